@@ -1,0 +1,17 @@
+//! An embedded Google Cloud: one process, one port, wire-compatible with Google's own clients.
+//!
+//! [`Emulator::start`] serves Pub/Sub (gRPC and REST) and Cloud Storage (JSON) until it is shut down
+//! or dropped. Objects are files in a folder and survive a restart; Pub/Sub lives in memory. What is
+//! not supported answers `UNIMPLEMENTED` or 501 and names itself. [`Faults`] make it misbehave.
+
+mod faults;
+mod grpc;
+mod pubsub;
+mod rest;
+mod server;
+mod status;
+mod storage;
+
+pub use faults::{Fault, Faults, Kind};
+pub use server::{Emulator, Options};
+pub use status::Status;

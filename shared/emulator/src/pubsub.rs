@@ -1,0 +1,181 @@
+//! Pub/Sub: topics, subscriptions, and the messages between them, in memory.
+
+mod admin;
+mod delivery;
+mod json;
+mod names;
+mod ordering;
+mod pull;
+mod rest;
+mod rpc;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use prost::Message as _;
+
+pub(crate) use rest::answer as rest_answer;
+pub(crate) use rpc::answer as grpc_answer;
+
+use crate::faults::Faults;
+use crate::status::Status;
+use delivery::Subscription;
+use wire::Stored;
+
+/// Limits of Pub/Sub, from <https://cloud.google.com/pubsub/quotas#resource_limits>.
+mod limits {
+    pub(super) const REQUEST_MESSAGES: usize = 1000;
+    pub(super) const REQUEST_BYTES: usize = 10_000_000;
+    pub(super) const MESSAGE_BYTES: usize = 10_000_000;
+    pub(super) const ATTRIBUTES: usize = 100;
+    pub(super) const ATTRIBUTE_KEY_BYTES: usize = 256;
+    pub(super) const ATTRIBUTE_VALUE_BYTES: usize = 1024;
+    pub(super) const ORDERING_KEY_BYTES: usize = 1024;
+}
+
+/// All of Pub/Sub; clones are the same one.
+#[derive(Clone)]
+pub(crate) struct PubSub {
+    hub: Arc<Hub>,
+    pub faults: Faults,
+}
+
+#[derive(Default)]
+struct Hub {
+    topics: RwLock<BTreeMap<String, Arc<Topic>>>,
+    subscriptions: RwLock<BTreeMap<String, Arc<Subscription>>>,
+    next_message: AtomicU64,
+}
+
+struct Topic {
+    config: Mutex<proto::Topic>,
+    subscriptions: RwLock<Vec<Arc<Subscription>>>,
+}
+
+impl Topic {
+    fn config(&self) -> MutexGuard<'_, proto::Topic> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PubSub {
+    pub(crate) fn new(faults: Faults) -> Self {
+        Self { hub: Arc::default(), faults }
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>, Status> {
+        let topics = self.hub.topics.read().unwrap_or_else(PoisonError::into_inner);
+        topics.get(name).cloned().ok_or_else(|| Status::not_found(leaf(name)))
+    }
+
+    fn subscription(&self, name: &str) -> Result<Arc<Subscription>, Status> {
+        let subscriptions = self.hub.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        subscriptions.get(name).cloned().ok_or_else(|| Status::not_found(leaf(name)))
+    }
+
+    /// Publishes messages and returns their ids.
+    fn publish(&self, request: proto::PublishRequest) -> Result<proto::PublishResponse, Status> {
+        let topic = self.topic(&request.topic)?;
+        check_publish(&request)?;
+        let count = request.messages.len() as u64;
+        let first = self.hub.next_message.fetch_add(count, Ordering::Relaxed) + 1;
+        let publish_time = Some(prost_types::Timestamp::from(SystemTime::now()));
+        let mut message_ids = Vec::with_capacity(request.messages.len());
+        let mut stored = Vec::with_capacity(request.messages.len());
+        for (sequence, mut message) in (first..).zip(request.messages) {
+            message.message_id = sequence.to_string();
+            message.publish_time = publish_time;
+            message_ids.push(message.message_id.clone());
+            stored.push(Arc::new(Stored::new(sequence, message)));
+        }
+        let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        subscriptions.iter().for_each(|subscription| subscription.push(&stored));
+        Ok(proto::PublishResponse { message_ids })
+    }
+
+    /// Moves messages that were tried too often to their dead-letter topic, as Pub/Sub does.
+    fn bury(&self, subscription: &Subscription, dead: Vec<(Arc<Stored>, u32)>) {
+        if dead.is_empty() {
+            return;
+        }
+        let (name, topic) = subscription.dead_letter_source();
+        let messages = dead.into_iter().filter_map(|(stored, attempts)| {
+            let mut message = proto::PubsubMessage::decode(stored.encoded.clone()).ok()?;
+            let added = [
+                ("CloudPubSubDeadLetterSourceSubscription", leaf(&name).to_owned()),
+                ("CloudPubSubDeadLetterSourceDeliveryCount", attempts.to_string()),
+                ("CloudPubSubDeadLetterSourceMessageId", message.message_id.clone()),
+            ];
+            for (key, value) in added {
+                message.attributes.insert(key.to_owned(), value);
+            }
+            Some(message)
+        });
+        let request = proto::PublishRequest { topic: topic.clone(), messages: messages.collect() };
+        if let Err(error) = self.publish(request) {
+            // As with Google's: what cannot be forwarded stays with its subscription; here it is gone.
+            tracing::error!(%error, topic, "dead letters could not be forwarded");
+        }
+    }
+}
+
+fn check_publish(request: &proto::PublishRequest) -> Result<(), Status> {
+    if request.messages.is_empty() || request.messages.len() > limits::REQUEST_MESSAGES {
+        return Err(Status::invalid(format!(
+            "The value for message_count is out of range. You passed {} in the request, but the \
+             value must be between 1 and {}.",
+            request.messages.len(),
+            limits::REQUEST_MESSAGES
+        )));
+    }
+    let request_bytes = request.encoded_len();
+    if request_bytes > limits::REQUEST_BYTES {
+        return Err(too_large("request_size", request_bytes, limits::REQUEST_BYTES));
+    }
+    request.messages.iter().try_for_each(check_message)
+}
+
+fn check_message(message: &proto::PubsubMessage) -> Result<(), Status> {
+    if message.data.is_empty() && message.attributes.is_empty() {
+        let text = "One or more messages in the publish request is empty. Each message must \
+                    contain either non-empty data, or at least one attribute.";
+        return Err(Status::invalid(text));
+    }
+    let size = message.encoded_len();
+    if size > limits::MESSAGE_BYTES {
+        return Err(too_large("message_size", size, limits::MESSAGE_BYTES));
+    }
+    if message.attributes.len() > limits::ATTRIBUTES {
+        return Err(too_large("attribute_count", message.attributes.len(), limits::ATTRIBUTES));
+    }
+    for (key, value) in &message.attributes {
+        if key.is_empty() || key.len() > limits::ATTRIBUTE_KEY_BYTES {
+            return Err(too_large("attribute_key_size", key.len(), limits::ATTRIBUTE_KEY_BYTES));
+        }
+        if value.len() > limits::ATTRIBUTE_VALUE_BYTES {
+            let limit = limits::ATTRIBUTE_VALUE_BYTES;
+            return Err(too_large("attribute_value_size", value.len(), limit));
+        }
+    }
+    if message.ordering_key.len() > limits::ORDERING_KEY_BYTES {
+        let limit = limits::ORDERING_KEY_BYTES;
+        return Err(too_large("ordering_key_size", message.ordering_key.len(), limit));
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, is: usize, limit: usize) -> Status {
+    Status::invalid(format!(
+        "The value for {what} is too large. You passed {is} in the request, but the maximum value \
+         is {limit}."
+    ))
+}
+
+/// The last part of a resource's name, as Google's errors show it.
+fn leaf(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
+}

@@ -1,0 +1,234 @@
+//! Topics and subscriptions: create, get, list, update, delete.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tonic::Code;
+
+use super::delivery::Subscription;
+use super::{PubSub, Topic, names, proto};
+use crate::status::Status;
+
+/// Bounds of an ack deadline in seconds; 0 stands for the default of 10.
+const ACK_DEADLINE: std::ops::RangeInclusive<i32> = 10..=600;
+const DEFAULT_ACK_DEADLINE: i32 = 10;
+/// Bounds of a dead-letter policy's attempts; 0 stands for the default of 5.
+const ATTEMPTS: std::ops::RangeInclusive<i32> = 5..=100;
+const DEFAULT_ATTEMPTS: i32 = 5;
+/// How long an unacknowledged message is kept, by default.
+const DEFAULT_RETENTION_SECONDS: i64 = 7 * 24 * 3600;
+
+/// A page of a listing: the size asked for, and the token of the page before.
+pub(super) type Page = (i32, String);
+
+impl PubSub {
+    pub(super) fn create_topic(&self, topic: proto::Topic) -> Result<proto::Topic, Status> {
+        names::check(&topic.name, "topics")?;
+        let unsupported = [
+            (topic.schema_settings.is_some(), "schema_settings"),
+            (topic.ingestion_data_source_settings.is_some(), "ingestion_data_source_settings"),
+            (!topic.message_transforms.is_empty(), "message_transforms"),
+        ];
+        refuse(&unsupported)?;
+        let mut topics = self.hub.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if topics.contains_key(&topic.name) {
+            return Err(Status::already_exists(super::leaf(&topic.name)));
+        }
+        let created =
+            Topic { config: Mutex::new(topic.clone()), subscriptions: RwLock::default() };
+        topics.insert(topic.name.clone(), Arc::new(created));
+        Ok(topic)
+    }
+
+    pub(super) fn get_topic(&self, name: &str) -> Result<proto::Topic, Status> {
+        Ok(self.topic(name)?.config().clone())
+    }
+
+    pub(super) fn update_topic(&self, request: proto::UpdateTopicRequest) -> Result<proto::Topic, Status> {
+        let new = request.topic.ok_or_else(|| Status::invalid("topic is required"))?;
+        let topic = self.topic(&new.name)?;
+        let mut config = topic.config();
+        for path in paths(request.update_mask)? {
+            match path.as_str() {
+                "labels" => config.labels.clone_from(&new.labels),
+                "message_retention_duration" => {
+                    config.message_retention_duration = new.message_retention_duration;
+                }
+                other => return Err(Status::invalid(format!("cannot update {other} of a topic"))),
+            }
+        }
+        Ok(config.clone())
+    }
+
+    pub(super) fn delete_topic(&self, name: &str) -> Result<(), Status> {
+        let mut topics = self.hub.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let topic = topics.remove(name).ok_or_else(|| Status::not_found(super::leaf(name)))?;
+        let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        for subscription in &*subscriptions {
+            subscription.configure(|config| config.topic = "_deleted-topic_".into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn list_topics(
+        &self,
+        project: &str,
+        page: Page,
+    ) -> Result<(Vec<proto::Topic>, String), Status> {
+        let topics = self.hub.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let (names, next) = listed(&topics, &format!("{project}/topics/"), page)?;
+        Ok((names.iter().map(|name| topics[name].config().clone()).collect(), next))
+    }
+
+    pub(super) fn list_topic_subscriptions(
+        &self,
+        topic: &str,
+        page: Page,
+    ) -> Result<(Vec<String>, String), Status> {
+        let topic = self.topic(topic)?;
+        let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        let names = subscriptions.iter().map(|subscription| (subscription.config().name, ()));
+        listed(&names.collect(), "", page)
+    }
+
+    pub(super) fn create_subscription(
+        &self,
+        mut config: proto::Subscription,
+    ) -> Result<proto::Subscription, Status> {
+        names::check(&config.name, "subscriptions")?;
+        let topic = self.topic(&config.topic)?;
+        check(&mut config)?;
+        let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        if known.contains_key(&config.name) {
+            return Err(Status::already_exists(super::leaf(&config.name)));
+        }
+        let subscription = Arc::new(Subscription::new(config.clone()));
+        known.insert(config.name.clone(), Arc::clone(&subscription));
+        topic.subscriptions.write().unwrap_or_else(PoisonError::into_inner).push(subscription);
+        Ok(config)
+    }
+
+    pub(super) fn get_subscription(&self, name: &str) -> Result<proto::Subscription, Status> {
+        Ok(self.subscription(name)?.config())
+    }
+
+    pub(super) fn update_subscription(
+        &self,
+        request: proto::UpdateSubscriptionRequest,
+    ) -> Result<proto::Subscription, Status> {
+        let new = request.subscription.ok_or_else(|| Status::invalid("subscription is required"))?;
+        let subscription = self.subscription(&new.name)?;
+        let mut config = subscription.config();
+        for path in paths(request.update_mask)? {
+            match path.as_str() {
+                "ack_deadline_seconds" => config.ack_deadline_seconds = new.ack_deadline_seconds,
+                "dead_letter_policy" => config.dead_letter_policy.clone_from(&new.dead_letter_policy),
+                "retry_policy" => config.retry_policy = new.retry_policy,
+                "enable_exactly_once_delivery" => {
+                    config.enable_exactly_once_delivery = new.enable_exactly_once_delivery;
+                }
+                "labels" => config.labels.clone_from(&new.labels),
+                "expiration_policy" => config.expiration_policy = new.expiration_policy,
+                "message_retention_duration" => {
+                    config.message_retention_duration = new.message_retention_duration;
+                }
+                "retain_acked_messages" => config.retain_acked_messages = new.retain_acked_messages,
+                other => {
+                    return Err(Status::invalid(format!("cannot update {other} of a subscription")));
+                }
+            }
+        }
+        check(&mut config)?;
+        subscription.configure(|current| current.clone_from(&config));
+        Ok(config)
+    }
+
+    pub(super) fn delete_subscription(&self, name: &str) -> Result<(), Status> {
+        let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        let subscription = known.remove(name).ok_or_else(|| Status::not_found(super::leaf(name)))?;
+        drop(known);
+        if let Ok(topic) = self.topic(&subscription.config().topic) {
+            let mut listening = topic.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+            listening.retain(|other| !Arc::ptr_eq(other, &subscription));
+        }
+        subscription.delete();
+        Ok(())
+    }
+
+    pub(super) fn list_subscriptions(
+        &self,
+        project: &str,
+        page: Page,
+    ) -> Result<(Vec<proto::Subscription>, String), Status> {
+        let known = self.hub.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
+        let (names, next) = listed(&known, &format!("{project}/subscriptions/"), page)?;
+        Ok((names.iter().map(|name| known[name].config()).collect(), next))
+    }
+}
+
+/// Checks a subscription, and fills in the defaults that Google shows.
+fn check(config: &mut proto::Subscription) -> Result<(), Status> {
+    let has_push = config.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
+    let unsupported = [
+        (has_push, "push subscriptions"),
+        (!config.filter.is_empty(), "filters"),
+        (config.bigquery_config.is_some(), "bigquery_config"),
+        (config.cloud_storage_config.is_some(), "cloud_storage_config"),
+        (!config.message_transforms.is_empty(), "message_transforms"),
+    ];
+    refuse(&unsupported)?;
+    if config.ack_deadline_seconds == 0 {
+        config.ack_deadline_seconds = DEFAULT_ACK_DEADLINE;
+    }
+    if !ACK_DEADLINE.contains(&config.ack_deadline_seconds) {
+        let given = config.ack_deadline_seconds;
+        return Err(Status::invalid(format!("Invalid ack deadline given: ackDeadlineSecs={given}")));
+    }
+    if config.message_retention_duration.is_none() {
+        let week = prost_types::Duration { seconds: DEFAULT_RETENTION_SECONDS, nanos: 0 };
+        config.message_retention_duration = Some(week);
+    }
+    if let Some(policy) = &mut config.dead_letter_policy {
+        names::check(&policy.dead_letter_topic, "topics")?;
+        if policy.max_delivery_attempts == 0 {
+            policy.max_delivery_attempts = DEFAULT_ATTEMPTS;
+        }
+        if !ATTEMPTS.contains(&policy.max_delivery_attempts) {
+            let text = "max_delivery_attempts must be between 5 and 100";
+            return Err(Status::invalid(text));
+        }
+    }
+    Ok(())
+}
+
+fn refuse(unsupported: &[(bool, &str)]) -> Result<(), Status> {
+    match unsupported.iter().find(|(is_set, _)| *is_set) {
+        Some((_, what)) => Err(Status::unimplemented(what)),
+        None => Ok(()),
+    }
+}
+
+fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>, Status> {
+    let paths = mask.map(|mask| mask.paths).unwrap_or_default();
+    if paths.is_empty() {
+        return Err(Status::invalid("The update_mask in the request must be set and non-empty."));
+    }
+    Ok(paths)
+}
+
+/// A page of names, and the token of the next one: the last name of this one.
+fn listed<T>(
+    all: &BTreeMap<String, T>,
+    prefix: &str,
+    (size, after): Page,
+) -> Result<(Vec<String>, String), Status> {
+    let size = match usize::try_from(size) {
+        Ok(0) => 100,
+        Ok(size) => size.min(1000),
+        Err(_) => return Err(Status::new(Code::InvalidArgument, "page_size must not be negative")),
+    };
+    let mut names = all.keys().filter(|name| name.starts_with(prefix) && **name > after);
+    let page: Vec<_> = names.by_ref().take(size).cloned().collect();
+    let next = names.next().and(page.last()).cloned().unwrap_or_default();
+    Ok((page, next))
+}

@@ -1,0 +1,318 @@
+//! A subscription: what waits, what is out under which lease, and what comes back.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::ordering::Queue;
+use super::proto;
+use super::wire::{Received, Stored};
+
+/// Most messages in one response.
+const RESPONSE_MESSAGES: usize = 1000;
+/// Most bytes in one response, unless a single message is larger.
+const RESPONSE_BYTES: usize = 1_000_000;
+/// How often leases are looked through.
+pub(super) const SCAN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A message that waits, and how often it was delivered.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub message: Arc<Stored>,
+    pub attempts: u32,
+}
+
+/// A message that has used up its attempts, and their number.
+pub(super) type Dead = (Arc<Stored>, u32);
+
+pub(super) struct Subscription {
+    state: Mutex<State>,
+    /// Told whenever something may have become deliverable.
+    pub changed: Notify,
+}
+
+struct State {
+    config: proto::Subscription,
+    queue: Queue,
+    /// Nacked messages that wait for their retry policy's back-off.
+    delayed: BTreeMap<(Instant, u64), Pending>,
+    leases: HashMap<u64, Lease>,
+    next_number: u64,
+    streams: HashMap<u64, Outstanding>,
+    last_scan: Instant,
+    is_deleted: bool,
+}
+
+struct Lease {
+    pending: Pending,
+    end: Instant,
+    stream: u64,
+}
+
+#[derive(Default)]
+struct Outstanding {
+    messages: usize,
+    bytes: usize,
+}
+
+/// What a puller may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance {
+    pub messages: usize,
+    pub bytes: usize,
+    pub ack_deadline: Duration,
+}
+
+/// Unary pulls belong to no stream.
+pub(super) const NO_STREAM: u64 = 0;
+
+impl Subscription {
+    pub(super) fn new(config: proto::Subscription) -> Self {
+        let state = State {
+            config,
+            queue: Queue::default(),
+            delayed: BTreeMap::new(),
+            leases: HashMap::new(),
+            next_number: 1,
+            streams: HashMap::new(),
+            last_scan: Instant::now(),
+            is_deleted: false,
+        };
+        Self { state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    pub(super) fn config(&self) -> proto::Subscription {
+        self.lock().config.clone()
+    }
+
+    pub(super) fn configure(&self, change: impl FnOnce(&mut proto::Subscription)) {
+        change(&mut self.lock().config);
+    }
+
+    pub(super) fn delete(&self) {
+        self.lock().is_deleted = true;
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.lock().is_deleted
+    }
+
+    /// The subscription's name and its dead-letter topic.
+    pub(super) fn dead_letter_source(&self) -> (String, String) {
+        let state = self.lock();
+        let policy = state.config.dead_letter_policy.as_ref();
+        let topic = policy.map(|policy| policy.dead_letter_topic.clone()).unwrap_or_default();
+        (state.config.name.clone(), topic)
+    }
+
+    pub(super) fn push(&self, messages: &[Arc<Stored>]) {
+        let mut state = self.lock();
+        let is_ordered = state.config.enable_message_ordering;
+        for message in messages {
+            let pending = Pending { message: Arc::clone(message), attempts: 0 };
+            state.queue.push(pending, is_ordered);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// A number for a new stream.
+    pub(super) fn open_stream(&self) -> u64 {
+        let mut state = self.lock();
+        let stream = state.number();
+        state.streams.insert(stream, Outstanding::default());
+        stream
+    }
+
+    /// Forgets a stream. Its leases last until they end by themselves, as with Google's.
+    pub(super) fn close_stream(&self, stream: u64) {
+        self.lock().streams.remove(&stream);
+    }
+
+    /// Takes what the allowance admits. The second part is what has used up its attempts.
+    pub(super) fn take(&self, stream: u64, allowance: Allowance) -> (Vec<Received>, Vec<Dead>) {
+        let mut state = self.lock();
+        let dead = state.scan();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        let most = allowance.messages.min(RESPONSE_MESSAGES);
+        while taken.len() < most && state.has_allowance(stream, allowance) {
+            let Some(pending) = state.queue.pop(stream) else { break };
+            let size = pending.message.encoded.len();
+            if !taken.is_empty() && bytes + size > RESPONSE_BYTES {
+                let is_ordered = state.config.enable_message_ordering;
+                state.queue.unpop(pending, is_ordered);
+                break;
+            }
+            bytes += size;
+            taken.push(state.lease(pending, stream, allowance.ack_deadline));
+        }
+        drop(state);
+        if !dead.is_empty() {
+            self.changed.notify_waiters();
+        }
+        (taken, dead)
+    }
+
+    /// Whether time alone can make something deliverable.
+    pub(super) fn is_waiting_for_time(&self) -> bool {
+        let state = self.lock();
+        !state.leases.is_empty() || !state.delayed.is_empty()
+    }
+
+    /// Acknowledges; returns the ids whose lease has ended.
+    pub(super) fn acknowledge(&self, ack_ids: &[String]) -> Vec<String> {
+        let mut state = self.lock();
+        let unknown = ack_ids.iter().filter(|id| {
+            let lease = number(id).and_then(|number| state.end_lease(number));
+            lease.is_none()
+        });
+        let unknown = unknown.cloned().collect();
+        drop(state);
+        self.changed.notify_waiters();
+        unknown
+    }
+
+    /// Sets new deadlines from now on; zero nacks. Returns the ids whose lease has ended, and what
+    /// has used up its attempts.
+    pub(super) fn modify(&self, changes: &[(String, i32)]) -> (Vec<String>, Vec<Dead>) {
+        let mut state = self.lock();
+        let mut unknown = Vec::new();
+        let mut dead = Vec::new();
+        for (id, seconds) in changes {
+            let Some(number) = number(id).filter(|number| state.leases.contains_key(number)) else {
+                unknown.push(id.clone());
+                continue;
+            };
+            if *seconds == 0 {
+                dead.extend(state.give_back(number));
+            } else if let Some(lease) = state.leases.get_mut(&number) {
+                lease.end = Instant::now() + seconds_of(*seconds);
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+        (unknown, dead)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn has_allowance(&self, stream: u64, allowance: Allowance) -> bool {
+        let Some(outstanding) = self.streams.get(&stream) else { return stream == NO_STREAM };
+        outstanding.messages < allowance.messages && outstanding.bytes < allowance.bytes
+    }
+
+    fn lease(&mut self, mut pending: Pending, stream: u64, deadline: Duration) -> Received {
+        let number = self.number();
+        pending.attempts += 1;
+        if let Some(outstanding) = self.streams.get_mut(&stream) {
+            outstanding.messages += 1;
+            outstanding.bytes += pending.message.encoded.len();
+        }
+        if self.config.enable_message_ordering {
+            let message = &pending.message;
+            self.queue.sent(&message.ordering_key, message.sequence, number);
+        }
+        // Google tells attempts only where a dead-letter policy counts them.
+        let has_policy = self.config.dead_letter_policy.is_some();
+        let attempts = i32::try_from(pending.attempts).unwrap_or(i32::MAX);
+        let received = Received {
+            ack_id: format!("{number:x}"),
+            message: pending.message.encoded.clone(),
+            delivery_attempt: if has_policy { attempts } else { 0 },
+        };
+        self.leases.insert(number, Lease { pending, end: Instant::now() + deadline, stream });
+        received
+    }
+
+    fn end_lease(&mut self, number: u64) -> Option<Pending> {
+        let lease = self.leases.remove(&number)?;
+        let message = &lease.pending.message;
+        if let Some(outstanding) = self.streams.get_mut(&lease.stream) {
+            outstanding.messages = outstanding.messages.saturating_sub(1);
+            outstanding.bytes = outstanding.bytes.saturating_sub(message.encoded.len());
+        }
+        if self.config.enable_message_ordering && !message.ordering_key.is_empty() {
+            self.queue.settled(&message.ordering_key, message.sequence);
+        }
+        Some(lease.pending)
+    }
+
+    /// Ends a lease without acknowledgement: the message waits again, or has used up its attempts.
+    fn give_back(&mut self, number: u64) -> Option<Dead> {
+        let lease = self.leases.get(&number)?;
+        let (key, sequence) = (lease.pending.message.ordering_key.clone(), lease.pending.message.sequence);
+        let is_ordered = self.config.enable_message_ordering && !key.is_empty();
+        let later = if is_ordered { self.queue.later(&key, sequence) } else { Vec::new() };
+        let pending = self.end_lease(number)?;
+        let policy = self.config.dead_letter_policy.as_ref();
+        let most = policy.and_then(|policy| u32::try_from(policy.max_delivery_attempts).ok());
+        if most.is_some_and(|most| pending.attempts >= most) {
+            return Some((pending.message, pending.attempts));
+        }
+        if is_ordered {
+            let mut restored: Vec<_> = later.into_iter().filter_map(|ack| self.end_lease(ack)).collect();
+            restored.push(pending);
+            self.queue.restore(restored);
+            return None;
+        }
+        match self.backoff(pending.attempts) {
+            None => self.queue.push(pending, false),
+            Some(wait) => {
+                let order = self.number();
+                self.delayed.insert((Instant::now() + wait, order), pending);
+            }
+        }
+        None
+    }
+
+    /// The wait before a redelivery, for a subscription with a retry policy.
+    fn backoff(&self, attempts: u32) -> Option<Duration> {
+        let policy = self.config.retry_policy.as_ref()?;
+        let least = duration_of(policy.minimum_backoff.as_ref(), Duration::from_secs(10));
+        let most = duration_of(policy.maximum_backoff.as_ref(), Duration::from_secs(600));
+        let factor = 2_u32.saturating_pow(attempts.saturating_sub(1).min(16));
+        Some(least.saturating_mul(factor).min(most))
+    }
+
+    /// Takes back what has outlived its lease, and releases what has waited long enough.
+    fn scan(&mut self) -> Vec<Dead> {
+        let now = Instant::now();
+        if now < self.last_scan + SCAN_INTERVAL {
+            return Vec::new();
+        }
+        self.last_scan = now;
+        while let Some(first) = self.delayed.first_entry().filter(|first| first.key().0 <= now) {
+            let pending = first.remove();
+            self.queue.push(pending, false);
+        }
+        let ended = self.leases.iter().filter(|(_, lease)| lease.end <= now);
+        let mut ended: Vec<_> = ended.map(|(number, _)| *number).collect();
+        ended.sort_unstable();
+        ended.into_iter().filter_map(|number| self.give_back(number)).collect()
+    }
+}
+
+fn number(ack_id: &str) -> Option<u64> {
+    u64::from_str_radix(ack_id, 16).ok()
+}
+
+pub(super) fn seconds_of(seconds: i32) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn duration_of(duration: Option<&prost_types::Duration>, default: Duration) -> Duration {
+    duration.and_then(|duration| Duration::try_from(*duration).ok()).unwrap_or(default)
+}

@@ -1,0 +1,204 @@
+//! Topics and subscriptions in proto3's JSON form, as the REST API speaks it.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::proto;
+
+/// A topic.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Topic {
+    pub name: String,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    labels: HashMap<String, String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    kms_key_name: String,
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    message_retention_duration: Option<prost_types::Duration>,
+    #[serde(skip_serializing)]
+    schema_settings: Option<serde_json::Value>,
+}
+
+impl Topic {
+    pub(super) fn into_proto(self) -> proto::Topic {
+        proto::Topic {
+            name: self.name,
+            labels: self.labels,
+            kms_key_name: self.kms_key_name,
+            message_retention_duration: self.message_retention_duration,
+            schema_settings: self.schema_settings.map(|_| proto::SchemaSettings::default()),
+            ..proto::Topic::default()
+        }
+    }
+}
+
+impl From<proto::Topic> for Topic {
+    fn from(topic: proto::Topic) -> Self {
+        Self {
+            name: topic.name,
+            labels: topic.labels,
+            kms_key_name: topic.kms_key_name,
+            message_retention_duration: topic.message_retention_duration,
+            schema_settings: None,
+        }
+    }
+}
+
+/// A subscription.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Subscription {
+    pub name: String,
+    topic: String,
+    ack_deadline_seconds: i32,
+    retain_acked_messages: bool,
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    message_retention_duration: Option<prost_types::Duration>,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    labels: HashMap<String, String>,
+    enable_message_ordering: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_policy: Option<ExpirationPolicy>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    filter: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter_policy: Option<DeadLetterPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_policy: Option<RetryPolicy>,
+    enable_exactly_once_delivery: bool,
+    push_config: PushConfig,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct PushConfig {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    push_endpoint: String,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct DeadLetterPolicy {
+    dead_letter_topic: String,
+    max_delivery_attempts: i32,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RetryPolicy {
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    minimum_backoff: Option<prost_types::Duration>,
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    maximum_backoff: Option<prost_types::Duration>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ExpirationPolicy {
+    #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
+    ttl: Option<prost_types::Duration>,
+}
+
+impl Subscription {
+    pub(super) fn into_proto(self) -> proto::Subscription {
+        proto::Subscription {
+            name: self.name,
+            topic: self.topic,
+            ack_deadline_seconds: self.ack_deadline_seconds,
+            retain_acked_messages: self.retain_acked_messages,
+            message_retention_duration: self.message_retention_duration,
+            labels: self.labels,
+            enable_message_ordering: self.enable_message_ordering,
+            expiration_policy: self
+                .expiration_policy
+                .map(|policy| proto::ExpirationPolicy { ttl: policy.ttl }),
+            filter: self.filter,
+            dead_letter_policy: self.dead_letter_policy.map(|policy| proto::DeadLetterPolicy {
+                dead_letter_topic: policy.dead_letter_topic,
+                max_delivery_attempts: policy.max_delivery_attempts,
+            }),
+            retry_policy: self.retry_policy.map(|policy| proto::RetryPolicy {
+                minimum_backoff: policy.minimum_backoff,
+                maximum_backoff: policy.maximum_backoff,
+            }),
+            enable_exactly_once_delivery: self.enable_exactly_once_delivery,
+            push_config: Some(proto::PushConfig {
+                push_endpoint: self.push_config.push_endpoint,
+                ..proto::PushConfig::default()
+            }),
+            ..proto::Subscription::default()
+        }
+    }
+}
+
+impl From<proto::Subscription> for Subscription {
+    fn from(subscription: proto::Subscription) -> Self {
+        Self {
+            name: subscription.name,
+            topic: subscription.topic,
+            ack_deadline_seconds: subscription.ack_deadline_seconds,
+            retain_acked_messages: subscription.retain_acked_messages,
+            message_retention_duration: subscription.message_retention_duration,
+            labels: subscription.labels,
+            enable_message_ordering: subscription.enable_message_ordering,
+            expiration_policy: subscription
+                .expiration_policy
+                .map(|policy| ExpirationPolicy { ttl: policy.ttl }),
+            filter: subscription.filter,
+            dead_letter_policy: subscription.dead_letter_policy.map(|policy| DeadLetterPolicy {
+                dead_letter_topic: policy.dead_letter_topic,
+                max_delivery_attempts: policy.max_delivery_attempts,
+            }),
+            retry_policy: subscription.retry_policy.map(|policy| RetryPolicy {
+                minimum_backoff: policy.minimum_backoff,
+                maximum_backoff: policy.maximum_backoff,
+            }),
+            enable_exactly_once_delivery: subscription.enable_exactly_once_delivery,
+            push_config: PushConfig::default(),
+        }
+    }
+}
+
+/// `camelCase` of a field mask as the names of protobuf.
+pub(super) fn mask(text: &str) -> prost_types::FieldMask {
+    let snake = |path: &str| {
+        let mut name = String::new();
+        for c in path.chars() {
+            if c.is_ascii_uppercase() {
+                name.push('_');
+            }
+            name.push(c.to_ascii_lowercase());
+        }
+        name
+    };
+    let paths = text.split(',').map(str::trim).filter(|path| !path.is_empty()).map(snake);
+    prost_types::FieldMask { paths: paths.collect() }
+}
+
+/// A duration as proto3's JSON has it: seconds with a fraction and an `s`.
+mod seconds {
+    use super::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Option<prost_types::Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let Some(duration) = duration else { return serializer.serialize_none() };
+        let (seconds, nanos) = (duration.seconds, duration.nanos);
+        let text = if nanos == 0 { format!("{seconds}s") } else { format!("{seconds}.{nanos:09}s") };
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<prost_types::Duration>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let seconds = text.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
+        let duration = seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
+        let duration = duration.and_then(|duration| prost_types::Duration::try_from(duration).ok());
+        let wrong = || serde::de::Error::custom(format!("not a duration such as \"60s\": {text:?}"));
+        duration.map(Some).ok_or_else(wrong)
+    }
+}

@@ -1,0 +1,167 @@
+//! One listener for gRPC and REST.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, header};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::faults::{Fault, Faults};
+use crate::pubsub::PubSub;
+use crate::status::Status;
+use crate::storage::Storage;
+use crate::{grpc, rest};
+
+/// Where an emulator listens, and where it keeps its data.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The address to listen on; loopback unless told otherwise.
+    pub host: String,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// The folder of the objects; a temporary one when left out.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".into(), port: 0, data_dir: None }
+    }
+}
+
+/// A running emulator. Dropping it ends it.
+#[must_use = "an emulator that is dropped ends"]
+pub struct Emulator {
+    address: SocketAddr,
+    faults: Faults,
+    data_dir: PathBuf,
+    stop: watch::Sender<bool>,
+    server: JoinSet<std::io::Result<()>>,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+/// What all requests share.
+#[derive(Clone)]
+pub(crate) struct Cloud {
+    pub pubsub: PubSub,
+    pub storage: Storage,
+    pub faults: Faults,
+}
+
+impl Emulator {
+    /// Takes the port, reads what the folder holds, and answers.
+    ///
+    /// # Errors
+    /// When the port is taken or the folder cannot be read.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let (data_dir, temporary) = match options.data_dir {
+            Some(dir) => (dir, None),
+            None => {
+                let dir = tempfile::tempdir().context("create a temporary folder")?;
+                (dir.path().to_owned(), Some(dir))
+            }
+        };
+        let faults = Faults::default();
+        let cloud = Cloud {
+            pubsub: PubSub::new(faults.clone()),
+            storage: Storage::open(&data_dir).context("read the data folder")?,
+            faults: faults.clone(),
+        };
+        let listener = TcpListener::bind((options.host.as_str(), options.port)).await;
+        let listener =
+            listener.with_context(|| format!("listen on {}:{}", options.host, options.port))?;
+        let address = listener.local_addr().context("read the address of the listener")?;
+        let (stop, mut stopped) = watch::channel(false);
+        let mut server = JoinSet::new();
+        let router = Router::new()
+            .fallback(answer)
+            .layer(DefaultBodyLimit::disable())
+            .with_state(cloud);
+        server.spawn(async move {
+            use axum::serve::ListenerExt as _;
+            // Small answers must not wait for the next one.
+            let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
+            tokio::select! {
+                served = axum::serve(listener, router) => served,
+                _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+            }
+        });
+        Ok(Self { address, faults, data_dir, stop, server, _temporary: temporary })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The URL for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The folder of the objects: `storage/<bucket>/<object>` inside it.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Makes it misbehave.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Ends it: open connections are cut.
+    pub async fn shutdown(mut self) {
+        self.stop.send_replace(true);
+        while self.server.join_next().await.is_some() {}
+    }
+}
+
+/// Finds the API that a request is for.
+async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let is_grpc = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let pubsub = path.starts_with("/google.pubsub.v1.");
+    if is_grpc && pubsub {
+        return crate::pubsub::grpc_answer(cloud.pubsub, &path, request).await;
+    }
+    if is_grpc {
+        return grpc::unimplemented(&path).unwrap_or_else(|never| match never {});
+    }
+    let outcome = match path.split('/').nth(1).unwrap_or_default() {
+        "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
+        "storage" | "upload" | "download" => crate::storage::rest_answer(&cloud, request).await,
+        "emulator" => control(&cloud.faults, request).await,
+        "" => Ok("dataflow emulator: Pub/Sub and Cloud Storage\n".into_response()),
+        _ => Err(Status::unimplemented(&path)),
+    };
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// The emulator's own API: `GET`, `POST` and `DELETE /emulator/v1/faults`, and
+/// `POST /emulator/v1/cut` to end all streams.
+async fn control(faults: &Faults, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    match (parts.method, parts.uri.path()) {
+        (Method::GET, "/emulator/v1/faults") => {}
+        (Method::DELETE, "/emulator/v1/faults") => faults.clear(),
+        (Method::POST, "/emulator/v1/faults") => {
+            faults.add(rest::read_json::<Fault>(body).await?);
+        }
+        (Method::POST, "/emulator/v1/cut") => faults.cut_streams(),
+        (_, path) => return Err(Status::unimplemented(path)),
+    }
+    Ok(axum::Json(faults.planned()).into_response())
+}

@@ -1,0 +1,98 @@
+//! Errors in Google's words, for gRPC and for REST.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use tonic::Code;
+
+/// An error of an API: a gRPC code and a message.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Status {
+    /// What kind of error it is.
+    pub code: Code,
+    /// What was wrong.
+    pub message: String,
+}
+
+impl Status {
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, message)
+    }
+
+    pub(crate) fn not_found(resource: &str) -> Self {
+        Self::new(Code::NotFound, format!("Resource not found (resource={resource})."))
+    }
+
+    pub(crate) fn already_exists(resource: &str) -> Self {
+        Self::new(Code::AlreadyExists, format!("Resource already exists (resource={resource})."))
+    }
+
+    pub(crate) fn unimplemented(what: &str) -> Self {
+        Self::new(Code::Unimplemented, format!("this emulator does not support {what}"))
+    }
+
+    /// The HTTP status that Google's REST APIs answer with, from `google/rpc/code.proto`.
+    pub(crate) fn http(&self) -> StatusCode {
+        match self.code {
+            Code::Ok => StatusCode::OK,
+            Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+            // Cloud Storage answers a failed precondition with 412, Pub/Sub with 400.
+            Code::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Code::Cancelled => StatusCode::REQUEST_TIMEOUT,
+            Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.code {
+            Code::Ok => "OK",
+            Code::Cancelled => "CANCELLED",
+            Code::Unknown => "UNKNOWN",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::NotFound => "NOT_FOUND",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::Aborted => "ABORTED",
+            Code::OutOfRange => "OUT_OF_RANGE",
+            Code::Unimplemented => "UNIMPLEMENTED",
+            Code::Internal => "INTERNAL",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::DataLoss => "DATA_LOSS",
+            Code::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+}
+
+impl From<Status> for tonic::Status {
+    fn from(status: Status) -> Self {
+        Self::new(status.code, status.message)
+    }
+}
+
+impl IntoResponse for Status {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": {
+            "code": self.http().as_u16(),
+            "message": self.message,
+            "status": self.name(),
+            "errors": [{ "message": self.message, "domain": "global", "reason": self.name() }],
+        }});
+        (self.http(), Json(body)).into_response()
+    }
+}

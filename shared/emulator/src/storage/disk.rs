@@ -1,0 +1,181 @@
+//! Objects on disk: the data under its own name in the bucket's folder, the metadata apart.
+//!
+//! An object exists from the rename of its metadata on. Data is in place by then, under a name that
+//! no older generation uses, so a crash leaves the old object or the new one, never half of one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tonic::Code;
+
+use super::{Bucket, Object};
+use crate::status::Status;
+
+/// Folder of metadata and of data that is not in place yet; no bucket can have this name.
+const STATE: &str = ".state";
+/// Longest name of a file on the usual file systems, less room for a generation.
+const MAX_FILE_NAME: usize = 230;
+/// What a file's name cannot hold, or would make it look like something else.
+const UNSAFE: &AsciiSet = &CONTROLS.add(b'/').add(b'\\').add(b'%').add(b'#').add(b'~');
+
+pub(super) struct Disk {
+    root: PathBuf,
+}
+
+/// Data that is written and not yet part of an object; dropping it removes it.
+pub(super) struct Staged(NamedTempFile);
+
+/// Where an object's data lies within its bucket's folder. A replaced object's new data needs a
+/// name of its own, so it carries its `generation`.
+pub(super) fn file_name(object: &str, generation: Option<i64>) -> String {
+    let encode = |part: &str| match part {
+        "" => "%".to_owned(),
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        part => utf8_percent_encode(part, UNSAFE).to_string(),
+    };
+    let mut name = object.split('/').map(encode).collect::<Vec<_>>().join("/");
+    if name.split('/').any(|part| part.len() > MAX_FILE_NAME) {
+        name = flat_name(object);
+    }
+    match generation {
+        Some(generation) => format!("{name}#{generation}"),
+        None => name,
+    }
+}
+
+/// A name that collides with no other: for what cannot have its own.
+fn flat_name(object: &str) -> String {
+    format!("~{}", hash(object))
+}
+
+fn hash(name: &str) -> String {
+    Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Disk {
+    pub(super) fn open(root: &Path) -> anyhow::Result<(Self, BTreeMap<String, Bucket>)> {
+        let disk = Self { root: root.to_owned() };
+        let state = disk.root.join(STATE);
+        fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
+        let mut buckets = BTreeMap::new();
+        for entry in fs::read_dir(&state).with_context(|| format!("read {}", state.display()))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let bucket = read_bucket(&entry.path())
+                .with_context(|| format!("read bucket {name}, below {}", state.display()))?;
+            buckets.insert(name, bucket);
+        }
+        Ok((disk, buckets))
+    }
+
+    pub(super) fn create_bucket(&self, name: &str, created: &str) -> Result<(), Status> {
+        let state = self.state(name);
+        io(fs::create_dir_all(self.root.join(name)))?;
+        io(fs::create_dir_all(state.join("objects")))?;
+        io(fs::create_dir_all(state.join("staged")))?;
+        io(fs::write(state.join("created"), created))
+    }
+
+    pub(super) fn delete_bucket(&self, name: &str) -> Result<(), Status> {
+        io(fs::remove_dir_all(self.state(name)))?;
+        io(fs::remove_dir_all(self.root.join(name)))
+    }
+
+    pub(super) fn stage(&self, bucket: &str, data: &[u8]) -> Result<Staged, Status> {
+        let dir = self.state(bucket).join("staged");
+        if !dir.is_dir() {
+            return Err(super::no_bucket());
+        }
+        let mut file = io(NamedTempFile::new_in(dir))?;
+        io(file.write_all(data))?;
+        Ok(Staged(file))
+    }
+
+    /// Puts data in place and makes it the object, instead of `old`.
+    pub(super) fn commit(
+        &self,
+        staged: Staged,
+        mut object: Object,
+        old: Option<&Object>,
+    ) -> Result<Object, Status> {
+        if !self.can_hold(&object) {
+            // `a` is a file where `a/b` needs a folder, or the other way round.
+            object.file = format!("{}#{}", flat_name(&object.name), object.generation);
+        }
+        let path = self.data(&object);
+        if let Some(folder) = path.parent() {
+            io(fs::create_dir_all(folder))?;
+        }
+        io(staged.0.persist(&path).map_err(|error| error.error))?;
+        self.write_metadata(&object)?;
+        if let Some(old) = old {
+            io(fs::remove_file(self.data(old)))?;
+        }
+        Ok(object)
+    }
+
+    pub(super) fn write_metadata(&self, object: &Object) -> Result<(), Status> {
+        let json = serde_json::to_vec(object)
+            .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+        let staged = self.stage(&object.bucket, &json)?;
+        io(staged.0.persist(self.metadata(object)).map_err(|error| error.error))?;
+        Ok(())
+    }
+
+    pub(super) fn read(&self, object: &Object) -> Result<Bytes, Status> {
+        Ok(io(fs::read(self.data(object)))?.into())
+    }
+
+    pub(super) fn delete(&self, object: &Object) -> Result<(), Status> {
+        io(fs::remove_file(self.metadata(object)))?;
+        io(fs::remove_file(self.data(object)))
+    }
+
+    fn can_hold(&self, object: &Object) -> bool {
+        let path = self.data(object);
+        let bucket = self.root.join(&object.bucket);
+        let folders = path.ancestors().skip(1).take_while(|folder| *folder != bucket);
+        !path.is_dir() && folders.into_iter().all(|folder| !folder.is_file())
+    }
+
+    fn state(&self, bucket: &str) -> PathBuf {
+        self.root.join(STATE).join(bucket)
+    }
+
+    fn data(&self, object: &Object) -> PathBuf {
+        self.root.join(&object.bucket).join(&object.file)
+    }
+
+    fn metadata(&self, object: &Object) -> PathBuf {
+        self.state(&object.bucket).join("objects").join(format!("{}.json", hash(&object.name)))
+    }
+}
+
+fn read_bucket(state: &Path) -> anyhow::Result<Bucket> {
+    let created = fs::read_to_string(state.join("created")).context("read created")?;
+    let mut bucket = Bucket { created, objects: BTreeMap::new() };
+    for staged in fs::read_dir(state.join("staged")).context("read staged")? {
+        // What a crash left: it was never part of an object.
+        fs::remove_file(staged?.path()).context("remove what was staged")?;
+    }
+    for entry in fs::read_dir(state.join("objects")).context("read objects")? {
+        let path = entry?.path();
+        let json = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let object: Object = serde_json::from_slice(&json)
+            .with_context(|| format!("read {} as metadata", path.display()))?;
+        bucket.objects.insert(object.name.clone(), object);
+    }
+    Ok(bucket)
+}
+
+fn io<T>(result: std::io::Result<T>) -> Result<T, Status> {
+    result.map_err(|error| Status::new(Code::Internal, format!("the data folder: {error}")))
+}

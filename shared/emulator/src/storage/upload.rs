@@ -1,0 +1,182 @@
+//! Uploads: simple, multipart, and resumable.
+
+use std::sync::PoisonError;
+
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{Given, Preconditions, Storage, multipart};
+use crate::status::Status;
+
+/// A resumable upload: what has come so far.
+#[derive(Debug)]
+pub(super) struct Session {
+    bucket: String,
+    given: Given,
+    preconditions: Preconditions,
+    data: BytesMut,
+}
+
+/// `Content-Range: bytes <first>-<last>/<total>`, either part of which may be `*`.
+#[derive(Debug, PartialEq, Eq)]
+struct Range {
+    first: Option<u64>,
+    total: Option<u64>,
+}
+
+impl Storage {
+    /// The data alone is the body; its name stands in the query.
+    pub(super) fn upload_simple(
+        &self,
+        bucket: &str,
+        mut given: Given,
+        preconditions: Preconditions,
+        (headers, body): (&HeaderMap, &Bytes),
+    ) -> Result<Response, Status> {
+        given.content_type = text(headers, header::CONTENT_TYPE.as_str());
+        given.crc32c = hash_header(headers);
+        let object = self.insert(bucket, given, preconditions, body)?;
+        Ok(axum::Json(object.to_json()).into_response())
+    }
+
+    /// Metadata and data are parts of the body.
+    pub(super) fn upload_multipart(
+        &self,
+        bucket: &str,
+        of_query: Given,
+        preconditions: Preconditions,
+        (headers, body): (&HeaderMap, &Bytes),
+    ) -> Result<Response, Status> {
+        let kind = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+        let (mut given, data) = multipart::parse(&kind, body)?;
+        given.name = of_query.name.or(given.name);
+        let object = self.insert(bucket, given, preconditions, &data)?;
+        Ok(axum::Json(object.to_json()).into_response())
+    }
+
+    /// Begins a resumable upload and tells where its data goes.
+    pub(super) fn begin_upload(
+        &self,
+        bucket: &str,
+        of_query: Given,
+        preconditions: Preconditions,
+        (headers, body): (&HeaderMap, &Bytes),
+    ) -> Result<Response, Status> {
+        self.get_bucket(bucket)?;
+        let json: &[u8] = if body.is_empty() { b"{}" } else { body };
+        let mut given: Given = serde_json::from_slice(json)
+            .map_err(|error| Status::invalid(format!("metadata: {error}")))?;
+        given.name = of_query.name.or(given.name);
+        given.content_type =
+            given.content_type.or_else(|| text(headers, "x-upload-content-type"));
+        let id = Uuid::new_v4().to_string();
+        let host = text(headers, header::HOST.as_str()).unwrap_or_else(|| "localhost".into());
+        let location = format!(
+            "http://{host}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}"
+        );
+        let session =
+            Session { bucket: bucket.to_owned(), given, preconditions, data: BytesMut::new() };
+        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.insert(id, session);
+        Ok([(header::LOCATION, location)].into_response())
+    }
+
+    /// Takes a piece of a resumable upload, or tells how far it has come.
+    pub(super) fn continue_upload(
+        &self,
+        id: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response, Status> {
+        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
+        let session = sessions.get_mut(id).ok_or_else(gone)?;
+        let range = text(headers, header::CONTENT_RANGE.as_str());
+        let range = match range {
+            Some(range) => parse_range(&range)
+                .ok_or_else(|| Status::invalid(format!("Content-Range: {range}")))?,
+            None => Range { first: Some(0), total: Some(body.len() as u64) },
+        };
+        let have = session.data.len() as u64;
+        if let Some(first) = range.first {
+            if first > have {
+                return Err(Status::invalid(format!("a piece from {first}, {have} bytes are here")));
+            }
+            // What was sent before is not taken twice.
+            let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());
+            session.data.extend_from_slice(&body[known..]);
+        }
+        let have = session.data.len() as u64;
+        if range.total != Some(have) {
+            return Ok(incomplete(have));
+        }
+        let mut given = session.given.clone();
+        given.crc32c = hash_header(headers).or(given.crc32c);
+        let (bucket, preconditions) = (session.bucket.clone(), session.preconditions);
+        let data = session.data.split().freeze();
+        sessions.remove(id);
+        drop(sessions);
+        let object = self.insert(&bucket, given, preconditions, &data)?;
+        Ok(axum::Json(object.to_json()).into_response())
+    }
+
+    /// Forgets a resumable upload.
+    pub(super) fn cancel_upload(&self, id: &str) {
+        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.remove(id);
+    }
+}
+
+/// 308 with the range that is here; no range means nothing yet.
+fn incomplete(have: u64) -> Response {
+    let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
+    if let Some(last) = have.checked_sub(1)
+        && let Ok(range) = format!("bytes=0-{last}").parse()
+    {
+        response.headers_mut().insert(header::RANGE, range);
+    }
+    response
+}
+
+fn parse_range(text: &str) -> Option<Range> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let first = match range {
+        "*" => None,
+        range => Some(range.split_once('-')?.0.parse().ok()?),
+    };
+    let total = match total {
+        "*" => None,
+        total => Some(total.parse().ok()?),
+    };
+    Some(Range { first, total })
+}
+
+/// `x-goog-hash: crc32c=...,md5=...`.
+fn hash_header(headers: &HeaderMap) -> Option<String> {
+    let hashes = headers.get_all("x-goog-hash").into_iter();
+    let hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    hashes.map(str::trim).find_map(|hash| hash.strip_prefix("crc32c=")).map(str::to_owned)
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_may_leave_out_either_part() {
+        let parse = |text| parse_range(text).map(|range| (range.first, range.total));
+
+        assert_eq!(parse("bytes 0-99/*"), Some((Some(0), None)));
+        assert_eq!(parse("bytes 100-149/150"), Some((Some(100), Some(150))));
+        assert_eq!(parse("bytes */150"), Some((None, Some(150))));
+        assert_eq!(parse("bytes */*"), Some((None, None)));
+        assert_eq!(parse("0-99/100"), None);
+    }
+}

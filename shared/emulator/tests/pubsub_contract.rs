@@ -1,0 +1,448 @@
+//! One contract suite for Pub/Sub, on this emulator and, where it is installed, on Google's: what one
+//! answers, the other must answer too.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod google;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use emulator::{Emulator, Options};
+use google_cloud_auth::credentials::anonymous;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::model::{DeadLetterPolicy, Message};
+use google_cloud_pubsub::subscriber::MessageStream;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use tokio::time::timeout;
+
+/// Longest wait for anything that should happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long nothing must happen to count as nothing.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// A Pub/Sub to test, and a namespace of its own for each test.
+struct Cloud {
+    url: String,
+    project: String,
+    _ours: Option<Emulator>,
+}
+
+impl Cloud {
+    fn topic(&self, id: &str) -> String {
+        format!("projects/{}/topics/{id}", self.project)
+    }
+
+    fn subscription(&self, id: &str) -> String {
+        format!("projects/{}/subscriptions/{id}", self.project)
+    }
+
+    async fn topics(&self) -> TopicAdmin {
+        let builder = TopicAdmin::builder().with_endpoint(&self.url).with_retry_policy(NeverRetry);
+        builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
+    }
+
+    async fn subscriptions(&self) -> SubscriptionAdmin {
+        let builder =
+            SubscriptionAdmin::builder().with_endpoint(&self.url).with_retry_policy(NeverRetry);
+        builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
+    }
+
+    async fn publisher(&self, topic: &str) -> Publisher {
+        let builder = Publisher::builder(topic).with_endpoint(&self.url);
+        let builder = builder.with_retry_policy(NeverRetry);
+        builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
+    }
+
+    async fn subscriber(&self) -> Subscriber {
+        let builder = Subscriber::builder().with_endpoint(&self.url);
+        builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
+    }
+
+    /// A topic and a subscription to it.
+    async fn pair(&self) -> (String, String) {
+        let (topic, subscription) = (self.topic("topic"), self.subscription("subscription"));
+        self.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+        let subscriptions = self.subscriptions().await;
+        let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+        create.set_ack_deadline_seconds(10).send().await.unwrap();
+        (topic, subscription)
+    }
+
+    async fn publish(&self, topic: &str, messages: impl IntoIterator<Item = Message>) {
+        let publisher = self.publisher(topic).await;
+        let sent: Vec<_> = messages.into_iter().map(|message| publisher.publish(message)).collect();
+        publisher.flush().await;
+        for sent in sent {
+            sent.await.unwrap();
+        }
+    }
+}
+
+fn message(data: &str) -> Message {
+    Message::new().set_data(data.to_owned())
+}
+
+async fn next(stream: &mut MessageStream) -> (Message, Handler) {
+    timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap()
+}
+
+async fn assert_quiet(stream: &mut MessageStream) {
+    let nothing = timeout(QUIET, stream.next()).await;
+    assert!(nothing.is_err(), "nothing should come");
+}
+
+fn text(message: &Message) -> String {
+    String::from_utf8(message.data.to_vec()).unwrap()
+}
+
+async fn topics_live_from_creation_to_deletion(cloud: &Cloud) {
+    let topics = cloud.topics().await;
+    let name = cloud.topic("life");
+
+    let created = topics.create_topic().set_name(&name).set_labels([("a", "b")]).send().await.unwrap();
+    let again = topics.create_topic().set_name(&name).send().await.unwrap_err();
+    let found = topics.get_topic().set_topic(&name).send().await.unwrap();
+    let listed = topics.list_topics().set_project(format!("projects/{}", cloud.project));
+    let listed = listed.send().await.unwrap();
+    topics.delete_topic().set_topic(&name).send().await.unwrap();
+    let gone = topics.get_topic().set_topic(&name).send().await.unwrap_err();
+
+    assert_eq!((created.name, created.labels["a"].as_str()), (name.clone(), "b"));
+    assert_eq!(again.http_status_code(), Some(409));
+    assert_eq!(found.name, name);
+    assert_eq!(listed.topics.iter().map(|topic| &topic.name).collect::<Vec<_>>(), [&name]);
+    assert_eq!(gone.http_status_code(), Some(404));
+}
+
+async fn invalid_names_are_refused(cloud: &Cloud) {
+    let topics = cloud.topics().await;
+
+    for id in ["ab", "1abc", "goog-topic", "a$b"] {
+        let refused = topics.create_topic().set_name(cloud.topic(id)).send().await.unwrap_err();
+        assert_eq!(refused.http_status_code(), Some(400), "{id}");
+    }
+}
+
+async fn subscriptions_live_from_creation_to_deletion(cloud: &Cloud) {
+    let (topic, name) = cloud.pair().await;
+    let subscriptions = cloud.subscriptions().await;
+    let create = |id: &str, topic: &str| {
+        subscriptions.create_subscription().set_name(cloud.subscription(id)).set_topic(topic)
+    };
+
+    let found = subscriptions.get_subscription().set_subscription(&name).send().await.unwrap();
+    let of_topic = cloud.topics().await.list_topic_subscriptions().set_topic(&topic);
+    let of_topic = of_topic.send().await.unwrap();
+    let again = create("subscription", &topic).send().await.unwrap_err();
+    let no_topic = create("other", &cloud.topic("missing")).send().await.unwrap_err();
+    let deadline = create("slow", &topic).set_ack_deadline_seconds(601).send().await.unwrap_err();
+    subscriptions.delete_subscription().set_subscription(&name).send().await.unwrap();
+    let gone = subscriptions.get_subscription().set_subscription(&name).send().await.unwrap_err();
+
+    assert_eq!((found.topic.as_str(), found.ack_deadline_seconds), (topic.as_str(), 10));
+    assert_eq!(of_topic.subscriptions, [name]);
+    assert_eq!(again.http_status_code(), Some(409));
+    assert_eq!(no_topic.http_status_code(), Some(404));
+    assert_eq!(deadline.http_status_code(), Some(400));
+    assert_eq!(gone.http_status_code(), Some(404));
+}
+
+async fn messages_arrive_whole(cloud: &Cloud) {
+    let (topic, subscription) = cloud.pair().await;
+    let sent = message("data").set_attributes([("key", "value")]).set_ordering_key("k");
+
+    cloud.publish(&topic, [sent]).await;
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+    let (received, handler) = next(&mut stream).await;
+    handler.ack();
+
+    assert_eq!(text(&received), "data");
+    assert_eq!(received.attributes, HashMap::from([("key".to_owned(), "value".to_owned())]));
+    assert_eq!(received.ordering_key, "k");
+    assert!(!received.message_id.is_empty());
+    assert!(received.publish_time.is_some());
+    assert_quiet(&mut stream).await;
+}
+
+async fn every_subscription_gets_every_message(cloud: &Cloud) {
+    let (topic, first) = cloud.pair().await;
+    let second = cloud.subscription("second");
+    let subscriptions = cloud.subscriptions().await;
+    subscriptions.create_subscription().set_name(&second).set_topic(&topic).send().await.unwrap();
+
+    cloud.publish(&topic, [message("data")]).await;
+
+    for subscription in [first, second] {
+        let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+        assert_eq!(text(&next(&mut stream).await.0), "data");
+    }
+}
+
+async fn publishes_beyond_the_limits_are_refused(cloud: &Cloud) {
+    let (topic, _) = cloud.pair().await;
+    let publisher = cloud.publisher(&topic).await;
+    let long = "v".repeat(1025);
+    let refused = [
+        Message::new(),
+        message("x").set_attributes([("key", long.as_str())]),
+        message("x").set_attributes([(&*"k".repeat(257), "value")]),
+        message("x").set_attributes((0..101).map(|key| (key.to_string(), "value".to_owned()))),
+    ];
+
+    for message in refused {
+        let sent = publisher.publish(message);
+        publisher.flush().await;
+        assert_code(sent.await.unwrap_err(), Code::InvalidArgument);
+    }
+}
+
+async fn a_publish_to_a_missing_topic_is_not_found(cloud: &Cloud) {
+    let publisher = cloud.publisher(&cloud.topic("missing")).await;
+
+    let sent = publisher.publish(message("x"));
+    publisher.flush().await;
+
+    assert_code(sent.await.unwrap_err(), Code::NotFound);
+}
+
+fn assert_code(error: google_cloud_pubsub::error::PublishError, code: Code) {
+    match error {
+        google_cloud_pubsub::error::PublishError::Rpc(error) => {
+            assert_eq!(error.status().map(|status| status.code), Some(code), "{error}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+async fn a_nacked_message_comes_again(cloud: &Cloud) {
+    let (topic, subscription) = cloud.pair().await;
+    cloud.publish(&topic, [message("data")]).await;
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+
+    let (first, handler) = next(&mut stream).await;
+    handler.nack();
+    let (second, handler) = next(&mut stream).await;
+    handler.ack();
+
+    assert_eq!(first.message_id, second.message_id);
+    assert_quiet(&mut stream).await;
+}
+
+async fn an_unacknowledged_message_comes_again_after_its_deadline(cloud: &Cloud) {
+    let (topic, subscription) = cloud.pair().await;
+    cloud.publish(&topic, [message("data")]).await;
+    let rest = Rest::new(cloud, &subscription);
+
+    let first = rest.pull().await;
+    let second = rest.pull().await;
+    rest.acknowledge(&second).await;
+
+    assert_eq!(first["message"]["messageId"], second["message"]["messageId"]);
+    assert_ne!(first["ackId"], second["ackId"]);
+}
+
+async fn flow_control_bounds_what_is_out(cloud: &Cloud) {
+    let (topic, subscription) = cloud.pair().await;
+    cloud.publish(&topic, (0..10).map(|index| message(&index.to_string()))).await;
+    let subscriber = cloud.subscriber().await;
+    let mut stream = subscriber.subscribe(&subscription).set_max_outstanding_messages(4).build();
+
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(next(&mut stream).await.1);
+    }
+    assert_quiet(&mut stream).await;
+    held.into_iter().for_each(Handler::ack);
+    for _ in 0..6 {
+        next(&mut stream).await.1.ack();
+    }
+}
+
+async fn messages_of_an_ordering_key_keep_their_order(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
+    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_enable_message_ordering(true).send().await.unwrap();
+    let keyed = |index: i32| message(&index.to_string()).set_ordering_key((index % 3).to_string());
+
+    cloud.publish(&topic, (0..30).map(keyed)).await;
+
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+    let mut last: HashMap<String, i32> = HashMap::new();
+    for _ in 0..30 {
+        let (message, handler) = next(&mut stream).await;
+        let index = text(&message).parse().unwrap();
+        let before = last.insert(message.ordering_key, index);
+        assert!(before.is_none_or(|before| before < index), "{before:?} before {index}");
+        handler.ack();
+    }
+}
+
+async fn a_nacked_ordered_message_comes_again_with_all_that_follow(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
+    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_enable_message_ordering(true).send().await.unwrap();
+    let keyed = |index: i32| message(&index.to_string()).set_ordering_key("key");
+    cloud.publish(&topic, (0..5).map(keyed)).await;
+
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+    next(&mut stream).await.1.nack();
+    let mut acked = Vec::new();
+    while acked.len() < 5 {
+        let (message, handler) = next(&mut stream).await;
+        let index: usize = text(&message).parse().unwrap();
+        // Some of the first round may still be under way.
+        if index == acked.len() {
+            acked.push(index);
+            handler.ack();
+        } else {
+            handler.nack();
+        }
+    }
+
+    assert_eq!(acked, [0, 1, 2, 3, 4]);
+}
+
+async fn a_message_that_is_nacked_too_often_becomes_a_dead_letter(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("strict"));
+    let (graves, buried) = (cloud.topic("graves"), cloud.subscription("buried"));
+    let topics = cloud.topics().await;
+    topics.create_topic().set_name(&topic).send().await.unwrap();
+    topics.create_topic().set_name(&graves).send().await.unwrap();
+    let policy = DeadLetterPolicy::new().set_dead_letter_topic(&graves).set_max_delivery_attempts(5);
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_dead_letter_policy(policy).send().await.unwrap();
+    let create = subscriptions.create_subscription().set_name(&buried).set_topic(&graves);
+    create.send().await.unwrap();
+    cloud.publish(&topic, [message("data").set_attributes([("key", "value")])]).await;
+
+    let subscriber = cloud.subscriber().await;
+    let mut stream = subscriber.subscribe(&subscription).build();
+    let mut attempts = Vec::new();
+    for _ in 0..5 {
+        let (_, handler) = next(&mut stream).await;
+        attempts.push(handler.delivery_attempt().unwrap());
+        handler.nack();
+    }
+    let mut stream = subscriber.subscribe(&buried).build();
+    let (letter, handler) = next(&mut stream).await;
+    handler.ack();
+
+    assert_eq!(attempts, [1, 2, 3, 4, 5]);
+    assert_eq!(text(&letter), "data");
+    assert_eq!(letter.attributes["key"], "value");
+    let source = &letter.attributes["CloudPubSubDeadLetterSourceSubscription"];
+    assert_eq!(source, "strict");
+}
+
+async fn an_exactly_once_acknowledgement_is_confirmed(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("once"));
+    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_enable_exactly_once_delivery(true).send().await.unwrap();
+    cloud.publish(&topic, [message("data")]).await;
+
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+    let (_, handler) = next(&mut stream).await;
+    let Handler::ExactlyOnce(handler) = handler else { panic!("not exactly once") };
+
+    timeout(PATIENCE, handler.confirmed_ack()).await.unwrap().unwrap();
+    assert_quiet(&mut stream).await;
+}
+
+/// Pull and acknowledge over plain HTTP.
+struct Rest {
+    client: reqwest::Client,
+    url: String,
+}
+
+impl Rest {
+    fn new(cloud: &Cloud, subscription: &str) -> Self {
+        Self { client: reqwest::Client::new(), url: format!("{}/v1/{subscription}", cloud.url) }
+    }
+
+    async fn pull(&self) -> serde_json::Value {
+        let request = serde_json::json!({ "maxMessages": 1 });
+        timeout(PATIENCE, async {
+            loop {
+                let answer = self.client.post(format!("{}:pull", self.url)).json(&request);
+                let answer = answer.send().await.unwrap().error_for_status().unwrap();
+                let mut answer: serde_json::Value = answer.json().await.unwrap();
+                if let Some(received) = answer["receivedMessages"].get_mut(0) {
+                    return received.take();
+                }
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    async fn acknowledge(&self, received: &serde_json::Value) {
+        let request = serde_json::json!({ "ackIds": [received["ackId"]] });
+        let answer = self.client.post(format!("{}:acknowledge", self.url)).json(&request);
+        answer.send().await.unwrap().error_for_status().unwrap();
+    }
+}
+
+/// Each contract becomes a test against this emulator and one against Google's.
+macro_rules! contracts {
+    ($($contract:ident),* $(,)?) => {
+        mod ours {
+            $(#[tokio::test]
+            async fn $contract() {
+                super::install_crypto();
+                super::$contract(&super::ours().await).await;
+            })*
+        }
+
+        mod googles {
+            $(#[tokio::test]
+            async fn $contract() {
+                super::install_crypto();
+                let Some(cloud) = super::googles(stringify!($contract)).await else { return };
+                super::$contract(&cloud).await;
+            })*
+        }
+    };
+}
+
+contracts!(
+    topics_live_from_creation_to_deletion,
+    invalid_names_are_refused,
+    subscriptions_live_from_creation_to_deletion,
+    messages_arrive_whole,
+    every_subscription_gets_every_message,
+    publishes_beyond_the_limits_are_refused,
+    a_publish_to_a_missing_topic_is_not_found,
+    a_nacked_message_comes_again,
+    an_unacknowledged_message_comes_again_after_its_deadline,
+    flow_control_bounds_what_is_out,
+    messages_of_an_ordering_key_keep_their_order,
+    a_nacked_ordered_message_comes_again_with_all_that_follow,
+    a_message_that_is_nacked_too_often_becomes_a_dead_letter,
+    an_exactly_once_acknowledgement_is_confirmed,
+);
+
+async fn ours() -> Cloud {
+    let emulator = Emulator::start(Options::default()).await.unwrap();
+    Cloud { url: emulator.url(), project: "test".into(), _ours: Some(emulator) }
+}
+
+/// Google's emulator with a project named after the test, because it keeps what is in it.
+async fn googles(test: &str) -> Option<Cloud> {
+    let url = google::start().await?;
+    Some(Cloud { url, project: test.replace('_', "-"), _ours: None })
+}
+
+fn install_crypto() {
+    // An error means that another test was first.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+}

@@ -1,0 +1,53 @@
+//! When a batch is written.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelValue;
+use serde::{Deserialize, Serialize};
+
+/// When a batch is written: at the first limit it reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Most messages in one batch; at least 1.
+    pub max_messages: usize,
+    /// Most encoded bytes in one batch; at least 1. A single larger record stands alone.
+    pub max_bytes: usize,
+    /// Longest wait of the first message in a batch, measured by a clock of its own.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// How long a lane may have nothing to take in before it writes what is open. Zero writes as
+    /// soon as nothing more is at hand: batches then grow only while writes are under way.
+    #[serde(with = "humantime_serde")]
+    pub max_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_messages: 1000,
+            max_bytes: 4 * 1024 * 1024,
+            max_age: Duration::from_secs(1),
+            max_idle: Duration::ZERO,
+        }
+    }
+}
+
+/// Which limit a batch reached first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Cause {
+    /// It held as many messages as allowed.
+    Count,
+    /// It held as many encoded bytes as allowed.
+    Bytes,
+    /// Its oldest record had waited long enough.
+    Age,
+    /// Nothing more came in.
+    Idle,
+    /// All batches together held too much, or the bound on messages in flight was reached.
+    Memory,
+    /// The lease of one of its messages was about to end.
+    Lease,
+    /// The pipeline is draining.
+    Shutdown,
+}

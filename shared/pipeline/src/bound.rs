@@ -1,0 +1,194 @@
+//! Bounds on what a pipeline holds: messages and bytes in flight, and the memory of open batches.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Bounds messages and bytes between the source and their settlement.
+#[derive(Debug)]
+pub struct InFlight {
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    max_messages: usize,
+    max_bytes: usize,
+    starved: watch::Sender<u64>,
+}
+
+/// A message's share of the bound, given back on drop.
+#[derive(Debug)]
+pub struct Permit {
+    _messages: OwnedSemaphorePermit,
+    bytes: Option<OwnedSemaphorePermit>,
+}
+
+impl Permit {
+    /// Gives the bytes back early: the message's data is gone, only its duty is left.
+    pub fn release_bytes(&mut self) {
+        self.bytes = None;
+    }
+}
+
+impl InFlight {
+    /// A bound of this many messages and bytes; both at least 1.
+    #[must_use]
+    pub fn new(max_messages: usize, max_bytes: usize) -> Self {
+        // A permit count is a u32; more than 4 GiB in flight is no use to a small process.
+        let max_bytes = max_bytes.min(u32::MAX as usize);
+        Self {
+            messages: Arc::new(Semaphore::new(max_messages)),
+            bytes: Arc::new(Semaphore::new(max_bytes)),
+            max_messages,
+            max_bytes,
+            starved: watch::Sender::new(0),
+        }
+    }
+
+    /// Waits for room. A message larger than the whole bound takes all of it.
+    ///
+    /// Cancel safe. Whoever holds open batches is told when somebody has to wait here.
+    ///
+    /// # Panics
+    /// Never: the semaphores are never closed.
+    pub async fn admit(&self, size: usize) -> Permit {
+        let size = u32::try_from(size.min(self.max_bytes)).unwrap_or(u32::MAX);
+        if self.messages.available_permits() == 0
+            || self.bytes.available_permits() < size as usize
+        {
+            self.call_for_room();
+        }
+        let messages = Arc::clone(&self.messages).acquire_owned();
+        let messages = messages.await.expect("the semaphore is never closed");
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(size);
+        let bytes = bytes.await.expect("the semaphore is never closed");
+        Permit { _messages: messages, bytes: Some(bytes) }
+    }
+
+    /// Tells whoever holds open batches that somebody waits for room.
+    pub fn call_for_room(&self) {
+        self.starved.send_modify(|count| *count += 1);
+    }
+
+    /// Changes at each [`InFlight::call_for_room`], and each time that somebody has to wait in
+    /// [`InFlight::admit`].
+    #[must_use]
+    pub fn starved(&self) -> watch::Receiver<u64> {
+        self.starved.subscribe()
+    }
+
+    /// Messages in flight now.
+    #[must_use]
+    pub fn messages(&self) -> usize {
+        self.max_messages - self.messages.available_permits()
+    }
+
+    /// Bytes in flight now.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.max_bytes - self.bytes.available_permits()
+    }
+}
+
+/// Memory that all batches of a pipeline share, open ones and those being written.
+///
+/// Soft by one record a lane: a record is encoded before its size is known.
+#[derive(Debug)]
+pub struct Memory {
+    limit: usize,
+    used: AtomicUsize,
+    freed: watch::Sender<u64>,
+}
+
+impl Memory {
+    /// A budget of this many bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, used: AtomicUsize::new(0), freed: watch::Sender::new(0) }
+    }
+
+    /// Takes a share of nothing, to be resized as its batch grows.
+    pub fn share(self: &Arc<Self>) -> Share {
+        Share { memory: Arc::clone(self), bytes: 0 }
+    }
+
+    /// Whether more is used than allowed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.limit
+    }
+
+    /// Bytes used now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Changes each time that a share is given back.
+    #[must_use]
+    pub fn freed(&self) -> watch::Receiver<u64> {
+        self.freed.subscribe()
+    }
+}
+
+/// One batch's share of the memory, given back on drop.
+#[derive(Debug)]
+pub struct Share {
+    memory: Arc<Memory>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Sets the share to what the batch takes now.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes >= self.bytes {
+            self.memory.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            self.memory.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.memory.freed.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_bound_admits_after_a_permit_is_dropped() {
+        let bound = InFlight::new(1, 100);
+        let starved = bound.starved();
+        let first = bound.admit(1000).await;
+
+        assert!(bound.admit(1).now_or_never().is_none());
+        assert!(starved.has_changed().unwrap());
+        assert_eq!((bound.messages(), bound.bytes()), (1, 100));
+        drop(first);
+
+        assert!(bound.admit(1).now_or_never().is_some());
+        assert_eq!((bound.messages(), bound.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn shares_add_up_and_return() {
+        let memory = Arc::new(Memory::new(10));
+        let (mut one, mut two) = (memory.share(), memory.share());
+
+        one.resize(8);
+        two.resize(8);
+        one.resize(4);
+
+        assert_eq!(memory.used(), 12);
+        assert!(memory.is_over());
+        drop((one, two));
+        assert_eq!(memory.used(), 0);
+    }
+}

@@ -1,0 +1,166 @@
+//! A message together with the duty to settle it.
+
+use std::fmt;
+
+use tokio::time::Instant;
+
+use crate::Message;
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Safe downstream: the source may forget it.
+    Ack,
+    /// Not safe: the source must deliver it again.
+    Nack,
+}
+
+/// The source's side of a settlement.
+///
+/// Called exactly once, from any task; it must not block.
+pub trait Settle: Send {
+    /// Takes the verdict.
+    fn settle(self: Box<Self>, verdict: Verdict);
+}
+
+impl<F: FnOnce(Verdict) + Send> Settle for F {
+    fn settle(self: Box<Self>, verdict: Verdict) {
+        self(verdict);
+    }
+}
+
+/// The duty to settle, apart from its message. Dropping it counts as [`Verdict::Nack`].
+#[must_use = "an unsettled delivery is delivered again"]
+pub struct Settlement {
+    settle: Option<Box<dyn Settle>>,
+    lease_end: Option<Instant>,
+}
+
+impl Settlement {
+    /// A duty that reports to `settle`.
+    ///
+    /// `lease_end` is when the source takes the message back by itself; `None` means never.
+    pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
+        Self { settle: Some(Box::new(settle)), lease_end }
+    }
+
+    /// Reports that the message is safe downstream.
+    pub fn ack(self) {
+        self.settle(Verdict::Ack);
+    }
+
+    /// Asks for another delivery; the same as dropping it.
+    pub fn nack(self) {
+        self.settle(Verdict::Nack);
+    }
+
+    /// When the source takes the message back by itself.
+    #[must_use]
+    pub fn lease_end(&self) -> Option<Instant> {
+        self.lease_end
+    }
+
+    fn settle(mut self, verdict: Verdict) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(verdict);
+        }
+    }
+}
+
+impl Drop for Settlement {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(Verdict::Nack);
+        }
+    }
+}
+
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settlement").field("lease_end", &self.lease_end).finish_non_exhaustive()
+    }
+}
+
+/// A message together with the duty to settle it.
+///
+/// Dropping a delivery counts as [`Verdict::Nack`].
+#[derive(Debug)]
+#[must_use = "an unsettled delivery is delivered again"]
+pub struct Delivery<T = Message> {
+    /// What was delivered.
+    pub message: T,
+    settlement: Settlement,
+}
+
+impl<T> Delivery<T> {
+    /// Binds a message to the duty to settle it.
+    pub fn new(message: T, settlement: Settlement) -> Self {
+        Self { message, settlement }
+    }
+
+    /// Reports that the message is safe downstream.
+    pub fn ack(self) {
+        self.settlement.ack();
+    }
+
+    /// Asks for another delivery; the same as dropping it.
+    pub fn nack(self) {
+        self.settlement.nack();
+    }
+
+    /// Swaps the message and keeps the duty to settle.
+    pub fn replace<U>(self, message: U) -> Delivery<U> {
+        Delivery { message, settlement: self.settlement }
+    }
+
+    /// Parts the message from the duty to settle it.
+    pub fn into_parts(self) -> (T, Settlement) {
+        (self.message, self.settlement)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn delivery() -> (Delivery<u8>, mpsc::Receiver<Verdict>) {
+        let (sender, receiver) = mpsc::channel();
+        let settle = move |verdict| sender.send(verdict).unwrap();
+        (Delivery::new(1, Settlement::new(settle, None)), receiver)
+    }
+
+    #[test]
+    fn a_dropped_delivery_is_nacked() {
+        let (delivery, verdicts) = delivery();
+
+        drop(delivery);
+
+        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+    }
+
+    #[test]
+    fn a_replaced_message_keeps_its_duty_and_is_settled_once() {
+        let (delivery, verdicts) = delivery();
+
+        let delivery = delivery.replace("other");
+        assert_eq!(delivery.message, "other");
+        delivery.ack();
+
+        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Ack]);
+    }
+
+    #[test]
+    fn a_panic_nacks() {
+        let (delivery, verdicts) = delivery();
+
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _held = delivery;
+            panic!("a bug in a transform");
+        }));
+
+        assert!(panicked.is_err());
+        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+    }
+}

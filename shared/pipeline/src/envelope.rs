@@ -1,0 +1,309 @@
+//! The envelope that every message between the services wears.
+//!
+//! `{"id":"42","payload":"<base64>","publishTime":"2025-09-28T22:53:17.1Z","enrichmentData":{..}}`,
+//! byte-compatible with the Go services that wrote it first.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::{Error, Message, Recovery};
+
+/// A message's payload with what is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Envelope {
+    /// Made once by ingestion, kept over every hop: tells duplicates.
+    pub id: String,
+    /// The original bytes; `None` is written as `null`.
+    pub payload: Option<Bytes>,
+    /// When ingestion received the message, or the device's own event time. `None` where an
+    /// envelope bears the Go services' zero time.
+    pub publish_time: Option<OffsetDateTime>,
+    /// What enrichment added.
+    pub enrichment: Map<String, Value>,
+}
+
+/// How a message's data is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Input {
+    /// An envelope where it is one, else raw.
+    #[default]
+    Auto,
+    /// Always an envelope; anything else goes to the dead letters.
+    Envelope,
+    /// Never an envelope.
+    Raw,
+}
+
+impl Envelope {
+    /// Reads an envelope, or `None` for anything that is not one.
+    #[must_use]
+    pub fn read(data: &[u8]) -> Option<Self> {
+        // Spares the parser for the common kinds of raw data.
+        if data.trim_ascii_start().first() != Some(&b'{') {
+            return None;
+        }
+        // What does not parse is a raw message, by contract, not a fault.
+        serde_json::from_slice(data).ok()
+    }
+
+    /// Reads a message's data: as an envelope, or as a raw message whose whole data is the payload,
+    /// with the transport's id and time.
+    ///
+    /// # Errors
+    /// `Reject` when `input` demands an envelope and the data is none.
+    pub fn of(message: &Message, input: Input) -> Result<Self, Error> {
+        let read = match input {
+            Input::Auto | Input::Envelope => Self::read(&message.data),
+            Input::Raw => None,
+        };
+        match (read, input) {
+            (Some(envelope), _) => Ok(envelope),
+            (None, Input::Envelope) => Err(Recovery::Reject("not_an_envelope")
+                .because("read envelope", "the data is not an envelope, and input is `envelope`")),
+            (None, Input::Auto | Input::Raw) => Ok(Self::raw(message)),
+        }
+    }
+
+    /// The data as JSON.
+    ///
+    /// # Panics
+    /// Never: every part has a JSON form.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        let payload_len = self.payload.as_ref().map_or(4, Bytes::len);
+        let mut json = Vec::with_capacity(payload_len * 4 / 3 + 256);
+        serde_json::to_writer(&mut json, self).expect("strings, maps and base64 are valid JSON");
+        json.into()
+    }
+
+    fn raw(message: &Message) -> Self {
+        Self {
+            id: message.id.clone(),
+            payload: Some(message.data.clone()),
+            publish_time: Some(message.publish_time),
+            enrichment: Map::new(),
+        }
+    }
+}
+
+impl Serialize for Envelope {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("id", &self.id)?;
+        let payload = self.payload.as_ref().map(|payload| STANDARD.encode(payload));
+        map.serialize_entry("payload", &payload)?;
+        let time = self.publish_time.unwrap_or(GO_ZERO_TIME);
+        let time = time.format(&Rfc3339).map_err(serde::ser::Error::custom)?;
+        map.serialize_entry("publishTime", &time)?;
+        if !self.enrichment.is_empty() {
+            map.serialize_entry("enrichmentData", &self.enrichment)?;
+        }
+        map.end()
+    }
+}
+
+/// `time.Time{}` of Go: what its services write when they know no time.
+const GO_ZERO_TIME: OffsetDateTime = time::macros::datetime!(0001-01-01 00:00:00 UTC);
+
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+struct EnvelopeVisitor;
+
+impl<'de> Visitor<'de> for EnvelopeVisitor {
+    type Value = Envelope;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an envelope")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope, A::Error> {
+        let (mut id, mut payload, mut time, mut enrichment) = (None, None, None, None);
+        while let Some(Key(field)) = map.next_key()? {
+            match field {
+                Field::Id => id = Some(map.next_value::<String>()?),
+                Field::Payload => payload = Some(map.next_value::<Payload>()?.0),
+                Field::PublishTime => time = Some(map.next_value::<Rfc3339Text>()?.0),
+                Field::Enrichment => enrichment = map.next_value::<Option<Map<_, _>>>()?,
+                Field::Unknown => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        let time = time.ok_or_else(|| de::Error::missing_field("publishTime"))?;
+        Ok(Envelope {
+            id: id.ok_or_else(|| de::Error::missing_field("id"))?,
+            payload: payload.ok_or_else(|| de::Error::missing_field("payload"))?,
+            publish_time: (time != GO_ZERO_TIME).then_some(time),
+            enrichment: enrichment.unwrap_or_default(),
+        })
+    }
+}
+
+enum Field {
+    Id,
+    Payload,
+    PublishTime,
+    Enrichment,
+    Unknown,
+}
+
+/// A key, matched without regard to case.
+struct Key(Field);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Key, E> {
+                let known = [
+                    ("id", Field::Id),
+                    ("payload", Field::Payload),
+                    ("publishTime", Field::PublishTime),
+                    ("enrichmentData", Field::Enrichment),
+                ];
+                let field = known.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+                Ok(Key(field.map_or(Field::Unknown, |(_, field)| field)))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct Payload(Option<Bytes>);
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PayloadVisitor;
+        impl Visitor<'_> for PayloadVisitor {
+            type Value = Payload;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("null or padded base64")
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Payload, E> {
+                Ok(Payload(None))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Payload, E> {
+                let bytes = STANDARD.decode(text).map_err(E::custom)?;
+                Ok(Payload(Some(bytes.into())))
+            }
+        }
+        deserializer.deserialize_any(PayloadVisitor)
+    }
+}
+
+struct Rfc3339Text(OffsetDateTime);
+
+impl<'de> Deserialize<'de> for Rfc3339Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TimeVisitor;
+        impl Visitor<'_> for TimeVisitor {
+            type Value = Rfc3339Text;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an RFC 3339 time")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Rfc3339Text, E> {
+                let time = OffsetDateTime::parse(text, &Rfc3339).map_err(E::custom)?;
+                Ok(Rfc3339Text(time.to_offset(time::UtcOffset::UTC)))
+            }
+        }
+        deserializer.deserialize_str(TimeVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_are_those_of_the_go_services() {
+        let mut enrichment = Map::new();
+        enrichment.insert("DeviceID".into(), "dev-1".into());
+        let envelope = Envelope {
+            id: "42".into(),
+            payload: Some(Bytes::from_static(br#"{"value":42}"#)),
+            publish_time: Some(datetime!(2025-09-28 22:53:17.123456789 UTC)),
+            enrichment,
+        };
+
+        let json = envelope.to_bytes();
+
+        let expected = r#"{"id":"42","payload":"eyJ2YWx1ZSI6NDJ9","publishTime":"2025-09-28T22:53:17.123456789Z","enrichmentData":{"DeviceID":"dev-1"}}"#;
+        assert_eq!(json, expected);
+        assert_eq!(Envelope::read(&json), Some(envelope));
+    }
+
+    #[test]
+    fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
+        let json = br#" {"ID":"1","PAYLOAD":null,"publishtime":"0001-01-01T00:00:00Z","more":[1]}"#;
+
+        let envelope = Envelope::read(json).unwrap();
+
+        assert_eq!((envelope.id.as_str(), envelope.payload, envelope.publish_time), ("1", None, None));
+    }
+
+    #[test]
+    fn everything_else_is_raw() {
+        let raw: [&[u8]; 10] = [
+            b"",
+            b"null",
+            b"{}",
+            b"{not json",
+            b"\xff\xfe",
+            br#"{"payload":"on","battery":3}"#,
+            br#"{"id":1,"payload":null,"publishTime":"2025-01-01T00:00:00Z"}"#,
+            br#"{"id":"1","payload":"b24","publishTime":"2025-01-01T00:00:00Z"}"#,
+            br#"{"id":"1","payload":null,"publishTime":"yesterday"}"#,
+            br#"{"id":"1","payload":null,"publishTime":"2025-01-01T00:00:00Z","enrichmentData":7}"#,
+        ];
+
+        for data in raw {
+            let message = Message::new(data);
+            let envelope = Envelope::of(&message, Input::Auto).unwrap();
+            assert_eq!(envelope.payload.as_deref(), Some(data), "{data:?}");
+            assert!(Envelope::of(&message, Input::Envelope).is_err(), "{data:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            id in ".{0,40}",
+            payload in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+            nanos in 0_i128..4_000_000_000_000_000_000,
+            keys in proptest::collection::vec((".{0,8}", any::<i64>()), 0..4),
+        ) {
+            let envelope = Envelope {
+                id,
+                payload: payload.map(Bytes::from),
+                publish_time: Some(OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap()),
+                enrichment: keys.into_iter().map(|(key, value)| (key, value.into())).collect(),
+            };
+
+            prop_assert_eq!(Envelope::read(&envelope.to_bytes()), Some(envelope));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _raw_or_envelope = Envelope::read(&data);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+use std::fmt;
+
+/// What the pipeline does about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Try the same operation again after a back-off.
+    Retry,
+    /// Give this message up: it would fail the same way every time. Holds the stable reason code
+    /// that the dead letter bears.
+    Reject(&'static str),
+    /// Stop the service: no message can succeed.
+    Stop,
+}
+
+impl Recovery {
+    /// An error that asks for this recovery, with what failed and why.
+    pub fn because(
+        self,
+        action: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Error {
+        Error { recovery: self, action, source: source.into() }
+    }
+}
+
+/// A failure that names the next step of its caller.
+#[derive(Debug, thiserror::Error)]
+pub struct Error {
+    recovery: Recovery,
+    action: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn recovery(&self) -> Recovery {
+        self.recovery
+    }
+
+    /// The cause and its own causes in one line, without the action.
+    #[must_use]
+    pub fn detail(&self) -> String {
+        let mut text = self.source.to_string();
+        let mut next = self.source.source();
+        while let Some(cause) = next {
+            let cause_text = cause.to_string();
+            // Many clients print their cause themselves.
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            next = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.action)?;
+        if f.alternate() {
+            write!(f, ": {}", self.detail())?;
+        }
+        Ok(())
+    }
+}

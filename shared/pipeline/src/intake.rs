@@ -1,0 +1,131 @@
+//! Takes deliveries from the source and hands each to its lane.
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tracing::warn;
+
+use crate::backoff::Backoff;
+use crate::bound::{InFlight, Permit};
+use crate::metrics::Metrics;
+use crate::progress::Pulse;
+use crate::{Delivery, Error, Message, Recovery, Settlement, Source};
+
+/// A message in the hands of a lane.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub message: Message,
+    pub duty: Duty,
+}
+
+/// What is owed for a message: its settlement, and its share of the bounds.
+#[derive(Debug)]
+pub(crate) struct Duty {
+    pub settlement: Settlement,
+    pub permit: Permit,
+    pub first_seen: OffsetDateTime,
+}
+
+pub(crate) struct Intake<S> {
+    pub source: S,
+    pub lanes: Vec<mpsc::Sender<Parcel>>,
+    pub in_flight: Arc<InFlight>,
+    pub metrics: Metrics,
+    pub retry: Backoff,
+    pub pulse: Pulse,
+}
+
+/// Why intake ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// The source has nothing more, for good.
+    Exhausted,
+    /// The source or a lane failed.
+    Failed(Error),
+}
+
+impl<S: Source> Intake<S> {
+    /// Takes in until `stop` changes or the source ends; gives the source back, with the lanes'
+    /// inputs closed.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Ended) {
+        let ended = tokio::select! {
+            // The receive and admit inside are cancel safe: what was received but not yet handed
+            // over is dropped here, and so nacked.
+            ended = self.take_all() => ended,
+            // An error means that the sender is gone: the pipeline is going down too.
+            _ = stop.wait_for(|stop| *stop) => Ended::Stopped,
+        };
+        (self.source, ended)
+    }
+
+    async fn take_all(&mut self) -> Ended {
+        let mut waits = self.retry.waits();
+        let mut next_lane = 0;
+        let mut heartbeat = tokio::time::interval(self.pulse.interval());
+        loop {
+            let received = tokio::select! {
+                received = self.source.receive() => received,
+                _ = heartbeat.tick() => {
+                    self.pulse.beat();
+                    continue;
+                }
+            };
+            let delivery = match received {
+                Ok(Some(delivery)) => delivery,
+                Ok(None) => return Ended::Exhausted,
+                Err(error) if error.recovery() == Recovery::Retry => {
+                    let wait = waits.next_wait();
+                    warn!(error = format!("{error:#}"), ?wait, "the source failed, asking again");
+                    Metrics::count(&self.metrics.retried, "receive", 1);
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+                Err(error) => return Ended::Failed(error),
+            };
+            waits.reset();
+            self.metrics.received.inc();
+            let lane = &self.lanes[pick(&delivery.message, self.lanes.len(), &mut next_lane)];
+            let hand_over = hand_over(delivery, lane, &self.in_flight, &self.metrics);
+            tokio::pin!(hand_over);
+            let sent = loop {
+                // Beats while waiting, because room depends on the sink.
+                tokio::select! {
+                    sent = &mut hand_over => break sent,
+                    _ = heartbeat.tick() => self.pulse.beat(),
+                }
+            };
+            if let Err(error) = sent {
+                return Ended::Failed(error);
+            }
+        }
+    }
+}
+
+/// Waits for room within the bounds, then for the lane.
+async fn hand_over(
+    delivery: Delivery,
+    lane: &mpsc::Sender<Parcel>,
+    in_flight: &Arc<InFlight>,
+    metrics: &Metrics,
+) -> Result<(), Error> {
+    let (message, settlement) = delivery.into_parts();
+    let permit = in_flight.admit(message.size()).await;
+    metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
+    let duty = Duty { settlement, permit, first_seen: OffsetDateTime::now_utc() };
+    let sent = lane.send(Parcel { message, duty }).await;
+    sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
+}
+
+/// One ordering key always takes the same lane, which keeps its order; the rest goes round.
+fn pick(message: &Message, lanes: usize, next_lane: &mut usize) -> usize {
+    if message.ordering_key.is_empty() {
+        *next_lane = (*next_lane + 1) % lanes;
+        return *next_lane;
+    }
+    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(&message.ordering_key);
+    usize::try_from(hash % lanes as u64).unwrap_or(0)
+}

@@ -1,0 +1,301 @@
+//! One lane: a task that transforms records, grows batches and starts their writes. No locks.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::batch::Cause;
+use crate::dead_letter::DeadLetters;
+use crate::intake::Parcel;
+use crate::progress::Pulse;
+use crate::runner::Shared;
+use crate::write::{self, Closed};
+use crate::{Join, Sink, Transform};
+
+mod clock;
+mod flushing;
+mod transforming;
+
+use clock::{Clock, Due};
+use transforming::Transformed;
+
+/// Messages taken in at one turn before writes and clocks are looked at again.
+const TURN: usize = 256;
+
+pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
+    shared: Arc<Shared<T, S, D>>,
+    input: Option<mpsc::Receiver<Parcel>>,
+    pulse: Pulse,
+    scratch: S::Scratch,
+    open: HashMap<S::Key, Open<S>>,
+    clock: Clock<S::Key>,
+    last_taken: Instant,
+    /// Closed batches that wait for a free write; intake pauses while there is one.
+    waiting: VecDeque<Closed<S>>,
+    writing: FuturesUnordered<BoxFuture<'static, Written<S::Key>>>,
+    /// Keys with an ordered batch under way: the next one of the key must wait for it.
+    ordered: HashSet<S::Key>,
+    transforming: FuturesUnordered<BoxFuture<'static, Transformed<T::Record>>>,
+    /// Messages that wait for an earlier one of their ordering key.
+    parked: HashMap<String, VecDeque<Parcel>>,
+    /// Keys whose parked messages can go on once there is room.
+    resumable: Vec<String>,
+    /// Whether the other lanes know already that memory is short.
+    has_called_for_memory: bool,
+    starved: watch::Receiver<u64>,
+    freed: watch::Receiver<u64>,
+}
+
+/// A batch that still grows.
+struct Open<S: Sink> {
+    batch: S::Batch,
+    share: crate::bound::Share,
+    entries: Vec<write::Entry>,
+    bytes: usize,
+    generation: u64,
+    is_ordered: bool,
+}
+
+impl<S: Sink> Open<S> {
+    fn new<T, D>(shared: &Shared<T, S, D>, key: &S::Key, generation: u64) -> Self {
+        Self {
+            batch: shared.sink.open(key),
+            share: shared.memory.share(),
+            entries: Vec::new(),
+            bytes: 0,
+            generation,
+            is_ordered: false,
+        }
+    }
+}
+
+/// A write that has ended; its deliveries are settled.
+struct Written<K> {
+    key: K,
+    was_ordered: bool,
+}
+
+impl<T, S, D> Lane<T, S, D>
+where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters,
+{
+    pub(crate) fn new(
+        shared: Arc<Shared<T, S, D>>,
+        input: mpsc::Receiver<Parcel>,
+        pulse: Pulse,
+    ) -> Self {
+        Self {
+            scratch: shared.sink.scratch(),
+            starved: shared.in_flight.starved(),
+            freed: shared.memory.freed(),
+            shared,
+            input: Some(input),
+            pulse,
+            open: HashMap::new(),
+            clock: Clock::default(),
+            last_taken: Instant::now(),
+            waiting: VecDeque::new(),
+            writing: FuturesUnordered::new(),
+            ordered: HashSet::new(),
+            transforming: FuturesUnordered::new(),
+            parked: HashMap::new(),
+            resumable: Vec::new(),
+            has_called_for_memory: false,
+        }
+    }
+
+    /// Runs until the input is closed and everything taken in is settled.
+    pub(crate) async fn run(mut self) {
+        while !self.is_drained() {
+            self.pulse.beat();
+            self.turn().await;
+            self.start_waiting();
+            self.relieve_memory();
+            self.resume_parked().await;
+            if self.input.is_none() && self.transforming.is_empty() && self.resumable.is_empty() {
+                self.flush_all(Cause::Shutdown);
+            } else {
+                self.flush_idle().await;
+            }
+            self.flush_due();
+        }
+    }
+
+    /// Waits for the next thing to happen, and does it.
+    ///
+    /// Every branch is cancel safe: streams, channels and clocks lose nothing when dropped.
+    async fn turn(&mut self) {
+        let accepting = self.has_room();
+        let wake_at = self.wake_at();
+        let input = async {
+            match &mut self.input {
+                Some(input) if accepting => input.recv().await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(written) = self.writing.next() => self.finish(&written),
+            // A record that cannot join yet stays where it is, so that the bounds hold.
+            Some(transformed) = self.transforming.next(), if accepting => {
+                self.transformed(transformed).await;
+            }
+            parcel = input => match parcel {
+                Some(parcel) => self.take_turn(parcel).await,
+                None => self.input = None,
+            },
+            Ok(()) = self.starved.changed() => self.flush_largest(),
+            Ok(()) = self.freed.changed(), if !accepting => {}
+            () = tokio::time::sleep_until(wake_at) => {}
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.input.is_none()
+            && self.transforming.is_empty()
+            && self.resumable.is_empty()
+            && self.open.is_empty()
+            && self.waiting.is_empty()
+            && self.writing.is_empty()
+    }
+
+    /// Takes what is at hand, without waiting, as long as there is room for it.
+    async fn take_turn(&mut self, first: Parcel) {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(parcel) = next {
+            self.take(parcel).await;
+            taken += 1;
+            let may_go_on = taken < TURN && self.has_room();
+            // An empty and a closed input look the same here; the next turn tells them apart.
+            next = self.input.as_mut().filter(|_| may_go_on).and_then(|input| input.try_recv().ok());
+        }
+        self.last_taken = Instant::now();
+    }
+
+    /// Adds a record to its batch, and closes the batch when that reaches a limit.
+    fn join(&mut self, parcel: Parcel, mut record: T::Record) {
+        let key = self.shared.sink.key(&record);
+        loop {
+            let batch = match self.open.entry(key.clone()) {
+                Entry::Occupied(open) => open.into_mut(),
+                Entry::Vacant(vacant) => {
+                    let max_age = self.shared.limits.batch.max_age;
+                    let generation = self.clock.start(&key, max_age);
+                    self.shared.metrics.open_batches.inc();
+                    vacant.insert(Open::new(&self.shared, &key, generation))
+                }
+            };
+            match self.shared.sink.join(&mut batch.batch, record, &mut self.scratch) {
+                Ok(bytes) => {
+                    batch.bytes = bytes;
+                    batch.share.resize(bytes);
+                    self.joined(&key, parcel);
+                    return;
+                }
+                Err(Join::Full(back)) => {
+                    record = back;
+                    self.close(&key, Cause::Bytes);
+                }
+                Err(Join::Refused(error)) => {
+                    if batch.entries.is_empty() {
+                        self.discard(&key);
+                    }
+                    self.refuse(parcel, error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn joined(&mut self, key: &S::Key, parcel: Parcel) {
+        let limits = &self.shared.limits.batch;
+        let Some(open) = self.open.get_mut(key) else { return };
+        open.is_ordered |= !parcel.message.ordering_key.is_empty();
+        let lease_end = parcel.duty.settlement.lease_end();
+        open.entries.push(write::Entry::new(parcel, S::KEEPS_ORIGINALS));
+        if let Some(lease_end) = lease_end {
+            let at = lease_end.checked_sub(self.shared.limits.lease_margin());
+            let at = at.unwrap_or_else(Instant::now);
+            if at < Instant::now() + limits.max_age {
+                let (key, generation) = (key.clone(), open.generation);
+                self.clock.push(Due { at, generation, key, cause: Cause::Lease });
+            }
+        }
+        if open.entries.len() >= limits.max_messages {
+            self.close(key, Cause::Count);
+        } else if open.bytes >= limits.max_bytes {
+            self.close(key, Cause::Bytes);
+        }
+    }
+
+    fn discard(&mut self, key: &S::Key) {
+        if self.open.remove(key).is_some() {
+            self.shared.metrics.open_batches.dec();
+        }
+    }
+
+    /// Seals a batch and starts its write, or queues it for one.
+    fn close(&mut self, key: &S::Key, cause: Cause) {
+        let Some(mut open) = self.open.remove(key) else { return };
+        self.shared.metrics.open_batches.dec();
+        self.shared.metrics.flushed.get_or_create(&crate::metrics::FlushCause { cause }).inc();
+        self.shared.metrics.batch_records.observe(open.entries.len() as f64);
+        let sealed = self.shared.sink.seal(open.batch, &mut self.scratch);
+        open.share.resize(open.bytes);
+        self.waiting.push_back(Closed {
+            key: key.clone(),
+            sealed,
+            entries: open.entries,
+            share: open.share,
+            bytes: open.bytes,
+            is_ordered: open.is_ordered,
+        });
+        self.start_waiting();
+    }
+
+    fn start_waiting(&mut self) {
+        while let Some(closed) = self.waiting.front() {
+            if !self.can_write(closed.is_ordered, &closed.key) {
+                return;
+            }
+            let Some(closed) = self.waiting.pop_front() else { return };
+            let (key, was_ordered) = (closed.key.clone(), closed.is_ordered);
+            if was_ordered {
+                self.ordered.insert(key.clone());
+            }
+            let shared = Arc::clone(&self.shared);
+            self.writing.push(Box::pin(async move {
+                write::settle_batch(&shared, closed).await;
+                Written { key, was_ordered }
+            }));
+        }
+    }
+
+    fn can_write(&self, is_ordered: bool, key: &S::Key) -> bool {
+        let has_slot = self.writing.len() < self.shared.limits.max_writes;
+        has_slot && !(is_ordered && self.ordered.contains(key))
+    }
+
+    /// Whether another record may join.
+    fn has_room(&self) -> bool {
+        self.waiting.is_empty() && !self.shared.memory.is_over()
+    }
+
+    fn has_slot(&self) -> bool {
+        self.waiting.is_empty() && self.writing.len() < self.shared.limits.max_writes
+    }
+
+    fn finish(&mut self, written: &Written<S::Key>) {
+        if written.was_ordered {
+            self.ordered.remove(&written.key);
+        }
+    }
+}

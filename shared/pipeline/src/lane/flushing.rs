@@ -1,0 +1,129 @@
+//! Which open batches a lane closes, and when.
+
+use tokio::time::Instant;
+
+use super::Lane;
+use super::clock::Due;
+use crate::batch::Cause;
+use crate::dead_letter::DeadLetters;
+use crate::{Sink, Transform};
+
+impl<T, S, D> Lane<T, S, D>
+where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters,
+{
+    /// When the lane must wake up by itself: for a batch that is due, for idleness, or to show that
+    /// it is alive. While all writes are taken, a due batch goes on growing until one ends.
+    pub(super) fn wake_at(&mut self) -> Instant {
+        let mut wake_at = Instant::now() + self.pulse.interval();
+        if self.has_slot() && !self.open.is_empty() {
+            let open = &self.open;
+            let is_live = |due: &Due<S::Key>| is_live(open, due);
+            let due = self.clock.next(is_live).unwrap_or(wake_at);
+            // What is due but still here waits for an ordered write of its key, which wakes us.
+            if due > Instant::now() {
+                wake_at = wake_at.min(due);
+            }
+            let idle = self.last_taken + self.shared.limits.batch.max_idle;
+            if idle > Instant::now() {
+                wake_at = wake_at.min(idle);
+            }
+        }
+        wake_at
+    }
+
+    /// Closes the batches that are old enough.
+    pub(super) fn flush_due(&mut self) {
+        let mut blocked = Vec::new();
+        while self.has_slot() {
+            let open = &self.open;
+            let Some(due) = self.clock.pop_due(|due| is_live(open, due)) else { break };
+            let is_ordered = self.open.get(&due.key).is_some_and(|open| open.is_ordered);
+            if self.can_write(is_ordered, &due.key) {
+                self.close(&due.key, due.cause);
+            } else {
+                blocked.push(due);
+            }
+        }
+        blocked.into_iter().for_each(|due| self.clock.push(due));
+        let open = &self.open;
+        self.clock.compact(open.len(), |due| is_live(open, due));
+    }
+
+    /// Closes what is open when nothing more comes in.
+    pub(super) async fn flush_idle(&mut self) {
+        let max_idle = self.shared.limits.batch.max_idle;
+        if self.open.is_empty() || !self.has_slot() || !self.is_input_empty() {
+            return;
+        }
+        if max_idle.is_zero() {
+            // Gives the source one chance to hand over more: batches grow, and nothing waits.
+            tokio::task::yield_now().await;
+            if !self.is_input_empty() {
+                return;
+            }
+        } else if self.last_taken.elapsed() < max_idle {
+            return;
+        }
+        self.flush_all(Cause::Idle);
+    }
+
+    /// Closes all open batches, the largest first, as far as there are writes for them.
+    pub(super) fn flush_all(&mut self, cause: Cause) {
+        let mut keys: Vec<_> = self.open.iter().map(|(key, open)| (open.bytes, key.clone())).collect();
+        keys.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        for (_, key) in keys {
+            if !self.has_slot() {
+                return;
+            }
+            let is_ordered = self.open.get(&key).is_some_and(|open| open.is_ordered);
+            if self.can_write(is_ordered, &key) {
+                self.close(&key, cause);
+            }
+        }
+    }
+
+    /// Closes the largest batches while all together hold too much. A lane that has none to close
+    /// asks the others.
+    pub(super) fn relieve_memory(&mut self) {
+        if !self.shared.memory.is_over() {
+            self.has_called_for_memory = false;
+        } else if self.open.is_empty() && !self.has_called_for_memory {
+            self.has_called_for_memory = true;
+            self.shared.in_flight.call_for_room();
+        }
+        while self.shared.memory.is_over() && self.has_slot() && !self.open.is_empty() {
+            let before = self.open.len();
+            self.flush_largest();
+            if self.open.len() == before {
+                return;
+            }
+        }
+        let used = i64::try_from(self.shared.memory.used()).unwrap_or(i64::MAX);
+        self.shared.metrics.batch_memory.set(used);
+    }
+
+    /// Closes the largest batch: somebody waits for room.
+    pub(super) fn flush_largest(&mut self) {
+        let largest = self.open.iter().max_by_key(|(_, open)| open.bytes);
+        let Some((key, is_ordered)) = largest.map(|(key, open)| (key.clone(), open.is_ordered)) else {
+            return;
+        };
+        if self.has_slot() && self.can_write(is_ordered, &key) {
+            self.close(&key, Cause::Memory);
+        }
+    }
+
+    fn is_input_empty(&self) -> bool {
+        self.input.as_ref().is_none_or(tokio::sync::mpsc::Receiver::is_empty)
+    }
+}
+
+fn is_live<S: Sink>(
+    open: &std::collections::HashMap<S::Key, super::Open<S>>,
+    due: &Due<S::Key>,
+) -> bool {
+    open.get(&due.key).is_some_and(|open| open.generation == due.generation)
+}

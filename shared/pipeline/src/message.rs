@@ -1,0 +1,89 @@
+//! A message as it travels between stages.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+/// Names of the attributes with a meaning of their own; nothing from outside may override them.
+pub mod attribute {
+    /// The MQTT topic that the message came in on.
+    pub const MQTT_TOPIC: &str = "mqtt_topic";
+    /// `true` for a message that the broker had retained.
+    pub const MQTT_RETAIN: &str = "mqtt_retain";
+    /// The logical route, a key of `producers` in the settings of ingestion.
+    pub const ROUTE_NAME: &str = "route_name";
+    /// The device, as captured from the topic.
+    pub const DEVICE_ID: &str = "device_id";
+    /// Equal to the envelope's `id`: tells duplicates.
+    pub const INGEST_ID: &str = "ingest_id";
+    /// W3C trace context, under the name that Google's clients use.
+    pub const TRACEPARENT: &str = "googclient_traceparent";
+    /// What a device gave as its event time, where it was out of bounds.
+    pub const EVENT_TIME_RAW: &str = "event_time_raw";
+    /// All names above, and the prefix of the dead letters' own attributes.
+    pub const RESERVED: [&str; 7] = [
+        MQTT_TOPIC,
+        MQTT_RETAIN,
+        ROUTE_NAME,
+        DEVICE_ID,
+        INGEST_ID,
+        TRACEPARENT,
+        EVENT_TIME_RAW,
+    ];
+
+    /// Whether a name is reserved for the services.
+    #[must_use]
+    pub fn is_reserved(name: &str) -> bool {
+        RESERVED.contains(&name) || name.starts_with("dl_") || name.starts_with("goog")
+    }
+}
+
+/// String pairs that accompany a message over every hop.
+pub type Attributes = HashMap<String, String>;
+
+/// Bytes with attributes, as a source received them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The transport's own id (the Pub/Sub message id); empty where the transport has none.
+    pub id: String,
+    /// The data, byte for byte as received.
+    pub data: Bytes,
+    /// What accompanies the data.
+    pub attributes: Attributes,
+    /// Messages of one non-empty key keep their order.
+    pub ordering_key: String,
+    /// When the transport took the message.
+    pub publish_time: OffsetDateTime,
+    /// How often the transport says it has delivered this message; 1 where it does not say.
+    pub attempts: u32,
+}
+
+impl Message {
+    /// A message of this data, published now, without attributes.
+    #[must_use]
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Self {
+            id: String::new(),
+            data: data.into(),
+            attributes: Attributes::new(),
+            ordering_key: String::new(),
+            publish_time: OffsetDateTime::now_utc(),
+            attempts: 1,
+        }
+    }
+
+    /// The same message with one more attribute.
+    #[must_use]
+    pub fn with_attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.attributes.insert(name.into(), value.into());
+        self
+    }
+
+    /// Bytes that this message holds in memory, without fixed overhead.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let attributes: usize = self.attributes.iter().map(|(k, v)| k.len() + v.len()).sum();
+        self.data.len() + self.id.len() + self.ordering_key.len() + attributes
+    }
+}

@@ -1,0 +1,145 @@
+//! What a pipeline counts. Every message that leaves the stream is counted with its reason.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::batch::Cause;
+
+/// Why something happened; a short, stable code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    /// The code.
+    pub reason: &'static str,
+}
+
+/// Which limit closed a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FlushCause {
+    /// The limit.
+    pub cause: Cause,
+}
+
+/// The metrics of one pipeline; clones share their values.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Messages taken from the source, repeats included.
+    pub received: Counter,
+    /// Records that are durable at the destination.
+    pub sent: Counter,
+    /// Encoded bytes of the batches that were written.
+    pub sent_bytes: Counter,
+    /// Messages acknowledged without a record, by reason.
+    pub skipped: Family<Reason, Counter>,
+    /// Messages that are durable in the dead letters, by reason.
+    pub dead_lettered: Family<Reason, Counter>,
+    /// Messages that were given up and dropped, as the settings ask, by reason.
+    pub dropped: Family<Reason, Counter>,
+    /// Messages handed back to the source for another delivery, by reason.
+    pub nacked: Family<Reason, Counter>,
+    /// Attempts after the first, by the action that failed.
+    pub retried: Family<Reason, Counter>,
+    /// Batches written, by what closed them.
+    pub flushed: Family<FlushCause, Counter>,
+    /// Messages between source and settlement.
+    pub in_flight: Gauge,
+    /// Bytes of open batches and of those being written.
+    pub batch_memory: Gauge,
+    /// Open batches of all lanes.
+    pub open_batches: Gauge,
+    /// Records in a batch.
+    pub batch_records: Histogram,
+    /// Duration of a write, without its retries.
+    pub write_duration: Histogram,
+    /// From the message's publish time until its record is durable.
+    pub age: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            received: Counter::default(),
+            sent: Counter::default(),
+            sent_bytes: Counter::default(),
+            skipped: Family::default(),
+            dead_lettered: Family::default(),
+            dropped: Family::default(),
+            nacked: Family::default(),
+            retried: Family::default(),
+            flushed: Family::default(),
+            in_flight: Gauge::default(),
+            batch_memory: Gauge::default(),
+            open_batches: Gauge::default(),
+            batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
+            write_duration: Histogram::new(exponential_buckets(0.000_5, 2.0, 18)),
+            age: Histogram::new(exponential_buckets(0.001, 2.0, 22)),
+        }
+    }
+}
+
+impl Metrics {
+    /// Enters all metrics under `dataflow_pipeline_...`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("dataflow_pipeline");
+        registry.register(
+            "received_messages",
+            "Messages taken from the source, repeats included",
+            self.received.clone(),
+        );
+        registry.register(
+            "sent_messages",
+            "Records that are durable at the destination",
+            self.sent.clone(),
+        );
+        registry.register_with_unit(
+            "sent",
+            "Encoded bytes of the batches that were written",
+            Unit::Bytes,
+            self.sent_bytes.clone(),
+        );
+        registry.register("in_flight_messages", "Between source and settlement", self.in_flight.clone());
+        registry.register("open_batches", "Open batches of all lanes", self.open_batches.clone());
+        registry.register_with_unit(
+            "batch_memory",
+            "Open batches and those being written",
+            Unit::Bytes,
+            self.batch_memory.clone(),
+        );
+        registry.register("batch_records", "Records in a batch", self.batch_records.clone());
+        registry.register_with_unit(
+            "write_duration",
+            "Duration of a write, without its retries",
+            Unit::Seconds,
+            self.write_duration.clone(),
+        );
+        registry.register_with_unit(
+            "age",
+            "From the publish time of a message until its record is durable",
+            Unit::Seconds,
+            self.age.clone(),
+        );
+        self.register_reasons(registry);
+    }
+
+    fn register_reasons(&self, registry: &mut Registry) {
+        let families = [
+            ("skipped_messages", "Acknowledged without a record, by reason", &self.skipped),
+            ("dead_lettered_messages", "Durable in the dead letters, by reason", &self.dead_lettered),
+            ("dropped_messages", "Given up and lost, as the settings ask, by reason", &self.dropped),
+            ("nacked_messages", "Handed back for another delivery, by reason", &self.nacked),
+            ("retried_attempts", "Attempts after the first, by what failed", &self.retried),
+        ];
+        for (name, help, family) in families {
+            registry.register(name, help, family.clone());
+        }
+        registry.register("flushed_batches", "Batches written, by what closed them", self.flushed.clone());
+    }
+
+    /// Adds to a family's counter of this reason.
+    pub(crate) fn count(family: &Family<Reason, Counter>, reason: &'static str, by: usize) {
+        family.get_or_create(&Reason { reason }).inc_by(by as u64);
+    }
+}

@@ -1,0 +1,96 @@
+//! Tells a pipeline that waits from one that hangs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The heartbeats of a pipeline's tasks.
+///
+/// Attempts count as progress: a task beats at every turn of its loop, and all that it waits for has
+/// a time-out. So an outage elsewhere never looks like a hang.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    stall_after: Duration,
+    beats: Arc<Mutex<Vec<Beat>>>,
+}
+
+/// A task's name and its last sign of life; `None` once it has ended.
+type Beat = (String, Option<Instant>);
+
+impl Progress {
+    /// Watches for tasks that are silent for this long.
+    #[must_use]
+    pub fn new(stall_after: Duration) -> Self {
+        Self { stall_after, beats: Arc::default() }
+    }
+
+    /// A pulse for a new task.
+    #[must_use]
+    pub fn pulse(&self, name: String) -> Pulse {
+        let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.push((name, Some(Instant::now())));
+        Pulse { progress: self.clone(), index: beats.len() - 1 }
+    }
+
+    /// A task that was silent for too long, and for how long.
+    #[must_use]
+    pub fn stalled(&self) -> Option<(String, Duration)> {
+        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.iter().find_map(|(name, beat)| {
+            let silent = beat.as_ref()?.elapsed();
+            (silent > self.stall_after).then(|| (name.clone(), silent))
+        })
+    }
+}
+
+/// One task's heartbeat. A task that ends, ends its pulse.
+#[derive(Debug)]
+pub struct Pulse {
+    progress: Progress,
+    index: usize,
+}
+
+impl Pulse {
+    /// Says that the task is alive.
+    pub fn beat(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    /// How often a task must wake up to beat even if it has nothing to do.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.progress.stall_after / 4
+    }
+
+    fn set(&self, beat: Option<Instant>) {
+        let mut beats = self.progress.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats[self.index].1 = beat;
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_silent_task_is_stalled() {
+        let progress = Progress::new(Duration::from_secs(10));
+        let (alive, silent) = (progress.pulse("alive".into()), progress.pulse("silent".into()));
+        let ended = progress.pulse("ended".into());
+        drop(ended);
+
+        tokio::time::advance(Duration::from_secs(11)).await;
+        alive.beat();
+
+        assert_eq!(progress.stalled().unwrap().0, "silent");
+        silent.beat();
+        assert_eq!(progress.stalled(), None);
+    }
+}

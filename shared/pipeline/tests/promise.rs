@@ -1,0 +1,227 @@
+//! The promise, for random orders of completion, failures, refusals and shutdowns: no delivery is
+//! acked before its record is durable, none is forgotten, order per key holds, no bound is exceeded.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pipeline::backoff::Backoff;
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{
+    Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf,
+};
+use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+struct Case {
+    seed: u64,
+    messages: Vec<Sketch>,
+    limits: Limits,
+    sink: FaultRates,
+    transform: FaultRates,
+    lease: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+struct Sketch {
+    batch_key: u8,
+    ordering_key: Option<u8>,
+    bytes: usize,
+    kind: Kind,
+}
+
+const MAX_RECORD: usize = 120;
+const MAX_BATCH_BYTES: usize = 100;
+
+fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
+    let kind = prop_oneof![
+        20 => Just(Kind::Good),
+        1 => Just(Kind::Refused),
+        1 => Just(Kind::Poison)
+    ];
+    let sketch = (0..4_u8, proptest::option::of(0..3_u8), 1..=MAX_RECORD, kind).prop_map(
+        |(batch_key, ordering_key, bytes, kind)| {
+            // One ordering key goes to one place, as it does in every service.
+            let batch_key = ordering_key.unwrap_or(batch_key);
+            Sketch { batch_key, ordering_key, bytes, kind }
+        },
+    );
+    proptest::collection::vec(sketch, 1..120)
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let batch = (1..20_usize, 20..200_usize, 1..2_000_u64, 0..500_u64).prop_map(
+        |(max_messages, max_bytes, age, idle)| batch::Limits {
+            max_messages,
+            max_bytes,
+            max_age: Duration::from_millis(age),
+            max_idle: Duration::from_millis(idle),
+        },
+    );
+    (1..4_usize, 1..40_usize, 50..5_000_usize, 50..2_000_usize, 1..4_usize, batch).prop_map(
+        |(lanes, messages, bytes, memory, writes, batch)| Limits {
+            lanes,
+            max_messages_in_flight: messages,
+            max_bytes_in_flight: bytes,
+            max_batch_memory: memory,
+            max_writes: writes,
+            batch,
+            attempt_timeout: Duration::from_secs(5),
+            retry: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
+            stall_after: Duration::from_secs(60),
+        },
+    )
+}
+
+fn rates() -> impl Strategy<Value = FaultRates> {
+    (0..30_u8, 0..20_u8, 0..5_u8, 0..300_u64).prop_map(|(refused, lost_replies, hung, delay)| {
+        FaultRates { refused, lost_replies, hung, max_delay: Duration::from_millis(delay) }
+    })
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
+    (any::<u64>(), sketches(), limits(), rates(), rates(), lease).prop_map(
+        |(seed, messages, limits, sink, transform, lease)| Case {
+            seed,
+            messages,
+            limits,
+            sink,
+            transform,
+            lease,
+        },
+    )
+}
+
+impl Case {
+    fn start(&self, ledger: &Ledger) -> Running {
+        let messages = self.messages.iter().enumerate().map(|(index, sketch)| {
+            let mut message = Message::new(vec![b'x'; sketch.bytes]);
+            message.id = index.to_string();
+            message.ordering_key =
+                sketch.ordering_key.map(|key| key.to_string()).unwrap_or_default();
+            message
+        });
+        let feed = Feed::new(messages, ledger.clone());
+        let sketches = self.messages.clone();
+        let describe = move |message: &Message| {
+            let sketch = &sketches[message.id.parse::<usize>().unwrap()];
+            Item {
+                key: sketch.batch_key.to_string(),
+                id: message.id.clone(),
+                bytes: sketch.bytes,
+                kind: sketch.kind,
+            }
+        };
+        Pipeline {
+            service: "test",
+            source: match self.lease {
+                Some(lease) => feed.with_lease(lease),
+                None => feed,
+            },
+            transform: Describe(describe, Faults::new(self.transform, self.seed)),
+            sink: Shelf::new(ledger.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), Faults::new(self.sink, self.seed))),
+            limits: self.limits.clone(),
+            metrics: Metrics::default(),
+        }
+        .start()
+    }
+
+    fn check(&self, ledger: &Ledger) {
+        let book = ledger.book();
+        assert_eq!(book.broken, Vec::<String>::new());
+        assert_eq!(book.unsettled, 0, "every delivery has its verdict");
+        // Intake may hold one delivery that waits for room.
+        assert!(book.most_unsettled <= self.limits.max_messages_in_flight + 1);
+        for (id, reason) in &book.buried {
+            let sketch = &self.messages[id.parse::<usize>().unwrap()];
+            let is_right = match *reason {
+                "too_large" => sketch.bytes > MAX_BATCH_BYTES,
+                "refused" => sketch.kind == Kind::Refused,
+                "poison" => sketch.kind == Kind::Poison,
+                _ => false,
+            };
+            assert!(is_right, "{id} was buried for {reason}");
+        }
+        if book.nacks == 0 {
+            self.check_order(&book.written);
+        }
+    }
+
+    /// The first time that each record became durable is in the order of its key.
+    fn check_order(&self, written: &[String]) {
+        let mut last: HashMap<u8, usize> = HashMap::new();
+        let mut seen = std::collections::HashSet::new();
+        for id in written {
+            let index = id.parse::<usize>().unwrap();
+            let Some(key) = self.messages[index].ordering_key else { continue };
+            if seen.insert(index) {
+                let earlier = last.insert(key, index);
+                assert!(earlier.is_none_or(|earlier| earlier < index), "key {key} out of order");
+            }
+        }
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn everything_fed_is_acked_once_durable(case in cases()) {
+        block_on(async {
+            let ledger = Ledger::default();
+            let mut running = case.start(&ledger);
+            let memory = watch_memory(&running, &case);
+
+            let ended = tokio::select! {
+                ended = running.ended() => ended,
+                never = memory => never,
+            };
+
+            assert!(ended.is_none(), "{ended:?}");
+            case.check(&ledger);
+            assert_eq!(ledger.book().acked.len(), case.messages.len());
+        });
+    }
+
+    #[test]
+    fn a_shutdown_at_any_moment_settles_everything(case in cases(), after in 0..5_000_u64, grace in 1..30_u64) {
+        block_on(async {
+            let ledger = Ledger::default();
+            let running = case.start(&ledger);
+            tokio::time::sleep(Duration::from_millis(after)).await;
+
+            let outcome = running.shutdown(Duration::from_secs(grace)).await;
+
+            case.check(&ledger);
+            let book = ledger.book();
+            assert!(outcome.is_ok() || book.nacks > 0, "an unclean drain hands something back");
+        });
+    }
+}
+
+/// Never returns; panics when open batches hold more than the limit and one record a lane.
+fn watch_memory(running: &Running, case: &Case) -> impl Future<Output = Option<pipeline::Error>> + use<> {
+    let (status, limits) = (running.status(), case.limits.clone());
+    async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            let most = limits.max_batch_memory + limits.lanes * MAX_RECORD;
+            assert!(status.batch_memory() <= most, "{} > {most}", status.batch_memory());
+            assert!(status.in_flight().1 <= limits.max_bytes_in_flight);
+            assert!(status.stalled().is_none());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What exists: topics, subscriptions, and who listens.
+
+use std::time::Duration;
+
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::Error as ApiError;
+use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::model;
+use pipeline::Error;
+use service::Condition;
+use tokio::time::timeout;
+
+use crate::connection::{Connection, TopicName, full_name};
+
+/// Longest duration of one question.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who would see a message published to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// A subscription, or whoever reads what is retained.
+    Someone,
+    /// Nobody: Pub/Sub would confirm the publish and forget the message.
+    Nobody(String),
+    /// We may not ask.
+    Unchecked,
+    /// We could not ask.
+    Unknown(String),
+}
+
+/// Asks what exists.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    topics: TopicAdmin,
+    subscriptions: SubscriptionAdmin,
+}
+
+impl Admin {
+    /// Builds the clients; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Stop` when no client can be built.
+    pub async fn new(connection: &Connection) -> Result<Self, Error> {
+        let topics = connection.topics().await?;
+        Ok(Self { topics, subscriptions: connection.subscriptions().await? })
+    }
+
+    /// Who would see a message published to this topic.
+    pub(crate) async fn audience(&self, topic: &TopicName) -> Audience {
+        match timeout(TIMEOUT, self.ask_audience(topic)).await {
+            Ok(Ok(audience)) => audience,
+            Ok(Err(error)) => match code(&error) {
+                Some(Code::NotFound) => Audience::Nobody(format!("{topic} does not exist")),
+                Some(Code::PermissionDenied | Code::Unauthenticated) => Audience::Unchecked,
+                _ => Audience::Unknown(format!("Pub/Sub does not answer: {error}")),
+            },
+            Err(late) => Audience::Unknown(format!("Pub/Sub does not answer: {late}")),
+        }
+    }
+
+    async fn ask_audience(&self, topic: &TopicName) -> Result<Audience, ApiError> {
+        let found = self.topics.get_topic().set_topic(topic.as_str()).send().await?;
+        if found.message_retention_duration.is_some() {
+            return Ok(Audience::Someone);
+        }
+        let mut listed =
+            self.topics.list_topic_subscriptions().set_topic(topic.as_str()).set_page_size(1);
+        // A deleted topic leaves its subscriptions, which do not listen to it any more.
+        loop {
+            let page = listed.clone().send().await?;
+            if page.subscriptions.iter().any(|name| !name.contains("_deleted-")) {
+                return Ok(Audience::Someone);
+            }
+            if page.next_page_token.is_empty() {
+                let reason = format!("{topic} has neither a subscription nor retention");
+                return Ok(Audience::Nobody(reason));
+            }
+            listed = listed.set_page_token(page.next_page_token);
+        }
+    }
+
+    async fn subscription(&self, name: &str) -> Result<model::Subscription, String> {
+        let asked = self.subscriptions.get_subscription().set_subscription(name).send();
+        match timeout(TIMEOUT, asked).await {
+            Ok(Ok(subscription)) => Ok(subscription),
+            Ok(Err(error)) if code(&error) == Some(Code::NotFound) => {
+                Err(format!("{name} does not exist"))
+            }
+            Ok(Err(error)) => Err(format!("{name} cannot be read: {error}")),
+            Err(late) => Err(format!("Pub/Sub does not answer: {late}")),
+        }
+    }
+}
+
+/// The gRPC code, or what the HTTP status stands for.
+pub(crate) fn code(error: &ApiError) -> Option<Code> {
+    let of_status = error.status().map(|status| status.code);
+    of_status.or_else(|| match error.http_status_code()? {
+        403 => Some(Code::PermissionDenied),
+        401 => Some(Code::Unauthenticated),
+        404 => Some(Code::NotFound),
+        _ => None,
+    })
+}
+
+/// Keeps `condition` true to whether a subscription is there; `needs_policy` asks for a dead-letter
+/// policy too. Never returns.
+pub async fn subscription_watcher(
+    admin: Admin,
+    (project, id): (String, String),
+    needs_policy: bool,
+    condition: Condition,
+) {
+    /// Between two looks at a subscription that is there; outages show earlier elsewhere.
+    const INTERVAL: Duration = Duration::from_secs(15);
+    /// Between two looks at one that is not.
+    const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+    let name = full_name(&project, "subscriptions", &id);
+    loop {
+        let interval = match admin.subscription(&name).await {
+            Ok(found) if needs_policy && found.dead_letter_policy.is_none() => {
+                condition.not_ready(format!(
+                    "{name} has no dead-letter policy, which `dead_letters: subscription` needs"
+                ));
+                MISSING_INTERVAL
+            }
+            Ok(_) => {
+                condition.ready();
+                INTERVAL
+            }
+            Err(reason) => {
+                condition.not_ready(reason);
+                MISSING_INTERVAL
+            }
+        };
+        tokio::time::sleep(interval).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! Dead letters as messages on a topic of their own.
+
+use google_cloud_pubsub::model::Message;
+use pipeline::dead_letter::{Policy, cut};
+use pipeline::{Error, Letter};
+use sha2::{Digest as _, Sha256};
+use time::format_description::well_known::Rfc3339;
+
+use crate::connection::TopicName;
+use crate::guard::TopicGuard;
+use crate::limits::{
+    MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES,
+};
+use crate::publishers::Publishers;
+use crate::settings::{Graves, Keyword};
+
+/// What is kept of a message that is too big for Pub/Sub.
+const KEPT_BYTES: usize = 1_000_000;
+/// Attributes that a letter adds at most.
+const ADDED: usize = 10;
+
+/// Publishes dead letters: the original data and attributes, and why it was given up.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    publishers: Publishers,
+    guard: TopicGuard,
+    topic: TopicName,
+}
+
+impl DeadLetters {
+    /// What the settings ask for. The topic must be among those that `guard` watches.
+    #[must_use]
+    pub fn policy(
+        graves: &Graves,
+        project: &str,
+        publishers: &Publishers,
+        guard: &TopicGuard,
+    ) -> Policy<Self> {
+        match graves {
+            Graves::Topic { topic_id } => Policy::Bury(Self {
+                publishers: publishers.clone(),
+                guard: guard.clone(),
+                topic: TopicName::new(project, topic_id),
+            }),
+            Graves::Keyword(Keyword::Subscription) => Policy::Leave,
+            Graves::Keyword(Keyword::Drop) => Policy::Drop,
+        }
+    }
+}
+
+impl pipeline::DeadLetters for DeadLetters {
+    async fn bury(&self, letter: &Letter<'_>) -> Result<(), Error> {
+        self.guard.pass(&self.topic)?;
+        self.publishers.publish(&self.topic, [message(letter)]).await
+    }
+}
+
+/// The letter as a message that Pub/Sub takes, whatever the original was.
+fn message(letter: &Letter<'_>) -> Message {
+    let original = letter.message;
+    let first_seen = letter.first_seen.format(&Rfc3339).unwrap_or_default();
+    let mut added = vec![
+        ("dl_service", letter.service.to_owned()),
+        ("dl_reason", letter.reason.to_owned()),
+        ("dl_detail", cut(letter.detail.clone(), MAX_ATTRIBUTE_VALUE_BYTES)),
+        ("dl_attempts", letter.attempts.to_string()),
+        ("dl_first_seen", first_seen),
+    ];
+    let fits = |(key, value): &(&String, &String)| {
+        !key.is_empty()
+            && key.len() <= MAX_ATTRIBUTE_KEY_BYTES
+            && value.len() <= MAX_ATTRIBUTE_VALUE_BYTES
+    };
+    let kept = original.attributes.iter().filter(fits).take(MAX_ATTRIBUTES - ADDED);
+    let mut attributes: std::collections::HashMap<String, String> =
+        kept.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if attributes.len() < original.attributes.len() {
+        added.push(("dl_attributes_cut", "true".into()));
+    }
+    let mut data = original.data.clone();
+    let attribute_bytes = MAX_ATTRIBUTES * (MAX_ATTRIBUTE_KEY_BYTES + MAX_ATTRIBUTE_VALUE_BYTES);
+    if data.len() > MAX_MESSAGE_BYTES - attribute_bytes {
+        let hash = Sha256::digest(&data).iter().map(|byte| format!("{byte:02x}")).collect();
+        added.push(("dl_truncated", "true".into()));
+        added.push(("dl_size", data.len().to_string()));
+        added.push(("dl_sha256", hash));
+        data.truncate(KEPT_BYTES);
+    }
+    attributes.extend(added.into_iter().map(|(key, value)| (key.to_owned(), value)));
+    Message::new().set_data(data).set_attributes(attributes)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    fn bury(original: &pipeline::Message) -> Message {
+        message(&Letter {
+            service: "ingestion",
+            reason: "no_route",
+            detail: "x".repeat(5000),
+            attempts: 1,
+            first_seen: OffsetDateTime::UNIX_EPOCH,
+            message: original,
+        })
+    }
+
+    #[test]
+    fn a_letter_bears_the_original_and_its_reason() {
+        let original = pipeline::Message::new("data").with_attribute("device_id", "d");
+
+        let letter = bury(&original);
+
+        assert_eq!(letter.data, "data");
+        assert_eq!(letter.attributes["device_id"], "d");
+        assert_eq!(letter.attributes["dl_reason"], "no_route");
+        assert_eq!(letter.attributes["dl_first_seen"], "1970-01-01T00:00:00Z");
+        assert_eq!(letter.attributes["dl_detail"].len(), MAX_ATTRIBUTE_VALUE_BYTES);
+    }
+
+    #[test]
+    fn whatever_the_original_was_the_letter_fits_into_pubsub() {
+        let mut original = pipeline::Message::new(vec![b'x'; 12_000_000]);
+        for index in 0..200 {
+            original = original.with_attribute(format!("key{index}"), "v".repeat(index * 10));
+        }
+
+        let letter = bury(&original);
+
+        assert!(letter.attributes.len() <= MAX_ATTRIBUTES);
+        assert!(letter.attributes.values().all(|value| value.len() <= MAX_ATTRIBUTE_VALUE_BYTES));
+        assert_eq!(letter.data.len(), KEPT_BYTES);
+        assert_eq!(letter.attributes["dl_size"], "12000000");
+        assert_eq!(letter.attributes["dl_truncated"], "true");
+        assert_eq!(letter.attributes["dl_attributes_cut"], "true");
+        assert_eq!(letter.attributes["dl_sha256"].len(), 64);
+    }
+}

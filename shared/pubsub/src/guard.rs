@@ -1,0 +1,100 @@
+//! Keeps messages from being published where nobody would see them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pipeline::{Error, Recovery};
+use service::Condition;
+use tracing::warn;
+
+use crate::admin::{Admin, Audience};
+use crate::connection::TopicName;
+
+/// Lets a message pass only to a topic with a subscription or retention, because Pub/Sub confirms a
+/// publish that nobody will ever see. Clones are the same guard.
+#[derive(Debug, Clone)]
+pub struct TopicGuard {
+    audiences: Arc<Mutex<HashMap<TopicName, Audience>>>,
+}
+
+impl TopicGuard {
+    /// A guard over these topics, which lets nothing pass before its first look.
+    #[must_use]
+    pub fn new(topics: impl IntoIterator<Item = TopicName>) -> Self {
+        let unknown = || Audience::Unknown("not looked at yet".into());
+        let audiences = topics.into_iter().map(|topic| (topic, unknown())).collect();
+        Self { audiences: Arc::new(Mutex::new(audiences)) }
+    }
+
+    /// Looks once at every topic; true when messages may pass to all of them.
+    pub async fn look(&self, admin: &Admin, condition: &Condition) -> bool {
+        let topics: Vec<_> = self.lock().keys().cloned().collect();
+        for topic in topics {
+            let found = admin.audience(&topic).await;
+            let mut audiences = self.lock();
+            let known = audiences.get_mut(&topic);
+            let Some(known) = known else { continue };
+            match (&*known, &found) {
+                (before, Audience::Unchecked) if *before != Audience::Unchecked => {
+                    warn!(%topic, "no right to see its subscriptions: the guarantee is unchecked");
+                    *known = found;
+                }
+                // An outage says nothing about who listens; the last look still counts.
+                (Audience::Someone | Audience::Unchecked, Audience::Unknown(_)) => {}
+                _ => *known = found,
+            }
+        }
+        let closed = self.lock().values().find_map(|audience| match audience {
+            Audience::Someone | Audience::Unchecked => None,
+            Audience::Nobody(reason) | Audience::Unknown(reason) => Some(reason.clone()),
+        });
+        match &closed {
+            None => condition.ready(),
+            Some(reason) => condition.not_ready(reason.clone()),
+        }
+        closed.is_none()
+    }
+
+    /// Waits until messages may pass to every topic.
+    pub async fn wait(&self, admin: &Admin, condition: &Condition) {
+        while !self.look(admin, condition).await {
+            tokio::time::sleep(CLOSED_INTERVAL).await;
+        }
+    }
+
+    /// Looks every minute, and more often while something is missing. Never returns.
+    pub async fn watch(self, admin: Admin, condition: Condition) {
+        loop {
+            let is_open = self.look(&admin, &condition).await;
+            tokio::time::sleep(if is_open { OPEN_INTERVAL } else { CLOSED_INTERVAL }).await;
+        }
+    }
+
+    /// The topics whose audience we may not see.
+    #[must_use]
+    pub fn unchecked(&self) -> Vec<TopicName> {
+        let audiences = self.lock();
+        let unchecked = audiences.iter().filter(|(_, audience)| **audience == Audience::Unchecked);
+        unchecked.map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Whether a message may pass now.
+    pub(crate) fn pass(&self, topic: &TopicName) -> Result<(), Error> {
+        let reason = match self.lock().get(topic) {
+            Some(Audience::Someone | Audience::Unchecked) => return Ok(()),
+            Some(Audience::Nobody(reason) | Audience::Unknown(reason)) => reason.clone(),
+            None => format!("{topic} is not among the guarded topics"),
+        };
+        Err(Recovery::Retry.because("publish", reason))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<TopicName, Audience>> {
+        self.audiences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Between two looks while all is well.
+const OPEN_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two looks while something is missing.
+const CLOSED_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,162 @@
+//! Settings that services with Pub/Sub share.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use service::Faults;
+use service::settings::{Variable, VariableKind};
+
+/// How Pub/Sub is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
+    /// The variable `PUBSUB_EMULATOR_HOST` wins.
+    pub endpoint: Option<String>,
+    /// gRPC connections per client; 1 to 16. One carries about 10 MB/s of a stream.
+    pub channels: usize,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self { endpoint: None, channels: 2 }
+    }
+}
+
+impl Endpoint {
+    /// The variable that sets the endpoint.
+    pub const VARIABLE: Variable = Variable {
+        name: "PUBSUB_EMULATOR_HOST",
+        key: "pubsub.endpoint",
+        kind: VariableKind::EmulatorHost,
+    };
+
+    /// Reports what is wrong; the settings stand at `pubsub`.
+    pub fn check(&self, faults: &mut Faults) {
+        let is_url = self.endpoint.as_deref().is_none_or(|url| {
+            url.starts_with("http://") || url.starts_with("https://")
+        });
+        faults.require(is_url, "pubsub.endpoint", "must be a URL such as http://localhost:8085");
+        let is_few = (1..=16).contains(&self.channels);
+        faults.require(is_few, "pubsub.channels", format!("must be 1 to 16, is {}", self.channels));
+    }
+}
+
+/// A subscription to read from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Subscription {
+    /// The subscription's id in the project, or its full name. Required.
+    pub id: String,
+    /// Streams read side by side; 1 to 32.
+    pub streams: usize,
+    /// Most messages that Pub/Sub hands out before they are acknowledged, over all streams; at
+    /// least 1, and larger than what waits in open batches.
+    pub max_outstanding_messages: usize,
+    /// Most bytes that Pub/Sub hands out before they are acknowledged, over all streams; at least
+    /// 1.
+    pub max_outstanding_bytes: usize,
+    /// Longest time that a message is held before Pub/Sub may deliver it again; 1m to 1h, Pub/Sub's
+    /// own limit.
+    #[serde(with = "humantime_serde")]
+    pub max_lease: Duration,
+    /// The lease that is asked for at a time, and so the delay of redelivery after a crash; 10s to
+    /// 10m.
+    #[serde(with = "humantime_serde")]
+    pub lease_extension: Duration,
+}
+
+impl Default for Subscription {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            streams: 2,
+            max_outstanding_messages: 10_000,
+            max_outstanding_bytes: 100 * 1024 * 1024,
+            max_lease: Duration::from_secs(3600),
+            lease_extension: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Subscription {
+    /// Reports what is wrong; the settings stand at `subscription`.
+    pub fn check(&self, faults: &mut Faults) {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let extension = Duration::from_secs(10)..=Duration::from_secs(600);
+        let checks = [
+            (!self.id.is_empty(), "id", "required: the subscription to read from"),
+            ((1..=32).contains(&self.streams), "streams", "must be 1 to 32"),
+            (
+                self.max_outstanding_messages >= self.streams,
+                "max_outstanding_messages",
+                "must be at least one per stream",
+            ),
+            (
+                self.max_outstanding_bytes >= self.streams,
+                "max_outstanding_bytes",
+                "must be at least one per stream",
+            ),
+            ((minute..=hour).contains(&self.max_lease), "max_lease", "must be 1m to 1h"),
+            (extension.contains(&self.lease_extension), "lease_extension", "must be 10s to 10m"),
+        ];
+        for (is_right, key, right) in checks {
+            faults.require(is_right, &format!("subscription.{key}"), right);
+        }
+    }
+}
+
+/// Where messages go that can never succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Graves {
+    /// A topic of their own.
+    Topic {
+        /// Its id in the project, or its full name.
+        topic_id: String,
+    },
+    /// A word instead of a topic.
+    Keyword(Keyword),
+}
+
+/// What to do with dead letters instead of publishing them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keyword {
+    /// Nack them, and leave them to the subscription's own dead-letter policy.
+    Subscription,
+    /// Count and drop them.
+    Drop,
+}
+
+impl Graves {
+    /// Reports what is wrong; the settings stand at `dead_letters`.
+    pub fn check(graves: Option<&Self>, may_leave: bool, faults: &mut Faults) {
+        const KEY: &str = "dead_letters";
+        const CHOICES: &str =
+            "required: `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)";
+        match graves {
+            None => faults.add(KEY, CHOICES),
+            Some(Self::Topic { topic_id }) if topic_id.is_empty() => {
+                faults.add("dead_letters.topic_id", "must not be empty");
+            }
+            Some(Self::Keyword(Keyword::Subscription)) if !may_leave => {
+                let why = "`subscription` is refused here: MQTT cannot hand a message back";
+                faults.add(KEY, format!("{why}; set a topic_id"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// What this choice means for a message, for the guarantee.
+    #[must_use]
+    pub fn guarantee(&self) -> String {
+        match self {
+            Self::Topic { topic_id } => format!("dead letters go to {topic_id}"),
+            Self::Keyword(Keyword::Subscription) => {
+                "dead letters are left to the subscription's policy: reason in logs only".into()
+            }
+            Self::Keyword(Keyword::Drop) => "dead letters are dropped: may be lost".into(),
+        }
+    }
+}

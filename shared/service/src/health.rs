@@ -1,0 +1,158 @@
+//! What a process says about its own health.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pipeline::Status;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+/// The health of a process; clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    conditions: BTreeMap<&'static str, State>,
+    pipeline: Option<(Status, pipeline::Metrics)>,
+    facts: Map<String, Value>,
+    last_error: Option<String>,
+    failure: Option<String>,
+}
+
+/// Whether one dependency is there.
+#[derive(Debug, Clone, Serialize)]
+pub struct State {
+    /// Whether it is there.
+    pub ready: bool,
+    /// What is waited for; empty when it is there.
+    pub reason: String,
+    /// Since when it is in this state.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+}
+
+/// One dependency that must be there before the process is ready.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    health: Health,
+    name: &'static str,
+}
+
+impl Health {
+    /// Adds a dependency that is not there yet.
+    #[must_use]
+    pub fn condition(&self, name: &'static str) -> Condition {
+        let since = OffsetDateTime::now_utc();
+        let state = State { ready: false, reason: "not reached yet".into(), since };
+        self.lock().conditions.insert(name, state);
+        Condition { health: self.clone(), name }
+    }
+
+    /// Adds a pipeline: its outages end readiness, its hanging ends health.
+    pub fn watch(&self, status: Status, metrics: pipeline::Metrics) {
+        self.lock().pipeline = Some((status, metrics));
+    }
+
+    /// Adds a fact to `/status`, such as the guarantee of each route.
+    pub fn tell(&self, name: &str, fact: impl Into<Value>) {
+        self.lock().facts.insert(name.to_owned(), fact.into());
+    }
+
+    /// Says that the service has failed for good.
+    pub fn fail(&self, reason: String) {
+        self.lock().failure = Some(reason);
+    }
+
+    /// All dependencies, the pipeline's destination among them.
+    #[must_use]
+    pub fn conditions(&self) -> BTreeMap<&'static str, State> {
+        let inner = self.lock();
+        let mut conditions = inner.conditions.clone();
+        let outage = inner.pipeline.as_ref().and_then(|(status, _)| status.outage());
+        if let Some((reason, since)) = outage {
+            conditions.insert("destination", State { ready: false, reason, since });
+        }
+        conditions
+    }
+
+    /// Whether every dependency is there.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let has_pipeline = self.lock().pipeline.is_some();
+        has_pipeline && self.conditions().values().all(|state| state.ready)
+    }
+
+    /// Why the process must be restarted, if it must.
+    #[must_use]
+    pub fn dead(&self) -> Option<String> {
+        let inner = self.lock();
+        let hang = |(status, _): &(Status, pipeline::Metrics)| {
+            let (task, silent) = status.stalled()?;
+            Some(format!("{task} has shown no sign of life for {silent:?}"))
+        };
+        inner.failure.clone().or_else(|| inner.pipeline.as_ref().and_then(hang))
+    }
+
+    /// Everything that `/status` shows.
+    #[must_use]
+    pub fn report(&self) -> Value {
+        let conditions = self.conditions();
+        let is_ready = self.is_ready();
+        let inner = self.lock();
+        let mut report = inner.facts.clone();
+        report.insert("ready".into(), is_ready.into());
+        report.insert("last_error".into(), inner.last_error.clone().into());
+        report.insert("conditions".into(), serde_json::json!(conditions));
+        if let Some((status, metrics)) = &inner.pipeline {
+            let (messages, bytes) = status.in_flight();
+            let counts = serde_json::json!({
+                "received": metrics.received.get(),
+                "sent": metrics.sent.get(),
+                "in_flight_messages": messages,
+                "in_flight_bytes": bytes,
+                "batch_memory_bytes": status.batch_memory(),
+            });
+            report.insert("counts".into(), counts);
+        }
+        report.into()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Condition {
+    /// The dependency is there.
+    pub fn ready(&self) {
+        self.set(true, String::new());
+    }
+
+    /// The dependency is not there; `reason` says what is waited for.
+    pub fn not_ready(&self, reason: impl Into<String>) {
+        self.set(false, reason.into());
+    }
+
+    fn set(&self, ready: bool, reason: String) {
+        let mut inner = self.health.lock();
+        let Some(state) = inner.conditions.get_mut(self.name) else { return };
+        if state.ready == ready && state.reason == reason {
+            return;
+        }
+        if ready {
+            info!(dependency = self.name, "ready");
+        } else {
+            warn!(dependency = self.name, reason, "not ready");
+        }
+        if state.ready != ready {
+            state.since = OffsetDateTime::now_utc();
+        }
+        (state.ready, state.reason) = (ready, reason.clone());
+        if !ready {
+            inner.last_error = Some(format!("{}: {reason}", self.name));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The server of `/healthz`, `/readyz`, `/metrics` and `/status`.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::settings::Http;
+use crate::{Context, Health};
+
+/// Takes the port: from here on callers wait, they are not refused.
+pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((http.host.as_str(), http.port)).await.with_context(|| {
+        format!(
+            "listen on {}:{}: set http.port (or PORT) to a free port, or to 0 for any",
+            http.host, http.port
+        )
+    })?;
+    let address = listener.local_addr().context("read the address of the listener")?;
+    Ok((listener, address))
+}
+
+/// Answers until it is dropped.
+pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Result<()> {
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(context);
+    axum::serve(listener, router).await.context("serve health")
+}
+
+async fn healthz(State(context): State<Context>) -> Response {
+    match context.health.dead() {
+        None => "OK".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
+    }
+}
+
+async fn readyz(State(context): State<Context>, headers: HeaderMap) -> Response {
+    let is_ready = context.health.is_ready();
+    let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if wants_json(&headers) {
+        return (code, axum::Json(readiness(&context.health, is_ready))).into_response();
+    }
+    let text = if is_ready { "READY" } else { "NOT READY" };
+    (code, text).into_response()
+}
+
+fn readiness(health: &Health, is_ready: bool) -> serde_json::Value {
+    serde_json::json!({ "ready": is_ready, "conditions": health.conditions() })
+}
+
+fn wants_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("application/json"))
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    match context.registry.encode() {
+        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(context): State<Context>) -> Response {
+    axum::Json(context.health.report()).into_response()
+}

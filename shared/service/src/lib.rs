@@ -1,0 +1,119 @@
+//! How a process lives: it reads its settings, answers for its health before it reaches anything
+//! else, runs one [`Service`], drains it on SIGTERM, and says by its exit code how that went.
+//!
+//! A binary calls [`run`]; whoever wants several services in one process calls [`Hosted::start`].
+
+mod args;
+pub mod health;
+mod host;
+mod http;
+pub mod logs;
+mod run;
+pub mod settings;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+
+pub use health::{Condition, Health};
+pub use host::Hosted;
+pub use run::{install_crypto, run};
+pub use settings::{Faults, Http, Settings};
+
+/// A service that has its settings and is not started yet.
+///
+/// Starting it consumes it, so a second start does not compile:
+///
+/// ```compile_fail
+/// # async fn example<S: service::Service>(service: S, context: service::Context) {
+/// let running = service.start(&context).await;
+/// let again = service.start(&context).await;
+/// # }
+/// ```
+pub trait Service: Sized + Send + 'static {
+    /// The name of the binary; dead letters and logs bear it.
+    const NAME: &'static str;
+
+    /// Starts the service and gives it back running, once its pipeline takes messages.
+    ///
+    /// Waits for dependencies as long as it takes, and says so through the context's health. Cancel
+    /// safe: dropping this future ends what was begun.
+    ///
+    /// # Errors
+    /// For what waiting cannot mend.
+    fn start(self, context: &Context) -> impl Future<Output = anyhow::Result<Running>> + Send;
+}
+
+/// What a process offers its service.
+#[derive(Debug, Clone, Default)]
+pub struct Context {
+    /// Where the service says what it waits for.
+    pub health: Health,
+    /// The metrics that `/metrics` shows.
+    pub registry: SharedRegistry,
+}
+
+/// A registry of metrics; clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct SharedRegistry(Arc<Mutex<Registry>>);
+
+impl SharedRegistry {
+    /// Registers metrics.
+    pub fn register(&self, enter: impl FnOnce(&mut Registry)) {
+        enter(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// All metrics in Prometheus' text format.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// A service at work: its pipeline, and the tasks that watch its dependencies.
+///
+/// Shutting it down consumes it:
+///
+/// ```compile_fail
+/// # async fn example(running: service::Running) {
+/// running.shutdown(std::time::Duration::from_secs(30)).await;
+/// running.shutdown(std::time::Duration::from_secs(30)).await;
+/// # }
+/// ```
+#[must_use = "a service that is dropped ends without a drain"]
+pub struct Running {
+    pipeline: pipeline::Running,
+    watchers: JoinSet<()>,
+}
+
+impl Running {
+    /// A running pipeline with the tasks that watch its dependencies; they end with it.
+    pub fn new(pipeline: pipeline::Running, watchers: JoinSet<()>) -> Self {
+        Self { pipeline, watchers }
+    }
+
+    /// Waits until the service cannot go on, and says why. Cancel safe.
+    pub async fn ended(&mut self) -> anyhow::Error {
+        match self.pipeline.ended().await {
+            Some(error) => error.into(),
+            None => anyhow::anyhow!("the source has ended"),
+        }
+    }
+
+    /// Drains and ends the service within `grace`.
+    ///
+    /// # Errors
+    /// When messages were left, which will be delivered again.
+    pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
+        let drained = self.pipeline.shutdown(grace).await;
+        self.watchers.shutdown().await;
+        Ok(drained?)
+    }
+}
