@@ -1,1 +1,108 @@
+//! Ingestion: messages flow from an MQTT broker, by routes, to Pub/Sub topics.
+//!
+//! [`mqtt::Source`] subscribes and hands each PUBLISH on with the duty to acknowledge it;
+//! [`route::Route`] finds its route, gives it an id and wraps it into an envelope; `pubsub::Sink`
+//! publishes it. The PUBACK goes out when Pub/Sub has confirmed, in the order of the PUBLISHes.
 
+pub mod config;
+pub mod enricher;
+pub mod guarantee;
+pub mod identity;
+pub mod metrics;
+pub mod mqtt;
+pub mod route;
+pub mod routes;
+
+use std::collections::BTreeSet;
+
+use pipeline::Pipeline;
+use pubsub::{Admin, Connection, DeadLetters, Graves, Publishers, TopicGuard, TopicName};
+use service::{Context, Running, Service};
+use tokio::task::JoinSet;
+use tracing::info;
+
+use config::Settings;
+use enricher::{Enricher, FromTopic};
+use metrics::Metrics;
+use route::Route;
+use routes::Routes;
+
+/// Ingestion with its settings, not started yet.
+pub struct Ingestion<E = FromTopic> {
+    settings: Settings,
+    enricher: E,
+}
+
+impl Ingestion {
+    /// Ingestion that writes `DeviceID`, `Topic` and `Timestamp` into the enrichment data.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, enricher: FromTopic }
+    }
+}
+
+impl<E: Enricher> Ingestion<E> {
+    /// Ingestion with an enricher of one's own.
+    #[must_use]
+    pub fn with_enricher(settings: Settings, enricher: E) -> Self {
+        Self { settings, enricher }
+    }
+}
+
+impl<E: Enricher> Service for Ingestion<E> {
+    const NAME: &'static str = "ingestion";
+
+    async fn start(self, context: &Context) -> anyhow::Result<Running> {
+        let Self { settings, enricher } = self;
+        let (health, registry) = (&context.health, &context.registry);
+        let metrics = Metrics::default();
+        let counts = pipeline::Metrics::default();
+        registry.register(|registry| {
+            counts.register(registry);
+            metrics.register(registry);
+        });
+        let mqtt_condition = health.condition("mqtt");
+        let topics_condition = health.condition("topics");
+
+        let connection = Connection::new(settings.pubsub.clone());
+        let admin = Admin::new(&connection).await?;
+        let guard = TopicGuard::new(topics(&settings));
+        guard.wait(&admin, &topics_condition).await;
+        let guarantees = guarantee::of(&settings, !guard.unchecked().is_empty());
+        guarantees.iter().for_each(|line| info!("{line}"));
+        health.tell("guarantees", guarantees);
+
+        let publishers = Publishers::new(&connection).await?;
+        let routes = Routes::new(&settings.routes);
+        let graves = settings.dead_letters.as_ref();
+        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let running = Pipeline {
+            service: Self::NAME,
+            source: mqtt::Source::connect(
+                settings.mqtt.clone(),
+                routes.filters(),
+                (metrics.clone(), mqtt_condition),
+            ),
+            dead_letters: DeadLetters::policy(graves, &settings.project, &publishers, &guard),
+            sink: pubsub::Sink::new(publishers, guard.clone()),
+            transform: Route::new(&settings, routes, enricher, metrics),
+            limits: settings.pipeline,
+            metrics: counts.clone(),
+        }
+        .start();
+        health.watch(running.status(), counts);
+        let mut watchers = JoinSet::new();
+        watchers.spawn(guard.watch(admin, topics_condition));
+        Ok(Running::new(running, watchers))
+    }
+}
+
+/// All topics that ingestion publishes to, the dead letters' own among them.
+fn topics(settings: &Settings) -> BTreeSet<TopicName> {
+    let producers = settings.producers.values().map(|producer| producer.topic_id.as_str());
+    let graves = match &settings.dead_letters {
+        Some(Graves::Topic { topic_id }) => Some(topic_id.as_str()),
+        Some(Graves::Keyword(_)) | None => None,
+    };
+    producers.chain(graves).map(|id| TopicName::new(&settings.project, id)).collect()
+}

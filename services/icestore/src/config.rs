@@ -1,0 +1,163 @@
+//! The settings of icestore.
+
+use std::time::Duration;
+
+use pipeline::envelope::Input;
+use pipeline::{Limits, batch};
+use pubsub::{Endpoint, Graves, Subscription};
+use serde::{Deserialize, Serialize};
+use service::settings::{PORT, PROJECT, Variable, VariableKind};
+use service::{Faults, Http};
+
+use crate::key::Template;
+
+/// All settings. `example.yaml` beside the crate shows them with comments.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    pub project: String,
+    /// The subscription to read from.
+    pub subscription: Subscription,
+    /// The bucket.
+    pub storage: Storage,
+    /// What objects are called and what is in them.
+    pub archive: Archive,
+    /// Where messages go that can never succeed. Required.
+    pub dead_letters: Option<Graves>,
+    /// How Pub/Sub is reached.
+    pub pubsub: Endpoint,
+    /// Bounds, batches and waits.
+    pub pipeline: Limits,
+    /// Where the health server listens.
+    pub http: Http,
+    /// How long a drain may take.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+}
+
+/// The bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Storage {
+    /// Its name. Required.
+    pub bucket: String,
+    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
+    /// The variable `STORAGE_EMULATOR_HOST` wins.
+    pub endpoint: Option<String>,
+}
+
+/// What objects are called and what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Archive {
+    /// First part of every object's name; may be empty.
+    pub prefix: String,
+    /// Which messages share an object: `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time,
+    /// `{location}`, `{enrichment.NAME}` and `{attribute.NAME}`. What stands in `[ ]` is left out
+    /// when a value in it is missing; elsewhere a missing value becomes `unknown`.
+    pub batch_key: String,
+    /// How a message's data is read.
+    pub input: Input,
+    /// 1 (fast) to 9 (small).
+    pub compression_level: u32,
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self {
+            prefix: "archive".into(),
+            batch_key: Template::DEFAULT.into(),
+            input: Input::Auto,
+            compression_level: 1,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            project: String::new(),
+            // More than our own bound, so that open groups are written before Pub/Sub stops.
+            subscription: Subscription {
+                max_outstanding_messages: 50_000,
+                max_outstanding_bytes: 1024 * 1024 * 1024,
+                ..Subscription::default()
+            },
+            storage: Storage::default(),
+            archive: Archive::default(),
+            dead_letters: None,
+            pubsub: Endpoint::default(),
+            pipeline: Limits {
+                max_messages_in_flight: 40_000,
+                batch: batch::Limits {
+                    max_messages: 100_000,
+                    // A single-shot upload saves a round trip under about 8 MiB.
+                    max_bytes: 7 * 1024 * 1024,
+                    max_age: Duration::from_secs(60),
+                    max_idle: Duration::from_secs(60),
+                },
+                attempt_timeout: Duration::from_secs(60),
+                ..Limits::default()
+            },
+            http: Http::default(),
+            grace_period: Duration::from_secs(60),
+        }
+    }
+}
+
+impl service::Settings for Settings {
+    fn check(&self, faults: &mut Faults) {
+        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        self.subscription.check(faults);
+        faults.require(!self.storage.bucket.is_empty(), "storage.bucket", "required");
+        let is_url = self.storage.endpoint.as_deref().is_none_or(|url| {
+            url.starts_with("http://") || url.starts_with("https://")
+        });
+        faults.require(is_url, "storage.endpoint", "must be a URL such as http://localhost:8085");
+        if let Err(wrong) = Template::parse(&self.archive.batch_key) {
+            faults.add("archive.batch_key", wrong);
+        }
+        let prefix = &self.archive.prefix;
+        let is_safe = prefix.is_empty() || crate::key::is_safe_path(prefix);
+        let right = "must be levels between `/`, none of them empty, `.` or `..`";
+        faults.require(is_safe, "archive.prefix", right);
+        let level = self.archive.compression_level;
+        let right = format!("must be 1 to 9, is {level}");
+        faults.require((1..=9).contains(&level), "archive.compression_level", right);
+        Graves::check(self.dead_letters.as_ref(), true, faults);
+        self.pubsub.check(faults);
+        faults.limits("pipeline", &self.pipeline);
+        let outstanding = self.subscription.max_outstanding_messages;
+        faults.require(
+            self.pipeline.max_messages_in_flight <= outstanding,
+            "pipeline.max_messages_in_flight",
+            format!(
+                "must be at most subscription.max_outstanding_messages ({outstanding}), so that \
+                 open groups are written before Pub/Sub stops"
+            ),
+        );
+        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
+    fn explain(&self) -> Vec<String> {
+        self.dead_letters.iter().map(Graves::guarantee).collect()
+    }
+
+    fn variables() -> &'static [Variable] {
+        const EMULATOR: Variable = Variable {
+            name: "STORAGE_EMULATOR_HOST",
+            key: "storage.endpoint",
+            kind: VariableKind::EmulatorHost,
+        };
+        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+    }
+}

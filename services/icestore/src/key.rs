@@ -1,0 +1,259 @@
+//! Which messages share an object.
+
+use pipeline::{Envelope, Message};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+/// Longest value in a key, in bytes; an object's name has at most 1,024.
+const MAX_VALUE_BYTES: usize = 200;
+/// What stands for a value that is missing.
+const MISSING: &str = "unknown";
+
+/// Finds the batch key of a message: the folder of its object, made of safe levels.
+///
+/// Must give the same key for the same message. Values that come from data go through [`safe`].
+pub trait BatchKey: Send + Sync + 'static {
+    /// The key, such as `2025/06/15/loc-a`.
+    fn key(&self, message: &Message, envelope: &Envelope) -> String;
+}
+
+/// A key as settings describe it, such as `{yyyy}/{mm}/{dd}[/{location}]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Value(Field),
+    /// Left out when a value in it is missing.
+    Optional(Vec<Piece>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Field {
+    Year,
+    Month,
+    Day,
+    Hour,
+    Location,
+    Enrichment(String),
+    Attribute(String),
+}
+
+impl Template {
+    /// By day and, where it is known, location.
+    pub const DEFAULT: &'static str = "{yyyy}/{mm}/{dd}[/{location}]";
+
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while let Some(at) = rest.find('[') {
+            pieces.extend(parse_plain(&rest[..at])?);
+            let (inner, after) = rest[at + 1..].split_once(']').ok_or("`[` without `]`")?;
+            pieces.push(Piece::Optional(parse_plain(inner)?));
+            rest = after;
+        }
+        pieces.extend(parse_plain(rest)?);
+        // What is left out or filled in must not leave an empty level, so try the shortest key.
+        let shortest: String = pieces.iter().filter_map(|piece| piece.fill(&|_| Some("x".into()))).collect();
+        let without: String = pieces.iter().filter_map(|piece| piece.fill(&|_| None)).collect();
+        if is_safe_path(&shortest) && is_safe_path(&without) {
+            Ok(Self { pieces })
+        } else {
+            Err(format!("`{text}` must be levels between `/`, none of them empty, `.` or `..`"))
+        }
+    }
+}
+
+impl Default for Template {
+    fn default() -> Self {
+        let slash = || Piece::Text("/".into());
+        let location = Piece::Optional(vec![slash(), Piece::Value(Field::Location)]);
+        let [year, month, day] = [Field::Year, Field::Month, Field::Day].map(Piece::Value);
+        Self { pieces: vec![year, slash(), month, slash(), day, location] }
+    }
+}
+
+impl BatchKey for Template {
+    fn key(&self, message: &Message, envelope: &Envelope) -> String {
+        let time = envelope.publish_time.unwrap_or(message.publish_time);
+        let value = |field: &Field| field.value(time, message, envelope);
+        self.pieces.iter().filter_map(|piece| piece.fill(&value)).collect()
+    }
+}
+
+impl Piece {
+    /// The piece with its values; `None` when it is left out.
+    fn fill(&self, value: &dyn Fn(&Field) -> Option<String>) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Value(field) => Some(value(field).unwrap_or_else(|| MISSING.into())),
+            Self::Optional(pieces) => {
+                let is_whole = pieces.iter().all(|piece| match piece {
+                    Self::Value(field) => value(field).is_some(),
+                    Self::Text(_) | Self::Optional(_) => true,
+                });
+                is_whole.then(|| pieces.iter().filter_map(|piece| piece.fill(value)).collect())
+            }
+        }
+    }
+}
+
+impl Field {
+    fn parse(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "yyyy" => Self::Year,
+            "mm" => Self::Month,
+            "dd" => Self::Day,
+            "hh" => Self::Hour,
+            "location" => Self::Location,
+            _ => match name.split_once('.') {
+                Some(("enrichment", name)) if !name.is_empty() => Self::Enrichment(name.into()),
+                Some(("attribute", name)) if !name.is_empty() => Self::Attribute(name.into()),
+                _ => {
+                    return Err(format!(
+                        "`{{{name}}}` is not one of yyyy, mm, dd, hh, location, enrichment.NAME, \
+                         attribute.NAME"
+                    ));
+                }
+            },
+        })
+    }
+
+    fn value(&self, time: OffsetDateTime, message: &Message, envelope: &Envelope) -> Option<String> {
+        let enrichment = |name: &str| match envelope.enrichment.get(name)? {
+            Value::String(text) => safe(text),
+            value @ (Value::Number(_) | Value::Bool(_)) => safe(&value.to_string()),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        };
+        let attribute = |name: &str| safe(message.attributes.get(name)?);
+        match self {
+            Self::Year => Some(format!("{:04}", time.year())),
+            Self::Month => Some(format!("{:02}", u8::from(time.month()))),
+            Self::Day => Some(format!("{:02}", time.day())),
+            Self::Hour => Some(format!("{:02}", time.hour())),
+            Self::Location => enrichment("location").or_else(|| attribute("location")),
+            Self::Enrichment(name) => enrichment(name),
+            Self::Attribute(name) => attribute(name),
+        }
+    }
+}
+
+fn parse_plain(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').ok_or("`{` without `}`")?;
+        if !before.is_empty() {
+            pieces.push(Piece::Text(before.into()));
+        }
+        pieces.push(Piece::Value(Field::parse(name)?));
+        rest = after;
+    }
+    if rest.contains([']', '}', '[']) {
+        return Err(format!("`{rest}` has a bracket without its other half"));
+    }
+    if !rest.is_empty() {
+        pieces.push(Piece::Text(rest.into()));
+    }
+    Ok(pieces)
+}
+
+/// A value from data as a part of an object's name: without `..`, `/`, control characters and what
+/// Cloud Storage advises against. `None` when nothing is left.
+#[must_use]
+pub fn safe(value: &str) -> Option<String> {
+    let is_unsafe = |c: char| c.is_control() || "/\\#[]*?".contains(c);
+    let value: String = value.trim().chars().map(|c| if is_unsafe(c) { '_' } else { c }).collect();
+    let value = value.replace("..", "__");
+    let value = pipeline::dead_letter::cut(value, MAX_VALUE_BYTES);
+    match value.as_str() {
+        "" => None,
+        "." => Some("_".into()),
+        _ => Some(value),
+    }
+}
+
+/// Whether a text is levels between `/`, none of them empty, `.`, `..`, or with a control character.
+pub(crate) fn is_safe_path(text: &str) -> bool {
+    text.split('/').all(|level| {
+        !level.is_empty() && level != "." && !level.contains("..") && !level.contains(char::is_control)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn key(template: &str, message: &Message) -> String {
+        let envelope = Envelope::of(message, pipeline::envelope::Input::Auto).unwrap();
+        Template::parse(template).unwrap().key(message, &envelope)
+    }
+
+    fn enveloped(enrichment: &str) -> Message {
+        let json = format!(
+            r#"{{"id":"1","payload":null,"publishTime":"2025-06-15T10:30:00Z","enrichmentData":{enrichment}}}"#
+        );
+        Message::new(json)
+    }
+
+    #[test]
+    fn the_default_is_by_day_and_location() {
+        let message = enveloped(r#"{"location":"loc-a"}"#);
+
+        assert_eq!(key(Template::DEFAULT, &message), "2025/06/15/loc-a");
+        assert_eq!(key(Template::DEFAULT, &enveloped("{}")), "2025/06/15");
+        assert_eq!(Template::parse(Template::DEFAULT).unwrap(), Template::default());
+    }
+
+    #[test]
+    fn a_raw_message_uses_its_publish_time_and_attributes() {
+        let mut message = Message::new("raw").with_attribute("location", "loc-b");
+        message.publish_time = datetime!(2024-01-02 03:04:05 UTC);
+
+        assert_eq!(key(Template::DEFAULT, &message), "2024/01/02/loc-b");
+    }
+
+    #[test]
+    fn hive_style_and_own_fields_work() {
+        let message = enveloped(r#"{"site":7}"#).with_attribute("tenant", "acme");
+        let template = "date={yyyy}-{mm}-{dd}/hour={hh}/{enrichment.site}/{attribute.tenant}/{location}";
+
+        assert_eq!(key(template, &message), "date=2025-06-15/hour=10/7/acme/unknown");
+    }
+
+    #[test]
+    fn wrong_templates_say_what_would_be_right() {
+        for wrong in ["", "a//b", "/a", "a/", "{x}", "{yyyy", "a]", "[a", "..", "a/../b", "{enrichment.}"] {
+            assert!(Template::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_location_cannot_escape() {
+        let hostile = enveloped(r#"{"location":"../../x"}"#);
+
+        assert_eq!(key(Template::DEFAULT, &hostile), "2025/06/15/______x");
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_gives_a_safe_key(location in ".{0,300}") {
+            let message = Message::new("raw").with_attribute("location", location);
+
+            let key = key(Template::DEFAULT, &message);
+
+            prop_assert!(is_safe_path(&key), "{}", key);
+            prop_assert!(key.split('/').count() <= 4);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Gzip files that grow line by line, one object each.
+
+mod gzip;
+
+use bytes::Bytes;
+use pipeline::{Error, Join, Recovery, Refusal};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::archive::{Line, rfc3339};
+use crate::bucket::Bucket;
+use crate::config::Archive;
+use gzip::{Compressor, Growing};
+
+/// Version of the objects' format, in their metadata.
+const FORMAT_VERSION: &str = "1";
+
+/// Uploads each batch as one object, under a name that is fixed when the batch is closed.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    bucket: Bucket,
+    prefix: String,
+    level: u32,
+}
+
+impl Sink {
+    /// A sink that uploads to `bucket`.
+    #[must_use]
+    pub fn new(bucket: Bucket, settings: &Archive) -> Self {
+        Self { bucket, prefix: settings.prefix.clone(), level: settings.compression_level }
+    }
+}
+
+/// A file that grows.
+#[derive(Debug)]
+pub struct Group {
+    key: String,
+    file: Growing,
+    records: u64,
+    first: OffsetDateTime,
+    last: OffsetDateTime,
+}
+
+/// A whole object, not uploaded yet.
+#[derive(Debug)]
+pub struct Object {
+    /// Its name in the bucket.
+    pub name: String,
+    /// Its content, gzip.
+    pub content: Bytes,
+    /// What its metadata says.
+    pub metadata: Vec<(&'static str, String)>,
+}
+
+impl pipeline::Sink for Sink {
+    type Record = Line;
+    type Key = String;
+    type Batch = Group;
+    type Sealed = Object;
+    type Scratch = Compressor;
+
+    /// Lines are never refused once they are in a file, so the originals need not be kept.
+    const KEEPS_ORIGINALS: bool = false;
+
+    fn scratch(&self) -> Compressor {
+        Compressor::new(self.level)
+    }
+
+    fn key(&self, line: &Line) -> String {
+        line.key.clone()
+    }
+
+    fn open(&self, key: &String) -> Group {
+        let (first, last) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
+        Group { key: key.clone(), file: Growing::default(), records: 0, first, last }
+    }
+
+    fn join(
+        &self,
+        group: &mut Group,
+        line: Line,
+        compressor: &mut Compressor,
+    ) -> Result<usize, Join<Line>> {
+        let written = group.file.write(&line.bytes, compressor);
+        written.map_err(|error| Join::Refused(Recovery::Retry.because("compress line", error)))?;
+        (group.first, group.last) = match group.records {
+            0 => (line.time, line.time),
+            _ => (group.first.min(line.time), group.last.max(line.time)),
+        };
+        group.records += 1;
+        Ok(group.file.memory())
+    }
+
+    fn seal(&self, group: Group, compressor: &mut Compressor) -> Object {
+        let folder = [self.prefix.as_str(), &group.key].map(|part| part.trim_matches('/'));
+        let folder = folder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        let time = |time| rfc3339(time).unwrap_or_default();
+        Object {
+            name: format!("{folder}/{}.jsonl.gz", Uuid::now_v7()),
+            content: group.file.finish(compressor),
+            metadata: vec![
+                ("records", group.records.to_string()),
+                ("first_event_time", time(group.first)),
+                ("last_event_time", time(group.last)),
+                ("format_version", FORMAT_VERSION.into()),
+            ],
+        }
+    }
+
+    async fn write(&self, object: &Object) -> Result<Vec<Refusal>, Error> {
+        self.bucket.create(object).await?;
+        Ok(Vec::new())
+    }
+
+    /// An object is never at fault for one of its lines.
+    fn split(&self, _object: &Object, _at: usize) -> Option<(Object, Object)> {
+        None
+    }
+}

@@ -1,0 +1,304 @@
+//! The settings of ingestion.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pipeline::backoff::Backoff;
+use pipeline::{Limits, batch};
+use pubsub::{Endpoint, Graves};
+use serde::{Deserialize, Serialize};
+use service::settings::{PORT, PROJECT, Variable};
+use service::{Faults, Http};
+
+use crate::{guarantee, routes};
+
+/// All settings. `example.yaml` beside the crate shows them with comments.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    pub project: String,
+    /// The broker.
+    pub mqtt: Mqtt,
+    /// Which topics go where; the keys are free names. At least one.
+    pub routes: BTreeMap<String, Route>,
+    /// The destinations that routes name. Each is used by a route.
+    pub producers: BTreeMap<String, Producer>,
+    /// Where ids and event times come from.
+    pub identity: Identity,
+    /// Where messages go that can never succeed. Required; `subscription` is refused here.
+    pub dead_letters: Option<Graves>,
+    /// How Pub/Sub is reached.
+    pub pubsub: Endpoint,
+    /// Bounds, batches and waits.
+    pub pipeline: Limits,
+    /// Where the health server listens.
+    pub http: Http,
+    /// How long a drain may take.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+}
+
+/// The broker, and how we appear to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Mqtt {
+    /// `mqtt://host:port`. Required.
+    pub url: String,
+    /// The version of the protocol.
+    pub protocol: Protocol,
+    /// First part of the client id `<name>-<ordinal>-<connection>`, which must stay the same so that
+    /// the broker knows our session.
+    pub name: String,
+    /// Second part; by default the number at the end of the host's name, as a StatefulSet gives it,
+    /// else 0.
+    pub ordinal: Option<u32>,
+    /// Between two pings; 5s to 18h.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
+    /// Longest wait for a connection.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Waits between connection attempts, for ever.
+    pub reconnect: Backoff,
+    /// How long the broker keeps our session while we are away (MQTT 5); 0 is refused.
+    #[serde(with = "humantime_serde")]
+    pub session_expiry: Duration,
+    /// Most messages that the broker sends before we acknowledge the first (MQTT 5); 1 to 65535.
+    pub receive_maximum: u16,
+    /// Largest packet; 1 KiB to 256 MiB, at least the broker's own limit.
+    pub max_packet_bytes: u32,
+    /// Most bytes of messages that are not acknowledged yet. Beyond it the connection is closed until
+    /// half of them are settled; the broker sends the others again.
+    pub max_bytes_in_flight: usize,
+    /// Most QoS 0 messages that wait for the pipeline; those beyond it are dropped and counted.
+    pub max_qos0_waiting: usize,
+    /// What becomes of messages that the broker had retained.
+    pub retained: Retained,
+}
+
+/// A version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Protocol {
+    /// MQTT 5.
+    #[serde(rename = "5")]
+    V5,
+    /// MQTT 3.1.1.
+    #[serde(rename = "3.1.1")]
+    V4,
+}
+
+/// What becomes of retained messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Retained {
+    /// They are carried, with the attribute `mqtt_retain`.
+    Keep,
+    /// They are acknowledged and counted.
+    Drop,
+}
+
+/// Which messages go where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Route {
+    /// Where messages come from.
+    pub source: RouteSource,
+    /// Where they go.
+    pub destination: RouteDestination,
+    /// More attributes; `{name}` stands for a capture.
+    pub attributes: BTreeMap<String, String>,
+    /// Smaller payloads are acknowledged and counted, not sent.
+    pub min_payload_bytes: Option<usize>,
+    /// Larger payloads are acknowledged and counted, not sent.
+    pub max_payload_bytes: Option<usize>,
+    /// Lets this filter overlap with another one, where the broker may deliver twice.
+    pub allow_overlap: bool,
+}
+
+/// A topic filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct RouteSource {
+    /// The filter; `{name}` in place of a level subscribes to `+` and captures the level. Required.
+    pub mqtt_topic: String,
+    /// 0 or 1; 2 is taken as 1.
+    pub qos: u8,
+}
+
+/// A producer, by its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct RouteDestination {
+    /// A key of `producers`. Required.
+    pub route_name: String,
+}
+
+/// A destination.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Producer {
+    /// The Pub/Sub topic's id in the project, or its full name. Required.
+    pub topic_id: String,
+}
+
+/// Where ids and event times come from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Identity {
+    /// JSON pointer into the payload to a given id. It must stay unique after a device's reboot.
+    pub id_pointer: Option<String>,
+    /// MQTT 5 user property with a given id; wins over the pointer.
+    pub id_property: Option<String>,
+    /// JSON pointer into the payload to the event time: RFC 3339, or epoch seconds or milliseconds.
+    pub event_time_pointer: Option<String>,
+    /// The oldest event time taken as such.
+    #[serde(with = "humantime_serde")]
+    pub max_past: Duration,
+    /// The furthest event time in the future taken as such.
+    #[serde(with = "humantime_serde")]
+    pub max_future: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            project: String::new(),
+            mqtt: Mqtt::default(),
+            routes: BTreeMap::new(),
+            producers: BTreeMap::new(),
+            identity: Identity::default(),
+            dead_letters: None,
+            pubsub: Endpoint::default(),
+            // MQTT's window is small, so a message never waits for others to fill its batch.
+            pipeline: Limits {
+                batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
+                ..Limits::default()
+            },
+            http: Http::default(),
+            grace_period: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            protocol: Protocol::V5,
+            name: "ingestion".into(),
+            ordinal: None,
+            keep_alive: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            reconnect: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(120) },
+            session_expiry: Duration::from_secs(7 * 24 * 3600),
+            receive_maximum: 1000,
+            max_packet_bytes: 16 * 1024 * 1024,
+            max_bytes_in_flight: 64 * 1024 * 1024,
+            max_qos0_waiting: 1000,
+            retained: Retained::Keep,
+        }
+    }
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 3600);
+        Self {
+            id_pointer: None,
+            id_property: None,
+            event_time_pointer: None,
+            max_past: 30 * day,
+            max_future: day,
+        }
+    }
+}
+
+impl Mqtt {
+    /// Host and port of the broker, unless the URL is wrong.
+    #[must_use]
+    pub fn address(&self) -> Option<(&str, u16)> {
+        let address = self.url.strip_prefix("mqtt://")?.trim_end_matches('/');
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "1883"));
+        (!host.is_empty()).then_some(())?;
+        Some((host, port.parse().ok()?))
+    }
+
+    /// The stable client id.
+    #[must_use]
+    pub fn client_id(&self) -> String {
+        let of_host = || {
+            let host = std::env::var("HOSTNAME").ok()?;
+            host.rsplit_once('-')?.1.parse().ok()
+        };
+        let ordinal: u32 = self.ordinal.or_else(of_host).unwrap_or(0);
+        format!("{}-{ordinal}-0", self.name)
+    }
+
+    fn check(&self, faults: &mut Faults) {
+        let keep_alive = Duration::from_secs(5)..=Duration::from_secs(65_535);
+        let checks = [
+            (
+                self.address().is_some(),
+                "url",
+                "required, as mqtt://host:port (TLS is not supported yet)",
+            ),
+            (!self.name.is_empty(), "name", "must not be empty"),
+            (keep_alive.contains(&self.keep_alive), "keep_alive", "must be 5s to 65535s"),
+            (self.connect_timeout.as_secs() > 0, "connect_timeout", "must be at least 1s"),
+            (!self.reconnect.min.is_zero(), "reconnect.min", "must be above zero"),
+            (self.reconnect.max >= self.reconnect.min, "reconnect.max", "must be at least min"),
+            (
+                self.session_expiry.as_secs() > 0,
+                "session_expiry",
+                "must be at least 1s: without a session the broker forgets what we miss",
+            ),
+            (self.receive_maximum > 0, "receive_maximum", "must be 1 to 65535"),
+            (
+                (1024..=256 * 1024 * 1024).contains(&self.max_packet_bytes),
+                "max_packet_bytes",
+                "must be 1024 to 268435456",
+            ),
+            (self.max_bytes_in_flight > 0, "max_bytes_in_flight", "must be at least 1"),
+            (self.max_qos0_waiting > 0, "max_qos0_waiting", "must be at least 1"),
+        ];
+        for (is_right, key, right) in checks {
+            faults.require(is_right, &format!("mqtt.{key}"), right);
+        }
+    }
+}
+
+impl service::Settings for Settings {
+    fn check(&self, faults: &mut Faults) {
+        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        self.mqtt.check(faults);
+        routes::check(self, faults);
+        for (key, pointer) in [
+            ("identity.id_pointer", &self.identity.id_pointer),
+            ("identity.event_time_pointer", &self.identity.event_time_pointer),
+        ] {
+            let is_pointer = pointer.as_ref().is_none_or(|pointer| pointer.starts_with('/'));
+            faults.require(is_pointer, key, "must be a JSON pointer such as /meta/id");
+        }
+        Graves::check(self.dead_letters.as_ref(), false, faults);
+        self.pubsub.check(faults);
+        faults.limits("pipeline", &self.pipeline);
+        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
+    fn explain(&self) -> Vec<String> {
+        guarantee::of(self, false)
+    }
+
+    fn variables() -> &'static [Variable] {
+        &[PORT, PROJECT, Endpoint::VARIABLE]
+    }
+}

@@ -1,0 +1,156 @@
+//! The id and the event time of a message.
+
+use std::time::Duration;
+
+use pipeline::Message;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use crate::config::Identity;
+use crate::metrics::Metrics;
+
+/// Longest given id, in characters.
+const MAX_ID_CHARS: usize = 128;
+/// Numbers from here on are milliseconds: as seconds they would lie beyond the year 5138.
+const FIRST_MILLISECONDS: f64 = 1e11;
+
+/// Id and event time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identified {
+    /// The envelope's id.
+    pub id: String,
+    /// The event time, or the time of receipt.
+    pub time: OffsetDateTime,
+    /// The event time as it was given, where it was out of bounds.
+    pub raw_time: Option<String>,
+}
+
+/// Finds the id and the event time that the settings ask for.
+#[must_use]
+pub fn identify(message: &Message, topic: &str, settings: &Identity, metrics: &Metrics) -> Identified {
+    let needs_payload = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
+    // What is no JSON has neither; that is no fault of the message.
+    let payload = needs_payload.then(|| serde_json::from_slice::<Value>(&message.data).ok()).flatten();
+    let at = |pointer: &Option<String>| payload.as_ref()?.pointer(pointer.as_deref()?);
+
+    let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
+    let given = property.cloned().or_else(|| at(&settings.id_pointer).and_then(as_text));
+    let id = match given {
+        Some(given) if (1..=MAX_ID_CHARS).contains(&given.chars().count()) => hash(topic, &given),
+        Some(_) => {
+            metrics.replace("id_length");
+            Uuid::now_v7().to_string()
+        }
+        None => Uuid::now_v7().to_string(),
+    };
+    let mut identified = Identified { id, time: message.publish_time, raw_time: None };
+    if let Some(given) = at(&settings.event_time_pointer) {
+        match event_time(given).filter(|time| is_within(*time, message.publish_time, settings)) {
+            Some(time) => identified.time = time,
+            None => {
+                metrics.replace("event_time");
+                identified.raw_time = Some(as_text(given).unwrap_or_else(|| given.to_string()));
+            }
+        }
+    }
+    identified
+}
+
+/// A fixed length, whatever was given: half of a SHA-256 over topic and id.
+fn hash(topic: &str, id: &str) -> String {
+    let digest = Sha256::new().chain_update(topic).chain_update([0]).chain_update(id).finalize();
+    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn as_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn event_time(given: &Value) -> Option<OffsetDateTime> {
+    if let Value::String(text) = given {
+        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        return Some(time.to_offset(time::UtcOffset::UTC));
+    }
+    let number = given.as_f64()?;
+    let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
+    let millis = (seconds * 1000.0).round();
+    // Far beyond any time, and within what an i128 holds.
+    (millis.abs() < 1e15).then_some(())?;
+    OffsetDateTime::from_unix_timestamp_nanos(millis as i128 * 1_000_000).ok()
+}
+
+fn is_within(time: OffsetDateTime, received: OffsetDateTime, settings: &Identity) -> bool {
+    let span = |duration: Duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
+    let oldest = received.checked_sub(span(settings.max_past));
+    let newest = received.checked_add(span(settings.max_future));
+    oldest.is_none_or(|oldest| time >= oldest) && newest.is_none_or(|newest| time <= newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const RECEIVED: OffsetDateTime = datetime!(2025-06-15 10:00:00 UTC);
+
+    fn identified(payload: &str) -> Identified {
+        let settings = Identity {
+            id_pointer: Some("/id".into()),
+            event_time_pointer: Some("/at".into()),
+            ..Identity::default()
+        };
+        let mut message = Message::new(payload.to_owned());
+        message.publish_time = RECEIVED;
+        identify(&message, "devices/a/up", &settings, &Metrics::default())
+    }
+
+    #[test]
+    fn a_given_id_becomes_a_hash_of_topic_and_id() {
+        let (one, same, other) =
+            (identified(r#"{"id":"7"}"#), identified(r#"{"id":7}"#), identified(r#"{"id":"8"}"#));
+
+        assert_eq!(one.id.len(), 32);
+        assert_eq!(one.id, same.id);
+        assert_ne!(one.id, other.id);
+        assert_ne!(one.id, hash("devices/b/up", "7"));
+    }
+
+    #[test]
+    fn without_a_usable_id_each_message_gets_its_own() {
+        let long = format!(r#"{{"id":"{}"}}"#, "x".repeat(129));
+
+        for payload in ["{}", "no json", r#"{"id":""}"#, r#"{"id":[]}"#, &long] {
+            let (one, other) = (identified(payload), identified(payload));
+            assert!(Uuid::parse_str(&one.id).is_ok(), "{payload}");
+            assert_ne!(one.id, other.id, "{payload}");
+        }
+    }
+
+    #[test]
+    fn event_times_come_as_text_seconds_or_milliseconds() {
+        for given in ["\"2025-06-15T11:30:00.5+02:00\"", "1749979800.5", "1749979800500"] {
+            let found = identified(&format!(r#"{{"at":{given}}}"#));
+            assert_eq!(found.time, datetime!(2025-06-15 09:30:00.5 UTC), "{given}");
+            assert_eq!(found.raw_time, None);
+        }
+    }
+
+    #[test]
+    fn an_event_time_out_of_bounds_is_kept_beside_the_time_of_receipt() {
+        for given in ["0", "\"2025-06-17T00:00:00Z\"", "\"soon\"", "1e300", "true"] {
+            let found = identified(&format!(r#"{{"at":{given}}}"#));
+            assert_eq!(found.time, RECEIVED, "{given}");
+            assert_eq!(found.raw_time.as_deref(), Some(given.trim_matches('"')).map(|text| {
+                if text == "1e300" { "1e+300" } else { text }
+            }), "{given}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What ingestion counts beside its pipeline, under `dataflow_ingestion_...`.
+
+use pipeline::metrics::Reason;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+/// Counters; clones share their values.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics {
+    /// Connections that ended.
+    pub reconnects: Counter,
+    /// Sessions that the broker did not have any more: messages may be missing.
+    pub possible_gaps: Counter,
+    /// QoS 0 messages dropped because too many waited.
+    pub qos0_dropped: Counter,
+    /// What was not used as it came: ids, event times, user properties.
+    pub replaced: Family<Reason, Counter>,
+}
+
+impl Metrics {
+    /// Enters all metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("dataflow_ingestion");
+        registry.register("reconnects", "Connections that ended", self.reconnects.clone());
+        registry.register(
+            "possible_gaps",
+            "Sessions that the broker did not have any more",
+            self.possible_gaps.clone(),
+        );
+        registry.register(
+            "qos0_dropped_messages",
+            "QoS 0 messages dropped because too many waited",
+            self.qos0_dropped.clone(),
+        );
+        registry.register(
+            "replaced_values",
+            "Given ids, event times and properties that could not be used, by reason",
+            self.replaced.clone(),
+        );
+    }
+
+    pub(crate) fn replace(&self, reason: &'static str) {
+        self.replaced.get_or_create(&Reason { reason }).inc();
+    }
+}

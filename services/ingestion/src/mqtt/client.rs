@@ -1,0 +1,202 @@
+//! One connection to a broker, the same for MQTT 5 and 3.1.1.
+
+use bytes::Bytes;
+use rumqttc::v5::mqttbytes::v5 as packets5;
+use rumqttc::{mqttbytes::v4 as packets4, v5};
+
+use crate::config::{Mqtt, Protocol};
+use crate::routes::Subscription;
+
+/// Room for what we ask the client to send beside acknowledgements.
+const OTHER_REQUESTS: usize = 16;
+
+/// What the broker said.
+#[derive(Debug)]
+pub(super) enum Event {
+    Connected { session_present: bool },
+    /// One answer for each filter; an error says why it was refused.
+    Subscribed(Vec<Result<(), String>>),
+    Published(Published),
+    /// Nothing that matters here.
+    Other,
+}
+
+/// A message from the broker.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub topic: Bytes,
+    pub payload: Bytes,
+    pub is_retained: bool,
+    /// `None` for QoS 0.
+    pub packet_id: Option<u16>,
+    pub properties: Vec<(String, String)>,
+}
+
+/// The sending half of a connection.
+pub(super) enum Client {
+    V5(v5::AsyncClient),
+    V4(rumqttc::AsyncClient),
+}
+
+/// The polling half of a connection. A future of [`EventLoop::poll`] that is dropped may lose what it
+/// was sending, so it is dropped only with its connection.
+pub(super) enum EventLoop {
+    V5(Box<v5::EventLoop>),
+    V4(Box<rumqttc::EventLoop>),
+}
+
+/// A fresh connection: nothing of an earlier one can come out of it. It connects when polled.
+pub(super) fn open(settings: &Mqtt) -> (Client, EventLoop) {
+    let (host, port) = settings.address().unwrap_or(("localhost", 1883));
+    let requests = usize::from(u16::MAX) + OTHER_REQUESTS;
+    match settings.protocol {
+        Protocol::V5 => {
+            let mut options = v5::MqttOptions::new(settings.client_id(), host, port);
+            options.set_clean_start(false);
+            options.set_manual_acks(true);
+            options.set_keep_alive(settings.keep_alive);
+            options.set_connection_timeout(settings.connect_timeout.as_secs());
+            options.set_receive_maximum(Some(settings.receive_maximum));
+            options.set_max_packet_size(Some(settings.max_packet_bytes));
+            let expiry = u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
+            options.set_session_expiry_interval(Some(expiry));
+            let (client, eventloop) = v5::AsyncClient::new(options, requests);
+            (Client::V5(client), EventLoop::V5(Box::new(eventloop)))
+        }
+        Protocol::V4 => {
+            let mut options = rumqttc::MqttOptions::new(settings.client_id(), host, port);
+            options.set_clean_session(false);
+            options.set_manual_acks(true);
+            options.set_keep_alive(settings.keep_alive);
+            let largest = settings.max_packet_bytes as usize;
+            options.set_max_packet_size(largest, largest);
+            let (client, mut eventloop) = rumqttc::AsyncClient::new(options, requests);
+            let mut network = eventloop.network_options();
+            network.set_connection_timeout(settings.connect_timeout.as_secs());
+            eventloop.set_network_options(network);
+            (Client::V4(client), EventLoop::V4(Box::new(eventloop)))
+        }
+    }
+}
+
+impl Client {
+    /// Acknowledges a message; false when there is no room for the request now.
+    pub(super) fn try_ack(&self, packet_id: u16) -> bool {
+        match self {
+            Self::V5(client) => {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                let mut publish = packets5::Publish::new("", qos, Bytes::new(), None);
+                publish.pkid = packet_id;
+                client.try_ack(&publish).is_ok()
+            }
+            Self::V4(client) => {
+                let mut publish =
+                    packets4::Publish::new("", rumqttc::QoS::AtLeastOnce, Vec::<u8>::new());
+                publish.pkid = packet_id;
+                client.try_ack(&publish).is_ok()
+            }
+        }
+    }
+
+    /// Subscribes; false when there is no room for the request now.
+    pub(super) fn try_subscribe(&self, filters: &[Subscription]) -> bool {
+        match self {
+            Self::V5(client) => {
+                let filters = filters.iter().map(|subscription| {
+                    let qos = match subscription.qos {
+                        0 => v5::mqttbytes::QoS::AtMostOnce,
+                        _ => v5::mqttbytes::QoS::AtLeastOnce,
+                    };
+                    let mut filter = packets5::Filter::new(&subscription.filter, qos);
+                    // Retain handling 1: a resumed subscription does not bring them all again.
+                    filter.retain_forward_rule = packets5::RetainForwardRule::OnNewSubscribe;
+                    filter
+                });
+                client.try_subscribe_many(filters).is_ok()
+            }
+            Self::V4(client) => {
+                let filters = filters.iter().map(|subscription| {
+                    let qos = match subscription.qos {
+                        0 => rumqttc::QoS::AtMostOnce,
+                        _ => rumqttc::QoS::AtLeastOnce,
+                    };
+                    rumqttc::SubscribeFilter::new(subscription.filter.clone(), qos)
+                });
+                client.try_subscribe_many(filters).is_ok()
+            }
+        }
+    }
+
+    /// Says good-bye; the session stays.
+    pub(super) fn try_disconnect(&self) -> bool {
+        match self {
+            Self::V5(client) => client.try_disconnect().is_ok(),
+            Self::V4(client) => client.try_disconnect().is_ok(),
+        }
+    }
+}
+
+impl EventLoop {
+    /// The next thing that the broker says, or why the connection ended. Not cancel safe.
+    pub(super) async fn poll(&mut self) -> Result<Event, String> {
+        match self {
+            Self::V5(eventloop) => match eventloop.poll().await {
+                Ok(v5::Event::Incoming(packet)) => Ok(event5(packet)),
+                Ok(v5::Event::Outgoing(_)) => Ok(Event::Other),
+                Err(error) => Err(error.to_string()),
+            },
+            Self::V4(eventloop) => match eventloop.poll().await {
+                Ok(rumqttc::Event::Incoming(packet)) => Ok(event4(packet)),
+                Ok(rumqttc::Event::Outgoing(_)) => Ok(Event::Other),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+fn event5(packet: v5::Incoming) -> Event {
+    match packet {
+        v5::Incoming::ConnAck(ack) => Event::Connected { session_present: ack.session_present },
+        v5::Incoming::SubAck(ack) => {
+            let answer = |code: &packets5::SubscribeReasonCode| match code {
+                packets5::SubscribeReasonCode::Success(_) => Ok(()),
+                refused => Err(format!("{refused:?}")),
+            };
+            Event::Subscribed(ack.return_codes.iter().map(answer).collect())
+        }
+        v5::Incoming::Publish(publish) => {
+            let has_id = publish.qos != v5::mqttbytes::QoS::AtMostOnce;
+            Event::Published(Published {
+                topic: publish.topic,
+                payload: publish.payload,
+                is_retained: publish.retain,
+                packet_id: has_id.then_some(publish.pkid),
+                properties: publish.properties.map(|given| given.user_properties).unwrap_or_default(),
+            })
+        }
+        // Pings, and answers to what we never send.
+        _ => Event::Other,
+    }
+}
+
+fn event4(packet: rumqttc::Incoming) -> Event {
+    match packet {
+        rumqttc::Incoming::ConnAck(ack) => Event::Connected { session_present: ack.session_present },
+        rumqttc::Incoming::SubAck(ack) => {
+            let answer = |code: &packets4::SubscribeReasonCode| match code {
+                packets4::SubscribeReasonCode::Success(_) => Ok(()),
+                packets4::SubscribeReasonCode::Failure => Err("refused".to_owned()),
+            };
+            Event::Subscribed(ack.return_codes.iter().map(answer).collect())
+        }
+        rumqttc::Incoming::Publish(publish) => Event::Published(Published {
+            topic: publish.topic.into(),
+            payload: publish.payload,
+            is_retained: publish.retain,
+            packet_id: (publish.qos != rumqttc::QoS::AtMostOnce).then_some(publish.pkid),
+            properties: Vec::new(),
+        }),
+        // Pings, and answers to what we never send.
+        _ => Event::Other,
+    }
+}

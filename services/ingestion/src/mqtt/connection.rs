@@ -1,0 +1,258 @@
+//! The life of the connection: polled without a pause, opened again after every failure.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pipeline::message::attribute;
+use pipeline::{Delivery, Message, Settlement, Verdict};
+use service::Condition;
+use time::OffsetDateTime;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::client::{self, Client, Event, Published};
+use super::window::Window;
+use crate::config::Mqtt;
+use crate::metrics::Metrics;
+use crate::routes::Subscription;
+
+/// Longest wait for the last acknowledgements to leave at a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Connection {
+    settings: Mqtt,
+    filters: Vec<Subscription>,
+    outbox: mpsc::Sender<Delivery>,
+    metrics: Metrics,
+    condition: Condition,
+    /// Bytes handed out and not settled, over all epochs.
+    bytes: Arc<AtomicUsize>,
+    /// Since when there is no connection, for one that was there before.
+    lost_at: Option<OffsetDateTime>,
+    is_first: bool,
+}
+
+/// What belongs to one connection: nothing of it outlives that.
+struct Epoch {
+    client: Client,
+    window: Window,
+    verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
+    /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
+    report: mpsc::UnboundedSender<(u64, Verdict)>,
+    is_subscribed: bool,
+}
+
+impl Connection {
+    pub(super) fn new(
+        settings: Mqtt,
+        filters: Vec<Subscription>,
+        outbox: mpsc::Sender<Delivery>,
+        (metrics, condition): (Metrics, Condition),
+    ) -> Self {
+        Self {
+            settings,
+            filters,
+            outbox,
+            metrics,
+            condition,
+            bytes: Arc::default(),
+            lost_at: None,
+            is_first: true,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut waits = self.settings.reconnect.waits();
+        self.condition.not_ready(format!("connecting to {}", self.settings.url));
+        loop {
+            let Err((reason, was_subscribed)) = self.connected(&mut stop).await else { return };
+            if was_subscribed {
+                waits.reset();
+                self.metrics.reconnects.inc();
+                self.lost_at = Some(OffsetDateTime::now_utc());
+            }
+            self.condition.not_ready(format!("{}: {reason}", self.settings.url));
+            tokio::select! {
+                () = sleep(waits.next_wait()) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            tokio::select! {
+                () = self.relieved() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    /// Lives through one connection; returns once asked to stop, or fails with the reason for its end
+    /// and whether it had come as far as being subscribed.
+    async fn connected(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), (String, bool)> {
+        let (client, mut eventloop) = client::open(&self.settings);
+        let (report, verdicts) = mpsc::unbounded_channel();
+        let window = Window::default();
+        let mut epoch = Epoch { client, window, verdicts, report, is_subscribed: false };
+        loop {
+            let event = {
+                let poll = eventloop.poll();
+                tokio::pin!(poll);
+                // Verdicts are taken beside the same poll, which must not be dropped.
+                loop {
+                    tokio::select! {
+                        event = &mut poll => break Some(event),
+                        Some(verdict) = epoch.verdicts.recv() => {
+                            epoch.settle(verdict).map_err(|reason| (reason, epoch.is_subscribed))?;
+                        }
+                        _ = stop.wait_for(|stop| *stop) => break None,
+                    }
+                }
+            };
+            let Some(event) = event else {
+                // What cannot be sent in this time comes again.
+                drop(timeout(CLOSE_TIMEOUT, epoch.say_goodbye(&mut eventloop)).await);
+                return Ok(());
+            };
+            let handled = event.and_then(|event| self.handle(&mut epoch, event));
+            handled.map_err(|reason| (reason, epoch.is_subscribed))?;
+            epoch.send_acks();
+        }
+    }
+
+    fn handle(&mut self, epoch: &mut Epoch, event: Event) -> Result<(), String> {
+        match event {
+            Event::Connected { session_present } => {
+                self.note_session(session_present);
+                self.condition.not_ready("subscribing");
+                // At every start of the process, and whenever the broker does not know us: a new
+                // connection of the same session would keep its subscriptions, but a changed filter
+                // must be told.
+                if !epoch.client.try_subscribe(&self.filters) {
+                    return Err("the subscription could not be requested".into());
+                }
+            }
+            Event::Subscribed(answers) => {
+                let refused = self.filters.iter().zip(&answers);
+                let refused = refused.filter_map(|(filter, answer)| Some((filter, answer.as_ref().err()?)));
+                let refused: Vec<_> =
+                    refused.map(|(filter, why)| format!("{} ({why})", filter.filter)).collect();
+                if !refused.is_empty() {
+                    return Err(format!("the broker refused the subscription to {}", refused.join(", ")));
+                }
+                epoch.is_subscribed = true;
+                self.is_first = false;
+                self.condition.ready();
+            }
+            Event::Published(published) => return self.deliver(epoch, published),
+            Event::Other => {}
+        }
+        Ok(())
+    }
+
+    fn note_session(&mut self, session_present: bool) {
+        let lost_at = self.lost_at.take();
+        if session_present {
+            info!("the broker resumed our session");
+        } else if let (false, Some(since)) = (self.is_first, lost_at) {
+            self.metrics.possible_gaps.inc();
+            let until = OffsetDateTime::now_utc();
+            warn!(%since, %until, "the broker lost our session: messages of this time may be missing");
+        } else {
+            info!("the broker has no session of ours yet: it keeps messages from now on");
+        }
+    }
+
+    fn deliver(&self, epoch: &mut Epoch, published: Published) -> Result<(), String> {
+        let size = published.payload.len();
+        let packet_id = published.packet_id;
+        let place = packet_id.map(|packet_id| epoch.window.push(packet_id));
+        let report = epoch.report.clone();
+        let bytes = Arc::clone(&self.bytes);
+        bytes.fetch_add(size, Ordering::Relaxed);
+        let settle = move |verdict| {
+            bytes.fetch_sub(size, Ordering::Relaxed);
+            if let Some(place) = place {
+                // An error means that the connection has ended: the broker sends it again.
+                report.send((place, verdict)).unwrap_or_default();
+            }
+        };
+        let delivery = Delivery::new(message(published), Settlement::new(settle, None));
+        match (self.outbox.try_send(delivery), packet_id) {
+            (Ok(()), _) => {}
+            (Err(TrySendError::Full(_)), None) => {
+                self.metrics.qos0_dropped.inc();
+                return Ok(());
+            }
+            (Err(TrySendError::Full(_)), Some(_)) => {
+                return Err("the broker sent more than its window allows".into());
+            }
+            (Err(TrySendError::Closed(_)), _) => return Ok(()),
+        }
+        let held = self.bytes.load(Ordering::Relaxed);
+        let limit = self.settings.max_bytes_in_flight;
+        if held > limit {
+            return Err(format!("{held} bytes wait, at most {limit} may (mqtt.max_bytes_in_flight)"));
+        }
+        Ok(())
+    }
+
+    /// Waits until half of what may be in flight is free.
+    async fn relieved(&self) {
+        const INTERVAL: Duration = Duration::from_millis(50);
+        while self.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight / 2 {
+            sleep(INTERVAL).await;
+        }
+    }
+}
+
+impl Epoch {
+    fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
+        match verdict {
+            Verdict::Ack => {
+                self.window.ack(place);
+                self.send_acks();
+                Ok(())
+            }
+            // MQTT cannot hand one message back, but a new connection brings it again.
+            Verdict::Nack => Err("a message could not be settled".into()),
+        }
+    }
+
+    /// Sends the acknowledgements that are due, as far as there is room for them.
+    fn send_acks(&mut self) {
+        while let Some(packet_id) = self.window.due() {
+            if !self.client.try_ack(packet_id) {
+                return;
+            }
+            self.window.pop();
+        }
+    }
+
+    /// Sends the acknowledgements that are due, then DISCONNECT, and waits until the connection has ended.
+    async fn say_goodbye(&mut self, eventloop: &mut client::EventLoop) {
+        while let Ok((place, verdict)) = self.verdicts.try_recv() {
+            if verdict == Verdict::Ack {
+                self.window.ack(place);
+            }
+        }
+        self.send_acks();
+        if self.client.try_disconnect() {
+            while eventloop.poll().await.is_ok() {}
+        }
+    }
+}
+
+fn message(published: Published) -> Message {
+    let mut message = Message::new(published.payload);
+    for (name, value) in published.properties {
+        if !attribute::is_reserved(&name) {
+            message.attributes.insert(name, value);
+        }
+    }
+    let topic = String::from_utf8_lossy(&published.topic).into_owned();
+    message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
+    if published.is_retained {
+        message.attributes.insert(attribute::MQTT_RETAIN.into(), "true".into());
+    }
+    message
+}

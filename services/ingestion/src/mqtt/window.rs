@@ -1,0 +1,74 @@
+//! What the broker waits for: acknowledgements in the order of the PUBLISHes.
+
+use std::collections::VecDeque;
+
+/// The unacknowledged messages of one connection, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    slots: VecDeque<Slot>,
+    first: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    packet_id: u16,
+    is_acked: bool,
+}
+
+impl Window {
+    /// Adds a message and returns its place.
+    pub(super) fn push(&mut self, packet_id: u16) -> u64 {
+        self.slots.push_back(Slot { packet_id, is_acked: false });
+        self.first + self.slots.len() as u64 - 1
+    }
+
+    /// Notes that the message at this place is safe.
+    pub(super) fn ack(&mut self, place: u64) {
+        let index = place.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
+        if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
+            slot.is_acked = true;
+        }
+    }
+
+    /// The packet id whose PUBACK is due: that of the oldest message, once it is safe
+    /// [MQTT-4.6.0-2].
+    pub(super) fn due(&self) -> Option<u16> {
+        self.slots.front().filter(|slot| slot.is_acked).map(|slot| slot.packet_id)
+    }
+
+    /// Forgets the oldest message: its PUBACK is on its way.
+    pub(super) fn pop(&mut self) {
+        if self.slots.pop_front().is_some() {
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn acknowledgements_leave_in_the_order_of_the_messages(
+            order in proptest::collection::vec(any::<prop::sample::Index>(), 0..50)
+        ) {
+            let mut window = Window::default();
+            let mut places: Vec<_> = (0..order.len()).map(|id| window.push(id as u16)).collect();
+            let mut sent = Vec::new();
+
+            for index in &order {
+                window.ack(places.remove(index.index(places.len())));
+                while let Some(packet_id) = window.due() {
+                    sent.push(usize::from(packet_id));
+                    window.pop();
+                }
+            }
+
+            prop_assert_eq!(sent, (0..order.len()).collect::<Vec<_>>());
+            prop_assert!(window.slots.is_empty());
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! From an MQTT message to a Pub/Sub message.
+
+use std::collections::HashMap;
+
+use pipeline::message::attribute;
+use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use pubsub::limits::{MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
+use pubsub::{Outgoing, TopicName};
+use serde_json::{Map, Value};
+
+use crate::config::{Identity, Retained, Settings};
+use crate::enricher::{Arrival, Enricher};
+use crate::identity::identify;
+use crate::metrics::Metrics;
+use crate::routes::{Entry, Routes};
+
+/// Finds a message's route, gives it an id, and wraps it into an envelope.
+pub struct Route<E> {
+    routes: Routes,
+    topics: HashMap<String, TopicName>,
+    identity: Identity,
+    retained: Retained,
+    enricher: E,
+    metrics: Metrics,
+}
+
+impl<E: Enricher> Route<E> {
+    /// Routes by these settings.
+    #[must_use]
+    pub fn new(settings: &Settings, routes: Routes, enricher: E, metrics: Metrics) -> Self {
+        let topic = |id: &str| TopicName::new(&settings.project, id);
+        let producers = settings.producers.iter();
+        Self {
+            routes,
+            topics: producers.map(|(name, to)| (name.clone(), topic(&to.topic_id))).collect(),
+            identity: settings.identity.clone(),
+            retained: settings.mqtt.retained,
+            enricher,
+            metrics,
+        }
+    }
+
+    fn route(&self, message: &Message) -> Result<Step<Outgoing>, Error> {
+        let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
+        let no_route = |topic: &str| {
+            let why = format!("no route matches the topic {topic}");
+            Recovery::Reject("no_route").because("route", why)
+        };
+        let entry = self.routes.find(topic).ok_or_else(|| no_route(topic))?;
+        if let Some(reason) = self.skip(entry, message) {
+            return Ok(Step::Skip(reason));
+        }
+        let destination = &entry.route.destination.route_name;
+        let to = self.topics.get(destination).ok_or_else(|| no_route(topic))?;
+        Ok(Step::Pass(self.wrap(message, topic, entry, to)))
+    }
+
+    /// Why a message is acknowledged without being sent.
+    fn skip(&self, entry: &Entry, message: &Message) -> Option<&'static str> {
+        let is_retained = message.attributes.contains_key(attribute::MQTT_RETAIN);
+        let size = message.data.len();
+        if is_retained && self.retained == Retained::Drop {
+            Some("retained")
+        } else if entry.route.min_payload_bytes.is_some_and(|min| size < min) {
+            Some("payload_too_small")
+        } else if entry.route.max_payload_bytes.is_some_and(|max| size > max) {
+            Some("payload_too_large")
+        } else {
+            None
+        }
+    }
+
+    fn wrap(&self, message: &Message, topic: &str, entry: &Entry, to: &TopicName) -> Outgoing {
+        let identified = identify(message, topic, &self.identity, &self.metrics);
+        let device_id = entry.filter.device_id(topic);
+        let mut enrichment = Map::new();
+        let arrival = Arrival {
+            topic,
+            route: &entry.name,
+            device_id,
+            payload: &message.data,
+            received: message.publish_time,
+        };
+        self.enricher.enrich(arrival, &mut enrichment);
+
+        let mut attributes = HashMap::with_capacity(message.attributes.len() + 4);
+        // Our own first, so that none of them is the one too many.
+        let own = [
+            (attribute::INGEST_ID, Some(identified.id.as_str())),
+            (attribute::ROUTE_NAME, Some(entry.route.destination.route_name.as_str())),
+            (attribute::MQTT_TOPIC, Some(topic)),
+            (attribute::DEVICE_ID, device_id),
+            (attribute::EVENT_TIME_RAW, identified.raw_time.as_deref()),
+        ];
+        for (name, value) in own {
+            if let Some(value) = value {
+                self.put(&mut attributes, &mut enrichment, (name, value));
+            }
+        }
+        for (name, template) in &entry.route.attributes {
+            let value = entry.filter.fill(template, topic);
+            self.put(&mut attributes, &mut enrichment, (name, &value));
+        }
+        for (name, value) in &message.attributes {
+            self.put(&mut attributes, &mut enrichment, (name, value));
+        }
+        let envelope = Envelope {
+            id: identified.id,
+            payload: Some(message.data.clone()),
+            publish_time: Some(identified.time),
+            enrichment,
+        };
+        Outgoing {
+            topic: to.clone(),
+            data: envelope.to_bytes(),
+            attributes,
+            ordering_key: String::new(),
+        }
+    }
+
+    /// Sets an attribute, unless it is set already; what Pub/Sub does not take as an attribute goes
+    /// into the enrichment data alone, and is counted.
+    fn put(
+        &self,
+        attributes: &mut HashMap<String, String>,
+        enrichment: &mut Map<String, Value>,
+        (name, value): (&str, &str),
+    ) {
+        let fits = (1..=MAX_ATTRIBUTE_KEY_BYTES).contains(&name.len())
+            && value.len() <= MAX_ATTRIBUTE_VALUE_BYTES
+            && attributes.len() < MAX_ATTRIBUTES;
+        if fits {
+            attributes.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+        } else if !attributes.contains_key(name) {
+            self.metrics.replace("attribute_size");
+            enrichment.entry(name.to_owned()).or_insert_with(|| value.into());
+        }
+    }
+}
+
+impl<E: Enricher> Transform for Route<E> {
+    type Record = Outgoing;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Outgoing>, Error> {
+        self.route(message)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Routes: topic filters with captures, found by a walk through the topic's levels.
+
+mod filter;
+
+use std::collections::{BTreeMap, HashMap};
+
+use service::Faults;
+
+use crate::config::{Route, Settings};
+pub use filter::Filter;
+
+/// A filter as it is subscribed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The filter, captures replaced by `+`.
+    pub filter: String,
+    /// 0 or 1.
+    pub qos: u8,
+}
+
+/// All routes, by the levels of their filters.
+#[derive(Debug, Default)]
+pub struct Routes {
+    root: Node,
+    entries: Vec<Entry>,
+}
+
+/// A route as the settings have it, with its filter read.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its name in the settings.
+    pub name: String,
+    /// Its filter.
+    pub filter: Filter,
+    /// Its settings.
+    pub route: Route,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    children: HashMap<String, Node>,
+    any: Option<Box<Node>>,
+    rest: Option<usize>,
+    end: Option<usize>,
+}
+
+impl Routes {
+    /// Reads all routes; those with a filter that is wrong were refused by [`check`].
+    #[must_use]
+    pub fn new(routes: &BTreeMap<String, Route>) -> Self {
+        let mut all = Self::default();
+        for (name, route) in routes {
+            let Ok(filter) = Filter::parse(&route.source.mqtt_topic) else { continue };
+            let index = all.entries.len();
+            let mut node = &mut all.root;
+            let mut is_rest = false;
+            for level in filter.levels() {
+                match level {
+                    "#" => is_rest = true,
+                    "+" => node = node.any.get_or_insert_default(),
+                    level => node = node.children.entry(level.to_owned()).or_default(),
+                }
+            }
+            let place = if is_rest { &mut node.rest } else { &mut node.end };
+            place.get_or_insert(index);
+            all.entries.push(Entry { name: name.clone(), filter, route: route.clone() });
+        }
+        all
+    }
+
+    /// The route of a topic: the one whose filter is most specific, level by level.
+    #[must_use]
+    pub fn find(&self, topic: &str) -> Option<&Entry> {
+        let levels: Vec<_> = topic.split('/').collect();
+        // Wildcards at the start do not match `$SYS` and the like [MQTT-4.7.2-1].
+        let may_start_wild = !topic.starts_with('$');
+        find(&self.root, &levels, may_start_wild).map(|index| &self.entries[index])
+    }
+
+    /// What to subscribe to.
+    #[must_use]
+    pub fn filters(&self) -> Vec<Subscription> {
+        let subscription = |entry: &Entry| Subscription {
+            filter: entry.filter.as_subscribed().to_owned(),
+            qos: entry.route.source.qos.min(1),
+        };
+        self.entries.iter().map(subscription).collect()
+    }
+}
+
+fn find(node: &Node, levels: &[&str], may_be_wild: bool) -> Option<usize> {
+    // `a/#` matches `a` too.
+    let rest = node.rest.filter(|_| may_be_wild);
+    let Some((level, deeper)) = levels.split_first() else { return node.end.or(rest) };
+    let exact = node.children.get(*level).and_then(|child| find(child, deeper, true));
+    let any = || node.any.as_ref().filter(|_| may_be_wild);
+    exact.or_else(|| any().and_then(|child| find(child, deeper, true))).or(rest)
+}
+
+/// Reports everything that is wrong with routes and producers.
+pub fn check(settings: &Settings, faults: &mut Faults) {
+    faults.require(!settings.routes.is_empty(), "routes", "required: at least one route");
+    let mut filters: Vec<(&str, Filter, bool)> = Vec::new();
+    for (name, route) in &settings.routes {
+        let key = format!("routes.{name}");
+        check_route(&key, route, settings, faults);
+        match Filter::parse(&route.source.mqtt_topic) {
+            Ok(filter) => filters.push((name, filter, route.allow_overlap)),
+            Err(wrong) => faults.add(&format!("{key}.source.mqtt_topic"), wrong),
+        }
+    }
+    for (index, (name, filter, allowed)) in filters.iter().enumerate() {
+        for (other_name, other, other_allowed) in &filters[index + 1..] {
+            if filter.overlaps(other) && !(*allowed && *other_allowed) {
+                faults.add(
+                    &format!("routes.{name}.source.mqtt_topic"),
+                    format!(
+                        "overlaps with routes.{other_name}: the broker may deliver a message twice; \
+                         separate them, or set allow_overlap: true on both"
+                    ),
+                );
+            }
+        }
+    }
+    for (name, producer) in &settings.producers {
+        let key = format!("producers.{name}");
+        faults.require(!producer.topic_id.is_empty(), &format!("{key}.topic_id"), "required");
+        let is_used = settings.routes.values().any(|route| route.destination.route_name == *name);
+        faults.require(is_used, &key, "no route leads here: remove it, or add a route");
+    }
+}
+
+fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Faults) {
+    let qos = route.source.qos;
+    faults.require(qos <= 2, &format!("{key}.source.qos"), format!("must be 0, 1 or 2, is {qos}"));
+    let destination = &route.destination.route_name;
+    if destination.is_empty() {
+        faults.add(&format!("{key}.destination.route_name"), "required: a key of producers");
+    } else if !settings.producers.contains_key(destination) {
+        let known: Vec<_> = settings.producers.keys().map(String::as_str).collect();
+        faults.add(
+            &format!("{key}.destination.route_name"),
+            format!("`{destination}` is not a key of producers, which has: {}", known.join(", ")),
+        );
+    }
+    if let (Some(min), Some(max)) = (route.min_payload_bytes, route.max_payload_bytes) {
+        let right = format!("must be at least min_payload_bytes ({min}), is {max}");
+        faults.require(min <= max, &format!("{key}.max_payload_bytes"), right);
+    }
+    let filter = Filter::parse(&route.source.mqtt_topic).ok();
+    for (name, template) in &route.attributes {
+        let at = format!("{key}.attributes.{name}");
+        let is_free = !pipeline::message::attribute::is_reserved(name);
+        faults.require(is_free, &at, "this name is reserved");
+        if let Some(missing) = filter.as_ref().and_then(|filter| filter.missing_capture(template)) {
+            faults.add(&at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(filters: &[&str]) -> Routes {
+        let route = |filter: &&str| {
+            let mut route = Route::default();
+            route.source.mqtt_topic = (*filter).to_owned();
+            ((*filter).to_owned(), route)
+        };
+        Routes::new(&filters.iter().map(route).collect())
+    }
+
+    #[test]
+    fn the_most_specific_filter_wins() {
+        let routes = routes(&["a/b", "a/+", "a/#", "#", "x/{id}/up"]);
+        let found = |topic| routes.find(topic).map(|entry| entry.name.as_str());
+
+        assert_eq!(found("a/b"), Some("a/b"));
+        assert_eq!(found("a/c"), Some("a/+"));
+        assert_eq!(found("a/c/d"), Some("a/#"));
+        assert_eq!(found("a"), Some("a/#"));
+        assert_eq!(found("b"), Some("#"));
+        assert_eq!(found("x/7/up"), Some("x/{id}/up"));
+        assert_eq!(found("$SYS/load"), None);
+    }
+
+    #[test]
+    fn a_topic_without_a_route_is_not_found() {
+        let routes = routes(&["a/+/c"]);
+
+        for topic in ["a/b", "a/b/d", "a/b/c/d", "", "A/b/c"] {
+            assert!(routes.find(topic).is_none(), "{topic}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! A topic filter with named captures.
+
+/// A filter such as `devices/{device_id}/up`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    subscribed: String,
+    /// Level and name of each capture.
+    captures: Vec<(usize, String)>,
+}
+
+impl Filter {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("required, as devices/+/up or devices/{device_id}/up".into());
+        }
+        if text.len() > 65_535 || text.contains('\0') {
+            return Err("must have at most 65535 bytes and no null character".into());
+        }
+        if text.starts_with("$share/") {
+            return Err("shared subscriptions are not supported yet".into());
+        }
+        let levels: Vec<_> = text.split('/').collect();
+        let mut captures: Vec<(usize, String)> = Vec::new();
+        let mut subscribed = Vec::new();
+        for (index, level) in levels.iter().enumerate() {
+            let capture = level.strip_prefix('{').and_then(|level| level.strip_suffix('}'));
+            if let Some(name) = capture {
+                let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                if name.is_empty() || !name.chars().all(is_name) {
+                    return Err(format!("`{{{name}}}` must be letters, digits and `_`"));
+                }
+                if captures.iter().any(|(_, known)| known == name) {
+                    return Err(format!("`{{{name}}}` stands twice"));
+                }
+                captures.push((index, name.to_owned()));
+                subscribed.push("+");
+            } else if *level == "#" && index + 1 != levels.len() {
+                return Err("`#` must be the last level".into());
+            } else if level.len() > 1 && level.contains(['+', '#', '{', '}']) {
+                return Err(format!("`{level}`: a wildcard or capture must be a whole level"));
+            } else {
+                subscribed.push(level);
+            }
+        }
+        Ok(Self { subscribed: subscribed.join("/"), captures })
+    }
+
+    /// The filter as the broker knows it.
+    #[must_use]
+    pub fn as_subscribed(&self) -> &str {
+        &self.subscribed
+    }
+
+    /// The levels, captures as `+`.
+    pub fn levels(&self) -> impl Iterator<Item = &str> {
+        self.subscribed.split('/')
+    }
+
+    /// What the captures matched, by name.
+    pub fn captured<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let level = |index| topic.split('/').nth(index);
+        self.captures.iter().filter_map(move |(index, name)| Some((name.as_str(), level(*index)?)))
+    }
+
+    /// The capture `device_id`, else what the first `+` matched.
+    #[must_use]
+    pub fn device_id<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let named = self.captures.iter().find(|(_, name)| name == "device_id");
+        let index = named.map(|(index, _)| *index);
+        topic.split('/').nth(index.or_else(|| self.levels().position(|level| level == "+"))?)
+    }
+
+    /// A template with its `{name}`s replaced by captures.
+    #[must_use]
+    pub fn fill(&self, template: &str, topic: &str) -> String {
+        let mut filled = template.to_owned();
+        for (name, value) in self.captured(topic) {
+            filled = filled.replace(&format!("{{{name}}}"), value);
+        }
+        filled
+    }
+
+    /// A `{name}` in a template that this filter does not capture.
+    #[must_use]
+    pub fn missing_capture<'a>(&self, template: &'a str) -> Option<&'a str> {
+        let names = template.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
+        names.into_iter().find(|name| !self.captures.iter().any(|(_, known)| known == name))
+    }
+
+    /// Whether some topic matches both filters.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.levels(), other.levels());
+        loop {
+            match (ours.next(), theirs.next()) {
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some("+"), Some(_)) | (Some(_), Some("+")) => {}
+                (Some(our), Some(their)) if our == their => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn captures_are_levels_by_name() {
+        let filter = Filter::parse("sites/{site}/devices/{device_id}/#").unwrap();
+        let topic = "sites/s1/devices/d1/up/x";
+
+        assert_eq!(filter.as_subscribed(), "sites/+/devices/+/#");
+        assert_eq!(filter.device_id(topic), Some("d1"));
+        assert_eq!(filter.fill("{site}:{device_id}", topic), "s1:d1");
+        assert_eq!(filter.missing_capture("{site}{tenant}"), Some("tenant"));
+        assert_eq!(Filter::parse("a/+/+").unwrap().device_id("a/x/y"), Some("x"));
+        assert_eq!(Filter::parse("a/#").unwrap().device_id("a/x"), None);
+    }
+
+    #[test]
+    fn wrong_filters_say_what_would_be_right() {
+        for wrong in ["", "a/#/b", "a/b+", "a/{x", "a/{}", "a/{x}/{x}", "a#", "$share/g/a", "a\0"] {
+            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn filters_overlap_when_one_topic_matches_both() {
+        let overlap = |one, other| {
+            Filter::parse(one).unwrap().overlaps(&Filter::parse(other).unwrap())
+        };
+
+        assert!(overlap("a/+/c", "a/b/+"));
+        assert!(overlap("a/#", "a"));
+        assert!(overlap("#", "x/y"));
+        assert!(!overlap("a/+", "a/+/c"));
+        assert!(!overlap("a/b", "a/c"));
+        assert!(!overlap("devices/+/up", "devices/+/down"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in ".{0,60}", other in "[a#+/{}]{0,20}") {
+            if let (Ok(filter), Ok(other)) = (Filter::parse(&text), Filter::parse(&other)) {
+                prop_assert_eq!(filter.overlaps(&other), other.overlaps(&filter));
+                prop_assert!(filter.overlaps(&filter));
+                let _id = filter.device_id(&text);
+            }
+        }
+    }
+}
