@@ -111,9 +111,11 @@ impl service::Settings for Settings {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
         self.subscription.check(faults);
         faults.require(!self.storage.bucket.is_empty(), "storage.bucket", "required");
-        let is_url = self.storage.endpoint.as_deref().is_none_or(|url| {
-            url.starts_with("http://") || url.starts_with("https://")
-        });
+        let is_url = self
+            .storage
+            .endpoint
+            .as_deref()
+            .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
         faults.require(is_url, "storage.endpoint", "must be a URL such as http://localhost:8085");
         if let Err(wrong) = Template::parse(&self.archive.batch_key) {
             faults.add("archive.batch_key", wrong);

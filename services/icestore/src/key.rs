@@ -61,7 +61,8 @@ impl Template {
         }
         pieces.extend(parse_plain(rest)?);
         // What is left out or filled in must not leave an empty level, so try the shortest key.
-        let shortest: String = pieces.iter().filter_map(|piece| piece.fill(&|_| Some("x".into()))).collect();
+        let shortest: String =
+            pieces.iter().filter_map(|piece| piece.fill(&|_| Some("x".into()))).collect();
         let without: String = pieces.iter().filter_map(|piece| piece.fill(&|_| None)).collect();
         if is_safe_path(&shortest) && is_safe_path(&without) {
             Ok(Self { pieces })
@@ -126,7 +127,12 @@ impl Field {
         })
     }
 
-    fn value(&self, time: OffsetDateTime, message: &Message, envelope: &Envelope) -> Option<String> {
+    fn value(
+        &self,
+        time: OffsetDateTime,
+        message: &Message,
+        envelope: &Envelope,
+    ) -> Option<String> {
         let enrichment = |name: &str| match envelope.enrichment.get(name)? {
             Value::String(text) => safe(text),
             value @ (Value::Number(_) | Value::Bool(_)) => safe(&value.to_string()),
@@ -183,7 +189,10 @@ pub fn safe(value: &str) -> Option<String> {
 /// Whether a text is levels between `/`, none of them empty, `.`, `..`, or with a control character.
 pub(crate) fn is_safe_path(text: &str) -> bool {
     text.split('/').all(|level| {
-        !level.is_empty() && level != "." && !level.contains("..") && !level.contains(char::is_control)
+        !level.is_empty()
+            && level != "."
+            && !level.contains("..")
+            && !level.contains(char::is_control)
     })
 }
 
@@ -226,14 +235,17 @@ mod tests {
     #[test]
     fn hive_style_and_own_fields_work() {
         let message = enveloped(r#"{"site":7}"#).with_attribute("tenant", "acme");
-        let template = "date={yyyy}-{mm}-{dd}/hour={hh}/{enrichment.site}/{attribute.tenant}/{location}";
+        let template =
+            "date={yyyy}-{mm}-{dd}/hour={hh}/{enrichment.site}/{attribute.tenant}/{location}";
 
         assert_eq!(key(template, &message), "date=2025-06-15/hour=10/7/acme/unknown");
     }
 
     #[test]
     fn wrong_templates_say_what_would_be_right() {
-        for wrong in ["", "a//b", "/a", "a/", "{x}", "{yyyy", "a]", "[a", "..", "a/../b", "{enrichment.}"] {
+        for wrong in
+            ["", "a//b", "/a", "a/", "{x}", "{yyyy", "a]", "[a", "..", "a/../b", "{enrichment.}"]
+        {
             assert!(Template::parse(wrong).is_err(), "{wrong}");
         }
     }

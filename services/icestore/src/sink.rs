@@ -93,7 +93,8 @@ impl pipeline::Sink for Sink {
 
     fn seal(&self, group: Group, compressor: &mut Compressor) -> Object {
         let folder = [self.prefix.as_str(), &group.key].map(|part| part.trim_matches('/'));
-        let folder = folder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+        let folder =
+            folder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         let time = |time| rfc3339(time).unwrap_or_default();
         Object {
             name: format!("{folder}/{}.jsonl.gz", Uuid::now_v7()),

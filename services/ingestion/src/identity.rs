@@ -30,10 +30,16 @@ pub struct Identified {
 
 /// Finds the id and the event time that the settings ask for.
 #[must_use]
-pub fn identify(message: &Message, topic: &str, settings: &Identity, metrics: &Metrics) -> Identified {
+pub fn identify(
+    message: &Message,
+    topic: &str,
+    settings: &Identity,
+    metrics: &Metrics,
+) -> Identified {
     let needs_payload = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
     // What is no JSON has neither; that is no fault of the message.
-    let payload = needs_payload.then(|| serde_json::from_slice::<Value>(&message.data).ok()).flatten();
+    let payload =
+        needs_payload.then(|| serde_json::from_slice::<Value>(&message.data).ok()).flatten();
     let at = |pointer: &Option<String>| payload.as_ref()?.pointer(pointer.as_deref()?);
 
     let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
@@ -87,7 +93,8 @@ fn event_time(given: &Value) -> Option<OffsetDateTime> {
 }
 
 fn is_within(time: OffsetDateTime, received: OffsetDateTime, settings: &Identity) -> bool {
-    let span = |duration: Duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
+    let span =
+        |duration: Duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
     let oldest = received.checked_sub(span(settings.max_past));
     let newest = received.checked_add(span(settings.max_future));
     oldest.is_none_or(|oldest| time >= oldest) && newest.is_none_or(|newest| time <= newest)
@@ -148,9 +155,12 @@ mod tests {
         for given in ["0", "\"2025-06-17T00:00:00Z\"", "\"soon\"", "1e300", "true"] {
             let found = identified(&format!(r#"{{"at":{given}}}"#));
             assert_eq!(found.time, RECEIVED, "{given}");
-            assert_eq!(found.raw_time.as_deref(), Some(given.trim_matches('"')).map(|text| {
-                if text == "1e300" { "1e+300" } else { text }
-            }), "{given}");
+            assert_eq!(
+                found.raw_time.as_deref(),
+                Some(given.trim_matches('"'))
+                    .map(|text| { if text == "1e300" { "1e+300" } else { text } }),
+                "{given}"
+            );
         }
     }
 }

@@ -79,10 +79,8 @@ impl Emulator {
         let address = listener.local_addr().context("read the address of the listener")?;
         let (stop, mut stopped) = watch::channel(false);
         let mut server = JoinSet::new();
-        let router = Router::new()
-            .fallback(answer)
-            .layer(DefaultBodyLimit::disable())
-            .with_state(cloud);
+        let router =
+            Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(cloud);
         server.spawn(async move {
             use axum::serve::ListenerExt as _;
             // Small answers must not wait for the next one.

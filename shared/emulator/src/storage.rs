@@ -88,9 +88,9 @@ impl Preconditions {
         let generation = existing.map_or(0, |object| object.generation);
         let holds = self.generation.is_none_or(|wanted| wanted == generation)
             && self.not_generation.is_none_or(|unwanted| unwanted != generation)
-            && self
-                .metageneration
-                .is_none_or(|wanted| existing.is_some_and(|object| object.metageneration == wanted));
+            && self.metageneration.is_none_or(|wanted| {
+                existing.is_some_and(|object| object.metageneration == wanted)
+            });
         let text = "At least one of the pre-conditions you specified did not hold.";
         if holds { Ok(()) } else { Err(Status::new(Code::FailedPrecondition, text)) }
     }
@@ -163,7 +163,8 @@ impl Storage {
 
     fn list_buckets(&self) -> serde_json::Value {
         let buckets = self.buckets();
-        let items: Vec<_> = buckets.iter().map(|(name, bucket)| bucket_json(name, bucket)).collect();
+        let items: Vec<_> =
+            buckets.iter().map(|(name, bucket)| bucket_json(name, bucket)).collect();
         serde_json::json!({ "kind": "storage#buckets", "items": items })
     }
 

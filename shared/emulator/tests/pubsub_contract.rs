@@ -102,7 +102,8 @@ async fn topics_live_from_creation_to_deletion(cloud: &Cloud) {
     let topics = cloud.topics().await;
     let name = cloud.topic("life");
 
-    let created = topics.create_topic().set_name(&name).set_labels([("a", "b")]).send().await.unwrap();
+    let created =
+        topics.create_topic().set_name(&name).set_labels([("a", "b")]).send().await.unwrap();
     let again = topics.create_topic().set_name(&name).send().await.unwrap_err();
     let found = topics.get_topic().set_topic(&name).send().await.unwrap();
     let listed = topics.list_topics().set_project(format!("projects/{}", cloud.project));
@@ -324,7 +325,8 @@ async fn a_message_that_is_nacked_too_often_becomes_a_dead_letter(cloud: &Cloud)
     let topics = cloud.topics().await;
     topics.create_topic().set_name(&topic).send().await.unwrap();
     topics.create_topic().set_name(&graves).send().await.unwrap();
-    let policy = DeadLetterPolicy::new().set_dead_letter_topic(&graves).set_max_delivery_attempts(5);
+    let policy =
+        DeadLetterPolicy::new().set_dead_letter_topic(&graves).set_max_delivery_attempts(5);
     let subscriptions = cloud.subscriptions().await;
     let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
     create.set_dead_letter_policy(policy).send().await.unwrap();

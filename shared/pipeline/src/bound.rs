@@ -52,8 +52,7 @@ impl InFlight {
     /// Never: the semaphores are never closed.
     pub async fn admit(&self, size: usize) -> Permit {
         let size = u32::try_from(size.min(self.max_bytes)).unwrap_or(u32::MAX);
-        if self.messages.available_permits() == 0
-            || self.bytes.available_permits() < size as usize
+        if self.messages.available_permits() == 0 || self.bytes.available_permits() < size as usize
         {
             self.call_for_room();
         }

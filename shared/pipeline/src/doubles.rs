@@ -84,7 +84,8 @@ impl Feed {
     /// Feeds these messages; each needs an id of its own.
     #[must_use]
     pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
-        let queue = Queue { waiting: Mutex::new(messages.into_iter().collect()), ..Queue::default() };
+        let queue =
+            Queue { waiting: Mutex::new(messages.into_iter().collect()), ..Queue::default() };
         Self { queue: Arc::new(queue), ledger, lease: None }
     }
 
@@ -97,7 +98,8 @@ impl Feed {
 
     fn deliver(&self, message: Message) -> Delivery {
         self.ledger.delivered();
-        let (queue, ledger, again) = (Arc::clone(&self.queue), self.ledger.clone(), message.clone());
+        let (queue, ledger, again) =
+            (Arc::clone(&self.queue), self.ledger.clone(), message.clone());
         let settle = move |verdict| {
             ledger.settled(&again.id, verdict);
             if verdict == Verdict::Nack {
@@ -113,7 +115,8 @@ impl Feed {
 impl Source for Feed {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         loop {
-            let next = self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let next =
+                self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             if let Some(message) = next {
                 return Ok(Some(self.deliver(message)));
             }

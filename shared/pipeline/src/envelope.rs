@@ -257,7 +257,10 @@ mod tests {
 
         let envelope = Envelope::read(json).unwrap();
 
-        assert_eq!((envelope.id.as_str(), envelope.payload, envelope.publish_time), ("1", None, None));
+        assert_eq!(
+            (envelope.id.as_str(), envelope.payload, envelope.publish_time),
+            ("1", None, None)
+        );
     }
 
     #[test]

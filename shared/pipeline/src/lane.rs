@@ -175,7 +175,8 @@ where
             taken += 1;
             let may_go_on = taken < TURN && self.has_room();
             // An empty and a closed input look the same here; the next turn tells them apart.
-            next = self.input.as_mut().filter(|_| may_go_on).and_then(|input| input.try_recv().ok());
+            next =
+                self.input.as_mut().filter(|_| may_go_on).and_then(|input| input.try_recv().ok());
         }
         self.last_taken = Instant::now();
     }

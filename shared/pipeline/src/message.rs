@@ -22,15 +22,8 @@ pub mod attribute {
     /// What a device gave as its event time, where it was out of bounds.
     pub const EVENT_TIME_RAW: &str = "event_time_raw";
     /// All names above, and the prefix of the dead letters' own attributes.
-    pub const RESERVED: [&str; 7] = [
-        MQTT_TOPIC,
-        MQTT_RETAIN,
-        ROUTE_NAME,
-        DEVICE_ID,
-        INGEST_ID,
-        TRACEPARENT,
-        EVENT_TIME_RAW,
-    ];
+    pub const RESERVED: [&str; 7] =
+        [MQTT_TOPIC, MQTT_RETAIN, ROUTE_NAME, DEVICE_ID, INGEST_ID, TRACEPARENT, EVENT_TIME_RAW];
 
     /// Whether a name is reserved for the services.
     #[must_use]

@@ -100,7 +100,11 @@ impl Metrics {
             Unit::Bytes,
             self.sent_bytes.clone(),
         );
-        registry.register("in_flight_messages", "Between source and settlement", self.in_flight.clone());
+        registry.register(
+            "in_flight_messages",
+            "Between source and settlement",
+            self.in_flight.clone(),
+        );
         registry.register("open_batches", "Open batches of all lanes", self.open_batches.clone());
         registry.register_with_unit(
             "batch_memory",
@@ -127,15 +131,27 @@ impl Metrics {
     fn register_reasons(&self, registry: &mut Registry) {
         let families = [
             ("skipped_messages", "Acknowledged without a record, by reason", &self.skipped),
-            ("dead_lettered_messages", "Durable in the dead letters, by reason", &self.dead_lettered),
-            ("dropped_messages", "Given up and lost, as the settings ask, by reason", &self.dropped),
+            (
+                "dead_lettered_messages",
+                "Durable in the dead letters, by reason",
+                &self.dead_lettered,
+            ),
+            (
+                "dropped_messages",
+                "Given up and lost, as the settings ask, by reason",
+                &self.dropped,
+            ),
             ("nacked_messages", "Handed back for another delivery, by reason", &self.nacked),
             ("retried_attempts", "Attempts after the first, by what failed", &self.retried),
         ];
         for (name, help, family) in families {
             registry.register(name, help, family.clone());
         }
-        registry.register("flushed_batches", "Batches written, by what closed them", self.flushed.clone());
+        registry.register(
+            "flushed_batches",
+            "Batches written, by what closed them",
+            self.flushed.clone(),
+        );
     }
 
     /// Adds to a family's counter of this reason.

@@ -279,7 +279,9 @@ where
     for index in 0..shared.limits.lane_count() {
         let (input, output) = mpsc::channel(QUEUE);
         inputs.push(input);
-        lanes.spawn(Lane::new(Arc::clone(shared), output, progress.pulse(format!("lane {index}"))).run());
+        lanes.spawn(
+            Lane::new(Arc::clone(shared), output, progress.pulse(format!("lane {index}"))).run(),
+        );
     }
     (inputs, lanes)
 }

@@ -206,7 +206,8 @@ pub(crate) async fn bury<T, S, D>(
     D: DeadLetters,
 {
     let metrics = &shared.metrics;
-    let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original) else {
+    let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
+    else {
         warn!(reason, detail, "a message can never succeed");
         if matches!(shared.dead_letters, Policy::Drop) {
             Metrics::count(&metrics.dropped, reason, 1);

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{
-    Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf,
-};
+use pipeline::doubles::{Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
 use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
 use proptest::prelude::*;
 
@@ -123,7 +121,10 @@ impl Case {
             },
             transform: Describe(describe, Faults::new(self.transform, self.seed)),
             sink: Shelf::new(ledger.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), Faults::new(self.sink, self.seed))),
+            dead_letters: Policy::Bury(Graveyard(
+                ledger.clone(),
+                Faults::new(self.sink, self.seed),
+            )),
             limits: self.limits.clone(),
             metrics: Metrics::default(),
         }
@@ -213,7 +214,10 @@ proptest! {
 }
 
 /// Never returns; panics when open batches hold more than the limit and one record a lane.
-fn watch_memory(running: &Running, case: &Case) -> impl Future<Output = Option<pipeline::Error>> + use<> {
+fn watch_memory(
+    running: &Running,
+    case: &Case,
+) -> impl Future<Output = Option<pipeline::Error>> + use<> {
     let (status, limits) = (running.status(), case.limits.clone());
     async move {
         loop {

@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use google_cloud_auth::credentials::anonymous;
+use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
-use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use pipeline::{Error, Recovery};
 
 use crate::settings::Endpoint;
@@ -36,7 +36,11 @@ impl fmt::Display for TopicName {
 }
 
 pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
-    if id.starts_with("projects/") { id.to_owned() } else { format!("projects/{project}/{kind}/{id}") }
+    if id.starts_with("projects/") {
+        id.to_owned()
+    } else {
+        format!("projects/{project}/{kind}/{id}")
+    }
 }
 
 /// Clients of one endpoint. Building one does not reach for the network.
@@ -81,7 +85,8 @@ impl Connection {
     }
 
     pub(crate) async fn topics(&self) -> Result<TopicAdmin, Error> {
-        let builder = TopicAdmin::builder().with_retry_policy(RetryableErrors.with_attempt_limit(2));
+        let builder =
+            TopicAdmin::builder().with_retry_policy(RetryableErrors.with_attempt_limit(2));
         build!(builder, self.endpoint, "build Pub/Sub topic client")
     }
 

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::{BasePublisher, Publisher};
 use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
-use google_cloud_gax::error::rpc::Code;
 use pipeline::{Error, Recovery};
 use std::time::Duration;
 

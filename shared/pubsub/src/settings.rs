@@ -33,9 +33,10 @@ impl Endpoint {
 
     /// Reports what is wrong; the settings stand at `pubsub`.
     pub fn check(&self, faults: &mut Faults) {
-        let is_url = self.endpoint.as_deref().is_none_or(|url| {
-            url.starts_with("http://") || url.starts_with("https://")
-        });
+        let is_url = self
+            .endpoint
+            .as_deref()
+            .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
         faults.require(is_url, "pubsub.endpoint", "must be a URL such as http://localhost:8085");
         let is_few = (1..=16).contains(&self.channels);
         faults.require(is_few, "pubsub.channels", format!("must be 1 to 16, is {}", self.channels));

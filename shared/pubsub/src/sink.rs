@@ -75,8 +75,8 @@ impl pipeline::Sink for Sink {
     ) -> Result<usize, Join<Outgoing>> {
         let size = encoded_size(&record);
         check(&record, size).map_err(Join::Refused)?;
-        let is_full = batch.bytes + size > MAX_REQUEST_BYTES
-            || batch.messages.len() == MAX_REQUEST_MESSAGES;
+        let is_full =
+            batch.bytes + size > MAX_REQUEST_BYTES || batch.messages.len() == MAX_REQUEST_MESSAGES;
         if is_full && !batch.messages.is_empty() {
             return Err(Join::Full(record));
         }
@@ -114,8 +114,14 @@ impl pipeline::Sink for Sink {
 /// Bytes of a message in a request: protobuf's fields with at most 8 bytes of tags and lengths each.
 fn encoded_size(record: &Outgoing) -> usize {
     const FIELD: usize = 8;
-    let attributes = record.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * FIELD);
-    FIELD + FIELD + record.data.len() + FIELD + record.ordering_key.len() + attributes.sum::<usize>()
+    let attributes =
+        record.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * FIELD);
+    FIELD
+        + FIELD
+        + record.data.len()
+        + FIELD
+        + record.ordering_key.len()
+        + attributes.sum::<usize>()
 }
 
 /// Refuses what Pub/Sub would refuse together with its whole batch.
@@ -130,7 +136,9 @@ fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
         return refuse("too_many_attributes", format!("{count}, Pub/Sub takes {MAX_ATTRIBUTES}"));
     }
     let too_long = record.attributes.iter().find(|(key, value)| {
-        key.is_empty() || key.len() > MAX_ATTRIBUTE_KEY_BYTES || value.len() > MAX_ATTRIBUTE_VALUE_BYTES
+        key.is_empty()
+            || key.len() > MAX_ATTRIBUTE_KEY_BYTES
+            || value.len() > MAX_ATTRIBUTE_VALUE_BYTES
     });
     if let Some((key, value)) = too_long {
         let detail = format!("key of {} bytes, value of {}", key.len(), value.len());

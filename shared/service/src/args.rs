@@ -39,6 +39,7 @@ pub(crate) fn parse(name: &'static str, about: &'static str) -> Args {
         .subcommand(check)
         .get_matches();
     let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
-    let command = if matches.subcommand_name() == Some("check") { Command::Check } else { Command::Run };
+    let command =
+        if matches.subcommand_name() == Some("check") { Command::Check } else { Command::Run };
     Args { config: matches.get_one("config").cloned().or_else(from_variable), command }
 }

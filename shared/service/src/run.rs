@@ -53,7 +53,10 @@ pub fn install_crypto() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 
-async fn live<T: Settings, S: Service>(make: impl FnOnce(T) -> S, settings: T) -> anyhow::Result<()> {
+async fn live<T: Settings, S: Service>(
+    make: impl FnOnce(T) -> S,
+    settings: T,
+) -> anyhow::Result<()> {
     // Before anything else: a signal during the start must find its listener.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;

@@ -182,7 +182,12 @@ fn describe(error: &figment::Error, file: Option<&Path>) -> String {
     format!("{file}{}", error.kind)
 }
 
-fn collect_origins(figment: &Figment, at: &str, value: &Value, origins: &mut BTreeMap<String, String>) {
+fn collect_origins(
+    figment: &Figment,
+    at: &str,
+    value: &Value,
+    origins: &mut BTreeMap<String, String>,
+) {
     if let Some(metadata) = figment.find_metadata(at).filter(|_| !at.is_empty()) {
         let origin = match &metadata.source {
             Some(figment::Source::File(path)) => path.display().to_string(),

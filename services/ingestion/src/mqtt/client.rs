@@ -13,7 +13,9 @@ const OTHER_REQUESTS: usize = 16;
 /// What the broker said.
 #[derive(Debug)]
 pub(super) enum Event {
-    Connected { session_present: bool },
+    Connected {
+        session_present: bool,
+    },
     /// One answer for each filter; an error says why it was refused.
     Subscribed(Vec<Result<(), String>>),
     Published(Published),
@@ -171,7 +173,10 @@ fn event5(packet: v5::Incoming) -> Event {
                 payload: publish.payload,
                 is_retained: publish.retain,
                 packet_id: has_id.then_some(publish.pkid),
-                properties: publish.properties.map(|given| given.user_properties).unwrap_or_default(),
+                properties: publish
+                    .properties
+                    .map(|given| given.user_properties)
+                    .unwrap_or_default(),
             })
         }
         // Pings, and answers to what we never send.
@@ -181,7 +186,9 @@ fn event5(packet: v5::Incoming) -> Event {
 
 fn event4(packet: rumqttc::Incoming) -> Event {
     match packet {
-        rumqttc::Incoming::ConnAck(ack) => Event::Connected { session_present: ack.session_present },
+        rumqttc::Incoming::ConnAck(ack) => {
+            Event::Connected { session_present: ack.session_present }
+        }
         rumqttc::Incoming::SubAck(ack) => {
             let answer = |code: &packets4::SubscribeReasonCode| match code {
                 packets4::SubscribeReasonCode::Success(_) => Ok(()),

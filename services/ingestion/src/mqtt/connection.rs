@@ -133,11 +133,15 @@ impl Connection {
             }
             Event::Subscribed(answers) => {
                 let refused = self.filters.iter().zip(&answers);
-                let refused = refused.filter_map(|(filter, answer)| Some((filter, answer.as_ref().err()?)));
+                let refused =
+                    refused.filter_map(|(filter, answer)| Some((filter, answer.as_ref().err()?)));
                 let refused: Vec<_> =
                     refused.map(|(filter, why)| format!("{} ({why})", filter.filter)).collect();
                 if !refused.is_empty() {
-                    return Err(format!("the broker refused the subscription to {}", refused.join(", ")));
+                    return Err(format!(
+                        "the broker refused the subscription to {}",
+                        refused.join(", ")
+                    ));
                 }
                 epoch.is_subscribed = true;
                 self.is_first = false;
@@ -191,7 +195,9 @@ impl Connection {
         let held = self.bytes.load(Ordering::Relaxed);
         let limit = self.settings.max_bytes_in_flight;
         if held > limit {
-            return Err(format!("{held} bytes wait, at most {limit} may (mqtt.max_bytes_in_flight)"));
+            return Err(format!(
+                "{held} bytes wait, at most {limit} may (mqtt.max_bytes_in_flight)"
+            ));
         }
         Ok(())
     }

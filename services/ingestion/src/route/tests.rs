@@ -94,7 +94,9 @@ fn what_is_no_attribute_for_pubsub_goes_into_the_enrichment_data() {
     assert_eq!(outgoing.attributes.len(), MAX_ATTRIBUTES);
     assert!(outgoing.attributes.contains_key("ingest_id"));
     assert_eq!(envelope.enrichment["long"].as_str().unwrap().len(), 2000);
-    let kept = |name: &str| outgoing.attributes.contains_key(name) || envelope.enrichment.contains_key(name);
+    let kept = |name: &str| {
+        outgoing.attributes.contains_key(name) || envelope.enrichment.contains_key(name)
+    };
     assert!((0..150).all(|index| kept(&format!("p{index}"))));
 }
 

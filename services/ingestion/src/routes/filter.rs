@@ -134,9 +134,8 @@ mod tests {
 
     #[test]
     fn filters_overlap_when_one_topic_matches_both() {
-        let overlap = |one, other| {
-            Filter::parse(one).unwrap().overlaps(&Filter::parse(other).unwrap())
-        };
+        let overlap =
+            |one, other| Filter::parse(one).unwrap().overlaps(&Filter::parse(other).unwrap());
 
         assert!(overlap("a/+/c", "a/b/+"));
         assert!(overlap("a/#", "a"));

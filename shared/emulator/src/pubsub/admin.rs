@@ -34,8 +34,7 @@ impl PubSub {
         if topics.contains_key(&topic.name) {
             return Err(Status::already_exists(super::leaf(&topic.name)));
         }
-        let created =
-            Topic { config: Mutex::new(topic.clone()), subscriptions: RwLock::default() };
+        let created = Topic { config: Mutex::new(topic.clone()), subscriptions: RwLock::default() };
         topics.insert(topic.name.clone(), Arc::new(created));
         Ok(topic)
     }
@@ -44,7 +43,10 @@ impl PubSub {
         Ok(self.topic(name)?.config().clone())
     }
 
-    pub(super) fn update_topic(&self, request: proto::UpdateTopicRequest) -> Result<proto::Topic, Status> {
+    pub(super) fn update_topic(
+        &self,
+        request: proto::UpdateTopicRequest,
+    ) -> Result<proto::Topic, Status> {
         let new = request.topic.ok_or_else(|| Status::invalid("topic is required"))?;
         let topic = self.topic(&new.name)?;
         let mut config = topic.config();
@@ -116,13 +118,16 @@ impl PubSub {
         &self,
         request: proto::UpdateSubscriptionRequest,
     ) -> Result<proto::Subscription, Status> {
-        let new = request.subscription.ok_or_else(|| Status::invalid("subscription is required"))?;
+        let new =
+            request.subscription.ok_or_else(|| Status::invalid("subscription is required"))?;
         let subscription = self.subscription(&new.name)?;
         let mut config = subscription.config();
         for path in paths(request.update_mask)? {
             match path.as_str() {
                 "ack_deadline_seconds" => config.ack_deadline_seconds = new.ack_deadline_seconds,
-                "dead_letter_policy" => config.dead_letter_policy.clone_from(&new.dead_letter_policy),
+                "dead_letter_policy" => {
+                    config.dead_letter_policy.clone_from(&new.dead_letter_policy)
+                }
                 "retry_policy" => config.retry_policy = new.retry_policy,
                 "enable_exactly_once_delivery" => {
                     config.enable_exactly_once_delivery = new.enable_exactly_once_delivery;
@@ -134,7 +139,9 @@ impl PubSub {
                 }
                 "retain_acked_messages" => config.retain_acked_messages = new.retain_acked_messages,
                 other => {
-                    return Err(Status::invalid(format!("cannot update {other} of a subscription")));
+                    return Err(Status::invalid(format!(
+                        "cannot update {other} of a subscription"
+                    )));
                 }
             }
         }
@@ -145,7 +152,8 @@ impl PubSub {
 
     pub(super) fn delete_subscription(&self, name: &str) -> Result<(), Status> {
         let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        let subscription = known.remove(name).ok_or_else(|| Status::not_found(super::leaf(name)))?;
+        let subscription =
+            known.remove(name).ok_or_else(|| Status::not_found(super::leaf(name)))?;
         drop(known);
         if let Ok(topic) = self.topic(&subscription.config().topic) {
             let mut listening = topic.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
@@ -182,7 +190,9 @@ fn check(config: &mut proto::Subscription) -> Result<(), Status> {
     }
     if !ACK_DEADLINE.contains(&config.ack_deadline_seconds) {
         let given = config.ack_deadline_seconds;
-        return Err(Status::invalid(format!("Invalid ack deadline given: ackDeadlineSecs={given}")));
+        return Err(Status::invalid(format!(
+            "Invalid ack deadline given: ackDeadlineSecs={given}"
+        )));
     }
     if config.message_retention_duration.is_none() {
         let week = prost_types::Duration { seconds: DEFAULT_RETENTION_SECONDS, nanos: 0 };

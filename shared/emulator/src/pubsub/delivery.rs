@@ -253,7 +253,8 @@ impl State {
     /// Ends a lease without acknowledgement: the message waits again, or has used up its attempts.
     fn give_back(&mut self, number: u64) -> Option<Dead> {
         let lease = self.leases.get(&number)?;
-        let (key, sequence) = (lease.pending.message.ordering_key.clone(), lease.pending.message.sequence);
+        let (key, sequence) =
+            (lease.pending.message.ordering_key.clone(), lease.pending.message.sequence);
         let is_ordered = self.config.enable_message_ordering && !key.is_empty();
         let later = if is_ordered { self.queue.later(&key, sequence) } else { Vec::new() };
         let pending = self.end_lease(number)?;
@@ -263,7 +264,8 @@ impl State {
             return Some((pending.message, pending.attempts));
         }
         if is_ordered {
-            let mut restored: Vec<_> = later.into_iter().filter_map(|ack| self.end_lease(ack)).collect();
+            let mut restored: Vec<_> =
+                later.into_iter().filter_map(|ack| self.end_lease(ack)).collect();
             restored.push(pending);
             self.queue.restore(restored);
             return None;

@@ -187,7 +187,8 @@ mod seconds {
     ) -> Result<S::Ok, S::Error> {
         let Some(duration) = duration else { return serializer.serialize_none() };
         let (seconds, nanos) = (duration.seconds, duration.nanos);
-        let text = if nanos == 0 { format!("{seconds}s") } else { format!("{seconds}.{nanos:09}s") };
+        let text =
+            if nanos == 0 { format!("{seconds}s") } else { format!("{seconds}.{nanos:09}s") };
         serializer.serialize_str(&text)
     }
 
@@ -196,9 +197,11 @@ mod seconds {
     ) -> Result<Option<prost_types::Duration>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
         let seconds = text.strip_suffix('s').and_then(|number| number.parse::<f64>().ok());
-        let duration = seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
+        let duration =
+            seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok());
         let duration = duration.and_then(|duration| prost_types::Duration::try_from(duration).ok());
-        let wrong = || serde::de::Error::custom(format!("not a duration such as \"60s\": {text:?}"));
+        let wrong =
+            || serde::de::Error::custom(format!("not a duration such as \"60s\": {text:?}"));
         duration.map(Some).ok_or_else(wrong)
     }
 }

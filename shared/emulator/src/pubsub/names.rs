@@ -7,9 +7,7 @@ use crate::status::Status;
 /// An id has 3 to 255 characters, starts with a letter, holds letters, digits and `-_.~+%`, and does
 /// not start with `goog` (<https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>).
 pub(super) fn check(name: &str, kind: &str) -> Result<(), Status> {
-    let invalid = || {
-        Status::invalid(format!("Invalid [{kind}] name: (name={name})"))
-    };
+    let invalid = || Status::invalid(format!("Invalid [{kind}] name: (name={name})"));
     let parts: Vec<_> = name.split('/').collect();
     let ["projects", project, found, id] = parts.as_slice() else { return Err(invalid()) };
     let starts_well = id.starts_with(|first: char| first.is_ascii_alphabetic());

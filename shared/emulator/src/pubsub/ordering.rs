@@ -106,7 +106,8 @@ impl Queue {
     /// restored with it.
     pub(super) fn later(&self, name: &str, sequence: u64) -> Vec<u64> {
         let key = self.keys.get(name);
-        key.map(|key| key.out.range(sequence + 1..).map(|(_, ack)| *ack).collect()).unwrap_or_default()
+        key.map(|key| key.out.range(sequence + 1..).map(|(_, ack)| *ack).collect())
+            .unwrap_or_default()
     }
 
     /// Puts messages of one key back to its front, in their order.

@@ -91,7 +91,8 @@ async fn open(
     mut requests: Streaming<Request>,
     cuts: watch::Receiver<u64>,
 ) -> Result<PullStream, Status> {
-    let first = requests.message().await.map_err(|error| Status::new(error.code(), error.message()))?;
+    let first =
+        requests.message().await.map_err(|error| Status::new(error.code(), error.message()))?;
     let first = first.ok_or_else(|| Status::invalid("the first request is missing"))?;
     let faults = pubsub.faults.clone();
     let subscription =
@@ -107,8 +108,15 @@ async fn open(
         ack_deadline: seconds_of(first.stream_ack_deadline_seconds),
     };
     let stream = subscription.open_stream();
-    let opened =
-        PullStream { pubsub, requests, is_half_closed: false, cuts, subscription, stream, allowance };
+    let opened = PullStream {
+        pubsub,
+        requests,
+        is_half_closed: false,
+        cuts,
+        subscription,
+        stream,
+        allowance,
+    };
     opened.settle(&first);
     Ok(opened)
 }
@@ -157,7 +165,8 @@ impl PullStream {
         }
         if !request.modify_deadline_ack_ids.is_empty() {
             let ids = request.modify_deadline_ack_ids.iter().cloned();
-            let changes: Vec<_> = ids.zip(request.modify_deadline_seconds.iter().copied()).collect();
+            let changes: Vec<_> =
+                ids.zip(request.modify_deadline_seconds.iter().copied()).collect();
             let (_, dead) = self.subscription.modify(&changes);
             self.pubsub.bury(&self.subscription, dead);
         }

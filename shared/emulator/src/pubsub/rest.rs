@@ -39,7 +39,8 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
         (["projects", _, "topics", _], "") => call.topic(body).await,
         (["projects", _, "topics", _], "publish") if method == Method::POST => {
             let request = read_json::<Publish>(body).await?.into_proto(name)?;
-            let publish = async { Ok(json!({ "messageIds": pubsub.publish(request)?.message_ids })) };
+            let publish =
+                async { Ok(json!({ "messageIds": pubsub.publish(request)?.message_ids })) };
             pubsub.faults.around("Publish", publish).await
         }
         (["projects", _, "subscriptions", _], "") => call.subscription(body).await,
@@ -99,7 +100,9 @@ impl Call<'_> {
                 let create = async { pubsub.create_topic(topic.into_proto()) };
                 pubsub.faults.around("CreateTopic", create).await?
             }
-            Method::GET => pubsub.faults.around("GetTopic", async { pubsub.get_topic(name) }).await?,
+            Method::GET => {
+                pubsub.faults.around("GetTopic", async { pubsub.get_topic(name) }).await?
+            }
             Method::PATCH => {
                 let mut update: UpdateTopic = read_json(body).await?;
                 update.topic.name.clone_from(name);
@@ -173,9 +176,8 @@ impl Call<'_> {
                 Ok(json!({ "receivedMessages": received.collect::<Result<Vec<_>, _>>()? }))
             }
             "acknowledge" => {
-                let acknowledge = async {
-                    Ok(pubsub.subscription(&self.name)?.acknowledge(&request.ack_ids))
-                };
+                let acknowledge =
+                    async { Ok(pubsub.subscription(&self.name)?.acknowledge(&request.ack_ids)) };
                 pubsub.faults.around("Acknowledge", acknowledge).await?;
                 Ok(json!({}))
             }

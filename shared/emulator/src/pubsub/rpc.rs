@@ -33,7 +33,8 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
         }
         "Publisher/DeleteTopic" => {
             type In = proto::DeleteTopicRequest;
-            call(pubsub, "DeleteTopic", request, |pubsub, r: In| pubsub.delete_topic(&r.topic)).await
+            call(pubsub, "DeleteTopic", request, |pubsub, r: In| pubsub.delete_topic(&r.topic))
+                .await
         }
         _ => subscriber_answer(pubsub, path, request).await,
     }
@@ -42,10 +43,12 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
 async fn subscriber_answer(pubsub: PubSub, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.pubsub.v1.Subscriber/") {
         "CreateSubscription" => {
-            call(pubsub, "CreateSubscription", request, |pubsub, r| pubsub.create_subscription(r)).await
+            call(pubsub, "CreateSubscription", request, |pubsub, r| pubsub.create_subscription(r))
+                .await
         }
         "UpdateSubscription" => {
-            call(pubsub, "UpdateSubscription", request, |pubsub, r| pubsub.update_subscription(r)).await
+            call(pubsub, "UpdateSubscription", request, |pubsub, r| pubsub.update_subscription(r))
+                .await
         }
         "GetSubscription" => {
             type In = proto::GetSubscriptionRequest;
@@ -66,13 +69,11 @@ async fn subscriber_answer(pubsub: PubSub, path: &str, request: Request) -> Resp
             .await
         }
         "StreamingPull" => streaming(request, move |r| pubsub.streaming_pull(r)).await,
-        "Acknowledge" => {
-            unary(request, move |r: proto::AcknowledgeRequest| {
-                let pubsub = pubsub.clone();
-                async move { settle(&pubsub, "Acknowledge", &r.subscription, &r.ack_ids, None).await }
-            })
-            .await
-        }
+        "Acknowledge" => unary(request, move |r: proto::AcknowledgeRequest| {
+            let pubsub = pubsub.clone();
+            async move { settle(&pubsub, "Acknowledge", &r.subscription, &r.ack_ids, None).await }
+        })
+        .await,
         "ModifyAckDeadline" => {
             unary(request, move |r: proto::ModifyAckDeadlineRequest| {
                 let pubsub = pubsub.clone();
@@ -163,7 +164,8 @@ async fn settle(
 fn lease_ended(ack_ids: Vec<String>) -> tonic::Status {
     const REASON: &str = "PERMANENT_FAILURE_INVALID_ACK_ID";
     let metadata = ack_ids.into_iter().map(|id| (id, REASON.to_owned())).collect();
-    let info = ErrorInfo { reason: REASON.into(), domain: "pubsub.googleapis.com".into(), metadata };
+    let info =
+        ErrorInfo { reason: REASON.into(), domain: "pubsub.googleapis.com".into(), metadata };
     let message = "Some acknowledgement ids in the request were invalid.".to_owned();
     let details = RpcStatus {
         code: Code::FailedPrecondition.into(),

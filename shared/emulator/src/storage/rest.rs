@@ -65,7 +65,11 @@ impl Call<'_> {
             (&Method::POST | &Method::PUT | &Method::DELETE, _, Some(_))
                 if is_upload && self.query.contains_key("upload_id") =>
             {
-                if *method == Method::DELETE { "storage.uploads.cancel" } else { "storage.uploads.continue" }
+                if *method == Method::DELETE {
+                    "storage.uploads.cancel"
+                } else {
+                    "storage.uploads.continue"
+                }
             }
             (&Method::POST, _, Some("")) if is_upload => "storage.objects.insert",
             (&Method::GET, "", None) => "storage.buckets.list",
@@ -129,7 +133,9 @@ impl Call<'_> {
         let kind = self.query.get("uploadType").map(String::as_str);
         match kind {
             Some("media") => self.storage.upload_simple(bucket, given, preconditions, content),
-            Some("multipart") => self.storage.upload_multipart(bucket, given, preconditions, content),
+            Some("multipart") => {
+                self.storage.upload_multipart(bucket, given, preconditions, content)
+            }
             Some("resumable") => self.storage.begin_upload(bucket, given, preconditions, content),
             other => Err(Status::unimplemented(&format!("uploadType {}", other.unwrap_or("none")))),
         }
@@ -179,7 +185,9 @@ impl Call<'_> {
             let depth = if delimiter.is_empty() { None } else { rest.find(delimiter) };
             let folded = depth.map(|at| &name[..prefix.len() + at + delimiter.len()]);
             let is_done = *name <= after || folded.is_some_and(|folded| after.starts_with(folded));
-            if !after.is_empty() && is_done || folded.is_some_and(|folded| prefixes.contains(folded)) {
+            if !after.is_empty() && is_done
+                || folded.is_some_and(|folded| prefixes.contains(folded))
+            {
                 continue;
             }
             if items.len() + prefixes.len() == size {
@@ -228,7 +236,9 @@ fn parse_range(text: &str, total: usize) -> Option<(usize, usize)> {
     let (first, end) = match (first, last) {
         ("", last) => (total.saturating_sub(last.parse().ok()?), total),
         (first, "") => (first.parse().ok()?, total),
-        (first, last) => (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(total)),
+        (first, last) => {
+            (first.parse().ok()?, last.parse::<usize>().ok()?.checked_add(1)?.min(total))
+        }
     };
     (first < end).then_some((first, end))
 }

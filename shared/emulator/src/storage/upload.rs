@@ -70,8 +70,7 @@ impl Storage {
         let mut given: Given = serde_json::from_slice(json)
             .map_err(|error| Status::invalid(format!("metadata: {error}")))?;
         given.name = of_query.name.or(given.name);
-        given.content_type =
-            given.content_type.or_else(|| text(headers, "x-upload-content-type"));
+        given.content_type = given.content_type.or_else(|| text(headers, "x-upload-content-type"));
         let id = Uuid::new_v4().to_string();
         let host = text(headers, header::HOST.as_str()).unwrap_or_else(|| "localhost".into());
         let location = format!(
@@ -103,7 +102,9 @@ impl Storage {
         let have = session.data.len() as u64;
         if let Some(first) = range.first {
             if first > have {
-                return Err(Status::invalid(format!("a piece from {first}, {have} bytes are here")));
+                return Err(Status::invalid(format!(
+                    "a piece from {first}, {have} bytes are here"
+                )));
             }
             // What was sent before is not taken twice.
             let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());

@@ -10,7 +10,6 @@ use tokio::time::{sleep, timeout};
 
 static RUNNING: Mutex<Option<String>> = Mutex::new(None);
 
-
 /// Starts it, once for this process, and returns its URL; `None`, loudly, where it is not installed.
 ///
 /// It ends with this process, however that ends.
@@ -53,7 +52,8 @@ fn launch() -> Option<String> {
 }
 
 fn jar() -> Option<String> {
-    let listed = Command::new("dpkg").args(["-L", "google-cloud-cli-pubsub-emulator"]).output().ok()?;
+    let listed =
+        Command::new("dpkg").args(["-L", "google-cloud-cli-pubsub-emulator"]).output().ok()?;
     let mut lines = BufReader::new(listed.stdout.as_slice()).lines().map_while(Result::ok);
     lines.find(|line| line.ends_with(".jar"))
 }

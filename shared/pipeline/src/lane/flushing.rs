@@ -72,7 +72,8 @@ where
 
     /// Closes all open batches, the largest first, as far as there are writes for them.
     pub(super) fn flush_all(&mut self, cause: Cause) {
-        let mut keys: Vec<_> = self.open.iter().map(|(key, open)| (open.bytes, key.clone())).collect();
+        let mut keys: Vec<_> =
+            self.open.iter().map(|(key, open)| (open.bytes, key.clone())).collect();
         keys.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         for (_, key) in keys {
             if !self.has_slot() {
@@ -108,7 +109,8 @@ where
     /// Closes the largest batch: somebody waits for room.
     pub(super) fn flush_largest(&mut self) {
         let largest = self.open.iter().max_by_key(|(_, open)| open.bytes);
-        let Some((key, is_ordered)) = largest.map(|(key, open)| (key.clone(), open.is_ordered)) else {
+        let Some((key, is_ordered)) = largest.map(|(key, open)| (key.clone(), open.is_ordered))
+        else {
             return;
         };
         if self.has_slot() && self.can_write(is_ordered, &key) {

@@ -121,15 +121,16 @@ where
     let outcome = loop {
         let attempt = shared.transform.apply(&parcel.message);
         let applied = timeout(shared.limits.attempt_timeout, attempt).await;
-        let error = match applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late))) {
-            Ok(Step::Pass(record)) => break Some((parcel, record)),
-            Ok(Step::Skip(reason)) => {
-                Metrics::count(&shared.metrics.skipped, reason, 1);
-                parcel.duty.settlement.ack();
-                break None;
-            }
-            Err(error) => error,
-        };
+        let error =
+            match applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late))) {
+                Ok(Step::Pass(record)) => break Some((parcel, record)),
+                Ok(Step::Skip(reason)) => {
+                    Metrics::count(&shared.metrics.skipped, reason, 1);
+                    parcel.duty.settlement.ack();
+                    break None;
+                }
+                Err(error) => error,
+            };
         let wait = waits.next_wait();
         let lease_end = parcel.duty.settlement.lease_end();
         let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);

@@ -32,11 +32,13 @@ impl Variables {
         variables: &[(String, String)],
         overriding: bool,
     ) -> Self {
-        let known = known.iter().filter(|known| (known.kind != VariableKind::Default) == overriding);
+        let known =
+            known.iter().filter(|known| (known.kind != VariableKind::Default) == overriding);
         let mut names = Vec::new();
         let mut values = Vec::new();
         for variable in known {
-            let set = variables.iter().find(|(name, value)| name == variable.name && !value.is_empty());
+            let set =
+                variables.iter().find(|(name, value)| name == variable.name && !value.is_empty());
             let Some((name, value)) = set else { continue };
             let is_host = variable.kind == VariableKind::EmulatorHost && !value.contains("://");
             let value = if is_host { format!("http://{value}") } else { value.clone() };

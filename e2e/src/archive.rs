@@ -1,0 +1,90 @@
+//! Reads archived objects, whoever wrote them.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader};
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
+use pipeline::envelope::Input;
+use pipeline::{Envelope, Message};
+use serde::Deserialize;
+
+use crate::cloud::Cloud;
+
+/// A line of an object.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// The Pub/Sub message id.
+    pub id: String,
+    /// The key of its object.
+    pub batch_key: String,
+    /// Base64 of the Pub/Sub data.
+    original_pub_sub_payload: String,
+    /// When it was archived.
+    pub archived_at: String,
+    /// Tells duplicates; objects of the Go services do not have it.
+    pub ingest_id: Option<String>,
+    /// What accompanied the message.
+    #[serde(default)]
+    pub attributes: HashMap<String, String>,
+}
+
+impl Line {
+    /// The Pub/Sub message's data.
+    ///
+    /// # Errors
+    /// When it is no base64.
+    pub fn data(&self) -> anyhow::Result<Vec<u8>> {
+        STANDARD.decode(&self.original_pub_sub_payload).context("read originalPubSubPayload")
+    }
+
+    /// The device's payload, byte for byte: what the envelope holds, or a raw message's whole data.
+    ///
+    /// # Errors
+    /// When the line's data is no base64.
+    pub fn payload(&self) -> anyhow::Result<Vec<u8>> {
+        let envelope = Envelope::of(&Message::new(self.data()?), Input::Auto)?;
+        Ok(envelope.payload.map(Into::into).unwrap_or_default())
+    }
+
+    /// The MQTT topic that it came from, where it is known.
+    ///
+    /// # Errors
+    /// When the line's data is no base64.
+    pub fn topic(&self) -> anyhow::Result<Option<String>> {
+        if let Some(topic) = self.attributes.get(pipeline::message::attribute::MQTT_TOPIC) {
+            return Ok(Some(topic.clone()));
+        }
+        let envelope = Envelope::of(&Message::new(self.data()?), Input::Auto)?;
+        let topic = envelope.enrichment.get("Topic").and_then(serde_json::Value::as_str);
+        Ok(topic.map(str::to_owned))
+    }
+}
+
+/// The lines of an object.
+///
+/// # Errors
+/// When it is not one whole gzip file of lines.
+pub fn lines(object: &[u8]) -> anyhow::Result<Vec<Line>> {
+    let reader = BufReader::new(GzDecoder::new(object));
+    reader
+        .lines()
+        .map(|line| serde_json::from_str(&line.context("decompress")?).context("read a line"))
+        .collect()
+}
+
+/// All lines of all objects with a prefix.
+///
+/// # Errors
+/// When an object cannot be read whole.
+pub async fn read(cloud: &Cloud, bucket: &str, prefix: &str) -> anyhow::Result<Vec<Line>> {
+    let mut all = Vec::new();
+    for name in cloud.list(bucket, prefix).await? {
+        let object = cloud.read(bucket, &name).await?;
+        all.extend(lines(&object).with_context(|| format!("read {name}"))?);
+    }
+    Ok(all)
+}

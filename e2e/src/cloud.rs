@@ -1,0 +1,261 @@
+//! Resources in the cloud, the embedded one or Google's, named after a run and removed after it.
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Where resources are made, and what they are called.
+#[derive(Debug, Clone)]
+pub struct Cloud {
+    client: reqwest::Client,
+    credentials: Option<AccessTokenCredentials>,
+    pubsub: String,
+    storage: String,
+    /// The project.
+    pub project: String,
+    /// In the name of every resource of this run.
+    pub run: String,
+}
+
+/// A message read from a subscription, unwrapped from its JSON form.
+#[derive(Debug, Clone)]
+pub struct Received {
+    /// The data.
+    pub data: Bytes,
+    /// What accompanies the data.
+    pub attributes: std::collections::HashMap<String, String>,
+}
+
+impl Cloud {
+    /// The embedded cloud at `url`.
+    #[must_use]
+    pub fn embedded(url: &str) -> Self {
+        Self {
+            client: reqwest::Client::new(),
+            credentials: None,
+            pubsub: url.to_owned(),
+            storage: url.to_owned(),
+            project: "local".into(),
+            run: run_id(),
+        }
+    }
+
+    /// Google's own, in a project that exists.
+    ///
+    /// # Errors
+    /// When there are no Application Default Credentials.
+    pub fn google(project: &str) -> anyhow::Result<Self> {
+        let credentials = Builder::default().build_access_token_credentials();
+        Ok(Self {
+            client: reqwest::Client::new(),
+            credentials: Some(credentials.context("find Application Default Credentials")?),
+            pubsub: "https://pubsub.googleapis.com".into(),
+            storage: "https://storage.googleapis.com".into(),
+            project: project.to_owned(),
+            run: run_id(),
+        })
+    }
+
+    /// The name of a resource in this run.
+    #[must_use]
+    pub fn name(&self, kind: &str) -> String {
+        format!("{kind}-{}", self.run)
+    }
+
+    /// Creates a topic; one that exists already is fine.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_topic(&self, id: &str) -> anyhow::Result<()> {
+        let url = format!("{}/v1/projects/{}/topics/{id}", self.pubsub, self.project);
+        self.create(Method::PUT, url, json!({})).await
+    }
+
+    /// Creates a subscription to a topic; one that exists already is fine.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_subscription(&self, id: &str, topic: &str) -> anyhow::Result<()> {
+        let url = format!("{}/v1/projects/{}/subscriptions/{id}", self.pubsub, self.project);
+        let topic = format!("projects/{}/topics/{topic}", self.project);
+        self.create(Method::PUT, url, json!({ "topic": topic, "ackDeadlineSeconds": 10 })).await
+    }
+
+    /// Creates a bucket; one that exists already is fine.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
+        let url = format!("{}/storage/v1/b?project={}", self.storage, self.project);
+        self.create(Method::POST, url, json!({ "name": name })).await
+    }
+
+    /// Removes topics and subscriptions, and buckets with all that is in them, unless
+    /// `KEEP_RESOURCES` is set.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn teardown(
+        &self,
+        (topics, subscriptions): (&[&str], &[&str]),
+        buckets: &[&str],
+    ) -> anyhow::Result<()> {
+        if std::env::var_os("KEEP_RESOURCES").is_some_and(|keep| keep != "0") {
+            return Ok(());
+        }
+        let pubsub = format!("{}/v1/projects/{}", self.pubsub, self.project);
+        for id in subscriptions {
+            self.call(Method::DELETE, format!("{pubsub}/subscriptions/{id}"), None).await?;
+        }
+        for id in topics {
+            self.call(Method::DELETE, format!("{pubsub}/topics/{id}"), None).await?;
+        }
+        for bucket in buckets {
+            for object in self.list(bucket, "").await? {
+                self.call(Method::DELETE, self.object_url(bucket, &object), None).await?;
+            }
+            let url = format!("{}/storage/v1/b/{bucket}", self.storage);
+            self.call(Method::DELETE, url, None).await?;
+        }
+        Ok(())
+    }
+
+    /// The names of all objects with a prefix.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn list(&self, bucket: &str, prefix: &str) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut token = String::new();
+        loop {
+            let prefix = encode(prefix);
+            let base = format!("{}/storage/v1/b/{bucket}/o?prefix={prefix}", self.storage);
+            let url = format!("{base}&pageToken={}", encode(&token));
+            let page: Value = serde_json::from_slice(&self.call(Method::GET, url, None).await?)?;
+            let items = page["items"].as_array().cloned().unwrap_or_default();
+            names.extend(items.iter().filter_map(|item| Some(item["name"].as_str()?.to_owned())));
+            match page["nextPageToken"].as_str() {
+                Some(next) => next.clone_into(&mut token),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    /// An object's content.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn read(&self, bucket: &str, object: &str) -> anyhow::Result<Bytes> {
+        self.call(Method::GET, format!("{}?alt=media", self.object_url(bucket, object)), None).await
+    }
+
+    /// An object's metadata, as the JSON API has it.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn metadata(&self, bucket: &str, object: &str) -> anyhow::Result<Value> {
+        let body = self.call(Method::GET, self.object_url(bucket, object), None).await?;
+        serde_json::from_slice(&body).context("read metadata")
+    }
+
+    /// Publishes a message.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn publish(&self, topic: &str, data: &[u8], attributes: Value) -> anyhow::Result<()> {
+        let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
+        let message = json!({ "data": base64(data), "attributes": attributes });
+        self.call(Method::POST, url, Some(json!({ "messages": [message] }))).await?;
+        Ok(())
+    }
+
+    /// Reads and acknowledges what a subscription holds; empty when nothing comes for some seconds.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn pull(&self, subscription: &str) -> anyhow::Result<Vec<Received>> {
+        let url =
+            format!("{}/v1/projects/{}/subscriptions/{subscription}", self.pubsub, self.project);
+        let request = json!({ "maxMessages": 1000, "returnImmediately": true });
+        let body = self.call(Method::POST, format!("{url}:pull"), Some(request)).await?;
+        let pulled: Value = serde_json::from_slice(&body).context("read pulled messages")?;
+        let pulled = pulled["receivedMessages"].as_array().cloned().unwrap_or_default();
+        let mut received = Vec::new();
+        for one in &pulled {
+            let data = one["message"]["data"].as_str().unwrap_or_default();
+            received.push(Received {
+                data: decode(data)?.into(),
+                attributes: serde_json::from_value(one["message"]["attributes"].clone())
+                    .unwrap_or_default(),
+            });
+        }
+        let ids: Vec<_> = pulled.iter().map(|one| &one["ackId"]).collect();
+        if !ids.is_empty() {
+            let request = json!({ "ackIds": ids });
+            self.call(Method::POST, format!("{url}:acknowledge"), Some(request)).await?;
+        }
+        Ok(received)
+    }
+
+    async fn create(&self, method: Method, url: String, body: Value) -> anyhow::Result<()> {
+        match self.send(method, &url, Some(body)).await? {
+            (status, _) if status.is_success() || status == StatusCode::CONFLICT => Ok(()),
+            (status, body) => bail!("create {url}: {status}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        url: String,
+        body: Option<Value>,
+    ) -> anyhow::Result<Bytes> {
+        match self.send(method.clone(), &url, body).await? {
+            (status, body) if status.is_success() => Ok(body),
+            (status, body) => bail!("{method} {url}: {status}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        body: Option<Value>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let mut request = self.client.request(method, url);
+        if let Some(credentials) = &self.credentials {
+            request = request.bearer_auth(credentials.access_token().await?.token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.with_context(|| format!("reach {url}"))?;
+        Ok((answer.status(), answer.bytes().await.with_context(|| format!("read {url}"))?))
+    }
+
+    fn object_url(&self, bucket: &str, object: &str) -> String {
+        format!("{}/storage/v1/b/{bucket}/o/{}", self.storage, encode(object))
+    }
+}
+
+fn run_id() -> String {
+    Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn base64(data: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(data)
+}
+
+fn decode(text: &str) -> anyhow::Result<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).context("read base64")
+}

@@ -1,0 +1,230 @@
+//! A fleet of simulated devices that records what it sent, and what the broker acknowledged.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rumqttc::{AsyncClient, Event, EventLoop, Incoming, MqttOptions, Outgoing, QoS};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
+
+use crate::reading::Reading;
+
+/// How a fleet behaves.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Port of the broker on this machine.
+    pub port: u16,
+    /// Devices that readings are drawn from in turn.
+    pub devices: u32,
+    /// Readings to send; `None` sends until the fleet is stopped.
+    pub messages: Option<u64>,
+    /// Readings a second over all devices; 0 sends as fast as the broker acknowledges.
+    pub rate: u32,
+    /// Size of a payload.
+    pub payload_bytes: usize,
+    /// Connections that the devices share.
+    pub connections: u32,
+    /// PUBLISHes without PUBACK in one connection.
+    pub window: u16,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            port: 1883,
+            devices: 100,
+            messages: None,
+            rate: 0,
+            payload_bytes: 200,
+            connections: 4,
+            window: 100,
+        }
+    }
+}
+
+/// What a fleet has done so far; clones look at the same fleet.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Pages>);
+
+#[derive(Debug, Default)]
+struct Pages {
+    sent: AtomicU64,
+    acknowledged: Mutex<Vec<Reading>>,
+    is_stopped: AtomicBool,
+}
+
+impl Log {
+    /// Readings handed to a connection.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// How many readings have their PUBACK.
+    #[must_use]
+    pub fn acknowledged_count(&self) -> u64 {
+        self.lock().len() as u64
+    }
+
+    /// The readings whose PUBACK was seen: each is an obligation.
+    #[must_use]
+    pub fn acknowledged(&self) -> Vec<Reading> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Reading>> {
+        self.0.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fleet at work. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Fleet {
+    name: String,
+    plan: Plan,
+    log: Log,
+    devices: JoinSet<()>,
+}
+
+impl Fleet {
+    /// Starts sending; connections are tried again for ever.
+    #[must_use]
+    pub fn start(plan: Plan) -> Self {
+        let name = Uuid::new_v4().simple().to_string();
+        let log = Log::default();
+        let mut devices = JoinSet::new();
+        let next = Arc::new(AtomicU64::new(0));
+        let started = Instant::now();
+        for index in 0..plan.connections {
+            let sender = Sender {
+                fleet: name.clone(),
+                plan: plan.clone(),
+                log: log.clone(),
+                next: Arc::clone(&next),
+                started,
+            };
+            devices.spawn(sender.run(index));
+        }
+        Self { name, plan, log, devices }
+    }
+
+    /// The fleet's name, which is in every payload.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it sends.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.log.clone()
+    }
+
+    /// Stops sending; those on their way are still waited for.
+    pub fn stop(&self) {
+        self.log.0.is_stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until everything is sent and acknowledged. Cancel safe.
+    pub async fn finish(&mut self) {
+        while self.devices.join_next().await.is_some() {}
+    }
+}
+
+/// One connection.
+struct Sender {
+    fleet: String,
+    plan: Plan,
+    log: Log,
+    next: Arc<AtomicU64>,
+    started: Instant,
+}
+
+impl Sender {
+    async fn run(self, index: u32) {
+        let id = format!("fleet-{}-{index}", &self.fleet[..8]);
+        let mut options = MqttOptions::new(id, "127.0.0.1", self.plan.port);
+        options.set_keep_alive(Duration::from_secs(30));
+        options.set_clean_session(false);
+        options.set_inflight(self.plan.window);
+        let largest = self.plan.payload_bytes + 1024;
+        options.set_max_packet_size(largest, largest);
+        let (client, eventloop) = AsyncClient::new(options, 10);
+        let queued = Mutex::new(VecDeque::new());
+        let is_done = AtomicBool::new(false);
+        tokio::join!(
+            async {
+                self.publish(&client, &queued).await;
+                is_done.store(true, Ordering::Relaxed);
+                // Wakes the poll, which waits for what is on its way.
+                drop(client.subscribe(format!("fleet/{}", self.fleet), QoS::AtMostOnce).await);
+            },
+            self.poll(eventloop, &queued, &is_done),
+        );
+    }
+
+    async fn publish(&self, client: &AsyncClient, queued: &Mutex<VecDeque<Reading>>) {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let is_over = self.plan.messages.is_some_and(|messages| number >= messages);
+            if is_over {
+                return;
+            }
+            if self.plan.rate > 0 {
+                let due = number as f64 / f64::from(self.plan.rate);
+                sleep_until(self.started + Duration::from_secs_f64(due)).await;
+            }
+            if self.log.0.is_stopped.load(Ordering::Relaxed) {
+                return;
+            }
+            let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
+            let reading = Reading { device, number };
+            let payload = reading.payload(&self.fleet, self.plan.payload_bytes);
+            queued.lock().unwrap_or_else(PoisonError::into_inner).push_back(reading);
+            self.log.0.sent.fetch_add(1, Ordering::Relaxed);
+            if client.publish(reading.topic(), QoS::AtLeastOnce, false, payload).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Polls until all is sent and acknowledged.
+    async fn poll(
+        &self,
+        mut eventloop: EventLoop,
+        queued: &Mutex<VecDeque<Reading>>,
+        is_done: &AtomicBool,
+    ) {
+        let mut on_their_way: HashMap<u16, Reading> = HashMap::new();
+        loop {
+            match eventloop.poll().await {
+                // A packet id that is known already is sent again after a reconnect.
+                Ok(Event::Outgoing(Outgoing::Publish(id))) if !on_their_way.contains_key(&id) => {
+                    let mut queued = queued.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(reading) = queued.pop_front() {
+                        on_their_way.insert(id, reading);
+                    }
+                }
+                Ok(Event::Incoming(Incoming::PubAck(ack))) => {
+                    self.log.lock().extend(on_their_way.remove(&ack.pkid));
+                }
+                Ok(_) => {}
+                // The broker is away; what is on its way is sent again.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+            let is_sent = || queued.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            if is_done.load(Ordering::Relaxed) && on_their_way.is_empty() && is_sent() {
+                return;
+            }
+        }
+    }
+}

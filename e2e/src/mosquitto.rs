@@ -1,0 +1,121 @@
+//! A real mosquitto in a process of its own, set up so that a loss is ours and not the broker's.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// Longest wait for the broker to answer or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker on a free port of loopback. Dropping it kills it.
+#[derive(Debug)]
+pub struct Mosquitto {
+    port: u16,
+    config: PathBuf,
+    process: Child,
+}
+
+/// The program, where it is installed: Debian puts it where users' paths do not lead.
+#[must_use]
+pub fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    folders.map(|folder| folder.join("mosquitto")).find(|program| program.is_file())
+}
+
+/// A port of loopback that is free now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr().context("read a free port")?.port())
+}
+
+impl Mosquitto {
+    /// Starts a broker that keeps everything in `folder`; `port` 0 takes a free one.
+    ///
+    /// # Errors
+    /// When mosquitto is not installed, or does not answer.
+    pub async fn start(folder: &Path, port: u16) -> anyhow::Result<Self> {
+        let port = if port == 0 { free_port()? } else { port };
+        std::fs::create_dir_all(folder).context("create the broker's folder")?;
+        let config = folder.join("mosquitto.conf");
+        let mut file = std::fs::File::create(&config).context("write the broker's settings")?;
+        // As root, mosquitto would change to a user that cannot write here.
+        let user = if is_root() { "user root" } else { "" };
+        write!(
+            file,
+            "listener {port} 127.0.0.1\nallow_anonymous true\n{user}\n\
+             persistence true\npersistence_location {}/\n\
+             max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 1000\n\
+             max_packet_size 16777216\nlog_type error\nlog_type warning\n",
+            folder.display()
+        )
+        .context("write the broker's settings")?;
+        let process = spawn(&config)?;
+        let mut broker = Self { port, config, process };
+        broker.answers().await?;
+        Ok(broker)
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it in order, which writes its store to disk.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        crate::process::signal(&self.process, "TERM")?;
+        timeout(PATIENCE, self.process.wait()).await.context("wait for mosquitto to end")??;
+        Ok(())
+    }
+
+    /// Starts it again with what it had stored.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
+        self.process = spawn(&self.config)?;
+        self.answers().await
+    }
+
+    async fn answers(&mut self) -> anyhow::Result<()> {
+        let answers = async {
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {
+                if let Some(status) = self.process.try_wait()? {
+                    bail!("mosquitto ended at its start: {status}");
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            Ok(())
+        };
+        timeout(PATIENCE, answers).await.context("wait for mosquitto to answer")?
+    }
+}
+
+fn spawn(config: &Path) -> anyhow::Result<Child> {
+    let program = program().context("mosquitto is not installed: apt-get install mosquitto")?;
+    let mut command = Command::new(program);
+    command.arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true);
+    // Not in our process group: a Ctrl-C is for us, and the broker is needed until the drain is over.
+    command.process_group(0);
+    command.spawn().context("start mosquitto")
+}
+
+fn is_root() -> bool {
+    // Reads one number; the safe wrapper of the standard library is unstable.
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}

@@ -1,0 +1,106 @@
+//! Services as processes of their own, from the binaries of this workspace.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+/// Longest wait for a process to become ready or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A service as a process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    port: u16,
+}
+
+/// The binary of this name, built beside the running one.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find the running binary")?;
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let found = found.into_iter().find(|path| path.is_file());
+    found.with_context(|| format!("{name} is not built: cargo build --workspace"))
+}
+
+impl Process {
+    /// Starts a service with its settings; its health answers at `port`.
+    ///
+    /// # Errors
+    /// When the binary is missing or does not start.
+    pub fn start(name: &str, config: &Path, port: u16, log: &Path) -> anyhow::Result<Self> {
+        let log = std::fs::File::options().create(true).append(true).open(log);
+        let log = log.context("open the log")?;
+        let mut command = Command::new(binary(name)?);
+        command.arg("--config").arg(config).env("PORT", port.to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("start {name}"))?;
+        Ok(Self { child, port })
+    }
+
+    /// Where its health answers.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends before, or takes longer than a minute.
+    pub async fn ready(&mut self) -> anyhow::Result<()> {
+        let ready = async {
+            loop {
+                if let Some(status) = self.child.try_wait()? {
+                    bail!("the process ended before it was ready: {status}");
+                }
+                let answer = reqwest::get(format!("{}/readyz", self.url())).await;
+                if answer.is_ok_and(|answer| answer.status().is_success()) {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, ready).await.context("wait for the process to be ready")?
+    }
+
+    /// Kills it without a warning.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("kill the process")
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        signal(&self.child, "TERM")?;
+        timeout(PATIENCE, self.child.wait())
+            .await
+            .context("wait for the process to end")?
+            .context("wait for the process to end")
+    }
+}
+
+/// Sends a signal to a process that this one started.
+pub(crate) fn signal(child: &Child, signal: &str) -> anyhow::Result<()> {
+    let pid = child.id().context("the process has ended already")?;
+    let sent = std::process::Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+    let status = sent.context("run kill")?;
+    if status.success() { Ok(()) } else { bail!("kill -s {signal} {pid}: {status}") }
+}

@@ -1,0 +1,82 @@
+//! What a simulated device sends: JSON that tells by itself whether it is whole.
+
+use serde::Deserialize;
+
+/// One reading, known by its device and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+pub struct Reading {
+    /// The device's number, from 0.
+    pub device: u32,
+    /// The reading's number, from 0, over all devices.
+    pub number: u64,
+}
+
+impl Reading {
+    /// The device's name, which is in the topic.
+    #[must_use]
+    pub fn device_name(self) -> String {
+        format!("device-{:05}", self.device)
+    }
+
+    /// The topic, for a fleet of this name.
+    #[must_use]
+    pub fn topic(self) -> String {
+        format!("devices/{}/up", self.device_name())
+    }
+
+    /// The payload, padded to `bytes`; the same for the same reading.
+    #[must_use]
+    pub fn payload(self, fleet: &str, bytes: usize) -> Vec<u8> {
+        let Self { device, number } = self;
+        let tenths = number.wrapping_mul(2_654_435_761) % 400;
+        let (whole, tenth) = (tenths / 10, tenths % 10);
+        let mut payload = format!(
+            r#"{{"fleet":"{fleet}","device":{device},"number":{number},"temperature":{whole}.{tenth},"padding":""#
+        )
+        .into_bytes();
+        const END: &[u8] = b"\"}";
+        let mut state = number.wrapping_mul(6_364_136_223_846_793_005) | 1;
+        while payload.len() + END.len() < bytes {
+            // xorshift64: padding that compresses like readings do, not like zeros.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let digits = format!("{:x}", state & 0xffff);
+            let room = bytes - payload.len() - END.len();
+            payload.extend_from_slice(&digits.as_bytes()[..digits.len().min(room)]);
+        }
+        payload.extend_from_slice(END);
+        payload
+    }
+
+    /// The reading of a payload of this fleet; `None` for a payload of somebody else.
+    #[must_use]
+    pub fn of(fleet: &str, payload: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Marked<'a> {
+            fleet: &'a str,
+            #[serde(flatten)]
+            reading: Reading,
+        }
+        let marked: Marked<'_> = serde_json::from_slice(payload).ok()?;
+        (marked.fleet == fleet).then_some(marked.reading)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_has_its_size_and_tells_its_reading() {
+        let reading = Reading { device: 7, number: 42 };
+
+        for bytes in [0, 200, 1000, 1001] {
+            let payload = reading.payload("f", bytes);
+            assert_eq!(Reading::of("f", &payload), Some(reading));
+            assert!(bytes < 100 || payload.len() == bytes);
+        }
+        assert_eq!(Reading::of("other", &reading.payload("f", 100)), None);
+        assert_eq!(Reading::of("f", b"{}"), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! The flows over the real services in one process, with a real mosquitto.
+
+use std::time::Duration;
+
+use crate::stage::{PATIENCE, Stage, counter, start_icestore, start_ingestion, until};
+use e2e::account::{self, Account, Arrived};
+use e2e::{archive, replay};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::PublishProperties;
+use service::Hosted;
+use tokio::time::timeout;
+
+const GRACE: Duration = Duration::from_secs(20);
+const SENT: &str = "dataflow_pipeline_sent_messages_total";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_mqtt_to_pubsub() {
+    let stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    let mut arrived = Vec::new();
+    until(async || {
+        let received = stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap();
+        for one in &received {
+            assert_eq!(one.attributes["route_name"], "uplinks");
+            assert!(one.attributes["mqtt_topic"].starts_with("devices/device-"));
+            arrived.push(Arrived::of_message(one).unwrap());
+        }
+        arrived.len() >= 2_000
+    })
+    .await;
+    ingestion.shutdown(GRACE).await.unwrap();
+
+    let account = account::settle(&fleet, &arrived, &[]);
+    assert_eq!((account.sent, account.acknowledged), (2_000, 2_000));
+    assert!(account.is_clean(), "{account:?}");
+    assert_eq!(account.archived, 2_000 + account.duplicates);
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_mqtt_to_cloud_storage_and_back() {
+    let stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let icestore = start_icestore(stage.icestore()).await;
+
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&icestore, SENT) >= 2_000).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    icestore.shutdown(GRACE).await.unwrap();
+
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    assert_clean(&settle(&fleet, &lines), 2_000);
+    check_objects(&stage).await;
+    replay_is_the_original(&stage, &lines[..100]).await;
+    stage.strike().await;
+}
+
+fn settle(fleet: &e2e::fleet::Fleet, lines: &[archive::Line]) -> Account {
+    let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
+    account::settle(fleet, &arrived, &[])
+}
+
+fn assert_clean(account: &Account, messages: u64) {
+    assert_eq!((account.sent, account.acknowledged), (messages, messages));
+    assert!(account.is_clean(), "{account:?}");
+    assert_eq!(account.archived, messages + account.duplicates);
+}
+
+/// Names, types and metadata are what the contract says.
+async fn check_objects(stage: &Stage) {
+    let bucket = stage.cloud.name("bucket");
+    for name in stage.cloud.list(&bucket, "").await.unwrap() {
+        let metadata = stage.cloud.metadata(&bucket, &name).await.unwrap();
+        let lines = archive::lines(&stage.cloud.read(&bucket, &name).await.unwrap()).unwrap();
+
+        assert!(name.starts_with("archive/") && name.ends_with(".jsonl.gz"), "{name}");
+        assert_eq!(metadata["contentType"], "application/gzip");
+        assert_eq!(metadata["contentEncoding"], serde_json::Value::Null);
+        assert_eq!(metadata["metadata"]["records"], lines.len().to_string());
+        assert_eq!(metadata["metadata"]["format_version"], "1");
+        assert!(lines.iter().all(|line| name.contains(&line.batch_key)));
+    }
+}
+
+/// What replay sends is the original payload, byte for byte, on the original topic.
+async fn replay_is_the_original(stage: &Stage, lines: &[archive::Line]) {
+    let (client, mut events) = subscribe(stage.broker.port(), "devices/+/up").await;
+    let mut expected: Vec<_> = lines
+        .iter()
+        .map(|line| (line.topic().unwrap().unwrap(), line.payload().unwrap()))
+        .collect();
+
+    assert_eq!(replay::to_mqtt(lines, stage.broker.port()).await.unwrap(), lines.len() as u64);
+    let mut received = Vec::new();
+    while received.len() < expected.len() {
+        let event = timeout(PATIENCE, events.poll()).await.unwrap().unwrap();
+        if let rumqttc::Event::Incoming(rumqttc::Incoming::Publish(publish)) = event {
+            received.push((publish.topic, publish.payload.to_vec()));
+        }
+    }
+
+    expected.sort();
+    received.sort();
+    assert_eq!(received, expected);
+    drop(client);
+}
+
+async fn subscribe(port: u16, filter: &str) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
+    let options = rumqttc::MqttOptions::new("replay-check", "127.0.0.1", port);
+    let (client, mut events) = rumqttc::AsyncClient::new(options, 10);
+    client.subscribe(filter, rumqttc::QoS::AtLeastOnce).await.unwrap();
+    let is_subscribed = async {
+        loop {
+            let event = events.poll().await.unwrap();
+            if matches!(event, rumqttc::Event::Incoming(rumqttc::Incoming::SubAck(_))) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, is_subscribed).await.unwrap();
+    (client, events)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mqtt_3_1_1_works_like_mqtt_5() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    settings.mqtt.protocol = ingestion::config::Protocol::V4;
+    let ingestion = start_ingestion(settings).await;
+    let icestore = start_icestore(stage.icestore()).await;
+
+    let mut fleet = stage.fleet(1_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&icestore, SENT) >= 1_000).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    icestore.shutdown(GRACE).await.unwrap();
+
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    assert_clean(&settle(&fleet, &lines), 1_000);
+    stage.strike().await;
+}
+
+/// A publisher of MQTT 5 that waits for each PUBACK.
+struct Device {
+    client: rumqttc::v5::AsyncClient,
+    events: rumqttc::v5::EventLoop,
+}
+
+impl Device {
+    fn new(port: u16) -> Self {
+        let mut options = rumqttc::v5::MqttOptions::new("device", "127.0.0.1", port);
+        options.set_max_packet_size(Some(64 * 1024 * 1024));
+        let (client, events) = rumqttc::v5::AsyncClient::new(options, 10);
+        Self { client, events }
+    }
+
+    async fn publish(&mut self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
+        let properties = PublishProperties {
+            user_properties: vec![
+                ("color".into(), "red".into()),
+                ("route_name".into(), "forged".into()),
+            ],
+            ..PublishProperties::default()
+        };
+        let payload = payload.into();
+        let qos = QoS::AtLeastOnce;
+        self.client.publish_with_properties(topic, qos, retain, payload, properties).await.unwrap();
+        let acknowledged = async {
+            loop {
+                let event = self.events.poll().await.unwrap();
+                let packet = rumqttc::v5::Event::Incoming;
+                if let rumqttc::v5::Event::Incoming(rumqttc::v5::Incoming::PubAck(_)) = event {
+                    return packet;
+                }
+            }
+        };
+        timeout(PATIENCE, acknowledged).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_comes_goes_where_the_contract_says() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    let mut wide = settings.routes["up"].clone();
+    wide.source.mqtt_topic = "sites/#".into();
+    settings.routes.insert("wide".into(), wide);
+    let ingestion = start_ingestion(settings).await;
+    let icestore = start_icestore(stage.icestore()).await;
+    let mut device = Device::new(stage.broker.port());
+    // As large as what Pub/Sub takes once it is base64 in an envelope, and larger.
+    let (fits, too_large) = (vec![b'x'; 7_000_000], vec![b'y'; 9_000_000]);
+    let payloads: [&[u8]; 6] =
+        [b"", b"null", b"{}", br#"{"payload":"on","battery":3}"#, b"{\"broken", &fits];
+
+    for payload in payloads {
+        device.publish("devices/d/up", false, payload).await;
+    }
+    device.publish("devices/d/up", false, too_large.clone()).await;
+    device.publish("devices/d/up", true, "retained").await;
+    let raw = stage.cloud.name("raw");
+    let location = serde_json::json!({ "location": "../../x" });
+    stage.cloud.publish(&raw, b"not from ingestion", location).await.unwrap();
+    until(async || counter(&icestore, SENT) >= 8).await;
+    until(async || dead_lettered(&ingestion, "message_too_large") == 1).await;
+
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let found = |payload: &[u8]| lines.iter().find(|line| line.payload().unwrap() == payload);
+    for payload in payloads {
+        let line = found(payload).unwrap();
+        assert_eq!(line.attributes["color"], "red");
+        assert_eq!(line.attributes["route_name"], "uplinks", "reserved names are not overridden");
+    }
+    assert!(found(b"retained").is_some());
+    let raw = found(b"not from ingestion").unwrap();
+    assert!(raw.batch_key.ends_with("/______x"), "{}", raw.batch_key);
+    let letter = next_letter(&stage).await;
+    assert_eq!(letter.attributes["dl_reason"], "message_too_large");
+    assert_eq!(letter.attributes["dl_service"], "ingestion");
+    assert_eq!(letter.attributes["mqtt_topic"], "devices/d/up");
+    assert_eq!(letter.data, too_large, "it fits into Pub/Sub without its envelope");
+    ingestion.shutdown(GRACE).await.unwrap();
+    icestore.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_lost_its_route_is_a_dead_letter() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    let mut other = settings.routes["up"].clone();
+    other.source.mqtt_topic = "other/+".into();
+    settings.routes.insert("other".into(), other);
+    // The session keeps the subscription that the next start does not have any more.
+    start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
+    let ingestion = start_ingestion(stage.ingestion()).await;
+
+    Device::new(stage.broker.port()).publish("other/x", false, "orphan").await;
+
+    let letter = next_letter(&stage).await;
+    assert_eq!(
+        (letter.attributes["dl_reason"].as_str(), &letter.data[..]),
+        ("no_route", &b"orphan"[..])
+    );
+    assert_eq!(letter.attributes["mqtt_topic"], "other/x");
+    until(async || dead_lettered(&ingestion, "no_route") == 1).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_packet_above_the_limit_stops_nothing_else() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    settings.mqtt.max_packet_bytes = 4096;
+    let ingestion = start_ingestion(settings).await;
+    let mut device = Device::new(stage.broker.port());
+
+    device.publish("devices/d/up", false, vec![b'x'; 10_000]).await;
+    device.publish("devices/d/up", false, "small").await;
+
+    until(async || counter(&ingestion, SENT) == 1).await;
+    assert!(ingestion.health().is_ready());
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
+    let mut letters = Vec::new();
+    until(async || {
+        letters.extend(stage.cloud.pull(&stage.cloud.name("buried")).await.unwrap());
+        !letters.is_empty()
+    })
+    .await;
+    letters.remove(0)
+}
+
+fn dead_lettered(hosted: &Hosted, reason: &str) -> u64 {
+    let name = "dataflow_pipeline_dead_lettered_messages_total";
+    counter(hosted, &format!("{name}{{reason=\"{reason}\"}}"))
+}

@@ -1,0 +1,9 @@
+//! The flows as tests: real services, a real mosquitto, and the embedded cloud, or Google's own when
+//! `DATAFLOW_E2E_PROJECT` names a project.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod flows;
+mod kill;
+mod readiness;
+mod stage;

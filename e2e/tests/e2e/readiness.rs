@@ -1,0 +1,129 @@
+//! What services say while something is missing, and that they go on when it comes.
+
+use std::time::Duration;
+
+use crate::stage::{Stage, start_icestore, start_ingestion, until};
+use e2e::mosquitto::free_port;
+use emulator::{Emulator, Options};
+use icestore::Icestore;
+use ingestion::Ingestion;
+use service::Hosted;
+
+const GRACE: Duration = Duration::from_secs(20);
+
+async fn get(hosted: &Hosted, path: &str) -> (u16, String) {
+    let port = hosted.address().port();
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let request = reqwest::Client::new().get(url).header("accept", "application/json");
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Waits until the service says what it waits for, alive all the while.
+async fn waits_for(hosted: &Hosted, reason: &str) {
+    until(async || get(hosted, "/readyz").await.1.contains(reason)).await;
+    assert_eq!(get(hosted, "/readyz").await.0, 503);
+    assert_eq!(get(hosted, "/healthz").await, (200, "OK".into()));
+}
+
+async fn becomes_ready(hosted: &Hosted) {
+    until(async || get(hosted, "/readyz").await.0 == 200).await;
+    assert!(get(hosted, "/readyz").await.1.contains("\"ready\":true"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingestion_waits_for_its_broker() {
+    let mut stage = Stage::set().await;
+    stage.broker.stop().await.unwrap();
+    let settings = stage.ingestion();
+    let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+
+    waits_for(&ingestion, "mqtt://127.0.0.1").await;
+    stage.broker.start_again().await.unwrap();
+
+    becomes_ready(&ingestion).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_wait_for_a_cloud_that_comes_later() {
+    let stage = Stage::set().await;
+    let port = free_port().unwrap();
+    let endpoint = Some(format!("http://127.0.0.1:{port}"));
+    let (mut ingestion, mut icestore) = (stage.ingestion(), stage.icestore());
+    ingestion.pubsub.endpoint.clone_from(&endpoint);
+    icestore.pubsub.endpoint.clone_from(&endpoint);
+    icestore.storage.endpoint = endpoint;
+    let ingestion = Hosted::start(Ingestion::new(ingestion.clone()), &ingestion).await.unwrap();
+    let icestore = Hosted::start(Icestore::new(icestore.clone()), &icestore).await.unwrap();
+
+    waits_for(&ingestion, "does not answer").await;
+    waits_for(&icestore, "does not answer").await;
+    let late = Emulator::start(Options { port, ..Options::default() }).await.unwrap();
+    waits_for(&ingestion, "does not exist").await;
+    waits_for(&icestore, "does not exist").await;
+    let mut cloud = e2e::cloud::Cloud::embedded(&late.url());
+    cloud.run.clone_from(&stage.cloud.run);
+    for (topic, subscription) in [("raw", "archive"), ("dead", "buried")] {
+        cloud.create_topic(&cloud.name(topic)).await.unwrap();
+        cloud.create_subscription(&cloud.name(subscription), &cloud.name(topic)).await.unwrap();
+    }
+    cloud.create_bucket(&cloud.name("bucket")).await.unwrap();
+
+    becomes_ready(&ingestion).await;
+    becomes_ready(&icestore).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    icestore.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_in_for_a_topic_that_nobody_listens_to() {
+    let stage = Stage::set().await;
+    let lonely = stage.cloud.name("lonely");
+    stage.cloud.create_topic(&lonely).await.unwrap();
+    let mut settings = stage.ingestion();
+    settings.producers.get_mut("uplinks").unwrap().topic_id.clone_from(&lonely);
+    let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+
+    waits_for(&ingestion, "neither a subscription nor retention").await;
+    let listener = stage.cloud.name("listener");
+    stage.cloud.create_subscription(&listener, &lonely).await.unwrap();
+
+    becomes_ready(&ingestion).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.cloud.teardown((&[&lonely], &[&listener]), &[]).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_an_error_that_names_it() {
+    let stage = Stage::set().await;
+    let first = start_icestore(stage.icestore()).await;
+    let mut settings = stage.ingestion();
+    settings.http.port = first.address().port();
+
+    let refused = Hosted::start(Ingestion::new(settings.clone()), &settings).await.err().unwrap();
+
+    let text = format!("{refused:#}");
+    assert!(text.contains(&settings.http.port.to_string()) && text.contains("http.port"), "{text}");
+    first.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_restarts_ends_readiness_and_nothing_else() {
+    let mut stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+
+    stage.broker.stop().await.unwrap();
+    waits_for(&ingestion, "mqtt://127.0.0.1").await;
+    stage.broker.start_again().await.unwrap();
+
+    becomes_ready(&ingestion).await;
+    let status = get(&ingestion, "/status").await.1;
+    assert!(status.contains("\"guarantees\"") && status.contains("at least once"), "{status}");
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
