@@ -1,1 +1,28 @@
-fn main() {}
+//! Local mode: messages flow from simulated devices through everything, and every one is accounted
+//! for. `cargo run` at the root starts it.
+
+mod args;
+mod broker;
+mod metrics;
+mod platform;
+mod run;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    service::install_crypto();
+    let args = args::Args::parse();
+    args.install_logs();
+    match run::run(args).await {
+        Ok(account) if account.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("local mode failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,18 +1,18 @@
 //! The life of the connection: polled without a pause, opened again after every failure.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pipeline::message::attribute;
 use pipeline::{Delivery, Message, Settlement, Verdict};
 use service::Condition;
 use time::OffsetDateTime;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use super::Arrived;
 use super::client::{self, Client, Event, Published};
 use super::window::Window;
 use crate::config::Mqtt;
@@ -21,18 +21,27 @@ use crate::routes::Subscription;
 
 /// Longest wait for the last acknowledgements to leave at a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a waiting message takes beside its payload, roughly.
+const OVERHEAD: usize = 512;
 
 pub(super) struct Connection {
     settings: Mqtt,
     filters: Vec<Subscription>,
-    outbox: mpsc::Sender<Delivery>,
+    outbox: mpsc::UnboundedSender<Arrived>,
+    epoch: Arc<AtomicU64>,
     metrics: Metrics,
     condition: Condition,
-    /// Bytes handed out and not settled, over all epochs.
-    bytes: Arc<AtomicUsize>,
+    held: Arc<Held>,
     /// Since when there is no connection, for one that was there before.
     lost_at: Option<OffsetDateTime>,
     is_first: bool,
+}
+
+/// What is handed out and not settled, over all epochs.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: AtomicUsize,
+    qos0_messages: AtomicUsize,
 }
 
 /// What belongs to one connection: nothing of it outlives that.
@@ -49,16 +58,17 @@ impl Connection {
     pub(super) fn new(
         settings: Mqtt,
         filters: Vec<Subscription>,
-        outbox: mpsc::Sender<Delivery>,
+        (outbox, epoch): (mpsc::UnboundedSender<Arrived>, Arc<AtomicU64>),
         (metrics, condition): (Metrics, Condition),
     ) -> Self {
         Self {
             settings,
             filters,
             outbox,
+            epoch,
             metrics,
             condition,
-            bytes: Arc::default(),
+            held: Arc::default(),
             lost_at: None,
             is_first: true,
         }
@@ -69,6 +79,8 @@ impl Connection {
         self.condition.not_ready(format!("connecting to {}", self.settings.url));
         loop {
             let Err((reason, was_subscribed)) = self.connected(&mut stop).await else { return };
+            // What is still queued cannot be acknowledged any more.
+            self.epoch.fetch_add(1, Ordering::Relaxed);
             if was_subscribed {
                 waits.reset();
                 self.metrics.reconnects.inc();
@@ -77,10 +89,6 @@ impl Connection {
             self.condition.not_ready(format!("{}: {reason}", self.settings.url));
             tokio::select! {
                 () = sleep(waits.next_wait()) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            tokio::select! {
-                () = self.relieved() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
@@ -116,6 +124,13 @@ impl Connection {
             let handled = event.and_then(|event| self.handle(&mut epoch, event));
             handled.map_err(|reason| (reason, epoch.is_subscribed))?;
             epoch.send_acks();
+            if self.is_over() {
+                let braked = tokio::select! {
+                    braked = self.brake(&mut epoch) => braked,
+                    _ = stop.wait_for(|stop| *stop) => Ok(()),
+                };
+                braked.map_err(|reason| (reason, epoch.is_subscribed))?;
+            }
         }
     }
 
@@ -147,7 +162,7 @@ impl Connection {
                 self.is_first = false;
                 self.condition.ready();
             }
-            Event::Published(published) => return self.deliver(epoch, published),
+            Event::Published(published) => self.deliver(epoch, published),
             Event::Other => {}
         }
         Ok(())
@@ -166,47 +181,55 @@ impl Connection {
         }
     }
 
-    fn deliver(&self, epoch: &mut Epoch, published: Published) -> Result<(), String> {
-        let size = published.payload.len();
-        let packet_id = published.packet_id;
-        let place = packet_id.map(|packet_id| epoch.window.push(packet_id));
-        let report = epoch.report.clone();
-        let bytes = Arc::clone(&self.bytes);
-        bytes.fetch_add(size, Ordering::Relaxed);
+    fn deliver(&self, epoch: &mut Epoch, published: Published) {
+        let is_qos0 = published.packet_id.is_none();
+        if is_qos0 {
+            if self.held.qos0_messages.load(Ordering::Relaxed) >= self.settings.max_qos0_waiting {
+                self.metrics.qos0_dropped.inc();
+                return;
+            }
+            self.held.qos0_messages.fetch_add(1, Ordering::Relaxed);
+        }
+        let size = published.payload.len() + OVERHEAD;
+        self.held.bytes.fetch_add(size, Ordering::Relaxed);
+        let place = published.packet_id.map(|packet_id| epoch.window.push(packet_id));
+        let (report, held) = (epoch.report.clone(), Arc::clone(&self.held));
         let settle = move |verdict| {
-            bytes.fetch_sub(size, Ordering::Relaxed);
-            if let Some(place) = place {
+            held.bytes.fetch_sub(size, Ordering::Relaxed);
+            match place {
                 // An error means that the connection has ended: the broker sends it again.
-                report.send((place, verdict)).unwrap_or_default();
+                Some(place) => report.send((place, verdict)).unwrap_or_default(),
+                None => drop(held.qos0_messages.fetch_sub(1, Ordering::Relaxed)),
             }
         };
         let delivery = Delivery::new(message(published), Settlement::new(settle, None));
-        match (self.outbox.try_send(delivery), packet_id) {
-            (Ok(()), _) => {}
-            (Err(TrySendError::Full(_)), None) => {
-                self.metrics.qos0_dropped.inc();
-                return Ok(());
-            }
-            (Err(TrySendError::Full(_)), Some(_)) => {
-                return Err("the broker sent more than its window allows".into());
-            }
-            (Err(TrySendError::Closed(_)), _) => return Ok(()),
-        }
-        let held = self.bytes.load(Ordering::Relaxed);
-        let limit = self.settings.max_bytes_in_flight;
-        if held > limit {
-            return Err(format!(
-                "{held} bytes wait, at most {limit} may (mqtt.max_bytes_in_flight)"
-            ));
-        }
-        Ok(())
+        let current = self.epoch.load(Ordering::Relaxed);
+        let arrived = Arrived { epoch: (!is_qos0).then_some(current), delivery };
+        // An error means that the source is closing; what is dropped here is nacked.
+        self.outbox.send(arrived).unwrap_or_else(drop);
     }
 
-    /// Waits until half of what may be in flight is free.
-    async fn relieved(&self) {
-        const INTERVAL: Duration = Duration::from_millis(50);
-        while self.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight / 2 {
-            sleep(INTERVAL).await;
+    fn is_over(&self) -> bool {
+        self.held.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight
+    }
+
+    /// Leaves the socket unread until half of what may be in flight is settled: TCP holds the broker
+    /// back. Not for long, because pings wait too.
+    async fn brake(&self, epoch: &mut Epoch) -> Result<(), String> {
+        const LOOK: Duration = Duration::from_millis(20);
+        let until = Instant::now() + self.settings.keep_alive / 2;
+        loop {
+            let held = self.held.bytes.load(Ordering::Relaxed);
+            if held <= self.settings.max_bytes_in_flight / 2 {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(format!("{held} bytes wait (mqtt.max_bytes_in_flight)"));
+            }
+            tokio::select! {
+                Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
+                () = sleep(LOOK) => {}
+            }
         }
     }
 }

@@ -1,0 +1,118 @@
+//! The broker: mosquitto where it is installed, else rumqttd in this process.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use e2e::mosquitto::{self, Mosquitto};
+use ingestion::config::Protocol;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+use crate::args::BrokerChoice;
+
+/// A running broker.
+pub(crate) enum Broker {
+    Mosquitto(Mosquitto),
+    /// rumqttd cannot be ended: it lives as long as the process.
+    BuiltIn,
+}
+
+impl Broker {
+    /// Starts the broker on a port of loopback.
+    pub(crate) async fn start(
+        choice: BrokerChoice,
+        folder: &Path,
+        port: u16,
+    ) -> anyhow::Result<Self> {
+        // Both would say no more than that they could not start.
+        drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| {
+            format!("listen on 127.0.0.1:{port} for MQTT: choose another with --mqtt-port")
+        })?);
+        let is_installed = mosquitto::program().is_some();
+        match choice {
+            BrokerChoice::Mosquitto if !is_installed => bail!("mosquitto is not installed"),
+            BrokerChoice::Auto | BrokerChoice::Mosquitto if is_installed => {
+                Ok(Self::Mosquitto(Mosquitto::start(folder, port).await?))
+            }
+            BrokerChoice::Auto | BrokerChoice::Mosquitto | BrokerChoice::BuiltIn => {
+                start_built_in(port).await?;
+                Ok(Self::BuiltIn)
+            }
+        }
+    }
+
+    /// What it is, for people.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Mosquitto(_) => "mosquitto",
+            Self::BuiltIn => "rumqttd, MQTT 3.1.1 (install mosquitto for MQTT 5)",
+        }
+    }
+
+    /// The version of the protocol that ingestion speaks with it. rumqttd has a port for each
+    /// version; we open the one that every client knows.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Mosquitto(_) => Protocol::V5,
+            Self::BuiltIn => Protocol::V4,
+        }
+    }
+
+    /// Ends it, where it can be ended.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        match self {
+            Self::Mosquitto(mut mosquitto) => mosquitto.stop().await,
+            Self::BuiltIn => Ok(()),
+        }
+    }
+}
+
+async fn start_built_in(port: u16) -> anyhow::Result<()> {
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let connections = rumqttd::ConnectionSettings {
+        connection_timeout_ms: 60_000,
+        max_payload_size: 16 * 1024 * 1024,
+        max_inflight_count: 1000,
+        auth: None,
+        external_auth: None,
+        dynamic_filters: true,
+    };
+    let server = rumqttd::ServerSettings {
+        name: "local".into(),
+        listen,
+        tls: None,
+        next_connection_delay_ms: 1,
+        connections,
+    };
+    let router = rumqttd::RouterConfig {
+        max_connections: 10_000,
+        max_outgoing_packet_count: 1000,
+        // What it keeps for a subscriber that is slow or away.
+        max_segment_size: 32 * 1024 * 1024,
+        max_segment_count: 16,
+        ..rumqttd::RouterConfig::default()
+    };
+    let config = rumqttd::Config {
+        router,
+        v4: Some(HashMap::from([("local".to_owned(), server)])),
+        ..rumqttd::Config::default()
+    };
+    // It blocks for ever, and has runtimes of its own.
+    std::thread::Builder::new()
+        .name("rumqttd".into())
+        .spawn(move || {
+            if let Err(error) = rumqttd::Broker::new(config).start() {
+                eprintln!("the built-in broker failed: {error}");
+            }
+        })
+        .context("start the built-in broker")?;
+    let answers = async {
+        while TcpStream::connect(listen).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), answers).await.context("wait for the built-in broker")
+}

@@ -1,0 +1,168 @@
+//! One run: start, send, watch, drain, account.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use e2e::account::{self, Account, Arrived};
+use e2e::archive;
+use e2e::fleet::{Fleet, Plan};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, interval};
+
+use crate::args::Args;
+use crate::platform::{BUCKET, PREFIX, Platform};
+use crate::table::{Report, Table, print_places, print_report};
+
+/// Between two prints of the table.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Between two looks at whether all is accounted for.
+const LOOK: Duration = Duration::from_millis(50);
+/// Without any progress for this long, what is missing is missing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs local mode and returns what became of every message.
+pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
+    let mut platform = Platform::start(&args, &args.data_dir()).await?;
+    // Objects of an earlier run in the same folder are not ours to count.
+    let known: HashSet<_> = platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect();
+    print_places(&args, &platform);
+
+    let started = Instant::now();
+    let mut fleet = Fleet::start(Plan {
+        port: args.mqtt_port,
+        devices: args.devices,
+        messages: args.messages,
+        rate: args.rate(),
+        payload_bytes: args.payload_bytes,
+        ..Plan::default()
+    });
+    let mut watch = Watch::new();
+    tokio::select! {
+        error = platform_failed(&mut platform, &mut watch, (&mut fleet, args.once)) => {
+            if let Some(error) = error {
+                return Err(error);
+            }
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => println!("\nstopping the devices, and waiting for what is on its way"),
+    }
+    fleet.stop();
+    tokio::select! {
+        () = settle(&platform, &mut watch, &mut fleet) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => println!("\nnot waiting any longer"),
+    }
+    let elapsed = started.elapsed();
+    watch.table.print(&platform.stages, &fleet.log(), watch.last_print.elapsed());
+    platform.drain().await?;
+
+    let account = account(&platform, &fleet, &known).await?;
+    let elapsed_seconds = elapsed.as_secs_f64();
+    let messages_per_second = account.archived as f64 / elapsed_seconds;
+    let report = Report { account, elapsed_seconds, messages_per_second };
+    print_report(&report);
+    if let Some(file) = &args.report {
+        let json = serde_json::to_vec_pretty(&report).context("write the report")?;
+        std::fs::write(file, json).with_context(|| format!("write {}", file.display()))?;
+    }
+    platform.stop().await?;
+    Ok(report.account)
+}
+
+/// The table, and whether anything still moves.
+struct Watch {
+    table: Table,
+    last_print: Instant,
+    progress: (Vec<u64>, Instant),
+}
+
+impl Watch {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { table: Table::default(), last_print: now, progress: (Vec::new(), now) }
+    }
+
+    /// Looks once; true when everything the broker acknowledged has come to its end, as far as the
+    /// services' own counts tell, or when nothing has moved for long.
+    fn look(&mut self, platform: &Platform, fleet: &Fleet) -> bool {
+        if self.last_print.elapsed() >= REFRESH {
+            self.table.print(&platform.stages, &fleet.log(), self.last_print.elapsed());
+            self.last_print = Instant::now();
+        }
+        let scrapes: Vec<_> = platform.stages.iter().map(crate::platform::Stage::scrape).collect();
+        let done = |index: usize| {
+            let names =
+                ["sent_messages_total", "dead_lettered_messages_total", "skipped_messages_total"];
+            let scrape = scrapes.get(index);
+            scrape.map_or(0, |scrape| names.iter().map(|name| scrape.pipeline(name)).sum::<u64>())
+        };
+        let sent = |index: usize| {
+            scrapes.get(index).map_or(0, |scrape| scrape.pipeline("sent_messages_total"))
+        };
+        let acknowledged = fleet.log().acknowledged_count();
+        let counts = vec![acknowledged, done(0), done(1)];
+        if self.progress.0 != counts {
+            self.progress = (counts, Instant::now());
+        }
+        let is_still = scrapes.iter().all(|scrape| scrape.pipeline("in_flight_messages") == 0);
+        let has_ended = done(0) >= acknowledged && done(1) >= sent(0) && is_still;
+        has_ended || self.progress.1.elapsed() > PATIENCE
+    }
+}
+
+/// Watches until a service fails, or, with `once`, until all messages are accounted for.
+async fn platform_failed(
+    platform: &mut Platform,
+    watch: &mut Watch,
+    (fleet, once): (&mut Fleet, bool),
+) -> Option<anyhow::Error> {
+    let mut looks = interval(LOOK);
+    let mut is_sent = false;
+    loop {
+        tokio::select! {
+            error = platform.failed() => return Some(error),
+            () = fleet.finish(), if !is_sent => is_sent = true,
+            _ = looks.tick() => {}
+        }
+        if watch.look(platform, fleet) && once && is_sent {
+            return None;
+        }
+    }
+}
+
+/// Waits until what is on its way has come to its end.
+async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
+    let mut looks = interval(LOOK);
+    let mut is_sent = false;
+    loop {
+        tokio::select! {
+            () = fleet.finish(), if !is_sent => is_sent = true,
+            _ = looks.tick() => {}
+        }
+        if watch.look(platform, fleet) && is_sent {
+            return;
+        }
+    }
+}
+
+/// Compares by content what was sent with what is in the archive and in the dead letters.
+async fn account(
+    platform: &Platform,
+    fleet: &Fleet,
+    known: &HashSet<String>,
+) -> anyhow::Result<Account> {
+    let mut arrived = Vec::new();
+    for name in platform.cloud.list(BUCKET, PREFIX).await? {
+        if !known.contains(&name) {
+            let object = platform.cloud.read(BUCKET, &name).await?;
+            let lines = archive::lines(&object).with_context(|| format!("read {name}"))?;
+            for line in &lines {
+                arrived.push(Arrived::of_line(line)?);
+            }
+        }
+    }
+    Ok(account::settle(fleet, &arrived, &platform.dead_letters().await?))
+}
