@@ -108,7 +108,9 @@ impl Mosquitto {
 
 fn spawn(config: &Path) -> anyhow::Result<Child> {
     let program = program().context("mosquitto is not installed: apt-get install mosquitto")?;
+    let log = std::fs::File::options().create(true).append(true).open(config.with_extension("log"));
     let mut command = Command::new(program);
+    command.stderr(log.context("open the broker's log")?);
     command.arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true);
     // Not in our process group: a Ctrl-C is for us, and the broker is needed until the drain is over.
     command.process_group(0);

@@ -15,7 +15,7 @@ use crate::args::BrokerChoice;
 
 /// A running broker.
 pub(crate) enum Broker {
-    Mosquitto(Mosquitto),
+    Mosquitto(Box<Mosquitto>),
     /// rumqttd cannot be ended: it lives as long as the process.
     BuiltIn,
 }
@@ -35,7 +35,7 @@ impl Broker {
         match choice {
             BrokerChoice::Mosquitto if !is_installed => bail!("mosquitto is not installed"),
             BrokerChoice::Auto | BrokerChoice::Mosquitto if is_installed => {
-                Ok(Self::Mosquitto(Mosquitto::start(folder, port).await?))
+                Ok(Self::Mosquitto(Box::new(Mosquitto::start(folder, port).await?)))
             }
             BrokerChoice::Auto | BrokerChoice::Mosquitto | BrokerChoice::BuiltIn => {
                 start_built_in(port).await?;

@@ -1,7 +1,7 @@
 //! How a process lives: it reads its settings, answers for its health before it reaches anything
 //! else, runs one [`Service`], drains it on SIGTERM, and says by its exit code how that went.
 //!
-//! A binary calls [`run`]; whoever wants several services in one process calls [`Hosted::start`].
+//! A binary calls [`run()`]; whoever wants several services in one process calls [`Hosted::start`].
 
 mod args;
 pub mod health;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use figment::Figment;
-use figment::providers::{Format as _, YamlExtended};
+use figment::providers::{Format as _, Serialized, YamlExtended};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -144,7 +144,9 @@ pub fn load<T: Settings>(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, Faults> {
     let variables: Vec<_> = variables.into_iter().collect();
-    let mut figment = Figment::new().merge(Variables::ecosystem(T::variables(), &variables, false));
+    // The service's own defaults, so that a key left out of a section keeps them.
+    let mut figment = Figment::from(Serialized::defaults(T::default()));
+    figment = figment.merge(Variables::ecosystem(T::variables(), &variables, false));
     if let Some(file) = file {
         figment = figment.merge(YamlExtended::file_exact(file));
     }
@@ -188,12 +190,16 @@ fn collect_origins(
     value: &Value,
     origins: &mut BTreeMap<String, String>,
 ) {
-    if let Some(metadata) = figment.find_metadata(at).filter(|_| !at.is_empty()) {
+    if let Some(metadata) = figment.find_metadata(at) {
         let origin = match &metadata.source {
-            Some(figment::Source::File(path)) => path.display().to_string(),
-            _ => metadata.name.replace("{key}", &at.to_uppercase().replace('.', "__")),
+            Some(figment::Source::File(path)) => Some(path.display().to_string()),
+            _ if metadata.name.starts_with(variables::ORIGIN) => {
+                Some(metadata.name.replace("{key}", &at.to_uppercase().replace('.', "__")))
+            }
+            // A default: nobody set it.
+            _ => None,
         };
-        origins.insert(at.to_owned(), origin);
+        origins.extend(origin.map(|origin| (at.to_owned(), origin)));
     }
     if let Value::Object(children) = value {
         for (name, child) in children {

@@ -126,7 +126,7 @@ impl PubSub {
             match path.as_str() {
                 "ack_deadline_seconds" => config.ack_deadline_seconds = new.ack_deadline_seconds,
                 "dead_letter_policy" => {
-                    config.dead_letter_policy.clone_from(&new.dead_letter_policy)
+                    config.dead_letter_policy.clone_from(&new.dead_letter_policy);
                 }
                 "retry_policy" => config.retry_policy = new.retry_policy,
                 "enable_exactly_once_delivery" => {

@@ -53,9 +53,9 @@ impl PubSub {
         requests: Streaming<Request>,
     ) -> impl Stream<Item = Result<Pulled, tonic::Status>> + Send + use<> {
         let cuts = self.faults.cuts();
-        let state = Phase::New(self.clone(), requests, cuts);
+        let state = Phase::New(Box::new((self.clone(), requests, cuts)));
         futures::stream::unfold(state, async |state| match state {
-            Phase::New(pubsub, requests, cuts) => match open(pubsub, requests, cuts).await {
+            Phase::New(parts) => match open(*parts).await {
                 // The first answer tells the client what it is subscribed to.
                 Ok(stream) => Some((Ok(stream.answer(Vec::new())), Phase::Open(Box::new(stream)))),
                 Err(status) => Some((Err(status.into()), Phase::Ended)),
@@ -71,7 +71,7 @@ impl PubSub {
 }
 
 enum Phase {
-    New(PubSub, Streaming<Request>, watch::Receiver<u64>),
+    New(Box<(PubSub, Streaming<Request>, watch::Receiver<u64>)>),
     Open(Box<PullStream>),
     Ended,
 }
@@ -87,9 +87,7 @@ struct PullStream {
 }
 
 async fn open(
-    pubsub: PubSub,
-    mut requests: Streaming<Request>,
-    cuts: watch::Receiver<u64>,
+    (pubsub, mut requests, cuts): (PubSub, Streaming<Request>, watch::Receiver<u64>),
 ) -> Result<PullStream, Status> {
     let first =
         requests.message().await.map_err(|error| Status::new(error.code(), error.message()))?;

@@ -14,15 +14,9 @@ use crate::status::Status;
 /// Answers the gRPC method at `path`.
 pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.pubsub.v1.") {
-        "Publisher/Publish" => {
-            call(pubsub, "Publish", request, |pubsub, r| pubsub.publish(r)).await
-        }
-        "Publisher/CreateTopic" => {
-            call(pubsub, "CreateTopic", request, |pubsub, r| pubsub.create_topic(r)).await
-        }
-        "Publisher/UpdateTopic" => {
-            call(pubsub, "UpdateTopic", request, |pubsub, r| pubsub.update_topic(r)).await
-        }
+        "Publisher/Publish" => call(pubsub, "Publish", request, PubSub::publish).await,
+        "Publisher/CreateTopic" => call(pubsub, "CreateTopic", request, PubSub::create_topic).await,
+        "Publisher/UpdateTopic" => call(pubsub, "UpdateTopic", request, PubSub::update_topic).await,
         "Publisher/GetTopic" => {
             type In = proto::GetTopicRequest;
             call(pubsub, "GetTopic", request, |pubsub, r: In| pubsub.get_topic(&r.topic)).await
@@ -43,12 +37,10 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
 async fn subscriber_answer(pubsub: PubSub, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.pubsub.v1.Subscriber/") {
         "CreateSubscription" => {
-            call(pubsub, "CreateSubscription", request, |pubsub, r| pubsub.create_subscription(r))
-                .await
+            call(pubsub, "CreateSubscription", request, PubSub::create_subscription).await
         }
         "UpdateSubscription" => {
-            call(pubsub, "UpdateSubscription", request, |pubsub, r| pubsub.update_subscription(r))
-                .await
+            call(pubsub, "UpdateSubscription", request, PubSub::update_subscription).await
         }
         "GetSubscription" => {
             type In = proto::GetSubscriptionRequest;

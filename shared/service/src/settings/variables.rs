@@ -9,6 +9,9 @@ use super::{Variable, VariableKind};
 /// of that name.
 const PREFIX: &str = "DATAFLOW__";
 
+/// How the origin of a value from a variable starts.
+pub(super) const ORIGIN: &str = "variable ";
+
 pub(super) struct Variables {
     origin: String,
     values: Vec<(String, String)>,
@@ -23,7 +26,7 @@ impl Variables {
             .filter_map(|(name, value)| Some((key(name)?, value.clone())))
             .filter(|(key, _)| !key.is_empty())
             .collect();
-        Self { origin: format!("variable {PREFIX}{{key}}"), values }
+        Self { origin: format!("{ORIGIN}{PREFIX}{{key}}"), values }
     }
 
     /// The ecosystem's variables, those that override the file or those that do not.
@@ -45,7 +48,7 @@ impl Variables {
             names.push(name.as_str());
             values.push((variable.key.to_owned(), value));
         }
-        Self { origin: format!("variable {}", names.join(", ")), values }
+        Self { origin: format!("{ORIGIN}{}", names.join(", ")), values }
     }
 }
 

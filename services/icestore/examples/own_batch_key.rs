@@ -1,0 +1,27 @@
+//! Icestore with a batch key of one's own: one folder per tenant and ISO week.
+//!
+//! `cargo run -p icestore --example own_batch_key -- --config services/icestore/example.yaml`
+
+use std::process::ExitCode;
+
+use icestore::Icestore;
+use icestore::config::Settings;
+use icestore::key::{BatchKey, safe};
+use pipeline::{Envelope, Message};
+
+struct TenantAndWeek;
+
+impl BatchKey for TenantAndWeek {
+    fn key(&self, message: &Message, envelope: &Envelope) -> String {
+        let time = envelope.publish_time.unwrap_or(message.publish_time);
+        let tenant = message.attributes.get("tenant").and_then(|tenant| safe(tenant));
+        let (year, week, _) = time.to_iso_week_date();
+        format!("{}/{year}-W{week:02}", tenant.as_deref().unwrap_or("none"))
+    }
+}
+
+fn main() -> ExitCode {
+    service::run("Icestore that files by tenant and week", |settings: Settings| {
+        Icestore::with_batch_key(settings, TenantAndWeek)
+    })
+}

@@ -1,0 +1,70 @@
+//! The example is right, and wrong settings are all named at once.
+
+use std::process::Command;
+
+use icestore::config::Settings;
+use service::settings::load;
+
+#[test]
+fn the_example_is_right_and_shows_the_defaults() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+
+    let settings: Settings = load(Some(example.as_ref()), []).unwrap();
+
+    let defaults = Settings::default();
+    assert_eq!(settings.pipeline, defaults.pipeline);
+    assert_eq!(settings.archive, defaults.archive);
+    let subscription = pubsub::Subscription { id: String::new(), ..settings.subscription };
+    assert_eq!(subscription, defaults.subscription);
+}
+
+#[test]
+fn a_section_with_one_key_keeps_the_other_defaults() {
+    let variables = [("DATAFLOW__PIPELINE__LANES".to_owned(), "3".to_owned())];
+    let faults = load::<Settings>(None, variables.clone()).unwrap_err();
+    let required = ["project", "subscription.id", "storage.bucket", "dead_letters"];
+    assert_eq!(faults.lines().len(), required.len(), "{faults}");
+
+    let needed = [
+        ("DATAFLOW__PROJECT", "p"),
+        ("DATAFLOW__SUBSCRIPTION__ID", "s"),
+        ("DATAFLOW__STORAGE__BUCKET", "b"),
+        ("DATAFLOW__DEAD_LETTERS", "drop"),
+    ];
+    let needed = needed.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings: Settings = load(None, variables.into_iter().chain(needed)).unwrap();
+
+    let defaults = Settings::default();
+    assert_eq!(settings.pipeline.lanes, 3);
+    assert_eq!(settings.pipeline.batch, defaults.pipeline.batch);
+    assert_eq!(settings.subscription.max_outstanding_messages, 50_000);
+}
+
+#[test]
+fn every_fault_is_named_at_once_with_exit_code_2() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_icestore"));
+    command.arg("check").env_clear();
+    command.env("DATAFLOW__ARCHIVE__BATCH_KEY", "{year}");
+    command.env("DATAFLOW__ARCHIVE__PREFIX", "../up");
+    command.env("DATAFLOW__ARCHIVE__COMPRESSION_LEVEL", "10");
+    command.env("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "60000");
+
+    let checked = command.output().unwrap();
+
+    assert_eq!(checked.status.code(), Some(2));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    let expected = [
+        "project: required",
+        "subscription.id: required",
+        "storage.bucket: required",
+        "archive.batch_key: `{year}` is not one of",
+        "archive.prefix: must be levels",
+        "archive.compression_level: must be 1 to 9, is 10",
+        "dead_letters: required",
+        "pipeline.max_messages_in_flight: must be at most",
+    ];
+    for fault in expected {
+        assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
+    }
+    assert!(said.contains("(from variable DATAFLOW__ARCHIVE__BATCH_KEY)"), "{said}");
+}

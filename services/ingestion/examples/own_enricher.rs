@@ -1,0 +1,29 @@
+//! Ingestion with an enricher of one's own: the firmware's version, from the payload.
+//!
+//! `cargo run -p ingestion --example own_enricher -- --config services/ingestion/example.yaml`
+
+use std::process::ExitCode;
+
+use ingestion::Ingestion;
+use ingestion::config::Settings;
+use ingestion::enricher::{Arrival, Enricher, FromTopic};
+use serde_json::{Map, Value};
+
+struct Firmware;
+
+impl Enricher for Firmware {
+    fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
+        FromTopic.enrich(arrival, data);
+        // A payload that is no JSON has no version; that is no fault of the message.
+        let Ok(payload) = serde_json::from_slice::<Value>(arrival.payload) else { return };
+        if let Some(version) = payload.get("fw") {
+            data.insert("Firmware".into(), version.clone());
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    service::run("Ingestion that knows firmware versions", |settings: Settings| {
+        Ingestion::with_enricher(settings, Firmware)
+    })
+}

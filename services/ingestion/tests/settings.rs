@@ -1,0 +1,93 @@
+//! The example is right, and wrong settings are all named at once, by the binary itself.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::io::Write as _;
+use std::process::{Command, Output};
+
+use ingestion::config::Settings;
+use service::settings::load;
+
+fn ingestion(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+    command.args(arguments).env_clear().output().unwrap()
+}
+
+#[test]
+fn the_example_is_right_and_shows_the_defaults() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+
+    let settings: Settings = load(Some(example.as_ref()), []).unwrap();
+    let checked = ingestion(&["check", "--config", example]);
+
+    let defaults = Settings::default();
+    assert_eq!(settings.pipeline, defaults.pipeline);
+    assert_eq!(settings.identity, defaults.identity);
+    assert_eq!(ingestion::config::Mqtt { url: String::new(), ..settings.mqtt }, defaults.mqtt);
+    assert_eq!(checked.status.code(), Some(0));
+    let said = String::from_utf8(checked.stdout).unwrap();
+    assert!(said.contains("settings are right") && said.contains("at least once"), "{said}");
+}
+
+#[test]
+fn every_fault_is_named_at_once_with_exit_code_2() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = "
+mqtt: { url: 'http://x', keep_alive: 1s, receive_maximum: 0, colour: red }
+routes:
+  a: { source: { mqtt_topic: 'x/#/y', qos: 3 }, destination: { route_name: nowhere } }
+  b: { source: { mqtt_topic: 'd/+' }, destination: { route_name: known } }
+  c: { source: { mqtt_topic: 'd/{id}' }, destination: { route_name: known }, attributes: { t: '{u}' } }
+producers: { known: { topic_id: '' }, unused: { topic_id: t } }
+dead_letters: subscription
+";
+    file.write_all(yaml.as_bytes()).unwrap();
+
+    let checked = ingestion(&["check", "--config", file.path().to_str().unwrap()]);
+
+    assert_eq!(checked.status.code(), Some(2));
+    let said = String::from_utf8(checked.stderr).unwrap();
+    let expected = [
+        "mqtt.colour: unknown key",
+        "project: required",
+        "mqtt.url: required, as mqtt://host:port",
+        "mqtt.keep_alive: must be 5s to 65535s",
+        "mqtt.receive_maximum: must be 1 to 65535",
+        "routes.a.source.mqtt_topic: `#` must be the last level",
+        "routes.a.source.qos: must be 0, 1 or 2, is 3",
+        "routes.a.destination.route_name: `nowhere` is not a key of producers",
+        "routes.b.source.mqtt_topic: overlaps with routes.c",
+        "routes.c.attributes.t: `{u}` is not a capture",
+        "producers.known.topic_id: required",
+        "producers.unused: no route leads here",
+        "dead_letters: `subscription` is refused here",
+    ];
+    for fault in expected {
+        assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
+    }
+    assert_eq!(said.lines().count(), expected.len(), "{said}");
+    assert!(said.lines().filter(|line| line.contains("(from ")).count() >= 10, "{said}");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let checked = ingestion(&["--config", "/nowhere/x.yaml"]);
+
+    assert_eq!(checked.status.code(), Some(2));
+    assert!(String::from_utf8(checked.stderr).unwrap().contains("/nowhere/x.yaml"));
+}
+
+#[test]
+fn a_taken_port_is_named_with_exit_code_1() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+    let ended =
+        command.args(["--config", example]).env_clear().env("PORT", &port).output().unwrap();
+
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains(&port) && said.contains("http.port"), "{said}");
+}
