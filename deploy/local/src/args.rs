@@ -75,7 +75,8 @@ impl Args {
 
     /// Warnings alone, so that they do not tear the table apart; `RUST_LOG` asks for more.
     pub(crate) fn install_logs(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+        let filter = EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     }
 }

@@ -269,6 +269,24 @@ async fn a_packet_above_the_limit_stops_nothing_else() {
     stage.strike().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_mqtt_3_1_1_a_packet_above_the_limit_is_named_until_it_is_gone() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    settings.mqtt.max_packet_bytes = 4096;
+    settings.mqtt.protocol = ingestion::config::Protocol::V4;
+    let ingestion = start_ingestion(settings).await;
+
+    Device::new(stage.broker.port()).publish("devices/d/up", false, vec![b'x'; 10_000]).await;
+
+    let reason = || ingestion.health().conditions()["mqtt"].reason.clone();
+    until(async || reason().contains("size") && reason().contains("100")).await;
+    assert!(!ingestion.health().is_ready());
+    assert_eq!(ingestion.health().dead(), None);
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
 async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
     let mut letters = Vec::new();
     until(async || {

@@ -68,15 +68,15 @@ impl Emulator {
             }
         };
         let faults = Faults::default();
-        let cloud = Cloud {
-            pubsub: PubSub::new(faults.clone()),
-            storage: Storage::open(&data_dir).context("read the data folder")?,
-            faults: faults.clone(),
-        };
         let listener = TcpListener::bind((options.host.as_str(), options.port)).await;
         let listener =
             listener.with_context(|| format!("listen on {}:{}", options.host, options.port))?;
         let address = listener.local_addr().context("read the address of the listener")?;
+        let cloud = Cloud {
+            pubsub: PubSub::new(faults.clone()),
+            storage: Storage::open(&data_dir, address).context("read the data folder")?,
+            faults: faults.clone(),
+        };
         let (stop, mut stopped) = watch::channel(false);
         let mut server = JoinSet::new();
         let router =

@@ -6,6 +6,7 @@ mod rest;
 mod upload;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +28,7 @@ use upload::Session;
 pub(crate) struct Storage(Arc<Inner>);
 
 struct Inner {
+    address: SocketAddr,
     disk: Disk,
     buckets: Mutex<BTreeMap<String, Bucket>>,
     sessions: Mutex<HashMap<String, Session>>,
@@ -130,11 +132,11 @@ impl Object {
 }
 
 impl Storage {
-    /// Reads what the folder holds.
-    pub(crate) fn open(data_dir: &Path) -> anyhow::Result<Self> {
+    /// Reads what the folder holds; `address` is where this emulator answers.
+    pub(crate) fn open(data_dir: &Path, address: SocketAddr) -> anyhow::Result<Self> {
         let (disk, buckets) = Disk::open(&data_dir.join("storage"))?;
         let sessions = Mutex::default();
-        Ok(Self(Arc::new(Inner { disk, buckets: Mutex::new(buckets), sessions })))
+        Ok(Self(Arc::new(Inner { address, disk, buckets: Mutex::new(buckets), sessions })))
     }
 
     fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, Bucket>> {

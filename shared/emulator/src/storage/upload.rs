@@ -72,7 +72,13 @@ impl Storage {
         given.name = of_query.name.or(given.name);
         given.content_type = given.content_type.or_else(|| text(headers, "x-upload-content-type"));
         let id = Uuid::new_v4().to_string();
-        let host = text(headers, header::HOST.as_str()).unwrap_or_else(|| "localhost".into());
+        // Google's client leaves out the port.
+        let port = self.0.address.port();
+        let host = match text(headers, header::HOST.as_str()) {
+            Some(host) if host.contains(':') => host,
+            Some(host) => format!("{host}:{port}"),
+            None => self.0.address.to_string(),
+        };
         let location = format!(
             "http://{host}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}"
         );
