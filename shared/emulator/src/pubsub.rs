@@ -103,7 +103,7 @@ impl PubSub {
             return;
         }
         let (name, topic) = subscription.dead_letter_source();
-        let messages = dead.into_iter().filter_map(|(stored, attempts)| {
+        let letter = |(stored, attempts): &(Arc<Stored>, u32)| {
             let mut message = proto::PubsubMessage::decode(stored.encoded.clone()).ok()?;
             let added = [
                 ("CloudPubSubDeadLetterSourceSubscription", leaf(&name).to_owned()),
@@ -114,11 +114,13 @@ impl PubSub {
                 message.attributes.insert(key.to_owned(), value);
             }
             Some(message)
-        });
-        let request = proto::PublishRequest { topic: topic.clone(), messages: messages.collect() };
-        if let Err(error) = self.publish(request) {
-            // As with Google's: what cannot be forwarded stays with its subscription; here it is gone.
-            tracing::error!(%error, topic, "dead letters could not be forwarded");
+        };
+        let messages = dead.iter().filter_map(letter).collect();
+        if let Err(error) = self.publish(proto::PublishRequest { topic: topic.clone(), messages }) {
+            // As with Google's: what cannot be forwarded stays with its subscription.
+            tracing::warn!(%error, topic, "dead letters could not be forwarded");
+            let stored: Vec<_> = dead.into_iter().map(|(stored, _)| stored).collect();
+            subscription.push(&stored);
         }
     }
 }

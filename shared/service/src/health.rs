@@ -128,31 +128,37 @@ impl Health {
 impl Condition {
     /// The dependency is there.
     pub fn ready(&self) {
-        self.set(true, String::new());
+        if self.set(true, String::new()) {
+            info!(dependency = self.name, "ready");
+        }
+    }
+
+    /// The dependency is not there yet, and nothing is wrong: a step on the way to it.
+    pub fn pending(&self, step: impl Into<String>) {
+        let step = step.into();
+        if self.set(false, step.clone()) {
+            info!(dependency = self.name, step, "not ready yet");
+        }
     }
 
     /// The dependency is not there; `reason` says what is waited for.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.set(false, reason.into());
+        let reason = reason.into();
+        if self.set(false, reason.clone()) {
+            warn!(dependency = self.name, reason, "not ready");
+            self.health.lock().last_error = Some(format!("{}: {reason}", self.name));
+        }
     }
 
-    fn set(&self, ready: bool, reason: String) {
+    /// Sets the state; true when that changed something.
+    fn set(&self, ready: bool, reason: String) -> bool {
         let mut inner = self.health.lock();
-        let Some(state) = inner.conditions.get_mut(self.name) else { return };
-        if state.ready == ready && state.reason == reason {
-            return;
-        }
-        if ready {
-            info!(dependency = self.name, "ready");
-        } else {
-            warn!(dependency = self.name, reason, "not ready");
-        }
+        let Some(state) = inner.conditions.get_mut(self.name) else { return false };
+        let is_new = state.ready != ready || state.reason != reason;
         if state.ready != ready {
             state.since = OffsetDateTime::now_utc();
         }
-        (state.ready, state.reason) = (ready, reason.clone());
-        if !ready {
-            inner.last_error = Some(format!("{}: {reason}", self.name));
-        }
+        (state.ready, state.reason) = (ready, reason);
+        is_new
     }
 }

@@ -76,7 +76,7 @@ impl Connection {
 
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut waits = self.settings.reconnect.waits();
-        self.condition.not_ready(format!("connecting to {}", self.settings.url));
+        self.condition.pending(format!("connecting to {}", self.settings.url));
         loop {
             let Err((reason, was_subscribed)) = self.connected(&mut stop).await else { return };
             // What is still queued cannot be acknowledged any more.
@@ -138,7 +138,7 @@ impl Connection {
         match event {
             Event::Connected { session_present } => {
                 self.note_session(session_present);
-                self.condition.not_ready("subscribing");
+                self.condition.pending("subscribing");
                 // At every start of the process, and whenever the broker does not know us: a new
                 // connection of the same session would keep its subscriptions, but a changed filter
                 // must be told.
