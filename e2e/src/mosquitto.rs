@@ -92,6 +92,14 @@ impl Mosquitto {
         self.answers().await
     }
 
+    /// Removes what a stopped broker had stored: its sessions are gone.
+    ///
+    /// # Errors
+    /// When there is nothing stored.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        std::fs::remove_file(self.config.with_file_name("mosquitto.db")).context("remove the store")
+    }
+
     async fn answers(&mut self) -> anyhow::Result<()> {
         let answers = async {
             while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.is_err() {

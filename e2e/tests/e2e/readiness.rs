@@ -127,3 +127,31 @@ async fn a_broker_that_restarts_ends_readiness_and_nothing_else() {
     ingestion.shutdown(GRACE).await.unwrap();
     stage.strike().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_broker_lost_is_counted_as_a_possible_gap() {
+    let mut stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let gaps = || crate::stage::counter(&ingestion, "dataflow_ingestion_possible_gaps_total");
+
+    stage.broker.stop().await.unwrap();
+    stage.broker.start_again().await.unwrap();
+    becomes_ready_again(&ingestion).await;
+    let after_a_restart = gaps();
+    stage.broker.stop().await.unwrap();
+    stage.broker.forget().unwrap();
+    stage.broker.start_again().await.unwrap();
+    until(async || gaps() == 1).await;
+
+    assert_eq!(after_a_restart, 0, "the broker had kept the session");
+    becomes_ready(&ingestion).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+/// Ready after the connection that is there now has ended.
+async fn becomes_ready_again(ingestion: &Hosted) {
+    let reconnects = || crate::stage::counter(ingestion, "dataflow_ingestion_reconnects_total");
+    until(async || reconnects() == 1).await;
+    becomes_ready(ingestion).await;
+}

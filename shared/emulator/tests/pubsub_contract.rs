@@ -16,7 +16,11 @@ use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, Topi
 use google_cloud_pubsub::model::{DeadLetterPolicy, Message};
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::handler::Handler;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1;
 use tokio::time::timeout;
+use tonic::transport::Channel;
+use v1::publisher_client::PublisherClient;
+use v1::subscriber_client::SubscriberClient;
 
 /// Longest wait for anything that should happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -369,6 +373,66 @@ async fn an_exactly_once_acknowledgement_is_confirmed(cloud: &Cloud) {
     assert_quiet(&mut stream).await;
 }
 
+async fn topics_and_subscriptions_are_managed_over_grpc_too(cloud: &Cloud) {
+    let channel = Channel::from_shared(cloud.url.clone()).unwrap().connect().await.unwrap();
+    let mut publisher = PublisherClient::new(channel.clone());
+    let mut subscriber = SubscriberClient::new(channel);
+    let (name, of) = (cloud.topic("topic"), cloud.subscription("subscription"));
+    let topic = v1::Topic { name: name.clone(), ..v1::Topic::default() };
+
+    let created = publisher.create_topic(topic.clone()).await.unwrap().into_inner();
+    let again = publisher.create_topic(topic).await.unwrap_err();
+    let subscription = v1::Subscription {
+        name: of.clone(),
+        topic: name.clone(),
+        ack_deadline_seconds: 10,
+        ..v1::Subscription::default()
+    };
+    subscriber.create_subscription(subscription.clone()).await.unwrap();
+    let update = v1::UpdateSubscriptionRequest {
+        subscription: Some(v1::Subscription { ack_deadline_seconds: 20, ..subscription }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["ack_deadline_seconds".into()] }),
+    };
+    subscriber.update_subscription(update).await.unwrap();
+    let get = v1::GetSubscriptionRequest { subscription: of.clone() };
+    let found = subscriber.get_subscription(get.clone()).await.unwrap().into_inner();
+    let project = format!("projects/{}", cloud.project);
+    let list = v1::ListSubscriptionsRequest { project, ..v1::ListSubscriptionsRequest::default() };
+    let listed = subscriber.list_subscriptions(list).await.unwrap().into_inner();
+    let delete = v1::DeleteSubscriptionRequest { subscription: of.clone() };
+    subscriber.delete_subscription(delete).await.unwrap();
+    let gone = subscriber.get_subscription(get).await.unwrap_err();
+    publisher.delete_topic(v1::DeleteTopicRequest { topic: name.clone() }).await.unwrap();
+    let no_topic =
+        publisher.get_topic(v1::GetTopicRequest { topic: name.clone() }).await.unwrap_err();
+
+    assert_eq!(created.name, name);
+    assert_eq!(again.code(), tonic::Code::AlreadyExists);
+    assert_eq!((found.topic, found.ack_deadline_seconds), (name, 20));
+    assert_eq!(listed.subscriptions.into_iter().map(|one| one.name).collect::<Vec<_>>(), [of]);
+    assert_eq!((gone.code(), no_topic.code()), (tonic::Code::NotFound, tonic::Code::NotFound));
+}
+
+async fn a_retry_policy_delays_a_nacked_message(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("patient"));
+    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+    let backoff = google_cloud_pubsub::model::RetryPolicy::new()
+        .set_minimum_backoff(google_cloud_wkt::Duration::clamp(2, 0))
+        .set_maximum_backoff(google_cloud_wkt::Duration::clamp(2, 0));
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_retry_policy(backoff).send().await.unwrap();
+    cloud.publish(&topic, [message("data")]).await;
+
+    let mut stream = cloud.subscriber().await.subscribe(&subscription).build();
+    next(&mut stream).await.1.nack();
+    let nacked = std::time::Instant::now();
+    next(&mut stream).await.1.ack();
+
+    // Only the lower bound: the upper one depends on the machine.
+    assert!(nacked.elapsed() >= Duration::from_secs(1), "{:?}", nacked.elapsed());
+}
+
 /// Pull and acknowledge over plain HTTP.
 struct Rest {
     client: reqwest::Client,
@@ -434,6 +498,7 @@ macro_rules! contracts {
 
 contracts!(
     both: topics_live_from_creation_to_deletion,
+    topics_and_subscriptions_are_managed_over_grpc_too,
     invalid_names_are_refused,
     subscriptions_live_from_creation_to_deletion,
     messages_arrive_whole,
@@ -446,10 +511,12 @@ contracts!(
     a_nacked_ordered_message_comes_again_with_all_that_follow,
     a_message_that_is_nacked_too_often_becomes_a_dead_letter,
     an_exactly_once_acknowledgement_is_confirmed;
-    // Google's emulator checks neither attributes nor flow control, its service does both:
-    // https://cloud.google.com/pubsub/quotas and .../docs/flow-control-messages.
+    // Google's emulator keeps to neither attribute limits nor flow control nor retry policies; its
+    // service does: https://cloud.google.com/pubsub/quotas, .../docs/flow-control-messages and
+    // .../docs/handling-failures#exponential_backoff.
     ours: attributes_beyond_the_limits_are_refused,
     flow_control_bounds_what_is_out,
+    a_retry_policy_delays_a_nacked_message,
 );
 
 async fn ours() -> Cloud {
