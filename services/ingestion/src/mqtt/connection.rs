@@ -52,6 +52,15 @@ struct Epoch {
     /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
     report: mpsc::UnboundedSender<(u64, Verdict)>,
     is_subscribed: bool,
+    has_acked: bool,
+}
+
+/// How a connection ended.
+struct End {
+    reason: String,
+    was_subscribed: bool,
+    /// Whether it carried a message all the way.
+    has_acked: bool,
 }
 
 impl Connection {
@@ -78,11 +87,17 @@ impl Connection {
         let mut waits = self.settings.reconnect.waits();
         self.condition.pending(format!("connecting to {}", self.settings.url));
         loop {
-            let Err((reason, was_subscribed)) = self.connected(&mut stop).await else { return };
+            let started = Instant::now();
+            let Err(end) = self.connected(&mut stop).await else { return };
+            let End { reason, was_subscribed, has_acked } = end;
             // What is still queued cannot be acknowledged any more.
             self.epoch.fetch_add(1, Ordering::Relaxed);
-            if was_subscribed {
+            // A connection that comes up only to fail again, at a packet that is too large for
+            // example, is tried less and less often.
+            if has_acked || started.elapsed() > self.settings.reconnect.max {
                 waits.reset();
+            }
+            if was_subscribed {
                 self.metrics.reconnects.inc();
                 self.lost_at = Some(OffsetDateTime::now_utc());
             }
@@ -94,13 +109,21 @@ impl Connection {
         }
     }
 
-    /// Lives through one connection; returns once asked to stop, or fails with the reason for its end
-    /// and whether it had come as far as being subscribed.
-    async fn connected(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), (String, bool)> {
+    /// Lives through one connection; returns once asked to stop, or fails when it ends.
+    async fn connected(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), End> {
         let (client, mut eventloop) = client::open(&self.settings);
-        let (report, verdicts) = mpsc::unbounded_channel();
-        let window = Window::default();
-        let mut epoch = Epoch { client, window, verdicts, report, is_subscribed: false };
+        let mut epoch = Epoch::new(client);
+        let lived = self.live(&mut epoch, &mut eventloop, stop).await;
+        let (was_subscribed, has_acked) = (epoch.is_subscribed, epoch.has_acked);
+        lived.map_err(|reason| End { reason, was_subscribed, has_acked })
+    }
+
+    async fn live(
+        &mut self,
+        epoch: &mut Epoch,
+        eventloop: &mut client::EventLoop,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), String> {
         loop {
             let event = {
                 let poll = eventloop.poll();
@@ -109,27 +132,23 @@ impl Connection {
                 loop {
                     tokio::select! {
                         event = &mut poll => break Some(event),
-                        Some(verdict) = epoch.verdicts.recv() => {
-                            epoch.settle(verdict).map_err(|reason| (reason, epoch.is_subscribed))?;
-                        }
+                        Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
                         _ = stop.wait_for(|stop| *stop) => break None,
                     }
                 }
             };
             let Some(event) = event else {
                 // What cannot be sent in this time comes again.
-                drop(timeout(CLOSE_TIMEOUT, epoch.say_goodbye(&mut eventloop)).await);
+                drop(timeout(CLOSE_TIMEOUT, epoch.say_goodbye(eventloop)).await);
                 return Ok(());
             };
-            let handled = event.and_then(|event| self.handle(&mut epoch, event));
-            handled.map_err(|reason| (reason, epoch.is_subscribed))?;
+            self.handle(epoch, event?)?;
             epoch.send_acks();
             if self.is_over() {
-                let braked = tokio::select! {
-                    braked = self.brake(&mut epoch) => braked,
-                    _ = stop.wait_for(|stop| *stop) => Ok(()),
-                };
-                braked.map_err(|reason| (reason, epoch.is_subscribed))?;
+                tokio::select! {
+                    braked = self.brake(epoch) => braked?,
+                    _ = stop.wait_for(|stop| *stop) => {}
+                }
             }
         }
     }
@@ -138,10 +157,15 @@ impl Connection {
         match event {
             Event::Connected { session_present } => {
                 self.note_session(session_present);
+                if session_present && !self.is_first {
+                    // The session has our subscriptions. Asking again would bring every retained
+                    // message once more, with MQTT 3.1.1.
+                    epoch.is_subscribed = true;
+                    self.condition.ready();
+                    return Ok(());
+                }
+                // At the start of the process always: the session may have older filters.
                 self.condition.pending("subscribing");
-                // At every start of the process, and whenever the broker does not know us: a new
-                // connection of the same session would keep its subscriptions, but a changed filter
-                // must be told.
                 if !epoch.client.try_subscribe(&self.filters) {
                     return Err("the subscription could not be requested".into());
                 }
@@ -235,6 +259,12 @@ impl Connection {
 }
 
 impl Epoch {
+    fn new(client: Client) -> Self {
+        let (report, verdicts) = mpsc::unbounded_channel();
+        let window = Window::default();
+        Self { client, window, verdicts, report, is_subscribed: false, has_acked: false }
+    }
+
     fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
         match verdict {
             Verdict::Ack => {
@@ -254,6 +284,7 @@ impl Epoch {
                 return;
             }
             self.window.pop();
+            self.has_acked = true;
         }
     }
 
