@@ -84,12 +84,20 @@ impl Process {
         self.child.kill().await.context("kill the process")
     }
 
+    /// Sends SIGTERM.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn ask_to_end(&self) -> anyhow::Result<()> {
+        signal(&self.child, "TERM")
+    }
+
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors
     /// When it does not end.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
-        signal(&self.child, "TERM")?;
+        self.ask_to_end()?;
         timeout(PATIENCE, self.child.wait())
             .await
             .context("wait for the process to end")?

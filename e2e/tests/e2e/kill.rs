@@ -97,6 +97,31 @@ async fn nothing_confirmed_is_lost() {
     stage.strike().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_drain_that_cannot_end() {
+    let stage = Stage::set().await;
+    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    let mut ingestion = Victim::start("ingestion", &stage, &stage.ingestion());
+    ingestion.process.ready().await.unwrap();
+    emulator.faults().delay("Publish", 1, Duration::from_secs(3600));
+    let fleet = stage.fleet(1);
+    let status = format!("{}/status", ingestion.process.url());
+    let in_flight = async || {
+        let status: serde_json::Value = reqwest::get(&status).await.unwrap().json().await.unwrap();
+        status["counts"]["in_flight_messages"] == 1
+    };
+    until(in_flight).await;
+
+    ingestion.process.ask_to_end().unwrap();
+    until(async || std::fs::read_to_string(&ingestion.log).unwrap().contains("a second signal"))
+        .await;
+    let ended = ingestion.process.terminate().await.unwrap();
+
+    assert_eq!(ended.code(), Some(1));
+    drop(fleet);
+    stage.strike().await;
+}
+
 fn plan_faults(stage: &Stage) {
     let Some(emulator) = &stage.emulator else { return };
     let faults = emulator.faults();
