@@ -287,6 +287,35 @@ async fn with_mqtt_3_1_1_a_packet_above_the_limit_is_named_until_it_is_gone() {
     stage.strike().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_holds_the_broker_back_and_loses_nothing() {
+    let stage = Stage::set().await;
+    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    let mut settings = stage.ingestion();
+    settings.mqtt.max_bytes_in_flight = 50_000;
+    settings.mqtt.keep_alive = Duration::from_secs(5);
+    settings.pipeline.retry.max = Duration::from_millis(200);
+    let ingestion = start_ingestion(settings).await;
+    let icestore = start_icestore(stage.icestore()).await;
+
+    emulator.faults().refuse("Publish", u64::MAX, tonic::Code::Unavailable);
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&ingestion, "dataflow_ingestion_reconnects_total") == 1).await;
+    let taken_in = counter(&ingestion, "dataflow_pipeline_received_messages_total");
+    emulator.faults().clear();
+    until(async || counter(&ingestion, SENT) >= 2_000).await;
+    until(async || counter(&icestore, SENT) >= 2_000).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    icestore.shutdown(GRACE).await.unwrap();
+
+    // 200 bytes each and their overhead: the bound lets some 70 in, and a read's worth beyond it.
+    assert!(taken_in < 200, "{taken_in}");
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    assert_clean(&settle(&fleet, &lines), 2_000);
+    stage.strike().await;
+}
+
 async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
     let mut letters = Vec::new();
     until(async || {

@@ -69,8 +69,8 @@ pub struct Mqtt {
     /// Largest packet; 1 KiB to 256 MiB, at least the broker's own limit.
     pub max_packet_bytes: u32,
     /// Most bytes of messages that are not acknowledged yet, give or take a packet. Beyond it nothing
-    /// more is read until half of them are settled, for at most half of `keep_alive`; then the
-    /// connection is closed, and the broker sends them again.
+    /// more is read until half of them are settled; if that takes longer than half of `keep_alive`, the
+    /// connection is closed meanwhile, and the broker sends them again.
     pub max_bytes_in_flight: usize,
     /// Most QoS 0 messages that wait for the pipeline; those beyond it are dropped and counted.
     pub max_qos0_waiting: usize,

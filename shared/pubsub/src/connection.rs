@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
@@ -43,6 +44,9 @@ pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
     }
 }
 
+/// Longest duration of a publish request.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
+
 /// Clients of one endpoint. Building one does not reach for the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -71,10 +75,11 @@ impl Connection {
         Self { endpoint }
     }
 
-    /// A client that publishes. It never tries again by itself: the pipeline does.
+    /// A client that publishes. It never tries again by itself: the pipeline does. The limit ends the
+    /// requests of attempts that the pipeline has given up, which the client would hold for ever.
     pub(crate) async fn publisher(&self) -> Result<BasePublisher, Error> {
         let builder = BasePublisher::builder()
-            .with_retry_policy(NeverRetry)
+            .with_retry_policy(NeverRetry.with_time_limit(MAX_REQUEST_TIME))
             .with_grpc_subchannel_count(self.endpoint.channels);
         build!(builder, self.endpoint, "build Pub/Sub publisher")
     }

@@ -106,6 +106,11 @@ impl Connection {
                 () = sleep(waits.next_wait()) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
+            // What still waits leaves with the pipeline alone; a new connection would add to it.
+            tokio::select! {
+                () = self.room() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
         }
     }
 
@@ -237,22 +242,28 @@ impl Connection {
         self.held.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight
     }
 
-    /// Leaves the socket unread until half of what may be in flight is settled: TCP holds the broker
-    /// back. Not for long, because pings wait too.
-    async fn brake(&self, epoch: &mut Epoch) -> Result<(), String> {
+    /// Waits until half of what may be in flight is settled.
+    async fn room(&self) {
         const LOOK: Duration = Duration::from_millis(20);
-        let until = Instant::now() + self.settings.keep_alive / 2;
+        while self.held.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight / 2 {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Leaves the socket unread until there is room: TCP holds the broker back. Not for long, because
+    /// pings wait too.
+    async fn brake(&self, epoch: &mut Epoch) -> Result<(), String> {
+        let room = timeout(self.settings.keep_alive / 2, self.room());
+        tokio::pin!(room);
         loop {
-            let held = self.held.bytes.load(Ordering::Relaxed);
-            if held <= self.settings.max_bytes_in_flight / 2 {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                return Err(format!("{held} bytes wait (mqtt.max_bytes_in_flight)"));
-            }
             tokio::select! {
+                in_time = &mut room => {
+                    return in_time.map_err(|_| {
+                        let most = self.settings.max_bytes_in_flight;
+                        format!("more than {most} bytes wait (mqtt.max_bytes_in_flight)")
+                    });
+                }
                 Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
-                () = sleep(LOOK) => {}
             }
         }
     }
