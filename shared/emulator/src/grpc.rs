@@ -38,6 +38,22 @@ where
     grpc::<In, Out>().unary(service, request).await.map(axum::body::Body::new)
 }
 
+/// Answers a call with a stream.
+pub(crate) async fn server_streaming<In, Out, S, F, Fut>(request: Request, call: F) -> Response
+where
+    In: Message + Default + 'static,
+    Out: Message + Default + 'static,
+    S: Stream<Item = Result<Out, tonic::Status>> + Send + 'static,
+    F: Fn(In) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = Result<S, tonic::Status>> + Send + 'static,
+{
+    let service = tower::service_fn(move |request: tonic::Request<In>| {
+        let answers = call(request.into_inner());
+        async move { Ok::<_, tonic::Status>(tonic::Response::new(answers.await?)) }
+    });
+    grpc::<In, Out>().server_streaming(service, request).await.map(axum::body::Body::new)
+}
+
 /// Answers a call whose requests and answers are streams.
 pub(crate) async fn streaming<In, Out, S, F>(request: Request, call: F) -> Response
 where

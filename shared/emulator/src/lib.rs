@@ -5,6 +5,7 @@
 //! not supported answers `UNIMPLEMENTED` or 501 and names itself. [`Faults`] make it misbehave.
 
 mod faults;
+mod firestore;
 mod grpc;
 mod pubsub;
 mod rest;

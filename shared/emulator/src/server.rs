@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::faults::{Fault, Faults};
+use crate::firestore::Firestore;
 use crate::pubsub::PubSub;
 use crate::status::Status;
 use crate::storage::Storage;
@@ -50,6 +51,7 @@ pub struct Emulator {
 #[derive(Clone)]
 pub(crate) struct Cloud {
     pub pubsub: PubSub,
+    pub firestore: Firestore,
     pub storage: Storage,
     pub faults: Faults,
 }
@@ -74,6 +76,7 @@ impl Emulator {
         let address = listener.local_addr().context("read the address of the listener")?;
         let cloud = Cloud {
             pubsub: PubSub::new(faults.clone()),
+            firestore: Firestore::new(faults.clone()),
             storage: Storage::open(&data_dir, address).context("read the data folder")?,
             faults: faults.clone(),
         };
@@ -131,12 +134,8 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    let pubsub = path.starts_with("/google.pubsub.v1.");
-    if is_grpc && pubsub {
-        return crate::pubsub::grpc_answer(cloud.pubsub, &path, request).await;
-    }
     if is_grpc {
-        return grpc::unimplemented(&path).unwrap_or_else(|never| match never {});
+        return answer_grpc(cloud, &path, request).await;
     }
     let outcome = match path.split('/').nth(1).unwrap_or_default() {
         "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
@@ -146,6 +145,19 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         _ => Err(Status::unimplemented(&path)),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
+    let service = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    match service {
+        "google.pubsub.v1.Publisher" | "google.pubsub.v1.Subscriber" => {
+            crate::pubsub::grpc_answer(cloud.pubsub, path, request).await
+        }
+        "google.firestore.v1.Firestore" => {
+            crate::firestore::answer(cloud.firestore, path, request).await
+        }
+        _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
+    }
 }
 
 /// The emulator's own API: `GET`, `POST` and `DELETE /emulator/v1/faults`, and

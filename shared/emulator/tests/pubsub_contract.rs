@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+#[macro_use]
 mod google;
 
 use std::collections::HashMap;
@@ -467,35 +468,6 @@ impl Rest {
     }
 }
 
-/// Each contract becomes a test against this emulator and, unless only Google's service itself keeps
-/// it, one against Google's emulator.
-macro_rules! contracts {
-    (both: $($contract:ident),*; ours: $($own:ident),* $(,)?) => {
-        mod ours {
-            $(#[tokio::test]
-            async fn $contract() {
-                super::install_crypto();
-                super::$contract(&super::ours().await).await;
-            })*
-
-            $(#[tokio::test]
-            async fn $own() {
-                super::install_crypto();
-                super::$own(&super::ours().await).await;
-            })*
-        }
-
-        mod googles {
-            $(#[tokio::test]
-            async fn $contract() {
-                super::install_crypto();
-                let Some(cloud) = super::googles(stringify!($contract)).await else { return };
-                super::$contract(&cloud).await;
-            })*
-        }
-    };
-}
-
 contracts!(
     both: topics_live_from_creation_to_deletion,
     topics_and_subscriptions_are_managed_over_grpc_too,
@@ -526,7 +498,7 @@ async fn ours() -> Cloud {
 
 /// Google's emulator with a project named after the test, because it keeps what is in it.
 async fn googles(test: &str) -> Option<Cloud> {
-    let url = google::start().await?;
+    let url = google::start(&google::PUBSUB).await?;
     Some(Cloud { url, project: test.replace('_', "-"), _ours: None })
 }
 

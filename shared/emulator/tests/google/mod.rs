@@ -1,4 +1,4 @@
-//! Google's own emulator, where the Debian package `google-cloud-cli-pubsub-emulator` is installed.
+//! Google's own emulators, where their Debian packages are installed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -8,17 +8,66 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-static RUNNING: Mutex<Option<(String, Child)>> = Mutex::new(None);
+/// One of Google's emulators.
+pub(crate) struct Theirs {
+    package: &'static str,
+    /// The class to start; the archive's own when `None`.
+    class: Option<&'static str>,
+    running: Mutex<Option<(String, Child)>>,
+}
+
+#[allow(dead_code, reason = "each suite uses one of them")]
+pub(crate) static PUBSUB: Theirs = Theirs::of("google-cloud-cli-pubsub-emulator", None);
+#[allow(dead_code, reason = "each suite uses one of them")]
+pub(crate) static FIRESTORE: Theirs = Theirs::of(
+    "google-cloud-cli-firestore-emulator",
+    Some("com.google.cloud.datastore.emulator.firestore.CloudFirestore"),
+);
+
+impl Theirs {
+    const fn of(package: &'static str, class: Option<&'static str>) -> Self {
+        Self { package, class, running: Mutex::new(None) }
+    }
+}
+
+/// Each contract becomes a test against this emulator and, unless only Google's service itself keeps
+/// it, one against Google's emulator.
+macro_rules! contracts {
+    (both: $($contract:ident),*; ours: $($own:ident),* $(,)?) => {
+        mod ours {
+            $(#[tokio::test]
+            async fn $contract() {
+                super::install_crypto();
+                super::$contract(&super::ours().await).await;
+            })*
+
+            $(#[tokio::test]
+            async fn $own() {
+                super::install_crypto();
+                super::$own(&super::ours().await).await;
+            })*
+        }
+
+        mod googles {
+            $(#[tokio::test]
+            async fn $contract() {
+                super::install_crypto();
+                let Some(cloud) = super::googles(stringify!($contract)).await else { return };
+                super::$contract(&cloud).await;
+            })*
+        }
+    };
+}
 
 /// Starts it, once for this process, and returns its URL; `None`, loudly, where it is not installed.
 ///
 /// It ends with this process, however that ends.
-pub(crate) async fn start() -> Option<String> {
+pub(crate) async fn start(theirs: &Theirs) -> Option<String> {
     let url = {
-        let mut running = RUNNING.lock().unwrap();
+        let mut running = theirs.running.lock().unwrap();
         match &*running {
             Some((url, _)) => url.clone(),
-            None => running.insert(launch()?).0.clone(),
+            None => running.insert(launch(theirs)?).0.clone(),
         }
     };
     timeout(Duration::from_secs(60), async {
@@ -31,18 +80,24 @@ pub(crate) async fn start() -> Option<String> {
     Some(url)
 }
 
-fn launch() -> Option<(String, Child)> {
-    let Some(jar) = jar() else {
+fn launch(theirs: &Theirs) -> Option<(String, Child)> {
+    let Some(jar) = jar(theirs.package) else {
         // Past the test runner's capture, which would hide it.
-        let text = "SKIPPED: google-cloud-cli-pubsub-emulator is not installed\n";
+        let text = format!("SKIPPED: {} is not installed\n", theirs.package);
         std::io::stderr().write_all(text.as_bytes()).unwrap();
         return None;
     };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     // The shell ends Java when its standard input closes, as it does however this process ends.
-    let script = r#"java -jar "$0" --host=127.0.0.1 --port="$1" & cat; kill $!"#;
+    let script = r#"java "$@" & cat; kill $!"#;
+    let start = match theirs.class {
+        None => vec!["-jar", &jar],
+        Some(class) => vec!["-cp", &jar, class],
+    };
     let shell = Command::new("sh")
-        .args(["-c", script, &jar, &port.to_string()])
+        .args(["-c", script, "sh"])
+        .args(start)
+        .args(["--host=127.0.0.1".to_owned(), format!("--port={port}")])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -52,9 +107,8 @@ fn launch() -> Option<(String, Child)> {
     Some((format!("http://127.0.0.1:{port}"), shell))
 }
 
-fn jar() -> Option<String> {
-    let listed =
-        Command::new("dpkg").args(["-L", "google-cloud-cli-pubsub-emulator"]).output().ok()?;
+fn jar(package: &str) -> Option<String> {
+    let listed = Command::new("dpkg").args(["-L", package]).output().ok()?;
     let mut lines = BufReader::new(listed.stdout.as_slice()).lines().map_while(Result::ok);
     lines.find(|line| line.ends_with(".jar"))
 }
