@@ -1,9 +1,12 @@
 //! An embedded Google Cloud: one process, one port, wire-compatible with Google's own clients.
 //!
-//! [`Emulator::start`] serves Pub/Sub (gRPC and REST) and Cloud Storage (JSON) until it is shut down
-//! or dropped. Objects are files in a folder and survive a restart; Pub/Sub lives in memory. What is
-//! not supported answers `UNIMPLEMENTED` or 501 and names itself. [`Faults`] make it misbehave.
+//! [`Emulator::start`] serves Pub/Sub (gRPC and REST), Firestore (gRPC), BigQuery (REST and Storage
+//! Write) and Cloud Storage (JSON) until it is shut down or dropped. Objects are files in a folder,
+//! tables lie in a SQLite file, and both survive a restart; Pub/Sub and Firestore live in memory.
+//! What is not supported answers `UNIMPLEMENTED` or 501 and names itself. [`Faults`] make it
+//! misbehave.
 
+mod bigquery;
 mod faults;
 mod firestore;
 mod grpc;

@@ -7,7 +7,7 @@ use clap::Parser;
 use emulator::{Emulator, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// An embedded Google Cloud: Pub/Sub and Cloud Storage on one port.
+/// An embedded Google Cloud: Pub/Sub, Firestore, BigQuery and Cloud Storage on one port.
 #[derive(Debug, Parser)]
 #[command(name = "emulator", version)]
 struct Args {
@@ -17,7 +17,7 @@ struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Folder of the objects; a temporary one when left out.
+    /// Folder of objects and tables; a temporary one when left out.
     #[arg(long)]
     data_dir: Option<PathBuf>,
 }
@@ -29,9 +29,11 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let emulator = Emulator::start(Options { host, port, data_dir }).await?;
     println!("listening on {}", emulator.address());
-    println!("export PUBSUB_EMULATOR_HOST={}", emulator.address());
-    println!("export STORAGE_EMULATOR_HOST={}", emulator.address());
-    println!("objects lie in {}/storage", emulator.data_dir().display());
+    for api in ["PUBSUB", "FIRESTORE", "BIGQUERY", "STORAGE"] {
+        println!("export {api}_EMULATOR_HOST={}", emulator.address());
+    }
+    let data = emulator.data_dir().display();
+    println!("objects lie in {data}/storage, tables in {data}/bigquery.sqlite");
     tokio::select! {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C")?,

@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bigquery::BigQuery;
 use crate::faults::{Fault, Faults};
 use crate::firestore::Firestore;
 use crate::pubsub::PubSub;
@@ -26,7 +27,7 @@ pub struct Options {
     pub host: String,
     /// The port; 0 takes a free one.
     pub port: u16,
-    /// The folder of the objects; a temporary one when left out.
+    /// The folder of objects and tables; a temporary one when left out.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -52,6 +53,7 @@ pub struct Emulator {
 pub(crate) struct Cloud {
     pub pubsub: PubSub,
     pub firestore: Firestore,
+    pub bigquery: BigQuery,
     pub storage: Storage,
     pub faults: Faults,
 }
@@ -77,6 +79,7 @@ impl Emulator {
         let cloud = Cloud {
             pubsub: PubSub::new(faults.clone()),
             firestore: Firestore::new(faults.clone()),
+            bigquery: BigQuery::open(&data_dir, faults.clone()).context("read the tables")?,
             storage: Storage::open(&data_dir, address).context("read the data folder")?,
             faults: faults.clone(),
         };
@@ -108,7 +111,7 @@ impl Emulator {
         format!("http://{}", self.address)
     }
 
-    /// The folder of the objects: `storage/<bucket>/<object>` inside it.
+    /// The folder of objects and tables: `storage/<bucket>/<object>` and `bigquery.sqlite` in it.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
@@ -139,9 +142,13 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     }
     let outcome = match path.split('/').nth(1).unwrap_or_default() {
         "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
+        "bigquery" | "projects" => Ok(crate::bigquery::rest_answer(&cloud.bigquery, request).await),
         "storage" | "upload" | "download" => crate::storage::rest_answer(&cloud, request).await,
         "emulator" => control(&cloud.faults, request).await,
-        "" => Ok("dataflow emulator: Pub/Sub and Cloud Storage\n".into_response()),
+        "" => {
+            Ok("dataflow emulator: Pub/Sub, Firestore, BigQuery and Cloud Storage\n"
+                .into_response())
+        }
         _ => Err(Status::unimplemented(&path)),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
@@ -155,6 +162,9 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
         }
         "google.firestore.v1.Firestore" => {
             crate::firestore::answer(cloud.firestore, path, request).await
+        }
+        "google.cloud.bigquery.storage.v1.BigQueryWrite" => {
+            crate::bigquery::grpc_answer(cloud.bigquery, path, request).await
         }
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
     }

@@ -56,7 +56,8 @@ impl Status {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// The code's name in Google's APIs.
+    pub(crate) fn name(&self) -> &'static str {
         match self.code {
             Code::Ok => "OK",
             Code::Cancelled => "CANCELLED",

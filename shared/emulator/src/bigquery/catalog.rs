@@ -1,0 +1,346 @@
+//! Datasets and tables: what there is, and how it lies in SQLite.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use rusqlite::{Connection, params};
+use serde_json::{Map, Value, json};
+use tonic::Code;
+
+use super::schema::{Field, Kind, Mode, Schema};
+use super::sql;
+use crate::status::Status;
+
+/// Everything, in memory, with the rows and a copy of it all in SQLite.
+pub(super) struct Catalog {
+    pub connection: Connection,
+    datasets: BTreeMap<DatasetName, Map<String, Value>>,
+    tables: BTreeMap<TableName, Table>,
+    /// When which `insertId` came; BigQuery remembers them for about a minute.
+    pub seen: HashMap<(TableName, String), Instant>,
+}
+
+/// A dataset's project and id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct DatasetName(pub String, pub String);
+
+/// A table's project, dataset and id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct TableName(pub String, pub String, pub String);
+
+/// A table or a view.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub schema: Schema,
+    /// What the REST API shows beside schema and name.
+    pub resource: Map<String, Value>,
+}
+
+impl DatasetName {
+    fn display(&self) -> String {
+        format!("{}:{}", self.0, self.1)
+    }
+}
+
+impl TableName {
+    pub(super) fn dataset(&self) -> DatasetName {
+        DatasetName(self.0.clone(), self.1.clone())
+    }
+
+    /// The name in messages and ids.
+    pub(super) fn display(&self) -> String {
+        format!("{}:{}.{}", self.0, self.1, self.2)
+    }
+
+    /// The name in SQLite, quoted.
+    pub(super) fn quoted(&self) -> String {
+        sql::quote(&format!("{}.{}.{}", self.0, self.1, self.2))
+    }
+
+    /// `projects/P/datasets/D/tables/T`, with whatever follows.
+    pub(super) fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<_> = path.split('/').collect();
+        let ["projects", project, "datasets", dataset, "tables", table, ..] = parts.as_slice()
+        else {
+            return None;
+        };
+        Some(Self((*project).into(), (*dataset).into(), (*table).into()))
+    }
+}
+
+impl Table {
+    pub(super) fn view(&self) -> Option<&str> {
+        self.resource.get("view")?.get("query")?.as_str()
+    }
+}
+
+pub(super) fn missing(what: &str, name: &str) -> Status {
+    Status::new(Code::NotFound, format!("Not found: {what} {name}"))
+}
+
+fn exists(what: &str, name: &str) -> Status {
+    Status::new(Code::AlreadyExists, format!("Already Exists: {what} {name}"))
+}
+
+/// What SQLite could not do, as the caller sees it.
+pub(super) fn failed(error: &rusqlite::Error) -> Status {
+    Status::new(Code::Internal, format!("SQLite: {error}"))
+}
+
+impl Catalog {
+    pub(super) fn open(file: &Path) -> anyhow::Result<Self> {
+        let connection =
+            Connection::open(file).with_context(|| format!("open {}", file.display()))?;
+        // What is written survives the end of the process, which is all that is promised.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        sql::register(&connection)?;
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS \"#datasets\"
+                (project TEXT, dataset TEXT, resource TEXT, PRIMARY KEY (project, dataset));
+             CREATE TABLE IF NOT EXISTS \"#tables\"
+                (project TEXT, dataset TEXT, id TEXT, schema TEXT, resource TEXT,
+                 PRIMARY KEY (project, dataset, id));",
+        )?;
+        let (datasets, tables) = (read_datasets(&connection)?, read_tables(&connection)?);
+        Ok(Self { connection, datasets, tables, seen: HashMap::new() })
+    }
+
+    pub(super) fn tables(&self) -> &BTreeMap<TableName, Table> {
+        &self.tables
+    }
+
+    pub(super) fn table(&self, name: &TableName) -> Result<&Table, Status> {
+        self.tables.get(name).ok_or_else(|| {
+            if self.datasets.contains_key(&name.dataset()) {
+                missing("Table", &name.display())
+            } else {
+                missing("Dataset", &name.dataset().display())
+            }
+        })
+    }
+
+    pub(super) fn create_dataset(
+        &mut self,
+        name: &DatasetName,
+        mut resource: Map<String, Value>,
+    ) -> Result<Value, Status> {
+        check_id(&name.1, "dataset")?;
+        if self.datasets.contains_key(name) {
+            return Err(exists("Dataset", &name.display()));
+        }
+        stamp(&mut resource);
+        let statement = "INSERT INTO \"#datasets\" VALUES (?, ?, ?)";
+        let text = Value::Object(resource.clone()).to_string();
+        let inserted = self.connection.execute(statement, params![name.0, name.1, text]);
+        inserted.map_err(|error| failed(&error))?;
+        self.datasets.insert(name.clone(), resource);
+        self.show_dataset(name)
+    }
+
+    pub(super) fn show_dataset(&self, name: &DatasetName) -> Result<Value, Status> {
+        let found = self.datasets.get(name);
+        let resource = found.ok_or_else(|| missing("Dataset", &name.display()))?;
+        let mut shown = resource.clone();
+        shown.insert("kind".into(), "bigquery#dataset".into());
+        shown.insert("id".into(), name.display().into());
+        let reference = json!({ "projectId": name.0, "datasetId": name.1 });
+        shown.insert("datasetReference".into(), reference);
+        shown.entry("location").or_insert_with(|| "US".into());
+        Ok(Value::Object(shown))
+    }
+
+    pub(super) fn list_datasets(&self, project: &str) -> Result<Value, Status> {
+        let names = self.datasets.keys().filter(|name| name.0 == project);
+        let shown: Vec<_> = names.map(|name| self.show_dataset(name)).collect::<Result<_, _>>()?;
+        Ok(json!({ "kind": "bigquery#datasetList", "etag": "", "datasets": shown }))
+    }
+
+    pub(super) fn delete_dataset(&mut self, name: &DatasetName, all: bool) -> Result<(), Status> {
+        self.show_dataset(name)?;
+        let tables: Vec<_> =
+            self.tables.keys().filter(|table| table.dataset() == *name).cloned().collect();
+        if !tables.is_empty() && !all {
+            let text = format!("Dataset {} is still in use", name.display());
+            return Err(Status::invalid(text));
+        }
+        for table in tables {
+            self.delete_table(&table)?;
+        }
+        let statement = "DELETE FROM \"#datasets\" WHERE project = ? AND dataset = ?";
+        let deleted = self.connection.execute(statement, params![name.0, name.1]);
+        deleted.map_err(|error| failed(&error))?;
+        self.datasets.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn create_table(
+        &mut self,
+        name: &TableName,
+        schema: Schema,
+        mut resource: Map<String, Value>,
+    ) -> Result<Value, Status> {
+        check_id(&name.2, "table")?;
+        self.show_dataset(&name.dataset())?;
+        if self.tables.contains_key(name) {
+            return Err(exists("Table", &name.display()));
+        }
+        stamp(&mut resource);
+        let table = Table { schema, resource };
+        let statement = match table.view() {
+            Some(query) => {
+                let query = sql::translate(query, &name.0, Some(&name.1), &self.tables)?;
+                format!("CREATE VIEW {} AS {query}", name.quoted())
+            }
+            None => {
+                let columns: Vec<_> = table.schema.fields.iter().map(column).collect();
+                // A table without columns is right in BigQuery, and not in SQLite.
+                let columns =
+                    if columns.is_empty() { "\"#empty\"".into() } else { columns.join(", ") };
+                format!("CREATE TABLE {} ({columns})", name.quoted())
+            }
+        };
+        let created = self.connection.execute_batch(&statement);
+        created.map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
+        self.keep(name, table)?;
+        self.show_table(name)
+    }
+
+    /// Takes a new schema and other properties.
+    pub(super) fn patch_table(
+        &mut self,
+        name: &TableName,
+        schema: Option<Schema>,
+        changes: Map<String, Value>,
+    ) -> Result<Value, Status> {
+        let mut table = self.table(name)?.clone();
+        if let Some(next) = schema {
+            table.schema.check_change(&next, &name.display())?;
+            for field in &next.fields {
+                if table.schema.find(&field.name).is_none() {
+                    let statement = format!("ALTER TABLE {} ADD {}", name.quoted(), column(field));
+                    self.connection.execute_batch(&statement).map_err(|error| failed(&error))?;
+                }
+            }
+            table.schema = next;
+        }
+        table.resource.extend(changes);
+        stamp(&mut table.resource);
+        self.keep(name, table)?;
+        self.show_table(name)
+    }
+
+    pub(super) fn delete_table(&mut self, name: &TableName) -> Result<(), Status> {
+        let kind = if self.table(name)?.view().is_some() { "VIEW" } else { "TABLE" };
+        let statement = format!("DROP {kind} {}", name.quoted());
+        self.connection.execute_batch(&statement).map_err(|error| failed(&error))?;
+        let statement = "DELETE FROM \"#tables\" WHERE project = ? AND dataset = ? AND id = ?";
+        let deleted = self.connection.execute(statement, params![name.0, name.1, name.2]);
+        deleted.map_err(|error| failed(&error))?;
+        self.tables.remove(name);
+        Ok(())
+    }
+
+    pub(super) fn show_table(&self, name: &TableName) -> Result<Value, Status> {
+        let table = self.table(name)?;
+        let mut shown = table.resource.clone();
+        shown.insert("kind".into(), "bigquery#table".into());
+        shown.insert("id".into(), name.display().into());
+        shown.insert("tableReference".into(), reference(name));
+        shown.insert("schema".into(), json!(table.schema));
+        shown.insert("location".into(), "US".into());
+        let kind = if table.view().is_some() { "VIEW" } else { "TABLE" };
+        shown.insert("type".into(), kind.into());
+        let count = format!("SELECT COUNT(*) FROM {}", name.quoted());
+        let rows: Result<i64, _> = self.connection.query_row(&count, [], |row| row.get(0));
+        let rows = rows.map_err(|error| failed(&error))?;
+        shown.insert("numRows".into(), rows.to_string().into());
+        Ok(Value::Object(shown))
+    }
+
+    pub(super) fn list_tables(&self, dataset: &DatasetName) -> Result<Value, Status> {
+        self.show_dataset(dataset)?;
+        let names = self.tables.keys().filter(|name| name.dataset() == *dataset);
+        let shown = names.map(|name| {
+            json!({ "kind": "bigquery#table", "id": name.display(), "tableReference": reference(name) })
+        });
+        let shown: Vec<_> = shown.collect();
+        let total = shown.len();
+        Ok(
+            json!({ "kind": "bigquery#tableList", "etag": "", "tables": shown, "totalItems": total }),
+        )
+    }
+
+    fn keep(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
+        let statement = "INSERT OR REPLACE INTO \"#tables\" VALUES (?, ?, ?, ?, ?)";
+        let schema = json!(table.schema).to_string();
+        let resource = Value::Object(table.resource.clone()).to_string();
+        let kept = params![name.0, name.1, name.2, schema, resource];
+        self.connection.execute(statement, kept).map_err(|error| failed(&error))?;
+        self.tables.insert(name.clone(), table);
+        Ok(())
+    }
+}
+
+fn reference(name: &TableName) -> Value {
+    json!({ "projectId": name.0, "datasetId": name.1, "tableId": name.2 })
+}
+
+/// Sets the times and the tag that change with every change.
+fn stamp(resource: &mut Map<String, Value>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    resource.entry("creationTime").or_insert_with(|| now.to_string().into());
+    resource.insert("lastModifiedTime".into(), now.to_string().into());
+    resource.insert("etag".into(), uuid::Uuid::new_v4().to_string().into());
+}
+
+fn check_id(id: &str, what: &str) -> Result<(), Status> {
+    let is_right = !id.is_empty()
+        && id.len() <= 1024
+        && id.chars().all(|char| char.is_alphanumeric() || "_- ".contains(char));
+    if is_right { Ok(()) } else { Err(Status::invalid(format!("Invalid {what} ID \"{id}\"."))) }
+}
+
+/// A column's declaration. SQLite derives from the type's name how it stores values.
+fn column(field: &Field) -> String {
+    let stored = match (field.kind, field.mode) {
+        (Kind::Record, _) | (_, Mode::Repeated) => "TEXT",
+        (Kind::Integer | Kind::Boolean, _) => "INTEGER",
+        (Kind::Float, _) => "REAL",
+        _ => "TEXT",
+    };
+    format!("{} {stored}", sql::quote(&field.name))
+}
+
+fn read_datasets(
+    connection: &Connection,
+) -> anyhow::Result<BTreeMap<DatasetName, Map<String, Value>>> {
+    let mut statement =
+        connection.prepare("SELECT project, dataset, resource FROM \"#datasets\"")?;
+    let rows = statement.query_map([], |row| {
+        Ok((DatasetName(row.get(0)?, row.get(1)?), row.get::<_, String>(2)?))
+    })?;
+    rows.map(|row| {
+        let (name, resource) = row?;
+        Ok((name, serde_json::from_str(&resource)?))
+    })
+    .collect()
+}
+
+fn read_tables(connection: &Connection) -> anyhow::Result<BTreeMap<TableName, Table>> {
+    let mut statement =
+        connection.prepare("SELECT project, dataset, id, schema, resource FROM \"#tables\"")?;
+    let rows = statement.query_map([], |row| {
+        let name = TableName(row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((name, row.get::<_, String>(3)?, row.get::<_, String>(4)?))
+    })?;
+    rows.map(|row| {
+        let (name, schema, resource) = row?;
+        let (schema, resource) = (serde_json::from_str(&schema)?, serde_json::from_str(&resource)?);
+        Ok((name, Table { schema, resource }))
+    })
+    .collect()
+}

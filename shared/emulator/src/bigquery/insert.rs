@@ -1,0 +1,138 @@
+//! Rows into tables: `insertAll`, and what both ways of writing share.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::types::Value as Sql;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::catalog::{Catalog, TableName, failed};
+use super::value;
+use crate::status::Status;
+
+/// How long an `insertId` is remembered.
+const MEMORY: Duration = Duration::from_secs(60);
+/// Remembered ids after which old ones are forgotten.
+const SWEEP_AT: usize = 100_000;
+/// Most rows of a request, from Google's quotas.
+const MAX_ROWS: usize = 50_000;
+/// Longest `insertId`.
+const MAX_INSERT_ID_BYTES: usize = 128;
+
+/// The body of `tabledata.insertAll`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InsertAll {
+    #[serde(default)]
+    skip_invalid_rows: bool,
+    #[serde(default)]
+    ignore_unknown_values: bool,
+    #[serde(default)]
+    template_suffix: Option<String>,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    #[serde(default)]
+    insert_id: Option<String>,
+    json: Map<String, Value>,
+}
+
+impl Catalog {
+    /// Inserts rows, none of them where one is wrong and `skipInvalidRows` is not set.
+    pub(super) fn insert_all(
+        &mut self,
+        name: &TableName,
+        request: InsertAll,
+    ) -> Result<Value, Status> {
+        check(&request)?;
+        let table = self.table(name)?;
+        if table.view().is_some() {
+            return Err(Status::invalid(format!("Cannot add rows to a view: {}", name.display())));
+        }
+        let fields = table.schema.fields.clone();
+        let (mut good, mut errors) = (Vec::new(), Vec::new());
+        for (index, row) in request.rows.into_iter().enumerate() {
+            match value::store_row(&fields, &row.json, request.ignore_unknown_values) {
+                Ok(values) => good.push((index, row.insert_id, values)),
+                Err(fault) => {
+                    errors.push(insert_error(index, "invalid", &fault.location, &fault.message));
+                }
+            }
+        }
+        if !errors.is_empty() && !request.skip_invalid_rows {
+            errors.extend(good.iter().map(|(index, ..)| insert_error(*index, "stopped", "", "")));
+            good.clear();
+        }
+        self.forget_old();
+        let now = Instant::now();
+        let mut rows = Vec::with_capacity(good.len());
+        for (_, insert_id, values) in good {
+            let is_new = insert_id.filter(|id| !id.is_empty()).is_none_or(|id| {
+                let before = self.seen.insert((name.clone(), id), now);
+                before.is_none_or(|before| now - before > MEMORY)
+            });
+            if is_new {
+                rows.push(values);
+            }
+        }
+        self.insert(name, rows)?;
+        let mut answer = json!({ "kind": "bigquery#tableDataInsertAllResponse" });
+        if !errors.is_empty() {
+            errors.sort_by_key(|error| error["index"].as_u64());
+            answer["insertErrors"] = errors.into();
+        }
+        Ok(answer)
+    }
+
+    /// Adds rows whose values stand in the order of the table's columns: all or none.
+    pub(super) fn insert(&mut self, name: &TableName, rows: Vec<Vec<Sql>>) -> Result<(), Status> {
+        let columns = self.table(name)?.schema.fields.len();
+        let values = if columns == 0 { "NULL".into() } else { vec!["?"; columns].join(", ") };
+        let statement = format!("INSERT INTO {} VALUES ({values})", name.quoted());
+        let transaction = self.connection.transaction().map_err(|error| failed(&error))?;
+        {
+            let prepared = transaction.prepare_cached(&statement);
+            let mut prepared = prepared.map_err(|error| failed(&error))?;
+            for row in rows {
+                let inserted = prepared.execute(rusqlite::params_from_iter(row));
+                inserted.map_err(|error| failed(&error))?;
+            }
+        }
+        transaction.commit().map_err(|error| failed(&error))
+    }
+
+    fn forget_old(&mut self) {
+        if self.seen.len() > SWEEP_AT {
+            self.seen.retain(|_, at| at.elapsed() <= MEMORY);
+        }
+    }
+}
+
+fn check(request: &InsertAll) -> Result<(), Status> {
+    if request.template_suffix.is_some() {
+        return Err(Status::unimplemented("templateSuffix"));
+    }
+    if request.rows.is_empty() {
+        return Err(Status::invalid("No rows present in the request."));
+    }
+    if request.rows.len() > MAX_ROWS {
+        let text = format!(
+            "too many rows present in the request, limit: {MAX_ROWS} row count: {}.",
+            request.rows.len()
+        );
+        return Err(Status::invalid(text));
+    }
+    let ids = request.rows.iter().filter_map(|row| row.insert_id.as_ref());
+    match ids.into_iter().find(|id| id.len() > MAX_INSERT_ID_BYTES) {
+        Some(id) => Err(Status::invalid(format!("insertId of {} bytes is too long", id.len()))),
+        None => Ok(()),
+    }
+}
+
+fn insert_error(index: usize, reason: &str, location: &str, message: &str) -> Value {
+    json!({ "index": index, "errors": [
+        { "reason": reason, "location": location, "debugInfo": "", "message": message }] })
+}

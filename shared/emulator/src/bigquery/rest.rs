@@ -1,0 +1,203 @@
+//! The REST API of BigQuery.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+use tonic::Code;
+
+use super::BigQuery;
+use super::catalog::{DatasetName, TableName};
+use super::schema::Schema;
+use crate::rest::{decode, query, read_json};
+use crate::status::Status;
+
+/// Answers a request below `/bigquery/v2/projects/`.
+pub(crate) async fn answer(bigquery: &BigQuery, request: Request) -> Response {
+    match route(bigquery, request).await {
+        Ok(Value::Null) => StatusCode::NO_CONTENT.into_response(),
+        Ok(answer) => Json(answer).into_response(),
+        Err(status) => error(&status),
+    }
+}
+
+/// An error in this API's form: its reasons are words of its own.
+fn error(status: &Status) -> Response {
+    let (reason, http) = match status.code {
+        Code::NotFound => ("notFound", StatusCode::NOT_FOUND),
+        Code::AlreadyExists => ("duplicate", StatusCode::CONFLICT),
+        Code::InvalidArgument => ("invalid", StatusCode::BAD_REQUEST),
+        Code::PermissionDenied => ("accessDenied", StatusCode::FORBIDDEN),
+        Code::ResourceExhausted => ("rateLimitExceeded", StatusCode::FORBIDDEN),
+        Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
+        Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
+        _ => ("internalError", status.http()),
+    };
+    let body = json!({ "error": {
+        "code": http.as_u16(),
+        "message": status.message,
+        "errors": [{ "message": status.message, "domain": "global", "reason": reason }],
+        "status": status.name(),
+    }});
+    (http, Json(body)).into_response()
+}
+
+async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().trim_start_matches("/bigquery/v2").trim_matches('/').to_owned();
+    let words: Vec<String> = path.split('/').map(decode).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let parameters = query(&parts.uri);
+    let unsupported = || Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method));
+    let faults = &bigquery.faults;
+    match (&parts.method, words.as_slice()) {
+        (method, ["projects", project, "datasets"]) => {
+            let body: Map<String, Value> = read_json(body).await?;
+            let call = datasets(bigquery, method.clone(), project, body);
+            faults.around(&format!("bigquery.datasets.{}", verb(method, true)), call).await
+        }
+        (method, ["projects", project, "datasets", dataset]) => {
+            let name = DatasetName((*project).into(), (*dataset).into());
+            let all = parameters.get("deleteContents").is_some_and(|value| value == "true");
+            let call = dataset_call(bigquery, method.clone(), name, all);
+            faults.around(&format!("bigquery.datasets.{}", verb(method, false)), call).await
+        }
+        (method, ["projects", project, "datasets", dataset, "tables"]) => {
+            let name = DatasetName((*project).into(), (*dataset).into());
+            let body = read_json(body).await?;
+            let call = tables(bigquery, method.clone(), name, body);
+            faults.around(&format!("bigquery.tables.{}", verb(method, true)), call).await
+        }
+        (method, ["projects", project, "datasets", dataset, "tables", table]) => {
+            let name = TableName((*project).into(), (*dataset).into(), (*table).into());
+            let body = read_json(body).await?;
+            let call = table_call(bigquery, method.clone(), name, body);
+            faults.around(&format!("bigquery.tables.{}", verb(method, false)), call).await
+        }
+        (
+            &Method::POST,
+            ["projects", project, "datasets", dataset, "tables", table, "insertAll"],
+        ) => {
+            let name = TableName((*project).into(), (*dataset).into(), (*table).into());
+            let request = read_json(body).await?;
+            let call = bigquery.with(move |catalog| catalog.insert_all(&name, request));
+            faults.around("bigquery.tabledata.insertAll", call).await
+        }
+        (&Method::GET, ["projects", project, "datasets", dataset, "tables", table, "data"]) => {
+            let name = TableName((*project).into(), (*dataset).into(), (*table).into());
+            let number = |key: &str| parameters.get(key).and_then(|value| value.parse().ok());
+            let start = number("pageToken").or_else(|| number("startIndex")).unwrap_or(0);
+            let most = number("maxResults");
+            let call = bigquery.with(move |catalog| catalog.list_rows(&name, start, most));
+            faults.around("bigquery.tabledata.list", call).await
+        }
+        (&Method::POST, ["projects", project, "queries"]) => {
+            let (project, request) = ((*project).to_owned(), read_json(body).await?);
+            let call = bigquery.with(move |catalog| catalog.query(&project, &request));
+            faults.around("bigquery.jobs.query", call).await
+        }
+        _ => Err(unsupported()),
+    }
+}
+
+/// The method's name in the API, as faults know it.
+fn verb(method: &Method, is_collection: bool) -> &'static str {
+    match (method, is_collection) {
+        (&Method::GET, true) => "list",
+        (&Method::POST, _) => "insert",
+        (&Method::GET, false) => "get",
+        (&Method::PATCH, _) => "patch",
+        (&Method::DELETE, _) => "delete",
+        _ => "unknown",
+    }
+}
+
+async fn datasets(
+    bigquery: &BigQuery,
+    method: Method,
+    project: &str,
+    mut body: Map<String, Value>,
+) -> Result<Value, Status> {
+    let project = project.to_owned();
+    match method {
+        Method::GET => bigquery.with(move |catalog| catalog.list_datasets(&project)).await,
+        Method::POST => {
+            let id = body.remove("datasetReference").and_then(|reference| {
+                reference.get("datasetId").and_then(Value::as_str).map(str::to_owned)
+            });
+            let id =
+                id.ok_or_else(|| Status::invalid("Required parameter is missing: datasetId"))?;
+            let name = DatasetName(project, id);
+            bigquery.with(move |catalog| catalog.create_dataset(&name, body)).await
+        }
+        other => Err(Status::unimplemented(&format!("{other} of datasets"))),
+    }
+}
+
+async fn dataset_call(
+    bigquery: &BigQuery,
+    method: Method,
+    name: DatasetName,
+    all: bool,
+) -> Result<Value, Status> {
+    match method {
+        Method::GET => bigquery.with(move |catalog| catalog.show_dataset(&name)).await,
+        Method::DELETE => {
+            bigquery.with(move |catalog| catalog.delete_dataset(&name, all)).await?;
+            Ok(Value::Null)
+        }
+        other => Err(Status::unimplemented(&format!("{other} of a dataset"))),
+    }
+}
+
+async fn tables(
+    bigquery: &BigQuery,
+    method: Method,
+    dataset: DatasetName,
+    mut body: Map<String, Value>,
+) -> Result<Value, Status> {
+    match method {
+        Method::GET => bigquery.with(move |catalog| catalog.list_tables(&dataset)).await,
+        Method::POST => {
+            let id = body.remove("tableReference").and_then(|reference| {
+                reference.get("tableId").and_then(Value::as_str).map(str::to_owned)
+            });
+            let id = id.ok_or_else(|| Status::invalid("Required parameter is missing: tableId"))?;
+            let name = TableName(dataset.0, dataset.1, id);
+            let schema = schema_of(&mut body)?.unwrap_or_default();
+            bigquery.with(move |catalog| catalog.create_table(&name, schema, body)).await
+        }
+        other => Err(Status::unimplemented(&format!("{other} of tables"))),
+    }
+}
+
+async fn table_call(
+    bigquery: &BigQuery,
+    method: Method,
+    name: TableName,
+    mut body: Map<String, Value>,
+) -> Result<Value, Status> {
+    match method {
+        Method::GET => bigquery.with(move |catalog| catalog.show_table(&name)).await,
+        Method::PATCH => {
+            let schema = schema_of(&mut body)?;
+            body.remove("tableReference");
+            bigquery.with(move |catalog| catalog.patch_table(&name, schema, body)).await
+        }
+        Method::DELETE => {
+            bigquery.with(move |catalog| catalog.delete_table(&name)).await?;
+            Ok(Value::Null)
+        }
+        other => Err(Status::unimplemented(&format!("{other} of a table"))),
+    }
+}
+
+fn schema_of(body: &mut Map<String, Value>) -> Result<Option<Schema>, Status> {
+    match body.remove("schema") {
+        None | Some(Value::Null) => Ok(None),
+        Some(schema) => serde_json::from_value(schema)
+            .map(Some)
+            .map_err(|error| Status::invalid(format!("Invalid schema: {error}"))),
+    }
+}

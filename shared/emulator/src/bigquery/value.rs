@@ -1,0 +1,313 @@
+//! From a JSON value of a row to what SQLite keeps, and back to a cell of an answer.
+//!
+//! Times are kept as text that sorts (`2025-09-28 22:53:17.123456 UTC`), exact numbers, bytes
+//! (base64), records and lists as text. What is refused is refused in Google's words.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use rusqlite::types::Value as Sql;
+use serde_json::{Map, Value, json};
+use time::format_description::FormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+
+use super::schema::{Field, Kind, Mode, find};
+
+const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
+const TIME: &[FormatItem<'_>] =
+    format_description!("[hour]:[minute]:[second].[subsecond digits:6]");
+/// Whole digits of a NUMERIC and of a BIGNUMERIC.
+const NUMERIC_DIGITS: (usize, usize) = (29, 9);
+const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
+
+/// Why a row is refused: which field, and what is wrong with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub location: String,
+    pub message: String,
+}
+
+/// The values of a row, in the order of `fields`.
+pub(super) fn store_row(
+    fields: &[Field],
+    row: &Map<String, Value>,
+    ignore_unknown: bool,
+) -> Result<Vec<Sql>, Fault> {
+    check_unknown(fields, row, ignore_unknown, "")?;
+    fields
+        .iter()
+        .map(|field| {
+            let value = normal(field, lookup(row, &field.name), ignore_unknown, &field.name)?;
+            Ok(to_sql(field, value))
+        })
+        .collect()
+}
+
+fn lookup<'a>(row: &'a Map<String, Value>, name: &str) -> &'a Value {
+    let found = row.get(name);
+    let found = found
+        .or_else(|| row.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v));
+    found.unwrap_or(&Value::Null)
+}
+
+fn check_unknown(
+    fields: &[Field],
+    row: &Map<String, Value>,
+    ignore: bool,
+    path: &str,
+) -> Result<(), Fault> {
+    match row.keys().find(|key| !ignore && find(fields, key).is_none()) {
+        Some(key) => {
+            let location = format!("{path}{key}").to_ascii_lowercase();
+            Err(Fault { message: format!("no such field: {location}."), location })
+        }
+        None => Ok(()),
+    }
+}
+
+/// A field's value in its one normal form.
+fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, Fault> {
+    let fault = |message: String| Err(Fault { location: path.to_owned(), message });
+    match (field.mode, value) {
+        (Mode::Required, Value::Null) => fault(format!("Missing required field: {path}.")),
+        (Mode::Nullable, Value::Null) => Ok(Value::Null),
+        (Mode::Repeated, Value::Null) => Ok(json!([])),
+        (Mode::Repeated, Value::Array(items)) => items
+            .iter()
+            .map(|item| match item {
+                Value::Null => fault(format!(
+                    "Only optional fields can be set to NULL. Field: {path}; Value: NULL"
+                )),
+                item => one(field, item, ignore, path),
+            })
+            .collect(),
+        // Google takes a single value for a list of one.
+        (Mode::Repeated, value) => Ok(json!([one(field, value, ignore, path)?])),
+        (_, Value::Array(_)) => fault(format!("Array specified for non-repeated field: {path}.")),
+        (_, value) => one(field, value, ignore, path),
+    }
+}
+
+fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, Fault> {
+    let normal = match (field.kind, value) {
+        (Kind::Record, Value::Object(row)) => {
+            check_unknown(&field.fields, row, ignore, &format!("{path}."))?;
+            let inner = field.fields.iter().map(|inner| {
+                let path = format!("{path}.{}", inner.name);
+                Ok((inner.name.clone(), normal(inner, lookup(row, &inner.name), ignore, &path)?))
+            });
+            return Ok(Value::Object(inner.collect::<Result<_, Fault>>()?));
+        }
+        (Kind::Record, _) | (_, Value::Object(_)) => {
+            Err(format!("This field: {path} is not a record."))
+        }
+        (_, Value::Array(_)) => Err(format!("Array specified for non-repeated field: {path}.")),
+        (kind, value) => scalar(kind, value, path),
+    };
+    normal.map_err(|message| Fault { location: path.to_owned(), message })
+}
+
+fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match kind {
+        Kind::String => Ok(text.into()),
+        Kind::Integer => match text.parse::<i64>() {
+            Ok(number) => Ok(number.into()),
+            Err(_) => match text.parse::<f64>() {
+                Ok(number) if number.fract() == 0.0 && number.abs() < 9.0e15 => {
+                    Ok((number as i64).into())
+                }
+                _ => Err(format!("Cannot convert value to integer (bad value): {text}")),
+            },
+        },
+        Kind::Float => match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(number.into()),
+            // JSON has no such numbers.
+            Ok(number) => Ok(number.to_string().into()),
+            Err(_) => Err(format!("Cannot convert value to floating point (bad value): {text}")),
+        },
+        Kind::Boolean => match text.to_ascii_lowercase().as_str() {
+            "true" | "t" | "yes" | "1" => Ok(true.into()),
+            "false" | "f" | "no" | "0" => Ok(false.into()),
+            _ => Err(format!("Cannot convert value to boolean (bad value): {text}")),
+        },
+        Kind::Bytes => match STANDARD.decode(&text).or_else(|_| URL_SAFE.decode(&text)) {
+            Ok(bytes) => Ok(STANDARD.encode(bytes).into()),
+            Err(_) => Err(format!(
+                "Could not decode base64 string to bytes. Field: {path}; Value: {text}"
+            )),
+        },
+        Kind::Json => match serde_json::from_str::<Value>(&text) {
+            Ok(value) => Ok(value.to_string().into()),
+            Err(error) => Err(format!("Invalid JSON value for field {path}: {error}")),
+        },
+        Kind::Numeric => numeric(&text, NUMERIC_DIGITS)
+            .ok_or_else(|| format!("Invalid NUMERIC value: {text} Field: {path}; Value: {text}")),
+        Kind::Bignumeric => numeric(&text, BIGNUMERIC_DIGITS).ok_or_else(|| {
+            format!("Invalid BIGNUMERIC value: {text} Field: {path}; Value: {text}")
+        }),
+        Kind::Timestamp | Kind::Date | Kind::Time | Kind::Datetime => {
+            time_scalar(kind, &text, value.is_number(), path)
+        }
+        Kind::Record => Err(format!("This field: {path} is not a record.")),
+    }
+}
+
+fn time_scalar(kind: Kind, text: &str, is_number: bool, path: &str) -> Result<Value, String> {
+    let fault = |what: &str| format!("Invalid {what} '{text}' Field: {path}; Value: {text}");
+    let parsed = match kind {
+        Kind::Date => Date::parse(text, DATE).ok().map(write_date),
+        Kind::Time => parse_time(text).map(write_time),
+        Kind::Datetime => parse_datetime(text).map(|time| write_datetime(time.assume_utc())),
+        _ => timestamp(text, is_number).map(write_timestamp),
+    };
+    parsed.map(Value::from).ok_or_else(|| match kind {
+        Kind::Date => fault("date:"),
+        Kind::Time => fault("time string"),
+        Kind::Datetime => fault("datetime string"),
+        _ => format!(
+            "Could not parse '{text}' as a timestamp. Required format is YYYY-MM-DD \
+             HH:MM[:SS[.SSSSSS]] or YYYY/MM/DD HH:MM[:SS[.SSSSSS]]"
+        ),
+    })
+}
+
+/// An exact number as text without superfluous zeros, or `None` if it has too many digits.
+fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Value> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = format!("{whole}{fraction}");
+    if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) || exponent.abs() > 100 {
+        return None;
+    }
+    let point = i32::try_from(whole.len()).ok()? + exponent;
+    let zeros = usize::try_from(-point.min(0)).ok()?;
+    let all = format!("{}{all}", "0".repeat(zeros));
+    let point = usize::try_from(point.max(0)).ok()?;
+    let all = format!("{all:0<point$}");
+    let (whole, fraction) = all.split_at(point);
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
+    if whole.len() > most_whole || fraction.len() > most_fraction {
+        return None;
+    }
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let is_zero = whole == "0" && fraction.is_empty();
+    let sign = if is_zero { "" } else { sign };
+    Some(match fraction {
+        "" => format!("{sign}{whole}").into(),
+        fraction => format!("{sign}{whole}.{fraction}").into(),
+    })
+}
+
+fn parse_time(text: &str) -> Option<Time> {
+    const WHOLE: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
+    const PARTS: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond]");
+    Time::parse(text, PARTS).or_else(|_| Time::parse(text, WHOLE)).ok()
+}
+
+fn parse_datetime(text: &str) -> Option<PrimitiveDateTime> {
+    let text = text.replace('/', "-");
+    let (date, time) = text.split_once(['T', 't', ' ']).unwrap_or((&text, "00:00:00"));
+    let date = Date::parse(date, DATE).ok()?;
+    let time = if time.len() == 5 { format!("{time}:00") } else { time.to_owned() };
+    Some(PrimitiveDateTime::new(date, parse_time(&time)?))
+}
+
+fn timestamp(text: &str, is_number: bool) -> Option<OffsetDateTime> {
+    if is_number {
+        let micros = text.parse::<f64>().ok()? * 1e6;
+        return OffsetDateTime::from_unix_timestamp_nanos((micros.round() as i128) * 1000).ok();
+    }
+    if let Ok(time) = OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339) {
+        return Some(time.to_offset(time::UtcOffset::UTC));
+    }
+    let local = text.trim_end_matches("UTC").trim_end_matches(['Z', 'z']).trim_end();
+    Some(parse_datetime(local)?.assume_utc())
+}
+
+/// The text that SQLite keeps; its order is that of the times.
+pub(super) fn write_timestamp(time: OffsetDateTime) -> String {
+    format!("{} {} UTC", write_date(time.date()), write_time(time.time()))
+}
+
+pub(super) fn write_datetime(time: OffsetDateTime) -> String {
+    format!("{}T{}", write_date(time.date()), write_time(time.time()))
+}
+
+pub(super) fn write_date(date: Date) -> String {
+    date.format(DATE).unwrap_or_default()
+}
+
+pub(super) fn write_time(time: Time) -> String {
+    time.format(TIME).unwrap_or_default()
+}
+
+fn to_sql(field: &Field, value: Value) -> Sql {
+    match value {
+        Value::Null => Sql::Null,
+        Value::Bool(value) => Sql::Integer(value.into()),
+        Value::Number(number) if field.kind == Kind::Integer => {
+            Sql::Integer(number.as_i64().unwrap_or_default())
+        }
+        Value::Number(number) => Sql::Real(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Sql::Text(text),
+        nested @ (Value::Array(_) | Value::Object(_)) => Sql::Text(nested.to_string()),
+    }
+}
+
+/// The cell of a column in an answer: `{"v": ...}`.
+pub(super) fn cell(field: &Field, stored: &Sql) -> Value {
+    let value = match stored {
+        Sql::Null => Value::Null,
+        Sql::Integer(number) if field.kind == Kind::Boolean => (*number != 0).into(),
+        Sql::Integer(number) => (*number).into(),
+        Sql::Real(number) => (*number).into(),
+        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == Kind::Record => {
+            serde_json::from_str(text).unwrap_or(Value::Null)
+        }
+        Sql::Text(text) => text.clone().into(),
+        Sql::Blob(bytes) => STANDARD.encode(bytes).into(),
+    };
+    json!({ "v": cell_value(field, &value) })
+}
+
+fn cell_value(field: &Field, value: &Value) -> Value {
+    if let (Mode::Repeated, Value::Array(items)) = (field.mode, value) {
+        return items.iter().map(|item| json!({ "v": one_cell(field, item) })).collect();
+    }
+    one_cell(field, value)
+}
+
+fn one_cell(field: &Field, value: &Value) -> Value {
+    match (field.kind, value) {
+        (_, Value::Null) => Value::Null,
+        (Kind::Record, Value::Object(row)) => {
+            let cells = field.fields.iter().map(|inner| {
+                json!({ "v": cell_value(inner, row.get(&inner.name).unwrap_or(&Value::Null)) })
+            });
+            json!({ "f": cells.collect::<Vec<_>>() })
+        }
+        (Kind::Timestamp, Value::String(text)) => match timestamp(text, false) {
+            Some(time) => {
+                let micros = time.unix_timestamp_nanos() / 1000;
+                let sign = if micros < 0 { "-" } else { "" };
+                let micros = micros.unsigned_abs();
+                format!("{sign}{}.{:06}", micros / 1_000_000, micros % 1_000_000).into()
+            }
+            None => text.clone().into(),
+        },
+        (_, Value::String(text)) => text.clone().into(),
+        (_, other) => other.to_string().into(),
+    }
+}
