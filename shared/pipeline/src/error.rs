@@ -8,6 +8,9 @@ pub enum Recovery {
     /// Give this message up: it would fail the same way every time. Holds the stable reason code
     /// that the dead letter bears.
     Reject(&'static str),
+    /// Hand the message back to its source at once, to come again later: waiting here would hold
+    /// up others.
+    HandBack,
     /// Stop the service: no message can succeed.
     Stop,
 }

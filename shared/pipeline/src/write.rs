@@ -78,6 +78,7 @@ where
                     }
                 }
                 Recovery::Retry => hand_back(shared, entries, "lease"),
+                Recovery::HandBack => hand_back(shared, entries, "asked"),
                 Recovery::Stop => {
                     shared.fail(error);
                     hand_back(shared, entries, "stop");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
@@ -159,6 +159,11 @@ where
         Recovery::Retry => {
             warn!(error = format!("{error:#}"), "the lease ends, handing the message back");
             Metrics::count(&shared.metrics.nacked, "transform", 1);
+            parcel.duty.settlement.nack();
+        }
+        Recovery::HandBack => {
+            debug!(error = format!("{error:#}"), "handing the message back");
+            Metrics::count(&shared.metrics.nacked, "asked", 1);
             parcel.duty.settlement.nack();
         }
         Recovery::Stop => {
