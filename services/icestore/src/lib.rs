@@ -13,7 +13,6 @@ pub mod sink;
 use pipeline::Pipeline;
 use pubsub::{
     Admin, Connection, DeadLetters, Graves, Keyword, Publishers, Source, SourceMetrics, TopicGuard,
-    TopicName,
 };
 use service::{Context, Running, Service};
 use tokio::task::JoinSet;
@@ -71,7 +70,7 @@ impl<K: BatchKey> Service for Icestore<K> {
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
         let mut watchers = JoinSet::new();
-        let guard = TopicGuard::new(topic_of(&graves, &settings.project));
+        let guard = TopicGuard::new(graves.topic(&settings.project));
         if matches!(graves, Graves::Topic { .. }) {
             let condition = health.condition("dead_letters");
             guard.wait(&admin, &condition).await;
@@ -103,12 +102,5 @@ impl<K: BatchKey> Service for Icestore<K> {
             subscription_condition,
         ));
         Ok(Running::new(running, watchers))
-    }
-}
-
-fn topic_of(graves: &Graves, project: &str) -> Option<TopicName> {
-    match graves {
-        Graves::Topic { topic_id } => Some(TopicName::new(project, topic_id)),
-        Graves::Keyword(_) => None,
     }
 }

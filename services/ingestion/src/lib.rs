@@ -16,7 +16,7 @@ pub mod routes;
 use std::collections::BTreeSet;
 
 use pipeline::Pipeline;
-use pubsub::{Admin, Connection, DeadLetters, Graves, Publishers, TopicGuard, TopicName};
+use pubsub::{Admin, Connection, DeadLetters, Publishers, TopicGuard, TopicName};
 use service::{Context, Running, Service};
 use tokio::task::JoinSet;
 use tracing::info;
@@ -99,10 +99,9 @@ impl<E: Enricher> Service for Ingestion<E> {
 
 /// All topics that ingestion publishes to, the dead letters' own among them.
 fn topics(settings: &Settings) -> BTreeSet<TopicName> {
-    let producers = settings.producers.values().map(|producer| producer.topic_id.as_str());
-    let graves = match &settings.dead_letters {
-        Some(Graves::Topic { topic_id }) => Some(topic_id.as_str()),
-        Some(Graves::Keyword(_)) | None => None,
-    };
-    producers.chain(graves).map(|id| TopicName::new(&settings.project, id)).collect()
+    let project = &settings.project;
+    let producers = settings.producers.values();
+    let producers = producers.map(|producer| TopicName::new(project, &producer.topic_id));
+    let graves = settings.dead_letters.as_ref().and_then(|graves| graves.topic(project));
+    producers.chain(graves).collect()
 }

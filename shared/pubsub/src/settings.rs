@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::connection::TopicName;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Variable, VariableKind};
@@ -146,6 +147,15 @@ impl Graves {
                 faults.add(KEY, format!("{why}; set a topic_id"));
             }
             Some(_) => {}
+        }
+    }
+
+    /// The topic of the dead letters, where they have one.
+    #[must_use]
+    pub fn topic(&self, project: &str) -> Option<TopicName> {
+        match self {
+            Self::Topic { topic_id, .. } => Some(TopicName::new(project, topic_id)),
+            Self::Keyword(_) => None,
         }
     }
 

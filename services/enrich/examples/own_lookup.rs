@@ -1,0 +1,55 @@
+//! Enrich with a key, a source of documents and an applier of one's own.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use enrich::apply::Apply;
+use enrich::cache::{Document, Fetch, LayerError};
+use enrich::key::Key;
+use enrich::{Enrich, config::Settings};
+use pipeline::{Envelope, Message};
+
+/// The site is the first level of the MQTT topic.
+struct Site;
+
+impl Key for Site {
+    fn key(&self, message: &Message, _envelope: &Envelope) -> Option<String> {
+        let topic = message.attributes.get("mqtt_topic")?;
+        topic.split('/').next().filter(|site| !site.is_empty()).map(str::to_owned)
+    }
+}
+
+/// Sites from a file, one `name=city` a line. Caches lie in front of it as in front of Firestore.
+struct Sites(&'static str);
+
+impl Fetch for Sites {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        let text = tokio::fs::read_to_string(self.0).await;
+        let text = text.map_err(|error| LayerError(format!("read {}: {error}", self.0)))?;
+        let city = |key: &str| {
+            let (_, city) = text
+                .lines()
+                .filter_map(|line| line.split_once('='))
+                .find(|(name, _)| *name == key)?;
+            Some(Document::from_iter([("city".to_owned(), city.into())]))
+        };
+        Ok(keys.iter().map(|key| city(key)).collect())
+    }
+}
+
+/// Only the city, in upper case.
+struct City;
+
+impl Apply for City {
+    fn apply(&self, document: &Document, envelope: &mut Envelope) {
+        if let Some(city) = document.get("city").and_then(|city| city.as_str()) {
+            envelope.enrichment.insert("city".into(), city.to_uppercase().into());
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    service::run("Enrich by site", |settings: Settings| {
+        Enrich::with(settings, Site, City, Sites("sites.txt"))
+    })
+}

@@ -1,0 +1,53 @@
+//! The admin port: `DELETE /cache/<key>` forgets a key in all layers.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::delete;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::cache::{Fetch, Lookup};
+use crate::config::Admin;
+
+/// Takes the port.
+///
+/// # Errors
+/// When it is taken.
+pub async fn bind(settings: &Admin) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind((settings.host.as_str(), settings.port));
+    let listener = listener.await.with_context(|| {
+        let Admin { host, port } = settings;
+        format!("listen on {host}:{port}: set admin.port to a free port, or to 0 for any")
+    })?;
+    let address = listener.local_addr().context("read the address of the listener")?;
+    Ok((listener, address))
+}
+
+/// Answers until it is dropped.
+pub async fn serve<F: Fetch>(listener: TcpListener, lookup: Lookup<F>) {
+    let router = Router::new().route("/cache/{key}", delete(invalidate::<F>)).with_state(lookup);
+    if let Err(error) = axum::serve(listener, router).await {
+        warn!(%error, "the admin port has failed");
+    }
+}
+
+async fn invalidate<F: Fetch>(
+    State(lookup): State<Lookup<F>>,
+    Path(key): Path<String>,
+) -> Response {
+    match lookup.invalidate(&key).await {
+        Ok(()) => {
+            info!("a key was invalidated");
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(error) => {
+            let text = format!("memory has forgotten it, Redis has not: {error}\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What of a document goes into a message.
+
+use std::collections::BTreeMap;
+
+use pipeline::Envelope;
+use serde_json::Value;
+
+use crate::cache::Document;
+
+/// Writes from a document into a message's enrichment data. Runs once for each attempt, so it must
+/// be idempotent.
+pub trait Apply: Send + Sync + 'static {
+    /// Adds what the document knows.
+    fn apply(&self, document: &Document, envelope: &mut Envelope);
+}
+
+/// Copies fields: the name in the enrichment data, and the field of the document, with dots between
+/// the levels of nested ones.
+#[derive(Debug, Clone)]
+pub struct Fields(BTreeMap<String, String>);
+
+impl Fields {
+    /// Copies these fields.
+    #[must_use]
+    pub fn new(fields: BTreeMap<String, String>) -> Self {
+        Self(fields)
+    }
+}
+
+impl Apply for Fields {
+    fn apply(&self, document: &Document, envelope: &mut Envelope) {
+        for (name, path) in &self.0 {
+            if let Some(value) = find(document, path) {
+                envelope.enrichment.insert(name.clone(), value.clone());
+            }
+        }
+    }
+}
+
+fn find<'a>(document: &'a Document, path: &str) -> Option<&'a Value> {
+    // A field may have dots in its own name.
+    document.get(path).or_else(|| {
+        let (first, rest) = path.split_once('.')?;
+        find(document.get(first)?.as_object()?, rest)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_found_at_any_depth() {
+        let document = json!({ "a": { "b": 1 }, "c.d": 2 });
+        let document = document.as_object().expect("a map");
+
+        assert_eq!(find(document, "a.b"), Some(&json!(1)));
+        assert_eq!(find(document, "c.d"), Some(&json!(2)));
+        assert_eq!(find(document, "a.c"), None);
+    }
+}

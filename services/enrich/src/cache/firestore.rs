@@ -1,0 +1,187 @@
+//! The source of truth: a collection of Firestore.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use firestore::gcloud_sdk::google::firestore::v1::Value as Stored;
+use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
+use firestore::{FirestoreDb, FirestoreDbOptions, FirestoreDocument};
+use futures::TryStreamExt as _;
+use google_cloud_auth::credentials::anonymous;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use super::{Document, Fetch, LayerError};
+
+/// Longest id of a document, in bytes.
+const MAX_ID_BYTES: usize = 1500;
+
+/// Which documents are read, and how Firestore is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The collection whose documents have the keys as ids, such as `devices`. Required.
+    pub collection: String,
+    /// The database.
+    pub database: String,
+    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
+    /// The variable `FIRESTORE_EMULATOR_HOST` wins.
+    pub endpoint: Option<String>,
+    /// Longest duration of a read; 100ms to 1m.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            collection: String::new(),
+            database: "(default)".into(),
+            endpoint: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A collection of Firestore; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Firestore {
+    project: String,
+    settings: Settings,
+    connection: Arc<OnceCell<FirestoreDb>>,
+}
+
+impl Firestore {
+    /// The collection of the settings. The connection is made when it is first needed.
+    #[must_use]
+    pub fn new(project: &str, settings: &Settings) -> Self {
+        Self { project: project.into(), settings: settings.clone(), connection: Arc::default() }
+    }
+
+    /// The connection, made now if there is none yet.
+    ///
+    /// # Errors
+    /// When Firestore cannot be reached.
+    pub async fn connect(&self) -> Result<&FirestoreDb, LayerError> {
+        let connect = self.connection.get_or_try_init(|| self.open());
+        let connected = timeout(self.settings.timeout, connect).await;
+        connected.map_err(|_| LayerError("Firestore does not answer".into()))?
+    }
+
+    async fn open(&self) -> Result<FirestoreDb, LayerError> {
+        let options = FirestoreDbOptions::new(self.project.clone())
+            .with_database_id(self.settings.database.clone())
+            .with_request_timeout(self.settings.timeout)
+            // The lookup decides when to try again.
+            .with_max_retries(0);
+        let opened = match &self.settings.endpoint {
+            Some(url) => {
+                let options = options.with_firebase_api_url(url.clone());
+                FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
+            }
+            None => FirestoreDb::with_options(options).await,
+        };
+        opened.map_err(|error| LayerError::of(&error))
+    }
+
+    pub(super) fn collection(&self) -> &str {
+        &self.settings.collection
+    }
+}
+
+impl Fetch for Firestore {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        let database = self.connect().await?;
+        let ids = keys.iter().map(ToString::to_string);
+        let read = async {
+            let select = database.fluent().select().by_id_in(self.collection());
+            select
+                .batch_with_errors(ids)
+                .await?
+                .try_collect::<HashMap<String, Option<FirestoreDocument>>>()
+                .await
+        };
+        let read = timeout(self.settings.timeout, read).await;
+        let read = read.map_err(|_| LayerError("Firestore does not answer in time".into()))?;
+        let mut found = read.map_err(|error| LayerError::of(&error))?;
+        keys.iter()
+            .map(|key| match found.remove(&**key) {
+                Some(document) => Ok(document.map(|document| to_document(document.fields))),
+                // Neither found nor missing: nothing is known, so nothing may be concluded.
+                None => Err(LayerError(format!("Firestore left out {key}"))),
+            })
+            .collect()
+    }
+
+    fn can_exist(&self, id: &str) -> bool {
+        let is_reserved = id.len() >= 4 && id.starts_with("__") && id.ends_with("__");
+        let is_path = id == "." || id == ".." || id.contains('/');
+        !id.is_empty() && id.len() <= MAX_ID_BYTES && !is_path && !is_reserved
+    }
+}
+
+/// The fields of a document as JSON: times in RFC 3339, bytes in base64, places as
+/// `{"latitude", "longitude"}`.
+#[must_use]
+pub fn to_document(fields: HashMap<String, Stored>) -> Document {
+    fields.into_iter().map(|(name, value)| (name, to_json(value))).collect()
+}
+
+fn to_json(stored: Stored) -> Value {
+    match stored.value_type {
+        None | Some(ValueType::NullValue(_)) => Value::Null,
+        Some(ValueType::BooleanValue(value)) => value.into(),
+        Some(ValueType::IntegerValue(value)) => value.into(),
+        Some(ValueType::DoubleValue(value)) => value.into(),
+        Some(ValueType::StringValue(value) | ValueType::ReferenceValue(value)) => value.into(),
+        Some(ValueType::BytesValue(value)) => STANDARD.encode(value).into(),
+        Some(ValueType::TimestampValue(value)) => {
+            let nanos = i128::from(value.seconds) * 1_000_000_000 + i128::from(value.nanos);
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+            time.and_then(|time| time.format(&Rfc3339).ok()).into()
+        }
+        Some(ValueType::GeoPointValue(value)) => {
+            json!({ "latitude": value.latitude, "longitude": value.longitude })
+        }
+        Some(ValueType::ArrayValue(value)) => value.values.into_iter().map(to_json).collect(),
+        Some(ValueType::MapValue(value)) => to_document(value.fields).into(),
+        // Parts of queries; no stored document has them.
+        Some(_) => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_firestore_cannot_hold_cannot_exist() {
+        let firestore = Firestore::new("p", &Settings::default());
+
+        assert!(firestore.can_exist("dev-1"));
+        for id in ["", ".", "..", "a/b", "__x__", &"x".repeat(1501)] {
+            assert!(!firestore.can_exist(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn values_become_json() {
+        let stored = |value_type| Stored { value_type: Some(value_type) };
+        let time = firestore::gcloud_sdk::prost_types::Timestamp { seconds: 0, nanos: 500_000_000 };
+
+        assert_eq!(to_json(stored(ValueType::IntegerValue(7))), json!(7));
+        assert_eq!(to_json(stored(ValueType::BytesValue(b"hi".to_vec()))), json!("aGk="));
+        assert_eq!(
+            to_json(stored(ValueType::TimestampValue(time))),
+            json!("1970-01-01T00:00:00.5Z")
+        );
+        assert_eq!(to_json(stored(ValueType::DoubleValue(f64::NAN))), Value::Null);
+    }
+}

@@ -1,0 +1,214 @@
+//! Asks the layers, one after another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pipeline::{Error, Recovery};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
+use super::breaker::Breaker;
+use super::flights::Flights;
+use super::memory::{Bounds, Memory};
+use super::reader::Reader;
+use super::redis::{self, Redis};
+use super::{Document, Entry, Fetch, Freshness, LayerError, State};
+use crate::metrics::Metrics;
+
+/// Between two attempts of a message that waits for the source, at least and at most.
+const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
+
+/// The caches, and how they are read.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// How long what was read is good for.
+    pub freshness: Freshness,
+    /// Bounds of the cache in memory.
+    pub memory: Bounds,
+    /// Redis, if there is one.
+    pub redis: redis::Settings,
+    /// Most keys in one read; 1 to 300.
+    pub max_keys_per_read: usize,
+    /// Most reads under way at a time; 1 to 100.
+    pub max_reads: usize,
+    /// Most messages that wait for a source that fails; further ones are handed back to Pub/Sub, so
+    /// that messages of known keys go on. Below `pipeline.max_messages_in_flight`.
+    pub max_waiting: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            freshness: Freshness::default(),
+            memory: Bounds::default(),
+            redis: redis::Settings::default(),
+            max_keys_per_read: 100,
+            max_reads: 8,
+            max_waiting: 2_000,
+        }
+    }
+}
+
+/// Documents by key; clones share the caches.
+pub struct Lookup<F> {
+    pub(super) layers: Arc<Layers<F>>,
+    wanted: mpsc::UnboundedSender<Arc<str>>,
+    waiting: Arc<AtomicUsize>,
+    max_waiting: usize,
+}
+
+impl<F> Clone for Lookup<F> {
+    fn clone(&self) -> Self {
+        Self {
+            layers: Arc::clone(&self.layers),
+            wanted: self.wanted.clone(),
+            waiting: Arc::clone(&self.waiting),
+            max_waiting: self.max_waiting,
+        }
+    }
+}
+
+/// What all look-ups share.
+pub(super) struct Layers<F> {
+    pub memory: Memory,
+    pub redis: Option<Redis>,
+    pub redis_breaker: Breaker,
+    pub source: F,
+    pub source_breaker: Breaker,
+    pub freshness: Freshness,
+    pub flights: Flights,
+    pub metrics: Metrics,
+}
+
+/// Counts a message that waits for the source, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<F: Fetch> Lookup<F> {
+    /// A lookup, and the task that reads for it; the lookup waits for ever where nobody runs that.
+    ///
+    /// # Errors
+    /// For settings of Redis that are wrong.
+    pub fn new(
+        settings: &Settings,
+        source: F,
+        metrics: Metrics,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<F>), LayerError> {
+        let layers = Arc::new(Layers {
+            memory: Memory::new(&settings.memory),
+            redis: Redis::open(&settings.redis)?,
+            redis_breaker: Breaker::new("redis"),
+            source,
+            source_breaker: Breaker::new("source"),
+            freshness: settings.freshness.clone(),
+            flights: Flights::default(),
+            metrics,
+        });
+        // Its length is bounded by the flights, one per key that somebody waits for.
+        let (wanted, requests) = mpsc::unbounded_channel();
+        let reader = Reader::new(Arc::clone(&layers), requests, settings);
+        let waiting = Arc::default();
+        let max_waiting = settings.max_waiting;
+        Ok((Self { layers, wanted, waiting, max_waiting }, reader.run()))
+    }
+
+    /// The document of a key, `None` for one that has none.
+    ///
+    /// Waits for as long as the source cannot be asked. Cancel safe.
+    ///
+    /// # Errors
+    /// `HandBack` when too many wait for the source already.
+    pub async fn document(&self, key: &str) -> Result<Option<Arc<Document>>, Error> {
+        let layers = &self.layers;
+        let now = OffsetDateTime::now_utc();
+        if let Some(entry) = layers.memory.get(key) {
+            match layers.freshness.state(key, &entry, now) {
+                State::Fresh => return Ok(self.hit(entry, "memory", now)),
+                State::Stale => {
+                    self.refresh(key);
+                    return Ok(self.hit(entry, "memory_stale", now));
+                }
+                State::Expired => {}
+            }
+        }
+        if !layers.source.can_exist(key) {
+            layers.metrics.answered("impossible");
+            return Ok(None);
+        }
+        self.wait(&Arc::from(key)).await
+    }
+
+    /// Forgets a key in all layers of this process and in Redis.
+    ///
+    /// # Errors
+    /// When Redis cannot be asked: memory has forgotten it all the same.
+    pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
+        let layers = &self.layers;
+        layers.flights.invalidate(key);
+        layers.memory.remove(key);
+        match &layers.redis {
+            Some(redis) => redis.remove(key).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Why the source is left alone at the moment, if it is.
+    #[must_use]
+    pub fn source_outage(&self) -> Option<String> {
+        self.layers.source_breaker.open_reason()
+    }
+
+    /// Why Redis is left alone at the moment, if it is.
+    #[must_use]
+    pub fn redis_outage(&self) -> Option<String> {
+        self.layers.redis_breaker.open_reason()
+    }
+
+    async fn wait(&self, key: &Arc<str>) -> Result<Option<Arc<Document>>, Error> {
+        let mut is_waiting = None;
+        loop {
+            let (landed, is_first) = self.layers.flights.join(key);
+            if is_first && self.wanted.send(Arc::clone(key)).is_err() {
+                return Err(Recovery::Retry.because("look up", "the reader has ended"));
+            }
+            if let Ok(Some(entry)) = landed.await {
+                return Ok(entry.document);
+            }
+            if is_waiting.is_none() {
+                is_waiting = Some(self.begin_waiting()?);
+            }
+            let wait = rand::random_range(WAITS.0..WAITS.1);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn begin_waiting(&self) -> Result<Waiting<'_>, Error> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.max_waiting {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            let why = self.source_outage().unwrap_or_else(|| "the source fails".into());
+            return Err(Recovery::HandBack.because("look up", why));
+        }
+        Ok(Waiting(&self.waiting))
+    }
+
+    fn refresh(&self, key: &str) {
+        let key = Arc::from(key);
+        if self.layers.flights.begin(&key) && self.wanted.send(Arc::clone(&key)).is_err() {
+            self.layers.flights.land(&key);
+        }
+    }
+
+    fn hit(&self, entry: Entry, layer: &'static str, now: OffsetDateTime) -> Option<Arc<Document>> {
+        self.layers.metrics.answered(layer);
+        self.layers.metrics.age.observe(entry.age(now).as_secs_f64());
+        entry.document
+    }
+}

@@ -1,0 +1,183 @@
+//! The first layer: this process's memory, bounded in entries and bytes.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Document, Entry};
+
+/// Parts with a lock each, so that lanes rarely meet.
+const SHARDS: usize = 16;
+/// What an entry takes beside its text: the map's slot, the list's links, allocations.
+const OVERHEAD: usize = 200;
+
+/// Bounds of the cache in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Bounds {
+    /// Most entries; at least 16.
+    pub max_entries: usize,
+    /// Most bytes, estimated from keys and values; at least 64 KiB.
+    pub max_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { max_entries: 100_000, max_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+/// Entries of this process, the least recently used of them leaving first.
+#[derive(Debug)]
+pub struct Memory {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+    most_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Shard {
+    entries: LruCache<Arc<str>, Held>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    entry: Entry,
+    bytes: usize,
+}
+
+impl Memory {
+    /// An empty cache with these bounds, which hold for each of its parts in proportion.
+    #[must_use]
+    pub fn new(bounds: &Bounds) -> Self {
+        let most = NonZeroUsize::new(bounds.max_entries / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        let shard = || Mutex::new(Shard { entries: LruCache::new(most), bytes: 0 });
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            hasher: RandomState::new(),
+            most_bytes: bounds.max_bytes / SHARDS,
+        }
+    }
+
+    /// What is known about a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Entry> {
+        self.shard(key).entries.get(key).map(|held| held.entry.clone())
+    }
+
+    /// Keeps an entry, and lets others go for it.
+    pub fn put(&self, key: &Arc<str>, entry: Entry) {
+        let bytes = OVERHEAD + key.len() + entry.document.as_deref().map_or(0, size);
+        let mut shard = self.shard(key);
+        if bytes > self.most_bytes {
+            shard.remove(key);
+            return;
+        }
+        shard.bytes += bytes;
+        if let Some((_, left)) = shard.entries.push(Arc::clone(key), Held { entry, bytes }) {
+            shard.bytes -= left.bytes;
+        }
+        while shard.bytes > self.most_bytes {
+            let Some((_, left)) = shard.entries.pop_lru() else { break };
+            shard.bytes -= left.bytes;
+        }
+    }
+
+    /// Forgets a key.
+    pub fn remove(&self, key: &str) {
+        self.shard(key).remove(key);
+    }
+
+    /// Entries and bytes held.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(entries, bytes), shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            (entries + shard.entries.len(), bytes + shard.bytes)
+        })
+    }
+
+    fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
+        let hash = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
+        self.shards[hash].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shard {
+    fn remove(&mut self, key: &str) {
+        if let Some(held) = self.entries.pop(key) {
+            self.bytes -= held.bytes;
+        }
+    }
+}
+
+/// Bytes that a document takes, roughly.
+fn size(document: &Document) -> usize {
+    document.iter().map(|(key, value)| key.len() + 80 + size_of_value(value)).sum()
+}
+
+fn size_of_value(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 32,
+        Value::String(text) => 32 + text.len(),
+        Value::Array(items) => 32 + items.iter().map(size_of_value).sum::<usize>(),
+        Value::Object(map) => 32 + size(map),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    fn entry(text: &str) -> Entry {
+        let document = Document::from_iter([("name".to_owned(), text.into())]);
+        Entry { document: Some(Arc::new(document)), read_at: OffsetDateTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn it_holds_to_its_bound_in_entries() {
+        let memory = Memory::new(&Bounds { max_entries: 160, ..Bounds::default() });
+
+        for key in 0..10_000 {
+            memory.put(&key.to_string().into(), entry("x"));
+        }
+
+        assert!(memory.size().0 <= 160);
+        assert!(memory.get("9999").is_some());
+    }
+
+    #[test]
+    fn it_holds_to_its_bound_in_bytes() {
+        let max_bytes = 64 * 1024;
+        let memory = Memory::new(&Bounds { max_bytes, ..Bounds::default() });
+
+        for key in 0..1000 {
+            memory.put(&key.to_string().into(), entry(&"x".repeat(key)));
+        }
+        memory.put(&"huge".into(), entry(&"x".repeat(max_bytes)));
+
+        assert!(memory.size().1 <= max_bytes);
+        assert!(memory.size().0 > 0);
+        assert_eq!(memory.get("huge"), None);
+    }
+
+    #[test]
+    fn a_replaced_entry_is_counted_once() {
+        let memory = Memory::new(&Bounds::default());
+        memory.put(&"k".into(), entry("long text"));
+        let before = memory.size();
+
+        memory.put(&"k".into(), entry("long text"));
+
+        assert_eq!(memory.size(), before);
+        memory.remove("k");
+        assert_eq!(memory.size(), (0, 0));
+    }
+}

@@ -1,0 +1,167 @@
+//! Presence: short-lived values by key, such as who is connected where.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use redis::AsyncCommands as _;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::LayerError;
+use super::firestore::Firestore;
+use super::redis::Redis;
+
+/// Values by key, wherever they are kept.
+pub trait Presence: Send + Sync {
+    /// Keeps a value under a key, in place of what was there.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn set(&self, key: &str, value: Value) -> impl Future<Output = Result<(), LayerError>> + Send;
+
+    /// The value of a key, or `None` where there is none or its time is over.
+    ///
+    /// # Errors
+    /// When the store cannot be asked, which is something else than `None`.
+    fn fetch(&self, key: &str) -> impl Future<Output = Result<Option<Value>, LayerError>> + Send;
+
+    /// Removes a key; one that is not there is right too.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    fn delete(&self, key: &str) -> impl Future<Output = Result<(), LayerError>> + Send;
+
+    /// Ends the use of the store.
+    fn close(self);
+}
+
+/// Presence within this process, bounded, each value for its time.
+#[derive(Debug)]
+pub struct InMemory {
+    values: Mutex<LruCache<String, (Value, Instant)>>,
+    life: Duration,
+}
+
+impl InMemory {
+    /// A store of at most `most` values, each of them kept for `life`.
+    #[must_use]
+    pub fn new(most: NonZeroUsize, life: Duration) -> Self {
+        Self { values: Mutex::new(LruCache::new(most)), life }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<String, (Value, Instant)>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Presence for InMemory {
+    async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
+        self.lock().put(key.to_owned(), (value, Instant::now() + self.life));
+        Ok(())
+    }
+
+    async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
+        let mut values = self.lock();
+        let found = values.get(key).filter(|(_, until)| Instant::now() < *until);
+        let found = found.map(|(value, _)| value.clone());
+        if found.is_none() {
+            values.pop(key);
+        }
+        Ok(found)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), LayerError> {
+        self.lock().pop(key);
+        Ok(())
+    }
+
+    fn close(self) {}
+}
+
+/// Presence in Redis, each value for its time.
+#[derive(Debug)]
+pub struct InRedis {
+    redis: Redis,
+    life: Duration,
+}
+
+impl InRedis {
+    /// A store that keeps each value for `life`.
+    #[must_use]
+    pub fn new(redis: Redis, life: Duration) -> Self {
+        Self { redis, life }
+    }
+}
+
+impl Presence for InRedis {
+    async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
+        let (mut connection, name) = self.redis.raw(key);
+        let millis = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX).max(1);
+        let set: redis::RedisResult<()> = connection.pset_ex(name, value.to_string(), millis).await;
+        set.map_err(|error| LayerError::of(&error))
+    }
+
+    async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
+        let (mut connection, name) = self.redis.raw(key);
+        let found: redis::RedisResult<Option<Vec<u8>>> = connection.get(name).await;
+        let found = found.map_err(|error| LayerError::of(&error))?;
+        let value = found.map(|json| serde_json::from_slice(&json)).transpose();
+        value.map_err(|error| LayerError::of(&error))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), LayerError> {
+        self.redis.remove(key).await
+    }
+
+    fn close(self) {}
+}
+
+/// Presence in a collection of Firestore, until it is deleted.
+#[derive(Debug)]
+pub struct InFirestore(Firestore);
+
+/// A value as a document; Firestore's documents are maps.
+#[derive(Debug, Deserialize, Serialize)]
+struct Stored {
+    value: Value,
+}
+
+impl InFirestore {
+    /// A store in the collection of `firestore`.
+    #[must_use]
+    pub fn new(firestore: Firestore) -> Self {
+        Self(firestore)
+    }
+}
+
+impl Presence for InFirestore {
+    async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
+        let database = self.0.connect().await?;
+        let (collection, stored) = (self.0.collection(), Stored { value });
+        let update = database.fluent().update().in_col(collection).document_id(key);
+        update
+            .object(&stored)
+            .execute::<Stored>()
+            .await
+            .map(drop)
+            .map_err(|error| LayerError::of(&error))
+    }
+
+    async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
+        let database = self.0.connect().await?;
+        let select = database.fluent().select().by_id_in(self.0.collection()).obj::<Stored>();
+        let found = select.one(key).await.map_err(|error| LayerError::of(&error))?;
+        Ok(found.map(|stored| stored.value))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), LayerError> {
+        let database = self.0.connect().await?;
+        let delete = database.fluent().delete().from(self.0.collection()).document_id(key);
+        delete.execute().await.map_err(|error| LayerError::of(&error))
+    }
+
+    fn close(self) {}
+}

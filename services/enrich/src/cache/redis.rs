@@ -1,0 +1,144 @@
+//! The second layer: Redis, over one pipelined connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncCommands as _, IntoConnectionInfo as _};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Document, Entry, LayerError};
+
+/// How Redis is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. A
+    /// password goes into `password_file`.
+    pub url: Option<String>,
+    /// A file with the password.
+    pub password_file: Option<std::path::PathBuf>,
+    /// What all keys begin with.
+    pub key_prefix: String,
+    /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            password_file: None,
+            key_prefix: "dataflow:enrich:".into(),
+            timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+/// A connection that mends itself; clones share it.
+#[derive(Clone)]
+pub struct Redis {
+    connection: ConnectionManager,
+    prefix: String,
+}
+
+/// An entry as it lies in Redis.
+#[derive(Debug, Deserialize, Serialize)]
+struct Stored {
+    document: Option<Arc<Document>>,
+    #[serde(with = "time::serde::rfc3339")]
+    read_at: OffsetDateTime,
+}
+
+impl Redis {
+    /// A connection that is made when it is first needed; `None` without a URL.
+    ///
+    /// # Errors
+    /// For a URL or password file that is wrong.
+    pub fn open(settings: &Settings) -> Result<Option<Self>, LayerError> {
+        let Some(url) = &settings.url else { return Ok(None) };
+        let wrong = |error: redis::RedisError| LayerError::of(&error);
+        let mut info = url.as_str().into_connection_info().map_err(wrong)?;
+        if let Some(file) = &settings.password_file {
+            let password = std::fs::read_to_string(file)
+                .map_err(|error| LayerError(format!("read {}: {error}", file.display())))?;
+            let redis = info.redis_settings().clone().set_password(password.trim_end());
+            info = info.set_redis_settings(redis);
+        }
+        // Small requests must not wait for each other's acknowledgements.
+        info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = redis::Client::open(info).map_err(wrong)?;
+        let config = ConnectionManagerConfig::new()
+            .set_response_timeout(Some(settings.timeout))
+            .set_connection_timeout(Some(settings.timeout))
+            // The breaker decides when to try again.
+            .set_number_of_retries(0);
+        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(wrong)?;
+        Ok(Some(Self { connection, prefix: settings.key_prefix.clone() }))
+    }
+
+    /// The entries of these keys, in their order, in one call.
+    ///
+    /// # Errors
+    /// When Redis does not answer. What cannot be read is as if it were not there.
+    pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Entry>>, LayerError> {
+        let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
+        let found: Vec<Option<Vec<u8>>> = self
+            .connection
+            .clone()
+            .mget(&names)
+            .await
+            .map_err(|error: redis::RedisError| LayerError::of(&error))?;
+        let read = |bytes: Vec<u8>| {
+            // Another version's entry, or a stranger's, is a miss.
+            let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+            Some(Entry { document: stored.document, read_at: stored.read_at })
+        };
+        Ok(found.into_iter().map(|bytes| bytes.and_then(read)).collect())
+    }
+
+    /// Keeps entries, each for its own time, in one call.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn put(&self, entries: &[(Arc<str>, Entry, Duration)]) -> Result<(), LayerError> {
+        let mut pipe = redis::pipe();
+        for (key, entry, life) in entries {
+            let stored = Stored { document: entry.document.clone(), read_at: entry.read_at };
+            let json = serde_json::to_vec(&stored).map_err(|error| LayerError::of(&error))?;
+            let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
+            pipe.pset_ex(self.name(key), json, millis).ignore();
+        }
+        let done: Result<(), redis::RedisError> =
+            pipe.query_async(&mut self.connection.clone()).await;
+        done.map_err(|error| LayerError::of(&error))
+    }
+
+    /// Forgets a key.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn remove(&self, key: &str) -> Result<(), LayerError> {
+        let removed: Result<(), redis::RedisError> =
+            self.connection.clone().del(self.name(key)).await;
+        removed.map_err(|error| LayerError::of(&error))
+    }
+
+    /// The connection, for values of another kind, and the name that a key has in it.
+    pub(super) fn raw(&self, key: &str) -> (ConnectionManager, String) {
+        (self.connection.clone(), self.name(key))
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}

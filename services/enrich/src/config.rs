@@ -1,0 +1,214 @@
+//! The settings of enrich.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pipeline::envelope::Input;
+use pipeline::{Limits, Place, batch};
+use pubsub::{Endpoint, Graves, Subscription};
+use serde::{Deserialize, Serialize};
+use service::settings::{PORT, PROJECT, Variable, VariableKind};
+use service::{Faults, Http};
+
+use crate::cache::{firestore, lookup};
+use crate::enrichment::OnMissing;
+
+/// All settings. `example.yaml` beside the crate shows them with comments.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    pub project: String,
+    /// The subscription to read from.
+    pub subscription: Subscription,
+    /// The topic to publish to: its id in the project, or its full name. Required.
+    pub topic_id: String,
+    /// Which document a message needs, and what of it goes into the message.
+    pub enrichment: Enrichment,
+    /// Where documents come from.
+    pub firestore: firestore::Settings,
+    /// What is kept of them.
+    pub cache: lookup::Settings,
+    /// Where keys can be invalidated.
+    pub admin: Admin,
+    /// Where messages go that can never succeed. Required.
+    pub dead_letters: Option<Graves>,
+    /// How Pub/Sub is reached.
+    pub pubsub: Endpoint,
+    /// Bounds, batches and waits.
+    pub pipeline: Limits,
+    /// Where the health server listens.
+    pub http: Http,
+    /// How long a drain may take.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+}
+
+/// Which document a message needs, and what of it goes into the message.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Enrichment {
+    /// Where the key stands; the first place with a text or a number counts: `enrichment.NAME`,
+    /// `attribute.NAME`, or a JSON pointer into the payload.
+    pub key: Vec<Place>,
+    /// Fields of the document by the names that they get in `enrichmentData`; dots lead into nested
+    /// fields.
+    pub fields: BTreeMap<String, String>,
+    /// What becomes of a message whose document does not exist: `pass`, `dead_letter` or `drop`.
+    pub on_missing: OnMissing,
+    /// How a message's data is read.
+    pub input: Input,
+}
+
+/// Where keys can be invalidated: `DELETE /cache/<key>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Admin {
+    /// The address; loopback by default, because it asks nobody who they are.
+    pub host: String,
+    /// The port; 0 takes a free one, which `/status` tells.
+    pub port: u16,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".into(), port: 8081 }
+    }
+}
+
+impl Default for Enrichment {
+    fn default() -> Self {
+        let fields = [("name", "ClientID"), ("location", "LocationID"), ("serviceTag", "Category")];
+        Self {
+            key: vec![
+                Place::Enrichment("/DeviceID".into()),
+                Place::Attribute("device_id".into()),
+                Place::Attribute("uid".into()),
+            ],
+            fields: fields.map(|(name, field)| (name.to_owned(), field.to_owned())).into(),
+            on_missing: OnMissing::Pass,
+            input: Input::Auto,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            project: String::new(),
+            subscription: Subscription::default(),
+            topic_id: String::new(),
+            enrichment: Enrichment::default(),
+            firestore: firestore::Settings::default(),
+            cache: lookup::Settings::default(),
+            admin: Admin::default(),
+            dead_letters: None,
+            pubsub: Endpoint::default(),
+            // A batch grows while others are written; no message waits for a timer.
+            pipeline: Limits {
+                batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
+                ..Limits::default()
+            },
+            http: Http::default(),
+            grace_period: Duration::from_secs(30),
+        }
+    }
+}
+
+impl service::Settings for Settings {
+    fn check(&self, faults: &mut Faults) {
+        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        self.subscription.check(faults);
+        faults.require(!self.topic_id.is_empty(), "topic_id", "required: the topic to publish to");
+        self.check_documents(faults);
+        self.check_cache(faults);
+        Graves::check(self.dead_letters.as_ref(), true, faults);
+        self.pubsub.check(faults);
+        faults.limits("pipeline", &self.pipeline);
+        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
+    fn explain(&self) -> Vec<String> {
+        let missing = match self.enrichment.on_missing {
+            OnMissing::Pass => "messages of unknown devices go on without a document",
+            OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
+            OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
+        };
+        let graves = self.dead_letters.iter().map(Graves::guarantee);
+        std::iter::once(missing.to_owned()).chain(graves).collect()
+    }
+
+    fn variables() -> &'static [Variable] {
+        const EMULATOR: Variable = Variable {
+            name: "FIRESTORE_EMULATOR_HOST",
+            key: "firestore.endpoint",
+            kind: VariableKind::EmulatorHost,
+        };
+        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+    }
+}
+
+impl Settings {
+    fn check_documents(&self, faults: &mut Faults) {
+        let enrichment = &self.enrichment;
+        let right = "must name at least one place, such as enrichment.DeviceID";
+        faults.require(!enrichment.key.is_empty(), "enrichment.key", right);
+        let right = "must name at least one field, such as location: LocationID";
+        faults.require(!enrichment.fields.is_empty(), "enrichment.fields", right);
+        let firestore = &self.firestore;
+        let is_collection = !firestore.collection.is_empty() && !firestore.collection.contains('/');
+        let right = "required: the collection of the documents, without `/`";
+        faults.require(is_collection, "firestore.collection", right);
+        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
+        let right = "must be a URL such as http://localhost:8085";
+        faults.require(firestore.endpoint.as_ref().is_none_or(is_url), "firestore.endpoint", right);
+        let range = Duration::from_millis(100)..=Duration::from_secs(60);
+        let right = "must be 100ms to 1m";
+        faults.require(range.contains(&firestore.timeout), "firestore.timeout", right);
+    }
+
+    fn check_cache(&self, faults: &mut Faults) {
+        let cache = &self.cache;
+        let redis = &cache.redis;
+        let is_redis = |url: &String| url.starts_with("redis://") || url.starts_with("rediss://");
+        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
+        let is_readable = |file: &PathBuf| std::fs::read_to_string(file).is_ok();
+        let checks = [
+            (
+                redis.url.as_ref().is_none_or(is_redis),
+                "redis.url",
+                "must be a URL such as redis://localhost:6379 or rediss://...",
+            ),
+            (
+                redis.password_file.as_ref().is_none_or(is_readable),
+                "redis.password_file",
+                "must be a readable file",
+            ),
+            (timeouts.contains(&redis.timeout), "redis.timeout", "must be 10ms to 10s"),
+            (cache.memory.max_entries >= 16, "memory.max_entries", "must be at least 16"),
+            (cache.memory.max_bytes >= 64 * 1024, "memory.max_bytes", "must be at least 65536"),
+            (!cache.freshness.fresh_for.is_zero(), "freshness.fresh_for", "must be above zero"),
+            (cache.freshness.jitter_percent <= 50, "freshness.jitter_percent", "must be 0 to 50"),
+            ((1..=300).contains(&cache.max_keys_per_read), "max_keys_per_read", "must be 1 to 300"),
+            ((1..=100).contains(&cache.max_reads), "max_reads", "must be 1 to 100"),
+            (
+                (1..self.pipeline.max_messages_in_flight).contains(&cache.max_waiting),
+                "max_waiting",
+                "must be at least 1 and below pipeline.max_messages_in_flight, so that messages of \
+                 known keys go on",
+            ),
+        ];
+        for (is_right, key, right) in checks {
+            faults.require(is_right, &format!("cache.{key}"), right);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Enrich: messages flow from a Pub/Sub subscription to a topic, with what is known about their
+//! device.
+//!
+//! `pubsub::Source` reads them; [`enrichment::Enrichment`] finds the key, looks its document up and
+//! applies it; `pubsub::Sink` publishes. [`cache::Lookup`] asks memory, Redis and Firestore in turn. A
+//! message is acknowledged when the enriched one is confirmed.
+
+pub mod admin;
+pub mod apply;
+pub mod cache;
+pub mod config;
+pub mod enrichment;
+pub mod key;
+pub mod metrics;
+
+use std::time::Duration;
+
+use pipeline::Pipeline;
+use pubsub::{
+    Admin, Connection, DeadLetters, Graves, Keyword, Publishers, Source, SourceMetrics, TopicGuard,
+    TopicName,
+};
+use service::{Condition, Context, Running, Service};
+use tokio::task::JoinSet;
+
+use apply::{Apply, Fields};
+use cache::firestore::Firestore;
+use cache::{Fetch, Lookup};
+use config::Settings;
+use enrichment::Enrichment;
+use key::{FirstOf, Key};
+use metrics::Metrics;
+
+/// Between two looks at the health of the source.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Enrich with its settings, not started yet.
+pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
+    settings: Settings,
+    key: K,
+    apply: A,
+    source: F,
+}
+
+impl Enrich {
+    /// Enrich with the key, the fields and the collection of its settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let key = FirstOf::new(settings.enrichment.key.clone());
+        let apply = Fields::new(settings.enrichment.fields.clone());
+        let source = Firestore::new(&settings.project, &settings.firestore);
+        Self { settings, key, apply, source }
+    }
+}
+
+impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
+    /// Enrich with a key, an applier and a source of documents of one's own.
+    #[must_use]
+    pub fn with(settings: Settings, key: K, apply: A, source: F) -> Self {
+        Self { settings, key, apply, source }
+    }
+}
+
+impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
+    const NAME: &'static str = "enrich";
+
+    async fn start(self, context: &Context) -> anyhow::Result<Running> {
+        let Self { settings, key, apply, source } = self;
+        let health = &context.health;
+        let (source_metrics, metrics) = (SourceMetrics::default(), Metrics::default());
+        let counts = pipeline::Metrics::default();
+        context.registry.register(|registry| {
+            counts.register(registry);
+            source_metrics.register(registry);
+            metrics.register(registry);
+        });
+        let topics_condition = health.condition("topics");
+        let subscription_condition = health.condition("subscription");
+        let graves = settings.dead_letters.clone();
+        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let mut watchers = JoinSet::new();
+
+        let lookup = open(&settings, source, &metrics, (context, &mut watchers)).await?;
+        let connection = Connection::new(settings.pubsub.clone());
+        let admin = Admin::new(&connection).await?;
+        let topic = TopicName::new(&settings.project, &settings.topic_id);
+        let guard =
+            TopicGuard::new(std::iter::once(topic.clone()).chain(graves.topic(&settings.project)));
+        guard.wait(&admin, &topics_condition).await;
+        health.tell("guarantees", guarantees(&settings, &guard));
+        let publishers = Publishers::new(&connection).await?;
+        let running = Pipeline {
+            service: Self::NAME,
+            source: Source::open(
+                &connection,
+                &settings.project,
+                &settings.subscription,
+                source_metrics,
+            )
+            .await?,
+            transform: Enrichment {
+                key,
+                apply,
+                lookup,
+                input: settings.enrichment.input,
+                on_missing: settings.enrichment.on_missing,
+                topic,
+                metrics,
+            },
+            dead_letters: DeadLetters::policy(&graves, &settings.project, &publishers, &guard),
+            sink: pubsub::Sink::new(publishers, guard.clone()),
+            limits: settings.pipeline.clone(),
+            metrics: counts.clone(),
+        }
+        .start();
+        health.watch(running.status(), counts);
+        watchers.spawn(guard.watch(admin.clone(), topics_condition));
+        watchers.spawn(pubsub::subscription_watcher(
+            admin,
+            (settings.project, settings.subscription.id),
+            graves == Graves::Keyword(Keyword::Subscription),
+            subscription_condition,
+        ));
+        Ok(Running::new(running, watchers))
+    }
+}
+
+/// Opens the caches and the admin port, and starts the tasks that serve them.
+async fn open<F: Fetch>(
+    settings: &Settings,
+    source: F,
+    metrics: &Metrics,
+    (context, watchers): (&Context, &mut JoinSet<()>),
+) -> anyhow::Result<Lookup<F>> {
+    let condition = context.health.condition("documents");
+    let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
+    let (listener, address) = admin::bind(&settings.admin).await?;
+    context.health.tell("admin", address.to_string());
+    watchers.spawn(reader);
+    watchers.spawn(admin::serve(listener, lookup.clone()));
+    watchers.spawn(watch(lookup.clone(), condition));
+    Ok(lookup)
+}
+
+fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
+    let mut lines = service::Settings::explain(settings);
+    if !guard.unchecked().is_empty() {
+        lines.push("whether the topic has a subscription is unchecked: no right to look".into());
+    }
+    lines
+}
+
+/// Keeps `condition` true to whether the source answers. Never returns.
+async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition) {
+    loop {
+        match lookup.source_outage() {
+            None => condition.ready(),
+            Some(why) => condition.not_ready(format!("{why}; known keys go on")),
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,226 @@
+//! The promises of the look-ups, over a source that can fail, hang and count.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use enrich::cache::lookup::Settings;
+use enrich::cache::{Document, Fetch, Freshness, LayerError, Lookup};
+use enrich::metrics::{Layer, Metrics};
+use pipeline::Recovery;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Documents that are named after their keys, but for keys that begin with `none`.
+#[derive(Clone)]
+struct Source(Arc<Inner>);
+
+struct Inner {
+    /// Reads so far, each with its keys.
+    reads: Mutex<Vec<Vec<String>>>,
+    is_down: Mutex<bool>,
+    /// A read waits for one of these.
+    permits: Semaphore,
+}
+
+impl Source {
+    fn new() -> Self {
+        let (reads, is_down) = (Mutex::default(), Mutex::new(false));
+        Self(Arc::new(Inner { reads, is_down, permits: Semaphore::new(1_000_000) }))
+    }
+
+    /// A source whose reads wait until they are let go.
+    fn held() -> Self {
+        let source = Self::new();
+        source.0.permits.forget_permits(1_000_000);
+        source
+    }
+
+    fn release(&self) {
+        self.0.permits.add_permits(1_000_000);
+    }
+
+    fn set_down(&self, is_down: bool) {
+        *self.0.is_down.lock().unwrap_or_else(PoisonError::into_inner) = is_down;
+    }
+
+    fn reads(&self) -> Vec<Vec<String>> {
+        self.0.reads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Fetch for Source {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        let names = keys.iter().map(ToString::to_string).collect();
+        self.0.reads.lock().unwrap_or_else(PoisonError::into_inner).push(names);
+        self.0.permits.acquire().await.map_err(|error| LayerError::of(&error))?.forget();
+        if *self.0.is_down.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(LayerError("down".into()));
+        }
+        let document = |key: &str| Document::from_iter([("name".to_owned(), key.into())]);
+        Ok(keys.iter().map(|key| (!key.starts_with("none")).then(|| document(key))).collect())
+    }
+}
+
+struct Rig {
+    lookup: Lookup<Source>,
+    source: Source,
+    metrics: Metrics,
+    _reader: JoinSet<()>,
+}
+
+impl Rig {
+    fn new(source: Source, settings: &Settings) -> Self {
+        let metrics = Metrics::default();
+        let (lookup, reader) = Lookup::new(settings, source.clone(), metrics.clone()).unwrap();
+        let mut readers = JoinSet::new();
+        readers.spawn(reader);
+        Self { lookup, source, metrics, _reader: readers }
+    }
+
+    /// The name in a key's document.
+    async fn name(&self, key: &str) -> Option<String> {
+        let document = self.lookup.document(key).await.unwrap();
+        document.map(|document| document["name"].as_str().unwrap().to_owned())
+    }
+
+    /// Looks keys up side by side.
+    fn spawn(&self, keys: impl IntoIterator<Item = String>) -> JoinSet<Result<bool, Recovery>> {
+        let mut lookups = JoinSet::new();
+        for key in keys {
+            let lookup = self.lookup.clone();
+            lookups.spawn(async move {
+                let found = lookup.document(&key).await;
+                found.map(|found| found.is_some()).map_err(|error| error.recovery())
+            });
+        }
+        lookups
+    }
+}
+
+/// Lets all tasks run until each of them waits.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn one_read_serves_all_who_wait_for_a_key() {
+    let rig = Rig::new(Source::held(), &Settings::default());
+    let lookups = rig.spawn((0..100).map(|_| "a".to_owned()));
+    settle().await;
+    rig.source.release();
+
+    let found = lookups.join_all().await;
+
+    assert_eq!(found, vec![Ok(true); 100]);
+    assert_eq!(rig.source.reads(), [["a"]]);
+}
+
+#[tokio::test]
+async fn keys_that_wait_together_are_read_together() {
+    let settings = Settings { max_reads: 1, max_keys_per_read: 10, ..Settings::default() };
+    let rig = Rig::new(Source::held(), &settings);
+    let first = rig.spawn(["first".to_owned()]);
+    settle().await;
+    let others = rig.spawn((0..25).map(|key| key.to_string()));
+    settle().await;
+    rig.source.release();
+
+    first.join_all().await;
+    others.join_all().await;
+
+    let sizes: Vec<_> = rig.source.reads().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, 10, 10, 5]);
+}
+
+#[tokio::test]
+async fn a_known_key_is_answered_from_memory() {
+    let rig = Rig::new(Source::new(), &Settings::default());
+
+    assert_eq!(rig.name("a").await.as_deref(), Some("a"));
+    assert_eq!(rig.name("a").await.as_deref(), Some("a"));
+
+    assert_eq!(rig.source.reads().len(), 1);
+    assert_eq!(rig.metrics.answered.get_or_create(&Layer { layer: "memory" }).get(), 1);
+    assert_eq!(rig.metrics.source_reads.get(), 1);
+}
+
+#[tokio::test]
+async fn the_absence_of_a_document_is_remembered() {
+    let rig = Rig::new(Source::new(), &Settings::default());
+
+    assert_eq!(rig.name("none").await, None);
+    assert_eq!(rig.name("none").await, None);
+
+    assert_eq!(rig.source.reads().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stale_value_is_served_while_it_is_read_again() {
+    let freshness = Freshness { fresh_for: Duration::ZERO, ..Freshness::default() };
+    let rig = Rig::new(Source::new(), &Settings { freshness, ..Settings::default() });
+    rig.name("a").await;
+    settle().await;
+    let permits = rig.source.0.permits.available_permits();
+    rig.source.0.permits.forget_permits(permits);
+
+    // Were these to wait for the read, they would wait for ever.
+    assert_eq!(rig.name("a").await.as_deref(), Some("a"));
+    assert_eq!(rig.name("a").await.as_deref(), Some("a"));
+    settle().await;
+
+    assert_eq!(rig.source.reads().len(), 2, "one read at a time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_source_holds_up_unknown_keys_alone() {
+    let settings = Settings { max_waiting: 3, ..Settings::default() };
+    let rig = Rig::new(Source::new(), &settings);
+    rig.name("known").await;
+    rig.source.set_down(true);
+
+    let unknown = rig.spawn((0..3).map(|key| key.to_string()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    assert_eq!(rig.name("known").await.as_deref(), Some("known"));
+    let one_more = rig.lookup.document("one more").await.unwrap_err();
+    assert_eq!(one_more.recovery(), Recovery::HandBack);
+    assert!(rig.lookup.source_outage().is_some());
+    let reads = rig.source.reads().len();
+    assert!(reads < 60, "the breaker spares the source, {reads} reads");
+    rig.source.set_down(false);
+    assert_eq!(unknown.join_all().await, vec![Ok(true); 3]);
+    assert_eq!(rig.lookup.source_outage(), None);
+}
+
+#[tokio::test]
+async fn what_is_invalidated_during_its_read_is_not_kept() {
+    let rig = Rig::new(Source::held(), &Settings::default());
+    let lookup = rig.spawn(["a".to_owned()]);
+    settle().await;
+
+    rig.lookup.invalidate("a").await.unwrap();
+    rig.source.release();
+    lookup.join_all().await;
+    settle().await;
+    rig.name("a").await;
+
+    assert_eq!(rig.source.reads().len(), 2);
+}
+
+#[tokio::test]
+async fn waiters_that_give_up_leave_nothing_behind() {
+    let rig = Rig::new(Source::held(), &Settings::default());
+    let mut lookups = rig.spawn((0..10).map(|_| "a".to_owned()));
+    settle().await;
+    lookups.shutdown().await;
+    rig.source.release();
+
+    assert_eq!(rig.name("a").await.as_deref(), Some("a"));
+
+    let all: HashMap<_, _> =
+        rig.source.reads().into_iter().flatten().map(|key| (key, ())).collect();
+    assert_eq!(all.len(), 1);
+}
