@@ -9,6 +9,8 @@ use clap::{Arg, ValueHint, value_parser};
 pub(crate) enum Command {
     Run,
     Check,
+    /// One of the service's own actions, by its place among them.
+    Act(usize),
 }
 
 #[derive(Debug)]
@@ -18,7 +20,13 @@ pub(crate) struct Args {
 }
 
 /// Reads the command line; prints and exits for `--help`, `--version` and mistakes.
-pub(crate) fn parse(name: &'static str, about: &'static str) -> Args {
+///
+/// `actions` are the names of the service's own actions, with what they do.
+pub(crate) fn parse(
+    name: &'static str,
+    about: &'static str,
+    actions: &[(&'static str, &'static str)],
+) -> Args {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
@@ -37,9 +45,15 @@ pub(crate) fn parse(name: &'static str, about: &'static str) -> Args {
         )
         .arg(config)
         .subcommand(check)
+        .subcommands(actions.iter().map(|(name, about)| clap::Command::new(name).about(*about)))
         .get_matches();
     let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
-    let command =
-        if matches.subcommand_name() == Some("check") { Command::Check } else { Command::Run };
+    let command = match matches.subcommand_name() {
+        None => Command::Run,
+        Some(given) => {
+            let own = actions.iter().position(|(name, _)| *name == given);
+            own.map_or(Command::Check, Command::Act)
+        }
+    };
     Args { config: matches.get_one("config").cloned().or_else(from_variable), command }
 }

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 pub use health::{Condition, Health};
 pub use host::Hosted;
-pub use run::{install_crypto, run};
+pub use run::{Acting, Action, install_crypto, run, run_with};
 pub use settings::{Faults, Http, Settings};
 
 /// A service that has its settings and is not started yet.

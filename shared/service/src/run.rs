@@ -1,5 +1,6 @@
 //! The life of a process, from its arguments to its exit code.
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -15,12 +16,36 @@ const FAILED: u8 = 1;
 /// Exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
 
+/// An [`Action`] under way.
+pub type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// Something that a binary can do instead of running its service, as a subcommand.
+#[derive(Debug, Clone, Copy)]
+pub struct Action<T> {
+    /// The subcommand.
+    pub name: &'static str,
+    /// What it does, for `--help`.
+    pub about: &'static str,
+    /// Does it. A failure is exit code 1.
+    pub act: fn(T) -> Acting,
+}
+
 /// Runs a service as this process: reads arguments, settings and variables, makes the service of
 /// them, and drains it on SIGTERM or SIGINT.
 pub fn run<T: Settings, S: Service>(about: &'static str, make: impl FnOnce(T) -> S) -> ExitCode {
+    run_with(about, &[], make)
+}
+
+/// Like [`run`], for a binary that can do other things too.
+pub fn run_with<T: Settings, S: Service>(
+    about: &'static str,
+    actions: &[Action<T>],
+    make: impl FnOnce(T) -> S,
+) -> ExitCode {
     install_crypto();
     logs::install();
-    let args = args::parse(S::NAME, about);
+    let names: Vec<_> = actions.iter().map(|action| (action.name, action.about)).collect();
+    let args = args::parse(S::NAME, about, &names);
     let settings = match settings::load::<T>(args.config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
@@ -37,7 +62,10 @@ pub fn run<T: Settings, S: Service>(about: &'static str, make: impl FnOnce(T) ->
         .enable_all()
         .build()
         .context("start the runtime")
-        .and_then(|runtime| runtime.block_on(live(make, settings)));
+        .and_then(|runtime| match args.command {
+            Command::Act(index) => runtime.block_on((actions[index].act)(settings)),
+            Command::Run | Command::Check => runtime.block_on(live(make, settings)),
+        });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
