@@ -1,17 +1,25 @@
 //! The REST API of BigQuery.
 
+use std::io::Read as _;
+
 use axum::Json;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::BigQuery;
 use super::catalog::{DatasetName, TableName};
+use super::insert::InsertAll;
 use super::schema::Schema;
-use crate::rest::{decode, query, read_json};
+use crate::rest::{decode, query, read_bytes, read_json};
 use crate::status::Status;
+
+/// Largest request, from Google's quotas.
+const MAX_REQUEST_BYTES: u64 = 10 * 1024 * 1024;
 
 /// Answers a request below `/bigquery/v2/projects/`.
 pub(crate) async fn answer(bigquery: &BigQuery, request: Request) -> Response {
@@ -28,6 +36,7 @@ fn error(status: &Status) -> Response {
         Code::NotFound => ("notFound", StatusCode::NOT_FOUND),
         Code::AlreadyExists => ("duplicate", StatusCode::CONFLICT),
         Code::InvalidArgument => ("invalid", StatusCode::BAD_REQUEST),
+        Code::OutOfRange => ("uploadTooLarge", StatusCode::PAYLOAD_TOO_LARGE),
         Code::PermissionDenied => ("accessDenied", StatusCode::FORBIDDEN),
         Code::ResourceExhausted => ("rateLimitExceeded", StatusCode::FORBIDDEN),
         Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
@@ -80,7 +89,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
             ["projects", project, "datasets", dataset, "tables", table, "insertAll"],
         ) => {
             let name = TableName((*project).into(), (*dataset).into(), (*table).into());
-            let request = read_json(body).await?;
+            let request = read_rows(&parts.headers, body).await?;
             let call = bigquery.with(move |catalog| catalog.insert_all(&name, request));
             faults.around("bigquery.tabledata.insertAll", call).await
         }
@@ -99,6 +108,28 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         }
         _ => Err(unsupported()),
     }
+}
+
+/// The rows of an `insertAll`, which clients like to compress.
+async fn read_rows(headers: &HeaderMap, body: Body) -> Result<InsertAll, Status> {
+    let body = read_bytes(body).await?;
+    let is_gzip = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
+    let mut json = Vec::new();
+    if is_gzip {
+        let mut decoder = GzDecoder::new(&*body).take(MAX_REQUEST_BYTES + 1);
+        let read = decoder.read_to_end(&mut json);
+        read.map_err(|error| Status::invalid(format!("Invalid gzip: {error}")))?;
+    } else {
+        json.extend_from_slice(&body);
+    }
+    if json.len() as u64 > MAX_REQUEST_BYTES {
+        return Err(Status::new(
+            Code::OutOfRange,
+            "Request payload size exceeds the limit: 10485760 bytes.",
+        ));
+    }
+    serde_json::from_slice(&json)
+        .map_err(|error| Status::invalid(format!("Invalid JSON payload received: {error}")))
 }
 
 /// The method's name in the API, as faults know it.

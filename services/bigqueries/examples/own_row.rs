@@ -1,0 +1,60 @@
+//! Bigqueries with a row type of one's own: only these columns, whatever the settings say.
+
+use std::process::ExitCode;
+
+use bigqueries::cell::Cell;
+use bigqueries::column::{Column, Kind, Mode};
+use bigqueries::rows::Row;
+use bigqueries::{Bigqueries, config::Settings};
+use pipeline::{Envelope, Error, Message, Recovery};
+use serde::Deserialize;
+use time::OffsetDateTime;
+
+/// What devices send.
+#[derive(Debug, Deserialize)]
+struct Payload {
+    celsius: f64,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+/// A row of the table.
+struct Reading {
+    device: String,
+    at: OffsetDateTime,
+    fahrenheit: f64,
+    tags: Vec<String>,
+}
+
+impl Row for Reading {
+    fn columns() -> Vec<Column> {
+        vec![
+            Column::new("device", Kind::String).with_mode(Mode::Required),
+            Column::new("at", Kind::Timestamp),
+            Column::new("fahrenheit", Kind::Float64),
+            Column::new("tags", Kind::String).with_mode(Mode::Repeated),
+        ]
+    }
+
+    fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error> {
+        let payload = envelope.payload.as_deref().unwrap_or_default();
+        let payload: Payload = serde_json::from_slice(payload)
+            .map_err(|error| Recovery::Reject("payload_unreadable").because("read", error))?;
+        Ok(Self {
+            device: message.attributes.get("device_id").cloned().unwrap_or_default(),
+            at: envelope.publish_time.unwrap_or(message.publish_time),
+            fahrenheit: payload.celsius * 1.8 + 32.0,
+            tags: payload.tags,
+        })
+    }
+
+    fn cells(self) -> Vec<Cell> {
+        vec![self.device.into(), self.at.into(), self.fahrenheit.into(), self.tags.into()]
+    }
+}
+
+fn main() -> ExitCode {
+    service::run("Readings in Fahrenheit", |settings: Settings| {
+        Bigqueries::with_row::<Reading>(settings)
+    })
+}

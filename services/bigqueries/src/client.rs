@@ -1,0 +1,78 @@
+//! How BigQuery is reached: one set of credentials for both APIs.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gcp_bigquery_client::auth::Authenticator;
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::{Client, client_builder::ClientBuilder};
+use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, Credentials, anonymous};
+use google_cloud_bigquery::client::Write;
+use pipeline::{Error, Recovery};
+use serde::{Deserialize, Serialize};
+
+/// How BigQuery is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
+    /// The variable `BIGQUERY_EMULATOR_HOST` wins.
+    pub endpoint: Option<String>,
+}
+
+/// Google's credentials for a client that has its own notion of them.
+#[derive(Clone)]
+struct Tokens(Option<AccessTokenCredentials>);
+
+#[async_trait]
+impl Authenticator for Tokens {
+    async fn access_token(&self) -> Result<String, BQError> {
+        match &self.0 {
+            // An emulator takes any.
+            None => Ok("emulator".into()),
+            Some(credentials) => {
+                let token = credentials.access_token().await;
+                token.map(|token| token.token).map_err(|_| BQError::NoToken)
+            }
+        }
+    }
+}
+
+/// Builds a client of the REST API. Nothing is sent yet.
+///
+/// # Errors
+/// `Stop` when there are no credentials.
+pub async fn rest(endpoint: &Endpoint) -> Result<Client, Error> {
+    let stop = |error: BQError| Recovery::Stop.because("build BigQuery client", error);
+    let tokens = match &endpoint.endpoint {
+        Some(_) => Tokens(None),
+        None => {
+            let credentials = Builder::default().build_access_token_credentials();
+            let credentials =
+                credentials.map_err(|error| Recovery::Stop.because("find credentials", error))?;
+            Tokens(Some(credentials))
+        }
+    };
+    let mut builder = ClientBuilder::new();
+    if let Some(url) = &endpoint.endpoint {
+        builder.with_v2_base_url(format!("{}/bigquery/v2", url.trim_end_matches('/')));
+    }
+    builder.build_from_authenticator(Arc::new(tokens)).await.map_err(stop)
+}
+
+/// Builds a client of the Storage Write API. Nothing is sent yet.
+///
+/// # Errors
+/// `Stop` when there are no credentials.
+pub async fn storage_write(endpoint: &Endpoint) -> Result<Write, Error> {
+    let builder = Write::builder();
+    let builder = match &endpoint.endpoint {
+        Some(url) => {
+            let anonymous: Credentials = anonymous::Builder::new().build();
+            builder.with_endpoint(url).with_credentials(anonymous)
+        }
+        None => builder,
+    };
+    let built = builder.build().await;
+    built.map_err(|error| Recovery::Stop.because("build Storage Write client", error))
+}

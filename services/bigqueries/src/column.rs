@@ -1,0 +1,166 @@
+//! The columns of a table, as settings and row types describe them.
+
+use serde::{Deserialize, Serialize};
+
+/// A column, or a field of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Column {
+    /// Its name: letters, digits and `_`, at most 300 characters.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: Kind,
+    /// Whether a value may be missing, must be there, or is a list.
+    pub mode: Mode,
+    /// Where the value comes from: a JSON pointer into the payload, `enrichment.NAME` or
+    /// `attribute.NAME`; `/<name>` when left out. Fields of records come from the record.
+    pub from: Option<pipeline::Place>,
+    /// What it holds, for people.
+    pub description: Option<String>,
+    /// The fields of a record.
+    pub fields: Vec<Column>,
+}
+
+/// BigQuery's types, under their names in SQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Kind {
+    /// Text.
+    #[default]
+    String,
+    /// Bytes.
+    Bytes,
+    /// A whole number of 64 bits.
+    #[serde(alias = "INTEGER")]
+    Int64,
+    /// A number of 64 bits.
+    #[serde(alias = "FLOAT")]
+    Float64,
+    /// True or false.
+    #[serde(alias = "BOOLEAN")]
+    Bool,
+    /// A moment, to the microsecond.
+    Timestamp,
+    /// A day.
+    Date,
+    /// A time of day.
+    Time,
+    /// A day and a time of day, nowhere in particular.
+    Datetime,
+    /// An exact number: 29 digits before the point, 9 behind it.
+    Numeric,
+    /// An exact number: 38 digits before the point, 38 behind it.
+    Bignumeric,
+    /// Any JSON.
+    Json,
+    /// Fields of its own.
+    #[serde(alias = "STRUCT")]
+    Record,
+}
+
+/// Whether a value may be missing, must be there, or is a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It may be missing.
+    #[default]
+    Nullable,
+    /// A row without it is refused.
+    Required,
+    /// It is a list.
+    Repeated,
+}
+
+impl Default for Column {
+    fn default() -> Self {
+        Self::new("", Kind::String)
+    }
+}
+
+impl Column {
+    /// A column that may be null.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kind: Kind) -> Self {
+        let name = name.into();
+        Self { name, kind, mode: Mode::Nullable, from: None, description: None, fields: Vec::new() }
+    }
+
+    /// The same column in another mode.
+    #[must_use]
+    pub fn with_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// A record of these fields.
+    #[must_use]
+    pub fn record(name: impl Into<String>, fields: Vec<Self>) -> Self {
+        Self { fields, ..Self::new(name, Kind::Record) }
+    }
+}
+
+impl Kind {
+    /// Its name in SQL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::String => "STRING",
+            Self::Bytes => "BYTES",
+            Self::Int64 => "INT64",
+            Self::Float64 => "FLOAT64",
+            Self::Bool => "BOOL",
+            Self::Timestamp => "TIMESTAMP",
+            Self::Date => "DATE",
+            Self::Time => "TIME",
+            Self::Datetime => "DATETIME",
+            Self::Numeric => "NUMERIC",
+            Self::Bignumeric => "BIGNUMERIC",
+            Self::Json => "JSON",
+            Self::Record => "RECORD",
+        }
+    }
+}
+
+/// Deepest nesting that BigQuery allows.
+const MAX_DEPTH: usize = 15;
+/// Longest name of a column.
+const MAX_NAME: usize = 300;
+/// Beginnings of names that BigQuery keeps for itself.
+const RESERVED: [&str; 5] = ["_table_", "_file_", "_partition", "_row_timestamp", "__root__"];
+
+/// What is wrong with columns, each with where it stands.
+pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String, String)> {
+    let mut faults = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    for (index, column) in columns.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        let mut add = |key: &str, right: String| faults.push((format!("{at}{key}"), right));
+        let name = column.name.to_ascii_lowercase();
+        let starts_right = name.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
+        let has_right_letters =
+            name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
+        if !starts_right || !has_right_letters || name.len() > MAX_NAME {
+            let right = "must be letters, digits and `_`, not begin with a digit";
+            add(".name", format!("{right}, is `{}`", column.name));
+        }
+        if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
+            add(".name", format!("`{}` begins as BigQuery's own names do", column.name));
+        }
+        if seen.contains(&name) {
+            add(".name", format!("`{}` is there twice; BigQuery ignores case", column.name));
+        }
+        seen.push(name);
+        if (column.kind == Kind::Record) == column.fields.is_empty() {
+            add(".fields", "must be there for RECORD, and only there".into());
+        }
+        if depth > 0 && column.from.is_some() {
+            add(".from", "must not be there: fields of a record come from the record".into());
+        }
+        if depth >= MAX_DEPTH {
+            add("", format!("is nested deeper than {MAX_DEPTH} levels"));
+        } else {
+            faults.extend(self::faults(&column.fields, &format!("{at}.fields"), depth + 1));
+        }
+    }
+    faults
+}

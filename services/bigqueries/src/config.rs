@@ -1,0 +1,294 @@
+//! The settings of bigqueries.
+
+use std::time::Duration;
+
+use pipeline::envelope::Input;
+use pipeline::{Limits, batch};
+use pubsub::{Endpoint, Graves, Subscription};
+use serde::{Deserialize, Serialize};
+use service::settings::{PORT, PROJECT, Variable, VariableKind};
+use service::{Faults, Http};
+
+use crate::client;
+use crate::column::{self, Column};
+use crate::rows::{Mapped, Rows as _};
+use crate::sink::MAX_INSERT_ALL_ROWS;
+use crate::table::TableName;
+
+/// Most columns that a table may be clustered by.
+const MAX_CLUSTERS: usize = 4;
+
+/// All settings. `example.yaml` beside the crate shows them with comments.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    pub project: String,
+    /// The subscription to read from.
+    pub subscription: Subscription,
+    /// How a message's data is read.
+    pub input: Input,
+    /// The table, and its columns.
+    pub table: Table,
+    /// Which API rows are written with.
+    pub write: Api,
+    /// How BigQuery is reached.
+    pub bigquery: client::Endpoint,
+    /// Where messages go that can never succeed. Required.
+    pub dead_letters: Option<Graves>,
+    /// How Pub/Sub is reached.
+    pub pubsub: Endpoint,
+    /// Bounds, batches and waits.
+    pub pipeline: Limits,
+    /// Where the health server listens.
+    pub http: Http,
+    /// How long a drain may take.
+    #[serde(with = "humantime_serde")]
+    pub grace_period: Duration,
+}
+
+/// Which API rows are written with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// The Storage Write API, default stream: cheaper, and without removal of duplicates.
+    #[default]
+    StorageWrite,
+    /// `tabledata.insertAll`: BigQuery removes duplicates of about a minute, by `ingest_id`.
+    InsertAll,
+}
+
+/// The table, and its columns.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Table {
+    /// Its dataset. Required, and it must exist.
+    pub dataset: String,
+    /// Its id. Required.
+    pub id: String,
+    /// Whether it is created where it does not exist.
+    pub create: bool,
+    /// Whether columns that it lacks are added.
+    pub add_columns: bool,
+    /// The columns beside those below.
+    pub columns: Vec<Column>,
+    /// Whether there are the columns `message_id`, `publish_time` and `ingest_id`.
+    pub metadata_columns: bool,
+    /// The JSON column for what no other column takes; empty for none.
+    pub rest_column: String,
+    /// How it is partitioned; not at all when left out.
+    pub partition_by: Option<Partitions>,
+    /// Columns that it is clustered by, at most four.
+    pub cluster_by: Vec<String>,
+    /// When a table that is created expires, from its creation on; never when left out.
+    #[serde(with = "humantime_serde")]
+    pub expires_in: Option<Duration>,
+    /// What it holds, for people.
+    pub description: Option<String>,
+    /// A view without duplicates that is created where it does not exist; `bigqueries view` prints
+    /// its query.
+    pub view: Option<String>,
+}
+
+/// How a table is partitioned.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Partitions {
+    /// A TIMESTAMP, DATE or DATETIME column.
+    pub column: String,
+    /// What a partition covers.
+    pub unit: Unit,
+    /// When a partition expires; never when left out.
+    #[serde(with = "humantime_serde")]
+    pub expires_in: Option<Duration>,
+    /// Whether queries must say which partitions they read.
+    pub require_filter: bool,
+}
+
+/// What a partition covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// An hour.
+    Hour,
+    /// A day.
+    #[default]
+    Day,
+    /// A month.
+    Month,
+    /// A year.
+    Year,
+}
+
+impl Unit {
+    /// Its name in the REST API.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "HOUR",
+            Self::Day => "DAY",
+            Self::Month => "MONTH",
+            Self::Year => "YEAR",
+        }
+    }
+}
+
+impl Default for Partitions {
+    fn default() -> Self {
+        Self {
+            column: "publish_time".into(),
+            unit: Unit::Day,
+            expires_in: None,
+            require_filter: false,
+        }
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            dataset: String::new(),
+            id: String::new(),
+            create: true,
+            add_columns: true,
+            columns: Vec::new(),
+            metadata_columns: true,
+            rest_column: "rest".into(),
+            partition_by: None,
+            cluster_by: Vec::new(),
+            expires_in: None,
+            description: None,
+            view: None,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            project: String::new(),
+            subscription: Subscription::default(),
+            input: Input::Auto,
+            table: Table::default(),
+            write: Api::StorageWrite,
+            bigquery: client::Endpoint::default(),
+            dead_letters: None,
+            pubsub: Endpoint::default(),
+            pipeline: Limits {
+                batch: batch::Limits {
+                    // What Google advises for insertAll.
+                    max_messages: 500,
+                    max_bytes: 4 * 1024 * 1024,
+                    max_age: Duration::from_secs(1),
+                    // A batch grows while others are written; no message waits for a timer.
+                    max_idle: Duration::ZERO,
+                },
+                ..Limits::default()
+            },
+            http: Http::default(),
+            grace_period: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Settings {
+    /// Rows as these settings describe them.
+    #[must_use]
+    pub fn rows(&self) -> Mapped {
+        let table = &self.table;
+        let rest = Some(table.rest_column.as_str()).filter(|name| !name.is_empty());
+        Mapped::new(&table.columns, table.metadata_columns, rest)
+    }
+
+    /// The table's full name.
+    #[must_use]
+    pub fn table_name(&self) -> TableName {
+        TableName {
+            project: self.project.clone(),
+            dataset: self.table.dataset.clone(),
+            table: self.table.id.clone(),
+        }
+    }
+
+    fn check_table(&self, faults: &mut Faults) {
+        let table = &self.table;
+        faults.require(!table.dataset.is_empty(), "table.dataset", "required, and must exist");
+        faults.require(!table.id.is_empty(), "table.id", "required");
+        for (key, right) in column::faults(&table.columns, "table.columns", 0) {
+            faults.add(&key, right);
+        }
+        let columns = self.rows().columns();
+        let is_there = |name: &str| columns.iter().any(|column| column.name == name);
+        for (index, column) in columns.iter().enumerate() {
+            let again = &columns[index + 1..];
+            let is_twice = again.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name));
+            let is_own = table.columns.iter().any(|own| own.name == column.name);
+            if is_twice && is_own {
+                let why = "is a metadata or the rest column too; rename one of them";
+                faults.add("table.columns", format!("`{}` {why}", column.name));
+            }
+        }
+        if let Some(partitions) = &table.partition_by {
+            let right = format!("must be a column, is `{}`", partitions.column);
+            faults.require(is_there(&partitions.column), "table.partition_by.column", right);
+        }
+        for name in &table.cluster_by {
+            faults.require(
+                is_there(name),
+                "table.cluster_by",
+                format!("must name columns, `{name}` is none"),
+            );
+        }
+        let right = format!("must be at most {MAX_CLUSTERS} columns");
+        faults.require(table.cluster_by.len() <= MAX_CLUSTERS, "table.cluster_by", right);
+        let right = "needs the metadata columns: without them nothing tells duplicates";
+        let needs = table.view.is_none() || table.metadata_columns;
+        faults.require(needs, "table.view", right);
+    }
+}
+
+impl service::Settings for Settings {
+    fn check(&self, faults: &mut Faults) {
+        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        self.subscription.check(faults);
+        self.check_table(faults);
+        let url = self.bigquery.endpoint.as_deref();
+        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let right = "must be a URL such as http://localhost:8085";
+        faults.require(url.is_none_or(is_url), "bigquery.endpoint", right);
+        Graves::check(self.dead_letters.as_ref(), true, faults);
+        self.pubsub.check(faults);
+        faults.limits("pipeline", &self.pipeline);
+        let rows = self.pipeline.batch.max_messages;
+        let right = format!("must be at most {MAX_INSERT_ALL_ROWS} rows, is {rows}");
+        faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
+        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
+    fn explain(&self) -> Vec<String> {
+        let way = match self.write {
+            Api::StorageWrite => "each message is a row at least once",
+            Api::InsertAll => {
+                "each message is a row at least once; repeats within about a minute are removed"
+            }
+        };
+        let graves = self.dead_letters.iter().map(Graves::guarantee);
+        std::iter::once(way.to_owned()).chain(graves).collect()
+    }
+
+    fn variables() -> &'static [Variable] {
+        const EMULATOR: Variable = Variable {
+            name: "BIGQUERY_EMULATOR_HOST",
+            key: "bigquery.endpoint",
+            kind: VariableKind::EmulatorHost,
+        };
+        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+    }
+}

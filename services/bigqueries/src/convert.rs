@@ -1,0 +1,336 @@
+//! From JSON values to cells. A value is converted by these rules, or refused.
+//!
+//! | type | from |
+//! |---|---|
+//! | any | `null`, or no value at all: NULL; an empty list for a repeated column; refused for a required one |
+//! | STRING | text; a number or a boolean in its JSON form |
+//! | INT64 | a whole number of 64 bits; the same as text; a number such as `5.0` up to 2⁵³ |
+//! | FLOAT64 | a number; the same as text, `NaN`, `Infinity` and `-Infinity` among it |
+//! | BOOL | `true`, `false`; the same as text |
+//! | NUMERIC, BIGNUMERIC | a number or text with no more digits than the type holds: nothing is rounded |
+//! | BYTES | base64, standard or URL-safe |
+//! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on |
+//! | DATE | `2025-06-15` |
+//! | TIME | `10:30:00`, `10:30:00.123456` |
+//! | DATETIME | a date and a time with `T` or a space between, without a zone |
+//! | JSON | anything |
+//! | RECORD | an object; what its fields do not take goes to the rest column |
+//! | repeated | a list without `null` in it |
+
+use arrow_buffer::i256;
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use serde_json::Value;
+use time::format_description::FormatItem;
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+
+use crate::cell::Cell;
+use crate::column::{Column, Kind, Mode};
+
+const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
+const TIME: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
+const FINE_TIME: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond]");
+const ANY_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY_PADDING);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PADDING);
+/// Numbers from here on are milliseconds, as ingestion reads event times.
+const FIRST_MILLISECONDS: f64 = 1e11;
+/// Whole numbers up to here are exact in a floating-point number.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+/// Longest piece of a value in an error.
+const MAX_SHOWN: usize = 100;
+
+/// Why a value does not fit its column.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// Stable code: `row_type_mismatch` or `row_missing_value`.
+    pub reason: &'static str,
+    /// The column, with dots between the levels.
+    pub column: String,
+    /// What was expected.
+    pub expected: String,
+    /// What was there.
+    pub actual: String,
+}
+
+/// The cell of a column, or why there is none.
+///
+/// # Errors
+/// For a value that does not fit, and for a required one that is missing.
+pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
+    let expected = |what: &str| format!("{what} {}", column.kind.name());
+    let misfit = |expected: String, value: &Value| Misfit {
+        reason: "row_type_mismatch",
+        column: column.name.clone(),
+        expected,
+        actual: show(value),
+    };
+    match (column.mode, value) {
+        (Mode::Required, None | Some(Value::Null)) => Err(Misfit {
+            reason: "row_missing_value",
+            column: column.name.clone(),
+            expected: expected("required"),
+            actual: "nothing".into(),
+        }),
+        (Mode::Nullable, None | Some(Value::Null)) => Ok(Cell::Null),
+        (Mode::Repeated, None | Some(Value::Null)) => Ok(Cell::List(Vec::new())),
+        (Mode::Repeated, Some(Value::Array(items))) => {
+            let cells = items.iter().map(|item| match item {
+                Value::Null => Err(misfit(expected("a list without null of"), item)),
+                item => one(column, item),
+            });
+            Ok(Cell::List(cells.collect::<Result<_, _>>()?))
+        }
+        (Mode::Repeated, Some(value)) => Err(misfit(expected("a list of"), value)),
+        (Mode::Nullable | Mode::Required, Some(value)) => one(column, value),
+    }
+}
+
+fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
+    if let (Kind::Record, Value::Object(map)) = (column.kind, value) {
+        let cells = column.fields.iter().map(|field| {
+            convert(field, map.get(&field.name)).map_err(|inner| Misfit {
+                column: format!("{}.{}", column.name, inner.column),
+                ..inner
+            })
+        });
+        return Ok(Cell::Record(cells.collect::<Result<_, _>>()?));
+    }
+    scalar(column.kind, value).ok_or_else(|| Misfit {
+        reason: "row_type_mismatch",
+        column: column.name.clone(),
+        expected: column.kind.name().into(),
+        actual: show(value),
+    })
+}
+
+fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
+    let text = match value {
+        Value::String(text) => Some(text.as_str()),
+        _ => None,
+    };
+    match kind {
+        Kind::Json => Some(Cell::Text(value.to_string())),
+        Kind::String => match value {
+            Value::String(text) => Some(Cell::Text(text.clone())),
+            Value::Number(_) | Value::Bool(_) => Some(Cell::Text(value.to_string())),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        },
+        Kind::Int64 => integer(value).map(Cell::Int),
+        Kind::Float64 => match value {
+            Value::Number(number) => number.as_f64().map(Cell::Float),
+            _ => text?.parse().ok().map(Cell::Float),
+        },
+        Kind::Bool => match value {
+            Value::Bool(value) => Some(Cell::Bool(*value)),
+            _ => text?.to_ascii_lowercase().parse().ok().map(Cell::Bool),
+        },
+        Kind::Numeric => decimal(&number_text(value)?, 29, 9)?.parse().ok().map(Cell::Numeric),
+        Kind::Bignumeric => {
+            i256::from_string(&decimal(&number_text(value)?, 38, 38)?).map(Cell::Bignumeric)
+        }
+        Kind::Bytes => {
+            let text = text?;
+            let bytes = STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text));
+            bytes.ok().map(|bytes| Cell::Bytes(bytes.into()))
+        }
+        Kind::Timestamp => timestamp(value).map(Cell::from),
+        Kind::Date => Date::parse(text?, DATE).ok().and_then(days).map(Cell::Days),
+        Kind::Time => time_of_day(text?).map(|time| Cell::TimeOfDay(micros_of(time))),
+        Kind::Datetime => {
+            let (date, time) = text?.split_once(['T', ' '])?;
+            let date = Date::parse(date, DATE).ok()?;
+            let datetime = PrimitiveDateTime::new(date, time_of_day(time)?);
+            Some(datetime.assume_utc().into())
+        }
+        Kind::Record => None,
+    }
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => number.as_i64().or_else(|| {
+            let float = number.as_f64().filter(|_| number.is_f64())?;
+            let is_whole = float.fract() == 0.0 && float.abs() <= MAX_EXACT;
+            is_whole.then_some(float as i64)
+        }),
+        _ => None,
+    }
+}
+
+fn number_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A number in units of its last digit behind the point, or `None` if that loses digits.
+fn decimal(text: &str, most_whole: usize, scale: usize) -> Option<String> {
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let (sign, digits) = match mantissa.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let all = format!("{whole}{fraction}");
+    let is_number = !all.is_empty() && all.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number || all.len() > 200 || exponent.abs() > 200 {
+        return None;
+    }
+    let all = all.trim_end_matches('0');
+    // Digits behind the point, where a negative count stands for zeros before it.
+    let behind = i32::try_from(fraction.len()).ok()? - exponent;
+    let cut = i32::try_from(whole.len() + fraction.len() - all.len()).ok()?;
+    let zeros = usize::try_from(i32::try_from(scale).ok()? - (behind - cut)).ok()?;
+    let scaled = format!("{all}{}", "0".repeat(zeros));
+    let scaled = scaled.trim_start_matches('0');
+    match scaled.len() {
+        0 => Some("0".into()),
+        len if len > most_whole + scale => None,
+        _ => Some(format!("{sign}{scaled}")),
+    }
+}
+
+fn timestamp(value: &Value) -> Option<OffsetDateTime> {
+    match value {
+        Value::String(text) => {
+            let text = text.strip_suffix(" UTC").map_or(text.clone(), |text| format!("{text}Z"));
+            OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339).ok()
+        }
+        Value::Number(number) => {
+            let number = number.as_f64()?;
+            let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
+            let micros = (seconds * 1e6).round();
+            (micros.abs() < 1e18).then_some(())?;
+            OffsetDateTime::from_unix_timestamp_nanos(micros as i128 * 1000).ok()
+        }
+        _ => None,
+    }
+}
+
+fn days(date: Date) -> Option<i32> {
+    i32::try_from((date - OffsetDateTime::UNIX_EPOCH.date()).whole_days()).ok()
+}
+
+fn time_of_day(text: &str) -> Option<Time> {
+    Time::parse(text, FINE_TIME).or_else(|_| Time::parse(text, TIME)).ok()
+}
+
+fn micros_of(time: Time) -> i64 {
+    let (hour, minute, second, micro) = time.as_hms_micro();
+    let seconds = (i64::from(hour) * 60 + i64::from(minute)) * 60 + i64::from(second);
+    seconds * 1_000_000 + i64::from(micro)
+}
+
+/// A value with its kind, short enough for an error.
+fn show(value: &Value) -> String {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "object",
+    };
+    let text: String = value.to_string().chars().take(MAX_SHOWN).collect();
+    format!("{kind} {text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn cell(kind: Kind, value: Value) -> Option<Cell> {
+        convert(&Column::new("c", kind), Some(&value)).ok()
+    }
+
+    #[test]
+    fn whole_numbers_keep_all_64_bits() {
+        assert_eq!(cell(Kind::Int64, json!(i64::MAX)), Some(Cell::Int(i64::MAX)));
+        assert_eq!(cell(Kind::Int64, json!(i64::MIN.to_string())), Some(Cell::Int(i64::MIN)));
+        assert_eq!(cell(Kind::Int64, json!(5.0)), Some(Cell::Int(5)));
+        for refused in [json!(5.5), json!(u64::MAX), json!("5.0"), json!(true), json!(1e300)] {
+            assert_eq!(cell(Kind::Int64, refused.clone()), None, "{refused}");
+        }
+    }
+
+    #[test]
+    fn exact_numbers_are_never_rounded() {
+        let numeric = |value| match cell(Kind::Numeric, value) {
+            Some(Cell::Numeric(units)) => Some(units),
+            _ => None,
+        };
+
+        assert_eq!(numeric(json!("1.5")), Some(1_500_000_000));
+        assert_eq!(numeric(json!(-0.1)), Some(-100_000_000));
+        assert_eq!(numeric(json!("1e3")), Some(1_000_000_000_000));
+        assert_eq!(numeric(json!("100e-11")), Some(1));
+        assert_eq!(numeric(json!("-0")), Some(0));
+        assert_eq!(
+            numeric(json!("9".repeat(29))),
+            "9".repeat(29).parse().ok().map(|n: i128| n * 1_000_000_000)
+        );
+        for refused in ["0.0000000001", &"9".repeat(30), "x", "", "1e", "--1", "1e99999"] {
+            assert_eq!(numeric(json!(refused)), None, "{refused}");
+        }
+        assert!(cell(Kind::Bignumeric, json!(format!("0.{}1", "0".repeat(37)))).is_some());
+        assert!(cell(Kind::Bignumeric, json!(format!("0.{}1", "0".repeat(38)))).is_none());
+    }
+
+    #[test]
+    fn times_come_in_their_written_forms() {
+        let micros = Some(Cell::Micros(1_749_981_600_500_000));
+        assert_eq!(cell(Kind::Timestamp, json!("2025-06-15T12:00:00.5+02:00")), micros);
+        assert_eq!(cell(Kind::Timestamp, json!("2025-06-15 10:00:00.5 UTC")), micros);
+        assert_eq!(cell(Kind::Timestamp, json!(1_749_981_600.5)), micros);
+        assert_eq!(cell(Kind::Timestamp, json!(1_749_981_600_500_i64)), micros);
+        assert_eq!(cell(Kind::Datetime, json!("2025-06-15T10:00:00.5")), micros);
+        assert_eq!(cell(Kind::Date, json!("1970-01-02")), Some(Cell::Days(1)));
+        assert_eq!(cell(Kind::Time, json!("00:00:01.5")), Some(Cell::TimeOfDay(1_500_000)));
+        for refused in [json!("yesterday"), json!("2025-06-15"), json!(1e30), json!(true)] {
+            assert_eq!(cell(Kind::Timestamp, refused.clone()), None, "{refused}");
+        }
+        assert_eq!(cell(Kind::Date, json!("2025-02-30")), None);
+        assert_eq!(cell(Kind::Datetime, json!("2025-06-15T10:00:00Z")), None);
+    }
+
+    #[test]
+    fn a_misfit_names_column_expected_and_actual() {
+        let place = Column::record("place", vec![Column::new("floor", Kind::Int64)]);
+
+        let misfit = convert(&place, Some(&json!({ "floor": "third" }))).unwrap_err();
+
+        assert_eq!(misfit.column, "place.floor");
+        assert_eq!(misfit.expected, "INT64");
+        assert_eq!(misfit.actual, "text \"third\"");
+    }
+
+    #[test]
+    fn modes_decide_on_what_is_missing() {
+        let column = |mode| Column::new("c", Kind::Int64).with_mode(mode);
+        let list = Some(json!([1, "2"]));
+
+        assert_eq!(convert(&column(Mode::Nullable), None), Ok(Cell::Null));
+        assert_eq!(convert(&column(Mode::Repeated), None), Ok(Cell::List(Vec::new())));
+        let cells = Cell::List(vec![Cell::Int(1), Cell::Int(2)]);
+        assert_eq!(convert(&column(Mode::Repeated), list.as_ref()), Ok(cells));
+        assert!(convert(&column(Mode::Repeated), Some(&json!([null]))).is_err());
+        assert!(convert(&column(Mode::Repeated), Some(&json!(1))).is_err());
+        assert!(convert(&column(Mode::Nullable), list.as_ref()).is_err());
+        let missing = convert(&column(Mode::Required), None).unwrap_err();
+        assert_eq!(missing.reason, "row_missing_value");
+    }
+}

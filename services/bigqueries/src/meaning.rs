@@ -1,0 +1,175 @@
+//! The error table: what each answer of BigQuery means for the rows that were sent.
+//!
+//! | answer | meaning |
+//! |---|---|
+//! | `insertAll` 404 | the table is not there (a new one takes a while): not ready |
+//! | `insertAll` 401, 403 but for quotas | no rights: not ready |
+//! | `insertAll` 403 `quotaExceeded`, `rateLimitExceeded`; 408, 429, 5xx | retry |
+//! | `insertAll` 400, 413 | the request is wrong or too large: split, until the culprit stands alone |
+//! | `insertAll` row `invalid` | that row is refused; the others were written |
+//! | `insertAll` row `invalid`, "no such field" | a new column has not spread yet: retry |
+//! | `insertAll` row with any other reason (`stopped`, `timeout`, `backendError`) | retry |
+//! | `AppendRows` with row errors | those rows are refused, and none of the others was written yet |
+//! | `AppendRows` `ALREADY_EXISTS` | written before |
+//! | `AppendRows` `NOT_FOUND`, `PERMISSION_DENIED`, `UNAUTHENTICATED` | not ready |
+//! | `AppendRows` `INVALID_ARGUMENT` about the schema | a new column has not spread yet: retry |
+//! | `AppendRows` other `INVALID_ARGUMENT`, `OUT_OF_RANGE` | split |
+//! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
+//! | `AppendRows` anything else; a connection that broke | retry |
+//!
+//! What is not in the table is retried: a row too many is waited for, never one too few written.
+
+use google_cloud_gax::error::rpc::Code;
+use pipeline::{Error, Recovery};
+
+/// What an answer to a whole request means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meaning {
+    /// The rows are in the table.
+    Written,
+    /// The same request can succeed later.
+    Retry,
+    /// It can succeed once the table or a right is there.
+    NotReady,
+    /// A row in it is at fault, and it is not said which.
+    Split(&'static str),
+    /// No request can ever succeed.
+    Stop,
+}
+
+/// What an error of one row means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowMeaning {
+    /// The row can never succeed.
+    Refused,
+    /// It was not at fault.
+    Retry,
+}
+
+impl Meaning {
+    /// The error for the pipeline, or `None` for what was written.
+    pub fn because(
+        self,
+        action: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Option<Error> {
+        let recovery = match self {
+            Self::Written => return None,
+            // The pipeline says "not ready" while a write is retried.
+            Self::Retry | Self::NotReady => Recovery::Retry,
+            Self::Split(reason) => Recovery::Reject(reason),
+            Self::Stop => Recovery::Stop,
+        };
+        Some(recovery.because(action, source))
+    }
+}
+
+/// What an HTTP status of `insertAll`, with the reason in its body, means.
+#[must_use]
+pub fn of_insert_all(status: i64, reason: &str) -> Meaning {
+    match (status, reason) {
+        (200, _) => Meaning::Written,
+        (400, _) => Meaning::Split("request_refused"),
+        (413, _) => Meaning::Split("request_too_large"),
+        (403, "quotaExceeded" | "rateLimitExceeded") => Meaning::Retry,
+        (401 | 403 | 404, _) => Meaning::NotReady,
+        _ => Meaning::Retry,
+    }
+}
+
+/// What the error of a row in an answer of `insertAll` means.
+#[must_use]
+pub fn of_inserted_row(reason: &str, message: &str) -> RowMeaning {
+    // Rows have the columns of the table as it was found, so an unknown one is on its way.
+    let is_spreading = message.starts_with("no such field");
+    if reason == "invalid" && !is_spreading { RowMeaning::Refused } else { RowMeaning::Retry }
+}
+
+/// What a status of the Storage Write API means.
+#[must_use]
+pub fn of_append(code: Code, message: &str) -> Meaning {
+    match code {
+        Code::AlreadyExists => Meaning::Written,
+        Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
+        Code::InvalidArgument if is_about_schema(message) => Meaning::Retry,
+        Code::InvalidArgument | Code::OutOfRange => Meaning::Split("request_refused"),
+        Code::Unimplemented => Meaning::Stop,
+        _ => Meaning::Retry,
+    }
+}
+
+/// `SCHEMA_MISMATCH_EXTRA_FIELDS` in Google's words.
+fn is_about_schema(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("more fields than bigquery schema") || message.contains("schema_mismatch")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_of_insert_all_has_its_meaning() {
+        let table = [
+            (200, "", Meaning::Written),
+            (400, "invalid", Meaning::Split("request_refused")),
+            (401, "authError", Meaning::NotReady),
+            (403, "accessDenied", Meaning::NotReady),
+            (403, "billingNotEnabled", Meaning::NotReady),
+            (403, "quotaExceeded", Meaning::Retry),
+            (403, "rateLimitExceeded", Meaning::Retry),
+            (404, "notFound", Meaning::NotReady),
+            (408, "", Meaning::Retry),
+            (413, "", Meaning::Split("request_too_large")),
+            (418, "", Meaning::Retry),
+            (429, "", Meaning::Retry),
+            (500, "internalError", Meaning::Retry),
+            (503, "backendError", Meaning::Retry),
+        ];
+        for (status, reason, meaning) in table {
+            assert_eq!(of_insert_all(status, reason), meaning, "{status} {reason}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_refused_for_its_values_alone() {
+        let table = [
+            ("invalid", "Cannot convert value to integer (bad value): x", RowMeaning::Refused),
+            ("invalid", "Missing required field: a.", RowMeaning::Refused),
+            ("invalid", "no such field: a.", RowMeaning::Retry),
+            ("stopped", "", RowMeaning::Retry),
+            ("timeout", "", RowMeaning::Retry),
+            ("backendError", "", RowMeaning::Retry),
+            ("", "", RowMeaning::Retry),
+        ];
+        for (reason, message, meaning) in table {
+            assert_eq!(of_inserted_row(reason, message), meaning, "{reason} {message}");
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_storage_write_api_has_its_meaning() {
+        let extra = "Input schema has more fields than BigQuery schema, extra fields: 'a'";
+        let table = [
+            (Code::AlreadyExists, "", Meaning::Written),
+            (Code::NotFound, "", Meaning::NotReady),
+            (Code::PermissionDenied, "", Meaning::NotReady),
+            (Code::Unauthenticated, "", Meaning::NotReady),
+            (Code::InvalidArgument, extra, Meaning::Retry),
+            (Code::InvalidArgument, "malformed", Meaning::Split("request_refused")),
+            (Code::OutOfRange, "", Meaning::Split("request_refused")),
+            (Code::Unimplemented, "", Meaning::Stop),
+            (Code::Aborted, "", Meaning::Retry),
+            (Code::Cancelled, "", Meaning::Retry),
+            (Code::DeadlineExceeded, "", Meaning::Retry),
+            (Code::FailedPrecondition, "", Meaning::Retry),
+            (Code::Internal, "", Meaning::Retry),
+            (Code::ResourceExhausted, "", Meaning::Retry),
+            (Code::Unavailable, "", Meaning::Retry),
+            (Code::Unknown, "", Meaning::Retry),
+        ];
+        for (code, message, meaning) in table {
+            assert_eq!(of_append(code, message), meaning, "{code:?} {message}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! From a message to a row.
+
+use std::marker::PhantomData;
+
+use pipeline::message::attribute;
+use pipeline::{Envelope, Error, Message, Place, Recovery};
+use serde_json::Value;
+
+use crate::cell::Cell;
+use crate::column::{Column, Kind};
+use crate::convert::{Misfit, convert};
+use crate::rest;
+
+/// Makes rows of messages.
+pub trait Rows: Send + Sync + 'static {
+    /// The columns of every row.
+    fn columns(&self) -> Vec<Column>;
+
+    /// The row of a message: a cell for each column, in their order. May run again for the same
+    /// message, so it must be idempotent.
+    ///
+    /// # Errors
+    /// `Reject` for a message that makes no row.
+    fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error>;
+}
+
+/// A row type of one's own.
+pub trait Row: Sized + Send + Sync + 'static {
+    /// The columns of the table.
+    fn columns() -> Vec<Column>;
+
+    /// Reads a row out of a message.
+    ///
+    /// # Errors
+    /// `Reject`, with a reason of one's own, for a message that makes no row.
+    fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error>;
+
+    /// The values, in the order of the columns.
+    fn cells(self) -> Vec<Cell>;
+}
+
+/// Rows of a type of one's own.
+#[derive(Debug)]
+pub struct Typed<R>(PhantomData<fn() -> R>);
+
+impl<R> Default for Typed<R> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<R: Row> Rows for Typed<R> {
+    fn columns(&self) -> Vec<Column> {
+        R::columns()
+    }
+
+    fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
+        Ok(R::read(message, envelope)?.cells())
+    }
+}
+
+/// Rows as the settings describe them.
+#[derive(Debug, Clone)]
+pub struct Mapped {
+    columns: Vec<(Place, Column)>,
+    has_metadata: bool,
+    rest: Option<String>,
+    needs_payload: bool,
+}
+
+/// The metadata columns: the transport's id, the time of the event, and the id that tells
+/// duplicates.
+const METADATA: [(&str, Kind); 3] =
+    [("message_id", Kind::String), ("publish_time", Kind::Timestamp), ("ingest_id", Kind::String)];
+
+impl Mapped {
+    /// Takes values from where the columns say; `rest` is the column for what none of them takes.
+    #[must_use]
+    pub fn new(columns: &[Column], has_metadata: bool, rest: Option<&str>) -> Self {
+        let place = |column: &Column| {
+            let name = column.name.replace('~', "~0").replace('/', "~1");
+            column.from.clone().unwrap_or_else(|| Place::Payload(format!("/{name}")))
+        };
+        let columns: Vec<_> =
+            columns.iter().map(|column| (place(column), column.clone())).collect();
+        let needs_payload =
+            rest.is_some() || columns.iter().any(|(place, _)| place.needs_payload());
+        Self { columns, has_metadata, rest: rest.map(str::to_owned), needs_payload }
+    }
+}
+
+impl Rows for Mapped {
+    fn columns(&self) -> Vec<Column> {
+        let metadata = METADATA.iter().filter(|_| self.has_metadata);
+        let metadata = metadata.map(|(name, kind)| Column::new(*name, *kind));
+        let own = self.columns.iter().map(|(_, column)| column.clone());
+        let rest = self.rest.iter().map(|name| Column::new(name, Kind::Json));
+        metadata.chain(own).chain(rest).collect()
+    }
+
+    fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
+        let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
+        // A payload that is no JSON has no places in it, and goes to the rest whole.
+        let payload: Option<Value> = payload.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let mut cells = Vec::with_capacity(METADATA.len() + self.columns.len() + 1);
+        if self.has_metadata {
+            cells.push(Cell::Text(message.id.clone()));
+            cells.push(envelope.publish_time.unwrap_or(message.publish_time).into());
+            cells.push(Cell::Text(ingest_id(message, envelope).to_owned()));
+        }
+        for (place, column) in &self.columns {
+            let found = place.find(message, envelope, payload.as_ref());
+            let cell = match found {
+                None => convert(column, None),
+                Some(pipeline::place::Found::Json(value)) => convert(column, Some(value)),
+                Some(pipeline::place::Found::Text(text)) => {
+                    convert(column, Some(&Value::from(text)))
+                }
+            };
+            cells.push(cell.map_err(|misfit| refuse(&misfit, place, message))?);
+        }
+        if self.rest.is_some() {
+            let rest = rest::of(message, envelope, payload, &self.columns);
+            cells.push(rest.map(|rest| rest.to_string()).into());
+        }
+        Ok(cells)
+    }
+}
+
+/// What tells duplicates of a message.
+pub(crate) fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a str {
+    message.attributes.get(attribute::INGEST_ID).unwrap_or(&envelope.id)
+}
+
+fn refuse(misfit: &Misfit, place: &Place, message: &Message) -> Error {
+    let Misfit { reason, column, expected, actual } = misfit;
+    let detail = format!(
+        "column {column} (from {place}): expected {expected}, is {actual}, message {}",
+        message.id
+    );
+    Recovery::Reject(reason).because("make row", detail)
+}

@@ -1,0 +1,303 @@
+//! Writes batches of rows to a table.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::RecordBatch;
+use gcp_bigquery_client::Client;
+use gcp_bigquery_client::error::BQError;
+use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequestGzipped;
+use google_cloud_bigquery::client::Write;
+use google_cloud_bigquery::error::AppendError;
+use google_cloud_bigquery::model::{ArrowRecordBatch, ArrowSchema, RowError};
+use google_cloud_bigquery::write::DefaultWriter;
+use google_cloud_bigquery::write::format::Arrow;
+use google_cloud_gax::retry_policy::NeverRetry;
+use pipeline::{Error, Join, Recovery, Refusal};
+use tracing::info;
+
+use crate::batch::{self, Columns, Lines, Schema};
+use crate::column::Column;
+use crate::meaning::{self, RowMeaning};
+use crate::table::TableName;
+use crate::transform::Record;
+
+/// Most bytes of a request, for both APIs: below what the older documents of the Storage Write API
+/// allow (10 MB), as does `insertAll`.
+pub const MAX_REQUEST_BYTES: usize = 9_000_000;
+/// Most rows of a request of `insertAll`.
+pub const MAX_INSERT_ALL_ROWS: usize = 50_000;
+
+/// Writes rows, and says which of them BigQuery refused.
+pub struct Sink {
+    columns: Arc<[Column]>,
+    table: TableName,
+    way: Way,
+}
+
+enum Way {
+    StorageWrite { client: Write, schema: Schema, idle: Mutex<Vec<DefaultWriter<Arrow>>> },
+    InsertAll(Box<Client>),
+}
+
+/// Rows that gather.
+#[derive(Debug)]
+pub enum Batch {
+    /// For the Storage Write API.
+    Columns(Columns),
+    /// For `insertAll`.
+    Lines(Lines),
+}
+
+/// Rows of one request.
+#[derive(Debug)]
+pub enum Sealed {
+    /// For the Storage Write API.
+    Arrow(RecordBatch),
+    /// For `insertAll`.
+    Lines(Lines),
+    /// Rows that could not be put together.
+    Broken(String),
+}
+
+impl Sink {
+    /// Writes with the Storage Write API.
+    ///
+    /// # Errors
+    /// `Stop` when the columns have no Arrow schema.
+    pub fn storage_write(
+        client: Write,
+        table: TableName,
+        columns: Arc<[Column]>,
+    ) -> Result<Self, Error> {
+        let schema = Schema::new(&columns);
+        let schema = schema.map_err(|error| Recovery::Stop.because("make Arrow schema", error))?;
+        let way = Way::StorageWrite { client, schema, idle: Mutex::default() };
+        Ok(Self { columns, table, way })
+    }
+
+    /// Writes with `insertAll`.
+    #[must_use]
+    pub fn insert_all(client: Client, table: TableName, columns: Arc<[Column]>) -> Self {
+        Self { columns, table, way: Way::InsertAll(Box::new(client)) }
+    }
+
+    fn refusal(&self, index: usize, detail: &str) -> Refusal {
+        let detail = format!("table {}: {detail}", self.table);
+        Refusal { index, reason: "row_refused", detail }
+    }
+}
+
+impl pipeline::Sink for Sink {
+    type Record = Record;
+    type Key = ();
+    type Batch = Batch;
+    type Sealed = Sealed;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, _record: &Record) {}
+
+    fn open(&self, (): &()) -> Batch {
+        match &self.way {
+            Way::StorageWrite { .. } => Batch::Columns(Columns::new(&self.columns)),
+            Way::InsertAll(_) => Batch::Lines(Lines::default()),
+        }
+    }
+
+    fn join(&self, batch: &mut Batch, record: Record, (): &mut ()) -> Result<usize, Join<Record>> {
+        let size: usize = record.cells.iter().map(batch::size).sum();
+        // JSON has names and quotes beside the values, and escapes within them.
+        let most = match batch {
+            Batch::Columns(_) => MAX_REQUEST_BYTES - 1_000_000,
+            Batch::Lines(_) => MAX_REQUEST_BYTES / 2,
+        };
+        if size > most {
+            let detail = format!("{size} bytes, a request takes {most}");
+            let refused = Recovery::Reject("row_too_large").because("make request", detail);
+            return Err(Join::Refused(refused));
+        }
+        let (rows, bytes) = match batch {
+            Batch::Columns(columns) => (columns.len(), columns.bytes()),
+            Batch::Lines(lines) => (lines.len(), lines.bytes()),
+        };
+        if rows > 0 && (bytes + size > most || rows >= MAX_INSERT_ALL_ROWS) {
+            return Err(Join::Full(record));
+        }
+        match batch {
+            Batch::Columns(columns) => {
+                columns.push(record.cells);
+                Ok(columns.bytes())
+            }
+            Batch::Lines(lines) => {
+                lines.push(&self.columns, &record.cells, &record.insert_id);
+                Ok(lines.bytes())
+            }
+        }
+    }
+
+    fn seal(&self, batch: Batch, (): &mut ()) -> Sealed {
+        match (batch, &self.way) {
+            (Batch::Columns(columns), Way::StorageWrite { schema, .. }) => columns
+                .finish(schema)
+                .map_or_else(|error| Sealed::Broken(error.to_string()), Sealed::Arrow),
+            (Batch::Lines(lines), _) => Sealed::Lines(lines),
+            (Batch::Columns(_), Way::InsertAll(_)) => Sealed::Broken("wrong form".into()),
+        }
+    }
+
+    async fn write(&self, rows: &Sealed) -> Result<Vec<Refusal>, Error> {
+        match (rows, &self.way) {
+            (Sealed::Arrow(rows), Way::StorageWrite { client, schema, idle }) => {
+                self.append(rows, (client, schema, idle)).await
+            }
+            (Sealed::Lines(lines), Way::InsertAll(client)) => self.insert(client, lines).await,
+            (Sealed::Broken(why), _) => Err(Recovery::Stop.because("make request", why.as_str())),
+            _ => Err(Recovery::Stop.because("make request", "rows of the other API")),
+        }
+    }
+
+    fn split(&self, rows: &Sealed, at: usize) -> Option<(Sealed, Sealed)> {
+        match rows {
+            Sealed::Arrow(rows) => {
+                let rest = rows.slice(at, rows.num_rows() - at);
+                Some((Sealed::Arrow(rows.slice(0, at)), Sealed::Arrow(rest)))
+            }
+            Sealed::Lines(lines) => {
+                let (first, second) = lines.split(at);
+                Some((Sealed::Lines(first), Sealed::Lines(second)))
+            }
+            Sealed::Broken(_) => None,
+        }
+    }
+}
+
+impl Sink {
+    /// Appends rows. Where some are refused nothing was written, so the others are sent again
+    /// without them, until all that remain are in the table.
+    async fn append(
+        &self,
+        rows: &RecordBatch,
+        (client, schema, idle): (&Write, &Schema, &Mutex<Vec<DefaultWriter<Arrow>>>),
+    ) -> Result<Vec<Refusal>, Error> {
+        let action = "append rows";
+        let broken = |error| Recovery::Stop.because("make request", error);
+        let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+        loop {
+            // The places that the rows which are left have in the batch.
+            let left: Vec<usize> =
+                (0..rows.num_rows()).filter(|index| !refused.contains_key(index)).collect();
+            if left.is_empty() {
+                break;
+            }
+            let remaining = batch::without(rows, |index| refused.contains_key(&index));
+            let request = schema.encode(&remaining.map_err(broken)?).map_err(broken)?;
+            let request = ArrowRecordBatch::new().set_serialized_record_batch(request);
+            let borrowed = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let writer = match borrowed {
+                Some(writer) => writer,
+                None => self.open_writer(client, schema).await?,
+            };
+            match writer.append(request).send().await {
+                Ok(answer) => {
+                    if let Some(schema) = answer.updated_schema {
+                        info!(columns = schema.fields.len(), "the table's schema has changed");
+                    } else {
+                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
+                    }
+                    break;
+                }
+                Err(AppendError::RowErrors { row_errors, .. }) => {
+                    idle.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
+                    if !note(&mut refused, &left, &row_errors) {
+                        let why = "row errors without rows";
+                        return Err(Recovery::Reject("request_refused").because(action, why));
+                    }
+                }
+                // A connection that failed is not used again: the next one sees a new schema.
+                Err(error) => {
+                    let meaning = match &error {
+                        AppendError::Rpc { source, .. } => match source.status() {
+                            Some(status) => meaning::of_append(status.code, &status.message),
+                            None => meaning::Meaning::Retry,
+                        },
+                        _ => meaning::Meaning::Retry,
+                    };
+                    match meaning.because(action, error) {
+                        None => break,
+                        Some(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(refused.iter().map(|(index, why)| self.refusal(*index, why)).collect())
+    }
+
+    async fn open_writer(
+        &self,
+        client: &Write,
+        schema: &Schema,
+    ) -> Result<DefaultWriter<Arrow>, Error> {
+        let said = ArrowSchema::new().set_serialized_schema(schema.message().to_vec());
+        let open = client
+            .open_default_stream(self.table.resource())
+            // The pipeline tries again, with the same rows.
+            .with_retry_policy(NeverRetry)
+            .build_arrow(said);
+        open.await.map_err(|error| Recovery::Retry.because("open write stream", error))
+    }
+
+    async fn insert(&self, client: &Client, lines: &Lines) -> Result<Vec<Refusal>, Error> {
+        let action = "insert rows";
+        let body = lines.body().map_err(|error| Recovery::Retry.because("compress", error))?;
+        let TableName { project, dataset, table } = &self.table;
+        let request = TableDataInsertAllRequestGzipped::new(body);
+        let inserted = client.tabledata().insert_all_gzipped(project, dataset, table, request);
+        let answer = match inserted.await {
+            Ok(answer) => answer,
+            Err(BQError::ResponseError { error }) => {
+                let reason = error.error.errors.first().and_then(|error| error.get("reason"));
+                let reason = reason.map(String::as_str).unwrap_or_default();
+                let meaning = meaning::of_insert_all(error.error.code, reason);
+                let why = format!("{} ({reason})", error.error.message);
+                return meaning.because(action, why).map_or(Ok(Vec::new()), Err);
+            }
+            Err(error) => return Err(Recovery::Retry.because(action, error.to_string())),
+        };
+        let mut refusals = Vec::new();
+        for row in answer.insert_errors.unwrap_or_default() {
+            let index = row.index.and_then(|index| usize::try_from(index).ok());
+            let index = index.filter(|index| *index < lines.len());
+            for error in row.errors.unwrap_or_default() {
+                let (reason, location, message) = (
+                    error.reason.unwrap_or_default(),
+                    error.location.unwrap_or_default(),
+                    error.message.unwrap_or_default(),
+                );
+                let why = format!("column {location}: {message}");
+                match (meaning::of_inserted_row(&reason, &message), index) {
+                    (RowMeaning::Refused, Some(index)) => {
+                        refusals.push(self.refusal(index, &why));
+                    }
+                    // What was written is written again, and known by its insertId.
+                    _ => return Err(Recovery::Retry.because(action, format!("{reason}: {why}"))),
+                }
+            }
+        }
+        refusals.dedup_by_key(|refusal| refusal.index);
+        Ok(refusals)
+    }
+}
+
+/// Notes the rows that an answer refuses; false if it names none of those that were sent.
+fn note(refused: &mut BTreeMap<usize, String>, left: &[usize], errors: &[RowError]) -> bool {
+    let before = refused.len();
+    for error in errors {
+        let sent = usize::try_from(error.index).ok().and_then(|index| left.get(index));
+        if let Some(index) = sent {
+            refused.insert(*index, error.message.clone());
+        }
+    }
+    refused.len() > before
+}

@@ -1,0 +1,323 @@
+//! Rows into the table of an embedded BigQuery, over both APIs, with Google's clients.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bigqueries::cell::Cell;
+use bigqueries::client::Endpoint;
+use bigqueries::column::{Column, Kind, Mode};
+use bigqueries::config::{self, Partitions};
+use bigqueries::convert::convert;
+use bigqueries::sink::Sink;
+use bigqueries::table::{Table, TableName};
+use bigqueries::transform::Record;
+use emulator::{Emulator, Options};
+use pipeline::{Recovery, Refusal, Sink as _};
+use serde_json::{Value, json};
+use service::{Context, install_crypto};
+use tokio::time::timeout;
+use tonic::Code;
+
+const BOTH: [config::Api; 2] = [config::Api::StorageWrite, config::Api::InsertAll];
+
+struct Cloud {
+    emulator: Emulator,
+    http: reqwest::Client,
+    endpoint: Endpoint,
+}
+
+impl Cloud {
+    async fn start() -> Self {
+        install_crypto();
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let endpoint = Endpoint { endpoint: Some(emulator.url()) };
+        let cloud = Self { emulator, http: reqwest::Client::new(), endpoint };
+        let dataset = json!({ "datasetReference": { "datasetId": "d" } });
+        cloud.post("projects/p/datasets", &dataset).await;
+        cloud
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Value {
+        let url = format!("{}/bigquery/v2/{path}", self.emulator.url());
+        self.http.post(url).json(body).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Waits for the table; what is wrong with it comes back as text.
+    async fn table(&self, columns: &[Column], settings: config::Table) -> Result<(), String> {
+        let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
+        let table = Table::new(client, name(), columns.into(), settings);
+        let condition = Context::default().health.condition("table");
+        let waited = timeout(Duration::from_secs(20), table.wait(&condition)).await;
+        waited.unwrap().map_err(|error| error.to_string())
+    }
+
+    async fn sink(&self, api: config::Api, columns: &[Column]) -> Sink {
+        match api {
+            config::Api::StorageWrite => {
+                let client = bigqueries::client::storage_write(&self.endpoint).await.unwrap();
+                Sink::storage_write(client, name(), columns.into()).unwrap()
+            }
+            config::Api::InsertAll => {
+                let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
+                Sink::insert_all(client, name(), columns.into())
+            }
+        }
+    }
+
+    /// All rows of the table, each with its values.
+    async fn rows(&self, query: &str) -> Vec<Value> {
+        let body = json!({ "query": query, "useLegacySql": false });
+        let answer = self.post("projects/p/queries", &body).await;
+        let rows = answer["rows"].as_array().unwrap_or_else(|| panic!("{answer}")).iter();
+        rows.map(|row| row["f"].as_array().unwrap().iter().map(|cell| cell["v"].clone()).collect())
+            .collect()
+    }
+}
+
+fn name() -> TableName {
+    TableName { project: "p".into(), dataset: "d".into(), table: "t".into() }
+}
+
+fn settings() -> config::Table {
+    config::Table { dataset: "d".into(), id: "t".into(), ..config::Table::default() }
+}
+
+/// Writes rows as the pipeline would, until BigQuery takes them.
+async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
+    let mut batch = sink.open(&());
+    for (index, cells) in rows.into_iter().enumerate() {
+        let record = Record { cells, insert_id: format!("{index}") };
+        sink.join(&mut batch, record, &mut ()).unwrap();
+    }
+    let sealed = sink.seal(batch, &mut ());
+    for _ in 0..10 {
+        match sink.write(&sealed).await {
+            Ok(refusals) => return refusals,
+            Err(error) => assert_eq!(error.recovery(), Recovery::Retry, "{error:#}"),
+        }
+    }
+    panic!("ten attempts failed");
+}
+
+/// A column of each type, and a value for it.
+fn all_types() -> Vec<(Column, Value)> {
+    let place = Column::record(
+        "place",
+        vec![
+            Column::new("city", Kind::String),
+            Column::new("floors", Kind::Int64).with_mode(Mode::Repeated),
+        ],
+    );
+    vec![
+        (Column::new("text", Kind::String).with_mode(Mode::Required), json!("ä\"\n")),
+        (Column::new("bytes", Kind::Bytes), json!("aGk=")),
+        (Column::new("int", Kind::Int64), json!(i64::MAX)),
+        (Column::new("float", Kind::Float64), json!(-0.1)),
+        (Column::new("bool", Kind::Bool), json!(true)),
+        (Column::new("at", Kind::Timestamp), json!("2025-06-15T10:00:00.123456Z")),
+        (Column::new("day", Kind::Date), json!("1969-12-31")),
+        (Column::new("time", Kind::Time), json!("23:59:59.999999")),
+        (Column::new("local", Kind::Datetime), json!("2025-06-15 10:00:00")),
+        (Column::new("price", Kind::Numeric), json!("-1.000000001")),
+        (Column::new("exact", Kind::Bignumeric), json!("0.00000000000000000000000000000000000001")),
+        (Column::new("doc", Kind::Json), json!({ "a": [1, null, "x"] })),
+        (place.clone(), json!({ "city": "A", "floors": [1, 2] })),
+        (
+            Column { name: "places".into(), mode: Mode::Repeated, ..place },
+            json!([{ "city": "B" }, {}]),
+        ),
+        (Column::new("tags", Kind::String).with_mode(Mode::Repeated), json!(["x", "y"])),
+    ]
+}
+
+#[tokio::test]
+async fn both_apis_give_the_same_rows() {
+    let cloud = Cloud::start().await;
+    let (columns, values): (Vec<_>, Vec<_>) = all_types().into_iter().unzip();
+    cloud.table(&columns, settings()).await.unwrap();
+    let full: Vec<Cell> = columns
+        .iter()
+        .zip(&values)
+        .map(|(column, value)| convert(column, Some(value)).unwrap())
+        .collect();
+    let empty: Vec<Cell> = columns
+        .iter()
+        .map(|column| match column.mode {
+            Mode::Required => Cell::from(""),
+            _ => convert(column, None).unwrap(),
+        })
+        .collect();
+
+    for api in BOTH {
+        let sink = cloud.sink(api, &columns).await;
+        assert_eq!(write(&sink, vec![full.clone(), empty.clone()]).await, []);
+    }
+
+    let rows = cloud.rows("SELECT * FROM d.t").await;
+    assert_eq!(rows.len(), 4);
+    assert_eq!(rows[0], rows[2]);
+    assert_eq!(rows[1], rows[3]);
+    assert_eq!(rows[0][2], json!("9223372036854775807"));
+    assert_eq!(rows[0][9], json!("-1.000000001"));
+    assert_eq!(rows[0][5], json!("1749981600.123456"));
+}
+
+#[tokio::test]
+async fn a_row_that_bigquery_refuses_leaves_its_neighbours_in_the_table_once() {
+    for api in BOTH {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
+        cloud.table(&columns, settings()).await.unwrap();
+        // A moment beyond the year 9999 is one that only BigQuery knows to be wrong.
+        let moment = |n: i64| Cell::Micros(if n == 250 { i64::MAX } else { n });
+        let rows = (0..500).map(|n| vec![Cell::Int(n), moment(n)]).collect();
+        let sink = cloud.sink(api, &columns).await;
+
+        let refusals = write(&sink, rows).await;
+
+        assert_eq!(refusals.iter().map(|refusal| refusal.index).collect::<Vec<_>>(), [250]);
+        assert!(refusals[0].detail.contains("p.d.t"), "{refusals:?}");
+        let count = "SELECT COUNT(*), COUNT(DISTINCT n) FROM d.t";
+        assert_eq!(cloud.rows(count).await, [json!(["499", "499"])]);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_reply_costs_a_duplicate_that_insert_all_removes() {
+    for (api, fault, expected) in [
+        (config::Api::StorageWrite, "AppendRows", "2"),
+        (config::Api::InsertAll, "bigquery.tabledata.insertAll", "1"),
+    ] {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64)];
+        cloud.table(&columns, settings()).await.unwrap();
+        let sink = cloud.sink(api, &columns).await;
+        cloud.emulator.faults().lose_reply(fault, 1);
+
+        write(&sink, vec![vec![Cell::Int(1)]]).await;
+
+        assert_eq!(cloud.rows("SELECT COUNT(*) FROM d.t").await, [json!([expected])]);
+    }
+}
+
+#[tokio::test]
+async fn answers_that_pass_are_waited_for() {
+    for (api, fault) in [
+        (config::Api::StorageWrite, "AppendRows"),
+        (config::Api::InsertAll, "bigquery.tabledata.insertAll"),
+    ] {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64)];
+        cloud.table(&columns, settings()).await.unwrap();
+        let sink = cloud.sink(api, &columns).await;
+        for code in
+            [Code::Unavailable, Code::NotFound, Code::PermissionDenied, Code::ResourceExhausted]
+        {
+            cloud.emulator.faults().refuse(fault, 1, code);
+        }
+
+        write(&sink, vec![vec![Cell::Int(1)]]).await;
+
+        assert_eq!(cloud.rows("SELECT COUNT(*) FROM d.t").await, [json!(["1"])]);
+        assert_eq!(cloud.emulator.faults().planned(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_table_is_created_as_the_settings_say() {
+    let cloud = Cloud::start().await;
+    let settings = config::Table {
+        partition_by: Some(Partitions { column: "at".into(), ..Partitions::default() }),
+        cluster_by: vec!["n".into()],
+        description: Some("readings".into()),
+        expires_in: Some(Duration::from_secs(86_400)),
+        ..settings()
+    };
+    let columns = [Column::new("at", Kind::Timestamp), Column::new("n", Kind::Int64)];
+
+    cloud.table(&columns, settings.clone()).await.unwrap();
+    cloud.table(&columns, settings.clone()).await.unwrap();
+
+    let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
+    let table: Value = cloud.http.get(url).send().await.unwrap().json().await.unwrap();
+    assert_eq!(table["timePartitioning"], json!({ "field": "at", "type": "DAY" }));
+    assert_eq!(table["clustering"]["fields"], json!(["n"]));
+    assert_eq!(table["description"], "readings");
+    assert!(table["expirationTime"].is_string());
+    let other = config::Table { cluster_by: Vec::new(), ..settings };
+    let refused = cloud.table(&columns, other).await.unwrap_err();
+    assert!(refused.contains("clustered by [], the table is clustered by [\"n\"]"), "{refused}");
+}
+
+#[tokio::test]
+async fn new_columns_are_added_and_other_differences_name_both_sides() {
+    let cloud = Cloud::start().await;
+    let record = |fields| Column::record("r", fields);
+    let n = || Column::new("n", Kind::Int64);
+    cloud.table(&[n(), record(vec![n()])], settings()).await.unwrap();
+
+    let more =
+        [n(), record(vec![n(), Column::new("m", Kind::String)]), Column::new("x", Kind::Json)];
+    cloud.table(&more, settings()).await.unwrap();
+
+    let sink = cloud.sink(config::Api::StorageWrite, &more).await;
+    let row = vec![Cell::Int(1), Cell::Record(vec![Cell::Int(2), "m".into()]), "{}".into()];
+    write(&sink, vec![row]).await;
+    assert_eq!(cloud.rows("SELECT r.m, x FROM d.t").await, [json!(["m", "{}"])]);
+    let changed = [Column::new("n", Kind::String), record(vec![n().with_mode(Mode::Repeated)])];
+    let refused = cloud.table(&changed, settings()).await.unwrap_err();
+    assert!(
+        refused.contains("column n: STRING NULLABLE in the settings, INT64 NULLABLE in the table"),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("column r.n: INT64 REPEATED in the settings, INT64 NULLABLE"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_view_shows_each_id_once() {
+    let cloud = Cloud::start().await;
+    let settings = config::Table { view: Some("once".into()), ..settings() };
+    let columns: Arc<[Column]> = bigqueries::rows::Rows::columns(&bigqueries::rows::Mapped::new(
+        &[Column::new("n", Kind::Int64)],
+        true,
+        None,
+    ))
+    .into();
+    cloud.table(&columns, settings).await.unwrap();
+    let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
+    let row = |message: &str, ingest: &str, n: i64| {
+        vec![message.into(), Cell::Micros(n), ingest.into(), Cell::Int(n)]
+    };
+
+    write(&sink, vec![row("1", "a", 1), row("2", "a", 2), row("3", "b", 3)]).await;
+
+    let rows = cloud.rows("SELECT n FROM d.once ORDER BY n").await;
+    assert_eq!(rows, [json!(["1"]), json!(["3"])]);
+}
+
+#[tokio::test]
+async fn a_missing_dataset_is_waited_for() {
+    let cloud = Cloud::start().await;
+    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
+    let name = TableName { dataset: "late".into(), ..name() };
+    let columns: Arc<[Column]> = [Column::new("n", Kind::Int64)].into();
+    let table = Table::new(client, name, columns, settings());
+    let context = Context::default();
+    let condition = context.health.condition("table");
+
+    let waiting = tokio::spawn(async move { table.wait(&condition).await });
+    let reason = || context.health.conditions()["table"].reason.clone();
+    while !reason().contains("Not found: Dataset p:late") {
+        tokio::task::yield_now().await;
+    }
+    let dataset = json!({ "datasetReference": { "datasetId": "late" } });
+    cloud.post("projects/p/datasets", &dataset).await;
+
+    timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().unwrap();
+    assert!(context.health.conditions()["table"].ready);
+}
