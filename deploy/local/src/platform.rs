@@ -160,7 +160,7 @@ fn http(args: &Args, index: u16) -> Http {
 }
 
 fn dead_letters() -> Option<Graves> {
-    Some(Graves::Topic { topic_id: DEAD_LETTERS.into() })
+    Some(Graves::Topic { topic_id: DEAD_LETTERS.into(), bucket: None })
 }
 
 fn ingestion_settings(

@@ -77,7 +77,7 @@ impl Stage {
         route.destination.route_name = "uplinks".into();
         let mut settings = ingestion::config::Settings {
             project: self.cloud.project.clone(),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead") }),
+            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             http: loopback(),
             pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
             ..ingestion::config::Settings::default()
@@ -95,7 +95,7 @@ impl Stage {
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = icestore::config::Settings {
             project: self.cloud.project.clone(),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead") }),
+            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             http: loopback(),
             pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
             ..icestore::config::Settings::default()

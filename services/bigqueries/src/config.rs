@@ -36,6 +36,8 @@ pub struct Settings {
     pub bigquery: client::Endpoint,
     /// Where messages go that can never succeed. Required.
     pub dead_letters: Option<Graves>,
+    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    pub storage: storage::Endpoint,
     /// How Pub/Sub is reached.
     pub pubsub: Endpoint,
     /// Bounds, batches and waits.
@@ -172,6 +174,7 @@ impl Default for Settings {
             write: Api::StorageWrite,
             bigquery: client::Endpoint::default(),
             dead_letters: None,
+            storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
             pipeline: Limits {
                 batch: batch::Limits {
@@ -256,6 +259,7 @@ impl service::Settings for Settings {
         let right = "must be a URL such as http://localhost:8085";
         faults.require(url.is_none_or(is_url), "bigquery.endpoint", right);
         Graves::check(self.dead_letters.as_ref(), true, faults);
+        self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         let rows = self.pipeline.batch.max_messages;
@@ -289,6 +293,6 @@ impl service::Settings for Settings {
             key: "bigquery.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
     }
 }

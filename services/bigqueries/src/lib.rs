@@ -21,9 +21,7 @@ pub mod view;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
-use pubsub::{
-    Admin, Connection, DeadLetters, Graves, Keyword, Publishers, Source, SourceMetrics, TopicGuard,
-};
+use pubsub::{Intake, Opened};
 use service::{Context, Running, Service};
 use tokio::task::JoinSet;
 
@@ -62,61 +60,50 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let source_metrics = SourceMetrics::default();
         let counts = pipeline::Metrics::default();
-        context.registry.register(|registry| {
-            counts.register(registry);
-            source_metrics.register(registry);
-        });
+        context.registry.register(|registry| counts.register(registry));
         let table_condition = health.condition("table");
-        let subscription_condition = health.condition("subscription");
-        let graves = settings.dead_letters.clone();
-        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
         health.tell("guarantees", service::Settings::explain(&settings));
 
         let columns: Arc<[Column]> = rows.columns().into();
-        let rest = client::rest(&settings.bigquery).await?;
-        let name = settings.table_name();
-        let table =
-            Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone());
+        let (sink, table) = open(&settings, Arc::clone(&columns)).await?;
         table.wait(&table_condition).await?;
-        let sink = match settings.write {
-            Api::InsertAll => Sink::insert_all(rest, name, Arc::clone(&columns)),
-            Api::StorageWrite => {
-                let client = client::storage_write(&settings.bigquery).await?;
-                Sink::storage_write(client, name, Arc::clone(&columns))?
-            }
-        };
-        let connection = Connection::new(settings.pubsub.clone());
-        let admin = Admin::new(&connection).await?;
         let mut watchers = JoinSet::new();
-        let guard = TopicGuard::new(graves.topic(&settings.project));
-        if matches!(graves, Graves::Topic { .. }) {
-            let condition = health.condition("dead_letters");
-            guard.wait(&admin, &condition).await;
-            watchers.spawn(guard.clone().watch(admin.clone(), condition));
-        }
-        let publishers = Publishers::new(&connection).await?;
-        let source =
-            Source::open(&connection, &settings.project, &settings.subscription, source_metrics);
+        let intake = Intake {
+            project: &settings.project,
+            subscription: &settings.subscription,
+            dead_letters: settings.dead_letters.as_ref(),
+            pubsub: &settings.pubsub,
+            storage: &settings.storage,
+        };
+        let Opened { source, dead_letters, .. } = intake.open([], context, &mut watchers).await?;
         let running = Pipeline {
             service: Self::NAME,
-            source: source.await?,
+            source,
             transform: ToRow::new(rows, columns, settings.input),
             sink,
-            dead_letters: DeadLetters::policy(&graves, &settings.project, &publishers, &guard),
-            limits: settings.pipeline.clone(),
+            dead_letters,
+            limits: settings.pipeline,
             metrics: counts.clone(),
         }
         .start();
         health.watch(running.status(), counts);
         watchers.spawn(table.watch(table_condition));
-        watchers.spawn(pubsub::subscription_watcher(
-            admin,
-            (settings.project, settings.subscription.id),
-            graves == Graves::Keyword(Keyword::Subscription),
-            subscription_condition,
-        ));
         Ok(Running::new(running, watchers))
     }
+}
+
+/// The table, and the way into it that the settings ask for.
+async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Sink, Table)> {
+    let rest = client::rest(&settings.bigquery).await?;
+    let name = settings.table_name();
+    let table =
+        Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone());
+    let sink = match settings.write {
+        Api::InsertAll => Sink::insert_all(rest, name, columns),
+        Api::StorageWrite => {
+            Sink::storage_write(client::storage_write(&settings.bigquery).await?, name, columns)?
+        }
+    };
+    Ok((sink, table))
 }

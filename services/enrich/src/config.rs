@@ -34,6 +34,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Where messages go that can never succeed. Required.
     pub dead_letters: Option<Graves>,
+    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    pub storage: storage::Endpoint,
     /// How Pub/Sub is reached.
     pub pubsub: Endpoint,
     /// Bounds, batches and waits.
@@ -104,6 +106,7 @@ impl Default for Settings {
             cache: lookup::Settings::default(),
             admin: Admin::default(),
             dead_letters: None,
+            storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
             // A batch grows while others are written; no message waits for a timer.
             pipeline: Limits {
@@ -124,6 +127,7 @@ impl service::Settings for Settings {
         self.check_documents(faults);
         self.check_cache(faults);
         Graves::check(self.dead_letters.as_ref(), true, faults);
+        self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
@@ -153,7 +157,7 @@ impl service::Settings for Settings {
             key: "firestore.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
     }
 }
 

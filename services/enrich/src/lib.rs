@@ -16,10 +16,7 @@ pub mod metrics;
 use std::time::Duration;
 
 use pipeline::Pipeline;
-use pubsub::{
-    Admin, Connection, DeadLetters, Graves, Keyword, Publishers, Source, SourceMetrics, TopicGuard,
-    TopicName,
-};
+use pubsub::{Intake, TopicGuard, TopicName};
 use service::{Condition, Context, Running, Service};
 use tokio::task::JoinSet;
 
@@ -66,38 +63,26 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key, apply, source } = self;
-        let health = &context.health;
-        let (source_metrics, metrics) = (SourceMetrics::default(), Metrics::default());
-        let counts = pipeline::Metrics::default();
+        let (metrics, counts) = (Metrics::default(), pipeline::Metrics::default());
         context.registry.register(|registry| {
             counts.register(registry);
-            source_metrics.register(registry);
             metrics.register(registry);
         });
-        let topics_condition = health.condition("topics");
-        let subscription_condition = health.condition("subscription");
-        let graves = settings.dead_letters.clone();
-        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
         let mut watchers = JoinSet::new();
-
         let lookup = open(&settings, source, &metrics, (context, &mut watchers)).await?;
-        let connection = Connection::new(settings.pubsub.clone());
-        let admin = Admin::new(&connection).await?;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
-        let guard =
-            TopicGuard::new(std::iter::once(topic.clone()).chain(graves.topic(&settings.project)));
-        guard.wait(&admin, &topics_condition).await;
-        health.tell("guarantees", guarantees(&settings, &guard));
-        let publishers = Publishers::new(&connection).await?;
+        let intake = Intake {
+            project: &settings.project,
+            subscription: &settings.subscription,
+            dead_letters: settings.dead_letters.as_ref(),
+            pubsub: &settings.pubsub,
+            storage: &settings.storage,
+        };
+        let opened = intake.open([topic.clone()], context, &mut watchers).await?;
+        context.health.tell("guarantees", guarantees(&settings, &opened.guard));
         let running = Pipeline {
             service: Self::NAME,
-            source: Source::open(
-                &connection,
-                &settings.project,
-                &settings.subscription,
-                source_metrics,
-            )
-            .await?,
+            source: opened.source,
             transform: Enrichment {
                 key,
                 apply,
@@ -107,20 +92,13 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
                 topic,
                 metrics,
             },
-            dead_letters: DeadLetters::policy(&graves, &settings.project, &publishers, &guard),
-            sink: pubsub::Sink::new(publishers, guard.clone()),
-            limits: settings.pipeline.clone(),
+            sink: pubsub::Sink::new(opened.publishers, opened.guard),
+            dead_letters: opened.dead_letters,
+            limits: settings.pipeline,
             metrics: counts.clone(),
         }
         .start();
-        health.watch(running.status(), counts);
-        watchers.spawn(guard.watch(admin.clone(), topics_condition));
-        watchers.spawn(pubsub::subscription_watcher(
-            admin,
-            (settings.project, settings.subscription.id),
-            graves == Graves::Keyword(Keyword::Subscription),
-            subscription_condition,
-        ));
+        context.health.watch(running.status(), counts);
         Ok(Running::new(running, watchers))
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use pipeline::envelope::Input;
 use pipeline::{Limits, batch};
-use pubsub::{Endpoint, Graves, Subscription};
+use pubsub::{Graves, Subscription};
 use serde::{Deserialize, Serialize};
-use service::settings::{PORT, PROJECT, Variable, VariableKind};
+use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
+use storage::Endpoint;
 
 use crate::key::Template;
 
@@ -26,7 +27,7 @@ pub struct Settings {
     /// Where messages go that can never succeed. Required.
     pub dead_letters: Option<Graves>,
     /// How Pub/Sub is reached.
-    pub pubsub: Endpoint,
+    pub pubsub: pubsub::Endpoint,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
     /// Where the health server listens.
@@ -63,6 +64,14 @@ pub struct Archive {
     pub compression_level: u32,
 }
 
+impl Storage {
+    /// How Cloud Storage is reached.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint { endpoint: self.endpoint.clone() }
+    }
+}
+
 impl Default for Archive {
     fn default() -> Self {
         Self {
@@ -87,7 +96,7 @@ impl Default for Settings {
             storage: Storage::default(),
             archive: Archive::default(),
             dead_letters: None,
-            pubsub: Endpoint::default(),
+            pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
                 max_messages_in_flight: 40_000,
                 batch: batch::Limits {
@@ -111,12 +120,7 @@ impl service::Settings for Settings {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
         self.subscription.check(faults);
         faults.require(!self.storage.bucket.is_empty(), "storage.bucket", "required");
-        let is_url = self
-            .storage
-            .endpoint
-            .as_deref()
-            .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
-        faults.require(is_url, "storage.endpoint", "must be a URL such as http://localhost:8085");
+        self.storage.endpoint().check(faults);
         if let Err(wrong) = Template::parse(&self.archive.batch_key) {
             faults.add("archive.batch_key", wrong);
         }
@@ -155,11 +159,6 @@ impl service::Settings for Settings {
     }
 
     fn variables() -> &'static [Variable] {
-        const EMULATOR: Variable = Variable {
-            name: "STORAGE_EMULATOR_HOST",
-            key: "storage.endpoint",
-            kind: VariableKind::EmulatorHost,
-        };
-        &[PORT, PROJECT, Endpoint::VARIABLE, EMULATOR]
+        &[PORT, PROJECT, pubsub::Endpoint::VARIABLE, Endpoint::VARIABLE]
     }
 }

@@ -5,20 +5,17 @@
 //! acknowledged when its object is there.
 
 pub mod archive;
-pub mod bucket;
 pub mod config;
 pub mod key;
 pub mod sink;
 
 use pipeline::Pipeline;
-use pubsub::{
-    Admin, Connection, DeadLetters, Graves, Keyword, Publishers, Source, SourceMetrics, TopicGuard,
-};
+use pubsub::{Intake, Opened};
 use service::{Context, Running, Service};
+use storage::Bucket;
 use tokio::task::JoinSet;
 
 use archive::Archive;
-use bucket::Bucket;
 use config::Settings;
 use key::{BatchKey, Template};
 use sink::Sink;
@@ -53,54 +50,35 @@ impl<K: BatchKey> Service for Icestore<K> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key } = self;
         let health = &context.health;
-        let source_metrics = SourceMetrics::default();
         let counts = pipeline::Metrics::default();
-        context.registry.register(|registry| {
-            counts.register(registry);
-            source_metrics.register(registry);
-        });
+        context.registry.register(|registry| counts.register(registry));
         let bucket_condition = health.condition("bucket");
-        let subscription_condition = health.condition("subscription");
-        let graves = settings.dead_letters.clone();
-        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
-        health.tell("guarantees", vec![graves.guarantee()]);
+        health.tell("guarantees", service::Settings::explain(&settings));
 
-        let bucket = Bucket::new(&settings.storage).await?;
+        let storage = settings.storage.endpoint();
+        let bucket = Bucket::new(&settings.storage.bucket, &storage).await?;
         bucket.wait(&bucket_condition).await;
-        let connection = Connection::new(settings.pubsub.clone());
-        let admin = Admin::new(&connection).await?;
         let mut watchers = JoinSet::new();
-        let guard = TopicGuard::new(graves.topic(&settings.project));
-        if matches!(graves, Graves::Topic { .. }) {
-            let condition = health.condition("dead_letters");
-            guard.wait(&admin, &condition).await;
-            watchers.spawn(guard.clone().watch(admin.clone(), condition));
-        }
-        let publishers = Publishers::new(&connection).await?;
+        let intake = Intake {
+            project: &settings.project,
+            subscription: &settings.subscription,
+            dead_letters: settings.dead_letters.as_ref(),
+            pubsub: &settings.pubsub,
+            storage: &storage,
+        };
+        let Opened { source, dead_letters, .. } = intake.open([], context, &mut watchers).await?;
         let running = Pipeline {
             service: Self::NAME,
-            source: Source::open(
-                &connection,
-                &settings.project,
-                &settings.subscription,
-                source_metrics,
-            )
-            .await?,
+            source,
             transform: Archive::new(key, settings.archive.input),
             sink: Sink::new(bucket.clone(), &settings.archive),
-            dead_letters: DeadLetters::policy(&graves, &settings.project, &publishers, &guard),
-            limits: settings.pipeline.clone(),
+            dead_letters,
+            limits: settings.pipeline,
             metrics: counts.clone(),
         }
         .start();
         health.watch(running.status(), counts);
         watchers.spawn(bucket.watch(bucket_condition));
-        watchers.spawn(pubsub::subscription_watcher(
-            admin,
-            (settings.project, settings.subscription.id),
-            graves == Graves::Keyword(Keyword::Subscription),
-            subscription_condition,
-        ));
         Ok(Running::new(running, watchers))
     }
 }

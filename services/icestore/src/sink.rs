@@ -2,13 +2,12 @@
 
 mod gzip;
 
-use bytes::Bytes;
 use pipeline::{Error, Join, Recovery, Refusal};
+use storage::{Bucket, Object};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::archive::{Line, rfc3339};
-use crate::bucket::Bucket;
 use crate::config::Archive;
 use gzip::{Compressor, Growing};
 
@@ -39,17 +38,6 @@ pub struct Group {
     records: u64,
     first: OffsetDateTime,
     last: OffsetDateTime,
-}
-
-/// A whole object, not uploaded yet.
-#[derive(Debug)]
-pub struct Object {
-    /// Its name in the bucket.
-    pub name: String,
-    /// Its content, gzip.
-    pub content: Bytes,
-    /// What its metadata says.
-    pub metadata: Vec<(&'static str, String)>,
 }
 
 impl pipeline::Sink for Sink {
@@ -99,6 +87,7 @@ impl pipeline::Sink for Sink {
         Object {
             name: format!("{folder}/{}.jsonl.gz", Uuid::now_v7()),
             content: group.file.finish(compressor),
+            content_type: "application/gzip",
             metadata: vec![
                 ("records", group.records.to_string()),
                 ("first_event_time", time(group.first)),

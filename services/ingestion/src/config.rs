@@ -28,6 +28,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Where messages go that can never succeed. Required; `subscription` is refused here.
     pub dead_letters: Option<Graves>,
+    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    pub storage: storage::Endpoint,
     /// How Pub/Sub is reached.
     pub pubsub: Endpoint,
     /// Bounds, batches and waits.
@@ -170,6 +172,7 @@ impl Default for Settings {
             producers: BTreeMap::new(),
             identity: Identity::default(),
             dead_letters: None,
+            storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
             // MQTT's window is small, so a message never waits for others to fill its batch.
             pipeline: Limits {
@@ -282,6 +285,7 @@ impl service::Settings for Settings {
             faults.require(is_pointer, key, "must be a JSON pointer such as /meta/id");
         }
         Graves::check(self.dead_letters.as_ref(), false, faults);
+        self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
@@ -300,6 +304,6 @@ impl service::Settings for Settings {
     }
 
     fn variables() -> &'static [Variable] {
-        &[PORT, PROJECT, Endpoint::VARIABLE]
+        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
     }
 }

@@ -76,6 +76,9 @@ impl<E: Enricher> Service for Ingestion<E> {
         let routes = Routes::new(&settings.routes);
         let graves = settings.dead_letters.as_ref();
         let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let dead_letters =
+            DeadLetters::policy(graves, &settings.project, &publishers, &guard, &settings.storage)
+                .await?;
         let running = Pipeline {
             service: Self::NAME,
             source: mqtt::Source::connect(
@@ -83,7 +86,7 @@ impl<E: Enricher> Service for Ingestion<E> {
                 routes.filters(),
                 (metrics.clone(), mqtt_condition),
             ),
-            dead_letters: DeadLetters::policy(graves, &settings.project, &publishers, &guard),
+            dead_letters,
             sink: pubsub::Sink::new(publishers, guard.clone()),
             transform: Route::new(&settings, routes, enricher, metrics),
             limits: settings.pipeline,

@@ -105,7 +105,7 @@ pub(crate) fn code(error: &ApiError) -> Option<Code> {
 
 /// Keeps `condition` true to whether a subscription is there; `needs_policy` asks for a dead-letter
 /// policy too. Never returns.
-pub async fn subscription_watcher(
+pub(crate) async fn subscription_watcher(
     admin: Admin,
     (project, id): (String, String),
     needs_policy: bool,

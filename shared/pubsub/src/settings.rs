@@ -116,6 +116,10 @@ pub enum Graves {
     Topic {
         /// Its id in the project, or its full name.
         topic_id: String,
+        /// A bucket for what is too big for Pub/Sub. Without one such a letter holds the first
+        /// 1 MB.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bucket: Option<String>,
     },
     /// A word instead of a topic.
     Keyword(Keyword),
@@ -139,8 +143,11 @@ impl Graves {
             "required: `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)";
         match graves {
             None => faults.add(KEY, CHOICES),
-            Some(Self::Topic { topic_id }) if topic_id.is_empty() => {
+            Some(Self::Topic { topic_id, .. }) if topic_id.is_empty() => {
                 faults.add("dead_letters.topic_id", "must not be empty");
+            }
+            Some(Self::Topic { bucket: Some(bucket), .. }) if bucket.is_empty() => {
+                faults.add("dead_letters.bucket", "must not be empty; leave it out for none");
             }
             Some(Self::Keyword(Keyword::Subscription)) if !may_leave => {
                 let why = "`subscription` is refused here: MQTT cannot hand a message back";
@@ -163,7 +170,12 @@ impl Graves {
     #[must_use]
     pub fn guarantee(&self) -> String {
         match self {
-            Self::Topic { topic_id } => format!("dead letters go to {topic_id}"),
+            Self::Topic { topic_id, bucket: None } => {
+                format!("dead letters go to {topic_id}; of what is too big, the first 1 MB")
+            }
+            Self::Topic { topic_id, bucket: Some(bucket) } => {
+                format!("dead letters go to {topic_id}; what is too big, to gs://{bucket}")
+            }
             Self::Keyword(Keyword::Subscription) => {
                 "dead letters are left to the subscription's policy: reason in logs only".into()
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
@@ -9,8 +10,7 @@ use pipeline::{Error, Recovery};
 use reqwest::StatusCode;
 use service::Condition;
 
-use crate::config;
-use crate::sink::Object;
+use crate::settings::Endpoint;
 
 /// Where Google's own service answers.
 const GOOGLE: &str = "https://storage.googleapis.com";
@@ -20,6 +20,19 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two looks at one that is not.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A whole object.
+#[derive(Debug)]
+pub struct Object {
+    /// Its name in the bucket, which no other object has.
+    pub name: String,
+    /// Its content.
+    pub content: Bytes,
+    /// The content's media type.
+    pub content_type: &'static str,
+    /// What its metadata says.
+    pub metadata: Vec<(&'static str, String)>,
+}
 
 /// A bucket; clones share their connections.
 #[derive(Debug, Clone)]
@@ -37,7 +50,7 @@ impl Bucket {
     ///
     /// # Errors
     /// `Stop` when no client can be built, for want of credentials for example.
-    pub async fn new(settings: &config::Storage) -> Result<Self, Error> {
+    pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
         let stop = |error| Recovery::Stop.because("build Cloud Storage client", error);
         // It never tries again by itself: the pipeline does.
         let builder = Storage::builder().with_retry_policy(NeverRetry);
@@ -61,8 +74,8 @@ impl Bucket {
                 .build()
                 .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
             credentials,
-            name: settings.bucket.clone(),
-            url: format!("{host}/storage/v1/b/{}", settings.bucket),
+            name: name.to_owned(),
+            url: format!("{host}/storage/v1/b/{name}"),
         })
     }
 
@@ -77,7 +90,7 @@ impl Bucket {
             .storage
             .write_object(bucket, &object.name, object.content.clone())
             .set_if_generation_match(0)
-            .set_content_type("application/gzip")
+            .set_content_type(object.content_type)
             .set_metadata(metadata)
             .send_unbuffered();
         // The client's future takes 30 KiB.
@@ -88,6 +101,12 @@ impl Bucket {
             Err(error) if error.http_status_code() == Some(412) => Ok(()),
             Err(error) => Err(Recovery::Retry.because("upload object", error)),
         }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Waits until the bucket is there.

@@ -1,0 +1,31 @@
+//! Settings that services with Cloud Storage share.
+
+use serde::{Deserialize, Serialize};
+use service::Faults;
+use service::settings::{Variable, VariableKind};
+
+/// How Cloud Storage is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Endpoint {
+    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
+    /// The variable `STORAGE_EMULATOR_HOST` wins.
+    pub endpoint: Option<String>,
+}
+
+impl Endpoint {
+    /// The variable of an emulator; these settings stand at `storage`.
+    pub const VARIABLE: Variable = Variable {
+        name: "STORAGE_EMULATOR_HOST",
+        key: "storage.endpoint",
+        kind: VariableKind::EmulatorHost,
+    };
+
+    /// Reports what is wrong.
+    pub fn check(&self, faults: &mut Faults) {
+        let url = self.endpoint.as_deref();
+        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let right = "must be a URL such as http://localhost:8085";
+        faults.require(url.is_none_or(is_url), "storage.endpoint", right);
+    }
+}
