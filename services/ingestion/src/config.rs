@@ -1,6 +1,7 @@
 //! The settings of ingestion.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pipeline::backoff::Backoff;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
+use crate::mqtt::security;
 use crate::{guarantee, routes};
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
@@ -24,6 +26,8 @@ pub struct Settings {
     pub routes: BTreeMap<String, Route>,
     /// The destinations that routes name. Each is used by a route.
     pub producers: BTreeMap<String, Producer>,
+    /// Number of ordering keys; 1 to 10000. Each costs memory, and passes at most 1 MB a second.
+    pub ordering_buckets: u32,
     /// Where ids and event times come from.
     pub identity: Identity,
     /// Where messages go that can never succeed. Required; `subscription` is refused here.
@@ -45,8 +49,16 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Mqtt {
-    /// `mqtt://host:port`. Required.
+    /// `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
     pub url: String,
+    /// Certificates, for `mqtts`.
+    pub tls: Tls,
+    /// Who we are to the broker; nobody in particular when left out.
+    pub username: Option<String>,
+    /// A file with the user's password.
+    pub password_file: Option<PathBuf>,
+    /// Connections side by side; 1 to 16. Those after the first carry shared subscriptions only.
+    pub connections: u16,
     /// The version of the protocol.
     pub protocol: Protocol,
     /// First part of the client id `<name>-<ordinal>-<connection>`, which must stay the same so that
@@ -79,6 +91,21 @@ pub struct Mqtt {
     /// What becomes of messages that the broker had retained.
     pub retained: Retained,
 }
+
+/// Certificates, in PEM. They are read again at each connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Tls {
+    /// Whom we trust to name the broker; the system's roots when left out.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate, for mutual TLS.
+    pub client_cert_file: Option<PathBuf>,
+    /// The key to it.
+    pub client_key_file: Option<PathBuf>,
+}
+
+/// Most connections.
+pub const MAX_CONNECTIONS: u16 = 16;
 
 /// A version of MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -115,6 +142,9 @@ pub struct Route {
     pub min_payload_bytes: Option<usize>,
     /// Larger payloads are acknowledged and counted, not sent.
     pub max_payload_bytes: Option<usize>,
+    /// Keeps the order of messages with the same value of this template, such as `{device_id}`, up to
+    /// the topic: it is hashed onto `ordering_buckets`. Refused with a shared group.
+    pub ordering_key: Option<String>,
     /// Lets this filter overlap with another one, where the broker may deliver twice.
     pub allow_overlap: bool,
 }
@@ -127,6 +157,9 @@ pub struct RouteSource {
     pub mqtt_topic: String,
     /// 0 or 1; 2 is taken as 1.
     pub qos: u8,
+    /// A group of subscribers that share the messages (MQTT 5): replicas of this service with the same
+    /// group, and all its connections.
+    pub shared_group: Option<String>,
 }
 
 /// A producer, by its name.
@@ -170,6 +203,7 @@ impl Default for Settings {
             mqtt: Mqtt::default(),
             routes: BTreeMap::new(),
             producers: BTreeMap::new(),
+            ordering_buckets: 256,
             identity: Identity::default(),
             dead_letters: None,
             storage: storage::Endpoint::default(),
@@ -189,6 +223,10 @@ impl Default for Mqtt {
     fn default() -> Self {
         Self {
             url: String::new(),
+            tls: Tls::default(),
+            username: None,
+            password_file: None,
+            connections: 1,
             protocol: Protocol::V5,
             name: "ingestion".into(),
             ordinal: None,
@@ -222,21 +260,31 @@ impl Mqtt {
     /// Host and port of the broker, unless the URL is wrong.
     #[must_use]
     pub fn address(&self) -> Option<(&str, u16)> {
-        let address = self.url.strip_prefix("mqtt://")?.trim_end_matches('/');
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, "1883"));
+        let (address, usual) = match self.url.strip_prefix("mqtts://") {
+            Some(address) => (address, "8883"),
+            None => (self.url.strip_prefix("mqtt://")?, "1883"),
+        };
+        let address = address.trim_end_matches('/');
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, usual));
         (!host.is_empty()).then_some(())?;
         Some((host, port.parse().ok()?))
     }
 
-    /// The stable client id.
+    /// Whether the connection is encrypted.
     #[must_use]
-    pub fn client_id(&self) -> String {
+    pub fn is_tls(&self) -> bool {
+        self.url.starts_with("mqtts://")
+    }
+
+    /// The stable client id of a connection.
+    #[must_use]
+    pub fn client_id(&self, connection: u16) -> String {
         let of_host = || {
             let host = std::env::var("HOSTNAME").ok()?;
             host.rsplit_once('-')?.1.parse().ok()
         };
         let ordinal: u32 = self.ordinal.or_else(of_host).unwrap_or(0);
-        format!("{}-{ordinal}-0", self.name)
+        format!("{}-{ordinal}-{connection}", self.name)
     }
 
     fn check(&self, faults: &mut Faults) {
@@ -245,7 +293,23 @@ impl Mqtt {
             (
                 self.address().is_some(),
                 "url",
-                "required, as mqtt://host:port (TLS is not supported yet)",
+                "required, as mqtt://host:port, or mqtts://host:port for TLS",
+            ),
+            ((1..=MAX_CONNECTIONS).contains(&self.connections), "connections", "must be 1 to 16"),
+            (
+                self.password_file.is_none() || self.username.is_some(),
+                "username",
+                "required with password_file",
+            ),
+            (
+                self.tls == Tls::default() || self.is_tls(),
+                "tls",
+                "needs an url that begins with mqtts://",
+            ),
+            (
+                self.tls.client_cert_file.is_some() == self.tls.client_key_file.is_some(),
+                "tls",
+                "client_cert_file and client_key_file need each other",
             ),
             (!self.name.is_empty(), "name", "must not be empty"),
             (keep_alive.contains(&self.keep_alive), "keep_alive", "must be 5s to 65535s"),
@@ -269,6 +333,14 @@ impl Mqtt {
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("mqtt.{key}"), right);
         }
+        if let Err(wrong) = security::credentials(self) {
+            faults.add("mqtt.password_file", wrong);
+        }
+        if self.is_tls()
+            && let Err(wrong) = security::tls(&self.tls)
+        {
+            faults.add("mqtt.tls", wrong);
+        }
     }
 }
 
@@ -277,6 +349,9 @@ impl service::Settings for Settings {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
         self.mqtt.check(faults);
         routes::check(self, faults);
+        let buckets = self.ordering_buckets;
+        let right = format!("must be 1 to 10000, is {buckets}");
+        faults.require((1..=10_000).contains(&buckets), "ordering_buckets", right);
         for (key, pointer) in [
             ("identity.id_pointer", &self.identity.id_pointer),
             ("identity.event_time_pointer", &self.identity.event_time_pointer),

@@ -14,8 +14,13 @@ pub fn of(settings: &Settings, unchecked: bool) -> Vec<String> {
                 1 => at_least_once(settings),
                 _ => format!("{} (QoS 2 is taken as QoS 1)", at_least_once(settings)),
             };
+            let order = match (&route.ordering_key, &route.source.shared_group) {
+                (Some(key), _) => format!("; in order by {key}"),
+                (None, Some(group)) => format!("; shared by group {group}, in no order"),
+                (None, None) => String::new(),
+            };
             let topic = &route.source.mqtt_topic;
-            format!("route {name}: {topic} -> {}: {quality}", route.destination.route_name)
+            format!("route {name}: {topic} -> {}: {quality}{order}", route.destination.route_name)
         })
         .collect();
     let largest = settings.mqtt.max_packet_bytes;

@@ -10,10 +10,12 @@ pub mod guarantee;
 pub mod identity;
 pub mod metrics;
 pub mod mqtt;
+pub mod ordering;
 pub mod route;
 pub mod routes;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pipeline::Pipeline;
 use pubsub::{Admin, Connection, DeadLetters, Publishers, TopicGuard, TopicName};
@@ -24,6 +26,8 @@ use tracing::info;
 use config::Settings;
 use enricher::{Enricher, FromTopic};
 use metrics::Metrics;
+use mqtt::Purpose;
+use ordering::Ordering;
 use route::Route;
 use routes::Routes;
 
@@ -31,13 +35,14 @@ use routes::Routes;
 pub struct Ingestion<E = FromTopic> {
     settings: Settings,
     enricher: E,
+    purpose: Purpose,
 }
 
 impl Ingestion {
     /// Ingestion that writes `DeviceID`, `Topic` and `Timestamp` into the enrichment data.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, enricher: FromTopic }
+        Self { settings, enricher: FromTopic, purpose: Purpose::Carry }
     }
 }
 
@@ -45,7 +50,23 @@ impl<E: Enricher> Ingestion<E> {
     /// Ingestion with an enricher of one's own.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        Self { settings, enricher }
+        Self { settings, enricher, purpose: Purpose::Carry }
+    }
+
+    /// Carries what the broker still holds for this replica, and ends its sessions: for a replica that
+    /// goes for good. Its process must have ended.
+    ///
+    /// # Errors
+    /// When a message could not be carried; the sessions stay then.
+    pub async fn retire(mut self) -> anyhow::Result<()> {
+        self.purpose = Purpose::Drain;
+        let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.grace_period);
+        let mut running = self.start(&Context::default()).await?;
+        running.exhausted().await?;
+        running.shutdown(grace).await?;
+        mqtt::Source::end_sessions(&mqtt).await?;
+        info!("retired: the broker keeps nothing for this replica any more");
+        Ok(())
     }
 }
 
@@ -53,7 +74,7 @@ impl<E: Enricher> Service for Ingestion<E> {
     const NAME: &'static str = "ingestion";
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher } = self;
+        let Self { settings, enricher, purpose } = self;
         let (health, registry) = (&context.health, &context.registry);
         let metrics = Metrics::default();
         let counts = pipeline::Metrics::default();
@@ -61,7 +82,6 @@ impl<E: Enricher> Service for Ingestion<E> {
             counts.register(registry);
             metrics.register(registry);
         });
-        let mqtt_condition = health.condition("mqtt");
         let topics_condition = health.condition("topics");
 
         let connection = Connection::new(settings.pubsub.clone());
@@ -73,7 +93,8 @@ impl<E: Enricher> Service for Ingestion<E> {
         health.tell("guarantees", guarantees);
 
         let publishers = Publishers::new(&connection).await?;
-        let routes = Routes::new(&settings.routes);
+        let routes = Arc::new(Routes::new(&settings.routes));
+        let ordering = Ordering::new(&routes, settings.ordering_buckets);
         let graves = settings.dead_letters.as_ref();
         let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
         let dead_letters =
@@ -82,9 +103,11 @@ impl<E: Enricher> Service for Ingestion<E> {
         let running = Pipeline {
             service: Self::NAME,
             source: mqtt::Source::connect(
-                settings.mqtt.clone(),
-                routes.filters(),
-                (metrics.clone(), mqtt_condition),
+                purpose,
+                &settings.mqtt,
+                (&routes.filters(), ordering.as_ref()),
+                &metrics,
+                health,
             ),
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard.clone()),

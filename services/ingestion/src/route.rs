@@ -1,6 +1,7 @@
 //! From an MQTT message to a Pub/Sub message.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use pipeline::message::attribute;
 use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
@@ -16,7 +17,7 @@ use crate::routes::{Entry, Routes};
 
 /// Finds a message's route, gives it an id, and wraps it into an envelope.
 pub struct Route<E> {
-    routes: Routes,
+    routes: Arc<Routes>,
     topics: HashMap<String, TopicName>,
     identity: Identity,
     retained: Retained,
@@ -27,7 +28,7 @@ pub struct Route<E> {
 impl<E: Enricher> Route<E> {
     /// Routes by these settings.
     #[must_use]
-    pub fn new(settings: &Settings, routes: Routes, enricher: E, metrics: Metrics) -> Self {
+    pub fn new(settings: &Settings, routes: Arc<Routes>, enricher: E, metrics: Metrics) -> Self {
         let topic = |id: &str| TopicName::new(&settings.project, id);
         let producers = settings.producers.iter();
         Self {
@@ -114,7 +115,7 @@ impl<E: Enricher> Route<E> {
             topic: to.clone(),
             data: envelope.to_bytes(),
             attributes,
-            ordering_key: String::new(),
+            ordering_key: message.ordering_key.clone(),
         }
     }
 

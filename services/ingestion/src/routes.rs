@@ -6,16 +6,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use service::Faults;
 
-use crate::config::{Route, Settings};
+use crate::config::{Protocol, Route, Settings};
 pub use filter::Filter;
 
 /// A filter as it is subscribed to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The filter, captures replaced by `+`.
+    /// The filter, captures replaced by `+`, with its group if it is shared.
     pub filter: String,
     /// 0 or 1.
     pub qos: u8,
+    /// Whether several connections may share it.
+    pub is_shared: bool,
 }
 
 /// All routes, by the levels of their filters.
@@ -80,11 +82,24 @@ impl Routes {
     /// What to subscribe to.
     #[must_use]
     pub fn filters(&self) -> Vec<Subscription> {
-        let subscription = |entry: &Entry| Subscription {
-            filter: entry.filter.as_subscribed().to_owned(),
-            qos: entry.route.source.qos.min(1),
+        let subscription = |entry: &Entry| {
+            let (filter, group) = (entry.filter.as_subscribed(), &entry.route.source.shared_group);
+            Subscription {
+                filter: match group {
+                    None => filter.to_owned(),
+                    Some(group) => format!("$share/{group}/{filter}"),
+                },
+                qos: entry.route.source.qos.min(1),
+                is_shared: group.is_some(),
+            }
         };
         self.entries.iter().map(subscription).collect()
+    }
+
+    /// Whether a route has an ordering key.
+    #[must_use]
+    pub fn has_ordering(&self) -> bool {
+        self.entries.iter().any(|entry| entry.route.ordering_key.is_some())
     }
 }
 
@@ -122,6 +137,9 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
             }
         }
     }
+    let has_shared = settings.routes.values().any(|route| route.source.shared_group.is_some());
+    let right = "only shared subscriptions use more than one: set shared_group on a route, or 1";
+    faults.require(settings.mqtt.connections == 1 || has_shared, "mqtt.connections", right);
     for (name, producer) in &settings.producers {
         let key = format!("producers.{name}");
         faults.require(!producer.topic_id.is_empty(), &format!("{key}.topic_id"), "required");
@@ -147,7 +165,14 @@ fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Fault
         let right = format!("must be at least min_payload_bytes ({min}), is {max}");
         faults.require(min <= max, &format!("{key}.max_payload_bytes"), right);
     }
+    check_sharing(key, route, settings, faults);
     let filter = Filter::parse(&route.source.mqtt_topic).ok();
+    let ordering = route.ordering_key.as_deref();
+    let missing = ordering.and_then(|template| filter.as_ref()?.missing_capture(template));
+    if let Some(missing) = missing {
+        let right = format!("`{{{missing}}}` is not a capture of mqtt_topic");
+        faults.add(&format!("{key}.ordering_key"), right);
+    }
     for (name, template) in &route.attributes {
         let at = format!("{key}.attributes.{name}");
         let is_free = !pipeline::message::attribute::is_reserved(name);
@@ -156,6 +181,17 @@ fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Fault
             faults.add(&at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));
         }
     }
+}
+
+fn check_sharing(key: &str, route: &Route, settings: &Settings, faults: &mut Faults) {
+    let Some(group) = &route.source.shared_group else { return };
+    let key = format!("{key}.source.shared_group");
+    let is_name = !group.is_empty() && !group.contains(['/', '+', '#']);
+    faults.require(is_name, &key, "must be a name without `/`, `+` and `#`");
+    let is_v5 = settings.mqtt.protocol == Protocol::V5;
+    faults.require(is_v5, &key, "needs mqtt.protocol 5");
+    let right = "a shared group keeps no order: leave it out, or ordering_key";
+    faults.require(route.ordering_key.is_none(), &key, right);
 }
 
 #[cfg(test)]

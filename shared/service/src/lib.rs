@@ -101,10 +101,18 @@ impl Running {
 
     /// Waits until the service cannot go on, and says why. Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
-        match self.pipeline.ended().await {
-            Some(error) => error.into(),
-            None => anyhow::anyhow!("the source has ended"),
+        match self.exhausted().await {
+            Err(error) => error,
+            Ok(()) => anyhow::anyhow!("the source has ended"),
         }
+    }
+
+    /// Waits until the source has no more messages. Cancel safe.
+    ///
+    /// # Errors
+    /// When the service cannot go on before that.
+    pub async fn exhausted(&mut self) -> anyhow::Result<()> {
+        self.pipeline.ended().await.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Drains and ends the service within `grace`.

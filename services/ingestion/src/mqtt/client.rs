@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5 as packets5;
-use rumqttc::{mqttbytes::v4 as packets4, v5};
+use rumqttc::{TlsConfiguration, Transport, mqttbytes::v4 as packets4, v5};
 
+use super::security;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
@@ -18,6 +19,8 @@ pub(super) enum Event {
     },
     /// One answer for each filter; an error says why it was refused.
     Subscribed(Vec<Result<(), String>>),
+    /// The answer to one filter.
+    Unsubscribed,
     Published(Published),
     /// Nothing that matters here.
     Other,
@@ -47,27 +50,57 @@ pub(super) enum EventLoop {
     V4(Box<rumqttc::EventLoop>),
 }
 
+/// What becomes of the broker's session of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Session {
+    /// It goes on, and stays when we leave.
+    Keep,
+    /// It ends.
+    End,
+}
+
 /// A fresh connection: nothing of an earlier one can come out of it. It connects when polled.
-pub(super) fn open(settings: &Mqtt) -> (Client, EventLoop) {
+///
+/// # Errors
+/// For certificates or a password that cannot be read.
+pub(super) fn open(
+    settings: &Mqtt,
+    connection: u16,
+    session: Session,
+) -> Result<(Client, EventLoop), String> {
     let (host, port) = settings.address().unwrap_or(("localhost", 1883));
     let requests = usize::from(u16::MAX) + OTHER_REQUESTS;
-    match settings.protocol {
+    let (id, ends) = (settings.client_id(connection), session == Session::End);
+    let credentials = security::credentials(settings)?;
+    let transport = match settings.is_tls() {
+        true => Transport::tls_with_config(TlsConfiguration::Rustls(security::tls(&settings.tls)?)),
+        false => Transport::tcp(),
+    };
+    Ok(match settings.protocol {
         Protocol::V5 => {
-            let mut options = v5::MqttOptions::new(settings.client_id(), host, port);
-            options.set_clean_start(false);
+            let mut options = v5::MqttOptions::new(id, host, port);
+            options.set_clean_start(ends);
+            options.set_transport(transport);
+            if let Some((user, password)) = credentials {
+                options.set_credentials(user, password);
+            }
             options.set_manual_acks(true);
             options.set_keep_alive(settings.keep_alive);
             options.set_connection_timeout(settings.connect_timeout.as_secs());
             options.set_receive_maximum(Some(settings.receive_maximum));
             options.set_max_packet_size(Some(settings.max_packet_bytes));
             let expiry = u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
-            options.set_session_expiry_interval(Some(expiry));
+            options.set_session_expiry_interval(Some(if ends { 0 } else { expiry }));
             let (client, eventloop) = v5::AsyncClient::new(options, requests);
             (Client::V5(client), EventLoop::V5(Box::new(eventloop)))
         }
         Protocol::V4 => {
-            let mut options = rumqttc::MqttOptions::new(settings.client_id(), host, port);
-            options.set_clean_session(false);
+            let mut options = rumqttc::MqttOptions::new(id, host, port);
+            options.set_clean_session(ends);
+            options.set_transport(transport);
+            if let Some((user, password)) = credentials {
+                options.set_credentials(user, password);
+            }
             options.set_manual_acks(true);
             options.set_keep_alive(settings.keep_alive);
             let largest = settings.max_packet_bytes as usize;
@@ -78,7 +111,7 @@ pub(super) fn open(settings: &Mqtt) -> (Client, EventLoop) {
             eventloop.set_network_options(network);
             (Client::V4(client), EventLoop::V4(Box::new(eventloop)))
         }
-    }
+    })
 }
 
 impl Client {
@@ -129,6 +162,14 @@ impl Client {
         }
     }
 
+    /// Ends subscriptions; false when there is no room for the requests now.
+    pub(super) fn try_unsubscribe(&self, filters: &[Subscription]) -> bool {
+        filters.iter().all(|subscription| match self {
+            Self::V5(client) => client.try_unsubscribe(&subscription.filter).is_ok(),
+            Self::V4(client) => client.try_unsubscribe(&subscription.filter).is_ok(),
+        })
+    }
+
     /// Says good-bye; the session stays.
     pub(super) fn try_disconnect(&self) -> bool {
         match self {
@@ -166,6 +207,7 @@ fn event5(packet: v5::Incoming) -> Event {
             };
             Event::Subscribed(ack.return_codes.iter().map(answer).collect())
         }
+        v5::Incoming::UnsubAck(_) => Event::Unsubscribed,
         v5::Incoming::Publish(publish) => {
             let has_id = publish.qos != v5::mqttbytes::QoS::AtMostOnce;
             Event::Published(Published {
@@ -196,6 +238,7 @@ fn event4(packet: rumqttc::Incoming) -> Event {
             };
             Event::Subscribed(ack.return_codes.iter().map(answer).collect())
         }
+        rumqttc::Incoming::UnsubAck(_) => Event::Unsubscribed,
         rumqttc::Incoming::Publish(publish) => Event::Published(Published {
             topic: publish.topic.into(),
             payload: publish.payload,

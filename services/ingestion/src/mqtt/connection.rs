@@ -1,7 +1,7 @@
 //! The life of the connection: polled without a pause, opened again after every failure.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{self, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use pipeline::message::attribute;
@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use super::Arrived;
-use super::client::{self, Client, Event, Published};
+use super::client::{self, Client, Event, Published, Session};
 use super::window::Window;
+use super::{Arrived, Purpose};
 use crate::config::Mqtt;
 use crate::metrics::Metrics;
+use crate::ordering::Ordering;
 use crate::routes::Subscription;
 
 /// Longest wait for the last acknowledgements to leave at a close.
@@ -24,7 +25,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What a waiting message takes beside its payload, roughly.
 const OVERHEAD: usize = 512;
 
+/// How long nothing must come after the subscriptions have ended, until the session counts as empty.
+const QUIET: Duration = Duration::from_secs(3);
+
 pub(super) struct Connection {
+    /// Its place among several.
+    index: u16,
+    purpose: Purpose,
+    ordering: Option<Ordering>,
     settings: Mqtt,
     filters: Vec<Subscription>,
     outbox: mpsc::UnboundedSender<Arrived>,
@@ -53,6 +61,9 @@ struct Epoch {
     report: mpsc::UnboundedSender<(u64, Verdict)>,
     is_subscribed: bool,
     has_acked: bool,
+    /// Filters whose subscription has ended.
+    unsubscribed: usize,
+    last_arrival: Instant,
 }
 
 /// How a connection ended.
@@ -65,12 +76,16 @@ struct End {
 
 impl Connection {
     pub(super) fn new(
+        (index, purpose): (u16, Purpose),
         settings: Mqtt,
-        filters: Vec<Subscription>,
+        (filters, ordering): (Vec<Subscription>, Option<Ordering>),
         (outbox, epoch): (mpsc::UnboundedSender<Arrived>, Arc<AtomicU64>),
         (metrics, condition): (Metrics, Condition),
     ) -> Self {
         Self {
+            index,
+            purpose,
+            ordering,
             settings,
             filters,
             outbox,
@@ -91,7 +106,7 @@ impl Connection {
             let Err(end) = self.connected(&mut stop).await else { return };
             let End { reason, was_subscribed, has_acked } = end;
             // What is still queued cannot be acknowledged any more.
-            self.epoch.fetch_add(1, Ordering::Relaxed);
+            self.epoch.fetch_add(1, atomic::Ordering::Relaxed);
             // A connection that comes up only to fail again, at a packet that is too large for
             // example, is tried less and less often.
             if has_acked || started.elapsed() > self.settings.reconnect.max {
@@ -116,7 +131,9 @@ impl Connection {
 
     /// Lives through one connection; returns once asked to stop, or fails when it ends.
     async fn connected(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), End> {
-        let (client, mut eventloop) = client::open(&self.settings);
+        let opened = client::open(&self.settings, self.index, Session::Keep);
+        let (client, mut eventloop) =
+            opened.map_err(|reason| End { reason, was_subscribed: false, has_acked: false })?;
         let mut epoch = Epoch::new(client);
         let lived = self.live(&mut epoch, &mut eventloop, stop).await;
         let (was_subscribed, has_acked) = (epoch.is_subscribed, epoch.has_acked);
@@ -138,6 +155,8 @@ impl Connection {
                     tokio::select! {
                         event = &mut poll => break Some(event),
                         Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
+                        () = tokio::time::sleep_until(epoch.last_arrival + QUIET),
+                            if self.is_drained(epoch) => break None,
                         _ = stop.wait_for(|stop| *stop) => break None,
                     }
                 }
@@ -160,6 +179,16 @@ impl Connection {
 
     fn handle(&mut self, epoch: &mut Epoch, event: Event) -> Result<(), String> {
         match event {
+            Event::Connected { session_present } if self.purpose == Purpose::Drain => {
+                epoch.last_arrival = Instant::now();
+                if !session_present {
+                    info!(connection = self.index, "the broker has no session of ours");
+                    epoch.unsubscribed = self.filters.len();
+                } else if !epoch.client.try_unsubscribe(&self.filters) {
+                    return Err("the end of the subscription could not be requested".into());
+                }
+            }
+            Event::Unsubscribed => epoch.unsubscribed += 1,
             Event::Connected { session_present } => {
                 self.note_session(session_present);
                 if session_present && !self.is_first {
@@ -191,7 +220,10 @@ impl Connection {
                 self.is_first = false;
                 self.condition.ready();
             }
-            Event::Published(published) => self.deliver(epoch, published),
+            Event::Published(published) => {
+                epoch.last_arrival = Instant::now();
+                self.deliver(epoch, published);
+            }
             Event::Other => {}
         }
         Ok(())
@@ -213,39 +245,70 @@ impl Connection {
     fn deliver(&self, epoch: &mut Epoch, published: Published) {
         let is_qos0 = published.packet_id.is_none();
         if is_qos0 {
-            if self.held.qos0_messages.load(Ordering::Relaxed) >= self.settings.max_qos0_waiting {
+            if self.held.qos0_messages.load(atomic::Ordering::Relaxed)
+                >= self.settings.max_qos0_waiting
+            {
                 self.metrics.qos0_dropped.inc();
                 return;
             }
-            self.held.qos0_messages.fetch_add(1, Ordering::Relaxed);
+            self.held.qos0_messages.fetch_add(1, atomic::Ordering::Relaxed);
         }
         let size = published.payload.len() + OVERHEAD;
-        self.held.bytes.fetch_add(size, Ordering::Relaxed);
+        self.held.bytes.fetch_add(size, atomic::Ordering::Relaxed);
         let place = published.packet_id.map(|packet_id| epoch.window.push(packet_id));
         let (report, held) = (epoch.report.clone(), Arc::clone(&self.held));
         let settle = move |verdict| {
-            held.bytes.fetch_sub(size, Ordering::Relaxed);
+            held.bytes.fetch_sub(size, atomic::Ordering::Relaxed);
             match place {
                 // An error means that the connection has ended: the broker sends it again.
                 Some(place) => report.send((place, verdict)).unwrap_or_default(),
-                None => drop(held.qos0_messages.fetch_sub(1, Ordering::Relaxed)),
+                None => drop(held.qos0_messages.fetch_sub(1, atomic::Ordering::Relaxed)),
             }
         };
-        let delivery = Delivery::new(message(published), Settlement::new(settle, None));
-        let current = self.epoch.load(Ordering::Relaxed);
-        let arrived = Arrived { epoch: (!is_qos0).then_some(current), delivery };
+        let delivery = Delivery::new(self.message(published), Settlement::new(settle, None));
+        let current = self.epoch.load(atomic::Ordering::Relaxed);
+        let epoch = super::Epoch { current: Arc::clone(&self.epoch), number: current };
+        let arrived = Arrived { epoch: (!is_qos0).then_some(epoch), delivery };
         // An error means that the source is closing; what is dropped here is nacked.
         self.outbox.send(arrived).unwrap_or_else(drop);
     }
 
+    fn message(&self, published: Published) -> Message {
+        let mut message = Message::new(published.payload);
+        for (name, value) in published.properties {
+            if !attribute::is_reserved(&name) {
+                message.attributes.insert(name, value);
+            }
+        }
+        let topic = String::from_utf8_lossy(&published.topic).into_owned();
+        if let Some(ordering) = &self.ordering {
+            message.ordering_key = ordering.key(&topic);
+        }
+        message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
+        if published.is_retained {
+            message.attributes.insert(attribute::MQTT_RETAIN.into(), "true".into());
+        }
+        message
+    }
+
+    /// Whether nothing can come any more, and nothing is left to acknowledge, but for what is on its
+    /// way now.
+    fn is_drained(&self, epoch: &Epoch) -> bool {
+        self.purpose == Purpose::Drain
+            && epoch.unsubscribed >= self.filters.len()
+            && epoch.window.is_empty()
+    }
+
     fn is_over(&self) -> bool {
-        self.held.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight
+        self.held.bytes.load(atomic::Ordering::Relaxed) > self.settings.max_bytes_in_flight
     }
 
     /// Waits until half of what may be in flight is settled.
     async fn room(&self) {
         const LOOK: Duration = Duration::from_millis(20);
-        while self.held.bytes.load(Ordering::Relaxed) > self.settings.max_bytes_in_flight / 2 {
+        while self.held.bytes.load(atomic::Ordering::Relaxed)
+            > self.settings.max_bytes_in_flight / 2
+        {
             sleep(LOOK).await;
         }
     }
@@ -269,11 +332,29 @@ impl Connection {
     }
 }
 
+/// Takes the session over with one that ends with its connection.
+pub(super) async fn end_session(settings: &Mqtt, index: u16) -> Result<(), String> {
+    let (client, mut eventloop) = client::open(settings, index, Session::End)?;
+    while !matches!(eventloop.poll().await?, Event::Connected { .. }) {}
+    client.try_disconnect();
+    while eventloop.poll().await.is_ok() {}
+    Ok(())
+}
+
 impl Epoch {
     fn new(client: Client) -> Self {
         let (report, verdicts) = mpsc::unbounded_channel();
         let window = Window::default();
-        Self { client, window, verdicts, report, is_subscribed: false, has_acked: false }
+        Self {
+            client,
+            window,
+            verdicts,
+            report,
+            is_subscribed: false,
+            has_acked: false,
+            unsubscribed: 0,
+            last_arrival: Instant::now(),
+        }
     }
 
     fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
@@ -311,19 +392,4 @@ impl Epoch {
             while eventloop.poll().await.is_ok() {}
         }
     }
-}
-
-fn message(published: Published) -> Message {
-    let mut message = Message::new(published.payload);
-    for (name, value) in published.properties {
-        if !attribute::is_reserved(&name) {
-            message.attributes.insert(name, value);
-        }
-    }
-    let topic = String::from_utf8_lossy(&published.topic).into_owned();
-    message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-    if published.is_retained {
-        message.attributes.insert(attribute::MQTT_RETAIN.into(), "true".into());
-    }
-    message
 }

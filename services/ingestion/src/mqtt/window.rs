@@ -36,6 +36,11 @@ impl Window {
         self.slots.front().filter(|slot| slot.is_acked).map(|slot| slot.packet_id)
     }
 
+    /// Whether every message is acknowledged.
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Forgets the oldest message: its PUBACK is on its way.
     pub(super) fn pop(&mut self) {
         if self.slots.pop_front().is_some() {

@@ -10,7 +10,12 @@ fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTo
     settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
     change(&mut route, &mut settings);
     settings.routes.insert("up".into(), route);
-    Route::new(&settings, Routes::new(&settings.routes), FromTopic, Metrics::default())
+    Route::new(
+        &settings,
+        std::sync::Arc::new(Routes::new(&settings.routes)),
+        FromTopic,
+        Metrics::default(),
+    )
 }
 
 fn message(topic: &str, payload: &'static [u8]) -> Message {

@@ -21,7 +21,7 @@ impl Filter {
             return Err("must have at most 65535 bytes and no null character".into());
         }
         if text.starts_with("$share/") {
-            return Err("shared subscriptions are not supported yet".into());
+            return Err("a shared subscription is a shared_group of the route".into());
         }
         let levels: Vec<_> = text.split('/').collect();
         let mut captures: Vec<(usize, String)> = Vec::new();

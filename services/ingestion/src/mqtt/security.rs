@@ -1,0 +1,72 @@
+//! Who we are to the broker, and how we know that it is the broker. Files are read at each
+//! connection, so that what is renewed needs no restart.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::config::{Mqtt, Tls};
+
+/// TLS as the settings ask for.
+///
+/// # Errors
+/// For a file that cannot be read, or holds something else than it should: which, and what.
+pub fn tls(settings: &Tls) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    match &settings.ca_file {
+        Some(file) => {
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|error| format!("{}: {error}", file.display()))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                return Err("this system has no root certificates: set ca_file".into());
+            }
+        }
+    }
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let config = match (&settings.client_cert_file, &settings.client_key_file) {
+        (Some(cert), Some(key)) => {
+            let wrong = |error| format!("{}: {error}", key.display());
+            let private = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
+            builder.with_client_auth_cert(certificates(cert)?, private).map_err(wrong)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |error| format!("{}: no certificates in PEM: {error}", file.display());
+    let found = CertificateDer::pem_file_iter(file).map_err(wrong)?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(wrong)?;
+    if found.is_empty() {
+        return Err(format!("{}: no certificates in PEM", file.display()));
+    }
+    Ok(found)
+}
+
+/// User and password, where there is a user.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> {
+    let Some(user) = &settings.username else { return Ok(None) };
+    let password = match &settings.password_file {
+        None => String::new(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file);
+            let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+            // Editors and `echo` end the line.
+            text.trim_end_matches(['\n', '\r']).to_owned()
+        }
+    };
+    Ok(Some((user.clone(), password)))
+}

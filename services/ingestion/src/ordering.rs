@@ -1,0 +1,71 @@
+//! Ordering keys: many devices on few keys, because every key costs memory and throughput.
+
+use std::sync::Arc;
+
+use crate::routes::Routes;
+
+/// Finds the ordering key of a topic.
+#[derive(Debug, Clone)]
+pub struct Ordering {
+    routes: Arc<Routes>,
+    buckets: u32,
+}
+
+impl Ordering {
+    /// Keys on this many buckets; `None` where no route has one, which spares the look-up.
+    #[must_use]
+    pub fn new(routes: &Arc<Routes>, buckets: u32) -> Option<Self> {
+        let routes = Arc::clone(routes);
+        routes.has_ordering().then_some(Self { routes, buckets })
+    }
+
+    /// The key of a topic's messages; empty where their order does not matter.
+    #[must_use]
+    pub fn key(&self, topic: &str) -> String {
+        let Some(entry) = self.routes.find(topic) else { return String::new() };
+        let Some(template) = &entry.route.ordering_key else { return String::new() };
+        let bucket = hash(&entry.filter.fill(template, topic)) % u64::from(self.buckets.max(1));
+        format!("b{bucket}")
+    }
+}
+
+/// FNV-1a, <https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>: the same in every process
+/// and version, as the order over a restart needs it.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::config::Route;
+
+    fn ordering(buckets: u32) -> Option<Ordering> {
+        let mut route = Route::default();
+        route.source.mqtt_topic = "devices/{device_id}/+".into();
+        route.ordering_key = Some("{device_id}".into());
+        let routes = BTreeMap::from([("r".to_owned(), route)]);
+        Ordering::new(&Arc::new(Routes::new(&routes)), buckets)
+    }
+
+    #[test]
+    fn topics_of_one_device_have_one_key_and_devices_share_few() {
+        let ordering = ordering(4).expect("a route has a key");
+
+        assert_eq!(ordering.key("devices/7/up"), ordering.key("devices/7/status"));
+        assert_eq!(ordering.key("elsewhere"), "");
+        let keys: BTreeSet<_> =
+            (0..1000).map(|device| ordering.key(&format!("devices/{device}/up"))).collect();
+        assert_eq!(keys.len(), 4);
+    }
+
+    #[test]
+    fn a_key_is_the_same_in_every_process() {
+        assert_eq!(hash(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash("a"), 0xaf63_dc4c_8601_ec8c);
+    }
+}
