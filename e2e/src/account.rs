@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::cloud::Received;
 use crate::fleet::Fleet;
@@ -23,11 +24,11 @@ pub struct Account {
     pub archived: u64,
     /// Messages in the dead letters.
     pub dead_letters: u64,
-    /// Acknowledged readings that are neither archived nor in the dead letters.
+    /// Acknowledged readings that are neither at every end nor in the dead letters.
     pub missing: u64,
-    /// Lines whose payload or device is not what was sent.
+    /// Lines and rows whose payload, device or enrichment is not what it should be.
     pub corrupted: u64,
-    /// Lines beyond the first of their reading.
+    /// Lines and rows beyond the first of their reading.
     pub duplicates: u64,
 }
 
@@ -39,43 +40,95 @@ impl Account {
     }
 }
 
-/// Finds out what became of a fleet's messages.
+/// Where a fleet's messages have come to their ends; `None` for an end that a flow does not have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ends<'a> {
+    /// What is in the archive, or was read from a subscription.
+    pub archive: Option<&'a [Arrived]>,
+    /// The rows of the table.
+    pub table: Option<&'a [Arrived]>,
+    /// The dead letters.
+    pub dead_letters: &'a [Received],
+    /// Whether each message must bear what is known about its device.
+    pub is_enriched: bool,
+}
+
+impl<'a> Ends<'a> {
+    /// An archive alone.
+    #[must_use]
+    pub fn archive(arrived: &'a [Arrived]) -> Self {
+        Self { archive: Some(arrived), ..Self::default() }
+    }
+
+    /// A table alone.
+    #[must_use]
+    pub fn table(arrived: &'a [Arrived]) -> Self {
+        Self { table: Some(arrived), ..Self::default() }
+    }
+
+    /// The same ends, of messages that were enriched.
+    #[must_use]
+    pub fn enriched(self) -> Self {
+        Self { is_enriched: true, ..self }
+    }
+}
+
+/// Finds out what became of a fleet's messages: each that was acknowledged must be at every end, or
+/// in the dead letters.
 ///
-/// What others sent is counted as archived, and is otherwise not ours to judge.
+/// What others sent is counted as arrived, and is otherwise not ours to judge.
 #[must_use]
-pub fn settle(fleet: &Fleet, arrived: &[Arrived], dead_letters: &[Received]) -> Account {
+pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
     let log = fleet.log();
     let acknowledged = log.acknowledged();
+    let count = |arrived: Option<&[Arrived]>| arrived.map_or(0, <[Arrived]>::len) as u64;
     let mut account = Account {
         sent: log.sent(),
         acknowledged: acknowledged.len() as u64,
-        archived: arrived.len() as u64,
-        dead_letters: dead_letters.len() as u64,
+        rows: count(ends.table),
+        archived: count(ends.archive),
+        dead_letters: ends.dead_letters.len() as u64,
         ..Account::default()
     };
-    let mut found: HashMap<Reading, u64> = HashMap::new();
-    for arrived in arrived {
-        match fleet.judge(arrived) {
-            Judgement::Whole(reading) => *found.entry(reading).or_default() += 1,
-            Judgement::Corrupted => account.corrupted += 1,
-            Judgement::NotOurs => {}
-        }
-    }
-    account.duplicates = found.values().map(|count| count - 1).sum();
     let buried: HashSet<_> =
-        dead_letters.iter().filter_map(|letter| fleet.buried(letter)).collect();
-    let is_missing = |reading: &&Reading| !found.contains_key(reading) && !buried.contains(reading);
-    account.missing = acknowledged.iter().filter(is_missing).count() as u64;
+        ends.dead_letters.iter().filter_map(|letter| fleet.buried(letter)).collect();
+    let mut missing = HashSet::new();
+    for arrived in [ends.archive, ends.table].into_iter().flatten() {
+        let mut found: HashMap<Reading, u64> = HashMap::new();
+        for arrived in arrived {
+            match fleet.judge(arrived, ends.is_enriched) {
+                Judgement::Whole(reading) => *found.entry(reading).or_default() += 1,
+                Judgement::Corrupted => account.corrupted += 1,
+                Judgement::NotOurs => {}
+            }
+        }
+        account.duplicates += found.values().map(|count| count - 1).sum::<u64>();
+        let is_missing =
+            |reading: &&Reading| !found.contains_key(reading) && !buried.contains(reading);
+        missing.extend(acknowledged.iter().filter(is_missing).copied());
+    }
+    account.missing = missing.len() as u64;
     account
 }
 
-/// A message at the end of its way.
+/// A message at one of its ends.
 #[derive(Debug, Clone)]
 pub struct Arrived {
     /// The device's payload.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     /// The device, as the attributes have it.
     pub device: Option<String>,
+    /// Where the device is, as enrichment has it.
+    pub location: Option<String>,
+}
+
+/// A payload as an end keeps it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// Byte for byte.
+    Bytes(Vec<u8>),
+    /// As values: a table keeps those.
+    Json(Value),
 }
 
 impl Arrived {
@@ -85,8 +138,7 @@ impl Arrived {
     /// Never for what ingestion writes.
     pub fn of_message(received: &Received) -> anyhow::Result<Self> {
         let envelope = Envelope::of(&Message::new(received.data.clone()), Input::Auto)?;
-        let payload = envelope.payload.map(Into::into).unwrap_or_default();
-        Ok(Self { payload, device: received.attributes.get("device_id").cloned() })
+        Ok(Self::of_envelope(envelope, received.attributes.get("device_id").cloned()))
     }
 
     /// A line of the archive.
@@ -94,7 +146,29 @@ impl Arrived {
     /// # Errors
     /// When the line's data is no base64.
     pub fn of_line(line: &crate::archive::Line) -> anyhow::Result<Self> {
-        Ok(Self { payload: line.payload()?, device: line.attributes.get("device_id").cloned() })
+        let envelope = Envelope::of(&Message::new(line.data()?), Input::Auto)?;
+        Ok(Self::of_envelope(envelope, line.attributes.get("device_id").cloned()))
+    }
+
+    /// A row of a table with the columns `device_id`, `location`, `temperature` and `rest`.
+    #[must_use]
+    pub fn of_row(row: &Map<String, Value>) -> Self {
+        let text = |name: &str| Some(row.get(name)?.as_str()?.to_owned());
+        let rest = text("rest").and_then(|rest| serde_json::from_str::<Value>(&rest).ok());
+        let mut payload = rest.map(|mut rest| rest["payload"].take()).unwrap_or_default();
+        let temperature = text("temperature").and_then(|text| text.parse::<f64>().ok());
+        if let (Some(map), Some(temperature)) = (payload.as_object_mut(), temperature) {
+            map.insert("temperature".into(), temperature.into());
+        }
+        let (device, location) = (text("device_id"), text("location"));
+        Self { payload: Payload::Json(payload), device, location }
+    }
+
+    fn of_envelope(envelope: Envelope, device: Option<String>) -> Self {
+        let location = envelope.enrichment.get("location").and_then(Value::as_str);
+        let location = location.map(str::to_owned);
+        let payload = envelope.payload.map(Into::into).unwrap_or_default();
+        Self { payload: Payload::Bytes(payload), device, location }
     }
 }
 
@@ -105,15 +179,28 @@ enum Judgement {
 }
 
 impl Fleet {
-    fn judge(&self, arrived: &Arrived) -> Judgement {
-        let Some(reading) = Reading::of(self.name(), &arrived.payload) else {
+    fn judge(&self, arrived: &Arrived, is_enriched: bool) -> Judgement {
+        let bytes = match &arrived.payload {
+            Payload::Bytes(bytes) => bytes.clone(),
+            Payload::Json(value) => value.to_string().into_bytes(),
+        };
+        let Some(reading) = Reading::of(self.name(), &bytes) else {
             // A payload that still shows our mark, but cannot be read, was ours.
             let mark = self.name().as_bytes();
-            let is_ours = arrived.payload.windows(mark.len()).any(|window| window == mark);
+            let is_ours = bytes.windows(mark.len()).any(|window| window == mark);
             return if is_ours { Judgement::Corrupted } else { Judgement::NotOurs };
         };
         let expected = reading.payload(self.name(), self.plan().payload_bytes);
-        let is_whole = arrived.payload == expected
+        let is_same = match &arrived.payload {
+            Payload::Bytes(bytes) => *bytes == expected,
+            Payload::Json(value) => {
+                serde_json::from_slice::<Value>(&expected).is_ok_and(|expected| expected == *value)
+            }
+        };
+        let is_at_home =
+            !is_enriched || arrived.location.as_deref() == Some(reading.location().as_str());
+        let is_whole = is_same
+            && is_at_home
             && arrived.device.as_deref() == Some(reading.device_name().as_str());
         if is_whole { Judgement::Whole(reading) } else { Judgement::Corrupted }
     }

@@ -2,10 +2,12 @@
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
+use firestore::{FirestoreDb, FirestoreDbOptions};
+use futures::{StreamExt as _, TryStreamExt as _};
+use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 /// Where resources are made, and what they are called.
@@ -15,6 +17,9 @@ pub struct Cloud {
     credentials: Option<AccessTokenCredentials>,
     pubsub: String,
     storage: String,
+    bigquery: String,
+    /// `None` for Google's own.
+    firestore: Option<String>,
     /// The project.
     pub project: String,
     /// In the name of every resource of this run.
@@ -39,6 +44,8 @@ impl Cloud {
             credentials: None,
             pubsub: url.to_owned(),
             storage: url.to_owned(),
+            bigquery: url.to_owned(),
+            firestore: Some(url.to_owned()),
             project: "local".into(),
             run: run_id(),
         }
@@ -55,6 +62,8 @@ impl Cloud {
             credentials: Some(credentials.context("find Application Default Credentials")?),
             pubsub: "https://pubsub.googleapis.com".into(),
             storage: "https://storage.googleapis.com".into(),
+            bigquery: "https://bigquery.googleapis.com".into(),
+            firestore: None,
             project: project.to_owned(),
             run: run_id(),
         })
@@ -94,6 +103,90 @@ impl Cloud {
         self.create(Method::POST, url, json!({ "name": name })).await
     }
 
+    /// Creates a dataset; one that exists already is fine.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_dataset(&self, id: &str) -> anyhow::Result<()> {
+        let url = format!("{}/bigquery/v2/projects/{}/datasets", self.bigquery, self.project);
+        self.create(Method::POST, url, json!({ "datasetReference": { "datasetId": id } })).await
+    }
+
+    /// Removes a dataset with all its tables, unless `KEEP_RESOURCES` is set.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn delete_dataset(&self, id: &str) -> anyhow::Result<()> {
+        if keeps_resources() {
+            return Ok(());
+        }
+        let url = format!("{}/bigquery/v2/projects/{}/datasets/{id}", self.bigquery, self.project);
+        self.call(Method::DELETE, format!("{url}?deleteContents=true"), None).await.map(drop)
+    }
+
+    /// All rows of a table, each with its values by column; none while the table does not exist.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn rows(
+        &self,
+        dataset: &str,
+        table: &str,
+    ) -> anyhow::Result<Vec<Map<String, Value>>> {
+        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let url = format!("{base}/datasets/{dataset}/tables/{table}");
+        let (status, body) = self.send(Method::GET, &url, None).await?;
+        if status == StatusCode::NOT_FOUND {
+            return Ok(Vec::new());
+        }
+        let described: Value = serde_json::from_slice(&body).context("read the table")?;
+        let fields = described["schema"]["fields"].as_array().cloned().unwrap_or_default();
+        let names: Vec<_> = fields.iter().filter_map(|field| field["name"].as_str()).collect();
+        let mut rows = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = format!("{url}/data?pageToken={}", encode(&token));
+            let page = self.call(Method::GET, page, None).await?;
+            let page: Value = serde_json::from_slice(&page).context("read rows")?;
+            for row in page["rows"].as_array().into_iter().flatten() {
+                let cells = row["f"].as_array().into_iter().flatten();
+                let cells = names.iter().zip(cells);
+                rows.push(
+                    cells.map(|(name, cell)| ((*name).to_owned(), cell["v"].clone())).collect(),
+                );
+            }
+            match page["pageToken"].as_str() {
+                Some(next) => next.clone_into(&mut token),
+                None => return Ok(rows),
+            }
+        }
+    }
+
+    /// Writes documents into a collection, in place of what was there.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn put_documents(
+        &self,
+        collection: &str,
+        documents: impl IntoIterator<Item = (String, Value)>,
+    ) -> anyhow::Result<()> {
+        let options = FirestoreDbOptions::new(self.project.clone());
+        let database = match &self.firestore {
+            Some(url) => {
+                let options = options.with_firebase_api_url(url.clone());
+                FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
+            }
+            None => FirestoreDb::with_options(options).await,
+        };
+        let database = database.context("reach Firestore")?;
+        let writes = futures::stream::iter(documents).map(|(id, document)| {
+            let update = database.fluent().update().in_col(collection).document_id(id);
+            async move { update.object(&document).execute::<Value>().await.map(drop) }
+        });
+        writes.buffer_unordered(64).try_collect::<()>().await.context("write documents")
+    }
+
     /// Removes topics and subscriptions, and buckets with all that is in them, unless
     /// `KEEP_RESOURCES` is set.
     ///
@@ -104,7 +197,7 @@ impl Cloud {
         (topics, subscriptions): (&[&str], &[&str]),
         buckets: &[&str],
     ) -> anyhow::Result<()> {
-        if std::env::var_os("KEEP_RESOURCES").is_some_and(|keep| keep != "0") {
+        if keeps_resources() {
             return Ok(());
         }
         let pubsub = format!("{}/v1/projects/{}", self.pubsub, self.project);
@@ -240,6 +333,10 @@ impl Cloud {
     fn object_url(&self, bucket: &str, object: &str) -> String {
         format!("{}/storage/v1/b/{bucket}/o/{}", self.storage, encode(object))
     }
+}
+
+fn keeps_resources() -> bool {
+    std::env::var_os("KEEP_RESOURCES").is_some_and(|keep| keep != "0")
 }
 
 fn run_id() -> String {

@@ -46,6 +46,14 @@ impl Mosquitto {
     /// # Errors
     /// When mosquitto is not installed, or does not answer.
     pub async fn start(folder: &Path, port: u16) -> anyhow::Result<Self> {
+        Self::start_with(folder, port, "allow_anonymous true").await
+    }
+
+    /// Like [`Mosquitto::start`], with more lines of settings: who may connect, certificates.
+    ///
+    /// # Errors
+    /// When mosquitto is not installed, or does not answer.
+    pub async fn start_with(folder: &Path, port: u16, settings: &str) -> anyhow::Result<Self> {
         let port = if port == 0 { free_port()? } else { port };
         std::fs::create_dir_all(folder).context("create the broker's folder")?;
         let config = folder.join("mosquitto.conf");
@@ -54,7 +62,7 @@ impl Mosquitto {
         let user = if is_root() { "user root" } else { "" };
         write!(
             file,
-            "listener {port} 127.0.0.1\nallow_anonymous true\n{user}\n\
+            "listener {port} 127.0.0.1\n{settings}\n{user}\n\
              persistence true\npersistence_location {}/\n\
              max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 1000\n\
              max_packet_size 16777216\nlog_type error\nlog_type warning\n",

@@ -1,6 +1,7 @@
 //! What a simulated device sends: JSON that tells by itself whether it is whole.
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 /// One reading, known by its device and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
@@ -16,6 +17,12 @@ impl Reading {
     #[must_use]
     pub fn device_name(self) -> String {
         format!("device-{:05}", self.device)
+    }
+
+    /// Where the device is: what its document says.
+    #[must_use]
+    pub fn location(self) -> String {
+        location(self.device)
     }
 
     /// The topic, for a fleet of this name.
@@ -61,6 +68,19 @@ impl Reading {
         let marked: Marked<'_> = serde_json::from_slice(payload).ok()?;
         (marked.fleet == fleet).then_some(marked.reading)
     }
+}
+
+fn location(device: u32) -> String {
+    format!("site-{}", device % 7)
+}
+
+/// The documents of a fleet's devices, by their ids.
+pub fn documents(devices: u32) -> impl Iterator<Item = (String, Value)> {
+    (0..devices).map(|device| {
+        let id = Reading { device, number: 0 }.device_name();
+        let (client, site) = (format!("client-{}", device % 10), location(device));
+        (id, json!({ "ClientID": client, "LocationID": site, "Category": "simulated" }))
+    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod broker;
 mod metrics;
 mod platform;
 mod run;
+mod settings;
 mod table;
 
 use std::process::ExitCode;

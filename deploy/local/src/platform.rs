@@ -4,30 +4,43 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bigqueries::Bigqueries;
 use e2e::cloud::Cloud;
+use e2e::redis::Redis;
 use emulator::{Emulator, Options};
+use enrich::Enrich;
 use icestore::Icestore;
 use ingestion::Ingestion;
-use ingestion::config::{Producer, Route};
-use pubsub::{Endpoint, Graves};
-use service::{Hosted, Http};
+use pubsub::Endpoint;
+use service::Hosted;
 use tokio::time::{sleep, timeout};
 
 use crate::args::Args;
 use crate::broker::Broker;
 use crate::metrics::Scrape;
+use crate::settings;
 
 /// Longest wait for the services to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long each service may drain.
 const GRACE: Duration = Duration::from_secs(30);
 
-const PROJECT: &str = "local";
-const RAW: &str = "raw";
-const DEAD_LETTERS: &str = "dead-letters";
-/// What icestore reads; enrich will stand between it and the raw topic.
-const ARCHIVE: &str = "archive";
+pub(crate) const PROJECT: &str = "local";
+pub(crate) const RAW: &str = "raw";
+pub(crate) const ENRICHED: &str = "enriched";
+pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+/// What enrich, icestore and bigqueries read.
+pub(crate) const ENRICH: &str = "enrich";
+pub(crate) const ARCHIVE: &str = "archive";
+pub(crate) const ROWS: &str = "rows";
 const BURIED: &str = "dead-letters-report";
+/// What is known about devices.
+pub(crate) const DEVICES: &str = "devices";
+/// Where rows end.
+pub(crate) const DATASET: &str = "dataflow";
+pub(crate) const TABLE: &str = "readings";
+/// The table without its duplicates.
+pub(crate) const VIEW: &str = "readings_once";
 /// Where archived messages end.
 pub(crate) const BUCKET: &str = "archive";
 /// The first part of every object's name.
@@ -36,6 +49,7 @@ pub(crate) const PREFIX: &str = "messages";
 /// A running platform.
 pub(crate) struct Platform {
     pub broker: Broker,
+    pub redis: Option<Redis>,
     pub emulator: Emulator,
     pub cloud: Cloud,
     pub data_dir: PathBuf,
@@ -69,28 +83,17 @@ impl Platform {
         let emulator =
             Emulator::start(options).await.context("choose another with --cloud-port")?;
         let cloud = Cloud::embedded(&emulator.url());
-        for topic in [RAW, DEAD_LETTERS] {
-            cloud.create_topic(topic).await?;
-        }
-        cloud.create_subscription(ARCHIVE, RAW).await?;
-        cloud.create_subscription(BURIED, DEAD_LETTERS).await?;
-        cloud.create_bucket(BUCKET).await?;
-
+        prepare(&cloud, args.devices).await?;
+        // Without a redis-server enrich has two layers instead of three.
+        let redis = match e2e::redis::program() {
+            Some(_) => Some(Redis::start().await?),
+            None => None,
+        };
+        let redis_url = redis.as_ref().map(Redis::url);
         let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
-        let ingestion = ingestion_settings(args, &broker, &endpoint);
-        let icestore = icestore_settings(args, &endpoint);
-        let stages = vec![
-            Stage {
-                name: "ingestion",
-                hosted: Hosted::start(Ingestion::new(ingestion.clone()), &ingestion).await?,
-            },
-            Stage {
-                name: "icestore",
-                hosted: Hosted::start(Icestore::new(icestore.clone()), &icestore).await?,
-            },
-        ];
+        let stages = start(&settings::all(args, broker.protocol(), redis_url, &endpoint)).await?;
         let data_dir = std::path::absolute(data_dir).context("find the data folder")?;
-        let platform = Self { broker, emulator, cloud, data_dir, stages };
+        let platform = Self { broker, redis, emulator, cloud, data_dir, stages };
         platform.ready().await?;
         Ok(platform)
     }
@@ -116,13 +119,11 @@ impl Platform {
 
     /// Why a service cannot go on; never returns while all can. Cancel safe.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
-        let [first, second] = self.stages.as_mut_slice() else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            error = first.hosted.ended() => error.context(first.name),
-            error = second.hosted.ended() => error.context(second.name),
-        }
+        let ended = self
+            .stages
+            .iter_mut()
+            .map(|stage| Box::pin(async { stage.hosted.ended().await.context(stage.name) }));
+        futures::future::select_all(ended).await.0
     }
 
     /// Messages that are in the dead letters.
@@ -147,58 +148,49 @@ impl Platform {
 
     /// Ends what is left.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        if let Some(mut redis) = self.redis {
+            redis.kill().await?;
+        }
         self.broker.stop().await?;
         self.emulator.shutdown().await;
         Ok(())
     }
 }
 
-fn http(args: &Args, index: u16) -> Http {
-    // 0 stays 0: each takes a free one.
-    let port = if args.http_port == 0 { 0 } else { args.http_port.saturating_add(index) };
-    Http { host: "127.0.0.1".into(), port }
+/// Makes what the services need in the cloud.
+async fn prepare(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
+    for topic in [RAW, ENRICHED, DEAD_LETTERS] {
+        cloud.create_topic(topic).await?;
+    }
+    let subscriptions =
+        [(ENRICH, RAW), (ARCHIVE, ENRICHED), (ROWS, ENRICHED), (BURIED, DEAD_LETTERS)];
+    for (subscription, topic) in subscriptions {
+        cloud.create_subscription(subscription, topic).await?;
+    }
+    cloud.create_bucket(BUCKET).await?;
+    cloud.create_dataset(DATASET).await?;
+    cloud.put_documents(DEVICES, e2e::reading::documents(devices)).await
 }
 
-fn dead_letters() -> Option<Graves> {
-    Some(Graves::Topic { topic_id: DEAD_LETTERS.into(), bucket: None })
-}
-
-fn ingestion_settings(
-    args: &Args,
-    broker: &Broker,
-    endpoint: &Endpoint,
-) -> ingestion::config::Settings {
-    let mut route = Route::default();
-    route.source.mqtt_topic = "devices/{device_id}/up".into();
-    route.source.qos = 1;
-    route.destination.route_name = "uplinks".into();
-    let mut settings = ingestion::config::Settings {
-        project: PROJECT.into(),
-        dead_letters: dead_letters(),
-        pubsub: endpoint.clone(),
-        http: http(args, 0),
-        ..ingestion::config::Settings::default()
-    };
-    settings.mqtt.url = format!("mqtt://127.0.0.1:{}", args.mqtt_port);
-    settings.mqtt.protocol = broker.protocol();
-    settings.routes.insert("uplinks".into(), route);
-    settings.producers.insert("uplinks".into(), Producer { topic_id: RAW.into() });
-    settings
-}
-
-fn icestore_settings(args: &Args, endpoint: &Endpoint) -> icestore::config::Settings {
-    let mut settings = icestore::config::Settings {
-        project: PROJECT.into(),
-        dead_letters: dead_letters(),
-        pubsub: endpoint.clone(),
-        http: http(args, 1),
-        ..icestore::config::Settings::default()
-    };
-    settings.subscription.id = ARCHIVE.into();
-    settings.storage.bucket = BUCKET.into();
-    settings.storage.endpoint.clone_from(&endpoint.endpoint);
-    settings.archive.prefix = PREFIX.into();
-    // Objects to look at within seconds, where production collects for a minute.
-    settings.pipeline.batch.max_age = Duration::from_secs(2);
-    settings
+/// Starts the services in the order of the flow.
+async fn start(settings: &settings::All) -> anyhow::Result<Vec<Stage>> {
+    let settings::All { ingestion, enrich, bigqueries, icestore } = settings.clone();
+    Ok(vec![
+        Stage {
+            name: "ingestion",
+            hosted: Hosted::start(Ingestion::new(ingestion.clone()), &ingestion).await?,
+        },
+        Stage {
+            name: "enrich",
+            hosted: Hosted::start(Enrich::new(enrich.clone()), &enrich).await?,
+        },
+        Stage {
+            name: "bigqueries",
+            hosted: Hosted::start(Bigqueries::new(bigqueries.clone()), &bigqueries).await?,
+        },
+        Stage {
+            name: "icestore",
+            hosted: Hosted::start(Icestore::new(icestore.clone()), &icestore).await?,
+        },
+    ])
 }

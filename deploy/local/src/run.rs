@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use e2e::account::{self, Account, Arrived};
+use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, Plan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use crate::args::Args;
-use crate::platform::{BUCKET, PREFIX, Platform};
+use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
 use crate::table::{Report, Table, print_places, print_report};
 
 /// Between two prints of the table.
@@ -26,8 +26,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let mut platform = Platform::start(&args, &args.data_dir()).await?;
-    // Objects of an earlier run in the same folder are not ours to count.
-    let known: HashSet<_> = platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect();
+    // What an earlier run left in the same folder is not ours to count.
+    let known = Known {
+        objects: platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect(),
+        rows: platform.cloud.rows(DATASET, TABLE).await?.len(),
+    };
     print_places(&args, &platform);
 
     let started = Instant::now();
@@ -72,6 +75,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     Ok(report.account)
 }
 
+/// What lay in the folder before this run.
+struct Known {
+    objects: HashSet<String>,
+    rows: usize,
+}
+
 /// The table, and whether anything still moves.
 struct Watch {
     table: Table,
@@ -103,12 +112,19 @@ impl Watch {
             scrapes.get(index).map_or(0, |scrape| scrape.pipeline("sent_messages_total"))
         };
         let acknowledged = fleet.log().acknowledged_count();
-        let counts = vec![acknowledged, done(0), done(1)];
+        let counts: Vec<_> =
+            std::iter::once(acknowledged).chain((0..scrapes.len()).map(done)).collect();
         if self.progress.0 != counts {
             self.progress = (counts, Instant::now());
         }
         let is_still = scrapes.iter().all(|scrape| scrape.pipeline("in_flight_messages") == 0);
-        let has_ended = done(0) >= acknowledged && done(1) >= sent(0) && is_still;
+        // Ingestion, enrich, and side by side the table and the archive.
+        let [ingestion, enrich, table, archive] = [0, 1, 2, 3];
+        let has_ended = done(ingestion) >= acknowledged
+            && done(enrich) >= sent(ingestion)
+            && done(table) >= sent(enrich)
+            && done(archive) >= sent(enrich)
+            && is_still;
         has_ended || self.progress.1.elapsed() > PATIENCE
     }
 }
@@ -148,15 +164,11 @@ async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
     }
 }
 
-/// Compares by content what was sent with what is in the archive and in the dead letters.
-async fn account(
-    platform: &Platform,
-    fleet: &Fleet,
-    known: &HashSet<String>,
-) -> anyhow::Result<Account> {
+/// Compares by content what was sent with what is in the table, the archive and the dead letters.
+async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
     let mut arrived = Vec::new();
     for name in platform.cloud.list(BUCKET, PREFIX).await? {
-        if !known.contains(&name) {
+        if !known.objects.contains(&name) {
             let object = platform.cloud.read(BUCKET, &name).await?;
             let lines = archive::lines(&object).with_context(|| format!("read {name}"))?;
             for line in &lines {
@@ -164,5 +176,13 @@ async fn account(
             }
         }
     }
-    Ok(account::settle(fleet, &arrived, &platform.dead_letters().await?))
+    let rows = platform.cloud.rows(DATASET, TABLE).await?;
+    let rows: Vec<_> = rows.iter().skip(known.rows).map(Arrived::of_row).collect();
+    let ends = Ends {
+        archive: Some(&arrived),
+        table: Some(&rows),
+        dead_letters: &platform.dead_letters().await?,
+        is_enriched: true,
+    };
+    Ok(account::settle(fleet, ends))
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::Args;
 use crate::metrics::Scrape;
-use crate::platform::{BUCKET, Platform, Stage};
+use crate::platform::{BUCKET, DATASET, PROJECT, Platform, Stage, VIEW};
 
 /// An account with its times, as the report has it.
 #[derive(Debug, Serialize)]
@@ -28,7 +28,14 @@ pub(crate) fn print_places(args: &Args, platform: &Platform) {
     let port = args.mqtt_port;
     let data = platform.data_dir.display();
     println!("MQTT        mqtt://127.0.0.1:{port}  ({})", platform.broker.name());
-    println!("cloud       {}  (Pub/Sub, Cloud Storage)", platform.emulator.url());
+    println!(
+        "cloud       {}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)",
+        platform.emulator.url()
+    );
+    match &platform.redis {
+        Some(redis) => println!("cache       memory, {}, Firestore", redis.url()),
+        None => println!("cache       memory, Firestore  (no redis-server on the PATH)"),
+    }
     for stage in &platform.stages {
         println!("{:<11} http://{}/status", stage.name, stage.hosted.address());
     }
@@ -36,7 +43,12 @@ pub(crate) fn print_places(args: &Args, platform: &Platform) {
     println!();
     println!("Send a message of your own:");
     println!("  mosquitto_pub -p {port} -q 1 -t devices/abc/up -m '{{\"temperature\":21.5}}'");
-    println!("See where it went (objects are files, a few seconds later):");
+    let cloud = platform.emulator.url();
+    println!("See where it went (in the table at once, in a file a few seconds later):");
+    println!("  curl -s {cloud}/bigquery/v2/projects/{PROJECT}/queries --json \\");
+    println!(
+        "    '{{\"query\":\"SELECT * FROM {DATASET}.{VIEW} WHERE device_id = \\\"abc\\\"\"}}'"
+    );
     println!("  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'");
     println!();
 }

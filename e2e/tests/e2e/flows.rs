@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::stage::{PATIENCE, Stage, counter, start_icestore, start_ingestion, until};
-use e2e::account::{self, Account, Arrived};
+use e2e::account::{self, Account, Arrived, Ends};
 use e2e::{archive, replay};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
@@ -33,7 +33,7 @@ async fn from_mqtt_to_pubsub() {
     .await;
     ingestion.shutdown(GRACE).await.unwrap();
 
-    let account = account::settle(&fleet, &arrived, &[]);
+    let account = account::settle(&fleet, Ends::archive(&arrived));
     assert_eq!((account.sent, account.acknowledged), (2_000, 2_000));
     assert!(account.is_clean(), "{account:?}");
     assert_eq!(account.archived, 2_000 + account.duplicates);
@@ -61,7 +61,7 @@ async fn from_mqtt_to_cloud_storage_and_back() {
 
 fn settle(fleet: &e2e::fleet::Fleet, lines: &[archive::Line]) -> Account {
     let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-    account::settle(fleet, &arrived, &[])
+    account::settle(fleet, Ends::archive(&arrived))
 }
 
 fn assert_clean(account: &Account, messages: u64) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::stage::{Stage, until};
-use e2e::account::{self, Arrived};
+use e2e::account::{self, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, Plan};
 use e2e::mosquitto::free_port;
@@ -87,7 +87,7 @@ async fn nothing_confirmed_is_lost() {
 
     let lines = settled_archive(&stage, &fleet).await;
     let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-    let account = account::settle(&fleet, &arrived, &[]);
+    let account = account::settle(&fleet, Ends::archive(&arrived));
     println!("{account:?}");
     assert!(account.acknowledged > 1_000, "{account:?}");
     assert!(account.is_clean(), "{account:?}");
@@ -144,7 +144,7 @@ async fn settled_archive(stage: &Stage, fleet: &Fleet) -> Vec<archive::Line> {
     until(async || {
         lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
         let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-        let account = account::settle(fleet, &arrived, &[]);
+        let account = account::settle(fleet, Ends::archive(&arrived));
         !acknowledged.is_empty() && account.missing == 0
     })
     .await;
