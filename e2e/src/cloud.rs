@@ -89,9 +89,22 @@ impl Cloud {
     /// # Errors
     /// When the cloud refuses.
     pub async fn create_subscription(&self, id: &str, topic: &str) -> anyhow::Result<()> {
+        self.subscribe(id, topic, json!({})).await
+    }
+
+    /// Creates a subscription that keeps the order of each ordering key.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_ordered_subscription(&self, id: &str, topic: &str) -> anyhow::Result<()> {
+        self.subscribe(id, topic, json!({ "enableMessageOrdering": true })).await
+    }
+
+    async fn subscribe(&self, id: &str, topic: &str, mut settings: Value) -> anyhow::Result<()> {
         let url = format!("{}/v1/projects/{}/subscriptions/{id}", self.pubsub, self.project);
-        let topic = format!("projects/{}/topics/{topic}", self.project);
-        self.create(Method::PUT, url, json!({ "topic": topic, "ackDeadlineSeconds": 10 })).await
+        settings["topic"] = format!("projects/{}/topics/{topic}", self.project).into();
+        settings["ackDeadlineSeconds"] = 10.into();
+        self.create(Method::PUT, url, settings).await
     }
 
     /// Creates a bucket; one that exists already is fine.

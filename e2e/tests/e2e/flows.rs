@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use crate::stage::{PATIENCE, Stage, counter, start_icestore, start_ingestion, until};
+use crate::stage::{
+    GRACE, PATIENCE, SENT, Stage, counter, next_letter, start_icestore, start_ingestion, until,
+};
 use e2e::account::{self, Account, Arrived, Ends};
 use e2e::{archive, replay};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use service::Hosted;
 use tokio::time::timeout;
-
-const GRACE: Duration = Duration::from_secs(20);
-const SENT: &str = "dataflow_pipeline_sent_messages_total";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_mqtt_to_pubsub() {
@@ -145,20 +144,20 @@ async fn mqtt_3_1_1_works_like_mqtt_5() {
 }
 
 /// A publisher of MQTT 5 that waits for each PUBACK.
-struct Device {
+pub(crate) struct Device {
     client: rumqttc::v5::AsyncClient,
     events: rumqttc::v5::EventLoop,
 }
 
 impl Device {
-    fn new(port: u16) -> Self {
+    pub(crate) fn new(port: u16) -> Self {
         let mut options = rumqttc::v5::MqttOptions::new("device", "127.0.0.1", port);
         options.set_max_packet_size(Some(64 * 1024 * 1024));
         let (client, events) = rumqttc::v5::AsyncClient::new(options, 10);
         Self { client, events }
     }
 
-    async fn publish(&mut self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
+    pub(crate) async fn publish(&mut self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
         let properties = PublishProperties {
             user_properties: vec![
                 ("color".into(), "red".into()),
@@ -314,16 +313,6 @@ async fn an_outage_holds_the_broker_back_and_loses_nothing() {
     let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
     assert_clean(&settle(&fleet, &lines), 2_000);
     stage.strike().await;
-}
-
-async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
-    let mut letters = Vec::new();
-    until(async || {
-        letters.extend(stage.cloud.pull(&stage.cloud.name("buried")).await.unwrap());
-        !letters.is_empty()
-    })
-    .await;
-    letters.remove(0)
 }
 
 fn dead_lettered(hosted: &Hosted, reason: &str) -> u64 {

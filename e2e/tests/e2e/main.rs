@@ -1,9 +1,12 @@
-//! The flows as tests: real services, a real mosquitto, and the embedded cloud, or Google's own when
-//! `DATAFLOW_E2E_PROJECT` names a project.
+//! The flows as tests: real services, a real mosquitto, a real Redis, and the embedded cloud, or
+//! Google's own when `DATAFLOW_E2E_PROJECT` names a project.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod caches;
+mod chain;
 mod flows;
 mod kill;
+mod mqtt;
 mod readiness;
 mod stage;

@@ -1,22 +1,40 @@
 //! A stage for flows: a real broker, the embedded cloud or Google's, and the services in this
 //! process, with resources of their own.
 
+use std::path::Path;
 use std::time::Duration;
 
+use bigqueries::Bigqueries;
+use bigqueries::column::{Column, Kind};
 use e2e::cloud::Cloud;
 use e2e::fleet::{Fleet, Plan};
 use e2e::mosquitto::Mosquitto;
 use emulator::{Emulator, Options};
+use enrich::Enrich;
+use enrich::config::Admin;
 use icestore::Icestore;
 use ingestion::Ingestion;
 use ingestion::config::{Producer, Route};
+use pipeline::Place;
 use pubsub::{Endpoint, Graves};
-use service::{Hosted, Http};
+use serde_json::{Map, Value};
+use service::{Hosted, Http, Service};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
+/// How long a service may drain.
+pub(crate) const GRACE: Duration = Duration::from_secs(20);
+/// Messages that a service has written.
+pub(crate) const SENT: &str = "dataflow_pipeline_sent_messages_total";
 /// Longest wait for anything that should happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Topics, each with its subscriptions.
+const TOPICS: [(&str, &[&str]); 3] = [
+    ("raw", &["archive", "rows", "enrich"]),
+    ("enriched", &["enriched-archive", "enriched-rows"]),
+    ("dead", &["buried"]),
+];
 
 /// Everything that a flow needs.
 pub(crate) struct Stage {
@@ -27,11 +45,19 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts the broker, and makes topic, subscriptions and bucket.
+    /// Starts the broker, and makes topics, subscriptions, bucket and dataset.
     pub(crate) async fn set() -> Self {
+        Self::set_with("allow_anonymous true", |_| {}).await
+    }
+
+    /// Like [`Stage::set`], with settings of the broker; `prepare` makes the files they name.
+    pub(crate) async fn set_with(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
         service::install_crypto();
         let folder = tempfile::tempdir().unwrap();
-        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
+        prepare(folder.path());
+        let settings = settings.replace("FOLDER", &folder.path().display().to_string());
+        let home = folder.path().join("broker");
+        let broker = Mosquitto::start_with(&home, 0, &settings).await.unwrap();
         // The same tests run against Google's own cloud when a project is named.
         let (cloud, emulator) = match std::env::var("DATAFLOW_E2E_PROJECT") {
             Ok(project) => (Cloud::google(&project).unwrap(), None),
@@ -42,22 +68,39 @@ impl Stage {
         };
         let stage = Self { broker, cloud, emulator, folder };
         let name = |kind| stage.cloud.name(kind);
-        for (topic, subscription) in [("raw", "archive"), ("dead", "buried")] {
+        for (topic, subscriptions) in TOPICS {
             stage.cloud.create_topic(&name(topic)).await.unwrap();
-            stage.cloud.create_subscription(&name(subscription), &name(topic)).await.unwrap();
+            for subscription in subscriptions {
+                let (subscription, topic) = (name(subscription), name(topic));
+                stage.cloud.create_subscription(&subscription, &topic).await.unwrap();
+            }
         }
         stage.cloud.create_bucket(&name("bucket")).await.unwrap();
+        stage.cloud.create_dataset(&stage.dataset()).await.unwrap();
         stage
     }
 
-    /// Removes what [`Stage::set`] has made.
+    /// The dataset; these have no hyphens in their names.
+    pub(crate) fn dataset(&self) -> String {
+        self.cloud.name("dataset").replace('-', "_")
+    }
+
+    /// Writes the documents of this many of the fleet's devices.
+    pub(crate) async fn put_devices(&self, devices: u32) {
+        let documents = e2e::reading::documents(devices);
+        self.cloud.put_documents(&self.cloud.name("devices"), documents).await.unwrap();
+    }
+
+    /// Removes what [`Stage::set`] has made; documents stay, because collections have no lists.
     pub(crate) async fn strike(self) {
-        let name = |kind| self.cloud.name(kind);
-        let (topics, subscriptions) =
-            ([name("raw"), name("dead")], [name("archive"), name("buried")]);
+        let name = |kind: &str| self.cloud.name(kind);
+        let topics: Vec<_> = TOPICS.iter().map(|(topic, _)| name(topic)).collect();
         let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+        let subscriptions = TOPICS.iter().flat_map(|(_, subscriptions)| subscriptions.iter());
+        let subscriptions: Vec<_> = subscriptions.map(|subscription| name(subscription)).collect();
         let subscriptions: Vec<_> = subscriptions.iter().map(String::as_str).collect();
         self.cloud.teardown((&topics, &subscriptions), &[&name("bucket")]).await.unwrap();
+        self.cloud.delete_dataset(&self.dataset()).await.unwrap();
     }
 
     pub(crate) fn endpoint(&self) -> Option<String> {
@@ -107,24 +150,82 @@ impl Stage {
         settings.pipeline.batch.max_age = Duration::from_millis(500);
         settings
     }
+
+    /// Enrich's settings, with Redis where a URL is given.
+    pub(crate) fn enrich(&self, redis_url: Option<String>) -> enrich::config::Settings {
+        let mut settings = enrich::config::Settings {
+            project: self.cloud.project.clone(),
+            topic_id: self.cloud.name("enriched"),
+            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            admin: Admin { port: 0, ..Admin::default() },
+            http: loopback(),
+            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            ..enrich::config::Settings::default()
+        };
+        settings.subscription.id = self.cloud.name("enrich");
+        settings.subscription.lease_extension = Duration::from_secs(10);
+        settings.firestore.collection = self.cloud.name("devices");
+        settings.firestore.endpoint = self.endpoint();
+        settings.cache.redis.url = redis_url;
+        settings.cache.redis.key_prefix = format!("{}:", self.cloud.run);
+        settings
+    }
+
+    /// Bigqueries' settings: the columns that the account reads.
+    pub(crate) fn bigqueries(&self) -> bigqueries::config::Settings {
+        let column =
+            |name: &str, kind, from| Column { from: Some(from), ..Column::new(name, kind) };
+        let mut settings = bigqueries::config::Settings {
+            project: self.cloud.project.clone(),
+            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            http: loopback(),
+            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            ..bigqueries::config::Settings::default()
+        };
+        settings.subscription.id = self.cloud.name("rows");
+        settings.subscription.lease_extension = Duration::from_secs(10);
+        settings.bigquery.endpoint = self.endpoint();
+        settings.table.dataset = self.dataset();
+        settings.table.id = "readings".into();
+        settings.table.columns = vec![
+            column("device_id", Kind::String, Place::Attribute("device_id".into())),
+            column("location", Kind::String, Place::Enrichment("/location".into())),
+            column("temperature", Kind::Float64, Place::Payload("/temperature".into())),
+        ];
+        settings
+    }
+
+    /// The rows of the table.
+    pub(crate) async fn rows(&self) -> Vec<Map<String, Value>> {
+        self.cloud.rows(&self.dataset(), "readings").await.unwrap()
+    }
 }
 
 fn loopback() -> Http {
     Http { host: "127.0.0.1".into(), port: 0 }
 }
 
-/// Starts ingestion and waits until it is ready.
-pub(crate) async fn start_ingestion(settings: ingestion::config::Settings) -> Hosted {
-    let hosted = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+/// Starts a service and waits until it is ready.
+pub(crate) async fn start<S: Service>(service: S, settings: &impl service::Settings) -> Hosted {
+    let hosted = Hosted::start(service, settings).await.unwrap();
     until(async || hosted.health().is_ready()).await;
     hosted
 }
 
-/// Starts icestore and waits until it is ready.
+pub(crate) async fn start_ingestion(settings: ingestion::config::Settings) -> Hosted {
+    start(Ingestion::new(settings.clone()), &settings).await
+}
+
 pub(crate) async fn start_icestore(settings: icestore::config::Settings) -> Hosted {
-    let hosted = Hosted::start(Icestore::new(settings.clone()), &settings).await.unwrap();
-    until(async || hosted.health().is_ready()).await;
-    hosted
+    start(Icestore::new(settings.clone()), &settings).await
+}
+
+pub(crate) async fn start_enrich(settings: enrich::config::Settings) -> Hosted {
+    start(Enrich::new(settings.clone()), &settings).await
+}
+
+pub(crate) async fn start_bigqueries(settings: bigqueries::config::Settings) -> Hosted {
+    start(Bigqueries::new(settings.clone()), &settings).await
 }
 
 /// Waits until something holds.
@@ -142,4 +243,15 @@ pub(crate) fn counter(hosted: &Hosted, name: &str) -> u64 {
     let text = hosted.metrics().unwrap();
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+}
+
+/// The first message in the dead letters.
+pub(crate) async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
+    let mut letters = Vec::new();
+    until(async || {
+        letters.extend(stage.cloud.pull(&stage.cloud.name("buried")).await.unwrap());
+        !letters.is_empty()
+    })
+    .await;
+    letters.remove(0)
 }

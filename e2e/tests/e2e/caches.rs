@@ -1,0 +1,274 @@
+//! Enrich over a real Redis and Firestore that come and go.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use e2e::account::{self, Arrived, Ends};
+use e2e::fleet::{Fleet, Plan};
+use e2e::redis::Redis;
+use enrich::cache::firestore::Firestore;
+use enrich::cache::presence::{InFirestore, InMemory, InRedis, Presence};
+use enrich::cache::redis as redis_layer;
+use serde_json::json;
+use service::Hosted;
+use tokio::time::timeout;
+
+use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_enrich, start_ingestion, until};
+
+const READS: &str = "dataflow_enrich_source_reads_total";
+
+fn answered(enrich: &Hosted, layer: &str) -> u64 {
+    counter(enrich, &format!("dataflow_enrich_answered_total{{layer=\"{layer}\"}}"))
+}
+
+/// Reads what has come out of enrich so far.
+async fn collect(stage: &Stage, arrived: &mut Vec<Arrived>) -> usize {
+    for one in &stage.cloud.pull(&stage.cloud.name("enriched-archive")).await.unwrap() {
+        arrived.push(Arrived::of_message(one).unwrap());
+    }
+    arrived.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_killed_under_load_costs_reads_and_nothing_else() {
+    let stage = Stage::set().await;
+    stage.put_devices(100).await;
+    let mut redis = Redis::start().await.unwrap();
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let mut settings = stage.enrich(Some(redis.url()));
+    // So little memory that Redis is asked again and again.
+    settings.cache.memory.max_entries = 16;
+    let enrich = start_enrich(settings).await;
+    let mut fleet = Fleet::start(Plan {
+        port: stage.broker.port(),
+        devices: 100,
+        messages: Some(9_000),
+        rate: 3_000,
+        ..Plan::default()
+    });
+    let sent = || counter(&enrich, SENT);
+
+    until(async || sent() > 1_000).await;
+    assert!(answered(&enrich, "redis") > 0);
+    redis.kill().await.unwrap();
+    let at_death = sent();
+    until(async || sent() > at_death + 2_000).await;
+    assert!(counter(&enrich, "dataflow_enrich_layer_failures_total{layer=\"redis\"}") > 0);
+    redis.start_again().await.unwrap();
+    let at_return = answered(&enrich, "redis");
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    let mut arrived = Vec::new();
+    until(async || collect(&stage, &mut arrived).await >= 9_000).await;
+
+    let account = account::settle(&fleet, Ends::archive(&arrived).enriched());
+    assert!(account.is_clean(), "{account:?}");
+    assert!(answered(&enrich, "redis") > at_return, "Redis is asked again");
+    assert!(enrich.health().is_ready());
+    ingestion.shutdown(GRACE).await.unwrap();
+    enrich.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_each_device_is_read_once() {
+    let stage = Stage::set().await;
+    stage.put_devices(100).await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    // A backlog, so that all devices are wanted at the same time by many messages.
+    let mut fleet = Fleet::start(Plan {
+        port: stage.broker.port(),
+        devices: 100,
+        messages: Some(5_000),
+        ..Plan::default()
+    });
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&ingestion, SENT) >= 5_000).await;
+    let mut redis = Redis::start().await.unwrap();
+    redis.kill().await.unwrap();
+
+    let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
+    let mut arrived = Vec::new();
+    until(async || collect(&stage, &mut arrived).await >= 5_000).await;
+
+    assert!(account::settle(&fleet, Ends::archive(&arrived).enriched()).is_clean());
+    assert_eq!(counter(&enrich, READS), 100);
+    ingestion.shutdown(GRACE).await.unwrap();
+    enrich.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_firestore_is_down_known_devices_flow_and_unknown_ones_wait() {
+    let stage = Stage::set().await;
+    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    stage.put_devices(100).await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let mut settings = stage.enrich(None);
+    // Far fewer than the unknown messages, which would otherwise fill all there is room for.
+    settings.cache.max_waiting = 50;
+    settings.pipeline.max_messages_in_flight = 100;
+    let enrich = start_enrich(settings).await;
+    let mut arrived = Vec::new();
+    let mut known = stage.fleet(500);
+    timeout(PATIENCE, known.finish()).await.unwrap();
+    until(async || collect(&stage, &mut arrived).await >= 500).await;
+
+    emulator.faults().refuse("BatchGetDocuments", u64::MAX, tonic::Code::Unavailable);
+    // Devices 0 to 49 are known, 50 to 99 are not.
+    let mut fleet = Fleet::start(Plan {
+        port: stage.broker.port(),
+        devices: 100,
+        messages: Some(2_000),
+        ..Plan::default()
+    });
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || collect(&stage, &mut arrived).await >= 1_500).await;
+    let is_known = |one: &Arrived| one.device.as_deref() < Some("device-00050");
+    assert!(arrived.iter().all(is_known), "unknown devices wait");
+    until(async || !enrich.health().is_ready()).await;
+    assert_eq!(enrich.health().dead(), None);
+    emulator.faults().clear();
+    until(async || collect(&stage, &mut arrived).await >= 2_500).await;
+
+    let account = account::settle(&fleet, Ends::archive(&arrived).enriched());
+    assert!(account.is_clean(), "{account:?}");
+    until(async || enrich.health().is_ready()).await;
+    assert_eq!(counter(&enrich, "dataflow_pipeline_dead_lettered_messages_total"), 0);
+    ingestion.shutdown(GRACE).await.unwrap();
+    enrich.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidated_key_is_read_again() {
+    let stage = Stage::set().await;
+    stage.put_devices(1).await;
+    let redis = Redis::start().await.unwrap();
+    let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
+    let raw = stage.cloud.name("raw");
+    let attributes = json!({ "device_id": "device-00000" });
+    let mut arrived = Vec::new();
+    let send = async || stage.cloud.publish(&raw, b"{}", attributes.clone()).await.unwrap();
+    send().await;
+    until(async || collect(&stage, &mut arrived).await >= 1).await;
+
+    let moved = json!({ "ClientID": "c", "LocationID": "elsewhere", "Category": "x" });
+    let documents = [("device-00000".to_owned(), moved)];
+    stage.cloud.put_documents(&stage.cloud.name("devices"), documents).await.unwrap();
+    send().await;
+    until(async || collect(&stage, &mut arrived).await >= 2).await;
+    let status = format!("http://{}/status", enrich.address());
+    let status: serde_json::Value = reqwest::get(status).await.unwrap().json().await.unwrap();
+    let admin = status["admin"].as_str().unwrap();
+    let url = format!("http://{admin}/cache/device-00000");
+    let answer = reqwest::Client::new().delete(url).send().await.unwrap();
+    send().await;
+    until(async || collect(&stage, &mut arrived).await >= 3).await;
+
+    assert_eq!(answer.status().as_u16(), 204);
+    let locations: Vec<_> = arrived.iter().map(|one| one.location.as_deref().unwrap()).collect();
+    assert_eq!(locations, ["site-0", "site-0", "elsewhere"]);
+    enrich.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_without_a_document_goes_where_the_settings_say() {
+    use enrich::enrichment::OnMissing;
+    for (on_missing, metric) in [
+        (OnMissing::Pass, "dataflow_enrich_unenriched_total{reason=\"document_missing\"}"),
+        (OnMissing::Drop, "dataflow_pipeline_skipped_messages_total{reason=\"document_missing\"}"),
+        (
+            OnMissing::DeadLetter,
+            "dataflow_pipeline_dead_lettered_messages_total{reason=\"document_missing\"}",
+        ),
+    ] {
+        let stage = Stage::set().await;
+        let mut settings = stage.enrich(None);
+        settings.enrichment.on_missing = on_missing;
+        let enrich = start_enrich(settings).await;
+        let raw = stage.cloud.name("raw");
+
+        // The second one is an id that Firestore cannot hold: as good as absent, and never asked for.
+        for device in ["nobody", "../x"] {
+            let attributes = json!({ "device_id": device });
+            stage.cloud.publish(&raw, b"raw payload", attributes).await.unwrap();
+        }
+        until(async || counter(&enrich, metric) == 2).await;
+
+        assert_eq!(counter(&enrich, READS), 1);
+        let mut arrived = Vec::new();
+        if on_missing == OnMissing::Pass {
+            until(async || collect(&stage, &mut arrived).await == 2).await;
+            let payload = account::Payload::Bytes(b"raw payload".to_vec());
+            assert!(arrived.iter().all(|one| one.payload == payload), "never emptied");
+        }
+        enrich.shutdown(GRACE).await.unwrap();
+        stage.strike().await;
+    }
+}
+
+/// The contract of presence, for every place it can be kept in.
+async fn presence_is_kept(store: impl Presence) {
+    let online = json!({ "broker": "b1", "since": 7 });
+    assert_eq!(store.fetch("d").await.unwrap(), None);
+
+    store.set("d", json!("first")).await.unwrap();
+    store.set("d", online.clone()).await.unwrap();
+    assert_eq!(store.fetch("d").await.unwrap(), Some(online));
+    store.delete("d").await.unwrap();
+    store.delete("d").await.unwrap();
+
+    assert_eq!(store.fetch("d").await.unwrap(), None);
+    store.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn presence_is_kept_in_memory_redis_and_firestore() {
+    let stage = Stage::set().await;
+    let redis = Redis::start().await.unwrap();
+    let redis = redis_layer::Settings { url: Some(redis.url()), ..<_>::default() };
+    let hour = Duration::from_secs(3600);
+    let in_redis = |life| InRedis::new(redis_layer::Redis::open(&redis).unwrap().unwrap(), life);
+    let settings = enrich::cache::firestore::Settings {
+        collection: stage.cloud.name("presence"),
+        endpoint: stage.endpoint(),
+        ..<_>::default()
+    };
+
+    presence_is_kept(InMemory::new(NonZeroUsize::MIN, hour)).await;
+    presence_is_kept(in_redis(hour)).await;
+    presence_is_kept(InFirestore::new(Firestore::new(&stage.cloud.project, &settings))).await;
+
+    let short = in_redis(Duration::from_millis(50));
+    short.set("d", json!(1)).await.unwrap();
+    until(async || short.fetch("d").await.unwrap().is_none()).await;
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_has_read_the_other_finds_in_redis() {
+    let stage = Stage::set().await;
+    stage.put_devices(1).await;
+    let redis = Redis::start().await.unwrap();
+    let raw = stage.cloud.name("raw");
+    let send = async || {
+        let attributes = json!({ "device_id": "device-00000" });
+        stage.cloud.publish(&raw, b"{}", attributes).await.unwrap();
+    };
+    let mut arrived = Vec::new();
+    let first = start_enrich(stage.enrich(Some(redis.url()))).await;
+    send().await;
+    until(async || collect(&stage, &mut arrived).await >= 1).await;
+    first.shutdown(GRACE).await.unwrap();
+
+    let second = start_enrich(stage.enrich(Some(redis.url()))).await;
+    send().await;
+    until(async || collect(&stage, &mut arrived).await >= 2).await;
+
+    assert_eq!(answered(&second, "redis"), 1);
+    assert_eq!(counter(&second, READS), 0);
+    assert_eq!(arrived[0].location, arrived[1].location);
+    second.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}

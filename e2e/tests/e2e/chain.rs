@@ -1,0 +1,246 @@
+//! The flows through enrich and bigqueries: rows, enriched messages, the whole fan-out.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bigqueries::column::{Column, Kind};
+use bigqueries::config::Api;
+use e2e::account::{self, Arrived, Ends};
+use e2e::archive;
+use e2e::fleet::{Fleet, Plan};
+use pipeline::Place;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::stage::{
+    GRACE, PATIENCE, SENT, Stage, counter, next_letter, start_bigqueries, start_enrich,
+    start_icestore, start_ingestion, until,
+};
+
+async fn arrived_rows(stage: &Stage) -> Vec<Arrived> {
+    stage.rows().await.iter().map(Arrived::of_row).collect()
+}
+
+async fn arrived_lines(stage: &Stage) -> Vec<Arrived> {
+    let bucket = stage.cloud.name("bucket");
+    let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
+    lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect()
+}
+
+fn assert_clean(fleet: &Fleet, ends: Ends<'_>, messages: u64) {
+    let account = account::settle(fleet, ends);
+    assert_eq!((account.sent, account.acknowledged), (messages, messages));
+    assert!(account.is_clean(), "{account:?}");
+    let expected = [ends.archive, ends.table].iter().flatten().count() as u64 * messages;
+    assert_eq!(account.archived + account.rows, expected + account.duplicates);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_mqtt_to_bigquery() {
+    for api in [Api::StorageWrite, Api::InsertAll] {
+        let stage = Stage::set().await;
+        let ingestion = start_ingestion(stage.ingestion()).await;
+        let settings = bigqueries::config::Settings { write: api, ..stage.bigqueries() };
+        let bigqueries = start_bigqueries(settings).await;
+
+        let mut fleet = stage.fleet(2_000);
+        timeout(PATIENCE, fleet.finish()).await.unwrap();
+        until(async || counter(&bigqueries, SENT) >= 2_000).await;
+        ingestion.shutdown(GRACE).await.unwrap();
+        bigqueries.shutdown(GRACE).await.unwrap();
+
+        let rows = arrived_rows(&stage).await;
+        assert_clean(&fleet, Ends::table(&rows), 2_000);
+        let row = &stage.rows().await[0];
+        for metadata in ["message_id", "publish_time", "ingest_id"] {
+            assert!(row[metadata].is_string(), "{row:?}");
+        }
+        stage.strike().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_mqtt_to_enriched_messages() {
+    let stage = Stage::set().await;
+    stage.put_devices(50).await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let enrich = start_enrich(stage.enrich(None)).await;
+
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    let mut arrived = Vec::new();
+    until(async || {
+        for one in &stage.cloud.pull(&stage.cloud.name("enriched-archive")).await.unwrap() {
+            assert_eq!(one.attributes["route_name"], "uplinks", "attributes are kept");
+            arrived.push(Arrived::of_message(one).unwrap());
+        }
+        arrived.len() >= 2_000
+    })
+    .await;
+
+    assert_clean(&fleet, Ends::archive(&arrived).enriched(), 2_000);
+    assert_eq!(counter(&enrich, "dataflow_enrich_source_reads_total"), 50, "one for each device");
+    ingestion.shutdown(GRACE).await.unwrap();
+    enrich.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_mqtt_through_enrich_to_bigquery() {
+    let stage = Stage::set().await;
+    stage.put_devices(50).await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let enrich = start_enrich(stage.enrich(None)).await;
+    let mut settings = stage.bigqueries();
+    settings.subscription.id = stage.cloud.name("enriched-rows");
+    let bigqueries = start_bigqueries(settings).await;
+
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&bigqueries, SENT) >= 2_000).await;
+    for service in [ingestion, enrich, bigqueries] {
+        service.shutdown(GRACE).await.unwrap();
+    }
+
+    let rows = arrived_rows(&stage).await;
+    assert_clean(&fleet, Ends::table(&rows).enriched(), 2_000);
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_whole_fan_out() {
+    let stage = Stage::set().await;
+    stage.put_devices(50).await;
+    let redis = e2e::redis::Redis::start().await.unwrap();
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
+    let mut rows = stage.bigqueries();
+    rows.subscription.id = stage.cloud.name("enriched-rows");
+    let bigqueries = start_bigqueries(rows).await;
+    let mut lines = stage.icestore();
+    lines.subscription.id = stage.cloud.name("enriched-archive");
+    let icestore = start_icestore(lines).await;
+
+    let mut fleet = stage.fleet(5_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&bigqueries, SENT) >= 5_000).await;
+    until(async || counter(&icestore, SENT) >= 5_000).await;
+    for service in [ingestion, enrich, bigqueries, icestore] {
+        service.shutdown(GRACE).await.unwrap();
+    }
+
+    let (rows, lines) = (arrived_rows(&stage).await, arrived_lines(&stage).await);
+    let ends =
+        Ends { archive: Some(&lines), table: Some(&rows), is_enriched: true, ..Ends::default() };
+    assert_clean(&fleet, ends, 5_000);
+    let bucket = stage.cloud.name("bucket");
+    let names = stage.cloud.list(&bucket, "archive/").await.unwrap();
+    assert!(names.iter().all(|name| name.contains("/site-")), "objects lie by location");
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_does_not_fit_is_a_dead_letter_and_its_neighbours_are_rows_once() {
+    let stage = Stage::set().await;
+    let raw = stage.cloud.name("raw");
+    for number in 0..500 {
+        let temperature = if number == 250 { json!("hot") } else { json!(20.5) };
+        let payload = json!({ "number": number, "temperature": temperature }).to_string();
+        let attributes = json!({ "ingest_id": number.to_string() });
+        stage.cloud.publish(&raw, payload.as_bytes(), attributes).await.unwrap();
+    }
+
+    let bigqueries = start_bigqueries(stage.bigqueries()).await;
+    until(async || counter(&bigqueries, SENT) >= 499).await;
+    let letter = next_letter(&stage).await;
+    bigqueries.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(letter.attributes["dl_reason"], "row_type_mismatch");
+    let detail = &letter.attributes["dl_detail"];
+    assert!(detail.contains("column temperature"), "{detail}");
+    assert!(detail.contains("expected FLOAT64, is text \"hot\""), "{detail}");
+    assert_eq!(letter.data, json!({ "number": 250, "temperature": "hot" }).to_string());
+    let rows = stage.rows().await;
+    let ids: HashSet<_> = rows.iter().map(|row| row["ingest_id"].as_str().unwrap()).collect();
+    assert_eq!((rows.len(), ids.len()), (499, 499));
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_is_added_under_load() {
+    let stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let old = start_bigqueries(stage.bigqueries()).await;
+    let mut fleet = Fleet::start(Plan {
+        port: stage.broker.port(),
+        devices: 50,
+        messages: Some(6_000),
+        rate: 2_000,
+        ..Plan::default()
+    });
+    until(async || counter(&old, SENT) > 500).await;
+
+    // A second replica knows a column more, and the first one goes on.
+    let mut settings = stage.bigqueries();
+    let route = Place::Attribute("route_name".into());
+    let column = Column { from: Some(route), ..Column::new("route", Kind::String) };
+    settings.table.columns.push(column);
+    let new = start_bigqueries(settings).await;
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&old, SENT) + counter(&new, SENT) >= 6_000).await;
+    for service in [ingestion, old, new] {
+        service.shutdown(GRACE).await.unwrap();
+    }
+
+    let rows = arrived_rows(&stage).await;
+    assert_clean(&fleet, Ends::table(&rows), 6_000);
+    let routes = stage.rows().await;
+    assert!(routes.iter().any(|row| row["route"] == Value::Null));
+    assert!(routes.iter().any(|row| row["route"] == "uplinks"));
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_another_kind_is_refused_with_both_sides() {
+    let stage = Stage::set().await;
+    start_bigqueries(stage.bigqueries()).await.shutdown(GRACE).await.unwrap();
+    let mut settings = stage.bigqueries();
+    settings.table.columns[2].kind = Kind::Int64;
+
+    let service = bigqueries::Bigqueries::new(settings.clone());
+    let mut hosted = service::Hosted::start(service, &settings).await.unwrap();
+    let why = timeout(PATIENCE, hosted.ended()).await.unwrap();
+
+    let why = format!("{why:#}");
+    assert!(why.contains("temperature: INT64 NULLABLE in the settings, FLOAT64 NULLABLE"), "{why}");
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
+    let stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    let bucket = stage.cloud.name("bucket");
+    settings.dead_letters = Some(pubsub::Graves::Topic {
+        topic_id: stage.cloud.name("dead"),
+        bucket: Some(bucket.clone()),
+    });
+    settings.storage.endpoint = stage.endpoint();
+    let ingestion = start_ingestion(settings).await;
+    let payload = vec![b'z'; 12_000_000];
+    if let Some(emulator) = &stage.emulator {
+        emulator.faults().lose_reply("storage.objects.insert", 1);
+    }
+
+    crate::flows::Device::new(stage.broker.port())
+        .publish("devices/d/up", false, payload.clone())
+        .await;
+
+    let letter = next_letter(&stage).await;
+    assert_eq!(letter.attributes["dl_size"], "12000000");
+    assert_eq!(letter.data.len(), 0);
+    let object = letter.attributes["dl_object"].strip_prefix(&format!("gs://{bucket}/")).unwrap();
+    assert_eq!(stage.cloud.read(&bucket, object).await.unwrap(), payload);
+    ingestion.shutdown(Duration::from_secs(30)).await.unwrap();
+    stage.strike().await;
+}

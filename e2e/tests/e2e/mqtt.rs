@@ -1,0 +1,236 @@
+//! How ingestion meets brokers: certificates, passwords, shared groups, order, the end of a replica.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+
+use e2e::account::{self, Arrived, Ends, Payload};
+use e2e::fleet::{Fleet, Plan};
+use e2e::mosquitto::free_port;
+use e2e::process::binary;
+use e2e::reading::Reading;
+use ingestion::Ingestion;
+use ingestion::config::Tls;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use service::Hosted;
+use tokio::time::timeout;
+
+use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_ingestion, until};
+
+/// Makes a certificate authority, certificates of the broker and of a client, and a stranger.
+fn make_certificates(folder: &Path) {
+    let authority = |name: &str| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        Issuer::new(params, key)
+    };
+    let issuer = authority("ca");
+    authority("stranger");
+    for (name, hosts) in [("server", vec!["127.0.0.1".to_owned()]), ("client", Vec::new())] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+/// Waits until a service that was started says why it does not reach its broker.
+async fn refused(settings: ingestion::config::Settings) -> String {
+    let hosted = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+    let mut reason = String::new();
+    until(async || {
+        let conditions = hosted.health().conditions();
+        reason = conditions.get("mqtt").map(|state| state.reason.clone()).unwrap_or_default();
+        !reason.is_empty() && reason != "not reached yet" && !reason.starts_with("connecting")
+    })
+    .await;
+    hosted.shutdown(GRACE).await.unwrap();
+    reason
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutual_tls_lets_those_in_who_have_a_certificate() {
+    let port = free_port().unwrap();
+    // The first listener is for the fleet; only the second one asks for certificates.
+    let lines = format!(
+        "allow_anonymous true\nlistener {port} 127.0.0.1\ncafile FOLDER/ca.pem\n\
+         certfile FOLDER/server.pem\nkeyfile FOLDER/server.key\nrequire_certificate true"
+    );
+    let stage = Stage::set_with(&lines, make_certificates).await;
+    let file = |name: &str| Some(stage.folder.path().join(name));
+    let with = |tls: Tls| {
+        let mut settings = stage.ingestion();
+        settings.mqtt.url = format!("mqtts://127.0.0.1:{port}");
+        settings.mqtt.tls = tls;
+        settings
+    };
+    let right = Tls {
+        ca_file: file("ca.pem"),
+        client_cert_file: file("client.pem"),
+        client_key_file: file("client.key"),
+    };
+
+    let stranger = refused(with(Tls { ca_file: file("stranger.pem"), ..right.clone() })).await;
+    assert!(stranger.to_lowercase().contains("certificate"), "{stranger}");
+    let nobody = refused(with(Tls { ca_file: file("ca.pem"), ..Tls::default() })).await;
+    assert!(nobody.to_lowercase().contains("certificate"), "{nobody}");
+    let ingestion = start_ingestion(with(right)).await;
+    let mut fleet = stage.fleet(200);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+
+    until(async || counter(&ingestion, SENT) >= 200).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_comes_in_with_the_password_in_the_file() {
+    let lines = "allow_anonymous false\npassword_file FOLDER/passwords";
+    let stage = Stage::set_with(lines, |folder| {
+        let passwords = folder.join("passwords");
+        let mut command = Command::new("mosquitto_passwd");
+        command.args(["-b", "-c"]).arg(passwords).args(["ingestion", "12345"]);
+        assert!(command.status().unwrap().success());
+        std::fs::write(folder.join("right"), "12345\n").unwrap();
+        std::fs::write(folder.join("wrong"), "54321\n").unwrap();
+    })
+    .await;
+    let with = |file: &str| {
+        let mut settings = stage.ingestion();
+        settings.mqtt.username = Some("ingestion".into());
+        settings.mqtt.password_file = Some(stage.folder.path().join(file));
+        settings
+    };
+
+    let wrong = refused(with("wrong")).await;
+
+    assert!(wrong.contains("NotAuthorized") || wrong.contains("BadUserName"), "{wrong}");
+    start_ingestion(with("right")).await.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_group_gets_every_message_once_over_all_connections() {
+    let stage = Stage::set().await;
+    let replica = |ordinal: u32| {
+        let mut settings = stage.ingestion();
+        settings.mqtt.ordinal = Some(ordinal);
+        settings.mqtt.connections = 2;
+        let route = settings.routes.get_mut("up").unwrap();
+        route.source.shared_group = Some("ingestion".into());
+        settings
+    };
+    let first = start_ingestion(replica(0)).await;
+    let second = start_ingestion(replica(1)).await;
+
+    let mut fleet = stage.fleet(2_000);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&first, SENT) + counter(&second, SENT) >= 2_000).await;
+    let mut arrived = Vec::new();
+    until(async || {
+        for one in &stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap() {
+            arrived.push(Arrived::of_message(one).unwrap());
+        }
+        arrived.len() >= 2_000
+    })
+    .await;
+
+    assert!(counter(&first, SENT) > 0 && counter(&second, SENT) > 0, "both had their share");
+    let account = account::settle(&fleet, Ends::archive(&arrived));
+    assert!(account.is_clean() && account.duplicates == 0, "{account:?}");
+    first.shutdown(GRACE).await.unwrap();
+    second.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordering_key_keeps_each_devices_order() {
+    let stage = Stage::set().await;
+    let (ordered, raw) = (stage.cloud.name("ordered"), stage.cloud.name("raw"));
+    stage.cloud.create_ordered_subscription(&ordered, &raw).await.unwrap();
+    let mut settings = stage.ingestion();
+    settings.ordering_buckets = 8;
+    settings.pipeline.lanes = 4;
+    settings.routes.get_mut("up").unwrap().ordering_key = Some("{device_id}".into());
+    let ingestion = start_ingestion(settings).await;
+    if let Some(emulator) = &stage.emulator {
+        emulator.faults().refuse("Publish", 5, tonic::Code::Unavailable);
+    }
+
+    // One connection each, or devices would race with themselves.
+    let mut fleet = Fleet::start(Plan {
+        port: stage.broker.port(),
+        devices: 20,
+        messages: Some(2_000),
+        connections: 1,
+        ..Plan::default()
+    });
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    let mut last: HashMap<u32, u64> = HashMap::new();
+    let mut seen = 0;
+    until(async || {
+        for one in &stage.cloud.pull(&ordered).await.unwrap() {
+            let Payload::Bytes(payload) = Arrived::of_message(one).unwrap().payload else {
+                panic!("a message has bytes");
+            };
+            let Reading { device, number } = Reading::of(fleet.name(), &payload).unwrap();
+            let before = last.insert(device, number);
+            assert!(before.is_none_or(|before| before < number), "{before:?} then {number}");
+            seen += 1;
+        }
+        seen >= 2_000
+    })
+    .await;
+
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.cloud.teardown((&[], &[&ordered]), &[]).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
+    let stage = Stage::set().await;
+    let settings = stage.ingestion();
+    start_ingestion(settings.clone()).await.shutdown(GRACE).await.unwrap();
+    // The broker keeps these for the replica that is away.
+    let mut fleet = stage.fleet(200);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    let config = stage.folder.path().join("ingestion.yaml");
+    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let mut arrived = Vec::new();
+    let mut collect = async |least: usize| {
+        until(async || {
+            for one in &stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap() {
+                arrived.push(Arrived::of_message(one).unwrap());
+            }
+            arrived.len() >= least
+        })
+        .await;
+        arrived.clone()
+    };
+
+    let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
+    retire.args(["retire", "--config"]).arg(&config).kill_on_drop(true);
+    let retired = timeout(PATIENCE, retire.output()).await.unwrap().unwrap();
+
+    assert!(retired.status.success(), "{}", String::from_utf8_lossy(&retired.stderr));
+    let carried = collect(200).await;
+    assert!(account::settle(&fleet, Ends::archive(&carried)).is_clean());
+    // Nobody is subscribed any more, so these are nobody's.
+    let mut lost = stage.fleet(10);
+    timeout(PATIENCE, lost.finish()).await.unwrap();
+    let ingestion = start_ingestion(settings).await;
+    let mut found = stage.fleet(10);
+    timeout(PATIENCE, found.finish()).await.unwrap();
+    let all = collect(210).await;
+    assert_eq!(account::settle(&found, Ends::archive(&all)).missing, 0);
+    assert_eq!(account::settle(&lost, Ends::archive(&all)).missing, 10);
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
