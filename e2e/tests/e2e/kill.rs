@@ -1,16 +1,17 @@
-//! The kill test: ingestion and icestore as processes, killed and terminated again and again under
-//! load, the broker restarted, the cloud refusing, delaying and losing replies. Every message whose
-//! receipt was confirmed must be in the archive, intact.
+//! The kill test: the four services as processes, killed and terminated again and again under load,
+//! the broker restarted, Redis killed, the cloud refusing, delaying and losing replies. Every message
+//! whose receipt was confirmed must be in the table and in the archive, intact and enriched.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::stage::{Stage, until};
-use e2e::account::{self, Arrived, Ends};
+use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, Plan};
 use e2e::mosquitto::free_port;
 use e2e::process::Process;
+use e2e::redis::Redis;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -57,26 +58,48 @@ impl Victim {
     }
 }
 
+/// All four, in the order of the flow.
+async fn start_all(stage: &Stage, redis: &Redis) -> Vec<Victim> {
+    let mut enrich = stage.enrich(Some(redis.url()));
+    // So little memory that Redis and Firestore are asked all the time.
+    enrich.cache.memory.max_entries = 16;
+    let (mut bigqueries, mut icestore) = (stage.bigqueries(), stage.icestore());
+    bigqueries.subscription.id = stage.cloud.name("enriched-rows");
+    icestore.subscription.id = stage.cloud.name("enriched-archive");
+    let mut services = vec![
+        Victim::start("ingestion", stage, &stage.ingestion()),
+        Victim::start("enrich", stage, &enrich),
+        Victim::start("bigqueries", stage, &bigqueries),
+        Victim::start("icestore", stage, &icestore),
+    ];
+    for service in &mut services {
+        service.process.ready().await.unwrap();
+    }
+    services
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_confirmed_is_lost() {
     let mut stage = Stage::set().await;
-    let mut ingestion = Victim::start("ingestion", &stage, &stage.ingestion());
-    let mut icestore = Victim::start("icestore", &stage, &stage.icestore());
-    ingestion.process.ready().await.unwrap();
-    icestore.process.ready().await.unwrap();
+    stage.put_devices(100).await;
+    let mut redis = Redis::start().await.unwrap();
+    let mut services = start_all(&stage, &redis).await;
     let plan = Plan { port: stage.broker.port(), devices: 100, rate: 1_000, ..Plan::default() };
     let mut fleet = Fleet::start(plan);
 
     for _ in 0..2 {
-        sleep(UNDER_LOAD).await;
-        ingestion.is_killed().await;
-        sleep(UNDER_LOAD).await;
-        icestore.is_killed().await;
+        for service in &mut services {
+            sleep(UNDER_LOAD).await;
+            service.is_killed().await;
+        }
         sleep(UNDER_LOAD).await;
         plan_faults(&stage);
+        redis.kill().await.unwrap();
         sleep(UNDER_LOAD).await;
-        ingestion.is_terminated().await;
-        icestore.is_terminated().await;
+        for service in &mut services {
+            service.is_terminated().await;
+        }
+        redis.start_again().await.unwrap();
         sleep(UNDER_LOAD).await;
         stage.broker.stop().await.unwrap();
         sleep(UNDER_LOAD).await;
@@ -85,15 +108,41 @@ async fn nothing_confirmed_is_lost() {
     fleet.stop();
     timeout(crate::stage::PATIENCE, fleet.finish()).await.unwrap();
 
-    let lines = settled_archive(&stage, &fleet).await;
-    let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-    let account = account::settle(&fleet, Ends::archive(&arrived));
+    let account = settled(&stage, &fleet).await;
     println!("{account:?}");
     assert!(account.acknowledged > 1_000, "{account:?}");
     assert!(account.is_clean(), "{account:?}");
     assert!(account.duplicates > 0, "the faults must have bitten: {account:?}");
-    ingestion.process.kill().await.unwrap();
-    icestore.process.kill().await.unwrap();
+    for service in &mut services {
+        service.process.kill().await.unwrap();
+    }
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_binary_answers_and_takes_variables_over_its_file() {
+    let stage = Stage::set().await;
+    let redis = Redis::start().await.unwrap();
+    let mut services = start_all(&stage, &redis).await;
+
+    for service in &services {
+        let get = async |path: &str| {
+            let answer = reqwest::get(format!("{}{path}", service.process.url())).await.unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        };
+        assert_eq!(get("/healthz").await, (200, "OK".into()), "{}", service.name);
+        assert_eq!(get("/readyz").await, (200, "READY".into()), "{}", service.name);
+        let (_, metrics) = get("/metrics").await;
+        assert!(metrics.contains("dataflow_pipeline_received_messages_total 0"), "{metrics}");
+        let status: serde_json::Value = serde_json::from_str(&get("/status").await.1).unwrap();
+        // The file says 0; PORT, a variable, said this one.
+        assert_eq!(status["settings"]["http"]["port"], service.port, "{status}");
+        assert!(status["guarantees"].is_array(), "{status}");
+    }
+    for service in &mut services {
+        let ended = service.process.terminate().await.unwrap();
+        assert!(ended.success(), "{} ended with {ended}", service.name);
+    }
     stage.strike().await;
 }
 
@@ -132,21 +181,32 @@ fn plan_faults(stage: &Stage) {
     faults.lose_reply("storage.objects.insert", 1);
     faults.refuse("storage.objects.insert", 1, Code::Unavailable);
     faults.delay("storage.objects.insert", 1, Duration::from_millis(300));
+    faults.lose_reply("AppendRows", 2);
+    faults.refuse("AppendRows", 2, Code::Unavailable);
+    faults.refuse("AppendRows", 1, Code::NotFound);
+    faults.delay("AppendRows", 2, Duration::from_millis(300));
+    faults.refuse("BatchGetDocuments", 3, Code::Unavailable);
     faults.refuse("Acknowledge", 2, Code::Unavailable);
     faults.cut_streams();
 }
 
-/// The archive's lines, once every obligation is there or nothing more comes.
-async fn settled_archive(stage: &Stage, fleet: &Fleet) -> Vec<archive::Line> {
-    let mut lines = Vec::new();
+/// The account, once every obligation is at both ends or nothing more comes.
+async fn settled(stage: &Stage, fleet: &Fleet) -> Account {
     let bucket = stage.cloud.name("bucket");
-    let acknowledged = fleet.log().acknowledged();
+    let mut account = Account::default();
     until(async || {
-        lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
-        let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-        let account = account::settle(fleet, Ends::archive(&arrived));
-        !acknowledged.is_empty() && account.missing == 0
+        let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
+        let lines: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
+        let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+        let ends = Ends {
+            archive: Some(&lines),
+            table: Some(&rows),
+            is_enriched: true,
+            ..Ends::default()
+        };
+        account = account::settle(fleet, ends);
+        account.acknowledged > 0 && account.missing == 0
     })
     .await;
-    lines
+    account
 }
