@@ -16,6 +16,8 @@ use e2e::cloud::Cloud;
 use e2e::fleet::{Fleet, Plan};
 use e2e::mosquitto::{Mosquitto, free_port};
 use e2e::process::{Process, binary};
+use e2e::reading;
+use e2e::redis::Redis;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
@@ -32,16 +34,25 @@ async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let (mut emulator, url) = start_emulator(folder.path()).await?;
     let cloud = Cloud::embedded(&url);
-    for (topic, subscription) in [("raw", "archive"), ("dead", "buried")] {
+    for topic in ["raw", "enriched", "dead"] {
         cloud.create_topic(topic).await?;
+    }
+    let subscriptions =
+        [("archive", "raw"), ("enrich", "raw"), ("rows", "enriched"), ("buried", "dead")];
+    for (subscription, topic) in subscriptions {
         cloud.create_subscription(subscription, topic).await?;
     }
     cloud.create_bucket("bucket").await?;
+    cloud.create_dataset("dataflow").await?;
+    cloud.put_documents("devices", reading::documents(Plan::default().devices)).await?;
     println!("{messages} messages of {PAYLOAD_BYTES} bytes, default settings");
-    println!("{:<10}{:>12}{:>14}{:>12}", "service", "messages/s", "CPU us/msg", "peak MB");
+    println!("{:<12}{:>12}{:>14}{:>12}", "service", "messages/s", "CPU us/msg", "peak MB");
     ingestion(folder.path(), &url, messages).await?;
-    // What ingestion has published is icestore's backlog.
+    // What ingestion has published is the backlog of icestore and enrich, and what enrich has is that
+    // of bigqueries.
     icestore(folder.path(), &url, messages).await?;
+    enrich(folder.path(), &url, messages).await?;
+    bigqueries(folder.path(), &url, messages).await?;
     emulator.kill().await.context("end the embedded cloud")
 }
 
@@ -93,6 +104,40 @@ async fn icestore(folder: &Path, url: &str, messages: u64) -> anyhow::Result<()>
     measure(start(folder, "icestore", &settings).await?, "icestore", messages).await
 }
 
+/// With Redis, and with few devices: nearly every document is in memory.
+async fn enrich(folder: &Path, url: &str, messages: u64) -> anyhow::Result<()> {
+    let redis = Redis::start().await?;
+    let settings = json!({
+        "project": "local",
+        "subscription": { "id": "enrich" },
+        "topic_id": "enriched",
+        "firestore": { "collection": "devices", "endpoint": url },
+        "cache": { "redis": { "url": redis.url() } },
+        "admin": { "port": 0 },
+        "dead_letters": { "topic_id": "dead" },
+        "pubsub": { "endpoint": url },
+    });
+    measure(start(folder, "enrich", &settings).await?, "enrich", messages).await
+}
+
+/// Four columns of its own, the metadata columns and the rest.
+async fn bigqueries(folder: &Path, url: &str, messages: u64) -> anyhow::Result<()> {
+    let settings = json!({
+        "project": "local",
+        "subscription": { "id": "rows" },
+        "table": { "dataset": "dataflow", "id": "readings", "columns": [
+            { "name": "device_id", "type": "STRING", "from": "attribute.device_id" },
+            { "name": "location", "type": "STRING", "from": "enrichment.location" },
+            { "name": "number", "type": "INT64" },
+            { "name": "temperature", "type": "FLOAT64" },
+        ] },
+        "bigquery": { "endpoint": url },
+        "dead_letters": { "topic_id": "dead" },
+        "pubsub": { "endpoint": url },
+    });
+    measure(start(folder, "bigqueries", &settings).await?, "bigqueries", messages).await
+}
+
 async fn start(folder: &Path, name: &str, settings: &Value) -> anyhow::Result<Process> {
     let config = folder.join(format!("{name}.yaml"));
     std::fs::write(&config, serde_json::to_vec(settings)?).context("write settings")?;
@@ -118,7 +163,7 @@ async fn measure(mut process: Process, name: &str, messages: u64) -> anyhow::Res
     }
     let rate = messages as f64 / taken.as_secs_f64();
     let cpu = cpu.as_secs_f64() * 1e6 / messages as f64;
-    println!("{name:<10}{rate:>12.0}{cpu:>14.1}{peak:>12.0}");
+    println!("{name:<12}{rate:>12.0}{cpu:>14.1}{peak:>12.0}");
     Ok(())
 }
 
