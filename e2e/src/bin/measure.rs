@@ -61,8 +61,11 @@ async fn start_emulator(folder: &Path) -> anyhow::Result<(Child, String)> {
     let mut command = Command::new(binary("emulator")?);
     command.args(["--port", &port.to_string(), "--data-dir"]).arg(folder.join("cloud"));
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
-    let child = child.context("start the embedded cloud")?;
+    let mut child = child.context("start the embedded cloud")?;
     while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+        if let Some(status) = child.try_wait()? {
+            bail!("the embedded cloud ended at its start: {status}");
+        }
         sleep(Duration::from_millis(10)).await;
     }
     Ok((child, format!("http://127.0.0.1:{port}")))

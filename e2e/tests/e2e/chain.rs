@@ -157,7 +157,13 @@ async fn a_row_that_does_not_fit_is_a_dead_letter_and_its_neighbours_are_rows_on
 
     assert_eq!(letter.attributes["dl_reason"], "row_type_mismatch");
     let detail = &letter.attributes["dl_detail"];
+    let table = format!("table {}.{}.readings: ", stage.cloud.project, stage.dataset());
+    assert!(detail.starts_with(&table), "{detail}");
     assert!(detail.contains("column temperature"), "{detail}");
+    assert!(
+        detail.ends_with(&format!("message {}", letter.attributes["dl_message_id"])),
+        "{detail}"
+    );
     assert!(detail.contains("expected FLOAT64, is text \"hot\""), "{detail}");
     assert_eq!(letter.data, json!({ "number": 250, "temperature": "hot" }).to_string());
     let rows = stage.rows().await;

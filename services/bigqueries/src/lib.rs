@@ -80,7 +80,7 @@ impl<R: Rows> Service for Bigqueries<R> {
         let running = Pipeline {
             service: Self::NAME,
             source,
-            transform: ToRow::new(rows, columns, settings.input),
+            transform: ToRow::new(rows, columns, settings.table_name(), settings.input),
             sink,
             dead_letters,
             limits: settings.pipeline,

@@ -18,7 +18,7 @@ use tracing::info;
 
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::column::Column;
-use crate::meaning::{self, RowMeaning};
+use crate::meaning::{self, Meaning, RowMeaning};
 use crate::table::TableName;
 use crate::transform::Record;
 
@@ -28,6 +28,9 @@ pub const MAX_REQUEST_BYTES: usize = 9_000_000;
 /// Most rows of a request of `insertAll`.
 pub const MAX_INSERT_ALL_ROWS: usize = 50_000;
 
+/// What an append does, for errors.
+const APPEND: &str = "append rows";
+
 /// Writes rows, and says which of them BigQuery refused.
 pub struct Sink {
     columns: Arc<[Column]>,
@@ -36,8 +39,22 @@ pub struct Sink {
 }
 
 enum Way {
-    StorageWrite { client: Write, schema: Schema, idle: Mutex<Vec<DefaultWriter<Arrow>>> },
+    StorageWrite { client: Write, schema: Schema, idle: Idle },
     InsertAll(Box<Client>),
+}
+
+/// Writers that wait for rows: each is a connection, for one request at a time.
+#[derive(Default)]
+struct Idle(Mutex<Vec<DefaultWriter<Arrow>>>);
+
+impl Idle {
+    fn take(&self) -> Option<DefaultWriter<Arrow>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn give_back(&self, writer: DefaultWriter<Arrow>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
+    }
 }
 
 /// Rows that gather.
@@ -72,7 +89,7 @@ impl Sink {
     ) -> Result<Self, Error> {
         let schema = Schema::new(&columns);
         let schema = schema.map_err(|error| Recovery::Stop.because("make Arrow schema", error))?;
-        let way = Way::StorageWrite { client, schema, idle: Mutex::default() };
+        let way = Way::StorageWrite { client, schema, idle: Idle::default() };
         Ok(Self { columns, table, way })
     }
 
@@ -179,9 +196,8 @@ impl Sink {
     async fn append(
         &self,
         rows: &RecordBatch,
-        (client, schema, idle): (&Write, &Schema, &Mutex<Vec<DefaultWriter<Arrow>>>),
+        (client, schema, idle): (&Write, &Schema, &Idle),
     ) -> Result<Vec<Refusal>, Error> {
-        let action = "append rows";
         let broken = |error| Recovery::Stop.because("make request", error);
         let mut refused: BTreeMap<usize, String> = BTreeMap::new();
         loop {
@@ -194,41 +210,17 @@ impl Sink {
             let remaining = batch::without(rows, |index| refused.contains_key(&index));
             let request = schema.encode(&remaining.map_err(broken)?).map_err(broken)?;
             let request = ArrowRecordBatch::new().set_serialized_record_batch(request);
-            let borrowed = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let writer = match borrowed {
+            let writer = match idle.take() {
                 Some(writer) => writer,
                 None => self.open_writer(client, schema).await?,
             };
-            match writer.append(request).send().await {
-                Ok(answer) => {
-                    if let Some(schema) = answer.updated_schema {
-                        info!(columns = schema.fields.len(), "the table's schema has changed");
-                    } else {
-                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
-                    }
-                    break;
-                }
-                Err(AppendError::RowErrors { row_errors, .. }) => {
-                    idle.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
-                    if !note(&mut refused, &left, &row_errors) {
-                        let why = "row errors without rows";
-                        return Err(Recovery::Reject("request_refused").because(action, why));
-                    }
-                }
-                // A connection that failed is not used again: the next one sees a new schema.
-                Err(error) => {
-                    let meaning = match &error {
-                        AppendError::Rpc { source, .. } => match source.status() {
-                            Some(status) => meaning::of_append(status.code, &status.message),
-                            None => meaning::Meaning::Retry,
-                        },
-                        _ => meaning::Meaning::Retry,
-                    };
-                    match meaning.because(action, error) {
-                        None => break,
-                        Some(error) => return Err(error),
-                    }
-                }
+            let errors = send(writer, request, idle).await?;
+            if errors.is_empty() {
+                break;
+            }
+            if !note(&mut refused, &left, &errors) {
+                let why = "row errors that name none of the rows";
+                return Err(Recovery::Reject("request_refused").because(APPEND, why));
             }
         }
         Ok(refused.iter().map(|(index, why)| self.refusal(*index, why)).collect())
@@ -288,6 +280,37 @@ impl Sink {
         refusals.dedup_by_key(|refusal| refusal.index);
         Ok(refusals)
     }
+}
+
+/// Sends one request: no errors mean that its rows are in the table, some that none of them is.
+///
+/// A writer that failed, or that told of a new schema, is not used again: the next one sees it.
+async fn send(
+    writer: DefaultWriter<Arrow>,
+    request: ArrowRecordBatch,
+    idle: &Idle,
+) -> Result<Vec<RowError>, Error> {
+    let error = match writer.append(request).send().await {
+        Ok(answer) => {
+            match answer.updated_schema {
+                Some(schema) => info!(columns = schema.fields.len(), "the table has changed"),
+                None => idle.give_back(writer),
+            }
+            return Ok(Vec::new());
+        }
+        Err(AppendError::RowErrors { row_errors, .. }) if !row_errors.is_empty() => {
+            idle.give_back(writer);
+            return Ok(row_errors);
+        }
+        Err(error) => error,
+    };
+    let status = match &error {
+        AppendError::Rpc { source, .. } => source.status(),
+        _ => None,
+    };
+    let meaning =
+        status.map_or(Meaning::Retry, |status| meaning::of_append(status.code, &status.message));
+    meaning.because(APPEND, error).map_or(Ok(Vec::new()), Err)
 }
 
 /// Notes the rows that an answer refuses; false if it names none of those that were sent.

@@ -4,6 +4,7 @@ use pipeline::envelope::Input;
 use pipeline::message::attribute;
 use pipeline::metrics::Reason;
 use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +81,11 @@ impl<K, A, F> Enrichment<K, A, F> {
     /// The envelope as a message; a raw message gets its id, so that every later hop knows it.
     fn outgoing(&self, message: &Message, envelope: &Envelope) -> Outgoing {
         let mut attributes = message.attributes.clone();
-        attributes.entry(attribute::INGEST_ID.to_owned()).or_insert_with(|| envelope.id.clone());
+        // Pub/Sub's limits must not turn a message that came through into a dead letter.
+        if attributes.len() < MAX_ATTRIBUTES && envelope.id.len() <= MAX_ATTRIBUTE_VALUE_BYTES {
+            let ingest_id = attributes.entry(attribute::INGEST_ID.to_owned());
+            ingest_id.or_insert_with(|| envelope.id.clone());
+        }
         Outgoing {
             topic: self.topic.clone(),
             data: envelope.to_bytes(),

@@ -71,6 +71,8 @@ impl Emulator {
                 (dir.path().to_owned(), Some(dir))
             }
         };
+        std::fs::create_dir_all(&data_dir)
+            .with_context(|| format!("create the folder {}", data_dir.display()))?;
         let faults = Faults::default();
         let listener = TcpListener::bind((options.host.as_str(), options.port)).await;
         let listener =

@@ -366,7 +366,9 @@ async fn a_missing_table_and_faults_end_the_stream() {
 #[tokio::test]
 async fn rows_and_views_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let options = || Options { data_dir: Some(folder.path().into()), ..Options::default() };
+    // A folder that is not there yet is made.
+    let data_dir = folder.path().join("cloud");
+    let options = || Options { data_dir: Some(data_dir.clone()), ..Options::default() };
     let cloud = Cloud::open(options()).await;
     cloud.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
     cloud.insert(json!([{ "json": { "a": 1 } }, { "json": { "a": 1 } }])).await;

@@ -106,6 +106,9 @@ fn message(letter: &Letter<'_>, object: Option<String>) -> Message {
         ("dl_attempts", letter.attempts.to_string()),
         ("dl_first_seen", first_seen),
     ];
+    if !original.id.is_empty() {
+        added.push(("dl_message_id", original.id.clone()));
+    }
     let fits = |(key, value): &(&String, &String)| {
         !key.is_empty()
             && key.len() <= MAX_ATTRIBUTE_KEY_BYTES
@@ -156,13 +159,15 @@ mod tests {
 
     #[test]
     fn a_letter_bears_the_original_and_its_reason() {
-        let original = pipeline::Message::new("data").with_attribute("device_id", "d");
+        let mut original = pipeline::Message::new("data").with_attribute("device_id", "d");
+        original.id = "42".into();
 
         let letter = bury(&original, None);
 
         assert_eq!(letter.data, "data");
         assert_eq!(letter.attributes["device_id"], "d");
         assert_eq!(letter.attributes["dl_reason"], "no_route");
+        assert_eq!(letter.attributes["dl_message_id"], "42");
         assert_eq!(letter.attributes["dl_first_seen"], "1970-01-01T00:00:00Z");
         assert_eq!(letter.attributes["dl_detail"].len(), MAX_ATTRIBUTE_VALUE_BYTES);
     }

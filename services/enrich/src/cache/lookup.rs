@@ -125,7 +125,7 @@ impl<F: Fetch> Lookup<F> {
     /// Waits for as long as the source cannot be asked. Cancel safe.
     ///
     /// # Errors
-    /// `HandBack` when too many wait for the source already.
+    /// `HandBack` when too many wait for the source already, `Stop` when nobody reads any more.
     pub async fn document(&self, key: &str) -> Result<Option<Arc<Document>>, Error> {
         let layers = &self.layers;
         let now = OffsetDateTime::now_utc();
@@ -177,7 +177,8 @@ impl<F: Fetch> Lookup<F> {
         loop {
             let (landed, is_first) = self.layers.flights.join(key);
             if is_first && self.wanted.send(Arc::clone(key)).is_err() {
-                return Err(Recovery::Retry.because("look up", "the reader has ended"));
+                // A source of one's own has panicked, for example.
+                return Err(Recovery::Stop.because("look up", "the reader has ended"));
             }
             if let Ok(Some(entry)) = landed.await {
                 return Ok(entry.document);
