@@ -212,6 +212,31 @@ async fn what_is_invalidated_during_its_read_is_not_kept() {
     assert_eq!(rig.source.reads().len(), 2);
 }
 
+/// Breaks its promise: one document less than it was asked for.
+struct Short;
+
+impl Fetch for Short {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        Ok(keys.iter().skip(1).map(|_| None).collect())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_leaves_a_key_out_has_failed() {
+    let settings = Settings { max_waiting: 1, ..Settings::default() };
+    let (lookup, reader) = Lookup::new(&settings, Short, Metrics::default()).unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(reader);
+    let waiting = lookup.clone();
+    tasks.spawn(async move { drop(waiting.document("first").await) });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+
+    let refused = lookup.document("second").await.unwrap_err();
+
+    assert_eq!(refused.recovery(), Recovery::HandBack);
+    assert!(lookup.source_outage().unwrap().contains("answered 0 of 1 keys"));
+}
+
 #[tokio::test]
 async fn waiters_that_give_up_leave_nothing_behind() {
     let rig = Rig::new(Source::held(), &Settings::default());

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::lookup::{Layers, Settings};
-use super::{Entry, Fetch, State};
+use super::{Entry, Fetch, LayerError, State};
 
 pub(super) struct Reader<F> {
     layers: Arc<Layers<F>>,
@@ -92,7 +92,15 @@ async fn read_redis<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) -> Vec<Ar
 
 /// Reads from the source, answers, and fills the caches.
 async fn read_source<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) {
-    let fetched = layers.source_breaker.call(layers.source.fetch(&keys)).await;
+    let fetch = async {
+        let documents = layers.source.fetch(&keys).await?;
+        // A source of one's own may break its promise; who waits must learn of it.
+        let (answered, asked) = (documents.len(), keys.len());
+        let is_whole = answered == asked;
+        let why = || LayerError(format!("the source answered {answered} of {asked} keys"));
+        if is_whole { Ok(documents) } else { Err(why()) }
+    };
+    let fetched = layers.source_breaker.call(fetch).await;
     let Some(Ok(documents)) = fetched else {
         if let Some(Err(error)) = fetched {
             debug!(%error, "the source failed");
