@@ -101,7 +101,7 @@ async fn without_redis_each_device_is_read_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_firestore_is_down_known_devices_flow_and_unknown_ones_wait() {
     let stage = Stage::set().await;
-    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
     stage.put_devices(100).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     let mut settings = stage.enrich(None);

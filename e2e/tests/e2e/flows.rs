@@ -289,7 +289,7 @@ async fn with_mqtt_3_1_1_a_packet_above_the_limit_is_named_until_it_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_holds_the_broker_back_and_loses_nothing() {
     let stage = Stage::set().await;
-    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
     let mut settings = stage.ingestion();
     settings.mqtt.max_bytes_in_flight = 50_000;
     settings.mqtt.keep_alive = Duration::from_secs(5);

@@ -149,7 +149,7 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_drain_that_cannot_end() {
     let stage = Stage::set().await;
-    let Some(emulator) = &stage.emulator else { return stage.strike().await };
+    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
     let mut ingestion = Victim::start("ingestion", &stage, &stage.ingestion());
     ingestion.process.ready().await.unwrap();
     emulator.faults().delay("Publish", 1, Duration::from_secs(3600));

@@ -1,6 +1,7 @@
 //! A stage for flows: a real broker, the embedded cloud or Google's, and the services in this
 //! process, with resources of their own.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -101,6 +102,16 @@ impl Stage {
         let subscriptions: Vec<_> = subscriptions.iter().map(String::as_str).collect();
         self.cloud.teardown((&topics, &subscriptions), &[&name("bucket")]).await.unwrap();
         self.cloud.delete_dataset(&self.dataset()).await.unwrap();
+    }
+
+    /// The embedded cloud for a test that needs its faults; `None`, loudly, on Google's.
+    pub(crate) fn faulty_cloud(&self) -> Option<&Emulator> {
+        if self.emulator.is_none() {
+            // Past the test runner's capture, which would hide it.
+            let text = b"SKIPPED: the faults of this test need the embedded cloud\n";
+            std::io::stderr().write_all(text).unwrap();
+        }
+        self.emulator.as_ref()
     }
 
     pub(crate) fn endpoint(&self) -> Option<String> {
