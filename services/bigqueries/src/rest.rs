@@ -67,8 +67,7 @@ fn take(root: &mut Option<Value>, pointer: &str, column: &Column) {
     // A record whose fields take a part of it. A list of such records stays whole.
     if column.kind == Kind::Record && column.mode != Mode::Repeated {
         for field in &column.fields {
-            let name = field.name.replace('~', "~0").replace('/', "~1");
-            take(root, &format!("{pointer}/{name}"), field);
+            take(root, &format!("{pointer}/{}", field.name), field);
         }
     }
 }

@@ -78,8 +78,8 @@ impl Mapped {
     #[must_use]
     pub fn new(columns: &[Column], has_metadata: bool, rest: Option<&str>) -> Self {
         let place = |column: &Column| {
-            let name = column.name.replace('~', "~0").replace('/', "~1");
-            column.from.clone().unwrap_or_else(|| Place::Payload(format!("/{name}")))
+            // A column's name has no character that a pointer would escape.
+            column.from.clone().unwrap_or_else(|| Place::Payload(format!("/{}", column.name)))
         };
         let columns: Vec<_> =
             columns.iter().map(|column| (place(column), column.clone())).collect();

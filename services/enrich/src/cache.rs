@@ -14,6 +14,7 @@ pub mod presence;
 mod reader;
 pub mod redis;
 
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,9 +141,7 @@ impl Freshness {
 
     /// A duration that is shorter by up to the jitter, the same for the same key.
     fn varied(&self, key: &str, duration: Duration) -> Duration {
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(key);
         let share = f64::from(u32::try_from(hash % 1000).unwrap_or(0)) / 1000.0;
         duration.mul_f64(1.0 - share * f64::from(self.jitter_percent.min(50)) / 100.0)
     }

@@ -35,7 +35,12 @@ pub trait Presence: Send + Sync {
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), LayerError>> + Send;
 
     /// Ends the use of the store.
-    fn close(self);
+    fn close(self)
+    where
+        Self: Sized,
+    {
+        drop(self);
+    }
 }
 
 /// Presence within this process, bounded, each value for its time.
@@ -77,8 +82,6 @@ impl Presence for InMemory {
         self.lock().pop(key);
         Ok(())
     }
-
-    fn close(self) {}
 }
 
 /// Presence in Redis, each value for its time.
@@ -115,8 +118,6 @@ impl Presence for InRedis {
     async fn delete(&self, key: &str) -> Result<(), LayerError> {
         self.redis.remove(key).await
     }
-
-    fn close(self) {}
 }
 
 /// Presence in a collection of Firestore, until it is deleted.
@@ -162,6 +163,4 @@ impl Presence for InFirestore {
         let delete = database.fluent().delete().from(self.0.collection()).document_id(key);
         delete.execute().await.map_err(|error| LayerError::of(&error))
     }
-
-    fn close(self) {}
 }
