@@ -1,7 +1,8 @@
 //! Faults on demand: what a client must bear, when a test asks for it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -15,8 +16,11 @@ pub struct Fault {
     /// The method, such as `Publish`, `StreamingPull`, `Acknowledge` or `storage.objects.insert`;
     /// `*` for all.
     pub method: String,
-    /// How many calls it befalls.
+    /// How many calls it befalls at most.
     pub count: u64,
+    /// How long it lasts at most, in milliseconds from now; without it, until `count` is used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_millis: Option<u64>,
     /// What happens to them.
     #[serde(flatten)]
     pub kind: Kind,
@@ -30,50 +34,72 @@ pub enum Kind {
     Refuse {
         /// The number of the gRPC code, 1 to 16.
         code: i32,
+        /// Over REST, the seconds of a `Retry-After` header.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<u64>,
     },
-    /// It is answered later.
+    /// It is carried out later, unless the caller has gone by then.
     Delay {
+        /// How much later, in milliseconds.
+        millis: u64,
+    },
+    /// It is carried out at once and answered later.
+    DelayReply {
         /// How much later, in milliseconds.
         millis: u64,
     },
     /// It is carried out, and its reply is lost: the caller sees UNAVAILABLE.
     LoseReply,
+    /// The first row of an `AppendRows` request is refused, so nothing of the request is written.
+    RefuseRow,
 }
 
 /// The faults of an emulator; clones are the same ones.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    planned: Arc<Mutex<Vec<Fault>>>,
+    planned: Arc<Mutex<Vec<Planned>>>,
+    calls: Arc<Mutex<BTreeMap<String, u64>>>,
     cuts: Arc<watch::Sender<u64>>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    fault: Fault,
+    ends_at: Option<Instant>,
 }
 
 impl Default for Faults {
     fn default() -> Self {
-        Self { planned: Arc::default(), cuts: Arc::new(watch::Sender::new(0)) }
+        let cuts = Arc::new(watch::Sender::new(0));
+        Self { planned: Arc::default(), calls: Arc::default(), cuts }
     }
 }
 
 impl Faults {
     /// Adds a fault after those that are planned already.
     pub fn add(&self, fault: Fault) {
-        self.lock().push(fault);
+        let ends_at = fault.for_millis.map(|millis| Instant::now() + Duration::from_millis(millis));
+        self.lock().push(Planned { fault, ends_at });
     }
 
     /// Refuses the next calls of a method with a code.
     pub fn refuse(&self, method: &str, count: u64, code: Code) {
-        let kind = Kind::Refuse { code: code.into() };
-        self.add(Fault { method: method.into(), count, kind });
+        self.plan(method, count, Kind::Refuse { code: code.into(), retry_after: None });
     }
 
     /// Delays the next calls of a method.
     pub fn delay(&self, method: &str, count: u64, delay: Duration) {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        self.add(Fault { method: method.into(), count, kind: Kind::Delay { millis } });
+        self.plan(method, count, Kind::Delay { millis });
     }
 
     /// Carries out the next calls of a method and loses their replies.
     pub fn lose_reply(&self, method: &str, count: u64) {
-        self.add(Fault { method: method.into(), count, kind: Kind::LoseReply });
+        self.plan(method, count, Kind::LoseReply);
+    }
+
+    fn plan(&self, method: &str, count: u64, kind: Kind) {
+        self.add(Fault { method: method.into(), count, for_millis: None, kind });
     }
 
     /// Ends all open streams with UNAVAILABLE.
@@ -89,7 +115,13 @@ impl Faults {
     /// What is still planned.
     #[must_use]
     pub fn planned(&self) -> Vec<Fault> {
-        self.lock().clone()
+        self.lock().iter().map(|planned| planned.fault.clone()).collect()
+    }
+
+    /// How many calls of each method were carried out, whatever became of their replies.
+    #[must_use]
+    pub fn calls(&self) -> BTreeMap<String, u64> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes at each [`Faults::cut_streams`].
@@ -103,34 +135,66 @@ impl Faults {
         method: &str,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        match self.take(method) {
-            None => call.await,
-            Some(Kind::Refuse { code }) => {
-                Err(Status::new(Code::from_i32(code), format!("{method} refused on demand")))
+        let kind = self.take(method, |kind| *kind != Kind::RefuseRow);
+        match kind {
+            Some(Kind::Refuse { code, retry_after }) => {
+                let refused = format!("{method} refused on demand");
+                let status = Status::new(Code::from_i32(code), refused);
+                return Err(Status { retry_after, ..status });
             }
             Some(Kind::Delay { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
-                call.await
+            }
+            Some(Kind::DelayReply { .. } | Kind::LoseReply | Kind::RefuseRow) | None => {}
+        }
+        let answer = call.await?;
+        self.count(method);
+        match kind {
+            Some(Kind::DelayReply { millis }) => {
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                Ok(answer)
             }
             Some(Kind::LoseReply) => {
-                call.await?;
                 Err(Status::new(Code::Unavailable, format!("the reply of {method} was lost")))
             }
+            Some(Kind::Refuse { .. } | Kind::Delay { .. } | Kind::RefuseRow) | None => Ok(answer),
         }
     }
 
-    fn take(&self, method: &str) -> Option<Kind> {
+    /// Whether the first row of an `AppendRows` request is to be refused.
+    pub(crate) fn refuses_row(&self) -> bool {
+        self.take("AppendRows", |kind| *kind == Kind::RefuseRow).is_some()
+    }
+
+    fn count(&self, method: &str) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.get_mut(method) {
+            Some(count) => *count += 1,
+            None => drop(calls.insert(method.to_owned(), 1)),
+        }
+    }
+
+    /// The first fault for a call that is of such a kind.
+    fn take(&self, method: &str, is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
         let mut planned = self.lock();
-        let at = planned.iter().position(|fault| fault.method == method || fault.method == "*")?;
-        planned[at].count = planned[at].count.saturating_sub(1);
-        let kind = planned[at].kind.clone();
-        if planned[at].count == 0 {
+        if planned.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        planned.retain(|planned| planned.ends_at.is_none_or(|end| now < end));
+        let at = planned.iter().position(|Planned { fault, .. }| {
+            (fault.method == method || fault.method == "*") && is_wanted(&fault.kind)
+        })?;
+        let fault = &mut planned[at].fault;
+        fault.count = fault.count.saturating_sub(1);
+        let kind = fault.kind.clone();
+        if fault.count == 0 {
             planned.remove(at);
         }
         Some(kind)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Fault>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Planned>> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

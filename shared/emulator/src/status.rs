@@ -1,7 +1,7 @@
 //! Errors in Google's words, for gRPC and for REST.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tonic::Code;
 
@@ -13,11 +13,13 @@ pub struct Status {
     pub code: Code,
     /// What was wrong.
     pub message: String,
+    /// When to try again, in seconds: a header of REST answers.
+    pub retry_after: Option<u64>,
 }
 
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -94,6 +96,10 @@ impl IntoResponse for Status {
             "status": self.name(),
             "errors": [{ "message": self.message, "domain": "global", "reason": self.name() }],
         }});
-        (self.http(), Json(body)).into_response()
+        let mut response = (self.http(), Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
     }
 }

@@ -11,7 +11,7 @@ use arrow_array::{
 };
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{DataType, Field};
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_bigquery::client::Write;
 use google_cloud_bigquery::error::AppendError;
@@ -358,6 +358,11 @@ async fn a_missing_table_and_faults_end_the_stream() {
     assert!(writer.append(rows_of(&rows)).send().await.is_err());
     cloud.emulator.faults().lose_reply("AppendRows", 1);
     assert!(writer.append(rows_of(&rows)).send().await.is_err());
+    let kind = Kind::RefuseRow;
+    let fault = Fault { method: "AppendRows".into(), count: 1, for_millis: None, kind };
+    cloud.emulator.faults().add(fault);
+    let refused = writer.append(rows_of(&rows)).send().await;
+    assert!(format!("{refused:?}").contains("refused on demand"), "{refused:?}");
     writer.append(rows_of(&rows)).send().await.unwrap();
 
     assert_eq!(cloud.rows().await.len(), 2, "the lost reply's row, and the last one");

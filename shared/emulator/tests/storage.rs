@@ -230,3 +230,30 @@ async fn faults_befall_the_next_calls_and_no_more() {
     let planned = format!("{}/emulator/v1/faults", emulator.url());
     assert_eq!(get(planned).await.1, json!([]));
 }
+
+#[tokio::test]
+async fn a_fault_can_end_with_time_and_say_when_to_come_again() {
+    let emulator = start(None).await;
+    let upload =
+        format!("{}/upload/storage/v1/b/bucket/o?uploadType=media&name=o", emulator.url());
+    let upload = async || Client::new().post(&upload).body("x").send().await.unwrap();
+    let method = "storage.objects.insert";
+    let plan = async |fault: Value| {
+        let url = format!("{}/emulator/v1/faults", emulator.url());
+        let planned = Client::new().post(url).json(&fault).send().await.unwrap();
+        assert_eq!(planned.status(), StatusCode::OK);
+    };
+
+    plan(json!({ "method": method, "count": 9, "for_millis": 0, "kind": "lose_reply" })).await;
+    plan(json!({ "method": method, "count": 1, "kind": "refuse", "code": 8, "retry_after": 2 }))
+        .await;
+    plan(json!({ "method": method, "count": 1, "kind": "delay_reply", "millis": 1 })).await;
+
+    let refused = upload().await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "2");
+    assert_eq!(upload().await.status(), StatusCode::OK);
+    assert_eq!(emulator.faults().planned(), []);
+    let (_, calls) = get(format!("{}/emulator/v1/calls", emulator.url())).await;
+    assert_eq!(calls[method], 1, "{calls}");
+}

@@ -116,9 +116,13 @@ impl Connection {
             return Err(Status::invalid("Offset must not be set for the default stream."));
         }
         let table = default_stream_of(&self.stream)?;
-        let schema = self.writer_schema.clone();
-        let batch = rows.rows.unwrap_or_default().serialized_record_batch;
-        let append = self.bigquery.with(move |catalog| append(catalog, &table, &schema, &batch));
+        let append = Append {
+            table,
+            schema: self.writer_schema.clone(),
+            batch: rows.rows.unwrap_or_default().serialized_record_batch,
+            refuses_row: self.bigquery.faults.refuses_row(),
+        };
+        let append = self.bigquery.with(move |catalog| append.carry_out(catalog));
         let appended = self.bigquery.faults.around("AppendRows", append).await;
         let (mut answer, schema) = appended?;
         if self.known.as_ref().is_some_and(|known| *known != schema) {
@@ -139,56 +143,69 @@ fn default_stream_of(name: &str) -> Result<TableName, Status> {
     }
 }
 
-/// All rows into the table, or none; with the table's schema.
-fn append(
-    catalog: &mut Catalog,
-    name: &TableName,
-    schema: &[u8],
-    batch: &[u8],
-) -> Result<(Answer, Schema), Status> {
-    let table = catalog.table(name).map_err(|_| {
-        let entity = format!("projects/{}/datasets/{}/tables/{}", name.0, name.1, name.2);
-        let text = format!("Requested entity was not found. Entity: {entity}");
-        Status::new(Code::NotFound, text)
-    })?;
-    let table_schema = table.schema.clone();
-    let fields = &table_schema.fields;
-    let batch = match arrow::read(schema, batch) {
-        Ok(batch) => batch,
-        Err(why) => return Ok((refused(&why, None, name), table_schema)),
-    };
-    if let Some(extra) = arrow::extra_field(batch.schema_ref(), fields) {
-        let why =
-            format!("Input schema has more fields than BigQuery schema, extra fields: '{extra}'");
-        let code = Some(StorageErrorCode::SchemaMismatchExtraFields);
-        return Ok((refused(&why, code, name), table_schema));
-    }
-    if let Some(why) = arrow::type_fault(batch.schema_ref(), fields) {
-        return Ok((refused(&why, None, name), table_schema));
-    }
-    let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
-    for index in 0..batch.num_rows() {
-        let stored = arrow::row(&batch, index)
-            .and_then(|row| value::store_row(fields, &row, false).map_err(|fault| fault.message));
-        match stored {
-            Ok(values) => rows.push(values),
-            Err(message) => row_errors.push(proto::RowError {
-                index: i64::try_from(index).unwrap_or(i64::MAX),
-                code: proto::row_error::RowErrorCode::FieldsError.into(),
-                message,
-            }),
+/// What one request asks for.
+struct Append {
+    table: TableName,
+    schema: Bytes,
+    batch: Bytes,
+    /// Whether a fault was asked for.
+    refuses_row: bool,
+}
+
+impl Append {
+    /// All rows into the table, or none; with the table's schema.
+    fn carry_out(&self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
+        let name = &self.table;
+        let table = catalog.table(name).map_err(|_| {
+            let entity = format!("projects/{}/datasets/{}/tables/{}", name.0, name.1, name.2);
+            let text = format!("Requested entity was not found. Entity: {entity}");
+            Status::new(Code::NotFound, text)
+        })?;
+        let table_schema = table.schema.clone();
+        let fields = &table_schema.fields;
+        let batch = match arrow::read(&self.schema, &self.batch) {
+            Ok(batch) => batch,
+            Err(why) => return Ok((refused(&why, None, name), table_schema)),
+        };
+        if let Some(extra) = arrow::extra_field(batch.schema_ref(), fields) {
+            let why = format!(
+                "Input schema has more fields than BigQuery schema, extra fields: '{extra}'"
+            );
+            let code = Some(StorageErrorCode::SchemaMismatchExtraFields);
+            return Ok((refused(&why, code, name), table_schema));
         }
+        if let Some(why) = arrow::type_fault(batch.schema_ref(), fields) {
+            return Ok((refused(&why, None, name), table_schema));
+        }
+        let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
+        for index in 0..batch.num_rows() {
+            let stored = if self.refuses_row && index == 0 {
+                Err("the row was refused on demand".to_owned())
+            } else {
+                arrow::row(&batch, index).and_then(|row| {
+                    value::store_row(fields, &row, false).map_err(|fault| fault.message)
+                })
+            };
+            match stored {
+                Ok(values) => rows.push(values),
+                Err(message) => row_errors.push(proto::RowError {
+                    index: i64::try_from(index).unwrap_or(i64::MAX),
+                    code: proto::row_error::RowErrorCode::FieldsError.into(),
+                    message,
+                }),
+            }
+        }
+        let answer = if row_errors.is_empty() {
+            catalog.insert(name, rows)?;
+            let result = Response::AppendResult(AppendResult { offset: None });
+            Answer { response: Some(result), ..<_>::default() }
+        } else {
+            let why = "Errors found while processing rows. Please refer to the row_errors field \
+                       for details. The list may not be complete because of the size limitations.";
+            Answer { row_errors, ..refused(why, None, name) }
+        };
+        Ok((answer, table_schema))
     }
-    let answer = if row_errors.is_empty() {
-        catalog.insert(name, rows)?;
-        let result = Response::AppendResult(AppendResult { offset: None });
-        Answer { response: Some(result), ..<_>::default() }
-    } else {
-        let why = "Errors found while processing rows. Please refer to the row_errors field for \
-                   details. The list may not be complete because of the size limitations.";
-        Answer { row_errors, ..refused(why, None, name) }
-    };
-    Ok((answer, table_schema))
 }
 
 /// The answer to a request of which nothing was written.
