@@ -8,7 +8,7 @@ use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::{Client, client_builder::ClientBuilder};
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, Credentials, anonymous};
 use google_cloud_bigquery::client::Write;
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Recovery, Renewable};
 use serde::{Deserialize, Serialize};
 
 /// How BigQuery is reached.
@@ -38,11 +38,16 @@ impl Authenticator for Tokens {
     }
 }
 
-/// Builds a client of the REST API. Nothing is sent yet.
+/// A client of the REST API. Nothing is sent yet.
 ///
 /// # Errors
 /// `Stop` when there are no credentials.
-pub async fn rest(endpoint: &Endpoint) -> Result<Client, Error> {
+pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<Client>, Error> {
+    let endpoint = endpoint.clone();
+    Renewable::open(move || Box::pin(build_rest(endpoint.clone()))).await
+}
+
+async fn build_rest(endpoint: Endpoint) -> Result<Client, Error> {
     let stop = |error: BQError| Recovery::Stop.because("build BigQuery client", error);
     let tokens = match &endpoint.endpoint {
         Some(_) => Tokens(None),

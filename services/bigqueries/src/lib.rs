@@ -101,9 +101,7 @@ async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Si
         Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone());
     let sink = match settings.write {
         Api::InsertAll => Sink::insert_all(rest, name, columns),
-        Api::StorageWrite => {
-            Sink::storage_write(client::storage_write(&settings.bigquery).await?, name, columns)?
-        }
+        Api::StorageWrite => Sink::storage_write(&settings.bigquery, name, columns).await?,
     };
     Ok((sink, table))
 }

@@ -13,10 +13,11 @@ use google_cloud_bigquery::model::{ArrowRecordBatch, ArrowSchema, RowError};
 use google_cloud_bigquery::write::DefaultWriter;
 use google_cloud_bigquery::write::format::Arrow;
 use google_cloud_gax::retry_policy::NeverRetry;
-use pipeline::{Error, Join, Recovery, Refusal};
+use pipeline::{Error, Join, Recovery, Refusal, Renewable};
 use tracing::info;
 
 use crate::batch::{self, Columns, Lines, Schema};
+use crate::client::{self, Endpoint};
 use crate::column::Column;
 use crate::meaning::{self, Meaning, RowMeaning};
 use crate::table::TableName;
@@ -39,8 +40,14 @@ pub struct Sink {
 }
 
 enum Way {
-    StorageWrite { client: Write, schema: Schema, idle: Idle },
-    InsertAll(Box<Client>),
+    StorageWrite { schema: Schema, appender: Renewable<Appender> },
+    InsertAll(Renewable<Client>),
+}
+
+/// A client with its open writers.
+struct Appender {
+    client: Write,
+    idle: Idle,
 }
 
 /// Writers that wait for rows: each is a connection, for one request at a time.
@@ -81,22 +88,30 @@ impl Sink {
     /// Writes with the Storage Write API.
     ///
     /// # Errors
-    /// `Stop` when the columns have no Arrow schema.
-    pub fn storage_write(
-        client: Write,
+    /// `Stop` when the columns have no Arrow schema, or no client can be built.
+    pub async fn storage_write(
+        endpoint: &Endpoint,
         table: TableName,
         columns: Arc<[Column]>,
     ) -> Result<Self, Error> {
         let schema = Schema::new(&columns);
         let schema = schema.map_err(|error| Recovery::Stop.because("make Arrow schema", error))?;
-        let way = Way::StorageWrite { client, schema, idle: Idle::default() };
+        let endpoint = endpoint.clone();
+        let appender = Renewable::open(move || {
+            let endpoint = endpoint.clone();
+            Box::pin(async move {
+                let client = client::storage_write(&endpoint).await?;
+                Ok(Appender { client, idle: Idle::default() })
+            })
+        });
+        let way = Way::StorageWrite { schema, appender: appender.await? };
         Ok(Self { columns, table, way })
     }
 
     /// Writes with `insertAll`.
     #[must_use]
-    pub fn insert_all(client: Client, table: TableName, columns: Arc<[Column]>) -> Self {
-        Self { columns, table, way: Way::InsertAll(Box::new(client)) }
+    pub fn insert_all(client: Renewable<Client>, table: TableName, columns: Arc<[Column]>) -> Self {
+        Self { columns, table, way: Way::InsertAll(client) }
     }
 
     fn refusal(&self, index: usize, detail: &str) -> Refusal {
@@ -166,10 +181,18 @@ impl pipeline::Sink for Sink {
 
     async fn write(&self, rows: &Sealed) -> Result<Vec<Refusal>, Error> {
         match (rows, &self.way) {
-            (Sealed::Arrow(rows), Way::StorageWrite { client, schema, idle }) => {
-                self.append(rows, (client, schema, idle)).await
+            (Sealed::Arrow(rows), Way::StorageWrite { schema, appender }) => {
+                let appender = appender.lease().await?;
+                let appended = self.append(rows, (&appender, schema)).await;
+                appender.done();
+                appended
             }
-            (Sealed::Lines(lines), Way::InsertAll(client)) => self.insert(client, lines).await,
+            (Sealed::Lines(lines), Way::InsertAll(client)) => {
+                let client = client.lease().await?;
+                let inserted = self.insert(&client, lines).await;
+                client.done();
+                inserted
+            }
             (Sealed::Broken(why), _) => Err(Recovery::Stop.because("make request", why.as_str())),
             _ => Err(Recovery::Stop.because("make request", "rows of the other API")),
         }
@@ -196,7 +219,7 @@ impl Sink {
     async fn append(
         &self,
         rows: &RecordBatch,
-        (client, schema, idle): (&Write, &Schema, &Idle),
+        (Appender { client, idle }, schema): (&Appender, &Schema),
     ) -> Result<Vec<Refusal>, Error> {
         let broken = |error| Recovery::Stop.because("make request", error);
         let mut refused: BTreeMap<usize, String> = BTreeMap::new();

@@ -12,6 +12,7 @@ use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use gcp_bigquery_client::model::table_schema::TableSchema;
 use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 use gcp_bigquery_client::model::view_definition::ViewDefinition;
+use pipeline::{Lease, Renewable};
 use service::Condition;
 use tokio::time::timeout;
 use tracing::info;
@@ -55,7 +56,7 @@ impl fmt::Display for TableName {
 /// The table that rows go to.
 #[derive(Clone)]
 pub struct Table {
-    client: Client,
+    client: Renewable<Client>,
     name: TableName,
     columns: std::sync::Arc<[Column]>,
     settings: config::Table,
@@ -73,7 +74,7 @@ impl Table {
     /// The table of the settings, with the columns of the rows.
     #[must_use]
     pub fn new(
-        client: Client,
+        client: Renewable<Client>,
         name: TableName,
         columns: std::sync::Arc<[Column]>,
         settings: config::Table,
@@ -139,9 +140,17 @@ impl Table {
         self.ensure_view().await
     }
 
+    async fn client(&self) -> Result<Lease<Client>, Fault> {
+        let leased = self.client.lease().await;
+        leased.map_err(|error| Fault::Missing(format!("BigQuery cannot be asked: {error}")))
+    }
+
     async fn look(&self) -> Result<Option<Resource>, Fault> {
         let TableName { project, dataset, table } = &self.name;
-        match self.client.table().get(project, dataset, table, None).await {
+        let client = self.client().await?;
+        let found = client.table().get(project, dataset, table, None).await;
+        client.done();
+        match found {
             Ok(found) => Ok(Some(found)),
             Err(error) if status(&error) == Some(404) && !names_dataset(&error) => Ok(None),
             Err(error) => Err(Fault::Missing(self.describe(&error))),
@@ -160,7 +169,10 @@ impl Table {
             let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             since.as_millis().to_string()
         });
-        match self.client.table().create(resource).await {
+        let client = self.client().await?;
+        let created = client.table().create(resource).await;
+        client.done();
+        match created {
             Ok(_) => {
                 info!(table = %self.name, "created the table");
                 Ok(())
@@ -198,7 +210,10 @@ impl Table {
         }
         let TableName { project, dataset, table } = &self.name;
         let patch = Resource::new(project, dataset, table, TableSchema::new(merged));
-        match self.client.table().patch(project, dataset, table, patch).await {
+        let client = self.client().await?;
+        let patched = client.table().patch(project, dataset, table, patch).await;
+        client.done();
+        match patched {
             Ok(_) => {
                 info!(table = %self.name, "added columns to the table");
                 Ok(())
@@ -243,7 +258,10 @@ impl Table {
             use_legacy_sql: Some(false),
             ..ViewDefinition::default()
         });
-        match self.client.table().create(resource).await {
+        let client = self.client().await?;
+        let created = client.table().create(resource).await;
+        client.done();
+        match created {
             Ok(_) => {
                 info!(view = id, "created the view without duplicates");
                 Ok(())

@@ -131,6 +131,7 @@ fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
 /// Keeps `condition` true to whether the source answers. Never returns.
 async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition) {
     loop {
+        lookup.probe_source().await;
         match lookup.source_outage() {
             None => condition.ready(),
             Some(why) => condition.not_ready(format!("{why}; known keys go on")),

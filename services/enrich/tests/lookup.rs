@@ -251,3 +251,22 @@ async fn waiters_that_give_up_leave_nothing_behind() {
         rig.source.reads().into_iter().flatten().map(|key| (key, ())).collect();
     assert_eq!(all.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_answers_again_is_noticed_though_nobody_asks() {
+    let rig = Rig::new(Source::new(), &Settings::default());
+    rig.source.set_down(true);
+    let lookups = rig.spawn(["a".to_owned()]);
+    while rig.lookup.source_outage().is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(lookups);
+    rig.source.set_down(false);
+
+    while rig.lookup.source_outage().is_some() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.lookup.probe_source().await;
+    }
+
+    assert_eq!(rig.source.reads().last().unwrap(), &["a"]);
+}

@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -44,7 +48,7 @@ pub struct Emulator {
     faults: Faults,
     data_dir: PathBuf,
     stop: watch::Sender<bool>,
-    server: JoinSet<std::io::Result<()>>,
+    server: JoinSet<()>,
     _temporary: Option<tempfile::TempDir>,
 }
 
@@ -90,12 +94,9 @@ impl Emulator {
         let router =
             Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(cloud);
         server.spawn(async move {
-            use axum::serve::ListenerExt as _;
-            // Small answers must not wait for the next one.
-            let listener = listener.tap_io(|tcp| drop(tcp.set_nodelay(true)));
             tokio::select! {
-                served = axum::serve(listener, router) => served,
-                _ = stopped.wait_for(|stopped| *stopped) => Ok(()),
+                () = serve(listener, router) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });
         Ok(Self { address, faults, data_dir, stop, server, _temporary: temporary })
@@ -129,6 +130,37 @@ impl Emulator {
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.server.join_next().await.is_some() {}
+    }
+}
+
+/// Answers connections for ever. A client that has gone without a word is noticed, so that messages
+/// do not go on being sent to it.
+async fn serve(listener: TcpListener, router: Router) {
+    const PING_INTERVAL: Duration = Duration::from_secs(10);
+    const PING_TIMEOUT: Duration = Duration::from_secs(5);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    let mut http2 = builder.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(Some(PING_INTERVAL));
+    http2.keep_alive_timeout(PING_TIMEOUT);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => {
+                    // Small answers must not wait for the next one.
+                    drop(tcp.set_nodelay(true));
+                    let (builder, service) = (builder.clone(), TowerToHyperService::new(router.clone()));
+                    connections.spawn(async move {
+                        // What goes wrong with a connection is the client's to see.
+                        drop(builder.serve_connection(TokioIo::new(tcp), service).await);
+                    });
+                }
+                // No more files, for example: some may be closed by then.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
     }
 }
 

@@ -234,8 +234,7 @@ async fn faults_befall_the_next_calls_and_no_more() {
 #[tokio::test]
 async fn a_fault_can_end_with_time_and_say_when_to_come_again() {
     let emulator = start(None).await;
-    let upload =
-        format!("{}/upload/storage/v1/b/bucket/o?uploadType=media&name=o", emulator.url());
+    let upload = format!("{}/upload/storage/v1/b/bucket/o?uploadType=media&name=o", emulator.url());
     let upload = async || Client::new().post(&upload).body("x").send().await.unwrap();
     let method = "storage.objects.insert";
     let plan = async |fault: Value| {

@@ -6,7 +6,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error as ApiError;
 use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
-use pipeline::Error;
+use pipeline::{Error, Renewable};
 use service::Condition;
 use tokio::time::timeout;
 
@@ -30,7 +30,10 @@ pub(crate) enum Audience {
 
 /// Asks what exists.
 #[derive(Debug, Clone)]
-pub struct Admin {
+pub struct Admin(Renewable<Clients>);
+
+#[derive(Debug)]
+struct Clients {
     topics: TopicAdmin,
     subscriptions: SubscriptionAdmin,
 }
@@ -41,13 +44,28 @@ impl Admin {
     /// # Errors
     /// `Stop` when no client can be built.
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
-        let topics = connection.topics().await?;
-        Ok(Self { topics, subscriptions: connection.subscriptions().await? })
+        let connection = connection.clone();
+        let clients = Renewable::open(move || {
+            let connection = connection.clone();
+            Box::pin(async move {
+                let topics = connection.topics().await?;
+                Ok(Clients { topics, subscriptions: connection.subscriptions().await? })
+            })
+        });
+        Ok(Self(clients.await?))
     }
 
     /// Who would see a message published to this topic.
     pub(crate) async fn audience(&self, topic: &TopicName) -> Audience {
-        match timeout(TIMEOUT, self.ask_audience(topic)).await {
+        let clients = match self.0.lease().await {
+            Ok(clients) => clients,
+            Err(error) => return Audience::Unknown(format!("Pub/Sub cannot be asked: {error}")),
+        };
+        let asked = timeout(TIMEOUT, clients.ask_audience(topic)).await;
+        if asked.is_ok() {
+            clients.done();
+        }
+        match asked {
             Ok(Ok(audience)) => audience,
             Ok(Err(error)) => match code(&error) {
                 Some(Code::NotFound) => Audience::Nobody(format!("{topic} does not exist")),
@@ -58,6 +76,26 @@ impl Admin {
         }
     }
 
+    async fn subscription(&self, name: &str) -> Result<model::Subscription, String> {
+        let unasked = |error| format!("Pub/Sub cannot be asked: {error}");
+        let clients = self.0.lease().await.map_err(unasked)?;
+        let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
+        let asked = timeout(TIMEOUT, asked).await;
+        if asked.is_ok() {
+            clients.done();
+        }
+        match asked {
+            Ok(Ok(subscription)) => Ok(subscription),
+            Ok(Err(error)) if code(&error) == Some(Code::NotFound) => {
+                Err(format!("{name} does not exist"))
+            }
+            Ok(Err(error)) => Err(format!("{name} cannot be read: {error}")),
+            Err(late) => Err(format!("Pub/Sub does not answer: {late}")),
+        }
+    }
+}
+
+impl Clients {
     async fn ask_audience(&self, topic: &TopicName) -> Result<Audience, ApiError> {
         let found = self.topics.get_topic().set_topic(topic.as_str()).send().await?;
         if found.message_retention_duration.is_some() {
@@ -76,18 +114,6 @@ impl Admin {
                 return Ok(Audience::Nobody(reason));
             }
             listed = listed.set_page_token(page.next_page_token);
-        }
-    }
-
-    async fn subscription(&self, name: &str) -> Result<model::Subscription, String> {
-        let asked = self.subscriptions.get_subscription().set_subscription(name).send();
-        match timeout(TIMEOUT, asked).await {
-            Ok(Ok(subscription)) => Ok(subscription),
-            Ok(Err(error)) if code(&error) == Some(Code::NotFound) => {
-                Err(format!("{name} does not exist"))
-            }
-            Ok(Err(error)) => Err(format!("{name} cannot be read: {error}")),
-            Err(late) => Err(format!("Pub/Sub does not answer: {late}")),
         }
     }
 }

@@ -84,8 +84,10 @@ impl Connection {
         build!(builder, self.endpoint, "build Pub/Sub publisher")
     }
 
-    pub(crate) async fn subscriber(&self) -> Result<Subscriber, Error> {
-        let builder = Subscriber::builder().with_grpc_subchannel_count(self.endpoint.channels);
+    /// A client for one of several streams, which share the number of connections.
+    pub(crate) async fn subscriber(&self, streams: usize) -> Result<Subscriber, Error> {
+        let channels = self.endpoint.channels.div_ceil(streams);
+        let builder = Subscriber::builder().with_grpc_subchannel_count(channels);
         build!(builder, self.endpoint, "build Pub/Sub subscriber")
     }
 

@@ -1,13 +1,13 @@
 //! A pool of publishers, each used by one write at a time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::client::{BasePublisher, Publisher};
 use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Recovery, Renewable};
 use std::time::Duration;
 
 use crate::connection::{Connection, TopicName};
@@ -19,9 +19,12 @@ use crate::limits::MAX_REQUEST_BYTES;
 /// shares the publisher. So each write borrows a publisher of its own, fills it and flushes: one
 /// request, no timer, no waiting for others. There are never more of them than writes at a time.
 #[derive(Debug, Clone)]
-pub struct Publishers {
+pub struct Publishers(Renewable<Pool>);
+
+#[derive(Debug)]
+struct Pool {
     base: BasePublisher,
-    idle: Arc<Mutex<HashMap<TopicName, Vec<Publisher>>>>,
+    idle: Mutex<HashMap<TopicName, Vec<Publisher>>>,
 }
 
 impl Publishers {
@@ -30,7 +33,14 @@ impl Publishers {
     /// # Errors
     /// `Stop` when no client can be built, for want of credentials for example.
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
-        Ok(Self { base: connection.publisher().await?, idle: Arc::default() })
+        let connection = connection.clone();
+        let pool = Renewable::open(move || {
+            let connection = connection.clone();
+            Box::pin(async move {
+                Ok(Pool { base: connection.publisher().await?, idle: Mutex::default() })
+            })
+        });
+        Ok(Self(pool.await?))
     }
 
     /// Publishes messages in one request and returns once all are confirmed.
@@ -43,7 +53,8 @@ impl Publishers {
         topic: &TopicName,
         messages: impl IntoIterator<Item = Message>,
     ) -> Result<(), Error> {
-        let publisher = self.borrow(topic);
+        let pool = self.0.lease().await?;
+        let publisher = pool.borrow(topic);
         let sent: Vec<_> = messages.into_iter().map(|message| publisher.publish(message)).collect();
         publisher.flush().await;
         let mut outcome = Ok(());
@@ -52,16 +63,16 @@ impl Publishers {
                 outcome = outcome.and(Err(error));
             }
         }
-        match outcome {
-            Ok(()) => {
-                self.give_back(topic, publisher);
-                Ok(())
-            }
-            // The publisher may have paused an ordering key, so it is not used again.
-            Err(error) => Err(classify(error)),
+        if outcome.is_ok() {
+            pool.give_back(topic, publisher);
         }
+        pool.done();
+        // After an error the publisher may have paused an ordering key, so it is not used again.
+        outcome.map_err(classify)
     }
+}
 
+impl Pool {
     fn borrow(&self, topic: &TopicName) -> Publisher {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let pooled = idle.get_mut(topic).and_then(Vec::pop);

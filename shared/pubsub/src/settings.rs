@@ -66,6 +66,10 @@ pub struct Subscription {
     /// 10m.
     #[serde(with = "humantime_serde")]
     pub lease_extension: Duration,
+    /// A stream that brings nothing for this long is opened again on another connection, because the
+    /// one it has could be dead; 1s to 1h.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
 }
 
 impl Default for Subscription {
@@ -77,6 +81,7 @@ impl Default for Subscription {
             max_outstanding_bytes: 100 * 1024 * 1024,
             max_lease: Duration::from_secs(3600),
             lease_extension: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -86,6 +91,7 @@ impl Subscription {
     pub fn check(&self, faults: &mut Faults) {
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let extension = Duration::from_secs(10)..=Duration::from_secs(600);
+        let idle = Duration::from_secs(1)..=hour;
         let checks = [
             (!self.id.is_empty(), "id", "required: the subscription to read from"),
             ((1..=32).contains(&self.streams), "streams", "must be 1 to 32"),
@@ -101,6 +107,7 @@ impl Subscription {
             ),
             ((minute..=hour).contains(&self.max_lease), "max_lease", "must be 1m to 1h"),
             (extension.contains(&self.lease_extension), "lease_extension", "must be 10s to 10m"),
+            (idle.contains(&self.idle_timeout), "idle_timeout", "must be 1s to 1h"),
         ];
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("subscription.{key}"), right);

@@ -1,8 +1,8 @@
 //! Reads a subscription over several streams, and rebuilds those that end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use google_cloud_pubsub::client::Subscriber;
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -55,12 +55,21 @@ impl SourceMetrics {
 
 /// One stream, with all it needs to be opened again.
 struct Reader {
-    subscriber: Subscriber,
+    connection: Connection,
     name: String,
     settings: Subscription,
     outbox: mpsc::Sender<Delivery>,
     confirmations: TaskTracker,
     metrics: SourceMetrics,
+}
+
+/// Why a stream is not read any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It brought nothing for long.
+    Idle,
+    /// It ended for good.
+    Broken,
 }
 
 impl Source {
@@ -76,13 +85,14 @@ impl Source {
     ) -> Result<Self, Error> {
         /// Deliveries ready for the pipeline; those beyond it wait in the client.
         const INBOX: usize = 64;
-        let subscriber = connection.subscriber().await?;
+        // Fails here, and not in the tasks, where no client can be built.
+        drop(connection.subscriber(1).await?);
         let (outbox, inbox) = mpsc::channel(INBOX);
         let (stop, stopped) = watch::channel(false);
         let mut streams = JoinSet::new();
         for _ in 0..settings.streams {
             let reader = Reader {
-                subscriber: subscriber.clone(),
+                connection: connection.clone(),
                 name: full_name(project, "subscriptions", &settings.id),
                 settings: settings.clone(),
                 outbox: outbox.clone(),
@@ -123,17 +133,19 @@ impl Reader {
     async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut waits = Backoff::default().waits();
         loop {
-            let mut stream = self.open();
-            let is_stopped = tokio::select! {
+            let mut stream = self.open().await?;
+            let ended = tokio::select! {
                 // Cancel safe: a message read but not handed over is dropped, and so nacked.
-                () = self.read(&mut stream, &mut waits) => false,
-                _ = stop.wait_for(|stop| *stop) => true,
+                ended = self.read(&mut stream, &mut waits) => Some(ended),
+                _ = stop.wait_for(|stop| *stop) => None,
             };
-            if is_stopped {
-                return self.close(stream).await;
-            }
+            let Some(ended) = ended else { return self.close(stream).await };
             // Deliveries of the old stream are still acknowledged through it.
             drop(stream);
+            if ended == Ended::Idle {
+                debug!(subscription = self.name, "nothing came for long, opening another stream");
+                continue;
+            }
             self.metrics.reconnects.inc();
             tokio::select! {
                 () = tokio::time::sleep(waits.next_wait()) => {}
@@ -142,24 +154,40 @@ impl Reader {
         }
     }
 
-    fn open(&self) -> MessageStream {
+    /// A stream on connections of its own: those of the last one may be dead.
+    async fn open(&self) -> Result<MessageStream, Error> {
         let share = |total: usize| i64::try_from(total / self.settings.streams).unwrap_or(i64::MAX);
-        self.subscriber
+        let subscriber = self.connection.subscriber(self.settings.streams).await?;
+        Ok(subscriber
             .subscribe(&self.name)
             .set_max_outstanding_messages(share(self.settings.max_outstanding_messages))
             .set_max_outstanding_bytes(share(self.settings.max_outstanding_bytes))
             .set_max_lease(self.settings.max_lease)
             .set_max_lease_extension(self.settings.lease_extension)
-            .build()
+            .build())
     }
 
-    /// Hands over until the stream ends for good.
-    async fn read(&self, stream: &mut MessageStream, waits: &mut pipeline::backoff::Waits) {
+    /// Hands over until the stream ends for good, or brings nothing for so long that it could be dead:
+    /// the client does not look whether the other side is still there.
+    async fn read(
+        &self,
+        stream: &mut MessageStream,
+        waits: &mut pipeline::backoff::Waits,
+    ) -> Ended {
+        // Each delivery holds another one until it is settled.
+        let outstanding = Arc::new(());
         loop {
-            match stream.next().await {
+            let Ok(next) = timeout(self.settings.idle_timeout, stream.next()).await else {
+                // While all that may be outstanding is, the stream is silent by right.
+                if Arc::strong_count(&outstanding) > 1 {
+                    continue;
+                }
+                return Ended::Idle;
+            };
+            match next {
                 Some(Ok((message, handler))) => {
                     waits.reset();
-                    let delivery = self.delivery(message, handler);
+                    let delivery = self.delivery(message, handler, Arc::clone(&outstanding));
                     if self.outbox.send(delivery).await.is_err() {
                         // The source is closing; the stop follows.
                         return std::future::pending().await;
@@ -168,14 +196,19 @@ impl Reader {
                 Some(Err(error)) => {
                     let subscription = &self.name;
                     warn!(subscription, %error, "the stream ended, opening another");
-                    return;
+                    return Ended::Broken;
                 }
-                None => return,
+                None => return Ended::Broken,
             }
         }
     }
 
-    fn delivery(&self, message: model::Message, handler: Handler) -> Delivery {
+    fn delivery(
+        &self,
+        message: model::Message,
+        handler: Handler,
+        outstanding: Arc<()>,
+    ) -> Delivery {
         let attempts = handler.delivery_attempt().and_then(|attempt| u32::try_from(attempt).ok());
         let now = OffsetDateTime::now_utc();
         let published = message.publish_time.and_then(|time| OffsetDateTime::try_from(time).ok());
@@ -188,23 +221,26 @@ impl Reader {
             attempts: attempts.unwrap_or(1),
         };
         let lease_end = Instant::now() + self.settings.max_lease;
-        Delivery::new(received, self.settlement(handler, lease_end))
+        Delivery::new(received, self.settlement(handler, lease_end, outstanding))
     }
 
-    fn settlement(&self, handler: Handler, lease_end: Instant) -> Settlement {
+    fn settlement(&self, handler: Handler, lease_end: Instant, outstanding: Arc<()>) -> Settlement {
         let confirmations = self.confirmations.clone();
         let lost = self.metrics.lost_acks.clone();
-        let settle = move |verdict| match (verdict, handler) {
-            (Verdict::Nack, handler) => handler.nack(),
-            (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
-                confirmations.spawn(async move {
-                    if let Err(error) = handler.confirmed_ack().await {
-                        lost.inc();
-                        debug!(%error, "an acknowledgement was not taken, the message comes again");
-                    }
-                });
+        let settle = move |verdict| {
+            drop(outstanding);
+            match (verdict, handler) {
+                (Verdict::Nack, handler) => handler.nack(),
+                (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
+                    confirmations.spawn(async move {
+                        if let Err(error) = handler.confirmed_ack().await {
+                            lost.inc();
+                            debug!(%error, "an acknowledgement was not taken, the message comes again");
+                        }
+                    });
+                }
+                (Verdict::Ack, handler) => handler.ack(),
             }
-            (Verdict::Ack, handler) => handler.ack(),
         };
         Settlement::new(settle, Some(lease_end))
     }

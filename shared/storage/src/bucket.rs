@@ -6,7 +6,7 @@ use bytes::Bytes;
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Recovery, Renewable};
 use reqwest::StatusCode;
 use service::Condition;
 
@@ -37,12 +37,23 @@ pub struct Object {
 /// A bucket; clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Bucket {
-    storage: Storage,
+    storage: Renewable<Storage>,
     client: reqwest::Client,
     /// `None` for an emulator, which wants none.
     credentials: Option<AccessTokenCredentials>,
     name: String,
     url: String,
+}
+
+/// Builds a client that never tries again by itself: the pipeline does.
+async fn build(endpoint: Option<String>) -> Result<Storage, Error> {
+    let builder = Storage::builder().with_retry_policy(NeverRetry);
+    let builder = match endpoint {
+        Some(url) => builder.with_endpoint(url).with_credentials(anonymous::Builder::new().build()),
+        None => builder,
+    };
+    let built = builder.build().await;
+    built.map_err(|error| Recovery::Stop.because("build Cloud Storage client", error))
 }
 
 impl Bucket {
@@ -51,26 +62,23 @@ impl Bucket {
     /// # Errors
     /// `Stop` when no client can be built, for want of credentials for example.
     pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
-        let stop = |error| Recovery::Stop.because("build Cloud Storage client", error);
-        // It never tries again by itself: the pipeline does.
-        let builder = Storage::builder().with_retry_policy(NeverRetry);
-        let (builder, credentials) = match &settings.endpoint {
-            Some(url) => {
-                let anonymous = anonymous::Builder::new().build();
-                (builder.with_endpoint(url).with_credentials(anonymous), None)
-            }
+        let credentials = match &settings.endpoint {
+            Some(_) => None,
             None => {
                 let credentials = Builder::default().build_access_token_credentials();
-                let credentials = credentials
-                    .map_err(|error| Recovery::Stop.because("find credentials", error))?;
-                (builder, Some(credentials))
+                let stop = |error| Recovery::Stop.because("find credentials", error);
+                Some(credentials.map_err(stop)?)
             }
         };
+        let endpoint = settings.endpoint.clone();
+        let storage = Renewable::open(move || Box::pin(build(endpoint.clone())));
         let host = settings.endpoint.as_deref().unwrap_or(GOOGLE);
         Ok(Self {
-            storage: builder.build().await.map_err(stop)?,
+            storage: storage.await?,
             client: reqwest::Client::builder()
                 .timeout(TIMEOUT)
+                // Looks are rare, and a connection that is kept may be dead by the next one.
+                .pool_max_idle_per_host(0)
                 .build()
                 .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
             credentials,
@@ -86,15 +94,17 @@ impl Bucket {
     pub async fn create(&self, object: &Object) -> Result<(), Error> {
         let bucket = format!("projects/_/buckets/{}", self.name);
         let metadata = object.metadata.iter().map(|(key, value)| (*key, value.as_str()));
-        let upload = self
-            .storage
+        let storage = self.storage.lease().await?;
+        let upload = storage
             .write_object(bucket, &object.name, object.content.clone())
             .set_if_generation_match(0)
             .set_content_type(object.content_type)
             .set_metadata(metadata)
             .send_unbuffered();
         // The client's future takes 30 KiB.
-        match Box::pin(upload).await {
+        let uploaded = Box::pin(upload).await;
+        storage.done();
+        match uploaded {
             Ok(_) => Ok(()),
             // The name is ours alone, so an object that exists is this one: an earlier attempt
             // succeeded, and its reply was lost.

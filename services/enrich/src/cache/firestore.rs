@@ -11,11 +11,11 @@ use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
 use firestore::{FirestoreDb, FirestoreDbOptions, FirestoreDocument};
 use futures::TryStreamExt as _;
 use google_cloud_auth::credentials::anonymous;
+use pipeline::{Lease, Renewable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use super::{Document, Fetch, LayerError};
@@ -53,47 +53,49 @@ impl Default for Settings {
 /// A collection of Firestore; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Firestore {
-    project: String,
     settings: Settings,
-    connection: Arc<OnceCell<FirestoreDb>>,
+    database: Renewable<FirestoreDb, LayerError>,
 }
 
 impl Firestore {
     /// The collection of the settings. The connection is made when it is first needed.
     #[must_use]
     pub fn new(project: &str, settings: &Settings) -> Self {
-        Self { project: project.into(), settings: settings.clone(), connection: Arc::default() }
+        let (project, open) = (project.to_owned(), settings.clone());
+        let database =
+            Renewable::lazy(move || Box::pin(open_database(project.clone(), open.clone())));
+        Self { settings: settings.clone(), database }
     }
 
     /// The connection, made now if there is none yet.
     ///
     /// # Errors
     /// When Firestore cannot be reached.
-    pub async fn connect(&self) -> Result<&FirestoreDb, LayerError> {
-        let connect = self.connection.get_or_try_init(|| self.open());
-        let connected = timeout(self.settings.timeout, connect).await;
+    pub async fn connect(&self) -> Result<Lease<FirestoreDb, LayerError>, LayerError> {
+        let connected = timeout(self.settings.timeout, self.database.lease()).await;
         connected.map_err(|_| LayerError("Firestore does not answer".into()))?
-    }
-
-    async fn open(&self) -> Result<FirestoreDb, LayerError> {
-        let options = FirestoreDbOptions::new(self.project.clone())
-            .with_database_id(self.settings.database.clone())
-            .with_request_timeout(self.settings.timeout)
-            // The lookup decides when to try again.
-            .with_max_retries(0);
-        let opened = match &self.settings.endpoint {
-            Some(url) => {
-                let options = options.with_firebase_api_url(url.clone());
-                FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
-            }
-            None => FirestoreDb::with_options(options).await,
-        };
-        opened.map_err(|error| LayerError::of(&error))
     }
 
     pub(super) fn collection(&self) -> &str {
         &self.settings.collection
     }
+}
+
+async fn open_database(project: String, settings: Settings) -> Result<FirestoreDb, LayerError> {
+    let options = FirestoreDbOptions::new(project)
+        .with_database_id(settings.database)
+        // Ours ends first, and takes the connection with it.
+        .with_request_timeout(settings.timeout * 2)
+        // The lookup decides when to try again.
+        .with_max_retries(0);
+    let opened = match settings.endpoint {
+        Some(url) => {
+            let options = options.with_firebase_api_url(url);
+            FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
+        }
+        None => FirestoreDb::with_options(options).await,
+    };
+    opened.map_err(|error| LayerError::of(&error))
 }
 
 impl Fetch for Firestore {
@@ -109,6 +111,9 @@ impl Fetch for Firestore {
                 .await
         };
         let read = timeout(self.settings.timeout, read).await;
+        if read.is_ok() {
+            database.done();
+        }
         let read = read.map_err(|_| LayerError("Firestore does not answer in time".into()))?;
         let mut found = read.map_err(|error| LayerError::of(&error))?;
         keys.iter()

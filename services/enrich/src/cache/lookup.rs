@@ -1,7 +1,7 @@
 //! Asks the layers, one after another.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipeline::{Error, Recovery};
@@ -81,6 +81,8 @@ pub(super) struct Layers<F> {
     pub freshness: Freshness,
     pub flights: Flights,
     pub metrics: Metrics,
+    /// A key that the source failed to answer, to ask it for when nobody else asks.
+    pub unanswered: Mutex<Option<Arc<str>>>,
 }
 
 /// Counts a message that waits for the source, until it is dropped.
@@ -111,6 +113,7 @@ impl<F: Fetch> Lookup<F> {
             freshness: settings.freshness.clone(),
             flights: Flights::default(),
             metrics,
+            unanswered: Mutex::default(),
         });
         // Its length is bounded by the flights, one per key that somebody waits for.
         let (wanted, requests) = mpsc::unbounded_channel();
@@ -164,6 +167,17 @@ impl<F: Fetch> Lookup<F> {
     #[must_use]
     pub fn source_outage(&self) -> Option<String> {
         self.layers.source_breaker.open_reason()
+    }
+
+    /// Asks a source that is left alone whether it answers again, as often as its breaker allows: while
+    /// all keys that come are known, nobody else does.
+    pub async fn probe_source(&self) {
+        let layers = &self.layers;
+        let unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let (Some(key), Some(_)) = (unanswered, self.source_outage()) {
+            // The breaker takes note of the answer.
+            drop(layers.source_breaker.call(layers.source.fetch(&[key])).await);
+        }
     }
 
     /// Why Redis is left alone at the moment, if it is.

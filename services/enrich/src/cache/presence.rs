@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lru::LruCache;
 use redis::AsyncCommands as _;
+use redis::aio::ConnectionManager;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -101,16 +102,18 @@ impl InRedis {
 
 impl Presence for InRedis {
     async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
-        let (mut connection, name) = self.redis.raw(key);
+        let name = self.redis.name(key);
         let millis = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX).max(1);
-        let set: redis::RedisResult<()> = connection.pset_ex(name, value.to_string(), millis).await;
-        set.map_err(|error| LayerError::of(&error))
+        let set = async |mut connection: ConnectionManager| {
+            connection.pset_ex(name, value.to_string(), millis).await
+        };
+        self.redis.call(set).await
     }
 
     async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
-        let (mut connection, name) = self.redis.raw(key);
-        let found: redis::RedisResult<Option<Vec<u8>>> = connection.get(name).await;
-        let found = found.map_err(|error| LayerError::of(&error))?;
+        let name = self.redis.name(key);
+        let get = async |mut connection: ConnectionManager| connection.get(name).await;
+        let found: Option<Vec<u8>> = self.redis.call(get).await?;
         let value = found.map(|json| serde_json::from_slice(&json)).transpose();
         value.map_err(|error| LayerError::of(&error))
     }
@@ -143,24 +146,25 @@ impl Presence for InFirestore {
         let database = self.0.connect().await?;
         let (collection, stored) = (self.0.collection(), Stored { value });
         let update = database.fluent().update().in_col(collection).document_id(key);
-        update
-            .object(&stored)
-            .execute::<Stored>()
-            .await
-            .map(drop)
-            .map_err(|error| LayerError::of(&error))
+        let updated = update.object(&stored).execute::<Stored>().await;
+        updated.map_err(|error| LayerError::of(&error))?;
+        database.done();
+        Ok(())
     }
 
     async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
         let database = self.0.connect().await?;
         let select = database.fluent().select().by_id_in(self.0.collection()).obj::<Stored>();
         let found = select.one(key).await.map_err(|error| LayerError::of(&error))?;
+        database.done();
         Ok(found.map(|stored| stored.value))
     }
 
     async fn delete(&self, key: &str) -> Result<(), LayerError> {
         let database = self.0.connect().await?;
         let delete = database.fluent().delete().from(self.0.collection()).document_id(key);
-        delete.execute().await.map_err(|error| LayerError::of(&error))
+        delete.execute().await.map_err(|error| LayerError::of(&error))?;
+        database.done();
+        Ok(())
     }
 }

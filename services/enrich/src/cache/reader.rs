@@ -1,6 +1,6 @@
 //! Reads keys that are wanted together, from Redis and from the source.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use time::OffsetDateTime;
@@ -105,6 +105,8 @@ async fn read_source<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) {
         if let Some(Err(error)) = fetched {
             debug!(%error, "the source failed");
             layers.metrics.failed("source");
+            let mut unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+            *unanswered = keys.first().cloned();
         }
         for key in &keys {
             layers.flights.land(key);

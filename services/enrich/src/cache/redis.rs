@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline::Renewable;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncCommands as _, IntoConnectionInfo as _};
@@ -39,9 +40,9 @@ impl Default for Settings {
 }
 
 /// A connection that mends itself; clones share it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Redis {
-    connection: ConnectionManager,
+    connection: Renewable<ConnectionManager, LayerError>,
     prefix: String,
 }
 
@@ -76,7 +77,11 @@ impl Redis {
             .set_connection_timeout(Some(settings.timeout))
             // The breaker decides when to try again.
             .set_number_of_retries(0);
-        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(wrong)?;
+        let connection = Renewable::lazy(move || {
+            let connection =
+                ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
+            Box::pin(async move { connection.map_err(|error| LayerError::of(&error)) })
+        });
         Ok(Some(Self { connection, prefix: settings.key_prefix.clone() }))
     }
 
@@ -86,12 +91,8 @@ impl Redis {
     /// When Redis does not answer. What cannot be read is as if it were not there.
     pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Entry>>, LayerError> {
         let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
-        let found: Vec<Option<Vec<u8>>> = self
-            .connection
-            .clone()
-            .mget(&names)
-            .await
-            .map_err(|error: redis::RedisError| LayerError::of(&error))?;
+        let found: Vec<Option<Vec<u8>>> =
+            self.call(async |mut connection| connection.mget(&names).await).await?;
         let read = |bytes: Vec<u8>| {
             // Another version's entry, or a stranger's, is a miss.
             let stored: Stored = serde_json::from_slice(&bytes).ok()?;
@@ -112,9 +113,7 @@ impl Redis {
             let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
             pipe.pset_ex(self.name(key), json, millis).ignore();
         }
-        let done: Result<(), redis::RedisError> =
-            pipe.query_async(&mut self.connection.clone()).await;
-        done.map_err(|error| LayerError::of(&error))
+        self.call(async |mut connection| pipe.query_async(&mut connection).await).await
     }
 
     /// Forgets a key.
@@ -122,23 +121,25 @@ impl Redis {
     /// # Errors
     /// When Redis does not answer.
     pub async fn remove(&self, key: &str) -> Result<(), LayerError> {
-        let removed: Result<(), redis::RedisError> =
-            self.connection.clone().del(self.name(key)).await;
-        removed.map_err(|error| LayerError::of(&error))
+        let name = self.name(key);
+        self.call(async |mut connection| connection.del(name).await).await
     }
 
-    /// The connection, for values of another kind, and the name that a key has in it.
-    pub(super) fn raw(&self, key: &str) -> (ConnectionManager, String) {
-        (self.connection.clone(), self.name(key))
+    /// Calls Redis. A connection that did not answer in time is not used again.
+    pub(super) async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(ConnectionManager) -> redis::RedisResult<T>,
+    ) -> Result<T, LayerError> {
+        let connection = self.connection.lease().await?;
+        let answer = call(connection.clone()).await;
+        if !answer.as_ref().is_err_and(redis::RedisError::is_timeout) {
+            connection.done();
+        }
+        answer.map_err(|error| LayerError::of(&error))
     }
 
-    fn name(&self, key: &str) -> String {
+    /// The name that a key has in Redis.
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
-    }
-}
-
-impl std::fmt::Debug for Redis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Redis").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
