@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -30,13 +32,15 @@ pub struct Account {
     pub corrupted: u64,
     /// Lines and rows beyond the first of their reading.
     pub duplicates: u64,
+    /// Lines and rows that nobody sent.
+    pub invented: u64,
 }
 
 impl Account {
     /// Whether nothing was lost and nothing changed.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.missing == 0 && self.corrupted == 0
+        self.missing == 0 && self.corrupted == 0 && self.invented == 0
     }
 }
 
@@ -73,42 +77,78 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// Finds out what became of a fleet's messages: each that was acknowledged must be at every end, or
-/// in the dead letters.
-///
-/// What others sent is counted as arrived, and is otherwise not ours to judge.
+/// What became of a fleet's messages, one by one.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Acknowledged readings that an end lacks, and that no dead letter accounts for there.
+    pub missing: HashSet<Reading>,
+    /// Lines and rows beyond the first of their reading at an end.
+    pub duplicates: HashMap<Reading, u64>,
+    /// Lines and rows that are not as they were sent; no reading where it cannot be told.
+    pub corrupted: Vec<Option<Reading>>,
+    /// Readings that arrived and were never sent.
+    pub invented: HashSet<Reading>,
+}
+
+/// Counts what became of a fleet's messages; see [`find`].
 #[must_use]
 pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
     let log = fleet.log();
-    let acknowledged = log.acknowledged();
+    let findings = find(fleet, ends);
     let count = |arrived: Option<&[Arrived]>| arrived.map_or(0, <[Arrived]>::len) as u64;
-    let mut account = Account {
-        sent: log.sent(),
-        acknowledged: acknowledged.len() as u64,
+    Account {
+        sent: log.sent_count(),
+        acknowledged: log.acknowledged_count(),
         rows: count(ends.table),
         archived: count(ends.archive),
         dead_letters: ends.dead_letters.len() as u64,
-        ..Account::default()
-    };
-    let buried: HashSet<_> =
-        ends.dead_letters.iter().filter_map(|letter| fleet.buried(letter)).collect();
-    let mut missing = HashSet::new();
-    for arrived in [ends.archive, ends.table].into_iter().flatten() {
-        let mut found: HashMap<Reading, u64> = HashMap::new();
+        missing: findings.missing.len() as u64,
+        corrupted: findings.corrupted.len() as u64,
+        duplicates: findings.duplicates.values().sum(),
+        invented: findings.invented.len() as u64,
+    }
+}
+
+/// Finds out what became of a fleet's messages: each that was acknowledged must be at every end, or
+/// in the dead letters of a service on its way there.
+///
+/// What others sent is not ours to judge.
+#[must_use]
+pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
+    let log = fleet.log();
+    let (sent, acknowledged) = (log.sent(), log.acknowledged());
+    let mut findings = Findings::default();
+    let ends_by_service = [(ends.archive, "icestore"), (ends.table, "bigqueries")];
+    let last_services = ends_by_service.map(|(_, service)| service);
+    for (arrived, service) in ends_by_service {
+        let Some(arrived) = arrived else { continue };
+        // The last service before another end cannot have kept a message from this one.
+        let is_before_here = |letter: &&Received| {
+            let buried_by = letter.attributes.get("dl_service").map_or("", String::as_str);
+            buried_by == service || !last_services.contains(&buried_by)
+        };
+        let letters = ends.dead_letters.iter().filter(is_before_here);
+        let buried: HashSet<_> = letters.filter_map(|letter| fleet.buried(letter)).collect();
+        let mut found = HashSet::new();
         for arrived in arrived {
             match fleet.judge(arrived, ends.is_enriched) {
-                Judgement::Whole(reading) => *found.entry(reading).or_default() += 1,
-                Judgement::Corrupted => account.corrupted += 1,
+                Judgement::Whole(reading) if !sent.contains(&reading) => {
+                    findings.invented.insert(reading);
+                }
+                Judgement::Whole(reading) => {
+                    if !found.insert(reading) {
+                        *findings.duplicates.entry(reading).or_default() += 1;
+                    }
+                }
+                Judgement::Corrupted(reading) => findings.corrupted.push(reading),
                 Judgement::NotOurs => {}
             }
         }
-        account.duplicates += found.values().map(|count| count - 1).sum::<u64>();
-        let is_missing =
-            |reading: &&Reading| !found.contains_key(reading) && !buried.contains(reading);
-        missing.extend(acknowledged.iter().filter(is_missing).copied());
+        let due = acknowledged.iter().map(|(reading, _)| *reading);
+        let is_missing = |reading: &Reading| !found.contains(reading) && !buried.contains(reading);
+        findings.missing.extend(due.filter(is_missing));
     }
-    account.missing = missing.len() as u64;
-    account
+    findings
 }
 
 /// A message at one of its ends.
@@ -155,12 +195,18 @@ impl Arrived {
     pub fn of_row(row: &Map<String, Value>) -> Self {
         let text = |name: &str| Some(row.get(name)?.as_str()?.to_owned());
         let rest = text("rest").and_then(|rest| serde_json::from_str::<Value>(&rest).ok());
-        let mut payload = rest.map(|mut rest| rest["payload"].take()).unwrap_or_default();
+        let mut rest = rest.unwrap_or_default();
+        let (device, location) = (text("device_id"), text("location"));
+        // A payload that is no JSON is kept byte for byte.
+        let bytes = rest["payload_base64"].as_str().and_then(|text| STANDARD.decode(text).ok());
+        if let Some(bytes) = bytes {
+            return Self { payload: Payload::Bytes(bytes), device, location };
+        }
+        let mut payload = rest["payload"].take();
         let temperature = text("temperature").and_then(|text| text.parse::<f64>().ok());
         if let (Some(map), Some(temperature)) = (payload.as_object_mut(), temperature) {
             map.insert("temperature".into(), temperature.into());
         }
-        let (device, location) = (text("device_id"), text("location"));
         Self { payload: Payload::Json(payload), device, location }
     }
 
@@ -174,7 +220,7 @@ impl Arrived {
 
 enum Judgement {
     Whole(Reading),
-    Corrupted,
+    Corrupted(Option<Reading>),
     NotOurs,
 }
 
@@ -188,7 +234,7 @@ impl Fleet {
             // A payload that still shows our mark, but cannot be read, was ours.
             let mark = self.name().as_bytes();
             let is_ours = bytes.windows(mark.len()).any(|window| window == mark);
-            return if is_ours { Judgement::Corrupted } else { Judgement::NotOurs };
+            return if is_ours { Judgement::Corrupted(None) } else { Judgement::NotOurs };
         };
         let expected = reading.payload(self.name(), self.plan().payload_bytes);
         let is_same = match &arrived.payload {
@@ -202,11 +248,11 @@ impl Fleet {
         let is_whole = is_same
             && is_at_home
             && arrived.device.as_deref() == Some(reading.device_name().as_str());
-        if is_whole { Judgement::Whole(reading) } else { Judgement::Corrupted }
+        if is_whole { Judgement::Whole(reading) } else { Judgement::Corrupted(Some(reading)) }
     }
 
     /// The reading in a dead letter that holds the original byte for byte.
-    fn buried(&self, letter: &Received) -> Option<Reading> {
+    pub(crate) fn buried(&self, letter: &Received) -> Option<Reading> {
         let payload = match Envelope::read(&letter.data) {
             Some(envelope) => envelope.payload?,
             None => letter.data.clone(),

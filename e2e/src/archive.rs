@@ -7,11 +7,17 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use pipeline::envelope::Input;
 use pipeline::{Envelope, Message};
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::cloud::Cloud;
+
+/// Objects that are read at once.
+const READS: usize = 16;
 
 /// A line of an object.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,6 +31,8 @@ pub struct Line {
     original_pub_sub_payload: String,
     /// When it was archived.
     pub archived_at: String,
+    /// When ingestion received it, or the device's own time; objects of the Go services lack it.
+    pub publish_time: Option<String>,
     /// Tells duplicates; objects of the Go services do not have it.
     pub ingest_id: Option<String>,
     /// What accompanied the message.
@@ -33,6 +41,17 @@ pub struct Line {
 }
 
 impl Line {
+    /// When it was archived, in Unix seconds, and how many seconds after its publish time.
+    #[must_use]
+    pub fn latency(&self) -> Option<(f64, f64)> {
+        let seconds = |text: &str| {
+            let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+            Some(time.unix_timestamp_nanos() as f64 / 1e9)
+        };
+        let archived = seconds(&self.archived_at)?;
+        Some((archived, archived - seconds(self.publish_time.as_ref()?)?))
+    }
+
     /// The Pub/Sub message's data.
     ///
     /// # Errors
@@ -81,10 +100,11 @@ pub fn lines(object: &[u8]) -> anyhow::Result<Vec<Line>> {
 /// # Errors
 /// When an object cannot be read whole.
 pub async fn read(cloud: &Cloud, bucket: &str, prefix: &str) -> anyhow::Result<Vec<Line>> {
-    let mut all = Vec::new();
-    for name in cloud.list(bucket, prefix).await? {
+    let names = cloud.list(bucket, prefix).await?;
+    let objects = stream::iter(names).map(async |name| {
         let object = cloud.read(bucket, &name).await?;
-        all.extend(lines(&object).with_context(|| format!("read {name}"))?);
-    }
-    Ok(all)
+        lines(&object).with_context(|| format!("read {name}"))
+    });
+    let all: Vec<_> = objects.buffered(READS).try_collect().await?;
+    Ok(all.into_iter().flatten().collect())
 }

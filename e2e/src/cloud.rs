@@ -175,6 +175,40 @@ impl Cloud {
         }
     }
 
+    /// Creates a table; one that exists already is fine.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn create_table(
+        &self,
+        dataset: &str,
+        table: &str,
+        columns: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let fields = columns.iter().map(|(name, kind)| json!({ "name": name, "type": kind }));
+        let body = json!({
+            "tableReference": { "tableId": table },
+            "schema": { "fields": fields.collect::<Vec<_>>() },
+        });
+        self.create(Method::POST, format!("{base}/datasets/{dataset}/tables"), body).await
+    }
+
+    /// Adds a column of text to a table.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn add_column(&self, dataset: &str, table: &str, name: &str) -> anyhow::Result<()> {
+        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let url = format!("{base}/datasets/{dataset}/tables/{table}");
+        let described = self.call(Method::GET, url.clone(), None).await?;
+        let mut described: Value = serde_json::from_slice(&described).context("read the table")?;
+        let fields = described["schema"]["fields"].as_array_mut().context("read the columns")?;
+        fields.push(json!({ "name": name, "type": "STRING" }));
+        let patch = json!({ "schema": described["schema"] });
+        self.call(Method::PATCH, url, Some(patch)).await.map(drop)
+    }
+
     /// Writes documents into a collection, in place of what was there.
     ///
     /// # Errors
@@ -302,7 +336,8 @@ impl Cloud {
         let ids: Vec<_> = pulled.iter().map(|one| &one["ackId"]).collect();
         if !ids.is_empty() {
             let request = json!({ "ackIds": ids });
-            self.call(Method::POST, format!("{url}:acknowledge"), Some(request)).await?;
+            // What could not be acknowledged comes again.
+            drop(self.call(Method::POST, format!("{url}:acknowledge"), Some(request)).await);
         }
         Ok(received)
     }

@@ -1,8 +1,8 @@
 //! A fleet of simulated devices that records what it sent, and what the broker acknowledged.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rumqttc::{AsyncClient, Event, EventLoop, Incoming, MqttOptions, Outgoing, QoS};
@@ -17,6 +17,8 @@ use crate::reading::Reading;
 pub struct Plan {
     /// Port of the broker on this machine.
     pub port: u16,
+    /// First level of the topics.
+    pub branch: &'static str,
     /// Devices that readings are drawn from in turn.
     pub devices: u32,
     /// Readings to send; `None` sends until the fleet is stopped.
@@ -35,6 +37,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             port: 1883,
+            branch: "devices",
             devices: 100,
             messages: None,
             rate: 0,
@@ -51,33 +54,39 @@ pub struct Log(Arc<Pages>);
 
 #[derive(Debug, Default)]
 struct Pages {
-    sent: AtomicU64,
-    acknowledged: Mutex<Vec<Reading>>,
+    sent: Mutex<Vec<Reading>>,
+    acknowledged: Mutex<Vec<(Reading, Instant)>>,
     is_stopped: AtomicBool,
 }
 
 impl Log {
-    /// Readings handed to a connection.
+    /// How many readings were handed to a connection.
     #[must_use]
-    pub fn sent(&self) -> u64 {
-        self.0.sent.load(Ordering::Relaxed)
+    pub fn sent_count(&self) -> u64 {
+        lock(&self.0.sent).len() as u64
+    }
+
+    /// All readings that were handed to a connection.
+    #[must_use]
+    pub fn sent(&self) -> HashSet<Reading> {
+        lock(&self.0.sent).iter().copied().collect()
     }
 
     /// How many readings have their PUBACK.
     #[must_use]
     pub fn acknowledged_count(&self) -> u64 {
-        self.lock().len() as u64
+        lock(&self.0.acknowledged).len() as u64
     }
 
-    /// The readings whose PUBACK was seen: each is an obligation.
+    /// The readings whose PUBACK was seen, and when: each is an obligation.
     #[must_use]
-    pub fn acknowledged(&self) -> Vec<Reading> {
-        self.lock().clone()
+    pub fn acknowledged(&self) -> Vec<(Reading, Instant)> {
+        lock(&self.0.acknowledged).clone()
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Reading>> {
-        self.0.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A fleet at work. Dropping it ends it at once.
@@ -189,9 +198,10 @@ impl Sender {
             let device = u32::try_from(number % u64::from(self.plan.devices)).unwrap_or(0);
             let reading = Reading { device, number };
             let payload = reading.payload(&self.fleet, self.plan.payload_bytes);
-            queued.lock().unwrap_or_else(PoisonError::into_inner).push_back(reading);
-            self.log.0.sent.fetch_add(1, Ordering::Relaxed);
-            if client.publish(reading.topic(), QoS::AtLeastOnce, false, payload).await.is_err() {
+            lock(queued).push_back(reading);
+            lock(&self.log.0.sent).push(reading);
+            let topic = reading.topic(self.plan.branch);
+            if client.publish(topic, QoS::AtLeastOnce, false, payload).await.is_err() {
                 return;
             }
         }
@@ -209,19 +219,19 @@ impl Sender {
             match eventloop.poll().await {
                 // A packet id that is known already is sent again after a reconnect.
                 Ok(Event::Outgoing(Outgoing::Publish(id))) if !on_their_way.contains_key(&id) => {
-                    let mut queued = queued.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(reading) = queued.pop_front() {
+                    if let Some(reading) = lock(queued).pop_front() {
                         on_their_way.insert(id, reading);
                     }
                 }
                 Ok(Event::Incoming(Incoming::PubAck(ack))) => {
-                    self.log.lock().extend(on_their_way.remove(&ack.pkid));
+                    let reading = on_their_way.remove(&ack.pkid);
+                    lock(&self.log.0.acknowledged).extend(reading.map(|r| (r, Instant::now())));
                 }
                 Ok(_) => {}
                 // The broker is away; what is on its way is sent again.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
-            let is_sent = || queued.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+            let is_sent = || lock(queued).is_empty();
             if is_done.load(Ordering::Relaxed) && on_their_way.is_empty() && is_sent() {
                 return;
             }

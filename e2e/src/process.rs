@@ -84,6 +84,30 @@ impl Process {
         self.child.kill().await.context("kill the process")
     }
 
+    /// Stops it where it stands, with SIGSTOP.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        signal(&self.child, "STOP")
+    }
+
+    /// Lets a frozen one go on.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        signal(&self.child, "CONT")
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().context("look at the process")
+    }
+
     /// Sends SIGTERM.
     ///
     /// # Errors
@@ -98,10 +122,16 @@ impl Process {
     /// When it does not end.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.ask_to_end()?;
-        timeout(PATIENCE, self.child.wait())
-            .await
-            .context("wait for the process to end")?
-            .context("wait for the process to end")
+        self.wait(PATIENCE).await
+    }
+
+    /// Waits for the end of a process that was asked to.
+    ///
+    /// # Errors
+    /// When it takes longer.
+    pub async fn wait(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
+        let ended = timeout(patience, self.child.wait()).await;
+        ended.context("wait for the process to end")?.context("wait for the process to end")
     }
 }
 

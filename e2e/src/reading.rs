@@ -25,10 +25,10 @@ impl Reading {
         location(self.device)
     }
 
-    /// The topic, for a fleet of this name.
+    /// The topic, below this first level.
     #[must_use]
-    pub fn topic(self) -> String {
-        format!("devices/{}/up", self.device_name())
+    pub fn topic(self, branch: &str) -> String {
+        format!("{branch}/{}/up", self.device_name())
     }
 
     /// The payload, padded to `bytes`; the same for the same reading.

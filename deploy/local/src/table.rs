@@ -69,8 +69,9 @@ impl Table {
         self.last.resize(stages.len() + 1, 0);
         let rate = |now: u64, last: u64| (now.saturating_sub(last) as f64 / seconds) as u64;
         line(&mut text, ["stage", "received", "sent", "rate/s", "waiting", "dead", "p50", "p99"]);
-        let waiting = log.sent().saturating_sub(sent);
-        let fleet = [log.sent(), sent, rate(sent, self.last[0]), waiting, 0].map(|n| n.to_string());
+        let waiting = log.sent_count().saturating_sub(sent);
+        let fleet =
+            [log.sent_count(), sent, rate(sent, self.last[0]), waiting, 0].map(|n| n.to_string());
         let [received, acknowledged, speed, waiting, dead] = &fleet;
         line(&mut text, ["devices", received, acknowledged, speed, waiting, dead, "", ""]);
         self.last[0] = sent;

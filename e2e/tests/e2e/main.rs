@@ -6,6 +6,7 @@
 mod caches;
 mod chain;
 mod flows;
+mod half_open;
 mod kill;
 mod mqtt;
 mod readiness;

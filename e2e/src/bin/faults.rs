@@ -1,0 +1,88 @@
+//! The fault test as a program: exit code 0 when nothing was lost, 1 when something was.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+use e2e::faults::{self, Plan};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the four services under faults, and accounts for every message.
+///
+/// Two replicas of each service, mosquitto, Redis and the embedded cloud run as processes with a proxy
+/// on every link. Fleets and hostile clients send; faults drawn from the seed happen meanwhile; then
+/// everything whose receipt was confirmed must be in the table and in the archive, or in the dead
+/// letters with the right reason. It needs mosquitto and redis-server.
+#[derive(Debug, Parser)]
+#[command(name = "faults")]
+struct Args {
+    /// How long messages are sent, in minutes.
+    #[arg(long, default_value_t = 10.0)]
+    minutes: f64,
+    /// What faults are drawn from: the same seed gives the same faults at the same times.
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// Only the fault of this name; can be repeated.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// `all`, or `none` for a soak that tells how memory, files and latency rise.
+    #[arg(long, default_value = "all")]
+    faults: Kinds,
+    /// Messages a second.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Print the names of all faults, and do nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kinds {
+    All,
+    None,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if args.list {
+        faults::names().iter().for_each(|name| println!("{name}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "e2e=info".into());
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    build()?;
+    let plan = Plan {
+        length: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,
+        seed: args.seed,
+        only: args.only,
+        has_faults: args.faults == Kinds::All,
+        rate: args.rate,
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let report = tokio::select! {
+        report = faults::run(&plan) => report?,
+        // What was started ends with the run.
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("terminated"),
+    };
+    println!("{report}");
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds what is tested, in the profile of this program.
+fn build() -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--bins"]);
+    for package in ["ingestion", "enrich", "bigqueries", "icestore", "emulator"] {
+        command.args(["--package", package]);
+    }
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.status().context("run cargo")?;
+    if status.success() { Ok(()) } else { bail!("cargo build: {status}") }
+}

@@ -1,0 +1,96 @@
+//! The embedded cloud in a process of its own, which can be told to misbehave.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use crate::mosquitto::free_port;
+use crate::process::binary;
+
+/// An embedded cloud on a free port of loopback. Dropping it kills it.
+#[derive(Debug)]
+pub struct Embedded {
+    port: u16,
+    client: reqwest::Client,
+    process: Child,
+}
+
+impl Embedded {
+    /// Starts it with its data in `folder`, and returns when it answers.
+    ///
+    /// # Errors
+    /// When its binary is missing, or it ends.
+    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(binary("emulator")?);
+        command.args(["--port", &port.to_string(), "--data-dir"]).arg(folder);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        // Not in our process group: a Ctrl-C is for us, and it is needed until the drain is over.
+        command.process_group(0);
+        let mut process = command.spawn().context("start the embedded cloud")?;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+            if let Some(status) = process.try_wait()? {
+                bail!("the embedded cloud ended at its start: {status}");
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Self { port, client: reqwest::Client::new(), process })
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// The URL for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Plans a fault, such as `{"method": "Publish", "count": 3, "kind": "lose_reply"}`.
+    ///
+    /// # Errors
+    /// When there is no such fault.
+    pub async fn plan(&self, fault: &Value) -> anyhow::Result<()> {
+        let answer = self.client.post(self.path("faults")).json(fault).send().await;
+        answer.and_then(reqwest::Response::error_for_status).context("plan a fault").map(drop)
+    }
+
+    /// Ends all its streams.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn cut_streams(&self) -> anyhow::Result<()> {
+        let answer = self.client.post(self.path("cut")).send().await;
+        answer.and_then(reqwest::Response::error_for_status).context("cut streams").map(drop)
+    }
+
+    /// How many calls of each method it has carried out.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn calls(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let answer = self.client.get(self.path("calls")).send().await.context("count calls")?;
+        answer.json().await.context("count calls")
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}/emulator/v1/{name}", self.url())
+    }
+}

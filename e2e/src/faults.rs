@@ -1,0 +1,251 @@
+//! The fault test: the four services, two replicas each, under every fault that we could think of,
+//! and an oracle that knows what must have become of every message.
+//!
+//! [`run`] starts everything as processes ([`platform`]), lets fleets and hostile [`guests`] send,
+//! does what the [`schedule`] draws from the [`injury`] list, waits until all is quiet, and has the
+//! [`oracle`] compare everything whose receipt was confirmed with what lies in the table, the archive
+//! and the dead letters.
+
+mod guests;
+mod injury;
+mod oracle;
+mod order;
+mod platform;
+mod replica;
+mod report;
+mod schedule;
+mod settings;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::watch as signal;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::info;
+
+pub use self::report::{Report, Row};
+
+use self::guests::Guests;
+use self::injury::Fault;
+use self::oracle::{Evidence, Verdict};
+use self::platform::{DEVICES, Platform};
+use self::report::Injected;
+use self::watch::Sight;
+use crate::fleet::{self, Fleet};
+
+/// What a run does.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// How long the fleets send.
+    pub length: Duration,
+    /// What faults are drawn from.
+    pub seed: u64,
+    /// Names of faults; all of them when empty.
+    pub only: Vec<String>,
+    /// Whether faults happen at all.
+    pub has_faults: bool,
+    /// Readings a second.
+    pub rate: u32,
+}
+
+/// Longest wait for everything to arrive and to be ready, once nothing is sent any more.
+const QUIET: Duration = Duration::from_secs(180);
+/// A replica above this has grown; limits of memory are settings, and 100 MB is what we promise.
+const MAX_MEGABYTES: f64 = 150.0;
+/// Open files and sockets of a replica at rest: a few dozen by design.
+const MAX_FILES: f64 = 150.0;
+/// Of all readings, the part whose order is promised.
+const ORDERED_SHARE: u32 = 10;
+
+/// The names of all faults.
+#[must_use]
+pub fn names() -> Vec<String> {
+    injury::catalogue().into_iter().map(|fault| fault.name).collect()
+}
+
+/// Runs the test, and tells what became of everything. What the services wrote stays, for a run that
+/// did not pass, in the folder that the report names.
+///
+/// # Errors
+/// When the test itself fails: a program is missing, or a fault cannot be done.
+pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
+    let faults = chosen(plan)?;
+    let platform = Arc::new(Platform::start().await?);
+    info!(folder = %platform.folder().display(), faults = faults.len(), "all services are ready");
+    let (stop, stopped) = signal::channel(false);
+    let mut watcher = JoinSet::new();
+    watcher.spawn(watch::watch(Arc::clone(&platform), stopped.clone()));
+    let mut fleets = start_fleets(plan, &platform);
+    let mut reader = JoinSet::new();
+    let ordered = fleets[1].name().to_owned();
+    reader.spawn(order::read(Arc::clone(&platform), ordered, stopped.clone()));
+    let guests = Arc::new(Guests::new(platform.broker_port, platform.cloud.clone()));
+
+    let injected = inject(plan, &faults, &platform, &guests).await?;
+    for fleet in &mut fleets {
+        fleet.stop();
+        fleet.finish().await;
+    }
+    info!("all is sent; waiting for it to arrive");
+    let refuses_rows = faults.iter().any(Fault::refuses_rows);
+    let (verdict, evidence) = settle(&platform, &fleets, (&guests, refuses_rows)).await?;
+    let not_ready = unready(&platform).await;
+    stop.send_replace(true);
+    let sight = watcher.join_next().await.context("the watcher is gone")???;
+    let order = reader.join_next().await.context("the reader is gone")???;
+
+    let mut report = Report::new(&verdict, &sight, &injected);
+    report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
+    let violations = order.violations.iter();
+    report.charges.extend(violations.map(|reading| format!("{reading:?} came out of order")));
+    report.measures.push(format!("order: {} readings came in theirs", order.count()));
+    grow(&mut report, &sight);
+    if !plan.has_faults {
+        report.measures.extend(slopes(&sight, &evidence));
+    }
+    if !report.is_clean() {
+        let platform = Arc::into_inner(platform).context("the platform is in use")?;
+        report.measures.push(format!("logs: {}", platform.keep().display()));
+    }
+    Ok(report)
+}
+
+fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
+    let mut faults = injury::catalogue();
+    for name in &plan.only {
+        if !faults.iter().any(|fault| fault.name == *name) {
+            bail!("there is no fault {name}; there are {}", names().join(", "));
+        }
+    }
+    faults.retain(|fault| {
+        plan.has_faults && (plan.only.is_empty() || plan.only.contains(&fault.name))
+    });
+    Ok(faults)
+}
+
+/// One fleet for throughput, over a shared group, and one whose order must hold: a device's readings
+/// take one connection.
+fn start_fleets(plan: &Plan, platform: &Platform) -> [Fleet; 2] {
+    let common = fleet::Plan {
+        port: platform.broker_port,
+        devices: DEVICES,
+        payload_bytes: 300,
+        ..fleet::Plan::default()
+    };
+    let ordered_rate = (plan.rate / ORDERED_SHARE).max(1);
+    let shared = fleet::Plan { rate: (plan.rate - ordered_rate).max(1), ..common.clone() };
+    let ordered = fleet::Plan { rate: ordered_rate, branch: "ordered", connections: 1, ..common };
+    [Fleet::start(shared), Fleet::start(ordered)]
+}
+
+/// Does all faults at their time, and returns when the last is over and the load has lasted long enough.
+async fn inject(
+    plan: &Plan,
+    faults: &[Fault],
+    platform: &Arc<Platform>,
+    guests: &Arc<Guests>,
+) -> anyhow::Result<Vec<Injected>> {
+    let started = Instant::now();
+    let mut running: JoinSet<anyhow::Result<Injected>> = JoinSet::new();
+    let mut injected = Vec::new();
+    for event in schedule::draw(plan.seed, plan.length, faults.len()) {
+        sleep_until(started + event.at).await;
+        let fault = faults[event.fault].clone();
+        let (platform, guests) = (Arc::clone(platform), Arc::clone(guests));
+        running.spawn(async move {
+            let from = Instant::now();
+            info!(fault = %fault.name, at = ?event.at, "begins");
+            fault.befall(&platform, &guests, (event.lasts, event.choice)).await?;
+            Ok(Injected { name: fault.name, from, to: Instant::now() })
+        });
+        // A fault that cannot be done ends the test at once.
+        while let Some(ended) = running.try_join_next() {
+            injected.push(ended.context("a fault panicked")??);
+        }
+    }
+    sleep_until(started + plan.length).await;
+    while let Some(ended) = running.join_next().await {
+        injected.push(ended.context("a fault panicked")??);
+    }
+    Ok(injected)
+}
+
+/// The verdict, once nothing is missing or nothing more comes.
+async fn settle(
+    platform: &Platform,
+    fleets: &[Fleet; 2],
+    (guests, refuses_rows): (&Guests, bool),
+) -> anyhow::Result<(Verdict, Evidence)> {
+    let deadline = Instant::now() + QUIET;
+    let mut letters = Vec::new();
+    loop {
+        let evidence = Evidence::collect(platform, &mut letters).await?;
+        let verdict = evidence.judge(&[&fleets[0], &fleets[1]], guests, refuses_rows);
+        if verdict.missing.is_empty() || Instant::now() > deadline {
+            return Ok((verdict, evidence));
+        }
+        info!(missing = verdict.missing.len(), "not everything has arrived yet");
+        sleep(Duration::from_secs(2)).await;
+    }
+}
+
+/// The replicas that do not become ready again.
+async fn unready(platform: &Platform) -> Vec<String> {
+    let mut names = Vec::new();
+    for replica in platform.replicas() {
+        if replica.ready().await.is_err() {
+            names.push(replica.name());
+        }
+    }
+    names
+}
+
+/// Charges whatever has grown beyond its bound, and tells the most there was of it.
+fn grow(report: &mut Report, sight: &Sight) {
+    let mut most: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for ((name, _), usage) in &sight.usage {
+        let most = most.entry(name).or_default();
+        for (_, megabytes, files) in &usage.points {
+            *most = (most.0.max(*megabytes), most.1.max(*files));
+        }
+    }
+    for (name, (megabytes, files)) in most {
+        let text = format!("{name}: at most {megabytes:.0} MB, {files} open files");
+        if megabytes > MAX_MEGABYTES || files > MAX_FILES {
+            report.charges.push(format!("growth of {text}"));
+        }
+        report.measures.push(text);
+    }
+}
+
+/// How memory, files and latency rise over an hour of a soak.
+fn slopes(sight: &Sight, evidence: &Evidence) -> Vec<String> {
+    let memory = sight.slopes(|point| point.1);
+    let files = sight.slopes(|point| point.2);
+    let mut lines: Vec<_> = memory
+        .iter()
+        .map(|(name, slope)| {
+            let files = files[name];
+            format!("{name}: {slope:+.2} MB and {files:+.2} open files an hour")
+        })
+        .collect();
+    let points: Vec<_> =
+        evidence.latencies.iter().map(|(at, latency)| (at / 3600.0, latency * 1e3)).collect();
+    let mut sorted: Vec<_> = points.iter().map(|(_, millis)| *millis).collect();
+    sorted.sort_by(f64::total_cmp);
+    let quantile = |part: f64| {
+        let index = (sorted.len() as f64 * part) as usize;
+        sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    };
+    lines.push(format!(
+        "latency from receipt to archive: p50 {:.0} ms, p99 {:.0} ms, {:+.1} ms an hour",
+        quantile(0.5),
+        quantile(0.99),
+        watch::slope(&points)
+    ));
+    lines
+}

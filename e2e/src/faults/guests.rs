@@ -1,0 +1,260 @@
+//! Hostile clients: what they send, and what must become of it.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::BytesMut;
+use rumqttc::QoS;
+use rumqttc::mqttbytes::v4::{Connect, Publish};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::platform::{WILD_PLACES, wild_device};
+use crate::cloud::Cloud;
+
+/// Longest wait for a PUBACK before a client connects again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// PUBLISHes that a client sends before it waits for their PUBACKs.
+const WINDOW: usize = 20;
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// Payloads that Pub/Sub cannot take, and packets that ingestion does not take.
+    Oversized,
+    /// Payloads that are no JSON.
+    InvalidJson,
+    /// Messages on the raw topic that are no envelopes.
+    WrongEnvelope,
+    /// Values that do not fit their column.
+    Misfit,
+    /// Devices whose names are no ids of documents, or no attributes.
+    StrangeDevice,
+    /// Thousands of places, each a folder of the archive.
+    Places,
+    /// The same packet twice, with the DUP flag.
+    Duplicate,
+    /// A message that the broker keeps for later subscribers.
+    Retained,
+}
+
+impl Habit {
+    /// All of them, by name.
+    pub(super) const ALL: [(&str, Self); 8] = [
+        ("oversized", Self::Oversized),
+        ("invalid-json", Self::InvalidJson),
+        ("wrong-envelope", Self::WrongEnvelope),
+        ("misfit", Self::Misfit),
+        ("strange-device", Self::StrangeDevice),
+        ("places", Self::Places),
+        ("duplicate", Self::Duplicate),
+        ("retained", Self::Retained),
+    ];
+}
+
+/// What must become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is in the table and in the archive.
+    Arrives,
+    /// It is in the archive, and in the dead letters instead of the table.
+    NoRow(&'static str),
+    /// It is in the dead letters alone, with this service and reason.
+    Buried(&'static str, &'static str),
+}
+
+/// A message whose receipt was confirmed.
+#[derive(Debug, Clone)]
+pub(super) struct Guest {
+    pub(super) payload: Vec<u8>,
+    pub(super) fate: Fate,
+    pub(super) at: Instant,
+}
+
+/// All that hostile clients have sent.
+pub(super) struct Guests {
+    port: u16,
+    cloud: Cloud,
+    confirmed: Mutex<Vec<Guest>>,
+    next: AtomicU64,
+    next_place: AtomicU32,
+}
+
+/// A message before it is sent.
+struct Packet {
+    device: String,
+    payload: Vec<u8>,
+    fate: Option<Fate>,
+    is_retained: bool,
+    is_sent_twice: bool,
+}
+
+impl Guests {
+    pub(super) fn new(port: u16, cloud: Cloud) -> Self {
+        let (next, next_place) = (AtomicU64::default(), AtomicU32::default());
+        Self { port, cloud, confirmed: Mutex::default(), next, next_place }
+    }
+
+    /// The messages that must be accounted for.
+    pub(super) fn confirmed(&self) -> Vec<Guest> {
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends as the habit is, until all of it is confirmed.
+    pub(super) async fn visit(&self, habit: Habit) -> anyhow::Result<()> {
+        let mut packets = match habit {
+            Habit::WrongEnvelope => return self.publish_no_envelopes().await,
+            Habit::Oversized => {
+                // The broker ends the connection of who sends more than it takes: nothing is promised.
+                drop(self.send(&[self.packet("huge", 17 << 20, None)]).await);
+                let fate = Fate::Buried("ingestion", "message_too_large");
+                vec![self.packet("large", 8 << 20, Some(fate))]
+            }
+            Habit::InvalidJson => self.invalid_json(),
+            Habit::Misfit => self.misfits(),
+            Habit::StrangeDevice => self.strange_devices(),
+            Habit::Places => self.places(),
+            Habit::Duplicate => {
+                let packet = self.packet("device-00001", 0, Some(Fate::Arrives));
+                vec![Packet { is_sent_twice: true, ..packet }]
+            }
+            Habit::Retained => {
+                let packet = self.packet("device-00002", 0, Some(Fate::Arrives));
+                vec![Packet { is_retained: true, ..packet }]
+            }
+        };
+        while !packets.is_empty() {
+            let count = packets.len().min(WINDOW);
+            while let Err(error) = self.send(&packets[..count]).await {
+                // The broker may be away, which is a fault of its own.
+                debug!("send again: {error:#}");
+                sleep(Duration::from_millis(200)).await;
+            }
+            for packet in packets.drain(..count) {
+                self.confirm(packet);
+            }
+        }
+        Ok(())
+    }
+
+    fn confirm(&self, packet: Packet) {
+        let Packet { payload, fate: Some(fate), .. } = packet else { return };
+        let guest = Guest { payload, fate, at: Instant::now() };
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(guest);
+    }
+
+    /// One connection: CONNECT, some PUBLISHes, and as many PUBACKs.
+    async fn send(&self, packets: &[Packet]) -> anyhow::Result<()> {
+        let mut out = BytesMut::new();
+        let id = format!("guest-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        Connect::new(id).write(&mut out)?;
+        let mut answers = 1;
+        for (index, packet) in packets.iter().enumerate() {
+            let topic = format!("devices/{}/up", packet.device);
+            let mut publish = Publish::new(topic, QoS::AtLeastOnce, packet.payload.clone());
+            publish.pkid = u16::try_from(index + 1)?;
+            publish.retain = packet.is_retained;
+            publish.write(&mut out)?;
+            answers += 1;
+            if packet.is_sent_twice {
+                publish.dup = true;
+                publish.write(&mut out)?;
+                answers += 1;
+            }
+        }
+        let exchange = async {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            stream.write_all(&out).await?;
+            // CONNACK and PUBACK are four bytes each.
+            let mut answer = [0; 4];
+            for _ in 0..answers {
+                stream.read_exact(&mut answer).await?;
+            }
+            anyhow::Ok(())
+        };
+        timeout(PATIENCE, exchange).await.context("wait for the broker")?
+    }
+
+    async fn publish_no_envelopes(&self) -> anyhow::Result<()> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let payloads = [
+            json!({ "guest": number, "id": 5, "payload": "", "publishTime": "2025-01-01T00:00:00Z" }),
+            json!({ "guest": number, "id": "5", "payload": 7 }),
+            json!({ "guest": number, "id": "5", "payload": "not base64!" }),
+            json!([{ "guest": number }]),
+        ];
+        for payload in payloads {
+            let payload = payload.to_string().into_bytes();
+            // A lost reply is a fault of its own; what was not confirmed is no obligation.
+            if self.cloud.publish("raw", &payload, json!({ "device_id": "d" })).await.is_ok() {
+                let fate = Some(Fate::Buried("enrich", "not_an_envelope"));
+                let packet = Packet { payload, fate, ..self.packet("d", 0, None) };
+                self.confirm(packet);
+            }
+        }
+        Ok(())
+    }
+
+    fn packet(&self, device: &str, bytes: usize, fate: Option<Fate>) -> Packet {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let payload = json!({ "guest": number, "padding": "x".repeat(bytes) });
+        let payload = payload.to_string().into_bytes();
+        Packet { device: device.into(), payload, fate, is_retained: false, is_sent_twice: false }
+    }
+
+    fn invalid_json(&self) -> Vec<Packet> {
+        let endings: [&[u8]; 3] = [b"}", b"\"\xff\xfe", b"{{{{"];
+        let packets = endings.into_iter().map(|ending| {
+            let mut packet = self.packet("device-00003", 0, Some(Fate::Arrives));
+            packet.payload.extend_from_slice(ending);
+            packet
+        });
+        packets.collect()
+    }
+
+    fn misfits(&self) -> Vec<Packet> {
+        let packets = [json!("hot"), json!([1]), json!({ "celsius": 20 })].map(|temperature| {
+            let fate = Some(Fate::NoRow("row_type_mismatch"));
+            let packet = self.packet("device-00004", 0, fate);
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let payload = json!({ "guest": number, "temperature": temperature });
+            Packet { payload: payload.to_string().into_bytes(), ..packet }
+        });
+        packets.into()
+    }
+
+    fn strange_devices(&self) -> Vec<Packet> {
+        let no_ids = ["..", ".", "__id__", "a b\"c\\", "😀"];
+        let mut packets: Vec<_> =
+            no_ids.map(|device| self.packet(device, 0, Some(Fate::Arrives))).into();
+        let fate = Fate::Buried("ingestion", "attribute_invalid");
+        packets.push(self.packet(&"d".repeat(1_100), 0, Some(fate)));
+        packets
+    }
+
+    fn places(&self) -> Vec<Packet> {
+        let packets = (0..WILD_PLACES).map(|_| {
+            let place = self.next_place.fetch_add(1, Ordering::Relaxed) % WILD_PLACES;
+            self.packet(&wild_device(place), 0, Some(Fate::Arrives))
+        });
+        packets.collect()
+    }
+}
+
+impl Guest {
+    /// Whether a payload is a guest's, and not a fleet's.
+    pub(super) fn is_one(payload: &[u8]) -> bool {
+        payload.windows(8).any(|window| window == b"\"guest\":")
+    }
+
+    /// Says which one it is.
+    pub(super) fn describe(&self) -> String {
+        let start = self.payload.get(..60).unwrap_or(&self.payload);
+        format!("{} ({:?})", String::from_utf8_lossy(start), self.fate)
+    }
+}

@@ -1,0 +1,205 @@
+//! Finds out what became of everything that was confirmed.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+use super::guests::{Fate, Guest, Guests};
+use super::platform::Platform;
+use crate::account::{self, Arrived, Ends, Payload};
+use crate::archive;
+use crate::cloud::Received;
+use crate::fleet::Fleet;
+use crate::reading::Reading;
+use pipeline::Envelope;
+
+/// What there is at all ends.
+pub(super) struct Evidence {
+    lines: Vec<Arrived>,
+    rows: Vec<Arrived>,
+    letters: Vec<Received>,
+    /// Seconds from publish to archive, with the second of the archive's clock.
+    pub(super) latencies: Vec<(f64, f64)>,
+    objects: Vec<String>,
+}
+
+/// The answer.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// Everything whose receipt was confirmed, and when.
+    pub(super) obligations: Vec<(Sender, Instant)>,
+    pub(super) missing: HashSet<Sender>,
+    pub(super) corrupted: Vec<Option<Sender>>,
+    pub(super) duplicates: HashMap<Sender, u64>,
+    /// Everything that must not be, in words.
+    pub(super) charges: Vec<String>,
+}
+
+/// Who sent a message: a fleet, by index, or a guest, by index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Sender {
+    Fleet(usize, Reading),
+    Guest(usize),
+}
+
+impl Evidence {
+    /// Reads table and archive; adds to the letters that were read before.
+    pub(super) async fn collect(
+        platform: &Platform,
+        letters: &mut Vec<Received>,
+    ) -> anyhow::Result<Self> {
+        let cloud = &platform.cloud;
+        letters.extend(exhume(platform).await?);
+        let objects = cloud.list("archive", "").await?;
+        let archived = archive::read(cloud, "archive", "").await?;
+        let latencies = archived.iter().filter_map(archive::Line::latency).collect();
+        let lines = archived.iter().map(Arrived::of_line).collect::<anyhow::Result<_>>()?;
+        drop(archived);
+        let rows = cloud.rows("dataflow", "readings").await?.iter().map(Arrived::of_row).collect();
+        Ok(Self { lines, rows, letters: letters.clone(), latencies, objects })
+    }
+
+    /// Judges; `refuses_rows` where BigQuery was made to refuse rows that are fine.
+    pub(super) fn judge(&self, fleets: &[&Fleet], guests: &Guests, refuses_rows: bool) -> Verdict {
+        let mut verdict = Verdict::default();
+        for (index, fleet) in fleets.iter().enumerate() {
+            self.judge_fleet(&mut verdict, index, fleet);
+        }
+        self.judge_letters(&mut verdict, fleets, refuses_rows);
+        self.judge_guests(&mut verdict, &guests.confirmed());
+        let outside = self.objects.iter().filter(|name| !is_proper(name));
+        verdict.charges.extend(outside.map(|name| format!("an object is called {name}")));
+        verdict
+    }
+
+    fn judge_fleet(&self, verdict: &mut Verdict, index: usize, fleet: &Fleet) {
+        let sender = |reading| Sender::Fleet(index, reading);
+        let ends = Ends {
+            archive: Some(&self.lines),
+            table: Some(&self.rows),
+            dead_letters: &self.letters,
+            is_enriched: true,
+        };
+        let findings = account::find(fleet, ends);
+        let acknowledged = fleet.log().acknowledged();
+        verdict.obligations.extend(acknowledged.into_iter().map(|(r, at)| (sender(r), at)));
+        verdict.missing.extend(findings.missing.into_iter().map(sender));
+        verdict.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
+        verdict.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
+        let invented = findings.invented.into_iter();
+        verdict.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
+    }
+
+    /// A fleet's readings are fine, so no service may bury one of its own accord.
+    fn judge_letters(&self, verdict: &mut Verdict, fleets: &[&Fleet], refuses_rows: bool) {
+        for letter in &self.letters {
+            let Some(reading) = fleets.iter().find_map(|fleet| fleet.buried(letter)) else {
+                continue;
+            };
+            let is_right = refuses_rows && reason(letter) == ("bigqueries", "row_refused");
+            if !is_right {
+                let attributes = &letter.attributes;
+                verdict.charges.push(format!("{reading:?} was buried: {attributes:?}"));
+            }
+        }
+    }
+
+    fn judge_guests(&self, verdict: &mut Verdict, guests: &[Guest]) {
+        let lines = count(self.lines.iter().filter_map(|line| guest_key(&line.payload)));
+        let rows = count(self.rows.iter().filter_map(|row| guest_key(&row.payload)));
+        let mut letters: HashMap<Vec<u8>, Vec<(&str, &str)>> = HashMap::new();
+        for letter in &self.letters {
+            letters.entry(canonical(&content(letter))).or_default().push(reason(letter));
+        }
+        for (index, guest) in guests.iter().enumerate() {
+            let sender = Sender::Guest(index);
+            verdict.obligations.push((sender, guest.at));
+            let key = canonical(&guest.payload);
+            let [line, row] = [&lines, &rows].map(|end| end.get(&key).copied().unwrap_or(0));
+            let buried = |by| letters.get(&key).is_some_and(|letters| letters.contains(&by));
+            let is_kept = match guest.fate {
+                Fate::Arrives => line > 0 && row > 0,
+                Fate::NoRow(why) => line > 0 && row == 0 && buried(("bigqueries", why)),
+                Fate::Buried(service, why) => line == 0 && row == 0 && buried((service, why)),
+            };
+            if !is_kept {
+                verdict.missing.insert(sender);
+                let found = letters.get(&key);
+                let text = format!("lines {line}, rows {row}, letters {found:?}");
+                verdict.charges.push(format!("{}: {text}", guest.describe()));
+            }
+            let copies = line.saturating_sub(1) + row.saturating_sub(1);
+            if copies > 0 {
+                verdict.duplicates.insert(sender, copies);
+            }
+        }
+        let sent: HashSet<_> = guests.iter().map(|guest| canonical(&guest.payload)).collect();
+        let strange = lines.keys().chain(rows.keys()).filter(|key| !sent.contains(*key));
+        for key in strange {
+            // A message that was sent again, because its PUBACK was lost, has another number.
+            let text = String::from_utf8_lossy(key.get(..80).unwrap_or(key));
+            verdict.charges.push(format!("changed on its way: {text}"));
+        }
+    }
+}
+
+/// All dead letters since the last time, with what lies in the bucket put back in.
+async fn exhume(platform: &Platform) -> anyhow::Result<Vec<Received>> {
+    let mut letters = Vec::new();
+    loop {
+        let mut pulled = platform.cloud.pull("buried").await?;
+        if pulled.is_empty() {
+            return Ok(letters);
+        }
+        for letter in &mut pulled {
+            if let Some(object) = letter.attributes.get("dl_object") {
+                let name = object.strip_prefix("gs://graves/").context("read dl_object")?;
+                letter.data = platform.cloud.read("graves", name).await?;
+            }
+        }
+        letters.extend(pulled);
+    }
+}
+
+fn reason(letter: &Received) -> (&str, &str) {
+    let attribute = |name: &str| letter.attributes.get(name).map_or("", String::as_str);
+    (attribute("dl_service"), attribute("dl_reason"))
+}
+
+/// What a device sent, or a stranger published.
+fn content(letter: &Received) -> Vec<u8> {
+    match Envelope::read(&letter.data) {
+        Some(envelope) => envelope.payload.unwrap_or_default().into(),
+        None => letter.data.clone().into(),
+    }
+}
+
+fn guest_key(payload: &Payload) -> Option<Vec<u8>> {
+    let key = match payload {
+        Payload::Bytes(bytes) => canonical(bytes),
+        Payload::Json(value) => value.to_string().into_bytes(),
+    };
+    Guest::is_one(&key).then_some(key)
+}
+
+/// A table keeps values, an archive bytes: what is JSON is compared as JSON.
+fn canonical(payload: &[u8]) -> Vec<u8> {
+    match serde_json::from_slice::<serde_json::Value>(payload) {
+        Ok(value) => value.to_string().into_bytes(),
+        Err(_) => payload.to_vec(),
+    }
+}
+
+fn count(keys: impl Iterator<Item = Vec<u8>>) -> HashMap<Vec<u8>, u64> {
+    let mut counts = HashMap::new();
+    for key in keys {
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+}
+
+/// Whether an object lies where the archive's objects should.
+fn is_proper(name: &str) -> bool {
+    name.starts_with("archive/") && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
+}

@@ -1,0 +1,84 @@
+//! Reads what enrich publishes, as a subscriber that relies on the order of each key.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::platform::Platform;
+use crate::account::{Arrived, Payload};
+use crate::reading::Reading;
+
+/// The first arrivals of a fleet's readings, device by device.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    seen: HashSet<Reading>,
+    newest: HashMap<u32, u64>,
+    /// Readings that arrived for the first time after a later one of their device.
+    pub(super) violations: Vec<Reading>,
+}
+
+impl Order {
+    fn arrive(&mut self, reading: Reading) {
+        if !self.seen.insert(reading) {
+            return;
+        }
+        let newest = self.newest.entry(reading.device).or_default();
+        if reading.number < *newest {
+            self.violations.push(reading);
+        }
+        *newest = (*newest).max(reading.number);
+    }
+
+    /// How many readings arrived.
+    pub(super) fn count(&self) -> usize {
+        self.seen.len()
+    }
+}
+
+/// Reads until it is told to stop and nothing more comes.
+pub(super) async fn read(
+    platform: Arc<Platform>,
+    fleet: String,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Order> {
+    let mut order = Order::default();
+    loop {
+        let is_last = *stopped.borrow();
+        let received = platform.cloud.pull("order").await.unwrap_or_default();
+        for message in &received {
+            let arrived = Arrived::of_message(message)?;
+            if let Payload::Bytes(payload) = arrived.payload {
+                Reading::of(&fleet, &payload).into_iter().for_each(|reading| order.arrive(reading));
+            }
+        }
+        if received.is_empty() {
+            if is_last {
+                return Ok(order);
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeats_may_follow_later_readings_and_nothing_else_may() {
+        let mut order = Order::default();
+        let reading = |device, number| Reading { device, number };
+
+        for reading in [reading(1, 1), reading(2, 9), reading(1, 3), reading(1, 1)] {
+            order.arrive(reading);
+        }
+        assert_eq!(order.violations, []);
+        order.arrive(reading(1, 2));
+
+        assert_eq!(order.violations, [reading(1, 2)]);
+        assert_eq!(order.count(), 4);
+    }
+}

@@ -1,0 +1,151 @@
+//! One process of a service, which comes back whatever happens to it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+
+use super::platform::GRACE;
+use crate::mosquitto::free_port;
+use crate::process::{Process, binary};
+
+/// Longest wait for a replica to be ready; under faults that can take long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) struct Replica {
+    pub(super) service: &'static str,
+    ordinal: u32,
+    config: PathBuf,
+    log: PathBuf,
+    /// Held while something is done to it.
+    process: tokio::sync::Mutex<Option<Process>>,
+    seat: Mutex<Option<Seat>>,
+}
+
+/// Where to look at the process that runs now.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    pub(super) url: String,
+    pub(super) pid: u32,
+}
+
+impl Replica {
+    /// Writes its settings.
+    pub(super) fn new(
+        service: &'static str,
+        ordinal: u32,
+        folder: &Path,
+        settings: &Value,
+    ) -> anyhow::Result<Self> {
+        let file = |end: &str| folder.join(format!("{service}-{ordinal}.{end}"));
+        let (config, log) = (file("yaml"), file("log"));
+        // YAML holds JSON.
+        std::fs::write(&config, serde_json::to_vec_pretty(settings)?).context("write settings")?;
+        let (process, seat) = (tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Self { service, ordinal, config, log, process, seat })
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("{}-{}", self.service, self.ordinal)
+    }
+
+    pub(super) fn seat(&self) -> Option<Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) async fn start(&self) -> anyhow::Result<()> {
+        *self.process.lock().await = Some(self.spawn()?);
+        Ok(())
+    }
+
+    /// Waits until it is ready.
+    pub(super) async fn ready(&self) -> anyhow::Result<()> {
+        let ready = async {
+            while !self.answers("readyz").await {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let late = || format!("{} did not become ready: {}", self.name(), self.log.display());
+        timeout(PATIENCE, ready).await.with_context(late)
+    }
+
+    /// Whether the path of its health server answers with success.
+    pub(super) async fn answers(&self, path: &str) -> bool {
+        let Some(seat) = self.seat() else { return false };
+        let ask = reqwest::get(format!("{}/{path}", seat.url));
+        let answer = timeout(Duration::from_secs(1), ask).await;
+        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+    }
+
+    /// SIGKILL, and another one starts at once.
+    pub(super) async fn kill(&self) -> anyhow::Result<()> {
+        let mut process = self.process.lock().await;
+        if let Some(running) = process.as_mut() {
+            running.kill().await?;
+        }
+        *process = Some(self.spawn()?);
+        Ok(())
+    }
+
+    /// SIGSTOP, and SIGCONT after a while.
+    pub(super) async fn freeze(&self, lasts: Duration) -> anyhow::Result<()> {
+        let process = self.process.lock().await;
+        let Some(running) = process.as_ref() else { return Ok(()) };
+        running.freeze()?;
+        sleep(lasts).await;
+        running.thaw()
+    }
+
+    /// SIGTERM, another one starts at once, and SIGKILL for what is not done after `grace`.
+    pub(super) async fn replace(&self, grace: Duration) -> anyhow::Result<()> {
+        let mut process = self.process.lock().await;
+        let old = process.replace(self.spawn()?);
+        let Some(mut old) = old else { return Ok(()) };
+        old.ask_to_end()?;
+        match old.wait(grace).await {
+            Ok(_) => Ok(()),
+            Err(_) => old.kill().await,
+        }
+    }
+
+    /// SIGTERM, with all the grace that it asks for; what the broker still holds for it is carried.
+    pub(super) async fn retire(&self) -> anyhow::Result<()> {
+        let mut process = self.process.lock().await;
+        let Some(mut old) = process.take() else { return Ok(()) };
+        old.ask_to_end()?;
+        // Under faults it may fail to drain in time: what is left comes again elsewhere.
+        old.wait(GRACE * 2).await?;
+        if self.service != "ingestion" {
+            return Ok(());
+        }
+        let log = std::fs::File::options().append(true).open(&self.log).context("open the log")?;
+        let mut command = Command::new(binary(self.service)?);
+        command.arg("retire").arg("--config").arg(&self.config).stderr(log).kill_on_drop(true);
+        command.env("PORT", "0");
+        let ended = timeout(PATIENCE, command.status()).await;
+        let status = ended.context("wait for ingestion retire")?.context("run ingestion retire")?;
+        if status.success() { Ok(()) } else { bail!("ingestion retire: {status}") }
+    }
+
+    /// Starts it again if it has ended by itself, and says how it did.
+    pub(super) async fn revive(&self) -> anyhow::Result<Option<String>> {
+        // Somebody who holds it is ending or starting it.
+        let Ok(mut process) = self.process.try_lock() else { return Ok(None) };
+        let Some(running) = process.as_mut() else { return Ok(None) };
+        let Some(status) = running.ended()? else { return Ok(None) };
+        *process = Some(self.spawn()?);
+        Ok(Some(format!("{} ended by itself: {status}", self.name())))
+    }
+
+    fn spawn(&self) -> anyhow::Result<Process> {
+        let process = Process::start(self.service, &self.config, free_port()?, &self.log)?;
+        let pid = process.pid().context("the process has ended already")?;
+        let seat = Seat { url: process.url(), pid };
+        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        Ok(process)
+    }
+}

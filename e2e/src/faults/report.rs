@@ -1,0 +1,148 @@
+//! What a run tells.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::oracle::Verdict;
+use super::watch::Sight;
+
+/// One time that a fault happened.
+#[derive(Debug, Clone)]
+pub(super) struct Injected {
+    pub(super) name: String,
+    pub(super) from: Instant,
+    pub(super) to: Instant,
+}
+
+/// Everything about one fault. A message counts for all faults that were at work when it was
+/// confirmed, or from which the platform was still recovering.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Row {
+    /// How often it happened.
+    pub injected: u64,
+    /// Messages whose receipt was confirmed meanwhile.
+    pub obligations: u64,
+    /// Of those, the ones that are lost.
+    pub missing: u64,
+    /// Of those, the ones that were changed.
+    pub corrupted: u64,
+    /// Copies of those beyond the first.
+    pub duplicates: u64,
+    /// Longest time in which table or archive did not progress.
+    pub longest_pause: Duration,
+    /// Longest time from its end until all replicas were ready and both ends progressed.
+    pub recovery: Duration,
+}
+
+/// What a run tells.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// One row per fault.
+    pub rows: BTreeMap<String, Row>,
+    /// The sums over all messages, each counted once.
+    pub total: Row,
+    /// Everything that must not be, in words; empty for a run that passed.
+    pub charges: Vec<String>,
+    /// Measures of growth and latency.
+    pub measures: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(verdict: &Verdict, sight: &Sight, injected: &[Injected]) -> Self {
+        let mut report = Self::default();
+        let load_end = verdict.obligations.iter().map(|(_, at)| *at).max();
+        for event in injected {
+            // After the end of the load there is nothing to progress with.
+            let recovery = sight.recovery(event.to).unwrap_or_default();
+            let until = load_end.map_or(event.to, |end| end.min(event.to + recovery));
+            let row = report.rows.entry(event.name.clone()).or_default();
+            row.injected += 1;
+            row.recovery = row.recovery.max(recovery);
+            row.longest_pause = row.longest_pause.max(sight.longest_pause(event.from, until));
+            row.count(verdict, |at| (event.from..=until).contains(&at));
+        }
+        report.total.injected = injected.len() as u64;
+        report.total.count(verdict, |_| true);
+        report.total.corrupted = verdict.corrupted.len() as u64;
+        let rows = || report.rows.values();
+        report.total.longest_pause = rows().map(|row| row.longest_pause).max().unwrap_or_default();
+        report.total.recovery = rows().map(|row| row.recovery).max().unwrap_or_default();
+        report.charges.clone_from(&verdict.charges);
+        report.charges.extend(sight.incidents.iter().cloned());
+        for (what, count) in
+            [("missing", report.total.missing), ("corrupted", report.total.corrupted)]
+        {
+            if count > 0 {
+                report.charges.push(format!("{count} {what}"));
+            }
+        }
+        report
+    }
+
+    /// Whether nothing was lost, nothing changed, and everything is as it should be.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.charges.is_empty()
+    }
+}
+
+impl Row {
+    fn count(&mut self, verdict: &Verdict, is_meant: impl Fn(Instant) -> bool) {
+        for (sender, _) in verdict.obligations.iter().filter(|(_, at)| is_meant(*at)) {
+            self.obligations += 1;
+            self.missing += u64::from(verdict.missing.contains(sender));
+            self.duplicates += verdict.duplicates.get(sender).copied().unwrap_or(0);
+            let is_it = |corrupted: &&Option<_>| corrupted.as_ref() == Some(sender);
+            self.corrupted += verdict.corrupted.iter().filter(is_it).count() as u64;
+        }
+    }
+}
+
+/// More charges than these are not printed.
+const MAX_CHARGES: usize = 20;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<24}{:>9}{:>13}{:>9}{:>11}{:>12}{:>9}{:>11}",
+            "fault",
+            "injected",
+            "obligations",
+            "missing",
+            "corrupted",
+            "duplicates",
+            "pause s",
+            "recovery s"
+        )?;
+        for (name, row) in self.rows.iter().map(|(name, row)| (name.as_str(), row)) {
+            writeln!(f, "{name:<24}{row}")?;
+        }
+        writeln!(f, "{:<24}{}", "all", self.total)?;
+        for measure in &self.measures {
+            writeln!(f, "{measure}")?;
+        }
+        for charge in self.charges.iter().take(MAX_CHARGES) {
+            writeln!(f, "WRONG: {charge}")?;
+        }
+        let rest = self.charges.len().saturating_sub(MAX_CHARGES);
+        if rest > 0 {
+            writeln!(f, "WRONG: {rest} more")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { injected, obligations, missing, corrupted, duplicates, .. } = self;
+        let (pause, recovery) = (self.longest_pause.as_secs_f64(), self.recovery.as_secs_f64());
+        write!(
+            f,
+            "{injected:>9}{obligations:>13}{missing:>9}{corrupted:>11}{duplicates:>12}{pause:>9.1}{recovery:>11.1}"
+        )
+    }
+}

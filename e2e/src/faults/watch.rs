@@ -1,0 +1,178 @@
+//! Looks on while faults happen: who is ready, what progresses, and what grows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::platform::Platform;
+use super::replica::Replica;
+use crate::usage;
+
+/// Between two looks.
+const STEP: Duration = Duration::from_millis(200);
+
+/// What was seen at one time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) at: Instant,
+    /// Whether every replica that there should be was ready.
+    is_ready: bool,
+    /// Requests that the table has taken, and objects that the bucket has.
+    written: [u64; 2],
+}
+
+/// What one process used, over its life.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Usage {
+    /// When, in seconds, resident megabytes, and open files and sockets.
+    pub(super) points: Vec<(f64, f64, f64)>,
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+pub(super) struct Sight {
+    pub(super) samples: Vec<Sample>,
+    /// By name and process id.
+    pub(super) usage: BTreeMap<(String, u32), Usage>,
+    /// What should never happen: processes that end by themselves, or would be ended for their health.
+    pub(super) incidents: Vec<String>,
+}
+
+/// Looks until it is told to stop.
+pub(super) async fn watch(
+    platform: Arc<Platform>,
+    mut stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Sight> {
+    let mut sight = Sight::default();
+    let started = Instant::now();
+    while !*stopped.borrow_and_update() {
+        let replicas = platform.replicas();
+        let (ready, calls) = tokio::join!(
+            join_all(replicas.iter().map(|replica| replica.answers("readyz"))),
+            platform.embedded.calls(),
+        );
+        let calls = calls?;
+        let count = |method: &str| calls.get(method).copied().unwrap_or(0);
+        let written = [count("AppendRows"), count("storage.objects.insert")];
+        let is_ready = ready.iter().all(|is_ready| *is_ready);
+        sight.samples.push(Sample { at: Instant::now(), is_ready, written });
+        for replica in &replicas {
+            sight.look_at(replica, started).await?;
+        }
+        tokio::select! {
+            () = sleep(STEP) => {}
+            _ = stopped.changed() => {}
+        }
+    }
+    Ok(sight)
+}
+
+impl Sight {
+    async fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
+        self.incidents.extend(replica.revive().await?);
+        let Some(seat) = replica.seat() else { return Ok(()) };
+        // A process that ends meanwhile uses nothing.
+        let used = (usage::resident_megabytes(seat.pid), usage::open_files(seat.pid));
+        if let (Ok(megabytes), Ok(files)) = used {
+            let seconds = started.elapsed().as_secs_f64();
+            let usage = self.usage.entry((replica.name(), seat.pid)).or_default();
+            usage.points.push((seconds, megabytes, files as f64));
+        }
+        Ok(())
+    }
+
+    /// How long after `end` all were ready and both ends had progressed again; `None` if never.
+    pub(super) fn recovery(&self, end: Instant) -> Option<Duration> {
+        let at_end = self.samples.iter().rfind(|sample| sample.at <= end)?.written;
+        let mut after = self.samples.iter().filter(|sample| sample.at > end);
+        let is_well = |sample: &&Sample| {
+            sample.is_ready && (0..2).all(|index| sample.written[index] > at_end[index])
+        };
+        Some(after.find(is_well)?.at - end)
+    }
+
+    /// The longest time between `from` and `to` in which one of the ends did not progress.
+    pub(super) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+        let window = || self.samples.iter().filter(|sample| (from..=to).contains(&sample.at));
+        let pause_of = |index: usize| {
+            let (mut longest, mut since) = (Duration::ZERO, from);
+            let mut last = None;
+            for sample in window() {
+                longest = longest.max(sample.at - since);
+                if last.is_some_and(|last| last < sample.written[index]) {
+                    since = sample.at;
+                }
+                last = Some(sample.written[index]);
+            }
+            longest
+        };
+        pause_of(0).max(pause_of(1))
+    }
+
+    /// The rise of a value over the life of the process that lived longest, per hour, by replica;
+    /// by least squares.
+    pub(super) fn slopes(&self, value: impl Fn(&(f64, f64, f64)) -> f64) -> BTreeMap<String, f64> {
+        let mut longest: BTreeMap<String, &Usage> = BTreeMap::new();
+        for ((name, _), usage) in &self.usage {
+            let known = longest.entry(name.clone()).or_insert(usage);
+            if usage.points.len() > known.points.len() {
+                *known = usage;
+            }
+        }
+        let slope = |usage: &Usage| {
+            let points: Vec<_> =
+                usage.points.iter().map(|point| (point.0 / 3600.0, value(point))).collect();
+            slope(&points)
+        };
+        longest.into_iter().map(|(name, usage)| (name, slope(usage))).collect()
+    }
+}
+
+/// The slope of the straight line through points, by least squares; 0 for less than two points.
+pub(super) fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let covariance: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    let variance: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    if variance > 0.0 { covariance / variance } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slope_is_that_of_the_line() {
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]), 2.0);
+        assert_eq!(slope(&[(1.0, 1.0)]), 0.0);
+        assert_eq!(slope(&[]), 0.0);
+    }
+
+    #[test]
+    fn pauses_and_recoveries_are_those_of_the_slower_end() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let sample = |seconds, is_ready, written| Sample { at: at(seconds), is_ready, written };
+        let sight = Sight {
+            samples: vec![
+                sample(0, true, [1, 1]),
+                sample(1, true, [2, 1]),
+                sample(2, false, [3, 1]),
+                sample(3, false, [4, 2]),
+                sample(4, true, [5, 2]),
+                sample(5, true, [6, 3]),
+            ],
+            ..Sight::default()
+        };
+
+        assert_eq!(sight.longest_pause(at(0), at(5)), Duration::from_secs(3));
+        assert_eq!(sight.recovery(at(2)), Some(Duration::from_secs(2)));
+        assert_eq!(sight.recovery(at(4)), Some(Duration::from_secs(1)));
+        assert_eq!(sight.recovery(at(5)), None);
+    }
+}

@@ -1,0 +1,130 @@
+//! Connections whose other side has gone without a word: nothing ends them, and nothing comes.
+
+use std::time::Duration;
+
+use crate::stage::{Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion, until};
+use e2e::account::{self, Account, Arrived, Ends};
+use e2e::archive;
+use e2e::fleet::{Fleet, Plan};
+use e2e::proxy::{Link, Proxy};
+use e2e::redis::Redis;
+use service::Hosted;
+
+const SHORT: Duration = Duration::from_secs(1);
+
+/// A link of its own for each dependency.
+struct Links {
+    mqtt: Proxy,
+    redis: Proxy,
+    cloud: Vec<Proxy>,
+}
+
+impl Links {
+    async fn start(stage: &Stage, redis: &Redis) -> Self {
+        let cloud = stage.emulator.as_ref().unwrap().address().port();
+        let mut links = Self {
+            mqtt: Proxy::start(stage.broker.port()).await.unwrap(),
+            redis: Proxy::start(redis.port()).await.unwrap(),
+            cloud: Vec::new(),
+        };
+        for _ in 0..4 {
+            links.cloud.push(Proxy::start(cloud).await.unwrap());
+        }
+        links
+    }
+
+    fn url(&self, index: usize) -> Option<String> {
+        Some(format!("http://127.0.0.1:{}", self.cloud[index].port()))
+    }
+
+    /// Silences every connection that there is now; later ones work.
+    fn silence(&self) {
+        for proxy in [&self.mqtt, &self.redis].into_iter().chain(&self.cloud) {
+            proxy.set(Link::Silent);
+        }
+    }
+
+    fn recover(&self) {
+        for proxy in [&self.mqtt, &self.redis].into_iter().chain(&self.cloud) {
+            proxy.set(Link::Up);
+        }
+    }
+
+    async fn start_services(&self, stage: &Stage) -> Vec<Hosted> {
+        let mut ingestion = stage.ingestion();
+        ingestion.mqtt.url = format!("mqtt://127.0.0.1:{}", self.mqtt.port());
+        ingestion.mqtt.keep_alive = Duration::from_secs(5);
+        ingestion.pubsub.endpoint = self.url(0);
+        ingestion.pipeline.attempt_timeout = SHORT;
+        let redis = format!("redis://127.0.0.1:{}", self.redis.port());
+        let mut enrich = stage.enrich(Some(redis));
+        enrich.cache.memory.max_entries = 1;
+        enrich.firestore.endpoint = self.url(1);
+        enrich.firestore.timeout = SHORT;
+        enrich.pubsub.endpoint = self.url(0);
+        enrich.pipeline.attempt_timeout = SHORT;
+        enrich.subscription.idle_timeout = SHORT;
+        let mut bigqueries = stage.bigqueries();
+        bigqueries.subscription.id = stage.cloud.name("enriched-rows");
+        bigqueries.bigquery.endpoint = self.url(2);
+        bigqueries.pubsub.endpoint = self.url(0);
+        bigqueries.pipeline.attempt_timeout = SHORT;
+        bigqueries.subscription.idle_timeout = SHORT;
+        let mut icestore = stage.icestore();
+        icestore.subscription.id = stage.cloud.name("enriched-archive");
+        icestore.storage.endpoint = self.url(3);
+        icestore.pubsub.endpoint = self.url(0);
+        icestore.pipeline.attempt_timeout = SHORT;
+        icestore.subscription.idle_timeout = SHORT;
+        vec![
+            start_ingestion(ingestion).await,
+            start_enrich(enrich).await,
+            start_bigqueries(bigqueries).await,
+            start_icestore(icestore).await,
+        ]
+    }
+}
+
+/// Sends some messages, and waits until they are everywhere.
+async fn pass(stage: &Stage) -> Account {
+    let plan =
+        Plan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
+    let mut fleet = Fleet::start(plan);
+    fleet.finish().await;
+    let bucket = stage.cloud.name("bucket");
+    let mut account = Account::default();
+    until(async || {
+        let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
+        let lines: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
+        let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+        let ends = Ends { archive: Some(&lines), table: Some(&rows), ..Ends::default() };
+        account = account::settle(&fleet, ends.enriched());
+        account.missing == 0
+    })
+    .await;
+    account
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_died_without_a_word_are_replaced() {
+    let stage = Stage::set().await;
+    if stage.faulty_cloud().is_none() {
+        return stage.strike().await;
+    }
+    stage.put_devices(20).await;
+    let redis = Redis::start().await.unwrap();
+    let links = Links::start(&stage, &redis).await;
+    let services = links.start_services(&stage).await;
+    assert!(pass(&stage).await.is_clean());
+
+    links.silence();
+    links.recover();
+    let account = pass(&stage).await;
+
+    assert!(account.is_clean(), "{account:?}");
+    for service in services {
+        until(async || service.health().is_ready()).await;
+        service.shutdown(crate::stage::GRACE).await.unwrap();
+    }
+    stage.strike().await;
+}
