@@ -76,10 +76,8 @@ async fn main() -> anyhow::Result<ExitCode> {
 fn build() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--bins"]);
-    for package in ["ingestion", "enrich", "bigqueries", "icestore", "emulator"] {
-        command.args(["--package", package]);
-    }
+    // The whole workspace, as elsewhere: with some packages alone, what they share is built again.
+    command.args(["build", "--workspace", "--bins"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

@@ -1,0 +1,24 @@
+//! Two minutes of every fault, always the same ones.
+
+use std::time::Duration;
+
+use e2e::faults::{Plan, run};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_confirmed_is_lost_under_any_fault() -> anyhow::Result<()> {
+    let plan = Plan {
+        length: Duration::from_secs(120),
+        seed: 7,
+        only: Vec::new(),
+        has_faults: true,
+        rate: 200,
+    };
+
+    let report = run(&plan).await?;
+
+    println!("{report}");
+    assert!(report.is_clean(), "{report}");
+    assert!(report.total.obligations > 10_000, "{report}");
+    assert!(report.total.duplicates > 0, "the faults must have bitten: {report}");
+    Ok(())
+}
