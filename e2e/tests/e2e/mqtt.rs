@@ -150,6 +150,26 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_forgets_a_shared_group_at_its_restart_is_asked_again() {
+    let mut stage = Stage::set().await;
+    let mut settings = stage.ingestion();
+    let route = settings.routes.get_mut("up").unwrap();
+    route.source.shared_group = Some("ingestion".into());
+    let ingestion = start_ingestion(settings).await;
+
+    stage.broker.stop().await.unwrap();
+    until(async || !ingestion.health().is_ready()).await;
+    stage.broker.start_again().await.unwrap();
+    until(async || ingestion.health().is_ready()).await;
+    let mut fleet = stage.fleet(100);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+
+    until(async || counter(&ingestion, SENT) >= 100).await;
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ordering_key_keeps_each_devices_order() {
     let stage = Stage::set().await;
     let (ordered, raw) = (stage.cloud.name("ordered"), stage.cloud.name("raw"));

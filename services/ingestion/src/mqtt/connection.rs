@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::client::{self, Client, Event, Published, Session};
 use super::window::Window;
 use super::{Arrived, Purpose};
-use crate::config::Mqtt;
+use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 use crate::routes::Subscription;
@@ -59,6 +59,8 @@ struct Epoch {
     verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
     /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
     report: mpsc::UnboundedSender<(u64, Verdict)>,
+    /// What was subscribed to, in the order of the answers.
+    asked: Vec<Subscription>,
     is_subscribed: bool,
     has_acked: bool,
     /// Filters whose subscription has ended.
@@ -191,21 +193,19 @@ impl Connection {
             Event::Unsubscribed => epoch.unsubscribed += 1,
             Event::Connected { session_present } => {
                 self.note_session(session_present);
-                if session_present && !self.is_first {
-                    // The session has our subscriptions. Asking again would bring every retained
-                    // message once more, with MQTT 3.1.1.
+                epoch.asked = self.wanted(session_present);
+                if epoch.asked.is_empty() {
                     epoch.is_subscribed = true;
                     self.condition.ready();
                     return Ok(());
                 }
-                // At the start of the process always: the session may have older filters.
                 self.condition.pending("subscribing");
-                if !epoch.client.try_subscribe(&self.filters) {
+                if !epoch.client.try_subscribe(&epoch.asked) {
                     return Err("the subscription could not be requested".into());
                 }
             }
             Event::Subscribed(answers) => {
-                let refused = self.filters.iter().zip(&answers);
+                let refused = epoch.asked.iter().zip(&answers);
                 let refused =
                     refused.filter_map(|(filter, answer)| Some((filter, answer.as_ref().err()?)));
                 let refused: Vec<_> =
@@ -227,6 +227,16 @@ impl Connection {
             Event::Other => {}
         }
         Ok(())
+    }
+
+    /// What to subscribe to on a new connection: everything, whatever the session has. It may have
+    /// older filters from before the process, and brokers that were restarted forget those of shared
+    /// groups (mosquitto 2.0.11 does). Only with MQTT 3.1.1 that would bring every retained message
+    /// once more, but for shared groups, which get none.
+    fn wanted(&self, session_present: bool) -> Vec<Subscription> {
+        let is_known = session_present && !self.is_first && self.settings.protocol == Protocol::V4;
+        let wanted = self.filters.iter().filter(|filter| filter.is_shared || !is_known);
+        wanted.cloned().collect()
     }
 
     fn note_session(&mut self, session_present: bool) {
@@ -350,6 +360,7 @@ impl Epoch {
             window,
             verdicts,
             report,
+            asked: Vec::new(),
             is_subscribed: false,
             has_acked: false,
             unsubscribed: 0,
