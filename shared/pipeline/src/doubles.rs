@@ -30,8 +30,8 @@ pub struct Book {
     pub buried: HashMap<String, &'static str>,
     /// Ids that were acknowledged.
     pub acked: HashSet<String>,
-    /// Verdicts other than acknowledgements.
-    pub nacks: usize,
+    /// Ids that were handed back at least once.
+    pub nacked: HashSet<String>,
     /// Deliveries without a verdict.
     pub unsettled: usize,
     /// The most deliveries that were ever without a verdict.
@@ -56,7 +56,7 @@ impl Ledger {
         let mut book = self.book();
         book.unsettled -= 1;
         if verdict == Verdict::Nack {
-            book.nacks += 1;
+            book.nacked.insert(id.to_owned());
             return;
         }
         let is_durable = book.buried.contains_key(id) || book.written.iter().any(|done| done == id);
@@ -307,7 +307,9 @@ where
             tokio::time::sleep(delay).await;
         }
         match fault {
-            Fault::None | Fault::LostReply => Ok(Step::Pass((self.0)(message))),
+            Fault::None => Ok(Step::Pass((self.0)(message))),
+            // A transform has no reply to lose; it asks for another delivery instead.
+            Fault::LostReply => Err(Recovery::HandBack.because("look up", "later")),
             Fault::Refused => Err(Recovery::Retry.because("look up", "refused")),
             Fault::Hung => std::future::pending().await,
         }

@@ -134,7 +134,13 @@ where
         let wait = waits.next_wait();
         let lease_end = parcel.duty.settlement.lease_end();
         let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);
-        if error.recovery() == Recovery::Retry && lease_lasts {
+        let may_wait = match error.recovery() {
+            Recovery::Retry => true,
+            // Handed back, it would come again behind the messages that wait for it here.
+            Recovery::HandBack => !ordering_key.is_empty(),
+            Recovery::Reject(_) | Recovery::Stop => false,
+        };
+        if may_wait && lease_lasts {
             Metrics::count(&shared.metrics.retried, "transform", 1);
             tokio::time::sleep(wait).await;
         } else {
