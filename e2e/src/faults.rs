@@ -52,6 +52,14 @@ pub struct Plan {
     pub rate: u32,
 }
 
+/// Everything that a fault may touch.
+struct Scene {
+    platform: Arc<Platform>,
+    guests: Guests,
+    /// The fleet whose readings all replicas of ingestion share.
+    shared: fleet::Log,
+}
+
 /// Longest wait for everything to arrive and to be ready, once nothing is sent any more.
 const QUIET: Duration = Duration::from_secs(180);
 /// A replica above this has grown; limits of memory are settings, and 100 MB is what we promise.
@@ -83,16 +91,20 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let mut reader = JoinSet::new();
     let ordered = fleets[1].name().to_owned();
     reader.spawn(order::read(Arc::clone(&platform), ordered, stopped.clone()));
-    let guests = Arc::new(Guests::new(platform.broker_port, platform.cloud.clone()));
+    let scene = Arc::new(Scene {
+        platform: Arc::clone(&platform),
+        guests: Guests::new(platform.broker_port, platform.cloud.clone()),
+        shared: fleets[0].log(),
+    });
 
-    let injected = inject(plan, &faults, &platform, &guests).await?;
+    let injected = inject(plan, &faults, &scene).await?;
     for fleet in &mut fleets {
         fleet.stop();
         fleet.finish().await;
     }
     info!("all is sent; waiting for it to arrive");
     let refuses_rows = faults.iter().any(Fault::refuses_rows);
-    let (verdict, evidence) = settle(&platform, &fleets, (&guests, refuses_rows)).await?;
+    let (verdict, evidence) = settle(&scene, &fleets, refuses_rows).await?;
     let not_ready = unready(&platform).await;
     stop.send_replace(true);
     let sight = watcher.join_next().await.context("the watcher is gone")???;
@@ -108,6 +120,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         report.measures.extend(slopes(&sight, &evidence));
     }
     if !report.is_clean() {
+        drop(scene);
         let platform = Arc::into_inner(platform).context("the platform is in use")?;
         report.measures.push(format!("logs: {}", platform.keep().display()));
     }
@@ -146,8 +159,7 @@ fn start_fleets(plan: &Plan, platform: &Platform) -> [Fleet; 2] {
 async fn inject(
     plan: &Plan,
     faults: &[Fault],
-    platform: &Arc<Platform>,
-    guests: &Arc<Guests>,
+    scene: &Arc<Scene>,
 ) -> anyhow::Result<Vec<Injected>> {
     let started = Instant::now();
     let mut running: JoinSet<anyhow::Result<Injected>> = JoinSet::new();
@@ -155,11 +167,11 @@ async fn inject(
     for event in schedule::draw(plan.seed, plan.length, faults.len()) {
         sleep_until(started + event.at).await;
         let fault = faults[event.fault].clone();
-        let (platform, guests) = (Arc::clone(platform), Arc::clone(guests));
+        let scene = Arc::clone(scene);
         running.spawn(async move {
             let from = Instant::now();
             info!(fault = %fault.name, at = ?event.at, "begins");
-            fault.befall(&platform, &guests, (event.lasts, event.choice)).await?;
+            fault.befall(&scene, (event.lasts, event.choice)).await?;
             Ok(Injected { name: fault.name, from, to: Instant::now() })
         });
         // A fault that cannot be done ends the test at once.
@@ -176,15 +188,15 @@ async fn inject(
 
 /// The verdict, once nothing is missing or nothing more comes.
 async fn settle(
-    platform: &Platform,
+    scene: &Scene,
     fleets: &[Fleet; 2],
-    (guests, refuses_rows): (&Guests, bool),
+    refuses_rows: bool,
 ) -> anyhow::Result<(Verdict, Evidence)> {
     let deadline = Instant::now() + QUIET;
     let mut letters = Vec::new();
     loop {
-        let evidence = Evidence::collect(platform, &mut letters).await?;
-        let verdict = evidence.judge(&[&fleets[0], &fleets[1]], guests, refuses_rows);
+        let evidence = Evidence::collect(&scene.platform, &mut letters).await?;
+        let verdict = evidence.judge(&[&fleets[0], &fleets[1]], &scene.guests, refuses_rows);
         if verdict.missing.is_empty() || Instant::now() > deadline {
             return Ok((verdict, evidence));
         }

@@ -48,6 +48,9 @@ impl Default for Plan {
     }
 }
 
+/// Between two looks of whoever is held.
+const HELD: Duration = Duration::from_millis(10);
+
 /// What a fleet has done so far; clones look at the same fleet.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Pages>);
@@ -57,6 +60,7 @@ struct Pages {
     sent: Mutex<Vec<Reading>>,
     acknowledged: Mutex<Vec<(Reading, Instant)>>,
     is_stopped: AtomicBool,
+    is_held: AtomicBool,
 }
 
 impl Log {
@@ -76,6 +80,19 @@ impl Log {
     #[must_use]
     pub fn acknowledged_count(&self) -> u64 {
         lock(&self.0.acknowledged).len() as u64
+    }
+
+    /// Sends nothing more until [`Log::go_on`], and returns once all that was sent is acknowledged.
+    pub async fn hold(&self) {
+        self.0.is_held.store(true, Ordering::Relaxed);
+        while self.acknowledged_count() < self.sent_count() {
+            sleep(HELD).await;
+        }
+    }
+
+    /// Sends again.
+    pub fn go_on(&self) {
+        self.0.is_held.store(false, Ordering::Relaxed);
     }
 
     /// The readings whose PUBACK was seen, and when: each is an obligation.
@@ -191,6 +208,9 @@ impl Sender {
             if self.plan.rate > 0 {
                 let due = number as f64 / f64::from(self.plan.rate);
                 sleep_until(self.started + Duration::from_secs_f64(due)).await;
+            }
+            while self.log.0.is_held.load(Ordering::Relaxed) {
+                sleep(HELD).await;
             }
             if self.log.0.is_stopped.load(Ordering::Relaxed) {
                 return;

@@ -336,11 +336,10 @@ fn the_emulator_answers_whatever_it_is_sent() {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     let body = prop_oneof![vec(any::<u8>(), 0..200), json().prop_map(|v| v.to_string().into())];
     let case = (0..methods.len(), 0..PATHS.len(), "[a-z0-9%/._-]{0,20}", body);
-    let persistence = proptest::test_runner::FileFailurePersistence::Direct(
-        "tests/hostile.proptest-regressions",
-    );
+    let persistence =
+        proptest::test_runner::FileFailurePersistence::Direct("tests/hostile.proptest-regressions");
     let config = || ProptestConfig {
-        failure_persistence: Some(Box::new(persistence.clone())),
+        failure_persistence: Some(Box::new(persistence)),
         ..ProptestConfig::default()
     };
     let mut runner = proptest::test_runner::TestRunner::new(config());

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::BytesMut;
-use rumqttc::QoS;
 use rumqttc::mqttbytes::v4::{Connect, Publish};
+use rumqttc::{QoS, v5};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,7 +33,7 @@ pub(super) enum Habit {
     WrongEnvelope,
     /// Values that do not fit their column.
     Misfit,
-    /// Devices whose names are no ids of documents, or no attributes.
+    /// Devices whose names are no ids of documents, or too long for attributes.
     StrangeDevice,
     /// Thousands of places, each a folder of the archive.
     Places,
@@ -155,7 +155,7 @@ impl Guests {
         Connect::new(id).write(&mut out)?;
         let mut answers = 1;
         for (index, packet) in packets.iter().enumerate() {
-            let topic = format!("devices/{}/up", packet.device);
+            let topic = format!("guests/{}/up", packet.device);
             let mut publish = Publish::new(topic, QoS::AtLeastOnce, packet.payload.clone());
             publish.pkid = u16::try_from(index + 1)?;
             publish.retain = packet.is_retained;
@@ -232,8 +232,8 @@ impl Guests {
         let no_ids = ["..", ".", "__id__", "a b\"c\\", "😀"];
         let mut packets: Vec<_> =
             no_ids.map(|device| self.packet(device, 0, Some(Fate::Arrives))).into();
-        let fate = Fate::Buried("ingestion", "attribute_invalid");
-        packets.push(self.packet(&"d".repeat(1_100), 0, Some(fate)));
+        // Too long for an attribute, and for the id of a document.
+        packets.push(self.packet(&"d".repeat(1_600), 0, Some(Fate::Arrives)));
         packets
     }
 
@@ -244,6 +244,25 @@ impl Guests {
         });
         packets.collect()
     }
+}
+
+/// Whether a message to this topic would reach anybody: an MQTT 5 broker says so in the PUBACK.
+pub(super) async fn has_audience(port: u16, topic: &str) -> bool {
+    let options = v5::MqttOptions::new("probe", "127.0.0.1", port);
+    let (client, mut events) = v5::AsyncClient::new(options, 10);
+    let probe = client.try_publish(topic, v5::mqttbytes::QoS::AtLeastOnce, false, "probe");
+    let answer = async {
+        loop {
+            match events.poll().await {
+                Ok(v5::Event::Incoming(v5::Incoming::PubAck(ack))) => {
+                    return ack.reason == v5::mqttbytes::v5::PubAckReason::Success;
+                }
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    };
+    probe.is_ok() && timeout(PATIENCE, answer).await.unwrap_or(false)
 }
 
 impl Guest {

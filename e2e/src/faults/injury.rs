@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::guests::{Guests, Habit};
+use super::Scene;
+use super::guests::{Habit, has_audience};
 use super::platform::{LINKS, Platform, SERVICES};
 use crate::proxy::Link;
 
@@ -132,10 +133,10 @@ impl Fault {
     /// Does it, and undoes it after a while.
     pub(super) async fn befall(
         &self,
-        platform: &Platform,
-        guests: &Guests,
+        scene: &Scene,
         (lasts, choice): (Duration, u32),
     ) -> anyhow::Result<()> {
+        let Scene { platform, guests, .. } = scene;
         let done = async {
             match &self.injury {
                 Injury::Kill(service) => platform.replica(service, choice)?.kill().await,
@@ -146,12 +147,7 @@ impl Fault {
                     platform.replica(service, choice)?.replace(SHORT_GRACE).await
                 }
                 Injury::Scale(service) => scale(platform, service, lasts).await,
-                Injury::RestartBroker => {
-                    let mut broker = platform.broker.lock().await;
-                    broker.stop().await?;
-                    sleep(lasts / 2).await;
-                    broker.start_again().await
-                }
+                Injury::RestartBroker => restart_broker(scene, lasts / 2).await,
                 Injury::KillRedis => {
                     let mut redis = platform.redis.lock().await;
                     redis.kill().await?;
@@ -186,6 +182,21 @@ impl Fault {
         };
         done.await.with_context(|| self.name.clone())
     }
+}
+
+/// mosquitto 2.0.11 forgets shared groups at a restart. What it acknowledges before a member has come
+/// back is lost before it is ours, so the fleet that is shared waits for that.
+async fn restart_broker(scene: &Scene, pause: Duration) -> anyhow::Result<()> {
+    let mut broker = scene.platform.broker.lock().await;
+    scene.shared.hold().await;
+    broker.stop().await?;
+    sleep(pause).await;
+    broker.start_again().await?;
+    while !has_audience(broker.port(), "devices/nobody/up").await {
+        sleep(Duration::from_millis(50)).await;
+    }
+    scene.shared.go_on();
+    Ok(())
 }
 
 async fn scale(platform: &Platform, service: &'static str, lasts: Duration) -> anyhow::Result<()> {

@@ -132,7 +132,7 @@ impl Replica {
     }
 
     /// Starts it again if it has ended by itself, and says how it did.
-    pub(super) async fn revive(&self) -> anyhow::Result<Option<String>> {
+    pub(super) fn revive(&self) -> anyhow::Result<Option<String>> {
         // Somebody who holds it is ending or starting it.
         let Ok(mut process) = self.process.try_lock() else { return Ok(None) };
         let Some(running) = process.as_mut() else { return Ok(None) };

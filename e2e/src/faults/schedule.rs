@@ -29,10 +29,10 @@ pub(super) fn draw(seed: u64, length: Duration, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     let mut at = Duration::ZERO;
     let mut round: Vec<usize> = Vec::new();
-    while count > 0 {
+    loop {
         at += Duration::from_millis(random.random_range(GAP_MILLIS));
-        if at >= length {
-            break;
+        if count == 0 || at >= length {
+            return events;
         }
         if round.is_empty() {
             round.extend(0..count);
@@ -42,7 +42,6 @@ pub(super) fn draw(seed: u64, length: Duration, count: usize) -> Vec<Event> {
         let choice = random.random();
         events.extend(round.pop().map(|fault| Event { at, fault, lasts, choice }));
     }
-    events
 }
 
 #[cfg(test)]

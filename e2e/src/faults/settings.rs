@@ -62,7 +62,8 @@ pub(super) fn of(service: &str, ordinal: u32, port: impl Fn(&str) -> u16) -> Val
     settings
 }
 
-/// All replicas share the fleet; the first one alone keeps an order, which a shared group cannot.
+/// All replicas share the fleet. The first one alone takes in what needs an order, which a shared
+/// group cannot keep, and the guests.
 fn routes(ordinal: u32) -> Value {
     let mut routes = json!({ "shared": {
         "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1, "shared_group": "fleet" },
@@ -73,6 +74,10 @@ fn routes(ordinal: u32) -> Value {
             "source": { "mqtt_topic": "ordered/{device_id}/up", "qos": 1 },
             "destination": { "route_name": "raw" },
             "ordering_key": "{device_id}",
+        });
+        routes["guests"] = json!({
+            "source": { "mqtt_topic": "guests/{device_id}/up", "qos": 1 },
+            "destination": { "route_name": "raw" },
         });
     }
     routes

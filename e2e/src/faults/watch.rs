@@ -61,7 +61,7 @@ pub(super) async fn watch(
         let is_ready = ready.iter().all(|is_ready| *is_ready);
         sight.samples.push(Sample { at: Instant::now(), is_ready, written });
         for replica in &replicas {
-            sight.look_at(replica, started).await?;
+            sight.look_at(replica, started)?;
         }
         tokio::select! {
             () = sleep(STEP) => {}
@@ -72,8 +72,8 @@ pub(super) async fn watch(
 }
 
 impl Sight {
-    async fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
-        self.incidents.extend(replica.revive().await?);
+    fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
+        self.incidents.extend(replica.revive()?);
         let Some(seat) = replica.seat() else { return Ok(()) };
         // A process that ends meanwhile uses nothing.
         let used = (usage::resident_megabytes(seat.pid), usage::open_files(seat.pid));

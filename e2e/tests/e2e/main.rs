@@ -3,11 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod binaries;
 mod caches;
 mod chain;
 mod flows;
 mod half_open;
-mod kill;
 mod mqtt;
 mod readiness;
 mod stage;

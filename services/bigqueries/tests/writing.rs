@@ -56,8 +56,7 @@ impl Cloud {
     async fn sink(&self, api: config::Api, columns: &[Column]) -> Sink {
         match api {
             config::Api::StorageWrite => {
-                let client = bigqueries::client::storage_write(&self.endpoint).await.unwrap();
-                Sink::storage_write(client, name(), columns.into()).unwrap()
+                Sink::storage_write(&self.endpoint, name(), columns.into()).await.unwrap()
             }
             config::Api::InsertAll => {
                 let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
