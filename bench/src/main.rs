@@ -1,0 +1,98 @@
+//! What each service costs, beside a bare loop of the same clients.
+//!
+//! Each service is a process of its own and drains a backlog, so that nothing but the service sets
+//! the pace. The embedded cloud, mosquitto and Redis are other processes on the same machine. In the
+//! same run, on the same backlog, the bare loop does what cannot be left out (`src/bin/bare.rs`). CPU
+//! time is user and system time, from the system's accounting, between readiness and exit.
+
+mod case;
+mod chain;
+mod feed;
+mod process;
+mod rig;
+mod service;
+mod table;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use clap::Parser;
+
+use crate::case::Case;
+use crate::table::{Measured, Row};
+
+/// Measures the services beside bare loops of the same clients; needs mosquitto and redis-server.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Args {
+    /// Also how cost grows with payloads, devices, keys, routes, misses, lanes and backlogs.
+    #[arg(long)]
+    full: bool,
+    /// Only this service, or `chain`.
+    #[arg(long)]
+    only: Option<String>,
+    /// Runs of each case; their median is reported.
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Messages of a run at 1 KB.
+    #[arg(long, default_value_t = 200_000)]
+    messages: u64,
+    /// Where the results go, as JSON.
+    #[arg(long, default_value = "bench.json")]
+    out: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // An error means that it was installed already.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let args = Args::parse();
+    build()?;
+    let mut rows: Vec<Row> = Vec::new();
+    let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| only == name);
+    println!("{}", table::HEAD);
+    for case in case::all(args.messages, args.full) {
+        if is_wanted(case.service.name()) {
+            report(&mut rows, measure(&case, args.repeats).await?);
+        }
+    }
+    if is_wanted("chain") {
+        report(&mut rows, chain::measure(args.messages, args.repeats).await?);
+        report(&mut rows, chain::measure_local(args.messages, args.repeats).await?);
+    }
+    let json = serde_json::to_vec_pretty(&rows).context("write results")?;
+    std::fs::write(&args.out, json).with_context(|| format!("write {}", args.out.display()))?;
+    println!("written to {}", args.out.display());
+    Ok(())
+}
+
+fn report(rows: &mut Vec<Row>, row: Row) {
+    println!("{row}");
+    rows.push(row);
+}
+
+/// Runs a case again and again, the bare loop and the service in turn.
+async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
+    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let rig = rig::Rig::start(case).await.context("start the rig")?;
+        rig.feed(case).await.context("feed the backlog")?;
+        bare.push(rig.run_bare(case).await.context("run the bare loop")?);
+        ours.push(rig.run_service(case).await.context("run the service")?);
+    }
+    let measured = Measured::median(&ours);
+    let latency = match case.has_latency {
+        true => Some(rig::latency(case, measured.messages_per_second / 2.0).await?),
+        false => None,
+    };
+    Ok(Row::new(case, (measured, Measured::median(&bare)), latency))
+}
+
+/// Builds what is measured, as it is released.
+fn build() -> anyhow::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["build", "--release", "--workspace", "--bins"]).status();
+    let status = built.context("run cargo")?;
+    if status.success() { Ok(()) } else { bail!("cargo build: {status}") }
+}

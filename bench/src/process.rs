@@ -1,0 +1,124 @@
+//! A process under measurement.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use e2e::mosquitto::free_port;
+use e2e::process::{Process, binary};
+use e2e::usage::{children_cpu_time, cpu_time, peak_megabytes};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{ChildStdout, Command};
+use tokio::time::sleep;
+
+use crate::service::Service;
+use crate::table::Measured;
+
+/// Between two looks at the metrics of a service.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Starts a service, and says how long it took to be ready.
+pub(crate) async fn start(
+    folder: &Path,
+    service: Service,
+    settings: &Value,
+) -> anyhow::Result<(Process, Duration)> {
+    let name = service.name();
+    let config = folder.join(format!("{name}.yaml"));
+    // YAML holds JSON.
+    std::fs::write(&config, serde_json::to_vec(settings)?).context("write settings")?;
+    let started = Instant::now();
+    let log = folder.join(format!("{name}.log"));
+    let mut process = Process::start(name, &config, free_port()?, &log)?;
+    process.ready().await.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
+    Ok((process, started.elapsed()))
+}
+
+/// Measures a service from readiness until it has taken all messages and drained.
+pub(crate) async fn measure(
+    (mut process, ready_in): (Process, Duration),
+    messages: u64,
+) -> anyhow::Result<Measured> {
+    let started = Instant::now();
+    let pid = process.pid().context("the process has ended")?;
+    let (own, before) = (cpu_time(pid)?, children_cpu_time()?);
+    while counter(&process, "received_messages_total").await? < messages {
+        sleep(LOOK).await;
+    }
+    let taken = started.elapsed();
+    let peak = peak_megabytes(pid)?;
+    let draining = Instant::now();
+    let status = process.terminate().await?;
+    if !status.success() {
+        bail!("the service ended with {status}");
+    }
+    let drained_in = draining.elapsed();
+    let cpu = children_cpu_time()? - before - own;
+    Ok(Measured {
+        messages_per_second: messages as f64 / taken.as_secs_f64(),
+        cpu_us_per_message: cpu.as_secs_f64() * 1e6 / messages as f64,
+        peak_rss_mb: peak,
+        ready_ms: ready_in.as_secs_f64() * 1e3,
+        drain_ms: drained_in.as_secs_f64() * 1e3,
+        spread_percent: 0.0,
+    })
+}
+
+/// A counter of the pipeline.
+pub(crate) async fn counter(process: &Process, name: &str) -> anyhow::Result<u64> {
+    let text = metrics(process).await?;
+    let name = format!("dataflow_pipeline_{name} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+    Ok(value.unwrap_or(0))
+}
+
+pub(crate) async fn metrics(process: &Process) -> anyhow::Result<String> {
+    let answer = reqwest::get(format!("{}/metrics", process.url())).await;
+    answer.context("read metrics")?.text().await.context("read metrics")
+}
+
+/// Runs a bare loop over so many messages.
+pub(crate) async fn bare(
+    service: Service,
+    (cloud, broker_port): (&str, u16),
+    messages: u64,
+) -> anyhow::Result<Measured> {
+    let mut command = Command::new(binary("bare")?);
+    command.arg(service.name()).args(["--endpoint", cloud]);
+    command.args(["--broker", &broker_port.to_string(), "--messages", &messages.to_string()]);
+    let launched = Instant::now();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().context("start the bare loop")?;
+    let pid = child.id().context("the bare loop has ended")?;
+    let mut lines = BufReader::new(child.stdout.take().context("read its output")?).lines();
+    expect(&mut lines, "ready").await?;
+    let ready_in = launched.elapsed();
+    let started = Instant::now();
+    let (own, before) = (cpu_time(pid)?, children_cpu_time()?);
+    expect(&mut lines, "done").await?;
+    let taken = started.elapsed();
+    let peak = peak_megabytes(pid)?;
+    drop(child.stdin.take());
+    let status = child.wait().await.context("wait for the bare loop")?;
+    if !status.success() {
+        bail!("the bare loop ended with {status}");
+    }
+    let cpu = children_cpu_time()? - before - own;
+    let count = messages.max(1) as f64;
+    Ok(Measured {
+        messages_per_second: messages as f64 / taken.as_secs_f64(),
+        cpu_us_per_message: cpu.as_secs_f64() * 1e6 / count,
+        peak_rss_mb: peak,
+        ready_ms: ready_in.as_secs_f64() * 1e3,
+        ..Measured::default()
+    })
+}
+
+async fn expect(lines: &mut Lines<BufReader<ChildStdout>>, word: &str) -> anyhow::Result<()> {
+    match lines.next_line().await.context("read its output")? {
+        Some(line) if line == word => Ok(()),
+        other => bail!("the bare loop said {other:?}, not {word}"),
+    }
+}

@@ -1,0 +1,139 @@
+//! What a service is measured in: a fresh embedded cloud, broker and Redis, as processes.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use e2e::cloud::Cloud;
+use e2e::embedded::Embedded;
+use e2e::fleet::{self, Fleet};
+use e2e::mosquitto::Mosquitto;
+use e2e::reading;
+use e2e::redis::Redis;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::case::Case;
+use crate::feed::Feed;
+use crate::process;
+use crate::service::{Places, Service, merge};
+use crate::table::{Latency, Measured};
+
+/// How long latency is measured.
+const AT_HALF_LOAD: Duration = Duration::from_secs(10);
+
+/// Everything but the service. The topic `in` feeds a subscription for the service and one for the
+/// bare loop; each of them publishes to a topic of its own, so that neither sees the other's work.
+pub(crate) struct Rig {
+    pub(crate) folder: TempDir,
+    pub(crate) embedded: Embedded,
+    pub(crate) cloud: Cloud,
+    pub(crate) broker: Mosquitto,
+    redis: Redis,
+}
+
+impl Rig {
+    pub(crate) async fn start(case: &Case) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("create a folder")?;
+        let embedded = Embedded::start(&folder.path().join("cloud")).await?;
+        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
+        let redis = Redis::start().await?;
+        let cloud = Cloud::embedded(&embedded.url());
+        for topic in ["in", "out", "bare-out", "dead"] {
+            cloud.create_topic(topic).await?;
+        }
+        let subscriptions =
+            [("ours", "in"), ("bare", "in"), ("sink", "out"), ("bare-sink", "bare-out")];
+        for (subscription, topic) in subscriptions {
+            cloud.create_subscription(subscription, topic).await?;
+        }
+        cloud.create_subscription("buried", "dead").await?;
+        cloud.create_bucket("bucket").await?;
+        cloud.create_dataset("dataflow").await?;
+        cloud.create_table("dataflow", "bare", &[("data", "STRING")]).await?;
+        if case.service == Service::Enrich {
+            let documents = reading::documents(case.load.devices);
+            cloud.put_documents("devices", documents).await.context("write documents")?;
+        }
+        Ok(Self { folder, embedded, cloud, broker, redis })
+    }
+
+    /// Lays the backlog up, for the service and for the bare loop.
+    pub(crate) async fn feed(&self, case: &Case) -> anyhow::Result<()> {
+        let url = self.embedded.url();
+        if case.service != Service::Ingestion {
+            let is_enriched = case.service != Service::Enrich;
+            return Feed::new(&url, "in", is_enriched).await?.all(&case.load).await;
+        }
+        // Both subscribe once, so that the broker keeps what comes while they are away.
+        process::bare(case.service, (&url, self.broker.port()), 0).await?;
+        let (mut process, _) = self.start_service(case).await?;
+        process.terminate().await?;
+        let mut fleet = Fleet::start(self.plan(case, Some(case.load.messages), 0));
+        fleet.finish().await;
+        Ok(())
+    }
+
+    pub(crate) async fn run_bare(&self, case: &Case) -> anyhow::Result<Measured> {
+        let places = (&*self.embedded.url(), self.broker.port());
+        process::bare(case.service, places, case.load.messages).await
+    }
+
+    pub(crate) async fn run_service(&self, case: &Case) -> anyhow::Result<Measured> {
+        process::measure(self.start_service(case).await?, case.load.messages).await
+    }
+
+    async fn start_service(
+        &self,
+        case: &Case,
+    ) -> anyhow::Result<(e2e::process::Process, Duration)> {
+        let settings = self.settings(case.service, ("ours", "out"), &case.settings);
+        process::start(self.folder.path(), case.service, &settings).await
+    }
+
+    /// A service's settings in this rig, with what a case changes.
+    pub(crate) fn settings(&self, service: Service, ends: (&str, &str), changes: &Value) -> Value {
+        let (url, redis) = (self.embedded.url(), self.redis.url());
+        let places = Places { cloud: &url, broker_port: self.broker.port(), redis: &redis };
+        let mut settings = service.settings(&places, ends);
+        merge(&mut settings, changes);
+        settings
+    }
+
+    fn plan(&self, case: &Case, messages: Option<u64>, rate: u32) -> fleet::Plan {
+        fleet::Plan {
+            port: self.broker.port(),
+            devices: case.load.devices,
+            payload_bytes: case.load.payload_bytes,
+            messages,
+            rate,
+            ..fleet::Plan::default()
+        }
+    }
+}
+
+/// The latency of a service that has half to do of what it can: from the publish of a message, or
+/// its receipt from the broker, until it is durable.
+pub(crate) async fn latency(case: &Case, rate: f64) -> anyhow::Result<Latency> {
+    let mut case = case.clone();
+    if case.service == Service::Icestore {
+        // A minute by default, which would be all that there is to see.
+        merge(
+            &mut case.settings,
+            &serde_json::json!({ "pipeline": { "batch": {
+            "max_age": "1s", "max_idle": "1s" } } }),
+        );
+    }
+    let rig = Rig::start(&case).await?;
+    let (mut process, _) = rig.start_service(&case).await?;
+    if case.service == Service::Ingestion {
+        let fleet = Fleet::start(rig.plan(&case, None, rate as u32));
+        tokio::time::sleep(AT_HALF_LOAD).await;
+        fleet.stop();
+    } else {
+        let feed = Feed::new(&rig.embedded.url(), "in", case.service != Service::Enrich).await?;
+        feed.at(&case.load, rate, AT_HALF_LOAD).await?;
+    }
+    let latency = Latency::of(&process::metrics(&process).await?);
+    process.kill().await?;
+    Ok(latency)
+}
