@@ -1,6 +1,6 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup
+.PHONY: run test check setup bench bench-full faults
 
 # Everything in one process; Ctrl-C ends it with an account.
 run:
@@ -16,6 +16,18 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Each service beside a bare loop of the same clients, about ten minutes; results go to bench.json.
+bench: setup
+	cargo run --release -p bench
+
+# Also how cost grows; takes an hour or more.
+bench-full: setup
+	cargo run --release -p bench -- --full
+
+# Ten minutes of every fault, with an account of every message.
+faults: setup
+	cargo run --release -p e2e --bin faults -- --minutes 10
 
 setup:
 	.ci/setup

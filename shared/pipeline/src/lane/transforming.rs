@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
@@ -14,6 +15,10 @@ use crate::metrics::Metrics;
 use crate::runner::Shared;
 use crate::write::{Entry, bury};
 use crate::{Error, Recovery, Sink, Step, Transform};
+
+/// How long a message is kept before it is handed back. Pub/Sub delivers it again at once where the
+/// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
+const HOLD: Duration = Duration::from_millis(500);
 
 /// What came of a message. An ordering key comes back, so that its next message can go on.
 pub(super) struct Transformed<R> {
@@ -169,6 +174,7 @@ where
         }
         Recovery::HandBack => {
             debug!(error = format!("{error:#}"), "handing the message back");
+            tokio::time::sleep(HOLD).await;
             Metrics::count(&shared.metrics.nacked, "asked", 1);
             parcel.duty.settlement.nack();
         }
