@@ -37,8 +37,8 @@ async fn run(messages: u64) -> anyhow::Result<Measured> {
         has_latency: false,
     };
     let rig = Rig::start(&case).await?;
-    rig.cloud.create_subscription("archive", "out").await?;
-    let ends = [("", "in"), ("ours", "out"), ("sink", ""), ("archive", "")];
+    rig.cloud.create_subscription("archive", "output").await?;
+    let ends = [("", "input"), ("ours", "output"), ("sink", ""), ("archive", "")];
     let mut services = Vec::new();
     for (service, ends) in Service::ALL.into_iter().zip(ends) {
         // An archive waits for a minute by default.

@@ -21,7 +21,7 @@ use crate::table::{Latency, Measured};
 /// How long latency is measured.
 const AT_HALF_LOAD: Duration = Duration::from_secs(10);
 
-/// Everything but the service. The topic `in` feeds a subscription for the service and one for the
+/// Everything but the service. The topic `input` feeds a subscription for the service and one for the
 /// bare loop; each of them publishes to a topic of its own, so that neither sees the other's work.
 pub(crate) struct Rig {
     pub(crate) folder: TempDir,
@@ -38,11 +38,11 @@ impl Rig {
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
         let redis = Redis::start().await?;
         let cloud = Cloud::embedded(&embedded.url());
-        for topic in ["in", "out", "bare-out", "dead"] {
+        for topic in ["input", "output", "bare-output", "dead"] {
             cloud.create_topic(topic).await?;
         }
         let subscriptions =
-            [("ours", "in"), ("bare", "in"), ("sink", "out"), ("bare-sink", "bare-out")];
+            [("ours", "input"), ("bare", "input"), ("sink", "output"), ("bare-sink", "bare-output")];
         for (subscription, topic) in subscriptions {
             cloud.create_subscription(subscription, topic).await?;
         }
@@ -62,7 +62,7 @@ impl Rig {
         let url = self.embedded.url();
         if case.service != Service::Ingestion {
             let is_enriched = case.service != Service::Enrich;
-            return Feed::new(&url, "in", is_enriched).await?.all(&case.load).await;
+            return Feed::new(&url, "input", is_enriched).await?.all(&case.load).await;
         }
         // Both subscribe once, so that the broker keeps what comes while they are away.
         process::bare(case.service, (&url, self.broker.port()), 0).await?;
@@ -86,7 +86,7 @@ impl Rig {
         &self,
         case: &Case,
     ) -> anyhow::Result<(e2e::process::Process, Duration)> {
-        let settings = self.settings(case.service, ("ours", "out"), &case.settings);
+        let settings = self.settings(case.service, ("ours", "output"), &case.settings);
         process::start(self.folder.path(), case.service, &settings).await
     }
 
@@ -130,7 +130,7 @@ pub(crate) async fn latency(case: &Case, rate: f64) -> anyhow::Result<Latency> {
         tokio::time::sleep(AT_HALF_LOAD).await;
         fleet.stop();
     } else {
-        let feed = Feed::new(&rig.embedded.url(), "in", case.service != Service::Enrich).await?;
+        let feed = Feed::new(&rig.embedded.url(), "input", case.service != Service::Enrich).await?;
         feed.at(&case.load, rate, AT_HALF_LOAD).await?;
     }
     let latency = Latency::of(&process::metrics(&process).await?);

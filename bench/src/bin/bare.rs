@@ -96,41 +96,46 @@ async fn publisher(args: &Args, topic: &str) -> anyhow::Result<Publisher> {
 }
 
 async fn ingestion(args: &Args) -> anyhow::Result<()> {
-    let publisher = publisher(args, "bare-out").await?;
+    let publisher = publisher(args, "bare-output").await?;
     let mut options = MqttOptions::new("bare", "127.0.0.1", args.broker);
     options.set_manual_acks(true).set_clean_start(false);
     options.set_session_expiry_interval(Some(3600));
     options.set_receive_maximum(Some(1000)).set_max_packet_size(Some(16 << 20));
     let (client, mut events) = AsyncClient::new(options, usize::from(u16::MAX));
     client.subscribe("devices/+/up", QoS::AtLeastOnce).await?;
-    let mut sent = FuturesOrdered::new();
-    let mut acknowledged = 0;
-    loop {
-        tokio::select! {
-            event = events.poll() => match event? {
+    let (taken, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    // Polling must not be cancelled, so it does not stand beside anything else.
+    let mut poll = JoinSet::new();
+    let only_subscribes = args.messages == 0;
+    poll.spawn(async move {
+        loop {
+            match events.poll().await? {
                 Event::Incoming(Packet::SubAck(_)) => {
                     println!("ready");
-                    if args.messages == 0 {
-                        return Ok(());
+                    if only_subscribes {
+                        return anyhow::Ok(());
                     }
                 }
                 Event::Incoming(Packet::Publish(publish)) => {
                     let message = Message::new().set_data(publish.payload.clone());
-                    let confirmed = publisher.publish(message);
-                    sent.push_back(async move { (publish, confirmed.await) });
+                    taken.send((publish, publisher.publish(message)))?;
                 }
                 _ => {}
-            },
-            Some((publish, confirmed)) = sent.next() => {
-                confirmed?;
-                client.try_ack(&publish)?;
-                acknowledged += 1;
-                if acknowledged == args.messages {
-                    return Ok(());
-                }
             }
         }
+    });
+    for _ in 0..args.messages {
+        let (publish, confirmed) = tokio::select! {
+            Some(ended) = poll.join_next() => return ended?,
+            Some(next) = waiting.recv() => next,
+        };
+        confirmed.await?;
+        client.ack(&publish).await?;
     }
+    if only_subscribes {
+        return poll.join_next().await.context("the connection has ended")??;
+    }
+    Ok(())
 }
 
 /// The streams of the subscription, one for each of several tasks.
@@ -179,7 +184,7 @@ async fn until_over(mut tasks: JoinSet<anyhow::Result<()>>, left: Left) -> anyho
 }
 
 async fn enrich(args: &Args) -> anyhow::Result<()> {
-    let publisher = publisher(args, "bare-out").await?;
+    let publisher = publisher(args, "bare-output").await?;
     let left = Left::new(args.messages);
     let mut tasks = JoinSet::new();
     for mut stream in streams(args).await? {

@@ -89,7 +89,7 @@ impl Default for Settings {
             project: String::new(),
             // More than our own bound, so that open groups are written before Pub/Sub stops.
             subscription: Subscription {
-                max_outstanding_messages: 50_000,
+                max_outstanding_messages: 20_000,
                 max_outstanding_bytes: 1024 * 1024 * 1024,
                 ..Subscription::default()
             },
@@ -98,7 +98,9 @@ impl Default for Settings {
             dead_letters: None,
             pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
-                max_messages_in_flight: 40_000,
+                max_messages_in_flight: 20_000,
+                // With both, a process stays below 100 MB at 1 KB a message, however many keys are open.
+                max_batch_memory: 16 * 1024 * 1024,
                 batch: batch::Limits {
                     max_messages: 100_000,
                     // A single-shot upload saves a round trip under about 8 MiB.

@@ -37,7 +37,7 @@ fn a_section_with_one_key_keeps_the_other_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline.lanes, 3);
     assert_eq!(settings.pipeline.batch, defaults.pipeline.batch);
-    assert_eq!(settings.subscription.max_outstanding_messages, 50_000);
+    assert_eq!(settings.subscription.max_outstanding_messages, 20_000);
 }
 
 #[test]
