@@ -19,15 +19,18 @@ check:
 
 # Each service beside a bare loop of the same clients, about ten minutes; results go to bench.json.
 bench: setup
-	cargo run --release -p bench
+	cargo build --release --workspace --bins
+	target/release/bench
 
 # Also how cost grows; takes an hour or more.
 bench-full: setup
-	cargo run --release -p bench -- --full
+	cargo build --release --workspace --bins
+	target/release/bench --full
 
 # Ten minutes of every fault, with an account of every message.
 faults: setup
-	cargo run --release -p e2e --bin faults -- --minutes 10
+	cargo build --release --workspace --bins
+	target/release/faults --minutes 10
 
 setup:
 	.ci/setup

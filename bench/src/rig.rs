@@ -41,8 +41,12 @@ impl Rig {
         for topic in ["input", "output", "bare-output", "dead"] {
             cloud.create_topic(topic).await?;
         }
-        let subscriptions =
-            [("ours", "input"), ("bare", "input"), ("sink", "output"), ("bare-sink", "bare-output")];
+        let subscriptions = [
+            ("ours", "input"),
+            ("bare", "input"),
+            ("sink", "output"),
+            ("bare-sink", "bare-output"),
+        ];
         for (subscription, topic) in subscriptions {
             cloud.create_subscription(subscription, topic).await?;
         }
