@@ -1,9 +1,9 @@
 //! The fault test: the four services, two replicas each, under every fault that we could think of,
 //! and an oracle that knows what must have become of every message.
 //!
-//! [`run`] starts everything as processes ([`platform`]), lets fleets and hostile [`guests`] send,
-//! does what the [`schedule`] draws from the [`injury`] list, waits until all is quiet, and has the
-//! [`oracle`] compare everything whose receipt was confirmed with what lies in the table, the archive
+//! [`run`] starts everything as processes (`platform`), lets fleets and hostile `guests` send,
+//! does what the `schedule` draws from the `injury` list, waits until all is quiet, and has the
+//! `oracle` compare everything whose receipt was confirmed with what lies in the table, the archive
 //! and the dead letters.
 
 mod guests;

@@ -1,12 +1,13 @@
 //! Reads a subscription over several streams, and rebuilds those that end.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use pipeline::backoff::Backoff;
+use pipeline::backoff::{Backoff, Waits};
 use pipeline::{Delivery, Error, Message, Recovery, Settlement, Verdict};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -129,11 +130,29 @@ impl pipeline::Source for Source {
     }
 }
 
+/// Waits before the next attempt; breaks off when the source is stopped.
+async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
+    tokio::select! {
+        () = tokio::time::sleep(waits.next_wait()) => ControlFlow::Continue(()),
+        _ = stop.wait_for(|stop| *stop) => ControlFlow::Break(()),
+    }
+}
+
 impl Reader {
     async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut waits = Backoff::default().waits();
         loop {
-            let mut stream = self.open().await?;
+            let mut stream = match self.open().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    let (subscription, error) = (&self.name, format!("{error:#}"));
+                    warn!(subscription, error, "no stream can be opened, trying again");
+                    if pause(&mut waits, &mut stop).await.is_break() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
             let ended = tokio::select! {
                 // Cancel safe: a message read but not handed over is dropped, and so nacked.
                 ended = self.read(&mut stream, &mut waits) => Some(ended),
@@ -147,9 +166,8 @@ impl Reader {
                 continue;
             }
             self.metrics.reconnects.inc();
-            tokio::select! {
-                () = tokio::time::sleep(waits.next_wait()) => {}
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            if pause(&mut waits, &mut stop).await.is_break() {
+                return Ok(());
             }
         }
     }
@@ -169,11 +187,7 @@ impl Reader {
 
     /// Hands over until the stream ends for good, or brings nothing for so long that it could be dead:
     /// the client does not look whether the other side is still there.
-    async fn read(
-        &self,
-        stream: &mut MessageStream,
-        waits: &mut pipeline::backoff::Waits,
-    ) -> Ended {
+    async fn read(&self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
         // Each delivery holds another one until it is settled.
         let outstanding = Arc::new(());
         loop {
