@@ -114,6 +114,9 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
     let violations = order.violations.iter();
     report.charges.extend(violations.map(|reading| format!("{reading:?} came out of order")));
+    if order.count() == 0 {
+        report.charges.push("no reading with an ordering key was seen".into());
+    }
     report.measures.push(format!("order: {} readings came in theirs", order.count()));
     grow(&mut report, &sight);
     if !plan.has_faults {

@@ -38,7 +38,7 @@ pub(super) struct Sight {
     pub(super) samples: Vec<Sample>,
     /// By name and process id.
     pub(super) usage: BTreeMap<(String, u32), Usage>,
-    /// What should never happen: processes that end by themselves, or would be ended for their health.
+    /// What should never happen: processes that end by themselves.
     pub(super) incidents: Vec<String>,
 }
 
