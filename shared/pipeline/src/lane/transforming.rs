@@ -149,7 +149,8 @@ where
             Metrics::count(&shared.metrics.retried, "transform", 1);
             tokio::time::sleep(wait).await;
         } else {
-            give_up(&shared, parcel, &error).await;
+            // Boxed, because every message would carry the room for it otherwise.
+            Box::pin(give_up(&shared, parcel, &error)).await;
             break None;
         }
     };
