@@ -64,7 +64,11 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
         Value::Object(Map::from_iter(parts)).to_string().into_bytes()
     });
     let whole = (json(), vec(any::<u8>(), 0..60), json()).prop_map(|(payload, bytes, more)| {
-        let payload = if bytes.len() % 2 == 0 { payload.to_string().into() } else { bytes.into() };
+        let payload = if bytes.len() % 2 == 0 {
+            payload.to_string().into_bytes().into()
+        } else {
+            bytes.into()
+        };
         let enrichment = more.as_object().cloned().unwrap_or_default();
         let time = time::OffsetDateTime::UNIX_EPOCH;
         let (id, publish_time, payload) = ("1".into(), Some(time), Some(payload));
@@ -87,7 +91,7 @@ fn message() -> impl Strategy<Value = Message> {
     let attributes = btree_map("(device_id|ingest_id|mqtt_topic|[a-z]{0,4})", ".{0,20}", 0..5);
     (data(), attributes).prop_map(|(data, attributes)| {
         let mut message = Message::new(data);
-        message.attributes = attributes.into_iter().collect();
+        message.attributes.extend(attributes);
         message
     })
 }

@@ -82,9 +82,10 @@ impl<K, A, F> Enrichment<K, A, F> {
     fn outgoing(&self, message: &Message, envelope: &Envelope) -> Outgoing {
         let mut attributes = message.attributes.clone();
         // Pub/Sub's limits must not turn a message that came through into a dead letter.
-        if attributes.len() < MAX_ATTRIBUTES && envelope.id.len() <= MAX_ATTRIBUTE_VALUE_BYTES {
-            let ingest_id = attributes.entry(attribute::INGEST_ID.to_owned());
-            ingest_id.or_insert_with(|| envelope.id.clone());
+        let has_room =
+            attributes.len() < MAX_ATTRIBUTES && envelope.id.len() <= MAX_ATTRIBUTE_VALUE_BYTES;
+        if has_room && !attributes.contains_key(attribute::INGEST_ID) {
+            attributes.insert(attribute::INGEST_ID.to_owned(), envelope.id.clone());
         }
         Outgoing {
             topic: self.topic.clone(),

@@ -107,14 +107,14 @@ impl<E: Enricher> Route<E> {
         }
         let envelope = Envelope {
             id: identified.id,
-            payload: Some(message.data.clone()),
+            payload: Some(message.data.clone().into()),
             publish_time: Some(identified.time),
             enrichment,
         };
         Outgoing {
             topic: to.clone(),
             data: envelope.to_bytes(),
-            attributes,
+            attributes: attributes.into(),
             ordering_key: message.ordering_key.clone(),
         }
     }

@@ -1,6 +1,8 @@
 //! A message as it travels between stages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -32,8 +34,39 @@ pub mod attribute {
     }
 }
 
-/// String pairs that accompany a message over every hop.
-pub type Attributes = HashMap<String, String>;
+/// String pairs that accompany a message over every hop. Clones share them until one is changed: a
+/// message is kept as it came, beside what was made of it, until that is durable.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attributes(Arc<HashMap<String, String>>);
+
+impl Deref for Attributes {
+    type Target = HashMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Attributes {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl From<HashMap<String, String>> for Attributes {
+    fn from(map: HashMap<String, String>) -> Self {
+        Self(Arc::new(map))
+    }
+}
+
+impl<'a> IntoIterator for &'a Attributes {
+    type Item = (&'a String, &'a String);
+    type IntoIter = hash_map::Iter<'a, String, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
 
 /// Bytes with attributes, as a source received them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +92,7 @@ impl Message {
         Self {
             id: String::new(),
             data: data.into(),
-            attributes: Attributes::new(),
+            attributes: Attributes::default(),
             ordering_key: String::new(),
             publish_time: OffsetDateTime::now_utc(),
             attempts: 1,

@@ -1,9 +1,8 @@
 //! Writes batches of messages to their topics.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use google_cloud_pubsub::model::Message;
+use pipeline::message::Attributes;
 use pipeline::{Error, Join, Recovery, Refusal};
 
 use crate::connection::TopicName;
@@ -22,9 +21,19 @@ pub struct Outgoing {
     /// The data.
     pub data: Bytes,
     /// What accompanies the data.
-    pub attributes: HashMap<String, String>,
+    pub attributes: Attributes,
     /// Messages of one non-empty key keep their order.
     pub ordering_key: String,
+}
+
+impl Outgoing {
+    fn to_message(&self) -> Message {
+        let mut message = Message::new();
+        message.data = self.data.clone();
+        message.attributes.clone_from(&self.attributes);
+        message.ordering_key.clone_from(&self.ordering_key);
+        message
+    }
 }
 
 /// Publishes, one request for a batch, and waits for the confirmation.
@@ -46,7 +55,7 @@ impl Sink {
 #[derive(Debug)]
 pub struct Batch {
     topic: TopicName,
-    messages: Vec<Message>,
+    messages: Vec<Outgoing>,
     bytes: usize,
 }
 
@@ -81,12 +90,7 @@ impl pipeline::Sink for Sink {
             return Err(Join::Full(record));
         }
         batch.bytes += size;
-        batch.messages.push(
-            Message::new()
-                .set_data(record.data)
-                .set_attributes(record.attributes)
-                .set_ordering_key(record.ordering_key),
-        );
+        batch.messages.push(record);
         Ok(batch.bytes)
     }
 
@@ -96,12 +100,14 @@ impl pipeline::Sink for Sink {
 
     async fn write(&self, batch: &Batch) -> Result<Vec<Refusal>, Error> {
         self.guard.pass(&batch.topic)?;
-        self.publishers.publish(&batch.topic, batch.messages.iter().cloned()).await?;
+        self.publishers
+            .publish(&batch.topic, batch.messages.iter().map(Outgoing::to_message))
+            .await?;
         Ok(Vec::new())
     }
 
     fn split(&self, batch: &Batch, at: usize) -> Option<(Batch, Batch)> {
-        let part = |messages: &[Message]| Batch {
+        let part = |messages: &[Outgoing]| Batch {
             topic: batch.topic.clone(),
             messages: messages.to_vec(),
             bytes: batch.bytes,

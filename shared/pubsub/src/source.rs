@@ -64,6 +64,12 @@ struct Reader {
     metrics: SourceMetrics,
 }
 
+/// What it takes to settle the deliveries of a stream; each holds it until it is settled.
+struct Settling {
+    confirmations: TaskTracker,
+    lost: Counter,
+}
+
 /// Why a stream is not read any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
@@ -71,6 +77,24 @@ enum Ended {
     Idle,
     /// It ended for good.
     Broken,
+}
+
+impl Settling {
+    fn settle(&self, verdict: Verdict, handler: Handler) {
+        match (verdict, handler) {
+            (Verdict::Nack, handler) => handler.nack(),
+            (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
+                let lost = self.lost.clone();
+                self.confirmations.spawn(async move {
+                    if let Err(error) = handler.confirmed_ack().await {
+                        lost.inc();
+                        debug!(%error, "an acknowledgement was not taken, the message comes again");
+                    }
+                });
+            }
+            (Verdict::Ack, handler) => handler.ack(),
+        }
+    }
 }
 
 impl Source {
@@ -188,12 +212,14 @@ impl Reader {
     /// Hands over until the stream ends for good, or brings nothing for so long that it could be dead:
     /// the client does not look whether the other side is still there.
     async fn read(&self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
-        // Each delivery holds another one until it is settled.
-        let outstanding = Arc::new(());
+        let settling = Arc::new(Settling {
+            confirmations: self.confirmations.clone(),
+            lost: self.metrics.lost_acks.clone(),
+        });
         loop {
             let Ok(next) = timeout(self.settings.idle_timeout, stream.next()).await else {
                 // While all that may be outstanding is, the stream is silent by right.
-                if Arc::strong_count(&outstanding) > 1 {
+                if Arc::strong_count(&settling) > 1 {
                     continue;
                 }
                 return Ended::Idle;
@@ -201,7 +227,7 @@ impl Reader {
             match next {
                 Some(Ok((message, handler))) => {
                     waits.reset();
-                    let delivery = self.delivery(message, handler, Arc::clone(&outstanding));
+                    let delivery = self.delivery(message, handler, Arc::clone(&settling));
                     if self.outbox.send(delivery).await.is_err() {
                         // The source is closing; the stop follows.
                         return std::future::pending().await;
@@ -221,7 +247,7 @@ impl Reader {
         &self,
         message: model::Message,
         handler: Handler,
-        outstanding: Arc<()>,
+        settling: Arc<Settling>,
     ) -> Delivery {
         let attempts = handler.delivery_attempt().and_then(|attempt| u32::try_from(attempt).ok());
         let now = OffsetDateTime::now_utc();
@@ -229,34 +255,14 @@ impl Reader {
         let received = Message {
             id: message.message_id,
             data: message.data,
-            attributes: message.attributes,
+            attributes: message.attributes.into(),
             ordering_key: message.ordering_key,
             publish_time: published.unwrap_or(now),
             attempts: attempts.unwrap_or(1),
         };
         let lease_end = Instant::now() + self.settings.max_lease;
-        Delivery::new(received, self.settlement(handler, lease_end, outstanding))
-    }
-
-    fn settlement(&self, handler: Handler, lease_end: Instant, outstanding: Arc<()>) -> Settlement {
-        let confirmations = self.confirmations.clone();
-        let lost = self.metrics.lost_acks.clone();
-        let settle = move |verdict| {
-            drop(outstanding);
-            match (verdict, handler) {
-                (Verdict::Nack, handler) => handler.nack(),
-                (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
-                    confirmations.spawn(async move {
-                        if let Err(error) = handler.confirmed_ack().await {
-                            lost.inc();
-                            debug!(%error, "an acknowledgement was not taken, the message comes again");
-                        }
-                    });
-                }
-                (Verdict::Ack, handler) => handler.ack(),
-            }
-        };
-        Settlement::new(settle, Some(lease_end))
+        let settle = move |verdict| settling.settle(verdict, handler);
+        Delivery::new(received, Settlement::new(settle, Some(lease_end)))
     }
 
     /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.

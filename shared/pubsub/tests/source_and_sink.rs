@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use emulator::{Emulator, Options};
@@ -71,7 +72,7 @@ impl World {
         Outgoing {
             topic: self.topic.clone(),
             data: data.into(),
-            attributes: [("key".to_owned(), "value".to_owned())].into(),
+            attributes: HashMap::from([("key".to_owned(), "value".to_owned())]).into(),
             ordering_key: ordering_key.into(),
         }
     }
