@@ -61,9 +61,8 @@ impl Template {
         }
         pieces.extend(parse_plain(rest)?);
         // What is left out or filled in must not leave an empty level, so try the shortest key.
-        let shortest: String =
-            pieces.iter().filter_map(|piece| piece.fill(&|_| Some("x".into()))).collect();
-        let without: String = pieces.iter().filter_map(|piece| piece.fill(&|_| None)).collect();
+        let shortest = fill(&pieces, &|_| Some("x".into()));
+        let without = fill(&pieces, &|_| None);
         if is_safe_path(&shortest) && is_safe_path(&without) {
             Ok(Self { pieces })
         } else {
@@ -84,26 +83,41 @@ impl Default for Template {
 impl BatchKey for Template {
     fn key(&self, message: &Message, envelope: &Envelope) -> String {
         let time = envelope.publish_time.unwrap_or(message.publish_time);
-        let value = |field: &Field| field.value(time, message, envelope);
-        self.pieces.iter().filter_map(|piece| piece.fill(&value)).collect()
+        fill(&self.pieces, &|field| field.value(time, message, envelope))
     }
 }
 
 impl Piece {
-    /// The piece with its values; `None` when it is left out.
-    fn fill(&self, value: &dyn Fn(&Field) -> Option<String>) -> Option<String> {
+    /// Writes the piece with its values; false where a value is missing.
+    fn fill(&self, key: &mut String, value: &dyn Fn(&Field) -> Option<String>) -> bool {
         match self {
-            Self::Text(text) => Some(text.clone()),
-            Self::Value(field) => Some(value(field).unwrap_or_else(|| MISSING.into())),
+            Self::Text(text) => {
+                key.push_str(text);
+                true
+            }
+            Self::Value(field) => {
+                let value = value(field);
+                key.push_str(value.as_deref().unwrap_or(MISSING));
+                value.is_some()
+            }
             Self::Optional(pieces) => {
-                let is_whole = pieces.iter().all(|piece| match piece {
-                    Self::Value(field) => value(field).is_some(),
-                    Self::Text(_) | Self::Optional(_) => true,
-                });
-                is_whole.then(|| pieces.iter().filter_map(|piece| piece.fill(value)).collect())
+                let start = key.len();
+                if !pieces.iter().all(|piece| piece.fill(key, value)) {
+                    key.truncate(start);
+                }
+                true
             }
         }
     }
+}
+
+/// All pieces with their values.
+fn fill(pieces: &[Piece], value: &dyn Fn(&Field) -> Option<String>) -> String {
+    let mut key = String::with_capacity(64);
+    for piece in pieces {
+        piece.fill(&mut key, value);
+    }
+    key
 }
 
 impl Field {
@@ -175,7 +189,8 @@ fn parse_plain(text: &str) -> Result<Vec<Piece>, String> {
 /// Cloud Storage advises against. `None` when nothing is left.
 #[must_use]
 pub fn safe(value: &str) -> Option<String> {
-    let is_unsafe = |c: char| c.is_control() || "/\\#[]*?".contains(c);
+    let is_unsafe =
+        |c: char| c.is_control() || matches!(c, '/' | '\\' | '#' | '[' | ']' | '*' | '?');
     let value: String = value.trim().chars().map(|c| if is_unsafe(c) { '_' } else { c }).collect();
     let value = value.replace("..", "__");
     let value = pipeline::dead_letter::cut(value, MAX_VALUE_BYTES);
