@@ -213,7 +213,7 @@ impl Arrived {
     fn of_envelope(envelope: Envelope, device: Option<String>) -> Self {
         let location = envelope.enrichment.get("location").and_then(Value::as_str);
         let location = location.map(str::to_owned);
-        let payload = envelope.payload.map(Into::into).unwrap_or_default();
+        let payload = envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default();
         Self { payload: Payload::Bytes(payload), device, location }
     }
 }
@@ -254,7 +254,7 @@ impl Fleet {
     /// The reading in a dead letter that holds the original byte for byte.
     pub(crate) fn buried(&self, letter: &Received) -> Option<Reading> {
         let payload = match Envelope::read(&letter.data) {
-            Some(envelope) => envelope.payload?,
+            Some(envelope) => envelope.payload?.bytes(),
             None => letter.data.clone(),
         };
         let reading = Reading::of(self.name(), &payload)?;

@@ -66,7 +66,7 @@ impl Line {
     /// When the line's data is no base64.
     pub fn payload(&self) -> anyhow::Result<Vec<u8>> {
         let envelope = Envelope::of(&Message::new(self.data()?), Input::Auto)?;
-        Ok(envelope.payload.map(Into::into).unwrap_or_default())
+        Ok(envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default())
     }
 
     /// The MQTT topic that it came from, where it is known.

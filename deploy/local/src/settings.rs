@@ -6,6 +6,7 @@ use bigqueries::column::{Column, Kind};
 use enrich::config::Admin;
 use ingestion::config::{Producer, Protocol, Route};
 use pipeline::Place;
+use pipeline::place::Pointer;
 use pubsub::{Endpoint, Graves};
 use service::Http;
 
@@ -103,8 +104,8 @@ fn bigqueries(args: &Args, endpoint: &Endpoint) -> bigqueries::config::Settings 
     settings.table.view = Some(VIEW.into());
     settings.table.columns = vec![
         column("device_id", Kind::String, Place::Attribute("device_id".into())),
-        column("location", Kind::String, Place::Enrichment("/location".into())),
-        column("temperature", Kind::Float64, Place::Payload("/temperature".into())),
+        column("location", Kind::String, Place::Enrichment(Pointer::to("location"))),
+        column("temperature", Kind::Float64, Place::Payload(Pointer::to("temperature"))),
     ];
     settings
 }

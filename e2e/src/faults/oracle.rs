@@ -170,7 +170,9 @@ fn reason(letter: &Received) -> (&str, &str) {
 /// What a device sent, or a stranger published.
 fn content(letter: &Received) -> Vec<u8> {
     match Envelope::read(&letter.data) {
-        Some(envelope) => envelope.payload.unwrap_or_default().into(),
+        Some(envelope) => {
+            envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default()
+        }
         None => letter.data.clone().into(),
     }
 }

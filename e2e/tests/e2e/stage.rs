@@ -17,6 +17,7 @@ use icestore::Icestore;
 use ingestion::Ingestion;
 use ingestion::config::{Producer, Route};
 use pipeline::Place;
+use pipeline::place::Pointer;
 use pubsub::{Endpoint, Graves};
 use serde_json::{Map, Value};
 use service::{Hosted, Http, Service};
@@ -200,8 +201,8 @@ impl Stage {
         settings.table.id = "readings".into();
         settings.table.columns = vec![
             column("device_id", Kind::String, Place::Attribute("device_id".into())),
-            column("location", Kind::String, Place::Enrichment("/location".into())),
-            column("temperature", Kind::Float64, Place::Payload("/temperature".into())),
+            column("location", Kind::String, Place::Enrichment(Pointer::to("location"))),
+            column("temperature", Kind::Float64, Place::Payload(Pointer::to("temperature"))),
         ];
         settings
     }

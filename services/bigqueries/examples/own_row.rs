@@ -37,8 +37,8 @@ impl Row for Reading {
     }
 
     fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error> {
-        let payload = envelope.payload.as_deref().unwrap_or_default();
-        let payload: Payload = serde_json::from_slice(payload)
+        let payload = envelope.payload.as_ref().map(pipeline::Payload::bytes).unwrap_or_default();
+        let payload: Payload = serde_json::from_slice(&payload)
             .map_err(|error| Recovery::Reject("payload_unreadable").because("read", error))?;
         Ok(Self {
             device: message.attributes.get("device_id").cloned().unwrap_or_default(),

@@ -1,75 +1,119 @@
 //! What no column takes of a message.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipeline::{Envelope, Message, Place};
+use pipeline::place::position;
+use pipeline::{Envelope, Message, Payload, Place};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::column::{Column, Kind, Mode};
 
-/// The rest of a message: `payload` (or `payload_base64` for one that is no JSON), `enrichment`,
-/// `attributes`, each left out when nothing remains; `None` when nothing remains at all.
+/// What remains of a message, each part left out when nothing remains of it.
+#[derive(Debug, Serialize)]
+struct Rest<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    attributes: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "is_empty")]
+    enrichment: Value,
+    #[serde(skip_serializing_if = "is_empty")]
+    payload: Value,
+    /// A payload that is no JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+}
+
+impl Rest<'_> {
+    fn is_empty(&self) -> bool {
+        self.attributes.is_empty()
+            && is_empty(&self.enrichment)
+            && is_empty(&self.payload)
+            && self.payload_base64.is_none()
+    }
+}
+
+/// The rest of a message as JSON: `attributes`, `enrichment`, and `payload` or, for one that is no
+/// JSON, `payload_base64`; `None` when nothing remains.
 pub(crate) fn of(
     message: &Message,
     envelope: &Envelope,
     payload: Option<Value>,
     columns: &[(Place, Column)],
-) -> Option<Value> {
-    let mut rest = Map::new();
-    let mut payload = payload;
-    let mut enrichment = Value::Object(envelope.enrichment.clone());
-    let mut attributes: Map<String, Value> = message
-        .attributes
-        .iter()
-        .map(|(name, value)| (name.clone(), value.as_str().into()))
-        .collect();
-    let has_json = payload.is_some();
+) -> Option<String> {
+    let binary = envelope.payload.as_ref().filter(|_| payload.is_none()).map(Payload::bytes);
+    let attributes = message.attributes.iter();
+    let mut rest = Rest {
+        attributes: attributes.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        enrichment: Value::Object(envelope.enrichment.clone()),
+        payload: payload.unwrap_or_default(),
+        payload_base64: binary
+            .filter(|bytes| !bytes.is_empty())
+            .map(|bytes| STANDARD.encode(bytes)),
+    };
     for (place, column) in columns {
-        match place {
-            Place::Payload(pointer) => take(&mut payload, pointer, column),
-            Place::Enrichment(pointer) => {
-                let mut taken = Some(enrichment);
-                take(&mut taken, pointer, column);
-                enrichment = taken.unwrap_or_default();
+        let (root, pointer) = match place {
+            Place::Payload(pointer) => (&mut rest.payload, pointer),
+            Place::Enrichment(pointer) => (&mut rest.enrichment, pointer),
+            Place::Attribute(name) => {
+                rest.attributes.remove(name.as_str());
+                continue;
             }
-            Place::Attribute(name) => drop(attributes.remove(name)),
+        };
+        if take(root, pointer.names(), column) {
+            *root = Value::Null;
         }
     }
-    match (payload, &envelope.payload) {
-        (Some(payload), _) if !is_empty(&payload) => {
-            rest.insert("payload".into(), payload);
-        }
-        (None, Some(bytes)) if !has_json && !bytes.is_empty() => {
-            rest.insert("payload_base64".into(), STANDARD.encode(bytes).into());
-        }
-        _ => {}
+    if rest.is_empty() {
+        return None;
     }
-    if !is_empty(&enrichment) {
-        rest.insert("enrichment".into(), enrichment);
-    }
-    if !attributes.is_empty() {
-        rest.insert("attributes".into(), attributes.into());
-    }
-    (!rest.is_empty()).then_some(Value::Object(rest))
+    let mut json = Vec::with_capacity(message.data.len());
+    serde_json::to_writer(&mut json, &rest).expect("text and JSON have a form in JSON");
+    Some(String::from_utf8(json).expect("JSON is UTF-8"))
 }
 
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty)
 }
 
-/// Removes what a column holds of the value at a pointer, and what is left empty by that.
-fn take(root: &mut Option<Value>, pointer: &str, column: &Column) {
-    let Some(value) = root.as_mut().and_then(|value| value.pointer_mut(pointer)) else { return };
+/// Takes what a column holds of the member with these names out of a value, and the objects around it
+/// that are empty after that. True when nothing is left of the value itself.
+fn take(value: &mut Value, names: &[String], column: &Column) -> bool {
+    let Some((name, inner)) = names.split_first() else { return take_whole(value, column) };
+    match value {
+        Value::Object(map) => {
+            let is_taken = map.get_mut(name).is_some_and(|member| take(member, inner, column));
+            is_taken && map.remove(name).is_some() && map.is_empty()
+        }
+        // What stands in a list keeps its place, or the others would get new ones.
+        Value::Array(items) => {
+            let item = position(name).and_then(|at| items.get_mut(at));
+            let Some(item) = item else { return false };
+            if !take(item, inner, column) {
+                return false;
+            }
+            *item = Value::Null;
+            items.iter().all(Value::is_null)
+        }
+        _ => false,
+    }
+}
+
+/// Takes what a column holds out of the value that it is made of; true when that is all of it.
+fn take_whole(value: &mut Value, column: &Column) -> bool {
     if holds_all(column, value) {
-        remove(root, pointer);
-        return;
+        return true;
     }
     // A record whose fields take a part of it. A list of such records stays whole.
-    if column.kind == Kind::Record && column.mode != Mode::Repeated {
+    if let (Value::Object(map), Mode::Nullable | Mode::Required) = (value, column.mode) {
         for field in &column.fields {
-            take(root, &format!("{pointer}/{}", field.name), field);
+            if map.get_mut(&field.name).is_some_and(|member| take_whole(member, field)) {
+                map.remove(&field.name);
+            }
         }
     }
+    false
 }
 
 /// Whether a column holds everything of a value.
@@ -90,32 +134,6 @@ fn holds_all(column: &Column, value: &Value) -> bool {
     }
 }
 
-/// Removes the value at a pointer, and the objects around it that are empty after that.
-fn remove(root: &mut Option<Value>, pointer: &str) {
-    let Some((parent, name)) = pointer.rsplit_once('/') else {
-        *root = None;
-        return;
-    };
-    let holder = root.as_mut().and_then(|value| value.pointer_mut(parent));
-    let is_left_empty = match holder {
-        Some(Value::Object(map)) => {
-            map.remove(&name.replace("~1", "/").replace("~0", "~"));
-            map.is_empty()
-        }
-        // What stands in a list keeps its place, or the others would get new ones.
-        Some(Value::Array(items)) => {
-            if let Some(item) = name.parse().ok().and_then(|index: usize| items.get_mut(index)) {
-                *item = Value::Null;
-            }
-            items.iter().all(Value::is_null)
-        }
-        _ => false,
-    };
-    if is_left_empty && !parent.is_empty() {
-        remove(root, parent);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -126,7 +144,7 @@ mod tests {
         let message = Message::new(payload.to_string());
         let envelope = Envelope {
             id: "1".into(),
-            payload: Some(message.data.clone()),
+            payload: Some(message.data.clone().into()),
             publish_time: None,
             enrichment: Map::new(),
         };
@@ -134,7 +152,8 @@ mod tests {
             .iter()
             .map(|(place, column)| (place.parse().expect("a place"), column.clone()))
             .collect();
-        of(&message, &envelope, Some(payload), &columns)
+        let rest = of(&message, &envelope, Some(payload), &columns)?;
+        Some(serde_json::from_str(&rest).expect("JSON"))
     }
 
     #[test]
@@ -174,15 +193,14 @@ mod tests {
         let message = Message::new("not json").with_attribute("a", "b");
         let envelope = Envelope {
             id: "1".into(),
-            payload: Some(message.data.clone()),
+            payload: Some(message.data.clone().into()),
             publish_time: None,
             enrichment: Map::from_iter([("Topic".to_owned(), "t".into())]),
         };
 
         let left = of(&message, &envelope, None, &[]);
 
-        let expected = json!({ "payload_base64": "bm90IGpzb24=", "enrichment": { "Topic": "t" },
-                               "attributes": { "a": "b" } });
-        assert_eq!(left, Some(expected));
+        let expected = r#"{"attributes":{"a":"b"},"enrichment":{"Topic":"t"},"payload_base64":"bm90IGpzb24="}"#;
+        assert_eq!(left.as_deref(), Some(expected));
     }
 }

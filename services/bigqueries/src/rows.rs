@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use pipeline::message::attribute;
+use pipeline::place::Pointer;
 use pipeline::{Envelope, Error, Message, Place, Recovery};
 use serde_json::Value;
 
@@ -78,8 +79,7 @@ impl Mapped {
     #[must_use]
     pub fn new(columns: &[Column], has_metadata: bool, rest: Option<&str>) -> Self {
         let place = |column: &Column| {
-            // A column's name has no character that a pointer would escape.
-            column.from.clone().unwrap_or_else(|| Place::Payload(format!("/{}", column.name)))
+            column.from.clone().unwrap_or_else(|| Place::Payload(Pointer::to(&column.name)))
         };
         let columns: Vec<_> =
             columns.iter().map(|column| (place(column), column.clone())).collect();
@@ -101,7 +101,8 @@ impl Rows for Mapped {
     fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
         let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
         // A payload that is no JSON has no places in it, and goes to the rest whole.
-        let payload: Option<Value> = payload.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        let payload: Option<Value> =
+            payload.and_then(|payload| serde_json::from_slice(&payload.bytes()).ok());
         let mut cells = Vec::with_capacity(METADATA.len() + self.columns.len() + 1);
         if self.has_metadata {
             cells.push(Cell::Text(message.id.clone()));
@@ -120,8 +121,7 @@ impl Rows for Mapped {
             cells.push(cell.map_err(|misfit| refuse(&misfit, place, message))?);
         }
         if self.rest.is_some() {
-            let rest = rest::of(message, envelope, payload, &self.columns);
-            cells.push(rest.map(|rest| rest.to_string()).into());
+            cells.push(rest::of(message, envelope, payload, &self.columns).into());
         }
         Ok(cells)
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pipeline::envelope::Input;
+use pipeline::place::Pointer;
 use pipeline::{Limits, Place, batch};
 use pubsub::{Endpoint, Graves, Subscription};
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ impl Default for Enrichment {
         let fields = [("name", "ClientID"), ("location", "LocationID"), ("serviceTag", "Category")];
         Self {
             key: vec![
-                Place::Enrichment("/DeviceID".into()),
+                Place::Enrichment(Pointer::to("DeviceID")),
                 Place::Attribute("device_id".into()),
                 Place::Attribute("uid".into()),
             ],

@@ -3,19 +3,18 @@
 //! `{"id":"42","payload":"<base64>","publishTime":"2025-09-28T22:53:17.1Z","enrichmentData":{..}}`,
 //! byte-compatible with the Go services that wrote it first.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
-use serde::ser::SerializeMap as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::{Error, Message, Recovery};
+use crate::json::Object;
+use crate::{Error, Message, Payload, Recovery};
 
 /// A message's payload with what is known about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +22,7 @@ pub struct Envelope {
     /// Made once by ingestion, kept over every hop: tells duplicates.
     pub id: String,
     /// The original bytes; `None` is written as `null`.
-    pub payload: Option<Bytes>,
+    pub payload: Option<Payload>,
     /// When ingestion received the message, or the device's own event time. `None` where an
     /// envelope bears the Go services' zero time.
     pub publish_time: Option<OffsetDateTime>,
@@ -47,13 +46,16 @@ pub enum Input {
 impl Envelope {
     /// Reads an envelope, or `None` for anything that is not one.
     #[must_use]
-    pub fn read(data: &[u8]) -> Option<Self> {
+    pub fn read(data: &Bytes) -> Option<Self> {
         // Spares the parser for the common kinds of raw data.
         if data.trim_ascii_start().first() != Some(&b'{') {
             return None;
         }
+        let mut json = serde_json::Deserializer::from_slice(data);
         // What does not parse is a raw message, by contract, not a fault.
-        serde_json::from_slice(data).ok()
+        let envelope = json.deserialize_map(EnvelopeVisitor { data }).ok()?;
+        json.end().ok()?;
+        Some(envelope)
     }
 
     /// Reads a message's data: as an envelope, or as a raw message whose whole data is the payload,
@@ -80,50 +82,44 @@ impl Envelope {
     /// Never: every part has a JSON form.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        let payload_len = self.payload.as_ref().map_or(4, Bytes::len);
-        let mut json = Vec::with_capacity(payload_len * 4 / 3 + 256);
-        serde_json::to_writer(&mut json, self).expect("strings, maps and base64 are valid JSON");
-        json.into()
+        self.write().expect("strings and maps have a form in JSON").into()
+    }
+
+    fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let payload_len = self.payload.as_ref().map_or(4, Payload::max_base64_len);
+        let mut json = Object::with_capacity(payload_len + 512);
+        json.put("id", &self.id)?;
+        match &self.payload {
+            Some(payload) => payload.put("payload", &mut json),
+            None => json.put("payload", &())?,
+        }
+        let time = self.publish_time.unwrap_or(GO_ZERO_TIME).format(&Rfc3339);
+        json.put("publishTime", &time.map_err(serde::ser::Error::custom)?)?;
+        if !self.enrichment.is_empty() {
+            json.put("enrichmentData", &self.enrichment)?;
+        }
+        Ok(json.finish())
     }
 
     fn raw(message: &Message) -> Self {
         Self {
             id: message.id.clone(),
-            payload: Some(message.data.clone()),
+            payload: Some(message.data.clone().into()),
             publish_time: Some(message.publish_time),
             enrichment: Map::new(),
         }
     }
 }
 
-impl Serialize for Envelope {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("id", &self.id)?;
-        let payload = self.payload.as_ref().map(|payload| STANDARD.encode(payload));
-        map.serialize_entry("payload", &payload)?;
-        let time = self.publish_time.unwrap_or(GO_ZERO_TIME);
-        let time = time.format(&Rfc3339).map_err(serde::ser::Error::custom)?;
-        map.serialize_entry("publishTime", &time)?;
-        if !self.enrichment.is_empty() {
-            map.serialize_entry("enrichmentData", &self.enrichment)?;
-        }
-        map.end()
-    }
-}
-
 /// `time.Time{}` of Go: what its services write when they know no time.
 const GO_ZERO_TIME: OffsetDateTime = time::macros::datetime!(0001-01-01 00:00:00 UTC);
 
-impl<'de> Deserialize<'de> for Envelope {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EnvelopeVisitor)
-    }
+struct EnvelopeVisitor<'de> {
+    /// What is read: the payload stays a part of it.
+    data: &'de Bytes,
 }
 
-struct EnvelopeVisitor;
-
-impl<'de> Visitor<'de> for EnvelopeVisitor {
+impl<'de> Visitor<'de> for EnvelopeVisitor<'de> {
     type Value = Envelope;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,7 +131,10 @@ impl<'de> Visitor<'de> for EnvelopeVisitor {
         while let Some(Key(field)) = map.next_key()? {
             match field {
                 Field::Id => id = Some(map.next_value::<String>()?),
-                Field::Payload => payload = Some(map.next_value::<Payload>()?.0),
+                Field::Payload => {
+                    let text = map.next_value::<PayloadText<'_>>()?.0;
+                    payload = Some(text.map(|text| self.payload(text)).transpose()?);
+                }
                 Field::PublishTime => time = Some(map.next_value::<Rfc3339Text>()?.0),
                 Field::Enrichment => enrichment = map.next_value::<Option<Map<_, _>>>()?,
                 Field::Unknown => drop(map.next_value::<IgnoredAny>()?),
@@ -185,25 +184,38 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
-struct Payload(Option<Bytes>);
+impl EnvelopeVisitor<'_> {
+    fn payload<E: de::Error>(&self, text: Cow<'_, str>) -> Result<Payload, E> {
+        let text = match text {
+            Cow::Borrowed(part) => self.data.slice_ref(part.as_bytes()),
+            // With escapes in it.
+            Cow::Owned(text) => text.into(),
+        };
+        Payload::from_base64(text).ok_or_else(|| E::custom("a payload must be padded base64"))
+    }
+}
 
-impl<'de> Deserialize<'de> for Payload {
+struct PayloadText<'de>(Option<Cow<'de, str>>);
+
+impl<'de> Deserialize<'de> for PayloadText<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PayloadVisitor;
-        impl Visitor<'_> for PayloadVisitor {
-            type Value = Payload;
+        struct TextVisitor;
+        impl<'de> Visitor<'de> for TextVisitor {
+            type Value = PayloadText<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("null or padded base64")
             }
-            fn visit_unit<E: de::Error>(self) -> Result<Payload, E> {
-                Ok(Payload(None))
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(PayloadText(None))
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Payload, E> {
-                let bytes = STANDARD.decode(text).map_err(E::custom)?;
-                Ok(Payload(Some(bytes.into())))
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(PayloadText(Some(Cow::Borrowed(text))))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(PayloadText(Some(Cow::Owned(text.to_owned()))))
             }
         }
-        deserializer.deserialize_any(PayloadVisitor)
+        deserializer.deserialize_any(TextVisitor)
     }
 }
 
@@ -239,7 +251,7 @@ mod tests {
         enrichment.insert("DeviceID".into(), "dev-1".into());
         let envelope = Envelope {
             id: "42".into(),
-            payload: Some(Bytes::from_static(br#"{"value":42}"#)),
+            payload: Some(br#"{"value":42}"#.as_slice().into()),
             publish_time: Some(datetime!(2025-09-28 22:53:17.123456789 UTC)),
             enrichment,
         };
@@ -255,12 +267,21 @@ mod tests {
     fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
         let json = br#" {"ID":"1","PAYLOAD":null,"publishtime":"0001-01-01T00:00:00Z","more":[1]}"#;
 
-        let envelope = Envelope::read(json).unwrap();
+        let envelope = Envelope::read(&Bytes::from_static(json)).unwrap();
 
         assert_eq!(
             (envelope.id.as_str(), envelope.payload, envelope.publish_time),
             ("1", None, None)
         );
+    }
+
+    #[test]
+    fn a_payload_may_be_written_with_escapes() {
+        let json = br#"{"id":"1","payload":"\u002f\/8=","publishTime":"2025-01-01T00:00:00Z"}"#;
+
+        let envelope = Envelope::read(&Bytes::from_static(json)).unwrap();
+
+        assert_eq!(envelope.payload, Some(Payload::from(b"\xff\xff".as_slice())));
     }
 
     #[test]
@@ -281,7 +302,7 @@ mod tests {
         for data in raw {
             let message = Message::new(data);
             let envelope = Envelope::of(&message, Input::Auto).unwrap();
-            assert_eq!(envelope.payload.as_deref(), Some(data), "{data:?}");
+            assert_eq!(envelope.payload, Some(Payload::from(data)), "{data:?}");
             assert!(Envelope::of(&message, Input::Envelope).is_err(), "{data:?}");
         }
     }
@@ -296,7 +317,7 @@ mod tests {
         ) {
             let envelope = Envelope {
                 id,
-                payload: payload.map(Bytes::from),
+                payload: payload.map(Payload::from),
                 publish_time: Some(OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap()),
                 enrichment: keys.into_iter().map(|(key, value)| (key, value.into())).collect(),
             };
@@ -306,7 +327,7 @@ mod tests {
 
         #[test]
         fn no_bytes_make_it_panic(data in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _raw_or_envelope = Envelope::read(&data);
+            let _raw_or_envelope = Envelope::read(&data.into());
         }
     }
 }

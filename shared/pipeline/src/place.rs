@@ -13,10 +13,10 @@ use crate::{Envelope, Message};
 /// payload such as `/device/id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// A JSON pointer (RFC 6901) into the payload; empty for all of it.
-    Payload(String),
-    /// A path into the enrichment data, as a JSON pointer.
-    Enrichment(String),
+    /// In the payload; at its root for all of it.
+    Payload(Pointer),
+    /// In the enrichment data.
+    Enrichment(Pointer),
     /// An attribute.
     Attribute(String),
 }
@@ -31,12 +31,11 @@ impl Place {
         payload: Option<&'a Value>,
     ) -> Option<Found<'a>> {
         match self {
-            Self::Payload(pointer) => payload?.pointer(pointer).map(Found::Json),
+            Self::Payload(pointer) => find(payload?, pointer.names()).map(Found::Json),
             Self::Enrichment(pointer) => {
                 // The map is no value of its own, so its first level is looked up here.
-                let path = pointer.strip_prefix('/')?;
-                let (first, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
-                envelope.enrichment.get(&unescape(first))?.pointer(rest).map(Found::Json)
+                let (first, rest) = pointer.names().split_first()?;
+                find(envelope.enrichment.get(first)?, rest).map(Found::Json)
             }
             Self::Attribute(name) => message.attributes.get(name).map(|text| Found::Text(text)),
         }
@@ -47,6 +46,53 @@ impl Place {
     pub fn needs_payload(&self) -> bool {
         matches!(self, Self::Payload(_))
     }
+}
+
+/// Names of members from the outside to the inside, as a JSON pointer (RFC 6901) has them; for a list,
+/// the name is a position from 0.
+///
+/// Taken apart once: `serde_json` would do it again, with several allocations a name, for each message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pointer(Vec<String>);
+
+impl Pointer {
+    /// A pointer to the member of this name.
+    pub fn to(name: impl Into<String>) -> Self {
+        Self(vec![name.into()])
+    }
+
+    /// The names, the outermost first.
+    #[must_use]
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Self {
+        let names = text.split('/').skip(1);
+        Self(names.map(|name| name.replace("~1", "/").replace("~0", "~")).collect())
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = self.0.iter();
+        names.try_for_each(|name| write!(f, "/{}", name.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
+fn find<'a>(root: &'a Value, names: &[String]) -> Option<&'a Value> {
+    names.iter().try_fold(root, |value, name| match value {
+        Value::Object(map) => map.get(name),
+        Value::Array(items) => items.get(position(name)?),
+        _ => None,
+    })
+}
+
+/// A position in a list, where a name is one: digits without a zero before them.
+#[must_use]
+pub fn position(name: &str) -> Option<usize> {
+    let is_plain = name == "0" || name.starts_with(|first: char| ('1'..='9').contains(&first));
+    name.parse().ok().filter(|_| is_plain)
 }
 
 /// What stands at a place.
@@ -72,21 +118,16 @@ impl Found<'_> {
     }
 }
 
-fn unescape(part: &str) -> String {
-    part.replace("~1", "/").replace("~0", "~")
-}
-
 impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.starts_with('/') {
-            return Ok(Self::Payload(text.to_owned()));
+            return Ok(Self::Payload(Pointer::parse(text)));
         }
         match text.split_once('.') {
             Some(("enrichment", path)) if !path.is_empty() => {
-                let parts = path.split('.').map(|part| part.replace('~', "~0").replace('/', "~1"));
-                Ok(Self::Enrichment(parts.map(|part| format!("/{part}")).collect()))
+                Ok(Self::Enrichment(Pointer(path.split('.').map(str::to_owned).collect())))
             }
             Some(("attribute", name)) if !name.is_empty() => Ok(Self::Attribute(name.to_owned())),
             _ => Err(format!(
@@ -100,11 +141,8 @@ impl FromStr for Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Payload(pointer) => f.write_str(pointer),
-            Self::Enrichment(pointer) => {
-                let parts = pointer.split('/').skip(1).map(unescape).collect::<Vec<_>>();
-                write!(f, "enrichment.{}", parts.join("."))
-            }
+            Self::Payload(pointer) => pointer.fmt(f),
+            Self::Enrichment(pointer) => write!(f, "enrichment.{}", pointer.names().join(".")),
             Self::Attribute(name) => write!(f, "attribute.{name}"),
         }
     }
@@ -135,7 +173,7 @@ mod tests {
                            "enrichmentData": { "place": { "city": "A" }, "DeviceID": "d" } });
         let message = Message::new(data.to_string()).with_attribute("uid", "u");
         let envelope = Envelope::of(&message, Input::Auto).expect("an envelope");
-        let payload = json!({ "device": { "id": 7 } });
+        let payload = json!({ "device": { "id": 7 }, "a/b~": [5, 6] });
         let find = |place: &str| {
             let place: Place = place.parse().expect("a place");
             assert_eq!(place.to_string().parse::<Place>(), Ok(place.clone()));
@@ -146,6 +184,8 @@ mod tests {
         assert_eq!(find("enrichment.place.city").as_deref(), Some("A"));
         assert_eq!(find("attribute.uid").as_deref(), Some("u"));
         assert_eq!(find("/device/id").as_deref(), Some("7"));
+        assert_eq!(find("/a~1b~0/1").as_deref(), Some("6"));
+        assert_eq!(find("/a~1b~0/01"), None);
         assert_eq!(find("/device"), None);
         assert_eq!(find("enrichment.none"), None);
     }

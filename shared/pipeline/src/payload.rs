@@ -1,0 +1,137 @@
+//! The payload of an envelope.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use crate::json::Object;
+
+/// The bytes that a device sent.
+///
+/// A payload that was read from an envelope stays in base64 until somebody asks for its bytes: most
+/// services pass it on, and neither decode nor encode it for that.
+#[derive(Clone)]
+pub struct Payload(Form);
+
+#[derive(Clone)]
+enum Form {
+    Plain(Bytes),
+    /// Padded base64, checked.
+    Base64(Bytes),
+}
+
+impl Payload {
+    /// A payload from its base64 text, or `None` when that is none.
+    pub(crate) fn from_base64(text: Bytes) -> Option<Self> {
+        is_base64(&text).then_some(Self(Form::Base64(text)))
+    }
+
+    /// The bytes, decoded anew at each call where they came in base64.
+    ///
+    /// # Panics
+    /// Never: base64 is checked when it is read.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        match &self.0 {
+            Form::Plain(bytes) => bytes.clone(),
+            Form::Base64(text) => STANDARD.decode(text).expect("it was checked").into(),
+        }
+    }
+
+    /// Most bytes that it takes in base64.
+    pub(crate) fn max_base64_len(&self) -> usize {
+        match &self.0 {
+            Form::Plain(bytes) => bytes.len() * 4 / 3 + 4,
+            Form::Base64(text) => text.len(),
+        }
+    }
+
+    pub(crate) fn put(&self, key: &'static str, json: &mut Object) {
+        match &self.0 {
+            Form::Plain(bytes) => json.put_base64(key, bytes),
+            Form::Base64(text) => json.put_encoded(key, text),
+        }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(bytes: Bytes) -> Self {
+        Self(Form::Plain(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl From<&'static [u8]> for Payload {
+    fn from(bytes: &'static [u8]) -> Self {
+        Bytes::from_static(bytes).into()
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Payload").field(&self.bytes()).finish()
+    }
+}
+
+/// Whether this is padded base64 that decodes, which takes a tenth of the time of decoding it.
+fn is_base64(text: &[u8]) -> bool {
+    const GROUP: usize = 4;
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() | (*byte == b'+') | (*byte == b'/');
+    // Padding, and bits that no byte has, stand in the last group alone.
+    let (groups, last) = text.split_at(text.len().saturating_sub(GROUP));
+    // Without a way out in between, so that the compiler looks at many bytes at a time.
+    let all_digits = groups.iter().fold(true, |all, byte| all & is_digit(byte));
+    text.len().is_multiple_of(GROUP)
+        && all_digits
+        && STANDARD.decode_slice(last, &mut [0; GROUP]).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_passed_on_is_what_came() {
+        let text = Bytes::from_static(b"AP9kYXRh");
+
+        let payload = Payload::from_base64(text.clone()).unwrap();
+        let mut json = Object::with_capacity(0);
+        payload.put("payload", &mut json);
+
+        assert_eq!(payload, Payload::from(b"\x00\xffdata".as_slice()));
+        assert_eq!(json.finish(), br#"{"payload":"AP9kYXRh"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_for_base64_is_what_decodes(
+            bytes in proptest::collection::vec(any::<u8>(), 0..40),
+            change in proptest::option::of((any::<prop::sample::Index>(), "[ -~]{0,2}")),
+        ) {
+            let mut text = STANDARD.encode(bytes);
+            if let Some((at, other)) = change {
+                let at = at.index(text.len() + 1);
+                text.replace_range(at..text.len().min(at + 1), &other);
+            }
+
+            let read = Payload::from_base64(text.clone().into());
+
+            prop_assert_eq!(read.map(|payload| payload.bytes().to_vec()), STANDARD.decode(text).ok());
+        }
+    }
+}
