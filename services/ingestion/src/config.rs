@@ -236,7 +236,7 @@ impl Default for Mqtt {
             session_expiry: Duration::from_secs(7 * 24 * 3600),
             receive_maximum: 1000,
             max_packet_bytes: 16 * 1024 * 1024,
-            max_bytes_in_flight: 12 * 1024 * 1024,
+            max_bytes_in_flight: 8 * 1024 * 1024,
             max_qos0_waiting: 1000,
             retained: Retained::Keep,
         }
