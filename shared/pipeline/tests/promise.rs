@@ -4,12 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
-use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
+use pipeline::{
+    Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Step, Transform, batch,
+};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -169,6 +173,46 @@ impl Case {
             }
         }
     }
+}
+
+/// Hands everything back, and counts; not for ever, so that the test fails if nothing slows it down.
+struct Away(Arc<AtomicUsize>);
+
+impl Transform for Away {
+    type Record = Item;
+
+    async fn apply(&self, _message: &Message) -> Result<Step<Item>, Error> {
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            0..100 => Err(Recovery::HandBack.because("look up", "away")),
+            _ => Ok(Step::Skip("enough")),
+        }
+    }
+}
+
+#[test]
+fn what_is_handed_back_does_not_come_again_at_once() {
+    let (asked, ledger) = (Arc::<AtomicUsize>::default(), Ledger::default());
+    let faultless = || Faults::new(FaultRates::default(), 0);
+
+    block_on(async {
+        let pipeline = Pipeline {
+            service: "test",
+            source: Feed::new([Message::new("data")], ledger.clone()),
+            transform: Away(Arc::clone(&asked)),
+            sink: Shelf::new(ledger.clone(), faultless(), MAX_BATCH_BYTES),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            limits: Limits::default(),
+            metrics: Metrics::default(),
+        };
+        let running = pipeline.start();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        running.shutdown(Duration::from_secs(1)).await.unwrap();
+    });
+
+    // The feed delivers again at once, so nothing else holds it: twice a second.
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((10..=22).contains(&asked), "{asked} times in 10 s");
+    assert!(ledger.book().acked.is_empty());
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
