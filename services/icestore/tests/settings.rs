@@ -61,7 +61,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "archive.prefix: must be levels",
         "archive.compression_level: must be 1 to 9, is 10",
         "dead_letters: required",
-        "pipeline.max_messages_in_flight: must be at most",
+        "pipeline.max_messages_in_flight: must be less than",
     ];
     for fault in expected {
         assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
