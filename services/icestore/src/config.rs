@@ -100,7 +100,7 @@ impl Default for Settings {
             pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
                 max_messages_in_flight: 9_000,
-                // With both, a process took 82 MB at full load: 1 KB a message, seven keys.
+                // With both, a process took 76 MB at full load: 1 KB a message, seven keys.
                 max_batch_memory: 16 * 1024 * 1024,
                 batch: batch::Limits {
                     max_messages: 100_000,
