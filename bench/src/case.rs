@@ -57,8 +57,8 @@ pub(crate) fn all(messages: u64, full: bool) -> Vec<Case> {
     cases
 }
 
-/// Settings that were found to take less CPU time than the defaults. For the others one lane, and
-/// batches that wait for more, made no difference beyond the spread.
+/// Settings that were found to take less CPU time than the defaults, beyond the spread of several
+/// runs.
 fn best(service: Service) -> Option<Value> {
     match service {
         Service::Ingestion => Some(json!({
