@@ -70,13 +70,15 @@ async fn run(messages: u64) -> anyhow::Result<Measured> {
         terminate(process).await?;
     }
     let cpu = children_cpu_time()? - before - own;
+    let drain = draining.elapsed();
+    rig.stop().await?;
     let ready = services.iter().map(|(_, ready_in)| ready_in.as_secs_f64() * 1e3);
     Ok(Measured {
         messages_per_second: messages as f64 / taken.as_secs_f64(),
         cpu_us_per_message: cpu.as_secs_f64() * 1e6 / messages as f64,
         peak_rss_mb: peak,
         ready_ms: ready.fold(0.0, f64::max),
-        drain_ms: draining.elapsed().as_secs_f64() * 1e3,
+        drain_ms: drain.as_secs_f64() * 1e3,
         spread_percent: 0.0,
     })
 }

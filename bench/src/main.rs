@@ -80,6 +80,7 @@ async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
         rig.feed(case).await.context("feed the backlog")?;
         bare.push(rig.run_bare(case).await.context("run the bare loop")?);
         ours.push(rig.run_service(case).await.context("run the service")?);
+        rig.stop().await.context("stop the rig")?;
     }
     let measured = Measured::median(&ours);
     let latency = match case.has_latency {

@@ -61,6 +61,14 @@ impl Rig {
         Ok(Self { folder, embedded, cloud, broker, redis })
     }
 
+    /// Ends it. What a process used counts when it is gone, so it has to be gone before others are
+    /// measured.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.embedded.kill().await?;
+        self.redis.kill().await?;
+        self.broker.stop().await
+    }
+
     /// Lays the backlog up, for the service and for the bare loop.
     pub(crate) async fn feed(&self, case: &Case) -> anyhow::Result<()> {
         let url = self.embedded.url();
@@ -139,5 +147,6 @@ pub(crate) async fn latency(case: &Case, rate: f64) -> anyhow::Result<Latency> {
     }
     let latency = Latency::of(&process::metrics(&process).await?);
     process.kill().await?;
+    rig.stop().await?;
     Ok(latency)
 }

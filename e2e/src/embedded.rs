@@ -63,6 +63,14 @@ impl Embedded {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Kills it, and returns when it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.process.kill().await.context("kill the embedded cloud")
+    }
+
     /// Plans a fault, such as `{"method": "Publish", "count": 3, "kind": "lose_reply"}`.
     ///
     /// # Errors
