@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) use append::answer as grpc_answer;
 pub(crate) use rest::answer as rest_answer;
 
+use serde_json::Map;
+
 use crate::faults::Faults;
 use crate::status::Status;
 use catalog::Catalog;
@@ -34,6 +36,13 @@ impl BigQuery {
     pub(crate) fn open(data_dir: &Path, faults: Faults) -> anyhow::Result<Self> {
         let catalog = Catalog::open(&data_dir.join(FILE))?;
         Ok(Self { faults, catalog: Arc::new(Mutex::new(catalog)) })
+    }
+
+    /// Creates a dataset.
+    pub(crate) async fn create_dataset(&self, project: &str, id: &str) -> Result<(), Status> {
+        let name = catalog::DatasetName(project.to_owned(), id.to_owned());
+        let created = self.with(move |catalog| catalog.create_dataset(&name, Map::new()));
+        created.await.map(drop)
     }
 
     /// Works on the tables, apart from the tasks that serve connections.

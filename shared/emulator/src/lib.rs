@@ -11,11 +11,13 @@ mod faults;
 mod firestore;
 mod grpc;
 mod pubsub;
+mod resources;
 mod rest;
 mod server;
 mod status;
 mod storage;
 
 pub use faults::{Fault, Faults, Kind};
+pub use resources::Resources;
 pub use server::{Emulator, Options};
 pub use status::Status;

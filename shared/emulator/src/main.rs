@@ -1,10 +1,13 @@
 //! The emulator as a process of its own.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Parser;
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Options, Resources};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An embedded Google Cloud: Pub/Sub, Firestore, BigQuery and Cloud Storage on one port.
@@ -20,14 +23,24 @@ struct Args {
     /// Folder of objects and tables; a temporary one when left out.
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// YAML file of topics, subscriptions, datasets, buckets and documents that it has from its start.
+    #[arg(long)]
+    resources: Option<PathBuf>,
+    /// Asks the emulator that runs here at --port whether it answers, for health checks.
+    #[arg(long)]
+    probe: bool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { port, host, data_dir } = Args::parse();
+    let Args { port, host, data_dir, resources, probe } = Args::parse();
+    if probe {
+        return answers(port);
+    }
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let emulator = Emulator::start(Options { host, port, data_dir }).await?;
+    let resources = resources.as_deref().map(Resources::read).transpose()?;
+    let emulator = Emulator::start(Options { host, port, data_dir, resources }).await?;
     println!("listening on {}", emulator.address());
     for api in ["PUBSUB", "FIRESTORE", "BIGQUERY", "STORAGE"] {
         println!("export {api}_EMULATOR_HOST={}", emulator.address());
@@ -39,5 +52,20 @@ async fn main() -> anyhow::Result<()> {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C")?,
     }
     emulator.shutdown().await;
+    Ok(())
+}
+
+/// Whether an emulator answers at a port of this machine.
+fn answers(port: u16) -> anyhow::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))
+        .with_context(|| format!("nobody answers at port {port}"))?;
+    stream.set_read_timeout(Some(PATIENCE)).context("set a time-out")?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").context("ask the emulator")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read the answer")?;
+    if !answer.contains("dataflow emulator") {
+        bail!("what answers at port {port} is no emulator");
+    }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::bigquery::BigQuery;
 use crate::faults::{Fault, Faults};
 use crate::firestore::Firestore;
 use crate::pubsub::PubSub;
+use crate::resources::Resources;
 use crate::status::Status;
 use crate::storage::Storage;
 use crate::{grpc, rest};
@@ -33,11 +34,13 @@ pub struct Options {
     pub port: u16,
     /// The folder of objects and tables; a temporary one when left out.
     pub data_dir: Option<PathBuf>,
+    /// What it has from its start, beside what the folder holds.
+    pub resources: Option<Resources>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 0, data_dir: None }
+        Self { host: "127.0.0.1".into(), port: 0, data_dir: None, resources: None }
     }
 }
 
@@ -68,8 +71,8 @@ impl Emulator {
     /// # Errors
     /// When the port is taken or the folder cannot be read.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let (data_dir, temporary) = match options.data_dir {
-            Some(dir) => (dir, None),
+        let (data_dir, temporary) = match &options.data_dir {
+            Some(dir) => (dir.clone(), None),
             None => {
                 let dir = tempfile::tempdir().context("create a temporary folder")?;
                 (dir.path().to_owned(), Some(dir))
@@ -89,6 +92,9 @@ impl Emulator {
             storage: Storage::open(&data_dir, address).context("read the data folder")?,
             faults: faults.clone(),
         };
+        if let Some(resources) = &options.resources {
+            cloud.provide(resources).await?;
+        }
         let (stop, mut stopped) = watch::channel(false);
         let mut server = JoinSet::new();
         let router =

@@ -143,7 +143,7 @@ impl Storage {
         self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn create_bucket(&self, name: &str) -> Result<serde_json::Value, Status> {
+    pub(crate) fn create_bucket(&self, name: &str) -> Result<serde_json::Value, Status> {
         check_bucket_name(name)?;
         let mut buckets = self.buckets();
         if buckets.contains_key(name) {

@@ -19,6 +19,12 @@ const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 type Fields = HashMap<String, proto::Value>;
 
 impl Firestore {
+    /// Writes a document in place of what was there.
+    pub(crate) fn put(&self, name: &str, fields: Fields) -> Result<(), Status> {
+        let document = proto::Document { name: name.to_owned(), fields, ..<_>::default() };
+        self.apply(&[update(document, None, None)]).map(drop)
+    }
+
     pub(super) fn create(
         &self,
         request: proto::CreateDocumentRequest,

@@ -22,7 +22,7 @@ const DEFAULT_RETENTION_SECONDS: i64 = 7 * 24 * 3600;
 pub(super) type Page = (i32, String);
 
 impl PubSub {
-    pub(super) fn create_topic(&self, topic: proto::Topic) -> Result<proto::Topic, Status> {
+    pub(crate) fn create_topic(&self, topic: proto::Topic) -> Result<proto::Topic, Status> {
         names::check(&topic.name, "topics")?;
         let unsupported = [
             (topic.schema_settings.is_some(), "schema_settings"),
@@ -93,7 +93,7 @@ impl PubSub {
         listed(&names.collect(), "", page)
     }
 
-    pub(super) fn create_subscription(
+    pub(crate) fn create_subscription(
         &self,
         mut config: proto::Subscription,
     ) -> Result<proto::Subscription, Status> {

@@ -44,12 +44,24 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
             pubsub.faults.around("Publish", publish).await
         }
         (["projects", _, "subscriptions", _], "") => call.subscription(body).await,
+        (["projects", _, "topics" | "subscriptions", _], "testIamPermissions") => {
+            // Everybody may do everything here.
+            let asked = read_json::<Permissions>(body).await?;
+            let granted = Ok(json!({ "permissions": asked.permissions }));
+            call.faulty("TestIamPermissions", granted).await
+        }
         (["projects", _, "subscriptions", _], verb) if method == Method::POST => {
             call.consume(verb, body).await
         }
         _ => Err(Status::unimplemented(&format!("{method} {}", parts.uri.path()))),
     };
     Ok(Json(answer?).into_response())
+}
+
+#[derive(Deserialize)]
+struct Permissions {
+    #[serde(default)]
+    permissions: Vec<String>,
 }
 
 struct Call<'a> {

@@ -29,6 +29,14 @@ pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Result<Response, 
         .or_else(|| (path == "/storage/v1/b").then_some(""));
     let unsupported = || Status::unimplemented(&format!("{} {path}", parts.method));
     let place = place.ok_or_else(unsupported)?;
+    if let Some(bucket) = place.strip_suffix("/iam/testPermissions") {
+        cloud.storage.get_bucket(&decode(bucket))?;
+        // Everybody may do everything here.
+        let asked = parts.uri.query().unwrap_or_default().split('&');
+        let permissions: Vec<_> =
+            asked.filter_map(|pair| pair.strip_prefix("permissions=").map(decode)).collect();
+        return Ok(Json(json!({ "permissions": permissions })).into_response());
+    }
     let (bucket, object) = match place.split_once('/') {
         None => (place, None),
         Some((bucket, "o")) => (bucket, Some("")),

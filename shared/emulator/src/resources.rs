@@ -1,0 +1,119 @@
+//! What an emulator has from its start.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::Context as _;
+use figment::Figment;
+use figment::providers::{Format as _, YamlExtended};
+use googleapis_tonic_google_firestore_v1::google::firestore::v1 as firestore;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as pubsub;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tonic::Code;
+
+use crate::server::Cloud;
+use crate::status::Status;
+
+/// Resources by their ids in one project. What exists already stays as it is; documents are written
+/// anew.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// The project of all of them.
+    pub project: String,
+    /// Pub/Sub topics.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// Pub/Sub subscriptions, each with its topic.
+    #[serde(default)]
+    pub subscriptions: BTreeMap<String, String>,
+    /// BigQuery datasets.
+    #[serde(default)]
+    pub datasets: Vec<String>,
+    /// Cloud Storage buckets.
+    #[serde(default)]
+    pub buckets: Vec<String>,
+    /// Firestore documents of the database `(default)`, by path, such as `devices/abc`.
+    #[serde(default)]
+    pub documents: BTreeMap<String, Map<String, Value>>,
+}
+
+impl Resources {
+    /// Reads a YAML file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or says something else.
+    pub fn read(file: &Path) -> anyhow::Result<Self> {
+        let read = Figment::from(YamlExtended::file_exact(file)).extract();
+        read.with_context(|| format!("read {}", file.display()))
+    }
+}
+
+impl Cloud {
+    /// Creates what is not there yet.
+    pub(crate) async fn provide(&self, resources: &Resources) -> anyhow::Result<()> {
+        let project = &resources.project;
+        for topic in &resources.topics {
+            let name = format!("projects/{project}/topics/{topic}");
+            let created = self.pubsub.create_topic(pubsub::Topic { name, ..<_>::default() });
+            unless_there(created).with_context(|| format!("create the topic {topic}"))?;
+        }
+        for (subscription, topic) in &resources.subscriptions {
+            let created = self.pubsub.create_subscription(pubsub::Subscription {
+                name: format!("projects/{project}/subscriptions/{subscription}"),
+                topic: format!("projects/{project}/topics/{topic}"),
+                ..<_>::default()
+            });
+            unless_there(created)
+                .with_context(|| format!("create the subscription {subscription}"))?;
+        }
+        for dataset in &resources.datasets {
+            let created = self.bigquery.create_dataset(project, dataset).await;
+            unless_there(created).with_context(|| format!("create the dataset {dataset}"))?;
+        }
+        for bucket in &resources.buckets {
+            let created = self.storage.create_bucket(bucket);
+            unless_there(created).with_context(|| format!("create the bucket {bucket}"))?;
+        }
+        for (path, fields) in &resources.documents {
+            let name = format!("projects/{project}/databases/(default)/documents/{path}");
+            let put = self.firestore.put(&name, fields.iter().map(field).collect());
+            put.with_context(|| format!("write the document {path}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn unless_there<T>(created: Result<T, Status>) -> Result<(), Status> {
+    match created {
+        Err(status) if status.code == Code::AlreadyExists => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+fn field((name, value): (&String, &Value)) -> (String, firestore::Value) {
+    (name.clone(), to_firestore(value))
+}
+
+/// A value of Firestore; whole numbers stay whole.
+fn to_firestore(value: &Value) -> firestore::Value {
+    use firestore::value::ValueType;
+    let kind = match value {
+        Value::Null => ValueType::NullValue(0),
+        Value::Bool(value) => ValueType::BooleanValue(*value),
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => ValueType::IntegerValue(whole),
+            None => ValueType::DoubleValue(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Value::String(text) => ValueType::StringValue(text.clone()),
+        Value::Array(values) => ValueType::ArrayValue(firestore::ArrayValue {
+            values: values.iter().map(to_firestore).collect(),
+        }),
+        Value::Object(fields) => {
+            let fields: HashMap<_, _> = fields.iter().map(field).collect();
+            ValueType::MapValue(firestore::MapValue { fields })
+        }
+    };
+    firestore::Value { value_type: Some(kind) }
+}

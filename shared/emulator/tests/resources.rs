@@ -1,0 +1,54 @@
+//! What an emulator has from its start, seen by clients.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
+
+use emulator::{Emulator, Options, Resources};
+use serde_json::Value;
+
+const FILE: &str = "
+project: p
+topics: [raw]
+subscriptions: { reader: raw }
+datasets: [readings]
+buckets: [archive]
+documents:
+  devices/d1: { ClientID: plant, Position: { floor: 2 } }
+";
+
+async fn start(folder: &std::path::Path) -> Emulator {
+    let file = folder.join("resources.yaml");
+    std::fs::write(&file, FILE).unwrap();
+    let resources = Some(Resources::read(&file).unwrap());
+    let data_dir = Some(folder.join("data"));
+    Emulator::start(Options { data_dir, resources, ..Options::default() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn all_of_it_is_there_at_the_first_start_and_at_the_second() {
+    let folder = tempfile::tempdir().unwrap();
+    start(folder.path()).await.shutdown().await;
+
+    let emulator = start(folder.path()).await;
+
+    for path in [
+        "v1/projects/p/topics/raw",
+        "v1/projects/p/subscriptions/reader",
+        "bigquery/v2/projects/p/datasets/readings",
+        "storage/v1/b/archive",
+    ] {
+        let answer = reqwest::get(format!("{}/{path}", emulator.url())).await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.status());
+        let _resource: Value = answer.json().await.unwrap();
+    }
+}
+
+#[test]
+fn what_it_does_not_know_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("resources.yaml");
+    std::fs::write(&file, "project: p\ntopic: [raw]\n").unwrap();
+
+    let error = format!("{:#}", Resources::read(&file).unwrap_err());
+
+    assert!(error.contains("resources.yaml") && error.contains("topic"), "{error}");
+}
