@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pipeline::message::attribute;
-use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use pipeline::{Envelope, Error, Message, Recovery, Step, Transform, trace};
 use pubsub::limits::{MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
 use serde_json::{Map, Value};
@@ -14,6 +14,9 @@ use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
 use crate::routes::{Entry, Routes};
+
+/// The user property in which a device gives its trace context, by the W3C's draft for MQTT.
+const TRACE_PROPERTY: &str = "traceparent";
 
 /// Finds a message's route, gives it an id, and wraps it into an envelope.
 pub struct Route<E> {
@@ -84,7 +87,8 @@ impl<E: Enricher> Route<E> {
         };
         self.enricher.enrich(arrival, &mut enrichment);
 
-        let mut attributes = HashMap::with_capacity(message.attributes.len() + 4);
+        let trace = self.trace(message);
+        let mut attributes = HashMap::with_capacity(message.attributes.len() + 5);
         // Our own first, so that none of them is the one too many.
         let own = [
             (attribute::INGEST_ID, Some(identified.id.as_str())),
@@ -92,6 +96,7 @@ impl<E: Enricher> Route<E> {
             (attribute::MQTT_TOPIC, Some(topic)),
             (attribute::DEVICE_ID, device_id),
             (attribute::EVENT_TIME_RAW, identified.raw_time.as_deref()),
+            (attribute::TRACEPARENT, Some(&trace)),
         ];
         for (name, value) in own {
             if let Some(value) = value {
@@ -102,7 +107,8 @@ impl<E: Enricher> Route<E> {
             let value = entry.filter.fill(template, topic);
             self.put(&mut attributes, &mut enrichment, (name, &value));
         }
-        for (name, value) in &message.attributes {
+        let given = message.attributes.iter().filter(|(name, _)| *name != TRACE_PROPERTY);
+        for (name, value) in given {
             self.put(&mut attributes, &mut enrichment, (name, value));
         }
         let envelope = Envelope {
@@ -117,6 +123,16 @@ impl<E: Enricher> Route<E> {
             attributes: attributes.into(),
             ordering_key: message.ordering_key.clone(),
         }
+    }
+
+    /// The trace that the device's message belongs to, else a new one.
+    fn trace(&self, message: &Message) -> String {
+        match message.attributes.get(TRACE_PROPERTY) {
+            Some(given) if trace::is_valid(given) => return given.clone(),
+            Some(_) => self.metrics.replace("traceparent"),
+            None => {}
+        }
+        trace::new_parent()
     }
 
     /// Sets an attribute, unless it is set already; what Pub/Sub does not take as an attribute goes

@@ -11,6 +11,7 @@ use crate::backoff::Backoff;
 use crate::bound::{InFlight, Permit};
 use crate::metrics::Metrics;
 use crate::progress::Pulse;
+use crate::waiting::Wait;
 use crate::{Delivery, Error, Message, Recovery, Settlement, Source};
 
 /// A message in the hands of a lane.
@@ -26,6 +27,8 @@ pub(crate) struct Duty {
     pub settlement: Settlement,
     pub permit: Permit,
     pub first_seen: OffsetDateTime,
+    /// Counts among those that wait until it is dropped.
+    pub _wait: Wait,
 }
 
 pub(crate) struct Intake<S> {
@@ -88,6 +91,9 @@ impl<S: Source> Intake<S> {
             };
             waits.reset();
             self.metrics.received.inc();
+            if delivery.message.attempts > 1 {
+                self.metrics.repeated.inc();
+            }
             let lane = &self.lanes[pick(&delivery.message, self.lanes.len(), &mut next_lane)];
             let hand_over = hand_over(delivery, lane, &self.in_flight, &self.metrics);
             tokio::pin!(hand_over);
@@ -113,9 +119,11 @@ async fn hand_over(
     metrics: &Metrics,
 ) -> Result<(), Error> {
     let (message, settlement) = delivery.into_parts();
+    let wait = metrics.waiting.enter(message.publish_time);
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
-    let duty = Duty { settlement, permit, first_seen: OffsetDateTime::now_utc() };
+    let first_seen = OffsetDateTime::now_utc();
+    let duty = Duty { settlement, permit, first_seen, _wait: wait };
     let sent = lane.send(Parcel { message, duty }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }

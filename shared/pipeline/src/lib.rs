@@ -26,6 +26,8 @@ pub mod progress;
 mod renewable;
 mod runner;
 mod stages;
+pub mod trace;
+pub mod waiting;
 mod write;
 
 pub use dead_letter::{DeadLetters, Letter};

@@ -8,6 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::batch::Cause;
+use crate::waiting::Waiting;
 
 /// Why something happened; a short, stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -28,6 +29,8 @@ pub struct FlushCause {
 pub struct Metrics {
     /// Messages taken from the source, repeats included.
     pub received: Counter,
+    /// Messages that the transport says it has delivered before.
+    pub repeated: Counter,
     /// Records that are durable at the destination.
     pub sent: Counter,
     /// Encoded bytes of the batches that were written.
@@ -46,6 +49,8 @@ pub struct Metrics {
     pub flushed: Family<FlushCause, Counter>,
     /// Messages between source and settlement.
     pub in_flight: Gauge,
+    /// Since when these wait.
+    pub waiting: Waiting,
     /// Bytes of open batches and of those being written.
     pub batch_memory: Gauge,
     /// Open batches of all lanes.
@@ -62,6 +67,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             received: Counter::default(),
+            repeated: Counter::default(),
             sent: Counter::default(),
             sent_bytes: Counter::default(),
             skipped: Family::default(),
@@ -71,6 +77,7 @@ impl Default for Metrics {
             retried: Family::default(),
             flushed: Family::default(),
             in_flight: Gauge::default(),
+            waiting: Waiting::default(),
             batch_memory: Gauge::default(),
             open_batches: Gauge::default(),
             batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
@@ -90,6 +97,11 @@ impl Metrics {
             self.received.clone(),
         );
         registry.register(
+            "repeated_messages",
+            "Messages that the transport says it has delivered before",
+            self.repeated.clone(),
+        );
+        registry.register(
             "sent_messages",
             "Records that are durable at the destination",
             self.sent.clone(),
@@ -105,6 +117,7 @@ impl Metrics {
             "Between source and settlement",
             self.in_flight.clone(),
         );
+        registry.register_collector(Box::new(self.waiting.clone()));
         registry.register("open_batches", "Open batches of all lanes", self.open_batches.clone());
         registry.register_with_unit(
             "batch_memory",

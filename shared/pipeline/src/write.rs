@@ -12,7 +12,7 @@ use crate::dead_letter::{self, DeadLetters, Letter, MAX_DETAIL_BYTES, Policy};
 use crate::intake::{Duty, Parcel};
 use crate::metrics::Metrics;
 use crate::runner::Shared;
-use crate::{Error, Message, Recovery, Refusal, Sink, Transform};
+use crate::{Error, Message, Recovery, Refusal, Sink, Transform, trace};
 
 /// A batch that no record can join any more.
 pub(crate) struct Closed<S: Sink> {
@@ -209,7 +209,8 @@ pub(crate) async fn bury<T, S, D>(
     let metrics = &shared.metrics;
     let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
     else {
-        warn!(reason, detail, "a message can never succeed");
+        let trace = entry.original.as_ref().and_then(trace::id);
+        warn!(reason, detail, trace, "a message can never succeed");
         if matches!(shared.dead_letters, Policy::Drop) {
             Metrics::count(&metrics.dropped, reason, 1);
             entry.duty.settlement.ack();
@@ -237,12 +238,14 @@ pub(crate) async fn bury<T, S, D>(
         };
         let may_retry = error.recovery() == Recovery::Retry;
         if !may_retry || !wait_for_retry(shared, &reason, &error, (&mut waits, lease_end)).await {
-            warn!(reason, error = format!("{error:#}"), "a dead letter could not be written");
+            let (trace, error) = (trace::id(original), format!("{error:#}"));
+            warn!(reason, trace, error, "a dead letter could not be written");
             hand_back(shared, vec![entry], "dead_letter_failed");
             return;
         }
     }
     shared.outage.over();
+    debug!(reason, trace = trace::id(original), "a message is in the dead letters");
     Metrics::count(&metrics.dead_lettered, reason, 1);
     entry.duty.settlement.ack();
     shared.gauge();

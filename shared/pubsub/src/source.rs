@@ -41,6 +41,8 @@ pub struct SourceMetrics {
     pub reconnects: Counter,
     /// Exactly-once acknowledgements that Pub/Sub did not take: these messages come again.
     pub lost_acks: Counter,
+    /// Messages that were settled after their lease: they were delivered again meanwhile.
+    pub expired_leases: Counter,
 }
 
 impl SourceMetrics {
@@ -51,6 +53,8 @@ impl SourceMetrics {
         registry.register("reconnects", reconnects, self.reconnects.clone());
         let lost_acks = "Exactly-once acknowledgements that were not taken";
         registry.register("lost_acks", lost_acks, self.lost_acks.clone());
+        let expired = "Messages settled after the end of their lease, which come again";
+        registry.register("expired_leases", expired, self.expired_leases.clone());
     }
 }
 
@@ -68,6 +72,7 @@ struct Reader {
 struct Settling {
     confirmations: TaskTracker,
     lost: Counter,
+    expired: Counter,
 }
 
 /// Why a stream is not read any more.
@@ -80,7 +85,10 @@ enum Ended {
 }
 
 impl Settling {
-    fn settle(&self, verdict: Verdict, handler: Handler) {
+    fn settle(&self, verdict: Verdict, handler: Handler, lease_end: Instant) {
+        if Instant::now() > lease_end {
+            self.expired.inc();
+        }
         match (verdict, handler) {
             (Verdict::Nack, handler) => handler.nack(),
             (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
@@ -215,6 +223,7 @@ impl Reader {
         let settling = Arc::new(Settling {
             confirmations: self.confirmations.clone(),
             lost: self.metrics.lost_acks.clone(),
+            expired: self.metrics.expired_leases.clone(),
         });
         loop {
             let Ok(next) = timeout(self.settings.idle_timeout, stream.next()).await else {
@@ -261,7 +270,7 @@ impl Reader {
             attempts: attempts.unwrap_or(1),
         };
         let lease_end = Instant::now() + self.settings.max_lease;
-        let settle = move |verdict| settling.settle(verdict, handler);
+        let settle = move |verdict| settling.settle(verdict, handler, lease_end);
         Delivery::new(received, Settlement::new(settle, Some(lease_end)))
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -26,7 +27,17 @@ pub fn install() {
     drop(installed);
 }
 
-/// Cloud Logging's structured form: `severity`, `message`, `time`, then the event's own fields.
+/// The project that traces belong to, as far as this process knows one.
+static PROJECT: OnceLock<String> = OnceLock::new();
+
+/// Says which project traces belong to; the first one counts.
+pub fn name_project(project: &str) {
+    // An error means that it has a name already.
+    drop(PROJECT.set(project.to_owned()));
+}
+
+/// Cloud Logging's structured form: `severity`, `message`, `time`, then the event's own fields; the
+/// field `trace` becomes the one that links a line to its trace.
 struct CloudLogging;
 
 impl<S, N> FormatEvent<S, N> for CloudLogging
@@ -60,6 +71,9 @@ fn severity(level: Level) -> &'static str {
     }
 }
 
+/// The field by which Cloud Logging knows the trace of a line.
+const TRACE: &str = "logging.googleapis.com/trace";
+
 struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -70,7 +84,12 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value);
+        match (field.name(), PROJECT.get()) {
+            ("trace", Some(project)) => {
+                self.put(TRACE, format!("projects/{project}/traces/{value}"));
+            }
+            (name, _) => self.put(name, value),
+        }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {

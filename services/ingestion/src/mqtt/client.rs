@@ -32,6 +32,8 @@ pub(super) struct Published {
     pub topic: Bytes,
     pub payload: Bytes,
     pub is_retained: bool,
+    /// Whether the broker says that it has sent this before.
+    pub is_repeated: bool,
     /// `None` for QoS 0.
     pub packet_id: Option<u16>,
     pub properties: Vec<(String, String)>,
@@ -214,6 +216,7 @@ fn event5(packet: v5::Incoming) -> Event {
                 topic: publish.topic,
                 payload: publish.payload,
                 is_retained: publish.retain,
+                is_repeated: publish.dup,
                 packet_id: has_id.then_some(publish.pkid),
                 properties: publish
                     .properties
@@ -243,6 +246,7 @@ fn event4(packet: rumqttc::Incoming) -> Event {
             topic: publish.topic.into(),
             payload: publish.payload,
             is_retained: publish.retain,
+            is_repeated: publish.dup,
             packet_id: (publish.qos != rumqttc::QoS::AtMostOnce).then_some(publish.pkid),
             properties: Vec::new(),
         }),

@@ -285,6 +285,8 @@ impl Connection {
 
     fn message(&self, published: Published) -> Message {
         let mut message = Message::new(published.payload);
+        // MQTT does not count, it only says "again".
+        message.attempts = 1 + u32::from(published.is_repeated);
         for (name, value) in published.properties {
             if !attribute::is_reserved(&name) {
                 message.attributes.insert(name, value);

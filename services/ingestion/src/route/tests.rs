@@ -49,6 +49,20 @@ fn a_message_is_wrapped_with_all_that_is_known() {
 }
 
 #[test]
+fn the_trace_of_a_device_goes_on_and_others_get_a_new_one() {
+    let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let with = |value: &str| message("devices/d1/up", b"x").with_attribute("traceparent", value);
+    let route = route(|_, _| {});
+
+    let (traced, _) = pass(&route, &with(given));
+    let (wrong, _) = pass(&route, &with("nonsense"));
+
+    assert_eq!(traced.attributes[attribute::TRACEPARENT], given);
+    assert!(!traced.attributes.contains_key("traceparent"));
+    assert!(trace::is_valid(&wrong.attributes[attribute::TRACEPARENT]));
+}
+
+#[test]
 fn an_envelope_from_a_device_is_wrapped_like_any_payload() {
     let payload = br#"{"id":"1","payload":null,"publishTime":"2025-01-01T00:00:00Z"}"#;
 

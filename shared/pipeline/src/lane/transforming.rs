@@ -14,7 +14,7 @@ use crate::intake::Parcel;
 use crate::metrics::Metrics;
 use crate::runner::Shared;
 use crate::write::{Entry, bury};
-use crate::{Error, Recovery, Sink, Step, Transform};
+use crate::{Error, Recovery, Sink, Step, Transform, trace};
 
 /// How long a message is kept before it is handed back. Pub/Sub delivers it again at once where the
 /// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
@@ -169,12 +169,14 @@ where
             bury(shared, Entry::new(parcel, true), reason, error.detail()).await;
         }
         Recovery::Retry => {
-            warn!(error = format!("{error:#}"), "the lease ends, handing the message back");
+            let (trace, error) = (trace::id(&parcel.message), format!("{error:#}"));
+            warn!(trace, error, "the lease ends, handing the message back");
             Metrics::count(&shared.metrics.nacked, "transform", 1);
             parcel.duty.settlement.nack();
         }
         Recovery::HandBack => {
-            debug!(error = format!("{error:#}"), "handing the message back");
+            let (trace, error) = (trace::id(&parcel.message), format!("{error:#}"));
+            debug!(trace, error, "handing the message back");
             tokio::time::sleep(HOLD).await;
             Metrics::count(&shared.metrics.nacked, "asked", 1);
             parcel.duty.settlement.nack();

@@ -1,0 +1,100 @@
+//! Since when messages wait to be settled.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+use time::OffsetDateTime;
+
+/// The messages between source and settlement, by the second of their publish time; clones are the
+/// same ones.
+///
+/// As a metric it is the age of the oldest one, and 0 while there is none. Pub/Sub delivers the oldest
+/// first, so with a backlog it is the age of that.
+#[derive(Debug, Clone, Default)]
+pub struct Waiting(Arc<Mutex<BTreeMap<i64, usize>>>);
+
+/// A message that waits; dropped when it is settled.
+#[derive(Debug)]
+pub struct Wait {
+    waiting: Waiting,
+    second: i64,
+}
+
+impl Waiting {
+    /// Adds a message.
+    #[must_use]
+    pub fn enter(&self, published: OffsetDateTime) -> Wait {
+        let second = published.unix_timestamp();
+        *self.lock().entry(second).or_default() += 1;
+        Wait { waiting: self.clone(), second }
+    }
+
+    /// The publish time of the oldest one, in seconds of Unix time.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        self.lock().first_key_value().map(|(second, _)| *second)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting.lock();
+        if let Some(count) = waiting.get_mut(&self.second) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.second);
+            }
+        }
+    }
+}
+
+impl Collector for Waiting {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        // The clocks of two machines differ: a message from the future is new.
+        let age = self.oldest().map_or(0, |oldest| (now - oldest).max(0));
+        let help =
+            "Since the publish time of the oldest message that is not settled; 0 without one";
+        let gauge = ConstGauge::new(age);
+        let unit = Unit::Seconds;
+        let name = "oldest_unacknowledged_age";
+        gauge.encode(encoder.encode_descriptor(
+            name,
+            help,
+            Some(&unit),
+            prometheus_client::metrics::MetricType::Gauge,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_counts_until_the_last_of_its_second_is_settled() {
+        let waiting = Waiting::default();
+        let at = |second| OffsetDateTime::from_unix_timestamp(second).unwrap();
+
+        let young = waiting.enter(at(20));
+        let old = waiting.enter(at(10));
+        let as_old = waiting.enter(at(10));
+        assert_eq!(waiting.oldest(), Some(10));
+
+        drop(old);
+        assert_eq!(waiting.oldest(), Some(10));
+        drop(as_old);
+        assert_eq!(waiting.oldest(), Some(20));
+        drop(young);
+        assert_eq!(waiting.oldest(), None);
+    }
+}
