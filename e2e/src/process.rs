@@ -35,10 +35,25 @@ impl Process {
     /// # Errors
     /// When the binary is missing or does not start.
     pub fn start(name: &str, config: &Path, port: u16, log: &Path) -> anyhow::Result<Self> {
+        Self::start_with(name, config, port, log, &[])
+    }
+
+    /// Like [`Process::start`], with variables.
+    ///
+    /// # Errors
+    /// When the binary is missing or does not start.
+    pub fn start_with(
+        name: &str,
+        config: &Path,
+        port: u16,
+        log: &Path,
+        variables: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let log = std::fs::File::options().create(true).append(true).open(log);
         let log = log.context("open the log")?;
         let mut command = Command::new(binary(name)?);
         command.arg("--config").arg(config).env("PORT", port.to_string());
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("start {name}"))?;
         Ok(Self { child, port })

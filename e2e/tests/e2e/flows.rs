@@ -158,13 +158,20 @@ impl Device {
     }
 
     pub(crate) async fn publish(&mut self, topic: &str, retain: bool, payload: impl Into<Vec<u8>>) {
-        let properties = PublishProperties {
-            user_properties: vec![
-                ("color".into(), "red".into()),
-                ("route_name".into(), "forged".into()),
-            ],
-            ..PublishProperties::default()
-        };
+        let properties = [("color", "red"), ("route_name", "forged")];
+        self.publish_with(&properties, topic, retain, payload).await;
+    }
+
+    pub(crate) async fn publish_with(
+        &mut self,
+        properties: &[(&str, &str)],
+        topic: &str,
+        retain: bool,
+        payload: impl Into<Vec<u8>>,
+    ) {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let user_properties = properties.iter().map(owned).collect();
+        let properties = PublishProperties { user_properties, ..PublishProperties::default() };
         let payload = payload.into();
         let qos = QoS::AtLeastOnce;
         self.client.publish_with_properties(topic, qos, retain, payload, properties).await.unwrap();

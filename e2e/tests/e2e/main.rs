@@ -11,3 +11,5 @@ mod half_open;
 mod mqtt;
 mod readiness;
 mod stage;
+mod tools;
+mod trace;

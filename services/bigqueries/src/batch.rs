@@ -1,7 +1,7 @@
 //! Batches of rows that grow, in the form in which they are sent.
 
 mod arrow;
-mod json;
+pub(crate) mod json;
 
 pub(crate) use arrow::{Columns, Schema, size, without};
 pub(crate) use json::Lines;

@@ -9,10 +9,11 @@ use gcp_bigquery_client::{Client, client_builder::ClientBuilder};
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, Credentials, anonymous};
 use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery, Renewable};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How BigQuery is reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.

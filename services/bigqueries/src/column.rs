@@ -1,9 +1,10 @@
 //! The columns of a table, as settings and row types describe them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A column, or a field of a record.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Column {
     /// Its name: letters, digits and `_`, at most 300 characters.
@@ -23,7 +24,7 @@ pub struct Column {
 }
 
 /// BigQuery's types, under their names in SQL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Kind {
     /// Text.
@@ -60,7 +61,7 @@ pub enum Kind {
 }
 
 /// Whether a value may be missing, must be there, or is a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// It may be missing.

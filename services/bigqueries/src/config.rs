@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use pipeline::envelope::Input;
 use pipeline::{Limits, batch};
+use pubsub::letters::Office;
 use pubsub::{Endpoint, Graves, Subscription};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
@@ -19,7 +21,7 @@ use crate::table::TableName;
 const MAX_CLUSTERS: usize = 4;
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
@@ -46,11 +48,12 @@ pub struct Settings {
     pub http: Http,
     /// How long a drain may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
 /// Which API rows are written with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
     /// The Storage Write API, default stream: cheaper, and without removal of duplicates.
@@ -61,7 +64,7 @@ pub enum Api {
 }
 
 /// The table, and its columns.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Table {
     /// Its dataset. Required, and it must exist.
@@ -84,6 +87,7 @@ pub struct Table {
     pub cluster_by: Vec<String>,
     /// When a table that is created expires, from its creation on; never when left out.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
     /// What it holds, for people.
     pub description: Option<String>,
@@ -93,7 +97,7 @@ pub struct Table {
 }
 
 /// How a table is partitioned.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Partitions {
     /// A TIMESTAMP, DATE or DATETIME column.
@@ -102,13 +106,14 @@ pub struct Partitions {
     pub unit: Unit,
     /// When a partition expires; never when left out.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
     /// Whether queries must say which partitions they read.
     pub require_filter: bool,
 }
 
 /// What a partition covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// An hour.
@@ -249,6 +254,20 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// What the tool for dead letters must know.
+    #[must_use]
+    pub fn office(&self) -> Office<'_> {
+        Office {
+            service: "bigqueries",
+            project: &self.project,
+            pubsub: &self.pubsub,
+            topic: self.dead_letters.as_ref().and_then(|graves| graves.topic(&self.project)),
+            reads: Some(&self.subscription),
+        }
+    }
+}
+
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
@@ -266,6 +285,10 @@ impl service::Settings for Settings {
         let right = format!("must be at most {MAX_INSERT_ALL_ROWS} rows, is {rows}");
         faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn project(&self) -> &str {
+        &self.project
     }
 
     fn http(&self) -> &Http {

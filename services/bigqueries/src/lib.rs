@@ -10,6 +10,7 @@ pub mod client;
 pub mod column;
 pub mod config;
 pub mod convert;
+pub mod explain;
 pub mod meaning;
 mod rest;
 pub mod rows;
@@ -21,8 +22,8 @@ pub mod view;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, Opened};
-use service::{Context, Running, Service};
+use pubsub::{Intake, Opened, Survey};
+use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
 
 use column::Column;
@@ -90,6 +91,22 @@ impl<R: Rows> Service for Bigqueries<R> {
         health.watch(running.status(), counts);
         watchers.spawn(table.watch(table_condition));
         Ok(Running::new(running, watchers))
+    }
+
+    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+        let settings = &self.settings;
+        let (_, table) = open(settings, self.rows.columns().into()).await?;
+        let survey = Survey {
+            project: &settings.project,
+            pubsub: &settings.pubsub,
+            storage: &settings.storage,
+            topics: Vec::new(),
+            subscription: Some(&settings.subscription),
+            dead_letters: settings.dead_letters.as_ref(),
+        };
+        let mut needs = survey.look().await?;
+        needs.push(table.need().await);
+        Ok(needs)
     }
 }
 

@@ -1,23 +1,37 @@
-//! The binary: `bigqueries --config FILE`, and `bigqueries view`, which prints the view's query.
+//! The binary: `bigqueries --config FILE`, `bigqueries view`, which prints the view's query, and the
+//! tools for the person on call.
 
 use std::process::ExitCode;
 
 use bigqueries::rows::Rows as _;
-use bigqueries::{Bigqueries, config::Settings, view};
+use bigqueries::{Bigqueries, config::Settings, explain, view};
+use clap::Command;
+use pubsub::letters;
 use service::Action;
 
 const VIEW: Action<Settings> = Action {
-    name: "view",
-    about: "Prints the query of the view without duplicates",
-    act: |settings| {
+    command: || Command::new("view").about("Prints the query of the view without duplicates"),
+    act: |settings, _| {
         Box::pin(async move {
             println!("{}", view::query(&settings.table_name(), &settings.rows().columns()));
             Ok(())
         })
     },
 };
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const LETTERS: Action<Settings> = Action {
+    command: letters::command,
+    act: |settings, given| {
+        Box::pin(async move { settings.office().act(&given, letters::as_it_was).await })
+    },
+};
 
 fn main() -> ExitCode {
     let about = "Writes Pub/Sub messages into rows of a BigQuery table";
-    service::run_with(about, &[VIEW], |settings: Settings| Bigqueries::new(settings))
+    service::run_with(about, &[VIEW, EXPLAIN, LETTERS], |settings: Settings| {
+        Bigqueries::new(settings)
+    })
 }

@@ -13,7 +13,8 @@ use gcp_bigquery_client::model::table_schema::TableSchema;
 use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 use gcp_bigquery_client::model::view_definition::ViewDefinition;
 use pipeline::{Lease, Renewable};
-use service::Condition;
+use service::survey::State;
+use service::{Condition, Need};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -185,9 +186,46 @@ impl Table {
         }
     }
 
+    /// How the table is there. Changes nothing.
+    pub async fn need(&self) -> Need {
+        let looked = timeout(TIMEOUT, self.look()).await;
+        let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
+            Ok(None) if self.settings.create => {
+                State::WillCreate("it does not exist; the service creates it at its start".into())
+            }
+            Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
+            Ok(Some(found)) => match self.compare(&found) {
+                Ok(None) => State::Ready,
+                Ok(Some(_)) => State::WillCreate("the service adds columns at its start".into()),
+                Err(Fault::Missing(why) | Fault::Different(why)) => State::Differs(why),
+            },
+            Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
+            Err(Fault::Missing(why) | Fault::Different(why)) => State::Unreachable(why),
+        };
+        let role = Some("roles/bigquery.dataEditor");
+        Need { kind: "table", name: self.name.to_string(), role, state }
+    }
+
     /// Adds columns that are missing; refuses a table that differs in any other way.
     async fn reconcile(&self, found: Resource) -> Result<(), Fault> {
-        self.compare_layout(&found)?;
+        let Some(merged) = self.compare(&found)? else { return Ok(()) };
+        let TableName { project, dataset, table } = &self.name;
+        let patch = Resource::new(project, dataset, table, TableSchema::new(merged));
+        let client = self.client().await?;
+        let patched = client.table().patch(project, dataset, table, patch).await;
+        client.done();
+        match patched {
+            Ok(_) => {
+                info!(table = %self.name, "added columns to the table");
+                Ok(())
+            }
+            Err(error) => Err(Fault::Missing(self.describe(&error))),
+        }
+    }
+
+    /// The table's fields with those that it lacks, or `None` if it lacks none.
+    fn compare(&self, found: &Resource) -> Result<Option<Vec<TableFieldSchema>>, Fault> {
+        self.compare_layout(found)?;
         let fields = found.schema.fields.clone().unwrap_or_default();
         let mut differences = Vec::new();
         let merged = merge(&fields, &self.columns, "", &mut differences);
@@ -203,23 +241,11 @@ impl Table {
         if !differences.is_empty() {
             return Err(Fault::Different(differences.join("; ")));
         }
-        let Some(merged) = merged else { return Ok(()) };
-        if !self.settings.add_columns {
+        if merged.is_some() && !self.settings.add_columns {
             let why = "columns of the settings are not in the table, and table.add_columns is off";
             return Err(Fault::Different(why.into()));
         }
-        let TableName { project, dataset, table } = &self.name;
-        let patch = Resource::new(project, dataset, table, TableSchema::new(merged));
-        let client = self.client().await?;
-        let patched = client.table().patch(project, dataset, table, patch).await;
-        client.done();
-        match patched {
-            Ok(_) => {
-                info!(table = %self.name, "added columns to the table");
-                Ok(())
-            }
-            Err(error) => Err(Fault::Missing(self.describe(&error))),
-        }
+        Ok(merged)
     }
 
     fn compare_layout(&self, found: &Resource) -> Result<(), Fault> {

@@ -18,6 +18,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -73,18 +74,21 @@ pub struct Entry {
 }
 
 /// How long what was read is good for.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Freshness {
     /// How long a document is served without asking its source again.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub fresh_for: Duration,
     /// How long after that it is still served, while it is read again in the background or its
     /// source cannot be asked.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub stale_for: Duration,
     /// How long the absence of a document is remembered.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub absent_for: Duration,
     /// By how many percent these times vary from entry to entry, so that what was read together
     /// does not expire together; 0 to 50.

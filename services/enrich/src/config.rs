@@ -7,7 +7,9 @@ use std::time::Duration;
 use pipeline::envelope::Input;
 use pipeline::place::Pointer;
 use pipeline::{Limits, Place, batch};
+use pubsub::letters::Office;
 use pubsub::{Endpoint, Graves, Subscription};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
@@ -16,7 +18,7 @@ use crate::cache::{firestore, lookup};
 use crate::enrichment::OnMissing;
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
@@ -45,11 +47,12 @@ pub struct Settings {
     pub http: Http,
     /// How long a drain may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
 /// Which document a message needs, and what of it goes into the message.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Enrichment {
     /// Where the key stands; the first place with a text or a number counts: `enrichment.NAME`,
@@ -65,7 +68,7 @@ pub struct Enrichment {
 }
 
 /// Where keys can be invalidated: `DELETE /cache/<key>`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Admin {
     /// The address; loopback by default, because it asks nobody who they are.
@@ -120,6 +123,20 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// What the tool for dead letters must know.
+    #[must_use]
+    pub fn office(&self) -> Office<'_> {
+        Office {
+            service: "enrich",
+            project: &self.project,
+            pubsub: &self.pubsub,
+            topic: self.dead_letters.as_ref().and_then(|graves| graves.topic(&self.project)),
+            reads: Some(&self.subscription),
+        }
+    }
+}
+
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
@@ -132,6 +149,10 @@ impl service::Settings for Settings {
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn project(&self) -> &str {
+        &self.project
     }
 
     fn http(&self) -> &Http {

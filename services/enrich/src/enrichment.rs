@@ -6,6 +6,7 @@ use pipeline::metrics::Reason;
 use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apply::Apply;
@@ -14,7 +15,7 @@ use crate::key::Key;
 use crate::metrics::Metrics;
 
 /// What becomes of a message whose document does not exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnMissing {
     /// It goes on without.

@@ -10,14 +10,16 @@ pub mod apply;
 pub mod cache;
 pub mod config;
 pub mod enrichment;
+pub mod explain;
 pub mod key;
 pub mod metrics;
+mod survey;
 
 use std::time::Duration;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, TopicGuard, TopicName};
-use service::{Condition, Context, Running, Service};
+use pubsub::{Intake, Survey, TopicGuard, TopicName};
+use service::{Condition, Context, Need, Running, Service};
 use tokio::task::JoinSet;
 
 use apply::{Apply, Fields};
@@ -100,6 +102,22 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         .start();
         context.health.watch(running.status(), counts);
         Ok(Running::new(running, watchers))
+    }
+
+    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+        let settings = &self.settings;
+        let survey = Survey {
+            project: &settings.project,
+            pubsub: &settings.pubsub,
+            storage: &settings.storage,
+            topics: vec![TopicName::new(&settings.project, &settings.topic_id)],
+            subscription: Some(&settings.subscription),
+            dead_letters: settings.dead_letters.as_ref(),
+        };
+        let mut needs = survey.look().await?;
+        needs.push(survey::documents(&self.source, &settings.firestore.collection).await);
+        needs.extend(survey::redis(&settings.cache.redis).await);
+        Ok(needs)
     }
 }
 

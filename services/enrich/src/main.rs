@@ -1,12 +1,23 @@
-//! The binary: `enrich --config FILE`.
+//! The binary: `enrich --config FILE`, and the tools for the person on call.
 
 use std::process::ExitCode;
 
-use enrich::{Enrich, config::Settings};
+use enrich::{Enrich, config::Settings, explain};
+use pubsub::letters;
+use service::Action;
+
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const LETTERS: Action<Settings> = Action {
+    command: letters::command,
+    act: |settings, given| {
+        Box::pin(async move { settings.office().act(&given, letters::as_it_was).await })
+    },
+};
 
 fn main() -> ExitCode {
-    service::run(
-        "Adds what Firestore knows about a device to its messages",
-        |settings: Settings| Enrich::new(settings),
-    )
+    let about = "Adds what Firestore knows about a device to its messages";
+    service::run_with(about, &[EXPLAIN, LETTERS], |settings: Settings| Enrich::new(settings))
 }

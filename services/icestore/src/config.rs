@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use pipeline::envelope::Input;
 use pipeline::{Limits, batch};
+use pubsub::letters::Office;
 use pubsub::{Graves, Subscription};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
@@ -13,7 +15,7 @@ use storage::Endpoint;
 use crate::key::Template;
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
@@ -34,11 +36,12 @@ pub struct Settings {
     pub http: Http,
     /// How long a drain may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
 /// The bucket.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Storage {
     /// Its name. Required.
@@ -49,7 +52,7 @@ pub struct Storage {
 }
 
 /// What objects are called and what is in them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Archive {
     /// First part of every object's name; may be empty.
@@ -118,6 +121,20 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// What the tool for dead letters must know.
+    #[must_use]
+    pub fn office(&self) -> Office<'_> {
+        Office {
+            service: "icestore",
+            project: &self.project,
+            pubsub: &self.pubsub,
+            topic: self.dead_letters.as_ref().and_then(|graves| graves.topic(&self.project)),
+            reads: Some(&self.subscription),
+        }
+    }
+}
+
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
@@ -148,6 +165,10 @@ impl service::Settings for Settings {
             ),
         );
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn project(&self) -> &str {
+        &self.project
     }
 
     fn http(&self) -> &Http {

@@ -6,12 +6,13 @@
 
 pub mod archive;
 pub mod config;
+pub mod explain;
 pub mod key;
 pub mod sink;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, Opened};
-use service::{Context, Running, Service};
+use pubsub::{Intake, Opened, Survey};
+use service::{Context, Need, Running, Service};
 use storage::Bucket;
 use tokio::task::JoinSet;
 
@@ -80,5 +81,21 @@ impl<K: BatchKey> Service for Icestore<K> {
         health.watch(running.status(), counts);
         watchers.spawn(bucket.watch(bucket_condition));
         Ok(Running::new(running, watchers))
+    }
+
+    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+        let settings = &self.settings;
+        let storage = settings.storage.endpoint();
+        let survey = Survey {
+            project: &settings.project,
+            pubsub: &settings.pubsub,
+            storage: &storage,
+            topics: Vec::new(),
+            subscription: Some(&settings.subscription),
+            dead_letters: settings.dead_letters.as_ref(),
+        };
+        let mut needs = survey.look().await?;
+        needs.push(Bucket::new(&settings.storage.bucket, &storage).await?.need().await);
+        Ok(needs)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pipeline::backoff::Backoff;
 use pipeline::{Limits, batch};
 use pubsub::{Endpoint, Graves};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
@@ -15,7 +16,7 @@ use crate::mqtt::security;
 use crate::{guarantee, routes};
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
@@ -42,11 +43,12 @@ pub struct Settings {
     pub http: Http,
     /// How long a drain may take.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
 /// The broker, and how we appear to it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Mqtt {
     /// `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
@@ -69,14 +71,17 @@ pub struct Mqtt {
     pub ordinal: Option<u32>,
     /// Between two pings; 5s to 18h.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub keep_alive: Duration,
     /// Longest wait for a connection.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub connect_timeout: Duration,
     /// Waits between connection attempts, for ever.
     pub reconnect: Backoff,
     /// How long the broker keeps our session while we are away (MQTT 5); 0 is refused.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub session_expiry: Duration,
     /// Most messages that the broker sends before we acknowledge the first (MQTT 5); 1 to 65535.
     pub receive_maximum: u16,
@@ -93,7 +98,7 @@ pub struct Mqtt {
 }
 
 /// Certificates, in PEM. They are read again at each connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Tls {
     /// Whom we trust to name the broker; the system's roots when left out.
@@ -108,7 +113,7 @@ pub struct Tls {
 pub const MAX_CONNECTIONS: u16 = 16;
 
 /// A version of MQTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 pub enum Protocol {
     /// MQTT 5.
     #[serde(rename = "5")]
@@ -119,7 +124,7 @@ pub enum Protocol {
 }
 
 /// What becomes of retained messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retained {
     /// They are carried, with the attribute `mqtt_retain`.
@@ -129,7 +134,7 @@ pub enum Retained {
 }
 
 /// Which messages go where.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Route {
     /// Where messages come from.
@@ -150,7 +155,7 @@ pub struct Route {
 }
 
 /// A topic filter.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct RouteSource {
     /// The filter; `{name}` in place of a level subscribes to `+` and captures the level. Required.
@@ -163,7 +168,7 @@ pub struct RouteSource {
 }
 
 /// A producer, by its name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct RouteDestination {
     /// A key of `producers`. Required.
@@ -171,7 +176,7 @@ pub struct RouteDestination {
 }
 
 /// A destination.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Producer {
     /// The Pub/Sub topic's id in the project, or its full name. Required.
@@ -179,7 +184,7 @@ pub struct Producer {
 }
 
 /// Where ids and event times come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Identity {
     /// JSON pointer into the payload to a given id. It must stay unique after a device's reboot.
@@ -190,9 +195,11 @@ pub struct Identity {
     pub event_time_pointer: Option<String>,
     /// The oldest event time taken as such.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max_past: Duration,
     /// The furthest event time in the future taken as such.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max_future: Duration,
 }
 
@@ -364,6 +371,10 @@ impl service::Settings for Settings {
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+    }
+
+    fn project(&self) -> &str {
+        &self.project
     }
 
     fn http(&self) -> &Http {

@@ -6,8 +6,10 @@
 
 pub mod config;
 pub mod enricher;
+pub mod explain;
 pub mod guarantee;
 pub mod identity;
+pub mod letters;
 pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
@@ -18,8 +20,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
-use pubsub::{Admin, Connection, DeadLetters, Publishers, TopicGuard, TopicName};
-use service::{Context, Running, Service};
+use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
+use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
 use tracing::info;
 
@@ -120,6 +122,24 @@ impl<E: Enricher> Service for Ingestion<E> {
         let mut watchers = JoinSet::new();
         watchers.spawn(guard.watch(admin, topics_condition));
         Ok(Running::new(running, watchers))
+    }
+
+    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+        let settings = &self.settings;
+        let producers = settings.producers.values();
+        let survey = Survey {
+            project: &settings.project,
+            pubsub: &settings.pubsub,
+            storage: &settings.storage,
+            topics: producers
+                .map(|producer| TopicName::new(&settings.project, &producer.topic_id))
+                .collect(),
+            subscription: None,
+            dead_letters: settings.dead_letters.as_ref(),
+        };
+        let mut needs = survey.look().await?;
+        needs.push(mqtt::need(&settings.mqtt).await);
+        Ok(needs)
     }
 }
 

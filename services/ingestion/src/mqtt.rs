@@ -3,6 +3,7 @@
 mod client;
 mod connection;
 pub mod security;
+mod survey;
 mod window;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::ordering;
 use crate::routes::Subscription;
 use connection::Connection;
+pub(crate) use survey::need;
 
 /// A broker, subscribed to with a persistent session.
 ///

@@ -2,20 +2,23 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How long to wait between attempts: doubling from `min` to `max`, with jitter.
 ///
 /// Each wait is drawn evenly between half of the nominal value and all of it ("equal jitter", AWS
 /// Architecture Blog, "Exponential Backoff and Jitter", 2015).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Backoff {
     /// The first wait; above zero.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub min: Duration,
     /// The longest wait; at least `min`.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max: Duration,
 }
 

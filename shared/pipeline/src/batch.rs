@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelValue;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// When a batch is written: at the first limit it reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
     /// Most messages in one batch; at least 1.
@@ -15,10 +16,12 @@ pub struct Limits {
     pub max_bytes: usize,
     /// Longest wait of the first message in a batch, measured by a clock of its own.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max_age: Duration,
     /// How long a lane may have nothing to take in before it writes what is open. Zero writes as
     /// soon as nothing more is at hand: batches then grow only while writes are under way.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max_idle: Duration,
 }
 

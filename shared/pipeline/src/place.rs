@@ -1,8 +1,10 @@
 //! Where in a message a value stands, as settings name it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -145,6 +147,21 @@ impl fmt::Display for Place {
             Self::Enrichment(pointer) => write!(f, "enrichment.{}", pointer.names().join(".")),
             Self::Attribute(name) => write!(f, "attribute.{name}"),
         }
+    }
+}
+
+impl JsonSchema for Place {
+    fn schema_name() -> Cow<'static, str> {
+        "Place".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A JSON pointer into the payload such as /device/id, enrichment.NAME or \
+                            attribute.NAME",
+            "type": "string",
+            "pattern": "^(/.*|enrichment\\..+|attribute\\..+)?$",
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
@@ -20,7 +21,7 @@ use crate::progress::Progress;
 use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
 
 /// Bounds, waits and time-outs of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
     /// Tasks that run side by side; 0 takes one per core.
@@ -38,11 +39,13 @@ pub struct Limits {
     pub batch: batch::Limits,
     /// Longest duration of one attempt; above zero.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub attempt_timeout: Duration,
     /// Waits between attempts.
     pub retry: Backoff,
     /// A task that shows no sign of life for this long makes the process unhealthy.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub stall_after: Duration,
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error as ApiError;
-use google_cloud_pubsub::client::{SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
 use pipeline::{Error, Renewable};
 use service::Condition;
@@ -36,6 +36,7 @@ pub struct Admin(Renewable<Clients>);
 struct Clients {
     topics: TopicAdmin,
     subscriptions: SubscriptionAdmin,
+    rights: SchemaService,
 }
 
 impl Admin {
@@ -48,8 +49,11 @@ impl Admin {
         let clients = Renewable::open(move || {
             let connection = connection.clone();
             Box::pin(async move {
-                let topics = connection.topics().await?;
-                Ok(Clients { topics, subscriptions: connection.subscriptions().await? })
+                Ok(Clients {
+                    topics: connection.topics().await?,
+                    subscriptions: connection.subscriptions().await?,
+                    rights: connection.rights().await?,
+                })
             })
         });
         Ok(Self(clients.await?))
@@ -74,6 +78,34 @@ impl Admin {
             },
             Err(late) => Audience::Unknown(format!("Pub/Sub does not answer: {late}")),
         }
+    }
+
+    /// A subscription, or why it cannot be seen; no code for what does not answer.
+    pub(crate) async fn find_subscription(
+        &self,
+        name: &str,
+    ) -> Result<model::Subscription, Option<Code>> {
+        let clients = self.0.lease().await.map_err(|_| None)?;
+        let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
+        let asked = timeout(TIMEOUT, asked).await;
+        clients.done();
+        asked.map_err(|_| None)?.map_err(|error| code(&error))
+    }
+
+    /// Whether we have a permission on something, or why that is not told; no code for what does not
+    /// answer.
+    pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, Option<Code>> {
+        let clients = self.0.lease().await.map_err(|_| None)?;
+        let asked = clients
+            .rights
+            .test_iam_permissions()
+            .set_resource(name)
+            .set_permissions([permission])
+            .send();
+        let asked = timeout(TIMEOUT, asked).await;
+        clients.done();
+        let granted = asked.map_err(|_| None)?.map_err(|error| code(&error))?;
+        Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 
     async fn subscription(&self, name: &str) -> Result<model::Subscription, String> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
-use google_cloud_pubsub::client::{BasePublisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::client::{
+    BasePublisher, SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin,
+};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use pipeline::{Error, Recovery};
 
@@ -95,6 +97,13 @@ impl Connection {
         let builder =
             TopicAdmin::builder().with_retry_policy(RetryableErrors.with_attempt_limit(2));
         build!(builder, self.endpoint, "build Pub/Sub topic client")
+    }
+
+    /// A client that asks for rights; the one for schemas does, on everything in Pub/Sub.
+    pub(crate) async fn rights(&self) -> Result<SchemaService, Error> {
+        let retry = RetryableErrors.with_attempt_limit(2);
+        let builder = SchemaService::builder().with_retry_policy(retry);
+        build!(builder, self.endpoint, "build Pub/Sub client for rights")
     }
 
     pub(crate) async fn subscriptions(&self) -> Result<SubscriptionAdmin, Error> {

@@ -11,11 +11,13 @@ mod connection;
 mod dead_letters;
 mod guard;
 mod intake;
+pub mod letters;
 pub mod limits;
 mod publishers;
 mod settings;
 mod sink;
 mod source;
+mod survey;
 
 pub use admin::Admin;
 pub use connection::{Connection, TopicName};
@@ -26,3 +28,4 @@ pub use publishers::Publishers;
 pub use settings::{Endpoint, Graves, Keyword, Subscription};
 pub use sink::{Outgoing, Sink};
 pub use source::{Source, SourceMetrics};
+pub use survey::Survey;

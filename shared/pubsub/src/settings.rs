@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::connection::TopicName;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Variable, VariableKind};
 
 /// How Pub/Sub is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
@@ -45,7 +46,7 @@ impl Endpoint {
 }
 
 /// A subscription to read from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Subscription {
     /// The subscription's id in the project, or its full name. Required.
@@ -61,14 +62,17 @@ pub struct Subscription {
     /// Longest time that a message is held before Pub/Sub may deliver it again; 1m to 1h, Pub/Sub's
     /// own limit.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub max_lease: Duration,
     /// The lease that is asked for at a time, and so the delay of redelivery after a crash; 10s to
     /// 10m.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub lease_extension: Duration,
     /// A stream that brings nothing for this long is opened again on another connection, because the
     /// one it has could be dead; 1s to 1h.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub idle_timeout: Duration,
 }
 
@@ -116,7 +120,7 @@ impl Subscription {
 }
 
 /// Where messages go that can never succeed.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum Graves {
     /// A topic of their own.
@@ -133,7 +137,7 @@ pub enum Graves {
 }
 
 /// What to do with dead letters instead of publishing them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keyword {
     /// Nack them, and leave them to the subscription's own dead-letter policy.

@@ -27,7 +27,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    fn to_message(&self) -> Message {
+    pub(crate) fn to_message(&self) -> Message {
         let mut message = Message::new();
         message.data = self.data.clone();
         message.attributes.clone_from(&self.attributes);

@@ -2,15 +2,23 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, ValueHint, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
+
+use crate::survey::Form;
 
 /// What the process is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Command {
     Run,
+    /// Check the settings, and no more than them.
     Check,
+    /// Check the settings and look at every dependency.
+    CheckOnline(Form),
+    Plan(Form),
+    Schema,
+    Probe,
     /// One of the service's own actions, by its place among them.
-    Act(usize),
+    Act(usize, ArgMatches),
 }
 
 #[derive(Debug)]
@@ -19,14 +27,28 @@ pub(crate) struct Args {
     pub command: Command,
 }
 
-/// Reads the command line; prints and exits for `--help`, `--version` and mistakes.
-///
-/// `actions` are the names of the service's own actions, with what they do.
-pub(crate) fn parse(
-    name: &'static str,
-    about: &'static str,
-    actions: &[(&'static str, &'static str)],
-) -> Args {
+/// Reads the command line; prints and exits for `--help`, `--version` and mistakes. `actions` are the
+/// service's own subcommands.
+pub(crate) fn parse(name: &'static str, about: &'static str, actions: &[clap::Command]) -> Args {
+    let matches = command(name, about, actions).get_matches();
+    let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
+    let config = matches.get_one("config").cloned().or_else(from_variable);
+    let command = match matches.subcommand() {
+        None => Command::Run,
+        Some(("check", given)) if given.get_flag("online") => Command::CheckOnline(form(given)),
+        Some(("check", _)) => Command::Check,
+        Some(("plan", given)) => Command::Plan(form(given)),
+        Some(("schema", _)) => Command::Schema,
+        Some(("probe", _)) => Command::Probe,
+        Some((given, of_it)) => {
+            let own = actions.iter().position(|action| action.get_name() == given);
+            own.map_or(Command::Run, |index| Command::Act(index, of_it.clone()))
+        }
+    };
+    Args { config, command }
+}
+
+fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -> clap::Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
@@ -34,9 +56,25 @@ pub(crate) fn parse(
         .value_hint(ValueHint::FilePath)
         .value_parser(value_parser!(PathBuf))
         .global(true);
+    let online =
+        flag("online", "Also reach every dependency: is it there, may we use it, does it fit?");
     let check = clap::Command::new("check")
-        .about("Checks the settings, names every fault, and exits with 2 if there is one");
-    let matches = clap::Command::new(name)
+        .about("Checks the settings, names every fault, and exits with 2 if there is one")
+        .long_about(
+            "Checks the settings, names every fault, and exits with 2 if there is one.\n\n\
+             With --online it reaches every dependency too, changes nothing there, and exits with 1 \
+             if one is missing, differs from the settings, or cannot be reached.",
+        )
+        .args([online, json()]);
+    let plan = clap::Command::new("plan")
+        .about("Shows what these settings need in Google Cloud, and what of it is missing")
+        .long_about(
+            "Shows each topic, subscription, table, bucket and collection that these settings need, \
+             the least role on it, and whether it is there. Changes nothing; deploy/gcp.sh creates \
+             what is missing. Exits with 1 if something is missing or differs.",
+        )
+        .arg(json());
+    clap::Command::new(name)
         .about(about)
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(
@@ -44,16 +82,37 @@ pub(crate) fn parse(
              DATAFLOW_CONFIG stands for --config, RUST_LOG sets the log level.",
         )
         .arg(config)
-        .subcommand(check)
-        .subcommands(actions.iter().map(|(name, about)| clap::Command::new(name).about(*about)))
-        .get_matches();
-    let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
-    let command = match matches.subcommand_name() {
-        None => Command::Run,
-        Some(given) => {
-            let own = actions.iter().position(|(name, _)| *name == given);
-            own.map_or(Command::Check, Command::Act)
-        }
-    };
-    Args { config: matches.get_one("config").cloned().or_else(from_variable), command }
+        .subcommands([
+            check,
+            plan,
+            clap::Command::new("schema")
+                .about("Prints the JSON Schema of the settings, for editors"),
+            clap::Command::new("probe")
+                .about("Asks the service that runs here whether it is ready, for health checks"),
+        ])
+        .subcommands(actions)
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+}
+
+/// The option of every subcommand whose output programs may read.
+pub fn json() -> Arg {
+    flag("json", "Print JSON, for programs")
+}
+
+/// Whether `--json` was given.
+pub fn form(given: &ArgMatches) -> Form {
+    if given.get_flag("json") { Form::Json } else { Form::Text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        command("enrich", "about", &[clap::Command::new("view").about("own")]).debug_assert();
+    }
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::settings::Settings;
-use crate::{Context, Health, Service, http};
+use crate::{Context, Health, Service, http, metrics};
 
 /// A service with its health server. Dropping it ends both without a drain.
 #[must_use = "a service that is dropped ends without a drain"]
@@ -28,6 +28,7 @@ impl Hosted {
     /// [`Hosted::ended`].
     pub async fn start<S: Service>(service: S, settings: &impl Settings) -> anyhow::Result<Self> {
         let context = Context::default();
+        context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));
         let (listener, address) = http::bind(settings.http()).await?;
         info!(service = S::NAME, %address, "health server answers");
         context.health.tell("service", S::NAME);

@@ -3,13 +3,18 @@
 //!
 //! A binary calls [`run()`]; whoever wants several services in one process calls [`Hosted::start`].
 
-mod args;
+pub mod args;
+pub mod explain;
 pub mod health;
 mod host;
 mod http;
 pub mod logs;
+mod metrics;
+mod probe;
 mod run;
+mod schema;
 pub mod settings;
+pub mod survey;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +26,7 @@ pub use health::{Condition, Health};
 pub use host::Hosted;
 pub use run::{Acting, Action, install_crypto, run, run_with};
 pub use settings::{Faults, Http, Settings};
+pub use survey::Need;
 
 /// A service that has its settings and is not started yet.
 ///
@@ -44,6 +50,14 @@ pub trait Service: Sized + Send + 'static {
     /// # Errors
     /// For what waiting cannot mend.
     fn start(self, context: &Context) -> impl Future<Output = anyhow::Result<Running>> + Send;
+
+    /// Looks at all that the settings need outside of this process, and changes nothing there.
+    ///
+    /// # Errors
+    /// When no client can be built, for want of credentials for example.
+    fn survey(&self) -> impl Future<Output = anyhow::Result<Vec<Need>>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
 }
 
 /// What a process offers its service.

@@ -4,12 +4,14 @@ use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::ArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::args::Command;
 use crate::settings::{self, Settings};
-use crate::{Hosted, Service, args, logs};
+use crate::survey::{self, Form, Roles};
+use crate::{Hosted, Service, args, logs, probe, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
 const FAILED: u8 = 1;
@@ -22,12 +24,10 @@ pub type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
 /// Something that a binary can do instead of running its service, as a subcommand.
 #[derive(Debug, Clone, Copy)]
 pub struct Action<T> {
-    /// The subcommand.
-    pub name: &'static str,
-    /// What it does, for `--help`.
-    pub about: &'static str,
+    /// The subcommand, with its arguments and its help.
+    pub command: fn() -> clap::Command,
     /// Does it. A failure is exit code 1.
-    pub act: fn(T) -> Acting,
+    pub act: fn(T, ArgMatches) -> Acting,
 }
 
 /// Runs a service as this process: reads arguments, settings and variables, makes the service of
@@ -44,8 +44,12 @@ pub fn run_with<T: Settings, S: Service>(
 ) -> ExitCode {
     install_crypto();
     logs::install();
-    let names: Vec<_> = actions.iter().map(|action| (action.name, action.about)).collect();
-    let args = args::parse(S::NAME, about, &names);
+    let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
+    let args = args::parse(S::NAME, about, &commands);
+    if matches!(args.command, Command::Schema) {
+        println!("{:#}", schema::of::<T>());
+        return ExitCode::SUCCESS;
+    }
     let settings = match settings::load::<T>(args.config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
@@ -53,26 +57,56 @@ pub fn run_with<T: Settings, S: Service>(
             return WRONG_SETTINGS.into();
         }
     };
-    if args.command == Command::Check {
-        println!("{}: settings are right", S::NAME);
-        settings.explain().iter().for_each(|line| println!("{line}"));
-        return ExitCode::SUCCESS;
-    }
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")
-        .and_then(|runtime| match args.command {
-            Command::Act(index) => runtime.block_on((actions[index].act)(settings)),
-            Command::Run | Command::Check => runtime.block_on(live(make, settings)),
-        });
-    match ended {
+    logs::name_project(settings.project());
+    let is_service = matches!(args.command, Command::Run);
+    match act(args.command, actions, make, settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
+        Err(failure) if is_service => {
             error!(error = format!("{failure:#}"), "{} failed", S::NAME);
             FAILED.into()
         }
+        Err(failure) => {
+            eprintln!("{}: {failure:#}", S::NAME);
+            FAILED.into()
+        }
     }
+}
+
+fn act<T: Settings, S: Service>(
+    command: Command,
+    actions: &[Action<T>],
+    make: impl FnOnce(T) -> S,
+    settings: T,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
+    match command {
+        Command::Run => runtime.block_on(live(make, settings)),
+        Command::Check | Command::Schema => {
+            say_right::<T, S>(&settings);
+            Ok(())
+        }
+        Command::CheckOnline(form) => {
+            if form == Form::Text {
+                say_right::<T, S>(&settings);
+            }
+            let needs = runtime.block_on(make(settings).survey())?;
+            survey::report(&needs, form, Roles::Hidden)
+        }
+        Command::Plan(form) => {
+            let mut needs = runtime.block_on(make(settings).survey())?;
+            // A plan is of what IAM has a role for.
+            needs.retain(|need| need.role.is_some());
+            survey::report(&needs, form, Roles::Shown)
+        }
+        Command::Probe => probe::readiness(settings.http()),
+        Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
+    }
+}
+
+fn say_right<T: Settings, S: Service>(settings: &T) {
+    println!("{}: settings are right", S::NAME);
+    settings.explain().iter().for_each(|line| println!("{line}"));
 }
 
 /// Both ring and aws-lc-rs are linked, so rustls must be told which one to use.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, YamlExtended};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,9 +20,14 @@ use variables::Variables;
 ///
 /// Every struct in them carries `#[serde(default)]`: what is required is checked, not parsed, so that
 /// all faults come together.
-pub trait Settings: DeserializeOwned + Serialize + Default + Clone + Send + Sync + 'static {
+pub trait Settings:
+    DeserializeOwned + Serialize + JsonSchema + Default + Clone + Send + Sync + 'static
+{
     /// Reports every value that is wrong.
     fn check(&self, faults: &mut Faults);
+
+    /// The Google Cloud project.
+    fn project(&self) -> &str;
 
     /// Where the health server listens.
     fn http(&self) -> &Http;
@@ -69,7 +75,7 @@ pub const PROJECT: Variable =
     Variable { name: "GOOGLE_CLOUD_PROJECT", key: "project", kind: VariableKind::Default };
 
 /// Where the health server listens.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Http {
     /// The address; all of them by default, because probes come from outside.

@@ -7,8 +7,10 @@ use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous}
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use pipeline::{Error, Recovery, Renewable};
-use reqwest::StatusCode;
-use service::Condition;
+use reqwest::{RequestBuilder, StatusCode};
+use serde::Deserialize;
+use service::survey::State;
+use service::{Condition, Need};
 
 use crate::settings::Endpoint;
 
@@ -43,6 +45,13 @@ pub struct Bucket {
     credentials: Option<AccessTokenCredentials>,
     name: String,
     url: String,
+}
+
+/// The answer to a question for rights.
+#[derive(Debug, Deserialize)]
+struct Granted {
+    #[serde(default)]
+    permissions: Vec<String>,
 }
 
 /// Builds a client that never tries again by itself: the pipeline does.
@@ -147,13 +156,40 @@ impl Bucket {
         }
     }
 
+    /// Whether it is there, and whether we may create objects in it.
+    pub async fn need(&self) -> Need {
+        const PERMISSION: &str = "storage.objects.create";
+        const ROLE: &str = "roles/storage.objectCreator";
+        let state = match self.find().await {
+            Err(why) if why.ends_with("does not exist") => State::Missing(why),
+            Err(why) => State::Unreachable(why),
+            Ok(()) => match self.may(PERMISSION).await {
+                Some(true) => State::Ready,
+                Some(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
+                None => State::Unchecked(format!("whether we have {PERMISSION} is not told")),
+            },
+        };
+        Need { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
+    }
+
+    /// Whether we have a permission; `None` when that is not told.
+    async fn may(&self, permission: &str) -> Option<bool> {
+        let url = format!("{}/iam/testPermissions", self.url);
+        let request = self.signed(self.client.get(url).query(&[("permissions", permission)])).await;
+        let answer = request.ok()?.send().await.ok()?;
+        let granted: Granted = answer.error_for_status().ok()?.json().await.ok()?;
+        Some(granted.permissions.iter().any(|granted| granted == permission))
+    }
+
+    /// A request with our credentials.
+    async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
+        let Some(credentials) = &self.credentials else { return Ok(request) };
+        let token = credentials.access_token().await.map_err(|error| error.to_string())?;
+        Ok(request.bearer_auth(token.token))
+    }
+
     async fn find(&self) -> Result<(), String> {
-        let mut request = self.client.get(&self.url);
-        if let Some(credentials) = &self.credentials {
-            let token = credentials.access_token().await;
-            request = request.bearer_auth(token.map_err(|error| error.to_string())?.token);
-        }
-        let answer = request.send().await;
+        let answer = self.signed(self.client.get(&self.url)).await?.send().await;
         let answer = answer.map_err(|error| format!("Cloud Storage does not answer: {error}"))?;
         match answer.status() {
             status if status.is_success() => Ok(()),

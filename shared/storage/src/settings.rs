@@ -1,11 +1,12 @@
 //! Settings that services with Cloud Storage share.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Variable, VariableKind};
 
 /// How Cloud Storage is reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.

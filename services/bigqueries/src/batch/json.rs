@@ -82,7 +82,7 @@ impl Lines {
 }
 
 /// A cell as JSON. What JSON's numbers may lose goes as text.
-fn value(column: &Column, cell: &Cell) -> Value {
+pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
     match cell {
         Cell::Null => Value::Null,
         Cell::Bool(value) => (*value).into(),

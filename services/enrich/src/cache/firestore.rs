@@ -12,6 +12,7 @@ use firestore::{FirestoreDb, FirestoreDbOptions, FirestoreDocument};
 use futures::TryStreamExt as _;
 use google_cloud_auth::credentials::anonymous;
 use pipeline::{Lease, Renewable};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -24,7 +25,7 @@ use super::{Document, Fetch, LayerError};
 const MAX_ID_BYTES: usize = 1500;
 
 /// Which documents are read, and how Firestore is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// The collection whose documents have the keys as ids, such as `devices`. Required.
@@ -36,6 +37,7 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// Longest duration of a read; 100ms to 1m.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub timeout: Duration,
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipeline::{Error, Recovery};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use crate::metrics::Metrics;
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
 /// The caches, and how they are read.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// How long what was read is good for.

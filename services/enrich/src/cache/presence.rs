@@ -7,6 +7,7 @@ use std::time::Duration;
 use lru::LruCache;
 use redis::AsyncCommands as _;
 use redis::aio::ConnectionManager;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -128,7 +129,7 @@ impl Presence for InRedis {
 pub struct InFirestore(Firestore);
 
 /// A value as a document; Firestore's documents are maps.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, JsonSchema, Serialize)]
 struct Stored {
     value: Value,
 }

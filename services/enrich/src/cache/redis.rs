@@ -7,13 +7,14 @@ use pipeline::Renewable;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncCommands as _, IntoConnectionInfo as _};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Document, Entry, LayerError};
 
 /// How Redis is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
     /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. A
@@ -25,6 +26,7 @@ pub struct Settings {
     pub key_prefix: String,
     /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
     pub timeout: Duration,
 }
 

@@ -2,7 +2,7 @@ use std::io::Write as _;
 
 use super::*;
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 struct Example {
     http: Http,
@@ -10,7 +10,7 @@ struct Example {
     topic: Topic,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 struct Topic {
     id: String,
@@ -21,6 +21,10 @@ impl Settings for Example {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required");
         faults.require(self.topic.id.len() < 5, "topic.id", "must be short");
+    }
+
+    fn project(&self) -> &str {
+        &self.project
     }
 
     fn http(&self) -> &Http {

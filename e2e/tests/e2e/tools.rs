@@ -1,0 +1,291 @@
+//! The tools for the person on call, on the binaries and their example settings, against what
+//! `deploy/kubernetes/overlays/local` gives the embedded cloud.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use e2e::cloud::Cloud;
+use e2e::mosquitto::{Mosquitto, free_port};
+use e2e::process::{Process, binary};
+use e2e::redis::Redis;
+use emulator::{Emulator, Options, Resources};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::stage::until;
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A broker, a Redis and an embedded cloud, for the example settings.
+struct Place {
+    broker: Mosquitto,
+    redis: Redis,
+    emulator: Emulator,
+    folder: TempDir,
+}
+
+impl Place {
+    async fn set(resources: Option<Resources>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
+        let options = Options { resources, ..Options::default() };
+        let emulator = Emulator::start(options).await.unwrap();
+        Self { broker, redis: Redis::start().await.unwrap(), emulator, folder }
+    }
+
+    async fn with_resources() -> Self {
+        let file = root().join("deploy/kubernetes/overlays/local/resources.yaml");
+        Self::set(Some(Resources::read(&file).unwrap())).await
+    }
+
+    /// The variables of docker-compose.yml, with this place's addresses.
+    fn variables(&self, service: &str) -> Vec<(&'static str, String)> {
+        let cloud = self.emulator.address().to_string();
+        let mut variables =
+            vec![("DATAFLOW__PROJECT", "local".into()), ("PUBSUB_EMULATOR_HOST", cloud.clone())];
+        variables.extend(match service {
+            "ingestion" => {
+                vec![("DATAFLOW__MQTT__URL", format!("mqtt://127.0.0.1:{}", self.broker.port()))]
+            }
+            "enrich" => vec![
+                ("FIRESTORE_EMULATOR_HOST", cloud),
+                ("DATAFLOW__CACHE__REDIS__URL", self.redis.url()),
+            ],
+            "bigqueries" => vec![("BIGQUERY_EMULATOR_HOST", cloud)],
+            _ => vec![("STORAGE_EMULATOR_HOST", cloud)],
+        });
+        variables
+    }
+
+    /// Runs a tool of a service with its example settings.
+    async fn run(&self, service: &str, args: &[&str], input: &[u8]) -> Output {
+        let config = root().join("services").join(service).join("example.yaml");
+        self.run_with(service, &config, args, input).await
+    }
+
+    async fn run_with(&self, service: &str, config: &Path, args: &[&str], input: &[u8]) -> Output {
+        let mut command = Command::new(binary(service).unwrap());
+        command.args(args).arg("--config").arg(config).envs(self.variables(service));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+        child.wait_with_output().await.unwrap()
+    }
+
+    /// The JSON that a tool prints; it must succeed.
+    async fn json(&self, service: &str, args: &[&str], input: &[u8]) -> Value {
+        let output = self.run(service, args, input).await;
+        assert!(output.status.success(), "{service} {args:?}: {}", text(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{out}{err}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
+    let place = Place::with_resources().await;
+    let bare = Place::set(None).await;
+
+    for (service, kinds) in [
+        ("ingestion", vec!["topic", "topic", "mqtt broker"]),
+        ("enrich", vec!["subscription", "topic", "topic", "documents", "redis"]),
+        ("bigqueries", vec!["subscription", "topic", "table"]),
+        ("icestore", vec!["subscription", "topic", "bucket"]),
+    ] {
+        let found = place.json(service, &["check", "--online", "--json"], b"").await;
+        let found = found.as_array().unwrap();
+        let seen: Vec<_> = found.iter().map(|need| need["kind"].as_str().unwrap()).collect();
+        assert_eq!(seen, kinds, "{service}");
+        for need in found {
+            let expected = if need["kind"] == "table" { "will_create" } else { "ready" };
+            assert_eq!(need["state"], expected, "{service}: {need}");
+        }
+        // A plan is of what IAM has roles for.
+        let plan = place.run(service, &["plan"], b"").await;
+        assert!(plan.status.success(), "{}", text(&plan));
+        assert!(text(&plan).contains("[roles/"), "{}", text(&plan));
+        assert!(!text(&plan).contains("redis") && !text(&plan).contains("broker"));
+
+        let missing = bare.run(service, &["plan"], b"").await;
+        assert_eq!(missing.status.code(), Some(1), "{service}: {}", text(&missing));
+        assert!(text(&missing).contains("MISSING"), "{service}: {}", text(&missing));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
+    let place = Place::with_resources().await;
+    let payload = br#"{"temperature":21.5,"fan":3}"#;
+    let args = ["explain", "devices/device-00001/up", "--json"];
+
+    let ingested = place.json("ingestion", &args, payload).await;
+    let next = ["explain", "--pubsub-json", "--json"];
+    let enriched = place.json("enrich", &next, ingested.to_string().as_bytes()).await;
+    let again = place.json("enrich", &next, ingested.to_string().as_bytes()).await;
+    let enriched_text = enriched.to_string();
+    let row = place.json("bigqueries", &next, enriched_text.as_bytes()).await;
+    let object = place.json("icestore", &next, enriched_text.as_bytes()).await;
+
+    assert_eq!(ingested["route"], "uplinks");
+    assert_eq!(ingested["pubsub_topic"], "projects/local/topics/raw");
+    assert_eq!(enriched["key"], "device-00001");
+    assert_eq!(
+        (&enriched["answered_by"], &again["answered_by"]),
+        (&json!("source"), &json!("redis"))
+    );
+    assert_eq!(enriched["envelope"]["enrichmentData"]["location"], "hall-a");
+    assert_eq!(row["row"]["location"], "hall-a");
+    assert_eq!(row["row"]["temperature"], 21.5);
+    assert_eq!(row["insert_id"], ingested["envelope"]["id"]);
+    let name = object["object"].as_str().unwrap();
+    assert!(name.starts_with("gs://my-archive/archive/") && name.contains("/hall-a/"), "{name}");
+
+    let lost = place.run("ingestion", &["explain", "nobody/listens"], payload).await;
+    assert_eq!(lost.status.code(), Some(1));
+    assert!(text(&lost).contains("no route matches the topic nobody/listens"), "{}", text(&lost));
+}
+
+/// The letters that `dead-letters list` shows.
+async fn letters(place: &Place, args: &[&str]) -> Vec<Value> {
+    let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
+    place.json("bigqueries", &all, b"").await.as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_found_explained_mended_and_replayed() {
+    let place = Place::with_resources().await;
+    let cloud = Cloud::embedded(&place.emulator.url());
+    let example = root().join("services/bigqueries/example.yaml");
+    let log = place.folder.path().join("bigqueries.log");
+    let start = |config: &Path| {
+        let variables = place.variables("bigqueries");
+        Process::start_with("bigqueries", config, free_port().unwrap(), &log, &variables).unwrap()
+    };
+    let mut service = start(&example);
+    service.ready().await.unwrap();
+    let warm = br#"{"id":"i-1","payload":"eyJ0ZW1wZXJhdHVyZSI6Indhcm0ifQ==","publishTime":"2025-06-15T10:00:00Z"}"#;
+    let attributes = json!({ "ingest_id": "i-1", "device_id": "d1" });
+    cloud.publish("enriched", warm, attributes).await.unwrap();
+
+    until(async || letters(&place, &[]).await.len() == 1).await;
+    let letter = &letters(&place, &["--reason", "row_type_mismatch", "--device", "d1"]).await[0];
+    assert_eq!((&letter["id"], &letter["service"]), (&json!("i-1"), &json!("bigqueries")));
+    assert!(letters(&place, &["--device", "d2"]).await.is_empty());
+    let show = ["dead-letters", "show", "i-1", "--wait", "1", "--json"];
+    let shown = place.json("bigqueries", &show, b"").await.to_string();
+    let explain = ["explain", "--pubsub-json"];
+    let why = place.run("bigqueries", &explain, shown.as_bytes()).await;
+    assert_eq!(why.status.code(), Some(1));
+    assert!(text(&why).contains("expected FLOAT64"), "{}", text(&why));
+
+    // As it is, it would be refused again; a column that takes its value from elsewhere mends it.
+    let mended = place.folder.path().join("mended.yaml");
+    let settings = std::fs::read_to_string(&example).unwrap();
+    std::fs::write(&mended, settings.replace("from: /temperature", "from: /celsius")).unwrap();
+    let explained = place.run_with("bigqueries", &mended, &explain, shown.as_bytes()).await;
+    assert!(explained.status.success(), "{}", text(&explained));
+    assert!(service.terminate().await.unwrap().success());
+    let mut service = start(&mended);
+    service.ready().await.unwrap();
+
+    let dry = ["dead-letters", "replay", "--wait", "1", "--dry-run"];
+    let dry = place.run("bigqueries", &dry, b"").await;
+    assert!(text(&dry).contains("0 replayed"), "{}", text(&dry));
+    let replay = ["dead-letters", "replay", "--wait", "1", "--rate", "10"];
+    let replayed = place.run("bigqueries", &replay, b"").await;
+    assert!(replayed.status.success(), "{}", text(&replayed));
+    assert!(text(&replayed).contains("1 replayed, 0 stay"), "{}", text(&replayed));
+
+    let mut rows = Vec::new();
+    until(async || {
+        rows = cloud.rows("dataflow", "readings").await.unwrap();
+        !rows.is_empty()
+    })
+    .await;
+    assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
+    assert!(letters(&place, &[]).await.is_empty());
+    assert!(service.terminate().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_tells_whether_the_service_beside_it_is_ready() {
+    let place = Place::with_resources().await;
+    let port = free_port().unwrap();
+    let example = root().join("services/icestore/example.yaml");
+    let log = place.folder.path().join("icestore.log");
+    let probe = async || {
+        let mut command = Command::new(binary("icestore").unwrap());
+        command.arg("probe").arg("--config").arg(&example).env("PORT", port.to_string());
+        command.output().await.unwrap()
+    };
+
+    assert_eq!(probe().await.status.code(), Some(1), "nobody is there");
+    let variables = place.variables("icestore");
+    let mut service = Process::start_with("icestore", &example, port, &log, &variables).unwrap();
+    service.ready().await.unwrap();
+
+    let ready = probe().await;
+    assert!(ready.status.success(), "{}", text(&ready));
+    assert!(service.terminate().await.unwrap().success());
+}
+
+/// Every key of `value` is one of the schema, at every level that has names of its own.
+fn assert_known(root: &Value, schema: &Value, value: &Value, at: &str) {
+    let schema = match schema["$ref"].as_str() {
+        Some(path) => root.pointer(path.trim_start_matches('#')).unwrap(),
+        None => schema,
+    };
+    let Value::Object(fields) = value else { return };
+    for (name, value) in fields {
+        let at = format!("{at}.{name}");
+        if let Some(property) = schema["properties"].get(name) {
+            assert!(
+                property.get("description").is_some() || property.get("$ref").is_some(),
+                "{at} has no description"
+            );
+            let inner = property["allOf"].get(0).unwrap_or(property);
+            assert_known(root, inner, value, &at);
+        } else {
+            let is_free =
+                schema["additionalProperties"].is_object() || schema.get("anyOf").is_some();
+            assert!(is_free, "{at} is not in the schema: {schema}");
+            assert_known(root, &schema["additionalProperties"], value, &at);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_knows_every_key_of_the_example() {
+    for service in ["ingestion", "enrich", "bigqueries", "icestore"] {
+        let output = Command::new(binary(service).unwrap()).arg("schema").output().await.unwrap();
+        let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(schema["additionalProperties"], false, "{service} refuses unknown keys");
+        let file = root().join("services").join(service).join("example.yaml");
+        let example: Value = yaml::read(&file);
+        assert_known(&schema, &schema, &example, service);
+    }
+}
+
+/// YAML by the parser of the settings.
+mod yaml {
+    use std::path::Path;
+
+    use figment::Figment;
+    use figment::providers::{Format as _, YamlExtended};
+    use serde_json::Value;
+
+    pub(super) fn read(file: &Path) -> Value {
+        Figment::from(YamlExtended::file_exact(file)).extract().unwrap()
+    }
+}

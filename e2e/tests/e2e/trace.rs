@@ -1,0 +1,67 @@
+//! One trace, from a device's message to both sinks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use e2e::archive;
+use pipeline::trace;
+use serde_json::Value;
+
+use crate::flows::Device;
+use crate::stage::{
+    GRACE, SENT, Stage, counter, start_bigqueries, start_enrich, start_icestore, start_ingestion,
+    until,
+};
+
+const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_the_same_after_every_hop() {
+    let stage = Stage::set().await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let enrich = start_enrich(stage.enrich(None)).await;
+    let (mut rows, mut objects) = (stage.bigqueries(), stage.icestore());
+    rows.subscription.id = stage.cloud.name("enriched-rows");
+    objects.subscription.id = stage.cloud.name("enriched-archive");
+    objects.pipeline.batch.max_age = Duration::from_millis(200);
+    let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
+
+    let mut device = Device::new(stage.broker.port());
+    device.publish_with(&[("traceparent", GIVEN)], "devices/traced/up", false, "{}").await;
+    device.publish_with(&[], "devices/untraced/up", false, "{}").await;
+    until(async || counter(&bigqueries, SENT) >= 2 && counter(&icestore, SENT) >= 2).await;
+
+    // The raw topic has two more subscriptions, which nobody reads here.
+    let mut raw = Vec::new();
+    until(async || {
+        raw.extend(stage.cloud.pull(&stage.cloud.name("rows")).await.unwrap());
+        raw.len() >= 2
+    })
+    .await;
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let rows = stage.rows().await;
+    for device in ["traced", "untraced"] {
+        let of_device = |attributes: &std::collections::HashMap<String, String>| {
+            (attributes["device_id"] == device)
+                .then(|| attributes["googclient_traceparent"].clone())
+        };
+        let in_row = rows.iter().find(|row| row["device_id"] == device).map(|row| {
+            let rest: Value = serde_json::from_str(row["rest"].as_str().unwrap()).unwrap();
+            rest["attributes"]["googclient_traceparent"].as_str().unwrap().to_owned()
+        });
+        let seen: BTreeSet<_> = raw
+            .iter()
+            .filter_map(|message| of_device(&message.attributes))
+            .chain(lines.iter().filter_map(|line| of_device(&line.attributes)))
+            .chain(in_row)
+            .collect();
+        assert_eq!(seen.len(), 1, "one trace at every hop of {device}: {seen:?}");
+        let parent = seen.first().unwrap();
+        assert!(trace::is_valid(parent), "{parent}");
+        assert_eq!(parent == GIVEN, device == "traced");
+    }
+    for service in [ingestion, enrich, bigqueries, icestore] {
+        service.shutdown(GRACE).await.unwrap();
+    }
+    stage.strike().await;
+}

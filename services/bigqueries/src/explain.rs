@@ -1,0 +1,84 @@
+//! What becomes of one message, without a table.
+
+use clap::{ArgMatches, Command};
+use pipeline::{Message, Transform as _};
+use serde_json::Map;
+use service::args;
+use service::explain::{self, Story};
+
+use crate::batch::json::value;
+use crate::column::Column;
+use crate::config::Settings;
+use crate::rows::Rows as _;
+use crate::transform::ToRow;
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    explain::command("Shows the row that a message becomes, or the column that it does not fit")
+}
+
+/// Explains.
+///
+/// # Errors
+/// For a message that does not pass.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let message = explain::message(&given)?;
+    explain::print(&story(&settings, &message).await, args::form(&given))
+}
+
+async fn story(settings: &Settings, message: &Message) -> Story {
+    let rows = settings.rows();
+    let columns: std::sync::Arc<[Column]> = rows.columns().into();
+    let table = settings.table_name();
+    let mut story = Story::new();
+    story.insert("table".into(), table.to_string().into());
+    let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, settings.input);
+    explain::end(&mut story, transform.apply(message).await, |story, record| {
+        let cells = columns.iter().zip(&record.cells);
+        let row: Map<_, _> =
+            cells.map(|(column, cell)| (column.name.clone(), value(column, cell))).collect();
+        story.insert("row".into(), row.into());
+        story.insert("insert_id".into(), record.insert_id.into());
+    });
+    story
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::Place;
+
+    use super::*;
+    use crate::column::Kind;
+
+    fn settings() -> Settings {
+        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        (settings.table.dataset, settings.table.id) = ("d".into(), "t".into());
+        let device = Column::new("device_id", Kind::String);
+        let from = Some(Place::Attribute("device_id".into()));
+        settings.table.columns =
+            vec![Column { from, ..device }, Column::new("temperature", Kind::Float64)];
+        settings
+    }
+
+    #[tokio::test]
+    async fn a_row_is_shown_column_by_column() {
+        let message =
+            Message::new(r#"{"temperature":21.5,"x":1}"#).with_attribute("device_id", "abc");
+
+        let story = story(&settings(), &message).await;
+
+        assert_eq!(story["table"], "p.d.t");
+        assert_eq!(story["row"]["device_id"], "abc");
+        assert_eq!(story["row"]["temperature"], 21.5);
+        assert!(story["row"]["rest"].as_str().is_some_and(|rest| rest.contains("\"x\":1")));
+    }
+
+    #[tokio::test]
+    async fn a_value_that_does_not_fit_is_named() {
+        let story = story(&settings(), &Message::new(r#"{"temperature":"warm"}"#)).await;
+
+        assert_eq!(story["reason"], "row_type_mismatch");
+        assert!(story["detail"].as_str().is_some_and(|why| why.contains("column temperature")));
+    }
+}

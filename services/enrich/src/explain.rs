@@ -1,0 +1,86 @@
+//! What becomes of one message, with the layers that the service asks.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{ArgMatches, Command};
+use pipeline::{Envelope, Message, Transform as _};
+use pubsub::TopicName;
+use service::args;
+use service::explain::{self, Story};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::apply::Fields;
+use crate::cache::Lookup;
+use crate::cache::firestore::Firestore;
+use crate::config::Settings;
+use crate::enrichment::Enrichment;
+use crate::key::{FirstOf, Key as _};
+use crate::metrics::{Layer, Metrics};
+
+/// Longest wait for the layers.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    explain::command("Shows what enrichment makes of a message, and which layer knew its document")
+}
+
+/// Explains.
+///
+/// # Errors
+/// For a message that does not pass.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let message = explain::message(&given)?;
+    explain::print(&story(&settings, &message).await?, args::form(&given))
+}
+
+async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
+    let metrics = Metrics::default();
+    let key = FirstOf::new(settings.enrichment.key.clone());
+    let source = Firestore::new(&settings.project, &settings.firestore);
+    let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
+    let mut reader = std::pin::pin!(reader);
+    let mut story = Story::new();
+    if let Ok(envelope) = Envelope::of(message, settings.enrichment.input) {
+        story.insert("is_envelope".into(), Envelope::read(&message.data).is_some().into());
+        story.insert("key".into(), key.key(message, &envelope).as_deref().into());
+    }
+    let transform = Enrichment {
+        key,
+        apply: Fields::new(settings.enrichment.fields.clone()),
+        lookup,
+        input: settings.enrichment.input,
+        on_missing: settings.enrichment.on_missing,
+        topic: TopicName::new(&settings.project, &settings.topic_id),
+        metrics: metrics.clone(),
+    };
+    let outcome = tokio::select! {
+        outcome = timeout(PATIENCE, transform.apply(message)) => outcome,
+        // It reads until the lookup is gone.
+        () = &mut reader => bail!("the reader has ended"),
+    };
+    let Ok(outcome) = outcome else {
+        let why = transform.lookup.source_outage().unwrap_or_default();
+        bail!("the documents cannot be asked, so the message would wait: {why}");
+    };
+    // What was read goes to Redis, as in the service.
+    drop(transform);
+    let is_kept = timeout(PATIENCE, reader).await.is_ok();
+    if !is_kept {
+        warn!("what was read could not be kept in Redis");
+    }
+    let knew = ["redis", "redis_stale", "source", "absent", "impossible"]
+        .into_iter()
+        .find(|layer| metrics.answered.get_or_create(&Layer { layer }).get() > 0);
+    story.insert("answered_by".into(), knew.into());
+    explain::end(&mut story, outcome, |story, outgoing| {
+        let (data, key) = (&outgoing.data, &outgoing.ordering_key);
+        story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
+        story.insert("envelope".into(), explain::readable(data));
+        story.insert("message".into(), explain::to_json(data, &outgoing.attributes, key));
+    });
+    Ok(story)
+}

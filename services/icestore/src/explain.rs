@@ -1,0 +1,59 @@
+//! What becomes of one message, without a bucket.
+
+use clap::{ArgMatches, Command};
+use pipeline::{Message, Transform as _};
+use service::args;
+use service::explain::{self, Story};
+
+use crate::archive::Archive;
+use crate::config::Settings;
+use crate::key::Template;
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    explain::command("Shows the object that a message goes to, and its line in it")
+}
+
+/// Explains.
+///
+/// # Errors
+/// For a message that does not pass.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let message = explain::message(&given)?;
+    explain::print(&story(&settings, &message).await, args::form(&given))
+}
+
+async fn story(settings: &Settings, message: &Message) -> Story {
+    let template = Template::parse(&settings.archive.batch_key).unwrap_or_default();
+    let archive = Archive::new(template, settings.archive.input);
+    let mut story = Story::new();
+    explain::end(&mut story, archive.apply(message).await, |story, line| {
+        let folder = [&*settings.archive.prefix, &*line.key].join("/");
+        let object = format!("{}/<unique>.jsonl.gz", folder.trim_start_matches('/'));
+        story.insert("object".into(), format!("gs://{}/{object}", settings.storage.bucket).into());
+        story.insert("batch_key".into(), line.key.into());
+        story.insert("line".into(), explain::readable(&line.bytes));
+    });
+    story
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_object_and_the_line_are_shown() {
+        let mut settings = Settings::default();
+        settings.storage.bucket = "b".into();
+        let mut message = Message::new("x").with_attribute("location", "../hall");
+        message.publish_time = time::macros::datetime!(2025-06-15 10:00 UTC);
+
+        let story = story(&settings, &message).await;
+
+        let object = story["object"].as_str().unwrap();
+        assert!(object.starts_with("gs://b/archive/2025/06/15/"), "{object}");
+        assert!(!object.contains(".."), "{object}");
+        assert_eq!(story["line"]["originalPubSubPayload"], "eA==");
+    }
+}

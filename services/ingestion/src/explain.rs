@@ -1,0 +1,109 @@
+//! What becomes of a message from the broker, without a broker.
+
+use std::sync::Arc;
+
+use clap::{Arg, ArgMatches, Command};
+use pipeline::message::attribute;
+use pipeline::{Message, Transform as _};
+use service::args;
+use service::explain::{self, Story};
+
+use crate::config::Settings;
+use crate::enricher::FromTopic;
+use crate::metrics::Metrics;
+use crate::ordering::Ordering;
+use crate::route::Route;
+use crate::routes::Routes;
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    let topic = Arg::new("topic").required(true).help("The MQTT topic, such as devices/abc/up");
+    Command::new("explain")
+        .about("Shows what would become of a message: its route, its attributes, its envelope")
+        .long_about(
+            "Shows what would become of a message: its route, its attributes and its envelope, or why \
+             it is refused. Reads the payload from standard input, and sends nothing. Exits with 1 if \
+             the message would be refused.\n\n\
+             echo '{\"temperature\":21.5}' | ingestion explain devices/abc/up --config FILE",
+        )
+        .args([
+            topic,
+            explain::pairs("property", "A user property of MQTT 5; may be given again and again"),
+            args::json(),
+        ])
+}
+
+/// Explains.
+///
+/// # Errors
+/// For a message that does not pass.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let topic = given.get_one::<String>("topic").cloned().unwrap_or_default();
+    let mut message = Message::new(explain::input()?);
+    message.attributes.extend(explain::given_pairs(&given, "property"));
+    message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
+    explain::print(&story(&settings, message).await, args::form(&given))
+}
+
+async fn story(settings: &Settings, mut message: Message) -> Story {
+    let topic = message.attributes[attribute::MQTT_TOPIC].clone();
+    let routes = Arc::new(Routes::new(&settings.routes));
+    let mut story = Story::new();
+    story.insert("topic".into(), topic.clone().into());
+    if let Some(entry) = routes.find(&topic) {
+        story.insert("route".into(), entry.name.clone().into());
+        story.insert("filter".into(), entry.filter.as_subscribed().into());
+        story.insert("qos".into(), entry.route.source.qos.min(1).into());
+    }
+    if let Some(ordering) = Ordering::new(&routes, settings.ordering_buckets) {
+        message.ordering_key = ordering.key(&topic);
+    }
+    let route = Route::new(settings, routes, FromTopic, Metrics::default());
+    explain::end(&mut story, route.apply(&message).await, |story, outgoing| {
+        let (data, key) = (&outgoing.data, &outgoing.ordering_key);
+        story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
+        story.insert("envelope".into(), explain::readable(data));
+        story.insert("message".into(), explain::to_json(data, &outgoing.attributes, key));
+    });
+    story
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Producer, Route as RouteSettings};
+
+    fn settings() -> Settings {
+        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        let mut route = RouteSettings::default();
+        route.source.mqtt_topic = "devices/{device_id}/up".into();
+        route.destination.route_name = "uplinks".into();
+        settings.routes.insert("up".into(), route);
+        settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
+        settings
+    }
+
+    fn message(topic: &str) -> Message {
+        Message::new("x").with_attribute(attribute::MQTT_TOPIC, topic)
+    }
+
+    #[tokio::test]
+    async fn a_message_is_followed_to_its_topic() {
+        let story = story(&settings(), message("devices/abc/up")).await;
+
+        assert_eq!(story["route"], "up");
+        assert_eq!(story["pubsub_topic"], "projects/p/topics/raw");
+        assert_eq!(story["envelope"]["enrichmentData"]["DeviceID"], "abc");
+        assert_eq!(story["message"]["attributes"]["device_id"], "abc");
+        assert_eq!(story["outcome"], "passed");
+    }
+
+    #[tokio::test]
+    async fn a_message_without_a_route_is_refused_with_the_reason() {
+        let story = story(&settings(), message("other")).await;
+
+        assert_eq!(story["reason"], "no_route");
+        assert_eq!(story["detail"], "no route matches the topic other");
+    }
+}

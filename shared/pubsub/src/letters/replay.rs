@@ -1,0 +1,186 @@
+//! Sends letters on their way again.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::ArgMatches;
+use pipeline::message::Attributes;
+use pipeline::{Delivery, Error, Message, Recovery};
+use serde_json::json;
+use service::args;
+use service::survey::Form;
+use tokio::time::interval;
+
+use super::filter::{Filter, first_seen};
+use super::{Letters, Office, show};
+use crate::admin::Admin;
+use crate::connection::{Connection, TopicName, full_name};
+use crate::publishers::Publishers;
+use crate::sink::Outgoing;
+
+/// Makes of a message that was refused what is sent again.
+pub trait Prepare: Send + Sync {
+    /// The message as it goes out; `topic` is where the service's messages come from, if they come
+    /// from a topic.
+    ///
+    /// # Errors
+    /// When it would be refused again.
+    fn prepare(
+        &self,
+        message: Message,
+        topic: Option<&TopicName>,
+    ) -> impl Future<Output = Result<Outgoing, Error>> + Send;
+}
+
+impl<F, R> Prepare for F
+where
+    F: Fn(Message, Option<TopicName>) -> R + Send + Sync,
+    R: Future<Output = Result<Outgoing, Error>> + Send,
+{
+    fn prepare(
+        &self,
+        message: Message,
+        topic: Option<&TopicName>,
+    ) -> impl Future<Output = Result<Outgoing, Error>> + Send {
+        self(message, topic.cloned())
+    }
+}
+
+/// The message as it was before it was refused, to the topic that it came from.
+///
+/// # Errors
+/// When that is not known.
+pub async fn as_it_was(message: Message, topic: Option<TopicName>) -> Result<Outgoing, Error> {
+    let unknown = || Recovery::Stop.because("replay", "the topic is not known: give it with --to");
+    Ok(Outgoing {
+        topic: topic.ok_or_else(unknown)?,
+        data: message.data,
+        attributes: message.attributes,
+        ordering_key: String::new(),
+    })
+}
+
+impl Office<'_> {
+    pub(super) async fn replay(
+        &self,
+        mut letters: Letters,
+        (given, filter): (&ArgMatches, &Filter),
+        prepare: impl Prepare,
+    ) -> anyhow::Result<()> {
+        let is_dry = given.get_flag("dry-run");
+        let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
+        let topic = self.target(given).await?;
+        let publishers = Publishers::new(&Connection::new(self.pubsub.clone())).await?;
+        let mut ticks = interval(Duration::from_secs(1) / rate);
+        let (mut replayed, mut failed) = (0_usize, 0_usize);
+        let is_meant = |letter: &mut Delivery| filter.takes(&letter.message);
+        let meant: Vec<_> = letters.held.extract_if(.., is_meant).collect();
+        for letter in meant {
+            let prepared = match original(&letter.message) {
+                Ok(message) => prepare.prepare(message, topic.as_ref()).await,
+                Err(error) => Err(error),
+            };
+            let sent = match prepared {
+                Ok(_) if is_dry => Ok(()),
+                Ok(outgoing) => {
+                    ticks.tick().await;
+                    publishers.publish(&outgoing.topic, [outgoing.to_message()]).await
+                }
+                Err(error) => Err(error),
+            };
+            tell(&letter.message, &sent, args::form(given));
+            match sent {
+                Ok(()) if is_dry => letters.held.push(letter),
+                Ok(()) => {
+                    replayed += 1;
+                    letter.ack();
+                }
+                Err(_) => {
+                    failed += 1;
+                    letters.held.push(letter);
+                }
+            }
+        }
+        letters.hand_back().await?;
+        eprintln!("{replayed} replayed, {failed} stay{}", if is_dry { " (dry run)" } else { "" });
+        if failed > 0 { bail!("{failed} letters could not be replayed") } else { Ok(()) }
+    }
+
+    /// Where replayed messages go, unless the service itself knows.
+    async fn target(&self, given: &ArgMatches) -> anyhow::Result<Option<TopicName>> {
+        if let Some(id) = given.get_one::<String>("to") {
+            return Ok(Some(TopicName::new(self.project, id)));
+        }
+        let Some(subscription) = self.reads else { return Ok(None) };
+        let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let name = full_name(self.project, "subscriptions", &subscription.id);
+        let found = admin.find_subscription(&name).await.ok();
+        let found =
+            found.with_context(|| format!("{name} cannot be read; give the topic with --to"))?;
+        Ok(Some(TopicName::new(self.project, &found.topic)))
+    }
+}
+
+/// The message without what the letter added.
+fn original(letter: &Message) -> Result<Message, Error> {
+    let refuse = |why: String| Err(Recovery::Reject("not_replayable").because("replay", why));
+    if let Some(object) = letter.attributes.get("dl_object") {
+        return refuse(format!("its data is too big for Pub/Sub and lies in {object}"));
+    }
+    if letter.attributes.contains_key("dl_truncated") {
+        return refuse("its data was cut, because there was no bucket for it".into());
+    }
+    let kept = letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));
+    let kept: std::collections::HashMap<_, _> =
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut message = Message::new(letter.data.clone());
+    message.attributes = Attributes::from(kept);
+    message.publish_time = first_seen(letter);
+    Ok(message)
+}
+
+fn tell(letter: &Message, sent: &Result<(), Error>, form: Form) {
+    let why = sent.as_ref().err().map(|error| format!("{error:#}"));
+    if form == Form::Json {
+        let mut row = show::head(letter);
+        row["error"] = json!(why);
+        println!("{row}");
+        return;
+    }
+    println!("{}", show::line(letter));
+    if let Some(why) = why {
+        println!("    stays: {why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_becomes_the_message_that_it_was() {
+        let letter = Message::new("data")
+            .with_attribute("ingest_id", "i-1")
+            .with_attribute("dl_reason", "row_type_mismatch")
+            .with_attribute("dl_first_seen", "2025-06-15T10:00:00Z");
+
+        let message = original(&letter).unwrap();
+
+        assert_eq!(&message.data[..], b"data");
+        assert_eq!(message.attributes.len(), 1);
+        assert_eq!(message.attributes["ingest_id"], "i-1");
+        assert_eq!(message.publish_time, time::macros::datetime!(2025-06-15 10:00 UTC));
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_replayed() {
+        for (name, value) in [("dl_object", "gs://b/o"), ("dl_truncated", "true")] {
+            let letter = Message::new("da").with_attribute(name, value);
+
+            assert_eq!(
+                original(&letter).unwrap_err().recovery(),
+                Recovery::Reject("not_replayable")
+            );
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Whether Pub/Sub has what a service's settings need. Changes nothing.
+
+use google_cloud_gax::error::rpc::Code;
+use pipeline::Error;
+use service::Need;
+use service::survey::State;
+use storage::Bucket;
+
+use crate::admin::{Admin, Audience};
+use crate::connection::{Connection, TopicName, full_name};
+use crate::settings::{Endpoint, Graves, Keyword, Subscription};
+
+/// The least role on a topic that is published to.
+const PUBLISHER: &str = "roles/pubsub.publisher";
+/// The least role on a subscription that is read from.
+const SUBSCRIBER: &str = "roles/pubsub.subscriber";
+
+/// What a service's settings say about Pub/Sub.
+#[derive(Debug, Clone)]
+pub struct Survey<'a> {
+    /// The project.
+    pub project: &'a str,
+    /// How Pub/Sub is reached.
+    pub pubsub: &'a Endpoint,
+    /// How Cloud Storage is reached, for large dead letters.
+    pub storage: &'a storage::Endpoint,
+    /// The topics that are published to.
+    pub topics: Vec<TopicName>,
+    /// The subscription that is read from.
+    pub subscription: Option<&'a Subscription>,
+    /// Where dead letters go.
+    pub dead_letters: Option<&'a Graves>,
+}
+
+impl Survey<'_> {
+    /// Looks at all of it.
+    ///
+    /// # Errors
+    /// When no client can be built.
+    pub async fn look(&self) -> Result<Vec<Need>, Error> {
+        let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let mut needs = Vec::new();
+        if let Some(subscription) = self.subscription {
+            needs.push(self.subscription(&admin, &subscription.id).await);
+        }
+        let graves = self.dead_letters.and_then(|graves| graves.topic(self.project));
+        for topic in self.topics.iter().chain(&graves) {
+            needs.push(topic_need(&admin, topic).await);
+        }
+        if let Some(Graves::Topic { bucket: Some(bucket), .. }) = self.dead_letters {
+            needs.push(Bucket::new(bucket, self.storage).await?.need().await);
+        }
+        Ok(needs)
+    }
+
+    async fn subscription(&self, admin: &Admin, id: &str) -> Need {
+        let name = full_name(self.project, "subscriptions", id);
+        let leaves_letters = self.dead_letters == Some(&Graves::Keyword(Keyword::Subscription));
+        let state = match admin.find_subscription(&name).await {
+            Ok(found) if found.topic == "_deleted-topic_" => {
+                State::Differs("its topic was deleted: nothing will come".into())
+            }
+            Ok(found) if leaves_letters && found.dead_letter_policy.is_none() => State::Differs(
+                "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
+            ),
+            Ok(_) => rights(admin, &name, ("pubsub.subscriptions.consume", SUBSCRIBER)).await,
+            Err(Some(Code::NotFound)) => State::Missing("it does not exist".into()),
+            Err(Some(Code::PermissionDenied | Code::Unauthenticated)) => {
+                State::Unchecked("no right to see it (roles/pubsub.viewer)".into())
+            }
+            Err(_) => State::Unreachable("Pub/Sub does not answer".into()),
+        };
+        Need { kind: "subscription", name, role: Some(SUBSCRIBER), state }
+    }
+}
+
+async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
+    let state = match admin.audience(topic).await {
+        Audience::Someone => {
+            rights(admin, topic.as_str(), ("pubsub.topics.publish", PUBLISHER)).await
+        }
+        Audience::Nobody(why) => State::Missing(why),
+        Audience::Unchecked => {
+            State::Unchecked("no right to see its subscriptions (roles/pubsub.viewer)".into())
+        }
+        Audience::Unknown(why) => State::Unreachable(why),
+    };
+    Need { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }
+}
+
+/// Whether we may do with it what the service does.
+async fn rights(admin: &Admin, name: &str, (permission, role): (&str, &str)) -> State {
+    match admin.may(name, permission).await {
+        Ok(true) => State::Ready,
+        Ok(false) => State::Differs(format!("we lack {permission}: grant {role}")),
+        Err(Some(Code::PermissionDenied | Code::Unimplemented | Code::Unauthenticated)) => {
+            State::Unchecked(format!("it is there; whether we have {permission} is not told"))
+        }
+        Err(_) => State::Unreachable("Pub/Sub does not answer".into()),
+    }
+}

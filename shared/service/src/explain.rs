@@ -1,0 +1,223 @@
+//! What becomes of one message: the face of each service's `explain`.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal as _, Read as _};
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use pipeline::{Error, Message, Recovery, Step};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::args;
+use crate::survey::Form;
+
+/// What there is to say about a message, by name, in the order of its way.
+pub type Story = Map<String, Value>;
+
+/// The subcommand, for a service that reads from Pub/Sub.
+#[must_use]
+pub fn command(about: &'static str) -> Command {
+    let from_json = Arg::new("pubsub-json").long("pubsub-json").action(ArgAction::SetTrue).help(
+        "Standard input is a Pub/Sub message in JSON, as `gcloud pubsub subscriptions pull \
+         --format=json` prints it, or another service's `explain --json`",
+    );
+    let attribute = pairs("attribute", "An attribute of the message; may be given again and again");
+    Command::new("explain")
+        .about(about)
+        .long_about(format!(
+            "{about}. Reads the message's data from standard input, and sends nothing. Exits with 1 \
+             if the message would be refused."
+        ))
+        .args([attribute, from_json, args::json()])
+}
+
+/// An option that takes `NAME=VALUE`, and may be given again.
+#[must_use]
+pub fn pairs(name: &'static str, help: &'static str) -> Arg {
+    let parse = |given: &str| {
+        let (name, value) = given.split_once('=').ok_or("must be NAME=VALUE")?;
+        Ok::<_, &'static str>((name.to_owned(), value.to_owned()))
+    };
+    Arg::new(name)
+        .long(name)
+        .value_name("NAME=VALUE")
+        .help(help)
+        .action(ArgAction::Append)
+        .value_parser(parse)
+}
+
+/// The pairs that were given for such an option.
+pub fn given_pairs<'a>(
+    given: &'a ArgMatches,
+    name: &str,
+) -> impl Iterator<Item = (String, String)> + 'a {
+    given.get_many::<(String, String)>(name).into_iter().flatten().cloned()
+}
+
+/// All of standard input; nothing when that is a terminal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn input() -> anyhow::Result<Vec<u8>> {
+    let mut input = Vec::new();
+    let mut stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        stdin.read_to_end(&mut input).context("read standard input")?;
+    }
+    Ok(input)
+}
+
+/// The message that is to be explained.
+///
+/// # Errors
+/// When standard input is not what the options say.
+pub fn message(given: &ArgMatches) -> anyhow::Result<Message> {
+    let input = input()?;
+    let mut message =
+        if given.get_flag("pubsub-json") { read(&input)? } else { Message::new(input) };
+    message.attributes.extend(given_pairs(given, "attribute"));
+    Ok(message)
+}
+
+/// A message from the JSON of Pub/Sub's REST API, alone, in a list, or below `message`.
+fn read(input: &[u8]) -> anyhow::Result<Message> {
+    let mut json: Value = serde_json::from_slice(input).context("standard input is no JSON")?;
+    if let Some(first) = json.get_mut(0) {
+        json = first.take();
+    }
+    if let Some(inner) = json.get_mut("message") {
+        json = inner.take();
+    }
+    let Some(text) = json["data"].as_str() else {
+        bail!("standard input has no `data`: must be a message of Pub/Sub in JSON");
+    };
+    let mut message = Message::new(STANDARD.decode(text).context("`data` is not base64")?);
+    let attributes: HashMap<String, String> = match json.get_mut("attributes") {
+        Some(attributes) => {
+            serde_json::from_value(attributes.take()).context("`attributes` must be texts")?
+        }
+        None => HashMap::new(),
+    };
+    message.attributes = attributes.into();
+    message.id = json["messageId"].as_str().unwrap_or_default().to_owned();
+    message.ordering_key = json["orderingKey"].as_str().unwrap_or_default().to_owned();
+    if let Some(time) = json["publishTime"].as_str() {
+        message.publish_time = OffsetDateTime::parse(time, &Rfc3339).context("`publishTime`")?;
+    }
+    Ok(message)
+}
+
+/// A message in the JSON of Pub/Sub's REST API, so that the next service's `explain` reads it.
+#[must_use]
+pub fn to_json(data: &[u8], attributes: &HashMap<String, String>, ordering_key: &str) -> Value {
+    let mut message = json!({ "data": STANDARD.encode(data), "attributes": attributes });
+    if !ordering_key.is_empty() {
+        message["orderingKey"] = ordering_key.into();
+    }
+    message
+}
+
+/// Data as JSON where it is some, else as text or base64.
+#[must_use]
+pub fn readable(data: &[u8]) -> Value {
+    serde_json::from_slice(data).unwrap_or_else(|_| match std::str::from_utf8(data) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": STANDARD.encode(data) }),
+    })
+}
+
+/// Adds what the transform made of the message, and says how that ends.
+pub fn end<R>(
+    story: &mut Story,
+    outcome: Result<Step<R>, Error>,
+    tell: impl FnOnce(&mut Story, R),
+) {
+    let (outcome, why) = match outcome {
+        Ok(Step::Pass(record)) => {
+            tell(story, record);
+            ("passed", None)
+        }
+        Ok(Step::Skip(reason)) => ("acknowledged, and counted as skipped", Some(reason.to_owned())),
+        Err(error) => {
+            story.insert("detail".into(), error.detail().into());
+            match error.recovery() {
+                Recovery::Reject(reason) => ("refused", Some(reason.to_owned())),
+                Recovery::Retry => ("retried", None),
+                Recovery::HandBack => ("handed back, to come again", None),
+                Recovery::Stop => ("the service would stop", None),
+            }
+        }
+    };
+    story.insert("outcome".into(), outcome.into());
+    story.extend(why.map(|why| ("reason".into(), why.into())));
+}
+
+/// Prints the story.
+///
+/// # Errors
+/// For a message that does not pass, so that the exit code tells.
+pub fn print(story: &Story, form: Form) -> anyhow::Result<()> {
+    match form {
+        Form::Json => println!("{:#}", Value::Object(story.clone())),
+        Form::Text => story.iter().for_each(|(name, value)| println!("{name}: {}", text(value))),
+    }
+    match story.get("outcome").and_then(Value::as_str) {
+        Some(outcome) if outcome != "passed" => {
+            let reason = story.get("reason").and_then(Value::as_str).unwrap_or("see above");
+            bail!("{outcome}: {reason}")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => format!("{other:#}").replace('\n', "\n  "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_service_prints_the_next_one_reads() {
+        let attributes = HashMap::from([("device_id".to_owned(), "d1".to_owned())]);
+        let message = json!({ "route": "up", "message": to_json(b"data", &attributes, "k") });
+
+        let read = read(message.to_string().as_bytes()).unwrap();
+
+        assert_eq!(&read.data[..], b"data");
+        assert_eq!(read.attributes["device_id"], "d1");
+        assert_eq!(read.ordering_key, "k");
+    }
+
+    #[test]
+    fn what_gcloud_pulls_is_read() {
+        let pulled = br#"[{"ackId":"a","message":{"data":"eA==","messageId":"7",
+            "publishTime":"2025-06-15T10:00:00Z"}}]"#;
+
+        let read = read(pulled).unwrap();
+
+        assert_eq!((&read.data[..], &*read.id), (&b"x"[..], "7"));
+        assert_eq!(read.publish_time, time::macros::datetime!(2025-06-15 10:00 UTC));
+    }
+
+    #[test]
+    fn a_refused_message_is_told_and_fails() {
+        let mut story = Story::new();
+        let error = Recovery::Reject("no_route").because("route", "nothing matches");
+
+        end::<()>(&mut story, Err(error), |_, ()| {});
+
+        assert_eq!(story["reason"], "no_route");
+        assert_eq!(story["detail"], "nothing matches");
+        let failure = print(&story, Form::Json).unwrap_err();
+        assert_eq!(failure.to_string(), "refused: no_route");
+    }
+}

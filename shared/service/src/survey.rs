@@ -1,0 +1,143 @@
+//! What a service's settings need outside of its process, and how that is there.
+
+use serde::Serialize;
+
+/// Something that the settings name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Need {
+    /// What it is: `topic`, `subscription`, `table`, `bucket`, `documents`, `redis`, `mqtt broker`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The least role on it that lets the service work; `None` where Google's roles mean nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// How it is there.
+    #[serde(flatten)]
+    pub state: State,
+}
+
+/// How something is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", content = "detail", rename_all = "snake_case")]
+pub enum State {
+    /// As the settings need it.
+    Ready,
+    /// As far as we may see; what could not be seen is said.
+    Unchecked(String),
+    /// The service will create or extend it at its start.
+    WillCreate(String),
+    /// Not there.
+    Missing(String),
+    /// There, but not as the settings need it.
+    Differs(String),
+    /// It does not answer, or refuses us.
+    Unreachable(String),
+}
+
+/// For whom output is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+impl State {
+    /// Whether the service can work with it.
+    #[must_use]
+    pub fn is_fine(&self) -> bool {
+        match self {
+            Self::Ready | Self::Unchecked(_) | Self::WillCreate(_) => true,
+            Self::Missing(_) | Self::Differs(_) | Self::Unreachable(_) => false,
+        }
+    }
+
+    fn word_and_detail(&self) -> (&'static str, &str) {
+        match self {
+            Self::Ready => ("ready", ""),
+            Self::Unchecked(detail) => ("unchecked", detail),
+            Self::WillCreate(detail) => ("will create", detail),
+            Self::Missing(detail) => ("MISSING", detail),
+            Self::Differs(detail) => ("DIFFERS", detail),
+            Self::Unreachable(detail) => ("UNREACHABLE", detail),
+        }
+    }
+}
+
+/// Prints the needs; `with_roles` adds what each asks of IAM.
+///
+/// # Errors
+/// When one of them is not fine, so that the exit code tells.
+pub(crate) fn report(needs: &[Need], form: Form, roles: Roles) -> anyhow::Result<()> {
+    match form {
+        Form::Json => println!("{}", serde_json::to_string_pretty(needs)?),
+        Form::Text => print!("{}", table(needs, roles)),
+    }
+    let wrong = needs.iter().filter(|need| !need.state.is_fine()).count();
+    match wrong {
+        0 => Ok(()),
+        wrong => anyhow::bail!("{wrong} of {} dependencies are not as they must be", needs.len()),
+    }
+}
+
+/// Whether roles are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Roles {
+    Shown,
+    Hidden,
+}
+
+fn table(needs: &[Need], roles: Roles) -> String {
+    let mut text = String::new();
+    for need in needs {
+        let (word, detail) = need.state.word_and_detail();
+        text.push_str(&format!("{word:<12} {:<13} {}", need.kind, need.name));
+        if let (Roles::Shown, Some(role)) = (roles, need.role) {
+            text.push_str(&format!("  [{role}]"));
+        }
+        text.push('\n');
+        if !detail.is_empty() {
+            text.push_str(&format!("{:<12} {detail}\n", ""));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn need(state: State) -> Need {
+        let role = Some("roles/pubsub.publisher");
+        Need { kind: "topic", name: "projects/p/topics/raw".into(), role, state }
+    }
+
+    #[test]
+    fn a_table_shows_what_is_wrong_and_which_role_it_takes() {
+        let needs = [need(State::Ready), need(State::Missing("create it".into()))];
+
+        assert_eq!(
+            table(&needs, Roles::Shown),
+            "ready        topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
+             MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
+             \u{20}            create it\n"
+        );
+        assert!(report(&needs, Form::Text, Roles::Hidden).is_err());
+        assert!(report(&needs[..1], Form::Text, Roles::Hidden).is_ok());
+    }
+
+    #[test]
+    fn programs_read_the_same() {
+        let json = serde_json::to_value(need(State::Differs("another topic".into()))).unwrap();
+
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "kind": "topic", "name": "projects/p/topics/raw",
+                "role": "roles/pubsub.publisher", "state": "differs", "detail": "another topic",
+            })
+        );
+    }
+}
