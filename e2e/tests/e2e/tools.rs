@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use e2e::cloud::Cloud;
+use e2e::cloud::{Cloud, Received};
 use e2e::mosquitto::{Mosquitto, free_port};
 use e2e::process::{Process, binary};
 use e2e::redis::Redis;
@@ -216,6 +216,64 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
     assert!(letters(&place, &[]).await.is_empty());
     assert!(service.terminate().await.unwrap().success());
+}
+
+/// What a subscription of the local project holds, once it is `count` messages.
+async fn pulled(cloud: &Cloud, subscription: &str, count: usize) -> Vec<Received> {
+    let mut pulled = Vec::new();
+    until(async || {
+        pulled.extend(cloud.pull(subscription).await.unwrap());
+        pulled.len() >= count
+    })
+    .await;
+    pulled
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
+    let place = Place::with_resources().await;
+    let cloud = Cloud::embedded(&place.emulator.url());
+    let log = place.folder.path().join("log");
+    let start = |service: &str, more: &[(&'static str, String)]| {
+        let config = root().join("services").join(service).join("example.yaml");
+        let variables = [place.variables(service), more.to_vec()].concat();
+        Process::start_with(service, &config, free_port().unwrap(), &log, &variables).unwrap()
+    };
+    let soon = [("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".to_owned())];
+    let mut icestore = start("icestore", &soon);
+    icestore.ready().await.unwrap();
+    // A payload that is no text.
+    let data = br#"{"id":"i-1","payload":"/wD+","publishTime":"2025-06-15T10:00:00Z"}"#;
+    let attributes = json!({ "ingest_id": "i-1", "mqtt_topic": "devices/d1/up" });
+    cloud.publish("enriched", data, attributes).await.unwrap();
+    until(async || !cloud.list("my-archive", "archive/").await.unwrap().is_empty()).await;
+    assert!(icestore.terminate().await.unwrap().success());
+
+    let nowhere = place.run("icestore", &["replay", "--prefix", "2024"], b"").await;
+    assert_eq!(nowhere.status.code(), Some(2), "it must be told where to: {}", text(&nowhere));
+    let dry = ["replay", "--prefix", "2025/06/15", "--dry-run"];
+    let dry = place.run("icestore", &dry, b"").await;
+    assert!(text(&dry).contains("1 messages sent, 0 of other times"), "{}", text(&dry));
+    let late = ["replay", "--since", "2025-06-16T00:00:00Z", "--to-topic", "raw"];
+    let late = place.run("icestore", &late, b"").await;
+    assert!(text(&late).contains("0 messages sent, 1 of other times"), "{}", text(&late));
+
+    let replay = place.run("icestore", &["replay", "--to-topic", "raw"], b"").await;
+    assert!(replay.status.success(), "{}", text(&replay));
+    let back = &pulled(&cloud, "enrich", 1).await[0];
+    assert_eq!(&back.data[..], data);
+    assert_eq!(back.attributes["ingest_id"], "i-1");
+
+    let mut ingestion = start("ingestion", &[]);
+    ingestion.ready().await.unwrap();
+    let url = format!("mqtt://127.0.0.1:{}", place.broker.port());
+    let replay = place.run("icestore", &["replay", "--to-mqtt", &url], b"").await;
+    assert!(replay.status.success(), "{}", text(&replay));
+    let back = &pulled(&cloud, "enrich", 1).await[0];
+    let envelope: Value = serde_json::from_slice(&back.data).unwrap();
+    assert_eq!(envelope["payload"], "/wD+", "the original bytes");
+    assert_eq!(back.attributes["device_id"], "d1");
+    assert!(ingestion.terminate().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ pub mod archive;
 pub mod config;
 pub mod explain;
 pub mod key;
+pub mod replay;
 pub mod sink;
 
 use pipeline::Pipeline;

@@ -1,14 +1,18 @@
-//! The binary: `icestore --config FILE`, and the tools for the person on call.
+//! The binary: `icestore --config FILE`, `icestore replay`, which brings the archive back, and the tools for the person on call.
 
 use std::process::ExitCode;
 
-use icestore::{Icestore, config::Settings, explain};
+use icestore::{Icestore, config::Settings, explain, replay};
 use pubsub::letters;
 use service::Action;
 
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const REPLAY: Action<Settings> = Action {
+    command: replay::command,
+    act: |settings, given| Box::pin(replay::act(settings, given)),
 };
 const LETTERS: Action<Settings> = Action {
     command: letters::command,
@@ -19,5 +23,7 @@ const LETTERS: Action<Settings> = Action {
 
 fn main() -> ExitCode {
     let about = "Archives Pub/Sub messages as compressed objects";
-    service::run_with(about, &[EXPLAIN, LETTERS], |settings: Settings| Icestore::new(settings))
+    service::run_with(about, &[EXPLAIN, LETTERS, REPLAY], |settings: Settings| {
+        Icestore::new(settings)
+    })
 }

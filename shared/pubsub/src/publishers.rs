@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::connection::{Connection, TopicName};
 use crate::limits::MAX_REQUEST_BYTES;
+use crate::sink::Outgoing;
 
 /// Publishers of all topics, on shared connections; clones share them too.
 ///
@@ -41,6 +42,14 @@ impl Publishers {
             })
         });
         Ok(Self(pool.await?))
+    }
+
+    /// Publishes messages of one topic and returns once all are confirmed.
+    ///
+    /// # Errors
+    /// As [`Publishers::publish`].
+    pub async fn send(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
+        self.publish(topic, messages.iter().map(Outgoing::to_message)).await
     }
 
     /// Publishes messages in one request and returns once all are confirmed.

@@ -18,6 +18,8 @@ use crate::settings::Endpoint;
 const GOOGLE: &str = "https://storage.googleapis.com";
 /// Longest duration of one look.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest duration of reading an object.
+const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two looks at a bucket that is there; outages show earlier at the uploads.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two looks at one that is not.
@@ -45,6 +47,20 @@ pub struct Bucket {
     credentials: Option<AccessTokenCredentials>,
     name: String,
     url: String,
+}
+
+/// A page of a bucket's objects.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    #[serde(default)]
+    items: Vec<Item>,
+    next_page_token: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Item {
+    name: String,
 }
 
 /// The answer to a question for rights.
@@ -120,6 +136,44 @@ impl Bucket {
             Err(error) if error.http_status_code() == Some(412) => Ok(()),
             Err(error) => Err(Recovery::Retry.because("upload object", error)),
         }
+    }
+
+    /// Names of objects that begin with `prefix`, in their order: one page, and the token of the next.
+    ///
+    /// # Errors
+    /// When the bucket cannot be listed.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        page: Option<&str>,
+    ) -> Result<(Vec<String>, Option<String>), Error> {
+        let query = [("prefix", prefix), ("pageToken", page.unwrap_or_default())];
+        let request = self.client.get(format!("{}/o", self.url)).query(&query);
+        let listed: Listed = serde_json::from_slice(&self.fetch(request, "list objects").await?)
+            .map_err(|error| Recovery::Retry.because("list objects", error))?;
+        Ok((listed.items.into_iter().map(|item| item.name).collect(), listed.next_page_token))
+    }
+
+    /// An object's content.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(&self, name: &str) -> Result<Bytes, Error> {
+        let mut url = reqwest::Url::parse(&self.url)
+            .map_err(|error| Recovery::Stop.because("read object", error))?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.extend(["o", name]);
+        }
+        let request = self.client.get(url).query(&[("alt", "media")]).timeout(READ_TIMEOUT);
+        self.fetch(request, "read object").await
+    }
+
+    async fn fetch(&self, request: RequestBuilder, action: &'static str) -> Result<Bytes, Error> {
+        let failed = |error: reqwest::Error| Recovery::Retry.because(action, error);
+        let request = self.signed(request).await;
+        let request = request.map_err(|why| Recovery::Retry.because(action, why))?;
+        let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+        answer.map_err(failed)?.bytes().await.map_err(failed)
     }
 
     /// Its name.

@@ -84,7 +84,7 @@ impl Office<'_> {
                 Ok(_) if is_dry => Ok(()),
                 Ok(outgoing) => {
                     ticks.tick().await;
-                    publishers.publish(&outgoing.topic, [outgoing.to_message()]).await
+                    publishers.send(&outgoing.topic.clone(), &[outgoing]).await
                 }
                 Err(error) => Err(error),
             };

@@ -1,0 +1,202 @@
+//! Brings archived messages back: from objects to a topic of Pub/Sub, or to MQTT.
+//!
+//! The data is the original one, byte for byte. To Pub/Sub it goes as the message that was archived, with
+//! its attributes and so with its `ingest_id`; to MQTT goes the device's payload, on its topic, and
+//! ingestion gives it a new id.
+
+mod line;
+mod mqtt;
+mod target;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use storage::Bucket;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::interval;
+
+use crate::config::Settings;
+use line::Line;
+use target::Target;
+
+/// Most messages on their way at a time.
+const CHUNK: usize = 100;
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    Command::new("replay")
+        .about("Sends archived messages again, to Pub/Sub or to MQTT")
+        .long_about(
+            "Sends archived messages again, with their original bytes. To a topic of Pub/Sub they go as they \
+             were archived, with their attributes and ingest_id, so that a table can be filled again. To \
+             MQTT goes what the device sent, on its topic, with QoS 1. Takes the right to read objects \
+             (roles/storage.objectViewer), which the service itself does not have.\n\n\
+             icestore replay --prefix 2025/06/15 --to-topic enriched --dry-run",
+        )
+        .args([
+            option("prefix", "PREFIX", "Only objects whose name, after archive.prefix, begins so"),
+            option("since", "TIME", "Only messages of this event time or later, such as 2025-06-15T10:00:00Z"),
+            option("until", "TIME", "Only messages of an earlier event time"),
+            option("to-topic", "TOPIC", "The Pub/Sub topic to publish to, such as enriched"),
+            option("to-mqtt", "URL", "The broker to publish to, mqtt://host:port or mqtts://host:port"),
+            option("mqtt-username", "NAME", "The user at the broker").requires("to-mqtt"),
+            option("mqtt-password-file", "FILE", "A file with the user's password")
+                .requires("mqtt-username"),
+            option("rate", "N", "Messages a second")
+                .default_value("1000")
+                .value_parser(value_parser!(u32).range(1..)),
+            Arg::new("dry-run")
+                .long("dry-run")
+                .action(ArgAction::SetTrue)
+                .help("Count what would be sent, and send nothing"),
+        ])
+        .group(ArgGroup::new("to").args(["to-topic", "to-mqtt", "dry-run"]).multiple(true).required(true))
+}
+
+/// Which lines are meant.
+#[derive(Debug)]
+struct Times {
+    since: Option<OffsetDateTime>,
+    until: Option<OffsetDateTime>,
+}
+
+impl Times {
+    fn of(given: &ArgMatches) -> anyhow::Result<Self> {
+        let time = |name: &str| {
+            let text = given.get_one::<String>(name);
+            let parse = |text: &String| {
+                OffsetDateTime::parse(text, &Rfc3339)
+                    .with_context(|| format!("--{name}: must be like 2025-06-15T10:00:00Z"))
+            };
+            text.map(parse).transpose()
+        };
+        Ok(Self { since: time("since")?, until: time("until")? })
+    }
+
+    /// A line without a time, of a program that wrote none, is meant by no time.
+    fn take(&self, line: &Line) -> bool {
+        match line.time() {
+            Some(time) => {
+                self.since.is_none_or(|since| time >= since)
+                    && self.until.is_none_or(|until| time < until)
+            }
+            None => self.since.is_none() && self.until.is_none(),
+        }
+    }
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Count {
+    objects: u64,
+    sent: u64,
+    other_times: u64,
+}
+
+/// Replays.
+///
+/// # Errors
+/// When an object cannot be read, or a message is not taken: all before it are sent.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let times = Times::of(&given)?;
+    let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
+    let mut target = Target::of(&settings, &given).await?;
+    let parts = [&settings.archive.prefix, given.get_one("prefix").unwrap_or(&String::new())]
+        .map(|part| part.trim_matches('/').to_owned());
+    let prefix =
+        parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
+    let rate = given.get_one::<u32>("rate").copied().unwrap_or(1000);
+    let chunk = CHUNK.min(rate as usize);
+    let mut ticks = interval(Duration::from_secs_f64(chunk as f64 / f64::from(rate)));
+    let mut count = Count::default();
+    let mut page = None;
+    loop {
+        let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
+        for name in names.iter().filter(|name| name.ends_with(".jsonl.gz")) {
+            let done = replay_object(
+                &bucket,
+                name,
+                (&times, chunk),
+                &mut ticks,
+                (&mut target, &mut count),
+            );
+            if let Err(error) = done.await {
+                bail!("{}; stopped at {name}: {error:#}", tell(&count));
+            }
+            eprintln!("{name}: {}", tell(&count));
+        }
+        page = next;
+        if page.is_none() {
+            break;
+        }
+    }
+    eprintln!("{}", tell(&count));
+    if count.objects == 0 {
+        bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
+    }
+    Ok(())
+}
+
+fn tell(count: &Count) -> String {
+    let Count { objects, sent, other_times } = count;
+    format!("{objects} objects read, {sent} messages sent, {other_times} of other times")
+}
+
+async fn replay_object(
+    bucket: &Bucket,
+    name: &str,
+    (times, chunk): (&Times, usize),
+    ticks: &mut tokio::time::Interval,
+    (target, count): (&mut Target, &mut Count),
+) -> anyhow::Result<()> {
+    let object = bucket.read(name).await?;
+    count.objects += 1;
+    let mut waiting = Vec::with_capacity(chunk);
+    for line in line::all(&object) {
+        let line = line?;
+        if !times.take(&line) {
+            count.other_times += 1;
+            continue;
+        }
+        waiting.push(line);
+        if waiting.len() == chunk {
+            ticks.tick().await;
+            count.sent += target.send(&waiting).await?;
+            waiting.clear();
+        }
+    }
+    count.sent += target.send(&waiting).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        command().debug_assert();
+
+        assert!(command().try_get_matches_from(["replay"]).is_err(), "it must be told where to");
+        assert!(command().try_get_matches_from(["replay", "--to-topic", "enriched"]).is_ok());
+    }
+
+    #[test]
+    fn the_event_time_counts() {
+        let at = |text: &str| Some(OffsetDateTime::parse(text, &Rfc3339).unwrap());
+        let line = Line::of_time(Some("2025-06-15T10:00:00Z"));
+        let hour = Times { since: at("2025-06-15T10:00:00Z"), until: at("2025-06-15T11:00:00Z") };
+        let before = Times { since: None, until: at("2025-06-15T10:00:00Z") };
+
+        assert!(hour.take(&line));
+        assert!(!before.take(&line));
+        assert!(!hour.take(&Line::of_time(None)));
+        assert!(Times { since: None, until: None }.take(&Line::of_time(None)));
+    }
+}

@@ -1,0 +1,63 @@
+//! Where replayed messages go.
+
+use anyhow::Context as _;
+use clap::ArgMatches;
+use pubsub::{Connection, Outgoing, Publishers, TopicName};
+
+use super::line::Line;
+use super::mqtt::Broker;
+use crate::config::Settings;
+
+/// A topic, a broker, or nowhere.
+pub(super) enum Target {
+    /// Confirmed by Pub/Sub.
+    Topic(Publishers, TopicName),
+    /// Confirmed by the broker.
+    Mqtt(Box<Broker>),
+    /// Counted only.
+    Nowhere,
+}
+
+impl Target {
+    pub(super) async fn of(settings: &Settings, given: &ArgMatches) -> anyhow::Result<Self> {
+        let text = |name: &str| given.get_one::<String>(name);
+        if given.get_flag("dry-run") {
+            return Ok(Self::Nowhere);
+        }
+        if let Some(url) = text("to-mqtt") {
+            let user = text("mqtt-username").map(String::as_str);
+            let password = text("mqtt-password-file").map(std::path::Path::new);
+            return Ok(Self::Mqtt(Box::new(Broker::at(url, (user, password))?)));
+        }
+        let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
+        let publishers = Publishers::new(&Connection::new(settings.pubsub.clone())).await?;
+        Ok(Self::Topic(publishers, TopicName::new(&settings.project, topic)))
+    }
+
+    /// Sends messages, and returns how many when all of them are confirmed.
+    pub(super) async fn send(&mut self, lines: &[Line]) -> anyhow::Result<u64> {
+        match self {
+            Self::Topic(publishers, topic) => {
+                let messages: Vec<_> =
+                    lines.iter().map(|line| outgoing(line, topic)).collect::<Result<_, _>>()?;
+                publishers.send(topic, &messages).await?;
+            }
+            Self::Mqtt(broker) => {
+                let messages: Vec<_> =
+                    lines.iter().map(Line::for_mqtt).collect::<Result<_, _>>()?;
+                broker.send(messages).await?;
+            }
+            Self::Nowhere => {}
+        }
+        Ok(lines.len() as u64)
+    }
+}
+
+fn outgoing(line: &Line, topic: &TopicName) -> anyhow::Result<Outgoing> {
+    Ok(Outgoing {
+        topic: topic.clone(),
+        data: line.data()?,
+        attributes: line.attributes.clone().into(),
+        ordering_key: String::new(),
+    })
+}
