@@ -1,6 +1,6 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup bench bench-full faults
+.PHONY: run test check setup bench bench-full faults images
 
 # Everything in one process; Ctrl-C ends it with an account.
 run:
@@ -31,6 +31,13 @@ bench-full: setup
 faults: setup
 	cargo build --release --workspace --bins
 	target/release/faults --minutes 10
+
+# An image of each service and one of the embedded cloud; ENGINE is docker, podman or buildah.
+ENGINE ?= docker
+images:
+	for image in ingestion enrich bigqueries icestore emulator; do \
+		$(ENGINE) build --target $$image --tag dataflow-$$image . || exit 1; \
+	done
 
 setup:
 	.ci/setup

@@ -199,6 +199,11 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let mut service = start(&mended);
     service.ready().await.unwrap();
 
+    cloud.create_topic("unheard").await.unwrap();
+    let unheard = ["dead-letters", "replay", "--wait", "1", "--to", "unheard"];
+    let unheard = place.run("bigqueries", &unheard, b"").await;
+    assert_eq!(unheard.status.code(), Some(1), "nobody would see it: {}", text(&unheard));
+    assert!(text(&unheard).contains("0 replayed, 1 stay"), "{}", text(&unheard));
     let dry = ["dead-letters", "replay", "--wait", "1", "--dry-run"];
     let dry = place.run("bigqueries", &dry, b"").await;
     assert!(text(&dry).contains("0 replayed"), "{}", text(&dry));

@@ -6,7 +6,7 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error as ApiError;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
-use pipeline::{Error, Renewable};
+use pipeline::{Error, Recovery, Renewable};
 use service::Condition;
 use tokio::time::timeout;
 
@@ -26,6 +26,26 @@ pub(crate) enum Audience {
     Unchecked,
     /// We could not ask.
     Unknown(String),
+}
+
+/// Why something was not seen: Pub/Sub's code, where it answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub(crate) struct Unseen {
+    pub(crate) code: Option<Code>,
+    why: String,
+}
+
+impl Unseen {
+    fn silent(error: impl std::fmt::Display) -> Self {
+        Self { code: None, why: format!("Pub/Sub does not answer: {error}") }
+    }
+}
+
+impl From<ApiError> for Unseen {
+    fn from(error: ApiError) -> Self {
+        Self { code: code(&error), why: error.to_string() }
+    }
 }
 
 /// Asks what exists.
@@ -80,22 +100,34 @@ impl Admin {
         }
     }
 
-    /// A subscription, or why it cannot be seen; no code for what does not answer.
+    /// Whether a message may be published to this topic: Pub/Sub would confirm one that nobody will see.
+    ///
+    /// # Errors
+    /// `Retry` when nobody would see it, or Pub/Sub cannot be asked.
+    pub async fn require_audience(&self, topic: &TopicName) -> Result<(), Error> {
+        match self.audience(topic).await {
+            Audience::Someone | Audience::Unchecked => Ok(()),
+            Audience::Nobody(why) | Audience::Unknown(why) => {
+                Err(Recovery::Retry.because("publish", why))
+            }
+        }
+    }
+
+    /// A subscription, or why it cannot be seen.
     pub(crate) async fn find_subscription(
         &self,
         name: &str,
-    ) -> Result<model::Subscription, Option<Code>> {
-        let clients = self.0.lease().await.map_err(|_| None)?;
+    ) -> Result<model::Subscription, Unseen> {
+        let clients = self.0.lease().await.map_err(Unseen::silent)?;
         let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
         let asked = timeout(TIMEOUT, asked).await;
         clients.done();
-        asked.map_err(|_| None)?.map_err(|error| code(&error))
+        asked.map_err(Unseen::silent)?.map_err(Unseen::from)
     }
 
-    /// Whether we have a permission on something, or why that is not told; no code for what does not
-    /// answer.
-    pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, Option<Code>> {
-        let clients = self.0.lease().await.map_err(|_| None)?;
+    /// Whether we have a permission on something, or why that is not told.
+    pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, Unseen> {
+        let clients = self.0.lease().await.map_err(Unseen::silent)?;
         let asked = clients
             .rights
             .test_iam_permissions()
@@ -104,7 +136,7 @@ impl Admin {
             .send();
         let asked = timeout(TIMEOUT, asked).await;
         clients.done();
-        let granted = asked.map_err(|_| None)?.map_err(|error| code(&error))?;
+        let granted = asked.map_err(Unseen::silent)?.map_err(Unseen::from)?;
         Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 

@@ -155,11 +155,10 @@ impl Office<'_> {
     async fn check(&self, connection: &Connection, id: &str) -> anyhow::Result<()> {
         let admin = crate::admin::Admin::new(connection).await?;
         let name = crate::connection::full_name(self.project, "subscriptions", id);
-        let found = admin.find_subscription(&name).await.map_err(|code| {
-            anyhow::anyhow!(
-                "{name} cannot be read ({}): make a subscription of the dead-letter topic, and name it \
-                 with --subscription",
-                code.map_or_else(|| "no answer".to_owned(), |code| code.to_string())
+        let found = admin.find_subscription(&name).await.with_context(|| {
+            format!(
+                "{name} cannot be read: make a subscription of the dead-letter topic, and name it with \
+                 --subscription"
             )
         })?;
         match &self.topic {

@@ -64,11 +64,13 @@ impl Survey<'_> {
                 "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
             ),
             Ok(_) => rights(admin, &name, ("pubsub.subscriptions.consume", SUBSCRIBER)).await,
-            Err(Some(Code::NotFound)) => State::Missing("it does not exist".into()),
-            Err(Some(Code::PermissionDenied | Code::Unauthenticated)) => {
-                State::Unchecked("no right to see it (roles/pubsub.viewer)".into())
-            }
-            Err(_) => State::Unreachable("Pub/Sub does not answer".into()),
+            Err(unseen) => match unseen.code {
+                Some(Code::NotFound) => State::Missing("it does not exist".into()),
+                Some(Code::PermissionDenied) => {
+                    State::Unchecked("no right to see it (roles/pubsub.viewer)".into())
+                }
+                _ => State::Unreachable(unseen.to_string()),
+            },
         };
         Need { kind: "subscription", name, role: Some(SUBSCRIBER), state }
     }
@@ -93,9 +95,11 @@ async fn rights(admin: &Admin, name: &str, (permission, role): (&str, &str)) -> 
     match admin.may(name, permission).await {
         Ok(true) => State::Ready,
         Ok(false) => State::Differs(format!("we lack {permission}: grant {role}")),
-        Err(Some(Code::PermissionDenied | Code::Unimplemented | Code::Unauthenticated)) => {
-            State::Unchecked(format!("it is there; whether we have {permission} is not told"))
-        }
-        Err(_) => State::Unreachable("Pub/Sub does not answer".into()),
+        Err(unseen) => match unseen.code {
+            Some(Code::PermissionDenied | Code::Unimplemented) => {
+                State::Unchecked(format!("it is there; whether we have {permission} is not told"))
+            }
+            _ => State::Unreachable(unseen.to_string()),
+        },
     }
 }

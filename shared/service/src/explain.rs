@@ -15,7 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::args;
 use crate::survey::Form;
 
-/// What there is to say about a message, by name, in the order of its way.
+/// What there is to say about a message, by name.
 pub type Story = Map<String, Value>;
 
 /// The subcommand, for a service that reads from Pub/Sub.

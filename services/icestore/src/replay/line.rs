@@ -10,7 +10,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use pipeline::envelope::Input;
 use pipeline::message::attribute::MQTT_TOPIC;
-use pipeline::{Envelope, Message};
+use pipeline::{Envelope, Message, Payload};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -60,7 +60,7 @@ impl Line {
         let told = envelope.enrichment.get("Topic").and_then(|topic| topic.as_str());
         let topic = self.attributes.get(MQTT_TOPIC).map(String::as_str).or(told);
         let topic = topic.with_context(|| format!("message {} has no MQTT topic", self.id))?;
-        let payload = envelope.payload.as_ref().map(|payload| Bytes::from(payload.bytes()));
+        let payload = envelope.payload.as_ref().map(Payload::bytes);
         Ok((topic.to_owned(), payload.unwrap_or_default()))
     }
 

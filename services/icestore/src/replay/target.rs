@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clap::ArgMatches;
-use pubsub::{Connection, Outgoing, Publishers, TopicName};
+use pubsub::{Admin, Connection, Outgoing, Publishers, TopicName};
 
 use super::line::Line;
 use super::mqtt::Broker;
@@ -30,8 +30,10 @@ impl Target {
             return Ok(Self::Mqtt(Box::new(Broker::at(url, (user, password))?)));
         }
         let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
-        let publishers = Publishers::new(&Connection::new(settings.pubsub.clone())).await?;
-        Ok(Self::Topic(publishers, TopicName::new(&settings.project, topic)))
+        let (connection, topic) =
+            (Connection::new(settings.pubsub.clone()), TopicName::new(&settings.project, topic));
+        Admin::new(&connection).await?.require_audience(&topic).await?;
+        Ok(Self::Topic(Publishers::new(&connection).await?, topic))
     }
 
     /// Sends messages, and returns how many when all of them are confirmed.

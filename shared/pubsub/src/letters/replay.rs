@@ -1,5 +1,6 @@
 //! Sends letters on their way again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -60,6 +61,30 @@ pub async fn as_it_was(message: Message, topic: Option<TopicName>) -> Result<Out
     })
 }
 
+/// Where letters are handed in.
+struct Counter {
+    admin: Admin,
+    publishers: Publishers,
+    /// Topics that somebody listens to: what nobody would see must stay a letter.
+    heard: HashSet<TopicName>,
+}
+
+impl Counter {
+    async fn open(connection: &Connection) -> Result<Self, Error> {
+        let publishers = Publishers::new(connection).await?;
+        Ok(Self { admin: Admin::new(connection).await?, publishers, heard: HashSet::new() })
+    }
+
+    async fn send(&mut self, outgoing: Outgoing) -> Result<(), Error> {
+        let topic = outgoing.topic.clone();
+        if !self.heard.contains(&topic) {
+            self.admin.require_audience(&topic).await?;
+            self.heard.insert(topic.clone());
+        }
+        self.publishers.send(&topic, &[outgoing]).await
+    }
+}
+
 impl Office<'_> {
     pub(super) async fn replay(
         &self,
@@ -70,7 +95,7 @@ impl Office<'_> {
         let is_dry = given.get_flag("dry-run");
         let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
         let topic = self.target(given).await?;
-        let publishers = Publishers::new(&Connection::new(self.pubsub.clone())).await?;
+        let mut counter = Counter::open(&Connection::new(self.pubsub.clone())).await?;
         let mut ticks = interval(Duration::from_secs(1) / rate);
         let (mut replayed, mut failed) = (0_usize, 0_usize);
         let is_meant = |letter: &mut Delivery| filter.takes(&letter.message);
@@ -84,7 +109,7 @@ impl Office<'_> {
                 Ok(_) if is_dry => Ok(()),
                 Ok(outgoing) => {
                     ticks.tick().await;
-                    publishers.send(&outgoing.topic.clone(), &[outgoing]).await
+                    counter.send(outgoing).await
                 }
                 Err(error) => Err(error),
             };
@@ -114,7 +139,7 @@ impl Office<'_> {
         let Some(subscription) = self.reads else { return Ok(None) };
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
         let name = full_name(self.project, "subscriptions", &subscription.id);
-        let found = admin.find_subscription(&name).await.ok();
+        let found = admin.find_subscription(&name).await;
         let found =
             found.with_context(|| format!("{name} cannot be read; give the topic with --to"))?;
         Ok(Some(TopicName::new(self.project, &found.topic)))
