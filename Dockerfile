@@ -32,14 +32,14 @@ RUN cargo build --profile dist --locked --bins \
     --package ingestion --package enrich --package bigqueries --package icestore --package emulator
 
 # A root file system: the libraries that the programs are linked to, by their own account.
-RUN mkdir -p /root-fs/etc/ssl/certs /root-fs/tmp /root-fs/data \
+RUN mkdir -p /root-fs/etc/ssl/certs /root-fs/tmp /empty \
     && ldd target/dist/{ingestion,enrich,bigqueries,icestore,emulator} \
         | grep -o '/lib[^ ]*' | sort -u | xargs -I{} cp --parents -L {} /root-fs/ \
     && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \
     && echo 'nonroot:x:65532:65532::/:/nonexistent' > /root-fs/etc/passwd \
     && echo 'nonroot:x:65532:' > /root-fs/etc/group \
     && echo 'hosts: files dns' > /root-fs/etc/nsswitch.conf \
-    && chmod 1777 /root-fs/tmp && chown 65532:65532 /root-fs/data
+    && chmod 1777 /root-fs/tmp
 
 FROM scratch AS service
 COPY --from=programs /root-fs /
@@ -76,6 +76,7 @@ FROM service AS emulator
 LABEL org.opencontainers.image.title="dataflow-emulator" \
     org.opencontainers.image.description="An embedded Pub/Sub, Firestore, BigQuery and Cloud Storage"
 EXPOSE 8085
+COPY --from=programs --chown=65532:65532 /empty /data
 VOLUME ["/data"]
 COPY --from=programs /build/target/dist/emulator /emulator
 ENTRYPOINT ["/emulator", "--host", "0.0.0.0", "--data-dir", "/data"]

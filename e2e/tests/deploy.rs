@@ -183,6 +183,20 @@ fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
 }
 
 #[test]
+fn the_operator_of_prometheus_gets_the_same_alerts_and_dashboards() {
+    let folder = root().join("deploy/monitoring");
+    let read = |name: &str| yaml(&std::fs::read_to_string(folder.join(name)).unwrap());
+    assert_eq!(read("prometheus-rule.yaml")["spec"], read("alerts.yml"));
+
+    let Some(mut kubectl) = tool("kubectl") else { return };
+    kubectl.args(["kustomize", "deploy/monitoring"]);
+    let rendered = String::from_utf8(succeed(kubectl).stdout).unwrap();
+    let manifests = manifests(&rendered);
+    let boards = manifests.iter().find(|manifest| manifest["kind"] == "ConfigMap").unwrap();
+    assert_eq!(boards["data"].as_object().unwrap().len(), 5);
+}
+
+#[test]
 fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
     let Some(mut shellcheck) = tool("shellcheck") else { return };
     shellcheck.args(["deploy/gcp.sh", ".ci/run", ".ci/setup", ".ci/summary"]);
