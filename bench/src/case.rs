@@ -65,8 +65,7 @@ fn best(service: Service) -> Option<Value> {
             "pipeline": { "lanes": 1, "batch": { "max_idle": "5ms" } },
             "mqtt": { "receive_maximum": 5000 },
         })),
-        Service::Enrich | Service::Bigqueries => Some(json!({ "pipeline": { "lanes": 1 } })),
-        Service::Icestore => None,
+        Service::Enrich | Service::Bigqueries | Service::Icestore => None,
     }
 }
 
