@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 use storage::Bucket;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::time::interval;
+use tokio::time::sleep;
 
 use crate::config::Settings;
 use line::Line;
@@ -113,19 +113,15 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
         parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
     let rate = given.get_one::<u32>("rate").copied().unwrap_or(1000);
     let chunk = CHUNK.min(rate as usize);
-    let mut ticks = interval(Duration::from_secs_f64(chunk as f64 / f64::from(rate)));
+    let pace =
+        if given.get_flag("dry-run") { Duration::ZERO } else { Duration::from_secs(1) / rate };
     let mut count = Count::default();
     let mut page = None;
     loop {
         let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
         for name in names.iter().filter(|name| name.ends_with(".jsonl.gz")) {
-            let done = replay_object(
-                &bucket,
-                name,
-                (&times, chunk),
-                &mut ticks,
-                (&mut target, &mut count),
-            );
+            let done =
+                replay_object(&bucket, name, (&times, chunk, pace), (&mut target, &mut count));
             if let Err(error) = done.await {
                 bail!("{}; stopped at {name}: {error:#}", tell(&count));
             }
@@ -151,8 +147,7 @@ fn tell(count: &Count) -> String {
 async fn replay_object(
     bucket: &Bucket,
     name: &str,
-    (times, chunk): (&Times, usize),
-    ticks: &mut tokio::time::Interval,
+    (times, chunk, pace): (&Times, usize, Duration),
     (target, count): (&mut Target, &mut Count),
 ) -> anyhow::Result<()> {
     let object = bucket.read(name).await?;
@@ -166,12 +161,13 @@ async fn replay_object(
         }
         waiting.push(line);
         if waiting.len() == chunk {
-            ticks.tick().await;
             count.sent += target.send(&waiting).await?;
+            sleep(pace * waiting.len() as u32).await;
             waiting.clear();
         }
     }
     count.sent += target.send(&waiting).await?;
+    sleep(pace * waiting.len() as u32).await;
     Ok(())
 }
 

@@ -40,11 +40,14 @@ impl Unseen {
     fn silent(error: impl std::fmt::Display) -> Self {
         Self { code: None, why: format!("Pub/Sub does not answer: {error}") }
     }
-}
 
-impl From<ApiError> for Unseen {
-    fn from(error: ApiError) -> Self {
-        Self { code: code(&error), why: error.to_string() }
+    fn of(name: &str, error: &ApiError) -> Self {
+        let code = code(error);
+        let why = match code {
+            Some(Code::NotFound) => format!("{name} does not exist"),
+            _ => format!("{name} cannot be read: {error}"),
+        };
+        Self { code, why }
     }
 }
 
@@ -121,8 +124,10 @@ impl Admin {
         let clients = self.0.lease().await.map_err(Unseen::silent)?;
         let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
         let asked = timeout(TIMEOUT, asked).await;
-        clients.done();
-        asked.map_err(Unseen::silent)?.map_err(Unseen::from)
+        if asked.is_ok() {
+            clients.done();
+        }
+        asked.map_err(Unseen::silent)?.map_err(|error| Unseen::of(name, &error))
     }
 
     /// Whether we have a permission on something, or why that is not told.
@@ -135,27 +140,11 @@ impl Admin {
             .set_permissions([permission])
             .send();
         let asked = timeout(TIMEOUT, asked).await;
-        clients.done();
-        let granted = asked.map_err(Unseen::silent)?.map_err(Unseen::from)?;
-        Ok(granted.permissions.iter().any(|granted| granted == permission))
-    }
-
-    async fn subscription(&self, name: &str) -> Result<model::Subscription, String> {
-        let unasked = |error| format!("Pub/Sub cannot be asked: {error}");
-        let clients = self.0.lease().await.map_err(unasked)?;
-        let asked = clients.subscriptions.get_subscription().set_subscription(name).send();
-        let asked = timeout(TIMEOUT, asked).await;
         if asked.is_ok() {
             clients.done();
         }
-        match asked {
-            Ok(Ok(subscription)) => Ok(subscription),
-            Ok(Err(error)) if code(&error) == Some(Code::NotFound) => {
-                Err(format!("{name} does not exist"))
-            }
-            Ok(Err(error)) => Err(format!("{name} cannot be read: {error}")),
-            Err(late) => Err(format!("Pub/Sub does not answer: {late}")),
-        }
+        let granted = asked.map_err(Unseen::silent)?.map_err(|error| Unseen::of(name, &error))?;
+        Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 }
 
@@ -207,7 +196,7 @@ pub(crate) async fn subscription_watcher(
     const MISSING_INTERVAL: Duration = Duration::from_secs(1);
     let name = full_name(&project, "subscriptions", &id);
     loop {
-        let interval = match admin.subscription(&name).await {
+        let interval = match admin.find_subscription(&name).await {
             Ok(found) if needs_policy && found.dead_letter_policy.is_none() => {
                 condition.not_ready(format!(
                     "{name} has no dead-letter policy, which `dead_letters: subscription` needs"
@@ -218,8 +207,8 @@ pub(crate) async fn subscription_watcher(
                 condition.ready();
                 INTERVAL
             }
-            Err(reason) => {
-                condition.not_ready(reason);
+            Err(unseen) => {
+                condition.not_ready(unseen.to_string());
                 MISSING_INTERVAL
             }
         };
