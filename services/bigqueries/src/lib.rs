@@ -22,7 +22,6 @@ pub mod view;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, Opened, Survey};
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
 
@@ -70,20 +69,13 @@ impl<R: Rows> Service for Bigqueries<R> {
         let (sink, table) = open(&settings, Arc::clone(&columns)).await?;
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
-        let intake = Intake {
-            project: &settings.project,
-            subscription: &settings.subscription,
-            dead_letters: settings.dead_letters.as_ref(),
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-        };
-        let Opened { source, dead_letters, .. } = intake.open([], context, &mut watchers).await?;
+        let opened = settings.intake().open([], context, &mut watchers).await?;
         let running = Pipeline {
             service: Self::NAME,
-            source,
+            source: opened.source,
             transform: ToRow::new(rows, columns, settings.table_name(), settings.input),
             sink,
-            dead_letters,
+            dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts.clone(),
         }
@@ -96,15 +88,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn survey(&self) -> anyhow::Result<Vec<Need>> {
         let settings = &self.settings;
         let (_, table) = open(settings, self.rows.columns().into()).await?;
-        let survey = Survey {
-            project: &settings.project,
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-            topics: Vec::new(),
-            subscription: Some(&settings.subscription),
-            dead_letters: settings.dead_letters.as_ref(),
-        };
-        let mut needs = survey.look().await?;
+        let mut needs = settings.intake().look([]).await?;
         needs.push(table.need().await);
         Ok(needs)
     }

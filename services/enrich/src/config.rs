@@ -7,8 +7,7 @@ use std::time::Duration;
 use pipeline::envelope::Input;
 use pipeline::place::Pointer;
 use pipeline::{Limits, Place, batch};
-use pubsub::letters::Office;
-use pubsub::{Endpoint, Graves, Subscription};
+use pubsub::{Endpoint, Graves, Intake, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
@@ -124,15 +123,16 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// What the tool for dead letters must know.
+    /// Where messages come from, and where those go that can never succeed.
     #[must_use]
-    pub fn office(&self) -> Office<'_> {
-        Office {
+    pub fn intake(&self) -> Intake<'_> {
+        Intake {
             service: "enrich",
             project: &self.project,
+            subscription: &self.subscription,
+            dead_letters: self.dead_letters.as_ref(),
             pubsub: &self.pubsub,
-            topic: self.dead_letters.as_ref().and_then(|graves| graves.topic(&self.project)),
-            reads: Some(&self.subscription),
+            storage: self.storage.clone(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod survey;
 use std::time::Duration;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, Survey, TopicGuard, TopicName};
+use pubsub::{TopicGuard, TopicName};
 use service::{Condition, Context, Need, Running, Service};
 use tokio::task::JoinSet;
 
@@ -73,14 +73,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let mut watchers = JoinSet::new();
         let lookup = open(&settings, source, &metrics, (context, &mut watchers)).await?;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
-        let intake = Intake {
-            project: &settings.project,
-            subscription: &settings.subscription,
-            dead_letters: settings.dead_letters.as_ref(),
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-        };
-        let opened = intake.open([topic.clone()], context, &mut watchers).await?;
+        let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard));
         let running = Pipeline {
             service: Self::NAME,
@@ -106,15 +99,8 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn survey(&self) -> anyhow::Result<Vec<Need>> {
         let settings = &self.settings;
-        let survey = Survey {
-            project: &settings.project,
-            pubsub: &settings.pubsub,
-            storage: &settings.storage,
-            topics: vec![TopicName::new(&settings.project, &settings.topic_id)],
-            subscription: Some(&settings.subscription),
-            dead_letters: settings.dead_letters.as_ref(),
-        };
-        let mut needs = survey.look().await?;
+        let topic = TopicName::new(&settings.project, &settings.topic_id);
+        let mut needs = settings.intake().look([topic]).await?;
         needs.push(survey::documents(&self.source, &settings.firestore.collection).await);
         needs.extend(survey::redis(&settings.cache.redis).await);
         Ok(needs)

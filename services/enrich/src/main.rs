@@ -13,7 +13,7 @@ const EXPLAIN: Action<Settings> = Action {
 const LETTERS: Action<Settings> = Action {
     command: letters::command,
     act: |settings, given| {
-        Box::pin(async move { settings.office().act(&given, letters::as_it_was).await })
+        Box::pin(async move { settings.intake().office().act(&given, letters::as_it_was).await })
     },
 };
 

@@ -12,7 +12,6 @@ pub mod replay;
 pub mod sink;
 
 use pipeline::Pipeline;
-use pubsub::{Intake, Opened, Survey};
 use service::{Context, Need, Running, Service};
 use storage::Bucket;
 use tokio::task::JoinSet;
@@ -57,24 +56,16 @@ impl<K: BatchKey> Service for Icestore<K> {
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings));
 
-        let storage = settings.storage.endpoint();
-        let bucket = Bucket::new(&settings.storage.bucket, &storage).await?;
+        let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
         bucket.wait(&bucket_condition).await;
         let mut watchers = JoinSet::new();
-        let intake = Intake {
-            project: &settings.project,
-            subscription: &settings.subscription,
-            dead_letters: settings.dead_letters.as_ref(),
-            pubsub: &settings.pubsub,
-            storage: &storage,
-        };
-        let Opened { source, dead_letters, .. } = intake.open([], context, &mut watchers).await?;
+        let opened = settings.intake().open([], context, &mut watchers).await?;
         let running = Pipeline {
             service: Self::NAME,
-            source,
+            source: opened.source,
             transform: Archive::new(key, settings.archive.input),
             sink: Sink::new(bucket.clone(), &settings.archive),
-            dead_letters,
+            dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts.clone(),
         }
@@ -85,18 +76,9 @@ impl<K: BatchKey> Service for Icestore<K> {
     }
 
     async fn survey(&self) -> anyhow::Result<Vec<Need>> {
-        let settings = &self.settings;
-        let storage = settings.storage.endpoint();
-        let survey = Survey {
-            project: &settings.project,
-            pubsub: &settings.pubsub,
-            storage: &storage,
-            topics: Vec::new(),
-            subscription: Some(&settings.subscription),
-            dead_letters: settings.dead_letters.as_ref(),
-        };
-        let mut needs = survey.look().await?;
-        needs.push(Bucket::new(&settings.storage.bucket, &storage).await?.need().await);
+        let storage = &self.settings.storage;
+        let mut needs = self.settings.intake().look([]).await?;
+        needs.push(Bucket::new(&storage.bucket, &storage.endpoint()).await?.need().await);
         Ok(needs)
     }
 }

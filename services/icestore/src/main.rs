@@ -17,7 +17,7 @@ const REPLAY: Action<Settings> = Action {
 const LETTERS: Action<Settings> = Action {
     command: letters::command,
     act: |settings, given| {
-        Box::pin(async move { settings.office().act(&given, letters::as_it_was).await })
+        Box::pin(async move { settings.intake().office().act(&given, letters::as_it_was).await })
     },
 };
 

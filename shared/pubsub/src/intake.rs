@@ -1,20 +1,25 @@
 //! What every service that reads from a subscription needs of Pub/Sub, opened in one go.
 
+use pipeline::Error;
 use pipeline::dead_letter::Policy;
-use service::Context;
+use service::{Context, Need};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
 use crate::connection::{Connection, TopicName};
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
+use crate::letters::Office;
 use crate::publishers::Publishers;
 use crate::settings::{Endpoint, Graves, Keyword, Subscription};
 use crate::source::{Source, SourceMetrics};
+use crate::survey::Survey;
 
 /// The settings that say where messages come from, and where those go that can never succeed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Intake<'a> {
+    /// The service.
+    pub service: &'static str,
     /// The project.
     pub project: &'a str,
     /// The subscription to read from.
@@ -24,7 +29,7 @@ pub struct Intake<'a> {
     /// How Pub/Sub is reached.
     pub pubsub: &'a Endpoint,
     /// How Cloud Storage is reached, for large dead letters.
-    pub storage: &'a storage::Endpoint,
+    pub storage: storage::Endpoint,
 }
 
 /// An intake at work.
@@ -39,7 +44,7 @@ pub struct Opened {
     pub dead_letters: Policy<DeadLetters>,
 }
 
-impl Intake<'_> {
+impl<'a> Intake<'a> {
     /// Waits until `topics` and that of the dead letters are there, opens the subscription, and adds
     /// to `watchers` the tasks that keep readiness true.
     ///
@@ -75,7 +80,7 @@ impl Intake<'_> {
                 self.project,
                 &publishers,
                 &guard,
-                self.storage,
+                &self.storage,
             )
             .await?,
             publishers,
@@ -88,5 +93,36 @@ impl Intake<'_> {
             condition,
         ));
         Ok(opened)
+    }
+
+    /// Looks at what is needed of Pub/Sub to read, to publish to `topics`, and for dead letters.
+    ///
+    /// # Errors
+    /// When no client can be built.
+    pub async fn look(
+        self,
+        topics: impl IntoIterator<Item = TopicName>,
+    ) -> Result<Vec<Need>, Error> {
+        let survey = Survey {
+            project: self.project,
+            pubsub: self.pubsub,
+            storage: &self.storage,
+            topics: topics.into_iter().collect(),
+            subscription: Some(self.subscription),
+            dead_letters: self.dead_letters,
+        };
+        survey.look().await
+    }
+
+    /// The tool for its dead letters, which go back to where the service reads.
+    #[must_use]
+    pub fn office(self) -> Office<'a> {
+        Office {
+            service: self.service,
+            project: self.project,
+            pubsub: self.pubsub,
+            topic: self.dead_letters.and_then(|graves| graves.topic(self.project)),
+            reads: Some(self.subscription),
+        }
     }
 }
