@@ -15,21 +15,23 @@ pub(crate) enum Command {
     /// Check the settings and look at every dependency.
     CheckOnline(Form),
     Plan(Form),
-    Schema,
     Probe,
     /// One of the service's own actions, by its place among them.
     Act(usize, ArgMatches),
 }
 
+/// What the command line asks for.
 #[derive(Debug)]
-pub(crate) struct Args {
-    pub config: Option<PathBuf>,
-    pub command: Command,
+pub(crate) enum Asked {
+    /// The schema of the settings, which takes none.
+    Schema,
+    /// A command on the settings of this file.
+    Of(Option<PathBuf>, Command),
 }
 
 /// Reads the command line; prints and exits for `--help`, `--version` and mistakes. `actions` are the
 /// service's own subcommands.
-pub(crate) fn parse(name: &'static str, about: &'static str, actions: &[clap::Command]) -> Args {
+pub(crate) fn parse(name: &'static str, about: &'static str, actions: &[clap::Command]) -> Asked {
     let matches = command(name, about, actions).get_matches();
     let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
     let config = matches.get_one("config").cloned().or_else(from_variable);
@@ -38,14 +40,14 @@ pub(crate) fn parse(name: &'static str, about: &'static str, actions: &[clap::Co
         Some(("check", given)) if given.get_flag("online") => Command::CheckOnline(form(given)),
         Some(("check", _)) => Command::Check,
         Some(("plan", given)) => Command::Plan(form(given)),
-        Some(("schema", _)) => Command::Schema,
+        Some(("schema", _)) => return Asked::Schema,
         Some(("probe", _)) => Command::Probe,
         Some((given, of_it)) => {
             let own = actions.iter().position(|action| action.get_name() == given);
             own.map_or(Command::Run, |index| Command::Act(index, of_it.clone()))
         }
     };
-    Args { config, command }
+    Asked::Of(config, command)
 }
 
 fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -> clap::Command {

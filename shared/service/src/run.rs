@@ -8,7 +8,7 @@ use clap::ArgMatches;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::args::Command;
+use crate::args::{Asked, Command};
 use crate::settings::{self, Settings};
 use crate::survey::{self, Form, Roles};
 use crate::{Hosted, Service, args, logs, probe, schema};
@@ -45,12 +45,14 @@ pub fn run_with<T: Settings, S: Service>(
     install_crypto();
     logs::install();
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
-    let args = args::parse(S::NAME, about, &commands);
-    if matches!(args.command, Command::Schema) {
-        println!("{:#}", schema::of::<T>());
-        return ExitCode::SUCCESS;
-    }
-    let settings = match settings::load::<T>(args.config.as_deref(), std::env::vars()) {
+    let (config, command) = match args::parse(S::NAME, about, &commands) {
+        Asked::Of(config, command) => (config, command),
+        Asked::Schema => {
+            println!("{:#}", schema::of::<T>());
+            return ExitCode::SUCCESS;
+        }
+    };
+    let settings = match settings::load::<T>(config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
             eprint!("{faults}");
@@ -58,8 +60,8 @@ pub fn run_with<T: Settings, S: Service>(
         }
     };
     logs::name_project(settings.project());
-    let is_service = matches!(args.command, Command::Run);
-    match act(args.command, actions, make, settings) {
+    let is_service = matches!(command, Command::Run);
+    match act(command, actions, make, settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if is_service => {
             error!(error = format!("{failure:#}"), "{} failed", S::NAME);
@@ -82,7 +84,7 @@ fn act<T: Settings, S: Service>(
     let runtime = runtime.context("start the runtime")?;
     match command {
         Command::Run => runtime.block_on(live(make, settings)),
-        Command::Check | Command::Schema => {
+        Command::Check => {
             say_right::<T, S>(&settings);
             Ok(())
         }
