@@ -8,7 +8,6 @@
 ARG RUST_IMAGE=docker.io/library/rust:1.95-slim-bookworm
 
 FROM ${RUST_IMAGE} AS rust
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # hadolint ignore=DL3008
 RUN apt-get update -q \
     && apt-get install -q -y --no-install-recommends ca-certificates gcc libc6-dev \
@@ -23,7 +22,6 @@ RUN cargo chef prepare --recipe-path /recipe.json
 
 # The dependencies: built again only when a Cargo.toml or Cargo.lock changes.
 FROM rust AS programs
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=recipe /recipe.json /recipe.json
 RUN cargo chef cook --recipe-path /recipe.json --profile dist --locked \
     --package ingestion --package enrich --package bigqueries --package icestore --package emulator
@@ -33,8 +31,10 @@ RUN cargo build --profile dist --locked --bins \
 
 # A root file system: the libraries that the programs are linked to, by their own account.
 RUN mkdir -p /root-fs/etc/ssl/certs /root-fs/tmp /empty \
-    && ldd target/dist/{ingestion,enrich,bigqueries,icestore,emulator} \
-        | grep -o '/lib[^ ]*' | sort -u | xargs -I{} cp --parents -L {} /root-fs/ \
+    && ldd target/dist/ingestion target/dist/enrich target/dist/bigqueries target/dist/icestore \
+        target/dist/emulator > /linked \
+    && grep -o '/lib[^ ]*' /linked > /libraries \
+    && xargs -I{} cp --parents -L {} /root-fs/ < /libraries \
     && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \
     && echo 'nonroot:x:65532:65532::/:/nonexistent' > /root-fs/etc/passwd \
     && echo 'nonroot:x:65532:' > /root-fs/etc/group \
