@@ -178,9 +178,8 @@ impl Device {
         let acknowledged = async {
             loop {
                 let event = self.events.poll().await.unwrap();
-                let packet = rumqttc::v5::Event::Incoming;
                 if let rumqttc::v5::Event::Incoming(rumqttc::v5::Incoming::PubAck(_)) = event {
-                    return packet;
+                    return;
                 }
             }
         };

@@ -9,6 +9,7 @@ mod chain;
 mod flows;
 mod half_open;
 mod mqtt;
+mod place;
 mod readiness;
 mod stage;
 mod tools;

@@ -1,96 +1,16 @@
 //! The tools for the person on call, on the binaries and their example settings, against what
 //! `deploy/kubernetes/overlays/local` gives the embedded cloud.
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::path::Path;
 
 use e2e::cloud::{Cloud, Received};
-use e2e::mosquitto::{Mosquitto, free_port};
+use e2e::mosquitto::free_port;
 use e2e::process::{Process, binary};
-use e2e::redis::Redis;
-use emulator::{Emulator, Options, Resources};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::place::{Place, root, text};
 use crate::stage::until;
-
-/// The root of the repository.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// A broker, a Redis and an embedded cloud, for the example settings.
-struct Place {
-    broker: Mosquitto,
-    redis: Redis,
-    emulator: Emulator,
-    folder: TempDir,
-}
-
-impl Place {
-    async fn set(resources: Option<Resources>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
-        let options = Options { resources, ..Options::default() };
-        let emulator = Emulator::start(options).await.unwrap();
-        Self { broker, redis: Redis::start().await.unwrap(), emulator, folder }
-    }
-
-    async fn with_resources() -> Self {
-        let file = root().join("deploy/kubernetes/overlays/local/resources.yaml");
-        Self::set(Some(Resources::read(&file).unwrap())).await
-    }
-
-    /// The variables of docker-compose.yml, with this place's addresses.
-    fn variables(&self, service: &str) -> Vec<(&'static str, String)> {
-        let cloud = self.emulator.address().to_string();
-        let mut variables =
-            vec![("DATAFLOW__PROJECT", "local".into()), ("PUBSUB_EMULATOR_HOST", cloud.clone())];
-        variables.extend(match service {
-            "ingestion" => {
-                vec![("DATAFLOW__MQTT__URL", format!("mqtt://127.0.0.1:{}", self.broker.port()))]
-            }
-            "enrich" => vec![
-                ("FIRESTORE_EMULATOR_HOST", cloud),
-                ("DATAFLOW__CACHE__REDIS__URL", self.redis.url()),
-            ],
-            "bigqueries" => vec![("BIGQUERY_EMULATOR_HOST", cloud)],
-            _ => vec![("STORAGE_EMULATOR_HOST", cloud)],
-        });
-        variables
-    }
-
-    /// Runs a tool of a service with its example settings.
-    async fn run(&self, service: &str, args: &[&str], input: &[u8]) -> Output {
-        let config = root().join("services").join(service).join("example.yaml");
-        self.run_with(service, &config, args, input).await
-    }
-
-    async fn run_with(&self, service: &str, config: &Path, args: &[&str], input: &[u8]) -> Output {
-        let mut command = Command::new(binary(service).unwrap());
-        command.args(args).arg("--config").arg(config).envs(self.variables(service));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input).await.unwrap();
-        drop(stdin);
-        child.wait_with_output().await.unwrap()
-    }
-
-    /// The JSON that a tool prints; it must succeed.
-    async fn json(&self, service: &str, args: &[&str], input: &[u8]) -> Value {
-        let output = self.run(service, args, input).await;
-        assert!(output.status.success(), "{service} {args:?}: {}", text(&output));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-fn text(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{out}{err}")
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {

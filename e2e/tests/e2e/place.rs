@@ -1,0 +1,95 @@
+//! What the services' example settings need, with the resources of the local overlay.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use e2e::mosquitto::Mosquitto;
+use e2e::process::binary;
+use e2e::redis::Redis;
+use emulator::{Emulator, Options, Resources};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A broker, a Redis and an embedded cloud, for the example settings.
+pub(crate) struct Place {
+    pub(crate) broker: Mosquitto,
+    pub(crate) redis: Redis,
+    pub(crate) emulator: Emulator,
+    pub(crate) folder: TempDir,
+}
+
+impl Place {
+    pub(crate) async fn set(resources: Option<Resources>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
+        let options = Options { resources, ..Options::default() };
+        let emulator = Emulator::start(options).await.unwrap();
+        Self { broker, redis: Redis::start().await.unwrap(), emulator, folder }
+    }
+
+    pub(crate) async fn with_resources() -> Self {
+        let file = root().join("deploy/kubernetes/overlays/local/resources.yaml");
+        Self::set(Some(Resources::read(&file).unwrap())).await
+    }
+
+    /// The variables of docker-compose.yml, with this place's addresses.
+    pub(crate) fn variables(&self, service: &str) -> Vec<(&'static str, String)> {
+        let cloud = self.emulator.address().to_string();
+        let mut variables =
+            vec![("DATAFLOW__PROJECT", "local".into()), ("PUBSUB_EMULATOR_HOST", cloud.clone())];
+        variables.extend(match service {
+            "ingestion" => {
+                vec![("DATAFLOW__MQTT__URL", format!("mqtt://127.0.0.1:{}", self.broker.port()))]
+            }
+            "enrich" => vec![
+                ("FIRESTORE_EMULATOR_HOST", cloud),
+                ("DATAFLOW__CACHE__REDIS__URL", self.redis.url()),
+            ],
+            "bigqueries" => vec![("BIGQUERY_EMULATOR_HOST", cloud)],
+            _ => vec![("STORAGE_EMULATOR_HOST", cloud)],
+        });
+        variables
+    }
+
+    /// Runs a tool of a service with its example settings.
+    pub(crate) async fn run(&self, service: &str, args: &[&str], input: &[u8]) -> Output {
+        let config = root().join("services").join(service).join("example.yaml");
+        self.run_with(service, &config, args, input).await
+    }
+
+    pub(crate) async fn run_with(
+        &self,
+        service: &str,
+        config: &Path,
+        args: &[&str],
+        input: &[u8],
+    ) -> Output {
+        let mut command = Command::new(binary(service).unwrap());
+        command.args(args).arg("--config").arg(config).envs(self.variables(service));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input).await.unwrap();
+        drop(stdin);
+        child.wait_with_output().await.unwrap()
+    }
+
+    /// The JSON that a tool prints; it must succeed.
+    pub(crate) async fn json(&self, service: &str, args: &[&str], input: &[u8]) -> Value {
+        let output = self.run(service, args, input).await;
+        assert!(output.status.success(), "{service} {args:?}: {}", text(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+pub(crate) fn text(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    format!("{out}{err}")
+}
