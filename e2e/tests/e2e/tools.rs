@@ -44,6 +44,27 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_ready_when_it_may_be_written_to() {
+    let place = Place::with_resources().await;
+    let example = root().join("services/bigqueries/example.yaml");
+    let (log, port) = (place.folder.path().join("log"), free_port().unwrap());
+    let variables = place.variables("bigqueries");
+    let mut service = Process::start_with("bigqueries", &example, port, &log, &variables).unwrap();
+    service.ready().await.unwrap();
+    assert!(service.terminate().await.unwrap().success());
+    let table = async || {
+        let found = place.json("bigqueries", &["check", "--online", "--json"], b"").await;
+        found.as_array().unwrap().iter().find(|need| need["kind"] == "table").unwrap().clone()
+    };
+
+    assert_eq!(table().await["state"], "ready");
+    let refused = "bigquery.tables.testIamPermissions";
+    place.emulator.faults().refuse(refused, 1, tonic::Code::PermissionDenied);
+    let unchecked = table().await;
+    assert_eq!(unchecked["state"], "unchecked", "{unchecked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
     let place = Place::with_resources().await;
     let payload = br#"{"temperature":21.5,"fan":3}"#;

@@ -89,7 +89,7 @@ impl<R: Rows> Service for Bigqueries<R> {
         let settings = &self.settings;
         let (_, table) = open(settings, self.rows.columns().into()).await?;
         let mut needs = settings.intake().look([]).await?;
-        needs.push(table.need().await);
+        needs.push(table.need(&settings.bigquery).await);
         Ok(needs)
     }
 }

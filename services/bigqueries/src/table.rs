@@ -18,6 +18,7 @@ use service::{Condition, Need};
 use tokio::time::timeout;
 use tracing::info;
 
+use crate::client::{self, Endpoint};
 use crate::column::{Column, Kind, Mode};
 use crate::config;
 use crate::view;
@@ -28,6 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two looks at one that is not.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+/// The least role on a table that is written to.
+const ROLE: &str = "roles/bigquery.dataEditor";
 
 /// A table's project, dataset and id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +190,7 @@ impl Table {
     }
 
     /// How the table is there. Changes nothing.
-    pub async fn need(&self) -> Need {
+    pub async fn need(&self, endpoint: &Endpoint) -> Need {
         let looked = timeout(TIMEOUT, self.look()).await;
         let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
             Ok(None) if self.settings.create => {
@@ -195,15 +198,25 @@ impl Table {
             }
             Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
             Ok(Some(found)) => match self.compare(&found) {
-                Ok(None) => State::Ready,
+                Ok(None) => self.rights(endpoint).await,
                 Ok(Some(_)) => State::WillCreate("the service adds columns at its start".into()),
                 Err(Fault::Missing(why) | Fault::Different(why)) => State::Differs(why),
             },
             Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
             Err(Fault::Missing(why) | Fault::Different(why)) => State::Unreachable(why),
         };
-        let role = Some("roles/bigquery.dataEditor");
-        Need { kind: "table", name: self.name.to_string(), role, state }
+        Need { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
+    }
+
+    /// Whether we may write to it.
+    async fn rights(&self, endpoint: &Endpoint) -> State {
+        const PERMISSION: &str = "bigquery.tables.updateData";
+        let may = timeout(TIMEOUT, client::may(endpoint, &self.name, PERMISSION)).await;
+        match may.ok().flatten() {
+            Some(true) => State::Ready,
+            Some(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
+            None => State::Unchecked(format!("whether we have {PERMISSION} is not told")),
+        }
     }
 
     /// Adds columns that are missing; refuses a table that differs in any other way.

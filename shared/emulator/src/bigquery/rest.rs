@@ -58,7 +58,6 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     let words: Vec<String> = path.split('/').map(decode).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let parameters = query(&parts.uri);
-    let unsupported = || Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method));
     let faults = &bigquery.faults;
     match (&parts.method, words.as_slice()) {
         (method, ["projects", project, "datasets"]) => {
@@ -78,10 +77,14 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
             let call = tables(bigquery, method.clone(), name, body);
             faults.around(&format!("bigquery.tables.{}", verb(method, true)), call).await
         }
+        (&Method::POST, ["projects", _, "datasets", _, "tables", table])
+            if table.ends_with(":testIamPermissions") =>
+        {
+            faults.around("bigquery.tables.testIamPermissions", permissions(body)).await
+        }
         (method, ["projects", project, "datasets", dataset, "tables", table]) => {
             let name = TableName((*project).into(), (*dataset).into(), (*table).into());
-            let body = read_json(body).await?;
-            let call = table_call(bigquery, method.clone(), name, body);
+            let call = table_call(bigquery, method.clone(), name, read_json(body).await?);
             faults.around(&format!("bigquery.tables.{}", verb(method, false)), call).await
         }
         (
@@ -106,8 +109,14 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
             let call = bigquery.with(move |catalog| catalog.query(&project, &request));
             faults.around("bigquery.jobs.query", call).await
         }
-        _ => Err(unsupported()),
+        _ => Err(Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method))),
     }
+}
+
+/// All that are asked for: everybody may do everything here.
+async fn permissions(body: Body) -> Result<Value, Status> {
+    let asked: Value = read_json(body).await?;
+    Ok(json!({ "permissions": asked["permissions"] }))
 }
 
 /// The rows of an `insertAll`, which clients like to compress.
