@@ -1,6 +1,7 @@
 //! What local mode takes on its command line.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use time::OffsetDateTime;
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     /// Write the account as JSON to this file too.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Folder of everything that is stored; a new one below ./data by default.
+    /// Folder of everything that is stored; by default a new one below ./data, to which data/latest leads.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Port of the broker.
@@ -55,6 +56,16 @@ pub(crate) enum BrokerChoice {
     Mosquitto,
     /// rumqttd, in this process.
     BuiltIn,
+}
+
+/// Lets `data/latest` lead to a folder below `data`.
+pub(crate) fn link_latest(folder: &Path) -> std::io::Result<()> {
+    let link = folder.with_file_name("latest");
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(folder.file_name().unwrap_or_default(), link)
 }
 
 impl Args {

@@ -33,6 +33,8 @@ pub(crate) const DEAD_LETTERS: &str = "dead-letters";
 pub(crate) const ENRICH: &str = "enrich";
 pub(crate) const ARCHIVE: &str = "archive";
 pub(crate) const ROWS: &str = "rows";
+/// What the tools for dead letters read, and what the report does.
+const LETTERS: &str = "dead-letters";
 const BURIED: &str = "dead-letters-report";
 /// What is known about devices.
 pub(crate) const DEVICES: &str = "devices";
@@ -91,7 +93,9 @@ impl Platform {
         };
         let redis_url = redis.as_ref().map(Redis::url);
         let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
-        let stages = start(&settings::all(args, broker.protocol(), redis_url, &endpoint)).await?;
+        let settings = settings::all(args, broker.protocol(), redis_url, &endpoint);
+        settings.write(&data_dir.join("settings")).context("write the services' settings")?;
+        let stages = start(&settings).await?;
         let data_dir = std::path::absolute(data_dir).context("find the data folder")?;
         let platform = Self { broker, redis, emulator, cloud, data_dir, stages };
         platform.ready().await?;
@@ -162,8 +166,13 @@ async fn prepare(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
     for topic in [RAW, ENRICHED, DEAD_LETTERS] {
         cloud.create_topic(topic).await?;
     }
-    let subscriptions =
-        [(ENRICH, RAW), (ARCHIVE, ENRICHED), (ROWS, ENRICHED), (BURIED, DEAD_LETTERS)];
+    let subscriptions = [
+        (ENRICH, RAW),
+        (ARCHIVE, ENRICHED),
+        (ROWS, ENRICHED),
+        (LETTERS, DEAD_LETTERS),
+        (BURIED, DEAD_LETTERS),
+    ];
     for (subscription, topic) in subscriptions {
         cloud.create_subscription(subscription, topic).await?;
     }

@@ -10,7 +10,7 @@ use e2e::fleet::{Fleet, Plan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
-use crate::args::Args;
+use crate::args::{self, Args};
 use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
 use crate::table::{Report, Table, print_places, print_report};
 
@@ -25,7 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let mut platform = Platform::start(&args, &args.data_dir()).await?;
+    let folder = args.data_dir();
+    let mut platform = Platform::start(&args, &folder).await?;
+    if args.data_dir.is_none() {
+        args::link_latest(&folder).context("link data/latest")?;
+    }
     // What an earlier run left in the same folder is not ours to count.
     let known = Known {
         objects: platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect(),

@@ -1,5 +1,6 @@
 //! The settings of the four services in one process.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bigqueries::column::{Column, Kind};
@@ -23,6 +24,24 @@ pub(crate) struct All {
     pub enrich: enrich::config::Settings,
     pub bigqueries: bigqueries::config::Settings,
     pub icestore: icestore::config::Settings,
+}
+
+impl All {
+    /// Writes each service's settings into a file, for the tools of its binary.
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        // YAML holds JSON.
+        let files = [
+            ("ingestion.yaml", serde_json::to_string_pretty(&self.ingestion)?),
+            ("enrich.yaml", serde_json::to_string_pretty(&self.enrich)?),
+            ("bigqueries.yaml", serde_json::to_string_pretty(&self.bigqueries)?),
+            ("icestore.yaml", serde_json::to_string_pretty(&self.icestore)?),
+        ];
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text)?;
+        }
+        Ok(())
+    }
 }
 
 /// The settings of all services; without a URL there is no Redis.

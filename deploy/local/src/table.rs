@@ -39,7 +39,7 @@ pub(crate) fn print_places(args: &Args, platform: &Platform) {
     for stage in &platform.stages {
         println!("{:<11} http://{}/status", stage.name, stage.hosted.address());
     }
-    println!("data        {data}");
+    println!("data        {data}  (and the services' settings)");
     println!();
     println!("Send a message of your own:");
     println!("  mosquitto_pub -p {port} -q 1 -t devices/abc/up -m '{{\"temperature\":21.5}}'");
@@ -50,6 +50,13 @@ pub(crate) fn print_places(args: &Args, platform: &Platform) {
         "    '{{\"query\":\"SELECT * FROM {DATASET}.{VIEW} WHERE device_id = \\\"abc\\\"\"}}'"
     );
     println!("  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'");
+    println!("Ask a service's tools what would become of one, or look at what was refused:");
+    println!(
+        "  echo '{{\"temperature\":\"warm\"}}' | cargo run -qp ingestion -- explain devices/abc/up --config {data}/settings/ingestion.yaml"
+    );
+    println!(
+        "  cargo run -qp bigqueries -- dead-letters list --config {data}/settings/bigqueries.yaml"
+    );
     println!();
 }
 
