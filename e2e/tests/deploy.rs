@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use enrich::metrics::Layer;
 use figment::Figment;
 use figment::providers::{Format as _, YamlExtended};
-use pipeline::batch::Cause;
-use pipeline::metrics::{FlushCause, Reason};
 use serde_json::Value;
 
 const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
@@ -221,29 +218,10 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 /// The metrics that the services register, by what their text format calls samples.
 fn exported() -> BTreeSet<String> {
     let mut registry = prometheus_client::registry::Registry::default();
-    let (counts, enrich) = (pipeline::Metrics::default(), enrich::metrics::Metrics::default());
-    let ingestion = ingestion::metrics::Metrics::default();
-    counts.register(&mut registry);
-    enrich.register(&mut registry);
-    ingestion.register(&mut registry);
+    pipeline::Metrics::new(&ingestion::REASONS).register(&mut registry);
+    enrich::metrics::Metrics::default().register(&mut registry);
+    ingestion::metrics::Metrics::default().register(&mut registry);
     pubsub::SourceMetrics::default().register(&mut registry);
-    // A family is silent before its first sample.
-    let families = [
-        &counts.skipped,
-        &counts.dead_lettered,
-        &counts.dropped,
-        &counts.nacked,
-        &counts.retried,
-        &enrich.unenriched,
-        &ingestion.replaced,
-    ];
-    for family in families {
-        drop(family.get_or_create(&Reason { reason: "any" }));
-    }
-    for family in [&enrich.answered, &enrich.failed] {
-        drop(family.get_or_create(&Layer { layer: "any" }));
-    }
-    drop(counts.flushed.get_or_create(&FlushCause { cause: Cause::Age }));
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     let mut names: BTreeSet<_> =
@@ -297,6 +275,18 @@ fn alerts_dashboards_and_documents_name_metrics_that_there_are() {
         .filter(|name| !documented.contains(*name))
         .collect();
     assert!(silent.is_empty(), "docs/metrics.md does not name {silent:?}");
+}
+
+#[test]
+fn the_documents_name_every_reason() {
+    let [readme, runbook] = ["README.md", "docs/runbook.md"]
+        .map(|file| std::fs::read_to_string(root().join(file)).unwrap());
+    let all = [ingestion::REASONS, enrich::REASONS, bigqueries::REASONS, icestore::REASONS];
+    for reason in all.iter().flat_map(|reasons| reasons.refused) {
+        let named = format!("`{reason}`");
+        assert!(readme.contains(&named), "README.md does not name {named}");
+        assert!(runbook.contains(&named), "docs/runbook.md does not name {named}");
+    }
 }
 
 #[test]

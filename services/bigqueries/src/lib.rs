@@ -22,6 +22,7 @@ pub mod view;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
+use pipeline::metrics::Reasons;
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
 
@@ -31,6 +32,19 @@ use rows::{Mapped, Row, Rows, Typed};
 use sink::Sink;
 use table::Table;
 use transform::ToRow;
+
+/// Why a message can end here without being sent.
+pub const REASONS: Reasons = Reasons {
+    refused: &[
+        "not_an_envelope",
+        "row_type_mismatch",
+        "row_missing_value",
+        "row_too_large",
+        "row_refused",
+        "request_refused",
+    ],
+    skipped: &[],
+};
 
 /// Bigqueries with its settings, not started yet.
 pub struct Bigqueries<R = Mapped> {
@@ -60,7 +74,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let counts = pipeline::Metrics::default();
+        let counts = pipeline::Metrics::new(&REASONS);
         context.registry.register(|registry| counts.register(registry));
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings));

@@ -18,6 +18,7 @@ mod survey;
 use std::time::Duration;
 
 use pipeline::Pipeline;
+use pipeline::metrics::Reasons;
 use pubsub::{TopicGuard, TopicName};
 use service::{Condition, Context, Need, Running, Service};
 use tokio::task::JoinSet;
@@ -32,6 +33,18 @@ use metrics::Metrics;
 
 /// Between two looks at the health of the source.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a message can end here without being sent.
+pub const REASONS: Reasons = Reasons {
+    refused: &[
+        "not_an_envelope",
+        "document_missing",
+        "message_too_large",
+        "attribute_invalid",
+        "publish_invalid",
+    ],
+    skipped: &["document_missing"],
+};
 
 /// Enrich with its settings, not started yet.
 pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
@@ -65,7 +78,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key, apply, source } = self;
-        let (metrics, counts) = (Metrics::default(), pipeline::Metrics::default());
+        let (metrics, counts) = (Metrics::default(), pipeline::Metrics::new(&REASONS));
         context.registry.register(|registry| {
             counts.register(registry);
             metrics.register(registry);

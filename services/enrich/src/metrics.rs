@@ -8,6 +8,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+/// What answers keys.
+const LAYERS: [&str; 7] =
+    ["memory", "memory_stale", "redis", "redis_stale", "source", "absent", "impossible"];
+
 /// A layer of the caches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Layer {
@@ -54,7 +58,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Enters all of them under their names.
+    /// Enters all of them under their names, each label with 0.
     pub fn register(&self, registry: &mut Registry) {
         let area = registry.sub_registry_with_prefix("dataflow_enrich");
         let answered = "Keys answered, by the layer that knew them";
@@ -71,6 +75,15 @@ impl Metrics {
         area.register_with_unit("memory", bytes, Unit::Bytes, self.bytes.clone());
         let unenriched = "Messages that went on without a document, by reason";
         area.register("unenriched", unenriched, self.unenriched.clone());
+        for layer in LAYERS {
+            self.answered.get_or_create(&Layer { layer }).inc_by(0);
+        }
+        for layer in ["redis", "source"] {
+            self.failed.get_or_create(&Layer { layer }).inc_by(0);
+        }
+        for reason in ["no_key", "document_missing"] {
+            self.unenriched.get_or_create(&Reason { reason }).inc_by(0);
+        }
     }
 
     pub(crate) fn answered(&self, layer: &'static str) {

@@ -12,6 +12,7 @@ pub mod replay;
 pub mod sink;
 
 use pipeline::Pipeline;
+use pipeline::metrics::Reasons;
 use service::{Context, Need, Running, Service};
 use storage::Bucket;
 use tokio::task::JoinSet;
@@ -20,6 +21,10 @@ use archive::Archive;
 use config::Settings;
 use key::{BatchKey, Template};
 use sink::Sink;
+
+/// Why a message can end here without being sent.
+pub const REASONS: Reasons =
+    Reasons { refused: &["not_an_envelope", "not_archivable", "time_out_of_range"], skipped: &[] };
 
 /// Icestore with its settings, not started yet.
 pub struct Icestore<K = Template> {
@@ -51,7 +56,7 @@ impl<K: BatchKey> Service for Icestore<K> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key } = self;
         let health = &context.health;
-        let counts = pipeline::Metrics::default();
+        let counts = pipeline::Metrics::new(&REASONS);
         context.registry.register(|registry| counts.register(registry));
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings));

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pipeline::Pipeline;
+use pipeline::metrics::Reasons;
 use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
@@ -32,6 +33,12 @@ use mqtt::Purpose;
 use ordering::Ordering;
 use route::Route;
 use routes::Routes;
+
+/// Why a message can end here without being sent.
+pub const REASONS: Reasons = Reasons {
+    refused: &["no_route", "message_too_large", "attribute_invalid", "publish_invalid"],
+    skipped: &["retained", "payload_too_small", "payload_too_large"],
+};
 
 /// Ingestion with its settings, not started yet.
 pub struct Ingestion<E = FromTopic> {
@@ -79,7 +86,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         let Self { settings, enricher, purpose } = self;
         let (health, registry) = (&context.health, &context.registry);
         let metrics = Metrics::default();
-        let counts = pipeline::Metrics::default();
+        let counts = pipeline::Metrics::new(&REASONS);
         registry.register(|registry| {
             counts.register(registry);
             metrics.register(registry);

@@ -19,7 +19,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Enters all metrics.
+    /// Enters all metrics, each reason with 0.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_ingestion");
         registry.register("reconnects", "Connections that ended", self.reconnects.clone());
@@ -38,6 +38,9 @@ impl Metrics {
             "Given ids, event times and properties that could not be used, by reason",
             self.replaced.clone(),
         );
+        for reason in ["id_length", "event_time", "traceparent", "attribute_size"] {
+            self.replaced.get_or_create(&Reason { reason }).inc_by(0);
+        }
     }
 
     pub(crate) fn replace(&self, reason: &'static str) {

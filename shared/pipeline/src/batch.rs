@@ -54,3 +54,16 @@ pub enum Cause {
     /// The pipeline is draining.
     Shutdown,
 }
+
+impl Cause {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Count,
+        Self::Bytes,
+        Self::Age,
+        Self::Idle,
+        Self::Memory,
+        Self::Lease,
+        Self::Shutdown,
+    ];
+}

@@ -10,11 +10,25 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::batch::Cause;
 use crate::waiting::Waiting;
 
+/// Why messages are handed back, beside being refused under a policy of the subscription.
+const NACKED: [&str; 5] = ["lease", "transform", "asked", "stop", "dead_letter_failed"];
+/// What is tried again.
+const RETRIED: [&str; 3] = ["receive", "transform", "write"];
+
 /// Why something happened; a short, stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
     /// The code.
     pub reason: &'static str,
+}
+
+/// The reasons for which a service ends messages without a record.
+#[derive(Debug, Clone, Copy)]
+pub struct Reasons {
+    /// Those of dead letters, and of what is dropped in their place.
+    pub refused: &'static [&'static str],
+    /// Those of messages that are acknowledged, and that is all.
+    pub skipped: &'static [&'static str],
 }
 
 /// Which limit closed a batch.
@@ -88,6 +102,27 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Metrics that show each of these reasons from the start, with 0: Prometheus cannot tell the first
+    /// increase of a counter that it has not seen before.
+    #[must_use]
+    pub fn new(reasons: &Reasons) -> Self {
+        let metrics = Self::default();
+        let families = [
+            (&metrics.skipped, reasons.skipped),
+            (&metrics.dead_lettered, reasons.refused),
+            (&metrics.dropped, reasons.refused),
+            (&metrics.nacked, &NACKED),
+            (&metrics.retried, &RETRIED),
+        ];
+        for (family, reasons) in families {
+            reasons.iter().for_each(|reason| Self::count(family, reason, 0));
+        }
+        for cause in Cause::ALL {
+            metrics.flushed.get_or_create(&FlushCause { cause }).inc_by(0);
+        }
+        metrics
+    }
+
     /// Enters all metrics under `dataflow_pipeline_...`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_pipeline");

@@ -1,0 +1,131 @@
+//! The dashboards and alerts, on a real Prometheus that scrapes the four services at work.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use e2e::mosquitto::free_port;
+use e2e::process::Process;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::flows::Device;
+use crate::place::{Place, root};
+use crate::stage::until;
+
+const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
+/// Shows nothing while all is well.
+const NOT_READY: &str = "dataflow_service_ready == 0";
+
+/// A Prometheus with the settings of docker-compose.yml. Dropping it kills it.
+struct Prometheus {
+    port: u16,
+    _process: Child,
+}
+
+impl Prometheus {
+    /// Starts one that scrapes these services; `None`, loudly, where it is not installed.
+    fn start(place: &Place, services: &BTreeMap<&str, Process>) -> Option<Self> {
+        let folder = place.folder.path();
+        let monitoring = root().join("deploy/monitoring");
+        std::fs::copy(monitoring.join("alerts.yml"), folder.join("alerts.yml")).unwrap();
+        let mut config = std::fs::read_to_string(monitoring.join("prometheus.yml")).unwrap();
+        config = config.replace("_interval: 5s", "_interval: 200ms");
+        for (name, service) in services {
+            let address = service.url().replace("http://", "");
+            config = config.replace(&format!("{name}:8080"), &address);
+        }
+        let file = folder.join("prometheus.yml");
+        std::fs::write(&file, config).unwrap();
+
+        let port = free_port().unwrap();
+        let mut command = Command::new("prometheus");
+        command.arg(format!("--config.file={}", file.display()));
+        command.arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()));
+        command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(process) = command.kill_on_drop(true).spawn() else {
+            // Past the test runner's capture, which would hide it.
+            std::io::stderr().write_all(b"SKIPPED: prometheus is missing\n").unwrap();
+            return None;
+        };
+        Some(Self { port, _process: process })
+    }
+
+    /// Whether the answer to an expression has a number.
+    async fn tells(&self, expression: &str) -> bool {
+        let url = format!("http://127.0.0.1:{}/api/v1/query", self.port);
+        let asked = reqwest::Client::new().get(url).query(&[("query", expression)]).send().await;
+        // It takes a while to start.
+        let Ok(answer) = asked else { return false };
+        let Ok(answer) = answer.json::<Value>().await else { return false };
+        assert_ne!(answer["status"], "error", "{expression}: {answer}");
+        let series = answer["data"]["result"].as_array().unwrap();
+        series.iter().any(|one| one["value"][1].as_str().is_some_and(|value| value != "NaN"))
+    }
+}
+
+/// The expressions of all dashboards.
+fn expressions() -> Vec<String> {
+    let mut expressions = Vec::new();
+    for entry in std::fs::read_dir(root().join("deploy/monitoring/dashboards")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let board: Value = serde_json::from_str(&text).unwrap();
+        for panel in board["panels"].as_array().unwrap() {
+            let targets = panel["targets"].as_array().unwrap().iter();
+            expressions.extend(targets.map(|target| target["expr"].as_str().unwrap().to_owned()));
+        }
+    }
+    expressions
+}
+
+async fn start_services(place: &Place) -> BTreeMap<&'static str, Process> {
+    let mut services = BTreeMap::new();
+    for name in SERVICES {
+        let config = root().join("services").join(name).join("example.yaml");
+        let (log, port) = (place.folder.path().join("log"), free_port().unwrap());
+        let mut variables = place.variables(name);
+        variables.push(("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".into()));
+        if name == "enrich" {
+            variables.push(("DATAFLOW__ADMIN__PORT", free_port().unwrap().to_string()));
+        }
+        services.insert(name, Process::start_with(name, &config, port, &log, &variables).unwrap());
+    }
+    for service in services.values_mut() {
+        service.ready().await.unwrap();
+    }
+    services
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_panel_shows_what_running_services_export() {
+    let mut place = Place::with_resources().await;
+    let mut services = start_services(&place).await;
+    let Some(prometheus) = Prometheus::start(&place, &services) else { return };
+    let mut device = Device::new(place.broker.port());
+
+    let mut silent = expressions();
+    assert!(silent.iter().any(|expression| expression == NOT_READY));
+    silent.retain(|expression| expression != NOT_READY);
+    let spoke = tokio::time::timeout(Duration::from_secs(120), async {
+        while let Some(expression) = silent.last() {
+            device.publish("devices/device-00001/up", false, r#"{"temperature":21.5}"#).await;
+            if prometheus.tells(expression).await {
+                silent.pop();
+            }
+        }
+    });
+    assert!(spoke.await.is_ok(), "these show nothing: {silent:#?}");
+
+    assert!(!prometheus.tells(NOT_READY).await, "all is well");
+    place.broker.stop().await.unwrap();
+    until(async || prometheus.tells(NOT_READY).await).await;
+    let alert = r#"ALERTS{alertname="DataflowNotReady",service="ingestion",dependency="mqtt"}"#;
+    until(async || prometheus.tells(alert).await).await;
+
+    for (name, service) in &mut services {
+        let ended = service.terminate().await.unwrap();
+        assert!(ended.success(), "{name} ended with {ended}");
+    }
+}
