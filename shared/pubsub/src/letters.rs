@@ -59,7 +59,8 @@ pub fn command() -> Command {
         .about("Sends letters on their way again, and removes them")
         .long_about(
             "Sends letters on their way again, and removes each when its message is confirmed. Data, \
-             attributes and ingest_id stay as they were. Mend first what refused them: `explain` tells. \
+             attributes and ingest_id stay as they were; they go oldest first, without an ordering key, which \
+             letters do not have. Mend first what refused them: `explain` tells. \
              Every subscription of the topic receives the message, so other services may see it twice, \
              with the same ingest_id.",
         )
