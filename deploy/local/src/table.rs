@@ -52,10 +52,10 @@ pub(crate) fn print_places(args: &Args, platform: &Platform) {
     println!("  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'");
     println!("Ask a service's tools what would become of one, or look at what was refused:");
     println!(
-        "  echo '{{\"temperature\":\"warm\"}}' | cargo run -qp ingestion -- explain devices/abc/up --config {data}/settings/ingestion.yaml"
+        "  echo '{{\"temperature\":\"warm\"}}' | cargo run -q --bin ingestion -- explain devices/abc/up --config {data}/settings/ingestion.yaml"
     );
     println!(
-        "  cargo run -qp bigqueries -- dead-letters list --config {data}/settings/bigqueries.yaml"
+        "  cargo run -q --bin bigqueries -- dead-letters list --config {data}/settings/bigqueries.yaml"
     );
     println!();
 }
