@@ -94,6 +94,7 @@ impl Times {
 /// What was done so far.
 #[derive(Debug, Default)]
 struct Count {
+    is_dry: bool,
     objects: u64,
     sent: u64,
     other_times: u64,
@@ -113,9 +114,9 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
         parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
     let rate = given.get_one::<u32>("rate").copied().unwrap_or(1000);
     let chunk = CHUNK.min(rate as usize);
-    let pace =
-        if given.get_flag("dry-run") { Duration::ZERO } else { Duration::from_secs(1) / rate };
-    let mut count = Count::default();
+    let is_dry = given.get_flag("dry-run");
+    let pace = if is_dry { Duration::ZERO } else { Duration::from_secs(1) / rate };
+    let mut count = Count { is_dry, ..Count::default() };
     let mut page = None;
     loop {
         let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
@@ -140,8 +141,9 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
 }
 
 fn tell(count: &Count) -> String {
-    let Count { objects, sent, other_times } = count;
-    format!("{objects} objects read, {sent} messages sent, {other_times} of other times")
+    let Count { is_dry, objects, sent, other_times } = count;
+    let word = if *is_dry { "would be sent" } else { "sent" };
+    format!("{objects} objects read, {sent} messages {word}, {other_times} of other times")
 }
 
 async fn replay_object(

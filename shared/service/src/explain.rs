@@ -15,6 +15,9 @@ use time::format_description::well_known::Rfc3339;
 use crate::args;
 use crate::survey::Form;
 
+/// How it ends, which people read last.
+const VERDICT: [&str; 3] = ["outcome", "reason", "detail"];
+
 /// What there is to say about a message, by name.
 pub type Story = Map<String, Value>;
 
@@ -163,7 +166,11 @@ pub fn end<R>(
 pub fn print(story: &Story, form: Form) -> anyhow::Result<()> {
     match form {
         Form::Json => println!("{:#}", Value::Object(story.clone())),
-        Form::Text => story.iter().for_each(|(name, value)| println!("{name}: {}", text(value))),
+        Form::Text => {
+            let before = story.iter().filter(|(name, _)| !VERDICT.contains(&name.as_str()));
+            let verdict = VERDICT.iter().filter_map(|name| story.get_key_value(*name));
+            before.chain(verdict).for_each(|(name, value)| println!("{name}: {}", text(value)));
+        }
     }
     match story.get("outcome").and_then(Value::as_str) {
         Some(outcome) if outcome != "passed" => {

@@ -14,9 +14,12 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// The level without `RUST_LOG`. The client of Firestore tells of each client that is made.
+const LEVEL: &str = "info,firestore=warn";
+
 /// Sends this process's logs to standard error, at the level of `RUST_LOG`, `info` by default.
 pub fn install() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVEL));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = if std::io::stderr().is_terminal() {
         tracing::subscriber::set_global_default(builder.finish())

@@ -115,10 +115,9 @@ impl Office<'_> {
             };
             tell(&letter.message, &sent, args::form(given));
             match sent {
-                Ok(()) if is_dry => letters.held.push(letter),
                 Ok(()) => {
                     replayed += 1;
-                    letter.ack();
+                    if is_dry { letters.held.push(letter) } else { letter.ack() }
                 }
                 Err(_) => {
                     failed += 1;
@@ -127,7 +126,8 @@ impl Office<'_> {
             }
         }
         letters.hand_back().await?;
-        eprintln!("{replayed} replayed, {failed} stay{}", if is_dry { " (dry run)" } else { "" });
+        let replayed_word = if is_dry { "would be replayed" } else { "replayed" };
+        eprintln!("{replayed} {replayed_word}, {failed} stay");
         if failed > 0 { bail!("{failed} letters could not be replayed") } else { Ok(()) }
     }
 

@@ -46,6 +46,7 @@ pub(super) fn one(letters: &Letters, given: &ArgMatches) -> anyhow::Result<()> {
         // As `explain --pubsub-json` reads it.
         let mut shown = head(letter);
         shown["message"] = explain::to_json(&letter.data, &letter.attributes, "");
+        shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
         println!("{shown:#}");
         return Ok(());
     }
