@@ -1,6 +1,7 @@
 //! The tools for the person on call, on the binaries and their example settings, against what
 //! `deploy/kubernetes/overlays/local` gives the embedded cloud.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use e2e::cloud::{Cloud, Received};
@@ -269,8 +270,23 @@ fn assert_known(root: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
+/// The names of all settings, at every level.
+fn names(schema: &Value) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    match schema {
+        Value::Object(fields) => {
+            let properties = fields.get("properties").and_then(Value::as_object);
+            names.extend(properties.into_iter().flatten().map(|(name, _)| name.as_str()));
+            names.extend(fields.values().flat_map(self::names));
+        }
+        Value::Array(items) => names.extend(items.iter().flat_map(self::names)),
+        _ => {}
+    }
+    names
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn the_schema_knows_every_key_of_the_example() {
+async fn the_schema_and_the_example_know_the_same_settings() {
     for service in ["ingestion", "enrich", "bigqueries", "icestore"] {
         let output = Command::new(binary(service).unwrap()).arg("schema").output().await.unwrap();
         let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -278,6 +294,12 @@ async fn the_schema_knows_every_key_of_the_example() {
         let file = root().join("services").join(service).join("example.yaml");
         let example: Value = yaml::read(&file);
         assert_known(&schema, &schema, &example, service);
+        // Some stand in comments.
+        let text = std::fs::read_to_string(&file).unwrap();
+        let words: BTreeSet<_> =
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let unsaid: Vec<_> = names(&schema).difference(&words).copied().collect();
+        assert!(unsaid.is_empty(), "{service}'s example says nothing of {unsaid:?}");
     }
 }
 
