@@ -32,11 +32,12 @@ faults: setup
 	cargo build --release --workspace --bins
 	target/release/faults --minutes 10
 
-# An image of each service and one of the embedded cloud; ENGINE is docker, podman or buildah.
+# An image of each service and one of the embedded cloud; ENGINE is docker, podman or buildah, and
+# ENGINE_ARGS are for its build, such as --build-arg RUST_IMAGE=registry.example.com/rust:1.95.
 ENGINE ?= docker
 images:
 	for image in ingestion enrich bigqueries icestore emulator; do \
-		$(ENGINE) build --target $$image --tag dataflow-$$image . || exit 1; \
+		$(ENGINE) build $(ENGINE_ARGS) --target $$image --tag dataflow-$$image . || exit 1; \
 	done
 
 setup:
