@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipeline::envelope::Input;
 use pipeline::{Limits, batch};
-use pubsub::{Endpoint, Graves, Intake, Subscription};
+use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
@@ -253,10 +253,8 @@ impl Settings {
     }
 }
 
-impl Settings {
-    /// Where messages come from, and where those go that can never succeed.
-    #[must_use]
-    pub fn intake(&self) -> Intake<'_> {
+impl Reads for Settings {
+    fn intake(&self) -> Intake<'_> {
         Intake {
             service: "bigqueries",
             project: &self.project,

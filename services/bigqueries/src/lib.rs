@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pubsub::Reads as _;
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
 

@@ -22,12 +22,7 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = Action {
-    command: letters::command,
-    act: |settings, given| {
-        Box::pin(async move { settings.intake().office().act(&given, letters::as_it_was).await })
-    },
-};
+const LETTERS: Action<Settings> = letters::action();
 
 fn main() -> ExitCode {
     let about = "Writes Pub/Sub messages into rows of a BigQuery table";

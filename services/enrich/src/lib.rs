@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
-use pubsub::{TopicGuard, TopicName};
+use pubsub::{Reads as _, TopicGuard, TopicName};
 use service::{Condition, Context, Need, Running, Service};
 use tokio::task::JoinSet;
 

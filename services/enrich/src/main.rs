@@ -10,12 +10,7 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = Action {
-    command: letters::command,
-    act: |settings, given| {
-        Box::pin(async move { settings.intake().office().act(&given, letters::as_it_was).await })
-    },
-};
+const LETTERS: Action<Settings> = letters::action();
 
 fn main() -> ExitCode {
     let about = "Adds what Firestore knows about a device to its messages";

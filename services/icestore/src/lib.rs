@@ -13,6 +13,7 @@ pub mod sink;
 
 use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pubsub::Reads as _;
 use service::{Context, Need, Running, Service};
 use storage::Bucket;
 use tokio::task::JoinSet;

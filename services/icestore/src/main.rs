@@ -14,12 +14,7 @@ const REPLAY: Action<Settings> = Action {
     command: replay::command,
     act: |settings, given| Box::pin(replay::act(settings, given)),
 };
-const LETTERS: Action<Settings> = Action {
-    command: letters::command,
-    act: |settings, given| {
-        Box::pin(async move { settings.intake().office().act(&given, letters::as_it_was).await })
-    },
-};
+const LETTERS: Action<Settings> = letters::action();
 
 fn main() -> ExitCode {
     let about = "Archives Pub/Sub messages as compressed objects";

@@ -15,6 +15,12 @@ use crate::settings::{Endpoint, Graves, Keyword, Subscription};
 use crate::source::{Source, SourceMetrics};
 use crate::survey::Survey;
 
+/// Settings of a service that reads from a subscription.
+pub trait Reads {
+    /// Where its messages come from, and where those go that can never succeed.
+    fn intake(&self) -> Intake<'_>;
+}
+
 /// The settings that say where messages come from, and where those go that can never succeed.
 #[derive(Debug, Clone)]
 pub struct Intake<'a> {

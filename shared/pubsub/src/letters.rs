@@ -11,12 +11,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use pipeline::{Delivery, Message, Source as _};
-use service::args;
+use service::{Action, args};
 use tokio::time::timeout;
 
-pub use replay::{Prepare, as_it_was};
+pub use replay::Prepare;
+use replay::as_it_was;
 
 use crate::connection::{Connection, TopicName};
+use crate::intake::Reads;
 use crate::settings::{Endpoint, Subscription};
 use crate::source::{Source, SourceMetrics};
 use filter::Filter;
@@ -34,6 +36,17 @@ pub struct Office<'a> {
     pub topic: Option<TopicName>,
     /// The subscription that the service reads, if it does.
     pub reads: Option<&'a Subscription>,
+}
+
+/// The action of a service whose letters go back to where it reads.
+#[must_use]
+pub const fn action<T: Reads + 'static>() -> Action<T> {
+    Action {
+        command,
+        act: |settings, given| {
+            Box::pin(async move { settings.intake().office().act(&given, as_it_was).await })
+        },
+    }
 }
 
 /// The subcommand.

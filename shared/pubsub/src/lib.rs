@@ -23,7 +23,7 @@ pub use admin::Admin;
 pub use connection::{Connection, TopicName};
 pub use dead_letters::DeadLetters;
 pub use guard::TopicGuard;
-pub use intake::{Intake, Opened};
+pub use intake::{Intake, Opened, Reads};
 pub use publishers::Publishers;
 pub use settings::{Endpoint, Graves, Keyword, Subscription};
 pub use sink::{Outgoing, Sink};
