@@ -27,8 +27,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let folder = args.data_dir();
     let mut platform = Platform::start(&args, &folder).await?;
-    if args.data_dir.is_none() {
-        args::link_latest(&folder).context("link data/latest")?;
+    if args.data_dir.is_none()
+        && let Err(error) = args::link_latest(&folder)
+    {
+        eprintln!("data/latest does not lead to {}: {error}", folder.display());
     }
     // What an earlier run left in the same folder is not ours to count.
     let known = Known {
