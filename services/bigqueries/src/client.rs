@@ -72,20 +72,32 @@ async fn build_rest(endpoint: Endpoint) -> Result<Client, Error> {
     builder.build_from_authenticator(Arc::new(tokens)).await.map_err(stop)
 }
 
-/// Whether we have a permission on a table; `None` when that is not told.
+/// Whether we have a permission on a table.
 ///
 /// Asked by hand, because the client's own question has a path that BigQuery does not know.
-pub(crate) async fn may(endpoint: &Endpoint, table: &TableName, permission: &str) -> Option<bool> {
-    let tokens = Tokens::of(endpoint).ok()?;
+///
+/// # Errors
+/// When BigQuery does not tell.
+pub(crate) async fn may(
+    endpoint: &Endpoint,
+    table: &TableName,
+    permission: &str,
+) -> Result<bool, Error> {
+    const ACTION: &str = "ask for rights";
+    let untold = |error: reqwest::Error| Recovery::Retry.because(ACTION, error);
+    let tokens = Tokens::of(endpoint)?;
+    let token = tokens.access_token().await;
+    let token = token.map_err(|error| Recovery::Retry.because(ACTION, error))?;
     let host = endpoint.endpoint.as_deref().unwrap_or("https://bigquery.googleapis.com");
     let (host, table) = (host.trim_end_matches('/'), table.resource());
     let request = reqwest::Client::new()
         .post(format!("{host}/bigquery/v2/{table}:testIamPermissions"))
-        .bearer_auth(tokens.access_token().await.ok()?)
+        .bearer_auth(token)
         .json(&serde_json::json!({ "permissions": [permission] }));
-    let answer = request.send().await.ok()?.error_for_status().ok()?;
-    let granted: TestIamPermissionsResponse = answer.json().await.ok()?;
-    Some(granted.permissions.unwrap_or_default().iter().any(|granted| granted == permission))
+    let answer = request.send().await.and_then(reqwest::Response::error_for_status);
+    let granted: TestIamPermissionsResponse =
+        answer.map_err(untold)?.json().await.map_err(untold)?;
+    Ok(granted.permissions.unwrap_or_default().iter().any(|granted| granted == permission))
 }
 
 /// Builds a client of the Storage Write API. Nothing is sent yet.

@@ -12,7 +12,7 @@ use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
 use gcp_bigquery_client::model::table_schema::TableSchema;
 use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 use gcp_bigquery_client::model::view_definition::ViewDefinition;
-use pipeline::{Lease, Renewable};
+use pipeline::{Lease, Recovery, Renewable};
 use service::survey::State;
 use service::{Condition, Need};
 use tokio::time::timeout;
@@ -211,11 +211,14 @@ impl Table {
     /// Whether we may write to it.
     async fn rights(&self, endpoint: &Endpoint) -> State {
         const PERMISSION: &str = "bigquery.tables.updateData";
-        let may = timeout(TIMEOUT, client::may(endpoint, &self.name, PERMISSION)).await;
-        match may.ok().flatten() {
-            Some(true) => State::Ready,
-            Some(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
-            None => State::Unchecked(format!("whether we have {PERMISSION} is not told")),
+        let asked = timeout(TIMEOUT, client::may(endpoint, &self.name, PERMISSION)).await;
+        let may = asked.unwrap_or_else(|late| Err(Recovery::Retry.because("ask for rights", late)));
+        match may {
+            Ok(true) => State::Ready,
+            Ok(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
+            Err(error) => {
+                State::Unchecked(format!("whether we have {PERMISSION} is not told: {error:#}"))
+            }
         }
     }
 

@@ -218,21 +218,24 @@ impl Bucket {
             Err(why) if why.ends_with("does not exist") => State::Missing(why),
             Err(why) => State::Unreachable(why),
             Ok(()) => match self.may(PERMISSION).await {
-                Some(true) => State::Ready,
-                Some(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
-                None => State::Unchecked(format!("whether we have {PERMISSION} is not told")),
+                Ok(true) => State::Ready,
+                Ok(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
+                Err(error) => {
+                    State::Unchecked(format!("whether we have {PERMISSION} is not told: {error:#}"))
+                }
             },
         };
         Need { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
     }
 
-    /// Whether we have a permission; `None` when that is not told.
-    async fn may(&self, permission: &str) -> Option<bool> {
+    /// Whether we have a permission.
+    async fn may(&self, permission: &str) -> Result<bool, Error> {
+        const ACTION: &str = "ask for rights";
         let url = format!("{}/iam/testPermissions", self.url);
-        let request = self.signed(self.client.get(url).query(&[("permissions", permission)])).await;
-        let answer = request.ok()?.send().await.ok()?;
-        let granted: Granted = answer.error_for_status().ok()?.json().await.ok()?;
-        Some(granted.permissions.iter().any(|granted| granted == permission))
+        let request = self.client.get(url).query(&[("permissions", permission)]);
+        let granted: Granted = serde_json::from_slice(&self.fetch(request, ACTION).await?)
+            .map_err(|error| Recovery::Retry.because(ACTION, error))?;
+        Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 
     /// A request with our credentials.
