@@ -3,19 +3,15 @@
 
 use std::process::ExitCode;
 
-use bigqueries::rows::Rows as _;
 use bigqueries::{Bigqueries, config::Settings, explain, view};
-use clap::Command;
 use pubsub::letters;
 use service::Action;
 
 const VIEW: Action<Settings> = Action {
-    command: || Command::new("view").about("Prints the query of the view without duplicates"),
+    command: view::command,
     act: |settings, _| {
-        Box::pin(async move {
-            println!("{}", view::query(&settings.table_name(), &settings.rows().columns()));
-            Ok(())
-        })
+        view::print(&settings);
+        Box::pin(std::future::ready(Ok(())))
     },
 };
 const EXPLAIN: Action<Settings> = Action {

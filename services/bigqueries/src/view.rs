@@ -1,7 +1,22 @@
-//! The view without duplicates.
+//! The view without duplicates, and `bigqueries view`, which prints its query.
+
+use clap::Command;
 
 use crate::column::Column;
+use crate::config::Settings;
+use crate::rows::Rows as _;
 use crate::table::TableName;
+
+/// The subcommand.
+#[must_use]
+pub fn command() -> Command {
+    Command::new("view").about("Prints the query of the view without duplicates")
+}
+
+/// Prints it.
+pub fn print(settings: &Settings) {
+    println!("{}", query(&settings.table_name(), &settings.rows().columns()));
+}
 
 /// The query of the view: each `ingest_id` once, the row of the earliest message. A row without one
 /// stands for itself.

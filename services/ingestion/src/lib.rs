@@ -13,6 +13,7 @@ pub mod letters;
 pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
+pub mod retire;
 pub mod route;
 pub mod routes;
 

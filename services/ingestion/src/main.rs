@@ -3,25 +3,12 @@
 
 use std::process::ExitCode;
 
-use clap::{Arg, Command, value_parser};
-use ingestion::{Ingestion, config::Settings, explain, letters};
+use ingestion::{Ingestion, config::Settings, explain, letters, retire};
 use service::Action;
 
 const RETIRE: Action<Settings> = Action {
-    command: || {
-        let ordinal = Arg::new("ordinal")
-            .long("ordinal")
-            .value_name("N")
-            .value_parser(value_parser!(u32))
-            .help("Which replica goes; by default the one of the settings, or of this host's name");
-        Command::new("retire")
-            .about("Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in)")
-            .arg(ordinal)
-    },
-    act: |mut settings, given| {
-        settings.mqtt.ordinal = given.get_one("ordinal").copied().or(settings.mqtt.ordinal);
-        Box::pin(Ingestion::new(settings).retire())
-    },
+    command: retire::command,
+    act: |settings, given| Box::pin(retire::act(settings, given)),
 };
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
