@@ -191,9 +191,8 @@ impl<F: Fetch> Lookup<F> {
         let mut is_waiting = None;
         loop {
             let (landed, is_first) = self.layers.flights.join(key);
-            if is_first && self.wanted.send(Arc::clone(key)).is_err() {
-                // A source of one's own has panicked, for example.
-                return Err(Recovery::Stop.because("look up", "the reader has ended"));
+            if is_first {
+                self.start(key)?;
             }
             if let Ok(Some(entry)) = landed.await {
                 return Ok(entry.document);
@@ -204,6 +203,22 @@ impl<F: Fetch> Lookup<F> {
             let wait = rand::random_range(WAITS.0..WAITS.1);
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Has a key read, unless a read has landed since memory was asked.
+    fn start(&self, key: &Arc<str>) -> Result<(), Error> {
+        let layers = &self.layers;
+        if let Some(entry) = layers.memory.get(key)
+            && layers.freshness.state(key, &entry, OffsetDateTime::now_utc()) == State::Fresh
+        {
+            layers.metrics.answered("memory");
+            layers.flights.answer(key, &entry, || ());
+            layers.flights.land(key);
+        } else if self.wanted.send(Arc::clone(key)).is_err() {
+            // A source of one's own has panicked, for example.
+            return Err(Recovery::Stop.because("look up", "the reader has ended"));
+        }
+        Ok(())
     }
 
     fn begin_waiting(&self) -> Result<Waiting<'_>, Error> {
@@ -226,5 +241,40 @@ impl<F: Fetch> Lookup<F> {
         self.layers.metrics.answered(layer);
         self.layers.metrics.age.observe(entry.age(now).as_secs_f64());
         entry.document
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::metrics::Layer;
+
+    /// A source that nobody may ask.
+    struct Forbidden;
+
+    impl Fetch for Forbidden {
+        async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+            Err(LayerError(format!("{keys:?} are read again")))
+        }
+    }
+
+    #[test]
+    fn what_landed_since_memory_was_asked_is_not_read_again() {
+        let metrics = Metrics::default();
+        let (lookup, _reader) =
+            Lookup::new(&Settings::default(), Forbidden, metrics.clone()).unwrap();
+        let key: Arc<str> = "d1".into();
+        let document = Some(Arc::new(Document::new()));
+        let entry = Entry { document: document.clone(), read_at: OffsetDateTime::now_utc() };
+
+        // Another message's read lands after this one has looked into memory.
+        lookup.layers.memory.put(&key, entry);
+        let found = lookup.wait(&key).now_or_never().expect("nobody has to read");
+
+        assert_eq!(found.unwrap(), document);
+        assert_eq!(metrics.answered.get_or_create(&Layer { layer: "memory" }).get(), 1);
+        assert!(lookup.layers.flights.begin(&key), "no read is noted any more");
     }
 }
