@@ -191,8 +191,8 @@ impl<F: Fetch> Lookup<F> {
         let mut is_waiting = None;
         loop {
             let (landed, is_first) = self.layers.flights.join(key);
-            if is_first {
-                self.start(key)?;
+            if is_first && let Some(entry) = self.start(key)? {
+                return Ok(self.hit(entry, "memory", OffsetDateTime::now_utc()));
             }
             if let Ok(Some(entry)) = landed.await {
                 return Ok(entry.document);
@@ -205,20 +205,21 @@ impl<F: Fetch> Lookup<F> {
         }
     }
 
-    /// Has a key read, unless a read has landed since memory was asked.
-    fn start(&self, key: &Arc<str>) -> Result<(), Error> {
+    /// Has a key read whose read was just noted, unless another one has landed since memory was asked:
+    /// then what that one brought.
+    fn start(&self, key: &Arc<str>) -> Result<Option<Entry>, Error> {
         let layers = &self.layers;
         if let Some(entry) = layers.memory.get(key)
             && layers.freshness.state(key, &entry, OffsetDateTime::now_utc()) == State::Fresh
         {
-            layers.metrics.answered("memory");
             layers.flights.answer(key, &entry, || ());
             layers.flights.land(key);
-        } else if self.wanted.send(Arc::clone(key)).is_err() {
-            // A source of one's own has panicked, for example.
-            return Err(Recovery::Stop.because("look up", "the reader has ended"));
+            return Ok(Some(entry));
         }
-        Ok(())
+        // A source of one's own has panicked, for example.
+        let ended = |_| Recovery::Stop.because("look up", "the reader has ended");
+        self.wanted.send(Arc::clone(key)).map_err(ended)?;
+        Ok(None)
     }
 
     fn begin_waiting(&self) -> Result<Waiting<'_>, Error> {
@@ -232,7 +233,7 @@ impl<F: Fetch> Lookup<F> {
 
     fn refresh(&self, key: &str) {
         let key = Arc::from(key);
-        if self.layers.flights.begin(&key) && self.wanted.send(Arc::clone(&key)).is_err() {
+        if self.layers.flights.begin(&key) && self.start(&key).is_err() {
             self.layers.flights.land(&key);
         }
     }
