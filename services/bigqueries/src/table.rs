@@ -213,13 +213,7 @@ impl Table {
         const PERMISSION: &str = "bigquery.tables.updateData";
         let asked = timeout(TIMEOUT, client::may(endpoint, &self.name, PERMISSION)).await;
         let may = asked.unwrap_or_else(|late| Err(Recovery::Retry.because("ask for rights", late)));
-        match may {
-            Ok(true) => State::Ready,
-            Ok(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
-            Err(error) => {
-                State::Unchecked(format!("whether we have {PERMISSION} is not told: {error:#}"))
-            }
-        }
+        State::of_right(PERMISSION, ROLE, may.map_err(|error| format!("{error:#}")))
     }
 
     /// Adds columns that are missing; refuses a table that differs in any other way.

@@ -93,13 +93,11 @@ async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
 /// Whether we may do with it what the service does.
 async fn rights(admin: &Admin, name: &str, (permission, role): (&str, &str)) -> State {
     match admin.may(name, permission).await {
-        Ok(true) => State::Ready,
-        Ok(false) => State::Differs(format!("we lack {permission}: grant {role}")),
-        Err(unseen) => match unseen.code {
-            Some(Code::PermissionDenied | Code::Unimplemented) => {
-                State::Unchecked(format!("it is there; whether we have {permission} is not told"))
-            }
-            _ => State::Unreachable(unseen.to_string()),
-        },
+        Err(unseen)
+            if !matches!(unseen.code, Some(Code::PermissionDenied | Code::Unimplemented)) =>
+        {
+            State::Unreachable(unseen.to_string())
+        }
+        may => State::of_right(permission, role, may),
     }
 }

@@ -1,5 +1,7 @@
 //! What a service's settings need outside of its process, and how that is there.
 
+use std::fmt::Display;
+
 use serde::Serialize;
 
 /// Something that the settings name.
@@ -51,6 +53,17 @@ impl State {
         match self {
             Self::Ready | Self::Unchecked(_) | Self::WillCreate(_) => true,
             Self::Missing(_) | Self::Differs(_) | Self::Unreachable(_) => false,
+        }
+    }
+
+    /// Of what is there, by whether we have the permission on it that a role grants; an error says why
+    /// that is not told.
+    #[must_use]
+    pub fn of_right(permission: &str, role: &str, may: Result<bool, impl Display>) -> Self {
+        match may {
+            Ok(true) => Self::Ready,
+            Ok(false) => Self::Differs(format!("we lack {permission}: grant {role}")),
+            Err(why) => Self::Unchecked(format!("whether we have {permission} is not told: {why}")),
         }
     }
 
@@ -126,6 +139,15 @@ mod tests {
         );
         assert!(report(&needs, Form::Text, Roles::Hidden).is_err());
         assert!(report(&needs[..1], Form::Text, Roles::Hidden).is_ok());
+    }
+
+    #[test]
+    fn a_right_that_we_lack_is_named_with_its_role() {
+        let of = |may: Result<bool, &str>| State::of_right("a.b.write", "roles/writer", may);
+
+        assert_eq!(of(Ok(true)), State::Ready);
+        assert_eq!(of(Ok(false)), State::Differs("we lack a.b.write: grant roles/writer".into()));
+        assert!(matches!(of(Err("503")), State::Unchecked(why) if why.ends_with("told: 503")));
     }
 
     #[test]

@@ -217,13 +217,10 @@ impl Bucket {
         let state = match self.find().await {
             Err(why) if why.ends_with("does not exist") => State::Missing(why),
             Err(why) => State::Unreachable(why),
-            Ok(()) => match self.may(PERMISSION).await {
-                Ok(true) => State::Ready,
-                Ok(false) => State::Differs(format!("we lack {PERMISSION}: grant {ROLE}")),
-                Err(error) => {
-                    State::Unchecked(format!("whether we have {PERMISSION} is not told: {error:#}"))
-                }
-            },
+            Ok(()) => {
+                let may = self.may(PERMISSION).await.map_err(|error| format!("{error:#}"));
+                State::of_right(PERMISSION, ROLE, may)
+            }
         };
         Need { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
     }
