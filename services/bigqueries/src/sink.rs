@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use gcp_bigquery_client::Client;
@@ -179,7 +180,7 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    async fn write(&self, rows: &Sealed) -> Result<Vec<Refusal>, Error> {
+    async fn write(&self, rows: &Sealed, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
         match (rows, &self.way) {
             (Sealed::Arrow(rows), Way::StorageWrite { schema, appender }) => {
                 let appender = appender.lease().await?;

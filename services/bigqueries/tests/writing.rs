@@ -20,6 +20,7 @@ use service::{Context, install_crypto};
 use tokio::time::timeout;
 use tonic::Code;
 
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 const BOTH: [config::Api; 2] = [config::Api::StorageWrite, config::Api::InsertAll];
 
 struct Cloud {
@@ -92,7 +93,7 @@ async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
     }
     let sealed = sink.seal(batch, &mut ());
     for _ in 0..10 {
-        match sink.write(&sealed).await {
+        match sink.write(&sealed, TIME_LIMIT).await {
             Ok(refusals) => return refusals,
             Err(error) => assert_eq!(error.recovery(), Recovery::Retry, "{error:#}"),
         }

@@ -2,6 +2,8 @@
 
 mod gzip;
 
+use std::time::Duration;
+
 use pipeline::{Error, Join, Recovery, Refusal};
 use storage::{Bucket, Object};
 use time::OffsetDateTime;
@@ -97,7 +99,7 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    async fn write(&self, object: &Object) -> Result<Vec<Refusal>, Error> {
+    async fn write(&self, object: &Object, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
         self.bucket.create(object).await?;
         Ok(Vec::new())
     }

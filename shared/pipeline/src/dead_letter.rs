@@ -1,6 +1,7 @@
 //! Where messages go that can never succeed.
 
 use std::future::Future;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 
@@ -30,10 +31,16 @@ pub struct Letter<'a> {
 pub trait DeadLetters: Send + Sync + 'static {
     /// Writes a letter and returns once it is durable; the same letter may come twice.
     ///
+    /// The call is dropped at `time_limit`. Nothing of it may go on after that.
+    ///
     /// # Errors
-    /// `Retry` writes it again after a back-off; anything else nacks the message, so that it is
-    /// never lost.
-    fn bury(&self, letter: &Letter<'_>) -> impl Future<Output = Result<(), Error>> + Send;
+    /// `Stop` ends the service. Anything else writes the letter again after a back-off, for as long
+    /// as the message's lease lasts.
+    fn bury(
+        &self,
+        letter: &Letter<'_>,
+        time_limit: Duration,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// What happens to a message that can never succeed.

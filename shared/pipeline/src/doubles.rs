@@ -268,7 +268,7 @@ impl Sink for Shelf {
         batch
     }
 
-    async fn write(&self, batch: &Vec<Item>) -> Result<Vec<Refusal>, Error> {
+    async fn write(&self, batch: &Vec<Item>, _: Duration) -> Result<Vec<Refusal>, Error> {
         let (delay, fault) = self.faults.draw();
         tokio::time::sleep(delay).await;
         match fault {
@@ -320,7 +320,7 @@ where
 pub struct Graveyard(pub Ledger, pub Faults);
 
 impl DeadLetters for Graveyard {
-    async fn bury(&self, letter: &Letter<'_>) -> Result<(), Error> {
+    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
         match fault {

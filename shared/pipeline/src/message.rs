@@ -83,6 +83,9 @@ pub struct Message {
     pub publish_time: OffsetDateTime,
     /// How often the transport says it has delivered this message; 1 where it does not say.
     pub attempts: u32,
+    /// Whether the transport counts attempts, and puts a message aside after some. Messages of such
+    /// a transport are never handed back just because others should go first.
+    pub counts_attempts: bool,
 }
 
 impl Message {
@@ -96,6 +99,7 @@ impl Message {
             ordering_key: String::new(),
             publish_time: OffsetDateTime::now_utc(),
             attempts: 1,
+            counts_attempts: false,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
+use std::time::Duration;
 
 use crate::{Delivery, Error, Message};
 
@@ -120,11 +121,15 @@ pub trait Sink: Send + Sync + 'static {
     /// `Ok` lists the records that the destination refused for good; all others are durable. After
     /// `Err` none of them may be taken as durable, so a sink must bear the same batch twice.
     ///
+    /// The call is dropped at `time_limit`. Nothing of it may go on after that: an upload that
+    /// nobody waits for would take bandwidth from its own repetition.
+    ///
     /// # Errors
     /// `Retry` writes the same batch again, `Reject` splits it until the culprit stands alone.
     fn write(
         &self,
         batch: &Self::Sealed,
+        time_limit: Duration,
     ) -> impl Future<Output = Result<Vec<Refusal>, Error>> + Send;
 
     /// The first `at` records and the others, or `None` for a batch that cannot be parted.

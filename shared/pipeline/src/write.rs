@@ -104,7 +104,11 @@ where
     let mut waits = shared.limits.retry.waits();
     loop {
         let started = Instant::now();
-        let written = timeout(shared.limits.attempt_timeout, shared.sink.write(sealed)).await;
+        let written = timeout(
+            shared.limits.attempt_timeout,
+            shared.sink.write(sealed, shared.limits.attempt_timeout),
+        )
+        .await;
         let error = match written {
             Ok(Ok(refusals)) => {
                 shared.outage.over();
@@ -230,7 +234,11 @@ pub(crate) async fn bury<T, S, D>(
     let lease_end = entry.duty.settlement.lease_end();
     let mut waits = shared.limits.retry.waits();
     loop {
-        let buried = timeout(shared.limits.attempt_timeout, dead_letters.bury(&letter)).await;
+        let buried = timeout(
+            shared.limits.attempt_timeout,
+            dead_letters.bury(&letter, shared.limits.attempt_timeout),
+        )
+        .await;
         let error = match buried {
             Ok(Ok(())) => break,
             Ok(Err(error)) => error,

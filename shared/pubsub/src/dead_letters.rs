@@ -1,5 +1,7 @@
 //! Dead letters as messages on a topic of their own.
 
+use std::time::Duration;
+
 use google_cloud_pubsub::model::Message;
 use pipeline::dead_letter::{Policy, cut};
 use pipeline::{Error, Letter};
@@ -74,7 +76,7 @@ impl DeadLetters {
 }
 
 impl pipeline::DeadLetters for DeadLetters {
-    async fn bury(&self, letter: &Letter<'_>) -> Result<(), Error> {
+    async fn bury(&self, letter: &Letter<'_>, _time_limit: Duration) -> Result<(), Error> {
         self.guard.pass(&self.topic)?;
         let object = match &self.bucket {
             Some(bucket) if is_too_big(letter) => Some(self.store(bucket, letter).await?),

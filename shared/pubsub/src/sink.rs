@@ -1,5 +1,7 @@
 //! Writes batches of messages to their topics.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use google_cloud_pubsub::model::Message;
 use pipeline::message::Attributes;
@@ -98,7 +100,7 @@ impl pipeline::Sink for Sink {
         batch
     }
 
-    async fn write(&self, batch: &Batch) -> Result<Vec<Refusal>, Error> {
+    async fn write(&self, batch: &Batch, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
         self.guard.pass(&batch.topic)?;
         self.publishers
             .publish(&batch.topic, batch.messages.iter().map(Outgoing::to_message))

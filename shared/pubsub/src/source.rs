@@ -268,6 +268,8 @@ impl Reader {
             ordering_key: message.ordering_key,
             publish_time: published.unwrap_or(now),
             attempts: attempts.unwrap_or(1),
+            // Pub/Sub tells attempts only where the subscription has a dead-letter policy.
+            counts_attempts: attempts.is_some(),
         };
         let lease_end = Instant::now() + self.settings.max_lease;
         let settle = move |verdict| settling.settle(verdict, handler, lease_end);

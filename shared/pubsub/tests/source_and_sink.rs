@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 /// Longest wait for anything that should happen.
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct World {
@@ -68,7 +69,7 @@ impl World {
         for data in data {
             sink.join(&mut batch, self.outgoing(data, ordering_key), &mut ()).unwrap();
         }
-        assert_eq!(sink.write(&sink.seal(batch, &mut ())).await.unwrap(), []);
+        assert_eq!(sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.unwrap(), []);
     }
 
     fn outgoing(&self, data: String, ordering_key: &str) -> Outgoing {
@@ -181,7 +182,7 @@ async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
     let write = async || {
         let mut batch = sink.open(&world.topic);
         sink.join(&mut batch, world.outgoing("data".into(), "key"), &mut ()).unwrap();
-        sink.write(&sink.seal(batch, &mut ())).await.map_err(|error| error.recovery())
+        sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.map_err(|error| error.recovery())
     };
 
     world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
@@ -232,7 +233,7 @@ async fn the_guard_lets_nothing_pass_where_nobody_listens() {
         let mut batch = sink.open(&lonely);
         let outgoing = Outgoing { topic: lonely.clone(), ..world.outgoing("data".into(), "") };
         sink.join(&mut batch, outgoing, &mut ()).unwrap();
-        sink.write(&sink.seal(batch, &mut ())).await.is_ok()
+        sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.is_ok()
     };
 
     assert!(!guard.look(&admin, &condition).await);

@@ -141,8 +141,9 @@ where
         let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);
         let may_wait = match error.recovery() {
             Recovery::Retry => true,
-            // Handed back, it would come again behind the messages that wait for it here.
-            Recovery::HandBack => !ordering_key.is_empty(),
+            // Handed back, it would come again behind the messages that wait for it here, or use up
+            // the attempts that its subscription allows.
+            Recovery::HandBack => !ordering_key.is_empty() || parcel.message.counts_attempts,
             Recovery::Reject(_) | Recovery::Stop => false,
         };
         if may_wait && lease_lasts {
