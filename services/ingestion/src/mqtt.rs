@@ -2,6 +2,7 @@
 
 mod client;
 mod connection;
+mod message;
 pub mod security;
 mod survey;
 mod window;

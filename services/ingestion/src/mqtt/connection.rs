@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{self, AtomicU64, AtomicUsize};
 use std::time::Duration;
 
-use pipeline::message::attribute;
-use pipeline::{Delivery, Message, Settlement, Verdict};
+use pipeline::{Delivery, Settlement, Verdict};
 use service::Condition;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +13,7 @@ use tracing::{info, warn};
 
 use super::client::{self, Client, Event, Published, Session};
 use super::window::Window;
-use super::{Arrived, Purpose};
+use super::{Arrived, Purpose, message};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
@@ -275,32 +274,15 @@ impl Connection {
                 None => drop(held.qos0_messages.fetch_sub(1, atomic::Ordering::Relaxed)),
             }
         };
-        let delivery = Delivery::new(self.message(published), Settlement::new(settle, None));
+        let delivery = Delivery::new(
+            message::read(published, self.ordering.as_ref()),
+            Settlement::new(settle, None),
+        );
         let current = self.epoch.load(atomic::Ordering::Relaxed);
         let epoch = super::Epoch { current: Arc::clone(&self.epoch), number: current };
         let arrived = Arrived { epoch: (!is_qos0).then_some(epoch), delivery };
         // An error means that the source is closing; what is dropped here is nacked.
         self.outbox.send(arrived).unwrap_or_else(drop);
-    }
-
-    fn message(&self, published: Published) -> Message {
-        let mut message = Message::new(published.payload);
-        // MQTT does not count, it only says "again".
-        message.attempts = 1 + u32::from(published.is_repeated);
-        for (name, value) in published.properties {
-            if !attribute::is_reserved(&name) {
-                message.attributes.insert(name, value);
-            }
-        }
-        let topic = String::from_utf8_lossy(&published.topic).into_owned();
-        if let Some(ordering) = &self.ordering {
-            message.ordering_key = ordering.key(&topic);
-        }
-        message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-        if published.is_retained {
-            message.attributes.insert(attribute::MQTT_RETAIN.into(), "true".into());
-        }
-        message
     }
 
     /// Whether nothing can come any more, and nothing is left to acknowledge, but for what is on its
