@@ -46,11 +46,27 @@ fn yaml(text: &str) -> Value {
     Figment::from(YamlExtended::string(text)).extract().unwrap()
 }
 
+/// The manifests of a folder as `kubectl` makes them.
+fn kustomized(folder: &str) -> Option<String> {
+    let mut kubectl = tool("kubectl")?;
+    kubectl.args(["kustomize", folder]);
+    Some(String::from_utf8(succeed(kubectl).stdout).unwrap())
+}
+
 /// An overlay's manifests as `kubectl` makes them.
 fn rendered(overlay: &str) -> Option<String> {
-    let mut kubectl = tool("kubectl")?;
-    kubectl.args(["kustomize", &format!("deploy/kubernetes/overlays/{overlay}")]);
-    Some(String::from_utf8(succeed(kubectl).stdout).unwrap())
+    kustomized(&format!("deploy/kubernetes/overlays/{overlay}"))
+}
+
+/// A copy of a folder's files, changed. It lies below `target`, so that kustomize may leave it by relative paths.
+fn copied(folder: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let copy = tempfile::tempdir_in(root().join("target")).unwrap();
+    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        std::fs::write(copy.path().join(entry.file_name()), change(&text)).unwrap();
+    }
+    copy
 }
 
 fn manifests(rendered: &str) -> Vec<Value> {
@@ -167,6 +183,8 @@ fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
         let name = rule["alert"].as_str().unwrap();
         assert!(runbook.contains(&format!("### {name}\n")), "the runbook has no page on {name}");
         assert!(tests.contains(&format!("alertname: {name}\n")), "{name} is not tested");
+        let page = format!("docs/runbook.md#{}", name.to_lowercase());
+        assert_eq!(rule["annotations"]["runbook_url"], page, "{name}");
     }
     for args in [
         ["check", "rules", "deploy/monitoring/alerts.yml"],
@@ -180,17 +198,64 @@ fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
 }
 
 #[test]
+fn the_links_inside_the_runbook_lead_to_its_sections() {
+    let runbook = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    let slug =
+        |heading: &str| heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    let sections: BTreeSet<_> =
+        runbook.lines().filter(|line| line.starts_with('#')).map(slug).collect();
+    for link in runbook.split("](#").skip(1) {
+        let (section, _) = link.split_once(')').unwrap();
+        assert!(sections.contains(section), "there is no section {section}");
+    }
+}
+
+#[test]
 fn the_operator_of_prometheus_gets_the_same_alerts_and_dashboards() {
     let folder = root().join("deploy/monitoring");
     let read = |name: &str| yaml(&std::fs::read_to_string(folder.join(name)).unwrap());
-    assert_eq!(read("prometheus-rule.yaml")["spec"], read("alerts.yml"));
+    assert_eq!(read("rules/prometheus-rule.yaml")["spec"], read("alerts.yml"));
 
-    let Some(mut kubectl) = tool("kubectl") else { return };
-    kubectl.args(["kustomize", "deploy/monitoring"]);
-    let rendered = String::from_utf8(succeed(kubectl).stdout).unwrap();
-    let manifests = manifests(&rendered);
+    let Some(text) = kustomized("deploy/monitoring") else { return };
+    let manifests = manifests(&text);
     let boards = manifests.iter().find(|manifest| manifest["kind"] == "ConfigMap").unwrap();
     assert_eq!(boards["data"].as_object().unwrap().len(), 5);
+    for kind in ["PrometheusRule", "ServiceMonitor"] {
+        let labels = &named(&manifests, &[kind], "dataflow")["metadata"]["labels"];
+        assert_eq!(labels["release"], "kube-prometheus-stack", "{kind}");
+    }
+}
+
+#[test]
+fn managed_prometheus_gets_the_same_alerts_and_labels() {
+    let Some(text) = kustomized("deploy/monitoring/gke") else { return };
+    let manifests = manifests(&text);
+    let rules = named(&manifests, &["Rules"], "dataflow");
+    let of_the_operator = kustomized("deploy/monitoring/rules").unwrap();
+    assert_eq!(rules["spec"], yaml(&of_the_operator)["spec"]);
+    assert_eq!(rules["apiVersion"], "monitoring.googleapis.com/v1");
+
+    // Its name becomes the label `job`, which the alerts ask for.
+    let pods = named(&manifests, &["PodMonitoring"], "dataflow");
+    let from_pod = &pods["spec"]["targetLabels"]["fromPod"][0];
+    assert_eq!(from_pod["from"], "app.kubernetes.io/name");
+    assert_eq!(from_pod["to"], "service");
+}
+
+#[test]
+fn the_address_of_the_runbook_is_set_in_one_place() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    let address = "https://git.example.com/dataflow/docs/runbook.md";
+    let copy = copied("deploy/monitoring/rules", |text| {
+        text.replace("url=docs/runbook.md", &format!("url={address}"))
+    });
+    let rules = yaml(&kustomized(copy.path().to_str().unwrap()).unwrap());
+    for rule in rules["spec"]["groups"][0]["rules"].as_array().unwrap() {
+        let page = rule["alert"].as_str().unwrap().to_lowercase();
+        assert_eq!(rule["annotations"]["runbook_url"], format!("{address}#{page}"));
+    }
 }
 
 #[test]
@@ -255,6 +320,7 @@ fn alerts_dashboards_and_documents_name_metrics_that_there_are() {
     assert_eq!(paths.len(), 5, "one for each service and one for the chain");
     paths.push(folder.join("alerts.yml"));
     paths.push(folder.join("alerts.test.yml"));
+    paths.push(folder.join("rules/prometheus-rule.yaml"));
     paths.push(folder.join("prometheus-adapter.yaml"));
     paths.push(root().join("docs/runbook.md"));
     paths.push(root().join("docs/metrics.md"));
