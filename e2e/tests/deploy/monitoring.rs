@@ -1,178 +1,11 @@
-//! What is deployed, read by the tools that will read it: manifests, images, alerts, dashboards.
-
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+//! Alerts, their runbook, and dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use figment::Figment;
-use figment::providers::{Format as _, YamlExtended};
 use serde_json::Value;
 
-const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
-const OVERLAYS: [&str; 2] = ["local", "gcp"];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// A tool by its name on the PATH, or below the tools that the set-up installed; `None`, loudly, where
-/// it is missing.
-fn tool(name: &str) -> Option<Command> {
-    let own = root().join("target/tools/bin").join(name);
-    let program = if own.is_file() { own } else { name.into() };
-    let mut command = Command::new(program);
-    command.current_dir(root());
-    if Command::new(command.get_program()).arg("--help").output().is_ok() {
-        return Some(command);
-    }
-    // Past the test runner's capture, which would hide it.
-    let text = format!("SKIPPED: {name} is missing\n");
-    std::io::stderr().write_all(text.as_bytes()).unwrap();
-    None
-}
-
-fn succeed(mut command: Command) -> Output {
-    let output = command.output().unwrap();
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
-    output
-}
-
-fn yaml(text: &str) -> Value {
-    Figment::from(YamlExtended::string(text)).extract().unwrap()
-}
-
-/// The manifests of a folder as `kubectl` makes them.
-fn kustomized(folder: &str) -> Option<String> {
-    let mut kubectl = tool("kubectl")?;
-    kubectl.args(["kustomize", folder]);
-    Some(String::from_utf8(succeed(kubectl).stdout).unwrap())
-}
-
-/// An overlay's manifests as `kubectl` makes them.
-fn rendered(overlay: &str) -> Option<String> {
-    kustomized(&format!("deploy/kubernetes/overlays/{overlay}"))
-}
-
-/// A copy of a folder's files, changed. It lies below `target`, so that kustomize may leave it by relative paths.
-fn copied(folder: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
-    let copy = tempfile::tempdir_in(root().join("target")).unwrap();
-    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
-        let entry = entry.unwrap();
-        let text = std::fs::read_to_string(entry.path()).unwrap();
-        std::fs::write(copy.path().join(entry.file_name()), change(&text)).unwrap();
-    }
-    copy
-}
-
-fn manifests(rendered: &str) -> Vec<Value> {
-    rendered.split("\n---\n").map(yaml).collect()
-}
-
-fn named<'a>(manifests: &'a [Value], kinds: &[&str], name: &str) -> &'a Value {
-    let is_it = |manifest: &&Value| {
-        kinds.iter().any(|kind| manifest["kind"] == *kind) && manifest["metadata"]["name"] == name
-    };
-    manifests.iter().find(is_it).unwrap_or_else(|| panic!("there is no {kinds:?} {name}"))
-}
-
-#[test]
-fn every_overlay_is_valid_for_kubernetes() {
-    for overlay in OVERLAYS {
-        let (Some(text), Some(mut validate)) = (rendered(overlay), tool("kubernetes-validate"))
-        else {
-            return;
-        };
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        validate.arg("--strict").arg(file.path());
-        succeed(validate);
-    }
-}
-
-/// A duration of the settings, in whole seconds.
-fn seconds(text: &str) -> u64 {
-    let count = text.trim_end_matches('s').parse().unwrap();
-    Duration::from_secs(count).as_secs()
-}
-
-#[test]
-fn a_pod_has_the_time_that_its_service_needs_to_drain() {
-    let Some(text) = rendered("gcp") else { return };
-    let manifests = manifests(&text);
-    for service in SERVICES {
-        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
-        let pod = &workload["spec"]["template"]["spec"];
-        let example =
-            std::fs::read_to_string(root().join("services").join(service).join("example.yaml"));
-        let grace = seconds(yaml(&example.unwrap())["grace_period"].as_str().unwrap());
-        let pause = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
-
-        assert_eq!(
-            pod["terminationGracePeriodSeconds"].as_u64().unwrap(),
-            grace + pause.as_u64().unwrap() + 5,
-            "{service}"
-        );
-    }
-}
-
-#[test]
-fn pods_have_no_rights_that_they_do_not_need() {
-    let Some(text) = rendered("gcp") else { return };
-    let manifests = manifests(&text);
-    for service in SERVICES {
-        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
-        let pod = &workload["spec"]["template"]["spec"];
-        let container = &pod["containers"][0];
-
-        assert_eq!(pod["enableServiceLinks"], false, "{service}");
-        assert_eq!(pod["automountServiceAccountToken"], false, "{service}");
-        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{service}");
-        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{service}");
-        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false, "{service}");
-        assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL", "{service}");
-        let account = named(&manifests, &["ServiceAccount"], service);
-        let annotations = &account["metadata"]["annotations"];
-        let google = annotations["iam.gke.io/gcp-service-account"].as_str().unwrap();
-        assert!(google.starts_with(&format!("dataflow-{service}@")), "{google}");
-    }
-}
-
-#[test]
-fn pods_have_the_settings_that_the_tests_read() {
-    let Some(text) = rendered("local") else { return };
-    let manifests = manifests(&text);
-    for service in SERVICES {
-        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
-        let volumes = workload["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
-        let settings = volumes.iter().find(|volume| volume["name"] == "settings").unwrap();
-        let name = settings["configMap"]["name"].as_str().unwrap();
-        let map = named(&manifests, &["ConfigMap"], name);
-        let file = root().join("services").join(service).join("example.yaml");
-
-        assert_eq!(
-            yaml(map["data"]["settings.yaml"].as_str().unwrap()),
-            yaml(&std::fs::read_to_string(file).unwrap()),
-            "{service}"
-        );
-    }
-}
-
-#[test]
-fn the_image_file_and_the_composition_are_read_by_their_tools() {
-    if let Some(mut hadolint) = tool("hadolint") {
-        hadolint.arg("Dockerfile");
-        succeed(hadolint);
-    }
-    if let Some(mut compose) = tool("docker-compose") {
-        compose.args(["config", "--quiet"]);
-        succeed(compose);
-    }
-}
+use crate::{copied, kustomized, manifests, named, root, succeed, tool, yaml};
 
 #[test]
 fn every_alert_fires_when_it_should_and_has_its_page_in_the_runbook() {
@@ -258,20 +91,6 @@ fn the_address_of_the_runbook_is_set_in_one_place() {
     }
 }
 
-#[test]
-fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
-    let Some(mut shellcheck) = tool("shellcheck") else { return };
-    shellcheck.args(["deploy/gcp.sh", ".ci/run", ".ci/setup", ".ci/summary"]);
-    succeed(shellcheck);
-}
-
-#[test]
-fn dependencies_have_licences_and_sources_that_we_take_and_reasons_for_duplicates() {
-    let Some(mut deny) = tool("cargo-deny") else { return };
-    deny.args(["check", "licenses", "sources", "bans"]);
-    succeed(deny);
-}
-
 /// The names of our metrics in a text: words that begin with `dataflow_`.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
@@ -324,9 +143,7 @@ fn alerts_dashboards_and_documents_name_metrics_that_there_are() {
     paths.push(folder.join("prometheus-adapter.yaml"));
     paths.push(root().join("docs/runbook.md"));
     paths.push(root().join("docs/metrics.md"));
-    for service in SERVICES {
-        paths.push(root().join(format!("deploy/kubernetes/base/{service}.yaml")));
-    }
+    paths.push(root().join("deploy/kubernetes/components/scale-by-age/kustomization.yaml"));
     for path in paths {
         files.insert(path.clone(), std::fs::read_to_string(&path).unwrap());
     }

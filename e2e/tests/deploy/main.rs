@@ -1,0 +1,107 @@
+//! What is deployed, read by the tools that will read it: manifests, images, alerts, dashboards.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod manifests;
+mod monitoring;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use figment::Figment;
+use figment::providers::{Format as _, YamlExtended};
+use serde_json::Value;
+
+const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A tool by its name on the PATH, or below the tools that the set-up installed; `None`, loudly, where
+/// it is missing.
+fn tool(name: &str) -> Option<Command> {
+    let own = root().join("target/tools/bin").join(name);
+    let program = if own.is_file() { own } else { name.into() };
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    if Command::new(command.get_program()).arg("--help").output().is_ok() {
+        return Some(command);
+    }
+    // Past the test runner's capture, which would hide it.
+    let text = format!("SKIPPED: {name} is missing\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+    None
+}
+
+fn succeed(mut command: Command) -> Output {
+    let output = command.output().unwrap();
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    assert!(output.status.success(), "{command:?}\n{out}\n{err}");
+    output
+}
+
+fn yaml(text: &str) -> Value {
+    Figment::from(YamlExtended::string(text)).extract().unwrap()
+}
+
+/// The manifests of a folder as `kubectl` makes them.
+fn kustomized(folder: &str) -> Option<String> {
+    let mut kubectl = tool("kubectl")?;
+    kubectl.args(["kustomize", folder]);
+    Some(String::from_utf8(succeed(kubectl).stdout).unwrap())
+}
+
+/// An overlay's manifests as `kubectl` makes them.
+fn rendered(overlay: &str) -> Option<String> {
+    kustomized(&format!("deploy/kubernetes/overlays/{overlay}"))
+}
+
+/// A copy of a folder's files, changed. It lies below `target`, so that kustomize may leave it by relative paths.
+fn copied(folder: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
+    let copy = tempfile::tempdir_in(root().join("target")).unwrap();
+    for entry in std::fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        std::fs::write(copy.path().join(entry.file_name()), change(&text)).unwrap();
+    }
+    copy
+}
+
+fn manifests(rendered: &str) -> Vec<Value> {
+    rendered.split("\n---\n").map(yaml).collect()
+}
+
+fn named<'a>(manifests: &'a [Value], kinds: &[&str], name: &str) -> &'a Value {
+    let is_it = |manifest: &&Value| {
+        kinds.iter().any(|kind| manifest["kind"] == *kind) && manifest["metadata"]["name"] == name
+    };
+    manifests.iter().find(is_it).unwrap_or_else(|| panic!("there is no {kinds:?} {name}"))
+}
+
+#[test]
+fn the_image_file_and_the_composition_are_read_by_their_tools() {
+    if let Some(mut hadolint) = tool("hadolint") {
+        hadolint.arg("Dockerfile");
+        succeed(hadolint);
+    }
+    if let Some(mut compose) = tool("docker-compose") {
+        compose.args(["config", "--quiet"]);
+        succeed(compose);
+    }
+}
+
+#[test]
+fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
+    let Some(mut shellcheck) = tool("shellcheck") else { return };
+    shellcheck.args(["deploy/gcp.sh", ".ci/run", ".ci/setup", ".ci/summary"]);
+    succeed(shellcheck);
+}
+
+#[test]
+fn dependencies_have_licences_and_sources_that_we_take_and_reasons_for_duplicates() {
+    let Some(mut deny) = tool("cargo-deny") else { return };
+    deny.args(["check", "licenses", "sources", "bans"]);
+    succeed(deny);
+}

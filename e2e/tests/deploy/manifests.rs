@@ -1,0 +1,246 @@
+//! The manifests of Kubernetes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{SERVICES, copied, kustomized, manifests, named, rendered, root, succeed, tool, yaml};
+
+const OVERLAYS: [&str; 2] = ["local", "gcp"];
+
+#[test]
+fn every_overlay_is_valid_for_kubernetes() {
+    for overlay in OVERLAYS {
+        let Some(text) = rendered(overlay) else { return };
+        validate(&text);
+    }
+}
+
+/// Compares manifests with the schemas of Kubernetes.
+fn validate(text: &str) {
+    let Some(mut validate) = tool("kubernetes-validate") else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    validate.arg("--strict").arg(file.path());
+    succeed(validate);
+}
+
+/// The images of the four services.
+fn images(manifests: &[Value]) -> Vec<&str> {
+    let image = |service: &&str| {
+        let workload = named(manifests, &["StatefulSet", "Deployment"], service);
+        workload["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap()
+    };
+    SERVICES.iter().map(image).collect()
+}
+
+#[test]
+fn the_project_of_the_overlay_is_set_in_one_place() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    let copy = copied("deploy/kubernetes/overlays/gcp", |text| {
+        text.replace("- ../../", "- ../../deploy/kubernetes/")
+            .replace("project: my-project", "project: other")
+            .replace("registry: europe-docker.pkg.dev", "registry: registry.example.com:5000")
+            .replace("tag: 0.1.0", "tag: 0.2.0")
+            .replace("bucket: my-archive", "bucket: other-archive")
+    });
+    let text = kustomized(copy.path().to_str().unwrap()).unwrap();
+    // The settings are the example files, and variables say what differs.
+    let other: Vec<_> = text.lines().filter(|line| line.contains("my-")).map(str::trim).collect();
+    assert!(
+        other.iter().all(|line| ["project: my-project", "bucket: my-archive"].contains(line)
+            || line.starts_with('#')),
+        "{other:?}"
+    );
+
+    let manifests = manifests(&text);
+    for service in SERVICES {
+        let account = &named(&manifests, &["ServiceAccount"], service)["metadata"]["annotations"];
+        let google = account["iam.gke.io/gcp-service-account"].as_str().unwrap();
+        assert_eq!(google, format!("dataflow-{service}@other.iam.gserviceaccount.com"));
+        assert_eq!(environment(&manifests, service)["DATAFLOW__PROJECT"], "other", "{service}");
+    }
+    assert_eq!(environment(&manifests, "icestore")["DATAFLOW__STORAGE__BUCKET"], "other-archive");
+    let wanted = SERVICES.map(|service| {
+        format!("registry.example.com:5000/other/dataflow/dataflow-{service}:0.2.0")
+    });
+    assert_eq!(images(&manifests), wanted);
+}
+
+/// The variables of a service's pods.
+fn environment<'a>(manifests: &'a [Value], service: &str) -> &'a Value {
+    let workload = named(manifests, &["StatefulSet", "Deployment"], service);
+    let container = &workload["spec"]["template"]["spec"]["containers"][0];
+    let name = container["envFrom"][0]["configMapRef"]["name"].as_str().unwrap();
+    &named(manifests, &["ConfigMap"], name)["data"]
+}
+
+#[test]
+fn the_overlay_has_the_images_of_this_version() {
+    let Some(text) = rendered("gcp") else { return };
+    for image in images(&manifests(&text)) {
+        assert!(image.ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{image}");
+    }
+}
+
+#[test]
+fn a_folder_of_ones_own_deploys_settings_of_ones_own() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    // The same folder, with this source tree in the place of the remote one.
+    let copy = copied("deploy/kubernetes/example-remote", |text| {
+        text.replace("https://git.example.com/dataflow.git//", "../../").replace("?ref=v0.1.0", "")
+    });
+    let text = kustomized(copy.path().to_str().unwrap()).unwrap();
+    validate(&text);
+    let manifests = manifests(&text);
+    for service in ["ingestion", "bigqueries"] {
+        let file = root().join(format!("deploy/kubernetes/example-remote/{service}.yaml"));
+        let settings = std::fs::read_to_string(file).unwrap();
+        assert_eq!(settings_of(&manifests, service), settings, "{service}");
+    }
+    let prefix = &environment(&manifests, "icestore")["DATAFLOW__ARCHIVE__PREFIX"];
+    assert_eq!(prefix, "plant-1");
+    assert_eq!(named(&manifests, &["StatefulSet"], "ingestion")["spec"]["replicas"], 3);
+}
+
+#[test]
+fn the_settings_of_the_example_are_right() {
+    service::install_crypto();
+    let folder = root().join("deploy/kubernetes/example-remote");
+    let variables = |more: &[(&str, &str)]| {
+        let mut variables = BTreeMap::from([("DATAFLOW__PROJECT".to_owned(), "p".to_owned())]);
+        variables.extend(more.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        variables
+    };
+    let password = tempfile::NamedTempFile::new().unwrap();
+    let broker = [
+        ("DATAFLOW__MQTT__URL", "mqtts://broker.example.com:8883"),
+        ("DATAFLOW__MQTT__PASSWORD_FILE", password.path().to_str().unwrap()),
+    ];
+    service::settings::load::<ingestion::config::Settings>(
+        Some(&folder.join("ingestion.yaml")),
+        variables(&broker),
+    )
+    .unwrap();
+    service::settings::load::<bigqueries::config::Settings>(
+        Some(&folder.join("bigqueries.yaml")),
+        variables(&[]),
+    )
+    .unwrap();
+}
+
+#[test]
+fn replicas_are_scaled_by_what_every_cluster_can_measure() {
+    for overlay in OVERLAYS {
+        let Some(text) = rendered(overlay) else { return };
+        let manifests = manifests(&text);
+        for service in ["enrich", "bigqueries", "icestore"] {
+            let scaler = named(&manifests, &["HorizontalPodAutoscaler"], service);
+            let metrics = scaler["spec"]["metrics"].as_array().unwrap();
+            let kinds: Vec<_> = metrics.iter().map(|metric| &metric["type"]).collect();
+            assert_eq!(kinds, ["Resource"], "a metric that is missing stops scaling in");
+        }
+    }
+}
+
+#[test]
+fn what_waits_can_scale_replicas_too() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    for (component, kind) in [("scale-by-age", "Pods"), ("scale-by-backlog", "External")] {
+        let copy = copied("deploy/kubernetes/overlays/gcp", |text| {
+            text.replace(
+                &format!("# - ../../components/{component}\n"),
+                &format!("- ../../components/{component}\n"),
+            )
+            .replace("- ../../", "- ../../deploy/kubernetes/")
+        });
+        let text = kustomized(copy.path().to_str().unwrap()).unwrap();
+        validate(&text);
+        let manifests = manifests(&text);
+        for service in ["enrich", "bigqueries", "icestore"] {
+            let scaler = named(&manifests, &["HorizontalPodAutoscaler"], service);
+            let metrics = scaler["spec"]["metrics"].as_array().unwrap();
+            let kinds: Vec<_> = metrics.iter().map(|metric| &metric["type"]).collect();
+            assert_eq!(kinds, [kind, "Resource"], "{service}");
+        }
+    }
+}
+
+/// A duration of the settings, in whole seconds.
+fn seconds(text: &str) -> u64 {
+    let count = text.trim_end_matches('s').parse().unwrap();
+    Duration::from_secs(count).as_secs()
+}
+
+#[test]
+fn a_pod_has_the_time_that_its_service_needs_to_drain() {
+    let Some(text) = rendered("gcp") else { return };
+    let manifests = manifests(&text);
+    for service in SERVICES {
+        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
+        let pod = &workload["spec"]["template"]["spec"];
+        let example =
+            std::fs::read_to_string(root().join("services").join(service).join("example.yaml"));
+        let grace = seconds(yaml(&example.unwrap())["grace_period"].as_str().unwrap());
+        let pause = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
+
+        assert_eq!(
+            pod["terminationGracePeriodSeconds"].as_u64().unwrap(),
+            grace + pause.as_u64().unwrap() + 5,
+            "{service}"
+        );
+    }
+}
+
+#[test]
+fn pods_have_no_rights_that_they_do_not_need() {
+    let Some(text) = rendered("gcp") else { return };
+    let manifests = manifests(&text);
+    for service in SERVICES {
+        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
+        let pod = &workload["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+
+        assert_eq!(pod["enableServiceLinks"], false, "{service}");
+        assert_eq!(pod["automountServiceAccountToken"], false, "{service}");
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{service}");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{service}");
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false, "{service}");
+        assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL", "{service}");
+        let account = named(&manifests, &["ServiceAccount"], service);
+        let annotations = &account["metadata"]["annotations"];
+        let google = annotations["iam.gke.io/gcp-service-account"].as_str().unwrap();
+        assert!(google.starts_with(&format!("dataflow-{service}@")), "{google}");
+    }
+}
+
+/// The settings file that a service's pods mount.
+fn settings_of<'a>(manifests: &'a [Value], service: &str) -> &'a str {
+    let workload = named(manifests, &["StatefulSet", "Deployment"], service);
+    let volumes = workload["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+    let settings = volumes.iter().find(|volume| volume["name"] == "settings").unwrap();
+    let name = settings["configMap"]["name"].as_str().unwrap();
+    named(manifests, &["ConfigMap"], name)["data"]["settings.yaml"].as_str().unwrap()
+}
+
+#[test]
+fn pods_have_the_settings_that_the_tests_read() {
+    let Some(text) = rendered("local") else { return };
+    let manifests = manifests(&text);
+    for service in SERVICES {
+        let file = root().join("services").join(service).join("example.yaml");
+
+        assert_eq!(
+            yaml(settings_of(&manifests, service)),
+            yaml(&std::fs::read_to_string(file).unwrap()),
+            "{service}"
+        );
+    }
+}
