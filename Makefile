@@ -1,6 +1,6 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup bench bench-full faults images
+.PHONY: run test check setup bench bench-full faults images push
 
 # Everything in one process; Ctrl-C ends it with an account.
 run:
@@ -32,13 +32,30 @@ faults: setup
 	cargo build --release --workspace --bins
 	target/release/faults --minutes 10
 
-# An image of each service and one of the embedded cloud; ENGINE is docker, podman or buildah, and
+# An image of each service and one of the embedded cloud. ENGINE is docker, podman or buildah, and
 # ENGINE_ARGS are for its build, such as --build-arg RUST_IMAGE=registry.example.com/rust:1.95.
+#
+#   make images                                                                       dataflow-enrich:latest, ...
+#   make images TAG=0.1.0 REGISTRY=europe-docker.pkg.dev/my-project/dataflow          .../dataflow-enrich:0.1.0, ...
+#   make images push TAG=0.1.0 REGISTRY=europe-docker.pkg.dev/my-project/dataflow     also sends them there
 ENGINE ?= docker
+TAG ?= latest
+REGISTRY ?=
+IMAGES = ingestion enrich bigqueries icestore emulator
+ifneq ($(filter push,$(MAKECMDGOALS)),)
+ifeq ($(REGISTRY),)
+$(error push needs REGISTRY, such as REGISTRY=europe-docker.pkg.dev/my-project/dataflow)
+endif
+endif
+image_name = $(if $(REGISTRY),$(REGISTRY:/=)/)dataflow-$$image:$(TAG)
 images:
-	for image in ingestion enrich bigqueries icestore emulator; do \
-		$(ENGINE) build $(ENGINE_ARGS) --target $$image --tag dataflow-$$image . || exit 1; \
+	for image in $(IMAGES); do \
+		$(ENGINE) build $(ENGINE_ARGS) --target $$image --tag $(image_name) . || exit 1; \
 	done
+
+# Builds them first: what is pushed is what is here. The same tag must be in google-cloud.yaml of the overlay.
+push: images
+	for image in $(IMAGES); do $(ENGINE) push $(image_name) || exit 1; done
 
 setup:
 	.ci/setup

@@ -4,8 +4,14 @@
 #
 #   PROJECT=my-project REGION=europe-west1 BUCKET=my-archive deploy/gcp.sh
 #
-# For Workload Identity, CLUSTER_PROJECT (by default PROJECT) is the project of the GKE cluster, and
-# NAMESPACE (by default dataflow) the services' namespace in it.
+# Optional variables:
+#
+#   CLUSTER_PROJECT     the project of the GKE cluster, for Workload Identity; by default PROJECT
+#   NAMESPACE           the services' namespace in it; by default dataflow
+#   REGISTRY_LOCATION   where images are kept, such as europe; by default REGION
+#   NODE_ACCOUNT        the account of the cluster's nodes, which may then read the images
+#   DEAD_LETTER_BUCKET  a bucket for dead letters that are too big for Pub/Sub (dead_letters.bucket of the settings)
+#   DEAD_LETTER_DAYS    days after which its objects are deleted; by default 30, as the topic keeps its messages
 set -euo pipefail
 
 : "${PROJECT:?the project to work in}"
@@ -13,14 +19,31 @@ set -euo pipefail
 : "${BUCKET:?the bucket of the archive}"
 CLUSTER_PROJECT=${CLUSTER_PROJECT:-$PROJECT}
 NAMESPACE=${NAMESPACE:-dataflow}
+REGISTRY_LOCATION=${REGISTRY_LOCATION:-$REGION}
+NODE_ACCOUNT=${NODE_ACCOUNT:-}
+DEAD_LETTER_BUCKET=${DEAD_LETTER_BUCKET:-}
+DEAD_LETTER_DAYS=${DEAD_LETTER_DAYS:-30}
 
 run() { echo "+ $*" >&2; "$@"; }
 cloud() { run gcloud --project "$PROJECT" --quiet "$@"; }
 # Whether something is there; gcloud's own complaint is of no interest.
 exists() { gcloud --project "$PROJECT" --quiet "$@" >/dev/null 2>&1; }
+# Google's services learn of a new account within about a minute, and refuse to bind it until then. So what names an
+# account is tried 8 times in about two minutes.
+patiently() {
+    echo "+ $*" >&2
+    local attempt
+    for attempt in 1 2 3 4 5 6 7; do
+        if "$@" >/dev/null; then return; fi
+        echo "  a new account may not be known yet: trying again in $((attempt * 4)) s" >&2
+        sleep $((attempt * 4))
+    done
+    "$@" >/dev/null
+}
+grant() { patiently gcloud --project "$PROJECT" --quiet "$@"; }
 
 cloud services enable pubsub.googleapis.com bigquery.googleapis.com storage.googleapis.com \
-    firestore.googleapis.com iamcredentials.googleapis.com
+    firestore.googleapis.com iamcredentials.googleapis.com artifactregistry.googleapis.com
 
 # Topics. Dead letters are kept for a month, so that somebody can come and look.
 topic() {
@@ -42,9 +65,32 @@ for pair in enrich:raw bigqueries:enriched archive:enriched; do
 done
 subscription dead-letters dead-letters
 
-# The bucket: nobody from outside, and objects cannot be replaced or removed by the service.
-exists storage buckets describe "gs://$BUCKET" || cloud storage buckets create "gs://$BUCKET" \
-    --location "$REGION" --uniform-bucket-level-access --public-access-prevention
+# Buckets: nobody from outside, and objects cannot be replaced or removed by the services.
+bucket() {
+    exists storage buckets describe "gs://$1" || cloud storage buckets create "gs://$1" \
+        --location "$REGION" --uniform-bucket-level-access --public-access-prevention
+}
+bucket "$BUCKET"
+if [ -n "$DEAD_LETTER_BUCKET" ]; then
+    bucket "$DEAD_LETTER_BUCKET"
+    # A rule that is there already is somebody's choice.
+    rules=$(gcloud --project "$PROJECT" --quiet storage buckets describe "gs://$DEAD_LETTER_BUCKET" \
+        --format "value(lifecycle_config)")
+    if [ -z "$rules" ]; then
+        lifecycle=$(mktemp)
+        trap 'rm -f "$lifecycle"' EXIT
+        printf '{"rule":[{"action":{"type":"Delete"},"condition":{"age":%d}}]}\n' "$DEAD_LETTER_DAYS" >"$lifecycle"
+        cloud storage buckets update "gs://$DEAD_LETTER_BUCKET" --lifecycle-file "$lifecycle"
+    fi
+fi
+
+# The images: make images push REGISTRY=$REGISTRY_LOCATION-docker.pkg.dev/$PROJECT/dataflow TAG=0.1.0
+exists artifacts repositories describe dataflow --location "$REGISTRY_LOCATION" \
+    || cloud artifacts repositories create dataflow --location "$REGISTRY_LOCATION" --repository-format docker
+if [ -n "$NODE_ACCOUNT" ]; then
+    grant artifacts repositories add-iam-policy-binding dataflow --location "$REGISTRY_LOCATION" \
+        --member "serviceAccount:$NODE_ACCOUNT" --role roles/artifactregistry.reader
+fi
 
 # The dataset; the service makes its table and its view.
 if ! bq --project_id "$PROJECT" show --dataset "$PROJECT:dataflow" >/dev/null 2>&1; then
@@ -60,20 +106,20 @@ account() { echo "dataflow-$1@$PROJECT.iam.gserviceaccount.com"; }
 for service in ingestion enrich bigqueries icestore; do
     exists iam service-accounts describe "$(account "$service")" \
         || cloud iam service-accounts create "dataflow-$service" --display-name "dataflow $service"
-    cloud iam service-accounts add-iam-policy-binding "$(account "$service")" \
+    grant iam service-accounts add-iam-policy-binding "$(account "$service")" \
         --role roles/iam.workloadIdentityUser --condition None \
-        --member "serviceAccount:$CLUSTER_PROJECT.svc.id.goog[$NAMESPACE/$service]" >/dev/null
+        --member "serviceAccount:$CLUSTER_PROJECT.svc.id.goog[$NAMESPACE/$service]"
 done
 
 # The least roles, each on the one resource that it is for. The viewer's role lets a service see
 # whether somebody listens to its topic; without it the guarantee says "unchecked".
 on_topic() {
-    cloud pubsub topics add-iam-policy-binding "$2" --member "serviceAccount:$(account "$1")" --role "$3" >/dev/null
+    grant pubsub topics add-iam-policy-binding "$2" --member "serviceAccount:$(account "$1")" --role "$3"
 }
 on_subscription() {
     for role in roles/pubsub.subscriber roles/pubsub.viewer; do
-        cloud pubsub subscriptions add-iam-policy-binding "$2" \
-            --member "serviceAccount:$(account "$1")" --role "$role" >/dev/null
+        grant pubsub subscriptions add-iam-policy-binding "$2" \
+            --member "serviceAccount:$(account "$1")" --role "$role"
     done
 }
 for role in roles/pubsub.publisher roles/pubsub.viewer; do
@@ -86,14 +132,22 @@ done
 on_subscription enrich enrich
 on_subscription bigqueries bigqueries
 on_subscription icestore archive
-cloud storage buckets add-iam-policy-binding "gs://$BUCKET" \
-    --member "serviceAccount:$(account icestore)" --role roles/storage.objectCreator >/dev/null
+on_bucket() {
+    grant storage buckets add-iam-policy-binding "gs://$2" \
+        --member "serviceAccount:$(account "$1")" --role roles/storage.objectCreator
+}
+on_bucket icestore "$BUCKET"
+if [ -n "$DEAD_LETTER_BUCKET" ]; then
+    for service in ingestion enrich bigqueries icestore; do
+        on_bucket "$service" "$DEAD_LETTER_BUCKET"
+    done
+fi
 # Firestore has roles for a whole project alone; so has the right to run BigQuery's jobs, which no
 # service needs.
-cloud projects add-iam-policy-binding "$PROJECT" --condition None \
-    --member "serviceAccount:$(account enrich)" --role roles/datastore.viewer >/dev/null
-run bq --project_id "$PROJECT" query --use_legacy_sql=false --location "$REGION" \
+grant projects add-iam-policy-binding "$PROJECT" --condition None \
+    --member "serviceAccount:$(account enrich)" --role roles/datastore.viewer
+patiently bq --project_id "$PROJECT" query --use_legacy_sql=false --location "$REGION" \
     "GRANT \`roles/bigquery.dataEditor\` ON SCHEMA \`$PROJECT.dataflow\`
-     TO 'serviceAccount:$(account bigqueries)'" >/dev/null
+     TO 'serviceAccount:$(account bigqueries)'"
 
 echo "done; what the services find now: <service> plan --config FILE"

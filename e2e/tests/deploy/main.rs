@@ -4,6 +4,7 @@
 
 mod manifests;
 mod monitoring;
+mod scripts;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -90,13 +91,6 @@ fn the_image_file_and_the_composition_are_read_by_their_tools() {
         compose.args(["config", "--quiet"]);
         succeed(compose);
     }
-}
-
-#[test]
-fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
-    let Some(mut shellcheck) = tool("shellcheck") else { return };
-    shellcheck.args(["deploy/gcp.sh", ".ci/run", ".ci/setup", ".ci/summary"]);
-    succeed(shellcheck);
 }
 
 #[test]

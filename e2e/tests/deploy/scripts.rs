@@ -1,0 +1,111 @@
+//! What is run to deploy: the make targets of images, and the set-up of Google Cloud.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
+use std::process::{Command, Output};
+
+use crate::{SERVICES, root, succeed, tool};
+
+#[test]
+fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
+    let Some(mut shellcheck) = tool("shellcheck") else { return };
+    shellcheck.args(["deploy/gcp.sh", ".ci/run", ".ci/setup", ".ci/summary"]);
+    succeed(shellcheck);
+}
+
+/// Makes the goals with an engine that only tells what it is asked; `None` without make.
+fn made(goals: &[&str]) -> Option<Command> {
+    let mut make = tool("make")?;
+    make.args(["--silent", "ENGINE=echo", "ENGINE_ARGS="]).args(goals);
+    Some(make)
+}
+
+#[test]
+fn images_are_built_and_pushed_under_the_names_of_the_overlay() {
+    let registry = "europe-docker.pkg.dev/my-project/dataflow";
+    let version = env!("CARGO_PKG_VERSION");
+    let [tag, place] = [format!("TAG={version}"), format!("REGISTRY={registry}")];
+    let Some(make) = made(&["images", "push", &tag, &place]) else { return };
+    let calls = String::from_utf8(succeed(make).stdout).unwrap();
+    for service in SERVICES {
+        let name = format!("{registry}/dataflow-{service}:{version}");
+        assert!(calls.contains(&format!("build --target {service} --tag {name} .\n")), "{calls}");
+        assert!(calls.contains(&format!("push {name}\n")), "{calls}");
+    }
+}
+
+#[test]
+fn images_are_not_pushed_without_a_registry() {
+    let Some(mut make) = made(&["push"]) else { return };
+    let output = make.env_remove("REGISTRY").output().unwrap();
+    assert!(!output.status.success());
+    assert!(output.stdout.is_empty(), "nothing is built in vain");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("push needs REGISTRY"));
+}
+
+/// Google's tools, none of whose resources exist. They refuse each binding `$REFUSALS` times.
+const GOOGLE: &str = r#"#!/bin/sh
+call="$(basename "$0") $*"
+echo "$call" >>"$CALLS"
+case $call in
+    *" --format "*) ;;
+    *" describe "* | *" show "*) exit 1 ;;
+    *add-iam-policy-binding* | *GRANT*)
+        tried=$(grep -cxF -- "$(echo "$call" | head -n 1)" "$CALLS")
+        [ "$tried" -gt "$REFUSALS" ] || { echo "the account does not exist" >&2; exit 1; } ;;
+esac
+"#;
+
+/// Runs the set-up with these tools, and without waiting. Returns its output and what it called.
+fn set_up(refusals: usize) -> (Output, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let install = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+    };
+    install("gcloud", GOOGLE);
+    install("bq", GOOGLE);
+    install("sleep", "#!/bin/sh\n");
+    let path = std::env::var("PATH").unwrap();
+    let calls = folder.path().join("calls");
+    let output = Command::new("bash")
+        .arg(root().join("deploy/gcp.sh"))
+        .env("PATH", format!("{}:{path}", folder.path().display()))
+        .env("CALLS", &calls)
+        .env("REFUSALS", refusals.to_string())
+        .envs([("PROJECT", "p"), ("REGION", "europe-west1"), ("BUCKET", "b")])
+        .envs([("DEAD_LETTER_BUCKET", "d"), ("NODE_ACCOUNT", "nodes@p")])
+        .output()
+        .unwrap();
+    (output, std::fs::read_to_string(calls).unwrap())
+}
+
+#[test]
+fn the_set_up_waits_for_accounts_that_google_does_not_know_yet() {
+    let (output, calls) = set_up(3);
+
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    for service in SERVICES {
+        let account = format!("dataflow-{service}@p.iam.gserviceaccount.com");
+        let binding = format!("service-accounts add-iam-policy-binding {account} ");
+        let tries = calls.lines().filter(|call| call.contains(&binding)).count();
+        assert_eq!(tries, 4, "{service}");
+    }
+    assert!(
+        calls.contains("buckets update gs://d --lifecycle-file"),
+        "letters are kept for a time"
+    );
+    assert!(calls.contains("artifacts repositories create dataflow"), "images have a place");
+}
+
+#[test]
+fn the_set_up_gives_up_where_a_binding_is_always_refused() {
+    let (output, calls) = set_up(usize::MAX >> 1);
+
+    assert!(!output.status.success());
+    let tries = calls.lines().filter(|call| call.contains("add-iam-policy-binding")).count();
+    assert_eq!(tries, 8, "the first binding ends it");
+}
