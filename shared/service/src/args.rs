@@ -1,5 +1,6 @@
 //! What a service takes on its command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
@@ -31,8 +32,13 @@ pub(crate) enum Asked {
 
 /// Reads the command line; prints and exits for `--help`, `--version` and mistakes. `actions` are the
 /// service's own subcommands.
-pub(crate) fn parse(name: &'static str, about: &'static str, actions: &[clap::Command]) -> Asked {
-    let matches = command(name, about, actions).get_matches();
+pub(crate) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    name: &'static str,
+    about: &'static str,
+    actions: &[clap::Command],
+) -> Asked {
+    let matches = command(name, about, actions).get_matches_from(arguments);
     let from_variable = || std::env::var_os("DATAFLOW_CONFIG").map(PathBuf::from);
     let config = matches.get_one("config").cloned().or_else(from_variable);
     let command = match matches.subcommand() {

@@ -16,6 +16,7 @@ pub struct Hosted {
     life: JoinSet<anyhow::Result<()>>,
     server: JoinSet<anyhow::Result<()>>,
     stop: watch::Sender<Option<Duration>>,
+    failed: watch::Receiver<bool>,
     address: SocketAddr,
     context: Context,
 }
@@ -37,9 +38,11 @@ impl Hosted {
         let mut server = JoinSet::new();
         server.spawn(http::serve(listener, context.clone()));
         let (stop, stopped) = watch::channel(None);
+        let (failing, failed) = watch::channel(false);
         let mut life = JoinSet::new();
-        life.spawn(live(service, context.clone(), settings.grace_period(), stopped));
-        Ok(Self { life, server, stop, address, context })
+        let end = End { grace: settings.grace_period(), stopped, failing };
+        life.spawn(live(service, context.clone(), end));
+        Ok(Self { life, server, stop, failed, address, context })
     }
 
     /// Where the health server answers.
@@ -60,6 +63,16 @@ impl Hosted {
     /// When a metric cannot be encoded.
     pub fn metrics(&self) -> Result<String, std::fmt::Error> {
         self.context.registry.encode()
+    }
+
+    /// Waits until the service cannot go on, and drains by itself; pending forever if it never does.
+    pub(crate) fn failing(&self) -> impl Future<Output = ()> + 'static {
+        let mut failed = self.failed.clone();
+        async move {
+            if failed.wait_for(|failed| *failed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Waits until the service has ended by itself, drained as far as it could, and says why.
@@ -91,12 +104,18 @@ impl Hosted {
     }
 }
 
-async fn live<S: Service>(
-    service: S,
-    context: Context,
+/// When a service ends.
+struct End {
+    /// How long a drain may take that nobody asked for.
     grace: Duration,
-    mut stop: watch::Receiver<Option<Duration>>,
-) -> anyhow::Result<()> {
+    /// Set when somebody asks for the end.
+    stopped: watch::Receiver<Option<Duration>>,
+    /// Set when the service cannot go on.
+    failing: watch::Sender<bool>,
+}
+
+async fn live<S: Service>(service: S, context: Context, end: End) -> anyhow::Result<()> {
+    let End { grace, stopped: mut stop, failing } = end;
     let started = tokio::select! {
         started = service.start(&context) => started,
         // The sender lives as long as this task's owner.
@@ -112,10 +131,87 @@ async fn live<S: Service>(
         info!(?grace, "draining");
         return running.shutdown(grace).await;
     };
+    failing.send_replace(true);
     error!(error = format!("{failure:#}"), "the service cannot go on, draining");
     context.health.fail(format!("{failure:#}"));
     if let Err(left) = running.shutdown(grace).await {
         error!(error = format!("{left:#}"), "the drain was not clean");
     }
     Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::scripted::{Example, Scripted, Trouble};
+
+    /// Longest wait for what must happen.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    async fn get(hosted: &Hosted, path: &str) -> String {
+        let address = ("127.0.0.1", hosted.address().port());
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let question = format!("GET {path} HTTP/1.0\r\n\r\n");
+        stream.write_all(question.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn start(trouble: Trouble) -> Hosted {
+        let http = crate::Http { host: "127.0.0.1".into(), port: 0 };
+        let settings = Example { http, grace_period: Duration::from_secs(3600) };
+        Hosted::start(Scripted(trouble), &settings).await.unwrap()
+    }
+
+    /// The answer of `/healthz` once it is no longer well.
+    async fn failed_health(hosted: &Hosted) -> String {
+        let failed = async {
+            loop {
+                let answer = get(hosted, "/healthz").await;
+                if !answer.starts_with("HTTP/1.0 200") {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, failed).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_service_in_order_is_healthy() {
+        let hosted = start(Trouble::None).await;
+
+        assert!(get(&hosted, "/healthz").await.ends_with("OK"));
+        hosted.shutdown(PATIENCE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_cannot_go_on_is_not_healthy_while_it_drains() {
+        let hosted = start(Trouble::SourceFailsWhileAWriteHangs).await;
+
+        let answer = failed_health(&hosted).await;
+
+        assert!(answer.starts_with("HTTP/1.0 503"), "{answer}");
+        assert!(answer.ends_with("receive: the source is gone"), "{answer}");
+    }
+
+    #[test]
+    fn a_lane_that_hangs_is_not_healthy() {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.enable_all().worker_threads(3).build().unwrap();
+
+        let answer = runtime.block_on(async {
+            let hosted = start(Trouble::LaneHangs).await;
+            failed_health(&hosted).await
+        });
+
+        // The thread of the lane never comes back.
+        runtime.shutdown_background();
+        assert!(answer.starts_with("HTTP/1.0 503"), "{answer}");
+        assert!(answer.contains("has shown no sign of life"), "{answer}");
+    }
 }

@@ -8,12 +8,15 @@ pub mod explain;
 pub mod health;
 mod host;
 mod http;
-pub mod logs;
+mod logs;
 mod metrics;
 mod probe;
 mod run;
 mod schema;
+#[cfg(test)]
+mod scripted;
 pub mod settings;
+mod signals;
 pub mod survey;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,40 +1,92 @@
 //! Logs: for people on a terminal, else one JSON object a line as Cloud Logging reads it.
 
+mod lines;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, error};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use lines::Lines;
+pub(crate) use lines::{flush, lost};
+
 /// The level without `RUST_LOG`. The client of Firestore tells of each client that is made.
 const LEVEL: &str = "info,firestore=warn";
 
 /// Sends this process's logs to standard error, at the level of `RUST_LOG`, `info` by default.
-pub fn install() {
+///
+/// Nobody waits for standard error: while its reader stands still, lines queue, and then are lost and
+/// counted. So [`flush`] comes before the end of the process.
+pub(crate) fn install() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVEL));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let installed = if std::io::stderr().is_terminal() {
+    let is_terminal = std::io::stderr().is_terminal();
+    let lines = Lines::of_process(if is_terminal { lost_for_people } else { lost_for_programs });
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(is_terminal)
+        .with_writer(move || lines.clone());
+    let installed = if is_terminal {
         tracing::subscriber::set_global_default(builder.finish())
     } else {
         tracing::subscriber::set_global_default(builder.event_format(CloudLogging).finish())
     };
+    if installed.is_ok() && !is_terminal {
+        std::panic::set_hook(Box::new(log_panic));
+    }
     // An error means that whoever embeds us has set up logs already.
     drop(installed);
+}
+
+/// Logs a panic like everything else, instead of writing to standard error and waiting for it.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+    error!(
+        thread = thread.name(),
+        place,
+        panic = panic.payload_as_str().unwrap_or("without a message"),
+        backtrace = backtrace.map(|backtrace| backtrace.to_string()),
+        "a thread has panicked"
+    );
+    // The process may end with this thread.
+    flush(PATIENCE_OF_PANIC);
+}
+
+/// Longest wait for the log line of a panic.
+const PATIENCE_OF_PANIC: Duration = Duration::from_millis(200);
+
+fn lost_for_people(lines: u64) -> String {
+    format!("{lines} log lines were lost: nobody read standard error")
+}
+
+fn lost_for_programs(lines: u64) -> String {
+    let mut line = Fields(Map::new());
+    line.put("severity", severity(Level::WARN));
+    line.put("time", OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default());
+    line.put("target", module_path!());
+    line.put("message", "log lines were lost: nobody read standard error");
+    line.put("lines", lines);
+    Value::Object(line.0).to_string()
 }
 
 /// The project that traces belong to, as far as this process knows one.
 static PROJECT: OnceLock<String> = OnceLock::new();
 
 /// Says which project traces belong to; the first one counts.
-pub fn name_project(project: &str) {
+pub(crate) fn name_project(project: &str) {
     // An error means that it has a name already.
     drop(PROJECT.set(project.to_owned()));
 }
@@ -103,11 +155,100 @@ impl Visit for Fields {
         self.put(field.name(), value);
     }
 
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no number for what is infinite or none: that becomes null.
+        self.put(field.name(), value);
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field.name(), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.put(field.name(), format!("{value:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{debug, info, warn};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The lines that `log` makes, as Cloud Logging gets them.
+    fn logged(log: impl FnOnce()) -> Vec<Value> {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .event_format(CloudLogging);
+        tracing::subscriber::with_default(subscriber.finish(), log);
+        let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_line_is_what_cloud_logging_reads() {
+        let error = io::Error::other("two\nlines");
+
+        let mut lines = logged(|| {
+            let (rows, late, share) = (3_usize, -2_i64, 0.25);
+            warn!(rows, late, share, is_new = true, table = "readings", %error, "rows \"failed\"");
+        });
+
+        let line = lines[0].as_object_mut().unwrap();
+        let time = line.remove("time").unwrap();
+        assert!(OffsetDateTime::parse(time.as_str().unwrap(), &Rfc3339).is_ok(), "{time}");
+        let expected = serde_json::json!({
+            "severity": "WARNING",
+            "target": module_path!(),
+            "message": "rows \"failed\"",
+            "rows": 3,
+            "late": -2,
+            "share": 0.25,
+            "is_new": true,
+            "table": "readings",
+            "error": "two\nlines",
+        });
+        assert_eq!(lines[0], expected);
+    }
+
+    #[test]
+    fn every_level_has_its_severity() {
+        let lines = logged(|| {
+            error!("a");
+            warn!("b");
+            info!("c");
+            debug!("d");
+        });
+
+        let severities: Vec<_> = lines.iter().map(|line| line["severity"].clone()).collect();
+        assert_eq!(severities, ["ERROR", "WARNING", "INFO", "DEBUG"]);
+    }
+
+    #[test]
+    fn lost_lines_are_told_in_the_same_form() {
+        let line: Value = serde_json::from_str(&lost_for_programs(7)).unwrap();
+
+        assert_eq!(line["severity"], "WARNING");
+        assert_eq!(line["lines"], 7);
     }
 }

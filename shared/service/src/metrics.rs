@@ -5,11 +5,12 @@ use std::fmt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::Health;
+use crate::{Health, logs};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
@@ -27,6 +28,20 @@ pub(crate) fn register(registry: &mut Registry, service: &'static str, health: &
     let build = Build { service, version: env!("CARGO_PKG_VERSION") };
     registry.register("dataflow_build", "What runs here", Info::new(build));
     registry.register_collector(Box::new(Readiness(health.clone())));
+    registry.register_collector(Box::new(LostLines));
+}
+
+/// Log lines that were lost.
+#[derive(Debug)]
+struct LostLines;
+
+impl Collector for LostLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let help = "Log lines that were lost because nobody read standard error";
+        let name = "dataflow_service_lost_log_lines";
+        let counter = ConstCounter::new(logs::lost());
+        counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
 }
 
 /// Each dependency, and whether it is there.

@@ -1,22 +1,27 @@
 //! The life of a process, from its arguments to its exit code.
 
+use std::ffi::OsString;
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ArgMatches;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::settings::{self, Settings};
+use crate::signals::Signals;
 use crate::survey::{self, Form, Roles};
 use crate::{Hosted, Service, args, logs, probe, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 /// Exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
+/// Longest wait for the last log lines at the end of the process.
+pub(crate) const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An [`Action`] under way.
 pub type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
@@ -42,34 +47,56 @@ pub fn run_with<T: Settings, S: Service>(
     actions: &[Action<T>],
     make: impl FnOnce(T) -> S,
 ) -> ExitCode {
+    run_as(std::env::args_os(), about, actions, make).into()
+}
+
+/// Runs a service as this process, with these arguments, and returns the exit code.
+fn run_as<T: Settings, S: Service>(
+    arguments: impl IntoIterator<Item = OsString>,
+    about: &'static str,
+    actions: &[Action<T>],
+    make: impl FnOnce(T) -> S,
+) -> u8 {
     install_crypto();
     logs::install();
+    let code = run_from(arguments, about, actions, make);
+    logs::flush(LOG_PATIENCE);
+    code
+}
+
+/// Does what `arguments` ask for, and returns the exit code.
+fn run_from<T: Settings, S: Service>(
+    arguments: impl IntoIterator<Item = OsString>,
+    about: &'static str,
+    actions: &[Action<T>],
+    make: impl FnOnce(T) -> S,
+) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
-    let (config, command) = match args::parse(S::NAME, about, &commands) {
+    let (config, command) = match args::parse(arguments, S::NAME, about, &commands) {
         Asked::Of(config, command) => (config, command),
         Asked::Schema => {
             println!("{:#}", schema::of::<T>());
-            return ExitCode::SUCCESS;
+            return 0;
         }
     };
     let settings = match settings::load::<T>(config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
             eprint!("{faults}");
-            return WRONG_SETTINGS.into();
+            return WRONG_SETTINGS;
         }
     };
     logs::name_project(settings.project());
     let is_service = matches!(command, Command::Run);
     match act(command, actions, make, settings) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) if is_service => {
             error!(error = format!("{failure:#}"), "{} failed", S::NAME);
-            FAILED.into()
+            FAILED
         }
         Err(failure) => {
             eprintln!("{}: {failure:#}", S::NAME);
-            FAILED.into()
+            FAILED
         }
     }
 }
@@ -82,8 +109,25 @@ fn act<T: Settings, S: Service>(
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("start the runtime")?;
+    let ended = act_on(&runtime, command, actions, make, settings);
+    // Dropping it would wait for what blocks a thread, such as a name server that does not answer.
+    runtime.shutdown_background();
+    ended
+}
+
+fn act_on<T: Settings, S: Service>(
+    runtime: &Runtime,
+    command: Command,
+    actions: &[Action<T>],
+    make: impl FnOnce(T) -> S,
+    settings: T,
+) -> anyhow::Result<()> {
     match command {
-        Command::Run => runtime.block_on(live(make, settings)),
+        Command::Run => {
+            // Before anything else: a signal during the start must find its listener.
+            let signals = Signals::listen(settings.grace_period())?;
+            runtime.block_on(live(signals, make, settings))
+        }
         Command::Check => {
             say_right::<T, S>(&settings);
             Ok(())
@@ -118,28 +162,27 @@ pub fn install_crypto() {
 }
 
 async fn live<T: Settings, S: Service>(
+    mut signals: Signals,
     make: impl FnOnce(T) -> S,
     settings: T,
 ) -> anyhow::Result<()> {
-    // Before anything else: a signal during the start must find its listener.
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let mut signalled = async || {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
     let grace = settings.grace_period();
     let mut hosted = Hosted::start(make(settings.clone()), &settings).await?;
+    let (failing, deadline) = (hosted.failing(), signals.deadline());
+    let never = async {
+        failing.await;
+        deadline.end_within(grace);
+        std::future::pending::<&str>().await
+    };
     let signal = tokio::select! {
         failure = hosted.ended() => return Err(failure),
-        signal = signalled() => signal,
+        signal = signals.next() => signal,
+        signal = never => signal,
     };
     info!(signal, ?grace, "draining; a second signal ends at once");
     tokio::select! {
         drained = hosted.shutdown(grace) => drained?,
-        signal = signalled() => {
+        signal = signals.next() => {
             warn!(signal, "ending at once; what is not settled will be delivered again");
             anyhow::bail!("ended by a second signal");
         }
@@ -147,3 +190,6 @@ async fn live<T: Settings, S: Service>(
     info!("drained");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Processes that end as they must, whatever blocks them. Each test starts this test binary again, as the
+//! service that the variable names.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::run_as;
+use crate::scripted::{Example, Scripted, Trouble};
+
+/// The variable that makes this test binary a service.
+const TROUBLE: &str = "SCRIPTED_TROUBLE";
+/// Longest wait for a process to end: far beyond its grace period.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The service itself; a test that passes when nobody asks for it.
+#[test]
+fn the_service_of_these_tests() {
+    let Ok(trouble) = std::env::var(TROUBLE) else { return };
+    let trouble: Trouble = serde_json::from_str(&trouble).unwrap();
+
+    let code = run_as(["scripted".into()], "for tests", &[], |_: Example| Scripted(trouble));
+
+    std::process::exit(code.into());
+}
+
+/// A service as a process of its own. Its standard error is read up to the line that says that it runs.
+struct Process {
+    child: Child,
+    /// Standard error, which nobody reads any more.
+    stderr: BufReader<std::process::ChildStderr>,
+}
+
+impl Process {
+    fn start(trouble: Trouble, grace: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "run::tests::the_service_of_these_tests", "--nocapture"]);
+        command.env(TROUBLE, serde_json::to_string(&trouble).unwrap());
+        command.env("DATAFLOW__GRACE_PERIOD", grace).env("PORT", "0");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    fn until_it_says(&mut self, text: &str) {
+        let mut said = String::new();
+        while !said.contains(text) {
+            assert!(self.stderr.read_line(&mut said).unwrap() > 0, "it ended and said: {said}");
+        }
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            if started.elapsed() > PATIENCE {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+                panic!("the process did not end within {PATIENCE:?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn drained(trouble: Trouble) -> ExitStatus {
+    let mut process = Process::start(trouble, "30s");
+    process.until_it_says("in trouble");
+    process.terminate();
+    process.ended()
+}
+
+#[test]
+fn a_drained_process_does_not_wait_for_a_thread_that_is_blocked() {
+    assert_eq!(drained(Trouble::BlockingCall).code(), Some(0));
+}
+
+#[test]
+fn a_drained_process_does_not_wait_for_a_reader_of_its_logs() {
+    assert_eq!(drained(Trouble::Chatter).code(), Some(0));
+}
+
+#[test]
+fn a_process_whose_workers_are_all_blocked_ends_after_its_grace_period() {
+    let mut process = Process::start(Trouble::BlockedWorkers, "100ms");
+    process.until_it_says("in trouble");
+    process.terminate();
+
+    assert_eq!(process.ended().code(), Some(1));
+}
+
+#[test]
+fn a_second_signal_ends_a_process_whose_workers_are_all_blocked() {
+    let mut process = Process::start(Trouble::BlockedWorkers, "1h");
+    process.until_it_says("in trouble");
+    process.terminate();
+    // Two signals that wait for the same handler are one.
+    std::thread::sleep(Duration::from_millis(500));
+    let started = Instant::now();
+    while process.child.try_wait().unwrap().is_none() && started.elapsed() < PATIENCE {
+        process.terminate();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    assert_eq!(process.ended().code(), Some(1));
+}
+
+#[test]
+fn a_service_that_cannot_go_on_ends_with_exit_code_1() {
+    let ends = [Trouble::SourceFails, Trouble::LanePanics, Trouble::SinkStops];
+    for trouble in ends {
+        let ended = Process::start(trouble, "30s").ended();
+
+        assert_eq!(ended.code(), Some(1), "{trouble:?}");
+    }
+}
+
+#[test]
+fn a_service_that_fails_and_cannot_drain_ends_after_its_grace_period() {
+    let mut process = Process::start(Trouble::SourceFailsWithBlockedWorkers, "100ms");
+
+    assert_eq!(process.ended().code(), Some(1));
+}

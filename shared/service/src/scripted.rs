@@ -1,0 +1,203 @@
+//! A service for tests, which runs into the trouble that it is told to.
+
+use std::time::Duration;
+
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{FaultRates, Faults as Fates, Graveyard, Ledger};
+use pipeline::metrics::Reasons;
+use pipeline::{
+    Delivery, Error, Join, Limits, Message, Pipeline, Recovery, Refusal, Settlement, Sink, Source,
+    Step, Transform,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::settings::{PORT, Variable};
+use crate::{Context, Faults, Http, Running, Service, Settings};
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) enum Trouble {
+    /// Nothing.
+    None,
+    /// A call that blocks its thread never returns.
+    BlockingCall,
+    /// All workers of the runtime are blocked.
+    BlockedWorkers,
+    /// More is logged than a pipe holds that nobody reads.
+    Chatter,
+    /// The source fails permanently.
+    SourceFails,
+    /// The source fails while a write hangs.
+    SourceFailsWhileAWriteHangs,
+    /// The source fails, and all workers are blocked.
+    SourceFailsWithBlockedWorkers,
+    /// A lane panics.
+    LanePanics,
+    /// A lane blocks its thread.
+    LaneHangs,
+    /// The sink says that no message can succeed.
+    SinkStops,
+}
+
+/// Its settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub(crate) struct Example {
+    pub http: Http,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub grace_period: Duration,
+}
+
+impl Settings for Example {
+    fn check(&self, _: &mut Faults) {}
+
+    fn project(&self) -> &'static str {
+        "p"
+    }
+
+    fn http(&self) -> &Http {
+        &self.http
+    }
+
+    fn grace_period(&self) -> Duration {
+        self.grace_period
+    }
+
+    fn variables() -> &'static [Variable] {
+        &[PORT]
+    }
+}
+
+/// The service; `start` gets into the trouble.
+pub(crate) struct Scripted(pub Trouble);
+
+impl Service for Scripted {
+    const NAME: &'static str = "scripted";
+
+    async fn start(self, context: &Context) -> anyhow::Result<Running> {
+        let Self(trouble) = self;
+        let counts = pipeline::Metrics::new(&Reasons { refused: &[], skipped: &[] });
+        let ledger = Ledger::default();
+        let running = Pipeline {
+            service: Self::NAME,
+            source: Script { trouble, is_sent: false },
+            transform: Unchanged,
+            sink: Destination(trouble),
+            dead_letters: Policy::Bury(Graveyard(ledger, Fates::new(FaultRates::default(), 1))),
+            limits: Limits { stall_after: Duration::from_secs(1), ..Limits::default() },
+            metrics: counts.clone(),
+        }
+        .start();
+        context.health.watch(running.status(), counts);
+        let mut watchers = JoinSet::new();
+        watchers.spawn(async move { get_into(trouble) });
+        Ok(Running::new(running, watchers))
+    }
+}
+
+/// Gets the runtime into trouble.
+fn get_into(trouble: Trouble) {
+    match trouble {
+        Trouble::BlockingCall => drop(tokio::task::spawn_blocking(block)),
+        Trouble::BlockedWorkers | Trouble::SourceFailsWithBlockedWorkers => {
+            // The last word before this worker is blocked too.
+            error!("in trouble");
+            let workers = tokio::runtime::Handle::current().metrics().num_workers();
+            (0..workers).for_each(|_| drop(tokio::spawn(async { block() })));
+            block();
+        }
+        Trouble::Chatter => {
+            error!("in trouble");
+            let line = "x".repeat(1024);
+            (0..10_000).for_each(|_| info!(line, "chatter"));
+        }
+        _ => {}
+    }
+    error!("in trouble");
+}
+
+fn block() {
+    loop {
+        std::thread::park();
+    }
+}
+
+struct Script {
+    trouble: Trouble,
+    is_sent: bool,
+}
+
+impl Source for Script {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        use Trouble::{SourceFails, SourceFailsWhileAWriteHangs, SourceFailsWithBlockedWorkers};
+        let is_failing = match self.trouble {
+            SourceFails | SourceFailsWithBlockedWorkers => true,
+            SourceFailsWhileAWriteHangs => self.is_sent,
+            _ => false,
+        };
+        if is_failing {
+            return Err(Recovery::Stop.because("receive", "the source is gone"));
+        }
+        if std::mem::replace(&mut self.is_sent, true) {
+            return std::future::pending().await;
+        }
+        let nobody = |_| {};
+        Ok(Some(Delivery::new(Message::new("data"), Settlement::new(nobody, None))))
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+struct Unchanged;
+
+impl Transform for Unchanged {
+    type Record = ();
+
+    async fn apply(&self, _: &Message) -> Result<Step<()>, Error> {
+        Ok(Step::Pass(()))
+    }
+}
+
+struct Destination(Trouble);
+
+impl Sink for Destination {
+    type Record = ();
+    type Key = ();
+    type Batch = ();
+    type Sealed = ();
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, (): &()) {}
+
+    fn open(&self, (): &()) {}
+
+    fn join(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, Join<()>> {
+        assert_ne!(self.0, Trouble::LanePanics, "a panic for the test");
+        if self.0 == Trouble::LaneHangs {
+            block();
+        }
+        Ok(1)
+    }
+
+    fn seal(&self, (): (), (): &mut ()) {}
+
+    async fn write(&self, (): &(), _: Duration) -> Result<Vec<Refusal>, Error> {
+        match self.0 {
+            Trouble::SinkStops => Err(Recovery::Stop.because("write", "no message can succeed")),
+            Trouble::SourceFailsWhileAWriteHangs => std::future::pending().await,
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn split(&self, (): &(), _: usize) -> Option<((), ())> {
+        None
+    }
+}
