@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::doubles::{
+    Archive, Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf,
+};
 use pipeline::{
-    Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Step, Transform, batch,
+    Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
 };
 use proptest::prelude::*;
 
@@ -23,7 +25,12 @@ struct Case {
     limits: Limits,
     sink: FaultRates,
     transform: FaultRates,
+    letters: FaultRates,
     lease: Option<Duration>,
+    do_leases_end: bool,
+    policy: Policy<()>,
+    /// Whether the sink keeps no originals and parts no batch.
+    is_archive: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -79,26 +86,90 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 fn rates() -> impl Strategy<Value = FaultRates> {
     (0..30_u8, 0..20_u8, 0..5_u8, 0..300_u64).prop_map(|(refused, lost_replies, hung, delay)| {
-        FaultRates { refused, lost_replies, hung, max_delay: Duration::from_millis(delay) }
+        let max_delay = Duration::from_millis(delay);
+        FaultRates { refused, lost_replies, hung, max_delay, ..FaultRates::default() }
     })
+}
+
+fn policies() -> impl Strategy<Value = Policy<()>> {
+    prop_oneof![4 => Just(Policy::Bury(())), 1 => Just(Policy::Leave), 1 => Just(Policy::Drop)]
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
-    (any::<u64>(), sketches(), limits(), rates(), rates(), lease).prop_map(
-        |(seed, messages, limits, sink, transform, lease)| Case {
+    let ends = (lease, any::<bool>(), policies(), proptest::bool::weighted(0.2));
+    let rates = (rates(), rates(), rates());
+    (any::<u64>(), sketches(), limits(), rates, ends).prop_map(
+        |(seed, messages, limits, rates, (lease, do_leases_end, policy, is_archive))| Case {
             seed,
             messages,
             limits,
-            sink,
-            transform,
+            sink: rates.0,
+            transform: rates.1,
+            letters: rates.2,
             lease,
+            do_leases_end,
+            policy,
+            is_archive,
         },
     )
 }
 
+/// Cases in which something says, once in a while, that no message can succeed.
+fn cases_that_stop() -> impl Strategy<Value = Case> {
+    (cases(), 0..3_u8, 0..3_u8, 0..10_u8).prop_map(|(mut case, sink, transform, letters)| {
+        case.sink.stopped = sink;
+        case.transform.stopped = transform;
+        case.letters.stopped = letters;
+        case
+    })
+}
+
 impl Case {
     fn start(&self, ledger: &Ledger) -> Running {
+        let shelf = Shelf::new(ledger.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES);
+        if self.is_archive {
+            self.start_with(Archive(shelf), ledger)
+        } else {
+            self.start_with(shelf, ledger)
+        }
+    }
+
+    fn start_with<S: Sink<Record = Item>>(&self, sink: S, ledger: &Ledger) -> Running {
+        if matches!(self.policy, Policy::Drop) {
+            let bad = (0..self.messages.len()).filter(|index| self.reason(*index).is_some());
+            ledger.book().droppable.extend(bad.map(|index| index.to_string()));
+        }
+        let sketches = self.messages.clone();
+        let is_archive = self.is_archive;
+        let describe = move |message: &Message| {
+            let sketch = &sketches[message.id.parse::<usize>().unwrap()];
+            Item {
+                key: sketch.batch_key.to_string(),
+                id: message.id.clone(),
+                bytes: sketch.bytes,
+                // What has joined an archive is never refused.
+                kind: if is_archive { Kind::Good } else { sketch.kind },
+            }
+        };
+        let letters = Graveyard(ledger.clone(), Faults::new(self.letters, self.seed));
+        Pipeline {
+            service: "test",
+            source: self.feed(ledger),
+            transform: Describe(describe, Faults::new(self.transform, self.seed)),
+            sink,
+            dead_letters: match self.policy {
+                Policy::Bury(()) => Policy::Bury(letters),
+                Policy::Leave => Policy::Leave,
+                Policy::Drop => Policy::Drop,
+            },
+            limits: self.limits.clone(),
+            metrics: Metrics::default(),
+        }
+        .start()
+    }
+
+    fn feed(&self, ledger: &Ledger) -> Feed {
         let messages = self.messages.iter().enumerate().map(|(index, sketch)| {
             let mut message = Message::new(vec![b'x'; sketch.bytes]);
             message.id = index.to_string();
@@ -106,33 +177,28 @@ impl Case {
                 sketch.ordering_key.map(|key| key.to_string()).unwrap_or_default();
             message
         });
-        let feed = Feed::new(messages, ledger.clone());
-        let sketches = self.messages.clone();
-        let describe = move |message: &Message| {
-            let sketch = &sketches[message.id.parse::<usize>().unwrap()];
-            Item {
-                key: sketch.batch_key.to_string(),
-                id: message.id.clone(),
-                bytes: sketch.bytes,
-                kind: sketch.kind,
-            }
-        };
-        Pipeline {
-            service: "test",
-            source: match self.lease {
-                Some(lease) => feed.with_lease(lease),
-                None => feed,
-            },
-            transform: Describe(describe, Faults::new(self.transform, self.seed)),
-            sink: Shelf::new(ledger.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES),
-            dead_letters: Policy::Bury(Graveyard(
-                ledger.clone(),
-                Faults::new(self.sink, self.seed),
-            )),
-            limits: self.limits.clone(),
-            metrics: Metrics::default(),
+        let mut feed = Feed::new(messages, ledger.clone());
+        if let Some(lease) = self.lease {
+            feed = feed.with_lease(lease);
         }
-        .start()
+        if self.do_leases_end {
+            feed = feed.with_ending_leases();
+        }
+        if matches!(self.policy, Policy::Leave) {
+            feed = feed.with_max_deliveries(5);
+        }
+        feed
+    }
+
+    /// Why this message can never succeed.
+    fn reason(&self, index: usize) -> Option<&'static str> {
+        let sketch = &self.messages[index];
+        match sketch.kind {
+            _ if sketch.bytes > MAX_BATCH_BYTES => Some("too_large"),
+            Kind::Refused if !self.is_archive => Some("refused"),
+            Kind::Poison if !self.is_archive => Some("poison"),
+            _ => None,
+        }
     }
 
     fn check(&self, ledger: &Ledger) {
@@ -142,17 +208,11 @@ impl Case {
         // Intake may hold one delivery that waits for room.
         assert!(book.most_unsettled <= self.limits.max_messages_in_flight + 1);
         for (id, reason) in &book.buried {
-            let sketch = &self.messages[id.parse::<usize>().unwrap()];
-            let is_right = match *reason {
-                "too_large" => sketch.bytes > MAX_BATCH_BYTES,
-                "refused" => sketch.kind == Kind::Refused,
-                "poison" => sketch.kind == Kind::Poison,
-                _ => false,
-            };
-            assert!(is_right, "{id} was buried for {reason}");
+            assert_eq!(self.reason(id.parse().unwrap()), Some(*reason), "{id} is buried");
         }
         let ordering_key = |id: &String| self.messages[id.parse::<usize>().unwrap()].ordering_key;
-        let broken: HashSet<u8> = book.nacked.iter().filter_map(ordering_key).collect();
+        let again = book.nacked.iter().chain(&book.expired);
+        let broken: HashSet<u8> = again.filter_map(ordering_key).collect();
         self.check_order(&book.written, &broken);
     }
 
@@ -224,8 +284,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
+/// 300 cases, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: cases.unwrap_or(300), ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn everything_fed_is_acked_once_durable(case in cases()) {
@@ -242,13 +308,17 @@ proptest! {
             assert!(ended.is_none(), "{ended:?}");
             case.check(&ledger);
             let book = ledger.book();
-            assert_eq!(book.acked.len(), case.messages.len());
+            let is_settled = |id: &String| book.acked.contains(id) || book.forwarded.contains(id);
+            let mut ids = (0..case.messages.len()).map(|index| index.to_string());
+            assert_eq!(ids.find(|id| !is_settled(id)), None, "never settled");
+            assert!(case.lease.is_some() || book.late == 0);
             let has_key = |id: &&String| {
                 case.messages[id.parse::<usize>().unwrap()].ordering_key.is_some()
             };
             // Later ones of its key would overtake it, so only the end of a lease may do that.
             let handed_back = book.nacked.iter().find(has_key);
-            assert!(case.lease.is_some() || handed_back.is_none(), "{handed_back:?}");
+            let may_be = case.lease.is_some() || matches!(case.policy, Policy::Leave);
+            assert!(may_be || handed_back.is_none(), "{handed_back:?}");
         });
     }
 
@@ -263,7 +333,22 @@ proptest! {
 
             case.check(&ledger);
             let book = ledger.book();
-            assert!(outcome.is_ok() || !book.nacked.is_empty(), "an unclean drain hands something back");
+            let is_back = !book.nacked.is_empty() || book.late > 0;
+            assert!(outcome.is_ok() || is_back, "an unclean drain hands something back");
+        });
+    }
+
+    #[test]
+    fn a_stop_settles_everything(case in cases_that_stop()) {
+        block_on(async {
+            let ledger = Ledger::default();
+            let mut running = case.start(&ledger);
+
+            let ended = running.ended().await;
+            drop(running.shutdown(Duration::from_secs(30)).await);
+
+            assert!(ended.is_none_or(|error| error.recovery() == Recovery::Stop));
+            case.check(&ledger);
         });
     }
 }

@@ -1,0 +1,203 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Ledger;
+use crate::{Delivery, Error, Message, Settlement, Source, Verdict};
+
+/// A source of prepared messages that delivers again what is nacked, and ends when all are acked.
+pub struct Feed {
+    queue: Arc<Queue>,
+    ledger: Ledger,
+    lease: Option<Duration>,
+    do_leases_end: bool,
+    max_deliveries: u32,
+}
+
+/// Adds messages to a [`Feed`], which does not end before this is dropped.
+pub struct Tap(Arc<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Message>,
+    /// Deliveries without a verdict, by their number.
+    outstanding: BTreeMap<u64, Outstanding>,
+    next_number: u64,
+    is_open: bool,
+}
+
+struct Outstanding {
+    message: Message,
+    lease_end: Option<Instant>,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outstanding {
+    fn is_over(&self) -> bool {
+        self.lease_end.is_some_and(|end| end <= Instant::now())
+    }
+}
+
+impl State {
+    /// Delivers a message again.
+    fn return_message(&mut self, mut message: Message) {
+        message.attempts += 1;
+        self.waiting.push_back(message);
+    }
+
+    /// Takes back what is held for longer than its lease.
+    fn expire(&mut self, ledger: &Ledger) {
+        let over: Vec<u64> =
+            self.outstanding.iter().filter(|(_, held)| held.is_over()).map(|(n, _)| *n).collect();
+        for number in over {
+            if let Some(held) = self.outstanding.remove(&number) {
+                ledger.book().expired.insert(held.message.id.clone());
+                self.return_message(held.message);
+            }
+        }
+    }
+
+    fn next_end(&self) -> Option<Instant> {
+        self.outstanding.values().filter_map(|held| held.lease_end).min()
+    }
+}
+
+impl Feed {
+    /// Feeds these messages; each needs an id of its own.
+    #[must_use]
+    pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
+        let state = State { waiting: messages.into_iter().collect(), ..State::default() };
+        let queue = Queue { state: Mutex::new(state), ..Queue::default() };
+        Self {
+            queue: Arc::new(queue),
+            ledger,
+            lease: None,
+            do_leases_end: false,
+            max_deliveries: u32::MAX,
+        }
+    }
+
+    /// Feeds what comes through the tap.
+    #[must_use]
+    pub fn open(ledger: Ledger) -> (Self, Tap) {
+        let feed = Self::new([], ledger);
+        feed.queue.state().is_open = true;
+        let tap = Tap(Arc::clone(&feed.queue));
+        (feed, tap)
+    }
+
+    /// Gives each delivery a lease of this length. The lease only informs: it never ends by itself.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Takes a message back when its lease ends, and delivers it again. A verdict that comes later is
+    /// lost.
+    #[must_use]
+    pub fn with_ending_leases(mut self) -> Self {
+        self.do_leases_end = true;
+        self
+    }
+
+    /// Gives up what was nacked this often, as a subscription with a dead-letter policy does.
+    #[must_use]
+    pub fn with_max_deliveries(mut self, max_deliveries: u32) -> Self {
+        self.max_deliveries = max_deliveries;
+        self
+    }
+
+    fn deliver(&self, state: &mut State, message: Message) -> Delivery {
+        self.ledger.delivered();
+        let lease_end = self.lease.map(|lease| Instant::now() + lease);
+        let number = state.next_number;
+        state.next_number += 1;
+        let held = Outstanding {
+            message: message.clone(),
+            lease_end: lease_end.filter(|_| self.do_leases_end),
+        };
+        state.outstanding.insert(number, held);
+        let (queue, ledger) = (Arc::clone(&self.queue), self.ledger.clone());
+        let (id, max_deliveries) = (message.id.clone(), self.max_deliveries);
+        let settle = move |verdict| {
+            let mut state = queue.state();
+            state.expire(&ledger);
+            match state.outstanding.remove(&number) {
+                None => ledger.settled_late(&id, verdict),
+                Some(held) => {
+                    ledger.settled(&id, verdict);
+                    if verdict == Verdict::Nack && held.message.attempts < max_deliveries {
+                        state.return_message(held.message);
+                    } else if verdict == Verdict::Nack {
+                        ledger.book().forwarded.insert(id);
+                    }
+                }
+            }
+            drop(state);
+            queue.changed.notify_one();
+        };
+        Delivery::new(message, Settlement::new(settle, lease_end))
+    }
+}
+
+impl Tap {
+    /// Adds a message; it needs an id of its own.
+    pub fn push(&self, message: Message) {
+        self.0.state().waiting.push_back(message);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.0.state().is_open = false;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Source for Feed {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        loop {
+            let next_end = {
+                let mut state = self.queue.state();
+                state.expire(&self.ledger);
+                if let Some(next) = state.waiting.pop_front() {
+                    return Ok(Some(self.deliver(&mut state, next)));
+                }
+                if !state.is_open && self.ledger.book().unsettled == 0 {
+                    return Ok(None);
+                }
+                state.next_end()
+            };
+            let expired = async {
+                match next_end {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.queue.changed.notified() => {}
+                () = expired => {}
+            }
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}

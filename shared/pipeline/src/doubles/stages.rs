@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use super::{Fault, Faults, Ledger};
+use crate::{DeadLetters, Error, Join, Letter, Message, Recovery, Refusal, Sink, Step, Transform};
+
+/// A record of a [`Shelf`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Which batch it joins.
+    pub key: String,
+    /// The message's id.
+    pub id: String,
+    /// Its size in the batch.
+    pub bytes: usize,
+    /// What the shelf does with it.
+    pub kind: Kind,
+}
+
+/// What a [`Shelf`] does with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is written.
+    Good,
+    /// It is refused alone, its batch is written.
+    Refused,
+    /// Its whole batch is refused.
+    Poison,
+    /// It becomes no record: its message is acknowledged, and that is all.
+    Skipped,
+}
+
+/// A sink in memory. Batches hold at most `max_bytes`.
+pub struct Shelf {
+    ledger: Ledger,
+    faults: Faults,
+    max_bytes: usize,
+}
+
+impl Shelf {
+    /// A shelf that reports what it holds to `ledger`.
+    #[must_use]
+    pub fn new(ledger: Ledger, faults: Faults, max_bytes: usize) -> Self {
+        Self { ledger, faults, max_bytes }
+    }
+
+    fn put(&self, batch: &[Item]) -> Vec<Refusal> {
+        let mut book = self.ledger.book();
+        let mut refusals = Vec::new();
+        for (index, item) in batch.iter().enumerate() {
+            if item.kind == Kind::Refused {
+                refusals.push(Refusal { index, reason: "refused", detail: item.id.clone() });
+            } else {
+                book.written.push(item.id.clone());
+            }
+        }
+        // A destination may name its refusals in any order, and more than once.
+        self.faults.shuffle(&mut refusals);
+        refusals
+    }
+}
+
+impl Sink for Shelf {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        record.key.clone()
+    }
+
+    fn open(&self, _key: &String) -> Vec<Item> {
+        Vec::new()
+    }
+
+    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+        if item.bytes > self.max_bytes {
+            return Err(Join::Refused(Recovery::Reject("too_large").because("join", "too large")));
+        }
+        let bytes: usize = batch.iter().map(|item| item.bytes).sum();
+        if !batch.is_empty() && bytes + item.bytes > self.max_bytes {
+            return Err(Join::Full(item));
+        }
+        let bytes = bytes + item.bytes;
+        batch.push(item);
+        Ok(bytes)
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, _: Duration) -> Result<Vec<Refusal>, Error> {
+        let (delay, fault) = self.faults.draw();
+        tokio::time::sleep(delay).await;
+        fault.before("write").await?;
+        if batch.iter().any(|item| item.kind == Kind::Poison) {
+            return Err(Recovery::Reject("poison").because("write", "a record spoils the batch"));
+        }
+        let refusals = self.put(batch);
+        fault.after("write")?;
+        Ok(refusals)
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        let (first, second) = batch.split_at(at);
+        Some((first.to_vec(), second.to_vec()))
+    }
+}
+
+/// A [`Shelf`] whose batches cannot be parted, and that keeps no originals.
+pub struct Archive(pub Shelf);
+
+impl Sink for Archive {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    const KEEPS_ORIGINALS: bool = false;
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        self.0.key(record)
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        self.0.open(key)
+    }
+
+    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+        self.0.join(batch, item, &mut ())
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        self.0.write(batch, limit).await
+    }
+
+    fn split(&self, _: &Vec<Item>, _: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        None
+    }
+}
+
+/// A transform that makes each message the [`Item`] that `describe` says.
+pub struct Describe<F>(pub F, pub Faults);
+
+impl<F> Transform for Describe<F>
+where
+    F: Fn(&Message) -> Item + Send + Sync + 'static,
+{
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        let (delay, fault) = self.1.draw();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        if fault == Fault::LostReply {
+            // A transform has no reply to lose; it asks for another delivery instead.
+            return Err(Recovery::HandBack.because("look up", "later"));
+        }
+        fault.before("look up").await?;
+        let item = (self.0)(message);
+        Ok(if item.kind == Kind::Skipped { Step::Skip("skipped") } else { Step::Pass(item) })
+    }
+}
+
+/// Dead letters in the [`Ledger`].
+pub struct Graveyard(pub Ledger, pub Faults);
+
+impl DeadLetters for Graveyard {
+    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
+        let (delay, fault) = self.1.draw();
+        tokio::time::sleep(delay).await;
+        fault.before("bury").await?;
+        self.0.book().buried.insert(letter.message.id.clone(), letter.reason);
+        fault.after("bury")
+    }
+}
