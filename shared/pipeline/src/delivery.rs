@@ -21,6 +21,12 @@ pub enum Verdict {
 pub trait Settle: Send {
     /// Takes the verdict.
     fn settle(self: Box<Self>, verdict: Verdict);
+
+    /// Whether the source still waits for the verdict. One that delivers everything again after a
+    /// failure, in order, says no from then on: a message of before would overtake those.
+    fn is_current(&self) -> bool {
+        true
+    }
 }
 
 impl<F: FnOnce(Verdict) + Send> Settle for F {
@@ -52,6 +58,12 @@ impl Settlement {
     /// Asks for another delivery; the same as dropping it.
     pub fn nack(self) {
         self.settle(Verdict::Nack);
+    }
+
+    /// Whether the source still waits for the verdict; see [`Settle::is_current`].
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.settle.as_ref().is_some_and(|settle| settle.is_current())
     }
 
     /// When the source takes the message back by itself.

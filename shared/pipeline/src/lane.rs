@@ -10,18 +10,23 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batch::Cause;
+use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Parcel;
+use crate::metrics::{FlushCause, Metrics};
 use crate::progress::Pulse;
 use crate::runner::Shared;
 use crate::write::{self, Closed};
-use crate::{Join, Sink, Transform};
+use crate::{Join, Sink, Transform, panics};
 
 mod clock;
 mod flushing;
+mod order;
 mod transforming;
 
 use clock::{Clock, Due};
+pub(crate) use order::Keyed;
+use order::Order;
 use transforming::Transformed;
 
 /// Messages taken in at one turn before writes and clocks are looked at again.
@@ -45,6 +50,8 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     parked: HashMap<String, VecDeque<Parcel>>,
     /// Keys whose parked messages can go on once there is room.
     resumable: Vec<String>,
+    /// Keys with a message that must come again before those behind it.
+    order: Order,
     /// Whether the other lanes know already that memory is short.
     has_called_for_memory: bool,
     starved: watch::Receiver<u64>,
@@ -54,7 +61,7 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
 /// A batch that still grows.
 struct Open<S: Sink> {
     batch: S::Batch,
-    share: crate::bound::Share,
+    share: Share,
     entries: Vec<write::Entry>,
     bytes: usize,
     generation: u64,
@@ -62,15 +69,8 @@ struct Open<S: Sink> {
 }
 
 impl<S: Sink> Open<S> {
-    fn new<T, D>(shared: &Shared<T, S, D>, key: &S::Key, generation: u64) -> Self {
-        Self {
-            batch: shared.sink.open(key),
-            share: shared.memory.share(),
-            entries: Vec::new(),
-            bytes: 0,
-            generation,
-            is_ordered: false,
-        }
+    fn new(batch: S::Batch, share: Share, generation: u64) -> Self {
+        Self { batch, share, entries: Vec::new(), bytes: 0, generation, is_ordered: false }
     }
 }
 
@@ -78,6 +78,8 @@ impl<S: Sink> Open<S> {
 struct Written<K> {
     key: K,
     was_ordered: bool,
+    /// Ordered messages that were handed back, in their order.
+    nacked: Vec<Keyed>,
 }
 
 impl<T, S, D> Lane<T, S, D>
@@ -107,6 +109,7 @@ where
             transforming: FuturesUnordered::new(),
             parked: HashMap::new(),
             resumable: Vec::new(),
+            order: Order::default(),
             has_called_for_memory: false,
         }
     }
@@ -142,7 +145,7 @@ where
         };
         tokio::select! {
             biased;
-            Some(written) = self.writing.next() => self.finish(&written),
+            Some(written) = self.writing.next() => self.finish(written),
             // A record that cannot join yet stays where it is, so that the bounds hold.
             Some(transformed) = self.transforming.next(), if accepting => {
                 self.transformed(transformed).await;
@@ -183,35 +186,52 @@ where
 
     /// Adds a record to its batch, and closes the batch when that reaches a limit.
     fn join(&mut self, parcel: Parcel, mut record: T::Record) {
-        let key = self.shared.sink.key(&record);
+        let key = match panics::catch("choose batch", || self.shared.sink.key(&record)) {
+            Ok(key) => key,
+            Err(error) => return self.refuse(parcel, error),
+        };
         loop {
-            let batch = match self.open.entry(key.clone()) {
-                Entry::Occupied(open) => open.into_mut(),
-                Entry::Vacant(vacant) => {
-                    let max_age = self.shared.limits.batch.max_age;
-                    let generation = self.clock.start(&key, max_age);
-                    self.shared.metrics.open_batches.inc();
-                    vacant.insert(Open::new(&self.shared, &key, generation))
-                }
-            };
-            match self.shared.sink.join(&mut batch.batch, record, &mut self.scratch) {
-                Ok(bytes) => {
-                    batch.bytes = bytes;
-                    batch.share.resize(bytes);
-                    self.joined(&key, parcel);
-                    return;
-                }
+            match self.offer(&key, record) {
+                Ok(()) => return self.joined(&key, parcel),
                 Err(Join::Full(back)) => {
                     record = back;
                     self.close(&key, Cause::Bytes);
                 }
                 Err(Join::Refused(error)) => {
-                    if batch.entries.is_empty() {
+                    if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
                         self.discard(&key);
                     }
-                    self.refuse(parcel, error);
-                    return;
+                    return self.refuse(parcel, error);
                 }
+            }
+        }
+    }
+
+    /// Offers a record to the open batch of its key. After a panic the batch may hold half of it: it
+    /// is thrown away, and its messages are handed back.
+    fn offer(&mut self, key: &S::Key, record: T::Record) -> Result<(), Join<T::Record>> {
+        let shared = Arc::clone(&self.shared);
+        let open = match self.open.entry(key.clone()) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => {
+                let opened = panics::catch("open batch", || shared.sink.open(key));
+                let batch = opened.map_err(Join::Refused)?;
+                let generation = self.clock.start(key, shared.limits.batch.max_age);
+                shared.metrics.open_batches.inc();
+                vacant.insert(Open::new(batch, shared.memory.share(), generation))
+            }
+        };
+        let (batch, scratch) = (&mut open.batch, &mut self.scratch);
+        match panics::catch("join batch", || shared.sink.join(batch, record, scratch)) {
+            Ok(joined) => {
+                open.bytes = joined?;
+                open.share.resize(open.bytes);
+                Ok(())
+            }
+            Err(error) => {
+                self.scratch = shared.sink.scratch();
+                self.hand_back_open(key, panics::PANICKED);
+                Err(Join::Refused(error))
             }
         }
     }
@@ -247,9 +267,16 @@ where
     fn close(&mut self, key: &S::Key, cause: Cause) {
         let Some(mut open) = self.open.remove(key) else { return };
         self.shared.metrics.open_batches.dec();
-        self.shared.metrics.flushed.get_or_create(&crate::metrics::FlushCause { cause }).inc();
+        self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
-        let sealed = self.shared.sink.seal(open.batch, &mut self.scratch);
+        let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
+        let sealed = match panics::catch("close batch", || sink.seal(batch, scratch)) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                self.scratch = self.shared.sink.scratch();
+                return self.refuse_all(open.entries, &error);
+            }
+        };
         open.share.resize(open.bytes);
         self.waiting.push_back(Closed {
             key: key.clone(),
@@ -274,8 +301,8 @@ where
             }
             let shared = Arc::clone(&self.shared);
             self.writing.push(Box::pin(async move {
-                write::settle_batch(&shared, closed).await;
-                Written { key, was_ordered }
+                let nacked = write::settle_batch(&shared, closed).await;
+                Written { key, was_ordered, nacked }
             }));
         }
     }
@@ -294,9 +321,50 @@ where
         self.waiting.is_empty() && self.writing.len() < self.shared.limits.max_writes
     }
 
-    fn finish(&mut self, written: &Written<S::Key>) {
+    fn finish(&mut self, written: Written<S::Key>) {
         if written.was_ordered {
             self.ordered.remove(&written.key);
         }
+        if !written.nacked.is_empty() {
+            self.order.handed_back(written.nacked);
+            self.hand_back_behind(&written.key);
+        }
+    }
+
+    /// Hands back the batches of a key that hold messages behind one that has to come again.
+    fn hand_back_behind(&mut self, key: &S::Key) {
+        let must_follow = |order: &Order, entries: &[write::Entry]| {
+            let mut keyed = entries.iter().filter_map(write::Entry::keyed);
+            keyed.any(|message| order.awaits(&message.ordering_key))
+        };
+        let mut kept = VecDeque::with_capacity(self.waiting.len());
+        for closed in std::mem::take(&mut self.waiting) {
+            if closed.key == *key && must_follow(&self.order, &closed.entries) {
+                closed.entries.into_iter().for_each(|entry| self.hand_back(entry, "order"));
+            } else {
+                kept.push_back(closed);
+            }
+        }
+        self.waiting = kept;
+        if self.open.get(key).is_some_and(|open| must_follow(&self.order, &open.entries)) {
+            self.hand_back_open(key, "order");
+        }
+    }
+
+    /// Hands back all messages of an open batch; what was made of them is thrown away.
+    fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
+        let Some(open) = self.open.remove(key) else { return };
+        self.shared.metrics.open_batches.dec();
+        open.entries.into_iter().for_each(|entry| self.hand_back(entry, reason));
+    }
+
+    /// Hands a message back at once, because of another one.
+    fn hand_back(&mut self, entry: write::Entry, reason: &'static str) {
+        if let Some(keyed) = entry.keyed() {
+            self.order.followed(keyed);
+        }
+        Metrics::count(&self.shared.metrics.nacked, reason, 1);
+        entry.nack();
+        self.shared.gauge();
     }
 }

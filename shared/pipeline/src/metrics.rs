@@ -7,13 +7,15 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::PANICKED;
 use crate::batch::Cause;
 use crate::waiting::Waiting;
 
 /// Why messages are handed back, beside being refused under a policy of the subscription.
-const NACKED: [&str; 5] = ["lease", "transform", "asked", "stop", "dead_letter_failed"];
+const NACKED: [&str; 8] =
+    ["lease", "transform", "asked", "order", "stale", "stop", "panicked", "dead_letter_failed"];
 /// What is tried again.
-const RETRIED: [&str; 3] = ["receive", "transform", "write"];
+const RETRIED: [&str; 4] = ["receive", "transform", "write", "dead_letter"];
 
 /// Why something happened; a short, stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,6 +119,8 @@ impl Metrics {
         for (family, reasons) in families {
             reasons.iter().for_each(|reason| Self::count(family, reason, 0));
         }
+        // Any stage of any service can meet a bug of its own.
+        Self::count(&metrics.dead_lettered, PANICKED, 0);
         for cause in Cause::ALL {
             metrics.flushed.get_or_create(&FlushCause { cause }).inc_by(0);
         }

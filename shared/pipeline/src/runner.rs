@@ -17,6 +17,7 @@ use crate::bound::{InFlight, Memory};
 use crate::dead_letter::{DeadLetters, Policy};
 use crate::intake::{Ended, Intake};
 use crate::lane::Lane;
+use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
 
@@ -37,7 +38,8 @@ pub struct Limits {
     pub max_writes: usize,
     /// When a batch is written.
     pub batch: batch::Limits,
-    /// Longest duration of one attempt; above zero.
+    /// Longest duration of one attempt; above zero. A write gets a second more for each MiB, and after
+    /// a time-out twice that, so that a thin link is slow and not broken.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub attempt_timeout: Duration,
@@ -125,6 +127,7 @@ pub(crate) struct Shared<T, S, D> {
     pub in_flight: Arc<InFlight>,
     pub memory: Arc<Memory>,
     pub outage: Outage,
+    pub pace: Pace,
     failure: mpsc::Sender<Error>,
 }
 
@@ -240,6 +243,10 @@ where
             in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
             memory: Arc::new(Memory::new(limits.max_batch_memory)),
             outage: Outage::default(),
+            pace: Pace::new(
+                limits.attempt_timeout,
+                limits.lane_count().saturating_mul(limits.max_writes),
+            ),
             failure,
             limits,
         });

@@ -1,18 +1,31 @@
 //! Writes one batch: attempts, splitting, refusals, and the settlement of every message in it.
 
-use std::fmt::Debug;
+use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::backoff::Waits;
 use crate::bound::Share;
-use crate::dead_letter::{self, DeadLetters, Letter, MAX_DETAIL_BYTES, Policy};
+use crate::dead_letter::DeadLetters;
 use crate::intake::{Duty, Parcel};
+use crate::lane::Keyed;
 use crate::metrics::Metrics;
+use crate::panics;
 use crate::runner::Shared;
-use crate::{Error, Message, Recovery, Refusal, Sink, Transform, trace};
+use crate::{Message, Recovery, Refusal, Sink, Transform};
+
+mod attempt;
+mod dead_lettering;
+
+use attempt::{Ending, Target, attempt};
+pub(crate) use dead_lettering::bury;
+
+/// How long a message is held before it is handed back. Pub/Sub delivers it again at once where the
+/// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
+const HOLD: Duration = Duration::from_millis(500);
+
+/// Batches of fewer bytes are not split after a time-out: their size is not what takes the time.
+const WORTH_SPLITTING: usize = 64 * 1024;
 
 /// A batch that no record can join any more.
 pub(crate) struct Closed<S: Sink> {
@@ -29,6 +42,8 @@ pub(crate) struct Closed<S: Sink> {
 pub(crate) struct Entry {
     duty: Duty,
     original: Option<Message>,
+    /// The name of an ordered message whose original is not kept.
+    keyed: Option<Box<Keyed>>,
     publish_time: OffsetDateTime,
     attempts: u32,
 }
@@ -37,120 +52,118 @@ impl Entry {
     pub(crate) fn new(parcel: Parcel, keep_original: bool) -> Self {
         let Parcel { message, mut duty } = parcel;
         let (publish_time, attempts) = (message.publish_time, message.attempts);
-        if !keep_original {
-            duty.permit.release_bytes();
+        if keep_original {
+            return Self { duty, original: Some(message), keyed: None, publish_time, attempts };
         }
-        Self { duty, original: keep_original.then_some(message), publish_time, attempts }
+        duty.permit.release_bytes();
+        let keyed = Keyed::of(&message).map(Box::new);
+        Self { duty, original: None, keyed, publish_time, attempts }
+    }
+
+    /// The name of the message, if it has an ordering key.
+    pub(crate) fn keyed(&self) -> Option<Keyed> {
+        match &self.original {
+            Some(original) => Keyed::of(original),
+            None => self.keyed.as_deref().cloned(),
+        }
+    }
+
+    /// Asks the source to deliver the message again.
+    pub(crate) fn nack(self) {
+        self.duty.settlement.nack();
     }
 }
 
-/// How a series of attempts ended.
-enum Ending {
-    Durable(Vec<Refusal>),
-    Failed(Error),
+/// A batch, or a part of one that was split.
+struct Part<S: Sink> {
+    sealed: S::Sealed,
+    entries: Vec<Entry>,
+    bytes: usize,
+    /// Whether it may be split; false once the sink could not.
+    can_split: bool,
 }
 
-/// Writes a batch until each of its messages is acked, nacked or durable in the dead letters.
-pub(crate) async fn settle_batch<T, S, D>(shared: &Shared<T, S, D>, closed: Closed<S>)
+impl<S: Sink> Part<S> {
+    fn target<'a>(&'a self, key: &'a S::Key) -> Target<'a, S> {
+        let leases = self.entries.iter().filter_map(|entry| entry.duty.settlement.lease_end());
+        let is_worth_it = self.entries.len() > 1 && self.bytes > WORTH_SPLITTING;
+        Target {
+            key,
+            sealed: &self.sealed,
+            bytes: self.bytes,
+            lease_end: leases.min(),
+            can_split: self.can_split && is_worth_it,
+        }
+    }
+
+    /// Its two halves, unless it cannot be parted.
+    fn split(mut self, sink: &S) -> Result<[Self; 2], Self> {
+        let at = self.entries.len() / 2;
+        let halves =
+            (at > 0).then(|| panics::catch("split batch", || sink.split(&self.sealed, at)));
+        let Some((first, second)) = halves.and_then(Result::ok).flatten() else {
+            self.can_split = false;
+            return Err(self);
+        };
+        let bytes = self.bytes / 2;
+        let rest = self.entries.split_off(at);
+        Ok([
+            Self { sealed: first, entries: self.entries, bytes, can_split: true },
+            Self { sealed: second, entries: rest, bytes: self.bytes - bytes, can_split: true },
+        ])
+    }
+}
+
+/// Writes a batch until each of its messages is acked, nacked or durable in the dead letters. Returns
+/// the ordered messages that were nacked and must come again before those behind them, in their order.
+pub(crate) async fn settle_batch<T, S, D>(shared: &Shared<T, S, D>, closed: Closed<S>) -> Vec<Keyed>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    let Closed { key, sealed, entries, share, bytes, .. } = closed;
-    let mut parts = vec![(sealed, entries)];
-    while let Some((sealed, entries)) = parts.pop() {
-        let lease_end = entries.iter().filter_map(|entry| entry.duty.settlement.lease_end()).min();
-        match attempt(shared, &key, &sealed, lease_end).await {
-            Ending::Durable(refusals) => settle_written(shared, entries, refusals).await,
-            Ending::Failed(error) => match error.recovery() {
-                Recovery::Reject(reason) => {
-                    let at = entries.len() / 2;
-                    let halves = (at > 0).then(|| shared.sink.split(&sealed, at)).flatten();
-                    if let Some((first, second)) = halves {
-                        debug!(?key, records = entries.len(), "splitting a refused batch");
-                        let mut entries = entries;
-                        let rest = entries.split_off(at);
-                        parts.push((second, rest));
-                        parts.push((first, entries));
-                    } else {
-                        bury_all(shared, entries, reason, &error.detail()).await;
-                    }
+    let Closed { key, sealed, entries, share, bytes, is_ordered } = closed;
+    let mut parts: Vec<Part<S>> = vec![Part { sealed, entries, bytes, can_split: true }];
+    let mut nacked = Vec::new();
+    while let Some(part) = parts.pop() {
+        match attempt(shared, part.target(&key)).await {
+            Ending::Durable(refusals) => {
+                settle_written(shared, part.entries, refusals).await;
+            }
+            Ending::TooSlow => {
+                debug!(?key, records = part.entries.len(), "splitting a batch that took too long");
+                match part.split(&shared.sink) {
+                    Ok([first, second]) => parts.extend([second, first]),
+                    Err(whole) => parts.push(whole),
                 }
-                Recovery::Retry => hand_back(shared, entries, "lease"),
-                Recovery::HandBack => hand_back(shared, entries, "asked"),
+            }
+            Ending::Failed(error) => match error.recovery() {
+                Recovery::Reject(reason) => match part.split(&shared.sink) {
+                    Ok([first, second]) => {
+                        debug!(?key, reason, "splitting a refused batch");
+                        parts.extend([second, first]);
+                    }
+                    Err(culprit) => {
+                        bury_all(shared, culprit.entries, reason, &error.detail()).await;
+                    }
+                },
                 Recovery::Stop => {
                     shared.fail(error);
-                    hand_back(shared, entries, "stop");
+                    nacked.extend(hand_back_parts(shared, part, &mut parts, "stop").await);
+                }
+                retry @ (Recovery::Retry | Recovery::HandBack) => {
+                    let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
+                    // What follows in the batch would overtake it.
+                    let mut none = Vec::new();
+                    let behind = if is_ordered { &mut parts } else { &mut none };
+                    nacked.extend(hand_back_parts(shared, part, behind, reason).await);
                 }
             },
         }
     }
     shared.metrics.sent_bytes.inc_by(bytes as u64);
     drop(share);
-}
-
-/// Attempts a write until it succeeds, fails for good, or the lease of a message in it ends.
-async fn attempt<T, S, D>(
-    shared: &Shared<T, S, D>,
-    key: &S::Key,
-    sealed: &S::Sealed,
-    lease_end: Option<Instant>,
-) -> Ending
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-{
-    let mut waits = shared.limits.retry.waits();
-    loop {
-        let started = Instant::now();
-        let written = timeout(
-            shared.limits.attempt_timeout,
-            shared.sink.write(sealed, shared.limits.attempt_timeout),
-        )
-        .await;
-        let error = match written {
-            Ok(Ok(refusals)) => {
-                shared.outage.over();
-                shared.metrics.write_duration.observe(started.elapsed().as_secs_f64());
-                return Ending::Durable(refusals);
-            }
-            Ok(Err(error)) => error,
-            Err(late) => Recovery::Retry.because("write batch", late),
-        };
-        if error.recovery() != Recovery::Retry
-            || !wait_for_retry(shared, key, &error, (&mut waits, lease_end)).await
-        {
-            return Ending::Failed(error);
-        }
-    }
-}
-
-/// Waits before the next attempt; false when the lease would not last until then.
-async fn wait_for_retry<T, S, D>(
-    shared: &Shared<T, S, D>,
-    what: &impl Debug,
-    error: &Error,
-    (waits, lease_end): (&mut Waits, Option<Instant>),
-) -> bool
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-{
-    let wait = waits.next_wait();
-    let is_new = shared.outage.began(format!("{error:#}"));
-    if is_new {
-        warn!(?what, error = format!("{error:#}"), ?wait, "write failed, trying again");
-    } else {
-        debug!(?what, error = format!("{error:#}"), ?wait, "write failed again");
-    }
-    Metrics::count(&shared.metrics.retried, "write", 1);
-    let next_end = Instant::now() + wait + shared.limits.attempt_timeout;
-    if lease_end.is_some_and(|end| next_end > end) {
-        return false;
-    }
-    tokio::time::sleep(wait).await;
-    true
+    nacked
 }
 
 async fn settle_written<T, S, D>(
@@ -184,7 +197,8 @@ async fn settle_written<T, S, D>(
     }
 }
 
-async fn bury_all<T, S, D>(
+/// Brings messages to the dead letters, one after another.
+pub(crate) async fn bury_all<T, S, D>(
     shared: &Shared<T, S, D>,
     entries: Vec<Entry>,
     reason: &'static str,
@@ -199,73 +213,37 @@ async fn bury_all<T, S, D>(
     }
 }
 
-/// Brings a message to the dead letters, and acknowledges it when it is durable there.
-pub(crate) async fn bury<T, S, D>(
+/// Hands back a part and those behind it.
+async fn hand_back_parts<T, S, D>(
     shared: &Shared<T, S, D>,
-    entry: Entry,
+    first: Part<S>,
+    behind: &mut Vec<Part<S>>,
     reason: &'static str,
-    detail: String,
-) where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let metrics = &shared.metrics;
-    let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
-    else {
-        let trace = entry.original.as_ref().and_then(trace::id);
-        warn!(reason, detail, trace, "a message can never succeed");
-        if matches!(shared.dead_letters, Policy::Drop) {
-            Metrics::count(&metrics.dropped, reason, 1);
-            entry.duty.settlement.ack();
-        } else {
-            hand_back(shared, vec![entry], reason);
-        }
-        return;
-    };
-    let letter = Letter {
-        service: shared.service,
-        reason,
-        detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
-        attempts: entry.attempts,
-        first_seen: entry.duty.first_seen,
-        message: original,
-    };
-    let lease_end = entry.duty.settlement.lease_end();
-    let mut waits = shared.limits.retry.waits();
-    loop {
-        let buried = timeout(
-            shared.limits.attempt_timeout,
-            dead_letters.bury(&letter, shared.limits.attempt_timeout),
-        )
-        .await;
-        let error = match buried {
-            Ok(Ok(())) => break,
-            Ok(Err(error)) => error,
-            Err(late) => Recovery::Retry.because("write dead letter", late),
-        };
-        let may_retry = error.recovery() == Recovery::Retry;
-        if !may_retry || !wait_for_retry(shared, &reason, &error, (&mut waits, lease_end)).await {
-            let (trace, error) = (trace::id(original), format!("{error:#}"));
-            warn!(reason, trace, error, "a dead letter could not be written");
-            hand_back(shared, vec![entry], "dead_letter_failed");
-            return;
-        }
-    }
-    shared.outage.over();
-    debug!(reason, trace = trace::id(original), "a message is in the dead letters");
-    Metrics::count(&metrics.dead_lettered, reason, 1);
-    entry.duty.settlement.ack();
-    shared.gauge();
-}
-
-/// Asks the source to deliver these messages again.
-fn hand_back<T, S, D>(shared: &Shared<T, S, D>, entries: Vec<Entry>, reason: &'static str)
+) -> Vec<Keyed>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
 {
+    // The next one is the last one of the list.
+    let behind = behind.drain(..).rev().flat_map(|part| part.entries);
+    let entries = first.entries.into_iter().chain(behind).collect();
+    hand_back(shared, entries, reason).await
+}
+
+/// Asks the source to deliver these messages again, and returns the ordered ones among them.
+pub(crate) async fn hand_back<T, S, D>(
+    shared: &Shared<T, S, D>,
+    entries: Vec<Entry>,
+    reason: &'static str,
+) -> Vec<Keyed>
+where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+{
+    tokio::time::sleep(HOLD).await;
     Metrics::count(&shared.metrics.nacked, reason, entries.len());
-    entries.into_iter().for_each(|entry| entry.duty.settlement.nack());
+    let keyed = entries.iter().filter_map(Entry::keyed).collect();
+    entries.into_iter().for_each(Entry::nack);
     shared.gauge();
+    keyed
 }

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ struct State {
     /// Deliveries without a verdict, by their number.
     outstanding: BTreeMap<u64, Outstanding>,
     next_number: u64,
+    /// The number of each message's first delivery, by its id.
+    first_delivered: HashMap<String, u64>,
     is_open: bool,
 }
 
@@ -53,10 +55,19 @@ impl Outstanding {
 }
 
 impl State {
-    /// Delivers a message again.
+    /// Delivers a message again: behind the others, but before those of its ordering key that came after
+    /// it.
     fn return_message(&mut self, mut message: Message) {
         message.attempts += 1;
-        self.waiting.push_back(message);
+        let place = |id: &String| self.first_delivered.get(id).copied().unwrap_or(u64::MAX);
+        let own = place(&message.id);
+        let is_behind = |other: &Message| {
+            !message.ordering_key.is_empty()
+                && other.ordering_key == message.ordering_key
+                && place(&other.id) > own
+        };
+        let at = self.waiting.iter().position(is_behind).unwrap_or(self.waiting.len());
+        self.waiting.insert(at, message);
     }
 
     /// Takes back what is held for longer than its lease.
@@ -127,6 +138,7 @@ impl Feed {
         let lease_end = self.lease.map(|lease| Instant::now() + lease);
         let number = state.next_number;
         state.next_number += 1;
+        state.first_delivered.entry(message.id.clone()).or_insert(number);
         let held = Outstanding {
             message: message.clone(),
             lease_end: lease_end.filter(|_| self.do_leases_end),

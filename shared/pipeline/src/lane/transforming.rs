@@ -3,27 +3,30 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Lane;
+use super::order::Keyed;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Parcel;
 use crate::metrics::Metrics;
 use crate::runner::Shared;
-use crate::write::{Entry, bury};
-use crate::{Error, Recovery, Sink, Step, Transform, trace};
-
-/// How long a message is kept before it is handed back. Pub/Sub delivers it again at once where the
-/// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
-const HOLD: Duration = Duration::from_millis(500);
+use crate::write::{self, Entry};
+use crate::{Error, Recovery, Sink, Step, Transform, panics, trace};
 
 /// What came of a message. An ordering key comes back, so that its next message can go on.
 pub(super) struct Transformed<R> {
     ordering_key: String,
-    outcome: Option<(Parcel, R)>,
+    outcome: Outcome<R>,
+}
+
+enum Outcome<R> {
+    /// A record to write.
+    Record(Parcel, R),
+    /// Nothing is left to do. Holds the name of a message that was handed back, if it is ordered.
+    Settled(Vec<Keyed>),
 }
 
 impl<T, S, D> Lane<T, S, D>
@@ -55,8 +58,18 @@ where
     pub(super) fn refuse(&mut self, parcel: Parcel, error: Error) {
         let shared = Arc::clone(&self.shared);
         self.transforming.push(Box::pin(async move {
-            give_up(&shared, parcel, &error).await;
-            Transformed { ordering_key: String::new(), outcome: None }
+            let nacked = give_up(&shared, parcel, error).await;
+            Transformed { ordering_key: String::new(), outcome: Outcome::Settled(nacked) }
+        }));
+    }
+
+    /// Hands out the messages of a batch over which the sink panicked: which of them is to blame cannot
+    /// be told any more.
+    pub(super) fn refuse_all(&mut self, entries: Vec<Entry>, error: &Error) {
+        let (shared, detail) = (Arc::clone(&self.shared), error.detail());
+        self.transforming.push(Box::pin(async move {
+            write::bury_all(&shared, entries, panics::PANICKED, &detail).await;
+            Transformed { ordering_key: String::new(), outcome: Outcome::Settled(Vec::new()) }
         }));
     }
 
@@ -77,6 +90,13 @@ where
 
     /// Starts a transform; returns its ordering key if it has ended already.
     async fn begin(&mut self, parcel: Parcel) -> Option<String> {
+        let is_current = parcel.duty.settlement.is_current();
+        if !is_current || !self.order.admits(&parcel.message) {
+            let key = parcel.message.ordering_key.clone();
+            let reason = if is_current { "order" } else { "stale" };
+            self.hand_back(Entry::new(parcel, false), reason);
+            return Some(key);
+        }
         let mut transform = Box::pin(transform(Arc::clone(&self.shared), parcel));
         // A waker is needed even for one look; pushed futures are polled again by their set.
         match futures::poll!(transform.as_mut()) {
@@ -89,8 +109,12 @@ where
     }
 
     fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
-        if let Some((parcel, record)) = transformed.outcome {
-            self.join(parcel, record);
+        match transformed.outcome {
+            Outcome::Record(parcel, _) if self.order.awaits(&parcel.message.ordering_key) => {
+                self.hand_back(Entry::new(parcel, false), "order");
+            }
+            Outcome::Record(parcel, record) => self.join(parcel, record),
+            Outcome::Settled(nacked) => self.order.handed_back(nacked),
         }
         transformed.ordering_key
     }
@@ -124,15 +148,15 @@ where
     let ordering_key = parcel.message.ordering_key.clone();
     let mut waits = shared.limits.retry.waits();
     let outcome = loop {
-        let attempt = shared.transform.apply(&parcel.message);
+        let attempt = panics::catch_async("transform", shared.transform.apply(&parcel.message));
         let applied = timeout(shared.limits.attempt_timeout, attempt).await;
         let error =
             match applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late))) {
-                Ok(Step::Pass(record)) => break Some((parcel, record)),
+                Ok(Step::Pass(record)) => break Outcome::Record(parcel, record),
                 Ok(Step::Skip(reason)) => {
                     Metrics::count(&shared.metrics.skipped, reason, 1);
                     parcel.duty.settlement.ack();
-                    break None;
+                    break Outcome::Settled(Vec::new());
                 }
                 Err(error) => error,
             };
@@ -151,41 +175,38 @@ where
             tokio::time::sleep(wait).await;
         } else {
             // Boxed, because every message would carry the room for it otherwise.
-            Box::pin(give_up(&shared, parcel, &error)).await;
-            break None;
+            break Outcome::Settled(Box::pin(give_up(&shared, parcel, error)).await);
         }
     };
     Transformed { ordering_key, outcome }
 }
 
-/// Ends a message that has no record: to the dead letters, or back to the source.
-async fn give_up<T, S, D>(shared: &Shared<T, S, D>, parcel: Parcel, error: &Error)
+/// Ends a message that has no record: to the dead letters, or back to the source. Returns its name if
+/// it is ordered and was handed back.
+async fn give_up<T, S, D>(shared: &Shared<T, S, D>, parcel: Parcel, error: Error) -> Vec<Keyed>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    match error.recovery() {
+    let (trace, text) = (trace::id(&parcel.message), format!("{error:#}"));
+    let reason = match error.recovery() {
         Recovery::Reject(reason) => {
-            bury(shared, Entry::new(parcel, true), reason, error.detail()).await;
+            write::bury(shared, Entry::new(parcel, true), reason, error.detail()).await;
+            return Vec::new();
         }
         Recovery::Retry => {
-            let (trace, error) = (trace::id(&parcel.message), format!("{error:#}"));
-            warn!(trace, error, "the lease ends, handing the message back");
-            Metrics::count(&shared.metrics.nacked, "transform", 1);
-            parcel.duty.settlement.nack();
+            warn!(trace, error = text, "the lease ends, handing the message back");
+            "transform"
         }
         Recovery::HandBack => {
-            let (trace, error) = (trace::id(&parcel.message), format!("{error:#}"));
-            debug!(trace, error, "handing the message back");
-            tokio::time::sleep(HOLD).await;
-            Metrics::count(&shared.metrics.nacked, "asked", 1);
-            parcel.duty.settlement.nack();
+            debug!(trace, error = text, "handing the message back");
+            "asked"
         }
         Recovery::Stop => {
-            Metrics::count(&shared.metrics.nacked, "stop", 1);
-            shared.fail(Recovery::Stop.because("transform", error.detail()));
-            parcel.duty.settlement.nack();
+            shared.fail(error);
+            "stop"
         }
-    }
+    };
+    write::hand_back(shared, vec![Entry::new(parcel, false)], reason).await
 }

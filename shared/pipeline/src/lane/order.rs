@@ -1,0 +1,157 @@
+//! Keeps the order of an ordering key when one of its messages has to be delivered again.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::Message;
+
+/// Longest wait for a message that was handed back: Pub/Sub delivers it again within 10 minutes, which
+/// is the longest back-off of a retry policy and the longest deadline. Another replica may get it, so
+/// the wait must end.
+const MAX_ABSENCE: Duration = Duration::from_secs(11 * 60);
+
+/// The name of a message that has an ordering key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Keyed {
+    pub ordering_key: String,
+    /// Empty where the transport has no ids.
+    pub id: String,
+}
+
+impl Keyed {
+    /// The name of a message, if it has an ordering key.
+    pub(crate) fn of(message: &Message) -> Option<Self> {
+        (!message.ordering_key.is_empty())
+            .then(|| Self { ordering_key: message.ordering_key.clone(), id: message.id.clone() })
+    }
+}
+
+/// Ordering keys whose messages are handed back, because an earlier one has to come again first.
+///
+/// A transport without ids sends all that follows again by itself; see
+/// [`Settle::is_current`](crate::Settle::is_current).
+#[derive(Debug, Default)]
+pub(super) struct Order(HashMap<String, Awaited>);
+
+#[derive(Debug)]
+struct Awaited {
+    id: String,
+    since: Instant,
+}
+
+impl Order {
+    /// Notes messages that were handed back, in their order. The first one of each key is awaited.
+    pub(super) fn handed_back(&mut self, messages: Vec<Keyed>) {
+        let now = Instant::now();
+        self.0.retain(|_, awaited| now.duration_since(awaited.since) < MAX_ABSENCE);
+        // Backwards, so that the first one of a key stays.
+        for Keyed { ordering_key, id } in messages.into_iter().rev() {
+            if !id.is_empty() {
+                self.0.insert(ordering_key, Awaited { id, since: now });
+            }
+        }
+    }
+
+    /// Notes a message that was handed back because of earlier ones, of its key or of its batch.
+    pub(super) fn followed(&mut self, Keyed { ordering_key, id }: Keyed) {
+        if let Entry::Vacant(vacant) = self.0.entry(ordering_key)
+            && !id.is_empty()
+        {
+            vacant.insert(Awaited { id, since: Instant::now() });
+        }
+    }
+
+    /// Whether an earlier message of this key has to come again first.
+    pub(super) fn awaits(&self, ordering_key: &str) -> bool {
+        self.0.get(ordering_key).is_some_and(|awaited| awaited.since.elapsed() < MAX_ABSENCE)
+    }
+
+    /// Whether this message may go on; the awaited one may, and ends the wait.
+    pub(super) fn admits(&mut self, message: &Message) -> bool {
+        if self.0.is_empty() || message.ordering_key.is_empty() {
+            return true;
+        }
+        let Entry::Occupied(awaited) = self.0.entry(message.ordering_key.clone()) else {
+            return true;
+        };
+        let is_over =
+            awaited.get().id == message.id || awaited.get().since.elapsed() >= MAX_ABSENCE;
+        if is_over {
+            awaited.remove();
+        }
+        is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(key: &str, id: &str) -> Message {
+        let mut message = Message::new("x");
+        message.ordering_key = key.into();
+        message.id = id.into();
+        message
+    }
+
+    fn keyed(key: &str, id: &str) -> Keyed {
+        Keyed { ordering_key: key.into(), id: id.into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_follows_waits_until_the_first_one_came_again() {
+        let mut order = Order::default();
+
+        order.handed_back(vec![keyed("a", "1"), keyed("b", "7"), keyed("a", "2")]);
+        order.followed(keyed("a", "3"));
+        order.followed(keyed("c", "8"));
+
+        assert!(!order.admits(&message("a", "2")));
+        assert!(!order.admits(&message("a", "3")));
+        assert!(order.awaits("a") && order.awaits("c"));
+        assert!(order.admits(&message("a", "1")));
+        assert!(order.admits(&message("a", "2")));
+        assert!(!order.admits(&message("c", "9")));
+        assert!(order.admits(&message("d", "1")));
+        assert!(order.admits(&message("", "1")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_message_is_awaited_instead() {
+        let mut order = Order::default();
+
+        order.handed_back(vec![keyed("a", "2")]);
+        order.handed_back(vec![keyed("a", "1")]);
+
+        assert!(!order.admits(&message("a", "2")));
+        assert!(order.admits(&message("a", "1")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_ends_when_another_replica_got_the_message() {
+        let mut order = Order::default();
+        order.handed_back(vec![keyed("a", "1")]);
+
+        tokio::time::advance(MAX_ABSENCE - Duration::from_secs(1)).await;
+        assert!(order.awaits("a") && !order.admits(&message("a", "2")));
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        assert!(!order.awaits("a"));
+        assert!(order.admits(&message("a", "2")));
+        order.handed_back(vec![keyed("b", "1")]);
+        assert_eq!(order.0.len(), 1);
+    }
+
+    #[test]
+    fn a_message_without_an_id_is_not_awaited() {
+        let mut order = Order::default();
+
+        order.handed_back(vec![keyed("a", "")]);
+        order.followed(keyed("b", ""));
+
+        assert!(order.admits(&message("a", "")) && order.admits(&message("b", "")));
+    }
+}

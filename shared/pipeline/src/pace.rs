@@ -1,0 +1,248 @@
+//! Learns from time-outs how slow the destination is: how long a write may take, and how many may
+//! run at a time.
+//!
+//! A fixed time limit stands still on a thin link: once the bytes under way need longer than the
+//! limit, every attempt is given up and its bytes are sent again. So a time-out doubles the time that
+//! a byte may take and halves the number of writes at a time. Successes undo both, step by step.
+
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+/// Bytes that get one second beyond `attempt_timeout` while nothing is known to be slow.
+const BYTES_A_SECOND: f64 = 1024.0 * 1024.0;
+/// Doublings of the time a byte may take: 10 MB get up to 174 hours, longer than any lease.
+const MAX_SLOWNESS: u32 = 16;
+
+/// How slow the destination is; shared by all lanes.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    attempt_timeout: Duration,
+    max_writes: usize,
+    state: Mutex<State>,
+    freed: Notify,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    /// How often the time that a byte may take was doubled.
+    slowness: u32,
+    /// Writes that may run at a time.
+    allowed: usize,
+    running: usize,
+}
+
+/// What was known when an attempt began. Attempts side by side time out together, and count once.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    pace: &'a Pace,
+    state: State,
+}
+
+/// The right to one attempt, given back on drop. Whoever holds it must be polled: others wait for it.
+#[derive(Debug)]
+pub(crate) struct Turn<'a>(Seen<'a>);
+
+impl Pace {
+    /// Starts with nothing known: the plain time limit, and all writes side by side.
+    pub(crate) fn new(attempt_timeout: Duration, max_writes: usize) -> Self {
+        let max_writes = max_writes.max(1);
+        let state = State { slowness: 0, allowed: max_writes, running: 0 };
+        Self { attempt_timeout, max_writes, state: Mutex::new(state), freed: Notify::new() }
+    }
+
+    /// Waits until one more attempt may run. Cancel safe.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // From here on a turn that is given back wakes this task.
+            freed.as_mut().enable();
+            if let Some(state) = self.try_enter() {
+                return Turn(Seen { pace: self, state });
+            }
+            freed.await;
+        }
+    }
+
+    /// What is known now, for an attempt that does not count among those at a time.
+    pub(crate) fn seen(&self) -> Seen<'_> {
+        Seen { pace: self, state: *self.lock() }
+    }
+
+    fn try_enter(&self) -> Option<State> {
+        let mut state = self.lock();
+        (state.running < state.allowed).then(|| {
+            state.running += 1;
+            *state
+        })
+    }
+
+    fn time_limit(&self, bytes: usize, slowness: u32) -> Duration {
+        let seconds = bytes as f64 / BYTES_A_SECOND * f64::from(1_u32 << slowness);
+        self.attempt_timeout.saturating_add(Duration::from_secs_f64(seconds))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen<'_> {
+    /// Longest duration of an attempt to write so many bytes.
+    pub(crate) fn time_limit(&self, bytes: usize) -> Duration {
+        self.pace.time_limit(bytes, self.state.slowness)
+    }
+
+    /// Notes that the attempt took all of its time.
+    pub(crate) fn timed_out(&self) {
+        let mut state = self.pace.lock();
+        state.slowness = state.slowness.max((self.state.slowness + 1).min(MAX_SLOWNESS));
+        state.allowed = state.allowed.min((self.state.allowed / 2).max(1));
+    }
+
+    /// Notes that the attempt succeeded. Steps back only where it was fast enough for that: a limit
+    /// that is just long enough stays.
+    pub(crate) fn succeeded(&self, bytes: usize, took: Duration) {
+        let mut state = self.pace.lock();
+        if let Some(faster) = state.slowness.checked_sub(1)
+            && took < self.pace.time_limit(bytes, faster) / 2
+        {
+            state.slowness = faster;
+        }
+        if state.allowed < self.pace.max_writes
+            && took < self.pace.time_limit(bytes, state.slowness) / 4
+        {
+            state.allowed += 1;
+            drop(state);
+            self.pace.freed.notify_waiters();
+        }
+    }
+}
+
+impl<'a> Deref for Turn<'a> {
+    type Target = Seen<'a>;
+
+    fn deref(&self) -> &Seen<'a> {
+        &self.0
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.pace.lock().running -= 1;
+        self.pace.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn turn(pace: &Pace) -> Option<Turn<'_>> {
+        pace.turn().now_or_never()
+    }
+
+    #[test]
+    fn a_time_limit_grows_with_the_bytes() {
+        let pace = Pace::new(seconds(30), 8);
+
+        let turn = turn(&pace).unwrap();
+
+        assert_eq!(turn.time_limit(0), seconds(30));
+        assert_eq!(turn.time_limit(4 * MIB), seconds(34));
+    }
+
+    #[test]
+    fn a_time_out_doubles_the_time_of_a_byte_and_halves_the_writes() {
+        let pace = Pace::new(seconds(30), 8);
+
+        turn(&pace).unwrap().timed_out();
+        let one = turn(&pace).unwrap();
+        assert_eq!(one.time_limit(4 * MIB), seconds(38));
+        one.timed_out();
+        drop(one);
+
+        let turns: Vec<_> = (0..3).map(|_| turn(&pace)).collect();
+        assert_eq!(turns.iter().flatten().count(), 2);
+        assert_eq!(turns[0].as_ref().unwrap().time_limit(4 * MIB), seconds(46));
+    }
+
+    #[test]
+    fn attempts_side_by_side_that_time_out_count_once() {
+        let pace = Pace::new(seconds(30), 8);
+        let turns: Vec<_> = (0..8).map(|_| turn(&pace).unwrap()).collect();
+
+        turns.iter().for_each(|turn| turn.timed_out());
+        drop(turns);
+
+        let turns: Vec<_> = (0..8).map_while(|_| turn(&pace)).collect();
+        assert_eq!(turns.len(), 4);
+        assert_eq!(turns[0].time_limit(MIB), seconds(32));
+    }
+
+    #[test]
+    fn growth_ends() {
+        let pace = Pace::new(seconds(30), 1);
+
+        for _ in 0..100 {
+            turn(&pace).unwrap().timed_out();
+        }
+
+        assert_eq!(turn(&pace).unwrap().time_limit(MIB), seconds(30 + (1 << 16)));
+    }
+
+    #[test]
+    fn fast_writes_undo_what_time_outs_did() {
+        let pace = Pace::new(seconds(30), 8);
+        for _ in 0..3 {
+            turn(&pace).unwrap().timed_out();
+        }
+
+        for _ in 0..7 {
+            turn(&pace).unwrap().succeeded(MIB, seconds(1));
+        }
+
+        let turns: Vec<_> = (0..9).map_while(|_| turn(&pace)).collect();
+        assert_eq!(turns.len(), 8);
+        assert_eq!(turns[0].time_limit(MIB), seconds(31));
+    }
+
+    #[test]
+    fn a_write_that_needed_its_time_keeps_the_limit() {
+        let pace = Pace::new(seconds(30), 8);
+        for _ in 0..3 {
+            turn(&pace).unwrap().timed_out();
+        }
+
+        turn(&pace).unwrap().succeeded(MIB, seconds(17));
+
+        let turns: Vec<_> = (0..8).map_while(|_| turn(&pace)).collect();
+        assert_eq!(turns.len(), 1);
+        assert_eq!(turns[0].time_limit(MIB), seconds(38));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_goes_on_when_a_turn_is_given_back() {
+        let pace = Pace::new(seconds(30), 1);
+        let first = pace.turn().await;
+
+        let (second, ()) =
+            tokio::join!(tokio::time::timeout(seconds(60), pace.turn()), async move {
+                tokio::time::sleep(seconds(1)).await;
+                drop(first);
+            });
+
+        assert!(second.is_ok());
+    }
+}

@@ -1,0 +1,107 @@
+//! Brings messages that can never succeed to the dead letters.
+
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use super::attempt::{Series, within};
+use super::{Entry, hand_back};
+use crate::dead_letter::{self, DeadLetters, Letter, MAX_DETAIL_BYTES, Policy};
+use crate::metrics::Metrics;
+use crate::panics;
+use crate::runner::Shared;
+use crate::{Error, Message, Recovery, Sink, Transform, trace};
+
+/// Brings a message to the dead letters, and acknowledges it when it is durable there.
+///
+/// One that is nacked instead holds up no others of its ordering key: it will never be written.
+pub(crate) async fn bury<T, S, D>(
+    shared: &Shared<T, S, D>,
+    entry: Entry,
+    reason: &'static str,
+    detail: String,
+) where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters,
+{
+    let metrics = &shared.metrics;
+    let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
+    else {
+        let trace = entry.original.as_ref().and_then(trace::id);
+        warn!(reason, detail, trace, "a message can never succeed");
+        if matches!(shared.dead_letters, Policy::Drop) {
+            Metrics::count(&metrics.dropped, reason, 1);
+            entry.duty.settlement.ack();
+        } else {
+            hand_back(shared, vec![entry], reason).await;
+        }
+        return;
+    };
+    let letter = Letter {
+        service: shared.service,
+        reason,
+        detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
+        attempts: entry.attempts,
+        first_seen: entry.duty.first_seen,
+        message: original,
+    };
+    let lease_end = entry.duty.settlement.lease_end();
+    match write(shared, dead_letters, &letter, lease_end).await {
+        Ok(()) => {
+            shared.outage.over();
+            debug!(reason, trace = trace::id(original), "a message is in the dead letters");
+            Metrics::count(&metrics.dead_lettered, reason, 1);
+            entry.duty.settlement.ack();
+            shared.gauge();
+        }
+        Err(error) => {
+            log_failure(original, reason, &error);
+            let is_stop = error.recovery() == Recovery::Stop;
+            if is_stop {
+                shared.fail(error);
+            }
+            let nacked_for = if is_stop { "stop" } else { "dead_letter_failed" };
+            hand_back(shared, vec![entry], nacked_for).await;
+        }
+    }
+}
+
+/// Writes a letter until it is durable or the lease of its message ends. A letter that is refused is
+/// tried again too: there is no other place for it, and who set the topic up can mend it.
+async fn write<T, S, D>(
+    shared: &Shared<T, S, D>,
+    dead_letters: &D,
+    letter: &Letter<'_>,
+    lease_end: Option<Instant>,
+) -> Result<(), Error>
+where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters,
+{
+    let waits = shared.limits.retry.waits();
+    let mut series = Series { what: letter.reason, action: "dead_letter", lease_end, waits };
+    let bytes = letter.message.size();
+    loop {
+        // Without a turn: a lane may leave this future alone while it has no room.
+        let pace = shared.pace.seen();
+        let limit = within(lease_end, pace.time_limit(bytes), shared);
+        let write = panics::catch_async("write dead letter", dead_letters.bury(letter, limit));
+        let error = match timeout(limit, write).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(late) => {
+                pace.timed_out();
+                Recovery::Retry.because("write dead letter", late)
+            }
+        };
+        if error.recovery() == Recovery::Stop || !series.wait(shared, &error).await {
+            return Err(error);
+        }
+    }
+}
+
+fn log_failure(original: &Message, reason: &'static str, error: &Error) {
+    let (trace, error) = (trace::id(original), format!("{error:#}"));
+    warn!(reason, trace, error, "a dead letter could not be written");
+}

@@ -1,0 +1,225 @@
+//! Order per key, where messages have to be delivered again: everything of the key behind them is handed
+//! back too.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pipeline::backoff::Backoff;
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{FaultRates, Faults, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::{
+    Delivery, Error, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Settlement, Sink,
+    Source, Step, Transform, Verdict, batch,
+};
+use tokio::time::{Instant, sleep, sleep_until};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn message(id: &str) -> Message {
+    let mut message = Message::new(vec![b'x'; 10]);
+    message.id = id.into();
+    message.ordering_key = "device".into();
+    message
+}
+
+/// A subscription with message ordering: a message that is nacked comes again, and so does everything
+/// of its key that was delivered after it, in order. Nothing else of the key comes before it.
+struct Ordered {
+    start: Instant,
+    due: VecDeque<(Duration, Message)>,
+    unsettled: Arc<Mutex<Unsettled>>,
+}
+
+#[derive(Default)]
+struct Unsettled {
+    /// Messages that were delivered and not acked, by their place.
+    held: BTreeMap<usize, Message>,
+    /// Places to deliver again.
+    again: VecDeque<usize>,
+    delivered: usize,
+}
+
+impl Ordered {
+    fn new(due: impl IntoIterator<Item = (u64, &'static str)>) -> Self {
+        Self {
+            start: Instant::now(),
+            due: due.into_iter().map(|(at, id)| (seconds(at), message(id))).collect(),
+            unsettled: Arc::default(),
+        }
+    }
+
+    fn next(&mut self) -> Option<(usize, Message)> {
+        let mut unsettled = self.unsettled.lock().unwrap();
+        if let Some(place) = unsettled.again.pop_front() {
+            return unsettled.held.get(&place).map(|message| (place, message.clone()));
+        }
+        let (after, _) = self.due.front()?;
+        if self.start + *after > Instant::now() {
+            return None;
+        }
+        let (_, message) = self.due.pop_front()?;
+        let place = unsettled.delivered;
+        unsettled.delivered += 1;
+        unsettled.held.insert(place, message.clone());
+        Some((place, message))
+    }
+}
+
+impl Source for Ordered {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        let (place, message) = loop {
+            match self.next() {
+                Some(next) => break next,
+                None => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        let unsettled = Arc::clone(&self.unsettled);
+        let settle = move |verdict| {
+            let mut unsettled = unsettled.lock().unwrap();
+            if verdict == Verdict::Ack {
+                unsettled.held.remove(&place);
+            } else {
+                let first = unsettled.again.front().map_or(place, |next| place.min(*next));
+                unsettled.again = unsettled.held.range(first..).map(|(place, _)| *place).collect();
+            }
+        };
+        let end = Instant::now() + LEASE;
+        Ok(Some(Delivery::new(message, Settlement::new(settle, Some(end)))))
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Passes everything on, but fails until some time.
+struct Away(Instant);
+
+impl Transform for Away {
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        if Instant::now() < self.0 {
+            return Err(Recovery::Retry.because("look up", "away"));
+        }
+        let id = message.id.clone();
+        Ok(Step::Pass(Item { key: "batch".into(), id, bytes: 10, kind: Kind::Good }))
+    }
+}
+
+/// A shelf that is out of reach until some time, and then takes its time.
+struct Slow {
+    shelf: Shelf,
+    back: Instant,
+}
+
+impl Sink for Slow {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        self.shelf.key(record)
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        self.shelf.open(key)
+    }
+
+    fn join(
+        &self,
+        batch: &mut Vec<Item>,
+        item: Item,
+        (): &mut (),
+    ) -> Result<usize, pipeline::Join<Item>> {
+        self.shelf.join(batch, item, &mut ())
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        sleep_until(self.back).await;
+        self.shelf.write(batch, limit).await
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        self.shelf.split(batch, at)
+    }
+}
+
+/// Runs a source of one key through an outage of the transform and of the sink, and returns what was
+/// written, in that order.
+async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<String> {
+    let (ledger, start) = (Ledger::default(), source.start);
+    let faultless = || Faults::new(FaultRates::default(), 0);
+    let pipeline = Pipeline {
+        service: "test",
+        source,
+        transform: Away(start + seconds(transform_back)),
+        sink: Slow {
+            shelf: Shelf::new(ledger.clone(), faultless(), 100),
+            back: start + seconds(sink_back),
+        },
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits: Limits {
+            lanes: 1,
+            batch: batch::Limits { max_messages: 2, ..batch::Limits::default() },
+            attempt_timeout: seconds(1),
+            retry: Backoff { min: Duration::from_millis(10), max: seconds(1) },
+            ..Limits::default()
+        },
+        metrics: Metrics::default(),
+    };
+    let running = pipeline.start();
+    sleep(seconds(300)).await;
+    running.shutdown(seconds(5)).await.unwrap();
+    ledger.book().written.clone()
+}
+
+/// The order in which messages became durable for the first time.
+fn first_times(mut written: Vec<String>) -> Vec<String> {
+    let mut seen = std::collections::HashSet::new();
+    written.retain(|id| seen.insert(id.clone()));
+    written
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_a_look_up_longer_than_a_lease_keeps_the_order() {
+    let source = Ordered::new([(0, "1"), (10, "2"), (20, "3"), (66, "4")]);
+
+    let written = written(source, 65, 0).await;
+
+    assert_eq!(first_times(written), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_the_sink_longer_than_a_lease_keeps_the_order() {
+    // Two in the batch that is written, two in one that waits, one in an open one, and later ones.
+    let due = [(0, "1"), (10, "2"), (10, "3"), (10, "4"), (20, "5"), (55, "6"), (61, "7")];
+
+    let written = written(Ordered::new(due), 0, 65).await;
+
+    assert_eq!(first_times(written), ["1", "2", "3", "4", "5", "6", "7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_outages_in_a_row_keep_the_order() {
+    let ids = ["a", "b", "c", "d", "e", "f", "g", "h"];
+
+    let written = written(Ordered::new((0..).step_by(9).zip(ids)), 63, 130).await;
+
+    assert_eq!(first_times(written), ids);
+}

@@ -1,0 +1,245 @@
+//! One message can end no process: not by a panic in any stage, and not by dead letters that nobody takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::metrics::Reason;
+use pipeline::{
+    DeadLetters, Error, Join, Letter, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Sink,
+    Step, Transform, batch,
+};
+use tokio::time::Instant;
+
+/// Where the message with the id `bad` makes its stage panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Transform,
+    TransformAfterAWait,
+    Key,
+    Open,
+    Join,
+    Seal,
+    Write,
+}
+
+const STAGES: [Stage; 7] = [
+    Stage::Transform,
+    Stage::TransformAfterAWait,
+    Stage::Key,
+    Stage::Open,
+    Stage::Join,
+    Stage::Seal,
+    Stage::Write,
+];
+
+fn panic_over(id: &str, here: Stage, bad: Stage) {
+    assert!(id != "bad" || here != bad, "a bug in {here:?}");
+}
+
+struct Describe(Stage);
+
+impl Transform for Describe {
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        panic_over(&message.id, Stage::Transform, self.0);
+        tokio::task::yield_now().await;
+        panic_over(&message.id, Stage::TransformAfterAWait, self.0);
+        let key = if message.id == "bad" && self.0 == Stage::Open { "bad" } else { "key" };
+        Ok(Step::Pass(Item { key: key.into(), id: message.id.clone(), bytes: 1, kind: Kind::Good }))
+    }
+}
+
+struct Panicky(Shelf, Stage);
+
+impl Sink for Panicky {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        panic_over(&record.id, Stage::Key, self.1);
+        record.key.clone()
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        panic_over(key, Stage::Open, self.1);
+        Vec::new()
+    }
+
+    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+        let is_bad = item.id == "bad" && self.1 == Stage::Join;
+        // Half of it is in the batch already.
+        batch.push(item);
+        assert!(!is_bad, "a bug in Join");
+        Ok(batch.len())
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch.iter().for_each(|item| panic_over(&item.id, Stage::Seal, self.1));
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        batch.iter().for_each(|item| panic_over(&item.id, Stage::Write, self.1));
+        self.0.write(batch, limit).await
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        self.0.split(batch, at)
+    }
+}
+
+fn message(id: &str) -> Message {
+    let mut message = Message::new("data");
+    message.id = id.into();
+    message
+}
+
+fn faultless() -> Faults {
+    Faults::new(FaultRates::default(), 0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
+    for stage in STAGES {
+        let ledger = Ledger::default();
+        let metrics = Metrics::default();
+        let ids = ["1", "2", "bad", "3", "4"];
+        let pipeline = Pipeline {
+            service: "test",
+            source: Feed::new(ids.map(message), ledger.clone()),
+            transform: Describe(stage),
+            sink: Panicky(Shelf::new(ledger.clone(), faultless(), 100), stage),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            limits: Limits { lanes: 1, ..Limits::default() },
+            metrics: metrics.clone(),
+        };
+
+        let ended = pipeline.start().ended().await;
+
+        assert!(ended.is_none(), "{stage:?}: {ended:?}");
+        let book = ledger.book();
+        assert_eq!(book.acked.len(), 5, "{stage:?}");
+        assert_eq!(book.buried.get("bad"), Some(&"panicked"), "{stage:?}");
+        assert!(!book.written.contains(&"bad".to_owned()), "{stage:?}");
+        if stage != Stage::Seal {
+            assert_eq!(book.buried.len(), 1, "{stage:?}: its neighbours are written");
+        }
+        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
+        let counted = metrics.dead_lettered.get_or_create(&Reason { reason: "panicked" }).get();
+        assert_eq!(counted, book.buried.len() as u64, "{stage:?}");
+    }
+}
+
+/// Dead letters that are refused some times, as a topic with a schema does it, and keep the details of
+/// those they take.
+struct Picky {
+    refusals: usize,
+    with: Recovery,
+    tried: Arc<AtomicUsize>,
+    ledger: Ledger,
+}
+
+impl DeadLetters for Picky {
+    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
+        let tried = self.tried.fetch_add(1, Ordering::Relaxed);
+        assert!(letter.detail.contains("no route"), "{}", letter.detail);
+        if tried < self.refusals {
+            return Err(self.with.because("publish", "refused"));
+        }
+        self.ledger.book().buried.insert(letter.message.id.clone(), letter.reason);
+        Ok(())
+    }
+}
+
+struct Refuse;
+
+impl Transform for Refuse {
+    type Record = Item;
+
+    async fn apply(&self, _message: &Message) -> Result<Step<Item>, Error> {
+        Err(Recovery::Reject("no_route").because("route", "no route"))
+    }
+}
+
+fn picky(
+    with: Recovery,
+    feed: Feed,
+    ledger: &Ledger,
+) -> (Pipeline<Feed, Refuse, Shelf, Picky>, Arc<AtomicUsize>) {
+    let tried = Arc::<AtomicUsize>::default();
+    let dead_letters =
+        Picky { refusals: 20, with, tried: Arc::clone(&tried), ledger: ledger.clone() };
+    let pipeline = Pipeline {
+        service: "test",
+        source: feed,
+        transform: Refuse,
+        sink: Shelf::new(ledger.clone(), faultless(), 100),
+        dead_letters: Policy::Bury(dead_letters),
+        limits: Limits { batch: batch::Limits::default(), ..Limits::default() },
+        metrics: Metrics::default(),
+    };
+    (pipeline, tried)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
+    for with in [Recovery::Reject("publish_invalid"), Recovery::HandBack, Recovery::Retry] {
+        let (ledger, start) = (Ledger::default(), Instant::now());
+        let feed = Feed::new([message("1")], ledger.clone());
+        let (pipeline, _) = picky(with, feed, &ledger);
+
+        let mut running = pipeline.start();
+        let status = running.status();
+        let (ended, outage) = tokio::join!(running.ended(), async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            status.outage()
+        });
+
+        assert!(ended.is_none(), "{with:?}");
+        assert!(outage.is_some_and(|(why, _)| why.contains("refused")), "{with:?}");
+        assert!(status.outage().is_none(), "{with:?}");
+        // 100 ms, doubled up to 30 s, and at least half of that each time.
+        assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
+        assert!(ledger.book().nacked.is_empty(), "{with:?}");
+        assert_eq!(ledger.book().buried.len(), 1, "{with:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_handed_back() {
+    let ledger = Ledger::default();
+    let feed = Feed::new([message("1")], ledger.clone()).with_lease(Duration::from_secs(1));
+    let (pipeline, tried) = picky(Recovery::Reject("publish_invalid"), feed, &ledger);
+    let start = Instant::now();
+
+    assert!(pipeline.start().ended().await.is_none());
+
+    // A lease that is too short for another attempt: one attempt a delivery, half a second each.
+    assert_eq!(tried.load(Ordering::Relaxed), 21);
+    assert!(start.elapsed() >= Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(ledger.book().nacked.contains("1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_that_can_never_be_written_stop_the_service() {
+    let ledger = Ledger::default();
+    let feed = Feed::new([message("1")], ledger.clone());
+    let (pipeline, _) = picky(Recovery::Stop, feed, &ledger);
+
+    let mut running = pipeline.start();
+    let ended = running.ended().await;
+
+    assert_eq!(ended.unwrap().recovery(), Recovery::Stop);
+    drop(running.shutdown(Duration::from_secs(1)).await);
+    assert!(ledger.book().acked.is_empty());
+    assert!(ledger.book().nacked.contains("1"));
+}

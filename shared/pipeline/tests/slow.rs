@@ -1,0 +1,138 @@
+//! Slow is not broken: at any constant speed of the destination everything gets there, at about that
+//! speed, and hardly anything twice.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::{
+    Error, Join, Limits, Message, Metrics, Pipeline, Refusal, Sink, Step, Transform, batch,
+};
+use tokio::time::{Instant, sleep};
+
+/// A link that all uploads share; what is given up stops.
+#[derive(Clone)]
+struct Link {
+    bytes_a_second: usize,
+    uploaded: Arc<AtomicUsize>,
+    queue: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Link {
+    async fn upload(&self, bytes: usize) {
+        const PACKET: usize = 4096;
+        for start in (0..bytes).step_by(PACKET) {
+            let size = PACKET.min(bytes - start);
+            let _one_at_a_time = self.queue.lock().await;
+            sleep(Duration::from_secs_f64(size as f64 / self.bytes_a_second as f64)).await;
+            self.uploaded.fetch_add(size, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Uplink(Shelf, Link);
+
+impl Sink for Uplink {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        record.key.clone()
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        self.0.open(key)
+    }
+
+    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+        self.0.join(batch, item, &mut ())
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        self.1.upload(batch.iter().map(|item| item.bytes).sum()).await;
+        self.0.write(batch, limit).await
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        self.0.split(batch, at)
+    }
+}
+
+struct Pass;
+
+impl Transform for Pass {
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        let (id, bytes) = (message.id.clone(), message.data.len());
+        Ok(Step::Pass(Item { key: "k".into(), id, bytes, kind: Kind::Good }))
+    }
+}
+
+/// Sends so many messages of so many bytes over a link with the default limits. Returns how long that
+/// took, as a multiple of what the link needs, and how much was uploaded, as a multiple of the messages.
+async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64) {
+    let ledger = Ledger::default();
+    let feed = (0..messages).map(|index| {
+        let mut message = Message::new(vec![0; bytes]);
+        message.id = index.to_string();
+        message
+    });
+    let link = Link { bytes_a_second, uploaded: Arc::default(), queue: Arc::default() };
+    let faultless = || Faults::new(FaultRates::default(), 0);
+    let pipeline = Pipeline {
+        service: "test",
+        source: Feed::new(feed, ledger.clone()),
+        transform: Pass,
+        sink: Uplink(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits: Limits {
+            lanes: 2,
+            batch: batch::Limits { max_age: Duration::from_millis(10), ..batch::Limits::default() },
+            ..Limits::default()
+        },
+        metrics: Metrics::default(),
+    };
+    let start = Instant::now();
+    let mut running = pipeline.start();
+    assert!(running.ended().await.is_none());
+    let book = ledger.book();
+    assert_eq!(book.acked.len(), messages);
+    assert!(book.nacked.is_empty());
+    assert_eq!(book.written.len(), messages, "nothing is written twice");
+    let total = (messages * bytes) as f64;
+    let ideal = total / bytes_a_second as f64;
+    let uploaded = link.uploaded.load(Ordering::Relaxed) as f64;
+    (start.elapsed().as_secs_f64() / ideal, uploaded / total)
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_payloads_over_a_thin_link_arrive_at_its_speed() {
+    for bytes_a_second in [20_000, 50_000, 100_000, 140_000, 1_000_000] {
+        let (time, uploaded) = send(60, 1_000_000, bytes_a_second).await;
+        println!("{bytes_a_second} B/s: {time:.2} times the time, {uploaded:.2} times the bytes");
+        assert!(time < 2.0 && uploaded < 2.0, "{bytes_a_second} B/s: {time} {uploaded}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_payloads_over_a_thin_link_arrive_at_its_speed() {
+    for bytes_a_second in [1_000, 20_000, 100_000] {
+        let (time, uploaded) = send(5_000, 1_000, bytes_a_second).await;
+        println!("{bytes_a_second} B/s: {time:.2} times the time, {uploaded:.2} times the bytes");
+        assert!(time < 2.0 && uploaded < 2.0, "{bytes_a_second} B/s: {time} {uploaded}");
+    }
+}
