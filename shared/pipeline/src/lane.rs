@@ -33,6 +33,7 @@ use transforming::Transformed;
 const TURN: usize = 256;
 
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
+    index: usize,
     shared: Arc<Shared<T, S, D>>,
     input: Option<mpsc::Receiver<Parcel>>,
     pulse: Pulse,
@@ -52,6 +53,8 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     resumable: Vec<String>,
     /// Keys with a message that must come again before those behind it.
     order: Order,
+    /// Whether a message of this lane is noted as being at work.
+    is_noted: bool,
     /// Whether the other lanes know already that memory is short.
     has_called_for_memory: bool,
     starved: watch::Receiver<u64>,
@@ -82,6 +85,13 @@ struct Written<K> {
     nacked: Vec<Keyed>,
 }
 
+/// A lane that ends, be it by a cut drain, has nothing at work.
+impl<T: Transform, S: Sink<Record = T::Record>, D> Drop for Lane<T, S, D> {
+    fn drop(&mut self) {
+        self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
+    }
+}
+
 impl<T, S, D> Lane<T, S, D>
 where
     T: Transform,
@@ -89,11 +99,13 @@ where
     D: DeadLetters,
 {
     pub(crate) fn new(
+        index: usize,
         shared: Arc<Shared<T, S, D>>,
         input: mpsc::Receiver<Parcel>,
         pulse: Pulse,
     ) -> Self {
         Self {
+            index,
             scratch: shared.sink.scratch(),
             starved: shared.in_flight.starved(),
             freed: shared.memory.freed(),
@@ -110,6 +122,7 @@ where
             parked: HashMap::new(),
             resumable: Vec::new(),
             order: Order::default(),
+            is_noted: false,
             has_called_for_memory: false,
         }
     }
@@ -118,6 +131,7 @@ where
     pub(crate) async fn run(mut self) {
         while !self.is_drained() {
             self.pulse.beat();
+            self.rest();
             self.turn().await;
             self.start_waiting();
             self.relieve_memory();
@@ -128,6 +142,14 @@ where
                 self.flush_idle().await;
             }
             self.flush_due();
+        }
+    }
+
+    /// Notes that nothing is at work, unless more is at hand: the next message notes itself.
+    fn rest(&mut self) {
+        if self.is_noted && self.is_input_empty() {
+            self.is_noted = false;
+            self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
         }
     }
 

@@ -7,9 +7,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::PANICKED;
 use crate::batch::Cause;
 use crate::waiting::Waiting;
+use crate::{CRASHED, PANICKED};
 
 /// Why messages are handed back, beside being refused under a policy of the subscription.
 const NACKED: [&str; 8] =
@@ -120,7 +120,9 @@ impl Metrics {
             reasons.iter().for_each(|reason| Self::count(family, reason, 0));
         }
         // Any stage of any service can meet a bug of its own.
-        Self::count(&metrics.dead_lettered, PANICKED, 0);
+        for reason in [PANICKED, CRASHED] {
+            Self::count(&metrics.dead_lettered, reason, 0);
+        }
         for cause in Cause::ALL {
             metrics.flushed.get_or_create(&FlushCause { cause }).inc_by(0);
         }

@@ -1,5 +1,6 @@
 //! Starts a pipeline and brings it down in order.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::intake::{Ended, Intake};
 use crate::lane::Lane;
 use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::suspects::Suspects;
 use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
 
 /// Bounds, waits and time-outs of a pipeline.
@@ -45,6 +47,10 @@ pub struct Limits {
     pub attempt_timeout: Duration,
     /// Waits between attempts.
     pub retry: Backoff,
+    /// File that remembers the message each lane works on. A message that was at work at three unclean
+    /// ends of the process in a row becomes a dead letter `crashed`. It must outlive the process, as an
+    /// `emptyDir` does, and belong to this process alone. Without it nothing is remembered.
+    pub crash_file: Option<PathBuf>,
     /// A task that shows no sign of life for this long makes the process unhealthy.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -62,6 +68,7 @@ impl Default for Limits {
             batch: batch::Limits::default(),
             attempt_timeout: Duration::from_secs(30),
             retry: Backoff::default(),
+            crash_file: None,
             stall_after: Duration::from_secs(60),
         }
     }
@@ -128,6 +135,7 @@ pub(crate) struct Shared<T, S, D> {
     pub memory: Arc<Memory>,
     pub outage: Outage,
     pub pace: Pace,
+    pub suspects: Option<Suspects>,
     failure: mpsc::Sender<Error>,
 }
 
@@ -247,6 +255,7 @@ where
                 limits.attempt_timeout,
                 limits.lane_count().saturating_mul(limits.max_writes),
             ),
+            suspects: open_suspects(&limits, &failure),
             failure,
             limits,
         });
@@ -273,6 +282,17 @@ where
     }
 }
 
+fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Suspects> {
+    let path = limits.crash_file.as_ref()?;
+    let opened = Suspects::open(path, limits.lane_count());
+    opened
+        .map_err(|error| {
+            let why = format!("{}: {error}", path.display());
+            report(failure, Recovery::Stop.because("open pipeline.crash_file", why));
+        })
+        .ok()
+}
+
 fn start_lanes<T, S, D>(
     shared: &Arc<Shared<T, S, D>>,
     progress: &Progress,
@@ -290,7 +310,8 @@ where
         let (input, output) = mpsc::channel(QUEUE);
         inputs.push(input);
         lanes.spawn(
-            Lane::new(Arc::clone(shared), output, progress.pulse(format!("lane {index}"))).run(),
+            Lane::new(index, Arc::clone(shared), output, progress.pulse(format!("lane {index}")))
+                .run(),
         );
     }
     (inputs, lanes)

@@ -1,5 +1,6 @@
 //! One message can end no process: not by a panic in any stage, and not by dead letters that nobody takes.
 
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -242,4 +243,49 @@ async fn dead_letters_that_can_never_be_written_stop_the_service() {
     drop(running.shutdown(Duration::from_secs(1)).await);
     assert!(ledger.book().acked.is_empty());
     assert!(ledger.book().nacked.contains("1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leaves_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let crash_file = folder.path().join("crash_file");
+    let run = async |ids: &[&str]| {
+        let ledger = Ledger::default();
+        let pipeline = Pipeline {
+            service: "test",
+            source: Feed::new(ids.iter().map(|id| message(id)), ledger.clone()),
+            transform: Describe(Stage::Seal),
+            sink: Shelf::new(ledger.clone(), faultless(), 100),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },
+            metrics: Metrics::default(),
+        };
+        assert!(pipeline.start().ended().await.is_none());
+        ledger
+    };
+    run(&["culprit"]).await;
+    let at_work = std::fs::read_to_string(&crash_file).unwrap();
+    assert_eq!(at_work, "0000000000000000\n", "nothing is at work after a clean drain");
+
+    // What three processes leave that end with it at work.
+    let mut hasher = DefaultHasher::new();
+    hasher.write(b"culprit");
+    let line = format!("{:016x}", hasher.finish());
+    std::fs::write(&crash_file, format!("{line}\nsuspect {line} 2\n")).unwrap();
+    let ledger = run(&["1", "culprit", "2"]).await;
+
+    assert_eq!(ledger.book().buried.get("culprit"), Some(&"crashed"));
+    assert_eq!(ledger.book().written.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_file_that_cannot_be_opened_stops_the_service() {
+    let ledger = Ledger::default();
+    let feed = Feed::new([message("1")], ledger.clone());
+    let (mut pipeline, _) = picky(Recovery::Retry, feed, &ledger);
+    pipeline.limits.crash_file = Some("/nowhere/crash_file".into());
+
+    let ended = pipeline.start().ended().await.unwrap();
+
+    assert!(format!("{ended:#}").contains("pipeline.crash_file: /nowhere/crash_file"), "{ended:#}");
 }

@@ -81,7 +81,7 @@ fn limits() -> impl Strategy<Value = Limits> {
             batch,
             attempt_timeout: Duration::from_secs(5),
             retry: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
-            stall_after: Duration::from_secs(60),
+            ..Limits::default()
         },
     )
 }

@@ -1,8 +1,6 @@
 //! Slow is not broken: at any constant speed of the destination everything gets there, at about that
 //! speed, and hardly anything twice.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

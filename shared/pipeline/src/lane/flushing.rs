@@ -118,7 +118,7 @@ where
         }
     }
 
-    fn is_input_empty(&self) -> bool {
+    pub(super) fn is_input_empty(&self) -> bool {
         self.input.as_ref().is_none_or(tokio::sync::mpsc::Receiver::is_empty)
     }
 }

@@ -97,6 +97,14 @@ where
             self.hand_back(Entry::new(parcel, false), reason);
             return Some(key);
         }
+        if let Some(suspects) = &self.shared.suspects {
+            if let Err(error) = suspects.enter(self.index, &parcel.message) {
+                let key = parcel.message.ordering_key.clone();
+                self.refuse(parcel, error);
+                return Some(key);
+            }
+            self.is_noted = true;
+        }
         let mut transform = Box::pin(transform(Arc::clone(&self.shared), parcel));
         // A waker is needed even for one look; pushed futures are polled again by their set.
         match futures::poll!(transform.as_mut()) {
