@@ -244,15 +244,16 @@ impl Transform for Away {
     }
 }
 
-#[test]
-fn what_is_handed_back_does_not_come_again_at_once() {
+/// Hands a message back for 10 s, and returns how often it was asked for.
+fn asked_for(message: Message) -> usize {
     let (asked, ledger) = (Arc::<AtomicUsize>::default(), Ledger::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
+    let counts_attempts = message.counts_attempts;
 
     block_on(async {
         let pipeline = Pipeline {
             service: "test",
-            source: Feed::new([Message::new("data")], ledger.clone()),
+            source: Feed::new([message], ledger.clone()),
             transform: Away(Arc::clone(&asked)),
             sink: Shelf::new(ledger.clone(), faultless(), MAX_BATCH_BYTES),
             dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
@@ -261,13 +262,31 @@ fn what_is_handed_back_does_not_come_again_at_once() {
         };
         let running = pipeline.start();
         tokio::time::sleep(Duration::from_secs(10)).await;
-        running.shutdown(Duration::from_secs(1)).await.unwrap();
+        assert_eq!(ledger.book().nacked.is_empty(), counts_attempts);
+        drop(running.shutdown(Duration::from_secs(1)).await);
     });
 
-    // The feed delivers again at once, so nothing else holds it: twice a second.
-    let asked = asked.load(Ordering::Relaxed);
-    assert!((10..=22).contains(&asked), "{asked} times in 10 s");
     assert!(ledger.book().acked.is_empty());
+    asked.load(Ordering::Relaxed)
+}
+
+#[test]
+fn what_is_handed_back_does_not_come_again_at_once() {
+    let asked = asked_for(Message::new("data"));
+
+    // The feed delivers again at once, so nothing else holds it: twice a second.
+    assert!((10..=22).contains(&asked), "{asked} times in 10 s");
+}
+
+#[test]
+fn a_message_of_a_transport_that_counts_attempts_waits_in_place() {
+    let mut message = Message::new("data");
+    message.counts_attempts = true;
+
+    let asked = asked_for(message);
+
+    // 100 ms, doubled each time.
+    assert!((6..=9).contains(&asked), "{asked} times in 10 s");
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
