@@ -131,8 +131,8 @@ where
     pub(crate) async fn run(mut self) {
         while !self.is_drained() {
             self.pulse.beat();
-            self.rest();
             self.turn().await;
+            self.rest();
             self.start_waiting();
             self.relieve_memory();
             self.resume_parked().await;

@@ -5,7 +5,8 @@
 //! catch anything. Its messages come again, and the culprit ends the next process too. Pub/Sub counts
 //! deliveries only for subscriptions with a dead-letter policy, and MQTT never does. So each lane writes
 //! the fingerprint of its message into its line of a small file before it looks into it. A message that
-//! stood there at [`MAX_CRASHES`] ends in a row is not looked into any more.
+//! stood there at [`MAX_CRASHES`] ends in a row is not looked into any more. A message of another lane that
+//! was at work at the same three moments is put aside with it; a replay brings it back.
 //!
 //! A write is one system call into the page cache: it survives the process, but not the machine.
 
