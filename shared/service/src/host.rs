@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use crate::settings::Settings;
+use crate::settings::{Settings, url};
 use crate::{Context, Health, Service, http, metrics};
 
 /// A service with its health server. Dropping it ends both without a drain.
@@ -34,7 +34,9 @@ impl Hosted {
         info!(service = S::NAME, %address, "health server answers");
         context.health.tell("service", S::NAME);
         context.health.tell("version", env!("CARGO_PKG_VERSION"));
-        context.health.tell("settings", serde_json::to_value(settings)?);
+        let mut shown = serde_json::to_value(settings)?;
+        url::mask_secrets(&mut shown);
+        context.health.tell("settings", shown);
         let mut server = JoinSet::new();
         server.spawn(http::serve(listener, context.clone()));
         let (stop, stopped) = watch::channel(None);

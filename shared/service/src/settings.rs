@@ -1,20 +1,22 @@
 //! Settings: defaults, then a YAML file, then variables; all faults are reported at once.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
-use figment::Figment;
-use figment::providers::{Format as _, Serialized, YamlExtended};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+mod faults;
+mod keys;
+mod load;
+#[cfg(test)]
+mod tests;
+pub mod url;
 mod variables;
+mod wrong_type;
 
-use variables::Variables;
+pub use faults::Faults;
+pub use load::load;
 
 /// The settings of a service.
 ///
@@ -89,131 +91,3 @@ impl Default for Http {
         Self { host: "0.0.0.0".into(), port: 8080 }
     }
 }
-
-/// What is wrong with settings, each with its key, where its value came from, and what is right.
-#[derive(Debug, Default)]
-pub struct Faults {
-    found: Vec<String>,
-    origins: BTreeMap<String, String>,
-}
-
-impl Faults {
-    /// Reports a value: `right` says what would be right, such as `must be 1 to 1000, is 0`.
-    pub fn add(&mut self, key: &str, right: impl fmt::Display) {
-        // A missing value comes from nowhere; its nearest section tells the file.
-        let mut at = key;
-        let origin = loop {
-            if let Some(origin) = self.origins.get(at) {
-                break format!(" (from {origin})");
-            }
-            match at.rsplit_once('.') {
-                Some((parent, _)) => at = parent,
-                None => break String::new(),
-            }
-        };
-        self.found.push(format!("{key}: {right}{origin}"));
-    }
-
-    /// Reports a value unless it is right.
-    pub fn require(&mut self, is_right: bool, key: &str, right: impl fmt::Display) {
-        if !is_right {
-            self.add(key, right);
-        }
-    }
-
-    /// Reports what is wrong with a pipeline's limits, which stand at `key`.
-    pub fn limits(&mut self, key: &str, limits: &pipeline::Limits) {
-        for (name, right) in limits.faults() {
-            self.add(&format!("{key}.{name}"), format_args!("must be {right}"));
-        }
-    }
-
-    /// Every fault found, a line each.
-    #[must_use]
-    pub fn lines(&self) -> &[String] {
-        &self.found
-    }
-}
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.found.iter().try_for_each(|fault| writeln!(f, "{fault}"))
-    }
-}
-
-/// Reads settings: defaults, then `file`, then `variables`, the later winning.
-///
-/// # Errors
-/// All faults: unknown keys and wrong values together; a syntax or type error comes alone.
-pub fn load<T: Settings>(
-    file: Option<&Path>,
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<T, Faults> {
-    let variables: Vec<_> = variables.into_iter().collect();
-    // The service's own defaults, so that a key left out of a section keeps them.
-    let mut figment = Figment::from(Serialized::defaults(T::default()));
-    figment = figment.merge(Variables::ecosystem(T::variables(), &variables, false));
-    if let Some(file) = file {
-        figment = figment.merge(YamlExtended::file_exact(file));
-    }
-    figment = figment.merge(Variables::own(&variables));
-    figment = figment.merge(Variables::ecosystem(T::variables(), &variables, true));
-
-    let mut faults = Faults::default();
-    let values: Value = match figment.extract() {
-        Ok(values) => values,
-        Err(errors) => {
-            // Never `Debug`: it may hold the value of a secret.
-            errors.into_iter().for_each(|error| faults.found.push(describe(&error, file)));
-            return Err(faults);
-        }
-    };
-    collect_origins(&figment, "", &values, &mut faults.origins);
-    let mut unknown = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(values, &mut track);
-    let settings = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
-    let settings: T = settings.map_err(|error: serde_json::Error| {
-        let mut alone = Faults { found: Vec::new(), origins: std::mem::take(&mut faults.origins) };
-        alone.add(&track.path().to_string(), error);
-        alone
-    })?;
-    for key in unknown {
-        faults.add(&key, "unknown key");
-    }
-    settings.check(&mut faults);
-    if faults.found.is_empty() { Ok(settings) } else { Err(faults) }
-}
-
-fn describe(error: &figment::Error, file: Option<&Path>) -> String {
-    let file = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
-    format!("{file}{}", error.kind)
-}
-
-fn collect_origins(
-    figment: &Figment,
-    at: &str,
-    value: &Value,
-    origins: &mut BTreeMap<String, String>,
-) {
-    if let Some(metadata) = figment.find_metadata(at) {
-        let origin = match &metadata.source {
-            Some(figment::Source::File(path)) => Some(path.display().to_string()),
-            _ if metadata.name.starts_with(variables::ORIGIN) => {
-                Some(metadata.name.replace("{key}", &at.to_uppercase().replace('.', "__")))
-            }
-            // A default: nobody set it.
-            _ => None,
-        };
-        origins.extend(origin.map(|origin| (at.to_owned(), origin)));
-    }
-    if let Value::Object(children) = value {
-        for (name, child) in children {
-            let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-            collect_origins(figment, &at, child, origins);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,4 +1,6 @@
+use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::path::Path;
 
 use super::*;
 
@@ -8,6 +10,12 @@ struct Example {
     http: Http,
     project: String,
     topic: Topic,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    wait: Duration,
+    columns: Vec<Column>,
+    labels: BTreeMap<String, Label>,
+    letters: Option<Letters>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
@@ -17,10 +25,46 @@ struct Topic {
     endpoint: Option<String>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+struct Column {
+    name: String,
+    size: u8,
+    fields: Vec<Column>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+struct Label {
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged, expecting = "must be a word or a section")]
+enum Letters {
+    Section { topic_id: String },
+    Word(Word),
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Drop,
+}
+
 impl Settings for Example {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required");
         faults.require(self.topic.id.len() < 5, "topic.id", "must be short");
+        faults.endpoint("topic.endpoint", self.topic.endpoint.as_deref());
+        for (index, column) in self.columns.iter().enumerate() {
+            let right = !column.name.is_empty();
+            faults.require(right, &format!("columns[{index}].name"), "required");
+        }
+        for (name, label) in &self.labels {
+            let right = !label.text.is_empty();
+            faults.require(right, &format!("labels.{name}.text"), "required");
+        }
     }
 
     fn project(&self) -> &str {
@@ -98,12 +142,137 @@ fn all_faults_come_together_with_their_origins() {
 }
 
 #[test]
-fn a_wrong_type_names_its_key_and_file() {
-    let faults = read("http: {port: many}\n", &[]).unwrap_err();
+fn values_of_a_wrong_type_come_with_all_other_faults() {
+    let yaml = "
+http: { port: many, host: [] }
+wait: 60
+topic: { id: too-long, colour: red }
+columns: [{ name: 7 }, 8, { size: 300, fields: [{ name: {} }] }]
+labels: { a: 1, b: { text: [] }, c: {} }
+letters: elsewhere
+";
+    let faults = read(yaml, &[]).unwrap_err();
 
-    assert_eq!(faults.len(), 1);
-    assert!(faults[0].starts_with("http.port: invalid type"), "{faults:?}");
-    assert!(faults[0].ends_with("(from FILE)"), "{faults:?}");
+    let expected = [
+        "columns[0].name: must be a text, is `7` (from FILE)",
+        "columns[1]: must be a section with keys, is `8` (from FILE)",
+        "columns[2].fields[0].name: must be a text, is a section (from FILE)",
+        "columns[2].size: must be a whole number from 0 to 255, is `300` (from FILE)",
+        "http.host: must be a text, is a list (from FILE)",
+        "http.port: must be a whole number from 0 to 65535, is `many` (from FILE)",
+        "labels.a: must be a section with keys, is `1` (from FILE)",
+        "labels.b.text: must be a text, is a list (from FILE)",
+        "letters: must be a word or a section (from FILE)",
+        "wait: must be a duration such as 60s, 5m or 1h30m, is `60` (from FILE)",
+        "topic.colour: unknown key (from FILE)",
+        "project: required",
+        "topic.id: must be short (from FILE)",
+        "columns[2].name: required (from FILE)",
+        "labels.c.text: required (from FILE)",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn a_list_in_place_of_all_settings_is_a_fault() {
+    assert_eq!(read("[1]\n", &[]).unwrap_err().len(), 1);
+}
+
+#[test]
+fn an_unknown_key_is_named_in_full_with_the_nearest_one() {
+    let yaml =
+        "topik: { id: a }\ncolumns: [{ nmae: a, name: a }]\nletters: { topic_id: a, topicid: b }\n";
+    let variables = [
+        ("DATAFLOW__PROJECT", "p"),
+        ("DATAFLOW__TPOIC__ENDPOINT", "x"),
+        ("DATAFLOW__TPOIC__ID", "y"),
+        ("DATAFLOW__HTTP__PASSWORD", "hunter2"),
+    ];
+
+    let faults = read(yaml, &variables).unwrap_err();
+
+    let expected = [
+        "columns[0].nmae: unknown key, did you mean `columns[0].name`? (from FILE)",
+        "http.password: unknown key (from variable DATAFLOW__HTTP__PASSWORD)",
+        "letters.topicid: unknown key, did you mean `letters.topic_id`? (from FILE)",
+        "topik: unknown key, did you mean `topic`? (from FILE)",
+        "tpoic.endpoint: unknown key, did you mean `topic.endpoint`? \
+         (from variable DATAFLOW__TPOIC__ENDPOINT)",
+        "tpoic.id: unknown key, did you mean `topic.id`? (from variable DATAFLOW__TPOIC__ID)",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn a_variable_alone_is_named() {
+    let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
+    for (port, shown) in [("abc", "`abc`"), ("70000", "`70000`")] {
+        let faults = read("project: p", &[emulator, ("PORT", port)]).unwrap_err();
+
+        let expected = format!(
+            "http.port: must be a whole number from 0 to 65535, is {shown} (from variable PORT)"
+        );
+        assert_eq!(faults, [expected]);
+    }
+}
+
+#[test]
+fn a_text_from_a_variable_may_look_like_a_number_or_a_list() {
+    let variables =
+        [("DATAFLOW__PROJECT", "007"), ("DATAFLOW__TOPIC__ID", "[a]"), ("DATAFLOW__WAIT", "5m")];
+
+    let settings = read("columns: []", &variables).unwrap();
+
+    assert_eq!((&*settings.project, &*settings.topic.id), ("007", "[a]"));
+    assert_eq!(settings.wait, Duration::from_secs(300));
+}
+
+#[test]
+fn a_list_is_set_by_a_variable_as_a_whole() {
+    let set = ("DATAFLOW__COLUMNS", "[{name=a,size=1}, {name=b}]");
+    let settings = read("project: p", &[set]).unwrap();
+    let faults = read("project: p", &[("DATAFLOW__COLUMNS__0__NAME", "a")]).unwrap_err();
+
+    assert_eq!(settings.columns.len(), 2);
+    let expected = "DATAFLOW__COLUMNS__0__NAME: a list is set as a whole, as \
+                    DATAFLOW__COLUMNS='[a, b]' or '[{key=value}]'";
+    assert_eq!(faults, [expected]);
+}
+
+#[test]
+fn a_variable_with_one_underscore_that_means_a_key_is_refused() {
+    let strangers = [
+        ("DATAFLOW_CONFIG", "x"),
+        ("DATAFLOW_PORT", "tcp://10.0.0.1:80"),
+        ("DATAFLOW_HTTP_PORT", "tcp://10.0.0.2:80"),
+        ("DATAFLOW_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let meant =
+        [("DATAFLOW_PROJECT", "p"), ("DATAFLOW_TOPIC__ID", "a"), ("DATAFLOW_HTTP_PORT", "80")];
+
+    assert!(read("project: p", &strangers).is_ok());
+    let expected = [
+        "DATAFLOW_PROJECT: sets nothing; DATAFLOW__PROJECT sets project",
+        "DATAFLOW_TOPIC__ID: sets nothing; DATAFLOW__TOPIC__ID sets topic.id",
+        "DATAFLOW_HTTP_PORT: sets nothing; DATAFLOW__HTTP__PORT sets http.port",
+    ];
+    assert_eq!(read("project: p", &meant).unwrap_err(), expected);
+}
+
+#[test]
+fn no_fault_repeats_a_secret() {
+    let secrets = [
+        ("DATAFLOW__TOPIC__ENDPOINT", "http://user:hunter2@h"),
+        ("PUBSUB_EMULATOR_HOST", "user:hunter2@h"),
+        ("DATAFLOW__HTTP__PASSWORD", "hunter2"),
+        ("DATAFLOW__HTTP__PORT", "80"),
+    ];
+    let yaml = "project: p\ntopic: { endpoint: 'http://user:hunter2@h', secret: hunter2 }\n";
+
+    let faults = read(yaml, &secrets).unwrap_err().join("\n");
+
+    assert!(faults.contains("topic.endpoint: must not hold a user, a password"), "{faults}");
+    assert!(!faults.contains("hunter2"), "{faults}");
 }
 
 #[test]

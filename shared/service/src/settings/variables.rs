@@ -1,65 +1,153 @@
 //! Variables as a provider for figment, from a list: the process's own, or a test's.
 
+use std::collections::BTreeMap;
+
 use figment::value::{Dict, Map, Value};
 use figment::{Error, Metadata, Profile, Provider};
 
-use super::{Variable, VariableKind};
+use super::keys::Keys;
+use super::{Faults, Variable, VariableKind};
 
 /// Two underscores after the prefix too: Kubernetes injects `DATAFLOW_...` variables for services
 /// of that name.
 const PREFIX: &str = "DATAFLOW__";
-
+/// The prefix with an underscore too few.
+const SHORT_PREFIX: &str = "DATAFLOW_";
 /// How the origin of a value from a variable starts.
-pub(super) const ORIGIN: &str = "variable ";
+const ORIGIN: &str = "variable ";
+/// How the values begin that Kubernetes gives to variables named like ports.
+const LINKS: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 
+/// All variables that set something.
+pub(super) struct Layers {
+    /// The ecosystem's, over which the file wins.
+    pub weak: Variables,
+    /// `DATAFLOW__...`.
+    pub own: Variables,
+    /// The ecosystem's that win over all else.
+    pub strong: Variables,
+}
+
+/// Variables that win over the same layers.
 pub(super) struct Variables {
-    origin: String,
-    values: Vec<(String, String)>,
+    layer: &'static str,
+    /// The variable's name and its text, by the key that it sets.
+    values: BTreeMap<String, (String, String)>,
+}
+
+impl Layers {
+    /// Sorts variables into layers, and reports names that set nothing by mistake.
+    pub(super) fn of(
+        known: &[Variable],
+        variables: &[(String, String)],
+        keys: &Keys,
+        faults: &mut Faults,
+    ) -> Self {
+        let ecosystem = |is_strong| {
+            let layer = if is_strong { "strong variables" } else { "weak variables" };
+            let known = known.iter();
+            let known = known.filter(|known| (known.kind != VariableKind::Default) == is_strong);
+            let values = known.filter_map(|known| ecosystem(known, variables)).collect();
+            Variables { layer, values }
+        };
+        let mut values = BTreeMap::new();
+        for (name, text) in variables {
+            match own_key(name, text, keys) {
+                Ok(Some(key)) => drop(values.insert(key, (name.clone(), text.clone()))),
+                Ok(None) => {}
+                Err(wrong) => faults.add_line(format!("{name}: {wrong}")),
+            }
+        }
+        let own = Variables { layer: "own variables", values };
+        Self { weak: ecosystem(false), own, strong: ecosystem(true) }
+    }
+
+    /// Where the value at `key` came from, if figment says that it is from this layer.
+    pub(super) fn origin(&self, layer: &str, key: &str) -> Option<String> {
+        let layers = [&self.weak, &self.own, &self.strong];
+        let variables = layers.into_iter().find(|variables| variables.layer == layer)?;
+        let mut at = key;
+        loop {
+            if let Some((name, _)) = variables.values.get(at) {
+                return Some(format!("{ORIGIN}{name}"));
+            }
+            at = at.rsplit_once('.')?.0;
+        }
+    }
+
+    /// Whether an origin is a variable.
+    pub(super) fn is_variable(&self, origin: &str) -> bool {
+        let layers = [&self.weak, &self.own, &self.strong];
+        let mut names = layers.into_iter().flat_map(|variables| variables.values.values());
+        names.any(|(name, _)| origin.strip_prefix(ORIGIN) == Some(name))
+    }
+
+    /// The text of the variable that sets `key`, with its origin.
+    pub(super) fn text(&self, key: &str) -> Option<(String, &str)> {
+        let layers = [&self.strong, &self.own, &self.weak];
+        let mut set = layers.into_iter().filter_map(|variables| variables.values.get(key));
+        set.next().map(|(name, text)| (format!("{ORIGIN}{name}"), text.as_str()))
+    }
+}
+
+/// The key that a variable of ours sets; nothing for a stranger's.
+fn own_key(name: &str, text: &str, keys: &Keys) -> Result<Option<String>, String> {
+    let key = |rest: &str| rest.to_lowercase().replace("__", ".");
+    if let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()) {
+        let key = key(rest);
+        return match keys.list_on(&key) {
+            None => Ok(Some(key)),
+            Some(list) => {
+                let whole = variable(list);
+                Err(format!("a list is set as a whole, as {whole}='[a, b]' or '[{{key=value}}]'"))
+            }
+        };
+    }
+    let Some(rest) = name.strip_prefix(SHORT_PREFIX) else { return Ok(None) };
+    let is_link = LINKS.iter().any(|link| text.starts_with(link));
+    let meant = Some(key(rest)).filter(|key| keys.has(key));
+    let meant = meant.or_else(|| keys.joined_as(&rest.to_lowercase()));
+    match meant.filter(|_| !is_link) {
+        None => Ok(None),
+        Some(key) => Err(format!("sets nothing; {} sets {key}", variable(&key))),
+    }
+}
+
+/// The variable that sets a key.
+fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// The key of a variable of the ecosystem, with its name and text; nothing while it is not set.
+fn ecosystem(
+    known: &Variable,
+    variables: &[(String, String)],
+) -> Option<(String, (String, String))> {
+    let set = variables.iter().find(|(name, value)| name == known.name && !value.is_empty());
+    let (name, value) = set?;
+    let is_host = known.kind == VariableKind::EmulatorHost && !value.contains("://");
+    let value = if is_host { format!("http://{value}") } else { value.clone() };
+    Some((known.key.to_owned(), (name.clone(), value)))
 }
 
 impl Variables {
-    /// `DATAFLOW__A__B=1` as `a.b: 1`.
-    pub(super) fn own(variables: &[(String, String)]) -> Self {
-        let key = |name: &str| Some(name.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."));
-        let values = variables
-            .iter()
-            .filter_map(|(name, value)| Some((key(name)?, value.clone())))
-            .filter(|(key, _)| !key.is_empty())
-            .collect();
-        Self { origin: format!("{ORIGIN}{PREFIX}{{key}}"), values }
-    }
-
-    /// The ecosystem's variables, those that override the file or those that do not.
-    pub(super) fn ecosystem(
-        known: &[Variable],
-        variables: &[(String, String)],
-        overriding: bool,
-    ) -> Self {
-        let known =
-            known.iter().filter(|known| (known.kind != VariableKind::Default) == overriding);
-        let mut names = Vec::new();
-        let mut values = Vec::new();
-        for variable in known {
-            let set =
-                variables.iter().find(|(name, value)| name == variable.name && !value.is_empty());
-            let Some((name, value)) = set else { continue };
-            let is_host = variable.kind == VariableKind::EmulatorHost && !value.contains("://");
-            let value = if is_host { format!("http://{value}") } else { value.clone() };
-            names.push(name.as_str());
-            values.push((variable.key.to_owned(), value));
-        }
-        Self { origin: format!("{ORIGIN}{}", names.join(", ")), values }
+    /// The keys that variables set, of `key` and all below it.
+    pub(super) fn at_or_below(&self, key: &str) -> Vec<&str> {
+        let is_below = |set: &&str| {
+            set.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.values.keys().map(String::as_str).filter(is_below).collect()
     }
 }
 
-impl Provider for Variables {
+impl Provider for &Variables {
     fn metadata(&self) -> Metadata {
-        Metadata::named(self.origin.clone())
+        Metadata::named(self.layer)
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut dict = Dict::new();
-        for (key, text) in &self.values {
+        for (key, (_, text)) in &self.values {
             // Parsing never fails: what is no number, list or object is a string.
             let value = text.parse::<Value>().unwrap_or_else(|never| match never {});
             let nested = figment::util::nest(key, value);

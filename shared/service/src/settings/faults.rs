@@ -1,0 +1,133 @@
+//! What is wrong with settings.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use humantime_serde::re::humantime::format_duration;
+
+use super::{Http, url};
+
+/// What is wrong with settings, each with its key, where its value came from, and what is right.
+#[derive(Debug, Default)]
+pub struct Faults {
+    found: Vec<String>,
+    /// Where values came from, by key.
+    pub(super) origins: BTreeMap<String, String>,
+    /// Keys whose fault is told already; what is wrong with them or below follows from it.
+    told: Vec<String>,
+}
+
+impl Faults {
+    /// Reports a value: `right` says what would be right, such as `must be 1 to 1000, is 0`.
+    pub fn add(&mut self, key: &str, right: impl fmt::Display) {
+        let follows = |told: &String| {
+            let rest = key.strip_prefix(told.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        if !self.told.iter().any(follows) {
+            let origin = self.origin(key);
+            self.found.push(format!("{key}: {right}{origin}"));
+        }
+    }
+
+    /// Reports a value that could not be read. Further faults of it, or below it, are not reported.
+    pub(super) fn add_unreadable(&mut self, key: &str, right: impl fmt::Display) {
+        self.add(key, right);
+        self.told.push(key.to_owned());
+    }
+
+    /// Reports what has no key, as it is.
+    pub(super) fn add_line(&mut self, line: String) {
+        self.found.push(line);
+    }
+
+    /// Reports a value unless it is right.
+    pub fn require(&mut self, is_right: bool, key: &str, right: impl fmt::Display) {
+        if !is_right {
+            self.add(key, right);
+        }
+    }
+
+    /// Reports a number out of its range.
+    pub fn range<T: PartialOrd + fmt::Display>(
+        &mut self,
+        key: &str,
+        value: T,
+        range: RangeInclusive<T>,
+    ) {
+        let right = format_args!("must be {} to {}, is {value}", range.start(), range.end());
+        self.require(range.contains(&value), key, right);
+    }
+
+    /// Reports a duration out of its range.
+    pub fn duration(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
+        let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
+        let right = format_args!("must be {min} to {max}, is {}", format_duration(value));
+        self.require(range.contains(&value), key, right);
+    }
+
+    /// Reports what is wrong with where the health server listens; the settings stand at `http`.
+    pub fn http(&mut self, http: &Http) {
+        self.host("http.host", &http.host);
+    }
+
+    /// Reports an address to listen on that is none.
+    pub fn host(&mut self, key: &str, host: &str) {
+        let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
+        self.require(is_host, key, "must be an address or a name, such as 0.0.0.0 or 127.0.0.1");
+    }
+
+    /// Reports a grace period that is no time at all, or more than a day.
+    pub fn grace_period(&mut self, value: Duration) {
+        let day = Duration::from_secs(24 * 3600);
+        self.duration("grace_period", value, Duration::from_millis(1)..=day);
+    }
+
+    /// Reports the URL of an emulator or another server unless it is `http` or `https`, a host, and
+    /// nothing secret.
+    pub fn endpoint(&mut self, key: &str, url: Option<&str>) {
+        const LIKE: &str = "must be a URL such as http://localhost:8085";
+        const INSTEAD: &str = "credentials are Application Default Credentials";
+        if let Some(url) = url
+            && let Err(wrong) = url::check(url, &["http", "https"], LIKE)
+        {
+            self.add(key, wrong.because(INSTEAD));
+        }
+    }
+
+    /// Reports what is wrong with a pipeline's limits, which stand at `key`.
+    pub fn limits(&mut self, key: &str, limits: &pipeline::Limits) {
+        for (name, right) in limits.faults() {
+            self.add(&format!("{key}.{name}"), format_args!("must be {right}"));
+        }
+    }
+
+    /// Every fault found, a line each.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.found
+    }
+
+    /// Where a value came from, in brackets; nothing for a default.
+    fn origin(&self, key: &str) -> String {
+        // A missing value comes from nowhere; its nearest section tells the file.
+        let mut at = key;
+        loop {
+            if let Some(origin) = self.origins.get(at) {
+                return format!(" (from {origin})");
+            }
+            match at.rfind(['.', '[']) {
+                Some(end) => at = &at[..end],
+                None => return String::new(),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.found.iter().try_for_each(|fault| writeln!(f, "{fault}"))
+    }
+}

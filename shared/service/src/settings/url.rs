@@ -1,0 +1,120 @@
+//! URLs in settings: a scheme, a host, and nothing secret.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// What is wrong with a URL. It never holds the URL, because a secret may stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// It has another form than this text asks for.
+    Form(&'static str),
+    /// It holds a user or a password, or parameters that could be some.
+    Secret,
+}
+
+impl Wrong {
+    /// What to report; `instead` says where a user and a password belong.
+    #[must_use]
+    pub fn because(self, instead: &str) -> String {
+        match self {
+            Self::Form(like) => like.to_owned(),
+            Self::Secret => format!(
+                "must not hold a user, a password or parameters, because settings are shown: {instead}"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.because("set them by keys of their own"))
+    }
+}
+
+/// Checks that a URL has one of these schemes and a host, and nothing secret.
+///
+/// # Errors
+/// What is wrong; `like` says what would be right.
+pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wrong> {
+    // Before all else: what is no URL at all may hold a password too.
+    if url.contains(['@', '?', '#']) {
+        return Err(Wrong::Secret);
+    }
+    let is_right = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let authority = rest.split('/').next()?;
+        let (host, port) = match authority.strip_prefix('[') {
+            // An address of IPv6.
+            Some(rest) => rest.split_once(']')?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let is_port = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
+        let is_host = !host.is_empty() && !host.contains(char::is_whitespace);
+        (schemes.contains(&scheme) && is_host && is_port).then_some(())
+    };
+    is_right().ok_or(Wrong::Form(like))
+}
+
+/// Puts `***` in place of users and passwords in all URLs of a value, before it is shown.
+pub(crate) fn mask_secrets(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let (Some(start), Some(at)) = (text.find("://"), text.rfind('@'))
+                && start + 3 <= at
+            {
+                text.replace_range(start + 3..at, "***");
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(mask_secrets),
+        Value::Object(values) => values.values_mut().for_each(mask_secrets),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIKE: &str = "must be a URL such as http://host:80";
+
+    #[test]
+    fn a_url_has_a_scheme_a_host_and_a_port_that_is_one() {
+        let check = |url| check(url, &["http", "https"], LIKE);
+
+        for right in ["http://h", "https://h:1/", "http://127.0.0.1:80/path", "http://[::1]:80"] {
+            assert_eq!(check(right), Ok(()), "{right}");
+        }
+        for wrong in
+            ["", "h:80", "http://", "http://:80", "ftp://h", "http://h:x", "http://h:70000"]
+        {
+            assert_eq!(check(wrong), Err(Wrong::Form(LIKE)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_refused_and_never_repeated() {
+        let secrets =
+            ["http://u:hunter2@h", "u:hunter2@h", "redis://:hun/ter2@h", "http://h?key=hunter2"];
+        for url in secrets {
+            let wrong = check(url, &["http", "redis"], LIKE).unwrap_err();
+
+            assert_eq!(wrong, Wrong::Secret, "{url}");
+            assert!(!wrong.to_string().contains("ter2"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_has_no_secrets() {
+        let mut value = serde_json::json!({
+            "mqtt": { "url": "mqtt://u:p@ss@h:1883" }, "others": ["redis://:p@h", "a@b", "http://h"],
+        });
+
+        mask_secrets(&mut value);
+
+        let expected = serde_json::json!({
+            "mqtt": { "url": "mqtt://***@h:1883" }, "others": ["redis://***@h", "a@b", "http://h"],
+        });
+        assert_eq!(value, expected);
+    }
+}
