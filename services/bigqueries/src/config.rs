@@ -16,6 +16,8 @@ use crate::rows::{Mapped, Rows as _};
 use crate::sink::MAX_INSERT_ALL_ROWS;
 use crate::table::TableName;
 
+/// Most columns of a table in BigQuery.
+const MAX_COLUMNS: usize = 10_000;
 /// Most columns that a table may be clustered by.
 const MAX_CLUSTERS: usize = 4;
 
@@ -45,7 +47,7 @@ pub struct Settings {
     pub pipeline: Limits,
     /// Where the health server listens.
     pub http: Http,
-    /// How long a drain may take.
+    /// How long a drain may take; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
@@ -74,7 +76,7 @@ pub struct Table {
     pub create: bool,
     /// Whether columns that it lacks are added.
     pub add_columns: bool,
-    /// The columns beside those below.
+    /// The columns beside those below; at most 10,000.
     pub columns: Vec<Column>,
     /// Whether there are the columns `message_id`, `publish_time` and `ingest_id`.
     pub metadata_columns: bool,
@@ -84,7 +86,8 @@ pub struct Table {
     pub partition_by: Option<Partitions>,
     /// Columns that it is clustered by, at most four.
     pub cluster_by: Vec<String>,
-    /// When a table that is created expires, from its creation on; never when left out.
+    /// When a table that is created expires, from its creation on; 1h to 100 years, never when left
+    /// out.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
@@ -103,7 +106,7 @@ pub struct Partitions {
     pub column: String,
     /// What a partition covers.
     pub unit: Unit,
-    /// When a partition expires; never when left out.
+    /// When a partition expires; 1h to 100 years, never when left out.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
@@ -247,6 +250,19 @@ impl Settings {
         }
         let right = format!("must be at most {MAX_CLUSTERS} columns");
         faults.require(table.cluster_by.len() <= MAX_CLUSTERS, "table.cluster_by", right);
+        let years = Duration::from_secs(3600)..=Duration::from_secs(100 * 31_557_600);
+        let partitions = table.partition_by.as_ref().and_then(|partitions| partitions.expires_in);
+        let expirations =
+            [("table.expires_in", table.expires_in), ("table.partition_by.expires_in", partitions)];
+        for (key, expires_in) in expirations {
+            if let Some(expires_in) = expires_in {
+                faults.duration(key, expires_in, years.clone());
+            }
+        }
+        let columns = table.columns.len();
+        let right =
+            format!("must be at most {MAX_COLUMNS} columns, BigQuery's limit, is {columns}");
+        faults.require(columns <= MAX_COLUMNS, "table.columns", right);
         let right = "needs the metadata columns: without them nothing tells duplicates";
         let needs = table.view.is_none() || table.metadata_columns;
         faults.require(needs, "table.view", right);
@@ -271,10 +287,7 @@ impl service::Settings for Settings {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
         self.subscription.check(faults);
         self.check_table(faults);
-        let url = self.bigquery.endpoint.as_deref();
-        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        let right = "must be a URL such as http://localhost:8085";
-        faults.require(url.is_none_or(is_url), "bigquery.endpoint", right);
+        faults.endpoint("bigquery.endpoint", self.bigquery.endpoint.as_deref());
         Graves::check(self.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);
@@ -282,7 +295,8 @@ impl service::Settings for Settings {
         let rows = self.pipeline.batch.max_messages;
         let right = format!("must be at most {MAX_INSERT_ALL_ROWS} rows, is {rows}");
         faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
-        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+        faults.http(&self.http);
+        faults.grace_period(self.grace_period);
     }
 
     fn project(&self) -> &str {

@@ -69,3 +69,20 @@ fn the_query_of_the_view_is_printed() {
     );
     assert!(query.contains("FROM `my-project.dataflow.readings`"), "{query}");
 }
+
+#[test]
+fn absurd_expirations_and_a_secret_endpoint_are_refused() {
+    let variables = [
+        ("DATAFLOW__TABLE__EXPIRES_IN", "1000y"),
+        ("DATAFLOW__TABLE__PARTITION_BY__EXPIRES_IN", "1s"),
+        ("BIGQUERY_EMULATOR_HOST", "u:hunter2@localhost"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+
+    let said = load::<Settings>(None, variables).unwrap_err().to_string();
+
+    assert!(said.contains("table.expires_in: must be 1h to "), "{said}");
+    assert!(said.contains("table.partition_by.expires_in: must be 1h to "), "{said}");
+    assert!(said.contains("bigquery.endpoint: must not hold a user, a password"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}

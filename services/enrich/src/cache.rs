@@ -77,16 +77,16 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Freshness {
-    /// How long a document is served without asking its source again.
+    /// How long a document is served without asking its source again; at most 1y.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub fresh_for: Duration,
     /// How long after that it is still served, while it is read again in the background or its
-    /// source cannot be asked.
+    /// source cannot be asked; at most 1y.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub stale_for: Duration,
-    /// How long the absence of a document is remembered.
+    /// How long the absence of a document is remembered; at most 1y.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub absent_for: Duration,

@@ -1,7 +1,6 @@
 //! The settings of enrich.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use pipeline::envelope::Input;
@@ -10,11 +9,14 @@ use pipeline::{Limits, Place, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::settings::{PORT, PROJECT, Variable, VariableKind};
+use service::settings::{PORT, PROJECT, Variable, VariableKind, url};
 use service::{Faults, Http};
 
 use crate::cache::{firestore, lookup};
 use crate::enrichment::OnMissing;
+
+/// Largest cache in memory.
+const MAX_CACHE_BYTES: usize = 64 * 1024 * 1024 * 1024;
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -44,7 +46,7 @@ pub struct Settings {
     pub pipeline: Limits,
     /// Where the health server listens.
     pub http: Http,
-    /// How long a drain may take.
+    /// How long a drain may take; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
@@ -146,7 +148,9 @@ impl service::Settings for Settings {
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
-        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+        faults.http(&self.http);
+        faults.host("admin.host", &self.admin.host);
+        faults.grace_period(self.grace_period);
     }
 
     fn project(&self) -> &str {
@@ -192,47 +196,53 @@ impl Settings {
         let is_collection = !firestore.collection.is_empty() && !firestore.collection.contains('/');
         let right = "required: the collection of the documents, without `/`";
         faults.require(is_collection, "firestore.collection", right);
-        let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
-        let right = "must be a URL such as http://localhost:8085";
-        faults.require(firestore.endpoint.as_ref().is_none_or(is_url), "firestore.endpoint", right);
+        faults.endpoint("firestore.endpoint", firestore.endpoint.as_deref());
         let range = Duration::from_millis(100)..=Duration::from_secs(60);
-        let right = "must be 100ms to 1m";
-        faults.require(range.contains(&firestore.timeout), "firestore.timeout", right);
+        faults.duration("firestore.timeout", firestore.timeout, range);
     }
 
     fn check_cache(&self, faults: &mut Faults) {
         let cache = &self.cache;
-        let redis = &cache.redis;
-        let is_redis = |url: &String| url.starts_with("redis://") || url.starts_with("rediss://");
-        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
-        let is_readable = |file: &PathBuf| std::fs::read_to_string(file).is_ok();
-        let checks = [
-            (
-                redis.url.as_ref().is_none_or(is_redis),
-                "redis.url",
-                "must be a URL such as redis://localhost:6379 or rediss://...",
-            ),
-            (
-                redis.password_file.as_ref().is_none_or(is_readable),
-                "redis.password_file",
-                "must be a readable file",
-            ),
-            (timeouts.contains(&redis.timeout), "redis.timeout", "must be 10ms to 10s"),
-            (cache.memory.max_entries >= 16, "memory.max_entries", "must be at least 16"),
-            (cache.memory.max_bytes >= 64 * 1024, "memory.max_bytes", "must be at least 65536"),
-            (!cache.freshness.fresh_for.is_zero(), "freshness.fresh_for", "must be above zero"),
-            (cache.freshness.jitter_percent <= 50, "freshness.jitter_percent", "must be 0 to 50"),
-            ((1..=300).contains(&cache.max_keys_per_read), "max_keys_per_read", "must be 1 to 300"),
-            ((1..=100).contains(&cache.max_reads), "max_reads", "must be 1 to 100"),
-            (
-                (1..self.pipeline.max_messages_in_flight).contains(&cache.max_waiting),
-                "max_waiting",
-                "must be at least 1 and below pipeline.max_messages_in_flight, so that messages of \
-                 known keys go on",
-            ),
+        self.check_redis(faults);
+        let (memory, freshness) = (&cache.memory, &cache.freshness);
+        faults.range("cache.memory.max_entries", memory.max_entries, 16..=100_000_000);
+        faults.range("cache.memory.max_bytes", memory.max_bytes, 64 * 1024..=MAX_CACHE_BYTES);
+        faults.range("cache.freshness.jitter_percent", freshness.jitter_percent, 0..=50);
+        faults.range("cache.max_keys_per_read", cache.max_keys_per_read, 1..=300);
+        faults.range("cache.max_reads", cache.max_reads, 1..=100);
+        let year = Duration::from_secs(31_557_600);
+        let times = [
+            ("fresh_for", freshness.fresh_for, Duration::from_millis(1)),
+            ("stale_for", freshness.stale_for, Duration::ZERO),
+            ("absent_for", freshness.absent_for, Duration::ZERO),
         ];
-        for (is_right, key, right) in checks {
-            faults.require(is_right, &format!("cache.{key}"), right);
+        for (key, time, min) in times {
+            faults.duration(&format!("cache.freshness.{key}"), time, min..=year);
         }
+        let is_below = (1..self.pipeline.max_messages_in_flight).contains(&cache.max_waiting);
+        let right = "must be at least 1 and below pipeline.max_messages_in_flight, so that messages of \
+                     known keys go on";
+        faults.require(is_below, "cache.max_waiting", right);
+    }
+
+    fn check_redis(&self, faults: &mut Faults) {
+        const LIKE: &str = "must be a URL such as redis://localhost:6379 or rediss://...";
+        const INSTEAD: &str = "use cache.redis.username and cache.redis.password_file";
+        let redis = &self.cache.redis;
+        if let Some(url) = &redis.url
+            && let Err(wrong) = url::check(url, &["redis", "rediss"], LIKE)
+        {
+            faults.add("cache.redis.url", wrong.because(INSTEAD));
+        }
+        if let Some(file) = &redis.password_file
+            && let Err(error) = std::fs::read_to_string(file)
+        {
+            let file = file.display();
+            faults.add("cache.redis.password_file", format!("cannot read {file}: {error}"));
+        }
+        let has_password = redis.username.is_none() || redis.password_file.is_some();
+        faults.require(has_password, "cache.redis.password_file", "required with username");
+        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
+        faults.duration("cache.redis.timeout", redis.timeout, timeouts);
     }
 }

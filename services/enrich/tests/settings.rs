@@ -1,5 +1,7 @@
 //! The example is right, and wrong settings are all named at once.
 
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
 use std::process::Command;
 
 use enrich::config::Settings;
@@ -40,7 +42,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "enrichment.key: must name at least one place",
         "firestore.collection: required",
         "cache.redis.url: must be a URL",
-        "cache.memory.max_bytes: must be at least 65536",
+        "cache.memory.max_bytes: must be 65536 to 68719476736, is 1",
         "cache.max_waiting: must be at least 1 and below",
         "dead_letters: required",
     ];
@@ -56,4 +58,90 @@ fn a_place_that_is_none_is_named_with_what_would_be_right() {
     let faults = load::<Settings>(None, variables).unwrap_err().to_string();
 
     assert!(faults.contains("enrichment.NAME or attribute.NAME"), "{faults}");
+}
+
+/// The faults of settings with these variables and no file.
+fn faults(variables: &[(&str, &str)]) -> String {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    load::<Settings>(None, variables).unwrap_err().to_string()
+}
+
+#[test]
+fn absurd_sizes_are_refused_with_the_range_that_is_right() {
+    let said = faults(&[
+        ("DATAFLOW__CACHE__MEMORY__MAX_ENTRIES", "1000000000000"),
+        ("DATAFLOW__CACHE__MEMORY__MAX_BYTES", "4503599627370496"),
+        ("DATAFLOW__CACHE__FRESHNESS__FRESH_FOR", "1000y"),
+        ("DATAFLOW__PIPELINE__LANES", "100000"),
+        ("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "1000000000000"),
+        ("DATAFLOW__PIPELINE__MAX_BYTES_IN_FLIGHT", "4503599627370496"),
+        ("DATAFLOW__PIPELINE__MAX_BATCH_MEMORY", "4503599627370496"),
+        ("DATAFLOW__PIPELINE__MAX_WRITES", "1000000"),
+        ("DATAFLOW__PIPELINE__BATCH__MAX_MESSAGES", "1000000000000"),
+        ("DATAFLOW__PIPELINE__BATCH__MAX_BYTES", "4503599627370496"),
+        ("DATAFLOW__PIPELINE__ATTEMPT_TIMEOUT", "1y"),
+        ("DATAFLOW__PIPELINE__RETRY__MAX", "1y"),
+        ("DATAFLOW__PIPELINE__STALL_AFTER", "1y"),
+        ("DATAFLOW__SUBSCRIPTION__STREAMS", "1000"),
+        ("DATAFLOW__SUBSCRIPTION__MAX_OUTSTANDING_MESSAGES", "1000000000000"),
+        ("DATAFLOW__SUBSCRIPTION__MAX_OUTSTANDING_BYTES", "4503599627370496"),
+        ("DATAFLOW__PUBSUB__CHANNELS", "1000"),
+        ("DATAFLOW__HTTP__HOST", "http://localhost"),
+        ("DATAFLOW__ADMIN__HOST", ""),
+        ("DATAFLOW__GRACE_PERIOD", "1y"),
+    ]);
+
+    let expected = [
+        "cache.memory.max_entries: must be 16 to 100000000, is 1000000000000",
+        "cache.memory.max_bytes: must be 65536 to 68719476736, is 4503599627370496",
+        "cache.freshness.fresh_for: must be 1ms to 1year, is 1000years",
+        "pipeline.lanes: must be 0 to 256",
+        "pipeline.max_messages_in_flight: must be 1 to 1000000",
+        "pipeline.max_bytes_in_flight: must be 1 to 4294967296",
+        "pipeline.max_batch_memory: must be 1 to 68719476736",
+        "pipeline.max_writes: must be 1 to 1000",
+        "pipeline.batch.max_messages: must be 1 to 1000000",
+        "pipeline.batch.max_bytes: must be 1 to 1073741824",
+        "pipeline.attempt_timeout: must be above zero, at most 1h",
+        "pipeline.retry.max: must be at most 1h",
+        "pipeline.stall_after: must be 1s to 1d",
+        "subscription.streams: must be 1 to 32",
+        "subscription.max_outstanding_messages: must be at least one per stream, and at most 1000000",
+        "subscription.max_outstanding_bytes: must be at least one per stream, and at most 68719476736",
+        "pubsub.channels: must be 1 to 16",
+        "http.host: must be an address",
+        "admin.host: must be an address",
+        "grace_period: must be 1ms to 1day",
+    ];
+    for fault in expected {
+        assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
+    }
+}
+
+#[test]
+fn a_password_in_a_url_is_refused_and_not_shown() {
+    let said = faults(&[
+        ("DATAFLOW__CACHE__REDIS__URL", "redis://:hunter2@localhost:6379"),
+        ("DATAFLOW__CACHE__REDIS__USERNAME", "enrich"),
+        ("DATAFLOW__FIRESTORE__ENDPOINT", "http://u:hunter2@localhost"),
+        ("PUBSUB_EMULATOR_HOST", "u:hunter2@localhost:8085"),
+        ("STORAGE_EMULATOR_HOST", "u:hunter2@localhost:8085"),
+    ]);
+
+    let keys = ["cache.redis.url", "firestore.endpoint", "pubsub.endpoint", "storage.endpoint"];
+    for key in keys {
+        let fault = format!("{key}: must not hold a user, a password");
+        assert!(said.lines().any(|line| line.starts_with(&fault)), "{fault} is not among:\n{said}");
+    }
+    assert!(said.contains("cache.redis.password_file: required with username"), "{said}");
+    assert!(said.contains("use cache.redis.username and cache.redis.password_file"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn a_missing_password_file_is_named() {
+    let said = faults(&[("DATAFLOW__CACHE__REDIS__PASSWORD_FILE", "/nowhere/redis")]);
+
+    let fault = "cache.redis.password_file: cannot read /nowhere/redis: No such file";
+    assert!(said.lines().any(|line| line.starts_with(fault)), "{said}");
 }

@@ -33,7 +33,7 @@ pub struct Settings {
     pub pipeline: Limits,
     /// Where the health server listens.
     pub http: Http,
-    /// How long a drain may take.
+    /// How long a drain may take; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
@@ -162,7 +162,8 @@ impl service::Settings for Settings {
                  ({share}), so that open groups are written before Pub/Sub stops"
             ),
         );
-        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+        faults.http(&self.http);
+        faults.grace_period(self.grace_period);
     }
 
     fn project(&self) -> &str {

@@ -41,7 +41,7 @@ pub struct Settings {
     pub pipeline: Limits,
     /// Where the health server listens.
     pub http: Http,
-    /// How long a drain may take.
+    /// How long a drain may take; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
@@ -193,11 +193,11 @@ pub struct Identity {
     pub id_property: Option<String>,
     /// JSON pointer into the payload to the event time: RFC 3339, or epoch seconds or milliseconds.
     pub event_time_pointer: Option<String>,
-    /// The oldest event time taken as such.
+    /// The oldest event time taken as such; at most 100 years.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_past: Duration,
-    /// The furthest event time in the future taken as such.
+    /// The furthest event time in the future taken as such; at most 100 years.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_future: Duration,
@@ -366,11 +366,15 @@ impl service::Settings for Settings {
             let is_pointer = pointer.as_ref().is_none_or(|pointer| pointer.starts_with('/'));
             faults.require(is_pointer, key, "must be a JSON pointer such as /meta/id");
         }
+        let years = Duration::ZERO..=Duration::from_secs(100 * 31_557_600);
+        faults.duration("identity.max_past", self.identity.max_past, years.clone());
+        faults.duration("identity.max_future", self.identity.max_future, years);
         Graves::check(self.dead_letters.as_ref(), false, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
-        faults.require(!self.grace_period.is_zero(), "grace_period", "must be above zero");
+        faults.http(&self.http);
+        faults.grace_period(self.grace_period);
     }
 
     fn project(&self) -> &str {

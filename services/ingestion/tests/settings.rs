@@ -70,6 +70,27 @@ dead_letters: subscription
 }
 
 #[test]
+fn a_certificate_that_cannot_be_read_is_named_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let no_pem = folder.path().join("no.pem");
+    std::fs::write(&no_pem, "-----BEGIN CERTIFICATE-----\nnone\n").unwrap();
+    let with_ca = |ca: &std::path::Path| {
+        let ca = ca.display().to_string();
+        let variables =
+            [("DATAFLOW__MQTT__URL", "mqtts://h"), ("DATAFLOW__MQTT__TLS__CA_FILE", &ca)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        load::<Settings>(None, variables).unwrap_err().to_string()
+    };
+
+    let missing = with_ca("/nowhere/ca.pem".as_ref());
+    let broken = with_ca(&no_pem);
+
+    assert!(missing.contains("mqtt.tls: cannot read /nowhere/ca.pem: No such file"), "{missing}");
+    assert!(broken.contains("no certificates in PEM"), "{broken}");
+    assert!(broken.contains("no.pem"), "{broken}");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let checked = ingestion(&["--config", "/nowhere/x.yaml"]);
 

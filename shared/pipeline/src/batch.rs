@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Most messages in one batch; at least 1.
+    /// Most messages in one batch; 1 to 1,000,000.
     pub max_messages: usize,
-    /// Most encoded bytes in one batch; at least 1. A single larger record stands alone.
+    /// Most encoded bytes in one batch; 1 to 1 GiB. A single larger record stands alone.
     pub max_bytes: usize,
-    /// Longest wait of the first message in a batch, measured by a clock of its own.
+    /// Longest wait of the first message in a batch, measured by a clock of its own; at most 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_age: Duration,
     /// How long a lane may have nothing to take in before it writes what is open. Zero writes as
-    /// soon as nothing more is at hand: batches then grow only while writes are under way.
+    /// soon as nothing more is at hand: batches then grow only while writes are under way. At most 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_idle: Duration,

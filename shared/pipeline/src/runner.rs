@@ -27,21 +27,21 @@ use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Tasks that run side by side; 0 takes one per core.
+    /// Tasks that run side by side; 0 to 256, where 0 takes one per core.
     pub lanes: usize,
-    /// Most messages between source and settlement; at least 1. It must be larger than what waits
-    /// in open batches.
+    /// Most messages between source and settlement; 1 to 1,000,000. It must be larger than what
+    /// waits in open batches.
     pub max_messages_in_flight: usize,
-    /// Most bytes of messages in memory between source and settlement; at least 1.
+    /// Most bytes of messages in memory between source and settlement; 1 to 4 GiB.
     pub max_bytes_in_flight: usize,
-    /// Most bytes of all batches, open or being written; at least 1.
+    /// Most bytes of all batches, open or being written; 1 to 64 GiB.
     pub max_batch_memory: usize,
-    /// Most writes under way in one lane; at least 1.
+    /// Most writes under way in one lane; 1 to 1000.
     pub max_writes: usize,
     /// When a batch is written.
     pub batch: batch::Limits,
-    /// Longest duration of one attempt; above zero. A write gets a second more for each MiB, and after
-    /// a time-out twice that, so that a thin link is slow and not broken.
+    /// Longest duration of one attempt; above zero, at most 1h. A write gets a second more for each
+    /// MiB, and after a time-out twice that, so that a thin link is slow and not broken.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub attempt_timeout: Duration,
@@ -51,7 +51,7 @@ pub struct Limits {
     /// ends of the process in a row becomes a dead letter `crashed`. It must outlive the process, as an
     /// `emptyDir` does, and belong to this process alone. Without it nothing is remembered.
     pub crash_file: Option<PathBuf>,
-    /// A task that shows no sign of life for this long makes the process unhealthy.
+    /// A task that shows no sign of life for this long makes the process unhealthy; 1s to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub stall_after: Duration,
@@ -84,17 +84,39 @@ impl Limits {
     /// What is wrong with these settings, as pairs of a key and what would be right.
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, &'static str)> {
+        const GIB: usize = 1024 * 1024 * 1024;
+        let hour = Duration::from_secs(3600);
+        let day = 24 * hour;
+        let batch = &self.batch;
+        let messages = 1..=1_000_000;
+        let waits = Duration::from_nanos(1)..=hour;
         let checks = [
-            (self.max_messages_in_flight > 0, "max_messages_in_flight", "at least 1"),
-            (self.max_bytes_in_flight > 0, "max_bytes_in_flight", "at least 1"),
-            (self.max_batch_memory > 0, "max_batch_memory", "at least 1"),
-            (self.max_writes > 0, "max_writes", "at least 1"),
-            (self.batch.max_messages > 0, "batch.max_messages", "at least 1"),
-            (self.batch.max_bytes > 0, "batch.max_bytes", "at least 1"),
-            (!self.attempt_timeout.is_zero(), "attempt_timeout", "above zero"),
-            (!self.retry.min.is_zero(), "retry.min", "above zero"),
+            (self.lanes <= 256, "lanes", "0 to 256"),
+            (
+                messages.contains(&self.max_messages_in_flight),
+                "max_messages_in_flight",
+                "1 to 1000000",
+            ),
+            (
+                (1..=4 * GIB).contains(&self.max_bytes_in_flight),
+                "max_bytes_in_flight",
+                "1 to 4294967296 (4 GiB)",
+            ),
+            (
+                (1..=64 * GIB).contains(&self.max_batch_memory),
+                "max_batch_memory",
+                "1 to 68719476736 (64 GiB)",
+            ),
+            ((1..=1000).contains(&self.max_writes), "max_writes", "1 to 1000"),
+            (messages.contains(&batch.max_messages), "batch.max_messages", "1 to 1000000"),
+            ((1..=GIB).contains(&batch.max_bytes), "batch.max_bytes", "1 to 1073741824 (1 GiB)"),
+            (batch.max_age <= day, "batch.max_age", "at most 1d"),
+            (batch.max_idle <= day, "batch.max_idle", "at most 1d"),
+            (waits.contains(&self.attempt_timeout), "attempt_timeout", "above zero, at most 1h"),
+            (waits.contains(&self.retry.min), "retry.min", "above zero, at most 1h"),
             (self.retry.max >= self.retry.min, "retry.max", "at least retry.min"),
-            (self.stall_after >= Duration::from_secs(1), "stall_after", "at least 1s"),
+            (self.retry.max <= hour, "retry.max", "at most 1h"),
+            ((Duration::from_secs(1)..=day).contains(&self.stall_after), "stall_after", "1s to 1d"),
         ];
         checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, key, right)| (key, right)).collect()
     }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Variable, VariableKind};
 
+/// Largest `subscription.max_outstanding_bytes`: more than any process can hold.
+const MAX_OUTSTANDING_BYTES: usize = 64 * 1024 * 1024 * 1024;
+
 /// How Pub/Sub is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
@@ -35,11 +38,7 @@ impl Endpoint {
 
     /// Reports what is wrong; the settings stand at `pubsub`.
     pub fn check(&self, faults: &mut Faults) {
-        let is_url = self
-            .endpoint
-            .as_deref()
-            .is_none_or(|url| url.starts_with("http://") || url.starts_with("https://"));
-        faults.require(is_url, "pubsub.endpoint", "must be a URL such as http://localhost:8085");
+        faults.endpoint("pubsub.endpoint", self.endpoint.as_deref());
         let is_few = (1..=16).contains(&self.channels);
         faults.require(is_few, "pubsub.channels", format!("must be 1 to 16, is {}", self.channels));
     }
@@ -53,11 +52,11 @@ pub struct Subscription {
     pub id: String,
     /// Streams read side by side; 1 to 32.
     pub streams: usize,
-    /// Most messages that Pub/Sub hands out before they are acknowledged, over all streams; at
-    /// least 1, and larger than what waits in open batches.
+    /// Most messages that Pub/Sub hands out before they are acknowledged, over all streams; one per
+    /// stream to 1,000,000, and more than what waits in open batches.
     pub max_outstanding_messages: usize,
-    /// Most bytes that Pub/Sub hands out before they are acknowledged, over all streams; at least
-    /// 1.
+    /// Most bytes that Pub/Sub hands out before they are acknowledged, over all streams; one per
+    /// stream to 64 GiB.
     pub max_outstanding_bytes: usize,
     /// Longest time that a message is held before Pub/Sub may deliver it again; 1m to 1h, Pub/Sub's
     /// own limit.
@@ -100,14 +99,14 @@ impl Subscription {
             (!self.id.is_empty(), "id", "required: the subscription to read from"),
             ((1..=32).contains(&self.streams), "streams", "must be 1 to 32"),
             (
-                self.max_outstanding_messages >= self.streams,
+                (self.streams.max(1)..=1_000_000).contains(&self.max_outstanding_messages),
                 "max_outstanding_messages",
-                "must be at least one per stream",
+                "must be at least one per stream, and at most 1000000",
             ),
             (
-                self.max_outstanding_bytes >= self.streams,
+                (self.streams.max(1)..=MAX_OUTSTANDING_BYTES).contains(&self.max_outstanding_bytes),
                 "max_outstanding_bytes",
-                "must be at least one per stream",
+                "must be at least one per stream, and at most 68719476736 (64 GiB)",
             ),
             ((minute..=hour).contains(&self.max_lease), "max_lease", "must be 1m to 1h"),
             (extension.contains(&self.lease_extension), "lease_extension", "must be 10s to 10m"),
@@ -121,7 +120,10 @@ impl Subscription {
 
 /// Where messages go that can never succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "must be `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)"
+)]
 pub enum Graves {
     /// A topic of their own.
     Topic {

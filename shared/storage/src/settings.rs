@@ -24,9 +24,6 @@ impl Endpoint {
 
     /// Reports what is wrong.
     pub fn check(&self, faults: &mut Faults) {
-        let url = self.endpoint.as_deref();
-        let is_url = |url: &str| url.starts_with("http://") || url.starts_with("https://");
-        let right = "must be a URL such as http://localhost:8085";
-        faults.require(url.is_none_or(is_url), "storage.endpoint", right);
+        faults.endpoint("storage.endpoint", self.endpoint.as_deref());
     }
 }

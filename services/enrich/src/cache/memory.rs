@@ -20,9 +20,9 @@ const OVERHEAD: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Bounds {
-    /// Most entries; at least 16.
+    /// Most entries; 16 to 100,000,000.
     pub max_entries: usize,
-    /// Most bytes, estimated from keys and values; at least 64 KiB.
+    /// Most bytes, estimated from keys and values; 64 KiB to 64 GiB.
     pub max_bytes: usize,
 }
 
@@ -56,7 +56,9 @@ impl Memory {
     /// An empty cache with these bounds, which hold for each of its parts in proportion.
     #[must_use]
     pub fn new(bounds: &Bounds) -> Self {
-        let most = NonZeroUsize::new(bounds.max_entries / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        // The map takes room for all entries at once, so it is not larger than what fits.
+        let most = bounds.max_entries.min(bounds.max_bytes / OVERHEAD) / SHARDS;
+        let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         let shard = || Mutex::new(Shard { entries: LruCache::new(most), bytes: 0 });
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),

@@ -17,9 +17,11 @@ use super::{Document, Entry, LayerError};
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. A
-    /// password goes into `password_file`.
+    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. A user or
+    /// password in it is refused.
     pub url: Option<String>,
+    /// The user; Redis's own `default` when left out. It needs `password_file`.
+    pub username: Option<String>,
     /// A file with the password.
     pub password_file: Option<std::path::PathBuf>,
     /// What all keys begin with.
@@ -34,6 +36,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             url: None,
+            username: None,
             password_file: None,
             key_prefix: "dataflow:enrich:".into(),
             timeout: Duration::from_millis(500),
@@ -68,7 +71,10 @@ impl Redis {
         if let Some(file) = &settings.password_file {
             let password = std::fs::read_to_string(file)
                 .map_err(|error| LayerError(format!("read {}: {error}", file.display())))?;
-            let redis = info.redis_settings().clone().set_password(password.trim_end());
+            let mut redis = info.redis_settings().clone().set_password(password.trim_end());
+            if let Some(username) = &settings.username {
+                redis = redis.set_username(username);
+            }
             info = info.set_redis_settings(redis);
         }
         // Small requests must not wait for each other's acknowledgements.

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -35,7 +35,7 @@ pub fn tls(settings: &Tls) -> Result<Arc<ClientConfig>, String> {
         (Some(cert), Some(key)) => {
             let wrong = |error| format!("{}: {error}", key.display());
             let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("{}: no private key in PEM: {error}", key.display()))?;
+                .map_err(|error| unreadable(key, "private key", error))?;
             builder.with_client_auth_cert(certificates(cert)?, private).map_err(wrong)?
         }
         _ => builder.with_no_client_auth(),
@@ -44,13 +44,22 @@ pub fn tls(settings: &Tls) -> Result<Arc<ClientConfig>, String> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error| format!("{}: no certificates in PEM: {error}", file.display());
+    let wrong = |error| unreadable(file, "certificates", error);
     let found = CertificateDer::pem_file_iter(file).map_err(wrong)?;
     let found: Vec<_> = found.collect::<Result<_, _>>().map_err(wrong)?;
     if found.is_empty() {
         return Err(format!("{}: no certificates in PEM", file.display()));
     }
     Ok(found)
+}
+
+/// What is wrong with a file that should hold `what` in PEM.
+fn unreadable(file: &Path, what: &str, error: pem::Error) -> String {
+    let file = file.display();
+    match error {
+        pem::Error::Io(error) => format!("cannot read {file}: {error}"),
+        other => format!("{file}: no {what} in PEM: {other}"),
+    }
 }
 
 /// User and password, where there is a user.
