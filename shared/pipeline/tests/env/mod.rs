@@ -1,0 +1,175 @@
+//! A pipeline of test doubles, fed by hand.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::time::Duration;
+
+use pipeline::backoff::Backoff;
+use pipeline::batch::Cause;
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{
+    Archive, Describe, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf, Tap,
+};
+use pipeline::metrics::{FlushCause, Reason};
+use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
+
+/// Longer than any test lasts in its paused time.
+pub(crate) const NEVER: Duration = Duration::from_secs(1_000_000);
+
+/// A running pipeline, and all that can be seen of it.
+pub(crate) struct TestEnv {
+    pub(crate) running: Running,
+    pub(crate) tap: Tap,
+    pub(crate) ledger: Ledger,
+    pub(crate) metrics: Metrics,
+}
+
+/// What a [`TestEnv`] is made of.
+pub(crate) struct Parts {
+    pub(crate) limits: Limits,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) max_deliveries: u32,
+    pub(crate) transform: Faults,
+    pub(crate) sink: Faults,
+    pub(crate) letters: Policy<Faults>,
+    /// Most bytes that fit into one batch of the sink.
+    pub(crate) max_batch_bytes: usize,
+    /// Whether the sink keeps no originals and parts no batch.
+    pub(crate) is_archive: bool,
+}
+
+impl Default for Parts {
+    /// One lane, and a limit of nothing: batches are written at a shutdown alone.
+    fn default() -> Self {
+        Self {
+            limits: Limits {
+                lanes: 1,
+                batch: batch::Limits {
+                    max_messages: usize::MAX,
+                    max_bytes: usize::MAX,
+                    max_age: NEVER,
+                    max_idle: NEVER,
+                },
+                attempt_timeout: Duration::from_secs(5),
+                retry: Backoff { min: Duration::from_millis(10), max: Duration::from_secs(1) },
+                ..Limits::default()
+            },
+            lease: None,
+            max_deliveries: u32::MAX,
+            transform: Faults::none(),
+            sink: Faults::none(),
+            letters: Policy::Bury(Faults::none()),
+            max_batch_bytes: usize::MAX,
+            is_archive: false,
+        }
+    }
+}
+
+impl Parts {
+    pub(crate) fn start(self) -> TestEnv {
+        let (ledger, metrics) = (Ledger::default(), Metrics::default());
+        let (feed, tap) = Feed::open(ledger.clone());
+        let feed = feed.with_max_deliveries(self.max_deliveries).with_ending_leases();
+        let pipeline = Pipeline {
+            service: "test",
+            source: match self.lease {
+                Some(lease) => feed.with_lease(lease),
+                None => feed,
+            },
+            transform: Describe(item, self.transform),
+            sink: (),
+            dead_letters: match self.letters {
+                Policy::Bury(faults) => Policy::Bury(Graveyard(ledger.clone(), faults)),
+                Policy::Leave => Policy::Leave,
+                Policy::Drop => Policy::Drop,
+            },
+            limits: self.limits,
+            metrics: metrics.clone(),
+        };
+        let shelf = Shelf::new(ledger.clone(), self.sink, self.max_batch_bytes);
+        let running = if self.is_archive {
+            with_sink(pipeline, Archive(shelf)).start()
+        } else {
+            with_sink(pipeline, shelf).start()
+        };
+        TestEnv { running, tap, ledger, metrics }
+    }
+}
+
+fn with_sink<So, T, S, D>(pipeline: Pipeline<So, T, (), D>, sink: S) -> Pipeline<So, T, S, D> {
+    let Pipeline { service, source, transform, dead_letters, limits, metrics, .. } = pipeline;
+    Pipeline { service, source, transform, sink, dead_letters, limits, metrics }
+}
+
+/// A message of ten bytes for batch `k`.
+pub(crate) fn message(id: &str) -> Message {
+    let mut message = Message::new("0123456789");
+    message.id = id.into();
+    message
+}
+
+/// The same message for another batch.
+pub(crate) fn to(key: &str, message: Message) -> Message {
+    message.with_attribute("key", key)
+}
+
+/// The same message as a record of this size.
+pub(crate) fn sized(bytes: usize, message: Message) -> Message {
+    message.with_attribute("bytes", bytes.to_string())
+}
+
+/// The same message, whose record is not good.
+pub(crate) fn bad(kind: Kind, message: Message) -> Message {
+    message.with_attribute("kind", format!("{kind:?}"))
+}
+
+fn item(message: &Message) -> Item {
+    let attribute = |name: &str| message.attributes.get(name).map(ToString::to_string);
+    let kinds = [Kind::Refused, Kind::Poison, Kind::Skipped];
+    let kind = attribute("kind");
+    Item {
+        key: attribute("key").unwrap_or_else(|| "k".into()),
+        id: message.id.clone(),
+        bytes: attribute("bytes").map_or(10, |bytes| bytes.parse().unwrap()),
+        kind: kinds
+            .into_iter()
+            .find(|known| kind.as_deref() == Some(&format!("{known:?}")))
+            .unwrap_or(Kind::Good),
+    }
+}
+
+impl TestEnv {
+    pub(crate) fn push_all(&self, messages: impl IntoIterator<Item = Message>) {
+        messages.into_iter().for_each(|message| self.tap.push(message));
+    }
+
+    /// Lets this much of the paused time pass, with all that happens in it.
+    pub(crate) async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    /// Batches written for each cause that closed one.
+    pub(crate) fn causes(&self) -> Vec<(Cause, u64)> {
+        use Cause::{Age, Bytes, Count, Idle, Lease, Memory, Shutdown};
+        let count = |cause| self.metrics.flushed.get_or_create(&FlushCause { cause }).get();
+        let all = [Count, Bytes, Age, Idle, Memory, Lease, Shutdown];
+        all.map(|cause| (cause, count(cause))).into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub(crate) fn written(&self) -> Vec<String> {
+        self.ledger.book().written.clone()
+    }
+
+    pub(crate) fn nacked_for(&self, reason: &'static str) -> u64 {
+        self.metrics.nacked.get_or_create(&Reason { reason }).get()
+    }
+
+    pub(crate) fn retried(&self, reason: &'static str) -> u64 {
+        self.metrics.retried.get_or_create(&Reason { reason }).get()
+    }
+}
+
+/// This many seconds.
+pub(crate) const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}

@@ -1,0 +1,359 @@
+//! What becomes of a message whose way ends early: refused, given up, stopped, or too late.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod env;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use env::{Parts, bad, message, seconds, sized, to};
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{Fault, FaultRates, Faults, Kind};
+use pipeline::metrics::Reason;
+use pipeline::{Message, Recovery, Running};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// Batches are written as soon as nothing more is at hand.
+fn eager() -> Parts {
+    let mut parts = Parts::default();
+    parts.limits.batch.max_idle = Duration::ZERO;
+    parts
+}
+
+fn ids<const N: usize>(ids: [&str; N]) -> HashSet<String> {
+    ids.map(str::to_owned).into()
+}
+
+fn counted(family: &Family<Reason, Counter>, reason: &'static str) -> u64 {
+    family.get_or_create(&Reason { reason }).get()
+}
+
+/// How the pipeline ends by itself; all that it holds is settled after that.
+async fn ended(mut running: Running) -> Recovery {
+    let error = running.ended().await.unwrap();
+    drop(running.shutdown(seconds(30)).await);
+    error.recovery()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transform_that_asks_to_stop_acks_nothing() {
+    let env = Parts { transform: Faults::always(Fault::Stopped), ..eager() }.start();
+
+    env.push_all([message("1")]);
+    assert_eq!(ended(env.running).await, Recovery::Stop);
+
+    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!(env.ledger.book().acked, ids([]));
+    assert!(counted(&env.metrics.nacked, "stop") >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_ends_in_a_stop_is_nacked() {
+    let env = Parts { sink: Faults::always(Fault::Stopped), ..eager() }.start();
+
+    env.push_all(["1", "2"].map(message));
+    assert_eq!(ended(env.running).await, Recovery::Stop);
+
+    assert_eq!(env.ledger.book().nacked, ids(["1", "2"]));
+    assert_eq!(env.ledger.book().acked, ids([]));
+}
+
+/// Attempts until the lease would not last for another one, then another delivery.
+#[tokio::test(start_paused = true)]
+async fn a_write_is_tried_as_long_as_the_lease_lasts() {
+    let lease = Some(seconds(60));
+    let env = Parts { sink: Faults::always(Fault::Refused), lease, ..eager() }.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(53)).await;
+    assert_eq!(env.ledger.book().nacked, ids([]));
+    assert!(env.retried("write") > 50);
+    env.pass(seconds(6)).await;
+
+    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!(env.nacked_for("lease"), 1);
+    assert!(env.running.status().outage().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transform_is_tried_as_long_as_the_lease_lasts() {
+    let lease = Some(seconds(60));
+    let env = Parts { transform: Faults::always(Fault::Refused), lease, ..eager() }.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(58)).await;
+    assert_eq!(env.nacked_for("transform"), 0);
+    env.pass(seconds(3)).await;
+
+    assert_eq!(env.nacked_for("transform"), 1);
+    let book = env.ledger.book();
+    // The source may have taken it back before.
+    assert_eq!((book.expired.len() + book.nacked.len(), book.acked.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_is_given_up_and_made_again() {
+    let faults = || Faults::script([Fault::Hung, Fault::Hung]);
+    let env = Parts { transform: faults(), sink: faults(), ..eager() }.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(15)).await;
+    assert_eq!(env.written(), Vec::<String>::new());
+    env.pass(seconds(10)).await;
+
+    assert_eq!(env.written(), ["1"]);
+    assert_eq!((env.retried("transform"), env.retried("write")), (2, 2));
+    assert_eq!(env.ledger.book().acked, ids(["1"]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_after_its_lease_is_delivered_again() {
+    let slow = FaultRates { max_delay: seconds(5), ..FaultRates::default() };
+    let lease = Some(Duration::from_millis(100));
+    let env = Parts { sink: Faults::new(slow, 7), lease, ..eager() }.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(100)).await;
+
+    let book = env.ledger.book();
+    assert!(book.late > 0 && book.expired == ids(["1"]), "{book:?}");
+    assert!(book.times_written("1") > 1, "{book:?}");
+    assert_eq!(book.broken, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_is_written_again_before_it_is_acked() {
+    let env = Parts { sink: Faults::script([Fault::LostReply]), ..eager() }.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(5)).await;
+
+    assert_eq!(env.written(), ["1", "1"]);
+    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(env.metrics.sent.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_records_are_buried_and_their_neighbours_written() {
+    let env = eager().start();
+
+    let message_of = |index: u32| match index % 3 {
+        0 => bad(Kind::Refused, message(&index.to_string())),
+        _ => message(&index.to_string()),
+    };
+    env.push_all((0..30).map(message_of));
+    env.pass(seconds(1)).await;
+
+    let book = env.ledger.book();
+    assert_eq!((book.buried.len(), book.written.len(), book.acked.len()), (10, 20, 30));
+    assert!(book.buried.values().all(|reason| *reason == "refused"));
+    assert_eq!(book.broken, Vec::<String>::new());
+    assert_eq!(env.metrics.sent.get(), 20);
+    assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_is_parted_until_the_culprit_stands_alone() {
+    let env = eager().start();
+
+    let messages = ["1", "2", "3", "4", "5"].map(message);
+    let messages = messages.map(|it| if it.id == "3" { bad(Kind::Poison, it) } else { it });
+    env.push_all(messages);
+    env.pass(seconds(1)).await;
+
+    let book = env.ledger.book();
+    assert_eq!(book.written, ["1", "2", "4", "5"], "in their order");
+    assert_eq!(book.buried, [("3".to_owned(), "poison")].into());
+    assert_eq!(book.acked.len(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_fits_no_batch_is_buried() {
+    let env = Parts { max_batch_bytes: 100, ..eager() }.start();
+
+    env.push_all([message("1"), sized(101, message("2")), to("other", sized(101, message("3")))]);
+    env.pass(seconds(1)).await;
+
+    let book = env.ledger.book();
+    assert_eq!(book.written, ["1"]);
+    assert_eq!(book.buried, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
+    assert_eq!(env.metrics.open_batches.get(), 0);
+    assert_eq!(env.running.status().batch_memory(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_no_record_is_acked_and_counted() {
+    let env = eager().start();
+
+    env.push_all([bad(Kind::Skipped, message("1"))]);
+    env.pass(seconds(1)).await;
+
+    // The ledger calls it broken, because it knows of no record.
+    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(counted(&env.metrics.skipped, "skipped"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_transform_rejects_is_buried_with_its_reason() {
+    let env = Parts { transform: Faults::script([Fault::Rejected]), ..eager() }.start();
+
+    env.push_all(["1", "2"].map(message));
+    env.pass(seconds(1)).await;
+
+    let book = env.ledger.book();
+    assert_eq!(book.buried, [("1".to_owned(), "rejected")].into());
+    assert_eq!(book.acked, ids(["1", "2"]));
+}
+
+/// The source alone may give it up.
+#[tokio::test(start_paused = true)]
+async fn the_policy_of_the_subscription_gets_what_is_refused() {
+    let letters = Policy::Leave;
+    let env = Parts { letters, max_deliveries: 5, max_batch_bytes: 100, ..eager() }.start();
+
+    env.push_all([bad(Kind::Refused, message("1")), message("2"), sized(101, message("3"))]);
+    env.pass(seconds(60)).await;
+
+    let book = env.ledger.book();
+    assert_eq!(book.acked, ids(["2"]));
+    assert_eq!(book.forwarded, ids(["1", "3"]));
+    assert_eq!(env.nacked_for("refused"), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_dropped_by_order_is_acked_and_counted() {
+    let env = Parts { letters: Policy::Drop, ..eager() }.start();
+    env.ledger.book().droppable.insert("1".into());
+
+    env.push_all([bad(Kind::Refused, message("1")), message("2")]);
+    env.pass(seconds(1)).await;
+
+    let book = env.ledger.book();
+    assert_eq!((&book.acked, &book.broken), (&ids(["1", "2"]), &Vec::new()));
+    assert_eq!(counted(&env.metrics.dropped, "refused"), 1);
+    assert_eq!(book.written, ["2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_is_written_until_it_is_durable() {
+    let letters = Faults::script([Fault::Refused, Fault::Hung, Fault::LostReply]);
+    let env = Parts { letters: Policy::Bury(letters), ..eager() }.start();
+
+    env.push_all([bad(Kind::Refused, message("1"))]);
+    env.pass(seconds(4)).await;
+    assert_eq!(env.ledger.book().acked, ids([]));
+    assert!(env.running.status().outage().is_some());
+    env.pass(seconds(10)).await;
+
+    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 1);
+    assert_eq!(env.running.status().outage(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_cannot_be_written_is_no_ack() {
+    let letters = Policy::Bury(Faults::always(Fault::Refused));
+    let env = Parts { letters, lease: Some(seconds(60)), ..eager() }.start();
+
+    env.push_all([bad(Kind::Refused, message("1"))]);
+    env.pass(seconds(53)).await;
+    assert_eq!(env.ledger.book().nacked, ids([]));
+    env.pass(seconds(6)).await;
+
+    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!(env.ledger.book().acked, ids([]));
+    assert_eq!(env.nacked_for("dead_letter_failed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dead_letters_that_ask_to_stop_ack_nothing() {
+    let letters = Policy::Bury(Faults::always(Fault::Stopped));
+    let env = Parts { letters, ..eager() }.start();
+
+    env.push_all([bad(Kind::Refused, message("1"))]);
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.ledger.book().acked, ids([]));
+    assert!(env.ledger.book().nacked.contains("1"));
+}
+
+/// Nobody has the message any more, so no letter can be written.
+#[tokio::test(start_paused = true)]
+async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
+    let mut parts = Parts { is_archive: true, ..eager() };
+    parts.sink = Faults::script([Fault::Rejected]);
+    let env = parts.start();
+
+    env.push_all(["1", "2"].map(message));
+    env.pass(seconds(60)).await;
+
+    let book = env.ledger.book();
+    assert_eq!((&book.nacked, &book.buried.len()), (&ids(["1", "2"]), &0));
+    assert_eq!(book.acked, ids(["1", "2"]), "at the next delivery");
+    assert_eq!(env.nacked_for("rejected"), 2);
+    assert_eq!(env.metrics.repeated.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_that_are_not_kept_give_their_bytes_back() {
+    let in_flight = async |is_archive: bool| {
+        let env = Parts { is_archive, ..Parts::default() }.start();
+        env.push_all([message("1")]);
+        env.pass(seconds(1)).await;
+        env.running.status().in_flight()
+    };
+    let size = message("1").size();
+
+    assert_eq!(in_flight(false).await, (1, size));
+    assert_eq!(in_flight(true).await, (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_is_counted_with_its_bytes() {
+    let env = eager().start();
+
+    env.push_all(["1", "2", "3"].map(message));
+    env.pass(seconds(1)).await;
+
+    assert_eq!((env.metrics.received.get(), env.metrics.sent.get()), (3, 3));
+    assert_eq!((env.metrics.sent_bytes.get(), env.metrics.in_flight.get()), (30, 0));
+    assert_eq!((env.metrics.repeated.get(), env.metrics.batch_memory.get()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
+    let env = Parts { sink: Faults::always(Fault::Hung), ..Parts::default() }.start();
+
+    env.push_all(["1", "2", "3"].map(message));
+    env.pass(seconds(1)).await;
+    let (start, ledger) = (tokio::time::Instant::now(), env.ledger.clone());
+    let error = env.running.shutdown(seconds(20)).await.unwrap_err();
+
+    assert!(error.to_string().starts_with("3 messages were not settled within 20s"), "{error}");
+    assert_eq!(start.elapsed().as_secs(), 19, "a second is for the close");
+    assert_eq!(ledger.book().nacked, ids(["1", "2", "3"]));
+}
+
+fn keyed(key: &str, mut message: Message) -> Message {
+    message.ordering_key = key.into();
+    message
+}
+
+/// The second batch of a key waits for the first, and others pass by.
+#[tokio::test(start_paused = true)]
+async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
+    let mut parts = eager();
+    parts.sink = Faults::script([Fault::Refused]);
+    parts.limits.batch.max_messages = 1;
+    parts.limits.retry.min = seconds(1);
+    let env = parts.start();
+
+    env.push_all([keyed("a", message("1")), to("other", message("2")), keyed("a", message("3"))]);
+    env.pass(Duration::from_millis(100)).await;
+    assert_eq!(env.written(), ["2"]);
+    env.pass(seconds(5)).await;
+
+    assert_eq!(env.written(), ["2", "1", "3"]);
+}
