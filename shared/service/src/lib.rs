@@ -4,6 +4,7 @@
 //! A binary calls [`run()`]; whoever wants several services in one process calls [`Hosted::start`].
 
 pub mod args;
+pub mod credentials;
 pub mod explain;
 pub mod health;
 mod host;

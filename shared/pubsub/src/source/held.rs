@@ -1,0 +1,120 @@
+//! What was delivered and is not settled yet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use google_cloud_pubsub::subscriber::handler::Handler;
+use pipeline::{Settle, Verdict};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::SourceMetrics;
+
+/// Counts what one reader holds, over all of its streams; clones share the counts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A message's part of the counts, until it is dropped.
+#[derive(Debug)]
+struct Part {
+    held: Held,
+    bytes: usize,
+}
+
+impl Held {
+    fn take(&self, bytes: usize) -> Part {
+        self.0.messages.fetch_add(1, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Part { held: self.clone(), bytes }
+    }
+
+    /// Returns true when at least half of what may be outstanding is. A stream may be silent then
+    /// because it must; and another one could bring as much again.
+    pub(super) fn explains_silence(&self, max_messages: usize, max_bytes: usize) -> bool {
+        let messages = self.0.messages.load(Ordering::Relaxed);
+        let bytes = self.0.bytes.load(Ordering::Relaxed);
+        messages >= max_messages.div_ceil(2) || bytes >= max_bytes.div_ceil(2)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.held.0.messages.fetch_sub(1, Ordering::Relaxed);
+        self.held.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Settles the messages of one reader.
+#[derive(Debug, Clone)]
+pub(super) struct Settling {
+    pub(super) confirmations: TaskTracker,
+    pub(super) metrics: SourceMetrics,
+    pub(super) held: Held,
+}
+
+impl Settling {
+    /// The duty to settle a message of this size.
+    pub(super) fn duty(
+        &self,
+        handler: Handler,
+        lease_end: Instant,
+        bytes: usize,
+    ) -> impl Settle + use<> {
+        let (part, settling) = (self.held.take(bytes), self.clone());
+        move |verdict| {
+            settling.settle(verdict, handler, lease_end);
+            drop(part);
+        }
+    }
+
+    fn settle(&self, verdict: Verdict, handler: Handler, lease_end: Instant) {
+        if Instant::now() > lease_end {
+            self.metrics.expired_leases.inc();
+        }
+        match (verdict, handler) {
+            (Verdict::Nack, handler) => handler.nack(),
+            (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
+                let lost = self.metrics.lost_acks.clone();
+                self.confirmations.spawn(async move {
+                    if let Err(error) = handler.confirmed_ack().await {
+                        lost.inc();
+                        debug!(%error, "an acknowledgement was not taken, the message comes again");
+                    }
+                });
+            }
+            (Verdict::Ack, handler) => handler.ack(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_messages_or_of_the_bytes_explains_silence_until_it_is_settled() {
+        let held = Held::default();
+        let mut parts = vec![held.take(10), held.take(10)];
+        assert!(!held.explains_silence(5, 41));
+        assert!(held.explains_silence(4, 41));
+        assert!(held.explains_silence(5, 40));
+
+        parts.pop();
+
+        assert!(!held.explains_silence(4, 40));
+        assert!(held.explains_silence(2, 40));
+        assert!(held.explains_silence(4, 20));
+    }
+
+    #[test]
+    fn nothing_in_hand_explains_nothing() {
+        assert!(!Held::default().explains_silence(1, 1));
+    }
+}

@@ -1,0 +1,232 @@
+//! Reads one stream at a time, and opens another when it ends.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use google_cloud_pubsub::model;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
+use pipeline::backoff::{Backoff, Waits};
+use pipeline::{Delivery, Error, Message, Recovery, Settlement};
+use service::credentials;
+use time::OffsetDateTime;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::SourceMetrics;
+use super::held::{Held, Settling};
+use crate::connection::Connection;
+use crate::settings::Subscription;
+
+/// Longest wait for the acknowledgements of a reader to be sent at a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One stream, with all it needs to be opened again.
+pub(super) struct Reader {
+    connection: Connection,
+    name: String,
+    settings: Subscription,
+    outbox: mpsc::Sender<Delivery>,
+    settling: Settling,
+    /// Deliveries for which the outbox had no room, oldest first, with the ends of their leases.
+    waiting: VecDeque<(Delivery, Instant)>,
+    /// Streams that are not read any more, and of which messages may still be settled.
+    ended: Vec<ShutdownToken>,
+}
+
+/// Why a stream is not read any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// It brought nothing for long.
+    Idle,
+    /// It failed permanently.
+    Broken,
+}
+
+/// Waits before the next attempt; breaks off when the source is stopped.
+async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
+    tokio::select! {
+        () = tokio::time::sleep(waits.next_wait()) => ControlFlow::Continue(()),
+        _ = stop.wait_for(|stop| *stop) => ControlFlow::Break(()),
+    }
+}
+
+impl Reader {
+    pub(super) fn new(
+        connection: &Connection,
+        name: String,
+        settings: &Subscription,
+        (outbox, metrics): (mpsc::Sender<Delivery>, SourceMetrics),
+    ) -> Self {
+        let confirmations = TaskTracker::new();
+        Self {
+            connection: connection.clone(),
+            name,
+            settings: settings.clone(),
+            outbox,
+            settling: Settling { confirmations, metrics, held: Held::default() },
+            waiting: VecDeque::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+        let mut waits = Backoff::default().waits();
+        loop {
+            let mut stream = match self.open().await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    let (subscription, error) = (&self.name, format!("{error:#}"));
+                    warn!(subscription, error, "no stream can be opened, trying again");
+                    if pause(&mut waits, &mut stop).await.is_break() {
+                        return self.close().await;
+                    }
+                    continue;
+                }
+            };
+            // Deliveries of a stream are acknowledged through it, after it was dropped too.
+            self.ended.retain(|token| token.shutdown().now_or_never().is_none());
+            self.ended.push(stream.shutdown_token());
+            let ended = tokio::select! {
+                // Cancel safe: a message that is read but not handed over waits here, or is nacked.
+                ended = self.read(&mut stream, &mut waits) => Some(ended),
+                _ = stop.wait_for(|stop| *stop) => None,
+            };
+            // Stops it from receiving; a stream that is neither polled nor dropped goes on.
+            drop(stream);
+            match ended {
+                None => return self.close().await,
+                Some(Ended::Idle) => {
+                    let subscription = &self.name;
+                    debug!(subscription, "nothing came for long, opening another stream");
+                }
+                Some(Ended::Broken) => {
+                    self.settling.metrics.reconnects.inc();
+                    if pause(&mut waits, &mut stop).await.is_break() {
+                        return self.close().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// This stream's share of what may be outstanding.
+    fn share(&self, total: usize) -> usize {
+        total / self.settings.streams
+    }
+
+    /// A stream on connections of its own: those of the last one may be dead.
+    async fn open(&mut self) -> Result<MessageStream, Error> {
+        let subscriber = self.connection.subscriber(self.settings.streams).await?;
+        let limit = |total| i64::try_from(self.share(total)).unwrap_or(i64::MAX);
+        Ok(subscriber
+            .subscribe(&self.name)
+            .set_max_outstanding_messages(limit(self.settings.max_outstanding_messages))
+            .set_max_outstanding_bytes(limit(self.settings.max_outstanding_bytes))
+            .set_max_lease(self.settings.max_lease)
+            .set_max_lease_extension(self.settings.lease_extension)
+            .build())
+    }
+
+    /// Hands over until the stream fails permanently, or brings nothing for so long that it could be
+    /// dead: the client does not look whether the other side is still there.
+    ///
+    /// The stream is read while the pipeline takes nothing, too: a lease counts from the arrival, and
+    /// what waits unread has none. What Pub/Sub hands out is bounded.
+    async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
+        let mut last_sign = Instant::now();
+        loop {
+            let is_over = last_sign + self.settings.idle_timeout;
+            let next = tokio::select! {
+                next = timeout_at(is_over, stream.next()) => next,
+                room = self.outbox.reserve(), if !self.waiting.is_empty() => {
+                    // An error means that the source is closing; the stop follows.
+                    let Ok(room) = room else { return std::future::pending().await };
+                    let (delivery, lease_end) = self.waiting.pop_front().expect("it is not empty");
+                    // It comes again: dropping it counts it among the expired.
+                    if Instant::now() <= lease_end {
+                        room.send(delivery);
+                    }
+                    continue;
+                }
+            };
+            match next {
+                Ok(Some(Ok((message, handler)))) => {
+                    waits.reset();
+                    last_sign = Instant::now();
+                    let (delivery, lease_end) = self.delivery(message, handler);
+                    self.hand_over(delivery, lease_end);
+                }
+                Ok(Some(Err(error))) => {
+                    let (subscription, error) = (&self.name, credentials::explain(&error));
+                    warn!(subscription, error, "the stream ended, opening another");
+                    return Ended::Broken;
+                }
+                Ok(None) => return Ended::Broken,
+                Err(_) => {
+                    let max_messages = self.share(self.settings.max_outstanding_messages);
+                    let max_bytes = self.share(self.settings.max_outstanding_bytes);
+                    if !self.settling.held.explains_silence(max_messages, max_bytes) {
+                        return Ended::Idle;
+                    }
+                    last_sign = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, delivery: Delivery, lease_end: Instant) {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back((delivery, lease_end));
+            return;
+        }
+        match self.outbox.try_send(delivery) {
+            Ok(()) => {}
+            Err(TrySendError::Full(delivery)) => self.waiting.push_back((delivery, lease_end)),
+            // The source is closing: dropping it nacks it.
+            Err(TrySendError::Closed(delivery)) => drop(delivery),
+        }
+    }
+
+    /// A message that has just arrived, and the end of its lease.
+    fn delivery(&self, message: model::Message, handler: Handler) -> (Delivery, Instant) {
+        let lease_end = Instant::now() + self.settings.max_lease;
+        let attempts = handler.delivery_attempt();
+        let now = OffsetDateTime::now_utc();
+        let published = message.publish_time.and_then(|time| OffsetDateTime::try_from(time).ok());
+        let received = Message {
+            id: message.message_id,
+            data: message.data,
+            attributes: message.attributes.into(),
+            ordering_key: message.ordering_key,
+            publish_time: published.unwrap_or(now),
+            attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1),
+            // Pub/Sub tells the attempts only where a dead-letter policy counts them.
+            counts_attempts: attempts.is_some(),
+        };
+        let settle = self.settling.duty(handler, lease_end, received.size());
+        (Delivery::new(received, Settlement::new(settle, Some(lease_end))), lease_end)
+    }
+
+    /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
+    async fn close(self) -> Result<(), Error> {
+        // Nacks what nobody received.
+        drop(self.waiting);
+        let confirmations = self.settling.confirmations;
+        confirmations.close();
+        let sent = async {
+            confirmations.wait().await;
+            for token in &self.ended {
+                token.shutdown().await;
+            }
+        };
+        timeout(CLOSE_TIMEOUT, sent)
+            .await
+            .map_err(|late| Recovery::Stop.because("send the last acknowledgements", late))
+    }
+}

@@ -1,0 +1,86 @@
+//! Where messages go that can never succeed.
+
+use std::time::Duration;
+
+use pipeline::dead_letter::Policy;
+use pipeline::{DeadLetters as _, Letter, Message, Source as _};
+use pubsub::{DeadLetters, Graves, Keyword, Publishers};
+use serde_json::json;
+
+use crate::world::{PATIENCE, World, next};
+
+/// Longest time that a dead letter may take.
+const TIME_LIMIT: Duration = PATIENCE;
+
+async fn policy(world: &World, graves: &Graves) -> Policy<DeadLetters> {
+    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()) };
+    DeadLetters::policy(graves, "p", &publishers, &world.guard, &storage).await.unwrap()
+}
+
+/// The letter that arrives on the topic.
+async fn buried(world: &World, bucket: Option<&str>, message: &Message) -> Message {
+    let bucket = bucket.map(str::to_owned);
+    let graves = Graves::Topic { topic_id: "topic".into(), bucket };
+    let Policy::Bury(dead_letters) = policy(world, &graves).await else { panic!("a topic") };
+    let letter = Letter {
+        service: "ingestion",
+        reason: "no_route",
+        detail: "x".into(),
+        attempts: 1,
+        first_seen: time::OffsetDateTime::UNIX_EPOCH,
+        message,
+    };
+    dead_letters.bury(&letter, TIME_LIMIT).await.unwrap();
+    let mut source = world.source().await;
+    let (letter, settlement) = next(&mut source).await.into_parts();
+    settlement.ack();
+    source.close().await.unwrap();
+    letter
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
+    let world = World::new(json!({})).await;
+    let long = "v".repeat(2000);
+    let mut message = Message::new("data").with_attribute("calibration", long.clone());
+    for index in 0..120 {
+        message = message.with_attribute(format!("p{index}"), "v");
+    }
+    message = message.with_attribute("mqtt_topic", "devices/d1/unknown");
+
+    let letter = buried(&world, None, &message).await;
+
+    assert_eq!(letter.attributes["mqtt_topic"], "devices/d1/unknown");
+    assert_eq!(letter.attributes["dl_wrapped"], "true");
+    let (line, data) = letter.data.split_at(letter.data.len() - "data".len());
+    assert_eq!(data, b"data");
+    let front: serde_json::Value = serde_json::from_slice(line).unwrap();
+    assert_eq!(front["calibration"], long);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_big_is_in_an_object_of_the_bucket() {
+    let world = World::new(json!({})).await;
+    world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
+    let message = Message::new(vec![b'x'; 12_000_000]);
+
+    let letter = buried(&world, Some("graves"), &message).await;
+
+    assert_eq!(letter.data, "");
+    let object = letter.attributes["dl_object"].strip_prefix("gs://graves/").unwrap();
+    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()) };
+    let bucket = storage::Bucket::new("graves", &storage).await.unwrap();
+    assert_eq!(bucket.read(object).await.unwrap(), message.data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_instead_of_a_topic_leaves_or_drops() {
+    let world = World::new(json!({})).await;
+
+    let leave = policy(&world, &Graves::Keyword(Keyword::Subscription)).await;
+    let drop = policy(&world, &Graves::Keyword(Keyword::Drop)).await;
+
+    assert!(matches!(leave, Policy::Leave));
+    assert!(matches!(drop, Policy::Drop));
+}

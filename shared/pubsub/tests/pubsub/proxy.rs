@@ -1,0 +1,134 @@
+//! A proxy that can be slow, and that can forget its connections without a word.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Mutex, watch};
+
+/// What waits between client and proxy, so that little of what was given up is still under way.
+const BUFFER_BYTES: u32 = 64 * 1024;
+
+pub(crate) struct Proxy {
+    port: u16,
+    generation: watch::Sender<u64>,
+    uploaded: Arc<AtomicU64>,
+    sent: Sent,
+}
+
+/// The first bytes that were sent to the server, of all connections.
+type Sent = Arc<std::sync::Mutex<Vec<u8>>>;
+
+/// One direction of a connection.
+struct Way {
+    from: OwnedReadHalf,
+    to: OwnedWriteHalf,
+    generation: watch::Receiver<u64>,
+    uplink: Option<Uplink>,
+}
+
+/// What all connections share towards the server.
+#[derive(Clone)]
+struct Uplink {
+    bytes_per_second: Option<u64>,
+    uploaded: Arc<AtomicU64>,
+    sent: Sent,
+    turn: Arc<Mutex<()>>,
+}
+
+impl Proxy {
+    /// A proxy to a port of this machine, with this bandwidth towards it.
+    pub(crate) async fn start(server: u16, bytes_per_second: Option<u64>) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(64).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let generation = watch::Sender::new(0);
+        let uploaded = Arc::new(AtomicU64::new(0));
+        let (generations, turn, sent) = (generation.subscribe(), Arc::default(), Sent::default());
+        let uplink = Uplink {
+            bytes_per_second,
+            uploaded: Arc::clone(&uploaded),
+            sent: Arc::clone(&sent),
+            turn,
+        };
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let mut generation = generations.clone();
+                generation.mark_unchanged();
+                let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let (client_from, client_to) = client.into_split();
+                let (server_from, server_to) = server.into_split();
+                let up = Way {
+                    from: client_from,
+                    to: server_to,
+                    generation: generation.clone(),
+                    uplink: Some(uplink.clone()),
+                };
+                let down = Way { from: server_from, to: client_to, generation, uplink: None };
+                tokio::spawn(up.carry());
+                tokio::spawn(down.carry());
+            }
+        });
+        Self { port, generation, uploaded, sent }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Bytes that reached the server.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.uploaded.load(Ordering::Relaxed)
+    }
+
+    /// The first 100 KB or so that were sent to the server.
+    pub(crate) fn sent(&self) -> Vec<u8> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All connections there are stay open, and nothing passes any more.
+    pub(crate) fn forget_connections(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl Way {
+    async fn carry(mut self) {
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.generation.changed() => std::future::pending().await,
+                read = self.from.read(&mut buffer) => {
+                    let Ok(count @ 1..) = read else { return };
+                    if let Some(uplink) = &self.uplink {
+                        uplink.pass(&buffer[..count]).await;
+                    }
+                    if self.to.write_all(&buffer[..count]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Uplink {
+    async fn pass(&self, sent: &[u8]) {
+        let bytes = sent.len() as u64;
+        if let Some(rate) = self.bytes_per_second {
+            let _turn = self.turn.lock().await;
+            tokio::time::sleep(Duration::from_micros(bytes * 1_000_000 / rate)).await;
+        }
+        let mut first = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.len() < 100_000 {
+            first.extend_from_slice(sent);
+        }
+        self.uploaded.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,82 @@
+//! What a publish costs, and that it ends when it is given up.
+
+use std::time::Duration;
+
+use pubsub::Publishers;
+use serde_json::json;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use crate::proxy::Proxy;
+use crate::world::{PATIENCE, World, connection};
+
+/// Waits until nothing more is uploaded.
+async fn settled(proxy: &Proxy) -> u64 {
+    loop {
+        let before = proxy.uploaded();
+        sleep(Duration::from_secs(2)).await;
+        if proxy.uploaded() == before {
+            return before;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
+    let world = World::new(json!({})).await;
+    let proxy = Proxy::start(world.emulator.address().port(), Some(2_000_000)).await;
+    let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
+    // One message without a key, and as many bytes under keys of their own.
+    let batch: Vec<_> =
+        ["", "a", "b", "c"].iter().map(|key| world.outgoing("x".repeat(2_000_000), key)).collect();
+
+    let attempt = publishers.publish(&world.topic, &batch);
+    assert!(timeout(Duration::from_secs(1), attempt).await.is_err(), "8 MB take 4 s");
+    let given_up = settled(&proxy).await;
+
+    // What was in the buffers of h2 and of the sockets is still sent.
+    assert!(given_up < 5_000_000, "{given_up} bytes of 8 MB");
+    // The control: whole, where nobody gives up.
+    timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
+    assert!(proxy.uploaded() - given_up > 8_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_left_of_the_ordering_keys_of_the_past() {
+    let world = World::new(json!({})).await;
+    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let publish = async |from: usize| {
+        let keyed = |key: usize| world.outgoing("x".into(), &format!("device-{key}"));
+        let batch: Vec<_> = (from..from + 500).map(keyed).collect();
+        publishers.publish(&world.topic, &batch).await.unwrap();
+    };
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+
+    publish(0).await;
+    let before = tasks();
+    for from in (500..5_000).step_by(500) {
+        publish(from).await;
+    }
+
+    let ended = async {
+        while tasks() > before + 500 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, ended).await.is_ok(), "{before} tasks became {}", tasks());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_died_without_a_word_is_replaced() {
+    let world = World::new(json!({})).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
+    let batch = [world.outgoing("data".into(), "")];
+    publishers.publish(&world.topic, &batch).await.unwrap();
+
+    proxy.forget_connections();
+    let lost = timeout(Duration::from_secs(1), publishers.publish(&world.topic, &batch)).await;
+
+    assert!(lost.is_err());
+    timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
+}

@@ -1,0 +1,302 @@
+//! What a source brings, and what becomes of it.
+
+use std::time::Duration;
+
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
+use pipeline::Source as _;
+use prost::Message as _;
+use pubsub::{Connection, Source, SourceMetrics, Subscription};
+use serde_json::json;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+
+use crate::proxy::Proxy;
+use crate::world::{PATIENCE, World, connection, next};
+
+/// Nothing is left: a new source gets nothing.
+async fn assert_empty(world: &World) {
+    let mut source = world.source().await;
+    assert!(timeout(Duration::from_millis(500), source.receive()).await.is_err());
+    source.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_arrives_whole_and_its_acks_are_sent_before_the_close_returns() {
+    let world = World::new(json!({})).await;
+    world.publish((0..500).map(|index| index.to_string()), "").await;
+
+    let mut source = world.source().await;
+    let mut received = Vec::new();
+    for _ in 0..500 {
+        let delivery = next(&mut source).await;
+        assert_eq!(delivery.message.attributes["key"], "value");
+        assert!(!delivery.message.id.is_empty());
+        received.push(String::from_utf8(delivery.message.data.to_vec()).unwrap());
+        delivery.ack();
+    }
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+
+    received.sort_by_key(|data| data.parse::<u32>().unwrap());
+    assert_eq!(received, (0..500).map(|index| index.to_string()).collect::<Vec<_>>());
+    assert_empty(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_settled_at_the_close_comes_again() {
+    let world = World::new(json!({})).await;
+    world.publish(["data".into()], "").await;
+
+    let mut source = world.source().await;
+    drop(next(&mut source).await);
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+
+    let mut source = world.source().await;
+    next(&mut source).await.ack();
+    source.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordering_keys_are_carried_and_kept() {
+    let world = World::new(json!({ "enableMessageOrdering": true })).await;
+    world.publish((0..100).map(|index| index.to_string()), "key").await;
+
+    let mut source = world.source().await;
+    for index in 0..100 {
+        let delivery = next(&mut source).await;
+        assert_eq!(delivery.message.ordering_key, "key");
+        assert_eq!(delivery.message.data, index.to_string());
+        delivery.ack();
+    }
+    source.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_once_acknowledgements_are_confirmed_before_the_close_returns() {
+    let world = World::new(json!({ "enableExactlyOnceDelivery": true })).await;
+    world.publish((0..50).map(|index| index.to_string()), "").await;
+
+    let mut source = world.source().await;
+    for _ in 0..50 {
+        next(&mut source).await.ack();
+    }
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+
+    assert_empty(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ended_for_good_is_opened_again() {
+    let world = World::new(json!({})).await;
+    // Both streams meet an error that the client does not retry.
+    world.emulator.faults().refuse("StreamingPull", 2, Code::PermissionDenied);
+    let mut source = world.source().await;
+
+    world.publish(["first".into()], "").await;
+    next(&mut source).await.ack();
+    world.emulator.faults().cut_streams();
+    world.publish(["second".into()], "").await;
+    let second = next(&mut source).await;
+
+    assert_eq!(second.message.data, "second");
+    second.ack();
+    source.close().await.unwrap();
+}
+
+fn settings() -> Subscription {
+    Subscription {
+        id: "subscription".into(),
+        streams: 1,
+        // What is on its way to a stream that closes comes again after this time.
+        lease_extension: Duration::from_secs(10),
+        ..Subscription::default()
+    }
+}
+
+async fn open(connection: &Connection, settings: &Subscription) -> (Source, SourceMetrics) {
+    let metrics = SourceMetrics::default();
+    (Source::open(connection, "p", settings, metrics.clone()).await.unwrap(), metrics)
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+}
+
+fn calls(world: &World, method: &str) -> u64 {
+    world.emulator.faults().calls().get(method).copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
+    let world = World::new(json!({})).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let idle_timeout = Duration::from_secs(1);
+    let settings = Subscription { idle_timeout, ..settings() };
+    let (mut source, _) = open(&connection(proxy.url()), &settings).await;
+    world.publish(["in hand".into()], "").await;
+    let in_hand = next(&mut source).await;
+
+    proxy.forget_connections();
+    world.publish(["second".into()], "").await;
+
+    // Both come again after their leases, which nobody extends.
+    while next(&mut source).await.message.data != "second" {}
+    drop(in_hand);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_stream_brought_is_acknowledged_through_it() {
+    let world = World::new(json!({})).await;
+    let idle_timeout = Duration::from_millis(100);
+    let settings = Subscription { idle_timeout, ..settings() };
+    let (mut source, metrics) = open(&world.connection, &settings).await;
+    world.publish(["data".into()], "").await;
+    let in_hand = next(&mut source).await;
+
+    until(|| calls(&world, "StreamingPull") >= 3).await;
+    in_hand.ack();
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+
+    assert_empty(&world).await;
+    assert_eq!(metrics.reconnects.get(), 0, "an idle stream did not fail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_may_bring_no_more_is_silent_by_right() {
+    let world = World::new(json!({})).await;
+    let idle_timeout = Duration::from_millis(100);
+    let settings = Subscription { idle_timeout, max_outstanding_messages: 2, ..settings() };
+    let (mut source, _) = open(&world.connection, &settings).await;
+    world.publish(["first".into(), "second".into()], "").await;
+    let in_hand = [next(&mut source).await, next(&mut source).await];
+
+    let opened = calls(&world, "StreamingPull");
+    sleep(Duration::from_secs(1)).await;
+
+    assert_eq!(calls(&world, "StreamingPull"), opened);
+    drop(in_hand);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_counts_from_the_arrival_also_of_what_the_pipeline_does_not_take() {
+    let world = World::new(json!({})).await;
+    let max_lease = Duration::from_millis(1);
+    let (mut source, metrics) =
+        open(&world.connection, &Subscription { max_lease, ..settings() }).await;
+
+    // The outbox has room for 64: more of them wait, and are dropped when there is room.
+    let mut received = Vec::new();
+    let dropped = async {
+        while metrics.expired_leases.get() == 0 {
+            world.publish((0..200).map(|index| index.to_string()), "").await;
+            sleep(Duration::from_millis(100)).await;
+            while let Ok(delivery) = timeout(Duration::from_millis(50), source.receive()).await {
+                received.push(delivery.unwrap().unwrap());
+            }
+        }
+    };
+    timeout(PATIENCE, dropped).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_told_where_a_policy_counts_them() {
+    let world = World::new(json!({})).await;
+    let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
+    let counting = json!({ "topic": "projects/p/topics/topic", "deadLetterPolicy": policy });
+    world.put("subscriptions/counting", counting).await;
+    let counting = Subscription { id: "counting".into(), ..settings() };
+    let (mut counting, _) = open(&world.connection, &counting).await;
+    let (mut plain, _) = open(&world.connection, &settings()).await;
+    world.publish(["data".into()], "").await;
+
+    let first = next(&mut counting).await;
+    assert_eq!((first.message.attempts, first.message.counts_attempts), (1, true));
+    first.nack();
+    let second = next(&mut counting).await;
+    assert_eq!((second.message.attempts, second.message.counts_attempts), (2, true));
+    let uncounted = next(&mut plain).await;
+    assert_eq!((uncounted.message.attempts, uncounted.message.counts_attempts), (1, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stream_asks_for_its_share_and_for_the_lease() {
+    let world = World::new(json!({})).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let asked = Subscription {
+        streams: 3,
+        max_outstanding_messages: 12,
+        max_outstanding_bytes: 2_100,
+        lease_extension: Duration::from_secs(17),
+        ..settings()
+    };
+    let _source = open(&connection(proxy.url()), &asked).await;
+
+    let lease = proto::StreamingPullRequest {
+        subscription: "projects/p/subscriptions/subscription".into(),
+        stream_ack_deadline_seconds: 17,
+        ..Default::default()
+    };
+    let share = proto::StreamingPullRequest {
+        max_outstanding_messages: 4,
+        max_outstanding_bytes: 700,
+        ..Default::default()
+    };
+    for part in [lease, share] {
+        let part = part.encode_to_vec();
+        let is_there = || {
+            let sent = proxy.sent();
+            sent.windows(part.len()).filter(|window| **window == *part).count() == 3
+        };
+        until(is_there).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_held_beyond_its_longest_lease_comes_again() {
+    let world = World::new(json!({})).await;
+    let max_lease = Duration::from_secs(1);
+    let (mut holder, metrics) =
+        open(&world.connection, &Subscription { max_lease, ..settings() }).await;
+    world.publish(["data".into()], "").await;
+    let held = next(&mut holder).await;
+
+    let (mut other, _) = open(&world.connection, &settings()).await;
+    next(&mut other).await.ack();
+
+    assert_eq!(metrics.expired_leases.get(), 0);
+    held.ack();
+    assert_eq!(metrics.expired_leases.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_the_pipeline_is_handed_back_at_the_close() {
+    let world = World::new(json!({})).await;
+    let (mut source, _) = open(&world.connection, &settings()).await;
+    world.publish((0..200).map(|index| index.to_string()), "").await;
+    next(&mut source).await.ack();
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+
+    let (mut source, _) = open(&world.connection, &settings()).await;
+    for _ in 0..199 {
+        next(&mut source).await.ack();
+    }
+    source.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_come_in_the_order_of_their_key_however_slowly_they_are_taken() {
+    let world = World::new(json!({ "enableMessageOrdering": true })).await;
+    let (mut source, _) = open(&world.connection, &settings()).await;
+    world.publish((0..300).map(|index| index.to_string()), "key").await;
+
+    for index in 0..300 {
+        let delivery = next(&mut source).await;
+        assert_eq!(delivery.message.data, index.to_string());
+        delivery.ack();
+    }
+}

@@ -1,0 +1,53 @@
+//! What a sink takes, and what it says about what it does not.
+
+use pipeline::Sink as _;
+use pubsub::Outgoing;
+use serde_json::json;
+use tonic::Code;
+
+use crate::world::{PATIENCE, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
+    let world = World::new(json!({})).await;
+    let sink = world.sink().await;
+    let write = async || {
+        let mut batch = sink.open(&world.topic);
+        sink.join(&mut batch, world.outgoing("data".into(), "key"), &mut ()).unwrap();
+        sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.map_err(|error| error.recovery())
+    };
+
+    world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
+    assert_eq!(write().await, Err(pipeline::Recovery::Retry));
+    world.emulator.faults().refuse("Publish", 1, Code::NotFound);
+    assert_eq!(write().await, Err(pipeline::Recovery::Retry));
+    world.emulator.faults().refuse("Publish", 1, Code::InvalidArgument);
+    assert_eq!(write().await, Err(pipeline::Recovery::Reject("publish_invalid")));
+    // A key that the client had paused goes on.
+    assert_eq!(write().await, Ok(Vec::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_pubsub_would_refuse_never_joins_a_batch() {
+    let world = World::new(json!({})).await;
+    let sink = world.sink().await;
+    let refused = |change: fn(&mut Outgoing)| {
+        let mut outgoing = world.outgoing("data".into(), "");
+        change(&mut outgoing);
+        match sink.join(&mut sink.open(&world.topic), outgoing, &mut ()) {
+            Err(pipeline::Join::Refused(error)) => error.recovery(),
+            other => panic!("{other:?}"),
+        }
+    };
+
+    let reject = pipeline::Recovery::Reject;
+    assert_eq!(refused(|m| m.data = vec![0; 10_000_000].into()), reject("message_too_large"));
+    assert_eq!(
+        refused(|m| drop(m.attributes.insert("k".into(), "v".repeat(1025)))),
+        reject("attribute_invalid")
+    );
+    assert_eq!(refused(|m| m.ordering_key = "k".repeat(1025)), reject("ordering_key_too_long"));
+    let many =
+        |m: &mut Outgoing| m.attributes.extend((0..101).map(|i| (i.to_string(), String::new())));
+    assert_eq!(refused(many), reject("too_many_attributes"));
+}

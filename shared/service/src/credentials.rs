@@ -1,0 +1,75 @@
+//! What to do when Google's credentials are missing.
+
+use std::env;
+use std::error::Error;
+use std::path::Path;
+
+/// What the clients say about credentials, each in its own words.
+const WORDS: [&str; 5] =
+    ["auth headers", "authentication headers", "auth token", "Fetching the token", "No token"];
+/// What to do.
+const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
+                       file, or run `gcloud auth application-default login`, or give the pod a \
+                       service account";
+
+/// An error and its causes in one line; where credentials are missing, what to do about that.
+#[must_use]
+pub fn explain(error: &(dyn Error + 'static)) -> String {
+    hint(chain(error), is_configured())
+}
+
+/// An error and its causes, each said once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Many clients print their cause themselves.
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn hint(text: String, is_configured: bool) -> String {
+    let is_about_credentials = WORDS.iter().any(|words| text.contains(words));
+    if is_about_credentials && !is_configured { format!("{MISSING} ({text})") } else { text }
+}
+
+/// Whether there are Application Default Credentials apart from those of the machine.
+fn is_configured() -> bool {
+    let file = |home| Path::new(&home).join(".config/gcloud/application_default_credentials.json");
+    env::var_os("GOOGLE_APPLICATION_CREDENTIALS").is_some()
+        || env::var_os("HOME").is_some_and(|home| file(home).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_credentials_are_said_with_what_to_do() {
+        let cause = anyhow::anyhow!("Fetching the token resulted in transient errors");
+        let text = chain(cause.context("cannot send the request").as_ref());
+
+        let said = hint(text.clone(), false);
+
+        assert_eq!(
+            text,
+            "cannot send the request: Fetching the token resulted in transient errors"
+        );
+        assert!(said.contains("gcloud auth application-default login"), "{said}");
+        assert!(said.ends_with(&format!("({text})")), "{said}");
+        assert_eq!(hint(text.clone(), true), text, "there are some, and they do not work");
+    }
+
+    #[test]
+    fn other_errors_are_said_as_they_are_and_causes_once() {
+        let error = anyhow::anyhow!("c").context("b").context("a: b");
+
+        assert_eq!(explain(error.as_ref()), "a: b: c");
+        assert_eq!(hint("not found".into(), false), "not found");
+    }
+}
