@@ -2,16 +2,16 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use google_cloud_auth::credentials::anonymous;
-use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
-use google_cloud_pubsub::client::{
-    BasePublisher, SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin,
-};
+use google_cloud_auth::credentials::{Builder, anonymous};
+use google_cloud_gax::retry_policy::RetryPolicyExt as _;
+use google_cloud_pubsub::client::{SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use pipeline::{Error, Recovery};
+use service::credentials;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
+use crate::publishers::Publisher;
 use crate::settings::Endpoint;
 
 /// A topic's full name, `projects/<project>/topics/<id>`.
@@ -46,9 +46,6 @@ pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
     }
 }
 
-/// Longest duration of a publish request.
-const MAX_REQUEST_TIME: Duration = Duration::from_secs(60);
-
 /// Clients of one endpoint. Building one does not reach for the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -66,7 +63,10 @@ macro_rules! build {
             }
             None => builder,
         };
-        builder.build().await.map_err(|error| Recovery::Stop.because($what, error))
+        builder
+            .build()
+            .await
+            .map_err(|error| Recovery::Stop.because($what, credentials::explain(&error)))
     }};
 }
 
@@ -77,13 +77,32 @@ impl Connection {
         Self { endpoint }
     }
 
-    /// A client that publishes. It never tries again by itself: the pipeline does. The limit ends the
-    /// requests of attempts that the pipeline has given up, which the client would hold for ever.
-    pub(crate) async fn publisher(&self) -> Result<BasePublisher, Error> {
-        let builder = BasePublisher::builder()
-            .with_retry_policy(NeverRetry.with_time_limit(MAX_REQUEST_TIME))
-            .with_grpc_subchannel_count(self.endpoint.channels);
-        build!(builder, self.endpoint, "build Pub/Sub publisher")
+    /// A client that publishes. It never tries again by itself: the pipeline does.
+    pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
+        const ACTION: &str = "build Pub/Sub publisher";
+        let (url, credentials) = match &self.endpoint.endpoint {
+            // An emulator wants no credentials.
+            Some(url) => (url.clone(), None),
+            None => {
+                let built = Builder::default().build();
+                let stop = |error| Recovery::Stop.because(ACTION, credentials::explain(&error));
+                let credentials = built.map_err(stop)?;
+                let domain = credentials.universe_domain().await;
+                let domain = domain.as_deref().unwrap_or("googleapis.com");
+                (format!("https://pubsub.{domain}"), Some(credentials))
+            }
+        };
+        let stop = |error| Recovery::Stop.because(ACTION, error);
+        let is_encrypted = url.starts_with("https://");
+        let mut server = Server::from_shared(url).map_err(stop)?;
+        server =
+            server.user_agent(concat!("dataflow/", env!("CARGO_PKG_VERSION"))).map_err(stop)?;
+        if is_encrypted {
+            let tls = ClientTlsConfig::new().with_enabled_roots();
+            server = server.tls_config(tls).map_err(stop)?;
+        }
+        let connections = std::iter::repeat_n(server, self.endpoint.channels);
+        Ok(Publisher::new(Channel::balance_list(connections), credentials))
     }
 
     /// A client for one of several streams, which share the number of connections.

@@ -1,117 +1,255 @@
-//! A pool of publishers, each used by one write at a time.
+//! Publishes: a request for each ordering key of a batch.
+//!
+//! Google's client cannot end a publish: it keeps on uploading in tasks of its own after its caller
+//! has given up, beside the repetition. It keeps a task for each ordering key that it ever saw, too.
+//! So this call is made on the gRPC connection itself: a publish that is dropped is reset.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-
-use google_cloud_gax::error::rpc::Code;
-use google_cloud_pubsub::client::{BasePublisher, Publisher};
-use google_cloud_pubsub::error::PublishError;
-use google_cloud_pubsub::model::Message;
-use pipeline::{Error, Recovery, Renewable};
 use std::time::Duration;
 
+use futures::{StreamExt as _, stream};
+use google_cloud_auth::credentials::{CacheableResource, Credentials};
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::publisher_client::PublisherClient;
+use pipeline::{Error, Recovery, Renewable};
+use service::credentials;
+use tokio::time::timeout;
+use tonic::codegen::http::{Extensions, HeaderMap};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
 use crate::connection::{Connection, TopicName};
-use crate::limits::MAX_REQUEST_BYTES;
-use crate::sink::Outgoing;
+use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
+use crate::sink::{Outgoing, encoded_size};
+
+/// Requests of one publish that are under way at a time; more is no faster over a connection.
+const MAX_REQUESTS: usize = 100;
+/// Longest duration of [`Publishers::send`].
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishers of all topics, on shared connections; clones share them too.
-///
-/// The client sends a batch when a timer fires or when it is flushed, and a flush blocks whoever
-/// shares the publisher. So each write borrows a publisher of its own, fills it and flushes: one
-/// request, no timer, no waiting for others. There are never more of them than writes at a time.
 #[derive(Debug, Clone)]
-pub struct Publishers(Renewable<Pool>);
+pub struct Publishers(Renewable<Publisher>);
 
+/// A client that publishes.
 #[derive(Debug)]
-struct Pool {
-    base: BasePublisher,
-    idle: Mutex<HashMap<TopicName, Vec<Publisher>>>,
+pub(crate) struct Publisher {
+    client: PublisherClient<Channel>,
+    /// `None` for an emulator, which wants none.
+    credentials: Option<Credentials>,
 }
 
 impl Publishers {
     /// Connects lazily: nothing is sent before the first message.
     ///
     /// # Errors
-    /// `Stop` when no client can be built, for want of credentials for example.
+    /// `Stop` when no client can be built, because there are no credentials for example.
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
         let connection = connection.clone();
-        let pool = Renewable::open(move || {
+        let publisher = Renewable::open(move || {
             let connection = connection.clone();
-            Box::pin(async move {
-                Ok(Pool { base: connection.publisher().await?, idle: Mutex::default() })
-            })
+            Box::pin(async move { connection.publisher().await })
         });
-        Ok(Self(pool.await?))
+        Ok(Self(publisher.await?))
     }
 
-    /// Publishes messages of one topic and returns once all are confirmed.
+    /// Publishes messages of one topic and returns once all are confirmed; gives up after a minute.
     ///
     /// # Errors
     /// As [`Publishers::publish`].
     pub async fn send(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
-        self.publish(topic, messages.iter().map(Outgoing::to_message)).await
+        let sent = timeout(SEND_TIMEOUT, self.publish(topic, messages)).await;
+        sent.map_err(|late| Recovery::Retry.because("publish", late))?
     }
 
-    /// Publishes messages in one request and returns once all are confirmed.
+    /// Publishes messages of one topic and returns once all are confirmed. Messages of one ordering
+    /// key keep their order.
+    ///
+    /// When the call is dropped, nothing more of it is sent.
     ///
     /// # Errors
     /// `Reject` for what Pub/Sub calls invalid, else `Retry`; some of the messages may be published
     /// then.
-    pub async fn publish(
-        &self,
-        topic: &TopicName,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Result<(), Error> {
-        let pool = self.0.lease().await?;
-        let publisher = pool.borrow(topic);
-        let sent: Vec<_> = messages.into_iter().map(|message| publisher.publish(message)).collect();
-        publisher.flush().await;
-        let mut outcome = Ok(());
-        for confirmed in sent {
-            if let Err(error) = confirmed.await {
-                outcome = outcome.and(Err(error));
-            }
-        }
-        if outcome.is_ok() {
-            pool.give_back(topic, publisher);
-        }
-        pool.done();
-        // After an error the publisher may have paused an ordering key, so it is not used again.
-        outcome.map_err(classify)
+    pub async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
+        let publisher = self.0.lease().await?;
+        let published = publisher.publish(topic, messages).await;
+        publisher.done();
+        published
     }
 }
 
-impl Pool {
-    fn borrow(&self, topic: &TopicName) -> Publisher {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let pooled = idle.get_mut(topic).and_then(Vec::pop);
-        drop(idle);
-        pooled.unwrap_or_else(|| {
-            self.base
-                .publisher(topic.as_str())
-                .set_message_count_threshold(1000)
-                .set_byte_threshold(u32::try_from(MAX_REQUEST_BYTES).unwrap_or(u32::MAX))
-                // Never reached: every batch is flushed.
-                .set_delay_threshold(Duration::from_secs(60))
-                .build()
-        })
+impl Publisher {
+    pub(crate) fn new(channel: Channel, credentials: Option<Credentials>) -> Self {
+        Self { client: PublisherClient::new(channel), credentials }
     }
 
-    fn give_back(&self, topic: &TopicName, publisher: Publisher) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.entry(topic.clone()).or_default().push(publisher);
+    async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
+        let metadata = MetadataMap::from_headers(self.headers(topic).await?);
+        let keys = requests(topic, messages).into_iter().map(|requests| {
+            let metadata = &metadata;
+            async move {
+                for request in requests {
+                    self.request(metadata.clone(), request).await?;
+                }
+                Ok(())
+            }
+        });
+        // All are awaited: what is cut short here would be sent once more for nothing.
+        let outcomes: Vec<Result<(), Error>> =
+            stream::iter(keys).buffer_unordered(MAX_REQUESTS).collect().await;
+        let failed = outcomes.into_iter().filter_map(Result::err);
+        // During an outage no message is at fault.
+        let worst = failed.min_by_key(|error| error.recovery() != Recovery::Retry);
+        worst.map_or(Ok(()), Err)
     }
+
+    async fn request(&self, metadata: MetadataMap, request: PublishRequest) -> Result<(), Error> {
+        let count = request.messages.len();
+        let request = Request::from_parts(metadata, tonic::Extensions::default(), request);
+        let answer =
+            self.client.clone().publish(request).await.map_err(|status| refused(&status))?;
+        confirm(count, answer.into_inner().message_ids.len())
+    }
+
+    /// Who we are, and where the request goes.
+    async fn headers(&self, topic: &TopicName) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::new();
+        if let Some(credentials) = &self.credentials {
+            let found = credentials.headers(Extensions::new()).await;
+            let found = found.map_err(|error| {
+                Recovery::Retry.because("publish", credentials::explain(&error))
+            })?;
+            // Without a tag of an earlier answer there is always a new one.
+            if let CacheableResource::New { data, .. } = found {
+                headers = data;
+            }
+        }
+        let route: Result<MetadataValue<_>, _> = format!("topic={topic}").parse();
+        let route = route.map_err(|error| Recovery::Stop.because("publish", error))?;
+        let mut metadata = MetadataMap::from_headers(headers);
+        metadata.insert("x-goog-request-params", route);
+        Ok(metadata.into_headers())
+    }
+}
+
+/// The requests of each ordering key, in their order: Pub/Sub takes one key a request.
+fn requests(topic: &TopicName, messages: &[Outgoing]) -> Vec<Vec<PublishRequest>> {
+    let mut keys: Vec<Vec<PublishRequest>> = Vec::new();
+    let mut places: HashMap<&str, (usize, usize)> = HashMap::new();
+    for message in messages {
+        let size = encoded_size(message);
+        let (place, bytes) = places.entry(&message.ordering_key).or_insert_with(|| {
+            keys.push(Vec::new());
+            (keys.len() - 1, 0)
+        });
+        let requests = &mut keys[*place];
+        let has_room = |request: &&mut PublishRequest| {
+            *bytes + size <= MAX_REQUEST_BYTES && request.messages.len() < MAX_REQUEST_MESSAGES
+        };
+        if let Some(request) = requests.last_mut().filter(has_room) {
+            *bytes += size;
+            request.messages.push(message.to_message());
+        } else {
+            let topic = topic.to_string();
+            *bytes = topic.len() + size;
+            requests.push(PublishRequest { topic, messages: vec![message.to_message()] });
+        }
+    }
+    keys
+}
+
+/// All of a request's messages must have got an id.
+fn confirm(sent: usize, confirmed: usize) -> Result<(), Error> {
+    if confirmed == sent {
+        return Ok(());
+    }
+    let why = format!("{confirmed} of {sent} messages are confirmed");
+    Err(Recovery::Retry.because("publish", why))
 }
 
 /// What a failed publish means. Missing topics and rights can come back, so they are retried.
-fn classify(error: PublishError) -> Error {
-    let code = match &error {
-        PublishError::Rpc(error) => error.status().map(|status| status.code),
-        _ => None,
-    };
-    let recovery = match code {
-        Some(Code::InvalidArgument) => Recovery::Reject("publish_invalid"),
+fn refused(status: &Status) -> Error {
+    let recovery = match status.code() {
+        Code::InvalidArgument => Recovery::Reject("publish_invalid"),
         _ => Recovery::Retry,
     };
-    recovery.because("publish", error)
+    recovery.because("publish", format!("{}: {}", status.code(), status.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_auth::credentials::api_key_credentials;
+    use pipeline::message::Attributes;
+    use proptest::prelude::*;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    fn outgoing(key: &str, data: impl Into<bytes::Bytes>) -> Outgoing {
+        let topic = TopicName::new("p", "t");
+        let attributes = Attributes::default();
+        Outgoing { topic, data: data.into(), attributes, ordering_key: key.into() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn each_request_is_of_one_key_in_its_order(keys in proptest::collection::vec("[abc]?", 0..50)) {
+            let numbered = keys.iter().enumerate();
+            let messages: Vec<_> =
+                numbered.map(|(index, key)| outgoing(key, index.to_string())).collect();
+
+            let by_key = requests(&TopicName::new("p", "t"), &messages);
+
+            let mut count = 0;
+            for requests in by_key {
+                let [request] = &requests[..] else { panic!("they fit into one") };
+                prop_assert_eq!(&request.topic, "projects/p/topics/t");
+                let key = &request.messages[0].ordering_key;
+                let sent: Vec<_> = request.messages.iter().map(|message| &message.data).collect();
+                let of_key = messages.iter().filter(|message| message.ordering_key == *key);
+                prop_assert_eq!(sent, of_key.map(|message| &message.data).collect::<Vec<_>>());
+                count += request.messages.len();
+            }
+            prop_assert_eq!(count, messages.len());
+        }
+    }
+
+    #[test]
+    fn a_request_keeps_to_the_limits_of_pubsub() {
+        let topic = TopicName::new("p", "t");
+        let counts = |messages: &[Outgoing]| {
+            let by_key = requests(&topic, messages);
+            assert_eq!(by_key.len(), 1);
+            by_key[0].iter().map(|request| request.messages.len()).collect::<Vec<_>>()
+        };
+
+        assert_eq!(counts(&vec![outgoing("k", "x"); 2_001]), [1000, 1000, 1]);
+        let overhead = encoded_size(&outgoing("k", ""));
+        let half = (MAX_REQUEST_BYTES - topic.as_str().len()) / 2 - overhead;
+        let halves = |first| [outgoing("k", vec![0; first]), outgoing("k", vec![0; half])];
+        assert_eq!(counts(&halves(half)), [2]);
+        let two_more = [halves(half), halves(half)].concat();
+        assert_eq!(counts(&two_more), [2, 2]);
+        assert_eq!(counts(&halves(half + 2)), [1, 1]);
+    }
+
+    #[test]
+    fn what_is_not_confirmed_is_sent_again() {
+        assert!(confirm(3, 3).is_ok());
+        assert_eq!(confirm(3, 2).unwrap_err().recovery(), Recovery::Retry);
+    }
+
+    #[tokio::test]
+    async fn a_request_says_who_we_are_and_where_it_goes() {
+        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let credentials = api_key_credentials::Builder::new("secret").build();
+        let publisher = Publisher::new(channel, Some(credentials));
+
+        let headers = publisher.headers(&TopicName::new("p", "t")).await.unwrap();
+
+        assert_eq!(headers["x-goog-api-key"], "secret");
+        assert_eq!(headers["x-goog-request-params"], "topic=projects/p/topics/t");
+    }
 }

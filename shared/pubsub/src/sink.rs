@@ -1,9 +1,10 @@
 //! Writes batches of messages to their topics.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use google_cloud_pubsub::model::Message;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use pipeline::message::Attributes;
 use pipeline::{Error, Join, Recovery, Refusal};
 
@@ -29,16 +30,17 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn to_message(&self) -> Message {
-        let mut message = Message::new();
-        message.data = self.data.clone();
-        message.attributes.clone_from(&self.attributes);
-        message.ordering_key.clone_from(&self.ordering_key);
-        message
+    pub(crate) fn to_message(&self) -> PubsubMessage {
+        PubsubMessage {
+            data: self.data.clone(),
+            attributes: HashMap::clone(&self.attributes),
+            ordering_key: self.ordering_key.clone(),
+            ..PubsubMessage::default()
+        }
     }
 }
 
-/// Publishes, one request for a batch, and waits for the confirmation.
+/// Publishes a batch, in one request for each ordering key, and waits for the confirmation.
 #[derive(Debug)]
 pub struct Sink {
     publishers: Publishers,
@@ -100,11 +102,10 @@ impl pipeline::Sink for Sink {
         batch
     }
 
-    async fn write(&self, batch: &Batch, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
+    /// Dropping the call ends it, so it needs no time limit of its own.
+    async fn write(&self, batch: &Batch, _: Duration) -> Result<Vec<Refusal>, Error> {
         self.guard.pass(&batch.topic)?;
-        self.publishers
-            .publish(&batch.topic, batch.messages.iter().map(Outgoing::to_message))
-            .await?;
+        self.publishers.publish(&batch.topic, &batch.messages).await?;
         Ok(Vec::new())
     }
 
@@ -120,7 +121,7 @@ impl pipeline::Sink for Sink {
 }
 
 /// Bytes of a message in a request: protobuf's fields with at most 8 bytes of tags and lengths each.
-fn encoded_size(record: &Outgoing) -> usize {
+pub(crate) fn encoded_size(record: &Outgoing) -> usize {
     const FIELD: usize = 8;
     let attributes =
         record.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * FIELD);

@@ -90,12 +90,12 @@ impl Draft {
     }
 
     /// A letter with its content, or what the letter says about content that is too big for it.
-    pub(super) fn finish(self) -> Result<Content, TooBig> {
+    pub(super) fn finish(self) -> Result<Content, Box<TooBig>> {
         let content = self.content();
         if content.len() <= MAX_CONTENT_BYTES {
             return Ok(Content { data: content, attributes: self.attributes.into() });
         }
-        Err(TooBig { draft: self, content })
+        Err(Box::new(TooBig { draft: self, content }))
     }
 
     fn add(&mut self, name: &str, value: impl Into<String>) {

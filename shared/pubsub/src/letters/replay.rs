@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use pipeline::message::Attributes;
 use pipeline::{Delivery, Error, Message, Recovery};
 use serde_json::json;
 use service::args;
@@ -16,6 +15,7 @@ use super::filter::{Filter, first_seen};
 use super::{Letters, Office, show};
 use crate::admin::Admin;
 use crate::connection::{Connection, TopicName, full_name};
+use crate::dead_letters::restore;
 use crate::publishers::Publishers;
 use crate::sink::Outgoing;
 
@@ -155,14 +155,9 @@ fn original(letter: &Message) -> Result<Message, Error> {
     if let Some(object) = letter.attributes.get("dl_object") {
         return refuse(format!("its data is too big for Pub/Sub and lies in {object}"));
     }
-    if letter.attributes.contains_key("dl_truncated") {
-        return refuse("its data was cut, because there was no bucket for it".into());
-    }
-    let kept = letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));
-    let kept: std::collections::HashMap<_, _> =
-        kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-    let mut message = Message::new(letter.data.clone());
-    message.attributes = Attributes::from(kept);
+    let (data, attributes) = restore(letter, letter.data.clone())?;
+    let mut message = Message::new(data);
+    message.attributes = attributes;
     message.publish_time = first_seen(letter);
     Ok(message)
 }
