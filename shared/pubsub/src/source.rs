@@ -1,28 +1,17 @@
 //! Reads a subscription over several streams, and rebuilds those that end.
 
-use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::time::Duration;
+mod held;
+mod reader;
 
-use google_cloud_pubsub::model;
-use google_cloud_pubsub::subscriber::MessageStream;
-use google_cloud_pubsub::subscriber::handler::Handler;
-use pipeline::backoff::{Backoff, Waits};
-use pipeline::{Delivery, Error, Message, Recovery, Settlement, Verdict};
+use pipeline::{Delivery, Error, Recovery};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
-use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
 
 use crate::connection::{Connection, full_name};
 use crate::settings::Subscription;
-
-/// Longest wait for the acknowledgements of one stream to be sent at a close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+use reader::Reader;
 
 /// A subscription, read over several streams.
 ///
@@ -58,53 +47,6 @@ impl SourceMetrics {
     }
 }
 
-/// One stream, with all it needs to be opened again.
-struct Reader {
-    connection: Connection,
-    name: String,
-    settings: Subscription,
-    outbox: mpsc::Sender<Delivery>,
-    confirmations: TaskTracker,
-    metrics: SourceMetrics,
-}
-
-/// What it takes to settle the deliveries of a stream; each holds it until it is settled.
-struct Settling {
-    confirmations: TaskTracker,
-    lost: Counter,
-    expired: Counter,
-}
-
-/// Why a stream is not read any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// It brought nothing for long.
-    Idle,
-    /// It ended for good.
-    Broken,
-}
-
-impl Settling {
-    fn settle(&self, verdict: Verdict, handler: Handler, lease_end: Instant) {
-        if Instant::now() > lease_end {
-            self.expired.inc();
-        }
-        match (verdict, handler) {
-            (Verdict::Nack, handler) => handler.nack(),
-            (Verdict::Ack, Handler::ExactlyOnce(handler)) => {
-                let lost = self.lost.clone();
-                self.confirmations.spawn(async move {
-                    if let Err(error) = handler.confirmed_ack().await {
-                        lost.inc();
-                        debug!(%error, "an acknowledgement was not taken, the message comes again");
-                    }
-                });
-            }
-            (Verdict::Ack, handler) => handler.ack(),
-        }
-    }
-}
-
 impl Source {
     /// Opens the streams; they go on trying for as long as it takes.
     ///
@@ -116,7 +58,7 @@ impl Source {
         settings: &Subscription,
         metrics: SourceMetrics,
     ) -> Result<Self, Error> {
-        /// Deliveries ready for the pipeline; those beyond it wait in the client.
+        /// Deliveries ready for the pipeline; those beyond it wait with their stream.
         const INBOX: usize = 64;
         // Fails here, and not in the tasks, where no client can be built.
         drop(connection.subscriber(1).await?);
@@ -124,14 +66,8 @@ impl Source {
         let (stop, stopped) = watch::channel(false);
         let mut streams = JoinSet::new();
         for _ in 0..settings.streams {
-            let reader = Reader {
-                connection: connection.clone(),
-                name: full_name(project, "subscriptions", &settings.id),
-                settings: settings.clone(),
-                outbox: outbox.clone(),
-                confirmations: TaskTracker::new(),
-                metrics: metrics.clone(),
-            };
+            let name = full_name(project, "subscriptions", &settings.id);
+            let reader = Reader::new(connection, name, settings, (outbox.clone(), metrics.clone()));
             streams.spawn(reader.run(stopped.clone()));
         }
         Ok(Self { inbox, streams, stop })
@@ -159,135 +95,5 @@ impl pipeline::Source for Source {
             outcome = outcome.and(ended.flatten());
         }
         outcome
-    }
-}
-
-/// Waits before the next attempt; breaks off when the source is stopped.
-async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
-    tokio::select! {
-        () = tokio::time::sleep(waits.next_wait()) => ControlFlow::Continue(()),
-        _ = stop.wait_for(|stop| *stop) => ControlFlow::Break(()),
-    }
-}
-
-impl Reader {
-    async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
-        let mut waits = Backoff::default().waits();
-        loop {
-            let mut stream = match self.open().await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    let (subscription, error) = (&self.name, format!("{error:#}"));
-                    warn!(subscription, error, "no stream can be opened, trying again");
-                    if pause(&mut waits, &mut stop).await.is_break() {
-                        return Ok(());
-                    }
-                    continue;
-                }
-            };
-            let ended = tokio::select! {
-                // Cancel safe: a message read but not handed over is dropped, and so nacked.
-                ended = self.read(&mut stream, &mut waits) => Some(ended),
-                _ = stop.wait_for(|stop| *stop) => None,
-            };
-            let Some(ended) = ended else { return self.close(stream).await };
-            // Deliveries of the old stream are still acknowledged through it.
-            drop(stream);
-            if ended == Ended::Idle {
-                debug!(subscription = self.name, "nothing came for long, opening another stream");
-                continue;
-            }
-            self.metrics.reconnects.inc();
-            if pause(&mut waits, &mut stop).await.is_break() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// A stream on connections of its own: those of the last one may be dead.
-    async fn open(&self) -> Result<MessageStream, Error> {
-        let share = |total: usize| i64::try_from(total / self.settings.streams).unwrap_or(i64::MAX);
-        let subscriber = self.connection.subscriber(self.settings.streams).await?;
-        Ok(subscriber
-            .subscribe(&self.name)
-            .set_max_outstanding_messages(share(self.settings.max_outstanding_messages))
-            .set_max_outstanding_bytes(share(self.settings.max_outstanding_bytes))
-            .set_max_lease(self.settings.max_lease)
-            .set_max_lease_extension(self.settings.lease_extension)
-            .build())
-    }
-
-    /// Hands over until the stream ends for good, or brings nothing for so long that it could be dead:
-    /// the client does not look whether the other side is still there.
-    async fn read(&self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
-        let settling = Arc::new(Settling {
-            confirmations: self.confirmations.clone(),
-            lost: self.metrics.lost_acks.clone(),
-            expired: self.metrics.expired_leases.clone(),
-        });
-        loop {
-            let Ok(next) = timeout(self.settings.idle_timeout, stream.next()).await else {
-                // While all that may be outstanding is, the stream is silent by right.
-                if Arc::strong_count(&settling) > 1 {
-                    continue;
-                }
-                return Ended::Idle;
-            };
-            match next {
-                Some(Ok((message, handler))) => {
-                    waits.reset();
-                    let delivery = self.delivery(message, handler, Arc::clone(&settling));
-                    if self.outbox.send(delivery).await.is_err() {
-                        // The source is closing; the stop follows.
-                        return std::future::pending().await;
-                    }
-                }
-                Some(Err(error)) => {
-                    let subscription = &self.name;
-                    warn!(subscription, %error, "the stream ended, opening another");
-                    return Ended::Broken;
-                }
-                None => return Ended::Broken,
-            }
-        }
-    }
-
-    fn delivery(
-        &self,
-        message: model::Message,
-        handler: Handler,
-        settling: Arc<Settling>,
-    ) -> Delivery {
-        let attempts = handler.delivery_attempt().and_then(|attempt| u32::try_from(attempt).ok());
-        let now = OffsetDateTime::now_utc();
-        let published = message.publish_time.and_then(|time| OffsetDateTime::try_from(time).ok());
-        let received = Message {
-            id: message.message_id,
-            data: message.data,
-            attributes: message.attributes.into(),
-            ordering_key: message.ordering_key,
-            publish_time: published.unwrap_or(now),
-            attempts: attempts.unwrap_or(1),
-            // Pub/Sub tells attempts only where the subscription has a dead-letter policy.
-            counts_attempts: attempts.is_some(),
-        };
-        let lease_end = Instant::now() + self.settings.max_lease;
-        let settle = move |verdict| settling.settle(verdict, handler, lease_end);
-        Delivery::new(received, Settlement::new(settle, Some(lease_end)))
-    }
-
-    /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
-    async fn close(&self, stream: MessageStream) -> Result<(), Error> {
-        let token = stream.shutdown_token();
-        // Stops it from receiving; a stream that is neither polled nor dropped goes on.
-        drop(stream);
-        self.confirmations.close();
-        let sent = async {
-            self.confirmations.wait().await;
-            token.shutdown().await;
-        };
-        timeout(CLOSE_TIMEOUT, sent)
-            .await
-            .map_err(|late| Recovery::Stop.because("send the last acknowledgements", late))
     }
 }

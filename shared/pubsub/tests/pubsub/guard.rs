@@ -39,3 +39,56 @@ async fn the_guard_lets_nothing_pass_where_nobody_listens() {
     assert!(guard.look(&admin, &condition).await);
     assert_eq!(guard.unchecked(), std::slice::from_ref(&lonely));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_says_nothing_about_who_listens() {
+    let world = World::new(json!({})).await;
+    let admin = Admin::new(&world.connection).await.unwrap();
+    let condition = Health::default().condition("topics");
+    let fresh = TopicGuard::new([world.topic.clone()]);
+
+    // The client tries twice.
+    world.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
+    assert!(world.guard.look(&admin, &condition).await, "the last look still counts");
+    world.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
+    assert!(!fresh.look(&admin, &condition).await, "there was none");
+
+    assert!(world.guard.unchecked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_may_not_be_seen_leaves_the_topic_unchecked() {
+    let world = World::new(json!({})).await;
+    let admin = Admin::new(&world.connection).await.unwrap();
+    let health = Health::default();
+    let condition = health.condition("topics");
+
+    world.emulator.faults().refuse("GetSubscription", 1, Code::PermissionDenied);
+    assert!(world.guard.look(&admin, &condition).await);
+    assert_eq!(world.guard.unchecked(), std::slice::from_ref(&world.topic));
+    assert!(health.is_ready());
+
+    assert!(world.guard.look(&admin, &condition).await);
+    assert!(world.guard.unchecked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_loses_its_audience_is_closed_and_opened_when_it_has_one() {
+    let world = World::new(json!({})).await;
+    let admin = Admin::new(&world.connection).await.unwrap();
+    let health = Health::default();
+    let condition = health.condition("topics");
+    world.delete("subscriptions/subscription").await;
+    assert!(!world.guard.look(&admin, &condition).await);
+    assert!(!health.is_ready());
+
+    let waiting = world.guard.wait(&admin, &condition);
+    let listening = world.put("subscriptions/new", json!({ "topic": world.topic.as_str() }));
+
+    let ((), ()) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, listening) }).await.unwrap();
+    assert!(health.is_ready());
+    admin.require_audience(&world.topic).await.unwrap();
+    let missing = admin.require_audience(&TopicName::new("p", "missing")).await.unwrap_err();
+    assert!(missing.detail().ends_with("projects/p/topics/missing does not exist"));
+}

@@ -41,7 +41,7 @@ struct Uplink {
 
 impl Proxy {
     /// A proxy to a port of this machine, with this bandwidth towards it.
-    pub(crate) async fn start(server: u16, bytes_per_second: Option<u64>) -> Self {
+    pub(crate) fn start(server: u16, bytes_per_second: Option<u64>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
         socket.bind(([127, 0, 0, 1], 0).into()).unwrap();

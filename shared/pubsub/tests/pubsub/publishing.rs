@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use pipeline::Recovery;
 use pubsub::Publishers;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, connection};
+use crate::world::{PATIENCE, World, connection, next};
 
 /// Waits until nothing more is uploaded.
 async fn settled(proxy: &Proxy) -> u64 {
@@ -24,7 +26,7 @@ async fn settled(proxy: &Proxy) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
     let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), Some(2_000_000)).await;
+    let proxy = Proxy::start(world.emulator.address().port(), Some(2_000_000));
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     // One message without a key, and as many bytes under keys of their own.
     let batch: Vec<_> =
@@ -69,7 +71,7 @@ async fn nothing_is_left_of_the_ordering_keys_of_the_past() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_died_without_a_word_is_replaced() {
     let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None);
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     let batch = [world.outgoing("data".into(), "")];
     publishers.publish(&world.topic, &batch).await.unwrap();
@@ -79,4 +81,40 @@ async fn a_connection_that_died_without_a_word_is_replaced() {
 
     assert!(lost.is_err());
     timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_refusal_of_one_key_is_the_refusal_of_the_batch() {
+    let world = World::new(json!({})).await;
+    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let batch: Vec<_> =
+        ["", "a", "b", "c"].iter().map(|key| world.outgoing("data".into(), key)).collect();
+    let publish = async || {
+        let published = publishers.publish(&world.topic, &batch).await;
+        published.map_err(|error| error.recovery())
+    };
+    let faults = world.emulator.faults();
+
+    faults.refuse("Publish", 1, Code::Unavailable);
+    assert_eq!(publish().await, Err(Recovery::Retry));
+    faults.refuse("Publish", 1, Code::InvalidArgument);
+    assert_eq!(publish().await, Err(Recovery::Reject("publish_invalid")));
+    faults.refuse("Publish", 2, Code::InvalidArgument);
+    faults.refuse("Publish", 1, Code::Unavailable);
+    assert_eq!(publish().await, Err(Recovery::Retry), "no message is at fault in an outage");
+    assert_eq!(publish().await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_goes_no_further_than_its_first_refusal() {
+    let world = World::new(json!({ "enableMessageOrdering": true })).await;
+    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let batch: Vec<_> = (0..1_001).map(|index| world.outgoing(index.to_string(), "key")).collect();
+
+    world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
+    assert!(publishers.send(&world.topic, &batch).await.is_err());
+    publishers.send(&world.topic, &[world.outgoing("later".into(), "key")]).await.unwrap();
+
+    let mut source = world.source().await;
+    assert_eq!(next(&mut source).await.message.data, "later");
 }

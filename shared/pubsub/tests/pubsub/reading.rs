@@ -134,7 +134,7 @@ fn calls(world: &World, method: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
     let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None);
     let idle_timeout = Duration::from_secs(1);
     let settings = Subscription { idle_timeout, ..settings() };
     let (mut source, _) = open(&connection(proxy.url()), &settings).await;
@@ -226,7 +226,7 @@ async fn attempts_are_told_where_a_policy_counts_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stream_asks_for_its_share_and_for_the_lease() {
     let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None);
     let asked = Subscription {
         streams: 3,
         max_outstanding_messages: 12,
@@ -260,13 +260,12 @@ async fn each_stream_asks_for_its_share_and_for_the_lease() {
 async fn a_message_that_is_held_beyond_its_longest_lease_comes_again() {
     let world = World::new(json!({})).await;
     let max_lease = Duration::from_secs(1);
-    let (mut holder, metrics) =
+    let (mut source, metrics) =
         open(&world.connection, &Subscription { max_lease, ..settings() }).await;
     world.publish(["data".into()], "").await;
-    let held = next(&mut holder).await;
+    let held = next(&mut source).await;
 
-    let (mut other, _) = open(&world.connection, &settings()).await;
-    next(&mut other).await.ack();
+    next(&mut source).await.ack();
 
     assert_eq!(metrics.expired_leases.get(), 0);
     held.ack();

@@ -15,7 +15,6 @@ use service::Health;
 use tokio::time::timeout;
 
 /// Longest wait for anything that should happen.
-
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
@@ -46,6 +45,11 @@ impl World {
     pub(crate) async fn put(&self, resource: &str, body: serde_json::Value) {
         let url = format!("{}/v1/projects/p/{resource}", self.emulator.url());
         Client::new().put(url).json(&body).send().await.unwrap().error_for_status().unwrap();
+    }
+
+    pub(crate) async fn delete(&self, resource: &str) {
+        let url = format!("{}/v1/projects/p/{resource}", self.emulator.url());
+        Client::new().delete(url).send().await.unwrap().error_for_status().unwrap();
     }
 
     pub(crate) async fn post(&self, resource: &str, body: serde_json::Value) {
