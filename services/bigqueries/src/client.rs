@@ -12,6 +12,7 @@ use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery, Renewable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::credentials;
 
 use crate::table::TableName;
 
@@ -34,7 +35,7 @@ impl Tokens {
             return Ok(Self(None));
         }
         let credentials = Builder::default().build_access_token_credentials();
-        let stop = |error| Recovery::Stop.because("find credentials", error);
+        let stop = |error| Recovery::Stop.because("find credentials", credentials::explain(&error));
         Ok(Self(Some(credentials.map_err(stop)?)))
     }
 }
@@ -87,7 +88,8 @@ pub(crate) async fn may(
     let untold = |error: reqwest::Error| Recovery::Retry.because(ACTION, error);
     let tokens = Tokens::of(endpoint)?;
     let token = tokens.access_token().await;
-    let token = token.map_err(|error| Recovery::Retry.because(ACTION, error))?;
+    let token =
+        token.map_err(|error| Recovery::Retry.because(ACTION, credentials::explain(&error)))?;
     let host = endpoint.endpoint.as_deref().unwrap_or("https://bigquery.googleapis.com");
     let (host, table) = (host.trim_end_matches('/'), table.resource());
     let request = reqwest::Client::new()
@@ -114,5 +116,7 @@ pub async fn storage_write(endpoint: &Endpoint) -> Result<Write, Error> {
         None => builder,
     };
     let built = builder.build().await;
-    built.map_err(|error| Recovery::Stop.because("build Storage Write client", error))
+    built.map_err(|error| {
+        Recovery::Stop.because("build Storage Write client", credentials::explain(&error))
+    })
 }

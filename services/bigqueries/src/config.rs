@@ -285,7 +285,7 @@ impl Reads for Settings {
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
-        self.subscription.check(faults);
+        self.subscription.check(&self.pipeline, faults);
         self.check_table(faults);
         faults.endpoint("bigquery.endpoint", self.bigquery.endpoint.as_deref());
         Graves::check(self.dead_letters.as_ref(), true, faults);

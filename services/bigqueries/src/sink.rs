@@ -261,7 +261,9 @@ impl Sink {
             // The pipeline tries again, with the same rows.
             .with_retry_policy(NeverRetry)
             .build_arrow(said);
-        open.await.map_err(|error| Recovery::Retry.because("open write stream", error))
+        open.await.map_err(|error| {
+            Recovery::Retry.because("open write stream", service::credentials::explain(&error))
+        })
     }
 
     async fn insert(&self, client: &Client, lines: &Lines) -> Result<Vec<Refusal>, Error> {

@@ -14,7 +14,7 @@ use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 use gcp_bigquery_client::model::view_definition::ViewDefinition;
 use pipeline::{Lease, Recovery, Renewable};
 use service::survey::State;
-use service::{Condition, Need};
+use service::{Condition, Need, credentials};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -326,7 +326,10 @@ impl Table {
     fn describe(&self, error: &BQError) -> String {
         match error {
             BQError::ResponseError { error } => error.error.message.clone(),
-            other => format!("BigQuery does not answer for table {}: {other}", self.name),
+            other => {
+                let why = credentials::explain(other);
+                format!("BigQuery does not answer for table {}: {why}", self.name)
+            }
         }
     }
 }

@@ -36,14 +36,8 @@ pub struct LayerError(pub String);
 
 impl LayerError {
     /// An error and its causes in one line.
-    pub fn of(error: &dyn std::error::Error) -> Self {
-        let mut text = error.to_string();
-        let mut next = error.source();
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        Self(text)
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(service::credentials::explain(error))
     }
 }
 

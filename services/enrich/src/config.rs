@@ -140,7 +140,7 @@ impl Reads for Settings {
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
-        self.subscription.check(faults);
+        self.subscription.check(&self.pipeline, faults);
         faults.require(!self.topic_id.is_empty(), "topic_id", "required: the topic to publish to");
         self.check_documents(faults);
         self.check_cache(faults);

@@ -140,7 +140,9 @@ async fn open<F: Fetch>(
 fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
     let mut lines = service::Settings::explain(settings);
     if !guard.unchecked().is_empty() {
-        lines.push("whether the topic has a subscription is unchecked: no right to look".into());
+        lines.push(
+            "whether somebody sees all messages of the topic is unchecked: the log says why".into(),
+        );
     }
     lines
 }

@@ -136,7 +136,7 @@ impl Reads for Settings {
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
-        self.subscription.check(faults);
+        self.subscription.check(&self.pipeline, faults);
         faults.require(!self.storage.bucket.is_empty(), "storage.bucket", "required");
         self.storage.endpoint().check(faults);
         if let Err(wrong) = Template::parse(&self.archive.batch_key) {

@@ -32,7 +32,9 @@ pub fn of(settings: &Settings, unchecked: bool) -> Vec<String> {
         lines.push(graves.guarantee());
     }
     if unchecked {
-        lines.push("unchecked: no right to see whether the topics have subscriptions".into());
+        lines.push(
+            "unchecked: whether somebody sees all messages of the topics; the log says why".into(),
+        );
     }
     lines
 }

@@ -7,7 +7,7 @@ use google_cloud_pubsub::Error as ApiError;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
 use pipeline::{Error, Recovery, Renewable};
-use service::Condition;
+use service::{Condition, credentials};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, TopicName, full_name};
@@ -22,8 +22,8 @@ pub(crate) enum Audience {
     Someone,
     /// Nobody: Pub/Sub would confirm the publish and forget the message.
     Nobody(String),
-    /// We may not ask.
-    Unchecked,
+    /// Nobody can tell, and why: we may not ask, or all who listen have a filter.
+    Unchecked(String),
     /// We could not ask.
     Unknown(String),
 }
@@ -37,15 +37,15 @@ pub(crate) struct Unseen {
 }
 
 impl Unseen {
-    fn silent(error: impl std::fmt::Display) -> Self {
-        Self { code: None, why: format!("Pub/Sub does not answer: {error}") }
+    fn silent(error: impl std::error::Error + 'static) -> Self {
+        Self { code: None, why: no_answer(&error) }
     }
 
     fn of(name: &str, error: &ApiError) -> Self {
         let code = code(error);
         let why = match code {
             Some(Code::NotFound) => format!("{name} does not exist"),
-            _ => format!("{name} cannot be read: {error}"),
+            _ => format!("{name} cannot be read: {}", credentials::explain(error)),
         };
         Self { code, why }
     }
@@ -86,7 +86,7 @@ impl Admin {
     pub(crate) async fn audience(&self, topic: &TopicName) -> Audience {
         let clients = match self.0.lease().await {
             Ok(clients) => clients,
-            Err(error) => return Audience::Unknown(format!("Pub/Sub cannot be asked: {error}")),
+            Err(error) => return Audience::Unknown(no_answer(&error)),
         };
         let asked = timeout(TIMEOUT, clients.ask_audience(topic)).await;
         if asked.is_ok() {
@@ -96,10 +96,13 @@ impl Admin {
             Ok(Ok(audience)) => audience,
             Ok(Err(error)) => match code(&error) {
                 Some(Code::NotFound) => Audience::Nobody(format!("{topic} does not exist")),
-                Some(Code::PermissionDenied | Code::Unauthenticated) => Audience::Unchecked,
-                _ => Audience::Unknown(format!("Pub/Sub does not answer: {error}")),
+                Some(Code::PermissionDenied | Code::Unauthenticated) => {
+                    let right = "no right to see its subscriptions (roles/pubsub.viewer)";
+                    Audience::Unchecked(right.into())
+                }
+                _ => Audience::Unknown(no_answer(&error)),
             },
-            Err(late) => Audience::Unknown(format!("Pub/Sub does not answer: {late}")),
+            Err(late) => Audience::Unknown(no_answer(&late)),
         }
     }
 
@@ -109,7 +112,7 @@ impl Admin {
     /// `Retry` when nobody would see it, or Pub/Sub cannot be asked.
     pub async fn require_audience(&self, topic: &TopicName) -> Result<(), Error> {
         match self.audience(topic).await {
-            Audience::Someone | Audience::Unchecked => Ok(()),
+            Audience::Someone | Audience::Unchecked(_) => Ok(()),
             Audience::Nobody(why) | Audience::Unknown(why) => {
                 Err(Recovery::Retry.because("publish", why))
             }
@@ -154,21 +157,86 @@ impl Clients {
         if found.message_retention_duration.is_some() {
             return Ok(Audience::Someone);
         }
-        let mut listed =
-            self.topics.list_topic_subscriptions().set_topic(topic.as_str()).set_page_size(1);
-        // A deleted topic leaves its subscriptions, which do not listen to it any more.
+        let mut listed = self.topics.list_topic_subscriptions().set_topic(topic.as_str());
+        let mut listeners = Vec::new();
         loop {
             let page = listed.clone().send().await?;
-            if page.subscriptions.iter().any(|name| !name.contains("_deleted-")) {
-                return Ok(Audience::Someone);
+            for name in page.subscriptions {
+                let listener = self.listener(&name).await?;
+                if listener == Listener::All {
+                    return Ok(Audience::Someone);
+                }
+                listeners.push((name, listener));
+                if listeners.len() >= MAX_LISTENERS {
+                    return Ok(judge(topic, &listeners));
+                }
             }
             if page.next_page_token.is_empty() {
-                let reason = format!("{topic} has neither a subscription nor retention");
-                return Ok(Audience::Nobody(reason));
+                return Ok(judge(topic, &listeners));
             }
             listed = listed.set_page_token(page.next_page_token);
         }
     }
+
+    async fn listener(&self, name: &str) -> Result<Listener, ApiError> {
+        // A deleted topic leaves its subscriptions, which do not listen to it any more.
+        if name.contains("_deleted-") {
+            return Ok(Listener::None);
+        }
+        match self.subscriptions.get_subscription().set_subscription(name).send().await {
+            Ok(found) => Ok(Listener::of(&found)),
+            Err(error) => match code(&error) {
+                Some(Code::NotFound) => Ok(Listener::None),
+                Some(Code::PermissionDenied | Code::Unauthenticated) => Ok(Listener::Unseen),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// Subscriptions of a topic that are looked at, at most.
+const MAX_LISTENERS: usize = 20;
+
+/// What a subscription takes of its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listener {
+    All,
+    /// What its filter lets pass; Pub/Sub drops the rest.
+    Some,
+    /// We may not see it.
+    Unseen,
+    None,
+}
+
+impl Listener {
+    fn of(found: &model::Subscription) -> Self {
+        match (found.detached, found.filter.is_empty()) {
+            (true, _) => Self::None,
+            (false, true) => Self::All,
+            (false, false) => Self::Some,
+        }
+    }
+}
+
+/// The audience of a topic that no subscription takes all of, as far as we may see.
+fn judge(topic: &TopicName, listeners: &[(String, Listener)]) -> Audience {
+    let named = |wanted| {
+        let named = listeners.iter().filter(move |(_, listener)| *listener == wanted);
+        named.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (filtered, unseen) = (named(Listener::Some), named(Listener::Unseen));
+    if !filtered.is_empty() {
+        let why = "what its filter does not let pass may be seen by nobody";
+        return Audience::Unchecked(format!("{why}: {filtered}"));
+    }
+    if !unseen.is_empty() {
+        return Audience::Unchecked(format!("no right to see whether it has a filter: {unseen}"));
+    }
+    Audience::Nobody(format!("{topic} has neither a subscription nor retention"))
+}
+
+fn no_answer(error: &(dyn std::error::Error + 'static)) -> String {
+    format!("Pub/Sub does not answer: {}", credentials::explain(error))
 }
 
 /// The gRPC code, or what the HTTP status stands for.
@@ -213,5 +281,38 @@ pub(crate) async fn subscription_watcher(
             }
         };
         tokio::time::sleep(interval).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_may_let_nothing_pass_and_what_is_detached_does_not_listen() {
+        let subscription = || model::Subscription::new().set_name("s");
+
+        assert_eq!(Listener::of(&subscription()), Listener::All);
+        let filtered = subscription().set_filter("attributes:device_id");
+        assert_eq!(Listener::of(&filtered), Listener::Some);
+        assert_eq!(Listener::of(&subscription().set_detached(true)), Listener::None);
+        assert_eq!(Listener::of(&filtered.set_detached(true)), Listener::None);
+    }
+
+    #[test]
+    fn whoever_may_not_see_everything_is_named() {
+        let topic = TopicName::new("p", "topic");
+        let judged = |listeners: &[(&str, Listener)]| {
+            let named = listeners.iter().map(|(name, listener)| ((*name).to_owned(), *listener));
+            judge(&topic, &named.collect::<Vec<_>>())
+        };
+
+        let gone = judged(&[("gone", Listener::None)]);
+        assert!(matches!(gone, Audience::Nobody(why) if why.contains("projects/p/topics/topic")));
+        for listener in [Listener::Some, Listener::Unseen] {
+            let doubtful = judged(&[("gone", Listener::None), ("doubtful", listener)]);
+            let Audience::Unchecked(why) = doubtful else { panic!("{doubtful:?}") };
+            assert!(why.ends_with(": doubtful"), "{why}");
+        }
     }
 }

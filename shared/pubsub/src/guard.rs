@@ -36,17 +36,17 @@ impl TopicGuard {
             let known = audiences.get_mut(&topic);
             let Some(known) = known else { continue };
             match (&*known, &found) {
-                (before, Audience::Unchecked) if *before != Audience::Unchecked => {
-                    warn!(%topic, "no right to see its subscriptions: the guarantee is unchecked");
+                (before, Audience::Unchecked(why)) if *before != found => {
+                    warn!(%topic, why, "who sees its messages is unchecked");
                     *known = found;
                 }
                 // An outage says nothing about who listens; the last look still counts.
-                (Audience::Someone | Audience::Unchecked, Audience::Unknown(_)) => {}
+                (Audience::Someone | Audience::Unchecked(_), Audience::Unknown(_)) => {}
                 _ => *known = found,
             }
         }
         let closed = self.lock().values().find_map(|audience| match audience {
-            Audience::Someone | Audience::Unchecked => None,
+            Audience::Someone | Audience::Unchecked(_) => None,
             Audience::Nobody(reason) | Audience::Unknown(reason) => Some(reason.clone()),
         });
         match &closed {
@@ -71,18 +71,19 @@ impl TopicGuard {
         }
     }
 
-    /// The topics whose audience we may not see.
+    /// The topics whose audience is not known for certain.
     #[must_use]
     pub fn unchecked(&self) -> Vec<TopicName> {
         let audiences = self.lock();
-        let unchecked = audiences.iter().filter(|(_, audience)| **audience == Audience::Unchecked);
+        let unchecked =
+            audiences.iter().filter(|(_, audience)| matches!(audience, Audience::Unchecked(_)));
         unchecked.map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Whether a message may pass now.
     pub(crate) fn pass(&self, topic: &TopicName) -> Result<(), Error> {
         let reason = match self.lock().get(topic) {
-            Some(Audience::Someone | Audience::Unchecked) => return Ok(()),
+            Some(Audience::Someone | Audience::Unchecked(_)) => return Ok(()),
             Some(Audience::Nobody(reason) | Audience::Unknown(reason)) => reason.clone(),
             None => format!("{topic} is not among the guarded topics"),
         };

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::connection::TopicName;
+use pipeline::Limits;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Variable, VariableKind};
+
+use crate::connection::TopicName;
 
 /// Largest `subscription.max_outstanding_bytes`: more than any process can hold.
 const MAX_OUTSTANDING_BYTES: usize = 64 * 1024 * 1024 * 1024;
@@ -59,7 +61,7 @@ pub struct Subscription {
     /// stream to 64 GiB.
     pub max_outstanding_bytes: usize,
     /// Longest time that a message is held before Pub/Sub may deliver it again; 1m to 1h, Pub/Sub's
-    /// own limit.
+    /// own limit, and at least three times `pipeline.attempt_timeout`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_lease: Duration,
@@ -69,7 +71,7 @@ pub struct Subscription {
     #[schemars(with = "String")]
     pub lease_extension: Duration,
     /// A stream that brings nothing for this long is opened again on another connection, because the
-    /// one it has could be dead; 1s to 1h.
+    /// one it has could be dead; 1s to 1h. It stays while half of what may be outstanding is.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub idle_timeout: Duration,
@@ -90,8 +92,9 @@ impl Default for Subscription {
 }
 
 impl Subscription {
-    /// Reports what is wrong; the settings stand at `subscription`.
-    pub fn check(&self, faults: &mut Faults) {
+    /// Reports what is wrong; the settings stand at `subscription`. A lease must have room for what is
+    /// attempted in it.
+    pub fn check(&self, limits: &Limits, faults: &mut Faults) {
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let extension = Duration::from_secs(10)..=Duration::from_secs(600);
         let idle = Duration::from_secs(1)..=hour;
@@ -115,6 +118,11 @@ impl Subscription {
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("subscription.{key}"), right);
         }
+        // The last two attempts are kept for the end of the lease.
+        let least = limits.lease_margin().saturating_add(limits.attempt_timeout);
+        let right = "must be at least three times pipeline.attempt_timeout: make it longer, or the \
+                     other shorter";
+        faults.require(self.max_lease >= least, "subscription.max_lease", right);
     }
 }
 
@@ -193,6 +201,126 @@ impl Graves {
                 "dead letters are left to the subscription's policy: reason in logs only".into()
             }
             Self::Keyword(Keyword::Drop) => "dead letters are dropped: may be lost".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a value stands.
+    type Field<T> = fn(&mut Subscription) -> &mut T;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The keys with faults.
+    fn faulty(check: impl FnOnce(&mut Faults)) -> Vec<String> {
+        let mut faults = Faults::default();
+        check(&mut faults);
+        let key = |line: &String| line.split(": ").next().unwrap_or_default().to_owned();
+        faults.lines().iter().map(key).collect()
+    }
+
+    fn of_subscription(change: impl FnOnce(&mut Subscription)) -> Vec<String> {
+        let mut settings = Subscription { id: "s".into(), ..Subscription::default() };
+        change(&mut settings);
+        let limits = Limits { attempt_timeout: SECOND, ..Limits::default() };
+        faulty(|faults| settings.check(&limits, faults))
+    }
+
+    #[test]
+    fn each_bound_of_a_subscription_is_named_when_it_is_passed() {
+        assert!(of_subscription(|_| {}).is_empty());
+        assert_eq!(of_subscription(|s| s.id.clear()), ["subscription.id"]);
+        let durations: [(&str, u64, u64, Field<Duration>); 3] = [
+            ("max_lease", 60, 3600, |s| &mut s.max_lease),
+            ("lease_extension", 10, 600, |s| &mut s.lease_extension),
+            ("idle_timeout", 1, 3600, |s| &mut s.idle_timeout),
+        ];
+        for (key, least, most, field) in durations {
+            let faults = |value| of_subscription(|s| *field(s) = value);
+            assert!(faults(Duration::from_secs(least)).is_empty(), "{key}");
+            assert!(faults(Duration::from_secs(most)).is_empty(), "{key}");
+            let key = format!("subscription.{key}");
+            let nano = Duration::from_nanos(1);
+            assert_eq!(faults(Duration::from_secs(least) - nano), std::slice::from_ref(&key));
+            assert_eq!(faults(Duration::from_secs(most) + nano), [key]);
+        }
+        for (streams, is_right) in [(0, false), (1, true), (32, true), (33, false)] {
+            assert_eq!(of_subscription(|s| s.streams = streams).is_empty(), is_right, "{streams}");
+        }
+        let shares: [(&str, Field<usize>); 2] = [
+            ("subscription.max_outstanding_messages", |s| &mut s.max_outstanding_messages),
+            ("subscription.max_outstanding_bytes", |s| &mut s.max_outstanding_bytes),
+        ];
+        for (key, field) in shares {
+            assert!(of_subscription(|s| *field(s) = s.streams).is_empty());
+            assert_eq!(of_subscription(|s| *field(s) = s.streams - 1), [key]);
+        }
+    }
+
+    #[test]
+    fn a_lease_has_room_for_an_attempt_and_the_two_of_its_end() {
+        let settings = Subscription { id: "s".into(), ..Subscription::default() };
+        let lines = |seconds| {
+            let attempt_timeout = Duration::from_secs(seconds);
+            let mut faults = Faults::default();
+            settings.check(&Limits { attempt_timeout, ..Limits::default() }, &mut faults);
+            faults.lines().to_vec()
+        };
+
+        assert!(lines(1200).is_empty());
+        let faults = lines(1201);
+        assert!(faults[0].starts_with("subscription.max_lease: "), "{faults:?}");
+        assert!(faults[0].contains("pipeline.attempt_timeout"), "{faults:?}");
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_with_a_few_channels() {
+        let faults = |endpoint: Option<&str>, channels| {
+            let endpoint = Endpoint { endpoint: endpoint.map(str::to_owned), channels };
+            faulty(|faults| endpoint.check(faults))
+        };
+
+        assert!(faults(None, 1).is_empty());
+        assert!(faults(Some("http://localhost:8085"), 16).is_empty());
+        assert!(faults(Some("https://pubsub.example"), 2).is_empty());
+        assert_eq!(faults(Some("localhost:8085"), 2), ["pubsub.endpoint"]);
+        assert_eq!(faults(None, 0), ["pubsub.channels"]);
+        assert_eq!(faults(None, 17), ["pubsub.channels"]);
+    }
+
+    #[test]
+    fn every_service_says_where_its_dead_letters_go() {
+        let topic = |id: &str, bucket: Option<&str>| Graves::Topic {
+            topic_id: id.into(),
+            bucket: bucket.map(str::to_owned),
+        };
+        let faults = |graves: Option<Graves>, may_leave| {
+            faulty(|faults| Graves::check(graves.as_ref(), may_leave, faults))
+        };
+        let (leave, drop) =
+            (Graves::Keyword(Keyword::Subscription), Graves::Keyword(Keyword::Drop));
+
+        assert_eq!(faults(None, true), ["dead_letters"]);
+        assert_eq!(faults(Some(topic("", None)), true), ["dead_letters.topic_id"]);
+        assert_eq!(faults(Some(topic("t", Some(""))), true), ["dead_letters.bucket"]);
+        assert_eq!(faults(Some(leave.clone()), false), ["dead_letters"]);
+        for right in [topic("t", None), topic("t", Some("b")), leave.clone(), drop.clone()] {
+            assert!(faults(Some(right), true).is_empty());
+        }
+        assert!(faults(Some(drop.clone()), false).is_empty());
+        assert_eq!(topic("t", None).topic("p"), Some(TopicName::new("p", "t")));
+        assert_eq!(leave.topic("p"), None);
+        let guarantees = [
+            (topic("t", None), "dead letters go to t; of what is too big, the first 1 MB"),
+            (topic("t", Some("b")), "dead letters go to t; what is too big, to gs://b"),
+            (leave, "dead letters are left to the subscription's policy: reason in logs only"),
+            (drop, "dead letters are dropped: may be lost"),
+        ];
+        for (graves, guarantee) in guarantees {
+            assert_eq!(graves.guarantee(), guarantee);
         }
     }
 }

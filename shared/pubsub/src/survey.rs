@@ -82,9 +82,7 @@ async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
             rights(admin, topic.as_str(), ("pubsub.topics.publish", PUBLISHER)).await
         }
         Audience::Nobody(why) => State::Missing(why),
-        Audience::Unchecked => {
-            State::Unchecked("no right to see its subscriptions (roles/pubsub.viewer)".into())
-        }
+        Audience::Unchecked(why) => State::Unchecked(why),
         Audience::Unknown(why) => State::Unreachable(why),
     };
     Need { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }

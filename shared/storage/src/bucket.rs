@@ -10,7 +10,7 @@ use pipeline::{Error, Recovery, Renewable};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use service::survey::State;
-use service::{Condition, Need};
+use service::{Condition, Need, credentials};
 
 use crate::settings::Endpoint;
 
@@ -78,7 +78,9 @@ async fn build(endpoint: Option<String>) -> Result<Storage, Error> {
         None => builder,
     };
     let built = builder.build().await;
-    built.map_err(|error| Recovery::Stop.because("build Cloud Storage client", error))
+    built.map_err(|error| {
+        Recovery::Stop.because("build Cloud Storage client", credentials::explain(&error))
+    })
 }
 
 impl Bucket {
@@ -91,7 +93,9 @@ impl Bucket {
             Some(_) => None,
             None => {
                 let credentials = Builder::default().build_access_token_credentials();
-                let stop = |error| Recovery::Stop.because("find credentials", error);
+                let stop = |error| {
+                    Recovery::Stop.because("find credentials", credentials::explain(&error))
+                };
                 Some(credentials.map_err(stop)?)
             }
         };
@@ -134,7 +138,9 @@ impl Bucket {
             // The name is ours alone, so an object that exists is this one: an earlier attempt
             // succeeded, and its reply was lost.
             Err(error) if error.http_status_code() == Some(412) => Ok(()),
-            Err(error) => Err(Recovery::Retry.because("upload object", error)),
+            Err(error) => {
+                Err(Recovery::Retry.because("upload object", credentials::explain(&error)))
+            }
         }
     }
 
@@ -237,8 +243,9 @@ impl Bucket {
 
     /// A request with our credentials.
     async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
-        let Some(credentials) = &self.credentials else { return Ok(request) };
-        let token = credentials.access_token().await.map_err(|error| error.to_string())?;
+        let Some(found) = &self.credentials else { return Ok(request) };
+        let token = found.access_token().await;
+        let token = token.map_err(|error| credentials::explain(&error))?;
         Ok(request.bearer_auth(token.token))
     }
 

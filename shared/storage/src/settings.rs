@@ -27,3 +27,22 @@ impl Endpoint {
         faults.endpoint("storage.endpoint", self.endpoint.as_deref());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_or_left_out() {
+        let faults = |endpoint: Option<&str>| {
+            let mut faults = Faults::default();
+            Endpoint { endpoint: endpoint.map(str::to_owned) }.check(&mut faults);
+            faults.lines().to_vec()
+        };
+
+        for right in [None, Some("http://localhost:8085"), Some("https://storage.example")] {
+            assert!(faults(right).is_empty(), "{right:?}");
+        }
+        assert!(faults(Some("localhost:8085"))[0].starts_with("storage.endpoint: must be a URL"));
+    }
+}

@@ -66,7 +66,7 @@ async fn a_subscription_that_may_not_be_seen_leaves_the_topic_unchecked() {
     world.emulator.faults().refuse("GetSubscription", 1, Code::PermissionDenied);
     assert!(world.guard.look(&admin, &condition).await);
     assert_eq!(world.guard.unchecked(), std::slice::from_ref(&world.topic));
-    assert!(health.is_ready());
+    assert!(health.conditions()["topics"].ready);
 
     assert!(world.guard.look(&admin, &condition).await);
     assert!(world.guard.unchecked().is_empty());
@@ -80,14 +80,14 @@ async fn a_topic_that_loses_its_audience_is_closed_and_opened_when_it_has_one() 
     let condition = health.condition("topics");
     world.delete("subscriptions/subscription").await;
     assert!(!world.guard.look(&admin, &condition).await);
-    assert!(!health.is_ready());
+    assert!(!health.conditions()["topics"].ready);
 
     let waiting = world.guard.wait(&admin, &condition);
     let listening = world.put("subscriptions/new", json!({ "topic": world.topic.as_str() }));
 
     let ((), ()) =
         tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, listening) }).await.unwrap();
-    assert!(health.is_ready());
+    assert!(health.conditions()["topics"].ready);
     admin.require_audience(&world.topic).await.unwrap();
     let missing = admin.require_audience(&TopicName::new("p", "missing")).await.unwrap_err();
     assert!(missing.detail().ends_with("projects/p/topics/missing does not exist"));

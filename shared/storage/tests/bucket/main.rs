@@ -1,0 +1,200 @@
+//! A bucket against the embedded cloud, and against answers that it never gives.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod scripted;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use emulator::{Emulator, Options};
+use pipeline::Recovery;
+use service::survey::State;
+use service::{Health, Need};
+use storage::{Bucket, Endpoint, Object};
+use tokio::time::{sleep, timeout};
+
+use scripted::Scripted;
+
+/// Longest wait for anything that should happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+const BUCKET: &str = "/storage/v1/b/bucket";
+
+async fn bucket(url: &str) -> Bucket {
+    service::install_crypto();
+    Bucket::new("bucket", &Endpoint { endpoint: Some(url.into()) }).await.unwrap()
+}
+
+async fn make_bucket(emulator: &Emulator) {
+    let url = format!("{}/storage/v1/b?project=p", emulator.url());
+    let request = reqwest::Client::new().post(url).body(r#"{"name":"bucket"}"#);
+    request.send().await.unwrap().error_for_status().unwrap();
+}
+
+fn object(name: &str, content: &'static str) -> Object {
+    Object {
+        name: name.into(),
+        content: Bytes::from_static(content.as_bytes()),
+        content_type: "text/plain",
+        metadata: vec![("key", "value".into())],
+    }
+}
+
+#[tokio::test]
+async fn what_is_created_is_listed_and_read() {
+    let emulator = Emulator::start(Options::default()).await.unwrap();
+    make_bucket(&emulator).await;
+    let bucket = bucket(&emulator.url()).await;
+
+    // Names that a path has to escape.
+    for name in ["a/b c%2Fd?#", "a/z", "b"] {
+        bucket.create(&object(name, "content")).await.unwrap();
+    }
+
+    assert_eq!(bucket.name(), "bucket");
+    let (names, next) = bucket.list("a/", None).await.unwrap();
+    assert_eq!(names, ["a/b c%2Fd?#", "a/z"]);
+    assert_eq!(next, None);
+    assert_eq!(bucket.read("a/b c%2Fd?#").await.unwrap(), "content");
+    let stored = format!("{}/storage/v1/b/bucket/o/b", emulator.url());
+    let stored = reqwest::get(stored).await.unwrap().bytes().await.unwrap();
+    let stored: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+    assert_eq!(stored["contentType"], "text/plain");
+    assert_eq!(stored["metadata"]["key"], "value");
+}
+
+#[tokio::test]
+async fn an_object_that_exists_is_the_one_of_an_earlier_attempt() {
+    let emulator = Emulator::start(Options::default()).await.unwrap();
+    make_bucket(&emulator).await;
+    let bucket = bucket(&emulator.url()).await;
+    bucket.create(&object("name", "first")).await.unwrap();
+
+    bucket.create(&object("name", "second")).await.unwrap();
+
+    assert_eq!(bucket.read("name").await.unwrap(), "first");
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_or_read_is_tried_again() {
+    let emulator = Emulator::start(Options::default()).await.unwrap();
+    let bucket = bucket(&emulator.url()).await;
+
+    let created = bucket.create(&object("name", "content")).await.unwrap_err();
+    let read = bucket.read("name").await.unwrap_err();
+    let listed = bucket.list("", None).await.unwrap_err();
+
+    for error in [created, read, listed] {
+        assert_eq!(error.recovery(), Recovery::Retry);
+    }
+}
+
+#[tokio::test]
+async fn a_list_goes_on_where_the_last_page_ended() {
+    let server = Scripted::start().await;
+    let page = r#"{"items":[{"name":"x"}],"nextPageToken":"next"}"#;
+    server.answers(&format!("{BUCKET}/o"), 200, page);
+    let bucket = bucket(&server.url).await;
+
+    let (names, next) = bucket.list("prefix/", Some("page")).await.unwrap();
+
+    assert_eq!((names, next), (vec!["x".to_owned()], Some("next".to_owned())));
+    assert_eq!(server.asked(), [format!("{BUCKET}/o?prefix=prefix%2F&pageToken=page")]);
+    server.answers(&format!("{BUCKET}/o"), 200, "no JSON");
+    assert_eq!(bucket.list("", None).await.unwrap_err().recovery(), Recovery::Retry);
+}
+
+#[tokio::test]
+async fn a_bucket_that_comes_into_being_is_found() {
+    let server = Scripted::start().await;
+    let bucket = bucket(&server.url).await;
+    let health = Health::default();
+    let condition = health.condition("bucket");
+
+    let come = async {
+        while server.asked().is_empty() {
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!health.conditions()["bucket"].ready);
+        server.answers(BUCKET, 200, "{}");
+    };
+    timeout(PATIENCE, async { tokio::join!(bucket.wait(&condition), come) }).await.unwrap();
+
+    assert!(health.conditions()["bucket"].ready);
+}
+
+#[tokio::test]
+async fn a_watched_bucket_that_is_lost_and_found_ends_and_begins_readiness() {
+    let server = Scripted::start().await;
+    let bucket = bucket(&server.url).await;
+    let health = Health::default();
+    let watching = tokio::spawn(bucket.watch(health.condition("bucket")));
+    let until = async |is_ready| {
+        let waiting = async {
+            while health.conditions()["bucket"].ready != is_ready {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap();
+    };
+
+    until(false).await;
+    server.answers(BUCKET, 200, "{}");
+    until(true).await;
+
+    // One that is there is asked about rarely.
+    assert!(server.asked().len() < 60, "{:?}", server.asked());
+    watching.abort();
+}
+
+#[tokio::test]
+async fn no_right_to_see_the_bucket_is_no_outage() {
+    let server = Scripted::start().await;
+    let bucket = bucket(&server.url).await;
+    let health = Health::default();
+    server.answers(BUCKET, 403, "");
+
+    timeout(PATIENCE, bucket.wait(&health.condition("bucket"))).await.unwrap();
+
+    assert!(health.conditions()["bucket"].ready);
+}
+
+#[tokio::test]
+async fn what_is_needed_of_a_bucket_is_told() {
+    let server = Scripted::start().await;
+    let bucket = bucket(&server.url).await;
+    let state = async || bucket.need().await.state;
+    let rights = format!("{BUCKET}/iam/testPermissions");
+
+    assert!(matches!(state().await, State::Missing(why) if why == "bucket bucket does not exist"));
+    server.answers(BUCKET, 500, "");
+    assert!(matches!(state().await, State::Unreachable(why) if why.contains("500")));
+    server.answers(BUCKET, 200, "{}");
+    assert!(matches!(state().await, State::Unchecked(_)));
+    server.answers(&rights, 200, "{}");
+    assert!(
+        matches!(state().await, State::Differs(why) if why.contains("roles/storage.objectCreator"))
+    );
+    server.answers(&rights, 200, r#"{"permissions":["storage.objects.get"]}"#);
+    assert!(matches!(state().await, State::Differs(_)));
+    server.answers(&rights, 200, r#"{"permissions":["storage.objects.create"]}"#);
+    let Need { kind, name, role, state } = bucket.need().await;
+    assert!(matches!(state, State::Ready));
+    assert_eq!(
+        (kind, name.as_str(), role),
+        ("bucket", "gs://bucket", Some("roles/storage.objectCreator"))
+    );
+    let question = format!("{rights}?permissions=storage.objects.create");
+    assert_eq!(server.asked().last(), Some(&question));
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_said_to_be() {
+    let server = Scripted::start().await;
+    let url = server.url.clone();
+    let away = bucket(&url.replace("127.0.0.1", "127.0.0.2")).await;
+
+    assert!(
+        matches!(away.need().await.state, State::Unreachable(why) if why.contains("does not answer"))
+    );
+}
