@@ -60,6 +60,10 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
         };
         assert_eq!(get("/healthz").await, (200, "OK".into()), "{}", service.name);
         assert_eq!(get("/readyz").await, (200, "READY".into()), "{}", service.name);
+        for line in get("/").await.1.lines() {
+            let (path, _) = line.split_once(' ').unwrap();
+            assert_eq!(get(path).await.0, 200, "{path} of {}", service.name);
+        }
         let (_, metrics) = get("/metrics").await;
         assert!(metrics.contains("dataflow_pipeline_received_messages_total 0"), "{metrics}");
         let status: serde_json::Value = serde_json::from_str(&get("/status").await.1).unwrap();

@@ -1,4 +1,4 @@
-//! The server of `/healthz`, `/readyz`, `/metrics` and `/status`.
+//! The server of `/healthz`, `/readyz`, `/metrics` and `/status`; `/` lists them.
 
 use std::net::SocketAddr;
 
@@ -12,6 +12,14 @@ use tokio::net::TcpListener;
 
 use crate::settings::Http;
 use crate::{Context, Health};
+
+/// Answer of `/`, for people who look around.
+const PATHS: &str = "\
+/healthz  200 while the process makes progress
+/readyz   200 when every dependency is there; with Accept: application/json, which one is not
+/metrics  numbers for Prometheus
+/status   version, settings, guarantees, counts and the last error
+";
 
 /// Takes the port: from here on callers wait, they are not refused.
 pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr)> {
@@ -28,6 +36,7 @@ pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr
 /// Answers until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Result<()> {
     let router = Router::new()
+        .route("/", get(PATHS))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
