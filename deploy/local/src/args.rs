@@ -58,14 +58,33 @@ pub(crate) enum BrokerChoice {
     BuiltIn,
 }
 
-/// Lets `data/latest` lead to a folder below `data`.
-pub(crate) fn link_latest(folder: &Path) -> std::io::Result<()> {
+/// Lets `data/latest` lead to a folder below `data`. Returns the link, or the folder where there is none.
+pub(crate) fn link_latest(folder: PathBuf) -> PathBuf {
     let link = folder.with_file_name("latest");
-    match std::fs::remove_file(&link) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let removed = match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let name = folder.file_name().unwrap_or_default();
+    match removed.and_then(|()| std::os::unix::fs::symlink(name, &link)) {
+        Ok(()) => link,
+        Err(error) => {
+            eprintln!("data/latest does not lead to {}: {error}", folder.display());
+            folder
+        }
     }
-    std::os::unix::fs::symlink(folder.file_name().unwrap_or_default(), link)
+}
+
+/// Removes a folder, and those in it, as far as they are empty. What a failed start has written stays, for
+/// whoever looks for the cause.
+pub(crate) fn remove_empty(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    // It fails where something is left.
+    std::fs::remove_dir(folder).unwrap_or_default();
 }
 
 impl Args {
@@ -97,5 +116,52 @@ fn payload_bytes(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(bytes) if bytes <= MOST => Ok(bytes),
         _ => Err(format!("must be 0 to {MOST}: larger ones do not fit into Pub/Sub")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_folders_go_and_what_was_written_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let [empty, written] = ["empty", "written"].map(|name| root.path().join(name));
+        for folder in [&empty, &written] {
+            std::fs::create_dir_all(folder.join("broker")).unwrap();
+            std::fs::create_dir_all(folder.join("storage/archive")).unwrap();
+        }
+        std::fs::write(written.join("broker/log"), "words").unwrap();
+
+        remove_empty(&empty);
+        remove_empty(&written);
+
+        assert!(!empty.exists());
+        assert!(written.join("broker/log").exists());
+        assert!(!written.join("storage").exists());
+    }
+
+    #[test]
+    fn the_link_leads_to_the_last_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let folders = ["first", "second"].map(|name| root.path().join(name));
+        for folder in &folders {
+            std::fs::create_dir(folder).unwrap();
+            assert_eq!(link_latest(folder.clone()), root.path().join("latest"));
+        }
+
+        assert_eq!(
+            root.path().join("latest").canonicalize().unwrap(),
+            folders[1].canonicalize().unwrap()
+        );
+    }
+
+    #[test]
+    fn where_no_link_can_be_the_folder_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("first");
+        std::fs::create_dir_all(root.path().join("latest/in-the-way")).unwrap();
+
+        assert_eq!(link_latest(folder.clone()), folder);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use e2e::mosquitto::{self, Mosquitto};
 use ingestion::config::Protocol;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::args::BrokerChoice;
@@ -27,10 +27,6 @@ impl Broker {
         folder: &Path,
         port: u16,
     ) -> anyhow::Result<Self> {
-        // Both would say no more than that they could not start.
-        drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| {
-            format!("listen on 127.0.0.1:{port} for MQTT: choose another with --mqtt-port")
-        })?);
         let is_installed = mosquitto::program().is_some();
         match choice {
             BrokerChoice::Mosquitto if !is_installed => bail!("mosquitto is not installed"),

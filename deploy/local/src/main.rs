@@ -4,6 +4,7 @@
 mod args;
 mod broker;
 mod metrics;
+mod places;
 mod platform;
 mod run;
 mod settings;

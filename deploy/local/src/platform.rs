@@ -1,5 +1,6 @@
 //! Everything that runs, and the order in which it starts and ends.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ impl Stage {
 impl Platform {
     /// Starts everything, and returns when all of it is ready.
     pub(crate) async fn start(args: &Args, data_dir: &Path) -> anyhow::Result<Self> {
+        check_ports(args)?;
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("create the data folder {}", data_dir.display()))?;
         let broker = Broker::start(args.broker, &data_dir.join("broker"), args.mqtt_port).await?;
@@ -161,6 +163,24 @@ impl Platform {
     }
 }
 
+/// Refuses ports that are taken, before anything is started or written.
+fn check_ports(args: &Args) -> anyhow::Result<()> {
+    let mut ports = vec![
+        (args.mqtt_port, "MQTT: choose another with --mqtt-port"),
+        (args.cloud_port, "the embedded cloud: choose another with --cloud-port"),
+    ];
+    // 0 stays 0: each takes a free one.
+    let services = if args.http_port == 0 { 0 } else { 4 };
+    ports.extend((0..services).map(|index| {
+        (args.http_port.saturating_add(index), "the services: choose others with --http-port")
+    }));
+    for (port, whose) in ports {
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .with_context(|| format!("listen on 127.0.0.1:{port} for {whose}"))?;
+    }
+    Ok(())
+}
+
 /// Makes what the services need in the cloud.
 async fn prepare(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
     for topic in [RAW, ENRICHED, DEAD_LETTERS] {
@@ -202,4 +222,27 @@ async fn start(settings: &settings::All) -> anyhow::Result<Vec<Stage>> {
             hosted: Hosted::start(Icestore::new(icestore.clone()), &icestore).await?,
         },
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_told_before_anything_is_written() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        for option in ["--mqtt-port", "--cloud-port", "--http-port"] {
+            let own = format!("{option}={port}");
+            let free = ["--mqtt-port=0", "--cloud-port=0", "--http-port=0"];
+            let others = free.into_iter().filter(|other| !other.starts_with(option));
+            let args = Args::parse_from(std::iter::once("dataflow").chain(others).chain([&*own]));
+
+            let error = format!("{:#}", check_ports(&args).unwrap_err());
+            assert!(error.contains(option), "{error}");
+            assert!(error.contains(&port.to_string()), "{error}");
+        }
+    }
 }

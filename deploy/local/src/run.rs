@@ -1,6 +1,7 @@
 //! One run: start, send, watch, drain, account.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,8 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use crate::args::{self, Args};
+use crate::places;
 use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
-use crate::table::{Report, Table, print_places, print_report};
+use crate::table::{Report, Table, print_report};
 
 /// Between two prints of the table.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -25,20 +27,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let folder = args.data_dir();
-    let mut platform = Platform::start(&args, &folder).await?;
-    if args.data_dir.is_none()
-        && let Err(error) = args::link_latest(&folder)
-    {
-        eprintln!("data/latest does not lead to {}: {error}", folder.display());
-    }
+    let (mut platform, data) = start(&args).await?;
     // What an earlier run left in the same folder is not ours to count.
     let known = Known {
         objects: platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect(),
         rows: platform.cloud.rows(DATASET, TABLE).await?.len(),
     };
-    print_places(&args, &platform);
-
+    let table = Table::below(places::describe(&args, &platform, &data));
     let started = Instant::now();
     let mut fleet = Fleet::start(Plan {
         port: args.mqtt_port,
@@ -48,21 +43,28 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
         payload_bytes: args.payload_bytes,
         ..Plan::default()
     });
-    let mut watch = Watch::new();
-    tokio::select! {
+    let mut watch = Watch::new(table);
+    let is_interrupted = tokio::select! {
         error = platform_failed(&mut platform, &mut watch, (&mut fleet, args.once)) => {
             if let Some(error) = error {
                 return Err(error);
             }
+            false
         }
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => println!("\nstopping the devices, and waiting for what is on its way"),
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
+    if is_interrupted {
+        watch.table.note("stopping the devices, and waiting for messages in flight");
     }
     fleet.stop();
-    tokio::select! {
-        () = settle(&platform, &mut watch, &mut fleet) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => println!("\nnot waiting any longer"),
+    let is_interrupted = tokio::select! {
+        () = settle(&platform, &mut watch, &mut fleet) => false,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => true,
+    };
+    if is_interrupted {
+        watch.table.note("not waiting any longer");
     }
     let elapsed = started.elapsed();
     watch.table.print(&platform.stages, &fleet.log(), watch.last_print.elapsed());
@@ -81,6 +83,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     Ok(report.account)
 }
 
+/// Starts the platform. Also returns a path of its data folder, as short as there is one.
+async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
+    let folder = args.data_dir();
+    let is_new = !folder.exists();
+    let started = Platform::start(args, &folder).await;
+    if started.is_err() && is_new {
+        args::remove_empty(&folder);
+    }
+    let data = |folder| if args.data_dir.is_some() { folder } else { args::link_latest(folder) };
+    started.map(|platform| (platform, data(folder)))
+}
+
 /// What lay in the folder before this run.
 struct Known {
     objects: HashSet<String>,
@@ -95,9 +109,9 @@ struct Watch {
 }
 
 impl Watch {
-    fn new() -> Self {
+    fn new(table: Table) -> Self {
         let now = Instant::now();
-        Self { table: Table::default(), last_print: now, progress: (Vec::new(), now) }
+        Self { table, last_print: now, progress: (Vec::new(), now) }
     }
 
     /// Looks once; true when everything the broker acknowledged has come to its end, as far as the

@@ -1,4 +1,4 @@
-//! What people see: where everything is, the live table, and the account.
+//! The live table, and the account at the end.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -8,9 +8,8 @@ use e2e::account::Account;
 use e2e::fleet::Log;
 use serde::Serialize;
 
-use crate::args::Args;
 use crate::metrics::Scrape;
-use crate::platform::{BUCKET, DATASET, PROJECT, Platform, Stage, VIEW};
+use crate::platform::Stage;
 
 /// An account with its times, as the report has it.
 #[derive(Debug, Serialize)]
@@ -23,139 +22,247 @@ pub(crate) struct Report {
     pub messages_per_second: f64,
 }
 
-/// Prints where everything is.
-pub(crate) fn print_places(args: &Args, platform: &Platform) {
-    let port = args.mqtt_port;
-    let data = platform.data_dir.display();
-    println!("MQTT        mqtt://127.0.0.1:{port}  ({})", platform.broker.name());
-    println!(
-        "cloud       {}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)",
-        platform.emulator.url()
-    );
-    match &platform.redis {
-        Some(redis) => println!("cache       memory, {}, Firestore", redis.url()),
-        None => println!("cache       memory, Firestore  (no redis-server on the PATH)"),
-    }
-    for stage in &platform.stages {
-        println!("{:<11} http://{}/status", stage.name, stage.hosted.address());
-    }
-    println!("data        {data}  (and the services' settings)");
-    println!();
-    println!("Send a message of your own:");
-    println!("  mosquitto_pub -p {port} -q 1 -t devices/abc/up -m '{{\"temperature\":21.5}}'");
-    let cloud = platform.emulator.url();
-    println!("See where it went (in the table at once, in a file a few seconds later):");
-    println!("  curl -s {cloud}/bigquery/v2/projects/{PROJECT}/queries --json \\");
-    println!(
-        "    '{{\"query\":\"SELECT * FROM {DATASET}.{VIEW} WHERE device_id = \\\"abc\\\"\"}}'"
-    );
-    println!("  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'");
-    println!("Ask a service's tools what would become of one, or look at what was refused:");
-    println!(
-        "  echo '{{\"temperature\":\"warm\"}}' | cargo run -q --bin ingestion -- explain devices/abc/up --config {data}/settings/ingestion.yaml"
-    );
-    println!(
-        "  cargo run -q --bin bigqueries -- dead-letters list --config {data}/settings/bigqueries.yaml"
-    );
-    println!();
+/// Columns and rows of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    columns: usize,
+    rows: usize,
 }
 
-/// A table that is printed again and again.
+impl Size {
+    /// Size of the terminal behind standard output now; `None` where there is none.
+    fn measure() -> Option<Self> {
+        let out = std::io::stdout();
+        if !out.is_terminal() {
+            return None;
+        }
+        // A terminal without a size, such as a serial line, says 0.
+        let size = rustix::termios::tcgetwinsize(&out).ok();
+        let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
+        Some(size.map_or(Self { columns: 80, rows: 24 }, |size| Self {
+            columns: size.ws_col.into(),
+            rows: size.ws_row.into(),
+        }))
+    }
+}
+
+/// A table that is printed again and again, below a text that stays.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    lines: usize,
+    /// Text above the table. It is printed again when the terminal has changed its size.
+    above: String,
+    /// Lines of the table that are on the terminal.
+    printed: usize,
+    size: Option<Size>,
     last: Vec<u64>,
 }
 
 impl Table {
+    /// Prints the text that stays above the table.
+    pub(crate) fn below(above: String) -> Self {
+        let table = Self { above, size: Size::measure(), ..Self::default() };
+        write(&table.above);
+        table
+    }
+
     /// Prints the table, over the one before on a terminal.
     pub(crate) fn print(&mut self, stages: &[Stage], log: &Log, since_last: Duration) {
-        let mut text = String::new();
         let seconds = since_last.as_secs_f64().max(0.001);
-        let sent = log.acknowledged_count();
+        let acknowledged = log.acknowledged_count();
         self.last.resize(stages.len() + 1, 0);
         let rate = |now: u64, last: u64| (now.saturating_sub(last) as f64 / seconds) as u64;
-        line(&mut text, ["stage", "received", "sent", "rate/s", "waiting", "dead", "p50", "p99"]);
-        let waiting = log.sent_count().saturating_sub(sent);
-        let fleet =
-            [log.sent_count(), sent, rate(sent, self.last[0]), waiting, 0].map(|n| n.to_string());
-        let [received, acknowledged, speed, waiting, dead] = &fleet;
-        line(&mut text, ["devices", received, acknowledged, speed, waiting, dead, "", ""]);
-        self.last[0] = sent;
+        let mut lines = vec![line(HEADINGS)];
+        let speed = rate(acknowledged, self.last[0]);
+        let waiting = log.sent_count().saturating_sub(acknowledged);
+        let fleet = [acknowledged, speed, waiting].map(|count| count.to_string());
+        let [sent, speed, waiting] = &fleet;
+        lines.push(line(["devices", "", sent, speed, waiting, "", "", ""]));
+        self.last[0] = acknowledged;
         for (index, stage) in stages.iter().enumerate() {
             let scrape = stage.scrape();
             let sent = scrape.pipeline("sent_messages_total");
-            row(&mut text, stage.name, &scrape, rate(sent, self.last[index + 1]));
+            lines.push(row(stage.name, &scrape, rate(sent, self.last[index + 1])));
             self.last[index + 1] = sent;
         }
-        self.show(&text);
+        let text = self.redrawn(&lines, Size::measure());
+        write(&text);
     }
 
-    fn show(&mut self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        let back = if out.is_terminal() && self.lines > 0 {
-            format!("\x1b[{}A\x1b[J", self.lines)
-        } else {
-            String::new()
-        };
-        self.lines = text.lines().count();
-        // A closed standard output is no reason to stop the platform.
-        out.write_all(back.as_bytes())
-            .and_then(|()| out.write_all(text.as_bytes()))
-            .unwrap_or_default();
-        out.flush().unwrap_or_default();
+    /// Prints a line below the table, which stays. The next table comes below it.
+    pub(crate) fn note(&mut self, text: &str) {
+        self.printed = 0;
+        write(&format!("\n{text}\n"));
+    }
+
+    /// Text that puts these lines where the lines before were.
+    fn redrawn(&mut self, lines: &[String], size: Option<Size>) -> String {
+        let mut text = String::new();
+        if let Some(size) = size {
+            if self.size.is_some_and(|before| before != size) {
+                // Terminals wrap old lines each in its own way, so nothing on it stays.
+                text.push_str("\x1b[H\x1b[2J");
+                text.push_str(&self.above);
+            } else if self.printed > 0 {
+                // Writing to a string cannot fail.
+                write!(text, "\x1b[{}A\x1b[J", self.printed).unwrap_or_default();
+            }
+        }
+        self.size = size;
+        let fitting = size.map_or(lines.len(), |size| size.rows.saturating_sub(1));
+        let columns = size.map_or(usize::MAX, |size| size.columns);
+        self.printed = fitting.min(lines.len());
+        for line in lines.iter().take(fitting) {
+            text.extend(line.chars().take(columns));
+            text.push('\n');
+        }
+        text
     }
 }
 
-fn row(text: &mut String, name: &str, scrape: &Scrape, rate: u64) {
+/// Writes to standard output. A closed one is no reason to stop the platform.
+fn write(text: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
+}
+
+const HEADINGS: [&str; 8] =
+    ["", "received", "sent", "sent/s", "in flight", "dead letters", "delay p50", "p99"];
+
+fn row(name: &str, scrape: &Scrape, rate: u64) -> String {
     let value = |name: &str| scrape.pipeline(name).to_string();
-    let age = |share| {
-        scrape.age(share).map_or_else(|| "-".to_owned(), |age| format!("{:.0} ms", age * 1e3))
-    };
-    line(
-        text,
-        [
-            name,
-            &value("received_messages_total"),
-            &value("sent_messages_total"),
-            &rate.to_string(),
-            &value("in_flight_messages"),
-            &value("dead_lettered_messages_total"),
-            &age(0.5),
-            &age(0.99),
-        ],
-    );
+    let age = |share| scrape.age(share).map_or_else(|| "-".to_owned(), age_text);
+    line([
+        name,
+        &value("received_messages_total"),
+        &value("sent_messages_total"),
+        &rate.to_string(),
+        &value("in_flight_messages"),
+        &value("dead_lettered_messages_total"),
+        &age(0.5),
+        &age(0.99),
+    ])
 }
 
-fn line(text: &mut String, cells: [&str; 8]) {
+/// An age in at most seven characters.
+fn age_text(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds.is_infinite() => ">30 min".to_owned(),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+        seconds => format!("{seconds:.0} s"),
+    }
+}
+
+/// A line of 78 characters, as long as no value is larger than its column.
+fn line(cells: [&str; 8]) -> String {
+    const WIDTHS: [usize; 7] = [10, 10, 7, 10, 13, 10, 8];
     let [name, rest @ ..] = cells;
-    // Writing to a string cannot fail.
-    write!(text, "{name:<10}").unwrap_or_default();
-    rest.iter().for_each(|cell| write!(text, "{cell:>12}").unwrap_or_default());
-    text.push('\n');
+    let mut text = format!("{name:<10}");
+    for (cell, width) in rest.iter().zip(WIDTHS) {
+        // Writing to a string cannot fail.
+        write!(text, "{cell:>width$}").unwrap_or_default();
+    }
+    text
 }
 
 /// Prints the account.
 pub(crate) fn print_report(report: &Report) {
     let account = &report.account;
     let rows = [
-        ("sent", account.sent),
-        ("acknowledged", account.acknowledged),
-        ("rows", account.rows),
-        ("archived", account.archived),
-        ("dead letters", account.dead_letters),
-        ("missing", account.missing),
-        ("corrupted", account.corrupted),
-        ("duplicates", account.duplicates),
+        ("sent", account.sent, "by the devices"),
+        ("acknowledged", account.acknowledged, "by the broker: each of these must be found again"),
+        ("rows", account.rows, "in the table"),
+        ("archived", account.archived, "in the archive"),
+        ("dead letters", account.dead_letters, "refused, and kept with the reason"),
+        ("missing", account.missing, "neither at both ends nor in the dead letters"),
+        ("corrupted", account.corrupted, "arrived with a content that was not sent"),
+        ("invented", account.invented, "arrived, and no device sent them"),
+        ("duplicates", account.duplicates, "arrived more than once"),
     ];
     println!();
-    rows.iter().for_each(|(name, value)| println!("{name:<14}{value:>12}"));
-    println!("{:<14}{:>12.1}", "seconds", report.elapsed_seconds);
-    println!("{:<14}{:>12.0}", "messages/s", report.messages_per_second);
+    rows.iter().for_each(|(name, value, note)| println!("{name:<14}{value:>10}  {note}"));
+    println!("{:<14}{:>10.1}", "seconds", report.elapsed_seconds);
+    println!("{:<14}{:>10.0}", "messages/s", report.messages_per_second);
     let verdict = if account.is_clean() {
         "every message is accounted for"
     } else {
-        "messages are missing or corrupted"
+        "messages are missing, corrupted or invented"
     };
     println!("\n{verdict}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDE: Size = Size { columns: 100, rows: 40 };
+
+    fn lines() -> Vec<String> {
+        vec![line(HEADINGS), line(["bigqueries", "1", "2", "3", "4", "5", "6", "7"])]
+    }
+
+    #[test]
+    fn the_table_fits_the_usual_terminal() {
+        let [count, speed] = ["123456789", "999999"];
+        let full = ["bigqueries", count, count, speed, count, count, ">30 min", ">30 min"];
+
+        for cells in [HEADINGS, full] {
+            let text = line(cells);
+            assert!(text.len() <= 79, "{} characters: {text}", text.len());
+            let apart = text.split("  ").flat_map(|part| part.split(' ')).filter(|p| !p.is_empty());
+            assert!(apart.count() >= cells.iter().filter(|cell| !cell.is_empty()).count());
+        }
+    }
+
+    #[test]
+    fn ages_fit_their_column() {
+        let ages = [0.001, 0.512, 1.024, 8.192, 16.384, 2097.152, f64::INFINITY].map(age_text);
+
+        assert_eq!(ages, ["1 ms", "512 ms", "1.0 s", "8.2 s", "16 s", "2097 s", ">30 min"]);
+    }
+
+    #[test]
+    fn a_table_is_drawn_over_the_one_before() {
+        let mut table = Table { size: Some(WIDE), above: "above\n".into(), ..Table::default() };
+
+        let first = table.redrawn(&lines(), Some(WIDE));
+        let second = table.redrawn(&lines(), Some(WIDE));
+
+        assert!(!first.contains('\x1b'), "{first:?}");
+        assert_eq!(second, format!("\x1b[2A\x1b[J{first}"));
+    }
+
+    #[test]
+    fn a_table_after_a_note_is_drawn_below_it() {
+        let mut table = Table { size: Some(WIDE), above: "above\n".into(), ..Table::default() };
+        let first = table.redrawn(&lines(), Some(WIDE));
+
+        table.note("stopping");
+
+        assert_eq!(table.redrawn(&lines(), Some(WIDE)), first);
+    }
+
+    #[test]
+    fn a_terminal_that_has_another_size_is_drawn_anew_with_lines_that_fit() {
+        let mut table = Table { size: Some(WIDE), above: "above\n".into(), ..Table::default() };
+        table.redrawn(&lines(), Some(WIDE));
+
+        let small = Size { columns: 30, rows: 2 };
+        let text = table.redrawn(&lines(), Some(small));
+
+        let drawn = text.strip_prefix("\x1b[H\x1b[2Jabove\n").unwrap();
+        assert_eq!(drawn.lines().count(), 1, "{drawn:?}");
+        assert!(drawn.lines().all(|line| line.len() == 30), "{drawn:?}");
+        assert_eq!(table.redrawn(&lines(), Some(small)), format!("\x1b[1A\x1b[J{drawn}"));
+    }
+
+    #[test]
+    fn a_file_gets_whole_lines_and_no_control_sequences() {
+        let mut table = Table::default();
+        table.redrawn(&lines(), None);
+
+        let text = table.redrawn(&lines(), None);
+
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines());
+    }
 }

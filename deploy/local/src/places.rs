@@ -1,0 +1,65 @@
+//! Where everything is, and what to try.
+
+use std::fmt::{self, Write as _};
+use std::path::Path;
+
+use crate::args::Args;
+use crate::platform::{BUCKET, DATASET, PROJECT, Platform, VIEW};
+
+/// Text about a running platform. With the table below it takes the 24 lines of the usual terminal,
+/// in lines of at most 79 characters where paths are short.
+///
+/// `data` is a path of the data folder for commands.
+pub(crate) fn describe(args: &Args, platform: &Platform, data: &Path) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    write(&mut text, args, platform, data).unwrap_or_default();
+    text
+}
+
+fn write(
+    text: &mut String,
+    args: &Args,
+    platform: &Platform,
+    data: &Path,
+) -> Result<(), fmt::Error> {
+    let port = args.mqtt_port;
+    let cloud = platform.emulator.url();
+    let data = data.display();
+    writeln!(text, "MQTT      mqtt://127.0.0.1:{port}  ({})", platform.broker.name())?;
+    writeln!(text, "Cloud     {cloud}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)")?;
+    let services: Vec<_> = platform
+        .stages
+        .iter()
+        .map(|stage| format!("http://{} {:<12}", stage.hosted.address(), stage.name))
+        .collect();
+    for (index, pair) in services.chunks(2).enumerate() {
+        let head = if index == 0 { "Services" } else { "" };
+        writeln!(text, "{head:<10}{}", pair.join("  ").trim_end())?;
+    }
+    match &platform.redis {
+        Some(redis) => writeln!(text, "Cache     memory, {}, Firestore", redis.url())?,
+        None => writeln!(text, "Cache     memory, Firestore  (no redis-server on the PATH)")?,
+    }
+    writeln!(text, "Data      {}", platform.data_dir.display())?;
+    writeln!(text)?;
+    writeln!(
+        text,
+        "Send a message. Find its row, and some seconds later its line in the archive:"
+    )?;
+    writeln!(
+        text,
+        "  mosquitto_pub -p {port} -q 1 -t devices/abc/up -m '{{\"temperature\":21.5}}'"
+    )?;
+    writeln!(text, "  curl -s {cloud}/bigquery/v2/projects/{PROJECT}/queries --json \\")?;
+    writeln!(
+        text,
+        "    '{{\"query\":\"SELECT * FROM {DATASET}.{VIEW} WHERE device_id = \\\"abc\\\"\"}}'"
+    )?;
+    writeln!(text, "  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'")?;
+    writeln!(text, "See what was refused, and why:")?;
+    writeln!(text, "  cargo run -q --bin bigqueries -- dead-letters list \\")?;
+    writeln!(text, "    --config {data}/settings/bigqueries.yaml")?;
+    writeln!(text, "Ctrl-C stops the devices and accounts for every message.")?;
+    writeln!(text)
+}
