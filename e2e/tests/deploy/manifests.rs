@@ -1,6 +1,7 @@
 //! The manifests of Kubernetes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -218,6 +219,28 @@ fn pods_have_no_rights_that_they_do_not_need() {
         let annotations = &account["metadata"]["annotations"];
         let google = annotations["iam.gke.io/gcp-service-account"].as_str().unwrap();
         assert!(google.starts_with(&format!("dataflow-{service}@")), "{google}");
+    }
+}
+
+#[test]
+fn a_restarted_container_finds_what_the_last_one_worked_on() {
+    let Some(text) = rendered("gcp") else { return };
+    let manifests = manifests(&text);
+    for service in SERVICES {
+        let workload = named(&manifests, &["StatefulSet", "Deployment"], service);
+        let pod = &workload["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let find = |list: &Value, key: &str, value: &str| {
+            let found = list.as_array().unwrap().iter().find(|item| item[key] == value);
+            found.unwrap_or_else(|| panic!("{service} has no {value}")).clone()
+        };
+        let file = find(&container["env"], "name", "DATAFLOW__PIPELINE__CRASH_FILE");
+        let file = Path::new(file["value"].as_str().unwrap());
+        let folder = file.parent().unwrap().to_str().unwrap();
+        let mount = find(&container["volumeMounts"], "mountPath", folder);
+        assert_ne!(mount["readOnly"], true, "{service}");
+        let volume = find(&pod["volumes"], "name", mount["name"].as_str().unwrap());
+        assert!(volume["emptyDir"].is_object(), "{service}: {volume}");
     }
 }
 
