@@ -108,8 +108,9 @@ fn exported() -> BTreeSet<String> {
     pubsub::SourceMetrics::default().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-    let mut names: BTreeSet<_> =
-        ["dataflow_service_ready", "dataflow_build_info"].map(str::to_owned).into();
+    let of_the_host =
+        ["dataflow_service_ready", "dataflow_service_lost_log_lines_total", "dataflow_build_info"];
+    let mut names: BTreeSet<_> = of_the_host.map(str::to_owned).into();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
         match kind {
