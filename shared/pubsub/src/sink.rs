@@ -161,3 +161,146 @@ fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
+    use pipeline::Sink as _;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::connection::Connection;
+    use crate::settings::Endpoint;
+
+    fn outgoing() -> Outgoing {
+        Outgoing {
+            topic: TopicName::new("p", "t"),
+            data: Bytes::from_static(b"data"),
+            attributes: Attributes::default(),
+            ordering_key: String::new(),
+        }
+    }
+
+    async fn sink() -> Sink {
+        service::install_crypto();
+        let endpoint = Some("http://127.0.0.1:1".to_owned());
+        let connection = Connection::new(Endpoint { endpoint, ..Endpoint::default() });
+        Sink::new(Publishers::new(&connection).await.unwrap(), TopicGuard::new([]))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_message_is_never_larger_than_it_is_counted(
+            data in proptest::collection::vec(any::<u8>(), 0..5_000),
+            key in "[a-z]{0,200}",
+            attributes in proptest::collection::hash_map("[a-z]{1,200}", "[a-z]{0,1000}", 0..20),
+        ) {
+            let mut record = outgoing();
+            record.data = data.into();
+            record.ordering_key = key;
+            record.attributes = attributes.into();
+            let request = PublishRequest {
+                topic: String::new(),
+                messages: vec![record.to_message()],
+            };
+
+            prop_assert!(request.encoded_len() <= encoded_size(&record));
+        }
+    }
+
+    #[test]
+    fn a_message_counts_its_parts_and_8_bytes_for_each_of_their_fields() {
+        let mut record = outgoing();
+        assert_eq!(encoded_size(&record), 3 * 8 + 4);
+        record.ordering_key = "key".into();
+        assert_eq!(encoded_size(&record), 3 * 8 + 4 + 3);
+        record.attributes.insert("n".into(), "value".into());
+        assert_eq!(encoded_size(&record), 3 * 8 + 4 + 3 + 2 * 8 + 6);
+    }
+
+    #[test]
+    fn what_is_at_a_limit_passes_and_what_is_above_it_is_refused() {
+        let refused = |change: &dyn Fn(&mut Outgoing)| {
+            let mut record = outgoing();
+            change(&mut record);
+            let size = encoded_size(&record);
+            check(&record, size).map_err(|error| error.recovery())
+        };
+        let reject = |reason| Err(Recovery::Reject(reason));
+        let most = MAX_MESSAGE_BYTES - 3 * 8;
+
+        assert_eq!(refused(&|m| m.data = vec![0; most].into()), Ok(()));
+        let above = refused(&|m| m.data = vec![0; most + 1].into());
+        assert_eq!(above, reject("message_too_large"));
+        let attributes = |count: usize| {
+            move |m: &mut Outgoing| {
+                m.attributes.extend((0..count).map(|i| (i.to_string(), String::new())));
+            }
+        };
+        assert_eq!(refused(&attributes(100)), Ok(()));
+        assert_eq!(refused(&attributes(101)), reject("too_many_attributes"));
+        let attribute = |name: usize, value: usize| {
+            move |m: &mut Outgoing| drop(m.attributes.insert("n".repeat(name), "v".repeat(value)))
+        };
+        assert_eq!(refused(&attribute(256, 1024)), Ok(()));
+        for (name, value) in [(0, 1), (257, 1), (1, 1025)] {
+            assert_eq!(refused(&attribute(name, value)), reject("attribute_invalid"));
+        }
+        assert_eq!(refused(&|m| m.ordering_key = "k".repeat(1024)), Ok(()));
+        let above = refused(&|m| m.ordering_key = "k".repeat(1025));
+        assert_eq!(above, reject("ordering_key_too_long"));
+        assert_eq!(refused(&|m| m.data.clear()), reject("empty_message"));
+        let no_data = |m: &mut Outgoing| {
+            m.data.clear();
+            m.attributes.insert("n".into(), String::new());
+        };
+        assert_eq!(refused(&no_data), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_full_at_the_limits_of_a_request() {
+        let sink = sink().await;
+        let sized = |bytes: usize| Outgoing { data: vec![0; bytes - 3 * 8].into(), ..outgoing() };
+        let topic = outgoing().topic;
+        let rest = MAX_REQUEST_BYTES - topic.as_str().len() - 5_000_000;
+        let second = |bytes| {
+            let mut batch = sink.open(&topic);
+            let first = sink.join(&mut batch, sized(5_000_000), &mut ()).unwrap();
+            assert_eq!(first, 5_000_000 + topic.as_str().len());
+            sink.join(&mut batch, sized(bytes), &mut ())
+        };
+
+        assert!(matches!(second(rest), Ok(MAX_REQUEST_BYTES)));
+        assert!(matches!(second(rest + 1), Err(Join::Full(_))));
+        let mut batch = sink.open(&topic);
+        for _ in 0..MAX_REQUEST_MESSAGES {
+            sink.join(&mut batch, outgoing(), &mut ()).unwrap();
+        }
+        assert!(matches!(sink.join(&mut batch, outgoing(), &mut ()), Err(Join::Full(_))));
+        // A topic's name alone may be longer than what a largest message leaves.
+        let mut empty = sink.open(&TopicName::new("p", &"t".repeat(2_000)));
+        sink.join(&mut empty, sized(MAX_MESSAGE_BYTES), &mut ()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_of_one_topic_and_parted_in_its_order() {
+        let sink = sink().await;
+        assert_eq!(sink.key(&outgoing()), TopicName::new("p", "t"));
+        let mut batch = sink.open(&outgoing().topic);
+        for data in ["a", "b", "c"] {
+            let record = Outgoing { data: data.into(), ..outgoing() };
+            sink.join(&mut batch, record, &mut ()).unwrap();
+        }
+
+        let (first, second) = sink.split(&sink.seal(batch, &mut ()), 1).unwrap();
+
+        let data = |batch: &Batch| -> Vec<Bytes> {
+            batch.messages.iter().map(|message| message.data.clone()).collect()
+        };
+        assert_eq!(data(&first), ["a"]);
+        assert_eq!(data(&second), ["b", "c"]);
+        assert_eq!(second.topic, TopicName::new("p", "t"));
+    }
+}

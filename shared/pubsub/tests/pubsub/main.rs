@@ -4,8 +4,10 @@
 
 mod dead_letters;
 mod guard;
+mod intake;
 mod proxy;
 mod publishing;
 mod reading;
 mod sink;
+mod survey;
 mod world;

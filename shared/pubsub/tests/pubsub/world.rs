@@ -42,6 +42,10 @@ impl World {
         world
     }
 
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint { endpoint: Some(self.emulator.url()), ..Endpoint::default() }
+    }
+
     pub(crate) async fn put(&self, resource: &str, body: serde_json::Value) {
         let url = format!("{}/v1/projects/p/{resource}", self.emulator.url());
         Client::new().put(url).json(&body).send().await.unwrap().error_for_status().unwrap();

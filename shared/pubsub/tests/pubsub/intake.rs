@@ -1,0 +1,97 @@
+//! What a service opens that reads from a subscription.
+
+use std::time::Duration;
+
+use pipeline::Source as _;
+use pipeline::dead_letter::Policy;
+use pubsub::{Graves, Intake, Keyword, Subscription};
+use serde_json::json;
+use service::{Context, Health, SharedRegistry};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::world::{PATIENCE, World, next};
+
+fn context() -> Context {
+    Context { health: Health::default(), registry: SharedRegistry::default() }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intake_reads_and_says_what_it_waits_for() {
+    let world = World::new(json!({})).await;
+    let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
+    let graves = Graves::Topic { topic_id: "topic".into(), bucket: None };
+    let endpoint = world.endpoint();
+    let intake = Intake {
+        service: "enrich",
+        project: "p",
+        subscription: &subscription,
+        dead_letters: Some(&graves),
+        pubsub: &endpoint,
+        storage: storage::Endpoint::default(),
+    };
+    let (context, mut watchers) = (context(), JoinSet::new());
+
+    let opened = intake.clone().open([], &context, &mut watchers).await.unwrap();
+
+    assert!(matches!(opened.dead_letters, Policy::Bury(_)));
+    let is_ready = |name| context.health.conditions()[name].ready;
+    assert!(is_ready("topics"), "the topic of the dead letters is guarded");
+    until(|| is_ready("subscription")).await;
+    let metrics = context.registry.encode().unwrap();
+    for name in ["reconnects", "lost_acks", "expired_leases"] {
+        assert!(metrics.contains(&format!("dataflow_pubsub_{name}_total 0")), "{metrics}");
+    }
+    world.publish(["data".into()], "").await;
+    let mut source = opened.source;
+    next(&mut source).await.ack();
+    source.close().await.unwrap();
+    world.delete("subscriptions/subscription").await;
+    until(|| !is_ready("topics") || !is_ready("subscription")).await;
+
+    let needs = intake.clone().look([]).await.unwrap();
+    assert_eq!(needs.len(), 2, "{needs:?}");
+    let office = intake.office();
+    assert_eq!((office.service, office.project), ("enrich", "p"));
+    assert_eq!((office.topic.as_ref(), office.reads), (Some(&world.topic), Some(&subscription)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_left_to_the_subscription_need_its_policy() {
+    let world = World::new(json!({})).await;
+    let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
+    let leave = Graves::Keyword(Keyword::Subscription);
+    let endpoint = world.endpoint();
+    let intake = |graves| Intake {
+        service: "enrich",
+        project: "p",
+        subscription: &subscription,
+        dead_letters: graves,
+        pubsub: &endpoint,
+        storage: storage::Endpoint::default(),
+    };
+    let (context, mut watchers) = (context(), JoinSet::new());
+    let opened = intake(Some(&leave)).open([], &context, &mut watchers).await.unwrap();
+    let state = || context.health.conditions()["subscription"].clone();
+
+    assert!(matches!(opened.dead_letters, Policy::Leave));
+    until(|| state().reason.contains("has no dead-letter policy")).await;
+    world.delete("subscriptions/subscription").await;
+    until(|| state().reason.contains("does not exist")).await;
+    let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
+    let settings = json!({ "topic": world.topic.as_str(), "deadLetterPolicy": policy });
+    world.put("subscriptions/subscription", settings).await;
+    until(|| state().ready).await;
+
+    let nowhere = intake(None).open([], &context, &mut watchers).await;
+    assert!(nowhere.is_err_and(|error| error.to_string().contains("dead_letters")));
+}

@@ -1,0 +1,122 @@
+//! What `check --online` says about Pub/Sub.
+
+use pubsub::{Graves, Keyword, Subscription, Survey, TopicName};
+use serde_json::json;
+use service::Need;
+use service::survey::State;
+use tonic::Code;
+
+use crate::world::World;
+
+/// What is needed, by kind and the end of its name, with how it is there.
+async fn look(world: &World, topics: &[&str], dead_letters: Option<&Graves>) -> Vec<Need> {
+    let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
+    let survey = Survey {
+        project: "p",
+        pubsub: &world.endpoint(),
+        storage: &storage::Endpoint { endpoint: Some(world.emulator.url()) },
+        topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
+        subscription: Some(&subscription),
+        dead_letters,
+    };
+    survey.look().await.unwrap()
+}
+
+async fn of_subscription(world: &World, dead_letters: Option<&Graves>) -> State {
+    let mut needs = look(world, &[], dead_letters).await;
+    assert_eq!(needs.len(), 1);
+    let need = needs.remove(0);
+    assert_eq!(need.kind, "subscription");
+    assert_eq!(need.name, "projects/p/subscriptions/subscription");
+    assert_eq!(need.role, Some("roles/pubsub.subscriber"));
+    need.state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_that_is_needed_is_looked_at() {
+    let world = World::new(json!({})).await;
+    world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
+    world.put("topics/letters", json!({ "messageRetentionDuration": "600s" })).await;
+    let graves = Graves::Topic { topic_id: "letters".into(), bucket: Some("graves".into()) };
+
+    let needs = look(&world, &["topic"], Some(&graves)).await;
+
+    let named: Vec<_> = needs.iter().map(|need| (need.kind, need.name.as_str())).collect();
+    let expected = [
+        ("subscription", "projects/p/subscriptions/subscription"),
+        ("topic", "projects/p/topics/topic"),
+        ("topic", "projects/p/topics/letters"),
+        ("bucket", "gs://graves"),
+    ];
+    assert_eq!(named, expected);
+    assert!(needs.iter().all(|need| need.state.is_fine()), "{needs:?}");
+    assert!(matches!(needs[0].state, State::Ready), "{needs:?}");
+    assert!(matches!(needs[1].state, State::Ready), "{needs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_told_by_what_is_wrong_with_it() {
+    let world = World::new(json!({})).await;
+    let refuse = |code| world.emulator.faults().refuse("GetSubscription", 2, code);
+    let (leave, drop) = (Graves::Keyword(Keyword::Subscription), Graves::Keyword(Keyword::Drop));
+
+    assert!(matches!(of_subscription(&world, Some(&drop)).await, State::Ready));
+    let state = of_subscription(&world, Some(&leave)).await;
+    assert!(matches!(state, State::Differs(why) if why.contains("no dead-letter policy")));
+    refuse(Code::PermissionDenied);
+    assert!(matches!(of_subscription(&world, None).await, State::Unchecked(_)));
+    world.emulator.faults().clear();
+    refuse(Code::Unavailable);
+    assert!(matches!(of_subscription(&world, None).await, State::Unreachable(_)));
+    world.emulator.faults().clear();
+    world.delete("topics/topic").await;
+    let state = of_subscription(&world, None).await;
+    assert!(matches!(state, State::Differs(why) if why.contains("deleted")));
+    world.delete("subscriptions/subscription").await;
+    assert!(matches!(of_subscription(&world, None).await, State::Missing(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_its_own_is_what_letters_left_to_it_need() {
+    let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
+    let world = World::new(json!({ "deadLetterPolicy": policy })).await;
+
+    let leave = Graves::Keyword(Keyword::Subscription);
+
+    assert!(matches!(of_subscription(&world, Some(&leave)).await, State::Ready));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_told_by_what_is_wrong_with_it() {
+    let world = World::new(json!({})).await;
+    world.put("topics/lonely", json!({})).await;
+    let state = async |topic| look(&world, &[topic], None).await.remove(1).state;
+    let refuse = |method, code| {
+        world.emulator.faults().clear();
+        world.emulator.faults().refuse(method, 2, code);
+    };
+
+    assert!(
+        matches!(state("missing").await, State::Missing(why) if why.ends_with("does not exist"))
+    );
+    assert!(matches!(state("lonely").await, State::Missing(why) if why.contains("neither")));
+    refuse("GetTopic", Code::PermissionDenied);
+    assert!(matches!(state("topic").await, State::Unchecked(_)));
+    refuse("GetTopic", Code::Unavailable);
+    assert!(
+        matches!(state("topic").await, State::Unreachable(why) if why.contains("does not answer"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_is_told_unless_nobody_may_say() {
+    let world = World::new(json!({})).await;
+    let state = async |code| {
+        world.emulator.faults().clear();
+        world.emulator.faults().refuse("TestIamPermissions", 2, code);
+        of_subscription(&world, None).await
+    };
+
+    assert!(matches!(state(Code::PermissionDenied).await, State::Unchecked(_)));
+    assert!(matches!(state(Code::Unavailable).await, State::Unreachable(_)));
+}
