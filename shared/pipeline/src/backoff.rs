@@ -63,6 +63,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_success_starts_from_the_shortest_wait_again() {
+        let mut waits = Backoff::default().waits();
+        let last = (0..20).map(|_| waits.next_wait()).last();
+
+        waits.reset();
+
+        let next = waits.next_wait();
+        assert!(last.is_some_and(|last| last > next) && next <= Backoff::default().min);
+    }
+
     proptest! {
         #[test]
         fn waits_grow_to_the_maximum_and_never_pass_it(min in 1_u64..5_000, extra in 0_u64..60_000) {

@@ -12,7 +12,7 @@ pub struct InFlight {
     bytes: Arc<Semaphore>,
     max_messages: usize,
     max_bytes: usize,
-    starved: watch::Sender<u64>,
+    starved: watch::Sender<()>,
 }
 
 /// A message's share of the bound, given back on drop.
@@ -40,7 +40,7 @@ impl InFlight {
             bytes: Arc::new(Semaphore::new(max_bytes)),
             max_messages,
             max_bytes,
-            starved: watch::Sender::new(0),
+            starved: watch::Sender::new(()),
         }
     }
 
@@ -65,13 +65,13 @@ impl InFlight {
 
     /// Tells whoever holds open batches that somebody waits for room.
     pub fn call_for_room(&self) {
-        self.starved.send_modify(|count| *count += 1);
+        self.starved.send_replace(());
     }
 
     /// Changes at each [`InFlight::call_for_room`], and each time that somebody has to wait in
     /// [`InFlight::admit`].
     #[must_use]
-    pub fn starved(&self) -> watch::Receiver<u64> {
+    pub fn starved(&self) -> watch::Receiver<()> {
         self.starved.subscribe()
     }
 
@@ -95,14 +95,14 @@ impl InFlight {
 pub struct Memory {
     limit: usize,
     used: AtomicUsize,
-    freed: watch::Sender<u64>,
+    freed: watch::Sender<()>,
 }
 
 impl Memory {
     /// A budget of this many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), freed: watch::Sender::new(0) }
+        Self { limit, used: AtomicUsize::new(0), freed: watch::Sender::new(()) }
     }
 
     /// Takes a share of nothing, to be resized as its batch grows.
@@ -124,7 +124,7 @@ impl Memory {
 
     /// Changes each time that a share is given back.
     #[must_use]
-    pub fn freed(&self) -> watch::Receiver<u64> {
+    pub fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()
     }
 }
@@ -151,7 +151,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.memory.freed.send_modify(|count| *count += 1);
+        self.memory.freed.send_replace(());
     }
 }
 
@@ -176,18 +176,67 @@ mod tests {
         assert_eq!((bound.messages(), bound.bytes()), (0, 0));
     }
 
+    #[tokio::test]
+    async fn only_who_has_to_wait_calls_for_room() {
+        for (messages, bytes, size, has_to_wait) in [
+            (9, 100, 10, false),
+            (9, 10, 10, false),
+            (9, 9, 10, true),
+            (9, 0, 10, true),
+            (0, 100, 10, true),
+        ] {
+            let bound = InFlight::new(messages, bytes);
+            // A bound of 9 bytes would take a message of 10 for one of 9.
+            let bound = InFlight { max_bytes: 100, ..bound };
+            let starved = bound.starved();
+
+            let admitted = bound.admit(size).now_or_never();
+
+            assert_eq!(admitted.is_none(), has_to_wait, "{messages} messages, {bytes} bytes");
+            assert_eq!(
+                starved.has_changed().unwrap(),
+                has_to_wait,
+                "{messages} messages, {bytes} bytes"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_can_be_given_back_before_the_message() {
+        let bound = InFlight::new(2, 100);
+        let mut permit = bound.admit(60).await;
+
+        permit.release_bytes();
+
+        assert_eq!((bound.messages(), bound.bytes()), (1, 0));
+        assert!(bound.admit(100).now_or_never().is_some());
+    }
+
+    #[test]
+    fn memory_is_over_beyond_its_limit_alone() {
+        let memory = Arc::new(Memory::new(10));
+        let mut share = memory.share();
+        assert!(!memory.is_over());
+
+        share.resize(10);
+        assert!(!memory.is_over());
+        share.resize(11);
+        assert!(memory.is_over());
+    }
+
     #[test]
     fn shares_add_up_and_return() {
         let memory = Arc::new(Memory::new(10));
         let (mut one, mut two) = (memory.share(), memory.share());
+        let freed = memory.freed();
 
+        one.resize(6);
         one.resize(8);
         two.resize(8);
         one.resize(4);
 
-        assert_eq!(memory.used(), 12);
-        assert!(memory.is_over());
+        assert_eq!((memory.used(), freed.has_changed().unwrap()), (12, false));
         drop((one, two));
-        assert_eq!(memory.used(), 0);
+        assert_eq!((memory.used(), freed.has_changed().unwrap()), (0, true));
     }
 }

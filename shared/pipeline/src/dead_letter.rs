@@ -60,3 +60,17 @@ pub fn cut(mut text: String, max_bytes: usize) -> String {
     text.truncate(text.floor_char_boundary(max_bytes));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        for (max_bytes, expected) in
+            [(0, ""), (1, "a"), (2, "a"), (3, "aä"), (4, "aäb"), (9, "aäb")]
+        {
+            assert_eq!(cut("aäb".into(), max_bytes), expected, "{max_bytes} bytes");
+        }
+    }
+}

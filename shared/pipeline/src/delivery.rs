@@ -153,6 +153,15 @@ mod tests {
     }
 
     #[test]
+    fn a_nack_is_told_once() {
+        let (delivery, verdicts) = delivery();
+
+        delivery.nack();
+
+        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+    }
+
+    #[test]
     fn a_replaced_message_keeps_its_duty_and_is_settled_once() {
         let (delivery, verdicts) = delivery();
 

@@ -68,3 +68,30 @@ impl fmt::Display for Error {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Cause {
+        text: &'static str,
+        source: Option<Box<Cause>>,
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        let cause = |text, source| Cause { text, source: Option::map(source, Box::new) };
+        let inner = cause("connection refused", None);
+        let repeated = cause("send failed: connection refused", Some(inner));
+        let outer = cause("no answer", Some(repeated));
+
+        let error = Recovery::Retry.because("insert rows", outer);
+
+        assert_eq!(error.detail(), "no answer: send failed: connection refused");
+        assert_eq!(error.to_string(), "insert rows");
+        assert_eq!(format!("{error:#}"), "insert rows: no answer: send failed: connection refused");
+        assert_eq!(error.recovery(), Recovery::Retry);
+    }
+}

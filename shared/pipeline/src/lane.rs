@@ -57,8 +57,8 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     is_noted: bool,
     /// Whether the other lanes know already that memory is short.
     has_called_for_memory: bool,
-    starved: watch::Receiver<u64>,
-    freed: watch::Receiver<u64>,
+    starved: watch::Receiver<()>,
+    freed: watch::Receiver<()>,
 }
 
 /// A batch that still grows.

@@ -117,3 +117,41 @@ impl Message {
         self.data.len() + self.id.len() + self.ordering_key.len() + attributes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_a_message_holds_counts() {
+        let mut message = Message::new("12345").with_attribute("abc", "de").with_attribute("f", "");
+        message.id = "1234567".into();
+        message.ordering_key = "0123456789-0123456789".into();
+
+        assert_eq!(message.size(), 5 + 7 + 21 + 5 + 1);
+        assert_eq!(Message::new("").size(), 0);
+    }
+
+    #[test]
+    fn names_of_the_services_are_reserved() {
+        for name in ["device_id", "mqtt_topic", "dl_reason", "googclient_traceparent", "goog"] {
+            assert!(attribute::is_reserved(name), "{name}");
+        }
+        for name in ["", "device", "d", "dl", "uid", "my_dl_", "a_goog"] {
+            assert!(!attribute::is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn attributes_are_shared_until_one_is_changed() {
+        let map = HashMap::from([("name".to_owned(), "value".to_owned())]);
+        let first = Attributes::from(map.clone());
+        let mut second = first.clone();
+
+        second.insert("other".into(), "value".into());
+
+        assert_eq!(*first, map);
+        assert_eq!((&first).into_iter().collect::<Vec<_>>().len(), 1);
+        assert_eq!((&second).into_iter().collect::<Vec<_>>().len(), 2);
+    }
+}

@@ -117,6 +117,25 @@ mod tests {
         assert_eq!(json.finish(), br#"{"payload":"AP9kYXRh"}"#);
     }
 
+    #[test]
+    fn payloads_are_equal_by_their_bytes() {
+        let encoded = Payload::from_base64(Bytes::from_static(b"YQ==")).unwrap();
+
+        assert_eq!(encoded, Payload::from(b"a".as_slice()));
+        assert_ne!(encoded, Payload::from(b"b".as_slice()));
+        assert_ne!(encoded, Payload::from(Vec::new()));
+    }
+
+    #[test]
+    fn a_wrong_character_is_found_beside_others() {
+        for text in ["!bcdefgh", "!!cdefgh", "!!!defgh", "!!!!efgh", "abcd!!gh", "abcd====", "abc"]
+        {
+            assert!(Payload::from_base64(text.into()).is_none(), "{text}");
+        }
+        assert!(Payload::from_base64("abcdefgh".into()).is_some());
+        assert!(Payload::from_base64("+/+/+/+/".into()).is_some());
+    }
+
     proptest! {
         #[test]
         fn what_is_taken_for_base64_is_what_decodes(

@@ -208,8 +208,28 @@ mod tests {
     }
 
     #[test]
+    fn places_in_the_payload_need_it() {
+        let place = |text: &str| text.parse::<Place>().expect("a place");
+
+        assert!(place("/a").needs_payload() && place("").needs_payload());
+        assert!(!place("enrichment.a").needs_payload() && !place("attribute.a").needs_payload());
+        assert_eq!(Pointer::to("a/b").to_string(), "/a~1b");
+        assert_eq!(Pointer::to("a").names(), ["a"]);
+    }
+
+    #[test]
+    fn its_schema_says_what_is_a_place() {
+        let schema = schemars::schema_for!(Vec<Place>);
+
+        let place = schema.pointer("/$defs/Place").expect("a schema of its own");
+        assert_eq!(place["type"], "string");
+        assert!(place["pattern"].as_str().is_some_and(|it| it.contains("attribute")));
+        assert_eq!(schema.pointer("/items/$ref"), Some(&json!("#/$defs/Place")));
+    }
+
+    #[test]
     fn what_is_no_place_is_refused_with_what_would_be_right() {
-        for text in ["DeviceID", "enrichment.", "attribute", "payload.x"] {
+        for text in ["DeviceID", "enrichment.", "attribute", "attribute.", "payload.x"] {
             assert!(text.parse::<Place>().is_err_and(|why| why.contains("enrichment.NAME")));
         }
     }

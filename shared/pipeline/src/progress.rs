@@ -80,6 +80,18 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn a_task_that_beats_in_its_interval_is_never_stalled() {
+        let progress = Progress::new(Duration::from_secs(10));
+        let pulse = progress.pulse("task".into());
+        assert_eq!(pulse.interval(), Duration::from_millis(2500));
+
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(progress.stalled(), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(progress.stalled(), Some(("task".into(), Duration::from_millis(10_001))));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn only_a_silent_task_is_stalled() {
         let progress = Progress::new(Duration::from_secs(10));
         let (alive, silent) = (progress.pulse("alive".into()), progress.pulse("silent".into()));

@@ -59,6 +59,13 @@ mod tests {
             format!("00-{trace}-0000000000000000-01"),
             format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
             format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
+            format!("00-{}-00f067aa0ba902b7-01", "a".repeat(31)),
+            format!("00-{}g-00f067aa0ba902b7-01", "a".repeat(31)),
+            format!("00-{trace}-00f067aa0ba902b7a-01"),
+            format!("00-{trace}-00f067aa0ba902bx-01"),
+            format!("00-{trace}-00f067aa0ba902b7-1"),
+            format!("00-{trace}-00f067aa0ba902b7-0x"),
+            format!("00-{trace}-00f067aa0ba902b7-01-00"),
         ] {
             assert!(!is_valid(&wrong), "{wrong}");
         }

@@ -81,6 +81,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn its_metric_is_the_age_of_the_oldest() {
+        let waiting = Waiting::default();
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(waiting.clone()));
+        let age = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let value = text.lines().find_map(|line| {
+                line.strip_prefix("oldest_unacknowledged_age_seconds ")?.parse::<i64>().ok()
+            });
+            value.unwrap_or_else(|| panic!("{text}"))
+        };
+        let ago = |seconds| OffsetDateTime::now_utc() - time::Duration::seconds(seconds);
+
+        assert_eq!(age(), 0);
+        let _future = waiting.enter(ago(-1000));
+        assert_eq!(age(), 0);
+        let _old = waiting.enter(ago(1000));
+        // The clock goes on meanwhile, and the test may wait for its turn.
+        assert!((1000..2000).contains(&age()), "{}", age());
+    }
+
+    #[test]
     fn the_oldest_counts_until_the_last_of_its_second_is_settled() {
         let waiting = Waiting::default();
         let at = |second| OffsetDateTime::from_unix_timestamp(second).unwrap();
