@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
-use crate::mqtt::security;
-use crate::{guarantee, routes};
+use crate::mqtt::{Grants, security};
+use crate::{guarantee, host, routes};
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -66,14 +66,15 @@ pub struct Mqtt {
     /// First part of the client id `<name>-<ordinal>-<connection>`, which must stay the same so that
     /// the broker knows our session.
     pub name: String,
-    /// Second part; by default the number at the end of the host's name, as a StatefulSet gives it,
-    /// else 0.
+    /// Second part; by default the number at the end of the host's name, as a StatefulSet gives it
+    /// (`ingestion-2`), else 0. A name that ends with an address, such as `ip-10-0-3-45`, gives none.
     pub ordinal: Option<u32>,
     /// Between two pings; 5s to 18h.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub keep_alive: Duration,
-    /// Longest wait for a connection.
+    /// Longest wait for a connection, and for the answer to a SUBSCRIBE; at least 1s. A name with several
+    /// addresses is tried at each of them in this time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub connect_timeout: Duration,
@@ -87,14 +88,20 @@ pub struct Mqtt {
     pub receive_maximum: u16,
     /// Largest packet; 1 KiB to 256 MiB, at least the broker's own limit.
     pub max_packet_bytes: u32,
-    /// Most bytes of messages that are not acknowledged yet, give or take a packet. Beyond it nothing
-    /// more is read until half of them are settled; if that takes longer than half of `keep_alive`, the
-    /// connection is closed meanwhile, and the broker sends them again.
+    /// Most bytes of messages that are not acknowledged yet, for each connection: payloads, topics, user
+    /// properties, and 512 bytes for each message. It is passed by one packet at most. Beyond it nothing
+    /// more is read until a message is settled; acknowledgements and pings go on.
+    ///
+    /// Each connection takes this much memory and three times `max_packet_bytes` beside it: one packet
+    /// beyond the bound, and one that is being read into a buffer that may have grown to twice its size.
     pub max_bytes_in_flight: usize,
     /// Most QoS 0 messages that wait for the pipeline; those beyond it are dropped and counted.
     pub max_qos0_waiting: usize,
     /// What becomes of messages that the broker had retained.
     pub retained: Retained,
+    /// Filters to unsubscribe from: those of routes that were removed or changed. The broker's session
+    /// has them until then. With a shared group they begin with `$share/<group>/`.
+    pub unsubscribe: Vec<String>,
 }
 
 /// Certificates, in PEM. They are read again at each connection.
@@ -246,6 +253,7 @@ impl Default for Mqtt {
             max_bytes_in_flight: 8 * 1024 * 1024,
             max_qos0_waiting: 1000,
             retained: Retained::Keep,
+            unsubscribe: Vec::new(),
         }
     }
 }
@@ -264,17 +272,40 @@ impl Default for Identity {
 }
 
 impl Mqtt {
-    /// Host and port of the broker, unless the URL is wrong.
+    /// Host and port of the broker, unless the URL is wrong or has a user.
     #[must_use]
     pub fn address(&self) -> Option<(&str, u16)> {
         let (address, usual) = match self.url.strip_prefix("mqtts://") {
             Some(address) => (address, "8883"),
             None => (self.url.strip_prefix("mqtt://")?, "1883"),
         };
-        let address = address.trim_end_matches('/');
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, usual));
-        (!host.is_empty()).then_some(())?;
+        let address = address.strip_suffix('/').unwrap_or(address);
+        let (host, port) = match address.strip_prefix('[') {
+            // An IPv6 address.
+            Some(address) => {
+                let (host, port) = address.split_once(']')?;
+                (host, if port.is_empty() { usual } else { port.strip_prefix(':')? })
+            }
+            None => address.rsplit_once(':').unwrap_or((address, usual)),
+        };
+        let is_host = !host.is_empty() && !host.contains(['@', '/', '?', '#']);
+        is_host.then_some(())?;
         Some((host, port.parse().ok()?))
+    }
+
+    /// Whether the URL has a user or a password, which would be shown wherever the URL is.
+    fn has_user(&self) -> bool {
+        self.url.contains('@')
+    }
+
+    /// Most memory that MQTT takes: for each connection what may be in flight, one packet beyond it, and
+    /// a read buffer of twice the largest packet.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let packet = u64::from(self.max_packet_bytes);
+        let in_flight = u64::try_from(self.max_bytes_in_flight).unwrap_or(u64::MAX);
+        let connection = in_flight.saturating_add(packet).saturating_add(2 * packet);
+        connection.saturating_mul(self.connections.into())
     }
 
     /// Whether the connection is encrypted.
@@ -286,22 +317,21 @@ impl Mqtt {
     /// The stable client id of a connection.
     #[must_use]
     pub fn client_id(&self, connection: u16) -> String {
-        let of_host = || {
-            let host = std::env::var("HOSTNAME").ok()?;
-            host.rsplit_once('-')?.1.parse().ok()
-        };
-        let ordinal: u32 = self.ordinal.or_else(of_host).unwrap_or(0);
+        let ordinal = self.ordinal.or_else(host::ordinal).unwrap_or(0);
         format!("{}-{ordinal}-{connection}", self.name)
     }
 
+    fn check_url(&self, faults: &mut Faults) {
+        let right = "required, as mqtt://host:port, or mqtts://host:port for TLS";
+        faults.require(self.has_user() || self.address().is_some(), "mqtt.url", right);
+        let right = "must not have a user or password: set mqtt.username and mqtt.password_file";
+        faults.require(!self.has_user(), "mqtt.url", right);
+    }
+
     fn check(&self, faults: &mut Faults) {
+        self.check_url(faults);
         let keep_alive = Duration::from_secs(5)..=Duration::from_secs(65_535);
         let checks = [
-            (
-                self.address().is_some(),
-                "url",
-                "required, as mqtt://host:port, or mqtts://host:port for TLS",
-            ),
             ((1..=MAX_CONNECTIONS).contains(&self.connections), "connections", "must be 1 to 16"),
             (
                 self.password_file.is_none() || self.username.is_some(),
@@ -336,6 +366,11 @@ impl Mqtt {
             ),
             (self.max_bytes_in_flight > 0, "max_bytes_in_flight", "must be at least 1"),
             (self.max_qos0_waiting > 0, "max_qos0_waiting", "must be at least 1"),
+            (
+                self.unsubscribe.iter().all(|filter| !filter.is_empty()),
+                "unsubscribe",
+                "must not have an empty filter",
+            ),
         ];
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("mqtt.{key}"), right);
@@ -390,7 +425,7 @@ impl service::Settings for Settings {
     }
 
     fn explain(&self) -> Vec<String> {
-        guarantee::of(self, false)
+        guarantee::of(self, false, &Grants::new())
     }
 
     fn variables() -> &'static [Variable] {

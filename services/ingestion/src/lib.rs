@@ -8,6 +8,7 @@ pub mod config;
 pub mod enricher;
 pub mod explain;
 pub mod guarantee;
+pub mod host;
 pub mod identity;
 pub mod letters;
 pub mod metrics;
@@ -25,7 +26,7 @@ use pipeline::metrics::Reasons;
 use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use config::Settings;
 use enricher::{Enricher, FromTopic};
@@ -66,8 +67,11 @@ impl<E: Enricher> Ingestion<E> {
     /// Carries what the broker still holds for this replica, and ends its sessions: for a replica that
     /// goes for good. Its process must have ended.
     ///
+    /// By the specification a broker may drop at an UNSUBSCRIBE what it has not sent yet [MQTT 5,
+    /// 3.10.4]. mosquitto keeps it.
+    ///
     /// # Errors
-    /// When a message could not be carried; the sessions stay then.
+    /// When the replica lives, or a message could not be carried. The sessions stay then.
     pub async fn retire(mut self) -> anyhow::Result<()> {
         self.purpose = Purpose::Drain;
         let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.grace_period);
@@ -98,9 +102,6 @@ impl<E: Enricher> Service for Ingestion<E> {
         let admin = Admin::new(&connection).await?;
         let guard = TopicGuard::new(topics(&settings));
         guard.wait(&admin, &topics_condition).await;
-        let guarantees = guarantee::of(&settings, !guard.unchecked().is_empty());
-        guarantees.iter().for_each(|line| info!("{line}"));
-        health.tell("guarantees", guarantees);
 
         let publishers = Publishers::new(&connection).await?;
         let routes = Arc::new(Routes::new(&settings.routes));
@@ -110,15 +111,25 @@ impl<E: Enricher> Service for Ingestion<E> {
         let dead_letters =
             DeadLetters::policy(graves, &settings.project, &publishers, &guard, &settings.storage)
                 .await?;
+        if settings.mqtt.ordinal.is_none() && host::ordinal().is_none() {
+            warn!(
+                client_id = settings.mqtt.client_id(0),
+                "the host's name has no ordinal: with several replicas set mqtt.ordinal for each"
+            );
+        }
+        let filters = routes.filters();
+        let ordered = (filters.as_slice(), ordering.as_ref());
+        let source = mqtt::Source::connect(purpose, &settings.mqtt, ordered, &metrics, health);
+        let mut watchers = JoinSet::new();
+        watchers.spawn(guarantee::follow(
+            settings.clone(),
+            !guard.unchecked().is_empty(),
+            source.grants(),
+            health.clone(),
+        ));
         let running = Pipeline {
             service: Self::NAME,
-            source: mqtt::Source::connect(
-                purpose,
-                &settings.mqtt,
-                (&routes.filters(), ordering.as_ref()),
-                &metrics,
-                health,
-            ),
+            source,
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard.clone()),
             transform: Route::new(&settings, routes, enricher, metrics),
@@ -127,7 +138,6 @@ impl<E: Enricher> Service for Ingestion<E> {
         }
         .start();
         health.watch(running.status(), counts);
-        let mut watchers = JoinSet::new();
         watchers.spawn(guard.watch(admin, topics_condition));
         Ok(Running::new(running, watchers))
     }

@@ -12,7 +12,9 @@ pub struct Metrics {
     pub reconnects: Counter,
     /// Sessions that the broker did not have any more: messages may be missing.
     pub possible_gaps: Counter,
-    /// QoS 0 messages dropped because too many waited.
+    /// Connections of a new process that found no session: a new replica, or a session that expired.
+    pub absent_sessions: Counter,
+    /// QoS 0 messages dropped because too many waited, or because the process ended.
     pub qos0_dropped: Counter,
     /// What was not used as it came: ids, event times, user properties.
     pub replaced: Family<Reason, Counter>,
@@ -29,8 +31,13 @@ impl Metrics {
             self.possible_gaps.clone(),
         );
         registry.register(
+            "absent_sessions",
+            "Connections of a new process that found no session at the broker",
+            self.absent_sessions.clone(),
+        );
+        registry.register(
             "qos0_dropped_messages",
-            "QoS 0 messages dropped because too many waited",
+            "QoS 0 messages dropped because too many waited, or because the process ended",
             self.qos0_dropped.clone(),
         );
         registry.register(

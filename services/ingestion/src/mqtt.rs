@@ -2,37 +2,53 @@
 
 mod client;
 mod connection;
+mod dial;
+mod drain;
+mod held;
 mod message;
+mod negotiated;
+mod requests;
 pub mod security;
+mod session;
 mod survey;
 mod window;
+mod wire;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use pipeline::{Delivery, Error, Recovery};
 use service::Health;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::config::{MAX_CONNECTIONS, Mqtt};
 use crate::metrics::Metrics;
 use crate::ordering;
 use crate::routes::Subscription;
-use connection::Connection;
+use connection::{Connection, Parts};
+use dial::{Dial, Network};
+pub use negotiated::Negotiated;
+pub(crate) use negotiated::humantime;
 pub(crate) use survey::need;
+
+/// What the broker granted each connection, by its place; empty before the first SUBACK.
+pub type Grants = BTreeMap<u16, Negotiated>;
 
 /// A broker, subscribed to with a persistent session.
 ///
-/// The connection is polled by a task of its own, because pings live there. What it receives waits in
-/// a queue that is bounded by bytes: brokers do not all keep to the receive maximum (mosquitto 2.0.11
-/// sends more), so their window alone is no bound.
+/// Each connection has a task of its own. What it receives waits in a queue that is bounded by bytes:
+/// brokers do not all keep to the receive maximum (mosquitto 2.0.11 sends more), so their window alone
+/// is no bound. While the bound is reached nothing is read, and PUBACKs and pings go on.
 pub struct Source {
     inbox: mpsc::UnboundedReceiver<Arrived>,
-    connections: JoinSet<()>,
+    connections: JoinSet<Result<(), String>>,
     stop: watch::Sender<bool>,
+    grants: watch::Receiver<Grants>,
 }
 
 /// A delivery with the connection that it can be acknowledged on; `None` for QoS 0.
@@ -65,9 +81,6 @@ pub enum Purpose {
     Drain,
 }
 
-/// Longest wait until the broker has ended a session.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Names of the connections among the conditions of readiness.
 const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
     "mqtt", "mqtt_1", "mqtt_2", "mqtt_3", "mqtt_4", "mqtt_5", "mqtt_6", "mqtt_7", "mqtt_8",
@@ -75,7 +88,8 @@ const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
 ];
 
 impl Source {
-    /// Connects, and goes on trying for as long as it takes.
+    /// Connects, and goes on trying for as long as it takes. With [`Purpose::Drain`] the source ends with
+    /// an error as soon as a connection does, so that a replica which lives gets its session back.
     #[must_use]
     pub fn connect(
         purpose: Purpose,
@@ -84,21 +98,43 @@ impl Source {
         metrics: &Metrics,
         health: &Health,
     ) -> Self {
+        Self::over(Arc::new(Network), purpose, settings, (filters, ordering), (metrics, health))
+    }
+
+    fn over(
+        dial: Arc<dyn Dial>,
+        purpose: Purpose,
+        settings: &Mqtt,
+        (filters, ordering): (&[Subscription], Option<&ordering::Ordering>),
+        (metrics, health): (&Metrics, &Health),
+    ) -> Self {
         let (outbox, inbox) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        let (grants, granted) = watch::channel(Grants::new());
         let mut connections = JoinSet::new();
         for (index, name) in (0..settings.connections).zip(CONDITIONS) {
             let filters = filters.iter().filter(|filter| index == 0 || filter.is_shared);
-            let connection = Connection::new(
-                (index, purpose),
-                settings.clone(),
-                (filters.cloned().collect(), ordering.cloned()),
-                (outbox.clone(), Arc::default()),
-                (metrics.clone(), health.condition(name)),
-            );
+            let connection = Connection::new(Parts {
+                index,
+                purpose,
+                dial: Arc::clone(&dial),
+                settings: settings.clone(),
+                filters: filters.cloned().collect(),
+                ordering: ordering.cloned(),
+                outbox: outbox.clone(),
+                metrics: metrics.clone(),
+                condition: health.condition(name),
+                grants: grants.clone(),
+            });
             connections.spawn(connection.run(stopped.clone()));
         }
-        Self { inbox, connections, stop }
+        Self { inbox, connections, stop, grants: granted }
+    }
+
+    /// What the broker granted, and each change of it.
+    #[must_use]
+    pub fn grants(&self) -> watch::Receiver<Grants> {
+        self.grants.clone()
     }
 
     /// Ends the broker's sessions of all connections: it keeps nothing for them any more.
@@ -107,29 +143,46 @@ impl Source {
     /// When the broker cannot be reached.
     pub async fn end_sessions(settings: &Mqtt) -> anyhow::Result<()> {
         for index in 0..settings.connections {
-            let end = connection::end_session(settings, index);
-            let ended = timeout(END_TIMEOUT, end).await;
-            let ended = ended.unwrap_or_else(|_| Err("the broker does not answer".into()));
+            let ended = connection::end_session(&Network, settings, index).await;
             ended.map_err(|why| anyhow::anyhow!("end the session at {}: {why}", settings.url))?;
         }
         Ok(())
+    }
+
+    /// Fails for a connection that ended other than asked.
+    fn ended(ended: Result<Result<(), String>, JoinError>) -> Result<(), Error> {
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(reason)) => Err(Recovery::Stop.because("drain the session", reason)),
+            Err(panic) => Err(Recovery::Stop.because("poll the broker", panic)),
+        }
     }
 }
 
 impl pipeline::Source for Source {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
-        // Cancel safe: `next` holds nothing while it waits.
-        let panic = tokio::select! {
-            delivery = next(&mut self.inbox) => return Ok(delivery),
-            Some(Err(panic)) = self.connections.join_next() => panic,
-        };
-        Err(Recovery::Stop.because("poll the broker", panic))
+        loop {
+            // Cancel safe: `next` holds nothing while it waits.
+            tokio::select! {
+                Some(ended) = self.connections.join_next() => Self::ended(ended)?,
+                delivery = next(&mut self.inbox), if !self.connections.is_empty() => {
+                    if delivery.is_some() {
+                        return Ok(delivery);
+                    }
+                    // All connections end: how they did decides.
+                    while let Some(ended) = self.connections.join_next().await {
+                        Self::ended(ended)?;
+                    }
+                }
+                else => return Ok(next(&mut self.inbox).await),
+            }
+        }
     }
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop.send_replace(true);
         while let Some(ended) = self.connections.join_next().await {
-            ended.map_err(|panic| Recovery::Stop.because("close the connection", panic))?;
+            Self::ended(ended)?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! `ingestion retire`: the end of a replica that goes for good.
 
+use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use crate::Ingestion;
 use crate::config::Settings;
+use crate::{Ingestion, host};
 
 /// The subcommand.
 #[must_use]
@@ -12,7 +13,7 @@ pub fn command() -> Command {
         .long("ordinal")
         .value_name("N")
         .value_parser(value_parser!(u32))
-        .help("Which replica goes; by default the one of the settings, or of this host's name");
+        .help("Which replica goes; required, unless mqtt.ordinal or this host's name (ingestion-2) says it");
     Command::new("retire")
         .about(
             "Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in)",
@@ -23,8 +24,13 @@ pub fn command() -> Command {
 /// Retires.
 ///
 /// # Errors
-/// When a message could not be carried; the sessions stay then.
+/// When it is not clear which replica goes, when that replica lives, or when a message could not be
+/// carried. The sessions stay then.
 pub async fn act(mut settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    settings.mqtt.ordinal = given.get_one("ordinal").copied().or(settings.mqtt.ordinal);
+    let ordinal = given.get_one("ordinal").copied();
+    let ordinal = ordinal.or(settings.mqtt.ordinal).or_else(host::ordinal);
+    settings.mqtt.ordinal = Some(ordinal.context(
+        "which replica goes? give --ordinal N (neither mqtt.ordinal nor the host's name says it)",
+    )?);
     Ingestion::new(settings).retire().await
 }

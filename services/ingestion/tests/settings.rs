@@ -91,6 +91,66 @@ fn a_certificate_that_cannot_be_read_is_named_at_the_start() {
 }
 
 #[test]
+fn a_url_with_a_user_is_refused_and_its_password_is_not_shown() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"mqtt: { url: 'mqtt://someone:hunter2@broker:1883' }").unwrap();
+
+    for arguments in [&["check", "--config"][..], &["--config"]] {
+        let arguments = [arguments, &[file.path().to_str().unwrap()]].concat();
+        let refused = ingestion(&arguments);
+
+        assert_eq!(refused.status.code(), Some(2));
+        let said = [refused.stdout, refused.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        let right = "mqtt.url: must not have a user or password: set mqtt.username and";
+        assert!(said.contains(right), "{said}");
+        assert!(!said.contains("hunter2") && !said.contains("someone"), "{said}");
+    }
+}
+
+#[test]
+fn retire_does_not_guess_which_replica_goes() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+
+    let refused = ingestion(&["retire", "--config", example]);
+
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("give --ordinal N"), "{said}");
+}
+
+#[test]
+fn addresses_are_read_from_urls() {
+    let address = |url: &str| {
+        let mqtt = ingestion::config::Mqtt { url: url.into(), ..Default::default() };
+        mqtt.address().map(|(host, port)| format!("{host} {port}"))
+    };
+
+    assert_eq!(address("mqtt://broker").as_deref(), Some("broker 1883"));
+    assert_eq!(address("mqtts://broker/").as_deref(), Some("broker 8883"));
+    assert_eq!(address("mqtt://10.0.0.7:1884").as_deref(), Some("10.0.0.7 1884"));
+    assert_eq!(address("mqtt://[::1]").as_deref(), Some("::1 1883"));
+    assert_eq!(address("mqtts://[fd00::7]:8884/").as_deref(), Some("fd00::7 8884"));
+    for wrong in ["", "broker:1883", "mqtt://", "mqtt://:1883", "mqtt://b:x", "mqtt://[::1]1883"] {
+        assert_eq!(address(wrong), None, "{wrong}");
+    }
+    assert_eq!(address("mqtt://broker/path"), None);
+    assert_eq!(address("mqtt://u:p@broker:1883"), None);
+}
+
+#[test]
+fn the_memory_of_mqtt_follows_from_the_settings() {
+    let mqtt = ingestion::config::Mqtt {
+        connections: 2,
+        max_bytes_in_flight: 1_000_000,
+        max_packet_bytes: 10_000,
+        ..Default::default()
+    };
+
+    assert_eq!(mqtt.memory_bytes(), 2 * (1_000_000 + 3 * 10_000));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let checked = ingestion(&["--config", "/nowhere/x.yaml"]);
 

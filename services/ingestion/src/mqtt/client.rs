@@ -1,27 +1,44 @@
-//! One connection to a broker, the same for MQTT 5 and 3.1.1.
+//! Packets of MQTT 5 and 3.1.1, as the same requests and events.
 
-use bytes::Bytes;
-use rumqttc::v5::mqttbytes::v5 as packets5;
-use rumqttc::{TlsConfiguration, Transport, mqttbytes::v4 as packets4, v5};
+use bytes::{Buf as _, Bytes, BytesMut};
+use rumqttc::mqttbytes::{QoS as QoS4, v4 as packets4};
+use rumqttc::v5::mqttbytes::{QoS as QoS5, v5 as packets5};
 
-use super::security;
+use super::negotiated::Negotiated;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
-/// Room for what we ask the client to send beside acknowledgements.
-const OTHER_REQUESTS: usize = 16;
+/// Memory of a waiting message beside its bytes, roughly.
+const MESSAGE_OVERHEAD: usize = 512;
+/// Memory of an attribute beside its bytes, roughly.
+const PROPERTY_OVERHEAD: usize = 128;
+/// Packets up to this size are copied out of the read buffer, so that none of them keeps all of it.
+const COPIED_BYTES: usize = 16 * 1024;
+/// Least room in the read buffer.
+const READ_BYTES: usize = 32 * 1024;
+/// First byte of a DISCONNECT.
+const DISCONNECT: u8 = 0xE0;
 
 /// What the broker said.
 #[derive(Debug)]
 pub(super) enum Event {
+    /// It takes us.
     Connected {
         session_present: bool,
+        negotiated: Negotiated,
     },
-    /// One answer for each filter; an error says why it was refused.
-    Subscribed(Vec<Result<(), String>>),
-    /// The answer to one filter.
-    Unsubscribed,
+    /// One answer for each filter: the granted QoS, or why it was refused.
+    Subscribed {
+        packet_id: u16,
+        answers: Vec<Result<u8, String>>,
+    },
+    /// The answer to an UNSUBSCRIBE; `refused` has the reasons of filters that stay subscribed.
+    Unsubscribed {
+        packet_id: u16,
+        refused: Vec<String>,
+    },
     Published(Published),
+    Ponged,
     /// Nothing that matters here.
     Other,
 }
@@ -39,17 +56,14 @@ pub(super) struct Published {
     pub properties: Vec<(String, String)>,
 }
 
-/// The sending half of a connection.
-pub(super) enum Client {
-    V5(v5::AsyncClient),
-    V4(rumqttc::AsyncClient),
-}
-
-/// The polling half of a connection. A future of [`EventLoop::poll`] that is dropped may lose what it
-/// was sending, so it is dropped only with its connection.
-pub(super) enum EventLoop {
-    V5(Box<v5::EventLoop>),
-    V4(Box<rumqttc::EventLoop>),
+impl Published {
+    /// Memory that the message takes while it waits, roughly.
+    pub(super) fn size(&self) -> usize {
+        let properties = self.properties.iter();
+        let properties = properties.map(|(name, value)| name.len() + value.len());
+        let properties: usize = properties.map(|bytes| bytes + PROPERTY_OVERHEAD).sum();
+        MESSAGE_OVERHEAD + self.topic.len() + self.payload.len() + properties
+    }
 }
 
 /// What becomes of the broker's session of ours.
@@ -61,157 +75,213 @@ pub(super) enum Session {
     End,
 }
 
-/// A fresh connection: nothing of an earlier one can come out of it. It connects when polled.
-///
-/// # Errors
-/// For certificates or a password that cannot be read.
-pub(super) fn open(
-    settings: &Mqtt,
-    connection: u16,
-    session: Session,
-) -> Result<(Client, EventLoop), String> {
-    let (host, port) = settings.address().unwrap_or(("localhost", 1883));
-    let requests = usize::from(u16::MAX) + OTHER_REQUESTS;
-    let (id, ends) = (settings.client_id(connection), session == Session::End);
-    let credentials = security::credentials(settings)?;
-    let transport = match settings.is_tls() {
-        true => Transport::tls_with_config(TlsConfiguration::Rustls(security::tls(&settings.tls)?)),
-        false => Transport::tcp(),
-    };
-    Ok(match settings.protocol {
-        Protocol::V5 => {
-            let mut options = v5::MqttOptions::new(id, host, port);
-            options.set_clean_start(ends);
-            options.set_transport(transport);
-            if let Some((user, password)) = credentials {
-                options.set_credentials(user, password);
+/// What is said to the broker.
+#[derive(Debug)]
+pub(super) enum Request<'a> {
+    Connect { settings: &'a Mqtt, index: u16, session: Session, login: Option<(String, String)> },
+    Subscribe { packet_id: u16, filters: &'a [Subscription] },
+    Unsubscribe { packet_id: u16, filters: &'a [String] },
+    Ack { packet_id: u16 },
+    Ping,
+    Disconnect,
+}
+
+/// Writes requests as bytes and reads bytes as events.
+#[derive(Debug)]
+pub(super) struct Codec {
+    protocol: Protocol,
+    /// Largest packet that we take.
+    max_packet_bytes: u32,
+    /// Largest packet that the broker takes.
+    pub max_sent_bytes: Option<u32>,
+}
+
+impl Codec {
+    pub(super) fn new(settings: &Mqtt) -> Self {
+        let (protocol, max_packet_bytes) = (settings.protocol, settings.max_packet_bytes);
+        Self { protocol, max_packet_bytes, max_sent_bytes: None }
+    }
+
+    /// Takes the first packet out of `inbox`; `None` while it is not whole.
+    ///
+    /// # Errors
+    /// For what is no packet, is too large, or says why the broker ends the connection.
+    pub(super) fn decode(&self, inbox: &mut BytesMut) -> Result<Option<Event>, String> {
+        let Some(length) = frame_length(inbox)? else {
+            inbox.reserve(READ_BYTES);
+            return Ok(None);
+        };
+        let most = self.max_packet_bytes;
+        if length > most as usize {
+            return Err(format!(
+                "the broker sends a packet of {length} bytes, above {most} (mqtt.max_packet_bytes)"
+            ));
+        }
+        if inbox.len() < length {
+            inbox.reserve((length - inbox.len()).max(READ_BYTES));
+            return Ok(None);
+        }
+        let mut frame = if length <= COPIED_BYTES {
+            let copy = BytesMut::from(&inbox[..length]);
+            inbox.advance(length);
+            copy
+        } else {
+            inbox.split_to(length)
+        };
+        match self.protocol {
+            _ if frame[0] == DISCONNECT && length == 2 => Err("the broker disconnects".into()),
+            Protocol::V5 => packets5::Packet::read(&mut frame, None)
+                .map_err(|error| error.to_string())
+                .and_then(event5),
+            Protocol::V4 => packets4::Packet::read(&mut frame, length)
+                .map_err(|error| error.to_string())
+                .and_then(event4),
+        }
+        .map(Some)
+    }
+
+    /// Adds a request to `outbox`.
+    ///
+    /// # Errors
+    /// When it is larger than the broker takes.
+    pub(super) fn encode(&self, request: Request<'_>, outbox: &mut BytesMut) -> Result<(), String> {
+        let written = match self.protocol {
+            Protocol::V5 => {
+                packet5(request).write(outbox, self.max_sent_bytes).map_err(|e| e.to_string())
             }
-            options.set_manual_acks(true);
-            options.set_keep_alive(settings.keep_alive);
-            options.set_connection_timeout(settings.connect_timeout.as_secs());
-            options.set_receive_maximum(Some(settings.receive_maximum));
-            options.set_max_packet_size(Some(settings.max_packet_bytes));
+            Protocol::V4 => packet4(request).write(outbox, usize::MAX).map_err(|e| e.to_string()),
+        };
+        written.map(drop)
+    }
+}
+
+/// Length of the first packet, its header included; `None` while the header is not whole.
+fn frame_length(inbox: &[u8]) -> Result<Option<usize>, String> {
+    let mut length = 0;
+    for (index, byte) in inbox.iter().skip(1).enumerate() {
+        if index == 4 {
+            return Err("the broker sends something else than MQTT".into());
+        }
+        length |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Ok(Some(2 + index + length));
+        }
+    }
+    Ok(None)
+}
+
+fn packet5(request: Request<'_>) -> packets5::Packet {
+    match request {
+        Request::Connect { settings, index, session, login } => {
             let expiry = u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX);
-            options.set_session_expiry_interval(Some(if ends { 0 } else { expiry }));
-            let (client, eventloop) = v5::AsyncClient::new(options, requests);
-            (Client::V5(client), EventLoop::V5(Box::new(eventloop)))
+            let ends = session == Session::End;
+            let properties = packets5::ConnectProperties {
+                session_expiry_interval: Some(if ends { 0 } else { expiry }),
+                receive_maximum: Some(settings.receive_maximum),
+                max_packet_size: Some(settings.max_packet_bytes),
+                ..packets5::ConnectProperties::new()
+            };
+            let connect = packets5::Connect {
+                keep_alive: keep_alive(settings),
+                client_id: settings.client_id(index),
+                clean_start: ends,
+                properties: Some(properties),
+            };
+            let login = login.map(|(user, password)| packets5::Login::new(user, password));
+            packets5::Packet::Connect(connect, None, login)
         }
-        Protocol::V4 => {
-            let mut options = rumqttc::MqttOptions::new(id, host, port);
-            options.set_clean_session(ends);
-            options.set_transport(transport);
-            if let Some((user, password)) = credentials {
-                options.set_credentials(user, password);
-            }
-            options.set_manual_acks(true);
-            options.set_keep_alive(settings.keep_alive);
-            let largest = settings.max_packet_bytes as usize;
-            options.set_max_packet_size(largest, largest);
-            let (client, mut eventloop) = rumqttc::AsyncClient::new(options, requests);
-            let mut network = eventloop.network_options();
-            network.set_connection_timeout(settings.connect_timeout.as_secs());
-            eventloop.set_network_options(network);
-            (Client::V4(client), EventLoop::V4(Box::new(eventloop)))
+        Request::Subscribe { packet_id, filters } => {
+            let filters = filters.iter().map(|subscription| {
+                let qos = match subscription.qos {
+                    0 => QoS5::AtMostOnce,
+                    _ => QoS5::AtLeastOnce,
+                };
+                let mut filter = packets5::Filter::new(&subscription.filter, qos);
+                // Retain handling 1: a resumed subscription does not bring them all again.
+                filter.retain_forward_rule = packets5::RetainForwardRule::OnNewSubscribe;
+                filter
+            });
+            let filters = filters.collect();
+            let subscribe = packets5::Subscribe { pkid: packet_id, filters, properties: None };
+            packets5::Packet::Subscribe(subscribe)
         }
-    })
-}
-
-impl Client {
-    /// Acknowledges a message; false when there is no room for the request now.
-    pub(super) fn try_ack(&self, packet_id: u16) -> bool {
-        match self {
-            Self::V5(client) => {
-                let qos = v5::mqttbytes::QoS::AtLeastOnce;
-                let mut publish = packets5::Publish::new("", qos, Bytes::new(), None);
-                publish.pkid = packet_id;
-                client.try_ack(&publish).is_ok()
-            }
-            Self::V4(client) => {
-                let mut publish =
-                    packets4::Publish::new("", rumqttc::QoS::AtLeastOnce, Vec::<u8>::new());
-                publish.pkid = packet_id;
-                client.try_ack(&publish).is_ok()
-            }
+        Request::Unsubscribe { packet_id, filters } => {
+            let filters = filters.to_vec();
+            let unsubscribe = packets5::Unsubscribe { pkid: packet_id, filters, properties: None };
+            packets5::Packet::Unsubscribe(unsubscribe)
         }
-    }
-
-    /// Subscribes; false when there is no room for the request now.
-    pub(super) fn try_subscribe(&self, filters: &[Subscription]) -> bool {
-        match self {
-            Self::V5(client) => {
-                let filters = filters.iter().map(|subscription| {
-                    let qos = match subscription.qos {
-                        0 => v5::mqttbytes::QoS::AtMostOnce,
-                        _ => v5::mqttbytes::QoS::AtLeastOnce,
-                    };
-                    let mut filter = packets5::Filter::new(&subscription.filter, qos);
-                    // Retain handling 1: a resumed subscription does not bring them all again.
-                    filter.retain_forward_rule = packets5::RetainForwardRule::OnNewSubscribe;
-                    filter
-                });
-                client.try_subscribe_many(filters).is_ok()
-            }
-            Self::V4(client) => {
-                let filters = filters.iter().map(|subscription| {
-                    let qos = match subscription.qos {
-                        0 => rumqttc::QoS::AtMostOnce,
-                        _ => rumqttc::QoS::AtLeastOnce,
-                    };
-                    rumqttc::SubscribeFilter::new(subscription.filter.clone(), qos)
-                });
-                client.try_subscribe_many(filters).is_ok()
-            }
+        Request::Ack { packet_id } => {
+            packets5::Packet::PubAck(packets5::PubAck::new(packet_id, None))
         }
-    }
-
-    /// Ends subscriptions; false when there is no room for the requests now.
-    pub(super) fn try_unsubscribe(&self, filters: &[Subscription]) -> bool {
-        filters.iter().all(|subscription| match self {
-            Self::V5(client) => client.try_unsubscribe(&subscription.filter).is_ok(),
-            Self::V4(client) => client.try_unsubscribe(&subscription.filter).is_ok(),
-        })
-    }
-
-    /// Says good-bye; the session stays.
-    pub(super) fn try_disconnect(&self) -> bool {
-        match self {
-            Self::V5(client) => client.try_disconnect().is_ok(),
-            Self::V4(client) => client.try_disconnect().is_ok(),
-        }
+        Request::Ping => packets5::Packet::PingReq(packets5::PingReq),
+        Request::Disconnect => packets5::Packet::Disconnect(packets5::Disconnect::new(
+            packets5::DisconnectReasonCode::NormalDisconnection,
+        )),
     }
 }
 
-impl EventLoop {
-    /// The next thing that the broker says, or why the connection ended. Not cancel safe.
-    pub(super) async fn poll(&mut self) -> Result<Event, String> {
-        match self {
-            Self::V5(eventloop) => match eventloop.poll().await {
-                Ok(v5::Event::Incoming(packet)) => Ok(event5(packet)),
-                Ok(v5::Event::Outgoing(_)) => Ok(Event::Other),
-                Err(error) => Err(error.to_string()),
-            },
-            Self::V4(eventloop) => match eventloop.poll().await {
-                Ok(rumqttc::Event::Incoming(packet)) => Ok(event4(packet)),
-                Ok(rumqttc::Event::Outgoing(_)) => Ok(Event::Other),
-                Err(error) => Err(error.to_string()),
-            },
+fn packet4(request: Request<'_>) -> packets4::Packet {
+    match request {
+        Request::Connect { settings, index, session, login } => {
+            let mut connect = packets4::Connect::new(settings.client_id(index));
+            connect.keep_alive = keep_alive(settings);
+            connect.clean_session = session == Session::End;
+            connect.login = login.map(|(user, password)| packets4::Login::new(user, password));
+            packets4::Packet::Connect(connect)
         }
+        Request::Subscribe { packet_id, filters } => {
+            let filters = filters.iter().map(|subscription| {
+                let qos = match subscription.qos {
+                    0 => QoS4::AtMostOnce,
+                    _ => QoS4::AtLeastOnce,
+                };
+                packets4::SubscribeFilter::new(subscription.filter.clone(), qos)
+            });
+            let filters = filters.collect();
+            packets4::Packet::Subscribe(packets4::Subscribe { pkid: packet_id, filters })
+        }
+        Request::Unsubscribe { packet_id, filters } => {
+            let topics = filters.to_vec();
+            packets4::Packet::Unsubscribe(packets4::Unsubscribe { pkid: packet_id, topics })
+        }
+        Request::Ack { packet_id } => packets4::Packet::PubAck(packets4::PubAck::new(packet_id)),
+        Request::Ping => packets4::Packet::PingReq,
+        Request::Disconnect => packets4::Packet::Disconnect,
     }
 }
 
-fn event5(packet: v5::Incoming) -> Event {
-    match packet {
-        v5::Incoming::ConnAck(ack) => Event::Connected { session_present: ack.session_present },
-        v5::Incoming::SubAck(ack) => {
+fn keep_alive(settings: &Mqtt) -> u16 {
+    u16::try_from(settings.keep_alive.as_secs()).unwrap_or(u16::MAX)
+}
+
+fn event5(packet: packets5::Packet) -> Result<Event, String> {
+    Ok(match packet {
+        packets5::Packet::ConnAck(ack) if ack.code != packets5::ConnectReturnCode::Success => {
+            let text = ack.properties.and_then(|given| given.reason_string);
+            return Err(refusal(&format!("{:?}", ack.code), text));
+        }
+        packets5::Packet::ConnAck(ack) => Event::Connected {
+            session_present: ack.session_present,
+            negotiated: ack.properties.map(Negotiated::from).unwrap_or_default(),
+        },
+        packets5::Packet::SubAck(ack) => {
             let answer = |code: &packets5::SubscribeReasonCode| match code {
-                packets5::SubscribeReasonCode::Success(_) => Ok(()),
+                packets5::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                 refused => Err(format!("{refused:?}")),
             };
-            Event::Subscribed(ack.return_codes.iter().map(answer).collect())
+            let answers = ack.return_codes.iter().map(answer).collect();
+            Event::Subscribed { packet_id: ack.pkid, answers }
         }
-        v5::Incoming::UnsubAck(_) => Event::Unsubscribed,
-        v5::Incoming::Publish(publish) => {
-            let has_id = publish.qos != v5::mqttbytes::QoS::AtMostOnce;
+        packets5::Packet::UnsubAck(ack) => {
+            use packets5::UnsubAckReason::{NoSubscriptionExisted, Success};
+            let refused = ack.reasons.iter();
+            let refused =
+                refused.filter(|reason| !matches!(reason, Success | NoSubscriptionExisted));
+            let refused = refused.map(|reason| format!("{reason:?}")).collect();
+            Event::Unsubscribed { packet_id: ack.pkid, refused }
+        }
+        packets5::Packet::Publish(publish) => {
+            let has_id = publish.qos != QoS5::AtMostOnce;
             Event::Published(Published {
                 topic: publish.topic,
                 payload: publish.payload,
@@ -224,33 +294,52 @@ fn event5(packet: v5::Incoming) -> Event {
                     .unwrap_or_default(),
             })
         }
-        // Pings, and answers to what we never send.
+        packets5::Packet::Disconnect(end) => {
+            let text = end.properties.and_then(|given| given.reason_string);
+            let text = text.map(|text| format!(": {text}")).unwrap_or_default();
+            return Err(format!("the broker disconnects: {:?}{text}", end.reason_code));
+        }
+        packets5::Packet::PingResp(_) => Event::Ponged,
+        // Answers to what we never send.
         _ => Event::Other,
-    }
+    })
 }
 
-fn event4(packet: rumqttc::Incoming) -> Event {
-    match packet {
-        rumqttc::Incoming::ConnAck(ack) => {
-            Event::Connected { session_present: ack.session_present }
+fn event4(packet: packets4::Packet) -> Result<Event, String> {
+    Ok(match packet {
+        packets4::Packet::ConnAck(ack) if ack.code != packets4::ConnectReturnCode::Success => {
+            return Err(refusal(&format!("{:?}", ack.code), None));
         }
-        rumqttc::Incoming::SubAck(ack) => {
+        packets4::Packet::ConnAck(ack) => Event::Connected {
+            session_present: ack.session_present,
+            negotiated: Negotiated::default(),
+        },
+        packets4::Packet::SubAck(ack) => {
             let answer = |code: &packets4::SubscribeReasonCode| match code {
-                packets4::SubscribeReasonCode::Success(_) => Ok(()),
+                packets4::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
                 packets4::SubscribeReasonCode::Failure => Err("refused".to_owned()),
             };
-            Event::Subscribed(ack.return_codes.iter().map(answer).collect())
+            let answers = ack.return_codes.iter().map(answer).collect();
+            Event::Subscribed { packet_id: ack.pkid, answers }
         }
-        rumqttc::Incoming::UnsubAck(_) => Event::Unsubscribed,
-        rumqttc::Incoming::Publish(publish) => Event::Published(Published {
+        packets4::Packet::UnsubAck(ack) => {
+            Event::Unsubscribed { packet_id: ack.pkid, refused: Vec::new() }
+        }
+        packets4::Packet::Publish(publish) => Event::Published(Published {
             topic: publish.topic.into(),
             payload: publish.payload,
             is_retained: publish.retain,
             is_repeated: publish.dup,
-            packet_id: (publish.qos != rumqttc::QoS::AtMostOnce).then_some(publish.pkid),
+            packet_id: (publish.qos != QoS4::AtMostOnce).then_some(publish.pkid),
             properties: Vec::new(),
         }),
-        // Pings, and answers to what we never send.
+        packets4::Packet::PingResp => Event::Ponged,
+        // Answers to what we never send.
         _ => Event::Other,
-    }
+    })
+}
+
+fn refusal(code: &str, text: Option<String>) -> String {
+    let text = text.map(|text| format!(" ({text})")).unwrap_or_default();
+    format!("the broker refuses the connection: {code}{text}")
 }

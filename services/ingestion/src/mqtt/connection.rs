@@ -1,229 +1,254 @@
-//! The life of the connection: polled without a pause, opened again after every failure.
+//! The life of a connection: opened again after every failure.
 
+use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{self, AtomicU64, AtomicUsize};
-use std::time::Duration;
+use std::sync::atomic::{self, AtomicU64};
 
 use pipeline::{Delivery, Settlement, Verdict};
 use service::Condition;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::client::{self, Client, Event, Published, Session};
-use super::window::Window;
-use super::{Arrived, Purpose, message};
+use super::client::{Event, Published, Session};
+use super::dial::Dial;
+use super::drain::Drain;
+use super::held::Held;
+use super::session::Epoch;
+use super::wire::Reading;
+use super::{Arrived, Grants, Purpose, message};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 use crate::routes::Subscription;
 
-/// Longest wait for the last acknowledgements to leave at a close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a waiting message takes beside its payload, roughly.
-const OVERHEAD: usize = 512;
-
-/// How long nothing must come after the subscriptions have ended, until the session counts as empty.
-const QUIET: Duration = Duration::from_secs(3);
+/// What a connection needs from its source.
+pub(super) struct Parts {
+    /// Its place among several.
+    pub index: u16,
+    pub purpose: Purpose,
+    pub dial: Arc<dyn Dial>,
+    pub settings: Mqtt,
+    pub filters: Vec<Subscription>,
+    pub ordering: Option<Ordering>,
+    pub outbox: mpsc::UnboundedSender<Arrived>,
+    pub metrics: Metrics,
+    pub condition: Condition,
+    pub grants: watch::Sender<Grants>,
+}
 
 pub(super) struct Connection {
-    /// Its place among several.
-    index: u16,
-    purpose: Purpose,
-    ordering: Option<Ordering>,
-    settings: Mqtt,
-    filters: Vec<Subscription>,
-    outbox: mpsc::UnboundedSender<Arrived>,
+    parts: Parts,
     epoch: Arc<AtomicU64>,
-    metrics: Metrics,
-    condition: Condition,
     held: Arc<Held>,
-    /// Since when there is no connection, for one that was there before.
-    lost_at: Option<OffsetDateTime>,
-    is_first: bool,
+    /// The time without a subscription, after the first one.
+    away: Option<Away>,
+    has_ever_subscribed: bool,
+    /// Whether the broker's session has our filters, as far as it keeps them.
+    is_session_subscribed: bool,
 }
 
-/// What is handed out and not settled, over all epochs.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: AtomicUsize,
-    qos0_messages: AtomicUsize,
-}
-
-/// What belongs to one connection: nothing of it outlives that.
-struct Epoch {
-    client: Client,
-    window: Window,
-    verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
-    /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
-    report: mpsc::UnboundedSender<(u64, Verdict)>,
-    /// What was subscribed to, in the order of the answers.
-    asked: Vec<Subscription>,
-    is_subscribed: bool,
-    has_acked: bool,
-    /// Filters whose subscription has ended.
-    unsubscribed: usize,
-    last_arrival: Instant,
+struct Away {
+    since: OffsetDateTime,
+    is_counted: bool,
 }
 
 /// How a connection ended.
 struct End {
     reason: String,
+    /// Whether the broker had taken us.
+    was_open: bool,
     was_subscribed: bool,
     /// Whether it carried a message all the way.
     has_acked: bool,
 }
 
 impl Connection {
-    pub(super) fn new(
-        (index, purpose): (u16, Purpose),
-        settings: Mqtt,
-        (filters, ordering): (Vec<Subscription>, Option<Ordering>),
-        (outbox, epoch): (mpsc::UnboundedSender<Arrived>, Arc<AtomicU64>),
-        (metrics, condition): (Metrics, Condition),
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let held = Arc::new(Held::new(&parts.settings));
         Self {
-            index,
-            purpose,
-            ordering,
-            settings,
-            filters,
-            outbox,
-            epoch,
-            metrics,
-            condition,
-            held: Arc::default(),
-            lost_at: None,
-            is_first: true,
+            parts,
+            epoch: Arc::default(),
+            held,
+            away: None,
+            has_ever_subscribed: false,
+            is_session_subscribed: false,
         }
     }
 
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let mut waits = self.settings.reconnect.waits();
-        self.condition.pending(format!("connecting to {}", self.settings.url));
+    /// Carries messages until asked to stop, or drains the session.
+    ///
+    /// # Errors
+    /// When a drain was interrupted: the session may hold messages.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
+        let mut waits = self.parts.settings.reconnect.waits();
+        let url = self.parts.settings.url.clone();
+        self.parts.condition.pending(format!("connecting to {url}"));
         loop {
             let started = Instant::now();
-            let Err(end) = self.connected(&mut stop).await else { return };
-            let End { reason, was_subscribed, has_acked } = end;
-            // What is still queued cannot be acknowledged any more.
-            self.epoch.fetch_add(1, atomic::Ordering::Relaxed);
+            let (dial, settings) = (&*self.parts.dial, &self.parts.settings);
+            let opened = tokio::select! {
+                opened = Epoch::open(dial, settings, self.parts.index, Session::Keep) => opened,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            };
+            let lived = match opened {
+                Ok(epoch) => self.connected(epoch, &mut stop).await,
+                Err(reason) => {
+                    Err(End { reason, was_open: false, was_subscribed: false, has_acked: false })
+                }
+            };
+            let Err(End { reason, was_open, was_subscribed, has_acked }) = lived else {
+                return Ok(());
+            };
             // A connection that comes up only to fail again, at a packet that is too large for
             // example, is tried less and less often.
-            if has_acked || started.elapsed() > self.settings.reconnect.max {
+            if has_acked || started.elapsed() > self.parts.settings.reconnect.max {
                 waits.reset();
             }
             if was_subscribed {
-                self.metrics.reconnects.inc();
-                self.lost_at = Some(OffsetDateTime::now_utc());
+                self.parts.metrics.reconnects.inc();
             }
-            self.condition.not_ready(format!("{}: {reason}", self.settings.url));
+            self.parts.condition.not_ready(format!("{url}: {reason}"));
+            // Another connection could take the session away from a replica that lives.
+            if was_open && self.parts.purpose == Purpose::Drain {
+                return Err(reason);
+            }
             tokio::select! {
                 () = sleep(waits.next_wait()) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
-            }
-            // What still waits leaves with the pipeline alone; a new connection would add to it.
-            tokio::select! {
-                () = self.room() => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
             }
         }
     }
 
-    /// Lives through one connection; returns once asked to stop, or fails when it ends.
-    async fn connected(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), End> {
-        let opened = client::open(&self.settings, self.index, Session::Keep);
-        let (client, mut eventloop) =
-            opened.map_err(|reason| End { reason, was_subscribed: false, has_acked: false })?;
-        let mut epoch = Epoch::new(client);
-        let lived = self.live(&mut epoch, &mut eventloop, stop).await;
+    /// Lives through one connection; returns once asked to stop or drained, or fails when it ends.
+    async fn connected(
+        &mut self,
+        mut epoch: Epoch,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<(), End> {
+        let lived = match self.greeted(&mut epoch) {
+            Ok(()) if self.parts.purpose == Purpose::Drain && !epoch.session_present => Ok(()),
+            Ok(()) => self.live(&mut epoch, stop).await,
+            Err(reason) => Err(reason),
+        };
+        // What is still queued cannot be acknowledged any more.
+        self.epoch.fetch_add(1, atomic::Ordering::Relaxed);
+        if self.has_ever_subscribed && self.away.is_none() {
+            self.away = Some(Away { since: OffsetDateTime::now_utc(), is_counted: false });
+        }
         let (was_subscribed, has_acked) = (epoch.is_subscribed, epoch.has_acked);
-        lived.map_err(|reason| End { reason, was_subscribed, has_acked })
+        let lived = lived.map_err(|reason| match &epoch.drain {
+            Some(drain) if drain.is_untouched() => format!(
+                "{reason}: the replica seems to be alive, end it first; its session is untouched"
+            ),
+            Some(_) => format!("{reason}: the session stays, retire again"),
+            None => reason,
+        });
+        epoch.leave().await;
+        lived.map_err(|reason| End { reason, was_open: true, was_subscribed, has_acked })
     }
 
     async fn live(
         &mut self,
         epoch: &mut Epoch,
-        eventloop: &mut client::EventLoop,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
         loop {
-            let event = {
-                let poll = eventloop.poll();
-                tokio::pin!(poll);
-                // Verdicts are taken beside the same poll, which must not be dropped.
-                loop {
-                    tokio::select! {
-                        event = &mut poll => break Some(event),
-                        Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
-                        () = tokio::time::sleep_until(epoch.last_arrival + QUIET),
-                            if self.is_drained(epoch) => break None,
-                        _ = stop.wait_for(|stop| *stop) => break None,
-                    }
+            let reading = self.held.reading();
+            if reading == Reading::Off {
+                epoch.requests.postpone();
+            }
+            let wake_at = epoch.wake_at();
+            let wake = async {
+                match wake_at {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
                 }
             };
-            let Some(event) = event else {
-                // What cannot be sent in this time comes again.
-                drop(timeout(CLOSE_TIMEOUT, epoch.say_goodbye(eventloop)).await);
+            tokio::select! {
+                event = epoch.wire.next(reading) => self.handle(epoch, event?)?,
+                Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
+                () = self.held.freed(), if reading == Reading::Off => {}
+                () = wake => Self::wake(epoch)?,
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            }
+            if let Some(drain) = &mut epoch.drain
+                && drain.advance(&mut epoch.wire, &mut epoch.requests, &epoch.window)?
+            {
                 return Ok(());
-            };
-            self.handle(epoch, event?)?;
-            epoch.send_acks();
-            if self.is_over() {
-                tokio::select! {
-                    braked = self.brake(epoch) => braked?,
-                    _ = stop.wait_for(|stop| *stop) => {}
-                }
             }
         }
     }
 
+    /// Begins what a new connection is for.
+    fn greeted(&mut self, epoch: &mut Epoch) -> Result<(), String> {
+        let Parts { settings, filters, index, .. } = &self.parts;
+        for warning in epoch.negotiated.warnings(settings, filters) {
+            warn!(connection = index, warning);
+        }
+        if self.parts.purpose == Purpose::Drain {
+            if !epoch.session_present {
+                info!(connection = index, "the broker has no session of ours: nothing to carry");
+            }
+            let names = filters.iter().map(|filter| filter.filter.clone());
+            let names = names.chain(settings.unsubscribe.iter().cloned()).collect();
+            epoch.drain = Some(Drain::new(settings, names));
+            self.parts.condition.ready();
+            return Ok(());
+        }
+        self.note_session(epoch.session_present);
+        if epoch.session_present && !self.parts.settings.unsubscribe.is_empty() {
+            epoch.unsubscribe(&self.parts.settings.unsubscribe)?;
+        }
+        self.parts.condition.pending("subscribing");
+        epoch.subscribe(&self.wanted(epoch.session_present))?;
+        self.note_subscribed(epoch);
+        Ok(())
+    }
+
     fn handle(&mut self, epoch: &mut Epoch, event: Event) -> Result<(), String> {
         match event {
-            Event::Connected { session_present } if self.purpose == Purpose::Drain => {
-                epoch.last_arrival = Instant::now();
-                if !session_present {
-                    info!(connection = self.index, "the broker has no session of ours");
-                    epoch.unsubscribed = self.filters.len();
-                } else if !epoch.client.try_unsubscribe(&self.filters) {
-                    return Err("the end of the subscription could not be requested".into());
+            Event::Unsubscribed { packet_id, refused } => {
+                epoch.requests.unsubscribed(packet_id);
+                match (refused.is_empty(), &epoch.drain) {
+                    (true, _) => {}
+                    (false, Some(_)) => {
+                        let refused = refused.join(", ");
+                        return Err(format!("the broker refused to unsubscribe: {refused}"));
+                    }
+                    (false, None) => warn!(?refused, "the broker refused to unsubscribe"),
                 }
             }
-            Event::Unsubscribed => epoch.unsubscribed += 1,
-            Event::Connected { session_present } => {
-                self.note_session(session_present);
-                epoch.asked = self.wanted(session_present);
-                if epoch.asked.is_empty() {
-                    epoch.is_subscribed = true;
-                    self.condition.ready();
-                    return Ok(());
-                }
-                self.condition.pending("subscribing");
-                if !epoch.client.try_subscribe(&epoch.asked) {
-                    return Err("the subscription could not be requested".into());
-                }
-            }
-            Event::Subscribed(answers) => {
-                let refused = epoch.asked.iter().zip(&answers);
-                let refused =
-                    refused.filter_map(|(filter, answer)| Some((filter, answer.as_ref().err()?)));
-                let refused: Vec<_> =
-                    refused.map(|(filter, why)| format!("{} ({why})", filter.filter)).collect();
-                if !refused.is_empty() {
-                    return Err(format!(
-                        "the broker refused the subscription to {}",
-                        refused.join(", ")
-                    ));
-                }
-                epoch.is_subscribed = true;
-                self.is_first = false;
-                self.condition.ready();
+            Event::Subscribed { packet_id, answers } => {
+                epoch.subscribed(packet_id, &answers)?;
+                self.note_subscribed(epoch);
             }
             Event::Published(published) => {
-                epoch.last_arrival = Instant::now();
+                epoch.requests.postpone();
+                if let Some(drain) = &mut epoch.drain {
+                    drain.touch();
+                }
                 self.deliver(epoch, published);
             }
-            Event::Other => {}
+            Event::Connected { .. } => return Err("the broker says CONNACK again".into()),
+            Event::Ponged | Event::Other => {}
+        }
+        Ok(())
+    }
+
+    /// Does what is due by time.
+    fn wake(epoch: &mut Epoch) -> Result<(), String> {
+        let now = Instant::now();
+        if epoch.requests.answer_by().is_some_and(|at| now >= at) {
+            let request = match epoch.requests.is_subscribing() {
+                true => "SUBSCRIBE",
+                false => "UNSUBSCRIBE",
+            };
+            return Err(format!("the broker has not answered {request} (mqtt.connect_timeout)"));
+        }
+        if epoch.ask_again_at.is_some_and(|at| now >= at) {
+            epoch.ask_again()?;
         }
         Ok(())
     }
@@ -233,158 +258,105 @@ impl Connection {
     /// groups (mosquitto 2.0.11 does). Only with MQTT 3.1.1 that would bring every retained message
     /// once more, but for shared groups, which get none.
     fn wanted(&self, session_present: bool) -> Vec<Subscription> {
-        let is_known = session_present && !self.is_first && self.settings.protocol == Protocol::V4;
-        let wanted = self.filters.iter().filter(|filter| filter.is_shared || !is_known);
+        let is_known = session_present
+            && self.is_session_subscribed
+            && self.parts.settings.protocol == Protocol::V4;
+        let wanted = self.parts.filters.iter().filter(|filter| filter.is_shared || !is_known);
         wanted.cloned().collect()
     }
 
     fn note_session(&mut self, session_present: bool) {
-        let lost_at = self.lost_at.take();
         if session_present {
-            info!("the broker resumed our session");
-        } else if let (false, Some(since)) = (self.is_first, lost_at) {
-            self.metrics.possible_gaps.inc();
-            let until = OffsetDateTime::now_utc();
-            warn!(%since, %until, "the broker lost our session: messages of this time may be missing");
-        } else {
-            info!("the broker has no session of ours yet: it keeps messages from now on");
+            info!(connection = self.parts.index, "the broker resumed our session");
+            return;
         }
+        self.is_session_subscribed = false;
+        match &mut self.away {
+            // The same loss, until we are subscribed again.
+            Some(away) if away.is_counted => {}
+            Some(away) => {
+                away.is_counted = true;
+                self.parts.metrics.possible_gaps.inc();
+                let (since, until) = (away.since, OffsetDateTime::now_utc());
+                warn!(
+                    %since, %until,
+                    "the broker lost our session: messages of this time may be missing"
+                );
+            }
+            None if self.has_ever_subscribed => {}
+            None => {
+                self.parts.metrics.absent_sessions.inc();
+                info!(
+                    connection = self.parts.index,
+                    "the broker has no session of ours at the start: a new replica, or the session \
+                     expired while none ran; it keeps messages from now on"
+                );
+            }
+        }
+    }
+
+    /// Notes how the subscriptions stand, once all SUBSCRIBEs are answered.
+    fn note_subscribed(&mut self, epoch: &mut Epoch) {
+        if epoch.requests.is_subscribing() {
+            return;
+        }
+        (epoch.is_subscribed, self.has_ever_subscribed) = (true, true);
+        (self.is_session_subscribed, self.away) = (epoch.short.is_empty(), None);
+        let short = epoch.short.iter().map(|(short, why)| (short.filter.clone(), why.clone()));
+        epoch.negotiated.short = short.collect();
+        self.parts.grants.send_modify(|grants| {
+            grants.insert(self.parts.index, epoch.negotiated.clone());
+        });
+        if epoch.short.is_empty() {
+            epoch.waits.reset();
+            self.parts.condition.ready();
+            return;
+        }
+        epoch.ask_again_at = Some(Instant::now() + epoch.waits.next_wait());
+        let short = epoch.negotiated.short.iter();
+        let short: Vec<_> = short.map(|(filter, why)| format!("{filter}: {why}")).collect();
+        self.parts.condition.not_ready(short.join("; "));
     }
 
     fn deliver(&self, epoch: &mut Epoch, published: Published) {
         let is_qos0 = published.packet_id.is_none();
-        if is_qos0 {
-            if self.held.qos0_messages.load(atomic::Ordering::Relaxed)
-                >= self.settings.max_qos0_waiting
-            {
-                self.metrics.qos0_dropped.inc();
-                return;
-            }
-            self.held.qos0_messages.fetch_add(1, atomic::Ordering::Relaxed);
+        if is_qos0 && !self.held.try_add_qos0() {
+            self.parts.metrics.qos0_dropped.inc();
+            return;
         }
-        let size = published.payload.len() + OVERHEAD;
-        self.held.bytes.fetch_add(size, atomic::Ordering::Relaxed);
+        let size = published.size();
+        self.held.add(size);
         let place = published.packet_id.map(|packet_id| epoch.window.push(packet_id));
         let (report, held) = (epoch.report.clone(), Arc::clone(&self.held));
+        let qos0_dropped = self.parts.metrics.qos0_dropped.clone();
         let settle = move |verdict| {
-            held.bytes.fetch_sub(size, atomic::Ordering::Relaxed);
             match place {
                 // An error means that the connection has ended: the broker sends it again.
                 Some(place) => report.send((place, verdict)).unwrap_or_default(),
-                None => drop(held.qos0_messages.fetch_sub(1, atomic::Ordering::Relaxed)),
+                None => {
+                    held.remove_qos0();
+                    // Nobody sends it again.
+                    qos0_dropped.inc_by(u64::from(verdict == Verdict::Nack));
+                }
             }
+            held.remove(size);
         };
-        let delivery = Delivery::new(
-            message::read(published, self.ordering.as_ref()),
-            Settlement::new(settle, None),
-        );
+        let message = message::read(published, self.parts.ordering.as_ref());
+        let delivery = Delivery::new(message, Settlement::new(settle, None));
         let current = self.epoch.load(atomic::Ordering::Relaxed);
         let epoch = super::Epoch { current: Arc::clone(&self.epoch), number: current };
         let arrived = Arrived { epoch: (!is_qos0).then_some(epoch), delivery };
         // An error means that the source is closing; what is dropped here is nacked.
-        self.outbox.send(arrived).unwrap_or_else(drop);
-    }
-
-    /// Whether nothing can come any more, and nothing is left to acknowledge, but for what is on its
-    /// way now.
-    fn is_drained(&self, epoch: &Epoch) -> bool {
-        self.purpose == Purpose::Drain
-            && epoch.unsubscribed >= self.filters.len()
-            && epoch.window.is_empty()
-    }
-
-    fn is_over(&self) -> bool {
-        self.held.bytes.load(atomic::Ordering::Relaxed) > self.settings.max_bytes_in_flight
-    }
-
-    /// Waits until half of what may be in flight is settled.
-    async fn room(&self) {
-        const LOOK: Duration = Duration::from_millis(20);
-        while self.held.bytes.load(atomic::Ordering::Relaxed)
-            > self.settings.max_bytes_in_flight / 2
-        {
-            sleep(LOOK).await;
-        }
-    }
-
-    /// Leaves the socket unread until there is room: TCP holds the broker back. Not for long, because
-    /// pings wait too.
-    async fn brake(&self, epoch: &mut Epoch) -> Result<(), String> {
-        let room = timeout(self.settings.keep_alive / 2, self.room());
-        tokio::pin!(room);
-        loop {
-            tokio::select! {
-                in_time = &mut room => {
-                    return in_time.map_err(|_| {
-                        let most = self.settings.max_bytes_in_flight;
-                        format!("more than {most} bytes wait (mqtt.max_bytes_in_flight)")
-                    });
-                }
-                Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
-            }
-        }
+        self.parts.outbox.send(arrived).unwrap_or_else(drop);
     }
 }
 
 /// Takes the session over with one that ends with its connection.
-pub(super) async fn end_session(settings: &Mqtt, index: u16) -> Result<(), String> {
-    let (client, mut eventloop) = client::open(settings, index, Session::End)?;
-    while !matches!(eventloop.poll().await?, Event::Connected { .. }) {}
-    client.try_disconnect();
-    while eventloop.poll().await.is_ok() {}
+pub(super) async fn end_session(
+    dial: &dyn Dial,
+    settings: &Mqtt,
+    index: u16,
+) -> Result<(), String> {
+    Epoch::open(dial, settings, index, Session::End).await?.leave().await;
     Ok(())
-}
-
-impl Epoch {
-    fn new(client: Client) -> Self {
-        let (report, verdicts) = mpsc::unbounded_channel();
-        let window = Window::default();
-        Self {
-            client,
-            window,
-            verdicts,
-            report,
-            asked: Vec::new(),
-            is_subscribed: false,
-            has_acked: false,
-            unsubscribed: 0,
-            last_arrival: Instant::now(),
-        }
-    }
-
-    fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
-        match verdict {
-            Verdict::Ack => {
-                self.window.ack(place);
-                self.send_acks();
-                Ok(())
-            }
-            // MQTT cannot hand one message back, but a new connection brings it again.
-            Verdict::Nack => Err("a message could not be settled".into()),
-        }
-    }
-
-    /// Sends the acknowledgements that are due, as far as there is room for them.
-    fn send_acks(&mut self) {
-        while let Some(packet_id) = self.window.due() {
-            if !self.client.try_ack(packet_id) {
-                return;
-            }
-            self.window.pop();
-            self.has_acked = true;
-        }
-    }
-
-    /// Sends the acknowledgements that are due, then DISCONNECT, and waits until the connection has ended.
-    async fn say_goodbye(&mut self, eventloop: &mut client::EventLoop) {
-        while let Ok((place, verdict)) = self.verdicts.try_recv() {
-            if verdict == Verdict::Ack {
-                self.window.ack(place);
-            }
-        }
-        self.send_acks();
-        if self.client.try_disconnect() {
-            while eventloop.poll().await.is_ok() {}
-        }
-    }
 }

@@ -1,0 +1,115 @@
+//! Streams to a broker: names, addresses, TLS.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::security;
+use super::wire::Stream;
+use crate::config::Mqtt;
+
+pub(super) type Dialing<'a> = Pin<Box<dyn Future<Output = Result<Stream, String>> + Send + 'a>>;
+
+/// Opens streams to a broker.
+pub(super) trait Dial: Send + Sync {
+    /// Opens one. Callers bound the time.
+    fn dial<'a>(&'a self, settings: &'a Mqtt) -> Dialing<'a>;
+}
+
+/// Dials over TCP, with TLS if the URL asks for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Network;
+
+impl Dial for Network {
+    fn dial<'a>(&'a self, settings: &'a Mqtt) -> Dialing<'a> {
+        Box::pin(async move {
+            let (host, port) = settings.address().ok_or("mqtt.url is wrong")?;
+            let deadline = Instant::now() + settings.connect_timeout;
+            let addresses = resolve(host, port, settings.connect_timeout / 2).await?;
+            let stream = connect(&addresses, deadline).await?;
+            if !settings.is_tls() {
+                return Ok(Box::new(stream) as Stream);
+            }
+            let connector = TlsConnector::from(security::tls(&settings.tls)?);
+            let name = ServerName::try_from(host.to_owned())
+                .map_err(|error| format!("{host}: {error}"))?;
+            let stream = connector.connect(name, stream).await;
+            Ok(Box::new(stream.map_err(|error| format!("TLS: {error}"))?) as Stream)
+        })
+    }
+}
+
+/// Finds a host's addresses. The look-up blocks a thread of its own, so a name server that does not
+/// answer holds up nobody.
+async fn resolve(host: &str, port: u16, most: Duration) -> Result<Vec<SocketAddr>, String> {
+    let found = timeout(most, lookup_host((host, port))).await;
+    let found = found.map_err(|_| format!("no name server has answered for {host} in {most:?}"))?;
+    let found: Vec<_> = found.map_err(|error| format!("look up {host}: {error}"))?.collect();
+    match found.is_empty() {
+        true => Err(format!("{host} has no address")),
+        false => Ok(found),
+    }
+}
+
+/// Tries one address after the other, each with its share of the time that is left.
+async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, String> {
+    let mut failures = Vec::new();
+    for (index, address) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // One more share is for TLS and MQTT.
+        let share = left / u32::try_from(addresses.len() - index + 1).unwrap_or(u32::MAX);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(|error| format!("{address}: {error}"))?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
+            Err(_) => failures.push(format!("{address}: no answer in {share:?}")),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_first_address_does_not_hide_the_second() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let alive = listener.local_addr().unwrap();
+        // Its queue of connections is full, so it neither takes nor refuses another one.
+        let full = socket2_full().await;
+        let deadline = Instant::now() + Duration::from_secs(3);
+
+        let stream = connect(&[full.address, alive], deadline).await.unwrap();
+
+        assert_eq!(stream.peer_addr().unwrap(), alive);
+    }
+
+    struct Full {
+        address: SocketAddr,
+        _held: (TcpListener, Vec<tokio::task::JoinHandle<std::io::Result<TcpStream>>>),
+    }
+
+    async fn socket2_full() -> Full {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let held = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
+        // Those that were taken are done; the others hang.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Full { address, _held: (listener, held) }
+    }
+}

@@ -1,0 +1,105 @@
+//! The steps of a replica that goes for good.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::requests::Requests;
+use super::window::Window;
+use super::wire::Wire;
+use crate::config::Mqtt;
+
+/// How long nothing must happen until the broker is asked for the end. Brokers that answer pings beside
+/// their queues need it; for others the ping alone would do.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Empties the broker's session: waits for a living replica, unsubscribes, carries what is left.
+///
+/// The session counts as empty when the broker answers a ping that was sent after the last PUBACK, with
+/// no message before the answer: brokers answer in order.
+#[derive(Debug)]
+pub(super) struct Drain {
+    step: Step,
+    filters: Vec<String>,
+    active_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// A replica that is alive takes its session back in this time.
+    Watching {
+        until: Instant,
+    },
+    Unsubscribing,
+    Quiet,
+    /// This ping must be answered before the next message comes.
+    Asked {
+        ping: u64,
+    },
+}
+
+impl Drain {
+    pub(super) fn new(settings: &Mqtt, filters: Vec<String>) -> Self {
+        let now = Instant::now();
+        // A connection that carried messages is opened again after the shortest wait.
+        let until = now + settings.reconnect.min + settings.connect_timeout;
+        Self { step: Step::Watching { until }, filters, active_at: now }
+    }
+
+    /// Whether the subscriptions are still as the replica left them.
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self.step, Step::Watching { .. })
+    }
+
+    /// Notes that a message came, or was settled.
+    pub(super) fn touch(&mut self) {
+        self.active_at = Instant::now();
+        if matches!(self.step, Step::Asked { .. }) {
+            self.step = Step::Quiet;
+        }
+    }
+
+    /// When to look again, if nothing else happens.
+    pub(super) fn wake_at(&self, wire: &Wire, window: &Window) -> Option<Instant> {
+        match self.step {
+            Step::Watching { until } => Some(until),
+            Step::Quiet if window.is_empty() => {
+                Some(self.quiet_at(wire).unwrap_or_else(|| Instant::now() + QUIET))
+            }
+            Step::Quiet | Step::Unsubscribing | Step::Asked { .. } => None,
+        }
+    }
+
+    /// Does what is due; true when the session is empty.
+    pub(super) fn advance(
+        &mut self,
+        wire: &mut Wire,
+        requests: &mut Requests,
+        window: &Window,
+    ) -> Result<bool, String> {
+        let now = Instant::now();
+        match self.step {
+            Step::Watching { until } if now >= until => {
+                requests.unsubscribe(wire, &self.filters)?;
+                self.step = Step::Unsubscribing;
+            }
+            Step::Unsubscribing if !requests.is_unsubscribing() => {
+                self.active_at = now;
+                self.step = Step::Quiet;
+            }
+            Step::Quiet if window.is_empty() => {
+                if self.quiet_at(wire).is_some_and(|quiet_at| now >= quiet_at) {
+                    self.step = Step::Asked { ping: wire.ping()? };
+                }
+            }
+            Step::Asked { ping } => return Ok(wire.is_answered(ping)),
+            Step::Watching { .. } | Step::Unsubscribing | Step::Quiet => {}
+        }
+        Ok(false)
+    }
+
+    /// When it will have been quiet long enough; `None` while acknowledgements are not written.
+    fn quiet_at(&self, wire: &Wire) -> Option<Instant> {
+        Some(wire.all_written_at()?.max(self.active_at) + QUIET)
+    }
+}

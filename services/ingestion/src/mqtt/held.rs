@@ -1,0 +1,65 @@
+//! What a connection has handed out and is not settled yet: the bound on what it reads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+use super::wire::Reading;
+use crate::config::Mqtt;
+
+/// Bytes and QoS 0 messages that wait, over all reconnects of one connection.
+#[derive(Debug)]
+pub(super) struct Held {
+    bytes: AtomicUsize,
+    qos0_messages: AtomicUsize,
+    max_bytes: usize,
+    max_qos0_messages: usize,
+    freed: Notify,
+}
+
+impl Held {
+    pub(super) fn new(settings: &Mqtt) -> Self {
+        Self {
+            bytes: AtomicUsize::new(0),
+            qos0_messages: AtomicUsize::new(0),
+            max_bytes: settings.max_bytes_in_flight,
+            max_qos0_messages: settings.max_qos0_waiting,
+            freed: Notify::new(),
+        }
+    }
+
+    /// Counts a message.
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Forgets a message, and wakes who waits for [`Held::freed`].
+    pub(super) fn remove(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.freed.notify_one();
+    }
+
+    /// Counts a QoS 0 message, unless too many wait.
+    pub(super) fn try_add_qos0(&self) -> bool {
+        let below = |waiting: usize| (waiting < self.max_qos0_messages).then_some(waiting + 1);
+        self.qos0_messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+    }
+
+    /// Forgets a QoS 0 message.
+    pub(super) fn remove_qos0(&self) {
+        self.qos0_messages.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the next packet may be read. The bound is passed by one packet at most.
+    pub(super) fn reading(&self) -> Reading {
+        match self.bytes.load(Ordering::Relaxed) < self.max_bytes {
+            true => Reading::On,
+            false => Reading::Off,
+        }
+    }
+
+    /// Waits until a message is settled. Cancel safe.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+}

@@ -1,0 +1,107 @@
+//! SUBSCRIBEs and UNSUBSCRIBEs that are under way, by their packet ids.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::client::Request;
+use super::wire::Wire;
+use crate::routes::Subscription;
+
+/// Filters of one packet: brokers have limits, and AWS IoT takes eight.
+const FILTERS_PER_PACKET: usize = 8;
+
+/// Requests that the broker has not answered yet.
+#[derive(Debug)]
+pub(super) struct Requests {
+    last_id: u16,
+    subscribes: HashMap<u16, Vec<Subscription>>,
+    unsubscribes: HashSet<u16>,
+    timeout: Duration,
+    /// When the broker must have said something about them.
+    answer_by: Option<Instant>,
+}
+
+impl Requests {
+    /// Requests that are given up after `timeout` without an answer.
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self {
+            last_id: 0,
+            subscribes: HashMap::new(),
+            unsubscribes: HashSet::new(),
+            timeout,
+            answer_by: None,
+        }
+    }
+
+    pub(super) fn subscribe(
+        &mut self,
+        wire: &mut Wire,
+        filters: &[Subscription],
+    ) -> Result<(), String> {
+        for filters in filters.chunks(FILTERS_PER_PACKET) {
+            let packet_id = self.next_id();
+            wire.say(Request::Subscribe { packet_id, filters })?;
+            self.subscribes.insert(packet_id, filters.to_vec());
+        }
+        self.postpone();
+        Ok(())
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        wire: &mut Wire,
+        filters: &[String],
+    ) -> Result<(), String> {
+        for filters in filters.chunks(FILTERS_PER_PACKET) {
+            let packet_id = self.next_id();
+            wire.say(Request::Unsubscribe { packet_id, filters })?;
+            self.unsubscribes.insert(packet_id);
+        }
+        self.postpone();
+        Ok(())
+    }
+
+    /// Takes the filters that a SUBACK answers; `None` for one that was not asked for.
+    pub(super) fn subscribed(&mut self, packet_id: u16) -> Option<Vec<Subscription>> {
+        let filters = self.subscribes.remove(&packet_id);
+        self.postpone();
+        filters
+    }
+
+    /// Takes note of an UNSUBACK.
+    pub(super) fn unsubscribed(&mut self, packet_id: u16) {
+        self.unsubscribes.remove(&packet_id);
+        self.postpone();
+    }
+
+    /// Starts the time for the answer again: the broker is busy with messages, or we do not read.
+    pub(super) fn postpone(&mut self) {
+        let is_waiting = !self.subscribes.is_empty() || !self.unsubscribes.is_empty();
+        self.answer_by = is_waiting.then(|| Instant::now() + self.timeout);
+    }
+
+    pub(super) fn is_subscribing(&self) -> bool {
+        !self.subscribes.is_empty()
+    }
+
+    pub(super) fn is_unsubscribing(&self) -> bool {
+        !self.unsubscribes.is_empty()
+    }
+
+    pub(super) fn answer_by(&self) -> Option<Instant> {
+        self.answer_by
+    }
+
+    /// An id that no request under way has; never 0 [MQTT-2.2.1-3].
+    fn next_id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            let id = self.last_id;
+            if !self.subscribes.contains_key(&id) && !self.unsubscribes.contains(&id) {
+                return id;
+            }
+        }
+    }
+}

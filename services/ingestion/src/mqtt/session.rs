@@ -1,0 +1,182 @@
+//! What belongs to one connection: nothing of it outlives that.
+
+use std::time::Duration;
+
+use pipeline::Verdict;
+use pipeline::backoff::Waits;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::client::{Codec, Event, Request, Session};
+use super::dial::Dial;
+use super::drain::Drain;
+use super::negotiated::Negotiated;
+use super::requests::Requests;
+use super::security;
+use super::window::Window;
+use super::wire::{Reading, Wire};
+use crate::config::Mqtt;
+use crate::routes::Subscription;
+
+/// Longest wait for the last acknowledgements to leave, and for the broker to close.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection that the broker has taken.
+pub(super) struct Epoch {
+    pub wire: Wire,
+    pub session_present: bool,
+    pub negotiated: Negotiated,
+    pub window: Window,
+    pub requests: Requests,
+    pub verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
+    /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
+    pub report: mpsc::UnboundedSender<(u64, Verdict)>,
+    /// Filters that were refused or granted less than asked, with the reason.
+    pub short: Vec<(Subscription, String)>,
+    /// When to ask for those again.
+    pub ask_again_at: Option<Instant>,
+    pub waits: Waits,
+    pub drain: Option<Drain>,
+    pub is_subscribed: bool,
+    pub has_acked: bool,
+}
+
+impl Epoch {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Names what failed, or that the broker has not answered in time.
+    pub(super) async fn open(
+        dial: &dyn Dial,
+        settings: &Mqtt,
+        index: u16,
+        session: Session,
+    ) -> Result<Self, String> {
+        let most = settings.connect_timeout;
+        let greeting = Box::pin(Self::greet(dial, settings, index, session));
+        let late =
+            || format!("the broker has not answered CONNECT in {most:?} (mqtt.connect_timeout)");
+        timeout(most, greeting).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn greet(
+        dial: &dyn Dial,
+        settings: &Mqtt,
+        index: u16,
+        session: Session,
+    ) -> Result<Self, String> {
+        let login = security::credentials(settings)?;
+        let stream = dial.dial(settings).await?;
+        // No pings before the CONNACK.
+        let mut wire = Wire::new(stream, Codec::new(settings), settings.connect_timeout * 2);
+        wire.say(Request::Connect { settings, index, session, login })?;
+        let Event::Connected { session_present, negotiated } = wire.next(Reading::On).await? else {
+            return Err("the broker answers CONNECT with something else".into());
+        };
+        wire.codec.max_sent_bytes = negotiated.max_packet_bytes;
+        wire.set_keep_alive(negotiated.keep_alive(settings));
+        let (report, verdicts) = mpsc::unbounded_channel();
+        Ok(Self {
+            wire,
+            session_present,
+            negotiated,
+            window: Window::default(),
+            requests: Requests::new(settings.connect_timeout),
+            verdicts,
+            report,
+            short: Vec::new(),
+            ask_again_at: None,
+            waits: settings.reconnect.waits(),
+            drain: None,
+            is_subscribed: false,
+            has_acked: false,
+        })
+    }
+
+    /// Subscribes to filters.
+    pub(super) fn subscribe(&mut self, filters: &[Subscription]) -> Result<(), String> {
+        self.requests.subscribe(&mut self.wire, filters)
+    }
+
+    /// Ends subscriptions.
+    pub(super) fn unsubscribe(&mut self, filters: &[String]) -> Result<(), String> {
+        self.requests.unsubscribe(&mut self.wire, filters)
+    }
+
+    /// Asks again for the filters that the broker did not grant.
+    pub(super) fn ask_again(&mut self) -> Result<(), String> {
+        self.ask_again_at = None;
+        let filters: Vec<_> = self.short.drain(..).map(|(filter, _)| filter).collect();
+        self.subscribe(&filters)
+    }
+
+    /// Takes in a SUBACK, and notes what was not granted.
+    pub(super) fn subscribed(
+        &mut self,
+        packet_id: u16,
+        answers: &[Result<u8, String>],
+    ) -> Result<(), String> {
+        let Some(filters) = self.requests.subscribed(packet_id) else { return Ok(()) };
+        if filters.len() != answers.len() {
+            let (asked, answered) = (filters.len(), answers.len());
+            return Err(format!("the broker answers {answered} filters of {asked}"));
+        }
+        for (subscription, answer) in filters.into_iter().zip(answers) {
+            let asked = subscription.qos;
+            let why = match answer {
+                Ok(granted) if *granted >= asked => continue,
+                Ok(granted) => {
+                    format!("the broker grants QoS {granted}, QoS {asked} was asked for")
+                }
+                Err(why) => format!("the broker refuses the subscription: {why}"),
+            };
+            self.short.push((subscription, why));
+        }
+        Ok(())
+    }
+
+    /// Takes in what became of a message.
+    pub(super) fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
+        match verdict {
+            Verdict::Ack => {
+                if let Some(drain) = &mut self.drain {
+                    drain.touch();
+                }
+                self.window.ack(place);
+                self.send_acks()
+            }
+            // MQTT cannot hand one message back, but a new connection brings it again.
+            Verdict::Nack => Err("a message could not be settled".into()),
+        }
+    }
+
+    /// Sends the acknowledgements that are due.
+    fn send_acks(&mut self) -> Result<(), String> {
+        while let Some(packet_id) = self.window.due() {
+            self.wire.say(Request::Ack { packet_id })?;
+            self.window.pop();
+            self.has_acked = true;
+        }
+        Ok(())
+    }
+
+    /// When to look at requests and at the drain again, if nothing else happens.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let drain = self.drain.as_ref();
+        let drain = drain.and_then(|drain| drain.wake_at(&self.wire, &self.window));
+        [self.requests.answer_by(), self.ask_again_at, drain].into_iter().flatten().min()
+    }
+
+    /// Sends the acknowledgements that are due, then DISCONNECT. What cannot be sent in time comes
+    /// again.
+    pub(super) async fn leave(mut self) {
+        while let Ok((place, verdict)) = self.verdicts.try_recv() {
+            if verdict == Verdict::Ack {
+                self.window.ack(place);
+            }
+        }
+        // An acknowledgement that cannot be written makes the broker send its message again.
+        drop(self.send_acks());
+        drop(timeout(LEAVE_TIMEOUT, self.wire.leave()).await);
+    }
+}

@@ -1,0 +1,112 @@
+//! Proofs of the connection against a broker that does what a test says, byte by byte, in paused time.
+
+mod broker;
+mod granted;
+mod order;
+mod retire;
+mod sessions;
+mod slow;
+
+use std::time::Duration;
+
+use pipeline::{Delivery, Source as _};
+use service::Health;
+use tokio::time::timeout;
+
+use super::{Purpose, Source};
+use crate::config::{Mqtt, Protocol};
+use crate::metrics::Metrics;
+use crate::routes::Subscription;
+use broker::{Broker, Peer};
+
+/// Longest wait for what must come, in paused time.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Long enough to see that nothing comes, and shorter than a keep-alive.
+const WHILE: Duration = Duration::from_secs(20);
+
+/// A broker, and what a source needs to meet it.
+struct TestEnv {
+    broker: Broker,
+    settings: Mqtt,
+    filters: Vec<Subscription>,
+    metrics: Metrics,
+    health: Health,
+}
+
+impl TestEnv {
+    fn new(protocol: Protocol) -> Self {
+        let settings = Mqtt {
+            url: "mqtt://broker:1883".into(),
+            protocol,
+            ordinal: Some(0),
+            ..Mqtt::default()
+        };
+        Self {
+            broker: Broker::new(protocol),
+            settings,
+            filters: vec![subscription("devices/+/up", 1)],
+            metrics: Metrics::default(),
+            health: Health::default(),
+        }
+    }
+
+    fn source(&self, purpose: Purpose) -> Source {
+        let filters = (self.filters.as_slice(), None);
+        let dial = self.broker.dial();
+        Source::over(dial, purpose, &self.settings, filters, (&self.metrics, &self.health))
+    }
+
+    /// A source whose first connection is subscribed.
+    async fn subscribed(&mut self) -> (Source, Peer) {
+        let source = self.source(Purpose::Carry);
+        let peer = self.accept_subscribed().await;
+        (source, peer)
+    }
+
+    /// Takes the next connection, and grants all that it asks for.
+    async fn accept_subscribed(&mut self) -> Peer {
+        let mut peer = self.broker.accept().await;
+        peer.take(true).await;
+        peer.grant().await;
+        peer
+    }
+
+    /// Waits until the connection is ready, or says this.
+    async fn until_it_says(&self, expected: &str) {
+        let says = async {
+            loop {
+                let state = self.state();
+                match expected {
+                    "ready" if state.ready => return,
+                    text if !state.ready && state.reason.contains(text) => return,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let said = timeout(PATIENCE, says).await;
+        said.unwrap_or_else(|_| panic!("it says {:?}, not {expected}", self.state()));
+    }
+
+    fn state(&self) -> service::health::State {
+        self.health.conditions()["mqtt"].clone()
+    }
+}
+
+fn subscription(filter: &str, qos: u8) -> Subscription {
+    Subscription { filter: filter.into(), qos, is_shared: filter.starts_with("$share/") }
+}
+
+/// The next delivery.
+async fn next(source: &mut Source) -> Delivery {
+    let received = timeout(PATIENCE, source.receive()).await.expect("a message in time");
+    received.unwrap().expect("a message")
+}
+
+/// Whether nothing is handed out for a while.
+async fn is_silent(source: &mut Source) -> bool {
+    timeout(WHILE, source.receive()).await.is_err()
+}
+
+fn text(delivery: &Delivery) -> String {
+    String::from_utf8(delivery.message.data.to_vec()).unwrap()
+}

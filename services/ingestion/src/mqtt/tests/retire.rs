@@ -1,0 +1,223 @@
+//! The end of a replica: all that the broker holds is carried, or the session stays.
+
+use super::broker::{Peer, Publish, Said};
+use super::*;
+use crate::mqtt::connection::end_session;
+
+/// A source that drains, and the broker's side once it was asked to end the subscriptions.
+async fn draining(env: &mut TestEnv) -> (Source, Peer) {
+    let source = env.source(Purpose::Drain);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    let (packet_id, filters) = peer.unasked().await;
+    assert_eq!(filters, ["devices/+/up"]);
+    peer.unsuback(packet_id, &[0]).await;
+    (source, peer)
+}
+
+/// Takes everything until the source ends; each message takes this long.
+async fn carry(source: &mut Source, time: Duration) -> Result<usize, String> {
+    let mut carried = 0;
+    loop {
+        let received = timeout(PATIENCE, source.receive()).await.expect("something in time");
+        match received.map_err(|error| {
+            format!("{error:#}: {:?}", std::error::Error::source(&error).map(ToString::to_string))
+        })? {
+            Some(delivery) => {
+                tokio::time::sleep(time).await;
+                delivery.ack();
+                carried += 1;
+            }
+            None => return Ok(carried),
+        }
+    }
+}
+
+/// Sends a window of messages, and the next one `delay` after the last PUBACK, as long as there are any.
+async fn send_windows(mut peer: Peer, count: u16, window: u16, delay: Duration) -> usize {
+    let mut acked = 0;
+    for first in (1..=count).step_by(usize::from(window)) {
+        // Pings are answered in between.
+        assert_eq!(peer.within(delay).await, None);
+        let ids = first..(first + window).min(count + 1);
+        for id in ids.clone() {
+            peer.publish(&Publish::new(id, id.to_string())).await;
+        }
+        for id in ids {
+            assert_eq!(peer.next().await, Said::Ack(id));
+            acked += 1;
+        }
+    }
+    assert_eq!(peer.next().await, Said::Disconnect);
+    assert!(peer.pings > 0, "the end is asked for");
+    acked
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_the_broker_holds_is_carried_however_slow_the_sink_is() {
+    for protocol in [Protocol::V5, Protocol::V4] {
+        for seconds in [0, 4, 100] {
+            let mut env = TestEnv::new(protocol);
+            let (mut source, peer) = draining(&mut env).await;
+            let broker = tokio::spawn(send_windows(peer, 60, 20, Duration::ZERO));
+
+            let carried = carry(&mut source, Duration::from_secs(seconds)).await;
+
+            assert_eq!((carried, broker.await.unwrap()), (Ok(60), 60), "{seconds} s each");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_sends_some_time_after_an_acknowledgement_is_waited_for() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, peer) = draining(&mut env).await;
+    let broker = tokio::spawn(send_windows(peer, 6, 2, Duration::from_millis(2_900)));
+
+    let carried = carry(&mut source, Duration::ZERO).await;
+
+    assert_eq!((carried, broker.await.unwrap()), (Ok(6), 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_overtakes_the_answer_to_the_ping_is_carried() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = draining(&mut env).await;
+    peer.answers_pings = false;
+    assert_eq!(peer.next().await, Said::Ping);
+    peer.publish(&Publish::new(1, "late")).await;
+    peer.send(&[0xD0, 0]).await;
+
+    next(&mut source).await.ack();
+
+    assert_eq!(peer.next().await, Said::Ack(1));
+    assert_eq!(peer.within(Duration::from_secs(2)).await, None, "that answer was not the end");
+    assert_eq!(peer.next().await, Said::Ping);
+    assert_eq!(peer.within(WHILE).await, None, "not before the answer");
+    peer.send(&[0xD0, 0]).await;
+    assert_eq!(peer.next().await, Said::Disconnect);
+    assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_lives_gets_its_session_back_untouched() {
+    for protocol in [Protocol::V5, Protocol::V4] {
+        let mut env = TestEnv::new(protocol);
+        let mut source = env.source(Purpose::Drain);
+        let mut peer = env.broker.accept().await;
+        peer.take(true).await;
+        // The replica comes back after its shortest wait, at its slowest.
+        let wait = env.settings.reconnect.min + env.settings.connect_timeout;
+        assert_eq!(peer.within(wait - Duration::from_millis(1)).await, None);
+        peer.take_over().await;
+
+        let ended = carry(&mut source, Duration::ZERO).await.unwrap_err();
+
+        assert!(ended.contains("the replica seems to be alive"), "{ended}");
+        if protocol == Protocol::V5 {
+            assert!(ended.contains("SessionTakenOver"), "{ended}");
+        }
+        assert!(env.broker.is_left_alone(PATIENCE).await, "and is not taken over again");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_later_ends_the_drain_and_the_session_stays() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, peer) = draining(&mut env).await;
+    drop(peer);
+
+    let ended = carry(&mut source, Duration::ZERO).await.unwrap_err();
+
+    assert!(ended.contains("the session stays"), "{ended}");
+    assert!(env.broker.is_left_alone(PATIENCE).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_cannot_be_carried_ends_the_drain_and_the_session_stays() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = draining(&mut env).await;
+    peer.publish(&Publish::new(1, "poison")).await;
+
+    drop(next(&mut source).await);
+
+    let said = [peer.next().await, peer.next().await];
+    assert_eq!(said, [Said::Disconnect, Said::Closed]);
+    drop(peer);
+    let ended = carry(&mut source, Duration::ZERO).await.unwrap_err();
+    assert!(ended.contains("could not be settled"), "{ended}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unsubscription_that_is_refused_or_not_answered_ends_the_drain() {
+    for answer in [Some(0x87), None] {
+        let mut env = TestEnv::new(Protocol::V5);
+        let mut source = env.source(Purpose::Drain);
+        let mut peer = env.broker.accept().await;
+        peer.take(true).await;
+        let (packet_id, _) = peer.unasked().await;
+        if let Some(code) = answer {
+            peer.unsuback(packet_id, &[code]).await;
+        }
+        assert_eq!(peer.next().await, Said::Disconnect);
+        drop(peer);
+
+        let ended = carry(&mut source, Duration::ZERO).await.unwrap_err();
+
+        let expected = match answer {
+            Some(_) => "refused to unsubscribe: NotAuthorized",
+            None => "has not answered UNSUBSCRIBE",
+        };
+        assert!(ended.contains(expected), "{ended}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_session_there_is_nothing_to_carry() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let mut source = env.source(Purpose::Drain);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+
+    assert_eq!(peer.next().await, Said::Disconnect);
+    drop(peer);
+    assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_away_is_waited_for() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let mut source = env.source(Purpose::Drain);
+    drop(env.broker.accept().await);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+    drop(peer);
+
+    assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn filters_of_removed_routes_end_too() {
+    let mut env = TestEnv::new(Protocol::V5);
+    env.settings.unsubscribe = vec!["old/#".into()];
+    let _source = env.source(Purpose::Drain);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+
+    assert_eq!(peer.unasked().await.1, ["devices/+/up", "old/#"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_a_clean_connection_that_leaves() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (dial, settings) = (env.broker.dial(), env.settings.clone());
+    let ended = tokio::spawn(async move { end_session(&*dial, &settings, 0).await });
+    let mut peer = env.broker.accept().await;
+
+    let Said::Connect { is_clean, expiry, .. } = peer.take(false).await else { panic!() };
+
+    assert_eq!((is_clean, expiry), (true, Some(0)));
+    assert_eq!([peer.next().await, peer.next().await], [Said::Disconnect, Said::Closed]);
+    drop(peer);
+    ended.await.unwrap().unwrap();
+}

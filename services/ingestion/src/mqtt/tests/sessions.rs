@@ -1,0 +1,100 @@
+//! Sessions that the broker lost, never had, or has too much of.
+
+use super::broker::Said;
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_session_is_counted_once_whenever_it_was_lost() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (_source, peer) = env.subscribed().await;
+    drop(peer);
+    // It is still there, but the connection ends before it is subscribed.
+    let mut early = env.broker.accept().await;
+    early.take(true).await;
+    drop(early);
+    for _ in 0..2 {
+        let mut early = env.broker.accept().await;
+        early.take(false).await;
+        early.asked().await;
+        drop(early);
+    }
+    let mut last = env.broker.accept().await;
+    last.take(false).await;
+    last.grant().await;
+    env.until_it_says("ready").await;
+
+    assert_eq!(env.metrics.possible_gaps.get(), 1);
+    drop(last);
+    let mut again = env.broker.accept().await;
+    again.take(false).await;
+    again.grant().await;
+    env.until_it_says("ready").await;
+    assert_eq!(env.metrics.possible_gaps.get(), 2);
+    assert_eq!(env.metrics.absent_sessions.get(), 0, "there was one at the start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_there_again_is_no_gap() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (_source, peer) = env.subscribed().await;
+    drop(peer);
+    env.accept_subscribed().await;
+
+    assert_eq!(env.metrics.possible_gaps.get(), 0);
+    assert_eq!(env.metrics.absent_sessions.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_session_at_the_start_is_counted_apart() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let _source = env.source(Purpose::Carry);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+    peer.grant().await;
+    env.until_it_says("ready").await;
+
+    assert_eq!((env.metrics.absent_sessions.get(), env.metrics.possible_gaps.get()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_3_1_1_a_session_that_has_the_filters_is_not_subscribed_to_again() {
+    let mut env = TestEnv::new(Protocol::V4);
+    env.filters.push(subscription("$share/g/x", 1));
+    let (_source, peer) = env.subscribed().await;
+    drop(peer);
+
+    // Brokers forget shared groups; the other filter would bring all retained messages again.
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    assert_eq!(peer.grant().await, [("$share/g/x".to_owned(), 1)]);
+    drop(peer);
+    // A session that was lost has none, though it is there at the next connection.
+    let mut lost = env.broker.accept().await;
+    lost.take(false).await;
+    lost.asked().await;
+    drop(lost);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+
+    assert_eq!(peer.grant().await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn filters_of_removed_routes_are_unsubscribed_from_a_session_that_is_there() {
+    let mut env = TestEnv::new(Protocol::V5);
+    env.settings.unsubscribe = vec!["old/#".into()];
+    let _source = env.source(Purpose::Carry);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+
+    let (packet_id, filters) = peer.unasked().await;
+    peer.unsuback(packet_id, &[0x87]).await;
+    peer.grant().await;
+    env.until_it_says("ready").await;
+
+    assert_eq!(filters, ["old/#"]);
+    drop(peer);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+    assert!(matches!(peer.next().await, Said::Subscribe { .. }), "a new session has none");
+}

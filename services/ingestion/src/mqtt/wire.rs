@@ -1,0 +1,175 @@
+//! The bytes of one connection: writing and keep-alive go on while nothing is read.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split,
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::client::{Codec, Event, Request};
+
+/// A stream of bytes to a broker.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+pub(super) type Stream = Box<dyn Duplex>;
+
+/// Whether the broker is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// The next packet is read.
+    On,
+    /// The socket is left alone, so that TCP holds the broker back. The broker's silence does not count.
+    Off,
+}
+
+/// One connection to a broker.
+pub(super) struct Wire {
+    from: ReadHalf<Stream>,
+    to: WriteHalf<Stream>,
+    pub codec: Codec,
+    inbox: BytesMut,
+    outbox: BytesMut,
+    must_flush: bool,
+    is_broken: bool,
+    keep_alive: Duration,
+    pinged_at: Instant,
+    /// Since when the broker could be heard and was silent.
+    heard_at: Instant,
+    written_at: Instant,
+    was_reading: bool,
+    pings: u64,
+    pongs: u64,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream, codec: Codec, keep_alive: Duration) -> Self {
+        let (from, to) = split(stream);
+        let now = Instant::now();
+        Self {
+            from,
+            to,
+            codec,
+            inbox: BytesMut::new(),
+            outbox: BytesMut::new(),
+            must_flush: false,
+            is_broken: false,
+            keep_alive,
+            pinged_at: now,
+            heard_at: now,
+            written_at: now,
+            was_reading: true,
+            pings: 0,
+            pongs: 0,
+        }
+    }
+
+    /// Takes over the keep-alive that was agreed on.
+    pub(super) fn set_keep_alive(&mut self, keep_alive: Duration) {
+        self.keep_alive = keep_alive;
+        self.pinged_at = Instant::now();
+    }
+
+    /// Queues a request. It is written by [`Wire::next`] and [`Wire::leave`].
+    ///
+    /// # Errors
+    /// When it is larger than the broker takes.
+    pub(super) fn say(&mut self, request: Request<'_>) -> Result<(), String> {
+        self.codec.encode(request, &mut self.outbox)
+    }
+
+    /// Queues a ping, and returns its number.
+    pub(super) fn ping(&mut self) -> Result<u64, String> {
+        self.say(Request::Ping)?;
+        self.pinged_at = Instant::now();
+        self.pings += 1;
+        Ok(self.pings)
+    }
+
+    /// Returns true when the broker has answered this ping.
+    pub(super) fn is_answered(&self, ping: u64) -> bool {
+        self.pongs >= ping
+    }
+
+    /// Time of the last write, once everything is written; `None` before.
+    pub(super) fn all_written_at(&self) -> Option<Instant> {
+        (self.outbox.is_empty() && !self.must_flush).then_some(self.written_at)
+    }
+
+    /// Writes what is queued, pings, and returns what the broker says next. Cancel safe.
+    ///
+    /// # Errors
+    /// When the connection has ended, or the broker has been silent for one and a half keep-alives: as
+    /// long as it would wait for us [MQTT-3.1.2-22].
+    pub(super) async fn next(&mut self, reading: Reading) -> Result<Event, String> {
+        let event = self.exchange(reading).await;
+        self.is_broken |= event.is_err();
+        event
+    }
+
+    async fn exchange(&mut self, reading: Reading) -> Result<Event, String> {
+        let may_read = reading == Reading::On;
+        if may_read && !self.was_reading {
+            self.heard_at = Instant::now();
+        }
+        self.was_reading = may_read;
+        let patience = self.keep_alive * 3 / 2;
+        loop {
+            if may_read && let Some(event) = self.codec.decode(&mut self.inbox)? {
+                self.pongs += u64::from(matches!(event, Event::Ponged));
+                return Ok(event);
+            }
+            // A quarter is left for the ping to arrive in time.
+            let ping_at = self.pinged_at + self.keep_alive * 3 / 4;
+            let has_output = !self.outbox.is_empty();
+            tokio::select! {
+                pushed = push(&mut self.to, &mut self.outbox), if has_output || self.must_flush => {
+                    pushed.map_err(|error| format!("write to the broker: {error}"))?;
+                    self.must_flush = has_output;
+                    self.written_at = Instant::now();
+                }
+                read = self.from.read_buf(&mut self.inbox), if may_read => {
+                    match read {
+                        Ok(0) => return Err("the broker closed the connection".into()),
+                        Ok(_) => self.heard_at = Instant::now(),
+                        Err(error) => return Err(format!("read from the broker: {error}")),
+                    }
+                }
+                () = sleep_until(ping_at) => drop(self.ping()?),
+                () = sleep_until(self.heard_at + patience), if may_read => {
+                    return Err(format!("the broker has been silent for {patience:?}"));
+                }
+            }
+        }
+    }
+
+    /// Writes what is queued and a DISCONNECT, then waits until the broker closes the connection. What
+    /// the broker still sends is read and dropped: a socket that is closed with unread bytes is reset,
+    /// and a reset overtakes what was written.
+    pub(super) async fn leave(mut self) {
+        if self.is_broken || self.say(Request::Disconnect).is_err() {
+            return;
+        }
+        let write = async {
+            self.to.write_all_buf(&mut self.outbox).await?;
+            self.to.shutdown().await
+        };
+        let read = async {
+            let mut dropped = [0; 4096];
+            while matches!(self.from.read(&mut dropped).await, Ok(count) if count > 0) {}
+        };
+        // A failure means that the connection has ended, which is what is wanted.
+        drop(tokio::join!(write, read));
+    }
+}
+
+/// Writes some bytes; flushes when there are none. Cancel safe, as both are.
+async fn push(to: &mut WriteHalf<Stream>, outbox: &mut BytesMut) -> std::io::Result<()> {
+    match outbox.is_empty() {
+        true => to.flush().await,
+        false => to.write_buf(outbox).await.map(drop),
+    }
+}
