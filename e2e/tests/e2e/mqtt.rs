@@ -238,7 +238,7 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     };
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
-    retire.args(["retire", "--config"]).arg(&config).kill_on_drop(true);
+    retire.args(["retire", "--ordinal", "0", "--config"]).arg(&config).kill_on_drop(true);
     let retired = timeout(PATIENCE, retire.output()).await.unwrap().unwrap();
 
     assert!(retired.status.success(), "{}", String::from_utf8_lossy(&retired.stderr));
@@ -253,6 +253,31 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     let all = collect(210).await;
     assert_eq!(account::settle(&found, Ends::archive(&all)).missing, 0);
     assert_eq!(account::settle(&lost, Ends::archive(&all)).missing, 10);
+    ingestion.shutdown(GRACE).await.unwrap();
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_lives_is_not_retired() {
+    let stage = Stage::set().await;
+    let settings = stage.ingestion();
+    let ingestion = start_ingestion(settings.clone()).await;
+    let config = stage.folder.path().join("ingestion.yaml");
+    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+
+    let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
+    retire.args(["retire", "--ordinal", "0", "--config"]).arg(&config).kill_on_drop(true);
+    let refused = timeout(PATIENCE, retire.output()).await.unwrap().unwrap();
+
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("the replica seems to be alive"), "{said}");
+    until(async || ingestion.health().is_ready()).await;
+    let mut fleet = stage.fleet(100);
+    timeout(PATIENCE, fleet.finish()).await.unwrap();
+    until(async || counter(&ingestion, SENT) >= 100).await;
+    assert_eq!(counter(&ingestion, "dataflow_ingestion_possible_gaps_total"), 0);
+    assert_eq!(counter(&ingestion, "dataflow_ingestion_reconnects_total"), 1);
     ingestion.shutdown(GRACE).await.unwrap();
     stage.strike().await;
 }

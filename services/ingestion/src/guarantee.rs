@@ -28,6 +28,7 @@ pub async fn follow(
             .collect();
         health.tell("broker", serde_json::json!({ "granted": granted, "warnings": warnings }));
         last = lines;
+        // An error means that the source has ended.
         if grants.changed().await.is_err() {
             return;
         }
@@ -95,4 +96,73 @@ fn at_least_once(settings: &Settings, granted: &Grants) -> String {
 
 fn days(duration: std::time::Duration) -> String {
     format!("{:.1} days", duration.as_secs_f64() / 86_400.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Route;
+    use crate::mqtt::Negotiated;
+
+    fn settings() -> Settings {
+        let mut settings = Settings::default();
+        for (name, topic, qos) in [("a", "a/{id}", 1), ("b", "b/+", 0), ("c", "c/+", 2)] {
+            let mut route = Route::default();
+            (route.source.mqtt_topic, route.source.qos) = (topic.into(), qos);
+            settings.routes.insert(name.into(), route);
+        }
+        settings
+    }
+
+    #[test]
+    fn a_route_promises_what_its_qos_and_the_session_can_keep() {
+        let lines = of(&settings(), false, &Grants::new());
+
+        assert!(lines[0].contains("at least once; the broker keeps our session for 7.0 days"));
+        assert!(lines[1].contains("QoS 0: may be lost"), "{lines:?}");
+        assert!(lines[2].contains("at least once") && lines[2].contains("taken as QoS 1"));
+    }
+
+    #[test]
+    fn a_promise_ends_where_the_broker_grants_less() {
+        let settings = settings();
+        let kept = Negotiated {
+            session_expiry: Some(settings.mqtt.session_expiry),
+            ..Negotiated::default()
+        };
+        let short = Negotiated {
+            session_expiry: Some(Duration::from_secs(60)),
+            short: BTreeMap::from([("a/+".into(), "the broker grants QoS 0".into())]),
+            ..Negotiated::default()
+        };
+
+        let all = of(&settings, false, &Grants::from([(0, kept.clone())]));
+        let less = of(&settings, false, &Grants::from([(0, kept), (1, short)]));
+
+        assert_eq!(all, of(&settings, false, &Grants::new()));
+        assert!(less[0].contains("may be lost: the broker grants QoS 0"), "{less:?}");
+        assert!(less[2].contains("while we are away for less than 1m"), "{less:?}");
+    }
+
+    #[tokio::test]
+    async fn the_status_follows_what_the_broker_grants() {
+        let (grants, receiver) = watch::channel(Grants::new());
+        let health = Health::default();
+        let following = tokio::spawn(follow(settings(), false, receiver, health.clone()));
+        let short =
+            Negotiated { session_expiry: Some(Duration::from_secs(60)), ..Negotiated::default() };
+
+        grants.send_replace(Grants::from([(0, short)]));
+        drop(grants);
+        following.await.unwrap();
+
+        let report = health.report();
+        assert_eq!(report["broker"]["granted"]["0"]["session_expiry"], "1m");
+        let warning = report["broker"]["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("for 1m, not 7days"), "{warning}");
+        assert!(report["guarantees"][0].as_str().unwrap().contains("less than 1m"), "{report}");
+    }
 }

@@ -89,7 +89,7 @@ const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
 
 impl Source {
     /// Connects, and goes on trying for as long as it takes. With [`Purpose::Drain`] the source ends with
-    /// an error as soon as a connection does, so that a replica which lives gets its session back.
+    /// an error when the replica lives, which then gets its session back.
     #[must_use]
     pub fn connect(
         purpose: Purpose,

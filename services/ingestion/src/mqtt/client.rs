@@ -39,6 +39,8 @@ pub(super) enum Event {
     },
     Published(Published),
     Ponged,
+    /// Another client has connected with our id: the broker ends this connection.
+    TakenOver,
     /// Nothing that matters here.
     Other,
 }
@@ -128,6 +130,10 @@ impl Codec {
         } else {
             inbox.split_to(length)
         };
+        if frame[0] == DISCONNECT && length == 3 {
+            // Without properties, as mosquitto sends it and rumqttc does not read it.
+            frame = BytesMut::from(&[DISCONNECT, 2, frame[2], 0][..]);
+        }
         match self.protocol {
             _ if frame[0] == DISCONNECT && length == 2 => Err("the broker disconnects".into()),
             Protocol::V5 => packets5::Packet::read(&mut frame, None)
@@ -293,6 +299,11 @@ fn event5(packet: packets5::Packet) -> Result<Event, String> {
                     .map(|given| given.user_properties)
                     .unwrap_or_default(),
             })
+        }
+        packets5::Packet::Disconnect(end)
+            if end.reason_code == packets5::DisconnectReasonCode::SessionTakenOver =>
+        {
+            Event::TakenOver
         }
         packets5::Packet::Disconnect(end) => {
             let text = end.properties.and_then(|given| given.reason_string);

@@ -47,6 +47,8 @@ pub(super) struct Connection {
     has_ever_subscribed: bool,
     /// Whether the broker's session has our filters, as far as it keeps them.
     is_session_subscribed: bool,
+    /// Connections of a drain, one after the other, that ended before it had changed anything.
+    ends_while_watching: u32,
 }
 
 struct Away {
@@ -57,8 +59,8 @@ struct Away {
 /// How a connection ended.
 struct End {
     reason: String,
-    /// Whether the broker had taken us.
-    was_open: bool,
+    /// Whether a drain must not go on.
+    is_final: bool,
     was_subscribed: bool,
     /// Whether it carried a message all the way.
     has_acked: bool,
@@ -74,13 +76,14 @@ impl Connection {
             away: None,
             has_ever_subscribed: false,
             is_session_subscribed: false,
+            ends_while_watching: 0,
         }
     }
 
     /// Carries messages until asked to stop, or drains the session.
     ///
     /// # Errors
-    /// When a drain was interrupted: the session may hold messages.
+    /// When a drain met a replica that lives.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let mut waits = self.parts.settings.reconnect.waits();
         let url = self.parts.settings.url.clone();
@@ -95,10 +98,10 @@ impl Connection {
             let lived = match opened {
                 Ok(epoch) => self.connected(epoch, &mut stop).await,
                 Err(reason) => {
-                    Err(End { reason, was_open: false, was_subscribed: false, has_acked: false })
+                    Err(End { reason, is_final: false, was_subscribed: false, has_acked: false })
                 }
             };
-            let Err(End { reason, was_open, was_subscribed, has_acked }) = lived else {
+            let Err(End { reason, is_final, was_subscribed, has_acked }) = lived else {
                 return Ok(());
             };
             // A connection that comes up only to fail again, at a packet that is too large for
@@ -110,8 +113,7 @@ impl Connection {
                 self.parts.metrics.reconnects.inc();
             }
             self.parts.condition.not_ready(format!("{url}: {reason}"));
-            // Another connection could take the session away from a replica that lives.
-            if was_open && self.parts.purpose == Purpose::Drain {
+            if is_final {
                 return Err(reason);
             }
             tokio::select! {
@@ -138,15 +140,28 @@ impl Connection {
             self.away = Some(Away { since: OffsetDateTime::now_utc(), is_counted: false });
         }
         let (was_subscribed, has_acked) = (epoch.is_subscribed, epoch.has_acked);
-        let lived = lived.map_err(|reason| match &epoch.drain {
-            Some(drain) if drain.is_untouched() => format!(
-                "{reason}: the replica seems to be alive, end it first; its session is untouched"
-            ),
-            Some(_) => format!("{reason}: the session stays, retire again"),
-            None => reason,
-        });
+        let alive = self.sign_of_life(&epoch);
         epoch.leave().await;
-        lived.map_err(|reason| End { reason, was_open: true, was_subscribed, has_acked })
+        lived.map_err(|reason| End {
+            is_final: alive.is_some(),
+            reason: alive.map(|sign| format!("{reason}: {sign}")).unwrap_or(reason),
+            was_subscribed,
+            has_acked,
+        })
+    }
+
+    /// What the end of a connection says about a replica that should be gone. Brokers of MQTT 5 name a
+    /// take-over. With others a replica shows by a second connection that ends while it is watched for.
+    fn sign_of_life(&mut self, epoch: &Epoch) -> Option<&'static str> {
+        let is_untouched = epoch.drain.as_ref()?.is_untouched();
+        self.ends_while_watching = if is_untouched { self.ends_while_watching + 1 } else { 0 };
+        match (epoch.is_taken_over || self.ends_while_watching > 1, is_untouched) {
+            (false, _) => None,
+            (true, true) => {
+                Some("the replica seems to be alive: end it first, its session is untouched")
+            }
+            (true, false) => Some("the replica lives, and has lost its subscriptions: restart it"),
+        }
     }
 
     async fn live(
@@ -155,7 +170,19 @@ impl Connection {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<(), String> {
         loop {
+            if let Some(drain) = &mut epoch.drain
+                && drain.advance(&mut epoch.wire, &mut epoch.requests, &epoch.window)?
+            {
+                return Ok(());
+            }
             let reading = self.held.reading();
+            // What was read already takes no timers and no turn of the runtime.
+            if reading == Reading::On
+                && let Some(event) = epoch.wire.decoded()?
+            {
+                self.handle(epoch, event)?;
+                continue;
+            }
             if reading == Reading::Off {
                 epoch.requests.postpone();
             }
@@ -168,15 +195,10 @@ impl Connection {
             };
             tokio::select! {
                 event = epoch.wire.next(reading) => self.handle(epoch, event?)?,
-                Some(verdict) = epoch.verdicts.recv() => epoch.settle(verdict)?,
+                Some(verdict) = epoch.verdicts.recv() => epoch.settle_all(verdict)?,
                 () = self.held.freed(), if reading == Reading::Off => {}
                 () = wake => Self::wake(epoch)?,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            }
-            if let Some(drain) = &mut epoch.drain
-                && drain.advance(&mut epoch.wire, &mut epoch.requests, &epoch.window)?
-            {
-                return Ok(());
             }
         }
     }
@@ -230,6 +252,10 @@ impl Connection {
                     drain.touch();
                 }
                 self.deliver(epoch, published);
+            }
+            Event::TakenOver => {
+                epoch.is_taken_over = true;
+                return Err("another client took the session over (SessionTakenOver)".into());
             }
             Event::Connected { .. } => return Err("the broker says CONNACK again".into()),
             Event::Ponged | Event::Other => {}

@@ -37,6 +37,7 @@ pub(super) struct Epoch {
     pub ask_again_at: Option<Instant>,
     pub waits: Waits,
     pub drain: Option<Drain>,
+    pub is_taken_over: bool,
     pub is_subscribed: bool,
     pub has_acked: bool,
 }
@@ -88,6 +89,7 @@ impl Epoch {
             ask_again_at: None,
             waits: settings.reconnect.waits(),
             drain: None,
+            is_taken_over: false,
             is_subscribed: false,
             has_acked: false,
         })
@@ -135,15 +137,24 @@ impl Epoch {
         Ok(())
     }
 
-    /// Takes in what became of a message.
-    pub(super) fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
+    /// Takes in what became of a message, and of others that are known by now.
+    pub(super) fn settle_all(&mut self, first: (u64, Verdict)) -> Result<(), String> {
+        let mut next = Some(first);
+        while let Some(verdict) = next {
+            self.settle(verdict)?;
+            next = self.verdicts.try_recv().ok();
+        }
+        self.send_acks()
+    }
+
+    fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
         match verdict {
             Verdict::Ack => {
                 if let Some(drain) = &mut self.drain {
                     drain.touch();
                 }
                 self.window.ack(place);
-                self.send_acks()
+                Ok(())
             }
             // MQTT cannot hand one message back, but a new connection brings it again.
             Verdict::Nack => Err("a message could not be settled".into()),

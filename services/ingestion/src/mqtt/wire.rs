@@ -99,18 +99,22 @@ impl Wire {
         (self.outbox.is_empty() && !self.must_flush).then_some(self.written_at)
     }
 
+    /// Returns what the broker has said, as far as it was read already.
+    ///
+    /// # Errors
+    /// For what is no packet or too large.
+    pub(super) fn decoded(&mut self) -> Result<Option<Event>, String> {
+        let event = self.codec.decode(&mut self.inbox)?;
+        self.pongs += u64::from(matches!(event, Some(Event::Ponged)));
+        Ok(event)
+    }
+
     /// Writes what is queued, pings, and returns what the broker says next. Cancel safe.
     ///
     /// # Errors
     /// When the connection has ended, or the broker has been silent for one and a half keep-alives: as
     /// long as it would wait for us [MQTT-3.1.2-22].
     pub(super) async fn next(&mut self, reading: Reading) -> Result<Event, String> {
-        let event = self.exchange(reading).await;
-        self.is_broken |= event.is_err();
-        event
-    }
-
-    async fn exchange(&mut self, reading: Reading) -> Result<Event, String> {
         let may_read = reading == Reading::On;
         if may_read && !self.was_reading {
             self.heard_at = Instant::now();
@@ -118,8 +122,7 @@ impl Wire {
         self.was_reading = may_read;
         let patience = self.keep_alive * 3 / 2;
         loop {
-            if may_read && let Some(event) = self.codec.decode(&mut self.inbox)? {
-                self.pongs += u64::from(matches!(event, Event::Ponged));
+            if may_read && let Some(event) = self.decoded()? {
                 return Ok(event);
             }
             // A quarter is left for the ping to arrive in time.
@@ -127,23 +130,33 @@ impl Wire {
             let has_output = !self.outbox.is_empty();
             tokio::select! {
                 pushed = push(&mut self.to, &mut self.outbox), if has_output || self.must_flush => {
-                    pushed.map_err(|error| format!("write to the broker: {error}"))?;
+                    if let Err(error) = pushed {
+                        return self.broken(format!("write to the broker: {error}"));
+                    }
                     self.must_flush = has_output;
                     self.written_at = Instant::now();
                 }
                 read = self.from.read_buf(&mut self.inbox), if may_read => {
                     match read {
-                        Ok(0) => return Err("the broker closed the connection".into()),
+                        Ok(0) => return self.broken("the broker closed the connection".into()),
                         Ok(_) => self.heard_at = Instant::now(),
-                        Err(error) => return Err(format!("read from the broker: {error}")),
+                        Err(error) => {
+                            return self.broken(format!("read from the broker: {error}"));
+                        }
                     }
                 }
                 () = sleep_until(ping_at) => drop(self.ping()?),
                 () = sleep_until(self.heard_at + patience), if may_read => {
-                    return Err(format!("the broker has been silent for {patience:?}"));
+                    return self.broken(format!("the broker has been silent for {patience:?}"));
                 }
             }
         }
+    }
+
+    /// Notes that nothing can be written any more.
+    fn broken(&mut self, reason: String) -> Result<Event, String> {
+        self.is_broken = true;
+        Err(reason)
     }
 
     /// Writes what is queued and a DISCONNECT, then waits until the broker closes the connection. What

@@ -229,7 +229,8 @@ impl Peer {
     /// Takes the session over, as brokers tell the client that had it.
     pub(super) async fn take_over(mut self) {
         if self.protocol == Protocol::V5 {
-            self.send(&[0xE0, 2, 0x8E, 0]).await;
+            // Without properties, as mosquitto does.
+            self.send(&[0xE0, 1, 0x8E]).await;
         }
     }
 }

@@ -164,3 +164,25 @@ async fn a_broker_that_refuses_says_why() {
         env.until_it_says(reason).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_disconnects_says_why() {
+    for (packet, reason) in [
+        (&[0xE0, 0][..], "the broker disconnects"),
+        (&[0xE0, 1, 0x8B], "the broker disconnects: ServerShuttingDown"),
+        (&[0xE0, 2, 0x8B, 0], "the broker disconnects: ServerShuttingDown"),
+        (&[0xE0, 6, 0x8B, 4, 0x1F, 0, 1, b'z'], "ServerShuttingDown: z"),
+        (&[0xE0, 1, 0x8E], "another client took the session over"),
+        (&[0x20, 3, 0, 0, 0], "the broker says CONNACK again"),
+        (&[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 1], "something else than MQTT"),
+    ] {
+        let mut env = TestEnv::new(Protocol::V5);
+        let (_source, mut peer) = env.subscribed().await;
+        env.until_it_says("ready").await;
+
+        peer.send(packet).await;
+        drop(peer);
+
+        env.until_it_says(reason).await;
+    }
+}

@@ -191,3 +191,18 @@ async fn qos_0_messages_that_wait_at_the_end_are_counted() {
 
     assert_eq!(env.metrics.qos0_dropped.get(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_that_are_due_leave_before_a_connection_is_given_up() {
+    let mut env = TestEnv::new(Protocol::V5);
+    env.settings.max_packet_bytes = 1024;
+    let (mut source, mut peer) = env.subscribed().await;
+    peer.publish(&Publish::new(1, "one")).await;
+    let one = next(&mut source).await;
+
+    peer.publish(&Publish::new(2, "x".repeat(1024))).await;
+    one.ack();
+
+    let said = [peer.next().await, peer.next().await];
+    assert_eq!(said, [Said::Ack(1), Said::Disconnect]);
+}
