@@ -51,7 +51,7 @@ dead_letters: subscription
         "mqtt.colour: unknown key",
         "project: required",
         "mqtt.url: required, as mqtt://host:port",
-        "mqtt.keep_alive: must be 5s to 65535s",
+        "mqtt.keep_alive: must be 5s to 18h 12m 15s, is 1s",
         "mqtt.receive_maximum: must be 1 to 65535",
         "routes.a.source.mqtt_topic: `#` must be the last level",
         "routes.a.source.qos: must be 0, 1 or 2, is 3",
