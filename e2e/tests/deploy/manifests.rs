@@ -267,3 +267,28 @@ fn pods_have_the_settings_that_the_tests_read() {
         );
     }
 }
+
+/// The sum of memory that default settings of a service allow on a machine with many cores.
+fn needed<T: service::Settings>(limits: impl FnOnce(&mut T) -> &mut pipeline::Limits) -> u64 {
+    let mut settings = T::default();
+    limits(&mut settings).lanes = 64;
+    settings.memory_bytes()
+}
+
+#[test]
+fn the_default_settings_fit_into_the_memory_of_their_pods() {
+    let needed = [
+        needed(|settings: &mut ingestion::config::Settings| &mut settings.pipeline),
+        needed(|settings: &mut enrich::config::Settings| &mut settings.pipeline),
+        needed(|settings: &mut bigqueries::config::Settings| &mut settings.pipeline),
+        needed(|settings: &mut icestore::config::Settings| &mut settings.pipeline),
+    ];
+    for (service, needed) in SERVICES.iter().zip(needed) {
+        let file = root().join(format!("deploy/kubernetes/base/{service}.yaml"));
+        let text = std::fs::read_to_string(file).unwrap();
+        let limit = text.lines().find_map(|line| line.trim().strip_prefix("limits: { memory: "));
+        let limit: u64 = limit.unwrap().strip_suffix("Mi }").unwrap().parse().unwrap();
+
+        assert!(needed <= limit * 1024 * 1024, "{service} may take {needed} bytes of {limit} MiB");
+    }
+}

@@ -7,6 +7,7 @@ use pipeline::{Limits, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
 
@@ -320,6 +321,14 @@ impl service::Settings for Settings {
         };
         let graves = self.dead_letters.iter().map(Graves::guarantee);
         std::iter::once(way.to_owned()).chain(graves).collect()
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        // Rows in Arrow's form, and the request that holds them.
+        let mut shares = memory::of_pipeline(&self.pipeline, 2);
+        shares.insert(0, Share::of_process());
+        shares.push(Share::of_streams(self.subscription.streams));
+        shares
     }
 
     fn variables() -> &'static [Variable] {

@@ -9,6 +9,7 @@ use pipeline::{Limits, Place, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind, url};
 use service::{Faults, Http};
 
@@ -173,6 +174,14 @@ impl service::Settings for Settings {
         };
         let graves = self.dead_letters.iter().map(Graves::guarantee);
         std::iter::once(missing.to_owned()).chain(graves).collect()
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        let mut shares = memory::of_pipeline(&self.pipeline, 1);
+        shares.insert(0, Share::of_process());
+        shares.push(Share::of_streams(self.subscription.streams));
+        shares.push(Share::of_size("cache.memory.max_bytes", self.cache.memory.max_bytes, 100));
+        shares
     }
 
     fn variables() -> &'static [Variable] {

@@ -7,6 +7,7 @@ use pipeline::{Limits, batch};
 use pubsub::{Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 use storage::Endpoint;
@@ -180,6 +181,13 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Vec<String> {
         self.dead_letters.iter().map(Graves::guarantee).collect()
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        let mut shares = memory::of_pipeline(&self.pipeline, 1);
+        shares.insert(0, Share::of_process());
+        shares.push(Share::of_streams(self.subscription.streams));
+        shares
     }
 
     fn variables() -> &'static [Variable] {

@@ -9,6 +9,7 @@ use pipeline::{Limits, batch};
 use pubsub::{Endpoint, Graves};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::memory::Share;
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
@@ -116,6 +117,9 @@ pub struct Tls {
     /// The key to it.
     pub client_key_file: Option<PathBuf>,
 }
+
+/// What a connection to the broker takes without a message: the client's table of its own publishes.
+const MQTT_CLIENT: u64 = 14 * 1024 * 1024;
 
 /// Most connections.
 pub const MAX_CONNECTIONS: u16 = 16;
@@ -432,6 +436,25 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Vec<String> {
         guarantee::of(self, false, &Grants::new())
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        let mqtt = &self.mqtt;
+        let connections = usize::from(mqtt.connections);
+        // What MQTT holds back never reaches the bounds of the pipeline, if those are larger.
+        let waiting = mqtt.max_bytes_in_flight.saturating_mul(connections);
+        let waiting = waiting.min(self.pipeline.max_bytes_in_flight);
+        // A message is in memory as it came, in its envelope, which base64 makes larger by a third, and in
+        // up to two requests.
+        let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 400);
+        let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
+        let packets = Share::of_size("mqtt.max_packet_bytes", packet * connections, 100);
+        vec![
+            Share::of_process(),
+            Share { value: Some(mqtt.max_bytes_in_flight as u64), ..waiting },
+            Share { value: Some(packet as u64), ..packets },
+            Share::of_count("mqtt.connections", connections, MQTT_CLIENT),
+        ]
     }
 
     fn variables() -> &'static [Variable] {

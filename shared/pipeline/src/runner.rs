@@ -121,7 +121,9 @@ impl Limits {
         checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, key, right)| (key, right)).collect()
     }
 
-    fn lane_count(&self) -> usize {
+    /// Tasks that run side by side.
+    #[must_use]
+    pub fn lane_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         if self.lanes == 0 { cores() } else { self.lanes }
     }

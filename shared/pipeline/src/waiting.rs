@@ -40,6 +40,14 @@ impl Waiting {
         self.lock().first_key_value().map(|(second, _)| *second)
     }
 
+    /// The age of the oldest one in seconds, counted from its publish time; 0 without one.
+    #[must_use]
+    pub fn oldest_seconds(&self) -> i64 {
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        // The clocks of two machines differ: a message from the future is new.
+        self.oldest().map_or(0, |oldest| (now - oldest).max(0))
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,9 +67,7 @@ impl Drop for Wait {
 
 impl Collector for Waiting {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let now = OffsetDateTime::now_utc().unix_timestamp();
-        // The clocks of two machines differ: a message from the future is new.
-        let age = self.oldest().map_or(0, |oldest| (now - oldest).max(0));
+        let age = self.oldest_seconds();
         let help =
             "Since the publish time of the oldest message that is not settled; 0 without one";
         let gauge = ConstGauge::new(age);

@@ -116,6 +116,11 @@ impl Health {
                 "batch_memory_bytes": status.batch_memory(),
             });
             report.insert("counts".into(), counts);
+            let lag = serde_json::json!({
+                "oldest_unsettled_seconds": metrics.waiting.oldest_seconds(),
+                "in_flight_messages": messages,
+            });
+            report.insert("lag".into(), lag);
         }
         report.into()
     }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use crate::memory::Account;
 use crate::settings::{Settings, url};
 use crate::{Context, Health, Service, http, metrics};
 
@@ -37,6 +38,7 @@ impl Hosted {
         let mut shown = serde_json::to_value(settings)?;
         url::mask_secrets(&mut shown);
         context.health.tell("settings", shown);
+        context.health.tell("memory", Account::of(settings).report());
         let mut server = JoinSet::new();
         server.spawn(http::serve(listener, context.clone()));
         let (stop, stopped) = watch::channel(None);
@@ -188,7 +190,40 @@ mod tests {
         let hosted = start(Trouble::None).await;
 
         assert!(get(&hosted, "/healthz").await.ends_with("OK"));
+        assert!(get(&hosted, "/").await.contains("/status"));
         hosted.shutdown(PATIENCE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_status_tells_how_far_behind_the_service_is() {
+        let hosted = start(Trouble::SourceFailsWhileAWriteHangs).await;
+        failed_health(&hosted).await;
+
+        let answer = get(&hosted, "/status").await;
+
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(status["lag"]["in_flight_messages"], 1, "{status}");
+        let oldest = status["lag"]["oldest_unsettled_seconds"].as_u64().unwrap();
+        // The message of this service is an hour old.
+        assert!((3600..7200).contains(&oldest), "{status}");
+        assert!(status["memory"]["needed_bytes"].as_u64().unwrap() > 0, "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_not_behind_tells_so() {
+        let hosted = start(Trouble::None).await;
+        let is_settled = async || {
+            let answer = get(&hosted, "/status").await;
+            answer.contains("\"sent\":1") && answer.contains("\"oldest_unsettled_seconds\":0")
+        };
+
+        let settled = async {
+            while !is_settled().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.unwrap();
     }
 
     #[tokio::test]

@@ -41,8 +41,14 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Re
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .fallback(unknown)
         .with_state(context);
     axum::serve(listener, router).await.context("serve health")
+}
+
+/// Tells whoever looks around what there is.
+async fn unknown() -> Response {
+    (StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /status\n").into_response()
 }
 
 async fn healthz(State(context): State<Context>) -> Response {

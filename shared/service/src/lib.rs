@@ -10,6 +10,7 @@ pub mod health;
 mod host;
 mod http;
 mod logs;
+pub mod memory;
 mod metrics;
 mod probe;
 mod run;

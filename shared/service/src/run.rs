@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
+use crate::memory::Account;
 use crate::settings::{self, Settings};
 use crate::signals::Signals;
 use crate::survey::{self, Form, Roles};
@@ -153,6 +154,7 @@ fn act_on<T: Settings, S: Service>(
 fn say_right<T: Settings, S: Service>(settings: &T) {
     println!("{}: settings are right", S::NAME);
     settings.explain().iter().for_each(|line| println!("{line}"));
+    Account::of(settings).lines().iter().for_each(|line| println!("{line}"));
 }
 
 /// Both ring and aws-lc-rs are linked, so rustls must be told which one to use.
@@ -167,6 +169,7 @@ async fn live<T: Settings, S: Service>(
     settings: T,
 ) -> anyhow::Result<()> {
     let grace = settings.grace_period();
+    Account::of(&settings).warn();
     let mut hosted = Hosted::start(make(settings.clone()), &settings).await?;
     let (failing, deadline) = (hosted.failing(), signals.deadline());
     let never = async {

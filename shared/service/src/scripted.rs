@@ -11,9 +11,11 @@ use pipeline::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use crate::memory::Share;
 use crate::settings::{PORT, Variable};
 use crate::{Context, Faults, Http, Running, Service, Settings};
 
@@ -34,8 +36,8 @@ pub(crate) enum Trouble {
     SourceFailsWhileAWriteHangs,
     /// The source fails, and all workers are blocked.
     SourceFailsWithBlockedWorkers,
-    /// A lane panics.
-    LanePanics,
+    /// The source panics.
+    SourcePanics,
     /// A lane blocks its thread.
     LaneHangs,
     /// The sink says that no message can succeed.
@@ -65,6 +67,10 @@ impl Settings for Example {
 
     fn grace_period(&self) -> Duration {
         self.grace_period
+    }
+
+    fn memory(&self) -> Vec<Share> {
+        vec![Share::of_process()]
     }
 
     fn variables() -> &'static [Variable] {
@@ -134,6 +140,7 @@ struct Script {
 impl Source for Script {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         use Trouble::{SourceFails, SourceFailsWhileAWriteHangs, SourceFailsWithBlockedWorkers};
+        assert_ne!(self.trouble, Trouble::SourcePanics, "a panic for the test");
         let is_failing = match self.trouble {
             SourceFails | SourceFailsWithBlockedWorkers => true,
             SourceFailsWhileAWriteHangs => self.is_sent,
@@ -145,8 +152,10 @@ impl Source for Script {
         if std::mem::replace(&mut self.is_sent, true) {
             return std::future::pending().await;
         }
+        let mut message = Message::new("data");
+        message.publish_time = OffsetDateTime::now_utc() - Duration::from_secs(3600);
         let nobody = |_| {};
-        Ok(Some(Delivery::new(Message::new("data"), Settlement::new(nobody, None))))
+        Ok(Some(Delivery::new(message, Settlement::new(nobody, None))))
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -180,7 +189,6 @@ impl Sink for Destination {
     fn open(&self, (): &()) {}
 
     fn join(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, Join<()>> {
-        assert_ne!(self.0, Trouble::LanePanics, "a panic for the test");
         if self.0 == Trouble::LaneHangs {
             block();
         }

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Share;
+
 mod faults;
 mod keys;
 mod load;
@@ -40,6 +42,17 @@ pub trait Settings:
     /// What these settings promise, one line each, for `check`.
     fn explain(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The memory that these settings allow, by setting: everything at its bound, as often as it is in
+    /// memory. Nothing where nobody knows.
+    fn memory(&self) -> Vec<Share> {
+        Vec::new()
+    }
+
+    /// The sum of [`Settings::memory`]. A container's limit below it may end the process.
+    fn memory_bytes(&self) -> u64 {
+        self.memory().iter().fold(0, |sum, share| sum.saturating_add(share.bytes))
     }
 
     /// The keys that the ecosystem's own variables set.
