@@ -112,15 +112,13 @@ for service in ingestion enrich bigqueries icestore; do
 done
 
 # The least roles, each on the one resource that it is for. The viewer's role lets a service see
-# whether somebody listens to its topic; without it the guarantee says "unchecked".
+# whether somebody listens to its topic, and whether a filter drops messages there; without it the
+# guarantee says "unchecked".
 on_topic() {
     grant pubsub topics add-iam-policy-binding "$2" --member "serviceAccount:$(account "$1")" --role "$3"
 }
 on_subscription() {
-    for role in roles/pubsub.subscriber roles/pubsub.viewer; do
-        grant pubsub subscriptions add-iam-policy-binding "$2" \
-            --member "serviceAccount:$(account "$1")" --role "$role"
-    done
+    grant pubsub subscriptions add-iam-policy-binding "$2" --member "serviceAccount:$(account "$1")" --role "$3"
 }
 for role in roles/pubsub.publisher roles/pubsub.viewer; do
     on_topic ingestion raw "$role"
@@ -129,9 +127,16 @@ for role in roles/pubsub.publisher roles/pubsub.viewer; do
         on_topic "$service" dead-letters "$role"
     done
 done
-on_subscription enrich enrich
-on_subscription bigqueries bigqueries
-on_subscription icestore archive
+for pair in enrich:enrich bigqueries:bigqueries icestore:archive; do
+    for role in roles/pubsub.subscriber roles/pubsub.viewer; do
+        on_subscription "${pair%:*}" "${pair#*:}" "$role"
+    done
+done
+# Those that listen to what a service publishes.
+for pair in ingestion:enrich enrich:bigqueries enrich:archive \
+    ingestion:dead-letters enrich:dead-letters bigqueries:dead-letters icestore:dead-letters; do
+    on_subscription "${pair%:*}" "${pair#*:}" roles/pubsub.viewer
+done
 on_bucket() {
     grant storage buckets add-iam-policy-binding "gs://$2" \
         --member "serviceAccount:$(account "$1")" --role roles/storage.objectCreator

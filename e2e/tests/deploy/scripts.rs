@@ -102,6 +102,27 @@ fn the_set_up_waits_for_accounts_that_google_does_not_know_yet() {
 }
 
 #[test]
+fn services_may_see_who_listens_to_what_they_publish() {
+    let (_, calls) = set_up(0);
+
+    let listeners: [(&str, &[&str]); 4] = [
+        ("ingestion", &["enrich", "dead-letters"]),
+        ("enrich", &["bigqueries", "archive", "dead-letters"]),
+        ("bigqueries", &["dead-letters"]),
+        ("icestore", &["dead-letters"]),
+    ];
+    for (service, subscriptions) in listeners {
+        for subscription in subscriptions {
+            let member = format!("serviceAccount:dataflow-{service}@p.iam.gserviceaccount.com");
+            let binding = format!(
+                "subscriptions add-iam-policy-binding {subscription} --member {member} --role roles/pubsub.viewer"
+            );
+            assert!(calls.contains(&binding), "{binding}");
+        }
+    }
+}
+
+#[test]
 fn the_set_up_gives_up_where_a_binding_is_always_refused() {
     let (output, calls) = set_up(usize::MAX >> 1);
 
