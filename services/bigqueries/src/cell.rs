@@ -1,10 +1,20 @@
 //! The values of a row.
 
+use std::ops::RangeInclusive;
+
 use arrow_buffer::i256;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
 use crate::column::{Column, Kind, Mode};
+
+/// Microseconds of a TIMESTAMP or DATETIME: 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999.
+/// <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#timestamp_type>
+const MICROS: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
+/// Days of a DATE: 0001-01-01 to 9999-12-31.
+const DAYS: RangeInclusive<i32> = -719_162..=2_932_896;
+/// Microseconds of a TIME.
+const TIME_OF_DAY: RangeInclusive<i64> = 0..=86_399_999_999;
 
 /// The value of a column in one row.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,7 +91,7 @@ impl From<String> for Cell {
 
 impl From<OffsetDateTime> for Cell {
     fn from(time: OffsetDateTime) -> Self {
-        // Years up to 9999 fit into 64 bits of microseconds.
+        // Any year of this type fits into 64 bits of microseconds.
         Self::Micros(
             i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).unwrap_or(i64::MAX),
         )
@@ -89,7 +99,7 @@ impl From<OffsetDateTime> for Cell {
 }
 
 impl Cell {
-    /// Whether this is a value of a column.
+    /// Whether this is a value of a column, and within the range of its type.
     #[must_use]
     pub fn fits(&self, column: &Column) -> bool {
         match (self, column.mode) {
@@ -102,18 +112,19 @@ impl Cell {
         }
     }
 
-    fn fits_one(&self, column: &Column) -> bool {
+    /// Whether this is one value of a column, repeated or not.
+    pub(crate) fn fits_one(&self, column: &Column) -> bool {
         match (self, column.kind) {
             (Self::Bool(_), Kind::Bool)
             | (Self::Int(_), Kind::Int64)
             | (Self::Float(_), Kind::Float64)
             | (Self::Text(_), Kind::String | Kind::Json)
             | (Self::Bytes(_), Kind::Bytes)
-            | (Self::Micros(_), Kind::Timestamp | Kind::Datetime)
-            | (Self::Days(_), Kind::Date)
-            | (Self::TimeOfDay(_), Kind::Time)
             | (Self::Numeric(_), Kind::Numeric)
             | (Self::Bignumeric(_), Kind::Bignumeric) => true,
+            (Self::Micros(micros), Kind::Timestamp | Kind::Datetime) => MICROS.contains(micros),
+            (Self::Days(days), Kind::Date) => DAYS.contains(days),
+            (Self::TimeOfDay(micros), Kind::Time) => TIME_OF_DAY.contains(micros),
             (Self::Record(cells), Kind::Record) => all_fit(&column.fields, cells),
             _ => false,
         }

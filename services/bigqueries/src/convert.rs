@@ -9,10 +9,10 @@
 //! | BOOL | `true`, `false`; the same as text |
 //! | NUMERIC, BIGNUMERIC | a number or text with no more digits than the type holds: nothing is rounded |
 //! | BYTES | base64, standard or URL-safe |
-//! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on |
-//! | DATE | `2025-06-15` |
+//! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on; years 1 to 9999 in UTC |
+//! | DATE | `2025-06-15`; years 1 to 9999 |
 //! | TIME | `10:30:00`, `10:30:00.123456` |
-//! | DATETIME | a date and a time with `T` or a space between, without a zone |
+//! | DATETIME | a date and a time with `T` or a space between, without a zone; years 1 to 9999 |
 //! | JSON | anything |
 //! | RECORD | an object; what its fields do not take goes to the rest column |
 //! | repeated | a list without `null` in it |
@@ -101,12 +101,24 @@ fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
         });
         return Ok(Cell::Record(cells.collect::<Result<_, _>>()?));
     }
-    scalar(column.kind, value).ok_or_else(|| Misfit {
+    let cell = scalar(column.kind, value).filter(|cell| cell.fits_one(column));
+    cell.ok_or_else(|| Misfit {
         reason: "row_type_mismatch",
         column: column.name.clone(),
-        expected: column.kind.name().into(),
+        expected: expected(column.kind),
         actual: show(value),
     })
+}
+
+/// A type with its range, where it has one.
+pub(crate) fn expected(kind: Kind) -> String {
+    let range = match kind {
+        Kind::Timestamp => " from 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999 UTC",
+        Kind::Datetime => " from 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999",
+        Kind::Date => " from 0001-01-01 to 9999-12-31",
+        _ => "",
+    };
+    format!("{}{range}", kind.name())
 }
 
 fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
@@ -185,7 +197,7 @@ fn decimal(text: &str, most_whole: usize, scale: usize) -> Option<String> {
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let all = format!("{whole}{fraction}");
     let is_number = !all.is_empty() && all.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number || all.len() > 200 || exponent.abs() > 200 {
+    if !is_number || all.len() > 200 || exponent.unsigned_abs() > 200 {
         return None;
     }
     let all = all.trim_end_matches('0');
@@ -283,7 +295,17 @@ mod tests {
             numeric(json!("9".repeat(29))),
             "9".repeat(29).parse().ok().map(|n: i128| n * 1_000_000_000)
         );
-        for refused in ["0.0000000001", &"9".repeat(30), "x", "", "1e", "--1", "1e99999"] {
+        for refused in [
+            "0.0000000001",
+            &"9".repeat(30),
+            "x",
+            "",
+            "1e",
+            "--1",
+            "1e99999",
+            "1e-2147483648",
+            "1e2147483647",
+        ] {
             assert_eq!(numeric(json!(refused)), None, "{refused}");
         }
         assert!(cell(Kind::Bignumeric, json!(format!("0.{}1", "0".repeat(37)))).is_some());
@@ -305,6 +327,43 @@ mod tests {
         }
         assert_eq!(cell(Kind::Date, json!("2025-02-30")), None);
         assert_eq!(cell(Kind::Datetime, json!("2025-06-15T10:00:00Z")), None);
+    }
+
+    #[test]
+    fn times_out_of_range_are_refused_with_the_range() {
+        let timestamp = Column::new("t", Kind::Timestamp);
+        for (time, micros) in [
+            ("0001-01-01T00:00:00Z", -62_135_596_800_000_000),
+            ("9999-12-31T23:59:59.999999999Z", 253_402_300_799_999_999),
+            ("9999-12-31T22:59:59-01:00", 253_402_300_799_000_000),
+        ] {
+            assert_eq!(convert(&timestamp, Some(&json!(time))), Ok(Cell::Micros(micros)), "{time}");
+        }
+        for time in [
+            json!("9999-12-31T23:59:59-01:00"),
+            json!("0000-01-01T00:00:00+23:59"),
+            json!("0001-01-01T00:00:00+00:01"),
+            json!("0000-12-31T23:59:59.9999999Z"),
+            json!(-62_135_596_801_000_i64),
+            json!(253_402_300_800_000_i64),
+            json!(i64::MAX),
+            json!(i64::MIN),
+            json!(f64::MAX),
+        ] {
+            let misfit = convert(&timestamp, Some(&time)).unwrap_err();
+            assert_eq!(misfit.reason, "row_type_mismatch", "{time}");
+            assert!(misfit.expected.contains("to 9999-12-31 23:59:59.999999 UTC"), "{time}");
+        }
+        for (kind, refused) in [
+            (Kind::Date, json!("0000-12-31")),
+            (Kind::Date, json!("-0001-01-01")),
+            (Kind::Datetime, json!("0000-12-31T23:59:59")),
+            (Kind::Datetime, json!("-0001-12-31 00:00:00")),
+        ] {
+            assert_eq!(cell(kind, refused.clone()), None, "{refused}");
+        }
+        assert_eq!(cell(Kind::Date, json!("0001-01-01")), Some(Cell::Days(-719_162)));
+        assert_eq!(cell(Kind::Date, json!("9999-12-31")), Some(Cell::Days(2_932_896)));
     }
 
     #[test]

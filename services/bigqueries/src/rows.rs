@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::cell::Cell;
 use crate::column::{Column, Kind};
-use crate::convert::{Misfit, convert};
+use crate::convert::{self, Misfit, convert};
 use crate::rest;
 
 /// Makes rows of messages.
@@ -106,7 +106,7 @@ impl Rows for Mapped {
         let mut cells = Vec::with_capacity(METADATA.len() + self.columns.len() + 1);
         if self.has_metadata {
             cells.push(Cell::Text(message.id.clone()));
-            cells.push(envelope.publish_time.unwrap_or(message.publish_time).into());
+            cells.push(publish_time(message, envelope)?);
             cells.push(Cell::Text(ingest_id(message, envelope).to_owned()));
         }
         for (place, column) in &self.columns {
@@ -125,6 +125,21 @@ impl Rows for Mapped {
         }
         Ok(cells)
     }
+}
+
+/// The time of the event, which an envelope may put beyond BigQuery's range.
+fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
+    let time = envelope.publish_time.unwrap_or(message.publish_time);
+    let (column, cell) = (Column::new("publish_time", Kind::Timestamp), Cell::from(time));
+    if cell.fits(&column) {
+        return Ok(cell);
+    }
+    let detail = format!(
+        "column publish_time (from the envelope): expected {}, is {time}, message {}",
+        convert::expected(Kind::Timestamp),
+        message.id
+    );
+    Err(Recovery::Reject("row_type_mismatch").because("make row", detail))
 }
 
 /// What tells duplicates of a message.

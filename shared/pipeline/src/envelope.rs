@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::json::Object;
-use crate::{Error, Message, Payload, Recovery};
+use crate::{Error, Message, Payload, Recovery, timestamp};
 
 /// A message's payload with what is known about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +77,7 @@ impl Envelope {
         }
     }
 
-    /// The data as JSON.
+    /// The data as JSON. A publish time beyond the years 0 to 9999 is written as the nearest one within.
     ///
     /// # Panics
     /// Never: every part has a JSON form.
@@ -94,7 +94,8 @@ impl Envelope {
             Some(payload) => payload.put("payload", &mut json),
             None => json.put("payload", &())?,
         }
-        let time = self.publish_time.unwrap_or(GO_ZERO_TIME).format(&Rfc3339);
+        let time = self.publish_time.map_or(GO_ZERO_TIME, timestamp::nearest_in_utc);
+        let time = time.format(&Rfc3339);
         json.put("publishTime", &time.map_err(serde::ser::Error::custom)?)?;
         if !self.enrichment.is_empty() {
             json.put("enrichmentData", &self.enrichment)?;
@@ -231,8 +232,8 @@ impl<'de> Deserialize<'de> for Rfc3339Text {
                 f.write_str("an RFC 3339 time")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Rfc3339Text, E> {
-                let time = OffsetDateTime::parse(text, &Rfc3339).map_err(E::custom)?;
-                Ok(Rfc3339Text(time.to_offset(time::UtcOffset::UTC)))
+                let time = timestamp::parse_rfc3339(text);
+                time.map(Rfc3339Text).ok_or_else(|| E::custom("a time must be RFC 3339"))
             }
         }
         deserializer.deserialize_str(TimeVisitor)
@@ -286,6 +287,34 @@ mod tests {
     }
 
     #[test]
+    fn a_time_that_cannot_be_written_again_makes_a_message_raw() {
+        for time in ["9999-12-31T23:59:59-01:00", "0000-01-01T00:00:00+01:00"] {
+            let data = format!(r#"{{"id":"1","payload":null,"publishTime":"{time}"}}"#);
+            let message = Message::new(data.clone());
+
+            let envelope = Envelope::of(&message, Input::Auto).unwrap();
+
+            assert_eq!(envelope.payload, Some(Payload::from(data.into_bytes())), "{time}");
+            assert!(Envelope::of(&message, Input::Envelope).is_err(), "{time}");
+        }
+    }
+
+    #[test]
+    fn any_time_is_written() {
+        let year = |year| datetime!(2025-01-01 00:00 UTC).replace_year(year).unwrap();
+        for (time, written) in
+            [(year(-1), year(0)), (year(-9999), year(0)), (year(9999), year(9999))]
+        {
+            let (id, payload, enrichment) = ("1".into(), None, Map::new());
+            let envelope = Envelope { id, payload, publish_time: Some(time), enrichment };
+
+            let read = Envelope::read(&envelope.to_bytes()).unwrap();
+
+            assert_eq!(read.publish_time.unwrap().year(), written.year());
+        }
+    }
+
+    #[test]
     fn everything_else_is_raw() {
         let raw: [&[u8]; 10] = [
             b"",
@@ -313,7 +342,10 @@ mod tests {
         fn what_is_written_is_read(
             id in ".{0,40}",
             payload in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
-            nanos in 0_i128..4_000_000_000_000_000_000,
+            nanos in prop_oneof![
+                0_i128..4_000_000_000_000_000_000,
+                -62_167_219_200_000_000_000_i128..253_402_300_800_000_000_000,
+            ],
             keys in proptest::collection::vec((".{0,8}", any::<i64>()), 0..4),
         ) {
             let envelope = Envelope {

@@ -29,6 +29,7 @@ mod renewable;
 mod runner;
 mod stages;
 mod suspects;
+pub mod timestamp;
 pub mod trace;
 pub mod waiting;
 mod write;

@@ -7,10 +7,9 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use pipeline::timestamp::parse_rfc3339;
 use pipeline::{Error, Message, Recovery, Step};
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::args;
 use crate::survey::Form;
@@ -109,7 +108,8 @@ fn read(input: &[u8]) -> anyhow::Result<Message> {
     message.id = json["messageId"].as_str().unwrap_or_default().to_owned();
     message.ordering_key = json["orderingKey"].as_str().unwrap_or_default().to_owned();
     if let Some(time) = json["publishTime"].as_str() {
-        message.publish_time = OffsetDateTime::parse(time, &Rfc3339).context("`publishTime`")?;
+        message.publish_time = parse_rfc3339(time)
+            .context("`publishTime` must be RFC 3339, in the years 0 to 9999")?;
     }
     Ok(message)
 }

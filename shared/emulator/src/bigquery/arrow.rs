@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime, Time};
 
 use super::schema::{Field, Kind, Mode, find};
-use super::value::{write_date, write_datetime, write_time, write_timestamp};
+use super::value::{is_known, write_date, write_datetime, write_time, write_timestamp};
 
 /// The batch of a request: the schema and the batch are messages of Arrow's stream format.
 pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
@@ -126,7 +126,7 @@ fn time_value(column: &dyn Array, index: usize) -> Result<String, String> {
         DataType::Timestamp(TimeUnit::Microsecond, zone) => {
             let micros = column.as_primitive::<TimestampMicrosecondType>().value(index);
             let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000).ok();
-            time.map(|time| match zone {
+            time.filter(|time| is_known(time.date())).map(|time| match zone {
                 Some(_) => write_timestamp(time),
                 None => write_datetime(time),
             })
@@ -134,7 +134,8 @@ fn time_value(column: &dyn Array, index: usize) -> Result<String, String> {
         DataType::Date32 => {
             let days = column.as_primitive::<Date32Type>().value(index);
             let epoch = OffsetDateTime::UNIX_EPOCH.date();
-            epoch.checked_add(Duration::days(days.into())).map(write_date)
+            let date = epoch.checked_add(Duration::days(days.into()));
+            date.filter(|date| is_known(*date)).map(write_date)
         }
         DataType::Time64(TimeUnit::Microsecond) => {
             let micros = column.as_primitive::<Time64MicrosecondType>().value(index);

@@ -160,10 +160,16 @@ fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
 fn time_scalar(kind: Kind, text: &str, is_number: bool, path: &str) -> Result<Value, String> {
     let fault = |what: &str| format!("Invalid {what} '{text}' Field: {path}; Value: {text}");
     let parsed = match kind {
-        Kind::Date => Date::parse(text, DATE).ok().map(write_date),
+        Kind::Date => Date::parse(text, DATE).ok().filter(|date| is_known(*date)).map(write_date),
         Kind::Time => parse_time(text).map(write_time),
-        Kind::Datetime => parse_datetime(text).map(|time| write_datetime(time.assume_utc())),
-        _ => timestamp(text, is_number).map(write_timestamp),
+        Kind::Datetime => {
+            let time = parse_datetime(text).map(PrimitiveDateTime::assume_utc);
+            time.filter(|time| is_known(time.date())).map(write_datetime)
+        }
+        _ => {
+            let time = timestamp(text, is_number).filter(|time| is_known(time.date()));
+            time.map(write_timestamp)
+        }
     };
     parsed.map(Value::from).ok_or_else(|| match kind {
         Kind::Date => fault("date:"),
@@ -188,7 +194,10 @@ fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Va
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let all = format!("{whole}{fraction}");
-    if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) || exponent.abs() > 100 {
+    if all.is_empty()
+        || !all.bytes().all(|byte| byte.is_ascii_digit())
+        || exponent.unsigned_abs() > 100
+    {
         return None;
     }
     let point = i32::try_from(whole.len()).ok()? + exponent;
@@ -227,13 +236,20 @@ fn parse_datetime(text: &str) -> Option<PrimitiveDateTime> {
 fn timestamp(text: &str, is_number: bool) -> Option<OffsetDateTime> {
     if is_number {
         let micros = text.parse::<f64>().ok()? * 1e6;
-        return OffsetDateTime::from_unix_timestamp_nanos((micros.round() as i128) * 1000).ok();
+        let nanos = (micros.round() as i128).checked_mul(1000)?;
+        return OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
     }
     if let Ok(time) = OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339) {
-        return Some(time.to_offset(time::UtcOffset::UTC));
+        // Unlike a change of the offset, this cannot leave the range of the type.
+        return OffsetDateTime::from_unix_timestamp_nanos(time.unix_timestamp_nanos()).ok();
     }
     let local = text.trim_end_matches("UTC").trim_end_matches(['Z', 'z']).trim_end();
     Some(parse_datetime(local)?.assume_utc())
+}
+
+/// Whether BigQuery has this day: 0001-01-01 to 9999-12-31.
+pub(super) fn is_known(date: Date) -> bool {
+    (1..=9999).contains(&date.year())
 }
 
 /// The text that SQLite keeps; its order is that of the times.

@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use clap::{Arg, ArgMatches};
 use pipeline::Message;
 use pipeline::message::attribute::DEVICE_ID;
+use pipeline::timestamp::parse_rfc3339;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// Letters of one service, by reason, device and time.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl Filter {
         let text = |name: &str| given.try_get_one::<String>(name).ok().flatten().cloned();
         let time = |name: &str| {
             let parse = |text: String| {
-                OffsetDateTime::parse(&text, &Rfc3339)
+                parse_rfc3339(&text)
                     .with_context(|| format!("--{name}: must be like 2025-06-15T10:00:00Z"))
             };
             text(name).map(parse).transpose()
@@ -70,7 +70,7 @@ impl Filter {
 /// When the service first saw the message.
 pub(super) fn first_seen(letter: &Message) -> OffsetDateTime {
     let told = letter.attributes.get("dl_first_seen");
-    let told = told.and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let told = told.and_then(|text| parse_rfc3339(text));
     told.unwrap_or(letter.publish_time)
 }
 

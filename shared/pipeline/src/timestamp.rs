@@ -1,0 +1,92 @@
+//! Times from outside, in UTC and in the years that RFC 3339 can write.
+
+use time::format_description::well_known::Rfc3339;
+use time::macros::datetime;
+use time::{OffsetDateTime, UtcOffset};
+
+/// First time that RFC 3339 can write.
+const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00:00 UTC);
+/// Last time that RFC 3339 can write.
+const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999_999_999 UTC);
+
+/// Returns the time in UTC. `None` if its year in UTC is not 0 to 9999, so that RFC 3339 cannot write
+/// it again: `9999-12-31T23:59:59-01:00` is in the year 10000.
+#[must_use]
+pub fn in_utc(time: OffsetDateTime) -> Option<OffsetDateTime> {
+    time.checked_to_offset(UtcOffset::UTC).filter(|time| (FIRST..=LAST).contains(time))
+}
+
+/// Returns the time in UTC, or the nearest one that RFC 3339 can write.
+#[must_use]
+pub fn nearest_in_utc(time: OffsetDateTime) -> OffsetDateTime {
+    let nearest = || if time < FIRST { FIRST } else { LAST };
+    in_utc(time).unwrap_or_else(nearest)
+}
+
+/// Reads an RFC 3339 time, in UTC. `None` for any other text, and beyond the years 0 to 9999.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(text, &Rfc3339).ok().and_then(in_utc)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn times_beyond_the_years_of_rfc_3339_are_refused() {
+        for text in [
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T23:59:59-23:59",
+            "0000-01-01T00:00:00+00:01",
+            "0000-01-01T00:00:00+23:59",
+            "yesterday",
+            "",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_at_the_edges_are_written_again() {
+        for (text, written) in [
+            ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999999Z"),
+            ("9999-12-31T23:59:59+01:00", "9999-12-31T22:59:59Z"),
+            ("0000-01-01T00:00:00-01:00", "0000-01-01T01:00:00Z"),
+            ("2016-12-31T23:59:60Z", "2016-12-31T23:59:59.999999999Z"),
+        ] {
+            let time = parse_rfc3339(text).unwrap();
+
+            assert_eq!(time.format(&Rfc3339).unwrap(), written, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_time_stands_for_one_that_cannot_be_written() {
+        let late = OffsetDateTime::parse("9999-12-31T23:59:59-01:00", &Rfc3339).unwrap();
+        let early = OffsetDateTime::parse("0000-01-01T00:00:00+01:00", &Rfc3339).unwrap();
+
+        assert_eq!(nearest_in_utc(late), LAST);
+        assert_eq!(nearest_in_utc(early), FIRST);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_can_be_written(text in almost_rfc3339()) {
+            if let Some(time) = parse_rfc3339(&text) {
+                prop_assert_eq!(parse_rfc3339(&time.format(&Rfc3339).unwrap()), Some(time));
+            }
+        }
+    }
+
+    fn almost_rfc3339() -> impl Strategy<Value = String> {
+        let parts = (prop_oneof![Just(0), Just(9999), 0..10_000], 0..14, 0..33, 0..25, -25..25);
+        parts.prop_map(|(year, month, day, hour, zone)| {
+            let sign = if zone < 0 { '-' } else { '+' };
+            let zone: i32 = zone;
+            format!("{year:04}-{month:02}-{day:02}T{hour:02}:59:60{sign}{:02}:59", zone.abs())
+        })
+    }
+}
