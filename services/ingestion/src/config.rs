@@ -118,9 +118,6 @@ pub struct Tls {
     pub client_key_file: Option<PathBuf>,
 }
 
-/// What a connection to the broker takes without a message: the client's table of its own publishes.
-const MQTT_CLIENT: u64 = 14 * 1024 * 1024;
-
 /// Most connections.
 pub const MAX_CONNECTIONS: u16 = 16;
 
@@ -448,12 +445,12 @@ impl service::Settings for Settings {
         // up to two requests.
         let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 400);
         let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
-        let packets = Share::of_size("mqtt.max_packet_bytes", packet * connections, 100);
+        let packets = packet.saturating_mul(connections);
+        let packets = Share::of_size("mqtt.max_packet_bytes", packets, 300);
         vec![
             Share::of_process(),
             Share { value: Some(mqtt.max_bytes_in_flight as u64), ..waiting },
             Share { value: Some(packet as u64), ..packets },
-            Share::of_count("mqtt.connections", connections, MQTT_CLIENT),
         ]
     }
 
