@@ -11,6 +11,7 @@ use service::explain::{self, Story};
 use crate::config::Settings;
 use crate::enricher::FromTopic;
 use crate::metrics::Metrics;
+use crate::mqtt;
 use crate::ordering::Ordering;
 use crate::route::Route;
 use crate::routes::Routes;
@@ -41,7 +42,8 @@ pub fn command() -> Command {
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let topic = given.get_one::<String>("topic").cloned().unwrap_or_default();
     let mut message = Message::new(explain::input()?);
-    message.attributes.extend(explain::given_pairs(&given, "property"));
+    let given_properties = explain::given_pairs(&given, "property");
+    message.attributes = mqtt::user_properties(given_properties, &Metrics::default()).into();
     message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
     explain::print(&story(&settings, message).await, args::form(&given))
 }

@@ -1,19 +1,24 @@
 //! The id and the event time of a message.
 
+mod json;
+
 use std::time::Duration;
 
-use pipeline::Message;
+use pipeline::{Message, timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::config::Identity;
 use crate::metrics::Metrics;
+use json::Json;
 
 /// Longest given id, in characters.
 const MAX_ID_CHARS: usize = 128;
+/// Longest value that is read as an id or a time, in bytes of JSON. The longest id has 12 for each
+/// character.
+const MAX_GIVEN_BYTES: usize = 2048;
 /// Numbers from here on are milliseconds: as seconds they would lie beyond the year 5138.
 const FIRST_MILLISECONDS: f64 = 1e11;
 
@@ -24,7 +29,7 @@ pub struct Identified {
     pub id: String,
     /// The event time, or the time of receipt.
     pub time: OffsetDateTime,
-    /// The event time as it was given, where it was out of bounds.
+    /// The event time as it was given, where it was out of bounds; of a long one the first 2,048 bytes.
     pub raw_time: Option<String>,
 }
 
@@ -38,12 +43,12 @@ pub fn identify(
 ) -> Identified {
     let needs_payload = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
     // What is no JSON has neither; that is no fault of the message.
-    let payload =
-        needs_payload.then(|| serde_json::from_slice::<Value>(&message.data).ok()).flatten();
-    let at = |pointer: &Option<String>| payload.as_ref()?.pointer(pointer.as_deref()?);
+    let payload = needs_payload.then(|| Json::read(&message.data)).flatten();
+    let at = |pointer: &Option<String>| payload?.find(pointer.as_deref()?).map(Given::read);
 
     let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
-    let given = property.cloned().or_else(|| at(&settings.id_pointer).and_then(as_text));
+    let given =
+        property.cloned().or_else(|| at(&settings.id_pointer).and_then(|given| given.text()));
     let id = match given {
         Some(given) if (1..=MAX_ID_CHARS).contains(&given.chars().count()) => hash(topic, &given),
         Some(_) => {
@@ -54,11 +59,11 @@ pub fn identify(
     };
     let mut identified = Identified { id, time: message.publish_time, raw_time: None };
     if let Some(given) = at(&settings.event_time_pointer) {
-        match event_time(given).filter(|time| is_within(*time, message.publish_time, settings)) {
+        match given.time().filter(|time| is_within(*time, message.publish_time, settings)) {
             Some(time) => identified.time = time,
             None => {
                 metrics.replace("event_time");
-                identified.raw_time = Some(as_text(given).unwrap_or_else(|| given.to_string()));
+                identified.raw_time = Some(given.raw());
             }
         }
     }
@@ -71,6 +76,47 @@ fn hash(topic: &str, id: &str) -> String {
     digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A value of a payload.
+enum Given<'a> {
+    Short(Value),
+    /// JSON text beyond [`MAX_GIVEN_BYTES`]: no id and no time.
+    Long(&'a str),
+}
+
+impl<'a> Given<'a> {
+    fn read(json: &'a str) -> Self {
+        let short = (json.len() <= MAX_GIVEN_BYTES).then(|| serde_json::from_str(json).ok());
+        short.flatten().map_or(Self::Long(json), Self::Short)
+    }
+
+    /// Text or a number as text. Of a long one the beginning, which is too long for an id.
+    fn text(self) -> Option<String> {
+        match self {
+            Self::Short(value) => as_text(&value),
+            Self::Long(json) => (!json.starts_with(['{', '['])).then(|| beginning(json)),
+        }
+    }
+
+    fn time(&self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Short(value) => event_time(value),
+            Self::Long(_) => None,
+        }
+    }
+
+    /// The value as it was given; the beginning of a long one.
+    fn raw(self) -> String {
+        match self {
+            Self::Short(value) => as_text(&value).unwrap_or_else(|| value.to_string()),
+            Self::Long(json) => beginning(json),
+        }
+    }
+}
+
+fn beginning(json: &str) -> String {
+    json[..json.floor_char_boundary(MAX_GIVEN_BYTES)].to_owned()
+}
+
 fn as_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -81,15 +127,15 @@ fn as_text(value: &Value) -> Option<String> {
 
 fn event_time(given: &Value) -> Option<OffsetDateTime> {
     if let Value::String(text) = given {
-        let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        return Some(time.to_offset(time::UtcOffset::UTC));
+        return timestamp::parse_rfc3339(text);
     }
     let number = given.as_f64()?;
     let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
     let millis = (seconds * 1000.0).round();
     // Far beyond any time, and within what an i128 holds.
     (millis.abs() < 1e15).then_some(())?;
-    OffsetDateTime::from_unix_timestamp_nanos(millis as i128 * 1_000_000).ok()
+    let time = OffsetDateTime::from_unix_timestamp_nanos(millis as i128 * 1_000_000).ok()?;
+    timestamp::in_utc(time)
 }
 
 fn is_within(time: OffsetDateTime, received: OffsetDateTime, settings: &Identity) -> bool {
@@ -142,11 +188,59 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_id_may_be_written_in_escapes() {
+        let escaped = format!(r#"{{"id":"{}"}}"#, r"\ud83d\ude00".repeat(128));
+        let plain = format!(r#"{{"id":"{}"}}"#, "😀".repeat(128));
+
+        assert_eq!(identified(&escaped).id, identified(&plain).id);
+        assert_eq!(identified(&plain).id.len(), 32);
+    }
+
+    #[test]
+    fn of_a_long_value_the_beginning_is_kept() {
+        let time = format!(r#"{{"at":"{}"}}"#, "é".repeat(5000));
+        let list = format!(r#"{{"at":[{}0]}}"#, "0,".repeat(5000));
+
+        for given in [time, list] {
+            let found = identified(&given);
+            let raw = found.raw_time.unwrap();
+            assert_eq!(found.time, RECEIVED);
+            assert!((2047..=2048).contains(&raw.len()) && given.contains(&raw), "{raw}");
+        }
+    }
+
+    #[test]
     fn event_times_come_as_text_seconds_or_milliseconds() {
         for given in ["\"2025-06-15T11:30:00.5+02:00\"", "1749979800.5", "1749979800500"] {
             let found = identified(&format!(r#"{{"at":{given}}}"#));
             assert_eq!(found.time, datetime!(2025-06-15 09:30:00.5 UTC), "{given}");
             assert_eq!(found.raw_time, None);
+        }
+    }
+
+    #[test]
+    fn an_event_time_that_cannot_be_written_is_kept_beside_the_time_of_receipt() {
+        let settings = Identity {
+            event_time_pointer: Some("/at".into()),
+            max_past: Duration::MAX,
+            max_future: Duration::MAX,
+            ..Identity::default()
+        };
+        for given in [
+            "\"9999-12-31T23:59:59-01:00\"",
+            "\"0000-01-01T00:00:00+01:00\"",
+            "-62167219201",
+            "253402300800000",
+            "-1e14",
+            "9223372036854775807",
+        ] {
+            let mut message = Message::new(format!(r#"{{"at":{given}}}"#));
+            message.publish_time = RECEIVED;
+
+            let found = identify(&message, "t", &settings, &Metrics::default());
+
+            assert_eq!(found.time, RECEIVED, "{given}");
+            assert!(found.raw_time.is_some(), "{given}");
         }
     }
 

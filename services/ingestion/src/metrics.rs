@@ -45,9 +45,16 @@ impl Metrics {
             "Given ids, event times and properties that could not be used, by reason",
             self.replaced.clone(),
         );
-        for reason in ["id_length", "event_time", "traceparent", "attribute_size"] {
+        for reason in ["id_length", "event_time", "traceparent", "attribute_size", "reserved_name"]
+        {
             self.replaced.get_or_create(&Reason { reason }).inc_by(0);
         }
+    }
+
+    /// How often a value was replaced for this reason.
+    #[cfg(test)]
+    pub(crate) fn replaced(&self, reason: &'static str) -> u64 {
+        self.replaced.get_or_create(&Reason { reason }).get()
     }
 
     pub(crate) fn replace(&self, reason: &'static str) {

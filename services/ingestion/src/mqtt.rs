@@ -33,6 +33,7 @@ use crate::routes::Subscription;
 use connection::{Connection, Parts};
 use dial::{Dial, Network};
 pub use negotiated::Negotiated;
+pub(crate) use message::{json as list_of, user_properties};
 pub(crate) use negotiated::humantime;
 pub(crate) use survey::need;
 

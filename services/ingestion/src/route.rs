@@ -1,19 +1,22 @@
 //! From an MQTT message to a Pub/Sub message.
 
+mod attributes;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use pipeline::message::attribute;
 use pipeline::{Envelope, Error, Message, Recovery, Step, Transform, trace};
-use pubsub::limits::{MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
+use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::{Outgoing, TopicName};
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use crate::config::{Identity, Retained, Settings};
 use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
 use crate::routes::{Entry, Routes};
+use attributes::Attributes;
 
 /// The user property in which a device gives its trace context, by the W3C's draft for MQTT.
 const TRACE_PROPERTY: &str = "traceparent";
@@ -54,6 +57,7 @@ impl<E: Enricher> Route<E> {
         if let Some(reason) = self.skip(entry, message) {
             return Ok(Step::Skip(reason));
         }
+        check_size(&message.data)?;
         let destination = &entry.route.destination.route_name;
         let to = self.topics.get(destination).ok_or_else(|| no_route(topic))?;
         Ok(Step::Pass(self.wrap(message, topic, entry, to)))
@@ -88,7 +92,7 @@ impl<E: Enricher> Route<E> {
         self.enricher.enrich(arrival, &mut enrichment);
 
         let trace = self.trace(message);
-        let mut attributes = HashMap::with_capacity(message.attributes.len() + 5);
+        let mut attributes = Attributes::new(enrichment, &self.metrics);
         // Our own first, so that none of them is the one too many.
         let own = [
             (attribute::INGEST_ID, Some(identified.id.as_str())),
@@ -100,17 +104,14 @@ impl<E: Enricher> Route<E> {
         ];
         for (name, value) in own {
             if let Some(value) = value {
-                self.put(&mut attributes, &mut enrichment, (name, value));
+                attributes.put(name, value);
             }
         }
         for (name, template) in &entry.route.attributes {
-            let value = entry.filter.fill(template, topic);
-            self.put(&mut attributes, &mut enrichment, (name, &value));
+            attributes.put(name, &entry.filter.fill(template, topic));
         }
-        let given = message.attributes.iter().filter(|(name, _)| *name != TRACE_PROPERTY);
-        for (name, value) in given {
-            self.put(&mut attributes, &mut enrichment, (name, value));
-        }
+        attributes.put_given(&message.attributes);
+        let (attributes, enrichment) = attributes.finish();
         let envelope = Envelope {
             id: identified.id,
             payload: Some(message.data.clone().into()),
@@ -134,25 +135,16 @@ impl<E: Enricher> Route<E> {
         }
         trace::new_parent()
     }
+}
 
-    /// Sets an attribute, unless it is set already; what Pub/Sub does not take as an attribute goes
-    /// into the enrichment data alone, and is counted.
-    fn put(
-        &self,
-        attributes: &mut HashMap<String, String>,
-        enrichment: &mut Map<String, Value>,
-        (name, value): (&str, &str),
-    ) {
-        let fits = (1..=MAX_ATTRIBUTE_KEY_BYTES).contains(&name.len())
-            && value.len() <= MAX_ATTRIBUTE_VALUE_BYTES
-            && attributes.len() < MAX_ATTRIBUTES;
-        if fits {
-            attributes.entry(name.to_owned()).or_insert_with(|| value.to_owned());
-        } else if !attributes.contains_key(name) {
-            self.metrics.replace("attribute_size");
-            enrichment.entry(name.to_owned()).or_insert_with(|| value.into());
-        }
+/// Refuses a payload that no envelope fits around, before anything of it is read.
+fn check_size(payload: &[u8]) -> Result<(), Error> {
+    let in_base64 = payload.len().div_ceil(3) * 4;
+    if in_base64 <= MAX_MESSAGE_BYTES {
+        return Ok(());
     }
+    let why = format!("{in_base64} bytes in base64, Pub/Sub takes at most {MAX_MESSAGE_BYTES}");
+    Err(Recovery::Reject("message_too_large").because("wrap", why))
 }
 
 impl<E: Enricher> Transform for Route<E> {

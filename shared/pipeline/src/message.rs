@@ -23,14 +23,44 @@ pub mod attribute {
     pub const TRACEPARENT: &str = "googclient_traceparent";
     /// What a device gave as its event time, where it was out of bounds.
     pub const EVENT_TIME_RAW: &str = "event_time_raw";
-    /// All names above, and the prefix of the dead letters' own attributes.
-    pub const RESERVED: [&str; 7] =
-        [MQTT_TOPIC, MQTT_RETAIN, ROUTE_NAME, DEVICE_ID, INGEST_ID, TRACEPARENT, EVENT_TIME_RAW];
+    /// Content type of the payload (MQTT 5), as the device gave it.
+    pub const MQTT_CONTENT_TYPE: &str = "mqtt_content_type";
+    /// Payload format indicator (MQTT 5): `0` for bytes, `1` for UTF-8.
+    pub const MQTT_PAYLOAD_FORMAT: &str = "mqtt_payload_format";
+    /// Topic on which the device expects a response (MQTT 5).
+    pub const MQTT_RESPONSE_TOPIC: &str = "mqtt_response_topic";
+    /// Correlation data (MQTT 5) in padded base64.
+    pub const MQTT_CORRELATION_DATA: &str = "mqtt_correlation_data";
+    /// Message expiry interval (MQTT 5) in seconds, as the broker sent it.
+    pub const MQTT_MESSAGE_EXPIRY: &str = "mqtt_message_expiry";
+    /// Names, as a JSON list, of the user properties that came more than once. The value of each is a
+    /// JSON list of texts.
+    pub const MQTT_REPEATED: &str = "mqtt_repeated";
+    /// Prefix for a device's user property whose own name is reserved.
+    pub const MQTT_PROPERTY: &str = "mqtt_property_";
+    /// Names with a meaning of their own.
+    pub const RESERVED: [&str; 13] = [
+        MQTT_TOPIC,
+        MQTT_RETAIN,
+        ROUTE_NAME,
+        DEVICE_ID,
+        INGEST_ID,
+        TRACEPARENT,
+        EVENT_TIME_RAW,
+        MQTT_CONTENT_TYPE,
+        MQTT_PAYLOAD_FORMAT,
+        MQTT_RESPONSE_TOPIC,
+        MQTT_CORRELATION_DATA,
+        MQTT_MESSAGE_EXPIRY,
+        MQTT_REPEATED,
+    ];
+    /// Prefixes of further names: of MQTT, of dead letters, and of Google.
+    const RESERVED_PREFIXES: [&str; 3] = ["mqtt_", "dl_", "goog"];
 
     /// Whether a name is reserved for the services.
     #[must_use]
     pub fn is_reserved(name: &str) -> bool {
-        RESERVED.contains(&name) || name.starts_with("dl_") || name.starts_with("goog")
+        RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
 }
 

@@ -55,15 +55,20 @@ pub(super) struct Published {
     pub is_repeated: bool,
     /// `None` for QoS 0.
     pub packet_id: Option<u16>,
-    pub properties: Vec<(String, String)>,
+    /// What accompanies the payload (MQTT 5).
+    pub properties: Option<packets5::PublishProperties>,
 }
 
 impl Published {
     /// Memory that the message takes while it waits, roughly.
     pub(super) fn size(&self) -> usize {
-        let properties = self.properties.iter();
-        let properties = properties.map(|(name, value)| name.len() + value.len());
-        let properties: usize = properties.map(|bytes| bytes + PROPERTY_OVERHEAD).sum();
+        let given = self.properties.as_ref();
+        let texts = given.into_iter().flat_map(|given| [&given.content_type, &given.response_topic]);
+        let texts: usize = texts.flatten().map(String::len).sum();
+        let data = given.and_then(|given| given.correlation_data.as_ref()).map_or(0, Bytes::len);
+        let pairs = given.into_iter().flat_map(|given| &given.user_properties);
+        let pairs = pairs.map(|(name, value)| name.len() + value.len() + PROPERTY_OVERHEAD);
+        let properties = texts + data + pairs.sum::<usize>();
         MESSAGE_OVERHEAD + self.topic.len() + self.payload.len() + properties
     }
 }
@@ -294,10 +299,7 @@ fn event5(packet: packets5::Packet) -> Result<Event, String> {
                 is_retained: publish.retain,
                 is_repeated: publish.dup,
                 packet_id: has_id.then_some(publish.pkid),
-                properties: publish
-                    .properties
-                    .map(|given| given.user_properties)
-                    .unwrap_or_default(),
+                properties: publish.properties,
             })
         }
         packets5::Packet::Disconnect(end)
@@ -342,7 +344,7 @@ fn event4(packet: packets4::Packet) -> Result<Event, String> {
             is_retained: publish.retain,
             is_repeated: publish.dup,
             packet_id: (publish.qos != QoS4::AtMostOnce).then_some(publish.pkid),
-            properties: Vec::new(),
+            properties: None,
         }),
         packets4::Packet::PingResp => Event::Ponged,
         // Answers to what we never send.

@@ -367,7 +367,8 @@ impl Connection {
             }
             held.remove(size);
         };
-        let message = message::read(published, self.parts.ordering.as_ref());
+        let ordering = self.parts.ordering.as_ref();
+        let message = message::read(published, ordering, &self.parts.metrics);
         let delivery = Delivery::new(message, Settlement::new(settle, None));
         let current = self.epoch.load(atomic::Ordering::Relaxed);
         let epoch = super::Epoch { current: Arc::clone(&self.epoch), number: current };

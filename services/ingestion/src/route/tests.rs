@@ -1,3 +1,5 @@
+use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
+
 use super::*;
 use crate::config::{Producer, Route as RouteSettings};
 use crate::enricher::FromTopic;
@@ -60,6 +62,7 @@ fn the_trace_of_a_device_goes_on_and_others_get_a_new_one() {
     assert_eq!(traced.attributes[attribute::TRACEPARENT], given);
     assert!(!traced.attributes.contains_key("traceparent"));
     assert!(trace::is_valid(&wrong.attributes[attribute::TRACEPARENT]));
+    assert_eq!(wrong.attributes["traceparent"], "nonsense");
 }
 
 #[test]
@@ -117,6 +120,82 @@ fn what_is_no_attribute_for_pubsub_goes_into_the_enrichment_data() {
         outgoing.attributes.contains_key(name) || envelope.enrichment.contains_key(name)
     };
     assert!((0..150).all(|index| kept(&format!("p{index}"))));
+}
+
+#[test]
+fn a_payload_that_no_envelope_fits_around_is_refused_before_it_is_read() {
+    let refused = |bytes: usize| {
+        let message = Message::new(vec![b'['; bytes]);
+        let message = message.with_attribute(attribute::MQTT_TOPIC, "devices/d/up");
+        route(|_, _| {}).route(&message).err().map(|error| error.recovery())
+    };
+
+    assert_eq!(refused(MAX_MESSAGE_BYTES / 4 * 3), None);
+    let too_large = Some(Recovery::Reject("message_too_large"));
+    assert_eq!(refused(MAX_MESSAGE_BYTES / 4 * 3 + 3), too_large);
+}
+
+#[test]
+fn a_device_sets_none_of_the_names_that_devices_are_looked_up_by() {
+    let route = route(|route, _| route.source.mqtt_topic = "#".into());
+    let long = |name| "v".repeat(MAX_ATTRIBUTE_VALUE_BYTES + 1) + name;
+    let mut message = message("anything", b"x");
+    for name in ["DeviceID", "Topic", "Timestamp"] {
+        message = message.with_attribute(name, long(name));
+    }
+
+    let (outgoing, envelope) = pass(&route, &message);
+
+    assert!(!envelope.enrichment.contains_key("DeviceID"));
+    assert_eq!(envelope.enrichment["Topic"], "anything");
+    assert!(envelope.enrichment["Timestamp"].as_str().unwrap().ends_with('Z'));
+    for name in ["DeviceID", "Topic", "Timestamp"] {
+        assert_eq!(envelope.enrichment[&format!("mqtt_property_{name}")], long(name));
+        assert!(!outgoing.attributes.contains_key(name));
+    }
+    assert_eq!(route.metrics.replaced("reserved_name"), 3);
+}
+
+#[test]
+fn what_a_route_sets_is_not_overridden_and_nothing_is_lost() {
+    let route = route(|route, _| {
+        route.attributes.insert("tenant".into(), "acme".into());
+        route.attributes.insert("site".into(), "a".into());
+    });
+    let message = message("devices/d/up", b"x")
+        .with_attribute("tenant", r#"["mine","yours"]"#)
+        .with_attribute("site", "a")
+        .with_attribute(attribute::MQTT_REPEATED, r#"["tenant"]"#);
+
+    let (outgoing, _) = pass(&route, &message);
+
+    assert_eq!(outgoing.attributes["tenant"], "acme");
+    assert_eq!(outgoing.attributes["mqtt_property_tenant"], r#"["mine","yours"]"#);
+    assert_eq!(outgoing.attributes["mqtt_repeated"], r#"["mqtt_property_tenant"]"#);
+    assert!(!outgoing.attributes.contains_key("mqtt_property_site"));
+    assert_eq!(route.metrics.replaced("reserved_name"), 1);
+}
+
+#[test]
+fn what_has_a_meaning_stays_an_attribute_among_many() {
+    let mut message =
+        message("devices/d/up", b"x").with_attribute(attribute::MQTT_REPEATED, r#"["a"]"#);
+    for index in 0..200 {
+        message = message.with_attribute(format!("a{index}"), "v");
+    }
+    for name in [attribute::MQTT_CONTENT_TYPE, attribute::MQTT_RESPONSE_TOPIC] {
+        message = message.with_attribute(name, "x");
+    }
+    let long = "r".repeat(2000);
+    message = message.with_attribute(attribute::MQTT_CORRELATION_DATA, &long);
+
+    let (outgoing, envelope) = pass(&route(|_, _| {}), &message);
+
+    assert_eq!(outgoing.attributes.len(), MAX_ATTRIBUTES);
+    for name in ["mqtt_content_type", "mqtt_response_topic", "mqtt_repeated"] {
+        assert!(outgoing.attributes.contains_key(name), "{name}");
+    }
+    assert_eq!(envelope.enrichment["mqtt_correlation_data"], long);
 }
 
 #[test]

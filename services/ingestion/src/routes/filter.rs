@@ -74,13 +74,26 @@ impl Filter {
         topic.split('/').nth(index.or_else(|| self.levels().position(|level| level == "+"))?)
     }
 
-    /// A template with its `{name}`s replaced by captures.
+    /// A template with its `{name}`s replaced by captures. Braces in a captured level stay as they are.
     #[must_use]
     pub fn fill(&self, template: &str, topic: &str) -> String {
-        let mut filled = template.to_owned();
-        for (name, value) in self.captured(topic) {
-            filled = filled.replace(&format!("{{{name}}}"), value);
+        let mut filled = String::with_capacity(template.len());
+        let mut rest = template;
+        while let Some((before, after)) = rest.split_once('{') {
+            filled.push_str(before);
+            let capture = after.split_once('}').and_then(|(name, behind)| {
+                let (_, value) = self.captured(topic).find(|(known, _)| *known == name)?;
+                Some((value, behind))
+            });
+            rest = if let Some((value, behind)) = capture {
+                filled.push_str(value);
+                behind
+            } else {
+                filled.push('{');
+                after
+            };
         }
+        filled.push_str(rest);
         filled
     }
 
@@ -123,6 +136,16 @@ mod tests {
         assert_eq!(filter.missing_capture("{site}{tenant}"), Some("tenant"));
         assert_eq!(Filter::parse("a/+/+").unwrap().device_id("a/x/y"), Some("x"));
         assert_eq!(Filter::parse("a/#").unwrap().device_id("a/x"), None);
+    }
+
+    #[test]
+    fn braces_of_a_topic_are_no_captures() {
+        let filter = Filter::parse("{a}/{b}").unwrap();
+
+        assert_eq!(filter.fill("{a}-{b}", "{b}/x"), "{b}-x");
+        assert_eq!(filter.fill("{{a}}", "{a}/x"), "{{a}}");
+        assert_eq!(filter.fill("{a}{b", "{/}"), "{{b");
+        assert_eq!(filter.fill("}{none}{b}", "a/b"), "}{none}b");
     }
 
     #[test]
