@@ -191,8 +191,16 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     icestore.ready().await.unwrap();
     // A payload that is no text.
     let data = br#"{"id":"i-1","payload":"/wD+","publishTime":"2025-06-15T10:00:00Z"}"#;
-    let attributes = json!({ "ingest_id": "i-1", "mqtt_topic": "devices/d1/up" });
-    cloud.publish("enriched", data, attributes).await.unwrap();
+    let attributes = json!({
+        "ingest_id": "i-1",
+        "mqtt_topic": "devices/d1/up",
+        "mqtt_content_type": "text/plain",
+        "mqtt_correlation_data": "/wA=",
+        "mqtt_repeated": "[\"color\"]",
+        "color": "[\"red\",\"blue\"]",
+        "mqtt_property_device_id": "forged",
+    });
+    cloud.publish("enriched", data, attributes.clone()).await.unwrap();
     until(async || !cloud.list("my-archive", "archive/").await.unwrap().is_empty()).await;
     assert!(icestore.terminate().await.unwrap().success());
 
@@ -220,6 +228,10 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     let envelope: Value = serde_json::from_slice(&back.data).unwrap();
     assert_eq!(envelope["payload"], "/wD+", "the original bytes");
     assert_eq!(back.attributes["device_id"], "d1");
+    for (name, value) in attributes.as_object().unwrap() {
+        let is_same = back.attributes[name] == *value;
+        assert_eq!(is_same, name != "ingest_id", "{name}: {value}");
+    }
     assert!(ingestion.terminate().await.unwrap().success());
 }
 

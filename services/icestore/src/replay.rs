@@ -6,15 +6,16 @@
 
 mod line;
 mod mqtt;
+mod properties;
 mod target;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use pipeline::timestamp::parse_rfc3339;
 use storage::Bucket;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 
 use crate::config::Settings;
@@ -35,7 +36,7 @@ pub fn command() -> Command {
         .long_about(
             "Sends archived messages again, with their original bytes. To a topic of Pub/Sub they go as they \
              were archived, with their attributes and ingest_id, so that a table can be filled again. To \
-             MQTT goes what the device sent, on its topic, with QoS 1. Takes the right to read objects \
+             MQTT goes what the device sent, on its topic, with QoS 1 and the properties of MQTT 5. Takes the right to read objects \
              (roles/storage.objectViewer), which the service itself does not have.\n\n\
              icestore replay --prefix 2025/06/15 --to-topic enriched --dry-run",
         )
@@ -48,6 +49,9 @@ pub fn command() -> Command {
             option("mqtt-username", "NAME", "The user at the broker").requires("to-mqtt"),
             option("mqtt-password-file", "FILE", "A file with the user's password")
                 .requires("mqtt-username"),
+            option("mqtt-protocol", "VERSION", "The version of MQTT; 3.1.1 carries no properties")
+                .requires("to-mqtt")
+                .value_parser(mqtt::PROTOCOLS),
             option("rate", "N", "Messages a second")
                 .default_value("1000")
                 .value_parser(value_parser!(u32).range(1..)),
@@ -71,7 +75,7 @@ impl Times {
         let time = |name: &str| {
             let text = given.get_one::<String>(name);
             let parse = |text: &String| {
-                OffsetDateTime::parse(text, &Rfc3339)
+                parse_rfc3339(text)
                     .with_context(|| format!("--{name}: must be like 2025-06-15T10:00:00Z"))
             };
             text.map(parse).transpose()
@@ -187,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_event_time_counts() {
-        let at = |text: &str| Some(OffsetDateTime::parse(text, &Rfc3339).unwrap());
+        let at = |text: &str| Some(parse_rfc3339(text).unwrap());
         let line = Line::of_time(Some("2025-06-15T10:00:00Z"));
         let hour = Times { since: at("2025-06-15T10:00:00Z"), until: at("2025-06-15T11:00:00Z") };
         let before = Times { since: None, until: at("2025-06-15T10:00:00Z") };

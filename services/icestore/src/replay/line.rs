@@ -10,10 +10,13 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use pipeline::envelope::Input;
 use pipeline::message::attribute::MQTT_TOPIC;
+use pipeline::timestamp::parse_rfc3339;
 use pipeline::{Envelope, Message, Payload};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+
+use super::mqtt::Publication;
+use super::properties;
 
 /// An archived message.
 #[derive(Debug, Deserialize)]
@@ -42,7 +45,7 @@ impl Line {
     /// The event time, where one was written: by its own key, else in the envelope.
     pub(super) fn time(&self) -> Option<OffsetDateTime> {
         if let Some(text) = &self.publish_time {
-            return OffsetDateTime::parse(text, &Rfc3339).ok();
+            return parse_rfc3339(text);
         }
         Envelope::read(&self.data().ok()?)?.publish_time
     }
@@ -53,15 +56,16 @@ impl Line {
         Ok(data.with_context(|| format!("message {}: originalPubSubPayload", self.id))?.into())
     }
 
-    /// What the device sent, and the MQTT topic that it sent it on.
-    pub(super) fn for_mqtt(&self) -> anyhow::Result<(String, Bytes)> {
+    /// What the device sent, and on which MQTT topic.
+    pub(super) fn for_mqtt(&self) -> anyhow::Result<Publication> {
         let message = Message::new(self.data()?);
         let envelope = Envelope::of(&message, Input::Auto)?;
         let told = envelope.enrichment.get("Topic").and_then(|topic| topic.as_str());
         let topic = self.attributes.get(MQTT_TOPIC).map(String::as_str).or(told);
         let topic = topic.with_context(|| format!("message {} has no MQTT topic", self.id))?;
-        let payload = envelope.payload.as_ref().map(Payload::bytes);
-        Ok((topic.to_owned(), payload.unwrap_or_default()))
+        let payload = envelope.payload.as_ref().map(Payload::bytes).unwrap_or_default();
+        let properties = properties::of(&self.attributes);
+        Ok(Publication { topic: topic.to_owned(), payload, properties })
     }
 
     #[cfg(test)]
@@ -95,7 +99,9 @@ mod tests {
 
         assert_eq!(lines[0].data().unwrap(), envelope);
         assert_eq!(lines[0].time().unwrap(), time::macros::datetime!(2025-06-15 10:00 UTC));
-        assert_eq!(lines[0].for_mqtt().unwrap(), ("devices/d/up".into(), r#"{"v":1}"#.into()));
+        let publication = lines[0].for_mqtt().unwrap();
+        assert_eq!(publication.topic, "devices/d/up");
+        assert_eq!(publication.payload, r#"{"v":1}"#);
     }
 
     #[test]

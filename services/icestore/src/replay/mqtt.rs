@@ -6,24 +6,36 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use rumqttc::{
-    AsyncClient, Event, EventLoop, Incoming, MqttOptions, QoS, TlsConfiguration, Transport,
-};
+use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
+use rumqttc::{TlsConfiguration, Transport, v5};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::CHUNK;
 
+/// Versions of MQTT that a broker is spoken to in; the first one is the default.
+pub(super) const PROTOCOLS: [&str; 2] = ["5", "3.1.1"];
 /// Longest wait for the broker.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Largest packet: what MQTT itself allows.
-const MAX_PACKET_BYTES: usize = 256 * 1024 * 1024;
+const MAX_PACKET_BYTES: u32 = 256 * 1024 * 1024;
+
+/// A message as a device published it.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) topic: String,
+    pub(super) payload: Bytes,
+    /// Left out with MQTT 3.1.1, which has none.
+    pub(super) properties: PublishProperties,
+}
 
 /// A connection. One that ends does not come again: what is not confirmed then is not counted as sent.
-pub(super) struct Broker {
-    client: AsyncClient,
-    eventloop: EventLoop,
+pub(super) struct Broker(Version);
+
+enum Version {
+    V5(v5::AsyncClient, Box<v5::EventLoop>),
+    V4(rumqttc::AsyncClient, Box<rumqttc::EventLoop>),
 }
 
 impl Broker {
@@ -31,6 +43,7 @@ impl Broker {
     pub(super) fn at(
         url: &str,
         (user, password_file): (Option<&str>, Option<&Path>),
+        protocol: &str,
     ) -> anyhow::Result<Self> {
         let right = "--to-mqtt must be mqtt://host:port or mqtts://host:port";
         let (scheme, address) = url.split_once("://").context(right)?;
@@ -41,38 +54,84 @@ impl Broker {
         };
         let address = address.trim_end_matches('/');
         let (host, port) = address.rsplit_once(':').unwrap_or((address, usual));
+        let port = port.parse().context(right)?;
         let id = format!("replay-{}", Uuid::new_v4().simple());
-        let mut options = MqttOptions::new(id, host, port.parse().context(right)?);
-        options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
-        if is_tls {
-            options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls()?)));
+        let transport = match is_tls {
+            true => Transport::tls_with_config(TlsConfiguration::Rustls(tls()?)),
+            false => Transport::tcp(),
+        };
+        let read = |file: &Path| {
+            std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+        };
+        let password = password_file.map(read).transpose()?.unwrap_or_default();
+        let credentials = user.map(|user| (user, password.trim_end_matches(['\n', '\r'])));
+        if protocol == PROTOCOLS[0] {
+            let mut options = v5::MqttOptions::new(id, host, port);
+            options.set_max_packet_size(Some(MAX_PACKET_BYTES)).set_transport(transport);
+            if let Some((user, password)) = credentials {
+                options.set_credentials(user, password);
+            }
+            let (client, eventloop) = v5::AsyncClient::new(options, CHUNK);
+            return Ok(Self(Version::V5(client, Box::new(eventloop))));
         }
-        if let Some(user) = user {
-            let read = |file: &Path| {
-                std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
-            };
-            let password = password_file.map(read).transpose()?.unwrap_or_default();
-            options.set_credentials(user, password.trim_end_matches(['\n', '\r']));
+        let mut options = rumqttc::MqttOptions::new(id, host, port);
+        options.set_max_packet_size(MAX_PACKET_BYTES as usize, MAX_PACKET_BYTES as usize);
+        options.set_transport(transport);
+        if let Some((user, password)) = credentials {
+            options.set_credentials(user, password);
         }
-        let (client, eventloop) = AsyncClient::new(options, CHUNK);
-        Ok(Self { client, eventloop })
+        let (client, eventloop) = rumqttc::AsyncClient::new(options, CHUNK);
+        Ok(Self(Version::V4(client, Box::new(eventloop))))
     }
 
     /// Publishes with QoS 1, and returns when each is acknowledged.
-    pub(super) async fn send(&mut self, messages: Vec<(String, Bytes)>) -> anyhow::Result<()> {
+    pub(super) async fn send(&mut self, messages: Vec<Publication>) -> anyhow::Result<()> {
         let mut missing = messages.len();
-        for (topic, payload) in messages {
-            let payload = Vec::from(payload);
-            self.client.try_publish(topic, QoS::AtLeastOnce, false, payload).context("publish")?;
+        for message in messages {
+            self.0.publish(message).context("publish")?;
         }
         while missing > 0 {
-            match timeout(PATIENCE, self.eventloop.poll()).await.context("the broker is silent")? {
-                Ok(Event::Incoming(Incoming::PubAck(_))) => missing -= 1,
-                Ok(_) => {}
-                Err(error) => bail!("the broker ended the connection: {error}"),
+            let is_confirmed = timeout(PATIENCE, self.0.poll()).await;
+            if is_confirmed.context("the broker is silent")?? {
+                missing -= 1;
             }
         }
         Ok(())
+    }
+}
+
+impl Version {
+    fn publish(&self, message: Publication) -> anyhow::Result<()> {
+        let Publication { topic, payload, properties } = message;
+        match self {
+            Self::V5(client, _) => {
+                let qos = v5::mqttbytes::QoS::AtLeastOnce;
+                client.try_publish_with_properties(topic, qos, false, payload, properties)?;
+            }
+            Self::V4(client, _) => {
+                let qos = rumqttc::QoS::AtLeastOnce;
+                client.try_publish(topic, qos, false, Vec::from(payload))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing that the broker says: whether it has confirmed a message.
+    async fn poll(&mut self) -> anyhow::Result<bool> {
+        const ENDED: &str = "the broker ended the connection";
+        match self {
+            Self::V5(_, eventloop) => match eventloop.poll().await.context(ENDED)? {
+                v5::Event::Incoming(v5::Incoming::PubAck(ack)) => match ack.reason {
+                    PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(true),
+                    refused => bail!("the broker refused a message: {refused:?}"),
+                },
+                _ => Ok(false),
+            },
+            Self::V4(_, eventloop) => {
+                let event = eventloop.poll().await.context(ENDED)?;
+                Ok(matches!(event, rumqttc::Event::Incoming(rumqttc::Incoming::PubAck(_))))
+            }
+        }
     }
 }
 

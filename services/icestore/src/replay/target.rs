@@ -5,7 +5,7 @@ use clap::ArgMatches;
 use pubsub::{Admin, Connection, Outgoing, Publishers, TopicName};
 
 use super::line::Line;
-use super::mqtt::Broker;
+use super::mqtt::{Broker, PROTOCOLS};
 use crate::config::Settings;
 
 /// A topic, a broker, or nowhere.
@@ -27,7 +27,8 @@ impl Target {
         if let Some(url) = text("to-mqtt") {
             let user = text("mqtt-username").map(String::as_str);
             let password = text("mqtt-password-file").map(std::path::Path::new);
-            return Ok(Self::Mqtt(Box::new(Broker::at(url, (user, password))?)));
+            let protocol = text("mqtt-protocol").map_or(PROTOCOLS[0], String::as_str);
+            return Ok(Self::Mqtt(Box::new(Broker::at(url, (user, password), protocol)?)));
         }
         let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
         let (connection, topic) =
