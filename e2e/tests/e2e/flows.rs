@@ -172,6 +172,16 @@ impl Device {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let user_properties = properties.iter().map(owned).collect();
         let properties = PublishProperties { user_properties, ..PublishProperties::default() };
+        self.publish_given(properties, topic, retain, payload).await;
+    }
+
+    pub(crate) async fn publish_given(
+        &mut self,
+        properties: PublishProperties,
+        topic: &str,
+        retain: bool,
+        payload: impl Into<Vec<u8>>,
+    ) {
         let payload = payload.into();
         let qos = QoS::AtLeastOnce;
         self.client.publish_with_properties(topic, qos, retain, payload, properties).await.unwrap();

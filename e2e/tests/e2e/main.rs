@@ -8,6 +8,7 @@ mod caches;
 mod chain;
 mod flows;
 mod half_open;
+mod metadata;
 mod monitoring;
 mod mqtt;
 mod place;
