@@ -1,6 +1,6 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup bench bench-full faults images push
+.PHONY: run test check setup bench bench-full faults fuzz images push
 
 # Everything in one process; Ctrl-C ends it with an account.
 run:
@@ -31,6 +31,13 @@ bench-full: setup
 faults: setup
 	cargo build --release --workspace --bins
 	target/release/faults --minutes 10
+
+# Ten million mutated inputs for each decoder; INPUTS and SEED are others.
+INPUTS ?= 10000000
+SEED ?= 1
+fuzz:
+	cargo build --release -p fuzz
+	target/release/fuzz --inputs $(INPUTS) --seed $(SEED)
 
 # An image of each service and one of the embedded cloud. ENGINE is docker, podman or buildah, and
 # ENGINE_ARGS are for its build, such as --build-arg RUST_IMAGE=registry.example.com/rust:1.95.

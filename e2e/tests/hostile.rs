@@ -29,6 +29,44 @@ use serde_json::{Map, Value};
 use service::Settings;
 use tokio::runtime::Runtime;
 
+/// Numbers and times at the edges of types and calendars, as text, and as numbers where they are.
+fn edges() -> impl Strategy<Value = Value> {
+    let zone = (prop_oneof![Just("+"), Just("-")], 0..24, 0..60)
+        .prop_map(|(sign, hour, minute)| format!("{sign}{hour:02}:{minute:02}"));
+    let zone = prop_oneof![Just("Z".to_owned()), zone];
+    let time =
+        (prop_oneof![Just(0), Just(1), Just(9998), Just(9999), 0..10_000], any::<bool>(), zone)
+            .prop_map(|(year, is_start, zone)| match is_start {
+                true => format!("{year:04}-01-01T00:00:00{zone}"),
+                false => format!("{year:04}-12-31T23:59:59.999999999{zone}"),
+            });
+    let around = |edge: i128| (edge - 2..=edge + 2).prop_map(|number| number.to_string());
+    let number = prop_oneof![
+        around(i128::from(i32::MAX)),
+        around(i128::from(i32::MIN)),
+        around(i128::from(i64::MAX)),
+        around(i128::from(i64::MIN)),
+        around(i128::from(u64::MAX)),
+        // Seconds, milliseconds and microseconds of the first and the last year.
+        around(-62_135_596_800),
+        around(253_402_300_800),
+        around(-62_135_596_800_000),
+        around(253_402_300_800_000),
+        (
+            any::<bool>(),
+            prop_oneof![around(308), around(i128::from(i32::MAX)), around(i128::from(i32::MIN))]
+        )
+            .prop_map(|(is_negative, exponent)| {
+                format!("{}1e{exponent}", if is_negative { "-" } else { "" })
+            }),
+    ];
+    prop_oneof![
+        time.prop_map(Value::from),
+        number.clone().prop_map(Value::from),
+        number.prop_map(|number| serde_json::from_str(&number).unwrap_or(Value::Null)),
+    ]
+}
+
 /// Any JSON, some of it deep.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -38,6 +76,7 @@ fn json() -> impl Strategy<Value = Value> {
         any::<u64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         ".{0,12}".prop_map(Value::from),
+        edges().prop_map(Value::from),
         // Almost times, dates and numbers.
         "[0-9T:.Ze+-]{0,30}".prop_map(Value::from),
     ];
@@ -63,14 +102,18 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
         let parts = parts.map(|(key, value)| (key.to_owned(), value));
         Value::Object(Map::from_iter(parts)).to_string().into_bytes()
     });
-    let whole = (json(), vec(any::<u8>(), 0..60), json()).prop_map(|(payload, bytes, more)| {
+    let parts = (json(), vec(any::<u8>(), 0..60), json(), any::<i32>());
+    let whole = parts.prop_map(|(payload, bytes, more, time_seed)| {
         let payload = if bytes.len() % 2 == 0 {
             payload.to_string().into_bytes().into()
         } else {
             bytes.into()
         };
         let enrichment = more.as_object().cloned().unwrap_or_default();
-        let time = time::OffsetDateTime::UNIX_EPOCH;
+        // From the year -9999 to the year 9999.
+        let seconds = i64::from(time_seed) * 147;
+        let time = time::OffsetDateTime::from_unix_timestamp(seconds);
+        let time = time.unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let (id, publish_time, payload) = ("1".into(), Some(time), Some(payload));
         Envelope { id, payload, publish_time, enrichment }.to_bytes().to_vec()
     });

@@ -4,9 +4,9 @@
 //! its attributes and so with its `ingest_id`; to MQTT goes the device's payload, on its topic, and
 //! ingestion gives it a new id.
 
-mod line;
+pub mod line;
 mod mqtt;
-mod properties;
+pub mod properties;
 mod target;
 
 use std::time::Duration;

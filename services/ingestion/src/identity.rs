@@ -47,8 +47,7 @@ pub fn identify(
     let at = |pointer: &Option<String>| payload?.find(pointer.as_deref()?).map(Given::read);
 
     let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
-    let given =
-        property.cloned().or_else(|| at(&settings.id_pointer).and_then(|given| given.text()));
+    let given = property.cloned().or_else(|| at(&settings.id_pointer).and_then(Given::text));
     let id = match given {
         Some(given) if (1..=MAX_ID_CHARS).contains(&given.chars().count()) => hash(topic, &given),
         Some(_) => {

@@ -32,8 +32,9 @@ use crate::ordering;
 use crate::routes::Subscription;
 use connection::{Connection, Parts};
 use dial::{Dial, Network};
+pub(crate) use message::json as list_of;
+pub use message::user_properties;
 pub use negotiated::Negotiated;
-pub(crate) use message::{json as list_of, user_properties};
 pub(crate) use negotiated::humantime;
 pub(crate) use survey::need;
 

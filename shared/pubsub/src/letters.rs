@@ -14,8 +14,8 @@ use pipeline::{Delivery, Message, Source as _};
 use service::{Action, args};
 use tokio::time::timeout;
 
-pub use replay::Prepare;
 use replay::as_it_was;
+pub use replay::{Prepare, original};
 
 use crate::connection::{Connection, TopicName};
 use crate::intake::Reads;

@@ -21,18 +21,21 @@ use super::properties;
 /// An archived message.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Line {
+pub struct Line {
     #[serde(default)]
     id: String,
     original_pub_sub_payload: String,
     publish_time: Option<String>,
     /// What accompanied the message; the Go services wrote none.
     #[serde(default)]
-    pub(super) attributes: HashMap<String, String>,
+    pub attributes: HashMap<String, String>,
 }
 
 /// The lines of an object, one after another.
-pub(super) fn all(object: &[u8]) -> impl Iterator<Item = anyhow::Result<Line>> {
+///
+/// # Errors
+/// For what cannot be unzipped, and for a line that is none of the archive.
+pub fn all(object: &[u8]) -> impl Iterator<Item = anyhow::Result<Line>> {
     let lines = BufReader::new(MultiGzDecoder::new(object)).lines();
     lines.enumerate().map(|(index, line)| {
         let line = line.context("unzip")?;
@@ -43,7 +46,8 @@ pub(super) fn all(object: &[u8]) -> impl Iterator<Item = anyhow::Result<Line>> {
 
 impl Line {
     /// The event time, where one was written: by its own key, else in the envelope.
-    pub(super) fn time(&self) -> Option<OffsetDateTime> {
+    #[must_use]
+    pub fn time(&self) -> Option<OffsetDateTime> {
         if let Some(text) = &self.publish_time {
             return parse_rfc3339(text);
         }
@@ -51,13 +55,19 @@ impl Line {
     }
 
     /// The data of the Pub/Sub message.
-    pub(super) fn data(&self) -> anyhow::Result<Bytes> {
+    ///
+    /// # Errors
+    /// When it is no base64.
+    pub fn data(&self) -> anyhow::Result<Bytes> {
         let data = STANDARD.decode(&self.original_pub_sub_payload);
         Ok(data.with_context(|| format!("message {}: originalPubSubPayload", self.id))?.into())
     }
 
     /// What the device sent, and on which MQTT topic.
-    pub(super) fn for_mqtt(&self) -> anyhow::Result<Publication> {
+    ///
+    /// # Errors
+    /// When the data is no base64, or the topic is not known.
+    pub fn for_mqtt(&self) -> anyhow::Result<Publication> {
         let message = Message::new(self.data()?);
         let envelope = Envelope::of(&message, Input::Auto)?;
         let told = envelope.enrichment.get("Topic").and_then(|topic| topic.as_str());

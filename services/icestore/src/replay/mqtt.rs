@@ -23,11 +23,13 @@ const MAX_PACKET_BYTES: u32 = 256 * 1024 * 1024;
 
 /// A message as a device published it.
 #[derive(Debug)]
-pub(super) struct Publication {
-    pub(super) topic: String,
-    pub(super) payload: Bytes,
+pub struct Publication {
+    /// The topic.
+    pub topic: String,
+    /// The payload, byte for byte.
+    pub payload: Bytes,
     /// Left out with MQTT 3.1.1, which has none.
-    pub(super) properties: PublishProperties,
+    pub properties: PublishProperties,
 }
 
 /// A connection. One that ends does not come again: what is not confirmed then is not counted as sent.

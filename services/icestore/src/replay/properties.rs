@@ -9,7 +9,8 @@ use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 /// The properties of MQTT 5 with these attributes. Those that ingestion set itself are left out, for
 /// it sets them again.
-pub(super) fn of(attributes: &HashMap<String, String>) -> PublishProperties {
+#[must_use]
+pub fn of(attributes: &HashMap<String, String>) -> PublishProperties {
     let text = |name| attributes.get(name).cloned();
     let decoded = |data: &String| STANDARD.decode(data).ok();
     PublishProperties {

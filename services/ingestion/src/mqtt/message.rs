@@ -39,7 +39,8 @@ pub(super) fn read(
 
 /// Makes attributes of user properties. A name that is reserved gets a prefix. The values of a name
 /// that came more than once become a JSON list, and [`attribute::MQTT_REPEATED`] names it.
-pub(crate) fn user_properties(
+#[must_use]
+pub fn user_properties(
     given: impl IntoIterator<Item = (String, String)>,
     metrics: &Metrics,
 ) -> HashMap<String, String> {

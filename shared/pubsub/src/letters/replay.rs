@@ -150,7 +150,10 @@ impl Office<'_> {
 }
 
 /// The message without what the letter added.
-fn original(letter: &Message) -> Result<Message, Error> {
+///
+/// # Errors
+/// `Reject` for a letter that does not hold all of the message's data.
+pub fn original(letter: &Message) -> Result<Message, Error> {
     let refuse = |why: String| Err(Recovery::Reject("not_replayable").because("replay", why));
     if let Some(object) = letter.attributes.get("dl_object") {
         return refuse(format!("its data is too big for Pub/Sub and lies in {object}"));

@@ -1,0 +1,96 @@
+//! What is read back: lines of the archive, and dead letters.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use icestore::replay::line;
+use pipeline::Message;
+use pubsub::letters;
+
+use super::{Target, first_line, require};
+
+pub(super) const ARCHIVE: Target = Target {
+    name: "archive",
+    corpus: &[
+        include_bytes!("../../corpus/archive/ours.jsonl"),
+        include_bytes!("../../corpus/archive/go.jsonl"),
+        include_bytes!("../../corpus/archive/object.gz"),
+    ],
+    dictionary: &[
+        "{",
+        "}",
+        "\"",
+        ",",
+        "\n",
+        "null",
+        "\"id\":",
+        "\"originalPubSubPayload\":",
+        "\"publishTime\":",
+        "\"attributes\":{",
+        "\"mqtt_topic\":",
+        "\"mqtt_repeated\":",
+        "\"mqtt_correlation_data\":",
+        "\"mqtt_message_expiry\":\"4294967296\"",
+        "====",
+        "\x1f",
+        "\0\0\0\0",
+    ],
+    check: archive,
+};
+
+pub(super) const DEAD_LETTER: Target = Target {
+    name: "dead_letter",
+    corpus: &[
+        include_bytes!("../../corpus/dead_letter/letter.txt"),
+        include_bytes!("../../corpus/dead_letter/truncated.txt"),
+    ],
+    dictionary: &[
+        "=",
+        "\n",
+        "dl_reason=",
+        "dl_first_seen=",
+        "dl_object=",
+        "dl_truncated=",
+        "dl_size=",
+        "dl_message_id=",
+        "device_id=",
+    ],
+    check: dead_letter,
+};
+
+/// An object as it is, and one with these lines.
+fn archive(input: &[u8]) -> Result<(), String> {
+    read(input);
+    let mut object = GzEncoder::new(Vec::new(), Compression::fast());
+    object.write_all(input).map_err(|error| error.to_string())?;
+    read(&object.finish().map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+fn read(object: &[u8]) {
+    // As replay does: an error ends it.
+    for line in line::all(object).map_while(Result::ok) {
+        let _time = line.time();
+        let _data = line.data();
+        let _publication = line.for_mqtt();
+    }
+}
+
+/// The first line is the data, the others are attributes. What a letter added is not in the original.
+fn dead_letter(input: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(input);
+    let (data, attributes) = first_line(&text);
+    let mut letter = Message::new(data.to_owned());
+    for line in attributes.split('\n') {
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        letter.attributes.insert(name.to_owned(), value.to_owned());
+    }
+    let Ok(original) = letters::original(&letter) else { return Ok(()) };
+    let is_left = original.attributes.keys().any(|name| name.starts_with("dl_"));
+    require(!is_left, || "an attribute of the letter is left".into())?;
+    let mut ours = letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));
+    let is_kept = ours.all(|(name, value)| original.attributes.get(name) == Some(value));
+    require(is_kept, || "an attribute of the original is lost".into())?;
+    require(original.data == data.as_bytes(), || "the data is another".into())
+}

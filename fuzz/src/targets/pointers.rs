@@ -1,0 +1,94 @@
+//! JSON pointers into payloads, and places in messages.
+
+use std::time::Duration;
+
+use ingestion::config::Identity;
+use ingestion::identity::identify;
+use ingestion::metrics::Metrics;
+use pipeline::{Message, Place, timestamp};
+use serde_json::{Value, json};
+
+use super::{Target, first_line, require};
+
+pub(super) const TARGET: Target = Target {
+    name: "pointers",
+    corpus: &[
+        include_bytes!("../../corpus/pointers/nested.txt"),
+        include_bytes!("../../corpus/pointers/escapes.txt"),
+        include_bytes!("../../corpus/pointers/times.txt"),
+    ],
+    dictionary: &[
+        "/",
+        "~0",
+        "~1",
+        "/0",
+        "/01",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"",
+        "\"id\":",
+        "\"a\":",
+        "\\u0061",
+        "\\ud83d\\ude00",
+        "\\\"",
+        "null",
+        "\n",
+        "enrichment.",
+        "attribute.",
+    ],
+    check,
+};
+
+fn settings(pointer: &str) -> Identity {
+    Identity {
+        id_pointer: Some(pointer.to_owned()),
+        event_time_pointer: Some(pointer.to_owned()),
+        max_past: Duration::MAX,
+        max_future: Duration::MAX,
+        ..Identity::default()
+    }
+}
+
+/// The first line is a pointer, the rest a payload.
+fn check(input: &[u8]) -> Result<(), String> {
+    let text = String::from_utf8_lossy(input);
+    let (pointer, payload) = first_line(&text);
+    if let Ok(place) = pointer.parse::<Place>() {
+        let again = place.to_string().parse::<Place>();
+        require(again.as_ref() == Ok(&place), || format!("{place:?} is read as {again:?}"))?;
+    }
+    let metrics = Metrics::default();
+    let message = Message::new(payload.to_owned());
+    let found = identify(&message, "t", &settings(pointer), &metrics);
+
+    let is_writable = timestamp::in_utc(found.time) == Some(found.time);
+    require(is_writable, || format!("{} cannot be written", found.time))?;
+    // What a tree of the payload says is what must be found.
+    let Ok(tree) = serde_json::from_str::<Value>(payload) else { return Ok(()) };
+    let Some(value) = tree.pointer(pointer).cloned() else {
+        let is_absent = !is_given(&found.id) && found.raw_time.is_none();
+        return require(is_absent, || format!("{found:?} at {pointer}, where nothing is"));
+    };
+    let mut alone = Message::new(json!({ "v": value }).to_string());
+    alone.publish_time = message.publish_time;
+    let expected = identify(&alone, "t", &settings("/v"), &metrics);
+    let is_same_id = match is_given(&expected.id) {
+        true => found.id == expected.id,
+        false => !is_given(&found.id),
+    };
+    // A value may be long as it is written, and short in its plain form.
+    let is_same = found.time == expected.time && found.raw_time == expected.raw_time;
+    let is_long = payload.len() > 2048;
+    require(is_same_id && (is_same || is_long), || {
+        format!("{value} at {pointer}: {found:?}, not {expected:?}")
+    })
+}
+
+/// Whether an id was made of a given one.
+fn is_given(id: &str) -> bool {
+    id.len() == 32
+}
