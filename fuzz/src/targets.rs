@@ -15,6 +15,8 @@ pub struct Target {
     pub corpus: &'static [&'static [u8]],
     /// Words of the format.
     pub dictionary: &'static [&'static str],
+    /// How many times as long as with the others an input takes.
+    pub weight: u64,
     /// Decodes an input, and says which promise it breaks.
     pub check: fn(&[u8]) -> Result<(), String>,
 }

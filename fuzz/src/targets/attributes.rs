@@ -39,6 +39,7 @@ pub(super) const TARGET: Target = Target {
         "[]",
         "ingest_id=",
     ],
+    weight: 1,
     check,
 };
 

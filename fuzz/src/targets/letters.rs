@@ -36,6 +36,7 @@ pub(super) const ARCHIVE: Target = Target {
         "\x1f",
         "\0\0\0\0",
     ],
+    weight: 1,
     check: archive,
 };
 
@@ -56,6 +57,7 @@ pub(super) const DEAD_LETTER: Target = Target {
         "dl_message_id=",
         "device_id=",
     ],
+    weight: 1,
     check: dead_letter,
 };
 

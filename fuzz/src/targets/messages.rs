@@ -53,11 +53,11 @@ const DICTIONARY: &[&str] = &[
 ];
 
 pub(super) const ENVELOPE: Target =
-    Target { name: "envelope", corpus: CORPUS, dictionary: DICTIONARY, check: envelope };
+    Target { name: "envelope", corpus: CORPUS, dictionary: DICTIONARY, weight: 1, check: envelope };
 pub(super) const ROW: Target =
-    Target { name: "row", corpus: CORPUS, dictionary: DICTIONARY, check: row };
+    Target { name: "row", corpus: CORPUS, dictionary: DICTIONARY, weight: 1, check: row };
 pub(super) const LINE: Target =
-    Target { name: "line", corpus: CORPUS, dictionary: DICTIONARY, check: line };
+    Target { name: "line", corpus: CORPUS, dictionary: DICTIONARY, weight: 1, check: line };
 
 /// What is written is read again, and a raw message is never emptied.
 fn envelope(input: &[u8]) -> Result<(), String> {

@@ -40,6 +40,7 @@ pub(super) const TARGET: Target = Target {
         "enrichment.",
         "attribute.",
     ],
+    weight: 1,
     check,
 };
 

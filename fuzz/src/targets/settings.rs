@@ -48,6 +48,7 @@ pub(super) const TARGET: Target = Target {
         "DATAFLOW__A__",
         "<<: *a",
     ],
+    weight: 30,
     check,
 };
 

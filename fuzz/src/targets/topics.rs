@@ -26,6 +26,7 @@ pub(super) const TARGET: Target = Target {
         "a",
         "b",
     ],
+    weight: 1,
     check,
 };
 

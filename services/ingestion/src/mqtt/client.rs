@@ -63,7 +63,8 @@ impl Published {
     /// Memory that the message takes while it waits, roughly.
     pub(super) fn size(&self) -> usize {
         let given = self.properties.as_ref();
-        let texts = given.into_iter().flat_map(|given| [&given.content_type, &given.response_topic]);
+        let texts =
+            given.into_iter().flat_map(|given| [&given.content_type, &given.response_topic]);
         let texts: usize = texts.flatten().map(String::len).sum();
         let data = given.and_then(|given| given.correlation_data.as_ref()).map_or(0, Bytes::len);
         let pairs = given.into_iter().flat_map(|given| &given.user_properties);
