@@ -6,7 +6,7 @@ use std::time::Duration;
 use pipeline::Renewable;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncCommands as _, IntoConnectionInfo as _};
+use redis::{AsyncCommands as _, IntoConnectionInfo as _, RedisConnectionInfo};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -68,15 +68,8 @@ impl Redis {
         let Some(url) = &settings.url else { return Ok(None) };
         let wrong = |error: redis::RedisError| LayerError::of(&error);
         let mut info = url.as_str().into_connection_info().map_err(wrong)?;
-        if let Some(file) = &settings.password_file {
-            let password = std::fs::read_to_string(file)
-                .map_err(|error| LayerError(format!("read {}: {error}", file.display())))?;
-            let mut redis = info.redis_settings().clone().set_password(password.trim_end());
-            if let Some(username) = &settings.username {
-                redis = redis.set_username(username);
-            }
-            info = info.set_redis_settings(redis);
-        }
+        let login = login(settings, info.redis_settings().clone())?;
+        info = info.set_redis_settings(login);
         // Small requests must not wait for each other's acknowledgements.
         info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = redis::Client::open(info).map_err(wrong)?;
@@ -149,5 +142,45 @@ impl Redis {
     /// The name that a key has in Redis.
     pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
+    }
+}
+
+/// Adds the user and the password of the settings.
+fn login(
+    settings: &Settings,
+    mut login: RedisConnectionInfo,
+) -> Result<RedisConnectionInfo, LayerError> {
+    if let Some(file) = &settings.password_file {
+        let password = std::fs::read_to_string(file)
+            .map_err(|error| LayerError(format!("read {}: {error}", file.display())))?;
+        login = login.set_password(password.trim_end());
+    }
+    if let Some(username) = &settings.username {
+        login = login.set_username(username);
+    }
+    Ok(login)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_login_is_that_of_the_settings() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"hunter2\n").unwrap();
+        let settings = Settings {
+            username: Some("enrich".into()),
+            password_file: Some(file.path().into()),
+            ..Settings::default()
+        };
+
+        let with_both = login(&settings, RedisConnectionInfo::default()).unwrap();
+        let with_none = login(&Settings::default(), RedisConnectionInfo::default()).unwrap();
+
+        assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
+        assert_eq!((with_none.username(), with_none.password()), (None, None));
     }
 }
