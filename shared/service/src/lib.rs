@@ -12,6 +12,7 @@ mod http;
 mod logs;
 pub mod memory;
 mod metrics;
+pub mod moment;
 mod probe;
 mod run;
 mod schema;
