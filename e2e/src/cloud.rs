@@ -307,9 +307,24 @@ impl Cloud {
     /// # Errors
     /// When the cloud refuses.
     pub async fn publish(&self, topic: &str, data: &[u8], attributes: Value) -> anyhow::Result<()> {
+        self.publish_all(topic, &[(data, attributes)]).await
+    }
+
+    /// Publishes messages, a thousand in a request.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn publish_all(
+        &self,
+        topic: &str,
+        messages: &[(impl AsRef<[u8]>, Value)],
+    ) -> anyhow::Result<()> {
         let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
-        let message = json!({ "data": base64(data), "attributes": attributes });
-        self.call(Method::POST, url, Some(json!({ "messages": [message] }))).await?;
+        for messages in messages.chunks(1000) {
+            let message = |(data, attributes): &(_, Value)| json!({ "data": base64(AsRef::as_ref(data)), "attributes": attributes });
+            let messages: Vec<_> = messages.iter().map(message).collect();
+            self.call(Method::POST, url.clone(), Some(json!({ "messages": messages }))).await?;
+        }
         Ok(())
     }
 

@@ -98,10 +98,15 @@ async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
     assert!(text(&lost).contains("no route matches the topic nobody/listens"), "{}", text(&lost));
 }
 
+const LIST_PANICKED: [&str; 7] =
+    ["dead-letters", "list", "--reason", "panicked", "--wait", "1", "--json"];
+
 /// The letters that `dead-letters list` shows.
 async fn letters(place: &Place, args: &[&str]) -> Vec<Value> {
     let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
-    place.json("bigqueries", &all, b"").await.as_array().unwrap().clone()
+    let listed = place.json("bigqueries", &all, b"").await;
+    assert_eq!(listed["complete"], true, "{listed}");
+    listed["letters"].as_array().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,14 +150,19 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let unheard = ["dead-letters", "replay", "--wait", "1", "--to", "unheard"];
     let unheard = place.run("bigqueries", &unheard, b"").await;
     assert_eq!(unheard.status.code(), Some(1), "nobody would see it: {}", text(&unheard));
-    assert!(text(&unheard).contains("0 replayed, 1 stay"), "{}", text(&unheard));
+    assert!(text(&unheard).contains("0 replayed, 1 cannot be replayed"), "{}", text(&unheard));
     let dry = ["dead-letters", "replay", "--wait", "1", "--dry-run"];
     let dry = place.run("bigqueries", &dry, b"").await;
-    assert!(text(&dry).contains("1 would be replayed, 0 stay"), "{}", text(&dry));
+    assert!(
+        text(&dry)
+            .contains("1 letter matches, of 1 read; all letters were read\n1 would be replayed\n"),
+        "{}",
+        text(&dry)
+    );
     let replay = ["dead-letters", "replay", "--wait", "1", "--rate", "10"];
     let replayed = place.run("bigqueries", &replay, b"").await;
     assert!(replayed.status.success(), "{}", text(&replayed));
-    assert!(text(&replayed).contains("1 replayed, 0 stay"), "{}", text(&replayed));
+    assert!(text(&replayed).contains("all letters were read\n1 replayed\n"), "{}", text(&replayed));
 
     let mut rows = Vec::new();
     until(async || {
@@ -163,6 +173,56 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
     assert!(letters(&place, &[]).await.is_empty());
     assert!(service.terminate().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_found_among_thousands_in_every_run() {
+    let place = Place::with_resources().await;
+    let cloud = Cloud::embedded(&place.emulator.url());
+    let letter = |index: usize, reason: &str| {
+        let attributes = json!({
+            "dl_service": "bigqueries", "dl_reason": reason, "ingest_id": format!("i-{index}"),
+        });
+        (index.to_string(), attributes)
+    };
+    let usual = (0..4000).map(|index| letter(index, "row_type_mismatch"));
+    let letters: Vec<_> = usual.chain([letter(4000, "panicked")]).collect();
+    cloud.publish_all("dead-letters", &letters).await.unwrap();
+
+    for run in 0..3 {
+        let found = place.json("bigqueries", &LIST_PANICKED, b"").await;
+        assert_eq!((&found["complete"], &found["read"]), (&json!(true), &json!(4001)), "run {run}");
+        assert_eq!(found["letters"][0]["id"], "i-4000", "run {run}");
+    }
+    let bounded = [&LIST_PANICKED[..], &["--max", "100"]].concat();
+    let bounded = place.run("bigqueries", &bounded, b"").await;
+    assert_eq!(bounded.status.code(), Some(1), "{}", text(&bounded));
+    let told: Value = serde_json::from_slice(&bounded.stdout).unwrap();
+    assert_eq!(
+        (&told["complete"], &told["what_to_do"]),
+        (&json!(false), &json!("give a larger --max"))
+    );
+
+    let count = ["dead-letters", "count", "--wait", "1", "--json"];
+    let counted = place.json("icestore", &count, b"").await;
+    let counts = json!([
+        { "service": "bigqueries", "reason": "panicked", "letters": 1 },
+        { "service": "bigqueries", "reason": "row_type_mismatch", "letters": 4000 },
+    ]);
+    assert_eq!(counted["counts"], counts, "of all services");
+
+    let replay = ["dead-letters", "replay", "--reason", "panicked", "--wait", "1"];
+    let replayed = place.run("bigqueries", &replay, b"").await;
+    assert!(replayed.status.success(), "{}", text(&replayed));
+    let back = &pulled(&cloud, "bigqueries", 1).await[0];
+    assert_eq!((&back.data[..], &*back.attributes["ingest_id"]), (&b"4000"[..], "i-4000"));
+    let left = place.json("bigqueries", &LIST_PANICKED, b"").await;
+    assert_eq!((&left["read"], &left["matching"]), (&json!(4000), &json!(0)));
+
+    let misspelt = ["dead-letters", "list", "--reason", "row_tpye"];
+    let misspelt = place.run("bigqueries", &misspelt, b"").await;
+    assert_eq!(misspelt.status.code(), Some(2), "{}", text(&misspelt));
+    assert!(text(&misspelt).contains("row_type_mismatch"), "{}", text(&misspelt));
 }
 
 /// What a subscription of the local project holds, once it is `count` messages.
@@ -208,10 +268,18 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     assert_eq!(nowhere.status.code(), Some(2), "it must be told where to: {}", text(&nowhere));
     let dry = ["replay", "--prefix", "2025/06/15", "--dry-run"];
     let dry = place.run("icestore", &dry, b"").await;
-    assert!(text(&dry).contains("1 messages would be sent, 0 of other times"), "{}", text(&dry));
+    assert!(
+        text(&dry).contains("messages that would be sent: 1, outside --since and --until: 0"),
+        "{}",
+        text(&dry)
+    );
     let late = ["replay", "--since", "2025-06-16T00:00:00Z", "--to-topic", "raw"];
     let late = place.run("icestore", &late, b"").await;
-    assert!(text(&late).contains("0 messages sent, 1 of other times"), "{}", text(&late));
+    assert!(
+        text(&late).contains("messages sent: 0, outside --since and --until: 1"),
+        "{}",
+        text(&late)
+    );
 
     let replay = place.run("icestore", &["replay", "--to-topic", "raw"], b"").await;
     assert!(replay.status.success(), "{}", text(&replay));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pipeline::envelope::Input;
+use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
@@ -271,6 +272,8 @@ impl Settings {
 }
 
 impl Reads for Settings {
+    const REASONS: Reasons = crate::REASONS;
+
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "bigqueries",

@@ -21,8 +21,8 @@ pub mod view;
 
 use std::sync::Arc;
 
-use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::Reads as _;
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
@@ -43,6 +43,8 @@ pub const REASONS: Reasons = Reasons {
         "row_too_large",
         "row_refused",
         "request_refused",
+        PANICKED,
+        CRASHED,
     ],
     skipped: &[],
 };

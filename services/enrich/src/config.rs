@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pipeline::envelope::Input;
+use pipeline::metrics::Reasons;
 use pipeline::place::Pointer;
 use pipeline::{Limits, Place, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
@@ -126,6 +127,8 @@ impl Default for Settings {
 }
 
 impl Reads for Settings {
+    const REASONS: Reasons = crate::REASONS;
+
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "enrich",

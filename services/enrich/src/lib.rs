@@ -17,8 +17,8 @@ mod survey;
 
 use std::time::Duration;
 
-use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Reads as _, TopicGuard, TopicName};
 use service::{Condition, Context, Need, Running, Service};
 use tokio::task::JoinSet;
@@ -42,6 +42,8 @@ pub const REASONS: Reasons = Reasons {
         "message_too_large",
         "attribute_invalid",
         "publish_invalid",
+        PANICKED,
+        CRASHED,
     ],
     skipped: &["document_missing"],
 };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pipeline::envelope::Input;
+use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
@@ -122,6 +123,8 @@ impl Default for Settings {
 }
 
 impl Reads for Settings {
+    const REASONS: Reasons = crate::REASONS;
+
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "icestore",

@@ -11,8 +11,8 @@ pub mod key;
 pub mod replay;
 pub mod sink;
 
-use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::Reads as _;
 use service::{Context, Need, Running, Service};
 use storage::Bucket;
@@ -24,8 +24,10 @@ use key::{BatchKey, Template};
 use sink::Sink;
 
 /// Why a message can end here without being sent.
-pub const REASONS: Reasons =
-    Reasons { refused: &["not_an_envelope", "not_archivable", "time_out_of_range"], skipped: &[] };
+pub const REASONS: Reasons = Reasons {
+    refused: &["not_an_envelope", "not_archivable", "time_out_of_range", PANICKED, CRASHED],
+    skipped: &[],
+};
 
 /// Icestore with its settings, not started yet.
 pub struct Icestore<K = Template> {

@@ -11,9 +11,9 @@ mod target;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use pipeline::timestamp::parse_rfc3339;
+use service::moment;
 use storage::Bucket;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -42,8 +42,8 @@ pub fn command() -> Command {
         )
         .args([
             option("prefix", "PREFIX", "Only objects whose name, after archive.prefix, begins so"),
-            option("since", "TIME", "Only messages of this event time or later, such as 2025-06-15T10:00:00Z"),
-            option("until", "TIME", "Only messages of an earlier event time"),
+            moment::option("since", "Only messages of this event time or later"),
+            moment::option("until", "Only messages of an earlier event time"),
             option("to-topic", "TOPIC", "The Pub/Sub topic to publish to, such as enriched"),
             option("to-mqtt", "URL", "The broker to publish to, mqtt://host:port or mqtts://host:port"),
             option("mqtt-username", "NAME", "The user at the broker").requires("to-mqtt"),
@@ -71,16 +71,9 @@ struct Times {
 }
 
 impl Times {
-    fn of(given: &ArgMatches) -> anyhow::Result<Self> {
-        let time = |name: &str| {
-            let text = given.get_one::<String>(name);
-            let parse = |text: &String| {
-                parse_rfc3339(text)
-                    .with_context(|| format!("--{name}: must be like 2025-06-15T10:00:00Z"))
-            };
-            text.map(parse).transpose()
-        };
-        Ok(Self { since: time("since")?, until: time("until")? })
+    fn of(given: &ArgMatches) -> Self {
+        let time = |name: &str| given.get_one(name).copied();
+        Self { since: time("since"), until: time("until") }
     }
 
     /// A line without a time, of a program that wrote none, is meant by no time.
@@ -109,7 +102,7 @@ struct Count {
 /// # Errors
 /// When an object cannot be read, or a message is not taken: all before it are sent.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let times = Times::of(&given)?;
+    let times = Times::of(&given);
     let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
     let mut target = Target::of(&settings, &given).await?;
     let parts = [&settings.archive.prefix, given.get_one("prefix").unwrap_or(&String::new())]
@@ -146,8 +139,8 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
 
 fn tell(count: &Count) -> String {
     let Count { is_dry, objects, sent, other_times } = count;
-    let word = if *is_dry { "would be sent" } else { "sent" };
-    format!("{objects} objects read, {sent} messages {word}, {other_times} of other times")
+    let word = if *is_dry { "messages that would be sent" } else { "messages sent" };
+    format!("objects read: {objects}, {word}: {sent}, outside --since and --until: {other_times}")
 }
 
 async fn replay_object(
@@ -187,11 +180,14 @@ mod tests {
 
         assert!(command().try_get_matches_from(["replay"]).is_err(), "it must be told where to");
         assert!(command().try_get_matches_from(["replay", "--to-topic", "enriched"]).is_ok());
+        let soon = ["replay", "--to-topic", "enriched", "--since", "soon"];
+        let text = command().try_get_matches_from(soon).unwrap_err().to_string();
+        assert!(text.contains("--since") && text.contains("2026-11-20"), "{text}");
     }
 
     #[test]
     fn the_event_time_counts() {
-        let at = |text: &str| Some(parse_rfc3339(text).unwrap());
+        let at = |text: &str| Some(moment::parse(text).unwrap());
         let line = Line::of_time(Some("2025-06-15T10:00:00Z"));
         let hour = Times { since: at("2025-06-15T10:00:00Z"), until: at("2025-06-15T11:00:00Z") };
         let before = Times { since: None, until: at("2025-06-15T10:00:00Z") };

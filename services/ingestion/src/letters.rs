@@ -15,7 +15,13 @@ use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// Lists, shows or replays them.
+/// The subcommand.
+#[must_use]
+pub fn command() -> clap::Command {
+    pubsub::letters::command(&crate::REASONS)
+}
+
+/// Lists, counts, shows or replays them.
 ///
 /// # Errors
 /// When letters cannot be read, or some could not be replayed.

@@ -21,8 +21,8 @@ pub mod routes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pipeline::Pipeline;
 use pipeline::metrics::Reasons;
+use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
 use service::{Context, Need, Running, Service};
 use tokio::task::JoinSet;
@@ -38,7 +38,14 @@ use routes::Routes;
 
 /// Why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
-    refused: &["no_route", "message_too_large", "attribute_invalid", "publish_invalid"],
+    refused: &[
+        "no_route",
+        "message_too_large",
+        "attribute_invalid",
+        "publish_invalid",
+        PANICKED,
+        CRASHED,
+    ],
     skipped: &["retained", "payload_too_small", "payload_too_large"],
 };
 

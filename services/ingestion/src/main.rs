@@ -15,7 +15,7 @@ const EXPLAIN: Action<Settings> = Action {
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
 const LETTERS: Action<Settings> = Action {
-    command: pubsub::letters::command,
+    command: letters::command,
     act: |settings, given| Box::pin(letters::act(settings, given)),
 };
 

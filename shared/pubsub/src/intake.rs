@@ -2,6 +2,7 @@
 
 use pipeline::Error;
 use pipeline::dead_letter::Policy;
+use pipeline::metrics::Reasons;
 use service::{Context, Need};
 use tokio::task::JoinSet;
 
@@ -17,6 +18,9 @@ use crate::survey::Survey;
 
 /// Settings of a service that reads from a subscription.
 pub trait Reads {
+    /// Why its messages can end without being sent.
+    const REASONS: Reasons;
+
     /// Where its messages come from, and where those go that can never succeed.
     fn intake(&self) -> Intake<'_>;
 }

@@ -1,18 +1,21 @@
-//! Dead letters for the person on call: list them, look into one, replay them.
+//! Dead letters for the person on call: list them, count them, look into one, replay them.
 //!
-//! All of it reads a subscription of the dead-letter topic. What is not replayed is handed back.
+//! All of it reads a subscription of the dead-letter topic. What is not replayed is given back.
 
 mod filter;
+mod pull;
+mod reader;
 mod replay;
 mod show;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use pipeline::{Delivery, Message, Source as _};
+use google_cloud_pubsub::model;
+use pipeline::metrics::Reasons;
+use pipeline::{Error, Message};
 use service::{Action, args};
-use tokio::time::timeout;
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -20,8 +23,9 @@ pub use replay::{Prepare, original};
 use crate::connection::{Connection, TopicName};
 use crate::intake::Reads;
 use crate::settings::{Endpoint, Subscription};
-use crate::source::{Source, SourceMetrics};
 use filter::Filter;
+use pull::Puller;
+use reader::{LEASE, Limits, Reader};
 
 /// A replayed letter goes to the topic of the service's own subscription, as it came from there.
 #[derive(Debug, Clone)]
@@ -42,16 +46,16 @@ pub struct Office<'a> {
 #[must_use]
 pub const fn action<T: Reads + 'static>() -> Action<T> {
     Action {
-        command,
+        command: || command(&T::REASONS),
         act: |settings, given| {
             Box::pin(async move { settings.intake().office().act(&given, as_it_was).await })
         },
     }
 }
 
-/// The subcommand.
+/// The subcommand of a service whose letters have these reasons.
 #[must_use]
-pub fn command() -> Command {
+pub fn command(reasons: &Reasons) -> Command {
     let id =
         Arg::new("id").required(true).help("The letter's ingest_id or message id, from `list`");
     let rate = Arg::new("rate")
@@ -72,25 +76,42 @@ pub fn command() -> Command {
         .about("Sends letters on their way again, and removes them")
         .long_about(
             "Sends letters on their way again, and removes each when its message is confirmed. Data, \
-             attributes and ingest_id stay as they were; they go oldest first, without an ordering key, which \
-             letters do not have. Mend first what refused them: `explain` tells. \
+             attributes and ingest_id stay as they were. They go about oldest first, without an ordering \
+             key, which letters do not have. Mend first what refused them: `explain` tells. A letter that is \
+             refused again is a new one, and left for the next replay. \
              Every subscription of the topic receives the message, so other services may see it twice, \
              with the same ingest_id.",
         )
+        .arg(filter::reason(reasons))
         .args(filter::arguments())
         .args([rate, dry_run, to, args::json()]);
     let list = Command::new("list")
-        .about("Lists letters, oldest first; they stay where they are")
+        .about("Lists this service's letters, oldest first; they stay where they are")
+        .arg(filter::reason(reasons))
+        .args(filter::arguments())
+        .arg(args::json());
+    let count = Command::new("count")
+        .about("Counts the letters of all services by reason; they stay where they are")
         .args(filter::arguments())
         .arg(args::json());
     let show = Command::new("show")
         .about("Shows one letter whole; it stays where it is")
         .args([id, args::json()]);
     Command::new("dead-letters")
-        .about("Lists, shows and replays the messages that were refused")
+        .about("Lists, counts, shows and replays the messages that were refused")
+        .after_long_help(
+            "Every letter of the subscription is read, whatever its number, and hidden from other readers \
+             meanwhile: Pub/Sub has no way to look at a message without taking it. At the end all are given \
+             back, after Ctrl-C too; if the tool is killed, they are back after a minute. So two people who \
+             read at once each see a part: read again when the other has finished, or make a subscription \
+             of your own. Letters that arrive while the tool runs are left for the next run.\n\n\
+             Exits with 0 when all letters were read, and all that match were replayed. Exits with 1 when \
+             not all could be read (JSON says \"complete\": false, why, and what to do) or replayed, and \
+             with 2 for wrong options.",
+        )
         .subcommand_required(true)
         .args(common())
-        .subcommands([list, show, replay])
+        .subcommands([list, count, show, replay])
 }
 
 fn common() -> [Arg; 3] {
@@ -104,10 +125,10 @@ fn common() -> [Arg; 3] {
         Arg::new("max")
             .long("max")
             .value_name("N")
-            .default_value("1000")
-            .value_parser(value_parser!(u32).range(1..=100_000))
+            .default_value("1000000")
+            .value_parser(value_parser!(u32).range(1..=100_000_000))
             .global(true)
-            .help("Most letters to read"),
+            .help("Most letters to read; about 500 bytes of memory for each"),
         Arg::new("wait")
             .long("wait")
             .value_name("SECONDS")
@@ -122,82 +143,148 @@ impl Office<'_> {
     /// Does what the command line asks. `prepare` makes of a letter what is sent again.
     ///
     /// # Errors
-    /// When letters cannot be read, or some could not be replayed.
+    /// When not all letters can be read, or some could not be replayed.
     pub async fn act(&self, given: &ArgMatches, prepare: impl Prepare) -> anyhow::Result<()> {
-        let (what, given) = given.subcommand().context("list, show or replay")?;
-        let filter = Filter::of(given, self.service)?;
-        let letters = self.read(given).await?;
-        let outcome = match what {
-            "show" => show::one(&letters, given),
-            "list" => show::list(&letters, &filter, args::form(given)),
-            _ => return self.replay(letters, (given, &filter), prepare).await,
-        };
-        letters.hand_back().await?;
-        outcome
-    }
-
-    /// The letters that are there, in the order in which they were published. They are held until they
-    /// are dropped.
-    async fn read(&self, given: &ArgMatches) -> anyhow::Result<Letters> {
-        let number = |name| given.get_one::<u32>(name).copied().unwrap_or_default() as usize;
-        let max = number("max");
-        let wait = Duration::from_secs(given.get_one("wait").copied().unwrap_or(3));
-        let subscription = Subscription {
-            id: given.get_one::<String>("subscription").cloned().unwrap_or_default(),
-            streams: 1,
-            max_outstanding_messages: max,
-            // What is handed back in the moment of the close comes again after this.
-            lease_extension: Duration::from_secs(10),
-            ..Subscription::default()
-        };
-        let connection = Connection::new(self.pubsub.clone());
-        self.check(&connection, &subscription.id).await?;
-        let metrics = SourceMetrics::default();
-        let mut source = Source::open(&connection, self.project, &subscription, metrics).await?;
-        let mut held = Vec::new();
-        while held.len() < max
-            && let Ok(received) = timeout(wait, source.receive()).await
-            && let Some(delivery) = received?
-        {
-            held.push(delivery);
+        let (what, given) = given.subcommand().context("list, count, show or replay")?;
+        let form = args::form(given);
+        let filter = Filter::of(given, (what != "count").then_some(self.service));
+        match what {
+            "list" => {
+                let mut list = show::List::new(&filter);
+                let seen = self.scan(given, |letter| list.visit(&letter)).await?;
+                list.print(&seen, form);
+                seen.whole()
+            }
+            "count" => {
+                let mut count = show::Count::new(&filter);
+                let seen = self.scan(given, |letter| count.visit(&letter)).await?;
+                count.print(&seen, form);
+                seen.whole()
+            }
+            "show" => {
+                let id = given.get_one::<String>("id").map_or("", String::as_str);
+                let mut wanted = show::Wanted::new(id, self.service);
+                let seen = self.scan(given, |letter| wanted.visit(letter)).await?;
+                // That others were not seen matters to what was not found alone.
+                if wanted.print(form) { seen.given_back() } else { seen.without(id) }
+            }
+            _ => self.replay(given, &filter, prepare).await,
         }
-        held.sort_by_key(|letter| letter.message.publish_time);
-        Ok(Letters { held, source })
     }
 
-    /// Says what is wrong before a stream waits for it in vain.
-    async fn check(&self, connection: &Connection, id: &str) -> anyhow::Result<()> {
-        let admin = crate::admin::Admin::new(connection).await?;
+    /// Reads all letters, and gives them back.
+    async fn scan(
+        &self,
+        given: &ArgMatches,
+        mut visit: impl FnMut(Message),
+    ) -> anyhow::Result<Seen> {
+        let mut reader = self.open(given).await?;
+        let outcome = loop {
+            match reader.page().await {
+                Ok(Some(page)) => page.into_iter().for_each(&mut visit),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let seen = Seen::close(reader).await;
+        outcome.map(|()| seen)
+    }
+
+    /// A reader of the subscription that the options name.
+    async fn open(&self, given: &ArgMatches) -> anyhow::Result<Reader> {
+        let id = given.get_one::<String>("subscription").map_or("", String::as_str);
         let name = crate::connection::full_name(self.project, "subscriptions", id);
-        let found = admin.find_subscription(&name).await.with_context(|| {
+        self.check(&name).await?;
+        let limits = Limits {
+            max: given.get_one::<u32>("max").map_or(1, |max| *max as usize),
+            wait: Duration::from_secs(given.get_one("wait").copied().unwrap_or(3)),
+        };
+        Reader::new(Puller::new(self.pubsub, &name)?, limits)
+    }
+
+    /// Says what is wrong with a subscription before it is read.
+    async fn check(&self, name: &str) -> anyhow::Result<()> {
+        let admin = crate::admin::Admin::new(&Connection::new(self.pubsub.clone())).await?;
+        let found = admin.find_subscription(name).await.with_context(|| {
             format!(
                 "{name} cannot be read: make a subscription of the dead-letter topic, and name it with \
                  --subscription"
             )
         })?;
-        match &self.topic {
-            Some(topic) if found.topic != topic.as_str() => {
-                anyhow::bail!("{name} reads {}, but dead letters go to {topic}", found.topic)
+        if let Some(topic) = self.topic.as_ref().filter(|topic| found.topic != topic.as_str()) {
+            bail!("{name} reads {}, but dead letters go to {topic}", found.topic);
+        }
+        check_policies(&found)
+    }
+}
+
+/// Refuses a subscription from which letters go away when they are looked at.
+fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
+    let name = &found.name;
+    if let Some(policy) = &found.dead_letter_policy {
+        bail!(
+            "{name} has a dead-letter policy: each look at a letter is a delivery, and after {} of them \
+             Pub/Sub takes it away; remove the policy, or name another subscription with --subscription",
+            policy.max_delivery_attempts
+        );
+    }
+    if found.retry_policy.is_some() {
+        eprintln!(
+            "{name} has a retry policy: letters come back after its delay, so a next run within it misses \
+             some"
+        );
+    }
+    Ok(())
+}
+
+/// What a reader saw of the subscription, once it is closed.
+struct Seen {
+    read: usize,
+    /// Why letters may have been missed, and what to do about it.
+    shortfall: Option<(String, String)>,
+    /// Why some were not given back or not removed.
+    unsettled: Option<Error>,
+}
+
+impl Seen {
+    /// Gives all letters back that are left.
+    async fn close(mut reader: Reader) -> Self {
+        let unsettled = reader.close().await.err();
+        let shortfall = reader.shortfall().map(reader::Shortfall::explain);
+        Self { read: reader.read(), shortfall, unsettled }
+    }
+
+    /// Fails when letters may have been missed, or were not given back.
+    fn whole(&self) -> anyhow::Result<()> {
+        self.given_back()?;
+        match &self.shortfall {
+            Some((why, what_to_do)) => bail!("not all letters were read: {why}; {what_to_do}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails when letters were not given back.
+    fn given_back(&self) -> anyhow::Result<()> {
+        match &self.unsettled {
+            Some(error) => bail!(
+                "letters that were read stay hidden for up to {} s: {error:#}",
+                LEASE.as_secs()
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Fails because a letter is not there.
+    fn without(&self, id: &str) -> anyhow::Result<()> {
+        self.given_back()?;
+        match &self.shortfall {
+            Some((why, what_to_do)) => {
+                bail!("no letter of the id {id} among the {} read; {why}; {what_to_do}", self.read)
             }
-            _ => Ok(()),
+            None => bail!("no letter has the id {id}; {} were read, which is all", self.read),
         }
     }
 }
 
-/// Letters, held.
-struct Letters {
-    held: Vec<Delivery>,
-    source: Source,
-}
-
-impl Letters {
-    /// Lets go of all that are left.
-    async fn hand_back(self) -> anyhow::Result<()> {
-        drop(self.held);
-        Ok(self.source.close().await?)
-    }
-
-    fn messages(&self) -> impl Iterator<Item = &Message> {
-        self.held.iter().map(|letter| &letter.message)
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,69 +1,76 @@
 //! Which letters are meant.
 
-use anyhow::Context as _;
+use bytes::Bytes;
+use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches};
-use pipeline::Message;
+use pipeline::message::Attributes;
 use pipeline::message::attribute::DEVICE_ID;
+use pipeline::metrics::Reasons;
 use pipeline::timestamp::parse_rfc3339;
+use pipeline::{Envelope, Message};
+use service::moment;
 use time::OffsetDateTime;
 
-/// Letters of one service, by reason, device and time.
+use crate::dead_letters::restore;
+
+/// Letters of one service or of all, by reason, device and time.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
-    service: String,
+    service: Option<String>,
     reason: Option<String>,
     device: Option<String>,
     since: Option<OffsetDateTime>,
     until: Option<OffsetDateTime>,
 }
 
-/// Its options.
-pub(super) fn arguments() -> [Arg; 4] {
-    let option = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
+/// Option that takes one of a service's reasons.
+pub(super) fn reason(reasons: &Reasons) -> Arg {
+    Arg::new("reason")
+        .long("reason")
+        .value_name("CODE")
+        .value_parser(PossibleValuesParser::new(reasons.refused))
+        .help("Only letters of this reason")
+}
+
+/// Options that take a device and times.
+pub(super) fn arguments() -> [Arg; 3] {
+    let device = Arg::new("device").long("device").value_name("ID").help(
+        "Only letters of this device: by the attribute device_id, or by DeviceID in the enrichmentData of \
+         an envelope",
+    );
     [
-        option("reason", "CODE", "Only letters of this reason, such as row_type_mismatch"),
-        option("device", "ID", "Only letters of this device"),
-        option(
-            "since",
-            "TIME",
-            "Only letters first seen then or later, such as 2025-06-15T10:00:00Z",
-        ),
-        option("until", "TIME", "Only letters first seen before"),
+        device,
+        moment::option("since", "Only letters first seen then or later"),
+        moment::option("until", "Only letters first seen before"),
     ]
 }
 
 impl Filter {
-    pub(super) fn of(given: &ArgMatches, service: &str) -> anyhow::Result<Self> {
-        // `show` has none of these.
+    /// Reads the options; `service` is the one whose letters are meant, if not all are.
+    pub(super) fn of(given: &ArgMatches, service: Option<&str>) -> Self {
+        // Not every subcommand has all of them.
         let text = |name: &str| given.try_get_one::<String>(name).ok().flatten().cloned();
-        let time = |name: &str| {
-            let parse = |text: String| {
-                parse_rfc3339(&text)
-                    .with_context(|| format!("--{name}: must be like 2025-06-15T10:00:00Z"))
-            };
-            text(name).map(parse).transpose()
-        };
-        Ok(Self {
-            service: service.to_owned(),
+        let time = |name: &str| given.try_get_one::<OffsetDateTime>(name).ok().flatten().copied();
+        Self {
+            service: service.map(str::to_owned),
             reason: text("reason"),
             device: text("device"),
-            since: time("since")?,
-            until: time("until")?,
-        })
+            since: time("since"),
+            until: time("until"),
+        }
     }
 
+    /// Whether a letter is meant.
     pub(super) fn takes(&self, letter: &Message) -> bool {
         let is = |name: &str, wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| letter.attributes.get(name) == Some(wanted))
         };
         let seen = first_seen(letter);
-        letter.attributes.get("dl_service") == Some(&self.service)
+        is("dl_service", &self.service)
             && is("dl_reason", &self.reason)
-            && is(DEVICE_ID, &self.device)
             && self.since.is_none_or(|since| seen >= since)
             && self.until.is_none_or(|until| seen < until)
+            && (is(DEVICE_ID, &self.device) || self.device == enriched_device(letter))
     }
 }
 
@@ -72,6 +79,22 @@ pub(super) fn first_seen(letter: &Message) -> OffsetDateTime {
     let told = letter.attributes.get("dl_first_seen");
     let told = told.and_then(|text| parse_rfc3339(text));
     told.unwrap_or(letter.publish_time)
+}
+
+/// Data and attributes of a letter's message; of one that the letter does not hold whole, what there is.
+pub(super) fn original(letter: &Message) -> (Bytes, Attributes) {
+    let restored = restore(letter, letter.data.clone());
+    restored.unwrap_or_else(|_cut| (letter.data.clone(), letter.attributes.clone()))
+}
+
+/// The device of a letter, where it is known.
+pub(super) fn device(letter: &Message) -> Option<String> {
+    letter.attributes.get(DEVICE_ID).cloned().or_else(|| enriched_device(letter))
+}
+
+fn enriched_device(letter: &Message) -> Option<String> {
+    let envelope = Envelope::read(&original(letter).0)?;
+    envelope.enrichment.get("DeviceID")?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -87,15 +110,28 @@ mod tests {
             .with_attribute("dl_reason", "row_type_mismatch")
             .with_attribute("device_id", "d1")
             .with_attribute("dl_first_seen", "2025-06-15T10:00:00Z");
-        let all = || Filter { service: "bigqueries".into(), ..Filter::default() };
+        let all = || Filter { service: Some("bigqueries".into()), ..Filter::default() };
 
         assert!(all().takes(&letter));
-        assert!(!Filter { service: "enrich".into(), ..all() }.takes(&letter));
+        assert!(Filter::default().takes(&letter), "of all services");
+        assert!(!Filter { service: Some("enrich".into()), ..all() }.takes(&letter));
         assert!(!Filter { reason: Some("no_route".into()), ..all() }.takes(&letter));
         assert!(Filter { device: Some("d1".into()), ..all() }.takes(&letter));
         assert!(!Filter { device: Some("d2".into()), ..all() }.takes(&letter));
         let at = datetime!(2025-06-15 10:00 UTC);
         assert!(Filter { since: Some(at), ..all() }.takes(&letter));
         assert!(!Filter { until: Some(at), ..all() }.takes(&letter));
+    }
+
+    #[test]
+    fn a_device_is_found_by_what_the_envelope_says() {
+        let data = r#"{"id":"1","payload":"eA==","publishTime":"2025-06-15T10:00:00Z","enrichmentData":{"DeviceID":"d1"}}"#;
+        let letter = Message::new(data);
+        let of = |device: &str| Filter { device: Some(device.into()), ..Filter::default() };
+
+        assert!(of("d1").takes(&letter));
+        assert!(!of("d2").takes(&letter));
+        assert_eq!(device(&letter).as_deref(), Some("d1"));
+        assert_eq!(device(&Message::new("raw")), None);
     }
 }

@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
-use pipeline::{Delivery, Error, Message, Recovery};
+use pipeline::{Error, Message, Recovery};
 use serde_json::json;
 use service::args;
 use service::survey::Form;
-use tokio::time::interval;
+use tokio::time::{Instant, Interval, interval};
 
 use super::filter::{Filter, first_seen};
-use super::{Letters, Office, show};
+use super::reader::Reader;
+use super::show::Row;
+use super::{Office, Seen};
 use crate::admin::Admin;
 use crate::connection::{Connection, TopicName, full_name};
 use crate::dead_letters::restore;
 use crate::publishers::Publishers;
 use crate::sink::Outgoing;
+
+/// Interval at which letters that were sent are removed.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Makes of a message that was refused what is sent again.
 pub trait Prepare: Send + Sync {
@@ -88,50 +93,108 @@ impl Counter {
     }
 }
 
+/// How a replay sends.
+struct Sending<'a, P> {
+    filter: &'a Filter,
+    prepare: P,
+    topic: Option<TopicName>,
+    counter: Counter,
+    ticks: Interval,
+    mode: Mode,
+    form: Form,
+    tally: Tally,
+}
+
+/// Whether anything is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Real,
+    Dry,
+}
+
+/// What became of the letters.
+#[derive(Debug, Default)]
+struct Tally {
+    replayed: usize,
+    failed: usize,
+}
+
+impl<P: Prepare> Sending<'_, P> {
+    /// Replays the letters of a page that are meant, oldest first, and removes them.
+    async fn page(&mut self, mut page: Vec<Message>, reader: &mut Reader) -> Result<(), Error> {
+        page.sort_by(|a, b| (a.publish_time, &a.id).cmp(&(b.publish_time, &b.id)));
+        let mut removed_at = Instant::now();
+        for letter in page.iter().filter(|letter| self.filter.takes(letter)) {
+            if reader.is_interrupted().await {
+                break;
+            }
+            reader.extend_leases().await;
+            let sent = self.send(letter).await;
+            tell(letter, &sent, self.form);
+            if sent.is_err() {
+                self.tally.failed += 1;
+                continue;
+            }
+            self.tally.replayed += 1;
+            if self.mode == Mode::Real {
+                reader.finish(&letter.id);
+            }
+            // After a crash, no more than those of this time are sent again.
+            if removed_at.elapsed() >= REMOVAL_INTERVAL {
+                reader.remove().await?;
+                removed_at = Instant::now();
+            }
+        }
+        reader.remove().await
+    }
+
+    async fn send(&mut self, letter: &Message) -> Result<(), Error> {
+        let outgoing = self.prepare.prepare(original(letter)?, self.topic.as_ref()).await?;
+        if self.mode == Mode::Dry {
+            return Ok(());
+        }
+        self.ticks.tick().await;
+        self.counter.send(outgoing).await
+    }
+}
+
 impl Office<'_> {
     pub(super) async fn replay(
         &self,
-        mut letters: Letters,
-        (given, filter): (&ArgMatches, &Filter),
+        given: &ArgMatches,
+        filter: &Filter,
         prepare: impl Prepare,
     ) -> anyhow::Result<()> {
-        let is_dry = given.get_flag("dry-run");
         let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
-        let topic = self.target(given).await?;
-        let mut counter = Counter::open(&Connection::new(self.pubsub.clone())).await?;
-        let mut ticks = interval(Duration::from_secs(1) / rate);
-        let (mut replayed, mut failed) = (0_usize, 0_usize);
-        let is_meant = |letter: &mut Delivery| filter.takes(&letter.message);
-        let meant: Vec<_> = letters.held.extract_if(.., is_meant).collect();
-        for letter in meant {
-            let prepared = match original(&letter.message) {
-                Ok(message) => prepare.prepare(message, topic.as_ref()).await,
-                Err(error) => Err(error),
+        let mut sending = Sending {
+            filter,
+            prepare,
+            topic: self.target(given).await?,
+            counter: Counter::open(&Connection::new(self.pubsub.clone())).await?,
+            ticks: interval(Duration::from_secs(1) / rate),
+            mode: if given.get_flag("dry-run") { Mode::Dry } else { Mode::Real },
+            form: args::form(given),
+            tally: Tally::default(),
+        };
+        let mut reader = self.open(given).await?;
+        let outcome = loop {
+            let page = match reader.page().await {
+                Ok(Some(page)) => page,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
             };
-            let sent = match prepared {
-                Ok(_) if is_dry => Ok(()),
-                Ok(outgoing) => {
-                    ticks.tick().await;
-                    counter.send(outgoing).await
-                }
-                Err(error) => Err(error),
-            };
-            tell(&letter.message, &sent, args::form(given));
-            match sent {
-                Ok(()) => {
-                    replayed += 1;
-                    if is_dry { letters.held.push(letter) } else { letter.ack() }
-                }
-                Err(_) => {
-                    failed += 1;
-                    letters.held.push(letter);
-                }
+            if let Err(error) = sending.page(page, &mut reader).await {
+                break Err(error)
+                    .context("letters that were sent could not be removed, and come again");
             }
+        };
+        let seen = Seen::close(reader).await;
+        sending.tally.print(&seen, (sending.mode, sending.form));
+        outcome?;
+        match sending.tally.failed {
+            0 => seen.whole(),
+            failed => bail!("letters that could not be replayed: {failed}"),
         }
-        letters.hand_back().await?;
-        let replayed_word = if is_dry { "would be replayed" } else { "replayed" };
-        eprintln!("{replayed} {replayed_word}, {failed} stay");
-        if failed > 0 { bail!("{failed} letters could not be replayed") } else { Ok(()) }
     }
 
     /// Where replayed messages go, unless the service itself knows.
@@ -167,15 +230,48 @@ pub fn original(letter: &Message) -> Result<Message, Error> {
 
 fn tell(letter: &Message, sent: &Result<(), Error>, form: Form) {
     let why = sent.as_ref().err().map(|error| format!("{error:#}"));
+    let row = Row::of(letter);
     if form == Form::Json {
-        let mut row = show::head(letter);
+        let mut row = json!(row);
         row["error"] = json!(why);
         println!("{row}");
         return;
     }
-    println!("{}", show::line(letter));
+    println!("{}", row.line());
     if let Some(why) = why {
-        println!("    stays: {why}");
+        println!("    cannot be replayed: {why}");
+    }
+}
+
+impl Tally {
+    fn print(&self, seen: &Seen, (mode, form): (Mode, Form)) {
+        let Self { replayed, failed } = *self;
+        let matching = replayed + failed;
+        if form == Form::Json {
+            let mut told = seen.to_json();
+            told["matching"] = matching.into();
+            told[if mode == Mode::Dry { "would_be_replayed" } else { "replayed" }] =
+                replayed.into();
+            told["failed"] = failed.into();
+            println!("{told}");
+            return;
+        }
+        println!("{}", seen.sum(matching));
+        println!("{}", self.words(mode));
+    }
+
+    fn words(&self, mode: Mode) -> String {
+        let done = if mode == Mode::Dry { "would be replayed" } else { "replayed" };
+        match (self.replayed, self.failed, mode) {
+            (0, 0, Mode::Real) => "nothing was replayed".into(),
+            (0, 0, Mode::Dry) => "nothing would be replayed".into(),
+            (replayed, 0, _) => format!("{replayed} {done}"),
+            (replayed, failed, _) => {
+                format!(
+                    "{replayed} {done}, {failed} cannot be replayed, for the reason beside each"
+                )
+            }
+        }
     }
 }
 

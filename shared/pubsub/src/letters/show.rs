@@ -2,77 +2,208 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::bail;
-use clap::ArgMatches;
 use pipeline::Message;
-use pipeline::message::attribute::{DEVICE_ID, INGEST_ID};
+use pipeline::message::attribute::INGEST_ID;
+use serde::Serialize;
 use serde_json::{Value, json};
+use service::explain;
 use service::survey::Form;
-use service::{args, explain};
+use time::OffsetDateTime;
 
-use super::Letters;
-use super::filter::Filter;
+use super::Seen;
+use super::filter::{Filter, device, original};
 
-/// A line for each letter, and a sum by reason.
-pub(super) fn list(letters: &Letters, filter: &Filter, form: Form) -> anyhow::Result<()> {
-    let taken: Vec<_> = letters.messages().filter(|letter| filter.takes(letter)).collect();
-    if form == Form::Json {
-        let rows: Vec<_> = taken.iter().map(|letter| head(letter)).collect();
-        println!("{:#}", Value::from(rows));
-        return Ok(());
-    }
-    let mut sums: BTreeMap<&str, usize> = BTreeMap::new();
-    for letter in &taken {
-        *sums.entry(attribute(letter, "dl_reason")).or_default() += 1;
-        println!("{}", line(letter));
-    }
-    for (reason, count) in sums {
-        println!("{count} {reason}");
-    }
-    println!("{} of {} letters read", taken.len(), letters.held.len());
-    Ok(())
+/// What a list tells of a letter.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    id: String,
+    first_seen: String,
+    service: String,
+    reason: String,
+    detail: String,
+    device_id: String,
+    bytes: usize,
+    #[serde(skip)]
+    published: OffsetDateTime,
 }
 
-/// The letter of one id, whole.
-pub(super) fn one(letters: &Letters, given: &ArgMatches) -> anyhow::Result<()> {
-    let wanted = given.get_one::<String>("id").map_or("", String::as_str);
-    let is_it = |letter: &&Message| {
-        [id(letter), &letter.id, attribute(letter, "dl_message_id")].contains(&wanted)
-    };
-    let Some(letter) = letters.messages().find(is_it) else {
-        bail!("no letter of the id {wanted} among the {} read", letters.held.len());
-    };
-    if args::form(given) == Form::Json {
-        // As `explain --pubsub-json` reads it.
-        let mut shown = head(letter);
-        shown["message"] = explain::to_json(&letter.data, &letter.attributes, "");
-        shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
-        println!("{shown:#}");
-        return Ok(());
+impl Row {
+    pub(super) fn of(letter: &Message) -> Self {
+        let text = |name| attribute(letter, name).to_owned();
+        Self {
+            id: id(letter).to_owned(),
+            first_seen: text("dl_first_seen"),
+            service: text("dl_service"),
+            reason: text("dl_reason"),
+            detail: text("dl_detail"),
+            device_id: device(letter).unwrap_or_default(),
+            bytes: letter.data.len(),
+            published: letter.publish_time,
+        }
     }
-    let attributes: BTreeMap<_, _> = letter.attributes.iter().collect();
-    attributes.iter().for_each(|(name, value)| println!("{name}: {value}"));
-    println!("data ({} bytes): {:#}", letter.data.len(), explain::readable(&letter.data));
-    Ok(())
+
+    /// One line for people.
+    pub(super) fn line(&self) -> String {
+        let Self { id, first_seen, reason, detail, device_id, .. } = self;
+        let [device, seen] =
+            [device_id, first_seen].map(|text| if text.is_empty() { "-" } else { text });
+        format!("{seen}  {reason}  {id}  {device}  {detail}")
+    }
 }
 
-/// One line about a letter.
-pub(super) fn line(letter: &Message) -> String {
-    let [seen, reason, device, detail] =
-        ["dl_first_seen", "dl_reason", DEVICE_ID, "dl_detail"].map(|name| attribute(letter, name));
-    format!("{seen}  {reason}  {}  {device}  {detail}", id(letter))
+/// Rows of the letters that a filter takes.
+pub(super) struct List<'a> {
+    filter: &'a Filter,
+    rows: Vec<Row>,
 }
 
-pub(super) fn head(letter: &Message) -> Value {
-    json!({
-        "id": id(letter),
-        "first_seen": attribute(letter, "dl_first_seen"),
-        "service": attribute(letter, "dl_service"),
-        "reason": attribute(letter, "dl_reason"),
-        "detail": attribute(letter, "dl_detail"),
-        "device_id": attribute(letter, DEVICE_ID),
-        "bytes": letter.data.len(),
-    })
+impl<'a> List<'a> {
+    pub(super) fn new(filter: &'a Filter) -> Self {
+        Self { filter, rows: Vec::new() }
+    }
+
+    pub(super) fn visit(&mut self, letter: &Message) {
+        if self.filter.takes(letter) {
+            self.rows.push(Row::of(letter));
+        }
+    }
+
+    /// Prints a line for each letter, and a sum by reason.
+    pub(super) fn print(mut self, seen: &Seen, form: Form) {
+        self.rows.sort_by(|a, b| (a.published, &a.id).cmp(&(b.published, &b.id)));
+        if form == Form::Json {
+            let mut told = seen.to_json();
+            told["matching"] = self.rows.len().into();
+            told["letters"] = json!(self.rows);
+            println!("{told:#}");
+            return;
+        }
+        let mut sums: BTreeMap<&str, usize> = BTreeMap::new();
+        for row in &self.rows {
+            *sums.entry(&row.reason).or_default() += 1;
+            println!("{}", row.line());
+        }
+        for (reason, letters) in sums {
+            println!("{reason}: {letters}");
+        }
+        println!("{}", seen.sum(self.rows.len()));
+    }
+}
+
+/// Numbers of letters by service and reason.
+pub(super) struct Count<'a> {
+    filter: &'a Filter,
+    counts: BTreeMap<(String, String), usize>,
+}
+
+impl<'a> Count<'a> {
+    pub(super) fn new(filter: &'a Filter) -> Self {
+        Self { filter, counts: BTreeMap::new() }
+    }
+
+    pub(super) fn visit(&mut self, letter: &Message) {
+        if self.filter.takes(letter) {
+            let key = ["dl_service", "dl_reason"].map(|name| attribute(letter, name).to_owned());
+            *self.counts.entry(key.into()).or_default() += 1;
+        }
+    }
+
+    /// Prints a line for each service and reason.
+    pub(super) fn print(&self, seen: &Seen, form: Form) {
+        let matching: usize = self.counts.values().sum();
+        if form == Form::Json {
+            let count = |((service, reason), letters): (&(String, String), &usize)| json!({ "service": service, "reason": reason, "letters": letters });
+            let mut told = seen.to_json();
+            told["matching"] = matching.into();
+            told["counts"] = self.counts.iter().map(count).collect();
+            println!("{told:#}");
+            return;
+        }
+        for ((service, reason), letters) in &self.counts {
+            println!("{letters:>8}  {service:<10}  {reason}");
+        }
+        println!("{}", seen.sum(matching));
+    }
+}
+
+/// Letters of one id.
+pub(super) struct Wanted<'a> {
+    id: &'a str,
+    service: &'a str,
+    found: Vec<Message>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(super) fn new(id: &'a str, service: &'a str) -> Self {
+        Self { id, service, found: Vec::new() }
+    }
+
+    pub(super) fn visit(&mut self, letter: Message) {
+        if [id(&letter), &letter.id, attribute(&letter, "dl_message_id")].contains(&self.id) {
+            self.found.push(letter);
+            self.found.sort_by_cached_key(|letter| {
+                let is_other = attribute(letter, "dl_service") != self.service;
+                (is_other, letter.publish_time, letter.id.clone())
+            });
+            // Repeats of one message are enough at that number.
+            self.found.truncate(10);
+        }
+    }
+
+    /// Prints the letter whole: the oldest of this service, else the oldest. False if there is none.
+    pub(super) fn print(&self, form: Form) -> bool {
+        let Some((letter, others)) = self.found.split_first() else { return false };
+        for other in others {
+            let [service, reason] = ["dl_service", "dl_reason"].map(|name| attribute(other, name));
+            eprintln!(
+                "another letter has this id: of {service}, {reason}, message id {}",
+                other.id
+            );
+        }
+        if form == Form::Json {
+            // As `explain --pubsub-json` reads it.
+            let mut shown = json!(Row::of(letter));
+            let (data, attributes) = original(letter);
+            shown["message"] = explain::to_json(&data, &attributes, "");
+            shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
+            println!("{shown:#}");
+            return true;
+        }
+        let attributes: BTreeMap<_, _> = letter.attributes.iter().collect();
+        attributes.iter().for_each(|(name, value)| println!("{name}: {value}"));
+        let (data, _) = original(letter);
+        println!("data ({} bytes): {:#}", data.len(), explain::readable(&data));
+        true
+    }
+}
+
+impl Seen {
+    /// Whether all letters were seen, for programs.
+    pub(super) fn to_json(&self) -> Value {
+        let mut told = json!({ "complete": self.shortfall.is_none(), "read": self.read });
+        if let Some((why, what_to_do)) = &self.shortfall {
+            told["why"] = why.as_str().into();
+            told["what_to_do"] = what_to_do.as_str().into();
+        }
+        told
+    }
+
+    /// The last line of a list.
+    pub(super) fn sum(&self, matching: usize) -> String {
+        let sum = format!("{}, of {} read", matching_letters(matching), self.read);
+        match &self.shortfall {
+            Some((why, what_to_do)) => format!("{sum}\nNOT COMPLETE: {why}; {what_to_do}"),
+            None if self.read == 0 => {
+                format!("{sum}: there are none, or somebody else is reading them at this moment")
+            }
+            None => format!("{sum}; all letters were read"),
+        }
+    }
+}
+
+/// `1 letter matches`, `2 letters match`.
+pub(super) fn matching_letters(count: usize) -> String {
+    if count == 1 { "1 letter matches".into() } else { format!("{count} letters match") }
 }
 
 /// What names it: the id that its message has everywhere, else its own.

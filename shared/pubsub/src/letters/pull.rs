@@ -1,0 +1,245 @@
+//! Takes messages from a subscription, one request at a time.
+//!
+//! A stream does not serve a tool that gives everything back: what Pub/Sub has sent on it, and nobody
+//! has read when it ends, stays hidden until its lease ends. A request has one answer, and giving back
+//! is confirmed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
+use pipeline::backoff::Backoff;
+use pipeline::timestamp::parse_rfc3339;
+use pipeline::{Error, Message, Recovery};
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use crate::settings::Endpoint;
+
+/// URL of Google's own service.
+const GOOGLE: &str = "https://pubsub.googleapis.com";
+/// Longest duration of one request.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Most attempts for one request.
+const ATTEMPTS: u32 = 4;
+/// Most acknowledgement ids in one request, as in Google's client: a request has at most 512 KiB.
+const MAX_IDS: usize = 1000;
+
+/// Client of one subscription.
+pub(super) struct Puller {
+    client: reqwest::Client,
+    /// `None` for an emulator, which wants none.
+    credentials: Option<Credentials>,
+    url: String,
+}
+
+/// A message under a lease.
+#[derive(Debug)]
+pub(super) struct Leased {
+    /// Name of the lease.
+    pub(super) ack_id: String,
+    /// The message.
+    pub(super) message: Message,
+}
+
+/// Answer to one pull.
+#[derive(Debug, Default)]
+pub(super) struct Pulled {
+    /// The messages.
+    pub(super) leased: Vec<Leased>,
+    /// Time by the service's clock, in whole seconds.
+    pub(super) served_at: Option<OffsetDateTime>,
+    /// Cause of an answer that was lost: its messages are leased, and nobody has them.
+    pub(super) lost: Option<String>,
+}
+
+/// Failure of one attempt.
+struct Failure {
+    error: Error,
+    /// Whether another attempt may succeed.
+    is_transient: bool,
+    /// Whether the request may have been carried out.
+    may_be_done: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PullAnswer {
+    #[serde(default)]
+    received_messages: Vec<Received>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Received {
+    ack_id: String,
+    message: Content,
+    #[serde(default)]
+    delivery_attempt: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Content {
+    #[serde(default)]
+    data: String,
+    #[serde(default)]
+    attributes: HashMap<String, String>,
+    message_id: String,
+    publish_time: Option<String>,
+}
+
+impl Puller {
+    /// Builds a client of the subscription of this full name; nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Stop` when there are no credentials.
+    pub(super) fn new(endpoint: &Endpoint, subscription: &str) -> Result<Self, Error> {
+        let credentials = match &endpoint.endpoint {
+            Some(_) => None,
+            None => {
+                let built = Builder::default().build();
+                Some(built.map_err(|error| Recovery::Stop.because("find credentials", error))?)
+            }
+        };
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build();
+        let host = endpoint.endpoint.as_deref().unwrap_or(GOOGLE).trim_end_matches('/');
+        Ok(Self {
+            client: client.map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
+            credentials,
+            url: format!("{host}/v1/{subscription}"),
+        })
+    }
+
+    /// Takes up to `max` messages of those that are there now; an empty answer does not mean that none
+    /// are left.
+    ///
+    /// # Errors
+    /// When Pub/Sub refuses, or goes on failing.
+    pub(super) async fn pull(&self, max: usize) -> Result<Pulled, Error> {
+        // Without it, Pub/Sub keeps the request open until a message comes. A request that is given up
+        // then may have leased one that nobody sees.
+        let body = json!({ "maxMessages": max, "returnImmediately": true });
+        let mut pulled = Pulled::default();
+        let (answer, served_at) = self.call("pull", &body, &mut pulled.lost).await?;
+        let answer: PullAnswer = serde_json::from_slice(&answer)
+            .map_err(|error| Recovery::Stop.because("read pulled messages", error))?;
+        pulled.served_at = served_at;
+        pulled.leased =
+            answer.received_messages.into_iter().map(leased).collect::<Result<_, _>>()?;
+        Ok(pulled)
+    }
+
+    /// Acknowledges messages, and returns when that is confirmed.
+    ///
+    /// # Errors
+    /// When some may come again.
+    pub(super) async fn acknowledge(&self, ack_ids: &[&str]) -> Result<(), Error> {
+        for ack_ids in ack_ids.chunks(MAX_IDS) {
+            self.call("acknowledge", &json!({ "ackIds": ack_ids }), &mut None).await?;
+        }
+        Ok(())
+    }
+
+    /// Extends leases to `lease` from now on; zero gives the messages back.
+    ///
+    /// # Errors
+    /// When some leases are as they were.
+    pub(super) async fn lease(&self, ack_ids: &[&str], lease: Duration) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for ack_ids in ack_ids.chunks(MAX_IDS) {
+            let body = json!({ "ackIds": ack_ids, "ackDeadlineSeconds": lease.as_secs() });
+            outcome = outcome.and(self.call("modifyAckDeadline", &body, &mut None).await.map(drop));
+        }
+        outcome
+    }
+
+    /// Sends a request until it succeeds or is refused. `lost` is the cause when an attempt failed that
+    /// may have been carried out.
+    async fn call(
+        &self,
+        verb: &'static str,
+        body: &Value,
+        lost: &mut Option<String>,
+    ) -> Result<(Vec<u8>, Option<OffsetDateTime>), Error> {
+        let mut waits = Backoff::default().waits();
+        for _ in 1..ATTEMPTS {
+            match self.attempt(verb, body).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) if !failure.is_transient => return Err(failure.error),
+                Err(failure) => {
+                    if failure.may_be_done {
+                        *lost = Some(format!("{:#}", failure.error));
+                    }
+                    tokio::time::sleep(waits.next_wait()).await;
+                }
+            }
+        }
+        self.attempt(verb, body).await.map_err(|failure| failure.error)
+    }
+
+    async fn attempt(
+        &self,
+        verb: &'static str,
+        body: &Value,
+    ) -> Result<(Vec<u8>, Option<OffsetDateTime>), Failure> {
+        let mut request = self.client.post(format!("{}:{verb}", self.url)).json(body);
+        if let Some(credentials) = &self.credentials {
+            let headers = credentials.headers(Default::default()).await;
+            let headers = headers.map_err(|error| Failure {
+                is_transient: error.is_transient(),
+                may_be_done: false,
+                error: Recovery::Stop.because("find credentials", error),
+            })?;
+            if let CacheableResource::New { data, .. } = headers {
+                request = request.headers(data);
+            }
+        }
+        let silent = |error: reqwest::Error| Failure {
+            is_transient: true,
+            may_be_done: !error.is_connect(),
+            error: Recovery::Retry.because(verb, error),
+        };
+        let answer = request.send().await.map_err(silent)?;
+        let (status, date) = (answer.status(), answer.headers().get("date"));
+        let served_at =
+            date.and_then(|date| OffsetDateTime::parse(date.to_str().ok()?, &Rfc2822).ok());
+        let body = answer.bytes().await.map_err(silent)?;
+        if status.is_success() {
+            return Ok((body.into(), served_at));
+        }
+        let is_transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        Err(Failure {
+            is_transient,
+            may_be_done: status.is_server_error(),
+            error: Recovery::Stop.because(verb, refusal(status, &body)),
+        })
+    }
+}
+
+/// Words of an answer that is an error.
+fn refusal(status: StatusCode, body: &[u8]) -> String {
+    let told: Option<Value> = serde_json::from_slice(body).ok();
+    let told = told.as_ref().and_then(|told| told["error"]["message"].as_str());
+    told.map_or_else(|| status.to_string(), |told| format!("{status}: {told}"))
+}
+
+fn leased(received: Received) -> Result<Leased, Error> {
+    let content = received.message;
+    let data = STANDARD.decode(&content.data);
+    let data = data.map_err(|error| Recovery::Stop.because("read pulled messages", error))?;
+    let mut message = Message::new(data);
+    message.id = content.message_id;
+    message.attributes = content.attributes.into();
+    message.attempts = received.delivery_attempt.max(1);
+    let published = content.publish_time.as_deref();
+    if let Some(time) = published.and_then(parse_rfc3339) {
+        message.publish_time = time;
+    }
+    Ok(Leased { ack_id: received.ack_id, message })
+}
