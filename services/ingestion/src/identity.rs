@@ -4,6 +4,7 @@ mod json;
 
 use std::time::Duration;
 
+use pipeline::message::attribute;
 use pipeline::{Message, timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -41,20 +42,20 @@ pub fn identify(
     settings: &Identity,
     metrics: &Metrics,
 ) -> Identified {
-    let needs_payload = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
-    // What is no JSON has neither; that is no fault of the message.
-    let payload = needs_payload.then(|| Json::read(&message.data)).flatten();
+    let payload = payload(message, settings);
     let at = |pointer: &Option<String>| payload?.find(pointer.as_deref()?).map(Given::read);
 
-    let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
-    let given = property.cloned().or_else(|| at(&settings.id_pointer).and_then(Given::text));
-    let id = match given {
-        Some(given) if (1..=MAX_ID_CHARS).contains(&given.chars().count()) => hash(topic, &given),
-        Some(_) => {
-            metrics.replace("id_length");
-            Uuid::now_v7().to_string()
-        }
-        None => Uuid::now_v7().to_string(),
+    // A letter that is replayed keeps its id; nobody else can set this attribute.
+    let id = match message.attributes.get(attribute::INGEST_ID) {
+        Some(kept) => kept.clone(),
+        None => match given_id(message, payload, settings) {
+            Some(given) if is_usable(&given) => hash(topic, &given),
+            Some(_) => {
+                metrics.replace("id_length");
+                Uuid::now_v7().to_string()
+            }
+            None => Uuid::now_v7().to_string(),
+        },
     };
     let mut identified = Identified { id, time: message.publish_time, raw_time: None };
     if let Some(given) = at(&settings.event_time_pointer) {
@@ -69,10 +70,51 @@ pub fn identify(
     identified
 }
 
+/// Finds the id of a message that becomes a dead letter: the one that it would have had, where the
+/// message gives it, else the same one at every attempt to write the letter.
+#[must_use]
+pub fn letter_id(
+    message: &Message,
+    topic: &str,
+    first_seen: OffsetDateTime,
+    settings: &Identity,
+) -> String {
+    let payload = payload(message, settings);
+    let given = given_id(message, payload, settings).filter(|given| is_usable(given));
+    given.map_or_else(
+        || {
+            let nanos = first_seen.unix_timestamp_nanos().to_be_bytes();
+            short(Sha256::new().chain_update(topic).chain_update(nanos).chain_update(&message.data))
+        },
+        |given| hash(topic, &given),
+    )
+}
+
+/// The payload as JSON, where the settings look into it. What is no JSON has nothing to find; that is no
+/// fault of the message.
+fn payload<'a>(message: &'a Message, settings: &Identity) -> Option<Json<'a>> {
+    let is_needed = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
+    is_needed.then(|| Json::read(&message.data)).flatten()
+}
+
+/// The id that a message gives, as a user property or in its payload.
+fn given_id(message: &Message, payload: Option<Json<'_>>, settings: &Identity) -> Option<String> {
+    let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
+    let found = || payload?.find(settings.id_pointer.as_deref()?).map(Given::read)?.text();
+    property.cloned().or_else(found)
+}
+
+fn is_usable(id: &str) -> bool {
+    (1..=MAX_ID_CHARS).contains(&id.chars().count())
+}
+
 /// A fixed length, whatever was given: half of a SHA-256 over topic and id.
 fn hash(topic: &str, id: &str) -> String {
-    let digest = Sha256::new().chain_update(topic).chain_update([0]).chain_update(id).finalize();
-    digest[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    short(Sha256::new().chain_update(topic).chain_update([0]).chain_update(id))
+}
+
+fn short(hash: Sha256) -> String {
+    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A value of a payload.
@@ -206,6 +248,29 @@ mod tests {
             assert_eq!(found.time, RECEIVED);
             assert!((2047..=2048).contains(&raw.len()) && given.contains(&raw), "{raw}");
         }
+    }
+
+    #[test]
+    fn a_letter_has_the_id_that_its_message_gives_else_a_lasting_one() {
+        let settings = Identity { id_pointer: Some("/id".into()), ..Identity::default() };
+        let id = |payload: &str, first_seen| {
+            letter_id(&Message::new(payload.to_owned()), "devices/a/up", first_seen, &settings)
+        };
+        let later = RECEIVED + time::Duration::NANOSECOND;
+
+        assert_eq!(id(r#"{"id":"7"}"#, RECEIVED), hash("devices/a/up", "7"));
+        assert_eq!(id("{}", RECEIVED), id("{}", RECEIVED), "at every attempt");
+        assert_ne!(id("{}", RECEIVED), id("{}", later));
+        assert_ne!(id("{}", RECEIVED), id("[]", RECEIVED));
+    }
+
+    #[test]
+    fn a_message_that_comes_from_a_letter_keeps_its_id() {
+        let message = Message::new("{}").with_attribute("ingest_id", "i-1");
+
+        let found = identify(&message, "a", &Identity::default(), &Metrics::default());
+
+        assert_eq!(found.id, "i-1");
     }
 
     #[test]

@@ -1,19 +1,63 @@
-//! Dead letters of ingestion: a replayed one takes the routes as they are now.
+//! Dead letters of ingestion: each names its device, and a replayed one takes the routes as they are now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::ArgMatches;
-use pipeline::{Error, Message, Recovery, Step, Transform as _};
+use pipeline::message::attribute;
+use pipeline::{DeadLetters, Error, Letter, Message, Recovery, Step, Transform as _};
 use pubsub::letters::Office;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
 
 use crate::Ingestion;
-use crate::config::Settings;
+use crate::config::{Identity, Settings};
 use crate::enricher::FromTopic;
+use crate::identity::letter_id;
 use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::routes::Routes;
+
+/// Adds the device and an `ingest_id` to each letter, as its message would have borne them. Without them
+/// a letter could be found by neither.
+#[derive(Debug)]
+pub struct Named<D> {
+    inner: D,
+    routes: Arc<Routes>,
+    identity: Identity,
+}
+
+impl<D> Named<D> {
+    /// Names letters by these routes and this identity, on their way to `inner`.
+    #[must_use]
+    pub fn new(inner: D, routes: Arc<Routes>, identity: Identity) -> Self {
+        Self { inner, routes, identity }
+    }
+
+    fn name(&self, letter: &Letter<'_>) -> Message {
+        let mut message = letter.message.clone();
+        let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
+        let route = self.routes.find(&topic);
+        if let Some(device) = route.and_then(|entry| entry.filter.device_id(&topic)) {
+            message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
+        }
+        if !message.attributes.contains_key(attribute::INGEST_ID) {
+            let id = letter_id(&message, &topic, letter.first_seen, &self.identity);
+            message.attributes.insert(attribute::INGEST_ID.into(), id);
+        }
+        message
+    }
+}
+
+impl<D: DeadLetters> DeadLetters for Named<D> {
+    async fn bury(&self, letter: &Letter<'_>, time_limit: Duration) -> Result<(), Error> {
+        let message = self.name(letter);
+        let Letter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
+        let detail = detail.clone();
+        let named = Letter { service, reason, detail, attempts, first_seen, message: &message };
+        self.inner.bury(&named, time_limit).await
+    }
+}
 
 /// The subcommand.
 #[must_use]
@@ -54,5 +98,67 @@ async fn wrap(
         Step::Skip(reason) => {
             Err(Recovery::Reject(reason).because("route", "the settings skip it"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pipeline::message::Attributes;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::config::{Producer, Route as RouteSettings};
+
+    fn named(mqtt_topic: &str) -> Named<()> {
+        let mut route = RouteSettings::default();
+        route.source.mqtt_topic = mqtt_topic.into();
+        let routes = Routes::new(&BTreeMap::from([("up".to_owned(), route)]));
+        let identity = Identity { id_pointer: Some("/id".into()), ..Identity::default() };
+        Named::new((), Arc::new(routes), identity)
+    }
+
+    fn name(named: &Named<()>, topic: &str) -> Message {
+        let message = Message::new(r#"{"id":"7"}"#).with_attribute(attribute::MQTT_TOPIC, topic);
+        named.name(&Letter {
+            service: "ingestion",
+            reason: "message_too_large",
+            detail: String::new(),
+            attempts: 1,
+            first_seen: datetime!(2025-06-15 10:00 UTC),
+            message: &message,
+        })
+    }
+
+    #[test]
+    fn a_letter_bears_the_device_and_the_id_of_its_message() {
+        let captured = name(&named("devices/{device_id}/up"), "devices/d1/up");
+        let first_plus = name(&named("devices/+/up"), "devices/d1/up");
+        let unknown = name(&named("devices/+/up"), "nobody/listens");
+
+        assert_eq!(captured.attributes[attribute::DEVICE_ID], "d1");
+        assert_eq!(captured.attributes[attribute::INGEST_ID].len(), 32);
+        assert_eq!(first_plus.attributes[attribute::DEVICE_ID], "d1");
+        assert!(!unknown.attributes.contains_key(attribute::DEVICE_ID));
+        assert!(unknown.attributes.contains_key(attribute::INGEST_ID));
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_is_replayed_keeps_its_id() {
+        let letter = name(&named("devices/{device_id}/up"), "devices/d1/up");
+        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        let mut route = RouteSettings::default();
+        route.source.mqtt_topic = "devices/{device_id}/up".into();
+        route.destination.route_name = "uplinks".into();
+        settings.routes.insert("up".into(), route);
+        settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
+        let routes = Arc::new(Routes::new(&settings.routes));
+        let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+
+        let outgoing = wrap(&route, &letter, None).await.unwrap();
+
+        let id = |attributes: &Attributes| attributes[attribute::INGEST_ID].clone();
+        assert_eq!(id(&outgoing.attributes), id(&letter.attributes));
     }
 }

@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use config::Settings;
 use enricher::{Enricher, FromTopic};
+use letters::Named;
 use metrics::Metrics;
 use mqtt::Purpose;
 use ordering::Ordering;
@@ -117,7 +118,8 @@ impl<E: Enricher> Service for Ingestion<E> {
         let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
         let dead_letters =
             DeadLetters::policy(graves, &settings.project, &publishers, &guard, &settings.storage)
-                .await?;
+                .await?
+                .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
         if settings.mqtt.ordinal.is_none() && host::ordinal().is_none() {
             warn!(
                 client_id = settings.mqtt.client_id(0),

@@ -54,6 +54,17 @@ pub enum Policy<D> {
     Drop,
 }
 
+impl<D> Policy<D> {
+    /// The same policy with another place for the letters.
+    pub fn map<E>(self, change: impl FnOnce(D) -> E) -> Policy<E> {
+        match self {
+            Self::Bury(letters) => Policy::Bury(change(letters)),
+            Self::Leave => Policy::Leave,
+            Self::Drop => Policy::Drop,
+        }
+    }
+}
+
 /// Cuts a text to at most `max_bytes`, between two characters.
 #[must_use]
 pub fn cut(mut text: String, max_bytes: usize) -> String {
