@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bigqueries::column::{Column, Kind, Mode};
@@ -21,11 +21,12 @@ use icestore::key::Template;
 use ingestion::config::Route;
 use ingestion::routes::Routes;
 use pipeline::envelope::Input;
+use pipeline::message::attribute;
 use pipeline::{Envelope, Message, Place, Transform as _};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use reqwest::Method;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use service::Settings;
 use tokio::runtime::Runtime;
 
@@ -118,7 +119,19 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
         Envelope { id, payload, publish_time, enrichment }.to_bytes().to_vec()
     });
     let whole = whole.boxed();
+    let edge = (edges(), edges());
+    let edge = edge.prop_map(|(time, value)| {
+        let payload = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            json!({ "a": value }).to_string(),
+        );
+        let envelope = json!({ "id": "1", "payload": payload, "publishTime": time });
+        envelope.to_string().into_bytes()
+    });
+    let raw_edge = edges().prop_map(|value| json!({ "a": value }).to_string().into_bytes());
     prop_oneof![
+        edge,
+        raw_edge,
         vec(any::<u8>(), 0..200),
         json().prop_map(|value| value.to_string().into_bytes()),
         envelope,
@@ -196,6 +209,28 @@ fn load<T: Settings>(text: &str) -> Result<T, service::Faults> {
     service::settings::load(Some(file.path()), [])
 }
 
+type ThreeSettings =
+    (ingestion::config::Settings, bigqueries::config::Settings, icestore::config::Settings);
+
+/// The examples, with an event time and a column of every type that come from the payload.
+static SETTINGS: LazyLock<ThreeSettings> = LazyLock::new(|| {
+    let mut ingestion: ingestion::config::Settings =
+        load(include_str!("../../services/ingestion/example.yaml")).unwrap();
+    ingestion.identity.event_time_pointer = Some("/a".into());
+    ingestion.identity.id_pointer = Some("/b".into());
+    let mut bigqueries: bigqueries::config::Settings =
+        load(include_str!("../../services/bigqueries/example.yaml")).unwrap();
+    let column = |(index, kind)| {
+        let mut column = Column::new(format!("c{index}"), kind);
+        column.from = "/a".parse().ok();
+        column
+    };
+    let kinds = [Kind::Timestamp, Kind::Date, Kind::Time, Kind::Datetime, Kind::Numeric];
+    bigqueries.table.columns = kinds.into_iter().enumerate().map(column).collect();
+    let icestore = load(include_str!("../../services/icestore/example.yaml")).unwrap();
+    (ingestion, bigqueries, icestore)
+});
+
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(
@@ -256,6 +291,23 @@ proptest! {
     }
 
     #[test]
+    fn any_message_is_explained(message in message(), topic in "devices/[a-z]{0,3}/up|.{0,20}") {
+        let mut of_mqtt = message.clone();
+        of_mqtt.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
+        let (ingestion, bigqueries, icestore) = &*SETTINGS;
+
+        let stories = [
+            futures::executor::block_on(ingestion::explain::story(ingestion, of_mqtt)),
+            futures::executor::block_on(bigqueries::explain::story(bigqueries, &message)),
+            futures::executor::block_on(icestore::explain::story(icestore, &message)),
+        ];
+
+        for story in stories {
+            prop_assert!(story.contains_key("outcome"), "{story:?}");
+        }
+    }
+
+    #[test]
     fn any_topic_finds_one_of_its_routes_or_none(
         filters in vec("[a-b#+/{}$]{0,12}", 0..8),
         topic in "[a-b/$]{0,12}|.{0,40}",
@@ -310,6 +362,26 @@ fn settings_that_multiply_themselves_are_refused_soon() {
     assert!(load::<icestore::config::Settings>(&deep).is_err());
 
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+}
+
+#[test]
+fn enrich_explains_any_message() {
+    let target = Target::start();
+    let mut settings: enrich::config::Settings =
+        load(include_str!("../../services/enrich/example.yaml")).unwrap();
+    settings.firestore.endpoint = Some(target.emulator.url());
+    settings.cache.redis.url = None;
+    let cases = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) };
+    let mut runner = proptest::test_runner::TestRunner::new(cases);
+
+    runner
+        .run(&message(), |message| {
+            let story = target.runtime.block_on(enrich::explain::story(&settings, &message));
+            let story = story.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+            prop_assert!(story.contains_key("outcome"), "{story:?}");
+            Ok(())
+        })
+        .unwrap();
 }
 
 /// Paths of all APIs, with places for names.

@@ -1,7 +1,7 @@
 //! What becomes of one message, without a table.
 
 use clap::{ArgMatches, Command};
-use pipeline::{Message, Transform as _};
+use pipeline::{Message, Step, Transform as _};
 use serde_json::Map;
 use service::args;
 use service::explain::{self, Story};
@@ -10,6 +10,7 @@ use crate::batch::json::value;
 use crate::column::Column;
 use crate::config::Settings;
 use crate::rows::Rows as _;
+use crate::sink;
 use crate::transform::ToRow;
 
 /// The subcommand.
@@ -24,17 +25,25 @@ pub fn command() -> Command {
 /// For a message that does not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    explain::print(&story(&settings, &message).await, args::form(&given))
+    let story = explain::survive(story(&settings, &message)).await;
+    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-async fn story(settings: &Settings, message: &Message) -> Story {
+/// Tells what becomes of a message.
+pub async fn story(settings: &Settings, message: &Message) -> Story {
     let rows = settings.rows();
     let columns: std::sync::Arc<[Column]> = rows.columns().into();
     let table = settings.table_name();
     let mut story = Story::new();
     story.insert("table".into(), table.to_string().into());
     let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, settings.input);
-    explain::end(&mut story, transform.apply(message).await, |story, record| {
+    let outcome = match transform.apply(message).await {
+        Ok(Step::Pass(record)) => {
+            sink::check(&record, settings.write).map(|_fits| Step::Pass(record))
+        }
+        other => other,
+    };
+    explain::end(&mut story, outcome, |story, record| {
         let cells = columns.iter().zip(&record.cells);
         let row: Map<_, _> =
             cells.map(|(column, cell)| (column.name.clone(), value(column, cell))).collect();
@@ -72,6 +81,15 @@ mod tests {
         assert_eq!(story["row"]["device_id"], "abc");
         assert_eq!(story["row"]["temperature"], 21.5);
         assert!(story["row"]["rest"].as_str().is_some_and(|rest| rest.contains("\"x\":1")));
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_too_large_for_a_request_is_refused() {
+        let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(9_000_000));
+
+        let story = story(&settings(), &Message::new(large)).await;
+
+        assert_eq!(story["reason"], "row_too_large");
     }
 
     #[tokio::test]

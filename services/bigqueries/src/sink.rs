@@ -20,6 +20,7 @@ use tracing::info;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::column::Column;
+use crate::config::Api;
 use crate::meaning::{self, Meaning, RowMeaning};
 use crate::table::TableName;
 use crate::transform::Record;
@@ -121,6 +122,21 @@ impl Sink {
     }
 }
 
+/// Refuses a row that no request takes; returns its size and the most that one takes.
+pub(crate) fn check(record: &Record, api: Api) -> Result<(usize, usize), Error> {
+    let size: usize = record.cells.iter().map(batch::size).sum();
+    // JSON has names and quotes beside the values, and escapes within them.
+    let most = match api {
+        Api::StorageWrite => MAX_REQUEST_BYTES - 1_000_000,
+        Api::InsertAll => MAX_REQUEST_BYTES / 2,
+    };
+    if size > most {
+        let detail = format!("{size} bytes, a request takes {most}");
+        return Err(Recovery::Reject("row_too_large").because("make request", detail));
+    }
+    Ok((size, most))
+}
+
 impl pipeline::Sink for Sink {
     type Record = Record;
     type Key = ();
@@ -140,17 +156,11 @@ impl pipeline::Sink for Sink {
     }
 
     fn join(&self, batch: &mut Batch, record: Record, (): &mut ()) -> Result<usize, Join<Record>> {
-        let size: usize = record.cells.iter().map(batch::size).sum();
-        // JSON has names and quotes beside the values, and escapes within them.
-        let most = match batch {
-            Batch::Columns(_) => MAX_REQUEST_BYTES - 1_000_000,
-            Batch::Lines(_) => MAX_REQUEST_BYTES / 2,
+        let api = match batch {
+            Batch::Columns(_) => Api::StorageWrite,
+            Batch::Lines(_) => Api::InsertAll,
         };
-        if size > most {
-            let detail = format!("{size} bytes, a request takes {most}");
-            let refused = Recovery::Reject("row_too_large").because("make request", detail);
-            return Err(Join::Refused(refused));
-        }
+        let (size, most) = check(&record, api).map_err(Join::Refused)?;
         let (rows, bytes) = match batch {
             Batch::Columns(columns) => (columns.len(), columns.bytes()),
             Batch::Lines(lines) => (lines.len(), lines.bytes()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{ArgMatches, Command};
 use pipeline::{Envelope, Message, Transform as _};
-use pubsub::TopicName;
+use pubsub::{Outgoing, TopicName};
 use service::args;
 use service::explain::{self, Story};
 use tokio::time::timeout;
@@ -34,10 +34,18 @@ pub fn command() -> Command {
 /// For a message that does not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    explain::print(&story(&settings, &message).await?, args::form(&given))
+    let story = match explain::survive(story(&settings, &message)).await {
+        Ok(story) => story?,
+        Err(panicked) => panicked,
+    };
+    explain::print(&story, args::form(&given))
 }
 
-async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
+/// Tells what becomes of a message.
+///
+/// # Errors
+/// When the documents cannot be asked.
+pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
     let metrics = Metrics::default();
     let key = FirstOf::new(settings.enrichment.key.clone());
     let source = Firestore::new(&settings.project, &settings.firestore);
@@ -76,7 +84,7 @@ async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> 
         .into_iter()
         .find(|layer| metrics.answered.get_or_create(&Layer { layer }).get() > 0);
     story.insert("answered_by".into(), knew.into());
-    explain::end(&mut story, outcome, |story, outgoing| {
+    explain::end(&mut story, outcome.and_then(Outgoing::check), |story, outgoing| {
         let (data, key) = (&outgoing.data, &outgoing.ordering_key);
         story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
         story.insert("envelope".into(), explain::readable(data));

@@ -21,10 +21,12 @@ pub fn command() -> Command {
 /// For a message that does not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    explain::print(&story(&settings, &message).await, args::form(&given))
+    let story = explain::survive(story(&settings, &message)).await;
+    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-async fn story(settings: &Settings, message: &Message) -> Story {
+/// Tells what becomes of a message.
+pub async fn story(settings: &Settings, message: &Message) -> Story {
     let template = Template::parse(&settings.archive.batch_key).unwrap_or_default();
     let archive = Archive::new(template, settings.archive.input);
     let mut story = Story::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::{Arg, ArgMatches, Command};
 use pipeline::message::attribute;
 use pipeline::{Message, Transform as _};
+use pubsub::Outgoing;
 use service::args;
 use service::explain::{self, Story};
 
@@ -45,11 +46,13 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let given_properties = explain::given_pairs(&given, "property");
     message.attributes = mqtt::user_properties(given_properties, &Metrics::default()).into();
     message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-    explain::print(&story(&settings, message).await, args::form(&given))
+    let story = explain::survive(story(&settings, message)).await;
+    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-async fn story(settings: &Settings, mut message: Message) -> Story {
-    let topic = message.attributes[attribute::MQTT_TOPIC].clone();
+/// Tells what becomes of a message.
+pub async fn story(settings: &Settings, mut message: Message) -> Story {
+    let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
     let routes = Arc::new(Routes::new(&settings.routes));
     let mut story = Story::new();
     story.insert("topic".into(), topic.clone().into());
@@ -62,7 +65,8 @@ async fn story(settings: &Settings, mut message: Message) -> Story {
         message.ordering_key = ordering.key(&topic);
     }
     let route = Route::new(settings, routes, FromTopic, Metrics::default());
-    explain::end(&mut story, route.apply(&message).await, |story, outgoing| {
+    let outcome = route.apply(&message).await.and_then(Outgoing::check);
+    explain::end(&mut story, outcome, |story, outgoing| {
         let (data, key) = (&outgoing.data, &outgoing.ordering_key);
         story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
         story.insert("envelope".into(), explain::readable(data));
@@ -99,6 +103,16 @@ mod tests {
         assert_eq!(story["envelope"]["enrichmentData"]["DeviceID"], "abc");
         assert_eq!(story["message"]["attributes"]["device_id"], "abc");
         assert_eq!(story["outcome"], "passed");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_large_for_pubsub_is_refused() {
+        let topic = (attribute::MQTT_TOPIC, "devices/abc/up");
+        let large = Message::new(vec![0; 8_000_000]).with_attribute(topic.0, topic.1);
+
+        let story = story(&settings(), large).await;
+
+        assert_eq!(story["reason"], "message_too_large");
     }
 
     #[tokio::test]

@@ -40,7 +40,7 @@ pub use envelope::Envelope;
 pub use error::{Error, Recovery};
 pub use message::Message;
 pub use metrics::Metrics;
-pub use panics::PANICKED;
+pub use panics::{PANICKED, catch_async};
 pub use payload::Payload;
 pub use place::Place;
 pub use renewable::{Lease, Renewable};

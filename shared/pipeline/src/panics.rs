@@ -20,7 +20,10 @@ pub(crate) fn catch<T>(action: &'static str, call: impl FnOnce() -> T) -> Result
 }
 
 /// Waits for a stage; a panic rejects the message.
-pub(crate) async fn catch_async<T>(
+///
+/// # Errors
+/// Those of the call, or `Reject` with the text of the panic.
+pub async fn catch_async<T>(
     action: &'static str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use pipeline::message::Attributes;
-use pipeline::{Error, Join, Recovery, Refusal};
+use pipeline::{Error, Join, Recovery, Refusal, Step};
 
 use crate::connection::TopicName;
 use crate::guard::TopicGuard;
@@ -30,6 +30,17 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// Refuses what the sink would refuse, for tools that send nothing.
+    ///
+    /// # Errors
+    /// `Reject` for what Pub/Sub does not take.
+    pub fn check(step: Step<Self>) -> Result<Step<Self>, Error> {
+        if let Step::Pass(outgoing) = &step {
+            check(outgoing, encoded_size(outgoing))?;
+        }
+        Ok(step)
+    }
+
     pub(crate) fn to_message(&self) -> PubsubMessage {
         PubsubMessage {
             data: self.data.clone(),

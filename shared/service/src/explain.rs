@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use pipeline::timestamp::parse_rfc3339;
-use pipeline::{Error, Message, Recovery, Step};
+use pipeline::{Error, Message, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
 use crate::args;
@@ -159,6 +159,19 @@ pub fn end<R>(
     story.extend(why.map(|why| ("reason".into(), why.into())));
 }
 
+/// Runs an explanation. A panic in it is a finding: the service would give the message up for it.
+///
+/// # Errors
+/// The story of a panic.
+pub async fn survive<T>(explanation: impl Future<Output = T>) -> Result<T, Story> {
+    let survived = catch_async("explain", async { Ok(explanation.await) }).await;
+    survived.map_err(|panic| {
+        let mut story = Story::new();
+        end::<()>(&mut story, Err(panic), |_, ()| {});
+        story
+    })
+}
+
 /// Prints the story.
 ///
 /// # Errors
@@ -213,6 +226,15 @@ mod tests {
 
         assert_eq!((&read.data[..], &*read.id), (&b"x"[..], "7"));
         assert_eq!(read.publish_time, time::macros::datetime!(2025-06-15 10:00 UTC));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_like_any_refusal() {
+        let story = survive(async { panic!("year {}", 10_000) }).await;
+
+        let Err::<(), _>(story) = story else { panic!("it panicked") };
+        assert_eq!((&story["outcome"], &story["reason"]), (&"refused".into(), &"panicked".into()));
+        assert_eq!(story["detail"], "year 10000");
     }
 
     #[test]
