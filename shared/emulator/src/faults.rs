@@ -16,6 +16,9 @@ pub struct Fault {
     /// The method, such as `Publish`, `StreamingPull`, `Acknowledge` or `storage.objects.insert`;
     /// `*` for all.
     pub method: String,
+    /// The topic whose `Publish` calls it befalls, by its id; those of all topics when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
     /// How many calls it befalls at most.
     pub count: u64,
     /// How long it lasts at most, in milliseconds from now; without it, until `count` is used up.
@@ -58,9 +61,13 @@ pub enum Kind {
 #[derive(Debug, Clone)]
 pub struct Faults {
     planned: Arc<Mutex<Vec<Planned>>>,
-    calls: Arc<Mutex<BTreeMap<String, u64>>>,
+    calls: Counts,
+    refused: Counts,
     cuts: Arc<watch::Sender<u64>>,
 }
+
+/// Calls by their method.
+type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
 
 #[derive(Debug)]
 struct Planned {
@@ -71,7 +78,8 @@ struct Planned {
 impl Default for Faults {
     fn default() -> Self {
         let cuts = Arc::new(watch::Sender::new(0));
-        Self { planned: Arc::default(), calls: Arc::default(), cuts }
+        let (calls, refused) = (Counts::default(), Counts::default());
+        Self { planned: Arc::default(), calls, refused, cuts }
     }
 }
 
@@ -99,7 +107,7 @@ impl Faults {
     }
 
     fn plan(&self, method: &str, count: u64, kind: Kind) {
-        self.add(Fault { method: method.into(), count, for_millis: None, kind });
+        self.add(Fault { method: method.into(), topic: None, count, for_millis: None, kind });
     }
 
     /// Ends all open streams with UNAVAILABLE.
@@ -124,6 +132,12 @@ impl Faults {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Number of calls of each method that a fault refused.
+    #[must_use]
+    pub fn refused(&self) -> BTreeMap<String, u64> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Changes at each [`Faults::cut_streams`].
     pub(crate) fn cuts(&self) -> watch::Receiver<u64> {
         self.cuts.subscribe()
@@ -135,9 +149,20 @@ impl Faults {
         method: &str,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        let kind = self.take(method, |kind| *kind != Kind::RefuseRow);
+        self.around_topic(method, "", call).await
+    }
+
+    /// Carries out a call that concerns the topic of this name, or what is planned for it.
+    pub(crate) async fn around_topic<T>(
+        &self,
+        method: &str,
+        topic: &str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let kind = self.take((method, topic), |kind| *kind != Kind::RefuseRow);
         match kind {
             Some(Kind::Refuse { code, retry_after }) => {
+                count(&self.refused, method);
                 let refused = format!("{method} refused on demand");
                 let status = Status::new(Code::from_i32(code), refused);
                 return Err(Status { retry_after, ..status });
@@ -148,7 +173,7 @@ impl Faults {
             Some(Kind::DelayReply { .. } | Kind::LoseReply | Kind::RefuseRow) | None => {}
         }
         let answer = call.await?;
-        self.count(method);
+        count(&self.calls, method);
         match kind {
             Some(Kind::DelayReply { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -163,19 +188,15 @@ impl Faults {
 
     /// Whether the first row of an `AppendRows` request is to be refused.
     pub(crate) fn refuses_row(&self) -> bool {
-        self.take("AppendRows", |kind| *kind == Kind::RefuseRow).is_some()
-    }
-
-    fn count(&self, method: &str) {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        match calls.get_mut(method) {
-            Some(count) => *count += 1,
-            None => drop(calls.insert(method.to_owned(), 1)),
-        }
+        self.take(("AppendRows", ""), |kind| *kind == Kind::RefuseRow).is_some()
     }
 
     /// The first fault for a call that is of such a kind.
-    fn take(&self, method: &str, is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
+    fn take(
+        &self,
+        (method, topic): (&str, &str),
+        is_wanted: impl Fn(&Kind) -> bool,
+    ) -> Option<Kind> {
         let mut planned = self.lock();
         if planned.is_empty() {
             return None;
@@ -183,7 +204,10 @@ impl Faults {
         let now = Instant::now();
         planned.retain(|planned| planned.ends_at.is_none_or(|end| now < end));
         let at = planned.iter().position(|Planned { fault, .. }| {
-            (fault.method == method || fault.method == "*") && is_wanted(&fault.kind)
+            let id = topic.rsplit('/').next();
+            (fault.method == method || fault.method == "*")
+                && (fault.topic.is_none() || fault.topic.as_deref() == id)
+                && is_wanted(&fault.kind)
         })?;
         let fault = &mut planned[at].fault;
         fault.count = fault.count.saturating_sub(1);
@@ -196,5 +220,33 @@ impl Faults {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Planned>> {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(counts: &Counts, method: &str) {
+    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+    match counts.get_mut(method) {
+        Some(count) => *count += 1,
+        None => drop(counts.insert(method.to_owned(), 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fault_of_a_topic_befalls_that_topic_alone_and_is_counted() {
+        let faults = Faults::default();
+        let kind = Kind::Refuse { code: Code::InvalidArgument.into(), retry_after: None };
+        let (method, topic) = ("Publish".to_owned(), Some("dead".to_owned()));
+        faults.add(Fault { method, topic, count: 9, for_millis: None, kind });
+        let publish = async |topic| faults.around_topic("Publish", topic, async { Ok(()) }).await;
+
+        assert!(publish("projects/p/topics/raw").await.is_ok());
+        assert!(publish("projects/p/topics/dead").await.is_err());
+
+        assert_eq!(faults.calls(), BTreeMap::from([("Publish".into(), 1)]));
+        assert_eq!(faults.refused(), BTreeMap::from([("Publish".into(), 1)]));
     }
 }

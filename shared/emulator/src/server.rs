@@ -211,13 +211,16 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
 }
 
 /// The emulator's own API: `GET`, `POST` and `DELETE /emulator/v1/faults`, `POST /emulator/v1/cut` to
-/// end all streams, and `GET /emulator/v1/calls`.
+/// end all streams, `GET /emulator/v1/calls` for what was carried out, and `GET /emulator/v1/refused`.
 async fn control(faults: &Faults, request: Request) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     match (parts.method, parts.uri.path()) {
         (Method::GET, "/emulator/v1/faults") => {}
         (Method::GET, "/emulator/v1/calls") => {
             return Ok(axum::Json(faults.calls()).into_response());
+        }
+        (Method::GET, "/emulator/v1/refused") => {
+            return Ok(axum::Json(faults.refused()).into_response());
         }
         (Method::DELETE, "/emulator/v1/faults") => faults.clear(),
         (Method::POST, "/emulator/v1/faults") => {

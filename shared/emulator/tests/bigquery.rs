@@ -359,7 +359,8 @@ async fn a_missing_table_and_faults_end_the_stream() {
     cloud.emulator.faults().lose_reply("AppendRows", 1);
     assert!(writer.append(rows_of(&rows)).send().await.is_err());
     let kind = Kind::RefuseRow;
-    let fault = Fault { method: "AppendRows".into(), count: 1, for_millis: None, kind };
+    let fault =
+        Fault { method: "AppendRows".into(), topic: None, count: 1, for_millis: None, kind };
     cloud.emulator.faults().add(fault);
     let refused = writer.append(rows_of(&rows)).send().await;
     assert!(format!("{refused:?}").contains("refused on demand"), "{refused:?}");

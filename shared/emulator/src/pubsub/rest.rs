@@ -41,7 +41,7 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
             let request = read_json::<Publish>(body).await?.into_proto(name)?;
             let publish =
                 async { Ok(json!({ "messageIds": pubsub.publish(request)?.message_ids })) };
-            pubsub.faults.around("Publish", publish).await
+            pubsub.faults.around_topic("Publish", &call.name, publish).await
         }
         (["projects", _, "subscriptions", _], "") => call.subscription(body).await,
         (["projects", _, "topics" | "subscriptions", _], "testIamPermissions") => {

@@ -14,7 +14,17 @@ use crate::status::Status;
 /// Answers the gRPC method at `path`.
 pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.pubsub.v1.") {
-        "Publisher/Publish" => call(pubsub, "Publish", request, PubSub::publish).await,
+        "Publisher/Publish" => {
+            unary(request, move |r: proto::PublishRequest| {
+                let pubsub = pubsub.clone();
+                let topic = r.topic.clone();
+                async move {
+                    let publish = async { pubsub.publish(r) };
+                    Ok(pubsub.faults.around_topic("Publish", &topic, publish).await?)
+                }
+            })
+            .await
+        }
         "Publisher/CreateTopic" => call(pubsub, "CreateTopic", request, PubSub::create_topic).await,
         "Publisher/UpdateTopic" => call(pubsub, "UpdateTopic", request, PubSub::update_topic).await,
         "Publisher/GetTopic" => {
