@@ -35,6 +35,17 @@ pub struct Received {
     pub attributes: std::collections::HashMap<String, String>,
 }
 
+/// A message to publish with an ordering key.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// The data.
+    pub data: Vec<u8>,
+    /// An object of strings.
+    pub attributes: Value,
+    /// The key whose order is kept.
+    pub ordering_key: String,
+}
+
 impl Cloud {
     /// The embedded cloud at `url`.
     #[must_use]
@@ -325,6 +336,21 @@ impl Cloud {
             let messages: Vec<_> = messages.iter().map(message).collect();
             self.call(Method::POST, url.clone(), Some(json!({ "messages": messages }))).await?;
         }
+        Ok(())
+    }
+
+    /// Publishes messages in one request.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn publish_all(&self, topic: &str, all: &[Publication]) -> anyhow::Result<()> {
+        let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
+        let messages = all.iter().map(|one| {
+            let data = base64(&one.data);
+            json!({ "data": data, "attributes": one.attributes, "orderingKey": one.ordering_key })
+        });
+        let messages: Vec<_> = messages.collect();
+        self.call(Method::POST, url, Some(json!({ "messages": messages }))).await?;
         Ok(())
     }
 

@@ -98,6 +98,17 @@ impl Embedded {
         answer.json().await.context("count calls")
     }
 
+    /// Number of calls of a method that planned faults refused.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn refused(&self, method: &str) -> anyhow::Result<u64> {
+        let answer =
+            self.client.get(self.path("refused")).send().await.context("count refusals")?;
+        let refused: BTreeMap<String, u64> = answer.json().await.context("count refusals")?;
+        Ok(refused.get(method).copied().unwrap_or(0))
+    }
+
     fn path(&self, name: &str) -> String {
         format!("{}/emulator/v1/{name}", self.url())
     }

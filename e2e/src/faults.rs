@@ -6,8 +6,14 @@
 //! `oracle` compare everything whose receipt was confirmed with what lies in the table, the archive
 //! and the dead letters.
 
+mod broker;
+mod counters;
+mod dead_letters;
+mod growth;
 mod guests;
+mod holding;
 mod injury;
+mod name_servers;
 mod oracle;
 mod order;
 mod platform;
@@ -15,10 +21,10 @@ mod replica;
 mod report;
 mod schedule;
 mod settings;
+mod slow_links;
 mod watch;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -34,6 +40,8 @@ use self::injury::Fault;
 use self::oracle::{Evidence, Verdict};
 use self::platform::{DEVICES, Platform};
 use self::report::Injected;
+use self::schedule::Event;
+use self::settings::Profile;
 use self::watch::Sight;
 use crate::fleet::{self, Fleet};
 
@@ -58,14 +66,35 @@ struct Scene {
     guests: Guests,
     /// The fleet whose readings all replicas of ingestion share.
     shared: fleet::Log,
+    /// Whether there is one fault only, so that whatever happens is of its making.
+    is_alone: bool,
+    notes: Mutex<Notes>,
 }
 
-/// Longest wait for everything to arrive and to be ready, once nothing is sent any more.
+/// What faults have to say themselves.
+#[derive(Debug, Default)]
+struct Notes {
+    charges: Vec<String>,
+    measures: Vec<String>,
+}
+
+impl Scene {
+    /// Notes what must not be.
+    fn charge(&self, what: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).charges.push(what);
+    }
+
+    /// Notes what was measured.
+    fn measure(&self, what: String) {
+        info!(what, "measured");
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).measures.push(what);
+    }
+}
+
+/// Longest wait for anything more to arrive, once nothing is sent any more.
 const QUIET: Duration = Duration::from_secs(180);
-/// A replica above this has grown; limits of memory are settings, and 100 MB is what we promise.
-const MAX_MEGABYTES: f64 = 150.0;
-/// Open files and sockets of a replica at rest: a few dozen by design.
-const MAX_FILES: f64 = 150.0;
+/// A run of less has no long faults, unless they are named.
+const LONG_RUN: Duration = Duration::from_secs(300);
 /// Of all readings, the part whose order is promised.
 const ORDERED_SHARE: u32 = 10;
 
@@ -82,12 +111,16 @@ pub fn names() -> Vec<String> {
 /// When the test itself fails: a program is missing, or a fault cannot be done.
 pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let faults = chosen(plan)?;
-    let platform = Arc::new(Platform::start().await?);
+    let profile = match faults.as_slice() {
+        [fault] => fault.profile(),
+        _ => Profile::Brisk,
+    };
+    let platform = Arc::new(Platform::start(profile).await?);
     info!(folder = %platform.folder().display(), faults = faults.len(), "all services are ready");
     let (stop, stopped) = signal::channel(false);
     let mut watcher = JoinSet::new();
     watcher.spawn(watch::watch(Arc::clone(&platform), stopped.clone()));
-    let mut fleets = start_fleets(plan, &platform);
+    let mut fleets = start_fleets(load(plan, &faults), &platform);
     let mut reader = JoinSet::new();
     let ordered = fleets[1].name().to_owned();
     reader.spawn(order::read(Arc::clone(&platform), ordered, stopped.clone()));
@@ -95,6 +128,8 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         platform: Arc::clone(&platform),
         guests: Guests::new(platform.broker_port, platform.cloud.clone()),
         shared: fleets[0].log(),
+        is_alone: faults.len() == 1,
+        notes: Mutex::default(),
     });
 
     let injected = inject(plan, &faults, &scene).await?;
@@ -112,22 +147,67 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
 
     let mut report = Report::new(&verdict, &sight, &injected);
     report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
-    let violations = order.violations.iter();
-    report.charges.extend(violations.map(|reading| format!("{reading:?} came out of order")));
-    if order.count() == 0 {
-        report.charges.push("no reading with an ordering key was seen".into());
-    }
-    report.measures.push(format!("order: {} readings came in theirs", order.count()));
-    grow(&mut report, &sight);
+    put_in_order(&mut report, &order);
+    growth::judge(&mut report, &sight);
+    judge_long(&mut report, &faults, &injected, (&verdict, &sight));
     if !plan.has_faults {
         report.measures.extend(slopes(&sight, &evidence));
     }
+    let notes = std::mem::take(&mut *scene.notes.lock().unwrap_or_else(PoisonError::into_inner));
+    report.charges.extend(notes.charges);
+    report.measures.extend(notes.measures);
     if !report.is_clean() {
         drop(scene);
         let platform = Arc::into_inner(platform).context("the platform is in use")?;
         report.measures.push(format!("logs: {}", platform.keep().display()));
     }
     Ok(report)
+}
+
+/// Readings a second, and the size of each.
+type Load = (u32, usize);
+
+/// A link that is slow all the time gets what suits it; everything else what the plan says.
+fn load(plan: &Plan, faults: &[Fault]) -> Load {
+    const USUAL_BYTES: usize = 300;
+    match faults {
+        [fault] => fault.slow_link().map_or((plan.rate, USUAL_BYTES), |link| {
+            (link.load().min(plan.rate), slow_links::PAYLOAD_BYTES)
+        }),
+        _ => (plan.rate, USUAL_BYTES),
+    }
+}
+
+fn put_in_order(report: &mut Report, order: &order::Order) {
+    report.order = (order.count(), order.violations.len());
+    let violations = order.violations.iter();
+    report.charges.extend(violations.map(|reading| format!("{reading:?} came out of order")));
+    if order.count() == 0 {
+        report.charges.push("no reading with an ordering key was seen".into());
+    }
+}
+
+/// Judges the faults that nothing else was wrong with, by what the services counted meanwhile.
+fn judge_long(
+    report: &mut Report,
+    faults: &[Fault],
+    injected: &[Injected],
+    (verdict, sight): (&Verdict, &Sight),
+) {
+    for (index, event) in injected.iter().enumerate() {
+        let overlaps = |other: &Injected| other.from < event.to && event.from < other.to;
+        let mut others = injected.iter().enumerate().filter(|(other, _)| *other != index);
+        let Some(fault) = faults.iter().find(|fault| fault.name == event.name) else { continue };
+        if faults.len() > 1 || others.any(|(_, other)| overlaps(other)) {
+            continue;
+        }
+        if let Some(link) = fault.slow_link() {
+            link.judge((report, event), verdict, sight);
+        }
+        if fault.profile() == Profile::Holding {
+            holding::judge(report, event, sight);
+        }
+    }
 }
 
 fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
@@ -145,17 +225,40 @@ fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
 
 /// One fleet for throughput, over a shared group, and one whose order must hold: a device's readings
 /// take one connection.
-fn start_fleets(plan: &Plan, platform: &Platform) -> [Fleet; 2] {
+fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] {
     let common = fleet::Plan {
         port: platform.broker_port,
         devices: DEVICES,
-        payload_bytes: 300,
+        payload_bytes,
         ..fleet::Plan::default()
     };
-    let ordered_rate = (plan.rate / ORDERED_SHARE).max(1);
-    let shared = fleet::Plan { rate: (plan.rate - ordered_rate).max(1), ..common.clone() };
+    let ordered_rate = (rate / ORDERED_SHARE).max(1);
+    let shared = fleet::Plan { rate: (rate - ordered_rate).max(1), ..common.clone() };
     let ordered = fleet::Plan { rate: ordered_rate, branch: "ordered", connections: 1, ..common };
     [Fleet::start(shared), Fleet::start(ordered)]
+}
+
+/// Brief faults overlap, and beside them one long fault follows another.
+fn events(plan: &Plan, faults: &[Fault]) -> Vec<Event> {
+    let is_alone = faults.len() == 1;
+    let (long, brief): (Vec<_>, Vec<_>) =
+        (0..faults.len()).partition(|index| faults[*index].long(is_alone).is_some());
+    let whole = plan.length.saturating_sub(schedule::LONG_GAP);
+    let lasts = |index: &usize| match &faults[*index] {
+        fault if fault.slow_link().is_some() && is_alone => Some(whole),
+        fault => fault.long(is_alone),
+    };
+    let lasts: Vec<_> = long.iter().filter_map(lasts).collect();
+    let has_long = !plan.only.is_empty() || plan.length >= LONG_RUN;
+    let long_length = if has_long { plan.length } else { Duration::ZERO };
+    let of = |events: Vec<Event>, indices: Vec<usize>| {
+        events.into_iter().map(move |event| Event { fault: indices[event.fault], ..event })
+    };
+    let mut events: Vec<_> = of(schedule::draw(plan.seed, plan.length, brief.len()), brief)
+        .chain(of(schedule::draw_long(plan.seed, long_length, &lasts), long))
+        .collect();
+    events.sort_by_key(|event| event.at);
+    events
 }
 
 /// Does all faults at their time, and returns when the last is over and the load has lasted long enough.
@@ -167,7 +270,7 @@ async fn inject(
     let started = Instant::now();
     let mut running: JoinSet<anyhow::Result<Injected>> = JoinSet::new();
     let mut injected = Vec::new();
-    for event in schedule::draw(plan.seed, plan.length, faults.len()) {
+    for event in events(plan, faults) {
         sleep_until(started + event.at).await;
         let fault = faults[event.fault].clone();
         let scene = Arc::clone(scene);
@@ -195,13 +298,18 @@ async fn settle(
     fleets: &[Fleet; 2],
     refuses_rows: bool,
 ) -> anyhow::Result<(Verdict, Evidence)> {
-    let deadline = Instant::now() + QUIET;
+    let mut deadline = Instant::now() + QUIET;
+    let mut fewest = usize::MAX;
     let mut letters = Vec::new();
     loop {
         let evidence = Evidence::collect(&scene.platform, &mut letters).await?;
         let verdict = evidence.judge(&[&fleets[0], &fleets[1]], &scene.guests, refuses_rows);
         if verdict.missing.is_empty() || Instant::now() > deadline {
             return Ok((verdict, evidence));
+        }
+        if verdict.missing.len() < fewest {
+            fewest = verdict.missing.len();
+            deadline = Instant::now() + QUIET;
         }
         info!(missing = verdict.missing.len(), "not everything has arrived yet");
         sleep(Duration::from_secs(2)).await;
@@ -217,24 +325,6 @@ async fn unready(platform: &Platform) -> Vec<String> {
         }
     }
     names
-}
-
-/// Charges whatever has grown beyond its bound, and tells the most there was of it.
-fn grow(report: &mut Report, sight: &Sight) {
-    let mut most: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for ((name, _), usage) in &sight.usage {
-        let most = most.entry(name).or_default();
-        for (_, megabytes, files) in &usage.points {
-            *most = (most.0.max(*megabytes), most.1.max(*files));
-        }
-    }
-    for (name, (megabytes, files)) in most {
-        let text = format!("{name}: at most {megabytes:.0} MB, {files} open files");
-        if megabytes > MAX_MEGABYTES || files > MAX_FILES {
-            report.charges.push(format!("growth of {text}"));
-        }
-        report.measures.push(text);
-    }
 }
 
 /// How memory, files and latency rise over an hour of a soak.

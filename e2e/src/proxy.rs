@@ -1,15 +1,21 @@
 //! A TCP proxy between a client and a server, which behaves as badly as networks do.
 
-use std::net::Ipv4Addr;
+mod grants;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
+
+pub use self::grants::Grant;
+use self::grants::Rewriter;
 
 /// How a link behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +27,35 @@ pub enum Link {
     /// Half-open: connections stay, and nothing passes through them any more, ever. Those that
     /// are made meanwhile share their fate.
     Silent,
-    /// About 40 KB a second in each direction, and 50 ms later.
-    Slow,
+    /// All connections together pass so much.
+    Thin(Thin),
+    /// To connections that begin meanwhile, the broker behind it grants less than they ask for.
+    Grants(Grant),
 }
 
-const SLOW_BYTES: usize = 2 * 1024;
-const SLOW_WAIT: Duration = Duration::from_millis(50);
+/// A link with little bandwidth, shared by all its connections, or with a long way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thin {
+    /// Bytes a second from clients to the server.
+    pub up: u32,
+    /// Bytes a second from the server to clients.
+    pub down: u32,
+    /// Delay of each byte, in each direction.
+    pub latency: Duration,
+}
+
+impl Thin {
+    /// About 40 KB a second in each direction, and 50 ms later.
+    pub const SLOW: Self = Self { up: 40_000, down: 40_000, latency: Duration::from_millis(50) };
+}
+
+/// Parts that a thin link is shared in, a second.
+const SHARES: usize = 20;
+/// Bytes that the kernel takes from a sender before they have passed the link. Its own default is
+/// megabytes: minutes of a thin link.
+const BUFFER: u32 = 32 * 1024;
+/// Parts on their way in one direction of one connection.
+const QUEUE: usize = 1024;
 
 /// A proxy on a free port of loopback. Dropping it ends all its connections.
 #[derive(Debug)]
@@ -50,8 +79,7 @@ impl Proxy {
     /// # Errors
     /// When there is no free port.
     pub async fn start(server: u16) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.context("start a proxy")?;
+        let listener = listen().context("start a proxy")?;
         let port = listener.local_addr().context("read the proxy's port")?.port();
         let state = watch::Sender::new(State { link: Link::Up, cuts: 0, silences: 0 });
         let mut tasks = JoinSet::new();
@@ -75,15 +103,33 @@ impl Proxy {
     }
 }
 
+/// A socket that does not take more than it must.
+fn socket() -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(BUFFER)?;
+    Ok(socket)
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = socket()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    socket.listen(1024)
+}
+
 async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State>) {
     let mut connections = JoinSet::new();
+    let wires = [Wire::default(), Wire::default()];
     loop {
         tokio::select! {
             // An error of one connection is that connection's own.
             Ok((client, _)) = listener.accept() => {
                 let now = *state.borrow();
                 if now.link != Link::Cut {
-                    connections.spawn(connect(client, server, Line { state: state.clone(), begun: now }));
+                    let lines = [Direction::Up, Direction::Down].map(|direction| {
+                        let wire = wires[direction as usize].clone();
+                        Line { state: state.clone(), begun: now, direction, wire }
+                    });
+                    connections.spawn(connect(client, server, lines));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -91,8 +137,10 @@ async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State
     }
 }
 
-async fn connect(client: TcpStream, server: u16, line: Line) {
-    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).await else { return };
+async fn connect(client: TcpStream, server: u16, [up, down]: [Line; 2]) {
+    let Ok(socket) = socket() else { return };
+    let server = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, server)));
+    let Ok(server) = server.await else { return };
     for stream in [&client, &server] {
         // Only a matter of speed.
         drop(stream.set_nodelay(true));
@@ -100,21 +148,47 @@ async fn connect(client: TcpStream, server: u16, line: Line) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     // The first error ends both directions.
-    drop(tokio::try_join!(
-        line.clone().carry(from_client, to_server),
-        line.carry(from_server, to_client),
-    ));
+    drop(tokio::try_join!(up.carry(from_client, to_server), down.carry(from_server, to_client)));
 }
 
 /// The link was cut, or one of its ends has gone.
 struct Gone;
 
-/// One connection's view of the link.
+/// A way that bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// From a client to the server.
+    Up,
+    /// From the server to a client.
+    Down,
+}
+
+/// One direction of a thin link: one part passes after the other. Clones are the same one.
+#[derive(Debug, Clone, Default)]
+struct Wire(Arc<Mutex<Option<Instant>>>);
+
+impl Wire {
+    /// Takes a place in the row of those that want to pass, and returns when that is done.
+    fn pass(&self, bytes: usize, bytes_per_second: u32) -> Instant {
+        let mut is_free_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let starts = is_free_at.map_or(now, |free| free.max(now));
+        let lasts = Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second));
+        *is_free_at.insert(starts + lasts)
+    }
+}
+
+/// One direction of a connection, and its view of the link.
 #[derive(Debug, Clone)]
 struct Line {
     state: watch::Receiver<State>,
     begun: State,
+    direction: Direction,
+    wire: Wire,
 }
+
+/// Bytes on their way, and when they arrive.
+type Part = (Option<Instant>, Vec<u8>);
 
 impl Line {
     /// How the link behaves to this connection.
@@ -130,34 +204,82 @@ impl Line {
     }
 
     /// Carries bytes until the sender is done.
-    async fn carry(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) -> Result<(), Gone> {
+    async fn carry(self, from: OwnedReadHalf, to: OwnedWriteHalf) -> Result<(), Gone> {
+        let (queue, parts) = mpsc::channel(QUEUE);
+        tokio::try_join!(self.clone().take(from, queue), self.give(parts, to)).map(drop)
+    }
+
+    async fn take(
+        mut self,
+        mut from: OwnedReadHalf,
+        queue: mpsc::Sender<Part>,
+    ) -> Result<(), Gone> {
         let mut buffer = vec![0; 64 * 1024];
+        let mut rewriter = match (self.begun.link, self.direction) {
+            (Link::Grants(grant), Direction::Down) => Some(Rewriter::new(grant)),
+            _ => None,
+        };
         loop {
-            let link = self.link();
-            let most = match link {
-                Link::Up => buffer.len(),
-                Link::Slow => SLOW_BYTES,
+            let thin = match self.link() {
+                Link::Up | Link::Grants(_) => None,
+                Link::Thin(thin) => Some(thin),
                 Link::Cut => return Err(Gone),
                 // Holds both sockets, and never looks at them again.
                 Link::Silent => std::future::pending().await,
             };
+            let rate = thin.map(|thin| match self.direction {
+                Direction::Up => thin.up,
+                Direction::Down => thin.down,
+            });
+            let most = rate.map_or(buffer.len(), |rate| (rate as usize / SHARES).max(1));
+            let most = most.min(buffer.len());
             let read = tokio::select! {
                 _ = self.state.changed() => continue,
                 read = from.read(&mut buffer[..most]) => read,
             };
             let count = read.map_err(|_| Gone)?;
             if count == 0 {
-                return to.shutdown().await.map_err(|_| Gone);
+                return Ok(());
             }
-            if link == Link::Slow {
-                sleep(SLOW_WAIT).await;
-            }
-            let cuts = self.begun.cuts;
-            tokio::select! {
-                written = to.write_all(&buffer[..count]) => written.map_err(|_| Gone)?,
-                _ = self.state.wait_for(|now| now.cuts > cuts) => return Err(Gone),
+            let bytes = match &mut rewriter {
+                Some(rewriter) => rewriter.rewrite(&buffer[..count]),
+                None => buffer[..count].to_vec(),
+            };
+            let passed = rate.map(|rate| self.wire.pass(count, rate));
+            let arrives = passed.zip(thin).map(|(passed, thin)| passed + thin.latency);
+            queue.send((arrives, bytes)).await.map_err(|_| Gone)?;
+            if let Some(passed) = passed {
+                self.until_cut(sleep_until(passed)).await?;
             }
         }
+    }
+
+    async fn give(
+        mut self,
+        mut parts: mpsc::Receiver<Part>,
+        mut to: OwnedWriteHalf,
+    ) -> Result<(), Gone> {
+        while let Some((arrives, bytes)) = self.until_cut(parts.recv()).await? {
+            if let Some(arrives) = arrives {
+                self.until_cut(sleep_until(arrives)).await?;
+            }
+            self.until_cut(to.write_all(&bytes)).await?.map_err(|_| Gone)?;
+        }
+        to.shutdown().await.map_err(|_| Gone)
+    }
+
+    /// Waits, unless the link is cut meanwhile; once it is silent, that is for ever.
+    async fn until_cut<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Gone> {
+        let State { cuts, silences, .. } = self.begun;
+        let is_over = |now: &State| now.cuts > cuts || now.silences > silences;
+        tokio::select! {
+            biased;
+            _ = self.state.wait_for(is_over) => {}
+            done = wait => return Ok(done),
+        }
+        // A cut ends what was silent before.
+        drop(self.state.wait_for(|now| now.cuts > cuts).await);
+        Err(Gone)
     }
 }
 
@@ -202,13 +324,35 @@ mod tests {
         assert!(timeout(short, ask(&mut silenced)).await.is_err(), "nothing passes any more");
 
         let mut slowed = connect().await?;
-        proxy.set(Link::Slow);
+        proxy.set(Link::Thin(Thin::SLOW));
         ask(&mut slowed).await?;
         proxy.set(Link::Cut);
         let ended = timeout(Duration::from_secs(10), ask(&mut slowed)).await?;
         assert!(ended.is_err(), "a cut ends it");
         proxy.set(Link::Up);
         ask(&mut connect().await?).await?;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn all_connections_share_what_a_thin_link_passes() -> anyhow::Result<()> {
+        let (server, _tasks) = echo().await?;
+        let proxy = Proxy::start(server).await?;
+        let latency = Duration::from_millis(100);
+        proxy.set(Link::Thin(Thin { up: 20_000, down: 1_000_000, latency }));
+        let started = Instant::now();
+
+        let exchange = async || {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await?;
+            stream.write_all(&[7; 5_000]).await?;
+            stream.read_exact(&mut [0; 5_000]).await
+        };
+        let (first, second) = tokio::join!(exchange(), exchange());
+        first?;
+        second?;
+
+        // 10,000 bytes at 20,000 a second, and the way there and back.
+        assert!(started.elapsed() >= Duration::from_millis(700), "{:?}", started.elapsed());
         Ok(())
     }
 }

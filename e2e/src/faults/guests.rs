@@ -1,5 +1,8 @@
 //! Hostile clients: what they send, and what must become of it.
 
+mod edges;
+mod large;
+
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -41,11 +44,19 @@ pub(super) enum Habit {
     Duplicate,
     /// A message that the broker keeps for later subscribers.
     Retained,
+    /// Times, numbers and ids at the edge of every type, over MQTT and from others on both topics.
+    Edges,
+    /// Bursts of payloads of 1 MB, some of them with QoS 0.
+    Bursts,
+    /// 1 MB of MQTT 5 user properties in one packet, one name more than once.
+    Properties,
+    /// A raw topic with 20,000 ordering keys.
+    ManyKeys,
 }
 
 impl Habit {
     /// All of them, by name.
-    pub(super) const ALL: [(&str, Self); 8] = [
+    pub(super) const ALL: [(&str, Self); 12] = [
         ("oversized", Self::Oversized),
         ("invalid-json", Self::InvalidJson),
         ("wrong-envelope", Self::WrongEnvelope),
@@ -54,6 +65,10 @@ impl Habit {
         ("places", Self::Places),
         ("duplicate", Self::Duplicate),
         ("retained", Self::Retained),
+        ("edges", Self::Edges),
+        ("bursts", Self::Bursts),
+        ("properties", Self::Properties),
+        ("many-keys", Self::ManyKeys),
     ];
 }
 
@@ -66,6 +81,10 @@ pub(super) enum Fate {
     NoRow(&'static str),
     /// It is in the dead letters alone, with this service and reason.
     Buried(&'static str, &'static str),
+    /// It is at both ends, or in the dead letters with any reason in place of what lies behind.
+    Accounted,
+    /// Nobody confirmed it: it may be anywhere, or nowhere.
+    Unsure,
 }
 
 /// A message whose receipt was confirmed.
@@ -90,6 +109,7 @@ struct Packet {
     device: String,
     payload: Vec<u8>,
     fate: Option<Fate>,
+    qos: QoS,
     is_retained: bool,
     is_sent_twice: bool,
 }
@@ -109,6 +129,16 @@ impl Guests {
     pub(super) async fn visit(&self, habit: Habit) -> anyhow::Result<()> {
         let mut packets = match habit {
             Habit::WrongEnvelope => return self.publish_no_envelopes().await,
+            Habit::Properties => return self.send_properties().await,
+            Habit::ManyKeys => return self.publish_many_keys().await,
+            Habit::Edges => {
+                self.publish_edges().await;
+                let payloads = edges::payloads(|| self.next.fetch_add(1, Ordering::Relaxed));
+                let fate = Some(Fate::Accounted);
+                let packet = |payload| Packet { payload, ..self.packet("device-00006", 0, fate) };
+                payloads.into_iter().map(packet).collect()
+            }
+            Habit::Bursts => self.bursts(),
             Habit::Oversized => {
                 // The broker ends the connection of who sends more than it takes: nothing is promised.
                 drop(self.send(&[self.packet("huge", 17 << 20, None)]).await);
@@ -156,11 +186,13 @@ impl Guests {
         let mut answers = 1;
         for (index, packet) in packets.iter().enumerate() {
             let topic = format!("guests/{}/up", packet.device);
-            let mut publish = Publish::new(topic, QoS::AtLeastOnce, packet.payload.clone());
-            publish.pkid = u16::try_from(index + 1)?;
+            let mut publish = Publish::new(topic, packet.qos, packet.payload.clone());
+            if packet.qos != QoS::AtMostOnce {
+                publish.pkid = u16::try_from(index + 1)?;
+                answers += 1;
+            }
             publish.retain = packet.is_retained;
             publish.write(&mut out)?;
-            answers += 1;
             if packet.is_sent_twice {
                 publish.dup = true;
                 publish.write(&mut out)?;
@@ -204,7 +236,8 @@ impl Guests {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let payload = json!({ "guest": number, "padding": "x".repeat(bytes) });
         let payload = payload.to_string().into_bytes();
-        Packet { device: device.into(), payload, fate, is_retained: false, is_sent_twice: false }
+        let (device, qos) = (device.into(), QoS::AtLeastOnce);
+        Packet { device, payload, fate, qos, is_retained: false, is_sent_twice: false }
     }
 
     fn invalid_json(&self) -> Vec<Packet> {
@@ -265,10 +298,19 @@ pub(super) async fn has_audience(port: u16, topic: &str) -> bool {
     probe.is_ok() && timeout(PATIENCE, answer).await.unwrap_or(false)
 }
 
+/// The number that is in each message of a guest.
+pub(super) fn number_of(payload: &[u8]) -> Option<u64> {
+    const MARK: &[u8] = b"\"guest\":";
+    let at = payload.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
+    let digits = payload[at..].iter().copied().skip_while(u8::is_ascii_whitespace);
+    let digits: Vec<_> = digits.take_while(u8::is_ascii_digit).collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
+}
+
 impl Guest {
     /// Whether a payload is a guest's, and not a fleet's.
     pub(super) fn is_one(payload: &[u8]) -> bool {
-        payload.windows(8).any(|window| window == b"\"guest\":")
+        number_of(payload).is_some()
     }
 
     /// Says which one it is.

@@ -6,10 +6,12 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::Scene;
 use super::guests::{Habit, has_audience};
 use super::platform::{LINKS, Platform, SERVICES};
-use crate::proxy::Link;
+use super::settings::Profile;
+use super::slow_links::{self, SlowLink};
+use super::{Scene, broker, dead_letters, holding, name_servers};
+use crate::proxy::{Grant, Link, Thin};
 
 /// Above the time that a subscription gives a message without an extension.
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(13);
@@ -18,11 +20,22 @@ const SHORT_GRACE: Duration = Duration::from_secs(2);
 /// Above the time-out of an attempt.
 const BEYOND_THE_TIMEOUT_MILLIS: u64 = 7_000;
 
+/// How long the destination of a long outage is away: longer than the shortest lease.
+const OUTAGE: Duration = Duration::from_secs(90);
+/// How long a slow link lasts among other faults.
+const SLOW_FOR: Duration = Duration::from_secs(60);
+/// How long dead letters are refused.
+const LETTERS_REFUSED: Duration = Duration::from_secs(20);
+/// For what takes its own time.
+const SOME_TIME: Duration = Duration::from_secs(30);
+
 /// A fault that can be done at any time, any number of times.
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) name: String,
     injury: Injury,
+    /// How long it lasts, for one that lasts so long or costs so much that only long runs have it.
+    long: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -46,6 +59,15 @@ enum Injury {
     /// The table gets a column that nobody knows of.
     AddColumn,
     Visit(Habit),
+    SlowLink(SlowLink),
+    /// Connections to Pub/Sub die while icestore has messages in open groups.
+    Holding,
+    /// The broker grants less than it is asked for.
+    Grants(Grant),
+    /// Names cannot be looked up.
+    NoNames,
+    /// The topic of the dead letters refuses them.
+    LettersRefused,
 }
 
 const UPLOAD: &str = "storage.objects.insert";
@@ -66,7 +88,7 @@ const METHODS: [&str; 8] = [
 /// All faults.
 pub(super) fn catalogue() -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut add = |name: String, injury| faults.push(Fault { name, injury });
+    let mut add = |name: String, injury| faults.push(Fault { name, injury, long: None });
     for service in SERVICES {
         add(format!("kill-{service}"), Injury::Kill(service));
         add(format!("freeze-{service}"), Injury::Freeze(service));
@@ -76,7 +98,7 @@ pub(super) fn catalogue() -> Vec<Fault> {
     for link in LINKS {
         add(format!("cut-{link}"), Injury::Link(link, Link::Cut));
         add(format!("half-open-{link}"), Injury::Link(link, Link::Silent));
-        add(format!("slow-{link}"), Injury::Link(link, Link::Slow));
+        add(format!("slow-{link}"), Injury::Link(link, Link::Thin(Thin::SLOW)));
     }
     add("restart-broker".into(), Injury::RestartBroker);
     add("kill-redis".into(), Injury::KillRedis);
@@ -110,6 +132,37 @@ pub(super) fn catalogue() -> Vec<Fault> {
     for (name, habit) in Habit::ALL {
         add(format!("client-{name}"), Injury::Visit(habit));
     }
+    for (name, grant) in broker::GRANTS {
+        add(name.into(), Injury::Grants(grant));
+    }
+    add("no-name-server".into(), Injury::NoNames);
+    faults.iter_mut().for_each(|fault| fault.long = fault.is_heavy().then_some(SOME_TIME));
+    faults.extend(long());
+    faults
+}
+
+/// Those that last a minute and more.
+fn long() -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add =
+        |name: String, injury, long| faults.push(Fault { name, injury, long: Some(long) });
+    for (name, link) in slow_links::catalogue() {
+        add(name, Injury::SlowLink(link), SLOW_FOR);
+    }
+    let mut publish = cloud_fault("Publish", u64::MAX, refuse(14));
+    publish["topic"] = "enriched".into();
+    let away = |method| cloud_fault(method, u64::MAX, refuse(14));
+    let outages = [
+        ("enriched", vec![publish]),
+        ("firestore", vec![away("BatchGetDocuments")]),
+        ("bigquery", vec![away("AppendRows"), away("GetWriteStream")]),
+        ("storage", vec![away(UPLOAD)]),
+    ];
+    for (name, outage) in outages {
+        add(format!("outage-{name}"), Injury::Cloud(outage), OUTAGE);
+    }
+    add("half-open-in-hand".into(), Injury::Holding, holding::LASTS);
+    add("dead-letters-refused".into(), Injury::LettersRefused, LETTERS_REFUSED);
     faults
 }
 
@@ -130,6 +183,35 @@ impl Fault {
         self.name == ROW_ERRORS
     }
 
+    /// How long it lasts, if only long runs have it, or, as the only one, if it takes a time of its own.
+    pub(super) fn long(&self, is_alone: bool) -> Option<Duration> {
+        let takes_time = matches!(self.injury, Injury::Grants(_) | Injury::NoNames);
+        self.long.or((is_alone && takes_time).then_some(SOME_TIME))
+    }
+
+    /// The slow link that it is, if it is one.
+    pub(super) fn slow_link(&self) -> Option<SlowLink> {
+        match self.injury {
+            Injury::SlowLink(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// How long replicas must wait for it to show what it should, when it is the only one.
+    pub(super) fn profile(&self) -> Profile {
+        match self.injury {
+            Injury::SlowLink(_) => Profile::Patient,
+            Injury::Holding => Profile::Holding,
+            _ => Profile::Brisk,
+        }
+    }
+
+    /// Whether it is too much for two minutes on two cores.
+    fn is_heavy(&self) -> bool {
+        let heavy = [Habit::Bursts, Habit::Properties, Habit::ManyKeys];
+        matches!(self.injury, Injury::Visit(habit) if heavy.contains(&habit))
+    }
+
     /// Does it, and undoes it after a while.
     pub(super) async fn befall(
         &self,
@@ -148,27 +230,13 @@ impl Fault {
                 }
                 Injury::Scale(service) => scale(platform, service, lasts).await,
                 Injury::RestartBroker => restart_broker(scene, lasts / 2).await,
-                Injury::KillRedis => {
-                    let mut redis = platform.redis.lock().await;
-                    redis.kill().await?;
-                    sleep(lasts).await;
-                    redis.start_again().await
-                }
-                Injury::Link(name, link) => {
-                    platform.link(name).set(*link);
-                    sleep(lasts).await;
-                    platform.link(name).set(Link::Up);
-                    Ok(())
+                Injury::KillRedis => kill_redis(platform, lasts).await,
+                Injury::Link(name, link) => set_for(platform, name, *link, lasts).await,
+                Injury::SlowLink(SlowLink { link, thin }) => {
+                    set_for(platform, link, Link::Thin(*thin), lasts).await
                 }
                 Injury::Cloud(faults) => plan(platform, faults, lasts).await,
-                Injury::CutStreams => {
-                    let until = Instant::now() + lasts;
-                    while Instant::now() < until {
-                        platform.embedded.cut_streams().await?;
-                        sleep(Duration::from_secs(1)).await;
-                    }
-                    Ok(())
-                }
+                Injury::CutStreams => cut_streams(platform, lasts).await,
                 Injury::AddColumn => {
                     let name = format!("added_{choice}");
                     // Another fault may have it that there is no table.
@@ -178,10 +246,46 @@ impl Fault {
                     Ok(())
                 }
                 Injury::Visit(habit) => guests.visit(*habit).await,
+                Injury::Holding => holding::half_open(scene).await,
+                Injury::Grants(grant) => {
+                    let _held = platform.hold("mqtt").await;
+                    broker::grants_less(scene, *grant).await
+                }
+                Injury::NoNames => name_servers::silent(scene).await,
+                Injury::LettersRefused => dead_letters::refused(scene, lasts).await,
             }
         };
         done.await.with_context(|| self.name.clone())
     }
+}
+
+async fn set_for(
+    platform: &Platform,
+    name: &str,
+    link: Link,
+    lasts: Duration,
+) -> anyhow::Result<()> {
+    let _held = platform.hold(name).await;
+    platform.link(name).set(link);
+    sleep(lasts).await;
+    platform.link(name).set(Link::Up);
+    Ok(())
+}
+
+async fn kill_redis(platform: &Platform, lasts: Duration) -> anyhow::Result<()> {
+    let mut redis = platform.redis.lock().await;
+    redis.kill().await?;
+    sleep(lasts).await;
+    redis.start_again().await
+}
+
+async fn cut_streams(platform: &Platform, lasts: Duration) -> anyhow::Result<()> {
+    let until = Instant::now() + lasts;
+    while Instant::now() < until {
+        platform.embedded.cut_streams().await?;
+        sleep(Duration::from_secs(1)).await;
+    }
+    Ok(())
 }
 
 /// mosquitto 2.0.11 forgets shared groups at a restart. What it acknowledges before a member has come

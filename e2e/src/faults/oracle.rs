@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
-use super::guests::{Fate, Guest, Guests};
+use super::guests::{Fate, Guest, Guests, number_of};
 use super::platform::Platform;
 use crate::account::{self, Arrived, Ends, Payload};
 use crate::archive;
@@ -91,9 +91,16 @@ impl Evidence {
         verdict.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
     }
 
-    /// A fleet's readings are fine, so no service may bury one of its own accord.
+    /// A fleet's readings are fine, so no service may bury one of its own accord; and no message of
+    /// anybody makes a service panic.
     fn judge_letters(&self, verdict: &mut Verdict, fleets: &[&Fleet], refuses_rows: bool) {
         for letter in &self.letters {
+            if reason(letter).1 == "panicked" {
+                let data = letter.data.get(..200).unwrap_or(&letter.data);
+                let data = String::from_utf8_lossy(data);
+                let attributes = &letter.attributes;
+                verdict.charges.push(format!("a service panicked: {attributes:?}: {data}"));
+            }
             let Some(reading) = fleets.iter().find_map(|fleet| fleet.buried(letter)) else {
                 continue;
             };
@@ -108,25 +115,21 @@ impl Evidence {
     fn judge_guests(&self, verdict: &mut Verdict, guests: &[Guest]) {
         let lines = count(self.lines.iter().filter_map(|line| guest_key(&line.payload)));
         let rows = count(self.rows.iter().filter_map(|row| guest_key(&row.payload)));
-        let mut letters: HashMap<Vec<u8>, Vec<(&str, &str)>> = HashMap::new();
-        for letter in &self.letters {
-            letters.entry(canonical(&content(letter))).or_default().push(reason(letter));
-        }
+        let found = Found { lines: &lines, rows: &rows, letters: self.letters_by_content() };
+        let numbers = Numbers::of(&found);
         for (index, guest) in guests.iter().enumerate() {
             let sender = Sender::Guest(index);
+            if guest.fate == Fate::Unsure {
+                continue;
+            }
             verdict.obligations.push((sender, guest.at));
-            let key = canonical(&guest.payload);
-            let [line, row] = [&lines, &rows].map(|end| end.get(&key).copied().unwrap_or(0));
-            let buried = |by| letters.get(&key).is_some_and(|letters| letters.contains(&by));
-            let is_kept = match guest.fate {
-                Fate::Arrives => line > 0 && row > 0,
-                Fate::NoRow(why) => line > 0 && row == 0 && buried(("bigqueries", why)),
-                Fate::Buried(service, why) => line == 0 && row == 0 && buried((service, why)),
+            let (is_kept, [line, row], letters) = match guest.fate {
+                Fate::Accounted => numbers.account_for(guest),
+                _ => found.account_for(guest),
             };
             if !is_kept {
                 verdict.missing.insert(sender);
-                let found = letters.get(&key);
-                let text = format!("lines {line}, rows {row}, letters {found:?}");
+                let text = format!("lines {line}, rows {row}, letters {letters:?}");
                 verdict.charges.push(format!("{}: {text}", guest.describe()));
             }
             let copies = line.saturating_sub(1) + row.saturating_sub(1);
@@ -135,12 +138,95 @@ impl Evidence {
             }
         }
         let sent: HashSet<_> = guests.iter().map(|guest| canonical(&guest.payload)).collect();
-        let strange = lines.keys().chain(rows.keys()).filter(|key| !sent.contains(*key));
+        // A row cannot show all numbers as they were written.
+        let is_loose = |guest: &&Guest| matches!(guest.fate, Fate::Accounted | Fate::Unsure);
+        let loose = guests.iter().filter(is_loose).filter_map(|guest| number_of(&guest.payload));
+        let loose: HashSet<_> = loose.collect();
+        let strange = lines.keys().chain(rows.keys()).filter(|key| {
+            !sent.contains(*key) && !number_of(key).is_some_and(|number| loose.contains(&number))
+        });
         for key in strange {
             // A message that was sent again, because its PUBACK was lost, has another number.
             let text = String::from_utf8_lossy(key.get(..80).unwrap_or(key));
             verdict.charges.push(format!("changed on its way: {text}"));
         }
+    }
+
+    fn letters_by_content(&self) -> HashMap<Vec<u8>, Vec<(&str, &str)>> {
+        let mut letters: HashMap<_, Vec<_>> = HashMap::new();
+        for letter in &self.letters {
+            letters.entry(canonical(&content(letter))).or_default().push(reason(letter));
+        }
+        letters
+    }
+}
+
+/// Whether all is as it should be with a guest; how many lines and rows it has, and its dead letters.
+type Account<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
+
+/// Where guests' messages are, by their content.
+struct Found<'a> {
+    lines: &'a HashMap<Vec<u8>, u64>,
+    rows: &'a HashMap<Vec<u8>, u64>,
+    letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
+}
+
+impl<'a> Found<'a> {
+    fn account_for(&self, guest: &Guest) -> Account<'a> {
+        let key = canonical(&guest.payload);
+        let [line, row] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
+        let letters = self.letters.get(&key).cloned().unwrap_or_default();
+        let is_kept = match guest.fate {
+            Fate::Arrives => line > 0 && row > 0,
+            Fate::NoRow(why) => line > 0 && row == 0 && letters.contains(&("bigqueries", why)),
+            Fate::Buried(service, why) => {
+                line == 0 && row == 0 && letters.contains(&(service, why))
+            }
+            Fate::Accounted | Fate::Unsure => true,
+        };
+        (is_kept, [line, row], letters)
+    }
+}
+
+/// The same by the number of the guest.
+struct Numbers<'a> {
+    ends: [HashMap<u64, u64>; 2],
+    letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
+}
+
+impl<'a> Numbers<'a> {
+    fn of(found: &Found<'a>) -> Self {
+        let ends = [found.lines, found.rows].map(|end| {
+            let mut counts = HashMap::new();
+            for (key, count) in end {
+                if let Some(number) = number_of(key) {
+                    *counts.entry(number).or_default() += count;
+                }
+            }
+            counts
+        });
+        let mut letters: HashMap<_, Vec<_>> = HashMap::new();
+        for (key, reasons) in &found.letters {
+            if let Some(number) = number_of(key) {
+                letters.entry(number).or_default().extend(reasons);
+            }
+        }
+        Self { ends, letters }
+    }
+
+    /// A dead letter with a reason stands for the end that its service leads to, or for both.
+    fn account_for(&self, guest: &Guest) -> Account<'a> {
+        let number = number_of(&guest.payload).unwrap_or(u64::MAX);
+        let [line, row] =
+            [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));
+        let letters = self.letters.get(&number).cloned().unwrap_or_default();
+        let has_reason = letters.iter().all(|(_, reason)| !reason.is_empty());
+        let stands_for = |end: &str, other: &str| {
+            letters.iter().any(|(service, _)| *service == end || *service != other)
+        };
+        let is_archived = line > 0 || stands_for("icestore", "bigqueries");
+        let is_row = row > 0 || stands_for("bigqueries", "icestore");
+        (has_reason && is_archived && is_row, [line, row], letters)
     }
 }
 

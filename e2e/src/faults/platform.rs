@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::replica::Replica;
-use super::settings;
+use super::settings::{self, Profile};
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
 use crate::mosquitto::Mosquitto;
@@ -21,8 +21,9 @@ use crate::redis::Redis;
 
 /// In the order of the flow.
 pub(super) const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
-/// What services are linked to.
-pub(super) const LINKS: [&str; 6] = ["mqtt", "pubsub", "redis", "firestore", "bigquery", "storage"];
+/// What services are linked to; ingestion publishes over `publish`, the others use `pubsub`.
+pub(super) const LINKS: [&str; 7] =
+    ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage"];
 /// Devices of a fleet; each has its document.
 pub(super) const DEVICES: u32 = 100;
 /// Places that no other device is at: each is a folder of the archive.
@@ -39,13 +40,16 @@ pub(super) struct Platform {
     /// Past the proxies.
     pub(super) cloud: Cloud,
     links: BTreeMap<&'static str, Proxy>,
+    /// One fault at a time has a link.
+    holds: BTreeMap<&'static str, tokio::sync::Mutex<()>>,
+    profile: Profile,
     replicas: Mutex<Vec<Arc<Replica>>>,
     folder: TempDir,
 }
 
 impl Platform {
     /// Starts everything, and returns when all of it is ready.
-    pub(super) async fn start() -> anyhow::Result<Self> {
+    pub(super) async fn start(profile: Profile) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("create a folder")?;
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
         let redis = Redis::start().await?;
@@ -69,6 +73,8 @@ impl Platform {
             embedded,
             cloud,
             links,
+            holds: LINKS.map(|link| (link, tokio::sync::Mutex::default())).into(),
+            profile,
             replicas: Mutex::default(),
             folder,
         };
@@ -86,7 +92,13 @@ impl Platform {
         service: &'static str,
         ordinal: u32,
     ) -> anyhow::Result<Arc<Replica>> {
-        let settings = settings::of(service, ordinal, |link| self.links[link].port());
+        let mut settings =
+            settings::of((service, ordinal), self.profile, |link| self.links[link].port());
+        if ordinal == 0 {
+            // A kill is an unclean end, too: no message may be put aside for it.
+            let file = self.folder.path().join(format!("{service}.crash"));
+            settings["pipeline"]["crash_file"] = file.to_string_lossy().into();
+        }
         let replica = Arc::new(Replica::new(service, ordinal, self.folder.path(), &settings)?);
         replica.start().await?;
         self.lock().push(Arc::clone(&replica));
@@ -104,16 +116,27 @@ impl Platform {
         self.lock().clone()
     }
 
-    /// One of the replicas of a service.
-    pub(super) fn replica(&self, service: &str, choice: u32) -> anyhow::Result<Arc<Replica>> {
+    /// All replicas of a service.
+    pub(super) fn replicas_of(&self, service: &str) -> Vec<Arc<Replica>> {
         let mut replicas = self.replicas();
         replicas.retain(|replica| replica.service == service);
+        replicas
+    }
+
+    /// One of the replicas of a service.
+    pub(super) fn replica(&self, service: &str, choice: u32) -> anyhow::Result<Arc<Replica>> {
+        let replicas = self.replicas_of(service);
         let index = choice as usize % replicas.len().max(1);
         replicas.into_iter().nth(index).with_context(|| format!("there is no {service}"))
     }
 
     pub(super) fn link(&self, name: &str) -> &Proxy {
         &self.links[name]
+    }
+
+    /// Keeps other faults off a link.
+    pub(super) async fn hold(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        self.holds[name].lock().await
     }
 
     /// Where settings and logs are.

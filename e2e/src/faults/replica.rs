@@ -13,6 +13,8 @@ use super::platform::GRACE;
 use crate::mosquitto::free_port;
 use crate::process::{Process, binary};
 
+/// Longest wait for what a replica tells about itself.
+pub(super) const TELLING: Duration = Duration::from_secs(5);
 /// Longest wait for a replica to be ready; under faults that can take long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -75,10 +77,18 @@ impl Replica {
 
     /// Whether the path of its health server answers with success.
     pub(super) async fn answers(&self, path: &str) -> bool {
-        let Some(seat) = self.seat() else { return false };
-        let ask = reqwest::get(format!("{}/{path}", seat.url));
-        let answer = timeout(Duration::from_secs(1), ask).await;
-        answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().is_success()))
+        self.ask(path, Duration::from_secs(1)).await.is_some()
+    }
+
+    /// What the path of its health server answers in time, if that is a success.
+    pub(super) async fn ask(&self, path: &str, patience: Duration) -> Option<String> {
+        let seat = self.seat()?;
+        let ask = async {
+            let answer = reqwest::get(format!("{}/{path}", seat.url)).await?;
+            answer.error_for_status()?.text().await
+        };
+        // No answer, a late one and a bad one are the same here.
+        timeout(patience, ask).await.ok()?.ok()
     }
 
     /// SIGKILL, and another one starts at once.

@@ -48,6 +48,12 @@ pub struct Report {
     pub charges: Vec<String>,
     /// Measures of growth and latency.
     pub measures: Vec<String>,
+    /// Readings with an ordering key that came, and those of them that came out of their order.
+    pub order: (usize, usize),
+    /// MQTT connections that ended while a link was slow and nothing else was wrong.
+    pub slow_reconnects: u64,
+    /// The most resident megabytes of each replica, and the most it may have.
+    pub memory: BTreeMap<String, (f64, f64)>,
 }
 
 impl Report {
@@ -89,6 +95,28 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Everything that a run is judged by, in a few lines.
+    fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { obligations, missing, corrupted, duplicates, .. } = self.total;
+        let (came, wrong) = self.order;
+        let (pause, recovery) = (self.total.longest_pause, self.total.recovery);
+        writeln!(
+            f,
+            "summary: {obligations} obligations, {missing} missing, {corrupted} corrupted, {duplicates} duplicates; \
+             {came} readings in order, {wrong} not; longest pause {:.1} s, longest recovery {:.1} s; \
+             {} reconnects during slow links",
+            pause.as_secs_f64(),
+            recovery.as_secs_f64(),
+            self.slow_reconnects
+        )?;
+        let memory = self.memory.iter();
+        let memory: Vec<_> =
+            memory.map(|(name, (used, most))| format!("{name} {used:.0} of {most:.0}")).collect();
+        writeln!(f, "memory in MB, of what the settings allow: {}", memory.join(", "))
+    }
+}
+
 impl Row {
     fn count(&mut self, verdict: &Verdict, is_meant: impl Fn(Instant) -> bool) {
         for (sender, _) in verdict.obligations.iter().filter(|(_, at)| is_meant(*at)) {
@@ -122,6 +150,7 @@ impl fmt::Display for Report {
             writeln!(f, "{name:<24}{row}")?;
         }
         writeln!(f, "{:<24}{}", "all", self.total)?;
+        self.summarize(f)?;
         for measure in &self.measures {
             writeln!(f, "{measure}")?;
         }

@@ -44,6 +44,28 @@ pub(super) fn draw(seed: u64, length: Duration, count: usize) -> Vec<Event> {
     }
 }
 
+/// Before the first long fault, and between one and the next.
+pub(super) const LONG_GAP: Duration = Duration::from_secs(10);
+
+/// Draws long faults for `length`, one after another; `lasts` tells how long each is. None begins that
+/// would not be over in time.
+pub(super) fn draw_long(seed: u64, length: Duration, lasts: &[Duration]) -> Vec<Event> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut round: Vec<usize> = (0..lasts.len()).collect();
+    round.shuffle(&mut random);
+    let mut events = Vec::new();
+    let mut at = LONG_GAP;
+    for fault in round.into_iter().cycle() {
+        let lasts = lasts[fault];
+        if at + lasts > length {
+            return events;
+        }
+        events.push(Event { at, fault, lasts, choice: random.random() });
+        at += lasts + LONG_GAP;
+    }
+    events
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +81,18 @@ mod tests {
         assert_eq!(first, [0, 1, 2, 3, 4]);
         assert!(events.is_sorted_by_key(|event| event.at));
         assert_eq!(draw(7, Duration::from_secs(60), 0), []);
+    }
+
+    #[test]
+    fn long_faults_follow_one_another_and_end_in_time() {
+        let minute = Duration::from_secs(60);
+
+        let events = draw_long(7, minute * 5, &[minute, minute]);
+
+        assert_eq!(events.len(), 4);
+        assert!(events.windows(2).all(|pair| pair[1].at >= pair[0].at + pair[0].lasts));
+        assert!(events.iter().all(|event| event.at + event.lasts <= minute * 5));
+        assert_eq!(draw_long(7, minute, &[minute]), []);
+        assert_eq!(draw_long(7, minute, &[]), []);
     }
 }

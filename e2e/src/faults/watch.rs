@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::counters::{Counts, Process, Progress};
 use super::platform::Platform;
-use super::replica::Replica;
+use super::replica::{Replica, TELLING};
 use crate::usage;
 
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(200);
+/// Looks between two readings of all metrics.
+const STEPS_A_READING: u64 = 5;
 
 /// What was seen at one time.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +44,10 @@ pub(super) struct Sight {
     pub(super) usage: BTreeMap<(String, u32), Usage>,
     /// What should never happen: processes that end by themselves.
     pub(super) incidents: Vec<String>,
+    /// What the services counted.
+    pub(super) progress: Progress,
+    /// The most megabytes that the settings of each replica allow, as far as it says so.
+    pub(super) allowed: BTreeMap<String, f64>,
 }
 
 /// Looks until it is told to stop.
@@ -49,6 +57,7 @@ pub(super) async fn watch(
 ) -> anyhow::Result<Sight> {
     let mut sight = Sight::default();
     let started = Instant::now();
+    let mut steps = 0_u64;
     while !*stopped.borrow_and_update() {
         let replicas = platform.replicas();
         let (ready, calls) = tokio::join!(
@@ -63,6 +72,10 @@ pub(super) async fn watch(
         for replica in &replicas {
             sight.look_at(replica, started)?;
         }
+        if steps.is_multiple_of(STEPS_A_READING) {
+            sight.read_metrics(&replicas).await;
+        }
+        steps += 1;
         tokio::select! {
             () = sleep(STEP) => {}
             _ = stopped.changed() => {}
@@ -72,6 +85,24 @@ pub(super) async fn watch(
 }
 
 impl Sight {
+    async fn read_metrics(&mut self, replicas: &[Arc<Replica>]) {
+        let ask = async |replica: &Replica| (replica.seat(), replica.ask("metrics", TELLING).await);
+        let answers = join_all(replicas.iter().map(|replica| ask(replica))).await;
+        for (replica, answer) in replicas.iter().zip(answers) {
+            if !self.allowed.contains_key(&replica.name()) {
+                let status = replica.ask("status", TELLING).await.unwrap_or_default();
+                let status: Value = serde_json::from_str(&status).unwrap_or_default();
+                let bytes = status["memory"]["needed_bytes"].as_f64();
+                self.allowed.extend(bytes.map(|bytes| (replica.name(), bytes / 1024.0 / 1024.0)));
+            }
+            if let (Some(seat), Some(text)) = answer {
+                let (service, pid) = (replica.service, seat.pid);
+                let process = Process { service, replica: replica.name(), pid };
+                self.progress.add(Instant::now(), process, Counts::read(&text));
+            }
+        }
+    }
+
     fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
         self.incidents.extend(replica.revive()?);
         let Some(seat) = replica.seat() else { return Ok(()) };

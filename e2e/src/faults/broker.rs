@@ -1,0 +1,105 @@
+//! A broker that grants less than it was asked for: the replicas must not be ready, or say so.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::Scene;
+use super::platform::Platform;
+use super::replica::TELLING;
+use crate::proxy::{Grant, Link};
+
+/// Longest wait for a replica to notice.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Faults of this kind, by name.
+pub(super) const GRANTS: [(&str, Grant); 4] = [
+    ("grants-qos-0", Grant::QosZero),
+    ("grants-short-session", Grant::ShortSession),
+    ("grants-no-keep-alive", Grant::NoKeepAlive),
+    ("grants-no-answer", Grant::NoAnswer),
+];
+
+/// Makes all replicas connect to a broker that grants less, and sees what they say.
+pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<()> {
+    let platform = &scene.platform;
+    let promised = promises(platform).await;
+    let link = platform.link("mqtt");
+    link.set(Link::Cut);
+    link.set(Link::Grants(grant));
+    match grant {
+        Grant::QosZero | Grant::ShortSession | Grant::NoAnswer => {
+            if !is_noticed(platform, &promised).await {
+                let what = format!("{grant:?}: a replica is ready and promises what it did before");
+                scene.charge(what);
+            }
+        }
+        Grant::NoKeepAlive => {
+            let share = ready_share(platform).await;
+            let text = format!("{grant:?}: {:.0} % of looks found all ready", share * 100.0);
+            // Among other faults there may be other reasons.
+            if scene.is_alone && share < 0.5 {
+                scene.charge(text.clone());
+            }
+            scene.measure(text);
+        }
+    }
+    link.set(Link::Up);
+    if grant != Grant::NoAnswer {
+        // What was granted is so for as long as a connection lasts. One that waits for an answer must
+        // find out by itself.
+        link.set(Link::Cut);
+        link.set(Link::Up);
+    }
+    Ok(())
+}
+
+/// Whether each replica is not ready, or promises something else, before long.
+async fn is_noticed(platform: &Platform, promised: &[Value]) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    // The end of a connection alone makes a replica not ready: that must last.
+    let mut since = None;
+    while Instant::now() < deadline {
+        let mut all = true;
+        let now = promises(platform).await;
+        for (index, replica) in platform.replicas_of("ingestion").iter().enumerate() {
+            let says_so = now.get(index) != promised.get(index);
+            all &= says_so || !replica.answers("readyz").await;
+        }
+        since = if all { since.or(Some(Instant::now())) } else { None };
+        if since.is_some_and(|since| since.elapsed() > PATIENCE / 4) {
+            return true;
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    false
+}
+
+/// What each replica of ingestion says that it guarantees.
+async fn promises(platform: &Platform) -> Vec<Value> {
+    let mut promises = Vec::new();
+    for replica in platform.replicas_of("ingestion") {
+        let status = replica.ask("status", TELLING).await.unwrap_or_default();
+        let status: Value = serde_json::from_str(&status).unwrap_or_default();
+        promises.push(status["guarantees"].clone());
+    }
+    promises
+}
+
+/// Of many looks at all replicas of ingestion, the part that found all of them ready.
+async fn ready_share(platform: &Platform) -> f64 {
+    const LOOKS: u32 = 40;
+    // For the new connections.
+    sleep(PATIENCE / 10).await;
+    let mut ready = 0;
+    for _ in 0..LOOKS {
+        let mut all = true;
+        for replica in platform.replicas_of("ingestion") {
+            all &= replica.answers("readyz").await;
+        }
+        ready += u32::from(all);
+        sleep(Duration::from_millis(100)).await;
+    }
+    f64::from(ready) / f64::from(LOOKS)
+}

@@ -1,0 +1,60 @@
+//! Dead letters that are refused as invalid for a while: no loop without a wait, and nothing is lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::Scene;
+use super::guests::Habit;
+
+/// Attempts a second of all replicas together, over the whole time; a wait of 100 ms after each failure
+/// of each letter is far below.
+const MOST_ATTEMPTS: f64 = 50.0;
+/// The gRPC code `INVALID_ARGUMENT`.
+const INVALID_ARGUMENT: i32 = 3;
+
+/// Has the topic of the dead letters refuse them, and guests send what must become some.
+pub(super) async fn refused(scene: &Scene, lasts: Duration) -> anyhow::Result<()> {
+    let platform = &scene.platform;
+    let fault = json!({
+        "method": "Publish",
+        "topic": "dead",
+        "count": u64::MAX,
+        "for_millis": u64::try_from(lasts.as_millis())?,
+        "kind": "refuse",
+        "code": INVALID_ARGUMENT,
+    });
+    platform.embedded.plan(&fault).await?;
+    let (from, before) = (Instant::now(), platform.embedded.refused("Publish").await?);
+    for habit in [Habit::Misfit, Habit::WrongEnvelope, Habit::Oversized] {
+        scene.guests.visit(habit).await?;
+    }
+    let mut not_ready = BTreeSet::new();
+    while from.elapsed() < lasts {
+        for replica in platform.replicas() {
+            if !replica.answers("readyz").await {
+                not_ready.insert(replica.service);
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    let attempts = platform.embedded.refused("Publish").await?.saturating_sub(before);
+    let rate = attempts as f64 / from.elapsed().as_secs_f64();
+    let text =
+        format!("dead letters refused: {rate:.1} attempts a second, not ready: {not_ready:?}");
+    scene.measure(text.clone());
+    if rate > MOST_ATTEMPTS {
+        scene.charge(format!("{text}; {MOST_ATTEMPTS} attempts a second at most"));
+    }
+    if attempts == 0 {
+        scene.charge("no dead letter was refused: the fault did nothing".into());
+    }
+    for service in ["ingestion", "enrich", "bigqueries"] {
+        if !not_ready.contains(service) {
+            scene.charge(format!("{service} is ready while its dead letters are refused"));
+        }
+    }
+    Ok(())
+}

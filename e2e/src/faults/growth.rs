@@ -1,0 +1,31 @@
+//! What replicas may take, and what they took.
+
+use std::collections::BTreeMap;
+
+use super::report::Report;
+use super::watch::Sight;
+
+/// Resident megabytes of a replica that does not say what its settings allow.
+const MAX_MEGABYTES: f64 = 150.0;
+/// Open files and sockets of a replica at rest: a few dozen by design.
+const MAX_FILES: f64 = 150.0;
+
+/// Charges whatever has grown beyond its bound, and tells the most there was of it.
+pub(super) fn judge(report: &mut Report, sight: &Sight) {
+    let mut most: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for ((name, _), usage) in &sight.usage {
+        let most = most.entry(name).or_default();
+        for (_, megabytes, files) in &usage.points {
+            *most = (most.0.max(*megabytes), most.1.max(*files));
+        }
+    }
+    for (name, (megabytes, files)) in most {
+        let bound = sight.allowed.get(name).copied().unwrap_or(MAX_MEGABYTES);
+        let text = format!("{name}: at most {megabytes:.0} MB of {bound:.0}, {files} open files");
+        if megabytes > bound || files > MAX_FILES {
+            report.charges.push(format!("growth of {text}"));
+        }
+        report.memory.insert(name.to_owned(), (megabytes, bound));
+        report.measures.push(text);
+    }
+}

@@ -1,0 +1,123 @@
+//! Guests that send much at once, or publish past the broker.
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rumqttc::QoS;
+use rumqttc::v5;
+use serde_json::json;
+use std::sync::atomic::Ordering;
+use tokio::time::timeout;
+
+use super::{Fate, Guests, PATIENCE, Packet, edges};
+use crate::cloud::Publication;
+
+/// Size of a large payload.
+const LARGE_BYTES: usize = 1_000_000;
+/// Large packets of one burst.
+const LARGE_COUNT: usize = 40;
+/// Every so many of them have QoS 0.
+const QOS_ZERO_SHARE: usize = 4;
+/// User properties of one packet, with almost the longest values that MQTT takes.
+const PROPERTIES: usize = 16;
+const PROPERTY_BYTES: usize = 65_000;
+/// Ordering keys that others use.
+const KEYS: usize = 20_000;
+/// Messages of one publish.
+const PUBLISHED_AT_ONCE: usize = 500;
+
+impl Guests {
+    pub(super) fn bursts(&self) -> Vec<Packet> {
+        let packets = (0..LARGE_COUNT).map(|index| {
+            if index % QOS_ZERO_SHARE == 0 {
+                // Nobody promises anything for it.
+                return Packet {
+                    qos: QoS::AtMostOnce,
+                    ..self.packet("device-00007", LARGE_BYTES, None)
+                };
+            }
+            self.packet("device-00007", LARGE_BYTES, Some(Fate::Arrives))
+        });
+        packets.collect()
+    }
+
+    /// One packet over MQTT 5, again until its receipt is confirmed.
+    pub(super) async fn send_properties(&self) -> anyhow::Result<()> {
+        loop {
+            let packet = self.packet("device-00008", 0, Some(Fate::Arrives));
+            if self.send_with_properties(&packet).await.is_ok() {
+                self.confirm(packet);
+                return Ok(());
+            }
+            // What was sent without an answer may arrive, too.
+            self.confirm(Packet { fate: Some(Fate::Unsure), ..packet });
+        }
+    }
+
+    async fn send_with_properties(&self, packet: &Packet) -> anyhow::Result<()> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut options = v5::MqttOptions::new(format!("guest-{number}"), "127.0.0.1", self.port);
+        options.set_max_packet_size(Some(8 << 20));
+        let (client, mut events) = v5::AsyncClient::new(options, 10);
+        let property = |index| (format!("property-{index}"), "v".repeat(PROPERTY_BYTES));
+        let mut user_properties: Vec<_> = (0..PROPERTIES).map(property).collect();
+        user_properties.extend(["first", "second"].map(|value| ("again".into(), value.into())));
+        let properties =
+            v5::mqttbytes::v5::PublishProperties { user_properties, ..Default::default() };
+        let topic = format!("guests/{}/up", packet.device);
+        let (qos, payload) = (v5::mqttbytes::QoS::AtLeastOnce, packet.payload.clone());
+        client.try_publish_with_properties(topic, qos, false, payload, properties)?;
+        let answer = async {
+            loop {
+                match events.poll().await {
+                    Ok(v5::Event::Incoming(v5::Incoming::PubAck(_))) => return Ok(()),
+                    Ok(_) => {}
+                    Err(error) => bail!("the broker ended the connection: {error}"),
+                }
+            }
+        };
+        timeout(PATIENCE, answer).await.context("wait for the broker")?
+    }
+
+    /// Messages of others, each with a key of its own.
+    pub(super) async fn publish_many_keys(&self) -> anyhow::Result<()> {
+        let packets: Vec<_> =
+            (0..KEYS).map(|_| self.packet("device-00009", 0, Some(Fate::Arrives))).collect();
+        let mut packets = packets.into_iter().enumerate().peekable();
+        while packets.peek().is_some() {
+            let part: Vec<_> = packets.by_ref().take(PUBLISHED_AT_ONCE).collect();
+            let publications = part.iter().map(|(index, packet)| {
+                let payload = STANDARD.encode(&packet.payload);
+                let time = "2025-06-15T10:00:00Z";
+                let data =
+                    json!({ "id": format!("k{index}"), "payload": payload, "publishTime": time });
+                Publication {
+                    data: data.to_string().into_bytes(),
+                    attributes: json!({ "device_id": packet.device }),
+                    ordering_key: format!("key-{index}"),
+                }
+            });
+            let publications: Vec<_> = publications.collect();
+            // A lost reply is a fault of its own: such messages come, or not.
+            let is_confirmed = self.cloud.publish_all("raw", &publications).await.is_ok();
+            for (_, packet) in part {
+                let fate = if is_confirmed { packet.fate } else { Some(Fate::Unsure) };
+                self.confirm(Packet { fate, ..packet });
+            }
+        }
+        Ok(())
+    }
+
+    /// Envelopes of others, on the raw topic and on the enriched one.
+    pub(super) async fn publish_edges(&self) {
+        for topic in ["raw", "enriched"] {
+            for (number, data) in edges::envelopes(|| self.next.fetch_add(1, Ordering::Relaxed)) {
+                let published =
+                    self.cloud.publish(topic, &data, json!({ "device_id": "device-00006" }));
+                let fate = if published.await.is_ok() { Fate::Accounted } else { Fate::Unsure };
+                let payload = json!({ "guest": number }).to_string().into_bytes();
+                self.confirm(Packet { payload, fate: Some(fate), ..self.packet("d", 0, None) });
+            }
+        }
+    }
+}

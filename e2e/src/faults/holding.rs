@@ -1,0 +1,41 @@
+//! Connections that die without a word while messages of theirs are unsettled.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Scene;
+use super::report::{Injected, Report};
+use super::watch::Sight;
+use crate::proxy::Link;
+
+/// How long it is watched what comes.
+pub(super) const LASTS: Duration = Duration::from_secs(50);
+/// Until a stream that brings nothing must be open again: six times its `idle_timeout`.
+const MOST: Duration = Duration::from_secs(30);
+
+/// Silences every stream of Pub/Sub at once. icestore has messages in open groups then, for up to a
+/// minute each.
+pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
+    let link = scene.platform.link("pubsub");
+    {
+        let _held = scene.platform.hold("pubsub").await;
+        link.set(Link::Silent);
+        link.set(Link::Up);
+    }
+    sleep(LASTS).await;
+    Ok(())
+}
+
+/// Charges a service that got nothing for too long.
+pub(super) fn judge(report: &mut Report, event: &Injected, sight: &Sight) {
+    for service in ["enrich", "bigqueries", "icestore"] {
+        let window = (event.from, event.to);
+        let pause = sight.progress.stall(service, |counts| counts.received, window);
+        let text = format!("{}: {service} received nothing for {pause:.1?}", event.name);
+        if pause > MOST {
+            report.charges.push(format!("{text}, {MOST:?} at most"));
+        }
+        report.measures.push(text);
+    }
+}

@@ -1,0 +1,117 @@
+//! Name servers that do not answer: a process must end in its grace period all the same.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Scene;
+use super::platform::{Platform, SERVICES};
+use super::settings::{self, Profile};
+use crate::mosquitto::free_port;
+use crate::process::{binary, signal};
+
+/// A name server of our own on loopback, which listens and says nothing.
+const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
+/// Nobody has this name.
+const HOST: &str = "nowhere.invalid";
+/// Time for a process to ask for names, before it is told to end.
+const ASKING: Duration = Duration::from_secs(4);
+const GRACE: Duration = Duration::from_secs(5);
+/// What Kubernetes adds to the grace of our manifests.
+const ALLOWANCE: Duration = Duration::from_secs(2);
+
+/// Two name servers cannot have the same port.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Starts one process of each service where no name is ever found, and ends it.
+pub(super) async fn silent(scene: &Scene) -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let folder = scene.platform.folder().join("names");
+    std::fs::create_dir_all(&folder).context("create a folder")?;
+    let Some(_server) = mute_server() else {
+        scene.measure(skipped("no name server may listen on port 53 of loopback"));
+        return Ok(());
+    };
+    let resolv = folder.join("resolv.conf");
+    let text = format!("nameserver {NAME_SERVER}\noptions timeout:30 attempts:5\n");
+    std::fs::write(&resolv, text).context("write resolv.conf")?;
+    if !may_unshare(&resolv).await {
+        scene.measure(skipped("the kernel does not allow `unshare --mount`"));
+        return Ok(());
+    }
+    let ended = SERVICES.map(|service| ends(scene, service, &folder));
+    futures::future::try_join_all(ended).await.map(drop)
+}
+
+fn skipped(why: &str) -> String {
+    format!("SKIPPED no-name-server: {why}")
+}
+
+fn mute_server() -> Option<UdpSocket> {
+    UdpSocket::bind((NAME_SERVER, 53)).ok()
+}
+
+/// A program in a mount namespace of its own, with this `resolv.conf`.
+fn without_names(resolv: &Path, program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
+    command.args(["--mount", "sh", "-c", script]).arg(resolv).arg(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn may_unshare(resolv: &Path) -> bool {
+    let mut command = without_names(resolv, Path::new("true"));
+    command.stderr(Stdio::null()).status().await.is_ok_and(|status| status.success())
+}
+
+async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Result<()> {
+    let settings = nowhere(service, &scene.platform);
+    let config = folder.join(format!("{service}.yaml"));
+    std::fs::write(&config, serde_json::to_vec(&settings)?).context("write settings")?;
+    let log = std::fs::File::create(config.with_extension("log")).context("open the log")?;
+    let mut command = without_names(&folder.join("resolv.conf"), &binary(service)?);
+    command.arg("--config").arg(&config).env("PORT", free_port()?.to_string()).stderr(log);
+    let mut process = command.spawn().with_context(|| format!("start {service}"))?;
+    sleep(ASKING).await;
+    if let Some(status) = process.try_wait()? {
+        scene.charge(format!("{service} ended by itself without names: {status}"));
+        return Ok(());
+    }
+    let asked_at = Instant::now();
+    signal(&process, "TERM")?;
+    let ended = timeout(GRACE + ALLOWANCE, process.wait()).await;
+    let took = asked_at.elapsed();
+    match ended {
+        Ok(status) => {
+            let status = status.context("wait for the process")?;
+            scene.measure(format!("{service} without names ended after {took:.1?}: {status}"));
+        }
+        Err(_) => {
+            scene.charge(format!("{service} without names still runs {took:.1?} after SIGTERM"));
+            process.kill().await.context("kill the process")?;
+        }
+    }
+    Ok(())
+}
+
+/// The settings of a replica whose every peer has a name that nobody can look up.
+fn nowhere(service: &str, platform: &Platform) -> Value {
+    const ORDINAL: u32 = 9;
+    let settings =
+        settings::of((service, ORDINAL), Profile::Brisk, |link| platform.link(link).port());
+    let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
+    let mut settings: Value = serde_json::from_str(&text).unwrap_or_default();
+    settings["grace_period"] = humantime(GRACE).into();
+    settings
+}
+
+fn humantime(time: Duration) -> String {
+    format!("{}s", time.as_secs())
+}
