@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,7 +35,9 @@ fn a_name_server_that_does_not_answer_does_not_hold_the_end_up() {
     let listening = UdpSocket::bind((NAME_SERVER, 53));
     let (Ok(name_server), Some(mut command)) = (listening, with_own_name_server(folder.path()))
     else {
-        eprintln!("SKIPPED: this test needs port 53 of {NAME_SERVER} and its own mount namespace");
+        let why = format!("SKIPPED: port 53 of {NAME_SERVER} or a mount namespace is missing\n");
+        // Past the test runner's capture, which would hide it.
+        std::io::stderr().write_all(why.as_bytes()).unwrap();
         return;
     };
     name_server.set_read_timeout(Some(PATIENCE)).unwrap();
