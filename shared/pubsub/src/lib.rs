@@ -1,10 +1,9 @@
-//! Pub/Sub as the [`Source`], the [`Sink`] and the [`DeadLetters`] of a pipeline, on Google's own
-//! client.
+//! Pub/Sub as the [`Source`], the [`Sink`] and the [`DeadLetters`] of a pipeline.
 //!
-//! The client has no flow control on publishing, batches by a timer, swallows failed
-//! acknowledgements and ends streams for good on some errors. All of that is handled here: batches
-//! are the pipeline's, acknowledgements of exactly-once subscriptions are confirmed, streams are
-//! rebuilt, and a [`TopicGuard`] keeps messages from being published where nobody would see them.
+//! Reading and questions go over Google's own client, which swallows failed acknowledgements and ends
+//! streams permanently on some errors. Acknowledgements of exactly-once subscriptions are confirmed
+//! here, and streams rebuilt. Publishing goes over the gRPC connection itself, because that client cannot
+//! end a publish. A [`TopicGuard`] keeps messages from being published where nobody would see them.
 
 mod admin;
 mod connection;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -14,7 +15,7 @@ use service::credentials;
 use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
@@ -26,6 +27,9 @@ use crate::settings::Subscription;
 /// Longest wait for the acknowledgements of a reader to be sent at a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes that are read ahead of the pipeline; more than a response of Pub/Sub usually holds.
+const READ_AHEAD: usize = 2 * 1024 * 1024;
+
 /// One stream, with all it needs to be opened again.
 pub(super) struct Reader {
     connection: Connection,
@@ -35,6 +39,7 @@ pub(super) struct Reader {
     settling: Settling,
     /// Deliveries for which the outbox had no room, oldest first, with the ends of their leases.
     waiting: VecDeque<(Delivery, Instant)>,
+    waiting_bytes: usize,
     /// Streams that are not read any more, and of which messages may still be settled.
     ended: Vec<ShutdownToken>,
 }
@@ -56,6 +61,13 @@ async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFl
     }
 }
 
+/// The oldest delivery that waits, unless its lease is over: then it comes again, and is counted.
+fn take(waiting: &mut VecDeque<(Delivery, Instant)>, bytes: &mut usize) -> Option<Delivery> {
+    let (delivery, lease_end) = waiting.pop_front()?;
+    *bytes -= delivery.message.size();
+    (Instant::now() <= lease_end).then_some(delivery)
+}
+
 impl Reader {
     pub(super) fn new(
         connection: &Connection,
@@ -71,6 +83,7 @@ impl Reader {
             outbox,
             settling: Settling { confirmations, metrics, held: Held::default() },
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             ended: Vec::new(),
         }
     }
@@ -136,39 +149,45 @@ impl Reader {
     /// Hands over until the stream fails permanently, or brings nothing for so long that it could be
     /// dead: the client does not look whether the other side is still there.
     ///
-    /// The stream is read while the pipeline takes nothing, too: a lease counts from the arrival, and
-    /// what waits unread has none. What Pub/Sub hands out is bounded.
+    /// The stream is read ahead while the pipeline takes nothing: a lease counts from the arrival, which
+    /// the client does not tell.
     async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
         loop {
-            let is_over = last_sign + self.settings.idle_timeout;
-            let next = tokio::select! {
-                next = timeout_at(is_over, stream.next()) => next,
-                room = self.outbox.reserve(), if !self.waiting.is_empty() => {
-                    // An error means that the source is closing; the stop follows.
-                    let Ok(room) = room else { return std::future::pending().await };
-                    let (delivery, lease_end) = self.waiting.pop_front().expect("it is not empty");
-                    // It comes again: dropping it counts it among the expired.
-                    if Instant::now() <= lease_end {
-                        room.send(delivery);
+            // Opening a stream takes time, and begins anew when it is dropped.
+            let mut reading = pin!(stream.next());
+            let next = loop {
+                let has_room = self.waiting_bytes < READ_AHEAD;
+                tokio::select! {
+                    next = &mut reading, if has_room => break Some(next),
+                    () = sleep_until(last_sign + self.settings.idle_timeout), if has_room => break None,
+                    room = self.outbox.reserve(), if !self.waiting.is_empty() => {
+                        // An error means that the source is closing; the stop follows.
+                        let Ok(room) = room else { return std::future::pending().await };
+                        if let Some(delivery) = take(&mut self.waiting, &mut self.waiting_bytes) {
+                            room.send(delivery);
+                        }
+                        // A stream that was not read has not been silent.
+                        if !has_room {
+                            last_sign = Instant::now();
+                        }
                     }
-                    continue;
                 }
             };
             match next {
-                Ok(Some(Ok((message, handler)))) => {
+                Some(Some(Ok((message, handler)))) => {
                     waits.reset();
                     last_sign = Instant::now();
                     let (delivery, lease_end) = self.delivery(message, handler);
                     self.hand_over(delivery, lease_end);
                 }
-                Ok(Some(Err(error))) => {
+                Some(Some(Err(error))) => {
                     let (subscription, error) = (&self.name, credentials::explain(&error));
                     warn!(subscription, error, "the stream ended, opening another");
                     return Ended::Broken;
                 }
-                Ok(None) => return Ended::Broken,
-                Err(_) => {
+                Some(None) => return Ended::Broken,
+                None => {
                     let max_messages = self.share(self.settings.max_outstanding_messages);
                     let max_bytes = self.share(self.settings.max_outstanding_bytes);
                     if !self.settling.held.explains_silence(max_messages, max_bytes) {
@@ -180,17 +199,16 @@ impl Reader {
         }
     }
 
-    fn hand_over(&mut self, delivery: Delivery, lease_end: Instant) {
-        if !self.waiting.is_empty() {
-            self.waiting.push_back((delivery, lease_end));
-            return;
+    fn hand_over(&mut self, mut delivery: Delivery, lease_end: Instant) {
+        if self.waiting.is_empty() {
+            delivery = match self.outbox.try_send(delivery) {
+                // The source is closing: dropping it nacks it.
+                Ok(()) | Err(TrySendError::Closed(_)) => return,
+                Err(TrySendError::Full(delivery)) => delivery,
+            };
         }
-        match self.outbox.try_send(delivery) {
-            Ok(()) => {}
-            Err(TrySendError::Full(delivery)) => self.waiting.push_back((delivery, lease_end)),
-            // The source is closing: dropping it nacks it.
-            Err(TrySendError::Closed(delivery)) => drop(delivery),
-        }
+        self.waiting_bytes += delivery.message.size();
+        self.waiting.push_back((delivery, lease_end));
     }
 
     /// A message that has just arrived, and the end of its lease.
