@@ -71,7 +71,7 @@ impl TestEnv {
 
     /// Befalls the next pull.
     fn disturb_pull(&self, kind: Kind) {
-        let fault = Fault { method: "Pull".into(), count: 1, for_millis: None, kind };
+        let fault = Fault { method: "Pull".into(), topic: None, count: 1, for_millis: None, kind };
         self.emulator.faults().add(fault);
     }
 }
