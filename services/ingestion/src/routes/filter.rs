@@ -1,5 +1,8 @@
 //! A topic filter with named captures.
 
+/// Most levels of a filter, as in mosquitto. The look-up of a route takes a step on the stack for each.
+const MAX_LEVELS: usize = 200;
+
 /// A filter such as `devices/{device_id}/up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -24,6 +27,9 @@ impl Filter {
             return Err("a shared subscription is a shared_group of the route".into());
         }
         let levels: Vec<_> = text.split('/').collect();
+        if levels.len() > MAX_LEVELS {
+            return Err(format!("must have at most {MAX_LEVELS} levels, has {}", levels.len()));
+        }
         let mut captures: Vec<(usize, String)> = Vec::new();
         let mut subscribed = Vec::new();
         for (index, level) in levels.iter().enumerate() {
@@ -153,6 +159,15 @@ mod tests {
         for wrong in ["", "a/#/b", "a/b+", "a/{x", "a/{}", "a/{x}/{x}", "a#", "$share/g/a", "a\0"] {
             assert!(Filter::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_filter_has_as_many_levels_as_a_broker_takes() {
+        let levels = |count| vec!["a"; count].join("/");
+
+        assert!(Filter::parse(&levels(200)).is_ok());
+        let why = Filter::parse(&levels(30_000)).unwrap_err();
+        assert_eq!(why, "must have at most 200 levels, has 30000");
     }
 
     #[test]
