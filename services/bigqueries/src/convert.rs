@@ -223,9 +223,8 @@ fn timestamp(value: &Value) -> Option<OffsetDateTime> {
         Value::Number(number) => {
             let number = number.as_f64()?;
             let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
-            let micros = (seconds * 1e6).round();
-            (micros.abs() < 1e18).then_some(())?;
-            OffsetDateTime::from_unix_timestamp_nanos(micros as i128 * 1000).ok()
+            let nanos = ((seconds * 1e6).round() as i128).checked_mul(1000)?;
+            OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
         }
         _ => None,
     }
@@ -280,6 +279,33 @@ mod tests {
     }
 
     #[test]
+    fn booleans_come_as_such_and_as_text() {
+        for (value, expected) in [
+            (json!(true), Some(true)),
+            (json!(false), Some(false)),
+            (json!("True"), Some(true)),
+            (json!("false"), Some(false)),
+            (json!("yes"), None),
+            (json!(1), None),
+        ] {
+            assert_eq!(cell(Kind::Bool, value.clone()), expected.map(Cell::Bool), "{value}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_absurd_length_are_refused() {
+        let zeros = |count| format!("0.{}", "0".repeat(count));
+        let zero = Some(Cell::Numeric(0));
+
+        for taken in [zeros(199), "0e200".into()] {
+            assert_eq!(cell(Kind::Numeric, json!(taken)), zero, "{taken}");
+        }
+        for refused in [zeros(200), "0e201".into(), "1e29".into()] {
+            assert_eq!(cell(Kind::Numeric, json!(refused)), None, "{refused}");
+        }
+    }
+
+    #[test]
     fn exact_numbers_are_never_rounded() {
         let numeric = |value| match cell(Kind::Numeric, value) {
             Some(Cell::Numeric(units)) => Some(units),
@@ -320,7 +346,9 @@ mod tests {
         assert_eq!(cell(Kind::Timestamp, json!(1_749_981_600.5)), micros);
         assert_eq!(cell(Kind::Timestamp, json!(1_749_981_600_500_i64)), micros);
         assert_eq!(cell(Kind::Datetime, json!("2025-06-15T10:00:00.5")), micros);
+        assert_eq!(cell(Kind::Timestamp, json!(-1.5)), Some(Cell::Micros(-1_500_000)));
         assert_eq!(cell(Kind::Date, json!("1970-01-02")), Some(Cell::Days(1)));
+        assert_eq!(cell(Kind::Date, json!("1969-12-30")), Some(Cell::Days(-2)));
         assert_eq!(cell(Kind::Time, json!("00:00:01.5")), Some(Cell::TimeOfDay(1_500_000)));
         for refused in [json!("yesterday"), json!("2025-06-15"), json!(1e30), json!(true)] {
             assert_eq!(cell(Kind::Timestamp, refused.clone()), None, "{refused}");
@@ -364,6 +392,24 @@ mod tests {
         }
         assert_eq!(cell(Kind::Date, json!("0001-01-01")), Some(Cell::Days(-719_162)));
         assert_eq!(cell(Kind::Date, json!("9999-12-31")), Some(Cell::Days(2_932_896)));
+    }
+
+    #[test]
+    fn large_numbers_are_milliseconds() {
+        let last_second = Some(Cell::Micros(99_999_999_999_000_000));
+
+        assert_eq!(cell(Kind::Timestamp, json!(99_999_999_999_i64)), last_second);
+        assert_eq!(
+            cell(Kind::Timestamp, json!(100_000_000_000_i64)),
+            Some(Cell::Micros(100_000_000_000_000))
+        );
+    }
+
+    #[test]
+    fn a_time_of_day_counts_from_midnight() {
+        let expected = ((13 * 60 + 14) * 60 + 15) * 1_000_000 + 16_017;
+
+        assert_eq!(cell(Kind::Time, json!("13:14:15.016017")), Some(Cell::TimeOfDay(expected)));
     }
 
     #[test]

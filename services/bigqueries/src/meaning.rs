@@ -132,6 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn every_meaning_has_its_next_step() {
+        let table = [
+            (Meaning::Written, None),
+            (Meaning::Retry, Some(Recovery::Retry)),
+            (Meaning::NotReady, Some(Recovery::Retry)),
+            (Meaning::Split("why"), Some(Recovery::Reject("why"))),
+            (Meaning::Stop, Some(Recovery::Stop)),
+        ];
+        for (meaning, recovery) in table {
+            let error = meaning.because("write", "cause");
+            assert_eq!(error.as_ref().map(Error::recovery), recovery, "{meaning:?}");
+        }
+    }
+
+    #[test]
     fn a_row_is_refused_for_its_values_alone() {
         let table = [
             ("invalid", "Cannot convert value to integer (bad value): x", RowMeaning::Refused),

@@ -8,6 +8,7 @@ use arrow_array::RecordBatch;
 use gcp_bigquery_client::Client;
 use gcp_bigquery_client::error::BQError;
 use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequestGzipped;
+use gcp_bigquery_client::model::table_data_insert_all_response_insert_errors::TableDataInsertAllResponseInsertErrors as RowErrors;
 use google_cloud_bigquery::client::Write;
 use google_cloud_bigquery::error::AppendError;
 use google_cloud_bigquery::model::{ArrowRecordBatch, ArrowSchema, RowError};
@@ -33,6 +34,8 @@ pub const MAX_INSERT_ALL_ROWS: usize = 50_000;
 
 /// What an append does, for errors.
 const APPEND: &str = "append rows";
+/// What an insert does, for errors.
+const INSERT: &str = "insert rows";
 
 /// Writes rows, and says which of them BigQuery refused.
 pub struct Sink {
@@ -248,10 +251,7 @@ impl Sink {
                 Some(writer) => writer,
                 None => self.open_writer(client, schema).await?,
             };
-            let errors = send(writer, request, idle).await?;
-            if errors.is_empty() {
-                break;
-            }
+            let Answer::Refused(errors) = send(writer, request, idle).await? else { break };
             if !note(&mut refused, &left, &errors) {
                 let why = "row errors that name none of the rows";
                 return Err(Recovery::Reject("request_refused").because(APPEND, why));
@@ -277,7 +277,6 @@ impl Sink {
     }
 
     async fn insert(&self, client: &Client, lines: &Lines) -> Result<Vec<Refusal>, Error> {
-        let action = "insert rows";
         let body = lines.body().map_err(|error| Recovery::Retry.because("compress", error))?;
         let TableName { project, dataset, table } = &self.table;
         let request = TableDataInsertAllRequestGzipped::new(body);
@@ -289,14 +288,19 @@ impl Sink {
                 let reason = reason.map(String::as_str).unwrap_or_default();
                 let meaning = meaning::of_insert_all(error.error.code, reason);
                 let why = format!("{} ({reason})", error.error.message);
-                return meaning.because(action, why).map_or(Ok(Vec::new()), Err);
+                return meaning.because(INSERT, why).map_or(Ok(Vec::new()), Err);
             }
-            Err(error) => return Err(Recovery::Retry.because(action, error.to_string())),
+            Err(error) => return Err(Recovery::Retry.because(INSERT, error.to_string())),
         };
+        self.refused_rows(answer.insert_errors.unwrap_or_default(), lines.len())
+    }
+
+    /// The rows that an answer of `insertAll` refuses; an error if one of its errors does not.
+    fn refused_rows(&self, errors: Vec<RowErrors>, rows: usize) -> Result<Vec<Refusal>, Error> {
         let mut refusals = Vec::new();
-        for row in answer.insert_errors.unwrap_or_default() {
+        for row in errors {
             let index = row.index.and_then(|index| usize::try_from(index).ok());
-            let index = index.filter(|index| *index < lines.len());
+            let index = index.filter(|index| *index < rows);
             for error in row.errors.unwrap_or_default() {
                 let (reason, location, message) = (
                     error.reason.unwrap_or_default(),
@@ -309,7 +313,7 @@ impl Sink {
                         refusals.push(self.refusal(index, &why));
                     }
                     // What was written is written again, and known by its insertId.
-                    _ => return Err(Recovery::Retry.because(action, format!("{reason}: {why}"))),
+                    _ => return Err(Recovery::Retry.because(INSERT, format!("{reason}: {why}"))),
                 }
             }
         }
@@ -318,25 +322,33 @@ impl Sink {
     }
 }
 
-/// Sends one request: no errors mean that its rows are in the table, some that none of them is.
+/// What became of the rows of an append.
+enum Answer {
+    /// They are in the table.
+    Written,
+    /// None of them is, because of these.
+    Refused(Vec<RowError>),
+}
+
+/// Sends one request.
 ///
 /// A writer that failed, or that told of a new schema, is not used again: the next one sees it.
 async fn send(
     writer: DefaultWriter<Arrow>,
     request: ArrowRecordBatch,
     idle: &Idle,
-) -> Result<Vec<RowError>, Error> {
+) -> Result<Answer, Error> {
     let error = match writer.append(request).send().await {
         Ok(answer) => {
             match answer.updated_schema {
                 Some(schema) => info!(columns = schema.fields.len(), "the table has changed"),
                 None => idle.give_back(writer),
             }
-            return Ok(Vec::new());
+            return Ok(Answer::Written);
         }
-        Err(AppendError::RowErrors { row_errors, .. }) if !row_errors.is_empty() => {
+        Err(AppendError::RowErrors { row_errors, .. }) => {
             idle.give_back(writer);
-            return Ok(row_errors);
+            return Ok(Answer::Refused(row_errors));
         }
         Err(error) => error,
     };
@@ -346,7 +358,7 @@ async fn send(
     };
     let meaning =
         status.map_or(Meaning::Retry, |status| meaning::of_append(status.code, &status.message));
-    meaning.because(APPEND, error).map_or(Ok(Vec::new()), Err)
+    meaning.because(APPEND, error).map_or(Ok(Answer::Written), Err)
 }
 
 /// Notes the rows that an answer refuses; false if it names none of those that were sent.
@@ -360,3 +372,6 @@ fn note(refused: &mut BTreeMap<usize, String>, left: &[usize], errors: &[RowErro
     }
     refused.len() > before
 }
+
+#[cfg(test)]
+mod tests;

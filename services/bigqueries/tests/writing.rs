@@ -226,6 +226,30 @@ async fn answers_that_pass_are_waited_for() {
 }
 
 #[tokio::test]
+async fn the_code_of_an_answer_says_what_to_do() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64)];
+    cloud.table(&columns, settings()).await.unwrap();
+    let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
+    let mut batch = sink.open(&());
+    let record = Record { cells: vec![Cell::Int(1)], insert_id: "1".into() };
+    sink.join(&mut batch, record, &mut ()).unwrap();
+    let sealed = sink.seal(batch, &mut ());
+
+    for (code, expected) in [
+        (Code::InvalidArgument, Recovery::Reject("request_refused")),
+        (Code::Unimplemented, Recovery::Stop),
+        (Code::Unavailable, Recovery::Retry),
+    ] {
+        cloud.emulator.faults().refuse("AppendRows", 1, code);
+        let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
+        assert_eq!(error.recovery(), expected, "{code:?}");
+    }
+
+    assert_eq!(sink.write(&sealed, TIME_LIMIT).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_table_is_created_as_the_settings_say() {
     let cloud = Cloud::start().await;
     let settings = config::Table {
