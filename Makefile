@@ -1,6 +1,6 @@
 # Every gate covers the whole workspace.
 
-.PHONY: run test check setup bench bench-full faults fuzz images push
+.PHONY: run test check setup mutants mutants-diff bench bench-full faults fuzz images push
 
 # Everything in one process; Ctrl-C ends it with an account.
 run:
@@ -16,6 +16,16 @@ check:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# Whether tests notice when the code is changed, in one place at a time; docs/testing.md says how long
+# it takes. SHARD=0/4 is the first quarter.
+mutants:
+	.ci/mutants $(if $(SHARD),--shard $(SHARD))
+
+# The same, only for what has changed since BASE.
+BASE ?= $(shell git rev-parse --quiet --verify origin/main || echo HEAD~1)
+mutants-diff:
+	BASE=$(BASE) .ci/mutants
 
 # Each service beside a bare loop of the same clients, about ten minutes; results go to bench.json.
 bench: setup
