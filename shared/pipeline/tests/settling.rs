@@ -169,6 +169,44 @@ async fn a_refused_batch_is_parted_until_the_culprit_stands_alone() {
     assert_eq!(book.acked.len(), 5);
 }
 
+/// What is written of records of these sizes, with these faults.
+async fn batches<const N: usize>(
+    sizes: [usize; N],
+    faults: impl IntoIterator<Item = Fault>,
+    is_archive: bool,
+) -> Vec<Vec<String>> {
+    let env = Parts { sink: Faults::script(faults), is_archive, ..eager() }.start();
+    let messages = sizes.into_iter().enumerate();
+    env.push_all(messages.map(|(index, bytes)| sized(bytes, message(&index.to_string()))));
+    env.pass(seconds(1000)).await;
+    assert_eq!(env.ledger.book().acked.len(), N);
+    env.ledger.book().batches.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_took_too_long_is_parted_where_its_size_may_be_the_cause() {
+    const WORTH_IT: usize = 64 * 1024;
+    let hung = [Fault::Hung];
+
+    assert_eq!(batches([WORTH_IT, 1], hung, false).await, [["0"], ["1"]]);
+    assert_eq!(batches([WORTH_IT / 2, WORTH_IT / 2], hung, false).await, [["0", "1"]]);
+    assert_eq!(batches([10, 10], hung, false).await, [["0", "1"]]);
+    assert_eq!(batches([WORTH_IT * 9], hung, false).await, [["0"]]);
+    assert_eq!(batches([WORTH_IT, WORTH_IT], hung, true).await, [["0", "1"]], "an archive");
+    // Each half counts its own bytes.
+    let faults = [Fault::Hung, Fault::Hung, Fault::None, Fault::Hung];
+    assert_eq!(batches([30 * 1024; 4], faults, false).await, [["0", "1"], ["2", "3"]]);
+}
+
+/// Refused once more, a half is parted again; what cannot be parted is not asked for ever.
+#[tokio::test(start_paused = true)]
+async fn a_refused_batch_is_parted_whatever_its_size() {
+    let rejected = |count| std::iter::repeat_n(Fault::Rejected, count);
+
+    assert_eq!(batches([10, 10, 10], rejected(1), false).await, [vec!["0"], vec!["1", "2"]]);
+    assert_eq!(batches([10, 10, 10], rejected(2), false).await, [["1", "2"]], "0 is buried");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_that_fits_no_batch_is_buried() {
     let env = Parts { max_batch_bytes: 100, ..eager() }.start();

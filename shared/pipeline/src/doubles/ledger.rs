@@ -12,6 +12,8 @@ pub struct Ledger(Arc<Mutex<Book>>);
 pub struct Book {
     /// Ids in the order in which they became durable, repeats included.
     pub written: Vec<String>,
+    /// Ids of each batch that became durable, refused ones included.
+    pub batches: Vec<Vec<String>>,
     /// Ids in the dead letters, with their reasons.
     pub buried: HashMap<String, &'static str>,
     /// Ids that were acknowledged.

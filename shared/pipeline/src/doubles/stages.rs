@@ -45,6 +45,7 @@ impl Shelf {
 
     fn put(&self, batch: &[Item]) -> Vec<Refusal> {
         let mut book = self.ledger.book();
+        book.batches.push(batch.iter().map(|item| item.id.clone()).collect());
         let mut refusals = Vec::new();
         for (index, item) in batch.iter().enumerate() {
             if item.kind == Kind::Refused {
