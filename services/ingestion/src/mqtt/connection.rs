@@ -183,9 +183,7 @@ impl Connection {
                 self.handle(epoch, event)?;
                 continue;
             }
-            if reading == Reading::Off {
-                epoch.requests.postpone();
-            }
+            epoch.requests.count_time(reading);
             let wake_at = epoch.wake_at();
             let wake = async {
                 match wake_at {

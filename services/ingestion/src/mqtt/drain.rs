@@ -51,7 +51,7 @@ impl Drain {
         matches!(self.step, Step::Watching { .. })
     }
 
-    /// Notes that a message came, or was settled.
+    /// Notes that a message came.
     pub(super) fn touch(&mut self) {
         self.active_at = Instant::now();
         if matches!(self.step, Step::Asked { .. }) {

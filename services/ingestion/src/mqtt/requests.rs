@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::client::Request;
-use super::wire::Wire;
+use super::wire::{Reading, Wire};
 use crate::routes::Subscription;
 
 /// Filters of one packet: brokers have limits, and AWS IoT takes eight.
@@ -76,10 +76,19 @@ impl Requests {
         self.postpone();
     }
 
-    /// Starts the time for the answer again: the broker is busy with messages, or we do not read.
+    /// Starts the time for the answer again: the broker is busy with messages.
     pub(super) fn postpone(&mut self) {
-        let is_waiting = !self.subscribes.is_empty() || !self.unsubscribes.is_empty();
+        let is_waiting = self.is_subscribing() || self.is_unsubscribing();
         self.answer_by = is_waiting.then(|| Instant::now() + self.timeout);
+    }
+
+    /// Stops the time for the answer while nothing is read.
+    pub(super) fn count_time(&mut self, reading: Reading) {
+        match (reading, self.answer_by) {
+            (Reading::Off, _) => self.answer_by = None,
+            (Reading::On, None) => self.postpone(),
+            (Reading::On, Some(_)) => {}
+        }
     }
 
     pub(super) fn is_subscribing(&self) -> bool {

@@ -150,9 +150,6 @@ impl Epoch {
     fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
         match verdict {
             Verdict::Ack => {
-                if let Some(drain) = &mut self.drain {
-                    drain.touch();
-                }
                 self.window.ack(place);
                 Ok(())
             }

@@ -255,3 +255,44 @@ async fn a_session_ends_with_a_clean_connection_that_leaves() {
     drop(peer);
     ended.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_late_answer_to_an_earlier_ping_is_not_the_end() {
+    let mut env = TestEnv::new(Protocol::V5);
+    // The first ping leaves after 9 s, while the replica is watched for.
+    env.settings.keep_alive = Duration::from_secs(12);
+    let mut source = env.source(Purpose::Drain);
+    let mut peer = env.broker.accept().await;
+    peer.answers_pings = false;
+    peer.take(true).await;
+    assert_eq!(peer.next().await, Said::Ping);
+    let (packet_id, _) = peer.unasked().await;
+    peer.unsuback(packet_id, &[0]).await;
+    assert_eq!(peer.next().await, Said::Ping, "the end is asked for");
+
+    peer.send(&[0xD0, 0]).await;
+    let early = peer.within(Duration::from_secs(5)).await;
+    peer.send(&[0xD0, 0]).await;
+
+    assert_eq!((early, peer.next().await), (None, Said::Disconnect));
+    drop(peer);
+    assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_is_not_asked_for_while_a_message_is_not_acknowledged() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = draining(&mut env).await;
+    peer.answers_pings = false;
+    peer.publish(&Publish::new(1, "slow")).await;
+    let slow = next(&mut source).await;
+
+    assert_eq!(peer.next().await, Said::Ping, "to keep the connection alive");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    peer.send(&[0xD0, 0]).await;
+    let asked = peer.within(WHILE).await;
+    slow.ack();
+
+    assert_eq!((asked, peer.next().await), (None, Said::Ack(1)));
+    assert_eq!(peer.next().await, Said::Ping);
+}

@@ -222,3 +222,54 @@ async fn a_packet_above_the_limit_is_named_and_tried_again_less_and_less_often()
 
     assert!(started.elapsed() > Duration::from_secs(5), "{:?}", started.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_behind_messages_that_are_not_read_yet_is_not_late() {
+    let (mut env, publish) = slow(Protocol::V5, 900_000);
+    // Nobody answers pings here.
+    env.settings.keep_alive = PATIENCE;
+    let mut source = env.source(Purpose::Carry);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    let (packet_id, _) = peer.asked().await;
+
+    let broker = tokio::spawn(async move {
+        for id in 1..=4 {
+            peer.publish(&Publish { packet_id: Some(id), ..publish.clone() }).await;
+        }
+        peer.suback(packet_id, &[1]).await;
+        peer
+    });
+    for _ in 0..4 {
+        let delivery = next(&mut source).await;
+        sleep(env.settings.connect_timeout * 3).await;
+        delivery.ack();
+    }
+
+    env.until_it_says("ready").await;
+    let mut peer = broker.await.unwrap();
+    assert_eq!(peer.next().await, Said::Ack(1));
+    assert_eq!(env.metrics.reconnects.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_broker_still_sends_at_the_end_is_read_and_dropped() {
+    let (mut env, publish) = slow(Protocol::V5, 2_000_000);
+    let (source, mut peer) = env.subscribed().await;
+    // The second one is not read, so most of it is in the broker's hands.
+    let bytes = publish.bytes(Protocol::V5);
+    peer.send(&bytes).await;
+    let broker = tokio::spawn(async move {
+        let sent = peer.stream.write_all(&bytes).await;
+        (sent, peer)
+    });
+    sleep(Duration::from_secs(1)).await;
+
+    let close = tokio::spawn(source.close());
+
+    let (sent, mut peer) = broker.await.unwrap();
+    sent.unwrap();
+    assert_eq!(peer.next().await, Said::Disconnect);
+    drop(peer);
+    close.await.unwrap().unwrap();
+}
