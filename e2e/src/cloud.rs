@@ -339,11 +339,11 @@ impl Cloud {
         Ok(())
     }
 
-    /// Publishes messages in one request.
+    /// Publishes messages with ordering keys in one request.
     ///
     /// # Errors
     /// When the cloud refuses.
-    pub async fn publish_all(&self, topic: &str, all: &[Publication]) -> anyhow::Result<()> {
+    pub async fn publish_with_keys(&self, topic: &str, all: &[Publication]) -> anyhow::Result<()> {
         let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
         let messages = all.iter().map(|one| {
             let data = base64(&one.data);

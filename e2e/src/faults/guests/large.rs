@@ -99,7 +99,7 @@ impl Guests {
             });
             let publications: Vec<_> = publications.collect();
             // A lost reply is a fault of its own: such messages come, or not.
-            let is_confirmed = self.cloud.publish_all("raw", &publications).await.is_ok();
+            let is_confirmed = self.cloud.publish_with_keys("raw", &publications).await.is_ok();
             for (_, packet) in part {
                 let fate = if is_confirmed { packet.fate } else { Some(Fate::Unsure) };
                 self.confirm(Packet { fate, ..packet });
