@@ -1,5 +1,6 @@
 //! MQTT as a source: each PUBLISH with the duty to acknowledge it, in order.
 
+mod ack;
 mod client;
 mod connection;
 mod dial;
@@ -19,7 +20,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use pipeline::{Delivery, Error, Recovery};
 use service::Health;
@@ -47,31 +47,10 @@ pub type Grants = BTreeMap<u16, Negotiated>;
 /// brokers do not all keep to the receive maximum (mosquitto 2.0.11 sends more), so their window alone
 /// is no bound. While the bound is reached nothing is read, and PUBACKs and pings go on.
 pub struct Source {
-    inbox: mpsc::UnboundedReceiver<Arrived>,
+    inbox: mpsc::UnboundedReceiver<Delivery>,
     connections: JoinSet<Result<(), String>>,
     stop: watch::Sender<bool>,
     grants: watch::Receiver<Grants>,
-}
-
-/// A delivery with the connection that it can be acknowledged on; `None` for QoS 0.
-#[derive(Debug)]
-struct Arrived {
-    epoch: Option<Epoch>,
-    delivery: Delivery,
-}
-
-/// A connection as it was at a time; each failure begins a new one.
-#[derive(Debug)]
-struct Epoch {
-    current: Arc<AtomicU64>,
-    number: u64,
-}
-
-impl Epoch {
-    /// Whether that connection is still up. What came over an earlier one comes again.
-    fn lasts(&self) -> bool {
-        self.current.load(Ordering::Relaxed) == self.number
-    }
 }
 
 /// What a source is for.
@@ -190,10 +169,10 @@ impl pipeline::Source for Source {
     }
 }
 
-async fn next(inbox: &mut mpsc::UnboundedReceiver<Arrived>) -> Option<Delivery> {
+async fn next(inbox: &mut mpsc::UnboundedReceiver<Delivery>) -> Option<Delivery> {
     loop {
-        let Arrived { epoch, delivery } = inbox.recv().await?;
-        if epoch.is_none_or(|epoch| epoch.lasts()) {
+        let delivery = inbox.recv().await?;
+        if delivery.is_current() {
             return Some(delivery);
         }
         // Its connection has ended, so the broker sends it again: publishing it now would only make

@@ -120,6 +120,12 @@ impl<T> Delivery<T> {
         self.settlement.nack();
     }
 
+    /// Whether the source still waits for the verdict; see [`Settle::is_current`].
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.settlement.is_current()
+    }
+
     /// Swaps the message and keeps the duty to settle.
     pub fn replace<U>(self, message: U) -> Delivery<U> {
         Delivery { message, settlement: self.settlement }

@@ -2,22 +2,22 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{self, AtomicU64};
 
-use pipeline::{Delivery, Settlement, Verdict};
+use pipeline::{Delivery, Settlement};
 use service::Condition;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
+use super::ack::{AckHandle, Unacknowledged};
 use super::client::{Event, Published, Session};
 use super::dial::Dial;
 use super::drain::Drain;
 use super::held::Held;
 use super::session::Epoch;
 use super::wire::Reading;
-use super::{Arrived, Grants, Purpose, message};
+use super::{Grants, Purpose, message};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
@@ -32,7 +32,7 @@ pub(super) struct Parts {
     pub settings: Mqtt,
     pub filters: Vec<Subscription>,
     pub ordering: Option<Ordering>,
-    pub outbox: mpsc::UnboundedSender<Arrived>,
+    pub outbox: mpsc::UnboundedSender<Delivery>,
     pub metrics: Metrics,
     pub condition: Condition,
     pub grants: watch::Sender<Grants>,
@@ -40,7 +40,6 @@ pub(super) struct Parts {
 
 pub(super) struct Connection {
     parts: Parts,
-    epoch: Arc<AtomicU64>,
     held: Arc<Held>,
     /// The time without a subscription, after the first one.
     away: Option<Away>,
@@ -71,7 +70,6 @@ impl Connection {
         let held = Arc::new(Held::new(&parts.settings));
         Self {
             parts,
-            epoch: Arc::default(),
             held,
             away: None,
             has_ever_subscribed: false,
@@ -135,7 +133,7 @@ impl Connection {
             Err(reason) => Err(reason),
         };
         // What is still queued cannot be acknowledged any more.
-        self.epoch.fetch_add(1, atomic::Ordering::Relaxed);
+        epoch.life.end();
         if self.has_ever_subscribed && self.away.is_none() {
             self.away = Some(Away { since: OffsetDateTime::now_utc(), is_counted: false });
         }
@@ -351,28 +349,21 @@ impl Connection {
         let size = published.size();
         self.held.add(size);
         let place = published.packet_id.map(|packet_id| epoch.window.push(packet_id));
-        let (report, held) = (epoch.report.clone(), Arc::clone(&self.held));
-        let qos0_dropped = self.parts.metrics.qos0_dropped.clone();
-        let settle = move |verdict| {
-            match place {
-                // An error means that the connection has ended: the broker sends it again.
-                Some(place) => report.send((place, verdict)).unwrap_or_default(),
-                None => {
-                    held.remove_qos0();
-                    // Nobody sends it again.
-                    qos0_dropped.inc_by(u64::from(verdict == Verdict::Nack));
-                }
+        let held = Arc::clone(&self.held);
+        let settlement = match place {
+            Some(place) => {
+                let (report, life) = (epoch.report.clone(), epoch.life.clone());
+                Settlement::new(AckHandle { place, report, life, held, size }, None)
             }
-            held.remove(size);
+            None => {
+                let dropped = self.parts.metrics.qos0_dropped.clone();
+                Settlement::new(Unacknowledged { dropped, held, size }, None)
+            }
         };
         let ordering = self.parts.ordering.as_ref();
         let message = message::read(published, ordering, &self.parts.metrics);
-        let delivery = Delivery::new(message, Settlement::new(settle, None));
-        let current = self.epoch.load(atomic::Ordering::Relaxed);
-        let epoch = super::Epoch { current: Arc::clone(&self.epoch), number: current };
-        let arrived = Arrived { epoch: (!is_qos0).then_some(epoch), delivery };
         // An error means that the source is closing; what is dropped here is nacked.
-        self.parts.outbox.send(arrived).unwrap_or_else(drop);
+        self.parts.outbox.send(Delivery::new(message, settlement)).unwrap_or_else(drop);
     }
 }
 

@@ -7,6 +7,7 @@ use pipeline::backoff::Waits;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::ack::Life;
 use super::client::{Codec, Event, Request, Session};
 use super::dial::Dial;
 use super::drain::Drain;
@@ -37,6 +38,7 @@ pub(super) struct Epoch {
     pub ask_again_at: Option<Instant>,
     pub waits: Waits,
     pub drain: Option<Drain>,
+    pub life: Life,
     pub is_taken_over: bool,
     pub is_subscribed: bool,
     pub has_acked: bool,
@@ -89,6 +91,7 @@ impl Epoch {
             ask_again_at: None,
             waits: settings.reconnect.waits(),
             drain: None,
+            life: Life::default(),
             is_taken_over: false,
             is_subscribed: false,
             has_acked: false,

@@ -68,6 +68,29 @@ async fn a_nack_ends_the_connection_after_what_is_due_and_the_message_comes_agai
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_nack_takes_back_what_came_after_it_at_once() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = env.subscribed().await;
+    for id in [1, 2, 3] {
+        peer.publish(&Publish::new(id, id.to_string())).await;
+    }
+    let (first, second) = (next(&mut source).await, next(&mut source).await);
+    assert!(second.is_current());
+
+    first.nack();
+
+    // The others would overtake the first one, which comes again.
+    assert!(!second.is_current());
+    second.nack();
+    drop(peer);
+    let mut peer = env.accept_subscribed().await;
+    peer.publish(&Publish::new(1, "1").again()).await;
+    let again = next(&mut source).await;
+    assert!(again.is_current());
+    assert_eq!(text(&again), "1", "the third one was taken back, too");
+}
+
+#[tokio::test(start_paused = true)]
 async fn acknowledgements_that_are_due_leave_though_a_cut_drain_drops_the_rest_first() {
     let mut env = TestEnv::new(Protocol::V5);
     let (mut source, mut peer) = env.subscribed().await;
