@@ -78,7 +78,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When there is no free port.
-    pub async fn start(server: u16) -> anyhow::Result<Self> {
+    pub fn start(server: u16) -> anyhow::Result<Self> {
         let listener = listen().context("start a proxy")?;
         let port = listener.local_addr().context("read the proxy's port")?.port();
         let state = watch::Sender::new(State { link: Link::Up, cuts: 0, silences: 0 });
@@ -313,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_ends_connections_and_silence_holds_them() -> anyhow::Result<()> {
         let (server, _tasks) = echo().await?;
-        let proxy = Proxy::start(server).await?;
+        let proxy = Proxy::start(server)?;
         let connect = async || TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port())).await;
         let short = Duration::from_millis(200);
 
@@ -337,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn all_connections_share_what_a_thin_link_passes() -> anyhow::Result<()> {
         let (server, _tasks) = echo().await?;
-        let proxy = Proxy::start(server).await?;
+        let proxy = Proxy::start(server)?;
         let latency = Duration::from_millis(100);
         proxy.set(Link::Thin(Thin { up: 20_000, down: 1_000_000, latency }));
         let started = Instant::now();

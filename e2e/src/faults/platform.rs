@@ -63,7 +63,7 @@ impl Platform {
                 "redis" => redis.port(),
                 _ => embedded.port(),
             };
-            links.insert(name, Proxy::start(server).await?);
+            links.insert(name, Proxy::start(server)?);
         }
         let broker_port = broker.port();
         let platform = Self {

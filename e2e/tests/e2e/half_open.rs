@@ -20,15 +20,15 @@ struct Links {
 }
 
 impl Links {
-    async fn start(stage: &Stage, redis: &Redis) -> Self {
+    fn start(stage: &Stage, redis: &Redis) -> Self {
         let cloud = stage.emulator.as_ref().unwrap().address().port();
         let mut links = Self {
-            mqtt: Proxy::start(stage.broker.port()).await.unwrap(),
-            redis: Proxy::start(redis.port()).await.unwrap(),
+            mqtt: Proxy::start(stage.broker.port()).unwrap(),
+            redis: Proxy::start(redis.port()).unwrap(),
             cloud: Vec::new(),
         };
         for _ in 0..4 {
-            links.cloud.push(Proxy::start(cloud).await.unwrap());
+            links.cloud.push(Proxy::start(cloud).unwrap());
         }
         links
     }
@@ -108,7 +108,7 @@ async fn connections_that_died_without_a_word_are_replaced() {
     }
     stage.put_devices(20).await;
     let redis = Redis::start().await.unwrap();
-    let links = Links::start(&stage, &redis).await;
+    let links = Links::start(&stage, &redis);
     let services = links.start_services(&stage).await;
     assert!(pass(&stage).await.is_clean());
 
