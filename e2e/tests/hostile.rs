@@ -31,7 +31,7 @@ use service::Settings;
 use tokio::runtime::Runtime;
 
 /// Numbers and times at the edges of types and calendars, as text, and as numbers where they are.
-fn edges() -> impl Strategy<Value = Value> {
+fn edges() -> BoxedStrategy<Value> {
     let zone = (prop_oneof![Just("+"), Just("-")], 0..24, 0..60)
         .prop_map(|(sign, hour, minute)| format!("{sign}{hour:02}:{minute:02}"));
     let zone = prop_oneof![Just("Z".to_owned()), zone];
@@ -66,6 +66,7 @@ fn edges() -> impl Strategy<Value = Value> {
         number.clone().prop_map(Value::from),
         number.prop_map(|number| serde_json::from_str(&number).unwrap_or(Value::Null)),
     ]
+    .boxed()
 }
 
 /// Any JSON, some of it deep.
@@ -92,7 +93,7 @@ fn json() -> impl Strategy<Value = Value> {
 
 /// Anything that may be a message's data: bytes, JSON, envelopes, and envelopes with a part of another
 /// type, or cut off.
-fn data() -> impl Strategy<Value = Vec<u8>> {
+fn data() -> BoxedStrategy<Vec<u8>> {
     let envelope = (json(), json(), json(), json()).prop_map(|(id, payload, time, enrichment)| {
         let parts = [
             ("id", id),
@@ -141,6 +142,7 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
             data
         }),
     ]
+    .boxed()
 }
 
 fn message() -> impl Strategy<Value = Message> {
@@ -297,9 +299,9 @@ proptest! {
         let (ingestion, bigqueries, icestore) = &*SETTINGS;
 
         let stories = [
-            futures::executor::block_on(ingestion::explain::story(ingestion, of_mqtt)),
-            futures::executor::block_on(bigqueries::explain::story(bigqueries, &message)),
-            futures::executor::block_on(icestore::explain::story(icestore, &message)),
+            futures::executor::block_on(Box::pin(ingestion::explain::story(ingestion, of_mqtt))),
+            futures::executor::block_on(Box::pin(bigqueries::explain::story(bigqueries, &message))),
+            futures::executor::block_on(Box::pin(icestore::explain::story(icestore, &message))),
         ];
 
         for story in stories {
