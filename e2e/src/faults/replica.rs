@@ -23,6 +23,8 @@ pub(super) struct Replica {
     ordinal: u32,
     config: PathBuf,
     log: PathBuf,
+    /// One for all questions: making a client takes long enough to miss what happens.
+    client: reqwest::Client,
     /// Held while something is done to it.
     process: tokio::sync::Mutex<Option<Process>>,
     seat: Mutex<Option<Seat>>,
@@ -48,7 +50,8 @@ impl Replica {
         // YAML holds JSON.
         std::fs::write(&config, serde_json::to_vec_pretty(settings)?).context("write settings")?;
         let (process, seat) = (tokio::sync::Mutex::default(), Mutex::default());
-        Ok(Self { service, ordinal, config, log, process, seat })
+        let client = reqwest::Client::new();
+        Ok(Self { service, ordinal, config, log, client, process, seat })
     }
 
     pub(super) fn name(&self) -> String {
@@ -84,7 +87,7 @@ impl Replica {
     pub(super) async fn ask(&self, path: &str, patience: Duration) -> Option<String> {
         let seat = self.seat()?;
         let ask = async {
-            let answer = reqwest::get(format!("{}/{path}", seat.url)).await?;
+            let answer = self.client.get(format!("{}/{path}", seat.url)).send().await?;
             answer.error_for_status()?.text().await
         };
         // No answer, a late one and a bad one are the same here.
