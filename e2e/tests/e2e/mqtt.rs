@@ -277,7 +277,8 @@ async fn a_replica_that_lives_is_not_retired() {
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&ingestion, SENT) >= 100).await;
     assert_eq!(counter(&ingestion, "dataflow_ingestion_possible_gaps_total"), 0);
-    assert_eq!(counter(&ingestion, "dataflow_ingestion_reconnects_total"), 1);
+    // mosquitto 2.0.11 does not name a take-over, so it takes a second one to be sure.
+    assert_eq!(counter(&ingestion, "dataflow_ingestion_reconnects_total"), 2);
     ingestion.shutdown(GRACE).await.unwrap();
     stage.strike().await;
 }

@@ -137,7 +137,7 @@ impl Codec {
             inbox.split_to(length)
         };
         if frame[0] == DISCONNECT && length == 3 {
-            // Without properties, as mosquitto sends it and rumqttc does not read it.
+            // Without properties, which MQTT allows and rumqttc does not read.
             frame = BytesMut::from(&[DISCONNECT, 2, frame[2], 0][..]);
         }
         match self.protocol {

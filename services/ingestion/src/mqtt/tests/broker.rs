@@ -229,7 +229,7 @@ impl Peer {
     /// Takes the session over, as brokers tell the client that had it.
     pub(super) async fn take_over(mut self) {
         if self.protocol == Protocol::V5 {
-            // Without properties, as mosquitto does.
+            // Without properties, the shortest form.
             self.send(&[0xE0, 1, 0x8E]).await;
         }
     }
