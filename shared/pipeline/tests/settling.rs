@@ -196,6 +196,9 @@ async fn a_batch_that_took_too_long_is_parted_where_its_size_may_be_the_cause() 
     // Each half counts its own bytes.
     let faults = [Fault::Hung, Fault::Hung, Fault::None, Fault::Hung];
     assert_eq!(batches([30 * 1024; 4], faults, false).await, [["0", "1"], ["2", "3"]]);
+    let faults = [Fault::Hung, Fault::None, Fault::Hung];
+    let parts = [vec!["0", "1"], vec!["2"], vec!["3"]];
+    assert_eq!(batches([40 * 1024; 4], faults, false).await, parts);
 }
 
 /// Refused once more, a half is parted again; what cannot be parted is not asked for ever.
