@@ -91,6 +91,7 @@ async fn a_transform_is_tried_as_long_as_the_lease_lasts() {
     let book = env.ledger.book();
     // The source may have taken it back before.
     assert_eq!((book.expired.len() + book.nacked.len(), book.acked.len()), (1, 0));
+    assert_eq!(book.broken, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
