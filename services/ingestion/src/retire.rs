@@ -6,6 +6,14 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use crate::config::Settings;
 use crate::{Ingestion, host};
 
+/// The long help text.
+const LONG_ABOUT: &str = "\
+Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in).
+
+First it watches for a living replica, which may be waiting to connect again. This takes
+mqtt.reconnect.max + mqtt.connect_timeout + 5s: 2m 15s by default. A replica that connects in this
+time keeps its session, and the command fails.";
+
 /// The subcommand.
 #[must_use]
 pub fn command() -> Command {
@@ -18,6 +26,7 @@ pub fn command() -> Command {
         .about(
             "Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in)",
         )
+        .long_about(LONG_ABOUT)
         .arg(ordinal)
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::requests::Requests;
+use super::session::LEAVE_TIMEOUT;
 use super::window::Window;
 use super::wire::Wire;
 use crate::config::Mqtt;
@@ -41,8 +42,8 @@ enum Step {
 impl Drain {
     pub(super) fn new(settings: &Mqtt, filters: Vec<String>) -> Self {
         let now = Instant::now();
-        // A connection that carried messages is opened again after the shortest wait.
-        let until = now + settings.reconnect.min + settings.connect_timeout;
+        // A replica may be leaving a failed connection. It then waits and connects.
+        let until = now + LEAVE_TIMEOUT + settings.reconnect.max + settings.connect_timeout;
         Self { step: Step::Watching { until }, filters, active_at: now }
     }
 

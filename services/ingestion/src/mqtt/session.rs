@@ -20,7 +20,7 @@ use crate::config::Mqtt;
 use crate::routes::Subscription;
 
 /// Longest wait for the last acknowledgements to leave, and for the broker to close.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that the broker has taken.
 pub(super) struct Epoch {

@@ -3,6 +3,7 @@
 use super::broker::{Peer, Publish, Said};
 use super::*;
 use crate::mqtt::connection::end_session;
+use crate::mqtt::session::LEAVE_TIMEOUT;
 
 /// A source that drains, and the broker's side once it was asked to end the subscriptions.
 async fn draining(env: &mut TestEnv) -> (Source, Peer) {
@@ -106,8 +107,9 @@ async fn a_replica_that_lives_gets_its_session_back_untouched() {
         let mut source = env.source(Purpose::Drain);
         let mut peer = env.broker.accept().await;
         peer.take(true).await;
-        // The replica comes back after its shortest wait, at its slowest.
-        let wait = env.settings.reconnect.min + env.settings.connect_timeout;
+        // The replica was in its longest wait, and comes back at its slowest.
+        let Mqtt { reconnect, connect_timeout, .. } = &env.settings;
+        let wait = reconnect.max + *connect_timeout + LEAVE_TIMEOUT;
         assert_eq!(peer.within(wait - Duration::from_millis(1)).await, None);
         peer.take_over().await;
         if protocol == Protocol::V4 {
@@ -259,8 +261,9 @@ async fn a_session_ends_with_a_clean_connection_that_leaves() {
 #[tokio::test(start_paused = true)]
 async fn the_late_answer_to_an_earlier_ping_is_not_the_end() {
     let mut env = TestEnv::new(Protocol::V5);
-    // The first ping leaves after 9 s, while the replica is watched for.
-    env.settings.keep_alive = Duration::from_secs(12);
+    // The replica is watched for 16 s; the first ping leaves after 12 s.
+    env.settings.reconnect.max = env.settings.reconnect.min;
+    env.settings.keep_alive = Duration::from_secs(16);
     let mut source = env.source(Purpose::Drain);
     let mut peer = env.broker.accept().await;
     peer.answers_pings = false;
