@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::backoff::Backoff;
@@ -27,6 +28,7 @@ pub(crate) struct Duty {
     pub settlement: Settlement,
     pub permit: Permit,
     pub first_seen: OffsetDateTime,
+    pub arrived: Instant,
     /// Counts among those that wait until it is dropped.
     pub _wait: Wait,
 }
@@ -118,12 +120,13 @@ async fn hand_over(
     in_flight: &Arc<InFlight>,
     metrics: &Metrics,
 ) -> Result<(), Error> {
+    let arrived = Instant::now();
     let (message, settlement) = delivery.into_parts();
     let wait = metrics.waiting.enter(message.publish_time);
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
-    let duty = Duty { settlement, permit, first_seen, _wait: wait };
+    let duty = Duty { settlement, permit, first_seen, arrived, _wait: wait };
     let sent = lane.send(Parcel { message, duty }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }

@@ -47,6 +47,10 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     /// Keys with an ordered batch under way: the next one of the key must wait for it.
     ordered: HashSet<S::Key>,
     transforming: FuturesUnordered<BoxFuture<'static, Transformed<T::Record>>>,
+    /// Messages on their way to the dead letters. Polled always, because they may hold what writes need.
+    leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
+    /// Messages that are held before they are handed back, in their order, and until when.
+    held: VecDeque<(Instant, write::Entry)>,
     /// Messages that wait for an earlier one of their ordering key.
     parked: HashMap<String, VecDeque<Parcel>>,
     /// Keys whose parked messages can go on once there is room.
@@ -119,6 +123,8 @@ where
             writing: FuturesUnordered::new(),
             ordered: HashSet::new(),
             transforming: FuturesUnordered::new(),
+            leaving: FuturesUnordered::new(),
+            held: VecDeque::new(),
             parked: HashMap::new(),
             resumable: Vec::new(),
             order: Order::default(),
@@ -133,6 +139,7 @@ where
             self.pulse.beat();
             self.turn().await;
             self.rest();
+            self.release_held();
             self.start_waiting();
             self.relieve_memory();
             self.resume_parked().await;
@@ -145,9 +152,9 @@ where
         }
     }
 
-    /// Notes that nothing is at work, unless more is at hand: the next message notes itself.
+    /// Notes that nothing is at work, unless the next message is at hand and notes itself.
     fn rest(&mut self) {
-        if self.is_noted && self.is_input_empty() {
+        if self.is_noted && (self.is_input_empty() || !self.has_room()) {
             self.is_noted = false;
             self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
         }
@@ -168,6 +175,7 @@ where
         tokio::select! {
             biased;
             Some(written) = self.writing.next() => self.finish(written),
+            Some(nacked) = self.leaving.next() => self.order.handed_back(nacked),
             // A record that cannot join yet stays where it is, so that the bounds hold.
             Some(transformed) = self.transforming.next(), if accepting => {
                 self.transformed(transformed).await;
@@ -189,6 +197,7 @@ where
             && self.open.is_empty()
             && self.waiting.is_empty()
             && self.writing.is_empty()
+            && self.leaving.is_empty()
     }
 
     /// Takes what is at hand, without waiting, as long as there is room for it.
@@ -380,13 +389,24 @@ where
         open.entries.into_iter().for_each(|entry| self.hand_back(entry, reason));
     }
 
-    /// Hands a message back at once, because of another one.
+    /// Hands back what was held for long enough, in order: the source delivers it again in the order of
+    /// the verdicts.
+    fn release_held(&mut self) {
+        let now = Instant::now();
+        while self.held.front().is_some_and(|(due, _)| *due <= now)
+            && let Some((_, entry)) = self.held.pop_front()
+        {
+            entry.nack();
+            self.shared.gauge();
+        }
+    }
+
+    /// Hands a message back because of another one, after a while.
     fn hand_back(&mut self, entry: write::Entry, reason: &'static str) {
         if let Some(keyed) = entry.keyed() {
             self.order.followed(keyed);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
-        entry.nack();
-        self.shared.gauge();
+        self.held.push_back((Instant::now() + write::HOLD, entry));
     }
 }

@@ -13,8 +13,12 @@ use tokio::sync::Notify;
 
 /// Bytes that get one second beyond `attempt_timeout` while nothing is known to be slow.
 const BYTES_A_SECOND: f64 = 1024.0 * 1024.0;
-/// Doublings of the time a byte may take: 10 MB get up to 174 hours, longer than any lease.
-const MAX_SLOWNESS: u32 = 16;
+/// Doublings of the time a byte may take: down to 4 KiB a second. Without an end, an attempt that a peer
+/// swallowed in a long outage would hold up others for as long again.
+const MAX_SLOWNESS: u32 = 8;
+/// Successes in a row after which one more write may run, however long they took: latency is no sign of
+/// a thin link.
+const PATIENCE: u32 = 32;
 
 /// How slow the destination is; shared by all lanes.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ struct State {
     /// Writes that may run at a time.
     allowed: usize,
     running: usize,
+    /// Successes since the last time-out, or since one more write was allowed for them.
+    successes: u32,
 }
 
 /// What was known when an attempt began. Attempts side by side time out together, and count once.
@@ -49,7 +55,7 @@ impl Pace {
     /// Starts with nothing known: the plain time limit, and all writes side by side.
     pub(crate) fn new(attempt_timeout: Duration, max_writes: usize) -> Self {
         let max_writes = max_writes.max(1);
-        let state = State { slowness: 0, allowed: max_writes, running: 0 };
+        let state = State { slowness: 0, allowed: max_writes, running: 0, successes: 0 };
         Self { attempt_timeout, max_writes, state: Mutex::new(state), freed: Notify::new() }
     }
 
@@ -101,6 +107,7 @@ impl Seen<'_> {
         let mut state = self.pace.lock();
         state.slowness = state.slowness.max((self.state.slowness + 1).min(MAX_SLOWNESS));
         state.allowed = state.allowed.min((self.state.allowed / 2).max(1));
+        state.successes = 0;
     }
 
     /// Notes that the attempt succeeded. Steps back only where it was fast enough for that: a limit
@@ -112,10 +119,11 @@ impl Seen<'_> {
         {
             state.slowness = faster;
         }
-        if state.allowed < self.pace.max_writes
-            && took < self.pace.time_limit(bytes, state.slowness) / 4
-        {
+        state.successes += 1;
+        let is_fast = took < self.pace.time_limit(bytes, state.slowness) / 4;
+        if state.allowed < self.pace.max_writes && (is_fast || state.successes >= PATIENCE) {
             state.allowed += 1;
+            state.successes = 0;
             drop(state);
             self.pace.freed.notify_waiters();
         }
@@ -199,7 +207,7 @@ mod tests {
             turn(&pace).unwrap().timed_out();
         }
 
-        assert_eq!(turn(&pace).unwrap().time_limit(MIB), seconds(30 + (1 << 16)));
+        assert_eq!(turn(&pace).unwrap().time_limit(MIB), seconds(30 + 256));
     }
 
     #[test]
@@ -230,6 +238,20 @@ mod tests {
         let turns: Vec<_> = (0..8).map_while(|_| turn(&pace)).collect();
         assert_eq!(turns.len(), 1);
         assert_eq!(turns[0].time_limit(MIB), seconds(38));
+    }
+
+    #[test]
+    fn latency_alone_does_not_keep_writes_apart_forever() {
+        let pace = Pace::new(seconds(10), 4);
+        for _ in 0..3 {
+            turn(&pace).unwrap().timed_out();
+        }
+
+        for _ in 0..3 * PATIENCE {
+            turn(&pace).unwrap().succeeded(0, seconds(9));
+        }
+
+        assert_eq!((0..9).map_while(|_| turn(&pace)).collect::<Vec<_>>().len(), 4);
     }
 
     #[tokio::test(start_paused = true)]

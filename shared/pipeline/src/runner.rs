@@ -158,6 +158,7 @@ pub(crate) struct Shared<T, S, D> {
     pub in_flight: Arc<InFlight>,
     pub memory: Arc<Memory>,
     pub outage: Outage,
+    pub letter_outage: Outage,
     pub pace: Pace,
     pub suspects: Option<Suspects>,
     failure: mpsc::Sender<Error>,
@@ -204,6 +205,7 @@ impl Outage {
 pub struct Status {
     progress: Progress,
     outage: Outage,
+    letter_outage: Outage,
     in_flight: Arc<InFlight>,
     memory: Arc<Memory>,
 }
@@ -219,6 +221,12 @@ impl Status {
     #[must_use]
     pub fn outage(&self) -> Option<(String, OffsetDateTime)> {
         self.outage.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the dead letters take no more, and since when.
+    #[must_use]
+    pub fn letter_outage(&self) -> Option<(String, OffsetDateTime)> {
+        self.letter_outage.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Messages and bytes between source and settlement.
@@ -275,6 +283,7 @@ where
             in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
             memory: Arc::new(Memory::new(limits.max_batch_memory)),
             outage: Outage::default(),
+            letter_outage: Outage::default(),
             pace: Pace::new(
                 limits.attempt_timeout,
                 limits.lane_count().saturating_mul(limits.max_writes),
@@ -286,6 +295,7 @@ where
         let status = Status {
             progress: Progress::new(shared.limits.stall_after),
             outage: shared.outage.clone(),
+            letter_outage: shared.letter_outage.clone(),
             in_flight: Arc::clone(&shared.in_flight),
             memory: Arc::clone(&shared.memory),
         };

@@ -28,6 +28,9 @@ pub const CRASHED: &str = "crashed";
 /// Unclean ends in a row after which a message is put aside. One end may have other reasons.
 pub const MAX_CRASHES: u32 = 3;
 
+/// Most messages that are put aside at a time.
+const MAX_ASIDE: usize = 1000;
+
 /// Bytes of a lane's line: 16 hexadecimal digits and the line's end.
 const LINE: usize = 17;
 /// More than a file of ours ever has.
@@ -101,13 +104,19 @@ fn after_an_end(text: &str) -> HashMap<u64, u32> {
         .filter_map(|line| line.strip_prefix("suspect ")?.split_once(' '))
         .filter_map(|(fingerprint, count)| Some((hex(fingerprint)?, count.parse().ok()?)))
         .collect();
-    let at_work = text.lines().filter(|line| line.len() == LINE - 1).filter_map(hex);
-    at_work
-        .map(|fingerprint| {
-            let count = before.get(&fingerprint).copied().unwrap_or(0);
-            (fingerprint, count.saturating_add(1))
-        })
-        .collect()
+    let at_work: Vec<u64> =
+        text.lines().filter(|line| line.len() == LINE - 1).filter_map(hex).collect();
+    if at_work.is_empty() {
+        return HashMap::new();
+    }
+    // While processes go on ending, those that were put aside stay so: they are not at work any more.
+    let aside = before.iter().filter(|(_, count)| **count >= MAX_CRASHES).take(MAX_ASIDE);
+    let mut crashes: HashMap<u64, u32> = aside.map(|(key, count)| (*key, *count)).collect();
+    for fingerprint in at_work {
+        let count = before.get(&fingerprint).copied().unwrap_or(0);
+        crashes.insert(fingerprint, count.saturating_add(1));
+    }
+    crashes
 }
 
 /// Tells a message from others, the same in each process; never 0.

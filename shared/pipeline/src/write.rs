@@ -22,7 +22,7 @@ pub(crate) use dead_lettering::bury;
 
 /// How long a message is held before it is handed back. Pub/Sub delivers it again at once where the
 /// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
-const HOLD: Duration = Duration::from_millis(500);
+pub(crate) const HOLD: Duration = Duration::from_millis(500);
 
 /// Batches of fewer bytes are not split after a time-out: their size is not what takes the time.
 const WORTH_SPLITTING: usize = 64 * 1024;
@@ -128,6 +128,7 @@ where
     while let Some(part) = parts.pop() {
         match attempt(shared, part.target(&key)).await {
             Ending::Durable(refusals) => {
+                shared.metrics.sent_bytes.inc_by(part.bytes as u64);
                 settle_written(shared, part.entries, refusals).await;
             }
             Ending::TooSlow => {
@@ -161,7 +162,6 @@ where
             },
         }
     }
-    shared.metrics.sent_bytes.inc_by(bytes as u64);
     drop(share);
     nacked
 }

@@ -202,12 +202,12 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
         let status = running.status();
         let (ended, outage) = tokio::join!(running.ended(), async {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            status.outage()
+            status.letter_outage()
         });
 
         assert!(ended.is_none(), "{with:?}");
         assert!(outage.is_some_and(|(why, _)| why.contains("refused")), "{with:?}");
-        assert!(status.outage().is_none(), "{with:?}");
+        assert!(status.letter_outage().is_none(), "{with:?}");
         // 100 ms, doubled up to 30 s, and at least half of that each time.
         assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
         assert!(ledger.book().nacked.is_empty(), "{with:?}");

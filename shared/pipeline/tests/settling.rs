@@ -286,12 +286,12 @@ async fn a_letter_is_written_until_it_is_durable() {
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(4)).await;
     assert_eq!(env.ledger.book().acked, ids([]));
-    assert!(env.running.status().outage().is_some());
+    assert!(env.running.status().letter_outage().is_some());
     env.pass(seconds(10)).await;
 
     assert_eq!(env.ledger.book().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 1);
-    assert_eq!(env.running.status().outage(), None);
+    assert_eq!(env.running.status().letter_outage(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,9 +71,15 @@ impl Health {
     pub fn conditions(&self) -> BTreeMap<&'static str, State> {
         let inner = self.lock();
         let mut conditions = inner.conditions.clone();
-        let outage = inner.pipeline.as_ref().and_then(|(status, _)| status.outage());
-        if let Some((reason, since)) = outage {
-            conditions.insert("destination", State { ready: false, reason, since });
+        let pipeline = inner.pipeline.as_ref().map(|(status, _)| status);
+        let outages = [
+            ("destination", pipeline.and_then(Status::outage)),
+            ("dead_letters", pipeline.and_then(Status::letter_outage)),
+        ];
+        for (name, outage) in outages {
+            if let Some((reason, since)) = outage {
+                conditions.insert(name, State { ready: false, reason, since });
+            }
         }
         conditions
     }

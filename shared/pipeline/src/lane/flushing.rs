@@ -18,6 +18,9 @@ where
     /// it is alive. While all writes are taken, a due batch goes on growing until one ends.
     pub(super) fn wake_at(&mut self) -> Instant {
         let mut wake_at = Instant::now() + self.pulse.interval();
+        if let Some((due, _)) = self.held.front() {
+            wake_at = wake_at.min(*due);
+        }
         if self.has_slot() && !self.open.is_empty() {
             let open = &self.open;
             let is_live = |due: &Due<S::Key>| is_live(open, due);

@@ -25,6 +25,8 @@ pub(super) struct Transformed<R> {
 enum Outcome<R> {
     /// A record to write.
     Record(Parcel, R),
+    /// A message that can never succeed, and why.
+    Refused(Parcel, Error),
     /// Nothing is left to do. Holds the name of a message that was handed back, if it is ordered.
     Settled(Vec<Keyed>),
 }
@@ -57,19 +59,16 @@ where
     /// Hands out a message that cannot be part of a batch.
     pub(super) fn refuse(&mut self, parcel: Parcel, error: Error) {
         let shared = Arc::clone(&self.shared);
-        self.transforming.push(Box::pin(async move {
-            let nacked = give_up(&shared, parcel, error).await;
-            Transformed { ordering_key: String::new(), outcome: Outcome::Settled(nacked) }
-        }));
+        self.leaving.push(Box::pin(async move { give_up(&shared, parcel, error).await }));
     }
 
     /// Hands out the messages of a batch over which the sink panicked: which of them is to blame cannot
     /// be told any more.
     pub(super) fn refuse_all(&mut self, entries: Vec<Entry>, error: &Error) {
         let (shared, detail) = (Arc::clone(&self.shared), error.detail());
-        self.transforming.push(Box::pin(async move {
+        self.leaving.push(Box::pin(async move {
             write::bury_all(&shared, entries, panics::PANICKED, &detail).await;
-            Transformed { ordering_key: String::new(), outcome: Outcome::Settled(Vec::new()) }
+            Vec::new()
         }));
     }
 
@@ -91,19 +90,16 @@ where
     /// Starts a transform; returns its ordering key if it has ended already.
     async fn begin(&mut self, parcel: Parcel) -> Option<String> {
         let is_current = parcel.duty.settlement.is_current();
-        if !is_current || !self.order.admits(&parcel.message) {
+        if !is_current || !self.order.admits(&parcel.message, parcel.duty.arrived) {
             let key = parcel.message.ordering_key.clone();
             let reason = if is_current { "order" } else { "stale" };
             self.hand_back(Entry::new(parcel, false), reason);
             return Some(key);
         }
-        if let Some(suspects) = &self.shared.suspects {
-            if let Err(error) = suspects.enter(self.index, &parcel.message) {
-                let key = parcel.message.ordering_key.clone();
-                self.refuse(parcel, error);
-                return Some(key);
-            }
-            self.is_noted = true;
+        if let Err(error) = self.note(&parcel) {
+            let key = parcel.message.ordering_key.clone();
+            self.refuse(parcel, error);
+            return Some(key);
         }
         let mut transform = Box::pin(transform(Arc::clone(&self.shared), parcel));
         // A waker is needed even for one look; pushed futures are polled again by their set.
@@ -116,12 +112,25 @@ where
         }
     }
 
+    /// Notes that a message is at work, where a file is kept of that.
+    fn note(&mut self, parcel: &Parcel) -> Result<(), Error> {
+        if let Some(suspects) = &self.shared.suspects {
+            suspects.enter(self.index, &parcel.message)?;
+            self.is_noted = true;
+        }
+        Ok(())
+    }
+
     fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
             Outcome::Record(parcel, _) if self.order.awaits(&parcel.message.ordering_key) => {
                 self.hand_back(Entry::new(parcel, false), "order");
             }
-            Outcome::Record(parcel, record) => self.join(parcel, record),
+            Outcome::Record(parcel, record) => match self.note(&parcel) {
+                Ok(()) => self.join(parcel, record),
+                Err(error) => self.refuse(parcel, error),
+            },
+            Outcome::Refused(parcel, error) => self.refuse(parcel, error),
             Outcome::Settled(nacked) => self.order.handed_back(nacked),
         }
         transformed.ordering_key
@@ -181,6 +190,8 @@ where
         if may_wait && lease_lasts {
             Metrics::count(&shared.metrics.retried, "transform", 1);
             tokio::time::sleep(wait).await;
+        } else if matches!(error.recovery(), Recovery::Reject(_)) {
+            break Outcome::Refused(parcel, error);
         } else {
             // Boxed, because every message would carry the room for it otherwise.
             break Outcome::Settled(Box::pin(give_up(&shared, parcel, error)).await);

@@ -3,13 +3,13 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use crate::backoff::Waits;
 use crate::metrics::Metrics;
 use crate::panics;
-use crate::runner::Shared;
+use crate::runner::{Outage, Shared};
 use crate::{Error, Recovery, Refusal, Sink, Transform};
 
 /// How a series of attempts ended.
@@ -39,6 +39,8 @@ pub(super) struct Series<'a, W: ?Sized> {
     pub action: &'static str,
     pub lease_end: Option<Instant>,
     pub waits: Waits,
+    /// What is out of reach meanwhile.
+    pub outage: Outage,
 }
 
 /// Attempts a write until it succeeds, fails permanently, or the lease of a message in it ends.
@@ -49,9 +51,13 @@ where
 {
     let Target { key, sealed, bytes, lease_end, can_split } = target;
     let waits = shared.limits.retry.waits();
-    let mut series = Series { what: key, action: "write", lease_end, waits };
+    let outage = shared.outage.clone();
+    let mut series = Series { what: key, action: "write", lease_end, waits, outage };
     loop {
-        let turn = shared.pace.turn().await;
+        let Some(turn) = before(lease_end, shared.pace.turn()).await else {
+            let late = "its lease has ended: it may have been delivered again";
+            return Ending::Failed(Recovery::Retry.because("write batch", late));
+        };
         let limit = within(lease_end, turn.time_limit(bytes), shared);
         let started = Instant::now();
         let write = panics::catch_async("write batch", shared.sink.write(sealed, limit));
@@ -79,6 +85,15 @@ where
     }
 }
 
+/// Waits no longer than a lease: what is written after its end would overtake what came meanwhile.
+async fn before<T>(lease_end: Option<Instant>, wait: impl Future<Output = T>) -> Option<T> {
+    match lease_end {
+        Some(end) if end <= Instant::now() => None,
+        Some(end) => timeout_at(end, wait).await.ok(),
+        None => Some(wait.await),
+    }
+}
+
 /// A time limit that ends with the lease, but leaves the usual time at least.
 pub(super) fn within<T, S, D>(
     lease_end: Option<Instant>,
@@ -99,7 +114,7 @@ impl<W: Debug + ?Sized> Series<'_, W> {
     {
         let wait = self.waits.next_wait();
         let (what, action) = (self.what, self.action);
-        let is_new = shared.outage.began(format!("{error:#}"));
+        let is_new = self.outage.began(format!("{error:#}"));
         if is_new {
             warn!(?what, action, error = format!("{error:#}"), ?wait, "failed, trying again");
         } else {

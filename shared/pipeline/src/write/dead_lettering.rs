@@ -48,7 +48,7 @@ pub(crate) async fn bury<T, S, D>(
     let lease_end = entry.duty.settlement.lease_end();
     match write(shared, dead_letters, &letter, lease_end).await {
         Ok(()) => {
-            shared.outage.over();
+            shared.letter_outage.over();
             debug!(reason, trace = trace::id(original), "a message is in the dead letters");
             Metrics::count(&metrics.dead_lettered, reason, 1);
             entry.duty.settlement.ack();
@@ -80,7 +80,9 @@ where
     D: DeadLetters,
 {
     let waits = shared.limits.retry.waits();
-    let mut series = Series { what: letter.reason, action: "dead_letter", lease_end, waits };
+    let outage = shared.letter_outage.clone();
+    let (what, action) = (letter.reason, "dead_letter");
+    let mut series = Series { what, action, lease_end, waits, outage };
     let bytes = letter.message.size();
     loop {
         // Without a turn: a lane may leave this future alone while it has no room.
