@@ -16,6 +16,9 @@ const PROPERTY_OVERHEAD: usize = 128;
 const COPIED_BYTES: usize = 16 * 1024;
 /// Least room in the read buffer.
 const READ_BYTES: usize = 32 * 1024;
+/// Why a connection ends with a message of QoS 2. A PUBACK is no answer to it [MQTT-4.3.3].
+const EXACTLY_ONCE: &str = "the broker sends a message with QoS 2, this client subscribes with QoS \
+    0 or 1: another client may have used its id, so end the broker's session or set mqtt.name";
 /// First byte of a DISCONNECT.
 const DISCONNECT: u8 = 0xE0;
 
@@ -292,6 +295,9 @@ fn event5(packet: packets5::Packet) -> Result<Event, String> {
             let refused = refused.map(|reason| format!("{reason:?}")).collect();
             Event::Unsubscribed { packet_id: ack.pkid, refused }
         }
+        packets5::Packet::Publish(publish) if publish.qos == QoS5::ExactlyOnce => {
+            return Err(EXACTLY_ONCE.into());
+        }
         packets5::Packet::Publish(publish) => {
             let has_id = publish.qos != QoS5::AtMostOnce;
             Event::Published(Published {
@@ -338,6 +344,9 @@ fn event4(packet: packets4::Packet) -> Result<Event, String> {
         }
         packets4::Packet::UnsubAck(ack) => {
             Event::Unsubscribed { packet_id: ack.pkid, refused: Vec::new() }
+        }
+        packets4::Packet::Publish(publish) if publish.qos == QoS4::ExactlyOnce => {
+            return Err(EXACTLY_ONCE.into());
         }
         packets4::Packet::Publish(publish) => Event::Published(Published {
             topic: publish.topic.into(),

@@ -229,3 +229,18 @@ async fn acknowledgements_that_are_due_leave_before_a_connection_is_given_up() {
     let said = [peer.next().await, peer.next().await];
     assert_eq!(said, [Said::Ack(1), Said::Disconnect]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_qos_2_is_never_acknowledged_and_the_connection_says_why() {
+    for protocol in PROTOCOLS {
+        let mut env = TestEnv::new(protocol);
+        let (_source, mut peer) = env.subscribed().await;
+        let mut exactly_once = Publish::new(1, "x").bytes(protocol);
+        exactly_once[0] = 0x34;
+
+        peer.send(&exactly_once).await;
+
+        env.until_it_says("the broker sends a message with QoS 2").await;
+        assert_eq!([peer.next().await, peer.next().await], [Said::Disconnect, Said::Closed]);
+    }
+}
