@@ -324,7 +324,8 @@ impl Connection {
         }
         (epoch.is_subscribed, self.has_ever_subscribed) = (true, true);
         (self.is_session_subscribed, self.away) = (epoch.short.is_empty(), None);
-        let short = epoch.short.iter().map(|(short, why)| (short.filter.clone(), why.clone()));
+        let short = epoch.short.iter();
+        let short = short.map(|short| (short.subscription.filter.clone(), short.reason.clone()));
         epoch.negotiated.short = short.collect();
         self.parts.grants.send_modify(|grants| {
             grants.insert(self.parts.index, epoch.negotiated.clone());
@@ -334,7 +335,8 @@ impl Connection {
             self.parts.condition.ready();
             return;
         }
-        epoch.ask_again_at = Some(Instant::now() + epoch.waits.next_wait());
+        let is_asked_again = epoch.short.iter().any(|short| short.is_asked_again);
+        epoch.ask_again_at = is_asked_again.then(|| Instant::now() + epoch.waits.next_wait());
         let short = epoch.negotiated.short.iter();
         let short: Vec<_> = short.map(|(filter, why)| format!("{filter}: {why}")).collect();
         self.parts.condition.not_ready(short.join("; "));

@@ -16,11 +16,20 @@ use super::requests::Requests;
 use super::security;
 use super::window::Window;
 use super::wire::{Reading, Wire};
-use crate::config::Mqtt;
+use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
 /// Longest wait for the last acknowledgements to leave, and for the broker to close.
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A filter that was refused or granted less than asked.
+pub(super) struct Shortfall {
+    pub subscription: Subscription,
+    pub reason: String,
+    /// Whether it is asked for again on this connection. With MQTT 3.1.1 a filter that was granted is
+    /// not: each SUBSCRIBE brings all its retained messages again [MQTT-3.8.4-3].
+    pub is_asked_again: bool,
+}
 
 /// A connection that the broker has taken.
 pub(super) struct Epoch {
@@ -32,8 +41,9 @@ pub(super) struct Epoch {
     pub verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
     /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
     pub report: mpsc::UnboundedSender<(u64, Verdict)>,
-    /// Filters that were refused or granted less than asked, with the reason.
-    pub short: Vec<(Subscription, String)>,
+    protocol: Protocol,
+    /// Filters that were refused or granted less than asked.
+    pub short: Vec<Shortfall>,
     /// When to ask for those again.
     pub ask_again_at: Option<Instant>,
     pub waits: Waits,
@@ -87,6 +97,7 @@ impl Epoch {
             requests: Requests::new(settings.connect_timeout),
             verdicts,
             report,
+            protocol: settings.protocol,
             short: Vec::new(),
             ask_again_at: None,
             waits: settings.reconnect.waits(),
@@ -111,7 +122,10 @@ impl Epoch {
     /// Asks again for the filters that the broker did not grant.
     pub(super) fn ask_again(&mut self) -> Result<(), String> {
         self.ask_again_at = None;
-        let filters: Vec<_> = self.short.drain(..).map(|(filter, _)| filter).collect();
+        let short = std::mem::take(&mut self.short).into_iter();
+        let (again, kept): (Vec<_>, Vec<_>) = short.partition(|short| short.is_asked_again);
+        self.short = kept;
+        let filters: Vec<_> = again.into_iter().map(|short| short.subscription).collect();
         self.subscribe(&filters)
     }
 
@@ -128,14 +142,16 @@ impl Epoch {
         }
         for (subscription, answer) in filters.into_iter().zip(answers) {
             let asked = subscription.qos;
-            let why = match answer {
+            let is_asked_again =
+                answer.is_err() || subscription.is_shared || self.protocol == Protocol::V5;
+            let reason = match answer {
                 Ok(granted) if *granted >= asked => continue,
                 Ok(granted) => {
                     format!("the broker grants QoS {granted}, QoS {asked} was asked for")
                 }
                 Err(why) => format!("the broker refuses the subscription: {why}"),
             };
-            self.short.push((subscription, why));
+            self.short.push(Shortfall { subscription, reason, is_asked_again });
         }
         Ok(())
     }
