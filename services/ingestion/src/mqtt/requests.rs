@@ -12,6 +12,9 @@ use crate::routes::Subscription;
 /// Filters of one packet: brokers have limits, and AWS IoT takes eight.
 const FILTERS_PER_PACKET: usize = 8;
 
+/// Most times that a request's time-out is waited for while messages come.
+pub(super) const MAX_POSTPONEMENTS: u32 = 30;
+
 /// Requests that the broker has not answered yet.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -21,6 +24,10 @@ pub(super) struct Requests {
     timeout: Duration,
     /// When the broker must have said something about them.
     answer_by: Option<Instant>,
+    /// Latest time to which messages put that off. It moves on while nothing is read.
+    latest: Instant,
+    /// Since when nothing is read.
+    stopped_at: Option<Instant>,
 }
 
 impl Requests {
@@ -32,6 +39,8 @@ impl Requests {
             unsubscribes: HashSet::new(),
             timeout,
             answer_by: None,
+            latest: Instant::now(),
+            stopped_at: None,
         }
     }
 
@@ -45,7 +54,7 @@ impl Requests {
             wire.say(Request::Subscribe { packet_id, filters })?;
             self.subscribes.insert(packet_id, filters.to_vec());
         }
-        self.postpone();
+        self.start_time();
         Ok(())
     }
 
@@ -59,35 +68,49 @@ impl Requests {
             wire.say(Request::Unsubscribe { packet_id, filters })?;
             self.unsubscribes.insert(packet_id);
         }
-        self.postpone();
+        self.start_time();
         Ok(())
     }
 
     /// Takes the filters that a SUBACK answers; `None` for one that was not asked for.
     pub(super) fn subscribed(&mut self, packet_id: u16) -> Option<Vec<Subscription>> {
-        let filters = self.subscribes.remove(&packet_id);
-        self.postpone();
-        filters
+        let filters = self.subscribes.remove(&packet_id)?;
+        self.start_time();
+        Some(filters)
     }
 
     /// Takes note of an UNSUBACK.
     pub(super) fn unsubscribed(&mut self, packet_id: u16) {
-        self.unsubscribes.remove(&packet_id);
+        if self.unsubscribes.remove(&packet_id) {
+            self.start_time();
+        }
+    }
+
+    /// Starts the time for the answer.
+    fn start_time(&mut self) {
+        self.latest = Instant::now() + self.timeout * MAX_POSTPONEMENTS;
         self.postpone();
     }
 
-    /// Starts the time for the answer again: the broker is busy with messages.
+    /// Starts the time for the answer again, within its bound: the broker is busy with messages.
     pub(super) fn postpone(&mut self) {
         let is_waiting = self.is_subscribing() || self.is_unsubscribing();
-        self.answer_by = is_waiting.then(|| Instant::now() + self.timeout);
+        self.answer_by = is_waiting.then(|| self.latest.min(Instant::now() + self.timeout));
     }
 
     /// Stops the time for the answer while nothing is read.
     pub(super) fn count_time(&mut self, reading: Reading) {
-        match (reading, self.answer_by) {
-            (Reading::Off, _) => self.answer_by = None,
-            (Reading::On, None) => self.postpone(),
-            (Reading::On, Some(_)) => {}
+        match (reading, self.stopped_at) {
+            (Reading::Off, _) => {
+                self.answer_by = None;
+                self.stopped_at.get_or_insert_with(Instant::now);
+            }
+            (Reading::On, None) => {}
+            (Reading::On, Some(stopped_at)) => {
+                self.latest += stopped_at.elapsed();
+                self.stopped_at = None;
+                self.postpone();
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::broker::Said;
 use super::*;
+use crate::mqtt::requests::MAX_POSTPONEMENTS;
 
 #[tokio::test(start_paused = true)]
 async fn a_lower_qos_than_asked_is_not_ready_until_it_is_granted() {
@@ -185,4 +186,56 @@ async fn a_broker_that_disconnects_says_why() {
 
         env.until_it_says(reason).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_3_1_1_a_lower_qos_is_not_asked_again_as_that_brings_all_retained_messages() {
+    let mut env = TestEnv::new(Protocol::V4);
+    env.filters = vec![subscription("a", 1), subscription("b", 1), subscription("$share/g/c", 1)];
+    let _source = env.source(Purpose::Carry);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+    let (packet_id, _) = peer.asked().await;
+
+    peer.suback(packet_id, &[0, 0x80, 0]).await;
+
+    let again = [("b".to_owned(), 1), ("$share/g/c".to_owned(), 1)];
+    assert_eq!(peer.grant().await, again, "a refused filter and one without retained messages");
+    assert_eq!(peer.within(PATIENCE).await, None);
+    env.until_it_says("a: the broker grants QoS 0, QoS 1 was asked for").await;
+    drop(peer);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    assert_eq!(peer.grant().await.len(), 3, "a new connection asks for all");
+    env.until_it_says("ready").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_put_off_the_time_for_an_answer_but_not_without_end() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let mut source = env.source(Purpose::Carry);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    peer.asked().await;
+    let asked = Instant::now();
+
+    let deaf = tokio::spawn(async move {
+        loop {
+            peer.publish(&super::broker::Publish::qos0("x")).await;
+            match peer.within(Duration::from_secs(9)).await {
+                None => {}
+                Some(said) => return said,
+            }
+        }
+    });
+    let again = tokio::select! {
+        again = env.broker.accept() => again,
+        () = async { loop { next(&mut source).await.ack() } } => unreachable!(),
+    };
+
+    assert_eq!(deaf.await.unwrap(), Said::Disconnect);
+    let most = env.settings.connect_timeout * MAX_POSTPONEMENTS;
+    let taken = asked.elapsed();
+    assert!(taken >= most && taken < most + Duration::from_secs(10), "{taken:?}");
+    drop(again);
 }
