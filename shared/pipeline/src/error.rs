@@ -41,6 +41,13 @@ impl Error {
         self.recovery
     }
 
+    /// The same failure with another next step.
+    #[must_use]
+    pub(crate) fn with_recovery(mut self, recovery: Recovery) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
     /// The cause and its own causes in one line, without the action.
     #[must_use]
     pub fn detail(&self) -> String {

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::future::BoxFuture;
-use tokio::sync::OnceCell;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 
-use crate::Error;
+use crate::{Error, Recovery};
 
 /// A client that is replaced once a call on it was given up; clones share it.
 ///
@@ -19,20 +20,33 @@ pub struct Renewable<C, E = Error>(Arc<Inner<C, E>>);
 
 struct Inner<C, E> {
     build: Box<dyn Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync>,
-    current: Mutex<Arc<OnceCell<C>>>,
+    current: Mutex<Option<Building<C, E>>>,
 }
+
+/// A client that is being built or was built, for all who wait. Each of them can finish it, so one that
+/// is no longer polled holds up no others.
+type Building<C, E> = Shared<BoxFuture<'static, Result<Arc<C>, Failure<E>>>>;
+
+/// Why a client was not built. The first who waited takes the error, and the others build again.
+type Failure<E> = Arc<Mutex<Option<E>>>;
 
 /// A client for one call.
 ///
 /// Dropping it without [`Lease::done`] says that the call was given up.
 #[must_use = "a lease that is dropped replaces the client"]
 pub struct Lease<C, E = Error> {
+    client: Arc<C>,
+    claim: Claim<C, E>,
+}
+
+/// Replaces the client when it is dropped, unless the call came back.
+struct Claim<C, E> {
     inner: Arc<Inner<C, E>>,
-    client: Arc<OnceCell<C>>,
+    building: Building<C, E>,
     is_done: bool,
 }
 
-impl<C, E> Renewable<C, E> {
+impl<C: Send + Sync + 'static, E: Send + 'static> Renewable<C, E> {
     /// A client that is built when it is first needed.
     pub fn lazy(
         build: impl Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync + 'static,
@@ -40,39 +54,79 @@ impl<C, E> Renewable<C, E> {
         Self(Arc::new(Inner { build: Box::new(build), current: Mutex::default() }))
     }
 
-    /// A client that is built now.
-    ///
-    /// # Errors
-    /// When it cannot be built.
-    pub async fn open(
-        build: impl Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync + 'static,
-    ) -> Result<Self, E> {
-        let renewable = Self::lazy(build);
-        renewable.lease().await?.done();
-        Ok(renewable)
-    }
-
     /// The client, for one call.
     ///
     /// # Errors
     /// When it had to be built and could not.
     pub async fn lease(&self) -> Result<Lease<C, E>, E> {
-        let client = Arc::clone(&self.0.lock());
-        client.get_or_try_init(&self.0.build).await?;
-        Ok(Lease { inner: Arc::clone(&self.0), client, is_done: false })
+        loop {
+            let claim = Inner::claim(&self.0);
+            match claim.building.clone().await {
+                Ok(client) => return Ok(Lease { client, claim }),
+                Err(failure) => {
+                    // The next lease builds again.
+                    drop(claim);
+                    if let Some(error) = lock(&failure).take() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
     }
 }
 
-impl<C, E> Inner<C, E> {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Arc<OnceCell<C>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+impl<C: Send + Sync + 'static> Renewable<C> {
+    /// A client that is built now.
+    ///
+    /// What stops the service now is only retried when the client is built again: credentials that are
+    /// being replaced cannot be read for a moment.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub async fn open(
+        build: impl Fn() -> BoxFuture<'static, Result<C, Error>> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let was_built = Arc::new(AtomicBool::new(false));
+        let renewable = Self::lazy({
+            let was_built = Arc::clone(&was_built);
+            move || {
+                let building = build();
+                if !was_built.load(Ordering::Relaxed) {
+                    return building;
+                }
+                let retry = |error: Error| match error.recovery() {
+                    Recovery::Stop => error.with_recovery(Recovery::Retry),
+                    Recovery::Retry | Recovery::Reject(_) | Recovery::HandBack => error,
+                };
+                building.map(move |built| built.map_err(retry)).boxed()
+            }
+        });
+        renewable.lease().await?.done();
+        was_built.store(true, Ordering::Relaxed);
+        Ok(renewable)
     }
+}
+
+impl<C: Send + Sync + 'static, E: Send + 'static> Inner<C, E> {
+    fn claim(this: &Arc<Self>) -> Claim<C, E> {
+        let building = lock(&this.current).get_or_insert_with(|| this.start()).clone();
+        Claim { inner: Arc::clone(this), building, is_done: false }
+    }
+
+    fn start(&self) -> Building<C, E> {
+        let failure = |error| Arc::new(Mutex::new(Some(error)));
+        (self.build)().map(move |built| built.map(Arc::new).map_err(failure)).boxed().shared()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<C, E> Lease<C, E> {
     /// Reports that the call came back, whatever it said.
     pub fn done(mut self) {
-        self.is_done = true;
+        self.claim.is_done = true;
     }
 }
 
@@ -80,20 +134,21 @@ impl<C, E> Deref for Lease<C, E> {
     type Target = C;
 
     fn deref(&self) -> &C {
-        self.client.get().expect("a lease is of a client that was built")
+        &self.client
     }
 }
 
-impl<C, E> Drop for Lease<C, E> {
+impl<C, E> Drop for Claim<C, E> {
     fn drop(&mut self) {
         if self.is_done {
             return;
         }
-        let mut current = self.inner.lock();
         // Others may have given up the same client already.
-        if Arc::ptr_eq(&current, &self.client) {
-            *current = Arc::default();
-        }
+        let mut current = lock(&self.inner.current);
+        let replaced = current.take_if(|current| current.ptr_eq(&self.building));
+        drop(current);
+        // What a client does when it goes is not done under the lock.
+        drop(replaced);
     }
 }
 
@@ -111,7 +166,12 @@ impl<C, E> fmt::Debug for Renewable<C, E> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::future::{pending, ready};
+    use std::panic::AssertUnwindSafe;
+    use std::pin::pin;
+    use std::sync::atomic::AtomicU32;
+
+    use tokio::sync::Notify;
 
     use super::*;
 
@@ -151,5 +211,91 @@ mod tests {
         assert_eq!(*last, 1, "the second call was on the first client");
         last.done();
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_build_that_is_left_alone_holds_up_nobody() -> Result<(), ()> {
+        let go = Arc::new(Notify::new());
+        let client = Renewable::<u32, ()>::lazy({
+            let go = Arc::clone(&go);
+            move || {
+                let go = Arc::clone(&go);
+                Box::pin(async move {
+                    go.notified().await;
+                    Ok(7)
+                })
+            }
+        });
+        let mut left_alone = pin!(client.lease());
+        assert!(left_alone.as_mut().now_or_never().is_none());
+
+        go.notify_one();
+        let lease = client.lease().await?;
+
+        assert_eq!(*lease, 7);
+        lease.done();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_build_that_is_given_up_is_begun_anew() -> Result<(), ()> {
+        let built = AtomicU32::new(0);
+        let client =
+            Renewable::<u32, ()>::lazy(move || match built.fetch_add(1, Ordering::Relaxed) {
+                0 => Box::pin(pending()),
+                number => Box::pin(ready(Ok(number))),
+            });
+
+        assert!(client.lease().now_or_never().is_none());
+
+        let lease = client.lease().await?;
+        assert_eq!(*lease, 1);
+        lease.done();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_build_that_panics_is_begun_anew() -> Result<(), ()> {
+        let built = AtomicU32::new(0);
+        let client = Renewable::<u32, ()>::lazy(move || {
+            let number = built.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                assert_ne!(number, 0, "the first build panics");
+                Ok(number)
+            })
+        });
+
+        assert!(AssertUnwindSafe(client.lease()).catch_unwind().await.is_err());
+
+        let lease = client.lease().await?;
+        assert_eq!(*lease, 1);
+        lease.done();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_the_first_build_stops_the_service() {
+        let fails = Arc::new(AtomicBool::new(true));
+        let build = |fails: &Arc<AtomicBool>| {
+            let fails = Arc::clone(fails);
+            move || -> BoxFuture<'static, Result<(), Error>> {
+                let fails = fails.load(Ordering::Relaxed);
+                let stop = || Recovery::Stop.because("build client", "no credentials");
+                Box::pin(ready(if fails { Err(stop()) } else { Ok(()) }))
+            }
+        };
+        let first = Renewable::open(build(&fails)).await.err().unwrap();
+        assert_eq!(first.recovery(), Recovery::Stop);
+        fails.store(false, Ordering::Relaxed);
+        let client = Renewable::open(build(&fails)).await.unwrap();
+        drop(client.lease().await.unwrap());
+        fails.store(true, Ordering::Relaxed);
+
+        let later = client.lease().await.err().unwrap();
+
+        assert_eq!(later.recovery(), Recovery::Retry);
+        assert_eq!(format!("{later:#}"), "build client: no credentials");
+        fails.store(false, Ordering::Relaxed);
+        client.lease().await.unwrap().done();
     }
 }
