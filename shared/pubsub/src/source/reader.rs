@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::join_all;
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
@@ -91,9 +92,15 @@ impl Reader {
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut waits = Backoff::default().waits();
         loop {
-            let mut stream = match self.open().await {
-                Ok(stream) => stream,
-                Err(error) => {
+            let opened = tokio::select! {
+                // Cancel safe: nothing is read yet. Credentials may be a long time coming.
+                opened = self.open() => Some(opened),
+                _ = stop.wait_for(|stop| *stop) => None,
+            };
+            let mut stream = match opened {
+                None => return self.close().await,
+                Some(Ok(stream)) => stream,
+                Some(Err(error)) => {
                     let (subscription, error) = (&self.name, format!("{error:#}"));
                     warn!(subscription, error, "no stream can be opened, trying again");
                     if pause(&mut waits, &mut stop).await.is_break() {
@@ -232,19 +239,26 @@ impl Reader {
     }
 
     /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
+    ///
+    /// Those of earlier streams may never be sent, because a dead connection was replaced. Their messages
+    /// come again.
     async fn close(self) -> Result<(), Error> {
         // Nacks what nobody received.
         drop(self.waiting);
         let confirmations = self.settling.confirmations;
         confirmations.close();
-        let sent = async {
-            confirmations.wait().await;
-            for token in &self.ended {
-                token.shutdown().await;
-            }
-        };
-        timeout(CLOSE_TIMEOUT, sent)
-            .await
-            .map_err(|late| Recovery::Stop.because("send the last acknowledgements", late))
+        let shutdowns = || self.ended.iter().map(ShutdownToken::shutdown);
+        let sent = async { tokio::join!(confirmations.wait(), join_all(shutdowns())) };
+        let Err(late) = timeout(CLOSE_TIMEOUT, sent).await else { return Ok(()) };
+        let is_last_sent = shutdowns().next_back().is_none_or(|last| last.now_or_never().is_some());
+        if is_last_sent && self.ended.len() > 1 {
+            let subscription = &self.name;
+            warn!(
+                subscription,
+                "acknowledgements of earlier streams are lost, messages come again"
+            );
+            return Ok(());
+        }
+        Err(Recovery::Stop.because("send the last acknowledgements", late))
     }
 }
