@@ -6,13 +6,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use pipeline::{Error, Message};
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
 use super::pull::{Pulled, Puller};
@@ -209,14 +210,33 @@ impl Reader {
         fresh
     }
 
+    /// Runs a step that may take long, and extends the leases beside it.
+    pub(super) async fn while_leased<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        loop {
+            let extension = async {
+                sleep_until(self.extended_at + EXTENSION_INTERVAL).await;
+                self.extend_leases().await;
+            };
+            tokio::select! {
+                outcome = &mut step => return outcome,
+                // An extension that is cut short is due at once.
+                () = extension => {}
+            }
+        }
+    }
+
     /// Extends the leases when it is time to; must be called between all steps that take long.
     pub(super) async fn extend_leases(&mut self) {
         if self.extended_at.elapsed() < EXTENSION_INTERVAL {
             return;
         }
-        self.extended_at = Instant::now();
-        let held = ack_ids(&self.held);
-        if let Err(error) = self.puller.lease(&held, LEASE).await {
+        let began = Instant::now();
+        // What is not removed yet would come again, too.
+        let leases = [ack_ids(&self.held), ack_ids(&self.finished)].concat();
+        let extended = self.puller.lease(&leases, LEASE).await;
+        self.extended_at = began;
+        if let Err(error) = extended {
             debug!(
                 error = format!("{error:#}"),
                 "leases were not extended, letters may come again"

@@ -129,7 +129,7 @@ impl<P: Prepare> Sending<'_, P> {
                 break;
             }
             reader.extend_leases().await;
-            let sent = self.send(letter).await;
+            let sent = reader.while_leased(self.send(letter)).await;
             tell(letter, &sent, self.form);
             if sent.is_err() {
                 self.tally.failed += 1;
