@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use google_cloud_auth::credentials::{Builder, anonymous};
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
@@ -13,6 +14,14 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
 use crate::publishers::Publisher;
 use crate::settings::Endpoint;
+
+/// Longest time to connect for publishing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence after which the other side of a publish is pinged; Google's clients in other languages ping
+/// as often.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Longest wait for the answer to a ping; then the connection is replaced.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A topic's full name, `projects/<project>/topics/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -97,6 +106,10 @@ impl Connection {
         let mut server = Server::from_shared(url).map_err(stop)?;
         server =
             server.user_agent(concat!("dataflow/", env!("CARGO_PKG_VERSION"))).map_err(stop)?;
+        server = server
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
         if is_encrypted {
             let tls = ClientTlsConfig::new().with_enabled_roots();
             server = server.tls_config(tls).map_err(stop)?;
