@@ -13,7 +13,7 @@ use service::memory::Share;
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
-use crate::mqtt::{Grants, security};
+use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
 use crate::{guarantee, host, routes};
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
@@ -301,12 +301,12 @@ impl Mqtt {
     }
 
     /// Most memory that MQTT takes: for each connection what may be in flight, one packet beyond it, and
-    /// a read buffer of twice the largest packet.
+    /// a read buffer of twice the largest packet. Properties of that packet take more than their bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let packet = u64::from(self.max_packet_bytes);
         let in_flight = u64::try_from(self.max_bytes_in_flight).unwrap_or(u64::MAX);
-        let connection = in_flight.saturating_add(packet).saturating_add(2 * packet);
+        let connection = in_flight.saturating_add(3 * packet + MAX_PROPERTIES_MEMORY as u64);
         connection.saturating_mul(self.connections.into())
     }
 

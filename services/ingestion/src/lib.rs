@@ -42,6 +42,7 @@ pub const REASONS: Reasons = Reasons {
     refused: &[
         "no_route",
         "message_too_large",
+        "properties_too_large",
         "attribute_invalid",
         "publish_invalid",
         PANICKED,

@@ -8,6 +8,7 @@ mod drain;
 mod held;
 mod message;
 mod negotiated;
+mod properties;
 mod requests;
 pub mod security;
 mod session;
@@ -32,10 +33,11 @@ use crate::ordering;
 use crate::routes::Subscription;
 use connection::{Connection, Parts};
 use dial::{Dial, Network};
-pub(crate) use message::json as list_of;
 pub use message::user_properties;
+pub(crate) use message::{PROPERTIES_DROPPED, json as list_of};
 pub use negotiated::Negotiated;
 pub(crate) use negotiated::humantime;
+pub(crate) use properties::MAX_MEMORY_BYTES as MAX_PROPERTIES_MEMORY;
 pub(crate) use survey::need;
 
 /// What the broker granted each connection, by its place; empty before the first SUBACK.

@@ -15,6 +15,7 @@ use crate::config::{Identity, Retained, Settings};
 use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
+use crate::mqtt::PROPERTIES_DROPPED;
 use crate::routes::{Entry, Routes};
 use attributes::Attributes;
 
@@ -56,6 +57,10 @@ impl<E: Enricher> Route<E> {
         let entry = self.routes.find(topic).ok_or_else(|| no_route(topic))?;
         if let Some(reason) = self.skip(entry, message) {
             return Ok(Step::Skip(reason));
+        }
+        if let Some(excess) = message.attributes.get(PROPERTIES_DROPPED) {
+            let error = Recovery::Reject("properties_too_large");
+            return Err(error.because("read the properties", excess.clone()));
         }
         check_size(&message.data)?;
         let destination = &entry.route.destination.route_name;

@@ -147,7 +147,7 @@ fn the_memory_of_mqtt_follows_from_the_settings() {
         ..Default::default()
     };
 
-    assert_eq!(mqtt.memory_bytes(), 2 * (1_000_000 + 3 * 10_000));
+    assert_eq!(mqtt.memory_bytes(), 2 * (1_000_000 + 3 * 10_000 + 10_000 * 128));
 }
 
 #[test]

@@ -5,13 +5,14 @@ use rumqttc::mqttbytes::{QoS as QoS4, v4 as packets4};
 use rumqttc::v5::mqttbytes::{QoS as QoS5, v5 as packets5};
 
 use super::negotiated::Negotiated;
+use super::properties;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
 /// Memory of a waiting message beside its bytes, roughly.
 const MESSAGE_OVERHEAD: usize = 512;
 /// Memory of an attribute beside its bytes, roughly.
-const PROPERTY_OVERHEAD: usize = 128;
+pub(super) const PROPERTY_OVERHEAD: usize = 128;
 /// Packets up to this size are copied out of the read buffer, so that none of them keeps all of it.
 const COPIED_BYTES: usize = 16 * 1024;
 /// Least room in the read buffer.
@@ -60,6 +61,8 @@ pub(super) struct Published {
     pub packet_id: Option<u16>,
     /// What accompanies the payload (MQTT 5).
     pub properties: Option<packets5::PublishProperties>,
+    /// How the properties were beyond their bound, if they were: they are dropped then.
+    pub dropped_properties: Option<String>,
 }
 
 impl Published {
@@ -142,6 +145,12 @@ impl Codec {
         if frame[0] == DISCONNECT && length == 3 {
             // Without properties, which MQTT allows and rumqttc does not read.
             frame = BytesMut::from(&[DISCONNECT, 2, frame[2], 0][..]);
+        }
+        let header = 1 + frame.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1;
+        if self.protocol == Protocol::V5
+            && let Some(published) = properties::read_without(&frame, header)
+        {
+            return Ok(Some(Event::Published(published)));
         }
         match self.protocol {
             _ if frame[0] == DISCONNECT && length == 2 => Err("the broker disconnects".into()),
@@ -307,6 +316,7 @@ fn event5(packet: packets5::Packet) -> Result<Event, String> {
                 is_repeated: publish.dup,
                 packet_id: has_id.then_some(publish.pkid),
                 properties: publish.properties,
+                dropped_properties: None,
             })
         }
         packets5::Packet::Disconnect(end)
@@ -355,6 +365,7 @@ fn event4(packet: packets4::Packet) -> Result<Event, String> {
             is_repeated: publish.dup,
             packet_id: (publish.qos != QoS4::AtMostOnce).then_some(publish.pkid),
             properties: None,
+            dropped_properties: None,
         }),
         packets4::Packet::PingResp => Event::Ponged,
         // Answers to what we never send.

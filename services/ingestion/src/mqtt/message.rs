@@ -12,6 +12,10 @@ use super::client::Published;
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 
+/// Attribute of a message whose properties were beyond the bound and are dropped; the value says how. It
+/// is reserved, so no device sets it.
+pub(crate) const PROPERTIES_DROPPED: &str = "mqtt_properties_dropped";
+
 /// Reads a PUBLISH: its payload, its properties as attributes, and its topic.
 pub(super) fn read(
     published: Published,
@@ -25,6 +29,9 @@ pub(super) fn read(
         let given = std::mem::take(&mut properties.user_properties);
         message.attributes = user_properties(given, metrics).into();
         message.attributes.extend(metadata(properties));
+    }
+    if let Some(excess) = published.dropped_properties {
+        message.attributes.insert(PROPERTIES_DROPPED.into(), excess);
     }
     let topic = String::from_utf8_lossy(&published.topic).into_owned();
     if let Some(ordering) = ordering {
@@ -107,6 +114,7 @@ mod tests {
             is_repeated: false,
             packet_id: Some(1),
             properties: Some(properties),
+            dropped_properties: None,
         };
         (read(published, None, &metrics), metrics)
     }

@@ -209,3 +209,12 @@ fn attributes_are_filled_from_captures() {
 
     assert_eq!(outgoing.attributes["tenant"], "t-acme");
 }
+
+#[test]
+fn a_message_whose_properties_were_dropped_is_refused() {
+    let message = message("devices/d/up", b"x").with_attribute("mqtt_properties_dropped", "many");
+
+    let error = route(|_, _| {}).route(&message).unwrap_err();
+
+    assert_eq!(error.recovery(), Recovery::Reject("properties_too_large"));
+}

@@ -273,3 +273,33 @@ async fn what_the_broker_still_sends_at_the_end_is_read_and_dropped() {
     drop(peer);
     close.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn properties_beyond_the_bound_are_dropped_before_they_are_decoded() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = env.subscribed().await;
+    for (count, length, is_within) in
+        [(10_000, 0, true), (10_001, 0, false), (17, 60_000, true), (18, 60_000, false)]
+    {
+        let mut publish = Publish::new(1, "x");
+        publish.user_properties = vec![(String::new(), "v".repeat(length)); count];
+        let sending = async {
+            peer.publish(&publish).await;
+            peer.next().await
+        };
+        let taking = async {
+            let delivery = next(&mut source).await;
+            let attributes = delivery.message.attributes.clone();
+            assert_eq!(text(&delivery), "x");
+            delivery.ack();
+            attributes
+        };
+
+        let (said, attributes) = tokio::join!(sending, taking);
+
+        assert_eq!(said, Said::Ack(1));
+        assert_eq!(attributes["mqtt_topic"], "devices/d/up");
+        assert_eq!(attributes.contains_key(""), is_within, "{count} of {length}");
+        assert_eq!(attributes.contains_key("mqtt_properties_dropped"), !is_within);
+    }
+}

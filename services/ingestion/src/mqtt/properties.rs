@@ -1,0 +1,89 @@
+//! The bound on the properties of a PUBLISH (MQTT 5), kept before they are decoded: an empty one has 5
+//! bytes in a packet and many times that in memory.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use super::client::{PROPERTY_OVERHEAD, Published};
+
+/// Most properties of a message that are decoded.
+const MAX_PROPERTIES: usize = 10_000;
+/// Most bytes of properties, as sent, that are decoded.
+const MAX_PROPERTIES_BYTES: usize = 1024 * 1024;
+/// Memory of the properties of one message beside their bytes, at most.
+pub(crate) const MAX_MEMORY_BYTES: usize = MAX_PROPERTIES * PROPERTY_OVERHEAD;
+/// Packet type of a PUBLISH.
+const PUBLISH: u8 = 3;
+
+/// Takes a PUBLISH without its properties if they are beyond the bound; `header` has the length of the
+/// fixed header. Returns `None` for all else, malformed packets among it.
+pub(super) fn read_without(frame: &BytesMut, header: usize) -> Option<Published> {
+    let first = *frame.first()?;
+    let qos = first >> 1 & 3;
+    // Others end the connection.
+    if first >> 4 != PUBLISH || qos > 1 {
+        return None;
+    }
+    let mut rest = frame.get(header..)?;
+    let topic = take_text(&mut rest)?;
+    let packet_id = if qos == 1 { Some(rest.try_get_u16().ok()?) } else { None };
+    let length = take_varint(&mut rest)?;
+    let (properties, payload) = rest.split_at_checked(length)?;
+    let excess = excess(properties)?;
+    (packet_id != Some(0)).then(|| Published {
+        topic: Bytes::copy_from_slice(topic),
+        payload: Bytes::copy_from_slice(payload),
+        is_retained: first & 1 != 0,
+        is_repeated: first & 8 != 0,
+        packet_id,
+        properties: None,
+        dropped_properties: Some(excess),
+    })
+}
+
+/// Says how properties are beyond the bound; `None` if they are within it.
+fn excess(mut properties: &[u8]) -> Option<String> {
+    let size = properties.len();
+    if size > MAX_PROPERTIES_BYTES {
+        return Some(format!("{size} bytes of properties, at most {MAX_PROPERTIES_BYTES}"));
+    }
+    let mut count = 0;
+    while !properties.is_empty() {
+        count += 1;
+        if count > MAX_PROPERTIES {
+            return Some(format!("more than {MAX_PROPERTIES} properties"));
+        }
+        match properties.try_get_u8().ok()? {
+            0x01 => properties = properties.get(1..)?,
+            0x02 => properties = properties.get(4..)?,
+            0x23 => properties = properties.get(2..)?,
+            0x03 | 0x08 | 0x09 => drop(take_text(&mut properties)?),
+            0x0B => drop(take_varint(&mut properties)?),
+            0x26 => {
+                take_text(&mut properties)?;
+                take_text(&mut properties)?;
+            }
+            // The decoder refuses the packet here.
+            _ => return None,
+        }
+    }
+    None
+}
+
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = bytes.try_get_u16().ok()?;
+    let (text, rest) = bytes.split_at_checked(length.into())?;
+    *bytes = rest;
+    Some(text)
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<usize> {
+    let mut value = 0;
+    for index in 0..4 {
+        let byte = bytes.try_get_u8().ok()?;
+        value |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
