@@ -1,11 +1,14 @@
 //! Dead letters of ingestion: each names its device, and a replayed one takes the routes as they are now.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
 use pipeline::message::attribute;
-use pipeline::{DeadLetters, Error, Letter, Message, Recovery, Step, Transform as _};
+use pipeline::{
+    CRASHED, DeadLetters, Error, Letter, Message, PANICKED, Recovery, Step, Transform as _,
+};
 use pubsub::letters::Office;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
@@ -42,7 +45,13 @@ impl<D> Named<D> {
             message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
         }
         if !message.attributes.contains_key(attribute::INGEST_ID) {
-            let id = letter_id(&message, &topic, letter.first_seen, &self.identity);
+            // Parsing such a payload may be what panicked, or ended the process.
+            let id = match letter.reason {
+                PANICKED | CRASHED => {
+                    letter_id(&message, &topic, letter.first_seen, &Identity::default())
+                }
+                _ => letter_id(&message, &topic, letter.first_seen, &self.identity),
+            };
             message.attributes.insert(attribute::INGEST_ID.into(), id);
         }
         message
@@ -51,7 +60,9 @@ impl<D> Named<D> {
 
 impl<D: DeadLetters> DeadLetters for Named<D> {
     async fn bury(&self, letter: &Letter<'_>, time_limit: Duration) -> Result<(), Error> {
-        let message = self.name(letter);
+        // A letter without names is better than none.
+        let named = catch_unwind(AssertUnwindSafe(|| self.name(letter)));
+        let message = named.unwrap_or_else(|_| letter.message.clone());
         let Letter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
         let detail = detail.clone();
         let named = Letter { service, reason, detail, attempts, first_seen, message: &message };
@@ -120,10 +131,14 @@ mod tests {
     }
 
     fn name(named: &Named<()>, topic: &str) -> Message {
+        name_for(named, topic, "message_too_large")
+    }
+
+    fn name_for(named: &Named<()>, topic: &str, reason: &'static str) -> Message {
         let message = Message::new(r#"{"id":"7"}"#).with_attribute(attribute::MQTT_TOPIC, topic);
         named.name(&Letter {
             service: "ingestion",
-            reason: "message_too_large",
+            reason,
             detail: String::new(),
             attempts: 1,
             first_seen: datetime!(2025-06-15 10:00 UTC),
@@ -142,6 +157,21 @@ mod tests {
         assert_eq!(first_plus.attributes[attribute::DEVICE_ID], "d1");
         assert!(!unknown.attributes.contains_key(attribute::DEVICE_ID));
         assert!(unknown.attributes.contains_key(attribute::INGEST_ID));
+    }
+
+    #[test]
+    fn a_payload_that_may_have_ended_the_process_is_not_parsed_again() {
+        let [with_pointer, mut without] = [(); 2].map(|()| named("devices/{device_id}/up"));
+        without.identity.id_pointer = None;
+
+        for reason in [PANICKED, CRASHED] {
+            let unparsed = name_for(&without, "devices/d1/up", reason);
+            let letter = name_for(&with_pointer, "devices/d1/up", reason);
+
+            let id = |letter: &Message| letter.attributes[attribute::INGEST_ID].clone();
+            assert_eq!(id(&letter), id(&unparsed));
+            assert_ne!(id(&letter), id(&name(&with_pointer, "devices/d1/up")));
+        }
     }
 
     #[tokio::test]
