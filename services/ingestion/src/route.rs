@@ -62,7 +62,7 @@ impl<E: Enricher> Route<E> {
             let error = Recovery::Reject("properties_too_large");
             return Err(error.because("read the properties", excess.clone()));
         }
-        check_size(&message.data)?;
+        check_size(message)?;
         let destination = &entry.route.destination.route_name;
         let to = self.topics.get(destination).ok_or_else(|| no_route(topic))?;
         Ok(Step::Pass(self.wrap(message, topic, entry, to)))
@@ -142,13 +142,20 @@ impl<E: Enricher> Route<E> {
     }
 }
 
-/// Refuses a payload that no envelope fits around, before anything of it is read.
-fn check_size(payload: &[u8]) -> Result<(), Error> {
-    let in_base64 = payload.len().div_ceil(3) * 4;
-    if in_base64 <= MAX_MESSAGE_BYTES {
+/// Refuses a message that no envelope and attributes fit around, before anything of it is read.
+fn check_size(message: &Message) -> Result<(), Error> {
+    let in_base64 = message.data.len().div_ceil(3) * 4;
+    let given = message.attributes.iter();
+    // Ours take the place of these.
+    let given = given.filter(|(name, _)| !attribute::is_reserved(name) && *name != TRACE_PROPERTY);
+    let given: usize = given.map(|(name, value)| name.len() + value.len()).sum();
+    if in_base64 + given <= MAX_MESSAGE_BYTES {
         return Ok(());
     }
-    let why = format!("{in_base64} bytes in base64, Pub/Sub takes at most {MAX_MESSAGE_BYTES}");
+    let why = format!(
+        "{in_base64} bytes in base64 and {given} of attributes, Pub/Sub takes at most \
+         {MAX_MESSAGE_BYTES}"
+    );
     Err(Recovery::Reject("message_too_large").because("wrap", why))
 }
 

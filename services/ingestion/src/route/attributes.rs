@@ -47,6 +47,8 @@ impl<'a> Attributes<'a> {
         // The list is our own; what a device gives by this name has another one.
         let list = list.and_then(|list| serde_json::from_str(list).ok());
         let mut repeated: Vec<String> = list.unwrap_or_default();
+        let listed = repeated.iter().enumerate();
+        let listed: HashMap<_, _> = listed.map(|(index, name)| (name.clone(), index)).collect();
         let trace = self.attributes.get(attribute::TRACEPARENT).cloned();
         let is_told = |name: &str, value: &String| {
             name == attribute::MQTT_REPEATED
@@ -59,8 +61,8 @@ impl<'a> Attributes<'a> {
         let most = MAX_ATTRIBUTES - usize::from(!repeated.is_empty());
         for (name, value) in given {
             let stored = self.put_one(name, value, most);
-            if let Some(listed) = repeated.iter_mut().find(|listed| *listed == name) {
-                *listed = stored.into_owned();
+            if let Some(index) = listed.get(name) {
+                repeated[*index] = stored.into_owned();
             }
         }
         if !repeated.is_empty() {

@@ -218,3 +218,12 @@ fn a_message_whose_properties_were_dropped_is_refused() {
 
     assert_eq!(error.recovery(), Recovery::Reject("properties_too_large"));
 }
+
+#[test]
+fn a_message_is_refused_by_its_size_with_attributes_before_it_is_wrapped() {
+    let message = message("devices/d/up", b"x").with_attribute("a", "v".repeat(MAX_MESSAGE_BYTES));
+
+    let refused = route(|_, _| {}).route(&message).err().map(|error| error.recovery());
+
+    assert_eq!(refused, Some(Recovery::Reject("message_too_large")));
+}
