@@ -122,6 +122,12 @@ impl Reader {
         self.started_at = self.started_at.map(|time| time - Duration::from_secs(2));
     }
 
+    /// Takes the last extension for one of a minute ago.
+    #[cfg(test)]
+    pub(super) fn forget_the_extension(&mut self) {
+        self.extended_at -= Duration::from_secs(60);
+    }
+
     /// Why letters may have been missed, if so.
     pub(super) fn shortfall(&self) -> Option<&Shortfall> {
         self.shortfall.as_ref()

@@ -238,3 +238,24 @@ fn times_are_given_in_three_forms_and_others_are_refused_with_examples() {
     let text = parse("soon").unwrap_err().to_string();
     assert!(text.contains("--since") && text.contains("2026-11-20"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_extended_beside_a_slow_step() {
+    let env = TestEnv::with_letters(2).await;
+    let mut reader = env.reader(10);
+    let page = reader.page().await.unwrap().unwrap();
+    reader.finish(&page[0].id);
+    let extended = || env.emulator.faults().calls().get("ModifyAckDeadline").copied();
+    let before = extended();
+    reader.forget_the_extension();
+
+    let step = async {
+        while extended() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(30), reader.while_leased(step)).await;
+
+    assert!(done.is_ok(), "{before:?}");
+    reader.close().await.unwrap();
+}
