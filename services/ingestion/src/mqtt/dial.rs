@@ -36,7 +36,9 @@ impl Dial for Network {
             if !settings.is_tls() {
                 return Ok(Box::new(stream) as Stream);
             }
-            let connector = TlsConnector::from(security::tls(&settings.tls)?);
+            let tls = settings.tls.clone();
+            let tls = security::reading(move || security::tls(&tls)).await?;
+            let connector = TlsConnector::from(tls);
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|error| format!("{host}: {error}"))?;
             let stream = connector.connect(name, stream).await;

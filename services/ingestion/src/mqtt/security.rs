@@ -79,3 +79,46 @@ pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> 
     };
     Ok(Some((user.clone(), password)))
 }
+
+/// Reads files on a thread of its own, so that a slow file system holds up nobody. The caller bounds the
+/// time.
+///
+/// # Errors
+/// Those of `read`, and when it panics.
+pub(super) async fn reading<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(read).await;
+    done.unwrap_or_else(|error| Err(format!("read files: {error}")))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::time::Duration;
+
+    use crate::config::Mqtt;
+    use crate::mqtt::connection::end_session;
+    use crate::mqtt::dial::Network;
+
+    #[tokio::test]
+    async fn a_password_file_that_cannot_be_read_in_time_holds_up_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        // Opening a pipe waits until somebody writes.
+        let pipe = folder.path().join("password");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let settings = Mqtt {
+            url: "mqtt://127.0.0.1:1".into(),
+            username: Some("user".into()),
+            password_file: Some(pipe.clone()),
+            connect_timeout: Duration::from_secs(1),
+            ..Mqtt::default()
+        };
+
+        let ended = tokio::spawn(async move { end_session(&Network, &settings, 0).await });
+
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+        assert!(ended.unwrap().unwrap().unwrap_err().contains("mqtt.connect_timeout"));
+        // Ends the thread that waits.
+        std::fs::write(&pipe, "secret").unwrap();
+    }
+}

@@ -78,7 +78,13 @@ impl Epoch {
         index: u16,
         session: Session,
     ) -> Result<Self, String> {
-        let login = security::credentials(settings)?;
+        let login = match settings.username {
+            Some(_) => {
+                let settings = settings.clone();
+                security::reading(move || security::credentials(&settings)).await?
+            }
+            None => None,
+        };
         let stream = dial.dial(settings).await?;
         // No pings before the CONNACK.
         let mut wire = Wire::new(stream, Codec::new(settings), settings.connect_timeout * 2);
