@@ -18,6 +18,9 @@ use tracing::debug;
 
 use super::pull::{Pulled, Puller};
 
+/// The service tells its time in whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Duration of a lease, and so the longest time that letters stay hidden after a crash.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// Interval at which leases are extended.
@@ -116,6 +119,12 @@ impl Reader {
         self.read
     }
 
+    /// Whether a letter may have been published after this run began: the service tells whole seconds.
+    pub(super) fn may_be_new(&self, letter: &Message) -> bool {
+        let certainly_old = |at: OffsetDateTime| letter.publish_time < at - 2 * SECOND;
+        !self.started_at.is_some_and(certainly_old)
+    }
+
     /// Takes what comes from now on for new.
     #[cfg(test)]
     pub(super) fn forget_the_second(&mut self) {
@@ -187,10 +196,8 @@ impl Reader {
         if let Some(why) = pulled.lost {
             self.shortfall = Some(Shortfall::Lost(why));
         }
-        // The service tells whole seconds.
-        let second = Duration::from_secs(1);
         let now = || pulled.served_at.unwrap_or_else(OffsetDateTime::now_utc);
-        let started_at = *self.started_at.get_or_insert_with(|| now() + second);
+        let started_at = *self.started_at.get_or_insert_with(|| now() + SECOND);
         let ack_ids: Vec<_> = pulled.leased.iter().map(|leased| &*leased.ack_id).collect();
         // The subscription's own lease may be as short as 10 s.
         if let Err(error) = self.puller.lease(&ack_ids, LEASE).await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ArgMatches;
+use pipeline::message::attribute;
 use pipeline::{Error, Message, Recovery};
 use serde_json::json;
 use service::args;
@@ -103,6 +104,8 @@ struct Sending<'a, P> {
     mode: Mode,
     form: Form,
     tally: Tally,
+    /// Messages that this run has sent, by their `ingest_id`, or by their data where they have none.
+    sent: HashSet<Vec<u8>>,
 }
 
 /// Whether anything is sent.
@@ -128,6 +131,10 @@ impl<P: Prepare> Sending<'_, P> {
             if reader.is_interrupted().await {
                 break;
             }
+            // One that was sent and refused again meanwhile is left for the next run.
+            if reader.may_be_new(letter) && self.sent.contains(identity(letter)) {
+                continue;
+            }
             reader.extend_leases().await;
             let sent = reader.while_leased(self.send(letter)).await;
             tell(letter, &sent, self.form);
@@ -136,6 +143,7 @@ impl<P: Prepare> Sending<'_, P> {
                 continue;
             }
             self.tally.replayed += 1;
+            self.sent.insert(identity(letter).to_vec());
             if self.mode == Mode::Real {
                 reader.finish(&letter.id);
             }
@@ -175,6 +183,7 @@ impl Office<'_> {
             mode: if given.get_flag("dry-run") { Mode::Dry } else { Mode::Real },
             form: args::form(given),
             tally: Tally::default(),
+            sent: HashSet::new(),
         };
         let mut reader = self.open(given).await?;
         let outcome = loop {
@@ -210,6 +219,12 @@ impl Office<'_> {
             found.with_context(|| format!("{name} cannot be read; give the topic with --to"))?;
         Ok(Some(TopicName::new(self.project, &found.topic)))
     }
+}
+
+/// What a message and its repetitions have in common.
+fn identity(letter: &Message) -> &[u8] {
+    let id = letter.attributes.get(attribute::INGEST_ID);
+    id.map_or(&letter.data[..], |id| id.as_bytes())
 }
 
 /// The message without what the letter added.
