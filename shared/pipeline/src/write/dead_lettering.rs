@@ -85,7 +85,7 @@ where
     let mut series = Series { what, action, lease_end, waits, outage };
     let bytes = letter.message.size();
     loop {
-        // Without a turn: a lane may leave this future alone while it has no room.
+        // Without a turn: letters are few, and do not wait behind writes that time out.
         let pace = shared.pace.seen();
         let limit = within(lease_end, pace.time_limit(bytes), shared);
         let write = panics::catch_async("write dead letter", dead_letters.bury(letter, limit));
