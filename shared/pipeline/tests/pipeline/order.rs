@@ -1,8 +1,6 @@
 //! Order per key, where messages have to be delivered again: everything of the key behind them is handed
 //! back too.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

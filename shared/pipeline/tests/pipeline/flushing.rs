@@ -1,12 +1,8 @@
 //! Each cause for which a batch is written, alone.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
-mod env;
-
 use std::time::Duration;
 
-use env::{Parts, message, seconds, sized, to};
+use crate::env::{Parts, message, seconds, sized, to};
 use pipeline::batch::Cause;
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,5 @@
 //! A pipeline of test doubles, fed by hand.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-
 use std::time::Duration;
 
 use pipeline::backoff::Backoff;

@@ -1,8 +1,6 @@
 //! The promise, for random orders of completion, failures, refusals and shutdowns: no delivery is
 //! acked before its record is durable, none is forgotten, order per key holds, no bound is exceeded.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

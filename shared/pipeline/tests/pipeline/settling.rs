@@ -1,13 +1,9 @@
 //! What becomes of a message whose way ends early: refused, given up, stopped, or too late.
 
-#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
-
-mod env;
-
 use std::collections::HashSet;
 use std::time::Duration;
 
-use env::{Parts, bad, message, seconds, sized, to};
+use crate::env::{Parts, bad, message, seconds, sized, to};
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Fault, FaultRates, Faults, Kind};
 use pipeline::metrics::Reason;

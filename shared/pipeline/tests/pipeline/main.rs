@@ -1,0 +1,12 @@
+//! The loop with test doubles around it, in paused time.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod crash;
+mod env;
+mod flushing;
+mod order;
+mod poison;
+mod promise;
+mod settling;
+mod slow;
