@@ -10,7 +10,7 @@ use pubsub::{Endpoint, Graves};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::Share;
-use service::settings::{PORT, PROJECT, Variable};
+use service::settings::{self, PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
@@ -290,8 +290,7 @@ impl Mqtt {
             }
             None => address.rsplit_once(':').unwrap_or((address, usual)),
         };
-        let is_host = !host.is_empty() && !host.contains(['@', '/', '?', '#']);
-        is_host.then_some(())?;
+        settings::host::check(host).ok()?;
         Some((host, port.parse().ok()?))
     }
 
@@ -324,10 +323,20 @@ impl Mqtt {
     }
 
     fn check_url(&self, faults: &mut Faults) {
-        let right = "required, as mqtt://host:port, or mqtts://host:port for TLS";
-        faults.require(self.has_user() || self.address().is_some(), "mqtt.url", right);
-        let right = "must not have a user or password: set mqtt.username and mqtt.password_file";
-        faults.require(!self.has_user(), "mqtt.url", right);
+        const FORM: &str = "mqtt://host:port, or mqtts://host:port for TLS";
+        let has_scheme = self.url.starts_with("mqtt://") || self.is_tls();
+        let wrong = if self.has_user() {
+            "must not have a user or password: set mqtt.username and mqtt.password_file".to_owned()
+        } else if self.url.is_empty() {
+            format!("required, as {FORM}")
+        } else if !has_scheme {
+            format!("must begin with mqtt:// or mqtts://, as {FORM}")
+        } else if self.address().is_none() {
+            format!("must be {FORM}, without a path")
+        } else {
+            return;
+        };
+        faults.add("mqtt.url", wrong);
     }
 
     fn check_ranges(&self, faults: &mut Faults) {

@@ -137,13 +137,15 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
             }
         }
     }
-    let has_shared = settings.routes.values().any(|route| route.source.shared_group.is_some());
+    let has_shared = settings.routes.values().any(|route| route.source.shared_group.is_some())
+        || faults.is_unreadable("routes");
     let right = "only shared subscriptions use more than one: set shared_group on a route, or 1";
     faults.require(settings.mqtt.connections == 1 || has_shared, "mqtt.connections", right);
     for (name, producer) in &settings.producers {
         let key = format!("producers.{name}");
         faults.require(!producer.topic_id.is_empty(), &format!("{key}.topic_id"), "required");
-        let is_used = settings.routes.values().any(|route| route.destination.route_name == *name);
+        let is_used = settings.routes.values().any(|route| route.destination.route_name == *name)
+            || faults.is_unreadable("routes");
         faults.require(is_used, &key, "no route leads here: remove it, or add a route");
     }
 }
@@ -154,7 +156,7 @@ fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Fault
     let destination = &route.destination.route_name;
     if destination.is_empty() {
         faults.add(&format!("{key}.destination.route_name"), "required: a key of producers");
-    } else if !settings.producers.contains_key(destination) {
+    } else if !settings.producers.contains_key(destination) && !faults.is_unreadable("producers") {
         let known: Vec<_> = settings.producers.keys().map(String::as_str).collect();
         faults.add(
             &format!("{key}.destination.route_name"),

@@ -30,6 +30,55 @@ fn the_example_is_right_and_shows_the_defaults() {
 }
 
 #[test]
+fn the_url_of_the_broker_is_told_with_what_would_be_right() {
+    let told = |url: &str| {
+        let variable = ("DATAFLOW__MQTT__URL".to_owned(), url.to_owned());
+        let faults = load::<Settings>(None, [variable]).unwrap_err();
+        faults.lines().iter().find(|line| line.starts_with("mqtt.url")).unwrap().clone()
+    };
+
+    for (url, right) in [
+        ("", "required, as mqtt://host:port"),
+        ("tcp://broker:1883", "must begin with mqtt:// or mqtts://"),
+        ("broker:1883", "must begin with mqtt:// or mqtts://"),
+        ("mqtt://broker/path", "must be mqtt://host:port, or mqtts://host:port for TLS"),
+        ("mqtt://bro ker", "must be mqtt://host:port"),
+        ("mqtt://a:hunter2@b", "must not have a user"),
+    ] {
+        let told = told(url);
+        assert!(told.contains(right), "{url}: {told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn what_follows_from_a_section_that_cannot_be_read_is_no_fault() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let yaml = "
+project: p
+mqtt: { url: 'mqtt://h' }
+routes: { a: { source: { mqtt_topic: 'x', qos: '1' }, destination: { route_name: raw } } }
+producers: [raw]
+dead_letters: { topic: dead-letters }
+";
+    file.write_all(yaml.as_bytes()).unwrap();
+
+    let faults = load::<Settings>(Some(file.path()), []).unwrap_err();
+
+    let expected = [
+        "dead_letters: must be `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost); \
+         `topic` is unknown, did you mean `topic_id`?",
+        "producers: must be a section with keys, is a list",
+        "routes.a.source.qos: must be 0, 1 or 2, is `1`, a text where a number belongs: leave the \
+         quotes out",
+    ];
+    assert_eq!(faults.lines().len(), expected.len(), "{faults}");
+    for (line, expected) in faults.lines().iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+}
+
+#[test]
 fn every_fault_is_named_at_once_with_exit_code_2() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let yaml = "
@@ -50,7 +99,7 @@ dead_letters: subscription
     let expected = [
         "mqtt.colour: unknown key",
         "project: required",
-        "mqtt.url: required, as mqtt://host:port",
+        "mqtt.url: must begin with mqtt:// or mqtts://, as mqtt://host:port",
         "mqtt.keep_alive: must be 5s to 18h 12m 15s, is 1s",
         "mqtt.receive_maximum: must be 1 to 65535",
         "routes.a.source.mqtt_topic: `#` must be the last level",

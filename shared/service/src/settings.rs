@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Share;
 
+mod duplicates;
 mod faults;
+pub mod host;
 mod keys;
 mod load;
+mod reading;
 #[cfg(test)]
 mod tests;
 pub mod url;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 
-use super::{Http, url};
+use super::{Http, host, url};
 
 /// What is wrong with settings, each with its key, where its value came from, and what is right.
 #[derive(Debug, Default)]
@@ -22,11 +22,7 @@ pub struct Faults {
 impl Faults {
     /// Reports a value: `right` says what would be right, such as `must be 1 to 1000, is 0`.
     pub fn add(&mut self, key: &str, right: impl fmt::Display) {
-        let follows = |told: &String| {
-            let rest = key.strip_prefix(told.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        if !self.told.iter().any(follows) {
+        if !self.told.iter().any(|told| is_at_or_below(key, told)) {
             let origin = self.origin(key);
             self.found.push(format!("{key}: {right}{origin}"));
         }
@@ -36,6 +32,12 @@ impl Faults {
     pub(super) fn add_unreadable(&mut self, key: &str, right: impl fmt::Display) {
         self.add(key, right);
         self.told.push(key.to_owned());
+    }
+
+    /// Whether a value at this key, or below it, could not be read: what depends on it cannot be judged.
+    #[must_use]
+    pub fn is_unreadable(&self, key: &str) -> bool {
+        self.told.iter().any(|told| is_at_or_below(told, key))
     }
 
     /// Reports what has no key, as it is.
@@ -75,8 +77,9 @@ impl Faults {
 
     /// Reports an address to listen on that is none.
     pub fn host(&mut self, key: &str, host: &str) {
-        let is_host = !host.is_empty() && !host.contains(['/', '@', ' ']);
-        self.require(is_host, key, "must be an address or a name, such as 0.0.0.0 or 127.0.0.1");
+        if let Err(right) = host::check(host) {
+            self.add(key, right);
+        }
     }
 
     /// Reports a grace period that is no time at all, or more than a day.
@@ -88,7 +91,7 @@ impl Faults {
     /// Reports the URL of an emulator or another server unless it is `http` or `https`, a host, and
     /// nothing secret.
     pub fn endpoint(&mut self, key: &str, url: Option<&str>) {
-        const LIKE: &str = "must be a URL such as http://localhost:8085";
+        const LIKE: &str = "must be a URL with http:// or https://, such as http://localhost:8085";
         const INSTEAD: &str = "credentials are Application Default Credentials";
         if let Some(url) = url
             && let Err(wrong) = url::check(url, &["http", "https"], LIKE)
@@ -124,6 +127,12 @@ impl Faults {
             }
         }
     }
+}
+
+/// Whether a key is this section, or stands in it.
+fn is_at_or_below(key: &str, section: &str) -> bool {
+    let rest = key.strip_prefix(section);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 impl fmt::Display for Faults {

@@ -53,8 +53,49 @@ impl Keys {
         all.into_iter().find(|key| key.replace('.', "_") == name)
     }
 
-    /// The known key that is most like this unknown one.
+    /// The known key that is most like this unknown one: one whose parts are apart by dots where this one
+    /// has `_`, else one with a name that is spelt much alike.
     pub(super) fn nearest(&self, path: &str) -> Option<String> {
+        let joined = self.joined(&self.resolve(&self.0), path);
+        joined.or_else(|| self.spelt_like(path)).or_else(|| self.nearest_by_part(path))
+    }
+
+    /// The key below that these parts make, whether dots or `_` are between them.
+    fn joined(&self, nodes: &Nodes<'_>, path: &str) -> Option<String> {
+        for name in self.names(nodes) {
+            let Some(rest) = path.strip_prefix(name) else { continue };
+            if rest.is_empty() {
+                return Some(name.to_owned());
+            }
+            let rest = rest.strip_prefix(['.', '_']);
+            let below = rest.and_then(|rest| self.joined(&self.below(nodes, name), rest));
+            if let Some(below) = below {
+                return Some(join(name, &below));
+            }
+        }
+        // A section whose names are free.
+        if !nodes.iter().any(|node| node["additionalProperties"].is_object()) || path.is_empty() {
+            return None;
+        }
+        let split = path.match_indices(['.', '_']).find_map(|(at, _)| {
+            let (name, rest) = (&path[..at], &path[at + 1..]);
+            let below = self.joined(&self.below(nodes, name), rest)?;
+            Some(join(name, &below))
+        });
+        split.or_else(|| (!path.contains('.')).then(|| path.to_owned()))
+    }
+
+    /// The key whose parts, joined by `_`, are spelt almost so.
+    fn spelt_like(&self, path: &str) -> Option<String> {
+        let (name, mut all) = (path.replace('.', "_"), Vec::new());
+        self.collect(&self.resolve(&self.0), "", &mut all);
+        let distance = |key: &String| strsim::osa_distance(&name, &key.replace('.', "_"));
+        let (distance, key) = all.into_iter().map(|key| (distance(&key), key)).min()?;
+        (distance <= 1.max(name.len() / 6)).then_some(key)
+    }
+
+    /// The key that is most like this one, part by part.
+    fn nearest_by_part(&self, path: &str) -> Option<String> {
         let mut nodes = self.resolve(&self.0);
         let mut nearest = String::new();
         for part in path.split('.') {
@@ -162,7 +203,10 @@ fn join(at: &str, name: &str) -> String {
 /// The name that is most like this one, unless none is.
 fn most_like<'a>(name: &str, known: Vec<&'a str>) -> Option<&'a str> {
     let distance = |known: &str| {
-        let is_start = name.len() > 2 && (known.starts_with(name) || name.starts_with(known));
+        // A section's name is no key for what is joined to it.
+        let is_start = name.len() > 2
+            && (known.starts_with(name)
+                || name.starts_with(known) && known.len() * 2 >= name.len());
         if is_start { 1 } else { strsim::osa_distance(name, known) }
     };
     let nearest = known.into_iter().map(|known| (distance(known), known)).min()?;

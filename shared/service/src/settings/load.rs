@@ -6,14 +6,11 @@ use std::path::Path;
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, YamlExtended};
 use serde_json::Value;
-use serde_path_to_error::{Deserializer, Segment, Track};
 
 use super::keys::Keys;
-use super::variables::Layers;
-use super::{Faults, Settings, wrong_type};
-
-/// Most attempts to read: twice the values of a wrong type that are told at once.
-const MAX_ATTEMPTS: usize = 400;
+use super::reading::Reading;
+use super::variables::{self, Layers};
+use super::{Faults, Settings, duplicates};
 
 /// Reads settings: defaults, then `file`, then `variables`, the later winning.
 ///
@@ -43,7 +40,8 @@ pub fn load<T: Settings>(
     };
     collect_origins(&figment, &layers, ("", &values), &mut faults.origins);
     let unknown = keys.unknown_in(&values);
-    let settings = Reading::new(values, &layers).read::<T>(&mut faults);
+    let hints = unknown.iter().map(|key| (key.clone(), nearest_name(key, &keys)));
+    let settings = Reading::new(values, &layers, hints.collect()).read::<T>(&mut faults);
     for key in unknown {
         add_unknown(&key, &keys, &layers, &mut faults);
     }
@@ -53,8 +51,14 @@ pub fn load<T: Settings>(
 }
 
 fn describe(error: &figment::Error, file: Option<&Path>) -> String {
-    let file = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
-    format!("{file}{}", error.kind)
+    let Some(file) = file else { return error.kind.to_string() };
+    let twice = std::fs::read_to_string(file).ok().and_then(|yaml| duplicates::find(&yaml));
+    match twice {
+        Some((line, key)) => {
+            format!("{}: line {line}: `{key}` is set twice in its section", file.display())
+        }
+        None => format!("{}: {}", file.display(), error.kind),
+    }
 }
 
 fn collect_origins(
@@ -79,10 +83,23 @@ fn collect_origins(
     }
 }
 
+/// The last part of the key that an unknown one may mean.
+fn nearest_name(key: &str, keys: &Keys) -> Option<String> {
+    let nearest = keys.nearest(key)?;
+    nearest.rsplit('.').next().map(str::to_owned)
+}
+
 /// Reports an unknown key, each variable that sets it or something below by its own name.
 fn add_unknown(key: &str, keys: &Keys, layers: &Layers, faults: &mut Faults) {
     let told = |key: &str| match keys.nearest(key) {
         Some(nearest) => format!("unknown key, did you mean `{nearest}`?"),
+        None => "unknown key".to_owned(),
+    };
+    let told_of_variable = |key: &str| match keys.nearest(key) {
+        Some(nearest) => {
+            let variable = variables::name(&nearest);
+            format!("unknown key, did you mean {variable}, which sets `{nearest}`?")
+        }
         None => "unknown key".to_owned(),
     };
     let set_by_variables = layers.own.at_or_below(key);
@@ -91,95 +108,6 @@ fn add_unknown(key: &str, keys: &Keys, layers: &Layers, faults: &mut Faults) {
         faults.add(key, told(key));
     }
     for below in set_by_variables {
-        faults.add(below, told(below));
-    }
-}
-
-/// Values that are read again without what could not be read.
-struct Reading<'a> {
-    values: Value,
-    layers: &'a Layers,
-    /// How often each key was replaced.
-    replaced: BTreeMap<String, usize>,
-}
-
-impl<'a> Reading<'a> {
-    fn new(values: Value, layers: &'a Layers) -> Self {
-        Self { values, layers, replaced: BTreeMap::new() }
-    }
-
-    /// Reads, and reports each value of a wrong type; nothing when not even the rest can be read.
-    fn read<T: Settings>(mut self, faults: &mut Faults) -> Option<T> {
-        let defaults = serde_json::to_value(T::default()).unwrap_or_default();
-        for _ in 0..MAX_ATTEMPTS {
-            let mut track = Track::new();
-            let deserializer = Deserializer::new(&self.values, &mut track);
-            let error = match T::deserialize(deserializer) {
-                Ok(settings) => return Some(settings),
-                Err(error) => error.to_string(),
-            };
-            let path = track.path();
-            let key = path.to_string();
-            let is_known =
-                |step: &&Segment| matches!(step, Segment::Map { .. } | Segment::Seq { .. });
-            let steps: Vec<_> = path.iter().take_while(is_known).collect();
-            let Some(value) = at(&mut self.values, &steps) else {
-                faults.add(&key, error);
-                return None;
-            };
-            let text = self.layers.text(&key).filter(|(origin, _)| {
-                faults.origins.get(&key) == Some(origin) && !value.is_string()
-            });
-            if let Some((_, text)) = text {
-                // What looks like a number or a list in a variable may be meant as text.
-                *value = text.into();
-                continue;
-            }
-            if !self.replaced.contains_key(&key) {
-                faults.add_unreadable(&key, wrong_type::explain(&key, Some(value), &error));
-            }
-            if !self.replace(&key, &steps, &defaults) {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// Puts something else in place of a value that could not be read; false when nothing is left to
-    /// try.
-    fn replace(&mut self, key: &str, steps: &[&Segment], defaults: &Value) -> bool {
-        let tried = self.replaced.entry(key.to_owned()).or_default();
-        *tried += 1;
-        let substitute = match *tried {
-            1 => at(&mut defaults.clone(), steps).cloned().unwrap_or_else(|| serde_json::json!({})),
-            2 => serde_json::json!({}),
-            3 => "".into(),
-            4 => return remove(&mut self.values, steps),
-            _ => return false,
-        };
-        at(&mut self.values, steps).map(|value| *value = substitute).is_some()
-    }
-}
-
-fn at<'a>(mut value: &'a mut Value, steps: &[&Segment]) -> Option<&'a mut Value> {
-    for step in steps {
-        value = match step {
-            Segment::Map { key } => value.get_mut(key)?,
-            Segment::Seq { index } => value.get_mut(index)?,
-            Segment::Enum { .. } | Segment::Unknown => return None,
-        };
-    }
-    Some(value)
-}
-
-fn remove(values: &mut Value, steps: &[&Segment]) -> bool {
-    let Some((last, parents)) = steps.split_last() else { return false };
-    match (at(values, parents), last) {
-        (Some(Value::Object(parent)), Segment::Map { key }) => parent.remove(key).is_some(),
-        (Some(Value::Array(parent)), Segment::Seq { index }) if *index < parent.len() => {
-            parent.remove(*index);
-            true
-        }
-        _ => false,
+        faults.add(below, told_of_variable(below));
     }
 }

@@ -16,6 +16,16 @@ struct Example {
     columns: Vec<Column>,
     labels: BTreeMap<String, Label>,
     letters: Option<Letters>,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
+enum Version {
+    #[default]
+    #[serde(rename = "5")]
+    Five,
+    #[serde(rename = "3.1.1")]
+    Three,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
@@ -56,10 +66,13 @@ impl Settings for Example {
     fn check(&self, faults: &mut Faults) {
         faults.require(!self.project.is_empty(), "project", "required");
         faults.require(self.topic.id.len() < 5, "topic.id", "must be short");
+        faults.duration("wait", self.wait, Duration::ZERO..=Duration::from_secs(3600));
         faults.endpoint("topic.endpoint", self.topic.endpoint.as_deref());
         for (index, column) in self.columns.iter().enumerate() {
             let right = !column.name.is_empty();
             faults.require(right, &format!("columns[{index}].name"), "required");
+            let (key, size) = (format!("columns[{index}].size"), column.size);
+            faults.require(size <= 9, &key, format!("must be at most 9, is {size}"));
         }
         for (name, label) in &self.labels {
             let right = !label.text.is_empty();
@@ -154,16 +167,16 @@ letters: elsewhere
     let faults = read(yaml, &[]).unwrap_err();
 
     let expected = [
-        "columns[0].name: must be a text, is `7` (from FILE)",
-        "columns[1]: must be a section with keys, is `8` (from FILE)",
+        "columns[0].name: must be a text, is 7, a number where a text belongs: put it in quotes (from FILE)",
+        "columns[1]: must be a section with keys, is 8 (from FILE)",
         "columns[2].fields[0].name: must be a text, is a section (from FILE)",
-        "columns[2].size: must be a whole number from 0 to 255, is `300` (from FILE)",
+        "columns[2].size: must be at most 9, is 300 (from FILE)",
         "http.host: must be a text, is a list (from FILE)",
-        "http.port: must be a whole number from 0 to 65535, is `many` (from FILE)",
-        "labels.a: must be a section with keys, is `1` (from FILE)",
+        "http.port: must be a whole number from 0 to 65535, is `many`, a text where a number belongs (from FILE)",
+        "labels.a: must be a section with keys, is 1 (from FILE)",
         "labels.b.text: must be a text, is a list (from FILE)",
-        "letters: must be a word or a section (from FILE)",
-        "wait: must be a duration such as 60s, 5m or 1h30m, is `60` (from FILE)",
+        "letters: must be a word or a section, is `elsewhere` (from FILE)",
+        "wait: must be 0s to 1h, is 60, a number where a duration belongs: add its unit, as in 60s (from FILE)",
         "topic.colour: unknown key (from FILE)",
         "project: required",
         "topic.id: must be short (from FILE)",
@@ -196,9 +209,10 @@ fn an_unknown_key_is_named_in_full_with_the_nearest_one() {
         "http.password: unknown key (from variable DATAFLOW__HTTP__PASSWORD)",
         "letters.topicid: unknown key, did you mean `letters.topic_id`? (from FILE)",
         "topik: unknown key, did you mean `topic`? (from FILE)",
-        "tpoic.endpoint: unknown key, did you mean `topic.endpoint`? \
-         (from variable DATAFLOW__TPOIC__ENDPOINT)",
-        "tpoic.id: unknown key, did you mean `topic.id`? (from variable DATAFLOW__TPOIC__ID)",
+        "tpoic.endpoint: unknown key, did you mean DATAFLOW__TOPIC__ENDPOINT, which sets \
+         `topic.endpoint`? (from variable DATAFLOW__TPOIC__ENDPOINT)",
+        "tpoic.id: unknown key, did you mean DATAFLOW__TOPIC__ID, which sets `topic.id`? \
+         (from variable DATAFLOW__TPOIC__ID)",
     ];
     assert_eq!(faults, expected);
 }
@@ -206,7 +220,7 @@ fn an_unknown_key_is_named_in_full_with_the_nearest_one() {
 #[test]
 fn a_variable_alone_is_named() {
     let emulator = ("PUBSUB_EMULATOR_HOST", "localhost:8085");
-    for (port, shown) in [("abc", "`abc`"), ("70000", "`70000`")] {
+    for (port, shown) in [("abc", "`abc`, a text where a number belongs"), ("70000", "70000")] {
         let faults = read("project: p", &[emulator, ("PORT", port)]).unwrap_err();
 
         let expected = format!(
@@ -260,6 +274,86 @@ fn a_variable_with_one_underscore_that_means_a_key_is_refused() {
 }
 
 #[test]
+fn an_underscore_too_few_is_told_with_the_variable_that_is_meant() {
+    let yaml = "project: p\nhttp_port: 80\n";
+    let variables = [
+        ("DATAFLOW__TOPIC_ENDPOINT", "http://h"),
+        ("DATAFLOW__LABELS_A_TEXT", "x"),
+        ("DATAFLOW__TOPIC_ENDPIONT", "http://h"),
+        ("DATAFLOW__TOPIC_COLOUR_OF_THE_SKY", "x"),
+    ];
+
+    let faults = read(yaml, &variables).unwrap_err();
+
+    let meant = |key: &str, meant: &str, sets: &str| {
+        let variable = key.to_uppercase().replace('.', "__");
+        format!(
+            "{key}: unknown key, did you mean DATAFLOW__{meant}, which sets `{sets}`? \
+             (from variable DATAFLOW__{variable})"
+        )
+    };
+    let mut expected = vec![
+        "http_port: unknown key, did you mean `http.port`? (from FILE)".to_owned(),
+        "topic_colour_of_the_sky: unknown key \
+         (from variable DATAFLOW__TOPIC_COLOUR_OF_THE_SKY)"
+            .to_owned(),
+        meant("labels_a_text", "LABELS__A__TEXT", "labels.a.text"),
+        meant("topic_endpiont", "TOPIC__ENDPOINT", "topic.endpoint"),
+        meant("topic_endpoint", "TOPIC__ENDPOINT", "topic.endpoint"),
+    ];
+    let mut found = faults;
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_told_plainly() {
+    let yaml = "project: 42\nversion: 5\nwait: 2h\ncolumns: [{ name: a, size: '7' }]\n";
+    let wrong_type = read(yaml, &[]).unwrap_err();
+    let out_of_range = read("project: p\ncolumns: [{ name: a, size: 10 }]", &[]).unwrap_err();
+
+    let expected = [
+        "columns[0].size: must be at most 9, is `7`, a text where a number belongs: leave the \
+         quotes out (from FILE)",
+        "project: must be a text, is 42, a number where a text belongs: put it in quotes (from FILE)",
+        "version: must be `5` or `3.1.1`, is 5, a number where a text belongs: put it in quotes \
+         (from FILE)",
+        "wait: must be 0s to 1h, is 2h (from FILE)",
+    ];
+    assert_eq!(wrong_type, expected);
+    assert_eq!(out_of_range, ["columns[0].size: must be at most 9, is 10 (from FILE)"]);
+}
+
+#[test]
+fn a_section_of_another_form_is_told_with_its_unknown_keys() {
+    let misspelt = read("project: p\nletters: { topic: a }\n", &[]).unwrap_err();
+    let strange = read("project: p\nletters: { x: a }\n", &[]).unwrap_err();
+
+    let must = "letters: must be a word or a section";
+    assert_eq!(
+        misspelt,
+        [format!("{must}; `topic` is unknown, did you mean `topic_id`? (from FILE)")]
+    );
+    assert_eq!(strange, [format!("{must}; `x` is unknown (from FILE)")]);
+}
+
+#[test]
+fn a_host_to_listen_on_is_an_address_or_a_name() {
+    let faults = |host: &str| {
+        let mut faults = Faults::default();
+        faults.http(&Http { host: host.into(), port: 0 });
+        faults.lines().to_vec()
+    };
+
+    assert!(faults("::").is_empty());
+    assert_eq!(
+        faults("999.0.0.1"),
+        ["http.host: must be an address or a name, such as 0.0.0.0 or 127.0.0.1"]
+    );
+}
+
+#[test]
 fn no_fault_repeats_a_secret() {
     let secrets = [
         ("DATAFLOW__TOPIC__ENDPOINT", "http://user:hunter2@h"),
@@ -277,7 +371,8 @@ fn no_fault_repeats_a_secret() {
 
 #[test]
 fn a_duplicate_key_and_a_missing_file_are_faults() {
-    assert!(read("project: a\nproject: b\n", &[]).unwrap_err()[0].contains("duplicate"));
+    let twice = read("project: a\ntopic:\n  id: a\n  id: b\n", &[]).unwrap_err();
+    assert_eq!(twice, ["FILE: line 4: `id` is set twice in its section"]);
 
     let missing = load::<Example>(Some(Path::new("/nowhere/at/all.yaml")), []).unwrap_err();
     assert!(missing.lines()[0].contains("/nowhere/at/all.yaml"), "{missing}");

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::host;
+
 /// What is wrong with a URL. It never holds the URL, because a secret may stand in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
@@ -50,7 +52,7 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
         let is_port = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
-        let is_host = !host.is_empty() && !host.contains(char::is_whitespace);
+        let is_host = host::check(host).is_ok();
         (schemes.contains(&scheme) && is_host && is_port).then_some(())
     };
     is_right().ok_or(Wrong::Form(like))

@@ -98,7 +98,7 @@ fn own_key(name: &str, text: &str, keys: &Keys) -> Result<Option<String>, String
         return match keys.list_on(&key) {
             None => Ok(Some(key)),
             Some(list) => {
-                let whole = variable(list);
+                let whole = self::name(list);
                 Err(format!("a list is set as a whole, as {whole}='[a, b]' or '[{{key=value}}]'"))
             }
         };
@@ -109,12 +109,12 @@ fn own_key(name: &str, text: &str, keys: &Keys) -> Result<Option<String>, String
     let meant = meant.or_else(|| keys.joined_as(&rest.to_lowercase()));
     match meant.filter(|_| !is_link) {
         None => Ok(None),
-        Some(key) => Err(format!("sets nothing; {} sets {key}", variable(&key))),
+        Some(key) => Err(format!("sets nothing; {} sets {key}", self::name(&key))),
     }
 }
 
 /// The variable that sets a key.
-fn variable(key: &str) -> String {
+pub(super) fn name(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 

@@ -1,25 +1,75 @@
 //! Says in plain words what is wrong with a value of a wrong type.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Longest part of a value that is shown.
 const MAX_SHOWN: usize = 40;
 /// Words in keys whose values are not shown.
 const SECRETIVE: [&str; 5] = ["url", "endpoint", "password", "secret", "token"];
+/// What serde expects for a duration.
+const DURATION: &str = "a duration";
+/// What serde expects where a word of several is right.
+const WORD: &str = "string or map";
 
-/// What is wrong with `value` at `key`, of which serde says `error`.
-pub(super) fn explain(key: &str, value: Option<&Value>, error: &str) -> String {
-    let Some(expected) = error.rsplit_once(", expected ").map(|(_, expected)| expected) else {
-        // The words of a type of our own.
-        return error.to_owned();
-    };
-    let expected = plain(expected);
-    match value.and_then(|value| shown(key, value)) {
-        Some(shown) => format!("must be {expected}, is {shown}"),
-        None => format!("must be {expected}"),
+/// A value that cannot be read.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    /// The key.
+    pub(super) key: String,
+    /// The value.
+    pub(super) value: Value,
+    /// The words of serde.
+    pub(super) error: String,
+}
+
+impl Unreadable {
+    /// Whether both lack the same type.
+    pub(super) fn lacks_same(&self, other: &Self) -> bool {
+        expected(&self.error) == expected(&other.error)
+    }
+
+    /// Values of the right type that are out of every range: what is said about them tells the range.
+    pub(super) fn probes(&self) -> Vec<Value> {
+        match expected(&self.error) {
+            Some("u8") => vec![json!(0), json!(u8::MAX)],
+            Some("u16") => vec![json!(0), json!(u16::MAX)],
+            Some("u32") => vec![json!(0), json!(u32::MAX)],
+            Some("u64" | "usize") => vec![json!(0), json!(u64::MAX)],
+            Some(DURATION) => vec![json!("0s"), json!("9999999999s")],
+            Some(WORD) => vec![json!("")],
+            _ => Vec::new(),
+        }
+    }
+
+    /// What is wrong with the value. `range` is what is said about a value of the right type that is out
+    /// of its range, such as `must be 1 to 16, is 0`.
+    pub(super) fn explain(&self, range: Option<&str>) -> String {
+        let Some(expected) = expected(&self.error) else {
+            // The words of a type of our own.
+            return match shown(&self.key, &self.value) {
+                Some(shown) if !self.value.is_object() => format!("{}, is {shown}", self.error),
+                _ => self.error.clone(),
+            };
+        };
+        let right = range.map(|range| range.split(", is ").next().unwrap_or(range).to_owned());
+        let right = right.unwrap_or_else(|| format!("must be {}", plain(expected)));
+        let is_said = range.is_none() && expected == DURATION && self.value.is_string();
+        let confusion = confusion(expected, &self.value).filter(|_| !is_said);
+        match (shown(&self.key, &self.value), confusion) {
+            (Some(shown), Some(confusion)) => format!("{right}, is {shown}, {confusion}"),
+            (Some(shown), None) => format!("{right}, is {shown}"),
+            (None, Some(confusion)) => format!("{right}, is {confusion}"),
+            (None, None) => right,
+        }
     }
 }
 
+/// What serde expected, in its words.
+pub(super) fn expected(error: &str) -> Option<&str> {
+    error.rsplit_once(", expected ").map(|(_, expected)| expected)
+}
+
+/// A type for people.
 fn plain(expected: &str) -> String {
     let whole = |min: &str, max: &str| format!("a whole number from {min} to {max}");
     match expected {
@@ -33,10 +83,36 @@ fn plain(expected: &str) -> String {
         "a string" | "string" | "path string" => "a text".into(),
         "a sequence" => "a list".into(),
         "a map" => "a section with keys".into(),
-        "a duration" => "a duration such as 60s, 5m or 1h30m".into(),
+        DURATION => "a duration such as 60s, 5m or 1h30m".into(),
         other if other.starts_with("struct ") => "a section with keys".into(),
         other => other.to_owned(),
     }
+}
+
+/// Says which type stands where another belongs, and how to mend it.
+fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
+    let is_number = ["u8", "u16", "u32", "u64", "usize", "i32", "i64", "isize", "f32", "f64"]
+        .contains(&expected);
+    let is_text = ["a string", "string", "path string", WORD].contains(&expected)
+        || expected.starts_with('`')
+        || expected.starts_with("one of `");
+    Some(match value {
+        Value::String(text) if is_number && text.parse::<f64>().is_ok() => {
+            "a text where a number belongs: leave the quotes out"
+        }
+        Value::String(_) if is_number => "a text where a number belongs",
+        Value::String(text) if expected == "a boolean" && ["true", "false"].contains(&&**text) => {
+            "a text where true or false belongs: leave the quotes out"
+        }
+        Value::Number(number) if is_number && number.is_f64() => "which is no whole number",
+        Value::Number(_) if is_text => "a number where a text belongs: put it in quotes",
+        Value::Bool(_) if is_text => "true or false where a text belongs: put it in quotes",
+        Value::Number(_) if expected == DURATION => {
+            "a number where a duration belongs: add its unit, as in 60s"
+        }
+        Value::String(_) if expected == DURATION => "which is no duration such as 60s, 5m or 1h30m",
+        _ => return None,
+    })
 }
 
 /// The value as a person wrote it; nothing for what could be a secret.
@@ -50,6 +126,6 @@ fn shown(key: &str, value: &Value) -> Option<String> {
         Value::String(text) => {
             Some(format!("`{}`", text.chars().take(MAX_SHOWN).collect::<String>()))
         }
-        Value::Bool(_) | Value::Number(_) => Some(format!("`{value}`")),
+        Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
     }
 }
