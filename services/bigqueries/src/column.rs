@@ -129,6 +129,19 @@ const MAX_NAME: usize = 300;
 /// Beginnings of names that BigQuery keeps for itself.
 const RESERVED: [&str; 5] = ["_table_", "_file_", "_partition", "_row_timestamp", "__root__"];
 
+/// What is wrong with a column's name, if anything.
+pub(crate) fn name_fault(name: &str) -> Option<String> {
+    let lower = name.to_ascii_lowercase();
+    let starts_right = lower.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
+    let has_right_letters = lower.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
+    if !starts_right || !has_right_letters || name.len() > MAX_NAME {
+        let right = "must be letters, digits and `_`, not begin with a digit";
+        return Some(format!("{right}, is `{name}`"));
+    }
+    let is_reserved = RESERVED.iter().any(|reserved| lower.starts_with(reserved));
+    is_reserved.then(|| format!("`{name}` begins as BigQuery's own names do"))
+}
+
 /// What is wrong with columns, each with where it stands.
 pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String, String)> {
     let mut faults = Vec::new();
@@ -137,17 +150,9 @@ pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String,
         let at = format!("{at}[{index}]");
         let mut add = |key: &str, right: String| faults.push((format!("{at}{key}"), right));
         let name = column.name.to_ascii_lowercase();
-        let starts_right = name.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
-        let has_right_letters =
-            name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
-        if !starts_right || !has_right_letters || name.len() > MAX_NAME {
-            let right = "must be letters, digits and `_`, not begin with a digit";
-            add(".name", format!("{right}, is `{}`", column.name));
-        }
-        if RESERVED.iter().any(|reserved| name.starts_with(reserved)) {
-            add(".name", format!("`{}` begins as BigQuery's own names do", column.name));
-        }
-        if seen.contains(&name) {
+        if let Some(wrong) = name_fault(&column.name) {
+            add(".name", wrong);
+        } else if seen.contains(&name) {
             add(".name", format!("`{}` is there twice; BigQuery ignores case", column.name));
         }
         seen.push(name);

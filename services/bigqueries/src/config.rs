@@ -221,6 +221,30 @@ impl Settings {
         }
     }
 
+    /// Reports columns whose names clash with those that are added to them.
+    fn check_added_columns(&self, faults: &mut Faults) {
+        let (table, rest) = (&self.table, self.table.rest_column.as_str());
+        let metadata = Mapped::new(&[], table.metadata_columns, None).columns();
+        let is_metadata =
+            |name: &str| metadata.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+        if let Some(wrong) = column::name_fault(rest).filter(|_| !rest.is_empty()) {
+            faults.add("table.rest_column", wrong);
+        } else if is_metadata(rest) {
+            let why = "is a metadata column too; rename it, or set metadata_columns: false";
+            faults.add("table.rest_column", format!("`{rest}` {why}"));
+        }
+        for (index, Column { name, .. }) in table.columns.iter().enumerate() {
+            let clash = if is_metadata(name) {
+                "is a metadata column too; rename it, or set metadata_columns: false"
+            } else if !name.is_empty() && name.eq_ignore_ascii_case(rest) {
+                "is the rest column too; rename one of them"
+            } else {
+                continue;
+            };
+            faults.add(&format!("table.columns[{index}].name"), format!("`{name}` {clash}"));
+        }
+    }
+
     fn check_table(&self, faults: &mut Faults) {
         let table = &self.table;
         faults.require(!table.dataset.is_empty(), "table.dataset", "required, and must exist");
@@ -228,17 +252,11 @@ impl Settings {
         for (key, right) in column::faults(&table.columns, "table.columns", 0) {
             faults.add(&key, right);
         }
+        self.check_added_columns(faults);
         let columns = self.rows().columns();
-        let is_there = |name: &str| columns.iter().any(|column| column.name == name);
-        for (index, column) in columns.iter().enumerate() {
-            let again = &columns[index + 1..];
-            let is_twice = again.iter().any(|other| other.name.eq_ignore_ascii_case(&column.name));
-            let is_own = table.columns.iter().any(|own| own.name == column.name);
-            if is_twice && is_own {
-                let why = "is a metadata or the rest column too; rename one of them";
-                faults.add("table.columns", format!("`{}` {why}", column.name));
-            }
-        }
+        // Nobody knows what a column would be called that cannot be read.
+        let is_unknown = faults.is_unreadable("table.columns");
+        let is_there = |name: &str| is_unknown || columns.iter().any(|column| column.name == name);
         if let Some(partitions) = &table.partition_by {
             let right = format!("must be a column, is `{}`", partitions.column);
             faults.require(is_there(&partitions.column), "table.partition_by.column", right);

@@ -43,7 +43,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "table.columns[1].fields: must be there for RECORD",
         "table.columns[2].fields: must be there for RECORD, and only there",
         "table.columns[2].fields[0].from: must not be there",
-        "table.columns: `rest` is a metadata or the rest column too",
+        "table.columns[1].name: `rest` is the rest column too; rename one of them",
         "table.cluster_by: must name columns, `nothing` is none",
         "table.partition_by.column: must be a column, is `never`",
         "pipeline.batch.max_messages: must be at most 50000 rows",
@@ -51,6 +51,72 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
     ];
     for fault in expected {
         assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
+    }
+}
+
+/// The faults of the example with these columns.
+fn faults_with(variables: &[(&str, &str)]) -> Vec<String> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    match load::<Settings>(Some(EXAMPLE.as_ref()), variables) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.lines().to_vec(),
+    }
+}
+
+#[test]
+fn a_column_that_is_there_twice_is_one_fault() {
+    const COLUMNS: &str = "DATAFLOW__TABLE__COLUMNS";
+    const CLUSTER_BY: (&str, &str) = ("DATAFLOW__TABLE__CLUSTER_BY", "[a]");
+    for (columns, expected) in [
+        ("[{name=a},{name=A}]", "table.columns[1].name: `A` is there twice; BigQuery ignores case"),
+        (
+            "[{name=a},{name=Ingest_ID}]",
+            "table.columns[1].name: `Ingest_ID` is a metadata column too",
+        ),
+        ("[{name=a},{name=REST}]", "table.columns[1].name: `REST` is the rest column too"),
+        ("[{name=a},{name=[]}]", "table.columns[1].name: must be a text, is a list"),
+        ("[5]", "table.columns[0]: must be a section with keys, is 5"),
+    ] {
+        let faults = faults_with(&[(COLUMNS, columns), CLUSTER_BY]);
+
+        assert_eq!(faults.len(), 1, "{columns}: {faults:?}");
+        assert!(faults[0].starts_with(expected), "{columns}: {faults:?}");
+    }
+}
+
+#[test]
+fn the_rest_column_has_a_name_of_its_own() {
+    for (name, expected) in [
+        ("ingest_id", "table.rest_column: `ingest_id` is a metadata column too"),
+        ("1st", "table.rest_column: must be letters, digits and `_`"),
+    ] {
+        let faults = faults_with(&[("DATAFLOW__TABLE__REST_COLUMN", name)]);
+
+        assert_eq!(faults.len(), 1, "{name}: {faults:?}");
+        assert!(faults[0].starts_with(expected), "{name}: {faults:?}");
+    }
+    let metadata = ("DATAFLOW__TABLE__METADATA_COLUMNS", "false");
+    let partition = ("DATAFLOW__TABLE__PARTITION_BY__COLUMN", "device_id");
+    let faults = faults_with(&[("DATAFLOW__TABLE__REST_COLUMN", "ingest_id"), metadata, partition]);
+    assert!(!faults.iter().any(|fault| fault.starts_with("table.rest_column")), "{faults:?}");
+}
+
+#[test]
+fn the_variables_of_the_documents_work_with_the_example() {
+    for file in ["README.md", "docs/settings.md"] {
+        let path = format!("{}/../../{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let samples = text.split('`').filter_map(|code| code.split_once('='));
+        let samples: Vec<_> = samples
+            .filter(|(name, _)| name.starts_with("DATAFLOW__TABLE__"))
+            .map(|(name, value)| (name, value.trim_matches('\'')))
+            .collect();
+        assert!(samples.len() >= 2, "{file}: {samples:?}");
+
+        for sample in &samples {
+            assert_eq!(faults_with(&[*sample]), [""; 0], "{file}: {sample:?}");
+        }
+        assert_eq!(faults_with(&samples), [""; 0], "{file}: all of them");
     }
 }
 
