@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::delete;
+use service::listen;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -17,15 +17,9 @@ use crate::config::Admin;
 /// Takes the port.
 ///
 /// # Errors
-/// When it is taken.
+/// When nobody can listen there.
 pub async fn bind(settings: &Admin) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind((settings.host.as_str(), settings.port));
-    let listener = listener.await.with_context(|| {
-        let Admin { host, port } = settings;
-        format!("listen on {host}:{port}: set admin.port to a free port, or to 0 for any")
-    })?;
-    let address = listener.local_addr().context("read the address of the listener")?;
-    Ok((listener, address))
+    listen::bind(&settings.host, settings.port, ["admin.host", "admin.port"]).await
 }
 
 /// Answers until it is dropped.

@@ -11,7 +11,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use crate::settings::Http;
-use crate::{Context, Health};
+use crate::{Context, Health, listen};
 
 /// Answer of `/`, for people who look around.
 const PATHS: &str = "\
@@ -21,16 +21,9 @@ const PATHS: &str = "\
 /status   version, settings, guarantees, counts and the last error
 ";
 
-/// Takes the port: from here on callers wait, they are not refused.
+/// Takes the port.
 pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind((http.host.as_str(), http.port)).await.with_context(|| {
-        format!(
-            "listen on {}:{}: set http.port (or PORT) to a free port, or to 0 for any",
-            http.host, http.port
-        )
-    })?;
-    let address = listener.local_addr().context("read the address of the listener")?;
-    Ok((listener, address))
+    listen::bind(&http.host, http.port, ["http.host", "http.port (or PORT)"]).await
 }
 
 /// Answers until it is dropped.

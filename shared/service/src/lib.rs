@@ -9,6 +9,7 @@ pub mod explain;
 pub mod health;
 mod host;
 mod http;
+pub mod listen;
 mod logs;
 pub mod memory;
 mod metrics;
