@@ -1,6 +1,7 @@
 //! The view without duplicates, and `bigqueries view`, which prints its query.
 
 use clap::Command;
+use service::output;
 
 use crate::column::Column;
 use crate::config::Settings;
@@ -15,7 +16,7 @@ pub fn command() -> Command {
 
 /// Prints it.
 pub fn print(settings: &Settings) {
-    println!("{}", query(&settings.table_name(), &settings.rows().columns()));
+    output::line(query(&settings.table_name(), &settings.rows().columns()));
 }
 
 /// The query of the view: each `ingest_id` once, the row of the earliest message. A row without one

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use service::moment;
+use service::{moment, output};
 use storage::Bucket;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -123,14 +123,14 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
             if let Err(error) = done.await {
                 bail!("{}; stopped at {name}: {error:#}", tell(&count));
             }
-            eprintln!("{name}: {}", tell(&count));
+            output::note(format_args!("{name}: {}", tell(&count)));
         }
         page = next;
         if page.is_none() {
             break;
         }
     }
-    eprintln!("{}", tell(&count));
+    output::note(tell(&count));
     if count.objects == 0 {
         bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
     }

@@ -41,18 +41,26 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let resources = resources.as_deref().map(Resources::read).transpose()?;
     let emulator = Emulator::start(Options { host, port, data_dir, resources }).await?;
-    println!("listening on {}", emulator.address());
-    for api in ["PUBSUB", "FIRESTORE", "BIGQUERY", "STORAGE"] {
-        println!("export {api}_EMULATOR_HOST={}", emulator.address());
-    }
-    let data = emulator.data_dir().display();
-    println!("objects lie in {data}/storage, tables in {data}/bigquery.sqlite");
+    // A closed standard output, as of `emulator | head -1`, is no reason to stop.
+    std::io::stdout().write_all(describe(&emulator).as_bytes()).unwrap_or_default();
     tokio::select! {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C")?,
     }
     emulator.shutdown().await;
     Ok(())
+}
+
+/// Says where everything is, with the variables in a form that a shell reads.
+fn describe(emulator: &Emulator) -> String {
+    let (address, data) = (emulator.address(), emulator.data_dir().display());
+    let exports = ["PUBSUB", "FIRESTORE", "BIGQUERY", "STORAGE"]
+        .map(|api| format!("export {api}_EMULATOR_HOST={address}\n"))
+        .concat();
+    format!(
+        "listening on {address}\n{exports}objects lie in {data}/storage, tables in \
+         {data}/bigquery.sqlite\n"
+    )
 }
 
 /// Whether an emulator answers at a port of this machine.

@@ -15,7 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use google_cloud_pubsub::model;
 use pipeline::metrics::Reasons;
 use pipeline::{Error, Message};
-use service::{Action, args};
+use service::{Action, args, output};
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -229,10 +229,10 @@ fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
         );
     }
     if found.retry_policy.is_some() {
-        eprintln!(
+        output::note(format_args!(
             "{name} has a retry policy: letters come back after its delay, so a next run within it misses \
              some"
-        );
+        ));
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use pipeline::timestamp::parse_rfc3339;
 use pipeline::{Error, Message, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
-use crate::args;
 use crate::survey::Form;
+use crate::{args, output};
 
 /// How it ends, which people read last.
 const VERDICT: [&str; 3] = ["outcome", "reason", "detail"];
@@ -178,11 +178,13 @@ pub async fn survive<T>(explanation: impl Future<Output = T>) -> Result<T, Story
 /// For a message that does not pass, so that the exit code tells.
 pub fn print(story: &Story, form: Form) -> anyhow::Result<()> {
     match form {
-        Form::Json => println!("{:#}", Value::Object(story.clone())),
+        Form::Json => output::line(format_args!("{:#}", Value::Object(story.clone()))),
         Form::Text => {
             let before = story.iter().filter(|(name, _)| !VERDICT.contains(&name.as_str()));
             let verdict = VERDICT.iter().filter_map(|name| story.get_key_value(*name));
-            before.chain(verdict).for_each(|(name, value)| println!("{name}: {}", text(value)));
+            for (name, value) in before.chain(verdict) {
+                output::line(format_args!("{name}: {}", text(value)));
+            }
         }
     }
     match story.get("outcome").and_then(Value::as_str) {

@@ -14,6 +14,7 @@ mod logs;
 pub mod memory;
 mod metrics;
 pub mod moment;
+pub mod output;
 mod probe;
 mod run;
 mod schema;

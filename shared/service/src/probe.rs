@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
+use crate::output;
 use crate::settings::Http;
 
 /// Longest wait for a part of the answer.
@@ -32,6 +33,6 @@ pub(crate) fn readiness(http: &Http) -> anyhow::Result<()> {
     stream.read_to_string(&mut answer).context("read the answer of /readyz")?;
     let status = answer.split(' ').nth(1);
     let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    println!("{body}");
+    output::line(body);
     if status == Some("200") { Ok(()) } else { bail!("not ready") }
 }

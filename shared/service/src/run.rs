@@ -15,7 +15,7 @@ use crate::memory::Account;
 use crate::settings::{self, Settings};
 use crate::signals::Signals;
 use crate::survey::{self, Form, Roles};
-use crate::{Hosted, Service, args, logs, probe, schema};
+use crate::{Hosted, Service, args, logs, output, probe, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
 pub(crate) const FAILED: u8 = 1;
@@ -61,8 +61,15 @@ fn run_as<T: Settings, S: Service>(
     install_crypto();
     logs::install();
     let code = run_from(arguments, about, actions, make);
+    let written = output::finish();
     logs::flush(LOG_PATIENCE);
-    code
+    match written {
+        Ok(()) => code,
+        Err(error) => {
+            output::note(format_args!("{}: {error:#}", S::NAME));
+            code.max(FAILED)
+        }
+    }
 }
 
 /// Does what `arguments` ask for, and returns the exit code.
@@ -76,14 +83,14 @@ fn run_from<T: Settings, S: Service>(
     let (config, command) = match args::parse(arguments, S::NAME, about, &commands) {
         Asked::Of(config, command) => (config, command),
         Asked::Schema => {
-            println!("{:#}", schema::of::<T>());
+            output::line(format_args!("{:#}", schema::of::<T>()));
             return 0;
         }
     };
     let settings = match settings::load::<T>(config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
-            eprint!("{faults}");
+            faults.lines().iter().for_each(output::note);
             return WRONG_SETTINGS;
         }
     };
@@ -96,7 +103,7 @@ fn run_from<T: Settings, S: Service>(
             FAILED
         }
         Err(failure) => {
-            eprintln!("{}: {failure:#}", S::NAME);
+            output::note(format_args!("{}: {failure:#}", S::NAME));
             FAILED
         }
     }
@@ -152,9 +159,8 @@ fn act_on<T: Settings, S: Service>(
 }
 
 fn say_right<T: Settings, S: Service>(settings: &T) {
-    println!("{}: settings are right", S::NAME);
-    settings.explain().iter().for_each(|line| println!("{line}"));
-    Account::of(settings).lines().iter().for_each(|line| println!("{line}"));
+    output::line(format_args!("{}: settings are right", S::NAME));
+    settings.explain().iter().chain(&Account::of(settings).lines()).for_each(output::line);
 }
 
 /// Both ring and aws-lc-rs are linked, so rustls must be told which one to use.

@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
+use crate::output;
+
 /// Something that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Need {
@@ -85,8 +87,8 @@ impl State {
 /// When one of them is not fine, so that the exit code tells.
 pub(crate) fn report(needs: &[Need], form: Form, roles: Roles) -> anyhow::Result<()> {
     match form {
-        Form::Json => println!("{}", serde_json::to_string_pretty(needs)?),
-        Form::Text => print!("{}", table(needs, roles)),
+        Form::Json => output::line(serde_json::to_string_pretty(needs)?),
+        Form::Text => output::line(table(needs, roles).trim_end()),
     }
     let wrong = needs.iter().filter(|need| !need.state.is_fine()).count();
     match wrong {

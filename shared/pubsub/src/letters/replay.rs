@@ -8,8 +8,8 @@ use clap::ArgMatches;
 use pipeline::message::attribute;
 use pipeline::{Error, Message, Recovery};
 use serde_json::json;
-use service::args;
 use service::survey::Form;
+use service::{args, output};
 use tokio::time::{Instant, Interval, interval};
 
 use super::filter::{Filter, first_seen};
@@ -249,12 +249,12 @@ fn tell(letter: &Message, sent: &Result<(), Error>, form: Form) {
     if form == Form::Json {
         let mut row = json!(row);
         row["error"] = json!(why);
-        println!("{row}");
+        output::line(row);
         return;
     }
-    println!("{}", row.line());
+    output::line(row.line());
     if let Some(why) = why {
-        println!("    cannot be replayed: {why}");
+        output::line(format_args!("    cannot be replayed: {why}"));
     }
 }
 
@@ -268,11 +268,11 @@ impl Tally {
             told[if mode == Mode::Dry { "would_be_replayed" } else { "replayed" }] =
                 replayed.into();
             told["failed"] = failed.into();
-            println!("{told}");
+            output::line(told);
             return;
         }
-        println!("{}", seen.sum(matching));
-        println!("{}", self.words(mode));
+        output::line(seen.sum(matching));
+        output::line(self.words(mode));
     }
 
     fn words(&self, mode: Mode) -> String {

@@ -6,8 +6,8 @@ use pipeline::Message;
 use pipeline::message::attribute::INGEST_ID;
 use serde::Serialize;
 use serde_json::{Value, json};
-use service::explain;
 use service::survey::Form;
+use service::{explain, output};
 use time::OffsetDateTime;
 
 use super::Seen;
@@ -75,18 +75,18 @@ impl<'a> List<'a> {
             let mut told = seen.to_json();
             told["matching"] = self.rows.len().into();
             told["letters"] = json!(self.rows);
-            println!("{told:#}");
+            output::line(format_args!("{told:#}"));
             return;
         }
         let mut sums: BTreeMap<&str, usize> = BTreeMap::new();
         for row in &self.rows {
             *sums.entry(&row.reason).or_default() += 1;
-            println!("{}", row.line());
+            output::line(row.line());
         }
         for (reason, letters) in sums {
-            println!("{reason}: {letters}");
+            output::line(format_args!("{reason}: {letters}"));
         }
-        println!("{}", seen.sum(self.rows.len()));
+        output::line(seen.sum(self.rows.len()));
     }
 }
 
@@ -116,13 +116,13 @@ impl<'a> Count<'a> {
             let mut told = seen.to_json();
             told["matching"] = matching.into();
             told["counts"] = self.counts.iter().map(count).collect();
-            println!("{told:#}");
+            output::line(format_args!("{told:#}"));
             return;
         }
         for ((service, reason), letters) in &self.counts {
-            println!("{letters:>8}  {service:<10}  {reason}");
+            output::line(format_args!("{letters:>8}  {service:<10}  {reason}"));
         }
-        println!("{}", seen.sum(matching));
+        output::line(seen.sum(matching));
     }
 }
 
@@ -155,10 +155,10 @@ impl<'a> Wanted<'a> {
         let Some((letter, others)) = self.found.split_first() else { return false };
         for other in others {
             let [service, reason] = ["dl_service", "dl_reason"].map(|name| attribute(other, name));
-            eprintln!(
+            output::note(format_args!(
                 "another letter has this id: of {service}, {reason}, message id {}",
                 other.id
-            );
+            ));
         }
         if form == Form::Json {
             // As `explain --pubsub-json` reads it.
@@ -166,13 +166,15 @@ impl<'a> Wanted<'a> {
             let (data, attributes) = original(letter);
             shown["message"] = explain::to_json(&data, &attributes, "");
             shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
-            println!("{shown:#}");
+            output::line(format_args!("{shown:#}"));
             return true;
         }
         let attributes: BTreeMap<_, _> = letter.attributes.iter().collect();
-        attributes.iter().for_each(|(name, value)| println!("{name}: {value}"));
+        for (name, value) in attributes {
+            output::line(format_args!("{name}: {value}"));
+        }
         let (data, _) = original(letter);
-        println!("data ({} bytes): {:#}", data.len(), explain::readable(&data));
+        output::line(format_args!("data ({} bytes): {:#}", data.len(), explain::readable(&data)));
         true
     }
 }
