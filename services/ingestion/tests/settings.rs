@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::process::{Command, Output};
 
 use ingestion::config::Settings;
+use serde_json::Value;
 use service::settings::load;
 
 fn ingestion(arguments: &[&str]) -> Output {
@@ -27,6 +28,64 @@ fn the_example_is_right_and_shows_the_defaults() {
     assert_eq!(checked.status.code(), Some(0));
     let said = String::from_utf8(checked.stdout).unwrap();
     assert!(said.contains("settings are right") && said.contains("at least once"), "{said}");
+}
+
+#[test]
+fn programs_read_whether_settings_are_right() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    let json = |checked: &Output| serde_json::from_slice::<Value>(&checked.stdout).unwrap();
+
+    let right = ingestion(&["check", "--json", "--config", example]);
+    let wrong = ingestion(&["check", "--json"]);
+
+    assert_eq!((right.status.code(), wrong.status.code()), (Some(0), Some(2)));
+    let (right, faults) = (json(&right), json(&wrong));
+    assert_eq!((&right["service"], &right["settings"]), (&"ingestion".into(), &"right".into()));
+    assert!(right["guarantees"][0].as_str().unwrap().contains("at least once"), "{right}");
+    assert!(right["memory"]["needed_bytes"].as_u64().unwrap() > 0, "{right}");
+    assert_eq!(faults["settings"], "wrong");
+    let lines = faults["faults"].as_array().unwrap();
+    assert!(lines.iter().any(|line| line.as_str().unwrap().starts_with("mqtt.url: required")));
+    assert_eq!(wrong.stderr, b"");
+}
+
+/// The end of a pipe that nobody reads.
+fn closed_pipe() -> std::io::PipeWriter {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
+    for arguments in [
+        &["schema"][..],
+        &["check", "--config", example],
+        &["check", "--json", "--config", example],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+        let unread = command.args(arguments).env_clear().stdout(closed_pipe()).output().unwrap();
+
+        assert_eq!(unread.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(String::from_utf8_lossy(&unread.stderr), "", "{arguments:?}");
+    }
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+    let faulty = command.arg("check").env_clear().stderr(closed_pipe()).output().unwrap();
+    assert_eq!(faulty.status.code(), Some(2));
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure() {
+    let full = std::fs::File::create("/dev/full").unwrap();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
+    let unwritten = command.arg("schema").env_clear().stdout(full).output().unwrap();
+
+    assert_eq!(unwritten.status.code(), Some(1));
+    let said = String::from_utf8(unwritten.stderr).unwrap();
+    assert!(said.contains("write standard output: No space left"), "{said}");
 }
 
 #[test]

@@ -12,13 +12,23 @@ use crate::survey::Form;
 pub(crate) enum Command {
     Run,
     /// Check the settings, and no more than them.
-    Check,
+    Check(Form),
     /// Check the settings and look at every dependency.
     CheckOnline(Form),
     Plan(Form),
     Probe,
     /// One of the service's own actions, by its place among them.
     Act(usize, ArgMatches),
+}
+
+impl Command {
+    /// For whom its output is.
+    pub(crate) fn form(&self) -> Form {
+        match self {
+            Self::Check(form) | Self::CheckOnline(form) | Self::Plan(form) => *form,
+            Self::Run | Self::Probe | Self::Act(..) => Form::Text,
+        }
+    }
 }
 
 /// What the command line asks for.
@@ -44,7 +54,7 @@ pub(crate) fn parse(
     let command = match matches.subcommand() {
         None => Command::Run,
         Some(("check", given)) if given.get_flag("online") => Command::CheckOnline(form(given)),
-        Some(("check", _)) => Command::Check,
+        Some(("check", given)) => Command::Check(form(given)),
         Some(("plan", given)) => Command::Plan(form(given)),
         Some(("schema", _)) => return Asked::Schema,
         Some(("probe", _)) => Command::Probe,
@@ -71,7 +81,9 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .long_about(
             "Checks the settings, names every fault, and exits with 2 if there is one.\n\n\
              With --online it reaches every dependency too, changes nothing there, and exits with 1 \
-             if one is missing, differs from the settings, or cannot be reached.",
+             if one is missing, differs from the settings, or cannot be reached.\n\n\
+             With --json it prints an object: `settings` is `right`, with `guarantees` and `memory`, or \
+             `wrong`, with `faults`. With --online, right settings are a list of the dependencies.",
         )
         .args([online, json()]);
     let plan = clap::Command::new("plan")

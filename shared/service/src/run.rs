@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ArgMatches;
+use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::memory::Account;
-use crate::settings::{self, Settings};
+use crate::settings::{self, Faults, Settings};
 use crate::signals::Signals;
 use crate::survey::{self, Form, Roles};
 use crate::{Hosted, Service, args, logs, output, probe, schema};
@@ -90,7 +91,7 @@ fn run_from<T: Settings, S: Service>(
     let settings = match settings::load::<T>(config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
-            faults.lines().iter().for_each(output::note);
+            report_faults::<S>(&faults, command.form());
             return WRONG_SETTINGS;
         }
     };
@@ -136,13 +137,13 @@ fn act_on<T: Settings, S: Service>(
             let signals = Signals::listen(settings.grace_period())?;
             runtime.block_on(live(signals, make, settings))
         }
-        Command::Check => {
-            say_right::<T, S>(&settings);
+        Command::Check(form) => {
+            report_right::<T, S>(&settings, form);
             Ok(())
         }
         Command::CheckOnline(form) => {
             if form == Form::Text {
-                say_right::<T, S>(&settings);
+                report_right::<T, S>(&settings, form);
             }
             let needs = runtime.block_on(make(settings).survey())?;
             survey::report(&needs, form, Roles::Hidden)
@@ -158,9 +159,35 @@ fn act_on<T: Settings, S: Service>(
     }
 }
 
-fn say_right<T: Settings, S: Service>(settings: &T) {
-    output::line(format_args!("{}: settings are right", S::NAME));
-    settings.explain().iter().chain(&Account::of(settings).lines()).for_each(output::line);
+/// Prints what right settings promise, and the memory that they allow.
+fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
+    let (guarantees, account) = (settings.explain(), Account::of(settings));
+    match form {
+        Form::Json => output::line(format_args!(
+            "{:#}",
+            json!({
+                "service": S::NAME,
+                "settings": "right",
+                "guarantees": guarantees,
+                "memory": account.report(),
+            })
+        )),
+        Form::Text => {
+            output::line(format_args!("{}: settings are right", S::NAME));
+            guarantees.iter().chain(&account.lines()).for_each(output::line);
+        }
+    }
+}
+
+/// Prints what is wrong with settings.
+fn report_faults<S: Service>(faults: &Faults, form: Form) {
+    match form {
+        Form::Json => output::line(format_args!(
+            "{:#}",
+            json!({ "service": S::NAME, "settings": "wrong", "faults": faults.lines() })
+        )),
+        Form::Text => faults.lines().iter().for_each(output::note),
+    }
 }
 
 /// Both ring and aws-lc-rs are linked, so rustls must be told which one to use.
