@@ -64,6 +64,13 @@ impl Place {
         self.run_with(service, &config, args, input).await
     }
 
+    /// A tool of a service, not started yet.
+    pub(crate) fn command(&self, service: &str, config: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(binary(service).unwrap());
+        command.args(args).arg("--config").arg(config).envs(self.variables(service));
+        command
+    }
+
     pub(crate) async fn run_with(
         &self,
         service: &str,
@@ -71,8 +78,7 @@ impl Place {
         args: &[&str],
         input: &[u8],
     ) -> Output {
-        let mut command = Command::new(binary(service).unwrap());
-        command.args(args).arg("--config").arg(config).envs(self.variables(service));
+        let mut command = self.command(service, config, args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();

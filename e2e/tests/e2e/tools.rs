@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Stdio;
 
 use e2e::cloud::{Cloud, Received};
 use e2e::mosquitto::free_port;
@@ -178,6 +179,63 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
     assert!(letters(&place, &[]).await.is_empty());
     assert!(service.terminate().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tool_minds_that_its_reader_has_gone() {
+    let place = Place::with_resources().await;
+    let cloud = Cloud::embedded(&place.emulator.url());
+    let attributes =
+        json!({ "dl_service": "bigqueries", "dl_reason": "row_missing", "ingest_id": "i-1" });
+    cloud.publish("dead-letters", b"data", attributes).await.unwrap();
+
+    for (service, args, code) in [
+        ("ingestion", "check --online", 0),
+        ("enrich", "plan --json", 0),
+        ("icestore", "explain", 0),
+        // There is nothing in the archive.
+        ("icestore", "replay --prefix 2024 --dry-run", 1),
+        ("bigqueries", "view", 0),
+        ("bigqueries", "dead-letters list --wait 1", 0),
+        ("bigqueries", "dead-letters count --wait 1", 0),
+        ("bigqueries", "dead-letters show i-1 --wait 1", 0),
+        ("bigqueries", "dead-letters replay --wait 1", 0),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let config = root().join("services").join(service).join("example.yaml");
+        let args: Vec<_> = args.split(' ').collect();
+        let mut command = place.command(service, &config, &args);
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let unread = command.spawn().unwrap().wait_with_output().await.unwrap();
+
+        assert_eq!(unread.status.code(), Some(code), "{args:?}: {}", text(&unread));
+        assert!(!text(&unread).contains("panic"), "{args:?}: {}", text(&unread));
+    }
+
+    // The replay has done all that it was asked for.
+    let back = &pulled(&cloud, "bigqueries", 1).await[0];
+    assert_eq!(&*back.attributes["ingest_id"], "i-1");
+    assert!(letters(&place, &[]).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
+    let place = Place::with_resources().await;
+    let example = root().join("services/bigqueries/example.yaml");
+    let list = ["dead-letters", "list", "--wait", "1"];
+    let nowhere = format!("127.0.0.1:{}", free_port().unwrap());
+
+    let mut command = place.command("bigqueries", &example, &list);
+    let silent = command.env("PUBSUB_EMULATOR_HOST", &nowhere).output().await.unwrap();
+    let other = [&list[..], &["--subscription", "other"]].concat();
+    let missing = place.run("bigqueries", &other, b"").await;
+
+    assert_eq!((silent.status.code(), missing.status.code()), (Some(1), Some(1)));
+    let (silent, missing) = (text(&silent), text(&missing));
+    assert!(silent.contains(&format!("http://{nowhere} must be reached from here")), "{silent}");
+    assert!(!silent.contains("--subscription"), "{silent}");
+    assert!(missing.contains("does not exist; name another subscription"), "{missing}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use service::{Condition, credentials};
 use tokio::time::timeout;
 
 use crate::connection::{Connection, TopicName, full_name};
+use crate::settings::Endpoint;
 
 /// Longest duration of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +40,23 @@ pub(crate) struct Unseen {
 impl Unseen {
     fn silent(error: impl std::error::Error + 'static) -> Self {
         Self { code: None, why: no_answer(&error) }
+    }
+
+    /// What a person can do about it. `instead` says how to do without: it helps where Pub/Sub has answered.
+    pub(crate) fn advice(&self, endpoint: &Endpoint, instead: &str) -> String {
+        let place = endpoint.endpoint.as_deref().unwrap_or("Google's own Pub/Sub");
+        match self.code {
+            Some(Code::NotFound) => instead.to_owned(),
+            Some(Code::PermissionDenied) => {
+                format!("take the role roles/pubsub.viewer to see it, or {instead}")
+            }
+            _ if credentials::is_about_missing(&self.why) => "then run it again".into(),
+            Some(Code::Unauthenticated) => format!("{place} does not take these credentials"),
+            _ => format!(
+                "{place} must be reached from here: look at the network, pubsub.endpoint and \
+                 PUBSUB_EMULATOR_HOST"
+            ),
+        }
     }
 
     fn of(name: &str, error: &ApiError) -> Self {
@@ -287,6 +305,23 @@ pub(crate) async fn subscription_watcher(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_depends_on_whether_pubsub_has_answered() {
+        let emulator =
+            Endpoint { endpoint: Some("http://localhost:1".into()), ..Endpoint::default() };
+        let advice =
+            |code| Unseen { code, why: "words".into() }.advice(&emulator, "name another with --x");
+
+        assert_eq!(advice(Some(Code::NotFound)), "name another with --x");
+        let denied = advice(Some(Code::PermissionDenied));
+        assert!(denied.contains("roles/pubsub.viewer") && denied.contains("--x"), "{denied}");
+        for code in [None, Some(Code::Unavailable), Some(Code::Unauthenticated)] {
+            let silent = advice(code);
+            assert!(silent.starts_with("http://localhost:1 "), "{silent}");
+            assert!(!silent.contains("--x"), "{silent}");
+        }
+    }
 
     #[test]
     fn a_filter_may_let_nothing_pass_and_what_is_detached_does_not_listen() {

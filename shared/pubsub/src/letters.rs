@@ -10,7 +10,7 @@ mod show;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use google_cloud_pubsub::model;
 use pipeline::metrics::Reasons;
@@ -205,12 +205,11 @@ impl Office<'_> {
     /// Says what is wrong with a subscription before it is read.
     async fn check(&self, name: &str) -> anyhow::Result<()> {
         let admin = crate::admin::Admin::new(&Connection::new(self.pubsub.clone())).await?;
-        let found = admin.find_subscription(name).await.with_context(|| {
-            format!(
-                "{name} cannot be read: make a subscription of the dead-letter topic, and name it with \
-                 --subscription"
-            )
-        })?;
+        const INSTEAD: &str =
+            "name another subscription of the dead-letter topic with --subscription, or make one";
+        let found = admin.find_subscription(name).await;
+        let found =
+            found.map_err(|unseen| anyhow!("{unseen}; {}", unseen.advice(self.pubsub, INSTEAD)))?;
         if let Some(topic) = self.topic.as_ref().filter(|topic| found.topic != topic.as_str()) {
             bail!("{name} reads {}, but dead letters go to {topic}", found.topic);
         }

@@ -8,7 +8,7 @@ use std::path::Path;
 const WORDS: [&str; 5] =
     ["auth headers", "authentication headers", "auth token", "Fetching the token", "No token"];
 /// What to do.
-const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
+pub(crate) const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
                        file, or run `gcloud auth application-default login`, or give the pod a \
                        service account";
 
@@ -16,6 +16,12 @@ const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> String {
     hint(chain(error), is_configured())
+}
+
+/// Whether a text that [`explain`] made says what to do about missing credentials.
+#[must_use]
+pub fn is_about_missing(text: &str) -> bool {
+    text.contains(MISSING)
 }
 
 /// An error and its causes, each said once.
@@ -62,6 +68,7 @@ mod tests {
         );
         assert!(said.contains("gcloud auth application-default login"), "{said}");
         assert!(said.ends_with(&format!("({text})")), "{said}");
+        assert!(is_about_missing(&said) && !is_about_missing(&text));
         assert_eq!(hint(text.clone(), true), text, "there are some, and they do not work");
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
-use crate::output;
+use crate::{credentials, output};
 
 /// Something that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -105,7 +105,10 @@ pub(crate) enum Roles {
 }
 
 fn table(needs: &[Need], roles: Roles) -> String {
+    /// Stands for what is said once, at the end.
+    const BELOW: &str = "no Google credentials were found, see below";
     let mut text = String::new();
+    let mut missing = None;
     for need in needs {
         let (word, detail) = need.state.word_and_detail();
         text.push_str(&format!("{word:<12} {:<13} {}", need.kind, need.name));
@@ -114,8 +117,16 @@ fn table(needs: &[Need], roles: Roles) -> String {
         }
         text.push('\n');
         if !detail.is_empty() {
+            let (detail, below) = match detail.split_once(credentials::MISSING) {
+                Some((who, words)) => (format!("{who}{BELOW}"), Some(words)),
+                None => (detail.to_owned(), None),
+            };
+            missing = missing.or(below);
             text.push_str(&format!("{:<12} {detail}\n", ""));
         }
+    }
+    if let Some(words) = missing {
+        text.push_str(&format!("{}{words}\n", credentials::MISSING));
     }
     text
 }
@@ -141,6 +152,22 @@ mod tests {
         );
         assert!(report(&needs, Form::Text, Roles::Hidden).is_err());
         assert!(report(&needs[..1], Form::Text, Roles::Hidden).is_ok());
+    }
+
+    #[test]
+    fn what_to_do_about_missing_credentials_is_said_once() {
+        let unseen = |words| {
+            let why = format!("Pub/Sub does not answer: {} ({words})", credentials::MISSING);
+            need(State::Unreachable(why))
+        };
+        let needs = [unseen("no token"), unseen("no headers"), need(State::Missing("gone".into()))];
+
+        let text = table(&needs, Roles::Hidden);
+
+        assert_eq!(text.matches("gcloud auth application-default login").count(), 1, "{text}");
+        let below = "does not answer: no Google credentials were found, see below\n";
+        assert_eq!(text.matches(below).count(), 2, "{text}");
+        assert!(text.ends_with(" (no token)\n"), "the words of the first one: {text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::ArgMatches;
 use pipeline::message::attribute;
 use pipeline::{Error, Message, Recovery};
@@ -16,7 +16,7 @@ use super::filter::{Filter, first_seen};
 use super::reader::Reader;
 use super::show::Row;
 use super::{Office, Seen};
-use crate::admin::Admin;
+use crate::admin::{Admin, Unseen};
 use crate::connection::{Connection, TopicName, full_name};
 use crate::dead_letters::restore;
 use crate::publishers::Publishers;
@@ -215,8 +215,8 @@ impl Office<'_> {
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
         let name = full_name(self.project, "subscriptions", &subscription.id);
         let found = admin.find_subscription(&name).await;
-        let found =
-            found.with_context(|| format!("{name} cannot be read; give the topic with --to"))?;
+        let advice = |unseen: &Unseen| unseen.advice(self.pubsub, "give the topic with --to");
+        let found = found.map_err(|unseen| anyhow!("{unseen}; {}", advice(&unseen)))?;
         Ok(Some(TopicName::new(self.project, &found.topic)))
     }
 }
