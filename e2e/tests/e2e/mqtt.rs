@@ -258,6 +258,27 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_never_was_is_not_retired() {
+    let stage = Stage::set().await;
+    let settings = stage.ingestion();
+    let config = stage.folder.path().join("ingestion.yaml");
+    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+
+    let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
+    retire.args(["retire", "--ordinal", "7", "--config"]).arg(&config).kill_on_drop(true);
+    // The first run leaves no session for the second one to find.
+    for _ in 0..2 {
+        let refused = timeout(PATIENCE, retire.output()).await.unwrap().unwrap();
+
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        let session = format!("has no session {}-7-0: nothing was retired", settings.mqtt.name);
+        assert!(said.contains(&session) && said.contains("check --ordinal"), "{said}");
+    }
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_lives_is_not_retired() {
     let stage = Stage::set().await;
     let settings = stage.ingestion();

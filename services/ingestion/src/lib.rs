@@ -21,6 +21,7 @@ pub mod routes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use anyhow::bail;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
@@ -56,13 +57,14 @@ pub struct Ingestion<E = FromTopic> {
     settings: Settings,
     enricher: E,
     purpose: Purpose,
+    metrics: Metrics,
 }
 
 impl Ingestion {
     /// Ingestion that writes `DeviceID`, `Topic` and `Timestamp` into the enrichment data.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings, enricher: FromTopic, purpose: Purpose::Carry }
+        Self::with_enricher(settings, FromTopic)
     }
 }
 
@@ -70,7 +72,7 @@ impl<E: Enricher> Ingestion<E> {
     /// Ingestion with an enricher of one's own.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
-        Self { settings, enricher, purpose: Purpose::Carry }
+        Self { settings, enricher, purpose: Purpose::Carry, metrics: Metrics::default() }
     }
 
     /// Carries what the broker still holds for this replica, and ends its sessions: for a replica that
@@ -80,14 +82,25 @@ impl<E: Enricher> Ingestion<E> {
     /// 3.10.4]. mosquitto keeps it.
     ///
     /// # Errors
-    /// When the replica lives, or a message could not be carried. The sessions stay then.
+    /// When the replica lives, or a message could not be carried: the sessions stay then. When the broker
+    /// has no session of it.
     pub async fn retire(mut self) -> anyhow::Result<()> {
         self.purpose = Purpose::Drain;
         let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.grace_period);
+        let metrics = self.metrics.clone();
         let mut running = self.start(&Context::default()).await?;
         running.exhausted().await?;
         running.shutdown(grace).await?;
+        // Also where there were none: looking for them made some.
         mqtt::Source::end_sessions(&mqtt).await?;
+        if metrics.absent_sessions.get() >= mqtt.connections.into() {
+            bail!(
+                "{} has no session {}: nothing was retired; check --ordinal, mqtt.name and mqtt.url. A \
+                 replica that was retired before has none either, nor has one whose session has expired",
+                mqtt.url,
+                mqtt.client_id(0)
+            );
+        }
         info!("retired: the broker keeps nothing for this replica any more");
         Ok(())
     }
@@ -97,9 +110,8 @@ impl<E: Enricher> Service for Ingestion<E> {
     const NAME: &'static str = "ingestion";
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { settings, enricher, purpose } = self;
+        let Self { settings, enricher, purpose, metrics } = self;
         let (health, registry) = (&context.health, &context.registry);
-        let metrics = Metrics::default();
         let counts = pipeline::Metrics::new(&REASONS);
         registry.register(|registry| {
             counts.register(registry);

@@ -12,7 +12,9 @@ Unsubscribes, carries what the broker still holds, and ends the sessions (for sc
 
 First it watches for a living replica, which may be waiting to connect again. This takes
 mqtt.reconnect.max + mqtt.connect_timeout + 5s: 2m 15s by default. A replica that connects in this
-time keeps its session, and the command fails.";
+time keeps its session, and the command fails.
+
+Exits with 1 if the broker has no session of this replica, as after a wrong ordinal: nothing is retired.";
 
 /// The subcommand.
 #[must_use]
@@ -34,7 +36,7 @@ pub fn command() -> Command {
 ///
 /// # Errors
 /// When it is not clear which replica goes, when that replica lives, or when a message could not be
-/// carried. The sessions stay then.
+/// carried: the sessions stay then. When the broker has no session of that replica.
 pub async fn act(mut settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let ordinal = given.get_one("ordinal").copied();
     let ordinal = ordinal.or(settings.mqtt.ordinal).or_else(host::ordinal);

@@ -44,6 +44,8 @@ pub(super) struct Connection {
     /// The time without a subscription, after the first one.
     away: Option<Away>,
     has_ever_subscribed: bool,
+    /// Whether a drain has found a session.
+    has_found_session: bool,
     /// Whether the broker's session has our filters, as far as it keeps them.
     is_session_subscribed: bool,
     /// Connections of a drain, one after the other, that ended before it had changed anything.
@@ -73,6 +75,7 @@ impl Connection {
             held,
             away: None,
             has_ever_subscribed: false,
+            has_found_session: false,
             is_session_subscribed: false,
             ends_while_watching: 0,
         }
@@ -206,7 +209,10 @@ impl Connection {
             warn!(connection = index, warning);
         }
         if self.parts.purpose == Purpose::Drain {
-            if !epoch.session_present {
+            if epoch.session_present {
+                self.has_found_session = true;
+            } else if !self.has_found_session {
+                self.parts.metrics.absent_sessions.inc();
                 info!(connection = index, "the broker has no session of ours: nothing to carry");
             }
             let names = filters.iter().map(|filter| filter.filter.clone());

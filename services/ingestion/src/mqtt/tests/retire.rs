@@ -218,6 +218,22 @@ async fn without_a_session_there_is_nothing_to_carry() {
     assert_eq!(peer.next().await, Said::Disconnect);
     drop(peer);
     assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+    assert_eq!(env.metrics.absent_sessions.get(), 1, "and that is told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_found_was_there() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let mut source = env.source(Purpose::Drain);
+    let mut peer = env.broker.accept().await;
+    peer.take(true).await;
+    drop(peer);
+    let mut peer = env.broker.accept().await;
+    peer.take(false).await;
+    drop(peer);
+
+    assert_eq!(carry(&mut source, Duration::ZERO).await, Ok(0));
+    assert_eq!(env.metrics.absent_sessions.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
