@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
+use service::output;
 use time::OffsetDateTime;
 use tracing_subscriber::EnvFilter;
 
@@ -69,7 +70,8 @@ pub(crate) fn link_latest(folder: PathBuf) -> PathBuf {
     match removed.and_then(|()| std::os::unix::fs::symlink(name, &link)) {
         Ok(()) => link,
         Err(error) => {
-            eprintln!("data/latest does not lead to {}: {error}", folder.display());
+            let shown = folder.display();
+            output::note(format_args!("data/latest does not lead to {shown}: {error}"));
             folder
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use e2e::mosquitto::{self, Mosquitto};
 use ingestion::config::Protocol;
+use service::output;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -101,7 +102,7 @@ async fn start_built_in(port: u16) -> anyhow::Result<()> {
         .name("rumqttd".into())
         .spawn(move || {
             if let Err(error) = rumqttd::Broker::new(config).start() {
-                eprintln!("the built-in broker failed: {error}");
+                output::note(format_args!("the built-in broker failed: {error}"));
             }
         })
         .context("start the built-in broker")?;

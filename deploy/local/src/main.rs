@@ -13,6 +13,7 @@ mod table;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use service::output;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -23,7 +24,7 @@ async fn main() -> ExitCode {
         Ok(account) if account.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("local mode failed: {error:#}");
+            output::note(format_args!("local mode failed: {error:#}"));
             ExitCode::FAILURE
         }
     }

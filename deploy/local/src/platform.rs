@@ -20,6 +20,7 @@ use crate::args::Args;
 use crate::broker::Broker;
 use crate::metrics::Scrape;
 use crate::settings;
+use crate::table::Progress;
 
 /// Longest wait for the services to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -147,6 +148,8 @@ impl Platform {
     /// Drains the services in the order of the flow. The cloud stays, so that it can be asked.
     pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
         for stage in self.stages.drain(..) {
+            let seconds = GRACE.as_secs();
+            Progress::begin(&format!("draining {}, at most {seconds} s", stage.name));
             stage.hosted.shutdown(GRACE).await.with_context(|| format!("drain {}", stage.name))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, Plan};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, interval};
 use crate::args::{self, Args};
 use crate::places;
 use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
-use crate::table::{Report, Table, print_report};
+use crate::table::{Progress, Report, Table, print_report};
 
 /// Between two prints of the table.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -55,7 +55,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
         _ = interrupt.recv() => true,
     };
     if is_interrupted {
-        watch.table.note("stopping the devices, and waiting for messages in flight");
+        watch.table.note(
+            "stopping the devices, and waiting for messages in flight; Ctrl-C again ends the wait",
+        );
     }
     fleet.stop();
     let is_interrupted = tokio::select! {
@@ -68,12 +70,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     }
     let elapsed = started.elapsed();
     watch.table.print(&platform.stages, &fleet.log(), watch.last_print.elapsed());
-    platform.drain().await?;
-
-    let account = account(&platform, &fleet, &known).await?;
-    let elapsed_seconds = elapsed.as_secs_f64();
-    let messages_per_second = account.archived as f64 / elapsed_seconds;
-    let report = Report { account, elapsed_seconds, messages_per_second };
+    let account = tokio::select! {
+        account = end(&mut platform, &fleet, &known) => account?,
+        _ = terminate.recv() => bail!("terminated before the account was complete"),
+        _ = interrupt.recv() => bail!("interrupted before the account was complete"),
+    };
+    let report = Report::of(account, elapsed);
     print_report(&report);
     if let Some(file) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("write the report")?;
@@ -184,18 +186,27 @@ async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
     }
 }
 
+/// Drains the services, and accounts for every message.
+async fn end(platform: &mut Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
+    platform.drain().await?;
+    account(platform, fleet, known).await
+}
+
 /// Compares by content what was sent with what is in the table, the archive and the dead letters.
 async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
+    let names = platform.cloud.list(BUCKET, PREFIX).await?;
+    let names: Vec<_> = names.into_iter().filter(|name| !known.objects.contains(name)).collect();
+    let mut progress = Progress::begin(&format!("reading {} objects of the archive", names.len()));
     let mut arrived = Vec::new();
-    for name in platform.cloud.list(BUCKET, PREFIX).await? {
-        if !known.objects.contains(&name) {
-            let object = platform.cloud.read(BUCKET, &name).await?;
-            let lines = archive::lines(&object).with_context(|| format!("read {name}"))?;
-            for line in &lines {
-                arrived.push(Arrived::of_line(line)?);
-            }
+    for (index, name) in names.iter().enumerate() {
+        progress.tell(|| format!("{index} objects, {} messages", arrived.len()));
+        let object = platform.cloud.read(BUCKET, name).await?;
+        let lines = archive::lines(&object).with_context(|| format!("read {name}"))?;
+        for line in &lines {
+            arrived.push(Arrived::of_line(line)?);
         }
     }
+    Progress::begin("reading the table and the dead letters");
     let rows = platform.cloud.rows(DATASET, TABLE).await?;
     let rows: Vec<_> = rows.iter().skip(known.rows).map(Arrived::of_row).collect();
     let ends = Ends {

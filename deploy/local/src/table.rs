@@ -7,6 +7,7 @@ use std::time::Duration;
 use e2e::account::Account;
 use e2e::fleet::Log;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::metrics::Scrape;
 use crate::platform::Stage;
@@ -20,6 +21,15 @@ pub(crate) struct Report {
     pub elapsed_seconds: f64,
     /// Archived messages in that time.
     pub messages_per_second: f64,
+}
+
+impl Report {
+    /// The report of a run that took this long.
+    pub(crate) fn of(account: Account, elapsed: Duration) -> Self {
+        let elapsed_seconds = elapsed.as_secs_f64();
+        let messages_per_second = account.archived as f64 / elapsed_seconds;
+        Self { account, elapsed_seconds, messages_per_second }
+    }
 }
 
 /// Columns and rows of a terminal.
@@ -119,6 +129,34 @@ impl Table {
     }
 }
 
+/// Tells how far a step is, at most once a second.
+#[derive(Debug)]
+pub(crate) struct Progress(Instant);
+
+impl Progress {
+    /// Prints what begins.
+    pub(crate) fn begin(text: &str) -> Self {
+        write(&format!("{text}\n"));
+        Self(Instant::now())
+    }
+
+    /// Prints how far it is.
+    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
+        if self.is_due() {
+            write(&format!("  {}\n", text()));
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        const INTERVAL: Duration = Duration::from_secs(1);
+        let is_due = self.0.elapsed() >= INTERVAL;
+        if is_due {
+            self.0 = Instant::now();
+        }
+        is_due
+    }
+}
+
 /// Writes to standard output. A closed one is no reason to stop the platform.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
@@ -167,28 +205,37 @@ fn line(cells: [&str; 8]) -> String {
 
 /// Prints the account.
 pub(crate) fn print_report(report: &Report) {
+    // Writing to a string cannot fail.
+    let mut text = String::new();
+    write_report(&mut text, report).unwrap_or_default();
+    write(&text);
+}
+
+fn write_report(text: &mut String, report: &Report) -> std::fmt::Result {
     let account = &report.account;
     let rows = [
         ("sent", account.sent, "by the devices"),
         ("acknowledged", account.acknowledged, "by the broker: each of these must be found again"),
         ("rows", account.rows, "in the table"),
         ("archived", account.archived, "in the archive"),
-        ("dead letters", account.dead_letters, "refused, and kept with the reason"),
+        ("dead letters", account.dead_letters, "refused, with the reason; also if replayed since"),
         ("missing", account.missing, "neither at both ends nor in the dead letters"),
         ("corrupted", account.corrupted, "arrived with a content that was not sent"),
         ("invented", account.invented, "arrived, and no device sent them"),
-        ("duplicates", account.duplicates, "arrived more than once"),
+        ("duplicates", account.duplicates, "arrived again: redelivered, or replayed"),
     ];
-    println!();
-    rows.iter().for_each(|(name, value, note)| println!("{name:<14}{value:>10}  {note}"));
-    println!("{:<14}{:>10.1}", "seconds", report.elapsed_seconds);
-    println!("{:<14}{:>10.0}", "messages/s", report.messages_per_second);
+    writeln!(text)?;
+    for (name, value, note) in rows {
+        writeln!(text, "{name:<14}{value:>10}  {note}")?;
+    }
+    writeln!(text, "{:<14}{:>10.1}", "seconds", report.elapsed_seconds)?;
+    writeln!(text, "{:<14}{:>10.0}", "messages/s", report.messages_per_second)?;
     let verdict = if account.is_clean() {
         "every message is accounted for"
     } else {
         "messages are missing, corrupted or invented"
     };
-    println!("\n{verdict}");
+    writeln!(text, "\n{verdict}")
 }
 
 #[cfg(test)]
@@ -254,6 +301,36 @@ mod tests {
         assert_eq!(drawn.lines().count(), 1, "{drawn:?}");
         assert!(drawn.lines().all(|line| line.len() == 30), "{drawn:?}");
         assert_eq!(table.redrawn(&lines(), Some(small)), format!("\x1b[1A\x1b[J{drawn}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn progress_is_told_once_a_second() {
+        let mut progress = Progress::begin("counting");
+        let mut told = Vec::new();
+        for millis in [0, 999, 1, 999, 1] {
+            tokio::time::advance(Duration::from_millis(millis)).await;
+            told.push(progress.is_due());
+        }
+
+        assert_eq!(told, [false, false, true, false, true]);
+    }
+
+    #[test]
+    fn the_account_says_what_becomes_of_letters_that_were_replayed() {
+        let account = Account { dead_letters: 2, duplicates: 1, ..Account::default() };
+        let report = Report { account, elapsed_seconds: 1.5, messages_per_second: 10.0 };
+        let mut text = String::new();
+
+        write_report(&mut text, &report).unwrap();
+
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap();
+        let words = |name| line(name).split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+        assert!(
+            line("dead letters").ends_with("2  refused, with the reason; also if replayed since")
+        );
+        assert_eq!(words("duplicates"), "1 arrived again: redelivered, or replayed");
+        assert!(text.lines().all(|line| line.len() <= 79), "{text}");
+        assert!(text.ends_with("\nevery message is accounted for\n"), "{text}");
     }
 
     #[test]
