@@ -5,6 +5,8 @@
 //! same run, on the same backlog, the bare loop does what cannot be left out (`src/bin/bare.rs`). CPU
 //! time is user and system time, from the system's accounting, between readiness and exit.
 
+#![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
+
 mod case;
 mod chain;
 mod feed;

@@ -1,5 +1,11 @@
 //! `fuzz --target NAME --inputs N --seed S`: tries mutated inputs, and says how it went.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "for measuring: nobody reads a part of it"
+)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

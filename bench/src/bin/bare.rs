@@ -4,6 +4,8 @@
 //! A loop says `ready` on its standard output, passes so many messages, says `done`, and waits until
 //! its standard input ends, so that whoever measures it can look at the process.
 
+#![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
+
 use std::collections::VecDeque;
 use std::io::{BufWriter, Write as _};
 use std::sync::Arc;

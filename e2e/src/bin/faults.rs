@@ -1,5 +1,6 @@
 //! The fault test as a program: exit code 0 when nothing was lost, 1 when something was.
 
+use std::io::Write as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ enum Kinds {
 async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.list {
-        faults::names().iter().for_each(|name| println!("{name}"));
+        print(&faults::names().join("\n"));
         return Ok(ExitCode::SUCCESS);
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "e2e=info".into());
@@ -68,8 +69,13 @@ async fn main() -> anyhow::Result<ExitCode> {
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
     };
-    println!("{report}");
+    print(&report.to_string());
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints a line. A reader that has gone, as of `--list | head`, is no failure.
+fn print(line: &str) {
+    writeln!(std::io::stdout(), "{line}").unwrap_or_default();
 }
 
 /// Builds what is tested, in the profile of this program.

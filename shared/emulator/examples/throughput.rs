@@ -1,6 +1,8 @@
 //! How many small messages a second the bare official client passes through the emulator, both in
 //! this process: `cargo run --release -p emulator --example throughput`
 
+#![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
+
 use std::time::{Duration, Instant};
 
 use emulator::{Emulator, Options};
