@@ -16,12 +16,14 @@ use crate::intake::Parcel;
 use crate::metrics::{FlushCause, Metrics};
 use crate::progress::Pulse;
 use crate::runner::Shared;
+use crate::suspects::{Note, Noted, Work};
 use crate::write::{self, Closed};
-use crate::{Join, Sink, Transform, panics};
+use crate::{Join, Sink, Transform, panics, suspects};
 
 mod clock;
 mod flushing;
 mod order;
+mod rebuilding;
 mod transforming;
 
 use clock::{Clock, Due};
@@ -43,10 +45,14 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     last_taken: Instant,
     /// Closed batches that wait for a free write; intake pauses while there is one.
     waiting: VecDeque<Closed<S>>,
-    writing: FuturesUnordered<BoxFuture<'static, Written<S::Key>>>,
+    writing: FuturesUnordered<Noted<Written<S::Key>>>,
     /// Keys with an ordered batch under way: the next one of the key must wait for it.
     ordered: HashSet<S::Key>,
-    transforming: FuturesUnordered<BoxFuture<'static, Transformed<T::Record>>>,
+    transforming: FuturesUnordered<Noted<Transformed<T::Record>>>,
+    /// Messages whose records were lost with their batch, in order. Nothing else joins before them.
+    lost: VecDeque<Parcel>,
+    /// The first of them, while it is transformed again.
+    rebuilding: FuturesUnordered<Noted<Transformed<T::Record>>>,
     /// Messages on their way to the dead letters. Polled always, because they may hold what writes need.
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
     /// Messages that are held before they are handed back, in their order, and until when.
@@ -57,8 +63,6 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     resumable: Vec<String>,
     /// Keys with a message that must come again before those behind it.
     order: Order,
-    /// Whether a message of this lane is noted as being at work.
-    is_noted: bool,
     /// Whether the other lanes know already that memory is short.
     has_called_for_memory: bool,
     starved: watch::Receiver<()>,
@@ -72,13 +76,8 @@ struct Open<S: Sink> {
     entries: Vec<write::Entry>,
     bytes: usize,
     generation: u64,
+    max_messages: usize,
     is_ordered: bool,
-}
-
-impl<S: Sink> Open<S> {
-    fn new(batch: S::Batch, share: Share, generation: u64) -> Self {
-        Self { batch, share, entries: Vec::new(), bytes: 0, generation, is_ordered: false }
-    }
 }
 
 /// A write that has ended; its deliveries are settled.
@@ -123,12 +122,13 @@ where
             writing: FuturesUnordered::new(),
             ordered: HashSet::new(),
             transforming: FuturesUnordered::new(),
+            lost: VecDeque::new(),
+            rebuilding: FuturesUnordered::new(),
             leaving: FuturesUnordered::new(),
             held: VecDeque::new(),
             parked: HashMap::new(),
             resumable: Vec::new(),
             order: Order::default(),
-            is_noted: false,
             has_called_for_memory: false,
         }
     }
@@ -142,8 +142,9 @@ where
             self.release_held();
             self.start_waiting();
             self.relieve_memory();
+            self.rebuild();
             self.resume_parked().await;
-            if self.input.is_none() && self.transforming.is_empty() && self.resumable.is_empty() {
+            if self.is_taken_in() {
                 self.flush_all(Cause::Shutdown);
             } else {
                 self.flush_idle().await;
@@ -154,17 +155,23 @@ where
 
     /// Notes that nothing is at work, unless the next message is at hand and notes itself.
     fn rest(&mut self) {
-        if self.is_noted && (self.is_input_empty() || !self.has_room()) {
-            self.is_noted = false;
-            self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
+        let Some(suspects) = &self.shared.suspects else { return };
+        if suspects.has_noted(self.index) && (self.is_input_empty() || !self.has_room()) {
+            suspects.leave(self.index);
         }
+    }
+
+    /// A note of what the lane works on, where a file is kept of that.
+    fn note(&self, fingerprints: impl IntoIterator<Item = u64>, work: Work) -> Option<Note> {
+        let suspects = self.shared.suspects.as_ref()?;
+        Some(Note::new(suspects, self.index, fingerprints, work))
     }
 
     /// Waits for the next thing to happen, and does it.
     ///
     /// Every branch is cancel safe: streams, channels and clocks lose nothing when dropped.
     async fn turn(&mut self) {
-        let accepting = self.has_room();
+        let (accepting, can_join) = (self.has_room(), self.can_join());
         let wake_at = self.wake_at();
         let input = async {
             match &mut self.input {
@@ -177,6 +184,7 @@ where
             Some(written) = self.writing.next() => self.finish(written),
             Some(nacked) = self.leaving.next() => self.order.handed_back(nacked),
             // A record that cannot join yet stays where it is, so that the bounds hold.
+            Some(rebuilt) = self.rebuilding.next(), if can_join => self.rebuilt(rebuilt),
             Some(transformed) = self.transforming.next(), if accepting => {
                 self.transformed(transformed).await;
             }
@@ -190,10 +198,16 @@ where
         }
     }
 
-    fn is_drained(&self) -> bool {
+    /// Whether nothing more can join a batch.
+    fn is_taken_in(&self) -> bool {
         self.input.is_none()
             && self.transforming.is_empty()
             && self.resumable.is_empty()
+            && !self.is_rebuilding()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.is_taken_in()
             && self.open.is_empty()
             && self.waiting.is_empty()
             && self.writing.is_empty()
@@ -217,12 +231,19 @@ where
 
     /// Adds a record to its batch, and closes the batch when that reaches a limit.
     fn join(&mut self, parcel: Parcel, mut record: T::Record) {
-        let key = match panics::catch("choose batch", || self.shared.sink.key(&record)) {
+        let note = self.note([parcel.duty.fingerprint], Work::Compute);
+        let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
+        let key = match suspects::during(note.as_ref(), choose) {
             Ok(key) => key,
             Err(error) => return self.refuse(parcel, error),
         };
+        let max_messages = self.shared.limits.batch.max_messages.min(parcel.duty.max_batch);
+        if self.open.get(&key).is_some_and(|open| open.max_messages != max_messages) {
+            self.close(&key, Cause::Count);
+        }
         loop {
-            match self.offer(&key, record) {
+            let offer = || self.offer(&key, record, max_messages);
+            match suspects::during(note.as_ref(), offer) {
                 Ok(()) => return self.joined(&key, parcel),
                 Err(Join::Full(back)) => {
                     record = back;
@@ -239,8 +260,13 @@ where
     }
 
     /// Offers a record to the open batch of its key. After a panic the batch may hold half of it: it
-    /// is thrown away, and its messages are handed back.
-    fn offer(&mut self, key: &S::Key, record: T::Record) -> Result<(), Join<T::Record>> {
+    /// is thrown away, and built again from the other messages.
+    fn offer(
+        &mut self,
+        key: &S::Key,
+        record: T::Record,
+        max_messages: usize,
+    ) -> Result<(), Join<T::Record>> {
         let shared = Arc::clone(&self.shared);
         let open = match self.open.entry(key.clone()) {
             Entry::Occupied(open) => open.into_mut(),
@@ -249,7 +275,15 @@ where
                 let batch = opened.map_err(Join::Refused)?;
                 let generation = self.clock.start(key, shared.limits.batch.max_age);
                 shared.metrics.open_batches.inc();
-                vacant.insert(Open::new(batch, shared.memory.share(), generation))
+                vacant.insert(Open {
+                    batch,
+                    share: shared.memory.share(),
+                    entries: Vec::new(),
+                    bytes: 0,
+                    generation,
+                    max_messages,
+                    is_ordered: false,
+                })
             }
         };
         let (batch, scratch) = (&mut open.batch, &mut self.scratch);
@@ -261,7 +295,7 @@ where
             }
             Err(error) => {
                 self.scratch = shared.sink.scratch();
-                self.hand_back_open(key, panics::PANICKED);
+                self.lose_open(key);
                 Err(Join::Refused(error))
             }
         }
@@ -281,7 +315,7 @@ where
                 self.clock.push(Due { at, generation, key, cause: Cause::Lease });
             }
         }
-        if open.entries.len() >= limits.max_messages {
+        if open.entries.len() >= open.max_messages {
             self.close(key, Cause::Count);
         } else if open.bytes >= limits.max_bytes {
             self.close(key, Cause::Bytes);
@@ -300,12 +334,14 @@ where
         self.shared.metrics.open_batches.dec();
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
+        let note = self.note(open.entries.iter().map(write::Entry::fingerprint), Work::Compute);
         let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
-        let sealed = match panics::catch("close batch", || sink.seal(batch, scratch)) {
+        let seal = || panics::catch("close batch", || sink.seal(batch, scratch));
+        let sealed = match suspects::during(note.as_ref(), seal) {
             Ok(sealed) => sealed,
             Err(error) => {
                 self.scratch = self.shared.sink.scratch();
-                return self.refuse_all(open.entries, &error);
+                return self.lose_closed(open.entries, &error);
             }
         };
         open.share.resize(open.bytes);
@@ -316,6 +352,7 @@ where
             share: open.share,
             bytes: open.bytes,
             is_ordered: open.is_ordered,
+            note: note.map(Note::written),
         });
         self.start_waiting();
     }
@@ -325,16 +362,18 @@ where
             if !self.can_write(closed.is_ordered, &closed.key) {
                 return;
             }
-            let Some(closed) = self.waiting.pop_front() else { return };
+            let Some(mut closed) = self.waiting.pop_front() else { return };
+            let note = closed.note.take();
             let (key, was_ordered) = (closed.key.clone(), closed.is_ordered);
             if was_ordered {
                 self.ordered.insert(key.clone());
             }
             let shared = Arc::clone(&self.shared);
-            self.writing.push(Box::pin(async move {
+            let written = async move {
                 let nacked = write::settle_batch(&shared, closed).await;
                 Written { key, was_ordered, nacked }
-            }));
+            };
+            self.writing.push(Noted::new(Box::pin(written), note));
         }
     }
 
@@ -343,9 +382,14 @@ where
         has_slot && !(is_ordered && self.ordered.contains(key))
     }
 
-    /// Whether another record may join.
-    fn has_room(&self) -> bool {
+    /// Whether the bounds let another record join.
+    fn can_join(&self) -> bool {
         self.waiting.is_empty() && !self.shared.memory.is_over()
+    }
+
+    /// Whether another message may be taken in.
+    fn has_room(&self) -> bool {
+        self.can_join() && !self.is_rebuilding()
     }
 
     fn has_slot(&self) -> bool {

@@ -73,11 +73,6 @@ impl Pace {
         }
     }
 
-    /// What is known now, for an attempt that does not count among those at a time.
-    pub(crate) fn seen(&self) -> Seen<'_> {
-        Seen { pace: self, state: *self.lock() }
-    }
-
     fn try_enter(&self) -> Option<State> {
         let mut state = self.lock();
         (state.running < state.allowed).then(|| {

@@ -25,6 +25,11 @@ impl Progress {
         Self { stall_after, beats: Arc::default() }
     }
 
+    /// How long a task must be silent to be stalled.
+    pub(crate) fn stall_after(&self) -> Duration {
+        self.stall_after
+    }
+
     /// A pulse for a new task.
     #[must_use]
     pub fn pulse(&self, name: String) -> Pulse {

@@ -20,8 +20,16 @@ use crate::intake::{Ended, Intake};
 use crate::lane::Lane;
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::suspects::Suspects;
+use crate::suspects::{MAX_BATCH, Suspects};
 use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
+
+/// Most dead letters that are written at a time. Each is a request of its own, so there must be many where the
+/// way is long, and fewer where it is thin.
+const MAX_LETTERS: usize = 256;
+
+/// Longest time that a drain leaves for the source to close: its acknowledgements have a way to go, over a
+/// link that may be thin.
+const MAX_CLOSE: Duration = Duration::from_secs(5);
 
 /// Bounds, waits and time-outs of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -47,9 +55,11 @@ pub struct Limits {
     pub attempt_timeout: Duration,
     /// Waits between attempts.
     pub retry: Backoff,
-    /// File that remembers the message each lane works on. A message that was at work at three unclean
-    /// ends of the process in a row becomes a dead letter `crashed`. It must outlive the process, as an
-    /// `emptyDir` does, and belong to this process alone. Without it nothing is remembered.
+    /// File that remembers the message or the batch each lane works on. A message that was at work at three
+    /// unclean ends of the process in a row becomes a dead letter `crashed`. Those of a batch are put into
+    /// smaller ones first, and then each into one of its own. The file must outlive the process, as an
+    /// `emptyDir` does, and belong to this process alone. With it a batch has at most 10,000 messages.
+    /// Without it nothing is remembered.
     pub crash_file: Option<PathBuf>,
     /// A task that shows no sign of life for this long makes the process unhealthy; 1s to 1d.
     #[serde(with = "humantime_serde")]
@@ -160,7 +170,9 @@ pub(crate) struct Shared<T, S, D> {
     pub outage: Outage,
     pub letter_outage: Outage,
     pub pace: Pace,
-    pub suspects: Option<Suspects>,
+    /// Of dead letters, which are no part of a batch.
+    pub letter_pace: Pace,
+    pub suspects: Option<Arc<Suspects>>,
     failure: mpsc::Sender<Error>,
 }
 
@@ -208,6 +220,7 @@ pub struct Status {
     letter_outage: Outage,
     in_flight: Arc<InFlight>,
     memory: Arc<Memory>,
+    suspects: Option<Arc<Suspects>>,
 }
 
 impl Status {
@@ -233,6 +246,12 @@ impl Status {
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {
         (self.in_flight.messages(), self.in_flight.bytes())
+    }
+
+    /// Notes in the crash file that the process ends now, and not over a message. A message that a lane has
+    /// computed over for as long as `stall_after` stays noted.
+    pub fn excuse(&self) {
+        self.suspects.iter().for_each(|suspects| suspects.excuse(self.progress.stall_after()));
     }
 
     /// Bytes of all batches, open or being written.
@@ -272,7 +291,10 @@ where
     #[must_use = "dropping a running pipeline ends it without a drain"]
     pub fn start(self) -> Running {
         let (failure, failures) = mpsc::channel(1);
-        let limits = self.limits;
+        let mut limits = self.limits;
+        if limits.crash_file.is_some() {
+            limits.batch.max_messages = limits.batch.max_messages.min(MAX_BATCH);
+        }
         let max_bytes = limits.max_bytes_in_flight;
         let shared = Arc::new(Shared {
             service: self.service,
@@ -288,6 +310,7 @@ where
                 limits.attempt_timeout,
                 limits.lane_count().saturating_mul(limits.max_writes),
             ),
+            letter_pace: Pace::new(limits.attempt_timeout, MAX_LETTERS),
             suspects: open_suspects(&limits, &failure),
             failure,
             limits,
@@ -298,6 +321,7 @@ where
             letter_outage: shared.letter_outage.clone(),
             in_flight: Arc::clone(&shared.in_flight),
             memory: Arc::clone(&shared.memory),
+            suspects: shared.suspects.clone(),
         };
         let (inputs, lanes) = start_lanes(&shared, &status.progress);
         let intake = Intake {
@@ -316,10 +340,11 @@ where
     }
 }
 
-fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Suspects> {
+fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<Suspects>> {
     let path = limits.crash_file.as_ref()?;
-    let opened = Suspects::open(path, limits.lane_count());
+    let opened = Suspects::open(path, limits);
     opened
+        .map(Arc::new)
         .map_err(|error| {
             let why = format!("{}: {error}", path.display());
             report(failure, Recovery::Stop.because("open pipeline.crash_file", why));
@@ -422,13 +447,13 @@ impl Running {
     }
 
     /// Drains: stops intake, transforms what is in hand, writes every batch, settles, closes the
-    /// source. What is not settled when `grace` is nearly over is nacked.
+    /// source. What is not settled by then is nacked 5 s before the end of `grace`, or after three quarters
+    /// of a short one: the source needs the rest to send its acknowledgements.
     ///
     /// # Errors
     /// When something was left, or the source lost verdicts.
     pub async fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
-        // Closing the source after a cut takes a moment too.
-        let for_close = (grace / 10).min(Duration::from_secs(1));
+        let for_close = (grace / 4).min(MAX_CLOSE);
         // Without a receiver the pipeline has ended already.
         self.stop.send_replace(true);
         let drained = timeout(grace.saturating_sub(for_close), self.tasks.join_next()).await;

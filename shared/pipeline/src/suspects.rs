@@ -1,14 +1,19 @@
-//! Remembers on disk which message each lane works on, so that a message that ends the process again and
-//! again can be told and put aside.
+//! Remembers on disk what each lane works on, so that a message that ends the process again and again can
+//! be told and put aside.
 //!
 //! A panic is caught, but a process that runs out of memory, overflows its stack or is killed cannot
 //! catch anything. Its messages come again, and the culprit ends the next process too. Pub/Sub counts
 //! deliveries only for subscriptions with a dead-letter policy, and MQTT never does. So each lane writes
-//! the fingerprint of its message into its line of a small file before it looks into it. A message that
-//! stood there at [`MAX_CRASHES`] ends in a row is not looked into any more. A message of another lane that
-//! was at work at the same three moments is put aside with it; a replay brings it back.
+//! the fingerprint of its message into its part of a small file before it looks into it. A message that
+//! stood there alone at [`MAX_CRASHES`] ends in a row is not looked into any more. A message of another lane
+//! that was at work at the same three moments is put aside with it; a replay brings it back.
 //!
-//! A write is one system call into the page cache: it survives the process, but not the machine.
+//! A batch that is closed or written is noted with all of its messages. None of them is put aside for
+//! that, but they keep to themselves from then on: in smaller batches after the first end, and each alone
+//! after the second one. So the culprit stands alone soon, and the others are written.
+//!
+//! A note is one system call into the page cache: it survives the process, but not the machine. Memory
+//! that other tasks take for a message is booked on nothing.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -17,10 +22,16 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::{Error, Message, Recovery};
+use crate::{Error, Limits, Message, Recovery};
+
+mod noted;
+
+pub(crate) use noted::{Note, Noted, during};
 
 /// The reason code of a message that was at work at several unclean ends in a row.
 pub const CRASHED: &str = "crashed";
@@ -28,106 +39,267 @@ pub const CRASHED: &str = "crashed";
 /// Unclean ends in a row after which a message is put aside. One end may have other reasons.
 pub const MAX_CRASHES: u32 = 3;
 
+/// Most messages in a batch while they are noted.
+pub(crate) const MAX_BATCH: usize = 10_000;
+
+/// A line that ends the notes of a lane.
+const NOTHING: &str = "0000000000000000\n";
 /// Most messages that are put aside at a time.
 const MAX_ASIDE: usize = 1000;
 
-/// Bytes of a lane's line: 16 hexadecimal digits and the line's end.
+/// Bytes of a message's line: 16 hexadecimal digits and the line's end.
 const LINE: usize = 17;
-/// More than a file of ours ever has.
-const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// More than a file of ours ever has: 256 lanes with the largest batches.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Messages that were at work when earlier processes ended, and a line for each lane.
+/// Messages that were at work when earlier processes ended, and what each lane works on.
+///
+/// The file has a line for each suspect, then one that says how many lines each lane has, then those of the
+/// lanes. A lane's notes end at the first line that is zero.
 #[derive(Debug)]
 pub(crate) struct Suspects {
     file: File,
-    /// Unclean ends in a row, by fingerprint.
-    crashes: HashMap<u64, u32>,
+    /// By fingerprint.
+    suspects: HashMap<u64, Ends>,
+    /// Most messages in a batch of those that were at work in a batch once.
+    company: usize,
+    /// Where the lines of the first lane begin.
+    start: usize,
+    lines: usize,
+    lanes: Vec<Lane>,
+    began: Instant,
+    is_over: AtomicBool,
+}
+
+/// Unclean ends in a row with a message at work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Ends {
+    alone: u32,
+    in_a_batch: u32,
+}
+
+impl Ends {
+    fn is_aside(self) -> bool {
+        self.alone >= MAX_CRASHES
+    }
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// What stands in the file.
+    noted: AtomicU64,
+    /// Since when the lane looks into it: milliseconds after the start, and one more; 0 while it does not.
+    since: AtomicU64,
+}
+
+/// A message or a batch, as it is noted.
+#[derive(Debug, Clone)]
+pub(crate) struct AtWork {
+    id: u64,
+    lines: String,
+}
+
+impl AtWork {
+    pub(crate) fn new(fingerprints: impl IntoIterator<Item = u64>) -> Self {
+        let (mut lines, mut count, mut first) = (String::new(), 0, 0);
+        for fingerprint in fingerprints {
+            first = if count == 0 { fingerprint } else { first };
+            count += 1;
+            // Writing to a string cannot fail.
+            let _infallible = writeln!(lines, "{fingerprint:016x}");
+        }
+        let id = if count == 1 { first } else { hash(lines.as_bytes()) };
+        lines.push_str(NOTHING);
+        Self { id, lines }
+    }
+}
+
+/// What a lane does with what is at work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It computes, so it hangs over nothing but the message.
+    Compute,
+    /// It writes, so it may hang over the destination.
+    Write,
 }
 
 impl Suspects {
     /// Reads what the last process left, and begins anew.
-    pub(crate) fn open(path: &Path, lanes: usize) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, limits: &Limits) -> io::Result<Self> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut text = Vec::new();
         io::Read::by_ref(&mut file).take(MAX_FILE_BYTES).read_to_end(&mut text)?;
-        let crashes = after_an_end(&String::from_utf8_lossy(&text));
-        let mut fresh = format!("{:016x}\n", 0).repeat(lanes);
-        for (fingerprint, count) in &crashes {
+        let suspects = after_an_end(&text);
+        if !suspects.is_empty() {
+            let aside = suspects.values().filter(|ends| ends.is_aside()).count();
             warn!(
-                fingerprint = format!("{fingerprint:016x}"),
-                count, "a message was at work when the last process ended"
+                suspects = suspects.len(),
+                aside, "messages were at work when the last process ended"
             );
-            // Writing to a string cannot fail.
-            let _infallible = writeln!(fresh, "suspect {fingerprint:016x} {count}");
         }
-        file.set_len(fresh.len() as u64)?;
+        let mut fresh = String::new();
+        for (fingerprint, Ends { alone, in_a_batch }) in &suspects {
+            // Writing to a string cannot fail.
+            let _infallible = writeln!(fresh, "suspect {fingerprint:016x} {alone} {in_a_batch}");
+        }
+        let most = limits.batch.max_messages.min(limits.max_messages_in_flight);
+        let lines = most.min(MAX_BATCH) + 1;
+        let _infallible = writeln!(fresh, "lanes of {lines} lines");
+        file.set_len(0)?;
         file.write_all_at(fresh.as_bytes(), 0)?;
-        Ok(Self { file, crashes })
+        let company = suspects.values().filter(|ends| ends.alone == 0 && ends.in_a_batch == 1);
+        Ok(Self {
+            file,
+            company: company.count().isqrt().max(1),
+            suspects,
+            start: fresh.len(),
+            lines,
+            lanes: (0..limits.lane_count()).map(|_| Lane::default()).collect(),
+            began: Instant::now(),
+            is_over: AtomicBool::new(false),
+        })
     }
 
-    /// Notes that a lane looks into this message.
+    /// Returns the fingerprint of a message, and most messages of a batch with it.
     ///
     /// # Errors
     /// `Reject` for a message that was at work at too many ends in a row.
-    pub(crate) fn enter(&self, lane: usize, message: &Message) -> Result<(), Error> {
+    pub(crate) fn admit(&self, message: &Message) -> Result<(u64, usize), Error> {
         let fingerprint = fingerprint(message);
-        if let Some(count) = self.crashes.get(&fingerprint)
-            && *count >= MAX_CRASHES
-        {
-            let why = format!("it was at work when {count} processes in a row ended uncleanly");
-            return Err(Recovery::Reject(CRASHED).because("look into message", why));
+        let max_batch = match self.suspects.get(&fingerprint) {
+            None => usize::MAX,
+            Some(ends) if ends.is_aside() => {
+                let count = ends.alone;
+                let why = format!("it was at work when {count} processes in a row ended uncleanly");
+                return Err(Recovery::Reject(CRASHED).because("look into message", why));
+            }
+            Some(Ends { alone: 0, in_a_batch: 1 }) => self.company,
+            Some(_) => 1,
+        };
+        Ok((fingerprint, max_batch))
+    }
+
+    /// Notes what a lane begins to work on, or goes on with.
+    pub(crate) fn enter(&self, lane: usize, at_work: &AtWork, work: Work) {
+        self.note(lane, at_work.id, &at_work.lines);
+        if work == Work::Compute {
+            let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+            self.lanes[lane].since.store(elapsed + 1, Ordering::Relaxed);
         }
-        self.write(lane, fingerprint);
-        Ok(())
+    }
+
+    /// Notes that a lane is not in the middle of it any more. What was noted stands until something else
+    /// does, or [`Suspects::leave`].
+    pub(crate) fn pause(&self, lane: usize) {
+        self.lanes[lane].since.store(0, Ordering::Relaxed);
     }
 
     /// Notes that a lane has nothing at work.
     pub(crate) fn leave(&self, lane: usize) {
-        self.write(lane, 0);
+        self.pause(lane);
+        self.note(lane, 0, NOTHING);
     }
 
-    fn write(&self, lane: usize, fingerprint: u64) {
-        let line = format!("{fingerprint:016x}\n");
-        if let Err(error) = self.file.write_all_at(line.as_bytes(), (lane * LINE) as u64) {
+    /// Whether a lane has something at work, as far as the file knows.
+    pub(crate) fn has_noted(&self, lane: usize) -> bool {
+        self.lanes[lane].noted.load(Ordering::Relaxed) != 0
+    }
+
+    /// Clears the file before the process is ended by force. What a lane has computed over for so long stays
+    /// noted: it would hang over it again.
+    pub(crate) fn excuse(&self, hang: Duration) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let since =
+                lane.since.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
+            let hangs =
+                since.is_some_and(|since| self.began.elapsed().saturating_sub(since) >= hang);
+            if !hangs {
+                self.write(index, NOTHING);
+            }
+        }
+    }
+
+    fn note(&self, lane: usize, id: u64, lines: &str) {
+        let is_noted = self.lanes[lane].noted.swap(id, Ordering::Relaxed) == id;
+        if !is_noted && !self.is_over.load(Ordering::Relaxed) {
+            self.write(lane, lines);
+        }
+    }
+
+    fn write(&self, lane: usize, lines: &str) {
+        let offset = self.start + lane * self.lines * LINE;
+        if let Err(error) = self.file.write_all_at(lines.as_bytes(), offset as u64) {
             warn!(%error, "the file of messages at work cannot be written");
         }
     }
 }
 
-/// What was at work at the end of a process, and for how many ends in a row. Lines that are not ours
-/// count for nothing.
-fn after_an_end(text: &str) -> HashMap<u64, u32> {
-    let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|number| *number != 0);
-    let before: HashMap<u64, u32> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("suspect ")?.split_once(' '))
-        .filter_map(|(fingerprint, count)| Some((hex(fingerprint)?, count.parse().ok()?)))
-        .collect();
-    let at_work: Vec<u64> =
-        text.lines().filter(|line| line.len() == LINE - 1).filter_map(hex).collect();
-    if at_work.is_empty() {
+/// The messages that were at work at the end of a process, and at how many ends in a row. Lines that are
+/// not ours count for nothing.
+fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
+    let Some(Left { suspects: before, lanes }) = read(text) else { return HashMap::new() };
+    if lanes.is_empty() {
         return HashMap::new();
     }
     // While processes go on ending, those that were put aside stay so: they are not at work any more.
-    let aside = before.iter().filter(|(_, count)| **count >= MAX_CRASHES).take(MAX_ASIDE);
-    let mut crashes: HashMap<u64, u32> = aside.map(|(key, count)| (*key, *count)).collect();
-    for fingerprint in at_work {
-        let count = before.get(&fingerprint).copied().unwrap_or(0);
-        crashes.insert(fingerprint, count.saturating_add(1));
+    let aside = before.iter().filter(|(_, ends)| ends.is_aside()).take(MAX_ASIDE);
+    let mut suspects: HashMap<u64, Ends> = aside.map(|(key, ends)| (*key, *ends)).collect();
+    for at_work in lanes {
+        for fingerprint in &at_work {
+            let mut ends = before.get(fingerprint).copied().unwrap_or_default();
+            let count = if at_work.len() == 1 { &mut ends.alone } else { &mut ends.in_a_batch };
+            *count = count.saturating_add(1);
+            suspects.insert(*fingerprint, ends);
+        }
     }
-    crashes
+    suspects
+}
+
+/// What a process leaves.
+struct Left {
+    suspects: HashMap<u64, Ends>,
+    /// What each lane that had anything at work has noted.
+    lanes: Vec<Vec<u64>>,
+}
+
+fn read(text: &[u8]) -> Option<Left> {
+    const LANES: &[u8] = b"lanes of ";
+    let at = text.windows(LANES.len()).position(|window| window == LANES)?;
+    let (suspects, rest) = text.split_at(at);
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let lines = std::str::from_utf8(&rest[LANES.len()..end]).ok()?.strip_suffix(" lines")?;
+    let lane: usize = lines.parse::<usize>().ok()?.checked_mul(LINE).filter(|bytes| *bytes > 0)?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok().filter(|number| *number != 0);
+    let suspect = |line: &str| {
+        let mut words = line.strip_prefix("suspect ")?.split(' ');
+        let fingerprint = hex(words.next()?)?;
+        let ends =
+            Ends { alone: words.next()?.parse().ok()?, in_a_batch: words.next()?.parse().ok()? };
+        Some((fingerprint, ends))
+    };
+    let suspects = String::from_utf8_lossy(suspects).lines().filter_map(suspect).collect();
+    let noted = |line: &[u8]| hex(std::str::from_utf8(line).ok()?.strip_suffix('\n')?);
+    let lanes = rest[end + 1..].chunks(lane);
+    let lanes = lanes.map(|lines| lines.chunks(LINE).map_while(noted).collect::<Vec<_>>());
+    Some(Left { suspects, lanes: lanes.filter(|noted| !noted.is_empty()).collect() })
 }
 
 /// Tells a message from others, the same in each process; never 0.
 fn fingerprint(message: &Message) -> u64 {
-    let mut hasher = BuildHasherDefault::<DefaultHasher>::new().build_hasher();
     if message.id.is_empty() {
         // Without an id of the transport its content must do.
-        hasher.write(&message.data);
+        hash(&message.data)
     } else {
-        hasher.write(message.id.as_bytes());
+        hash(message.id.as_bytes())
     }
+}
+
+/// Never 0.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = BuildHasherDefault::<DefaultHasher>::new().build_hasher();
+    hasher.write(bytes);
     hasher.finish().max(1)
 }
 
@@ -141,71 +313,162 @@ mod tests {
         message
     }
 
+    /// A crash file, which each process opens anew.
+    struct Crashes(tempfile::TempDir);
+
+    impl Crashes {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.0.path().join("suspects")
+        }
+
+        fn start(&self, lanes: usize) -> Suspects {
+            let limits = Limits { lanes, ..Limits::default() };
+            Suspects::open(&self.path(), &limits).unwrap()
+        }
+    }
+
+    /// What is noted of messages that a lane works on.
+    fn at_work<'a>(messages: impl IntoIterator<Item = &'a Message>) -> AtWork {
+        AtWork::new(messages.into_iter().map(fingerprint))
+    }
+
+    fn look(suspects: &Suspects, lane: usize, message: &Message) {
+        suspects.admit(message).unwrap();
+        suspects.enter(lane, &at_work([message]), Work::Compute);
+    }
+
     #[test]
     fn a_message_at_work_at_three_ends_in_a_row_is_put_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("suspects");
+        let crashes = Crashes::new();
         let (bad, good) = (message("bad", "x"), message("good", "x"));
 
         for _ in 0..MAX_CRASHES {
-            let suspects = Suspects::open(&path, 2).unwrap();
-            suspects.enter(0, &good).unwrap();
+            let suspects = crashes.start(2);
+            look(&suspects, 0, &good);
             suspects.leave(0);
-            suspects.enter(1, &bad).unwrap();
+            look(&suspects, 1, &bad);
             // The process ends here.
         }
-        let suspects = Suspects::open(&path, 2).unwrap();
+        let suspects = crashes.start(2);
 
-        let refused = suspects.enter(0, &bad).unwrap_err();
+        let refused = suspects.admit(&bad).unwrap_err();
         assert_eq!(refused.recovery(), Recovery::Reject("crashed"));
         assert!(refused.detail().contains("3 processes"), "{}", refused.detail());
-        suspects.enter(0, &good).unwrap();
+        suspects.admit(&good).unwrap();
     }
 
     #[test]
     fn an_end_without_the_message_at_work_clears_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("suspects");
+        let crashes = Crashes::new();
         let bad = message("", "content");
         for _ in 1..MAX_CRASHES {
-            Suspects::open(&path, 1).unwrap().enter(0, &bad).unwrap();
+            look(&crashes.start(1), 0, &bad);
         }
 
-        Suspects::open(&path, 1).unwrap().enter(0, &message("", "other")).unwrap();
+        look(&crashes.start(1), 0, &message("", "other"));
 
         for _ in 0..MAX_CRASHES {
-            Suspects::open(&path, 1).unwrap().enter(0, &bad).unwrap();
+            look(&crashes.start(1), 0, &bad);
         }
-        assert!(Suspects::open(&path, 1).unwrap().enter(0, &bad).is_err());
+        assert!(crashes.start(1).admit(&bad).is_err());
     }
 
     #[test]
     fn fewer_lanes_than_before_lose_no_suspect() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("suspects");
+        let crashes = Crashes::new();
         let bad = message("bad", "x");
         for lanes in [4, 1, 2] {
-            Suspects::open(&path, lanes).unwrap().enter(lanes - 1, &bad).unwrap();
+            look(&crashes.start(lanes), lanes - 1, &bad);
         }
 
-        assert!(Suspects::open(&path, 1).unwrap().enter(0, &bad).is_err());
+        assert!(crashes.start(1).admit(&bad).is_err());
+    }
+
+    #[test]
+    fn the_messages_of_a_batch_keep_to_themselves_and_only_the_culprit_is_put_aside() {
+        let crashes = Crashes::new();
+        let all: Vec<_> = (0..900).map(|id| message(&id.to_string(), "x")).collect();
+        let culprit = 777;
+        let mut ends = 0;
+
+        let suspects = loop {
+            let suspects = crashes.start(1);
+            let Ok((_, max_batch)) = suspects.admit(&all[culprit]) else { break suspects };
+            ends += 1;
+            // The first batch that has it ends the process.
+            let batch = all.chunks(max_batch.min(900)).find(|batch| {
+                suspects.enter(0, &at_work(*batch), Work::Write);
+                batch.iter().any(|message| message.id == "777")
+            });
+            let expected = [900, 30, 1, 1, 1];
+            assert_eq!(batch.unwrap().len(), expected[ends - 1]);
+        };
+
+        assert_eq!(ends, 5);
+        let others = all.iter().enumerate().filter(|(index, _)| *index != culprit);
+        assert!(
+            others.map(|(_, message)| suspects.admit(message)).all(|admitted| admitted.is_ok())
+        );
+    }
+
+    #[test]
+    fn what_is_noted_replaces_a_longer_batch() {
+        let crashes = Crashes::new();
+        let (first, second) = (message("1", "x"), message("2", "x"));
+
+        let suspects = crashes.start(1);
+        suspects.enter(0, &at_work([&first, &second]), Work::Write);
+        look(&suspects, 0, &first);
+
+        let found = crashes.start(1).suspects;
+        assert_eq!(found, [(fingerprint(&first), Ends { alone: 1, in_a_batch: 0 })].into());
+    }
+
+    #[test]
+    fn a_forced_end_keeps_what_a_lane_hangs_over_and_nothing_else() {
+        let crashes = Crashes::new();
+        let messages = ["hangs", "is written", "is over"].map(|id| message(id, "x"));
+        let at_work_at = |hang| {
+            let suspects = crashes.start(3);
+            look(&suspects, 0, &messages[0]);
+            suspects.enter(1, &at_work([&messages[1]]), Work::Write);
+            look(&suspects, 2, &messages[2]);
+            suspects.pause(2);
+            suspects.excuse(hang);
+            look(&suspects, 1, &messages[1]);
+            crashes.start(3).suspects.into_keys().collect::<Vec<_>>()
+        };
+
+        assert_eq!(at_work_at(Duration::ZERO), [fingerprint(&messages[0])]);
+        assert_eq!(at_work_at(Duration::from_secs(3600)), [0; 0]);
     }
 
     #[test]
     fn what_is_not_ours_is_overwritten() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("suspects");
-        std::fs::write(&path, b"\xff\xfesuspect zz 9\nsuspect 0000000000000007 -1\nnonsense")
-            .unwrap();
+        let crashes = Crashes::new();
+        for strange in [
+            &b"\xff\xfesuspect zz 9\nsuspect 0000000000000007 -1 0\nnonsense"[..],
+            b"suspect 0000000000000007 1 0\nlanes of 0 lines\n0000000000000007\n",
+            b"lanes of 99999999999999999999 lines\n0000000000000007\n",
+            b"lanes of 3 lines\nnonsense\xff\n0000000000000007\n",
+            b"lanes of ",
+        ] {
+            std::fs::write(crashes.path(), strange).unwrap();
 
-        let suspects = Suspects::open(&path, 1).unwrap();
+            let suspects = crashes.start(1);
 
-        assert!(suspects.crashes.is_empty());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "0000000000000000\n");
+            assert!(suspects.suspects.is_empty(), "{strange:?}");
+            let text = std::fs::read_to_string(crashes.path()).unwrap();
+            assert_eq!(text, "lanes of 1001 lines\n");
+        }
     }
 
     #[test]
     fn a_file_that_cannot_be_opened_is_an_error() {
-        assert!(Suspects::open(Path::new("/nowhere/suspects"), 1).is_err());
+        assert!(Suspects::open(Path::new("/nowhere/suspects"), &Limits::default()).is_err());
     }
 }

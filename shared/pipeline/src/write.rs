@@ -12,6 +12,7 @@ use crate::lane::Keyed;
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::runner::Shared;
+use crate::suspects::Note;
 use crate::{Message, Recovery, Refusal, Sink, Transform};
 
 mod attempt;
@@ -35,6 +36,7 @@ pub(crate) struct Closed<S: Sink> {
     pub share: Share,
     pub bytes: usize,
     pub is_ordered: bool,
+    pub note: Option<Note>,
 }
 
 /// A message whose record is in a batch.
@@ -65,6 +67,24 @@ impl Entry {
         match &self.original {
             Some(original) => Keyed::of(original),
             None => self.keyed.as_deref().cloned(),
+        }
+    }
+
+    /// Tells the message from others, where a crash file is kept.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.duty.fingerprint
+    }
+
+    /// Gives its message a batch of its own, when it is put into one again.
+    pub(crate) fn isolate(&mut self) {
+        self.duty.max_batch = 1;
+    }
+
+    /// The message as it came, if it was kept.
+    pub(crate) fn into_parcel(self) -> Result<Parcel, Box<Self>> {
+        match self.original {
+            Some(message) => Ok(Parcel { message, duty: self.duty }),
+            None => Err(Box::new(self)),
         }
     }
 
@@ -122,7 +142,7 @@ where
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    let Closed { key, sealed, entries, share, bytes, is_ordered } = closed;
+    let Closed { key, sealed, entries, share, bytes, is_ordered, note: _ } = closed;
     let mut parts: Vec<Part<S>> = vec![Part { sealed, entries, bytes, can_split: true }];
     let mut nacked = Vec::new();
     while let Some(part) = parts.pop() {
@@ -150,14 +170,15 @@ where
                 },
                 Recovery::Stop => {
                     shared.fail(error);
-                    nacked.extend(hand_back_parts(shared, part, &mut parts, "stop").await);
+                    let all = entries_from(part, std::mem::take(&mut parts));
+                    nacked.extend(hand_back(shared, all, "stop").await);
                 }
                 retry @ (Recovery::Retry | Recovery::HandBack) => {
                     let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
-                    // What follows in the batch would overtake it.
-                    let mut none = Vec::new();
-                    let behind = if is_ordered { &mut parts } else { &mut none };
-                    nacked.extend(hand_back_parts(shared, part, behind, reason).await);
+                    // What follows in an ordered batch would overtake it.
+                    let behind = parts.extract_if(.., |_| is_ordered).collect();
+                    let entries = entries_from(part, behind);
+                    nacked.extend(hand_back(shared, entries, reason).await);
                 }
             },
         }
@@ -213,21 +234,10 @@ pub(crate) async fn bury_all<T, S, D>(
     }
 }
 
-/// Hands back a part and those behind it.
-async fn hand_back_parts<T, S, D>(
-    shared: &Shared<T, S, D>,
-    first: Part<S>,
-    behind: &mut Vec<Part<S>>,
-    reason: &'static str,
-) -> Vec<Keyed>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-{
-    // The next one is the last one of the list.
-    let behind = behind.drain(..).rev().flat_map(|part| part.entries);
-    let entries = first.entries.into_iter().chain(behind).collect();
-    hand_back(shared, entries, reason).await
+/// The messages of a part and of those behind it, in their order. The next part is the last one.
+fn entries_from<S: Sink>(first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry> {
+    let behind = behind.into_iter().rev().flat_map(|part| part.entries);
+    first.entries.into_iter().chain(behind).collect()
 }
 
 /// Asks the source to deliver these messages again, and returns the ordered ones among them.

@@ -13,6 +13,7 @@ use crate::dead_letter::DeadLetters;
 use crate::intake::Parcel;
 use crate::metrics::Metrics;
 use crate::runner::Shared;
+use crate::suspects::{Noted, Work};
 use crate::write::{self, Entry};
 use crate::{Error, Recovery, Sink, Step, Transform, panics, trace};
 
@@ -62,16 +63,6 @@ where
         self.leaving.push(Box::pin(async move { give_up(&shared, parcel, error).await }));
     }
 
-    /// Hands out the messages of a batch over which the sink panicked: which of them is to blame cannot
-    /// be told any more.
-    pub(super) fn refuse_all(&mut self, entries: Vec<Entry>, error: &Error) {
-        let (shared, detail) = (Arc::clone(&self.shared), error.detail());
-        self.leaving.push(Box::pin(async move {
-            write::bury_all(&shared, entries, panics::PANICKED, &detail).await;
-            Vec::new()
-        }));
-    }
-
     /// Goes on with the keys that waited for room.
     pub(super) async fn resume_parked(&mut self) {
         while self.has_room()
@@ -88,22 +79,20 @@ where
     }
 
     /// Starts a transform; returns its ordering key if it has ended already.
-    async fn begin(&mut self, parcel: Parcel) -> Option<String> {
-        let is_current = parcel.duty.settlement.is_current();
-        if !is_current || !self.order.admits(&parcel.message, parcel.duty.arrived) {
+    async fn begin(&mut self, mut parcel: Parcel) -> Option<String> {
+        if let Some(reason) = self.must_come_again(&parcel) {
             let key = parcel.message.ordering_key.clone();
-            let reason = if is_current { "order" } else { "stale" };
             self.hand_back(Entry::new(parcel, false), reason);
             return Some(key);
         }
-        if let Err(error) = self.note(&parcel) {
+        if let Err(error) = self.look_up(&mut parcel) {
             let key = parcel.message.ordering_key.clone();
             self.refuse(parcel, error);
             return Some(key);
         }
-        let mut transform = Box::pin(transform(Arc::clone(&self.shared), parcel));
+        let mut transform = self.transform(parcel);
         // A waker is needed even for one look; pushed futures are polled again by their set.
-        match futures::poll!(transform.as_mut()) {
+        match futures::poll!(&mut transform) {
             Poll::Ready(transformed) => Some(self.take_record(transformed)),
             Poll::Pending => {
                 self.transforming.push(transform);
@@ -112,24 +101,39 @@ where
         }
     }
 
-    /// Notes that a message is at work, where a file is kept of that.
-    fn note(&mut self, parcel: &Parcel) -> Result<(), Error> {
+    /// Why a message is handed back before it is looked into.
+    fn must_come_again(&mut self, parcel: &Parcel) -> Option<&'static str> {
+        let settlement = &parcel.duty.settlement;
+        if !settlement.is_current() {
+            return Some("stale");
+        }
+        // It waited for too long before it came here. Those behind it on its key must not overtake it.
+        if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
+            return Some("lease");
+        }
+        (!self.order.admits(&parcel.message, parcel.duty.arrived)).then_some("order")
+    }
+
+    /// Looks whether a message was at work when earlier processes ended, where a file is kept of that.
+    fn look_up(&self, parcel: &mut Parcel) -> Result<(), Error> {
         if let Some(suspects) = &self.shared.suspects {
-            suspects.enter(self.index, &parcel.message)?;
-            self.is_noted = true;
+            let duty = &mut parcel.duty;
+            (duty.fingerprint, duty.max_batch) = suspects.admit(&parcel.message)?;
         }
         Ok(())
     }
 
-    fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
+    pub(super) fn transform(&self, parcel: Parcel) -> Noted<Transformed<T::Record>> {
+        let note = self.note([parcel.duty.fingerprint], Work::Compute);
+        Noted::new(Box::pin(transform(Arc::clone(&self.shared), parcel)), note)
+    }
+
+    pub(super) fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
             Outcome::Record(parcel, _) if self.order.awaits(&parcel.message.ordering_key) => {
                 self.hand_back(Entry::new(parcel, false), "order");
             }
-            Outcome::Record(parcel, record) => match self.note(&parcel) {
-                Ok(()) => self.join(parcel, record),
-                Err(error) => self.refuse(parcel, error),
-            },
+            Outcome::Record(parcel, record) => self.join(parcel, record),
             Outcome::Refused(parcel, error) => self.refuse(parcel, error),
             Outcome::Settled(nacked) => self.order.handed_back(nacked),
         }

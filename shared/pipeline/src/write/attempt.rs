@@ -86,7 +86,10 @@ where
 }
 
 /// Waits no longer than a lease: what is written after its end would overtake what came meanwhile.
-async fn before<T>(lease_end: Option<Instant>, wait: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn before<T>(
+    lease_end: Option<Instant>,
+    wait: impl Future<Output = T>,
+) -> Option<T> {
     match lease_end {
         Some(end) if end <= Instant::now() => None,
         Some(end) => timeout_at(end, wait).await.ok(),

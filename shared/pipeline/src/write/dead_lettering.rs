@@ -3,7 +3,7 @@
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::attempt::{Series, within};
+use super::attempt::{Series, before, within};
 use super::{Entry, hand_back};
 use crate::dead_letter::{self, DeadLetters, Letter, MAX_DETAIL_BYTES, Policy};
 use crate::metrics::Metrics;
@@ -85,18 +85,26 @@ where
     let mut series = Series { what, action, lease_end, waits, outage };
     let bytes = letter.message.size();
     loop {
-        // Without a turn: letters are few, and do not wait behind writes that time out.
-        let pace = shared.pace.seen();
-        let limit = within(lease_end, pace.time_limit(bytes), shared);
+        // Turns of their own: they do not wait behind writes that time out.
+        let Some(turn) = before(lease_end, shared.letter_pace.turn()).await else {
+            let late = "its lease has ended: it may have been delivered again";
+            return Err(Recovery::Retry.because("write dead letter", late));
+        };
+        let limit = within(lease_end, turn.time_limit(bytes), shared);
+        let started = Instant::now();
         let write = panics::catch_async("write dead letter", dead_letters.bury(letter, limit));
         let error = match timeout(limit, write).await {
-            Ok(Ok(())) => return Ok(()),
+            Ok(Ok(())) => {
+                turn.succeeded(bytes, started.elapsed());
+                return Ok(());
+            }
             Ok(Err(error)) => error,
             Err(late) => {
-                pace.timed_out();
+                turn.timed_out();
                 Recovery::Retry.because("write dead letter", late)
             }
         };
+        drop(turn);
         if error.recovery() == Recovery::Stop || !series.wait(shared, &error).await {
             return Err(error);
         }

@@ -2,48 +2,77 @@
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
-use pipeline::{Error, Limits, MAX_CRASHES, Message, Metrics, Pipeline, Step, Transform};
+use pipeline::doubles::{
+    Call, FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+};
+use pipeline::{Error, Limits, MAX_CRASHES, Message, Metrics, Pipeline, Step, Transform, batch};
 
 /// Names the crash file of the process that the test starts.
 const VARIABLE: &str = "CRASH_FILE_OF_THE_TEST";
+/// Names the step in which fatal messages end it.
+const STEP: &str = "FATAL_STEP_OF_THE_TEST";
 
-/// Ends the process over one message, as a stack overflow or the kernel's killer does.
-struct Fatal;
+/// Ends the process over some messages in one step, as a stack overflow or the kernel's killer does.
+struct Fatal(String);
+
+impl Fatal {
+    fn reach(&self, step: &str, id: &str) {
+        if id.starts_with("fatal") && step == self.0 {
+            std::process::abort();
+        }
+    }
+}
 
 impl Transform for Fatal {
     type Record = Item;
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
-        if message.id.starts_with("fatal") {
-            std::process::abort();
-        }
+        self.reach("transform", &message.id);
+        // While it waits, others are taken in.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.reach("later poll", &message.id);
         let id = message.id.clone();
         Ok(Step::Pass(Item { key: "key".into(), id, bytes: 1, kind: Kind::Good }))
     }
 }
 
-#[tokio::test]
-#[ignore = "the process that the other test starts"]
+impl Hook for Fatal {
+    fn called(&self, call: Call, name: &str) {
+        self.reach(&format!("{call:?}"), name);
+    }
+
+    async fn before_write(&self, batch: &[Item]) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        batch.iter().for_each(|item| self.reach("later poll of a write", &item.id));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "the process that the other tests start"]
 async fn process() {
     let ledger = Ledger::default();
     let faultless = || Faults::new(FaultRates::default(), 0);
-    let messages = ["1", "fatal", "fatal too", "2"].map(|id| {
+    let ids = (0..40).map(|id| id.to_string());
+    let ids = ids.chain(["fatal".into(), "fatal too".into()]);
+    let messages = ids.map(|id: String| {
         let mut message = Message::new("data");
-        message.id = id.into();
+        message.id = id;
         message
     });
+    let fatal = || Fatal(std::env::var(STEP).unwrap());
     let pipeline = Pipeline {
         service: "test",
         source: Feed::new(messages, ledger.clone()),
-        transform: Fatal,
-        sink: Shelf::new(ledger.clone(), faultless(), 100),
+        transform: fatal(),
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), fatal()),
         dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             crash_file: std::env::var_os(VARIABLE).map(Into::into),
+            batch: batch::Limits { max_idle: Duration::from_secs(1), ..batch::Limits::default() },
             ..Limits::default()
         },
         metrics: Metrics::default(),
@@ -54,23 +83,36 @@ async fn process() {
     for id in ["fatal", "fatal too"] {
         assert_eq!(ledger.book().buried.get(id), Some(&"crashed"));
     }
-    assert_eq!(ledger.book().written.len(), 2);
+    assert_eq!(ledger.book().buried.len(), 2);
+    assert_eq!(ledger.book().written.len(), 40);
 }
 
-fn run(crash_file: &Path) -> ExitStatus {
+fn run(step: &str, crash_file: &Path) -> ExitStatus {
     let mut process = Command::new(std::env::current_exe().unwrap());
     process.args(["crash::process", "--exact", "--ignored"]).env(VARIABLE, crash_file);
-    process.output().unwrap().status
+    process.env(STEP, step).output().unwrap().status
+}
+
+/// Runs a process again and again, and returns how many ended uncleanly before one did all there was to do.
+fn unclean_ends(step: &str) -> u32 {
+    let folder = tempfile::tempdir().unwrap();
+    let crash_file = folder.path().join("crash_file");
+    let ends = (0..20).find(|_| run(step, &crash_file).success());
+    ends.unwrap_or_else(|| panic!("{step}: the culprits are not put aside"))
 }
 
 #[test]
 fn messages_that_end_the_process_are_put_aside_after_three_ends_each() {
-    let folder = tempfile::tempdir().unwrap();
-    let crash_file = folder.path().join("crash_file");
-
-    for _ in 0..2 * MAX_CRASHES {
-        assert!(!run(&crash_file).success(), "a message ends the process");
+    for step in ["transform", "later poll", "Join"] {
+        assert_eq!(unclean_ends(step), 2 * MAX_CRASHES, "{step}");
     }
+}
 
-    assert!(run(&crash_file).success(), "both are put aside, and the others are written");
+#[test]
+fn messages_whose_batch_ends_the_process_are_put_aside_and_no_others() {
+    for step in ["Seal", "Write", "later poll of a write"] {
+        let ends = unclean_ends(step);
+
+        assert!((MAX_CRASHES..=5 * MAX_CRASHES).contains(&ends), "{step}: {ends}");
+    }
 }

@@ -121,7 +121,8 @@ pub(crate) fn bad(kind: Kind, message: Message) -> Message {
     message.with_attribute("kind", format!("{kind:?}"))
 }
 
-fn item(message: &Message) -> Item {
+/// The record that a message asks for.
+pub(crate) fn item(message: &Message) -> Item {
     let attribute = |name: &str| message.attributes.get(name).map(ToString::to_string);
     let kinds = [Kind::Refused, Kind::Poison, Kind::Skipped];
     let kind = attribute("kind");

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::doubles::{FaultRates, Faults, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf};
 use pipeline::{
-    Delivery, Error, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Settlement, Sink,
-    Source, Step, Transform, Verdict, batch,
+    Delivery, Error, Limits, Message, Metrics, Pipeline, Recovery, Settlement, Source, Step,
+    Transform, Verdict, batch,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -112,49 +112,12 @@ impl Transform for Away {
     }
 }
 
-/// A shelf that is out of reach until some time, and then takes its time.
-struct Slow {
-    shelf: Shelf,
-    back: Instant,
-}
+/// The shelf is out of reach until this time.
+struct Back(Instant);
 
-impl Sink for Slow {
-    type Record = Item;
-    type Key = String;
-    type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
-    type Scratch = ();
-
-    fn scratch(&self) {}
-
-    fn key(&self, record: &Item) -> String {
-        self.shelf.key(record)
-    }
-
-    fn open(&self, key: &String) -> Vec<Item> {
-        self.shelf.open(key)
-    }
-
-    fn join(
-        &self,
-        batch: &mut Vec<Item>,
-        item: Item,
-        (): &mut (),
-    ) -> Result<usize, pipeline::Join<Item>> {
-        self.shelf.join(batch, item, &mut ())
-    }
-
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
-        batch
-    }
-
-    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
-        sleep_until(self.back).await;
-        self.shelf.write(batch, limit).await
-    }
-
-    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
-        self.shelf.split(batch, at)
+impl Hook for Back {
+    async fn before_write(&self, _: &[Item]) {
+        sleep_until(self.0).await;
     }
 }
 
@@ -167,10 +130,10 @@ async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<St
         service: "test",
         source,
         transform: Away(start + seconds(transform_back)),
-        sink: Slow {
-            shelf: Shelf::new(ledger.clone(), faultless(), 100),
-            back: start + seconds(sink_back),
-        },
+        sink: Hooked(
+            Shelf::new(ledger.clone(), faultless(), 100),
+            Back(start + seconds(sink_back)),
+        ),
         dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 1,
@@ -220,4 +183,67 @@ async fn two_outages_in_a_row_keep_the_order() {
     let written = written(Ordered::new((0..).step_by(9).zip(ids)), 63, 130).await;
 
     assert_eq!(first_times(written), ids);
+}
+
+/// Delivers messages whose leases began before, as a source that reads ahead does.
+struct ReadAhead {
+    /// When a message is handed over, its key and id, and when its lease ends; in seconds.
+    due: VecDeque<(u64, [&'static str; 2], u64)>,
+    start: Instant,
+}
+
+impl Source for ReadAhead {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        let Some((after, [key, id], lease_end)) = self.due.front().copied() else {
+            return std::future::pending().await;
+        };
+        sleep_until(self.start + seconds(after)).await;
+        self.due.pop_front();
+        let settlement = Settlement::new(|_| {}, Some(self.start + seconds(lease_end)));
+        let mut message = message(id);
+        message.ordering_key = key.into();
+        Ok(Some(Delivery::new(message, settlement)))
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>) -> Vec<String> {
+    let (ledger, start) = (Ledger::default(), Instant::now());
+    let faultless = || Faults::new(FaultRates::default(), 0);
+    let pipeline = Pipeline {
+        service: "test",
+        source: ReadAhead { due: due.into_iter().collect(), start },
+        transform: Away(start),
+        sink: Shelf::new(ledger.clone(), faultless(), 100),
+        dead_letters: Policy::<Graveyard>::Drop,
+        limits: Limits { lanes: 1, attempt_timeout: seconds(1), ..Limits::default() },
+        metrics: Metrics::default(),
+    };
+    let running = pipeline.start();
+    sleep(seconds(100)).await;
+    running.shutdown(seconds(5)).await.unwrap();
+    ledger.book().written.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_lease_ended_before_it_came_here_is_not_overtaken() {
+    // Pub/Sub delivers the first one again, and then everything of its key behind it.
+    let due = [
+        (70, ["device", "1"], 60),
+        (70, ["device", "2"], 130),
+        (75, ["device", "1"], 135),
+        (75, ["device", "2"], 135),
+    ];
+
+    assert_eq!(written_of(due).await, ["1", "2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_lease_ended_before_it_came_here_takes_no_others_with_it() {
+    let due = [(70, ["a", "1"], 60), (70, ["b", "2"], 130), (75, ["a", "1"], 135)];
+
+    assert_eq!(written_of(due).await, ["2", "1"]);
 }

@@ -6,38 +6,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::doubles::{
+    Broker, Call, FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+};
 use pipeline::metrics::Reason;
 use pipeline::{
-    DeadLetters, Error, Join, Letter, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Sink,
-    Step, Transform, batch,
+    DeadLetters, Error, Letter, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
+    batch,
 };
 use tokio::time::Instant;
 
-/// Where the message with the id `bad` makes its stage panic.
+/// Where messages whose ids begin with `bad` make their stage panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Transform,
     TransformAfterAWait,
-    Key,
-    Open,
-    Join,
-    Seal,
-    Write,
+    Sink(Call),
 }
 
 const STAGES: [Stage; 7] = [
     Stage::Transform,
     Stage::TransformAfterAWait,
-    Stage::Key,
-    Stage::Open,
-    Stage::Join,
-    Stage::Seal,
-    Stage::Write,
+    Stage::Sink(Call::Key),
+    Stage::Sink(Call::Open),
+    Stage::Sink(Call::Join),
+    Stage::Sink(Call::Seal),
+    Stage::Sink(Call::Write),
 ];
 
 fn panic_over(id: &str, here: Stage, bad: Stage) {
-    assert!(id != "bad" || here != bad, "a bug in {here:?}");
+    assert!(!id.starts_with("bad") || here != bad, "a bug in {here:?}");
 }
 
 struct Describe(Stage);
@@ -49,52 +47,15 @@ impl Transform for Describe {
         panic_over(&message.id, Stage::Transform, self.0);
         tokio::task::yield_now().await;
         panic_over(&message.id, Stage::TransformAfterAWait, self.0);
-        let key = if message.id == "bad" && self.0 == Stage::Open { "bad" } else { "key" };
+        let is_for_open = self.0 == Stage::Sink(Call::Open) && message.id.starts_with("bad");
+        let key = if is_for_open { "bad" } else { "key" };
         Ok(Step::Pass(Item { key: key.into(), id: message.id.clone(), bytes: 1, kind: Kind::Good }))
     }
 }
 
-struct Panicky(Shelf, Stage);
-
-impl Sink for Panicky {
-    type Record = Item;
-    type Key = String;
-    type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
-    type Scratch = ();
-
-    fn scratch(&self) {}
-
-    fn key(&self, record: &Item) -> String {
-        panic_over(&record.id, Stage::Key, self.1);
-        record.key.clone()
-    }
-
-    fn open(&self, key: &String) -> Vec<Item> {
-        panic_over(key, Stage::Open, self.1);
-        Vec::new()
-    }
-
-    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
-        let is_bad = item.id == "bad" && self.1 == Stage::Join;
-        // Half of it is in the batch already.
-        batch.push(item);
-        assert!(!is_bad, "a bug in Join");
-        Ok(batch.len())
-    }
-
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
-        batch.iter().for_each(|item| panic_over(&item.id, Stage::Seal, self.1));
-        batch
-    }
-
-    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
-        batch.iter().for_each(|item| panic_over(&item.id, Stage::Write, self.1));
-        self.0.write(batch, limit).await
-    }
-
-    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
-        self.0.split(batch, at)
+impl Hook for Stage {
+    fn called(&self, call: Call, name: &str) {
+        panic_over(name, Self::Sink(call), *self);
     }
 }
 
@@ -102,6 +63,13 @@ fn message(id: &str) -> Message {
     let mut message = Message::new("data");
     message.id = id.into();
     message
+}
+
+/// One lane, which waits for all messages before it writes.
+fn one_batch() -> Limits {
+    let max_idle = Duration::from_millis(100);
+    let batch = batch::Limits { max_idle, ..batch::Limits::default() };
+    Limits { lanes: 1, batch, ..Limits::default() }
 }
 
 fn faultless() -> Faults {
@@ -118,7 +86,7 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
             service: "test",
             source: Feed::new(ids.map(message), ledger.clone()),
             transform: Describe(stage),
-            sink: Panicky(Shelf::new(ledger.clone(), faultless(), 100), stage),
+            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
             dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
             limits: Limits { lanes: 1, ..Limits::default() },
             metrics: metrics.clone(),
@@ -131,12 +99,68 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         assert_eq!(book.acked.len(), 5, "{stage:?}");
         assert_eq!(book.buried.get("bad"), Some(&"panicked"), "{stage:?}");
         assert!(!book.written.contains(&"bad".to_owned()), "{stage:?}");
-        if stage != Stage::Seal {
-            assert_eq!(book.buried.len(), 1, "{stage:?}: its neighbours are written");
-        }
+        assert_eq!(book.buried.len(), 1, "{stage:?}: its neighbours are written");
         assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
         let counted = metrics.dead_lettered.get_or_create(&Reason { reason: "panicked" }).get();
         assert_eq!(counted, book.buried.len() as u64, "{stage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everything_again() {
+    for stage in STAGES {
+        let ledger = Ledger::default();
+        let ids = ["1", "2", "bad", "3", "4"];
+        let ordered = |id| {
+            let mut message = message(id);
+            message.ordering_key = "device".into();
+            message
+        };
+        let pipeline = Pipeline {
+            service: "test",
+            source: Broker::new(ids.map(ordered), ledger.clone()),
+            transform: Describe(stage),
+            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            limits: one_batch(),
+            metrics: Metrics::default(),
+        };
+
+        let mut running = pipeline.start();
+        let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
+
+        assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
+        let book = ledger.book();
+        assert!(book.nacked.is_empty(), "{stage:?}: {:?}", book.nacked);
+        assert_eq!(book.buried.len(), 1, "{stage:?}");
+        assert_eq!(book.written, ["1", "2", "3", "4"], "{stage:?}");
+        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
+    for stage in [Stage::Sink(Call::Join), Stage::Sink(Call::Seal)] {
+        let ledger = Ledger::default();
+        let ids = ["1", "bad", "2", "bad 2", "bad 3", "3"];
+        let pipeline = Pipeline {
+            service: "test",
+            source: Broker::new(ids.map(message), ledger.clone()),
+            transform: Describe(stage),
+            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
+            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            limits: one_batch(),
+            metrics: Metrics::default(),
+        };
+
+        let mut running = pipeline.start();
+        let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
+
+        assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
+        let book = ledger.book();
+        assert!(book.nacked.is_empty(), "{stage:?}: {:?}", book.nacked);
+        assert_eq!(book.buried.len(), 3, "{stage:?}");
+        assert_eq!(book.written.len(), 3, "{stage:?}");
     }
 }
 
@@ -254,7 +278,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
         let pipeline = Pipeline {
             service: "test",
             source: Feed::new(ids.iter().map(|id| message(id)), ledger.clone()),
-            transform: Describe(Stage::Seal),
+            transform: Describe(Stage::Sink(Call::Seal)),
             sink: Shelf::new(ledger.clone(), faultless(), 100),
             dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
             limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },
@@ -265,13 +289,16 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
     };
     run(&["culprit"]).await;
     let at_work = std::fs::read_to_string(&crash_file).unwrap();
-    assert_eq!(at_work, "0000000000000000\n", "nothing is at work after a clean drain");
+    let (lanes, noted) = at_work.split_once('\n').unwrap();
+    assert_eq!(lanes, "lanes of 1001 lines");
+    assert!(noted.starts_with("0000000000000000\n"), "nothing is at work after a clean drain");
 
     // What three processes leave that end with it at work.
     let mut hasher = DefaultHasher::new();
     hasher.write(b"culprit");
     let line = format!("{:016x}", hasher.finish());
-    std::fs::write(&crash_file, format!("{line}\nsuspect {line} 2\n")).unwrap();
+    let text = format!("suspect {line} 2 0\nlanes of 1 lines\n{line}\n");
+    std::fs::write(&crash_file, text).unwrap();
     let ledger = run(&["1", "culprit", "2"]).await;
 
     assert_eq!(ledger.book().buried.get("culprit"), Some(&"crashed"));

@@ -1,13 +1,17 @@
 //! What becomes of a message whose way ends early: refused, given up, stopped, or too late.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::env::{Parts, bad, message, seconds, sized, to};
+use crate::env::{Parts, bad, item, message, seconds, sized, to};
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Fault, FaultRates, Faults, Kind};
+use pipeline::doubles::{
+    Describe, Fault, FaultRates, Faults, Feed, Graveyard, Kind, Ledger, Shelf,
+};
 use pipeline::metrics::Reason;
-use pipeline::{Message, Recovery, Running};
+use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Running, Source};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
@@ -370,8 +374,53 @@ async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
     let error = env.running.shutdown(seconds(20)).await.unwrap_err();
 
     assert!(error.to_string().starts_with("3 messages were not settled within 20s"), "{error}");
-    assert_eq!(start.elapsed().as_secs(), 19, "a second is for the close");
+    assert_eq!(start.elapsed().as_secs(), 15, "five seconds are for the close");
     assert_eq!(ledger.book().nacked, ids(["1", "2", "3"]));
+}
+
+/// Sends its acknowledgements over a thin link at the close.
+struct SlowToClose {
+    feed: Feed,
+    takes: Duration,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Source for SlowToClose {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        self.feed.receive().await
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        tokio::time::sleep(self.takes).await;
+        self.is_closed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_that_is_cut_leaves_time_for_the_acknowledgements() {
+    for (grace, takes) in [(30, seconds(4)), (4, Duration::from_millis(900))] {
+        let ledger = Ledger::default();
+        let is_closed = Arc::<AtomicBool>::default();
+        let feed = Feed::new([message("1")], ledger.clone());
+        let pipeline = Pipeline {
+            service: "test",
+            source: SlowToClose { feed, takes, is_closed: Arc::clone(&is_closed) },
+            transform: Describe(item, Faults::none()),
+            sink: Shelf::new(ledger.clone(), Faults::always(Fault::Hung), 100),
+            dead_letters: Policy::<Graveyard>::Drop,
+            limits: eager().limits,
+            metrics: Metrics::default(),
+        };
+        let running = pipeline.start();
+        tokio::time::sleep(seconds(1)).await;
+
+        let start = tokio::time::Instant::now();
+        running.shutdown(seconds(grace)).await.unwrap_err();
+
+        assert!(is_closed.load(Ordering::Relaxed), "{grace}");
+        assert!(start.elapsed() <= seconds(grace), "{:?}", start.elapsed());
+    }
 }
 
 fn keyed(key: &str, mut message: Message) -> Message {

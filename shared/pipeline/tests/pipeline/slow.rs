@@ -6,9 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf};
+use pipeline::doubles::{
+    FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+};
 use pipeline::{
-    Error, Join, Limits, Message, Metrics, Pipeline, Refusal, Sink, Step, Transform, batch,
+    DeadLetters, Error, Letter, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
+    batch,
 };
 use tokio::time::{Instant, sleep};
 
@@ -32,40 +35,9 @@ impl Link {
     }
 }
 
-struct Uplink(Shelf, Link);
-
-impl Sink for Uplink {
-    type Record = Item;
-    type Key = String;
-    type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
-    type Scratch = ();
-
-    fn scratch(&self) {}
-
-    fn key(&self, record: &Item) -> String {
-        record.key.clone()
-    }
-
-    fn open(&self, key: &String) -> Vec<Item> {
-        self.0.open(key)
-    }
-
-    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
-        self.0.join(batch, item, &mut ())
-    }
-
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
-        batch
-    }
-
-    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
-        self.1.upload(batch.iter().map(|item| item.bytes).sum()).await;
-        self.0.write(batch, limit).await
-    }
-
-    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
-        self.0.split(batch, at)
+impl Hook for Link {
+    async fn before_write(&self, batch: &[Item]) {
+        self.upload(batch.iter().map(|item| item.bytes).sum()).await;
     }
 }
 
@@ -95,7 +67,7 @@ async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64
         service: "test",
         source: Feed::new(feed, ledger.clone()),
         transform: Pass,
-        sink: Uplink(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
         dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 2,
@@ -132,5 +104,63 @@ async fn small_payloads_over_a_thin_link_arrive_at_its_speed() {
         let (time, uploaded) = send(5_000, 1_000, bytes_a_second).await;
         println!("{bytes_a_second} B/s: {time:.2} times the time, {uploaded:.2} times the bytes");
         assert!(time < 2.0 && uploaded < 2.0, "{bytes_a_second} B/s: {time} {uploaded}");
+    }
+}
+
+/// Dead letters behind a link.
+struct Letters(Graveyard, Link);
+
+impl DeadLetters for Letters {
+    async fn bury(&self, letter: &Letter<'_>, limit: Duration) -> Result<(), Error> {
+        self.1.upload(letter.message.data.len()).await;
+        self.0.bury(letter, limit).await
+    }
+}
+
+struct Refuse;
+
+impl Transform for Refuse {
+    type Record = Item;
+
+    async fn apply(&self, _: &Message) -> Result<Step<Item>, Error> {
+        Err(Recovery::Reject("no_route").because("route", "no route"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
+    const LETTERS: usize = 600;
+    for (bytes, bytes_a_second) in [(100_000, 20_000), (1_000, 5_000)] {
+        let ledger = Ledger::default();
+        let feed = (0..LETTERS).map(|index| {
+            let mut message = Message::new(vec![0; bytes]);
+            message.id = index.to_string();
+            message
+        });
+        let link = Link { bytes_a_second, uploaded: Arc::default(), queue: Arc::default() };
+        let faultless = || Faults::new(FaultRates::default(), 0);
+        let pipeline = Pipeline {
+            service: "test",
+            source: Feed::new(feed, ledger.clone()),
+            transform: Refuse,
+            sink: Shelf::new(ledger.clone(), faultless(), 1),
+            dead_letters: Policy::Bury(Letters(
+                Graveyard(ledger.clone(), faultless()),
+                link.clone(),
+            )),
+            limits: Limits { lanes: 2, ..Limits::default() },
+            metrics: Metrics::default(),
+        };
+        let total = (LETTERS * bytes) as f64;
+        let ideal = Duration::from_secs_f64(total / bytes_a_second as f64);
+
+        let ended = tokio::time::timeout(ideal * 2, pipeline.start().ended()).await;
+
+        let uploaded = link.uploaded.load(Ordering::Relaxed) as f64 / total;
+        let buried = ledger.book().buried.len();
+        assert!(matches!(ended, Ok(None)), "{bytes} bytes: {buried} letters, {uploaded:.2} times");
+        assert_eq!(buried, LETTERS);
+        assert!(uploaded < 2.0, "{bytes} bytes: {uploaded:.2} times the bytes");
+        assert!(ledger.book().nacked.is_empty());
     }
 }

@@ -1,0 +1,131 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::Ledger;
+use crate::{Delivery, Error, Message, Settle, Settlement, Source, Verdict};
+
+/// Time from the end of a connection to the next one.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// A source whose connection ends at a nack, as MQTT's does. On the next connection it delivers everything
+/// again, in the same order, from the oldest message that is not acknowledged. It ends when all are.
+pub struct Broker {
+    messages: Vec<Message>,
+    session: Arc<Session>,
+    ledger: Ledger,
+}
+
+#[derive(Default)]
+struct Session {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// The oldest message that is not acknowledged, by its place.
+    first: usize,
+    /// The next one to deliver.
+    next: usize,
+    /// Messages that were acked on this connection, and older ones were not yet.
+    acked: BTreeSet<usize>,
+    connection: u64,
+    is_over: bool,
+}
+
+impl Session {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Acknowledge {
+    place: usize,
+    id: String,
+    connection: u64,
+    session: Arc<Session>,
+    ledger: Ledger,
+}
+
+impl Settle for Acknowledge {
+    fn settle(self: Box<Self>, verdict: Verdict) {
+        if !self.is_current() {
+            return self.ledger.settled_late(&self.id, verdict);
+        }
+        self.ledger.settled(&self.id, verdict);
+        let mut state = self.session.state();
+        if verdict == Verdict::Nack {
+            state.is_over = true;
+        } else {
+            state.acked.insert(self.place);
+            while let first = state.first
+                && state.acked.remove(&first)
+            {
+                state.first += 1;
+            }
+        }
+        drop(state);
+        self.session.changed.notify_one();
+    }
+
+    fn is_current(&self) -> bool {
+        let state = self.session.state();
+        state.connection == self.connection && !state.is_over
+    }
+}
+
+impl Broker {
+    /// Delivers these messages; each needs an id of its own.
+    #[must_use]
+    pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
+        Self { messages: messages.into_iter().collect(), session: Arc::default(), ledger }
+    }
+
+    fn deliver(&self, state: &mut State, message: Message) -> Delivery {
+        self.ledger.delivered();
+        let settle = Acknowledge {
+            place: state.next,
+            id: message.id.clone(),
+            connection: state.connection,
+            session: Arc::clone(&self.session),
+            ledger: self.ledger.clone(),
+        };
+        state.next += 1;
+        Delivery::new(message, Settlement::new(settle, None))
+    }
+}
+
+impl Source for Broker {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        loop {
+            let is_over = {
+                let mut state = self.session.state();
+                if state.first == self.messages.len() {
+                    return Ok(None);
+                }
+                if !state.is_over
+                    && let Some(message) = self.messages.get(state.next)
+                {
+                    return Ok(Some(self.deliver(&mut state, message.clone())));
+                }
+                state.is_over
+            };
+            if is_over {
+                sleep(RECONNECT).await;
+                let mut state = self.session.state();
+                let (first, connection) = (state.first, state.connection + 1);
+                *state = State { first, next: first, connection, ..State::default() };
+            } else {
+                self.session.changed.notified().await;
+            }
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}

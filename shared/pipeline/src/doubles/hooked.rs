@@ -1,0 +1,77 @@
+use std::future::{Future, ready};
+use std::time::Duration;
+
+use super::{Item, Shelf};
+use crate::{Error, Join, Refusal, Sink};
+
+/// A call of a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// [`Sink::key`].
+    Key,
+    /// [`Sink::open`].
+    Open,
+    /// [`Sink::join`].
+    Join,
+    /// [`Sink::seal`].
+    Seal,
+    /// [`Sink::write`].
+    Write,
+}
+
+/// Does something in the calls of a [`Hooked`] sink.
+pub trait Hook: Send + Sync + 'static {
+    /// Called for each record of a call, by its id; for [`Call::Open`] with the key of the batch. A record
+    /// that joins is in the batch already.
+    fn called(&self, _call: Call, _name: &str) {}
+
+    /// Passes before a batch is written.
+    fn before_write(&self, _batch: &[Item]) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+}
+
+/// A [`Shelf`] with a hook in each call.
+pub struct Hooked<H>(pub Shelf, pub H);
+
+impl<H: Hook> Sink for Hooked<H> {
+    type Record = Item;
+    type Key = String;
+    type Batch = Vec<Item>;
+    type Sealed = Vec<Item>;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, record: &Item) -> String {
+        self.1.called(Call::Key, &record.id);
+        self.0.key(record)
+    }
+
+    fn open(&self, key: &String) -> Vec<Item> {
+        self.1.called(Call::Open, key);
+        self.0.open(key)
+    }
+
+    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+        let id = item.id.clone();
+        let joined = self.0.join(batch, item, &mut ())?;
+        self.1.called(Call::Join, &id);
+        Ok(joined)
+    }
+
+    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+        batch.iter().for_each(|item| self.1.called(Call::Seal, &item.id));
+        self.0.seal(batch, &mut ())
+    }
+
+    async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {
+        batch.iter().for_each(|item| self.1.called(Call::Write, &item.id));
+        self.1.before_write(batch).await;
+        self.0.write(batch, limit).await
+    }
+
+    fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
+        self.0.split(batch, at)
+    }
+}

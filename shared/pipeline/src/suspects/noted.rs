@@ -1,0 +1,70 @@
+//! Notes what a future works on while it is polled.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+
+use super::{AtWork, Suspects, Work};
+
+/// What a lane works on, and how.
+#[derive(Debug)]
+pub(crate) struct Note {
+    suspects: Arc<Suspects>,
+    lane: usize,
+    at_work: AtWork,
+    work: Work,
+}
+
+impl Note {
+    /// Of the messages with these fingerprints.
+    pub(crate) fn new(
+        suspects: &Arc<Suspects>,
+        lane: usize,
+        fingerprints: impl IntoIterator<Item = u64>,
+        work: Work,
+    ) -> Self {
+        let at_work = AtWork::new(fingerprints);
+        Self { suspects: Arc::clone(suspects), lane, at_work, work }
+    }
+
+    /// The same, from here on written.
+    pub(crate) fn written(self) -> Self {
+        Self { work: Work::Write, ..self }
+    }
+}
+
+/// Does something, and notes meanwhile what is at work; without a file nothing is noted.
+pub(crate) fn during<T>(note: Option<&Note>, work: impl FnOnce() -> T) -> T {
+    let Some(note) = note else { return work() };
+    note.suspects.enter(note.lane, &note.at_work, note.work);
+    let done = work();
+    note.suspects.pause(note.lane);
+    done
+}
+
+/// A future of a lane that is noted while it is polled, and not while it waits.
+pub(crate) struct Noted<T> {
+    inner: BoxFuture<'static, T>,
+    note: Option<Note>,
+}
+
+impl<T> Noted<T> {
+    pub(crate) fn new(inner: BoxFuture<'static, T>, note: Option<Note>) -> Self {
+        Self { inner, note }
+    }
+}
+
+impl<T> Future for Noted<T> {
+    type Output = T;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Self { inner, note } = self.get_mut();
+        let polled = during(note.as_ref(), || inner.as_mut().poll(context));
+        if let (Poll::Pending, Some(note)) = (&polled, note) {
+            note.suspects.leave(note.lane);
+        }
+        polled
+    }
+}
