@@ -102,6 +102,12 @@ impl Health {
         inner.failure.clone().or_else(|| inner.pipeline.as_ref().and_then(hang))
     }
 
+    /// Notes in the pipeline's crash file that the process ends now, and not over a message.
+    pub(crate) fn excuse(&self) {
+        let status = self.lock().pipeline.as_ref().map(|(status, _)| status.clone());
+        status.iter().for_each(Status::excuse);
+    }
+
     /// Everything that `/status` shows.
     #[must_use]
     pub fn report(&self) -> Value {

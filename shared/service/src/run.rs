@@ -201,9 +201,23 @@ async fn live<T: Settings, S: Service>(
     make: impl FnOnce(T) -> S,
     settings: T,
 ) -> anyhow::Result<()> {
-    let grace = settings.grace_period();
     Account::of(&settings).warn();
-    let mut hosted = Hosted::start(make(settings.clone()), &settings).await?;
+    let hosted = Hosted::start(make(settings.clone()), &settings).await?;
+    let deadline = signals.deadline();
+    deadline.excuse_later(hosted.health());
+    let ended = until_drained(&mut signals, hosted, settings.grace_period()).await;
+    if ended.is_err() {
+        // What is still at work was not to blame for this end.
+        deadline.excuse();
+    }
+    ended
+}
+
+async fn until_drained(
+    signals: &mut Signals,
+    mut hosted: Hosted,
+    grace: Duration,
+) -> anyhow::Result<()> {
     let (failing, deadline) = (hosted.failing(), signals.deadline());
     let never = async {
         failing.await;

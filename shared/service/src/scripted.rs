@@ -19,6 +19,9 @@ use crate::memory::Share;
 use crate::settings::{PORT, Variable};
 use crate::{Context, Faults, Http, Running, Service, Settings};
 
+/// The variable that names the crash file.
+pub(crate) const CRASH_FILE: &str = "SCRIPTED_CRASH_FILE";
+
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Trouble {
@@ -40,6 +43,8 @@ pub(crate) enum Trouble {
     SourcePanics,
     /// A lane blocks its thread.
     LaneHangs,
+    /// A write blocks its thread.
+    WriteHangs,
     /// The sink says that no message can succeed.
     SinkStops,
 }
@@ -94,7 +99,11 @@ impl Service for Scripted {
             transform: Unchanged,
             sink: Destination(trouble),
             dead_letters: Policy::Bury(Graveyard(ledger, Fates::new(FaultRates::default(), 1))),
-            limits: Limits { stall_after: Duration::from_secs(1), ..Limits::default() },
+            limits: Limits {
+                stall_after: Duration::from_secs(1),
+                crash_file: std::env::var_os(CRASH_FILE).map(Into::into),
+                ..Limits::default()
+            },
             metrics: counts.clone(),
         }
         .start();
@@ -126,7 +135,7 @@ fn get_into(trouble: Trouble) {
     error!("in trouble");
 }
 
-fn block() {
+fn block() -> ! {
     loop {
         std::thread::park();
     }
@@ -199,6 +208,7 @@ impl Sink for Destination {
 
     async fn write(&self, (): &(), _: Duration) -> Result<Vec<Refusal>, Error> {
         match self.0 {
+            Trouble::WriteHangs => block(),
             Trouble::SinkStops => Err(Recovery::Stop.because("write", "no message can succeed")),
             Trouble::SourceFailsWhileAWriteHangs => std::future::pending().await,
             _ => Ok(Vec::new()),

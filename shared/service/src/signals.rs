@@ -3,6 +3,7 @@
 //! Both are watched by a thread of their own, because a runtime whose threads are all blocked sees neither
 //! signals nor timers.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,14 +11,17 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
-use crate::logs;
 use crate::run::{FAILED, LOG_PATIENCE};
+use crate::{Health, logs};
 
 /// Time between the end of the grace period and the forced end of the process. Kubernetes, as the
 /// manifests set it up, kills three seconds later.
 const MARGIN: Duration = Duration::from_secs(2);
+
+/// Longest wait for what is done before the process is ended by force: a disk may hang too.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT, as they come.
 pub(crate) struct Signals {
@@ -26,16 +30,41 @@ pub(crate) struct Signals {
 }
 
 /// The time by which the process must have ended; it is ended with exit code 1 then.
-#[derive(Debug, Clone)]
-pub(crate) struct Deadline(watch::Sender<Option<Instant>>);
+#[derive(Clone)]
+pub(crate) struct Deadline {
+    end: watch::Sender<Option<Instant>>,
+    health: Arc<OnceLock<Health>>,
+}
 
 impl Deadline {
+    /// Notes in the crash file of this service, before the process is ended by force, that no message is to
+    /// blame.
+    pub(crate) fn excuse_later(&self, health: &Health) {
+        // A process has one service.
+        self.health.get_or_init(|| health.clone());
+    }
+
+    /// Does that now, and waits for it only for a moment: what blocks a worker may block this too.
+    pub(crate) fn excuse(&self) {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let health = Arc::clone(&self.health);
+        let excuse = move || {
+            health.get().iter().for_each(|health| health.excuse());
+            // Nobody waits any more where that took too long.
+            done.send(()).unwrap_or_default();
+        };
+        let thread = std::thread::Builder::new().name("excuse".into()).spawn(excuse);
+        if thread.is_err() || is_done.recv_timeout(LAST_PATIENCE).is_err() {
+            warn!("the crash file still blames what was at work");
+        }
+    }
+
     /// Ends the process after `grace` and a margin, whatever blocks it.
     pub(crate) fn end_within(&self, grace: Duration) {
         let now = Instant::now();
         // A grace period beyond what the clock can hold is no deadline.
         let end = now.checked_add(grace).and_then(|end| end.checked_add(MARGIN));
-        self.0.send_if_modified(|set| {
+        self.end.send_if_modified(|set| {
             let earliest = [*set, end].into_iter().flatten().min();
             std::mem::replace(set, earliest) != earliest
         });
@@ -52,7 +81,7 @@ impl Signals {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("start the runtime for signals")?;
         let (tell, received) = mpsc::unbounded_channel();
-        let deadline = Deadline(watch::Sender::new(None));
+        let deadline = Deadline { end: watch::Sender::new(None), health: Arc::default() };
         let watch = {
             let _entered = runtime.enter();
             Watch {
@@ -97,7 +126,7 @@ impl Watch {
     /// Never returns: the process ends before.
     fn run(mut self, runtime: &Runtime) {
         let mut grace = self.grace;
-        let mut deadline = self.deadline.0.subscribe();
+        let mut deadline = self.deadline.end.subscribe();
         runtime.block_on(async {
             loop {
                 let end = *deadline.borrow_and_update();
@@ -106,7 +135,9 @@ impl Watch {
                     _ = self.interrupt.recv() => "SIGINT",
                     // The sender lives in `self`.
                     _ = deadline.changed() => continue,
-                    () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => end_now(),
+                    () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                        end_now(&self.deadline)
+                    }
                 };
                 self.deadline.end_within(std::mem::take(&mut grace));
                 if self.tell.send(name).is_err() {
@@ -117,11 +148,12 @@ impl Watch {
     }
 }
 
-/// Ends the process without waiting for anything but its last log lines.
-fn end_now() -> ! {
+/// Ends the process. It waits for nothing but a note in the crash file and the last log lines, and not long.
+fn end_now(deadline: &Deadline) -> ! {
     error!(
         "the process did not end in time, ending it; what is not settled will be delivered again"
     );
+    deadline.excuse();
     logs::flush(LOG_PATIENCE);
     std::process::exit(FAILED.into())
 }

@@ -2,11 +2,12 @@
 //! service that the variable names.
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::run_as;
-use crate::scripted::{Example, Scripted, Trouble};
+use crate::scripted::{CRASH_FILE, Example, Scripted, Trouble};
 
 /// The variable that makes this test binary a service.
 const TROUBLE: &str = "SCRIPTED_TROUBLE";
@@ -33,10 +34,15 @@ struct Process {
 
 impl Process {
     fn start(trouble: Trouble, grace: &str) -> Self {
+        Self::start_with(trouble, grace, None)
+    }
+
+    fn start_with(trouble: Trouble, grace: &str, crash_file: Option<&Path>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "run::tests::the_service_of_these_tests", "--nocapture"]);
         command.env(TROUBLE, serde_json::to_string(&trouble).unwrap());
         command.env("DATAFLOW__GRACE_PERIOD", grace).env("PORT", "0");
+        command.envs(crash_file.map(|path| (CRASH_FILE, path)));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Self { child, stderr }
@@ -127,4 +133,49 @@ fn a_service_that_fails_and_cannot_drain_ends_after_its_grace_period() {
     let mut process = Process::start(Trouble::SourceFailsWithBlockedWorkers, "100ms");
 
     assert_eq!(process.ended().code(), Some(1));
+}
+
+/// Waits until the crash file has something at work, ends the process by force, and returns what is at work
+/// then.
+fn at_work_after_a_forced_end(
+    trouble: Trouble,
+    grace: &str,
+    second_signal: Option<Duration>,
+) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let crash_file = folder.path().join("crash_file");
+    let has_note = || {
+        let text = std::fs::read_to_string(&crash_file).unwrap_or_default();
+        // Lanes that have noted nothing yet are holes in the file.
+        let mut lines = text.split(['\n', '\0']).filter(|line| line.len() == 16);
+        lines.any(|line| line.contains(|digit| digit != '0'))
+    };
+    let mut process = Process::start_with(trouble, grace, Some(&crash_file));
+    let started = Instant::now();
+    while !has_note() {
+        assert!(started.elapsed() < PATIENCE, "{trouble:?}: nothing is at work");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    process.terminate();
+    if let Some(after) = second_signal {
+        std::thread::sleep(after);
+        process.terminate();
+    }
+
+    assert_eq!(process.ended().code(), Some(1), "{trouble:?}");
+    has_note()
+}
+
+#[test]
+fn a_write_that_hangs_until_a_forced_end_blames_no_message() {
+    assert!(!at_work_after_a_forced_end(Trouble::WriteHangs, "100ms", None));
+    let second_signal = Some(Duration::from_millis(500));
+    assert!(!at_work_after_a_forced_end(Trouble::WriteHangs, "1h", second_signal));
+}
+
+/// It would hang over it after each restart.
+#[test]
+fn a_message_over_which_a_lane_hangs_until_a_forced_end_is_blamed() {
+    assert!(at_work_after_a_forced_end(Trouble::LaneHangs, "1s", None));
 }
