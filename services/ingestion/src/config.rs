@@ -94,8 +94,8 @@ pub struct Mqtt {
     /// payloads, topics, user properties, and 512 bytes for each message. It is passed by one packet at most. Beyond it nothing
     /// more is read until a message is settled; acknowledgements and pings go on.
     ///
-    /// Each connection takes this much memory and three times `max_packet_bytes` beside it: one packet
-    /// beyond the bound, and one that is being read into a buffer that may have grown to twice its size.
+    /// Each connection takes three times `max_packet_bytes` beside it: one packet beyond the bound, and one
+    /// that is being read into a buffer that may have grown to twice its size.
     pub max_bytes_in_flight: usize,
     /// Most QoS 0 messages that wait for the pipeline; 1 to 10 million. Those beyond it are dropped and counted.
     pub max_qos0_waiting: usize,
@@ -299,16 +299,6 @@ impl Mqtt {
         self.url.contains('@')
     }
 
-    /// Most memory that MQTT takes: for each connection what may be in flight, one packet beyond it, and
-    /// a read buffer of twice the largest packet. Properties of that packet take more than their bytes.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        let packet = u64::from(self.max_packet_bytes);
-        let in_flight = u64::try_from(self.max_bytes_in_flight).unwrap_or(u64::MAX);
-        let connection = in_flight.saturating_add(3 * packet + MAX_PROPERTIES_MEMORY as u64);
-        connection.saturating_mul(self.connections.into())
-    }
-
     /// Whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
@@ -455,11 +445,15 @@ impl service::Settings for Settings {
         let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 400);
         let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
         let packets = packet.saturating_mul(connections);
+        // One packet beyond the bound, and one that is read into a buffer of up to twice its size.
         let packets = Share::of_size("mqtt.max_packet_bytes", packets, 300);
+        // Properties of that packet take more than their bytes.
+        let properties = MAX_PROPERTIES_MEMORY as u64;
         vec![
             Share::of_process(),
             Share { value: Some(mqtt.max_bytes_in_flight as u64), ..waiting },
             Share { value: Some(packet as u64), ..packets },
+            Share::of_count("mqtt.connections", connections, properties),
         ]
     }
 
