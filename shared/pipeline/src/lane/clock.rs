@@ -1,7 +1,6 @@
 //! The clocks of a lane's open batches.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +10,8 @@ use crate::batch::Cause;
 /// When each open batch is due. Batches that were closed earlier are skipped when their time comes.
 #[derive(Debug)]
 pub(super) struct Clock<K> {
-    due: BinaryHeap<Reverse<Due<K>>>,
+    /// By time and generation, so that batches that are due together are closed in their order.
+    due: BTreeMap<(Instant, u64), Due<K>>,
     generation: u64,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Due<K> {
 
 impl<K> Default for Clock<K> {
     fn default() -> Self {
-        Self { due: BinaryHeap::new(), generation: 0 }
+        Self { due: BTreeMap::new(), generation: 0 }
     }
 }
 
@@ -38,18 +38,18 @@ impl<K: Clone> Clock<K> {
         self.generation
     }
 
-    /// Adds a time at which a batch is due.
+    /// Adds a time at which a batch is due. Of two causes at one time the first counts.
     pub(super) fn push(&mut self, due: Due<K>) {
-        self.due.push(Reverse(due));
+        self.due.entry((due.at, due.generation)).or_insert(due);
     }
 
     /// The earliest time of a batch that `is_live`.
     pub(super) fn next(&mut self, is_live: impl Fn(&Due<K>) -> bool) -> Option<Instant> {
-        while let Some(Reverse(due)) = self.due.peek() {
-            if is_live(due) {
-                return Some(due.at);
+        while let Some(due) = self.due.first_entry() {
+            if is_live(due.get()) {
+                return Some(due.get().at);
             }
-            self.due.pop();
+            due.remove();
         }
         None
     }
@@ -60,33 +60,66 @@ impl<K: Clone> Clock<K> {
         if at > Instant::now() {
             return None;
         }
-        self.due.pop().map(|Reverse(due)| due)
+        self.due.pop_first().map(|(_, due)| due)
     }
 
     /// Forgets closed batches when they outnumber the `live` ones by far.
     pub(super) fn compact(&mut self, live: usize, is_live: impl Fn(&Due<K>) -> bool) {
         if self.due.len() > 256 + 4 * live {
-            self.due.retain(|Reverse(due)| is_live(due));
+            self.due.retain(|_, due| is_live(due));
         }
     }
 }
 
-impl<K> Ord for Due<K> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.generation).cmp(&(other.at, other.generation))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_batch_of_a_key_has_its_own_clock() {
+        let mut clock = Clock::default();
+        let first = clock.start(&"key", SECOND);
+        tokio::time::advance(SECOND / 2).await;
+        let second = clock.start(&"key", SECOND);
+        tokio::time::advance(SECOND / 2).await;
+
+        let due = clock.pop_due(|due| due.generation == second);
+
+        assert!(first != second && due.is_none(), "the first batch was closed earlier");
+        tokio::time::advance(SECOND / 2).await;
+        let due = clock.pop_due(|due| due.generation == second).map(|due| due.cause);
+        assert_eq!(due, Some(Cause::Age));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batches_that_are_due_together_are_closed_in_their_order() {
+        let mut clock = Clock::default();
+        for key in 0..10 {
+            clock.start(&key, SECOND);
+        }
+        tokio::time::advance(SECOND).await;
+
+        let closed: Vec<_> =
+            std::iter::from_fn(|| clock.pop_due(|_| true)).map(|due| due.key).collect();
+
+        assert_eq!(closed, Vec::from_iter(0..10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_batches_are_forgotten_when_they_are_many() {
+        let mut clock = Clock::default();
+        let (open, rest) = (10, 256 + 4 * 10);
+        for key in 0..rest {
+            clock.start(&key, SECOND);
+        }
+
+        clock.compact(open, |due| due.key < open);
+        assert_eq!(clock.due.len(), rest);
+
+        clock.start(&rest, SECOND);
+        clock.compact(open, |due| due.key < open);
+        assert_eq!(clock.due.len(), open);
     }
 }
-
-impl<K> PartialOrd for Due<K> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<K> PartialEq for Due<K> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<K> Eq for Due<K> {}
