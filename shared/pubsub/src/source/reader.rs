@@ -31,6 +31,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that are read ahead of the pipeline; more than a response of Pub/Sub usually holds.
 const READ_AHEAD: usize = 2 * 1024 * 1024;
 
+/// How long the pipeline must have taken nothing until the stream is read ahead. In a steady flow that
+/// would bring nothing, and messages would be out of the processor's caches when they are taken.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// One stream, with all it needs to be opened again.
 pub(super) struct Reader {
     connection: Connection,
@@ -38,8 +42,10 @@ pub(super) struct Reader {
     settings: Subscription,
     outbox: mpsc::Sender<Delivery>,
     settling: Settling,
-    /// Deliveries for which the outbox had no room, oldest first, with the ends of their leases.
-    waiting: VecDeque<(Delivery, Instant)>,
+    /// Deliveries for which the outbox had no room, oldest first, with the bytes of their messages. One
+    /// whose lease ends here is handed over too: the pipeline hands it back, and those behind it on its
+    /// ordering key with it.
+    waiting: VecDeque<(Delivery, usize)>,
     waiting_bytes: usize,
     /// Streams that are not read any more, and of which messages may still be settled.
     ended: Vec<ShutdownToken>,
@@ -60,13 +66,6 @@ async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFl
         () = tokio::time::sleep(waits.next_wait()) => ControlFlow::Continue(()),
         _ = stop.wait_for(|stop| *stop) => ControlFlow::Break(()),
     }
-}
-
-/// The oldest delivery that waits, unless its lease is over: then it comes again, and is counted.
-fn take(waiting: &mut VecDeque<(Delivery, Instant)>, bytes: &mut usize) -> Option<Delivery> {
-    let (delivery, lease_end) = waiting.pop_front()?;
-    *bytes -= delivery.message.size();
-    (Instant::now() <= lease_end).then_some(delivery)
 }
 
 impl Reader {
@@ -160,33 +159,39 @@ impl Reader {
     /// the client does not tell.
     async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
+        let mut last_taken = last_sign;
         loop {
             // Opening a stream takes time, and begins anew when it is dropped.
             let mut reading = pin!(stream.next());
             let next = loop {
-                let has_room = self.waiting_bytes < READ_AHEAD;
+                let is_stuck = !self.waiting.is_empty() && last_taken.elapsed() >= PATIENCE;
+                let has_room =
+                    self.waiting.is_empty() || is_stuck && self.waiting_bytes < READ_AHEAD;
                 tokio::select! {
                     next = &mut reading, if has_room => break Some(next),
                     () = sleep_until(last_sign + self.settings.idle_timeout), if has_room => break None,
                     room = self.outbox.reserve(), if !self.waiting.is_empty() => {
                         // An error means that the source is closing; the stop follows.
                         let Ok(room) = room else { return std::future::pending().await };
-                        if let Some(delivery) = take(&mut self.waiting, &mut self.waiting_bytes) {
+                        if let Some((delivery, bytes)) = self.waiting.pop_front() {
+                            self.waiting_bytes -= bytes;
                             room.send(delivery);
                         }
+                        last_taken = Instant::now();
                         // A stream that was not read has not been silent.
                         if !has_room {
-                            last_sign = Instant::now();
+                            last_sign = last_taken;
                         }
                     }
+                    () = sleep_until(last_taken + PATIENCE), if !self.waiting.is_empty() && !is_stuck => {}
                 }
             };
             match next {
                 Some(Some(Ok((message, handler)))) => {
                     waits.reset();
                     last_sign = Instant::now();
-                    let (delivery, lease_end) = self.delivery(message, handler);
-                    self.hand_over(delivery, lease_end);
+                    let (delivery, bytes) = self.delivery(message, handler);
+                    self.hand_over(delivery, bytes);
                 }
                 Some(Some(Err(error))) => {
                     let (subscription, error) = (&self.name, credentials::explain(&error));
@@ -206,7 +211,7 @@ impl Reader {
         }
     }
 
-    fn hand_over(&mut self, mut delivery: Delivery, lease_end: Instant) {
+    fn hand_over(&mut self, mut delivery: Delivery, bytes: usize) {
         if self.waiting.is_empty() {
             delivery = match self.outbox.try_send(delivery) {
                 // The source is closing: dropping it nacks it.
@@ -214,12 +219,12 @@ impl Reader {
                 Err(TrySendError::Full(delivery)) => delivery,
             };
         }
-        self.waiting_bytes += delivery.message.size();
-        self.waiting.push_back((delivery, lease_end));
+        self.waiting_bytes += bytes;
+        self.waiting.push_back((delivery, bytes));
     }
 
-    /// A message that has just arrived, and the end of its lease.
-    fn delivery(&self, message: model::Message, handler: Handler) -> (Delivery, Instant) {
+    /// A message that has just arrived, and its bytes. Counting them again costs more than keeping them.
+    fn delivery(&self, message: model::Message, handler: Handler) -> (Delivery, usize) {
         let lease_end = Instant::now() + self.settings.max_lease;
         let attempts = handler.delivery_attempt();
         let now = OffsetDateTime::now_utc();
@@ -234,8 +239,9 @@ impl Reader {
             // Pub/Sub tells the attempts only where a dead-letter policy counts them.
             counts_attempts: attempts.is_some(),
         };
-        let settle = self.settling.duty(handler, lease_end, received.size());
-        (Delivery::new(received, Settlement::new(settle, Some(lease_end))), lease_end)
+        let bytes = received.size();
+        let settle = self.settling.duty(handler, lease_end, bytes);
+        (Delivery::new(received, Settlement::new(settle, Some(lease_end))), bytes)
     }
 
     /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
