@@ -30,10 +30,10 @@ impl Guests {
     pub(super) fn bursts(&self) -> Vec<Packet> {
         let packets = (0..LARGE_COUNT).map(|index| {
             if index % QOS_ZERO_SHARE == 0 {
-                // Nobody promises anything for it.
+                // Nobody promises anything for it, but it may arrive.
                 return Packet {
                     qos: QoS::AtMostOnce,
-                    ..self.packet("device-00007", LARGE_BYTES, None)
+                    ..self.packet("device-00007", LARGE_BYTES, Some(Fate::Unsure))
                 };
             }
             self.packet("device-00007", LARGE_BYTES, Some(Fate::Arrives))
