@@ -1,19 +1,14 @@
 //! Starts a pipeline and brings it down in order.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::backoff::Backoff;
-use crate::batch;
 use crate::bound::{InFlight, Memory};
 use crate::dead_letter::{DeadLetters, Policy};
 use crate::intake::{Ended, Intake};
@@ -21,7 +16,7 @@ use crate::lane::Lane;
 use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::suspects::{MAX_BATCH, Suspects};
-use crate::{Error, Metrics, Recovery, Sink, Source, Transform};
+use crate::{Error, Limits, Metrics, Recovery, Sink, Source, Transform};
 
 /// Most dead letters that are written at a time. Each is a request of its own, so there must be many where the
 /// way is long, and fewer where it is thin.
@@ -30,114 +25,6 @@ const MAX_LETTERS: usize = 256;
 /// Longest time that a drain leaves for the source to close: its acknowledgements have a way to go, over a
 /// link that may be thin.
 const MAX_CLOSE: Duration = Duration::from_secs(5);
-
-/// Bounds, waits and time-outs of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Tasks that run side by side; 0 to 256, where 0 takes one per core.
-    pub lanes: usize,
-    /// Most messages between source and settlement; 1 to 1,000,000. It must be larger than what
-    /// waits in open batches.
-    pub max_messages_in_flight: usize,
-    /// Most bytes of messages in memory between source and settlement; 1 to 4 GiB.
-    pub max_bytes_in_flight: usize,
-    /// Most bytes of all batches, open or being written; 1 to 64 GiB.
-    pub max_batch_memory: usize,
-    /// Most writes under way in one lane; 1 to 1000.
-    pub max_writes: usize,
-    /// When a batch is written.
-    pub batch: batch::Limits,
-    /// Longest duration of one attempt; above zero, at most 1h. A write gets a second more for each
-    /// MiB, and after a time-out twice that, so that a thin link is slow and not broken.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub attempt_timeout: Duration,
-    /// Waits between attempts.
-    pub retry: Backoff,
-    /// File that remembers the message or the batch each lane works on. A message that was at work at three
-    /// unclean ends of the process in a row becomes a dead letter `crashed`. Those of a batch are put into
-    /// smaller ones first, and then each into one of its own. The file must outlive the process, as an
-    /// `emptyDir` does, and belong to this process alone. With it a batch has at most 10,000 messages.
-    /// Without it nothing is remembered.
-    pub crash_file: Option<PathBuf>,
-    /// A task that shows no sign of life for this long makes the process unhealthy; 1s to 1d.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub stall_after: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            lanes: 0,
-            max_messages_in_flight: 10_000,
-            max_bytes_in_flight: 64 * 1024 * 1024,
-            max_batch_memory: 64 * 1024 * 1024,
-            max_writes: 4,
-            batch: batch::Limits::default(),
-            attempt_timeout: Duration::from_secs(30),
-            retry: Backoff::default(),
-            crash_file: None,
-            stall_after: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Limits {
-    /// How long before the end of a lease a batch is written: time for two attempts.
-    #[must_use]
-    pub fn lease_margin(&self) -> Duration {
-        self.attempt_timeout.saturating_mul(2)
-    }
-
-    /// What is wrong with these settings, as pairs of a key and what would be right.
-    #[must_use]
-    pub fn faults(&self) -> Vec<(&'static str, &'static str)> {
-        const GIB: usize = 1024 * 1024 * 1024;
-        let hour = Duration::from_secs(3600);
-        let day = 24 * hour;
-        let batch = &self.batch;
-        let messages = 1..=1_000_000;
-        let waits = Duration::from_nanos(1)..=hour;
-        let checks = [
-            (self.lanes <= 256, "lanes", "0 to 256"),
-            (
-                messages.contains(&self.max_messages_in_flight),
-                "max_messages_in_flight",
-                "1 to 1000000",
-            ),
-            (
-                (1..=4 * GIB).contains(&self.max_bytes_in_flight),
-                "max_bytes_in_flight",
-                "1 to 4294967296 (4 GiB)",
-            ),
-            (
-                (1..=64 * GIB).contains(&self.max_batch_memory),
-                "max_batch_memory",
-                "1 to 68719476736 (64 GiB)",
-            ),
-            ((1..=1000).contains(&self.max_writes), "max_writes", "1 to 1000"),
-            (messages.contains(&batch.max_messages), "batch.max_messages", "1 to 1000000"),
-            ((1..=GIB).contains(&batch.max_bytes), "batch.max_bytes", "1 to 1073741824 (1 GiB)"),
-            (batch.max_age <= day, "batch.max_age", "at most 1d"),
-            (batch.max_idle <= day, "batch.max_idle", "at most 1d"),
-            (waits.contains(&self.attempt_timeout), "attempt_timeout", "above zero, at most 1h"),
-            (waits.contains(&self.retry.min), "retry.min", "above zero, at most 1h"),
-            (self.retry.max >= self.retry.min, "retry.max", "at least retry.min"),
-            (self.retry.max <= hour, "retry.max", "at most 1h"),
-            ((Duration::from_secs(1)..=day).contains(&self.stall_after), "stall_after", "1s to 1d"),
-        ];
-        checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, key, right)| (key, right)).collect()
-    }
-
-    /// Tasks that run side by side.
-    #[must_use]
-    pub fn lane_count(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        if self.lanes == 0 { cores() } else { self.lanes }
-    }
-}
 
 /// A pipeline that has not started yet.
 pub struct Pipeline<So, T, S, D> {
