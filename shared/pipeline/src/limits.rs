@@ -116,3 +116,142 @@ impl Limits {
         if self.lanes == 0 { cores() } else { self.lanes }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: usize = 1024 * 1024 * 1024;
+    const NANOSECOND: Duration = Duration::from_nanos(1);
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// The lowest limits that are allowed.
+    fn lowest() -> Limits {
+        Limits {
+            lanes: 0,
+            max_messages_in_flight: 1,
+            max_bytes_in_flight: 1,
+            max_batch_memory: 1,
+            max_writes: 1,
+            batch: batch::Limits {
+                max_messages: 1,
+                max_bytes: 1,
+                max_age: Duration::ZERO,
+                max_idle: Duration::ZERO,
+            },
+            attempt_timeout: NANOSECOND,
+            retry: Backoff { min: NANOSECOND, max: NANOSECOND },
+            crash_file: None,
+            stall_after: SECOND,
+        }
+    }
+
+    /// The highest limits that are allowed.
+    fn highest() -> Limits {
+        Limits {
+            lanes: 256,
+            max_messages_in_flight: 1_000_000,
+            max_bytes_in_flight: 4 * GIB,
+            max_batch_memory: 64 * GIB,
+            max_writes: 1000,
+            batch: batch::Limits {
+                max_messages: 1_000_000,
+                max_bytes: GIB,
+                max_age: DAY,
+                max_idle: DAY,
+            },
+            attempt_timeout: HOUR,
+            retry: Backoff { min: HOUR, max: HOUR },
+            crash_file: None,
+            stall_after: DAY,
+        }
+    }
+
+    #[test]
+    fn limits_are_right_up_to_their_bounds() {
+        for limits in [Limits::default(), lowest(), highest()] {
+            assert_eq!(limits.faults(), []);
+        }
+    }
+
+    #[test]
+    fn each_limit_below_its_bound_is_named() {
+        let limits = Limits {
+            max_messages_in_flight: 0,
+            max_bytes_in_flight: 0,
+            max_batch_memory: 0,
+            max_writes: 0,
+            batch: batch::Limits { max_messages: 0, max_bytes: 0, ..lowest().batch },
+            attempt_timeout: Duration::ZERO,
+            retry: Backoff { min: Duration::ZERO, max: Duration::ZERO },
+            stall_after: SECOND - NANOSECOND,
+            ..lowest()
+        };
+
+        assert_eq!(
+            limits.faults(),
+            [
+                ("max_messages_in_flight", "1 to 1000000"),
+                ("max_bytes_in_flight", "1 to 4294967296 (4 GiB)"),
+                ("max_batch_memory", "1 to 68719476736 (64 GiB)"),
+                ("max_writes", "1 to 1000"),
+                ("batch.max_messages", "1 to 1000000"),
+                ("batch.max_bytes", "1 to 1073741824 (1 GiB)"),
+                ("attempt_timeout", "above zero, at most 1h"),
+                ("retry.min", "above zero, at most 1h"),
+                ("stall_after", "1s to 1d"),
+            ]
+        );
+    }
+
+    #[test]
+    fn each_limit_above_its_bound_is_named() {
+        let limits = Limits {
+            lanes: 257,
+            max_messages_in_flight: 1_000_001,
+            max_bytes_in_flight: 4 * GIB + 1,
+            max_batch_memory: 64 * GIB + 1,
+            max_writes: 1001,
+            batch: batch::Limits {
+                max_messages: 1_000_001,
+                max_bytes: GIB + 1,
+                max_age: DAY + NANOSECOND,
+                max_idle: DAY + NANOSECOND,
+            },
+            attempt_timeout: HOUR + NANOSECOND,
+            retry: Backoff { min: HOUR + 2 * NANOSECOND, max: HOUR + NANOSECOND },
+            crash_file: None,
+            stall_after: DAY + NANOSECOND,
+        };
+
+        assert_eq!(
+            limits.faults(),
+            [
+                ("lanes", "0 to 256"),
+                ("max_messages_in_flight", "1 to 1000000"),
+                ("max_bytes_in_flight", "1 to 4294967296 (4 GiB)"),
+                ("max_batch_memory", "1 to 68719476736 (64 GiB)"),
+                ("max_writes", "1 to 1000"),
+                ("batch.max_messages", "1 to 1000000"),
+                ("batch.max_bytes", "1 to 1073741824 (1 GiB)"),
+                ("batch.max_age", "at most 1d"),
+                ("batch.max_idle", "at most 1d"),
+                ("attempt_timeout", "above zero, at most 1h"),
+                ("retry.min", "above zero, at most 1h"),
+                ("retry.max", "at least retry.min"),
+                ("retry.max", "at most 1h"),
+                ("stall_after", "1s to 1d"),
+            ]
+        );
+    }
+
+    #[test]
+    fn without_a_number_there_is_a_lane_for_each_core() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+
+        assert_eq!(Limits { lanes: 0, ..lowest() }.lane_count(), cores);
+        assert_eq!(Limits { lanes: 3, ..lowest() }.lane_count(), 3);
+    }
+}
