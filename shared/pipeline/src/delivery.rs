@@ -178,6 +178,27 @@ mod tests {
         assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Ack]);
     }
 
+    /// A delivery of a connection that may have ended.
+    struct OfConnection(bool);
+
+    impl Settle for OfConnection {
+        fn settle(self: Box<Self>, _: Verdict) {}
+
+        fn is_current(&self) -> bool {
+            self.0
+        }
+    }
+
+    #[test]
+    fn a_delivery_is_current_as_long_as_its_source_waits_for_the_verdict() {
+        for is_current in [true, false] {
+            let delivery = Delivery::new("data", Settlement::new(OfConnection(is_current), None));
+
+            assert_eq!(delivery.is_current(), is_current);
+            assert_eq!(delivery.into_parts().1.is_current(), is_current);
+        }
+    }
+
     #[test]
     fn a_panic_nacks() {
         let (delivery, verdicts) = delivery();

@@ -154,11 +154,12 @@ mod tests {
 
     #[test]
     fn all_that_a_message_holds_counts() {
-        let mut message = Message::new("12345").with_attribute("abc", "de").with_attribute("f", "");
+        let mut message =
+            Message::new("12345").with_attribute("abcd", "de").with_attribute("f", "");
         message.id = "1234567".into();
         message.ordering_key = "0123456789-0123456789".into();
 
-        assert_eq!(message.size(), 5 + 7 + 21 + 5 + 1);
+        assert_eq!(message.size(), 5 + 7 + 21 + 6 + 1);
         assert_eq!(Message::new("").size(), 0);
     }
 

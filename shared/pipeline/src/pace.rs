@@ -249,6 +249,30 @@ mod tests {
         assert_eq!((0..9).map_while(|_| turn(&pace)).collect::<Vec<_>>().len(), 4);
     }
 
+    #[test]
+    fn no_success_allows_more_writes_than_there_are() {
+        let pace = Pace::new(seconds(30), 2);
+
+        for _ in 0..3 {
+            turn(&pace).unwrap().succeeded(MIB, Duration::ZERO);
+        }
+
+        assert_eq!((0..9).map_while(|_| turn(&pace)).collect::<Vec<_>>().len(), 2);
+    }
+
+    #[test]
+    fn a_write_that_took_a_quarter_of_its_time_is_not_fast() {
+        for (took, allowed) in [(Duration::from_millis(2499), 2), (Duration::from_millis(2500), 1)]
+        {
+            let pace = Pace::new(seconds(10), 2);
+            turn(&pace).unwrap().timed_out();
+
+            turn(&pace).unwrap().succeeded(0, took);
+
+            assert_eq!((0..9).map_while(|_| turn(&pace)).collect::<Vec<_>>().len(), allowed);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_goes_on_when_a_turn_is_given_back() {
         let pace = Pace::new(seconds(30), 1);
