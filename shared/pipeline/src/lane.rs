@@ -138,12 +138,12 @@ where
         while !self.is_drained() {
             self.pulse.beat();
             self.turn().await;
-            self.rest();
             self.release_held();
             self.start_waiting();
             self.relieve_memory();
             self.rebuild();
             self.resume_parked().await;
+            self.rest();
             if self.is_taken_in() {
                 self.flush_all(Cause::Shutdown);
             } else {
@@ -156,7 +156,7 @@ where
     /// Notes that nothing is at work, unless the next message is at hand and notes itself.
     fn rest(&mut self) {
         let Some(suspects) = &self.shared.suspects else { return };
-        if suspects.has_noted(self.index) && (self.is_input_empty() || !self.has_room()) {
+        if self.is_input_empty() || !self.has_room() {
             suspects.leave(self.index);
         }
     }

@@ -201,11 +201,6 @@ impl Suspects {
         self.note(lane, 0, NOTHING);
     }
 
-    /// Whether a lane has something at work, as far as the file knows.
-    pub(crate) fn has_noted(&self, lane: usize) -> bool {
-        self.lanes[lane].noted.load(Ordering::Relaxed) != 0
-    }
-
     /// Clears the file before the process is ended by force. What a lane has computed over for so long stays
     /// noted: it would hang over it again.
     pub(crate) fn excuse(&self, hang: Duration) {

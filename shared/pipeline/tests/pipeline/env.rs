@@ -111,6 +111,12 @@ pub(crate) fn to(key: &str, message: Message) -> Message {
     message.with_attribute("key", key)
 }
 
+/// The same message with this ordering key.
+pub(crate) fn keyed(key: &str, mut message: Message) -> Message {
+    message.ordering_key = key.into();
+    message
+}
+
 /// The same message as a record of this size.
 pub(crate) fn sized(bytes: usize, message: Message) -> Message {
     message.with_attribute("bytes", bytes.to_string())

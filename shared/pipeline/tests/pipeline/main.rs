@@ -5,6 +5,7 @@
 mod crash;
 mod env;
 mod flushing;
+mod notes;
 mod order;
 mod poison;
 mod promise;

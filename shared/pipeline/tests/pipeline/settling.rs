@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::env::{Parts, bad, item, message, seconds, sized, to};
+use crate::env::{Parts, bad, item, keyed, message, seconds, sized, to};
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Describe, Fault, FaultRates, Faults, Feed, Graveyard, Kind, Ledger, Shelf,
 };
 use pipeline::metrics::Reason;
-use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Running, Source};
+use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
@@ -421,11 +421,6 @@ async fn a_drain_that_is_cut_leaves_time_for_the_acknowledgements() {
         assert!(is_closed.load(Ordering::Relaxed), "{grace}");
         assert!(start.elapsed() <= seconds(grace), "{:?}", start.elapsed());
     }
-}
-
-fn keyed(key: &str, mut message: Message) -> Message {
-    message.ordering_key = key.into();
-    message
 }
 
 /// The second batch of a key waits for the first, and others pass by.
