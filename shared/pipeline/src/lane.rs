@@ -216,15 +216,15 @@ where
 
     /// Takes what is at hand, without waiting, as long as there is room for it.
     async fn take_turn(&mut self, first: Parcel) {
-        let mut next = Some(first);
-        let mut taken = 0;
-        while let Some(parcel) = next {
-            self.take(parcel).await;
-            taken += 1;
-            let may_go_on = taken < TURN && self.has_room();
+        self.take(first).await;
+        for _ in 1..TURN {
+            if !self.has_room() {
+                break;
+            }
             // An empty and a closed input look the same here; the next turn tells them apart.
-            next =
-                self.input.as_mut().filter(|_| may_go_on).and_then(|input| input.try_recv().ok());
+            let next = self.input.as_mut().and_then(|input| input.try_recv().ok());
+            let Some(parcel) = next else { break };
+            self.take(parcel).await;
         }
         self.last_taken = Instant::now();
     }
@@ -378,8 +378,7 @@ where
     }
 
     fn can_write(&self, is_ordered: bool, key: &S::Key) -> bool {
-        let has_slot = self.writing.len() < self.shared.limits.max_writes;
-        has_slot && !(is_ordered && self.ordered.contains(key))
+        self.has_free_write() && !(is_ordered && self.ordered.contains(key))
     }
 
     /// Whether the bounds let another record join.
@@ -392,8 +391,13 @@ where
         self.can_join() && !self.is_rebuilding()
     }
 
+    /// Whether a batch that is closed now would be written at once, as far as it needs no order.
     fn has_slot(&self) -> bool {
-        self.waiting.is_empty() && self.writing.len() < self.shared.limits.max_writes
+        self.waiting.is_empty() && self.has_free_write()
+    }
+
+    fn has_free_write(&self) -> bool {
+        self.writing.len() < self.shared.limits.max_writes
     }
 
     fn finish(&mut self, written: Written<S::Key>) {
