@@ -6,6 +6,7 @@ mod bounds;
 mod crash;
 mod env;
 mod flushing;
+mod intake;
 mod notes;
 mod order;
 mod poison;

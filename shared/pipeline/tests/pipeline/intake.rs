@@ -1,0 +1,93 @@
+//! From the source to the lanes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::env::{Parts, item, keyed, message};
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{Describe, Faults, Feed, Graveyard, Ledger, Shelf};
+use pipeline::metrics::Reason;
+use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Source};
+
+/// Fails some times before it delivers.
+struct Failing {
+    errors: VecDeque<Recovery>,
+    feed: Feed,
+}
+
+impl Source for Failing {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        match self.errors.pop_front() {
+            Some(recovery) => Err(recovery.because("receive", "away")),
+            None => self.feed.receive().await,
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// How a pipeline of one message ends whose source fails with these errors first, what it repeated, and
+/// whether the message was acked.
+async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u64, bool) {
+    let (ledger, metrics) = (Ledger::default(), Metrics::default());
+    let feed = Feed::new([message("1")], ledger.clone());
+    let pipeline = Pipeline {
+        service: "test",
+        source: Failing { errors: errors.into_iter().collect(), feed },
+        transform: Describe(item, Faults::none()),
+        sink: Shelf::new(ledger.clone(), Faults::none(), 100),
+        dead_letters: Policy::<Graveyard>::Drop,
+        limits: pipeline::Limits::default(),
+        metrics: metrics.clone(),
+    };
+    let ended = pipeline.start().ended().await;
+    let retried = metrics.retried.get_or_create(&Reason { reason: "receive" }).get();
+    (ended.map(|error| error.recovery()), retried, ledger.book().acked.contains("1"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_away_is_asked_again() {
+    assert_eq!(run([Recovery::Retry, Recovery::Retry]).await, (None, 2, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_can_never_deliver_ends_the_pipeline() {
+    for recovery in [Recovery::Stop, Recovery::Reject("gone"), Recovery::HandBack] {
+        assert_eq!(run([recovery]).await, (Some(recovery), 0, false));
+    }
+}
+
+/// The messages of each lane: each writes its own batch at the end.
+async fn lanes(messages: impl IntoIterator<Item = Message>) -> Vec<Vec<String>> {
+    let mut parts = Parts::default();
+    parts.limits.lanes = 4;
+    let env = parts.start();
+    env.push_all(messages);
+    env.pass(crate::env::seconds(1)).await;
+    env.running.shutdown(crate::env::seconds(10)).await.unwrap();
+    env.ledger.book().batches.clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_without_an_ordering_key_go_to_all_lanes_in_turn() {
+    let lanes = lanes((0..8).map(|id| message(&id.to_string()))).await;
+
+    assert_eq!(lanes.iter().map(Vec::len).collect::<Vec<_>>(), [2; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ordering_keys_go_to_all_lanes_and_each_to_one() {
+    let key = |id: usize| (id % 50).to_string();
+
+    let lanes = lanes((0..200).map(|id| keyed(&key(id), message(&id.to_string())))).await;
+
+    let mut lanes_of = HashMap::<_, HashSet<_>>::new();
+    for (lane, ids) in lanes.iter().enumerate() {
+        for id in ids {
+            lanes_of.entry(key(id.parse().unwrap())).or_default().insert(lane);
+        }
+    }
+    assert_eq!((lanes.len(), lanes_of.len()), (4, 50));
+    assert!(lanes_of.values().all(|lanes| lanes.len() == 1), "{lanes_of:?}");
+}
