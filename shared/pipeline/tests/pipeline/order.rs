@@ -185,12 +185,23 @@ async fn two_outages_in_a_row_keep_the_order() {
     assert_eq!(first_times(written), ids);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_open_batch_behind_one_that_is_handed_back_keeps_the_order() {
+    let written = written(Ordered::new([(0, "1"), (10, "2")]), 0, 65).await;
+
+    assert_eq!(first_times(written), ["1", "2"]);
+}
+
 /// Delivers messages whose leases began before, as a source that reads ahead does.
 struct ReadAhead {
     /// When a message is handed over, its key and id, and when its lease ends; in seconds.
     due: VecDeque<(u64, [&'static str; 2], u64)>,
     start: Instant,
+    verdicts: Verdicts,
 }
+
+/// When each message was settled, and how.
+type Verdicts = Arc<Mutex<Vec<(Duration, &'static str, Verdict)>>>;
 
 impl Source for ReadAhead {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
@@ -199,7 +210,9 @@ impl Source for ReadAhead {
         };
         sleep_until(self.start + seconds(after)).await;
         self.due.pop_front();
-        let settlement = Settlement::new(|_| {}, Some(self.start + seconds(lease_end)));
+        let (start, verdicts) = (self.start, Arc::clone(&self.verdicts));
+        let settle = move |verdict| verdicts.lock().unwrap().push((start.elapsed(), id, verdict));
+        let settlement = Settlement::new(settle, Some(start + seconds(lease_end)));
         let mut message = message(id);
         message.ordering_key = key.into();
         Ok(Some(Delivery::new(message, settlement)))
@@ -211,11 +224,22 @@ impl Source for ReadAhead {
 }
 
 async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>) -> Vec<String> {
-    let (ledger, start) = (Ledger::default(), Instant::now());
+    outcome_of(due).await.0
+}
+
+/// What was written, and all verdicts, both in their order.
+async fn outcome_of(
+    due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>,
+) -> (Vec<String>, Vec<(Duration, &'static str, Verdict)>) {
+    let (ledger, start, verdicts) = (Ledger::default(), Instant::now(), Verdicts::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
-        source: ReadAhead { due: due.into_iter().collect(), start },
+        source: ReadAhead {
+            due: due.into_iter().collect(),
+            start,
+            verdicts: Arc::clone(&verdicts),
+        },
         transform: Away(start),
         sink: Shelf::new(ledger.clone(), faultless(), 100),
         dead_letters: Policy::<Graveyard>::Drop,
@@ -225,7 +249,8 @@ async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>
     let running = pipeline.start();
     sleep(seconds(100)).await;
     running.shutdown(seconds(5)).await.unwrap();
-    ledger.book().written.clone()
+    let verdicts = verdicts.lock().unwrap().clone();
+    (ledger.book().written.clone(), verdicts)
 }
 
 #[tokio::test(start_paused = true)]
@@ -246,4 +271,17 @@ async fn a_message_whose_lease_ended_before_it_came_here_takes_no_others_with_it
     let due = [(70, ["a", "1"], 60), (70, ["b", "2"], 130), (75, ["a", "1"], 135)];
 
     assert_eq!(written_of(due).await, ["2", "1"]);
+}
+
+/// At once, the source would deliver them again at once, again and again.
+#[tokio::test(start_paused = true)]
+async fn messages_are_held_for_half_a_second_before_they_are_handed_back_in_order() {
+    let (written, verdicts) = outcome_of([(70, ["a", "1"], 60), (70, ["b", "2"], 60)]).await;
+
+    let settled: Vec<_> = verdicts.iter().map(|(_, id, verdict)| (*id, *verdict)).collect();
+    assert_eq!(settled, [("1", Verdict::Nack), ("2", Verdict::Nack)]);
+    for (at, ..) in verdicts {
+        assert!((70_500..=70_510).contains(&at.as_millis()), "{at:?}");
+    }
+    assert_eq!(written, [""; 0]);
 }

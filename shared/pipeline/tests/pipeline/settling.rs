@@ -219,7 +219,7 @@ async fn a_record_that_fits_no_batch_is_buried() {
     env.pass(seconds(1)).await;
 
     let book = env.ledger.book();
-    assert_eq!(book.written, ["1"]);
+    assert_eq!(book.batches, [["1"]], "and no empty one");
     assert_eq!(book.buried, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
     assert_eq!(env.metrics.open_batches.get(), 0);
     assert_eq!(env.running.status().batch_memory(), 0);
@@ -438,4 +438,22 @@ async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
     env.pass(seconds(5)).await;
 
     assert_eq!(env.written(), ["2", "1", "3"]);
+}
+
+/// Nothing is behind a message that has no ordering key.
+#[tokio::test(start_paused = true)]
+async fn a_message_without_an_ordering_key_is_not_handed_back_with_an_ordered_one() {
+    let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
+    parts.lease = Some(seconds(60));
+    parts.limits.batch.max_messages = 1;
+    parts.limits.max_writes = 1;
+    let env = parts.start();
+
+    env.push_all([keyed("a", message("1"))]);
+    env.pass(seconds(30)).await;
+    env.push_all([message("waits for the write")]);
+    env.pass(seconds(28)).await;
+
+    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!((env.nacked_for("lease"), env.nacked_for("order")), (1, 0));
 }
