@@ -184,8 +184,8 @@ impl Suspects {
     pub(crate) fn enter(&self, lane: usize, at_work: &AtWork, work: Work) {
         self.note(lane, at_work.id, &at_work.lines);
         if work == Work::Compute {
-            let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-            self.lanes[lane].since.store(elapsed + 1, Ordering::Relaxed);
+            let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.lanes[lane].since.store(elapsed.saturating_add(1), Ordering::Relaxed);
         }
     }
 
@@ -301,6 +301,7 @@ fn hash(bytes: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch;
 
     fn message(id: &str, data: &'static str) -> Message {
         let mut message = Message::new(data);
@@ -410,6 +411,37 @@ mod tests {
         );
     }
 
+    /// The root of those that were in a batch once: as many batches, each of as many messages.
+    #[test]
+    fn only_messages_that_were_in_a_batch_once_count_for_the_size_of_their_batches() {
+        let crashes = Crashes::new();
+        let all: Vec<_> = (0..9).map(|id| message(&id.to_string(), "x")).collect();
+        let suspects = crashes.start(2);
+        suspects.enter(0, &at_work(&all[4..8]), Work::Write);
+        look(&suspects, 1, &all[8]);
+
+        crashes.start(2).enter(0, &at_work(&all), Work::Write);
+
+        let suspects = crashes.start(2);
+        let max_batches = all.iter().map(|message| suspects.admit(message).unwrap().1);
+        assert_eq!(max_batches.collect::<Vec<_>>(), [2, 2, 2, 2, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn the_last_lane_of_the_largest_file_is_read() {
+        let crashes = Crashes::new();
+        let limits = || {
+            let batch = batch::Limits { max_messages: MAX_BATCH, ..batch::Limits::default() };
+            Limits { lanes: 256, batch, ..Limits::default() }
+        };
+        let bad = message("bad", "x");
+
+        look(&Suspects::open(&crashes.path(), &limits()).unwrap(), 255, &bad);
+
+        let found = Suspects::open(&crashes.path(), &limits()).unwrap().suspects;
+        assert_eq!(found, [(fingerprint(&bad), Ends { alone: 1, in_a_batch: 0 })].into());
+    }
+
     #[test]
     fn what_is_noted_replaces_a_longer_batch() {
         let crashes = Crashes::new();
@@ -434,7 +466,7 @@ mod tests {
             look(&suspects, 2, &messages[2]);
             suspects.pause(2);
             suspects.excuse(hang);
-            look(&suspects, 1, &messages[1]);
+            look(&suspects, 1, &messages[2]);
             crashes.start(3).suspects.into_keys().collect::<Vec<_>>()
         };
 
