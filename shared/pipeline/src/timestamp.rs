@@ -19,8 +19,7 @@ pub fn in_utc(time: OffsetDateTime) -> Option<OffsetDateTime> {
 /// Returns the time in UTC, or the nearest one that RFC 3339 can write.
 #[must_use]
 pub fn nearest_in_utc(time: OffsetDateTime) -> OffsetDateTime {
-    let nearest = || if time < FIRST { FIRST } else { LAST };
-    in_utc(time).unwrap_or_else(nearest)
+    in_utc(time).unwrap_or_else(|| time.clamp(FIRST, LAST))
 }
 
 /// Reads an RFC 3339 time, in UTC. `None` for any other text, and beyond the years 0 to 9999.
