@@ -164,6 +164,35 @@ async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
+    let stage = Stage::Sink(Call::Seal);
+    let ledger = Ledger::default();
+    let never = Duration::from_secs(1_000_000);
+    let mut limits = one_batch();
+    limits.batch =
+        batch::Limits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
+    let pipeline = Pipeline {
+        service: "test",
+        source: Broker::new(["1", "bad", "2"].map(message), ledger.clone()),
+        transform: Describe(stage),
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits,
+        metrics: Metrics::default(),
+    };
+
+    let mut running = pipeline.start();
+    let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
+
+    assert!(matches!(ended, Ok(None)), "{ended:?}");
+    let book = ledger.book();
+    assert_eq!(
+        (&book.batches, book.buried.len()),
+        (&vec![vec!["1".to_owned()], vec!["2".into()]], 1)
+    );
+}
+
 /// Dead letters that are refused some times, as a topic with a schema does it, and keep the details of
 /// those they take.
 struct Picky {
