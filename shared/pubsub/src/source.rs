@@ -13,6 +13,9 @@ use crate::connection::{Connection, full_name};
 use crate::settings::Subscription;
 use reader::Reader;
 
+/// Deliveries ready for the pipeline; those beyond it wait with their stream.
+const INBOX: usize = 64;
+
 /// A subscription, read over several streams.
 ///
 /// An acknowledgement of an at-least-once subscription is sent within 100 ms and not confirmed by
@@ -58,8 +61,6 @@ impl Source {
         settings: &Subscription,
         metrics: SourceMetrics,
     ) -> Result<Self, Error> {
-        /// Deliveries ready for the pipeline; those beyond it wait with their stream.
-        const INBOX: usize = 64;
         // Fails here, and not in the tasks, where no client can be built.
         drop(connection.subscriber(1).await?);
         let (outbox, inbox) = mpsc::channel(INBOX);

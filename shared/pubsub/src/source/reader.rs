@@ -31,9 +31,34 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that are read ahead of the pipeline; more than a response of Pub/Sub usually holds.
 const READ_AHEAD: usize = 2 * 1024 * 1024;
 
-/// How long the pipeline must have taken nothing until the stream is read ahead. In a steady flow that
+/// Time for an outbox of messages to be taken, above which the stream is read ahead. In a fast flow that
 /// would bring nothing, and messages would be out of the processor's caches when they are taken.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How fast the pipeline takes messages.
+struct Takes {
+    count: usize,
+    since: Instant,
+    were_slow: bool,
+}
+
+impl Takes {
+    fn note(&mut self, now: Instant) {
+        self.count += 1;
+        if self.count == super::INBOX {
+            *self = Self { count: 0, since: now, were_slow: self.is_overdue(now) };
+        }
+    }
+
+    /// Whether the last ones took long, or these do already.
+    fn are_slow(&self, now: Instant) -> bool {
+        self.were_slow || self.is_overdue(now)
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        now.duration_since(self.since) >= PATIENCE
+    }
+}
 
 /// One stream, with all it needs to be opened again.
 pub(super) struct Reader {
@@ -155,35 +180,36 @@ impl Reader {
     /// Hands over until the stream fails permanently, or brings nothing for so long that it could be
     /// dead: the client does not look whether the other side is still there.
     ///
-    /// The stream is read ahead while the pipeline takes nothing: a lease counts from the arrival, which
-    /// the client does not tell.
+    /// The stream is read ahead while the pipeline is slow: a lease counts from the arrival, which the
+    /// client does not tell.
     async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
-        let mut last_taken = last_sign;
+        let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {
             // Opening a stream takes time, and begins anew when it is dropped.
             let mut reading = pin!(stream.next());
             let next = loop {
-                let is_stuck = !self.waiting.is_empty() && last_taken.elapsed() >= PATIENCE;
-                let has_room =
-                    self.waiting.is_empty() || is_stuck && self.waiting_bytes < READ_AHEAD;
+                let waits = !self.waiting.is_empty();
+                let reads_ahead = waits && takes.are_slow(Instant::now());
+                let has_room = !waits || reads_ahead && self.waiting_bytes < READ_AHEAD;
                 tokio::select! {
                     next = &mut reading, if has_room => break Some(next),
                     () = sleep_until(last_sign + self.settings.idle_timeout), if has_room => break None,
-                    room = self.outbox.reserve(), if !self.waiting.is_empty() => {
+                    room = self.outbox.reserve(), if waits => {
                         // An error means that the source is closing; the stop follows.
                         let Ok(room) = room else { return std::future::pending().await };
                         if let Some((delivery, bytes)) = self.waiting.pop_front() {
                             self.waiting_bytes -= bytes;
                             room.send(delivery);
                         }
-                        last_taken = Instant::now();
+                        let now = Instant::now();
+                        takes.note(now);
                         // A stream that was not read has not been silent.
                         if !has_room {
-                            last_sign = last_taken;
+                            last_sign = now;
                         }
                     }
-                    () = sleep_until(last_taken + PATIENCE), if !self.waiting.is_empty() && !is_stuck => {}
+                    () = sleep_until(takes.since + PATIENCE), if waits && !reads_ahead => {}
                 }
             };
             match next {
@@ -266,5 +292,38 @@ impl Reader {
             return Ok(());
         }
         Err(Recovery::Stop.because("send the last acknowledgements", late))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the stream is read ahead once so many messages were taken, one each interval.
+    fn are_slow(interval: Duration, count: u32) -> bool {
+        let start = Instant::now();
+        let mut takes = Takes { count: 0, since: start, were_slow: true };
+        (1..=count).for_each(|taken| takes.note(start + taken * interval));
+        takes.are_slow(start + count * interval)
+    }
+
+    #[test]
+    fn a_slow_pipeline_is_read_ahead_and_a_fast_one_is_not() {
+        let (fast, slow) = (Duration::from_micros(100), Duration::from_millis(20));
+
+        assert!(are_slow(fast, 0), "not before it is known how fast it is");
+        for count in [64, 65, 128, 200] {
+            assert!(!are_slow(fast, count), "{count}");
+            assert!(are_slow(slow, count), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_that_stands_still_is_read_ahead_soon() {
+        let start = Instant::now();
+        let takes = Takes { count: 0, since: start, were_slow: false };
+
+        assert!(!takes.are_slow(start + PATIENCE / 2));
+        assert!(takes.are_slow(start + PATIENCE));
     }
 }
