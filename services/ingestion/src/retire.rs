@@ -43,5 +43,7 @@ pub async fn act(mut settings: Settings, given: ArgMatches) -> anyhow::Result<()
     settings.mqtt.ordinal = Some(ordinal.context(
         "which replica goes? give --ordinal N (neither mqtt.ordinal nor the host's name says it)",
     )?);
+    // It may be the one of a replica that lives in this container.
+    settings.pipeline.crash_file = None;
     Ingestion::new(settings).retire().await
 }

@@ -15,9 +15,9 @@
 //! A note is one system call into the page cache: it survives the process, but not the machine. Memory
 //! that other tasks take for a message is booked on nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher, Hasher as _};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::message::attribute;
 use crate::{Error, Limits, Message, Recovery};
 
 mod noted;
@@ -108,7 +109,7 @@ impl AtWork {
             // Writing to a string cannot fail.
             let _infallible = writeln!(lines, "{fingerprint:016x}");
         }
-        let id = if count == 1 { first } else { hash(lines.as_bytes()) };
+        let id = if count == 1 { first } else { hash(&[lines.as_bytes()]) };
         lines.push_str(NOTHING);
         Self { id, lines }
     }
@@ -128,6 +129,9 @@ impl Suspects {
     pub(crate) fn open(path: &Path, limits: &Limits) -> io::Result<Self> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(io::Error::other("another process uses it"));
+        }
         let mut text = Vec::new();
         io::Read::by_ref(&mut file).take(MAX_FILE_BYTES).read_to_end(&mut text)?;
         let suspects = after_an_end(&text);
@@ -204,7 +208,7 @@ impl Suspects {
     /// Clears the file before the process is ended by force. What a lane has computed over for so long stays
     /// noted: it would hang over it again.
     pub(crate) fn excuse(&self, hang: Duration) {
-        self.is_over.store(true, Ordering::Relaxed);
+        self.is_over.store(true, Ordering::SeqCst);
         for (index, lane) in self.lanes.iter().enumerate() {
             let since =
                 lane.since.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_millis);
@@ -218,8 +222,13 @@ impl Suspects {
 
     fn note(&self, lane: usize, id: u64, lines: &str) {
         let is_noted = self.lanes[lane].noted.swap(id, Ordering::Relaxed) == id;
-        if !is_noted && !self.is_over.load(Ordering::Relaxed) {
-            self.write(lane, lines);
+        if is_noted || self.is_over.load(Ordering::SeqCst) {
+            return;
+        }
+        self.write(lane, lines);
+        // The process may have begun to end meanwhile.
+        if self.is_over.load(Ordering::SeqCst) {
+            self.write(lane, NOTHING);
         }
     }
 
@@ -241,13 +250,15 @@ fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
     // While processes go on ending, those that were put aside stay so: they are not at work any more.
     let aside = before.iter().filter(|(_, ends)| ends.is_aside()).take(MAX_ASIDE);
     let mut suspects: HashMap<u64, Ends> = aside.map(|(key, ends)| (*key, *ends)).collect();
-    for at_work in lanes {
-        for fingerprint in &at_work {
-            let mut ends = before.get(fingerprint).copied().unwrap_or_default();
-            let count = if at_work.len() == 1 { &mut ends.alone } else { &mut ends.in_a_batch };
-            *count = count.saturating_add(1);
-            suspects.insert(*fingerprint, ends);
-        }
+    // A message without an id may be at work in two lanes. One end counts once, and the worse.
+    let is_alone = lanes.iter().filter(|at_work| at_work.len() == 1).flatten();
+    let is_alone: HashSet<_> = is_alone.copied().collect();
+    for fingerprint in lanes.into_iter().flatten() {
+        let Ends { mut alone, mut in_a_batch } =
+            before.get(&fingerprint).copied().unwrap_or_default();
+        let count = if is_alone.contains(&fingerprint) { &mut alone } else { &mut in_a_batch };
+        *count = count.saturating_add(1);
+        suspects.insert(fingerprint, Ends { alone, in_a_batch });
     }
     suspects
 }
@@ -284,17 +295,18 @@ fn read(text: &[u8]) -> Option<Left> {
 /// Tells a message from others, the same in each process; never 0.
 fn fingerprint(message: &Message) -> u64 {
     if message.id.is_empty() {
-        // Without an id of the transport its content must do.
-        hash(&message.data)
+        // Without an id of the transport its topic and its content must do.
+        let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
+        hash(&[topic.as_bytes(), &message.data])
     } else {
-        hash(message.id.as_bytes())
+        hash(&[message.id.as_bytes()])
     }
 }
 
 /// Never 0.
-fn hash(bytes: &[u8]) -> u64 {
+fn hash(parts: &[&[u8]]) -> u64 {
     let mut hasher = BuildHasherDefault::<DefaultHasher>::new().build_hasher();
-    hasher.write(bytes);
+    parts.iter().for_each(|part| hasher.write(part));
     hasher.finish().max(1)
 }
 
@@ -374,6 +386,49 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_another_process_uses_is_left_alone() {
+        let crashes = Crashes::new();
+        let living = crashes.start(1);
+        look(&living, 0, &message("bad", "x"));
+
+        let error = Suspects::open(&crashes.path(), &Limits::default()).unwrap_err();
+
+        assert!(error.to_string().contains("another process"), "{error}");
+        drop(living);
+        assert_eq!(crashes.start(1).suspects.len(), 1);
+    }
+
+    #[test]
+    fn without_an_id_the_topic_and_the_content_tell_messages_apart() {
+        let crashes = Crashes::new();
+        let from = |topic: &str| message("", "same").with_attribute(attribute::MQTT_TOPIC, topic);
+        for _ in 0..MAX_CRASHES {
+            look(&crashes.start(1), 0, &from("d/1"));
+        }
+
+        let suspects = crashes.start(1);
+
+        assert!(suspects.admit(&from("d/1")).is_err());
+        suspects.admit(&from("d/2")).unwrap();
+    }
+
+    #[test]
+    fn one_end_counts_once_for_a_message_in_two_lanes() {
+        for lanes in [[0, 1], [1, 0]] {
+            let crashes = Crashes::new();
+            let (twin, other) = (message("", "twin"), message("", "other"));
+            for _ in 0..MAX_CRASHES {
+                let suspects = crashes.start(2);
+                suspects.admit(&twin).unwrap();
+                suspects.enter(lanes[0], &at_work([&twin]), Work::Compute);
+                suspects.enter(lanes[1], &at_work([&twin, &other]), Work::Write);
+            }
+
+            assert!(crashes.start(2).admit(&twin).is_err(), "{lanes:?}");
+        }
+    }
+
+    #[test]
     fn fewer_lanes_than_before_lose_no_suspect() {
         let crashes = Crashes::new();
         let bad = message("bad", "x");
@@ -450,6 +505,7 @@ mod tests {
         let suspects = crashes.start(1);
         suspects.enter(0, &at_work([&first, &second]), Work::Write);
         look(&suspects, 0, &first);
+        drop(suspects);
 
         let found = crashes.start(1).suspects;
         assert_eq!(found, [(fingerprint(&first), Ends { alone: 1, in_a_batch: 0 })].into());
@@ -467,6 +523,7 @@ mod tests {
             suspects.pause(2);
             suspects.excuse(hang);
             look(&suspects, 1, &messages[2]);
+            drop(suspects);
             crashes.start(3).suspects.into_keys().collect::<Vec<_>>()
         };
 
