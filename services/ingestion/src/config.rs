@@ -437,12 +437,12 @@ impl service::Settings for Settings {
     fn memory(&self) -> Vec<Share> {
         let mqtt = &self.mqtt;
         let connections = usize::from(mqtt.connections);
-        // What MQTT holds back never reaches the bounds of the pipeline, if those are larger.
-        let waiting = mqtt.max_bytes_in_flight.saturating_mul(connections);
-        let waiting = waiting.min(self.pipeline.max_bytes_in_flight);
+        let received = mqtt.max_bytes_in_flight.saturating_mul(connections);
         // A message is in memory as it came, in its envelope, which base64 makes larger by a third, and in
-        // up to two requests.
-        let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 400);
+        // up to two requests; beyond the bounds of the pipeline, as it came alone.
+        let at_work = received.min(self.pipeline.max_bytes_in_flight);
+        let waiting = at_work.saturating_mul(3).saturating_add(received);
+        let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 100);
         let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
         let packets = packet.saturating_mul(connections);
         // One packet beyond the bound, and one that is read into a buffer of up to twice its size.
