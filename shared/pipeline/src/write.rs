@@ -19,7 +19,7 @@ mod attempt;
 mod dead_lettering;
 
 use attempt::{Ending, Target, attempt};
-pub(crate) use dead_lettering::bury;
+pub(crate) use dead_lettering::bury_all;
 
 /// How long a message is held before it is handed back. Pub/Sub delivers it again at once where the
 /// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
@@ -165,7 +165,10 @@ where
                         parts.extend([second, first]);
                     }
                     Err(culprit) => {
-                        bury_all(shared, culprit.entries, reason, &error.detail()).await;
+                        let entries = culprit.entries.into_iter();
+                        let detail = error.detail();
+                        bury_all(shared, entries.map(|entry| (entry, reason, detail.clone())))
+                            .await;
                     }
                 },
                 Recovery::Stop => {
@@ -213,25 +216,8 @@ async fn settle_written<T, S, D>(
     }
     shared.metrics.sent.inc_by(sent);
     shared.gauge();
-    for (entry, refusal) in refused {
-        bury(shared, entry, refusal.reason, refusal.detail).await;
-    }
-}
-
-/// Brings messages to the dead letters, one after another.
-pub(crate) async fn bury_all<T, S, D>(
-    shared: &Shared<T, S, D>,
-    entries: Vec<Entry>,
-    reason: &'static str,
-    detail: &str,
-) where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    for entry in entries {
-        bury(shared, entry, reason, detail.to_owned()).await;
-    }
+    let refused = refused.into_iter();
+    bury_all(shared, refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail))).await;
 }
 
 /// The messages of a part and of those behind it, in their order. The next part is the last one.

@@ -38,7 +38,9 @@ where
         }
         let (shared, detail) = (Arc::clone(&self.shared), error.detail());
         self.leaving.push(Box::pin(async move {
-            write::bury_all(&shared, entries, panics::PANICKED, &detail).await;
+            let entries = entries.into_iter();
+            let panicked = entries.map(|entry| (entry, panics::PANICKED, detail.clone()));
+            write::bury_all(&shared, panicked).await;
             Vec::new()
         }));
     }

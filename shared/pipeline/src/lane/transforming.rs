@@ -215,7 +215,8 @@ where
     let (trace, text) = (trace::id(&parcel.message), format!("{error:#}"));
     let reason = match error.recovery() {
         Recovery::Reject(reason) => {
-            write::bury(shared, Entry::new(parcel, true), reason, error.detail()).await;
+            let entry = Entry::new(parcel, true);
+            write::bury_all(shared, [(entry, reason, error.detail())]).await;
             return Vec::new();
         }
         Recovery::Retry => {

@@ -11,15 +11,42 @@ use crate::panics;
 use crate::runner::Shared;
 use crate::{Error, Message, Recovery, Sink, Transform, trace};
 
+/// Brings messages to the dead letters, one after another, each with its reason and a detail.
+///
+/// Those that cannot get there are nacked together, in the end. They hold up no others of their ordering
+/// keys: they will never be written.
+pub(crate) async fn bury_all<T, S, D>(
+    shared: &Shared<T, S, D>,
+    refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
+) where
+    T: Transform,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters,
+{
+    let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
+    for (entry, reason, detail) in refused {
+        let Err((entry, reason)) = bury(shared, entry, reason, detail).await else { continue };
+        match left.last_mut() {
+            Some((last, entries)) if *last == reason => entries.push(entry),
+            _ => left.push((reason, vec![entry])),
+        }
+    }
+    for (reason, entries) in left {
+        hand_back(shared, entries, reason).await;
+    }
+}
+
 /// Brings a message to the dead letters, and acknowledges it when it is durable there.
 ///
-/// One that is nacked instead holds up no others of its ordering key: it will never be written.
-pub(crate) async fn bury<T, S, D>(
+/// # Errors
+/// The message, where it has to be handed back, and why.
+async fn bury<T, S, D>(
     shared: &Shared<T, S, D>,
     entry: Entry,
     reason: &'static str,
     detail: String,
-) where
+) -> Result<(), (Entry, &'static str)>
+where
     T: Transform,
     S: Sink<Record = T::Record>,
     D: DeadLetters,
@@ -32,10 +59,9 @@ pub(crate) async fn bury<T, S, D>(
         if matches!(shared.dead_letters, Policy::Drop) {
             Metrics::count(&metrics.dropped, reason, 1);
             entry.duty.settlement.ack();
-        } else {
-            hand_back(shared, vec![entry], reason).await;
+            return Ok(());
         }
-        return;
+        return Err((entry, reason));
     };
     let letter = Letter {
         service: shared.service,
@@ -53,6 +79,7 @@ pub(crate) async fn bury<T, S, D>(
             Metrics::count(&metrics.dead_lettered, reason, 1);
             entry.duty.settlement.ack();
             shared.gauge();
+            Ok(())
         }
         Err(error) => {
             log_failure(original, reason, &error);
@@ -60,8 +87,7 @@ pub(crate) async fn bury<T, S, D>(
             if is_stop {
                 shared.fail(error);
             }
-            let nacked_for = if is_stop { "stop" } else { "dead_letter_failed" };
-            hand_back(shared, vec![entry], nacked_for).await;
+            Err((entry, if is_stop { "stop" } else { "dead_letter_failed" }))
         }
     }
 }

@@ -339,6 +339,17 @@ async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_messages_that_are_refused_are_handed_back_together() {
+    let env = Parts { letters: Policy::Leave, ..eager() }.start();
+    let count = 1000;
+    env.push_all((0..count).map(|id| bad(Kind::Refused, message(&id.to_string()))));
+
+    env.pass(seconds(2)).await;
+
+    assert_eq!(env.ledger.book().nacked.len(), count);
+}
+
+#[tokio::test(start_paused = true)]
 async fn messages_that_are_not_kept_give_their_bytes_back() {
     let in_flight = async |is_archive: bool| {
         let env = Parts { is_archive, ..Parts::default() }.start();
