@@ -80,6 +80,15 @@ struct Open<S: Sink> {
     is_ordered: bool,
 }
 
+impl<S: Sink> Open<S> {
+    /// Bounds the batch for a message that comes in batches of so many, and tells whether there is no
+    /// room for it.
+    fn is_full_for(&mut self, max_messages: usize) -> bool {
+        self.max_messages = self.max_messages.min(max_messages);
+        max_messages == 1 || self.entries.len() >= self.max_messages
+    }
+}
+
 /// A write that has ended; its deliveries are settled.
 struct Written<K> {
     key: K,
@@ -150,6 +159,7 @@ where
                 self.flush_idle().await;
             }
             self.flush_due();
+            self.rest();
         }
     }
 
@@ -238,16 +248,25 @@ where
             Err(error) => return self.refuse(parcel, error),
         };
         let max_messages = self.shared.limits.batch.max_messages.min(parcel.duty.max_batch);
-        if self.open.get(&key).is_some_and(|open| open.max_messages != max_messages) {
-            self.close(&key, Cause::Count);
-        }
+        let open = self.open.get_mut(&key);
+        let mut full =
+            open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
         loop {
+            if let Some(cause) = full.take() {
+                let lost = self.lost.len();
+                self.close(&key, cause);
+                if self.lost.len() > lost {
+                    // A panic: those of the batch come before this one.
+                    let behind = self.lost.len() - lost;
+                    return self.lost.insert(behind, parcel);
+                }
+            }
             let offer = || self.offer(&key, record, max_messages);
             match suspects::during(note.as_ref(), offer) {
                 Ok(()) => return self.joined(&key, parcel),
                 Err(Join::Full(back)) => {
                     record = back;
-                    self.close(&key, Cause::Bytes);
+                    full = Some(Cause::Bytes);
                 }
                 Err(Join::Refused(error)) => {
                     if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {

@@ -350,10 +350,10 @@ impl Running {
         } else {
             self.cut.send_replace(true);
             let closed = timeout(for_close, self.tasks.join_next()).await;
-            if left > 0 || closed.is_err() {
+            if left > 0 {
                 return Err(Incomplete { messages: left, grace }.into());
             }
-            closed.ok().flatten()
+            closed.map_err(|late| Recovery::Stop.because("send the last acknowledgements", late))?
         };
         match joined {
             Some(Ok(Ok(()))) | None => Ok(()),

@@ -474,6 +474,7 @@ mod tests {
         let suspects = crashes.start(2);
         suspects.enter(0, &at_work(&all[4..8]), Work::Write);
         look(&suspects, 1, &all[8]);
+        drop(suspects);
 
         crashes.start(2).enter(0, &at_work(&all), Work::Write);
 

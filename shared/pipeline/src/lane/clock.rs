@@ -54,6 +54,16 @@ impl<K: Clone> Clock<K> {
         None
     }
 
+    /// The earliest time after `now` of a batch that `is_live`.
+    pub(super) fn next_after(
+        &self,
+        now: Instant,
+        is_live: impl Fn(&Due<K>) -> bool,
+    ) -> Option<Instant> {
+        let later = self.due.range((now, u64::MAX)..);
+        later.map(|(_, due)| due).find(|due| is_live(due)).map(|due| due.at)
+    }
+
     /// Takes the earliest batch that is due and `is_live`.
     pub(super) fn pop_due(&mut self, is_live: impl Fn(&Due<K>) -> bool) -> Option<Due<K>> {
         let at = self.next(is_live)?;
@@ -91,6 +101,20 @@ mod tests {
         tokio::time::advance(SECOND / 2).await;
         let due = clock.pop_due(|due| due.generation == second).map(|due| due.cause);
         assert_eq!(due, Some(Cause::Age));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_that_is_due_and_cannot_be_written_does_not_hide_the_next() {
+        let mut clock = Clock::default();
+        for (key, age) in [("blocked", 1), ("closed", 2), ("next", 3), ("last", 4)] {
+            clock.start(&key, age * SECOND);
+        }
+        tokio::time::advance(SECOND).await;
+        let now = Instant::now();
+
+        assert_eq!(clock.next(|_| true), Some(now));
+        assert_eq!(clock.next_after(now, |due| due.key != "closed"), Some(now + 2 * SECOND));
+        assert_eq!(clock.next_after(now + 3 * SECOND, |_| true), None);
     }
 
     #[tokio::test(start_paused = true)]

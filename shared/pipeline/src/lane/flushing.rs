@@ -24,11 +24,13 @@ where
         if self.has_slot() && !self.open.is_empty() {
             let open = &self.open;
             let is_live = |due: &Due<S::Key>| is_live(open, due);
-            let due = self.clock.next(is_live).unwrap_or(wake_at);
-            // What is due but still here waits for an ordered write of its key, which wakes us.
-            if due > Instant::now() {
-                wake_at = wake_at.min(due);
+            let now = Instant::now();
+            let mut due = self.clock.next(is_live);
+            if due.is_some_and(|due| due <= now) {
+                // What is due but still here waits for an ordered write of its key, which wakes us.
+                due = self.clock.next_after(now, is_live);
             }
+            wake_at = due.map_or(wake_at, |due| wake_at.min(due));
             let idle = self.last_taken + self.shared.limits.batch.max_idle;
             if idle > Instant::now() {
                 wake_at = wake_at.min(idle);

@@ -139,6 +139,36 @@ async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everythi
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_panic() {
+    let ledger = Ledger::default();
+    let ids = ["1", "2", "bad", "3", "4", "5"];
+    let ordered = |id| {
+        let mut message = message(id);
+        message.ordering_key = "device".into();
+        message
+    };
+    let stage = Stage::Sink(Call::Seal);
+    let pipeline = Pipeline {
+        service: "test",
+        source: Broker::new(ids.map(ordered), ledger.clone()),
+        transform: Describe(stage),
+        // Three records fit into a batch, so that the fourth finds it full.
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 3), stage),
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits: one_batch(),
+        metrics: Metrics::default(),
+    };
+
+    let mut running = pipeline.start();
+    let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
+
+    assert!(matches!(ended, Ok(None)), "{ended:?}");
+    let book = ledger.book();
+    assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
+    assert!(book.nacked.is_empty() && book.buried.len() == 1, "{:?}", book.nacked);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
     for stage in [Stage::Sink(Call::Join), Stage::Sink(Call::Seal)] {
         let ledger = Ledger::default();
