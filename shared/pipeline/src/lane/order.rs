@@ -203,6 +203,32 @@ mod tests {
         assert_eq!(order.0.len(), 1);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn each_key_waits_until_its_own_wait_is_over() {
+        let mut order = Order::default();
+
+        order.handed_back(vec![keyed("a", "1")]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        order.handed_back(vec![keyed("b", "1")]);
+        assert!(order.awaits("a") && order.awaits("b"));
+        tokio::time::advance(MAX_ABSENCE - Duration::from_secs(1)).await;
+        order.handed_back(vec![keyed("c", "1")]);
+
+        assert!(!order.awaits("a") && order.awaits("b") && order.awaits("c"));
+        assert_eq!(order.0.len(), 2, "what is over is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_redelivery_of_pubsub_is_waited_for() {
+        let mut order = Order::default();
+        order.handed_back(vec![keyed("a", "1")]);
+
+        tokio::time::advance(Duration::from_secs(10 * 60)).await;
+
+        assert!(!admits(&mut order, &message("a", "2")));
+        assert!(admits(&mut order, &message("a", "1")));
+    }
+
     #[test]
     fn a_message_without_an_id_is_not_awaited() {
         let mut order = Order::default();
