@@ -158,9 +158,10 @@ impl Connection {
         self.ends_while_watching = if is_untouched { self.ends_while_watching + 1 } else { 0 };
         match (epoch.is_taken_over || self.ends_while_watching > 1, is_untouched) {
             (false, _) => None,
-            (true, true) => {
-                Some("the replica seems to be alive: end it first, its session is untouched")
-            }
+            (true, true) => Some(
+                "the replica seems to be alive, unless the broker has restarted: end it first and try \
+                     again, its session is untouched",
+            ),
             (true, false) => Some("the replica lives, and has lost its subscriptions: restart it"),
         }
     }
