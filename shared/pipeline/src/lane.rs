@@ -152,7 +152,6 @@ where
             self.relieve_memory();
             self.rebuild();
             self.resume_parked().await;
-            self.rest();
             if self.is_taken_in() {
                 self.flush_all(Cause::Shutdown);
             } else {
