@@ -290,8 +290,7 @@ impl Mqtt {
             }
             None => address.rsplit_once(':').unwrap_or((address, usual)),
         };
-        settings::host::check(host).ok()?;
-        Some((host, port.parse().ok()?))
+        (!host.contains('/')).then_some((host, port.parse().ok()?))
     }
 
     /// Whether the URL has a user or a password, which would be shown wherever the URL is.
@@ -321,10 +320,12 @@ impl Mqtt {
             format!("required, as {FORM}")
         } else if !has_scheme {
             format!("must begin with mqtt:// or mqtts://, as {FORM}")
-        } else if self.address().is_none() {
-            format!("must be {FORM}, without a path")
         } else {
-            return;
+            match self.address().map(|(host, _)| settings::host::check(host)) {
+                None => format!("must be {FORM}, without a path"),
+                Some(Err(why)) => format!("its host {why}, as {FORM}"),
+                Some(Ok(())) => return,
+            }
         };
         faults.add("mqtt.url", wrong);
     }

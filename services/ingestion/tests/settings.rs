@@ -102,7 +102,8 @@ fn the_url_of_the_broker_is_told_with_what_would_be_right() {
         ("tcp://broker:1883", "must begin with mqtt:// or mqtts://"),
         ("broker:1883", "must begin with mqtt:// or mqtts://"),
         ("mqtt://broker/path", "must be mqtt://host:port, or mqtts://host:port for TLS"),
-        ("mqtt://bro ker", "must be mqtt://host:port"),
+        ("mqtt://bro ker", "its host must be"),
+        ("mqtt://127.1:1883", "its host must be"),
         ("mqtt://a:hunter2@b", "must not have a user"),
     ] {
         let told = told(url);
