@@ -306,6 +306,9 @@ async fn restart_broker(scene: &Scene, pause: Duration) -> anyhow::Result<()> {
 async fn scale(platform: &Platform, service: &'static str, lasts: Duration) -> anyhow::Result<()> {
     /// Above those that are there all the time.
     const EXTRA_ORDINAL: u32 = 2;
+    /// Another one of the same ordinal would live while this one is retired.
+    static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
     let replica = platform.add(service, EXTRA_ORDINAL).await?;
     sleep(lasts).await;
     platform.remove(&replica);
