@@ -1,5 +1,6 @@
 //! Starts a pipeline and brings it down in order.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -229,14 +230,19 @@ where
 
 fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<Suspects>> {
     let path = limits.crash_file.as_ref()?;
-    let opened = Suspects::open(path, limits);
-    opened
-        .map(Arc::new)
-        .map_err(|error| {
+    match Suspects::open(path, limits) {
+        Ok(suspects) => return Some(Arc::new(suspects)),
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            // As while one process takes over from another: better without the file than not at all.
+            let path = path.display();
+            warn!(%path, "another process uses pipeline.crash_file: this one keeps none");
+        }
+        Err(error) => {
             let why = format!("{}: {error}", path.display());
             report(failure, Recovery::Stop.because("open pipeline.crash_file", why));
-        })
-        .ok()
+        }
+    }
+    None
 }
 
 fn start_lanes<T, S, D>(

@@ -126,11 +126,14 @@ pub(crate) enum Work {
 
 impl Suspects {
     /// Reads what the last process left, and begins anew.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when another process uses the file.
     pub(crate) fn open(path: &Path, limits: &Limits) -> io::Result<Self> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(io::Error::other("another process uses it"));
+            return Err(io::Error::from(io::ErrorKind::ResourceBusy));
         }
         let mut text = Vec::new();
         io::Read::by_ref(&mut file).take(MAX_FILE_BYTES).read_to_end(&mut text)?;
@@ -393,7 +396,7 @@ mod tests {
 
         let error = Suspects::open(&crashes.path(), &Limits::default()).unwrap_err();
 
-        assert!(error.to_string().contains("another process"), "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
         drop(living);
         assert_eq!(crashes.start(1).suspects.len(), 1);
     }

@@ -375,3 +375,21 @@ async fn a_crash_file_that_cannot_be_opened_stops_the_service() {
 
     assert!(format!("{ended:#}").contains("pipeline.crash_file: /nowhere/crash_file"), "{ended:#}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_file_of_a_process_that_lives_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let crash_file = folder.path().join("crash_file");
+    std::fs::write(&crash_file, "of the other").unwrap();
+    let other = std::fs::File::open(&crash_file).unwrap();
+    other.try_lock().unwrap();
+    let ledger = Ledger::default();
+    let feed = Feed::new([message("1")], ledger.clone());
+    let (mut pipeline, _) = picky(Recovery::Retry, feed, &ledger);
+    pipeline.limits.crash_file = Some(crash_file.clone());
+
+    assert!(pipeline.start().ended().await.is_none());
+
+    assert_eq!(ledger.book().buried.len(), 1);
+    assert_eq!(std::fs::read_to_string(crash_file).unwrap(), "of the other");
+}
