@@ -40,14 +40,15 @@ impl<F: FnOnce(Verdict) + Send> Settle for F {
 pub struct Settlement {
     settle: Option<Box<dyn Settle>>,
     lease_end: Option<Instant>,
+    arrived: Instant,
 }
 
 impl Settlement {
-    /// A duty that reports to `settle`.
+    /// A duty that reports to `settle`, for a message that has just arrived.
     ///
     /// `lease_end` is when the source takes the message back by itself; `None` means never.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
-        Self { settle: Some(Box::new(settle)), lease_end }
+        Self { settle: Some(Box::new(settle)), lease_end, arrived: Instant::now() }
     }
 
     /// Reports that the message is safe downstream.
@@ -70,6 +71,12 @@ impl Settlement {
     #[must_use]
     pub fn lease_end(&self) -> Option<Instant> {
         self.lease_end
+    }
+
+    /// When the message arrived. It may have waited since, for room in the pipeline.
+    #[must_use]
+    pub fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     fn settle(mut self, verdict: Verdict) {
@@ -147,6 +154,16 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let settle = move |verdict| sender.send(verdict).unwrap();
         (Delivery::new(1, Settlement::new(settle, None)), receiver)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_has_arrived_before() {
+        let (delivery, _verdicts) = delivery();
+        let arrived = Instant::now();
+
+        tokio::time::advance(std::time::Duration::from_secs(5)).await;
+
+        assert_eq!(delivery.into_parts().1.arrived(), arrived);
     }
 
     #[test]

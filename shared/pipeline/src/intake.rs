@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tracing::warn;
 
 use crate::backoff::Backoff;
@@ -28,7 +27,6 @@ pub(crate) struct Duty {
     pub settlement: Settlement,
     pub permit: Permit,
     pub first_seen: OffsetDateTime,
-    pub arrived: Instant,
     /// Most messages in a batch with this one; above the limit of all batches where it may have company.
     pub max_batch: usize,
     /// Tells the message from others, where a crash file is kept; else 0.
@@ -124,21 +122,13 @@ async fn hand_over(
     in_flight: &Arc<InFlight>,
     metrics: &Metrics,
 ) -> Result<(), Error> {
-    let arrived = Instant::now();
     let (message, settlement) = delivery.into_parts();
     let wait = metrics.waiting.enter(message.publish_time);
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
-    let duty = Duty {
-        settlement,
-        permit,
-        first_seen,
-        arrived,
-        max_batch: usize::MAX,
-        fingerprint: 0,
-        _wait: wait,
-    };
+    let duty =
+        Duty { settlement, permit, first_seen, max_batch: usize::MAX, fingerprint: 0, _wait: wait };
     let sent = lane.send(Parcel { message, duty }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }

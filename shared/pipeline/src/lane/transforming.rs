@@ -111,7 +111,7 @@ where
         if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
             return Some("lease");
         }
-        (!self.order.admits(&parcel.message, parcel.duty.arrived)).then_some("order")
+        (!self.order.admits(&parcel.message, settlement.arrived())).then_some("order")
     }
 
     /// Looks whether a message was at work when earlier processes ended, where a file is kept of that.
