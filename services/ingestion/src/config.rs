@@ -277,6 +277,10 @@ impl Mqtt {
     /// Host and port of the broker, unless the URL is wrong or has a user.
     #[must_use]
     pub fn address(&self) -> Option<(&str, u16)> {
+        self.host_and_port().filter(|(host, _)| settings::host::check(host).is_ok())
+    }
+
+    fn host_and_port(&self) -> Option<(&str, u16)> {
         let (address, usual) = match self.url.strip_prefix("mqtts://") {
             Some(address) => (address, "8883"),
             None => (self.url.strip_prefix("mqtt://")?, "1883"),
@@ -321,7 +325,7 @@ impl Mqtt {
         } else if !has_scheme {
             format!("must begin with mqtt:// or mqtts://, as {FORM}")
         } else {
-            match self.address().map(|(host, _)| settings::host::check(host)) {
+            match self.host_and_port().map(|(host, _)| settings::host::check(host)) {
                 None => format!("must be {FORM}, without a path"),
                 Some(Err(why)) => format!("its host {why}, as {FORM}"),
                 Some(Ok(())) => return,
