@@ -106,107 +106,20 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everything_again() {
-    for stage in STAGES {
-        let ledger = Ledger::default();
-        let ids = ["1", "2", "bad", "3", "4"];
-        let ordered = |id| {
-            let mut message = message(id);
-            message.ordering_key = "device".into();
-            message
-        };
-        let pipeline = Pipeline {
-            service: "test",
-            source: Broker::new(ids.map(ordered), ledger.clone()),
-            transform: Describe(stage),
-            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
-            limits: one_batch(),
-            metrics: Metrics::default(),
-        };
-
-        let mut running = pipeline.start();
-        let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
-
-        assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
-        let book = ledger.book();
-        assert!(book.nacked.is_empty(), "{stage:?}: {:?}", book.nacked);
-        assert_eq!(book.buried.len(), 1, "{stage:?}");
-        assert_eq!(book.written, ["1", "2", "3", "4"], "{stage:?}");
-        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_panic() {
+/// Brings these messages, which a broker delivers again after a nack, into batches of so many records of
+/// a sink that panics at this stage. Everything is settled on one connection.
+async fn settle_once<const N: usize>(
+    stage: Stage,
+    messages: [Message; N],
+    max_records: usize,
+    limits: Limits,
+) -> Ledger {
     let ledger = Ledger::default();
-    let ids = ["1", "2", "bad", "3", "4", "5"];
-    let ordered = |id| {
-        let mut message = message(id);
-        message.ordering_key = "device".into();
-        message
-    };
-    let stage = Stage::Sink(Call::Seal);
     let pipeline = Pipeline {
         service: "test",
-        source: Broker::new(ids.map(ordered), ledger.clone()),
+        source: Broker::new(messages, ledger.clone()),
         transform: Describe(stage),
-        // Three records fit into a batch, so that the fourth finds it full.
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 3), stage),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
-        limits: one_batch(),
-        metrics: Metrics::default(),
-    };
-
-    let mut running = pipeline.start();
-    let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
-
-    assert!(matches!(ended, Ok(None)), "{ended:?}");
-    let book = ledger.book();
-    assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
-    assert!(book.nacked.is_empty() && book.buried.len() == 1, "{:?}", book.nacked);
-}
-
-#[tokio::test(start_paused = true)]
-async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
-    for stage in [Stage::Sink(Call::Join), Stage::Sink(Call::Seal)] {
-        let ledger = Ledger::default();
-        let ids = ["1", "bad", "2", "bad 2", "bad 3", "3"];
-        let pipeline = Pipeline {
-            service: "test",
-            source: Broker::new(ids.map(message), ledger.clone()),
-            transform: Describe(stage),
-            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
-            limits: one_batch(),
-            metrics: Metrics::default(),
-        };
-
-        let mut running = pipeline.start();
-        let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
-
-        assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
-        let book = ledger.book();
-        assert!(book.nacked.is_empty(), "{stage:?}: {:?}", book.nacked);
-        assert_eq!(book.buried.len(), 3, "{stage:?}");
-        assert_eq!(book.written.len(), 3, "{stage:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
-    let stage = Stage::Sink(Call::Seal);
-    let ledger = Ledger::default();
-    let never = Duration::from_secs(1_000_000);
-    let mut limits = one_batch();
-    limits.batch =
-        batch::Limits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
-    let pipeline = Pipeline {
-        service: "test",
-        source: Broker::new(["1", "bad", "2"].map(message), ledger.clone()),
-        transform: Describe(stage),
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), max_records), stage),
         dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
         limits,
         metrics: Metrics::default(),
@@ -215,7 +128,66 @@ async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
     let mut running = pipeline.start();
     let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
 
-    assert!(matches!(ended, Ok(None)), "{ended:?}");
+    assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
+    assert!(ledger.book().nacked.is_empty(), "{stage:?}: {:?}", ledger.book().nacked);
+    ledger
+}
+
+fn ordered(id: &str) -> Message {
+    let mut message = message(id);
+    message.ordering_key = "device".into();
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everything_again() {
+    for stage in STAGES {
+        let messages = ["1", "2", "bad", "3", "4"].map(ordered);
+
+        let ledger = settle_once(stage, messages, 100, one_batch()).await;
+
+        let book = ledger.book();
+        assert_eq!(book.buried.len(), 1, "{stage:?}");
+        assert_eq!(book.written, ["1", "2", "3", "4"], "{stage:?}");
+        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_panic() {
+    let messages = ["1", "2", "bad", "3", "4", "5"].map(ordered);
+
+    // The fourth message finds the batch full.
+    let ledger = settle_once(Stage::Sink(Call::Seal), messages, 3, one_batch()).await;
+
+    let book = ledger.book();
+    assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
+    assert_eq!(book.buried.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
+    for stage in [Stage::Sink(Call::Join), Stage::Sink(Call::Seal)] {
+        let messages = ["1", "bad", "2", "bad 2", "bad 3", "3"].map(message);
+
+        let ledger = settle_once(stage, messages, 100, one_batch()).await;
+
+        let book = ledger.book();
+        assert_eq!(book.buried.len(), 3, "{stage:?}");
+        assert_eq!(book.written.len(), 3, "{stage:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
+    let never = Duration::from_secs(1_000_000);
+    let mut limits = one_batch();
+    limits.batch =
+        batch::Limits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
+    let messages = ["1", "bad", "2"].map(message);
+
+    let ledger = settle_once(Stage::Sink(Call::Seal), messages, 100, limits).await;
+
     let book = ledger.book();
     assert_eq!(
         (&book.batches, book.buried.len()),

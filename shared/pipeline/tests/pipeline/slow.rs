@@ -24,6 +24,10 @@ struct Link {
 }
 
 impl Link {
+    fn new(bytes_a_second: usize) -> Self {
+        Self { bytes_a_second, uploaded: Arc::default(), queue: Arc::default() }
+    }
+
     async fn upload(&self, bytes: usize) {
         const PACKET: usize = 4096;
         for start in (0..bytes).step_by(PACKET) {
@@ -52,20 +56,27 @@ impl Transform for Pass {
     }
 }
 
-/// Sends so many messages of so many bytes over a link with the default limits. Returns how long that
-/// took, as a multiple of what the link needs, and how much was uploaded, as a multiple of the messages.
-async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64) {
-    let ledger = Ledger::default();
-    let feed = (0..messages).map(|index| {
+fn feed(messages: usize, bytes: usize, ledger: &Ledger) -> Feed {
+    let messages = (0..messages).map(|index| {
         let mut message = Message::new(vec![0; bytes]);
         message.id = index.to_string();
         message
     });
-    let link = Link { bytes_a_second, uploaded: Arc::default(), queue: Arc::default() };
-    let faultless = || Faults::new(FaultRates::default(), 0);
+    Feed::new(messages, ledger.clone())
+}
+
+fn faultless() -> Faults {
+    Faults::new(FaultRates::default(), 0)
+}
+
+/// Sends so many messages of so many bytes over a link with the default limits. Returns how long that
+/// took, as a multiple of what the link needs, and how much was uploaded, as a multiple of the messages.
+async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64) {
+    let ledger = Ledger::default();
+    let link = Link::new(bytes_a_second);
     let pipeline = Pipeline {
         service: "test",
-        source: Feed::new(feed, ledger.clone()),
+        source: feed(messages, bytes, &ledger),
         transform: Pass,
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
         dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
@@ -132,16 +143,10 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
     const LETTERS: usize = 600;
     for (bytes, bytes_a_second) in [(100_000, 20_000), (1_000, 5_000)] {
         let ledger = Ledger::default();
-        let feed = (0..LETTERS).map(|index| {
-            let mut message = Message::new(vec![0; bytes]);
-            message.id = index.to_string();
-            message
-        });
-        let link = Link { bytes_a_second, uploaded: Arc::default(), queue: Arc::default() };
-        let faultless = || Faults::new(FaultRates::default(), 0);
+        let link = Link::new(bytes_a_second);
         let pipeline = Pipeline {
             service: "test",
-            source: Feed::new(feed, ledger.clone()),
+            source: feed(LETTERS, bytes, &ledger),
             transform: Refuse,
             sink: Shelf::new(ledger.clone(), faultless(), 1),
             dead_letters: Policy::Bury(Letters(
