@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::env::{Parts, message, seconds, sized, to};
+use crate::env::{Parts, keyed, message, seconds, sized, to};
 use pipeline::batch::Cause;
+use pipeline::doubles::{Fault, Faults};
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_written_at_its_last_message() {
@@ -173,4 +174,22 @@ async fn open_batches_are_written_at_a_shutdown() {
     assert_eq!(metrics.flushed.get_or_create(&cause).get(), 2);
     assert_eq!(ledger.book().acked.len(), 2);
     assert_eq!(metrics.open_batches.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_waits_for_the_one_before_delays_no_other() {
+    let mut parts = Parts { sink: Faults::script([Fault::Hung]), ..Parts::default() };
+    parts.limits.batch.max_age = seconds(1);
+    let env = parts.start();
+    let ordered = |id| keyed("device", message(id));
+
+    // The write of the first one hangs for five seconds, so the second one is due and waits.
+    env.push_all([ordered("1")]);
+    env.pass(seconds(1) + Duration::from_millis(100)).await;
+    env.push_all([ordered("2")]);
+    env.pass(seconds(1) + Duration::from_millis(100)).await;
+    env.push_all([to("other", message("3"))]);
+    env.pass(seconds(1) + Duration::from_millis(100)).await;
+
+    assert_eq!(env.written(), ["3"]);
 }
