@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::platform::Platform;
 use crate::account::{Arrived, Payload};
@@ -47,7 +48,11 @@ pub(super) async fn read(
     let mut order = Order::default();
     loop {
         let is_last = *stopped.borrow();
-        let received = platform.cloud.pull("order").await.unwrap_or_default();
+        // What a failed pull held comes again, before all that follows it.
+        let received = platform.cloud.pull("order").await.unwrap_or_else(|error| {
+            warn!("pull of the order: {error:#}");
+            Vec::new()
+        });
         for message in &received {
             let arrived = Arrived::of_message(message)?;
             if let Payload::Bytes(payload) = arrived.payload {

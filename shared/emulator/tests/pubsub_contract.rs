@@ -297,6 +297,27 @@ async fn messages_of_an_ordering_key_keep_their_order(cloud: &Cloud) {
     }
 }
 
+async fn a_pull_gets_nothing_of_a_key_that_an_earlier_pull_holds(cloud: &Cloud) {
+    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
+    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+    let subscriptions = cloud.subscriptions().await;
+    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+    create.set_enable_message_ordering(true).send().await.unwrap();
+    let keyed = |key: &str| message("data").set_ordering_key(key);
+    cloud.publish(&topic, ["a", "a", "b"].map(keyed)).await;
+    let rest = Rest::new(cloud, &subscription);
+    let key = |received: &serde_json::Value| received["message"]["orderingKey"].clone();
+
+    let first = rest.pull().await;
+    let second = rest.pull().await;
+    assert_eq!((key(&first), key(&second)), ("a".into(), "b".into()));
+    rest.acknowledge(&first).await;
+    let third = rest.pull().await;
+
+    assert_eq!(key(&third), "a");
+    assert_ne!(first["message"]["messageId"], third["message"]["messageId"]);
+}
+
 async fn a_nacked_ordered_message_comes_again_with_all_that_follow(cloud: &Cloud) {
     let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
     cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
@@ -485,8 +506,10 @@ contracts!(
     an_exactly_once_acknowledgement_is_confirmed;
     // Google's emulator keeps to neither attribute limits nor flow control nor retry policies; its
     // service does: https://cloud.google.com/pubsub/quotas, .../docs/flow-control-messages and
-    // .../docs/handling-failures#exponential_backoff.
+    // .../docs/handling-failures#exponential_backoff. It also gives later messages of a key to the
+    // next pull, so a lost reply breaks the order that .../docs/ordering promises.
     ours: attributes_beyond_the_limits_are_refused,
+    a_pull_gets_nothing_of_a_key_that_an_earlier_pull_holds,
     flow_control_bounds_what_is_out,
     a_retry_policy_delays_a_nacked_message,
 );

@@ -65,9 +65,6 @@ pub(super) struct Allowance {
     pub ack_deadline: Duration,
 }
 
-/// Unary pulls belong to no stream.
-pub(super) const NO_STREAM: u64 = 0;
-
 impl Subscription {
     pub(super) fn new(config: proto::Subscription) -> Self {
         let state = State {
@@ -132,15 +129,24 @@ impl Subscription {
         self.lock().streams.remove(&stream);
     }
 
-    /// Takes what the allowance admits. The second part is what has used up its attempts.
-    pub(super) fn take(&self, stream: u64, allowance: Allowance) -> (Vec<Received>, Vec<Dead>) {
+    /// Takes what the allowance admits, for a stream or for one unary pull. The second part is what
+    /// has used up its attempts.
+    ///
+    /// Each unary pull is a puller of its own: it gets nothing of an ordering key of which an
+    /// earlier pull still has messages, because a lost reply would then be overtaken.
+    pub(super) fn take(
+        &self,
+        stream: Option<u64>,
+        allowance: Allowance,
+    ) -> (Vec<Received>, Vec<Dead>) {
         let mut state = self.lock();
+        let puller = stream.unwrap_or_else(|| state.number());
         let dead = state.scan();
         let mut taken = Vec::new();
         let mut bytes = 0;
         let most = allowance.messages.min(RESPONSE_MESSAGES);
         while taken.len() < most && state.has_allowance(stream, allowance) {
-            let Some(pending) = state.queue.pop(stream) else { break };
+            let Some(pending) = state.queue.pop(puller) else { break };
             let size = pending.message.encoded.len();
             if !taken.is_empty() && bytes + size > RESPONSE_BYTES {
                 let is_ordered = state.config.enable_message_ordering;
@@ -148,7 +154,7 @@ impl Subscription {
                 break;
             }
             bytes += size;
-            taken.push(state.lease(pending, stream, allowance.ack_deadline));
+            taken.push(state.lease(pending, puller, allowance.ack_deadline));
         }
         drop(state);
         if !dead.is_empty() {
@@ -209,8 +215,9 @@ impl State {
         self.next_number
     }
 
-    fn has_allowance(&self, stream: u64, allowance: Allowance) -> bool {
-        let Some(outstanding) = self.streams.get(&stream) else { return stream == NO_STREAM };
+    fn has_allowance(&self, stream: Option<u64>, allowance: Allowance) -> bool {
+        let Some(stream) = stream else { return true };
+        let Some(outstanding) = self.streams.get(&stream) else { return false };
         outstanding.messages < allowance.messages && outstanding.bytes < allowance.bytes
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Streaming};
 
-use super::delivery::{Allowance, NO_STREAM, SCAN_INTERVAL, Subscription, seconds_of};
+use super::delivery::{Allowance, SCAN_INTERVAL, Subscription, seconds_of};
 use super::wire::Pulled;
 use super::{PubSub, proto};
 use crate::status::Status;
@@ -33,7 +33,7 @@ impl PubSub {
         let until = Instant::now() + PULL_WAIT;
         loop {
             let changed = subscription.changed.notified();
-            let (received_messages, dead) = subscription.take(NO_STREAM, allowance);
+            let (received_messages, dead) = subscription.take(None, allowance);
             self.bury(&subscription, dead);
             #[expect(deprecated, reason = "clients still send it")]
             let must_return = request.return_immediately || Instant::now() >= until;
@@ -132,7 +132,7 @@ impl PullStream {
             if subscription.is_deleted() {
                 return Err(Status::not_found(super::leaf(&subscription.config().name)));
             }
-            let (taken, dead) = subscription.take(self.stream, self.allowance);
+            let (taken, dead) = subscription.take(Some(self.stream), self.allowance);
             self.pubsub.bury(&subscription, dead);
             if !taken.is_empty() || Instant::now() >= until {
                 return Ok(Some(self.answer(taken)));
