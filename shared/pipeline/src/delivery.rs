@@ -1,6 +1,7 @@
 //! A message together with the duty to settle it.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -40,6 +41,7 @@ impl<F: FnOnce(Verdict) + Send> Settle for F {
 pub struct Settlement {
     settle: Option<Box<dyn Settle>>,
     lease_end: Option<Instant>,
+    return_delay: Duration,
     arrived: Instant,
 }
 
@@ -48,7 +50,15 @@ impl Settlement {
     ///
     /// `lease_end` is when the source takes the message back by itself; `None` means never.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
-        Self { settle: Some(Box::new(settle)), lease_end, arrived: Instant::now() }
+        let (settle, arrived) = (Some(Box::new(settle) as Box<dyn Settle>), Instant::now());
+        Self { settle, lease_end, return_delay: Duration::ZERO, arrived }
+    }
+
+    /// Sets the longest time that the source keeps the message after a nack that it did not hear of.
+    /// It may deliver later messages of the key again before.
+    pub fn with_return_delay(mut self, return_delay: Duration) -> Self {
+        self.return_delay = return_delay;
+        self
     }
 
     /// Reports that the message is safe downstream.
@@ -71,6 +81,13 @@ impl Settlement {
     #[must_use]
     pub fn lease_end(&self) -> Option<Instant> {
         self.lease_end
+    }
+
+    /// The longest time from a nack to the next delivery, apart from back-off; zero where a nack is
+    /// never lost.
+    #[must_use]
+    pub fn return_delay(&self) -> Duration {
+        self.return_delay
     }
 
     /// When the message arrived. It may have waited since, for room in the pipeline.

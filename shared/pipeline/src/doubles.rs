@@ -13,7 +13,7 @@ mod stages;
 
 pub use broker::Broker;
 pub use faults::{Fault, FaultRates, Faults};
-pub use feed::{Feed, Tap};
+pub use feed::{Feed, LostNacks, Tap};
 pub use hooked::{Call, Hook, Hooked};
 pub use ledger::{Book, Ledger};
 pub use stages::{Archive, Describe, Graveyard, Item, Kind, Shelf};

@@ -31,6 +31,8 @@ pub(crate) struct Duty {
     pub max_batch: usize,
     /// Tells the message from others, where a crash file is kept; else 0.
     pub fingerprint: u64,
+    /// The place of a message with an ordering key among those of its lane, which gives it.
+    pub turn: u64,
     /// Counts among those that wait until it is dropped.
     pub _wait: Wait,
 }
@@ -127,8 +129,15 @@ async fn hand_over(
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
-    let duty =
-        Duty { settlement, permit, first_seen, max_batch: usize::MAX, fingerprint: 0, _wait: wait };
+    let duty = Duty {
+        settlement,
+        permit,
+        first_seen,
+        max_batch: usize::MAX,
+        fingerprint: 0,
+        turn: 0,
+        _wait: wait,
+    };
     let sent = lane.send(Parcel { message, duty }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }

@@ -432,7 +432,7 @@ where
     fn hand_back_behind(&mut self, key: &S::Key) {
         let must_follow = |order: &Order, entries: &[write::Entry]| {
             let mut keyed = entries.iter().filter_map(write::Entry::keyed);
-            keyed.any(|message| order.awaits(&message.ordering_key))
+            keyed.any(|message| order.awaits(&message.ordering_key, message.turn))
         };
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for closed in std::mem::take(&mut self.waiting) {

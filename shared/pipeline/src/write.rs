@@ -58,14 +58,14 @@ impl Entry {
             return Self { duty, original: Some(message), keyed: None, publish_time, attempts };
         }
         duty.permit.release_bytes();
-        let keyed = Keyed::of(&message).map(Box::new);
+        let keyed = Keyed::of(&message, duty.turn).map(Box::new);
         Self { duty, original: None, keyed, publish_time, attempts }
     }
 
     /// The name of the message, if it has an ordering key.
     pub(crate) fn keyed(&self) -> Option<Keyed> {
         match &self.original {
-            Some(original) => Keyed::of(original),
+            Some(original) => Keyed::of(original, self.duty.turn),
             None => self.keyed.as_deref().cloned(),
         }
     }

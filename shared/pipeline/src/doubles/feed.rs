@@ -15,6 +15,17 @@ pub struct Feed {
     lease: Option<Duration>,
     do_leases_end: bool,
     max_deliveries: u32,
+    lost_nacks: Option<LostNacks>,
+}
+
+/// Nacks that do not reach a [`Feed`]: it keeps the message until its delay is over, while it may
+/// deliver later ones again.
+#[derive(Debug, Clone, Copy)]
+pub struct LostNacks {
+    /// Of how many nacks one is lost.
+    pub one_of: u64,
+    /// How long the message is kept.
+    pub delay: Duration,
 }
 
 /// Adds messages to a [`Feed`], which does not end before this is dropped.
@@ -32,6 +43,9 @@ struct State {
     /// Deliveries without a verdict, by their number.
     outstanding: BTreeMap<u64, Outstanding>,
     next_number: u64,
+    /// Messages whose nack was lost, by when they come again.
+    kept: BTreeMap<(Instant, u64), Message>,
+    nacks: u64,
     /// The number of each message's first delivery, by its id.
     first_delivered: HashMap<String, u64>,
     is_open: bool,
@@ -70,8 +84,25 @@ impl State {
         self.waiting.insert(at, message);
     }
 
-    /// Takes back what is held for longer than its lease.
+    /// Returns a message that was nacked, or keeps it if the nack is lost.
+    fn nacked(&mut self, message: Message, lost_nacks: Option<LostNacks>) {
+        self.nacks += 1;
+        match lost_nacks {
+            Some(lost) if self.nacks.is_multiple_of(lost.one_of) => {
+                self.kept.insert((Instant::now() + lost.delay, self.nacks), message);
+            }
+            _ => self.return_message(message),
+        }
+    }
+
+    /// Takes back what is held for longer than its lease, and what was kept for long enough.
     fn expire(&mut self, ledger: &Ledger) {
+        while let Some(kept) = self.kept.first_entry()
+            && kept.key().0 <= Instant::now()
+        {
+            let message = kept.remove();
+            self.return_message(message);
+        }
         let over: Vec<u64> =
             self.outstanding.iter().filter(|(_, held)| held.is_over()).map(|(n, _)| *n).collect();
         for number in over {
@@ -83,7 +114,8 @@ impl State {
     }
 
     fn next_end(&self) -> Option<Instant> {
-        self.outstanding.values().filter_map(|held| held.lease_end).min()
+        let held = self.outstanding.values().filter_map(|held| held.lease_end);
+        held.chain(self.kept.keys().map(|(end, _)| *end)).min()
     }
 }
 
@@ -99,6 +131,7 @@ impl Feed {
             lease: None,
             do_leases_end: false,
             max_deliveries: u32::MAX,
+            lost_nacks: None,
         }
     }
 
@@ -133,6 +166,13 @@ impl Feed {
         self
     }
 
+    /// Loses some of the nacks.
+    #[must_use]
+    pub fn with_lost_nacks(mut self, lost_nacks: LostNacks) -> Self {
+        self.lost_nacks = Some(lost_nacks);
+        self
+    }
+
     fn deliver(&self, state: &mut State, message: Message) -> Delivery {
         self.ledger.delivered();
         let lease_end = self.lease.map(|lease| Instant::now() + lease);
@@ -146,6 +186,7 @@ impl Feed {
         state.outstanding.insert(number, held);
         let (queue, ledger) = (Arc::clone(&self.queue), self.ledger.clone());
         let (id, max_deliveries) = (message.id.clone(), self.max_deliveries);
+        let lost_nacks = self.lost_nacks;
         let settle = move |verdict| {
             let mut state = queue.state();
             state.expire(&ledger);
@@ -154,7 +195,7 @@ impl Feed {
                 Some(held) => {
                     ledger.settled(&id, verdict);
                     if verdict == Verdict::Nack && held.message.attempts < max_deliveries {
-                        state.return_message(held.message);
+                        state.nacked(held.message, lost_nacks);
                     } else if verdict == Verdict::Nack {
                         ledger.book().forwarded.insert(id);
                     }
@@ -163,7 +204,9 @@ impl Feed {
             drop(state);
             queue.changed.notify_one();
         };
-        Delivery::new(message, Settlement::new(settle, lease_end))
+        let return_delay = self.lost_nacks.map_or(Duration::ZERO, |lost| lost.delay);
+        let settlement = Settlement::new(settle, lease_end).with_return_delay(return_delay);
+        Delivery::new(message, settlement)
     }
 }
 
@@ -191,7 +234,8 @@ impl Source for Feed {
                 if let Some(next) = state.waiting.pop_front() {
                     return Ok(Some(self.deliver(&mut state, next)));
                 }
-                if !state.is_open && self.ledger.book().unsettled == 0 {
+                let is_empty = state.kept.is_empty() && self.ledger.book().unsettled == 0;
+                if is_empty && !state.is_open {
                     return Ok(None);
                 }
                 state.next_end()

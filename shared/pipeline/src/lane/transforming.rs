@@ -80,6 +80,7 @@ where
 
     /// Starts a transform; returns its ordering key if it has ended already.
     async fn begin(&mut self, mut parcel: Parcel) -> Option<String> {
+        parcel.duty.turn = self.order.turn(&parcel.message);
         if let Some(reason) = self.must_come_again(&parcel) {
             let key = parcel.message.ordering_key.clone();
             self.hand_back(Entry::new(parcel, false), reason);
@@ -111,7 +112,8 @@ where
         if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
             return Some("lease");
         }
-        (!self.order.admits(&parcel.message, settlement.arrived())).then_some("order")
+        let admitted = self.order.admits(&parcel.message, parcel.duty.turn, settlement);
+        (!admitted).then_some("order")
     }
 
     /// Looks whether a message was at work when earlier processes ended, where a file is kept of that.
@@ -130,7 +132,9 @@ where
 
     pub(super) fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
-            Outcome::Record(parcel, _) if self.order.awaits(&parcel.message.ordering_key) => {
+            Outcome::Record(parcel, _)
+                if self.order.awaits(&parcel.message.ordering_key, parcel.duty.turn) =>
+            {
                 self.hand_back(Entry::new(parcel, false), "order");
             }
             Outcome::Record(parcel, record) => self.join(parcel, record),

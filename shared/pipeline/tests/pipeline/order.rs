@@ -15,6 +15,8 @@ use pipeline::{
 use tokio::time::{Instant, sleep, sleep_until};
 
 const LEASE: Duration = Duration::from_secs(60);
+/// How long a source keeps a message whose nack was lost.
+const KEPT: Duration = Duration::from_secs(30);
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -42,6 +44,18 @@ struct Unsettled {
     /// Places to deliver again.
     again: VecDeque<usize>,
     delivered: usize,
+    /// Whether the next nack is lost.
+    loses_nack: bool,
+    /// A place whose nack was lost, and when it is delivered again all the same.
+    kept: Option<(Instant, usize)>,
+}
+
+impl Unsettled {
+    /// Delivers this place again, and all that follow it.
+    fn return_from(&mut self, place: usize) {
+        let first = self.again.front().map_or(place, |next| place.min(*next));
+        self.again = self.held.range(first..).map(|(place, _)| *place).collect();
+    }
 }
 
 impl Ordered {
@@ -53,8 +67,17 @@ impl Ordered {
         }
     }
 
+    /// The first nack does not reach the source.
+    fn with_a_lost_nack(self) -> Self {
+        self.unsettled.lock().unwrap().loses_nack = true;
+        self
+    }
+
     fn next(&mut self) -> Option<(usize, Message)> {
         let mut unsettled = self.unsettled.lock().unwrap();
+        if let Some((_, place)) = unsettled.kept.take_if(|(until, _)| *until <= Instant::now()) {
+            unsettled.return_from(place);
+        }
         if let Some(place) = unsettled.again.pop_front() {
             return unsettled.held.get(&place).map(|message| (place, message.clone()));
         }
@@ -83,13 +106,14 @@ impl Source for Ordered {
             let mut unsettled = unsettled.lock().unwrap();
             if verdict == Verdict::Ack {
                 unsettled.held.remove(&place);
+            } else if std::mem::take(&mut unsettled.loses_nack) {
+                unsettled.kept = Some((Instant::now() + KEPT, place));
             } else {
-                let first = unsettled.again.front().map_or(place, |next| place.min(*next));
-                unsettled.again = unsettled.held.range(first..).map(|(place, _)| *place).collect();
+                unsettled.return_from(place);
             }
         };
-        let end = Instant::now() + LEASE;
-        Ok(Some(Delivery::new(message, Settlement::new(settle, Some(end)))))
+        let settlement = Settlement::new(settle, Some(Instant::now() + LEASE));
+        Ok(Some(Delivery::new(message, settlement.with_return_delay(KEPT))))
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -160,6 +184,15 @@ fn first_times(mut written: Vec<String>) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_a_look_up_longer_than_a_lease_keeps_the_order() {
     let source = Ordered::new([(0, "1"), (10, "2"), (20, "3"), (66, "4")]);
+
+    let written = written(source, 65, 0).await;
+
+    assert_eq!(first_times(written), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_nack_was_lost_is_not_overtaken_by_those_that_come_before_it() {
+    let source = Ordered::new([(0, "1"), (10, "2"), (20, "3"), (66, "4")]).with_a_lost_nack();
 
     let written = written(source, 65, 0).await;
 

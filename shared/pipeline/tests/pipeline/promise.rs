@@ -9,7 +9,7 @@ use std::time::Duration;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Archive, Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf,
+    Archive, Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, LostNacks, Shelf,
 };
 use pipeline::{
     Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
@@ -26,6 +26,7 @@ struct Case {
     letters: FaultRates,
     lease: Option<Duration>,
     do_leases_end: bool,
+    lost_nacks: Option<LostNacks>,
     policy: Policy<()>,
     /// Whether the sink keeps no originals and parts no batch.
     is_archive: bool,
@@ -91,16 +92,28 @@ fn rates() -> impl Strategy<Value = FaultRates> {
     })
 }
 
+fn lost_nacks() -> impl Strategy<Value = Option<LostNacks>> {
+    let lost = (1..5_u64, 5..60_u64)
+        .prop_map(|(one_of, delay)| LostNacks { one_of, delay: Duration::from_secs(delay) });
+    proptest::option::of(lost)
+}
+
 fn policies() -> impl Strategy<Value = Policy<()>> {
     prop_oneof![4 => Just(Policy::Bury(())), 1 => Just(Policy::Leave), 1 => Just(Policy::Drop)]
 }
 
 fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
-    let ends = (lease, any::<bool>(), policies(), proptest::bool::weighted(0.2));
+    let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2));
     let rates = (rates(), rates(), rates());
     (any::<u64>(), sketches(), limits(), rates, ends).prop_map(
-        |(seed, messages, limits, rates, (lease, do_leases_end, policy, is_archive))| Case {
+        |(
+            seed,
+            messages,
+            limits,
+            rates,
+            (lease, do_leases_end, lost_nacks, policy, is_archive),
+        )| Case {
             seed,
             messages,
             limits,
@@ -109,6 +122,7 @@ fn cases() -> impl Strategy<Value = Case> {
             letters: rates.2,
             lease,
             do_leases_end,
+            lost_nacks,
             policy,
             is_archive,
         },
@@ -183,6 +197,9 @@ impl Case {
         }
         if self.do_leases_end {
             feed = feed.with_ending_leases();
+        }
+        if let Some(lost_nacks) = self.lost_nacks {
+            feed = feed.with_lost_nacks(lost_nacks);
         }
         if matches!(self.policy, Policy::Leave) {
             feed = feed.with_max_deliveries(5);

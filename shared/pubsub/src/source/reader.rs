@@ -267,7 +267,10 @@ impl Reader {
         };
         let bytes = received.size();
         let settle = self.settling.duty(handler, lease_end, bytes);
-        (Delivery::new(received, Settlement::new(settle, Some(lease_end))), bytes)
+        // Google's client does not repeat a nack; without it the lease ends by itself.
+        let settlement = Settlement::new(settle, Some(lease_end))
+            .with_return_delay(self.settings.lease_extension);
+        (Delivery::new(received, settlement), bytes)
     }
 
     /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
