@@ -202,6 +202,20 @@ async fn a_lease_that_ends_before_the_pipeline_takes_a_message_leaves_no_gap_in_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_tells_how_long_it_is_kept_when_its_nack_is_lost() {
+    let world = World::new(json!({})).await;
+    let lease_extension = Duration::from_secs(17);
+    let settings = Subscription { lease_extension, ..settings() };
+    let (mut source, _) = open(&world.connection, &settings).await;
+    world.publish(["data".into()], "").await;
+
+    let (_, settlement) = next(&mut source).await.into_parts();
+
+    assert_eq!(settlement.return_delay(), lease_extension);
+    settlement.ack();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_told_where_a_policy_counts_them() {
     let world = World::new(json!({})).await;
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
