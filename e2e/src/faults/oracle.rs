@@ -67,7 +67,7 @@ impl Evidence {
             self.judge_fleet(&mut verdict, index, fleet);
         }
         self.judge_letters(&mut verdict, fleets, refuses_rows);
-        self.judge_guests(&mut verdict, &guests.confirmed());
+        self.judge_guests(&mut verdict, &guests.confirmed(), refuses_rows);
         let outside = self.objects.iter().filter(|name| !is_proper(name));
         verdict.charges.extend(outside.map(|name| format!("an object is called {name}")));
         verdict
@@ -112,10 +112,11 @@ impl Evidence {
         }
     }
 
-    fn judge_guests(&self, verdict: &mut Verdict, guests: &[Guest]) {
+    fn judge_guests(&self, verdict: &mut Verdict, guests: &[Guest], refuses_rows: bool) {
         let lines = count(self.lines.iter().filter_map(|line| guest_key(&line.payload)));
         let rows = count(self.rows.iter().filter_map(|row| guest_key(&row.payload)));
-        let found = Found { lines: &lines, rows: &rows, letters: self.letters_by_content() };
+        let letters = self.letters_by_content();
+        let found = Found { lines: &lines, rows: &rows, letters, refuses_rows };
         let numbers = Numbers::of(&found);
         for (index, guest) in guests.iter().enumerate() {
             let sender = Sender::Guest(index);
@@ -169,6 +170,8 @@ struct Found<'a> {
     lines: &'a HashMap<Vec<u8>, u64>,
     rows: &'a HashMap<Vec<u8>, u64>,
     letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
+    /// Whether BigQuery was made to refuse rows that are fine.
+    refuses_rows: bool,
 }
 
 impl<'a> Found<'a> {
@@ -176,8 +179,9 @@ impl<'a> Found<'a> {
         let key = canonical(&guest.payload);
         let [line, row] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
         let letters = self.letters.get(&key).cloned().unwrap_or_default();
+        let is_refused = self.refuses_rows && letters.contains(&("bigqueries", "row_refused"));
         let is_kept = match guest.fate {
-            Fate::Arrives => line > 0 && row > 0,
+            Fate::Arrives => line > 0 && (row > 0 || is_refused),
             Fate::NoRow(why) => line > 0 && row == 0 && letters.contains(&("bigqueries", why)),
             Fate::Buried(service, why) => {
                 line == 0 && row == 0 && letters.contains(&(service, why))
@@ -290,4 +294,29 @@ fn count(keys: impl Iterator<Item = Vec<u8>>) -> HashMap<Vec<u8>, u64> {
 /// Whether an object lies where the archive's objects should.
 fn is_proper(name: &str) -> bool {
     name.starts_with("archive/") && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_bigquery_was_made_to_refuse_lies_in_the_dead_letters() {
+        let payload = br#"{"guest":1}"#.to_vec();
+        let guest = Guest { payload: payload.clone(), fate: Fate::Arrives, at: Instant::now() };
+        let (here, nowhere) = (HashMap::from([(payload.clone(), 1)]), HashMap::new());
+        let account = |letter, lines, refuses_rows| {
+            let letters = HashMap::from([(payload.clone(), vec![letter])]);
+            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&guest).0
+        };
+        let refused = ("bigqueries", "row_refused");
+
+        assert!(account(refused, &here, true));
+        assert!(!account(refused, &here, false), "nobody made it refuse the row");
+        assert!(!account(refused, &nowhere, true), "it is not in the archive");
+        assert!(!account(("bigqueries", "row_too_large"), &here, true));
+        assert!(!account(("icestore", "row_refused"), &here, true));
+    }
 }
