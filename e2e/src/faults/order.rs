@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::platform::Platform;
 use crate::account::{Arrived, Payload};
 use crate::reading::Reading;
+
+/// The lease of the subscription, and more: what a lost reply held has come again by then.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// The first arrivals of a fleet's readings, device by device.
 #[derive(Debug, Default)]
@@ -46,13 +49,18 @@ pub(super) async fn read(
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Order> {
     let mut order = Order::default();
+    let mut last_sign = Instant::now();
     loop {
         let is_last = *stopped.borrow();
+        let pulled = platform.cloud.pull("order").await;
         // What a failed pull held comes again, before all that follows it.
-        let received = platform.cloud.pull("order").await.unwrap_or_else(|error| {
+        if let Err(error) = &pulled {
             warn!("pull of the order: {error:#}");
-            Vec::new()
-        });
+        }
+        if !matches!(&pulled, Ok(received) if received.is_empty()) {
+            last_sign = Instant::now();
+        }
+        let received = pulled.unwrap_or_default();
         for message in &received {
             let arrived = Arrived::of_message(message)?;
             if let Payload::Bytes(payload) = arrived.payload {
@@ -60,7 +68,7 @@ pub(super) async fn read(
             }
         }
         if received.is_empty() {
-            if is_last {
+            if is_last && last_sign.elapsed() > LEASE {
                 return Ok(order);
             }
             sleep(Duration::from_millis(50)).await;

@@ -54,8 +54,8 @@ impl Settlement {
         Self { settle, lease_end, return_delay: Duration::ZERO, arrived }
     }
 
-    /// Sets the longest time that the source keeps the message after a nack that it did not hear of.
-    /// It may deliver later messages of the key again before.
+    /// Sets the longest time that the source keeps the message after a nack that was lost. It may
+    /// deliver later messages of the key again before.
     pub fn with_return_delay(mut self, return_delay: Duration) -> Self {
         self.return_delay = return_delay;
         self
@@ -83,8 +83,8 @@ impl Settlement {
         self.lease_end
     }
 
-    /// The longest time from a nack to the next delivery, apart from back-off; zero where a nack is
-    /// never lost.
+    /// The longest time that the source keeps the message after a nack that was lost; zero where none
+    /// is lost.
     #[must_use]
     pub fn return_delay(&self) -> Duration {
         self.return_delay

@@ -32,7 +32,9 @@ pub(crate) struct Duty {
     /// Tells the message from others, where a crash file is kept; else 0.
     pub fingerprint: u64,
     /// The place of a message with an ordering key among those of its lane, which gives it.
-    pub turn: u64,
+    pub sequence: u64,
+    /// A property of the message, which is gone when this is all that is kept of it.
+    pub counts_attempts: bool,
     /// Counts among those that wait until it is dropped.
     pub _wait: Wait,
 }
@@ -135,7 +137,8 @@ async fn hand_over(
         first_seen,
         max_batch: usize::MAX,
         fingerprint: 0,
-        turn: 0,
+        sequence: 0,
+        counts_attempts: message.counts_attempts,
         _wait: wait,
     };
     let sent = lane.send(Parcel { message, duty }).await;

@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -191,7 +192,7 @@ where
         tokio::select! {
             biased;
             Some(written) = self.writing.next() => self.finish(written),
-            Some(nacked) = self.leaving.next() => self.order.handed_back(nacked),
+            Some(nacked) = self.leaving.next() => self.handed_back(nacked),
             // A record that cannot join yet stays where it is, so that the bounds hold.
             Some(rebuilt) = self.rebuilding.next(), if can_join => self.rebuilt(rebuilt),
             Some(transformed) = self.transforming.next(), if accepting => {
@@ -423,7 +424,7 @@ where
             self.ordered.remove(&written.key);
         }
         if !written.nacked.is_empty() {
-            self.order.handed_back(written.nacked);
+            self.handed_back(written.nacked);
             self.hand_back_behind(&written.key);
         }
     }
@@ -432,7 +433,7 @@ where
     fn hand_back_behind(&mut self, key: &S::Key) {
         let must_follow = |order: &Order, entries: &[write::Entry]| {
             let mut keyed = entries.iter().filter_map(write::Entry::keyed);
-            keyed.any(|message| order.awaits(&message.ordering_key, message.turn))
+            keyed.any(|message| order.awaits(&message.ordering_key, message.sequence))
         };
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for closed in std::mem::take(&mut self.waiting) {
@@ -467,12 +468,21 @@ where
         }
     }
 
-    /// Hands a message back because of another one, after a while.
+    /// Hands a message back because of another one, after a while. Where attempts are counted that is
+    /// long enough for the next delivery to be no copy that was on its way, so that one attempt suffices.
     fn hand_back(&mut self, entry: write::Entry, reason: &'static str) {
+        let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
+        let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {
-            self.order.followed(keyed);
+            self.order.handed_back(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
-        self.held.push_back((Instant::now() + write::HOLD, entry));
+        self.held.push_back((due, entry));
+    }
+
+    /// Notes ordered messages that were just handed back.
+    fn handed_back(&mut self, messages: Vec<Keyed>) {
+        let now = Instant::now();
+        messages.into_iter().for_each(|message| self.order.handed_back(message, now));
     }
 }

@@ -58,16 +58,21 @@ impl Entry {
             return Self { duty, original: Some(message), keyed: None, publish_time, attempts };
         }
         duty.permit.release_bytes();
-        let keyed = Keyed::of(&message, duty.turn).map(Box::new);
+        let keyed = Keyed::of(&message, duty.sequence).map(Box::new);
         Self { duty, original: None, keyed, publish_time, attempts }
     }
 
     /// The name of the message, if it has an ordering key.
     pub(crate) fn keyed(&self) -> Option<Keyed> {
         match &self.original {
-            Some(original) => Keyed::of(original, self.duty.turn),
+            Some(original) => Keyed::of(original, self.duty.sequence),
             None => self.keyed.as_deref().cloned(),
         }
+    }
+
+    /// True where each delivery uses up an attempt.
+    pub(crate) fn counts_attempts(&self) -> bool {
+        self.duty.counts_attempts
     }
 
     /// Tells the message from others, where a crash file is kept.

@@ -65,8 +65,8 @@ pub struct Subscription {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_lease: Duration,
-    /// The lease that is asked for at a time, and so the delay of redelivery after a crash; 10s to
-    /// 10m.
+    /// The lease that is asked for at a time; 10s to 10m. After a crash messages come again so much
+    /// later. Where one was handed back and its nack was lost, its ordering key waits for it so long.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lease_extension: Duration,

@@ -18,14 +18,14 @@ pub struct Feed {
     lost_nacks: Option<LostNacks>,
 }
 
-/// Nacks that do not reach a [`Feed`]: it keeps the message until its delay is over, while it may
-/// deliver later ones again.
+/// Nacks that do not reach a [`Feed`]: it keeps the message for a while, and delivers later ones again
+/// before it. Unlike Pub/Sub it does not deliver those once more when the kept message returns.
 #[derive(Debug, Clone, Copy)]
 pub struct LostNacks {
-    /// Of how many nacks one is lost.
+    /// One of so many nacks is lost.
     pub one_of: u64,
-    /// How long the message is kept.
-    pub delay: Duration,
+    /// The time for which the message is kept.
+    pub return_delay: Duration,
 }
 
 /// Adds messages to a [`Feed`], which does not end before this is dropped.
@@ -89,7 +89,7 @@ impl State {
         self.nacks += 1;
         match lost_nacks {
             Some(lost) if self.nacks.is_multiple_of(lost.one_of) => {
-                self.kept.insert((Instant::now() + lost.delay, self.nacks), message);
+                self.kept.insert((Instant::now() + lost.return_delay, self.nacks), message);
             }
             _ => self.return_message(message),
         }
@@ -204,7 +204,7 @@ impl Feed {
             drop(state);
             queue.changed.notify_one();
         };
-        let return_delay = self.lost_nacks.map_or(Duration::ZERO, |lost| lost.delay);
+        let return_delay = self.lost_nacks.map_or(Duration::ZERO, |lost| lost.return_delay);
         let settlement = Settlement::new(settle, lease_end).with_return_delay(return_delay);
         Delivery::new(message, settlement)
     }

@@ -13,7 +13,10 @@ use crate::{Message, Settlement};
 const MAX_ABSENCE: Duration = Duration::from_secs(11 * 60);
 
 /// What arrives this long after it was handed back was delivered anew: not a copy that was on its way.
-const REDELIVERY: Duration = Duration::from_secs(2);
+pub(super) const REDELIVERY: Duration = Duration::from_secs(2);
+
+/// Least time between two searches for what was waited for in vain.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The name of a message that has an ordering key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,155 +24,168 @@ pub(crate) struct Keyed {
     pub ordering_key: String,
     /// Empty where the transport has no ids.
     pub id: String,
-    /// Its place among the messages of the lane; see [`Order::turn`].
-    pub turn: u64,
+    /// Its place among the messages of the lane; see [`Order::sequence`].
+    pub sequence: u64,
 }
 
 impl Keyed {
-    /// The name of a message that has this turn, if it has an ordering key.
-    pub(crate) fn of(message: &Message, turn: u64) -> Option<Self> {
+    /// The name of a message that has this sequence number, if it has an ordering key.
+    pub(crate) fn of(message: &Message, sequence: u64) -> Option<Self> {
         let Message { ordering_key, id, .. } = message;
         (!ordering_key.is_empty()).then(|| Self {
             ordering_key: ordering_key.clone(),
             id: id.clone(),
-            turn,
+            sequence,
         })
     }
 }
 
 /// Ordering keys of which messages were handed back. Those have to come again, in their order, before
-/// any other message of the key may go on.
+/// any later message of the key may go on.
 ///
 /// A transport without ids sends all that follows again by itself; see
 /// [`Settle::is_current`](crate::Settle::is_current).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Order {
     keys: HashMap<String, Absent>,
-    turns: u64,
+    last_sequence: u64,
+    swept: Instant,
 }
 
 /// The messages of one key that were handed back and have not come again.
 #[derive(Debug, Default)]
 struct Absent {
-    by_turn: BTreeMap<u64, HandedBack>,
-    turns: HashMap<String, u64>,
+    by_sequence: BTreeMap<u64, HandedBack>,
+    sequence_by_id: HashMap<String, u64>,
 }
 
 #[derive(Debug)]
 struct HandedBack {
     id: String,
-    since: Instant,
+    /// The time when it was first refused. A copy that arrives soon after it was on its way already.
+    first: Instant,
+    /// The time of its last nack. The source may keep the message from then on.
+    last: Instant,
 }
 
 impl HandedBack {
     fn is_over(&self) -> bool {
-        self.since.elapsed() >= MAX_ABSENCE
+        self.last.elapsed() >= MAX_ABSENCE
     }
 }
 
 impl Absent {
-    fn first(&self) -> Option<(u64, &HandedBack)> {
-        self.by_turn.first_key_value().map(|(turn, handed_back)| (*turn, handed_back))
+    /// The first one that is still waited for.
+    fn first(&self) -> Option<u64> {
+        let mut waited_for = self.by_sequence.iter().filter(|(_, message)| !message.is_over());
+        waited_for.next().map(|(sequence, _)| *sequence)
     }
 
-    fn insert(&mut self, id: String, turn: u64) {
+    fn insert(&mut self, id: String, sequence: u64, nacked_at: Instant) {
         // Two copies of a message have one place: that of the first.
-        let turn = self.turns.get(&id).map_or(turn, |known| turn.min(*known));
-        if let Some(later) = self.turns.insert(id.clone(), turn).filter(|known| *known != turn) {
-            self.by_turn.remove(&later);
-        }
-        let since = Instant::now();
-        self.by_turn.entry(turn).or_insert(HandedBack { id, since });
+        let known = self.sequence_by_id.insert(id.clone(), sequence);
+        let earlier = known.and_then(|known| self.by_sequence.remove(&known));
+        let sequence = known.map_or(sequence, |known| known.min(sequence));
+        self.sequence_by_id.insert(id.clone(), sequence);
+        let first = earlier.map_or_else(Instant::now, |message| message.first);
+        self.by_sequence.insert(sequence, HandedBack { id, first, last: nacked_at });
     }
 
-    fn remove_first(&mut self) {
-        if let Some((_, first)) = self.by_turn.pop_first() {
-            self.turns.remove(&first.id);
+    fn remove_up_to(&mut self, sequence: u64) {
+        let later = self.by_sequence.split_off(&(sequence + 1));
+        for message in std::mem::replace(&mut self.by_sequence, later).into_values() {
+            self.sequence_by_id.remove(&message.id);
         }
     }
 
-    fn forget_what_is_over(&mut self) {
-        while self.first().is_some_and(|(_, first)| first.is_over()) {
-            self.remove_first();
-        }
+    fn is_over(&self) -> bool {
+        self.by_sequence.values().all(HandedBack::is_over)
+    }
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self { keys: HashMap::new(), last_sequence: 0, swept: Instant::now() }
     }
 }
 
 impl Order {
-    /// The turn of a message that has arrived: the place among all messages of the lane at which it
-    /// arrived first. One that was handed back has kept its turn.
-    pub(super) fn turn(&mut self, message: &Message) -> u64 {
+    /// The sequence number of a message whose turn it is: later messages of the lane have higher ones. A
+    /// message that comes again has the one that it had.
+    pub(super) fn sequence(&mut self, message: &Message) -> u64 {
         if message.ordering_key.is_empty() {
             return 0;
         }
         let absent = self.keys.get(&message.ordering_key);
-        let known = absent.and_then(|absent| absent.turns.get(&message.id)).copied();
+        let known = absent.and_then(|absent| absent.sequence_by_id.get(&message.id)).copied();
         known.unwrap_or_else(|| {
-            self.turns += 1;
-            self.turns
+            self.last_sequence += 1;
+            self.last_sequence
         })
     }
 
-    /// Notes messages that were handed back, and forgets what was awaited for too long.
-    pub(super) fn handed_back(&mut self, messages: Vec<Keyed>) {
-        self.keys.retain(|_, absent| {
-            absent.forget_what_is_over();
-            !absent.by_turn.is_empty()
-        });
-        messages.into_iter().for_each(|message| self.followed(message));
-    }
-
-    /// Notes a message that was handed back because of others, of its key or of its batch.
-    pub(super) fn followed(&mut self, Keyed { ordering_key, id, turn }: Keyed) {
+    /// Notes a message that may not go on, and the time of its nack.
+    pub(super) fn handed_back(
+        &mut self,
+        Keyed { ordering_key, id, sequence }: Keyed,
+        nacked_at: Instant,
+    ) {
+        if self.swept.elapsed() >= SWEEP_INTERVAL {
+            self.keys.retain(|_, absent| !absent.is_over());
+            self.swept = Instant::now();
+        }
         if !id.is_empty() {
-            self.keys.entry(ordering_key).or_default().insert(id, turn);
+            self.keys.entry(ordering_key).or_default().insert(id, sequence, nacked_at);
         }
     }
 
-    /// Whether a message that is before this turn has to come again first.
-    pub(super) fn awaits(&self, ordering_key: &str, turn: u64) -> bool {
-        let mut absent = self.keys.get(ordering_key).into_iter().flat_map(|key| &key.by_turn);
-        absent
-            .find(|(_, handed_back)| !handed_back.is_over())
-            .is_some_and(|(first, _)| *first < turn)
+    /// True while a message before this one has to come again first.
+    pub(super) fn awaits(&self, ordering_key: &str, sequence: u64) -> bool {
+        let first = self.keys.get(ordering_key).and_then(Absent::first);
+        first.is_some_and(|first| first < sequence)
     }
 
-    /// Whether this message may go on. It has come again then, and so have those before it.
+    /// Lets a message go on, or says that one before it has to come again first.
     ///
-    /// The first one that was handed back may. So may a later one that was delivered anew after the
-    /// source must have delivered the first one: that one went elsewhere, to another replica or to the
-    /// subscription's own dead letters.
-    pub(super) fn admits(&mut self, message: &Message, turn: u64, settlement: &Settlement) -> bool {
+    /// A message also goes on when the source must have delivered all before it: they went elsewhere, to
+    /// another replica or to the subscription's own dead letters.
+    pub(super) fn admits(
+        &mut self,
+        message: &Message,
+        sequence: u64,
+        settlement: &Settlement,
+    ) -> bool {
         if self.keys.is_empty() || message.ordering_key.is_empty() {
             return true;
         }
         let Some(absent) = self.keys.get_mut(&message.ordering_key) else { return true };
-        absent.forget_what_is_over();
-        // Each delivery while the key waits uses up an attempt, where attempts are counted.
-        let kept = if message.counts_attempts { Duration::ZERO } else { settlement.return_delay() };
-        let may_go = match (absent.first(), absent.by_turn.get(&turn)) {
-            (None, _) => true,
-            (Some((first, _)), Some(_)) if first == turn => true,
-            (Some((_, first)), Some(own)) => {
-                settlement.arrived() > own.since.max(first.since + kept) + REDELIVERY
-            }
-            (Some(_), None) => false,
-        };
-        if may_go {
-            while absent.first().is_some_and(|(first, _)| first <= turn) {
-                absent.remove_first();
-            }
-            if absent.by_turn.is_empty() {
-                self.keys.remove(&message.ordering_key);
+        if absent.first().is_some_and(|first| first < sequence) {
+            // Each delivery while the key waits uses up an attempt, where attempts are counted.
+            let return_delay =
+                if message.counts_attempts { Duration::ZERO } else { settlement.return_delay() };
+            let before = absent.by_sequence.range(..sequence).map(|(_, message)| message.last);
+            let own = absent.by_sequence.get(&sequence).map(|message| message.first);
+            let returned = before.max().map(|last| last + return_delay);
+            let limit = returned.into_iter().chain(own).max().map(|limit| limit + REDELIVERY);
+            if limit.is_some_and(|limit| settlement.arrived() <= limit) {
+                return false;
             }
         }
-        may_go
+        absent.remove_up_to(sequence);
+        if absent.by_sequence.is_empty() {
+            self.keys.remove(&message.ordering_key);
+        }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::advance;
+
     use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
 
     fn message(key: &str, id: &str) -> Message {
         let mut message = Message::new("x");
@@ -178,69 +194,77 @@ mod tests {
         message
     }
 
-    fn keyed(key: &str, id: &str, turn: u64) -> Keyed {
-        Keyed { ordering_key: key.into(), id: id.into(), turn }
-    }
-
-    fn arrives(order: &mut Order, message: &Message, return_delay: Duration) -> bool {
-        let settlement = Settlement::new(drop, None).with_return_delay(return_delay);
-        let turn = order.turn(message);
-        order.admits(message, turn, &settlement)
-    }
-
-    /// Whether a message of a source that loses no nack may go on.
-    fn admits(order: &mut Order, key: &str, id: &str) -> bool {
-        arrives(order, &message(key, id), Duration::ZERO)
-    }
-
-    /// An order that has given turns to these messages of key "a".
+    /// An order that has given sequence numbers from 1 on to these messages of key "a".
     fn started(ids: &[&str]) -> Order {
         let mut order = Order::default();
-        for (index, id) in (1..).zip(ids) {
-            assert!(admits(&mut order, "a", id));
-            assert_eq!(order.turns, index);
+        for (sequence, id) in (1..).zip(ids) {
+            assert!(order.comes("a", id));
+            assert_eq!(order.last_sequence, sequence);
         }
         order
+    }
+
+    impl Order {
+        /// Hands a message back now.
+        fn nack(&mut self, key: &str, id: &str, sequence: u64) {
+            let keyed = Keyed { ordering_key: key.into(), id: id.into(), sequence };
+            self.handed_back(keyed, Instant::now());
+        }
+
+        /// Lets a message come now, and tells whether it may go on.
+        fn arrives(&mut self, message: &Message, return_delay: Duration) -> bool {
+            let settlement = Settlement::new(drop, None).with_return_delay(return_delay);
+            let sequence = self.sequence(message);
+            self.admits(message, sequence, &settlement)
+        }
+
+        /// The same, for a source that loses no nack.
+        fn comes(&mut self, key: &str, id: &str) -> bool {
+            self.arrives(&message(key, id), Duration::ZERO)
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_handed_back_comes_again_in_its_order_and_all_else_behind_it() {
         let mut order = started(&["1", "2"]);
 
-        order.handed_back(vec![keyed("a", "1", 1), keyed("b", "7", 7), keyed("a", "2", 2)]);
-        assert!(!admits(&mut order, "a", "3"));
-        order.followed(keyed("a", "3", 3));
+        order.nack("b", "7", 0);
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
+        assert!(!order.comes("a", "3"));
+        order.nack("a", "3", 3);
 
-        assert!(!admits(&mut order, "a", "2"));
-        assert!(!admits(&mut order, "a", "4"));
-        assert!(admits(&mut order, "a", "1"));
-        assert!(!admits(&mut order, "a", "3"), "the second one is still away");
-        assert!(admits(&mut order, "a", "2"));
-        assert!(admits(&mut order, "a", "3"));
-        assert!(admits(&mut order, "a", "4"));
-        assert!(!admits(&mut order, "b", "9"));
-        assert!(admits(&mut order, "d", "1"));
-        assert!(admits(&mut order, "", "1"));
+        assert!(!order.comes("a", "2"));
+        assert!(!order.comes("a", "4"));
+        assert!(order.comes("a", "1"));
+        assert!(!order.comes("a", "3"), "the second one is still away");
+        assert!(order.comes("a", "2"));
+        assert!(order.comes("a", "3"));
+        assert!(order.comes("a", "4"));
+        assert!(!order.comes("b", "9"));
+        assert!(order.comes("d", "1"));
+        assert!(order.comes("", "1"));
         assert_eq!(order.keys.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_again_has_its_turn_of_before() {
+    async fn what_comes_again_has_its_sequence_number_of_before() {
         let mut order = started(&["1", "2"]);
-        order.handed_back(vec![keyed("a", "1", 1), keyed("a", "2", 2)]);
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
 
-        assert_eq!(order.turn(&message("a", "2")), 2);
-        assert_eq!(order.turn(&message("a", "1")), 1);
-        assert_eq!(order.turn(&message("a", "3")), 3);
-        assert_eq!(order.turn(&message("b", "1")), 4);
-        assert_eq!(order.turn(&message("", "1")), 0);
+        assert_eq!(order.sequence(&message("a", "2")), 2);
+        assert_eq!(order.sequence(&message("a", "1")), 1);
+        assert_eq!(order.sequence(&message("a", "3")), 3);
+        assert_eq!(order.sequence(&message("b", "1")), 4);
+        assert_eq!(order.sequence(&message("", "1")), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_under_way_is_awaited_by_nothing_before_it() {
+    async fn what_is_under_way_waits_for_what_is_before_it_alone() {
         let mut order = started(&["1", "2", "3"]);
 
-        order.handed_back(vec![keyed("a", "2", 2)]);
+        order.nack("a", "2", 2);
 
         assert!(!order.awaits("a", 1) && !order.awaits("a", 2) && order.awaits("a", 3));
         assert!(!order.awaits("b", 3));
@@ -250,128 +274,186 @@ mod tests {
     async fn an_earlier_message_is_awaited_first() {
         let mut order = started(&["1", "2"]);
 
-        order.handed_back(vec![keyed("a", "2", 2)]);
-        order.handed_back(vec![keyed("a", "1", 1)]);
+        order.nack("a", "2", 2);
+        order.nack("a", "1", 1);
 
-        assert!(!admits(&mut order, "a", "2"));
-        assert!(admits(&mut order, "a", "1"));
-        assert!(admits(&mut order, "a", "2"));
+        assert!(!order.comes("a", "2"));
+        assert!(order.comes("a", "1"));
+        assert!(order.comes("a", "2"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn copies_of_a_message_have_one_turn() {
+    async fn copies_of_a_message_have_one_sequence_number() {
         for copies in [[1, 3], [3, 1]] {
             let mut order = started(&["1", "2", "copy"]);
-            order.handed_back(vec![keyed("a", "2", 2)]);
+            order.nack("a", "2", 2);
 
-            order.handed_back(copies.map(|turn| keyed("a", "1", turn)).into());
+            copies.into_iter().for_each(|sequence| order.nack("a", "1", sequence));
 
-            assert!(admits(&mut order, "a", "1"), "{copies:?}");
-            assert!(admits(&mut order, "a", "2"), "{copies:?}");
+            assert!(order.comes("a", "1"), "{copies:?}");
+            assert!(order.comes("a", "2"), "{copies:?}");
             assert!(order.keys.is_empty());
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_wait_ends_when_one_that_was_handed_back_behind_it_comes_first() {
+    async fn the_wait_ends_when_a_later_message_is_delivered_anew() {
         let mut order = started(&["1", "2", "3"]);
-        order.handed_back((1..=3).map(|turn| keyed("a", &turn.to_string(), turn)).collect());
+        (1..=3).for_each(|sequence| order.nack("a", &sequence.to_string(), sequence));
 
-        tokio::time::advance(REDELIVERY).await;
-        assert!(!admits(&mut order, "a", "2"), "a copy that was on its way");
-        tokio::time::advance(Duration::from_millis(1)).await;
-        assert!(!admits(&mut order, "a", "4"));
+        advance(REDELIVERY).await;
+        assert!(!order.comes("a", "2"), "a copy that was on its way");
+        assert!(!order.comes("a", "4"));
+        advance(MOMENT).await;
 
-        assert!(admits(&mut order, "a", "2"), "the first one is elsewhere");
-        assert!(admits(&mut order, "a", "3"));
+        assert!(order.comes("a", "2"), "the first one is elsewhere");
+        assert!(order.comes("a", "3"));
+        assert!(order.keys.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_handed_back_later_is_on_its_way_for_longer() {
+    async fn a_message_that_was_never_here_goes_on_when_all_before_it_are_elsewhere() {
         let mut order = started(&["1", "2"]);
-        order.handed_back(vec![keyed("a", "1", 1)]);
-        tokio::time::advance(REDELIVERY).await;
-        order.followed(keyed("a", "2", 2));
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
 
-        tokio::time::advance(REDELIVERY).await;
-        assert!(!admits(&mut order, "a", "2"));
-        tokio::time::advance(Duration::from_millis(1)).await;
+        advance(REDELIVERY + MOMENT).await;
 
-        assert!(admits(&mut order, "a", "2"));
+        assert!(order.comes("a", "3"));
+        assert!(order.keys.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_source_may_keep_is_not_elsewhere() {
-        let delay = Duration::from_secs(60);
+    async fn a_copy_that_was_on_its_way_does_not_come_anew() {
         let mut order = started(&["1", "2"]);
-        order.handed_back(vec![keyed("a", "1", 1), keyed("a", "2", 2)]);
+        order.nack("a", "1", 1);
+        advance(REDELIVERY).await;
+        order.nack("a", "2", 2);
 
-        tokio::time::advance(delay + REDELIVERY).await;
-        assert!(!arrives(&mut order, &message("a", "2"), delay));
-        tokio::time::advance(Duration::from_millis(1)).await;
+        advance(REDELIVERY).await;
+        assert!(!order.comes("a", "2"));
+        advance(MOMENT).await;
 
-        assert!(arrives(&mut order, &message("a", "2"), delay));
+        assert!(order.comes("a", "2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_refused_again_and_again_goes_on_all_the_same() {
+        let mut order = started(&["1", "2"]);
+        order.nack("a", "1", 1);
+
+        for _ in 0..4 {
+            order.nack("a", "2", 2);
+            advance(REDELIVERY / 4).await;
+        }
+        assert!(!order.comes("a", "2"));
+        advance(MOMENT).await;
+
+        assert!(order.comes("a", "2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_handed_back_again_is_waited_for_again() {
+        let return_delay = Duration::from_secs(60);
+        let mut order = started(&["1", "2"]);
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
+        // Its lease had ended when its turn came.
+        advance(return_delay).await;
+        order.nack("a", "1", 1);
+
+        advance(return_delay + REDELIVERY).await;
+        assert!(!order.arrives(&message("a", "2"), return_delay));
+        advance(MOMENT).await;
+
+        assert!(order.arrives(&message("a", "2"), return_delay));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_that_are_before_a_message_are_waited_for() {
+        let return_delay = Duration::from_secs(60);
+        let mut order = started(&["1", "2", "3"]);
+        order.nack("a", "1", 1);
+        order.nack("a", "3", 3);
+        advance(return_delay).await;
+        order.nack("a", "2", 2);
+
+        advance(REDELIVERY + MOMENT).await;
+        assert!(!order.arrives(&message("a", "3"), return_delay), "the second one may be kept");
+        assert!(order.arrives(&message("a", "2"), return_delay), "the first one may not");
+        assert!(order.arrives(&message("a", "3"), return_delay));
     }
 
     #[tokio::test(start_paused = true)]
     async fn attempts_that_are_counted_are_not_used_up_by_a_wait_for_what_may_be_kept() {
         let mut order = started(&["1", "2"]);
-        order.handed_back(vec![keyed("a", "1", 1), keyed("a", "2", 2)]);
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
         let counted = Message { counts_attempts: true, ..message("a", "2") };
 
-        tokio::time::advance(REDELIVERY + Duration::from_millis(1)).await;
+        advance(REDELIVERY + MOMENT).await;
 
-        assert!(arrives(&mut order, &counted, Duration::from_secs(60)));
+        assert!(order.arrives(&counted, Duration::from_secs(60)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_waited_for_room_was_not_delivered_anew() {
         let mut order = started(&["1", "2"]);
         let settlement = Settlement::new(drop, None);
-        order.handed_back(vec![keyed("a", "1", 1), keyed("a", "2", 2)]);
+        order.nack("a", "1", 1);
+        order.nack("a", "2", 2);
 
-        tokio::time::advance(REDELIVERY + Duration::from_millis(1)).await;
+        advance(REDELIVERY + MOMENT).await;
 
         assert!(!order.admits(&message("a", "2"), 2, &settlement));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_that_is_over_does_not_hide_a_new_one() {
-        let mut order = started(&["1"]);
-        order.handed_back(vec![keyed("a", "1", 1)]);
+        let mut order = started(&["1", "2"]);
+        order.nack("a", "1", 1);
 
-        tokio::time::advance(MAX_ABSENCE).await;
-        order.followed(keyed("a", "5", 5));
+        advance(MAX_ABSENCE).await;
+        order.nack("a", "2", 2);
 
-        assert!(order.awaits("a", 6) && !admits(&mut order, "a", "6"));
-        assert!(admits(&mut order, "a", "5"));
+        assert!(order.awaits("a", 3) && !order.comes("a", "3"));
+        assert!(order.comes("a", "2"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_wait_ends_when_another_replica_got_the_message() {
+    async fn a_wait_for_the_same_message_begins_anew() {
         let mut order = started(&["1"]);
-        order.handed_back(vec![keyed("a", "1", 1)]);
+        order.nack("a", "1", 1);
 
-        tokio::time::advance(MAX_ABSENCE - Duration::from_secs(1)).await;
-        assert!(order.awaits("a", 2) && !admits(&mut order, "a", "2"));
-        tokio::time::advance(Duration::from_secs(1)).await;
-
+        advance(MAX_ABSENCE).await;
         assert!(!order.awaits("a", 2));
-        assert!(admits(&mut order, "a", "2"));
-        order.handed_back(vec![keyed("b", "1", 9)]);
-        assert_eq!(order.keys.len(), 1);
+        order.nack("a", "1", 1);
+
+        assert!(order.awaits("a", 2) && !order.comes("a", "2"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_all_is_still_before_what_follows_it() {
+        let mut order = started(&["1", "2"]);
+        order.nack("a", "1", 1);
+        advance(MAX_ABSENCE - MOMENT).await;
+        order.nack("a", "2", 2);
+        advance(MOMENT).await;
+
+        assert!(order.comes("a", "1"));
+        assert!(order.comes("a", "2"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_key_waits_until_its_own_wait_is_over() {
         let mut order = Order::default();
 
-        order.handed_back(vec![keyed("a", "1", 1)]);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        order.handed_back(vec![keyed("b", "1", 2)]);
+        order.nack("a", "1", 1);
+        advance(SWEEP_INTERVAL).await;
+        order.nack("b", "1", 2);
         assert!(order.awaits("a", 9) && order.awaits("b", 9));
-        tokio::time::advance(MAX_ABSENCE - Duration::from_secs(1)).await;
-        order.handed_back(vec![keyed("c", "1", 3)]);
+        advance(MAX_ABSENCE - SWEEP_INTERVAL).await;
+        order.nack("c", "1", 3);
 
         assert!(!order.awaits("a", 9) && order.awaits("b", 9) && order.awaits("c", 9));
         assert_eq!(order.keys.len(), 2, "what is over is forgotten");
@@ -379,22 +461,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_redelivery_of_pubsub_is_waited_for() {
+        let longest = Duration::from_secs(10 * 60);
         let mut order = started(&["1"]);
-        order.handed_back(vec![keyed("a", "1", 1)]);
+        order.nack("a", "1", 1);
 
-        tokio::time::advance(Duration::from_secs(10 * 60)).await;
+        advance(longest).await;
 
-        assert!(!admits(&mut order, "a", "2"));
-        assert!(admits(&mut order, "a", "1"));
+        assert!(!order.arrives(&message("a", "2"), longest));
+        assert!(order.arrives(&message("a", "1"), longest));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_without_an_id_is_not_awaited() {
         let mut order = Order::default();
 
-        order.handed_back(vec![keyed("a", "", 1)]);
-        order.followed(keyed("b", "", 2));
+        order.nack("a", "", 1);
 
-        assert!(admits(&mut order, "a", "") && admits(&mut order, "b", ""));
+        assert!(order.comes("a", ""));
     }
 }

@@ -80,7 +80,7 @@ where
 
     /// Starts a transform; returns its ordering key if it has ended already.
     async fn begin(&mut self, mut parcel: Parcel) -> Option<String> {
-        parcel.duty.turn = self.order.turn(&parcel.message);
+        parcel.duty.sequence = self.order.sequence(&parcel.message);
         if let Some(reason) = self.must_come_again(&parcel) {
             let key = parcel.message.ordering_key.clone();
             self.hand_back(Entry::new(parcel, false), reason);
@@ -112,7 +112,7 @@ where
         if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
             return Some("lease");
         }
-        let admitted = self.order.admits(&parcel.message, parcel.duty.turn, settlement);
+        let admitted = self.order.admits(&parcel.message, parcel.duty.sequence, settlement);
         (!admitted).then_some("order")
     }
 
@@ -133,13 +133,13 @@ where
     pub(super) fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
             Outcome::Record(parcel, _)
-                if self.order.awaits(&parcel.message.ordering_key, parcel.duty.turn) =>
+                if self.order.awaits(&parcel.message.ordering_key, parcel.duty.sequence) =>
             {
                 self.hand_back(Entry::new(parcel, false), "order");
             }
             Outcome::Record(parcel, record) => self.join(parcel, record),
             Outcome::Refused(parcel, error) => self.refuse(parcel, error),
-            Outcome::Settled(nacked) => self.order.handed_back(nacked),
+            Outcome::Settled(nacked) => self.handed_back(nacked),
         }
         transformed.ordering_key
     }

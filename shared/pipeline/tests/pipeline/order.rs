@@ -15,8 +15,8 @@ use pipeline::{
 use tokio::time::{Instant, sleep, sleep_until};
 
 const LEASE: Duration = Duration::from_secs(60);
-/// How long a source keeps a message whose nack was lost.
-const KEPT: Duration = Duration::from_secs(30);
+/// The time for which a source keeps a message whose nack was lost.
+const RETURN_DELAY: Duration = Duration::from_secs(30);
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -30,7 +30,8 @@ fn message(id: &str) -> Message {
 }
 
 /// A subscription with message ordering: a message that is nacked comes again, and so does everything
-/// of its key that was delivered after it, in order. Nothing else of the key comes before it.
+/// of its key that was delivered after it, in order. Nothing else of the key comes before it, unless its
+/// nack was lost.
 struct Ordered {
     start: Instant,
     due: VecDeque<(Duration, Message)>,
@@ -44,8 +45,10 @@ struct Unsettled {
     /// Places to deliver again.
     again: VecDeque<usize>,
     delivered: usize,
-    /// Whether the next nack is lost.
+    /// True until a nack was lost.
     loses_nack: bool,
+    /// The ids of all deliveries.
+    deliveries: Vec<String>,
     /// A place whose nack was lost, and when it is delivered again all the same.
     kept: Option<(Instant, usize)>,
 }
@@ -101,19 +104,20 @@ impl Source for Ordered {
                 None => sleep(Duration::from_millis(100)).await,
             }
         };
+        self.unsettled.lock().unwrap().deliveries.push(message.id.clone());
         let unsettled = Arc::clone(&self.unsettled);
         let settle = move |verdict| {
             let mut unsettled = unsettled.lock().unwrap();
             if verdict == Verdict::Ack {
                 unsettled.held.remove(&place);
             } else if std::mem::take(&mut unsettled.loses_nack) {
-                unsettled.kept = Some((Instant::now() + KEPT, place));
+                unsettled.kept = Some((Instant::now() + RETURN_DELAY, place));
             } else {
                 unsettled.return_from(place);
             }
         };
         let settlement = Settlement::new(settle, Some(Instant::now() + LEASE));
-        Ok(Some(Delivery::new(message, settlement.with_return_delay(KEPT))))
+        Ok(Some(Delivery::new(message, settlement.with_return_delay(RETURN_DELAY))))
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -197,6 +201,23 @@ async fn a_message_whose_nack_was_lost_is_not_overtaken_by_those_that_come_befor
     let written = written(source, 65, 0).await;
 
     assert_eq!(first_times(written), ["1", "2", "3", "4"]);
+}
+
+/// Each delivery uses up an attempt, and Pub/Sub moves a message without attempts to its dead letters.
+#[tokio::test(start_paused = true)]
+async fn a_message_behind_one_that_stays_away_uses_up_few_attempts() {
+    let mut source = Ordered::new([(0, "1"), (10, "2"), (20, "3"), (66, "4")]).with_a_lost_nack();
+    source.due.iter_mut().for_each(|(_, message)| message.counts_attempts = true);
+    let unsettled = Arc::clone(&source.unsettled);
+
+    let written = written(source, 65, 0).await;
+
+    let unsettled = unsettled.lock().unwrap();
+    for id in ["1", "2", "3", "4"] {
+        assert!(written.iter().any(|one| one == id), "{written:?}");
+        let deliveries = unsettled.deliveries.iter().filter(|one| *one == id).count();
+        assert!(deliveries <= 4, "{id} was delivered {deliveries} times");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -94,7 +94,7 @@ fn rates() -> impl Strategy<Value = FaultRates> {
 
 fn lost_nacks() -> impl Strategy<Value = Option<LostNacks>> {
     let lost = (1..5_u64, 5..60_u64)
-        .prop_map(|(one_of, delay)| LostNacks { one_of, delay: Duration::from_secs(delay) });
+        .prop_map(|(one_of, delay)| LostNacks { one_of, return_delay: Duration::from_secs(delay) });
     proptest::option::of(lost)
 }
 

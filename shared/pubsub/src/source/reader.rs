@@ -27,6 +27,8 @@ use crate::settings::Subscription;
 
 /// Longest wait for the acknowledgements of a reader to be sent at a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time that an extension of a lease may be under way.
+const EXTENSION_TIME: Duration = Duration::from_secs(10);
 
 /// Bytes that are read ahead of the pipeline; more than a response of Pub/Sub usually holds.
 const READ_AHEAD: usize = 2 * 1024 * 1024;
@@ -266,10 +268,9 @@ impl Reader {
             counts_attempts: attempts.is_some(),
         };
         let bytes = received.size();
+        let return_delay = return_delay(self.settings.lease_extension, &handler);
         let settle = self.settling.duty(handler, lease_end, bytes);
-        // Google's client does not repeat a nack; without it the lease ends by itself.
-        let settlement = Settlement::new(settle, Some(lease_end))
-            .with_return_delay(self.settings.lease_extension);
+        let settlement = Settlement::new(settle, Some(lease_end)).with_return_delay(return_delay);
         (Delivery::new(received, settlement), bytes)
     }
 
@@ -296,6 +297,19 @@ impl Reader {
         }
         Err(Recovery::Stop.because("send the last acknowledgements", late))
     }
+}
+
+/// The longest time that Pub/Sub keeps a message whose nack was lost.
+///
+/// Google's client repeats a nack only when the connection failed, and sends none for a message that it
+/// has held for `max_lease`. The lease then ends by itself. An extension may be under way at the nack;
+/// those of exactly-once delivery are repeated for as long as a lease.
+fn return_delay(lease_extension: Duration, handler: &Handler) -> Duration {
+    let lease = match handler {
+        Handler::ExactlyOnce(_) => lease_extension.saturating_mul(2),
+        _ => lease_extension,
+    };
+    lease.saturating_add(EXTENSION_TIME)
 }
 
 #[cfg(test)]
