@@ -40,6 +40,13 @@ pub enum Kind {
         /// Over REST, the seconds of a `Retry-After` header.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<u64>,
+        /// Over REST, the reason in the body, such as `orgPolicyConstraintFailed`; that of the code
+        /// when left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The message; one that names the method when left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
     /// It is carried out later, unless the caller has gone by then.
     Delay {
@@ -55,6 +62,14 @@ pub enum Kind {
     LoseReply,
     /// The first row of an `AppendRows` request is refused, so nothing of the request is written.
     RefuseRow,
+}
+
+impl Kind {
+    /// Refuses with a code, and says no more.
+    #[must_use]
+    pub fn refuse(code: Code) -> Self {
+        Self::Refuse { code: code.into(), retry_after: None, reason: None, message: None }
+    }
 }
 
 /// The faults of an emulator; clones are the same ones.
@@ -92,7 +107,7 @@ impl Faults {
 
     /// Refuses the next calls of a method with a code.
     pub fn refuse(&self, method: &str, count: u64, code: Code) {
-        self.plan(method, count, Kind::Refuse { code: code.into(), retry_after: None });
+        self.plan(method, count, Kind::refuse(code));
     }
 
     /// Delays the next calls of a method.
@@ -160,12 +175,11 @@ impl Faults {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         let kind = self.take((method, topic), |kind| *kind != Kind::RefuseRow);
-        match kind {
-            Some(Kind::Refuse { code, retry_after }) => {
+        match kind.clone() {
+            Some(Kind::Refuse { code, retry_after, reason, message }) => {
                 count(&self.refused, method);
-                let refused = format!("{method} refused on demand");
-                let status = Status::new(Code::from_i32(code), refused);
-                return Err(Status { retry_after, ..status });
+                let message = message.unwrap_or_else(|| format!("{method} refused on demand"));
+                return Err(Status { code: Code::from_i32(code), message, retry_after, reason });
             }
             Some(Kind::Delay { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -238,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn a_fault_of_a_topic_befalls_that_topic_alone_and_is_counted() {
         let faults = Faults::default();
-        let kind = Kind::Refuse { code: Code::InvalidArgument.into(), retry_after: None };
+        let kind = Kind::refuse(Code::InvalidArgument);
         let (method, topic) = ("Publish".to_owned(), Some("dead".to_owned()));
         faults.add(Fault { method, topic, count: 9, for_millis: None, kind });
         let publish = async |topic| faults.around_topic("Publish", topic, async { Ok(()) }).await;

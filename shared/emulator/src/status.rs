@@ -15,11 +15,13 @@ pub struct Status {
     pub message: String,
     /// When to try again, in seconds: a header of REST answers.
     pub retry_after: Option<u64>,
+    /// Why, in the words of a REST API; those of the code when left out.
+    pub reason: Option<String>,
 }
 
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None }
+        Self { code, message: message.into(), retry_after: None, reason: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -55,6 +57,31 @@ impl Status {
             Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Why, in the words of Cloud Storage: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
+    fn reason(&self) -> &str {
+        if let Some(reason) = &self.reason {
+            return reason;
+        }
+        match self.code {
+            Code::Ok => "ok",
+            Code::InvalidArgument => "invalid",
+            Code::OutOfRange => "requestedRangeNotSatisfiable",
+            Code::FailedPrecondition => "conditionNotMet",
+            Code::Unauthenticated => "required",
+            Code::PermissionDenied => "forbidden",
+            Code::NotFound => "notFound",
+            Code::AlreadyExists | Code::Aborted => "conflict",
+            Code::ResourceExhausted => "rateLimitExceeded",
+            Code::Unimplemented => "notImplemented",
+            Code::Cancelled
+            | Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::Unknown
+            | Code::Internal
+            | Code::DataLoss => "backendError",
         }
     }
 
@@ -94,7 +121,7 @@ impl IntoResponse for Status {
             "code": self.http().as_u16(),
             "message": self.message,
             "status": self.name(),
-            "errors": [{ "message": self.message, "domain": "global", "reason": self.name() }],
+            "errors": [{ "message": self.message, "domain": "global", "reason": self.reason() }],
         }});
         let mut response = (self.http(), Json(body)).into_response();
         if let Some(seconds) = self.retry_after {

@@ -43,6 +43,7 @@ fn error(status: &Status) -> Response {
         Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
         _ => ("internalError", status.http()),
     };
+    let reason = status.reason.as_deref().unwrap_or(reason);
     let body = json!({ "error": {
         "code": http.as_u16(),
         "message": status.message,

@@ -6,6 +6,7 @@ use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_pubsub::model::DeadLetterPolicy;
 use pipeline::message::Attributes;
 use serde_json::json;
+use tonic::Code;
 
 use super::*;
 use crate::publishers::Publishers;
@@ -147,7 +148,7 @@ async fn letters_of_a_lost_answer_are_told_to_be_missing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_stops_the_tool_with_the_words_of_pubsub() {
     let env = TestEnv::with_letters(1).await;
-    env.disturb_pull(Kind::Refuse { code: 7, retry_after: None });
+    env.disturb_pull(Kind::refuse(Code::PermissionDenied));
 
     let error = env.reader(10).page().await.unwrap_err();
 
