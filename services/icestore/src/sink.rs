@@ -2,6 +2,7 @@
 
 mod gzip;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pipeline::{Error, Join, Recovery, Refusal};
@@ -96,6 +97,7 @@ impl pipeline::Sink for Sink {
                 ("last_event_time", time(group.last)),
                 ("format_version", FORMAT_VERSION.into()),
             ],
+            may_exist: AtomicBool::new(false),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod form;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -69,6 +70,7 @@ impl DeadLetters {
             content: content.clone(),
             content_type: "application/octet-stream",
             metadata: vec![("dl_reason", letter.reason.to_owned())],
+            may_exist: AtomicBool::new(true),
         };
         bucket.create(&object).await?;
         Ok(format!("gs://{}/{name}", bucket.name()))

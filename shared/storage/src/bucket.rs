@@ -1,9 +1,11 @@
 //! The bucket: whether it is there, and how objects get into it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
+use google_cloud_gax::error::rpc::StatusDetails;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use pipeline::{Error, Recovery, Renewable};
@@ -16,6 +18,9 @@ use crate::settings::Endpoint;
 
 /// Where Google's own service answers.
 const GOOGLE: &str = "https://storage.googleapis.com";
+/// The reason of a 412 when an object of the name is there. Others are policies of an organization or
+/// of the bucket: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
+const EXISTS: &str = "conditionNotMet";
 /// Longest duration of one look.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest duration of reading an object.
@@ -36,6 +41,9 @@ pub struct Object {
     pub content_type: &'static str,
     /// What its metadata says.
     pub metadata: Vec<(&'static str, String)>,
+    /// Whether it may be there already: its name is made of its content, or an attempt to create it
+    /// ended without an answer. [`Bucket::create`] notes the latter here.
+    pub may_exist: AtomicBool,
 }
 
 /// A bucket; clones share their connections.
@@ -83,6 +91,25 @@ async fn build(endpoint: Option<String>) -> Result<Storage, Error> {
     })
 }
 
+/// The reasons in an answer of Cloud Storage.
+fn reasons(error: &google_cloud_gax::error::Error) -> Vec<&str> {
+    let details = error.status().into_iter().flat_map(|status| &status.details);
+    let reasons = details.filter_map(|detail| match detail {
+        StatusDetails::ErrorInfo(info) => Some(info.reason.as_str()),
+        _ => None,
+    });
+    reasons.collect()
+}
+
+/// Whether an attempt was refused, so that it has surely created nothing.
+fn is_refused(error: &google_cloud_gax::error::Error) -> bool {
+    let is_clients_fault =
+        |status: u16| (400..500).contains(&status) && status != StatusCode::REQUEST_TIMEOUT;
+    error.is_authentication()
+        || error.is_connect()
+        || error.http_status_code().is_some_and(is_clients_fault)
+}
+
 impl Bucket {
     /// Builds the clients; nothing is sent yet.
     ///
@@ -116,7 +143,8 @@ impl Bucket {
         })
     }
 
-    /// Uploads a whole object under a name that no other object has.
+    /// Uploads a whole object under a name that no other object has. One that may exist and is there
+    /// counts as created.
     ///
     /// # Errors
     /// Always `Retry`: a missing bucket or right can come back, and no line is at fault.
@@ -124,6 +152,8 @@ impl Bucket {
         let bucket = format!("projects/_/buckets/{}", self.name);
         let metadata = object.metadata.iter().map(|(key, value)| (*key, value.as_str()));
         let storage = self.storage.lease().await?;
+        // Stays true if this call is dropped before its answer.
+        let may_exist = object.may_exist.swap(true, Ordering::Relaxed);
         let upload = storage
             .write_object(bucket, &object.name, object.content.clone())
             .set_if_generation_match(0)
@@ -133,15 +163,20 @@ impl Bucket {
         // The client's future takes 30 KiB.
         let uploaded = Box::pin(upload).await;
         storage.done();
-        match uploaded {
-            Ok(_) => Ok(()),
-            // The name is ours alone, so an object that exists is this one: an earlier attempt
-            // succeeded, and its reply was lost.
-            Err(error) if error.http_status_code() == Some(412) => Ok(()),
-            Err(error) => {
-                Err(Recovery::Retry.because("upload object", credentials::explain(&error)))
-            }
+        let Err(error) = uploaded else { return Ok(()) };
+        let reasons = reasons(&error);
+        if may_exist && error.http_status_code() == Some(412) && reasons.contains(&EXISTS) {
+            return Ok(());
         }
+        if is_refused(&error) {
+            object.may_exist.store(may_exist, Ordering::Relaxed);
+        }
+        let text = credentials::explain(&error);
+        let text = match &*reasons {
+            [] => text,
+            reasons => format!("{text} ({})", reasons.join(", ")),
+        };
+        Err(Recovery::Retry.because("upload object", text))
     }
 
     /// Names of objects that begin with `prefix`, in their order: one page, and the token of the next.

@@ -4,15 +4,17 @@
 
 mod scripted;
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Fault, Kind, Options};
 use pipeline::Recovery;
 use service::survey::State;
 use service::{Health, Need};
 use storage::{Bucket, Endpoint, Object};
 use tokio::time::{sleep, timeout};
+use tonic::Code;
 
 use scripted::Scripted;
 
@@ -37,6 +39,7 @@ fn object(name: &str, content: &'static str) -> Object {
         content: Bytes::from_static(content.as_bytes()),
         content_type: "text/plain",
         metadata: vec![("key", "value".into())],
+        may_exist: AtomicBool::new(false),
     }
 }
 
@@ -63,16 +66,89 @@ async fn what_is_created_is_listed_and_read() {
     assert_eq!(stored["metadata"]["key"], "value");
 }
 
-#[tokio::test]
-async fn an_object_that_exists_is_the_one_of_an_earlier_attempt() {
+/// An embedded cloud with the bucket, and the bucket.
+async fn embedded() -> (Emulator, Bucket) {
     let emulator = Emulator::start(Options::default()).await.unwrap();
     make_bucket(&emulator).await;
     let bucket = bucket(&emulator.url()).await;
-    bucket.create(&object("name", "first")).await.unwrap();
+    (emulator, bucket)
+}
 
-    bucket.create(&object("name", "second")).await.unwrap();
+const INSERT: &str = "storage.objects.insert";
 
-    assert_eq!(bucket.read("name").await.unwrap(), "first");
+#[tokio::test]
+async fn an_object_that_exists_is_the_one_of_an_attempt_without_an_answer() {
+    let (emulator, bucket) = embedded().await;
+    let object = object("name", "content");
+    emulator.faults().lose_reply(INSERT, 1);
+
+    let lost = bucket.create(&object).await.unwrap_err();
+    bucket.create(&object).await.unwrap();
+
+    assert_eq!(lost.recovery(), Recovery::Retry);
+    assert_eq!(bucket.read("name").await.unwrap(), "content");
+}
+
+#[tokio::test]
+async fn an_object_of_an_attempt_that_was_dropped_may_exist() {
+    let (emulator, bucket) = embedded().await;
+    let object = object("name", "content");
+    let millis = u64::try_from(PATIENCE.as_millis()).unwrap();
+    emulator.faults().add(fault(Kind::DelayReply { millis }));
+
+    let dropped = timeout(Duration::from_secs(1), bucket.create(&object)).await;
+    bucket.create(&object).await.unwrap();
+
+    assert!(dropped.is_err());
+    assert_eq!(bucket.read("name").await.unwrap(), "content");
+}
+
+#[tokio::test]
+async fn an_object_that_exists_before_the_first_attempt_is_not_ours() {
+    let (emulator, bucket) = embedded().await;
+    bucket.create(&object("name", "theirs")).await.unwrap();
+    let ours = object("name", "ours");
+
+    // An attempt that was refused has not created it either.
+    emulator.faults().refuse(INSERT, 1, Code::ResourceExhausted);
+    for _ in 0..2 {
+        assert_eq!(bucket.create(&ours).await.unwrap_err().recovery(), Recovery::Retry);
+    }
+
+    assert_eq!(bucket.read("name").await.unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn an_object_whose_name_is_its_content_may_exist() {
+    let (_emulator, bucket) = embedded().await;
+    bucket.create(&object("hash", "content")).await.unwrap();
+
+    let same = Object { may_exist: AtomicBool::new(true), ..object("hash", "content") };
+
+    bucket.create(&same).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_policy_that_refuses_an_object_is_no_object() {
+    let (emulator, bucket) = embedded().await;
+    let object = Object { may_exist: AtomicBool::new(true), ..object("name", "content") };
+    emulator.faults().add(fault(Kind::Refuse {
+        code: Code::FailedPrecondition.into(),
+        retry_after: None,
+        reason: Some("orgPolicyConstraintFailed".into()),
+        message: Some("Request violates an OrgPolicy constraint".into()),
+    }));
+
+    let refused = bucket.create(&object).await.unwrap_err();
+
+    assert_eq!(refused.recovery(), Recovery::Retry);
+    let text = format!("{refused:#}");
+    assert!(text.contains("violates") && text.contains("orgPolicyConstraintFailed"), "{text}");
+    assert!(bucket.read("name").await.is_err(), "nothing was created");
+}
+
+fn fault(kind: Kind) -> Fault {
+    Fault { method: INSERT.into(), topic: None, count: 1, for_millis: None, kind }
 }
 
 #[tokio::test]
