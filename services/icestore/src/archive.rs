@@ -38,7 +38,7 @@ impl<K: BatchKey> Archive<K> {
         let envelope = Envelope::of(message, self.input)?;
         let key = self.key.key(message, &envelope);
         let time = envelope.publish_time.unwrap_or(message.publish_time);
-        let times = (rfc3339(millis(OffsetDateTime::now_utc()))?, rfc3339(time)?);
+        let times = (rfc3339(millis(OffsetDateTime::now_utc()))?, rfc3339(micros(time))?);
         let unwritable = |error| Recovery::Reject("not_archivable").because("write line", error);
         let line = write(message, &key, &times).map_err(unwritable)?;
         Ok(Line { key, bytes: line.into(), time })
@@ -87,6 +87,11 @@ fn millis(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_millisecond(time.millisecond()).unwrap_or(time)
 }
 
+/// A time as BigQuery keeps it.
+pub(crate) fn micros(time: OffsetDateTime) -> OffsetDateTime {
+    time.replace_microsecond(time.microsecond()).unwrap_or(time)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +103,7 @@ mod tests {
             .with_attribute("ingest_id", "i-1")
             .with_attribute("location", "loc-a");
         message.id = "1234567".into();
-        message.publish_time = time::macros::datetime!(2025-06-15 10:00:00.5 UTC);
+        message.publish_time = time::macros::datetime!(2025-06-15 10:00:00.123456789 UTC);
 
         let line = Archive::new(Template::default(), Input::Auto).line(&message).unwrap();
 
@@ -108,7 +113,7 @@ mod tests {
         assert!(text.starts_with(r#"{"id":"1234567","batchKey":"2025/06/15/loc-a","originalPubSubPayload":"AP9kYXRh","archivedAt":""#));
         let json: serde_json::Value = serde_json::from_str(text).unwrap();
         assert_eq!(json["ingestId"], "i-1");
-        assert_eq!(json["publishTime"], "2025-06-15T10:00:00.5Z");
+        assert_eq!(json["publishTime"], "2025-06-15T10:00:00.123456Z");
         assert_eq!(json["attributes"]["location"], "loc-a");
     }
 }

@@ -10,7 +10,7 @@ use storage::{Bucket, Object};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::archive::{Line, rfc3339};
+use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
 use gzip::{Compressor, Growing};
 
@@ -86,7 +86,7 @@ impl pipeline::Sink for Sink {
         let folder = [self.prefix.as_str(), &group.key].map(|part| part.trim_matches('/'));
         let folder =
             folder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-        let time = |time| rfc3339(time).unwrap_or_default();
+        let time = |time| rfc3339(micros(time)).unwrap_or_default();
         Object {
             name: format!("{folder}/{}.jsonl.gz", Uuid::now_v7()),
             content: group.file.finish(compressor),
