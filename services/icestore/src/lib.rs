@@ -8,6 +8,7 @@ pub mod archive;
 pub mod config;
 pub mod explain;
 pub mod key;
+mod object;
 pub mod replay;
 pub mod sink;
 

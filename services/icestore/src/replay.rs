@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::config::Settings;
+use crate::object;
 use line::Line;
 use target::Target;
 
@@ -105,10 +106,9 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let times = Times::of(&given);
     let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
     let mut target = Target::of(&settings, &given).await?;
-    let parts = [&settings.archive.prefix, given.get_one("prefix").unwrap_or(&String::new())]
-        .map(|part| part.trim_matches('/').to_owned());
+    let wanted = given.get_one::<String>("prefix").map(|prefix| prefix.trim_start_matches('/'));
     let prefix =
-        parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("/");
+        format!("{}{}", object::root(&settings.archive.prefix), wanted.unwrap_or_default());
     let rate = given.get_one::<u32>("rate").copied().unwrap_or(1000);
     let chunk = CHUNK.min(rate as usize);
     let is_dry = given.get_flag("dry-run");
@@ -117,7 +117,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let mut page = None;
     loop {
         let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
-        for name in names.iter().filter(|name| name.ends_with(".jsonl.gz")) {
+        for name in names.iter().filter(|name| name.ends_with(object::SUFFIX)) {
             let done =
                 replay_object(&bucket, name, (&times, chunk, pace), (&mut target, &mut count));
             if let Err(error) = done.await {

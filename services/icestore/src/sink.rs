@@ -8,10 +8,10 @@ use std::time::Duration;
 use pipeline::{Error, Join, Recovery, Refusal};
 use storage::{Bucket, Object};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
+use crate::object;
 use gzip::{Compressor, Growing};
 
 /// Version of the objects' format, in their metadata.
@@ -83,12 +83,9 @@ impl pipeline::Sink for Sink {
     }
 
     fn seal(&self, group: Group, compressor: &mut Compressor) -> Object {
-        let folder = [self.prefix.as_str(), &group.key].map(|part| part.trim_matches('/'));
-        let folder =
-            folder.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
         Object {
-            name: format!("{folder}/{}.jsonl.gz", Uuid::now_v7()),
+            name: object::name(&self.prefix, &group.key),
             content: group.file.finish(compressor),
             content_type: "application/gzip",
             metadata: vec![

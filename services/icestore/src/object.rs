@@ -1,0 +1,81 @@
+//! Names of objects.
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// Longest name of an object: <https://cloud.google.com/storage/docs/objects#naming>.
+const MAX_NAME_BYTES: usize = 1024;
+/// What every object's name ends with.
+pub(crate) const SUFFIX: &str = ".jsonl.gz";
+/// Longest folder: a slash, a UUID and the suffix follow.
+const MAX_FOLDER_BYTES: usize = MAX_NAME_BYTES - 1 - uuid::fmt::Hyphenated::LENGTH - SUFFIX.len();
+/// Bytes of a hash in a name.
+const HASH_BYTES: usize = 8;
+
+/// A name in the folder of a batch key, which no other object has. A folder whose name is too long is
+/// cut, and bears the hash of the whole.
+pub(crate) fn name(prefix: &str, key: &str) -> String {
+    let folder = format!("{}{}", root(prefix), key.trim_matches('/'));
+    let folder = shortened(folder.trim_end_matches('/').to_owned());
+    let slash = if folder.is_empty() { "" } else { "/" };
+    format!("{folder}{slash}{}{SUFFIX}", Uuid::now_v7())
+}
+
+/// What the names of all objects begin with: the prefix of the settings, as a folder.
+pub(crate) fn root(prefix: &str) -> String {
+    let prefix = prefix.trim_matches('/');
+    if prefix.is_empty() { String::new() } else { format!("{prefix}/") }
+}
+
+fn shortened(mut folder: String) -> String {
+    if folder.len() <= MAX_FOLDER_BYTES {
+        return folder;
+    }
+    let hash = Sha256::digest(&folder);
+    let hash: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    folder.truncate(folder.floor_char_boundary(MAX_FOLDER_BYTES - 1 - hash.len()));
+    format!("{}~{hash}", folder.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_lies_in_the_folder_of_its_key() {
+        for (prefix, key, folder) in [
+            ("archive", "2025/06/15/a", "archive/2025/06/15/a/"),
+            ("/a/b/", "/key/", "a/b/key/"),
+            ("", "key", "key/"),
+            ("a", "", "a/"),
+        ] {
+            let name = name(prefix, key);
+
+            let id = name.strip_prefix(folder).and_then(|id| id.strip_suffix(SUFFIX));
+            assert!(id.is_some_and(|id| Uuid::parse_str(id).is_ok()), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_most_bytes_are_kept_and_longer_ones_are_cut() {
+        let longest = "k".repeat(MAX_FOLDER_BYTES - "p/".len());
+        assert_eq!(name("p", &longest).len(), MAX_NAME_BYTES);
+        assert!(name("p", &longest).contains(&longest));
+
+        // Letters of two bytes, so that one of them stands at the cut.
+        for key in [format!("{longest}x"), "ä".repeat(600), format!("x{}", "ä".repeat(600))] {
+            let cut = name("p", &key);
+            assert!(cut.len() <= MAX_NAME_BYTES && cut.len() > MAX_NAME_BYTES - 4, "{}", cut.len());
+            let folder = |name: &str| name.rsplit_once('/').unwrap().0.to_owned();
+            assert_eq!(folder(&cut), folder(&name("p", &key)), "one key, one folder");
+            assert_ne!(folder(&cut), folder(&name("p", &format!("{key}y"))));
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_a_whole_folder() {
+        assert_eq!(root("archive"), "archive/");
+        assert_eq!(root("/a/b/"), "a/b/");
+        assert_eq!(root(""), "");
+    }
+}
