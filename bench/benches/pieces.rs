@@ -174,6 +174,10 @@ impl Fetch for Source {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
         Ok(keys.iter().map(|_| Some(Document::default())).collect())
     }
+
+    fn origin(&self) -> String {
+        "bench".into()
+    }
 }
 
 fn cache(criterion: &mut Criterion) {

@@ -1,6 +1,7 @@
 //! Enrich over a real Redis and Firestore that come and go.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::account::{self, Account, Arrived, Ends};
@@ -8,9 +9,10 @@ use e2e::fleet::{Fleet, Plan};
 use e2e::redis::Redis;
 use enrich::cache::firestore::Firestore;
 use enrich::cache::presence::{InFirestore, InMemory, InRedis, Presence};
-use enrich::cache::redis as redis_layer;
+use enrich::cache::{Document, Fetch, LayerError, Lookup, redis as redis_layer};
 use serde_json::json;
 use service::Hosted;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_enrich, start_ingestion, until};
@@ -251,6 +253,41 @@ async fn presence_is_kept_in_memory_redis_and_firestore() {
     short.set("d", json!(1)).await.unwrap();
     until(async || short.fetch("d").await.unwrap().is_none()).await;
     stage.strike().await;
+}
+
+/// A source whose documents say which one it is.
+struct Named(&'static str);
+
+impl Fetch for Named {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        let document = || Document::from_iter([("source".to_owned(), self.0.into())]);
+        Ok(keys.iter().map(|_| Some(document())).collect())
+    }
+
+    fn origin(&self) -> String {
+        self.0.into()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sources_do_not_read_each_others_documents_from_one_redis() {
+    let redis = Redis::start().await.unwrap();
+    let mut settings = enrich::cache::lookup::Settings::default();
+    settings.redis.url = Some(redis.url());
+    let found = async |origin| {
+        let (lookup, reader) =
+            Lookup::new(&settings, Named(origin), enrich::metrics::Metrics::default()).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reader);
+        let document = lookup.document("device").await.unwrap().unwrap();
+        document["source"].as_str().unwrap().to_owned()
+    };
+
+    for origin in
+        ["project/(default)/devices", "project/(default)/sites", "project/(default)/devices"]
+    {
+        assert_eq!(found(origin).await, origin);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

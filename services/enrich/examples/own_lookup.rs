@@ -35,6 +35,10 @@ impl Fetch for Sites {
         };
         Ok(keys.iter().map(|key| city(key)).collect())
     }
+
+    fn origin(&self) -> String {
+        self.0.to_owned()
+    }
 }
 
 /// Only the city, in upper case.

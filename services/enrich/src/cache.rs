@@ -52,6 +52,10 @@ pub trait Fetch: Send + Sync + 'static {
         keys: &[Arc<str>],
     ) -> impl Future<Output = Result<Vec<Option<Document>>, LayerError>> + Send;
 
+    /// Its name among all sources whose documents lie in one Redis, such as
+    /// `my-project/(default)/devices`.
+    fn origin(&self) -> String;
+
     /// Whether a key can exist there at all; one that cannot is absent and never asked for.
     fn can_exist(&self, key: &str) -> bool {
         !key.is_empty()

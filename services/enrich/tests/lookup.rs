@@ -62,6 +62,10 @@ impl Fetch for Source {
         let document = |key: &str| Document::from_iter([("name".to_owned(), key.into())]);
         Ok(keys.iter().map(|key| (!key.starts_with("none")).then(|| document(key))).collect())
     }
+
+    fn origin(&self) -> String {
+        "test".into()
+    }
 }
 
 struct Rig {
@@ -218,6 +222,10 @@ struct Short;
 impl Fetch for Short {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
         Ok(keys.iter().skip(1).map(|_| None).collect())
+    }
+
+    fn origin(&self) -> String {
+        "short".into()
     }
 }
 

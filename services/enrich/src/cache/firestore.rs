@@ -55,6 +55,7 @@ impl Default for Settings {
 /// A collection of Firestore; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Firestore {
+    project: String,
     settings: Settings,
     database: Renewable<FirestoreDb, LayerError>,
 }
@@ -63,10 +64,10 @@ impl Firestore {
     /// The collection of the settings. The connection is made when it is first needed.
     #[must_use]
     pub fn new(project: &str, settings: &Settings) -> Self {
-        let (project, open) = (project.to_owned(), settings.clone());
+        let (owner, open) = (project.to_owned(), settings.clone());
         let database =
-            Renewable::lazy(move || Box::pin(open_database(project.clone(), open.clone())));
-        Self { settings: settings.clone(), database }
+            Renewable::lazy(move || Box::pin(open_database(owner.clone(), open.clone())));
+        Self { project: project.to_owned(), settings: settings.clone(), database }
     }
 
     /// The connection, made now if there is none yet.
@@ -125,6 +126,12 @@ impl Fetch for Firestore {
                 None => Err(LayerError(format!("Firestore left out {key}"))),
             })
             .collect()
+    }
+
+    fn origin(&self) -> String {
+        let Settings { collection, database, endpoint, .. } = &self.settings;
+        let cloud = endpoint.iter().map(|url| format!("{url}/")).collect::<String>();
+        format!("{cloud}{}/{database}/{collection}", self.project)
     }
 
     fn can_exist(&self, id: &str) -> bool {

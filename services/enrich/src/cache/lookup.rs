@@ -107,7 +107,7 @@ impl<F: Fetch> Lookup<F> {
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<F>), LayerError> {
         let layers = Arc::new(Layers {
             memory: Memory::new(&settings.memory),
-            redis: Redis::open(&settings.redis)?,
+            redis: Redis::open(&settings.redis)?.map(|redis| redis.of_source(&source.origin())),
             redis_breaker: Breaker::new("redis"),
             source,
             source_breaker: Breaker::new("source"),
@@ -258,6 +258,10 @@ mod tests {
     impl Fetch for Forbidden {
         async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
             Err(LayerError(format!("{keys:?} are read again")))
+        }
+
+        fn origin(&self) -> String {
+            "forbidden".into()
         }
     }
 

@@ -24,7 +24,7 @@ pub struct Settings {
     pub username: Option<String>,
     /// A file with the password.
     pub password_file: Option<std::path::PathBuf>,
-    /// What all keys begin with.
+    /// What all keys begin with. The project, the database and the collection of the documents follow.
     pub key_prefix: String,
     /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
     #[serde(with = "humantime_serde")]
@@ -84,6 +84,12 @@ impl Redis {
             Box::pin(async move { connection.map_err(|error| LayerError::of(&error)) })
         });
         Ok(Some(Self { connection, prefix: settings.key_prefix.clone() }))
+    }
+
+    /// The part that holds the documents of one source.
+    #[must_use]
+    pub fn of_source(self, origin: &str) -> Self {
+        Self { prefix: format!("{}{origin}/", self.prefix), ..self }
     }
 
     /// The entries of these keys, in their order, in one call.
