@@ -156,12 +156,15 @@ impl<F: Fetch> Lookup<F> {
     /// When Redis cannot be asked: memory has forgotten it all the same.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
         let layers = &self.layers;
-        layers.flights.invalidate(key);
-        layers.memory.remove(key);
-        match &layers.redis {
+        // In this order: what is read from now on is new, what is being read is not kept, and what was
+        // read goes.
+        let removed = match &layers.redis {
             Some(redis) => redis.remove(key).await,
             None => Ok(()),
-        }
+        };
+        layers.flights.invalidate(key);
+        layers.memory.remove(key);
+        removed
     }
 
     /// Why the source is left alone at the moment, if it is.
