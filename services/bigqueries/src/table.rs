@@ -14,7 +14,7 @@ use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
 use gcp_bigquery_client::model::view_definition::ViewDefinition;
 use pipeline::{Lease, Recovery, Renewable};
 use service::survey::State;
-use service::{Condition, Need, credentials};
+use service::{Condition, Need, WrongSettings, credentials};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -100,7 +100,9 @@ impl Table {
                     return Ok(());
                 }
                 Err(Fault::Missing(why)) => condition.not_ready(why),
-                Err(Fault::Different(why)) => anyhow::bail!("table {}: {why}", self.name),
+                Err(Fault::Different(why)) => {
+                    return Err(WrongSettings(format!("table {}: {why}", self.name)).into());
+                }
             }
             tokio::time::sleep(MISSING_INTERVAL).await;
         }

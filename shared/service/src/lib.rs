@@ -32,7 +32,7 @@ use tokio::task::JoinSet;
 
 pub use health::{Condition, Health};
 pub use host::Hosted;
-pub use run::{Acting, Action, install_crypto, run, run_with};
+pub use run::{Acting, Action, WrongSettings, install_crypto, run, run_with};
 pub use settings::{Faults, Http, Settings};
 pub use survey::Need;
 

@@ -101,7 +101,7 @@ fn run_from<T: Settings, S: Service>(
         Ok(()) => 0,
         Err(failure) if is_service => {
             error!(error = format!("{failure:#}"), "{} failed", S::NAME);
-            FAILED
+            if failure.is::<WrongSettings>() { WRONG_SETTINGS } else { FAILED }
         }
         Err(failure) => {
             output::note(format_args!("{}: {failure:#}", S::NAME));
@@ -109,6 +109,12 @@ fn run_from<T: Settings, S: Service>(
         }
     }
 }
+
+/// Settings that do not fit what they name, such as a table of another form. A service that fails for
+/// them ends with exit code 2, as for settings that are wrong in themselves.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongSettings(pub String);
 
 fn act<T: Settings, S: Service>(
     command: Command,

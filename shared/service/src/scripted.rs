@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::memory::Share;
 use crate::settings::{PORT, Variable};
-use crate::{Context, Faults, Http, Running, Service, Settings};
+use crate::{Context, Faults, Http, Running, Service, Settings, WrongSettings};
 
 /// The variable that names the crash file.
 pub(crate) const CRASH_FILE: &str = "SCRIPTED_CRASH_FILE";
@@ -47,6 +47,8 @@ pub(crate) enum Trouble {
     WriteHangs,
     /// The sink says that no message can succeed.
     SinkStops,
+    /// The settings do not fit what they name.
+    WrongSettings,
 }
 
 /// Its settings.
@@ -91,6 +93,9 @@ impl Service for Scripted {
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self(trouble) = self;
+        if matches!(trouble, Trouble::WrongSettings) {
+            return Err(WrongSettings("the table is another one".into()).into());
+        }
         let counts = pipeline::Metrics::new(&Reasons { refused: &[], skipped: &[] });
         let ledger = Ledger::default();
         let running = Pipeline {

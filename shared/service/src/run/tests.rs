@@ -129,6 +129,11 @@ fn a_service_that_cannot_go_on_ends_with_exit_code_1() {
 }
 
 #[test]
+fn a_service_whose_settings_do_not_fit_ends_with_exit_code_2() {
+    assert_eq!(Process::start(Trouble::WrongSettings, "30s").ended().code(), Some(2));
+}
+
+#[test]
 fn a_service_that_fails_and_cannot_drain_ends_after_its_grace_period() {
     let mut process = Process::start(Trouble::SourceFailsWithBlockedWorkers, "100ms");
 
