@@ -159,6 +159,7 @@ mod tests {
             mode,
             fields: Vec::new(),
             description: None,
+            attributes: serde_json::Map::new(),
         };
 
         assert!(fits(&field(Kind::Integer, Mode::Nullable), &DataType::Int64, Mode::Nullable));

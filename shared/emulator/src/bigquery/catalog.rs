@@ -209,15 +209,20 @@ impl Catalog {
         self.show_table(name)
     }
 
-    /// Takes a new schema and other properties.
+    /// Takes a new schema and other properties, if the table still has the tag that is asked for.
     pub(super) fn patch_table(
         &mut self,
         name: &TableName,
+        etag: Option<&str>,
         schema: Option<Schema>,
         changes: Map<String, Value>,
     ) -> Result<Value, Status> {
         let mut table = self.table(name)?.clone();
-        if let Some(next) = schema {
+        if etag.is_some_and(|etag| table.resource.get("etag").is_none_or(|found| found != etag)) {
+            return Err(Status::new(Code::FailedPrecondition, "Precondition check failed."));
+        }
+        if let Some(mut next) = schema {
+            next.keep_tags(&table.schema);
             table.schema.check_change(&next, &name.display())?;
             for field in &next.fields {
                 if table.schema.find(&field.name).is_none() {

@@ -142,5 +142,12 @@ fn guessed<'a>(name: &str, values: impl Iterator<Item = &'a Sql>) -> Field {
         Some(Sql::Blob(_)) => Kind::Bytes,
         Some(Sql::Text(_) | Sql::Null) | None => Kind::String,
     };
-    Field { name: name.into(), kind, mode: Mode::Nullable, fields: Vec::new(), description: None }
+    Field {
+        name: name.into(),
+        kind,
+        mode: Mode::Nullable,
+        fields: Vec::new(),
+        description: None,
+        attributes: serde_json::Map::new(),
+    }
 }

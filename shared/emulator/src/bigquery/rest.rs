@@ -5,6 +5,7 @@ use std::io::Read as _;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use flate2::read::GzDecoder;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::BigQuery;
-use super::catalog::{DatasetName, TableName};
+use super::catalog::{Catalog, DatasetName, TableName};
 use super::insert::InsertAll;
 use super::schema::Schema;
 use crate::rest::{decode, query, read_bytes, read_json};
@@ -39,6 +40,7 @@ fn error(status: &Status) -> Response {
         Code::OutOfRange => ("uploadTooLarge", StatusCode::PAYLOAD_TOO_LARGE),
         Code::PermissionDenied => ("accessDenied", StatusCode::FORBIDDEN),
         Code::ResourceExhausted => ("rateLimitExceeded", StatusCode::FORBIDDEN),
+        Code::FailedPrecondition => ("conditionNotMet", StatusCode::PRECONDITION_FAILED),
         Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
         Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
         _ => ("internalError", status.http()),
@@ -85,7 +87,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         }
         (method, ["projects", project, "datasets", dataset, "tables", table]) => {
             let name = TableName((*project).into(), (*dataset).into(), (*table).into());
-            let call = table_call(bigquery, method.clone(), name, read_json(body).await?);
+            let call = table_call(bigquery, &parts, name, read_json(body).await?);
             faults.around(&format!("bigquery.tables.{}", verb(method, false)), call).await
         }
         (
@@ -118,6 +120,11 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
 async fn permissions(body: Body) -> Result<Value, Status> {
     let asked: Value = read_json(body).await?;
     Ok(json!({ "permissions": asked["permissions"] }))
+}
+
+/// The tag that a resource must still have.
+fn if_match(headers: &HeaderMap) -> Option<String> {
+    Some(headers.get(header::IF_MATCH)?.to_str().ok()?.to_owned())
 }
 
 /// The rows of an `insertAll`, which clients like to compress.
@@ -215,18 +222,22 @@ async fn tables(
 
 async fn table_call(
     bigquery: &BigQuery,
-    method: Method,
+    request: &Parts,
     name: TableName,
     mut body: Map<String, Value>,
 ) -> Result<Value, Status> {
-    match method {
-        Method::GET => bigquery.with(move |catalog| catalog.show_table(&name)).await,
-        Method::PATCH => {
+    match &request.method {
+        &Method::GET => bigquery.with(move |catalog| catalog.show_table(&name)).await,
+        &Method::PATCH => {
             let schema = schema_of(&mut body)?;
             body.remove("tableReference");
-            bigquery.with(move |catalog| catalog.patch_table(&name, schema, body)).await
+            let etag = if_match(&request.headers);
+            let patch = move |catalog: &mut Catalog| {
+                catalog.patch_table(&name, etag.as_deref(), schema, body)
+            };
+            bigquery.with(patch).await
         }
-        Method::DELETE => {
+        &Method::DELETE => {
             bigquery.with(move |catalog| catalog.delete_table(&name)).await?;
             Ok(Value::Null)
         }

@@ -2,8 +2,12 @@
 
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::status::Status;
+
+/// A field's tags: a change that leaves them out keeps them.
+const TAGS: &str = "policyTags";
 
 /// The columns of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -24,6 +28,9 @@ pub(crate) struct Field {
     pub fields: Vec<Field>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// What is kept and not obeyed, such as `maxLength`, `collation` and `defaultValueExpression`.
+    #[serde(flatten)]
+    pub attributes: Map<String, Value>,
 }
 
 /// The types that this emulator keeps, under the names that the REST API answers with.
@@ -73,6 +80,24 @@ impl Schema {
         check_change(&self.fields, &next.fields).map_err(|why| {
             Status::invalid(format!("Provided Schema does not match Table {table}. {why}"))
         })
+    }
+}
+
+impl Schema {
+    /// Takes over the policy tags of fields that name none.
+    pub(crate) fn keep_tags(&mut self, old: &Self) {
+        keep_tags(&mut self.fields, &old.fields);
+    }
+}
+
+fn keep_tags(fields: &mut [Field], old: &[Field]) {
+    for field in fields {
+        let Some(old) = find(old, &field.name) else { continue };
+        if let (Some(tags), false) = (old.attributes.get(TAGS), field.attributes.contains_key(TAGS))
+        {
+            field.attributes.insert(TAGS.into(), tags.clone());
+        }
+        keep_tags(&mut field.fields, &old.fields);
     }
 }
 
