@@ -4,6 +4,7 @@
 //! type of one's own; [`sink::Sink`] writes batches of rows, and [`meaning`] says what BigQuery's
 //! answers mean. A message is acknowledged when its row is in the table.
 
+pub mod api;
 mod batch;
 pub mod cell;
 pub mod client;
@@ -43,6 +44,7 @@ pub const REASONS: Reasons = Reasons {
         "row_too_large",
         "row_refused",
         "request_refused",
+        "request_too_large",
         PANICKED,
         CRASHED,
     ],
@@ -106,7 +108,7 @@ impl<R: Rows> Service for Bigqueries<R> {
         let settings = &self.settings;
         let (_, table) = open(settings, self.rows.columns().into()).await?;
         let mut needs = settings.intake().look([]).await?;
-        needs.push(table.need(&settings.bigquery).await);
+        needs.push(table.need().await);
         Ok(needs)
     }
 }

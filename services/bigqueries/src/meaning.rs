@@ -5,19 +5,23 @@
 //! | `insertAll` 404 | the table is not there (a new one takes a while): not ready |
 //! | `insertAll` 401, 403 but for quotas | no rights: not ready |
 //! | `insertAll` 403 `quotaExceeded`, `rateLimitExceeded`; 408, 429, 5xx | retry |
-//! | `insertAll` 400, 413 | the request is wrong or too large: split, until the culprit stands alone |
+//! | `insertAll` 413; 400 about the size | the request is too large: split, until the culprit stands alone |
+//! | `insertAll` 400 | the request does not fit the table: not ready |
 //! | `insertAll` row `invalid` | that row is refused; the others were written |
 //! | `insertAll` row `invalid`, "no such field" | a new column has not spread yet: retry |
 //! | `insertAll` row with any other reason (`stopped`, `timeout`, `backendError`) | retry |
 //! | `AppendRows` with row errors | those rows are refused, and none of the others was written yet |
 //! | `AppendRows` `ALREADY_EXISTS` | written before |
 //! | `AppendRows` `NOT_FOUND`, `PERMISSION_DENIED`, `UNAUTHENTICATED` | not ready |
-//! | `AppendRows` `INVALID_ARGUMENT` about the schema | a new column has not spread yet: retry |
-//! | `AppendRows` other `INVALID_ARGUMENT`, `OUT_OF_RANGE` | split |
+//! | `AppendRows` `INVALID_ARGUMENT` about the size, `OUT_OF_RANGE` | the request is too large: split |
+//! | `AppendRows` `INVALID_ARGUMENT` | the rows do not fit the table, or a new column has not spread: not ready |
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
 //!
 //! What is not in the table is retried: a row too many is waited for, never one too few written.
+//!
+//! A request that is refused as a whole is no row's fault: BigQuery names bad rows. So it waits for
+//! somebody to mend the table, and is never a flood of dead letters.
 
 use google_cloud_gax::error::rpc::Code;
 use pipeline::{Error, Recovery};
@@ -64,13 +68,14 @@ impl Meaning {
     }
 }
 
-/// What an HTTP status of `insertAll`, with the reason in its body, means.
+/// What an HTTP status of `insertAll`, with the reason and the message in its body, means.
 #[must_use]
-pub fn of_insert_all(status: i64, reason: &str) -> Meaning {
+pub fn of_insert_all(status: u16, reason: &str, message: &str) -> Meaning {
     match (status, reason) {
         (200, _) => Meaning::Written,
-        (400, _) => Meaning::Split("request_refused"),
-        (413, _) => Meaning::Split("request_too_large"),
+        (413, _) | (400, "uploadTooLarge") => Meaning::Split("request_too_large"),
+        (400, _) if is_about_size(message) => Meaning::Split("request_too_large"),
+        (400, _) => Meaning::NotReady,
         (403, "quotaExceeded" | "rateLimitExceeded") => Meaning::Retry,
         (401 | 403 | 404, _) => Meaning::NotReady,
         _ => Meaning::Retry,
@@ -91,17 +96,19 @@ pub fn of_append(code: Code, message: &str) -> Meaning {
     match code {
         Code::AlreadyExists => Meaning::Written,
         Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
-        Code::InvalidArgument if is_about_schema(message) => Meaning::Retry,
-        Code::InvalidArgument | Code::OutOfRange => Meaning::Split("request_refused"),
+        Code::InvalidArgument if is_about_size(message) => Meaning::Split("request_too_large"),
+        Code::InvalidArgument => Meaning::NotReady,
+        Code::OutOfRange => Meaning::Split("request_too_large"),
         Code::Unimplemented => Meaning::Stop,
         _ => Meaning::Retry,
     }
 }
 
-/// `SCHEMA_MISMATCH_EXTRA_FIELDS` in Google's words.
-fn is_about_schema(message: &str) -> bool {
+/// Whether a request is refused for its size, in Google's words: "AppendRows request too large",
+/// "MessageSize is too large", "Request payload size exceeds the limit".
+fn is_about_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    message.contains("more fields than bigquery schema") || message.contains("schema_mismatch")
+    message.contains("too large") || message.contains("size exceeds")
 }
 
 #[cfg(test)]
@@ -112,7 +119,8 @@ mod tests {
     fn every_status_of_insert_all_has_its_meaning() {
         let table = [
             (200, "", Meaning::Written),
-            (400, "invalid", Meaning::Split("request_refused")),
+            (400, "invalid", Meaning::NotReady),
+            (400, "uploadTooLarge", Meaning::Split("request_too_large")),
             (401, "authError", Meaning::NotReady),
             (403, "accessDenied", Meaning::NotReady),
             (403, "billingNotEnabled", Meaning::NotReady),
@@ -127,8 +135,10 @@ mod tests {
             (503, "backendError", Meaning::Retry),
         ];
         for (status, reason, meaning) in table {
-            assert_eq!(of_insert_all(status, reason), meaning, "{status} {reason}");
+            assert_eq!(of_insert_all(status, reason, ""), meaning, "{status} {reason}");
         }
+        let size = "Request payload size exceeds the limit: 10485760 bytes.";
+        assert_eq!(of_insert_all(400, "badRequest", size), Meaning::Split("request_too_large"));
     }
 
     #[test]
@@ -165,14 +175,21 @@ mod tests {
     #[test]
     fn every_code_of_the_storage_write_api_has_its_meaning() {
         let extra = "Input schema has more fields than BigQuery schema, extra fields: 'a'";
+        let large = "AppendRows request too large: 11MB limit 10MB";
         let table = [
             (Code::AlreadyExists, "", Meaning::Written),
             (Code::NotFound, "", Meaning::NotReady),
             (Code::PermissionDenied, "", Meaning::NotReady),
             (Code::Unauthenticated, "", Meaning::NotReady),
-            (Code::InvalidArgument, extra, Meaning::Retry),
-            (Code::InvalidArgument, "malformed", Meaning::Split("request_refused")),
-            (Code::OutOfRange, "", Meaning::Split("request_refused")),
+            (Code::InvalidArgument, extra, Meaning::NotReady),
+            (Code::InvalidArgument, "malformed", Meaning::NotReady),
+            (Code::InvalidArgument, large, Meaning::Split("request_too_large")),
+            (
+                Code::InvalidArgument,
+                "MessageSize is TOO LARGE.",
+                Meaning::Split("request_too_large"),
+            ),
+            (Code::OutOfRange, "", Meaning::Split("request_too_large")),
             (Code::Unimplemented, "", Meaning::Stop),
             (Code::Aborted, "", Meaning::Retry),
             (Code::Cancelled, "", Meaning::Retry),

@@ -1,23 +1,25 @@
 //! Writes batches of rows to a table.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use gcp_bigquery_client::Client;
-use gcp_bigquery_client::error::BQError;
-use gcp_bigquery_client::model::table_data_insert_all_request::TableDataInsertAllRequestGzipped;
-use gcp_bigquery_client::model::table_data_insert_all_response_insert_errors::TableDataInsertAllResponseInsertErrors as RowErrors;
 use google_cloud_bigquery::client::Write;
 use google_cloud_bigquery::error::AppendError;
 use google_cloud_bigquery::model::{ArrowRecordBatch, ArrowSchema, RowError};
 use google_cloud_bigquery::write::DefaultWriter;
 use google_cloud_bigquery::write::format::Arrow;
-use google_cloud_gax::retry_policy::NeverRetry;
+use google_cloud_gax::backoff_policy::BackoffPolicy;
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_gax::retry_policy::RetryPolicy;
+use google_cloud_gax::retry_result::RetryResult;
+use google_cloud_gax::retry_state::RetryState;
 use pipeline::{Error, Join, Recovery, Refusal, Renewable};
+use serde_json::Value;
 use tracing::info;
 
+use crate::api::{self, Failure};
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::column::Column;
@@ -46,7 +48,7 @@ pub struct Sink {
 
 enum Way {
     StorageWrite { schema: Schema, appender: Renewable<Appender> },
-    InsertAll(Renewable<Client>),
+    InsertAll(Renewable<api::Api>),
 }
 
 /// A client with its open writers.
@@ -84,9 +86,72 @@ pub enum Sealed {
     /// For the Storage Write API.
     Arrow(RecordBatch),
     /// For `insertAll`.
-    Lines(Lines),
+    Lines(Insertion),
     /// Rows that could not be put together.
     Broken(String),
+}
+
+/// Rows for `insertAll`, of which earlier attempts may have settled some.
+#[derive(Debug)]
+pub struct Insertion {
+    lines: Lines,
+    /// By the place of the row: nothing where it was written, else why it was refused.
+    settled: Mutex<BTreeMap<usize, Option<String>>>,
+}
+
+impl Insertion {
+    fn new(lines: Lines) -> Self {
+        Self { lines, settled: Mutex::default() }
+    }
+
+    fn settled(&self) -> MutexGuard<'_, BTreeMap<usize, Option<String>>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The places of the rows that have to be sent.
+    fn left(&self) -> Vec<usize> {
+        let settled = self.settled();
+        (0..self.lines.len()).filter(|row| !settled.contains_key(row)).collect()
+    }
+
+    /// Takes note of an answer: the errors of rows among those that were sent. All others are written.
+    ///
+    /// Returns why some have to be sent again.
+    fn note(&self, sent: &[usize], errors: &[Value]) -> Option<String> {
+        let mut outcomes: BTreeMap<usize, Option<String>> =
+            sent.iter().map(|row| (*row, None)).collect();
+        let mut again = None;
+        for error in errors {
+            let place = error["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+            let Some(row) = place.and_then(|place| sent.get(place)) else {
+                return Some(format!("an error that names none of the rows: {error}"));
+            };
+            for error in error["errors"].as_array().into_iter().flatten() {
+                let [reason, location, message] = ["reason", "location", "message"]
+                    .map(|member| error[member].as_str().unwrap_or_default());
+                let why = format!("column {location}: {message}");
+                match meaning::of_inserted_row(reason, message) {
+                    RowMeaning::Refused => {
+                        outcomes.entry(*row).and_modify(|outcome| *outcome = Some(why));
+                    }
+                    RowMeaning::Retry => {
+                        outcomes.remove(row);
+                        again.get_or_insert(format!("{reason}: {why}"));
+                    }
+                }
+            }
+        }
+        self.settled().extend(outcomes);
+        again
+    }
+
+    fn split(&self, at: usize) -> (Self, Self) {
+        let (first, second) = self.lines.split(at);
+        let mut before = self.settled().clone();
+        let after = before.split_off(&at).into_iter().map(|(row, why)| (row - at, why)).collect();
+        let part = |lines, settled| Self { lines, settled: Mutex::new(settled) };
+        (part(first, before), part(second, after))
+    }
 }
 
 impl Sink {
@@ -115,8 +180,8 @@ impl Sink {
 
     /// Writes with `insertAll`.
     #[must_use]
-    pub fn insert_all(client: Renewable<Client>, table: TableName, columns: Arc<[Column]>) -> Self {
-        Self { columns, table, way: Way::InsertAll(client) }
+    pub fn insert_all(api: Renewable<api::Api>, table: TableName, columns: Arc<[Column]>) -> Self {
+        Self { columns, table, way: Way::InsertAll(api) }
     }
 
     fn refusal(&self, index: usize, detail: &str) -> Refusal {
@@ -188,7 +253,7 @@ impl pipeline::Sink for Sink {
             (Batch::Columns(columns), Way::StorageWrite { schema, .. }) => columns
                 .finish(schema)
                 .map_or_else(|error| Sealed::Broken(error.to_string()), Sealed::Arrow),
-            (Batch::Lines(lines), _) => Sealed::Lines(lines),
+            (Batch::Lines(lines), _) => Sealed::Lines(Insertion::new(lines)),
             (Batch::Columns(_), Way::InsertAll(_)) => Sealed::Broken("wrong form".into()),
         }
     }
@@ -201,10 +266,10 @@ impl pipeline::Sink for Sink {
                 appender.done();
                 appended
             }
-            (Sealed::Lines(lines), Way::InsertAll(client)) => {
-                let client = client.lease().await?;
-                let inserted = self.insert(&client, lines).await;
-                client.done();
+            (Sealed::Lines(rows), Way::InsertAll(api)) => {
+                let api = api.lease().await?;
+                let inserted = self.insert(&api, rows).await;
+                api.done();
                 inserted
             }
             (Sealed::Broken(why), _) => Err(Recovery::Stop.because("make request", why.as_str())),
@@ -218,8 +283,8 @@ impl pipeline::Sink for Sink {
                 let rest = rows.slice(at, rows.num_rows() - at);
                 Some((Sealed::Arrow(rows.slice(0, at)), Sealed::Arrow(rest)))
             }
-            Sealed::Lines(lines) => {
-                let (first, second) = lines.split(at);
+            Sealed::Lines(rows) => {
+                let (first, second) = rows.split(at);
                 Some((Sealed::Lines(first), Sealed::Lines(second)))
             }
             Sealed::Broken(_) => None,
@@ -268,57 +333,66 @@ impl Sink {
         let said = ArrowSchema::new().set_serialized_schema(schema.message().to_vec());
         let open = client
             .open_default_stream(self.table.resource())
-            // The pipeline tries again, with the same rows.
-            .with_retry_policy(NeverRetry)
+            .with_retry_policy(OnceMore)
+            .with_backoff_policy(OnceMore)
             .build_arrow(said);
         open.await.map_err(|error| {
             Recovery::Retry.because("open write stream", service::credentials::explain(&error))
         })
     }
 
-    async fn insert(&self, client: &Client, lines: &Lines) -> Result<Vec<Refusal>, Error> {
-        let body = lines.body().map_err(|error| Recovery::Retry.because("compress", error))?;
-        let TableName { project, dataset, table } = &self.table;
-        let request = TableDataInsertAllRequestGzipped::new(body);
-        let inserted = client.tabledata().insert_all_gzipped(project, dataset, table, request);
-        let answer = match inserted.await {
-            Ok(answer) => answer,
-            Err(BQError::ResponseError { error }) => {
-                let reason = error.error.errors.first().and_then(|error| error.get("reason"));
-                let reason = reason.map(String::as_str).unwrap_or_default();
-                let meaning = meaning::of_insert_all(error.error.code, reason);
-                let why = format!("{} ({reason})", error.error.message);
-                return meaning.because(INSERT, why).map_or(Ok(Vec::new()), Err);
-            }
-            Err(error) => return Err(Recovery::Retry.because(INSERT, error.to_string())),
-        };
-        self.refused_rows(answer.insert_errors.unwrap_or_default(), lines.len())
-    }
-
-    /// The rows that an answer of `insertAll` refuses; an error if one of its errors does not.
-    fn refused_rows(&self, errors: Vec<RowErrors>, rows: usize) -> Result<Vec<Refusal>, Error> {
-        let mut refusals = Vec::new();
-        for row in errors {
-            let index = row.index.and_then(|index| usize::try_from(index).ok());
-            let index = index.filter(|index| *index < rows);
-            for error in row.errors.unwrap_or_default() {
-                let (reason, location, message) = (
-                    error.reason.unwrap_or_default(),
-                    error.location.unwrap_or_default(),
-                    error.message.unwrap_or_default(),
-                );
-                let why = format!("column {location}: {message}");
-                match (meaning::of_inserted_row(&reason, &message), index) {
-                    (RowMeaning::Refused, Some(index)) => {
-                        refusals.push(self.refusal(index, &why));
+    /// Inserts what is left of the rows.
+    async fn insert(&self, api: &api::Api, rows: &Insertion) -> Result<Vec<Refusal>, Error> {
+        let left = rows.left();
+        if !left.is_empty() {
+            let body = rows.lines.body(&left);
+            let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
+            match api.insert_all(&self.table, body).await {
+                Ok(answer) => {
+                    let errors = answer["insertErrors"].as_array().map(Vec::as_slice);
+                    if let Some(why) = rows.note(&left, errors.unwrap_or_default()) {
+                        return Err(Recovery::Retry.because(INSERT, why));
                     }
-                    // What was written is written again, and known by its insertId.
-                    _ => return Err(Recovery::Retry.because(INSERT, format!("{reason}: {why}"))),
+                }
+                Err(Failure::Refused(refused)) => {
+                    let api::Refused { status, reason, message } = refused;
+                    let meaning = meaning::of_insert_all(status, &reason, &message);
+                    let why = format!("{message} ({reason})");
+                    return meaning.because(INSERT, why).map_or(Ok(Vec::new()), Err);
+                }
+                Err(unanswered) => {
+                    return Err(Recovery::Retry.because(INSERT, unanswered.to_string()));
                 }
             }
         }
-        refusals.dedup_by_key(|refusal| refusal.index);
-        Ok(refusals)
+        let settled = rows.settled();
+        let refused = settled.iter().filter_map(|(row, why)| Some((*row, why.as_ref()?)));
+        Ok(refused.map(|(row, why)| self.refusal(row, why)).collect())
+    }
+}
+
+/// Sends a request again, at once and one time, when its connection has ended: BigQuery closes those that
+/// are idle for ten minutes, and that shows at the next request. All else is for the pipeline, which tries
+/// again with the same rows.
+#[derive(Debug)]
+struct OnceMore;
+
+impl RetryPolicy for OnceMore {
+    fn on_error(&self, state: &RetryState, error: google_cloud_gax::error::Error) -> RetryResult {
+        let is_of_stream = |code| matches!(code, Code::Aborted | Code::Unavailable);
+        let has_ended =
+            error.is_io() || error.status().is_some_and(|status| is_of_stream(status.code));
+        if has_ended && state.attempt_count <= 1 {
+            RetryResult::Continue(error)
+        } else {
+            RetryResult::Permanent(error)
+        }
+    }
+}
+
+impl BackoffPolicy for OnceMore {
+    fn on_failure(&self, _state: &RetryState) -> Duration {
+        Duration::ZERO
     }
 }
 
@@ -332,7 +406,8 @@ enum Answer {
 
 /// Sends one request.
 ///
-/// A writer that failed, or that told of a new schema, is not used again: the next one sees it.
+/// A writer that was throttled or lost its connection is used again: it connects again where it must. One
+/// that told of a new schema, or that does not fit the table, is not: the next one sees the table as it is.
 async fn send(
     writer: DefaultWriter<Arrow>,
     request: ArrowRecordBatch,
@@ -358,6 +433,9 @@ async fn send(
     };
     let meaning =
         status.map_or(Meaning::Retry, |status| meaning::of_append(status.code, &status.message));
+    if meaning == Meaning::Retry {
+        idle.give_back(writer);
+    }
     meaning.because(APPEND, error).map_or(Ok(Answer::Written), Err)
 }
 

@@ -3,22 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use gcp_bigquery_client::Client;
-use gcp_bigquery_client::error::BQError;
-use gcp_bigquery_client::model::clustering::Clustering;
-use gcp_bigquery_client::model::field_type::FieldType;
-use gcp_bigquery_client::model::table::Table as Resource;
-use gcp_bigquery_client::model::table_field_schema::TableFieldSchema;
-use gcp_bigquery_client::model::table_schema::TableSchema;
-use gcp_bigquery_client::model::time_partitioning::TimePartitioning;
-use gcp_bigquery_client::model::view_definition::ViewDefinition;
-use pipeline::{Lease, Recovery, Renewable};
+use pipeline::{Lease, Renewable};
+use serde_json::{Map, Value, json};
 use service::survey::State;
-use service::{Condition, Need, WrongSettings, credentials};
+use service::{Condition, Need, WrongSettings};
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::client::{self, Endpoint};
+use crate::api::{Api, Failure, Refused};
 use crate::column::{Column, Kind, Mode};
 use crate::config;
 use crate::view;
@@ -60,7 +52,7 @@ impl fmt::Display for TableName {
 /// The table that rows go to.
 #[derive(Clone)]
 pub struct Table {
-    client: Renewable<Client>,
+    api: Renewable<Api>,
     name: TableName,
     columns: std::sync::Arc<[Column]>,
     settings: config::Table,
@@ -78,12 +70,12 @@ impl Table {
     /// The table of the settings, with the columns of the rows.
     #[must_use]
     pub fn new(
-        client: Renewable<Client>,
+        api: Renewable<Api>,
         name: TableName,
         columns: std::sync::Arc<[Column]>,
         settings: config::Table,
     ) -> Self {
-        Self { client, name, columns, settings }
+        Self { api, name, columns, settings }
     }
 
     /// Waits until the table is there and has all columns; creates and adds what the settings
@@ -146,53 +138,64 @@ impl Table {
         self.ensure_view().await
     }
 
-    async fn client(&self) -> Result<Lease<Client>, Fault> {
-        let leased = self.client.lease().await;
+    async fn api(&self) -> Result<Lease<Api>, Fault> {
+        let leased = self.api.lease().await;
         leased.map_err(|error| Fault::Missing(format!("BigQuery cannot be asked: {error}")))
     }
 
-    async fn look(&self) -> Result<Option<Resource>, Fault> {
-        let TableName { project, dataset, table } = &self.name;
-        let client = self.client().await?;
-        let found = client.table().get(project, dataset, table, None).await;
-        client.done();
+    /// The table's resource, if there is one.
+    async fn look(&self) -> Result<Option<Value>, Fault> {
+        let api = self.api().await?;
+        let found = api.table(&self.name).await;
+        api.done();
         match found {
             Ok(found) => Ok(Some(found)),
-            Err(error) if status(&error) == Some(404) && !names_dataset(&error) => Ok(None),
-            Err(error) => Err(Fault::Missing(self.describe(&error))),
+            Err(Failure::Refused(refused)) if refused.status == 404 && !names_dataset(&refused) => {
+                Ok(None)
+            }
+            Err(failure) => Err(self.fault(&failure)),
         }
     }
 
     async fn create(&self) -> Result<(), Fault> {
-        let TableName { project, dataset, table } = &self.name;
-        let schema = TableSchema::new(self.columns.iter().map(field).collect());
-        let mut resource = Resource::new(project, dataset, table, schema);
-        resource.description = self.settings.description.clone();
-        resource.time_partitioning = self.partitioning();
-        resource.clustering = self.clustering();
-        resource.expiration_time = self.settings.expires_in.map(|life| {
+        let mut resource = self.resource(&self.name.table);
+        resource.insert("schema".into(), json!({ "fields": fields(&self.columns) }));
+        let expiration = self.settings.expires_in.map(|life| {
             let at = std::time::SystemTime::now() + life;
             let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             since.as_millis().to_string()
         });
-        let client = self.client().await?;
-        let created = client.table().create(resource).await;
-        client.done();
+        let optional = [
+            ("description", self.settings.description.clone().map(Value::from)),
+            ("timePartitioning", self.partitioning()),
+            ("clustering", self.clustering()),
+            ("expirationTime", expiration.map(Value::from)),
+        ];
+        for (member, value) in optional {
+            resource.extend(value.map(|value| (member.to_owned(), value)));
+        }
+        let api = self.api().await?;
+        let created = api.create_table(&self.name, &resource.into()).await;
+        api.done();
         match created {
             Ok(_) => {
                 info!(table = %self.name, "created the table");
                 Ok(())
             }
             // Another replica was faster; the next look compares.
-            Err(error) if status(&error) == Some(409) => {
+            Err(Failure::Refused(refused)) if refused.status == 409 => {
                 Err(Fault::Missing(format!("table {} was just created", self.name)))
             }
-            Err(error) => Err(Fault::Missing(self.describe(&error))),
+            // Such as a column that tables cannot be partitioned by.
+            Err(Failure::Refused(refused)) if refused.status == 400 => {
+                Err(Fault::Different(format!("it cannot be created: {}", refused.message)))
+            }
+            Err(failure) => Err(self.fault(&failure)),
         }
     }
 
     /// How the table is there. Changes nothing.
-    pub async fn need(&self, endpoint: &Endpoint) -> Need {
+    pub async fn need(&self) -> Need {
         let looked = timeout(TIMEOUT, self.look()).await;
         let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
             Ok(None) if self.settings.create => {
@@ -200,7 +203,7 @@ impl Table {
             }
             Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
             Ok(Some(found)) => match self.compare(&found) {
-                Ok(None) => self.rights(endpoint).await,
+                Ok(None) => self.rights().await,
                 Ok(Some(_)) => State::WillCreate("the service adds columns at its start".into()),
                 Err(Fault::Missing(why) | Fault::Different(why)) => State::Differs(why),
             },
@@ -211,42 +214,50 @@ impl Table {
     }
 
     /// Whether we may write to it.
-    async fn rights(&self, endpoint: &Endpoint) -> State {
+    async fn rights(&self) -> State {
         const PERMISSION: &str = "bigquery.tables.updateData";
-        let asked = timeout(TIMEOUT, client::may(endpoint, &self.name, PERMISSION)).await;
-        let may = asked.unwrap_or_else(|late| Err(Recovery::Retry.because("ask for rights", late)));
-        State::of_right(PERMISSION, ROLE, may.map_err(|error| format!("{error:#}")))
+        let asked = timeout(TIMEOUT, async {
+            let api = self.api().await?;
+            let may = api.may(&self.name, PERMISSION).await;
+            api.done();
+            may.map_err(|failure| self.fault(&failure))
+        });
+        let may = asked.await.unwrap_or_else(|_| Err(self.silent()));
+        State::of_right(PERMISSION, ROLE, may.map_err(Fault::into_text))
     }
 
     /// Adds columns that are missing; refuses a table that differs in any other way.
-    async fn reconcile(&self, found: Resource) -> Result<(), Fault> {
+    async fn reconcile(&self, found: Value) -> Result<(), Fault> {
         let Some(merged) = self.compare(&found)? else { return Ok(()) };
-        let TableName { project, dataset, table } = &self.name;
-        let patch = Resource::new(project, dataset, table, TableSchema::new(merged));
-        let client = self.client().await?;
-        let patched = client.table().patch(project, dataset, table, patch).await;
-        client.done();
+        let etag = found["etag"].as_str().unwrap_or_default();
+        let patch = json!({ "schema": { "fields": merged } });
+        let api = self.api().await?;
+        let patched = api.patch_table(&self.name, etag, &patch).await;
+        api.done();
         match patched {
             Ok(_) => {
                 info!(table = %self.name, "added columns to the table");
                 Ok(())
             }
-            Err(error) => Err(Fault::Missing(self.describe(&error))),
+            // Somebody else changed it since; the next look compares.
+            Err(Failure::Refused(refused)) if refused.status == 412 => {
+                Err(Fault::Missing(format!("table {} was just changed", self.name)))
+            }
+            Err(failure) => Err(self.fault(&failure)),
         }
     }
 
     /// The table's fields with those that it lacks, or `None` if it lacks none.
-    fn compare(&self, found: &Resource) -> Result<Option<Vec<TableFieldSchema>>, Fault> {
+    fn compare(&self, found: &Value) -> Result<Option<Vec<Value>>, Fault> {
         self.compare_layout(found)?;
-        let fields = found.schema.fields.clone().unwrap_or_default();
+        let fields = array(&found["schema"]["fields"]);
         let mut differences = Vec::new();
-        let merged = merge(&fields, &self.columns, "", &mut differences);
-        let unfilled = fields.iter().filter(|field| is_required(field));
-        for field in unfilled {
-            if !self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(&field.name)) {
+        let merged = merge(fields, &self.columns, "", &mut differences);
+        for field in fields.iter().filter(|field| is_required(field)) {
+            if !self.columns.iter().any(|column| has_name(field, &column.name)) {
                 differences.push(format!(
                     "column {}: REQUIRED in the table, and no column of the settings",
-                    field.name
+                    text(field, "name")
                 ));
             }
         }
@@ -260,26 +271,28 @@ impl Table {
         Ok(merged)
     }
 
-    fn compare_layout(&self, found: &Resource) -> Result<(), Fault> {
-        let partitions = |partitioning: Option<&TimePartitioning>| match partitioning {
-            None => "not partitioned".to_owned(),
-            Some(by) => {
-                let unit = by.r#type.clone();
-                format!("partitioned by {} ({unit})", by.field.clone().unwrap_or_default())
+    /// Compares what the settings say of partitions and clusters. Where they say nothing, any will do.
+    fn compare_layout(&self, found: &Value) -> Result<(), Fault> {
+        let partitions = |partitioning: &Value| match partitioning {
+            Value::Null => "not partitioned".to_owned(),
+            by => {
+                let field = by["field"].as_str().unwrap_or("the time of ingestion");
+                format!("partitioned by {field} ({})", text(by, "type"))
             }
         };
-        let clusters = |clustering: Option<&Clustering>| {
-            let fields = clustering.and_then(|clustering| clustering.fields.clone());
-            format!("clustered by {:?}", fields.unwrap_or_default())
+        let clusters = |clustering: &Value| match array(&clustering["fields"]) {
+            [] => "not clustered".to_owned(),
+            fields => {
+                let names: Vec<_> = fields.iter().filter_map(Value::as_str).collect();
+                format!("clustered by {}", names.join(", "))
+            }
         };
         let pairs = [
-            (
-                partitions(self.partitioning().as_ref()),
-                partitions(found.time_partitioning.as_ref()),
-            ),
-            (clusters(self.clustering().as_ref()), clusters(found.clustering.as_ref())),
+            self.partitioning()
+                .map(|ours| (partitions(&ours), partitions(&found["timePartitioning"]))),
+            self.clustering().map(|ours| (clusters(&ours), clusters(&found["clustering"]))),
         ];
-        match pairs.into_iter().find(|(ours, theirs)| ours != theirs) {
+        match pairs.into_iter().flatten().find(|(ours, theirs)| ours != theirs) {
             Some((ours, theirs)) => {
                 Err(Fault::Different(format!("the settings say {ours}, the table is {theirs}")))
             }
@@ -289,83 +302,110 @@ impl Table {
 
     async fn ensure_view(&self) -> Result<(), Fault> {
         let Some(id) = &self.settings.view else { return Ok(()) };
-        let TableName { project, dataset, .. } = &self.name;
-        let mut resource = Resource::new(project, dataset, id, TableSchema::default());
-        resource.view = Some(ViewDefinition {
-            query: view::query(&self.name, &self.columns),
-            use_legacy_sql: Some(false),
-            ..ViewDefinition::default()
-        });
-        let client = self.client().await?;
-        let created = client.table().create(resource).await;
-        client.done();
+        let mut resource = self.resource(id);
+        let query = view::query(&self.name, &self.columns);
+        resource.insert("view".into(), json!({ "query": query, "useLegacySql": false }));
+        let api = self.api().await?;
+        let created = api.create_table(&self.name, &resource.into()).await;
+        api.done();
         match created {
             Ok(_) => {
                 info!(view = id, "created the view without duplicates");
                 Ok(())
             }
-            Err(error) if status(&error) == Some(409) => Ok(()),
-            Err(error) => Err(Fault::Missing(format!("view {id}: {}", self.describe(&error)))),
-        }
-    }
-
-    fn partitioning(&self) -> Option<TimePartitioning> {
-        let by = self.settings.partition_by.as_ref()?;
-        let millis = by.expires_in.map(|life| life.as_millis().to_string());
-        Some(TimePartitioning {
-            expiration_ms: millis,
-            field: Some(by.column.clone()),
-            require_partition_filter: by.require_filter.then_some(true),
-            r#type: by.unit.name().into(),
-        })
-    }
-
-    fn clustering(&self) -> Option<Clustering> {
-        let fields = self.settings.cluster_by.clone();
-        (!fields.is_empty()).then_some(Clustering { fields: Some(fields) })
-    }
-
-    fn describe(&self, error: &BQError) -> String {
-        match error {
-            BQError::ResponseError { error } => error.error.message.clone(),
-            other => {
-                let why = credentials::explain(other);
-                format!("BigQuery does not answer for table {}: {why}", self.name)
+            Err(Failure::Refused(refused)) if refused.status == 409 => Ok(()),
+            Err(failure) => {
+                Err(Fault::Missing(format!("view {id}: {}", self.fault(&failure).into_text())))
             }
         }
     }
+
+    /// A resource in the table's dataset, without content.
+    fn resource(&self, id: &str) -> Map<String, Value> {
+        let TableName { project, dataset, .. } = &self.name;
+        let reference = json!({ "projectId": project, "datasetId": dataset, "tableId": id });
+        Map::from_iter([("tableReference".to_owned(), reference)])
+    }
+
+    fn partitioning(&self) -> Option<Value> {
+        let by = self.settings.partition_by.as_ref()?;
+        let mut partitioning = json!({ "type": by.unit.name(), "field": by.column });
+        if let Some(life) = by.expires_in {
+            partitioning["expirationMs"] = life.as_millis().to_string().into();
+        }
+        if by.require_filter {
+            partitioning["requirePartitionFilter"] = true.into();
+        }
+        Some(partitioning)
+    }
+
+    fn clustering(&self) -> Option<Value> {
+        let fields = &self.settings.cluster_by;
+        (!fields.is_empty()).then(|| json!({ "fields": fields }))
+    }
+
+    /// What may pass by itself, or when somebody grants a right.
+    fn fault(&self, failure: &Failure) -> Fault {
+        Fault::Missing(match failure {
+            Failure::Refused(refused) => refused.message.clone(),
+            Failure::Unanswered(why) => {
+                format!("BigQuery does not answer for table {}: {why}", self.name)
+            }
+        })
+    }
 }
 
-fn status(error: &BQError) -> Option<i64> {
-    match error {
-        BQError::ResponseError { error } => Some(error.error.code),
-        _ => None,
+impl Fault {
+    fn into_text(self) -> String {
+        match self {
+            Self::Missing(why) | Self::Different(why) => why,
+        }
     }
 }
 
 /// Whether it is the dataset that was not found: that one is not ours to create.
-fn names_dataset(error: &BQError) -> bool {
-    matches!(error, BQError::ResponseError { error } if error.error.message.contains("Dataset"))
+fn names_dataset(refused: &Refused) -> bool {
+    refused.message.starts_with("Not found: Dataset ")
 }
 
-fn is_required(field: &TableFieldSchema) -> bool {
-    field.mode.as_deref() == Some("REQUIRED")
+fn is_required(field: &Value) -> bool {
+    mode(field) == "REQUIRED"
+}
+
+fn has_name(field: &Value, name: &str) -> bool {
+    text(field, "name").eq_ignore_ascii_case(name)
+}
+
+fn mode(field: &Value) -> &str {
+    field["mode"].as_str().unwrap_or("NULLABLE")
+}
+
+/// A member that is text; empty where it is missing.
+fn text<'a>(of: &'a Value, member: &str) -> &'a str {
+    of[member].as_str().unwrap_or_default()
+}
+
+/// The elements of a list; none where there is no list.
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// The table's fields with those of `columns` that it lacks, or `None` if it lacks none. What
 /// differs is noted with both sides.
+///
+/// The table's own fields stay as they are, but for their policy tags: BigQuery keeps tags that a change
+/// leaves out, and wants a right of its own for those that it repeats.
 fn merge(
-    fields: &[TableFieldSchema],
+    fields: &[Value],
     columns: &[Column],
     at: &str,
     differences: &mut Vec<String>,
-) -> Option<Vec<TableFieldSchema>> {
-    let mut merged = fields.to_vec();
+) -> Option<Vec<Value>> {
+    let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
     let mut has_changed = false;
     for column in columns {
         let path = format!("{at}{}", column.name);
-        let found = merged.iter_mut().find(|field| field.name.eq_ignore_ascii_case(&column.name));
-        let Some(found) = found else {
+        let Some(found) = merged.iter_mut().find(|field| has_name(field, &column.name)) else {
             if column.mode == Mode::Required {
                 differences.push(format!(
                     "column {path}: a required column cannot be added to a table; must be nullable"
@@ -375,24 +415,37 @@ fn merge(
             has_changed = true;
             continue;
         };
+        let (kind, mode) = (sql_name(text(found, "type")), mode(found));
         let ours = format!("{} {}", column.kind.name(), mode_name(column.mode));
-        let mode = found.mode.clone().unwrap_or_else(|| "NULLABLE".into());
-        let theirs = format!("{} {mode}", sql_name(&found.r#type));
+        let theirs = format!("{kind} {mode}");
         // A value that is always there fits where it may be missing.
         let is_stricter = column.mode == Mode::Required && mode == "NULLABLE";
-        if ours != theirs && !(is_stricter && sql_name(&found.r#type) == column.kind.name()) {
+        if ours != theirs && !(is_stricter && kind == column.kind.name()) {
             differences
                 .push(format!("column {path}: {ours} in the settings, {theirs} in the table"));
         }
         if column.kind == Kind::Record {
-            let inner = found.fields.clone().unwrap_or_default();
-            if let Some(inner) = merge(&inner, &column.fields, &format!("{path}."), differences) {
-                found.fields = Some(inner);
+            let inner =
+                merge(array(&found["fields"]), &column.fields, &format!("{path}."), differences);
+            if let Some(inner) = inner {
+                found["fields"] = inner.into();
                 has_changed = true;
             }
         }
     }
     has_changed.then_some(merged)
+}
+
+/// A field without policy tags, at any depth.
+fn without_tags(field: &Value) -> Value {
+    let mut field = field.clone();
+    if let Some(members) = field.as_object_mut() {
+        members.remove("policyTags");
+    }
+    if let Some(inner) = field.get_mut("fields").and_then(Value::as_array_mut) {
+        inner.iter_mut().for_each(|field| *field = without_tags(field));
+    }
+    field
 }
 
 fn mode_name(mode: Mode) -> &'static str {
@@ -403,50 +456,39 @@ fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-fn field(column: &Column) -> TableFieldSchema {
-    let mut field = TableFieldSchema::new(&column.name, field_type(column.kind));
-    field.mode = Some(mode_name(column.mode).into());
-    field.description = column.description.clone();
+fn fields(columns: &[Column]) -> Vec<Value> {
+    columns.iter().map(field).collect()
+}
+
+fn field(column: &Column) -> Value {
+    let (name, mode) = (&column.name, mode_name(column.mode));
+    let mut field = json!({ "name": name, "type": api_name(column.kind), "mode": mode });
+    if let Some(description) = &column.description {
+        field["description"] = description.as_str().into();
+    }
     if column.kind == Kind::Record {
-        field.fields = Some(column.fields.iter().map(self::field).collect());
+        field["fields"] = fields(&column.fields).into();
     }
     field
 }
 
-fn field_type(kind: Kind) -> FieldType {
+/// A type's name in the REST API, which has older ones than SQL.
+fn api_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::String => FieldType::String,
-        Kind::Bytes => FieldType::Bytes,
-        Kind::Int64 => FieldType::Integer,
-        Kind::Float64 => FieldType::Float,
-        Kind::Bool => FieldType::Boolean,
-        Kind::Timestamp => FieldType::Timestamp,
-        Kind::Date => FieldType::Date,
-        Kind::Time => FieldType::Time,
-        Kind::Datetime => FieldType::Datetime,
-        Kind::Numeric => FieldType::Numeric,
-        Kind::Bignumeric => FieldType::Bignumeric,
-        Kind::Json => FieldType::Json,
-        Kind::Record => FieldType::Record,
+        Kind::Int64 => "INTEGER",
+        Kind::Float64 => "FLOAT",
+        Kind::Bool => "BOOLEAN",
+        other => other.name(),
     }
 }
 
-fn sql_name(kind: &FieldType) -> &'static str {
-    match kind {
-        FieldType::String => "STRING",
-        FieldType::Bytes => "BYTES",
-        FieldType::Integer | FieldType::Int64 => "INT64",
-        FieldType::Float | FieldType::Float64 => "FLOAT64",
-        FieldType::Numeric => "NUMERIC",
-        FieldType::Bignumeric => "BIGNUMERIC",
-        FieldType::Boolean | FieldType::Bool => "BOOL",
-        FieldType::Timestamp => "TIMESTAMP",
-        FieldType::Date => "DATE",
-        FieldType::Time => "TIME",
-        FieldType::Datetime => "DATETIME",
-        FieldType::Record | FieldType::Struct => "RECORD",
-        FieldType::Geography => "GEOGRAPHY",
-        FieldType::Json => "JSON",
-        FieldType::Interval => "INTERVAL",
+/// The name in SQL of a type that the REST API names.
+fn sql_name(api_name: &str) -> &str {
+    match api_name {
+        "INTEGER" => "INT64",
+        "FLOAT" => "FLOAT64",
+        "BOOLEAN" => "BOOL",
+        "STRUCT" => "RECORD",
+        other => other,
     }
 }

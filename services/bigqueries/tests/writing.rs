@@ -8,12 +8,12 @@ use std::time::Duration;
 use bigqueries::cell::Cell;
 use bigqueries::client::Endpoint;
 use bigqueries::column::{Column, Kind, Mode};
-use bigqueries::config::{self, Partitions};
+use bigqueries::config::{self, Partitions, Unit};
 use bigqueries::convert::convert;
-use bigqueries::sink::Sink;
+use bigqueries::sink::{Sealed, Sink};
 use bigqueries::table::{Table, TableName};
 use bigqueries::transform::Record;
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Fault, Options};
 use pipeline::{Recovery, Refusal, Sink as _};
 use serde_json::{Value, json};
 use service::{Context, install_crypto};
@@ -84,14 +84,19 @@ fn settings() -> config::Table {
     config::Table { dataset: "d".into(), id: "t".into(), ..config::Table::default() }
 }
 
-/// Writes rows as the pipeline would, until BigQuery takes them.
-async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
+/// Rows of one request.
+fn seal(sink: &Sink, rows: Vec<Vec<Cell>>) -> Sealed {
     let mut batch = sink.open(&());
     for (index, cells) in rows.into_iter().enumerate() {
         let record = Record { cells, insert_id: format!("{index}") };
         sink.join(&mut batch, record, &mut ()).unwrap();
     }
-    let sealed = sink.seal(batch, &mut ());
+    sink.seal(batch, &mut ())
+}
+
+/// Writes rows as the pipeline would, until BigQuery takes them.
+async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
+    let sealed = seal(sink, rows);
     for _ in 0..10 {
         match sink.write(&sealed, TIME_LIMIT).await {
             Ok(refusals) => return refusals,
@@ -236,12 +241,17 @@ async fn the_code_of_an_answer_says_what_to_do() {
     sink.join(&mut batch, record, &mut ()).unwrap();
     let sealed = sink.seal(batch, &mut ());
 
-    for (code, expected) in [
-        (Code::InvalidArgument, Recovery::Reject("request_refused")),
-        (Code::Unimplemented, Recovery::Stop),
-        (Code::Unavailable, Recovery::Retry),
+    for (code, times, expected) in [
+        // The rows do not fit the table: no row is at fault.
+        (Code::InvalidArgument, 1, Recovery::Retry),
+        (Code::OutOfRange, 1, Recovery::Reject("request_too_large")),
+        (Code::Unimplemented, 1, Recovery::Stop),
+        // The connection may have ended, so that is tried again at once.
+        (Code::Unavailable, 2, Recovery::Retry),
+        (Code::Aborted, 2, Recovery::Retry),
+        (Code::ResourceExhausted, 1, Recovery::Retry),
     ] {
-        cloud.emulator.faults().refuse("AppendRows", 1, code);
+        cloud.emulator.faults().refuse("AppendRows", times, code);
         let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
         assert_eq!(error.recovery(), expected, "{code:?}");
     }
@@ -270,9 +280,158 @@ async fn a_table_is_created_as_the_settings_say() {
     assert_eq!(table["clustering"]["fields"], json!(["n"]));
     assert_eq!(table["description"], "readings");
     assert!(table["expirationTime"].is_string());
-    let other = config::Table { cluster_by: Vec::new(), ..settings };
+    let other = config::Table { cluster_by: vec!["at".into()], ..settings.clone() };
     let refused = cloud.table(&columns, other).await.unwrap_err();
-    assert!(refused.contains("clustered by [], the table is clustered by [\"n\"]"), "{refused}");
+    assert!(refused.contains("clustered by at, the table is clustered by n"), "{refused}");
+    let by_hour = Partitions { column: "at".into(), unit: Unit::Hour, ..Partitions::default() };
+    let other = config::Table { partition_by: Some(by_hour), ..settings.clone() };
+    let refused = cloud.table(&columns, other).await.unwrap_err();
+    assert!(refused.contains("by at (HOUR), the table is partitioned by at (DAY)"), "{refused}");
+    let silent = config::Table { partition_by: None, cluster_by: Vec::new(), ..settings };
+    cloud.table(&columns, silent).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_that_others_laid_out_is_taken_as_it_is() {
+    let cloud = Cloud::start().await;
+    let fields = json!([{ "name": "n", "type": "INTEGER" }]);
+    let table = json!({ "tableReference": { "tableId": "t" }, "timePartitioning": { "type": "DAY" },
+        "schema": { "fields": fields } });
+    cloud.post("projects/p/datasets/d/tables", &table).await;
+    let columns = [Column::new("n", Kind::Int64)];
+
+    cloud.table(&columns, settings()).await.unwrap();
+
+    let by_column = Partitions { column: "at".into(), ..Partitions::default() };
+    let other = config::Table { partition_by: Some(by_column), ..settings() };
+    let refused = cloud.table(&columns, other).await.unwrap_err();
+    assert!(
+        refused.contains("the table is partitioned by the time of ingestion (DAY)"),
+        "{refused}"
+    );
+}
+
+/// Fields with what these services know nothing of.
+fn foreign_fields() -> Value {
+    json!([
+        { "name": "n", "type": "INTEGER", "mode": "NULLABLE" },
+        { "name": "code", "type": "STRING", "mode": "NULLABLE", "maxLength": "10",
+          "collation": "und:ci", "dataPolicies": [{ "name": "mask" }] },
+        { "name": "price", "type": "NUMERIC", "mode": "NULLABLE", "precision": "10", "scale": "2",
+          "roundingMode": "ROUND_HALF_EVEN" },
+        { "name": "at", "type": "TIMESTAMP", "mode": "NULLABLE",
+          "defaultValueExpression": "CURRENT_TIMESTAMP()" },
+        { "name": "r", "type": "RECORD", "mode": "NULLABLE", "fields": [
+            { "name": "secret", "type": "STRING", "mode": "NULLABLE", "maxLength": "7",
+              "policyTags": { "names": ["tag"] } }] },
+    ])
+}
+
+#[tokio::test]
+async fn added_columns_leave_all_others_as_they_are() {
+    let cloud = Cloud::start().await;
+    let table =
+        json!({ "tableReference": { "tableId": "t" }, "schema": { "fields": foreign_fields() } });
+    cloud.post("projects/p/datasets/d/tables", &table).await;
+    let new = || Column::new("new", Kind::String);
+    let columns = [Column::new("n", Kind::Int64), Column::record("r", vec![new()]), new()];
+
+    cloud.table(&columns, settings()).await.unwrap();
+
+    let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
+    let table: Value = cloud.http.get(url).send().await.unwrap().json().await.unwrap();
+    let mut expected = foreign_fields();
+    let added = json!({ "name": "new", "type": "STRING", "mode": "NULLABLE" });
+    expected.as_array_mut().unwrap().push(added.clone());
+    expected[4]["fields"].as_array_mut().unwrap().push(added);
+    assert_eq!(table["schema"]["fields"], expected);
+}
+
+#[tokio::test]
+async fn a_table_that_was_changed_meanwhile_is_looked_at_again() {
+    let cloud = Cloud::start().await;
+    cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap();
+    cloud.emulator.faults().refuse("bigquery.tables.patch", 1, Code::FailedPrecondition);
+    let more = [Column::new("n", Kind::Int64), Column::new("m", Kind::Int64)];
+
+    cloud.table(&more, settings()).await.unwrap();
+
+    assert_eq!(cloud.rows("SELECT m FROM d.t").await, Vec::<Value>::new());
+    assert_eq!(cloud.emulator.faults().calls()["bigquery.tables.patch"], 1);
+}
+
+#[tokio::test]
+async fn a_table_may_have_any_name() {
+    let cloud = Cloud::start().await;
+    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
+    let name = TableName { table: "DatasetEvents".into(), ..name() };
+    let table = Table::new(client, name, [Column::new("n", Kind::Int64)].into(), settings());
+    let condition = Context::default().health.condition("table");
+
+    timeout(Duration::from_secs(20), table.wait(&condition)).await.unwrap().unwrap();
+
+    assert_eq!(cloud.rows("SELECT n FROM d.DatasetEvents").await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn a_table_that_bigquery_will_never_create_ends_the_wait() {
+    let cloud = Cloud::start().await;
+    let (reason, message) = (None, Some("Cannot partition by n".into()));
+    let kind = emulator::Kind::Refuse { code: 3, retry_after: None, reason, message };
+    let method = "bigquery.tables.insert".into();
+    cloud.emulator.faults().add(Fault { method, topic: None, count: 1, for_millis: None, kind });
+
+    let refused = cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap_err();
+
+    assert!(refused.contains("cannot be created: Cannot partition by n"), "{refused}");
+}
+
+#[tokio::test]
+async fn connections_that_ended_while_they_were_idle_cost_no_failed_attempt() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64)];
+    cloud.table(&columns, settings()).await.unwrap();
+    let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
+    let sealed: Vec<_> = (0..8).map(|n| seal(&sink, vec![vec![Cell::Int(n)]])).collect();
+    let write_all = async || {
+        let writes = sealed.iter().map(|rows| sink.write(rows, TIME_LIMIT));
+        for written in futures::future::join_all(writes).await {
+            assert_eq!(written.unwrap(), []);
+        }
+    };
+    write_all().await;
+
+    cloud.emulator.faults().cut_streams();
+    write_all().await;
+
+    assert_eq!(cloud.rows("SELECT COUNT(*) FROM d.t").await, [json!(["16"])]);
+}
+
+#[tokio::test]
+async fn rows_that_were_inserted_are_not_sent_again_with_those_that_were_not() {
+    let cloud = Cloud::start().await;
+    let (n, new) = (Column::new("n", Kind::Int64), Column::new("new", Kind::String));
+    cloud.table(std::slice::from_ref(&n), settings()).await.unwrap();
+    let sink = cloud.sink(config::Api::InsertAll, &[n.clone(), new.clone()]).await;
+    let mut batch = sink.open(&());
+    for (number, value) in [(0, Cell::Null), (1, Cell::Null), (2, "x".into())] {
+        // Without ids BigQuery cannot tell repeated rows.
+        let record = Record { cells: vec![Cell::Int(number), value], insert_id: String::new() };
+        sink.join(&mut batch, record, &mut ()).unwrap();
+    }
+    let sealed = sink.seal(batch, &mut ());
+
+    for _ in 0..3 {
+        let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
+        assert_eq!(error.recovery(), Recovery::Retry, "{error:#}");
+    }
+    cloud.table(&[n, new], settings()).await.unwrap();
+
+    assert_eq!(sink.write(&sealed, TIME_LIMIT).await.unwrap(), []);
+    assert_eq!(
+        cloud.rows("SELECT n FROM d.t ORDER BY n").await,
+        ["0", "1", "2"].map(|n| json!([n]))
+    );
 }
 
 #[tokio::test]

@@ -59,15 +59,15 @@ impl Lines {
         start..self.ends[index]
     }
 
-    /// The body of a request, compressed. Wrong rows must not stop the others.
-    pub(crate) fn body(&self) -> std::io::Result<Vec<u8>> {
+    /// The body of a request for some of the rows, compressed. Wrong rows must not stop the others.
+    pub(crate) fn body(&self, rows: &[usize]) -> std::io::Result<Vec<u8>> {
         let mut body = GzEncoder::new(Vec::new(), Compression::fast());
         body.write_all(br#"{"skipInvalidRows":true,"rows":["#)?;
-        for index in 0..self.ends.len() {
-            if index > 0 {
+        for (place, row) in rows.iter().enumerate() {
+            if place > 0 {
                 body.write_all(b",")?;
             }
-            body.write_all(&self.text[self.range(index)])?;
+            body.write_all(&self.text[self.range(*row)])?;
         }
         body.write_all(b"]}")?;
         body.finish()

@@ -84,7 +84,7 @@ fn a_request_takes_rows_up_to_their_number() {
 fn a_request_is_parted_where_it_is_asked_to() {
     let lengths = |sealed: &Sealed| match sealed {
         Sealed::Arrow(rows) => rows.num_rows(),
-        Sealed::Lines(lines) => lines.len(),
+        Sealed::Lines(rows) => rows.lines.len(),
         Sealed::Broken(why) => panic!("{why}"),
     };
     for sink in [storage_write(), insert_all()] {
@@ -128,29 +128,63 @@ fn refused_rows_are_noted_by_their_place_in_the_batch() {
     assert!(note(&mut refused, &[3, 5, 9], &[error(7), error(1)]));
 }
 
-#[test]
-fn rows_that_insert_all_refuses_are_named() {
-    let errors = |rows: serde_json::Value| serde_json::from_value::<Vec<RowErrors>>(rows).unwrap();
-    let invalid = json!({ "reason": "invalid", "location": "n", "message": "bad value" });
-    let sink = insert_all();
-
-    let twice = json!([
-        { "index": 0, "errors": [invalid, invalid] }, { "index": 2, "errors": [invalid] }
-    ]);
-    let refusals = sink.refused_rows(errors(twice), 3).unwrap();
-
-    assert_eq!(refusals.iter().map(|refusal| refusal.index).collect::<Vec<_>>(), [0, 2]);
-    assert_eq!(refusals[1].detail, "table p.d.t: column n: bad value");
-    assert_eq!(refusals[1].reason, "row_refused");
-    assert_eq!(sink.refused_rows(Vec::new(), 3).unwrap(), []);
-    let stopped = json!({ "reason": "stopped" });
-    for unclear in [
-        json!([{ "index": 3, "errors": [invalid] }]),
-        json!([{ "index": -1, "errors": [invalid] }]),
-        json!([{ "errors": [invalid] }]),
-        json!([{ "index": 0, "errors": [invalid] }, { "index": 1, "errors": [stopped] }]),
-    ] {
-        let error = sink.refused_rows(errors(unclear.clone()), 3).unwrap_err();
-        assert_eq!(error.recovery(), Recovery::Retry, "{unclear}");
+/// Three rows for `insertAll`.
+fn insertion() -> Insertion {
+    match insert_all().seal(batch(&insert_all(), [1, 2, 3]), &mut ()) {
+        Sealed::Lines(rows) => rows,
+        other => panic!("{other:?}"),
     }
+}
+
+fn row_error(index: i64, reason: &str) -> Value {
+    let error = json!({ "reason": reason, "location": "n", "message": "bad value" });
+    json!({ "index": index, "errors": [error, error] })
+}
+
+#[test]
+fn rows_that_insert_all_refuses_are_noted_and_the_others_are_written() {
+    let rows = insertion();
+
+    assert_eq!(rows.note(&[0, 1, 2], &[row_error(0, "invalid"), row_error(2, "invalid")]), None);
+
+    let why = Some("column n: bad value".to_owned());
+    assert_eq!(*rows.settled(), [(0, why.clone()), (1, None), (2, why)].into());
+    assert!(rows.left().is_empty());
+}
+
+#[test]
+fn rows_that_failed_are_sent_again_and_no_others() {
+    let rows = insertion();
+
+    let again = rows.note(&[0, 1, 2], &[row_error(0, "invalid"), row_error(1, "stopped")]);
+    assert_eq!((again.as_deref(), rows.left()), (Some("stopped: column n: bad value"), vec![1]));
+    // The only row of the second request.
+    assert_eq!(rows.note(&[1], &[row_error(0, "invalid")]), None);
+
+    assert_eq!(rows.settled()[&1].as_deref(), Some("column n: bad value"));
+    assert_eq!(rows.settled()[&2], None);
+}
+
+#[test]
+fn an_error_that_names_no_row_settles_nothing() {
+    let unnamed = json!({ "errors": [{ "reason": "invalid" }] });
+    for error in [row_error(3, "invalid"), row_error(-1, "invalid"), unnamed] {
+        let rows = insertion();
+
+        assert!(rows.note(&[0, 1, 2], &[row_error(0, "invalid"), error]).is_some());
+
+        assert_eq!(rows.left(), [0, 1, 2]);
+    }
+}
+
+#[test]
+fn what_is_settled_stays_so_when_a_request_is_parted() {
+    let rows = insertion();
+    rows.note(&[0, 1, 2], &[row_error(1, "stopped"), row_error(2, "invalid")]);
+
+    let (first, second) = rows.split(1);
+
+    assert!(first.left().is_empty());
+    assert_eq!(second.left(), [0]);
+    assert_eq!(second.settled()[&1].as_deref(), Some("column n: bad value"));
 }

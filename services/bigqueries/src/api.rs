@@ -1,0 +1,223 @@
+//! The REST API of BigQuery, as far as it is used here.
+//!
+//! Tables are raw JSON: what these services know nothing of, such as masks and default values, must
+//! survive a change. No client keeps it, because each knows a list of fields.
+
+use std::fmt;
+
+use google_cloud_auth::credentials::AccessTokenCredentials;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use pipeline::{Error, Recovery};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH};
+use reqwest::{Method, RequestBuilder};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use service::credentials;
+
+use crate::table::TableName;
+
+/// Where Google's own service answers.
+const GOOGLE: &str = "https://bigquery.googleapis.com";
+/// What a path keeps of an id as it is.
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// Most characters of an answer that is no JSON.
+const MAX_TEXT: usize = 200;
+
+/// A client of the REST API; clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Api {
+    client: reqwest::Client,
+    /// `None` for an emulator, which wants none.
+    credentials: Option<AccessTokenCredentials>,
+    /// Up to the projects.
+    url: String,
+}
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// BigQuery answered with an error.
+    Refused(Refused),
+    /// There was no answer that could be read, and why.
+    Unanswered(String),
+}
+
+/// An error of BigQuery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The HTTP status.
+    pub status: u16,
+    /// The first reason, such as `notFound`; empty where there is none.
+    pub reason: String,
+    /// The text.
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(Refused { message, .. }) => f.write_str(message),
+            Self::Unanswered(why) => write!(f, "BigQuery does not answer: {why}"),
+        }
+    }
+}
+
+/// The body of an error. Everything in it may be missing.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    error: Described,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Described {
+    message: String,
+    errors: Vec<Value>,
+}
+
+impl Refused {
+    fn new(status: u16, body: &[u8]) -> Self {
+        let described = serde_json::from_slice::<Body>(body).unwrap_or_default().error;
+        let reason = described.errors.first().and_then(|error| error["reason"].as_str());
+        let message = if described.message.is_empty() {
+            let text = String::from_utf8_lossy(body);
+            format!("HTTP status {status}: {}", text.chars().take(MAX_TEXT).collect::<String>())
+        } else {
+            described.message
+        };
+        Self { status, reason: reason.unwrap_or_default().to_owned(), message }
+    }
+}
+
+impl Api {
+    /// A client of Google's own service, or of an emulator at `endpoint`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Stop` when there are no credentials.
+    pub(crate) fn new(
+        endpoint: Option<&str>,
+        credentials: Option<AccessTokenCredentials>,
+    ) -> Result<Self, Error> {
+        let client = reqwest::Client::builder().build();
+        let client =
+            client.map_err(|error| Recovery::Stop.because("build BigQuery client", error))?;
+        let host = endpoint.unwrap_or(GOOGLE).trim_end_matches('/');
+        Ok(Self { client, credentials, url: format!("{host}/bigquery/v2") })
+    }
+
+    /// A table's resource.
+    pub(crate) async fn table(&self, name: &TableName) -> Result<Value, Failure> {
+        self.call(Method::GET, &self.path(name), |request| request).await
+    }
+
+    /// Creates the table of a resource, which names it, in the dataset of `name`.
+    pub(crate) async fn create_table(
+        &self,
+        name: &TableName,
+        resource: &Value,
+    ) -> Result<Value, Failure> {
+        let TableName { project, dataset, .. } = name;
+        let path = format!("projects/{}/datasets/{}/tables", encode(project), encode(dataset));
+        self.call(Method::POST, &path, |request| request.json(resource)).await
+    }
+
+    /// Changes the members of a resource that `patch` has, if the table is still the one of `etag`.
+    pub(crate) async fn patch_table(
+        &self,
+        name: &TableName,
+        etag: &str,
+        patch: &Value,
+    ) -> Result<Value, Failure> {
+        let conditional = |request: RequestBuilder| request.header(IF_MATCH, etag).json(patch);
+        self.call(Method::PATCH, &self.path(name), conditional).await
+    }
+
+    /// Inserts rows: the body of a `tabledata.insertAll` request, compressed with gzip.
+    pub(crate) async fn insert_all(
+        &self,
+        name: &TableName,
+        body: Vec<u8>,
+    ) -> Result<Value, Failure> {
+        let path = format!("{}/insertAll", self.path(name));
+        let compressed = |request: RequestBuilder| {
+            let request = request.header(CONTENT_ENCODING, "gzip");
+            request.header(CONTENT_TYPE, "application/octet-stream").body(body)
+        };
+        self.call(Method::POST, &path, compressed).await
+    }
+
+    /// Whether we have a permission on a table.
+    pub(crate) async fn may(&self, name: &TableName, permission: &str) -> Result<bool, Failure> {
+        let path = format!("{}:testIamPermissions", self.path(name));
+        let question = json!({ "permissions": [permission] });
+        let answer = self.call(Method::POST, &path, |request| request.json(&question)).await?;
+        let granted = answer["permissions"].as_array();
+        Ok(granted.is_some_and(|granted| granted.iter().any(|granted| granted == permission)))
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
+    ) -> Result<Value, Failure> {
+        let unanswered = |error: reqwest::Error| Failure::Unanswered(credentials::explain(&error));
+        let mut request = complete(self.client.request(method, format!("{}/{path}", self.url)));
+        if let Some(credentials) = &self.credentials {
+            let token = credentials.access_token().await;
+            let token = token.map_err(|error| Failure::Unanswered(credentials::explain(&error)))?;
+            request = request.bearer_auth(token.token);
+        }
+        let answer = request.send().await.map_err(unanswered)?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(unanswered)?;
+        if !status.is_success() {
+            return Err(Failure::Refused(Refused::new(status.as_u16(), &body)));
+        }
+        serde_json::from_slice(&body).map_err(|error| Failure::Unanswered(error.to_string()))
+    }
+
+    fn path(&self, name: &TableName) -> String {
+        let [project, dataset, table] =
+            [&name.project, &name.dataset, &name.table].map(|part| encode(part));
+        format!("projects/{project}/datasets/{dataset}/tables/{table}")
+    }
+}
+
+fn encode(id: &str) -> String {
+    utf8_percent_encode(id, UNRESERVED).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_its_reason_and_its_text() {
+        let body = br#"{"error": {"code": 404, "message": "Not found: Table t",
+            "errors": [{"reason": "notFound", "index": 7}], "status": "NOT_FOUND"}}"#;
+
+        let refused = Refused::new(404, body);
+
+        let (reason, message) = ("notFound".into(), "Not found: Table t".into());
+        assert_eq!(refused, Refused { status: 404, reason, message });
+    }
+
+    #[test]
+    fn an_error_of_another_form_is_told_by_its_status() {
+        for body in ["<html>Bad gateway", r#"{"error": "text"}"#, r#"{"error": {"errors": [1]}}"#] {
+            let refused = Refused::new(502, body.as_bytes());
+
+            assert_eq!((refused.status, refused.reason.as_str()), (502, ""));
+            assert_eq!(refused.message, format!("HTTP status 502: {body}"));
+        }
+        assert_eq!(Refused::new(500, &[b'x'; 999]).message.len(), "HTTP status 500: ".len() + 200);
+    }
+
+    #[test]
+    fn ids_cannot_leave_their_place_in_a_path() {
+        assert_eq!(encode("example.com:p-1_~"), "example.com%3Ap-1_~");
+        assert_eq!(encode("../t?x#y"), "..%2Ft%3Fx%23y");
+    }
+}
