@@ -156,14 +156,17 @@ impl<F: Fetch> Lookup<F> {
     /// When Redis cannot be asked: memory has forgotten it all the same.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
         let layers = &self.layers;
-        // In this order: what is read from now on is new, what is being read is not kept, and what was
-        // read goes.
+        let forget_here = || {
+            layers.flights.invalidate(key);
+            layers.memory.remove(key);
+        };
+        // Twice: what is read before Redis has forgotten it can be the old document, too.
+        forget_here();
         let removed = match &layers.redis {
             Some(redis) => redis.remove(key).await,
             None => Ok(()),
         };
-        layers.flights.invalidate(key);
-        layers.memory.remove(key);
+        forget_here();
         removed
     }
 
