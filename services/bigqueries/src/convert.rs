@@ -16,6 +16,8 @@
 //! | JSON | anything |
 //! | RECORD | an object; what its fields do not take goes to the rest column |
 //! | repeated | a list without `null` in it |
+//!
+//! A number of a payload that 64 bits cannot hold is its digits as text: see [`pipeline::json::parse`].
 
 use arrow_buffer::i256;
 use base64::Engine as _;
@@ -276,6 +278,25 @@ mod tests {
         for refused in [json!(5.5), json!(u64::MAX), json!("5.0"), json!(true), json!(1e300)] {
             assert_eq!(cell(Kind::Int64, refused.clone()), None, "{refused}");
         }
+    }
+
+    #[test]
+    fn numbers_keep_every_digit() {
+        let read = |digits: &str| pipeline::json::parse(digits.as_bytes()).unwrap();
+        for digits in ["89490200001234567890", "1234567890123456.789"] {
+            assert_eq!(cell(Kind::String, read(digits)), Some(digits.into()));
+            assert_eq!(
+                cell(Kind::Json, read(digits)),
+                Some(format!("\"{digits}\"").as_str().into())
+            );
+        }
+        let numeric = |digits: &str| cell(Kind::Numeric, read(digits));
+        let units = |units: i128| Some(Cell::Numeric(units));
+        assert_eq!(numeric("89490200001234567890"), units(89_490_200_001_234_567_890_000_000_000));
+        assert_eq!(numeric("1234567890123456.789"), units(1_234_567_890_123_456_789_000_000));
+        // The double 0.1, as C prints it.
+        assert_eq!(numeric("0.10000000000000001"), units(100_000_000));
+        assert_eq!(cell(Kind::Int64, read("89490200001234567890")), None);
     }
 
     #[test]

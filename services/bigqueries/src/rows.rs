@@ -102,7 +102,7 @@ impl Rows for Mapped {
         let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
         // A payload that is no JSON has no places in it, and goes to the rest whole.
         let payload: Option<Value> =
-            payload.and_then(|payload| serde_json::from_slice(&payload.bytes()).ok());
+            payload.and_then(|payload| pipeline::json::parse(&payload.bytes()).ok());
         let mut cells = Vec::with_capacity(METADATA.len() + self.columns.len() + 1);
         if self.has_metadata {
             cells.push(Cell::Text(message.id.clone()));

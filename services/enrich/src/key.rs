@@ -29,7 +29,7 @@ impl Key for FirstOf {
     fn key(&self, message: &Message, envelope: &Envelope) -> Option<String> {
         let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
         // A payload that is no JSON has no such place.
-        let payload = payload.and_then(|payload| serde_json::from_slice(&payload.bytes()).ok());
+        let payload = payload.and_then(|payload| pipeline::json::parse(&payload.bytes()).ok());
         let mut found =
             self.places.iter().filter_map(|place| place.find(message, envelope, payload.as_ref()));
         found.find_map(Found::text)

@@ -1,8 +1,12 @@
-//! Writes the JSON objects that carry a payload as base64.
+//! Writes the JSON objects that carry a payload as base64, and reads payloads without loss of digits.
+
+mod exact;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+
+pub use exact::parse;
 
 /// A JSON object that grows by an entry at a time.
 ///

@@ -1,0 +1,196 @@
+//! Reads JSON without loss of digits.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+/// Numbers of at most so many characters, without an exponent, are exact in 64 bits.
+const ALWAYS_EXACT: usize = 15;
+/// Longest number whose digits are compared; a longer one is text.
+const MAX_COMPARED: usize = 400;
+
+/// Reads JSON. A number that 64 bits cannot hold becomes the text of its digits, such as an ICCID of 20
+/// digits: rounded it would be another one.
+///
+/// # Errors
+/// When it is no JSON.
+pub fn parse(json: &[u8]) -> Result<Value, serde_json::Error> {
+    let quoted = quote_wide_numbers(json);
+    if matches!(quoted, Cow::Owned(_)) {
+        // A quoted number may stand where a number may not: as a key.
+        serde_json::from_slice::<IgnoredAny>(json)?;
+    }
+    serde_json::from_slice(&quoted)
+}
+
+/// The same JSON with quotes around the numbers that 64 bits cannot hold.
+fn quote_wide_numbers(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut quoted = Vec::new();
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b'"' => at = end_of_text(json, at),
+            b'-' | b'0'..=b'9' => {
+                let end = end_of_number(json, at);
+                if is_wide(&json[at..end]) {
+                    quoted.extend_from_slice(&json[copied..at]);
+                    quoted.push(b'"');
+                    quoted.extend_from_slice(&json[at..end]);
+                    quoted.push(b'"');
+                    copied = end;
+                }
+                at = end;
+            }
+            _ => at += 1,
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    quoted.extend_from_slice(&json[copied..]);
+    Cow::Owned(quoted)
+}
+
+/// The place behind the text that begins here.
+fn end_of_text(json: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = json.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    json.len()
+}
+
+fn end_of_number(json: &[u8], start: usize) -> usize {
+    let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let length = json[start..].iter().position(|byte| !is_part(byte));
+    length.map_or(json.len(), |length| start + length)
+}
+
+/// True for a number of JSON that neither 64-bit integers nor doubles hold. A double with more digits
+/// than it needs is held: `0.10000000000000001` is how C prints 0.1.
+fn is_wide(number: &[u8]) -> bool {
+    let has_exponent = number.iter().any(|byte| matches!(byte, b'e' | b'E'));
+    if number.len() <= ALWAYS_EXACT && !has_exponent {
+        return false;
+    }
+    let Ok(text) = std::str::from_utf8(number) else { return false };
+    if text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() {
+        return false;
+    }
+    if number.len() > MAX_COMPARED {
+        return true;
+    }
+    let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    let digits = digits.trim_start_matches('0');
+    match text.parse::<f64>() {
+        // Zero has no digits, and what is rounded to zero has some.
+        Ok(float) if digits.is_empty() => float != 0.0,
+        Ok(float) if float.is_finite() => {
+            let held = format!("{float:.*e}", digits.len() - 1);
+            let held = held.split('e').next().unwrap_or_default();
+            !held.chars().filter(char::is_ascii_digit).eq(digits.chars())
+        }
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_64_bits_hold_are_numbers() {
+        for number in [
+            "0",
+            "-1",
+            "0.1",
+            "1e5",
+            "1E+5",
+            "-0.0",
+            "0e999",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "0.10000000000000001",
+            "1.7976931348623157e308",
+            "100000000000000000000",
+            "1234567890123456.8",
+        ] {
+            assert!(parse(number.as_bytes()).unwrap().is_number(), "{number}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_64_bits_do_not_hold_are_the_texts_of_their_digits() {
+        let long = "1".repeat(MAX_COMPARED + 1);
+        for number in [
+            "89490200001234567890",
+            "-18446744073709551616.5",
+            "1234567890123456.789",
+            "3.14159265358979323846",
+            "1e400",
+            "-1E400",
+            "1e-400",
+            &long,
+        ] {
+            assert_eq!(parse(number.as_bytes()).unwrap(), json!(number));
+        }
+    }
+
+    #[test]
+    fn numbers_are_found_wherever_they_stand() {
+        let wide = "89490200001234567890";
+        let text =
+            format!(r#"{{"{wide}":"{wide}","a\"{wide}":[{wide},-1,{{"b":{wide}}}],"c\\":{wide}}}"#);
+
+        let found = parse(text.as_bytes()).unwrap();
+
+        let key = format!("a\"{wide}");
+        assert_eq!(found, json!({ wide: wide, key: [wide, -1, { "b": wide }], "c\\": wide }));
+    }
+
+    #[test]
+    fn what_is_no_json_stays_none() {
+        for text in [
+            "894902000012345678900-",
+            "--89490200001234567890",
+            "089490200001234567890",
+            "8949020000123456789.",
+            "1e",
+            "{89490200001234567890:1}",
+            "\"89490200001234567890",
+            "\"\\",
+            "[89490200001234567890",
+        ] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_read_as_serde_json_reads_them(
+            integer: i64, float: f64, text in ".{0,30}", key in ".{0,10}"
+        ) {
+            let value = json!({ key: [integer, float, text] });
+
+            prop_assert_eq!(parse(value.to_string().as_bytes()).unwrap(), value);
+        }
+
+        #[test]
+        fn all_bytes_are_borne(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let ours = parse(&bytes);
+
+            prop_assert_eq!(ours.is_ok(), serde_json::from_slice::<IgnoredAny>(&bytes).is_ok());
+        }
+    }
+}
