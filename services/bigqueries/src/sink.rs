@@ -10,11 +10,8 @@ use google_cloud_bigquery::error::AppendError;
 use google_cloud_bigquery::model::{ArrowRecordBatch, ArrowSchema, RowError};
 use google_cloud_bigquery::write::DefaultWriter;
 use google_cloud_bigquery::write::format::Arrow;
-use google_cloud_gax::backoff_policy::BackoffPolicy;
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_gax::retry_policy::RetryPolicy;
-use google_cloud_gax::retry_result::RetryResult;
-use google_cloud_gax::retry_state::RetryState;
+use google_cloud_gax::retry_policy::NeverRetry;
 use pipeline::{Error, Join, Recovery, Refusal, Renewable};
 use serde_json::Value;
 use tracing::info;
@@ -57,16 +54,24 @@ struct Appender {
     idle: Idle,
 }
 
-/// Writers that wait for rows: each is a connection, for one request at a time.
+/// A connection, for one request at a time.
+struct Writer {
+    writer: DefaultWriter<Arrow>,
+    /// True if its last request was answered. It was idle since.
+    has_answered: bool,
+}
+
+/// Writers that wait for rows.
 #[derive(Default)]
-struct Idle(Mutex<Vec<DefaultWriter<Arrow>>>);
+struct Idle(Mutex<Vec<Writer>>);
 
 impl Idle {
-    fn take(&self) -> Option<DefaultWriter<Arrow>> {
+    fn take(&self) -> Option<Writer> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    fn give_back(&self, writer: DefaultWriter<Arrow>) {
+    fn give_back(&self, writer: DefaultWriter<Arrow>, has_answered: bool) {
+        let writer = Writer { writer, has_answered };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
     }
 }
@@ -126,7 +131,12 @@ impl Insertion {
             let Some(row) = place.and_then(|place| sent.get(place)) else {
                 return Some(format!("an error that names none of the rows: {error}"));
             };
-            for error in error["errors"].as_array().into_iter().flatten() {
+            let errors = error["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if errors.is_empty() {
+                outcomes.remove(row);
+                again.get_or_insert("a row without a reason".into());
+            }
+            for error in errors {
                 let [reason, location, message] = ["reason", "location", "message"]
                     .map(|member| error[member].as_str().unwrap_or_default());
                 let why = format!("column {location}: {message}");
@@ -325,20 +335,17 @@ impl Sink {
         Ok(refused.iter().map(|(index, why)| self.refusal(*index, why)).collect())
     }
 
-    async fn open_writer(
-        &self,
-        client: &Write,
-        schema: &Schema,
-    ) -> Result<DefaultWriter<Arrow>, Error> {
+    async fn open_writer(&self, client: &Write, schema: &Schema) -> Result<Writer, Error> {
         let said = ArrowSchema::new().set_serialized_schema(schema.message().to_vec());
         let open = client
             .open_default_stream(self.table.resource())
-            .with_retry_policy(OnceMore)
-            .with_backoff_policy(OnceMore)
+            // The pipeline tries again, with the same rows.
+            .with_retry_policy(NeverRetry)
             .build_arrow(said);
-        open.await.map_err(|error| {
+        let writer = open.await.map_err(|error| {
             Recovery::Retry.because("open write stream", service::credentials::explain(&error))
-        })
+        });
+        Ok(Writer { writer: writer?, has_answered: false })
     }
 
     /// Inserts what is left of the rows.
@@ -371,31 +378,6 @@ impl Sink {
     }
 }
 
-/// Sends a request again, at once and one time, when its connection has ended: BigQuery closes those that
-/// are idle for ten minutes, and that shows at the next request. All else is for the pipeline, which tries
-/// again with the same rows.
-#[derive(Debug)]
-struct OnceMore;
-
-impl RetryPolicy for OnceMore {
-    fn on_error(&self, state: &RetryState, error: google_cloud_gax::error::Error) -> RetryResult {
-        let is_of_stream = |code| matches!(code, Code::Aborted | Code::Unavailable);
-        let has_ended =
-            error.is_io() || error.status().is_some_and(|status| is_of_stream(status.code));
-        if has_ended && state.attempt_count <= 1 {
-            RetryResult::Continue(error)
-        } else {
-            RetryResult::Permanent(error)
-        }
-    }
-}
-
-impl BackoffPolicy for OnceMore {
-    fn on_failure(&self, _state: &RetryState) -> Duration {
-        Duration::ZERO
-    }
-}
-
 /// What became of the rows of an append.
 enum Answer {
     /// They are in the table.
@@ -406,23 +388,29 @@ enum Answer {
 
 /// Sends one request.
 ///
-/// A writer that was throttled or lost its connection is used again: it connects again where it must. One
-/// that told of a new schema, or that does not fit the table, is not: the next one sees the table as it is.
+/// BigQuery closes connections that are idle for ten minutes, and that shows at the next request. Where
+/// the writer was idle, the request is sent again at once, on a new connection; a writer makes one by
+/// itself. A writer that told of a new schema, or that does not fit the table, is not used again: the
+/// next one sees the table as it is.
 async fn send(
-    writer: DefaultWriter<Arrow>,
+    Writer { writer, has_answered }: Writer,
     request: ArrowRecordBatch,
     idle: &Idle,
 ) -> Result<Answer, Error> {
-    let error = match writer.append(request).send().await {
+    let mut sent = writer.append(request.clone()).send().await;
+    if has_answered && sent.as_ref().is_err_and(has_lost_its_connection) {
+        sent = writer.append(request).send().await;
+    }
+    let error = match sent {
         Ok(answer) => {
             match answer.updated_schema {
                 Some(schema) => info!(columns = schema.fields.len(), "the table has changed"),
-                None => idle.give_back(writer),
+                None => idle.give_back(writer, true),
             }
             return Ok(Answer::Written);
         }
         Err(AppendError::RowErrors { row_errors, .. }) => {
-            idle.give_back(writer);
+            idle.give_back(writer, true);
             return Ok(Answer::Refused(row_errors));
         }
         Err(error) => error,
@@ -434,9 +422,20 @@ async fn send(
     let meaning =
         status.map_or(Meaning::Retry, |status| meaning::of_append(status.code, &status.message));
     if meaning == Meaning::Retry {
-        idle.give_back(writer);
+        idle.give_back(writer, false);
     }
     meaning.because(APPEND, error).map_or(Ok(Answer::Written), Err)
+}
+
+fn has_lost_its_connection(error: &AppendError) -> bool {
+    match error {
+        AppendError::UnexpectedEndOfStream => true,
+        AppendError::Rpc { source, .. } => {
+            let is_of_stream = |code| matches!(code, Code::Aborted | Code::Unavailable);
+            source.is_io() || source.status().is_some_and(|status| is_of_stream(status.code))
+        }
+        _ => false,
+    }
 }
 
 /// Notes the rows that an answer refuses; false if it names none of those that were sent.

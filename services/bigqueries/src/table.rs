@@ -187,7 +187,7 @@ impl Table {
                 Err(Fault::Missing(format!("table {} was just created", self.name)))
             }
             // Such as a column that tables cannot be partitioned by.
-            Err(Failure::Refused(refused)) if refused.status == 400 => {
+            Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Different(format!("it cannot be created: {}", refused.message)))
             }
             Err(failure) => Err(self.fault(&failure)),
@@ -229,7 +229,9 @@ impl Table {
     /// Adds columns that are missing; refuses a table that differs in any other way.
     async fn reconcile(&self, found: Value) -> Result<(), Fault> {
         let Some(merged) = self.compare(&found)? else { return Ok(()) };
-        let etag = found["etag"].as_str().unwrap_or_default();
+        let etag = found["etag"].as_str();
+        let etag =
+            etag.ok_or_else(|| Fault::Missing(format!("table {} has no etag", self.name)))?;
         let patch = json!({ "schema": { "fields": merged } });
         let api = self.api().await?;
         let patched = api.patch_table(&self.name, etag, &patch).await;
@@ -249,18 +251,19 @@ impl Table {
 
     /// The table's fields with those that it lacks, or `None` if it lacks none.
     fn compare(&self, found: &Value) -> Result<Option<Vec<Value>>, Fault> {
+        let kind = found["type"].as_str().unwrap_or("TABLE");
+        if kind != "TABLE" {
+            return Err(Fault::Different(format!("it is no table that takes rows, but a {kind}")));
+        }
         self.compare_layout(found)?;
         let fields = array(&found["schema"]["fields"]);
         let mut differences = Vec::new();
-        let merged = merge(fields, &self.columns, "", &mut differences);
-        for field in fields.iter().filter(|field| is_required(field)) {
-            if !self.columns.iter().any(|column| has_name(field, &column.name)) {
-                differences.push(format!(
-                    "column {}: REQUIRED in the table, and no column of the settings",
-                    text(field, "name")
-                ));
-            }
-        }
+        // Nothing is in a table without columns, so its first ones may be required.
+        let merged = if fields.is_empty() {
+            Some(self::fields(&self.columns))
+        } else {
+            merge(fields, &self.columns, "", &mut differences)
+        };
         if !differences.is_empty() {
             return Err(Fault::Different(differences.join("; ")));
         }
@@ -368,6 +371,11 @@ fn names_dataset(refused: &Refused) -> bool {
     refused.message.starts_with("Not found: Dataset ")
 }
 
+/// Whether the same request would be refused for ever.
+fn is_about_settings(refused: &Refused) -> bool {
+    refused.status == 400 && matches!(refused.reason.as_str(), "invalid" | "badRequest")
+}
+
 fn is_required(field: &Value) -> bool {
     mode(field) == "REQUIRED"
 }
@@ -403,6 +411,14 @@ fn merge(
 ) -> Option<Vec<Value>> {
     let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
     let mut has_changed = false;
+    for field in fields.iter().filter(|field| is_required(field)) {
+        if !columns.iter().any(|column| has_name(field, &column.name)) {
+            differences.push(format!(
+                "column {at}{}: REQUIRED in the table, and no column of the settings",
+                text(field, "name")
+            ));
+        }
+    }
     for column in columns {
         let path = format!("{at}{}", column.name);
         let Some(found) = merged.iter_mut().find(|field| has_name(field, &column.name)) else {
@@ -490,5 +506,40 @@ fn sql_name(api_name: &str) -> &str {
         "BOOLEAN" => "BOOL",
         "STRUCT" => "RECORD",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_stay_as_they_are_but_for_their_policy_tags() {
+        let tagged = |name: &str| json!({ "name": name, "type": "STRING", "maxLength": "7", "policyTags": { "names": ["t"] } });
+        let untagged = |name: &str| json!({ "name": name, "type": "STRING", "maxLength": "7" });
+        let record = |fields: Value| json!({ "name": "r", "type": "RECORD", "fields": fields });
+        let table = [tagged("a"), record(json!([tagged("b")]))];
+        let mut differences = Vec::new();
+
+        let merged = merge(&table, &[Column::new("new", Kind::String)], "", &mut differences);
+
+        let added = json!({ "name": "new", "type": "STRING", "mode": "NULLABLE" });
+        assert_eq!(merged, Some(vec![untagged("a"), record(json!([untagged("b")])), added]));
+        assert_eq!(differences, Vec::<String>::new());
+    }
+
+    #[test]
+    fn required_fields_that_no_column_fills_are_named_at_any_depth() {
+        let required = |name: &str| json!({ "name": name, "type": "STRING", "mode": "REQUIRED" });
+        let record =
+            json!({ "name": "r", "type": "RECORD", "fields": [required("in"), required("s")] });
+        let columns =
+            [Column::record("r", vec![Column::new("S", Kind::String).with_mode(Mode::Required)])];
+        let mut differences = Vec::new();
+
+        merge(&[required("out"), record], &columns, "", &mut differences);
+
+        let why = "REQUIRED in the table, and no column of the settings";
+        assert_eq!(differences, [format!("column out: {why}"), format!("column r.in: {why}")]);
     }
 }

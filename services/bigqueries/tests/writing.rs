@@ -16,7 +16,7 @@ use bigqueries::transform::Record;
 use emulator::{Emulator, Fault, Options};
 use pipeline::{Recovery, Refusal, Sink as _};
 use serde_json::{Value, json};
-use service::{Context, install_crypto};
+use service::{Context, WrongSettings, install_crypto};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -241,17 +241,17 @@ async fn the_code_of_an_answer_says_what_to_do() {
     sink.join(&mut batch, record, &mut ()).unwrap();
     let sealed = sink.seal(batch, &mut ());
 
-    for (code, times, expected) in [
+    for (code, expected) in [
         // The rows do not fit the table: no row is at fault.
-        (Code::InvalidArgument, 1, Recovery::Retry),
-        (Code::OutOfRange, 1, Recovery::Reject("request_too_large")),
-        (Code::Unimplemented, 1, Recovery::Stop),
-        // The connection may have ended, so that is tried again at once.
-        (Code::Unavailable, 2, Recovery::Retry),
-        (Code::Aborted, 2, Recovery::Retry),
-        (Code::ResourceExhausted, 1, Recovery::Retry),
+        (Code::InvalidArgument, Recovery::Retry),
+        (Code::OutOfRange, Recovery::Reject("request_too_large")),
+        (Code::Unimplemented, Recovery::Stop),
+        // A connection that has just failed was not idle: these are not tried again at once.
+        (Code::Unavailable, Recovery::Retry),
+        (Code::Aborted, Recovery::Retry),
+        (Code::ResourceExhausted, Recovery::Retry),
     ] {
-        cloud.emulator.faults().refuse("AppendRows", times, code);
+        cloud.emulator.faults().refuse("AppendRows", 1, code);
         let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
         assert_eq!(error.recovery(), expected, "{code:?}");
     }
@@ -351,13 +351,28 @@ async fn added_columns_leave_all_others_as_they_are() {
 async fn a_table_that_was_changed_meanwhile_is_looked_at_again() {
     let cloud = Cloud::start().await;
     cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap();
-    cloud.emulator.faults().refuse("bigquery.tables.patch", 1, Code::FailedPrecondition);
+    let looks = || {
+        let calls = cloud.emulator.faults().calls();
+        calls.get("bigquery.tables.get").copied().unwrap_or(0)
+    };
+    let before = looks();
+    cloud.emulator.faults().delay("bigquery.tables.patch", 1, Duration::from_secs(1));
     let more = [Column::new("n", Kind::Int64), Column::new("m", Kind::Int64)];
 
-    cloud.table(&more, settings()).await.unwrap();
+    let other = async {
+        while !cloud.emulator.faults().planned().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
+        let change = json!({ "description": "changed" });
+        let changed = cloud.http.patch(url).json(&change).send().await.unwrap();
+        changed.error_for_status().unwrap();
+    };
+    let (added, ()) = tokio::join!(cloud.table(&more, settings()), other);
 
+    added.unwrap();
     assert_eq!(cloud.rows("SELECT m FROM d.t").await, Vec::<Value>::new());
-    assert_eq!(cloud.emulator.faults().calls()["bigquery.tables.patch"], 1);
+    assert_eq!(looks(), before + 2, "the change was for the table of before");
 }
 
 #[tokio::test]
@@ -384,6 +399,23 @@ async fn a_table_that_bigquery_will_never_create_ends_the_wait() {
     let refused = cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap_err();
 
     assert!(refused.contains("cannot be created: Cannot partition by n"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_view_takes_no_rows() {
+    let cloud = Cloud::start().await;
+    cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap();
+    let query = json!({ "query": "SELECT n FROM d.t", "useLegacySql": false });
+    let view = json!({ "tableReference": { "tableId": "view" }, "view": query });
+    cloud.post("projects/p/datasets/d/tables", &view).await;
+    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
+    let name = TableName { table: "view".into(), ..name() };
+    let table = Table::new(client, name, [Column::new("n", Kind::Int64)].into(), settings());
+
+    let refused = table.wait(&Context::default().health.condition("table")).await.unwrap_err();
+
+    assert!(refused.is::<WrongSettings>());
+    assert!(refused.to_string().contains("but a VIEW"), "{refused}");
 }
 
 #[tokio::test]

@@ -166,6 +166,17 @@ fn rows_that_failed_are_sent_again_and_no_others() {
 }
 
 #[test]
+fn a_row_that_is_named_without_a_reason_is_sent_again() {
+    for error in [json!({ "index": 1 }), json!({ "index": 1, "errors": [] })] {
+        let rows = insertion();
+
+        assert!(rows.note(&[0, 1, 2], &[error]).is_some());
+
+        assert_eq!(rows.left(), [1]);
+    }
+}
+
+#[test]
 fn an_error_that_names_no_row_settles_nothing() {
     let unnamed = json!({ "errors": [{ "reason": "invalid" }] });
     for error in [row_error(3, "invalid"), row_error(-1, "invalid"), unnamed] {
