@@ -39,6 +39,7 @@ use transform::ToRow;
 pub const REASONS: Reasons = Reasons {
     refused: &[
         "not_an_envelope",
+        "payload_unreadable",
         "row_type_mismatch",
         "row_missing_value",
         "row_too_large",

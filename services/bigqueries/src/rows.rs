@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use pipeline::message::attribute;
 use pipeline::place::Pointer;
-use pipeline::{Envelope, Error, Message, Place, Recovery};
+use pipeline::{Envelope, Error, Message, Payload, Place, Recovery};
 use serde_json::Value;
 
 use crate::cell::Cell;
@@ -99,10 +99,7 @@ impl Rows for Mapped {
     }
 
     fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
-        let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
-        // A payload that is no JSON has no places in it, and goes to the rest whole.
-        let payload: Option<Value> =
-            payload.and_then(|payload| pipeline::json::parse(&payload.bytes()).ok());
+        let payload = self.payload(message, envelope)?;
         let mut cells = Vec::with_capacity(METADATA.len() + self.columns.len() + 1);
         if self.has_metadata {
             cells.push(Cell::Text(message.id.clone()));
@@ -124,6 +121,28 @@ impl Rows for Mapped {
             cells.push(rest::of(message, envelope, payload, &self.columns).into());
         }
         Ok(cells)
+    }
+}
+
+impl Mapped {
+    /// The payload, if it is wanted. One that is no JSON has no places in it, and goes to the rest whole;
+    /// without a rest it would be lost, so it is refused.
+    fn payload(&self, message: &Message, envelope: &Envelope) -> Result<Option<Value>, Error> {
+        let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
+        let Some(bytes) = payload.map(Payload::bytes).filter(|bytes| !bytes.is_empty()) else {
+            return Ok(None);
+        };
+        match pipeline::json::parse(&bytes) {
+            Ok(payload) => Ok(Some(payload)),
+            Err(_) if self.rest.is_some() => Ok(None),
+            Err(error) => {
+                let detail = format!(
+                    "the payload is no JSON ({error}), and there is no rest column, message {}",
+                    message.id
+                );
+                Err(Recovery::Reject("payload_unreadable").because("make row", detail))
+            }
+        }
     }
 }
 
@@ -154,4 +173,42 @@ fn refuse(misfit: &Misfit, place: &Place, message: &Message) -> Error {
         message.id
     );
     Recovery::Reject(reason).because("make row", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::envelope::Input;
+
+    use super::*;
+
+    fn cells(
+        columns: &[Column],
+        rest: Option<&str>,
+        data: &'static str,
+    ) -> Result<Vec<Cell>, Error> {
+        let message = Message::new(data);
+        let envelope = Envelope::of(&message, Input::Raw).unwrap();
+        Mapped::new(columns, false, rest).cells(&message, &envelope)
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_in_the_rest_or_refused() {
+        let from_payload = [Column::new("n", Kind::Int64)];
+
+        let rest = cells(&from_payload, Some("rest"), "text").unwrap();
+        assert!(rest[0] == Cell::Null && rest[1] != Cell::Null, "{rest:?}");
+        let refused = cells(&from_payload, None, "text").unwrap_err();
+        assert_eq!(refused.recovery(), Recovery::Reject("payload_unreadable"));
+
+        assert_eq!(
+            cells(&from_payload, None, "").unwrap(),
+            [Cell::Null],
+            "there is nothing to lose"
+        );
+        let from_attribute = [Column {
+            from: Some("attribute.a".parse().unwrap()),
+            ..Column::new("a", Kind::String)
+        }];
+        assert_eq!(cells(&from_attribute, None, "text").unwrap(), [Cell::Null], "nobody wants it");
+    }
 }
