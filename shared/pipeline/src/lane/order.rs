@@ -155,9 +155,6 @@ impl Order {
         sequence: u64,
         settlement: &Settlement,
     ) -> bool {
-        if self.keys.is_empty() || message.ordering_key.is_empty() {
-            return true;
-        }
         let Some(absent) = self.keys.get_mut(&message.ordering_key) else { return true };
         if absent.first().is_some_and(|first| first < sequence) {
             // Each delivery while the key waits uses up an attempt, where attempts are counted.
