@@ -66,6 +66,16 @@ impl Cloud {
         builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
     }
 
+    /// A topic, and a subscription of it that keeps the order of keys.
+    async fn ordered_pair(&self) -> (String, String) {
+        let (topic, subscription) = (self.topic("topic"), self.subscription("ordered"));
+        self.topics().await.create_topic().set_name(&topic).send().await.unwrap();
+        let subscriptions = self.subscriptions().await;
+        let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
+        create.set_enable_message_ordering(true).send().await.unwrap();
+        (topic, subscription)
+    }
+
     /// A topic and a subscription to it.
     async fn pair(&self) -> (String, String) {
         let (topic, subscription) = (self.topic("topic"), self.subscription("subscription"));
@@ -277,11 +287,7 @@ async fn flow_control_bounds_what_is_out(cloud: &Cloud) {
 }
 
 async fn messages_of_an_ordering_key_keep_their_order(cloud: &Cloud) {
-    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
-    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
-    let subscriptions = cloud.subscriptions().await;
-    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
-    create.set_enable_message_ordering(true).send().await.unwrap();
+    let (topic, subscription) = cloud.ordered_pair().await;
     let keyed = |index: i32| message(&index.to_string()).set_ordering_key((index % 3).to_string());
 
     cloud.publish(&topic, (0..30).map(keyed)).await;
@@ -298,11 +304,7 @@ async fn messages_of_an_ordering_key_keep_their_order(cloud: &Cloud) {
 }
 
 async fn a_pull_gets_nothing_of_a_key_that_an_earlier_pull_holds(cloud: &Cloud) {
-    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
-    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
-    let subscriptions = cloud.subscriptions().await;
-    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
-    create.set_enable_message_ordering(true).send().await.unwrap();
+    let (topic, subscription) = cloud.ordered_pair().await;
     let keyed = |key: &str| message("data").set_ordering_key(key);
     cloud.publish(&topic, ["a", "a", "b"].map(keyed)).await;
     let rest = Rest::new(cloud, &subscription);
@@ -319,11 +321,7 @@ async fn a_pull_gets_nothing_of_a_key_that_an_earlier_pull_holds(cloud: &Cloud) 
 }
 
 async fn a_nacked_ordered_message_comes_again_with_all_that_follow(cloud: &Cloud) {
-    let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("ordered"));
-    cloud.topics().await.create_topic().set_name(&topic).send().await.unwrap();
-    let subscriptions = cloud.subscriptions().await;
-    let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
-    create.set_enable_message_ordering(true).send().await.unwrap();
+    let (topic, subscription) = cloud.ordered_pair().await;
     let keyed = |index: i32| message(&index.to_string()).set_ordering_key("key");
     cloud.publish(&topic, (0..5).map(keyed)).await;
 
