@@ -403,13 +403,14 @@ mod tests {
             assert_eq!(misfit.reason, "row_type_mismatch", "{time}");
             assert!(misfit.expected.contains("to 9999-12-31 23:59:59.999999 UTC"), "{time}");
         }
-        for (kind, refused) in [
-            (Kind::Date, json!("0000-12-31")),
-            (Kind::Date, json!("-0001-01-01")),
-            (Kind::Datetime, json!("0000-12-31T23:59:59")),
-            (Kind::Datetime, json!("-0001-12-31 00:00:00")),
+        for (kind, refused, last) in [
+            (Kind::Date, json!("0000-12-31"), "to 9999-12-31"),
+            (Kind::Date, json!("-0001-01-01"), "to 9999-12-31"),
+            (Kind::Datetime, json!("0000-12-31T23:59:59"), "to 9999-12-31 23:59:59.999999"),
+            (Kind::Datetime, json!("-0001-12-31 00:00:00"), "to 9999-12-31 23:59:59.999999"),
         ] {
-            assert_eq!(cell(kind, refused.clone()), None, "{refused}");
+            let misfit = convert(&Column::new("t", kind), Some(&refused)).unwrap_err();
+            assert!(misfit.expected.ends_with(last), "{refused}: {}", misfit.expected);
         }
         assert_eq!(cell(Kind::Date, json!("0001-01-01")), Some(Cell::Days(-719_162)));
         assert_eq!(cell(Kind::Date, json!("9999-12-31")), Some(Cell::Days(2_932_896)));

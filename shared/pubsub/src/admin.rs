@@ -316,11 +316,20 @@ mod tests {
         assert_eq!(advice(Some(Code::NotFound)), "name another with --x");
         let denied = advice(Some(Code::PermissionDenied));
         assert!(denied.contains("roles/pubsub.viewer") && denied.contains("--x"), "{denied}");
-        for code in [None, Some(Code::Unavailable), Some(Code::Unauthenticated)] {
+        for code in [None, Some(Code::Unavailable)] {
             let silent = advice(code);
-            assert!(silent.starts_with("http://localhost:1 "), "{silent}");
+            assert!(silent.starts_with("http://localhost:1 must be reached"), "{silent}");
             assert!(!silent.contains("--x"), "{silent}");
         }
+        let refused = advice(Some(Code::Unauthenticated));
+        assert_eq!(refused, "http://localhost:1 does not take these credentials");
+    }
+
+    #[test]
+    fn advice_about_missing_credentials_is_not_repeated() {
+        let unseen = Unseen { code: None, why: format!("{} (words)", credentials::MISSING) };
+
+        assert_eq!(unseen.advice(&Endpoint::default(), "name another"), "then run it again");
     }
 
     #[test]

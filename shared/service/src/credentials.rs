@@ -7,8 +7,8 @@ use std::path::Path;
 /// What the clients say about credentials, each in its own words.
 const WORDS: [&str; 5] =
     ["auth headers", "authentication headers", "auth token", "Fetching the token", "No token"];
-/// What to do.
-pub(crate) const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
+/// Text that says that credentials are missing, and what to do.
+pub const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
                        file, or run `gcloud auth application-default login`, or give the pod a \
                        service account";
 
