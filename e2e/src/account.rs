@@ -1,5 +1,6 @@
 //! Compares by content what a fleet sent with what arrived.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use base64::Engine as _;
@@ -210,6 +211,19 @@ impl Arrived {
         Self { payload: Payload::Json(payload), device, location }
     }
 
+    /// The reading that it was made of; `None` when a fleet of another name sent it.
+    #[must_use]
+    pub fn reading(&self, fleet: &str) -> Option<Reading> {
+        Reading::of(fleet, &self.bytes())
+    }
+
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        match &self.payload {
+            Payload::Bytes(bytes) => bytes.into(),
+            Payload::Json(value) => value.to_string().into_bytes().into(),
+        }
+    }
+
     fn of_envelope(envelope: Envelope, device: Option<String>) -> Self {
         let location = envelope.enrichment.get("location").and_then(Value::as_str);
         let location = location.map(str::to_owned);
@@ -226,14 +240,10 @@ enum Judgement {
 
 impl Fleet {
     fn judge(&self, arrived: &Arrived, is_enriched: bool) -> Judgement {
-        let bytes = match &arrived.payload {
-            Payload::Bytes(bytes) => bytes.clone(),
-            Payload::Json(value) => value.to_string().into_bytes(),
-        };
-        let Some(reading) = Reading::of(self.name(), &bytes) else {
+        let Some(reading) = arrived.reading(self.name()) else {
             // A payload that still shows our mark, but cannot be read, was ours.
             let mark = self.name().as_bytes();
-            let is_ours = bytes.windows(mark.len()).any(|window| window == mark);
+            let is_ours = arrived.bytes().windows(mark.len()).any(|window| window == mark);
             return if is_ours { Judgement::Corrupted(None) } else { Judgement::NotOurs };
         };
         let expected = reading.payload(self.name(), self.plan().payload_bytes);

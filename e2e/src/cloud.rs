@@ -62,6 +62,12 @@ impl Cloud {
         }
     }
 
+    /// The same cloud, but with Pub/Sub and Firestore at other URLs, such as those of Google's emulators.
+    #[must_use]
+    pub fn with_messages_at(self, pubsub: &str, firestore: &str) -> Self {
+        Self { pubsub: pubsub.to_owned(), firestore: Some(firestore.to_owned()), ..self }
+    }
+
     /// Google's own, in a project that exists.
     ///
     /// # Errors
@@ -157,6 +163,19 @@ impl Cloud {
         dataset: &str,
         table: &str,
     ) -> anyhow::Result<Vec<Map<String, Value>>> {
+        self.rows_from(dataset, table, 0).await
+    }
+
+    /// The rows of a table but for the `skipped` first ones.
+    ///
+    /// # Errors
+    /// When the cloud refuses.
+    pub async fn rows_from(
+        &self,
+        dataset: &str,
+        table: &str,
+        skipped: usize,
+    ) -> anyhow::Result<Vec<Map<String, Value>>> {
         let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
         let url = format!("{base}/datasets/{dataset}/tables/{table}");
         let (status, body) = self.send(Method::GET, &url, None).await?;
@@ -167,10 +186,9 @@ impl Cloud {
         let fields = described["schema"]["fields"].as_array().cloned().unwrap_or_default();
         let names: Vec<_> = fields.iter().filter_map(|field| field["name"].as_str()).collect();
         let mut rows = Vec::new();
-        let mut token = String::new();
+        let mut from = format!("startIndex={skipped}");
         loop {
-            let page = format!("{url}/data?pageToken={}", encode(&token));
-            let page = self.call(Method::GET, page, None).await?;
+            let page = self.call(Method::GET, format!("{url}/data?{from}"), None).await?;
             let page: Value = serde_json::from_slice(&page).context("read rows")?;
             for row in page["rows"].as_array().into_iter().flatten() {
                 let cells = row["f"].as_array().into_iter().flatten();
@@ -180,7 +198,7 @@ impl Cloud {
                 );
             }
             match page["pageToken"].as_str() {
-                Some(next) => next.clone_into(&mut token),
+                Some(next) => from = format!("pageToken={}", encode(next)),
                 None => return Ok(rows),
             }
         }

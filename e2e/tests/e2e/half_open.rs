@@ -58,19 +58,19 @@ impl Links {
         enrich.firestore.timeout = SHORT;
         enrich.pubsub.endpoint = self.url(0);
         enrich.pipeline.attempt_timeout = SHORT;
-        enrich.subscription.idle_timeout = SHORT;
+        enrich.subscription.idle_timeout = Some(SHORT);
         let mut bigqueries = stage.bigqueries();
         bigqueries.subscription.id = stage.cloud.name("enriched-rows");
         bigqueries.bigquery.endpoint = self.url(2);
         bigqueries.pubsub.endpoint = self.url(0);
         bigqueries.pipeline.attempt_timeout = SHORT;
-        bigqueries.subscription.idle_timeout = SHORT;
+        bigqueries.subscription.idle_timeout = Some(SHORT);
         let mut icestore = stage.icestore();
         icestore.subscription.id = stage.cloud.name("enriched-archive");
         icestore.storage.endpoint = self.url(3);
         icestore.pubsub.endpoint = self.url(0);
         icestore.pipeline.attempt_timeout = SHORT;
-        icestore.subscription.idle_timeout = SHORT;
+        icestore.subscription.idle_timeout = Some(SHORT);
         vec![
             start_ingestion(ingestion).await,
             start_enrich(enrich).await,

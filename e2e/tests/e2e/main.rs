@@ -6,7 +6,10 @@
 mod binaries;
 mod caches;
 mod chain;
+#[path = "../../../shared/emulator/tests/google/emulators.rs"]
+mod emulators;
 mod flows;
+mod google;
 mod half_open;
 mod metadata;
 mod monitoring;

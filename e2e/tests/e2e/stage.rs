@@ -24,6 +24,8 @@ use service::{Hosted, Http, Service};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
+use crate::emulators;
+
 /// How long a service may drain.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
 /// Messages that a service has written.
@@ -44,6 +46,15 @@ pub(crate) struct Stage {
     pub(crate) cloud: Cloud,
     pub(crate) emulator: Option<Emulator>,
     pub(crate) folder: TempDir,
+    /// URLs of Google's emulators, where the flow uses them.
+    googles: Option<Googles>,
+}
+
+/// URLs of Google's emulators.
+#[derive(Debug, Clone)]
+struct Googles {
+    pubsub: String,
+    firestore: String,
 }
 
 impl Stage {
@@ -68,18 +79,40 @@ impl Stage {
                 (Cloud::embedded(&emulator.url()), Some(emulator))
             }
         };
-        let stage = Self { broker, cloud, emulator, folder };
-        let name = |kind| stage.cloud.name(kind);
+        let stage = Self { broker, cloud, emulator, folder, googles: None };
+        stage.furnish().await;
+        stage
+    }
+
+    /// Starts a flow over Google's emulators of Pub/Sub and Firestore, with table and archive in the
+    /// embedded cloud; `None`, loudly, where they are not installed.
+    pub(crate) async fn set_on_googles_emulators() -> Option<Self> {
+        service::install_crypto();
+        let pubsub = emulators::start(&emulators::PUBSUB).await?;
+        let firestore = emulators::start(&emulators::FIRESTORE).await?;
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("broker");
+        let broker = Mosquitto::start_with(&home, 0, "allow_anonymous true").await.unwrap();
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let cloud = Cloud::embedded(&emulator.url()).with_messages_at(&pubsub, &firestore);
+        let googles = Some(Googles { pubsub, firestore });
+        let stage = Self { broker, cloud, emulator: Some(emulator), folder, googles };
+        stage.furnish().await;
+        Some(stage)
+    }
+
+    /// Makes topics, subscriptions, bucket and dataset.
+    async fn furnish(&self) {
+        let name = |kind| self.cloud.name(kind);
         for (topic, subscriptions) in TOPICS {
-            stage.cloud.create_topic(&name(topic)).await.unwrap();
+            self.cloud.create_topic(&name(topic)).await.unwrap();
             for subscription in subscriptions {
                 let (subscription, topic) = (name(subscription), name(topic));
-                stage.cloud.create_subscription(&subscription, &topic).await.unwrap();
+                self.cloud.create_subscription(&subscription, &topic).await.unwrap();
             }
         }
-        stage.cloud.create_bucket(&name("bucket")).await.unwrap();
-        stage.cloud.create_dataset(&stage.dataset()).await.unwrap();
-        stage
+        self.cloud.create_bucket(&name("bucket")).await.unwrap();
+        self.cloud.create_dataset(&self.dataset()).await.unwrap();
     }
 
     /// The dataset; these have no hyphens in their names.
@@ -119,6 +152,16 @@ impl Stage {
         self.emulator.as_ref().map(Emulator::url)
     }
 
+    fn pubsub(&self) -> Endpoint {
+        let googles = self.googles.as_ref().map(|googles| googles.pubsub.clone());
+        Endpoint { endpoint: googles.or_else(|| self.endpoint()), ..Endpoint::default() }
+    }
+
+    fn firestore(&self) -> Option<String> {
+        let googles = self.googles.as_ref().map(|googles| googles.firestore.clone());
+        googles.or_else(|| self.endpoint())
+    }
+
     pub(crate) fn fleet(&self, messages: u64) -> Fleet {
         let port = self.broker.port();
         Fleet::start(Plan { port, messages: Some(messages), devices: 50, ..Plan::default() })
@@ -134,7 +177,7 @@ impl Stage {
             project: self.cloud.project.clone(),
             dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             http: loopback(),
-            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            pubsub: self.pubsub(),
             ..ingestion::config::Settings::default()
         };
         settings.mqtt.url = format!("mqtt://127.0.0.1:{}", self.broker.port());
@@ -152,7 +195,7 @@ impl Stage {
             project: self.cloud.project.clone(),
             dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             http: loopback(),
-            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            pubsub: self.pubsub(),
             ..icestore::config::Settings::default()
         };
         settings.subscription.id = self.cloud.name("archive");
@@ -171,13 +214,13 @@ impl Stage {
             dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             admin: Admin { port: 0, ..Admin::default() },
             http: loopback(),
-            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            pubsub: self.pubsub(),
             ..enrich::config::Settings::default()
         };
         settings.subscription.id = self.cloud.name("enrich");
         settings.subscription.lease_extension = Duration::from_secs(10);
         settings.firestore.collection = self.cloud.name("devices");
-        settings.firestore.endpoint = self.endpoint();
+        settings.firestore.endpoint = self.firestore();
         settings.cache.redis.url = redis_url;
         settings.cache.redis.key_prefix = format!("{}:", self.cloud.run);
         settings
@@ -191,7 +234,7 @@ impl Stage {
             project: self.cloud.project.clone(),
             dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
             http: loopback(),
-            pubsub: Endpoint { endpoint: self.endpoint(), ..Endpoint::default() },
+            pubsub: self.pubsub(),
             ..bigqueries::config::Settings::default()
         };
         settings.subscription.id = self.cloud.name("rows");
@@ -205,6 +248,11 @@ impl Stage {
             column("temperature", Kind::Float64, Place::Payload(Pointer::to("temperature"))),
         ];
         settings
+    }
+
+    /// The rows of the table but for the `skipped` first ones.
+    pub(crate) async fn rows_from(&self, skipped: usize) -> Vec<Map<String, Value>> {
+        self.cloud.rows_from(&self.dataset(), "readings", skipped).await.unwrap()
     }
 
     /// The rows of the table.

@@ -13,7 +13,7 @@ use service::credentials;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
 use crate::publishers::Publisher;
-use crate::settings::Endpoint;
+use crate::settings::{Endpoint, Subscription};
 
 /// Longest time to connect for publishing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,6 +84,11 @@ impl Connection {
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self { endpoint }
+    }
+
+    /// Silence after which a stream of a subscription is replaced.
+    pub(crate) fn idle_timeout(&self, settings: &Subscription) -> Duration {
+        settings.idle_timeout(&self.endpoint)
     }
 
     /// A client that publishes. It never tries again by itself: the pipeline does.

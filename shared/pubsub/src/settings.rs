@@ -13,6 +13,12 @@ use crate::connection::TopicName;
 /// Largest `subscription.max_outstanding_bytes`: more than any process can hold.
 const MAX_OUTSTANDING_BYTES: usize = 64 * 1024 * 1024 * 1024;
 
+/// Silence after which a stream from Google is replaced by default.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for an emulator. That of Google (0.8.20) fails over the reset of a stream, and goes on handing
+/// messages to it, each until its lease ends.
+const EMULATOR_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// How Pub/Sub is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
@@ -71,10 +77,11 @@ pub struct Subscription {
     #[schemars(with = "String")]
     pub lease_extension: Duration,
     /// A stream that brings nothing for this long is opened again on another connection, because the
-    /// one it has could be dead; 1s to 1h. It stays while half of what may be outstanding is.
+    /// one it has could be dead; 1s to 1h. It stays while half of what may be outstanding is. By default
+    /// 1m, and 1h with an emulator: Google's goes on handing messages to a stream that was replaced.
     #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub idle_timeout: Duration,
+    #[schemars(with = "Option<String>")]
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Default for Subscription {
@@ -86,12 +93,19 @@ impl Default for Subscription {
             max_outstanding_bytes: 100 * 1024 * 1024,
             max_lease: Duration::from_secs(3600),
             lease_extension: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: None,
         }
     }
 }
 
 impl Subscription {
+    /// Silence after which a stream from `endpoint` is replaced.
+    pub(crate) fn idle_timeout(&self, endpoint: &Endpoint) -> Duration {
+        let default =
+            if endpoint.endpoint.is_some() { EMULATOR_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+        self.idle_timeout.unwrap_or(default)
+    }
+
     /// Reports what is wrong; the settings stand at `subscription`. A lease must have room for what is
     /// attempted in it.
     pub fn check(&self, limits: &Limits, faults: &mut Faults) {
@@ -113,7 +127,11 @@ impl Subscription {
             ),
             ((minute..=hour).contains(&self.max_lease), "max_lease", "must be 1m to 1h"),
             (extension.contains(&self.lease_extension), "lease_extension", "must be 10s to 10m"),
-            (idle.contains(&self.idle_timeout), "idle_timeout", "must be 1s to 1h"),
+            (
+                self.idle_timeout.is_none_or(|timeout| idle.contains(&timeout)),
+                "idle_timeout",
+                "must be 1s to 1h",
+            ),
         ];
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("subscription.{key}"), right);
@@ -236,7 +254,7 @@ mod tests {
         let durations: [(&str, u64, u64, Field<Duration>); 3] = [
             ("max_lease", 60, 3600, |s| &mut s.max_lease),
             ("lease_extension", 10, 600, |s| &mut s.lease_extension),
-            ("idle_timeout", 1, 3600, |s| &mut s.idle_timeout),
+            ("idle_timeout", 1, 3600, |s| s.idle_timeout.get_or_insert_default()),
         ];
         for (key, least, most, field) in durations {
             let faults = |value| of_subscription(|s| *field(s) = value);
@@ -258,6 +276,21 @@ mod tests {
             assert!(of_subscription(|s| *field(s) = s.streams).is_empty());
             assert_eq!(of_subscription(|s| *field(s) = s.streams - 1), [key]);
         }
+    }
+
+    #[test]
+    fn silent_streams_of_an_emulator_are_kept_unless_a_time_is_set() {
+        let (google, emulator) = (
+            Endpoint::default(),
+            Endpoint { endpoint: Some("http://localhost:8085".into()), ..Endpoint::default() },
+        );
+        let default = Subscription::default();
+        let set = Subscription { idle_timeout: Some(SECOND), ..Subscription::default() };
+
+        assert_eq!(default.idle_timeout(&google), 60 * SECOND);
+        assert_eq!(default.idle_timeout(&emulator), 3600 * SECOND);
+        assert_eq!(set.idle_timeout(&google), SECOND);
+        assert_eq!(set.idle_timeout(&emulator), SECOND);
     }
 
     #[test]

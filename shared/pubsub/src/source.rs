@@ -5,6 +5,7 @@ mod reader;
 
 use pipeline::{Delivery, Error, Recovery};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -31,6 +32,10 @@ pub struct Source {
 pub struct SourceMetrics {
     /// Streams that ended and were opened again.
     pub reconnects: Counter,
+    /// Streams that were replaced because they had brought nothing for `idle_timeout`.
+    pub idle_streams: Counter,
+    /// Messages that were received and are not settled yet.
+    pub unsettled: Gauge,
     /// Exactly-once acknowledgements that Pub/Sub did not take: these messages come again.
     pub lost_acks: Counter,
     /// Messages that were settled after their lease: they were delivered again meanwhile.
@@ -43,6 +48,10 @@ impl SourceMetrics {
         let registry = registry.sub_registry_with_prefix("dataflow_pubsub");
         let reconnects = "Streams that ended and were opened again";
         registry.register("reconnects", reconnects, self.reconnects.clone());
+        let idle = "Streams replaced because they had brought nothing";
+        registry.register("idle_streams", idle, self.idle_streams.clone());
+        let unsettled = "Messages received and not settled yet: their leases are extended";
+        registry.register("unsettled_messages", unsettled, self.unsettled.clone());
         let lost_acks = "Exactly-once acknowledgements that were not taken";
         registry.register("lost_acks", lost_acks, self.lost_acks.clone());
         let expired = "Messages settled after the end of their lease, which come again";

@@ -68,8 +68,10 @@ impl Settling {
         bytes: usize,
     ) -> impl Settle + use<> {
         let (part, settling) = (self.held.take(bytes), self.clone());
+        settling.metrics.unsettled.inc();
         move |verdict| {
             settling.settle(verdict, handler, lease_end);
+            settling.metrics.unsettled.dec();
             drop(part);
         }
     }

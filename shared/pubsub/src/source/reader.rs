@@ -67,6 +67,7 @@ pub(super) struct Reader {
     connection: Connection,
     name: String,
     settings: Subscription,
+    idle_timeout: Duration,
     outbox: mpsc::Sender<Delivery>,
     settling: Settling,
     /// Deliveries for which the outbox had no room, oldest first, with the bytes of their messages. One
@@ -107,6 +108,7 @@ impl Reader {
             connection: connection.clone(),
             name,
             settings: settings.clone(),
+            idle_timeout: connection.idle_timeout(settings),
             outbox,
             settling: Settling { confirmations, metrics, held: Held::default() },
             waiting: VecDeque::new(),
@@ -148,6 +150,7 @@ impl Reader {
             match ended {
                 None => return self.close().await,
                 Some(Ended::Idle) => {
+                    self.settling.metrics.idle_streams.inc();
                     let subscription = &self.name;
                     debug!(subscription, "nothing came for long, opening another stream");
                 }
@@ -196,7 +199,7 @@ impl Reader {
                 let has_room = !waits || reads_ahead && self.waiting_bytes < READ_AHEAD;
                 tokio::select! {
                     next = &mut reading, if has_room => break Some(next),
-                    () = sleep_until(last_sign + self.settings.idle_timeout), if has_room => break None,
+                    () = sleep_until(last_sign + self.idle_timeout), if has_room => break None,
                     room = self.outbox.reserve(), if waits => {
                         // An error means that the source is closing; the stop follows.
                         let Ok(room) = room else { return std::future::pending().await };

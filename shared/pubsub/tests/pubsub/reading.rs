@@ -135,7 +135,7 @@ fn calls(world: &World, method: &str) -> u64 {
 async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
     let world = World::new(json!({})).await;
     let proxy = Proxy::start(world.emulator.address().port(), None);
-    let idle_timeout = Duration::from_secs(1);
+    let idle_timeout = Some(Duration::from_secs(1));
     let settings = Subscription { idle_timeout, ..settings() };
     let (mut source, _) = open(&connection(proxy.url()), &settings).await;
     world.publish(["in hand".into()], "").await;
@@ -161,24 +161,27 @@ async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_stream_brought_is_acknowledged_through_it() {
     let world = World::new(json!({})).await;
-    let idle_timeout = Duration::from_millis(100);
+    let idle_timeout = Some(Duration::from_millis(100));
     let settings = Subscription { idle_timeout, ..settings() };
     let (mut source, metrics) = open(&world.connection, &settings).await;
     world.publish(["data".into()], "").await;
     let in_hand = next(&mut source).await;
 
     until(|| calls(&world, "StreamingPull") >= 3).await;
+    assert_eq!(metrics.unsettled.get(), 1);
     in_hand.ack();
+    assert_eq!(metrics.unsettled.get(), 0);
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 
     assert_empty(&world).await;
     assert_eq!(metrics.reconnects.get(), 0, "an idle stream did not fail");
+    assert!(metrics.idle_streams.get() >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_may_bring_no_more_is_silent_by_right() {
     let world = World::new(json!({})).await;
-    let idle_timeout = Duration::from_millis(100);
+    let idle_timeout = Some(Duration::from_millis(100));
     let settings = Subscription { idle_timeout, max_outstanding_messages: 2, ..settings() };
     let (mut source, _) = open(&world.connection, &settings).await;
     world.publish(["first".into(), "second".into()], "").await;

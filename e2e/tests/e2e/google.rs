@@ -1,0 +1,95 @@
+//! The chain over Google's own emulators of Pub/Sub and Firestore.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use e2e::account::{self, Arrived, Ends};
+use e2e::archive;
+use e2e::fleet::{Fleet, Log, Plan};
+use tokio::time::{Instant, sleep};
+
+use crate::stage::{
+    GRACE, PATIENCE, Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion,
+};
+
+/// Longest way of a message, from its PUBACK into the table.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Duration of each pause, and of the sending between two of them.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Readings a second; Google's emulator carries about 2,000 on a stream.
+const RATE: u32 = 500;
+
+/// Readings to send: a few in the gate, more by hand.
+fn message_count() -> u64 {
+    let count = std::env::var("DATAFLOW_E2E_MESSAGES").ok();
+    count.map_or(3_000, |count| count.parse().expect("DATAFLOW_E2E_MESSAGES is a number"))
+}
+
+/// Google's emulator of Pub/Sub goes on handing messages to streams that were reset. Each of them is late
+/// by a lease then, so no service may replace streams here.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_message_is_late_over_googles_emulators() {
+    let Some(stage) = Stage::set_on_googles_emulators().await else { return };
+    stage.put_devices(50).await;
+    let ingestion = start_ingestion(stage.ingestion()).await;
+    let enrich = start_enrich(stage.enrich(None)).await;
+    let mut rows = stage.bigqueries();
+    rows.subscription.id = stage.cloud.name("enriched-rows");
+    let bigqueries = start_bigqueries(rows).await;
+    let mut lines = stage.icestore();
+    lines.subscription.id = stage.cloud.name("enriched-archive");
+    let icestore = start_icestore(lines).await;
+
+    let port = stage.broker.port();
+    let messages = Some(message_count());
+    let mut fleet =
+        Fleet::start(Plan { port, messages, rate: RATE, devices: 50, ..Plan::default() });
+    let longest = tokio::select! {
+        longest = longest_way(&stage, &fleet) => longest,
+        never = pause_often(fleet.log()) => match never {},
+    };
+    fleet.finish().await;
+
+    assert!(longest <= LONGEST, "a reading took {longest:?}");
+    for service in [ingestion, enrich, bigqueries, icestore] {
+        service.shutdown(GRACE).await.unwrap();
+    }
+    let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
+    let ends = Ends { archive: Some(&lines), ..Ends::table(&rows).enriched() };
+    let account = account::settle(&fleet, ends);
+    assert!(account.is_clean(), "{account:?}");
+    assert_eq!(account.acknowledged, message_count());
+    stage.strike().await;
+}
+
+/// Sends for some seconds, then not for as long, again and again.
+async fn pause_often(log: Log) -> Infallible {
+    loop {
+        sleep(PAUSE).await;
+        log.hold().await;
+        sleep(PAUSE).await;
+        log.go_on();
+    }
+}
+
+/// Watches until all rows are there, and returns the longest way that a reading had.
+async fn longest_way(stage: &Stage, fleet: &Fleet) -> Duration {
+    let log = fleet.log();
+    let (mut seen, mut row_count, mut longest) = (HashSet::new(), 0, Duration::ZERO);
+    let ended = Instant::now() + PATIENCE + Duration::from_secs(message_count() / 50);
+    while (seen.len() as u64) < message_count() && Instant::now() < ended {
+        sleep(Duration::from_millis(200)).await;
+        let rows = stage.rows_from(row_count).await;
+        row_count += rows.len();
+        seen.extend(rows.iter().filter_map(|row| Arrived::of_row(row).reading(fleet.name())));
+        let now = Instant::now();
+        let acknowledged = log.acknowledged();
+        let waiting = acknowledged.iter().filter(|(reading, _)| !seen.contains(reading));
+        let first = waiting.map(|(_, at)| *at).min();
+        longest = longest.max(first.map_or(Duration::ZERO, |at| now.saturating_duration_since(at)));
+    }
+    longest
+}
