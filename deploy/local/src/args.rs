@@ -35,13 +35,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Port of the broker.
-    #[arg(long, default_value_t = 1883)]
+    #[arg(long, default_value_t = 1883, value_parser = clap::value_parser!(u16).range(1..))]
     pub mqtt_port: u16,
     /// Port of ingestion's health server; the other services take those after it.
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
     pub http_port: u16,
     /// Port of the embedded cloud.
-    #[arg(long, default_value_t = 8085)]
+    #[arg(long, default_value_t = 8085, value_parser = clap::value_parser!(u16).range(1..))]
     pub cloud_port: u16,
     /// Which broker to run.
     #[arg(long, value_enum, default_value_t = BrokerChoice::Auto)]

@@ -87,6 +87,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
 
 /// Starts the platform. Also returns a path of its data folder, as short as there is one.
 async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
+    if let Some(file) = &args.report {
+        // Before any work, so that the report is not lost in the end.
+        let opened = std::fs::File::options().append(true).create(true).open(file);
+        opened.with_context(|| format!("--report: write {}", file.display()))?;
+    }
     let folder = args.data_dir();
     let is_new = !folder.exists();
     let started = Platform::start(args, &folder).await;
