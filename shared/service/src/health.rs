@@ -7,6 +7,7 @@ use pipeline::Status;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
 /// The health of a process; clones are the same one.
@@ -18,7 +19,7 @@ struct Inner {
     conditions: BTreeMap<&'static str, State>,
     pipeline: Option<(Status, pipeline::Metrics)>,
     facts: Map<String, Value>,
-    last_error: Option<String>,
+    last_error: Option<(String, OffsetDateTime)>,
     failure: Option<String>,
 }
 
@@ -116,7 +117,10 @@ impl Health {
         let inner = self.lock();
         let mut report = inner.facts.clone();
         report.insert("ready".into(), is_ready.into());
-        report.insert("last_error".into(), inner.last_error.clone().into());
+        let (last_error, at) = inner.last_error.clone().unzip();
+        report.insert("last_error".into(), last_error.into());
+        let at = at.and_then(|at| at.format(&Rfc3339).ok());
+        report.insert("last_error_at".into(), at.into());
         report.insert("conditions".into(), serde_json::json!(conditions));
         if let Some((status, metrics)) = &inner.pipeline {
             let (messages, bytes) = status.in_flight();
@@ -163,7 +167,8 @@ impl Condition {
         let reason = reason.into();
         if self.set(false, reason.clone()) {
             warn!(dependency = self.name, reason, "not ready");
-            self.health.lock().last_error = Some(format!("{}: {reason}", self.name));
+            let error = (format!("{}: {reason}", self.name), OffsetDateTime::now_utc());
+            self.health.lock().last_error = Some(error);
         }
     }
 
