@@ -162,13 +162,13 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let dry = place.run("bigqueries", &dry, b"").await;
     assert!(
         text(&dry)
-            .contains("1 letter matches, of 1 read; all letters were read\n1 would be replayed\n"),
+            .contains("1 letter matches, of 1 read; no more letters came\n1 would be replayed\n"),
         "{}",
         text(&dry)
     );
     let replayed = place.run("bigqueries", &replay, b"").await;
     assert!(replayed.status.success(), "{}", text(&replayed));
-    assert!(text(&replayed).contains("all letters were read\n1 replayed\n"), "{}", text(&replayed));
+    assert!(text(&replayed).contains("no more letters came\n1 replayed\n"), "{}", text(&replayed));
 
     let mut rows = Vec::new();
     until(async || {

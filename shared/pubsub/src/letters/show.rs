@@ -198,7 +198,7 @@ impl Seen {
             None if self.read == 0 => {
                 format!("{sum}: there are none, or somebody else is reading them at this moment")
             }
-            None => format!("{sum}; all letters were read"),
+            None => format!("{sum}; no more letters came"),
         }
     }
 }
