@@ -39,13 +39,13 @@ pub fn command() -> Command {
              were archived, with their attributes and ingest_id, so that a table can be filled again. To \
              MQTT goes what the device sent, on its topic, with QoS 1 and the properties of MQTT 5. Takes the right to read objects \
              (roles/storage.objectViewer), which the service itself does not have.\n\n\
-             icestore replay --prefix 2025/06/15 --to-topic enriched --dry-run",
+             icestore replay --prefix 2025/06/15 --to-topic recovery --dry-run",
         )
         .args([
             option("prefix", "PREFIX", "Only objects whose name, after archive.prefix, begins so"),
             moment::option("since", "Only messages of this event time or later"),
             moment::option("until", "Only messages of an earlier event time"),
-            option("to-topic", "TOPIC", "The Pub/Sub topic to publish to, such as enriched"),
+            option("to-topic", "TOPIC", "The Pub/Sub topic to publish to; all its subscriptions receive the messages"),
             option("to-mqtt", "URL", "The broker to publish to, mqtt://host:port or mqtts://host:port"),
             option("mqtt-username", "NAME", "The user at the broker").requires("to-mqtt"),
             option("mqtt-password-file", "FILE", "A file with the user's password")

@@ -20,7 +20,10 @@ use crate::routes::Routes;
 /// The subcommand.
 #[must_use]
 pub fn command() -> Command {
-    let topic = Arg::new("topic").required(true).help("The MQTT topic, such as devices/abc/up");
+    let topic = Arg::new("topic")
+        .required(true)
+        .value_parser(topic)
+        .help("The MQTT topic, such as devices/abc/up");
     Command::new("explain")
         .about("Shows what would become of a message: its route, its attributes, its envelope")
         .long_about(
@@ -34,6 +37,14 @@ pub fn command() -> Command {
             explain::pairs("property", "A user property of MQTT 5; may be given again and again"),
             args::json(),
         ])
+}
+
+/// A topic as a message bears it, not a filter.
+fn topic(given: &str) -> Result<String, String> {
+    if given.is_empty() || given.contains(['+', '#', '\0']) {
+        return Err("must be the topic of one message, without the wildcards + and #".into());
+    }
+    Ok(given.to_owned())
 }
 
 /// Explains.
@@ -103,6 +114,14 @@ mod tests {
         assert_eq!(story["envelope"]["enrichmentData"]["DeviceID"], "abc");
         assert_eq!(story["message"]["attributes"]["device_id"], "abc");
         assert_eq!(story["outcome"], "passed");
+    }
+
+    #[test]
+    fn a_filter_is_no_topic_of_a_message() {
+        assert!(command().try_get_matches_from(["explain", "devices/abc/up"]).is_ok());
+        for filter in ["devices/+/up", "devices/#", ""] {
+            assert!(command().try_get_matches_from(["explain", filter]).is_err(), "{filter}");
+        }
     }
 
     #[tokio::test]

@@ -76,7 +76,7 @@ impl<E: Enricher> Ingestion<E> {
     }
 
     /// Carries what the broker still holds for this replica, and ends its sessions: for a replica that
-    /// goes for good. Its process must have ended.
+    /// was removed permanently. Its process must have ended.
     ///
     /// By the specification a broker may drop at an UNSUBSCRIBE what it has not sent yet [MQTT 5,
     /// 3.10.4]. mosquitto keeps it.

@@ -1,4 +1,4 @@
-//! The binary: `ingestion --config FILE`, `ingestion retire` for a replica that goes for good, and the
+//! The binary: `ingestion --config FILE`, `ingestion retire` for a replica that was removed permanently, and the
 //! tools for the person on call.
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `ingestion retire`: the end of a replica that goes for good.
+//! `ingestion retire`: the end of a replica that was removed permanently.
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -10,9 +10,10 @@ use crate::{Ingestion, host};
 const LONG_ABOUT: &str = "\
 Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in).
 
-First it watches for a living replica, which may be waiting to connect again. This takes
+First it takes the session over, and waits whether a living replica takes it back. This takes
 mqtt.reconnect.max + mqtt.connect_timeout + 5s: 2m 15s by default. A replica that connects in this
-time keeps its session, and the command fails.
+time keeps its session, and the command fails. Do not run it for a living replica: that one is not
+ready meanwhile, and messages that both carry arrive twice, with different ids.
 
 Exits with 1 if the broker has no session of this replica, as after a wrong ordinal: nothing is retired.";
 

@@ -160,7 +160,7 @@ impl Connection {
             (false, _) => None,
             (true, true) => Some(
                 "the replica seems to be alive, unless the broker has restarted: end it first and try \
-                     again, its session is untouched",
+                     again, and keeps its session",
             ),
             (true, false) => Some("the replica lives, and has lost its subscriptions: restart it"),
         }
