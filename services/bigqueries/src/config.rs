@@ -306,7 +306,7 @@ impl Reads for Settings {
 
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
-        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        faults.project(&self.project);
         self.subscription.check(&self.pipeline, faults);
         self.check_table(faults);
         faults.endpoint("bigquery.endpoint", self.bigquery.endpoint.as_deref());

@@ -143,9 +143,12 @@ impl Reads for Settings {
 
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
-        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        faults.project(&self.project);
         self.subscription.check(&self.pipeline, faults);
-        faults.require(!self.topic_id.is_empty(), "topic_id", "required: the topic to publish to");
+        match self.topic_id.as_str() {
+            "" => faults.add("topic_id", "required: the topic to publish to"),
+            topic => faults.resource("topic_id", topic, "topics"),
+        }
         self.check_documents(faults);
         self.check_cache(faults);
         Graves::check(self.dead_letters.as_ref(), true, faults);
@@ -249,8 +252,8 @@ impl Settings {
         if let Some(file) = &redis.password_file
             && let Err(error) = std::fs::read_to_string(file)
         {
-            let file = file.display();
-            faults.add("cache.redis.password_file", format!("cannot read {file}: {error}"));
+            let wrong = url::unreadable_secret(file, &error);
+            faults.add("cache.redis.password_file", wrong);
         }
         let has_password = redis.username.is_none() || redis.password_file.is_some();
         faults.require(has_password, "cache.redis.password_file", "required with username");

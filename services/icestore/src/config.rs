@@ -139,9 +139,12 @@ impl Reads for Settings {
 
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
-        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        faults.project(&self.project);
         self.subscription.check(&self.pipeline, faults);
-        faults.require(!self.storage.bucket.is_empty(), "storage.bucket", "required");
+        match self.storage.bucket.as_str() {
+            "" => faults.add("storage.bucket", "required"),
+            bucket => faults.bucket("storage.bucket", bucket),
+        }
         self.storage.endpoint().check(faults);
         if let Err(wrong) = Template::parse(&self.archive.batch_key) {
             faults.add("archive.batch_key", wrong);

@@ -326,7 +326,7 @@ impl Mqtt {
             format!("must begin with mqtt:// or mqtts://, as {FORM}")
         } else {
             match self.host_and_port().map(|(host, _)| settings::host::check(host)) {
-                None => format!("must be {FORM}, without a path"),
+                None => format!("must be {FORM}, without a path, and with a port from 1 to 65535"),
                 Some(Err(why)) => format!("its host {why}, as {FORM}"),
                 Some(Ok(())) => return,
             }
@@ -399,7 +399,7 @@ impl Mqtt {
 
 impl service::Settings for Settings {
     fn check(&self, faults: &mut Faults) {
-        faults.require(!self.project.is_empty(), "project", "required (or GOOGLE_CLOUD_PROJECT)");
+        faults.project(&self.project);
         self.mqtt.check(faults);
         routes::check(self, faults);
         let buckets = self.ordering_buckets;

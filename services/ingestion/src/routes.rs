@@ -143,7 +143,10 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     faults.require(settings.mqtt.connections == 1 || has_shared, "mqtt.connections", right);
     for (name, producer) in &settings.producers {
         let key = format!("producers.{name}");
-        faults.require(!producer.topic_id.is_empty(), &format!("{key}.topic_id"), "required");
+        match producer.topic_id.as_str() {
+            "" => faults.add(&format!("{key}.topic_id"), "required"),
+            topic => faults.resource(&format!("{key}.topic_id"), topic, "topics"),
+        }
         let is_used = settings.routes.values().any(|route| route.destination.route_name == *name)
             || faults.is_unreadable("routes");
         faults.require(is_used, &key, "no route leads here: remove it, or add a route");

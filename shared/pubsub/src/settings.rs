@@ -136,6 +136,9 @@ impl Subscription {
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("subscription.{key}"), right);
         }
+        if !self.id.is_empty() {
+            faults.resource("subscription.id", &self.id, "subscriptions");
+        }
         // The last two attempts are kept for the end of the lease.
         let least = limits.lease_margin().saturating_add(limits.attempt_timeout);
         let right = "must be at least three times pipeline.attempt_timeout: make it longer, or the \
@@ -188,11 +191,17 @@ impl Graves {
             Some(Self::Topic { bucket: Some(bucket), .. }) if bucket.is_empty() => {
                 faults.add("dead_letters.bucket", "must not be empty; leave it out for none");
             }
+            Some(Self::Topic { topic_id, bucket }) => {
+                faults.resource("dead_letters.topic_id", topic_id, "topics");
+                if let Some(bucket) = bucket {
+                    faults.bucket("dead_letters.bucket", bucket);
+                }
+            }
             Some(Self::Keyword(Keyword::Subscription)) if !may_leave => {
                 let why = "`subscription` is refused here: MQTT cannot hand a message back";
                 faults.add(KEY, format!("{why}; set a topic_id"));
             }
-            Some(_) => {}
+            Some(Self::Keyword(Keyword::Subscription | Keyword::Drop)) => {}
         }
     }
 

@@ -13,6 +13,7 @@ mod faults;
 pub mod host;
 mod keys;
 mod load;
+mod names;
 mod reading;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use service::settings::url;
 
 use crate::config::{Mqtt, Tls};
 
@@ -72,7 +73,7 @@ pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> 
         None => String::new(),
         Some(file) => {
             let text = std::fs::read_to_string(file);
-            let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+            let text = text.map_err(|error| url::unreadable_secret(file, &error))?;
             // Editors and `echo` end the line.
             text.trim_end_matches(['\n', '\r']).to_owned()
         }

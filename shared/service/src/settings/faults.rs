@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 
-use super::{Http, host, url};
+use super::{Http, host, names, url};
 
 /// What is wrong with settings, each with its key, where its value came from, and what is right.
 #[derive(Debug, Default)]
@@ -68,6 +68,30 @@ impl Faults {
         let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
         let right = format_args!("must be {min} to {max}, is {}", format_duration(value));
         self.require(range.contains(&value), key, right);
+    }
+
+    /// Reports a project's id that is missing, or none; it stands at `project`.
+    pub fn project(&mut self, id: &str) {
+        match id {
+            "" => self.add("project", "required (or GOOGLE_CLOUD_PROJECT)"),
+            id => self.name("project", names::project(id)),
+        }
+    }
+
+    /// Reports a bucket's name that is none.
+    pub fn bucket(&mut self, key: &str, name: &str) {
+        self.name(key, names::bucket(name));
+    }
+
+    /// Reports the name of a resource of Pub/Sub that is none; `collection` is such as `topics`.
+    pub fn resource(&mut self, key: &str, name: &str, collection: &str) {
+        self.name(key, names::resource(name, collection));
+    }
+
+    fn name(&mut self, key: &str, wrong: Option<String>) {
+        if let Some(wrong) = wrong {
+            self.add(key, wrong);
+        }
     }
 
     /// Reports what is wrong with where the health server listens; the settings stand at `http`.

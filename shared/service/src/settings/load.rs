@@ -57,8 +57,22 @@ fn describe(error: &figment::Error, file: Option<&Path>) -> String {
         Some((line, key)) => {
             format!("{}: line {line}: `{key}` is set twice in its section", file.display())
         }
-        None => format!("{}: {}", file.display(), error.kind),
+        None => {
+            let error = error.kind.to_string();
+            format!("{}: {}", file.display(), too_large(&error).unwrap_or(error))
+        }
     }
+}
+
+/// Plain words for the YAML reader's error about a number that 64 bits cannot hold.
+fn too_large(error: &str) -> Option<String> {
+    let (key, rest) = error.split_once("invalid type: integer `")?;
+    let (number, rest) = rest.split_once('`')?;
+    let (bits, line) = rest.split_once(", expected any YAML value")?;
+    [" as u128", " as i128"].contains(&bits).then(|| {
+        let most = u64::MAX;
+        format!("{key}{number} is too large: a number is at most {most}{line}; other faults are told once this is mended")
+    })
 }
 
 fn collect_origins(

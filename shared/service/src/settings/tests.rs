@@ -309,13 +309,16 @@ fn an_underscore_too_few_is_told_with_the_variable_that_is_meant() {
 
 #[test]
 fn a_value_of_a_wrong_type_is_told_plainly() {
-    let yaml = "project: 42\nversion: 5\nwait: 2h\ncolumns: [{ name: a, size: '7' }]\n";
+    let yaml = "project: 42\nversion: 5\nwait: 2h\ncolumns: [{ name: a, size: '7' }, { name: b, size: 07 }]\n\
+                http: { port: 'mqtt://u:hunter2@h' }\n";
     let wrong_type = read(yaml, &[]).unwrap_err();
     let out_of_range = read("project: p\ncolumns: [{ name: a, size: 10 }]", &[]).unwrap_err();
 
     let expected = [
         "columns[0].size: must be at most 9, is `7`, a text where a number belongs: leave the \
          quotes out (from FILE)",
+        "columns[1].size: must be at most 9, is `07`, a text where a number belongs (from FILE)",
+        "http.port: must be a whole number from 0 to 65535, is a text where a number belongs (from FILE)",
         "project: must be a text, is 42, a number where a text belongs: put it in quotes (from FILE)",
         "version: must be `5` or `3.1.1`, is 5, a number where a text belongs: put it in quotes \
          (from FILE)",
@@ -376,4 +379,16 @@ fn a_duplicate_key_and_a_missing_file_are_faults() {
 
     let missing = load::<Example>(Some(Path::new("/nowhere/at/all.yaml")), []).unwrap_err();
     assert!(missing.lines()[0].contains("/nowhere/at/all.yaml"), "{missing}");
+}
+
+#[test]
+fn a_number_beyond_64_bits_is_named() {
+    let faults = read("project: p\nwait: 99999999999999999999999\n", &[]).unwrap_err();
+
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(
+        faults[0].starts_with("FILE: wait: 99999999999999999999999 is too large"),
+        "{faults:?}"
+    );
+    assert!(faults[0].contains(" at line 2 "), "{faults:?}");
 }

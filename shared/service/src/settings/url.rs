@@ -1,6 +1,7 @@
 //! URLs in settings: a scheme, a host, and nothing secret.
 
 use std::fmt;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -58,6 +59,16 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
     is_right().ok_or(Wrong::Form(like))
 }
 
+/// Says that a file with a secret cannot be read. It is named only where it is a path for certain: the secret
+/// itself may stand in its place.
+#[must_use]
+pub fn unreadable_secret(file: &Path, error: &std::io::Error) -> String {
+    match file.components().count() {
+        0 | 1 => format!("must be the path of a file that can be read: {error}"),
+        _ => format!("cannot read {}: {error}", file.display()),
+    }
+}
+
 /// Puts `***` in place of users and passwords in all URLs of a value, before it is shown.
 pub(crate) fn mask_secrets(value: &mut Value) {
     match value {
@@ -104,6 +115,15 @@ mod tests {
             assert_eq!(wrong, Wrong::Secret, "{url}");
             assert!(!wrong.to_string().contains("ter2"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_secret_in_place_of_its_file_is_not_repeated() {
+        let error = std::io::Error::other("words");
+        let said = |file| unreadable_secret(Path::new(file), &error);
+
+        assert_eq!(said("/run/secrets/mqtt"), "cannot read /run/secrets/mqtt: words");
+        assert_eq!(said("hunter2"), "must be the path of a file that can be read: words");
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
         || expected.starts_with('`')
         || expected.starts_with("one of `");
     Some(match value {
-        Value::String(text) if is_number && text.parse::<f64>().is_ok() => {
+        Value::String(text) if is_number && is_number_in_quotes(text) => {
             "a text where a number belongs: leave the quotes out"
         }
         Value::String(_) if is_number => "a text where a number belongs",
@@ -115,10 +115,17 @@ fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
     })
 }
 
+/// Returns true for a text that would be a whole number without quotes. YAML takes `08080` for a text.
+fn is_number_in_quotes(text: &str) -> bool {
+    text.parse::<i128>().is_ok_and(|number| number.to_string() == text)
+}
+
 /// The value as a person wrote it; nothing for what could be a secret.
 fn shown(key: &str, value: &Value) -> Option<String> {
     let name = key.rsplit('.').next().unwrap_or(key);
     match value {
+        // A URL with a user, or an address.
+        Value::String(text) if text.contains('@') => None,
         Value::Null => Some("empty".into()),
         Value::Array(_) => Some("a list".into()),
         Value::Object(_) => Some("a section".into()),
