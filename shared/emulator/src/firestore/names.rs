@@ -1,47 +1,104 @@
 //! Names of documents, and paths of fields.
 
+use super::order;
 use crate::status::Status;
 
 /// Longest id of a document, in bytes; from Google's list of Firestore's limits.
 const MAX_ID_BYTES: usize = 1500;
 
+/// The name of a document as a field of queries.
+pub(super) const NAME: &str = "__name__";
+
 /// Refuses what cannot be a document's full name.
 pub(super) fn check_document(name: &str) -> Result<(), Status> {
-    let refuse =
-        |why: &str| Err(Status::invalid(format!("Invalid document name \"{name}\": {why}")));
-    let parts: Vec<_> = name.split('/').collect();
+    let path = check_path(name)?;
+    if path.is_empty() || path.len() % 2 != 0 {
+        return Err(refused(name, "it must have pairs of collection and id"));
+    }
+    Ok(())
+}
+
+/// Refuses what can be neither a document's full name nor the root of a database's documents.
+pub(super) fn check_parent(name: &str) -> Result<(), Status> {
+    if check_path(name)?.len() % 2 != 0 {
+        return Err(refused(name, "it must have pairs of collection and id"));
+    }
+    Ok(())
+}
+
+/// The ids behind `documents`.
+fn check_path(name: &str) -> Result<Vec<&str>, Status> {
+    let mut parts: Vec<_> = name.split('/').collect();
     let ["projects", project, "databases", database, "documents", path @ ..] = parts.as_slice()
     else {
-        return refuse("it must be projects/P/databases/D/documents/COLLECTION/ID");
+        return Err(refused(name, "it must be projects/P/databases/D/documents/COLLECTION/ID"));
     };
-    if project.is_empty() || database.is_empty() || path.is_empty() || path.len() % 2 != 0 {
-        return refuse("it must have pairs of collection and id");
+    if project.is_empty() || database.is_empty() {
+        return Err(refused(name, "it must name a project and a database"));
     }
     match path.iter().find(|id| !is_id(id)) {
-        Some(id) => refuse(&format!("\"{id}\" is no valid id")),
-        None => Ok(()),
+        Some(id) => Err(refused(name, &format!("\"{id}\" is no valid id"))),
+        None => Ok(parts.split_off(5)),
     }
+}
+
+fn refused(name: &str, why: &str) -> Status {
+    Status::invalid(format!("Invalid document name \"{name}\": {why}"))
 }
 
 fn is_id(id: &str) -> bool {
-    let is_reserved = id.len() >= 4 && id.starts_with("__") && id.ends_with("__");
-    !id.is_empty() && id != "." && id != ".." && id.len() <= MAX_ID_BYTES && !is_reserved
+    let is_plain = !id.is_empty() && id != "." && id != ".." && id.len() <= MAX_ID_BYTES;
+    is_plain && (!is_reserved(id) || order::numeric_id(id).is_some())
 }
 
-/// The parts of a field path such as `` a.`b.c` ``.
-pub(super) fn field_path(path: &str) -> Vec<String> {
-    let (mut parts, mut part) = (Vec::new(), String::new());
-    let (mut is_quoted, mut chars) = (false, path.chars());
-    while let Some(char) = chars.next() {
-        match char {
-            '`' => is_quoted = !is_quoted,
-            '\\' if is_quoted => part.extend(chars.next()),
-            '.' if !is_quoted => parts.push(std::mem::take(&mut part)),
+/// Returns true for names of Firestore's own, such as `__x__`.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.len() >= 4 && name.starts_with("__") && name.ends_with("__")
+}
+
+/// Reads the parts of a field path such as `` a.`b.c` ``.
+///
+/// # Errors
+/// When a part is empty, or has other characters than an identifier and no back-ticks.
+pub(super) fn field_path(path: &str) -> Result<Vec<String>, Status> {
+    let invalid = || {
+        let rule = "Unquoted property paths must match regex ([a-zA-Z_][a-zA-Z_0-9]*)";
+        Status::invalid(format!("Invalid property path \"{path}\". {rule}."))
+    };
+    let (mut parts, mut chars) = (Vec::new(), path.chars().peekable());
+    loop {
+        let part = match chars.next_if_eq(&'`') {
+            Some(_) => quoted(&mut chars).ok_or_else(invalid)?,
+            None => {
+                let part: String =
+                    std::iter::from_fn(|| chars.next_if(|char| *char != '.')).collect();
+                Some(part).filter(|part| is_identifier(part)).ok_or_else(invalid)?
+            }
+        };
+        parts.push(part);
+        match chars.next() {
+            None => return Ok(parts),
+            Some('.') => {}
+            Some(_) => return Err(invalid()),
+        }
+    }
+}
+
+/// The rest of a part up to its closing back-tick; `None` when there is none.
+fn quoted(chars: &mut impl Iterator<Item = char>) -> Option<String> {
+    let mut part = String::new();
+    loop {
+        match chars.next()? {
+            '`' => return Some(part).filter(|part| !part.is_empty()),
+            '\\' => part.push(chars.next()?),
             other => part.push(other),
         }
     }
-    parts.push(part);
-    parts
+}
+
+fn is_identifier(part: &str) -> bool {
+    let is_start = |char: char| char.is_ascii_alphabetic() || char == '_';
+    part.starts_with(is_start) && part.chars().all(|char| is_start(char) || char.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -50,8 +107,16 @@ mod tests {
 
     #[test]
     fn quoted_parts_of_a_path_may_hold_dots() {
-        assert_eq!(field_path("a.b"), ["a", "b"]);
-        assert_eq!(field_path(r"a.`b.\`c`"), ["a", "b.`c"]);
+        assert_eq!(field_path("a.b").unwrap(), ["a", "b"]);
+        assert_eq!(field_path(r"a.`b.\`c`").unwrap(), ["a", "b.`c"]);
+        assert_eq!(field_path("`a-b`.c").unwrap(), ["a-b", "c"]);
+    }
+
+    #[test]
+    fn paths_that_firestore_cannot_read_are_refused() {
+        for path in ["", "a..b", ".a", "a.", "a-b", "1a", "`a", "`a`b", "``"] {
+            assert!(field_path(path).is_err(), "{path}");
+        }
     }
 
     #[test]
@@ -59,8 +124,17 @@ mod tests {
         let name = |id: &str| format!("projects/p/databases/d/documents/devices/{id}");
 
         assert!(check_document(&name("dev-1")).is_ok());
+        assert!(check_document(&name("__id7__")).is_ok());
         for id in ["", ".", "..", "__x__", "a/b", &"x".repeat(1501)] {
             assert!(check_document(&name(id)).is_err(), "{id}");
         }
+    }
+
+    #[test]
+    fn a_parent_is_a_document_or_the_root() {
+        assert!(check_parent("projects/p/databases/d/documents").is_ok());
+        assert!(check_parent("projects/p/databases/d/documents/c/d").is_ok());
+        assert!(check_parent("projects/p/databases/d/documents/c").is_err());
+        assert!(check_parent("projects/p/databases/d").is_err());
     }
 }

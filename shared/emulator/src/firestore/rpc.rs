@@ -5,38 +5,64 @@ use axum::response::Response;
 use prost::Message;
 
 use super::{Firestore, proto};
-use crate::grpc::{self, server_streaming, unary};
+use crate::grpc::{self, server_streaming, streaming, unary};
 use crate::status::Status;
 
 /// Answers the gRPC method at `path`.
 pub(crate) async fn answer(firestore: Firestore, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.firestore.v1.Firestore/") {
-        "GetDocument" => {
-            let get = |store: &Firestore, r: proto::GetDocumentRequest| store.get(&r);
-            call(firestore, "GetDocument", request, get).await
+        "GetDocument" => call(firestore, "GetDocument", request, Firestore::get).await,
+        "BatchGetDocuments" => {
+            stream(firestore, "BatchGetDocuments", request, Firestore::batch_get).await
         }
-        "BatchGetDocuments" => batch_get(firestore, request).await,
-        "ListDocuments" => {
-            let list = |store: &Firestore, r: proto::ListDocumentsRequest| store.list(&r);
-            call(firestore, "ListDocuments", request, list).await
+        "ListDocuments" => call(firestore, "ListDocuments", request, Firestore::list).await,
+        "ListCollectionIds" => {
+            call(firestore, "ListCollectionIds", request, Firestore::list_collection_ids).await
         }
         "CreateDocument" => call(firestore, "CreateDocument", request, Firestore::create).await,
         "UpdateDocument" => call(firestore, "UpdateDocument", request, Firestore::update).await,
         "DeleteDocument" => call(firestore, "DeleteDocument", request, Firestore::delete).await,
-        "Commit" => {
-            let commit = |store: &Firestore, r: proto::CommitRequest| store.commit(&r);
-            call(firestore, "Commit", request, commit).await
+        "RunQuery" => stream(firestore, "RunQuery", request, Firestore::run_query).await,
+        "RunAggregationQuery" => {
+            type In = proto::RunAggregationQueryRequest;
+            let run = |store: &Firestore, r: In| Ok(vec![store.run_aggregation_query(r)?]);
+            stream(firestore, "RunAggregationQuery", request, run).await
         }
+        "PartitionQuery" => {
+            call(firestore, "PartitionQuery", request, Firestore::partition_query).await
+        }
+        _ => answer_writes(firestore, path, request).await,
+    }
+}
+
+async fn answer_writes(firestore: Firestore, path: &str, request: Request) -> Response {
+    match path.trim_start_matches("/google.firestore.v1.Firestore/") {
+        "Commit" => call(firestore, "Commit", request, Firestore::commit).await,
+        "BatchWrite" => call(firestore, "BatchWrite", request, Firestore::batch_write).await,
+        "BeginTransaction" => {
+            call(firestore, "BeginTransaction", request, Firestore::begin_transaction).await
+        }
+        "Rollback" => call(firestore, "Rollback", request, Firestore::rollback).await,
+        "Listen" => streaming(request, move |requests| firestore.listen(requests)).await,
+        "Write" => streaming(request, move |requests| firestore.write_stream(requests)).await,
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
     }
 }
 
-async fn batch_get(firestore: Firestore, request: Request) -> Response {
-    server_streaming(request, move |message: proto::BatchGetDocumentsRequest| {
-        let firestore = firestore.clone();
+async fn stream<In, Out>(
+    firestore: Firestore,
+    method: &'static str,
+    request: Request,
+    act: fn(&Firestore, In) -> Result<Vec<Out>, Status>,
+) -> Response
+where
+    In: Message + Default + 'static,
+    Out: Message + Default + 'static,
+{
+    server_streaming(request, move |message: In| {
+        let store = firestore.clone();
         async move {
-            let get = async { firestore.batch_get(&message) };
-            let found = firestore.faults.around("BatchGetDocuments", get).await?;
+            let found = store.faults.around(method, async { act(&store, message) }).await?;
             Ok(futures::stream::iter(found.into_iter().map(Ok)))
         }
     })

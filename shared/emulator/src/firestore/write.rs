@@ -1,22 +1,22 @@
-//! Writes: all of a commit or nothing of it.
+//! Writes: all of a commit or nothing of it, or each of a batch by itself.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
+use googleapis_tonic_google_firestore_v1::google::rpc;
 use prost::Message as _;
 use prost_types::Timestamp;
 use proto::precondition::ConditionType;
-use proto::value::ValueType;
 use proto::write::Operation;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{Documents, Firestore, names, not_found, now, proto};
+use super::fields::{self, Fields};
+use super::store::{Changes, Documents, Time};
+use super::{Firestore, names, not_found, proto, transform};
 use crate::status::Status;
 
 /// Largest document, from Google's list of Firestore's limits.
 const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
-
-type Fields = HashMap<String, proto::Value>;
 
 impl Firestore {
     /// Writes a document in place of what was there.
@@ -38,7 +38,7 @@ impl Firestore {
         let name = document.name.clone();
         let condition = proto::Precondition { condition_type: Some(ConditionType::Exists(false)) };
         self.apply(&[update(document, None, Some(condition))])?;
-        self.get(&proto::GetDocumentRequest { name, mask: request.mask, ..<_>::default() })
+        self.get(proto::GetDocumentRequest { name, mask: request.mask, ..<_>::default() })
     }
 
     pub(super) fn update(
@@ -48,7 +48,7 @@ impl Firestore {
         let document = request.document.unwrap_or_default();
         let name = document.name.clone();
         self.apply(&[update(document, request.update_mask, request.current_document)])?;
-        self.get(&proto::GetDocumentRequest { name, mask: request.mask, ..<_>::default() })
+        self.get(proto::GetDocumentRequest { name, mask: request.mask, ..<_>::default() })
     }
 
     pub(super) fn delete(&self, request: proto::DeleteDocumentRequest) -> Result<(), Status> {
@@ -62,41 +62,91 @@ impl Firestore {
 
     pub(super) fn commit(
         &self,
-        request: &proto::CommitRequest,
+        request: proto::CommitRequest,
     ) -> Result<proto::CommitResponse, Status> {
+        let mut store = self.lock();
+        let super::store::Store { documents, transactions } = &mut *store;
         if !request.transaction.is_empty() {
-            return Err(Status::unimplemented("transactions"));
+            let has_writes = !request.writes.is_empty();
+            transactions.finish(&request.transaction, has_writes, &documents.latest())?;
         }
-        let (write_results, commit_time) = self.apply(&request.writes)?;
+        let (write_results, commit_time) = apply(documents, &request.writes)?;
+        drop(store);
+        self.tell_listeners();
         Ok(proto::CommitResponse { write_results, commit_time: Some(commit_time) })
     }
 
+    /// Applies each write by itself and says what became of it.
+    pub(super) fn batch_write(
+        &self,
+        request: proto::BatchWriteRequest,
+    ) -> Result<proto::BatchWriteResponse, Status> {
+        let mut seen = HashSet::new();
+        for write in &request.writes {
+            let name = target(write)?;
+            names::check_document(name)?;
+            if !seen.insert(name) {
+                let text = "the same document cannot be written more than once in a single request";
+                return Err(Status::invalid(text));
+            }
+        }
+        let mut response = proto::BatchWriteResponse::default();
+        let mut store = self.lock();
+        for write in &request.writes {
+            let (result, status) = match apply(&mut store.documents, std::slice::from_ref(write)) {
+                Ok((mut results, _)) => (results.pop().unwrap_or_default(), rpc::Status::default()),
+                Err(status) => {
+                    let code = status.code.into();
+                    let refused =
+                        rpc::Status { code, message: status.message, details: Vec::new() };
+                    (proto::WriteResult::default(), refused)
+                }
+            };
+            response.write_results.push(result);
+            response.status.push(status);
+        }
+        drop(store);
+        self.tell_listeners();
+        Ok(response)
+    }
+
     /// Applies all writes, or none where one is refused.
-    fn apply(
+    pub(super) fn apply(
         &self,
         writes: &[proto::Write],
     ) -> Result<(Vec<proto::WriteResult>, Timestamp), Status> {
-        let mut documents = self.lock();
-        // What the writes make of the documents they touch; `None` is a deleted one.
-        let mut changed: HashMap<String, Option<proto::Document>> = HashMap::new();
-        let time = now();
-        let mut results = Vec::with_capacity(writes.len());
-        for write in writes {
-            let name = target(write)?;
-            names::check_document(&name)?;
-            let current = match changed.get(&name) {
-                Some(current) => current.clone(),
-                None => documents.get(&name).cloned(),
-            };
-            check(write.current_document.as_ref(), &name, current.as_ref(), is_update(write))?;
-            let after = after(write, current, time)?;
-            let update_time = after.as_ref().and_then(|document| document.update_time);
-            results.push(proto::WriteResult { update_time, ..<_>::default() });
-            changed.insert(name, after);
-        }
-        keep(&mut documents, changed);
-        Ok((results, time))
+        let applied = apply(&mut self.lock().documents, writes)?;
+        self.tell_listeners();
+        Ok(applied)
     }
+}
+
+fn apply(
+    documents: &mut Documents,
+    writes: &[proto::Write],
+) -> Result<(Vec<proto::WriteResult>, Timestamp), Status> {
+    // What the writes make of the documents they touch; `None` is a deleted one.
+    let mut changed = Changes::new();
+    let time = documents.commit_time();
+    let mut results = Vec::with_capacity(writes.len());
+    for write in writes {
+        let name = target(write)?;
+        names::check_document(name)?;
+        let current = match changed.get(name) {
+            Some(current) => current.as_ref(),
+            None => documents.get(name),
+        };
+        let is_delete = matches!(write.operation, Some(Operation::Delete(_)));
+        check(write.current_document.as_ref(), name, current, !is_delete)?;
+        let (after, transform_results) = after(write, current, time)?;
+        let update_time = after.as_ref().and_then(|document| document.update_time);
+        results.push(proto::WriteResult { update_time, transform_results });
+        changed.insert(name.to_owned(), after);
+    }
+    // What is as it was is no change, and nobody is told.
+    changed.retain(|name, after| documents.get(name) != after.as_ref());
+    documents.keep(changed, time);
+    Ok((results, time.into()))
 }
 
 fn update(
@@ -108,28 +158,12 @@ fn update(
     proto::Write { operation, update_mask, current_document, ..<_>::default() }
 }
 
-fn keep(documents: &mut Documents, changed: HashMap<String, Option<proto::Document>>) {
-    for (name, document) in changed {
-        match document {
-            Some(document) => drop(documents.insert(name, document)),
-            None => drop(documents.remove(&name)),
-        }
-    }
-}
-
-fn is_update(write: &proto::Write) -> bool {
-    matches!(write.operation, Some(Operation::Update(_)))
-}
-
 /// The document that a write is about.
-fn target(write: &proto::Write) -> Result<String, Status> {
-    if !write.update_transforms.is_empty() {
-        return Err(Status::unimplemented("field transforms"));
-    }
+fn target(write: &proto::Write) -> Result<&str, Status> {
     match &write.operation {
-        Some(Operation::Update(document)) => Ok(document.name.clone()),
-        Some(Operation::Delete(name)) => Ok(name.clone()),
-        Some(Operation::Transform(_)) => Err(Status::unimplemented("field transforms")),
+        Some(Operation::Update(document)) => Ok(&document.name),
+        Some(Operation::Delete(name)) => Ok(name),
+        Some(Operation::Transform(transform)) => Ok(&transform.document),
         None => Err(Status::invalid("A write must have an operation.")),
     }
 }
@@ -167,37 +201,35 @@ fn check(
     }
 }
 
-/// What a write makes of a document.
+/// What a write makes of a document, and the results of its transforms.
 fn after(
     write: &proto::Write,
-    current: Option<proto::Document>,
-    time: Timestamp,
-) -> Result<Option<proto::Document>, Status> {
-    let Some(Operation::Update(given)) = &write.operation else { return Ok(None) };
-    let fields = match &write.update_mask {
-        None => given.fields.clone(),
-        Some(mask) => {
-            let current = current.as_ref();
-            let mut fields = current.map(|found| found.fields.clone()).unwrap_or_default();
-            for path in &mask.field_paths {
-                let path = names::field_path(path);
-                match find(&given.fields, &path) {
-                    Some(value) => set(&mut fields, &path, value.clone()),
-                    None => remove(&mut fields, &path),
-                }
-            }
-            fields
-        }
+    current: Option<&proto::Document>,
+    time: Time,
+) -> Result<(Option<proto::Document>, Vec<proto::Value>), Status> {
+    let (mut fields, transforms) = match &write.operation {
+        None | Some(Operation::Delete(_)) => return Ok((None, Vec::new())),
+        Some(Operation::Update(given)) => (
+            updated(given, write.update_mask.as_ref(), current)?,
+            write.update_transforms.as_slice(),
+        ),
+        Some(Operation::Transform(transform)) => (
+            current.map(|found| found.fields.clone()).unwrap_or_default(),
+            transform.field_transforms.as_slice(),
+        ),
     };
+    let results = transform::apply(&mut fields, transforms, time)?;
+    fields::normalize(&mut fields)?;
     // A write that changes nothing leaves the time as it was.
-    if let Some(current) = &current
+    if let Some(current) = current
         && current.fields == fields
     {
-        return Ok(Some(current.clone()));
+        return Ok((Some(current.clone()), results));
     }
+    let time = Timestamp::from(time);
     let create_time = current.and_then(|found| found.create_time).or(Some(time));
-    let document =
-        proto::Document { name: given.name.clone(), fields, create_time, update_time: Some(time) };
+    let name = target(write)?.to_owned();
+    let document = proto::Document { name, fields, create_time, update_time: Some(time) };
     if document.encoded_len() > MAX_DOCUMENT_BYTES {
         let (name, most) = (&document.name, MAX_DOCUMENT_BYTES);
         let text = format!(
@@ -205,45 +237,23 @@ fn after(
         );
         return Err(Status::invalid(text));
     }
-    Ok(Some(document))
+    Ok((Some(document), results))
 }
 
-/// The value at a path.
-pub(super) fn find<'a>(fields: &'a Fields, path: &[String]) -> Option<&'a proto::Value> {
-    let (first, rest) = path.split_first()?;
-    let value = fields.get(first)?;
-    match (&value.value_type, rest) {
-        (_, []) => Some(value),
-        (Some(ValueType::MapValue(map)), rest) => find(&map.fields, rest),
-        _ => None,
-    }
-}
-
-/// Puts a value at a path; what is no map on the way becomes one.
-pub(super) fn set(fields: &mut Fields, path: &[String], value: proto::Value) {
-    let Some((first, rest)) = path.split_first() else { return };
-    if rest.is_empty() {
-        fields.insert(first.clone(), value);
-        return;
-    }
-    let inner = fields.entry(first.clone()).or_default();
-    if !matches!(inner.value_type, Some(ValueType::MapValue(_))) {
-        inner.value_type = Some(ValueType::MapValue(proto::MapValue::default()));
-    }
-    if let Some(ValueType::MapValue(map)) = &mut inner.value_type {
-        set(&mut map.fields, rest, value);
-    }
-}
-
-fn remove(fields: &mut Fields, path: &[String]) {
-    match path {
-        [] => {}
-        [last] => drop(fields.remove(last)),
-        [first, rest @ ..] => {
-            let inner = fields.get_mut(first).and_then(|value| value.value_type.as_mut());
-            if let Some(ValueType::MapValue(map)) = inner {
-                remove(&mut map.fields, rest);
-            }
+/// The fields after an update, before its transforms.
+fn updated(
+    given: &proto::Document,
+    mask: Option<&proto::DocumentMask>,
+    current: Option<&proto::Document>,
+) -> Result<Fields, Status> {
+    let Some(mask) = mask else { return Ok(given.fields.clone()) };
+    let mut updated = current.map(|found| found.fields.clone()).unwrap_or_default();
+    for path in &mask.field_paths {
+        let path = names::field_path(path)?;
+        match fields::find(&given.fields, &path) {
+            Some(value) => fields::set(&mut updated, &path, value.clone()),
+            None => fields::remove(&mut updated, &path),
         }
     }
+    Ok(updated)
 }

@@ -4,7 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 #[macro_use]
+#[path = "../google/mod.rs"]
 mod google;
+mod listening;
+mod queries;
+mod transactions;
+mod writes;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,25 +21,40 @@ use proto::firestore_client::FirestoreClient;
 use proto::precondition::ConditionType;
 use proto::value::ValueType;
 use proto::write::Operation;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
+
+type Client =
+    FirestoreClient<InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>>;
+
+/// Calls in the name of a service account, as Google's server clients do.
+fn as_owner(mut request: Request<()>) -> Result<Request<()>, Status> {
+    request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer owner"));
+    Ok(request)
+}
 
 /// A Firestore to test, and a project of its own for each test.
 struct Cloud {
-    client: FirestoreClient<Channel>,
+    client: Client,
     project: String,
-    _ours: Option<Emulator>,
+    ours: Option<Emulator>,
 }
 
 impl Cloud {
     async fn connect(url: String, project: &str, ours: Option<Emulator>) -> Self {
         let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
-        let client = FirestoreClient::new(channel);
-        Self { client, project: project.replace('_', "-"), _ours: ours }
+        let client = FirestoreClient::with_interceptor(channel, as_owner as _);
+        Self { client, project: project.replace('_', "-"), ours }
+    }
+
+    fn database(&self) -> String {
+        format!("projects/{}/databases/(default)", self.project)
     }
 
     fn root(&self) -> String {
-        format!("projects/{}/databases/(default)/documents", self.project)
+        format!("{}/documents", self.database())
     }
 
     fn name(&self, id: &str) -> String {
@@ -44,6 +64,11 @@ impl Cloud {
     fn document(&self, id: &str, fields: &[(&str, &str)]) -> proto::Document {
         let fields = fields.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
         proto::Document { name: self.name(id), fields, ..<_>::default() }
+    }
+
+    /// A write of a device whose field `n` is this number.
+    fn numbered(&self, id: &str, number: i64) -> proto::Write {
+        put(self.name(id), &[("n", integer(number))])
     }
 
     async fn create(&self, id: &str, fields: &[(&str, &str)]) -> Result<proto::Document, Status> {
@@ -63,14 +88,47 @@ impl Cloud {
     }
 
     async fn commit(&self, writes: Vec<proto::Write>) -> Result<proto::CommitResponse, Status> {
-        let database = format!("projects/{}/databases/(default)", self.project);
+        let database = self.database();
         let request = proto::CommitRequest { database, writes, transaction: <_>::default() };
         Ok(self.client.clone().commit(request).await?.into_inner())
     }
 }
 
-fn text(value: &str) -> proto::Value {
-    proto::Value { value_type: Some(ValueType::StringValue(value.into())) }
+fn value(kind: ValueType) -> proto::Value {
+    proto::Value { value_type: Some(kind) }
+}
+
+fn text(text: &str) -> proto::Value {
+    value(ValueType::StringValue(text.into()))
+}
+
+fn integer(number: i64) -> proto::Value {
+    value(ValueType::IntegerValue(number))
+}
+
+fn double(number: f64) -> proto::Value {
+    value(ValueType::DoubleValue(number))
+}
+
+fn null() -> proto::Value {
+    value(ValueType::NullValue(0))
+}
+
+fn array(values: &[proto::Value]) -> proto::Value {
+    value(ValueType::ArrayValue(proto::ArrayValue { values: values.to_vec() }))
+}
+
+fn map(fields: &[(&str, proto::Value)]) -> proto::Value {
+    value(ValueType::MapValue(proto::MapValue { fields: all(fields) }))
+}
+
+fn all(fields: &[(&str, proto::Value)]) -> HashMap<String, proto::Value> {
+    fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+}
+
+/// A write of a document with these fields.
+fn put(name: String, fields: &[(&str, proto::Value)]) -> proto::Write {
+    set(proto::Document { name, fields: all(fields), ..<_>::default() })
 }
 
 fn set(document: proto::Document) -> proto::Write {
@@ -126,7 +184,7 @@ async fn a_batch_read_says_of_each_document_whether_it_is_there(cloud: &Cloud) {
     cloud.create("a", &[("name", "one")]).await.unwrap();
     cloud.create("b", &[("name", "two")]).await.unwrap();
     let documents = ["a", "none", "b", "a"].map(|id| cloud.name(id)).to_vec();
-    let database = format!("projects/{}/databases/(default)", cloud.project);
+    let database = cloud.database();
     let request = proto::BatchGetDocumentsRequest { database, documents, ..<_>::default() };
 
     let answers = cloud.client.clone().batch_get_documents(request).await.unwrap();

@@ -1,0 +1,232 @@
+//! Structured queries: read from the API's form, and run.
+
+mod aggregate;
+mod filter;
+mod parse;
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+
+use proto::value::ValueType;
+
+use super::store::View;
+use super::{Firestore, fields, names, order, proto, transform};
+use crate::status::Status;
+use filter::Filter;
+
+/// A query that can be run.
+#[derive(Debug, Clone)]
+pub(super) struct Query {
+    parent: String,
+    collections: Vec<Collection>,
+    filter: Option<Filter>,
+    /// All fields that order the results, the name last.
+    orders: Vec<Order>,
+    start: Option<Cursor>,
+    end: Option<Cursor>,
+    offset: usize,
+    limit: Option<usize>,
+    /// Fields to return; all when `None`.
+    select: Option<Vec<Field>>,
+}
+
+/// Collections to look in.
+#[derive(Debug, Clone)]
+struct Collection {
+    /// All ids when empty.
+    id: String,
+    all_descendants: bool,
+}
+
+/// A field of a document, or its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Field {
+    Name,
+    Path(Vec<String>),
+}
+
+#[derive(Debug, Clone)]
+struct Order {
+    field: Field,
+    is_descending: bool,
+}
+
+/// A place between results: before or after those that have these values.
+#[derive(Debug, Clone)]
+struct Cursor {
+    values: Vec<proto::Value>,
+    is_before: bool,
+}
+
+/// A cursor in the form in which documents are compared with it.
+struct Place<'a> {
+    values: Vec<Cow<'a, proto::Value>>,
+    is_before: bool,
+}
+
+/// Results of a query.
+pub(super) struct Found<'a> {
+    pub(super) found: Vec<&'a proto::Document>,
+    /// Number of results that the offset left out.
+    pub(super) skipped: usize,
+}
+
+impl Field {
+    fn read(path: &str) -> Result<Self, Status> {
+        if path == names::NAME {
+            return Ok(Self::Name);
+        }
+        Ok(Self::Path(names::field_path(path)?))
+    }
+
+    /// Returns the value of the field, if the document has it.
+    fn of<'a>(&self, document: &'a proto::Document) -> Option<Cow<'a, proto::Value>> {
+        match self {
+            Self::Name => {
+                Some(Cow::Owned(transform::of(ValueType::ReferenceValue(document.name.clone()))))
+            }
+            Self::Path(path) => fields::find(&document.fields, path).map(Cow::Borrowed),
+        }
+    }
+}
+
+/// A document with the values that order it.
+type Keyed<'a> = (Vec<Cow<'a, proto::Value>>, &'a proto::Document);
+
+impl Query {
+    /// Finds the documents of a view, in the order of the query.
+    pub(super) fn run<'a>(&self, view: &View<'a>) -> Found<'a> {
+        let mut keyed = self.candidates(view);
+        keyed.sort_by(|(left, _), (right, _)| self.order(left, right));
+        let start = self.start.as_ref().map(Cursor::key);
+        let end = self.end.as_ref().map(Cursor::key);
+        let after_start = keyed
+            .into_iter()
+            .skip_while(|(key, _)| start.as_ref().is_some_and(|place| self.is_before(key, place)));
+        let before_end = after_start
+            .take_while(|(key, _)| end.as_ref().is_none_or(|place| self.is_before(key, place)));
+        let mut found: Vec<_> = before_end.map(|(_, document)| document).collect();
+        let skipped = self.offset.min(found.len());
+        found.drain(..skipped);
+        found.truncate(self.limit.unwrap_or(usize::MAX));
+        Found { found, skipped }
+    }
+
+    /// Documents that match the filter and have all fields that order them.
+    fn candidates<'a>(&self, view: &View<'a>) -> Vec<Keyed<'a>> {
+        let prefix = self.prefix();
+        let matching = view.under(&prefix).filter(|document| {
+            self.has(&document.name)
+                && self.filter.as_ref().is_none_or(|filter| filter.matches(document))
+        });
+        let keyed = matching.filter_map(|document| {
+            let key = self.orders.iter().map(|order| order.field.of(document));
+            Some((key.collect::<Option<Vec<_>>>()?, document))
+        });
+        keyed.collect()
+    }
+
+    /// Start of the names of all documents that it may find.
+    fn prefix(&self) -> String {
+        match self.collections.as_slice() {
+            [Collection { id, all_descendants: false }] if !id.is_empty() => {
+                format!("{}/{id}/", self.parent)
+            }
+            _ => format!("{}/", self.parent),
+        }
+    }
+
+    /// Returns true where a document of this name is in one of the collections.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let path = name.strip_prefix(self.parent.as_str()).and_then(|path| path.strip_prefix('/'));
+        let Some(path) = path else { return false };
+        let Some((collection, _)) = path.rsplit_once('/') else { return false };
+        self.collections.iter().any(|wanted| {
+            let is_direct = !collection.contains('/');
+            let id = collection.rsplit('/').next().unwrap_or_default();
+            (wanted.all_descendants || is_direct) && (wanted.id.is_empty() || wanted.id == id)
+        })
+    }
+
+    /// Compares as many values as both have.
+    fn order(&self, left: &[Cow<'_, proto::Value>], right: &[Cow<'_, proto::Value>]) -> Ordering {
+        let pairs = left.iter().zip(right).zip(&self.orders);
+        let orders = pairs.map(|((left, right), order)| {
+            let found = order::compare(left, right);
+            if order.is_descending { found.reverse() } else { found }
+        });
+        orders.fold(Ordering::Equal, Ordering::then)
+    }
+
+    /// Returns true where results with these values come before a place.
+    fn is_before(&self, key: &[Cow<'_, proto::Value>], place: &Place<'_>) -> bool {
+        match self.order(key, &place.values) {
+            Ordering::Less => true,
+            Ordering::Equal => !place.is_before,
+            Ordering::Greater => false,
+        }
+    }
+
+    /// Returns the fields of a document that the query asks for.
+    pub(super) fn project(&self, document: &proto::Document) -> proto::Document {
+        let Some(select) = &self.select else { return document.clone() };
+        let mut shown = fields::without_fields(document);
+        for field in select {
+            if let Field::Path(path) = field {
+                fields::copy(document, &mut shown, path);
+            }
+        }
+        shown
+    }
+}
+
+impl Cursor {
+    fn key(&self) -> Place<'_> {
+        let values = self.values.iter().map(Cow::Borrowed).collect();
+        Place { values, is_before: self.is_before }
+    }
+}
+
+impl Firestore {
+    pub(super) fn run_query(
+        &self,
+        request: proto::RunQueryRequest,
+    ) -> Result<Vec<proto::RunQueryResponse>, Status> {
+        use proto::run_query_response::ContinuationSelector;
+        refuse_explain(request.explain_options.as_ref())?;
+        let Some(proto::run_query_request::QueryType::StructuredQuery(query)) = request.query_type
+        else {
+            return Err(Status::invalid("A query is required."));
+        };
+        let query = Query::read(&request.parent, query)?;
+        let answer = self.read(request.consistency_selector.into(), |view, reads| {
+            let Found { found, skipped } = query.run(view);
+            if let Some(reads) = reads {
+                reads.note_query(query.clone(), &found);
+            }
+            let documents: Vec<_> = found.into_iter().map(|found| query.project(found)).collect();
+            Ok((documents, i32::try_from(skipped).unwrap_or(i32::MAX)))
+        })?;
+        let read_time = Some(answer.read_time);
+        let (documents, skipped_results) = answer.found;
+        let response = |document| proto::RunQueryResponse { document, read_time, ..<_>::default() };
+        let mut responses: Vec<_> =
+            documents.into_iter().map(|document| response(Some(document))).collect();
+        if responses.is_empty() {
+            responses.push(response(None));
+        }
+        responses[0].skipped_results = skipped_results;
+        responses[0].transaction = answer.transaction;
+        if let Some(last) = responses.last_mut() {
+            last.continuation_selector = Some(ContinuationSelector::Done(true));
+        }
+        Ok(responses)
+    }
+}
+
+fn refuse_explain(options: Option<&proto::ExplainOptions>) -> Result<(), Status> {
+    match options {
+        None => Ok(()),
+        Some(_) => Err(Status::unimplemented("explain_options of queries")),
+    }
+}

@@ -1,0 +1,135 @@
+//! Reads queries from the API's form, with the rules that Firestore has for them.
+
+use proto::structured_query as api;
+
+use super::filter::Filter;
+use super::{Collection, Cursor, Field, Order, Query};
+use crate::firestore::{names, proto};
+use crate::status::Status;
+
+impl Query {
+    /// Reads a query below a parent.
+    ///
+    /// # Errors
+    /// When Firestore would refuse the query.
+    pub(in crate::firestore) fn read(
+        parent: &str,
+        query: proto::StructuredQuery,
+    ) -> Result<Self, Status> {
+        names::check_parent(parent)?;
+        if query.find_nearest.is_some() {
+            return Err(Status::unimplemented("find_nearest of queries"));
+        }
+        let filter = query.r#where.map(Filter::read).transpose()?.flatten();
+        if let Some(filter) = &filter {
+            filter.check()?;
+        }
+        let given = query.order_by.into_iter().map(order).collect::<Result<Vec<_>, _>>()?;
+        let given_count = given.len();
+        let orders = complete(given, filter.as_ref());
+        // Where no order is given, that of inequalities counts for cursors too.
+        let most = if given_count == 0 { orders.len() - 1 } else { orders.len() };
+        Ok(Self {
+            parent: parent.to_owned(),
+            collections: collections(query.from),
+            filter,
+            start: cursor(query.start_at, most)?,
+            end: cursor(query.end_at, most)?,
+            orders,
+            offset: usize::try_from(query.offset)
+                .map_err(|_| Status::invalid("offset is negative"))?,
+            limit: query
+                .limit
+                .map(usize::try_from)
+                .transpose()
+                .map_err(|_| Status::invalid("limit is negative"))?,
+            select: query.select.map(select).transpose()?,
+        })
+    }
+
+    /// Reads the order of a listing, such as `name, age desc`, for the documents of a collection.
+    ///
+    /// # Errors
+    /// When parent or order are none.
+    pub(in crate::firestore) fn listing(
+        parent: &str,
+        collection_id: &str,
+        order_by: &str,
+    ) -> Result<Self, Status> {
+        let words = order_by.split(',').map(|part| part.split_whitespace().collect::<Vec<_>>());
+        let words = words.filter(|words| !words.is_empty());
+        let orders = words.map(|words| {
+            let (field, direction) = match words.as_slice() {
+                [field] => (field, api::Direction::Ascending),
+                [field, word] if word.eq_ignore_ascii_case("asc") => {
+                    (field, api::Direction::Ascending)
+                }
+                [field, word] if word.eq_ignore_ascii_case("desc") => {
+                    (field, api::Direction::Descending)
+                }
+                _ => return Err(Status::invalid(format!("Invalid order_by \"{order_by}\"."))),
+            };
+            let field = Some(api::FieldReference { field_path: (*field).to_owned() });
+            Ok(api::Order { field, direction: direction.into() })
+        });
+        let query = proto::StructuredQuery {
+            from: vec![api::CollectionSelector {
+                collection_id: collection_id.to_owned(),
+                all_descendants: false,
+            }],
+            order_by: orders.collect::<Result<_, _>>()?,
+            ..<_>::default()
+        };
+        Self::read(parent, query)
+    }
+}
+
+/// A query without collections is about all documents below its parent.
+fn collections(from: Vec<api::CollectionSelector>) -> Vec<Collection> {
+    if from.is_empty() {
+        return vec![Collection { id: String::new(), all_descendants: true }];
+    }
+    let collection = |from: api::CollectionSelector| Collection {
+        id: from.collection_id,
+        all_descendants: from.all_descendants,
+    };
+    from.into_iter().map(collection).collect()
+}
+
+fn order(order: api::Order) -> Result<Order, Status> {
+    let field = order.field.ok_or_else(|| Status::invalid("An order must have a field."))?;
+    let is_descending = api::Direction::try_from(order.direction) == Ok(api::Direction::Descending);
+    Ok(Order { field: Field::read(&field.field_path)?, is_descending })
+}
+
+/// Adds the fields of inequalities, by name, and the name of the document. They take the direction
+/// of the last order that is given.
+fn complete(mut orders: Vec<Order>, filter: Option<&Filter>) -> Vec<Order> {
+    let is_descending = orders.last().is_some_and(|order| order.is_descending);
+    let mut unequal = filter.map(Filter::inequalities).unwrap_or_default();
+    unequal.sort();
+    // The enum has the name first; it orders last.
+    unequal.retain(|field| *field != Field::Name);
+    unequal.push(Field::Name);
+    for field in unequal {
+        if !orders.iter().any(|order| order.field == field) {
+            orders.push(Order { field, is_descending });
+        }
+    }
+    orders
+}
+
+fn cursor(cursor: Option<proto::Cursor>, most: usize) -> Result<Option<Cursor>, Status> {
+    match cursor {
+        None => Ok(None),
+        Some(cursor) if cursor.values.len() > most => {
+            Err(Status::invalid("Cursor has too many values."))
+        }
+        Some(proto::Cursor { values, before }) => Ok(Some(Cursor { values, is_before: before })),
+    }
+}
+
+/// No fields at all is how a client asks for the name alone.
+fn select(projection: api::Projection) -> Result<Vec<Field>, Status> {
+    projection.fields.iter().map(|field| Field::read(&field.field_path)).collect()
+}

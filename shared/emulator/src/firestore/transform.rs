@@ -1,0 +1,131 @@
+//! Transforms of fields.
+
+use std::cmp::Ordering;
+
+use proto::document_transform::FieldTransform;
+use proto::document_transform::field_transform::{ServerValue, TransformType};
+use proto::value::ValueType;
+
+use super::fields::{self, Fields};
+use super::order::{self, Rank};
+use super::store::Time;
+use super::{names, proto};
+use crate::status::Status;
+
+/// Transforms fields in their order and returns the result of each.
+pub(super) fn apply(
+    fields: &mut Fields,
+    transforms: &[FieldTransform],
+    time: Time,
+) -> Result<Vec<proto::Value>, Status> {
+    let mut results = Vec::with_capacity(transforms.len());
+    for transform in transforms {
+        let path = names::field_path(&transform.field_path)?;
+        let (value, result) = transformed(fields::find(fields, &path), transform, time)?;
+        fields::set(fields, &path, value);
+        results.push(result);
+    }
+    Ok(results)
+}
+
+/// The new value of a field, and the result that its transform reports.
+fn transformed(
+    current: Option<&proto::Value>,
+    transform: &FieldTransform,
+    time: Time,
+) -> Result<(proto::Value, proto::Value), Status> {
+    let elements = match current.and_then(|value| value.value_type.as_ref()) {
+        Some(ValueType::ArrayValue(array)) => array.values.as_slice(),
+        _ => &[],
+    };
+    let number = current.filter(|value| is_number(value));
+    let value = match &transform.transform_type {
+        Some(TransformType::SetToServerValue(wanted)) => {
+            if ServerValue::try_from(*wanted) != Ok(ServerValue::RequestTime) {
+                return Err(Status::invalid("Unknown server value."));
+            }
+            of(ValueType::TimestampValue(time.millis().into()))
+        }
+        Some(TransformType::Increment(by)) => increment(number, checked(by)?),
+        Some(TransformType::Maximum(with)) => extreme(number, checked(with)?, Ordering::Greater),
+        Some(TransformType::Minimum(with)) => extreme(number, checked(with)?, Ordering::Less),
+        Some(TransformType::AppendMissingElements(wanted)) => {
+            let mut values = elements.to_vec();
+            for value in &wanted.values {
+                if !contains(&values, value) {
+                    values.push(value.clone());
+                }
+            }
+            return Ok((array(values), null()));
+        }
+        Some(TransformType::RemoveAllFromArray(unwanted)) => {
+            let left = elements.iter().filter(|value| !contains(&unwanted.values, value));
+            return Ok((array(left.cloned().collect()), null()));
+        }
+        None => {
+            let text = "Operation type must be specified for field transformation.";
+            return Err(Status::invalid(text));
+        }
+    };
+    Ok((value.clone(), value))
+}
+
+/// Unlike in queries, null is null here and NaN is NaN.
+fn contains(values: &[proto::Value], wanted: &proto::Value) -> bool {
+    values.iter().any(|value| order::compare(value, wanted).is_eq())
+}
+
+fn is_number(value: &proto::Value) -> bool {
+    matches!(order::rank(value), Rank::Number | Rank::Nan)
+}
+
+fn checked(operand: &proto::Value) -> Result<&proto::Value, Status> {
+    let is_good = is_number(operand);
+    is_good.then_some(operand).ok_or_else(|| Status::invalid("Input must be int64 or double."))
+}
+
+/// Integers that overflow stay at the limit.
+fn increment(current: Option<&proto::Value>, by: &proto::Value) -> proto::Value {
+    let Some(current) = current else { return by.clone() };
+    match (&current.value_type, &by.value_type) {
+        (Some(ValueType::IntegerValue(current)), Some(ValueType::IntegerValue(by))) => {
+            of(ValueType::IntegerValue(current.saturating_add(*by)))
+        }
+        _ => of(ValueType::DoubleValue(as_double(current) + as_double(by))),
+    }
+}
+
+/// The current number, unless the other one is beyond it in a direction.
+fn extreme(
+    current: Option<&proto::Value>,
+    other: &proto::Value,
+    direction: Ordering,
+) -> proto::Value {
+    let Some(current) = current else { return other.clone() };
+    if order::rank(current) == Rank::Nan || order::rank(other) == Rank::Nan {
+        return of(ValueType::DoubleValue(f64::NAN));
+    }
+    let is_beyond = order::compare(other, current) == direction;
+    if is_beyond { other.clone() } else { current.clone() }
+}
+
+/// A number as a double; 0 for what is none.
+pub(super) fn as_double(value: &proto::Value) -> f64 {
+    match &value.value_type {
+        Some(ValueType::IntegerValue(number)) => *number as f64,
+        Some(ValueType::DoubleValue(number)) => *number,
+        _ => 0.0,
+    }
+}
+
+pub(super) fn of(value: ValueType) -> proto::Value {
+    proto::Value { value_type: Some(value) }
+}
+
+pub(super) fn null() -> proto::Value {
+    of(ValueType::NullValue(0))
+}
+
+fn array(values: Vec<proto::Value>) -> proto::Value {
+    of(ValueType::ArrayValue(proto::ArrayValue { values }))
+}
