@@ -54,9 +54,11 @@ async fn main() -> anyhow::Result<()> {
 /// Says where everything is, with the variables in a form that a shell reads.
 fn describe(emulator: &Emulator) -> String {
     let (address, data) = (emulator.address(), emulator.data_dir().display());
-    let exports = ["PUBSUB", "FIRESTORE", "BIGQUERY", "STORAGE"]
-        .map(|api| format!("export {api}_EMULATOR_HOST={address}\n"))
-        .concat();
+    // Google's clients take a URL for the REST APIs, and an address for gRPC.
+    let exports =
+        [("PUBSUB", ""), ("FIRESTORE", ""), ("BIGQUERY", "http://"), ("STORAGE", "http://")]
+            .map(|(api, scheme)| format!("export {api}_EMULATOR_HOST={scheme}{address}\n"))
+            .concat();
     format!(
         "listening on {address}\n{exports}objects lie in {data}/storage, tables in \
          {data}/bigquery.sqlite\n"

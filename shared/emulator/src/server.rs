@@ -183,11 +183,16 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     let outcome = match path.split('/').nth(1).unwrap_or_default() {
         "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
         "bigquery" | "projects" => Ok(crate::bigquery::rest_answer(&cloud.bigquery, request).await),
-        "storage" | "upload" | "download" => crate::storage::rest_answer(&cloud, request).await,
+        "storage" | "upload" | "resumable" | "download" | "b" | "batch" => {
+            crate::storage::rest_answer(&cloud, request).await
+        }
         "emulator" => control(&cloud.faults, request).await,
         "" => {
             Ok("dataflow emulator: Pub/Sub, Firestore, BigQuery and Cloud Storage\n"
                 .into_response())
+        }
+        _ if crate::storage::is_object_path(&cloud.storage, request.uri()) => {
+            Ok(crate::storage::xml_answer(&cloud, request).await)
         }
         _ => Err(Status::unimplemented(&path)),
     };

@@ -5,21 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde_json::Map;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tonic::Code;
 
-use super::{Bucket, Object};
+use super::bucket::{Bucket, Settings};
+use super::object::Object;
 use crate::status::Status;
 
 /// Folder of metadata and of data that is not in place yet; no bucket can have this name.
 const STATE: &str = ".state";
+/// The file of a bucket's own metadata.
+const SETTINGS: &str = "bucket.json";
 /// Longest name of a file on the usual file systems, less room for a generation.
 const MAX_FILE_NAME: usize = 230;
 /// What a file's name cannot hold, or would make it look like something else.
@@ -76,12 +80,20 @@ impl Disk {
         Ok((disk, buckets))
     }
 
-    pub(super) fn create_bucket(&self, name: &str, created: &str) -> Result<(), Status> {
+    pub(super) fn create_bucket(&self, name: &str, settings: &Settings) -> Result<(), Status> {
         let state = self.state(name);
         io(fs::create_dir_all(self.root.join(name)))?;
         io(fs::create_dir_all(state.join("objects")))?;
         io(fs::create_dir_all(state.join("staged")))?;
-        io(fs::write(state.join("created"), created))
+        self.write_bucket(name, settings)?;
+        // Makes it a bucket: read first at the next start.
+        io(fs::write(state.join("created"), &settings.created))
+    }
+
+    pub(super) fn write_bucket(&self, name: &str, settings: &Settings) -> Result<(), Status> {
+        let staged = self.stage(name, &to_json(settings)?)?;
+        io(staged.0.persist(self.state(name).join(SETTINGS)).map_err(|error| error.error))?;
+        Ok(())
     }
 
     pub(super) fn delete_bucket(&self, name: &str) -> Result<(), Status> {
@@ -123,9 +135,7 @@ impl Disk {
     }
 
     pub(super) fn write_metadata(&self, object: &Object) -> Result<(), Status> {
-        let json = serde_json::to_vec(object)
-            .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
-        let staged = self.stage(&object.bucket, &json)?;
+        let staged = self.stage(&object.bucket, &to_json(object)?)?;
         io(staged.0.persist(self.metadata(object)).map_err(|error| error.error))?;
         Ok(())
     }
@@ -161,7 +171,13 @@ impl Disk {
 
 fn read_bucket(state: &Path) -> anyhow::Result<Bucket> {
     let created = fs::read_to_string(state.join("created")).context("read created")?;
-    let mut bucket = Bucket { created, objects: BTreeMap::new() };
+    let settings = match fs::read(state.join(SETTINGS)) {
+        Ok(json) => serde_json::from_slice(&json).context("read the bucket's settings")?,
+        // Buckets that an older version made have none.
+        Err(error) if error.kind() == ErrorKind::NotFound => Settings::new(created, Map::new()),
+        Err(error) => return Err(error).context("read the bucket's settings"),
+    };
+    let mut bucket = Bucket { settings, objects: BTreeMap::new() };
     for staged in fs::read_dir(state.join("staged")).context("read staged")? {
         // What a crash left: it was never part of an object.
         fs::remove_file(staged?.path()).context("remove what was staged")?;
@@ -174,6 +190,10 @@ fn read_bucket(state: &Path) -> anyhow::Result<Bucket> {
         bucket.objects.insert(object.name.clone(), object);
     }
     Ok(bucket)
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, Status> {
+    serde_json::to_vec(value).map_err(|error| Status::new(Code::Internal, error.to_string()))
 }
 
 fn io<T>(result: std::io::Result<T>) -> Result<T, Status> {

@@ -4,19 +4,19 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::Given;
+use super::object::Given;
 use crate::status::Status;
 
 #[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Checksums {
     crc32c: Option<String>,
+    md5_hash: Option<String>,
 }
 
 /// Reads the parts of an upload.
 pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<(Given, Bytes), Status> {
-    let boundary = boundary(content_type)
-        .ok_or_else(|| Status::invalid("multipart/related needs a boundary"))?;
-    let parts = parts(body, &format!("--{boundary}"));
+    let parts = parts(content_type, body)?;
     let (metadata, data, checksums) = match parts.as_slice() {
         [metadata, data] => (metadata, data, None),
         [metadata, data, checksums] => (metadata, data, Some(checksums)),
@@ -25,47 +25,78 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<(Given, Bytes), 
             return Err(Status::invalid(text));
         }
     };
-    let mut given: Given = json(&metadata.body)?;
+    let mut given = Given::from_json(&metadata.body)?;
     if let Some(checksums) = checksums {
-        let checksums: Checksums = json(&checksums.body)?;
+        let checksums: Checksums = serde_json::from_slice(&checksums.body)
+            .map_err(|error| Status::invalid(format!("metadata: {error}")))?;
         given.crc32c = checksums.crc32c.or(given.crc32c);
+        given.md5_hash = checksums.md5_hash.or(given.md5_hash);
     }
-    given.content_type = given.content_type.or_else(|| data.content_type.clone());
+    given.content_type =
+        given.content_type.or_else(|| data.header("content-type").map(str::to_owned));
     Ok((given, data.body.clone()))
 }
 
-struct Part {
-    content_type: Option<String>,
-    body: Bytes,
+/// A part of a multipart body.
+pub(super) struct Part {
+    /// Names and values of its headers, as they were sent.
+    headers: Vec<(String, String)>,
+    pub body: Bytes,
 }
 
+impl Part {
+    /// The value of the first header of this name, in small letters.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Splits a multipart body. Its lines end with CRLF, or with LF as those of Python's clients do: the
+/// first line tells.
+pub(super) fn parts(content_type: &str, body: &Bytes) -> Result<Vec<Part>, Status> {
+    let boundary = boundary(content_type)
+        .ok_or_else(|| Status::invalid("a multipart body needs a boundary in its content type"))?;
+    let delimiter = format!("--{boundary}");
+    let mut parts = Vec::new();
+    let Some(first) = find(body, delimiter.as_bytes(), 0) else { return Ok(parts) };
+    let first = first + delimiter.len();
+    let newline = find(body, b"\n", first).unwrap_or(body.len());
+    let line_end = if body[..newline].ends_with(b"\r") { "\r\n" } else { "\n" };
+    let next = format!("{line_end}{delimiter}");
+    let mut at = first;
+    while let Some(end) = find(body, next.as_bytes(), at) {
+        parts.extend(part(&body.slice(at..end)));
+        at = end + next.len();
+    }
+    Ok(parts)
+}
+
+/// The boundary, which may be bare or in quotes of either kind.
 fn boundary(content_type: &str) -> Option<&str> {
     let parameters = content_type.split(';').skip(1);
     let boundary = parameters.map(str::trim).find_map(|one| one.strip_prefix("boundary="))?;
-    Some(boundary.trim_matches('"'))
+    let unquoted = ['"', '\'']
+        .into_iter()
+        .find_map(|quote| boundary.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)));
+    Some(unquoted.unwrap_or(boundary)).filter(|boundary| !boundary.is_empty())
 }
 
-fn parts(body: &Bytes, delimiter: &str) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut at = find(body, delimiter.as_bytes(), 0).map(|at| at + delimiter.len());
-    let next = format!("\r\n{delimiter}");
-    while let Some(start) = at {
-        let Some(end) = find(body, next.as_bytes(), start) else { break };
-        parts.extend(part(&body.slice(start..end)));
-        at = Some(end + next.len());
-    }
-    parts
-}
-
+/// What stands between two delimiters: the rest of the first one's line, headers, an empty line, data.
 fn part(part: &Bytes) -> Option<Part> {
-    // The line end of the delimiter stands before the headers; both may be all there is.
-    let blank = find(part, b"\r\n\r\n", 0)?;
-    let headers = String::from_utf8_lossy(&part[..blank]);
-    let content_type = headers.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-type").then(|| value.trim().to_owned())
-    });
-    Some(Part { content_type, body: part.slice(blank + 4..) })
+    let mut headers = Vec::new();
+    let mut at = find(part, b"\n", 0)? + 1;
+    loop {
+        let end = find(part, b"\n", at)?;
+        let line = String::from_utf8_lossy(&part[at..end]);
+        at = end + 1;
+        if line.trim().is_empty() {
+            return Some(Part { headers, body: part.slice(at..) });
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            headers.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+    }
 }
 
 fn find(haystack: &[u8], needle: &[u8], from: usize) -> Option<usize> {
@@ -78,10 +109,6 @@ fn find(haystack: &[u8], needle: &[u8], from: usize) -> Option<usize> {
         at += found + 1;
     }
     None
-}
-
-fn json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
-    serde_json::from_slice(body).map_err(|error| Status::invalid(format!("metadata: {error}")))
 }
 
 #[cfg(test)]
@@ -100,6 +127,23 @@ mod tests {
         assert_eq!(given.content_type.as_deref(), Some("text/plain"));
         assert_eq!(given.crc32c.as_deref(), Some("AAAA"));
         assert_eq!(data, "da\r\n--ta");
+    }
+
+    #[test]
+    fn lines_may_end_with_lf_alone_and_boundaries_may_be_quoted_or_bare() {
+        let body = "--==0==\nContent-Type: application/json\n\n{\"name\":\"n\"}\n--==0==\n\
+                    Content-Type: a/b\n\nda\r\n--=ta\r\n--==0==--";
+
+        for boundary in ["==0==", "\"==0==\"", "'==0=='"] {
+            let kind = format!("multipart/related; boundary={boundary}");
+            let (given, data) = parse(&kind, &Bytes::from(body)).unwrap();
+
+            assert_eq!(
+                (given.name.as_deref(), given.content_type.as_deref()),
+                (Some("n"), Some("a/b"))
+            );
+            assert_eq!(data, "da\r\n--=ta\r", "{boundary}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::{Given, Preconditions, Storage, multipart};
+use super::object::{Given, Preconditions};
+use super::{Storage, multipart};
 use crate::status::Status;
 
 /// A resumable upload: what has come so far.
@@ -20,11 +21,13 @@ pub(super) struct Session {
     data: BytesMut,
 }
 
-/// `Content-Range: bytes <first>-<last>/<total>`, either part of which may be `*`.
+/// `Content-Range: bytes <first>-<last>/<total>`, any part of which may be `*`.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
     first: Option<u64>,
     total: Option<u64>,
+    /// `<first>-*`: the data ends where the body does.
+    is_last: bool,
 }
 
 impl Storage {
@@ -37,9 +40,12 @@ impl Storage {
         (headers, body): (&HeaderMap, &Bytes),
     ) -> Result<Response, Status> {
         given.content_type = text(headers, header::CONTENT_TYPE.as_str());
-        given.crc32c = hash_header(headers);
+        given.content_encoding =
+            given.content_encoding.or_else(|| text(headers, header::CONTENT_ENCODING.as_str()));
+        given.crc32c = hash_header(headers, "crc32c=");
+        given.md5_hash = hash_header(headers, "md5=");
         let object = self.insert(bucket, given, preconditions, body)?;
-        Ok(axum::Json(object.to_json()).into_response())
+        Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
     }
 
     /// Metadata and data are parts of the body.
@@ -53,8 +59,9 @@ impl Storage {
         let kind = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
         let (mut given, data) = multipart::parse(&kind, body)?;
         given.name = of_query.name.or(given.name);
+        given.content_encoding = of_query.content_encoding.or(given.content_encoding);
         let object = self.insert(bucket, given, preconditions, &data)?;
-        Ok(axum::Json(object.to_json()).into_response())
+        Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
     }
 
     /// Begins a resumable upload and tells where its data goes.
@@ -66,21 +73,14 @@ impl Storage {
         (headers, body): (&HeaderMap, &Bytes),
     ) -> Result<Response, Status> {
         self.get_bucket(bucket)?;
-        let json: &[u8] = if body.is_empty() { b"{}" } else { body };
-        let mut given: Given = serde_json::from_slice(json)
-            .map_err(|error| Status::invalid(format!("metadata: {error}")))?;
+        let mut given = Given::from_json(body)?;
         given.name = of_query.name.or(given.name);
+        given.content_encoding = of_query.content_encoding.or(given.content_encoding);
         given.content_type = given.content_type.or_else(|| text(headers, "x-upload-content-type"));
         let id = Uuid::new_v4().to_string();
-        // Google's client leaves out the port.
-        let port = self.0.address.port();
-        let host = match text(headers, header::HOST.as_str()) {
-            Some(host) if host.contains(':') => host,
-            Some(host) => format!("{host}:{port}"),
-            None => self.0.address.to_string(),
-        };
         let location = format!(
-            "http://{host}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}"
+            "{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}",
+            self.base(headers)
         );
         let session =
             Session { bucket: bucket.to_owned(), given, preconditions, data: BytesMut::new() };
@@ -103,7 +103,7 @@ impl Storage {
         let range = match range {
             Some(range) => parse_range(&range)
                 .ok_or_else(|| Status::invalid(format!("Content-Range: {range}")))?,
-            None => Range { first: Some(0), total: Some(body.len() as u64) },
+            None => Range { first: Some(0), total: None, is_last: true },
         };
         let have = session.data.len() as u64;
         if let Some(first) = range.first {
@@ -117,17 +117,18 @@ impl Storage {
             session.data.extend_from_slice(&body[known..]);
         }
         let have = session.data.len() as u64;
-        if range.total != Some(have) {
+        if !range.is_last && range.total != Some(have) {
             return Ok(incomplete(have));
         }
         let mut given = session.given.clone();
-        given.crc32c = hash_header(headers).or(given.crc32c);
+        given.crc32c = hash_header(headers, "crc32c=").or(given.crc32c);
+        given.md5_hash = hash_header(headers, "md5=").or(given.md5_hash);
         let (bucket, preconditions) = (session.bucket.clone(), session.preconditions);
         let data = session.data.split().freeze();
         sessions.remove(id);
         drop(sessions);
         let object = self.insert(&bucket, given, preconditions, &data)?;
-        Ok(axum::Json(object.to_json()).into_response())
+        Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
     }
 
     /// Forgets a resumable upload.
@@ -150,25 +151,28 @@ fn incomplete(have: u64) -> Response {
 
 fn parse_range(text: &str) -> Option<Range> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
-    let first = match range {
-        "*" => None,
-        range => Some(range.split_once('-')?.0.parse().ok()?),
+    let (first, is_last) = match range {
+        "*" => (None, false),
+        range => {
+            let (first, last) = range.split_once('-')?;
+            (Some(first.parse().ok()?), last == "*" && total == "*")
+        }
     };
     let total = match total {
         "*" => None,
         total => Some(total.parse().ok()?),
     };
-    Some(Range { first, total })
+    Some(Range { first, total, is_last })
 }
 
-/// `x-goog-hash: crc32c=...,md5=...`.
-fn hash_header(headers: &HeaderMap) -> Option<String> {
+/// A sum of `x-goog-hash: crc32c=...,md5=...`, by its name.
+fn hash_header(headers: &HeaderMap, name: &str) -> Option<String> {
     let hashes = headers.get_all("x-goog-hash").into_iter();
     let hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    hashes.map(str::trim).find_map(|hash| hash.strip_prefix("crc32c=")).map(str::to_owned)
+    hashes.map(str::trim).find_map(|hash| hash.strip_prefix(name)).map(str::to_owned)
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
@@ -177,13 +181,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_may_leave_out_either_part() {
+    fn ranges_may_leave_out_any_part() {
         let parse = |text| parse_range(text).map(|range| (range.first, range.total));
+        let is_last = |text| parse_range(text).is_some_and(|range| range.is_last);
 
         assert_eq!(parse("bytes 0-99/*"), Some((Some(0), None)));
         assert_eq!(parse("bytes 100-149/150"), Some((Some(100), Some(150))));
         assert_eq!(parse("bytes */150"), Some((None, Some(150))));
         assert_eq!(parse("bytes */*"), Some((None, None)));
         assert_eq!(parse("0-99/100"), None);
+        assert!(is_last("bytes 0-*/*") && !is_last("bytes 0-99/*") && !is_last("bytes */*"));
     }
 }

@@ -1,0 +1,140 @@
+//! Objects that are made of other objects: copies, moves and compositions.
+
+use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::object::{Given, Object, Preconditions};
+use super::{Storage, no_object};
+use crate::status::Status;
+
+/// Most sources of one composition, as with Google's.
+const MAX_SOURCES: usize = 32;
+
+/// An object's place, and what must hold there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub bucket: &'a str,
+    pub name: &'a str,
+    pub preconditions: Preconditions,
+}
+
+/// The body of a compose request.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Compose {
+    source_objects: Vec<SourceObject>,
+    #[serde(default)]
+    destination: Value,
+    #[serde(default)]
+    delete_source_objects: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SourceObject {
+    name: String,
+    #[serde(default)]
+    generation: Option<Value>,
+    #[serde(default)]
+    object_preconditions: Value,
+}
+
+impl SourceObject {
+    fn preconditions(&self) -> Preconditions {
+        Preconditions {
+            wanted: self.generation.as_ref().and_then(number),
+            generation: self.object_preconditions.get("ifGenerationMatch").and_then(number),
+            ..Preconditions::default()
+        }
+    }
+}
+
+/// A number that JSON may hold as a text.
+fn number(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+impl Storage {
+    /// Copies an object. A body with metadata replaces that of the source.
+    pub(super) fn copy(&self, from: Place, to: Place, body: &Bytes) -> Result<Object, Status> {
+        let (source, data) = self.whole(from)?;
+        let replaced = Given::from_json(body)?;
+        let has_metadata = Given { name: None, ..replaced.clone() } != Given::default();
+        let mut given = if has_metadata { replaced } else { source.given };
+        given.name = Some(to.name.to_owned());
+        // The sums of a client's old resource are those of the source.
+        (given.crc32c, given.md5_hash) = (None, None);
+        self.put(to.bucket, given, to.preconditions, &data, source.components)
+    }
+
+    /// Copies an object and deletes its source.
+    pub(super) fn move_object(&self, from: Place, to: Place) -> Result<Object, Status> {
+        let moved = self.copy(from, to, &Bytes::new())?;
+        if from.name != to.name {
+            self.delete(from.bucket, from.name, from.preconditions)?;
+        }
+        Ok(moved)
+    }
+
+    /// Joins objects of a bucket, in the order that the body names them.
+    pub(super) fn compose(&self, to: Place, body: &Bytes) -> Result<Object, Status> {
+        let request: Compose = serde_json::from_slice(body)
+            .map_err(|error| Status::invalid(format!("compose: {error}")))?;
+        if request.delete_source_objects {
+            return Err(Status::unimplemented("`deleteSourceObjects` of storage.objects.compose"));
+        }
+        let count = request.source_objects.len();
+        if !(1..=MAX_SOURCES).contains(&count) {
+            let text =
+                format!("The number of source components provided ({count}) must be 1 to 32.");
+            return Err(Status::invalid(text));
+        }
+        let (mut data, mut components, mut content_type) = (BytesMut::new(), 0, None);
+        for source in &request.source_objects {
+            let preconditions = source.preconditions();
+            let from = Place { bucket: to.bucket, name: &source.name, preconditions };
+            let (object, part) = self.whole(from)?;
+            data.extend_from_slice(&part);
+            components += object.components.unwrap_or(1);
+            content_type = content_type.or(object.given.content_type);
+        }
+        let destination = serde_json::to_vec(&request.destination).unwrap_or_default();
+        let destination = if request.destination.is_null() {
+            Given::default()
+        } else {
+            Given::from_json(&destination)?
+        };
+        let given = Given {
+            name: Some(to.name.to_owned()),
+            content_type: destination.content_type.clone().or(content_type),
+            crc32c: None,
+            md5_hash: None,
+            ..destination
+        };
+        self.put(to.bucket, given, to.preconditions, &data.freeze(), Some(components))
+    }
+
+    /// An object with its data, if what must hold does.
+    fn whole(&self, place: Place) -> Result<(Object, Bytes), Status> {
+        let object = self.get(place.bucket, place.name)?;
+        let wanted = place.preconditions.wanted;
+        if wanted.is_some_and(|wanted| wanted != object.generation) {
+            return Err(no_object(place.bucket, place.name));
+        }
+        place.preconditions.check(Some(&object))?;
+        let data = self.read(&object)?;
+        Ok((object, data))
+    }
+}
+
+/// The answer to a rewrite: everything is copied in one step.
+pub(super) fn rewritten(object: &Object, base: &str) -> Value {
+    json!({
+        "kind": "storage#rewriteResponse",
+        "totalBytesRewritten": object.size.to_string(),
+        "objectSize": object.size.to_string(),
+        "done": true,
+        "resource": object.to_json(base),
+    })
+}

@@ -1,0 +1,289 @@
+//! An object's metadata: as it lies on disk, as the JSON API shows it, and how it is changed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tonic::Code;
+
+use crate::status::Status;
+
+/// Keys of an object resource that ask for what is not there.
+const UNSUPPORTED: [&str; 7] = [
+    "acl",
+    "contexts",
+    "customerEncryption",
+    "eventBasedHold",
+    "kmsKeyName",
+    "retention",
+    "temporaryHold",
+];
+
+/// An object's metadata, as it lies beside the data.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Object {
+    pub bucket: String,
+    pub name: String,
+    /// The data's path within the bucket's folder.
+    pub file: String,
+    pub size: u64,
+    pub crc32c: u32,
+    /// Base64 of the MD5 sum; composed objects have none, as with Google's.
+    #[serde(default)]
+    pub md5: Option<String>,
+    /// Number of objects that it was composed of.
+    #[serde(default)]
+    pub components: Option<u32>,
+    pub generation: i64,
+    pub metageneration: i64,
+    pub time_created: String,
+    pub updated: String,
+    pub given: Given,
+}
+
+/// What an uploader says about an object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Given {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_disposition: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_language: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_control: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    pub metadata: HashMap<String, String>,
+    /// Base64 of the big-endian checksum that the data must have.
+    #[serde(skip_serializing)]
+    pub crc32c: Option<String>,
+    /// Base64 of the MD5 sum that the data must have.
+    #[serde(skip_serializing)]
+    pub md5_hash: Option<String>,
+}
+
+impl Given {
+    /// Reads an object resource as a client sends it.
+    pub(super) fn from_json(json: &[u8]) -> Result<Self, Status> {
+        let json: &[u8] = if json.is_empty() { b"{}" } else { json };
+        let value: Value = serde_json::from_slice(json)
+            .map_err(|error| Status::invalid(format!("metadata: {error}")))?;
+        Self::from_value(value)
+    }
+
+    fn from_value(value: Value) -> Result<Self, Status> {
+        refuse_unsupported(&value, "object", &UNSUPPORTED)?;
+        serde_json::from_value(without_nulls(value))
+            .map_err(|error| Status::invalid(format!("metadata: {error}")))
+    }
+
+    /// Applies a patch: keys that are there replace, `null` removes.
+    pub(super) fn patched(&self, patch: &Value) -> Result<Self, Status> {
+        refuse_unsupported(patch, "object", &UNSUPPORTED)?;
+        let mut value = serde_json::to_value(self)
+            .map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+        merge(&mut value, patch);
+        let patched = Self::from_value(value)?;
+        // Checksums and names belong to the data.
+        Ok(Self { name: self.name.clone(), crc32c: None, md5_hash: None, ..patched })
+    }
+}
+
+/// What must hold before an operation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Preconditions {
+    /// The generation that the caller means; another one does not exist.
+    pub wanted: Option<i64>,
+    /// 0: the object must not exist.
+    pub generation: Option<i64>,
+    pub not_generation: Option<i64>,
+    pub metageneration: Option<i64>,
+    pub not_metageneration: Option<i64>,
+}
+
+impl Preconditions {
+    /// Reads them from a query; `of` is empty, or `Source` for those of a copy's source.
+    pub(super) fn from_query(query: &HashMap<String, String>, of: &str) -> Self {
+        let number = |name: String| query.get(&name).and_then(|value| value.parse().ok());
+        let wanted = if of.is_empty() { "generation" } else { "sourceGeneration" };
+        Self {
+            wanted: number(wanted.to_owned()),
+            generation: number(format!("if{of}GenerationMatch")),
+            not_generation: number(format!("if{of}GenerationNotMatch")),
+            metageneration: number(format!("if{of}MetagenerationMatch")),
+            not_metageneration: number(format!("if{of}MetagenerationNotMatch")),
+        }
+    }
+
+    pub(super) fn check(&self, existing: Option<&Object>) -> Result<(), Status> {
+        let generation = existing.map_or(0, |object| object.generation);
+        if let (Some(wanted), Some(object)) = (self.wanted, existing)
+            && wanted != generation
+        {
+            let text = format!("No such object: {}/{}#{wanted}", object.bucket, object.name);
+            return Err(Status::new(Code::NotFound, text));
+        }
+        let holds = self.generation.is_none_or(|wanted| wanted == generation)
+            && self.metageneration.is_none_or(|wanted| {
+                existing.is_some_and(|object| object.metageneration == wanted)
+            })
+            && !self.is_unchanged(existing);
+        let text = "At least one of the pre-conditions you specified did not hold.";
+        if holds { Ok(()) } else { Err(Status::new(Code::FailedPrecondition, text)) }
+    }
+
+    /// Tells that an object is the one that the caller knows already: reads answer 304 then.
+    pub(super) fn is_unchanged(&self, existing: Option<&Object>) -> bool {
+        let generation = existing.map_or(0, |object| object.generation);
+        self.not_generation == Some(generation)
+            || existing.is_some_and(|object| self.not_metageneration == Some(object.metageneration))
+    }
+}
+
+impl Object {
+    /// The object in the JSON API's form; `base` is the URL at which the client reaches us.
+    pub(super) fn to_json(&self, base: &str) -> Value {
+        let (bucket, generation) = (&self.bucket, self.generation);
+        let name = utf8_percent_encode(&self.name, NON_ALPHANUMERIC);
+        let media = format!("{base}/download/storage/v1/b/{bucket}/o/{name}");
+        let mut json = json!({
+            "kind": "storage#object",
+            "id": format!("{bucket}/{}/{generation}", self.name),
+            "selfLink": format!("{base}/storage/v1/b/{bucket}/o/{name}"),
+            "mediaLink": format!("{media}?generation={generation}&alt=media"),
+            "bucket": bucket,
+            "name": self.name,
+            "size": self.size.to_string(),
+            "crc32c": super::encode_crc32c(self.crc32c),
+            "etag": self.etag(),
+            "generation": generation.to_string(),
+            "metageneration": self.metageneration.to_string(),
+            "timeCreated": self.time_created,
+            "timeStorageClassUpdated": self.time_created,
+            "timeFinalized": self.time_created,
+            "updated": self.updated,
+            "storageClass": self.given.storage_class.as_deref().unwrap_or("STANDARD"),
+        });
+        let given = &self.given;
+        let optional = [
+            ("contentType", &given.content_type),
+            ("contentEncoding", &given.content_encoding),
+            ("contentDisposition", &given.content_disposition),
+            ("contentLanguage", &given.content_language),
+            ("cacheControl", &given.cache_control),
+            ("customTime", &given.custom_time),
+            ("md5Hash", &self.md5),
+        ];
+        for (key, value) in optional {
+            if let Some(value) = value {
+                json[key] = value.as_str().into();
+            }
+        }
+        if let Some(components) = self.components {
+            json["componentCount"] = components.into();
+        }
+        if !given.metadata.is_empty() {
+            let sorted: BTreeMap<_, _> = given.metadata.iter().collect();
+            json["metadata"] = json!(sorted);
+        }
+        json
+    }
+
+    /// Changes with the data and with the metadata: base64 of both generations as a protobuf
+    /// message, as Google makes it.
+    pub(super) fn etag(&self) -> String {
+        #[derive(Clone, PartialEq, prost::Message)]
+        struct Tag {
+            #[prost(int64, tag = "1")]
+            generation: i64,
+            #[prost(int64, tag = "2")]
+            metageneration: i64,
+        }
+        let tag = Tag { generation: self.generation, metageneration: self.metageneration };
+        STANDARD.encode(prost::Message::encode_to_vec(&tag))
+    }
+}
+
+/// Refuses a resource that asks for what is not there, by the name of its key.
+pub(super) fn refuse_unsupported(json: &Value, of: &str, keys: &[&str]) -> Result<(), Status> {
+    match keys.iter().find(|key| json.get(**key).is_some_and(is_set)) {
+        Some(key) => Err(Status::unimplemented(&format!("`{key}` of a Cloud Storage {of}"))),
+        None => Ok(()),
+    }
+}
+
+/// Tells a value that asks for something from one that switches it off.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Bool(true) => true,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty() && text != "0",
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => fields.values().any(is_set),
+    }
+}
+
+/// Applies a JSON merge patch (RFC 7396).
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else { return target.clone_from(patch) };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(fields) = target.as_object_mut() else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            fields.remove(key);
+        } else {
+            merge(fields.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// Leaves out `null`s, which stand for nothing.
+fn without_nulls(value: Value) -> Value {
+    let mut clean = Value::Object(Map::new());
+    merge(&mut clean, &value);
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_replaces_what_it_names_and_removes_what_it_sets_to_null() {
+        let given =
+            Given::from_json(br#"{"name":"n","contentType":"a/b","metadata":{"x":"1","y":"2"}}"#);
+
+        let patch =
+            json!({ "contentType": null, "metadata": { "x": null, "z": "3" }, "name": "m" });
+        let patched = given.unwrap().patched(&patch).unwrap();
+
+        assert_eq!((patched.name.as_deref(), patched.content_type), (Some("n"), None));
+        let metadata = [("y", "2"), ("z", "3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(patched.metadata, HashMap::from(metadata));
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_by_name_unless_it_is_switched_off() {
+        let refused = Given::from_json(br#"{"temporaryHold":true}"#).unwrap_err();
+
+        assert_eq!(refused.code, Code::Unimplemented);
+        assert!(refused.message.contains("`temporaryHold`"), "{refused}");
+        assert!(Given::from_json(br#"{"temporaryHold":false,"acl":[]}"#).is_ok());
+    }
+}

@@ -1,0 +1,161 @@
+//! Objects by the paths of the XML API, `/<bucket>/<object>`: what public and signed URLs look like.
+//!
+//! Signatures are accepted and not verified, nor is the time until which they hold.
+
+use std::collections::HashMap;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tonic::Code;
+
+use super::Storage;
+use super::media::media;
+use super::object::{Given, Preconditions};
+use super::rest::refuse_unsupported;
+use super::upload::text;
+use crate::rest::{decode, query, read_bytes};
+use crate::server::Cloud;
+use crate::status::Status;
+
+/// Tells a path of an object: that of a bucket which is there, or one with a signature.
+pub(crate) fn is_object_path(storage: &Storage, uri: &Uri) -> bool {
+    let is_signed = uri.query().is_some_and(|query| query.contains("X-Goog-Signature="));
+    is_signed
+        || bucket_and_object(uri).is_some_and(|(bucket, _)| storage.get_bucket(&bucket).is_ok())
+}
+
+/// Answers a request for an object, errors in the XML API's form.
+pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
+    let query = query(&uri);
+    let outcome = async {
+        let unsupported =
+            || Status::unimplemented(&format!("{method} {} of the XML API", uri.path()));
+        let (bucket, object) = bucket_and_object(&uri)
+            .filter(|(_, object)| !object.is_empty())
+            .ok_or_else(unsupported)?;
+        let name = name(&method, &query, &headers).ok_or_else(unsupported)?;
+        refuse_unsupported(&query, &headers)?;
+        let body = read_bytes(body).await?;
+        let call =
+            Call { storage: &cloud.storage, bucket, object, query: &query, headers: &headers };
+        cloud.faults.around(name, async { call.answer(name, &body) }).await
+    };
+    outcome.await.unwrap_or_else(|status| error(&status))
+}
+
+/// The call's name in the JSON API, as faults know it.
+fn name(
+    method: &Method,
+    query: &HashMap<String, String>,
+    headers: &HeaderMap,
+) -> Option<&'static str> {
+    let is_upload = query.contains_key("upload_id");
+    match *method {
+        Method::GET | Method::HEAD => Some("storage.objects.read"),
+        Method::PUT if is_upload => Some("storage.uploads.continue"),
+        Method::PUT if headers.contains_key("x-goog-copy-source") => None,
+        Method::PUT => Some("storage.objects.insert"),
+        Method::DELETE => Some("storage.objects.delete"),
+        Method::POST if headers.contains_key("x-goog-resumable") => Some("storage.uploads.begin"),
+        _ => None,
+    }
+}
+
+struct Call<'a> {
+    storage: &'a Storage,
+    bucket: String,
+    object: String,
+    query: &'a HashMap<String, String>,
+    headers: &'a HeaderMap,
+}
+
+impl Call<'_> {
+    fn answer(&self, name: &str, body: &Bytes) -> Result<Response, Status> {
+        let (storage, bucket) = (self.storage, self.bucket.as_str());
+        let preconditions = self.preconditions();
+        match name {
+            "storage.objects.read" => {
+                let object = storage.get(bucket, &self.object)?;
+                preconditions.check(Some(&object))?;
+                Ok(media(&object, storage.read(&object)?, self.headers))
+            }
+            "storage.objects.delete" => {
+                storage.delete(bucket, &self.object, preconditions)?;
+                Ok(StatusCode::NO_CONTENT.into_response())
+            }
+            "storage.uploads.begin" => {
+                let content = (self.headers, &Bytes::new());
+                let begun = storage.begin_upload(bucket, self.given(), preconditions, content)?;
+                let location = begun.headers()[header::LOCATION].clone();
+                Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
+            }
+            "storage.uploads.continue" => {
+                let id = self.query.get("upload_id").map_or("", String::as_str);
+                storage.continue_upload(id, self.headers, body)
+            }
+            _ => {
+                let object = storage.insert(bucket, self.given(), preconditions, body)?;
+                let generation = [("x-goog-generation", object.generation.to_string())];
+                Ok((generation, [(header::ETAG, object.etag())]).into_response())
+            }
+        }
+    }
+
+    fn given(&self) -> Given {
+        let header = |name: &str| text(self.headers, name);
+        let metadata = self.headers.iter().filter_map(|(name, value)| {
+            let key = name.as_str().strip_prefix("x-goog-meta-")?;
+            Some((key.to_owned(), value.to_str().ok()?.to_owned()))
+        });
+        Given {
+            name: Some(self.object.clone()),
+            content_type: header("content-type"),
+            content_encoding: header("content-encoding"),
+            content_disposition: header("content-disposition"),
+            content_language: header("content-language"),
+            cache_control: header("cache-control"),
+            md5_hash: header("content-md5"),
+            metadata: metadata.collect(),
+            ..Given::default()
+        }
+    }
+
+    fn preconditions(&self) -> Preconditions {
+        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
+        Preconditions {
+            wanted: number(self.query.get("generation").cloned()),
+            generation: number(text(self.headers, "x-goog-if-generation-match")),
+            metageneration: number(text(self.headers, "x-goog-if-metageneration-match")),
+            ..Preconditions::default()
+        }
+    }
+}
+
+fn bucket_and_object(uri: &Uri) -> Option<(String, String)> {
+    let path = uri.path().strip_prefix('/')?;
+    let (bucket, object) = path.split_once('/').unwrap_or((path, ""));
+    Some((decode(bucket), decode(object)))
+}
+
+/// An error in the XML API's form.
+fn error(status: &Status) -> Response {
+    let code = match status.code {
+        Code::NotFound if status.message == super::no_bucket().message => "NoSuchBucket",
+        Code::NotFound => "NoSuchKey",
+        Code::FailedPrecondition => "PreconditionFailed",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::Unimplemented => "NotImplemented",
+        Code::ResourceExhausted => "SlowDown",
+        _ => "InternalError",
+    };
+    let message = status.message.replace('&', "&amp;").replace('<', "&lt;");
+    let body = format!(
+        "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
+    (status.http(), [(header::CONTENT_TYPE, "application/xml; charset=UTF-8")], body)
+        .into_response()
+}
