@@ -2,28 +2,35 @@
 
 mod admin;
 mod delivery;
+mod filter;
+mod iam;
 mod json;
 mod names;
 mod ordering;
 mod pull;
+mod push;
 mod rest;
 mod rpc;
+mod snapshots;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as proto;
 use prost::Message as _;
+use tokio::sync::Notify;
 
+pub(crate) use iam::answer as iam_answer;
 pub(crate) use rest::answer as rest_answer;
 pub(crate) use rpc::answer as grpc_answer;
 
 use crate::faults::Faults;
 use crate::status::Status;
 use delivery::Subscription;
+use snapshots::Snapshot;
 use wire::Stored;
 
 /// Limits of Pub/Sub, from <https://cloud.google.com/pubsub/quotas#resource_limits>.
@@ -48,17 +55,28 @@ pub(crate) struct PubSub {
 struct Hub {
     topics: RwLock<BTreeMap<String, Arc<Topic>>>,
     subscriptions: RwLock<BTreeMap<String, Arc<Subscription>>>,
+    snapshots: RwLock<BTreeMap<String, Arc<Snapshot>>>,
     next_message: AtomicU64,
+    /// Told whenever an endpoint of a push subscription may have come or gone.
+    endpoints: Notify,
 }
 
 struct Topic {
     config: Mutex<proto::Topic>,
     subscriptions: RwLock<Vec<Arc<Subscription>>>,
+    /// How long messages are kept for seeking; zero for not at all.
+    keeps_seconds: AtomicU64,
+    /// The messages that are kept, in the order of publishing. Publishes hold the lock.
+    log: Mutex<VecDeque<Arc<Stored>>>,
 }
 
 impl Topic {
     fn config(&self) -> MutexGuard<'_, proto::Topic> {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self) -> MutexGuard<'_, VecDeque<Arc<Stored>>> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,16 +100,22 @@ impl PubSub {
         let topic = self.topic(&request.topic)?;
         check_publish(&request)?;
         let count = request.messages.len() as u64;
+        let mut log = topic.log();
         let first = self.hub.next_message.fetch_add(count, Ordering::Relaxed) + 1;
-        let publish_time = Some(prost_types::Timestamp::from(SystemTime::now()));
+        let now = SystemTime::now();
+        let publish_time = Some(prost_types::Timestamp::from(now));
         let mut message_ids = Vec::with_capacity(request.messages.len());
         let mut stored = Vec::with_capacity(request.messages.len());
         for (sequence, mut message) in (first..).zip(request.messages) {
             message.message_id = sequence.to_string();
             message.publish_time = publish_time;
             message_ids.push(message.message_id.clone());
-            stored.push(Arc::new(Stored::new(sequence, message)));
+            stored.push(Arc::new(Stored::new(sequence, now, message)));
         }
+        if topic.keeps_seconds.load(Ordering::Relaxed) > 0 {
+            log.extend(stored.iter().cloned());
+        }
+        topic.forget(&mut log);
         let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         subscriptions.iter().for_each(|subscription| subscription.push(&stored));
         Ok(proto::PublishResponse { message_ids })

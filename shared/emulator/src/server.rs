@@ -97,6 +97,15 @@ impl Emulator {
         }
         let (stop, mut stopped) = watch::channel(false);
         let mut server = JoinSet::new();
+        server.spawn({
+            let (pubsub, mut stopped) = (cloud.pubsub.clone(), stopped.clone());
+            async move {
+                tokio::select! {
+                    () = pubsub.push_forever() => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                }
+            }
+        });
         let router =
             Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(cloud);
         server.spawn(async move {
@@ -205,6 +214,7 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
         "google.pubsub.v1.Publisher" | "google.pubsub.v1.Subscriber" => {
             crate::pubsub::grpc_answer(cloud.pubsub, path, request).await
         }
+        "google.iam.v1.IAMPolicy" => crate::pubsub::iam_answer(cloud.pubsub, path, request).await,
         "google.firestore.v1.Firestore" => {
             crate::firestore::answer(cloud.firestore, path, request).await
         }

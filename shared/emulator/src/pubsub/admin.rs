@@ -1,12 +1,14 @@
 //! Topics and subscriptions: create, get, list, update, delete.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tonic::Code;
 
 use super::delivery::Subscription;
-use super::{PubSub, Topic, names, proto};
+use super::filter::Filter;
+use super::{PubSub, Topic, names, proto, push};
 use crate::status::Status;
 
 /// Bounds of an ack deadline in seconds; 0 stands for the default of 10.
@@ -34,8 +36,14 @@ impl PubSub {
         if topics.contains_key(&topic.name) {
             return Err(Status::already_exists(super::leaf(&topic.name)));
         }
-        let created = Topic { config: Mutex::new(topic.clone()), subscriptions: RwLock::default() };
-        topics.insert(topic.name.clone(), Arc::new(created));
+        let created = Arc::new(Topic {
+            config: Mutex::new(topic.clone()),
+            subscriptions: RwLock::default(),
+            keeps_seconds: 0.into(),
+            log: Mutex::default(),
+        });
+        self.decide_keeping(&created);
+        topics.insert(topic.name.clone(), created);
         Ok(topic)
     }
 
@@ -59,7 +67,10 @@ impl PubSub {
                 other => return Err(Status::invalid(format!("cannot update {other} of a topic"))),
             }
         }
-        Ok(config.clone())
+        let updated = config.clone();
+        drop(config);
+        self.decide_keeping(&topic);
+        Ok(updated)
     }
 
     pub(super) fn delete_topic(&self, name: &str) -> Result<(), Status> {
@@ -100,13 +111,19 @@ impl PubSub {
         names::check(&config.name, "subscriptions")?;
         let topic = self.topic(&config.topic)?;
         check(&mut config)?;
+        let filter = Filter::parse(&config.filter)?;
+        config.topic_message_retention_duration = topic.config().message_retention_duration;
         let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         if known.contains_key(&config.name) {
             return Err(Status::already_exists(super::leaf(&config.name)));
         }
-        let subscription = Arc::new(Subscription::new(config.clone()));
+        let born = self.hub.next_message.load(Ordering::Relaxed);
+        let subscription = Arc::new(Subscription::new(config.clone(), filter, born));
         known.insert(config.name.clone(), Arc::clone(&subscription));
         topic.subscriptions.write().unwrap_or_else(PoisonError::into_inner).push(subscription);
+        drop(known);
+        self.decide_keeping(&topic);
+        self.hub.endpoints.notify_waiters();
         Ok(config)
     }
 
@@ -138,6 +155,7 @@ impl PubSub {
                     config.message_retention_duration = new.message_retention_duration;
                 }
                 "retain_acked_messages" => config.retain_acked_messages = new.retain_acked_messages,
+                "push_config" => config.push_config.clone_from(&new.push_config),
                 other => {
                     return Err(Status::invalid(format!(
                         "cannot update {other} of a subscription"
@@ -147,7 +165,24 @@ impl PubSub {
         }
         check(&mut config)?;
         subscription.configure(|current| current.clone_from(&config));
+        if let Ok(topic) = self.topic(&config.topic) {
+            self.decide_keeping(&topic);
+        }
+        self.hub.endpoints.notify_waiters();
         Ok(config)
+    }
+
+    /// Sets or removes the endpoint of a push subscription.
+    pub(super) fn modify_push_config(
+        &self,
+        request: proto::ModifyPushConfigRequest,
+    ) -> Result<(), Status> {
+        let push_config = request.push_config.unwrap_or_default();
+        push::check(&push_config)?;
+        let subscription = self.subscription(&request.subscription)?;
+        subscription.configure(|config| config.push_config = Some(push_config));
+        self.hub.endpoints.notify_waiters();
+        Ok(())
     }
 
     pub(super) fn delete_subscription(&self, name: &str) -> Result<(), Status> {
@@ -158,6 +193,8 @@ impl PubSub {
         if let Ok(topic) = self.topic(&subscription.config().topic) {
             let mut listening = topic.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
             listening.retain(|other| !Arc::ptr_eq(other, &subscription));
+            drop(listening);
+            self.decide_keeping(&topic);
         }
         subscription.delete();
         Ok(())
@@ -176,15 +213,15 @@ impl PubSub {
 
 /// Checks a subscription, and fills in the defaults that Google shows.
 fn check(config: &mut proto::Subscription) -> Result<(), Status> {
-    let has_push = config.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty());
     let unsupported = [
-        (has_push, "push subscriptions"),
-        (!config.filter.is_empty(), "filters"),
         (config.bigquery_config.is_some(), "bigquery_config"),
         (config.cloud_storage_config.is_some(), "cloud_storage_config"),
         (!config.message_transforms.is_empty(), "message_transforms"),
     ];
     refuse(&unsupported)?;
+    if let Some(push) = &config.push_config {
+        push::check(push)?;
+    }
     if config.ack_deadline_seconds == 0 {
         config.ack_deadline_seconds = DEFAULT_ACK_DEADLINE;
     }
@@ -218,7 +255,7 @@ fn refuse(unsupported: &[(bool, &str)]) -> Result<(), Status> {
     }
 }
 
-fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>, Status> {
+pub(super) fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>, Status> {
     let paths = mask.map(|mask| mask.paths).unwrap_or_default();
     if paths.is_empty() {
         return Err(Status::invalid("The update_mask in the request must be set and non-empty."));
@@ -227,7 +264,7 @@ fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>, Status> {
 }
 
 /// A page of names, and the token of the next one: the last name of this one.
-fn listed<T>(
+pub(super) fn listed<T>(
     all: &BTreeMap<String, T>,
     prefix: &str,
     (size, after): Page,

@@ -1,14 +1,20 @@
 //! A subscription: what waits, what is out under which lease, and what comes back.
 
+mod seeking;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use tokio::sync::Notify;
+use tonic::Code;
 
+use super::filter::Filter;
 use super::ordering::Queue;
 use super::proto;
 use super::wire::{Received, Stored};
+use crate::status::Status;
 
 /// Most messages in one response.
 const RESPONSE_MESSAGES: usize = 1000;
@@ -29,6 +35,9 @@ pub(super) type Dead = (Arc<Stored>, u32);
 
 pub(super) struct Subscription {
     state: Mutex<State>,
+    filter: Option<Filter>,
+    /// The last message that was published before it was created.
+    pub born: u64,
     /// Told whenever something may have become deliverable.
     pub changed: Notify,
 }
@@ -41,6 +50,7 @@ struct State {
     leases: HashMap<u64, Lease>,
     next_number: u64,
     streams: HashMap<u64, Outstanding>,
+    push_stream: Option<u64>,
     last_scan: Instant,
     is_deleted: bool,
 }
@@ -66,7 +76,7 @@ pub(super) struct Allowance {
 }
 
 impl Subscription {
-    pub(super) fn new(config: proto::Subscription) -> Self {
+    pub(super) fn new(config: proto::Subscription, filter: Option<Filter>, born: u64) -> Self {
         let state = State {
             config,
             queue: Queue::default(),
@@ -74,10 +84,11 @@ impl Subscription {
             leases: HashMap::new(),
             next_number: 1,
             streams: HashMap::new(),
+            push_stream: None,
             last_scan: Instant::now(),
             is_deleted: false,
         };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self { state: Mutex::new(state), filter, born, changed: Notify::new() }
     }
 
     pub(super) fn config(&self) -> proto::Subscription {
@@ -85,7 +96,16 @@ impl Subscription {
     }
 
     pub(super) fn configure(&self, change: impl FnOnce(&mut proto::Subscription)) {
-        change(&mut self.lock().config);
+        let mut state = self.lock();
+        change(&mut state.config);
+        // From now on nothing goes to an endpoint that is no longer there.
+        if !state.has_endpoint()
+            && let Some(stream) = state.push_stream.take()
+        {
+            state.streams.remove(&stream);
+        }
+        drop(state);
+        self.changed.notify_waiters();
     }
 
     pub(super) fn delete(&self) {
@@ -93,8 +113,35 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
-    pub(super) fn is_deleted(&self) -> bool {
-        self.lock().is_deleted
+    /// Checks that messages can still come from it.
+    pub(super) fn check(&self) -> Result<(), Status> {
+        let state = self.lock();
+        if state.is_deleted {
+            return Err(Status::not_found(super::leaf(&state.config.name)));
+        }
+        if state.config.detached {
+            let text = "The subscription is detached from its topic.";
+            return Err(Status::new(Code::FailedPrecondition, text));
+        }
+        Ok(())
+    }
+
+    /// Checks that its messages can be pulled: those of push subscriptions cannot.
+    pub(super) fn check_pull(&self) -> Result<(), Status> {
+        self.check()?;
+        if self.lock().has_endpoint() {
+            let text = "This method is not supported for this subscription type.";
+            return Err(Status::new(Code::FailedPrecondition, text));
+        }
+        Ok(())
+    }
+
+    /// Tells whether the filter lets a message pass.
+    fn lets_pass(&self, message: &Stored) -> bool {
+        self.filter.as_ref().is_none_or(|filter| {
+            let decoded = proto::PubsubMessage::decode(message.encoded.clone());
+            decoded.is_ok_and(|message| filter.matches(&message.attributes))
+        })
     }
 
     /// The subscription's name and its dead-letter topic.
@@ -108,7 +155,7 @@ impl Subscription {
     pub(super) fn push(&self, messages: &[Arc<Stored>]) {
         let mut state = self.lock();
         let is_ordered = state.config.enable_message_ordering;
-        for message in messages {
+        for message in messages.iter().filter(|message| self.lets_pass(message)) {
             let pending = Pending { message: Arc::clone(message), attempts: 0 };
             state.queue.push(pending, is_ordered);
         }
@@ -121,6 +168,13 @@ impl Subscription {
         let mut state = self.lock();
         let stream = state.number();
         state.streams.insert(stream, Outstanding::default());
+        stream
+    }
+
+    /// A number for the stream of pushes, which ends with the endpoint.
+    pub(super) fn open_push_stream(&self) -> u64 {
+        let stream = self.open_stream();
+        self.lock().push_stream = Some(stream);
         stream
     }
 
@@ -213,6 +267,11 @@ impl State {
     fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
+    }
+
+    fn has_endpoint(&self) -> bool {
+        let push = self.config.push_config.as_ref();
+        push.is_some_and(|push| !push.push_endpoint.is_empty())
     }
 
     fn has_allowance(&self, stream: Option<u64>, allowance: Allowance) -> bool {
@@ -322,6 +381,6 @@ pub(super) fn seconds_of(seconds: i32) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-fn duration_of(duration: Option<&prost_types::Duration>, default: Duration) -> Duration {
+pub(super) fn duration_of(duration: Option<&prost_types::Duration>, default: Duration) -> Duration {
     duration.and_then(|duration| Duration::try_from(*duration).ok()).unwrap_or(default)
 }

@@ -69,13 +69,87 @@ pub(super) struct Subscription {
     retry_policy: Option<RetryPolicy>,
     enable_exactly_once_delivery: bool,
     push_config: PushConfig,
+    #[serde(skip_deserializing, skip_serializing_if = "is_false")]
+    detached: bool,
+    #[serde(with = "seconds", skip_deserializing, skip_serializing_if = "Option::is_none")]
+    topic_message_retention_duration: Option<prost_types::Duration>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
-struct PushConfig {
+pub(super) struct PushConfig {
     #[serde(skip_serializing_if = "String::is_empty")]
     push_endpoint: String,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    attributes: HashMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_wrapper: Option<NoWrapper>,
+    #[serde(skip_serializing)]
+    oidc_token: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+struct NoWrapper {
+    write_metadata: bool,
+}
+
+impl PushConfig {
+    pub(super) fn into_proto(self) -> proto::PushConfig {
+        use proto::push_config::{AuthenticationMethod, NoWrapper, OidcToken, Wrapper};
+        let token = self.oidc_token.map(|_| AuthenticationMethod::OidcToken(OidcToken::default()));
+        let raw = self.no_wrapper.map(|raw| NoWrapper { write_metadata: raw.write_metadata });
+        proto::PushConfig {
+            push_endpoint: self.push_endpoint,
+            attributes: self.attributes,
+            authentication_method: token,
+            wrapper: raw.map(Wrapper::NoWrapper),
+        }
+    }
+}
+
+impl From<proto::PushConfig> for PushConfig {
+    fn from(config: proto::PushConfig) -> Self {
+        use proto::push_config::Wrapper;
+        let no_wrapper = match config.wrapper {
+            Some(Wrapper::NoWrapper(raw)) => Some(NoWrapper { write_metadata: raw.write_metadata }),
+            Some(Wrapper::PubsubWrapper(_)) | None => None,
+        };
+        Self {
+            push_endpoint: config.push_endpoint,
+            attributes: config.attributes,
+            no_wrapper,
+            oidc_token: None,
+        }
+    }
+}
+
+/// A snapshot.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Snapshot {
+    pub name: String,
+    topic: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expire_time: Option<String>,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    pub labels: HashMap<String, String>,
+}
+
+impl From<proto::Snapshot> for Snapshot {
+    fn from(snapshot: proto::Snapshot) -> Self {
+        Self {
+            name: snapshot.name,
+            topic: snapshot.topic,
+            expire_time: snapshot.expire_time.map(|time| time.to_string()),
+            labels: snapshot.labels,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -124,10 +198,7 @@ impl Subscription {
                 maximum_backoff: policy.maximum_backoff,
             }),
             enable_exactly_once_delivery: self.enable_exactly_once_delivery,
-            push_config: Some(proto::PushConfig {
-                push_endpoint: self.push_config.push_endpoint,
-                ..proto::PushConfig::default()
-            }),
+            push_config: Some(self.push_config.into_proto()),
             ..proto::Subscription::default()
         }
     }
@@ -156,7 +227,9 @@ impl From<proto::Subscription> for Subscription {
                 maximum_backoff: policy.maximum_backoff,
             }),
             enable_exactly_once_delivery: subscription.enable_exactly_once_delivery,
-            push_config: PushConfig::default(),
+            push_config: subscription.push_config.unwrap_or_default().into(),
+            detached: subscription.detached,
+            topic_message_retention_duration: subscription.topic_message_retention_duration,
         }
     }
 }

@@ -80,6 +80,25 @@ impl Queue {
         }
     }
 
+    /// What waits, in no order.
+    pub(super) fn pending(&self) -> impl Iterator<Item = &Pending> {
+        let single = self.ready.iter().filter_map(|next| match next {
+            Next::Message(pending) => Some(pending),
+            Next::OfKey(_) => None,
+        });
+        single.chain(self.keys.values().flat_map(|key| &key.queue))
+    }
+
+    /// Takes all that waits, in no order. Nothing of a key may be out.
+    pub(super) fn drain(&mut self) -> Vec<Pending> {
+        let Self { ready, keys } = std::mem::take(self);
+        let single = ready.into_iter().filter_map(|next| match next {
+            Next::Message(pending) => Some(pending),
+            Next::OfKey(_) => None,
+        });
+        single.chain(keys.into_values().flat_map(|key| key.queue)).collect()
+    }
+
     /// Notes that a message of a key is out.
     pub(super) fn sent(&mut self, key: &str, sequence: u64, ack: u64) {
         if let Some(key) = self.keys.get_mut(key) {

@@ -28,11 +28,13 @@ impl PubSub {
             return Err(Status::invalid("max_messages must be positive"));
         }
         let subscription = self.subscription(&request.subscription)?;
+        subscription.check_pull()?;
         let ack_deadline = seconds_of(subscription.config().ack_deadline_seconds);
         let allowance = Allowance { messages, bytes: usize::MAX, ack_deadline };
         let until = Instant::now() + PULL_WAIT;
         loop {
             let changed = subscription.changed.notified();
+            subscription.check()?;
             let (received_messages, dead) = subscription.take(None, allowance);
             self.bury(&subscription, dead);
             #[expect(deprecated, reason = "clients still send it")]
@@ -95,6 +97,7 @@ async fn open(
     let faults = pubsub.faults.clone();
     let subscription =
         faults.around("StreamingPull", async { pubsub.subscription(&first.subscription) }).await?;
+    subscription.check_pull()?;
     if !(10..=600).contains(&first.stream_ack_deadline_seconds) {
         return Err(Status::invalid("stream_ack_deadline_seconds must be 10 to 600"));
     }
@@ -129,9 +132,7 @@ impl PullStream {
             tokio::pin!(changed);
             // Registers before the look, so that nothing is missed in between.
             changed.as_mut().enable();
-            if subscription.is_deleted() {
-                return Err(Status::not_found(super::leaf(&subscription.config().name)));
-            }
+            subscription.check_pull()?;
             let (taken, dead) = subscription.take(Some(self.stream), self.allowance);
             self.pubsub.bury(&subscription, dead);
             if !taken.is_empty() || Instant::now() >= until {

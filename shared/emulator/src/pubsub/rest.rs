@@ -1,6 +1,8 @@
 //! The REST API of Pub/Sub: what the admin clients speak, and publish, pull and acknowledge for
 //! those who have only `curl`.
 
+mod snapshots;
+
 use std::collections::HashMap;
 
 use axum::Json;
@@ -36,6 +38,14 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
             let name = name.trim_end_matches("/subscriptions");
             call.faulty("ListTopicSubscriptions", call.list_topic_subscriptions(name)).await
         }
+        (["projects", _, "snapshots"], "") => {
+            call.faulty("ListSnapshots", call.list_snapshots()).await
+        }
+        (["projects", _, "topics", _, "snapshots"], "") => {
+            let topic = name.trim_end_matches("/snapshots");
+            call.faulty("ListTopicSnapshots", call.list_topic_snapshots(topic)).await
+        }
+        (["projects", _, "snapshots", _], "") => call.snapshot(body).await,
         (["projects", _, "topics", _], "") => call.topic(body).await,
         (["projects", _, "topics", _], "publish") if method == Method::POST => {
             let request = read_json::<Publish>(body).await?.into_proto(name)?;
@@ -44,7 +54,7 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
             pubsub.faults.around_topic("Publish", &call.name, publish).await
         }
         (["projects", _, "subscriptions", _], "") => call.subscription(body).await,
-        (["projects", _, "topics" | "subscriptions", _], "testIamPermissions") => {
+        (["projects", _, "topics" | "subscriptions" | "snapshots", _], "testIamPermissions") => {
             // Everybody may do everything here.
             let asked = read_json::<Permissions>(body).await?;
             let granted = Ok(json!({ "permissions": asked.permissions }));
@@ -173,6 +183,12 @@ impl Call<'_> {
     }
 
     async fn consume(&self, verb: &str, body: axum::body::Body) -> Result<Value, Status> {
+        match verb {
+            "seek" => return self.seek(body).await,
+            "detach" => return self.detach().await,
+            "modifyPushConfig" => return self.modify_push_config(body).await,
+            _ => {}
+        }
         let request: Consume = read_json(body).await?;
         let pubsub = self.pubsub;
         match verb {
@@ -264,16 +280,20 @@ impl Publish {
 fn received(received: &super::wire::Received) -> Result<Value, Status> {
     let message = proto::PubsubMessage::decode(received.message.clone());
     let message = message.map_err(|error| Status::invalid(error.to_string()))?;
-    let time = message.publish_time.as_ref().map(ToString::to_string);
     Ok(json!({
         "ackId": received.ack_id,
         "deliveryAttempt": received.delivery_attempt,
-        "message": {
-            "data": STANDARD.encode(&message.data),
-            "attributes": message.attributes,
-            "messageId": message.message_id,
-            "publishTime": time,
-            "orderingKey": message.ordering_key,
-        },
+        "message": message_json(&message),
     }))
+}
+
+/// A message in proto3's JSON form.
+pub(super) fn message_json(message: &proto::PubsubMessage) -> Value {
+    json!({
+        "data": STANDARD.encode(&message.data),
+        "attributes": message.attributes,
+        "messageId": message.message_id,
+        "publishTime": message.publish_time.as_ref().map(ToString::to_string),
+        "orderingKey": message.ordering_key,
+    })
 }

@@ -40,6 +40,14 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
             call(pubsub, "DeleteTopic", request, |pubsub, r: In| pubsub.delete_topic(&r.topic))
                 .await
         }
+        "Publisher/ListTopicSnapshots" => {
+            call(pubsub, "ListTopicSnapshots", request, list_topic_snapshots).await
+        }
+        "Publisher/DetachSubscription" => {
+            type In = proto::DetachSubscriptionRequest;
+            let detach = |pubsub: &PubSub, r: In| pubsub.detach_subscription(&r);
+            call(pubsub, "DetachSubscription", request, detach).await
+        }
         _ => subscriber_answer(pubsub, path, request).await,
     }
 }
@@ -85,6 +93,32 @@ async fn subscriber_answer(pubsub: PubSub, path: &str, request: Request) -> Resp
                 }
             })
             .await
+        }
+        "ModifyPushConfig" => {
+            call(pubsub, "ModifyPushConfig", request, PubSub::modify_push_config).await
+        }
+        _ => snapshot_answer(pubsub, path, request).await,
+    }
+}
+
+async fn snapshot_answer(pubsub: PubSub, path: &str, request: Request) -> Response {
+    match path.trim_start_matches("/google.pubsub.v1.Subscriber/") {
+        "CreateSnapshot" => call(pubsub, "CreateSnapshot", request, PubSub::create_snapshot).await,
+        "UpdateSnapshot" => call(pubsub, "UpdateSnapshot", request, PubSub::update_snapshot).await,
+        "GetSnapshot" => {
+            type In = proto::GetSnapshotRequest;
+            let get = |pubsub: &PubSub, r: In| pubsub.get_snapshot(&r.snapshot);
+            call(pubsub, "GetSnapshot", request, get).await
+        }
+        "ListSnapshots" => call(pubsub, "ListSnapshots", request, list_snapshots).await,
+        "DeleteSnapshot" => {
+            type In = proto::DeleteSnapshotRequest;
+            let delete = |pubsub: &PubSub, r: In| pubsub.delete_snapshot(&r.snapshot);
+            call(pubsub, "DeleteSnapshot", request, delete).await
+        }
+        "Seek" => {
+            type In = proto::SeekRequest;
+            call(pubsub, "Seek", request, |pubsub: &PubSub, r: In| pubsub.seek(&r)).await
         }
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
     }
@@ -132,6 +166,26 @@ fn list_subscriptions(
     let page = (request.page_size, request.page_token);
     let (subscriptions, next_page_token) = pubsub.list_subscriptions(&request.project, page)?;
     Ok(proto::ListSubscriptionsResponse { subscriptions, next_page_token })
+}
+
+fn list_snapshots(
+    pubsub: &PubSub,
+    request: proto::ListSnapshotsRequest,
+) -> Result<proto::ListSnapshotsResponse, Status> {
+    let page = (request.page_size, request.page_token);
+    let prefix = format!("{}/snapshots/", request.project);
+    let (snapshots, next_page_token) = pubsub.list_snapshots(&prefix, None, page)?;
+    Ok(proto::ListSnapshotsResponse { snapshots, next_page_token })
+}
+
+fn list_topic_snapshots(
+    pubsub: &PubSub,
+    request: proto::ListTopicSnapshotsRequest,
+) -> Result<proto::ListTopicSnapshotsResponse, Status> {
+    let page = (request.page_size, request.page_token);
+    let (found, next_page_token) = pubsub.list_snapshots("", Some(&request.topic), page)?;
+    let snapshots = found.into_iter().map(|snapshot| snapshot.name).collect();
+    Ok(proto::ListTopicSnapshotsResponse { snapshots, next_page_token })
 }
 
 /// Acknowledges, or with `seconds` sets new deadlines.

@@ -1,5 +1,7 @@
 //! Messages as they lie on the wire, so that each is encoded once however often it is delivered.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -10,6 +12,7 @@ use super::proto;
 pub(super) struct Stored {
     /// Its place in the order of publishing, over all topics; also its id.
     pub sequence: u64,
+    pub published: SystemTime,
     /// The encoded `PubsubMessage`.
     pub encoded: Bytes,
     /// Empty for none.
@@ -17,9 +20,9 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn new(sequence: u64, message: proto::PubsubMessage) -> Self {
+    pub(super) fn new(sequence: u64, published: SystemTime, message: proto::PubsubMessage) -> Self {
         let encoded = message.encode_to_vec().into();
-        Self { sequence, encoded, ordering_key: message.ordering_key }
+        Self { sequence, published, encoded, ordering_key: message.ordering_key }
     }
 }
 

@@ -1,0 +1,39 @@
+//! `google.iam.v1.IAMPolicy` of Pub/Sub: everybody may do everything here.
+
+use axum::extract::Request;
+use axum::response::Response;
+use prost::Message;
+
+use super::PubSub;
+use crate::grpc::{self, unary};
+
+/// `TestIamPermissionsRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct Asked {
+    #[prost(string, tag = "1")]
+    resource: String,
+    #[prost(string, repeated, tag = "2")]
+    permissions: Vec<String>,
+}
+
+/// `TestIamPermissionsResponse`.
+#[derive(Clone, PartialEq, Message)]
+struct Granted {
+    #[prost(string, repeated, tag = "1")]
+    permissions: Vec<String>,
+}
+
+/// Answers the gRPC method at `path`; policies are not there.
+pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Response {
+    if path != "/google.iam.v1.IAMPolicy/TestIamPermissions" {
+        return grpc::unimplemented(path).unwrap_or_else(|never| match never {});
+    }
+    unary(request, move |asked: Asked| {
+        let pubsub = pubsub.clone();
+        async move {
+            let granted = async { Ok(Granted { permissions: asked.permissions }) };
+            Ok(pubsub.faults.around("TestIamPermissions", granted).await?)
+        }
+    })
+    .await
+}
