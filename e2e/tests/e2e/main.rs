@@ -16,6 +16,7 @@ mod monitoring;
 mod mqtt;
 mod place;
 mod readiness;
+mod real_cloud;
 mod stage;
 mod tools;
 mod trace;
