@@ -1,26 +1,32 @@
-//! BigQuery: datasets and tables on SQLite, written by `insertAll` and the Storage Write API.
+//! BigQuery: datasets and tables on SQLite, written by `insertAll`, jobs and the Storage Write API.
 
 mod append;
 mod arrow;
 mod catalog;
+mod destination;
+mod dml;
 mod insert;
+mod jobs;
 mod query;
 mod rest;
 mod schema;
 mod sql;
+mod statement;
 mod value;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(crate) use append::answer as grpc_answer;
-pub(crate) use rest::answer as rest_answer;
+pub(crate) use rest::{answer as rest_answer, upload};
 
 use serde_json::Map;
 
 use crate::faults::Faults;
 use crate::status::Status;
+use crate::storage::Storage;
 use catalog::Catalog;
+use jobs::upload::Uploads;
 
 /// The file of all tables, in the data folder.
 pub(crate) const FILE: &str = "bigquery.sqlite";
@@ -30,12 +36,20 @@ pub(crate) const FILE: &str = "bigquery.sqlite";
 pub(crate) struct BigQuery {
     faults: Faults,
     catalog: Arc<Mutex<Catalog>>,
+    uploads: Arc<Uploads>,
+    /// Where load jobs find objects.
+    storage: Storage,
 }
 
 impl BigQuery {
-    pub(crate) fn open(data_dir: &Path, faults: Faults) -> anyhow::Result<Self> {
+    pub(crate) fn open(data_dir: &Path, faults: Faults, storage: Storage) -> anyhow::Result<Self> {
         let catalog = Catalog::open(&data_dir.join(FILE))?;
-        Ok(Self { faults, catalog: Arc::new(Mutex::new(catalog)) })
+        Ok(Self {
+            faults,
+            catalog: Arc::new(Mutex::new(catalog)),
+            uploads: Arc::default(),
+            storage,
+        })
     }
 
     /// Creates a dataset.

@@ -85,11 +85,13 @@ impl Emulator {
         let listener =
             listener.with_context(|| format!("listen on {}:{}", options.host, options.port))?;
         let address = listener.local_addr().context("read the address of the listener")?;
+        let storage = Storage::open(&data_dir, address).context("read the data folder")?;
+        let bigquery = BigQuery::open(&data_dir, faults.clone(), storage.clone());
         let cloud = Cloud {
             pubsub: PubSub::new(faults.clone()),
             firestore: Firestore::new(faults.clone()),
-            bigquery: BigQuery::open(&data_dir, faults.clone()).context("read the tables")?,
-            storage: Storage::open(&data_dir, address).context("read the data folder")?,
+            bigquery: bigquery.context("read the tables")?,
+            storage,
             faults: faults.clone(),
         };
         if let Some(resources) = &options.resources {
@@ -192,6 +194,9 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     let outcome = match path.split('/').nth(1).unwrap_or_default() {
         "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
         "bigquery" | "projects" => Ok(crate::bigquery::rest_answer(&cloud.bigquery, request).await),
+        "upload" | "resumable" if is_job_upload(&path) => {
+            Ok(crate::bigquery::upload(&cloud.bigquery, request).await)
+        }
         "storage" | "upload" | "resumable" | "download" | "b" | "batch" => {
             crate::storage::rest_answer(&cloud, request).await
         }
@@ -206,6 +211,11 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         _ => Err(Status::unimplemented(&path)),
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Whether a path is of a load job whose data comes with the call.
+fn is_job_upload(path: &str) -> bool {
+    path.trim_start_matches("/resumable").starts_with("/upload/bigquery/")
 }
 
 async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {

@@ -2,6 +2,7 @@
 
 mod batch;
 mod bucket;
+mod contents;
 mod copying;
 mod disk;
 mod listing;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tonic::Code;
 
+pub(crate) use multipart::bodies as multipart_bodies;
 pub(crate) use rest::answer as rest_answer;
 pub(crate) use xml::{answer as xml_answer, is_object_path};
 

@@ -111,3 +111,13 @@ async fn cloud_storage_of_node() {
 async fn pubsub_of_node() {
     judge(Language::Node, "node/pubsub.js").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bigquery_of_python() {
+    judge(Language::Python, "python/bigquery.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bigquery_of_node() {
+    judge(Language::Node, "node/bigquery.js").await;
+}

@@ -10,6 +10,7 @@ use rusqlite::{Connection, params};
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
+use super::jobs::Jobs;
 use super::schema::{Field, Kind, Mode, Schema};
 use super::sql;
 use crate::status::Status;
@@ -21,6 +22,7 @@ pub(super) struct Catalog {
     tables: BTreeMap<TableName, Table>,
     /// When which `insertId` came; BigQuery remembers them for about a minute.
     pub seen: HashMap<(TableName, String), Instant>,
+    pub jobs: Jobs,
 }
 
 /// A dataset's project and id.
@@ -106,7 +108,11 @@ impl Catalog {
                  PRIMARY KEY (project, dataset, id));",
         )?;
         let (datasets, tables) = (read_datasets(&connection)?, read_tables(&connection)?);
-        Ok(Self { connection, datasets, tables, seen: HashMap::new() })
+        Ok(Self { connection, datasets, tables, seen: HashMap::new(), jobs: Jobs::default() })
+    }
+
+    pub(super) fn datasets(&self) -> &BTreeMap<DatasetName, Map<String, Value>> {
+        &self.datasets
     }
 
     pub(super) fn tables(&self) -> &BTreeMap<TableName, Table> {
@@ -192,7 +198,8 @@ impl Catalog {
         let table = Table { schema, resource };
         let statement = match table.view() {
             Some(query) => {
-                let query = sql::translate(query, &name.0, Some(&name.1), &self.tables)?;
+                let scope = sql::Scope { project: &name.0, dataset: Some(&name.1), catalog: self };
+                let query = sql::translate(query, &scope)?.text;
                 format!("CREATE VIEW {} AS {query}", name.quoted())
             }
             None => {
@@ -290,7 +297,8 @@ impl Catalog {
     }
 }
 
-fn reference(name: &TableName) -> Value {
+/// The name as the REST API tells it.
+pub(super) fn reference(name: &TableName) -> Value {
     json!({ "projectId": name.0, "datasetId": name.1, "tableId": name.2 })
 }
 

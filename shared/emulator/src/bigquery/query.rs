@@ -1,89 +1,201 @@
-//! Reading: `tabledata.list` and `jobs.query`.
+//! Reading: rows of tables and of queries, and the pages in which they are told.
+
+use std::collections::BTreeMap;
 
 use rusqlite::types::Value as Sql;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::catalog::{Catalog, TableName, failed};
-use super::schema::{Field, Kind, Mode};
-use super::{sql, value};
+use super::schema::{Field, Kind, Mode, Schema};
+use super::sql::lex::{Lexeme, syntax};
+use super::sql::{self, Scope};
+use super::value;
 use crate::status::Status;
 
 /// Rows of a page when a caller does not say.
 const PAGE: usize = 10_000;
 
-/// The body of `jobs.query`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Query {
-    query: String,
-    #[serde(default)]
-    default_dataset: Option<DefaultDataset>,
-    #[serde(default)]
-    use_legacy_sql: Option<bool>,
-    #[serde(default)]
-    query_parameters: Vec<Value>,
+/// Which rows of a table or result are asked for, and in which form.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Page {
+    pub start: usize,
+    pub max_rows: Option<usize>,
+    /// Columns by name; all of them when empty.
+    pub selected: Vec<String>,
+    pub times: Times,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DefaultDataset {
-    dataset_id: String,
+/// Form of TIMESTAMP values in answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Times {
+    /// Seconds with six digits after the point.
+    #[default]
+    Seconds,
+    /// Whole microseconds: `formatOptions.useInt64Timestamp`.
+    Micros,
+}
+
+/// Rows with their types.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows {
+    pub fields: Vec<Field>,
+    pub rows: Vec<Vec<Sql>>,
+}
+
+impl Page {
+    /// Reads the parameters of a URL.
+    pub(super) fn of(parameters: &std::collections::HashMap<String, String>) -> Self {
+        let number = |key: &str| parameters.get(key).and_then(|value| value.parse().ok());
+        let is_micros = parameters.get("formatOptions.useInt64Timestamp");
+        let is_micros = is_micros.is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let selected = parameters.get("selectedFields").map(String::as_str).unwrap_or_default();
+        Self {
+            start: number("pageToken").or_else(|| number("startIndex")).unwrap_or(0),
+            max_rows: number("maxResults"),
+            selected: selected.split(',').filter(|name| !name.is_empty()).map(Into::into).collect(),
+            times: if is_micros { Times::Micros } else { Times::Seconds },
+        }
+    }
+}
+
+impl Rows {
+    /// A page of them as the REST API tells it; the token is the number of the next row.
+    pub(super) fn page(&self, page: &Page) -> Map<String, Value> {
+        let most = page.max_rows.unwrap_or(usize::MAX);
+        let shown = self.rows.iter().skip(page.start).take(most);
+        let rows: Vec<_> = shown.map(|row| cells(&self.fields, row, page.times)).collect();
+        let next = page.start + rows.len();
+        let mut answer = Map::new();
+        answer.insert("totalRows".into(), self.rows.len().to_string().into());
+        if next < self.rows.len() {
+            answer.insert("pageToken".into(), next.to_string().into());
+        }
+        if most > 0 {
+            answer.insert("rows".into(), rows.into());
+        }
+        answer
+    }
+
+    /// A row as `insertAll` would have it.
+    pub(super) fn row(&self, index: usize) -> Map<String, Value> {
+        let cells = self.fields.iter().zip(&self.rows[index]);
+        cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored))).collect()
+    }
+}
+
+/// A row of an answer.
+fn cells(fields: &[Field], row: &[Sql], times: Times) -> Value {
+    let cells = fields.iter().zip(row).map(|(field, stored)| {
+        let mut cell = value::cell(field, stored);
+        if times == Times::Micros {
+            whole_micros(field, &mut cell["v"], field.mode);
+        }
+        cell
+    });
+    json!({ "f": cells.collect::<Vec<_>>() })
+}
+
+/// Turns seconds with six digits into microseconds, wherever a TIMESTAMP stands.
+fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
+    match (mode, field.kind, value) {
+        (Mode::Repeated, _, Value::Array(items)) => {
+            for item in items {
+                whole_micros(field, &mut item["v"], Mode::Nullable);
+            }
+        }
+        (_, Kind::Record, value) => {
+            let cells = value.get_mut("f").and_then(Value::as_array_mut);
+            for (inner, cell) in field.fields.iter().zip(cells.into_iter().flatten()) {
+                whole_micros(inner, &mut cell["v"], inner.mode);
+            }
+        }
+        (_, Kind::Timestamp, Value::String(text)) => {
+            text.retain(|char| char != '.');
+            if let Ok(micros) = text.parse::<i64>() {
+                *text = micros.to_string();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A stored value as a row's JSON has it.
+pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
+    match stored {
+        Sql::Null => Value::Null,
+        Sql::Integer(number) if field.kind == Kind::Boolean => (*number != 0).into(),
+        Sql::Integer(number) => (*number).into(),
+        Sql::Real(number) if number.is_finite() => (*number).into(),
+        Sql::Real(number) => number.to_string().into(),
+        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == Kind::Record => {
+            serde_json::from_str(text).unwrap_or(Value::Null)
+        }
+        Sql::Text(text) => text.clone().into(),
+        Sql::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
+    }
 }
 
 impl Catalog {
-    /// A page of a table's rows; the token is the number of the next row.
-    pub(super) fn list_rows(
-        &self,
-        name: &TableName,
-        start: usize,
-        most: Option<usize>,
-    ) -> Result<Value, Status> {
+    /// A page of a table's rows.
+    pub(super) fn list_rows(&self, name: &TableName, page: &Page) -> Result<Value, Status> {
+        let mut answer = json!({ "kind": "bigquery#tableDataList", "etag": "" });
+        if let Some(result) = self.jobs.result_of(name) {
+            let rows = result
+                .page(&Page { max_rows: Some(page.max_rows.unwrap_or(PAGE)), ..page.clone() });
+            answer.as_object_mut().into_iter().for_each(|answer| answer.extend(rows.clone()));
+            return Ok(answer);
+        }
         let table = self.table(name)?;
-        let most = most.unwrap_or(PAGE).min(PAGE);
-        let fields: Vec<_> =
-            table.schema.fields.iter().map(|field| (field, field.name.as_str())).collect();
-        let columns: Vec<_> = fields.iter().map(|(_, name)| sql::quote(name)).collect();
+        if table.view().is_some() {
+            let text = format!("Cannot list a table of type VIEW: {}", name.display());
+            return Err(Status::invalid(text));
+        }
+        let most = page.max_rows.unwrap_or(PAGE).min(PAGE);
+        let fields = selected(&table.schema, &page.selected)?;
+        let columns: Vec<_> = fields.iter().map(|field| sql::quote(&field.name)).collect();
         let columns = if columns.is_empty() { "NULL".into() } else { columns.join(", ") };
-        // No row is ever deleted, so row ids count rows: no page must walk over those before it.
+        // Row ids are without gaps (see `dml`): no page must walk over those before it.
         let statement = format!(
-            "SELECT {columns} FROM {} WHERE rowid > {start} ORDER BY rowid LIMIT {most}",
-            name.quoted()
+            "SELECT {columns} FROM {} WHERE rowid > {} ORDER BY rowid LIMIT {most}",
+            name.quoted(),
+            page.start,
         );
         let mut prepared = self.connection.prepare(&statement).map_err(|error| failed(&error))?;
         let found = prepared.query_map([], |row| {
-            let cells = table.schema.fields.iter().enumerate();
-            let cells = cells.map(|(at, field)| Ok(value::cell(field, &row.get::<_, Sql>(at)?)));
-            Ok(json!({ "f": cells.collect::<rusqlite::Result<Vec<_>>>()? }))
+            let row =
+                (0..fields.len()).map(|at| row.get(at)).collect::<rusqlite::Result<Vec<Sql>>>()?;
+            Ok(cells(&fields, &row, page.times))
         });
         let rows: Result<Vec<Value>, _> = found.map_err(|error| failed(&error))?.collect();
         let rows = rows.map_err(|error| failed(&error))?;
-        let count = format!("SELECT COALESCE(MAX(rowid), 0) FROM {}", name.quoted());
-        let total: i64 = self
-            .connection
-            .query_row(&count, [], |row| row.get(0))
-            .map_err(|error| failed(&error))?;
-        let next = start + rows.len();
-        let mut answer = json!({
-            "kind": "bigquery#tableDataList", "etag": "", "totalRows": total.to_string(), "rows": rows });
-        if i64::try_from(next).unwrap_or(i64::MAX) < total {
+        let total = self.last_row(name)?;
+        let next = page.start + rows.len();
+        answer["totalRows"] = total.to_string().into();
+        answer["rows"] = rows.into();
+        if i64::try_from(next).unwrap_or(i64::MAX) < total && most > 0 {
             answer["pageToken"] = next.to_string().into();
         }
         Ok(answer)
     }
 
-    /// All rows of a query at once.
-    pub(super) fn query(&self, project: &str, request: &Query) -> Result<Value, Status> {
-        if request.use_legacy_sql == Some(true) || !request.query_parameters.is_empty() {
-            return Err(Status::unimplemented("legacy SQL and query parameters"));
-        }
-        let dataset = request.default_dataset.as_ref().map(|dataset| dataset.dataset_id.as_str());
-        let text = sql::translate(&request.query, project, dataset, self.tables())?;
-        let wrong = |error: &rusqlite::Error| {
-            Status::new(Code::InvalidArgument, format!("Syntax error: {error} (in SQLite: {text})"))
-        };
-        let mut prepared = self.connection.prepare(&text).map_err(|error| wrong(&error))?;
+    /// The number of a table's last row, which is the count of its rows.
+    pub(super) fn last_row(&self, name: &TableName) -> Result<i64, Status> {
+        let count = format!("SELECT COALESCE(MAX(rowid), 0) FROM {}", name.quoted());
+        self.connection.query_row(&count, [], |row| row.get(0)).map_err(|error| failed(&error))
+    }
+
+    /// All rows of a query, one statement that writes nothing.
+    pub(super) fn select(
+        &self,
+        query: &str,
+        tokens: &[Lexeme],
+        scope: &Scope<'_>,
+    ) -> Result<Rows, Status> {
+        let translated = sql::translate_tokens(query, tokens, scope)?;
+        let wrong = |error: &rusqlite::Error| query_fault(query, &translated, error);
+        let mut prepared =
+            self.connection.prepare(&translated.text).map_err(|error| wrong(&error))?;
         if !prepared.readonly() {
             return Err(Status::unimplemented("queries that write"));
         }
@@ -91,50 +203,89 @@ impl Catalog {
         let names: Vec<String> = prepared.column_names().map(str::to_owned).collect();
         let found = prepared.query_map([], |row| (0..names.len()).map(|at| row.get(at)).collect());
         let found: Result<Vec<Vec<Sql>>, _> = found.map_err(|error| wrong(&error))?.collect();
-        let found = found.map_err(|error| wrong(&error))?;
-        let fields: Vec<Field> = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| match &known[at] {
-                Some(field) => Field { name: name.clone(), ..field.clone() },
-                None => guessed(name, found.iter().map(|row| &row[at])),
-            })
-            .collect();
-        let rows = found.iter().map(|row| {
-            let cells = fields.iter().zip(row).map(|(field, stored)| value::cell(field, stored));
-            json!({ "f": cells.collect::<Vec<_>>() })
+        let rows = found.map_err(|error| wrong(&error))?;
+        let fields = names.iter().enumerate().map(|(at, name)| {
+            let inferred = translated.columns.at(at, names.len());
+            let field = known[at].as_ref().or(inferred).cloned();
+            let field = field.unwrap_or_else(|| guessed(rows.iter().map(|row| &row[at])));
+            let mode = if field.mode == Mode::Repeated { field.mode } else { Mode::Nullable };
+            let name = if is_made_up(name) { format!("f{at}_") } else { name.clone() };
+            Field { name, mode, attributes: Map::new(), ..field }
         });
-        let rows: Vec<Value> = rows.collect();
-        let job = json!({ "projectId": project, "jobId": uuid::Uuid::new_v4().to_string(), "location": "US" });
-        Ok(json!({
-            "kind": "bigquery#queryResponse",
-            "schema": { "fields": fields },
-            "jobReference": job,
-            "totalRows": rows.len().to_string(),
-            "rows": rows,
-            "jobComplete": true,
-            "cacheHit": false,
-            "totalBytesProcessed": "0",
-        }))
+        Ok(Rows { fields: fields.collect(), rows })
     }
 
     /// The columns of tables that a query's columns come from, where they come from one.
     fn known_fields(&self, prepared: &rusqlite::Statement<'_>) -> Vec<Option<Field>> {
+        let names: BTreeMap<String, &TableName> = self
+            .tables()
+            .keys()
+            .map(|name| (format!("{}.{}.{}", name.0, name.1, name.2), name))
+            .collect();
         let columns = prepared.columns_with_metadata();
         columns
             .map(|column| {
                 let (table, origin) = (column.table_name()?, column.origin_name()?);
-                let found = self.tables().iter().find(|(name, _)| {
-                    [&name.0, &name.1, &name.2].map(String::as_str).join(".") == table
-                });
-                found.and_then(|(_, table)| table.schema.find(origin)).cloned()
+                self.tables().get(*names.get(table)?)?.schema.find(origin).cloned()
             })
             .collect()
     }
 }
 
-/// A column that was computed: its type is that of its first value.
-fn guessed<'a>(name: &str, values: impl Iterator<Item = &'a Sql>) -> Field {
+/// The fields of these names, or all.
+pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
+    if names.is_empty() {
+        return Ok(schema.fields.clone());
+    }
+    let fields = names.iter().map(|name| {
+        let field = schema.find(name).cloned();
+        field.ok_or_else(|| Status::invalid(format!("No such field: {name}")))
+    });
+    fields.collect()
+}
+
+/// Whether SQLite made a column's name of its text, where BigQuery numbers it.
+fn is_made_up(name: &str) -> bool {
+    name.is_empty()
+        || name.contains(|char: char| !(char.is_alphanumeric() || " _-".contains(char)))
+        || name.starts_with(|char: char| char.is_ascii_digit())
+        || name.ends_with(' ')
+}
+
+/// What SQLite says of a query, in Google's words and with the place in the query.
+fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Error) -> Status {
+    let (message, offset) = match error {
+        rusqlite::Error::SqlInputError { msg, offset, .. } => {
+            (msg.clone(), usize::try_from(*offset).ok())
+        }
+        rusqlite::Error::SqliteFailure(_, Some(message)) => (message.clone(), None),
+        other => (other.to_string(), None),
+    };
+    let quoted = message.split('"').nth(1).unwrap_or_default();
+    let why = if let Some(name) = message.strip_prefix("no such column: ") {
+        let name = name.split(" - ").next().unwrap_or(name).trim_matches('"');
+        format!("Unrecognized name: {name}")
+    } else if let Some(name) = message.strip_prefix("no such function: ") {
+        format!("Function not found: {name}")
+    } else if message.starts_with("near ") {
+        format!("Syntax error: Unexpected \"{quoted}\"")
+    } else if message.contains("incomplete input") {
+        "Syntax error: Unexpected end of script".into()
+    } else {
+        message
+    };
+    match offset {
+        Some(offset) => syntax(query, translated.source_of(offset), &why),
+        None => {
+            let mut status = Status::new(Code::InvalidArgument, why);
+            status.reason = Some("invalidQuery".into());
+            status
+        }
+    }
+}
+
+/// A column that was computed and whose type its words do not tell: that of its first value.
+fn guessed<'a>(values: impl Iterator<Item = &'a Sql>) -> Field {
     let mut values = values.filter(|value| !matches!(value, Sql::Null));
     let kind = match values.next() {
         Some(Sql::Integer(_)) => Kind::Integer,
@@ -142,12 +293,5 @@ fn guessed<'a>(name: &str, values: impl Iterator<Item = &'a Sql>) -> Field {
         Some(Sql::Blob(_)) => Kind::Bytes,
         Some(Sql::Text(_) | Sql::Null) | None => Kind::String,
     };
-    Field {
-        name: name.into(),
-        kind,
-        mode: Mode::Nullable,
-        fields: Vec::new(),
-        description: None,
-        attributes: serde_json::Map::new(),
-    }
+    sql::new_field("", kind)
 }

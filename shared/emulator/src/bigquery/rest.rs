@@ -15,6 +15,8 @@ use tonic::Code;
 use super::BigQuery;
 use super::catalog::{Catalog, DatasetName, TableName};
 use super::insert::InsertAll;
+use super::jobs::rest as jobs;
+use super::query::Page;
 use super::schema::Schema;
 use crate::rest::{decode, query, read_bytes, read_json};
 use crate::status::Status;
@@ -31,9 +33,18 @@ pub(crate) async fn answer(bigquery: &BigQuery, request: Request) -> Response {
     }
 }
 
-/// An error in this API's form: its reasons are words of its own.
-fn error(status: &Status) -> Response {
-    let (reason, http) = match status.code {
+/// Answers a request below `/upload/bigquery/v2/projects/`.
+pub(crate) async fn upload(bigquery: &BigQuery, request: Request) -> Response {
+    super::jobs::upload::answer(bigquery, request).await.unwrap_or_else(|status| error(&status))
+}
+
+/// Why, in the words of this API.
+pub(super) fn reason(status: &Status) -> &str {
+    status.reason.as_deref().unwrap_or_else(|| reason_and_http(status).0)
+}
+
+fn reason_and_http(status: &Status) -> (&'static str, StatusCode) {
+    match status.code {
         Code::NotFound => ("notFound", StatusCode::NOT_FOUND),
         Code::AlreadyExists => ("duplicate", StatusCode::CONFLICT),
         Code::InvalidArgument => ("invalid", StatusCode::BAD_REQUEST),
@@ -44,12 +55,21 @@ fn error(status: &Status) -> Response {
         Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
         Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
         _ => ("internalError", status.http()),
-    };
-    let reason = status.reason.as_deref().unwrap_or(reason);
+    }
+}
+
+/// An error in this API's form: its reasons are words of its own.
+fn error(status: &Status) -> Response {
+    let (http, reason) = (reason_and_http(status).1, reason(status));
+    let mut fault = json!({ "message": status.message, "domain": "global", "reason": reason });
+    if reason == "invalidQuery" {
+        fault["location"] = "q".into();
+        fault["locationType"] = "parameter".into();
+    }
     let body = json!({ "error": {
         "code": http.as_u16(),
         "message": status.message,
-        "errors": [{ "message": status.message, "domain": "global", "reason": reason }],
+        "errors": [fault],
         "status": status.name(),
     }});
     (http, Json(body)).into_response()
@@ -101,16 +121,16 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         }
         (&Method::GET, ["projects", project, "datasets", dataset, "tables", table, "data"]) => {
             let name = TableName((*project).into(), (*dataset).into(), (*table).into());
-            let number = |key: &str| parameters.get(key).and_then(|value| value.parse().ok());
-            let start = number("pageToken").or_else(|| number("startIndex")).unwrap_or(0);
-            let most = number("maxResults");
-            let call = bigquery.with(move |catalog| catalog.list_rows(&name, start, most));
+            let page = Page::of(&parameters);
+            let call = bigquery.with(move |catalog| catalog.list_rows(&name, &page));
             faults.around("bigquery.tabledata.list", call).await
         }
-        (&Method::POST, ["projects", project, "queries"]) => {
-            let (project, request) = ((*project).to_owned(), read_json(body).await?);
-            let call = bigquery.with(move |catalog| catalog.query(&project, &request));
-            faults.around("bigquery.jobs.query", call).await
+        (method, ["projects", project, path @ ..])
+            if matches!(path.first(), Some(&"jobs" | &"queries")) =>
+        {
+            let body = read_bytes(body).await?;
+            let call = jobs::Call { method: method.clone(), parameters, body };
+            jobs::answer(bigquery, project, path, call).await
         }
         _ => Err(Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method))),
     }

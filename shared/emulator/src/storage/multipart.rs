@@ -37,6 +37,11 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<(Given, Bytes), 
     Ok((given, data.body.clone()))
 }
 
+/// The bodies of the parts of a multipart request.
+pub(crate) fn bodies(content_type: &str, body: &Bytes) -> Result<Vec<Bytes>, Status> {
+    Ok(parts(content_type, body)?.into_iter().map(|part| part.body).collect())
+}
+
 /// A part of a multipart body.
 pub(super) struct Part {
     /// Names and values of its headers, as they were sent.

@@ -1,0 +1,161 @@
+//! Tables that jobs write to.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tonic::Code;
+
+use super::catalog::{Catalog, TableName};
+use super::query::Rows;
+use super::schema::Schema;
+use super::value;
+use crate::status::Status;
+
+/// A table's name in a request.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Reference {
+    #[serde(default)]
+    project_id: Option<String>,
+    dataset_id: String,
+    table_id: String,
+}
+
+/// What becomes of the rows that a table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum WriteDisposition {
+    #[serde(rename = "WRITE_EMPTY")]
+    Empty,
+    #[serde(rename = "WRITE_APPEND")]
+    Append,
+    #[serde(rename = "WRITE_TRUNCATE")]
+    Truncate,
+    #[serde(rename = "WRITE_TRUNCATE_DATA")]
+    TruncateData,
+}
+
+/// Says if a table that is not there is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub(super) enum CreateDisposition {
+    #[default]
+    CreateIfNeeded,
+    CreateNever,
+}
+
+/// A table that takes the rows of a job.
+#[derive(Debug, Clone)]
+pub(super) struct Destination {
+    pub table: TableName,
+    pub write: WriteDisposition,
+    pub create: CreateDisposition,
+    /// What a table that is made has beside its schema.
+    pub resource: Map<String, Value>,
+}
+
+/// Properties of a job's configuration that a table that is made takes over, and one that is refused.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Properties {
+    time_partitioning: Option<Value>,
+    range_partitioning: Option<Value>,
+    clustering: Option<Value>,
+    schema_update_options: Vec<String>,
+}
+
+impl Properties {
+    /// # Errors
+    /// By name, for schema updates.
+    pub(super) fn resource(&self) -> Result<Map<String, Value>, Status> {
+        if let Some(option) = self.schema_update_options.first() {
+            return Err(Status::unimplemented(&format!("schemaUpdateOptions {option}")));
+        }
+        let all = [
+            ("timePartitioning", &self.time_partitioning),
+            ("rangePartitioning", &self.range_partitioning),
+            ("clustering", &self.clustering),
+        ];
+        let given = all.into_iter().filter_map(|(key, value)| Some((key.into(), value.clone()?)));
+        Ok(given.collect())
+    }
+}
+
+impl Reference {
+    pub(super) fn name(&self, project: &str) -> TableName {
+        let project = self.project_id.clone().unwrap_or_else(|| project.into());
+        TableName(project, self.dataset_id.clone(), self.table_id.clone())
+    }
+}
+
+impl Catalog {
+    /// Makes the table ready for rows of this schema, and tells the schema that rows must have.
+    ///
+    /// # Errors
+    /// Where the dispositions forbid it, and where the schemas do not fit.
+    pub(super) fn prepare(
+        &mut self,
+        destination: &Destination,
+        schema: Option<&Schema>,
+    ) -> Result<Schema, Status> {
+        let name = &destination.table;
+        self.show_dataset(&name.dataset())?;
+        let Some(table) = self.tables().get(name).cloned() else {
+            if destination.create == CreateDisposition::CreateNever {
+                let text = format!("Not found: Table {}", name.display());
+                return Err(Status::new(Code::NotFound, text));
+            }
+            let schema =
+                schema.ok_or_else(|| Status::invalid("No schema specified on job or table."))?;
+            self.create_table(name, schema.clone(), destination.resource.clone())?;
+            return Ok(schema.clone());
+        };
+        let is_empty = self.last_row(name)? == 0;
+        match destination.write {
+            WriteDisposition::Empty if !is_empty => {
+                let text = format!("Already Exists: Table {}", name.display());
+                Err(Status::new(Code::AlreadyExists, text))
+            }
+            WriteDisposition::TruncateData => {
+                self.truncate(name)?;
+                Ok(table.schema)
+            }
+            WriteDisposition::Truncate => match schema {
+                Some(schema) if *schema != table.schema => {
+                    let mut resource = table.resource;
+                    resource.remove("etag");
+                    self.delete_table(name)?;
+                    self.create_table(name, schema.clone(), resource)?;
+                    Ok(schema.clone())
+                }
+                _ => {
+                    self.truncate(name)?;
+                    Ok(table.schema)
+                }
+            },
+            WriteDisposition::Empty | WriteDisposition::Append => {
+                let unknown = schema.and_then(|schema| {
+                    schema.fields.iter().find(|field| table.schema.find(&field.name).is_none())
+                });
+                match unknown {
+                    Some(field) => Err(Status::invalid(format!(
+                        "Provided Schema does not match Table {}. Cannot add fields (field: {})",
+                        name.display(),
+                        field.name
+                    ))),
+                    None => Ok(table.schema),
+                }
+            }
+        }
+    }
+
+    /// Writes the rows of a query into its table.
+    pub(super) fn deliver(&mut self, destination: &Destination, rows: &Rows) -> Result<(), Status> {
+        let schema = Schema { fields: rows.fields.clone() };
+        let schema = self.prepare(destination, Some(&schema))?;
+        let stored = (0..rows.rows.len()).map(|index| {
+            value::store_row(&schema.fields, &rows.row(index), false)
+                .map_err(|fault| Status::invalid(fault.message))
+        });
+        let stored = stored.collect::<Result<_, _>>()?;
+        self.insert(&destination.table, stored)
+    }
+}

@@ -1,0 +1,391 @@
+//! Statements that change rows. Each is read as queries for what is to be written, and where.
+
+mod merge;
+
+use std::collections::HashSet;
+
+use rusqlite::types::Value as Sql;
+use serde_json::{Map, Value};
+
+use super::catalog::{Catalog, TableName, failed, missing};
+use super::jobs::query::DryRun;
+use super::query::to_json;
+use super::schema::{Field, Kind};
+use super::sql::lex::{Lexeme, Quoted, Token};
+use super::sql::source::{closing, split};
+use super::sql::{new_field, quote};
+use super::statement::{Outcome, Statement};
+use super::value;
+use crate::status::Status;
+
+/// Numbers of rows that a statement changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub inserted: usize,
+    pub updated: usize,
+    pub deleted: usize,
+}
+
+/// A row id with the columns that get new values.
+type Update = (i64, Vec<(String, Sql)>);
+
+/// All that a statement does to a table.
+#[derive(Debug, Default)]
+struct Changes {
+    updates: Vec<Update>,
+    deletes: Vec<i64>,
+    inserts: Vec<Vec<Sql>>,
+}
+
+impl Counts {
+    pub(super) fn all(&self) -> usize {
+        self.inserted + self.updated + self.deleted
+    }
+}
+
+impl Catalog {
+    /// Runs a statement that changes rows.
+    pub(super) fn change(
+        &mut self,
+        word: &str,
+        statement: &Statement<'_>,
+        dry_run: DryRun,
+    ) -> Result<Outcome, Status> {
+        let at = match word {
+            "INSERT" | "MERGE" => 1 + usize::from(statement.is_word(1, "INTO")),
+            "DELETE" => 1 + usize::from(statement.is_word(1, "FROM")),
+            "TRUNCATE" => 1 + usize::from(statement.is_word(1, "TABLE")),
+            _ => 1,
+        };
+        let name = statement.table(at, self)?;
+        if !self.tables().contains_key(&name) {
+            return Err(missing(
+                "Table",
+                &format!("{} was not found in location US", name.display()),
+            ));
+        }
+        if self.table(&name)?.view().is_some() {
+            return Err(Status::invalid(format!("{word} into a view: {}", name.display())));
+        }
+        let (statement_type, changes) = match word {
+            "INSERT" => ("INSERT", self.inserted(statement, at, &name)?),
+            "UPDATE" => ("UPDATE", self.updated(statement, at, &name)?),
+            "DELETE" => ("DELETE", self.deleted(statement, at, &name)?),
+            "MERGE" => ("MERGE", self.merged(statement, at, &name)?),
+            _ => ("TRUNCATE_TABLE", self.all_of(&name)?),
+        };
+        let counts = Counts {
+            inserted: changes.inserts.len(),
+            updated: changes.updates.len(),
+            deleted: changes.deletes.len(),
+        };
+        if dry_run == DryRun::No {
+            self.apply(&name, changes)?;
+        }
+        Ok(Outcome { statement: statement_type, counts: Some(counts), ..Outcome::default() })
+    }
+
+    /// Removes all rows.
+    pub(super) fn truncate(&mut self, name: &TableName) -> Result<(), Status> {
+        let statement = format!("DELETE FROM {}", name.quoted());
+        self.connection.execute(&statement, []).map(drop).map_err(|error| failed(&error))
+    }
+
+    fn all_of(&self, name: &TableName) -> Result<Changes, Status> {
+        let last = self.last_row(name)?;
+        Ok(Changes { deletes: (1..=last).collect(), ..Changes::default() })
+    }
+
+    /// `INSERT [INTO] table [(columns)] VALUES ... | query`.
+    fn inserted(
+        &self,
+        statement: &Statement<'_>,
+        at: usize,
+        name: &TableName,
+    ) -> Result<Changes, Status> {
+        let fields = self.table(name)?.schema.fields.clone();
+        let (columns, from) = columns(statement, at + 1, &fields)?;
+        let rows =
+            self.rows(statement, &statement.tokens[from.min(statement.tokens.len())..], &columns)?;
+        Ok(Changes { inserts: stored(&fields, &columns, &rows)?, ..Changes::default() })
+    }
+
+    /// The rows of a query or of VALUES, each with a value for every column.
+    fn rows(
+        &self,
+        statement: &Statement<'_>,
+        tokens: &[Lexeme],
+        columns: &[Field],
+    ) -> Result<Vec<Vec<Sql>>, Status> {
+        if tokens.iter().any(|token| token.is_word("DEFAULT")) {
+            return Err(Status::unimplemented("DEFAULT in statements"));
+        }
+        let found = self.select(statement.query, tokens, &statement.scope(self))?;
+        let (has, needs) = (found.fields.len(), columns.len());
+        if has != needs {
+            let text = format!("Inserted row has wrong column count; Has {has}, expected {needs}");
+            let mut status = Status::invalid(text);
+            status.reason = Some("invalidQuery".into());
+            return Err(status);
+        }
+        Ok(found.rows)
+    }
+
+    /// `UPDATE table [alias] SET column = value, ... [FROM tables] WHERE condition`.
+    fn updated(
+        &self,
+        statement: &Statement<'_>,
+        at: usize,
+        name: &TableName,
+    ) -> Result<Changes, Status> {
+        let tokens = statement.tokens;
+        let set = top(tokens, at, "SET")
+            .ok_or_else(|| statement.wrong(at + 1, "Syntax error: Expected keyword SET"))?;
+        let condition = top(tokens, set, "WHERE")
+            .ok_or_else(|| statement.wrong(0, "UPDATE must have a WHERE clause"))?;
+        let from = top(tokens, set, "FROM").filter(|from| *from < condition);
+        let target = Target::read(tokens, at, set);
+        let assigned = self.assigned(statement, name, (set + 1, from.unwrap_or(condition)))?;
+        let mut source = target.tokens.clone();
+        if let Some(from) = from {
+            source.push(sign(","));
+            source.extend_from_slice(&tokens[from + 1..condition]);
+        }
+        let query = target.select(&assigned, &source, &tokens[condition + 1..]);
+        let updates = self.updates(statement, &query, &assigned)?;
+        Ok(Changes { updates, ..Changes::default() })
+    }
+
+    /// `DELETE [FROM] table [alias] WHERE condition`.
+    fn deleted(
+        &self,
+        statement: &Statement<'_>,
+        at: usize,
+        name: &TableName,
+    ) -> Result<Changes, Status> {
+        let tokens = statement.tokens;
+        let condition = top(tokens, at, "WHERE")
+            .ok_or_else(|| statement.wrong(0, "DELETE must have a WHERE clause"))?;
+        debug_assert!(self.tables().contains_key(name));
+        let target = Target::read(tokens, at, condition);
+        let query = target.select(&[], &target.tokens, &tokens[condition + 1..]);
+        let found = self.select(statement.query, &query, &statement.scope(self))?;
+        Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
+    }
+
+    /// The assignments in a range: columns with the words of their values.
+    fn assigned<'a>(
+        &self,
+        statement: &Statement<'a>,
+        name: &TableName,
+        (from, to): (usize, usize),
+    ) -> Result<Vec<(Field, &'a [Lexeme])>, Status> {
+        let schema = &self.table(name)?.schema;
+        let assignments = split(statement.tokens, from, to).into_iter().map(|(from, to)| {
+            let tokens = &statement.tokens[from..to];
+            let [column, equals, value @ ..] = tokens else {
+                return Err(statement.wrong(from, "Syntax error: Expected an assignment"));
+            };
+            if !equals.is_sign("=") || value.is_empty() {
+                return Err(statement.wrong(from + 1, "Syntax error: Expected \"=\""));
+            }
+            if value.iter().any(|token| token.is_word("DEFAULT")) {
+                return Err(Status::unimplemented("DEFAULT in statements"));
+            }
+            let parts = column.parts().unwrap_or_default();
+            match parts {
+                [one] | [_, one] if schema.find(one).is_some() => {}
+                [one, _, ..] if schema.find(one).is_some() => {
+                    return Err(Status::unimplemented("UPDATE of a field in a record"));
+                }
+                _ => {
+                    let why = format!("Unrecognized name: {}", parts.join("."));
+                    return Err(statement.wrong(from, &why));
+                }
+            }
+            let field = parts.last().and_then(|one| schema.find(one)).cloned();
+            Ok((field.unwrap_or_else(|| new_field("", Kind::String)), value))
+        });
+        assignments.collect()
+    }
+
+    /// What a query of row ids and values asks to write.
+    fn updates(
+        &self,
+        statement: &Statement<'_>,
+        query: &[Lexeme],
+        assigned: &[(Field, &[Lexeme])],
+    ) -> Result<Vec<Update>, Status> {
+        let found = self.select(statement.query, query, &statement.scope(self))?;
+        let fields: Vec<Field> = assigned.iter().map(|(field, _)| field.clone()).collect();
+        let values: Vec<Vec<Sql>> = found.rows.iter().map(|row| row[1..].to_vec()).collect();
+        let values = stored(&fields, &fields, &values)?;
+        let ids = row_ids(&found.rows);
+        check_once(&ids)?;
+        let names = || fields.iter().map(|field| field.name.clone());
+        Ok(ids
+            .into_iter()
+            .zip(values)
+            .map(|(id, values)| (id, names().zip(values).collect()))
+            .collect())
+    }
+
+    /// Writes all changes, or none. Afterwards row ids are without gaps.
+    fn apply(&mut self, name: &TableName, changes: Changes) -> Result<(), Status> {
+        let table = name.quoted();
+        let columns = self.table(name)?.schema.fields.len();
+        let marks = if columns == 0 { "NULL".into() } else { vec!["?"; columns].join(", ") };
+        let transaction = self.connection.transaction().map_err(|error| failed(&error))?;
+        let work = || -> rusqlite::Result<()> {
+            for (id, values) in changes.updates {
+                let set: Vec<_> =
+                    values.iter().map(|(name, _)| format!("{} = ?", quote(name))).collect();
+                let statement = format!("UPDATE {table} SET {} WHERE rowid = {id}", set.join(", "));
+                let values = values.into_iter().map(|(_, value)| value);
+                transaction
+                    .prepare_cached(&statement)?
+                    .execute(rusqlite::params_from_iter(values))?;
+            }
+            if !changes.deletes.is_empty() {
+                let statement = format!("DELETE FROM {table} WHERE rowid = ?");
+                let mut prepared = transaction.prepare(&statement)?;
+                for id in &changes.deletes {
+                    prepared.execute([id])?;
+                }
+                transaction.execute_batch(&format!(
+                    "CREATE TEMP TABLE \"#kept\" AS SELECT * FROM {table} ORDER BY rowid;
+                     DELETE FROM {table};
+                     INSERT INTO {table} SELECT * FROM \"#kept\" ORDER BY rowid;
+                     DROP TABLE \"#kept\";"
+                ))?;
+            }
+            let mut prepared =
+                transaction.prepare(&format!("INSERT INTO {table} VALUES ({marks})"))?;
+            for row in changes.inserts {
+                prepared.execute(rusqlite::params_from_iter(row))?;
+            }
+            Ok(())
+        };
+        work().map_err(|error| failed(&error))?;
+        transaction.commit().map_err(|error| failed(&error))
+    }
+}
+
+/// A table that is changed, under the name that the statement gives it.
+struct Target {
+    alias: String,
+    /// The table as it stands in a FROM clause.
+    tokens: Vec<Lexeme>,
+}
+
+impl Target {
+    /// Reads `table [[AS] alias]` from `at`.
+    fn read(tokens: &[Lexeme], at: usize, to: usize) -> Self {
+        let alias = tokens[at..to].last().and_then(Lexeme::parts).and_then(<[String]>::last);
+        Self { alias: alias.cloned().unwrap_or_default(), tokens: tokens[at..to].to_vec() }
+    }
+
+    /// A query for the ids of rows and the values that they get.
+    fn select(
+        &self,
+        assigned: &[(Field, &[Lexeme])],
+        source: &[Lexeme],
+        condition: &[Lexeme],
+    ) -> Vec<Lexeme> {
+        let id =
+            Token::Literal(format!("{}.rowid", quote(&self.alias)), new_field("", Kind::Integer));
+        let mut query = vec![word("SELECT"), Lexeme { token: id, at: 0 }];
+        for (_, value) in assigned {
+            query.push(sign(","));
+            query.extend(bracketed(value));
+        }
+        query.push(word("FROM"));
+        query.extend_from_slice(source);
+        query.push(word("WHERE"));
+        query.extend(bracketed(condition));
+        query
+    }
+}
+
+fn bracketed(tokens: &[Lexeme]) -> Vec<Lexeme> {
+    [&[sign("(")], tokens, &[sign(")")]].concat()
+}
+
+fn word(text: &str) -> Lexeme {
+    Lexeme { token: Token::Name(vec![text.into()], Quoted::No), at: 0 }
+}
+
+fn sign(text: &str) -> Lexeme {
+    Lexeme { token: Token::Sign(text.into()), at: 0 }
+}
+
+/// The place of a keyword in no bracket.
+fn top(tokens: &[Lexeme], from: usize, word: &str) -> Option<usize> {
+    let mut depth = 0_i32;
+    let mut places = tokens.iter().enumerate().skip(from);
+    let found = places.find(|(_, token)| {
+        depth += i32::from(token.is_sign("(") || token.is_word("CASE"));
+        depth -= i32::from(token.is_sign(")") || token.is_word("END"));
+        depth == 0 && token.is_word(word)
+    });
+    found.map(|(at, _)| at)
+}
+
+/// The columns in brackets at `at`, or all; and where the rest of the statement starts.
+fn columns(
+    statement: &Statement<'_>,
+    at: usize,
+    fields: &[Field],
+) -> Result<(Vec<Field>, usize), Status> {
+    let opens = statement.tokens.get(at).is_some_and(|token| token.is_sign("("));
+    let is_query = statement.is_word(at + 1, "SELECT") || statement.is_word(at + 1, "WITH");
+    if !opens || is_query {
+        return Ok((fields.to_vec(), at));
+    }
+    let close = closing(statement.tokens, at)
+        .ok_or_else(|| statement.wrong(at, "Syntax error: Expected matching brackets"))?;
+    let named = split(statement.tokens, at + 1, close).into_iter().map(|(from, _)| {
+        let name = statement.tokens[from].parts().and_then(<[String]>::last);
+        let name = name.map(String::as_str).unwrap_or_default();
+        super::schema::find(fields, name)
+            .cloned()
+            .ok_or_else(|| statement.wrong(from, &format!("Column {name} is not present in table")))
+    });
+    Ok((named.collect::<Result<_, _>>()?, close + 1))
+}
+
+/// Rows as a table keeps them: values of `columns` in the order of `fields`.
+fn stored(fields: &[Field], columns: &[Field], rows: &[Vec<Sql>]) -> Result<Vec<Vec<Sql>>, Status> {
+    let rows = rows.iter().map(|row| {
+        let cells = columns.iter().zip(row);
+        let row: Map<String, Value> =
+            cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored))).collect();
+        value::store_row(fields, &row, false).map_err(|fault| {
+            let mut status = Status::invalid(fault.message);
+            status.reason = Some("invalidQuery".into());
+            status
+        })
+    });
+    rows.collect()
+}
+
+fn row_ids(rows: &[Vec<Sql>]) -> Vec<i64> {
+    let ids = rows.iter().filter_map(|row| match row.first() {
+        Some(Sql::Integer(id)) => Some(*id),
+        _ => None,
+    });
+    ids.collect()
+}
+
+/// # Errors
+/// Where a row would be written twice.
+fn check_once(ids: &[i64]) -> Result<(), Status> {
+    let mut seen = HashSet::new();
+    if ids.iter().all(|id| seen.insert(*id)) {
+        return Ok(());
+    }
+    let mut status =
+        Status::invalid("UPDATE/MERGE must match at most one source row for each target row");
+    status.reason = Some("invalidQuery".into());
+    Err(status)
+}

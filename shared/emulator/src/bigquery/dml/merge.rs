@@ -1,0 +1,189 @@
+//! `MERGE`.
+
+use std::collections::HashSet;
+
+use super::{Changes, Target, bracketed, check_once, columns, row_ids, sign, stored, top, word};
+use crate::bigquery::catalog::{Catalog, TableName};
+use crate::bigquery::schema::Field;
+use crate::bigquery::sql::lex::Lexeme;
+use crate::bigquery::sql::source::closing;
+use crate::bigquery::statement::Statement;
+use crate::status::Status;
+
+/// `MERGE [INTO] target USING source ON condition`, in parts.
+struct Merge<'a> {
+    target: Target,
+    source: &'a [Lexeme],
+    condition: &'a [Lexeme],
+}
+
+/// Rows that a clause is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    Matched,
+    /// Rows of the source that no row of the table matches.
+    Missing,
+    /// Rows of the table that no row of the source matches.
+    Unmatched,
+}
+
+/// `WHEN ... [AND condition] THEN action`.
+struct Clause {
+    about: About,
+    condition: Vec<Lexeme>,
+    /// Places of the action's first word and its end.
+    action: (usize, usize),
+}
+
+impl Catalog {
+    pub(super) fn merged(
+        &self,
+        statement: &Statement<'_>,
+        at: usize,
+        name: &TableName,
+    ) -> Result<Changes, Status> {
+        let tokens = statement.tokens;
+        let expected =
+            |word: &str| statement.wrong(at + 1, &format!("Syntax error: Expected keyword {word}"));
+        let using = top(tokens, at, "USING").ok_or_else(|| expected("USING"))?;
+        let on = top(tokens, using, "ON").ok_or_else(|| expected("ON"))?;
+        let first = top(tokens, on, "WHEN").ok_or_else(|| expected("WHEN"))?;
+        let merge = Merge {
+            target: Target::read(tokens, at, using),
+            source: &tokens[using + 1..on],
+            condition: &tokens[on + 1..first],
+        };
+        let mut changes = Changes::default();
+        // The first clause that a row fits is the one that counts.
+        let mut done: HashSet<i64> = HashSet::new();
+        let mut before: Vec<Vec<Lexeme>> = Vec::new();
+        for clause in clauses(statement, first)? {
+            match clause.about {
+                About::Missing => {
+                    let inserts = self.missing(statement, name, (&merge, &clause, &before))?;
+                    changes.inserts.extend(inserts);
+                    before.push(clause.condition);
+                }
+                About::Matched | About::Unmatched => {
+                    let mut found = self.found(statement, name, (&merge, &clause))?;
+                    found.updates.retain(|(id, _)| !done.contains(id));
+                    found.deletes.retain(|id| !done.contains(id));
+                    done.extend(found.updates.iter().map(|(id, _)| *id));
+                    done.extend(&found.deletes);
+                    changes.updates.extend(found.updates);
+                    changes.deletes.extend(found.deletes);
+                }
+            }
+        }
+        Ok(changes)
+    }
+
+    /// What a clause does with rows that the table has.
+    fn found(
+        &self,
+        statement: &Statement<'_>,
+        name: &TableName,
+        (merge, clause): (&Merge<'_>, &Clause),
+    ) -> Result<Changes, Status> {
+        let (from, to) = clause.action;
+        let mut source = merge.target.tokens.clone();
+        let mut condition = clause.condition.clone();
+        if clause.about == About::Matched {
+            source.push(word("JOIN"));
+            source.extend_from_slice(merge.source);
+            source.push(word("ON"));
+            source.extend(bracketed(merge.condition));
+        } else {
+            condition.push(word("AND"));
+            condition.extend(merge.exists_in(merge.source));
+        }
+        if statement.is_word(from, "DELETE") {
+            let query = merge.target.select(&[], &source, &condition);
+            let found = self.select(statement.query, &query, &statement.scope(self))?;
+            let deletes = row_ids(&found.rows);
+            check_once(&deletes)?;
+            return Ok(Changes { deletes, ..Changes::default() });
+        }
+        if !(statement.is_word(from, "UPDATE") && statement.is_word(from + 1, "SET")) {
+            return Err(statement.wrong(from, "Syntax error: Expected UPDATE SET or DELETE"));
+        }
+        let assigned = self.assigned(statement, name, (from + 2, to))?;
+        let query = merge.target.select(&assigned, &source, &condition);
+        let updates = self.updates(statement, &query, &assigned)?;
+        Ok(Changes { updates, ..Changes::default() })
+    }
+
+    /// The rows that a clause inserts.
+    fn missing(
+        &self,
+        statement: &Statement<'_>,
+        name: &TableName,
+        (merge, clause, before): (&Merge<'_>, &Clause, &[Vec<Lexeme>]),
+    ) -> Result<Vec<Vec<rusqlite::types::Value>>, Status> {
+        let (from, to) = clause.action;
+        if !statement.is_word(from, "INSERT") {
+            return Err(statement.wrong(from, "Syntax error: Expected INSERT"));
+        }
+        let fields = self.table(name)?.schema.fields.clone();
+        let (named, values): (Vec<Field>, usize) = columns(statement, from + 1, &fields)?;
+        if !statement.is_word(values, "VALUES") {
+            return Err(Status::unimplemented("MERGE with INSERT ROW"));
+        }
+        let close = closing(statement.tokens, values + 1).filter(|close| close + 1 == to);
+        let close =
+            close.ok_or_else(|| statement.wrong(values, "Syntax error: Expected values"))?;
+        let mut query = vec![word("SELECT")];
+        query.extend_from_slice(&statement.tokens[values + 2..close]);
+        query.push(word("FROM"));
+        query.extend_from_slice(merge.source);
+        query.push(word("WHERE"));
+        query.extend(bracketed(&clause.condition));
+        for condition in before {
+            query.extend([word("AND"), word("NOT")]);
+            query.extend(bracketed(condition));
+        }
+        query.push(word("AND"));
+        query.extend(merge.exists_in(&merge.target.tokens));
+        let rows = self.rows(statement, &query, &named)?;
+        stored(&fields, &named, &rows)
+    }
+}
+
+impl Merge<'_> {
+    /// `NOT EXISTS (SELECT 1 FROM other WHERE condition)`.
+    fn exists_in(&self, other: &[Lexeme]) -> Vec<Lexeme> {
+        let mut query = vec![word("SELECT"), word("TRUE"), word("FROM")];
+        query.extend_from_slice(other);
+        query.push(word("WHERE"));
+        query.extend(bracketed(self.condition));
+        [vec![word("NOT"), word("EXISTS"), sign("(")], query, vec![sign(")")]].concat()
+    }
+}
+
+/// The clauses from the first WHEN on.
+fn clauses(statement: &Statement<'_>, first: usize) -> Result<Vec<Clause>, Status> {
+    let tokens = statement.tokens;
+    let mut clauses = Vec::new();
+    let mut at = first;
+    while at < tokens.len() {
+        let then = top(tokens, at, "THEN")
+            .ok_or_else(|| statement.wrong(at, "Syntax error: Expected keyword THEN"))?;
+        let end = top(tokens, then, "WHEN").unwrap_or(tokens.len());
+        let is_not = statement.is_word(at + 1, "NOT");
+        let mut after = at + 2 + usize::from(is_not);
+        let by_source = statement.is_word(after, "BY") && statement.is_word(after + 1, "SOURCE");
+        after += if statement.is_word(after, "BY") { 2 } else { 0 };
+        let about = match (is_not, by_source) {
+            (false, _) => About::Matched,
+            (true, true) => About::Unmatched,
+            (true, false) => About::Missing,
+        };
+        let condition = match statement.is_word(after, "AND") {
+            true => bracketed(&tokens[after + 1..then]),
+            false => vec![word("TRUE")],
+        };
+        clauses.push(Clause { about, condition, action: (then + 1, end) });
+        at = end;
+    }
+    Ok(clauses)
+}

@@ -1,0 +1,121 @@
+//! `autodetect`: a schema from the rows, by rules that are simpler than Google's.
+
+use serde_json::{Map, Value};
+
+use super::csv::Format;
+use crate::bigquery::schema::{Field, Kind, Mode, Schema};
+use crate::bigquery::sql::new_field;
+use crate::status::Status;
+
+/// Rows that are looked at.
+const MAX_ROWS: usize = 500;
+
+/// The schema of JSON rows: fields in the order of their names' first appearance.
+pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
+    let mut fields: Vec<Field> = Vec::new();
+    for row in rows.take(MAX_ROWS) {
+        merge(&mut fields, row.iter());
+    }
+    Schema { fields }
+}
+
+/// The schema of CSV lines. A first line of texts alone, above other types, names the columns.
+pub(super) fn csv<'a>(
+    format: &mut Format,
+    bodies: impl Iterator<Item = &'a [u8]>,
+) -> Result<Schema, Status> {
+    let lines = bodies.flat_map(|body| format.lines(body)).filter_map(Result::ok).take(MAX_ROWS);
+    let lines: Vec<Vec<String>> =
+        lines.map(|line| line.into_iter().map(|cell| cell.text).collect()).collect();
+    let Some((first, rest)) = lines.split_first() else {
+        return Err(Status::invalid("autodetect needs at least one line"));
+    };
+    let kind_of = |lines: &[Vec<String>], at: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(at)).filter(|text| !text.is_empty());
+        cells.map(|text| of_text(text)).reduce(wider).unwrap_or(Kind::String)
+    };
+    let is_text = |text: &String| of_text(text) == Kind::String;
+    let has_header = format.skip_leading_rows > 0 || {
+        first.iter().all(is_text) && (0..first.len()).any(|at| kind_of(rest, at) != Kind::String)
+    };
+    // Lines that were skipped are gone; they would have had the names.
+    let is_first_header = has_header && format.skip_leading_rows == 0;
+    let rows = if is_first_header { rest } else { &lines };
+    format.skip_leading_rows += usize::from(is_first_header);
+    let fields = first.iter().enumerate().map(|(at, text)| {
+        let name = if is_first_header { valid(text) } else { format!("string_field_{at}") };
+        new_field(&name, kind_of(rows, at))
+    });
+    Ok(Schema { fields: fields.collect() })
+}
+
+/// A column's name: letters, digits and underscores.
+fn valid(text: &str) -> String {
+    text.trim().chars().map(|char| if char.is_alphanumeric() { char } else { '_' }).collect()
+}
+
+fn merge<'a>(fields: &mut Vec<Field>, row: impl Iterator<Item = (&'a String, &'a Value)>) {
+    for (name, value) in row {
+        let Some(found) = field(name, value) else { continue };
+        match fields.iter_mut().find(|field| field.name.eq_ignore_ascii_case(name)) {
+            None => fields.push(found),
+            Some(known) if known.kind == Kind::Record && found.kind == Kind::Record => {
+                if let Some(inner) = value.as_object() {
+                    merge(&mut known.fields, inner.iter());
+                }
+            }
+            Some(known) => known.kind = wider(known.kind, found.kind),
+        }
+    }
+}
+
+/// The field of a value; none for NULL and empty lists, which say nothing.
+fn field(name: &str, value: &Value) -> Option<Field> {
+    let kind = match value {
+        Value::Null => return None,
+        Value::Bool(_) => Kind::Boolean,
+        Value::Number(number) if number.is_f64() => Kind::Float,
+        Value::Number(_) => Kind::Integer,
+        Value::String(text) => of_text(text),
+        Value::Array(items) => {
+            let mut items = items.iter().filter_map(|item| field(name, item));
+            return items.next().map(|field| Field { mode: Mode::Repeated, ..field });
+        }
+        Value::Object(row) => {
+            let mut record = new_field(name, Kind::Record);
+            merge(&mut record.fields, row.iter());
+            return Some(record);
+        }
+    };
+    Some(new_field(name, kind))
+}
+
+fn of_text(text: &str) -> Kind {
+    let digits = |range: std::ops::Range<usize>| {
+        text.get(range).is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_date = digits(0..4) && digits(5..7) && digits(8..10) && text.as_bytes()[4] == b'-';
+    if text.parse::<i64>().is_ok() {
+        Kind::Integer
+    } else if text.parse::<f64>().is_ok_and(f64::is_finite) {
+        Kind::Float
+    } else if ["true", "false"].iter().any(|one| text.eq_ignore_ascii_case(one)) {
+        Kind::Boolean
+    } else if is_date && text.len() == 10 {
+        Kind::Date
+    } else if is_date && digits(11..13) && digits(14..16) {
+        Kind::Timestamp
+    } else {
+        Kind::String
+    }
+}
+
+/// The type that holds the values of both.
+fn wider(one: Kind, other: Kind) -> Kind {
+    match (one, other) {
+        (one, other) if one == other => one,
+        (Kind::Integer | Kind::Float, Kind::Integer | Kind::Float) => Kind::Float,
+        (Kind::Date | Kind::Timestamp, Kind::Date | Kind::Timestamp) => Kind::Timestamp,
+        _ => Kind::String,
+    }
+}

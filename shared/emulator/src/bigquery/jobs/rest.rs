@@ -1,0 +1,253 @@
+//! The REST API of jobs and queries.
+
+use std::collections::HashMap;
+
+use axum::http::Method;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::load::{Data, Load};
+use super::query::{Asked, DryRun, Query, result};
+use super::{Job, JobName};
+use crate::bigquery::BigQuery;
+use crate::bigquery::query::{Page, Times};
+use crate::status::Status;
+
+/// Jobs of a page when a caller does not say.
+const PAGE: usize = 50;
+
+/// A call, apart from its path.
+pub(in crate::bigquery) struct Call {
+    pub method: Method,
+    pub parameters: HashMap<String, String>,
+    pub body: Bytes,
+}
+
+/// The body of `jobs.insert`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Insert {
+    #[serde(default)]
+    job_reference: Option<Given>,
+    configuration: Value,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Given {
+    #[serde(default)]
+    job_id: Option<String>,
+    #[serde(default)]
+    location: Option<String>,
+}
+
+/// The body of `jobs.query`, apart from the query.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct QueryOptions {
+    max_results: Option<usize>,
+    location: Option<String>,
+    dry_run: bool,
+    query_results_format: Option<String>,
+    format_options: FormatOptions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct FormatOptions {
+    use_int64_timestamp: bool,
+    timestamp_output_format: Option<String>,
+}
+
+/// Answers what follows `projects/<project>/`, which starts with `jobs` or `queries`.
+pub(in crate::bigquery) async fn answer(
+    bigquery: &BigQuery,
+    project: &str,
+    path: &[&str],
+    call: Call,
+) -> Result<Value, Status> {
+    let faults = &bigquery.faults;
+    let name = |id: &str| JobName(project.to_owned(), id.to_owned());
+    match (&call.method, path) {
+        (&Method::POST, ["queries"]) => {
+            faults.around("bigquery.jobs.query", query(bigquery, project, &call)).await
+        }
+        (&Method::GET, ["queries", id]) => {
+            let (name, page) = (name(id), Page::of(&call.parameters));
+            let call = bigquery.with(move |catalog| rows_of(catalog.jobs.get(&name)?, &page));
+            faults.around("bigquery.jobs.getQueryResults", call).await
+        }
+        (&Method::POST, ["jobs"]) => {
+            let call = insert(bigquery, project, &call.body, None);
+            faults.around("bigquery.jobs.insert", call).await
+        }
+        (&Method::GET, ["jobs"]) => {
+            let project = project.to_owned();
+            let call = bigquery.with(move |catalog| {
+                let jobs = catalog.jobs.of(&project).collect::<Vec<_>>();
+                Ok(listed(&jobs, &call.parameters))
+            });
+            faults.around("bigquery.jobs.list", call).await
+        }
+        (&Method::GET, ["jobs", id]) => {
+            let name = name(id);
+            let call = bigquery.with(move |catalog| Ok(catalog.jobs.get(&name)?.show()));
+            faults.around("bigquery.jobs.get", call).await
+        }
+        (&Method::POST, ["jobs", id, "cancel"]) => {
+            // All jobs have ended, so there is nothing to stop.
+            let name = name(id);
+            let call = bigquery.with(move |catalog| {
+                let job = catalog.jobs.get(&name)?.show();
+                Ok(json!({ "kind": "bigquery#jobCancelResponse", "job": job }))
+            });
+            faults.around("bigquery.jobs.cancel", call).await
+        }
+        (&Method::DELETE, ["jobs", id, "delete"]) => {
+            let name = name(id);
+            let call = bigquery.with(move |catalog| catalog.jobs.remove(&name));
+            faults.around("bigquery.jobs.delete", call).await?;
+            Ok(Value::Null)
+        }
+        (method, path) => {
+            let path = path.join("/");
+            Err(Status::unimplemented(&format!("{method} /bigquery/v2/projects/_/{path}")))
+        }
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(json)
+        .map_err(|error| Status::invalid(format!("Invalid JSON payload received: {error}")))
+}
+
+fn of_value<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, Status> {
+    T::deserialize(value).map_err(|error| Status::invalid(format!("Invalid value: {error}")))
+}
+
+fn made_up_id() -> String {
+    format!("job_{}", uuid::Uuid::new_v4().simple())
+}
+
+/// `jobs.query`: a job whose first page comes at once.
+async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value, Status> {
+    let (body, query): (Value, Query) = (parse(&call.body)?, parse(&call.body)?);
+    let options: QueryOptions = of_value(&body)?;
+    if options.query_results_format.is_some_and(|format| format != "STRUCT_ENCODING") {
+        return Err(Status::unimplemented("queryResultsFormat other than STRUCT_ENCODING"));
+    }
+    if let Some(format) = options.format_options.timestamp_output_format {
+        return Err(Status::unimplemented(&format!("timestampOutputFormat {format}")));
+    }
+    let dry_run = if options.dry_run { DryRun::Yes } else { DryRun::No };
+    let asked = Asked {
+        name: JobName(project.to_owned(), made_up_id()),
+        location: options.location.unwrap_or_else(|| "US".into()),
+        dry_run,
+        configuration: json!({ "query": body }),
+    };
+    let is_micros = options.format_options.use_int64_timestamp;
+    let times = if is_micros { Times::Micros } else { Times::Seconds };
+    let page = Page { max_rows: options.max_results, times, ..Page::default() };
+    bigquery
+        .with(move |catalog| {
+            let job = catalog.run_query(&query, asked)?;
+            let mut answer = rows_of(&job, &page)?;
+            answer["kind"] = "bigquery#queryResponse".into();
+            if dry_run == DryRun::Yes {
+                answer["schema"] = job.statistics["query"]["schema"].clone();
+                answer["jobReference"]["jobId"] = Value::Null;
+            }
+            Ok(answer)
+        })
+        .await
+}
+
+/// A page of a query's rows.
+fn rows_of(job: &Job, page: &Page) -> Result<Value, Status> {
+    let rows = result(job)?;
+    let mut answer = json!({
+        "kind": "bigquery#getQueryResultsResponse",
+        "etag": job.name.1,
+        "jobReference": job.reference(),
+        "jobComplete": true,
+        "cacheHit": false,
+        "totalBytesProcessed": "0",
+    });
+    if let Some(counts) = job.statistics["query"].get("numDmlAffectedRows") {
+        answer["numDmlAffectedRows"] = counts.clone();
+        answer["dmlStats"] = job.statistics["query"]["dmlStats"].clone();
+    }
+    if !rows.fields.is_empty() {
+        answer["schema"] = json!({ "fields": rows.fields });
+        for (key, value) in rows.page(page) {
+            answer[key] = value;
+        }
+    }
+    Ok(answer)
+}
+
+/// `jobs.insert`, with the data of a load if it came with the call.
+///
+/// # Errors
+/// For jobs that cannot begin; one that fails later is answered as a job.
+pub(in crate::bigquery) async fn insert(
+    bigquery: &BigQuery,
+    project: &str,
+    body: &[u8],
+    data: Option<Bytes>,
+) -> Result<Value, Status> {
+    let insert: Insert = parse(body)?;
+    let given = insert.job_reference.unwrap_or_default();
+    let configuration = insert.configuration;
+    let asked = Asked {
+        name: JobName(project.to_owned(), given.job_id.unwrap_or_else(made_up_id)),
+        location: given.location.unwrap_or_else(|| "US".into()),
+        dry_run: if configuration["dryRun"] == true { DryRun::Yes } else { DryRun::No },
+        configuration,
+    };
+    if asked.configuration.get("query").is_some() {
+        let query: Query = of_value(&asked.configuration["query"])?;
+        return bigquery.with(move |catalog| Ok(catalog.run_query(&query, asked)?.show())).await;
+    }
+    if asked.configuration.get("load").is_some() {
+        let load: Load = of_value(&asked.configuration["load"])?;
+        let data = match data {
+            Some(bytes) => Data::Uploaded(bytes),
+            None => Data::Objects(load.objects(&bigquery.storage)),
+        };
+        return bigquery
+            .with(move |catalog| Ok(catalog.run_load(&load, data, asked)?.show()))
+            .await;
+    }
+    let kinds = ["copy", "extract"];
+    match kinds.into_iter().find(|kind| asked.configuration.get(*kind).is_some()) {
+        Some(kind) => Err(Status::unimplemented(&format!("{kind} jobs"))),
+        None => Err(Status::invalid("Required parameter is missing: configuration of the job")),
+    }
+}
+
+/// A page of jobs, the newest first.
+fn listed(jobs: &[&Job], parameters: &HashMap<String, String>) -> Value {
+    let number = |key: &str| parameters.get(key).and_then(|value| value.parse::<usize>().ok());
+    let (start, most) = (number("pageToken").unwrap_or(0), number("maxResults").unwrap_or(PAGE));
+    // All jobs have ended.
+    let is_done =
+        parameters.get("stateFilter").is_none_or(|state| state.eq_ignore_ascii_case("done"));
+    let count = if is_done { jobs.len() } else { 0 };
+    let shown = jobs.iter().take(count).skip(start).take(most).map(|job| {
+        let mut shown = job.show();
+        shown["state"] = "DONE".into();
+        if let Some(error) = shown["status"].get("errorResult").cloned() {
+            shown["errorResult"] = error;
+        }
+        shown
+    });
+    let mut answer =
+        json!({ "kind": "bigquery#jobList", "etag": "", "jobs": shown.collect::<Vec<_>>() });
+    if start + most < count {
+        answer["nextPageToken"] = (start + most).to_string().into();
+    }
+    answer
+}

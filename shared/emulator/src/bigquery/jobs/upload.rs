@@ -1,0 +1,179 @@
+//! Load jobs whose data comes with the call: multipart and resumable uploads.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use tonic::Code;
+
+use super::rest;
+use crate::bigquery::BigQuery;
+use crate::rest::{decode, query, read_bytes};
+use crate::status::Status;
+use crate::storage::multipart_bodies;
+
+/// Uploads that may be under way.
+const MAX_UPLOADS: usize = 16;
+/// Bytes that one may have.
+const MAX_BYTES: usize = 1024 * 1024 * 1024;
+
+/// Uploads under way, by their ids.
+#[derive(Debug, Default)]
+pub(in crate::bigquery) struct Uploads(Mutex<HashMap<String, Upload>>);
+
+#[derive(Debug)]
+struct Upload {
+    project: String,
+    /// The body of `jobs.insert`.
+    job: Bytes,
+    data: BytesMut,
+}
+
+/// A piece of an upload: where it starts, and how long all is, as far as it is known.
+struct Piece {
+    first: Option<usize>,
+    total: Option<usize>,
+}
+
+/// Answers a request below `/upload/bigquery/v2/projects/`.
+pub(in crate::bigquery) async fn answer(
+    bigquery: &BigQuery,
+    request: Request,
+) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().trim_start_matches("/resumable");
+    let path = path.trim_start_matches("/upload/bigquery/v2/projects/");
+    let project = path.strip_suffix("/jobs").map(decode);
+    let parameters = query(&parts.uri);
+    let parameter = |key: &str| parameters.get(key).map(String::as_str);
+    let project = project
+        .ok_or_else(|| Status::unimplemented(&format!("{} {}", parts.method, parts.uri.path())))?;
+    let body = read_bytes(body).await?;
+    match (&parts.method, parameter("uploadType"), parameter("upload_id")) {
+        (_, _, Some(id)) => bigquery.continue_upload(id, &parts.headers, &body).await,
+        (&Method::POST, Some("multipart"), None) => {
+            let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+            let bodies = multipart_bodies(kind.unwrap_or_default(), &body)?;
+            let [job, data] = bodies.as_slice() else {
+                let text = format!("multipart/related needs 2 parts, has {}", bodies.len());
+                return Err(Status::invalid(text));
+            };
+            bigquery.insert_with(&project, job, data.clone()).await
+        }
+        (&Method::POST, Some("resumable"), None) => {
+            let id = bigquery.uploads.begin(project, body)?;
+            let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let location = format!(
+                "http://{}{}?uploadType=resumable&upload_id={id}",
+                host.unwrap_or("127.0.0.1"),
+                parts.uri.path(),
+            );
+            Ok([(header::LOCATION, location)].into_response())
+        }
+        (method, kind, None) => {
+            let kind = kind.unwrap_or("none");
+            Err(Status::unimplemented(&format!("{method} of jobs with the uploadType {kind}")))
+        }
+    }
+}
+
+impl BigQuery {
+    async fn insert_with(
+        &self,
+        project: &str,
+        job: &[u8],
+        data: Bytes,
+    ) -> Result<Response, Status> {
+        let call = rest::insert(self, project, job, Some(data));
+        let job = self.faults.around("bigquery.jobs.insert", call).await?;
+        Ok(Json(job).into_response())
+    }
+
+    /// Takes a piece, tells how much is there, or runs the job when all is.
+    async fn continue_upload(
+        &self,
+        id: &str,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Response, Status> {
+        let range = headers.get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+        let piece = match range {
+            None => Some(Piece { first: Some(0), total: Some(body.len()) }),
+            Some(range) => piece(range, body.len()),
+        };
+        let piece = piece.ok_or_else(|| {
+            Status::invalid(format!("Content-Range: {}", range.unwrap_or_default()))
+        })?;
+        match self.uploads.take(id, &piece, body)? {
+            Ok(upload) => {
+                self.insert_with(&upload.project, &upload.job, upload.data.freeze()).await
+            }
+            Err(have) => Ok(incomplete(have)),
+        }
+    }
+}
+
+impl Uploads {
+    fn begin(&self, project: String, job: Bytes) -> Result<String, Status> {
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if uploads.len() >= MAX_UPLOADS {
+            return Err(Status::new(Code::ResourceExhausted, "too many uploads are under way"));
+        }
+        let id = uuid::Uuid::new_v4().to_string();
+        uploads.insert(id.clone(), Upload { project, job, data: BytesMut::new() });
+        Ok(id)
+    }
+
+    /// Adds a piece: the upload if it is whole now, else the number of its bytes.
+    fn take(&self, id: &str, piece: &Piece, body: &Bytes) -> Result<Result<Upload, usize>, Status> {
+        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
+        let upload = uploads.get_mut(id).ok_or_else(gone)?;
+        let have = upload.data.len();
+        if let Some(first) = piece.first {
+            if first > have {
+                let text = format!("a piece from {first}, {have} bytes are here");
+                return Err(Status::invalid(text));
+            }
+            if first + body.len() > MAX_BYTES {
+                return Err(Status::new(Code::OutOfRange, format!("more than {MAX_BYTES} bytes")));
+            }
+            // What was sent before is not taken twice.
+            upload.data.extend_from_slice(&body[(have - first).min(body.len())..]);
+        }
+        if piece.total != Some(upload.data.len()) {
+            return Ok(Err(upload.data.len()));
+        }
+        Ok(Ok(uploads.remove(id).ok_or_else(gone)?))
+    }
+}
+
+/// Reads `bytes <first>-<last>/<total>`, where last and total may be `*`: then the body is the rest.
+fn piece(range: &str, len: usize) -> Option<Piece> {
+    let (range, total) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let first: Option<usize> = match range {
+        "*" => None,
+        range => Some(range.split_once('-')?.0.parse().ok()?),
+    };
+    let total = match (total, first) {
+        ("*", Some(first)) if range.ends_with("-*") => Some(first + len),
+        ("*", _) => None,
+        (total, _) => Some(total.parse().ok()?),
+    };
+    Some(Piece { first, total })
+}
+
+/// 308 with the range that is here; no range means nothing yet.
+fn incomplete(have: usize) -> Response {
+    let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
+    if let Some(last) = have.checked_sub(1)
+        && let Ok(range) = format!("bytes=0-{last}").parse()
+    {
+        response.headers_mut().insert(header::RANGE, range);
+    }
+    response
+}

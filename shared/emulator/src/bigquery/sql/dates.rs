@@ -1,0 +1,258 @@
+//! Functions of dates and times, on the texts that SQLite keeps.
+
+use rusqlite::Connection;
+use rusqlite::functions::Context;
+use rusqlite::types::Value as Sql;
+use time::{Date, Duration, Month, OffsetDateTime, Time};
+
+use super::super::schema::Kind;
+use super::super::value::{write_date, write_datetime, write_time, write_timestamp};
+use super::functions::{add, converted, failed, text};
+
+type Answer = rusqlite::Result<Option<Sql>>;
+
+pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
+    for kind in ["TIMESTAMP", "DATE", "DATETIME", "TIME"] {
+        add(connection, &format!("{kind}_ADD"), 3, |call| shift(call, 1))?;
+        add(connection, &format!("{kind}_SUB"), 3, |call| shift(call, -1))?;
+        add(connection, &format!("{kind}_DIFF"), 3, diff)?;
+        add(connection, &format!("{kind}_TRUNC"), 2, trunc)?;
+        add(connection, &format!("FORMAT_{kind}"), 2, format)?;
+    }
+    add(connection, "TIMESTAMP", 1, |call| converted(call, Kind::Timestamp))?;
+    add(connection, "DATE", -1, date)?;
+    add(connection, "DATETIME", 1, |call| {
+        Ok(time_at(call, 0)?.map(|(time, _)| text(write_datetime(time))))
+    })?;
+    add(connection, "TIMESTAMP_SECONDS", 1, |call| from_unix(call, 1_000_000))?;
+    add(connection, "TIMESTAMP_MILLIS", 1, |call| from_unix(call, 1_000))?;
+    add(connection, "TIMESTAMP_MICROS", 1, |call| from_unix(call, 1))
+}
+
+/// A time, and the type of its text.
+fn time_at(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<(OffsetDateTime, Kind)>> {
+    let Some(given) = call.get::<Option<String>>(at)? else { return Ok(None) };
+    let kind = match given.as_bytes() {
+        [.., b' ', b'U', b'T', b'C'] => Kind::Timestamp,
+        bytes if bytes.len() == 10 => Kind::Date,
+        bytes if bytes.get(10) == Some(&b'T') && !given.ends_with('Z') => Kind::Datetime,
+        bytes if bytes.get(2) == Some(&b':') => Kind::Time,
+        _ => Kind::Timestamp,
+    };
+    let whole = if kind == Kind::Time { format!("1970-01-01 {given}") } else { given };
+    let stored = super::write::convert(Kind::Timestamp, whole.into()).map_err(failed)?;
+    let Sql::Text(stored) = stored else { return Ok(None) };
+    Ok(parse(&stored).map(|time| (time, kind)))
+}
+
+/// Reads `2025-09-28 22:53:17.123456 UTC`.
+pub(in super::super) fn parse(stored: &str) -> Option<OffsetDateTime> {
+    let number = |range: std::ops::Range<usize>| stored.get(range)?.parse::<u32>().ok();
+    let month = Month::try_from(u8::try_from(number(5..7)?).ok()?).ok()?;
+    let day = u8::try_from(number(8..10)?).ok()?;
+    let date = Date::from_calendar_date(i32::try_from(number(0..4)?).ok()?, month, day).ok()?;
+    let part = |range| u8::try_from(number(range)?).ok();
+    let time = Time::from_hms_micro(part(11..13)?, part(14..16)?, part(17..19)?, number(20..26)?);
+    Some(date.with_time(time.ok()?).assume_utc())
+}
+
+fn written((time, kind): (OffsetDateTime, Kind)) -> Sql {
+    text(match kind {
+        Kind::Date => write_date(time.date()),
+        Kind::Datetime => write_datetime(time),
+        Kind::Time => write_time(time.time()),
+        _ => write_timestamp(time),
+    })
+}
+
+fn unknown(part: &str) -> rusqlite::Error {
+    failed(format!("this emulator does not support the date part {part} here"))
+}
+
+/// The length of a part that has one.
+fn length(part: &str) -> Option<Duration> {
+    Some(match part {
+        "MICROSECOND" => Duration::microseconds(1),
+        "MILLISECOND" => Duration::milliseconds(1),
+        "SECOND" => Duration::seconds(1),
+        "MINUTE" => Duration::minutes(1),
+        "HOUR" => Duration::hours(1),
+        "DAY" => Duration::days(1),
+        "WEEK" => Duration::weeks(1),
+        _ => return None,
+    })
+}
+
+fn shift(call: &Context<'_>, sign: i64) -> Answer {
+    let (Some((time, kind)), Some(count)) = (time_at(call, 0)?, call.get::<Option<i64>>(1)?) else {
+        return Ok(None);
+    };
+    let (part, count) = (call.get::<String>(2)?, count.saturating_mul(sign));
+    let months = match part.as_str() {
+        "MONTH" => Some(count),
+        "QUARTER" => Some(count.saturating_mul(3)),
+        "YEAR" => Some(count.saturating_mul(12)),
+        _ => None,
+    };
+    let moved = match (months, length(&part)) {
+        (Some(months), _) => add_months(time, months),
+        (None, Some(length)) => {
+            let micros = i64::try_from(length.whole_microseconds()).unwrap_or(i64::MAX);
+            micros.checked_mul(count).and_then(|all| time.checked_add(Duration::microseconds(all)))
+        }
+        (None, None) => return Err(unknown(&part)),
+    };
+    let moved = moved.filter(|time| super::super::value::is_known(time.date()));
+    moved.map(|time| Some(written((time, kind)))).ok_or_else(|| failed("the time is out of range"))
+}
+
+fn add_months(time: OffsetDateTime, months: i64) -> Option<OffsetDateTime> {
+    let all = i64::from(time.year()) * 12 + i64::from(u8::from(time.month())) - 1;
+    let all = all.checked_add(months)?;
+    let year = i32::try_from(all.div_euclid(12)).ok()?;
+    let month = Month::try_from(u8::try_from(all.rem_euclid(12) + 1).ok()?).ok()?;
+    let day = time.day().min(month.length(year));
+    Some(time.replace_date(Date::from_calendar_date(year, month, day).ok()?))
+}
+
+/// The number of borders of a part between two times.
+fn diff(call: &Context<'_>) -> Answer {
+    let (Some((left, kind)), Some((right, _))) = (time_at(call, 0)?, time_at(call, 1)?) else {
+        return Ok(None);
+    };
+    let part = call.get::<String>(2)?;
+    let months =
+        |time: OffsetDateTime| i64::from(time.year()) * 12 + i64::from(u8::from(time.month()));
+    let count = match part.as_str() {
+        "MONTH" => months(left) - months(right),
+        "QUARTER" => (months(left) - 1).div_euclid(3) - (months(right) - 1).div_euclid(3),
+        "YEAR" => i64::from(left.year()) - i64::from(right.year()),
+        "DAY" if kind != Kind::Timestamp => (left.date() - right.date()).whole_days(),
+        part => {
+            let length = length(part).ok_or_else(|| unknown(part))?;
+            let count = (left - right).whole_microseconds() / length.whole_microseconds();
+            i64::try_from(count).map_err(|_| failed("the difference is out of range"))?
+        }
+    };
+    Ok(Some(Sql::Integer(count)))
+}
+
+fn trunc(call: &Context<'_>) -> Answer {
+    let Some((time, kind)) = time_at(call, 0)? else { return Ok(None) };
+    let part = call.get::<String>(1)?;
+    let date = time.date();
+    let first = |date: Date, month: u8| {
+        let month = Month::try_from(month).unwrap_or(Month::January);
+        Date::from_calendar_date(date.year(), month, 1).unwrap_or(date)
+    };
+    let date = match part.as_str() {
+        "WEEK" => Some(date - Duration::days(date.weekday().number_days_from_sunday().into())),
+        "ISOWEEK" => Some(date - Duration::days(date.weekday().number_days_from_monday().into())),
+        "MONTH" => Some(first(date, date.month().into())),
+        "QUARTER" => Some(first(date, (u8::from(date.month()) - 1) / 3 * 3 + 1)),
+        "YEAR" => Some(first(date, 1)),
+        _ => None,
+    };
+    let time = match date {
+        Some(date) => date.midnight().assume_utc(),
+        None => {
+            let length = length(&part).ok_or_else(|| unknown(&part))?.whole_nanoseconds();
+            let nanos = time.unix_timestamp_nanos().div_euclid(length) * length;
+            OffsetDateTime::from_unix_timestamp_nanos(nanos)
+                .map_err(|error| failed(error.to_string()))?
+        }
+    };
+    Ok(Some(written((time, kind))))
+}
+
+pub(super) fn extract(call: &Context<'_>) -> Answer {
+    let Some((time, kind)) = time_at(call, 1)? else { return Ok(None) };
+    let part = call.get::<String>(0)?;
+    let number = match part.as_str() {
+        "MICROSECOND" => i64::from(time.microsecond()),
+        "MILLISECOND" => i64::from(time.millisecond()),
+        "SECOND" => time.second().into(),
+        "MINUTE" => time.minute().into(),
+        "HOUR" => time.hour().into(),
+        "DAY" => time.day().into(),
+        "DAYOFWEEK" => i64::from(time.weekday().number_from_sunday()),
+        "DAYOFYEAR" => time.ordinal().into(),
+        "ISOWEEK" => time.iso_week().into(),
+        "WEEK" => time.sunday_based_week().into(),
+        "MONTH" => i64::from(u8::from(time.month())),
+        "QUARTER" => i64::from((u8::from(time.month()) - 1) / 3 + 1),
+        "YEAR" => time.year().into(),
+        "DATE" if kind != Kind::Time => return Ok(Some(text(write_date(time.date())))),
+        other => return Err(unknown(other)),
+    };
+    Ok(Some(Sql::Integer(number)))
+}
+
+fn date(call: &Context<'_>) -> Answer {
+    if call.len() != 3 {
+        return Ok(time_at(call, 0)?.map(|(time, _)| text(write_date(time.date()))));
+    }
+    let (year, month, day) = (call.get::<i32>(0)?, call.get::<u8>(1)?, call.get::<u8>(2)?);
+    let month = Month::try_from(month).map_err(|error| failed(error.to_string()))?;
+    let date = Date::from_calendar_date(year, month, day);
+    date.map(|date| Some(text(write_date(date)))).map_err(|error| failed(error.to_string()))
+}
+
+fn from_unix(call: &Context<'_>, unit: i64) -> Answer {
+    let Some(number) = call.get::<Option<i64>>(0)? else { return Ok(None) };
+    let nanos = i128::from(number) * i128::from(unit) * 1000;
+    let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+    let time = time.filter(|time| super::super::value::is_known(time.date()));
+    time.map(|time| Some(text(write_timestamp(time))))
+        .ok_or_else(|| failed("the time is out of range"))
+}
+
+pub(super) fn unix(call: &Context<'_>, unit: i128) -> Answer {
+    let Some((time, _)) = time_at(call, 0)? else { return Ok(None) };
+    let count = (time.unix_timestamp_nanos() / 1000).div_euclid(unit);
+    Ok(Some(Sql::Integer(i64::try_from(count).map_err(|error| failed(error.to_string()))?)))
+}
+
+/// The format of the first argument, of which the common elements are known.
+fn format(call: &Context<'_>) -> Answer {
+    let (Some(pattern), Some((time, _))) = (call.get::<Option<String>>(0)?, time_at(call, 1)?)
+    else {
+        return Ok(None);
+    };
+    let mut written = String::new();
+    let mut chars = pattern.chars();
+    while let Some(char) = chars.next() {
+        if char != '%' {
+            written.push(char);
+            continue;
+        }
+        let (date, clock) = (write_date(time.date()), write_time(time.time()));
+        written.push_str(&match chars.next() {
+            Some('F') => date,
+            Some('T') => clock[..8].to_owned(),
+            Some('Y') => date[..4].to_owned(),
+            Some('y') => date[2..4].to_owned(),
+            Some('m') => date[5..7].to_owned(),
+            Some('d') => date[8..].to_owned(),
+            Some('H') => clock[..2].to_owned(),
+            Some('M') => clock[3..5].to_owned(),
+            Some('S') => clock[6..8].to_owned(),
+            Some('j') => format!("{:03}", time.ordinal()),
+            Some('A') => time.weekday().to_string(),
+            Some('a') => time.weekday().to_string()[..3].to_owned(),
+            Some('B') => time.month().to_string(),
+            Some('b') => time.month().to_string()[..3].to_owned(),
+            Some('Z') => "UTC".to_owned(),
+            Some('z') => "+0000".to_owned(),
+            Some('s') => time.unix_timestamp().to_string(),
+            Some('%') => "%".to_owned(),
+            other => {
+                let element = other.map(String::from).unwrap_or_default();
+                return Err(failed(format!(
+                    "this emulator does not support the format %{element}"
+                )));
+            }
+        });
+    }
+    Ok(Some(text(written)))
+}

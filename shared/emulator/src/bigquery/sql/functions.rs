@@ -1,0 +1,244 @@
+//! Functions of BigQuery that SQLite lacks, or has with another meaning.
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::types::Value as Sql;
+use serde_json::Value;
+
+use super::super::schema::Kind;
+use super::infer::kind_named;
+use super::{dates, write};
+
+type Answer = rusqlite::Result<Option<Sql>>;
+type Function = fn(&Context<'_>) -> Answer;
+
+/// Adds the functions, and makes SQLite read names and patterns as BigQuery does.
+pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()> {
+    // A quoted name is never a text, and LIKE heeds case.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
+    connection.pragma_update(None, "case_sensitive_like", true)?;
+    let functions: [(&'static str, i32, Function); 22] = [
+        ("JSON_VALUE", 2, |call| json_value(call)),
+        ("JSON_QUERY", 2, |call| Ok(at(call)?.map(|value| text(value.to_string())))),
+        ("ARRAY_LENGTH", 1, |call| Ok(list(call, 0)?.map(|list| integer(list.len())))),
+        ("ARRAY_TO_STRING", -1, array_to_string),
+        ("BQ_CAST", 4, cast),
+        ("CONCAT", -1, concat),
+        ("STARTS_WITH", 2, |call| compare(call, |text, part| text.starts_with(part))),
+        ("ENDS_WITH", 2, |call| compare(call, |text, part| text.ends_with(part))),
+        ("CONTAINS_SUBSTR", 2, |call| {
+            compare(call, |text, part| text.to_lowercase().contains(&part.to_lowercase()))
+        }),
+        ("SPLIT", -1, split),
+        ("SAFE_DIVIDE", 2, |call| {
+            let (Some(left), Some(right)) =
+                (call.get::<Option<f64>>(0)?, call.get::<Option<f64>>(1)?)
+            else {
+                return Ok(None);
+            };
+            Ok((right != 0.0).then(|| Sql::Real(left / right)))
+        }),
+        ("DIV", 2, |call| whole(call, i64::checked_div)),
+        ("MOD", 2, |call| whole(call, i64::checked_rem)),
+        ("TO_JSON_STRING", 1, |call| Ok(Some(text(json_of(call.get(0)?).to_string())))),
+        ("TO_JSON", 1, |call| Ok(Some(text(json_of(call.get(0)?).to_string())))),
+        ("PARSE_JSON", 1, |call| converted(call, Kind::Json)),
+        ("GENERATE_ARRAY", -1, generate_array),
+        ("GENERATE_UUID", 0, |_| Ok(Some(text(uuid::Uuid::new_v4().to_string())))),
+        ("UNIX_SECONDS", 1, |call| dates::unix(call, 1_000_000)),
+        ("UNIX_MILLIS", 1, |call| dates::unix(call, 1_000)),
+        ("UNIX_MICROS", 1, |call| dates::unix(call, 1)),
+        ("BQ_EXTRACT", 2, dates::extract),
+    ];
+    for (name, arguments, function) in functions {
+        add(connection, name, arguments, function)?;
+    }
+    dates::register(connection)
+}
+
+pub(super) fn add(
+    connection: &Connection,
+    name: &str,
+    arguments: i32,
+    function: Function,
+) -> rusqlite::Result<()> {
+    let mut flags = FunctionFlags::SQLITE_UTF8;
+    if name != "GENERATE_UUID" {
+        flags |= FunctionFlags::SQLITE_DETERMINISTIC;
+    }
+    connection.create_scalar_function(name, arguments, flags, function)
+}
+
+pub(super) fn failed(message: impl Into<String>) -> rusqlite::Error {
+    rusqlite::Error::UserFunctionError(message.into().into())
+}
+
+pub(super) fn text(text: String) -> Sql {
+    Sql::Text(text)
+}
+
+fn integer(number: usize) -> Sql {
+    Sql::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+}
+
+/// What the path in the second argument leads to in the first one.
+fn at(call: &Context<'_>) -> rusqlite::Result<Option<Value>> {
+    let (Some(json), Some(path)) = (call.get::<Option<String>>(0)?, call.get::<Option<String>>(1)?)
+    else {
+        return Ok(None);
+    };
+    let Ok(json) = serde_json::from_str::<Value>(&json) else { return Ok(None) };
+    let Some(pointer) = path.strip_prefix('$') else { return Ok(None) };
+    let pointer = pointer.replace(['.', '['], "/").replace([']', '"', '\''], "");
+    Ok(json.pointer(&pointer).cloned().filter(|value| !value.is_null()))
+}
+
+fn json_value(call: &Context<'_>) -> Answer {
+    Ok(at(call)?.and_then(|value| match value {
+        Value::String(text) => Some(Sql::Text(text)),
+        Value::Array(_) | Value::Object(_) => None,
+        other => Some(text(other.to_string())),
+    }))
+}
+
+fn list(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<Vec<Value>>> {
+    let json = call.get::<Option<String>>(at)?;
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+}
+
+fn array_to_string(call: &Context<'_>) -> Answer {
+    let (Some(list), Some(between)) = (list(call, 0)?, call.get::<Option<String>>(1)?) else {
+        return Ok(None);
+    };
+    let words = list.into_iter().filter_map(|value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text),
+        other => Some(other.to_string()),
+    });
+    Ok(Some(text(words.collect::<Vec<_>>().join(&between))))
+}
+
+/// The value, the type, whether a wrong value is NULL, and whether a number is a BOOL.
+fn cast(call: &Context<'_>) -> Answer {
+    let kind = kind_named(&call.get::<String>(1)?.to_ascii_uppercase());
+    let kind = kind.ok_or_else(|| failed("unknown type"))?;
+    let value = match (call.get::<Sql>(0)?, kind) {
+        (Sql::Null, _) => return Ok(None),
+        (Sql::Integer(number), Kind::String) if call.get::<bool>(3)? => {
+            (number != 0).to_string().into()
+        }
+        (Sql::Real(number), Kind::Integer) => (number.round() as i64).into(),
+        (Sql::Text(time), Kind::Date) if time.len() > 10 => time[..10].into(),
+        (Sql::Text(time), Kind::Datetime | Kind::Time) => {
+            let time = time.trim_end_matches(" UTC").to_owned();
+            if kind == Kind::Time {
+                time.rsplit([' ', 'T']).next().unwrap_or_default().into()
+            } else {
+                time.into()
+            }
+        }
+        (Sql::Text(time), Kind::String) if time.ends_with(" UTC") => {
+            // A TIMESTAMP as text has its offset, and no digits that say nothing.
+            let short = time.trim_end_matches(" UTC").trim_end_matches('0').trim_end_matches('.');
+            let short = if time.contains(".000000 ") { &time[..time.len() - 11] } else { short };
+            format!("{short}+00").into()
+        }
+        (other, _) => plain(other),
+    };
+    let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match write::convert(kind, value) {
+        Ok(stored) => Ok(Some(stored)),
+        Err(_) if call.get::<bool>(2)? => Ok(None),
+        Err(_) if kind == Kind::Integer => Err(failed(format!("Bad int64 value: {shown}"))),
+        Err(_) if kind == Kind::Float => Err(failed(format!("Bad double value: {shown}"))),
+        Err(why) => Err(failed(why)),
+    }
+}
+
+/// The argument as a type keeps it.
+pub(super) fn converted(call: &Context<'_>, kind: Kind) -> Answer {
+    match call.get::<Sql>(0)? {
+        Sql::Null => Ok(None),
+        value => write::convert(kind, plain(value)).map(Some).map_err(failed),
+    }
+}
+
+/// A value that holds no others.
+fn plain(value: Sql) -> Value {
+    match value {
+        Sql::Null => Value::Null,
+        Sql::Integer(number) => number.into(),
+        Sql::Real(number) => number.into(),
+        Sql::Text(text) => text.into(),
+        Sql::Blob(bytes) => String::from_utf8_lossy(&bytes).into(),
+    }
+}
+
+/// A value that may be a record or list.
+fn json_of(value: Sql) -> Value {
+    match value {
+        Sql::Text(text) if text.starts_with(['{', '[']) => {
+            serde_json::from_str(&text).unwrap_or_else(|_| text.into())
+        }
+        other => plain(other),
+    }
+}
+
+fn concat(call: &Context<'_>) -> Answer {
+    let mut joined = String::new();
+    for at in 0..call.len() {
+        match call.get::<Sql>(at)? {
+            Sql::Null => return Ok(None),
+            Sql::Integer(number) => joined.push_str(&number.to_string()),
+            Sql::Real(number) => joined.push_str(&number.to_string()),
+            Sql::Text(text) => joined.push_str(&text),
+            Sql::Blob(bytes) => joined.push_str(&String::from_utf8_lossy(&bytes)),
+        }
+    }
+    Ok(Some(text(joined)))
+}
+
+fn compare(call: &Context<'_>, holds: fn(&str, &str) -> bool) -> Answer {
+    let (Some(text), Some(part)) = (call.get::<Option<String>>(0)?, call.get::<Option<String>>(1)?)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Sql::Integer(holds(&text, &part).into())))
+}
+
+fn split(call: &Context<'_>) -> Answer {
+    let Some(whole) = call.get::<Option<String>>(0)? else { return Ok(None) };
+    let between = if call.len() > 1 { call.get::<String>(1)? } else { ",".into() };
+    let words: Vec<Value> = whole.split(&between).map(Value::from).collect();
+    Ok(Some(text(Value::from(words).to_string())))
+}
+
+fn whole(call: &Context<'_>, divide: fn(i64, i64) -> Option<i64>) -> Answer {
+    let (Some(left), Some(right)) = (call.get::<Option<i64>>(0)?, call.get::<Option<i64>>(1)?)
+    else {
+        return Ok(None);
+    };
+    divide(left, right)
+        .map(|number| Some(Sql::Integer(number)))
+        .ok_or_else(|| failed(format!("division by zero: {left} / {right}")))
+}
+
+fn generate_array(call: &Context<'_>) -> Answer {
+    const MOST: i64 = 1_000_000;
+    let (from, to) = (call.get::<i64>(0)?, call.get::<i64>(1)?);
+    let step = if call.len() > 2 { call.get::<i64>(2)? } else { 1 };
+    if step == 0 {
+        return Err(failed("Sequence step cannot be 0."));
+    }
+    let (mut numbers, mut number) = (Vec::new(), from);
+    while (step > 0 && number <= to) || (step < 0 && number >= to) {
+        if numbers.len() as i64 >= MOST {
+            return Err(failed("an array of more than a million numbers"));
+        }
+        numbers.push(Value::from(number));
+        let Some(next) = number.checked_add(step) else { break };
+        number = next;
+    }
+    Ok(Some(text(Value::from(numbers).to_string())))
+}

@@ -1,0 +1,416 @@
+//! Types of computed columns. SQLite knows texts and numbers alone, so a type is read off the words.
+
+use std::collections::HashMap;
+
+use super::super::schema::{Field, Kind, Mode, find};
+use super::lex::{Lexeme, Quoted, Token};
+use super::source::{Sources, closing, is_any, split};
+
+/// Functions by the type of their results; what stands in none has that of its value.
+const RESULTS: [(Kind, &[&str]); 8] = [
+    (
+        Kind::Integer,
+        &[
+            "APPROX_COUNT_DISTINCT",
+            "ARRAY_LENGTH",
+            "BYTE_LENGTH",
+            "CHAR_LENGTH",
+            "CHARACTER_LENGTH",
+            "COUNT",
+            "COUNTIF",
+            "DATE_DIFF",
+            "DATETIME_DIFF",
+            "DENSE_RANK",
+            "DIV",
+            "EXTRACT",
+            "LENGTH",
+            "RANK",
+            "ROW_NUMBER",
+            "STRPOS",
+            "TIMESTAMP_DIFF",
+            "UNIX_DATE",
+            "UNIX_MICROS",
+            "UNIX_MILLIS",
+            "UNIX_SECONDS",
+        ],
+    ),
+    (Kind::Float, &["AVG", "EXP", "LN", "LOG", "LOG10", "POW", "POWER", "SAFE_DIVIDE", "SQRT"]),
+    (
+        Kind::Boolean,
+        &["CONTAINS_SUBSTR", "ENDS_WITH", "EXISTS", "LOGICAL_AND", "LOGICAL_OR", "STARTS_WITH"],
+    ),
+    (
+        Kind::String,
+        &[
+            "ARRAY_TO_STRING",
+            "CONCAT",
+            "FORMAT",
+            "FORMAT_DATE",
+            "FORMAT_DATETIME",
+            "FORMAT_TIMESTAMP",
+            "GENERATE_UUID",
+            "JSON_EXTRACT_SCALAR",
+            "JSON_VALUE",
+            "LOWER",
+            "LTRIM",
+            "REPLACE",
+            "RTRIM",
+            "STRING_AGG",
+            "SUBSTR",
+            "SUBSTRING",
+            "TO_JSON_STRING",
+            "TRIM",
+            "UPPER",
+        ],
+    ),
+    (Kind::Json, &["JSON_QUERY", "PARSE_JSON", "TO_JSON"]),
+    (
+        Kind::Timestamp,
+        &[
+            "CURRENT_TIMESTAMP",
+            "TIMESTAMP",
+            "TIMESTAMP_ADD",
+            "TIMESTAMP_MICROS",
+            "TIMESTAMP_MILLIS",
+            "TIMESTAMP_SECONDS",
+            "TIMESTAMP_SUB",
+            "TIMESTAMP_TRUNC",
+        ],
+    ),
+    (Kind::Date, &["CURRENT_DATE", "DATE", "DATE_ADD", "DATE_SUB", "DATE_TRUNC"]),
+    (
+        Kind::Datetime,
+        &["CURRENT_DATETIME", "DATETIME", "DATETIME_ADD", "DATETIME_SUB", "DATETIME_TRUNC"],
+    ),
+];
+/// Functions whose result has the type of an argument, with its number.
+const SAME: [(&str, usize); 14] = [
+    ("ABS", 0),
+    ("ANY_VALUE", 0),
+    ("COALESCE", 0),
+    ("FIRST_VALUE", 0),
+    ("GREATEST", 0),
+    ("IF", 1),
+    ("IFNULL", 0),
+    ("LAG", 0),
+    ("LAST_VALUE", 0),
+    ("LEAD", 0),
+    ("LEAST", 0),
+    ("MAX", 0),
+    ("MIN", 0),
+    ("NULLIF", 0),
+];
+
+/// A field that may be NULL and has nothing but name and type.
+pub(in super::super) fn new_field(name: &str, kind: Kind) -> Field {
+    Field {
+        name: name.into(),
+        kind,
+        mode: Mode::Nullable,
+        fields: Vec::new(),
+        description: None,
+        attributes: serde_json::Map::new(),
+    }
+}
+
+/// The type of this name in SQL, in upper case.
+pub(in super::super) fn kind_named(name: &str) -> Option<Kind> {
+    Some(match name {
+        "STRING" => Kind::String,
+        "INT64" | "INTEGER" | "INT" | "BIGINT" | "SMALLINT" | "TINYINT" | "BYTEINT" => {
+            Kind::Integer
+        }
+        "FLOAT64" | "FLOAT" => Kind::Float,
+        "BOOL" | "BOOLEAN" => Kind::Boolean,
+        "BYTES" => Kind::Bytes,
+        "TIMESTAMP" => Kind::Timestamp,
+        "DATE" => Kind::Date,
+        "TIME" => Kind::Time,
+        "DATETIME" => Kind::Datetime,
+        "NUMERIC" | "DECIMAL" => Kind::Numeric,
+        "BIGNUMERIC" | "BIGDECIMAL" => Kind::Bignumeric,
+        "JSON" => Kind::Json,
+        _ => return None,
+    })
+}
+
+pub(super) fn is_bool(field: Option<&Field>) -> bool {
+    field.is_some_and(|field| field.kind == Kind::Boolean && field.mode != Mode::Repeated)
+}
+
+/// The types of a query's names.
+pub(super) struct Types<'a> {
+    tokens: &'a [Lexeme],
+    sources: &'a Sources,
+    /// Names that the query gives to what it computes, in upper case.
+    named: HashMap<String, Field>,
+    /// Places of names that are all of a SELECT's item.
+    shown: HashMap<usize, Shown>,
+}
+
+/// Says if an item of a SELECT has an alias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    Named,
+    Unnamed,
+}
+
+impl<'a> Types<'a> {
+    pub(super) fn new(tokens: &'a [Lexeme], sources: &'a Sources) -> Self {
+        let mut types = Self { tokens, sources, named: HashMap::new(), shown: HashMap::new() };
+        for at in 0..tokens.len() {
+            if !tokens[at].is_word("SELECT") {
+                continue;
+            }
+            for (from, to) in types.items(at) {
+                if types.without_alias(from, to) == from + 1 {
+                    let shown = if to == from + 1 { Shown::Unnamed } else { Shown::Named };
+                    types.shown.insert(from, shown);
+                }
+                let named = (to > from + 2 && tokens[to - 2].is_word("AS"))
+                    .then(|| tokens[to - 1].parts())
+                    .flatten();
+                if let (Some([name]), Some(field)) = (named, types.of_range(from, to)) {
+                    types.named.insert(name.to_ascii_uppercase(), field);
+                }
+            }
+        }
+        types
+    }
+
+    /// Says if the name at `at` is all of a SELECT's item.
+    pub(super) fn shown(&self, at: usize) -> Option<Shown> {
+        self.shown.get(&at).copied()
+    }
+
+    /// Types of the outermost SELECT's columns.
+    pub(super) fn columns(&self) -> super::Columns {
+        let mut depth = 0_i32;
+        let select = self.tokens.iter().position(|token| {
+            depth += i32::from(token.is_sign("(")) - i32::from(token.is_sign(")"));
+            depth == 0 && token.is_word("SELECT")
+        });
+        let items = select.map(|at| self.items(at)).unwrap_or_default();
+        let is_star = |(_, to): &(usize, usize)| self.tokens[*to - 1].is_sign("*");
+        let types = |items: &[(usize, usize)]| {
+            items.iter().map(|(from, to)| self.of_range(*from, *to)).collect::<Vec<_>>()
+        };
+        let first = items.iter().position(is_star).unwrap_or(items.len());
+        let after = items.iter().rposition(is_star).map_or(items.len(), |at| at + 1);
+        super::Columns { before: types(&items[..first]), after: types(&items[after..]) }
+    }
+
+    /// The items of the SELECT at `at`.
+    fn items(&self, at: usize) -> Vec<(usize, usize)> {
+        let mut from = at + 1;
+        while self
+            .tokens
+            .get(from)
+            .and_then(Lexeme::word)
+            .is_some_and(|word| is_any(word, &["DISTINCT", "ALL"]))
+        {
+            from += 1;
+        }
+        let mut depth = 0_i32;
+        let ends = self.tokens.iter().enumerate().skip(from).find(|(_, token)| {
+            depth += i32::from(token.is_sign("(")) - i32::from(token.is_sign(")"));
+            let ends = ["FROM", "WHERE", "LIMIT", "ORDER", "UNION", "INTERSECT"];
+            depth < 0
+                || token.is_sign(";")
+                || depth == 0 && token.word().is_some_and(|word| is_any(word, &ends))
+        });
+        split(self.tokens, from, ends.map_or(self.tokens.len(), |(at, _)| at))
+    }
+
+    /// The column of a name: the place of its word, and what it is.
+    fn column(&self, parts: &[String]) -> Option<(usize, &Field)> {
+        let used = &self.sources.used;
+        if let [alias, name, ..] = parts {
+            let of_alias = used.iter().filter(|(one, _)| one.eq_ignore_ascii_case(alias));
+            let found = of_alias.filter_map(|(_, fields)| find(fields, name)).next();
+            if let Some(field) = found {
+                return Some((1, field));
+            }
+        }
+        let found = used.iter().find_map(|(_, fields)| find(fields, parts.first()?));
+        found.map(|field| (0, field))
+    }
+
+    /// Whether a table has a column of this name.
+    pub(super) fn has_column(&self, name: &str) -> bool {
+        self.sources.used.iter().any(|(_, fields)| find(fields, name).is_some())
+    }
+
+    /// The place of the word that names the column, if more may stand behind it.
+    pub(super) fn place_of_column(&self, parts: &[String]) -> Option<usize> {
+        let (at, field) = self.column(parts)?;
+        let is_record = matches!(field.kind, Kind::Record | Kind::Json);
+        (field.mode != Mode::Repeated && is_record).then_some(at)
+    }
+
+    /// The type of a name.
+    pub(super) fn of_name(&self, parts: &[String]) -> Option<Field> {
+        let Some((at, column)) = self.column(parts) else {
+            return self.named.get(&parts.last()?.to_ascii_uppercase()).cloned();
+        };
+        let mut field = column;
+        for part in &parts[at + 1..] {
+            field = find(&field.fields, part)?;
+        }
+        Some(field.clone())
+    }
+
+    /// The type of an expression, with or without an alias.
+    pub(super) fn of_range(&self, from: usize, to: usize) -> Option<Field> {
+        let to = self.without_alias(from, to);
+        let tokens = self.tokens.get(from..to)?;
+        match tokens {
+            [] => None,
+            [one] => self.of_token(one),
+            [name, Lexeme { token: Token::Text(_), .. }] if name.word().is_some() => {
+                kind_named(&name.word()?.to_ascii_uppercase()).map(|kind| new_field("", kind))
+            }
+            [minus, ..] if minus.is_sign("-") => self.of_range(from + 1, to),
+            _ => self.of_operator(from, to).or_else(|| self.of_call(from, to)),
+        }
+    }
+
+    fn without_alias(&self, from: usize, to: usize) -> usize {
+        const NO_ALIAS: [&str; 4] = ["END", "NULL", "TRUE", "FALSE"];
+        const BEFORE: [&str; 8] = ["NOT", "IS", "AND", "OR", "LIKE", "IN", "BETWEEN", "DISTINCT"];
+        if to < from + 2 || self.tokens[to - 1].parts().is_none_or(|parts| parts.len() != 1) {
+            return to;
+        }
+        let (alias, before) = (&self.tokens[to - 1], &self.tokens[to - 2]);
+        if before.is_word("AS") {
+            return to - 2;
+        }
+        let is_value = match &before.token {
+            Token::Sign(sign) => sign == ")" || sign == "]",
+            _ => !before.word().is_some_and(|word| is_any(word, &BEFORE)),
+        };
+        let is_alias = !alias.word().is_some_and(|word| is_any(word, &NO_ALIAS));
+        if is_value && is_alias { to - 1 } else { to }
+    }
+
+    fn of_token(&self, token: &Lexeme) -> Option<Field> {
+        let kind = match &token.token {
+            Token::Text(_) => Kind::String,
+            Token::Number(number) if number.contains(['.', 'e', 'E']) => Kind::Float,
+            Token::Number(_) => Kind::Integer,
+            Token::Literal(_, field) => return Some(field.clone()),
+            Token::Sign(_) | Token::Parameter(..) => return None,
+            Token::Name(parts, quoted) => match (quoted, parts.as_slice()) {
+                (Quoted::No, [word]) if is_any(word, &["TRUE", "FALSE"]) => Kind::Boolean,
+                (Quoted::No, [word]) if word.to_ascii_uppercase().starts_with("CURRENT_") => {
+                    kind_named(&word.to_ascii_uppercase()[8..])?
+                }
+                _ => return self.of_name(parts),
+            },
+        };
+        Some(new_field("", kind))
+    }
+
+    /// The type of what stands around an operator that is in no bracket.
+    fn of_operator(&self, from: usize, to: usize) -> Option<Field> {
+        let (mut depth, mut found) = (0_i32, None);
+        for token in &self.tokens[from..to] {
+            let opens = token.is_sign("(") || token.is_sign("[") || token.is_word("CASE");
+            let closes = token.is_sign(")") || token.is_sign("]") || token.is_word("END");
+            depth += i32::from(opens) - i32::from(closes);
+            if depth > 0 {
+                continue;
+            }
+            let compares = ["=", "<", ">", "<=", ">=", "!=", "<>"];
+            let words = ["AND", "OR", "NOT", "LIKE", "IN", "BETWEEN", "IS"];
+            if compares.iter().any(|sign| token.is_sign(sign))
+                || token.word().is_some_and(|word| is_any(word, &words))
+            {
+                return Some(new_field("", Kind::Boolean));
+            }
+            if token.is_sign("||") {
+                found = Some(new_field("", Kind::String));
+            } else if token.is_sign("/") {
+                found = found.or_else(|| Some(new_field("", Kind::Float)));
+            }
+        }
+        found
+    }
+
+    fn of_call(&self, from: usize, to: usize) -> Option<Field> {
+        let first = &self.tokens[from];
+        if first.is_word("CASE") {
+            let then = (from..to).find(|at| self.tokens[*at].is_word("THEN"))?;
+            let ends = ["WHEN", "ELSE", "END"];
+            let end = (then..to)
+                .find(|at| self.tokens[*at].word().is_some_and(|word| is_any(word, &ends)))?;
+            return self.of_range(then + 1, end);
+        }
+        if first.is_sign("(") {
+            let close = closing(self.tokens, from).filter(|close| close + 1 == to)?;
+            if self.tokens[from + 1].is_word("SELECT") {
+                let (from, to) = *self.items(from + 1).first()?;
+                return self.of_range(from, to);
+            }
+            return self.of_range(from + 1, close);
+        }
+        if first.is_sign("[") {
+            let (from, to) = *split(self.tokens, from + 1, to - 1).first()?;
+            let field = self.of_range(from, to).unwrap_or_else(|| new_field("", Kind::String));
+            return Some(Field { mode: Mode::Repeated, ..field });
+        }
+        let name = first.word()?.to_ascii_uppercase();
+        let close = closing(self.tokens, from + 1)?;
+        let is_whole = close + 1 == to || self.tokens[close + 1].is_word("OVER");
+        if is_whole { self.of_function(&name, from + 1, close) } else { None }
+    }
+
+    fn of_function(&self, name: &str, open: usize, close: usize) -> Option<Field> {
+        let arguments = split(self.tokens, open + 1, close);
+        let argument =
+            |at: usize| arguments.get(at).and_then(|(from, to)| self.of_range(*from, *to));
+        match name {
+            "CAST" | "SAFE_CAST" => {
+                let at = (open..close).rev().find(|at| self.tokens[*at].is_word("AS"))?;
+                let kind = kind_named(&self.tokens[at + 1].word()?.to_ascii_uppercase())?;
+                return Some(new_field("", kind));
+            }
+            "SUM" => {
+                return argument(0).filter(|field| {
+                    matches!(field.kind, Kind::Integer | Kind::Float | Kind::Numeric)
+                });
+            }
+            "ARRAY_AGG" => {
+                let (from, to) = *arguments.first()?;
+                let from = from + usize::from(self.tokens[from].is_word("DISTINCT"));
+                let ends = (from..to).find(|at| self.tokens[*at].is_word("ORDER")).unwrap_or(to);
+                let item = self.of_range(from, ends);
+                let item = item.unwrap_or_else(|| new_field("", Kind::String));
+                return Some(Field { mode: Mode::Repeated, ..item });
+            }
+            "STRUCT" => return Some(self.of_struct(&arguments)),
+            "GENERATE_ARRAY" | "SPLIT" => {
+                let kind = if name == "SPLIT" { Kind::String } else { Kind::Integer };
+                return Some(Field { mode: Mode::Repeated, ..new_field("", kind) });
+            }
+            _ => {}
+        }
+        if let Some((_, at)) = SAME.iter().find(|(one, _)| *one == name) {
+            return argument(*at).map(|field| Field { mode: Mode::Nullable, ..field });
+        }
+        let found = RESULTS.iter().find(|(_, names)| names.contains(&name));
+        found.map(|(kind, _)| new_field("", *kind))
+    }
+
+    fn of_struct(&self, items: &[(usize, usize)]) -> Field {
+        let fields = items.iter().enumerate().map(|(index, (from, to))| {
+            let name = match self.tokens[*to - 1].parts() {
+                Some(parts) => super::source::last(parts).to_owned(),
+                None => format!("_field_{}", index + 1),
+            };
+            let field = self.of_range(*from, *to);
+            Field { name, ..field.unwrap_or_else(|| new_field("", Kind::String)) }
+        });
+        Field { fields: fields.collect(), ..new_field("", Kind::Record) }
+    }
+}

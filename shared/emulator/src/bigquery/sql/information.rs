@@ -1,0 +1,163 @@
+//! `INFORMATION_SCHEMA`: the metadata as tables.
+
+use serde_json::Value;
+
+use super::super::catalog::{Table, TableName};
+use super::super::schema::{Field, Kind, Mode};
+use super::Scope;
+use crate::status::Status;
+
+/// The rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query, if the name is of one.
+///
+/// # Errors
+/// For a view that this emulator does not have, and for a dataset that is not there.
+pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>, Status> {
+    let Some(at) = parts.iter().position(|part| part.eq_ignore_ascii_case("INFORMATION_SCHEMA"))
+    else {
+        return Ok(None);
+    };
+    let view = parts.get(at + 1).map(|view| view.to_ascii_uppercase()).unwrap_or_default();
+    let (project, dataset) = match &parts[..at] {
+        [project, dataset] => (project.as_str(), Some(dataset.as_str())),
+        [one] if one.starts_with("region-") => (scope.project, None),
+        [one] => (scope.project, Some(one.as_str())),
+        _ => (scope.project, scope.dataset),
+    };
+    let rows = match view.as_str() {
+        "SCHEMATA" => schemata(scope, project),
+        "TABLES" => of_tables(scope, project, dataset, table)?,
+        "COLUMNS" => of_tables(scope, project, dataset, columns)?,
+        _ => return Err(Status::unimplemented(&format!("INFORMATION_SCHEMA.{view}"))),
+    };
+    Ok(Some(select(&view, &rows)))
+}
+
+/// Names of a view's columns.
+fn names(view: &str) -> &'static [&'static str] {
+    match view {
+        "SCHEMATA" => &["catalog_name", "schema_name", "location", "creation_time"],
+        "TABLES" => &[
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "table_type",
+            "is_insertable_into",
+            "creation_time",
+        ],
+        _ => &[
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            "ordinal_position",
+            "is_nullable",
+            "data_type",
+            "is_partitioning_column",
+        ],
+    }
+}
+
+fn select(view: &str, rows: &[Vec<Value>]) -> String {
+    let names = names(view);
+    let cells = |cell: &dyn Fn(usize) -> String| {
+        let cells = names.iter().enumerate();
+        let cells = cells.map(|(at, name)| format!("{} AS {name}", cell(at)));
+        cells.collect::<Vec<_>>().join(", ")
+    };
+    let mut selects: Vec<_> = rows
+        .iter()
+        .map(|row| format!("SELECT {}", cells(&|at| literal(row.get(at).unwrap_or(&Value::Null)))))
+        .collect();
+    if selects.is_empty() {
+        selects.push(format!("SELECT {} WHERE 0", cells(&|_| "NULL".into())));
+    }
+    format!("({})", selects.join(" UNION ALL "))
+}
+
+fn literal(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => format!("'{}'", text.replace('\'', "''")),
+        _ => "NULL".into(),
+    }
+}
+
+fn schemata(scope: &Scope<'_>, project: &str) -> Vec<Vec<Value>> {
+    let datasets = scope.catalog.datasets().iter().filter(|(name, _)| name.0 == project);
+    let rows = datasets.map(|(name, resource)| {
+        let location = resource.get("location").cloned().unwrap_or_else(|| "US".into());
+        vec![project.into(), name.1.clone().into(), location, creation(resource)]
+    });
+    rows.collect()
+}
+
+fn of_tables(
+    scope: &Scope<'_>,
+    project: &str,
+    dataset: Option<&str>,
+    rows: fn(&TableName, &Table) -> Vec<Vec<Value>>,
+) -> Result<Vec<Vec<Value>>, Status> {
+    if let Some(dataset) = dataset {
+        let name = super::super::catalog::DatasetName(project.into(), dataset.into());
+        scope.catalog.show_dataset(&name)?;
+    }
+    let tables = scope.catalog.tables().iter();
+    let tables = tables
+        .filter(|(name, _)| name.0 == project && dataset.is_none_or(|dataset| name.1 == dataset));
+    Ok(tables.flat_map(|(name, table)| rows(name, table)).collect())
+}
+
+fn table(name: &TableName, table: &Table) -> Vec<Vec<Value>> {
+    let (kind, takes_rows) =
+        if table.view().is_some() { ("VIEW", "NO") } else { ("BASE TABLE", "YES") };
+    vec![vec![
+        name.0.clone().into(),
+        name.1.clone().into(),
+        name.2.clone().into(),
+        kind.into(),
+        takes_rows.into(),
+        creation(&table.resource),
+    ]]
+}
+
+fn columns(name: &TableName, table: &Table) -> Vec<Vec<Value>> {
+    let partition = table.resource.get("timePartitioning").and_then(|one| one.get("field"));
+    let columns = table.schema.fields.iter().enumerate().map(|(at, field)| {
+        let is_partition = partition.is_some_and(|name| *name == field.name);
+        vec![
+            name.0.clone().into(),
+            name.1.clone().into(),
+            name.2.clone().into(),
+            field.name.clone().into(),
+            (at + 1).into(),
+            if field.mode == Mode::Required { "NO" } else { "YES" }.into(),
+            type_name(field).into(),
+            if is_partition { "YES" } else { "NO" }.into(),
+        ]
+    });
+    columns.collect()
+}
+
+/// The time that SQLite keeps for a TIMESTAMP.
+fn creation(resource: &serde_json::Map<String, Value>) -> Value {
+    let millis = resource.get("creationTime").and_then(Value::as_str);
+    let millis = millis.and_then(|millis| millis.parse::<i128>().ok()).unwrap_or_default();
+    let time = time::OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000);
+    time.map_or(Value::Null, |time| super::super::value::write_timestamp(time).into())
+}
+
+/// The type as SQL writes it.
+fn type_name(field: &Field) -> String {
+    let inner = match field.kind {
+        Kind::Integer => "INT64".into(),
+        Kind::Float => "FLOAT64".into(),
+        Kind::Boolean => "BOOL".into(),
+        Kind::Record => {
+            let fields = field.fields.iter();
+            let fields = fields.map(|field| format!("{} {}", field.name, type_name(field)));
+            format!("STRUCT<{}>", fields.collect::<Vec<_>>().join(", "))
+        }
+        other => format!("{other:?}").to_ascii_uppercase(),
+    };
+    if field.mode == Mode::Repeated { format!("ARRAY<{inner}>") } else { inner }
+}

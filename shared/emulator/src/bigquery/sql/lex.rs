@@ -1,0 +1,239 @@
+//! The words of a query, with their places.
+
+use crate::status::Status;
+
+use super::super::schema::Field;
+
+/// A word or sign of a query.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) enum Token {
+    /// Words between dots, and a mark for those in backticks.
+    Name(Vec<String>, Quoted),
+    /// Content of a string literal.
+    Text(String),
+    /// A number, as it is written.
+    Number(String),
+    /// A query parameter: its name (none for `?`) and the path of a field in it.
+    Parameter(Option<String>, Vec<String>),
+    /// Text in SQLite's words with the field that it would be.
+    Literal(String, Field),
+    /// An operator or bracket.
+    Sign(String),
+}
+
+/// Says if a name stands in backticks, and so is no keyword.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Quoted {
+    Yes,
+    No,
+}
+
+/// A token with its place in the query, in bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub(in super::super) struct Lexeme {
+    pub token: Token,
+    pub at: usize,
+}
+
+impl Lexeme {
+    /// Whether this is the keyword, in any case.
+    pub(in super::super) fn is_word(&self, word: &str) -> bool {
+        self.word().is_some_and(|found| found.eq_ignore_ascii_case(word))
+    }
+
+    /// The one word of a name without dots and backticks.
+    pub(in super::super) fn word(&self) -> Option<&str> {
+        match &self.token {
+            Token::Name(parts, Quoted::No) if parts.len() == 1 => Some(&parts[0]),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the operator or bracket.
+    pub(in super::super) fn is_sign(&self, sign: &str) -> bool {
+        matches!(&self.token, Token::Sign(found) if found == sign)
+    }
+
+    /// The words of a name.
+    pub(in super::super) fn parts(&self) -> Option<&[String]> {
+        match &self.token {
+            Token::Name(parts, _) => Some(parts),
+            _ => None,
+        }
+    }
+}
+
+/// An error of syntax in Google's words: with line and column.
+pub(in super::super) fn syntax(query: &str, at: usize, why: &str) -> Status {
+    let before = query.get(..at).unwrap_or(query);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let mut status = Status::invalid(format!("{why} at [{line}:{column}]"));
+    status.reason = Some("invalidQuery".into());
+    status
+}
+
+/// All words and signs of a query; comments and spaces are left out.
+///
+/// # Errors
+/// For literals and names that do not end.
+pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
+    let mut tokens = Vec::new();
+    let mut at = 0;
+    while let Some(first) = query[at..].chars().next() {
+        let rest = &query[at..];
+        if first.is_whitespace() {
+            at += first.len_utf8();
+            continue;
+        }
+        let comment = [("--", "\n"), ("#", "\n"), ("/*", "*/")];
+        if let Some((_, end)) = comment.iter().find(|(start, _)| rest.starts_with(start)) {
+            at += rest.find(end).map_or(rest.len(), |found| found + end.len());
+            continue;
+        }
+        let (token, len) = token(rest, first).map_err(|why| syntax(query, at, why))?;
+        tokens.push(Lexeme { token, at });
+        at += len;
+    }
+    Ok(tokens)
+}
+
+fn token(rest: &str, first: char) -> Result<(Token, usize), &'static str> {
+    match first {
+        '\'' | '"' => text(rest, first, Escapes::Read),
+        'r' | 'R' if rest[1..].starts_with(['\'', '"']) => {
+            let quote = rest[1..].chars().next().unwrap_or('"');
+            text(&rest[1..], quote, Escapes::Keep).map(|(token, len)| (token, len + 1))
+        }
+        '?' => Ok((Token::Parameter(None, Vec::new()), 1)),
+        '@' if rest[1..].starts_with(is_name_start) => {
+            let (Token::Name(mut parts, _), len) = name(&rest[1..])? else {
+                return Err("Syntax error: Unexpected parameter");
+            };
+            let path = parts.split_off(1);
+            Ok((Token::Parameter(parts.pop(), path), len + 1))
+        }
+        '`' => name(rest),
+        char if is_name_start(char) => name(rest),
+        '.' if rest[1..].starts_with(|c: char| c.is_ascii_digit()) => Ok(number(rest)),
+        char if char.is_ascii_digit() => Ok(number(rest)),
+        char => {
+            let two = ["<=", ">=", "<>", "!=", "||", "<<", ">>", "=>"];
+            let sign = two.iter().find(|sign| rest.starts_with(**sign));
+            let len = sign.map_or(char.len_utf8(), |sign| sign.len());
+            Ok((Token::Sign(rest[..len].into()), len))
+        }
+    }
+}
+
+fn is_name_start(char: char) -> bool {
+    char.is_alphabetic() || char == '_' || char == '`'
+}
+
+fn number(rest: &str) -> (Token, usize) {
+    let mut len = 0;
+    let mut before = ' ';
+    for char in rest.chars() {
+        let is_exponent = matches!(before, 'e' | 'E') && !rest.starts_with("0x");
+        if !(char.is_ascii_alphanumeric() || char == '.' || is_exponent && "+-".contains(char)) {
+            break;
+        }
+        before = char;
+        len += 1;
+    }
+    (Token::Number(rest[..len].into()), len)
+}
+
+/// What a backslash means in a literal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escapes {
+    Read,
+    Keep,
+}
+
+/// A literal between single, or three, quotes.
+fn text(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'static str> {
+    let triple = quote.to_string().repeat(3);
+    let end = if rest.starts_with(&triple) { triple } else { quote.to_string() };
+    let mut content = String::new();
+    let mut at = end.len();
+    while let Some(char) = rest[at..].chars().next() {
+        if rest[at..].starts_with(&end) {
+            return Ok((Token::Text(content), at + end.len()));
+        }
+        at += char.len_utf8();
+        if char != '\\' {
+            content.push(char);
+            continue;
+        }
+        let Some(escaped) = rest[at..].chars().next() else { break };
+        at += escaped.len_utf8();
+        match (escapes, escaped) {
+            (Escapes::Keep, other) => content.extend(['\\', other]),
+            (Escapes::Read, 'n') => content.push('\n'),
+            (Escapes::Read, 't') => content.push('\t'),
+            (Escapes::Read, 'r') => content.push('\r'),
+            (Escapes::Read, other) => content.push(other),
+        }
+    }
+    Err("Syntax error: Unclosed string literal")
+}
+
+/// Words between dots; a word in backticks may hold several.
+fn name(rest: &str) -> Result<(Token, usize), &'static str> {
+    let (mut parts, mut at, mut is_quoted) = (Vec::new(), 0, Quoted::No);
+    loop {
+        let here = &rest[at..];
+        if let Some(quoted) = here.strip_prefix('`') {
+            let end = quoted.find('`').ok_or("Syntax error: Unclosed identifier literal")?;
+            parts.extend(quoted[..end].split('.').map(str::to_owned));
+            is_quoted = Quoted::Yes;
+            at += end + 2;
+        } else {
+            // Projects have hyphens in their names, and may stand unquoted before a dot.
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            let len = here.find(|c: char| !is_part(c)).unwrap_or(here.len());
+            parts.push(here[..len].to_owned());
+            at += len;
+        }
+        let goes_on = rest[at..].strip_prefix('.').is_some_and(|c| c.starts_with(is_name_start));
+        if !goes_on {
+            return Ok((Token::Name(parts, is_quoted), at));
+        }
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_signs_and_literals_have_their_places() {
+        let query = "SELECT `a.b`.c,\n1e-3 <= @p.x -- end\n";
+
+        let tokens = lex(query).expect("a query");
+
+        let expected = [
+            Token::Name(vec!["SELECT".into()], Quoted::No),
+            Token::Name(vec!["a".into(), "b".into(), "c".into()], Quoted::Yes),
+            Token::Sign(",".into()),
+            Token::Number("1e-3".into()),
+            Token::Sign("<=".into()),
+            Token::Parameter(Some("p".into()), vec!["x".into()]),
+        ];
+        assert_eq!(tokens.iter().map(|one| one.token.clone()).collect::<Vec<_>>(), expected);
+        let status = syntax(query, tokens[3].at, "Syntax error");
+        assert_eq!(status.message, "Syntax error at [2:1]");
+    }
+
+    #[test]
+    fn raw_and_triple_literals_keep_what_they_hold() {
+        let tokens = lex(r#"r'\d' """a "b" c""" "\n""#).expect("a query");
+
+        let texts: Vec<_> = tokens.into_iter().map(|one| one.token).collect();
+        let expected = [r"\d", "a \"b\" c", "\n"].map(|text| Token::Text(text.into()));
+        assert_eq!(texts, expected);
+        assert!(lex("'open").is_err());
+    }
+}

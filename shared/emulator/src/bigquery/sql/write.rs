@@ -1,0 +1,476 @@
+//! The words of a query, one after another, in SQLite's.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::super::schema::{Field, Kind, Mode};
+use super::super::value;
+use super::infer::{Shown, Types, is_bool, kind_named};
+use super::lex::{Quoted, Token, syntax};
+use super::source::{Source, Sources, alias, closing, is_any, last, split};
+use super::{Lexeme, literal, quote};
+use crate::status::Status;
+
+/// Columns of SQLite's `json_each`, which must not hide those of a table.
+const LIST_COLUMNS: [&str; 8] = ["atom", "fullkey", "id", "key", "parent", "path", "type", "value"];
+/// Functions that SQLite has under another name.
+const RENAMED: [(&str, &str); 14] = [
+    ("ANY_VALUE", "max"),
+    ("ARRAY_AGG", "json_group_array"),
+    ("CEILING", "ceil"),
+    ("CHARACTER_LENGTH", "length"),
+    ("CHAR_LENGTH", "length"),
+    ("GREATEST", "max"),
+    ("IF", "iif"),
+    ("JSON_EXTRACT_SCALAR", "JSON_VALUE"),
+    ("LEAST", "min"),
+    ("LOGICAL_AND", "min"),
+    ("LOGICAL_OR", "max"),
+    ("STRING_AGG", "group_concat"),
+    ("STRPOS", "instr"),
+    ("SUBSTRING", "substr"),
+];
+/// Words of which SQLite would make something else, or nothing.
+const REFUSED: [&str; 6] = ["PIVOT", "QUALIFY", "SYSTEM_TIME", "TABLESAMPLE", "UNPIVOT", "WITHIN"];
+/// Keywords of SQLite that are names in BigQuery.
+const NAMES: [&str; 44] = [
+    "ABORT",
+    "ACTION",
+    "ADD",
+    "AFTER",
+    "ALTER",
+    "ANALYZE",
+    "ATTACH",
+    "BEFORE",
+    "CASCADE",
+    "CHECK",
+    "COLUMN",
+    "COMMIT",
+    "CONFLICT",
+    "CONSTRAINT",
+    "DATABASE",
+    "DEFERRED",
+    "DELETE",
+    "DETACH",
+    "DO",
+    "DROP",
+    "EACH",
+    "EXCLUSIVE",
+    "EXPLAIN",
+    "FAIL",
+    "FOREIGN",
+    "GENERATED",
+    "GLOB",
+    "INDEX",
+    "INITIALLY",
+    "KEY",
+    "MATCH",
+    "NOTHING",
+    "PLAN",
+    "PRIMARY",
+    "QUERY",
+    "REFERENCES",
+    "REGEXP",
+    "RELEASE",
+    "TABLE",
+    "TEMP",
+    "TRANSACTION",
+    "TRIGGER",
+    "UNIQUE",
+    "VIEW",
+];
+/// Parts of dates, as arguments of functions.
+const PARTS: [&str; 14] = [
+    "MICROSECOND",
+    "MILLISECOND",
+    "SECOND",
+    "MINUTE",
+    "HOUR",
+    "DAY",
+    "DAYOFWEEK",
+    "DAYOFYEAR",
+    "WEEK",
+    "ISOWEEK",
+    "MONTH",
+    "QUARTER",
+    "YEAR",
+    "DATE",
+];
+
+pub(super) struct Writer<'a> {
+    pub query: &'a str,
+    pub tokens: &'a [Lexeme],
+    pub sources: &'a Sources,
+    pub types: &'a Types<'a>,
+    /// The text so far, and its places with those of the query.
+    pub out: (String, Vec<(usize, usize)>),
+}
+
+impl Writer<'_> {
+    /// Writes the tokens from `at` to `to`.
+    pub(super) fn range(&mut self, mut at: usize, to: usize) -> Result<(), Status> {
+        while at < to {
+            let token = &self.tokens[at];
+            self.out.1.push((self.out.0.len(), token.at));
+            at = match &token.token {
+                Token::Sign(sign) => self.sign(sign, at)?,
+                Token::Number(number) => self.push(number, at + 1),
+                Token::Literal(text, _) => self.push(text, at + 1),
+                Token::Text(content) => self.text(content, at)?,
+                Token::Name(parts, quoted) => self.name(parts, *quoted, at)?,
+                Token::Parameter(..) => {
+                    return Err(self.wrong(at, "Query parameter has no value"));
+                }
+            };
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, text: &str, next: usize) -> usize {
+        self.out.0.push_str(text);
+        self.out.0.push(' ');
+        next
+    }
+
+    fn wrong(&self, at: usize, why: &str) -> Status {
+        syntax(self.query, self.tokens[at].at, why)
+    }
+
+    fn before(&self, at: usize) -> Option<&Lexeme> {
+        self.tokens.get(at.checked_sub(1)?)
+    }
+
+    fn closing(&self, open: usize) -> Result<usize, Status> {
+        let open = open.min(self.tokens.len() - 1);
+        closing(self.tokens, open)
+            .ok_or_else(|| self.wrong(open, "Syntax error: Expected matching brackets"))
+    }
+
+    fn sign(&mut self, sign: &str, at: usize) -> Result<usize, Status> {
+        match sign {
+            // Division is never one of whole numbers.
+            "/" => Ok(self.push("* 1.0 /", at + 1)),
+            "[" => {
+                let before = self.before(at);
+                let is_subscript = before.is_some_and(|token| {
+                    token.is_sign(")")
+                        || token.is_sign("]")
+                        || token.parts().is_some()
+                            && !token.is_word("IN")
+                            && !token.word().is_some_and(|word| {
+                                is_any(word, &["SELECT", "THEN", "ELSE", "AND", "OR"])
+                            })
+                });
+                if is_subscript {
+                    return Err(Status::unimplemented("subscripts of arrays"));
+                }
+                let end = self.closing(at)?;
+                self.push("json_array (", at);
+                self.range(at + 1, end)?;
+                Ok(self.push(")", end + 1))
+            }
+            ";" if at + 1 == self.tokens.len() => Ok(at + 1),
+            ";" => Err(Status::unimplemented("scripts of several statements")),
+            "*" if self.is_star_of_list(at) => Err(Status::unimplemented("SELECT * over UNNEST")),
+            other => Ok(self.push(other, at + 1)),
+        }
+    }
+
+    fn is_star_of_list(&self, at: usize) -> bool {
+        let before = self.before(at);
+        let is_star =
+            before.is_some_and(|token| token.is_word("SELECT") || token.is_word("DISTINCT"));
+        is_star && !self.sources.lists.is_empty()
+    }
+
+    /// A literal; beside a time it is one.
+    fn text(&mut self, content: &str, at: usize) -> Result<usize, Status> {
+        let compares = |token: &Lexeme| {
+            ["=", "<", ">", "<=", ">=", "!=", "<>"].iter().any(|sign| token.is_sign(sign))
+        };
+        let other = match at.checked_sub(2) {
+            Some(name) if compares(&self.tokens[at - 1]) => self.tokens[name].parts(),
+            _ => None,
+        };
+        let kind = other.and_then(|parts| self.types.of_name(parts)).map(|field| field.kind);
+        let text = match kind {
+            Some(kind @ (Kind::Timestamp | Kind::Date | Kind::Datetime | Kind::Time)) => {
+                self.normal(kind, content, at)?
+            }
+            _ => content.to_owned(),
+        };
+        Ok(self.push(&literal(&text), at + 1))
+    }
+
+    /// A literal of a type, in its normal form.
+    fn normal(&self, kind: Kind, content: &str, at: usize) -> Result<String, Status> {
+        convert(kind, content.into()).map_err(|why| self.wrong(at, &why)).map(|value| match value {
+            rusqlite::types::Value::Text(text) => text,
+            _ => content.to_owned(),
+        })
+    }
+
+    fn name(&mut self, parts: &[String], quoted: Quoted, at: usize) -> Result<usize, Status> {
+        if let Some(source) = self.sources.at.get(&at) {
+            let text = match source {
+                Source::Table(name) => name.quoted(),
+                Source::Information(text) => text.clone(),
+                Source::List => format!("json_each ({})", self.column(parts)),
+            };
+            self.push(&text, at);
+            if alias(self.tokens, at).is_none() {
+                // In BigQuery a table without an alias goes by its id.
+                self.push(&format!("AS {}", quote(last(parts))), at);
+            }
+            return Ok(at + 1);
+        }
+        if self.before(at).is_some_and(|before| before.is_word("AS"))
+            && !self.tokens.get(at + 1).is_some_and(|next| next.is_sign("("))
+            && let [word] = parts
+            && !is_any(word, &["SELECT", "STRUCT"])
+        {
+            return Ok(self.push(&quote(word), at + 1));
+        }
+        let is_call = self.tokens.get(at + 1).is_some_and(|next| next.is_sign("("));
+        if let ([word], Quoted::No) = (parts, quoted)
+            && let Some(next) = self.keyword(word, at, is_call)?
+        {
+            return Ok(next);
+        }
+        if is_call && quoted == Quoted::No {
+            return self.call(parts, at);
+        }
+        let is_bare = quoted == Quoted::No && self.types.of_name(parts).is_none();
+        let text = match parts {
+            [word] if is_bare && is_any(word, &NAMES) => quote(word),
+            [word] if is_bare && !self.sources.lists.contains(word) => {
+                self.offset(word).unwrap_or_else(|| word.clone())
+            }
+            parts => self.column(parts),
+        };
+        let is_exact = self.types.of_name(parts).is_some_and(|field| {
+            field.mode != Mode::Repeated && matches!(field.kind, Kind::Numeric | Kind::Bignumeric)
+        });
+        let shown = self.types.shown(at);
+        let text = match shown {
+            None if is_exact => format!("CAST({text} AS REAL)"),
+            // SQLite would name it by its words.
+            Some(Shown::Unnamed) if !is_bare && quote(last(parts)) != text => {
+                format!("{text} AS {}", quote(last(parts)))
+            }
+            _ => text,
+        };
+        Ok(self.push(&text, at + 1))
+    }
+
+    fn offset(&self, word: &str) -> Option<String> {
+        let list = self.sources.offsets.get(word)?;
+        Some(format!("{}.key", quote(list)))
+    }
+
+    /// Words that are not names; the place of the next token where it is one of them.
+    fn keyword(&mut self, word: &str, at: usize, is_call: bool) -> Result<Option<usize>, Status> {
+        let upper = word.to_ascii_uppercase();
+        let next = self.tokens.get(at + 1);
+        if is_any(word, &REFUSED) && !self.types.has_column(word) {
+            return Err(Status::unimplemented(&upper));
+        }
+        match upper.as_str() {
+            "CURRENT_TIMESTAMP" | "CURRENT_DATE" | "CURRENT_DATETIME" | "CURRENT_TIME" => {
+                self.push(&literal(&now(&upper)), at);
+                return Ok(Some(if is_call { self.closing(at + 1)? + 1 } else { at + 1 }));
+            }
+            "UNION" | "INTERSECT" | "EXCEPT"
+                if next.is_some_and(|next| next.is_word("DISTINCT")) =>
+            {
+                return Ok(Some(self.push(word, at + 2)));
+            }
+            "EXCEPT" | "REPLACE"
+                if is_call && self.before(at).is_some_and(|one| one.is_sign("*")) =>
+            {
+                return Err(Status::unimplemented(&format!("SELECT * {upper}")));
+            }
+            "WITH" if next.is_some_and(|next| next.is_word("OFFSET")) => {
+                let named = alias(self.tokens, at + 1).is_some();
+                let has_as = self.tokens.get(at + 2).is_some_and(|token| token.is_word("AS"));
+                return Ok(Some(at + 2 + usize::from(named) + usize::from(has_as)));
+            }
+            "INTERVAL" => return Ok(Some(at + 1)),
+            "ARRAY" | "STRUCT" if next.is_some_and(|next| next.is_sign("<")) => {
+                return self.typed(&upper, at).map(Some);
+            }
+            _ => {}
+        }
+        if let (Some(kind), Some(Token::Text(content))) =
+            (kind_named(&upper), next.map(|next| &next.token))
+        {
+            let text = self.normal(kind, content, at + 1)?;
+            return Ok(Some(self.push(&literal(&text), at + 2)));
+        }
+        if is_any(word, &PARTS)
+            && next.is_some_and(|next| next.is_sign(")"))
+            && !self.types.has_column(word)
+        {
+            let follows = self.before(at).is_some_and(|before| before.is_sign(","));
+            let comma = if follows { "" } else { ", " };
+            return Ok(Some(self.push(&format!("{comma}'{upper}'"), at + 1)));
+        }
+        Ok(None)
+    }
+
+    /// `ARRAY<T>[...]` and `STRUCT<T>(...)`, without their types.
+    fn typed(&mut self, word: &str, at: usize) -> Result<usize, Status> {
+        let (mut depth, mut end) = (0_i32, at + 1);
+        while let Some(token) = self.tokens.get(end) {
+            depth += match &token.token {
+                Token::Sign(sign) if sign == "<" => 1,
+                Token::Sign(sign) if sign == ">" => -1,
+                Token::Sign(sign) if sign == ">>" => -2,
+                _ => 0,
+            };
+            end += 1;
+            if depth <= 0 {
+                break;
+            }
+        }
+        match self.tokens.get(end) {
+            Some(open) if open.is_sign("[") => {
+                let close = self.closing(end)?;
+                self.push("json_array (", end);
+                self.range(end + 1, close)?;
+                Ok(self.push(")", close + 1))
+            }
+            Some(_) => Err(Status::unimplemented(&format!("{word}<...> with types of its fields"))),
+            None => Err(self.wrong(at, "Syntax error: Unexpected end of script")),
+        }
+    }
+
+    /// A call of a function.
+    fn call(&mut self, parts: &[String], at: usize) -> Result<usize, Status> {
+        let (open, close) = (at + 1, self.closing(at + 1)?);
+        let [word] = parts else {
+            return Err(Status::unimplemented(&format!("the function {}", parts.join("."))));
+        };
+        let upper = word.to_ascii_uppercase();
+        match upper.as_str() {
+            "CAST" | "SAFE_CAST" => {
+                let is_as = |place: &usize| self.tokens[*place].is_word("AS");
+                let Some(as_at) = (open..close).rev().find(is_as) else {
+                    return Err(self.wrong(at, "Syntax error: Expected keyword AS"));
+                };
+                let name = self.tokens[as_at + 1].word().unwrap_or_default().to_ascii_uppercase();
+                let Some(kind) = kind_named(&name)
+                    .filter(|_| as_at + 2 == close || self.tokens[as_at + 2].is_sign("("))
+                else {
+                    return Err(Status::unimplemented(&format!("CAST to {name}")));
+                };
+                self.push("BQ_CAST (", open);
+                self.range(open + 1, as_at)?;
+                let is_safe = i32::from(upper == "SAFE_CAST");
+                let is_bool = i32::from(is_bool(self.types.of_range(open + 1, as_at).as_ref()));
+                Ok(self.push(&format!(", '{kind:?}', {is_safe}, {is_bool})"), close + 1))
+            }
+            "EXTRACT" => {
+                let part = self.tokens[open + 1].word().unwrap_or_default().to_ascii_uppercase();
+                self.push(&format!("BQ_EXTRACT ('{part}',"), open);
+                self.range(open + 3, close)?;
+                Ok(self.push(")", close + 1))
+            }
+            "UNNEST" if self.before(at).is_some_and(|before| before.is_word("IN")) => {
+                self.push("(SELECT value FROM json_each (", open);
+                self.range(open + 1, close)?;
+                Ok(self.push("))", close + 1))
+            }
+            "UNNEST" => Ok(self.push("json_each", open)),
+            "APPROX_COUNT_DISTINCT" => {
+                self.push("COUNT (DISTINCT", open);
+                self.range(open + 1, close)?;
+                Ok(self.push(")", close + 1))
+            }
+            "COUNTIF" => {
+                self.push("COUNT (CASE WHEN", open);
+                self.range(open + 1, close)?;
+                Ok(self.push("THEN 1 END)", close + 1))
+            }
+            "STRUCT" => self.structure(open, close),
+            "ARRAY" => Err(Status::unimplemented("ARRAY over a subquery")),
+            _ => {
+                let renamed = RENAMED.iter().find(|(from, _)| *from == upper);
+                Ok(self.push(renamed.map_or(word.as_str(), |(_, to)| to), open))
+            }
+        }
+    }
+
+    /// `STRUCT(value AS name, ...)`.
+    fn structure(&mut self, open: usize, close: usize) -> Result<usize, Status> {
+        self.push("json_object (", open);
+        for (index, (from, to)) in split(self.tokens, open + 1, close).into_iter().enumerate() {
+            let has_as = to > from + 2 && self.tokens[to - 2].is_word("AS");
+            let name = match &self.tokens[to - 1].token {
+                Token::Name(parts, _) => last(parts).to_owned(),
+                _ => format!("_field_{}", index + 1),
+            };
+            let comma = if index > 0 { ", " } else { "" };
+            self.push(&format!("{comma}{},", literal(&name)), from);
+            self.range(from, if has_as { to - 2 } else { to })?;
+        }
+        Ok(self.push(")", close + 1))
+    }
+
+    /// A column, or a field within a record.
+    fn column(&self, parts: &[String]) -> String {
+        let within = |path: &[String]| literal(&format!("$.{}", path.join(".")));
+        if self.sources.lists.contains(&parts[0]) {
+            let value = format!("{}.value", quote(&parts[0]));
+            return match &parts[1..] {
+                [] => value,
+                path => format!("json_extract({value}, {})", within(path)),
+            };
+        }
+        let quoted = |parts: &[String]| match parts {
+            [word] if LIST_COLUMNS.contains(&word.as_str()) && !self.sources.lists.is_empty() => {
+                let mut used = self.sources.used.iter();
+                let holder =
+                    used.find(|(_, fields)| super::super::schema::find(fields, word).is_some());
+                let holder = holder.map(|(alias, _)| format!("{}.", quote(alias)));
+                format!("{}{}", holder.unwrap_or_default(), quote(word))
+            }
+            parts => parts.iter().map(|part| quote(part)).collect::<Vec<_>>().join("."),
+        };
+        match self.types.place_of_column(parts) {
+            Some(at) if at + 1 < parts.len() => {
+                format!("json_extract({}, {})", quoted(&parts[..=at]), within(&parts[at + 1..]))
+            }
+            _ => quoted(parts),
+        }
+    }
+}
+
+/// A value as the type keeps it.
+pub(super) fn convert(kind: Kind, value: Value) -> Result<rusqlite::types::Value, String> {
+    let value = match value {
+        // An offset of hours alone.
+        Value::String(text)
+            if kind == Kind::Timestamp
+                && text.len() > 16
+                && matches!(text.as_bytes()[text.len() - 3], b'+' | b'-') =>
+        {
+            format!("{text}:00").into()
+        }
+        other => other,
+    };
+    let field: Field = super::new_field("value", kind);
+    let row = Map::from_iter([("value".to_owned(), value)]);
+    let mut stored = value::store_row(&[field], &row, false).map_err(|fault| fault.message)?;
+    Ok(stored.pop().unwrap_or(rusqlite::types::Value::Null))
+}
+
+fn now(word: &str) -> String {
+    let now = OffsetDateTime::now_utc();
+    match word {
+        "CURRENT_DATE" => value::write_date(now.date()),
+        "CURRENT_TIME" => value::write_time(now.time()),
+        "CURRENT_DATETIME" => value::write_datetime(now),
+        _ => value::write_timestamp(now),
+    }
+}

@@ -1,0 +1,242 @@
+//! One statement of SQL: which it is, and what came of it.
+
+use serde_json::Map;
+
+use super::catalog::{Catalog, DatasetName, TableName};
+use super::destination::{CreateDisposition, Destination, WriteDisposition};
+use super::dml::Counts;
+use super::jobs::query::DryRun;
+use super::query::Rows;
+use super::schema::{Field, Mode, Schema};
+use super::sql::lex::{Lexeme, syntax};
+use super::sql::source::{closing, split};
+use super::sql::{Scope, kind_named, new_field};
+use crate::status::Status;
+
+/// A statement and what its names mean.
+#[derive(Clone, Copy)]
+pub(super) struct Statement<'a> {
+    pub query: &'a str,
+    pub tokens: &'a [Lexeme],
+    pub project: &'a str,
+    pub dataset: Option<&'a str>,
+}
+
+/// What a statement did.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// `SELECT`, `INSERT`, ...: as the statistics of a job name it.
+    pub statement: &'static str,
+    pub rows: Rows,
+    /// Rows that were changed.
+    pub counts: Option<Counts>,
+    /// What was done to which table.
+    pub made: Option<(&'static str, TableName)>,
+}
+
+impl<'a> Statement<'a> {
+    pub(super) fn scope(&self, catalog: &'a Catalog) -> Scope<'a> {
+        Scope { project: self.project, dataset: self.dataset, catalog }
+    }
+
+    /// The same statement with other words.
+    pub(super) fn with(self, tokens: &'a [Lexeme]) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// An error at the token `at`, or at the end.
+    pub(super) fn wrong(&self, at: usize, why: &str) -> Status {
+        let place = self.tokens.get(at).map_or(self.query.len(), |token| token.at);
+        syntax(self.query, place, why)
+    }
+
+    pub(super) fn is_word(&self, at: usize, word: &str) -> bool {
+        self.tokens.get(at).is_some_and(|token| token.is_word(word))
+    }
+
+    /// The table whose name stands at `at`.
+    pub(super) fn table(&self, at: usize, catalog: &Catalog) -> Result<TableName, Status> {
+        let parts = self.tokens.get(at).and_then(Lexeme::parts);
+        let parts = parts.ok_or_else(|| self.wrong(at, "Syntax error: Expected a table name"))?;
+        let scope = Scope { project: self.project, dataset: self.dataset, catalog };
+        scope.full(parts).ok_or_else(|| {
+            let name = parts.join(".");
+            let text =
+                format!("Table \"{name}\" must be qualified with a dataset (e.g. dataset.table).");
+            Status::invalid(text)
+        })
+    }
+}
+
+impl Catalog {
+    /// Runs a statement, or only checks it.
+    ///
+    /// # Errors
+    /// For what is no statement, and by name for those that this emulator does not support.
+    pub(super) fn run(
+        &mut self,
+        statement: &Statement<'_>,
+        dry_run: DryRun,
+    ) -> Result<Outcome, Status> {
+        let tokens = statement.tokens;
+        let ends = tokens.len() - usize::from(tokens.last().is_some_and(|last| last.is_sign(";")));
+        let statement = &statement.with(&tokens[..ends]);
+        let Some(first) = statement.tokens.first() else {
+            return Err(statement.wrong(0, "Syntax error: Unexpected end of statement"));
+        };
+        if let Some(at) = statement.tokens.iter().position(|token| token.is_sign(";")) {
+            let more = format!("scripts of several statements (the second is at {at})");
+            return Err(Status::unimplemented(&more));
+        }
+        let word = first.word().unwrap_or_default().to_ascii_uppercase();
+        match word.as_str() {
+            "SELECT" | "WITH" | "" => {
+                let mut rows =
+                    self.select(statement.query, statement.tokens, &statement.scope(self))?;
+                if dry_run == DryRun::Yes {
+                    rows.rows.clear();
+                }
+                Ok(Outcome { statement: "SELECT", rows, ..Outcome::default() })
+            }
+            "INSERT" | "UPDATE" | "DELETE" | "MERGE" | "TRUNCATE" => {
+                self.change(&word, statement, dry_run)
+            }
+            "CREATE" => self.create(statement, dry_run),
+            "DROP" => self.drop_table(statement, dry_run),
+            "ALTER" | "ASSERT" | "BEGIN" | "CALL" | "COMMIT" | "DECLARE" | "EXECUTE" | "EXPORT"
+            | "FOR" | "GRANT" | "IF" | "LOAD" | "LOOP" | "REVOKE" | "ROLLBACK" | "SET"
+            | "WHILE" => Err(Status::unimplemented(&format!("the statement {word}"))),
+            _ => {
+                let found = first.parts().map(|parts| parts.join(".")).unwrap_or_default();
+                Err(statement.wrong(0, &format!("Syntax error: Unexpected identifier \"{found}\"")))
+            }
+        }
+    }
+
+    /// `CREATE [OR REPLACE] TABLE [IF NOT EXISTS]`, with columns or a query, and `CREATE SCHEMA`.
+    fn create(&mut self, statement: &Statement<'_>, dry_run: DryRun) -> Result<Outcome, Status> {
+        let mut at = 1;
+        let replaces = statement.is_word(1, "OR") && statement.is_word(2, "REPLACE");
+        at += if replaces { 2 } else { 0 };
+        let is_schema = statement.is_word(at, "SCHEMA");
+        if !is_schema && !statement.is_word(at, "TABLE") {
+            let word = statement.tokens.get(at).and_then(Lexeme::word).unwrap_or_default();
+            return Err(Status::unimplemented(&format!("the statement CREATE {word}")));
+        }
+        at += 1;
+        let tolerates = statement.is_word(at, "IF");
+        at += if tolerates { 3 } else { 0 };
+        if is_schema {
+            return self.create_schema(statement, at, tolerates);
+        }
+        let name = statement.table(at, self)?;
+        let mut outcome = Outcome { statement: "CREATE_TABLE", ..Outcome::default() };
+        if tolerates && self.tables().contains_key(&name) {
+            outcome.made = Some(("SKIP", name));
+            return Ok(outcome);
+        }
+        let schema = self.columns(statement, &mut at)?;
+        let rest = statement.tokens.get(at..).unwrap_or_default();
+        if !rest.is_empty() && !rest[0].is_word("AS") {
+            let word = rest[0].word().unwrap_or_default();
+            return Err(Status::unimplemented(&format!("CREATE TABLE ... {word}")));
+        }
+        let rows = match rest.get(1..) {
+            Some(query) => self.select(statement.query, query, &statement.scope(self))?,
+            None => Rows::default(),
+        };
+        if dry_run == DryRun::Yes {
+            return Ok(outcome);
+        }
+        if replaces && self.tables().contains_key(&name) {
+            self.delete_table(&name)?;
+        }
+        let operation = if replaces { "REPLACE" } else { "CREATE" };
+        if rest.is_empty() {
+            self.create_table(&name, schema.unwrap_or_default(), Map::new())?;
+        } else {
+            outcome.statement = "CREATE_TABLE_AS_SELECT";
+            let schema = schema.unwrap_or(Schema { fields: rows.fields.clone() });
+            self.create_table(&name, schema, Map::new())?;
+            let (write, create) = (WriteDisposition::Append, CreateDisposition::CreateNever);
+            let (table, resource) = (name.clone(), Map::new());
+            self.deliver(&Destination { table, write, create, resource }, &rows)?;
+        }
+        outcome.made = Some((operation, name));
+        Ok(outcome)
+    }
+
+    fn create_schema(
+        &mut self,
+        statement: &Statement<'_>,
+        at: usize,
+        tolerates: bool,
+    ) -> Result<Outcome, Status> {
+        let name = match statement.tokens.get(at).and_then(Lexeme::parts) {
+            Some([project, dataset]) => DatasetName(project.clone(), dataset.clone()),
+            Some([dataset]) => DatasetName(statement.project.into(), dataset.clone()),
+            _ => return Err(statement.wrong(at, "Syntax error: Expected a dataset name")),
+        };
+        if statement.tokens.len() > at + 1 {
+            return Err(Status::unimplemented("CREATE SCHEMA with options"));
+        }
+        if !(tolerates && self.datasets().contains_key(&name)) {
+            self.create_dataset(&name, Map::new())?;
+        }
+        Ok(Outcome { statement: "CREATE_SCHEMA", ..Outcome::default() })
+    }
+
+    /// The columns in brackets behind the table's name at `at`, which moves behind them.
+    fn columns(&self, statement: &Statement<'_>, at: &mut usize) -> Result<Option<Schema>, Status> {
+        *at += 1;
+        if !statement.tokens.get(*at).is_some_and(|token| token.is_sign("(")) {
+            return Ok(None);
+        }
+        let close = closing(statement.tokens, *at)
+            .ok_or_else(|| statement.wrong(*at, "Syntax error: Expected matching brackets"))?;
+        let columns = split(statement.tokens, *at + 1, close);
+        let fields = columns.into_iter().map(|(from, to)| column(statement, from, to));
+        let fields = fields.collect::<Result<_, _>>()?;
+        *at = close + 1;
+        Ok(Some(Schema { fields }))
+    }
+
+    /// `DROP TABLE [IF EXISTS]`.
+    fn drop_table(
+        &mut self,
+        statement: &Statement<'_>,
+        dry_run: DryRun,
+    ) -> Result<Outcome, Status> {
+        if !statement.is_word(1, "TABLE") && !statement.is_word(1, "VIEW") {
+            let word = statement.tokens.get(1).and_then(Lexeme::word).unwrap_or_default();
+            return Err(Status::unimplemented(&format!("the statement DROP {word}")));
+        }
+        let tolerates = statement.is_word(2, "IF");
+        let name = statement.table(if tolerates { 4 } else { 2 }, self)?;
+        let is_there = self.tables().contains_key(&name);
+        if dry_run == DryRun::No && (is_there || !tolerates) {
+            self.delete_table(&name)?;
+        }
+        let operation = if is_there { "DROP" } else { "SKIP" };
+        Ok(Outcome { statement: "DROP_TABLE", made: Some((operation, name)), ..Outcome::default() })
+    }
+}
+
+/// `name TYPE [NOT NULL]`, where the type may be `ARRAY<TYPE>`.
+fn column(statement: &Statement<'_>, from: usize, to: usize) -> Result<Field, Status> {
+    let tokens = &statement.tokens[from..to];
+    let name = tokens.first().and_then(Lexeme::parts).and_then(<[String]>::first);
+    let name = name.ok_or_else(|| statement.wrong(from, "Syntax error: Expected a column name"))?;
+    let is_list = tokens.get(1).is_some_and(|token| token.is_word("ARRAY"));
+    let kind_at = if is_list { 3 } else { 1 };
+    let kind = tokens.get(kind_at).and_then(Lexeme::word).unwrap_or_default().to_ascii_uppercase();
+    let mode = match &tokens[tokens.len().min(kind_at + 1)..] {
+        [] => Mode::Nullable,
+        [close] if is_list && close.is_sign(">") => Mode::Repeated,
+        [not, null] if not.is_word("NOT") && null.is_word("NULL") => Mode::Required,
+        _ => return Err(Status::unimplemented(&format!("attributes of column {name} in SQL"))),
+    };
+    let kind = kind_named(&kind)
+        .ok_or_else(|| Status::unimplemented(&format!("columns of type {kind} in SQL")))?;
+    Ok(Field { mode, ..new_field(name, kind) })
+}

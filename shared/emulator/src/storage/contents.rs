@@ -1,0 +1,33 @@
+//! Objects for other parts of this cloud, such as BigQuery's load jobs.
+
+use bytes::Bytes;
+
+use super::{Storage, no_bucket};
+use crate::status::Status;
+
+impl Storage {
+    /// Names and data of the objects that a name with at most one `*` stands for.
+    ///
+    /// # Errors
+    /// Where the bucket is not there.
+    pub(crate) fn contents(
+        &self,
+        bucket: &str,
+        pattern: &str,
+    ) -> Result<Vec<(String, Bytes)>, Status> {
+        let fits = |name: &str| match pattern.split_once('*') {
+            None => name == pattern,
+            Some((start, end)) => {
+                name.len() >= start.len() + end.len()
+                    && name.starts_with(start)
+                    && name.ends_with(end)
+            }
+        };
+        let buckets = self.buckets();
+        let objects = &buckets.get(bucket).ok_or_else(no_bucket)?.objects;
+        let objects: Vec<_> =
+            objects.values().filter(|object| fits(&object.name)).cloned().collect();
+        drop(buckets);
+        objects.into_iter().map(|object| Ok((object.name.clone(), self.read(&object)?))).collect()
+    }
+}

@@ -1,0 +1,6 @@
+//! What other people's clients ask of BigQuery: jobs, statements, loads.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod jobs;
+mod tables;

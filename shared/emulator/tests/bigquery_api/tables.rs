@@ -1,0 +1,57 @@
+//! A BigQuery with one dataset, `p.d`, over REST.
+
+use emulator::{Emulator, Options};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+pub(crate) struct Tables {
+    pub(crate) emulator: Emulator,
+    pub(crate) client: reqwest::Client,
+}
+
+impl Tables {
+    pub(crate) async fn start() -> Self {
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let tables = Self { emulator, client: reqwest::Client::new() };
+        let reference = json!({ "datasetReference": { "datasetId": "d" } });
+        tables.call(Method::POST, "datasets", reference).await;
+        tables
+    }
+
+    /// Calls what follows `projects/p/`.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> (StatusCode, Value) {
+        let url = format!("{}/bigquery/v2/projects/p/{path}", self.emulator.url());
+        let request = self.client.request(method.clone(), url);
+        let request = if method == Method::GET { request } else { request.json(&body) };
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    pub(crate) async fn create(&self, fields: Value) {
+        let body = json!({ "tableReference": { "tableId": "t" }, "schema": { "fields": fields } });
+        let (status, answer) = self.call(Method::POST, "datasets/d/tables", body).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+
+    /// The values of a query's rows, each row a list.
+    pub(crate) async fn query(&self, query: &str) -> Value {
+        let body = json!({ "query": query, "useLegacySql": false });
+        let (status, answer) = self.call(Method::POST, "queries", body).await;
+        assert_eq!(status, StatusCode::OK, "{query}: {answer}");
+        values(&answer)
+    }
+}
+
+/// The values of an answer's rows, each row a list.
+pub(crate) fn values(answer: &Value) -> Value {
+    let rows = answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
+    let cells =
+        |row: &Value| row["f"].as_array().unwrap().iter().map(|cell| cell["v"].clone()).collect();
+    rows.map(cells).collect::<Vec<Value>>().into()
+}
