@@ -8,6 +8,7 @@ mod dml;
 mod insert;
 mod jobs;
 mod query;
+mod read;
 mod rest;
 mod schema;
 mod sql;
@@ -17,9 +18,10 @@ mod value;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub(crate) use append::answer as grpc_answer;
 pub(crate) use rest::{answer as rest_answer, upload};
 
+use axum::extract::Request;
+use axum::response::Response;
 use serde_json::Map;
 
 use crate::faults::Faults;
@@ -27,6 +29,14 @@ use crate::status::Status;
 use crate::storage::Storage;
 use catalog::Catalog;
 use jobs::upload::Uploads;
+
+/// Answers a gRPC method of the Storage APIs.
+pub(crate) async fn grpc_answer(bigquery: BigQuery, path: &str, request: Request) -> Response {
+    if path.contains("BigQueryRead/") {
+        return read::answer(bigquery, path, request).await;
+    }
+    append::answer(bigquery, path, request).await
+}
 
 /// The file of all tables, in the data folder.
 pub(crate) const FILE: &str = "bigquery.sqlite";

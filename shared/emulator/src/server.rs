@@ -228,7 +228,8 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
         "google.firestore.v1.Firestore" => {
             crate::firestore::answer(cloud.firestore, path, request).await
         }
-        "google.cloud.bigquery.storage.v1.BigQueryWrite" => {
+        "google.cloud.bigquery.storage.v1.BigQueryRead"
+        | "google.cloud.bigquery.storage.v1.BigQueryWrite" => {
             crate::bigquery::grpc_answer(cloud.bigquery, path, request).await
         }
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),

@@ -118,6 +118,11 @@ async fn bigquery_of_python() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bigquery_storage_of_python() {
+    judge(Language::Python, "python/bigquery_storage.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bigquery_of_node() {
     judge(Language::Node, "node/bigquery.js").await;
 }

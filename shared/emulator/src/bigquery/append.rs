@@ -1,4 +1,9 @@
-//! The Storage Write API: the default stream, with Arrow rows.
+//! The Storage Write API: the default stream, with Arrow rows; all else is in `streams`.
+
+mod proto_rows;
+pub(super) mod streams;
+
+use std::sync::Arc;
 
 use axum::extract::Request as HttpRequest;
 use axum::response::Response as HttpResponse;
@@ -16,14 +21,15 @@ use tonic::{Code, Streaming};
 use super::catalog::{Catalog, TableName};
 use super::schema::{self, Schema};
 use super::{BigQuery, arrow, value};
-use crate::grpc::{self, streaming, unary};
+use crate::grpc::{streaming, unary};
 use crate::status::Status;
+use proto_rows::Descriptor;
 
 type Request = proto::AppendRowsRequest;
 type Answer = proto::AppendRowsResponse;
 
 /// Answers the gRPC method at `path`.
-pub(crate) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest) -> HttpResponse {
+pub(super) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest) -> HttpResponse {
     match path.trim_start_matches("/google.cloud.bigquery.storage.v1.BigQueryWrite/") {
         "AppendRows" => streaming(request, move |r| bigquery.append_rows(r)).await,
         "GetWriteStream" => {
@@ -33,7 +39,7 @@ pub(crate) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest)
             })
             .await
         }
-        _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
+        method => streams::answer(bigquery, method, path, request).await,
     }
 }
 
@@ -44,6 +50,7 @@ struct Connection {
     cuts: watch::Receiver<u64>,
     stream: String,
     writer_schema: Bytes,
+    descriptor: Option<Arc<Descriptor>>,
     /// The table's schema as last told to the client.
     known: Option<Schema>,
     is_over: bool,
@@ -51,6 +58,9 @@ struct Connection {
 
 impl BigQuery {
     async fn write_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
+        if !streams::is_default(&name) {
+            return self.explicit_stream(name).await;
+        }
         let table = default_stream_of(&name)?;
         self.faults
             .around("GetWriteStream", async {
@@ -72,6 +82,7 @@ impl BigQuery {
             cuts: self.faults.cuts(),
             stream: String::new(),
             writer_schema: Bytes::new(),
+            descriptor: None,
             known: None,
             is_over: false,
         };
@@ -104,9 +115,14 @@ impl Connection {
         if !request.write_stream.is_empty() {
             self.stream = request.write_stream;
         }
+        if !streams::is_default(&self.stream) {
+            return self.append_to_stream(request.rows, request.offset).await;
+        }
         let rows = match request.rows {
             Some(Rows::ArrowRows(data)) => data,
-            Some(Rows::ProtoRows(_)) => return Err(Status::unimplemented("protobuf rows")),
+            Some(rows @ Rows::ProtoRows(_)) => {
+                return self.append_to_stream(Some(rows), request.offset).await;
+            }
             None => return Err(Status::invalid("Rows must be specified in the request.")),
         };
         if let Some(schema) = rows.writer_schema {

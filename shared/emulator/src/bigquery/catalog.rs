@@ -10,7 +10,9 @@ use rusqlite::{Connection, params};
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
+use super::append::streams::Streams;
 use super::jobs::Jobs;
+use super::read::Sessions;
 use super::schema::{Field, Kind, Mode, Schema};
 use super::sql;
 use crate::status::Status;
@@ -23,6 +25,8 @@ pub(super) struct Catalog {
     /// When which `insertId` came; BigQuery remembers them for about a minute.
     pub seen: HashMap<(TableName, String), Instant>,
     pub jobs: Jobs,
+    pub streams: Streams,
+    pub sessions: Sessions,
 }
 
 /// A dataset's project and id.
@@ -108,7 +112,15 @@ impl Catalog {
                  PRIMARY KEY (project, dataset, id));",
         )?;
         let (datasets, tables) = (read_datasets(&connection)?, read_tables(&connection)?);
-        Ok(Self { connection, datasets, tables, seen: HashMap::new(), jobs: Jobs::default() })
+        Ok(Self {
+            connection,
+            datasets,
+            tables,
+            seen: HashMap::new(),
+            jobs: Jobs::default(),
+            streams: Streams::default(),
+            sessions: Sessions::default(),
+        })
     }
 
     pub(super) fn datasets(&self) -> &BTreeMap<DatasetName, Map<String, Value>> {

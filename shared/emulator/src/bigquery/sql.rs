@@ -12,6 +12,7 @@ mod parameters;
 pub(super) mod source;
 mod write;
 
+pub(super) use dates::parse as parse_time;
 pub(super) use functions::register;
 pub(super) use infer::{kind_named, new_field};
 pub(super) use parameters::Parameters;

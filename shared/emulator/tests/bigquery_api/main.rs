@@ -1,6 +1,7 @@
-//! What other people's clients ask of BigQuery: jobs, statements, loads.
+//! What other people's clients ask of BigQuery: jobs, statements, loads, write streams, read sessions.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod jobs;
+mod streams;
 mod tables;

@@ -1,0 +1,480 @@
+//! Write streams with a name: pending, committed and buffered; and protobuf rows on any stream.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::Request as HttpRequest;
+use axum::response::Response as HttpResponse;
+use bytes::Bytes;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
+use prost::Message as _;
+use proto::append_rows_request::Rows;
+use proto::append_rows_response::{AppendResult, Response};
+use proto::storage_error::StorageErrorCode as Wrong;
+use proto::write_stream::Type;
+use rusqlite::types::Value as Sql;
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use tonic::Code;
+
+use super::proto_rows::Descriptor;
+use super::{Answer, Connection, arrow, schema, value};
+use crate::bigquery::BigQuery;
+use crate::bigquery::catalog::{Catalog, TableName};
+use crate::bigquery::schema::{Field, Schema};
+use crate::grpc::{self, unary};
+use crate::status::Status;
+
+/// Streams that are remembered.
+const MAX_STREAMS: usize = 10_000;
+/// Rows that a stream may hold before they are in the table.
+const MAX_HELD_ROWS: usize = 5_000_000;
+
+/// All streams with a name, since the start.
+#[derive(Debug, Default)]
+pub(in crate::bigquery) struct Streams(HashMap<String, WriteStream>);
+
+/// A stream: rows that are in the table, and those that are not yet.
+#[derive(Debug)]
+struct WriteStream {
+    table: TableName,
+    kind: Type,
+    created: OffsetDateTime,
+    held: Vec<Vec<Sql>>,
+    /// Rows that were accepted.
+    accepted: i64,
+    is_finalized: bool,
+    committed: Option<OffsetDateTime>,
+}
+
+/// Rows of a request, as they were sent.
+enum Sent {
+    Arrow { schema: Bytes, batch: Bytes },
+    Proto { descriptor: Arc<Descriptor>, rows: Vec<Bytes> },
+}
+
+/// An error that an answer holds: the code, more of it, and the text.
+struct Refusal(Code, Option<Wrong>, String);
+
+/// The rows of a request as JSON, each with what is wrong with it.
+type RowsRead = Vec<Result<Map<String, Value>, String>>;
+
+/// Whether a name is that of a table's default stream.
+pub(super) fn is_default(name: &str) -> bool {
+    name.ends_with("/_default")
+}
+
+/// Answers the methods that are about streams with a name.
+pub(super) async fn answer(
+    bigquery: BigQuery,
+    method: &str,
+    path: &str,
+    request: HttpRequest,
+) -> HttpResponse {
+    match method {
+        "CreateWriteStream" => {
+            unary(request, move |message: proto::CreateWriteStreamRequest| {
+                let work = move |catalog: &mut Catalog| catalog.create_stream(&message);
+                around(bigquery.clone(), "CreateWriteStream", work)
+            })
+            .await
+        }
+        "FinalizeWriteStream" => {
+            unary(request, move |message: proto::FinalizeWriteStreamRequest| {
+                let work = move |catalog: &mut Catalog| catalog.finalize(&message.name);
+                around(bigquery.clone(), "FinalizeWriteStream", work)
+            })
+            .await
+        }
+        "BatchCommitWriteStreams" => {
+            unary(request, move |message: proto::BatchCommitWriteStreamsRequest| {
+                let work = move |catalog: &mut Catalog| catalog.commit(&message);
+                around(bigquery.clone(), "BatchCommitWriteStreams", work)
+            })
+            .await
+        }
+        "FlushRows" => {
+            unary(request, move |message: proto::FlushRowsRequest| {
+                let work = move |catalog: &mut Catalog| catalog.flush(&message);
+                around(bigquery.clone(), "FlushRows", work)
+            })
+            .await
+        }
+        _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
+    }
+}
+
+async fn around<T: Send + 'static>(
+    bigquery: BigQuery,
+    name: &'static str,
+    work: impl FnOnce(&mut Catalog) -> Result<T, Status> + Send + 'static,
+) -> Result<T, tonic::Status> {
+    Ok(bigquery.faults.around(name, bigquery.with(work)).await?)
+}
+
+impl BigQuery {
+    /// Tells of a stream with a name.
+    pub(super) async fn explicit_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
+        let stream = self.with(move |catalog| {
+            let stream = catalog.streams.get(&name)?;
+            let schema = &catalog.table(&stream.table)?.schema;
+            Ok(stream.show(name, schema))
+        });
+        self.faults.around("GetWriteStream", stream).await
+    }
+}
+
+impl Connection {
+    /// Appends to a stream with a name, or protobuf rows to any.
+    pub(super) async fn append_to_stream(
+        &mut self,
+        rows: Option<Rows>,
+        offset: Option<i64>,
+    ) -> Result<Answer, Status> {
+        let sent = self.sent(rows)?;
+        if offset.is_some() && is_default(&self.stream) {
+            return Err(Status::invalid("Offset must not be set for the default stream."));
+        }
+        let (stream, refuses_row) = (self.stream.clone(), self.bigquery.faults.refuses_row());
+        let append = self.bigquery.with(move |catalog| {
+            StreamAppend { stream, sent, offset, refuses_row }.carry_out(catalog)
+        });
+        let (mut answer, schema) = self.bigquery.faults.around("AppendRows", append).await?;
+        if self.known.as_ref().is_some_and(|known| *known != schema) {
+            answer.updated_schema = Some(schema::to_proto(&schema));
+        }
+        self.known = Some(schema);
+        answer.write_stream.clone_from(&self.stream);
+        Ok(answer)
+    }
+
+    /// The rows of a request; a schema that it leaves out is as in the one before it.
+    fn sent(&mut self, rows: Option<Rows>) -> Result<Sent, Status> {
+        match rows {
+            None => Err(Status::invalid("Rows must be specified in the request.")),
+            Some(Rows::ArrowRows(data)) => {
+                if let Some(schema) = data.writer_schema {
+                    self.writer_schema = schema.serialized_schema;
+                }
+                let batch = data.rows.unwrap_or_default().serialized_record_batch;
+                Ok(Sent::Arrow { schema: self.writer_schema.clone(), batch })
+            }
+            Some(Rows::ProtoRows(data)) => {
+                if let Some(schema) = data.writer_schema {
+                    let descriptor = schema.proto_descriptor.unwrap_or_default();
+                    let descriptor = Descriptor::new(descriptor).map_err(Status::invalid)?;
+                    self.descriptor = Some(Arc::new(descriptor));
+                }
+                let descriptor = self.descriptor.as_ref().map(Arc::clone);
+                let descriptor = descriptor.ok_or_else(|| {
+                    Status::invalid("The writer schema is missing in the first request.")
+                })?;
+                Ok(Sent::Proto { descriptor, rows: data.rows.unwrap_or_default().serialized_rows })
+            }
+        }
+    }
+}
+
+/// One request to a stream.
+struct StreamAppend {
+    stream: String,
+    sent: Sent,
+    offset: Option<i64>,
+    refuses_row: bool,
+}
+
+impl StreamAppend {
+    /// Takes all rows, or none; with the table's schema.
+    fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
+        let name = match is_default(&self.stream) {
+            true => super::default_stream_of(&self.stream)?,
+            false => catalog.streams.get(&self.stream)?.table.clone(),
+        };
+        let schema = catalog.table(&name)?.schema.clone();
+        if let Some(stream) = catalog.streams.0.get(&self.stream)
+            && let Err(refusal) = stream.check(self.offset)
+        {
+            return Ok((refusal.answer(&self.stream), schema));
+        }
+        let read = match self.sent.rows(&schema.fields) {
+            Ok(read) => read,
+            Err(refusal) => return Ok((refusal.answer(&self.stream), schema)),
+        };
+        let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
+        for (index, row) in read.into_iter().enumerate() {
+            let stored = if self.refuses_row && index == 0 {
+                Err("the row was refused on demand".to_owned())
+            } else {
+                let store = |row| value::store_row(&schema.fields, &row, false);
+                row.and_then(|row| store(row).map_err(|fault| fault.message))
+            };
+            match stored {
+                Ok(row) => rows.push(row),
+                Err(message) => row_errors.push(proto::RowError {
+                    index: i64::try_from(index).unwrap_or(i64::MAX),
+                    code: proto::row_error::RowErrorCode::FieldsError.into(),
+                    message,
+                }),
+            }
+        }
+        if !row_errors.is_empty() {
+            let why = "Errors found while processing rows. Please refer to the row_errors field \
+                       for details. The list may not be complete because of the size limitations.";
+            let refused = Refusal(Code::InvalidArgument, None, why.into()).answer(&self.stream);
+            return Ok((Answer { row_errors, ..refused }, schema));
+        }
+        let offset = catalog.take(&self.stream, &name, rows)?;
+        let result = Response::AppendResult(AppendResult { offset });
+        Ok((Answer { response: Some(result), ..<_>::default() }, schema))
+    }
+}
+
+impl Sent {
+    fn rows(&self, fields: &[Field]) -> Result<RowsRead, Refusal> {
+        let refuse = |wrong, why| Refusal(Code::InvalidArgument, wrong, why);
+        let extra = |name: String| {
+            let why = format!(
+                "Input schema has more fields than BigQuery schema, extra fields: '{name}'"
+            );
+            refuse(Some(Wrong::SchemaMismatchExtraFields), why)
+        };
+        match self {
+            Self::Arrow { schema, batch } => {
+                let batch = arrow::read(schema, batch).map_err(|why| refuse(None, why))?;
+                if let Some(name) = arrow::extra_field(batch.schema_ref(), fields) {
+                    return Err(extra(name));
+                }
+                match arrow::type_fault(batch.schema_ref(), fields) {
+                    Some(why) => Err(refuse(None, why)),
+                    None => Ok((0..batch.num_rows()).map(|row| arrow::row(&batch, row)).collect()),
+                }
+            }
+            Self::Proto { descriptor, rows } => match descriptor.extra_field(fields) {
+                Some(name) => Err(extra(name)),
+                None => Ok(rows.iter().map(|row| descriptor.read(row, fields)).collect()),
+            },
+        }
+    }
+}
+
+impl Refusal {
+    fn answer(&self, stream: &str) -> Answer {
+        let Self(code, wrong, why) = self;
+        let message = format!("{why} Entity: {stream}");
+        let detail = wrong.map(|wrong| prost_types::Any {
+            type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
+            value: storage_error(wrong, stream, why).encode_to_vec(),
+        });
+        let details = detail.into_iter().collect();
+        let status = rpc::Status { code: (*code).into(), message, details };
+        Answer { response: Some(Response::Error(status)), ..<_>::default() }
+    }
+}
+
+fn storage_error(code: Wrong, stream: &str, why: &str) -> proto::StorageError {
+    proto::StorageError { code: code.into(), entity: stream.into(), error_message: why.into() }
+}
+
+fn to_proto(time: OffsetDateTime) -> prost_types::Timestamp {
+    let nanos = i32::try_from(time.nanosecond()).unwrap_or_default();
+    prost_types::Timestamp { seconds: time.unix_timestamp(), nanos }
+}
+
+fn not_found(name: &str) -> Status {
+    Status::new(Code::NotFound, format!("Requested entity was not found. Entity: {name}"))
+}
+
+impl Streams {
+    fn get(&self, name: &str) -> Result<&WriteStream, Status> {
+        self.0.get(name).ok_or_else(|| not_found(name))
+    }
+}
+
+impl WriteStream {
+    fn show(&self, name: String, schema: &Schema) -> proto::WriteStream {
+        proto::WriteStream {
+            name,
+            r#type: self.kind.into(),
+            create_time: Some(to_proto(self.created)),
+            commit_time: self.committed.map(to_proto),
+            table_schema: Some(schema::to_proto(schema)),
+            write_mode: proto::write_stream::WriteMode::Insert.into(),
+            location: "US".into(),
+        }
+    }
+
+    /// Whether rows may come at this offset.
+    fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
+        if self.is_finalized {
+            let why = "Stream is already finalized.".to_owned();
+            return Err(Refusal(Code::InvalidArgument, Some(Wrong::StreamFinalized), why));
+        }
+        let expected = self.accepted;
+        let why = |place: &str, offset: i64| {
+            format!("The offset is {place} stream, expected offset {expected}, received {offset}")
+        };
+        match offset {
+            Some(offset) if offset < expected => {
+                let wrong = Some(Wrong::OffsetAlreadyExists);
+                Err(Refusal(Code::AlreadyExists, wrong, why("within", offset)))
+            }
+            Some(offset) if offset > expected => {
+                let wrong = Some(Wrong::OffsetOutOfRange);
+                Err(Refusal(Code::OutOfRange, wrong, why("beyond", offset)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The number of accepted rows that are not held.
+    fn flushed(&self) -> i64 {
+        self.accepted - i64::try_from(self.held.len()).unwrap_or(i64::MAX)
+    }
+}
+
+impl Catalog {
+    fn create_stream(
+        &mut self,
+        request: &proto::CreateWriteStreamRequest,
+    ) -> Result<proto::WriteStream, Status> {
+        let table = TableName::parse(&request.parent)
+            .ok_or_else(|| Status::invalid(format!("Invalid parent: {}", request.parent)))?;
+        let kind =
+            request.write_stream.as_ref().map(proto::WriteStream::r#type).unwrap_or_default();
+        if kind == Type::Unspecified {
+            return Err(Status::invalid("The type of the write stream must be specified."));
+        }
+        let schema = self.table(&table)?.schema.clone();
+        if self.streams.0.len() >= MAX_STREAMS {
+            return Err(Status::new(Code::ResourceExhausted, "too many write streams"));
+        }
+        let name = format!("{}/streams/{}", request.parent, uuid::Uuid::new_v4().simple());
+        let stream = WriteStream {
+            table,
+            kind,
+            created: OffsetDateTime::now_utc(),
+            held: Vec::new(),
+            accepted: 0,
+            is_finalized: false,
+            committed: None,
+        };
+        let shown = stream.show(name.clone(), &schema);
+        self.streams.0.insert(name, stream);
+        Ok(shown)
+    }
+
+    /// Takes rows into a stream, and into the table if the stream holds none back; their offset.
+    fn take(
+        &mut self,
+        stream: &str,
+        table: &TableName,
+        rows: Vec<Vec<Sql>>,
+    ) -> Result<Option<i64>, Status> {
+        let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let Some(found) = self.streams.0.get_mut(stream) else {
+            return self.insert(table, rows).map(|()| None);
+        };
+        let offset = found.accepted;
+        if found.kind == Type::Committed {
+            self.insert(table, rows)?;
+        } else {
+            if found.held.len() + rows.len() > MAX_HELD_ROWS {
+                return Err(Status::new(Code::ResourceExhausted, "the stream holds too many rows"));
+            }
+            found.held.extend(rows);
+        }
+        if let Some(found) = self.streams.0.get_mut(stream) {
+            found.accepted = offset + count;
+        }
+        Ok(Some(offset))
+    }
+
+    fn finalize(&mut self, name: &str) -> Result<proto::FinalizeWriteStreamResponse, Status> {
+        if is_default(name) {
+            return Err(Status::invalid(format!("The default stream cannot be finalized: {name}")));
+        }
+        let stream = self.streams.0.get_mut(name).ok_or_else(|| not_found(name))?;
+        stream.is_finalized = true;
+        Ok(proto::FinalizeWriteStreamResponse { row_count: stream.accepted })
+    }
+
+    /// Makes rows of a buffered stream visible, up to and with the offset.
+    fn flush(
+        &mut self,
+        request: &proto::FlushRowsRequest,
+    ) -> Result<proto::FlushRowsResponse, Status> {
+        let name = &request.write_stream;
+        let stream = self.streams.0.get_mut(name).ok_or_else(|| not_found(name))?;
+        if stream.kind != Type::Buffered {
+            return Err(Status::invalid(format!(
+                "FlushRows is for buffered streams alone: {name}"
+            )));
+        }
+        let offset = request.offset.unwrap_or(stream.accepted - 1);
+        if offset >= stream.accepted {
+            let accepted = stream.accepted;
+            let text =
+                format!("Offset {offset} is beyond the end of the stream, {accepted}: {name}");
+            return Err(Status::new(Code::OutOfRange, text));
+        }
+        let count = usize::try_from(offset + 1 - stream.flushed()).unwrap_or(0);
+        let (rows, table) = (stream.held.drain(..count).collect(), stream.table.clone());
+        self.insert_held(&table, rows)?;
+        Ok(proto::FlushRowsResponse { offset })
+    }
+
+    /// Writes the rows of pending streams, all or none.
+    fn commit(
+        &mut self,
+        request: &proto::BatchCommitWriteStreamsRequest,
+    ) -> Result<proto::BatchCommitWriteStreamsResponse, Status> {
+        let names = &request.write_streams;
+        let stream_errors: Vec<_> =
+            names.iter().filter_map(|name| self.commit_fault(&request.parent, name)).collect();
+        if !stream_errors.is_empty() {
+            return Ok(proto::BatchCommitWriteStreamsResponse { commit_time: None, stream_errors });
+        }
+        let now = OffsetDateTime::now_utc();
+        let (mut rows, mut table) = (Vec::new(), None);
+        for name in names {
+            let Some(stream) = self.streams.0.get_mut(name) else { continue };
+            rows.append(&mut stream.held);
+            stream.committed = Some(now);
+            table = Some(stream.table.clone());
+        }
+        if let Some(table) = table {
+            self.insert_held(&table, rows)?;
+        }
+        let commit_time = Some(to_proto(now));
+        Ok(proto::BatchCommitWriteStreamsResponse { commit_time, stream_errors })
+    }
+
+    /// What forbids to commit a stream.
+    fn commit_fault(&self, parent: &str, name: &str) -> Option<proto::StorageError> {
+        let Some(stream) = self.streams.0.get(name) else {
+            return Some(storage_error(Wrong::StreamNotFound, name, "The stream was not found."));
+        };
+        let (code, why) = if stream.kind != Type::Pending {
+            (Wrong::InvalidStreamType, "Only pending streams are committed.")
+        } else if stream.committed.is_some() {
+            (Wrong::StreamAlreadyCommitted, "The stream is already committed.")
+        } else if !stream.is_finalized {
+            (Wrong::InvalidStreamState, "The stream is not finalized.")
+        } else if TableName::parse(parent).is_none_or(|table| table != stream.table) {
+            (Wrong::InvalidStreamState, "The stream is of another table.")
+        } else {
+            return None;
+        };
+        Some(storage_error(code, name, why))
+    }
+
+    /// Writes rows that were held; the table may have got columns meanwhile.
+    fn insert_held(&mut self, table: &TableName, mut rows: Vec<Vec<Sql>>) -> Result<(), Status> {
+        let columns = self.table(table)?.schema.fields.len();
+        for row in &mut rows {
+            row.resize(columns, Sql::Null);
+        }
+        self.insert(table, rows)
+    }
+}

@@ -1,0 +1,291 @@
+//! The Storage Read API: sessions of one stream, in Arrow.
+
+mod columns;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use axum::extract::Request as HttpRequest;
+use axum::response::Response as HttpResponse;
+use futures::Stream;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
+use proto::read_rows_response::{Rows as Encoded, Schema as RowsSchema};
+use proto::read_session::Schema as SessionSchema;
+use rusqlite::types::Value as Sql;
+use tonic::Code;
+
+use super::BigQuery;
+use super::catalog::{Catalog, TableName, failed};
+use super::query::{Rows, selected};
+use super::schema::{Field, Schema};
+use super::sql::{self, Scope};
+use crate::grpc::{self, server_streaming, unary};
+use crate::status::Status;
+
+/// Sessions that are remembered.
+const MAX_SESSIONS: usize = 1_000;
+/// Rows of an answer.
+const PAGE: usize = 1_000;
+
+/// Sessions by name, the oldest first in the queue.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    all: BTreeMap<String, Session>,
+    order: VecDeque<String>,
+}
+
+/// What a session reads.
+#[derive(Debug, Clone)]
+struct Session {
+    fields: Vec<Field>,
+    from: From,
+}
+
+#[derive(Debug, Clone)]
+enum From {
+    /// A query in SQLite's words, up to a row id. Later rows are not of the session.
+    Table {
+        query: String,
+        last: i64,
+    },
+    Result(Arc<Rows>),
+}
+
+/// How far a stream has been read.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    /// The last row id, or the number of rows, so far.
+    after: i64,
+    /// Rows that were read before, by another call.
+    skip: usize,
+}
+
+/// Answers the gRPC method at `path`.
+pub(super) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest) -> HttpResponse {
+    match path.trim_start_matches("/google.cloud.bigquery.storage.v1.BigQueryRead/") {
+        "CreateReadSession" => {
+            unary(request, move |message: proto::CreateReadSessionRequest| {
+                let bigquery = bigquery.clone();
+                async move {
+                    let create = bigquery.with(move |catalog| catalog.create_session(message));
+                    Ok(bigquery.faults.around("CreateReadSession", create).await?)
+                }
+            })
+            .await
+        }
+        "ReadRows" => {
+            server_streaming(request, move |message: proto::ReadRowsRequest| {
+                let bigquery = bigquery.clone();
+                async move {
+                    let faults = bigquery.faults.clone();
+                    let rows = async { bigquery.read_rows(&message) };
+                    Ok(faults.around("ReadRows", rows).await?)
+                }
+            })
+            .await
+        }
+        _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
+    }
+}
+
+impl BigQuery {
+    fn read_rows(
+        &self,
+        request: &proto::ReadRowsRequest,
+    ) -> Result<
+        impl Stream<Item = Result<proto::ReadRowsResponse, tonic::Status>> + Send + use<>,
+        Status,
+    > {
+        let skip = usize::try_from(request.offset)
+            .map_err(|_| Status::invalid("the offset is negative"))?;
+        let name = request.read_stream.clone();
+        let session = name.rsplit_once("/streams/").map(|(session, _)| session.to_owned());
+        let session = session.ok_or_else(|| Status::invalid(format!("Invalid stream: {name}")))?;
+        let start = (self.clone(), session, Some(Position { after: 0, skip }));
+        Ok(futures::stream::unfold(start, async |(bigquery, session, position)| {
+            let position = position?;
+            let name = session.clone();
+            let page = bigquery.with(move |catalog| catalog.read_page(&name, position)).await;
+            match page {
+                Ok(Some((answer, next))) => Some((Ok(answer), (bigquery, session, Some(next)))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status.into()), (bigquery, session, None))),
+            }
+        }))
+    }
+}
+
+impl Sessions {
+    fn add(&mut self, name: String, session: Session) {
+        self.order.push_back(name.clone());
+        self.all.insert(name, session);
+        if self.order.len() > MAX_SESSIONS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+    }
+}
+
+impl Catalog {
+    fn create_session(
+        &mut self,
+        request: proto::CreateReadSessionRequest,
+    ) -> Result<proto::ReadSession, Status> {
+        let mut shown = request.read_session.unwrap_or_default();
+        if shown.data_format() != proto::DataFormat::Arrow {
+            let format = shown.data_format().as_str_name();
+            return Err(Status::unimplemented(&format!("read sessions of the format {format}")));
+        }
+        let options = shown.read_options.clone().unwrap_or_default();
+        if shown.table_modifiers.as_ref().is_some_and(|one| one.snapshot_time.is_some()) {
+            return Err(Status::unimplemented("read sessions of a snapshot_time"));
+        }
+        if options.sample_percentage.is_some() {
+            return Err(Status::unimplemented("read sessions with sample_percentage"));
+        }
+        let table = TableName::parse(&shown.table)
+            .ok_or_else(|| Status::invalid(format!("Invalid table: {}", shown.table)))?;
+        let (session, count) = self.session(&table, &options)?;
+        let name =
+            format!("{}/locations/us/sessions/{}", request.parent, uuid::Uuid::new_v4().simple());
+        let serialized_schema = columns::schema_message(&session.fields)?;
+        self.sessions.add(name.clone(), session);
+        let in_hours = time::OffsetDateTime::now_utc() + time::Duration::hours(6);
+        shown.expire_time =
+            Some(prost_types::Timestamp { seconds: in_hours.unix_timestamp(), nanos: 0 });
+        shown.streams = vec![proto::ReadStream { name: format!("{name}/streams/0") }];
+        shown.name = name;
+        shown.estimated_row_count = count;
+        let schema = proto::ArrowSchema { serialized_schema: serialized_schema.into() };
+        shown.schema = Some(SessionSchema::ArrowSchema(schema));
+        Ok(shown)
+    }
+
+    /// What is read of a table, and the number of its rows.
+    fn session(
+        &self,
+        table: &TableName,
+        options: &proto::read_session::TableReadOptions,
+    ) -> Result<(Session, i64), Status> {
+        let names = &options.selected_fields;
+        if let Some(nested) = names.iter().find(|name| name.contains('.')) {
+            return Err(Status::unimplemented(&format!("reading the nested field {nested} alone")));
+        }
+        if let Some(result) = self.jobs.result_of(table) {
+            if !options.row_restriction.is_empty() {
+                return Err(Status::unimplemented("a row_restriction on the result of a query"));
+            }
+            let rows = picked(&result, names)?;
+            let count = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
+            return Ok((Session { fields: rows.fields.clone(), from: From::Result(rows) }, count));
+        }
+        let found = self.table(table)?;
+        if found.view().is_some() {
+            let text = "request failed: non-table entities cannot be read with the storage API";
+            return Err(Status::invalid(text));
+        }
+        let fields = in_order(&found.schema, names)?;
+        let condition = match options.row_restriction.trim() {
+            "" => "TRUE",
+            restriction => restriction,
+        };
+        let columns = fields.iter().map(|field| format!(", `{}`", field.name)).collect::<String>();
+        let query = format!(
+            "SELECT rowid{columns} FROM `{}`.`{}`.`{}` WHERE ({condition})",
+            table.0, table.1, table.2
+        );
+        let scope = Scope { project: &table.0, dataset: None, catalog: self };
+        let query = sql::translate(&query, &scope)?.text;
+        let checked = self.connection.prepare(&query);
+        drop(checked.map_err(|error| Status::invalid(format!("row_restriction: {error}")))?);
+        let last = self.last_row(table)?;
+        Ok((Session { fields, from: From::Table { query, last } }, last))
+    }
+
+    /// The next rows, and how far the stream is then; none at its end.
+    fn read_page(
+        &self,
+        session: &str,
+        position: Position,
+    ) -> Result<Option<(proto::ReadRowsResponse, Position)>, Status> {
+        let found = self.sessions.all.get(session).ok_or_else(|| {
+            Status::new(Code::NotFound, format!("Session {session} has ended or never began"))
+        })?;
+        let (rows, after) = match &found.from {
+            From::Result(result) => {
+                let start = usize::try_from(position.after).unwrap_or(usize::MAX);
+                let start = start.saturating_add(position.skip);
+                let rows: Vec<_> = result.rows.iter().skip(start).take(PAGE).cloned().collect();
+                let after = i64::try_from(start + rows.len()).unwrap_or(i64::MAX);
+                (rows, after)
+            }
+            From::Table { query, last } => self.rows_after(query, *last, position)?,
+        };
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let batch = columns::batch_message(&found.fields, &rows)?;
+        let row_count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let is_first = position.after == 0;
+        let schema = match is_first {
+            true => Some(RowsSchema::ArrowSchema(proto::ArrowSchema {
+                serialized_schema: columns::schema_message(&found.fields)?.into(),
+            })),
+            false => None,
+        };
+        #[expect(deprecated, reason = "clients read the count in both places")]
+        let encoded = proto::ArrowRecordBatch { serialized_record_batch: batch.into(), row_count };
+        let answer = proto::ReadRowsResponse {
+            row_count,
+            rows: Some(Encoded::ArrowRecordBatch(encoded)),
+            schema,
+            ..<_>::default()
+        };
+        Ok(Some((answer, Position { after, skip: 0 })))
+    }
+
+    fn rows_after(
+        &self,
+        query: &str,
+        last: i64,
+        Position { after, skip }: Position,
+    ) -> Result<(Vec<Vec<Sql>>, i64), Status> {
+        let text = format!(
+            "{query} AND rowid > {after} AND rowid <= {last} ORDER BY rowid LIMIT {PAGE} OFFSET {skip}"
+        );
+        let mut prepared = self.connection.prepare(&text).map_err(|error| failed(&error))?;
+        let width = prepared.column_count();
+        let found = prepared.query_map([], |row| {
+            let cells = (1..width).map(|at| row.get(at)).collect::<rusqlite::Result<Vec<Sql>>>()?;
+            Ok((row.get::<_, i64>(0)?, cells))
+        });
+        let found: rusqlite::Result<Vec<_>> = found.map_err(|error| failed(&error))?.collect();
+        let found = found.map_err(|error| failed(&error))?;
+        let after = found.last().map_or(after, |(id, _)| *id);
+        Ok((found.into_iter().map(|(_, cells)| cells).collect(), after))
+    }
+}
+
+/// The fields of these names in the order of the schema, or all.
+fn in_order(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
+    let mut fields = selected(schema, names)?;
+    let place = |field: &Field| schema.fields.iter().position(|one| one.name == field.name);
+    fields.sort_by_key(place);
+    Ok(fields)
+}
+
+/// A result with these columns alone.
+fn picked(result: &Arc<Rows>, names: &[String]) -> Result<Arc<Rows>, Status> {
+    if names.is_empty() {
+        return Ok(Arc::clone(result));
+    }
+    let schema = Schema { fields: result.fields.clone() };
+    let fields = in_order(&schema, names)?;
+    let places: Vec<_> = fields
+        .iter()
+        .filter_map(|field| schema.fields.iter().position(|one| one.name == field.name))
+        .collect();
+    let rows = result.rows.iter().map(|row| places.iter().map(|at| row[*at].clone()).collect());
+    Ok(Arc::new(Rows { rows: rows.collect(), fields }))
+}
