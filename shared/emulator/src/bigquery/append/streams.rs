@@ -418,7 +418,8 @@ impl Catalog {
                 format!("Offset {offset} is beyond the end of the stream, {accepted}: {name}");
             return Err(Status::new(Code::OutOfRange, text));
         }
-        let count = usize::try_from(offset + 1 - stream.flushed()).unwrap_or(0);
+        let count =
+            usize::try_from(offset.saturating_add(1).saturating_sub(stream.flushed())).unwrap_or(0);
         let (rows, table) = (stream.held.drain(..count).collect(), stream.table.clone());
         self.insert_held(&table, rows)?;
         Ok(proto::FlushRowsResponse { offset })

@@ -246,7 +246,7 @@ fn listed(jobs: &[&Job], parameters: &HashMap<String, String>) -> Value {
     });
     let mut answer =
         json!({ "kind": "bigquery#jobList", "etag": "", "jobs": shown.collect::<Vec<_>>() });
-    if start + most < count {
+    if start.saturating_add(most) < count {
         answer["nextPageToken"] = (start + most).to_string().into();
     }
     answer

@@ -160,7 +160,7 @@ fn piece(range: &str, len: usize) -> Option<Piece> {
         range => Some(range.split_once('-')?.0.parse().ok()?),
     };
     let total = match (total, first) {
-        ("*", Some(first)) if range.ends_with("-*") => Some(first + len),
+        ("*", Some(first)) if range.ends_with("-*") => first.checked_add(len),
         ("*", _) => None,
         (total, _) => Some(total.parse().ok()?),
     };

@@ -129,7 +129,7 @@ fn cast(call: &Context<'_>) -> Answer {
             (number != 0).to_string().into()
         }
         (Sql::Real(number), Kind::Integer) => (number.round() as i64).into(),
-        (Sql::Text(time), Kind::Date) if time.len() > 10 => time[..10].into(),
+        (Sql::Text(time), Kind::Date) => time.get(..10).unwrap_or(&time).into(),
         (Sql::Text(time), Kind::Datetime | Kind::Time) => {
             let time = time.trim_end_matches(" UTC").to_owned();
             if kind == Kind::Time {
@@ -140,8 +140,8 @@ fn cast(call: &Context<'_>) -> Answer {
         }
         (Sql::Text(time), Kind::String) if time.ends_with(" UTC") => {
             // A TIMESTAMP as text has its offset, and no digits that say nothing.
-            let short = time.trim_end_matches(" UTC").trim_end_matches('0').trim_end_matches('.');
-            let short = if time.contains(".000000 ") { &time[..time.len() - 11] } else { short };
+            let digits = time.trim_end_matches(" UTC");
+            let short = digits.strip_suffix(".000000").unwrap_or(digits.trim_end_matches('0'));
             format!("{short}+00").into()
         }
         (other, _) => plain(other),

@@ -263,6 +263,9 @@ impl<'a> Types<'a> {
     /// The type of an expression, with or without an alias.
     pub(super) fn of_range(&self, from: usize, to: usize) -> Option<Field> {
         let to = self.without_alias(from, to);
+        let signs =
+            self.tokens.get(from..to)?.iter().take_while(|token| token.is_sign("-")).count();
+        let from = from + signs;
         let tokens = self.tokens.get(from..to)?;
         match tokens {
             [] => None,
@@ -270,7 +273,6 @@ impl<'a> Types<'a> {
             [name, Lexeme { token: Token::Text(_), .. }] if name.word().is_some() => {
                 kind_named(&name.word()?.to_ascii_uppercase()).map(|kind| new_field("", kind))
             }
-            [minus, ..] if minus.is_sign("-") => self.of_range(from + 1, to),
             _ => self.of_operator(from, to).or_else(|| self.of_call(from, to)),
         }
     }

@@ -1,8 +1,12 @@
 //! The words of a query, with their places.
 
+use super::super::schema::Field;
 use crate::status::Status;
 
-use super::super::schema::Field;
+/// Longest query, from Google's quotas.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Brackets and CASEs within one another. Each costs some stack.
+const MAX_DEPTH: usize = 100;
 
 /// A word or sign of a query.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +58,14 @@ impl Lexeme {
         matches!(&self.token, Token::Sign(found) if found == sign)
     }
 
+    fn opens(&self) -> bool {
+        self.is_sign("(") || self.is_sign("[") || self.is_word("CASE")
+    }
+
+    fn closes(&self) -> bool {
+        self.is_sign(")") || self.is_sign("]") || self.is_word("END")
+    }
+
     /// The words of a name.
     pub(in super::super) fn parts(&self) -> Option<&[String]> {
         match &self.token {
@@ -78,8 +90,13 @@ pub(in super::super) fn syntax(query: &str, at: usize, why: &str) -> Status {
 /// # Errors
 /// For literals and names that do not end.
 pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
-    let mut tokens = Vec::new();
-    let mut at = 0;
+    if query.len() > MAX_BYTES {
+        return Err(Status::invalid(format!(
+            "The query is too large: more than {MAX_BYTES} bytes."
+        )));
+    }
+    let mut tokens: Vec<Lexeme> = Vec::new();
+    let (mut at, mut depth) = (0, 0_usize);
     while let Some(first) = query[at..].chars().next() {
         let rest = &query[at..];
         if first.is_whitespace() {
@@ -92,7 +109,16 @@ pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
             continue;
         }
         let (token, len) = token(rest, first).map_err(|why| syntax(query, at, why))?;
-        tokens.push(Lexeme { token, at });
+        let lexeme = Lexeme { token, at };
+        if lexeme.opens() {
+            depth += 1;
+        } else if lexeme.closes() {
+            depth = depth.saturating_sub(1);
+        }
+        if depth > MAX_DEPTH {
+            return Err(syntax(query, at, "Query is too deeply nested"));
+        }
+        tokens.push(lexeme);
         at += len;
     }
     Ok(tokens)
@@ -235,5 +261,7 @@ mod tests {
         let expected = [r"\d", "a \"b\" c", "\n"].map(|text| Token::Text(text.into()));
         assert_eq!(texts, expected);
         assert!(lex("'open").is_err());
+        assert!(lex(&"(".repeat(100)).is_ok());
+        assert!(lex(&"(".repeat(101)).is_err());
     }
 }
