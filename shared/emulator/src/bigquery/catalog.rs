@@ -210,7 +210,11 @@ impl Catalog {
         let table = Table { schema, resource };
         let statement = match table.view() {
             Some(query) => {
-                let scope = sql::Scope { project: &name.0, dataset: Some(&name.1), catalog: self };
+                let scope = sql::Scope {
+                    project: &name.0,
+                    dataset: Some((&name.0, &name.1)),
+                    catalog: self,
+                };
                 let query = sql::translate(query, &scope)?.text;
                 format!("CREATE VIEW {} AS {query}", name.quoted())
             }

@@ -36,8 +36,8 @@ pub(super) fn literal(text: &str) -> String {
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub project: &'a str,
-    /// The dataset of tables that are named without one.
-    pub dataset: Option<&'a str>,
+    /// Project and dataset of tables that are named without one.
+    pub dataset: Option<(&'a str, &'a str)>,
     pub catalog: &'a Catalog,
 }
 
@@ -51,7 +51,10 @@ impl Scope<'_> {
             [dataset, table] => {
                 Some(TableName(self.project.into(), dataset.clone(), table.clone()))
             }
-            [table] => Some(TableName(self.project.into(), self.dataset?.into(), table.clone())),
+            [table] => {
+                let (project, dataset) = self.dataset?;
+                Some(TableName(project.into(), dataset.into(), table.clone()))
+            }
             _ => None,
         }
     }

@@ -19,7 +19,8 @@ pub(super) struct Statement<'a> {
     pub query: &'a str,
     pub tokens: &'a [Lexeme],
     pub project: &'a str,
-    pub dataset: Option<&'a str>,
+    /// Project and dataset of tables that are named without one.
+    pub dataset: Option<(&'a str, &'a str)>,
 }
 
 /// What a statement did.

@@ -100,6 +100,20 @@ async fn a_failed_query_is_refused_or_a_failed_job() {
 }
 
 #[tokio::test]
+async fn the_default_dataset_is_for_names_without_one_alone() {
+    let tables = people().await;
+    let count = async |query: &str, project: &str| {
+        let dataset = json!({ "projectId": project, "datasetId": "d" });
+        let body = json!({ "query": query, "defaultDataset": dataset });
+        tables.call(Method::POST, "queries", body).await.0
+    };
+
+    assert_eq!(count("SELECT COUNT(*) FROM t", "p").await, StatusCode::OK);
+    assert_eq!(count("SELECT COUNT(*) FROM t", "q").await, StatusCode::NOT_FOUND);
+    assert_eq!(count("SELECT COUNT(*) FROM d.t", "q").await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_dry_run_changes_nothing() {
     let tables = people().await;
     let mut job = query_job("dry", "DELETE d.t WHERE TRUE");

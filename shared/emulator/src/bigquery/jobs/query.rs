@@ -118,12 +118,14 @@ impl Catalog {
         let mut tokens = lex::lex(&query.query)?;
         Parameters::read(&query.query_parameters)?.bind(&query.query, &mut tokens)?;
         let dataset = query.default_dataset.as_ref();
-        let project = dataset.and_then(|dataset| dataset.project_id.clone());
         let statement = Statement {
             query: &query.query,
             tokens: &tokens,
-            project: &project.unwrap_or_else(|| asked.name.0.clone()),
-            dataset: dataset.map(|dataset| dataset.dataset_id.as_str()),
+            project: &asked.name.0,
+            dataset: dataset.map(|dataset| {
+                let project = dataset.project_id.as_deref().unwrap_or(&asked.name.0);
+                (project, dataset.dataset_id.as_str())
+            }),
         };
         let outcome = self.run(&statement, asked.dry_run)?;
         if let (Some(table), DryRun::No) = (&query.destination_table, asked.dry_run) {

@@ -21,7 +21,10 @@ pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>
         [project, dataset] => (project.as_str(), Some(dataset.as_str())),
         [one] if one.starts_with("region-") => (scope.project, None),
         [one] => (scope.project, Some(one.as_str())),
-        _ => (scope.project, scope.dataset),
+        _ => match scope.dataset {
+            Some((project, dataset)) => (project, Some(dataset)),
+            None => (scope.project, None),
+        },
     };
     let rows = match view.as_str() {
         "SCHEMATA" => schemata(scope, project),
