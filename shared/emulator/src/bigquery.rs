@@ -47,7 +47,7 @@ pub(crate) struct BigQuery {
     faults: Faults,
     catalog: Arc<Mutex<Catalog>>,
     uploads: Arc<Uploads>,
-    /// Where load jobs find objects.
+    /// Source of the objects of load jobs.
     storage: Storage,
 }
 

@@ -213,7 +213,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     outcome.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Whether a path is of a load job whose data comes with the call.
+/// Says if a path is of a load job whose data comes with the call.
 fn is_job_upload(path: &str) -> bool {
     path.trim_start_matches("/resumable").starts_with("/upload/bigquery/")
 }

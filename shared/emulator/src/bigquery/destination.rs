@@ -20,7 +20,7 @@ pub(super) struct Reference {
     table_id: String,
 }
 
-/// What becomes of the rows that a table has.
+/// Fate of the rows that a table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum WriteDisposition {
     #[serde(rename = "WRITE_EMPTY")]
@@ -48,7 +48,7 @@ pub(super) struct Destination {
     pub table: TableName,
     pub write: WriteDisposition,
     pub create: CreateDisposition,
-    /// What a table that is made has beside its schema.
+    /// Properties of a table that is made, beside its schema.
     pub resource: Map<String, Value>,
 }
 
@@ -90,7 +90,7 @@ impl Catalog {
     /// Makes the table ready for rows of this schema, and tells the schema that rows must have.
     ///
     /// # Errors
-    /// Where the dispositions forbid it, and where the schemas do not fit.
+    /// If the dispositions forbid it, or if the schemas do not fit.
     pub(super) fn prepare(
         &mut self,
         destination: &Destination,

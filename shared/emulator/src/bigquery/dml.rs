@@ -209,7 +209,7 @@ impl Catalog {
         assignments.collect()
     }
 
-    /// What a query of row ids and values asks to write.
+    /// Updates that a query of row ids and values asks for.
     fn updates(
         &self,
         statement: &Statement<'_>,
@@ -378,7 +378,7 @@ fn row_ids(rows: &[Vec<Sql>]) -> Vec<i64> {
 }
 
 /// # Errors
-/// Where a row would be written twice.
+/// If a row would be written twice.
 fn check_once(ids: &[i64]) -> Result<(), Status> {
     let mut seen = HashSet::new();
     if ids.iter().all(|id| seen.insert(*id)) {

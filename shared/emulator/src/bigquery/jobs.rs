@@ -63,7 +63,7 @@ impl Jobs {
     }
 
     /// # Errors
-    /// Where a job of this name is there.
+    /// If a job of this name is there.
     pub(super) fn check_new(&self, name: &JobName) -> Result<(), Status> {
         let is_valid = name.1.len() <= 1024
             && name.1.chars().all(|char| char.is_ascii_alphanumeric() || "_-".contains(char));

@@ -244,7 +244,7 @@ pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, 
     fields.collect()
 }
 
-/// Whether SQLite made a column's name of its text, where BigQuery numbers it.
+/// Says if SQLite made a column's name of its text; BigQuery numbers such columns.
 fn is_made_up(name: &str) -> bool {
     name.is_empty()
         || name.contains(|char: char| !(char.is_alphanumeric() || " _-".contains(char)))
@@ -252,7 +252,7 @@ fn is_made_up(name: &str) -> bool {
         || name.ends_with(' ')
 }
 
-/// What SQLite says of a query, in Google's words and with the place in the query.
+/// Puts an error of SQLite into Google's words, with the place in the query.
 fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Error) -> Status {
     let (message, offset) = match error {
         rusqlite::Error::SqlInputError { msg, offset, .. } => {

@@ -34,7 +34,7 @@ pub(super) struct Sessions {
     order: VecDeque<String>,
 }
 
-/// What a session reads.
+/// Columns and rows that a session reads.
 #[derive(Debug, Clone)]
 struct Session {
     fields: Vec<Field>,
@@ -51,7 +51,7 @@ enum From {
     Result(Arc<Rows>),
 }
 
-/// How far a stream has been read.
+/// Place that a stream has been read to.
 #[derive(Debug, Clone, Copy)]
 struct Position {
     /// The last row id, or the number of rows, so far.
@@ -162,7 +162,7 @@ impl Catalog {
         Ok(shown)
     }
 
-    /// What is read of a table, and the number of its rows.
+    /// Returns a session on a table, and the number of the table's rows.
     fn session(
         &self,
         table: &TableName,

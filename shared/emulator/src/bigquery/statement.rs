@@ -23,7 +23,7 @@ pub(super) struct Statement<'a> {
     pub dataset: Option<(&'a str, &'a str)>,
 }
 
-/// What a statement did.
+/// Result of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// `SELECT`, `INSERT`, ...: as the statistics of a job name it.
@@ -31,7 +31,7 @@ pub(super) struct Outcome {
     pub rows: Rows,
     /// Rows that were changed.
     pub counts: Option<Counts>,
-    /// What was done to which table.
+    /// Operation of DDL, with its table.
     pub made: Option<(&'static str, TableName)>,
 }
 

@@ -9,7 +9,7 @@ impl Storage {
     /// Names and data of the objects that a name with at most one `*` stands for.
     ///
     /// # Errors
-    /// Where the bucket is not there.
+    /// If the bucket is not there.
     pub(crate) fn contents(
         &self,
         bucket: &str,

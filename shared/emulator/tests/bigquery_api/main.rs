@@ -1,4 +1,4 @@
-//! What other people's clients ask of BigQuery: jobs, statements, loads, write streams, read sessions.
+//! Requests of other people's clients to BigQuery: jobs, statements, loads, write streams, read sessions.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

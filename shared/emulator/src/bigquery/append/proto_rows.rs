@@ -210,7 +210,7 @@ impl Descriptor {
     }
 }
 
-/// Whether a full name and a path within the root message mean the same, whatever the package is.
+/// Says if a full name and a path within the root message mean the same, whatever the package is.
 fn ends_with(name: &str, path: &str) -> bool {
     let tail = |long: &str, short: &str| {
         long.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

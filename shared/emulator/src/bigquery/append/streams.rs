@@ -60,7 +60,7 @@ struct Refusal(Code, Option<Wrong>, String);
 /// The rows of a request as JSON, each with what is wrong with it.
 type RowsRead = Vec<Result<Map<String, Value>, String>>;
 
-/// Whether a name is that of a table's default stream.
+/// Says if a name is that of a table's default stream.
 pub(super) fn is_default(name: &str) -> bool {
     name.ends_with("/_default")
 }
@@ -304,7 +304,7 @@ impl WriteStream {
         }
     }
 
-    /// Whether rows may come at this offset.
+    /// Refuses rows that may not come at this offset.
     fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
         if self.is_finalized {
             let why = "Stream is already finalized.".to_owned();
@@ -451,7 +451,7 @@ impl Catalog {
         Ok(proto::BatchCommitWriteStreamsResponse { commit_time, stream_errors })
     }
 
-    /// What forbids to commit a stream.
+    /// Reason not to commit a stream.
     fn commit_fault(&self, parent: &str, name: &str) -> Option<proto::StorageError> {
         let Some(stream) = self.streams.0.get(name) else {
             return Some(storage_error(Wrong::StreamNotFound, name, "The stream was not found."));

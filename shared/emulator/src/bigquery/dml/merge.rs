@@ -78,7 +78,7 @@ impl Catalog {
         Ok(changes)
     }
 
-    /// What a clause does with rows that the table has.
+    /// Changes that a clause makes to rows that the table has.
     fn found(
         &self,
         statement: &Statement<'_>,

@@ -18,7 +18,7 @@ pub(in crate::bigquery) struct Format {
     null_marker: Option<String>,
     allow_jagged_rows: bool,
     encoding: Option<String>,
-    /// What is not obeyed, and so refused.
+    /// Not obeyed, and so refused, like those below.
     column_name_character_map: Option<String>,
     hive_partitioning_options: Option<Value>,
     json_extension: Option<String>,

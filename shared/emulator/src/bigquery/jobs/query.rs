@@ -46,7 +46,7 @@ struct DefaultDataset {
     dataset_id: String,
 }
 
-/// Who asks, and whether the query is only checked.
+/// Name and circumstances of a job.
 #[derive(Debug, Clone)]
 pub(in crate::bigquery) struct Asked {
     pub name: JobName,

@@ -82,7 +82,7 @@ fn integer(number: usize) -> Sql {
     Sql::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-/// What the path in the second argument leads to in the first one.
+/// Returns the value to which the path in the second argument leads in the first one.
 fn at(call: &Context<'_>) -> rusqlite::Result<Option<Value>> {
     let (Some(json), Some(path)) = (call.get::<Option<String>>(0)?, call.get::<Option<String>>(1)?)
     else {

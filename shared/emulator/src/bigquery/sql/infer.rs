@@ -236,7 +236,7 @@ impl<'a> Types<'a> {
         found.map(|field| (0, field))
     }
 
-    /// Whether a table has a column of this name.
+    /// Says if a table has a column of this name.
     pub(super) fn has_column(&self, name: &str) -> bool {
         self.sources.used.iter().any(|(_, fields)| find(fields, name).is_some())
     }

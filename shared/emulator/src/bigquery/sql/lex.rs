@@ -40,7 +40,7 @@ pub(in super::super) struct Lexeme {
 }
 
 impl Lexeme {
-    /// Whether this is the keyword, in any case.
+    /// Says if this is the keyword, in any case.
     pub(in super::super) fn is_word(&self, word: &str) -> bool {
         self.word().is_some_and(|found| found.eq_ignore_ascii_case(word))
     }
@@ -53,7 +53,7 @@ impl Lexeme {
         }
     }
 
-    /// Whether this is the operator or bracket.
+    /// Says if this is the operator or bracket.
     pub(in super::super) fn is_sign(&self, sign: &str) -> bool {
         matches!(&self.token, Token::Sign(found) if found == sign)
     }
@@ -170,7 +170,7 @@ fn number(rest: &str) -> (Token, usize) {
     (Token::Number(rest[..len].into()), len)
 }
 
-/// What a backslash means in a literal.
+/// Meaning of a backslash in a literal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escapes {
     Read,

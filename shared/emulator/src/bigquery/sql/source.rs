@@ -123,7 +123,7 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Whether a name after a comma is a list of a table before it.
+    /// Says if a name after a comma is a list of a table before it.
     fn reaches_into_list(&self, parts: &[String]) -> bool {
         self.used.iter().any(|(alias, _)| parts.len() > 1 && alias.eq_ignore_ascii_case(&parts[0]))
     }

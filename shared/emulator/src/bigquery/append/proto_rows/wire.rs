@@ -28,7 +28,7 @@ pub(super) fn next<'a>(rest: &mut &'a [u8]) -> Result<(i32, Raw<'a>), String> {
     Ok((number, raw))
 }
 
-/// Whether values of a list may lie one after another in one field.
+/// Says if values of a list may lie one after another in one field.
 pub(super) fn is_packable(kind: Type) -> bool {
     !matches!(kind, Type::String | Type::Bytes | Type::Message | Type::Group)
 }
