@@ -236,10 +236,10 @@ async function main() {
     const db = client(name);
     try {
       await points[name](db);
-      console.log('ok', name);
+      console.log('PASS', name);
     } catch (error) {
       failed += 1;
-      console.log('FAILED', name, error);
+      console.log('FAIL', name, error);
     }
     await db.terminate();
   }

@@ -403,10 +403,10 @@ def main():
     for point in points:
         try:
             point(client(point.__name__))
-            print("ok", point.__name__, flush=True)
+            print("PASS", point.__name__, flush=True)
         except Exception:
             failed += 1
-            print("FAILED", point.__name__, traceback.format_exc(), flush=True)
+            print("FAIL", point.__name__, traceback.format_exc(), flush=True)
     print(len(points) - failed, "of", len(points), "points pass", flush=True)
     # A listener's threads may not hold up the end.
     os._exit(1 if failed else 0)

@@ -1,5 +1,6 @@
 //! Firestore: documents in memory, read, queried, written and listened to over gRPC.
 
+mod clear;
 mod fields;
 mod listen;
 mod names;
@@ -19,6 +20,7 @@ use googleapis_tonic_google_firestore_v1::google::firestore::v1 as proto;
 use tokio::sync::watch;
 use tonic::Code;
 
+pub(crate) use clear::clear;
 pub(crate) use rpc::answer;
 
 use crate::faults::Faults;

@@ -200,6 +200,9 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         "storage" | "upload" | "resumable" | "download" | "b" | "batch" => {
             crate::storage::rest_answer(&cloud, request).await
         }
+        "emulator" if path.starts_with("/emulator/v1/projects/") => {
+            crate::firestore::clear(&cloud.firestore, request.method(), &path)
+        }
         "emulator" => control(&cloud.faults, request).await,
         "" => {
             Ok("dataflow emulator: Pub/Sub, Firestore, BigQuery and Cloud Storage\n"

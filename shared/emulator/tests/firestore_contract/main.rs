@@ -38,15 +38,16 @@ fn as_owner(mut request: Request<()>) -> Result<Request<()>, Status> {
 /// A Firestore to test, and a project of its own for each test.
 struct Cloud {
     client: Client,
+    url: String,
     project: String,
     ours: Option<Emulator>,
 }
 
 impl Cloud {
     async fn connect(url: String, project: &str, ours: Option<Emulator>) -> Self {
-        let channel = Channel::from_shared(url).unwrap().connect().await.unwrap();
+        let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
         let client = FirestoreClient::with_interceptor(channel, as_owner as _);
-        Self { client, project: project.replace('_', "-"), ours }
+        Self { client, url, project: project.replace('_', "-"), ours }
     }
 
     fn database(&self) -> String {
@@ -64,6 +65,14 @@ impl Cloud {
     fn document(&self, id: &str, fields: &[(&str, &str)]) -> proto::Document {
         let fields = fields.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
         proto::Document { name: self.name(id), fields, ..<_>::default() }
+    }
+
+    /// Commits to the database of a document's name.
+    async fn commit_to_other(&self, write: proto::Write) {
+        let Some(Operation::Update(document)) = &write.operation else { panic!("no update") };
+        let database = document.name.split("/documents").next().unwrap().to_owned();
+        let request = proto::CommitRequest { database, writes: vec![write], ..<_>::default() };
+        self.client.clone().commit(request).await.unwrap();
     }
 
     /// A write of a device whose field `n` is this number.
@@ -300,6 +309,20 @@ async fn a_document_above_one_mebibyte_is_refused(cloud: &Cloud) {
     assert_eq!(code(cloud.create("d", &[("a", &large)]).await), Code::InvalidArgument);
 }
 
+async fn a_database_is_cleared_between_tests(cloud: &Cloud) {
+    cloud.commit(vec![cloud.numbered("d", 1), cloud.numbered("d/below/e", 1)]).await.unwrap();
+    let other = cloud.name("d").replace(&cloud.project, &format!("{}-other", cloud.project));
+    cloud.commit_to_other(put(other.clone(), &[])).await;
+
+    let url = format!("{}/emulator/v1/{}", cloud.url, cloud.root());
+    let cleared = reqwest::Client::new().delete(url).send().await.unwrap();
+
+    assert!(cleared.status().is_success(), "{cleared:?}");
+    assert_eq!(code(cloud.get(cloud.name("d")).await), Code::NotFound);
+    assert_eq!(code(cloud.get(cloud.name("d/below/e")).await), Code::NotFound);
+    assert!(cloud.get(other).await.is_ok());
+}
+
 contracts!(
     both: a_created_document_can_be_read,
     a_second_creation_is_refused,
@@ -311,7 +334,8 @@ contracts!(
     a_commit_whose_precondition_fails_changes_nothing,
     a_write_with_the_right_time_passes,
     a_listing_comes_in_pages,
-    a_document_above_one_mebibyte_is_refused;
+    a_document_above_one_mebibyte_is_refused,
+    a_database_is_cleared_between_tests;
     ours:
 );
 
