@@ -45,6 +45,7 @@ def _():
     found.labels = {"team": "a"}
     found.patch()
     equal(client.get_bucket("python-clients").labels, {"team": "a"})
+    found.update()
 
 
 @point("upload and download a text")
@@ -114,6 +115,10 @@ def _():
     blob.patch()
     found = bucket.get_blob("text")
     equal((found.metadata, found.cache_control, found.metageneration), ({"b": "2"}, "no-store", 3))
+    found.content_type = "text/markdown"
+    found.update()
+    found = bucket.get_blob("text")
+    equal((found.metadata, found.content_type), ({"b": "2"}, "text/markdown"))
 
 
 @point("list by prefix, delimiter and page")

@@ -79,3 +79,22 @@ fn answers(port: u16) -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_printed_variables_have_a_scheme_where_clients_need_one() {
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let address = emulator.address();
+
+        let printed = describe(&emulator);
+
+        assert!(printed.contains(&format!("export PUBSUB_EMULATOR_HOST={address}\n")), "{printed}");
+        for api in ["STORAGE", "BIGQUERY"] {
+            let export = format!("export {api}_EMULATOR_HOST=http://{address}\n");
+            assert!(printed.contains(&export), "{printed}");
+        }
+    }
+}
