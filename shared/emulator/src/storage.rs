@@ -32,6 +32,7 @@ pub(crate) use xml::{answer as xml_answer, is_object_path};
 
 use crate::status::Status;
 use bucket::Bucket;
+use copying::Place;
 use disk::Disk;
 use object::{Given, Object, Preconditions};
 use upload::Session;
@@ -78,20 +79,19 @@ impl Storage {
         preconditions: Preconditions,
         data: &Bytes,
     ) -> Result<Object, Status> {
-        self.put(bucket, given, preconditions, data, None)
+        let name = given.name.clone().unwrap_or_default();
+        self.put(Place { bucket, name: &name, preconditions }, given, data, None)
     }
 
     /// Creates or replaces an object that was composed of so many others, if of any.
     fn put(
         &self,
-        bucket: &str,
+        Place { bucket, name, preconditions }: Place,
         given: Given,
-        preconditions: Preconditions,
         data: &Bytes,
         components: Option<u32>,
     ) -> Result<Object, Status> {
-        let name = given.name.clone().unwrap_or_default();
-        check_object_name(&name)?;
+        check_object_name(name)?;
         let crc32c = crc32c::crc32c(data);
         if given.crc32c.as_ref().is_some_and(|expected| *expected != encode_crc32c(crc32c)) {
             let found = encode_crc32c(crc32c);
@@ -107,15 +107,15 @@ impl Storage {
         let staged = self.0.disk.stage(bucket, data)?;
         let mut buckets = self.buckets();
         let objects = &mut buckets.get_mut(bucket).ok_or_else(no_bucket)?.objects;
-        let existing = objects.get(&name);
+        let existing = objects.get(name);
         preconditions.check(existing)?;
         let now_nanos = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let micros = i64::try_from(now_nanos / 1000).unwrap_or(i64::MAX);
         let generation = existing.map_or(micros, |object| micros.max(object.generation + 1));
         let object = Object {
             bucket: bucket.to_owned(),
-            file: disk::file_name(&name, existing.map(|_| generation)),
-            name: name.clone(),
+            file: disk::file_name(name, existing.map(|_| generation)),
+            name: name.to_owned(),
             size: data.len() as u64,
             crc32c,
             md5: components.is_none().then_some(md5),
@@ -127,7 +127,7 @@ impl Storage {
             given,
         };
         let object = self.0.disk.commit(staged, object, existing)?;
-        objects.insert(name, object.clone());
+        objects.insert(name.to_owned(), object.clone());
         Ok(object)
     }
 

@@ -85,7 +85,7 @@ async fn judge(language: Language, program: &str) {
     let count = |word: &str| printed.lines().filter(|line| line.starts_with(word)).count();
     let (passed, failed) = (count("PASS "), count("FAIL "));
     for line in printed.lines() {
-        println!("{program}: {line}");
+        say(&format!("{program}: {line}\n"));
     }
     say(&format!("{program}: {passed} points passed, {failed} failed\n"));
     let is_right = output.status.success() && failed == 0 && passed > 0;

@@ -187,6 +187,9 @@ async fn generations_decide_what_is_read_written_and_not_there() {
 #[tokio::test]
 async fn buckets_are_changed_and_say_what_they_cannot() {
     let cloud = Cloud::start().await;
+    let other = "/storage/v1/b?project=p&predefinedAcl=projectPrivate";
+    let (created, _) = cloud.json(Method::POST, other, json!({ "name": "other" })).await;
+    assert_eq!(created, StatusCode::OK, "the list of rights that all buckets have");
     let bucket = "/storage/v1/b/bucket";
 
     let (_, labelled) =

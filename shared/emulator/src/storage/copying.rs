@@ -65,7 +65,7 @@ impl Storage {
         given.name = Some(to.name.to_owned());
         // The sums of a client's old resource are those of the source.
         (given.crc32c, given.md5_hash) = (None, None);
-        self.put(to.bucket, given, to.preconditions, &data, source.components)
+        self.put(to, given, &data, source.components)
     }
 
     /// Copies an object and deletes its source.
@@ -112,7 +112,7 @@ impl Storage {
             md5_hash: None,
             ..destination
         };
-        self.put(to.bucket, given, to.preconditions, &data.freeze(), Some(components))
+        self.put(to, given, &data.freeze(), Some(components))
     }
 
     /// An object with its data, if what must hold does.

@@ -19,8 +19,13 @@ use crate::server::Cloud;
 use crate::status::Status;
 
 /// Parameters and headers that ask for what is not there.
-const UNSUPPORTED_PARAMETERS: [&str; 4] =
-    ["destinationKmsKeyName", "destinationPredefinedAcl", "kmsKeyName", "predefinedAcl"];
+const UNSUPPORTED_PARAMETERS: [&str; 5] = [
+    "destinationKmsKeyName",
+    "destinationPredefinedAcl",
+    "kmsKeyName",
+    "predefinedAcl",
+    "predefinedDefaultObjectAcl",
+];
 const UNSUPPORTED_HEADERS: [&str; 2] =
     ["x-goog-encryption-algorithm", "x-goog-copy-source-encryption-algorithm"];
 
@@ -205,7 +210,11 @@ pub(super) fn refuse_unsupported(
     query: &HashMap<String, String>,
     headers: &HeaderMap,
 ) -> Result<(), Status> {
-    let parameter = UNSUPPORTED_PARAMETERS.iter().find(|name| query.contains_key(**name));
+    // What every object has already.
+    let is_default = |value: &str| value == "projectPrivate";
+    let parameter = UNSUPPORTED_PARAMETERS
+        .iter()
+        .find(|name| query.get(**name).is_some_and(|value| !is_default(value)));
     let header = UNSUPPORTED_HEADERS.iter().find(|name| headers.contains_key(**name));
     match (parameter, header) {
         (Some(name), _) => Err(Status::unimplemented(&format!("the parameter {name}"))),
