@@ -10,6 +10,7 @@ use pubsub::{Endpoint, Graves};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::Share;
+pub use service::settings::Tls;
 use service::settings::{self, PORT, PROJECT, Variable};
 use service::{Faults, Http};
 
@@ -104,18 +105,6 @@ pub struct Mqtt {
     /// Filters to unsubscribe from: those of routes that were removed or changed. The broker's session
     /// has them until then. With a shared group they begin with `$share/<group>/`.
     pub unsubscribe: Vec<String>,
-}
-
-/// Certificates, in PEM. They are read again at each connection.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct Tls {
-    /// Whom we trust to name the broker; the system's roots when left out.
-    pub ca_file: Option<PathBuf>,
-    /// Our own certificate, for mutual TLS.
-    pub client_cert_file: Option<PathBuf>,
-    /// The key to it.
-    pub client_key_file: Option<PathBuf>,
 }
 
 /// Most connections.
@@ -365,11 +354,6 @@ impl Mqtt {
                 "tls",
                 "needs an url that begins with mqtts://",
             ),
-            (
-                self.tls.client_cert_file.is_some() == self.tls.client_key_file.is_some(),
-                "tls",
-                "client_cert_file and client_key_file need each other",
-            ),
             (!self.name.is_empty(), "name", "must not be empty"),
             (self.receive_maximum > 0, "receive_maximum", "must be 1 to 65535"),
             (
@@ -385,6 +369,9 @@ impl Mqtt {
         ];
         for (is_right, key, right) in checks {
             faults.require(is_right, &format!("mqtt.{key}"), right);
+        }
+        if let Err(wrong) = self.tls.check_pair() {
+            faults.add("mqtt.tls", wrong);
         }
         if let Err(wrong) = security::credentials(self) {
             faults.add("mqtt.password_file", wrong);

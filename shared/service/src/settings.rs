@@ -17,12 +17,14 @@ mod names;
 mod reading;
 #[cfg(test)]
 mod tests;
+mod tls;
 pub mod url;
 mod variables;
 mod wrong_type;
 
 pub use faults::Faults;
 pub use load::load;
+pub use tls::Tls;
 
 /// The settings of a service.
 ///
