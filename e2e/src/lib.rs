@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod archive;
+pub mod certificates;
 pub mod cloud;
 pub mod embedded;
 pub mod faults;

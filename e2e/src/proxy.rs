@@ -69,6 +69,8 @@ pub struct Proxy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     link: Link,
+    /// Port of the server that new connections lead to.
+    server: u16,
     cuts: u64,
     silences: u64,
 }
@@ -81,9 +83,9 @@ impl Proxy {
     pub fn start(server: u16) -> anyhow::Result<Self> {
         let listener = listen().context("start a proxy")?;
         let port = listener.local_addr().context("read the proxy's port")?.port();
-        let state = watch::Sender::new(State { link: Link::Up, cuts: 0, silences: 0 });
+        let state = watch::Sender::new(State { link: Link::Up, server, cuts: 0, silences: 0 });
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, server, state.subscribe()));
+        tasks.spawn(accept(listener, state.subscribe()));
         Ok(Self { port, state, _listener: tasks })
     }
 
@@ -91,6 +93,11 @@ impl Proxy {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads new connections to another server on this machine. Those that are there stay where they are.
+    pub fn lead_to(&self, server: u16) {
+        self.state.send_modify(|state| state.server = server);
     }
 
     /// Changes how it behaves from now on.
@@ -116,7 +123,7 @@ fn listen() -> std::io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, state: watch::Receiver<State>) {
     let mut connections = JoinSet::new();
     let wires = [Wire::default(), Wire::default()];
     loop {
@@ -129,7 +136,7 @@ async fn accept(listener: TcpListener, server: u16, state: watch::Receiver<State
                         let wire = wires[direction as usize].clone();
                         Line { state: state.clone(), begun: now, direction, wire }
                     });
-                    connections.spawn(connect(client, server, lines));
+                    connections.spawn(connect(client, now.server, lines));
                 }
             }
             Some(_) = connections.join_next() => {}

@@ -1,4 +1,7 @@
-//! A real Redis in a process of its own.
+//! Real servers of Redis, each in a process of its own: a node, a [`Cluster`], a [`Sentinel`].
+
+mod cluster;
+mod sentinel;
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -6,12 +9,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::mosquitto::free_port;
+pub use cluster::Cluster;
+pub use sentinel::Sentinel;
 
 /// Longest wait for it to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
+    options: Vec<String>,
+    folder: TempDir,
     process: Child,
 }
 
@@ -38,8 +46,19 @@ impl Redis {
     /// # Errors
     /// When redis-server is not installed, or does not answer.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts it with further options, such as `--requirepass` and its value.
+    ///
+    /// # Errors
+    /// When redis-server is not installed, or does not answer.
+    pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let mut redis = Self { port, process: spawn(port)? };
+        let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
+        let folder = tempfile::tempdir().context("make a folder for redis-server")?;
+        let process = spawn(port, &options, &folder)?;
+        let mut redis = Self { port, options, folder, process };
         redis.answers().await?;
         Ok(redis)
     }
@@ -69,13 +88,26 @@ impl Redis {
     /// # Errors
     /// When it does not answer.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
-        self.process = spawn(self.port)?;
+        self.process = spawn(self.port, &self.options, &self.folder)?;
         self.answers().await
+    }
+
+    /// Sends it a command of words without spaces, and returns the beginning of its answer as it came.
+    ///
+    /// # Errors
+    /// When it does not answer, or with an error.
+    pub async fn command(&self, line: &str) -> anyhow::Result<String> {
+        command(self.port, line).await
     }
 
     async fn answers(&mut self) -> anyhow::Result<()> {
         let answers = async {
-            while self.ping().await.is_err() {
+            // With a password it answers that it wants one.
+            let is_up = |answer: anyhow::Result<String>| match answer {
+                Ok(_) => true,
+                Err(error) => error.to_string().contains("NOAUTH"),
+            };
+            while !is_up(self.command("PING").await) {
                 if let Some(status) = self.process.try_wait()? {
                     bail!("redis-server ended at its start: {status}");
                 }
@@ -85,23 +117,46 @@ impl Redis {
         };
         timeout(PATIENCE, answers).await.context("wait for redis-server to answer")?
     }
-
-    async fn ping(&self) -> std::io::Result<()> {
-        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
-        connection.write_all(b"PING\r\n").await?;
-        let mut answer = [0; 7];
-        connection.read_exact(&mut answer).await.map(drop)
-    }
 }
 
-fn spawn(port: u16) -> anyhow::Result<Child> {
+/// Sends a command to a server on this machine, and returns the beginning of its answer.
+async fn command(port: u16, line: &str) -> anyhow::Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    connection.write_all(format!("{line}\r\n").as_bytes()).await?;
+    let mut answer = vec![0; 16 * 1024];
+    let length = timeout(PATIENCE, connection.read(&mut answer)).await??;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    if length == 0 || answer.starts_with('-') {
+        bail!("{line}: {answer}");
+    }
+    Ok(answer)
+}
+
+/// Asks a server until its answer has these words.
+async fn until_said(port: u16, line: &str, words: &str) -> anyhow::Result<()> {
+    let asked = async {
+        while !command(port, line).await.is_ok_and(|answer| answer.contains(words)) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, asked).await.with_context(|| format!("wait for `{line}` to say {words}"))
+}
+
+fn spawn(port: u16, options: &[String], folder: &TempDir) -> anyhow::Result<Child> {
+    let mut command = server(folder)?;
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+    command.args(["--appendonly", "no", "--daemonize", "no"]).args(options);
+    command.spawn().context("start redis-server")
+}
+
+/// A server that works in this folder.
+fn server(folder: &TempDir) -> anyhow::Result<Command> {
     let program =
         program().context("redis-server is not installed: apt-get install redis-server")?;
     let mut command = Command::new(program);
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-    command.args(["--appendonly", "no", "--daemonize", "no"]).stdin(Stdio::null());
+    command.current_dir(folder.path()).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     // Not in our process group: a Ctrl-C is for us, and it is needed until the drain is over.
     command.process_group(0);
-    command.spawn().context("start redis-server")
+    Ok(command)
 }

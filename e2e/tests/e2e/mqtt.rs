@@ -1,44 +1,20 @@
 //! How ingestion meets brokers: certificates, passwords, shared groups, order, the end of a replica.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::process::Command;
 
 use e2e::account::{self, Arrived, Ends, Payload};
+use e2e::certificates;
 use e2e::fleet::{Fleet, Plan};
 use e2e::mosquitto::free_port;
 use e2e::process::binary;
 use e2e::reading::Reading;
 use ingestion::Ingestion;
 use ingestion::config::Tls;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use service::Hosted;
 use tokio::time::timeout;
 
 use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_ingestion, until};
-
-/// Makes a certificate authority, certificates of the broker and of a client, and a stranger.
-fn make_certificates(folder: &Path) {
-    let authority = |name: &str| {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        Issuer::new(params, key)
-    };
-    let issuer = authority("ca");
-    authority("stranger");
-    for (name, hosts) in [("server", vec!["127.0.0.1".to_owned()]), ("client", Vec::new())] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &issuer).unwrap();
-        std::fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
 
 /// Waits until a service that was started says why it does not reach its broker.
 async fn refused(settings: ingestion::config::Settings) -> String {
@@ -62,7 +38,7 @@ async fn mutual_tls_lets_those_in_who_have_a_certificate() {
         "allow_anonymous true\nlistener {port} 127.0.0.1\ncafile FOLDER/ca.pem\n\
          certfile FOLDER/server.pem\nkeyfile FOLDER/server.key\nrequire_certificate true"
     );
-    let stage = Stage::set_with(&lines, make_certificates).await;
+    let stage = Stage::set_with(&lines, |folder| certificates::make(folder).unwrap()).await;
     let file = |name: &str| Some(stage.folder.path().join(name));
     let with = |tls: Tls| {
         let mut settings = stage.ingestion();
