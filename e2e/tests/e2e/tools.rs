@@ -21,7 +21,7 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
 
     for (service, kinds) in [
         ("ingestion", vec!["topic", "topic", "mqtt broker"]),
-        ("enrich", vec!["subscription", "topic", "topic", "documents", "redis"]),
+        ("enrich", vec!["subscription", "topic", "topic", "documents", "redis", "redis channel"]),
         ("bigqueries", vec!["subscription", "topic", "table"]),
         ("icestore", vec!["subscription", "topic", "bucket"]),
     ] {

@@ -1,4 +1,4 @@
-//! The admin port: `DELETE /cache/<key>` forgets a key in all layers.
+//! The admin port: `DELETE /cache/<key>` forgets a key in all layers and, over Redis, in all replicas.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,9 @@ async fn invalidate<F: Fetch>(
             StatusCode::NO_CONTENT.into_response()
         }
         Err(error) => {
-            let text = format!("memory has forgotten it, Redis has not: {error}\n");
+            let text = format!(
+                "this replica has forgotten it; Redis and the other replicas have not: {error}\n"
+            );
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }
     }

@@ -8,6 +8,7 @@
 pub mod breaker;
 pub mod firestore;
 mod flights;
+pub mod invalidation;
 pub mod lookup;
 pub mod memory;
 pub mod presence;

@@ -11,7 +11,7 @@ use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
-use service::settings::{PORT, PROJECT, Variable, VariableKind, url};
+use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
 
 use crate::cache::{firestore, lookup};
@@ -218,7 +218,7 @@ impl Settings {
 
     fn check_cache(&self, faults: &mut Faults) {
         let cache = &self.cache;
-        self.check_redis(faults);
+        cache.redis.check(faults);
         let (memory, freshness) = (&cache.memory, &cache.freshness);
         faults.range("cache.memory.max_entries", memory.max_entries, 16..=100_000_000);
         faults.range("cache.memory.max_bytes", memory.max_bytes, 64 * 1024..=MAX_CACHE_BYTES);
@@ -238,26 +238,5 @@ impl Settings {
         let right = "must be at least 1 and below pipeline.max_messages_in_flight, so that messages of \
                      known keys go on";
         faults.require(is_below, "cache.max_waiting", right);
-    }
-
-    fn check_redis(&self, faults: &mut Faults) {
-        const LIKE: &str = "must be a URL such as redis://localhost:6379 or rediss://...";
-        const INSTEAD: &str = "use cache.redis.username and cache.redis.password_file";
-        let redis = &self.cache.redis;
-        if let Some(url) = &redis.url
-            && let Err(wrong) = url::check(url, &["redis", "rediss"], LIKE)
-        {
-            faults.add("cache.redis.url", wrong.because(INSTEAD));
-        }
-        if let Some(file) = &redis.password_file
-            && let Err(error) = std::fs::read_to_string(file)
-        {
-            let wrong = url::unreadable_secret(file, &error);
-            faults.add("cache.redis.password_file", wrong);
-        }
-        let has_password = redis.username.is_none() || redis.password_file.is_some();
-        faults.require(has_password, "cache.redis.password_file", "required with username");
-        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
-        faults.duration("cache.redis.timeout", redis.timeout, timeouts);
     }
 }

@@ -20,11 +20,12 @@ use std::time::Duration;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Reads as _, TopicGuard, TopicName};
-use service::{Condition, Context, Need, Running, Service};
+use service::{Condition, Context, Health, Need, Running, Service};
 use tokio::task::JoinSet;
 
 use apply::{Apply, Fields};
 use cache::firestore::Firestore;
+use cache::invalidation::Listener;
 use cache::{Fetch, Lookup};
 use config::Settings;
 use enrichment::Enrichment;
@@ -117,7 +118,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let topic = TopicName::new(&settings.project, &settings.topic_id);
         let mut needs = settings.intake().look([topic]).await?;
         needs.push(survey::documents(&self.source, &settings.firestore.collection).await);
-        needs.extend(survey::redis(&settings.cache.redis).await);
+        needs.extend(survey::redis(&settings.cache.redis, &self.source).await);
         Ok(needs)
     }
 }
@@ -135,7 +136,9 @@ async fn open<F: Fetch>(
     context.health.tell("admin", address.to_string());
     watchers.spawn(reader);
     watchers.spawn(admin::serve(listener, lookup.clone()));
-    watchers.spawn(watch(lookup.clone(), condition));
+    watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));
+    let listener = Listener::start(lookup.clone(), context.health.clone()).await;
+    watchers.spawn(listener.run());
     Ok(lookup)
 }
 
@@ -149,10 +152,13 @@ fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
     lines
 }
 
-/// Keeps `condition` true to whether the source answers. Never returns.
-async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition) {
+/// Keeps `condition` true to whether the source answers, and tells how Redis does. Never returns.
+///
+/// Without Redis each key is read from the source, so that is no reason to stop messages.
+async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition, health: Health) {
     loop {
         lookup.probe_source().await;
+        health.tell("redis", lookup.redis_state());
         match lookup.source_outage() {
             None => condition.ready(),
             Some(why) => condition.not_ready(format!("{why}; known keys go on")),

@@ -19,16 +19,23 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
     Need { kind: "documents", name: collection.to_owned(), role, state }
 }
 
-/// Redis, where there is one.
-pub(crate) async fn redis(settings: &Settings) -> Option<Need> {
-    let name = settings.url.clone()?;
-    let state = match Redis::open(settings) {
-        Ok(Some(redis)) => match redis.get(&[KEY.into()]).await {
-            Ok(_) => State::Ready,
-            Err(error) => State::Unreachable(error.to_string()),
-        },
-        Ok(None) => return None,
-        Err(error) => State::Differs(error.to_string()),
+/// Redis, where there is one, and its channel of invalidations. Both as the service uses them.
+pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need> {
+    let Some(name) = &settings.url else { return Vec::new() };
+    let need = |kind, state| Need { kind, name: name.clone(), role: None, state };
+    let redis = match Redis::open(settings) {
+        Ok(Some(redis)) => redis.of_source(&source.origin()),
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![need("redis", State::Differs(error.to_string()))],
     };
-    Some(Need { kind: "redis", name, role: None, state })
+    if let Err(error) = redis.get(&[KEY.into()]).await {
+        return vec![need("redis", State::Unreachable(error.to_string()))];
+    }
+    let listens = match redis.subscribe().await {
+        Ok(_) => State::Ready,
+        Err(error) => {
+            State::Differs(format!("invalidations of other replicas cannot arrive: {error}"))
+        }
+    };
+    vec![need("redis", State::Ready), need("redis channel", listens)]
 }

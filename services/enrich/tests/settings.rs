@@ -145,3 +145,34 @@ fn a_missing_password_file_is_named() {
     let fault = "cache.redis.password_file: cannot read /nowhere/redis: No such file";
     assert!(said.lines().any(|line| line.starts_with(fault)), "{said}");
 }
+
+#[test]
+fn servers_of_redis_that_do_not_fit_their_mode_are_named() {
+    let said = faults(&[
+        ("DATAFLOW__CACHE__REDIS__URL", "redis://localhost:6379/1"),
+        ("DATAFLOW__CACHE__REDIS__MODE", "cluster"),
+        ("DATAFLOW__CACHE__REDIS__OTHER_URLS", "[redis://:hunter2@localhost, rediss://localhost]"),
+        ("DATAFLOW__CACHE__REDIS__SENTINEL__SERVICE", "mymaster"),
+        ("DATAFLOW__CACHE__REDIS__TLS__CLIENT_CERT_FILE", "/nowhere/client.pem"),
+    ]);
+    let alone = faults(&[("DATAFLOW__CACHE__REDIS__MODE", "sentinel")]);
+    let nowhere = faults(&[
+        ("DATAFLOW__CACHE__REDIS__URL", "rediss://localhost"),
+        ("DATAFLOW__CACHE__REDIS__TLS__CA_FILE", "/nowhere/ca.pem"),
+    ]);
+
+    for (said, fault) in [
+        (&said, "cache.redis.url: must not have a database"),
+        (&said, "cache.redis.other_urls[0]: must not hold a user, a password"),
+        (&said, "cache.redis.other_urls[1]: must have the scheme of cache.redis.url"),
+        (&said, "cache.redis.sentinel: means nothing without cache.redis.mode: sentinel"),
+        (&said, "cache.redis.tls: needs an url that begins with rediss://"),
+        (&said, "cache.redis.tls: client_cert_file and client_key_file need each other"),
+        (&alone, "cache.redis.url: required with mode"),
+        (&alone, "cache.redis.sentinel.service: required in mode `sentinel`"),
+        (&nowhere, "cache.redis.tls: read /nowhere/ca.pem: No such file"),
+    ] {
+        assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}

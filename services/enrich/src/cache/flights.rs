@@ -75,6 +75,11 @@ impl Flights {
         }
     }
 
+    /// Says that what any read under way brings must not be kept.
+    pub(super) fn invalidate_all(&self) {
+        self.lock().values_mut().for_each(|flight| flight.is_invalid = true);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Flight>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -150,24 +150,35 @@ impl<F: Fetch> Lookup<F> {
         self.wait(&Arc::from(key)).await
     }
 
-    /// Forgets a key in all layers of this process and in Redis.
+    /// Forgets a key in this process, in Redis, and in all replicas that listen there.
     ///
     /// # Errors
-    /// When Redis cannot be asked: memory has forgotten it all the same.
+    /// When Redis cannot be asked: this process has forgotten it all the same.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
-        let layers = &self.layers;
-        let forget_here = || {
-            layers.flights.invalidate(key);
-            layers.memory.remove(key);
-        };
         // Twice: what is read before Redis has forgotten it can be the old document, too.
-        forget_here();
-        let removed = match &layers.redis {
-            Some(redis) => redis.remove(key).await,
+        self.forget(key);
+        let invalidated = match &self.layers.redis {
+            Some(redis) => redis.invalidate(key).await,
             None => Ok(()),
         };
-        forget_here();
-        removed
+        self.forget(key);
+        invalidated
+    }
+
+    /// Forgets a key in this process.
+    pub(super) fn forget(&self, key: &str) {
+        self.layers.flights.invalidate(key);
+        self.layers.memory.remove(key);
+    }
+
+    /// Forgets all keys in this process.
+    pub(super) fn forget_all(&self) {
+        self.layers.flights.invalidate_all();
+        self.layers.memory.clear();
+    }
+
+    pub(super) fn redis(&self) -> Option<&Redis> {
+        self.layers.redis.as_ref()
     }
 
     /// Why the source is left alone at the moment, if it is.
@@ -187,10 +198,14 @@ impl<F: Fetch> Lookup<F> {
         }
     }
 
-    /// Why Redis is left alone at the moment, if it is.
+    /// State of Redis in a few words: not set, used, or left alone and why.
     #[must_use]
-    pub fn redis_outage(&self) -> Option<String> {
-        self.layers.redis_breaker.open_reason()
+    pub fn redis_state(&self) -> String {
+        match (&self.layers.redis, self.layers.redis_breaker.open_reason()) {
+            (None, _) => "not set".into(),
+            (Some(_), None) => "used".into(),
+            (Some(_), Some(why)) => format!("left alone, {why}"),
+        }
     }
 
     async fn wait(&self, key: &Arc<str>) -> Result<Option<Arc<Document>>, Error> {

@@ -96,6 +96,15 @@ impl Memory {
         self.shard(key).remove(key);
     }
 
+    /// Forgets all keys.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.entries.clear();
+            shard.bytes = 0;
+        }
+    }
+
     /// Entries and bytes held.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use lru::LruCache;
 use redis::AsyncCommands as _;
-use redis::aio::ConnectionManager;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +13,7 @@ use tokio::time::Instant;
 
 use super::LayerError;
 use super::firestore::Firestore;
-use super::redis::Redis;
+use super::redis::{Connection, Redis};
 
 /// Values by key, wherever they are kept.
 pub trait Presence: Send + Sync {
@@ -105,7 +104,7 @@ impl Presence for InRedis {
     async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
         let name = self.redis.name(key);
         let millis = u64::try_from(self.life.as_millis()).unwrap_or(u64::MAX).max(1);
-        let set = async |mut connection: ConnectionManager| {
+        let set = async |mut connection: Connection| {
             connection.pset_ex(name, value.to_string(), millis).await
         };
         self.redis.call(set).await
@@ -113,7 +112,7 @@ impl Presence for InRedis {
 
     async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
         let name = self.redis.name(key);
-        let get = async |mut connection: ConnectionManager| connection.get(name).await;
+        let get = async |mut connection: Connection| connection.get(name).await;
         let found: Option<Vec<u8>> = self.redis.call(get).await?;
         let value = found.map(|json| serde_json::from_slice(&json)).transpose();
         value.map_err(|error| LayerError::of(&error))

@@ -1,53 +1,29 @@
-//! The second layer: Redis, over one pipelined connection.
+//! The second layer: Redis, as one node, as a cluster, or behind sentinels.
+
+mod access;
+mod connection;
+mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use pipeline::Renewable;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncCommands as _, IntoConnectionInfo as _, RedisConnectionInfo};
-use schemars::JsonSchema;
+use redis::AsyncCommands as _;
+use redis::aio::PubSub;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::{Document, Entry, LayerError};
+use access::Access;
+pub use connection::Connection;
+pub use settings::{Mode, Sentinel, Settings};
 
-/// How Redis is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct Settings {
-    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. A user or
-    /// password in it is refused.
-    pub url: Option<String>,
-    /// The user; Redis's own `default` when left out. It needs `password_file`.
-    pub username: Option<String>,
-    /// A file with the password.
-    pub password_file: Option<std::path::PathBuf>,
-    /// What all keys begin with. The project, the database and the collection of the documents follow.
-    pub key_prefix: String,
-    /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub timeout: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            url: None,
-            username: None,
-            password_file: None,
-            key_prefix: "dataflow:enrich:".into(),
-            timeout: Duration::from_millis(500),
-        }
-    }
-}
-
-/// A connection that mends itself; clones share it.
+/// A connection that is made anew when it no longer serves; clones share it.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    connection: Renewable<ConnectionManager, LayerError>,
+    connection: Renewable<Connection, LayerError>,
+    settings: Arc<Settings>,
     prefix: String,
 }
 
@@ -63,27 +39,23 @@ impl Redis {
     /// A connection that is made when it is first needed; `None` without a URL.
     ///
     /// # Errors
-    /// For a URL or password file that is wrong.
+    /// For a URL or a file that is wrong.
     pub fn open(settings: &Settings) -> Result<Option<Self>, LayerError> {
-        let Some(url) = &settings.url else { return Ok(None) };
-        let wrong = |error: redis::RedisError| LayerError::of(&error);
-        let mut info = url.as_str().into_connection_info().map_err(wrong)?;
-        let login = login(settings, info.redis_settings().clone())?;
-        info = info.set_redis_settings(login);
-        // Small requests must not wait for each other's acknowledgements.
-        info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = redis::Client::open(info).map_err(wrong)?;
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(settings.timeout))
-            .set_connection_timeout(Some(settings.timeout))
-            // The breaker decides when to try again.
-            .set_number_of_retries(0);
-        let connection = Renewable::lazy(move || {
-            let connection =
-                ConnectionManager::new_lazy_with_config(client.clone(), config.clone());
-            Box::pin(async move { connection.map_err(|error| LayerError::of(&error)) })
+        if settings.url.is_none() {
+            return Ok(None);
+        }
+        let access = Access::to_redis(settings)?;
+        settings.urls().try_for_each(|url| access.client(url).map(drop))?;
+        let settings = Arc::new(settings.clone());
+        let connection = Renewable::lazy({
+            let settings = Arc::clone(&settings);
+            move || {
+                let settings = Arc::clone(&settings);
+                Box::pin(async move { connection::connect(&settings).await })
+            }
         });
-        Ok(Some(Self { connection, prefix: settings.key_prefix.clone() }))
+        let prefix = settings.key_prefix.clone();
+        Ok(Some(Self { connection, settings, prefix }))
     }
 
     /// The part that holds the documents of one source.
@@ -98,6 +70,7 @@ impl Redis {
     /// When Redis does not answer. What cannot be read is as if it were not there.
     pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Entry>>, LayerError> {
         let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
+        // The client asks each node of a cluster for the keys that it has.
         let found: Vec<Option<Vec<u8>>> =
             self.call(async |mut connection| connection.mget(&names).await).await?;
         let read = |bytes: Vec<u8>| {
@@ -113,14 +86,31 @@ impl Redis {
     /// # Errors
     /// When Redis does not answer.
     pub async fn put(&self, entries: &[(Arc<str>, Entry, Duration)]) -> Result<(), LayerError> {
-        let mut pipe = redis::pipe();
+        let mut commands = Vec::with_capacity(entries.len());
         for (key, entry, life) in entries {
             let stored = Stored { document: entry.document.clone(), read_at: entry.read_at };
             let json = serde_json::to_vec(&stored).map_err(|error| LayerError::of(&error))?;
             let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
-            pipe.pset_ex(self.name(key), json, millis).ignore();
+            commands.push(redis::Cmd::pset_ex(self.name(key), json, millis));
         }
-        self.call(async |mut connection| pipe.query_async(&mut connection).await).await
+        let put = async |mut connection| match connection {
+            Connection::Node(_) => {
+                let mut pipe = redis::pipe();
+                for command in commands {
+                    pipe.add_command(command).ignore();
+                }
+                pipe.query_async(&mut connection).await
+            }
+            // A pipeline has one node, and the keys have several.
+            Connection::Cluster(cluster) => {
+                let sent = commands.iter().map(|command| {
+                    let mut cluster = cluster.clone();
+                    async move { command.query_async::<()>(&mut cluster).await }
+                });
+                try_join_all(sent).await.map(drop)
+            }
+        };
+        self.call(put).await
     }
 
     /// Forgets a key.
@@ -132,61 +122,61 @@ impl Redis {
         self.call(async |mut connection| connection.del(name).await).await
     }
 
-    /// Calls Redis. A connection that did not answer in time is not used again.
+    /// Forgets a key, and tells all who are subscribed to invalidations.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
+        let (delete, publish) =
+            (redis::Cmd::del(self.name(key)), redis::Cmd::publish(self.channel(), key));
+        let invalidate = async |mut connection| match connection {
+            // At once: what another replica puts there afterwards, it puts there after the message.
+            Connection::Node(_) => {
+                let mut pipe = redis::pipe();
+                pipe.atomic().add_command(delete).ignore().add_command(publish).ignore();
+                pipe.query_async(&mut connection).await
+            }
+            Connection::Cluster(mut cluster) => {
+                delete.query_async::<()>(&mut cluster).await?;
+                publish.query_async(&mut cluster).await
+            }
+        };
+        self.call(invalidate).await
+    }
+
+    /// Subscribes to the keys that anybody invalidates.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or its user may not listen there.
+    pub async fn subscribe(&self) -> Result<PubSub, LayerError> {
+        connection::subscribe(&self.settings, &self.channel()).await
+    }
+
+    /// Longest duration of a call.
+    pub(super) fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
+    /// Calls Redis. A connection that no longer serves is not used again.
     pub(super) async fn call<T>(
         &self,
-        call: impl AsyncFnOnce(ConnectionManager) -> redis::RedisResult<T>,
+        call: impl AsyncFnOnce(Connection) -> redis::RedisResult<T>,
     ) -> Result<T, LayerError> {
         let connection = self.connection.lease().await?;
         let answer = call(connection.clone()).await;
-        if !answer.as_ref().is_err_and(redis::RedisError::is_timeout) {
+        if answer.as_ref().err().is_none_or(connection::is_still_good) {
             connection.done();
         }
-        answer.map_err(|error| LayerError::of(&error))
+        answer.map_err(|error| connection::told(&error))
     }
 
     /// The name that a key has in Redis.
     pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
-}
 
-/// Adds the user and the password of the settings.
-fn login(
-    settings: &Settings,
-    mut login: RedisConnectionInfo,
-) -> Result<RedisConnectionInfo, LayerError> {
-    if let Some(file) = &settings.password_file {
-        let password = std::fs::read_to_string(file)
-            .map_err(|error| LayerError(format!("read {}: {error}", file.display())))?;
-        login = login.set_password(password.trim_end());
-    }
-    if let Some(username) = &settings.username {
-        login = login.set_username(username);
-    }
-    Ok(login)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn the_login_is_that_of_the_settings() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(b"hunter2\n").unwrap();
-        let settings = Settings {
-            username: Some("enrich".into()),
-            password_file: Some(file.path().into()),
-            ..Settings::default()
-        };
-
-        let with_both = login(&settings, RedisConnectionInfo::default()).unwrap();
-        let with_none = login(&Settings::default(), RedisConnectionInfo::default()).unwrap();
-
-        assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
-        assert_eq!((with_none.username(), with_none.password()), (None, None));
+    /// The channel of invalidated keys.
+    fn channel(&self) -> String {
+        format!("{}invalidated", self.prefix)
     }
 }

@@ -1,0 +1,150 @@
+//! An invalidation at one replica reaches the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use e2e::proxy::{Link, Proxy};
+use e2e::redis::{Cluster, Redis as Server};
+use enrich::cache::invalidation::Listener;
+use enrich::cache::lookup::Settings;
+use enrich::cache::redis::Mode;
+use enrich::cache::{Document, Fetch, LayerError, Lookup};
+use enrich::metrics::Metrics;
+use service::Health;
+use tokio::task::JoinSet;
+
+use crate::until;
+
+/// A source whose document can change; clones are the same one.
+#[derive(Clone, Default)]
+struct Source(Arc<AtomicU32>);
+
+impl Source {
+    fn change(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Fetch for Source {
+    async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+        let version = self.0.load(Ordering::Relaxed);
+        let document = || Document::from_iter([("version".to_owned(), version.into())]);
+        Ok(keys.iter().map(|_| Some(document())).collect())
+    }
+
+    fn origin(&self) -> String {
+        "project/(default)/devices".into()
+    }
+}
+
+/// A replica: its caches, and the tasks that serve them.
+struct Replica {
+    lookup: Lookup<Source>,
+    health: Health,
+    _tasks: JoinSet<()>,
+}
+
+impl Replica {
+    async fn start(source: &Source, url: Option<String>, mode: Mode) -> Self {
+        let mut settings = Settings::default();
+        (settings.redis.url, settings.redis.mode) = (url, mode);
+        let (lookup, reader) = Lookup::new(&settings, source.clone(), Metrics::default()).unwrap();
+        let health = Health::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reader);
+        tasks.spawn(Listener::start(lookup.clone(), health.clone()).await.run());
+        Self { lookup, health, _tasks: tasks }
+    }
+
+    /// The version of the document that it serves.
+    async fn version(&self, key: &str) -> u64 {
+        self.lookup.document(key).await.unwrap().unwrap()["version"].as_u64().unwrap()
+    }
+
+    fn reach(&self) -> String {
+        self.health.report()["invalidation"].as_str().unwrap_or_default().to_owned()
+    }
+
+    async fn listens(&self) {
+        until(async || self.reach() == "reaches all replicas").await;
+    }
+}
+
+async fn all_forget(urls: [String; 2], mode: Mode) {
+    let source = Source::default();
+    let [one, other] = urls.map(|url| Replica::start(&source, Some(url), mode));
+    let (one, other) = (one.await, other.await);
+    one.listens().await;
+    other.listens().await;
+    for key in ["a", "b", "c", "d"] {
+        assert_eq!((one.version(key).await, other.version(key).await), (0, 0));
+    }
+
+    source.change();
+    assert_eq!(other.version("a").await, 0, "known until it is invalidated");
+    for key in ["a", "b", "c"] {
+        one.lookup.invalidate(key).await.unwrap();
+        assert_eq!(one.version(key).await, 1);
+        until(async || other.version(key).await == 1).await;
+    }
+
+    assert_eq!((one.version("d").await, other.version("d").await), (0, 0), "nobody asked for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidated_key_is_forgotten_by_all_replicas() {
+    let server = Server::start().await.unwrap();
+
+    all_forget([server.url(), server.url()], Mode::Node).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidated_key_is_forgotten_whatever_node_of_a_cluster_a_replica_listens_to() {
+    let cluster = Cluster::start().await.unwrap();
+
+    all_forget([cluster.nodes[0].url(), cluster.nodes[1].url()], Mode::Cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_could_not_listen_forgets_all_it_knew() {
+    let (server, source) = (Server::start().await.unwrap(), Source::default());
+    let link = Proxy::start(server.port()).unwrap();
+    let behind = Some(format!("redis://127.0.0.1:{}", link.port()));
+    let one = Replica::start(&source, Some(server.url()), Mode::Node).await;
+    let other = Replica::start(&source, behind, Mode::Node).await;
+    one.listens().await;
+    other.listens().await;
+    assert_eq!((one.version("a").await, other.version("a").await), (0, 0));
+
+    link.set(Link::Cut);
+    until(async || other.reach().starts_with("does not arrive")).await;
+    source.change();
+    one.lookup.invalidate("a").await.unwrap();
+    assert_eq!(other.version("a").await, 0, "it cannot know");
+    link.set(Link::Up);
+    other.listens().await;
+
+    assert_eq!(other.version("a").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_went_silent_is_noticed() {
+    let (server, source) = (Server::start().await.unwrap(), Source::default());
+    let link = Proxy::start(server.port()).unwrap();
+    let behind = Some(format!("redis://127.0.0.1:{}", link.port()));
+    let other = Replica::start(&source, behind, Mode::Node).await;
+    other.listens().await;
+
+    link.set(Link::Silent);
+
+    until(async || other.reach().starts_with("does not arrive")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_the_status_says_that_others_are_not_reached() {
+    let replica = Replica::start(&Source::default(), None, Mode::Node).await;
+
+    until(async || replica.reach().starts_with("reaches this replica alone")).await;
+
+    replica.lookup.invalidate("a").await.unwrap();
+}

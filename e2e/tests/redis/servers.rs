@@ -1,0 +1,160 @@
+//! What a Redis can be, and how it may change while it is used.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use e2e::certificates;
+use e2e::mosquitto::free_port;
+use e2e::proxy::Proxy;
+use e2e::redis::{Cluster, Redis as Server, Sentinel};
+use enrich::cache::redis::{self, Mode, Redis, Settings};
+use service::settings::Tls;
+
+use crate::{holds, until};
+
+fn open(settings: &Settings) -> Redis {
+    service::install_crypto();
+    Redis::open(settings).unwrap().unwrap()
+}
+
+/// Keys that belong to all nodes of a cluster.
+fn keys() -> Vec<Arc<str>> {
+    (0..300).map(|key| format!("device-{key}").into()).collect()
+}
+
+async fn start_with_tls(folder: &Path) -> (Server, Settings) {
+    certificates::make(folder).unwrap();
+    let file = |name: &str| folder.join(name).display().to_string();
+    let port = free_port().unwrap();
+    let options = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("server.pem")),
+        ("--tls-key-file", file("server.key")),
+        ("--tls-ca-cert-file", file("ca.pem")),
+        ("--tls-auth-clients", "yes".into()),
+    ];
+    let options: Vec<_> =
+        options.iter().flat_map(|(name, value)| [*name, value.as_str()]).collect();
+    let server = Server::start_with(&options).await.unwrap();
+    let tls = Tls {
+        ca_file: Some(folder.join("ca.pem")),
+        client_cert_file: Some(folder.join("client.pem")),
+        client_key_file: Some(folder.join("client.key")),
+    };
+    let url = Some(format!("rediss://127.0.0.1:{port}"));
+    (server, Settings { url, tls, ..Settings::default() })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_both_sides_show_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, right) = start_with_tls(folder.path()).await;
+    let stranger = Some(folder.path().join("stranger.pem"));
+    let of_stranger = Tls { ca_file: stranger, ..right.tls.clone() };
+    let of_nobody = Tls { ca_file: right.tls.ca_file.clone(), ..Tls::default() };
+
+    assert_eq!(holds(&open(&right), &keys()).await, Ok(true));
+    for tls in [of_stranger, Tls { ca_file: None, ..right.tls.clone() }, of_nobody] {
+        let wrong = Settings { tls: tls.clone(), ..right.clone() };
+        assert!(holds(&open(&wrong), &keys()).await.is_err(), "{tls:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_in_the_file_needs_no_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "old\n").unwrap();
+    let server = Server::start().await.unwrap();
+    // No more than what the documentation says.
+    let rights = "~dataflow:enrich:* &dataflow:enrich:* +mget +psetex +del +publish +subscribe +ping \
+                  +multi +exec +cluster|info +cluster|slots";
+    server.command(&format!("ACL SETUSER enrich on >old {rights}")).await.unwrap();
+    let redis = open(&Settings {
+        url: Some(server.url()),
+        username: Some("enrich".into()),
+        password_file: Some(file.clone()),
+        ..Settings::default()
+    });
+    assert_eq!(holds(&redis, &keys()).await, Ok(true));
+    redis.invalidate("device-1").await.unwrap();
+    drop(redis.subscribe().await.unwrap());
+
+    server.command("ACL SETUSER enrich resetpass >new").await.unwrap();
+    server.command("CLIENT KILL TYPE normal").await.unwrap();
+    let is_refused = |why: String| why.to_lowercase().contains("authentication");
+    until(async || holds(&redis, &keys()).await.is_err_and(is_refused)).await;
+    std::fs::write(&file, "new\n").unwrap();
+
+    until(async || holds(&redis, &keys()).await == Ok(true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_holds_the_keys_of_all_its_nodes() {
+    let cluster = Cluster::start().await.unwrap();
+    let [first, others @ ..] = &cluster.nodes[..] else { panic!("no nodes") };
+    let settings = Settings { url: Some(first.url()), mode: Mode::Cluster, ..Settings::default() };
+
+    assert_eq!(holds(&open(&settings), &keys()).await, Ok(true));
+
+    for node in others {
+        let size = node.command("DBSIZE").await.unwrap();
+        assert_ne!(size.trim(), ":0", "{node:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_kind_than_the_settings_say_is_an_error_with_what_to_set() {
+    let cluster = Cluster::start().await.unwrap();
+    let node = Server::start().await.unwrap();
+    let as_node = Settings { url: Some(cluster.nodes[0].url()), ..Settings::default() };
+    let as_cluster = Settings { url: Some(node.url()), mode: Mode::Cluster, ..Settings::default() };
+
+    // The node has the slot of this key, and would answer.
+    let of_cluster = open(&as_node).get(&["device-0".into()]).await.unwrap_err().to_string();
+    let of_node = open(&as_cluster).get(&["device-1".into()]).await.unwrap_err().to_string();
+
+    assert!(of_cluster.contains("set cache.redis.mode: cluster"), "{of_cluster}");
+    assert!(of_node.contains("cluster support disabled"), "{of_node}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sentinel_leads_to_the_master_of_the_moment() {
+    let sentinel = Sentinel::start().await.unwrap();
+    let service = Sentinel::SERVICE.to_owned();
+    let settings = Settings {
+        // Nobody listens at the first one.
+        url: Some(format!("redis://127.0.0.1:{}", free_port().unwrap())),
+        other_urls: vec![sentinel.url()],
+        mode: Mode::Sentinel,
+        sentinel: redis::Sentinel { service, ..<_>::default() },
+        ..Settings::default()
+    };
+    let redis = open(&settings);
+    assert_eq!(holds(&redis, &keys()).await, Ok(true));
+
+    sentinel.fail_over().await.unwrap();
+    until(async || holds(&redis, &keys()).await == Ok(true)).await;
+
+    let unknown = redis::Sentinel { service: "nobody".into(), ..<_>::default() };
+    let unknown = open(&Settings { sentinel: unknown, ..settings });
+    let why = holds(&unknown, &keys()).await.unwrap_err();
+    assert!(why.contains("watches no master `nobody`"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_behind_one_address_the_new_master_is_used() {
+    let (old, new) = (Server::start().await.unwrap(), Server::start().await.unwrap());
+    let address = Proxy::start(old.port()).unwrap();
+    let url = Some(format!("redis://127.0.0.1:{}", address.port()));
+    let redis = open(&Settings { url, ..Settings::default() });
+    assert_eq!(holds(&redis, &keys()).await, Ok(true));
+
+    // The old connection stays, and leads to what is a replica now.
+    address.lead_to(new.port());
+    old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port())).await.unwrap();
+
+    let why = holds(&redis, &keys()).await.unwrap_err();
+    assert!(why.contains("READONLY") || why.contains("read only"), "{why}");
+    assert_eq!(holds(&redis, &keys()).await, Ok(true));
+}

@@ -1,0 +1,149 @@
+//! The login to Redis and its certificates, as the files of the settings hold them now.
+
+use std::path::Path;
+
+use redis::io::tcp::TcpSettings;
+use redis::{
+    Client, ClientTlsConfig, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
+    TlsCertificates,
+};
+use service::settings::{Tls, url};
+
+use super::super::LayerError;
+use super::settings::{Settings, is_tls};
+
+/// The login to servers of one kind, and the certificates.
+#[derive(Clone)]
+pub(super) struct Access {
+    username: Option<String>,
+    password: Option<String>,
+    pub(super) certificates: TlsCertificates,
+}
+
+impl Access {
+    /// Access to Redis itself. It reads files, so it may block.
+    ///
+    /// # Errors
+    /// For a file that cannot be read or holds something else than it should.
+    pub(super) fn to_redis(settings: &Settings) -> Result<Self, LayerError> {
+        Self::read(settings.username.as_ref(), settings.password_file.as_deref(), &settings.tls)
+    }
+
+    /// Access to the sentinels. It reads files, so it may block.
+    ///
+    /// # Errors
+    /// For a file that cannot be read or holds something else than it should.
+    pub(super) fn to_sentinels(settings: &Settings) -> Result<Self, LayerError> {
+        let sentinel = &settings.sentinel;
+        Self::read(sentinel.username.as_ref(), sentinel.password_file.as_deref(), &settings.tls)
+    }
+
+    /// Checks that the files of certificates hold some.
+    ///
+    /// # Errors
+    /// For the first one that does not.
+    pub(super) fn check_certificates(tls: &Tls) -> Result<(), LayerError> {
+        let certificates = certificates(tls)?;
+        let any = "rediss://localhost";
+        Client::build_with_tls(any, certificates).map(drop).map_err(|error| LayerError::of(&error))
+    }
+
+    fn read(
+        username: Option<&String>,
+        password_file: Option<&Path>,
+        tls: &Tls,
+    ) -> Result<Self, LayerError> {
+        let password = password_file.map(read).transpose()?;
+        // Editors and `echo` end the line.
+        let password = password.map(|text| text.trim_end_matches(['\n', '\r']).to_owned());
+        Ok(Self { username: username.cloned(), password, certificates: certificates(tls)? })
+    }
+
+    /// A server at this URL, with the login.
+    ///
+    /// # Errors
+    /// For a URL that is none.
+    pub(super) fn server(&self, url: &str) -> Result<ConnectionInfo, LayerError> {
+        let info = url.into_connection_info().map_err(|error| LayerError::of(&error))?;
+        let login = self.login(info.redis_settings().clone());
+        // Small requests must not wait for each other's acknowledgements.
+        let tcp = TcpSettings::default().set_nodelay(true);
+        Ok(info.set_redis_settings(login).set_tcp_settings(tcp))
+    }
+
+    /// A client of the server at this URL.
+    ///
+    /// # Errors
+    /// For a URL or certificates that are none.
+    pub(super) fn client(&self, url: &str) -> Result<Client, LayerError> {
+        let server = self.server(url)?;
+        let client = if is_tls(url) {
+            Client::build_with_tls(server, self.certificates.clone())
+        } else {
+            Client::open(server)
+        };
+        client.map_err(|error| LayerError::of(&error))
+    }
+
+    fn login(&self, mut login: RedisConnectionInfo) -> RedisConnectionInfo {
+        if let Some(password) = &self.password {
+            login = login.set_password(password);
+        }
+        if let Some(username) = &self.username {
+            login = login.set_username(username);
+        }
+        login
+    }
+}
+
+fn certificates(tls: &Tls) -> Result<TlsCertificates, LayerError> {
+    let pem = |file: &Path, label: &str| {
+        let text = read(file)?;
+        let is_there = text.contains(label);
+        let wrong = || LayerError(format!("{}: has no `{label}` in PEM", file.display()));
+        if is_there { Ok(text.into_bytes()) } else { Err(wrong()) }
+    };
+    let certificate = |file: &Path| pem(file, "BEGIN CERTIFICATE");
+    let root_cert = tls.ca_file.as_deref().map(certificate).transpose()?;
+    let client_tls = match (&tls.client_cert_file, &tls.client_key_file) {
+        (Some(cert), Some(key)) => {
+            let client_cert = certificate(cert)?;
+            Some(ClientTlsConfig { client_cert, client_key: pem(key, "PRIVATE KEY")? })
+        }
+        _ => None,
+    };
+    Ok(TlsCertificates { client_tls, root_cert })
+}
+
+fn read(file: &Path) -> Result<String, LayerError> {
+    let text = std::fs::read_to_string(file);
+    text.map_err(|error| LayerError(url::unreadable_secret(file, &error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn the_login_is_that_of_the_settings() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"hunter2\n").unwrap();
+        let settings = Settings {
+            username: Some("enrich".into()),
+            password_file: Some(file.path().into()),
+            ..Settings::default()
+        };
+        let login = |settings: &Settings| {
+            let access = Access::to_redis(settings).unwrap();
+            access.server("redis://localhost").unwrap().redis_settings().clone()
+        };
+
+        let with_both = login(&settings);
+        let with_none = login(&Settings::default());
+
+        assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
+        assert_eq!((with_none.username(), with_none.password()), (None, None));
+    }
+}

@@ -1,0 +1,279 @@
+//! Connections to Redis, made anew when one of them no longer serves.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture,
+    ServerErrorKind, Value,
+};
+use tokio::time::timeout;
+
+use super::super::LayerError;
+use super::access::Access;
+use super::settings::{Mode, Settings, is_tls};
+
+/// A connection to one node, or to all nodes of a cluster; clones share it.
+#[derive(Clone)]
+pub enum Connection {
+    /// To one node.
+    Node(MultiplexedConnection),
+    /// To all nodes of a cluster.
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Node(node) => node.req_packed_command(cmd),
+            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Node(node) => node.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Node(node) => node.get_db(),
+            Self::Cluster(cluster) => cluster.get_db(),
+        }
+    }
+}
+
+/// Connects to the Redis of the settings.
+///
+/// # Errors
+/// When it does not answer, refuses the login, or is of another kind than the settings say.
+pub(super) async fn connect(settings: &Settings) -> Result<Connection, LayerError> {
+    let connecting = async {
+        match settings.mode {
+            Mode::Cluster => Ok(Connection::Cluster(cluster(settings).await?)),
+            Mode::Node | Mode::Sentinel => {
+                let mut failure = none();
+                for client in clients(settings).await? {
+                    match node(settings, &client).await {
+                        Ok(node) => return Ok(Connection::Node(node)),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(failure)
+            }
+        }
+    };
+    let connected = timeout(patience(settings), connecting).await;
+    connected.map_err(|_| LayerError("Redis does not answer in time".into()))?
+}
+
+/// Subscribes to a channel, on a connection of its own. Each node of a cluster has all messages.
+///
+/// # Errors
+/// When no node answers, or the user may not listen there.
+pub(super) async fn subscribe(settings: &Settings, channel: &str) -> Result<PubSub, LayerError> {
+    let subscribing = async {
+        let mut failure = none();
+        for client in clients(settings).await? {
+            let subscribed = async {
+                let mut subscription = client.get_async_pubsub().await?;
+                subscription.subscribe(channel).await?;
+                Ok(subscription)
+            };
+            match timeout(settings.timeout, subscribed).await {
+                Ok(Ok(subscription)) => return Ok(subscription),
+                Ok(Err(error)) => failure = told(&error),
+                Err(_) => failure = LayerError("Redis does not answer in time".into()),
+            }
+        }
+        Err(failure)
+    };
+    let subscribed = timeout(patience(settings), subscribing).await;
+    subscribed.map_err(|_| LayerError("Redis does not answer in time".into()))?
+}
+
+/// Whether a connection may be used again after this failure of a call on it.
+///
+/// A node that was a master before a failover refuses writes for as long as we stay with it.
+pub(super) fn is_still_good(error: &RedisError) -> bool {
+    use ServerErrorKind as Server;
+    match error.kind() {
+        ErrorKind::Server(
+            Server::ReadOnly
+            | Server::Moved
+            | Server::CrossSlot
+            | Server::ClusterDown
+            | Server::MasterDown,
+        ) => false,
+        ErrorKind::Server(_) | ErrorKind::UnexpectedReturnType => true,
+        // Errors without a kind of their own, such as WRONGTYPE or OOM, but for those of the login.
+        ErrorKind::Extension => !matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
+        _ => false,
+    }
+}
+
+/// An error of Redis, with what to do where the settings do not fit the server.
+pub(super) fn told(error: &RedisError) -> LayerError {
+    let text = LayerError::of(error);
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::CrossSlot) => {
+            LayerError(format!("{IS_CLUSTER} ({text})"))
+        }
+        _ => text,
+    }
+}
+
+const IS_CLUSTER: &str = "the server is a cluster: set cache.redis.mode: cluster";
+
+/// Longest duration of connecting: each server may take its time.
+fn patience(settings: &Settings) -> Duration {
+    let servers = u32::try_from(settings.urls().count()).unwrap_or(u32::MAX);
+    settings.timeout.saturating_mul(servers.saturating_add(2))
+}
+
+fn none() -> LayerError {
+    LayerError("no URL of Redis is set".into())
+}
+
+/// Clients of the nodes that may be asked, the best one first.
+async fn clients(settings: &Settings) -> Result<Vec<Client>, LayerError> {
+    let access = read(settings, Access::to_redis).await?;
+    if settings.mode == Mode::Sentinel {
+        let master = master(settings).await?;
+        return Ok(vec![access.client(&master)?]);
+    }
+    settings.urls().map(|url| access.client(url)).collect()
+}
+
+/// Reads access on a thread of its own, so that a slow file system holds up nobody.
+async fn read(
+    settings: &Settings,
+    read: fn(&Settings) -> Result<Access, LayerError>,
+) -> Result<Access, LayerError> {
+    let settings = settings.clone();
+    let done = tokio::task::spawn_blocking(move || read(&settings)).await;
+    done.unwrap_or_else(|error| Err(LayerError::of(&error)))
+}
+
+async fn open(settings: &Settings, client: &Client) -> Result<MultiplexedConnection, LayerError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.timeout))
+        .set_response_timeout(Some(settings.timeout));
+    let opened = client.get_multiplexed_async_connection_with_config(&config).await;
+    opened.map_err(|error| told(&error))
+}
+
+/// Connects to one node, unless that has some of the keys alone.
+async fn node(settings: &Settings, client: &Client) -> Result<MultiplexedConnection, LayerError> {
+    let mut node = open(settings, client).await?;
+    // A server that is no cluster, or forbids the question, refuses it; the commands themselves tell the rest.
+    if let Ok(info) = redis::cmd("CLUSTER").arg("INFO").query_async::<String>(&mut node).await
+        && masters(&info) > 1
+    {
+        return Err(LayerError(IS_CLUSTER.into()));
+    }
+    Ok(node)
+}
+
+/// The number of masters in what `CLUSTER INFO` says.
+fn masters(info: &str) -> u32 {
+    let size = info.lines().find_map(|line| line.trim().strip_prefix("cluster_size:"));
+    size.and_then(|size| size.parse().ok()).unwrap_or(0)
+}
+
+async fn cluster(settings: &Settings) -> Result<ClusterConnection, LayerError> {
+    let access = read(settings, Access::to_redis).await?;
+    let nodes: Result<Vec<_>, _> = settings.urls().map(|url| access.server(url)).collect();
+    let mut cluster = ClusterClientBuilder::new(nodes?)
+        // Moved keys are followed; beyond that the breaker decides when to try again.
+        .retries(2)
+        .min_retry_wait(10)
+        .max_retry_wait(50)
+        .connection_timeout(settings.timeout)
+        .response_timeout(settings.timeout)
+        .overall_response_timeout(Some(settings.timeout));
+    if settings.url.as_deref().is_some_and(is_tls) {
+        cluster = cluster.certs(access.certificates);
+    }
+    let client = cluster.build().map_err(|error| told(&error))?;
+    client.get_async_connection().await.map_err(|error| told(&error))
+}
+
+/// The URL of the master that the first sentinel to answer names.
+async fn master(settings: &Settings) -> Result<String, LayerError> {
+    let access = read(settings, Access::to_sentinels).await?;
+    let service = &settings.sentinel.service;
+    let mut failure = none();
+    for url in settings.urls() {
+        // Sentinels have no databases; the one in the URL is the master's.
+        let (address, database) = split(url);
+        let asked = async {
+            let mut sentinel = open(settings, &access.client(address)?).await?;
+            let mut question = redis::cmd("SENTINEL");
+            question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+            let answer = question.query_async::<Option<(String, u16)>>(&mut sentinel).await;
+            answer.map_err(|error| told(&error))
+        };
+        match asked.await {
+            Ok(Some((host, port))) => {
+                let scheme = if is_tls(url) { "rediss" } else { "redis" };
+                let host = if host.contains(':') { format!("[{host}]") } else { host };
+                return Ok(format!("{scheme}://{host}:{port}/{database}"));
+            }
+            Ok(None) => failure = LayerError(format!("{address} watches no master `{service}`")),
+            Err(error) => failure = LayerError(format!("sentinel {address}: {error}")),
+        }
+    }
+    Err(failure)
+}
+
+/// The address in a URL, and its database.
+fn split(url: &str) -> (&str, &str) {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    match url[start..].find('/') {
+        Some(slash) => (&url[..start + slash], &url[start + slash + 1..]),
+        None => (url, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masters_are_counted_in_what_a_cluster_says() {
+        assert_eq!(masters("cluster_enabled:1\r\ncluster_size:3\r\n"), 3);
+        assert_eq!(masters("# nothing of that"), 0);
+    }
+
+    #[test]
+    fn a_sentinel_has_no_database() {
+        assert_eq!(split("redis://h:26379/2"), ("redis://h:26379", "2"));
+        assert_eq!(split("rediss://h"), ("rediss://h", ""));
+    }
+
+    #[test]
+    fn a_connection_to_a_former_master_is_not_used_again() {
+        let error = |code: &'static str| {
+            let text = format!("-{code} said the server\r\n");
+            let value = redis::parse_redis_value(text.as_bytes()).unwrap();
+            value.extract_error().unwrap_err()
+        };
+
+        for code in ["READONLY", "MOVED", "CROSSSLOT", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH"] {
+            assert!(!is_still_good(&error(code)), "{code}");
+        }
+        for code in ["ERR", "WRONGTYPE", "OOM", "LOADING", "NOPERM"] {
+            assert!(is_still_good(&error(code)), "{code}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Settings of Redis: its nodes, and the login to them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use service::Faults;
+use service::settings::{Tls, url};
+
+use super::access::Access;
+
+/// How Redis is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub struct Settings {
+    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. In mode
+    /// `cluster` it is a node or the discovery endpoint, in mode `sentinel` a sentinel. A user or
+    /// password in it is refused.
+    pub url: Option<String>,
+    /// Further nodes of the cluster, or further sentinels. They are asked in turn when the first one does
+    /// not answer.
+    pub other_urls: Vec<String>,
+    /// Kind of server at `url`: `node`, `cluster` or `sentinel`.
+    pub mode: Mode,
+    /// The sentinels, in mode `sentinel`.
+    pub sentinel: Sentinel,
+    /// Certificates, for `rediss`.
+    pub tls: Tls,
+    /// The user; Redis's own `default` when left out. It needs `password_file`.
+    pub username: Option<String>,
+    /// A file with the password. It is read again at each connection.
+    pub password_file: Option<PathBuf>,
+    /// What all keys and channels begin with. The project, the database and the collection of the
+    /// documents follow.
+    pub key_prefix: String,
+    /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub timeout: Duration,
+}
+
+/// Kind of server that a URL leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// One node that takes reads and writes, such as the primary endpoint of Memorystore for Redis.
+    #[default]
+    Node,
+    /// A cluster, such as Memorystore for Redis Cluster. Keys are spread over its nodes.
+    Cluster,
+    /// Sentinels, which name the master of the moment.
+    Sentinel,
+}
+
+/// Sentinels, and the login to them. TLS is used where `url` says so, for them and for the master.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub struct Sentinel {
+    /// Name of the master that the sentinels watch, such as `mymaster`. Required in mode `sentinel`.
+    pub service: String,
+    /// The user at the sentinels. It needs `password_file`.
+    pub username: Option<String>,
+    /// A file with the sentinels' password; none when left out. It is read again at each connection.
+    pub password_file: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            url: None,
+            other_urls: Vec::new(),
+            mode: Mode::Node,
+            sentinel: Sentinel::default(),
+            tls: Tls::default(),
+            username: None,
+            password_file: None,
+            key_prefix: "dataflow:enrich:".into(),
+            timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Settings {
+    /// All URLs, in the order in which they are asked.
+    pub(super) fn urls(&self) -> impl Iterator<Item = &String> {
+        self.url.iter().chain(&self.other_urls)
+    }
+
+    /// Reports what is wrong; the settings stand at `cache.redis`.
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        self.check_urls(faults);
+        self.check_mode(faults);
+        self.check_logins(faults);
+        let timeouts = Duration::from_millis(10)..=Duration::from_secs(10);
+        faults.duration("cache.redis.timeout", self.timeout, timeouts);
+    }
+
+    fn check_urls(&self, faults: &mut Faults) {
+        const LIKE: &str = "must be a URL such as redis://localhost:6379 or rediss://...";
+        const INSTEAD: &str = "use cache.redis.username and cache.redis.password_file";
+        let others = self.other_urls.iter().enumerate();
+        let others = others.map(|(index, url)| (format!("cache.redis.other_urls[{index}]"), url));
+        let all = self.url.iter().map(|url| ("cache.redis.url".to_owned(), url)).chain(others);
+        for (key, url) in all {
+            if let Err(wrong) = url::check(url, &["redis", "rediss"], LIKE) {
+                faults.add(&key, wrong.because(INSTEAD));
+            } else if self.mode == Mode::Cluster && has_database(url) {
+                faults.add(&key, "must not have a database: a cluster has number 0 alone");
+            } else if is_tls(url) != self.url.as_deref().is_some_and(is_tls) {
+                faults.add(&key, "must have the scheme of cache.redis.url");
+            }
+        }
+        let has_users = self.mode != Mode::Node || self.other_urls.is_empty();
+        let right = "means nothing in mode `node`: set cache.redis.mode";
+        faults.require(has_users, "cache.redis.other_urls", right);
+        let is_first = self.url.is_some() || self.other_urls.is_empty();
+        faults.require(is_first, "cache.redis.url", "required with other_urls");
+    }
+
+    fn check_mode(&self, faults: &mut Faults) {
+        let is_sentinel = self.mode == Mode::Sentinel;
+        let is_named = !is_sentinel || !self.sentinel.service.is_empty();
+        let right = "required in mode `sentinel`: the name of the master, such as mymaster";
+        faults.require(is_named, "cache.redis.sentinel.service", right);
+        let is_meant = is_sentinel || self.sentinel == Sentinel::default();
+        let right = "means nothing without cache.redis.mode: sentinel";
+        faults.require(is_meant, "cache.redis.sentinel", right);
+        let is_meant = self.mode == Mode::Node || self.url.is_some();
+        faults.require(is_meant, "cache.redis.url", "required with mode");
+    }
+
+    fn check_logins(&self, faults: &mut Faults) {
+        let logins = [
+            ("cache.redis", &self.username, &self.password_file),
+            ("cache.redis.sentinel", &self.sentinel.username, &self.sentinel.password_file),
+        ];
+        for (section, username, password_file) in logins {
+            let key = format!("{section}.password_file");
+            if let Some(file) = password_file
+                && let Err(error) = std::fs::read_to_string(file)
+            {
+                faults.add(&key, url::unreadable_secret(file, &error));
+            }
+            let has_password = username.is_none() || password_file.is_some();
+            faults.require(has_password, &key, "required with username");
+        }
+        let is_used = self.tls == Tls::default() || self.url.as_deref().is_some_and(is_tls);
+        let right = "needs an url that begins with rediss://";
+        faults.require(is_used, "cache.redis.tls", right);
+        if let Err(wrong) = self.tls.check_pair().map_err(str::to_owned) {
+            faults.add("cache.redis.tls", wrong);
+        } else if let Err(wrong) = Access::check_certificates(&self.tls) {
+            faults.add("cache.redis.tls", wrong.0);
+        }
+    }
+}
+
+/// Whether a URL asks for TLS.
+pub(super) fn is_tls(url: &str) -> bool {
+    url.starts_with("rediss://")
+}
+
+/// Whether a URL names a database other than the first one.
+fn has_database(url: &str) -> bool {
+    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+    path.is_some_and(|(_, path)| !matches!(path, "" | "0"))
+}
