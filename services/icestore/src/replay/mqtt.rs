@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 use rumqttc::{TlsConfiguration, Transport, v5};
 use rustls::{ClientConfig, RootCertStore};
+use service::settings::url;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -47,12 +48,17 @@ impl Broker {
         (user, password_file): (Option<&str>, Option<&Path>),
         protocol: &str,
     ) -> anyhow::Result<Self> {
-        let right = "--to-mqtt must be mqtt://host:port or mqtts://host:port";
-        let (scheme, address) = url.split_once("://").context(right)?;
+        const LIKE: &str = "must be mqtt://host:port or mqtts://host:port";
+        const INSTEAD: &str = "use --mqtt-username and --mqtt-password-file";
+        if let Err(wrong) = url::check(url, &["mqtt", "mqtts"], LIKE) {
+            bail!("--to-mqtt {}", wrong.because(INSTEAD));
+        }
+        let right = format!("--to-mqtt {LIKE}");
+        let (scheme, address) = url.split_once("://").with_context(|| right.clone())?;
         let (usual, is_tls) = match scheme {
             "mqtt" => ("1883", false),
             "mqtts" => ("8883", true),
-            _ => bail!(right),
+            _ => bail!("{right}"),
         };
         let address = address.trim_end_matches('/');
         let (host, port) = address.rsplit_once(':').unwrap_or((address, usual));
@@ -145,4 +151,20 @@ fn tls() -> anyhow::Result<Arc<ClientConfig>> {
         bail!("this system has no root certificates: name a file with SSL_CERT_FILE");
     }
     Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_the_url_is_refused_with_what_to_use_instead() {
+        let wrong = |url| Broker::at(url, (None, None), PROTOCOLS[0]).err().unwrap().to_string();
+
+        let said = wrong("mqtt://user:hunter2@broker");
+
+        assert!(said.contains("use --mqtt-username and --mqtt-password-file"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+        assert!(wrong("http://broker").contains("must be mqtt://host:port"));
+    }
 }
