@@ -100,7 +100,8 @@ fn archive(criterion: &mut Criterion) {
         Step::Pass(line) => line,
         Step::Skip(why) => panic!("skipped: {why}"),
     };
-    let endpoint = storage::Endpoint { endpoint: Some("http://127.0.0.1:1".into()) };
+    let endpoint =
+        storage::Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..<_>::default() };
     let bucket = runtime.block_on(storage::Bucket::new("bucket", &endpoint)).unwrap();
     let sink = icestore::sink::Sink::new(bucket, &icestore::config::Archive::default());
     let one = message(1);
@@ -141,7 +142,10 @@ fn rows(criterion: &mut Criterion) {
     let name = || "x".to_owned();
     let table = || TableName { project: name(), dataset: name(), table: name() };
     let transform = ToRow::new(rows, Arc::clone(&all), table(), Input::Auto);
-    let endpoint = bigqueries::client::Endpoint { endpoint: Some("http://127.0.0.1:1".into()) };
+    let endpoint = bigqueries::client::Endpoint {
+        endpoint: Some("http://127.0.0.1:1".into()),
+        ..<_>::default()
+    };
     let sink = bigqueries::sink::Sink::storage_write(&endpoint, table(), all);
     let sink = runtime.block_on(sink).unwrap();
     let record = |number| match runtime.block_on(transform.apply(&message(number))).unwrap() {

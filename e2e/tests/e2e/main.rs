@@ -6,6 +6,7 @@
 mod binaries;
 mod caches;
 mod chain;
+mod credentials;
 #[path = "../../../shared/emulator/tests/google/emulators.rs"]
 mod emulators;
 mod flows;

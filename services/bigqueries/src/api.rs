@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use google_cloud_auth::credentials::AccessTokenCredentials;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pipeline::{Error, Recovery};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH};
@@ -13,11 +12,10 @@ use reqwest::{Method, RequestBuilder};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use service::credentials;
+use service::google::Access;
 
 use crate::table::TableName;
 
-/// Where Google's own service answers.
-const GOOGLE: &str = "https://bigquery.googleapis.com";
 /// What a path keeps of an id as it is.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// Most characters of an answer that is no JSON.
@@ -27,8 +25,7 @@ const MAX_TEXT: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Api {
     client: reqwest::Client,
-    /// `None` for an emulator, which wants none.
-    credentials: Option<AccessTokenCredentials>,
+    access: Access,
     /// Up to the projects.
     url: String,
 }
@@ -91,19 +88,16 @@ impl Refused {
 }
 
 impl Api {
-    /// A client of Google's own service, or of an emulator at `endpoint`. Nothing is sent yet.
+    /// A client that goes this way. Nothing is sent yet.
     ///
     /// # Errors
-    /// `Stop` when there are no credentials.
-    pub(crate) fn new(
-        endpoint: Option<&str>,
-        credentials: Option<AccessTokenCredentials>,
-    ) -> Result<Self, Error> {
+    /// `Stop` when it cannot be built.
+    pub(crate) fn new(access: Access) -> Result<Self, Error> {
         let client = reqwest::Client::builder().build();
         let client =
             client.map_err(|error| Recovery::Stop.because("build BigQuery client", error))?;
-        let host = endpoint.unwrap_or(GOOGLE).trim_end_matches('/');
-        Ok(Self { client, credentials, url: format!("{host}/bigquery/v2") })
+        let url = format!("{}/bigquery/v2", access.url("bigquery"));
+        Ok(Self { client, access, url })
     }
 
     /// A table's resource.
@@ -163,13 +157,10 @@ impl Api {
         complete: impl FnOnce(RequestBuilder) -> RequestBuilder + Send,
     ) -> Result<Value, Failure> {
         let unanswered = |error: reqwest::Error| Failure::Unanswered(credentials::explain(&error));
-        let mut request = complete(self.client.request(method, format!("{}/{path}", self.url)));
-        if let Some(credentials) = &self.credentials {
-            let token = credentials.access_token().await;
-            let token = token.map_err(|error| Failure::Unanswered(credentials::explain(&error)))?;
-            request = request.bearer_auth(token.token);
-        }
-        let answer = request.send().await.map_err(unanswered)?;
+        let request = complete(self.client.request(method, format!("{}/{path}", self.url)));
+        let headers = self.access.headers().await;
+        let headers = headers.map_err(|error| Failure::Unanswered(credentials::explain(&error)))?;
+        let answer = request.headers(headers).send().await.map_err(unanswered)?;
         let status = answer.status();
         let body = answer.bytes().await.map_err(unanswered)?;
         if !status.is_success() {

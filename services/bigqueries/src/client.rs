@@ -1,11 +1,11 @@
 //! How BigQuery is reached: one set of credentials for both APIs.
 
-use google_cloud_auth::credentials::{Builder, Credentials, anonymous};
 use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery, Renewable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::credentials;
+use service::google::{Access, Login};
+use service::{Faults, credentials};
 
 use crate::api::Api;
 
@@ -13,9 +13,15 @@ use crate::api::Api;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
-    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
-    /// The variable `BIGQUERY_EMULATOR_HOST` wins.
+    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
+    /// Google's; its usual one when left out. The variable `BIGQUERY_EMULATOR_HOST` wins.
     pub endpoint: Option<String>,
+    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
+    /// `application_default` for Google's.
+    pub credentials: Option<Login>,
+    /// URL of the Storage Write API, with `application_default`, such as
+    /// `https://bigquerystorage.europe-west3.rep.googleapis.com`; `endpoint` when left out.
+    pub storage_write_endpoint: Option<String>,
 }
 
 /// A client of the REST API. Nothing is sent yet.
@@ -25,19 +31,34 @@ pub struct Endpoint {
 pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<Api>, Error> {
     let endpoint = endpoint.clone();
     Renewable::open(move || {
-        let built = build_rest(&endpoint);
-        Box::pin(async { built })
+        let endpoint = endpoint.clone();
+        Box::pin(async move { Api::new(endpoint.access().await?) })
     })
     .await
 }
 
-fn build_rest(endpoint: &Endpoint) -> Result<Api, Error> {
-    let stop = |error| Recovery::Stop.because("find credentials", credentials::explain(&error));
-    let credentials = match &endpoint.endpoint {
-        Some(_) => None,
-        None => Some(Builder::default().build_access_token_credentials().map_err(stop)?),
-    };
-    Api::new(endpoint.endpoint.as_deref(), credentials)
+impl Endpoint {
+    async fn access(&self) -> Result<Access, Error> {
+        Access::find(self.endpoint.as_deref(), self.credentials).await
+    }
+
+    async fn access_to_storage_write(&self) -> Result<Access, Error> {
+        // An emulator has both APIs at one address, also where a file says where Google has the other one.
+        let url = self.storage_write_endpoint.as_deref();
+        let url = url.filter(|_| self.credentials == Some(Login::ApplicationDefault));
+        Access::find(url.or(self.endpoint.as_deref()), self.credentials).await
+    }
+
+    /// Reports what is wrong; the settings stand at `bigquery`.
+    pub(crate) fn check(&self, faults: &mut Faults) {
+        const KEY: &str = "bigquery.storage_write_endpoint";
+        let url = self.storage_write_endpoint.as_deref();
+        // A variable of an emulator may have won over the credentials that a file has.
+        let has_login = url.is_none() || self.credentials.is_some();
+        faults.require(has_login, KEY, "needs bigquery.credentials: application_default");
+        Login::check_endpoint(KEY, url, self.credentials, faults);
+        Login::check("bigquery", self.endpoint.as_deref(), self.credentials, faults);
+    }
 }
 
 /// Builds a client of the Storage Write API. Nothing is sent yet.
@@ -45,12 +66,12 @@ fn build_rest(endpoint: &Endpoint) -> Result<Api, Error> {
 /// # Errors
 /// `Stop` when there are no credentials.
 pub async fn storage_write(endpoint: &Endpoint) -> Result<Write, Error> {
-    let builder = Write::builder();
-    let builder = match &endpoint.endpoint {
-        Some(url) => {
-            let anonymous: Credentials = anonymous::Builder::new().build();
-            builder.with_endpoint(url).with_credentials(anonymous)
-        }
+    let access = endpoint.access_to_storage_write().await?;
+    let builder = Write::builder()
+        .with_credentials(access.credentials())
+        .with_universe_domain(access.domain());
+    let builder = match access.endpoint() {
+        Some(url) => builder.with_endpoint(url),
         None => builder,
     };
     let built = builder.build().await;

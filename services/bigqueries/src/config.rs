@@ -309,7 +309,7 @@ impl service::Settings for Settings {
         faults.project(&self.project);
         self.subscription.check(&self.pipeline, faults);
         self.check_table(faults);
-        faults.endpoint("bigquery.endpoint", self.bigquery.endpoint.as_deref());
+        self.bigquery.check(faults);
         Graves::check(self.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use bigqueries::config::Settings;
+use service::google::Login;
 use service::settings::load;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
@@ -151,4 +152,50 @@ fn absurd_expirations_and_a_secret_endpoint_are_refused() {
     assert!(said.contains("table.partition_by.expires_in: must be 1h to "), "{said}");
     assert!(said.contains("bigquery.endpoint: must not hold a user, a password"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn an_emulator_is_sent_no_credentials_whatever_the_file_says() {
+    let regional = "https://bigquery.europe-west3.rep.googleapis.com";
+    let file = [
+        ("DATAFLOW__BIGQUERY__ENDPOINT", regional),
+        ("DATAFLOW__BIGQUERY__CREDENTIALS", "application_default"),
+        (
+            "DATAFLOW__BIGQUERY__STORAGE_WRITE_ENDPOINT",
+            "https://bigquerystorage.europe-west3.rep.googleapis.com",
+        ),
+    ];
+    let load = |variables: &[(&str, &str)]| {
+        let variables = variables.iter();
+        let variables = variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load::<Settings>(Some(EXAMPLE.as_ref()), variables).unwrap().bigquery
+    };
+
+    let regional_one = load(&file);
+    let emulator = load(&[&file[..], &[("BIGQUERY_EMULATOR_HOST", "localhost:8085")]].concat());
+
+    assert_eq!(regional_one.credentials, Some(Login::ApplicationDefault));
+    assert_eq!(emulator.endpoint.as_deref(), Some("http://localhost:8085"));
+    assert_eq!(emulator.credentials, Some(Login::Anonymous));
+}
+
+#[test]
+fn endpoints_of_google_want_credentials_and_credentials_want_tls() {
+    let said = faults_with(&[
+        ("DATAFLOW__BIGQUERY__ENDPOINT", "https://bigquery.europe-west3.rep.googleapis.com"),
+        ("DATAFLOW__BIGQUERY__STORAGE_WRITE_ENDPOINT", "https://bigquerystorage.example"),
+        ("DATAFLOW__PUBSUB__ENDPOINT", "http://pubsub.example:8085"),
+        ("DATAFLOW__PUBSUB__CREDENTIALS", "application_default"),
+        ("DATAFLOW__STORAGE__CREDENTIALS", "anonymous"),
+    ]);
+
+    let expected = [
+        "bigquery.credentials: application_default is needed",
+        "bigquery.storage_write_endpoint: needs bigquery.credentials: application_default",
+        "pubsub.endpoint: must begin with https://",
+        "storage.credentials: anonymous needs an endpoint",
+    ];
+    for fault in expected {
+        assert!(said.iter().any(|line| line.starts_with(fault)), "{fault} is not among: {said:?}");
+    }
 }

@@ -10,6 +10,7 @@ use pipeline::{Limits, Place, batch};
 use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
@@ -211,7 +212,8 @@ impl Settings {
         let is_collection = !firestore.collection.is_empty() && !firestore.collection.contains('/');
         let right = "required: the collection of the documents, without `/`";
         faults.require(is_collection, "firestore.collection", right);
-        faults.endpoint("firestore.endpoint", firestore.endpoint.as_deref());
+        let endpoint = firestore.endpoint.as_deref();
+        Login::check("firestore", endpoint, firestore.credentials, faults);
         let range = Duration::from_millis(100)..=Duration::from_secs(60);
         faults.duration("firestore.timeout", firestore.timeout, range);
     }

@@ -170,7 +170,7 @@ fn servers_of_redis_that_do_not_fit_their_mode_are_named() {
         (&said, "cache.redis.tls: client_cert_file and client_key_file need each other"),
         (&alone, "cache.redis.url: required with mode"),
         (&alone, "cache.redis.sentinel.service: required in mode `sentinel`"),
-        (&nowhere, "cache.redis.tls: read /nowhere/ca.pem: No such file"),
+        (&nowhere, "cache.redis.tls: cannot read /nowhere/ca.pem: No such file"),
     ] {
         assert!(said.lines().any(|line| line.starts_with(fault)), "{fault} is not among:\n{said}");
     }

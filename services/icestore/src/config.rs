@@ -8,6 +8,7 @@ use pipeline::{Limits, batch};
 use pubsub::{Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
@@ -47,9 +48,12 @@ pub struct Settings {
 pub struct Storage {
     /// Its name. Required.
     pub bucket: String,
-    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
-    /// The variable `STORAGE_EMULATOR_HOST` wins.
+    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
+    /// Google's; its usual one when left out. The variable `STORAGE_EMULATOR_HOST` wins.
     pub endpoint: Option<String>,
+    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
+    /// `application_default` for Google's.
+    pub credentials: Option<Login>,
 }
 
 /// What objects are called and what is in them.
@@ -72,7 +76,7 @@ impl Storage {
     /// How Cloud Storage is reached.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint { endpoint: self.endpoint.clone() }
+        Endpoint { endpoint: self.endpoint.clone(), credentials: self.credentials }
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use google_cloud_auth::credentials::{Builder, anonymous};
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
 use google_cloud_pubsub::client::{SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
@@ -64,12 +63,11 @@ pub struct Connection {
 /// Builds a client at the configured endpoint, with credentials that fit it.
 macro_rules! build {
     ($builder:expr, $endpoint:expr, $what:literal) => {{
-        let builder = $builder;
-        let builder = match &$endpoint.endpoint {
-            // An emulator wants no credentials.
-            Some(url) => {
-                builder.with_endpoint(url).with_credentials(anonymous::Builder::new().build())
-            }
+        let access = $endpoint.access().await?;
+        let builder =
+            $builder.with_credentials(access.credentials()).with_universe_domain(access.domain());
+        let builder = match access.endpoint() {
+            Some(url) => builder.with_endpoint(url),
             None => builder,
         };
         builder
@@ -94,18 +92,8 @@ impl Connection {
     /// A client that publishes. It never tries again by itself: the pipeline does.
     pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
         const ACTION: &str = "build Pub/Sub publisher";
-        let (url, credentials) = match &self.endpoint.endpoint {
-            // An emulator wants no credentials.
-            Some(url) => (url.clone(), None),
-            None => {
-                let built = Builder::default().build();
-                let stop = |error| Recovery::Stop.because(ACTION, credentials::explain(&error));
-                let credentials = built.map_err(stop)?;
-                let domain = credentials.universe_domain().await;
-                let domain = domain.as_deref().unwrap_or("googleapis.com");
-                (format!("https://pubsub.{domain}"), Some(credentials))
-            }
-        };
+        let access = self.endpoint.access().await?;
+        let url = access.url("pubsub");
         let stop = |error| Recovery::Stop.because(ACTION, error);
         let is_encrypted = url.starts_with("https://");
         let mut server = Server::from_shared(url).map_err(stop)?;
@@ -120,7 +108,7 @@ impl Connection {
             server = server.tls_config(tls).map_err(stop)?;
         }
         let connections = std::iter::repeat_n(server, self.endpoint.channels);
-        Ok(Publisher::new(Channel::balance_list(connections), credentials))
+        Ok(Publisher::new(Channel::balance_list(connections), access))
     }
 
     /// A client for one of several streams, which share the number of connections.

@@ -199,7 +199,7 @@ impl Office<'_> {
             max: given.get_one::<u32>("max").map_or(1, |max| *max as usize),
             wait: Duration::from_secs(given.get_one("wait").copied().unwrap_or(3)),
         };
-        Reader::new(Puller::new(self.pubsub, &name)?, limits)
+        Reader::new(Puller::new(self.pubsub, &name).await?, limits)
     }
 
     /// Says what is wrong with a subscription before it is read.

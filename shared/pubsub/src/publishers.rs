@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use google_cloud_auth::credentials::{CacheableResource, Credentials};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::publisher_client::PublisherClient;
 use pipeline::{Error, Recovery, Renewable};
 use service::credentials;
+use service::google::Access;
 use tokio::time::timeout;
-use tonic::codegen::http::{Extensions, HeaderMap};
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -37,7 +37,7 @@ pub struct Publishers(Renewable<Publisher>);
 pub(crate) struct Publisher {
     client: PublisherClient<Channel>,
     /// `None` for an emulator, which wants none.
-    credentials: Option<Credentials>,
+    access: Access,
 }
 
 impl Publishers {
@@ -80,8 +80,8 @@ impl Publishers {
 }
 
 impl Publisher {
-    pub(crate) fn new(channel: Channel, credentials: Option<Credentials>) -> Self {
-        Self { client: PublisherClient::new(channel), credentials }
+    pub(crate) fn new(channel: Channel, access: Access) -> Self {
+        Self { client: PublisherClient::new(channel), access }
     }
 
     async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
@@ -114,17 +114,9 @@ impl Publisher {
 
     /// Who we are, and where the request goes.
     async fn headers(&self, topic: &TopicName) -> Result<HeaderMap, Error> {
-        let mut headers = HeaderMap::new();
-        if let Some(credentials) = &self.credentials {
-            let found = credentials.headers(Extensions::new()).await;
-            let found = found.map_err(|error| {
-                Recovery::Retry.because("publish", credentials::explain(&error))
-            })?;
-            // Without a tag of an earlier answer there is always a new one.
-            if let CacheableResource::New { data, .. } = found {
-                headers = data;
-            }
-        }
+        let headers = self.access.headers().await;
+        let headers = headers
+            .map_err(|error| Recovery::Retry.because("publish", credentials::explain(&error)))?;
         let route: Result<MetadataValue<_>, _> = format!("topic={topic}").parse();
         let route = route.map_err(|error| Recovery::Stop.because("publish", error))?;
         let mut metadata = MetadataMap::from_headers(headers);
@@ -245,7 +237,8 @@ mod tests {
     async fn a_request_says_who_we_are_and_where_it_goes() {
         let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         let credentials = api_key_credentials::Builder::new("secret").build();
-        let publisher = Publisher::new(channel, Some(credentials));
+        let access = Access::new(None, Some(credentials)).await;
+        let publisher = Publisher::new(channel, access);
 
         let headers = publisher.headers(&TopicName::new("p", "t")).await.unwrap();
 

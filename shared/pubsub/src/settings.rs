@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use pipeline::Limits;
+use pipeline::{Error, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
+use service::google::{Access, Login};
 use service::settings::{Variable, VariableKind};
 
 use crate::connection::TopicName;
@@ -23,16 +24,19 @@ const EMULATOR_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
-    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
-    /// The variable `PUBSUB_EMULATOR_HOST` wins.
+    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
+    /// Google's; its usual one when left out. The variable `PUBSUB_EMULATOR_HOST` wins.
     pub endpoint: Option<String>,
+    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
+    /// `application_default` for Google's.
+    pub credentials: Option<Login>,
     /// gRPC connections per client; 1 to 16. One carries about 10 MB/s of a stream.
     pub channels: usize,
 }
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { endpoint: None, channels: 2 }
+        Self { endpoint: None, credentials: None, channels: 2 }
     }
 }
 
@@ -44,9 +48,14 @@ impl Endpoint {
         kind: VariableKind::EmulatorHost,
     };
 
+    /// The way there, with credentials.
+    pub(crate) async fn access(&self) -> Result<Access, Error> {
+        Access::find(self.endpoint.as_deref(), self.credentials).await
+    }
+
     /// Reports what is wrong; the settings stand at `pubsub`.
     pub fn check(&self, faults: &mut Faults) {
-        faults.endpoint("pubsub.endpoint", self.endpoint.as_deref());
+        Login::check("pubsub", self.endpoint.as_deref(), self.credentials, faults);
         let is_few = (1..=16).contains(&self.channels);
         faults.require(is_few, "pubsub.channels", format!("must be 1 to 16, is {}", self.channels));
     }
@@ -321,7 +330,8 @@ mod tests {
     #[test]
     fn an_endpoint_is_a_url_with_a_few_channels() {
         let faults = |endpoint: Option<&str>, channels| {
-            let endpoint = Endpoint { endpoint: endpoint.map(str::to_owned), channels };
+            let endpoint =
+                Endpoint { endpoint: endpoint.map(str::to_owned), credentials: None, channels };
             faulty(|faults| endpoint.check(faults))
         };
 

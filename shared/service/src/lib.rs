@@ -6,6 +6,7 @@
 pub mod args;
 pub mod credentials;
 pub mod explain;
+pub mod google;
 pub mod health;
 mod host;
 mod http;

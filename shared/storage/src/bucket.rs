@@ -4,20 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
 use google_cloud_gax::error::rpc::StatusDetails;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
 use pipeline::{Error, Recovery, Renewable};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
+use service::google::Access;
 use service::survey::State;
 use service::{Condition, Need, credentials};
 
 use crate::settings::Endpoint;
 
-/// Where Google's own service answers.
-const GOOGLE: &str = "https://storage.googleapis.com";
 /// The reason of a 412 when an object of the name is there. Others are policies of an organization or
 /// of the bucket: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
 const EXISTS: &str = "conditionNotMet";
@@ -51,8 +49,7 @@ pub struct Object {
 pub struct Bucket {
     storage: Renewable<Storage>,
     client: reqwest::Client,
-    /// `None` for an emulator, which wants none.
-    credentials: Option<AccessTokenCredentials>,
+    access: Access,
     name: String,
     url: String,
 }
@@ -79,10 +76,13 @@ struct Granted {
 }
 
 /// Builds a client that never tries again by itself: the pipeline does.
-async fn build(endpoint: Option<String>) -> Result<Storage, Error> {
-    let builder = Storage::builder().with_retry_policy(NeverRetry);
-    let builder = match endpoint {
-        Some(url) => builder.with_endpoint(url).with_credentials(anonymous::Builder::new().build()),
+async fn build(access: Access) -> Result<Storage, Error> {
+    let builder = Storage::builder()
+        .with_retry_policy(NeverRetry)
+        .with_credentials(access.credentials())
+        .with_universe_domain(access.domain());
+    let builder = match access.endpoint() {
+        Some(url) => builder.with_endpoint(url),
         None => builder,
     };
     let built = builder.build().await;
@@ -116,19 +116,12 @@ impl Bucket {
     /// # Errors
     /// `Stop` when no client can be built, for want of credentials for example.
     pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
-        let credentials = match &settings.endpoint {
-            Some(_) => None,
-            None => {
-                let credentials = Builder::default().build_access_token_credentials();
-                let stop = |error| {
-                    Recovery::Stop.because("find credentials", credentials::explain(&error))
-                };
-                Some(credentials.map_err(stop)?)
-            }
-        };
-        let endpoint = settings.endpoint.clone();
-        let storage = Renewable::open(move || Box::pin(build(endpoint.clone())));
-        let host = settings.endpoint.as_deref().unwrap_or(GOOGLE);
+        let access = Access::find(settings.endpoint.as_deref(), settings.credentials).await?;
+        let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
+        let storage = Renewable::open({
+            let access = access.clone();
+            move || Box::pin(build(access.clone()))
+        });
         Ok(Self {
             storage: storage.await?,
             client: reqwest::Client::builder()
@@ -137,9 +130,9 @@ impl Bucket {
                 .pool_max_idle_per_host(0)
                 .build()
                 .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
-            credentials,
+            access,
             name: name.to_owned(),
-            url: format!("{host}/storage/v1/b/{name}"),
+            url,
         })
     }
 
@@ -278,10 +271,8 @@ impl Bucket {
 
     /// A request with our credentials.
     async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
-        let Some(found) = &self.credentials else { return Ok(request) };
-        let token = found.access_token().await;
-        let token = token.map_err(|error| credentials::explain(&error))?;
-        Ok(request.bearer_auth(token.token))
+        let headers = self.access.headers().await;
+        Ok(request.headers(headers.map_err(|error| credentials::explain(&error))?))
     }
 
     async fn find(&self) -> Result<(), String> {

@@ -3,15 +3,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
+use service::google::Login;
 use service::settings::{Variable, VariableKind};
 
 /// How Cloud Storage is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
-    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
-    /// The variable `STORAGE_EMULATOR_HOST` wins.
+    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
+    /// Google's; its usual one when left out. The variable `STORAGE_EMULATOR_HOST` wins.
     pub endpoint: Option<String>,
+    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
+    /// `application_default` for Google's.
+    pub credentials: Option<Login>,
 }
 
 impl Endpoint {
@@ -24,7 +28,7 @@ impl Endpoint {
 
     /// Reports what is wrong.
     pub fn check(&self, faults: &mut Faults) {
-        faults.endpoint("storage.endpoint", self.endpoint.as_deref());
+        Login::check("storage", self.endpoint.as_deref(), self.credentials, faults);
     }
 }
 
@@ -36,7 +40,8 @@ mod tests {
     fn an_endpoint_is_a_url_or_left_out() {
         let faults = |endpoint: Option<&str>| {
             let mut faults = Faults::default();
-            Endpoint { endpoint: endpoint.map(str::to_owned) }.check(&mut faults);
+            Endpoint { endpoint: endpoint.map(str::to_owned), credentials: None }
+                .check(&mut faults);
             faults.lines().to_vec()
         };
 

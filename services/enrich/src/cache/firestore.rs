@@ -10,11 +10,11 @@ use firestore::gcloud_sdk::google::firestore::v1::Value as Stored;
 use firestore::gcloud_sdk::google::firestore::v1::value::ValueType;
 use firestore::{FirestoreDb, FirestoreDbOptions, FirestoreDocument};
 use futures::TryStreamExt as _;
-use google_cloud_auth::credentials::anonymous;
 use pipeline::{Lease, Renewable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use service::google::{Access, Login};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
@@ -32,9 +32,12 @@ pub struct Settings {
     pub collection: String,
     /// The database.
     pub database: String,
-    /// URL of an emulator, such as `http://localhost:8085`; Google's own service when left out.
-    /// The variable `FIRESTORE_EMULATOR_HOST` wins.
+    /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
+    /// Google's; its usual one when left out. The variable `FIRESTORE_EMULATOR_HOST` wins.
     pub endpoint: Option<String>,
+    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
+    /// `application_default` for Google's.
+    pub credentials: Option<Login>,
     /// Longest duration of a read; 100ms to 1m.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -47,6 +50,7 @@ impl Default for Settings {
             collection: String::new(),
             database: "(default)".into(),
             endpoint: None,
+            credentials: None,
             timeout: Duration::from_secs(5),
         }
     }
@@ -91,13 +95,10 @@ async fn open_database(project: String, settings: Settings) -> Result<FirestoreD
         .with_request_timeout(settings.timeout * 2)
         // The lookup decides when to try again.
         .with_max_retries(0);
-    let opened = match settings.endpoint {
-        Some(url) => {
-            let options = options.with_firebase_api_url(url);
-            FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
-        }
-        None => FirestoreDb::with_options(options).await,
-    };
+    let access = Access::find(settings.endpoint.as_deref(), settings.credentials).await;
+    let access = access.map_err(|error| LayerError::of(&error))?;
+    let options = options.with_firebase_api_url(access.url("firestore"));
+    let opened = FirestoreDb::with_options_auth(options, access.credentials()).await;
     opened.map_err(|error| LayerError::of(&error))
 }
 

@@ -9,20 +9,18 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
 use pipeline::backoff::Backoff;
 use pipeline::timestamp::parse_rfc3339;
 use pipeline::{Error, Message, Recovery};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use service::google::Access;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use crate::settings::Endpoint;
 
-/// URL of Google's own service.
-const GOOGLE: &str = "https://pubsub.googleapis.com";
 /// Longest duration of one request.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Most attempts for one request.
@@ -33,8 +31,7 @@ const MAX_IDS: usize = 1000;
 /// Client of one subscription.
 pub(super) struct Puller {
     client: reqwest::Client,
-    /// `None` for an emulator, which wants none.
-    credentials: Option<Credentials>,
+    access: Access,
     url: String,
 }
 
@@ -99,20 +96,14 @@ impl Puller {
     ///
     /// # Errors
     /// `Stop` when there are no credentials.
-    pub(super) fn new(endpoint: &Endpoint, subscription: &str) -> Result<Self, Error> {
-        let credentials = match &endpoint.endpoint {
-            Some(_) => None,
-            None => {
-                let built = Builder::default().build();
-                Some(built.map_err(|error| Recovery::Stop.because("find credentials", error))?)
-            }
-        };
+    pub(super) async fn new(endpoint: &Endpoint, subscription: &str) -> Result<Self, Error> {
+        let access = endpoint.access().await?;
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
-        let host = endpoint.endpoint.as_deref().unwrap_or(GOOGLE).trim_end_matches('/');
+        let url = format!("{}/v1/{subscription}", access.url("pubsub"));
         Ok(Self {
             client: client.map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
-            credentials,
-            url: format!("{host}/v1/{subscription}"),
+            access,
+            url,
         })
     }
 
@@ -188,18 +179,12 @@ impl Puller {
         verb: &'static str,
         body: &Value,
     ) -> Result<(Vec<u8>, Option<OffsetDateTime>), Failure> {
-        let mut request = self.client.post(format!("{}:{verb}", self.url)).json(body);
-        if let Some(credentials) = &self.credentials {
-            let headers = credentials.headers(Default::default()).await;
-            let headers = headers.map_err(|error| Failure {
-                is_transient: error.is_transient(),
-                may_be_done: false,
-                error: Recovery::Stop.because("find credentials", error),
-            })?;
-            if let CacheableResource::New { data, .. } = headers {
-                request = request.headers(data);
-            }
-        }
+        let headers = self.access.headers().await.map_err(|error| Failure {
+            is_transient: error.is_transient(),
+            may_be_done: false,
+            error: Recovery::Stop.because("find credentials", error),
+        })?;
+        let request = self.client.post(format!("{}:{verb}", self.url)).json(body).headers(headers);
         let silent = |error: reqwest::Error| Failure {
             is_transient: true,
             may_be_done: !error.is_connect(),

@@ -56,14 +56,14 @@ impl TestEnv {
         }
     }
 
-    fn reader(&self, max: usize) -> Reader {
+    async fn reader(&self, max: usize) -> Reader {
         let limits = Limits { max, wait: Duration::ZERO };
-        Reader::new(Puller::new(&self.endpoint, SUBSCRIPTION).unwrap(), limits).unwrap()
+        Reader::new(Puller::new(&self.endpoint, SUBSCRIPTION).await.unwrap(), limits).unwrap()
     }
 
     /// Ids of all letters that a reader finds, which are given back.
     async fn read(&self) -> BTreeSet<String> {
-        let mut reader = self.reader(1_000_000);
+        let mut reader = self.reader(1_000_000).await;
         let ids = rest(&mut reader).await;
         assert_eq!(reader.shortfall(), None);
         reader.close().await.unwrap();
@@ -103,7 +103,7 @@ async fn every_letter_is_read_in_every_run() {
 async fn a_bound_that_hides_letters_is_told() {
     let env = TestEnv::with_letters(30).await;
 
-    let mut reader = env.reader(20);
+    let mut reader = env.reader(20).await;
     let found = rest(&mut reader).await;
 
     assert_eq!((found.len(), reader.read()), (20, 20));
@@ -123,7 +123,7 @@ async fn a_bound_that_hides_letters_is_told() {
 async fn a_bound_that_is_just_enough_hides_nothing() {
     let env = TestEnv::with_letters(20).await;
 
-    let mut reader = env.reader(20);
+    let mut reader = env.reader(20).await;
 
     assert_eq!(rest(&mut reader).await.len(), 20);
     assert_eq!(reader.shortfall(), None);
@@ -134,7 +134,7 @@ async fn letters_of_a_lost_answer_are_told_to_be_missing() {
     let env = TestEnv::with_letters(1200).await;
     env.disturb_pull(Kind::LoseReply);
 
-    let mut reader = env.reader(1_000_000);
+    let mut reader = env.reader(1_000_000).await;
     let found = rest(&mut reader).await;
 
     assert_eq!(found.len(), 200, "a thousand are leased to nobody");
@@ -150,7 +150,7 @@ async fn what_is_refused_stops_the_tool_with_the_words_of_pubsub() {
     let env = TestEnv::with_letters(1).await;
     env.disturb_pull(Kind::refuse(Code::PermissionDenied));
 
-    let error = env.reader(10).page().await.unwrap_err();
+    let error = env.reader(10).await.page().await.unwrap_err();
 
     assert!(format!("{error:#}").starts_with("pull: 403"), "{error:#}");
 }
@@ -158,7 +158,7 @@ async fn what_is_refused_stops_the_tool_with_the_words_of_pubsub() {
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_that_come_while_it_runs_are_left_for_the_next_run() {
     let env = TestEnv::with_letters(2).await;
-    let mut reader = env.reader(1_000_000);
+    let mut reader = env.reader(1_000_000).await;
     let page = reader.page().await.unwrap().unwrap();
     // The service's clock is told in whole seconds.
     reader.forget_the_second();
@@ -174,7 +174,7 @@ async fn letters_that_come_while_it_runs_are_left_for_the_next_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_of_the_service_is_told() {
     let env = TestEnv::with_letters(1).await;
-    let puller = Puller::new(&env.endpoint, SUBSCRIPTION).unwrap();
+    let puller = Puller::new(&env.endpoint, SUBSCRIPTION).await.unwrap();
 
     let pulled = puller.pull(1).await.unwrap();
 
@@ -186,7 +186,7 @@ async fn the_clock_of_the_service_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_removed_is_gone_and_the_others_are_back() {
     let env = TestEnv::with_letters(5).await;
-    let mut reader = env.reader(1_000_000);
+    let mut reader = env.reader(1_000_000).await;
     let page = reader.page().await.unwrap().unwrap();
 
     reader.finish(&page[0].id);
@@ -243,7 +243,7 @@ fn times_are_given_in_three_forms_and_others_are_refused_with_examples() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_are_extended_beside_a_slow_step() {
     let env = TestEnv::with_letters(2).await;
-    let mut reader = env.reader(10);
+    let mut reader = env.reader(10).await;
     let page = reader.page().await.unwrap().unwrap();
     reader.finish(&page[0].id);
     let extended = || env.emulator.faults().calls().get("ModifyAckDeadline").copied();

@@ -14,7 +14,7 @@ const TIME_LIMIT: Duration = PATIENCE;
 
 async fn policy(world: &World, graves: &Graves) -> Policy<DeadLetters> {
     let publishers = Publishers::new(&world.connection).await.unwrap();
-    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()) };
+    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() };
     DeadLetters::policy(graves, "p", &publishers, &world.guard, &storage).await.unwrap()
 }
 
@@ -69,7 +69,7 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
 
     assert_eq!(letter.data, "");
     let object = letter.attributes["dl_object"].strip_prefix("gs://graves/").unwrap();
-    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()) };
+    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() };
     let bucket = storage::Bucket::new("graves", &storage).await.unwrap();
     assert_eq!(bucket.read(object).await.unwrap(), message.data);
 }

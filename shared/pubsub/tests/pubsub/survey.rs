@@ -14,7 +14,7 @@ async fn look(world: &World, topics: &[&str], dead_letters: Option<&Graves>) -> 
     let survey = Survey {
         project: "p",
         pubsub: &world.endpoint(),
-        storage: &storage::Endpoint { endpoint: Some(world.emulator.url()) },
+        storage: &storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() },
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,

@@ -47,7 +47,7 @@ impl Layers {
             let layer = if is_strong { "strong variables" } else { "weak variables" };
             let known = known.iter();
             let known = known.filter(|known| (known.kind != VariableKind::Default) == is_strong);
-            let values = known.filter_map(|known| ecosystem(known, variables)).collect();
+            let values = known.flat_map(|known| ecosystem(known, variables, keys)).collect();
             Variables { layer, values }
         };
         let mut values = BTreeMap::new();
@@ -118,16 +118,25 @@ pub(super) fn name(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// The key of a variable of the ecosystem, with its name and text; nothing while it is not set.
+/// The keys of a variable of the ecosystem, each with its name and text; none while it is not set. An
+/// emulator is never sent credentials, whatever the file says about its endpoint.
 fn ecosystem(
     known: &Variable,
     variables: &[(String, String)],
-) -> Option<(String, (String, String))> {
+    keys: &Keys,
+) -> Vec<(String, (String, String))> {
     let set = variables.iter().find(|(name, value)| name == known.name && !value.is_empty());
-    let (name, value) = set?;
-    let is_host = known.kind == VariableKind::EmulatorHost && !value.contains("://");
-    let value = if is_host { format!("http://{value}") } else { value.clone() };
-    Some((known.key.to_owned(), (name.clone(), value)))
+    let Some((name, value)) = set else { return Vec::new() };
+    let is_emulator = known.kind == VariableKind::EmulatorHost;
+    let is_host = is_emulator && !value.contains("://");
+    let url = if is_host { format!("http://{value}") } else { value.clone() };
+    let mut set = vec![(known.key.to_owned(), (name.clone(), url))];
+    let section = known.key.strip_suffix(".endpoint").filter(|_| is_emulator);
+    let credentials = section.map(|section| format!("{section}.credentials"));
+    if let Some(credentials) = credentials.filter(|key| keys.has(key)) {
+        set.push((credentials, (name.clone(), "anonymous".into())));
+    }
+    set
 }
 
 impl Variables {

@@ -1,0 +1,156 @@
+//! Endpoints that want credentials: every call bears the token, and names the project that pays.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::post;
+use e2e::mosquitto::free_port;
+use e2e::process::{Process, binary};
+use serde_json::{Value, json};
+use service::google::Login;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use tower::ServiceExt as _;
+
+use crate::stage::{PATIENCE, Stage, until};
+
+/// Calls that were seen, with the headers that say who calls.
+type Seen = Arc<Mutex<BTreeMap<String, (String, String)>>>;
+
+/// A place before the embedded cloud that passes everything on and notes who calls.
+#[derive(Clone)]
+struct Front {
+    cloud: Channel,
+    seen: Seen,
+}
+
+/// The headers of a request that say who calls.
+fn caller(request: &Request) -> (String, String) {
+    let header = |name| {
+        let value = request.headers().get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    (header("authorization"), header("x-goog-user-project"))
+}
+
+async fn pass(State(front): State<Front>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    front.seen.lock().unwrap().insert(path, caller(&request));
+    let answer = front.cloud.oneshot(request.map(tonic::body::Body::new)).await.unwrap();
+    answer.map(axum::body::Body::new)
+}
+
+async fn serve(router: Router, tasks: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
+/// Writes Application Default Credentials whose token comes from a server of ours.
+async fn write_credentials(file: &Path, tasks: &mut JoinSet<()>) {
+    let token = || async {
+        let token = json!({ "access_token": "token", "expires_in": 3600, "token_type": "Bearer" });
+        axum::Json::<Value>(token)
+    };
+    let url = serve(Router::new().route("/token", post(token)), tasks).await;
+    let user = json!({
+        "type": "authorized_user", "client_id": "id", "client_secret": "secret",
+        "refresh_token": "refresh", "token_uri": format!("{url}/token"),
+        "quota_project_id": "payer",
+    });
+    std::fs::write(file, user.to_string()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() {
+    let stage = Stage::set().await;
+    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
+    stage.put_devices(1).await;
+    let mut tasks = JoinSet::new();
+    let file = stage.folder.path().join("credentials.json");
+    write_credentials(&file, &mut tasks).await;
+    let cloud = Endpoint::from_shared(emulator.url()).unwrap().connect_lazy();
+    let front = Front { cloud, seen: Seen::default() };
+    let router = Router::new().fallback(pass).with_state(front.clone());
+    let url = Some(serve(router, &mut tasks).await);
+    let login = Some(Login::ApplicationDefault);
+    let (mut bigqueries, mut icestore, mut enrich) =
+        (stage.bigqueries(), stage.icestore(), stage.enrich(None));
+    for pubsub in [&mut bigqueries.pubsub, &mut icestore.pubsub, &mut enrich.pubsub] {
+        (pubsub.endpoint, pubsub.credentials) = (url.clone(), login);
+    }
+    (bigqueries.bigquery.endpoint, bigqueries.bigquery.credentials) = (url.clone(), login);
+    (icestore.storage.endpoint, icestore.storage.credentials) = (url.clone(), login);
+    (enrich.firestore.endpoint, enrich.firestore.credentials) = (url, login);
+
+    let mut services = Vec::new();
+    for (name, settings) in [
+        ("bigqueries", serde_json::to_value(&bigqueries).unwrap()),
+        ("icestore", serde_json::to_value(&icestore).unwrap()),
+        ("enrich", serde_json::to_value(&enrich).unwrap()),
+    ] {
+        let (config, log) = (stage.folder.path().join(name), stage.folder.path().join("log"));
+        std::fs::write(&config, settings.to_string()).unwrap();
+        let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
+        let port = free_port().unwrap();
+        let mut process = Process::start_with(name, &config, port, &log, &variables).unwrap();
+        process.ready().await.unwrap();
+        services.push(process);
+    }
+    let attributes = json!({ "device_id": "device-00000" });
+    stage.cloud.publish(&stage.cloud.name("raw"), b"{}", attributes).await.unwrap();
+
+    for call in [
+        "Subscriber/StreamingPull",
+        "Publisher/Publish",
+        "BigQueryWrite/AppendRows",
+        "/bigquery/v2/",
+        "Firestore/BatchGetDocuments",
+        "/storage/v1/b/",
+        "/upload/storage/",
+    ] {
+        let is_seen = async || front.seen.lock().unwrap().keys().any(|path| path.contains(call));
+        until(is_seen).await;
+    }
+    for (path, caller) in &*front.seen.lock().unwrap() {
+        assert_eq!(*caller, ("Bearer token".to_owned(), "payer".to_owned()), "{path}");
+    }
+    for mut service in services {
+        assert!(service.terminate().await.unwrap().success());
+    }
+    stage.strike().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_a_type_that_is_not_supported_are_named_with_those_that_are() {
+    let stage = Stage::set().await;
+    let file = stage.folder.path().join("credentials.json");
+    let mut icestore = stage.icestore();
+    icestore.storage.endpoint = Some("https://storage.example".into());
+    icestore.storage.credentials = Some(Login::ApplicationDefault);
+    let config = stage.folder.path().join("icestore.yaml");
+    std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
+    for kind in ["external_account_authorized_user", "gdch_service_account"] {
+        std::fs::write(&file, json!({ "type": kind }).to_string()).unwrap();
+
+        let mut check = tokio::process::Command::new(binary("icestore").unwrap());
+        check.arg("--config").arg(&config).args(["check", "--online"]);
+        check.env("GOOGLE_APPLICATION_CREDENTIALS", &file);
+        let said = timeout(PATIENCE, check.output()).await.unwrap().unwrap();
+
+        let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert!(said.contains(kind), "{said}");
+        assert!(
+            said.contains("supported are the types service_account, authorized_user"),
+            "{said}"
+        );
+    }
+    stage.strike().await;
+}

@@ -1,0 +1,223 @@
+//! Endpoints of Google's APIs, and the credentials for them.
+
+use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials, anonymous};
+use google_cloud_auth::errors::CredentialsError;
+use pipeline::{Error, Recovery};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Faults, credentials};
+
+/// Headers of a request over HTTP.
+pub type Headers = axum::http::HeaderMap;
+
+/// The domain of Google's own cloud; sovereign clouds have others.
+const GOOGLE: &str = "googleapis.com";
+/// Credentials that can be used here.
+const SUPPORTED: &str = "supported are the types service_account, authorized_user, \
+                         impersonated_service_account and external_account, and the metadata server";
+
+/// Credentials that calls of an endpoint carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Login {
+    /// None, as emulators want it.
+    Anonymous,
+    /// Application Default Credentials.
+    ApplicationDefault,
+}
+
+/// The way to one of Google's APIs: its URL where that is not the usual one, and the credentials.
+#[derive(Debug, Clone)]
+pub struct Access {
+    url: Option<String>,
+    credentials: Option<Credentials>,
+    domain: String,
+}
+
+impl Access {
+    /// Finds the credentials for an endpoint. Without a login an endpoint is an emulator, which wants
+    /// none.
+    ///
+    /// # Errors
+    /// `Stop` when there are no credentials, or some of a type that is not supported.
+    pub async fn find(endpoint: Option<&str>, login: Option<Login>) -> Result<Self, Error> {
+        let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
+            Login::Anonymous => None,
+            Login::ApplicationDefault => Some(Builder::default().build().map_err(|error| {
+                let text = credentials::explain(&error);
+                let is_other = error.is_unknown_type() || error.is_not_supported();
+                let text = if is_other { format!("{text}; {SUPPORTED}") } else { text };
+                Recovery::Stop.because("find credentials", text)
+            })?),
+        };
+        Ok(Self::new(endpoint, credentials).await)
+    }
+
+    /// The way to an endpoint, or else to Google's own, with credentials that are there already.
+    pub async fn new(endpoint: Option<&str>, credentials: Option<Credentials>) -> Self {
+        let domain = match &credentials {
+            Some(credentials) => credentials.universe_domain().await,
+            None => None,
+        };
+        let url = endpoint.map(|url| url.trim_end_matches('/').to_owned());
+        Self { url, credentials, domain: domain.unwrap_or_else(|| GOOGLE.into()) }
+    }
+
+    /// The URL of the settings, if there is one.
+    #[must_use]
+    pub fn endpoint(&self) -> Option<&str> {
+        self.url.as_deref()
+    }
+
+    /// The URL of a service such as `bigquery`.
+    #[must_use]
+    pub fn url(&self, service: &str) -> String {
+        self.url.clone().unwrap_or_else(|| format!("https://{service}.{}", self.domain))
+    }
+
+    /// The domain of the credentials' cloud.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// Credentials for Google's own clients.
+    #[must_use]
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone().unwrap_or_else(|| anonymous::Builder::new().build())
+    }
+
+    /// The headers that a request carries: the token, and the project that pays for it.
+    ///
+    /// # Errors
+    /// When there is no token.
+    pub async fn headers(&self) -> Result<Headers, CredentialsError> {
+        let Some(credentials) = &self.credentials else { return Ok(Headers::new()) };
+        match credentials.headers(Default::default()).await? {
+            CacheableResource::New { data, .. } => Ok(data),
+            // Without a tag of an earlier answer there is always a new one.
+            CacheableResource::NotModified => Ok(Headers::new()),
+        }
+    }
+}
+
+impl Login {
+    fn of(endpoint: Option<&str>) -> Self {
+        match endpoint {
+            Some(_) => Self::Anonymous,
+            None => Self::ApplicationDefault,
+        }
+    }
+
+    /// Reports an endpoint and a login that do not fit each other. They stand in the same section, as
+    /// `endpoint` and `credentials`.
+    pub fn check(section: &str, endpoint: Option<&str>, login: Option<Self>, faults: &mut Faults) {
+        let key = format!("{section}.credentials");
+        Self::check_endpoint(&format!("{section}.endpoint"), endpoint, login, faults);
+        let is_google = endpoint.map(|url| address(url).ends_with(".googleapis.com"));
+        let (is_right, right) = match (is_google, login) {
+            (None, Some(Self::Anonymous)) => (
+                false,
+                "anonymous needs an endpoint: Google's own service wants to know its callers",
+            ),
+            (Some(true), None | Some(Self::Anonymous)) => {
+                (false, "application_default is needed: the endpoint is one of Google's")
+            }
+            _ => (true, ""),
+        };
+        faults.require(is_right, &key, right);
+    }
+
+    /// Reports a URL that credentials must not be sent to, or that is none.
+    pub fn check_endpoint(
+        key: &str,
+        endpoint: Option<&str>,
+        login: Option<Self>,
+        faults: &mut Faults,
+    ) {
+        faults.endpoint(key, endpoint);
+        let Some(url) = endpoint.filter(|_| login == Some(Self::ApplicationDefault)) else {
+            return;
+        };
+        let is_here = matches!(address(url), "localhost" | "127.0.0.1" | "[::1]");
+        let right = "must begin with https:// where credentials are sent, as \
+                     https://pubsub.europe-west3.rep.googleapis.com";
+        faults.require(url.starts_with("https://") || is_here, key, right);
+        let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
+        let is_bare = path.is_none_or(|(_, path)| path.is_empty());
+        faults.require(is_bare, key, "must end with the host or its port");
+    }
+}
+
+/// The host in a URL.
+fn address(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let port = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
+    &authority[..port.unwrap_or(authority.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_auth::credentials::user_account;
+
+    use super::*;
+
+    const REGIONAL: &str = "https://pubsub.europe-west3.rep.googleapis.com";
+
+    fn faults(endpoint: Option<&str>, login: Option<Login>) -> String {
+        let mut faults = Faults::default();
+        Login::check("pubsub", endpoint, login, &mut faults);
+        faults.to_string()
+    }
+
+    #[test]
+    fn an_endpoint_and_its_credentials_fit_each_other() {
+        let google = Some(Login::ApplicationDefault);
+        for (endpoint, login) in [
+            (None, None),
+            (None, google),
+            (Some("http://localhost:8085"), None),
+            (Some("http://emulator:8085"), Some(Login::Anonymous)),
+            (Some("http://127.0.0.1:8085"), google),
+            (Some(REGIONAL), google),
+            (Some("https://pubsub-vpc.p.googleapis.com/"), google),
+            (Some("https://pubsub.cloud.example"), google),
+        ] {
+            assert_eq!(faults(endpoint, login), "", "{endpoint:?} {login:?}");
+        }
+        for (endpoint, login, fault) in [
+            (None, Some(Login::Anonymous), "pubsub.credentials: anonymous needs an endpoint"),
+            (Some(REGIONAL), None, "pubsub.credentials: application_default is needed"),
+            (Some("http://far:8085"), google, "pubsub.endpoint: must begin with https://"),
+            (Some("https://far/v1"), google, "pubsub.endpoint: must end with the host"),
+            (Some("far:8085"), None, "pubsub.endpoint: must be a URL"),
+        ] {
+            let said = faults(endpoint, login);
+            assert!(said.starts_with(fault), "{fault} is not in {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_without_a_login_is_an_emulator() {
+        let emulator = Access::find(Some("http://localhost:1/"), None).await.unwrap();
+
+        assert_eq!(emulator.url("bigquery"), "http://localhost:1");
+        assert!(emulator.headers().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_cloud_has_another_domain() {
+        let file = serde_json::json!({
+            "type": "authorized_user", "client_id": "id", "client_secret": "secret", "refresh_token": "token",
+        });
+        let user = user_account::Builder::new(file).build().unwrap();
+
+        let usual = Access::new(None, Some(user.clone())).await;
+        let regional = Access::new(Some(REGIONAL), Some(user)).await;
+
+        assert_eq!(usual.url("bigquery"), "https://bigquery.googleapis.com");
+        assert_eq!(regional.url("pubsub"), REGIONAL);
+    }
+}
