@@ -12,6 +12,7 @@ use e2e::mosquitto::free_port;
 use e2e::process::{Process, binary};
 use serde_json::{Value, json};
 use service::google::Login;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -125,6 +126,48 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     for mut service in services {
         assert!(service.terminate().await.unwrap().success());
     }
+    stage.strike().await;
+}
+
+/// Takes connections, and keeps the first line that each of them brings.
+async fn first_lines(listener: TcpListener, lines: Arc<Mutex<Vec<String>>>) {
+    while let Ok((connection, _)) = listener.accept().await {
+        let mut line = String::new();
+        // What is no text is no line.
+        drop(BufReader::new(connection).read_line(&mut line).await);
+        lines.lock().unwrap().push(line);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_over_rest_go_through_a_proxy_and_check_says_what_does_not() {
+    let stage = Stage::set().await;
+    if stage.faulty_cloud().is_none() {
+        return stage.strike().await;
+    }
+    let mut tasks = JoinSet::new();
+    let credentials = stage.folder.path().join("credentials.json");
+    write_credentials(&credentials, &mut tasks).await;
+    let (listener, lines) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::default());
+    let proxy = format!("http://user:hunter2@{}", listener.local_addr().unwrap());
+    tasks.spawn(first_lines(listener, Arc::clone(&lines)));
+    let mut icestore = stage.icestore();
+    // A name that nobody has: only the proxy is asked for it.
+    icestore.storage.endpoint = Some("https://storage.example".into());
+    icestore.storage.credentials = Some(Login::ApplicationDefault);
+    let config = stage.folder.path().join("icestore.yaml");
+    std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
+
+    let mut check = tokio::process::Command::new(binary("icestore").unwrap());
+    check.arg("--config").arg(&config).args(["check", "--online"]).env("HTTPS_PROXY", proxy);
+    check.env("GOOGLE_APPLICATION_CREDENTIALS", &credentials).env("NO_PROXY", "127.0.0.1");
+    let said = timeout(PATIENCE, check.output()).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+
+    let lines = lines.lock().unwrap().clone();
+    assert!(lines.iter().any(|line| line.starts_with("CONNECT storage.example:443")), "{lines:?}");
+    assert!(said.contains("HTTPS_PROXY is set: calls over REST"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
     stage.strike().await;
 }
 

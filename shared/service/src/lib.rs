@@ -17,6 +17,7 @@ mod metrics;
 pub mod moment;
 pub mod output;
 mod probe;
+mod proxies;
 mod run;
 mod schema;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::memory::Account;
 use crate::settings::{self, Faults, Settings};
 use crate::signals::Signals;
 use crate::survey::{self, Form, Roles};
-use crate::{Hosted, Service, args, logs, output, probe, schema};
+use crate::{Hosted, Service, args, logs, output, probe, proxies, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
 pub(crate) const FAILED: u8 = 1;
@@ -152,13 +152,13 @@ fn act_on<T: Settings, S: Service>(
                 report_right::<T, S>(&settings, form);
             }
             let needs = runtime.block_on(make(settings).survey())?;
-            survey::report(&needs, form, Roles::Hidden)
+            survey::report(needs, form, Roles::Hidden)
         }
         Command::Plan(form) => {
             let mut needs = runtime.block_on(make(settings).survey())?;
             // A plan is of what IAM has a role for.
             needs.retain(|need| need.role.is_some());
-            survey::report(&needs, form, Roles::Shown)
+            survey::report(needs, form, Roles::Shown)
         }
         Command::Probe => probe::readiness(settings.http()),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
@@ -180,7 +180,8 @@ fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
         )),
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
-            guarantees.iter().chain(&account.lines()).for_each(output::line);
+            let lines = account.lines().into_iter().chain(proxies::note());
+            guarantees.into_iter().chain(lines).for_each(output::line);
         }
     }
 }
@@ -208,6 +209,7 @@ async fn live<T: Settings, S: Service>(
     settings: T,
 ) -> anyhow::Result<()> {
     Account::of(&settings).warn();
+    proxies::warn();
     let hosted = Hosted::start(make(settings.clone()), &settings).await?;
     let deadline = signals.deadline();
     deadline.excuse_later(hosted.health());

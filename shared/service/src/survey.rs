@@ -4,12 +4,14 @@ use std::fmt::Display;
 
 use serde::Serialize;
 
+use crate::settings::url;
 use crate::{credentials, output};
 
 /// Something that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Need {
-    /// What it is: `topic`, `subscription`, `table`, `bucket`, `documents`, `redis`, `mqtt broker`.
+    /// What it is: `topic`, `subscription`, `table`, `bucket`, `documents`, `redis`, `redis channel`,
+    /// `mqtt broker`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -85,10 +87,12 @@ impl State {
 ///
 /// # Errors
 /// When one of them is not fine, so that the exit code tells.
-pub(crate) fn report(needs: &[Need], form: Form, roles: Roles) -> anyhow::Result<()> {
+pub(crate) fn report(mut needs: Vec<Need>, form: Form, roles: Roles) -> anyhow::Result<()> {
+    // The settings of an embedded service may not have been checked.
+    needs.iter_mut().for_each(|need| url::mask(&mut need.name));
     match form {
-        Form::Json => output::line(serde_json::to_string_pretty(needs)?),
-        Form::Text => output::line(table(needs, roles).trim_end()),
+        Form::Json => output::line(serde_json::to_string_pretty(&needs)?),
+        Form::Text => output::line(table(&needs, roles).trim_end()),
     }
     let wrong = needs.iter().filter(|need| !need.state.is_fine()).count();
     match wrong {
@@ -150,8 +154,8 @@ mod tests {
              MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
              \u{20}            create it\n"
         );
-        assert!(report(&needs, Form::Text, Roles::Hidden).is_err());
-        assert!(report(&needs[..1], Form::Text, Roles::Hidden).is_ok());
+        assert!(report(needs[..1].to_vec(), Form::Text, Roles::Hidden).is_ok());
+        assert!(report(needs.into(), Form::Text, Roles::Hidden).is_err());
     }
 
     #[test]

@@ -72,16 +72,19 @@ pub fn unreadable_secret(file: &Path, error: &std::io::Error) -> String {
 /// Puts `***` in place of users and passwords in all URLs of a value, before it is shown.
 pub(crate) fn mask_secrets(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            if let (Some(start), Some(at)) = (text.find("://"), text.rfind('@'))
-                && start + 3 <= at
-            {
-                text.replace_range(start + 3..at, "***");
-            }
-        }
+        Value::String(text) => mask(text),
         Value::Array(values) => values.iter_mut().for_each(mask_secrets),
         Value::Object(values) => values.values_mut().for_each(mask_secrets),
         _ => {}
+    }
+}
+
+/// Puts `***` in place of the user and the password of a text that is a URL.
+pub(crate) fn mask(text: &mut String) {
+    if let (Some(start), Some(at)) = (text.find("://"), text.rfind('@'))
+        && start + 3 <= at
+    {
+        text.replace_range(start + 3..at, "***");
     }
 }
 
