@@ -75,6 +75,12 @@ impl InFlight {
         self.starved.subscribe()
     }
 
+    /// Returns true when no further message may be in flight.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.messages.available_permits() == 0
+    }
+
     /// Messages in flight now.
     #[must_use]
     pub fn messages(&self) -> usize {
@@ -90,11 +96,13 @@ impl InFlight {
 
 /// Memory that all batches of a pipeline share, open ones and those being written.
 ///
-/// Soft by one record a lane: a record is encoded before its size is known.
+/// Soft by one record a lane, because a record is encoded before its size is known. A sixteenth is kept for
+/// what is being written, so that intake goes on while memory is short.
 #[derive(Debug)]
 pub struct Memory {
     limit: usize,
-    used: AtomicUsize,
+    open: AtomicUsize,
+    leaving: AtomicUsize,
     freed: watch::Sender<()>,
 }
 
@@ -102,24 +110,32 @@ impl Memory {
     /// A budget of this many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), freed: watch::Sender::new(()) }
+        let (open, leaving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { limit, open, leaving, freed: watch::Sender::new(()) }
     }
 
     /// Takes a share of nothing, to be resized as its batch grows.
     pub fn share(self: &Arc<Self>) -> Share {
-        Share { memory: Arc::clone(self), bytes: 0 }
+        Share { memory: Arc::clone(self), bytes: 0, is_leaving: false }
     }
 
-    /// Whether more is used than allowed.
+    /// Returns true when more is used than allowed.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.used.load(Ordering::Relaxed) > self.limit
+        self.used() > self.limit
+    }
+
+    /// Returns true when open batches have to be closed, so that others can grow. What is being written
+    /// does not count: it will be free soon.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.open.load(Ordering::Relaxed) > self.limit - self.limit / 16
     }
 
     /// Bytes used now.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.open.load(Ordering::Relaxed) + self.leaving.load(Ordering::Relaxed)
     }
 
     /// Changes each time that a share is given back.
@@ -134,23 +150,42 @@ impl Memory {
 pub struct Share {
     memory: Arc<Memory>,
     bytes: usize,
+    is_leaving: bool,
 }
 
 impl Share {
     /// Sets the share to what the batch takes now.
     pub fn resize(&mut self, bytes: usize) {
         if bytes >= self.bytes {
-            self.memory.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+            self.counter().fetch_add(bytes - self.bytes, Ordering::Relaxed);
         } else {
-            self.memory.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.counter().fetch_sub(self.bytes - bytes, Ordering::Relaxed);
         }
         self.bytes = bytes;
+    }
+
+    /// Bytes that the batch takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes that the batch is closed, and will be written.
+    pub fn leave(&mut self) {
+        let bytes = self.bytes;
+        self.resize(0);
+        self.is_leaving = true;
+        self.resize(bytes);
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        if self.is_leaving { &self.memory.leaving } else { &self.memory.open }
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.resize(0);
         self.memory.freed.send_replace(());
     }
 }
@@ -222,6 +257,25 @@ mod tests {
         assert!(!memory.is_over());
         share.resize(11);
         assert!(memory.is_over());
+    }
+
+    #[test]
+    fn what_is_being_written_makes_memory_full_and_not_short() {
+        let memory = Arc::new(Memory::new(160));
+        let (mut one, mut two) = (memory.share(), memory.share());
+        one.resize(100);
+        two.resize(50);
+        assert!(!memory.is_short());
+        two.resize(51);
+        assert!(memory.is_short() && !memory.is_over(), "a sixteenth is kept");
+
+        one.leave();
+        two.resize(61);
+
+        assert!(memory.is_over() && !memory.is_short());
+        assert_eq!((memory.used(), one.bytes()), (161, 100));
+        drop(one);
+        assert_eq!(memory.used(), 61);
     }
 
     #[test]

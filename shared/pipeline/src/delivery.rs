@@ -43,6 +43,7 @@ pub struct Settlement {
     lease_end: Option<Instant>,
     return_delay: Duration,
     arrived: Instant,
+    held_bytes: u32,
 }
 
 impl Settlement {
@@ -51,7 +52,13 @@ impl Settlement {
     /// `lease_end` is when the source takes the message back by itself; `None` means never.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
         let (settle, arrived) = (Some(Box::new(settle) as Box<dyn Settle>), Instant::now());
-        Self { settle, lease_end, return_delay: Duration::ZERO, arrived }
+        Self { settle, lease_end, return_delay: Duration::ZERO, arrived, held_bytes: 0 }
+    }
+
+    /// Sets the memory that the duty holds beyond itself, such as the source's own record of it.
+    pub fn with_held_bytes(mut self, held_bytes: u32) -> Self {
+        self.held_bytes = held_bytes;
+        self
     }
 
     /// Sets the longest time that the source keeps the message after a nack that was lost. It may
@@ -88,6 +95,12 @@ impl Settlement {
     #[must_use]
     pub fn return_delay(&self) -> Duration {
         self.return_delay
+    }
+
+    /// Bytes of memory that the duty holds beyond itself.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        usize::try_from(self.held_bytes).unwrap_or(usize::MAX)
     }
 
     /// When the message arrived. It may have waited since, for room in the pipeline.

@@ -1,6 +1,5 @@
 //! One lane: a task that transforms records, grows batches and starts their writes. No locks.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::batch::Cause;
-use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Parcel;
 use crate::metrics::{FlushCause, Metrics};
@@ -23,11 +21,13 @@ use crate::{Join, Sink, Transform, panics, suspects};
 
 mod clock;
 mod flushing;
+mod open;
 mod order;
 mod rebuilding;
 mod transforming;
 
 use clock::{Clock, Due};
+use open::{Open, OpenBatches};
 pub(crate) use order::Keyed;
 use order::Order;
 use transforming::Transformed;
@@ -41,7 +41,7 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     input: Option<mpsc::Receiver<Parcel>>,
     pulse: Pulse,
     scratch: S::Scratch,
-    open: HashMap<S::Key, Open<S>>,
+    open: OpenBatches<S>,
     clock: Clock<S::Key>,
     last_taken: Instant,
     /// Closed batches that wait for a free write; intake pauses while there is one.
@@ -68,26 +68,6 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     has_called_for_memory: bool,
     starved: watch::Receiver<()>,
     freed: watch::Receiver<()>,
-}
-
-/// A batch that still grows.
-struct Open<S: Sink> {
-    batch: S::Batch,
-    share: Share,
-    entries: Vec<write::Entry>,
-    bytes: usize,
-    generation: u64,
-    max_messages: usize,
-    is_ordered: bool,
-}
-
-impl<S: Sink> Open<S> {
-    /// Bounds the batch for a message that comes in batches of so many, and tells whether there is no
-    /// room for it.
-    fn is_full_for(&mut self, max_messages: usize) -> bool {
-        self.max_messages = self.max_messages.min(max_messages);
-        max_messages == 1 || self.entries.len() >= self.max_messages
-    }
 }
 
 /// A write that has ended; its deliveries are settled.
@@ -125,7 +105,7 @@ where
             shared,
             input: Some(input),
             pulse,
-            open: HashMap::new(),
+            open: OpenBatches::default(),
             clock: Clock::default(),
             last_taken: Instant::now(),
             waiting: VecDeque::new(),
@@ -202,7 +182,7 @@ where
                 Some(parcel) => self.take_turn(parcel).await,
                 None => self.input = None,
             },
-            Ok(()) = self.starved.changed() => self.flush_largest(),
+            Ok(()) = self.starved.changed() => self.make_room(),
             Ok(()) = self.freed.changed(), if !accepting => {}
             () = tokio::time::sleep_until(wake_at) => {}
         }
@@ -287,29 +267,19 @@ where
         max_messages: usize,
     ) -> Result<(), Join<T::Record>> {
         let shared = Arc::clone(&self.shared);
-        let open = match self.open.entry(key.clone()) {
-            Entry::Occupied(open) => open.into_mut(),
-            Entry::Vacant(vacant) => {
-                let opened = panics::catch("open batch", || shared.sink.open(key));
-                let batch = opened.map_err(Join::Refused)?;
-                let generation = self.clock.start(key, shared.limits.batch.max_age);
-                shared.metrics.open_batches.inc();
-                vacant.insert(Open {
-                    batch,
-                    share: shared.memory.share(),
-                    entries: Vec::new(),
-                    bytes: 0,
-                    generation,
-                    max_messages,
-                    is_ordered: false,
-                })
-            }
-        };
+        if !self.open.contains(key) {
+            let opened = panics::catch("open batch", || shared.sink.open(key));
+            let batch = opened.map_err(Join::Refused)?;
+            let generation = self.clock.start(key, shared.limits.batch.max_age);
+            shared.metrics.open_batches.inc();
+            self.open
+                .insert(key, Open::new(batch, shared.memory.share(), generation, max_messages));
+        }
+        let Some(open) = self.open.get_mut(key) else { return Ok(()) };
         let (batch, scratch) = (&mut open.batch, &mut self.scratch);
         match panics::catch("join batch", || shared.sink.join(batch, record, scratch)) {
             Ok(joined) => {
                 open.bytes = joined?;
-                open.share.resize(open.bytes);
                 Ok(())
             }
             Err(error) => {
@@ -325,7 +295,9 @@ where
         let Some(open) = self.open.get_mut(key) else { return };
         open.is_ordered |= !parcel.message.ordering_key.is_empty();
         let lease_end = parcel.duty.settlement.lease_end();
-        open.entries.push(write::Entry::new(parcel, S::KEEPS_ORIGINALS));
+        open.push(write::Entry::new(parcel, S::KEEPS_ORIGINALS));
+        let is_full = open.entries.len() >= open.max_messages;
+        let is_large = open.bytes >= limits.max_bytes;
         if let Some(lease_end) = lease_end {
             let at = lease_end.checked_sub(self.shared.limits.lease_margin());
             let at = at.unwrap_or_else(Instant::now);
@@ -334,9 +306,10 @@ where
                 self.clock.push(Due { at, generation, key, cause: Cause::Lease });
             }
         }
-        if open.entries.len() >= open.max_messages {
+        self.open.measure(key);
+        if is_full {
             self.close(key, Cause::Count);
-        } else if open.bytes >= limits.max_bytes {
+        } else if is_large {
             self.close(key, Cause::Bytes);
         }
     }
@@ -363,7 +336,7 @@ where
                 return self.lose_closed(open.entries, &error);
             }
         };
-        open.share.resize(open.bytes);
+        open.share.leave();
         self.waiting.push_back(Closed {
             key: key.clone(),
             sealed,

@@ -20,7 +20,8 @@ pub struct Limits {
     pub max_messages_in_flight: usize,
     /// Most bytes of messages in memory between source and settlement; 1 to 4 GiB.
     pub max_bytes_in_flight: usize,
-    /// Most bytes of all batches, open or being written; 1 to 64 GiB.
+    /// Most bytes of all batches, open or being written; 1 to 64 GiB. In icestore, which keeps no
+    /// messages beside their records, what acknowledges them counts too.
     pub max_batch_memory: usize,
     /// Most writes under way in one lane; 1 to 1000.
     pub max_writes: usize,

@@ -43,7 +43,8 @@ pub(crate) struct Closed<S: Sink> {
 #[derive(Debug)]
 pub(crate) struct Entry {
     duty: Duty,
-    original: Option<Message>,
+    /// In a box, because most entries of a service that keeps none would carry the room for it.
+    original: Option<Box<Message>>,
     /// The name of an ordered message whose original is not kept.
     keyed: Option<Box<Keyed>>,
     publish_time: OffsetDateTime,
@@ -55,7 +56,8 @@ impl Entry {
         let Parcel { message, mut duty } = parcel;
         let (publish_time, attempts) = (message.publish_time, message.attempts);
         if keep_original {
-            return Self { duty, original: Some(message), keyed: None, publish_time, attempts };
+            let original = Some(Box::new(message));
+            return Self { duty, original, keyed: None, publish_time, attempts };
         }
         duty.permit.release_bytes();
         let keyed = Keyed::of(&message, duty.sequence).map(Box::new);
@@ -68,6 +70,11 @@ impl Entry {
             Some(original) => Keyed::of(original, self.duty.sequence),
             None => self.keyed.as_deref().cloned(),
         }
+    }
+
+    /// Bytes of memory that the duty to settle it holds elsewhere.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.duty.settlement.held_bytes()
     }
 
     /// True where each delivery uses up an attempt.
@@ -88,7 +95,7 @@ impl Entry {
     /// The message as it came, if it was kept.
     pub(crate) fn into_parcel(self) -> Result<Parcel, Box<Self>> {
         match self.original {
-            Some(message) => Ok(Parcel { message, duty: self.duty }),
+            Some(message) => Ok(Parcel { message: *message, duty: self.duty }),
             None => Err(Box::new(self)),
         }
     }

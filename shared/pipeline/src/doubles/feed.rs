@@ -16,6 +16,7 @@ pub struct Feed {
     do_leases_end: bool,
     max_deliveries: u32,
     lost_nacks: Option<LostNacks>,
+    held_bytes: u32,
 }
 
 /// Nacks that do not reach a [`Feed`]: it keeps the message for a while, and delivers later ones again
@@ -132,6 +133,7 @@ impl Feed {
             do_leases_end: false,
             max_deliveries: u32::MAX,
             lost_nacks: None,
+            held_bytes: 0,
         }
     }
 
@@ -173,6 +175,13 @@ impl Feed {
         self
     }
 
+    /// Says that the duty to settle a message holds so many bytes.
+    #[must_use]
+    pub fn with_held_bytes(mut self, held_bytes: u32) -> Self {
+        self.held_bytes = held_bytes;
+        self
+    }
+
     fn deliver(&self, state: &mut State, message: Message) -> Delivery {
         self.ledger.delivered();
         let lease_end = self.lease.map(|lease| Instant::now() + lease);
@@ -205,7 +214,9 @@ impl Feed {
             queue.changed.notify_one();
         };
         let return_delay = self.lost_nacks.map_or(Duration::ZERO, |lost| lost.return_delay);
-        let settlement = Settlement::new(settle, lease_end).with_return_delay(return_delay);
+        let settlement = Settlement::new(settle, lease_end)
+            .with_return_delay(return_delay)
+            .with_held_bytes(self.held_bytes);
         Delivery::new(message, settlement)
     }
 }

@@ -4,8 +4,10 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::clock::Due;
+use super::open::{Open, OpenBatches};
 use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
+use crate::runner::Shared;
 use crate::{Sink, Transform};
 
 impl<T, S, D> Lane<T, S, D>
@@ -77,22 +79,11 @@ where
 
     /// Closes all open batches, the largest first, as far as there are writes for them.
     pub(super) fn flush_all(&mut self, cause: Cause) {
-        let mut keys: Vec<_> =
-            self.open.iter().map(|(key, open)| (open.bytes, key.clone())).collect();
-        keys.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        for (_, key) in keys {
-            if !self.has_slot() {
-                return;
-            }
-            let is_ordered = self.open.get(&key).is_some_and(|open| open.is_ordered);
-            if self.can_write(is_ordered, &key) {
-                self.close(&key, cause);
-            }
-        }
+        while self.flush_largest(cause).is_some() {}
     }
 
-    /// Closes the largest batches while all together hold too much. A lane that has none to close
-    /// asks the others.
+    /// Closes the largest batches while the open ones together hold too much. A lane that has none to
+    /// close asks the others.
     pub(super) fn relieve_memory(&mut self) {
         if !self.shared.memory.is_over() {
             self.has_called_for_memory = false;
@@ -100,27 +91,40 @@ where
             self.has_called_for_memory = true;
             self.shared.in_flight.call_for_room();
         }
-        while self.shared.memory.is_over() && self.has_slot() && !self.open.is_empty() {
-            let before = self.open.len();
-            self.flush_largest();
-            if self.open.len() == before {
-                return;
-            }
-        }
+        while self.shared.memory.is_short() && self.flush_largest(Cause::Memory).is_some() {}
         let used = i64::try_from(self.shared.memory.used()).unwrap_or(i64::MAX);
         self.shared.metrics.batch_memory.set(used);
     }
 
-    /// Closes the largest batch: somebody waits for room.
-    pub(super) fn flush_largest(&mut self) {
-        let largest = self.open.iter().max_by_key(|(_, open)| open.bytes);
-        let Some((key, is_ordered)) = largest.map(|(key, open)| (key.clone(), open.is_ordered))
-        else {
+    /// Closes the largest batches, because somebody waits for room: at least one, and as many as hold a
+    /// sixteenth of the messages that may be in flight. Of many small ones a single one would bring next
+    /// to nothing for the time of its write.
+    pub(super) fn make_room(&mut self) {
+        let Shared { in_flight, memory, limits, .. } = &*self.shared;
+        // Where originals are not kept, batches hold none of the bytes in flight.
+        if !S::KEEPS_ORIGINALS && !in_flight.is_full() && !memory.is_over() {
             return;
-        };
-        if self.has_slot() && self.can_write(is_ordered, &key) {
-            self.close(&key, Cause::Memory);
         }
+        let wanted = limits.max_messages_in_flight / limits.lane_count() / 16;
+        let mut freed = 0;
+        while let Some(messages) = self.flush_largest(Cause::Memory) {
+            freed += messages;
+            if freed >= wanted {
+                return;
+            }
+        }
+    }
+
+    /// Closes the largest batch that can be written now, and returns its number of messages. Largest
+    /// first gives the fewest and largest objects for the memory: each write frees as much as it can.
+    fn flush_largest(&mut self, cause: Cause) -> Option<usize> {
+        if !self.has_slot() {
+            return None;
+        }
+        let can_write = |key: &S::Key, open: &Open<S>| self.can_write(open.is_ordered, key);
+        let (key, messages) = self.open.largest(can_write)?;
+        self.close(&key, cause);
+        Some(messages)
     }
 
     pub(super) fn is_input_empty(&self) -> bool {
@@ -128,9 +132,6 @@ where
     }
 }
 
-fn is_live<S: Sink>(
-    open: &std::collections::HashMap<S::Key, super::Open<S>>,
-    due: &Due<S::Key>,
-) -> bool {
+fn is_live<S: Sink>(open: &OpenBatches<S>, due: &Due<S::Key>) -> bool {
     open.get(&due.key).is_some_and(|open| open.generation == due.generation)
 }

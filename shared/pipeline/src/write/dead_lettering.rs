@@ -54,7 +54,7 @@ where
     let metrics = &shared.metrics;
     let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
     else {
-        let trace = entry.original.as_ref().and_then(trace::id);
+        let trace = entry.original.as_deref().and_then(trace::id);
         warn!(reason, detail, trace, "a message can never succeed");
         if matches!(shared.dead_letters, Policy::Drop) {
             Metrics::count(&metrics.dropped, reason, 1);

@@ -36,6 +36,74 @@ async fn a_lane_has_no_more_writes_than_allowed() {
     assert_eq!(env.retried("write"), 1, "of those that began at first");
 }
 
+/// Of thousands of small batches one at a time would bring a few messages for the time of a write.
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
+    let mut parts = stuck();
+    parts.limits.max_messages_in_flight = 64;
+    parts.limits.max_writes = 10;
+    let env = parts.start();
+
+    env.push_all((0..65).map(|id| to(&id.to_string(), message(&id.to_string()))));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Memory, 4)], "a sixteenth of 64");
+    assert_eq!(env.metrics.open_batches.get(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_batches_are_closed_than_memory_asks_for() {
+    let mut parts = stuck();
+    parts.limits.max_batch_memory = 320;
+    parts.limits.max_writes = 10;
+    let env = parts.start();
+
+    // 300 bytes may be open; the other 20 are for what is being written.
+    env.push_all((0..31).map(|id| to(&id.to_string(), message(&id.to_string()))));
+    env.pass(seconds(1)).await;
+    assert_eq!(env.causes(), [(Cause::Memory, 1)]);
+    env.push_all((31..33).map(|id| to(&id.to_string(), message(&id.to_string()))));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Memory, 3)]);
+    assert_eq!(env.running.status().batch_memory(), 330, "one record more than allowed");
+}
+
+/// Where originals are not kept, what acknowledges a message is all that is left of it.
+#[tokio::test(start_paused = true)]
+async fn what_acknowledges_a_message_counts_where_nothing_else_is_left_of_it() {
+    let held = async |is_archive| {
+        let mut parts = Parts { is_archive, held_bytes: 600, ..stuck() };
+        parts.limits.max_batch_memory = 1_000_000;
+        let env = parts.start();
+        env.push_all((0..100).map(|id| message(&id.to_string())));
+        env.pass(seconds(1)).await;
+        env.running.status().batch_memory()
+    };
+
+    assert_eq!(held(false).await, 1_000);
+    let bytes = held(true).await;
+    assert!((61_000 + 100 * 100..61_000 + 100 * 500).contains(&bytes), "{bytes}");
+}
+
+/// The largest one can be one whose key has an ordered write under way.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_must_wait_for_its_key_does_not_keep_others_from_making_room() {
+    let mut parts = stuck();
+    parts.limits.max_batch_memory = 160;
+    parts.limits.batch.max_messages = 3;
+    let env = parts.start();
+    let ordered = |id| keyed("device", message(id));
+
+    env.push_all(["1", "2", "3"].map(ordered));
+    env.pass(seconds(1)).await;
+    assert_eq!(env.causes(), [(Cause::Count, 1)]);
+    env.push_all([sized(80, ordered("4")), to("other", sized(75, message("5")))]);
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Count, 1), (Cause::Memory, 1)]);
+}
+
 /// A batch that is closed takes no more records, so it would be smaller than it had to be.
 #[tokio::test(start_paused = true)]
 async fn a_batch_stays_open_while_another_one_waits_to_be_written() {

@@ -34,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) max_batch_bytes: usize,
     /// Whether the sink keeps no originals and parts no batch.
     pub(crate) is_archive: bool,
+    /// Bytes that the duty to settle a message holds.
+    pub(crate) held_bytes: u32,
 }
 
 impl Default for Parts {
@@ -59,6 +61,7 @@ impl Default for Parts {
             letters: Policy::Bury(Faults::none()),
             max_batch_bytes: usize::MAX,
             is_archive: false,
+            held_bytes: 0,
         }
     }
 }
@@ -68,6 +71,7 @@ impl Parts {
         let (ledger, metrics) = (Ledger::default(), Metrics::default());
         let (feed, tap) = Feed::open(ledger.clone());
         let feed = feed.with_max_deliveries(self.max_deliveries).with_ending_leases();
+        let feed = feed.with_held_bytes(self.held_bytes);
         let pipeline = Pipeline {
             service: "test",
             source: match self.lease {

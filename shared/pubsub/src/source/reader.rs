@@ -17,11 +17,10 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::SourceMetrics;
-use super::held::{Held, Settling};
+use super::held::{HELD_BYTES, Settling};
 use crate::connection::Connection;
 use crate::settings::Subscription;
 
@@ -103,14 +102,13 @@ impl Reader {
         settings: &Subscription,
         (outbox, metrics): (mpsc::Sender<Delivery>, SourceMetrics),
     ) -> Self {
-        let confirmations = TaskTracker::new();
         Self {
             connection: connection.clone(),
             name,
             settings: settings.clone(),
             idle_timeout: connection.idle_timeout(settings),
             outbox,
-            settling: Settling { confirmations, metrics, held: Held::default() },
+            settling: Settling::new(metrics),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             ended: Vec::new(),
@@ -273,7 +271,9 @@ impl Reader {
         let bytes = received.size();
         let return_delay = return_delay(self.settings.lease_extension, &handler);
         let settle = self.settling.duty(handler, lease_end, bytes);
-        let settlement = Settlement::new(settle, Some(lease_end)).with_return_delay(return_delay);
+        let settlement = Settlement::new(settle, Some(lease_end))
+            .with_return_delay(return_delay)
+            .with_held_bytes(HELD_BYTES);
         (Delivery::new(received, settlement), bytes)
     }
 
@@ -284,7 +284,7 @@ impl Reader {
     async fn close(self) -> Result<(), Error> {
         // Nacks what nobody received.
         drop(self.waiting);
-        let confirmations = self.settling.confirmations;
+        let confirmations = &self.settling.confirmations;
         confirmations.close();
         let shutdowns = || self.ended.iter().map(ShutdownToken::shutdown);
         let sent = async { tokio::join!(confirmations.wait(), join_all(shutdowns())) };

@@ -1,0 +1,138 @@
+//! The open batches of a lane, by key and by size.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use crate::Sink;
+use crate::bound::Share;
+use crate::write::Entry;
+
+/// A batch that still grows.
+pub(super) struct Open<S: Sink> {
+    pub batch: S::Batch,
+    pub share: Share,
+    pub entries: Vec<Entry>,
+    /// Encoded bytes.
+    pub bytes: usize,
+    /// Bytes that the duties to settle its messages hold elsewhere.
+    held_bytes: usize,
+    pub generation: u64,
+    pub max_messages: usize,
+    pub is_ordered: bool,
+}
+
+impl<S: Sink> Open<S> {
+    /// An empty batch.
+    pub(super) fn new(batch: S::Batch, share: Share, generation: u64, max_messages: usize) -> Self {
+        Self {
+            batch,
+            share,
+            entries: Vec::new(),
+            bytes: 0,
+            held_bytes: 0,
+            generation,
+            max_messages,
+            is_ordered: false,
+        }
+    }
+
+    /// Bounds the batch for a message that comes in batches of so many, and tells whether there is no
+    /// room for it.
+    pub(super) fn is_full_for(&mut self, max_messages: usize) -> bool {
+        self.max_messages = self.max_messages.min(max_messages);
+        max_messages == 1 || self.entries.len() >= self.max_messages
+    }
+
+    /// Adds a message whose record has joined.
+    pub(super) fn push(&mut self, entry: Entry) {
+        if self.entries.len() == self.entries.capacity() {
+            // By less than the double, because there may be thousands of batches.
+            self.entries.reserve_exact(4 + self.entries.len() / 4);
+        }
+        self.held_bytes += entry.held_bytes();
+        self.entries.push(entry);
+    }
+
+    /// Memory that the batch takes. Where originals are kept, the bound on messages in flight covers
+    /// all but the records. Where not, what is left of a message is held here alone.
+    fn memory(&self) -> usize {
+        if S::KEEPS_ORIGINALS {
+            return self.bytes;
+        }
+        // The key is in the index by size too, and in the clock.
+        let own = size_of::<Self>() + 3 * size_of::<S::Key>();
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        self.bytes + self.held_bytes + own + entries
+    }
+}
+
+/// All open batches of a lane.
+pub(super) struct OpenBatches<S: Sink> {
+    by_key: HashMap<S::Key, Open<S>>,
+    /// By memory; of those that take the same the oldest is the last.
+    by_size: BTreeMap<(usize, Reverse<u64>), S::Key>,
+}
+
+impl<S: Sink> Default for OpenBatches<S> {
+    fn default() -> Self {
+        Self { by_key: HashMap::new(), by_size: BTreeMap::new() }
+    }
+}
+
+impl<S: Sink> OpenBatches<S> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(super) fn get(&self, key: &S::Key) -> Option<&Open<S>> {
+        self.by_key.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &S::Key) -> Option<&mut Open<S>> {
+        self.by_key.get_mut(key)
+    }
+
+    pub(super) fn contains(&self, key: &S::Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Adds an empty batch of a key that has none.
+    pub(super) fn insert(&mut self, key: &S::Key, open: Open<S>) {
+        self.by_size.insert((open.share.bytes(), Reverse(open.generation)), key.clone());
+        self.by_key.insert(key.clone(), open);
+    }
+
+    pub(super) fn remove(&mut self, key: &S::Key) -> Option<Open<S>> {
+        let open = self.by_key.remove(key)?;
+        self.by_size.remove(&(open.share.bytes(), Reverse(open.generation)));
+        Some(open)
+    }
+
+    /// Accounts for what has joined a batch.
+    pub(super) fn measure(&mut self, key: &S::Key) {
+        let Some(open) = self.by_key.get_mut(key) else { return };
+        let (before, now) = (open.share.bytes(), open.memory());
+        if before == now {
+            return;
+        }
+        open.share.resize(now);
+        let generation = Reverse(open.generation);
+        let key = self.by_size.remove(&(before, generation)).unwrap_or_else(|| key.clone());
+        self.by_size.insert((now, generation), key);
+    }
+
+    /// The key of the largest batch that is wanted, and its number of messages.
+    pub(super) fn largest(
+        &self,
+        is_wanted: impl Fn(&S::Key, &Open<S>) -> bool,
+    ) -> Option<(S::Key, usize)> {
+        let batches = self.by_size.values().rev();
+        let mut batches = batches.filter_map(|key| Some((key, self.by_key.get(key)?)));
+        let (key, open) = batches.find(|(key, open)| is_wanted(key, open))?;
+        Some((key.clone(), open.entries.len()))
+    }
+}
