@@ -49,6 +49,29 @@ impl Feed {
         Ok(())
     }
 
+    /// Publishes raw messages as devices send them, spread over so many locations.
+    pub(crate) async fn spread(
+        &self,
+        messages: u64,
+        bytes: usize,
+        locations: u64,
+    ) -> anyhow::Result<()> {
+        // A prime, so that neighbours are of different locations.
+        const STRIDE: u64 = 7_919;
+        for start in (0..messages).step_by(usize::try_from(CHUNK)?) {
+            let numbers = start..(start + CHUNK).min(messages);
+            self.send(numbers.map(|number| {
+                let site = number.wrapping_mul(STRIDE) % locations;
+                Message::new().set_data(sensors(number, bytes)).set_attributes([
+                    ("location", format!("site-{site}")),
+                    ("device_id", format!("device-{:05}", site * 10 + number % 10)),
+                ])
+            }))
+            .await?;
+        }
+        Ok(())
+    }
+
     /// Publishes at a rate for a while, and says how many messages it were.
     pub(crate) async fn at(&self, load: &Load, rate: f64, lasts: Duration) -> anyhow::Result<u64> {
         let start = Instant::now();
@@ -63,7 +86,10 @@ impl Feed {
     }
 
     async fn publish(&self, load: &Load, numbers: std::ops::Range<u64>) -> anyhow::Result<()> {
-        let messages = numbers.map(|number| self.message(load, number));
+        self.send(numbers.map(|number| self.message(load, number))).await
+    }
+
+    async fn send(&self, messages: impl Iterator<Item = Message>) -> anyhow::Result<()> {
         let sent: Vec<_> = messages.map(|message| self.publisher.publish(message)).collect();
         self.publisher.flush().await;
         for sent in sent {
@@ -108,4 +134,24 @@ impl Feed {
         ];
         Message::new().set_data(envelope.to_bytes()).set_attributes(attributes)
     }
+}
+
+/// A reading of a device with many sensors, of about so many bytes.
+fn sensors(number: u64, bytes: usize) -> Vec<u8> {
+    const NAMES: [&str; 8] =
+        ["temperature", "humidity", "pressure", "voltage", "current", "power", "noise", "flow"];
+    let mut state = number.wrapping_mul(6_364_136_223_846_793_005) | 1;
+    let mut data = format!(r#"{{"number":{number},"firmware":"2.14.3""#);
+    for (place, name) in NAMES.iter().cycle().enumerate() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let field = format!(r#","{name}_{place}":{}.{}"#, state % 1000, (state >> 20) % 10);
+        if data.len() + field.len() >= bytes {
+            break;
+        }
+        data.push_str(&field);
+    }
+    data.push('}');
+    data.into_bytes()
 }

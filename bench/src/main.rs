@@ -10,6 +10,7 @@
 mod case;
 mod chain;
 mod feed;
+mod keys;
 mod process;
 mod rig;
 mod service;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::case::Case;
 use crate::table::{Measured, Row};
@@ -43,6 +44,14 @@ struct Args {
     /// Where the results go, as JSON.
     #[arg(long, default_value = "bench.json")]
     out: PathBuf,
+    /// Something else to measure.
+    #[command(subcommand)]
+    other: Option<Other>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Other {
+    Keys(keys::Args),
 }
 
 #[tokio::main]
@@ -50,6 +59,12 @@ async fn main() -> anyhow::Result<()> {
     // An error means that it was installed already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let args = Args::parse();
+    if let Some(Other::Keys(args)) = &args.other {
+        if !args.no_build {
+            build()?;
+        }
+        return keys::measure(args).await;
+    }
     build()?;
     let mut rows: Vec<Row> = Vec::new();
     let is_wanted = |name: &str| args.only.as_ref().is_none_or(|only| only == name);

@@ -80,6 +80,15 @@ impl Embedded {
         answer.and_then(reqwest::Response::error_for_status).context("plan a fault").map(drop)
     }
 
+    /// Forgets all planned faults.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn heal(&self) -> anyhow::Result<()> {
+        let answer = self.client.delete(self.path("faults")).send().await;
+        answer.and_then(reqwest::Response::error_for_status).context("forget faults").map(drop)
+    }
+
     /// Ends all its streams.
     ///
     /// # Errors
