@@ -281,7 +281,8 @@ fn the_default_settings_fit_into_the_memory_of_their_pods() {
         needed(|settings: &mut ingestion::config::Settings| &mut settings.pipeline),
         needed(|settings: &mut enrich::config::Settings| &mut settings.pipeline),
         needed(|settings: &mut bigqueries::config::Settings| &mut settings.pipeline),
-        needed(|settings: &mut icestore::config::Settings| &mut settings.pipeline),
+        // It has one lane on any machine.
+        service::Settings::memory_bytes(&icestore::config::Settings::default()),
     ];
     for (service, needed) in SERVICES.iter().zip(needed) {
         let file = root().join(format!("deploy/kubernetes/base/{service}.yaml"));

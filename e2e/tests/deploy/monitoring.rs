@@ -105,6 +105,7 @@ fn exported() -> BTreeSet<String> {
     pipeline::Metrics::new(&ingestion::REASONS).register(&mut registry);
     enrich::metrics::Metrics::default().register(&mut registry);
     ingestion::metrics::Metrics::default().register(&mut registry);
+    icestore::objects::Objects::default().register(&mut registry);
     pubsub::SourceMetrics::default().register(&mut registry);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

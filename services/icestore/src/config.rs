@@ -9,12 +9,13 @@ use pubsub::{Graves, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::Login;
-use service::memory::{self, Share};
+use service::memory::Share;
 use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 use storage::Endpoint;
 
 use crate::key::Template;
+use crate::objects;
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -98,8 +99,8 @@ impl Default for Settings {
             // More for each stream than our own bound, so that open groups are written before Pub/Sub
             // stops. Its bound in bytes must not come first: what compresses well takes little here.
             subscription: Subscription {
-                max_outstanding_messages: 20_000,
-                max_outstanding_bytes: 1024 * 1024 * 1024,
+                max_outstanding_messages: 1_000_000,
+                max_outstanding_bytes: 4 * 1024 * 1024 * 1024,
                 ..Subscription::default()
             },
             storage: Storage::default(),
@@ -107,9 +108,16 @@ impl Default for Settings {
             dead_letters: None,
             pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
-                max_messages_in_flight: 9_000,
-                // With both, a process took 76 MB at full load: 1 KB a message, seven keys.
-                max_batch_memory: 16 * 1024 * 1024,
+                // Each key has an object of its own in each lane, so more lanes make smaller objects. One
+                // takes more than two streams bring.
+                lanes: 1,
+                // Never reached: memory is the bound, and holds what acknowledges a message too.
+                max_messages_in_flight: 400_000,
+                // Messages until they are in a group, of which the queue of a lane holds a few hundred.
+                max_bytes_in_flight: 4 * 1024 * 1024,
+                max_batch_memory: 184 * 1024 * 1024,
+                // Small objects take no longer to upload than large ones of a few MiB.
+                max_writes: 64,
                 batch: batch::Limits {
                     max_messages: 100_000,
                     // A single-shot upload saves a round trip under about 8 MiB.
@@ -194,10 +202,22 @@ impl service::Settings for Settings {
     }
 
     fn memory(&self) -> Vec<Share> {
-        let mut shares = memory::of_pipeline(&self.pipeline, 1);
-        shares.insert(0, Share::of_process());
-        shares.push(Share::of_streams(self.subscription.streams));
-        shares
+        /// Buffers of an upload; its content is not copied.
+        const UPLOAD: u64 = 64 * 1024;
+        let Limits { max_bytes_in_flight, max_batch_memory, max_writes, .. } = self.pipeline;
+        let writes = self.pipeline.lane_count().saturating_mul(max_writes);
+        vec![
+            Share::of_process(),
+            Share::of_size("pipeline.max_bytes_in_flight", max_bytes_in_flight, 100),
+            // Groups count what they have allocated, so what the allocator adds is counted already.
+            Share::of_size("pipeline.max_batch_memory", max_batch_memory, 80),
+            Share::of_count("pipeline.max_writes", writes, UPLOAD),
+            Share::of_streams(self.subscription.streams),
+        ]
+    }
+
+    fn costs(&self) -> Vec<String> {
+        objects::outlook(&self.pipeline)
     }
 
     fn variables() -> &'static [Variable] {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod explain;
 pub mod key;
 mod object;
+pub mod objects;
 pub mod replay;
 pub mod sink;
 
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use archive::Archive;
 use config::Settings;
 use key::{BatchKey, Template};
+use objects::Objects;
 use sink::Sink;
 
 /// Why a message can end here without being sent.
@@ -62,6 +64,8 @@ impl<K: BatchKey> Service for Icestore<K> {
         let health = &context.health;
         let counts = pipeline::Metrics::new(&REASONS);
         context.registry.register(|registry| counts.register(registry));
+        let objects = Objects::default();
+        context.registry.register(|registry| objects.register(registry));
         let bucket_condition = health.condition("bucket");
         health.tell("guarantees", service::Settings::explain(&settings));
 
@@ -73,13 +77,14 @@ impl<K: BatchKey> Service for Icestore<K> {
             service: Self::NAME,
             source: opened.source,
             transform: Archive::new(key, settings.archive.input),
-            sink: Sink::new(bucket.clone(), &settings.archive),
+            sink: Sink::new(bucket.clone(), &settings.archive).with_metrics(objects.clone()),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts.clone(),
         }
         .start();
-        health.watch(running.status(), counts);
+        health.watch(running.status(), counts.clone());
+        watchers.spawn(objects.watch(counts));
         watchers.spawn(bucket.watch(bucket_condition));
         Ok(Running::new(running, watchers))
     }

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
 use crate::object;
+use crate::objects::Objects;
 use gzip::{Compressor, Growing};
 
 /// Version of the objects' format, in their metadata.
@@ -23,13 +24,28 @@ pub struct Sink {
     bucket: Bucket,
     prefix: String,
     level: u32,
+    objects: Objects,
+}
+
+/// A file that is whole, and its number of lines.
+#[derive(Debug)]
+pub struct Upload {
+    object: Object,
+    records: u64,
 }
 
 impl Sink {
     /// A sink that uploads to `bucket`.
     #[must_use]
     pub fn new(bucket: Bucket, settings: &Archive) -> Self {
-        Self { bucket, prefix: settings.prefix.clone(), level: settings.compression_level }
+        let (prefix, level) = (settings.prefix.clone(), settings.compression_level);
+        Self { bucket, prefix, level, objects: Objects::default() }
+    }
+
+    /// The same sink, which counts its objects there.
+    #[must_use]
+    pub fn with_metrics(self, objects: Objects) -> Self {
+        Self { objects, ..self }
     }
 }
 
@@ -47,7 +63,7 @@ impl pipeline::Sink for Sink {
     type Record = Line;
     type Key = String;
     type Batch = Group;
-    type Sealed = Object;
+    type Sealed = Upload;
     type Scratch = Compressor;
 
     /// Lines are never refused once they are in a file, so the originals need not be kept.
@@ -79,12 +95,12 @@ impl pipeline::Sink for Sink {
             _ => (group.first.min(line.time), group.last.max(line.time)),
         };
         group.records += 1;
-        Ok(group.file.memory())
+        Ok(size_of::<Group>() + group.key.capacity() + group.file.memory())
     }
 
-    fn seal(&self, group: Group, compressor: &mut Compressor) -> Object {
+    fn seal(&self, group: Group, compressor: &mut Compressor) -> Upload {
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
-        Object {
+        let object = Object {
             name: object::name(&self.prefix, &group.key),
             content: group.file.finish(compressor),
             content_type: "application/gzip",
@@ -95,16 +111,18 @@ impl pipeline::Sink for Sink {
                 ("format_version", FORMAT_VERSION.into()),
             ],
             may_exist: AtomicBool::new(false),
-        }
+        };
+        Upload { object, records: group.records }
     }
 
-    async fn write(&self, object: &Object, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
-        self.bucket.create(object).await?;
+    async fn write(&self, upload: &Upload, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
+        self.bucket.create(&upload.object).await?;
+        self.objects.count(upload.records);
         Ok(Vec::new())
     }
 
     /// An object is never at fault for one of its lines.
-    fn split(&self, _object: &Object, _at: usize) -> Option<(Object, Object)> {
+    fn split(&self, _upload: &Upload, _at: usize) -> Option<(Upload, Upload)> {
         None
     }
 }

@@ -37,7 +37,7 @@ fn a_section_with_one_key_keeps_the_other_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline.lanes, 3);
     assert_eq!(settings.pipeline.batch, defaults.pipeline.batch);
-    assert_eq!(settings.subscription.max_outstanding_messages, 20_000);
+    assert_eq!(settings.subscription.max_outstanding_messages, 1_000_000);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
     command.env("DATAFLOW__ARCHIVE__BATCH_KEY", "{year}");
     command.env("DATAFLOW__ARCHIVE__PREFIX", "../up");
     command.env("DATAFLOW__ARCHIVE__COMPRESSION_LEVEL", "10");
-    command.env("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "60000");
+    command.env("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "600000");
 
     let checked = command.output().unwrap();
 

@@ -155,6 +155,9 @@ fn act_on<T: Settings, S: Service>(
             survey::report(needs, form, Roles::Hidden)
         }
         Command::Plan(form) => {
+            if form == Form::Text {
+                settings.costs().iter().for_each(output::line);
+            }
             let mut needs = runtime.block_on(make(settings).survey())?;
             // A plan is of what IAM has a role for.
             needs.retain(|need| need.role.is_some());

@@ -50,6 +50,11 @@ pub trait Settings:
         Vec::new()
     }
 
+    /// The cost of what these settings ask for, as far as it can be told, one line each, for `plan`.
+    fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The memory that these settings allow, by setting: everything at its bound, as often as it is in
     /// memory. Nothing where nobody knows.
     fn memory(&self) -> Vec<Share> {

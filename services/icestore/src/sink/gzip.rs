@@ -1,17 +1,23 @@
 //! A gzip file that grows without a compressor of its own.
 //!
-//! Lines are collected in a plain tail. A tail of 128 KiB becomes a finished deflate block, ended by
-//! a sync flush so that blocks can follow each other, as in pigz; so all files of a lane share one
-//! compressor, where one each would cost 368 KiB. At the end the blocks are one gzip member.
+//! Lines are collected in a plain tail. A full tail becomes a finished deflate block, ended by a sync
+//! flush so that blocks can follow each other, as in pigz; so all files of a lane share one compressor,
+//! where one each would cost 368 KiB. At the end the blocks are one gzip member.
+//!
+//! Tails are an eighth of the file, within 8 and 128 KiB: a small file takes little memory, because most
+//! of it is compressed already, and a large one gets the blocks that compress best.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-/// Plain bytes that make a block.
-const BLOCK_BYTES: usize = 128 * 1024;
+/// Least and most plain bytes that make a block.
+const BLOCK_BYTES: RangeInclusive<usize> = 8 * 1024..=128 * 1024;
+/// Share of a file that is a block, within the above.
+const BLOCK_SHARE: usize = 8;
 /// RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// Check sum and length.
@@ -19,34 +25,48 @@ const TRAILER_BYTES: usize = 8;
 
 /// What all files of a lane share.
 #[derive(Debug)]
-pub struct Compressor(Compress);
+pub struct Compressor {
+    compress: Compress,
+    /// The block that was compressed last, so that files grow by what it takes and no more.
+    block: Vec<u8>,
+}
 
 impl Compressor {
     /// A compressor of a level from 1 (fast) to 9 (small).
     #[must_use]
     pub fn new(level: u32) -> Self {
-        Self(Compress::new(Compression::new(level), false))
+        Self { compress: Compress::new(Compression::new(level), false), block: Vec::new() }
     }
 
-    /// Appends `plain`, compressed on its own, to `out`.
-    fn append(&mut self, plain: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> io::Result<()> {
-        self.0.reset();
+    /// Compresses `plain` on its own.
+    fn compress(&mut self, plain: &[u8], flush: FlushCompress) -> io::Result<&[u8]> {
+        let Self { compress, block } = self;
+        compress.reset();
+        block.clear();
         loop {
-            let read = usize::try_from(self.0.total_in()).unwrap_or(usize::MAX);
+            let read = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
             // Room for most blocks at once; the loop takes care of the others.
-            out.reserve((plain.len() - read) / 2 + 64);
-            let status = self.0.compress_vec(&plain[read..], out, flush)?;
-            let is_read = self.0.total_in() == plain.len() as u64;
-            let is_flushed = status == Status::StreamEnd || out.len() < out.capacity();
+            block.reserve((plain.len() - read) / 2 + 64);
+            let status = compress.compress_vec(&plain[read..], block, flush)?;
+            let is_read = compress.total_in() == plain.len() as u64;
+            let is_flushed = status == Status::StreamEnd || block.len() < block.capacity();
             let is_done = match flush {
                 FlushCompress::Finish => status == Status::StreamEnd,
                 _ => is_read && is_flushed,
             };
             if is_done {
-                return Ok(());
+                return Ok(block);
             }
         }
     }
+}
+
+/// Appends to what may be one of thousands: its room grows by an eighth and not to the double.
+fn append(vec: &mut Vec<u8>, bytes: &[u8]) {
+    if vec.capacity() - vec.len() < bytes.len() {
+        vec.reserve_exact(bytes.len().max(vec.len() / 8));
+    }
+    vec.extend_from_slice(bytes);
 }
 
 /// A file that grows.
@@ -68,32 +88,38 @@ impl Default for Growing {
 impl Growing {
     /// Appends a line.
     pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
-        if !self.tail.is_empty() && self.tail.len() + line.len() > BLOCK_BYTES {
-            compressor.append(&self.tail, &mut self.blocks, FlushCompress::Sync)?;
-            self.tail.clear();
+        if !self.tail.is_empty() && self.tail.len() + line.len() > self.block_bytes() {
+            append(&mut self.blocks, compressor.compress(&self.tail, FlushCompress::Sync)?);
+            self.tail = Vec::new();
         }
-        self.tail.extend_from_slice(line);
+        append(&mut self.tail, line);
         self.check.update(line);
         self.plain_bytes += line.len() as u64;
         Ok(())
     }
 
+    /// Plain bytes that make the next block.
+    fn block_bytes(&self) -> usize {
+        let share = usize::try_from(self.plain_bytes).unwrap_or(usize::MAX) / BLOCK_SHARE;
+        share.clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
+    }
+
     /// Bytes in memory.
     pub(super) fn memory(&self) -> usize {
-        self.blocks.len() + self.tail.len()
+        self.blocks.capacity() + self.tail.capacity()
     }
 
     /// The whole file.
     pub(super) fn finish(mut self, compressor: &mut Compressor) -> Bytes {
-        let blocks_end = self.blocks.len();
-        let finished = compressor.append(&self.tail, &mut self.blocks, FlushCompress::Finish);
-        if finished.is_err() {
+        match compressor.compress(&self.tail, FlushCompress::Finish) {
+            Ok(last) => {
+                self.blocks.reserve_exact(last.len() + TRAILER_BYTES);
+                self.blocks.extend_from_slice(last);
+            }
             // Compressing into memory has no way to fail; still, nothing may be lost: stored blocks
             // need no compressor.
-            self.blocks.truncate(blocks_end);
-            store(&self.tail, &mut self.blocks);
+            Err(_) => store(&self.tail, &mut self.blocks),
         }
-        self.blocks.reserve_exact(TRAILER_BYTES);
         self.blocks.extend_from_slice(&self.check.finalize().to_le_bytes());
         // RFC 1952: the length modulo 2^32.
         let length = u32::try_from(self.plain_bytes & u64::from(u32::MAX)).unwrap_or_default();
@@ -152,6 +178,38 @@ mod tests {
         assert_eq!(read(&one), expected("one"));
         assert_eq!(read(&two), expected("two"));
         assert!(one.len() < expected("one").len() / 3);
+    }
+
+    #[test]
+    fn a_small_file_takes_little_more_memory_than_its_compressed_lines() {
+        let mut compressor = Compressor::new(1);
+        let mut file = Growing::default();
+        let (mut plain, mut most_tail) = (0, 0);
+
+        for index in 0..64_u64 {
+            let line = format!("{{\"number\":{index},\"value\":{}}}{:900}\n", index * 7_919, "");
+            plain += line.len();
+            file.write(line.as_bytes(), &mut compressor).unwrap();
+            most_tail = most_tail.max(file.tail.capacity());
+        }
+
+        assert!(plain > 55_000, "{plain}");
+        assert!(most_tail <= BLOCK_BYTES.start() * 9 / 8, "{most_tail}");
+        assert!(file.memory() < 12_000, "{}", file.memory());
+        assert!(file.block_bytes() == *BLOCK_BYTES.start());
+    }
+
+    #[test]
+    fn blocks_grow_with_the_file() {
+        let mut compressor = Compressor::new(1);
+        let mut file = Growing::default();
+
+        for (written, block) in [(1, 8), (80, 10), (1_000, 125), (4_000, 128)] {
+            while file.plain_bytes < written * 1024 {
+                file.write(&[b'x'; 1024], &mut compressor).unwrap();
+            }
+            assert_eq!(file.block_bytes(), block * 1024, "after {written} KiB");
+        }
     }
 
     #[test]

@@ -1,0 +1,212 @@
+//! How many objects there are, how large, and what that costs: as metrics, as a warning, and for `plan`.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use pipeline::{Limits, Metrics};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+/// Between two looks at what was written.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// Between two warnings.
+const QUIET: Duration = Duration::from_secs(600);
+/// Fewer messages in an object are worth a warning, where there is an object a second or more.
+const SMALL: f64 = 100.0;
+/// List price of creating a million objects, in US dollars: class A operations on standard storage in a
+/// region, <https://cloud.google.com/storage/pricing-examples>.
+const DOLLARS_A_MILLION: f64 = 5.0;
+const SECONDS_A_DAY: f64 = 86_400.0;
+/// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges it.
+const MESSAGE_BYTES: usize = 1_300;
+
+/// What icestore has written; clones share their values.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// Objects that were created.
+    pub created: Counter,
+    /// Messages in them.
+    pub messages: Counter,
+    /// Mean messages of an object in the last minute.
+    pub mean_messages: Gauge<f64, AtomicU64>,
+}
+
+/// What was written between two looks.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    seconds: f64,
+    objects: u64,
+    messages: u64,
+    /// Batch keys that are open now.
+    open_keys: i64,
+}
+
+impl Objects {
+    /// Enters all metrics under `dataflow_icestore_...`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("dataflow_icestore");
+        let created = "Objects that were created";
+        registry.register("objects", created, self.created.clone());
+        let messages = "Messages in the objects that were created";
+        registry.register("object_messages", messages, self.messages.clone());
+        let mean = "Mean messages of an object in the last minute with one";
+        registry.register("mean_object_messages", mean, self.mean_messages.clone());
+    }
+
+    /// Counts an object of so many messages.
+    pub(crate) fn count(&self, messages: u64) {
+        self.created.inc();
+        self.messages.inc_by(messages);
+    }
+
+    /// Warns while objects are small and many. Never returns.
+    pub(crate) async fn watch(self, pipeline: Metrics) {
+        let (mut before, mut quiet_until) = ((0, 0), Instant::now());
+        let mut since = Instant::now();
+        loop {
+            sleep(INTERVAL).await;
+            let now = (self.created.get(), self.messages.get());
+            let written = Written {
+                seconds: since.elapsed().as_secs_f64(),
+                objects: now.0 - before.0,
+                messages: now.1 - before.1,
+                open_keys: pipeline.open_batches.get(),
+            };
+            (before, since) = (now, Instant::now());
+            if written.objects > 0 {
+                self.mean_messages.set(written.mean_messages());
+            }
+            if let Some(advice) = written.advice()
+                && since >= quiet_until
+            {
+                quiet_until = since + QUIET;
+                warn!("{advice}");
+            }
+        }
+    }
+}
+
+impl Written {
+    fn mean_messages(&self) -> f64 {
+        self.messages as f64 / self.objects.max(1) as f64
+    }
+
+    /// What to do about objects that are small and many.
+    fn advice(&self) -> Option<String> {
+        let objects_a_second = self.objects as f64 / self.seconds;
+        let mean = self.mean_messages();
+        if objects_a_second < 1.0 || mean >= SMALL {
+            return None;
+        }
+        let (keys, rate) = (self.open_keys, self.messages as f64 / self.seconds);
+        let cost = cost_of_day(objects_a_second);
+        Some(format!(
+            "{keys} open keys at {rate:.0}/s give objects of {mean:.0} messages, {cost}: use a coarser \
+             archive.batch_key, or allow more pipeline.max_batch_memory or a longer \
+             pipeline.batch.max_age"
+        ))
+    }
+}
+
+/// What so many objects a second make in a day.
+fn cost_of_day(objects_a_second: f64) -> String {
+    let a_day = objects_a_second * SECONDS_A_DAY;
+    let dollars = a_day / 1e6 * DOLLARS_A_MILLION;
+    format!("{a_day:.0} objects a day (about {dollars:.2} USD a day to create them)")
+}
+
+/// The size of objects by the number of keys that are open at once, and what they cost.
+pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
+    /// For which keys, and at which messages a second.
+    const KEYS: [usize; 4] = [10, 1_000, 5_000, 20_000];
+    const RATE: f64 = 1_000.0;
+    let memory = limits.max_batch_memory / MESSAGE_BYTES;
+    let held = memory.min(limits.max_messages_in_flight);
+    let seconds = limits.batch.max_age.as_secs_f64();
+    let lines = KEYS.map(|keys| {
+        // Each lane has an object of its own for each key. An open object is half full on average.
+        let open = keys * limits.lane_count();
+        let most = (2 * held / open).min(limits.batch.max_messages).max(1) as f64;
+        let of_age = (RATE * seconds / open as f64).max(1.0);
+        let mean = most.min(of_age);
+        let cost = cost_of_day(RATE / mean);
+        format!(
+            "objects: {keys} open keys, {RATE:.0} messages/s of 500 bytes: {mean:.0} messages an object, {cost}"
+        )
+    });
+    lines.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_objects_are_worth_a_warning_and_large_or_rare_ones_are_not() {
+        let written =
+            |objects, messages| Written { seconds: 60.0, objects, messages, open_keys: 1_200 };
+
+        assert_eq!(
+            written(1_765, 30_000).advice().unwrap().split_once(": ").unwrap().0,
+            "1200 open keys at 500/s give objects of 17 messages, 2541600 objects a day (about 12.71 USD \
+             a day to create them)"
+        );
+        assert_eq!(written(59, 118).advice(), None, "fewer than one a second");
+        assert_eq!(written(60, 6_000).advice(), None);
+        assert!(written(60, 5_999).advice().is_some());
+        assert_eq!(written(0, 0).advice(), None);
+    }
+
+    #[test]
+    fn the_outlook_tells_that_more_keys_make_smaller_objects() {
+        let limits = Limits {
+            lanes: 1,
+            max_messages_in_flight: 1_000_000,
+            max_batch_memory: 150_000 * MESSAGE_BYTES,
+            batch: pipeline::batch::Limits {
+                max_messages: 100_000,
+                max_age: Duration::from_secs(600),
+                ..pipeline::batch::Limits::default()
+            },
+            ..Limits::default()
+        };
+
+        let lines = outlook(&limits);
+        let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() });
+        let hasty = outlook(&Limits {
+            batch: pipeline::batch::Limits {
+                max_age: Duration::from_secs(60),
+                ..limits.batch.clone()
+            },
+            ..limits
+        });
+
+        let line = "objects: 5000 open keys, 1000 messages/s of 500 bytes: 60 messages an object, \
+                    1440000 objects a day (about 7.20 USD a day to create them)";
+        assert_eq!(lines[2], line);
+        assert!(lines[3].contains(": 15 messages an object"), "{}", lines[3]);
+        assert!(two_lanes[2].contains(": 30 messages an object"), "{}", two_lanes[2]);
+        assert!(hasty[2].contains(": 12 messages an object"), "{}", hasty[2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_mean_is_that_of_the_last_minute_with_objects() {
+        let (objects, pipeline) = (Objects::default(), Metrics::default());
+        let watching = tokio::spawn(objects.clone().watch(pipeline));
+        let minute = async || sleep(INTERVAL + Duration::from_secs(1)).await;
+
+        objects.count(10);
+        objects.count(20);
+        minute().await;
+        assert_eq!(objects.mean_messages.get(), 15.0);
+        objects.count(50);
+        minute().await;
+        minute().await;
+
+        assert_eq!(objects.mean_messages.get(), 50.0);
+        watching.abort();
+    }
+}
