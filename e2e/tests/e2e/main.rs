@@ -16,6 +16,7 @@ mod metadata;
 mod monitoring;
 mod mqtt;
 mod place;
+mod readers;
 mod readiness;
 mod real_cloud;
 mod stage;
