@@ -114,7 +114,10 @@ impl Storage {
             }
             // What was sent before is not taken twice.
             let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());
-            session.data.extend_from_slice(&body[known..]);
+            let ends_at = first + body.len() as u64;
+            let is_last = range.is_last || range.total == Some(ends_at);
+            let kept = if is_last { body.len() } else { kept_of(body.len())? };
+            session.data.extend_from_slice(&body[known.min(kept)..kept]);
         }
         let have = session.data.len() as u64;
         if !range.is_last && range.total != Some(have) {
@@ -136,6 +139,23 @@ impl Storage {
         let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.remove(id);
     }
+}
+
+/// Returns the part that is kept of a piece that is not the last: whole multiples of 256 KiB. What is
+/// beyond is sent again, from where the answer says.
+///
+/// <https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload>
+fn kept_of(length: usize) -> Result<usize, Status> {
+    const UNIT: usize = 256 * 1024;
+    if (1..UNIT).contains(&length) {
+        return Err(Status::invalid(format!(
+            "Invalid request.  The number of bytes uploaded is required to be equal or greater than \
+             {UNIT}, except for the final request (it's recommended to be the exact multiple of \
+             {UNIT}).  The received request contained {length} bytes, which does not meet this \
+             requirement."
+        )));
+    }
+    Ok(length - length % UNIT)
 }
 
 /// 308 with the range that is here; no range means nothing yet.
@@ -179,6 +199,16 @@ pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_piece_that_is_not_the_last_whole_units_are_kept() {
+        const UNIT: usize = 262_144;
+
+        assert_eq!(kept_of(2 * UNIT).ok(), Some(2 * UNIT));
+        assert_eq!(kept_of(UNIT + 1).ok(), Some(UNIT));
+        assert_eq!(kept_of(0).ok(), Some(0));
+        assert!(kept_of(UNIT - 1).is_err());
+    }
 
     #[test]
     fn ranges_may_leave_out_any_part() {
