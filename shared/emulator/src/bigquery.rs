@@ -7,6 +7,7 @@ mod destination;
 mod dml;
 mod insert;
 mod jobs;
+mod lag;
 mod query;
 mod read;
 mod rest;
@@ -17,6 +18,7 @@ mod value;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub(crate) use rest::{answer as rest_answer, upload};
 
@@ -24,11 +26,13 @@ use axum::extract::Request;
 use axum::response::Response;
 use serde_json::Map;
 
+use crate::conditions::Quota;
 use crate::faults::Faults;
 use crate::status::Status;
 use crate::storage::Storage;
-use catalog::Catalog;
+use catalog::{Catalog, TableName};
 use jobs::upload::Uploads;
+use lag::Lag;
 
 /// Answers a gRPC method of the Storage APIs.
 pub(crate) async fn grpc_answer(bigquery: BigQuery, path: &str, request: Request) -> Response {
@@ -53,7 +57,7 @@ pub(crate) struct BigQuery {
 
 impl BigQuery {
     pub(crate) fn open(data_dir: &Path, faults: Faults, storage: Storage) -> anyhow::Result<Self> {
-        let catalog = Catalog::open(&data_dir.join(FILE))?;
+        let catalog = Catalog::open(&data_dir.join(FILE), Lag::new(faults.conditions().clone()))?;
         Ok(Self {
             faults,
             catalog: Arc::new(Mutex::new(catalog)),
@@ -67,6 +71,19 @@ impl BigQuery {
         let name = catalog::DatasetName(project.to_owned(), id.to_owned());
         let created = self.with(move |catalog| catalog.create_dataset(&name, Map::new()));
         created.await.map(drop)
+    }
+
+    /// Refuses a change of a table that was changed too often just now.
+    fn spend_table_update(&self, name: &TableName) -> Result<(), Status> {
+        let conditions = self.faults.conditions();
+        let limit = conditions.profile().table_updates_per_10_seconds;
+        let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(10) });
+        if conditions.spend(format!("table {}", name.display()), 1, quota) {
+            return Ok(());
+        }
+        let text = "Exceeded rate limits: too many table update operations for this table. For more \
+                    information, see https://cloud.google.com/bigquery/docs/troubleshoot-quotas";
+        Err(Status::new(tonic::Code::ResourceExhausted, text))
     }
 
     /// Works on the tables, apart from the tasks that serve connections.

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1::storage_error::StorageErrorCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::conditions::{Conditions, pause};
+use crate::rights;
 use crate::status::Status;
 
 /// What goes wrong with the next calls of a method.
@@ -27,6 +30,20 @@ pub struct Fault {
     /// What happens to them.
     #[serde(flatten)]
     pub kind: Kind,
+}
+
+impl Fault {
+    /// Refuses what is asked for and does not exist.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        match &self.kind {
+            Kind::AppendError { storage_error: Some(name), .. }
+                if StorageErrorCode::from_str_name(name).is_none() =>
+            {
+                Err(Status::invalid(format!("there is no StorageErrorCode {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What happens to a call.
@@ -62,6 +79,21 @@ pub enum Kind {
     LoseReply,
     /// The first row of an `AppendRows` request is refused, so nothing of the request is written.
     RefuseRow,
+    /// An `AppendRows` request fails, and nothing of it is written.
+    AppendError {
+        /// The number of the gRPC code, 1 to 16.
+        code: i32,
+        /// The code of a `StorageError` that goes along, such as `SCHEMA_MISMATCH_EXTRA_FIELDS`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        storage_error: Option<String>,
+        /// The message; one that says "on demand" when left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+        /// True if the stream ends with the error. Without it the error is an answer, and the stream
+        /// goes on.
+        #[serde(default)]
+        ends_stream: bool,
+    },
 }
 
 impl Kind {
@@ -69,6 +101,11 @@ impl Kind {
     #[must_use]
     pub fn refuse(code: Code) -> Self {
         Self::Refuse { code: code.into(), retry_after: None, reason: None, message: None }
+    }
+
+    /// True for what befalls the rows of an `AppendRows` request.
+    fn is_of_rows(&self) -> bool {
+        matches!(self, Self::RefuseRow | Self::AppendError { .. })
     }
 }
 
@@ -78,7 +115,9 @@ pub struct Faults {
     planned: Arc<Mutex<Vec<Planned>>>,
     calls: Counts,
     refused: Counts,
+    ended: Counts,
     cuts: Arc<watch::Sender<u64>>,
+    conditions: Conditions,
 }
 
 /// Calls by their method.
@@ -93,8 +132,14 @@ struct Planned {
 impl Default for Faults {
     fn default() -> Self {
         let cuts = Arc::new(watch::Sender::new(0));
-        let (calls, refused) = (Counts::default(), Counts::default());
-        Self { planned: Arc::default(), calls, refused, cuts }
+        Self {
+            planned: Arc::default(),
+            calls: Counts::default(),
+            refused: Counts::default(),
+            ended: Counts::default(),
+            cuts,
+            conditions: Conditions::default(),
+        }
     }
 }
 
@@ -153,9 +198,25 @@ impl Faults {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Number of streams of each method that ended because they were idle or old.
+    #[must_use]
+    pub fn ended(&self) -> BTreeMap<String, u64> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counts a stream that ended because it was idle or old.
+    pub(crate) fn note_end(&self, method: &str) {
+        count(&self.ended, method);
+    }
+
     /// Changes at each [`Faults::cut_streams`].
     pub(crate) fn cuts(&self) -> watch::Receiver<u64> {
         self.cuts.subscribe()
+    }
+
+    /// The conditions that calls meet without any fault.
+    pub(crate) fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// Carries out a call, or what is planned for it.
@@ -167,24 +228,46 @@ impl Faults {
         self.around_topic(method, "", call).await
     }
 
-    /// Carries out a call that concerns the topic of this name, or what is planned for it.
+    /// Carries out a call that concerns the topic of this name, or what is planned for it, in the time
+    /// that the profile says.
     pub(crate) async fn around_topic<T>(
         &self,
         method: &str,
         topic: &str,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
-        let kind = self.take((method, topic), |kind| *kind != Kind::RefuseRow);
+        let half = self.conditions.latency(method) / 2;
+        pause(half).await;
+        let answer = self.at_once((method, topic), call).await;
+        pause(half).await;
+        answer
+    }
+
+    /// Carries out a call, or what is planned for it, without any latency.
+    pub(crate) async fn at_once<T>(
+        &self,
+        (method, topic): (&str, &str),
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        rights::check(&self.conditions.profile().denied, method)?;
+        let kind = self.take((method, topic), |kind| !kind.is_of_rows());
         match kind.clone() {
             Some(Kind::Refuse { code, retry_after, reason, message }) => {
                 count(&self.refused, method);
                 let message = message.unwrap_or_else(|| format!("{method} refused on demand"));
-                return Err(Status { code: Code::from_i32(code), message, retry_after, reason });
+                let status = Status::new(Code::from_i32(code), message);
+                return Err(Status { retry_after, reason, ..status });
             }
             Some(Kind::Delay { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
             }
-            Some(Kind::DelayReply { .. } | Kind::LoseReply | Kind::RefuseRow) | None => {}
+            Some(
+                Kind::DelayReply { .. }
+                | Kind::LoseReply
+                | Kind::RefuseRow
+                | Kind::AppendError { .. },
+            )
+            | None => {}
         }
         let answer = call.await?;
         count(&self.calls, method);
@@ -196,13 +279,27 @@ impl Faults {
             Some(Kind::LoseReply) => {
                 Err(Status::new(Code::Unavailable, format!("the reply of {method} was lost")))
             }
-            Some(Kind::Refuse { .. } | Kind::Delay { .. } | Kind::RefuseRow) | None => Ok(answer),
+            Some(
+                Kind::Refuse { .. }
+                | Kind::Delay { .. }
+                | Kind::RefuseRow
+                | Kind::AppendError { .. },
+            )
+            | None => Ok(answer),
         }
     }
 
     /// Whether the first row of an `AppendRows` request is to be refused.
     pub(crate) fn refuses_row(&self) -> bool {
         self.take(("AppendRows", ""), |kind| *kind == Kind::RefuseRow).is_some()
+    }
+
+    /// The error that the next `AppendRows` request gets, if one is planned.
+    pub(crate) fn append_error(&self) -> Option<Kind> {
+        let kind =
+            self.take(("AppendRows", ""), |kind| matches!(kind, Kind::AppendError { .. }))?;
+        count(&self.refused, "AppendRows");
+        Some(kind)
     }
 
     /// The first fault for a call that is of such a kind.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
-use emulator::{Emulator, Options, Resources};
+use emulator::{Emulator, Options, Profile, Resources};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An embedded Google Cloud: Pub/Sub, Firestore, BigQuery and Cloud Storage on one port.
@@ -26,6 +26,10 @@ struct Args {
     /// YAML file of topics, subscriptions, datasets, buckets and documents that it has from its start.
     #[arg(long)]
     resources: Option<PathBuf>,
+    /// Is as slow and as strict as Google's own cloud: latencies, quotas, streams and connections that
+    /// end, tables and columns that appear late. With --resources, no other project exists.
+    #[arg(long)]
+    like_google: bool,
     /// Asks the emulator that runs here at --port whether it answers, for health checks.
     #[arg(long)]
     probe: bool,
@@ -33,14 +37,19 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Args { port, host, data_dir, resources, probe } = Args::parse();
+    let Args { port, host, data_dir, resources, like_google, probe } = Args::parse();
     if probe {
         return answers(port);
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let resources = resources.as_deref().map(Resources::read).transpose()?;
-    let emulator = Emulator::start(Options { host, port, data_dir, resources }).await?;
+    let profile = match (like_google, &resources) {
+        (false, _) => Profile::default(),
+        (true, None) => Profile::like_google(),
+        (true, Some(resources)) => Profile::like_google().with_project(&resources.project),
+    };
+    let emulator = Emulator::start(Options { host, port, data_dir, resources, profile }).await?;
     // A closed standard output, as of `emulator | head -1`, is no reason to stop.
     std::io::stdout().write_all(describe(&emulator).as_bytes()).unwrap_or_default();
     tokio::select! {

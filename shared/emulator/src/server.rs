@@ -7,23 +7,25 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{Method, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bigquery::BigQuery;
-use crate::faults::{Fault, Faults};
+use crate::conditions::{Age, Conditions};
+use crate::faults::Faults;
 use crate::firestore::Firestore;
+use crate::profile::Profile;
 use crate::pubsub::PubSub;
 use crate::resources::Resources;
 use crate::status::Status;
 use crate::storage::Storage;
-use crate::{grpc, rest};
+use crate::{control, existence, grpc};
 
 /// Where an emulator listens, and where it keeps its data.
 #[derive(Debug, Clone)]
@@ -36,11 +38,19 @@ pub struct Options {
     pub data_dir: Option<PathBuf>,
     /// What it has from its start, beside what the folder holds.
     pub resources: Option<Resources>,
+    /// How slow and how strict it is.
+    pub profile: Profile,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { host: "127.0.0.1".into(), port: 0, data_dir: None, resources: None }
+        Self {
+            host: "127.0.0.1".into(),
+            port: 0,
+            data_dir: None,
+            resources: None,
+            profile: Profile::default(),
+        }
     }
 }
 
@@ -81,6 +91,7 @@ impl Emulator {
         std::fs::create_dir_all(&data_dir)
             .with_context(|| format!("create the folder {}", data_dir.display()))?;
         let faults = Faults::default();
+        faults.conditions().set(options.profile.clone());
         let listener = TcpListener::bind((options.host.as_str(), options.port)).await;
         let listener =
             listener.with_context(|| format!("listen on {}:{}", options.host, options.port))?;
@@ -110,9 +121,10 @@ impl Emulator {
         });
         let router =
             Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(cloud);
+        let conditions = faults.conditions().clone();
         server.spawn(async move {
             tokio::select! {
-                () = serve(listener, router) => {}
+                () = serve(listener, router, conditions) => {}
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });
@@ -143,6 +155,17 @@ impl Emulator {
         &self.faults
     }
 
+    /// How slow and how strict it is now.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.faults.conditions().profile().as_ref().clone()
+    }
+
+    /// Makes it slower and stricter, or less so. Streams and connections that are open obey at once.
+    pub fn set_profile(&self, profile: Profile) {
+        self.faults.conditions().set(profile);
+    }
+
     /// Ends it: open connections are cut.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
@@ -152,7 +175,7 @@ impl Emulator {
 
 /// Answers connections for ever. A client that has gone without a word is noticed, so that messages
 /// do not go on being sent to it.
-async fn serve(listener: TcpListener, router: Router) {
+async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
     const PING_INTERVAL: Duration = Duration::from_secs(10);
     const PING_TIMEOUT: Duration = Duration::from_secs(5);
     let mut builder = Builder::new(TokioExecutor::new());
@@ -167,11 +190,8 @@ async fn serve(listener: TcpListener, router: Router) {
                 Ok((tcp, _)) => {
                     // Small answers must not wait for the next one.
                     drop(tcp.set_nodelay(true));
-                    let (builder, service) = (builder.clone(), TowerToHyperService::new(router.clone()));
-                    connections.spawn(async move {
-                        // What goes wrong with a connection is the client's to see.
-                        drop(builder.serve_connection(TokioIo::new(tcp), service).await);
-                    });
+                    let (builder, router) = (builder.clone(), router.clone());
+                    connections.spawn(serve_one(tcp, builder, router, conditions.clone()));
                 }
                 // No more files, for example: some may be closed by then.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -181,6 +201,24 @@ async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
+/// Answers one connection until the client closes it, or until it is too old for further requests.
+async fn serve_one(
+    tcp: TcpStream,
+    builder: Builder<TokioExecutor>,
+    router: Router,
+    conditions: Conditions,
+) {
+    let service = TowerToHyperService::new(router);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tcp), service));
+    tokio::select! {
+        // What goes wrong with a connection is the client's to see.
+        ended = connection.as_mut() => return drop(ended),
+        () = conditions.outlived(Age::with_jitter(), Profile::connection_age) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    drop(connection.await);
+}
+
 /// Finds the API that a request is for.
 async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
@@ -188,6 +226,13 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if let Err(status) = existence::check(&cloud.faults.conditions().profile(), &request) {
+        return if is_grpc {
+            tonic::Status::from(status).into_http()
+        } else {
+            status.into_response()
+        };
+    }
     if is_grpc {
         return answer_grpc(cloud, &path, request).await;
     }
@@ -203,7 +248,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         "emulator" if path.starts_with("/emulator/v1/projects/") => {
             crate::firestore::clear(&cloud.firestore, request.method(), &path)
         }
-        "emulator" => control(&cloud.faults, request).await,
+        "emulator" => control::answer(&cloud.faults, request).await,
         "" => {
             Ok("dataflow emulator: Pub/Sub, Firestore, BigQuery and Cloud Storage\n"
                 .into_response())
@@ -237,26 +282,4 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
         }
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
     }
-}
-
-/// The emulator's own API: `GET`, `POST` and `DELETE /emulator/v1/faults`, `POST /emulator/v1/cut` to
-/// end all streams, `GET /emulator/v1/calls` for what was carried out, and `GET /emulator/v1/refused`.
-async fn control(faults: &Faults, request: Request) -> Result<Response, Status> {
-    let (parts, body) = request.into_parts();
-    match (parts.method, parts.uri.path()) {
-        (Method::GET, "/emulator/v1/faults") => {}
-        (Method::GET, "/emulator/v1/calls") => {
-            return Ok(axum::Json(faults.calls()).into_response());
-        }
-        (Method::GET, "/emulator/v1/refused") => {
-            return Ok(axum::Json(faults.refused()).into_response());
-        }
-        (Method::DELETE, "/emulator/v1/faults") => faults.clear(),
-        (Method::POST, "/emulator/v1/faults") => {
-            faults.add(rest::read_json::<Fault>(body).await?);
-        }
-        (Method::POST, "/emulator/v1/cut") => faults.cut_streams(),
-        (_, path) => return Err(Status::unimplemented(path)),
-    }
-    Ok(axum::Json(faults.planned()).into_response())
 }

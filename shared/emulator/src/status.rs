@@ -3,6 +3,8 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
+use prost::Message as _;
 use tonic::Code;
 
 /// An error of an API: a gRPC code and a message.
@@ -17,11 +19,13 @@ pub struct Status {
     pub retry_after: Option<u64>,
     /// Why, in the words of a REST API; those of the code when left out.
     pub reason: Option<String>,
+    /// Messages that say more, for gRPC.
+    pub(crate) details: Vec<prost_types::Any>,
 }
 
 impl Status {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after: None, reason: None }
+        Self { code, message: message.into(), retry_after: None, reason: None, details: Vec::new() }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -111,7 +115,12 @@ impl Status {
 
 impl From<Status> for tonic::Status {
     fn from(status: Status) -> Self {
-        Self::new(status.code, status.message)
+        if status.details.is_empty() {
+            return Self::new(status.code, status.message);
+        }
+        let Status { code, message, details, .. } = status;
+        let details = rpc::Status { code: code.into(), message: message.clone(), details };
+        Self::with_details(code, message, details.encode_to_vec().into())
     }
 }
 

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use base64::Engine as _;
@@ -30,6 +31,8 @@ pub(crate) use multipart::bodies as multipart_bodies;
 pub(crate) use rest::answer as rest_answer;
 pub(crate) use xml::{answer as xml_answer, is_object_path};
 
+use crate::conditions::Quota;
+use crate::faults::Faults;
 use crate::status::Status;
 use bucket::Bucket;
 use copying::Place;
@@ -46,14 +49,20 @@ struct Inner {
     disk: Disk,
     buckets: Mutex<BTreeMap<String, Bucket>>,
     sessions: Mutex<HashMap<String, Session>>,
+    faults: Faults,
 }
 
 impl Storage {
     /// Reads what the folder holds; `address` is where this emulator answers.
-    pub(crate) fn open(data_dir: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        data_dir: &Path,
+        address: SocketAddr,
+        faults: Faults,
+    ) -> anyhow::Result<Self> {
         let (disk, buckets) = Disk::open(&data_dir.join("storage"))?;
         let sessions = Mutex::default();
-        Ok(Self(Arc::new(Inner { address, disk, buckets: Mutex::new(buckets), sessions })))
+        let buckets = Mutex::new(buckets);
+        Ok(Self(Arc::new(Inner { address, disk, buckets, sessions, faults })))
     }
 
     fn buckets(&self) -> MutexGuard<'_, BTreeMap<String, Bucket>> {
@@ -103,6 +112,7 @@ impl Storage {
             let text = format!("Provided MD5 hash does not match the calculated one, {md5}.");
             return Err(Status::invalid(text));
         }
+        self.spend_write(bucket, &name)?;
         // Written beside the others first, so that the index is locked for a rename only.
         let staged = self.0.disk.stage(bucket, data)?;
         let mut buckets = self.buckets();
@@ -129,6 +139,22 @@ impl Storage {
         let object = self.0.disk.commit(staged, object, existing)?;
         objects.insert(name.to_owned(), object.clone());
         Ok(object)
+    }
+
+    /// Refuses a write of an object that was written just now.
+    fn spend_write(&self, bucket: &str, name: &str) -> Result<(), Status> {
+        let conditions = self.0.faults.conditions();
+        let limit = conditions.profile().object_writes_per_second;
+        let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(1) });
+        if conditions.spend(format!("object {bucket}/{name}"), 1, quota) {
+            return Ok(());
+        }
+        let text = format!(
+            "The object {bucket}/{name} exceeded the rate limit for object mutation operations \
+             (create, update, and delete). Please reduce your request rate. See \
+             https://cloud.google.com/storage/docs/gcs429."
+        );
+        Err(Status::new(Code::ResourceExhausted, text))
     }
 
     fn get(&self, bucket: &str, name: &str) -> Result<Object, Status> {

@@ -3,7 +3,9 @@
 mod proto_rows;
 pub(super) mod streams;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request as HttpRequest;
 use axum::response::Response as HttpResponse;
@@ -16,14 +18,26 @@ use proto::append_rows_request::Rows;
 use proto::append_rows_response::{AppendResult, Response};
 use proto::storage_error::StorageErrorCode;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Streaming};
 
 use super::catalog::{Catalog, TableName};
 use super::schema::{self, Schema};
 use super::{BigQuery, arrow, value};
-use crate::grpc::{streaming, unary};
+use crate::conditions::{Age, Conditions, Quota};
+use crate::faults::Kind;
+use crate::grpc::{self, streaming, unary};
+use crate::profile::Profile;
 use crate::status::Status;
 use proto_rows::Descriptor;
+
+/// Most requests of a stream that are answered later; no more are read meanwhile.
+const MAX_UNANSWERED: usize = 1000;
+/// The text at the end of an old stream.
+const RESTARTED: &str = "Closing the stream because server is restarted. This is expected and client \
+                         is advised to reconnect.";
+/// The text of an append above the quota. Clients know it by its beginning.
+const THROUGHPUT: &str = "Exceeds 'AppendRows throughput' quota, status: INSUFFICIENT_TOKENS.";
 
 type Request = proto::AppendRowsRequest;
 type Answer = proto::AppendRowsResponse;
@@ -53,7 +67,14 @@ struct Connection {
     descriptor: Option<Arc<Descriptor>>,
     /// The table's schema as last told to the client.
     known: Option<Schema>,
+    /// Answers that are sent at their time, in the order of their requests.
+    answers: VecDeque<(Instant, Result<Answer, tonic::Status>)>,
+    /// True if no more requests are read.
+    is_read: bool,
     is_over: bool,
+    age: Age,
+    /// Since the last request or answer.
+    idle: Age,
 }
 
 impl BigQuery {
@@ -64,12 +85,20 @@ impl BigQuery {
         let table = default_stream_of(&name)?;
         self.faults
             .around("GetWriteStream", async {
-                let schema = self.with(move |catalog| Ok(catalog.table(&table)?.schema.clone()));
+                let schema = self.with(move |catalog| Ok(catalog.writable(&table)?.1.clone()));
                 let table_schema = Some(schema::to_proto(&schema.await?));
                 let r#type = proto::write_stream::Type::Committed.into();
                 Ok(proto::WriteStream { name, r#type, table_schema, ..<_>::default() })
             })
             .await
+    }
+
+    /// Takes so many bytes of a project's throughput, unless less is left.
+    fn spend_append(&self, project: &str, bytes: usize) -> bool {
+        let conditions = self.faults.conditions();
+        let limit = conditions.profile().append_bytes_per_second;
+        let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(1) });
+        conditions.spend(format!("append {project}"), bytes as u64, quota)
     }
 
     fn append_rows(
@@ -84,7 +113,11 @@ impl BigQuery {
             writer_schema: Bytes::new(),
             descriptor: None,
             known: None,
+            answers: VecDeque::new(),
+            is_read: false,
             is_over: false,
+            age: Age::with_jitter(),
+            idle: Age::exact(),
         };
         futures::stream::unfold(connection, async |mut connection| {
             if connection.is_over {
@@ -99,16 +132,50 @@ impl BigQuery {
 
 impl Connection {
     async fn next(&mut self) -> Option<Result<Answer, tonic::Status>> {
-        let request = tokio::select! {
-            request = self.requests.message() => request.transpose()?,
-            Ok(()) = self.cuts.changed() => {
-                return Some(Err(tonic::Status::unavailable("the stream was cut")));
+        let conditions = self.bigquery.faults.conditions().clone();
+        loop {
+            if self.is_read && self.answers.is_empty() {
+                return None;
             }
-        };
-        Some(match request {
+            let due = self.answers.front().map(|(due, _)| *due);
+            let reads = !self.is_read && self.answers.len() < MAX_UNANSWERED;
+            tokio::select! {
+                () = due_at(due) => {
+                    self.idle = Age::exact();
+                    return self.answers.pop_front().map(|(_, answer)| answer);
+                }
+                Ok(()) = self.cuts.changed() => {
+                    return Some(Err(tonic::Status::unavailable("the stream was cut")));
+                }
+                () = conditions.outlived(self.age, Profile::stream_age) => {
+                    self.bigquery.faults.note_end("AppendRows");
+                    return Some(Err(tonic::Status::unavailable(RESTARTED)));
+                }
+                () = conditions.outlived(self.idle, Profile::append_idle), if due.is_none() => {
+                    self.bigquery.faults.note_end("AppendRows");
+                    return Some(Err(inactive(&conditions)));
+                }
+                request = self.requests.message(), if reads => {
+                    self.idle = Age::exact();
+                    let due = Instant::now() + conditions.latency("AppendRows");
+                    match request.transpose() {
+                        None => self.is_read = true,
+                        Some(request) => self.take(due, request).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out a request; its answer waits for its time.
+    async fn take(&mut self, due: Instant, request: Result<Request, tonic::Status>) {
+        let answer = match request {
             Ok(request) => self.append(request).await.map_err(Into::into),
             Err(status) => Err(status),
-        })
+        };
+        // An error is the end of the stream.
+        self.is_read = answer.is_err();
+        self.answers.push_back((due, answer));
     }
 
     async fn append(&mut self, request: Request) -> Result<Answer, Status> {
@@ -132,6 +199,18 @@ impl Connection {
             return Err(Status::invalid("Offset must not be set for the default stream."));
         }
         let table = default_stream_of(&self.stream)?;
+        if let Some(error) = self.bigquery.faults.append_error() {
+            return self.planned(error, &table);
+        }
+        let bytes = self.writer_schema.len() + rows.rows.as_ref().map_or(0, arrow_len);
+        if !self.bigquery.spend_append(&table.0, bytes) {
+            return Ok(self.answer(error_answer(
+                Code::ResourceExhausted,
+                THROUGHPUT,
+                None,
+                &table,
+            )));
+        }
         let append = Append {
             table,
             schema: self.writer_schema.clone(),
@@ -139,15 +218,54 @@ impl Connection {
             refuses_row: self.bigquery.faults.refuses_row(),
         };
         let append = self.bigquery.with(move |catalog| append.carry_out(catalog));
-        let appended = self.bigquery.faults.around("AppendRows", append).await;
+        let appended = self.bigquery.faults.at_once(("AppendRows", ""), append).await;
         let (mut answer, schema) = appended?;
         if self.known.as_ref().is_some_and(|known| *known != schema) {
             answer.updated_schema = Some(schema::to_proto(&schema));
         }
         self.known = Some(schema);
-        answer.write_stream.clone_from(&self.stream);
-        Ok(answer)
+        Ok(self.answer(answer))
     }
+
+    fn answer(&self, answer: Answer) -> Answer {
+        Answer { write_stream: self.stream.clone(), ..answer }
+    }
+
+    /// The error that was asked for, as an answer or as the end of the stream.
+    fn planned(&self, error: Kind, table: &TableName) -> Result<Answer, Status> {
+        let Kind::AppendError { code, storage_error, message, ends_stream } = error else {
+            return Err(Status::new(Code::Internal, "this is no error of an append"));
+        };
+        let message = message.unwrap_or_else(|| "the append was refused on demand".into());
+        let named = storage_error.as_deref().map(StorageErrorCode::from_str_name);
+        let named = named.map(|code| code.unwrap_or(StorageErrorCode::Unspecified));
+        let code = Code::from_i32(code);
+        if ends_stream {
+            let details = named.map(|named| detail(named, &message, table)).into_iter().collect();
+            return Err(Status { details, ..Status::new(code, message) });
+        }
+        Ok(self.answer(error_answer(code, &message, named, table)))
+    }
+}
+
+/// The end of a stream that had nothing to do.
+fn inactive(conditions: &Conditions) -> tonic::Status {
+    let seconds = conditions.profile().append_idle_millis.unwrap_or_default() / 1000;
+    tonic::Status::aborted(format!(
+        "Closing the stream because it has been inactive for {seconds} seconds."
+    ))
+}
+
+async fn due_at(due: Option<Instant>) {
+    match due {
+        Some(due) if due <= Instant::now() => {}
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn arrow_len(batch: &proto::ArrowRecordBatch) -> usize {
+    batch.serialized_record_batch.len()
 }
 
 /// The table of `projects/P/datasets/D/tables/T/streams/_default`, or the short form of it.
@@ -172,18 +290,18 @@ impl Append {
     /// All rows into the table, or none; with the table's schema.
     fn carry_out(&self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
         let name = &self.table;
-        let table = catalog.table(name).map_err(|_| {
+        let (table, seen) = catalog.writable(name).map_err(|_| {
             let entity = format!("projects/{}/datasets/{}/tables/{}", name.0, name.1, name.2);
             let text = format!("Requested entity was not found. Entity: {entity}");
             Status::new(Code::NotFound, text)
         })?;
-        let table_schema = table.schema.clone();
-        let fields = &table_schema.fields;
+        let (table_schema, fields) = (seen.clone(), table.schema.fields.clone());
+        let fields = &fields;
         let batch = match arrow::read(&self.schema, &self.batch) {
             Ok(batch) => batch,
             Err(why) => return Ok((refused(&why, None, name), table_schema)),
         };
-        if let Some(extra) = arrow::extra_field(batch.schema_ref(), fields) {
+        if let Some(extra) = arrow::extra_field(batch.schema_ref(), &table_schema.fields) {
             let why = format!(
                 "Input schema has more fields than BigQuery schema, extra fields: '{extra}'"
             );
@@ -226,18 +344,32 @@ impl Append {
 
 /// The answer to a request of which nothing was written.
 fn refused(why: &str, code: Option<StorageErrorCode>, name: &TableName) -> Answer {
-    let entity = format!("projects/{}/datasets/{}/tables/{}", name.0, name.1, name.2);
-    let message = format!("{why} Entity: {entity}/streams/_default");
-    let details = code.map(|code| prost_types::Any {
-        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
-        value: proto::StorageError {
-            code: code.into(),
-            entity: format!("{entity}/streams/_default"),
-            error_message: why.into(),
-        }
-        .encode_to_vec(),
-    });
-    let details = details.into_iter().collect();
-    let status = rpc::Status { code: Code::InvalidArgument.into(), message, details };
+    error_answer(Code::InvalidArgument, why, code, name)
+}
+
+/// An error as an answer, after which the stream goes on.
+fn error_answer(
+    code: Code,
+    why: &str,
+    storage_error: Option<StorageErrorCode>,
+    name: &TableName,
+) -> Answer {
+    let message = format!("{why} Entity: {}", entity(name));
+    let details = storage_error.map(|code| detail(code, why, name)).into_iter().collect();
+    let status = rpc::Status { code: code.into(), message, details };
     Answer { response: Some(Response::Error(status)), ..<_>::default() }
+}
+
+/// Says more of an error in BigQuery's own terms.
+fn detail(code: StorageErrorCode, why: &str, name: &TableName) -> prost_types::Any {
+    let error =
+        proto::StorageError { code: code.into(), entity: entity(name), error_message: why.into() };
+    prost_types::Any {
+        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
+        value: error.encode_to_vec(),
+    }
+}
+
+fn entity(name: &TableName) -> String {
+    format!("projects/{}/datasets/{}/tables/{}/streams/_default", name.0, name.1, name.2)
 }

@@ -12,6 +12,7 @@ use tonic::Code;
 
 use super::append::streams::Streams;
 use super::jobs::Jobs;
+use super::lag::Lag;
 use super::read::Sessions;
 use super::schema::{Field, Kind, Mode, Schema};
 use super::sql;
@@ -27,6 +28,7 @@ pub(super) struct Catalog {
     pub jobs: Jobs,
     pub streams: Streams,
     pub sessions: Sessions,
+    lag: Lag,
 }
 
 /// A dataset's project and id.
@@ -97,7 +99,7 @@ pub(super) fn failed(error: &rusqlite::Error) -> Status {
 }
 
 impl Catalog {
-    pub(super) fn open(file: &Path) -> anyhow::Result<Self> {
+    pub(super) fn open(file: &Path, lag: Lag) -> anyhow::Result<Self> {
         let connection =
             Connection::open(file).with_context(|| format!("open {}", file.display()))?;
         // What is written survives the end of the process, which is all that is promised.
@@ -120,6 +122,7 @@ impl Catalog {
             jobs: Jobs::default(),
             streams: Streams::default(),
             sessions: Sessions::default(),
+            lag,
         })
     }
 
@@ -139,6 +142,15 @@ impl Catalog {
                 missing("Dataset", &name.dataset().display())
             }
         })
+    }
+
+    /// Returns a table with the schema that the write APIs know, if they know the table.
+    pub(super) fn writable(&self, name: &TableName) -> Result<(&Table, &Schema), Status> {
+        let table = self.table(name)?;
+        if !self.lag.knows(name) {
+            return Err(missing("Table", &name.display()));
+        }
+        Ok((table, self.lag.schema(name, &table.schema)))
     }
 
     pub(super) fn create_dataset(
@@ -229,6 +241,7 @@ impl Catalog {
         let created = self.connection.execute_batch(&statement);
         created.map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
         self.keep(name, table)?;
+        self.lag.note_table(name);
         self.show_table(name)
     }
 
@@ -253,7 +266,10 @@ impl Catalog {
                     self.connection.execute_batch(&statement).map_err(|error| failed(&error))?;
                 }
             }
-            table.schema = next;
+            let before = std::mem::replace(&mut table.schema, next);
+            if before != table.schema {
+                self.lag.note_schema(name, before);
+            }
         }
         table.resource.extend(changes);
         stamp(&mut table.resource);

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::catalog::{Catalog, TableName, failed};
+use super::schema::Field;
 use super::value;
 use crate::status::Status;
 
@@ -48,14 +49,21 @@ impl Catalog {
         request: InsertAll,
     ) -> Result<Value, Status> {
         check(&request)?;
-        let table = self.table(name)?;
+        let (table, seen) = self.writable(name)?;
         if table.view().is_some() {
             return Err(Status::invalid(format!("Cannot add rows to a view: {}", name.display())));
         }
-        let fields = table.schema.fields.clone();
+        let (fields, seen) = (table.schema.fields.clone(), seen.clone());
         let (mut good, mut errors) = (Vec::new(), Vec::new());
-        for (index, row) in request.rows.into_iter().enumerate() {
-            match value::store_row(&fields, &row.json, request.ignore_unknown_values) {
+        for (index, mut row) in request.rows.into_iter().enumerate() {
+            if request.ignore_unknown_values {
+                row.json.retain(|name, _| seen.find(name).is_some());
+            }
+            let ignore = request.ignore_unknown_values;
+            let store = |fields: &[Field]| value::store_row(fields, &row.json, ignore);
+            let is_known =
+                if seen.fields == fields { Ok(()) } else { store(&seen.fields).map(drop) };
+            match is_known.and_then(|()| store(&fields)) {
                 Ok(values) => good.push((index, row.insert_id, values)),
                 Err(fault) => {
                     errors.push(insert_error(index, "invalid", &fault.location, &fault.message));

@@ -19,6 +19,7 @@ use super::jobs::rest as jobs;
 use super::query::Page;
 use super::schema::Schema;
 use crate::rest::{decode, query, read_bytes, read_json};
+use crate::rights;
 use crate::status::Status;
 
 /// Largest request, from Google's quotas.
@@ -103,7 +104,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         (&Method::POST, ["projects", _, "datasets", _, "tables", table])
             if table.ends_with(":testIamPermissions") =>
         {
-            faults.around("bigquery.tables.testIamPermissions", permissions(body)).await
+            faults.around("bigquery.tables.testIamPermissions", permissions(bigquery, body)).await
         }
         (method, ["projects", project, "datasets", dataset, "tables", table]) => {
             let name = TableName((*project).into(), (*dataset).into(), (*table).into());
@@ -136,10 +137,16 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     }
 }
 
-/// All that are asked for: everybody may do everything here.
-async fn permissions(body: Body) -> Result<Value, Status> {
-    let asked: Value = read_json(body).await?;
-    Ok(json!({ "permissions": asked["permissions"] }))
+/// Returns those permissions that are asked for and not denied.
+async fn permissions(bigquery: &BigQuery, body: Body) -> Result<Value, Status> {
+    #[derive(serde::Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        permissions: Vec<String>,
+    }
+    let asked: Asked = read_json(body).await?;
+    let profile = bigquery.faults.conditions().profile();
+    Ok(json!({ "permissions": rights::granted(&profile.denied, asked.permissions) }))
 }
 
 /// The tag that a resource must still have.
@@ -234,6 +241,7 @@ async fn tables(
             let id = id.ok_or_else(|| Status::invalid("Required parameter is missing: tableId"))?;
             let name = TableName(dataset.0, dataset.1, id);
             let schema = schema_of(&mut body)?.unwrap_or_default();
+            bigquery.spend_table_update(&name)?;
             bigquery.with(move |catalog| catalog.create_table(&name, schema, body)).await
         }
         other => Err(Status::unimplemented(&format!("{other} of tables"))),
@@ -252,6 +260,7 @@ async fn table_call(
             let schema = schema_of(&mut body)?;
             body.remove("tableReference");
             let etag = if_match(&request.headers);
+            bigquery.spend_table_update(&name)?;
             let patch = move |catalog: &mut Catalog| {
                 catalog.patch_table(&name, etag.as_deref(), schema, body)
             };

@@ -11,6 +11,8 @@ use tonic::{Code, Streaming};
 use super::delivery::{Allowance, SCAN_INTERVAL, Subscription, seconds_of};
 use super::wire::Pulled;
 use super::{PubSub, proto};
+use crate::conditions::Age;
+use crate::profile::Profile;
 use crate::status::Status;
 
 /// How long a unary pull waits for a first message.
@@ -86,6 +88,7 @@ struct PullStream {
     subscription: Arc<Subscription>,
     stream: u64,
     allowance: Allowance,
+    age: Age,
 }
 
 async fn open(
@@ -117,6 +120,7 @@ async fn open(
         subscription,
         stream,
         allowance,
+        age: Age::with_jitter(),
     };
     opened.settle(&first);
     Ok(opened)
@@ -126,6 +130,7 @@ impl PullStream {
     /// The next answer; `None` when the client has closed.
     async fn next(&mut self) -> Result<Option<Pulled>, Status> {
         let until = Instant::now() + HEARTBEAT;
+        let conditions = self.pubsub.faults.conditions().clone();
         let subscription = Arc::clone(&self.subscription);
         loop {
             let changed = subscription.changed.notified();
@@ -144,6 +149,12 @@ impl PullStream {
                 () = sleep(wait) => {}
                 _ = self.cuts.changed() => {
                     return Err(Status::new(Code::Unavailable, "the stream was cut on demand"));
+                }
+                () = conditions.outlived(self.age, Profile::stream_age) => {
+                    self.pubsub.faults.note_end("StreamingPull");
+                    let text = "The service was unable to fulfill your request. Please try again. \
+                                [code=8a75]";
+                    return Err(Status::new(Code::Unavailable, text));
                 }
                 request = self.requests.message(), if !self.is_half_closed => match request {
                     Ok(Some(request)) => self.settle(&request),

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::{PubSub, json, proto};
 use crate::rest::{decode, query, read_json};
+use crate::rights;
 use crate::status::Status;
 
 /// Answers a request below `/v1/`.
@@ -55,9 +56,10 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
         }
         (["projects", _, "subscriptions", _], "") => call.subscription(body).await,
         (["projects", _, "topics" | "subscriptions" | "snapshots", _], "testIamPermissions") => {
-            // Everybody may do everything here.
             let asked = read_json::<Permissions>(body).await?;
-            let granted = Ok(json!({ "permissions": asked.permissions }));
+            let profile = pubsub.faults.conditions().profile();
+            let granted = rights::granted(&profile.denied, asked.permissions);
+            let granted = Ok(json!({ "permissions": granted }));
             call.faulty("TestIamPermissions", granted).await
         }
         (["projects", _, "subscriptions", _], verb) if method == Method::POST => {

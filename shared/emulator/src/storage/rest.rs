@@ -15,6 +15,7 @@ use super::object::{Given, Object, Preconditions};
 use super::route::Route;
 use super::{Storage, batch};
 use crate::rest::{decode, query, read_bytes};
+use crate::rights;
 use crate::server::Cloud;
 use crate::status::Status;
 
@@ -115,12 +116,12 @@ impl Call<'_> {
             }
             "storage.buckets.testIamPermissions" => {
                 storage.get_bucket(bucket)?;
-                // Everybody may do everything here.
                 let asked = self.uri.query().unwrap_or_default().split('&');
                 let permissions: Vec<_> = asked
                     .filter_map(|pair| pair.strip_prefix("permissions=").map(decode))
                     .collect();
-                json!({ "permissions": permissions })
+                let profile = storage.0.faults.conditions().profile();
+                json!({ "permissions": rights::granted(&profile.denied, permissions) })
             }
             other => return Err(Status::unimplemented(other)),
         };

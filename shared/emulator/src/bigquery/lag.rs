@@ -1,0 +1,55 @@
+//! The time after which the write APIs know of a table or a column that was made over REST.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::catalog::TableName;
+use super::schema::Schema;
+use crate::conditions::Conditions;
+
+/// The tables and schemas that are so new that writers may not know them.
+pub(super) struct Lag {
+    conditions: Conditions,
+    created: HashMap<TableName, Instant>,
+    /// Schemas with the time of their end, the oldest first.
+    replaced: HashMap<TableName, Vec<(Instant, Schema)>>,
+}
+
+impl Lag {
+    pub(super) fn new(conditions: Conditions) -> Self {
+        Self { conditions, created: HashMap::new(), replaced: HashMap::new() }
+    }
+
+    /// Notes that a table was created.
+    pub(super) fn note_table(&mut self, name: &TableName) {
+        self.replaced.remove(name);
+        self.created.insert(name.clone(), Instant::now());
+    }
+
+    /// Notes that a table has another schema than `before`.
+    pub(super) fn note_schema(&mut self, name: &TableName, before: Schema) {
+        let lag = self.column_lag();
+        let replaced = self.replaced.entry(name.clone()).or_default();
+        replaced.retain(|(at, _)| at.elapsed() < lag);
+        replaced.push((Instant::now(), before));
+    }
+
+    /// Tells if writers know of a table that exists.
+    pub(super) fn knows(&self, name: &TableName) -> bool {
+        let lag = Duration::from_millis(self.conditions.profile().new_table_millis);
+        self.created.get(name).is_none_or(|at| at.elapsed() >= lag)
+    }
+
+    /// Returns the schema that writers take a table to have.
+    pub(super) fn schema<'a>(&'a self, name: &TableName, now: &'a Schema) -> &'a Schema {
+        let lag = self.column_lag();
+        let mut replaced = self.replaced.get(name).into_iter().flatten();
+        replaced.find(|(at, _)| at.elapsed() < lag).map_or(now, |(_, schema)| schema)
+    }
+
+    fn column_lag(&self) -> Duration {
+        Duration::from_millis(self.conditions.profile().new_column_millis)
+    }
+}

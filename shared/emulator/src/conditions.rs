@@ -1,0 +1,188 @@
+//! The conditions that calls meet: the profile as it is now, and the part of the quotas that is used.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::profile::{Latency, Profile};
+
+/// The largest part of an age by which one differs from the next.
+const JITTER: f64 = 0.1;
+
+/// The conditions of an emulator; clones are the same ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Conditions {
+    profile: Arc<watch::Sender<Arc<Profile>>>,
+    ledger: Arc<Mutex<Ledger>>,
+}
+
+/// Something that only so much of is allowed in a time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quota {
+    pub limit: u64,
+    pub per: Duration,
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self { profile: Arc::new(watch::Sender::new(Arc::default())), ledger: Arc::default() }
+    }
+}
+
+impl Conditions {
+    pub(crate) fn profile(&self) -> Arc<Profile> {
+        Arc::clone(&self.profile.borrow())
+    }
+
+    pub(crate) fn set(&self, profile: Profile) {
+        self.profile.send_replace(Arc::new(profile));
+    }
+
+    /// Draws the time that a call of this method takes.
+    pub(crate) fn latency(&self, method: &str) -> Duration {
+        let profile = self.profile.borrow();
+        let Some(Latency { min_millis, max_millis }) = profile.latencies.get(method) else {
+            return Duration::ZERO;
+        };
+        let micros = min_millis.saturating_mul(1000)..=max_millis.saturating_mul(1000);
+        if micros.is_empty() {
+            return Duration::from_millis(*min_millis);
+        }
+        Duration::from_micros(rand::rng().random_range(micros))
+    }
+
+    /// Returns once something that began at `since` has the age that the profile allows.
+    pub(crate) async fn outlived(&self, age: Age, limit: fn(&Profile) -> Option<Duration>) {
+        let mut changes = self.profile.subscribe();
+        loop {
+            let limit = limit(&changes.borrow_and_update());
+            let end = async {
+                match limit {
+                    Some(limit) => sleep_until(age.since + limit.mul_f64(age.factor)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = end => return,
+                // Never an error: `self` has the sender.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// Takes so much of a quota, unless less is left. A single request always fits an unused quota.
+    pub(crate) fn spend(&self, key: String, amount: u64, quota: Option<Quota>) -> bool {
+        let Some(quota) = quota else { return true };
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.spend(key, amount, quota)
+    }
+}
+
+/// The age of a stream or a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Age {
+    since: Instant,
+    /// The part of the allowed age that this one reaches.
+    factor: f64,
+}
+
+impl Age {
+    /// Begins now, and ends a little earlier or later than others that begin now.
+    pub(crate) fn with_jitter() -> Self {
+        let factor = rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER);
+        Self { since: Instant::now(), factor }
+    }
+
+    /// Begins now, and is exact.
+    pub(crate) fn exact() -> Self {
+        Self { since: Instant::now(), factor: 1.0 }
+    }
+}
+
+/// Waits, unless there is nothing to wait for.
+pub(crate) async fn pause(time: Duration) {
+    if !time.is_zero() {
+        sleep(time).await;
+    }
+}
+
+/// The use of quotas, by what they are about.
+#[derive(Debug, Default)]
+struct Ledger(HashMap<String, VecDeque<(Instant, u64)>>);
+
+impl Ledger {
+    fn spend(&mut self, key: String, amount: u64, Quota { limit, per }: Quota) -> bool {
+        /// Entries above which unused ones are removed.
+        const SWEEP_AT: usize = 10_000;
+        /// Longer than the period of any quota.
+        const UNUSED_AFTER: Duration = Duration::from_secs(60);
+        let now = Instant::now();
+        if self.0.len() > SWEEP_AT {
+            self.0.retain(|_, uses| {
+                uses.back().is_some_and(|(at, _)| now.duration_since(*at) < UNUSED_AFTER)
+            });
+        }
+        let uses = self.0.entry(key).or_default();
+        while uses.front().is_some_and(|(at, _)| now.duration_since(*at) >= per) {
+            uses.pop_front();
+        }
+        let used = uses.iter().fold(0_u64, |sum, (_, amount)| sum.saturating_add(*amount));
+        if used > 0 && used.saturating_add(amount) > limit {
+            return false;
+        }
+        uses.push_back((now, amount));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quota_is_free_again_after_its_period() {
+        let conditions = Conditions::default();
+        let quota = Some(Quota { limit: 2, per: Duration::from_secs(10) });
+        let spend = |key: &str, amount| conditions.spend(key.to_owned(), amount, quota);
+
+        assert!(spend("a", 1) && spend("a", 1), "two of two");
+        assert!(!spend("a", 1), "a third");
+        assert!(spend("b", 3), "one large request of another");
+        advance(Duration::from_secs(10)).await;
+        assert!(spend("a", 1), "ten seconds later");
+        assert!(conditions.spend("a".into(), 9, None), "without a quota");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_ends_when_the_profile_says_so_even_if_it_says_so_later() {
+        let conditions = Conditions::default();
+        let age = Age::exact();
+        let ended = conditions.outlived(age, Profile::stream_age);
+        tokio::pin!(ended);
+        assert!(timeout(Duration::from_secs(99), ended.as_mut()).await.is_err());
+
+        let profile = Profile { stream_age_millis: Some(100_000), ..Profile::default() };
+        conditions.set(profile);
+
+        assert!(timeout(Duration::from_millis(1100), ended).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn latencies_stay_between_their_bounds() {
+        let conditions = Conditions::default();
+        conditions.set(Profile::like_google());
+
+        for _ in 0..1000 {
+            let latency = conditions.latency("AppendRows").as_millis();
+            assert!((50..=150).contains(&latency), "{latency}");
+        }
+        assert_eq!(conditions.latency("Publish"), Duration::from_millis(20));
+        assert_eq!(conditions.latency("GetTopic"), Duration::ZERO);
+    }
+}

@@ -1,0 +1,52 @@
+//! The emulator's own API: what tests set and read, below `/emulator/v1/`.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+
+use crate::faults::{Fault, Faults};
+use crate::profile::Profile;
+use crate::rest::read_json;
+use crate::status::Status;
+
+/// Answers `GET`, `POST` and `DELETE /emulator/v1/faults`, `POST /emulator/v1/cut` to end all streams,
+/// `GET /emulator/v1/calls` for what was carried out, `GET /emulator/v1/refused`,
+/// `GET /emulator/v1/ended` for streams that were idle or old, `GET`, `PATCH` and
+/// `DELETE /emulator/v1/profile`, and `POST /emulator/v1/profile/like-google`.
+pub(crate) async fn answer(faults: &Faults, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().strip_prefix("/emulator/v1/").unwrap_or_default();
+    match (&parts.method, path) {
+        (&Method::GET, "calls") => return Ok(Json(faults.calls()).into_response()),
+        (&Method::GET, "refused") => return Ok(Json(faults.refused()).into_response()),
+        (&Method::GET, "ended") => return Ok(Json(faults.ended()).into_response()),
+        (&Method::GET, "faults") => {}
+        (&Method::DELETE, "faults") => faults.clear(),
+        (&Method::POST, "faults") => {
+            let fault: Fault = read_json(body).await?;
+            fault.check()?;
+            faults.add(fault);
+        }
+        (&Method::POST, "cut") => faults.cut_streams(),
+        (method, "profile" | "profile/like-google") => {
+            let conditions = faults.conditions();
+            let profile = match (method, path) {
+                (&Method::GET, "profile") => conditions.profile().as_ref().clone(),
+                (&Method::PATCH, "profile") => {
+                    conditions.profile().patched(&read_json::<Value>(body).await?)?
+                }
+                (&Method::DELETE, "profile") => Profile::default(),
+                (&Method::POST, "profile/like-google") => Profile::like_google(),
+                _ => return Err(Status::unimplemented(&format!("{method} of {path}"))),
+            };
+            if *method != Method::GET {
+                conditions.set(profile.clone());
+            }
+            return Ok(Json(profile).into_response());
+        }
+        _ => return Err(Status::unimplemented(parts.uri.path())),
+    }
+    Ok(Json(faults.planned()).into_response())
+}

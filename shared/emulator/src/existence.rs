@@ -1,0 +1,70 @@
+//! Projects and databases that were not made: they do not exist, when the profile says so.
+
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use tonic::Code;
+
+use crate::profile::Profile;
+use crate::rest::{decode, query};
+use crate::status::Status;
+
+/// Refuses a request for a project or a Firestore database that does not exist.
+///
+/// REST requests name the project in the path or, for buckets, in the query. gRPC requests name it in
+/// the headers that Google's clients send for routing; without these, nothing is refused.
+pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> {
+    if profile.projects.is_none() && profile.databases.is_none() {
+        return Ok(());
+    }
+    let path = request.uri().path();
+    for name in names(path, request.headers()) {
+        let parts: Vec<_> = name.split('/').collect();
+        let ["projects", project, rest @ ..] = parts.as_slice() else { continue };
+        if profile.projects.as_ref().is_some_and(|projects| !projects.contains(*project)) {
+            return Err(no_project(path, project));
+        }
+        let ["databases", database, ..] = rest else { continue };
+        let full = format!("projects/{project}/databases/{database}");
+        if profile.databases.as_ref().is_some_and(|databases| !databases.contains(&full)) {
+            return Err(Status::new(
+                Code::NotFound,
+                format!("The database {database} does not exist for project {project}"),
+            ));
+        }
+    }
+    let project = query(request.uri()).remove("project").filter(|_| path == "/storage/v1/b");
+    match (project, &profile.projects) {
+        (Some(project), Some(projects)) if !projects.contains(&project) => {
+            Err(no_project(path, &project))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the names of resources that a request is about.
+fn names(path: &str, headers: &HeaderMap) -> Vec<String> {
+    let mut names = Vec::new();
+    let places = ["/v1/", "/bigquery/v2/", "/"].into_iter();
+    let mut places = places.filter_map(|place| path.strip_prefix(place));
+    names.extend(places.find(|rest| rest.starts_with("projects/")).map(decode));
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    names.extend(header("google-cloud-resource-prefix").map(str::to_owned));
+    let routes = header("x-goog-request-params").unwrap_or_default().split('&');
+    names.extend(routes.filter_map(|pair| Some(decode(pair.split_once('=')?.1))));
+    names
+}
+
+fn no_project(path: &str, project: &str) -> Status {
+    let text = if path.starts_with("/bigquery/") {
+        format!("Not found: Project {project}")
+    } else if path.starts_with("/storage/") {
+        format!("Unknown project id: {project}")
+    } else {
+        format!(
+            "Requested project not found or user does not have access to it (project={project}). \
+             Make sure to specify the unique project identifier and not the Google Cloud Console \
+             display name."
+        )
+    };
+    Status::new(Code::NotFound, text)
+}

@@ -1,0 +1,173 @@
+//! A profile: the part of Google's behaviour that costs clients time or calls.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::status::Status;
+
+/// Behaviour of the emulator toward its clients. The default is lenient: no waits, no quotas, every
+/// project exists, and every method is allowed.
+///
+/// `docs/embedded-cloud.md` has a table of all parts, with the sources of [`Profile::like_google`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Profile {
+    /// Time that calls take, by method, under the names that faults have.
+    pub latencies: BTreeMap<String, Latency>,
+    /// Time without a request after which an `AppendRows` stream is ended with ABORTED.
+    pub append_idle_millis: Option<u64>,
+    /// Age at which `AppendRows` and `StreamingPull` streams are ended with UNAVAILABLE, give or take
+    /// a tenth.
+    pub stream_age_millis: Option<u64>,
+    /// Age at which a connection gets no more requests (HTTP/2: GOAWAY), give or take a tenth. Calls
+    /// that are under way end first.
+    pub connection_age_millis: Option<u64>,
+    /// Time in which a new table is not found by `insertAll` and the Storage Write API.
+    pub new_table_millis: u64,
+    /// Time in which a new column is unknown to `insertAll` and the Storage Write API.
+    pub new_column_millis: u64,
+    /// Largest number of creations and changes of a table in 10 seconds.
+    pub table_updates_per_10_seconds: Option<u64>,
+    /// Largest number of bytes that all `AppendRows` requests of a project have in a second.
+    pub append_bytes_per_second: Option<u64>,
+    /// Largest number of writes of an object in a second.
+    pub object_writes_per_second: Option<u64>,
+    /// Ids of the projects that exist; all of them when left out.
+    pub projects: Option<BTreeSet<String>>,
+    /// Names of the Firestore databases that exist, such as `projects/p/databases/(default)`; all of
+    /// them when left out.
+    pub databases: Option<BTreeSet<String>>,
+    /// Methods and permissions that are denied, such as `Publish` or `storage.objects.create`.
+    pub denied: BTreeSet<String>,
+}
+
+/// Time that a call takes: half of it passes before the call is carried out, half of it after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Latency {
+    /// The shortest time, in milliseconds.
+    pub min_millis: u64,
+    /// The longest time, in milliseconds. Times between the two are equally likely.
+    pub max_millis: u64,
+}
+
+impl Profile {
+    /// Behaves as Google's own cloud does, as far as that is documented or was observed.
+    #[must_use]
+    pub fn like_google() -> Self {
+        const MINUTE: u64 = 60_000;
+        let latencies = [
+            ("AppendRows", 50, 150),
+            ("storage.objects.insert", 50, 50),
+            ("storage.uploads.continue", 50, 50),
+            ("Publish", 20, 20),
+            ("GetDocument", 10, 10),
+            ("BatchGetDocuments", 10, 10),
+            ("ListDocuments", 10, 10),
+            ("RunQuery", 10, 10),
+        ];
+        let latencies = latencies.map(|(method, min_millis, max_millis)| {
+            (method.to_owned(), Latency { min_millis, max_millis })
+        });
+        Self {
+            latencies: latencies.into(),
+            append_idle_millis: Some(10 * MINUTE),
+            stream_age_millis: Some(30 * MINUTE),
+            connection_age_millis: Some(60 * MINUTE),
+            new_table_millis: MINUTE / 2,
+            new_column_millis: 2 * MINUTE,
+            table_updates_per_10_seconds: Some(5),
+            append_bytes_per_second: Some(300_000_000),
+            object_writes_per_second: Some(1),
+            ..Self::default()
+        }
+    }
+
+    /// Lets no project exist but this one, with its Firestore database `(default)`.
+    #[must_use]
+    pub fn with_project(mut self, project: &str) -> Self {
+        self.projects = Some(BTreeSet::from([project.to_owned()]));
+        let database = format!("projects/{project}/databases/(default)");
+        self.databases = Some(BTreeSet::from([database]));
+        self
+    }
+
+    /// Changes the parts that a JSON merge patch names; `null` sets a part to its lenient default.
+    pub(crate) fn patched(&self, patch: &Value) -> Result<Self, Status> {
+        let invalid = |error: serde_json::Error| Status::invalid(format!("profile: {error}"));
+        if !patch.is_object() {
+            return Err(Status::invalid("profile: a patch is an object"));
+        }
+        let mut parts = serde_json::to_value(self).map_err(invalid)?;
+        merge(&mut parts, patch);
+        serde_json::from_value(parts).map_err(invalid)
+    }
+
+    pub(crate) fn append_idle(&self) -> Option<Duration> {
+        self.append_idle_millis.map(Duration::from_millis)
+    }
+
+    pub(crate) fn stream_age(&self) -> Option<Duration> {
+        self.stream_age_millis.map(Duration::from_millis)
+    }
+
+    pub(crate) fn connection_age(&self) -> Option<Duration> {
+        self.connection_age_millis.map(Duration::from_millis)
+    }
+}
+
+/// Merges as RFC 7396 says.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(changes) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(<_>::default());
+    }
+    let Value::Object(target) = target else { return };
+    for (key, change) in changes {
+        if change.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key.clone()).or_insert(Value::Null), change);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_patch_changes_the_parts_that_it_names_and_no_others() {
+        let profile = Profile::like_google();
+
+        let patch = json!({
+            "append_idle_millis": 2000,
+            "latencies": { "Publish": { "max_millis": 30 }, "GetDocument": null },
+            "denied": ["Publish"],
+            "stream_age_millis": null,
+        });
+        let patched = profile.patched(&patch).expect("a profile");
+
+        let mut wanted = profile;
+        wanted.append_idle_millis = Some(2000);
+        wanted.latencies.insert("Publish".into(), Latency { min_millis: 20, max_millis: 30 });
+        wanted.latencies.remove("GetDocument");
+        wanted.denied.insert("Publish".into());
+        wanted.stream_age_millis = None;
+        assert_eq!(patched, wanted);
+    }
+
+    #[test]
+    fn a_part_that_does_not_exist_is_refused() {
+        assert!(Profile::default().patched(&json!({ "latency": {} })).is_err());
+        assert!(Profile::default().patched(&json!([])).is_err());
+    }
+}
