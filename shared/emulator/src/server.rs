@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header;
+use axum::http::{HeaderValue, Version, header};
+use axum::middleware::{Next, from_fn_with_state, map_response_with_state};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -208,6 +211,9 @@ async fn serve_one(
     router: Router,
     conditions: Conditions,
 ) {
+    let peer = Arc::new(Peer::default());
+    let router = router.layer(map_response_with_state(Arc::clone(&peer), close_old));
+    let router = router.layer(from_fn_with_state(Arc::clone(&peer), note_version));
     let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tcp), service));
     tokio::select! {
@@ -215,8 +221,34 @@ async fn serve_one(
         ended = connection.as_mut() => return drop(ended),
         () = conditions.outlived(Age::with_jitter(), Profile::connection_age) => {}
     }
-    connection.as_mut().graceful_shutdown();
+    peer.is_old.store(true, Ordering::Relaxed);
+    // One that speaks HTTP/1 may just have sent a request: the next answer tells it instead.
+    if !peer.is_http1.load(Ordering::Relaxed) {
+        connection.as_mut().graceful_shutdown();
+    }
     drop(connection.await);
+}
+
+/// The state of a connection.
+#[derive(Default)]
+struct Peer {
+    is_http1: AtomicBool,
+    is_old: AtomicBool,
+}
+
+async fn note_version(State(peer): State<Arc<Peer>>, request: Request, next: Next) -> Response {
+    if request.version() < Version::HTTP_2 {
+        peer.is_http1.store(true, Ordering::Relaxed);
+    }
+    next.run(request).await
+}
+
+/// Asks for a new connection where this one is old. HTTP/2 has GOAWAY for that.
+async fn close_old(State(peer): State<Arc<Peer>>, mut response: Response) -> Response {
+    if peer.is_http1.load(Ordering::Relaxed) && peer.is_old.load(Ordering::Relaxed) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Finds the API that a request is for.

@@ -262,6 +262,24 @@ async fn an_old_connection_is_told_to_go_away() {
 }
 
 #[tokio::test]
+async fn an_old_connection_of_http1_is_closed_with_an_answer() {
+    let cloud = Cloud::start().await;
+    cloud.set(json!({ "connection_age_millis": 1 })).await;
+    let get = || cloud.client.get(format!("{}/{TABLE}", cloud.emulator.url())).send();
+
+    // The connection that set the age is old now.
+    let mut closes = false;
+    for _ in 0..50 {
+        closes = get().await.unwrap().headers().contains_key("connection");
+        if closes {
+            break;
+        }
+    }
+
+    assert!(closes, "no answer closes it");
+}
+
+#[tokio::test]
 async fn a_new_table_is_not_found_by_writers_for_a_while() {
     let cloud = Cloud::start().await;
     cloud.set(json!({ "new_table_millis": 3_600_000 })).await;

@@ -71,6 +71,8 @@ struct Connection {
     answers: VecDeque<(Instant, Result<Answer, tonic::Status>)>,
     /// True if no more requests are read.
     is_read: bool,
+    /// True if it ends once all is answered.
+    is_old: bool,
     is_over: bool,
     age: Age,
     /// Since the last request or answer.
@@ -115,6 +117,7 @@ impl BigQuery {
             known: None,
             answers: VecDeque::new(),
             is_read: false,
+            is_old: false,
             is_over: false,
             age: Age::with_jitter(),
             idle: Age::exact(),
@@ -134,11 +137,15 @@ impl Connection {
     async fn next(&mut self) -> Option<Result<Answer, tonic::Status>> {
         let conditions = self.bigquery.faults.conditions().clone();
         loop {
-            if self.is_read && self.answers.is_empty() {
+            if self.answers.is_empty() && self.is_old {
+                self.bigquery.faults.note_end("AppendRows");
+                return Some(Err(tonic::Status::unavailable(RESTARTED)));
+            }
+            if self.answers.is_empty() && self.is_read {
                 return None;
             }
             let due = self.answers.front().map(|(due, _)| *due);
-            let reads = !self.is_read && self.answers.len() < MAX_UNANSWERED;
+            let reads = !self.is_read && !self.is_old && self.answers.len() < MAX_UNANSWERED;
             tokio::select! {
                 () = due_at(due) => {
                     self.idle = Age::exact();
@@ -147,9 +154,9 @@ impl Connection {
                 Ok(()) = self.cuts.changed() => {
                     return Some(Err(tonic::Status::unavailable("the stream was cut")));
                 }
-                () = conditions.outlived(self.age, Profile::stream_age) => {
-                    self.bigquery.faults.note_end("AppendRows");
-                    return Some(Err(tonic::Status::unavailable(RESTARTED)));
+                // What was read is answered first.
+                () = conditions.outlived(self.age, Profile::stream_age), if !self.is_old => {
+                    self.is_old = true;
                 }
                 () = conditions.outlived(self.idle, Profile::append_idle), if due.is_none() => {
                     self.bigquery.faults.note_end("AppendRows");
