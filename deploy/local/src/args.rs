@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Port of the embedded cloud.
     #[arg(long, default_value_t = 8085, value_parser = clap::value_parser!(u16).range(1..))]
     pub cloud_port: u16,
+    /// Let the embedded cloud be as slow and as strict as Google's own.
+    #[arg(long)]
+    pub like_google: bool,
     /// Which broker to run.
     #[arg(long, value_enum, default_value_t = BrokerChoice::Auto)]
     pub broker: BrokerChoice,

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use bigqueries::Bigqueries;
 use e2e::cloud::Cloud;
 use e2e::redis::Redis;
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Options, Profile};
 use enrich::Enrich;
 use icestore::Icestore;
 use ingestion::Ingestion;
@@ -83,6 +83,7 @@ impl Platform {
         let options = Options {
             port: args.cloud_port,
             data_dir: Some(data_dir.to_owned()),
+            profile: if args.like_google { Profile::like_google() } else { Profile::default() },
             ..Options::default()
         };
         let emulator =
