@@ -44,6 +44,7 @@ use self::schedule::Event;
 use self::settings::Profile;
 use self::watch::Sight;
 use crate::fleet::{self, Fleet};
+use crate::hardness::Strictness;
 
 /// What a run does.
 #[derive(Debug, Clone)]
@@ -58,6 +59,8 @@ pub struct Plan {
     pub has_faults: bool,
     /// Readings a second.
     pub rate: u32,
+    /// Behaviour of the embedded cloud apart from the faults.
+    pub strictness: Strictness,
 }
 
 /// Everything that a fault may touch.
@@ -115,7 +118,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
         [fault] => fault.profile(),
         _ => Profile::Brisk,
     };
-    let platform = Arc::new(Platform::start(profile).await?);
+    let platform = Arc::new(Platform::start(profile, plan.strictness).await?);
     info!(folder = %platform.folder().display(), faults = faults.len(), "all services are ready");
     let (stop, stopped) = signal::channel(false);
     let mut watcher = JoinSet::new();

@@ -1,5 +1,6 @@
 //! What the flows are tested with: a [`fleet`] of devices that knows what it sent, a real broker
-//! ([`mosquitto`]) and a real [`redis`], [`cloud`] resources that clean up after themselves, the [`archive`]'s reader and
+//! ([`mosquitto`]) and a real [`redis`], [`cloud`] resources that clean up after themselves, the
+//! embedded cloud's [`hardness`], the [`archive`]'s reader and
 //! [`replay`], the [`account`] that compares both ends by content, and the [`faults`] that all of it must survive.
 
 pub mod account;
@@ -9,6 +10,7 @@ pub mod cloud;
 pub mod embedded;
 pub mod faults;
 pub mod fleet;
+pub mod hardness;
 pub mod mosquitto;
 pub mod process;
 pub mod proxy;

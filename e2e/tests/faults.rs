@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::faults::{Plan, run};
+use e2e::hardness::Strictness;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_confirmed_is_lost_under_any_fault() -> anyhow::Result<()> {
@@ -12,6 +13,7 @@ async fn nothing_confirmed_is_lost_under_any_fault() -> anyhow::Result<()> {
         only: Vec::new(),
         has_faults: true,
         rate: 200,
+        strictness: Strictness::from_environment(),
     };
 
     let report = run(&plan).await?;

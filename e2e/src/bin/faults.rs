@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use e2e::faults::{self, Plan};
+use e2e::hardness::Strictness;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -34,6 +35,9 @@ struct Args {
     /// Messages a second.
     #[arg(long, default_value_t = 500)]
     rate: u32,
+    /// Let the embedded cloud be without latencies, quotas, and ends of idle and old streams.
+    #[arg(long)]
+    lenient: bool,
     /// Print the names of all faults, and do nothing.
     #[arg(long)]
     list: bool,
@@ -61,6 +65,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         only: args.only,
         has_faults: args.faults == Kinds::All,
         rate: args.rate,
+        strictness: if args.lenient { Strictness::Lenient } else { Strictness::LikeGoogle },
     };
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let report = tokio::select! {

@@ -14,6 +14,7 @@ use super::replica::Replica;
 use super::settings::{self, Profile};
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
+use crate::hardness::{self, Strictness};
 use crate::mosquitto::Mosquitto;
 use crate::proxy::Proxy;
 use crate::reading;
@@ -49,12 +50,15 @@ pub(super) struct Platform {
 
 impl Platform {
     /// Starts everything, and returns when all of it is ready.
-    pub(super) async fn start(profile: Profile) -> anyhow::Result<Self> {
+    pub(super) async fn start(profile: Profile, strictness: Strictness) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("create a folder")?;
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
         let redis = Redis::start().await?;
         let embedded = Embedded::start(&folder.path().join("cloud")).await?;
         let cloud = Cloud::embedded(&embedded.url());
+        if strictness == Strictness::LikeGoogle {
+            hardness::harden(&embedded.url()).await?;
+        }
         prepare(&cloud).await.context("prepare the embedded cloud")?;
         let mut links = BTreeMap::new();
         for name in LINKS {

@@ -16,6 +16,7 @@ mod metadata;
 mod monitoring;
 mod mqtt;
 mod place;
+mod quiet_night;
 mod readers;
 mod readiness;
 mod real_cloud;

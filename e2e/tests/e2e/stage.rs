@@ -9,6 +9,7 @@ use bigqueries::Bigqueries;
 use bigqueries::column::{Column, Kind};
 use e2e::cloud::Cloud;
 use e2e::fleet::{Fleet, Plan};
+use e2e::hardness::{self, Strictness};
 use e2e::mosquitto::Mosquitto;
 use emulator::{Emulator, Options};
 use enrich::Enrich;
@@ -76,6 +77,9 @@ impl Stage {
             Ok(project) => (Cloud::google(&project).unwrap(), None),
             Err(_) => {
                 let emulator = Emulator::start(Options::default()).await.unwrap();
+                if Strictness::from_environment() == Strictness::LikeGoogle {
+                    hardness::harden(&emulator.url()).await.unwrap();
+                }
                 (Cloud::embedded(&emulator.url()), Some(emulator))
             }
         };

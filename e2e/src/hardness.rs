@@ -1,0 +1,58 @@
+//! The embedded cloud made as hard as Google's own, with times that suit tests.
+
+use anyhow::Context as _;
+use reqwest::Client;
+use serde_json::{Value, json};
+
+/// Behaviour of the embedded cloud toward its clients, apart from faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strictness {
+    /// Latencies, quotas, late tables and columns, streams and connections that end.
+    LikeGoogle,
+    /// Nothing of that.
+    Lenient,
+}
+
+impl Strictness {
+    /// Reads `DATAFLOW_E2E_LENIENT`: anything but nothing is lenient.
+    #[must_use]
+    pub fn from_environment() -> Self {
+        match std::env::var_os("DATAFLOW_E2E_LENIENT") {
+            Some(value) if !value.is_empty() => Self::Lenient,
+            _ => Self::LikeGoogle,
+        }
+    }
+}
+
+/// Makes the embedded cloud at `url` as slow and as strict as Google's own. Times that are minutes
+/// there are seconds here, and no project exists but `local`.
+///
+/// # Errors
+/// When it does not answer, or has no such profile.
+pub async fn harden(url: &str) -> anyhow::Result<()> {
+    let whole = Client::new().post(format!("{url}/emulator/v1/profile/like-google")).send().await;
+    whole.and_then(reqwest::Response::error_for_status).context("set the profile")?;
+    set(url, &scaled()).await
+}
+
+/// Changes parts of the profile of the embedded cloud at `url`, such as `{"append_idle_millis": 500}`.
+///
+/// # Errors
+/// When it does not answer, or there is no such part.
+pub async fn set(url: &str, parts: &Value) -> anyhow::Result<()> {
+    let patched =
+        Client::new().patch(format!("{url}/emulator/v1/profile")).json(parts).send().await;
+    patched.and_then(reqwest::Response::error_for_status).context("change the profile").map(drop)
+}
+
+fn scaled() -> Value {
+    json!({
+        "append_idle_millis": 2_000,
+        "stream_age_millis": 20_000,
+        "connection_age_millis": 30_000,
+        "new_table_millis": 500,
+        "new_column_millis": 1_000,
+        "projects": ["local"],
+        "databases": ["projects/local/databases/(default)"],
+    })
+}
