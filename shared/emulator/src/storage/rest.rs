@@ -20,13 +20,8 @@ use crate::server::Cloud;
 use crate::status::Status;
 
 /// Parameters and headers that ask for what is not there.
-const UNSUPPORTED_PARAMETERS: [&str; 5] = [
-    "destinationKmsKeyName",
-    "destinationPredefinedAcl",
-    "kmsKeyName",
-    "predefinedAcl",
-    "predefinedDefaultObjectAcl",
-];
+const UNSUPPORTED_PARAMETERS: [&str; 4] =
+    ["destinationKmsKeyName", "destinationPredefinedAcl", "kmsKeyName", "predefinedAcl"];
 const UNSUPPORTED_HEADERS: [&str; 2] =
     ["x-goog-encryption-algorithm", "x-goog-copy-source-encryption-algorithm"];
 
