@@ -99,7 +99,8 @@ impl Emulator {
         let listener =
             listener.with_context(|| format!("listen on {}:{}", options.host, options.port))?;
         let address = listener.local_addr().context("read the address of the listener")?;
-        let storage = Storage::open(&data_dir, address).context("read the data folder")?;
+        let storage = Storage::open(&data_dir, address, faults.clone());
+        let storage = storage.context("read the data folder")?;
         let bigquery = BigQuery::open(&data_dir, faults.clone(), storage.clone());
         let cloud = Cloud {
             pubsub: PubSub::new(faults.clone()),

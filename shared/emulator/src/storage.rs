@@ -112,7 +112,7 @@ impl Storage {
             let text = format!("Provided MD5 hash does not match the calculated one, {md5}.");
             return Err(Status::invalid(text));
         }
-        self.spend_write(bucket, &name)?;
+        self.spend_write(bucket, name)?;
         // Written beside the others first, so that the index is locked for a rename only.
         let staged = self.0.disk.stage(bucket, data)?;
         let mut buckets = self.buckets();

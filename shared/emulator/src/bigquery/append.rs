@@ -26,7 +26,7 @@ use super::schema::{self, Schema};
 use super::{BigQuery, arrow, value};
 use crate::conditions::{Age, Conditions, Quota};
 use crate::faults::Kind;
-use crate::grpc::{self, streaming, unary};
+use crate::grpc::{streaming, unary};
 use crate::profile::Profile;
 use crate::status::Status;
 use proto_rows::Descriptor;
