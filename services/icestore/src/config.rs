@@ -113,9 +113,10 @@ impl Default for Settings {
                 lanes: 1,
                 // Never reached: memory is the bound, and holds what acknowledges a message too.
                 max_messages_in_flight: 400_000,
-                // Messages until they are in a group, of which the queue of a lane holds a few hundred.
-                max_bytes_in_flight: 4 * 1024 * 1024,
-                max_batch_memory: 184 * 1024 * 1024,
+                // Messages until they are in a group, and refused ones while their dead letters wait: several
+                // of the largest that Pub/Sub takes.
+                max_bytes_in_flight: 32 * 1024 * 1024,
+                max_batch_memory: 128 * 1024 * 1024,
                 // Small objects take no longer to upload than large ones of a few MiB.
                 max_writes: 64,
                 batch: batch::Limits {

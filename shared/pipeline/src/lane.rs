@@ -130,6 +130,8 @@ where
             self.turn().await;
             self.release_held();
             self.start_waiting();
+            // Before memory takes the free writes: a small batch is never the largest.
+            self.flush_due();
             self.relieve_memory();
             self.rebuild();
             self.resume_parked().await;
@@ -138,7 +140,6 @@ where
             } else {
                 self.flush_idle().await;
             }
-            self.flush_due();
             self.rest();
         }
     }

@@ -72,9 +72,12 @@ impl Entry {
         }
     }
 
-    /// Bytes of memory that the duty to settle it holds elsewhere.
+    /// Bytes of memory that the duty to settle it, and its place in the order, hold elsewhere.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.duty.settlement.held_bytes()
+        let keyed = self.keyed.as_deref().map_or(0, |keyed| {
+            size_of::<Keyed>() + keyed.ordering_key.capacity() + keyed.id.capacity()
+        });
+        self.duty.settlement.held_bytes() + keyed
     }
 
     /// True where each delivery uses up an attempt.

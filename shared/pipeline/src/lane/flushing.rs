@@ -100,9 +100,9 @@ where
     /// sixteenth of the messages that may be in flight. Of many small ones a single one would bring next
     /// to nothing for the time of its write.
     pub(super) fn make_room(&mut self) {
-        let Shared { in_flight, memory, limits, .. } = &*self.shared;
+        let Shared { in_flight, limits, .. } = &*self.shared;
         // Where originals are not kept, batches hold none of the bytes in flight.
-        if !S::KEEPS_ORIGINALS && !in_flight.is_full() && !memory.is_over() {
+        if !S::KEEPS_ORIGINALS && !in_flight.is_full() {
             return;
         }
         let wanted = limits.max_messages_in_flight / limits.lane_count() / 16;

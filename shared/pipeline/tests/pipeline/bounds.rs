@@ -2,7 +2,7 @@
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
 use pipeline::batch::Cause;
-use pipeline::doubles::{Fault, Faults};
+use pipeline::doubles::{Fault, FaultRates, Faults};
 
 /// Writes hang until their time is over.
 fn stuck() -> Parts {
@@ -122,4 +122,26 @@ async fn a_batch_stays_open_while_another_one_waits_to_be_written() {
     assert_eq!(env.running.status().batch_memory(), 60);
     assert_eq!(env.causes(), [(Cause::Count, 2)]);
     assert_eq!(env.metrics.open_batches.get(), 2);
+}
+
+/// The smallest batch is never the largest, so memory would keep it waiting for as long as it is short.
+#[tokio::test(start_paused = true)]
+async fn a_small_batch_is_written_in_its_time_while_memory_is_short() {
+    let rates = FaultRates { max_delay: seconds(1), ..FaultRates::default() };
+    let mut parts = Parts { sink: Faults::new(rates, 7), ..Parts::default() };
+    parts.limits.max_batch_memory = 320;
+    parts.limits.max_writes = 1;
+    parts.limits.batch.max_age = seconds(5);
+    let env = parts.start();
+
+    env.push_all([to("cold", message("cold"))]);
+    for turn in 0..100 {
+        let hot =
+            |id: u32| sized(60, to(&format!("{turn}-{id}"), message(&format!("{turn}-{id}"))));
+        env.push_all((0..10).map(hot));
+        env.pass(seconds(1)).await;
+    }
+
+    let age = env.causes().iter().find(|(cause, _)| *cause == Cause::Age).map(|(_, count)| *count);
+    assert!(age.is_some_and(|count| count >= 1), "{:?}", env.causes());
 }

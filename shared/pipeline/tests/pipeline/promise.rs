@@ -108,17 +108,22 @@ fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
     let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2));
     let rates = (rates(), rates(), rates());
-    (any::<u64>(), sketches(), limits(), rates, ends).prop_map(
+    // A batch of an archive counts what it has allocated, so there must be room for some.
+    let room = (limits(), 0..20_usize).prop_map(|(limits, batches)| (limits, batches * MAX_HANDLE));
+    (any::<u64>(), sketches(), room, rates, ends).prop_map(
         |(
             seed,
             messages,
-            limits,
+            (limits, room),
             rates,
             (lease, do_leases_end, lost_nacks, policy, is_archive),
         )| Case {
             seed,
             messages,
-            limits,
+            limits: Limits {
+                max_batch_memory: limits.max_batch_memory + if is_archive { room } else { 0 },
+                ..limits
+            },
             sink: rates.0,
             transform: rates.1,
             letters: rates.2,
