@@ -38,10 +38,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1883, value_parser = clap::value_parser!(u16).range(1..))]
     pub mqtt_port: u16,
     /// Port of ingestion's health server; the other services take those after it.
-    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 8080)]
     pub http_port: u16,
     /// Port of the embedded cloud.
-    #[arg(long, default_value_t = 8085, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 8085)]
     pub cloud_port: u16,
     /// Let the embedded cloud be as slow and as strict as Google's own.
     #[arg(long)]

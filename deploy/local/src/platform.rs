@@ -236,11 +236,13 @@ mod tests {
 
     #[test]
     fn a_port_that_is_taken_is_told_before_anything_is_written() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
+        let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let taken = listen();
+        let (port, spare) = (port_of(&taken), format!("--mqtt-port={}", port_of(&listen())));
         for option in ["--mqtt-port", "--cloud-port", "--http-port"] {
             let own = format!("{option}={port}");
-            let free = ["--mqtt-port=0", "--cloud-port=0", "--http-port=0"];
+            let free = [&*spare, "--cloud-port=0", "--http-port=0"];
             let others = free.into_iter().filter(|other| !other.starts_with(option));
             let args = Args::parse_from(std::iter::once("dataflow").chain(others).chain([&*own]));
 
