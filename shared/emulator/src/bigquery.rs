@@ -5,6 +5,7 @@ mod arrow;
 mod catalog;
 mod destination;
 mod dml;
+mod filter;
 mod insert;
 mod jobs;
 mod lag;

@@ -12,8 +12,8 @@ use tonic_prost::ProstCodec;
 
 use crate::status::Status;
 
-/// The largest request: a publish of 10 MB and its envelope.
-const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
+/// The largest request that is read. The APIs refuse smaller ones in their own words.
+const MAX_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 
 fn grpc<In, Out>() -> Grpc<ProstCodec<Out, In>>
 where

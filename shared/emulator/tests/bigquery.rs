@@ -346,6 +346,114 @@ async fn a_schema_that_has_more_columns_is_refused_until_the_table_has_them() {
 }
 
 #[tokio::test]
+async fn a_request_without_a_required_column_is_refused_as_a_whole() {
+    let cloud = Cloud::start().await;
+    cloud
+        .create(json!([{ "name": "a", "type": "INTEGER" },
+                       { "name": "b", "type": "STRING", "mode": "REQUIRED" }]))
+        .await;
+    let rows = batch(vec![("a", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+
+    let refused = cloud.writer(&rows).await.append(rows_of(&rows)).send().await.unwrap_err();
+
+    assert!(matches!(refused, AppendError::Rpc { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("required field b is missing"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_request_of_more_than_20_mib_is_refused_in_googles_words() {
+    let cloud = Cloud::start().await;
+    cloud.create(json!([{ "name": "a", "type": "STRING" }])).await;
+    let text = "x".repeat(21 * 1024 * 1024);
+    let rows = batch(vec![("a", Arc::new(StringArray::from(vec![text])) as ArrayRef)]);
+
+    let refused = cloud.writer(&rows).await.append(rows_of(&rows)).send().await.unwrap_err();
+
+    let AppendError::Rpc { source, .. } = &refused else { panic!("{refused:?}") };
+    let status = source.status().unwrap();
+    assert_eq!(status.code as i32, Code::InvalidArgument as i32);
+    assert!(status.message.starts_with("AppendRows request too large"), "{}", status.message);
+}
+
+#[tokio::test]
+async fn fields_that_are_not_given_have_their_defaults() {
+    let cloud = Cloud::start().await;
+    let default = json!("'x'");
+    cloud
+        .create(json!([{ "name": "a", "type": "INTEGER" },
+            { "name": "b", "type": "STRING", "mode": "REQUIRED", "defaultValueExpression": default },
+            { "name": "c", "type": "STRING", "defaultValueExpression": default }]))
+        .await;
+
+    let answer = cloud.insert(json!([{ "json": { "a": 1, "c": null } }])).await;
+
+    assert_eq!(answer.get("insertErrors"), None, "{answer}");
+    assert_eq!(cloud.rows().await, [json!(["1", "x", null])]);
+}
+
+#[tokio::test]
+async fn a_default_that_does_not_fit_its_field_is_refused() {
+    let cloud = Cloud::start().await;
+    let fields = |default: &str| json!({ "fields": [{ "name": "a", "type": "INTEGER", "defaultValueExpression": default }] });
+    cloud.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
+
+    let (status, answer) =
+        cloud.call(Method::PATCH, TABLE, json!({ "schema": fields("'x'") })).await;
+
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert!(answer.to_string().contains("default value expression 'x' of field a"), "{answer}");
+    for fits in ["7", "NULL", "ABS(7)"] {
+        let taken = cloud.call(Method::PATCH, TABLE, json!({ "schema": fields(fits) })).await;
+        assert_eq!(taken.0, StatusCode::OK, "{taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_view_has_a_query_and_no_schema() {
+    let cloud = Cloud::start().await;
+    cloud
+        .create(json!([{ "name": "a", "type": "INTEGER" }, { "name": "b", "type": "INTEGER" }]))
+        .await;
+    cloud.insert(json!([{ "json": { "a": 1, "b": 2 } }])).await;
+    let (tables, of) = ("projects/p/datasets/d/tables", json!({ "tableId": "v" }));
+    let query = |column| json!({ "query": format!("SELECT {column} FROM `p.d.t`") });
+    let schema = json!({ "fields": [{ "name": "a", "type": "INTEGER" }] });
+
+    let with_schema = json!({ "tableReference": of, "view": query("a"), "schema": schema });
+    let (status, answer) = cloud.call(Method::POST, tables, with_schema).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let view = json!({ "tableReference": of, "view": query("a") });
+    let (status, answer) = cloud.call(Method::POST, tables, view).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let path = format!("{tables}/v");
+    let (status, answer) = cloud.call(Method::PATCH, &path, json!({ "view": query("none") })).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert_eq!(cloud.query("SELECT * FROM d.v").await, [json!(["1"])], "it is as it was");
+    cloud.call(Method::PATCH, &path, json!({ "view": query("b") })).await;
+
+    assert_eq!(cloud.query("SELECT * FROM d.v").await, [json!(["2"])]);
+}
+
+#[tokio::test]
+async fn a_table_that_requires_a_filter_is_not_queried_without() {
+    let cloud = Cloud::start().await;
+    let fields = json!([{ "name": "day", "type": "DATE" }, { "name": "n", "type": "INTEGER" }]);
+    let table = json!({ "tableReference": { "tableId": "t" }, "requirePartitionFilter": true,
+        "timePartitioning": { "type": "DAY", "field": "day" }, "schema": { "fields": fields } });
+    cloud.call(Method::POST, "projects/p/datasets/d/tables", table).await;
+
+    for (query, expected) in [
+        ("SELECT n FROM d.t", StatusCode::BAD_REQUEST),
+        ("SELECT n FROM d.t WHERE n = 1", StatusCode::BAD_REQUEST),
+        ("SELECT n FROM d.t WHERE day = '2025-01-01'", StatusCode::OK),
+    ] {
+        let body = json!({ "query": query, "useLegacySql": false });
+        let (status, answer) = cloud.call(Method::POST, "projects/p/queries", body).await;
+        assert_eq!(status, expected, "{query}: {answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_table_and_faults_end_the_stream() {
     let cloud = Cloud::start().await;
     let rows = batch(vec![("a", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);

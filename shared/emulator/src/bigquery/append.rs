@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use axum::extract::Request as HttpRequest;
 use axum::response::Response as HttpResponse;
 use bytes::Bytes;
@@ -14,18 +15,19 @@ use futures::Stream;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
 use prost::Message as _;
-use proto::append_rows_request::Rows;
+use proto::append_rows_request::{MissingValueInterpretation, Rows};
 use proto::append_rows_response::{AppendResult, Response};
 use proto::storage_error::StorageErrorCode;
+use rusqlite::types::Value as Sql;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Streaming};
 
 use super::catalog::{Catalog, TableName};
-use super::schema::{self, Schema};
+use super::schema::{self, Field, Schema};
 use super::{BigQuery, arrow, value};
 use crate::conditions::{Age, Conditions, Quota};
-use crate::faults::Kind;
+use crate::faults::{Faults, Kind};
 use crate::grpc::{streaming, unary};
 use crate::profile::Profile;
 use crate::status::Status;
@@ -38,6 +40,9 @@ const RESTARTED: &str = "Closing the stream because server is restarted. This is
                          is advised to reconnect.";
 /// The text of an append above the quota. Clients know it by its beginning.
 const THROUGHPUT: &str = "Exceeds 'AppendRows throughput' quota, status: INSUFFICIENT_TOKENS.";
+
+/// Largest request, from Google's quotas. What reads requests takes larger ones.
+const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
 
 type Request = proto::AppendRowsRequest;
 type Answer = proto::AppendRowsResponse;
@@ -186,6 +191,11 @@ impl Connection {
     }
 
     async fn append(&mut self, request: Request) -> Result<Answer, Status> {
+        let size = request.encoded_len();
+        if size > MAX_REQUEST_BYTES {
+            let text = format!("AppendRows request too large: {size} limit {MAX_REQUEST_BYTES}");
+            return Err(Status::invalid(text));
+        }
         if !request.write_stream.is_empty() {
             self.stream = request.write_stream;
         }
@@ -222,7 +232,9 @@ impl Connection {
             table,
             schema: self.writer_schema.clone(),
             batch: rows.rows.unwrap_or_default().serialized_record_batch,
-            refuses_row: self.bigquery.faults.refuses_row(),
+            faults: self.bigquery.faults.clone(),
+            fills_defaults: request.default_missing_value_interpretation
+                == MissingValueInterpretation::DefaultValue as i32,
         };
         let append = self.bigquery.with(move |catalog| append.carry_out(catalog));
         let appended = self.bigquery.faults.at_once(("AppendRows", ""), append).await;
@@ -289,8 +301,9 @@ struct Append {
     table: TableName,
     schema: Bytes,
     batch: Bytes,
-    /// Whether a fault was asked for.
-    refuses_row: bool,
+    faults: Faults,
+    /// True if columns that are left out have their defaults; they are NULL otherwise.
+    fills_defaults: bool,
 }
 
 impl Append {
@@ -315,15 +328,43 @@ impl Append {
             let code = Some(StorageErrorCode::SchemaMismatchExtraFields);
             return Ok((refused(&why, code, name), table_schema));
         }
-        if let Some(why) = arrow::type_fault(batch.schema_ref(), fields) {
+        let fault = arrow::type_fault(batch.schema_ref(), fields)
+            .or_else(|| arrow::missing_field(batch.schema_ref(), fields, self.fills_defaults));
+        if let Some(why) = fault {
             return Ok((refused(&why, None, name), table_schema));
         }
+        let (rows, row_errors) = self.read_rows(&batch, fields);
+        let answer = if row_errors.is_empty() {
+            catalog.insert(name, rows)?;
+            let result = Response::AppendResult(AppendResult { offset: None });
+            Answer { response: Some(result), ..<_>::default() }
+        } else {
+            let why = "Errors found while processing rows. Please refer to the row_errors field \
+                       for details. The list may not be complete because of the size limitations.";
+            Answer { row_errors, ..refused(why, None, name) }
+        };
+        Ok((answer, table_schema))
+    }
+
+    /// The rows of a batch, and the reasons for which some are none.
+    fn read_rows(
+        &self,
+        batch: &RecordBatch,
+        fields: &[Field],
+    ) -> (Vec<Vec<Sql>>, Vec<proto::RowError>) {
         let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
+        let refuses_row = self.faults.refuses_row();
         for index in 0..batch.num_rows() {
-            let stored = if self.refuses_row && index == 0 {
+            let row = arrow::row(batch, index).and_then(|mut row| {
+                if self.fills_defaults {
+                    value::default::fill(fields, &mut row)?;
+                }
+                Ok(row)
+            });
+            let stored = if refuses_row && index == 0 {
                 Err("the row was refused on demand".to_owned())
             } else {
-                arrow::row(&batch, index).and_then(|row| {
+                row.and_then(|row| {
                     value::store_row(fields, &row, false).map_err(|fault| fault.message)
                 })
             };
@@ -336,16 +377,7 @@ impl Append {
                 }),
             }
         }
-        let answer = if row_errors.is_empty() {
-            catalog.insert(name, rows)?;
-            let result = Response::AppendResult(AppendResult { offset: None });
-            Answer { response: Some(result), ..<_>::default() }
-        } else {
-            let why = "Errors found while processing rows. Please refer to the row_errors field \
-                       for details. The list may not be complete because of the size limitations.";
-            Answer { row_errors, ..refused(why, None, name) }
-        };
-        Ok((answer, table_schema))
+        (rows, row_errors)
     }
 }
 

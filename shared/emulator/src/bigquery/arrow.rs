@@ -3,18 +3,19 @@
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
     Date32Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
+    Int32Type, Int64Type, IntervalDayTimeType, IntervalMonthDayNanoType, IntervalYearMonthType,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_ipc::reader::StreamReader;
-use arrow_schema::{DataType, Schema as ArrowSchema, TimeUnit};
+use arrow_schema::{DataType, Field as ArrowField, IntervalUnit, Schema as ArrowSchema, TimeUnit};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime, Time};
 
-use super::schema::{Field, Kind, Mode, find};
-use super::value::{is_known, write_date, write_datetime, write_time, write_timestamp};
+use super::schema::{DEFAULT, Field, Kind, Mode, find};
+use super::value::{interval, is_known, write_date, write_datetime, write_time, write_timestamp};
 
 /// The batch of a request: the schema and the batch are messages of Arrow's stream format.
 pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
@@ -22,7 +23,11 @@ pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
     let reader = StreamReader::try_new(stream.as_slice(), None);
     let mut reader = reader.map_err(|error| format!("Invalid Arrow schema: {error}"))?;
     let batch = reader.next().ok_or("The Arrow record batch is missing")?;
-    batch.map_err(|error| format!("Invalid Arrow record batch: {error}"))
+    let batch = batch.map_err(|error| format!("Invalid Arrow record batch: {error}"))?;
+    match reader.next() {
+        None => Ok(batch),
+        Some(_) => Err("A request takes one Arrow record batch".into()),
+    }
 }
 
 /// The column that the table does not have, if there is one.
@@ -42,26 +47,54 @@ pub(super) fn type_fault(schema: &ArrowSchema, fields: &[Field]) -> Option<Strin
     })
 }
 
+/// The required column that a batch does not have, if there is one, unless its default is filled in.
+pub(super) fn missing_field(
+    schema: &ArrowSchema,
+    fields: &[Field],
+    fills_defaults: bool,
+) -> Option<String> {
+    let is_given = |field: &Field| {
+        schema.fields().iter().any(|given| given.name().eq_ignore_ascii_case(&field.name))
+    };
+    let is_filled = |field: &Field| fills_defaults && field.attributes.contains_key(DEFAULT);
+    let mut required =
+        fields.iter().filter(|field| field.mode == Mode::Required && !is_filled(field));
+    let missing = required.find(|field| !is_given(field))?;
+    Some(format!("The required field {} is missing in the Arrow schema", missing.name))
+}
+
 fn fits(field: &Field, given: &DataType, mode: Mode) -> bool {
     match (mode, given) {
-        (Mode::Repeated, DataType::List(item) | DataType::LargeList(item)) => {
+        (Mode::Repeated, DataType::List(item)) => {
             return fits(field, item.data_type(), Mode::Nullable);
         }
         (Mode::Repeated, _) => return false,
         (Mode::Nullable | Mode::Required, _) => {}
     }
     match (field.kind, given) {
-        (Kind::String | Kind::Json, DataType::Utf8 | DataType::LargeUtf8)
-        | (Kind::Bytes, DataType::Binary | DataType::LargeBinary)
+        (Kind::String | Kind::Json | Kind::Geography | Kind::Interval, DataType::Utf8)
+        | (Kind::Interval, DataType::Interval(_))
+        | (Kind::Bytes, DataType::Binary)
         | (Kind::Integer, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64)
         | (Kind::Float, DataType::Float32 | DataType::Float64)
         | (Kind::Boolean, DataType::Boolean)
-        | (Kind::Timestamp, DataType::Timestamp(TimeUnit::Microsecond, Some(_)))
         | (Kind::Datetime, DataType::Timestamp(TimeUnit::Microsecond, None))
         | (Kind::Date, DataType::Date32)
         | (Kind::Time, DataType::Time64(TimeUnit::Microsecond))
         | (Kind::Numeric, DataType::Decimal128(..))
         | (Kind::Bignumeric, DataType::Decimal256(..)) => true,
+        (Kind::Timestamp, DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) => {
+            &**zone == "UTC"
+        }
+        (Kind::Range, DataType::Struct(ends)) => {
+            let element = field.range_element().unwrap_or(Kind::Timestamp);
+            let end = Field { kind: element, ..field.clone() };
+            let is_end = |given: &ArrowField| {
+                ["start", "end"].contains(&given.name().as_str())
+                    && fits(&end, given.data_type(), Mode::Nullable)
+            };
+            ends.len() == 2 && ends.iter().all(|given| is_end(given))
+        }
         (Kind::Record, DataType::Struct(inner)) => inner.iter().all(|inner| {
             find(&field.fields, inner.name())
                 .is_some_and(|field| fits(field, inner.data_type(), field.mode))
@@ -90,9 +123,7 @@ fn value(column: &dyn Array, index: usize) -> Result<Value, String> {
         DataType::Float32 => float(column.as_primitive::<Float32Type>().value(index).into()),
         DataType::Float64 => float(column.as_primitive::<Float64Type>().value(index)),
         DataType::Utf8 => column.as_string::<i32>().value(index).into(),
-        DataType::LargeUtf8 => column.as_string::<i64>().value(index).into(),
         DataType::Binary => STANDARD.encode(column.as_binary::<i32>().value(index)).into(),
-        DataType::LargeBinary => STANDARD.encode(column.as_binary::<i64>().value(index)).into(),
         DataType::Decimal128(..) => {
             column.as_primitive::<Decimal128Type>().value_as_string(index).into()
         }
@@ -100,7 +131,6 @@ fn value(column: &dyn Array, index: usize) -> Result<Value, String> {
             column.as_primitive::<Decimal256Type>().value_as_string(index).into()
         }
         DataType::List(_) => list(column.as_list::<i32>().value(index).as_ref())?,
-        DataType::LargeList(_) => list(column.as_list::<i64>().value(index).as_ref())?,
         DataType::Struct(fields) => {
             let columns = fields.iter().zip(column.as_struct().columns());
             let inner = columns.map(|(field, column)| {
@@ -108,8 +138,26 @@ fn value(column: &dyn Array, index: usize) -> Result<Value, String> {
             });
             Value::Object(inner.collect::<Result<_, _>>()?)
         }
+        DataType::Interval(_) => interval_value(column, index)?.into(),
         _ => time_value(column, index)?.into(),
     })
+}
+
+fn interval_value(column: &dyn Array, index: usize) -> Result<String, String> {
+    let parts = match column.data_type() {
+        DataType::Interval(IntervalUnit::YearMonth) => {
+            [column.as_primitive::<IntervalYearMonthType>().value(index).into(), 0, 0]
+        }
+        DataType::Interval(IntervalUnit::DayTime) => {
+            let value = column.as_primitive::<IntervalDayTimeType>().value(index);
+            [0, value.days.into(), i64::from(value.milliseconds) * 1000]
+        }
+        _ => {
+            let value = column.as_primitive::<IntervalMonthDayNanoType>().value(index);
+            [value.months.into(), value.days.into(), value.nanoseconds / 1000]
+        }
+    };
+    interval::canonical(parts).ok_or_else(|| "the interval is out of range".into())
 }
 
 /// JSON has no other numbers than finite ones.
@@ -167,5 +215,36 @@ mod tests {
         let list = DataType::new_list(DataType::Int64, true);
         assert!(fits(&field(Kind::Integer, Mode::Repeated), &list, Mode::Repeated));
         assert!(!fits(&field(Kind::Integer, Mode::Nullable), &list, Mode::Nullable));
+    }
+
+    #[test]
+    fn types_that_google_does_not_list_do_not_fit() {
+        let field = |json| serde_json::from_value::<Field>(json).expect("a field");
+        let one = |kind| field(serde_json::json!({ "name": "f", "type": kind }));
+        let moment = |zone: &str| DataType::Timestamp(TimeUnit::Microsecond, Some(zone.into()));
+        let ends = |kind: DataType| {
+            let end = |name| ArrowField::new(name, kind.clone(), true);
+            DataType::Struct([end("start"), end("end")].into_iter().collect())
+        };
+        let range = field(serde_json::json!({
+            "name": "f", "type": "RANGE", "rangeElementType": { "type": "DATE" } }));
+        for (field, given, expected) in [
+            (one("STRING"), DataType::Utf8, true),
+            (one("STRING"), DataType::LargeUtf8, false),
+            (one("BYTES"), DataType::LargeBinary, false),
+            (one("TIMESTAMP"), moment("UTC"), true),
+            (one("TIMESTAMP"), moment("+00:00"), false),
+            (one("TIMESTAMP"), moment("Europe/Berlin"), false),
+            (one("GEOGRAPHY"), DataType::Utf8, true),
+            (one("INTERVAL"), DataType::Utf8, true),
+            (one("INTERVAL"), DataType::Interval(IntervalUnit::MonthDayNano), true),
+            (range.clone(), ends(DataType::Date32), true),
+            (range.clone(), ends(moment("UTC")), false),
+            (range, DataType::Utf8, false),
+        ] {
+            assert_eq!(fits(&field, &given, field.mode), expected, "{field:?} {given}");
+        }
+        let large = DataType::LargeList(ArrowField::new("item", DataType::Int64, false).into());
+        assert!(!fits(&one("INTEGER"), &large, Mode::Repeated));
     }
 }

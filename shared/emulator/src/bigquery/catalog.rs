@@ -218,18 +218,15 @@ impl Catalog {
         if self.tables.contains_key(name) {
             return Err(exists("Table", &name.display()));
         }
+        schema.check()?;
         stamp(&mut resource);
         let table = Table { schema, resource };
         let statement = match table.view() {
-            Some(query) => {
-                let scope = sql::Scope {
-                    project: &name.0,
-                    dataset: Some((&name.0, &name.1)),
-                    catalog: self,
-                };
-                let query = sql::translate(query, &scope)?.text;
-                format!("CREATE VIEW {} AS {query}", name.quoted())
+            Some(_) if !table.schema.fields.is_empty() => {
+                let why = "Schema field shouldn't be used as input with a view";
+                return Err(Status::invalid(why));
             }
+            Some(query) => self.view_statement(name, query)?,
             None => {
                 let columns: Vec<_> = table.schema.fields.iter().map(column).collect();
                 // A table without columns is right in BigQuery, and not in SQLite.
@@ -245,6 +242,21 @@ impl Catalog {
         self.show_table(name)
     }
 
+    fn view_statement(&self, name: &TableName, query: &str) -> Result<String, Status> {
+        let scope =
+            sql::Scope { project: &name.0, dataset: Some((&name.0, &name.1)), catalog: self };
+        let query = sql::translate(query, &scope)?.text;
+        Ok(format!("CREATE VIEW {} AS {query}", name.quoted()))
+    }
+
+    /// Replaces a view by another one, unless that one cannot be read.
+    fn replace_view(&mut self, name: &TableName, create: &str) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute_batch(&format!("DROP VIEW {}; {create}", name.quoted()))?;
+        transaction.prepare(&format!("SELECT * FROM {}", name.quoted()))?;
+        transaction.commit()
+    }
+
     /// Takes a new schema and other properties, if the table still has the tag that is asked for.
     pub(super) fn patch_table(
         &mut self,
@@ -258,6 +270,7 @@ impl Catalog {
             return Err(Status::new(Code::FailedPrecondition, "Precondition check failed."));
         }
         if let Some(mut next) = schema {
+            next.check()?;
             next.keep_tags(&table.schema);
             table.schema.check_change(&next, &name.display())?;
             for field in &next.fields {
@@ -271,7 +284,15 @@ impl Catalog {
                 self.lag.note_schema(name, before);
             }
         }
+        let was_view = table.view().map(str::to_owned);
         table.resource.extend(changes);
+        if let (Some(was), Some(query)) = (was_view, table.view())
+            && was != query
+        {
+            let create = self.view_statement(name, query)?;
+            self.replace_view(name, &create)
+                .map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
+        }
         stamp(&mut table.resource);
         self.keep(name, table)?;
         self.show_table(name)

@@ -60,10 +60,15 @@ impl Catalog {
                 row.json.retain(|name, _| seen.find(name).is_some());
             }
             let ignore = request.ignore_unknown_values;
-            let store = |fields: &[Field]| value::store_row(fields, &row.json, ignore);
+            let mut store = |fields: &[Field]| -> Result<_, Status> {
+                value::default::fill(fields, &mut row.json)
+                    .map_err(|why| Status::unimplemented(&why))?;
+                Ok(value::store_row(fields, &row.json, ignore))
+            };
             let is_known =
-                if seen.fields == fields { Ok(()) } else { store(&seen.fields).map(drop) };
-            match is_known.and_then(|()| store(&fields)) {
+                if seen.fields == fields { Ok(()) } else { store(&seen.fields)?.map(drop) };
+            let stored = store(&fields)?;
+            match is_known.and(stored) {
                 Ok(values) => good.push((index, row.insert_id, values)),
                 Err(fault) => {
                     errors.push(insert_error(index, "invalid", &fault.location, &fault.message));

@@ -10,7 +10,7 @@ use super::catalog::{Catalog, TableName, failed};
 use super::schema::{Field, Kind, Mode, Schema};
 use super::sql::lex::{Lexeme, syntax};
 use super::sql::{self, Scope};
-use super::value;
+use super::{filter, value};
 use crate::status::Status;
 
 /// Rows of a page when a caller does not say.
@@ -192,6 +192,7 @@ impl Catalog {
         tokens: &[Lexeme],
         scope: &Scope<'_>,
     ) -> Result<Rows, Status> {
+        filter::check(query, self.tables())?;
         let translated = sql::translate_tokens(query, tokens, scope)?;
         let wrong = |error: &rusqlite::Error| query_fault(query, &translated, error);
         let mut prepared =

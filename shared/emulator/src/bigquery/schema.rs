@@ -4,10 +4,13 @@ use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::value::default;
 use crate::status::Status;
 
 /// A field's tags: a change that leaves them out keeps them.
 const TAGS: &str = "policyTags";
+/// The expression for a value that is missing.
+pub(crate) const DEFAULT: &str = "defaultValueExpression";
 
 /// The columns of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -28,7 +31,8 @@ pub(crate) struct Field {
     pub fields: Vec<Field>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// What is kept and not obeyed, such as `maxLength`, `collation` and `defaultValueExpression`.
+    /// Members that are kept as they are. `maxLength`, `precision`, `scale`, `rangeElementType` and
+    /// `defaultValueExpression` are obeyed, others such as `collation` are not.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
 }
@@ -52,8 +56,29 @@ pub(crate) enum Kind {
     Numeric,
     Bignumeric,
     Json,
+    Geography,
+    Interval,
+    Range,
     #[serde(alias = "STRUCT")]
     Record,
+}
+
+impl Field {
+    /// A parameter of the type, which the API takes as text or as a number.
+    pub(crate) fn parameter(&self, name: &str) -> Option<u64> {
+        let value = self.attributes.get(name)?;
+        value.as_u64().or_else(|| value.as_str()?.parse().ok())
+    }
+
+    /// The type of the ends of a RANGE.
+    pub(crate) fn range_element(&self) -> Option<Kind> {
+        match self.attributes.get("rangeElementType")?.get("type")?.as_str()? {
+            "DATE" => Some(Kind::Date),
+            "DATETIME" => Some(Kind::Datetime),
+            "TIMESTAMP" => Some(Kind::Timestamp),
+            _ => None,
+        }
+    }
 }
 
 /// Whether a value may be missing, must be there, or is a list.
@@ -84,6 +109,11 @@ impl Schema {
 }
 
 impl Schema {
+    /// Refuses types whose parameters are missing or wrong.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        check(&self.fields).map_err(Status::invalid)
+    }
+
     /// Takes over the policy tags of fields that name none.
     pub(crate) fn keep_tags(&mut self, old: &Self) {
         keep_tags(&mut self.fields, &old.fields);
@@ -99,6 +129,38 @@ fn keep_tags(fields: &mut [Field], old: &[Field]) {
         }
         keep_tags(&mut field.fields, &old.fields);
     }
+}
+
+fn check(fields: &[Field]) -> Result<(), String> {
+    for field in fields {
+        let name = &field.name;
+        if field.kind == Kind::Range && field.range_element().is_none() {
+            return Err(format!(
+                "Field {name}: RANGE needs a rangeElementType of DATE, DATETIME or TIMESTAMP"
+            ));
+        }
+        let has_length = matches!(field.kind, Kind::String | Kind::Bytes);
+        if field.attributes.contains_key("maxLength")
+            && !(has_length && field.parameter("maxLength").is_some_and(|length| length > 0))
+        {
+            return Err(format!("Invalid value for maxLength of field {name}"));
+        }
+        if ["precision", "scale"].iter().any(|key| field.attributes.contains_key(*key)) {
+            let (whole, behind) = match field.kind {
+                Kind::Numeric => (29, 9),
+                Kind::Bignumeric => (38, 38),
+                _ => return Err(format!("Field {name} takes neither precision nor scale")),
+            };
+            let scale = field.parameter("scale").unwrap_or(0);
+            let precision = field.parameter("precision").unwrap_or(0);
+            if scale > behind || !(scale.max(1)..=scale + whole).contains(&precision) {
+                return Err(format!("Invalid precision and scale of field {name}"));
+            }
+        }
+        default::check(field)?;
+        check(&field.fields)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
@@ -117,6 +179,12 @@ fn check_change(old: &[Field], new: &[Field]) -> Result<(), String> {
         if next.mode != field.mode && !is_relaxed {
             let (was, is) = (field.mode, next.mode);
             return Err(format!("Field {name} has changed mode from {was:?} to {is:?}"));
+        }
+        for parameter in ["maxLength", "precision", "scale"] {
+            let (was, is) = (field.parameter(parameter), next.parameter(parameter));
+            if is.is_some_and(|is| was.is_none_or(|was| is < was)) {
+                return Err(format!("Field {name} has changed {parameter} to a narrower one"));
+            }
         }
         check_change(&field.fields, &next.fields)?;
     }
@@ -150,6 +218,9 @@ fn field_to_proto(field: &Field) -> proto::TableFieldSchema {
         Kind::Numeric => T::Numeric,
         Kind::Bignumeric => T::Bignumeric,
         Kind::Json => T::Json,
+        Kind::Geography => T::Geography,
+        Kind::Interval => T::Interval,
+        Kind::Range => T::Range,
         Kind::Record => T::Struct,
     };
     let mode = match field.mode {
@@ -157,11 +228,26 @@ fn field_to_proto(field: &Field) -> proto::TableFieldSchema {
         Mode::Required => M::Required,
         Mode::Repeated => M::Repeated,
     };
+    let number = |name: &str| {
+        field.parameter(name).and_then(|number| i64::try_from(number).ok()).unwrap_or_default()
+    };
+    let element = field.range_element().map(|element| match element {
+        Kind::Date => T::Date,
+        Kind::Datetime => T::Datetime,
+        _ => T::Timestamp,
+    });
+    let default = field.attributes.get(DEFAULT).and_then(Value::as_str).unwrap_or_default();
     proto::TableFieldSchema {
         name: field.name.clone(),
         r#type: kind.into(),
         mode: mode.into(),
         fields: field.fields.iter().map(field_to_proto).collect(),
+        max_length: number("maxLength"),
+        precision: number("precision"),
+        scale: number("scale"),
+        default_value_expression: default.to_owned(),
+        range_element_type: element
+            .map(|element| proto::table_field_schema::FieldElementType { r#type: element.into() }),
         ..<_>::default()
     }
 }

@@ -3,6 +3,10 @@
 //! Times are kept as text that sorts (`2025-09-28 22:53:17.123456 UTC`), exact numbers, bytes
 //! (base64), records and lists as text. What is refused is refused in Google's words.
 
+pub(super) mod default;
+mod geography;
+pub(super) mod interval;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use rusqlite::types::Value as Sql;
@@ -45,10 +49,13 @@ pub(super) fn store_row(
 }
 
 fn lookup<'a>(row: &'a Map<String, Value>, name: &str) -> &'a Value {
+    lookup_given(row, name).unwrap_or(&Value::Null)
+}
+
+/// The value of a field, if the row has the field.
+fn lookup_given<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let found = row.get(name);
-    let found = found
-        .or_else(|| row.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v));
-    found.unwrap_or(&Value::Null)
+    found.or_else(|| row.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v))
 }
 
 fn check_unknown(
@@ -99,13 +106,96 @@ fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, 
             });
             return Ok(Value::Object(inner.collect::<Result<_, Fault>>()?));
         }
+        (Kind::Range, Value::Object(ends)) => range(field, ends, path),
         (Kind::Record, _) | (_, Value::Object(_)) => {
             Err(format!("This field: {path} is not a record."))
         }
         (_, Value::Array(_)) => Err(format!("Array specified for non-repeated field: {path}.")),
-        (kind, value) => scalar(kind, value, path),
+        (kind, value) => {
+            scalar(kind, value, path).and_then(|value| within_limits(field, value, path))
+        }
     };
     normal.map_err(|message| Fault { location: path.to_owned(), message })
+}
+
+/// A range from its ends; one that is missing is no bound.
+fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, String> {
+    let kind = field.range_element().unwrap_or(Kind::Timestamp);
+    let end = |name: &str| match ends.get(name).unwrap_or(&Value::Null) {
+        Value::Null => Ok(None),
+        value => scalar(kind, value, path).map(|end| end.as_str().map(str::to_owned)),
+    };
+    let (start, end) = (end("start")?, end("end")?);
+    // The forms of times sort as the times do.
+    if start.as_ref().zip(end.as_ref()).is_some_and(|(start, end)| start >= end) {
+        return Err(format!("Range start must be before its end. Field: {path}"));
+    }
+    let text = |end: Option<String>| end.unwrap_or_else(|| "UNBOUNDED".into());
+    Ok(format!("[{}, {})", text(start), text(end)).into())
+}
+
+/// A value as the parameters of its type take it.
+fn within_limits(field: &Field, value: Value, path: &str) -> Result<Value, String> {
+    let text = value.as_str().unwrap_or_default();
+    let length = match field.kind {
+        Kind::String => text.chars().count(),
+        Kind::Bytes => STANDARD.decode(text).unwrap_or_default().len(),
+        Kind::Numeric | Kind::Bignumeric => return within_digits(field, value, path),
+        _ => return Ok(value),
+    };
+    match field.parameter("maxLength").filter(|most| length as u64 > *most) {
+        Some(most) => Err(format!(
+            "Field {path}: {:?}({most}) has maximum length {most} but got a value with length {length}",
+            field.kind
+        )),
+        None => Ok(value),
+    }
+}
+
+/// An exact number, rounded to the scale of its type, half away from zero.
+fn within_digits(field: &Field, value: Value, path: &str) -> Result<Value, String> {
+    let (Some(precision), Some(text)) = (field.parameter("precision"), value.as_str()) else {
+        return Ok(value);
+    };
+    let scale = field.parameter("scale").unwrap_or(0);
+    let rounded = usize::try_from(scale).ok().map(|scale| round(text, scale));
+    let rounded = rounded.unwrap_or_else(|| text.to_owned());
+    let whole = rounded.trim_start_matches('-').split('.').next().unwrap_or_default();
+    if whole.trim_start_matches('0').len() as u64 > precision - scale.min(precision) {
+        return Err(format!(
+            "Field {path}: {:?}({precision}, {scale}) has precision {precision} and scale {scale} but \
+             got a value that is not in range: {text}",
+            field.kind
+        ));
+    }
+    Ok(rounded.into())
+}
+
+/// A decimal number with at most `scale` digits behind the point.
+fn round(text: &str, scale: usize) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if fraction.len() <= scale {
+        return text.to_owned();
+    }
+    let is_up = fraction.as_bytes()[scale] >= b'5';
+    let mut digits: Vec<u8> = format!("0{whole}{}", &fraction[..scale]).into_bytes();
+    let mut carry = is_up;
+    for digit in digits.iter_mut().rev() {
+        if !carry {
+            break;
+        }
+        carry = *digit == b'9';
+        *digit = if carry { b'0' } else { *digit + 1 };
+    }
+    let digits = String::from_utf8(digits).unwrap_or_default();
+    let (whole, fraction) = digits.split_at(digits.len() - scale);
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let sign = if whole == "0" && fraction.is_empty() { "" } else { sign };
+    format!("{sign}{whole}{point}{fraction}")
 }
 
 fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
@@ -153,6 +243,13 @@ fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
         Kind::Timestamp | Kind::Date | Kind::Time | Kind::Datetime => {
             time_scalar(kind, &text, value.is_number(), path)
         }
+        Kind::Geography => geography::normal(&text)
+            .map(Value::from)
+            .ok_or_else(|| format!("Invalid geography value for field {path}: {text}")),
+        Kind::Interval => interval::normal(&text)
+            .map(Value::from)
+            .ok_or_else(|| format!("Invalid INTERVAL value: {text} Field: {path}; Value: {text}")),
+        Kind::Range => Err(format!("Field {path}: a RANGE is an object with start and end")),
         Kind::Record => Err(format!("This field: {path} is not a record.")),
     }
 }
@@ -325,5 +422,70 @@ fn one_cell(field: &Field, value: &Value) -> Value {
         },
         (_, Value::String(text)) => text.clone().into(),
         (_, other) => other.to_string().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(json: Value) -> Field {
+        let mut field = json!({ "name": "f" });
+        field.as_object_mut().expect("an object").extend(json.as_object().expect("one").clone());
+        serde_json::from_value(field).expect("a field")
+    }
+
+    fn normal_of(field: &Field, value: &Value) -> Result<Value, String> {
+        normal(field, value, false, "f").map_err(|fault| fault.message)
+    }
+
+    #[test]
+    fn numbers_are_rounded_half_away_from_zero() {
+        for (text, scale, expected) in [
+            ("1.005", 2, "1.01"),
+            ("-1.005", 2, "-1.01"),
+            ("1.0049", 2, "1"),
+            ("0.999", 2, "1"),
+            ("99.5", 0, "100"),
+            ("-0.4", 0, "0"),
+            ("1.25", 2, "1.25"),
+        ] {
+            assert_eq!(round(text, scale), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_of_types_are_obeyed() {
+        let text = field(json!({ "type": "STRING", "maxLength": "3" }));
+        let bytes = field(json!({ "type": "BYTES", "maxLength": 2 }));
+        let number = field(json!({ "type": "NUMERIC", "precision": "4", "scale": "2" }));
+
+        assert_eq!(normal_of(&text, &json!("äöü")), Ok(json!("äöü")));
+        assert!(
+            normal_of(&text, &json!("abcd")).is_err_and(|why| why.contains("maximum length 3"))
+        );
+        assert_eq!(normal_of(&bytes, &json!("aGk=")), Ok(json!("aGk=")));
+        assert!(normal_of(&bytes, &json!("aGkh")).is_err());
+        assert_eq!(normal_of(&number, &json!("99.994")), Ok(json!("99.99")));
+        assert!(
+            normal_of(&number, &json!("99.995")).is_err_and(|why| why.contains("not in range"))
+        );
+    }
+
+    #[test]
+    fn ranges_are_kept_as_text() {
+        let range = field(json!({ "type": "RANGE", "rangeElementType": { "type": "DATE" } }));
+
+        let both = json!({ "start": "2025-01-01", "end": "2025-02-01" });
+        assert_eq!(normal_of(&range, &both), Ok(json!("[2025-01-01, 2025-02-01)")));
+        let open = json!({ "start": null });
+        assert_eq!(normal_of(&range, &open), Ok(json!("[UNBOUNDED, UNBOUNDED)")));
+        for wrong in [
+            json!({ "start": "2025-01-01", "end": "2025-01-01" }),
+            json!({ "start": "x" }),
+            json!("[2025-01-01, 2025-02-01)"),
+        ] {
+            assert!(normal_of(&range, &wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -82,7 +82,10 @@ fn data_type(field: &Field) -> DataType {
         Kind::Numeric => DataType::Decimal128(NUMERIC.0, NUMERIC.1),
         Kind::Bignumeric => DataType::Decimal256(BIGNUMERIC.0, BIGNUMERIC.1),
         Kind::Record => DataType::Struct(field.fields.iter().map(arrow_field).collect()),
-        Kind::String | Kind::Json => DataType::Utf8,
+        // BigQuery has Arrow types of their own for the last two.
+        Kind::String | Kind::Json | Kind::Geography | Kind::Interval | Kind::Range => {
+            DataType::Utf8
+        }
     }
 }
 
@@ -166,7 +169,12 @@ fn scalars(kind: Kind, values: &[&Value]) -> Result<ArrayRef, ArrowError> {
                 i256::from_string(&unscaled(&text(value)?, BIGNUMERIC.1)?)
             })
         }
-        Kind::String | Kind::Json | Kind::Record => built!(StringBuilder::new(), values, text),
+        Kind::String
+        | Kind::Json
+        | Kind::Geography
+        | Kind::Interval
+        | Kind::Range
+        | Kind::Record => built!(StringBuilder::new(), values, text),
     })
 }
 

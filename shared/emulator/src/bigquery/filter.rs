@@ -1,0 +1,73 @@
+//! Tables whose queries must say which partitions they read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::catalog::{Table, TableName};
+use crate::status::Status;
+
+/// Refuses a query that reads a table with `requirePartitionFilter`, directly or through views, and has no
+/// condition with its partitioning column. The text is looked at word by word, so a condition that removes
+/// no partition passes too.
+pub(super) fn check(query: &str, tables: &BTreeMap<TableName, Table>) -> Result<(), Status> {
+    let conditions = conditions(query);
+    let mut read = BTreeSet::new();
+    find(query, tables, &mut read);
+    for (name, table) in tables.iter().filter(|(name, _)| read.contains(name)) {
+        let partitioning = table.resource.get("timePartitioning");
+        let is_set = |of: Option<&serde_json::Value>| {
+            of.and_then(|of| of.get("requirePartitionFilter")).is_some_and(|set| set == true)
+        };
+        let own = table.resource.get("requirePartitionFilter").is_some_and(|set| set == true);
+        if !own && !is_set(partitioning) {
+            continue;
+        }
+        let column = partitioning.and_then(|by| by.get("field")?.as_str());
+        let columns = column.map_or(vec!["_partitiontime", "_partitiondate"], |name| vec![name]);
+        let has_condition = columns.iter().any(|column| {
+            let column = column.to_ascii_lowercase();
+            // A view has the partition under a name of its own, such as `day_of`.
+            conditions
+                .iter()
+                .any(|word| word.starts_with(&column) || word.starts_with("partition_"))
+        });
+        if !has_condition {
+            let columns: Vec<_> = columns.iter().map(|column| format!("'{column}'")).collect();
+            return Err(Status::invalid(format!(
+                "Cannot query over table '{}' without a filter over column(s) {} that can be used for \
+                 partition elimination",
+                [&name.0, &name.1, &name.2].map(String::as_str).join("."),
+                columns.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The tables and views that a text names, and those that their queries name.
+fn find<'a>(
+    query: &str,
+    tables: &'a BTreeMap<TableName, Table>,
+    read: &mut BTreeSet<&'a TableName>,
+) {
+    let words = words(query);
+    for (name, table) in tables {
+        if words.contains(&name.2.to_ascii_lowercase())
+            && read.insert(name)
+            && let Some(view) = table.view()
+        {
+            find(view, tables, read);
+        }
+    }
+}
+
+/// The words behind each WHERE.
+fn conditions(query: &str) -> BTreeSet<String> {
+    let lower = query.to_ascii_lowercase();
+    let first = lower.find("where").unwrap_or(lower.len());
+    words(&lower[first..])
+}
+
+fn words(text: &str) -> BTreeSet<String> {
+    let parts = text.split(|char: char| !char.is_alphanumeric() && char != '_');
+    parts.filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect()
+}
