@@ -28,7 +28,8 @@ pub struct Limits {
     /// When a batch is written.
     pub batch: batch::Limits,
     /// Longest duration of one attempt; above zero, at most 1h. A write gets a second more for each
-    /// MiB, and after a time-out twice that, so that a thin link is slow and not broken.
+    /// MiB, and after a time-out twice that, so that a thin link is slow and not broken. A dead letter has 30s
+    /// of it at most.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub attempt_timeout: Duration,

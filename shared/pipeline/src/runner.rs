@@ -23,6 +23,9 @@ use crate::{Error, Limits, Metrics, Recovery, Sink, Source, Transform};
 /// way is long, and fewer where it is thin.
 const MAX_LETTERS: usize = 256;
 
+/// Most of `attempt_timeout` that an attempt to write a dead letter is given, with a second more for each MiB.
+const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Longest time that a drain leaves for the source to close: its acknowledgements have a way to go, over a
 /// link that may be thin.
 const MAX_CLOSE: Duration = Duration::from_secs(5);
@@ -184,6 +187,7 @@ where
             limits.batch.max_messages = limits.batch.max_messages.min(MAX_BATCH);
         }
         let max_bytes = limits.max_bytes_in_flight;
+        let write_timeout = self.sink.attempt_timeout(limits.attempt_timeout);
         let shared = Arc::new(Shared {
             service: self.service,
             transform: self.transform,
@@ -194,11 +198,8 @@ where
             memory: Arc::new(Memory::new(limits.max_batch_memory)),
             outage: Outage::default(),
             letter_outage: Outage::default(),
-            pace: Pace::new(
-                limits.attempt_timeout,
-                limits.lane_count().saturating_mul(limits.max_writes),
-            ),
-            letter_pace: Pace::new(limits.attempt_timeout, MAX_LETTERS),
+            pace: Pace::new(write_timeout, limits.lane_count().saturating_mul(limits.max_writes)),
+            letter_pace: Pace::new(limits.attempt_timeout.min(LETTER_TIMEOUT), MAX_LETTERS),
             suspects: open_suspects(&limits, &failure),
             failure,
             limits,

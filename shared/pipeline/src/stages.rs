@@ -116,6 +116,12 @@ pub trait Sink: Send + Sync + 'static {
     /// Closes a batch. From here on its content and its name are fixed.
     fn seal(&self, batch: Self::Batch, scratch: &mut Self::Scratch) -> Self::Sealed;
 
+    /// Longest duration of an attempt to write a small batch. `longest` is the one of the settings, and the
+    /// most that may be said: leases last long enough for that.
+    fn attempt_timeout(&self, longest: Duration) -> Duration {
+        longest
+    }
+
     /// Writes a batch and returns once it is durable.
     ///
     /// `Ok` lists the records that the destination refused for good; all others are durable. After

@@ -25,6 +25,11 @@ pub trait Hook: Send + Sync + 'static {
     /// that joins is in the batch already.
     fn called(&self, _call: Call, _name: &str) {}
 
+    /// Longest duration of an attempt to write.
+    fn attempt_timeout(&self, longest: Duration) -> Duration {
+        longest
+    }
+
     /// Passes before a batch is written.
     fn before_write(&self, _batch: &[Item]) -> impl Future<Output = ()> + Send {
         ready(())
@@ -63,6 +68,10 @@ impl<H: Hook> Sink for Hooked<H> {
     fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
         batch.iter().for_each(|item| self.1.called(Call::Seal, &item.id));
         self.0.seal(batch, &mut ())
+    }
+
+    fn attempt_timeout(&self, longest: Duration) -> Duration {
+        self.1.attempt_timeout(longest)
     }
 
     async fn write(&self, batch: &Vec<Item>, limit: Duration) -> Result<Vec<Refusal>, Error> {

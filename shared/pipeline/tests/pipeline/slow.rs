@@ -169,3 +169,68 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
         assert!(ledger.book().nacked.is_empty());
     }
 }
+
+/// Swallows the first attempt, of which no more is heard.
+#[derive(Clone, Default)]
+struct Swallow(Arc<AtomicUsize>);
+
+impl Swallow {
+    async fn pass(&self) {
+        if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Hook for Swallow {
+    fn attempt_timeout(&self, longest: Duration) -> Duration {
+        longest.min(Duration::from_secs(60))
+    }
+
+    async fn before_write(&self, _batch: &[Item]) {
+        self.pass().await;
+    }
+}
+
+/// Dead letters of which the first attempt is swallowed.
+struct Swallowed(Graveyard, Swallow);
+
+impl DeadLetters for Swallowed {
+    async fn bury(&self, letter: &Letter<'_>, limit: Duration) -> Result<(), Error> {
+        self.1.pass().await;
+        self.0.bury(letter, limit).await
+    }
+}
+
+/// Seconds until a message has passed of which the first attempt is swallowed, with 150 s for an attempt.
+async fn pass_one<T: Transform<Record = Item>>(
+    transform: T,
+    (write, letter): (Swallow, Swallow),
+) -> u64 {
+    let ledger = Ledger::default();
+    let pipeline = Pipeline {
+        service: "test",
+        source: feed(1, 1, &ledger),
+        transform,
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), write),
+        dead_letters: Policy::Bury(Swallowed(Graveyard(ledger.clone(), faultless()), letter)),
+        limits: Limits { attempt_timeout: Duration::from_secs(150), ..Limits::default() },
+        metrics: Metrics::default(),
+    };
+    let start = Instant::now();
+    assert!(pipeline.start().ended().await.is_none());
+    let book = ledger.book();
+    assert_eq!((book.acked.len(), book.nacked.len()), (1, 0));
+    start.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_takes_what_the_sink_says_and_a_dead_letter_half_a_minute() {
+    let through = || Swallow(Arc::new(AtomicUsize::new(1)));
+
+    let write = pass_one(Pass, (Swallow::default(), through())).await;
+    let letter = pass_one(Refuse, (through(), Swallow::default())).await;
+
+    assert!((60..70).contains(&write), "{write} s");
+    assert!((30..40).contains(&letter), "{letter} s");
+}
