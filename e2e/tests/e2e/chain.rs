@@ -214,7 +214,7 @@ async fn a_table_of_another_kind_is_refused_with_both_sides() {
     let stage = Stage::set().await;
     start_bigqueries(stage.bigqueries()).await.shutdown(GRACE).await.unwrap();
     let mut settings = stage.bigqueries();
-    settings.table.columns[2].kind = Kind::Int64;
+    settings.table.columns[2].data_type = Kind::Int64.into();
 
     let service = bigqueries::Bigqueries::new(settings.clone());
     let mut hosted = service::Hosted::start(service, &settings).await.unwrap();

@@ -3,5 +3,5 @@
 mod arrow;
 pub(crate) mod json;
 
-pub(crate) use arrow::{Columns, Schema, size, without};
+pub(crate) use arrow::{Columns, Schema, only, size};
 pub(crate) use json::Lines;

@@ -6,7 +6,7 @@ use arrow_buffer::i256;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::column::{Column, Kind, Mode};
+use crate::column::{Column, Kind, Limit, Mode};
 
 /// Microseconds of a TIMESTAMP or DATETIME: 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999.
 /// <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#timestamp_type>
@@ -27,7 +27,7 @@ pub enum Cell {
     Int(i64),
     /// A FLOAT64.
     Float(f64),
-    /// A STRING, or the text of a JSON value.
+    /// A STRING, or the text of a JSON value, a GEOGRAPHY or an INTERVAL.
     Text(String),
     /// BYTES.
     Bytes(Bytes),
@@ -41,7 +41,8 @@ pub enum Cell {
     Numeric(i128),
     /// A BIGNUMERIC: in units of 10⁻³⁸.
     Bignumeric(i256),
-    /// A RECORD: its fields in the order of their columns.
+    /// A RECORD: its fields in the order of their columns. A RANGE: its start and its end, where NULL
+    /// stands for no bound.
     Record(Vec<Cell>),
     /// A repeated value.
     List(Vec<Cell>),
@@ -103,7 +104,10 @@ impl Cell {
     #[must_use]
     pub fn fits(&self, column: &Column) -> bool {
         match (self, column.mode) {
-            (Self::Null, mode) => mode == Mode::Nullable,
+            (Self::Null, mode) => {
+                // A default of BigQuery's takes its place.
+                mode == Mode::Nullable || (mode == Mode::Required && column.default.is_some())
+            }
             (Self::List(cells), Mode::Repeated) => {
                 cells.iter().all(|cell| *cell != Self::Null && cell.fits_one(column))
             }
@@ -114,20 +118,58 @@ impl Cell {
 
     /// Whether this is one value of a column, repeated or not.
     pub(crate) fn fits_one(&self, column: &Column) -> bool {
-        match (self, column.kind) {
+        let limit = column.data_type.limit;
+        match (self, column.kind()) {
             (Self::Bool(_), Kind::Bool)
             | (Self::Int(_), Kind::Int64)
             | (Self::Float(_), Kind::Float64)
-            | (Self::Text(_), Kind::String | Kind::Json)
-            | (Self::Bytes(_), Kind::Bytes)
-            | (Self::Numeric(_), Kind::Numeric)
-            | (Self::Bignumeric(_), Kind::Bignumeric) => true,
+            | (Self::Text(_), Kind::Json | Kind::Geography | Kind::Interval) => true,
+            (Self::Text(text), Kind::String) => is_within(limit, || text.chars().count()),
+            (Self::Bytes(bytes), Kind::Bytes) => is_within(limit, || bytes.len()),
+            (Self::Numeric(units), Kind::Numeric) => {
+                has_digits(i256::from_i128(*units), limit, column.kind())
+            }
+            (Self::Bignumeric(units), Kind::Bignumeric) => has_digits(*units, limit, column.kind()),
             (Self::Micros(micros), Kind::Timestamp | Kind::Datetime) => MICROS.contains(micros),
             (Self::Days(days), Kind::Date) => DAYS.contains(days),
             (Self::TimeOfDay(micros), Kind::Time) => TIME_OF_DAY.contains(micros),
             (Self::Record(cells), Kind::Record) => all_fit(&column.fields, cells),
+            (Self::Record(cells), Kind::Range(_)) => {
+                all_fit(&column.parts(), cells) && is_ascending(cells)
+            }
             _ => false,
         }
+    }
+}
+
+fn is_within(limit: Limit, length: impl FnOnce() -> usize) -> bool {
+    match limit {
+        Limit::Length(most) => length() as u64 <= most,
+        Limit::None | Limit::Digits { .. } => true,
+    }
+}
+
+/// True if an exact number has no more digits than its type takes.
+fn has_digits(units: i256, limit: Limit, kind: Kind) -> bool {
+    let (Limit::Digits { precision, scale }, Some((_, all_behind))) = (limit, kind.digits()) else {
+        return true;
+    };
+    let ten = i256::from_i128(10);
+    let behind = all_behind.saturating_sub(scale);
+    let fits =
+        ten.checked_pow(behind).zip(ten.checked_pow(precision + behind)).and_then(|(one, end)| {
+            let rest = units.checked_rem(one)?;
+            Some(rest == i256::ZERO && units < end && units > end.checked_neg()?)
+        });
+    fits.unwrap_or(false)
+}
+
+/// True if the start of a range is before its end, where it has both.
+fn is_ascending(ends: &[Cell]) -> bool {
+    match ends {
+        [Cell::Days(start), Cell::Days(end)] => start < end,
+        [Cell::Micros(start), Cell::Micros(end)] => start < end,
+        _ => true,
     }
 }
 
@@ -136,4 +178,22 @@ impl Cell {
 pub fn all_fit(columns: &[Column], cells: &[Cell]) -> bool {
     columns.len() == cells.len()
         && columns.iter().zip(cells).all(|(column, cell)| cell.fits(column))
+}
+
+/// The path of the first required column without a value. Such cells fit where BigQuery has a default.
+pub(crate) fn unfilled(columns: &[Column], cells: &[Cell]) -> Option<String> {
+    columns.iter().zip(cells).find_map(|(column, cell)| {
+        let inner = |cells: &[Cell]| {
+            unfilled(&column.fields, cells).map(|path| format!("{}.{path}", column.name))
+        };
+        match cell {
+            Cell::Null => (column.mode == Mode::Required).then(|| column.name.clone()),
+            Cell::Record(cells) => inner(cells),
+            Cell::List(items) => items.iter().find_map(|item| match item {
+                Cell::Record(cells) => inner(cells),
+                _ => None,
+            }),
+            _ => None,
+        }
+    })
 }

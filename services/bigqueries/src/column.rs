@@ -1,5 +1,11 @@
 //! The columns of a table, as settings and row types describe them.
 
+mod data_type;
+mod default;
+
+use std::borrow::Cow;
+
+pub use data_type::{Element, Kind, Limit, Type};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,55 +15,23 @@ use serde::{Deserialize, Serialize};
 pub struct Column {
     /// Its name: letters, digits and `_`, at most 300 characters.
     pub name: String,
-    /// Its type.
+    /// Its type, as SQL writes it: `STRING`, `STRING(10)`, `NUMERIC(10,2)`, `RANGE<DATE>`. A value that has
+    /// more characters, bytes or digits than the parameters allow is refused.
     #[serde(rename = "type")]
-    pub kind: Kind,
+    pub data_type: Type,
     /// Whether a value may be missing, must be there, or is a list.
     pub mode: Mode,
     /// Where the value comes from: a JSON pointer into the payload, `enrichment.NAME` or
     /// `attribute.NAME`; `/<name>` when left out. Fields of records come from the record.
     pub from: Option<pipeline::Place>,
+    /// Expression for a value that is missing or `null`, as SQL writes it: a literal such as `0`, `'none'` or
+    /// `DATE '2025-01-01'`, or a function such as `CURRENT_TIMESTAMP()`. A literal is filled in here. A function
+    /// is left to BigQuery, which does so with `write: insert_all` alone. Not for lists, records and fields.
+    pub default: Option<String>,
     /// What it holds, for people.
     pub description: Option<String>,
     /// The fields of a record.
     pub fields: Vec<Column>,
-}
-
-/// BigQuery's types, under their names in SQL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Kind {
-    /// Text.
-    #[default]
-    String,
-    /// Bytes.
-    Bytes,
-    /// A whole number of 64 bits.
-    #[serde(alias = "INTEGER")]
-    Int64,
-    /// A number of 64 bits.
-    #[serde(alias = "FLOAT")]
-    Float64,
-    /// True or false.
-    #[serde(alias = "BOOLEAN")]
-    Bool,
-    /// A moment, to the microsecond.
-    Timestamp,
-    /// A day.
-    Date,
-    /// A time of day.
-    Time,
-    /// A day and a time of day, nowhere in particular.
-    Datetime,
-    /// An exact number: 29 digits before the point, 9 behind it.
-    Numeric,
-    /// An exact number: 38 digits before the point, 38 behind it.
-    Bignumeric,
-    /// Any JSON.
-    Json,
-    /// Fields of its own.
-    #[serde(alias = "STRUCT")]
-    Record,
 }
 
 /// Whether a value may be missing, must be there, or is a list.
@@ -82,9 +56,17 @@ impl Default for Column {
 impl Column {
     /// A column that may be null.
     #[must_use]
-    pub fn new(name: impl Into<String>, kind: Kind) -> Self {
-        let name = name.into();
-        Self { name, kind, mode: Mode::Nullable, from: None, description: None, fields: Vec::new() }
+    pub fn new(name: impl Into<String>, data_type: impl Into<Type>) -> Self {
+        let (name, data_type) = (name.into(), data_type.into());
+        Self {
+            name,
+            data_type,
+            mode: Mode::Nullable,
+            from: None,
+            default: None,
+            description: None,
+            fields: Vec::new(),
+        }
     }
 
     /// The same column in another mode.
@@ -100,24 +82,20 @@ impl Column {
     }
 }
 
-impl Kind {
-    /// Its name in SQL.
+impl Column {
+    /// Its type without the parameters.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::String => "STRING",
-            Self::Bytes => "BYTES",
-            Self::Int64 => "INT64",
-            Self::Float64 => "FLOAT64",
-            Self::Bool => "BOOL",
-            Self::Timestamp => "TIMESTAMP",
-            Self::Date => "DATE",
-            Self::Time => "TIME",
-            Self::Datetime => "DATETIME",
-            Self::Numeric => "NUMERIC",
-            Self::Bignumeric => "BIGNUMERIC",
-            Self::Json => "JSON",
-            Self::Record => "RECORD",
+    pub fn kind(&self) -> Kind {
+        self.data_type.kind
+    }
+
+    /// The columns of one value: the fields of a record, the two ends of a range.
+    pub(crate) fn parts(&self) -> Cow<'_, [Self]> {
+        match self.kind() {
+            Kind::Range(element) => {
+                ["start", "end"].map(|end| Self::new(end, element.kind())).to_vec().into()
+            }
+            _ => self.fields.as_slice().into(),
         }
     }
 }
@@ -156,8 +134,11 @@ pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String,
             add(".name", format!("`{}` is there twice; BigQuery ignores case", column.name));
         }
         seen.push(name);
-        if (column.kind == Kind::Record) == column.fields.is_empty() {
+        if (column.kind() == Kind::Record) == column.fields.is_empty() {
             add(".fields", "must be there for RECORD, and only there".into());
+        }
+        if let Some(wrong) = column.default_fault(depth) {
+            add(".default", wrong.into());
         }
         if depth > 0 && column.from.is_some() {
             add(".from", "must not be there: fields of a record come from the record".into());

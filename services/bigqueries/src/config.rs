@@ -1,5 +1,8 @@
 //! The settings of bigqueries.
 
+mod check;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pipeline::envelope::Input;
@@ -13,16 +16,13 @@ use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
 
 use crate::client;
-use crate::column::{self, Column};
-use crate::rows::{Mapped, Rows as _};
+use crate::column::Column;
+use crate::rows::Mapped;
 use crate::sink::MAX_INSERT_ALL_ROWS;
 use crate::table::TableName;
 
-/// Most columns of a table in BigQuery.
-const MAX_COLUMNS: usize = 10_000;
-/// Most columns that a table may be clustered by.
-const MAX_CLUSTERS: usize = 4;
-
+/// The column of [`Partitions`] that stands for the time at which rows come into the table.
+pub(crate) const INGESTION_TIME: &str = "_PARTITIONTIME";
 /// All settings. `example.yaml` beside the crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
@@ -84,9 +84,10 @@ pub struct Table {
     pub metadata_columns: bool,
     /// The JSON column for what no other column takes; empty for none.
     pub rest_column: String,
-    /// How it is partitioned; not at all when left out.
+    /// How it is partitioned. Left out, a table that is created is not, and any layout of another will do.
     pub partition_by: Option<Partitions>,
-    /// Columns that it is clustered by, at most four.
+    /// Columns that it is clustered by, at most four. Left out, any clustering of a table that is there will
+    /// do.
     pub cluster_by: Vec<String>,
     /// When a table that is created expires, from its creation on; 1h to 100 years, never when left
     /// out.
@@ -95,8 +96,16 @@ pub struct Table {
     pub expires_in: Option<Duration>,
     /// What it holds, for people.
     pub description: Option<String>,
-    /// A view without duplicates that is created where it does not exist; `bigqueries view` prints
-    /// its query.
+    /// Labels of the table and the view when they are created: at most 64, of lowercase letters, digits, `_`
+    /// and `-`.
+    pub labels: BTreeMap<String, String>,
+    /// Key of Cloud KMS that encrypts a table that is created, such as
+    /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`; the dataset's default when left out.
+    pub kms_key: Option<String>,
+    /// A view without duplicates, created where it does not exist and updated when the columns change;
+    /// `bigqueries view` prints its query. With partitions it removes duplicates within each of them. It has a
+    /// column for them, such as `publish_time_day`: filter by that one. One that somebody else wrote or edited is
+    /// left alone.
     pub view: Option<String>,
 }
 
@@ -104,7 +113,7 @@ pub struct Table {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Partitions {
-    /// A TIMESTAMP, DATE or DATETIME column.
+    /// A TIMESTAMP, DATE or DATETIME column; `_PARTITIONTIME` for the time of ingestion.
     pub column: String,
     /// What a partition covers.
     pub unit: Unit,
@@ -168,6 +177,8 @@ impl Default for Table {
             cluster_by: Vec::new(),
             expires_in: None,
             description: None,
+            labels: BTreeMap::new(),
+            kms_key: None,
             view: None,
         }
     }
@@ -194,6 +205,9 @@ impl Default for Settings {
                     // A batch grows while others are written; no message waits for a timer.
                     max_idle: Duration::ZERO,
                 },
+                // BigQuery gives up an append after two minutes. Whoever gives it up before has it written
+                // all the same, and once more. The sink takes less of it for insertAll.
+                attempt_timeout: Duration::from_secs(150),
                 ..Limits::default()
             },
             http: Http::default(),
@@ -219,73 +233,6 @@ impl Settings {
             dataset: self.table.dataset.clone(),
             table: self.table.id.clone(),
         }
-    }
-
-    /// Reports columns whose names clash with those that are added to them.
-    fn check_added_columns(&self, faults: &mut Faults) {
-        let (table, rest) = (&self.table, self.table.rest_column.as_str());
-        let metadata = Mapped::new(&[], table.metadata_columns, None).columns();
-        let is_metadata =
-            |name: &str| metadata.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-        if let Some(wrong) = column::name_fault(rest).filter(|_| !rest.is_empty()) {
-            faults.add("table.rest_column", wrong);
-        } else if is_metadata(rest) {
-            let why = "is a metadata column too; rename it, or set metadata_columns: false";
-            faults.add("table.rest_column", format!("`{rest}` {why}"));
-        }
-        for (index, Column { name, .. }) in table.columns.iter().enumerate() {
-            let clash = if is_metadata(name) {
-                "is a metadata column too; rename it, or set metadata_columns: false"
-            } else if !name.is_empty() && name.eq_ignore_ascii_case(rest) {
-                "is the rest column too; rename one of them"
-            } else {
-                continue;
-            };
-            faults.add(&format!("table.columns[{index}].name"), format!("`{name}` {clash}"));
-        }
-    }
-
-    fn check_table(&self, faults: &mut Faults) {
-        let table = &self.table;
-        faults.require(!table.dataset.is_empty(), "table.dataset", "required, and must exist");
-        faults.require(!table.id.is_empty(), "table.id", "required");
-        for (key, right) in column::faults(&table.columns, "table.columns", 0) {
-            faults.add(&key, right);
-        }
-        self.check_added_columns(faults);
-        let columns = self.rows().columns();
-        // Nobody knows what a column would be called that cannot be read.
-        let is_unknown = faults.is_unreadable("table.columns");
-        let is_there = |name: &str| is_unknown || columns.iter().any(|column| column.name == name);
-        if let Some(partitions) = &table.partition_by {
-            let right = format!("must be a column, is `{}`", partitions.column);
-            faults.require(is_there(&partitions.column), "table.partition_by.column", right);
-        }
-        for name in &table.cluster_by {
-            faults.require(
-                is_there(name),
-                "table.cluster_by",
-                format!("must name columns, `{name}` is none"),
-            );
-        }
-        let right = format!("must be at most {MAX_CLUSTERS} columns");
-        faults.require(table.cluster_by.len() <= MAX_CLUSTERS, "table.cluster_by", right);
-        let years = Duration::from_secs(3600)..=Duration::from_secs(100 * 31_557_600);
-        let partitions = table.partition_by.as_ref().and_then(|partitions| partitions.expires_in);
-        let expirations =
-            [("table.expires_in", table.expires_in), ("table.partition_by.expires_in", partitions)];
-        for (key, expires_in) in expirations {
-            if let Some(expires_in) = expires_in {
-                faults.duration(key, expires_in, years.clone());
-            }
-        }
-        let columns = table.columns.len();
-        let right =
-            format!("must be at most {MAX_COLUMNS} columns, BigQuery's limit, is {columns}");
-        faults.require(columns <= MAX_COLUMNS, "table.columns", right);
-        let right = "needs the metadata columns: without them nothing tells duplicates";
-        let needs = table.view.is_none() || table.metadata_columns;
-        faults.require(needs, "table.view", right);
     }
 }
 
@@ -341,7 +288,19 @@ impl service::Settings for Settings {
             }
         };
         let graves = self.dead_letters.iter().map(Graves::guarantee);
-        std::iter::once(way.to_owned()).chain(graves).collect()
+        let left_out = self
+            .table
+            .columns
+            .iter()
+            .filter(|column| self.write == Api::StorageWrite && column.needs_bigquery());
+        let left_out = left_out.map(|Column { name, default, .. }| {
+            let default = default.as_deref().unwrap_or_default();
+            format!(
+                "a missing value of {name} is NULL: storage_write does not give it the default {default}, \
+                 insert_all would"
+            )
+        });
+        std::iter::once(way.to_owned()).chain(left_out).chain(graves).collect()
     }
 
     fn memory(&self) -> Vec<Share> {

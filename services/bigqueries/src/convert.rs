@@ -4,20 +4,29 @@
 //! |---|---|
 //! | any | `null`, or no value at all: NULL; an empty list for a repeated column; refused for a required one |
 //! | STRING | text; a number or a boolean in its JSON form |
+//! | STRING(n), BYTES(n) | the same, up to n characters or bytes |
 //! | INT64 | a whole number of 64 bits; the same as text; a number such as `5.0` up to 2⁵³ |
-//! | FLOAT64 | a number; the same as text, `NaN`, `Infinity` and `-Infinity` among it |
+//! | FLOAT64 | a number, rounded to 64 bits, but none that would become infinite or zero by that; the same as text; `NaN`, `Infinity` and `-Infinity` |
 //! | BOOL | `true`, `false`; the same as text |
 //! | NUMERIC, BIGNUMERIC | a number or text with no more digits than the type holds: nothing is rounded |
+//! | NUMERIC(p,s), BIGNUMERIC(p,s) | the same, up to s digits behind the point and p - s before it |
 //! | BYTES | base64, standard or URL-safe |
 //! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on; years 1 to 9999 in UTC |
 //! | DATE | `2025-06-15`; years 1 to 9999 |
 //! | TIME | `10:30:00`, `10:30:00.123456` |
 //! | DATETIME | a date and a time with `T` or a space between, without a zone; years 1 to 9999 |
 //! | JSON | anything |
+//! | GEOGRAPHY | text in WKT; GeoJSON as text or as an object |
+//! | INTERVAL | text in the canonical form, such as `1-2 3 4:5:6.789`, or in that of ISO 8601 |
+//! | RANGE | an object with `start` and `end`, or text such as `[2025-06-15, UNBOUNDED)`; an end that is missing, `null` or `UNBOUNDED` is no bound; the start must be before the end |
 //! | RECORD | an object; what its fields do not take goes to the rest column |
 //! | repeated | a list without `null` in it |
 //!
 //! A number of a payload that 64 bits cannot hold is its digits as text: see [`pipeline::json::parse`].
+
+mod geography;
+mod interval;
+mod number;
 
 use arrow_buffer::i256;
 use base64::Engine as _;
@@ -31,7 +40,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
 use crate::cell::Cell;
-use crate::column::{Column, Kind, Mode};
+use crate::column::{Column, Element, Kind, Mode, Type};
 
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
@@ -42,8 +51,6 @@ const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY_PA
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PADDING);
 /// Numbers from here on are milliseconds, as ingestion reads event times.
 const FIRST_MILLISECONDS: f64 = 1e11;
-/// Whole numbers up to here are exact in a floating-point number.
-const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 /// Longest piece of a value in an error.
 const MAX_SHOWN: usize = 100;
 
@@ -65,7 +72,7 @@ pub struct Misfit {
 /// # Errors
 /// For a value that does not fit, and for a required one that is missing.
 pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
-    let expected = |what: &str| format!("{what} {}", column.kind.name());
+    let expected = |what: &str| format!("{what} {}", column.data_type);
     let misfit = |expected: String, value: &Value| Misfit {
         reason: "row_type_mismatch",
         column: column.name.clone(),
@@ -94,7 +101,7 @@ pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
 }
 
 fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
-    if let (Kind::Record, Value::Object(map)) = (column.kind, value) {
+    if let (Kind::Record, Value::Object(map)) = (column.kind(), value) {
         let cells = column.fields.iter().map(|field| {
             convert(field, map.get(&field.name)).map_err(|inner| Misfit {
                 column: format!("{}.{}", column.name, inner.column),
@@ -103,24 +110,28 @@ fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
         });
         return Ok(Cell::Record(cells.collect::<Result<_, _>>()?));
     }
-    let cell = scalar(column.kind, value).filter(|cell| cell.fits_one(column));
+    let cell = scalar(column.kind(), value).filter(|cell| cell.fits_one(column));
     cell.ok_or_else(|| Misfit {
         reason: "row_type_mismatch",
         column: column.name.clone(),
-        expected: expected(column.kind),
+        expected: expected(column.data_type),
         actual: show(value),
     })
 }
 
 /// A type with its range, where it has one.
-pub(crate) fn expected(kind: Kind) -> String {
-    let range = match kind {
+pub(crate) fn expected(data_type: impl Into<Type>) -> String {
+    let data_type = data_type.into();
+    let range = match data_type.kind {
         Kind::Timestamp => " from 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999 UTC",
         Kind::Datetime => " from 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999",
         Kind::Date => " from 0001-01-01 to 9999-12-31",
+        Kind::Geography => " in WKT or GeoJSON",
+        Kind::Interval => " such as 1-2 3 4:5:6.789 or P1Y2M3DT4H5M6.789S",
+        Kind::Range(_) => " with its start before its end",
         _ => "",
     };
-    format!("{}{range}", kind.name())
+    format!("{data_type}{range}")
 }
 
 fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
@@ -135,18 +146,15 @@ fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
             Value::Number(_) | Value::Bool(_) => Some(Cell::Text(value.to_string())),
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         },
-        Kind::Int64 => integer(value).map(Cell::Int),
-        Kind::Float64 => match value {
-            Value::Number(number) => number.as_f64().map(Cell::Float),
-            _ => text?.parse().ok().map(Cell::Float),
-        },
+        Kind::Int64 => number::integer(value).map(Cell::Int),
+        Kind::Float64 => number::float(value).map(Cell::Float),
         Kind::Bool => match value {
             Value::Bool(value) => Some(Cell::Bool(*value)),
             _ => text?.to_ascii_lowercase().parse().ok().map(Cell::Bool),
         },
-        Kind::Numeric => decimal(&number_text(value)?, 29, 9)?.parse().ok().map(Cell::Numeric),
+        Kind::Numeric => number::decimal(value, 29, 9)?.parse().ok().map(Cell::Numeric),
         Kind::Bignumeric => {
-            i256::from_string(&decimal(&number_text(value)?, 38, 38)?).map(Cell::Bignumeric)
+            i256::from_string(&number::decimal(value, 38, 38)?).map(Cell::Bignumeric)
         }
         Kind::Bytes => {
             let text = text?;
@@ -162,58 +170,38 @@ fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
             let datetime = PrimitiveDateTime::new(date, time_of_day(time)?);
             Some(datetime.assume_utc().into())
         }
+        Kind::Geography => geography::text(value).map(Cell::Text),
+        Kind::Interval => interval::canonical(text?).map(Cell::Text),
+        Kind::Range(element) => range(element, value),
         Kind::Record => None,
     }
 }
 
-fn integer(value: &Value) -> Option<i64> {
-    match value {
-        Value::String(text) => text.parse().ok(),
-        Value::Number(number) => number.as_i64().or_else(|| {
-            let float = number.as_f64().filter(|_| number.is_f64())?;
-            let is_whole = float.fract() == 0.0 && float.abs() <= MAX_EXACT;
-            is_whole.then_some(float as i64)
-        }),
-        _ => None,
-    }
-}
-
-fn number_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
-    }
-}
-
-/// A number in units of its last digit behind the point, or `None` if that loses digits.
-fn decimal(text: &str, most_whole: usize, scale: usize) -> Option<String> {
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
+/// A range, from an object with its ends or from its text.
+fn range(element: Element, value: &Value) -> Option<Cell> {
+    let ends = match value {
+        Value::Object(ends) => {
+            let is_known = ends.keys().all(|key| key == "start" || key == "end");
+            let end = |key: &str| ends.get(key).cloned().unwrap_or_default();
+            is_known.then(|| [end("start"), end("end")])?
+        }
+        Value::String(text) => {
+            let (start, end) = text.trim().strip_prefix('[')?.strip_suffix(')')?.split_once(',')?;
+            [start, end].map(|end| Value::from(end.trim()))
+        }
+        _ => return None,
     };
-    let (sign, digits) = match mantissa.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
+    let one = |end: Value| match &end {
+        Value::Null => Some(Cell::Null),
+        Value::String(text)
+            if ["UNBOUNDED", "NULL"].iter().any(|no| text.eq_ignore_ascii_case(no)) =>
+        {
+            Some(Cell::Null)
+        }
+        end => scalar(element.kind(), end),
     };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all = format!("{whole}{fraction}");
-    let is_number = !all.is_empty() && all.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number || all.len() > 200 || exponent.unsigned_abs() > 200 {
-        return None;
-    }
-    let all = all.trim_end_matches('0');
-    // Digits behind the point, where a negative count stands for zeros before it.
-    let behind = i32::try_from(fraction.len()).ok()? - exponent;
-    let cut = i32::try_from(whole.len() + fraction.len() - all.len()).ok()?;
-    let zeros = usize::try_from(i32::try_from(scale).ok()? - (behind - cut)).ok()?;
-    let scaled = format!("{all}{}", "0".repeat(zeros));
-    let scaled = scaled.trim_start_matches('0');
-    match scaled.len() {
-        0 => Some("0".into()),
-        len if len > most_whole + scale => None,
-        _ => Some(format!("{sign}{scaled}")),
-    }
+    let [start, end] = ends;
+    Some(Cell::Record(vec![one(start)?, one(end)?]))
 }
 
 fn timestamp(value: &Value) -> Option<OffsetDateTime> {

@@ -36,10 +36,11 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
     let table = settings.table_name();
     let mut story = Story::new();
     story.insert("table".into(), table.to_string().into());
-    let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, settings.input);
+    let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, settings.input)
+        .written_with(settings.write);
     let outcome = match transform.apply(message).await {
         Ok(Step::Pass(record)) => {
-            sink::check(&record, settings.write).map(|_fits| Step::Pass(record))
+            sink::check(&columns, &record, settings.write).map(|_fits| Step::Pass(record))
         }
         other => other,
     };

@@ -44,7 +44,6 @@ pub const REASONS: Reasons = Reasons {
         "row_missing_value",
         "row_too_large",
         "row_refused",
-        "request_refused",
         "request_too_large",
         PANICKED,
         CRASHED,
@@ -93,7 +92,8 @@ impl<R: Rows> Service for Bigqueries<R> {
         let running = Pipeline {
             service: Self::NAME,
             source: opened.source,
-            transform: ToRow::new(rows, columns, settings.table_name(), settings.input),
+            transform: ToRow::new(rows, columns, settings.table_name(), settings.input)
+                .written_with(settings.write),
             sink,
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
@@ -110,6 +110,7 @@ impl<R: Rows> Service for Bigqueries<R> {
         let (_, table) = open(settings, self.rows.columns().into()).await?;
         let mut needs = settings.intake().look([]).await?;
         needs.push(table.need().await);
+        needs.extend(table.view_need().await);
         Ok(needs)
     }
 }
@@ -119,7 +120,8 @@ async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Si
     let rest = client::rest(&settings.bigquery).await?;
     let name = settings.table_name();
     let table =
-        Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone());
+        Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone())
+            .written_with(settings.write);
     let sink = match settings.write {
         Api::InsertAll => Sink::insert_all(rest, name, columns),
         Api::StorageWrite => Sink::storage_write(&settings.bigquery, name, columns).await?,

@@ -6,25 +6,35 @@
 //! | `insertAll` 401, 403 but for quotas | no rights: not ready |
 //! | `insertAll` 403 `quotaExceeded`, `rateLimitExceeded`; 408, 429, 5xx | retry |
 //! | `insertAll` 413; 400 about the size | the request is too large: split, until the culprit stands alone |
-//! | `insertAll` 400 | the request does not fit the table: not ready |
+//! | `insertAll` 400 | the table is at fault, or a row that is not named: not ready |
 //! | `insertAll` row `invalid` | that row is refused; the others were written |
+//! | `insertAll` row `invalid`, about a column that the settings do not have | the table has changed: retry |
 //! | `insertAll` row `invalid`, "no such field" | a new column has not spread yet: retry |
 //! | `insertAll` row with any other reason (`stopped`, `timeout`, `backendError`) | retry |
 //! | `AppendRows` with row errors | those rows are refused, and none of the others was written yet |
 //! | `AppendRows` `ALREADY_EXISTS` | written before |
 //! | `AppendRows` `NOT_FOUND`, `PERMISSION_DENIED`, `UNAUTHENTICATED` | not ready |
-//! | `AppendRows` `INVALID_ARGUMENT` about the size, `OUT_OF_RANGE` | the request is too large: split |
+//! | `AppendRows` `INVALID_ARGUMENT` about the size without a `StorageError`, `OUT_OF_RANGE` | the request is too large: split |
 //! | `AppendRows` `INVALID_ARGUMENT` | the rows do not fit the table, or a new column has not spread: not ready |
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
 //!
 //! What is not in the table is retried: a row too many is waited for, never one too few written.
 //!
-//! A request that is refused as a whole is no row's fault: BigQuery names bad rows. So it waits for
-//! somebody to mend the table, and is never a flood of dead letters.
+//! A request that is refused as a whole is no row's fault: BigQuery names bad rows. So it waits for somebody
+//! to mend the table, and is never a flood of dead letters.
+//!
+//! A `StorageError` says why in a code. Google's client keeps it where a status ends the stream, as bytes in
+//! the cause of its error. It drops it where the status is in an answer: its conversion of a status knows the
+//! details of `google.rpc` alone. There the words decide.
+
+use std::borrow::Cow;
 
 use google_cloud_gax::error::rpc::Code;
 use pipeline::{Error, Recovery};
+use prost::Message;
+
+use crate::column::{Column, Mode};
 
 /// What an answer to a whole request means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,27 +85,57 @@ pub fn of_insert_all(status: u16, reason: &str, message: &str) -> Meaning {
         (200, _) => Meaning::Written,
         (413, _) | (400, "uploadTooLarge") => Meaning::Split("request_too_large"),
         (400, _) if is_about_size(message) => Meaning::Split("request_too_large"),
-        (400, _) => Meaning::NotReady,
         (403, "quotaExceeded" | "rateLimitExceeded") => Meaning::Retry,
-        (401 | 403 | 404, _) => Meaning::NotReady,
+        (400 | 401 | 403 | 404, _) => Meaning::NotReady,
         _ => Meaning::Retry,
     }
 }
 
-/// What the error of a row in an answer of `insertAll` means.
+/// Meaning of an error of a row in an answer of `insertAll`, whose rows have these columns.
 #[must_use]
-pub fn of_inserted_row(reason: &str, message: &str) -> RowMeaning {
-    // Rows have the columns of the table as it was found, so an unknown one is on its way.
+pub fn of_inserted_row(
+    (reason, location, message): (&str, &str, &str),
+    columns: &[Column],
+) -> RowMeaning {
+    // Rows have the columns of the table as it was found, so an unknown one is on its way, and one that is
+    // not ours came later.
     let is_spreading = message.starts_with("no such field");
-    if reason == "invalid" && !is_spreading { RowMeaning::Refused } else { RowMeaning::Retry }
+    let is_foreign = !location.is_empty() && find(columns, location).is_none();
+    let is_missing = message.strip_prefix("Missing required field: ").is_some_and(|path| {
+        find(columns, path.trim_end_matches('.')).is_none_or(|mode| mode != Mode::Required)
+    });
+    if reason != "invalid" || is_spreading || is_foreign || is_missing {
+        return RowMeaning::Retry;
+    }
+    RowMeaning::Refused
 }
 
-/// What a status of the Storage Write API means.
+/// The mode of the column at a path such as `a.b`, `a[0].b` or, as it is in some messages, `Msg_0_QUERY.a.b`.
+fn find(columns: &[Column], path: &str) -> Option<Mode> {
+    let names = path.split('.').map(|name| name.split('[').next().unwrap_or(name));
+    let is_place = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let mut names = names.filter(|name| !is_place(name)).peekable();
+    let is_ours = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
+    names.next_if(|name| name.starts_with("Msg_") && !is_ours(name));
+    let mut columns = Cow::Borrowed(columns);
+    let mut mode = None;
+    for name in names {
+        let mut all = columns.iter();
+        let column = all.find(|column| column.name.eq_ignore_ascii_case(name))?;
+        mode = Some(column.mode);
+        columns = column.parts().into_owned().into();
+    }
+    mode
+}
+
+/// Meaning of a status of the Storage Write API, with the code of its `StorageError` if it has one.
 #[must_use]
-pub fn of_append(code: Code, message: &str) -> Meaning {
+pub fn of_append(code: Code, storage_error: Option<i32>, message: &str) -> Meaning {
     match code {
         Code::AlreadyExists => Meaning::Written,
         Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
+        // All of these codes are about the table, its schema, the stream or a key, whatever the words.
+        Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Meaning::NotReady,
         Code::InvalidArgument if is_about_size(message) => Meaning::Split("request_too_large"),
         Code::InvalidArgument => Meaning::NotReady,
         Code::OutOfRange => Meaning::Split("request_too_large"),
@@ -104,7 +144,40 @@ pub fn of_append(code: Code, message: &str) -> Meaning {
     }
 }
 
-/// Whether a request is refused for its size, in Google's words: "AppendRows request too large",
+/// A `google.rpc.Status`, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// A `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// A `google.cloud.bigquery.storage.v1.StorageError`, as far as it is read.
+#[derive(Clone, PartialEq, Message)]
+struct StorageError {
+    #[prost(int32, tag = "1")]
+    code: i32,
+}
+
+/// The code of the `StorageError` in the details of a gRPC status, which are a `google.rpc.Status`.
+#[must_use]
+pub fn storage_error(details: &[u8]) -> Option<i32> {
+    const NAME: &str = "google.cloud.bigquery.storage.v1.StorageError";
+    let status = RpcStatus::decode(details).ok()?;
+    let details = status.details.iter();
+    let mut errors = details.filter(|detail| detail.type_url.rsplit('/').next() == Some(NAME));
+    Some(StorageError::decode(errors.next()?.value.as_slice()).ok()?.code)
+}
+
+/// True if a request is refused for its size, in Google's words: "AppendRows request too large",
 /// "MessageSize is too large", "Request payload size exceeds the limit".
 fn is_about_size(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
@@ -114,6 +187,7 @@ fn is_about_size(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::column::Kind;
 
     #[test]
     fn every_status_of_insert_all_has_its_meaning() {
@@ -156,19 +230,46 @@ mod tests {
         }
     }
 
+    fn columns() -> Vec<Column> {
+        let required = Column::new("a", Kind::Int64).with_mode(Mode::Required);
+        let record = Column::record("r", vec![required.clone()]);
+        vec![required, Column::new("n", Kind::Int64), record.with_mode(Mode::Repeated)]
+    }
+
     #[test]
     fn a_row_is_refused_for_its_values_alone() {
-        let table = [
-            ("invalid", "Cannot convert value to integer (bad value): x", RowMeaning::Refused),
-            ("invalid", "Missing required field: a.", RowMeaning::Refused),
-            ("invalid", "no such field: a.", RowMeaning::Retry),
-            ("stopped", "", RowMeaning::Retry),
-            ("timeout", "", RowMeaning::Retry),
-            ("backendError", "", RowMeaning::Retry),
-            ("", "", RowMeaning::Retry),
-        ];
-        for (reason, message, meaning) in table {
-            assert_eq!(of_inserted_row(reason, message), meaning, "{reason} {message}");
+        let bad = "Cannot convert value to integer (bad value): x";
+        for (reason, location, message, meaning) in [
+            ("invalid", "N", bad, RowMeaning::Refused),
+            ("invalid", "", bad, RowMeaning::Refused),
+            ("invalid", "r[0].a", bad, RowMeaning::Refused),
+            ("invalid", "r.0.a", bad, RowMeaning::Refused),
+            ("invalid", "a", "Missing required field: a.", RowMeaning::Refused),
+            ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowMeaning::Refused),
+            ("invalid", "n", "no such field: n.", RowMeaning::Retry),
+            ("stopped", "", "", RowMeaning::Retry),
+            ("timeout", "", "", RowMeaning::Retry),
+            ("backendError", "", "", RowMeaning::Retry),
+            ("", "", "", RowMeaning::Retry),
+        ] {
+            let found = of_inserted_row((reason, location, message), &columns());
+            assert_eq!(found, meaning, "{reason} {location} {message}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_has_other_columns_than_ours_refuses_no_row() {
+        for (location, message) in [
+            ("later", "Cannot convert value to integer (bad value): x"),
+            ("r.later", "bad value"),
+            ("n.later", "bad value"),
+            ("later", "Missing required field: later."),
+            ("", "Missing required field: Msg_0_QUERY_TABLE.later."),
+            // Ours may be missing, so the table is stricter than it was.
+            ("n", "Missing required field: n."),
+        ] {
+            let found = of_inserted_row(("invalid", location, message), &columns());
+            assert_eq!(found, RowMeaning::Retry, "{location} {message}");
         }
     }
 
@@ -201,7 +302,36 @@ mod tests {
             (Code::Unknown, "", Meaning::Retry),
         ];
         for (code, message, meaning) in table {
-            assert_eq!(of_append(code, message), meaning, "{code:?} {message}");
+            assert_eq!(of_append(code, None, message), meaning, "{code:?} {message}");
         }
+    }
+
+    #[test]
+    fn a_storage_error_says_more_than_words_about_the_size() {
+        let with = |code| of_append(Code::InvalidArgument, code, "The schema is too large.");
+
+        assert_eq!(with(Some(7)), Meaning::NotReady);
+        for none in [None, Some(0)] {
+            assert_eq!(with(none), Meaning::Split("request_too_large"));
+        }
+    }
+
+    #[test]
+    fn the_code_is_found_in_the_details_of_a_status() {
+        let any = |name: &str, value: Vec<u8>| Detail {
+            type_url: format!("type.googleapis.com/{name}"),
+            value,
+        };
+        let error = any(
+            "google.cloud.bigquery.storage.v1.StorageError",
+            StorageError { code: 7 }.encode_to_vec(),
+        );
+        let other = any("google.rpc.DebugInfo", vec![8, 1]);
+        let details = |details| RpcStatus { details }.encode_to_vec();
+
+        assert_eq!(storage_error(&details(vec![other.clone(), error])), Some(7));
+        assert_eq!(storage_error(&details(vec![other])), None);
+        assert_eq!(storage_error(b"no status"), None);
+        assert_eq!(storage_error(&[]), None);
     }
 }

@@ -118,7 +118,7 @@ fn take_whole(value: &mut Value, column: &Column) -> bool {
 
 /// Whether a column holds everything of a value.
 fn holds_all(column: &Column, value: &Value) -> bool {
-    if column.kind != Kind::Record {
+    if column.kind() != Kind::Record {
         return true;
     }
     match value {

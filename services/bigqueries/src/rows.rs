@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use pipeline::message::attribute;
-use pipeline::place::Pointer;
+use pipeline::place::{Found, Pointer};
 use pipeline::{Envelope, Error, Message, Payload, Place, Recovery};
 use serde_json::Value;
 
@@ -64,6 +64,8 @@ impl<R: Row> Rows for Typed<R> {
 #[derive(Debug, Clone)]
 pub struct Mapped {
     columns: Vec<(Place, Column)>,
+    /// The defaults of the columns that are filled in here.
+    defaults: Vec<Option<Cell>>,
     has_metadata: bool,
     rest: Option<String>,
     needs_payload: bool,
@@ -83,9 +85,10 @@ impl Mapped {
         };
         let columns: Vec<_> =
             columns.iter().map(|column| (place(column), column.clone())).collect();
+        let defaults = columns.iter().map(|(_, column)| column.default_cell()).collect();
         let needs_payload =
             rest.is_some() || columns.iter().any(|(place, _)| place.needs_payload());
-        Self { columns, has_metadata, rest: rest.map(str::to_owned), needs_payload }
+        Self { columns, defaults, has_metadata, rest: rest.map(str::to_owned), needs_payload }
     }
 }
 
@@ -106,14 +109,15 @@ impl Rows for Mapped {
             cells.push(publish_time(message, envelope)?);
             cells.push(Cell::Text(ingest_id(message, envelope).to_owned()));
         }
-        for (place, column) in &self.columns {
+        for ((place, column), default) in self.columns.iter().zip(&self.defaults) {
             let found = place.find(message, envelope, payload.as_ref());
             let cell = match found {
-                None => convert(column, None),
-                Some(pipeline::place::Found::Json(value)) => convert(column, Some(value)),
-                Some(pipeline::place::Found::Text(text)) => {
-                    convert(column, Some(&Value::from(text)))
+                None | Some(Found::Json(Value::Null)) if column.default.is_some() => {
+                    Ok(default.clone().unwrap_or(Cell::Null))
                 }
+                None => convert(column, None),
+                Some(Found::Json(value)) => convert(column, Some(value)),
+                Some(Found::Text(text)) => convert(column, Some(&Value::from(text))),
             };
             cells.push(cell.map_err(|misfit| refuse(&misfit, place, message))?);
         }
@@ -180,6 +184,7 @@ mod tests {
     use pipeline::envelope::Input;
 
     use super::*;
+    use crate::column::Mode;
 
     fn cells(
         columns: &[Column],
@@ -189,6 +194,25 @@ mod tests {
         let message = Message::new(data);
         let envelope = Envelope::of(&message, Input::Raw).unwrap();
         Mapped::new(columns, false, rest).cells(&message, &envelope)
+    }
+
+    #[test]
+    fn a_missing_value_is_the_default_of_its_column() {
+        let column = |mode, default: &str| Column {
+            default: Some(default.into()),
+            ..Column::new("n", Kind::Int64).with_mode(mode)
+        };
+        let cells = |mode, default, data| cells(&[column(mode, default)], None, data).unwrap();
+
+        for mode in [Mode::Nullable, Mode::Required] {
+            for missing in ["{}", r#"{"n": null}"#, ""] {
+                assert_eq!(cells(mode, "7", missing), [Cell::Int(7)], "{missing}");
+                // BigQuery fills it in.
+                assert_eq!(cells(mode, "ABS(7)", missing), [Cell::Null], "{missing}");
+            }
+            assert_eq!(cells(mode, "7", r#"{"n": 1}"#), [Cell::Int(1)]);
+        }
+        assert!(Cell::Null.fits(&column(Mode::Required, "ABS(7)")));
     }
 
     #[test]

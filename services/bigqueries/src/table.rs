@@ -1,6 +1,7 @@
 //! The table: found, created, given new columns, or refused.
 
 mod schema;
+mod view;
 
 use std::fmt;
 use std::time::Duration;
@@ -14,9 +15,8 @@ use tracing::info;
 
 use crate::api::{Api, Failure, Refused};
 use crate::column::Column;
-use crate::config;
-use crate::view;
-use schema::{array, merge, text};
+use crate::config::{self, INGESTION_TIME};
+use schema::{Comparison, array, text};
 
 /// Longest duration of a look, with what is created then.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -59,6 +59,7 @@ pub struct Table {
     name: TableName,
     columns: std::sync::Arc<[Column]>,
     settings: config::Table,
+    written_with: config::Api,
 }
 
 /// Why a table cannot be written to.
@@ -67,6 +68,8 @@ enum Fault {
     Missing(String),
     /// It is another one than the settings describe.
     Different(String),
+    /// BigQuery refuses what the settings ask for, and will do so each time.
+    Refused(String),
 }
 
 impl Table {
@@ -78,7 +81,13 @@ impl Table {
         columns: std::sync::Arc<[Column]>,
         settings: config::Table,
     ) -> Self {
-        Self { api, name, columns, settings }
+        Self { api, name, columns, settings, written_with: config::Api::default() }
+    }
+
+    /// The same table, written with this API. It decides on columns that are left to their defaults.
+    #[must_use]
+    pub fn written_with(self, api: config::Api) -> Self {
+        Self { written_with: api, ..self }
     }
 
     /// Waits until the table is there and has all columns; creates and adds what the settings
@@ -95,7 +104,7 @@ impl Table {
                     return Ok(());
                 }
                 Err(Fault::Missing(why)) => condition.not_ready(why),
-                Err(Fault::Different(why)) => {
+                Err(Fault::Different(why) | Fault::Refused(why)) => {
                     return Err(WrongSettings(format!("table {}: {why}", self.name)).into());
                 }
             }
@@ -103,25 +112,39 @@ impl Table {
         }
     }
 
-    /// Keeps `condition` true to whether the table is there. Never returns.
+    /// Keeps `condition` true to whether the table is there and fits. Columns that went missing are added
+    /// again. Never returns.
     pub async fn watch(self, condition: Condition) {
         loop {
-            let looked = timeout(TIMEOUT, self.look()).await;
-            let interval = match looked.unwrap_or_else(|_| Err(self.silent())) {
-                Ok(Some(_)) => {
+            let checked = timeout(TIMEOUT, self.check_again()).await;
+            let interval = match checked.unwrap_or_else(|_| Err(self.silent())) {
+                Ok(()) => {
                     condition.ready();
                     INTERVAL
                 }
-                Ok(None) => {
-                    condition.not_ready(format!("table {} does not exist", self.name));
+                Err(Fault::Missing(why)) => {
+                    condition.not_ready(why);
                     MISSING_INTERVAL
                 }
-                Err(Fault::Missing(why) | Fault::Different(why)) => {
-                    condition.not_ready(why);
+                // The rows wait. There is no use in asking for the same all the time.
+                Err(Fault::Refused(why)) => {
+                    condition.not_ready(format!("table {}: {why}", self.name));
+                    INTERVAL
+                }
+                // Whoever changed it may change it back; the rows wait.
+                Err(Fault::Different(why)) => {
+                    condition.not_ready(format!("table {}: {why}", self.name));
                     MISSING_INTERVAL
                 }
             };
             tokio::time::sleep(interval).await;
+        }
+    }
+
+    async fn check_again(&self) -> Result<(), Fault> {
+        match self.look().await? {
+            Some(found) => self.reconcile(found).await.map(drop),
+            None => Err(Fault::Missing(format!("table {} does not exist", self.name))),
         }
     }
 
@@ -130,15 +153,19 @@ impl Table {
     }
 
     async fn ensure(&self) -> Result<(), Fault> {
-        match self.look().await? {
-            Some(found) => self.reconcile(found).await?,
+        let table = match self.look().await? {
+            Some(found) => {
+                let found = self.reconcile(found).await?;
+                // Columns that were added get their defaults now.
+                self.reconcile(found).await?
+            }
             None if self.settings.create => self.create().await?,
             None => {
                 let why = format!("table {} does not exist, and table.create is off", self.name);
                 return Err(Fault::Missing(why));
             }
-        }
-        self.ensure_view().await
+        };
+        self.ensure_view(&table).await
     }
 
     async fn api(&self) -> Result<Lease<Api>, Fault> {
@@ -148,8 +175,13 @@ impl Table {
 
     /// The table's resource, if there is one.
     async fn look(&self) -> Result<Option<Value>, Fault> {
+        self.look_for(&self.name).await
+    }
+
+    /// The resource of a table or a view in the same dataset, if there is one.
+    async fn look_for(&self, name: &TableName) -> Result<Option<Value>, Fault> {
         let api = self.api().await?;
-        let found = api.table(&self.name).await;
+        let found = api.table(name).await;
         api.done();
         match found {
             Ok(found) => Ok(Some(found)),
@@ -160,7 +192,7 @@ impl Table {
         }
     }
 
-    async fn create(&self) -> Result<(), Fault> {
+    async fn create(&self) -> Result<Value, Fault> {
         let mut resource = self.resource(&self.name.table);
         resource.insert("schema".into(), json!({ "fields": schema::fields(&self.columns) }));
         let expiration = self.settings.expires_in.map(|life| {
@@ -168,22 +200,27 @@ impl Table {
             let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             since.as_millis().to_string()
         });
+        let needs_filter = self.settings.partition_by.as_ref().is_some_and(|by| by.require_filter);
+        let key = self.settings.kms_key.as_ref();
         let optional = [
             ("description", self.settings.description.clone().map(Value::from)),
             ("timePartitioning", self.partitioning()),
+            ("requirePartitionFilter", needs_filter.then_some(Value::Bool(true))),
+            ("encryptionConfiguration", key.map(|key| json!({ "kmsKeyName": key }))),
             ("clustering", self.clustering()),
             ("expirationTime", expiration.map(Value::from)),
         ];
         for (member, value) in optional {
             resource.extend(value.map(|value| (member.to_owned(), value)));
         }
+        self.describe(&mut resource);
         let api = self.api().await?;
         let created = api.create_table(&self.name, &resource.into()).await;
         api.done();
         match created {
-            Ok(_) => {
+            Ok(table) => {
                 info!(table = %self.name, "created the table");
-                Ok(())
+                Ok(table)
             }
             // Another replica was faster; the next look compares.
             Err(Failure::Refused(refused)) if refused.status == 409 => {
@@ -191,7 +228,7 @@ impl Table {
             }
             // Such as a column that tables cannot be partitioned by.
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
-                Err(Fault::Different(format!("it cannot be created: {}", refused.message)))
+                Err(Fault::Refused(format!("it cannot be created: {}", refused.message)))
             }
             Err(failure) => Err(self.fault(&failure)),
         }
@@ -207,11 +244,13 @@ impl Table {
             Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
             Ok(Some(found)) => match self.compare(&found) {
                 Ok(None) => self.rights().await,
-                Ok(Some(_)) => State::WillCreate("the service adds columns at its start".into()),
-                Err(Fault::Missing(why) | Fault::Different(why)) => State::Differs(why),
+                Ok(Some(_)) => {
+                    State::WillCreate("the service adds columns or defaults at its start".into())
+                }
+                Err(fault) => State::Differs(fault.into_text()),
             },
             Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
-            Err(Fault::Missing(why) | Fault::Different(why)) => State::Unreachable(why),
+            Err(fault) => State::Unreachable(fault.into_text()),
         };
         Need { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
     }
@@ -229,9 +268,10 @@ impl Table {
         State::of_right(PERMISSION, ROLE, may.map_err(Fault::into_text))
     }
 
-    /// Adds columns that are missing; refuses a table that differs in any other way.
-    async fn reconcile(&self, found: Value) -> Result<(), Fault> {
-        let Some(merged) = self.compare(&found)? else { return Ok(()) };
+    /// Adds columns that are missing; refuses a table that differs in any other way. Returns the table as it
+    /// is then.
+    async fn reconcile(&self, found: Value) -> Result<Value, Fault> {
+        let Some(merged) = self.compare(&found)? else { return Ok(found) };
         let etag = found["etag"].as_str();
         let etag =
             etag.ok_or_else(|| Fault::Missing(format!("table {} has no etag", self.name)))?;
@@ -240,13 +280,17 @@ impl Table {
         let patched = api.patch_table(&self.name, etag, &patch).await;
         api.done();
         match patched {
-            Ok(_) => {
-                info!(table = %self.name, "added columns to the table");
-                Ok(())
+            Ok(table) => {
+                info!(table = %self.name, "added columns or defaults to the table");
+                Ok(table)
             }
             // Somebody else changed it since; the next look compares.
             Err(Failure::Refused(refused)) if refused.status == 412 => {
                 Err(Fault::Missing(format!("table {} was just changed", self.name)))
+            }
+            // Such as a default that is no value of its column.
+            Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
+                Err(Fault::Refused(format!("it cannot be changed: {}", refused.message)))
             }
             Err(failure) => Err(self.fault(&failure)),
         }
@@ -260,21 +304,21 @@ impl Table {
         }
         self.compare_layout(found)?;
         let fields = array(&found["schema"]["fields"]);
-        let mut differences = Vec::new();
+        let mut comparison = Comparison::new(self.written_with);
+        let merged = comparison.merge(fields, &self.columns, "");
         // Nothing is in a table without columns, so its first ones may be required.
-        let merged = if fields.is_empty() {
-            Some(schema::fields(&self.columns))
-        } else {
-            merge(fields, &self.columns, "", &mut differences)
-        };
-        if !differences.is_empty() {
-            return Err(Fault::Different(differences.join("; ")));
+        if !comparison.differences.is_empty() && !fields.is_empty() {
+            return Err(Fault::Different(comparison.differences.join("; ")));
         }
-        if merged.is_some() && !self.settings.add_columns {
-            let why = "columns of the settings are not in the table, and table.add_columns is off";
-            return Err(Fault::Different(why.into()));
+        if comparison.additions.is_empty() {
+            return Ok(None);
         }
-        Ok(merged)
+        if !self.settings.add_columns {
+            let lacks = comparison.additions.join(", ");
+            let why = format!("table.add_columns is off, and not in the table: {lacks}");
+            return Err(Fault::Different(why));
+        }
+        Ok(Some(if fields.is_empty() { schema::fields(&self.columns) } else { merged }))
     }
 
     /// Compares what the settings say of partitions and clusters. Where they say nothing, any will do.
@@ -306,23 +350,10 @@ impl Table {
         }
     }
 
-    async fn ensure_view(&self) -> Result<(), Fault> {
-        let Some(id) = &self.settings.view else { return Ok(()) };
-        let mut resource = self.resource(id);
-        let query = view::query(&self.name, &self.columns);
-        resource.insert("view".into(), json!({ "query": query, "useLegacySql": false }));
-        let api = self.api().await?;
-        let created = api.create_table(&self.name, &resource.into()).await;
-        api.done();
-        match created {
-            Ok(_) => {
-                info!(view = id, "created the view without duplicates");
-                Ok(())
-            }
-            Err(Failure::Refused(refused)) if refused.status == 409 => Ok(()),
-            Err(failure) => {
-                Err(Fault::Missing(format!("view {id}: {}", self.fault(&failure).into_text())))
-            }
+    /// Adds to a resource what all that is created here has.
+    fn describe(&self, resource: &mut Map<String, Value>) {
+        if !self.settings.labels.is_empty() {
+            resource.insert("labels".into(), json!(self.settings.labels));
         }
     }
 
@@ -335,12 +366,12 @@ impl Table {
 
     fn partitioning(&self) -> Option<Value> {
         let by = self.settings.partition_by.as_ref()?;
-        let mut partitioning = json!({ "type": by.unit.name(), "field": by.column });
+        let mut partitioning = json!({ "type": by.unit.name() });
+        if by.column != INGESTION_TIME {
+            partitioning["field"] = by.column.as_str().into();
+        }
         if let Some(life) = by.expires_in {
             partitioning["expirationMs"] = life.as_millis().to_string().into();
-        }
-        if by.require_filter {
-            partitioning["requirePartitionFilter"] = true.into();
         }
         Some(partitioning)
     }
@@ -364,7 +395,7 @@ impl Table {
 impl Fault {
     fn into_text(self) -> String {
         match self {
-            Self::Missing(why) | Self::Different(why) => why,
+            Self::Missing(why) | Self::Different(why) | Self::Refused(why) => why,
         }
     }
 }
@@ -374,7 +405,8 @@ fn names_dataset(refused: &Refused) -> bool {
     refused.message.starts_with("Not found: Dataset ")
 }
 
-/// Whether the same request would be refused for ever.
+/// True if the same request would be refused for ever.
 fn is_about_settings(refused: &Refused) -> bool {
-    refused.status == 400 && matches!(refused.reason.as_str(), "invalid" | "badRequest")
+    refused.status == 400
+        && matches!(refused.reason.as_str(), "invalid" | "invalidQuery" | "badRequest")
 }

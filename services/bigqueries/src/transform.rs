@@ -5,8 +5,9 @@ use std::sync::Arc;
 use pipeline::envelope::Input;
 use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
 
-use crate::cell::{Cell, all_fit};
+use crate::cell::{Cell, all_fit, unfilled};
 use crate::column::Column;
+use crate::config::Api;
 use crate::rows::{Rows, ingest_id};
 use crate::table::TableName;
 
@@ -25,12 +26,19 @@ pub struct ToRow<R> {
     columns: Arc<[Column]>,
     table: TableName,
     input: Input,
+    written_with: Api,
 }
 
 impl<R: Rows> ToRow<R> {
     /// Makes rows as `rows` does.
     pub fn new(rows: R, columns: Arc<[Column]>, table: TableName, input: Input) -> Self {
-        Self { rows, columns, table, input }
+        Self { rows, columns, table, input, written_with: Api::default() }
+    }
+
+    /// The same for rows that are written with this API.
+    #[must_use]
+    pub fn written_with(self, api: Api) -> Self {
+        Self { written_with: api, ..self }
     }
 
     /// An error that says which table the row was for.
@@ -51,7 +59,66 @@ impl<R: Rows> Transform for ToRow<R> {
             let error = Recovery::Reject("row_type_mismatch").because("make row", detail);
             return Err(self.name_table(&error));
         }
+        if self.written_with == Api::StorageWrite
+            && let Some(column) = unfilled(&self.columns, &cells)
+        {
+            let detail = format!(
+                "column {column}: expected a value, is nothing, and storage_write leaves no default to \
+                 BigQuery, message {}",
+                message.id
+            );
+            let error = Recovery::Reject("row_missing_value").because("make row", detail);
+            return Err(self.name_table(&error));
+        }
         let insert_id = ingest_id(message, &envelope).to_owned();
         Ok(Step::Pass(Record { cells, insert_id }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::{Kind, Mode};
+
+    /// A row type that leaves its cells to the default of BigQuery.
+    struct Nothing(Vec<Column>, Vec<Cell>);
+
+    impl Rows for Nothing {
+        fn columns(&self) -> Vec<Column> {
+            self.0.clone()
+        }
+
+        fn cells(&self, _message: &Message, _envelope: &Envelope) -> Result<Vec<Cell>, Error> {
+            Ok(self.1.clone())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_required_value_is_left_to_bigquery_where_the_api_can() {
+        let id = Column {
+            default: Some("GENERATE_UUID()".into()),
+            ..Column::new("id", Kind::String).with_mode(Mode::Required)
+        };
+        let list = Column::record("r", vec![id.clone()]).with_mode(Mode::Repeated);
+        let item = Cell::List(vec![Cell::Record(vec![Cell::Null])]);
+        for (column, cell, path) in [(id, Cell::Null, "id"), (list, item, "r.id")] {
+            for api in [Api::StorageWrite, Api::InsertAll] {
+                let rows = Nothing(vec![column.clone()], vec![cell.clone()]);
+                let name =
+                    TableName { project: "p".into(), dataset: "d".into(), table: "t".into() };
+                let to_row = ToRow::new(rows, [column.clone()].into(), name, Input::Raw);
+
+                let made = to_row.written_with(api).apply(&Message::new("")).await;
+
+                let error = made.err().map(|error| (error.recovery(), error.detail()));
+                let Some((recovery, detail)) = error else {
+                    assert_eq!(api, Api::InsertAll);
+                    continue;
+                };
+                assert_eq!(recovery, Recovery::Reject("row_missing_value"), "{api:?}");
+                assert_eq!(api, Api::StorageWrite);
+                assert!(detail.contains(&format!("column {path}: ")), "{detail}");
+            }
+        }
     }
 }

@@ -86,6 +86,58 @@ fn a_column_that_is_there_twice_is_one_fault() {
 }
 
 #[test]
+fn what_bigquery_does_not_take_is_named_with_what_it_takes() {
+    const COLUMNS: &str = "DATAFLOW__TABLE__COLUMNS";
+    const PARTITION: &str = "DATAFLOW__TABLE__PARTITION_BY__COLUMN";
+    const LABELS: &str = "DATAFLOW__TABLE__LABELS";
+    const CLUSTER: &str = "DATAFLOW__TABLE__CLUSTER_BY";
+    for (variables, expected) in [
+        (
+            vec![(COLUMNS, r#"[{name=a,type="NUMERIC(40)"}]"#), (CLUSTER, "[a]")],
+            "table.columns[0].type: `NUMERIC(40)`: NUMERIC(P,S) takes S from 0 to 9",
+        ),
+        (
+            vec![(COLUMNS, "[{name=a,type=FLOAT64}]"), (CLUSTER, "[a]")],
+            "table.cluster_by: BigQuery clusters by no list and no FLOAT64, as `a` is",
+        ),
+        (
+            vec![(PARTITION, "device_id")],
+            "table.partition_by.column: must be a TIMESTAMP, DATE or DATETIME, and no list; \
+             `device_id` is STRING",
+        ),
+        (vec![(LABELS, "{Team=x}")], "table.labels: must be at most 63 lowercase letters"),
+        (
+            vec![("DATAFLOW__TABLE__KMS_KEY", "my-key")],
+            "table.kms_key: must be projects/P/locations/L/keyRings/R/cryptoKeys/K",
+        ),
+        (
+            vec![(COLUMNS, r#"[{name=a,default="1",mode=repeated}]"#), (CLUSTER, "[ingest_id]")],
+            "table.columns[0].default: must not be there: the default of a list is an empty one",
+        ),
+        (
+            vec![
+                (COLUMNS, r#"[{name=a,type=DATE,default="CURRENT_DATE()",mode=required}]"#),
+                (CLUSTER, "[a]"),
+            ],
+            "table.columns[0].default: `CURRENT_DATE()` is no literal of DATE, and storage_write",
+        ),
+    ] {
+        let faults = faults_with(&variables);
+
+        assert_eq!(faults.len(), 1, "{variables:?}: {faults:?}");
+        assert!(faults[0].starts_with(expected), "{variables:?}: {faults:?}");
+    }
+    let right = [
+        (PARTITION, "_PARTITIONTIME"),
+        (LABELS, "{team=devices}"),
+        ("DATAFLOW__WRITE", "insert_all"),
+        (COLUMNS, r#"[{name=a,type=DATE,default="CURRENT_DATE()",mode=required}]"#),
+        (CLUSTER, "[a]"),
+    ];
+    assert_eq!(faults_with(&right), Vec::<String>::new());
+}
+
+#[test]
 fn the_rest_column_has_a_name_of_its_own() {
     for (name, expected) in [
         ("ingest_id", "table.rest_column: `ingest_id` is a metadata column too"),
@@ -131,7 +183,7 @@ fn the_query_of_the_view_is_printed() {
     let query = String::from_utf8(printed.stdout).unwrap();
     assert!(printed.status.success());
     assert!(
-        query.starts_with("SELECT `message_id`, `publish_time`, `ingest_id`, `device_id`"),
+        query.contains("\nSELECT `message_id`, `publish_time`, `ingest_id`, `device_id`"),
         "{query}"
     );
     assert!(query.contains("FROM `my-project.dataflow.readings`"), "{query}");

@@ -10,7 +10,7 @@ use crate::{credentials, output};
 /// Something that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Need {
-    /// What it is: `topic`, `subscription`, `table`, `bucket`, `documents`, `redis`, `redis channel`,
+    /// What it is: `topic`, `subscription`, `table`, `view`, `bucket`, `documents`, `redis`, `redis channel`,
     /// `mqtt broker`.
     pub kind: &'static str,
     /// Its name.

@@ -92,7 +92,7 @@ pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
         Cell::Float(value) => if *value > 0.0 { "Infinity" } else { "-Infinity" }.into(),
         Cell::Text(value) => value.as_str().into(),
         Cell::Bytes(value) => STANDARD.encode(value).into(),
-        Cell::Micros(micros) => moment(*micros, column.kind).into(),
+        Cell::Micros(micros) => moment(*micros, column.kind()).into(),
         Cell::Days(days) => {
             let epoch = OffsetDateTime::UNIX_EPOCH.date();
             let date = epoch.checked_add(Duration::days((*days).into()));
@@ -105,7 +105,8 @@ pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
         Cell::Numeric(units) => point(&units.to_string(), 9).into(),
         Cell::Bignumeric(units) => point(&units.to_string(), 38).into(),
         Cell::Record(cells) => {
-            let fields = column.fields.iter().zip(cells).filter(|(_, cell)| **cell != Cell::Null);
+            let parts = column.parts();
+            let fields = parts.iter().zip(cells).filter(|(_, cell)| **cell != Cell::Null);
             fields.map(|(field, cell)| (field.name.clone(), value(field, cell))).collect()
         }
         Cell::List(cells) => {

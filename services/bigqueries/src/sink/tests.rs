@@ -1,5 +1,4 @@
 use pipeline::Sink as _;
-use serde_json::json;
 
 use super::*;
 use crate::cell::Cell;
@@ -84,7 +83,7 @@ fn a_request_takes_rows_up_to_their_number() {
 fn a_request_is_parted_where_it_is_asked_to() {
     let lengths = |sealed: &Sealed| match sealed {
         Sealed::Arrow(rows) => rows.num_rows(),
-        Sealed::Lines(rows) => rows.lines.len(),
+        Sealed::Lines(rows) => rows.len(),
         Sealed::Broken(why) => panic!("{why}"),
     };
     for sink in [storage_write(), insert_all()] {
@@ -116,86 +115,9 @@ async fn what_cannot_be_sent_ends_the_service() {
 }
 
 #[test]
-fn refused_rows_are_noted_by_their_place_in_the_batch() {
-    let error = |index: i64| RowError::new().set_index(index).set_message(format!("bad {index}"));
-    let mut refused = BTreeMap::new();
+fn an_insert_takes_a_minute_at_most_and_an_append_all_of_its_time() {
+    let limits = |sink: Sink| [10, 150].map(|most| sink.attempt_timeout(Duration::from_secs(most)));
 
-    assert!(note(&mut refused, &[3, 5, 9], &[error(2), error(0)]));
-    assert_eq!(refused, [(3, "bad 0".into()), (9, "bad 2".into())].into());
-    for none in [vec![], vec![error(3)], vec![error(-1)], vec![error(0)]] {
-        assert!(!note(&mut refused, &[3, 5, 9], &none), "{none:?}");
-    }
-    assert!(note(&mut refused, &[3, 5, 9], &[error(7), error(1)]));
-}
-
-/// Three rows for `insertAll`.
-fn insertion() -> Insertion {
-    match insert_all().seal(batch(&insert_all(), [1, 2, 3]), &mut ()) {
-        Sealed::Lines(rows) => rows,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn row_error(index: i64, reason: &str) -> Value {
-    let error = json!({ "reason": reason, "location": "n", "message": "bad value" });
-    json!({ "index": index, "errors": [error, error] })
-}
-
-#[test]
-fn rows_that_insert_all_refuses_are_noted_and_the_others_are_written() {
-    let rows = insertion();
-
-    assert_eq!(rows.note(&[0, 1, 2], &[row_error(0, "invalid"), row_error(2, "invalid")]), None);
-
-    let why = Some("column n: bad value".to_owned());
-    assert_eq!(*rows.settled(), [(0, why.clone()), (1, None), (2, why)].into());
-    assert!(rows.left().is_empty());
-}
-
-#[test]
-fn rows_that_failed_are_sent_again_and_no_others() {
-    let rows = insertion();
-
-    let again = rows.note(&[0, 1, 2], &[row_error(0, "invalid"), row_error(1, "stopped")]);
-    assert_eq!((again.as_deref(), rows.left()), (Some("stopped: column n: bad value"), vec![1]));
-    // The only row of the second request.
-    assert_eq!(rows.note(&[1], &[row_error(0, "invalid")]), None);
-
-    assert_eq!(rows.settled()[&1].as_deref(), Some("column n: bad value"));
-    assert_eq!(rows.settled()[&2], None);
-}
-
-#[test]
-fn a_row_that_is_named_without_a_reason_is_sent_again() {
-    for error in [json!({ "index": 1 }), json!({ "index": 1, "errors": [] })] {
-        let rows = insertion();
-
-        assert!(rows.note(&[0, 1, 2], &[error]).is_some());
-
-        assert_eq!(rows.left(), [1]);
-    }
-}
-
-#[test]
-fn an_error_that_names_no_row_settles_nothing() {
-    let unnamed = json!({ "errors": [{ "reason": "invalid" }] });
-    for error in [row_error(3, "invalid"), row_error(-1, "invalid"), unnamed] {
-        let rows = insertion();
-
-        assert!(rows.note(&[0, 1, 2], &[row_error(0, "invalid"), error]).is_some());
-
-        assert_eq!(rows.left(), [0, 1, 2]);
-    }
-}
-
-#[test]
-fn what_is_settled_stays_so_when_a_request_is_parted() {
-    let rows = insertion();
-    rows.note(&[0, 1, 2], &[row_error(1, "stopped"), row_error(2, "invalid")]);
-
-    let (first, second) = rows.split(1);
-
-    assert!(first.left().is_empty());
-    assert_eq!(second.left(), [0]);
-    assert_eq!(second.settled()[&1].as_deref(), Some("column n: bad value"));
+    assert_eq!(limits(storage_write()), [10, 150].map(Duration::from_secs));
+    assert_eq!(limits(insert_all()), [10, 60].map(Duration::from_secs));
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::column::{Column, Kind, Mode};
+use crate::column::{Column, Kind, Limit, Mode, Type};
+use crate::config::Api;
+
+/// The member of a field that holds its default.
+const DEFAULT: &str = "defaultValueExpression";
 
 fn is_required(field: &Value) -> bool {
     mode(field) == "REQUIRED"
@@ -26,58 +30,99 @@ pub(super) fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// The table's fields with those of `columns` that it lacks, or `None` if it lacks none. What
-/// differs is noted with both sides.
-///
-/// The table's own fields stay as they are, but for their policy tags: BigQuery keeps tags that a change
-/// leaves out, and wants a right of its own for those that it repeats.
-pub(super) fn merge(
-    fields: &[Value],
-    columns: &[Column],
-    at: &str,
-    differences: &mut Vec<String>,
-) -> Option<Vec<Value>> {
-    let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
-    let mut has_changed = false;
-    for field in fields.iter().filter(|field| is_required(field)) {
-        if !columns.iter().any(|column| has_name(field, &column.name)) {
-            differences.push(format!(
-                "column {at}{}: REQUIRED in the table, and no column of the settings",
+/// A comparison of a table's fields with the columns of the settings.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    api: Api,
+    /// Differences that nobody but a person can mend, with both sides.
+    pub differences: Vec<String>,
+    /// Names of what the table lacks and can be given.
+    pub additions: Vec<String>,
+}
+
+impl Comparison {
+    /// Nothing is compared yet. The API decides on columns that are left to their defaults.
+    pub(super) fn new(api: Api) -> Self {
+        Self { api, differences: Vec::new(), additions: Vec::new() }
+    }
+
+    /// The table's fields with all that `columns` have and they lack.
+    ///
+    /// The table's own fields stay as they are, but for their policy tags: BigQuery keeps tags that a change
+    /// leaves out, and wants a right of its own for those that it repeats.
+    pub(super) fn merge(&mut self, fields: &[Value], columns: &[Column], at: &str) -> Vec<Value> {
+        let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
+        self.find_unfilled(fields, columns, at);
+        for column in columns {
+            match merged.iter_mut().find(|field| has_name(field, &column.name)) {
+                Some(found) => self.merge_one(found, column, at),
+                None => merged.push(self.add(column, at)),
+            }
+        }
+        merged
+    }
+
+    /// Notes required fields that no column fills.
+    fn find_unfilled(&mut self, fields: &[Value], columns: &[Column], at: &str) {
+        for field in fields.iter().filter(|field| is_required(field)) {
+            if columns.iter().any(|column| has_name(field, &column.name)) {
+                continue;
+            }
+            let why = match (self.api, field[DEFAULT].as_str()) {
+                (Api::InsertAll, Some(_)) => continue,
+                (Api::StorageWrite, Some(default)) => {
+                    format!(" with the default {default}, which takes write: insert_all")
+                }
+                (_, None) => String::new(),
+            };
+            self.differences.push(format!(
+                "column {at}{}: REQUIRED in the table{why}, and no column of the settings",
                 text(field, "name")
             ));
         }
     }
-    for column in columns {
+
+    /// The field of a column that the table lacks.
+    fn add(&mut self, column: &Column, at: &str) -> Value {
         let path = format!("{at}{}", column.name);
-        let Some(found) = merged.iter_mut().find(|field| has_name(field, &column.name)) else {
-            if column.mode == Mode::Required {
-                differences.push(format!(
-                    "column {path}: a required column cannot be added to a table; must be nullable"
-                ));
-            }
-            merged.push(field(column));
-            has_changed = true;
-            continue;
-        };
-        let (kind, mode) = (sql_name(text(found, "type")), mode(found));
-        let ours = format!("{} {}", column.kind.name(), mode_name(column.mode));
-        let theirs = format!("{kind} {mode}");
+        if column.mode == Mode::Required {
+            self.differences.push(format!(
+                "column {path}: a required column cannot be added to a table; must be nullable"
+            ));
+        }
+        self.additions.push(format!("column {path}"));
+        // BigQuery adds a column first, and gives it a default then.
+        field(&Column { default: None, ..column.clone() })
+    }
+
+    fn merge_one(&mut self, found: &mut Value, column: &Column, at: &str) {
+        let path = format!("{at}{}", column.name);
+        let (theirs, mode) = (type_name(found), mode(found));
         // A value that is always there fits where it may be missing.
         let is_stricter = column.mode == Mode::Required && mode == "NULLABLE";
-        if ours != theirs && !(is_stricter && kind == column.kind.name()) {
-            differences
-                .push(format!("column {path}: {ours} in the settings, {theirs} in the table"));
+        let fits = accepts(found, column.data_type);
+        if !fits || (mode != mode_name(column.mode) && !is_stricter) {
+            let (ours, our_mode) = (column.data_type, mode_name(column.mode));
+            self.differences.push(format!(
+                "column {path}: {ours} {our_mode} in the settings, {theirs} {mode} in the table"
+            ));
         }
-        if column.kind == Kind::Record {
-            let inner =
-                merge(array(&found["fields"]), &column.fields, &format!("{path}."), differences);
-            if let Some(inner) = inner {
-                found["fields"] = inner.into();
-                has_changed = true;
+        match (&column.default, found[DEFAULT].as_str()) {
+            (None, _) => {}
+            (Some(ours), None) => {
+                found[DEFAULT] = ours.as_str().into();
+                self.additions.push(format!("the default of column {path}"));
             }
+            (Some(ours), Some(theirs)) if ours == theirs => {}
+            (Some(ours), Some(theirs)) => self.differences.push(format!(
+                "column {path}: the default {ours} in the settings, {theirs} in the table"
+            )),
+        }
+        if column.kind() == Kind::Record {
+            let inner = self.merge(array(&found["fields"]), &column.fields, &format!("{path}."));
+            found["fields"] = inner.into();
         }
     }
-    has_changed.then_some(merged)
 }
 
 /// A field without policy tags, at any depth.
@@ -106,11 +151,25 @@ pub(super) fn fields(columns: &[Column]) -> Vec<Value> {
 
 fn field(column: &Column) -> Value {
     let (name, mode) = (&column.name, mode_name(column.mode));
-    let mut field = json!({ "name": name, "type": api_name(column.kind), "mode": mode });
+    let mut field = json!({ "name": name, "type": api_name(column.kind()), "mode": mode });
+    match column.data_type.limit {
+        Limit::None => {}
+        Limit::Length(length) => field["maxLength"] = length.to_string().into(),
+        Limit::Digits { precision, scale } => {
+            field["precision"] = precision.to_string().into();
+            field["scale"] = scale.to_string().into();
+        }
+    }
+    if let Kind::Range(element) = column.kind() {
+        field["rangeElementType"] = json!({ "type": api_name(element.kind()) });
+    }
     if let Some(description) = &column.description {
         field["description"] = description.as_str().into();
     }
-    if column.kind == Kind::Record {
+    if let Some(default) = &column.default {
+        field[DEFAULT] = default.as_str().into();
+    }
+    if column.kind() == Kind::Record {
         field["fields"] = fields(&column.fields).into();
     }
     field
@@ -122,6 +181,7 @@ fn api_name(kind: Kind) -> &'static str {
         Kind::Int64 => "INTEGER",
         Kind::Float64 => "FLOAT",
         Kind::Bool => "BOOLEAN",
+        Kind::Range(_) => "RANGE",
         other => other.name(),
     }
 }
@@ -137,6 +197,47 @@ fn sql_name(api_name: &str) -> &str {
     }
 }
 
+/// A field's type with its parameters, as SQL writes it.
+fn type_name(field: &Value) -> String {
+    let name = sql_name(text(field, "type"));
+    match (name, parameter(field, "maxLength"), parameter(field, "precision")) {
+        ("RANGE", ..) => format!("RANGE<{}>", text(&field["rangeElementType"], "type")),
+        (_, Some(length), _) => format!("{name}({length})"),
+        (_, _, Some(precision)) => match parameter(field, "scale").unwrap_or(0) {
+            0 => format!("{name}({precision})"),
+            scale => format!("{name}({precision},{scale})"),
+        },
+        _ => name.to_owned(),
+    }
+}
+
+/// A parameter of a type, which the API writes as text.
+fn parameter(field: &Value, member: &str) -> Option<u64> {
+    field[member].as_str()?.parse().ok()
+}
+
+/// True if a field takes each value of a type. A type without parameters says nothing of them: BigQuery
+/// names the rows that a narrower field does not take.
+fn accepts(field: &Value, ours: Type) -> bool {
+    let theirs = type_name(field);
+    let kind = theirs.split('(').next().unwrap_or_default();
+    if kind != ours.kind.name() {
+        return false;
+    }
+    match ours.limit {
+        Limit::None => true,
+        Limit::Length(length) => parameter(field, "maxLength").is_none_or(|most| length <= most),
+        Limit::Digits { precision, scale } => match parameter(field, "precision") {
+            None => true,
+            Some(most) => {
+                let (behind, scale) = (parameter(field, "scale").unwrap_or(0), u64::from(scale));
+                let whole = u64::from(precision).saturating_sub(scale);
+                scale <= behind && whole <= most.saturating_sub(behind)
+            }
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,13 +248,79 @@ mod tests {
         let untagged = |name: &str| json!({ "name": name, "type": "STRING", "maxLength": "7" });
         let record = |fields: Value| json!({ "name": "r", "type": "RECORD", "fields": fields });
         let table = [tagged("a"), record(json!([tagged("b")]))];
-        let mut differences = Vec::new();
+        let mut comparison = Comparison::new(Api::StorageWrite);
 
-        let merged = merge(&table, &[Column::new("new", Kind::String)], "", &mut differences);
+        let merged = comparison.merge(&table, &[Column::new("new", Kind::String)], "");
 
         let added = json!({ "name": "new", "type": "STRING", "mode": "NULLABLE" });
-        assert_eq!(merged, Some(vec![untagged("a"), record(json!([untagged("b")])), added]));
-        assert_eq!(differences, Vec::<String>::new());
+        assert_eq!(merged, [untagged("a"), record(json!([untagged("b")])), added]);
+        assert_eq!(comparison.additions, ["column new"]);
+        assert_eq!(comparison.differences, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_field_with_parameters_takes_what_fits_in_it() {
+        let field = |json: Value| {
+            let mut field = json!({ "name": "c", "mode": "NULLABLE" });
+            field.as_object_mut().unwrap().extend(json.as_object().unwrap().clone());
+            field
+        };
+        let text = |most: &str| field(json!({ "type": "STRING", "maxLength": most }));
+        let number = |precision: &str, scale: &str| {
+            field(json!({ "type": "NUMERIC", "precision": precision, "scale": scale }))
+        };
+        let range = |of| field(json!({ "type": "RANGE", "rangeElementType": { "type": of } }));
+        let plain = |name| field(json!({ "type": name }));
+        for (field, ours, theirs) in [
+            (text("10"), "STRING(10)", None),
+            (text("10"), "STRING(9)", None),
+            (text("10"), "STRING", None),
+            (plain("STRING"), "STRING(11)", None),
+            (text("10"), "STRING(11)", Some("STRING(10)")),
+            (text("10"), "BYTES(10)", Some("STRING(10)")),
+            (number("10", "2"), "NUMERIC(10,2)", None),
+            (number("10", "2"), "NUMERIC(8)", None),
+            (number("10", "2"), "NUMERIC(9)", Some("NUMERIC(10,2)")),
+            (number("10", "2"), "NUMERIC(10,3)", Some("NUMERIC(10,2)")),
+            (
+                field(json!({ "type": "NUMERIC", "precision": "5" })),
+                "NUMERIC(6)",
+                Some("NUMERIC(5)"),
+            ),
+            (plain("BIGNUMERIC"), "NUMERIC", Some("BIGNUMERIC")),
+            (range("DATE"), "RANGE<DATE>", None),
+            (range("DATE"), "RANGE<DATETIME>", Some("RANGE<DATE>")),
+            (plain("GEOGRAPHY"), "GEOGRAPHY", None),
+            (plain("INTERVAL"), "GEOGRAPHY", Some("INTERVAL")),
+        ] {
+            let mut comparison = Comparison::new(Api::StorageWrite);
+            let column = Column::new("c", ours.parse::<Type>().unwrap());
+
+            comparison.merge(&[field], &[column], "");
+
+            let expected = theirs.map(|theirs| {
+                format!("column c: {ours} NULLABLE in the settings, {theirs} NULLABLE in the table")
+            });
+            assert_eq!(comparison.differences, expected.into_iter().collect::<Vec<_>>(), "{ours}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_the_api_has_the_parameters_of_its_column() {
+        for (of, expected) in [
+            ("STRING(10)", json!({ "type": "STRING", "maxLength": "10" })),
+            ("NUMERIC(10,2)", json!({ "type": "NUMERIC", "precision": "10", "scale": "2" })),
+            ("BIGNUMERIC(38)", json!({ "type": "BIGNUMERIC", "precision": "38", "scale": "0" })),
+            ("RANGE<DATE>", json!({ "type": "RANGE", "rangeElementType": { "type": "DATE" } })),
+        ] {
+            let column = Column::new("c", of.parse::<Type>().unwrap());
+
+            let field = fields(&[column]).remove(0);
+
+            for (member, value) in expected.as_object().unwrap() {
+                assert_eq!(field[member], *value, "{of}");
+            }
+        }
     }
 
     #[test]
@@ -163,11 +330,57 @@ mod tests {
             json!({ "name": "r", "type": "RECORD", "fields": [required("in"), required("s")] });
         let columns =
             [Column::record("r", vec![Column::new("S", Kind::String).with_mode(Mode::Required)])];
-        let mut differences = Vec::new();
+        let mut comparison = Comparison::new(Api::InsertAll);
 
-        merge(&[required("out"), record], &columns, "", &mut differences);
+        comparison.merge(&[required("out"), record], &columns, "");
 
         let why = "REQUIRED in the table, and no column of the settings";
-        assert_eq!(differences, [format!("column out: {why}"), format!("column r.in: {why}")]);
+        assert_eq!(
+            comparison.differences,
+            [format!("column out: {why}"), format!("column r.in: {why}")]
+        );
+    }
+
+    #[test]
+    fn defaults_are_compared_and_set() {
+        let table = |default: Option<&str>| {
+            let mut field = json!({ "name": "n", "type": "INTEGER", "mode": "NULLABLE" });
+            field["defaultValueExpression"] = default.map_or(Value::Null, Value::from);
+            [field]
+        };
+        let columns = [Column { default: Some("7".into()), ..Column::new("n", Kind::Int64) }];
+        let compared = |fields: &[Value]| {
+            let mut comparison = Comparison::new(Api::StorageWrite);
+            let merged = comparison.merge(fields, &columns, "");
+            (merged, comparison.additions, comparison.differences)
+        };
+        let is_right = |fields: Vec<Value>, additions: &[&str]| {
+            (fields, additions.iter().map(|text| (*text).to_owned()).collect(), vec![])
+        };
+
+        let seven = table(Some("7")).to_vec();
+        assert_eq!(compared(&seven), is_right(seven.clone(), &[]));
+        assert_eq!(compared(&table(None)), is_right(seven, &["the default of column n"]));
+        let why = "column n: the default 7 in the settings, 8 in the table";
+        assert_eq!(compared(&table(Some("8"))).2, [why]);
+        let added = json!({ "name": "n", "type": "INTEGER", "mode": "NULLABLE" });
+        // The default comes with the next look.
+        assert_eq!(compared(&[]), is_right(vec![added], &["column n"]));
+    }
+
+    #[test]
+    fn a_required_field_with_a_default_is_left_to_bigquery_where_the_api_can() {
+        let field = json!({ "name": "n", "type": "INTEGER", "mode": "REQUIRED",
+            "defaultValueExpression": "7" });
+        let differences = |api| {
+            let mut comparison = Comparison::new(api);
+            comparison.merge(std::slice::from_ref(&field), &[], "");
+            comparison.differences
+        };
+
+        assert_eq!(differences(Api::InsertAll), Vec::<String>::new());
+        let why = "column n: REQUIRED in the table with the default 7, which takes write: insert_all, and \
+                   no column of the settings";
+        assert_eq!(differences(Api::StorageWrite), [why]);
     }
 }

@@ -2,21 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use std::sync::Arc;
+mod refusals;
+mod silence;
+mod table;
+mod types;
+mod view;
+
 use std::time::Duration;
 
 use bigqueries::cell::Cell;
 use bigqueries::client::Endpoint;
 use bigqueries::column::{Column, Kind, Mode};
-use bigqueries::config::{self, Partitions, Unit};
+use bigqueries::config;
 use bigqueries::convert::convert;
 use bigqueries::sink::{Sealed, Sink};
 use bigqueries::table::{Table, TableName};
 use bigqueries::transform::Record;
-use emulator::{Emulator, Fault, Options};
+use emulator::{Emulator, Options};
 use pipeline::{Recovery, Refusal, Sink as _};
 use serde_json::{Value, json};
-use service::{Context, WrongSettings, install_crypto};
+use service::{Context, install_crypto};
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -43,6 +48,11 @@ impl Cloud {
     async fn post(&self, path: &str, body: &Value) -> Value {
         let url = format!("{}/bigquery/v2/{path}", self.emulator.url());
         self.http.post(url).json(body).send().await.unwrap().json().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let url = format!("{}/bigquery/v2/{path}", self.emulator.url());
+        self.http.get(url).send().await.unwrap().json().await.unwrap()
     }
 
     /// Waits for the table; what is wrong with it comes back as text.
@@ -260,172 +270,13 @@ async fn the_code_of_an_answer_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_table_is_created_as_the_settings_say() {
-    let cloud = Cloud::start().await;
-    let settings = config::Table {
-        partition_by: Some(Partitions { column: "at".into(), ..Partitions::default() }),
-        cluster_by: vec!["n".into()],
-        description: Some("readings".into()),
-        expires_in: Some(Duration::from_secs(86_400)),
-        ..settings()
-    };
-    let columns = [Column::new("at", Kind::Timestamp), Column::new("n", Kind::Int64)];
-
-    cloud.table(&columns, settings.clone()).await.unwrap();
-    cloud.table(&columns, settings.clone()).await.unwrap();
-
-    let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
-    let table: Value = cloud.http.get(url).send().await.unwrap().json().await.unwrap();
-    assert_eq!(table["timePartitioning"], json!({ "field": "at", "type": "DAY" }));
-    assert_eq!(table["clustering"]["fields"], json!(["n"]));
-    assert_eq!(table["description"], "readings");
-    assert!(table["expirationTime"].is_string());
-    let other = config::Table { cluster_by: vec!["at".into()], ..settings.clone() };
-    let refused = cloud.table(&columns, other).await.unwrap_err();
-    assert!(refused.contains("clustered by at, the table is clustered by n"), "{refused}");
-    let by_hour = Partitions { column: "at".into(), unit: Unit::Hour, ..Partitions::default() };
-    let other = config::Table { partition_by: Some(by_hour), ..settings.clone() };
-    let refused = cloud.table(&columns, other).await.unwrap_err();
-    assert!(refused.contains("by at (HOUR), the table is partitioned by at (DAY)"), "{refused}");
-    let silent = config::Table { partition_by: None, cluster_by: Vec::new(), ..settings };
-    cloud.table(&columns, silent).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_table_that_others_laid_out_is_taken_as_it_is() {
-    let cloud = Cloud::start().await;
-    let fields = json!([{ "name": "n", "type": "INTEGER" }]);
-    let table = json!({ "tableReference": { "tableId": "t" }, "timePartitioning": { "type": "DAY" },
-        "schema": { "fields": fields } });
-    cloud.post("projects/p/datasets/d/tables", &table).await;
-    let columns = [Column::new("n", Kind::Int64)];
-
-    cloud.table(&columns, settings()).await.unwrap();
-
-    let by_column = Partitions { column: "at".into(), ..Partitions::default() };
-    let other = config::Table { partition_by: Some(by_column), ..settings() };
-    let refused = cloud.table(&columns, other).await.unwrap_err();
-    assert!(
-        refused.contains("the table is partitioned by the time of ingestion (DAY)"),
-        "{refused}"
-    );
-}
-
-/// Fields with what these services know nothing of.
-fn foreign_fields() -> Value {
-    json!([
-        { "name": "n", "type": "INTEGER", "mode": "NULLABLE" },
-        { "name": "code", "type": "STRING", "mode": "NULLABLE", "maxLength": "10",
-          "collation": "und:ci", "dataPolicies": [{ "name": "mask" }] },
-        { "name": "price", "type": "NUMERIC", "mode": "NULLABLE", "precision": "10", "scale": "2",
-          "roundingMode": "ROUND_HALF_EVEN" },
-        { "name": "at", "type": "TIMESTAMP", "mode": "NULLABLE",
-          "defaultValueExpression": "CURRENT_TIMESTAMP()" },
-        { "name": "r", "type": "RECORD", "mode": "NULLABLE", "fields": [
-            { "name": "secret", "type": "STRING", "mode": "NULLABLE", "maxLength": "7",
-              "policyTags": { "names": ["tag"] } }] },
-    ])
-}
-
-#[tokio::test]
-async fn added_columns_leave_all_others_as_they_are() {
-    let cloud = Cloud::start().await;
-    let table =
-        json!({ "tableReference": { "tableId": "t" }, "schema": { "fields": foreign_fields() } });
-    cloud.post("projects/p/datasets/d/tables", &table).await;
-    let new = || Column::new("new", Kind::String);
-    let columns = [Column::new("n", Kind::Int64), Column::record("r", vec![new()]), new()];
-
-    cloud.table(&columns, settings()).await.unwrap();
-
-    let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
-    let table: Value = cloud.http.get(url).send().await.unwrap().json().await.unwrap();
-    let mut expected = foreign_fields();
-    let added = json!({ "name": "new", "type": "STRING", "mode": "NULLABLE" });
-    expected.as_array_mut().unwrap().push(added.clone());
-    expected[4]["fields"].as_array_mut().unwrap().push(added);
-    assert_eq!(table["schema"]["fields"], expected);
-}
-
-#[tokio::test]
-async fn a_table_that_was_changed_meanwhile_is_looked_at_again() {
-    let cloud = Cloud::start().await;
-    cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap();
-    let looks = || {
-        let calls = cloud.emulator.faults().calls();
-        calls.get("bigquery.tables.get").copied().unwrap_or(0)
-    };
-    let before = looks();
-    cloud.emulator.faults().delay("bigquery.tables.patch", 1, Duration::from_secs(1));
-    let more = [Column::new("n", Kind::Int64), Column::new("m", Kind::Int64)];
-
-    let other = async {
-        while !cloud.emulator.faults().planned().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
-        let change = json!({ "description": "changed" });
-        let changed = cloud.http.patch(url).json(&change).send().await.unwrap();
-        changed.error_for_status().unwrap();
-    };
-    let (added, ()) = tokio::join!(cloud.table(&more, settings()), other);
-
-    added.unwrap();
-    assert_eq!(cloud.rows("SELECT m FROM d.t").await, Vec::<Value>::new());
-    assert_eq!(looks(), before + 2, "the change was for the table of before");
-}
-
-#[tokio::test]
-async fn a_table_may_have_any_name() {
-    let cloud = Cloud::start().await;
-    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
-    let name = TableName { table: "DatasetEvents".into(), ..name() };
-    let table = Table::new(client, name, [Column::new("n", Kind::Int64)].into(), settings());
-    let condition = Context::default().health.condition("table");
-
-    timeout(Duration::from_secs(20), table.wait(&condition)).await.unwrap().unwrap();
-
-    assert_eq!(cloud.rows("SELECT n FROM d.DatasetEvents").await, Vec::<Value>::new());
-}
-
-#[tokio::test]
-async fn a_table_that_bigquery_will_never_create_ends_the_wait() {
-    let cloud = Cloud::start().await;
-    let (reason, message) = (None, Some("Cannot partition by n".into()));
-    let kind = emulator::Kind::Refuse { code: 3, retry_after: None, reason, message };
-    let method = "bigquery.tables.insert".into();
-    cloud.emulator.faults().add(Fault { method, topic: None, count: 1, for_millis: None, kind });
-
-    let refused = cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap_err();
-
-    assert!(refused.contains("cannot be created: Cannot partition by n"), "{refused}");
-}
-
-#[tokio::test]
-async fn a_view_takes_no_rows() {
-    let cloud = Cloud::start().await;
-    cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap();
-    let query = json!({ "query": "SELECT n FROM d.t", "useLegacySql": false });
-    let view = json!({ "tableReference": { "tableId": "view" }, "view": query });
-    cloud.post("projects/p/datasets/d/tables", &view).await;
-    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
-    let name = TableName { table: "view".into(), ..name() };
-    let table = Table::new(client, name, [Column::new("n", Kind::Int64)].into(), settings());
-
-    let refused = table.wait(&Context::default().health.condition("table")).await.unwrap_err();
-
-    assert!(refused.is::<WrongSettings>());
-    assert!(refused.to_string().contains("but a VIEW"), "{refused}");
-}
-
-#[tokio::test]
 async fn connections_that_ended_while_they_were_idle_cost_no_failed_attempt() {
     let cloud = Cloud::start().await;
     let columns = [Column::new("n", Kind::Int64)];
     cloud.table(&columns, settings()).await.unwrap();
     let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
-    let sealed: Vec<_> = (0..8).map(|n| seal(&sink, vec![vec![Cell::Int(n)]])).collect();
     let write_all = async || {
+        let sealed: Vec<_> = (0..8).map(|n| seal(&sink, vec![vec![Cell::Int(n)]])).collect();
         let writes = sealed.iter().map(|rows| sink.write(rows, TIME_LIMIT));
         for written in futures::future::join_all(writes).await {
             assert_eq!(written.unwrap(), []);
@@ -464,75 +315,4 @@ async fn rows_that_were_inserted_are_not_sent_again_with_those_that_were_not() {
         cloud.rows("SELECT n FROM d.t ORDER BY n").await,
         ["0", "1", "2"].map(|n| json!([n]))
     );
-}
-
-#[tokio::test]
-async fn new_columns_are_added_and_other_differences_name_both_sides() {
-    let cloud = Cloud::start().await;
-    let record = |fields| Column::record("r", fields);
-    let n = || Column::new("n", Kind::Int64);
-    cloud.table(&[n(), record(vec![n()])], settings()).await.unwrap();
-
-    let more =
-        [n(), record(vec![n(), Column::new("m", Kind::String)]), Column::new("x", Kind::Json)];
-    cloud.table(&more, settings()).await.unwrap();
-
-    let sink = cloud.sink(config::Api::StorageWrite, &more).await;
-    let row = vec![Cell::Int(1), Cell::Record(vec![Cell::Int(2), "m".into()]), "{}".into()];
-    write(&sink, vec![row]).await;
-    assert_eq!(cloud.rows("SELECT r.m, x FROM d.t").await, [json!(["m", "{}"])]);
-    let changed = [Column::new("n", Kind::String), record(vec![n().with_mode(Mode::Repeated)])];
-    let refused = cloud.table(&changed, settings()).await.unwrap_err();
-    assert!(
-        refused.contains("column n: STRING NULLABLE in the settings, INT64 NULLABLE in the table"),
-        "{refused}"
-    );
-    assert!(
-        refused.contains("column r.n: INT64 REPEATED in the settings, INT64 NULLABLE"),
-        "{refused}"
-    );
-}
-
-#[tokio::test]
-async fn the_view_shows_each_id_once() {
-    let cloud = Cloud::start().await;
-    let settings = config::Table { view: Some("once".into()), ..settings() };
-    let columns: Arc<[Column]> = bigqueries::rows::Rows::columns(&bigqueries::rows::Mapped::new(
-        &[Column::new("n", Kind::Int64)],
-        true,
-        None,
-    ))
-    .into();
-    cloud.table(&columns, settings).await.unwrap();
-    let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
-    let row = |message: &str, ingest: &str, n: i64| {
-        vec![message.into(), Cell::Micros(n), ingest.into(), Cell::Int(n)]
-    };
-
-    write(&sink, vec![row("1", "a", 1), row("2", "a", 2), row("3", "b", 3)]).await;
-
-    let rows = cloud.rows("SELECT n FROM d.once ORDER BY n").await;
-    assert_eq!(rows, [json!(["1"]), json!(["3"])]);
-}
-
-#[tokio::test]
-async fn a_missing_dataset_is_waited_for() {
-    let cloud = Cloud::start().await;
-    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
-    let name = TableName { dataset: "late".into(), ..name() };
-    let columns: Arc<[Column]> = [Column::new("n", Kind::Int64)].into();
-    let table = Table::new(client, name, columns, settings());
-    let context = Context::default();
-    let condition = context.health.condition("table");
-
-    let waiting = tokio::spawn(async move { table.wait(&condition).await });
-    let reason = || context.health.conditions()["table"].reason.clone();
-    while !reason().contains("Not found: Dataset p:late") {
-        tokio::task::yield_now().await;
-    }
-    let dataset = json!({ "datasetReference": { "datasetId": "late" } });
-    cloud.post("projects/p/datasets", &dataset).await;
-
-    timeout(Duration::from_secs(20), waiting).await.unwrap().unwrap().unwrap();
-    assert!(context.health.conditions()["table"].ready);
 }

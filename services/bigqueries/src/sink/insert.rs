@@ -1,0 +1,210 @@
+//! Inserts rows with `tabledata.insertAll`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pipeline::{Error, Recovery};
+use serde_json::Value;
+
+use crate::api::{Api, Failure, Refused};
+use crate::batch::Lines;
+use crate::column::Column;
+use crate::meaning::{self, RowMeaning};
+use crate::table::TableName;
+
+/// Action of an insert, for errors.
+const INSERT: &str = "insert rows";
+
+/// Rows for `insertAll`, of which earlier attempts may have settled some.
+#[derive(Debug)]
+pub struct Insertion {
+    lines: Lines,
+    /// By the place of the row: nothing for a row that was written, else the reason of its refusal.
+    settled: Mutex<BTreeMap<usize, Option<String>>>,
+}
+
+impl Insertion {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self { lines, settled: Mutex::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    fn settled(&self) -> MutexGuard<'_, BTreeMap<usize, Option<String>>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The places of the rows that have to be sent.
+    fn left(&self) -> Vec<usize> {
+        let settled = self.settled();
+        (0..self.lines.len()).filter(|row| !settled.contains_key(row)).collect()
+    }
+
+    /// The rows that were refused, with BigQuery's words.
+    fn refused(&self) -> BTreeMap<usize, String> {
+        let settled = self.settled();
+        let refused = settled.iter().filter_map(|(row, why)| Some((*row, why.clone()?)));
+        refused.collect()
+    }
+
+    /// Takes note of an answer: the errors of rows among those that were sent. All others are written.
+    ///
+    /// Returns the reason for which some have to be sent again.
+    fn note(&self, sent: &[usize], errors: &[Value], columns: &[Column]) -> Option<String> {
+        let mut outcomes: BTreeMap<usize, Option<String>> =
+            sent.iter().map(|row| (*row, None)).collect();
+        let mut again = None;
+        for error in errors {
+            let place = error["index"].as_u64().and_then(|index| usize::try_from(index).ok());
+            let Some(row) = place.and_then(|place| sent.get(place)) else {
+                return Some(format!("an error that names none of the rows: {error}"));
+            };
+            let errors = error["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if errors.is_empty() {
+                outcomes.remove(row);
+                again.get_or_insert("a row without a reason".into());
+            }
+            for error in errors {
+                let [reason, location, message] = ["reason", "location", "message"]
+                    .map(|member| error[member].as_str().unwrap_or_default());
+                let why = format!("column {location}: {message}");
+                match meaning::of_inserted_row((reason, location, message), columns) {
+                    RowMeaning::Refused => {
+                        outcomes.entry(*row).and_modify(|outcome| *outcome = Some(why));
+                    }
+                    RowMeaning::Retry => {
+                        outcomes.remove(row);
+                        again.get_or_insert(format!("{reason}: {why}"));
+                    }
+                }
+            }
+        }
+        self.settled().extend(outcomes);
+        again
+    }
+
+    pub(super) fn split(&self, at: usize) -> (Self, Self) {
+        let (first, second) = self.lines.split(at);
+        let mut before = self.settled().clone();
+        let after = before.split_off(&at).into_iter().map(|(row, why)| (row - at, why)).collect();
+        let part = |lines, settled| Self { lines, settled: Mutex::new(settled) };
+        (part(first, before), part(second, after))
+    }
+}
+
+/// Inserts the rows that are left, and returns those that BigQuery refused by name.
+pub(super) async fn insert(
+    rows: &Insertion,
+    api: &Api,
+    (table, columns): (&TableName, &[Column]),
+) -> Result<BTreeMap<usize, String>, Error> {
+    let left = rows.left();
+    if left.is_empty() {
+        return Ok(rows.refused());
+    }
+    let body = rows.lines.body(&left);
+    let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
+    match api.insert_all(table, body).await {
+        Ok(answer) => {
+            let errors = answer["insertErrors"].as_array().map(Vec::as_slice);
+            match rows.note(&left, errors.unwrap_or_default(), columns) {
+                Some(why) => Err(Recovery::Retry.because(INSERT, why)),
+                None => Ok(rows.refused()),
+            }
+        }
+        Err(Failure::Refused(Refused { status, reason, message })) => {
+            let meaning = meaning::of_insert_all(status, &reason, &message);
+            let error = meaning.because(INSERT, format!("{message} ({reason})"));
+            error.map_or_else(|| Ok(rows.refused()), Err)
+        }
+        Err(unanswered) => Err(Recovery::Retry.because(INSERT, unanswered.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cell::Cell;
+    use crate::column::Kind;
+
+    fn columns() -> [Column; 1] {
+        [Column::new("n", Kind::Int64)]
+    }
+
+    fn insertion() -> Insertion {
+        let mut lines = Lines::default();
+        (0..3).for_each(|n| lines.push(&columns(), &[Cell::Int(n)], ""));
+        Insertion::new(lines)
+    }
+
+    fn row_error(index: i64, reason: &str) -> Value {
+        let error = json!({ "reason": reason, "location": "n", "message": "bad value" });
+        json!({ "index": index, "errors": [error, error] })
+    }
+
+    fn refused(rows: &[usize]) -> BTreeMap<usize, String> {
+        rows.iter().map(|row| (*row, "column n: bad value".to_owned())).collect()
+    }
+
+    #[test]
+    fn rows_that_insert_all_refuses_are_noted_and_the_others_are_written() {
+        let rows = insertion();
+        let errors = [row_error(0, "invalid"), row_error(2, "invalid")];
+
+        assert_eq!(rows.note(&[0, 1, 2], &errors, &columns()), None);
+
+        assert_eq!((rows.left(), rows.refused()), (vec![], refused(&[0, 2])));
+    }
+
+    #[test]
+    fn rows_that_failed_are_sent_again_without_the_others() {
+        let rows = insertion();
+        let errors = [row_error(0, "invalid"), row_error(1, "stopped")];
+
+        let again = rows.note(&[0, 1, 2], &errors, &columns());
+
+        assert_eq!(again.as_deref(), Some("stopped: column n: bad value"));
+        assert_eq!((rows.left(), rows.refused()), (vec![1], refused(&[0])));
+        assert_eq!(rows.note(&[1], &[row_error(0, "invalid")], &columns()), None);
+        assert_eq!((rows.left(), rows.refused()), (vec![], refused(&[0, 1])));
+    }
+
+    #[test]
+    fn a_row_that_is_named_without_a_reason_is_sent_again() {
+        for error in [json!({ "index": 1 }), json!({ "index": 1, "errors": [] })] {
+            let rows = insertion();
+
+            assert!(rows.note(&[0, 1, 2], &[error], &columns()).is_some());
+            assert_eq!(rows.left(), [1]);
+        }
+    }
+
+    #[test]
+    fn an_error_that_names_no_row_settles_nothing() {
+        let unnamed = json!({ "errors": [{ "reason": "invalid" }] });
+        for error in [row_error(3, "invalid"), row_error(-1, "invalid"), unnamed] {
+            let rows = insertion();
+            let errors = [row_error(0, "invalid"), error];
+
+            assert!(rows.note(&[0, 1, 2], &errors, &columns()).is_some());
+            assert_eq!((rows.left(), rows.refused()), (vec![0, 1, 2], refused(&[])));
+        }
+    }
+
+    #[test]
+    fn settled_rows_stay_so_when_a_batch_is_parted() {
+        let rows = insertion();
+        let errors = [row_error(1, "stopped"), row_error(2, "invalid")];
+        assert!(rows.note(&[0, 1, 2], &errors, &columns()).is_some());
+
+        let (first, second) = rows.split(1);
+
+        assert_eq!((first.left(), first.refused()), (vec![], refused(&[])));
+        assert_eq!((second.left(), second.refused()), (vec![0], refused(&[1])));
+    }
+}

@@ -1,0 +1,57 @@
+//! Requests that BigQuery refuses as a whole.
+
+use bigqueries::cell::Cell;
+use bigqueries::column::{Column, Kind};
+use bigqueries::config::Api;
+use pipeline::{Recovery, Sink as _};
+use serde_json::json;
+use tonic::Code;
+
+use crate::{BOTH, Cloud, TIME_LIMIT, seal, settings};
+
+/// Requests that are refused.
+const REFUSALS: u64 = 20;
+
+#[tokio::test]
+async fn a_request_that_is_refused_without_row_errors_waits_as_a_whole() {
+    for api in BOTH {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64)];
+        cloud.table(&columns, settings()).await.unwrap();
+        let sink = cloud.sink(api, &columns).await;
+        // This connection took rows, so it knows the columns.
+        let first = seal(&sink, vec![vec![Cell::Int(0)]]);
+        assert_eq!(sink.write(&first, TIME_LIMIT).await.unwrap(), []);
+        let rows = seal(&sink, (0..3).map(|n| vec![Cell::Int(n)]).collect());
+        let method = match api {
+            Api::StorageWrite => "AppendRows",
+            Api::InsertAll => "bigquery.tabledata.insertAll",
+        };
+        cloud.emulator.faults().refuse(method, REFUSALS, Code::InvalidArgument);
+
+        for _ in 0..REFUSALS {
+            let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();
+            assert_eq!(error.recovery(), Recovery::Retry, "{api:?}: {error:#}");
+        }
+
+        assert_eq!(cloud.emulator.faults().planned(), [], "one request for each attempt");
+        assert_eq!(sink.write(&rows, TIME_LIMIT).await.unwrap(), []);
+        assert_eq!(cloud.rows("SELECT COUNT(DISTINCT n) FROM d.t").await, [json!(["3"])]);
+    }
+}
+
+#[tokio::test]
+async fn a_required_column_that_came_later_refuses_no_row() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64)];
+    let fields = json!([{ "name": "n", "type": "INTEGER" },
+        { "name": "later", "type": "STRING", "mode": "REQUIRED" }]);
+    let table = json!({ "tableReference": { "tableId": "t" }, "schema": { "fields": fields } });
+    cloud.post("projects/p/datasets/d/tables", &table).await;
+    let sink = cloud.sink(Api::InsertAll, &columns).await;
+
+    let error = sink.write(&seal(&sink, vec![vec![Cell::Int(1)]]), TIME_LIMIT).await.unwrap_err();
+
+    assert_eq!(error.recovery(), Recovery::Retry);
+    assert!(error.detail().contains("Missing required field: later."), "{}", error.detail());
+}
