@@ -1,7 +1,7 @@
 //! From BigQuery's SQL to SQLite's.
 //!
 //! There is no grammar: words are replaced where they stand. [`lex`] finds the words, [`source`] the
-//! tables, [`write`] says all of it in SQLite's words, [`infer`] the types of what is computed.
+//! tables, [`write`](mod@write) says all of it in SQLite's words, [`infer`] the types of what is computed.
 
 mod dates;
 mod functions;
