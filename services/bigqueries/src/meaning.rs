@@ -34,7 +34,7 @@ use google_cloud_gax::error::rpc::Code;
 use pipeline::{Error, Recovery};
 use prost::Message;
 
-use crate::column::{Column, Mode};
+use crate::column::Column;
 
 /// What an answer to a whole request means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,32 +100,32 @@ pub fn of_inserted_row(
     // Rows have the columns of the table as it was found, so an unknown one is on its way, and one that is
     // not ours came later.
     let is_spreading = message.starts_with("no such field");
-    let is_foreign = !location.is_empty() && find(columns, location).is_none();
-    let is_missing = message.strip_prefix("Missing required field: ").is_some_and(|path| {
-        find(columns, path.trim_end_matches('.')).is_none_or(|mode| mode != Mode::Required)
-    });
+    let is_foreign = !location.is_empty() && !has_column(columns, location);
+    // A row without a required value is refused before it is sent, unless BigQuery has a default for it: one
+    // that was just added spreads, too.
+    let is_missing = message.starts_with("Missing required field");
     if reason != "invalid" || is_spreading || is_foreign || is_missing {
         return RowMeaning::Retry;
     }
     RowMeaning::Refused
 }
 
-/// The mode of the column at a path such as `a.b`, `a[0].b` or, as it is in some messages, `Msg_0_QUERY.a.b`.
-fn find(columns: &[Column], path: &str) -> Option<Mode> {
+/// Returns true if there is a column at a path such as `a.b`, `a[0].b` or `Msg_0_QUERY.a.b`.
+fn has_column(columns: &[Column], path: &str) -> bool {
     let names = path.split('.').map(|name| name.split('[').next().unwrap_or(name));
     let is_place = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let mut names = names.filter(|name| !is_place(name)).peekable();
     let is_ours = |name: &str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
     names.next_if(|name| name.starts_with("Msg_") && !is_ours(name));
     let mut columns = Cow::Borrowed(columns);
-    let mut mode = None;
-    for name in names {
+    names.all(|name| {
         let mut all = columns.iter();
-        let column = all.find(|column| column.name.eq_ignore_ascii_case(name))?;
-        mode = Some(column.mode);
+        let Some(column) = all.find(|column| column.name.eq_ignore_ascii_case(name)) else {
+            return false;
+        };
         columns = column.parts().into_owned().into();
-    }
-    mode
+        true
+    })
 }
 
 /// Meaning of a status of the Storage Write API, with the code of its `StorageError` if it has one.
@@ -187,7 +187,7 @@ fn is_about_size(message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::column::Kind;
+    use crate::column::{Kind, Mode};
 
     #[test]
     fn every_status_of_insert_all_has_its_meaning() {
@@ -244,8 +244,9 @@ mod tests {
             ("invalid", "", bad, RowMeaning::Refused),
             ("invalid", "r[0].a", bad, RowMeaning::Refused),
             ("invalid", "r.0.a", bad, RowMeaning::Refused),
-            ("invalid", "a", "Missing required field: a.", RowMeaning::Refused),
-            ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowMeaning::Refused),
+            // A row without it was refused before, so its default has not spread yet.
+            ("invalid", "a", "Missing required field: a.", RowMeaning::Retry),
+            ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowMeaning::Retry),
             ("invalid", "n", "no such field: n.", RowMeaning::Retry),
             ("stopped", "", "", RowMeaning::Retry),
             ("timeout", "", "", RowMeaning::Retry),

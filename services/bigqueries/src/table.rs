@@ -70,6 +70,8 @@ enum Fault {
     Different(String),
     /// BigQuery refuses what the settings ask for, and will do so each time.
     Refused(String),
+    /// A change was not made, for a right or a quota for example. Each attempt counts against a quota.
+    Unchanged(String),
 }
 
 impl Table {
@@ -104,6 +106,10 @@ impl Table {
                     return Ok(());
                 }
                 Err(Fault::Missing(why)) => condition.not_ready(why),
+                Err(Fault::Unchanged(why)) => {
+                    condition.not_ready(why);
+                    tokio::time::sleep(INTERVAL).await;
+                }
                 Err(Fault::Different(why) | Fault::Refused(why)) => {
                     return Err(WrongSettings(format!("table {}: {why}", self.name)).into());
                 }
@@ -127,7 +133,7 @@ impl Table {
                     MISSING_INTERVAL
                 }
                 // The rows wait. There is no use in asking for the same all the time.
-                Err(Fault::Refused(why)) => {
+                Err(Fault::Refused(why) | Fault::Unchanged(why)) => {
                     condition.not_ready(format!("table {}: {why}", self.name));
                     INTERVAL
                 }
@@ -292,7 +298,7 @@ impl Table {
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Refused(format!("it cannot be changed: {}", refused.message)))
             }
-            Err(failure) => Err(self.fault(&failure)),
+            Err(failure) => Err(Fault::Unchanged(self.fault(&failure).into_text())),
         }
     }
 
@@ -395,7 +401,8 @@ impl Table {
 impl Fault {
     fn into_text(self) -> String {
         match self {
-            Self::Missing(why) | Self::Different(why) | Self::Refused(why) => why,
+            Self::Missing(why) | Self::Different(why) => why,
+            Self::Refused(why) | Self::Unchanged(why) => why,
         }
     }
 }

@@ -32,6 +32,7 @@ impl Table {
             Fault::Missing(why) => Fault::Missing(format!("view {}: {why}", name.table)),
             Fault::Different(why) => Fault::Different(format!("view {}: {why}", name.table)),
             Fault::Refused(why) => Fault::Refused(format!("view {}: {why}", name.table)),
+            Fault::Unchanged(why) => Fault::Unchanged(format!("view {}: {why}", name.table)),
         };
         let query = self.query(table);
         let Some(found) = self.look_for(&name).await.map_err(about)? else {
@@ -39,7 +40,13 @@ impl Table {
         };
         match self.compare_view(&found, &query).map_err(about)? {
             Found::Same => Ok(()),
-            Found::Older => self.update_view(&name, &found, &query).await.map_err(about),
+            // No row needs the view. Who may create one may not always change it.
+            Found::Older => {
+                if let Err(fault) = self.update_view(&name, &found, &query).await {
+                    warn!(view = %name, why = fault.into_text(), "the view stays as it was");
+                }
+                Ok(())
+            }
             Found::Foreign => {
                 warn!(view = %name, "{FOREIGN}");
                 Ok(())
