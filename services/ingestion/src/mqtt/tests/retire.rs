@@ -315,3 +315,15 @@ async fn the_end_is_not_asked_for_while_a_message_is_not_acknowledged() {
     assert_eq!((asked, peer.next().await), (None, Said::Ack(1)));
     assert_eq!(peer.next().await, Said::Ping);
 }
+
+/// Else a retirement would say that nothing is left.
+#[tokio::test]
+async fn sessions_that_cannot_be_ended_are_an_error() {
+    service::install_crypto();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = Mqtt { url: format!("mqtt://{closed}"), ..Mqtt::default() };
+
+    let error = Source::end_sessions(&settings).await.unwrap_err().to_string();
+
+    assert!(error.starts_with(&format!("end the session at mqtt://{closed}: ")), "{error}");
+}
