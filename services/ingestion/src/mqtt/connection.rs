@@ -159,8 +159,8 @@ impl Connection {
         match (epoch.is_taken_over || self.ends_while_watching > 1, is_untouched) {
             (false, _) => None,
             (true, true) => Some(
-                "the replica seems to be alive, unless the broker has restarted: end it first and try \
-                     again, and keeps its session",
+                "the replica seems to be alive, unless the broker has restarted, and keeps its session: end \
+                     it first and try again",
             ),
             (true, false) => Some("the replica lives, and has lost its subscriptions: restart it"),
         }
