@@ -2,6 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use std::process::{Command, Output};
 
@@ -63,14 +64,17 @@ case $call in
 esac
 "#;
 
+/// Puts a tool that is this script into a folder.
+fn install(folder: &Path, name: &str, script: &str) {
+    let file = folder.join(name);
+    std::fs::write(&file, script).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
+}
+
 /// Runs the set-up with these tools, and without waiting. Returns its output and what it called.
 fn set_up(refusals: usize) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
-    let install = |name: &str, text: &str| {
-        let file = folder.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
-    };
+    let install = |name: &str, text: &str| install(folder.path(), name, text);
     install("gcloud", GOOGLE);
     install("bq", GOOGLE);
     install("sleep", "#!/bin/sh\n");
@@ -151,11 +155,7 @@ esac
 /// Runs the trial with tools that only note their calls; tests fail where `fails` says so.
 fn try_on_google(arguments: &[&str], fails: bool) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
-    let install = |name: &str, text: &str| {
-        let file = folder.path().join(name);
-        std::fs::write(&file, text).unwrap();
-        std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
-    };
+    let install = |name: &str, text: &str| install(folder.path(), name, text);
     install("gcloud", LEFT_OVER);
     install("bq", LEFT_OVER);
     install("cargo", "#!/bin/sh\necho \"cargo $*\" >>\"$CALLS\"\nexit \"$FAILS\"\n");
