@@ -17,6 +17,9 @@ use crate::process::{Process, binary};
 pub(super) const TELLING: Duration = Duration::from_secs(5);
 /// Longest wait for a replica to be ready; under faults that can take long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time until a replica is retired. Each attempt watches for a living one first, and other faults
+/// interrupt many of them.
+const RETIRE_PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct Replica {
     pub(super) service: &'static str,
@@ -143,7 +146,7 @@ impl Replica {
             }
             anyhow::Ok(())
         };
-        let ended = timeout(PATIENCE, retired).await;
+        let ended = timeout(RETIRE_PATIENCE, retired).await;
         ended.with_context(|| format!("ingestion retire: {said}"))?
     }
 
