@@ -77,6 +77,10 @@ impl pipeline::Sink for Sink {
         line.key.clone()
     }
 
+    fn key_bytes(&self, key: &String) -> usize {
+        key.capacity()
+    }
+
     fn open(&self, key: &String) -> Group {
         let (first, last) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
         Group { key: key.clone(), file: Growing::default(), records: 0, first, last }

@@ -271,10 +271,12 @@ where
         if !self.open.contains(key) {
             let opened = panics::catch("open batch", || shared.sink.open(key));
             let batch = opened.map_err(Join::Refused)?;
-            let generation = self.clock.start(key, shared.limits.batch.max_age);
+            let started = self.clock.start(key, shared.limits.batch.max_age);
             shared.metrics.open_batches.inc();
-            self.open
-                .insert(key, Open::new(batch, shared.memory.share(), generation, max_messages));
+            let key_bytes = shared.sink.key_bytes(key);
+            let mut open = Open::new(batch, key_bytes, shared.memory.share(), started);
+            open.max_messages = max_messages;
+            self.open.insert(key, open);
         }
         let Some(open) = self.open.get_mut(key) else { return Ok(()) };
         let (batch, scratch) = (&mut open.batch, &mut self.scratch);
@@ -302,7 +304,8 @@ where
         if let Some(lease_end) = lease_end {
             let at = lease_end.checked_sub(self.shared.limits.lease_margin());
             let at = at.unwrap_or_else(Instant::now);
-            if at < Instant::now() + limits.max_age {
+            if at < open.due_at {
+                open.due_at = at;
                 let (key, generation) = (key.clone(), open.generation);
                 self.clock.push(Due { at, generation, key, cause: Cause::Lease });
             }

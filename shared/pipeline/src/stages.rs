@@ -99,6 +99,11 @@ pub trait Sink: Send + Sync + 'static {
     /// The batch that this record belongs to.
     fn key(&self, record: &Self::Record) -> Self::Key;
 
+    /// Bytes that a key holds on the heap. Where originals are not kept, they count as memory of a batch.
+    fn key_bytes(&self, _key: &Self::Key) -> usize {
+        0
+    }
+
     /// An empty batch.
     fn open(&self, key: &Self::Key) -> Self::Batch;
 

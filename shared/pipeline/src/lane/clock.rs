@@ -15,6 +15,13 @@ pub(super) struct Clock<K> {
     generation: u64,
 }
 
+/// Clock of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Started {
+    pub generation: u64,
+    pub due_at: Instant,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Due<K> {
     pub at: Instant,
@@ -30,12 +37,12 @@ impl<K> Default for Clock<K> {
 }
 
 impl<K: Clone> Clock<K> {
-    /// Starts the clock of a new batch and returns the batch's generation.
-    pub(super) fn start(&mut self, key: &K, max_age: Duration) -> u64 {
+    /// Starts the clock of a new batch.
+    pub(super) fn start(&mut self, key: &K, max_age: Duration) -> Started {
         self.generation += 1;
-        let at = Instant::now() + max_age;
-        self.push(Due { at, generation: self.generation, key: key.clone(), cause: Cause::Age });
-        self.generation
+        let (generation, at) = (self.generation, Instant::now() + max_age);
+        self.push(Due { at, generation, key: key.clone(), cause: Cause::Age });
+        Started { generation, due_at: at }
     }
 
     /// Adds a time at which a batch is due. Of two causes at one time the first counts.
@@ -90,9 +97,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_batch_of_a_key_has_its_own_clock() {
         let mut clock = Clock::default();
-        let first = clock.start(&"key", SECOND);
+        let first = clock.start(&"key", SECOND).generation;
         tokio::time::advance(SECOND / 2).await;
-        let second = clock.start(&"key", SECOND);
+        let second = clock.start(&"key", SECOND).generation;
         tokio::time::advance(SECOND / 2).await;
 
         let due = clock.pop_due(|due| due.generation == second);

@@ -3,6 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
+use tokio::time::Instant;
+
+use super::clock::Started;
 use crate::Sink;
 use crate::bound::Share;
 use crate::write::Entry;
@@ -16,22 +19,28 @@ pub(super) struct Open<S: Sink> {
     pub bytes: usize,
     /// Bytes that the duties to settle its messages hold elsewhere.
     held_bytes: usize,
+    /// Bytes that each copy of its key holds elsewhere.
+    key_bytes: usize,
     pub generation: u64,
+    /// Earliest time at which it is due, for its age or for a lease.
+    pub due_at: Instant,
     pub max_messages: usize,
     pub is_ordered: bool,
 }
 
 impl<S: Sink> Open<S> {
-    /// An empty batch.
-    pub(super) fn new(batch: S::Batch, share: Share, generation: u64, max_messages: usize) -> Self {
+    /// An empty batch, of a key that holds so many bytes.
+    pub(super) fn new(batch: S::Batch, key_bytes: usize, share: Share, started: Started) -> Self {
         Self {
             batch,
             share,
             entries: Vec::new(),
             bytes: 0,
             held_bytes: 0,
-            generation,
-            max_messages,
+            key_bytes,
+            generation: started.generation,
+            due_at: started.due_at,
+            max_messages: usize::MAX,
             is_ordered: false,
         }
     }
@@ -60,7 +69,7 @@ impl<S: Sink> Open<S> {
             return self.bytes;
         }
         // The key is in the index by size too, and in the clock.
-        let own = size_of::<Self>() + 3 * size_of::<S::Key>();
+        let own = size_of::<Self>() + 3 * (size_of::<S::Key>() + self.key_bytes);
         let entries = self.entries.capacity() * size_of::<Entry>();
         self.bytes + self.held_bytes + own + entries
     }
