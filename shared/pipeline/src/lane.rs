@@ -234,12 +234,10 @@ where
             open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
         loop {
             if let Some(cause) = full.take() {
-                let lost = self.lost.len();
-                self.close(&key, cause);
-                if self.lost.len() > lost {
+                let lost = self.close(&key, cause);
+                if lost != 0 {
                     // A panic: those of the batch come before this one.
-                    let behind = self.lost.len() - lost;
-                    return self.lost.insert(behind, parcel);
+                    return self.lost.insert(lost, parcel);
                 }
             }
             let offer = || self.offer(&key, record, max_messages);
@@ -324,9 +322,10 @@ where
         }
     }
 
-    /// Seals a batch and starts its write, or queues it for one.
-    fn close(&mut self, key: &S::Key, cause: Cause) {
-        let Some(mut open) = self.open.remove(key) else { return };
+    /// Seals a batch and starts its write, or queues it for one. Returns how many of its messages have to be
+    /// put into batches again, after a panic.
+    fn close(&mut self, key: &S::Key, cause: Cause) -> usize {
+        let Some(mut open) = self.open.remove(key) else { return 0 };
         self.shared.metrics.open_batches.dec();
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
@@ -351,6 +350,7 @@ where
             note: note.map(Note::written),
         });
         self.start_waiting();
+        0
     }
 
     fn start_waiting(&mut self) {

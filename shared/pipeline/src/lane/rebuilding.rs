@@ -30,8 +30,8 @@ where
     }
 
     /// Takes the messages of a batch over which the sink panicked when it was closed. Which of them is to
-    /// blame shows when each has a batch of its own.
-    pub(super) fn lose_closed(&mut self, mut entries: Vec<Entry>, error: &Error) {
+    /// blame shows when each has a batch of its own. Returns how many are queued for that.
+    pub(super) fn lose_closed(&mut self, mut entries: Vec<Entry>, error: &Error) -> usize {
         if S::KEEPS_ORIGINALS && entries.len() > 1 {
             entries.iter_mut().for_each(Entry::isolate);
             return self.lose(entries);
@@ -43,16 +43,23 @@ where
             write::bury_all(&shared, panicked).await;
             Vec::new()
         }));
+        0
     }
 
-    /// Queues messages before those that were lost earlier. Without their originals they are handed back.
-    fn lose(&mut self, entries: Vec<Entry>) {
-        for (place, entry) in entries.into_iter().enumerate() {
+    /// Queues messages before those that were lost earlier, and returns how many. Without their originals
+    /// they are handed back.
+    fn lose(&mut self, entries: Vec<Entry>) -> usize {
+        let mut place = 0;
+        for entry in entries {
             match entry.into_parcel() {
-                Ok(parcel) => self.lost.insert(place, parcel),
+                Ok(parcel) => {
+                    self.lost.insert(place, parcel);
+                    place += 1;
+                }
                 Err(entry) => self.hand_back(*entry, panics::PANICKED),
             }
         }
+        place
     }
 
     /// Starts with the next lost message.
