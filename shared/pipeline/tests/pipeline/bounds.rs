@@ -51,6 +51,21 @@ async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
     assert_eq!(env.metrics.open_batches.get(), 60);
 }
 
+/// Batches without originals hold none of the bytes in flight, but they hold messages.
+#[tokio::test(start_paused = true)]
+async fn an_archive_makes_room_for_messages() {
+    let mut parts = stuck();
+    parts.is_archive = true;
+    parts.limits.max_messages_in_flight = 64;
+    parts.limits.max_writes = 10;
+    let env = parts.start();
+
+    env.push_all((0..65).map(|id| to(&id.to_string(), message(&id.to_string()))));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Memory, 4)], "a sixteenth of 64");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_more_batches_are_closed_than_memory_asks_for() {
     let mut parts = stuck();

@@ -101,6 +101,23 @@ async fn batches_are_written_when_nothing_more_comes() {
     assert_eq!(env.written(), ["1", "3", "2"], "the larger one first");
 }
 
+/// A batch that nobody can write yet goes on growing.
+#[tokio::test(start_paused = true)]
+async fn an_idle_batch_stays_open_while_all_writes_are_taken() {
+    let mut parts = Parts { sink: Faults::always(Fault::Hung), ..Parts::default() };
+    parts.limits.batch.max_idle = Duration::from_millis(10);
+    parts.limits.max_writes = 1;
+    let env = parts.start();
+
+    env.push_all([to("a", message("1"))]);
+    env.pass(seconds(1)).await;
+    env.push_all([to("b", message("2"))]);
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Idle, 1)]);
+    assert_eq!(env.metrics.open_batches.get(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_an_idle_time_a_batch_takes_what_is_at_hand() {
     let mut parts = Parts::default();

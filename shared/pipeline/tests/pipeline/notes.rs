@@ -1,9 +1,16 @@
 //! The crash file names what a lane works on, and nothing while it waits: a process that is killed then
 //! blames no message.
 
-use crate::env::{Parts, TestEnv, keyed, message, seconds, sized};
-use pipeline::doubles::{Fault, Faults};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use crate::env::{NEVER, Parts, TestEnv, item, keyed, message, seconds, sized};
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{Describe, Fault, Faults, Feed, Graveyard, Ledger, Shelf};
+use pipeline::{Limits, Message, Metrics, Pipeline, Status};
 use tempfile::TempDir;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 /// A pipeline with a crash file.
 fn start(mut parts: Parts) -> (TestEnv, TempDir) {
@@ -59,4 +66,53 @@ async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
     assert_eq!(env.written(), ["1"]);
     assert_eq!(env.metrics.open_batches.get(), 1);
     assert_eq!(noted(&folder), [""; 0]);
+}
+
+/// Ends a process by force, once this is true, while a transform blocks its lane. Returns what stays noted.
+async fn noted_at_the_end(
+    stall_after: Duration,
+    is_due: impl Fn(&Status) -> bool + Send,
+) -> Vec<String> {
+    let (folder, ledger) = (tempfile::tempdir().unwrap(), Ledger::default());
+    let (has_begun, (release, blocked)) = (Arc::new(Notify::new()), mpsc::channel::<()>());
+    let (begun, blocked) = (Arc::clone(&has_begun), Mutex::new(blocked));
+    let describe = move |message: &Message| {
+        begun.notify_one();
+        blocked.lock().unwrap().recv().unwrap_err();
+        item(message)
+    };
+    let crash_file = Some(folder.path().join("crash_file"));
+    let mut running = Pipeline {
+        service: "test",
+        source: Feed::new([message("1")], ledger.clone()),
+        transform: Describe(describe, Faults::none()),
+        sink: Shelf::new(ledger.clone(), Faults::none(), usize::MAX),
+        dead_letters: Policy::Bury(Graveyard(ledger, Faults::none())),
+        limits: Limits { lanes: 1, stall_after, crash_file, ..Limits::default() },
+        metrics: Metrics::default(),
+    }
+    .start();
+    let status = running.status();
+    has_begun.notified().await;
+    let due = async {
+        while !is_due(&status) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(seconds(30), due).await.unwrap();
+
+    status.excuse();
+
+    let noted = noted(&folder);
+    drop(release);
+    assert!(running.ended().await.is_none());
+    noted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_which_a_lane_hangs_stays_noted_at_a_forced_end_and_others_do_not() {
+    let stalled = |status: &Status| status.stalled().is_some_and(|(name, _)| name == "lane 0");
+
+    assert_eq!(noted_at_the_end(Duration::from_millis(10), stalled).await.len(), 1);
+    assert_eq!(noted_at_the_end(NEVER, |_| true).await, [""; 0]);
 }

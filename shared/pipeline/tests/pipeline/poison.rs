@@ -154,6 +154,30 @@ async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everythi
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_message_for_which_a_batch_is_closed_is_transformed_once() {
+    let (ledger, applied) = (Ledger::default(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&applied);
+    let describe = move |message: &Message| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Item { key: "key".into(), id: message.id.clone(), bytes: 1, kind: Kind::Good }
+    };
+    let pipeline = Pipeline {
+        service: "test",
+        source: Feed::new(["1", "2", "3", "4", "5"].map(message), ledger.clone()),
+        transform: pipeline::doubles::Describe(describe, faultless()),
+        sink: Shelf::new(ledger.clone(), faultless(), 2),
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits: one_batch(),
+        metrics: Metrics::default(),
+    };
+
+    assert!(pipeline.start().ended().await.is_none());
+
+    assert_eq!(ledger.book().batches.len(), 3, "a batch has room for two");
+    assert_eq!(applied.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_panic() {
     let messages = ["1", "2", "bad", "3", "4", "5"].map(ordered);
 

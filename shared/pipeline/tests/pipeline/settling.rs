@@ -393,6 +393,8 @@ async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
 struct SlowToClose {
     feed: Feed,
     takes: Duration,
+    ledger: Ledger,
+    /// True once it is closed, with each delivery settled before.
     is_closed: Arc<AtomicBool>,
 }
 
@@ -402,36 +404,57 @@ impl Source for SlowToClose {
     }
 
     async fn close(self) -> Result<(), Error> {
+        let is_settled = self.ledger.book().unsettled == 0;
         tokio::time::sleep(self.takes).await;
-        self.is_closed.store(true, Ordering::Relaxed);
+        self.is_closed.store(is_settled, Ordering::Relaxed);
         Ok(())
     }
 }
 
+/// A pipeline with one message at work, whose source takes so long to close; and whether that has closed.
+async fn slow_to_close(sink: Faults, takes: Duration) -> (Running, Arc<AtomicBool>) {
+    let (ledger, is_closed) = (Ledger::default(), Arc::<AtomicBool>::default());
+    let feed = Feed::new([message("1")], ledger.clone());
+    let pipeline = Pipeline {
+        service: "test",
+        source: SlowToClose {
+            feed,
+            takes,
+            ledger: ledger.clone(),
+            is_closed: Arc::clone(&is_closed),
+        },
+        transform: Describe(item, Faults::none()),
+        sink: Shelf::new(ledger, sink, 100),
+        dead_letters: Policy::<Graveyard>::Drop,
+        limits: eager().limits,
+        metrics: Metrics::default(),
+    };
+    let running = pipeline.start();
+    tokio::time::sleep(seconds(1)).await;
+    (running, is_closed)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_that_is_cut_leaves_time_for_the_acknowledgements() {
-    for (grace, takes) in [(30, seconds(4)), (4, Duration::from_millis(900))] {
-        let ledger = Ledger::default();
-        let is_closed = Arc::<AtomicBool>::default();
-        let feed = Feed::new([message("1")], ledger.clone());
-        let pipeline = Pipeline {
-            service: "test",
-            source: SlowToClose { feed, takes, is_closed: Arc::clone(&is_closed) },
-            transform: Describe(item, Faults::none()),
-            sink: Shelf::new(ledger.clone(), Faults::always(Fault::Hung), 100),
-            dead_letters: Policy::<Graveyard>::Drop,
-            limits: eager().limits,
-            metrics: Metrics::default(),
-        };
-        let running = pipeline.start();
-        tokio::time::sleep(seconds(1)).await;
+    for (grace, takes, ends) in [(30, seconds(4), 29), (4, Duration::from_millis(900), 3)] {
+        let (running, is_closed) = slow_to_close(Faults::always(Fault::Hung), takes).await;
 
         let start = tokio::time::Instant::now();
         running.shutdown(seconds(grace)).await.unwrap_err();
 
         assert!(is_closed.load(Ordering::Relaxed), "{grace}");
-        assert!(start.elapsed() <= seconds(grace), "{:?}", start.elapsed());
+        assert_eq!(start.elapsed().as_secs(), ends, "of {grace}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_does_not_close_in_time_is_named_where_no_message_is_left() {
+    let (running, is_closed) = slow_to_close(Faults::none(), seconds(60)).await;
+
+    let error = running.shutdown(seconds(4)).await.unwrap_err();
+
+    assert!(format!("{error:#}").starts_with("send the last acknowledgements"), "{error:#}");
+    assert!(!is_closed.load(Ordering::Relaxed));
 }
 
 /// The second batch of a key waits for the first, and others pass by.
