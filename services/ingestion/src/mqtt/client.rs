@@ -14,9 +14,9 @@ const MESSAGE_OVERHEAD: usize = 512;
 /// Memory of an attribute beside its bytes, roughly.
 pub(super) const PROPERTY_OVERHEAD: usize = 128;
 /// Packets up to this size are copied out of the read buffer, so that none of them keeps all of it.
-const COPIED_BYTES: usize = 16 * 1024;
+const COPIED_BYTES: usize = 16_384;
 /// Least room in the read buffer.
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 32_768;
 /// Why a connection ends with a message of QoS 2. A PUBACK is no answer to it [MQTT-4.3.3].
 const EXACTLY_ONCE: &str = "the broker sends a message with QoS 2, this client subscribes with QoS \
     0 or 1: another client may have used its id, so end the broker's session or set mqtt.name";
@@ -376,4 +376,58 @@ fn event4(packet: packets4::Packet) -> Result<Event, String> {
 fn refusal(code: &str, text: Option<String>) -> String {
     let text = text.map(|text| format!(" ({text})")).unwrap_or_default();
     format!("the broker refuses the connection: {code}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of QoS 0 with a topic of one letter, as MQTT 3.1.1 has it.
+    fn packet(payload_bytes: usize) -> Vec<u8> {
+        let publish = packets4::Publish::new("t", QoS4::AtMostOnce, vec![0; payload_bytes]);
+        let mut bytes = BytesMut::new();
+        packets4::Packet::Publish(publish).write(&mut bytes, usize::MAX).unwrap();
+        bytes.to_vec()
+    }
+
+    #[test]
+    fn all_that_accompanies_a_message_is_part_of_its_size() {
+        let text = |length| Some("x".repeat(length));
+        let properties = packets5::PublishProperties {
+            content_type: text(1_000),
+            response_topic: text(20_000),
+            correlation_data: Some(vec![0; 300_000].into()),
+            user_properties: vec![("n".repeat(4_000_000), "v".repeat(50_000_000))],
+            ..packets5::PublishProperties::default()
+        };
+        let published = Published {
+            topic: vec![b't'; 7].into(),
+            payload: vec![0; 60].into(),
+            is_retained: false,
+            is_repeated: false,
+            packet_id: None,
+            properties: Some(properties),
+            dropped_properties: None,
+        };
+
+        assert_eq!(published.size(), 54_321_067 + MESSAGE_OVERHEAD + PROPERTY_OVERHEAD);
+    }
+
+    #[test]
+    fn a_small_message_does_not_keep_the_read_buffer_and_a_large_one_is_not_copied() {
+        let codec =
+            Codec { protocol: Protocol::V4, max_packet_bytes: 100_000, max_sent_bytes: None };
+        // Two bytes of header and length, two of the topic's length, one of the topic; a third of length
+        // above 127.
+        for (payload_bytes, is_copied) in [(10, true), (16_384 - 6, true), (16_384 - 5, false)] {
+            let mut inbox = BytesMut::with_capacity(50_000);
+            let room = inbox.capacity();
+            inbox.extend_from_slice(&packet(payload_bytes));
+
+            let event = codec.decode(&mut inbox).unwrap();
+
+            assert!(matches!(event, Some(Event::Published(_))), "{payload_bytes}");
+            assert_eq!(inbox.try_reclaim(room), is_copied, "{payload_bytes}");
+        }
+    }
 }
