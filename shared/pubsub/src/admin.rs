@@ -257,15 +257,9 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> String {
     format!("Pub/Sub does not answer: {}", credentials::explain(error))
 }
 
-/// The gRPC code, or what the HTTP status stands for.
+/// Code of an answer of Pub/Sub; `None` where it did not answer.
 pub(crate) fn code(error: &ApiError) -> Option<Code> {
-    let of_status = error.status().map(|status| status.code);
-    of_status.or_else(|| match error.http_status_code()? {
-        403 => Some(Code::PermissionDenied),
-        401 => Some(Code::Unauthenticated),
-        404 => Some(Code::NotFound),
-        _ => None,
-    })
+    error.status().map(|status| status.code)
 }
 
 /// Keeps `condition` true to whether a subscription is there; `needs_policy` asks for a dead-letter

@@ -92,3 +92,26 @@ async fn a_topic_that_loses_its_audience_is_closed_and_opened_when_it_has_one() 
     let missing = admin.require_audience(&TopicName::new("p", "missing")).await.unwrap_err();
     assert!(missing.detail().ends_with("projects/p/topics/missing does not exist"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_watches_opens_the_guard_once_somebody_listens() {
+    let world = World::new(json!({})).await;
+    let admin = Admin::new(&world.connection).await.unwrap();
+    let condition = Health::default().condition("topics");
+    let guard = TopicGuard::new([world.topic.clone()]);
+    let sink = Sink::new(Publishers::new(&world.connection).await.unwrap(), guard.clone());
+    let mut batch = sink.open(&world.topic);
+    sink.join(&mut batch, world.outgoing("data".into(), ""), &mut ()).unwrap();
+    let batch = sink.seal(batch, &mut ());
+    assert!(sink.write(&batch, PATIENCE).await.is_err());
+
+    let watching = tokio::spawn(guard.watch(admin, condition));
+
+    let written = async {
+        while sink.write(&batch, PATIENCE).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    watching.abort();
+}

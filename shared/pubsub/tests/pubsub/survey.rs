@@ -93,7 +93,7 @@ async fn a_topic_is_told_by_what_is_wrong_with_it() {
     let state = async |topic| look(&world, &[topic], None).await.remove(1).state;
     let refuse = |method, code| {
         world.emulator.faults().clear();
-        world.emulator.faults().refuse(method, 2, code);
+        world.emulator.faults().refuse(method, 4, code);
     };
 
     assert!(
@@ -102,6 +102,13 @@ async fn a_topic_is_told_by_what_is_wrong_with_it() {
     assert!(matches!(state("lonely").await, State::Missing(why) if why.contains("neither")));
     refuse("GetTopic", Code::PermissionDenied);
     assert!(matches!(state("topic").await, State::Unchecked(_)));
+    refuse("GetSubscription", Code::PermissionDenied);
+    assert!(
+        matches!(state("topic").await, State::Unchecked(why) if why.contains("no right to see whether"))
+    );
+    // It was deleted between the list and the look.
+    refuse("GetSubscription", Code::NotFound);
+    assert!(matches!(state("topic").await, State::Missing(why) if why.contains("neither")));
     refuse("GetTopic", Code::Unavailable);
     assert!(
         matches!(state("topic").await, State::Unreachable(why) if why.contains("does not answer"))
