@@ -36,17 +36,23 @@ pub trait Row: Sized + Send + Sync + 'static {
     /// `Reject`, with a reason of one's own, for a message that makes no row.
     fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error>;
 
-    /// The values, in the order of the columns.
+    /// The values, in the order of the columns. A [`Cell::Null`] is the default of its column, where that is a
+    /// literal.
     fn cells(self) -> Vec<Cell>;
 }
 
-/// Rows of a type of one's own.
+/// Rows of a [`Row`] type.
 #[derive(Debug)]
-pub struct Typed<R>(PhantomData<fn() -> R>);
+pub struct Typed<R> {
+    /// Defaults of the columns that are filled in here.
+    defaults: Vec<Option<Cell>>,
+    row: PhantomData<fn() -> R>,
+}
 
-impl<R> Default for Typed<R> {
+impl<R: Row> Default for Typed<R> {
     fn default() -> Self {
-        Self(PhantomData)
+        let defaults = R::columns().iter().map(Column::default_cell).collect();
+        Self { defaults, row: PhantomData }
     }
 }
 
@@ -56,7 +62,13 @@ impl<R: Row> Rows for Typed<R> {
     }
 
     fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error> {
-        Ok(R::read(message, envelope)?.cells())
+        let mut cells = R::read(message, envelope)?.cells();
+        for (cell, default) in cells.iter_mut().zip(&self.defaults) {
+            if let (Cell::Null, Some(default)) = (&*cell, default) {
+                cell.clone_from(default);
+            }
+        }
+        Ok(cells)
     }
 }
 
@@ -213,6 +225,35 @@ mod tests {
             assert_eq!(cells(mode, "7", r#"{"n": 1}"#), [Cell::Int(1)]);
         }
         assert!(Cell::Null.fits(&column(Mode::Required, "ABS(7)")));
+    }
+
+    #[test]
+    fn a_row_type_gets_the_defaults_of_its_columns() {
+        struct Reading;
+
+        impl Row for Reading {
+            fn columns() -> Vec<Column> {
+                let with = |name: &str, default: Option<&str>| Column {
+                    default: default.map(Into::into),
+                    ..Column::new(name, Kind::Int64)
+                };
+                vec![with("given", Some("7")), with("missing", Some("7")), with("none", None)]
+            }
+
+            fn read(_message: &Message, _envelope: &Envelope) -> Result<Self, Error> {
+                Ok(Self)
+            }
+
+            fn cells(self) -> Vec<Cell> {
+                vec![Cell::Int(1), Cell::Null, Cell::Null]
+            }
+        }
+        let message = Message::new("");
+        let envelope = Envelope::of(&message, Input::Raw).unwrap();
+
+        let cells = Typed::<Reading>::default().cells(&message, &envelope).unwrap();
+
+        assert_eq!(cells, [Cell::Int(1), Cell::Int(7), Cell::Null]);
     }
 
     #[test]
