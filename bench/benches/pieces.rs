@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bigqueries::column::{Column, Kind};
 use bigqueries::rows::Mapped;
-use bigqueries::table::TableName;
+use bigqueries::table::{Table, TableName};
 use bigqueries::transform::ToRow;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use e2e::reading::Reading;
@@ -146,7 +146,9 @@ fn rows(criterion: &mut Criterion) {
         endpoint: Some("http://127.0.0.1:1".into()),
         ..<_>::default()
     };
-    let sink = bigqueries::sink::Sink::storage_write(&endpoint, table(), all);
+    let client = runtime.block_on(bigqueries::client::rest(&endpoint)).unwrap();
+    let table = Table::new(client, table(), all, bigqueries::config::Table::default());
+    let sink = bigqueries::sink::Sink::storage_write(&endpoint, table);
     let sink = runtime.block_on(sink).unwrap();
     let record = |number| match runtime.block_on(transform.apply(&message(number))).unwrap() {
         Step::Pass(record) => record,

@@ -120,11 +120,10 @@ async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Si
     let rest = client::rest(&settings.bigquery).await?;
     let name = settings.table_name();
     let table =
-        Table::new(rest.clone(), name.clone(), Arc::clone(&columns), settings.table.clone())
-            .written_with(settings.write);
+        Table::new(rest, name, columns, settings.table.clone()).written_with(settings.write);
     let sink = match settings.write {
-        Api::InsertAll => Sink::insert_all(rest, name, columns),
-        Api::StorageWrite => Sink::storage_write(&settings.bigquery, name, columns).await?,
+        Api::InsertAll => Sink::insert_all(table.clone()),
+        Api::StorageWrite => Sink::storage_write(&settings.bigquery, table.clone()).await?,
     };
     Ok((sink, table))
 }

@@ -5,7 +5,7 @@
 //! | `insertAll` 404 | the table is not there (a new one takes a while): not ready |
 //! | `insertAll` 401, 403 but for quotas | no rights: not ready |
 //! | `insertAll` 403 `quotaExceeded`, `rateLimitExceeded`; 408, 429, 5xx | retry |
-//! | `insertAll` 413; 400 about the size | the request is too large: split, until the culprit stands alone |
+//! | `insertAll` 413; 400 about the size of a large request | the request is too large: split, until the culprit stands alone |
 //! | `insertAll` 400 | the table is at fault, or a row that is not named: not ready |
 //! | `insertAll` row `invalid` | that row is refused; the others were written |
 //! | `insertAll` row `invalid`, about a column that the settings do not have | the table has changed: retry |
@@ -14,7 +14,7 @@
 //! | `AppendRows` with row errors | those rows are refused, and none of the others was written yet |
 //! | `AppendRows` `ALREADY_EXISTS` | written before |
 //! | `AppendRows` `NOT_FOUND`, `PERMISSION_DENIED`, `UNAUTHENTICATED` | not ready |
-//! | `AppendRows` `INVALID_ARGUMENT` about the size without a `StorageError`, `OUT_OF_RANGE` | the request is too large: split |
+//! | `AppendRows` `INVALID_ARGUMENT` about the size of a large request without a `StorageError`, `OUT_OF_RANGE` | the request is too large: split |
 //! | `AppendRows` `INVALID_ARGUMENT` | the rows do not fit the table, or a new column has not spread: not ready |
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
@@ -35,6 +35,10 @@ use pipeline::{Error, Recovery};
 use prost::Message;
 
 use crate::column::Column;
+
+/// No limit on the bytes of a request or of a row is below this:
+/// <https://cloud.google.com/bigquery/quotas#streaming_inserts>.
+const SMALLEST_LIMIT: usize = 1_000_000;
 
 /// What an answer to a whole request means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +82,14 @@ impl Meaning {
     }
 }
 
-/// What an HTTP status of `insertAll`, with the reason and the message in its body, means.
+/// Meaning of an HTTP status of `insertAll`, with the reason and the message in its body, for a request of so
+/// many bytes.
 #[must_use]
-pub fn of_insert_all(status: u16, reason: &str, message: &str) -> Meaning {
+pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> Meaning {
     match (status, reason) {
         (200, _) => Meaning::Written,
         (413, _) | (400, "uploadTooLarge") => Meaning::Split("request_too_large"),
-        (400, _) if is_about_size(message) => Meaning::Split("request_too_large"),
+        (400, _) if is_about_size(message, bytes) => Meaning::Split("request_too_large"),
         (403, "quotaExceeded" | "rateLimitExceeded") => Meaning::Retry,
         (400 | 401 | 403 | 404, _) => Meaning::NotReady,
         _ => Meaning::Retry,
@@ -128,15 +133,18 @@ fn has_column(columns: &[Column], path: &str) -> bool {
     })
 }
 
-/// Meaning of a status of the Storage Write API, with the code of its `StorageError` if it has one.
+/// Meaning of a status of the Storage Write API, with the code of its `StorageError` if it has one, for a
+/// request of so many bytes.
 #[must_use]
-pub fn of_append(code: Code, storage_error: Option<i32>, message: &str) -> Meaning {
+pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: usize) -> Meaning {
     match code {
         Code::AlreadyExists => Meaning::Written,
         Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
         // All of these codes are about the table, its schema, the stream or a key, whatever the words.
         Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Meaning::NotReady,
-        Code::InvalidArgument if is_about_size(message) => Meaning::Split("request_too_large"),
+        Code::InvalidArgument if is_about_size(message, bytes) => {
+            Meaning::Split("request_too_large")
+        }
         Code::InvalidArgument => Meaning::NotReady,
         Code::OutOfRange => Meaning::Split("request_too_large"),
         Code::Unimplemented => Meaning::Stop,
@@ -178,10 +186,11 @@ pub fn storage_error(details: &[u8]) -> Option<i32> {
 }
 
 /// True if a request is refused for its size, in Google's words: "AppendRows request too large",
-/// "MessageSize is too large", "Request payload size exceeds the limit".
-fn is_about_size(message: &str) -> bool {
+/// "MessageSize is too large", "Request payload size exceeds the limit". Of a small request such words say
+/// something else.
+fn is_about_size(message: &str, bytes: usize) -> bool {
     let message = message.to_ascii_lowercase();
-    message.contains("too large") || message.contains("size exceeds")
+    bytes >= SMALLEST_LIMIT && (message.contains("too large") || message.contains("size exceeds"))
 }
 
 #[cfg(test)]
@@ -209,10 +218,12 @@ mod tests {
             (503, "backendError", Meaning::Retry),
         ];
         for (status, reason, meaning) in table {
-            assert_eq!(of_insert_all(status, reason, ""), meaning, "{status} {reason}");
+            assert_eq!(of_insert_all(status, reason, "", 1), meaning, "{status} {reason}");
         }
         let size = "Request payload size exceeds the limit: 10485760 bytes.";
-        assert_eq!(of_insert_all(400, "badRequest", size), Meaning::Split("request_too_large"));
+        let large = Meaning::Split("request_too_large");
+        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT), large);
+        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT - 1), Meaning::NotReady);
     }
 
     #[test]
@@ -303,17 +314,24 @@ mod tests {
             (Code::Unknown, "", Meaning::Retry),
         ];
         for (code, message, meaning) in table {
-            assert_eq!(of_append(code, None, message), meaning, "{code:?} {message}");
+            assert_eq!(
+                of_append(code, None, message, SMALLEST_LIMIT),
+                meaning,
+                "{code:?} {message}"
+            );
         }
     }
 
     #[test]
     fn a_storage_error_says_more_than_words_about_the_size() {
-        let with = |code| of_append(Code::InvalidArgument, code, "The schema is too large.");
+        let sized =
+            |code, bytes| of_append(Code::InvalidArgument, code, "The schema is too large.", bytes);
+        let with = |code| sized(code, SMALLEST_LIMIT);
 
         assert_eq!(with(Some(7)), Meaning::NotReady);
         for none in [None, Some(0)] {
             assert_eq!(with(none), Meaning::Split("request_too_large"));
+            assert_eq!(sized(none, SMALLEST_LIMIT - 1), Meaning::NotReady);
         }
     }
 

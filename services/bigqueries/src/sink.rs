@@ -4,7 +4,6 @@ mod append;
 mod insert;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -15,7 +14,7 @@ use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::column::Column;
 use crate::config::Api;
-use crate::table::TableName;
+use crate::table::Table;
 use crate::transform::Record;
 use append::{Appender, append};
 pub use insert::Insertion;
@@ -31,8 +30,7 @@ const INSERT_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Writes rows, and says which of them BigQuery refused.
 pub struct Sink {
-    columns: Arc<[Column]>,
-    table: TableName,
+    table: Table,
     way: Way,
 }
 
@@ -66,12 +64,8 @@ impl Sink {
     ///
     /// # Errors
     /// `Stop` when the columns have no Arrow schema, or no client can be built.
-    pub async fn storage_write(
-        endpoint: &Endpoint,
-        table: TableName,
-        columns: Arc<[Column]>,
-    ) -> Result<Self, Error> {
-        let schema = Schema::new(&columns);
+    pub async fn storage_write(endpoint: &Endpoint, table: Table) -> Result<Self, Error> {
+        let schema = Schema::new(table.columns());
         let schema = schema.map_err(|error| Recovery::Stop.because("make Arrow schema", error))?;
         let endpoint = endpoint.clone();
         let appender = Renewable::open(move || {
@@ -82,19 +76,20 @@ impl Sink {
             })
         });
         let way = Way::StorageWrite { schema, appender: appender.await? };
-        Ok(Self { columns, table, way })
+        Ok(Self { table, way })
     }
 
-    /// Writes with `insertAll`.
+    /// Writes with `insertAll`, over the connections that the table is looked at with.
     #[must_use]
-    pub fn insert_all(api: Renewable<api::Api>, table: TableName, columns: Arc<[Column]>) -> Self {
-        Self { columns, table, way: Way::InsertAll(api) }
+    pub fn insert_all(table: Table) -> Self {
+        let way = Way::InsertAll(table.client());
+        Self { table, way }
     }
 
     /// The rows that BigQuery refused, with its words.
     fn refusals(&self, refused: BTreeMap<usize, String>) -> Vec<Refusal> {
         let refused = refused.into_iter().map(|(index, why)| {
-            let detail = format!("table {}: {why}", self.table);
+            let detail = format!("table {}: {why}", self.table.name());
             Refusal { index, reason: "row_refused", detail }
         });
         refused.collect()
@@ -133,7 +128,7 @@ impl pipeline::Sink for Sink {
 
     fn open(&self, (): &()) -> Batch {
         match &self.way {
-            Way::StorageWrite { .. } => Batch::Columns(Columns::new(&self.columns)),
+            Way::StorageWrite { .. } => Batch::Columns(Columns::new(self.table.columns())),
             Way::InsertAll(_) => Batch::Lines(Lines::default()),
         }
     }
@@ -143,7 +138,7 @@ impl pipeline::Sink for Sink {
             Batch::Columns(_) => Api::StorageWrite,
             Batch::Lines(_) => Api::InsertAll,
         };
-        let (size, most) = check(&self.columns, &record, api).map_err(Join::Refused)?;
+        let (size, most) = check(self.table.columns(), &record, api).map_err(Join::Refused)?;
         let (rows, bytes) = match batch {
             Batch::Columns(columns) => (columns.len(), columns.bytes()),
             Batch::Lines(lines) => (lines.len(), lines.bytes()),
@@ -153,11 +148,11 @@ impl pipeline::Sink for Sink {
         }
         match batch {
             Batch::Columns(columns) => {
-                columns.push(&self.columns, record.cells);
+                columns.push(self.table.columns(), record.cells);
                 Ok(columns.bytes())
             }
             Batch::Lines(lines) => {
-                lines.push(&self.columns, &record.cells, &record.insert_id);
+                lines.push(self.table.columns(), &record.cells, &record.insert_id);
                 Ok(lines.bytes())
             }
         }
@@ -190,7 +185,7 @@ impl pipeline::Sink for Sink {
             }
             (Sealed::Lines(rows), Way::InsertAll(api)) => {
                 let api = api.lease().await?;
-                let inserted = insert(rows, &api, (&self.table, &self.columns)).await;
+                let inserted = insert(rows, &api, &self.table).await;
                 api.done();
                 inserted
             }

@@ -86,6 +86,21 @@ impl Table {
         Self { api, name, columns, settings, written_with: config::Api::default() }
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// Columns of the rows that go to it.
+    pub(crate) fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// Client that it is looked at with.
+    pub(crate) fn client(&self) -> Renewable<Api> {
+        self.api.clone()
+    }
+
     /// The same table, written with this API. It decides on columns that are left to their defaults.
     #[must_use]
     pub fn written_with(self, api: config::Api) -> Self {
@@ -151,6 +166,22 @@ impl Table {
         match self.look().await? {
             Some(found) => self.reconcile(found).await.map(drop),
             None => Err(Fault::Missing(format!("table {} does not exist", self.name))),
+        }
+    }
+
+    /// Checks that the table still has the columns that rows are made for. BigQuery refuses good rows once
+    /// somebody has replaced it.
+    ///
+    /// # Errors
+    /// The difference, or why the table cannot be looked at. The same rows can be written later.
+    pub(crate) async fn check_fit(&self) -> Result<(), String> {
+        let looked = timeout(TIMEOUT, self.look()).await.unwrap_or_else(|_| Err(self.silent()));
+        let Some(found) = looked.map_err(Fault::into_text)? else {
+            return Err("it does not exist any more".into());
+        };
+        match self.compare(&found).map_err(Fault::into_text)? {
+            None => Ok(()),
+            Some(_) => Err("it has lost columns".into()),
         }
     }
 

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::batch::{self, Schema};
 use crate::meaning::{self, Meaning};
-use crate::table::TableName;
+use crate::table::{Table, TableName};
 
 /// Action of an append, for errors.
 const APPEND: &str = "append rows";
@@ -73,10 +73,12 @@ impl Appender {
 
 /// Appends rows, and returns those that BigQuery refused by name. Where some are refused nothing was
 /// written, so the others are sent again without them, until all that remain are in the table.
+///
+/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`].
 pub(super) async fn append(
     rows: &RecordBatch,
     (appender, schema): (&Appender, &Schema),
-    table: &TableName,
+    table: &Table,
 ) -> Result<BTreeMap<usize, String>, Error> {
     let broken = |error| Recovery::Stop.because("make request", error);
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
@@ -90,11 +92,13 @@ pub(super) async fn append(
         let request = batch::only(rows, &left).map_err(broken)?;
         let request = schema.encode(&request).map_err(broken)?;
         let request = ArrowRecordBatch::new().set_serialized_record_batch(request);
-        let writer = appender.writer(table, schema).await?;
+        let writer = appender.writer(table.name(), schema).await?;
         let errors = send(writer, request, &appender.idle).await?;
         if errors.is_empty() {
             return Ok(refused);
         }
+        let fit = table.check_fit().await;
+        fit.map_err(|difference| Recovery::Retry.because(APPEND, difference))?;
         if !note(&mut refused, &left, &errors) {
             let why = "row errors that name none of the rows";
             return Err(Recovery::Retry.because(APPEND, why));
@@ -113,6 +117,7 @@ async fn send(
     request: ArrowRecordBatch,
     idle: &Idle,
 ) -> Result<Vec<RowError>, Error> {
+    let bytes = request.serialized_record_batch.len();
     let mut sent = writer.append(request.clone()).send().await;
     if has_answered && sent.as_ref().is_err_and(has_lost_its_connection) {
         sent = writer.append(request).send().await;
@@ -131,7 +136,7 @@ async fn send(
         }
         Err(error) => error,
     };
-    let Fault { meaning, is_answer } = Fault::of(&error);
+    let Fault { meaning, is_answer } = Fault::of(&error, bytes);
     if meaning == Meaning::Retry {
         idle.give_back(Writer { writer, has_answered: is_answer });
     }
@@ -158,7 +163,8 @@ struct Fault {
 }
 
 impl Fault {
-    fn of(error: &AppendError) -> Self {
+    /// The fault of a request of so many bytes.
+    fn of(error: &AppendError, bytes: usize) -> Self {
         let AppendError::Rpc { source, .. } = error else {
             return Self { meaning: Meaning::Retry, is_answer: false };
         };
@@ -166,7 +172,7 @@ impl Fault {
         let end = source.source().and_then(|cause| cause.downcast_ref::<tonic::Status>());
         let code = end.and_then(|status| meaning::storage_error(status.details()));
         let meaning = match source.status() {
-            Some(status) => meaning::of_append(status.code, code, &status.message),
+            Some(status) => meaning::of_append(status.code, code, &status.message, bytes),
             None => Meaning::Retry,
         };
         let is_answer = end.is_none() && source.status().is_some();

@@ -10,7 +10,7 @@ use crate::api::{Api, Failure, Refused};
 use crate::batch::Lines;
 use crate::column::Column;
 use crate::meaning::{self, RowMeaning};
-use crate::table::TableName;
+use crate::table::Table;
 
 /// Action of an insert, for errors.
 const INSERT: &str = "insert rows";
@@ -50,17 +50,41 @@ impl Insertion {
         refused.collect()
     }
 
-    /// Takes note of an answer: the errors of rows among those that were sent. All others are written.
-    ///
-    /// Returns the reason for which some have to be sent again.
-    fn note(&self, sent: &[usize], errors: &[Value], columns: &[Column]) -> Option<String> {
+    /// Takes note of an answer, and returns the reason for which some rows have to be sent again.
+    fn settle(&self, answer: Answer) -> Option<String> {
+        self.settled().extend(answer.settled);
+        answer.again
+    }
+
+    pub(super) fn split(&self, at: usize) -> (Self, Self) {
+        let (first, second) = self.lines.split(at);
+        let mut before = self.settled().clone();
+        let after = before.split_off(&at).into_iter().map(|(row, why)| (row - at, why)).collect();
+        let part = |lines, settled| Self { lines, settled: Mutex::new(settled) };
+        (part(first, before), part(second, after))
+    }
+}
+
+/// An answer of `insertAll`.
+#[derive(Debug, Default)]
+struct Answer {
+    /// By the place of the row: nothing for a row that was written, else the reason of its refusal.
+    settled: BTreeMap<usize, Option<String>>,
+    /// Reason for which rows that are not settled have to be sent again.
+    again: Option<String>,
+}
+
+impl Answer {
+    /// Reads the errors of rows among those that were sent. All others are written.
+    fn read(sent: &[usize], errors: &[Value], columns: &[Column]) -> Self {
         let mut outcomes: BTreeMap<usize, Option<String>> =
             sent.iter().map(|row| (*row, None)).collect();
         let mut again = None;
         for error in errors {
             let place = error["index"].as_u64().and_then(|index| usize::try_from(index).ok());
             let Some(row) = place.and_then(|place| sent.get(place)) else {
-                return Some(format!("an error that names none of the rows: {error}"));
+                let why = format!("an error that names none of the rows: {error}");
+                return Self { again: Some(why), ..Self::default() };
             };
             let errors = error["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
             if errors.is_empty() {
@@ -82,24 +106,27 @@ impl Insertion {
                 }
             }
         }
-        self.settled().extend(outcomes);
-        again
+        Self { settled: outcomes, again }
     }
 
-    pub(super) fn split(&self, at: usize) -> (Self, Self) {
-        let (first, second) = self.lines.split(at);
-        let mut before = self.settled().clone();
-        let after = before.split_off(&at).into_iter().map(|(row, why)| (row - at, why)).collect();
-        let part = |lines, settled| Self { lines, settled: Mutex::new(settled) };
-        (part(first, before), part(second, after))
+    fn has_refusals(&self) -> bool {
+        self.settled.values().any(Option::is_some)
+    }
+
+    /// The same without its refusals: those rows are sent again, for this reason.
+    fn without_refusals(mut self, why: String) -> Self {
+        self.settled.retain(|_, refusal| refusal.is_none());
+        Self { again: Some(why), ..self }
     }
 }
 
 /// Inserts the rows that are left, and returns those that BigQuery refused by name.
+///
+/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`].
 pub(super) async fn insert(
     rows: &Insertion,
     api: &Api,
-    (table, columns): (&TableName, &[Column]),
+    table: &Table,
 ) -> Result<BTreeMap<usize, String>, Error> {
     let left = rows.left();
     if left.is_empty() {
@@ -107,16 +134,23 @@ pub(super) async fn insert(
     }
     let body = rows.lines.body(&left);
     let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
-    match api.insert_all(table, body).await {
+    let bytes = rows.lines.bytes();
+    match api.insert_all(table.name(), body).await {
         Ok(answer) => {
-            let errors = answer["insertErrors"].as_array().map(Vec::as_slice);
-            match rows.note(&left, errors.unwrap_or_default(), columns) {
+            let errors = answer["insertErrors"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let mut answer = Answer::read(&left, errors, table.columns());
+            if answer.has_refusals()
+                && let Err(difference) = table.check_fit().await
+            {
+                answer = answer.without_refusals(difference);
+            }
+            match rows.settle(answer) {
                 Some(why) => Err(Recovery::Retry.because(INSERT, why)),
                 None => Ok(rows.refused()),
             }
         }
         Err(Failure::Refused(Refused { status, reason, message })) => {
-            let meaning = meaning::of_insert_all(status, &reason, &message);
+            let meaning = meaning::of_insert_all(status, &reason, &message, bytes);
             let error = meaning.because(INSERT, format!("{message} ({reason})"));
             error.map_or_else(|| Ok(rows.refused()), Err)
         }
@@ -147,6 +181,10 @@ mod tests {
         json!({ "index": index, "errors": [error, error] })
     }
 
+    fn note(rows: &Insertion, sent: &[usize], errors: &[Value]) -> Option<String> {
+        rows.settle(Answer::read(sent, errors, &columns()))
+    }
+
     fn refused(rows: &[usize]) -> BTreeMap<usize, String> {
         rows.iter().map(|row| (*row, "column n: bad value".to_owned())).collect()
     }
@@ -156,7 +194,7 @@ mod tests {
         let rows = insertion();
         let errors = [row_error(0, "invalid"), row_error(2, "invalid")];
 
-        assert_eq!(rows.note(&[0, 1, 2], &errors, &columns()), None);
+        assert_eq!(note(&rows, &[0, 1, 2], &errors), None);
 
         assert_eq!((rows.left(), rows.refused()), (vec![], refused(&[0, 2])));
     }
@@ -166,11 +204,11 @@ mod tests {
         let rows = insertion();
         let errors = [row_error(0, "invalid"), row_error(1, "stopped")];
 
-        let again = rows.note(&[0, 1, 2], &errors, &columns());
+        let again = note(&rows, &[0, 1, 2], &errors);
 
         assert_eq!(again.as_deref(), Some("stopped: column n: bad value"));
         assert_eq!((rows.left(), rows.refused()), (vec![1], refused(&[0])));
-        assert_eq!(rows.note(&[1], &[row_error(0, "invalid")], &columns()), None);
+        assert_eq!(note(&rows, &[1], &[row_error(0, "invalid")]), None);
         assert_eq!((rows.left(), rows.refused()), (vec![], refused(&[0, 1])));
     }
 
@@ -179,7 +217,7 @@ mod tests {
         for error in [json!({ "index": 1 }), json!({ "index": 1, "errors": [] })] {
             let rows = insertion();
 
-            assert!(rows.note(&[0, 1, 2], &[error], &columns()).is_some());
+            assert!(note(&rows, &[0, 1, 2], &[error]).is_some());
             assert_eq!(rows.left(), [1]);
         }
     }
@@ -191,16 +229,31 @@ mod tests {
             let rows = insertion();
             let errors = [row_error(0, "invalid"), error];
 
-            assert!(rows.note(&[0, 1, 2], &errors, &columns()).is_some());
+            assert!(note(&rows, &[0, 1, 2], &errors).is_some());
             assert_eq!((rows.left(), rows.refused()), (vec![0, 1, 2], refused(&[])));
         }
+    }
+
+    #[test]
+    fn rows_that_another_table_refused_are_sent_again() {
+        let rows = insertion();
+        let errors = [row_error(0, "invalid"), row_error(2, "stopped")];
+        let answer = Answer::read(&[0, 1, 2], &errors, &columns());
+
+        assert!(answer.has_refusals());
+        let again = rows.settle(answer.without_refusals("it has lost columns".into()));
+
+        assert_eq!(again.as_deref(), Some("it has lost columns"));
+        assert_eq!((rows.left(), rows.refused()), (vec![0, 2], refused(&[])));
+        let written = Answer::read(&[0, 2], &[row_error(0, "stopped")], &columns());
+        assert!(!written.has_refusals());
     }
 
     #[test]
     fn settled_rows_stay_so_when_a_batch_is_parted() {
         let rows = insertion();
         let errors = [row_error(1, "stopped"), row_error(2, "invalid")];
-        assert!(rows.note(&[0, 1, 2], &errors, &columns()).is_some());
+        assert!(note(&rows, &[0, 1, 2], &errors).is_some());
 
         let (first, second) = rows.split(1);
 

@@ -1,27 +1,34 @@
+use std::sync::Arc;
+
 use pipeline::Sink as _;
 
 use super::*;
 use crate::cell::Cell;
 use crate::column::Kind;
+use crate::config;
+use crate::table::TableName;
 
 fn columns() -> Arc<[Column]> {
     [Column::new("text", Kind::String)].into()
 }
 
-fn table() -> TableName {
-    TableName { project: "p".into(), dataset: "d".into(), table: "t".into() }
+/// A table that never gets a client.
+fn table() -> Table {
+    let name = TableName { project: "p".into(), dataset: "d".into(), table: "t".into() };
+    let client = Renewable::lazy(|| Box::pin(std::future::pending()));
+    Table::new(client, name, columns(), config::Table::default())
 }
 
 /// A sink that never gets a client.
 fn storage_write() -> Sink {
     let schema = Schema::new(&columns()).unwrap();
     let appender = Renewable::lazy(|| Box::pin(std::future::pending()));
-    Sink { columns: columns(), table: table(), way: Way::StorageWrite { schema, appender } }
+    Sink { table: table(), way: Way::StorageWrite { schema, appender } }
 }
 
 /// A sink that never gets a client.
 fn insert_all() -> Sink {
-    Sink::insert_all(Renewable::lazy(|| Box::pin(std::future::pending())), table(), columns())
+    Sink::insert_all(table())
 }
 
 fn text(length: usize) -> Record {

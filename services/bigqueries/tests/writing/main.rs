@@ -55,24 +55,33 @@ impl Cloud {
         self.http.get(url).send().await.unwrap().json().await.unwrap()
     }
 
+    /// Puts an empty table with these fields in the place of the table.
+    async fn replace(&self, fields: &Value) {
+        let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", self.emulator.url());
+        self.http.delete(url).send().await.unwrap().error_for_status().unwrap();
+        let table = json!({ "tableReference": { "tableId": "t" }, "schema": { "fields": fields } });
+        self.post("projects/p/datasets/d/tables", &table).await;
+    }
+
     /// Waits for the table; what is wrong with it comes back as text.
     async fn table(&self, columns: &[Column], settings: config::Table) -> Result<(), String> {
-        let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
-        let table = Table::new(client, name(), columns.into(), settings);
+        let table = self.open(columns, settings).await;
         let condition = Context::default().health.condition("table");
         let waited = timeout(Duration::from_secs(20), table.wait(&condition)).await;
         waited.unwrap().map_err(|error| error.to_string())
     }
 
+    /// The table for rows with these columns, which may be missing or another one.
+    async fn open(&self, columns: &[Column], settings: config::Table) -> Table {
+        let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
+        Table::new(client, name(), columns.into(), settings)
+    }
+
     async fn sink(&self, api: config::Api, columns: &[Column]) -> Sink {
+        let table = self.open(columns, settings()).await;
         match api {
-            config::Api::StorageWrite => {
-                Sink::storage_write(&self.endpoint, name(), columns.into()).await.unwrap()
-            }
-            config::Api::InsertAll => {
-                let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
-                Sink::insert_all(client, name(), columns.into())
-            }
+            config::Api::StorageWrite => Sink::storage_write(&self.endpoint, table).await.unwrap(),
+            config::Api::InsertAll => Sink::insert_all(table),
         }
     }
 

@@ -55,3 +55,25 @@ async fn a_required_column_that_came_later_refuses_no_row() {
     assert_eq!(error.recovery(), Recovery::Retry);
     assert!(error.detail().contains("Missing required field: later."), "{}", error.detail());
 }
+
+#[tokio::test]
+async fn a_table_that_was_replaced_refuses_no_row() {
+    for api in BOTH {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
+        cloud.table(&columns, settings()).await.unwrap();
+        let sink = cloud.sink(api, &columns).await;
+        // A moment beyond the year 9999 is one that only BigQuery knows to be wrong.
+        let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
+        let rows = seal(&sink, rows.to_vec());
+        let fields = |of_n: &str| json!([{ "name": "n", "type": of_n }, { "name": "at", "type": "TIMESTAMP" }]);
+        cloud.replace(&fields("BOOLEAN")).await;
+
+        let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();
+
+        assert_eq!(error.recovery(), Recovery::Retry, "{api:?}: {error:#}");
+        cloud.replace(&fields("INTEGER")).await;
+        let refusals = sink.write(&rows, TIME_LIMIT).await.unwrap();
+        assert_eq!(refusals.iter().map(|refusal| refusal.index).collect::<Vec<_>>(), [1]);
+    }
+}

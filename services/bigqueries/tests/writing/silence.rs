@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::{Cloud, TIME_LIMIT, name, seal, settings};
+use crate::{Cloud, TIME_LIMIT, seal, settings};
 
 /// Passes bytes on until its connections are silenced. Later ones work.
 struct Link {
@@ -57,7 +57,8 @@ async fn a_connection_that_is_gone_without_a_word_is_replaced_once_an_attempt_is
     let link = Link::start(&cloud).await;
     let endpoint = Some(format!("http://{}", link.address));
     let endpoint = Endpoint { endpoint, ..Endpoint::default() };
-    let sink = Sink::storage_write(&endpoint, name(), columns.into()).await.unwrap();
+    let table = cloud.open(&columns, settings()).await;
+    let sink = Sink::storage_write(&endpoint, table).await.unwrap();
     let one = seal(&sink, vec![vec![Cell::Int(1)]]);
     assert_eq!(sink.write(&one, TIME_LIMIT).await.unwrap(), []);
 

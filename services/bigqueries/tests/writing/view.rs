@@ -173,11 +173,7 @@ async fn a_table_that_changed_is_seen_while_rows_are_written() {
     let cloud = Cloud::start().await;
     let columns: Arc<[Column]> = [Column::new("n", Kind::Int64)].into();
     cloud.table(&columns, settings()).await.unwrap();
-    let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", cloud.emulator.url());
-    cloud.http.delete(url).send().await.unwrap().error_for_status().unwrap();
-    let text = json!({ "fields": [{ "name": "n", "type": "STRING" }] });
-    let table = json!({ "tableReference": { "tableId": "t" }, "schema": text });
-    cloud.post("projects/p/datasets/d/tables", &table).await;
+    cloud.replace(&json!([{ "name": "n", "type": "STRING" }])).await;
     let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
     let context = Context::default();
     let condition = context.health.condition("table");
