@@ -13,7 +13,8 @@ use pipeline::Recovery;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Documents that are named after their keys, but for keys that begin with `none`.
+/// Documents that are named after their keys, but for keys that begin with `none`. Each tells which read
+/// it comes from: the first, the second, and so on.
 #[derive(Clone)]
 struct Source(Arc<Inner>);
 
@@ -54,12 +55,18 @@ impl Source {
 impl Fetch for Source {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
         let names = keys.iter().map(ToString::to_string).collect();
-        self.0.reads.lock().unwrap_or_else(PoisonError::into_inner).push(names);
+        let read = {
+            let mut reads = self.0.reads.lock().unwrap_or_else(PoisonError::into_inner);
+            reads.push(names);
+            reads.len()
+        };
         self.0.permits.acquire().await.map_err(|error| LayerError::of(&error))?.forget();
         if *self.0.is_down.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(LayerError("down".into()));
         }
-        let document = |key: &str| Document::from_iter([("name".to_owned(), key.into())]);
+        let document = |key: &str| {
+            Document::from_iter([("name".to_owned(), key.into()), ("read".to_owned(), read.into())])
+        };
         Ok(keys.iter().map(|key| (!key.starts_with("none")).then(|| document(key))).collect())
     }
 
@@ -213,6 +220,27 @@ async fn what_is_invalidated_during_its_read_is_not_kept() {
     settle().await;
     rig.name("a").await;
 
+    assert_eq!(rig.source.reads().len(), 2);
+}
+
+#[tokio::test]
+async fn who_comes_after_an_invalidation_does_not_get_the_read_before_it() {
+    let rig = Rig::new(Source::held(), &Settings::default());
+    let read = || {
+        let lookup = rig.lookup.clone();
+        async move { lookup.document("a").await.unwrap().unwrap()["read"].as_u64() }
+    };
+    let early = tokio::spawn(read());
+    settle().await;
+
+    rig.lookup.invalidate("a").await.unwrap();
+    let late = tokio::spawn(read());
+    settle().await;
+    rig.source.release();
+
+    assert_eq!(early.await.unwrap(), Some(1), "it came before");
+    assert_eq!(late.await.unwrap(), Some(2));
+    assert_eq!(read().await, Some(2), "the second read is kept");
     assert_eq!(rig.source.reads().len(), 2);
 }
 

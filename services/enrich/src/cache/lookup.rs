@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::breaker::Breaker;
-use super::flights::Flights;
+use super::flights::{Flight, Flights};
 use super::memory::{Bounds, Memory};
 use super::reader::Reader;
 use super::redis::{self, Redis};
@@ -56,7 +56,7 @@ impl Default for Settings {
 /// Documents by key; clones share the caches.
 pub struct Lookup<F> {
     pub(super) layers: Arc<Layers<F>>,
-    wanted: mpsc::UnboundedSender<Arc<str>>,
+    wanted: mpsc::UnboundedSender<Arc<Flight>>,
     waiting: Arc<AtomicUsize>,
     max_waiting: usize,
 }
@@ -116,7 +116,7 @@ impl<F: Fetch> Lookup<F> {
             metrics,
             unanswered: Mutex::default(),
         });
-        // Its length is bounded by the flights, one per key that somebody waits for.
+        // Its length is bounded by the flights that have not started, one per key.
         let (wanted, requests) = mpsc::unbounded_channel();
         let reader = Reader::new(Arc::clone(&layers), requests, settings);
         let waiting = Arc::default();
@@ -211,8 +211,10 @@ impl<F: Fetch> Lookup<F> {
     async fn wait(&self, key: &Arc<str>) -> Result<Option<Arc<Document>>, Error> {
         let mut is_waiting = None;
         loop {
-            let (landed, is_first) = self.layers.flights.join(key);
-            if is_first && let Some(entry) = self.start(key)? {
+            let (landed, new) = self.layers.flights.join(key);
+            if let Some(flight) = new
+                && let Some(entry) = self.start(flight)?
+            {
                 return Ok(self.hit(entry, "memory", OffsetDateTime::now_utc()));
             }
             if let Ok(Some(entry)) = landed.await {
@@ -228,18 +230,18 @@ impl<F: Fetch> Lookup<F> {
 
     /// Has a key read whose read was just noted, unless another one has landed since memory was asked:
     /// then what that one brought.
-    fn start(&self, key: &Arc<str>) -> Result<Option<Entry>, Error> {
-        let layers = &self.layers;
+    fn start(&self, flight: Arc<Flight>) -> Result<Option<Entry>, Error> {
+        let (layers, key) = (&self.layers, &flight.key);
         if let Some(entry) = layers.memory.get(key)
             && layers.freshness.state(key, &entry, OffsetDateTime::now_utc()) == State::Fresh
         {
-            layers.flights.answer(key, &entry, || ());
-            layers.flights.land(key);
+            layers.flights.answer(&flight, &entry, || ());
+            layers.flights.land(&flight);
             return Ok(Some(entry));
         }
         // A source of one's own has panicked, for example.
         let ended = |_| Recovery::Stop.because("look up", "the reader has ended");
-        self.wanted.send(Arc::clone(key)).map_err(ended)?;
+        self.wanted.send(flight).map_err(ended)?;
         Ok(None)
     }
 
@@ -253,9 +255,10 @@ impl<F: Fetch> Lookup<F> {
     }
 
     fn refresh(&self, key: &str) {
-        let key = Arc::from(key);
-        if self.layers.flights.begin(&key) && self.start(&key).is_err() {
-            self.layers.flights.land(&key);
+        if let Some(flight) = self.layers.flights.begin(&Arc::from(key))
+            && self.start(Arc::clone(&flight)).is_err()
+        {
+            self.layers.flights.land(&flight);
         }
     }
 
@@ -301,6 +304,6 @@ mod tests {
 
         assert_eq!(found.unwrap(), document);
         assert_eq!(metrics.answered.get_or_create(&Layer { layer: "memory" }).get(), 1);
-        assert!(lookup.layers.flights.begin(&key), "no read is noted any more");
+        assert!(lookup.layers.flights.begin(&key).is_some(), "no read is noted any more");
     }
 }

@@ -7,12 +7,13 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::flights::Flight;
 use super::lookup::{Layers, Settings};
-use super::{Entry, Fetch, LayerError, State};
+use super::{Document, Entry, Fetch, LayerError, State};
 
 pub(super) struct Reader<F> {
     layers: Arc<Layers<F>>,
-    wanted: mpsc::UnboundedReceiver<Arc<str>>,
+    wanted: mpsc::UnboundedReceiver<Arc<Flight>>,
     max_keys: usize,
     max_reads: usize,
 }
@@ -20,7 +21,7 @@ pub(super) struct Reader<F> {
 impl<F: Fetch> Reader<F> {
     pub(super) fn new(
         layers: Arc<Layers<F>>,
-        wanted: mpsc::UnboundedReceiver<Arc<str>>,
+        wanted: mpsc::UnboundedReceiver<Arc<Flight>>,
         settings: &Settings,
     ) -> Self {
         let (max_keys, max_reads) = (settings.max_keys_per_read, settings.max_reads);
@@ -32,15 +33,15 @@ impl<F: Fetch> Reader<F> {
     pub(super) async fn run(mut self) {
         let mut reads = FuturesUnordered::new();
         loop {
-            let mut keys = Vec::new();
+            let mut flights = Vec::new();
             // Both branches are cancel safe.
             tokio::select! {
                 Some(()) = reads.next() => {}
-                count = self.wanted.recv_many(&mut keys, self.max_keys), if reads.len() < self.max_reads => {
+                count = self.wanted.recv_many(&mut flights, self.max_keys), if reads.len() < self.max_reads => {
                     if count == 0 {
                         break;
                     }
-                    reads.push(read(Arc::clone(&self.layers), keys));
+                    reads.push(read(Arc::clone(&self.layers), flights));
                 }
             }
         }
@@ -48,8 +49,9 @@ impl<F: Fetch> Reader<F> {
     }
 }
 
-async fn read<F: Fetch>(layers: Arc<Layers<F>>, keys: Vec<Arc<str>>) {
-    let missing = read_redis(&layers, keys).await;
+async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
+    layers.flights.start(&flights);
+    let missing = read_redis(&layers, flights).await;
     if !missing.is_empty() {
         read_source(&layers, missing).await;
     }
@@ -58,70 +60,60 @@ async fn read<F: Fetch>(layers: Arc<Layers<F>>, keys: Vec<Arc<str>>) {
     layers.metrics.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
+/// The keys of these reads.
+fn keys(flights: &[Arc<Flight>]) -> Vec<Arc<str>> {
+    flights.iter().map(|flight| Arc::clone(&flight.key)).collect()
+}
+
 /// Answers what Redis knows, and gives back what must be read from the source.
-async fn read_redis<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) -> Vec<Arc<str>> {
-    let Some(redis) = &layers.redis else { return keys };
-    let found = match layers.redis_breaker.call(redis.get(&keys)).await {
+async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> Vec<Arc<Flight>> {
+    let Some(redis) = &layers.redis else { return flights };
+    let found = match layers.redis_breaker.call(redis.get(&keys(&flights))).await {
         Some(Ok(found)) => found,
         Some(Err(error)) => {
             debug!(%error, "Redis failed, asking the source");
             layers.metrics.failed("redis");
-            return keys;
+            return flights;
         }
-        None => return keys,
+        None => return flights,
     };
     let now = OffsetDateTime::now_utc();
     let mut missing = Vec::new();
-    for (key, entry) in keys.into_iter().zip(found) {
-        let state = entry.as_ref().map(|entry| layers.freshness.state(&key, entry, now));
+    for (flight, entry) in flights.into_iter().zip(found) {
+        let key = &flight.key;
+        let state = entry.as_ref().map(|entry| layers.freshness.state(key, entry, now));
         let (Some(entry), Some(state @ (State::Fresh | State::Stale))) = (entry, state) else {
-            missing.push(key);
+            missing.push(flight);
             continue;
         };
         layers.metrics.answered(if state == State::Fresh { "redis" } else { "redis_stale" });
         layers.metrics.age.observe(entry.age(now).as_secs_f64());
-        layers.flights.answer(&key, &entry, || layers.memory.put(&key, entry.clone()));
+        layers.flights.answer(&flight, &entry, || layers.memory.put(key, entry.clone()));
         if state == State::Fresh {
-            layers.flights.land(&key);
+            layers.flights.land(&flight);
         } else {
-            missing.push(key);
+            missing.push(flight);
         }
     }
     missing
 }
 
 /// Reads from the source, answers, and fills the caches.
-async fn read_source<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) {
-    let fetch = async {
-        let documents = layers.source.fetch(&keys).await?;
-        // A source of one's own may break its promise; who waits must learn of it.
-        let (answered, asked) = (documents.len(), keys.len());
-        let is_whole = answered == asked;
-        let why = || LayerError(format!("the source answered {answered} of {asked} keys"));
-        if is_whole { Ok(documents) } else { Err(why()) }
-    };
-    let fetched = layers.source_breaker.call(fetch).await;
-    let Some(Ok(documents)) = fetched else {
-        if let Some(Err(error)) = fetched {
-            debug!(%error, "the source failed");
-            layers.metrics.failed("source");
-            let mut unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-            *unanswered = keys.first().cloned();
-        }
-        for key in &keys {
-            layers.flights.land(key);
+async fn read_source<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) {
+    let Some(documents) = ask_source(layers, &keys(&flights)).await else {
+        for flight in &flights {
+            layers.flights.land(flight);
         }
         return;
     };
-    layers.metrics.source_reads.inc_by(keys.len() as u64);
     let read_at = OffsetDateTime::now_utc();
-    let mut entries = Vec::with_capacity(keys.len());
-    for (key, document) in keys.into_iter().zip(documents) {
-        let entry = Entry { document: document.map(Arc::new), read_at };
+    let mut entries = Vec::with_capacity(flights.len());
+    for (flight, document) in flights.iter().zip(documents) {
+        let (key, entry) = (&flight.key, Entry { document: document.map(Arc::new), read_at });
         layers.metrics.answered(if entry.document.is_some() { "source" } else { "absent" });
-        layers.flights.answer(&key, &entry, || layers.memory.put(&key, entry.clone()));
+        layers.flights.answer(flight, &entry, || layers.memory.put(key, entry.clone()));
         let life = layers.freshness.life_left(&entry, read_at);
-        entries.push((key, entry, life));
+        entries.push((Arc::clone(key), entry, life));
     }
     if let Some(redis) = &layers.redis
         && let Some(Err(error)) = layers.redis_breaker.call(redis.put(&entries)).await
@@ -129,16 +121,43 @@ async fn read_source<F: Fetch>(layers: &Layers<F>, keys: Vec<Arc<str>>) {
         debug!(%error, "Redis did not take what was read");
         layers.metrics.failed("redis");
     }
-    for (key, ..) in entries {
-        if layers.flights.land(&key) {
-            forget(layers, &key).await;
+    for flight in &flights {
+        if layers.flights.land(flight) {
+            forget(layers, &flight.key).await;
         }
     }
 }
 
-/// Forgets again what was invalidated while it was being read.
+/// The documents of these keys, in their order; `None` while the source cannot be asked.
+async fn ask_source<F: Fetch>(
+    layers: &Layers<F>,
+    keys: &[Arc<str>],
+) -> Option<Vec<Option<Document>>> {
+    let fetch = async {
+        let documents = layers.source.fetch(keys).await?;
+        // A source of one's own may break its promise; who waits must learn of it.
+        let (answered, asked) = (documents.len(), keys.len());
+        let is_whole = answered == asked;
+        let why = || LayerError(format!("the source answered {answered} of {asked} keys"));
+        if is_whole { Ok(documents) } else { Err(why()) }
+    };
+    match layers.source_breaker.call(fetch).await? {
+        Ok(documents) => {
+            layers.metrics.source_reads.inc_by(keys.len() as u64);
+            Some(documents)
+        }
+        Err(error) => {
+            debug!(%error, "the source failed");
+            layers.metrics.failed("source");
+            let mut unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+            *unanswered = keys.first().cloned();
+            None
+        }
+    }
+}
+
+/// Makes Redis forget again what was invalidated while it was being read.
 async fn forget<F: Fetch>(layers: &Layers<F>, key: &str) {
-    layers.memory.remove(key);
     if let Some(redis) = &layers.redis
         && let Some(Err(error)) = layers.redis_breaker.call(redis.remove(key)).await
     {
