@@ -10,24 +10,45 @@ use enrich::cache::lookup::Settings;
 use enrich::cache::redis::Mode;
 use enrich::cache::{Document, Fetch, LayerError, Lookup};
 use enrich::metrics::Metrics;
+use futures::FutureExt as _;
 use service::Health;
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tokio::task::JoinSet;
 
 use crate::until;
 
 /// A source whose document can change; clones are the same one.
 #[derive(Clone, Default)]
-struct Source(Arc<AtomicU32>);
+struct Source(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    version: AtomicU32,
+    reads: AtomicU32,
+    /// A read ends when it is free.
+    hold: RwLock<()>,
+}
 
 impl Source {
     fn change(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lets no read end, until the guard is dropped.
+    async fn hold(&self) -> RwLockWriteGuard<'_, ()> {
+        self.0.hold.write().await
+    }
+
+    fn reads(&self) -> u32 {
+        self.0.reads.load(Ordering::Relaxed)
     }
 }
 
 impl Fetch for Source {
     async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
-        let version = self.0.load(Ordering::Relaxed);
+        let version = self.0.version.load(Ordering::Relaxed);
+        self.0.reads.fetch_add(1, Ordering::Relaxed);
+        drop(self.0.hold.read().await);
         let document = || Document::from_iter([("version".to_owned(), version.into())]);
         Ok(keys.iter().map(|_| Some(document())).collect())
     }
@@ -41,19 +62,25 @@ impl Fetch for Source {
 struct Replica {
     lookup: Lookup<Source>,
     health: Health,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Replica {
     async fn start(source: &Source, url: Option<String>, mode: Mode) -> Self {
-        let mut settings = Settings::default();
+        let mut replica = Self::deaf(source, url, mode);
+        let listener = Listener::start(replica.lookup.clone(), replica.health.clone()).await;
+        replica.tasks.spawn(listener.run());
+        replica
+    }
+
+    /// One that hears of no invalidation, and reads one thing at a time.
+    fn deaf(source: &Source, url: Option<String>, mode: Mode) -> Self {
+        let mut settings = Settings { max_reads: 1, ..Settings::default() };
         (settings.redis.url, settings.redis.mode) = (url, mode);
         let (lookup, reader) = Lookup::new(&settings, source.clone(), Metrics::default()).unwrap();
-        let health = Health::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(reader);
-        tasks.spawn(Listener::start(lookup.clone(), health.clone()).await.run());
-        Self { lookup, health, _tasks: tasks }
+        Self { lookup, health: Health::default(), tasks }
     }
 
     /// The version of the document that it serves.
@@ -103,6 +130,53 @@ async fn an_invalidated_key_is_forgotten_whatever_node_of_a_cluster_a_replica_li
     let cluster = Cluster::start().await.unwrap();
 
     all_forget([cluster.nodes[0].url(), cluster.nodes[1].url()], Mode::Cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_under_way_does_not_bring_the_old_document_back() {
+    let (server, source) = (Server::start().await.unwrap(), Source::default());
+    let one = Replica::start(&source, Some(server.url()), Mode::Node).await;
+    let deaf = Replica::deaf(&source, Some(server.url()), Mode::Node);
+    let held = source.hold().await;
+    let lookup = deaf.lookup.clone();
+    let reading = tokio::spawn(async move { lookup.document("a").await.unwrap() });
+    until(async || source.reads() == 1).await;
+
+    source.change();
+    one.lookup.invalidate("a").await.unwrap();
+    drop(held);
+    reading.await.unwrap();
+    // Its next read begins when it has put into Redis what the first one brought.
+    deaf.version("b").await;
+
+    assert_eq!(one.version("a").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_version_invalidates_during_a_read_does_not_stay() {
+    let (server, source) = (Server::start().await.unwrap(), Source::default());
+    let one = Replica::start(&source, Some(server.url()), Mode::Node).await;
+    one.listens().await;
+    one.version("b").await;
+    let held = source.hold().await;
+    let lookup = one.lookup.clone();
+    let reading = tokio::spawn(async move { lookup.document("a").await.unwrap() });
+    until(async || source.reads() == 2).await;
+
+    source.change();
+    // It leaves no tombstone. Where the second key is forgotten, the first one is too.
+    for key in ["a", "b"] {
+        let prefix = format!("dataflow:enrich:{}/", source.origin());
+        server.command(&format!("DEL {prefix}{key}")).await.unwrap();
+        server.command(&format!("PUBLISH {prefix}invalidated {key}")).await.unwrap();
+    }
+    until(async || one.lookup.document("b").now_or_never().is_none()).await;
+    drop(held);
+    reading.await.unwrap();
+    // Its next read begins when it has put into Redis what the first one brought.
+    one.version("c").await;
+
+    assert_eq!(one.version("a").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

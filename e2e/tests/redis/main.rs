@@ -4,12 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod invalidation;
+mod replacement;
 mod servers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use enrich::cache::redis::Redis;
+use enrich::cache::redis::{Put, Redis};
 use enrich::cache::{Document, Entry};
 use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
@@ -34,9 +35,22 @@ fn entry(name: &str) -> Entry {
 
 /// Keeps an entry under each key, and reads all of them back.
 async fn holds(redis: &Redis, keys: &[Arc<str>]) -> Result<bool, String> {
-    let entries: Vec<_> =
-        keys.iter().map(|key| (Arc::clone(key), entry(key), Duration::from_secs(3600))).collect();
-    redis.put(&entries).await.map_err(|error| error.to_string())?;
+    let entries: Vec<_> = keys.iter().map(|key| (Arc::clone(key), entry(key))).collect();
+    let puts = begin(redis, &entries).await?;
+    redis.put(&puts).await.map_err(|error| error.to_string())?;
     let found = redis.get(keys).await.map_err(|error| error.to_string())?;
-    Ok(found.into_iter().zip(keys).all(|(found, key)| found == Some(entry(key))))
+    Ok(found.into_iter().zip(keys).all(|(found, key)| found.entry == Some(entry(key))))
+}
+
+/// Reads that have brought these entries, and began now.
+async fn begin(redis: &Redis, entries: &[(Arc<str>, Entry)]) -> Result<Vec<Put>, String> {
+    let keys: Vec<_> = entries.iter().map(|(key, _)| Arc::clone(key)).collect();
+    let known = redis.get(&keys).await.map_err(|error| error.to_string())?;
+    let put = |((key, entry), seen): (&(Arc<str>, Entry), _)| Put {
+        key: Arc::clone(key),
+        entry: entry.clone(),
+        life: Duration::from_secs(3600),
+        seen,
+    };
+    Ok(entries.iter().zip(known.into_iter().map(|known| known.seen)).map(put).collect())
 }

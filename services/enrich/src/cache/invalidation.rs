@@ -1,6 +1,5 @@
 //! Invalidations reach all replicas: each listens to a channel of Redis.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -60,8 +59,7 @@ impl<F: Fetch> Listener<F> {
                     is_told = false;
                     health.tell(FACT, "reaches all replicas");
                     info!("invalidations of other replicas arrive");
-                    let Err(error) = follow(subscription, &lookup, redis.timeout()).await;
-                    error
+                    follow(subscription, &lookup, redis.timeout()).await
                 }
                 Err(error) => error,
             };
@@ -76,31 +74,37 @@ impl<F: Fetch> Listener<F> {
     }
 }
 
-/// Follows one subscription until it is lost.
+/// Follows one subscription until it is lost, and says why it was.
 async fn follow<F: Fetch>(
     subscription: PubSub,
     lookup: &Lookup<F>,
     patience: Duration,
-) -> Result<Infallible, LayerError> {
+) -> LayerError {
     let (mut sink, mut keys) = subscription.split();
-    let mut pings = interval(PING);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        // Both branches are cancel safe.
-        tokio::select! {
-            message = keys.next() => {
-                let lost = || LayerError("the connection has ended".into());
-                let message = message.ok_or_else(lost)?;
-                // A stranger's bytes are no key of ours.
-                if let Ok(key) = std::str::from_utf8(message.get_payload_bytes()) {
-                    lookup.forget(key);
-                }
-            }
-            _ = pings.tick() => {
-                let answer = timeout(patience, sink.ping::<Value>()).await;
-                let answer = answer.map_err(|_| LayerError("no answer to a ping".into()))?;
-                answer.map_err(|error| LayerError::of(&error))?;
+    let messages = async {
+        while let Some(message) = keys.next().await {
+            // A stranger's bytes are no key of ours.
+            if let Ok(key) = std::str::from_utf8(message.get_payload_bytes()) {
+                lookup.forget(key);
             }
         }
+        LayerError("the connection has ended".into())
+    };
+    let pings = async {
+        let mut pings = interval(PING);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            pings.tick().await;
+            match timeout(patience, sink.ping::<Value>()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return LayerError::of(&error),
+                Err(_) => return LayerError("no answer to a ping".into()),
+            }
+        }
+    };
+    // Side by side: no message waits for the answer to a ping.
+    tokio::select! {
+        error = messages => error,
+        error = pings => error,
     }
 }

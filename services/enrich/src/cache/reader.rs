@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::flights::Flight;
 use super::lookup::{Layers, Settings};
+use super::redis::{Known, Put, Seen};
 use super::{Document, Entry, Fetch, LayerError, State};
 
 pub(super) struct Reader<F> {
@@ -49,6 +50,13 @@ impl<F: Fetch> Reader<F> {
     }
 }
 
+/// A read that the source must answer.
+struct Missing {
+    flight: Arc<Flight>,
+    /// The value in Redis; `None` where that is not known.
+    seen: Option<Seen>,
+}
+
 async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
     layers.flights.start(&flights);
     let missing = read_redis(&layers, flights).await;
@@ -60,30 +68,18 @@ async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
     layers.metrics.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
-/// The keys of these reads.
-fn keys(flights: &[Arc<Flight>]) -> Vec<Arc<str>> {
-    flights.iter().map(|flight| Arc::clone(&flight.key)).collect()
-}
-
 /// Answers what Redis knows, and gives back what must be read from the source.
-async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> Vec<Arc<Flight>> {
-    let Some(redis) = &layers.redis else { return flights };
-    let found = match layers.redis_breaker.call(redis.get(&keys(&flights))).await {
-        Some(Ok(found)) => found,
-        Some(Err(error)) => {
-            debug!(%error, "Redis failed, asking the source");
-            layers.metrics.failed("redis");
-            return flights;
-        }
-        None => return flights,
+async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> Vec<Missing> {
+    let Some(known) = ask_redis(layers, &flights).await else {
+        return flights.into_iter().map(|flight| Missing { flight, seen: None }).collect();
     };
     let now = OffsetDateTime::now_utc();
     let mut missing = Vec::new();
-    for (flight, entry) in flights.into_iter().zip(found) {
+    for (flight, Known { entry, seen }) in flights.into_iter().zip(known) {
         let key = &flight.key;
         let state = entry.as_ref().map(|entry| layers.freshness.state(key, entry, now));
         let (Some(entry), Some(state @ (State::Fresh | State::Stale))) = (entry, state) else {
-            missing.push(flight);
+            missing.push(Missing { flight, seen: Some(seen) });
             continue;
         };
         layers.metrics.answered(if state == State::Fresh { "redis" } else { "redis_stale" });
@@ -92,40 +88,53 @@ async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> 
         if state == State::Fresh {
             layers.flights.land(&flight);
         } else {
-            missing.push(flight);
+            missing.push(Missing { flight, seen: Some(seen) });
         }
     }
     missing
 }
 
+/// Asks Redis for the keys of these reads; `None` while it cannot be asked.
+async fn ask_redis<F: Fetch>(layers: &Layers<F>, flights: &[Arc<Flight>]) -> Option<Vec<Known>> {
+    let redis = layers.redis.as_ref()?;
+    let keys: Vec<_> = flights.iter().map(|flight| Arc::clone(&flight.key)).collect();
+    match layers.redis_breaker.call(redis.get(&keys)).await? {
+        Ok(known) => Some(known),
+        Err(error) => {
+            debug!(%error, "Redis failed, asking the source");
+            layers.metrics.failed("redis");
+            None
+        }
+    }
+}
+
 /// Reads from the source, answers, and fills the caches.
-async fn read_source<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) {
-    let Some(documents) = ask_source(layers, &keys(&flights)).await else {
-        for flight in &flights {
+async fn read_source<F: Fetch>(layers: &Layers<F>, missing: Vec<Missing>) {
+    let keys: Vec<_> = missing.iter().map(|missing| Arc::clone(&missing.flight.key)).collect();
+    let Some(documents) = ask_source(layers, &keys).await else {
+        for Missing { flight, .. } in &missing {
             layers.flights.land(flight);
         }
         return;
     };
     let read_at = OffsetDateTime::now_utc();
-    let mut entries = Vec::with_capacity(flights.len());
-    for (flight, document) in flights.iter().zip(documents) {
+    let mut flights = Vec::with_capacity(missing.len());
+    let mut puts = Vec::new();
+    for (Missing { flight, seen }, document) in missing.into_iter().zip(documents) {
         let (key, entry) = (&flight.key, Entry { document: document.map(Arc::new), read_at });
         layers.metrics.answered(if entry.document.is_some() { "source" } else { "absent" });
-        layers.flights.answer(flight, &entry, || layers.memory.put(key, entry.clone()));
-        let life = layers.freshness.life_left(&entry, read_at);
-        entries.push((Arc::clone(key), entry, life));
-    }
-    if let Some(redis) = &layers.redis
-        && let Some(Err(error)) = layers.redis_breaker.call(redis.put(&entries)).await
-    {
-        debug!(%error, "Redis did not take what was read");
-        layers.metrics.failed("redis");
-    }
-    for flight in &flights {
-        if layers.flights.land(flight) {
-            forget(layers, &flight.key).await;
+        let is_kept =
+            layers.flights.answer(&flight, &entry, || layers.memory.put(key, entry.clone()));
+        if let Some(seen) = seen.filter(|_| is_kept) {
+            let life = layers.freshness.life_left(&entry, read_at);
+            puts.push(Put { key: Arc::clone(key), entry, life, seen });
         }
+        flights.push(flight);
     }
+    put(layers, &puts).await;
+    flights.retain(|flight| layers.flights.land(flight));
+    puts.retain(|put| flights.iter().any(|invalidated| invalidated.key == put.key));
+    take_back(layers, &puts).await;
 }
 
 /// The documents of these keys, in their order; `None` while the source cannot be asked.
@@ -156,11 +165,21 @@ async fn ask_source<F: Fetch>(
     }
 }
 
-/// Makes Redis forget again what was invalidated while it was being read.
-async fn forget<F: Fetch>(layers: &Layers<F>, key: &str) {
-    if let Some(redis) = &layers.redis
-        && let Some(Err(error)) = layers.redis_breaker.call(redis.remove(key)).await
-    {
+/// Puts entries into Redis.
+async fn put<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
+    let Some(redis) = layers.redis.as_ref().filter(|_| !puts.is_empty()) else { return };
+    if let Some(Err(error)) = layers.redis_breaker.call(redis.put(puts)).await {
+        debug!(%error, "Redis did not take what was read");
+        layers.metrics.failed("redis");
+    }
+}
+
+/// Takes entries back that were invalidated while they were put into Redis. Redis refuses them itself,
+/// unless it has lost the tombstone, or the replica that invalidated is of a version that leaves none.
+async fn take_back<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
+    let Some(redis) = layers.redis.as_ref().filter(|_| !puts.is_empty()) else { return };
+    // Past the breaker: an old document would stay.
+    if let Err(error) = redis.take_back(puts).await {
         debug!(%error, "Redis did not forget an invalidated key");
         layers.metrics.failed("redis");
     }

@@ -3,6 +3,7 @@
 mod access;
 mod connection;
 mod settings;
+mod value;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,31 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use pipeline::Renewable;
 use redis::AsyncCommands as _;
+use redis::Cmd;
 use redis::aio::PubSub;
-use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use super::{Document, Entry, LayerError};
+use super::{Entry, LayerError};
 use access::Access;
 pub use connection::Connection;
 pub use settings::{Mode, Sentinel, Settings};
+use value::{entry, json, tombstone};
+
+/// Life of a tombstone in Redis, and shortest life of what takes its place.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(120);
+/// Age at which a read is too old for its entry to be put into Redis. Redis may carry out that call later
+/// by as much as is left of the life of a tombstone.
+const MAX_READ_AGE: Duration = Duration::from_secs(60);
+
+/// Sets KEYS[1] to ARGV[2] for ARGV[3] milliseconds, if its value is ARGV[1] still. A missing key has an empty
+/// value, and so has one that is no string.
+const SWAP: &str = "\
+if (redis.call('MGET', KEYS[1])[1] or '') == ARGV[1] then \
+redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[2]) end";
+/// Sets KEYS[1] to ARGV[1] for ARGV[2] milliseconds. A server whose memory is full takes the `DEL`, and does
+/// not refuse a script after its first write.
+const INVALIDATE: &str =
+    "redis.call('DEL', KEYS[1]) redis.call('PSETEX', KEYS[1], ARGV[2], ARGV[1])";
 
 /// A connection that is made anew when it no longer serves; clones share it.
 #[derive(Debug, Clone)]
@@ -27,12 +45,34 @@ pub struct Redis {
     prefix: String,
 }
 
-/// An entry as it lies in Redis.
-#[derive(Debug, Deserialize, Serialize)]
-struct Stored {
-    document: Option<Arc<Document>>,
-    #[serde(with = "time::serde::rfc3339")]
-    read_at: OffsetDateTime,
+/// A key as Redis knows it.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its entry; `None` where there is none that can be read.
+    pub entry: Option<Entry>,
+    /// Its value, to be given to [`Redis::put`].
+    pub seen: Seen,
+}
+
+/// The value of a key at the beginning of a read.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Empty for a missing key.
+    bytes: Vec<u8>,
+    at: Instant,
+}
+
+/// An entry to put into Redis.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// Its key.
+    pub key: Arc<str>,
+    /// The entry, as it was read from the source.
+    pub entry: Entry,
+    /// Time for which it is of use.
+    pub life: Duration,
+    /// The value of the key before the source was asked.
+    pub seen: Seen,
 }
 
 impl Redis {
@@ -64,53 +104,50 @@ impl Redis {
         Self { prefix: format!("{}{origin}/", self.prefix), ..self }
     }
 
-    /// The entries of these keys, in their order, in one call.
+    /// Reads these keys, in their order, in one call.
     ///
     /// # Errors
     /// When Redis does not answer. What cannot be read is as if it were not there.
-    pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Entry>>, LayerError> {
+    pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Known>, LayerError> {
         let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
+        let at = Instant::now();
         // The client asks each node of a cluster for the keys that it has.
         let found: Vec<Option<Vec<u8>>> =
             self.call(async |mut connection| connection.mget(&names).await).await?;
-        let read = |bytes: Vec<u8>| {
-            // Another version's entry, or a stranger's, is a miss.
-            let stored: Stored = serde_json::from_slice(&bytes).ok()?;
-            Some(Entry { document: stored.document, read_at: stored.read_at })
+        let known = |bytes: Option<Vec<u8>>| {
+            let bytes = bytes.unwrap_or_default();
+            Known { entry: entry(&bytes), seen: Seen { bytes, at } }
         };
-        Ok(found.into_iter().map(|bytes| bytes.and_then(read)).collect())
+        Ok(found.into_iter().map(known).collect())
     }
 
-    /// Keeps entries, each for its own time, in one call.
+    /// Keeps entries, each for its own time, in one call. An entry is left out when its key was invalidated
+    /// or written after it was seen, or when reading it took too long.
     ///
     /// # Errors
     /// When Redis does not answer.
-    pub async fn put(&self, entries: &[(Arc<str>, Entry, Duration)]) -> Result<(), LayerError> {
-        let mut commands = Vec::with_capacity(entries.len());
-        for (key, entry, life) in entries {
-            let stored = Stored { document: entry.document.clone(), read_at: entry.read_at };
-            let json = serde_json::to_vec(&stored).map_err(|error| LayerError::of(&error))?;
-            let millis = u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1);
-            commands.push(redis::Cmd::pset_ex(self.name(key), json, millis));
+    pub async fn put(&self, puts: &[Put]) -> Result<(), LayerError> {
+        let mut swaps = Vec::with_capacity(puts.len());
+        for Put { key, entry, life, seen } in puts {
+            // A tombstone and its successors outlive all reads that began before it.
+            let least = if seen.bytes.is_empty() { Duration::ZERO } else { TOMBSTONE_LIFE };
+            if seen.at.elapsed() < MAX_READ_AGE {
+                swaps.push(self.swap(key, &seen.bytes, &json(entry)?, *life.max(&least)));
+            }
         }
-        let put = async |mut connection| match connection {
-            Connection::Node(_) => {
-                let mut pipe = redis::pipe();
-                for command in commands {
-                    pipe.add_command(command).ignore();
-                }
-                pipe.query_async(&mut connection).await
-            }
-            // A pipeline has one node, and the keys have several.
-            Connection::Cluster(cluster) => {
-                let sent = commands.iter().map(|command| {
-                    let mut cluster = cluster.clone();
-                    async move { command.query_async::<()>(&mut cluster).await }
-                });
-                try_join_all(sent).await.map(drop)
-            }
-        };
-        self.call(put).await
+        self.send(&swaps).await
+    }
+
+    /// Takes back the entries that [`put`](Self::put) has kept, where they still are.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn take_back(&self, puts: &[Put]) -> Result<(), LayerError> {
+        let mut swaps = Vec::with_capacity(puts.len());
+        for Put { key, entry, .. } in puts {
+            swaps.push(self.swap(key, &json(entry)?, &tombstone()?, TOMBSTONE_LIFE));
+        }
+        self.send(&swaps).await
     }
 
     /// Forgets a key.
@@ -122,24 +159,20 @@ impl Redis {
         self.call(async |mut connection| connection.del(name).await).await
     }
 
-    /// Forgets a key, and tells all who are subscribed to invalidations.
+    /// Forgets a key, so that no read that is under way anywhere can put it back, and tells all who are
+    /// subscribed to invalidations.
     ///
     /// # Errors
     /// When Redis does not answer.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
-        let (delete, publish) =
-            (redis::Cmd::del(self.name(key)), redis::Cmd::publish(self.channel(), key));
-        let invalidate = async |mut connection| match connection {
-            // At once: what another replica puts there afterwards, it puts there after the message.
-            Connection::Node(_) => {
-                let mut pipe = redis::pipe();
-                pipe.atomic().add_command(delete).ignore().add_command(publish).ignore();
-                pipe.query_async(&mut connection).await
-            }
-            Connection::Cluster(mut cluster) => {
-                delete.query_async::<()>(&mut cluster).await?;
-                publish.query_async(&mut cluster).await
-            }
+        let (name, life) = (self.name(key), millis(TOMBSTONE_LIFE));
+        let mut replace = redis::cmd("EVAL");
+        replace.arg(INVALIDATE).arg(1).arg(name).arg(tombstone()?).arg(life);
+        let publish = Cmd::publish(self.channel(), key);
+        let invalidate = async |mut connection: Connection| {
+            // One after the other: whoever has the message must find the tombstone.
+            replace.query_async::<()>(&mut connection).await?;
+            publish.query_async(&mut connection).await
         };
         self.call(invalidate).await
     }
@@ -170,6 +203,38 @@ impl Redis {
         answer.map_err(|error| connection::told(&error))
     }
 
+    /// A command that replaces the value of a key, unless that is no longer the one seen.
+    fn swap(&self, key: &str, seen: &[u8], value: &[u8], life: Duration) -> Cmd {
+        let mut swap = redis::cmd("EVAL");
+        swap.arg(SWAP).arg(1).arg(self.name(key)).arg(seen).arg(value).arg(millis(life));
+        swap
+    }
+
+    /// Sends commands of one key each, all at once.
+    async fn send(&self, commands: &[Cmd]) -> Result<(), LayerError> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let send = async |mut connection| match connection {
+            Connection::Node(_) => {
+                let mut pipe = redis::pipe();
+                for command in commands {
+                    pipe.add_command(command.clone()).ignore();
+                }
+                pipe.query_async(&mut connection).await
+            }
+            // A pipeline has one node, and the keys have several.
+            Connection::Cluster(cluster) => {
+                let sent = commands.iter().map(|command| {
+                    let mut cluster = cluster.clone();
+                    async move { command.query_async::<()>(&mut cluster).await }
+                });
+                try_join_all(sent).await.map(drop)
+            }
+        };
+        self.call(send).await
+    }
+
     /// The name that a key has in Redis.
     pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -178,5 +243,35 @@ impl Redis {
     /// The channel of invalidated keys.
     fn channel(&self) -> String {
         format!("{}invalidated", self.prefix)
+    }
+}
+
+fn millis(life: Duration) -> u64 {
+    u64::try_from(life.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_took_too_long_to_read_is_not_put() {
+        let settings = Settings { url: Some("redis://127.0.0.1:1".into()), ..Settings::default() };
+        let redis = Redis::open(&settings).unwrap().unwrap();
+        let put = [Put {
+            key: "d1".into(),
+            entry: Entry { document: None, read_at: OffsetDateTime::now_utc() },
+            life: Duration::from_secs(3600),
+            seen: Seen { bytes: Vec::new(), at: Instant::now() },
+        }];
+
+        let in_time = redis.put(&put).await;
+        tokio::time::advance(MAX_READ_AGE).await;
+        let late = redis.put(&put).await;
+
+        assert!(in_time.is_err(), "nobody listens there");
+        assert!(late.is_ok(), "nothing is sent");
     }
 }
