@@ -142,20 +142,41 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
     assert!(why.contains("watches no master `nobody`"), "{why}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_a_failover_behind_one_address_the_new_master_is_used() {
+/// A client, its server, the address that the client has, and the server that becomes its master. The old
+/// connection stays, and leads to what is a replica now.
+async fn fail_over() -> (Redis, [Server; 2], Proxy) {
     let (old, new) = (Server::start().await.unwrap(), Server::start().await.unwrap());
     let address = Proxy::start(old.port()).unwrap();
     let url = Some(format!("redis://127.0.0.1:{}", address.port()));
     let redis = open(&Settings { url, ..Settings::default() });
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
 
-    // The old connection stays, and leads to what is a replica now.
     address.lead_to(new.port());
     old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port())).await.unwrap();
+    (redis, [old, new], address)
+}
 
-    let is_refused = |why: String| why.contains("READONLY") || why.contains("read only");
+fn is_read_only(why: impl ToString) -> bool {
+    let why = why.to_string();
+    why.contains("READONLY") || why.contains("read only") || why.contains("ReadOnly")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_behind_one_address_the_new_master_is_used() {
+    let (redis, _servers, _address) = fail_over().await;
+
     // While it takes over what the new master has, keys change between a read and its write.
-    until(async || holds(&redis, &keys()).await.is_err_and(is_refused)).await;
+    until(async || holds(&redis, &keys()).await.is_err_and(is_read_only)).await;
+
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_the_new_master_forgets_what_is_invalidated() {
+    let (redis, _servers, _address) = fail_over().await;
+
+    let refused = redis.invalidate("device-1").await.unwrap_err();
+
+    assert!(is_read_only(&refused), "{refused}");
+    redis.invalidate("device-1").await.unwrap();
 }

@@ -6,7 +6,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, ServerError,
     ServerErrorKind, Value,
 };
 use tokio::time::timeout;
@@ -102,23 +102,31 @@ pub(super) async fn subscribe(settings: &Settings, channel: &str) -> Result<PubS
 }
 
 /// Whether a connection may be used again after this failure of a call on it.
+pub(super) fn is_still_good(error: &RedisError) -> bool {
+    // Those of all commands, where several were sent together.
+    match error.clone().into_server_errors() {
+        Some(errors) => errors.iter().all(|(_, error)| is_harmless(error)),
+        None => error.kind() == ErrorKind::UnexpectedReturnType,
+    }
+}
+
+/// Whether another connection would bring the same error.
 ///
 /// A node that was a master before a failover refuses writes for as long as we stay with it.
-pub(super) fn is_still_good(error: &RedisError) -> bool {
-    use ServerErrorKind as Server;
-    match error.kind() {
-        ErrorKind::Server(
-            Server::ReadOnly
-            | Server::Moved
-            | Server::CrossSlot
-            | Server::ClusterDown
-            | Server::MasterDown,
-        ) => false,
-        ErrorKind::Server(_) | ErrorKind::UnexpectedReturnType => true,
-        // Errors without a kind of their own, such as WRONGTYPE or OOM, but for those of the login.
-        ErrorKind::Extension => !matches!(error.code(), Some("NOAUTH" | "WRONGPASS")),
-        _ => false,
-    }
+fn is_harmless(error: &ServerError) -> bool {
+    const OTHER: [&str; 8] = [
+        "READONLY",
+        "EXECABORT",
+        "MOVED",
+        "CROSSSLOT",
+        "CLUSTERDOWN",
+        "MASTERDOWN",
+        "NOAUTH",
+        "WRONGPASS",
+    ];
+    // Before Redis 7 what a script is refused has the code ERR, and its own in the text.
+    let is_of_replica = error.details().is_some_and(|text| text.contains("-READONLY"));
+    !is_of_replica && !OTHER.contains(&error.code())
 }
 
 /// An error of Redis, with what to do where the settings do not fit the server.
@@ -247,6 +255,8 @@ fn split(url: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     #[test]
@@ -261,19 +271,61 @@ mod tests {
         assert_eq!(split("rediss://h"), ("rediss://h", ""));
     }
 
+    /// A server that answers each pipeline with these lines.
+    struct Scripted<'a>(&'a [&'a str]);
+
+    impl ConnectionLike for Scripted<'_> {
+        fn req_packed_command<'a>(&'a mut self, _: &'a Cmd) -> RedisFuture<'a, Value> {
+            Box::pin(async { value(self.0[0]).extract_error() })
+        }
+
+        fn req_packed_commands<'a>(
+            &'a mut self,
+            _: &'a Pipeline,
+            _: usize,
+            _: usize,
+        ) -> RedisFuture<'a, Vec<Value>> {
+            Box::pin(async { Ok(self.0.iter().map(|line| value(line)).collect()) })
+        }
+
+        fn get_db(&self) -> i64 {
+            0
+        }
+    }
+
+    fn value(line: &str) -> Value {
+        redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap()
+    }
+
+    /// Whether a connection stays after these answers, to a command and to a pipeline.
+    fn stays(lines: &[&str]) -> [bool; 2] {
+        let ping = redis::cmd("PING");
+        let mut server = Scripted(lines);
+        let one = ping.query_async::<()>(&mut server).now_or_never().unwrap().unwrap_err();
+        let mut pipe = redis::pipe();
+        pipe.add_command(ping.clone()).add_command(ping);
+        let all = pipe.query_async::<()>(&mut server).now_or_never().unwrap().unwrap_err();
+        [one, all].map(|error| is_still_good(&error))
+    }
+
     #[test]
     fn a_connection_to_a_former_master_is_not_used_again() {
-        let error = |code: &'static str| {
-            let text = format!("-{code} said the server\r\n");
-            let value = redis::parse_redis_value(text.as_bytes()).unwrap();
-            value.extract_error().unwrap_err()
-        };
-
-        for code in ["READONLY", "MOVED", "CROSSSLOT", "CLUSTERDOWN", "MASTERDOWN", "NOAUTH"] {
-            assert!(!is_still_good(&error(code)), "{code}");
+        for code in [
+            "READONLY",
+            "EXECABORT",
+            "MOVED",
+            "CROSSSLOT",
+            "CLUSTERDOWN",
+            "MASTERDOWN",
+            "NOAUTH",
+            "WRONGPASS",
+            "ERR Error running script: @user_script:1: -READONLY",
+        ] {
+            assert_eq!(stays(&[&format!("-{code} said the server"), "+OK"]), [false; 2], "{code}");
         }
-        for code in ["ERR", "WRONGTYPE", "OOM", "LOADING", "NOPERM"] {
-            assert!(is_still_good(&error(code)), "{code}");
+        for code in ["ERR", "WRONGTYPE", "OOM", "LOADING", "NOPERM", "NOSCRIPT"] {
+            assert_eq!(stays(&[&format!("-{code} said the server"), "+OK"]), [true; 2], "{code}");
         }
+        assert_eq!(stays(&["-OOM said the server", "-READONLY and again"]), [true, false]);
     }
 }
