@@ -46,6 +46,19 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_refuses_writes_is_not_ready() {
+    let place = Place::with_resources().await;
+    place.redis.command("CONFIG SET maxmemory 1").await.unwrap();
+
+    let checked = place.run("enrich", &["check", "--online"], b"").await;
+
+    assert_eq!(checked.status.code(), Some(1), "{}", text(&checked));
+    let refused = "it refuses what is written: ";
+    assert!(text(&checked).contains(refused), "{}", text(&checked));
+    assert!(text(&checked).contains("OOM"), "{}", text(&checked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_ready_when_it_may_be_written_to() {
     let place = Place::with_resources().await;
     let example = root().join("services/bigqueries/example.yaml");

@@ -215,6 +215,31 @@ async fn a_link_that_went_silent_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_refuses_writes_is_read_only() {
+    let (server, source) = (Server::start().await.unwrap(), Source::default());
+    let replica = Replica::start(&source, Some(server.url()), Mode::Node).await;
+    replica.version("a").await;
+    assert_eq!(replica.lookup.redis_state(), "used");
+
+    server.command("CONFIG SET maxmemory 1").await.unwrap();
+    for key in ["b", "c", "d", "e"] {
+        replica.version(key).await;
+    }
+    until(async || replica.lookup.redis_state() != "used").await;
+
+    let state = replica.lookup.redis_state();
+    assert!(state.starts_with("read only, ") && state.contains("OOM"), "{state}");
+    server.command("CONFIG SET maxmemory 0").await.unwrap();
+    let mut key = 0;
+    until(async || {
+        key += 1;
+        replica.version(&key.to_string()).await;
+        replica.lookup.redis_state() == "used"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_the_status_says_that_others_are_not_reached() {
     let replica = Replica::start(&Source::default(), None, Mode::Node).await;
 

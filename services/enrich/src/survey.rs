@@ -1,10 +1,13 @@
-//! Whether the layers of the caches answer. Changes nothing.
+//! Whether the layers of the caches answer. Changes nothing but what Redis has of a key that nobody has.
+
+use std::time::Duration;
 
 use service::Need;
 use service::survey::State;
+use time::OffsetDateTime;
 
-use crate::cache::Fetch;
-use crate::cache::redis::{Redis, Settings};
+use crate::cache::redis::{Known, Put, Redis, Settings};
+use crate::cache::{Entry, Fetch, LayerError};
 
 /// A key that nobody has: that it is absent tells that the source answers us.
 const KEY: &str = "dataflow-check";
@@ -19,7 +22,7 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
     Need { kind: "documents", name: collection.to_owned(), role, state }
 }
 
-/// Redis, where there is one, and its channel of invalidations. Both as the service uses them.
+/// Redis, where there is one, and its channel of invalidations. Both are used as the service uses them.
 pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need> {
     let Some(name) = &settings.url else { return Vec::new() };
     let need = |kind, state| Need { kind, name: name.clone(), role: None, state };
@@ -28,14 +31,31 @@ pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need>
         Ok(None) => return Vec::new(),
         Err(error) => return vec![need("redis", State::Differs(error.to_string()))],
     };
-    if let Err(error) = redis.get(&[KEY.into()]).await {
-        return vec![need("redis", State::Unreachable(error.to_string()))];
-    }
+    let known = match redis.get(&[KEY.into()]).await {
+        Ok(known) => known,
+        Err(error) => return vec![need("redis", State::Unreachable(error.to_string()))],
+    };
+    let takes = match write(&redis, known).await {
+        Ok(()) => State::Ready,
+        Err(error) => State::Differs(format!("it refuses what is written: {error}")),
+    };
     let listens = match redis.subscribe().await {
         Ok(_) => State::Ready,
         Err(error) => {
             State::Differs(format!("invalidations of other replicas cannot arrive: {error}"))
         }
     };
-    vec![need("redis", State::Ready), need("redis channel", listens)]
+    vec![need("redis", takes), need("redis channel", listens)]
+}
+
+/// Puts an absence there and invalidates it. Other replicas forget the same key, which they do not know.
+async fn write(redis: &Redis, known: Vec<Known>) -> Result<(), LayerError> {
+    let put = |Known { seen, .. }| Put {
+        key: KEY.into(),
+        entry: Entry { document: None, read_at: OffsetDateTime::now_utc() },
+        life: Duration::from_millis(1),
+        seen,
+    };
+    redis.put(&known.into_iter().map(put).collect::<Vec<_>>()).await?;
+    redis.invalidate(KEY).await
 }

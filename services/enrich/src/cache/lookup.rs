@@ -77,6 +77,8 @@ pub(super) struct Layers<F> {
     pub memory: Memory,
     pub redis: Option<Redis>,
     pub redis_breaker: Breaker,
+    /// Of writes alone: a server that refuses them answers reads all the same.
+    pub redis_writes: Breaker,
     pub source: F,
     pub source_breaker: Breaker,
     pub freshness: Freshness,
@@ -109,6 +111,7 @@ impl<F: Fetch> Lookup<F> {
             memory: Memory::new(&settings.memory),
             redis: Redis::open(&settings.redis)?.map(|redis| redis.of_source(&source.origin())),
             redis_breaker: Breaker::new("redis"),
+            redis_writes: Breaker::new("redis writes"),
             source,
             source_breaker: Breaker::new("source"),
             freshness: settings.freshness.clone(),
@@ -198,13 +201,17 @@ impl<F: Fetch> Lookup<F> {
         }
     }
 
-    /// State of Redis in a few words: not set, used, or left alone and why.
+    /// State of Redis in a few words: not set, used, or read only or left alone and why.
     #[must_use]
     pub fn redis_state(&self) -> String {
-        match (&self.layers.redis, self.layers.redis_breaker.open_reason()) {
-            (None, _) => "not set".into(),
-            (Some(_), None) => "used".into(),
-            (Some(_), Some(why)) => format!("left alone, {why}"),
+        let layers = &self.layers;
+        if layers.redis.is_none() {
+            return "not set".into();
+        }
+        match (layers.redis_breaker.open_reason(), layers.redis_writes.open_reason()) {
+            (None, None) => "used".into(),
+            (None, Some(why)) => format!("read only, {why}"),
+            (Some(why), _) => format!("left alone, {why}"),
         }
     }
 

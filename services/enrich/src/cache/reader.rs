@@ -168,7 +168,7 @@ async fn ask_source<F: Fetch>(
 /// Puts entries into Redis.
 async fn put<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
     let Some(redis) = layers.redis.as_ref().filter(|_| !puts.is_empty()) else { return };
-    if let Some(Err(error)) = layers.redis_breaker.call(redis.put(puts)).await {
+    if let Some(Err(error)) = layers.redis_writes.call(redis.put(puts)).await {
         debug!(%error, "Redis did not take what was read");
         layers.metrics.failed("redis");
     }
