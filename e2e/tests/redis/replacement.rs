@@ -6,6 +6,7 @@ use std::time::Duration;
 use e2e::redis::{Cluster, Redis as Server};
 use enrich::cache::Entry;
 use enrich::cache::redis::{Mode, Put, Redis, Settings};
+use time::OffsetDateTime;
 
 use crate::{begin, entry};
 
@@ -97,6 +98,20 @@ async fn what_takes_the_place_of_a_tombstone_stays_as_long_as_it() {
 
     assert!(life("device").await > 60_000);
     assert!(life("other").await <= 30_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_in_the_future_was_read_now() {
+    let server = Server::start().await.unwrap();
+    let redis = open(server.url(), Mode::Node);
+    // As an earlier version writes it, by a clock that is ahead of ours.
+    let value = r#""{\"document\":{\"name\":\"old\"},\"read_at\":\"2999-01-01T00:00:00Z\"}""#;
+    server.command(&format!("SET dataflow:enrich:device {value}")).await.unwrap();
+
+    let found = known(&redis, "device").await.unwrap();
+
+    assert!(found.read_at <= OffsetDateTime::now_utc(), "{found:?}");
+    assert_eq!(found.document, entry("old").document);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,8 @@ use lru::LruCache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::{Document, Entry};
 
@@ -49,7 +51,18 @@ struct Shard {
 #[derive(Debug)]
 struct Held {
     entry: Entry,
+    /// By a clock that nobody sets.
+    since: Instant,
     bytes: usize,
+}
+
+impl Held {
+    /// The entry, read no later than it came here, whatever the clocks said.
+    fn entry(&self) -> Entry {
+        let latest = OffsetDateTime::now_utc() - self.since.elapsed();
+        let Entry { document, read_at } = &self.entry;
+        Entry { document: document.clone(), read_at: latest.min(*read_at) }
+    }
 }
 
 impl Memory {
@@ -70,7 +83,7 @@ impl Memory {
     /// What is known about a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Entry> {
-        self.shard(key).entries.get(key).map(|held| held.entry.clone())
+        self.shard(key).entries.get(key).map(Held::entry)
     }
 
     /// Keeps an entry, and lets others go for it.
@@ -82,7 +95,8 @@ impl Memory {
             return;
         }
         shard.bytes += bytes;
-        if let Some((_, left)) = shard.entries.push(Arc::clone(key), Held { entry, bytes }) {
+        let held = Held { entry, since: Instant::now(), bytes };
+        if let Some((_, left)) = shard.entries.push(Arc::clone(key), held) {
             shard.bytes -= left.bytes;
         }
         while shard.bytes > self.most_bytes {
@@ -144,7 +158,7 @@ fn size_of_value(value: &Value) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
+    use std::time::Duration;
 
     use super::*;
 
@@ -191,5 +205,16 @@ mod tests {
         assert_eq!(memory.size(), before);
         memory.remove("k");
         assert_eq!(memory.size(), (0, 0));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_was_read_in_the_future_grows_old() {
+        let memory = Memory::new(&Bounds::default());
+        let (now, day) = (OffsetDateTime::now_utc(), Duration::from_secs(86_400));
+        memory.put(&"k".into(), Entry { read_at: now + day, ..entry("x") });
+
+        tokio::time::advance(day).await;
+        let age = memory.get("k").unwrap().age(OffsetDateTime::now_utc());
+
+        assert!(age >= day, "{age:?}");
     }
 }

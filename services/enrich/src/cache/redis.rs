@@ -13,6 +13,7 @@ use pipeline::Renewable;
 use redis::AsyncCommands as _;
 use redis::Cmd;
 use redis::aio::PubSub;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{Entry, LayerError};
@@ -114,9 +115,13 @@ impl Redis {
         // The client asks each node of a cluster for the keys that it has.
         let found: Vec<Option<Vec<u8>>> =
             self.call(async |mut connection| connection.mget(&names).await).await?;
+        let now = OffsetDateTime::now_utc();
         let known = |bytes: Option<Vec<u8>>| {
             let bytes = bytes.unwrap_or_default();
-            Known { entry: entry(&bytes), seen: Seen { bytes, at } }
+            // A clock that is ahead of ours makes nothing younger than it is.
+            let entry = entry(&bytes)
+                .map(|Entry { document, read_at }| Entry { document, read_at: read_at.min(now) });
+            Known { entry, seen: Seen { bytes, at } }
         };
         Ok(found.into_iter().map(known).collect())
     }
@@ -252,8 +257,6 @@ fn millis(life: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use time::OffsetDateTime;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]
