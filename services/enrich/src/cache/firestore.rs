@@ -130,9 +130,12 @@ impl Fetch for Firestore {
     }
 
     fn origin(&self) -> String {
-        let Settings { collection, database, endpoint, .. } = &self.settings;
-        let cloud = endpoint.iter().map(|url| format!("{url}/")).collect::<String>();
-        format!("{cloud}{}/{database}/{collection}", self.project)
+        let Settings { collection, database, endpoint, credentials, .. } = &self.settings;
+        // An emulator has documents of its own. All endpoints of Google's lead to the same ones.
+        let emulator =
+            endpoint.as_deref().filter(|_| *credentials != Some(Login::ApplicationDefault));
+        let emulator = emulator.map(|url| format!("{}/", url.trim_end_matches('/')));
+        format!("{}{}/{database}/{collection}", emulator.unwrap_or_default(), self.project)
     }
 
     fn can_exist(&self, id: &str) -> bool {
@@ -183,6 +186,25 @@ mod tests {
         assert!(firestore.can_exist("dev-1"));
         for id in ["", ".", "..", "a/b", "__x__", &"x".repeat(1501)] {
             assert!(!firestore.can_exist(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn all_endpoints_of_google_lead_to_the_same_documents() {
+        let origin = |endpoint: Option<&str>, credentials| {
+            let (collection, endpoint) = ("devices".into(), endpoint.map(Into::into));
+            let settings = Settings { collection, endpoint, credentials, ..Settings::default() };
+            Firestore::new("p", &settings).origin()
+        };
+        let google = Some(Login::ApplicationDefault);
+        let regional = Some("https://firestore.europe-west3.rep.googleapis.com");
+
+        assert_eq!(origin(None, None), "p/(default)/devices");
+        assert_eq!(origin(regional, google), "p/(default)/devices");
+        for url in ["http://localhost:8085", "http://localhost:8085/"] {
+            let emulator = "http://localhost:8085/p/(default)/devices";
+            assert_eq!(origin(Some(url), None), emulator);
+            assert_eq!(origin(Some(url), Some(Login::Anonymous)), emulator);
         }
     }
 
