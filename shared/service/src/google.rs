@@ -1,5 +1,7 @@
 //! Endpoints of Google's APIs, and the credentials for them.
 
+use std::env;
+
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials, anonymous};
 use google_cloud_auth::errors::CredentialsError;
 use pipeline::{Error, Recovery};
@@ -13,6 +15,8 @@ pub type Headers = axum::http::HeaderMap;
 
 /// The domain of Google's own cloud; sovereign clouds have others.
 const GOOGLE: &str = "googleapis.com";
+/// The variable that names another domain, for Google's own clients too.
+const UNIVERSE: &str = "GOOGLE_CLOUD_UNIVERSE_DOMAIN";
 /// Credentials that can be used here.
 const SUPPORTED: &str = "supported are the types service_account, authorized_user, \
                          impersonated_service_account and external_account, and the metadata server";
@@ -56,9 +60,22 @@ impl Access {
 
     /// The way to an endpoint, or else to Google's own, with credentials that are there already.
     pub async fn new(endpoint: Option<&str>, credentials: Option<Credentials>) -> Self {
-        let domain = match &credentials {
-            Some(credentials) => credentials.universe_domain().await,
-            None => None,
+        // A name in other characters than UTF-8's is no domain.
+        let named = env::var(UNIVERSE).ok();
+        Self::in_universe(named, endpoint, credentials).await
+    }
+
+    /// With the domain that the variable names. The metadata server is not asked then: while it does not
+    /// answer, its credentials say that they have no domain.
+    async fn in_universe(
+        named: Option<String>,
+        endpoint: Option<&str>,
+        credentials: Option<Credentials>,
+    ) -> Self {
+        let domain = match (named.filter(|named| !named.is_empty()), &credentials) {
+            (Some(named), _) => Some(named),
+            (None, Some(credentials)) => credentials.universe_domain().await,
+            (None, None) => None,
         };
         let url = endpoint.map(|url| url.trim_end_matches('/').to_owned());
         Self { url, credentials, domain: domain.unwrap_or_else(|| GOOGLE.into()) }
@@ -215,9 +232,14 @@ mod tests {
         let user = user_account::Builder::new(file).build().unwrap();
 
         let usual = Access::new(None, Some(user.clone())).await;
-        let regional = Access::new(Some(REGIONAL), Some(user)).await;
+        let regional = Access::new(Some(REGIONAL), Some(user.clone())).await;
+        let named =
+            Access::in_universe(Some("cloud.example".into()), None, Some(user.clone())).await;
+        let unnamed = Access::in_universe(Some(String::new()), None, Some(user)).await;
 
         assert_eq!(usual.url("bigquery"), "https://bigquery.googleapis.com");
         assert_eq!(regional.url("pubsub"), REGIONAL);
+        assert_eq!(named.url("bigquery"), "https://bigquery.cloud.example");
+        assert_eq!(unnamed.url("bigquery"), "https://bigquery.googleapis.com");
     }
 }
