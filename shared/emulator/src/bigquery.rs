@@ -15,6 +15,7 @@ mod rest;
 mod schema;
 mod sql;
 mod statement;
+mod transaction;
 mod value;
 
 use std::path::Path;

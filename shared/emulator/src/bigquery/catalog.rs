@@ -12,6 +12,7 @@ use tonic::Code;
 
 use super::append::streams::Streams;
 use super::jobs::Jobs;
+use super::jobs::query::DryRun;
 use super::lag::Lag;
 use super::read::Sessions;
 use super::schema::{Field, Kind, Mode, Schema};
@@ -28,7 +29,7 @@ pub(super) struct Catalog {
     pub jobs: Jobs,
     pub streams: Streams,
     pub sessions: Sessions,
-    lag: Lag,
+    pub lag: Lag,
 }
 
 /// A dataset's project and id.
@@ -221,25 +222,24 @@ impl Catalog {
         schema.check()?;
         stamp(&mut resource);
         let table = Table { schema, resource };
+        self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))?;
+        self.show_table(name)
+    }
+
+    fn create(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
         let statement = match table.view() {
             Some(_) if !table.schema.fields.is_empty() => {
                 let why = "Schema field shouldn't be used as input with a view";
                 return Err(Status::invalid(why));
             }
             Some(query) => self.view_statement(name, query)?,
-            None => {
-                let columns: Vec<_> = table.schema.fields.iter().map(column).collect();
-                // A table without columns is right in BigQuery, and not in SQLite.
-                let columns =
-                    if columns.is_empty() { "\"#empty\"".into() } else { columns.join(", ") };
-                format!("CREATE TABLE {} ({columns})", name.quoted())
-            }
+            None => table_statement(name, &table.schema),
         };
         let created = self.connection.execute_batch(&statement);
         created.map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
         self.keep(name, table)?;
         self.lag.note_table(name);
-        self.show_table(name)
+        Ok(())
     }
 
     fn view_statement(&self, name: &TableName, query: &str) -> Result<String, Status> {
@@ -249,12 +249,10 @@ impl Catalog {
         Ok(format!("CREATE VIEW {} AS {query}", name.quoted()))
     }
 
-    /// Replaces a view by another one, unless that one cannot be read.
-    fn replace_view(&mut self, name: &TableName, create: &str) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute_batch(&format!("DROP VIEW {}; {create}", name.quoted()))?;
-        transaction.prepare(&format!("SELECT * FROM {}", name.quoted()))?;
-        transaction.commit()
+    /// Replaces a view by another one, which must be one that can be read.
+    fn replace_view(&self, name: &TableName, create: &str) -> rusqlite::Result<()> {
+        self.connection.execute_batch(&format!("DROP VIEW {}; {create}", name.quoted()))?;
+        self.connection.prepare(&format!("SELECT * FROM {}", name.quoted())).map(drop)
     }
 
     /// Takes a new schema and other properties, if the table still has the tag that is asked for.
@@ -265,20 +263,26 @@ impl Catalog {
         schema: Option<Schema>,
         changes: Map<String, Value>,
     ) -> Result<Value, Status> {
-        let mut table = self.table(name)?.clone();
+        let table = self.table(name)?.clone();
         if etag.is_some_and(|etag| table.resource.get("etag").is_none_or(|found| found != etag)) {
             return Err(Status::new(Code::FailedPrecondition, "Precondition check failed."));
         }
+        self.atomically(name, DryRun::No, |catalog| catalog.patch(name, table, schema, changes))?;
+        self.show_table(name)
+    }
+
+    fn patch(
+        &mut self,
+        name: &TableName,
+        mut table: Table,
+        schema: Option<Schema>,
+        changes: Map<String, Value>,
+    ) -> Result<(), Status> {
         if let Some(mut next) = schema {
             next.check()?;
             next.keep_tags(&table.schema);
             table.schema.check_change(&next, &name.display())?;
-            for field in &next.fields {
-                if table.schema.find(&field.name).is_none() {
-                    let statement = format!("ALTER TABLE {} ADD {}", name.quoted(), column(field));
-                    self.connection.execute_batch(&statement).map_err(|error| failed(&error))?;
-                }
-            }
+            self.add_columns(name, &table.schema, &next)?;
             let before = std::mem::replace(&mut table.schema, next);
             if before != table.schema {
                 self.lag.note_schema(name, before);
@@ -286,6 +290,13 @@ impl Catalog {
         }
         let was_view = table.view().map(str::to_owned);
         table.resource.extend(changes);
+        // What is set to `null` is removed.
+        table.resource.retain(|_, value| !value.is_null());
+        if was_view.is_some() != table.view().is_some() {
+            let kind = if was_view.is_some() { "VIEW" } else { "TABLE" };
+            let text = format!("{} is a {kind}, which cannot be changed", name.display());
+            return Err(Status::invalid(text));
+        }
         if let (Some(was), Some(query)) = (was_view, table.view())
             && was != query
         {
@@ -294,19 +305,43 @@ impl Catalog {
                 .map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
         }
         stamp(&mut table.resource);
-        self.keep(name, table)?;
-        self.show_table(name)
+        self.keep(name, table)
+    }
+
+    /// Adds the columns of the next schema that the one before does not have.
+    fn add_columns(&self, name: &TableName, before: &Schema, next: &Schema) -> Result<(), Status> {
+        let mut statements = Vec::new();
+        if before.fields.is_empty() && !next.fields.is_empty() {
+            // The column that stands for none goes; rows without columns stay as many.
+            let rows = usize::try_from(self.last_row(name)?).unwrap_or_default();
+            statements.push(format!("DROP TABLE {}", name.quoted()));
+            statements.push(table_statement(name, next));
+            statements.extend(vec![format!("INSERT INTO {} DEFAULT VALUES", name.quoted()); rows]);
+        } else {
+            let new = next.fields.iter().filter(|field| before.find(&field.name).is_none());
+            let add = |field| format!("ALTER TABLE {} ADD {}", name.quoted(), column(field));
+            statements.extend(new.map(add));
+        }
+        self.connection.execute_batch(&statements.join(";")).map_err(|error| failed(&error))
     }
 
     pub(super) fn delete_table(&mut self, name: &TableName) -> Result<(), Status> {
         let kind = if self.table(name)?.view().is_some() { "VIEW" } else { "TABLE" };
-        let statement = format!("DROP {kind} {}", name.quoted());
-        self.connection.execute_batch(&statement).map_err(|error| failed(&error))?;
+        let drop = format!("DROP {kind} {}", name.quoted());
         let statement = "DELETE FROM \"#tables\" WHERE project = ? AND dataset = ? AND id = ?";
-        let deleted = self.connection.execute(statement, params![name.0, name.1, name.2]);
-        deleted.map_err(|error| failed(&error))?;
+        self.atomically(name, DryRun::No, |catalog| {
+            catalog.connection.execute_batch(&drop).map_err(|error| failed(&error))?;
+            let deleted = catalog.connection.execute(statement, params![name.0, name.1, name.2]);
+            deleted.map_err(|error| failed(&error))?;
+            catalog.set_table(name, None);
+            Ok(())
+        })
+    }
+
+    /// Makes memory say what a table is; SQLite is for the caller to change.
+    pub(super) fn set_table(&mut self, name: &TableName, table: Option<Table>) {
         self.tables.remove(name);
-        Ok(())
+        self.tables.extend(table.map(|table| (name.clone(), table)));
     }
 
     pub(super) fn show_table(&self, name: &TableName) -> Result<Value, Status> {
@@ -368,6 +403,14 @@ fn check_id(id: &str, what: &str) -> Result<(), Status> {
         && id.len() <= 1024
         && id.chars().all(|char| char.is_alphanumeric() || "_- ".contains(char));
     if is_right { Ok(()) } else { Err(Status::invalid(format!("Invalid {what} ID \"{id}\"."))) }
+}
+
+/// The statement that makes a table.
+fn table_statement(name: &TableName, schema: &Schema) -> String {
+    let columns: Vec<_> = schema.fields.iter().map(column).collect();
+    // A table without columns is right in BigQuery, and not in SQLite.
+    let columns = if columns.is_empty() { "\"#empty\"".into() } else { columns.join(", ") };
+    format!("CREATE TABLE {} ({columns})", name.quoted())
 }
 
 /// A column's declaration. SQLite derives from the type's name how it stores values.

@@ -9,6 +9,13 @@ use super::catalog::TableName;
 use super::schema::Schema;
 use crate::conditions::Conditions;
 
+/// Age of a table, and the schemas that it had.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    created: Option<Instant>,
+    replaced: Option<Vec<(Instant, Schema)>>,
+}
+
 /// The tables and schemas that are so new that writers may not know them.
 pub(super) struct Lag {
     conditions: Conditions,
@@ -34,6 +41,22 @@ impl Lag {
         let replaced = self.replaced.entry(name.clone()).or_default();
         replaced.retain(|(at, _)| at.elapsed() < lag);
         replaced.push((Instant::now(), before));
+    }
+
+    /// Returns what is noted of a table.
+    pub(super) fn known(&self, name: &TableName) -> Known {
+        Known {
+            created: self.created.get(name).copied(),
+            replaced: self.replaced.get(name).cloned(),
+        }
+    }
+
+    /// Notes again what was noted of a table before a change that failed.
+    pub(super) fn set(&mut self, name: &TableName, known: Known) {
+        self.created.remove(name);
+        self.replaced.remove(name);
+        self.created.extend(known.created.map(|created| (name.clone(), created)));
+        self.replaced.extend(known.replaced.map(|replaced| (name.clone(), replaced)));
     }
 
     /// Tells if writers know of a table that exists.

@@ -1,5 +1,7 @@
 //! The schema of a table, in the REST API's form.
 
+use std::collections::HashSet;
+
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -109,7 +111,7 @@ impl Schema {
 }
 
 impl Schema {
-    /// Refuses types whose parameters are missing or wrong.
+    /// Refuses equal names, and types whose parameters are missing or wrong.
     pub(crate) fn check(&self) -> Result<(), Status> {
         check(&self.fields).map_err(Status::invalid)
     }
@@ -132,8 +134,12 @@ fn keep_tags(fields: &mut [Field], old: &[Field]) {
 }
 
 fn check(fields: &[Field]) -> Result<(), String> {
+    let mut names = HashSet::new();
     for field in fields {
         let name = &field.name;
+        if !names.insert(name.to_ascii_lowercase()) {
+            return Err(format!("Field {name} already exists in schema"));
+        }
         if field.kind == Kind::Range && field.range_element().is_none() {
             return Err(format!(
                 "Field {name}: RANGE needs a rangeElementType of DATE, DATETIME or TIMESTAMP"
