@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use rusqlite::{Connection, params};
 use serde_json::{Map, Value, json};
 use tonic::Code;
+use uuid::Uuid;
 
 use super::append::streams::Streams;
 use super::jobs::Jobs;
@@ -24,8 +25,8 @@ pub(super) struct Catalog {
     pub connection: Connection,
     datasets: BTreeMap<DatasetName, Map<String, Value>>,
     tables: BTreeMap<TableName, Table>,
-    /// When which `insertId` came; BigQuery remembers them for about a minute.
-    pub seen: HashMap<(TableName, String), Instant>,
+    /// When which `insertId` came to which table; BigQuery remembers them for about a minute.
+    pub seen: HashMap<(Uuid, String), Instant>,
     pub jobs: Jobs,
     pub streams: Streams,
     pub sessions: Sessions,
@@ -46,6 +47,8 @@ pub(super) struct Table {
     pub schema: Schema,
     /// What the REST API shows beside schema and name.
     pub resource: Map<String, Value>,
+    /// Tells the table from another one that has its name later.
+    pub id: Uuid,
 }
 
 impl DatasetName {
@@ -83,6 +86,19 @@ impl TableName {
 impl Table {
     pub(super) fn view(&self) -> Option<&str> {
         self.resource.get("view")?.get("query")?.as_str()
+    }
+
+    /// Returns the statement that inserts a row, whose values stand in the order of the schema.
+    ///
+    /// The order of the columns in SQLite is another one: it is that in which they were added.
+    pub(super) fn insert_statement(&self, name: &TableName) -> String {
+        let columns: Vec<_> =
+            self.schema.fields.iter().map(|field| sql::quote(&field.name)).collect();
+        if columns.is_empty() {
+            return format!("INSERT INTO {} DEFAULT VALUES", name.quoted());
+        }
+        let values = vec!["?"; columns.len()].join(", ");
+        format!("INSERT INTO {} ({}) VALUES ({values})", name.quoted(), columns.join(", "))
     }
 }
 
@@ -221,7 +237,7 @@ impl Catalog {
         }
         schema.check()?;
         stamp(&mut resource);
-        let table = Table { schema, resource };
+        let table = Table { schema, resource, id: Uuid::new_v4() };
         self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))?;
         self.show_table(name)
     }
@@ -395,7 +411,7 @@ fn stamp(resource: &mut Map<String, Value>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     resource.entry("creationTime").or_insert_with(|| now.to_string().into());
     resource.insert("lastModifiedTime".into(), now.to_string().into());
-    resource.insert("etag".into(), uuid::Uuid::new_v4().to_string().into());
+    resource.insert("etag".into(), Uuid::new_v4().to_string().into());
 }
 
 fn check_id(id: &str, what: &str) -> Result<(), Status> {
@@ -449,7 +465,7 @@ fn read_tables(connection: &Connection) -> anyhow::Result<BTreeMap<TableName, Ta
     rows.map(|row| {
         let (name, schema, resource) = row?;
         let (schema, resource) = (serde_json::from_str(&schema)?, serde_json::from_str(&resource)?);
-        Ok((name, Table { schema, resource }))
+        Ok((name, Table { schema, resource, id: Uuid::new_v4() }))
     })
     .collect()
 }

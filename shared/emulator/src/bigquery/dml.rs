@@ -233,9 +233,8 @@ impl Catalog {
     /// Writes all changes, or none. Afterwards row ids are without gaps.
     fn apply(&mut self, name: &TableName, changes: Changes) -> Result<(), Status> {
         let table = name.quoted();
-        let columns = self.table(name)?.schema.fields.len();
-        let marks = if columns == 0 { "NULL".into() } else { vec!["?"; columns].join(", ") };
-        let transaction = self.connection.transaction().map_err(|error| failed(&error))?;
+        let insert = self.table(name)?.insert_statement(name);
+        let transaction = self.connection.savepoint().map_err(|error| failed(&error))?;
         let work = || -> rusqlite::Result<()> {
             for (id, values) in changes.updates {
                 let set: Vec<_> =
@@ -259,8 +258,7 @@ impl Catalog {
                      DROP TABLE \"#kept\";"
                 ))?;
             }
-            let mut prepared =
-                transaction.prepare(&format!("INSERT INTO {table} VALUES ({marks})"))?;
+            let mut prepared = transaction.prepare(&insert)?;
             for row in changes.inserts {
                 prepared.execute(rusqlite::params_from_iter(row))?;
             }

@@ -53,7 +53,7 @@ impl Catalog {
         if table.view().is_some() {
             return Err(Status::invalid(format!("Cannot add rows to a view: {}", name.display())));
         }
-        let (fields, seen) = (table.schema.fields.clone(), seen.clone());
+        let (table_id, fields, seen) = (table.id, table.schema.fields.clone(), seen.clone());
         let (mut good, mut errors) = (Vec::new(), Vec::new());
         for (index, mut row) in request.rows.into_iter().enumerate() {
             if request.ignore_unknown_values {
@@ -84,7 +84,7 @@ impl Catalog {
         let mut rows = Vec::with_capacity(good.len());
         for (_, insert_id, values) in good {
             let is_new = insert_id.filter(|id| !id.is_empty()).is_none_or(|id| {
-                let before = self.seen.insert((name.clone(), id), now);
+                let before = self.seen.insert((table_id, id), now);
                 before.is_none_or(|before| now - before > MEMORY)
             });
             if is_new {
@@ -100,21 +100,24 @@ impl Catalog {
         Ok(answer)
     }
 
-    /// Adds rows whose values stand in the order of the table's columns: all or none.
-    pub(super) fn insert(&mut self, name: &TableName, rows: Vec<Vec<Sql>>) -> Result<(), Status> {
-        let columns = self.table(name)?.schema.fields.len();
-        let values = if columns == 0 { "NULL".into() } else { vec!["?"; columns].join(", ") };
-        let statement = format!("INSERT INTO {} VALUES ({values})", name.quoted());
-        let transaction = self.connection.transaction().map_err(|error| failed(&error))?;
+    /// Adds rows whose values stand in the order of the table's schema: all or none.
+    pub(super) fn insert(
+        &mut self,
+        name: &TableName,
+        rows: impl IntoIterator<Item = Vec<Sql>>,
+    ) -> Result<(), Status> {
+        let statement = self.table(name)?.insert_statement(name);
+        // A savepoint may stand within the transaction of a larger change.
+        let savepoint = self.connection.savepoint().map_err(|error| failed(&error))?;
         {
-            let prepared = transaction.prepare_cached(&statement);
+            let prepared = savepoint.prepare_cached(&statement);
             let mut prepared = prepared.map_err(|error| failed(&error))?;
             for row in rows {
                 let inserted = prepared.execute(rusqlite::params_from_iter(row));
                 inserted.map_err(|error| failed(&error))?;
             }
         }
-        transaction.commit().map_err(|error| failed(&error))
+        savepoint.commit().map_err(|error| failed(&error))
     }
 
     fn forget_old(&mut self) {

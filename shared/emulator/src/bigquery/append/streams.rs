@@ -17,6 +17,7 @@ use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tonic::Code;
+use uuid::Uuid;
 
 use super::proto_rows::Descriptor;
 use super::{Answer, Connection, arrow, schema, value};
@@ -39,13 +40,23 @@ pub(in crate::bigquery) struct Streams(HashMap<String, WriteStream>);
 #[derive(Debug)]
 struct WriteStream {
     table: TableName,
+    /// Id of the table: the stream is not one of a later table with the same name.
+    table_id: Uuid,
     kind: Type,
     created: OffsetDateTime,
-    held: Vec<Vec<Sql>>,
+    held: Vec<Held>,
     /// Rows that were accepted.
     accepted: i64,
     is_finalized: bool,
     committed: Option<OffsetDateTime>,
+}
+
+/// A row that is not in the table yet.
+#[derive(Debug)]
+struct Held {
+    /// Columns of its values: the table may have more of them later, and in another order.
+    columns: Arc<[String]>,
+    values: Vec<Sql>,
 }
 
 /// Rows of a request, as they were sent.
@@ -117,7 +128,7 @@ impl BigQuery {
     /// Tells of a stream with a name.
     pub(super) async fn explicit_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
         let stream = self.with(move |catalog| {
-            let stream = catalog.streams.get(&name)?;
+            let stream = catalog.stream(&name)?;
             let schema = &catalog.table(&stream.table)?.schema;
             Ok(stream.show(name, schema))
         });
@@ -189,7 +200,7 @@ impl StreamAppend {
     fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
         let name = match is_default(&self.stream) {
             true => super::default_stream_of(&self.stream)?,
-            false => catalog.streams.get(&self.stream)?.table.clone(),
+            false => catalog.stream(&self.stream)?.table.clone(),
         };
         let schema = catalog.table(&name)?.schema.clone();
         if let Some(stream) = catalog.streams.0.get(&self.stream)
@@ -285,9 +296,14 @@ fn not_found(name: &str) -> Status {
     Status::new(Code::NotFound, format!("Requested entity was not found. Entity: {name}"))
 }
 
-impl Streams {
-    fn get(&self, name: &str) -> Result<&WriteStream, Status> {
-        self.0.get(name).ok_or_else(|| not_found(name))
+impl Held {
+    /// The values in the order of a table's schema.
+    fn arranged(&self, fields: &[Field]) -> Vec<Sql> {
+        let value = |field: &Field| {
+            let at = self.columns.iter().position(|name| name.eq_ignore_ascii_case(&field.name));
+            at.map_or(Sql::Null, |at| self.values[at].clone())
+        };
+        fields.iter().map(value).collect()
     }
 }
 
@@ -334,6 +350,16 @@ impl WriteStream {
 }
 
 impl Catalog {
+    /// A stream with a name, unless its table was deleted.
+    fn stream(&self, name: &str) -> Result<&WriteStream, Status> {
+        let stream = self.streams.0.get(name);
+        stream.filter(|stream| self.has_table_of(stream)).ok_or_else(|| not_found(name))
+    }
+
+    fn has_table_of(&self, stream: &WriteStream) -> bool {
+        self.tables().get(&stream.table).is_some_and(|table| table.id == stream.table_id)
+    }
+
     fn create_stream(
         &mut self,
         request: &proto::CreateWriteStreamRequest,
@@ -345,13 +371,15 @@ impl Catalog {
         if kind == Type::Unspecified {
             return Err(Status::invalid("The type of the write stream must be specified."));
         }
-        let schema = self.table(&table)?.schema.clone();
+        let found = self.table(&table)?;
+        let (table_id, schema) = (found.id, found.schema.clone());
         if self.streams.0.len() >= MAX_STREAMS {
             return Err(Status::new(Code::ResourceExhausted, "too many write streams"));
         }
-        let name = format!("{}/streams/{}", request.parent, uuid::Uuid::new_v4().simple());
+        let name = format!("{}/streams/{}", request.parent, Uuid::new_v4().simple());
         let stream = WriteStream {
             table,
+            table_id,
             kind,
             created: OffsetDateTime::now_utc(),
             held: Vec::new(),
@@ -372,17 +400,14 @@ impl Catalog {
         rows: Vec<Vec<Sql>>,
     ) -> Result<Option<i64>, Status> {
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-        let Some(found) = self.streams.0.get_mut(stream) else {
+        let Some(found) = self.streams.0.get(stream) else {
             return self.insert(table, rows).map(|()| None);
         };
         let offset = found.accepted;
         if found.kind == Type::Committed {
             self.insert(table, rows)?;
         } else {
-            if found.held.len() + rows.len() > MAX_HELD_ROWS {
-                return Err(Status::new(Code::ResourceExhausted, "the stream holds too many rows"));
-            }
-            found.held.extend(rows);
+            self.hold(stream, table, rows)?;
         }
         if let Some(found) = self.streams.0.get_mut(stream) {
             found.accepted = offset + count;
@@ -390,13 +415,26 @@ impl Catalog {
         Ok(Some(offset))
     }
 
+    /// Keeps rows, in the order of the table's columns, until they are committed or flushed.
+    fn hold(&mut self, stream: &str, table: &TableName, rows: Vec<Vec<Sql>>) -> Result<(), Status> {
+        let fields = self.table(table)?.schema.fields.iter();
+        let columns: Arc<[String]> = fields.map(|field| field.name.clone()).collect();
+        let Some(found) = self.streams.0.get_mut(stream) else { return Err(not_found(stream)) };
+        if found.held.len() + rows.len() > MAX_HELD_ROWS {
+            return Err(Status::new(Code::ResourceExhausted, "the stream holds too many rows"));
+        }
+        let held = |values| Held { columns: Arc::clone(&columns), values };
+        found.held.extend(rows.into_iter().map(held));
+        Ok(())
+    }
+
     fn finalize(&mut self, name: &str) -> Result<proto::FinalizeWriteStreamResponse, Status> {
         if is_default(name) {
             return Err(Status::invalid(format!("The default stream cannot be finalized: {name}")));
         }
-        let stream = self.streams.0.get_mut(name).ok_or_else(|| not_found(name))?;
-        stream.is_finalized = true;
-        Ok(proto::FinalizeWriteStreamResponse { row_count: stream.accepted })
+        let row_count = self.stream(name)?.accepted;
+        self.streams.0.entry(name.to_owned()).and_modify(|stream| stream.is_finalized = true);
+        Ok(proto::FinalizeWriteStreamResponse { row_count })
     }
 
     /// Makes rows of a buffered stream visible, up to and with the offset.
@@ -405,7 +443,7 @@ impl Catalog {
         request: &proto::FlushRowsRequest,
     ) -> Result<proto::FlushRowsResponse, Status> {
         let name = &request.write_stream;
-        let stream = self.streams.0.get_mut(name).ok_or_else(|| not_found(name))?;
+        let stream = self.stream(name)?;
         if stream.kind != Type::Buffered {
             return Err(Status::invalid(format!(
                 "FlushRows is for buffered streams alone: {name}"
@@ -420,9 +458,14 @@ impl Catalog {
         }
         let count =
             usize::try_from(offset.saturating_add(1).saturating_sub(stream.flushed())).unwrap_or(0);
-        let (rows, table) = (stream.held.drain(..count).collect(), stream.table.clone());
-        self.insert_held(&table, rows)?;
-        Ok(proto::FlushRowsResponse { offset })
+        let table = stream.table.clone();
+        let mut held = self.take_held(name);
+        let written = self.insert_held(&table, &held[..count]);
+        if written.is_ok() {
+            held.drain(..count);
+        }
+        self.give_back(name, held);
+        written.map(|()| proto::FlushRowsResponse { offset })
     }
 
     /// Writes the rows of pending streams, all or none.
@@ -436,24 +479,44 @@ impl Catalog {
         if !stream_errors.is_empty() {
             return Ok(proto::BatchCommitWriteStreamsResponse { commit_time: None, stream_errors });
         }
-        let now = OffsetDateTime::now_utc();
-        let (mut rows, mut table) = (Vec::new(), None);
-        for name in names {
-            let Some(stream) = self.streams.0.get_mut(name) else { continue };
-            rows.append(&mut stream.held);
-            stream.committed = Some(now);
-            table = Some(stream.table.clone());
+        let Some(table) = TableName::parse(&request.parent) else {
+            return Err(Status::invalid(format!("Invalid parent: {}", request.parent)));
+        };
+        let held: Vec<Vec<Held>> = names.iter().map(|name| self.take_held(name)).collect();
+        if let Err(status) = self.insert_held(&table, held.iter().flatten()) {
+            for (name, held) in names.iter().zip(held) {
+                self.give_back(name, held);
+            }
+            return Err(status);
         }
-        if let Some(table) = table {
-            self.insert_held(&table, rows)?;
+        let now = OffsetDateTime::now_utc();
+        for name in names {
+            let stream = self.streams.0.entry(name.clone());
+            stream.and_modify(|stream| stream.committed = Some(now));
         }
         let commit_time = Some(to_proto(now));
         Ok(proto::BatchCommitWriteStreamsResponse { commit_time, stream_errors })
     }
 
+    /// Takes the rows that a stream holds, to write them.
+    fn take_held(&mut self, name: &str) -> Vec<Held> {
+        self.streams
+            .0
+            .get_mut(name)
+            .map(|stream| std::mem::take(&mut stream.held))
+            .unwrap_or_default()
+    }
+
+    /// Gives a stream the rows back that were not written. A name that came twice gave its rows once.
+    fn give_back(&mut self, name: &str, held: Vec<Held>) {
+        if let Some(stream) = self.streams.0.get_mut(name) {
+            stream.held.extend(held);
+        }
+    }
+
     /// Reason not to commit a stream.
     fn commit_fault(&self, parent: &str, name: &str) -> Option<proto::StorageError> {
-        let Some(stream) = self.streams.0.get(name) else {
+        let Ok(stream) = self.stream(name) else {
             return Some(storage_error(Wrong::StreamNotFound, name, "The stream was not found."));
         };
         let (code, why) = if stream.kind != Type::Pending {
@@ -470,12 +533,13 @@ impl Catalog {
         Some(storage_error(code, name, why))
     }
 
-    /// Writes rows that were held; the table may have got columns meanwhile.
-    fn insert_held(&mut self, table: &TableName, mut rows: Vec<Vec<Sql>>) -> Result<(), Status> {
-        let columns = self.table(table)?.schema.fields.len();
-        for row in &mut rows {
-            row.resize(columns, Sql::Null);
-        }
-        self.insert(table, rows)
+    /// Writes rows that were held, each value into its column.
+    fn insert_held<'a>(
+        &mut self,
+        table: &TableName,
+        rows: impl IntoIterator<Item = &'a Held>,
+    ) -> Result<(), Status> {
+        let fields = self.table(table)?.schema.fields.clone();
+        self.insert(table, rows.into_iter().map(|row| row.arranged(&fields)))
     }
 }
