@@ -1,5 +1,6 @@
 //! Rows into tables: `insertAll`, and what both ways of writing share.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value as Sql;
@@ -81,17 +82,21 @@ impl Catalog {
         }
         self.forget_old();
         let now = Instant::now();
-        let mut rows = Vec::with_capacity(good.len());
+        let is_known = |id: &String| {
+            let before = self.seen.get(&(table_id, id.clone()));
+            before.is_some_and(|before| now - *before <= MEMORY)
+        };
+        let (mut rows, mut new_ids) = (Vec::with_capacity(good.len()), HashSet::new());
         for (_, insert_id, values) in good {
-            let is_new = insert_id.filter(|id| !id.is_empty()).is_none_or(|id| {
-                let before = self.seen.insert((table_id, id), now);
-                before.is_none_or(|before| now - before > MEMORY)
-            });
+            let id = insert_id.filter(|id| !id.is_empty());
+            let is_new = id.is_none_or(|id| !is_known(&id) && new_ids.insert(id));
             if is_new {
                 rows.push(values);
             }
         }
         self.insert(name, rows)?;
+        // Rows that could not be written are not known.
+        self.seen.extend(new_ids.into_iter().map(|id| ((table_id, id), now)));
         let mut answer = json!({ "kind": "bigquery#tableDataInsertAllResponse" });
         if !errors.is_empty() {
             errors.sort_by_key(|error| error["index"].as_u64());
@@ -151,4 +156,34 @@ fn check(request: &InsertAll) -> Result<(), Status> {
 fn insert_error(index: usize, reason: &str, location: &str, message: &str) -> Value {
     json!({ "index": index, "errors": [
         { "reason": reason, "location": location, "debugInfo": "", "message": message }] })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::bigquery::transaction::tests::with_table;
+
+    use super::*;
+
+    #[test]
+    fn rows_that_could_not_be_written_are_taken_at_the_second_attempt() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let row = json!({ "rows": [{ "insertId": "x", "json": { "a": 1 } }] });
+        let insert = |catalog: &mut Catalog| {
+            let request = serde_json::from_value(row.clone()).expect("a request");
+            catalog.insert_all(&name, request)
+        };
+        let fails = format!(
+            "CREATE TEMP TRIGGER fails BEFORE INSERT ON {} BEGIN SELECT RAISE(ABORT, 'full'); END",
+            name.quoted()
+        );
+        catalog.connection.execute_batch(&fails).expect("a trigger");
+
+        let failed = insert(&mut catalog);
+        catalog.connection.execute_batch("DROP TRIGGER fails").expect("no trigger");
+        let taken = [insert(&mut catalog), insert(&mut catalog)];
+
+        assert!(failed.is_err());
+        assert!(taken.iter().all(Result::is_ok), "{taken:?}");
+        assert_eq!(catalog.last_row(&name).expect("a count"), 1);
+    }
 }

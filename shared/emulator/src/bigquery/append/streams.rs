@@ -543,3 +543,48 @@ impl Catalog {
         self.insert(table, rows.into_iter().map(|row| row.arranged(&fields)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bigquery::transaction::tests::with_table;
+
+    fn stream(catalog: &mut Catalog, kind: Type) -> String {
+        let write_stream = Some(proto::WriteStream { r#type: kind.into(), ..<_>::default() });
+        let parent = "projects/p/datasets/d/tables/t".to_owned();
+        let request = proto::CreateWriteStreamRequest { parent, write_stream };
+        catalog.create_stream(&request).expect("a stream").name
+    }
+
+    #[test]
+    fn held_rows_that_could_not_be_written_are_written_at_the_second_attempt() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let (pending, buffered) =
+            (stream(&mut catalog, Type::Pending), stream(&mut catalog, Type::Buffered));
+        for stream in [&pending, &buffered] {
+            catalog.take(stream, &name, vec![vec![Sql::Integer(1)]; 2]).expect("an append");
+        }
+        catalog.finalize(&pending).expect("an end");
+        let commit = proto::BatchCommitWriteStreamsRequest {
+            parent: "projects/p/datasets/d/tables/t".into(),
+            write_streams: vec![pending],
+        };
+        let flush = proto::FlushRowsRequest { write_stream: buffered, offset: Some(0) };
+        let fails = format!(
+            "CREATE TEMP TRIGGER fails BEFORE INSERT ON {} BEGIN SELECT RAISE(ABORT, 'full'); END",
+            name.quoted()
+        );
+        catalog.connection.execute_batch(&fails).expect("a trigger");
+
+        let failed = (catalog.commit(&commit).is_err(), catalog.flush(&flush).is_err());
+        catalog.connection.execute_batch("DROP TRIGGER fails").expect("no trigger");
+        let committed = catalog.commit(&commit).expect("a commit");
+        catalog.flush(&flush).expect("a flush");
+
+        assert_eq!(failed, (true, true));
+        assert!(committed.stream_errors.is_empty(), "{committed:?}");
+        assert_eq!(catalog.last_row(&name).expect("a count"), 3);
+    }
+}
