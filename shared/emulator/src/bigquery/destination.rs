@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use tonic::Code;
 
 use super::catalog::{Catalog, TableName};
+use super::jobs::query::DryRun;
 use super::query::Rows;
 use super::schema::Schema;
 use super::value;
@@ -89,6 +90,8 @@ impl Reference {
 impl Catalog {
     /// Makes the table ready for rows of this schema, and tells the schema that rows must have.
     ///
+    /// It may have removed rows by then: the caller undoes it if the new ones do not fit.
+    ///
     /// # Errors
     /// If the dispositions forbid it, or if the schemas do not fit.
     pub(super) fn prepare(
@@ -108,6 +111,9 @@ impl Catalog {
             self.create_table(name, schema.clone(), destination.resource.clone())?;
             return Ok(schema.clone());
         };
+        if table.view().is_some() {
+            return Err(Status::invalid(format!("Cannot write to a view: {}", name.display())));
+        }
         let is_empty = self.last_row(name)? == 0;
         match destination.write {
             WriteDisposition::Empty if !is_empty => {
@@ -147,15 +153,27 @@ impl Catalog {
         }
     }
 
-    /// Writes the rows of a query into its table.
+    /// Writes the rows of a query into its table, or leaves the table as it is.
     pub(super) fn deliver(&mut self, destination: &Destination, rows: &Rows) -> Result<(), Status> {
         let schema = Schema { fields: rows.fields.clone() };
-        let schema = self.prepare(destination, Some(&schema))?;
+        self.atomically(&destination.table, DryRun::No, |catalog| {
+            let schema = catalog.prepare(destination, Some(&schema))?;
+            catalog.fill(&destination.table, &schema, rows)
+        })
+    }
+
+    /// Adds the rows of a query to a table of this schema.
+    pub(super) fn fill(
+        &mut self,
+        name: &TableName,
+        schema: &Schema,
+        rows: &Rows,
+    ) -> Result<(), Status> {
         let stored = (0..rows.rows.len()).map(|index| {
             value::store_row(&schema.fields, &rows.row(index), false)
                 .map_err(|fault| Status::invalid(fault.message))
         });
-        let stored = stored.collect::<Result<_, _>>()?;
-        self.insert(&destination.table, stored)
+        let stored = stored.collect::<Result<Vec<_>, _>>()?;
+        self.insert(name, stored)
     }
 }

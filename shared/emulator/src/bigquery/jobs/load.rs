@@ -218,12 +218,14 @@ impl Catalog {
         if read.bad > load.max_bad_records {
             return Ok(read);
         }
-        let table = self.prepare(&destination, given.as_ref())?;
         let rows = std::mem::take(&mut read.rows);
         let count = rows.len();
-        let rows =
-            if table.fields == schema.fields { rows } else { arranged(&table, schema, &rows)? };
-        self.insert(&destination.table, rows)?;
+        self.atomically(&destination.table, DryRun::No, |catalog| {
+            let table = catalog.prepare(&destination, given.as_ref())?;
+            let fits = table.fields == schema.fields;
+            let rows = if fits { rows } else { arranged(&table, schema, &rows)? };
+            catalog.insert(&destination.table, rows)
+        })?;
         read.rows = vec![Vec::new(); count];
         Ok(read)
     }
