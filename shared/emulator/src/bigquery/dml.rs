@@ -54,7 +54,10 @@ impl Catalog {
         let at = match word {
             "INSERT" | "MERGE" => 1 + usize::from(statement.is_word(1, "INTO")),
             "DELETE" => 1 + usize::from(statement.is_word(1, "FROM")),
-            "TRUNCATE" => 1 + usize::from(statement.is_word(1, "TABLE")),
+            "TRUNCATE" if !statement.is_word(1, "TABLE") => {
+                return Err(statement.wrong(1, "Syntax error: Expected keyword TABLE"));
+            }
+            "TRUNCATE" => 2,
             _ => 1,
         };
         let name = statement.table(at, self)?;
@@ -72,7 +75,10 @@ impl Catalog {
             "UPDATE" => ("UPDATE", self.updated(statement, at, &name)?),
             "DELETE" => ("DELETE", self.deleted(statement, at, &name)?),
             "MERGE" => ("MERGE", self.merged(statement, at, &name)?),
-            _ => ("TRUNCATE_TABLE", self.all_of(&name)?),
+            _ => {
+                statement.ends(at + 1)?;
+                ("TRUNCATE_TABLE", self.all_of(&name)?)
+            }
         };
         let counts = Counts {
             inserted: changes.inserts.len(),
@@ -144,7 +150,7 @@ impl Catalog {
         let condition = top(tokens, set, "WHERE")
             .ok_or_else(|| statement.wrong(0, "UPDATE must have a WHERE clause"))?;
         let from = top(tokens, set, "FROM").filter(|from| *from < condition);
-        let target = Target::read(tokens, at, set);
+        let target = Target::read(statement, at, set)?;
         let assigned = self.assigned(statement, name, (set + 1, from.unwrap_or(condition)))?;
         let mut source = target.tokens.clone();
         if let Some(from) = from {
@@ -167,7 +173,7 @@ impl Catalog {
         let condition = top(tokens, at, "WHERE")
             .ok_or_else(|| statement.wrong(0, "DELETE must have a WHERE clause"))?;
         debug_assert!(self.tables().contains_key(name));
-        let target = Target::read(tokens, at, condition);
+        let target = Target::read(statement, at, condition)?;
         let query = target.select(&[], &target.tokens, &tokens[condition + 1..]);
         let found = self.select(statement.query, &query, &statement.scope(self))?;
         Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
@@ -278,9 +284,22 @@ struct Target {
 
 impl Target {
     /// Reads `table [[AS] alias]` from `at`.
-    fn read(tokens: &[Lexeme], at: usize, to: usize) -> Self {
-        let alias = tokens[at..to].last().and_then(Lexeme::parts).and_then(<[String]>::last);
-        Self { alias: alias.cloned().unwrap_or_default(), tokens: tokens[at..to].to_vec() }
+    ///
+    /// # Errors
+    /// If anything else stands there.
+    fn read(statement: &Statement<'_>, at: usize, to: usize) -> Result<Self, Status> {
+        let tokens = statement.tokens.get(at..to).unwrap_or_default();
+        let name = match tokens {
+            [table] => table.parts(),
+            [_, alias] => alias.parts().filter(|parts| parts.len() == 1),
+            [_, word, alias] if word.is_word("AS") => {
+                alias.parts().filter(|parts| parts.len() == 1)
+            }
+            _ => None,
+        };
+        let alias = name.and_then(<[String]>::last).cloned();
+        let wrong = || statement.wrong(at + 1, "Syntax error: Expected one table and its alias");
+        Ok(Self { alias: alias.ok_or_else(wrong)?, tokens: tokens.to_vec() })
     }
 
     /// A query for the ids of rows and the values that they get.

@@ -3,7 +3,6 @@
 use serde_json::Map;
 
 use super::catalog::{Catalog, DatasetName, TableName};
-use super::destination::{CreateDisposition, Destination, WriteDisposition};
 use super::dml::Counts;
 use super::jobs::query::DryRun;
 use super::query::Rows;
@@ -35,6 +34,13 @@ pub(super) struct Outcome {
     pub made: Option<(&'static str, TableName)>,
 }
 
+/// What the name of a table stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relation {
+    Table,
+    View,
+}
+
 impl<'a> Statement<'a> {
     pub(super) fn scope(&self, catalog: &'a Catalog) -> Scope<'a> {
         Scope { project: self.project, dataset: self.dataset, catalog }
@@ -53,6 +59,29 @@ impl<'a> Statement<'a> {
 
     pub(super) fn is_word(&self, at: usize, word: &str) -> bool {
         self.tokens.get(at).is_some_and(|token| token.is_word(word))
+    }
+
+    /// Says if the words, which begin with IF, stand at `at`, which moves behind them.
+    fn tolerates(&self, at: &mut usize, words: &[&str]) -> Result<bool, Status> {
+        if !self.is_word(*at, "IF") {
+            return Ok(false);
+        }
+        for word in words {
+            if !self.is_word(*at, word) {
+                return Err(self.wrong(*at, &format!("Syntax error: Expected keyword {word}")));
+            }
+            *at += 1;
+        }
+        Ok(true)
+    }
+
+    /// # Errors
+    /// If there is more from `at` on: a statement that is half understood would do harm.
+    pub(super) fn ends(&self, at: usize) -> Result<(), Status> {
+        if at >= self.tokens.len() {
+            return Ok(());
+        }
+        Err(self.wrong(at, "Syntax error: Expected end of input"))
     }
 
     /// The table whose name stands at `at`.
@@ -119,52 +148,63 @@ impl Catalog {
         let mut at = 1;
         let replaces = statement.is_word(1, "OR") && statement.is_word(2, "REPLACE");
         at += if replaces { 2 } else { 0 };
-        let is_schema = statement.is_word(at, "SCHEMA");
+        let is_schema = statement.is_word(at, "SCHEMA") && !replaces;
         if !is_schema && !statement.is_word(at, "TABLE") {
             let word = statement.tokens.get(at).and_then(Lexeme::word).unwrap_or_default();
             return Err(Status::unimplemented(&format!("the statement CREATE {word}")));
         }
         at += 1;
-        let tolerates = statement.is_word(at, "IF");
-        at += if tolerates { 3 } else { 0 };
+        let tolerates = statement.tolerates(&mut at, &["IF", "NOT", "EXISTS"])?;
         if is_schema {
-            return self.create_schema(statement, at, tolerates);
+            return self.create_schema(statement, at, tolerates, dry_run);
+        }
+        if tolerates && replaces {
+            return Err(
+                statement.wrong(at, "CREATE TABLE cannot have both OR REPLACE and IF NOT EXISTS")
+            );
         }
         let name = statement.table(at, self)?;
-        let mut outcome = Outcome { statement: "CREATE_TABLE", ..Outcome::default() };
         if tolerates && self.tables().contains_key(&name) {
-            outcome.made = Some(("SKIP", name));
-            return Ok(outcome);
+            let made = Some(("SKIP", name));
+            return Ok(Outcome { statement: "CREATE_TABLE", made, ..Outcome::default() });
         }
         let schema = self.columns(statement, &mut at)?;
-        let rest = statement.tokens.get(at..).unwrap_or_default();
-        if !rest.is_empty() && !rest[0].is_word("AS") {
-            let word = rest[0].word().unwrap_or_default();
-            return Err(Status::unimplemented(&format!("CREATE TABLE ... {word}")));
-        }
-        let rows = match rest.get(1..) {
-            Some(query) => self.select(statement.query, query, &statement.scope(self))?,
-            None => Rows::default(),
+        let query = match statement.tokens.get(at..).unwrap_or_default() {
+            [] => None,
+            [first, query @ ..] if first.is_word("AS") => Some(query),
+            [first, ..] => {
+                let word = first.word().unwrap_or_default();
+                return Err(Status::unimplemented(&format!("CREATE TABLE ... {word}")));
+            }
         };
-        if dry_run == DryRun::Yes {
-            return Ok(outcome);
-        }
-        if replaces && self.tables().contains_key(&name) {
-            self.delete_table(&name)?;
-        }
+        let rows = match query {
+            Some(query) => Some(self.select(statement.query, query, &statement.scope(self))?),
+            None => None,
+        };
+        self.atomically(&name, dry_run, |catalog| {
+            if replaces && catalog.tables().contains_key(&name) {
+                catalog.check_kind(&name, Relation::Table)?;
+                catalog.delete_table(&name)?;
+            }
+            catalog.create_filled(&name, schema, rows.as_ref())
+        })?;
+        let statement = if rows.is_some() { "CREATE_TABLE_AS_SELECT" } else { "CREATE_TABLE" };
         let operation = if replaces { "REPLACE" } else { "CREATE" };
-        if rest.is_empty() {
-            self.create_table(&name, schema.unwrap_or_default(), Map::new())?;
-        } else {
-            outcome.statement = "CREATE_TABLE_AS_SELECT";
-            let schema = schema.unwrap_or(Schema { fields: rows.fields.clone() });
-            self.create_table(&name, schema, Map::new())?;
-            let (write, create) = (WriteDisposition::Append, CreateDisposition::CreateNever);
-            let (table, resource) = (name.clone(), Map::new());
-            self.deliver(&Destination { table, write, create, resource }, &rows)?;
-        }
-        outcome.made = Some((operation, name));
-        Ok(outcome)
+        let made = (dry_run == DryRun::No).then_some((operation, name));
+        Ok(Outcome { statement, made, ..Outcome::default() })
+    }
+
+    /// Makes a table, and fills it with the rows of a query where there is one.
+    fn create_filled(
+        &mut self,
+        name: &TableName,
+        schema: Option<Schema>,
+        rows: Option<&Rows>,
+    ) -> Result<(), Status> {
+        let of_rows = || rows.map(|rows| Schema { fields: rows.fields.clone() });
+        let schema = schema.or_else(of_rows).unwrap_or_default();
+        self.create_table(name, schema.clone(), Map::new())?;
+        rows.map_or(Ok(()), |rows| self.fill(name, &schema, rows))
     }
 
     fn create_schema(
@@ -172,6 +212,7 @@ impl Catalog {
         statement: &Statement<'_>,
         at: usize,
         tolerates: bool,
+        dry_run: DryRun,
     ) -> Result<Outcome, Status> {
         let name = match statement.tokens.get(at).and_then(Lexeme::parts) {
             Some([project, dataset]) => DatasetName(project.clone(), dataset.clone()),
@@ -181,7 +222,8 @@ impl Catalog {
         if statement.tokens.len() > at + 1 {
             return Err(Status::unimplemented("CREATE SCHEMA with options"));
         }
-        if !(tolerates && self.datasets().contains_key(&name)) {
+        let is_there = self.datasets().contains_key(&name);
+        if dry_run == DryRun::No && !(tolerates && is_there) {
             self.create_dataset(&name, Map::new())?;
         }
         Ok(Outcome { statement: "CREATE_SCHEMA", ..Outcome::default() })
@@ -202,24 +244,46 @@ impl Catalog {
         Ok(Some(Schema { fields }))
     }
 
-    /// `DROP TABLE [IF EXISTS]`.
+    /// `DROP TABLE|VIEW [IF EXISTS]`.
     fn drop_table(
         &mut self,
         statement: &Statement<'_>,
         dry_run: DryRun,
     ) -> Result<Outcome, Status> {
-        if !statement.is_word(1, "TABLE") && !statement.is_word(1, "VIEW") {
+        let (kind, word) = if statement.is_word(1, "TABLE") {
+            (Relation::Table, "DROP_TABLE")
+        } else if statement.is_word(1, "VIEW") {
+            (Relation::View, "DROP_VIEW")
+        } else {
             let word = statement.tokens.get(1).and_then(Lexeme::word).unwrap_or_default();
             return Err(Status::unimplemented(&format!("the statement DROP {word}")));
+        };
+        let mut at = 2;
+        let tolerates = statement.tolerates(&mut at, &["IF", "EXISTS"])?;
+        let name = statement.table(at, self)?;
+        statement.ends(at + 1)?;
+        if tolerates && !self.tables().contains_key(&name) {
+            return Ok(Outcome {
+                statement: word,
+                made: Some(("SKIP", name)),
+                ..Outcome::default()
+            });
         }
-        let tolerates = statement.is_word(2, "IF");
-        let name = statement.table(if tolerates { 4 } else { 2 }, self)?;
-        let is_there = self.tables().contains_key(&name);
-        if dry_run == DryRun::No && (is_there || !tolerates) {
-            self.delete_table(&name)?;
-        }
-        let operation = if is_there { "DROP" } else { "SKIP" };
-        Ok(Outcome { statement: "DROP_TABLE", made: Some((operation, name)), ..Outcome::default() })
+        self.check_kind(&name, kind)?;
+        self.atomically(&name, dry_run, |catalog| catalog.delete_table(&name))?;
+        Ok(Outcome { statement: word, made: Some(("DROP", name)), ..Outcome::default() })
+    }
+
+    /// # Errors
+    /// If a table is a view, or the other way round.
+    fn check_kind(&self, name: &TableName, expected: Relation) -> Result<(), Status> {
+        let is_view = self.table(name)?.view().is_some();
+        let (found, asked) = match (is_view, expected) {
+            (true, Relation::Table) => ("VIEW", "TABLE"),
+            (false, Relation::View) => ("TABLE", "VIEW"),
+            (true, Relation::View) | (false, Relation::Table) => return Ok(()),
+        };
+        Err(Status::invalid(format!("{} is a {found}, not a {asked}", name.display())))
     }
 }
 

@@ -39,6 +39,28 @@ impl Tables {
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
 
+    /// Sends a statement that is to be refused, and tells how.
+    pub(crate) async fn refused(&self, query: &str) -> (StatusCode, Value) {
+        let body = json!({ "query": query, "useLegacySql": false });
+        let (status, answer) = self.call(Method::POST, "queries", body).await;
+        assert_ne!(status, StatusCode::OK, "{query}: {answer}");
+        (status, answer)
+    }
+
+    /// Adds rows to `d.t`.
+    pub(crate) async fn insert(&self, rows: &[Value]) {
+        let rows: Vec<_> = rows.iter().map(|row| json!({ "json": row })).collect();
+        let path = "datasets/d/tables/t/insertAll";
+        let (status, answer) = self.call(Method::POST, path, json!({ "rows": rows })).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer.get("insertErrors"), None, "{answer}");
+    }
+
+    /// Changes `d.t`.
+    pub(crate) async fn patch(&self, changes: Value) -> (StatusCode, Value) {
+        self.call(Method::PATCH, "datasets/d/tables/t", changes).await
+    }
+
     /// The values of a query's rows, each row a list.
     pub(crate) async fn query(&self, query: &str) -> Value {
         let body = json!({ "query": query, "useLegacySql": false });

@@ -49,7 +49,7 @@ impl Catalog {
         let on = top(tokens, using, "ON").ok_or_else(|| expected("ON"))?;
         let first = top(tokens, on, "WHEN").ok_or_else(|| expected("WHEN"))?;
         let merge = Merge {
-            target: Target::read(tokens, at, using),
+            target: Target::read(statement, at, using)?,
             source: &tokens[using + 1..on],
             condition: &tokens[on + 1..first],
         };
@@ -178,9 +178,10 @@ fn clauses(statement: &Statement<'_>, first: usize) -> Result<Vec<Clause>, Statu
             (true, true) => About::Unmatched,
             (true, false) => About::Missing,
         };
-        let condition = match statement.is_word(after, "AND") {
-            true => bracketed(&tokens[after + 1..then]),
-            false => vec![word("TRUE")],
+        let condition = match tokens.get(after..then) {
+            Some([]) => vec![word("TRUE")],
+            Some([and, condition @ ..]) if and.is_word("AND") => bracketed(condition),
+            _ => return Err(statement.wrong(after, "Syntax error: Expected keyword THEN")),
         };
         clauses.push(Clause { about, condition, action: (then + 1, end) });
         at = end;
