@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::catalog::{Catalog, TableName, failed, missing};
 use super::jobs::query::DryRun;
 use super::query::to_json;
-use super::schema::{Field, Kind};
+use super::schema::{Field, Kind, Schema};
 use super::sql::lex::{Lexeme, Quoted, Token};
 use super::sql::source::{closing, split};
 use super::sql::{new_field, quote};
@@ -150,7 +150,7 @@ impl Catalog {
         let condition = top(tokens, set, "WHERE")
             .ok_or_else(|| statement.wrong(0, "UPDATE must have a WHERE clause"))?;
         let from = top(tokens, set, "FROM").filter(|from| *from < condition);
-        let target = Target::read(statement, at, set)?;
+        let target = Target::read(statement, at, set, &self.table(name)?.schema)?;
         let assigned = self.assigned(statement, name, (set + 1, from.unwrap_or(condition)))?;
         let mut source = target.tokens.clone();
         if let Some(from) = from {
@@ -172,8 +172,7 @@ impl Catalog {
         let tokens = statement.tokens;
         let condition = top(tokens, at, "WHERE")
             .ok_or_else(|| statement.wrong(0, "DELETE must have a WHERE clause"))?;
-        debug_assert!(self.tables().contains_key(name));
-        let target = Target::read(statement, at, condition)?;
+        let target = Target::read(statement, at, condition, &self.table(name)?.schema)?;
         let query = target.select(&[], &target.tokens, &tokens[condition + 1..]);
         let found = self.select(statement.query, &query, &statement.scope(self))?;
         Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
@@ -239,28 +238,30 @@ impl Catalog {
     /// Writes all changes, or none. Afterwards row ids are without gaps.
     fn apply(&mut self, name: &TableName, changes: Changes) -> Result<(), Status> {
         let table = name.quoted();
-        let insert = self.table(name)?.insert_statement(name);
+        let found = self.table(name)?;
+        let (insert, row_id) = (found.insert_statement(name), found.schema.row_id());
         let transaction = self.connection.savepoint().map_err(|error| failed(&error))?;
         let work = || -> rusqlite::Result<()> {
             for (id, values) in changes.updates {
                 let set: Vec<_> =
                     values.iter().map(|(name, _)| format!("{} = ?", quote(name))).collect();
-                let statement = format!("UPDATE {table} SET {} WHERE rowid = {id}", set.join(", "));
+                let statement =
+                    format!("UPDATE {table} SET {} WHERE {row_id} = {id}", set.join(", "));
                 let values = values.into_iter().map(|(_, value)| value);
                 transaction
                     .prepare_cached(&statement)?
                     .execute(rusqlite::params_from_iter(values))?;
             }
             if !changes.deletes.is_empty() {
-                let statement = format!("DELETE FROM {table} WHERE rowid = ?");
+                let statement = format!("DELETE FROM {table} WHERE {row_id} = ?");
                 let mut prepared = transaction.prepare(&statement)?;
                 for id in &changes.deletes {
                     prepared.execute([id])?;
                 }
                 transaction.execute_batch(&format!(
-                    "CREATE TEMP TABLE \"#kept\" AS SELECT * FROM {table} ORDER BY rowid;
+                    "CREATE TEMP TABLE \"#kept\" AS SELECT * FROM {table} ORDER BY {row_id};
                      DELETE FROM {table};
-                     INSERT INTO {table} SELECT * FROM \"#kept\" ORDER BY rowid;
+                     INSERT INTO {table} SELECT * FROM \"#kept\" ORDER BY {row_id};
                      DROP TABLE \"#kept\";"
                 ))?;
             }
@@ -278,6 +279,7 @@ impl Catalog {
 /// A table that is changed, under the name that the statement gives it.
 struct Target {
     alias: String,
+    row_id: &'static str,
     /// The table as it stands in a FROM clause.
     tokens: Vec<Lexeme>,
 }
@@ -287,7 +289,12 @@ impl Target {
     ///
     /// # Errors
     /// If anything else stands there.
-    fn read(statement: &Statement<'_>, at: usize, to: usize) -> Result<Self, Status> {
+    fn read(
+        statement: &Statement<'_>,
+        at: usize,
+        to: usize,
+        schema: &Schema,
+    ) -> Result<Self, Status> {
         let tokens = statement.tokens.get(at..to).unwrap_or_default();
         let name = match tokens {
             [table] => table.parts(),
@@ -299,7 +306,8 @@ impl Target {
         };
         let alias = name.and_then(<[String]>::last).cloned();
         let wrong = || statement.wrong(at + 1, "Syntax error: Expected one table and its alias");
-        Ok(Self { alias: alias.ok_or_else(wrong)?, tokens: tokens.to_vec() })
+        let (alias, row_id) = (alias.ok_or_else(wrong)?, schema.row_id());
+        Ok(Self { alias, row_id, tokens: tokens.to_vec() })
     }
 
     /// A query for the ids of rows and the values that they get.
@@ -309,8 +317,8 @@ impl Target {
         source: &[Lexeme],
         condition: &[Lexeme],
     ) -> Vec<Lexeme> {
-        let id =
-            Token::Literal(format!("{}.rowid", quote(&self.alias)), new_field("", Kind::Integer));
+        let id = format!("{}.{}", quote(&self.alias), self.row_id);
+        let id = Token::Literal(id, new_field("", Kind::Integer));
         let mut query = vec![word("SELECT"), Lexeme { token: id, at: 0 }];
         for (_, value) in assigned {
             query.push(sign(","));

@@ -153,11 +153,12 @@ impl Catalog {
         }
         let most = page.max_rows.unwrap_or(PAGE).min(PAGE);
         let fields = selected(&table.schema, &page.selected)?;
+        let row_id = table.schema.row_id();
         let columns: Vec<_> = fields.iter().map(|field| sql::quote(&field.name)).collect();
         let columns = if columns.is_empty() { "NULL".into() } else { columns.join(", ") };
         // Row ids are without gaps (see `dml`): no page must walk over those before it.
         let statement = format!(
-            "SELECT {columns} FROM {} WHERE rowid > {} ORDER BY rowid LIMIT {most}",
+            "SELECT {columns} FROM {} WHERE {row_id} > {} ORDER BY {row_id} LIMIT {most}",
             name.quoted(),
             page.start,
         );
@@ -181,7 +182,8 @@ impl Catalog {
 
     /// The number of a table's last row, which is the count of its rows.
     pub(super) fn last_row(&self, name: &TableName) -> Result<i64, Status> {
-        let count = format!("SELECT COALESCE(MAX(rowid), 0) FROM {}", name.quoted());
+        let row_id = self.table(name)?.schema.row_id();
+        let count = format!("SELECT COALESCE(MAX({row_id}), 0) FROM {}", name.quoted());
         self.connection.query_row(&count, [], |row| row.get(0)).map_err(|error| failed(&error))
     }
 

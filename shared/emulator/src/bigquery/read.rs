@@ -46,6 +46,8 @@ enum From {
     /// A query in SQLite's words, up to a row id. Later rows are not of the session.
     Table {
         query: String,
+        /// The name of the row ids in the query.
+        row_id: &'static str,
         last: i64,
     },
     Result(Arc<Rows>),
@@ -191,8 +193,9 @@ impl Catalog {
             restriction => restriction,
         };
         let columns = fields.iter().map(|field| format!(", `{}`", field.name)).collect::<String>();
+        let row_id = found.schema.row_id();
         let query = format!(
-            "SELECT rowid{columns} FROM `{}`.`{}`.`{}` WHERE ({condition})",
+            "SELECT {row_id}{columns} FROM `{}`.`{}`.`{}` WHERE ({condition})",
             table.0, table.1, table.2
         );
         let scope = Scope { project: &table.0, dataset: None, catalog: self };
@@ -200,7 +203,7 @@ impl Catalog {
         let checked = self.connection.prepare(&query);
         drop(checked.map_err(|error| Status::invalid(format!("row_restriction: {error}")))?);
         let last = self.last_row(table)?;
-        Ok((Session { fields, from: From::Table { query, last } }, last))
+        Ok((Session { fields, from: From::Table { query, row_id, last } }, last))
     }
 
     /// The next rows, and how far the stream is then; none at its end.
@@ -220,7 +223,10 @@ impl Catalog {
                 let after = i64::try_from(start + rows.len()).unwrap_or(i64::MAX);
                 (rows, after)
             }
-            From::Table { query, last } => self.rows_after(query, *last, position)?,
+            From::Table { query, row_id, last } => {
+                let query = format!("{query} AND {row_id} <= {last}");
+                self.rows_after(&query, row_id, position)?
+            }
         };
         if rows.is_empty() {
             return Ok(None);
@@ -248,12 +254,11 @@ impl Catalog {
     fn rows_after(
         &self,
         query: &str,
-        last: i64,
+        row_id: &str,
         Position { after, skip }: Position,
     ) -> Result<(Vec<Vec<Sql>>, i64), Status> {
-        let text = format!(
-            "{query} AND rowid > {after} AND rowid <= {last} ORDER BY rowid LIMIT {PAGE} OFFSET {skip}"
-        );
+        let text =
+            format!("{query} AND {row_id} > {after} ORDER BY {row_id} LIMIT {PAGE} OFFSET {skip}");
         let mut prepared = self.connection.prepare(&text).map_err(|error| failed(&error))?;
         let width = prepared.column_count();
         let found = prepared.query_map([], |row| {

@@ -14,6 +14,9 @@ const TAGS: &str = "policyTags";
 /// The expression for a value that is missing.
 pub(crate) const DEFAULT: &str = "defaultValueExpression";
 
+/// Names that SQLite's row ids have, unless columns have them. The one that columns have least comes first.
+const ROW_IDS: [&str; 3] = ["_rowid_", "oid", "rowid"];
+
 /// The columns of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -99,6 +102,15 @@ impl Schema {
         find(&self.fields, name)
     }
 
+    /// Returns the name of SQLite's row ids, which no column may have.
+    pub(crate) fn row_id(&self) -> &'static str {
+        self.free_row_id().unwrap_or(ROW_IDS[0])
+    }
+
+    fn free_row_id(&self) -> Option<&'static str> {
+        ROW_IDS.into_iter().find(|name| self.find(name).is_none())
+    }
+
     /// Whether `next` may replace this schema.
     ///
     /// # Errors
@@ -113,6 +125,10 @@ impl Schema {
 impl Schema {
     /// Refuses equal names, and types whose parameters are missing or wrong.
     pub(crate) fn check(&self) -> Result<(), Status> {
+        if self.free_row_id().is_none() {
+            let names = ROW_IDS.join(", ");
+            return Err(Status::unimplemented(&format!("tables with all of the columns {names}")));
+        }
         check(&self.fields).map_err(Status::invalid)
     }
 

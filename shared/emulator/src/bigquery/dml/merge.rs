@@ -49,7 +49,7 @@ impl Catalog {
         let on = top(tokens, using, "ON").ok_or_else(|| expected("ON"))?;
         let first = top(tokens, on, "WHEN").ok_or_else(|| expected("WHEN"))?;
         let merge = Merge {
-            target: Target::read(statement, at, using)?,
+            target: Target::read(statement, at, using, &self.table(name)?.schema)?,
             source: &tokens[using + 1..on],
             condition: &tokens[on + 1..first],
         };
