@@ -3,6 +3,7 @@
 mod append;
 mod arrow;
 mod catalog;
+mod deadline;
 mod destination;
 mod dml;
 mod filter;

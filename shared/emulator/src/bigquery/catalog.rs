@@ -12,6 +12,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::append::streams::Streams;
+use super::deadline::Deadline;
 use super::jobs::Jobs;
 use super::jobs::query::DryRun;
 use super::lag::Lag;
@@ -31,6 +32,7 @@ pub(super) struct Catalog {
     pub streams: Streams,
     pub sessions: Sessions,
     pub lag: Lag,
+    pub deadline: Deadline,
 }
 
 /// A dataset's project and id.
@@ -117,12 +119,13 @@ pub(super) fn failed(error: &rusqlite::Error) -> Status {
 
 impl Catalog {
     pub(super) fn open(file: &Path, lag: Lag) -> anyhow::Result<Self> {
-        let connection =
+        let mut connection =
             Connection::open(file).with_context(|| format!("open {}", file.display()))?;
         // What is written survives the end of the process, which is all that is promised.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         sql::register(&connection)?;
+        let deadline = Deadline::watch(&mut connection)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS \"#datasets\"
                 (project TEXT, dataset TEXT, resource TEXT, PRIMARY KEY (project, dataset));
@@ -140,6 +143,7 @@ impl Catalog {
             streams: Streams::default(),
             sessions: Sessions::default(),
             lag,
+            deadline,
         })
     }
 
@@ -370,6 +374,7 @@ impl Catalog {
         shown.insert("location".into(), "US".into());
         let kind = if table.view().is_some() { "VIEW" } else { "TABLE" };
         shown.insert("type".into(), kind.into());
+        let _running = self.deadline.start();
         let count = format!("SELECT COUNT(*) FROM {}", name.quoted());
         let rows: Result<i64, _> = self.connection.query_row(&count, [], |row| row.get(0));
         let rows = rows.map_err(|error| failed(&error))?;

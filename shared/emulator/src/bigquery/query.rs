@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::ErrorCode;
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
 use super::catalog::{Catalog, TableName, failed};
+use super::deadline::MAX_TIME;
 use super::schema::{Field, Kind, Mode, Schema};
 use super::sql::lex::{Lexeme, syntax};
 use super::sql::{self, Scope};
@@ -15,6 +17,8 @@ use crate::status::Status;
 
 /// Rows of a page when a caller does not say.
 const PAGE: usize = 10_000;
+/// Most values of a result, which is kept in memory.
+const MAX_CELLS: usize = 20_000_000;
 
 /// Which rows of a table or result are asked for, and in which form.
 #[derive(Debug, Clone, Default)]
@@ -204,9 +208,15 @@ impl Catalog {
         }
         let known = self.known_fields(&prepared);
         let names: Vec<String> = prepared.column_names().map(str::to_owned).collect();
+        let _running = self.deadline.start();
         let found = prepared.query_map([], |row| (0..names.len()).map(|at| row.get(at)).collect());
-        let found: Result<Vec<Vec<Sql>>, _> = found.map_err(|error| wrong(&error))?.collect();
+        let found = found.map_err(|error| wrong(&error))?;
+        let most = MAX_CELLS / names.len().max(1);
+        let found: Result<Vec<Vec<Sql>>, _> = found.take(most + 1).collect();
         let rows = found.map_err(|error| wrong(&error))?;
+        if rows.len() > most {
+            return Err(too_large(most));
+        }
         let fields = names.iter().enumerate().map(|(at, name)| {
             let inferred = translated.columns.at(at, names.len());
             let field = known[at].as_ref().or(inferred).cloned();
@@ -255,8 +265,25 @@ fn is_made_up(name: &str) -> bool {
         || name.ends_with(' ')
 }
 
+fn too_large(most: usize) -> Status {
+    let text = format!("Response too large to return: this emulator returns {most} such rows");
+    let status = Status::new(Code::ResourceExhausted, text);
+    Status { reason: Some("responseTooLarge".into()), ..status }
+}
+
+fn too_slow() -> Status {
+    let text = format!(
+        "Resources exceeded during query execution: a query may take {} s in this emulator",
+        MAX_TIME.as_secs()
+    );
+    Status { reason: Some("resourcesExceeded".into()), ..Status::invalid(text) }
+}
+
 /// Puts an error of SQLite into Google's words, with the place in the query.
 fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Error) -> Status {
+    if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) {
+        return too_slow();
+    }
     let (message, offset) = match error {
         rusqlite::Error::SqlInputError { msg, offset, .. } => {
             (msg.clone(), usize::try_from(*offset).ok())
@@ -297,4 +324,28 @@ fn guessed<'a>(values: impl Iterator<Item = &'a Sql>) -> Field {
         Some(Sql::Text(_) | Sql::Null) | None => Kind::String,
     };
     sql::new_field("", kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bigquery::sql::lex::lex;
+    use crate::bigquery::transaction::tests::with_table;
+
+    #[test]
+    fn a_query_without_an_end_is_refused_after_a_while() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        catalog.deadline.max_time = Duration::from_millis(50);
+        let query = "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t)
+                     SELECT COUNT(*) FROM t";
+        let scope = Scope { project: "p", dataset: None, catalog: &catalog };
+
+        let refused = catalog.select(query, &lex(query).expect("words"), &scope);
+
+        let refused = refused.expect_err("a refusal");
+        assert_eq!(refused.reason.as_deref(), Some("resourcesExceeded"), "{refused}");
+        assert_eq!(catalog.last_row(&name).expect("the next query"), 0);
+    }
 }

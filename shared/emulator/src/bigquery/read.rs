@@ -259,6 +259,7 @@ impl Catalog {
     ) -> Result<(Vec<Vec<Sql>>, i64), Status> {
         let text =
             format!("{query} AND {row_id} > {after} ORDER BY {row_id} LIMIT {PAGE} OFFSET {skip}");
+        let _running = self.deadline.start();
         let mut prepared = self.connection.prepare(&text).map_err(|error| failed(&error))?;
         let width = prepared.column_count();
         let found = prepared.query_map([], |row| {

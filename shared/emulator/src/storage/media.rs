@@ -11,6 +11,9 @@ use tonic::Code;
 use super::object::Object;
 use crate::status::Status;
 
+/// Most bytes of an object whose gzip is undone.
+const MAX_PLAIN_BYTES: u64 = 512 * 1024 * 1024;
+
 /// Answers with the data, or the range of it that `asked` names.
 ///
 /// Data that is stored with `contentEncoding: gzip` goes out as it is to clients that take gzip, and
@@ -20,8 +23,13 @@ pub(super) fn media(object: &Object, data: Bytes, asked: &HeaderMap) -> Response
     let mut headers = describe(object);
     if is_gzip(object) && !takes_gzip(asked) && !forbids_change(object) {
         let mut plain = Vec::new();
+        let mut decoder = MultiGzDecoder::new(data.as_ref()).take(MAX_PLAIN_BYTES + 1);
         // What is not gzip after all goes out as it is.
-        if MultiGzDecoder::new(data.as_ref()).read_to_end(&mut plain).is_ok() {
+        if decoder.read_to_end(&mut plain).is_ok() {
+            if plain.len() as u64 > MAX_PLAIN_BYTES {
+                let what = format!("undoing gzip to more than {MAX_PLAIN_BYTES} bytes");
+                return Status::unimplemented(&what).into_response();
+            }
             headers.remove(header::CONTENT_ENCODING);
             headers.insert(header::WARNING, HeaderValue::from_static("214 UploadServer gunzipped"));
             return (headers, plain).into_response();

@@ -4,5 +4,6 @@
 
 mod jobs;
 mod replacing;
+mod statements;
 mod streams;
 mod tables;

@@ -154,7 +154,8 @@ impl Descriptor {
             "google.protobuf.Timestamp" => {
                 let time = <prost_types::Timestamp as prost::Message>::decode(bytes);
                 let time = time.map_err(|error| error.to_string())?;
-                let micros = time.seconds.saturating_mul(1_000_000) + i64::from(time.nanos / 1000);
+                let micros = time.seconds.saturating_mul(1_000_000);
+                let micros = micros.saturating_add((time.nanos / 1000).into());
                 return whole(place.column.kind, micros, place.field.name());
             }
             "google.protobuf.BoolValue" => Type::Bool,
@@ -337,6 +338,27 @@ mod tests {
             let read = descriptor(Type::Int64).read(row, &[new_field("a", Kind::Integer)]);
             assert!(read.is_err(), "{row:?}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_too_late_is_refused() {
+        let time = prost_types::Timestamp { seconds: i64::MAX, nanos: 1000 };
+        let time = prost::Message::encode_to_vec(&time);
+        let mut row = vec![10, u8::try_from(time.len()).expect("a short message")];
+        row.extend(time);
+        let field = FieldDescriptorProto {
+            name: Some("a".into()),
+            number: Some(1),
+            r#type: Some(Type::Message.into()),
+            type_name: Some(".google.protobuf.Timestamp".into()),
+            ..<_>::default()
+        };
+        let message = DescriptorProto { field: vec![field], ..<_>::default() };
+        let descriptor = Descriptor::new(message).expect("a descriptor");
+
+        let read = descriptor.read(&row, &[new_field("a", Kind::Timestamp)]);
+
+        assert!(read.is_err_and(|why| why.contains("out of range")));
     }
 
     #[test]

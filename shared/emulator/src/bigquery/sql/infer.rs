@@ -362,7 +362,7 @@ impl<'a> Types<'a> {
             return Some(Field { mode: Mode::Repeated, ..field });
         }
         let name = first.word()?.to_ascii_uppercase();
-        let close = closing(self.tokens, from + 1)?;
+        let close = closing(self.tokens, from + 1).filter(|close| *close < to)?;
         let is_whole = close + 1 == to || self.tokens[close + 1].is_word("OVER");
         if is_whole { self.of_function(&name, from + 1, close) } else { None }
     }

@@ -32,6 +32,14 @@ pub(in super::super) enum Quoted {
     No,
 }
 
+/// What holds other words until it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opener {
+    Round,
+    Square,
+    Case,
+}
+
 /// A token with its place in the query, in bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) struct Lexeme {
@@ -58,12 +66,22 @@ impl Lexeme {
         matches!(&self.token, Token::Sign(found) if found == sign)
     }
 
-    fn opens(&self) -> bool {
-        self.is_sign("(") || self.is_sign("[") || self.is_word("CASE")
+    /// The bracket or CASE that this opens.
+    fn opened(&self) -> Option<Opener> {
+        let openers = [Opener::Round, Opener::Square, Opener::Case];
+        openers.into_iter().find(|opener| match opener {
+            Opener::Round => self.is_sign("("),
+            Opener::Square => self.is_sign("["),
+            Opener::Case => self.is_word("CASE"),
+        })
     }
 
-    fn closes(&self) -> bool {
-        self.is_sign(")") || self.is_sign("]") || self.is_word("END")
+    fn closes(&self, opener: Opener) -> bool {
+        match opener {
+            Opener::Round => self.is_sign(")"),
+            Opener::Square => self.is_sign("]"),
+            Opener::Case => self.is_word("END"),
+        }
     }
 
     /// The words of a name.
@@ -96,7 +114,7 @@ pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
         )));
     }
     let mut tokens: Vec<Lexeme> = Vec::new();
-    let (mut at, mut depth) = (0, 0_usize);
+    let (mut at, mut open) = (0, Vec::new());
     while let Some(first) = query[at..].chars().next() {
         let rest = &query[at..];
         if first.is_whitespace() {
@@ -110,12 +128,12 @@ pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
         }
         let (token, len) = token(rest, first).map_err(|why| syntax(query, at, why))?;
         let lexeme = Lexeme { token, at };
-        if lexeme.opens() {
-            depth += 1;
-        } else if lexeme.closes() {
-            depth = depth.saturating_sub(1);
+        if let Some(opener) = lexeme.opened() {
+            open.push(opener);
+        } else if open.last().is_some_and(|opener| lexeme.closes(*opener)) {
+            open.pop();
         }
-        if depth > MAX_DEPTH {
+        if open.len() > MAX_DEPTH {
             return Err(syntax(query, at, "Query is too deeply nested"));
         }
         tokens.push(lexeme);
@@ -263,5 +281,7 @@ mod tests {
         assert!(lex("'open").is_err());
         assert!(lex(&"(".repeat(100)).is_ok());
         assert!(lex(&"(".repeat(101)).is_err());
+        assert!(lex(&"CASE f([1]) END ".repeat(101)).is_ok());
+        assert!(lex(&"COUNTIF(END ".repeat(101)).is_err(), "END closes no bracket");
     }
 }
