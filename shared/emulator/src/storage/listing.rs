@@ -18,7 +18,7 @@ struct Asked<'a> {
     prefix: &'a str,
     delimiter: &'a str,
     /// The last name of the page before.
-    after: String,
+    after: &'a str,
     start: &'a str,
     end: &'a str,
     size: usize,
@@ -36,7 +36,7 @@ impl<'a> Asked<'a> {
         Ok(Self {
             prefix: parameter("prefix"),
             delimiter: parameter("delimiter"),
-            after: crate::rest::decode(parameter("pageToken")),
+            after: parameter("pageToken"),
             start: parameter("startOffset"),
             end: parameter("endOffset"),
             size: parameter("maxResults").parse().unwrap_or(PAGE).clamp(1, PAGE),
@@ -71,12 +71,12 @@ impl Storage {
         let objects = &buckets.get(bucket).ok_or_else(no_bucket)?.objects;
         let (mut items, mut prefixes) = (Vec::<&Object>::new(), BTreeSet::new());
         let (mut last, mut next) = (String::new(), None);
-        for (name, object) in objects.range(asked.after.clone()..) {
+        for (name, object) in objects.range(asked.after.to_owned()..) {
             if !asked.is_wanted(name) {
                 continue;
             }
             let folded = asked.folded(name);
-            let after = asked.after.as_str();
+            let after = asked.after;
             let is_done =
                 name.as_str() <= after || folded.is_some_and(|folded| after.starts_with(folded));
             if !after.is_empty() && is_done {
