@@ -36,7 +36,7 @@ use crate::faults::Faults;
 use crate::status::Status;
 use bucket::Bucket;
 use copying::Place;
-use disk::Disk;
+use disk::{Data, Disk};
 use object::{Given, Object, Preconditions};
 use upload::Session;
 
@@ -163,8 +163,21 @@ impl Storage {
         objects.get(name).cloned().ok_or_else(|| no_object(bucket, name))
     }
 
-    fn read(&self, object: &Object) -> Result<Bytes, Status> {
-        self.0.disk.read(object)
+    /// Finds an object whose data is read afterwards, if `check` lets it.
+    ///
+    /// The file is opened while the index is locked: an open file outlives the object that a writer
+    /// replaces or deletes meanwhile.
+    fn open_object(
+        &self,
+        bucket: &str,
+        name: &str,
+        check: impl FnOnce(&Object) -> Result<(), Status>,
+    ) -> Result<(Object, Data), Status> {
+        let buckets = self.buckets();
+        let objects = &buckets.get(bucket).ok_or_else(no_bucket)?.objects;
+        let object = objects.get(name).ok_or_else(|| no_object(bucket, name))?;
+        check(object)?;
+        Ok((object.clone(), self.0.disk.open_data(object)?))
     }
 
     fn delete(&self, bucket: &str, name: &str, preconditions: Preconditions) -> Result<(), Status> {
@@ -227,4 +240,31 @@ fn now() -> String {
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
     );
     OffsetDateTime::now_utc().format(FORM).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_replaced_while_it_is_read_is_read_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let storage =
+            Storage::open(folder.path(), address, Faults::default()).expect("an empty storage");
+        storage.create_bucket("bucket").expect("a bucket");
+        let write = |content: &'static str| {
+            let given = Given { name: Some("o".into()), ..Given::default() };
+            let written =
+                storage.insert("bucket", given, Preconditions::default(), &content.into());
+            written.expect("an object")
+        };
+        write("old");
+
+        let (object, data) = storage.open_object("bucket", "o", |_| Ok(())).expect("an object");
+        let new = write("new");
+
+        assert_ne!(object.generation, new.generation);
+        assert_eq!(data.read().expect("the data"), "old");
+    }
 }

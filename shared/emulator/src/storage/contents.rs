@@ -25,9 +25,12 @@ impl Storage {
         };
         let buckets = self.buckets();
         let objects = &buckets.get(bucket).ok_or_else(no_bucket)?.objects;
-        let objects: Vec<_> =
-            objects.values().filter(|object| fits(&object.name)).cloned().collect();
+        let names: Vec<String> = objects.keys().filter(|name| fits(name)).cloned().collect();
         drop(buckets);
-        objects.into_iter().map(|object| Ok((object.name.clone(), self.read(&object)?))).collect()
+        let contents = names.into_iter().map(|name| {
+            let (_, data) = self.open_object(bucket, &name, |_| Ok(()))?;
+            Ok((name, data.read()?))
+        });
+        contents.collect()
     }
 }

@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::object::{Given, Object, Preconditions};
 use super::{Storage, no_object};
@@ -61,20 +62,37 @@ impl Storage {
         let (source, data) = self.whole(from)?;
         let replaced = Given::from_json(body)?;
         let has_metadata = Given { name: None, ..replaced.clone() } != Given::default();
-        let mut given = if has_metadata { replaced } else { source.given };
-        given.name = Some(to.name.to_owned());
-        // The sums of a client's old resource are those of the source.
-        (given.crc32c, given.md5_hash) = (None, None);
-        self.put(to, given, &data, source.components)
+        let given = if has_metadata { replaced } else { source.given };
+        self.put_copy(to, given, &data, source.components)
     }
 
     /// Copies an object and deletes its source.
     pub(super) fn move_object(&self, from: Place, to: Place) -> Result<Object, Status> {
-        let moved = self.copy(from, to, &Bytes::new())?;
-        if from.name != to.name {
-            self.delete(from.bucket, from.name, from.preconditions)?;
+        let (source, data) = self.whole(from)?;
+        let moved = self.put_copy(to, source.given, &data, source.components)?;
+        if from.name == to.name {
+            return Ok(moved);
         }
-        Ok(moved)
+        let wanted = Some(source.generation);
+        let copied = Preconditions { wanted, ..Preconditions::default() };
+        match self.delete(from.bucket, from.name, copied) {
+            // What was written to the source meanwhile came after the move, and stays.
+            Err(status) if status.code == Code::NotFound => Ok(moved),
+            deleted => deleted.map(|()| moved),
+        }
+    }
+
+    fn put_copy(
+        &self,
+        to: Place,
+        mut given: Given,
+        data: &Bytes,
+        components: Option<u32>,
+    ) -> Result<Object, Status> {
+        given.name = Some(to.name.to_owned());
+        // The sums of a client's old resource are those of the source.
+        (given.crc32c, given.md5_hash) = (None, None);
+        self.put(to, given, data, components)
     }
 
     /// Joins objects of a bucket, in the order that the body names them.
@@ -117,14 +135,14 @@ impl Storage {
 
     /// An object with its data, if what must hold does.
     fn whole(&self, place: Place) -> Result<(Object, Bytes), Status> {
-        let object = self.get(place.bucket, place.name)?;
         let wanted = place.preconditions.wanted;
-        if wanted.is_some_and(|wanted| wanted != object.generation) {
-            return Err(no_object(place.bucket, place.name));
-        }
-        place.preconditions.check(Some(&object))?;
-        let data = self.read(&object)?;
-        Ok((object, data))
+        let (object, data) = self.open_object(place.bucket, place.name, |object| {
+            if wanted.is_some_and(|wanted| wanted != object.generation) {
+                return Err(no_object(place.bucket, place.name));
+            }
+            place.preconditions.check(Some(object))
+        })?;
+        Ok((object, data.read()?))
     }
 }
 

@@ -4,8 +4,8 @@
 //! no older generation uses, so a crash leaves the old object or the new one, never half of one.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -35,6 +35,18 @@ pub(super) struct Disk {
 
 /// Data that is written and not yet part of an object; dropping it removes it.
 pub(super) struct Staged(NamedTempFile);
+
+/// The data of an object, open.
+pub(super) struct Data(File);
+
+impl Data {
+    /// Reads all of it.
+    pub(super) fn read(mut self) -> Result<Bytes, Status> {
+        let mut content = Vec::new();
+        io(self.0.read_to_end(&mut content))?;
+        Ok(content.into())
+    }
+}
 
 /// Where an object's data lies within its bucket's folder. A replaced object's new data needs a
 /// name of its own, so it carries its `generation`.
@@ -140,8 +152,8 @@ impl Disk {
         Ok(())
     }
 
-    pub(super) fn read(&self, object: &Object) -> Result<Bytes, Status> {
-        Ok(io(fs::read(self.data(object)))?.into())
+    pub(super) fn open_data(&self, object: &Object) -> Result<Data, Status> {
+        io(File::open(self.data(object))).map(Data)
     }
 
     pub(super) fn delete(&self, object: &Object) -> Result<(), Status> {

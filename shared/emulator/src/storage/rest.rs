@@ -165,7 +165,10 @@ impl Call<'_> {
         if self.route.name == "storage.objects.get" {
             return Ok(Json(self.shown(&object)).into_response());
         }
-        Ok(media(&object, self.storage.read(&object)?, &self.headers))
+        let (bucket, name) = (object.bucket.as_str(), object.name.as_str());
+        let check = |object: &Object| preconditions.check(Some(object));
+        let (object, data) = self.storage.open_object(bucket, name, check)?;
+        Ok(media(&object, data.read()?, &self.headers))
     }
 
     fn copy(&self) -> Result<Value, Status> {

@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::Storage;
 use super::media::media;
-use super::object::{Given, Preconditions};
+use super::object::{Given, Object, Preconditions};
 use super::rest::refuse_unsupported;
 use super::upload::text;
 use crate::rest::{decode, query, read_bytes};
@@ -79,9 +79,9 @@ impl Call<'_> {
         let preconditions = self.preconditions();
         match name {
             "storage.objects.read" => {
-                let object = storage.get(bucket, &self.object)?;
-                preconditions.check(Some(&object))?;
-                Ok(media(&object, storage.read(&object)?, self.headers))
+                let check = |object: &Object| preconditions.check(Some(object));
+                let (object, data) = storage.open_object(bucket, &self.object, check)?;
+                Ok(media(&object, data.read()?, self.headers))
             }
             "storage.objects.delete" => {
                 storage.delete(bucket, &self.object, preconditions)?;
