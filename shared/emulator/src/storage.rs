@@ -11,10 +11,11 @@ mod multipart;
 mod object;
 mod rest;
 mod route;
+mod sessions;
 mod upload;
 mod xml;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +39,7 @@ use bucket::Bucket;
 use copying::Place;
 use disk::{Data, Disk};
 use object::{Given, Object, Preconditions};
-use upload::Session;
+use sessions::Sessions;
 
 /// All of Cloud Storage; clones are the same one.
 #[derive(Clone)]
@@ -48,7 +49,7 @@ struct Inner {
     address: SocketAddr,
     disk: Disk,
     buckets: Mutex<BTreeMap<String, Bucket>>,
-    sessions: Mutex<HashMap<String, Session>>,
+    sessions: Sessions,
     faults: Faults,
 }
 
@@ -60,7 +61,7 @@ impl Storage {
         faults: Faults,
     ) -> anyhow::Result<Self> {
         let (disk, buckets) = Disk::open(&data_dir.join("storage"))?;
-        let sessions = Mutex::default();
+        let sessions = Sessions::default();
         let buckets = Mutex::new(buckets);
         Ok(Self(Arc::new(Inner { address, disk, buckets, sessions, faults })))
     }

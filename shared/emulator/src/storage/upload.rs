@@ -5,21 +5,12 @@ use std::sync::PoisonError;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use tonic::Code;
 use uuid::Uuid;
 
 use super::object::{Given, Preconditions};
+use super::sessions::Session;
 use super::{Storage, multipart};
 use crate::status::Status;
-
-/// A resumable upload: what has come so far.
-#[derive(Debug)]
-pub(super) struct Session {
-    bucket: String,
-    given: Given,
-    preconditions: Preconditions,
-    data: BytesMut,
-}
 
 /// `Content-Range: bytes <first>-<last>/<total>`, any part of which may be `*`.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,43 +73,39 @@ impl Storage {
             "{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}",
             self.base(headers)
         );
-        let session =
-            Session { bucket: bucket.to_owned(), given, preconditions, data: BytesMut::new() };
-        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.insert(id, session);
+        let session = Session {
+            bucket: bucket.to_owned(),
+            given,
+            preconditions,
+            data: BytesMut::new(),
+            object: None,
+        };
+        self.0.sessions.begin(id, session);
         Ok([(header::LOCATION, location)].into_response())
     }
 
     /// Takes a piece of a resumable upload, or tells how far it has come.
+    ///
+    /// An upload that has its object answers with it, whatever is sent. One whose object cannot be
+    /// written keeps its data: the client sends the last piece again.
     pub(super) fn continue_upload(
         &self,
         id: &str,
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Response, Status> {
-        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
-        let session = sessions.get_mut(id).ok_or_else(gone)?;
+        let session = self.0.sessions.get(id)?;
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(object) = &session.object {
+            return Ok(axum::Json(object.to_json(&self.base(headers))).into_response());
+        }
         let range = text(headers, header::CONTENT_RANGE.as_str());
         let range = match range {
             Some(range) => parse_range(&range)
                 .ok_or_else(|| Status::invalid(format!("Content-Range: {range}")))?,
             None => Range { first: Some(0), total: None, is_last: true },
         };
-        let have = session.data.len() as u64;
-        if let Some(first) = range.first {
-            if first > have {
-                return Err(Status::invalid(format!(
-                    "a piece from {first}, {have} bytes are here"
-                )));
-            }
-            // What was sent before is not taken twice.
-            let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());
-            let ends_at = first + body.len() as u64;
-            let is_last = range.is_last || range.total == Some(ends_at);
-            let kept = if is_last { body.len() } else { kept_of(body.len())? };
-            session.data.extend_from_slice(&body[known.min(kept)..kept]);
-        }
+        session.take(&range, body)?;
         let have = session.data.len() as u64;
         if !range.is_last && range.total != Some(have) {
             return Ok(incomplete(have));
@@ -126,18 +113,41 @@ impl Storage {
         let mut given = session.given.clone();
         given.crc32c = hash_header(headers, "crc32c=").or(given.crc32c);
         given.md5_hash = hash_header(headers, "md5=").or(given.md5_hash);
-        let (bucket, preconditions) = (session.bucket.clone(), session.preconditions);
         let data = session.data.split().freeze();
-        sessions.remove(id);
-        drop(sessions);
-        let object = self.insert(&bucket, given, preconditions, &data)?;
-        Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
+        let object = match self.insert(&session.bucket, given, session.preconditions, &data) {
+            Ok(object) => object,
+            Err(status) => {
+                session.data = BytesMut::from(data);
+                return Err(status);
+            }
+        };
+        let shown = object.to_json(&self.base(headers));
+        session.object = Some(object);
+        self.0.sessions.finish(id);
+        Ok(axum::Json(shown).into_response())
     }
 
     /// Forgets a resumable upload.
     pub(super) fn cancel_upload(&self, id: &str) {
-        let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(id);
+        self.0.sessions.cancel(id);
+    }
+}
+
+impl Session {
+    /// Adds the part of a piece that is not here yet.
+    fn take(&mut self, range: &Range, body: &[u8]) -> Result<(), Status> {
+        let Some(first) = range.first else { return Ok(()) };
+        let have = self.data.len() as u64;
+        if first > have {
+            return Err(Status::invalid(format!("a piece from {first}, {have} bytes are here")));
+        }
+        // What was sent before is not taken twice.
+        let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());
+        let ends_at = first + body.len() as u64;
+        let is_last = range.is_last || range.total == Some(ends_at);
+        let kept = if is_last { body.len() } else { kept_of(body.len())? };
+        self.data.extend_from_slice(&body[known.min(kept)..kept]);
+        Ok(())
     }
 }
 

@@ -1,0 +1,75 @@
+//! Resumable uploads under way, and those that ended just now.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tonic::Code;
+
+use super::object::{Given, Object, Preconditions};
+use crate::status::Status;
+
+/// Time after which an upload ends by itself
+/// (<https://cloud.google.com/storage/docs/resumable-uploads#session-uris>).
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Most finished uploads that are remembered, for clients that missed the answer.
+const MAX_FINISHED: usize = 1_000;
+
+/// A resumable upload: what has come so far.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub bucket: String,
+    pub given: Given,
+    pub preconditions: Preconditions,
+    pub data: BytesMut,
+    /// The object, once all has come.
+    pub object: Option<Object>,
+}
+
+/// All uploads by their ids.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    all: HashMap<String, (Instant, Arc<Mutex<Session>>)>,
+    /// Ids of finished uploads, the oldest first.
+    finished: VecDeque<String>,
+}
+
+impl Sessions {
+    /// Begins an upload, and forgets those that are too old.
+    pub(super) fn begin(&self, id: String, session: Session) {
+        let mut inner = self.lock();
+        inner.all.retain(|_, (begun, _)| begun.elapsed() < MAX_AGE);
+        inner.all.insert(id, (Instant::now(), Arc::new(Mutex::new(session))));
+    }
+
+    /// # Errors
+    /// If there is no such upload, or no longer.
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Mutex<Session>>, Status> {
+        let inner = self.lock();
+        let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
+        inner.all.get(id).map(|(_, session)| Arc::clone(session)).ok_or_else(gone)
+    }
+
+    /// Notes that an upload has its object, and forgets the oldest of such.
+    pub(super) fn finish(&self, id: &str) {
+        let mut inner = self.lock();
+        inner.finished.push_back(id.to_owned());
+        if inner.finished.len() > MAX_FINISHED
+            && let Some(oldest) = inner.finished.pop_front()
+        {
+            inner.all.remove(&oldest);
+        }
+    }
+
+    pub(super) fn cancel(&self, id: &str) {
+        self.lock().all.remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
