@@ -1,13 +1,15 @@
 //! Load jobs whose data comes with the call: multipart and resumable uploads.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use tonic::Code;
 
 use super::rest;
@@ -18,12 +20,17 @@ use crate::storage::multipart_bodies;
 
 /// Uploads that may be under way.
 const MAX_UPLOADS: usize = 16;
+/// Time without a piece after which an upload ends, and after which a finished one is forgotten.
+const MAX_IDLE: Duration = Duration::from_secs(600);
 /// Bytes that one may have.
 const MAX_BYTES: usize = 1024 * 1024 * 1024;
 
 /// Uploads under way, by their ids.
 #[derive(Debug, Default)]
-pub(in crate::bigquery) struct Uploads(Mutex<HashMap<String, Upload>>);
+pub(in crate::bigquery) struct Uploads(Mutex<HashMap<String, Shared>>);
+
+/// An upload that one request at a time continues.
+type Shared = Arc<tokio::sync::Mutex<Upload>>;
 
 #[derive(Debug)]
 struct Upload {
@@ -31,6 +38,10 @@ struct Upload {
     /// The body of `jobs.insert`.
     job: Bytes,
     data: BytesMut,
+    /// The job, once all data has come.
+    answer: Option<Value>,
+    /// Time of the last piece.
+    used: Instant,
 }
 
 /// A piece of an upload: where it starts, and how long all is, as far as it is known.
@@ -54,7 +65,15 @@ pub(in crate::bigquery) async fn answer(
         .ok_or_else(|| Status::unimplemented(&format!("{} {}", parts.method, parts.uri.path())))?;
     let body = read_bytes(body).await?;
     match (&parts.method, parameter("uploadType"), parameter("upload_id")) {
-        (_, _, Some(id)) => bigquery.continue_upload(id, &parts.headers, &body).await,
+        (&(Method::PUT | Method::POST), _, Some(id)) => {
+            bigquery.continue_upload(id, &parts.headers, &body).await
+        }
+        (&Method::DELETE, _, Some(id)) => {
+            bigquery.uploads.cancel(id);
+            // As Cloud Storage answers to a cancelled upload: "Client Closed Request".
+            let cancelled = StatusCode::from_u16(499).unwrap_or(StatusCode::NO_CONTENT);
+            Ok(cancelled.into_response())
+        }
         (&Method::POST, Some("multipart"), None) => {
             let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let bodies = multipart_bodies(kind.unwrap_or_default(), &body)?;
@@ -74,7 +93,7 @@ pub(in crate::bigquery) async fn answer(
             );
             Ok([(header::LOCATION, location)].into_response())
         }
-        (method, kind, None) => {
+        (method, kind, _) => {
             let kind = kind.unwrap_or("none");
             Err(Status::unimplemented(&format!("{method} of jobs with the uploadType {kind}")))
         }
@@ -108,47 +127,82 @@ impl BigQuery {
         let piece = piece.ok_or_else(|| {
             Status::invalid(format!("Content-Range: {}", range.unwrap_or_default()))
         })?;
-        match self.uploads.take(id, &piece, body)? {
-            Ok(upload) => {
-                self.insert_with(&upload.project, &upload.job, upload.data.freeze()).await
+        let upload = self.uploads.get(id)?;
+        // The job runs under the lock: a second request for it waits for its answer.
+        let mut upload = upload.lock().await;
+        if upload.answer.is_none() {
+            upload.take(&piece, body)?;
+            if piece.total != Some(upload.data.len()) {
+                return Ok(incomplete(upload.data.len()));
             }
-            Err(have) => Ok(incomplete(have)),
+            let data = Bytes::copy_from_slice(&upload.data);
+            // Even if the reply gets lost, the job is not run twice.
+            let call = async {
+                let answer = rest::insert(self, &upload.project, &upload.job, Some(data)).await?;
+                upload.finish(answer);
+                Ok(())
+            };
+            self.faults.around("bigquery.jobs.insert", call).await?;
         }
+        Ok(Json(&upload.answer).into_response())
     }
 }
 
 impl Uploads {
     fn begin(&self, project: String, job: Bytes) -> Result<String, Status> {
         let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if uploads.len() >= MAX_UPLOADS {
+        // One that a request holds right now is neither old nor finished.
+        uploads.retain(|_, upload| !upload.try_lock().is_ok_and(|upload| upload.is_old()));
+        let is_finished =
+            |upload: &&Shared| upload.try_lock().is_ok_and(|upload| upload.answer.is_some());
+        if uploads.values().filter(|upload| !is_finished(upload)).count() >= MAX_UPLOADS {
             return Err(Status::new(Code::ResourceExhausted, "too many uploads are under way"));
         }
         let id = uuid::Uuid::new_v4().to_string();
-        uploads.insert(id.clone(), Upload { project, job, data: BytesMut::new() });
+        let upload =
+            Upload { project, job, data: BytesMut::new(), answer: None, used: Instant::now() };
+        uploads.insert(id.clone(), Shared::new(tokio::sync::Mutex::new(upload)));
         Ok(id)
     }
 
-    /// Adds a piece: the upload if it is whole now, else the number of its bytes.
-    fn take(&self, id: &str, piece: &Piece, body: &Bytes) -> Result<Result<Upload, usize>, Status> {
-        let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn get(&self, id: &str) -> Result<Shared, Status> {
+        let uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
-        let upload = uploads.get_mut(id).ok_or_else(gone)?;
-        let have = upload.data.len();
-        if let Some(first) = piece.first {
-            if first > have {
-                let text = format!("a piece from {first}, {have} bytes are here");
-                return Err(Status::invalid(text));
-            }
-            if first + body.len() > MAX_BYTES {
-                return Err(Status::new(Code::OutOfRange, format!("more than {MAX_BYTES} bytes")));
-            }
-            // What was sent before is not taken twice.
-            upload.data.extend_from_slice(&body[(have - first).min(body.len())..]);
+        uploads.get(id).map(Shared::clone).ok_or_else(gone)
+    }
+
+    fn cancel(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+impl Upload {
+    fn is_old(&self) -> bool {
+        self.used.elapsed() > MAX_IDLE
+    }
+
+    /// Adds the part of a piece that is not here yet.
+    fn take(&mut self, piece: &Piece, body: &[u8]) -> Result<(), Status> {
+        self.used = Instant::now();
+        let Some(first) = piece.first else { return Ok(()) };
+        let have = self.data.len();
+        if first > have {
+            let text = format!("a piece from {first}, {have} bytes are here");
+            return Err(Status::invalid(text));
         }
-        if piece.total != Some(upload.data.len()) {
-            return Ok(Err(upload.data.len()));
+        if first.saturating_add(body.len()) > MAX_BYTES {
+            return Err(Status::new(Code::OutOfRange, format!("more than {MAX_BYTES} bytes")));
         }
-        Ok(Ok(uploads.remove(id).ok_or_else(gone)?))
+        // What was sent before is not taken twice.
+        self.data.extend_from_slice(&body[(have - first).min(body.len())..]);
+        Ok(())
+    }
+
+    /// Keeps the answer, for a client that missed it, and no data.
+    fn finish(&mut self, answer: Value) {
+        self.answer = Some(answer);
+        self.data = BytesMut::new();
+        self.used = Instant::now();
     }
 }
 
