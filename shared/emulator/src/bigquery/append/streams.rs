@@ -373,6 +373,7 @@ impl Catalog {
         }
         let found = self.table(&table)?;
         let (table_id, schema) = (found.id, found.schema.clone());
+        self.forget_streams();
         if self.streams.0.len() >= MAX_STREAMS {
             return Err(Status::new(Code::ResourceExhausted, "too many write streams"));
         }
@@ -390,6 +391,20 @@ impl Catalog {
         let shown = stream.show(name.clone(), &schema);
         self.streams.0.insert(name, stream);
         Ok(shown)
+    }
+
+    /// Forgets streams that nobody can write to, once there are many.
+    fn forget_streams(&mut self) {
+        if self.streams.0.len() < MAX_STREAMS {
+            return;
+        }
+        let Streams(mut streams) = std::mem::take(&mut self.streams);
+        streams.retain(|_, stream| {
+            let is_over =
+                stream.committed.is_some() || stream.is_finalized && stream.kind == Type::Committed;
+            !is_over && self.has_table_of(stream)
+        });
+        self.streams = Streams(streams);
     }
 
     /// Takes rows into a stream, and into the table if the stream holds none back; their offset.
@@ -556,6 +571,23 @@ mod tests {
         let parent = "projects/p/datasets/d/tables/t".to_owned();
         let request = proto::CreateWriteStreamRequest { parent, write_stream };
         catalog.create_stream(&request).expect("a stream").name
+    }
+
+    #[test]
+    fn streams_that_are_over_make_room_for_new_ones() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let kept = stream(&mut catalog, Type::Pending);
+        for _ in 1..MAX_STREAMS {
+            let name = stream(&mut catalog, Type::Committed);
+            catalog.finalize(&name).expect("an end");
+        }
+
+        stream(&mut catalog, Type::Committed);
+
+        assert_eq!(catalog.streams.0.len(), 2);
+        assert!(catalog.stream(&kept).is_ok());
+        catalog.delete_table(&name).expect("a deletion");
+        assert!(catalog.stream(&kept).is_err());
     }
 
     #[test]
