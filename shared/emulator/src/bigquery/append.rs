@@ -1,37 +1,35 @@
-//! The Storage Write API: the default stream, with Arrow rows; all else is in `streams`.
+//! The Storage Write API: connections of `AppendRows`, and the conditions that they meet.
 
 mod proto_rows;
+mod request;
 pub(super) mod streams;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use axum::extract::Request as HttpRequest;
 use axum::response::Response as HttpResponse;
 use bytes::Bytes;
 use futures::Stream;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
-use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
 use prost::Message as _;
-use proto::append_rows_request::{MissingValueInterpretation, Rows};
-use proto::append_rows_response::{AppendResult, Response};
+use proto::append_rows_request::Rows;
 use proto::storage_error::StorageErrorCode;
-use rusqlite::types::Value as Sql;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Streaming};
 
-use super::catalog::{Catalog, TableName};
-use super::schema::{self, Field, Schema};
-use super::{BigQuery, arrow, value};
+use super::BigQuery;
+use super::catalog::TableName;
+use super::schema::{self, Schema};
 use crate::conditions::{Age, Conditions, Quota};
-use crate::faults::{Faults, Kind};
+use crate::faults::Kind;
 use crate::grpc::{streaming, unary};
 use crate::profile::Profile;
 use crate::status::Status;
 use proto_rows::Descriptor;
+use request::{Append, Missing, Refusal, Sent, detail};
 
 /// Most requests of a stream that are answered later; no more are read meanwhile.
 const MAX_UNANSWERED: usize = 1000;
@@ -70,6 +68,8 @@ struct Connection {
     stream: String,
     writer_schema: Bytes,
     descriptor: Option<Arc<Descriptor>>,
+    /// Meaning of missing values, for columns that a request does not name.
+    missing_others: i32,
     /// The table's schema as last told to the client.
     known: Option<Schema>,
     /// Answers that are sent at their time, in the order of their requests.
@@ -89,7 +89,7 @@ impl BigQuery {
         if !streams::is_default(&name) {
             return self.explicit_stream(name).await;
         }
-        let table = default_stream_of(&name)?;
+        let table = table_of(&name)?;
         self.faults
             .around("GetWriteStream", async {
                 let schema = self.with(move |catalog| Ok(catalog.writable(&table)?.1.clone()));
@@ -119,6 +119,7 @@ impl BigQuery {
             stream: String::new(),
             writer_schema: Bytes::new(),
             descriptor: None,
+            missing_others: 0,
             known: None,
             answers: VecDeque::new(),
             is_read: false,
@@ -199,43 +200,32 @@ impl Connection {
         if !request.write_stream.is_empty() {
             self.stream = request.write_stream;
         }
-        if !streams::is_default(&self.stream) {
-            return self.append_to_stream(request.rows, request.offset).await;
+        if request.default_missing_value_interpretation != 0 {
+            self.missing_others = request.default_missing_value_interpretation;
         }
-        let rows = match request.rows {
-            Some(Rows::ArrowRows(data)) => data,
-            Some(rows @ Rows::ProtoRows(_)) => {
-                return self.append_to_stream(Some(rows), request.offset).await;
-            }
-            None => return Err(Status::invalid("Rows must be specified in the request.")),
-        };
-        if let Some(schema) = rows.writer_schema {
-            self.writer_schema = schema.serialized_schema;
-        }
-        if request.offset.is_some() {
+        let sent = self.sent(request.rows)?;
+        if request.offset.is_some() && streams::is_default(&self.stream) {
             return Err(Status::invalid("Offset must not be set for the default stream."));
         }
-        let table = default_stream_of(&self.stream)?;
-        if let Some(error) = self.bigquery.faults.append_error() {
-            return self.planned(error, &table);
-        }
-        let bytes = self.writer_schema.len() + rows.rows.as_ref().map_or(0, arrow_len);
-        if !self.bigquery.spend_append(&table.0, bytes) {
-            return Ok(self.answer(error_answer(
-                Code::ResourceExhausted,
-                THROUGHPUT,
-                None,
-                &table,
-            )));
-        }
         let append = Append {
-            table,
-            schema: self.writer_schema.clone(),
-            batch: rows.rows.unwrap_or_default().serialized_record_batch,
+            stream: self.stream.clone(),
+            table: table_of(&self.stream)?,
+            sent,
+            offset: request.offset,
+            missing: Missing {
+                of_columns: request.missing_value_interpretations,
+                of_others: self.missing_others,
+            },
             faults: self.bigquery.faults.clone(),
-            fills_defaults: request.default_missing_value_interpretation
-                == MissingValueInterpretation::DefaultValue as i32,
         };
+        if let Some(error) = self.bigquery.faults.append_error() {
+            return self.planned(error, &append.entity());
+        }
+        if !self.bigquery.spend_append(&append.table.0, append.sent.bytes()) {
+            let code = Code::ResourceExhausted;
+            let refusal = Refusal { code, storage_error: None, why: THROUGHPUT.into() };
+            return Ok(self.answer(refusal.answer(&append.entity())));
+        }
         let append = self.bigquery.with(move |catalog| append.carry_out(catalog));
         let appended = self.bigquery.faults.at_once(("AppendRows", ""), append).await;
         let (mut answer, schema) = appended?;
@@ -246,12 +236,38 @@ impl Connection {
         Ok(self.answer(answer))
     }
 
+    /// The rows of a request; a schema that it leaves out is as in the one before it.
+    fn sent(&mut self, rows: Option<Rows>) -> Result<Sent, Status> {
+        match rows {
+            None => Err(Status::invalid("Rows must be specified in the request.")),
+            Some(Rows::ArrowRows(data)) => {
+                if let Some(schema) = data.writer_schema {
+                    self.writer_schema = schema.serialized_schema;
+                }
+                let batch = data.rows.unwrap_or_default().serialized_record_batch;
+                Ok(Sent::Arrow { schema: self.writer_schema.clone(), batch })
+            }
+            Some(Rows::ProtoRows(data)) => {
+                if let Some(schema) = data.writer_schema {
+                    let descriptor = schema.proto_descriptor.unwrap_or_default();
+                    let descriptor = Descriptor::new(descriptor).map_err(Status::invalid)?;
+                    self.descriptor = Some(Arc::new(descriptor));
+                }
+                let descriptor = self.descriptor.as_ref().map(Arc::clone);
+                let descriptor = descriptor.ok_or_else(|| {
+                    Status::invalid("The writer schema is missing in the first request.")
+                })?;
+                Ok(Sent::Proto { descriptor, rows: data.rows.unwrap_or_default().serialized_rows })
+            }
+        }
+    }
+
     fn answer(&self, answer: Answer) -> Answer {
         Answer { write_stream: self.stream.clone(), ..answer }
     }
 
     /// The error that was asked for, as an answer or as the end of the stream.
-    fn planned(&self, error: Kind, table: &TableName) -> Result<Answer, Status> {
+    fn planned(&self, error: Kind, entity: &str) -> Result<Answer, Status> {
         let Kind::AppendError { code, storage_error, message, ends_stream } = error else {
             return Err(Status::new(Code::Internal, "this is no error of an append"));
         };
@@ -260,10 +276,11 @@ impl Connection {
         let named = named.map(|code| code.unwrap_or(StorageErrorCode::Unspecified));
         let code = Code::from_i32(code);
         if ends_stream {
-            let details = named.map(|named| detail(named, &message, table)).into_iter().collect();
+            let details = named.map(|named| detail(named, &message, entity)).into_iter().collect();
             return Err(Status { details, ..Status::new(code, message) });
         }
-        Ok(self.answer(error_answer(code, &message, named, table)))
+        let refusal = Refusal { code, storage_error: named, why: message };
+        Ok(self.answer(refusal.answer(entity)))
     }
 }
 
@@ -283,132 +300,7 @@ async fn due_at(due: Option<Instant>) {
     }
 }
 
-fn arrow_len(batch: &proto::ArrowRecordBatch) -> usize {
-    batch.serialized_record_batch.len()
-}
-
-/// The table of `projects/P/datasets/D/tables/T/streams/_default`, or the short form of it.
-fn default_stream_of(name: &str) -> Result<TableName, Status> {
-    let is_default = name.ends_with("/_default");
-    match TableName::parse(name).filter(|_| is_default) {
-        Some(table) => Ok(table),
-        None => Err(Status::unimplemented(&format!("the write stream {name}"))),
-    }
-}
-
-/// What one request asks for.
-struct Append {
-    table: TableName,
-    schema: Bytes,
-    batch: Bytes,
-    faults: Faults,
-    /// True if columns that are left out have their defaults; they are NULL otherwise.
-    fills_defaults: bool,
-}
-
-impl Append {
-    /// All rows into the table, or none; with the table's schema.
-    fn carry_out(&self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
-        let name = &self.table;
-        let (table, seen) = catalog.writable(name).map_err(|_| {
-            let entity = format!("projects/{}/datasets/{}/tables/{}", name.0, name.1, name.2);
-            let text = format!("Requested entity was not found. Entity: {entity}");
-            Status::new(Code::NotFound, text)
-        })?;
-        let (table_schema, fields) = (seen.clone(), table.schema.fields.clone());
-        let fields = &fields;
-        let batch = match arrow::read(&self.schema, &self.batch) {
-            Ok(batch) => batch,
-            Err(why) => return Ok((refused(&why, None, name), table_schema)),
-        };
-        if let Some(extra) = arrow::extra_field(batch.schema_ref(), &table_schema.fields) {
-            let why = format!(
-                "Input schema has more fields than BigQuery schema, extra fields: '{extra}'"
-            );
-            let code = Some(StorageErrorCode::SchemaMismatchExtraFields);
-            return Ok((refused(&why, code, name), table_schema));
-        }
-        let fault = arrow::type_fault(batch.schema_ref(), fields)
-            .or_else(|| arrow::missing_field(batch.schema_ref(), fields, self.fills_defaults));
-        if let Some(why) = fault {
-            return Ok((refused(&why, None, name), table_schema));
-        }
-        let (rows, row_errors) = self.read_rows(&batch, fields);
-        let answer = if row_errors.is_empty() {
-            catalog.insert(name, rows)?;
-            let result = Response::AppendResult(AppendResult { offset: None });
-            Answer { response: Some(result), ..<_>::default() }
-        } else {
-            let why = "Errors found while processing rows. Please refer to the row_errors field \
-                       for details. The list may not be complete because of the size limitations.";
-            Answer { row_errors, ..refused(why, None, name) }
-        };
-        Ok((answer, table_schema))
-    }
-
-    /// The rows of a batch, and the reasons for which some are none.
-    fn read_rows(
-        &self,
-        batch: &RecordBatch,
-        fields: &[Field],
-    ) -> (Vec<Vec<Sql>>, Vec<proto::RowError>) {
-        let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
-        let refuses_row = self.faults.refuses_row();
-        for index in 0..batch.num_rows() {
-            let row = arrow::row(batch, index).and_then(|mut row| {
-                if self.fills_defaults {
-                    value::default::fill(fields, &mut row)?;
-                }
-                Ok(row)
-            });
-            let stored = if refuses_row && index == 0 {
-                Err("the row was refused on demand".to_owned())
-            } else {
-                row.and_then(|row| {
-                    value::store_row(fields, &row, false).map_err(|fault| fault.message)
-                })
-            };
-            match stored {
-                Ok(values) => rows.push(values),
-                Err(message) => row_errors.push(proto::RowError {
-                    index: i64::try_from(index).unwrap_or(i64::MAX),
-                    code: proto::row_error::RowErrorCode::FieldsError.into(),
-                    message,
-                }),
-            }
-        }
-        (rows, row_errors)
-    }
-}
-
-/// The answer to a request of which nothing was written.
-fn refused(why: &str, code: Option<StorageErrorCode>, name: &TableName) -> Answer {
-    error_answer(Code::InvalidArgument, why, code, name)
-}
-
-/// An error as an answer, after which the stream goes on.
-fn error_answer(
-    code: Code,
-    why: &str,
-    storage_error: Option<StorageErrorCode>,
-    name: &TableName,
-) -> Answer {
-    let message = format!("{why} Entity: {}", entity(name));
-    let details = storage_error.map(|code| detail(code, why, name)).into_iter().collect();
-    let status = rpc::Status { code: code.into(), message, details };
-    Answer { response: Some(Response::Error(status)), ..<_>::default() }
-}
-
-/// Says more of an error in BigQuery's own terms.
-fn detail(code: StorageErrorCode, why: &str, name: &TableName) -> prost_types::Any {
-    let error =
-        proto::StorageError { code: code.into(), entity: entity(name), error_message: why.into() };
-    prost_types::Any {
-        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
-        value: error.encode_to_vec(),
-    }
-}
-
-fn entity(name: &TableName) -> String {
-    format!("projects/{}/datasets/{}/tables/{}/streams/_default", name.0, name.1, name.2)
+/// The table of `projects/P/datasets/D/tables/T/streams/S`, or the short form of its default stream.
+fn table_of(stream: &str) -> Result<TableName, Status> {
+    TableName::parse(stream).ok_or_else(|| Status::invalid(format!("Invalid stream: {stream}")))
 }

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime, Time};
 
-use super::schema::{DEFAULT, Field, Kind, Mode, find};
+use super::schema::{Field, Kind, Mode, find};
 use super::value::{interval, is_known, write_date, write_datetime, write_time, write_timestamp};
 
 /// The batch of a request: the schema and the batch are messages of Arrow's stream format.
@@ -51,12 +51,11 @@ pub(super) fn type_fault(schema: &ArrowSchema, fields: &[Field]) -> Option<Strin
 pub(super) fn missing_field(
     schema: &ArrowSchema,
     fields: &[Field],
-    fills_defaults: bool,
+    is_filled: impl Fn(&Field) -> bool,
 ) -> Option<String> {
     let is_given = |field: &Field| {
         schema.fields().iter().any(|given| given.name().eq_ignore_ascii_case(&field.name))
     };
-    let is_filled = |field: &Field| fills_defaults && field.attributes.contains_key(DEFAULT);
     let mut required =
         fields.iter().filter(|field| field.mode == Mode::Required && !is_filled(field));
     let missing = required.find(|field| !is_given(field))?;

@@ -1,9 +1,12 @@
 //! Write streams with protobuf rows, and read sessions, on generated clients.
 
+use std::time::Duration;
+
+use emulator::{Fault, Kind, Profile};
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto};
-use proto::append_rows_request::{ProtoData, Rows};
+use proto::append_rows_request::{MissingValueInterpretation, ProtoData, Rows};
 use proto::append_rows_response::Response;
 use proto::big_query_read_client::BigQueryReadClient;
 use proto::big_query_write_client::BigQueryWriteClient;
@@ -52,6 +55,19 @@ impl Storage {
             });
         }
         told
+    }
+
+    /// The error in the answer to one row of the default stream, or that the stream ends with.
+    async fn refused(&mut self, request: proto::AppendRowsRequest) -> (Code, String) {
+        let requests = futures::stream::iter([request]);
+        let mut answers = self.write.append_rows(requests).await.unwrap().into_inner();
+        match answers.message().await {
+            Ok(answer) => match answer.unwrap().response.unwrap() {
+                Response::Error(status) => (Code::from_i32(status.code), status.message),
+                Response::AppendResult(result) => panic!("no error: {result:?}"),
+            },
+            Err(status) => (status.code(), status.message().to_owned()),
+        }
     }
 
     async fn ids(&self) -> serde_json::Value {
@@ -187,4 +203,106 @@ async fn a_read_session_goes_on_at_an_offset_and_sees_no_later_rows() {
     }
 
     assert_eq!(counts, [2401, 2400, 401]);
+}
+
+#[tokio::test]
+async fn streams_with_a_name_and_protobuf_rows_meet_the_conditions_of_the_profile() {
+    let mut storage = Storage::start().await;
+    let named = storage.stream(StreamType::Committed).await;
+    let faults = storage.tables.emulator.faults().clone();
+    let kind = Kind::AppendError {
+        code: 9,
+        storage_error: Some("STREAM_FINALIZED".into()),
+        message: Some("it is over".into()),
+        ends_stream: false,
+    };
+
+    storage
+        .tables
+        .emulator
+        .set_profile(Profile { new_table_millis: 3_600_000, ..Profile::default() });
+    let mut codes = Vec::new();
+    for stream in [named.clone(), format!("{TABLE}/streams/_default")] {
+        codes.push(storage.refused(append(&stream, 1, None)).await.0);
+        let fault = Fault {
+            method: "AppendRows".into(),
+            topic: None,
+            count: 1,
+            for_millis: None,
+            kind: kind.clone(),
+        };
+        faults.add(fault);
+        let (code, message) = storage.refused(append(&stream, 1, None)).await;
+        assert!(message.starts_with("it is over") && message.contains(&stream), "{message}");
+        codes.push(code);
+    }
+
+    assert_eq!(codes, [Code::NotFound, Code::FailedPrecondition].repeat(2));
+}
+
+#[tokio::test]
+async fn requests_to_a_stream_with_a_name_wait_for_their_answers_together() {
+    let mut storage = Storage::start().await;
+    let stream = storage.stream(StreamType::Committed).await;
+    let latency = serde_json::from_value(json!({ "min_millis": 500, "max_millis": 500 })).unwrap();
+    let latencies = [("AppendRows".to_owned(), latency)].into();
+    storage.tables.emulator.set_profile(Profile { latencies, ..Profile::default() });
+    let begin = tokio::time::Instant::now();
+
+    storage.append(&stream, &[(1, None); 40]).await;
+
+    let took = begin.elapsed();
+    assert!(took >= Duration::from_millis(500), "{took:?}");
+    assert!(took < Duration::from_secs(20), "one after the other: {took:?}");
+}
+
+#[tokio::test]
+async fn protobuf_rows_have_the_defaults_of_missing_columns_where_that_is_asked_for() {
+    let mut storage = Storage::start().await;
+    let field = |name: &str, mode: &str, default: &str| json!({ "name": name, "type": "STRING", "mode": mode, "defaultValueExpression": default });
+    let fields = json!([{ "name": "id", "type": "INTEGER" }, field("b", "REQUIRED", "'x'"),
+                        field("c", "NULLABLE", "'y'"), field("d", "NULLABLE", "'z'")]);
+    let table = json!({ "tableReference": { "tableId": "u" }, "schema": { "fields": fields } });
+    storage.tables.call(reqwest::Method::POST, "datasets/d/tables", table).await;
+    let stream = "projects/p/datasets/d/tables/u/streams/_default";
+    let (default, null) =
+        (MissingValueInterpretation::DefaultValue, MissingValueInterpretation::NullValue);
+
+    let (code, message) = storage.refused(append(stream, 1, None)).await;
+    let first = proto::AppendRowsRequest {
+        default_missing_value_interpretation: default.into(),
+        missing_value_interpretations: [("D".to_owned(), null.into())].into(),
+        ..append(stream, 2, None)
+    };
+    // The default interpretation goes on, that of columns does not.
+    let requests = futures::stream::iter([first, append(stream, 3, None)]);
+    let mut answers = storage.write.append_rows(requests).await.unwrap().into_inner();
+    while let Some(answer) = answers.message().await.unwrap() {
+        assert!(matches!(answer.response, Some(Response::AppendResult(_))), "{answer:?}");
+    }
+
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.contains("The required field b is missing"), "{message}");
+    let rows = storage.tables.query("SELECT id, b, c, d FROM d.u ORDER BY id").await;
+    assert_eq!(rows, json!([["2", "x", "y", null], ["3", "x", "y", "z"]]));
+}
+
+#[tokio::test]
+async fn rows_that_a_stream_holds_find_their_columns_and_no_later_table() {
+    let mut storage = Storage::start().await;
+    let stream = storage.stream(StreamType::Buffered).await;
+    storage.append(&stream, &[(1, None), (2, None)]).await;
+    let fields = json!({ "fields": [
+        { "name": "more", "type": "STRING" }, { "name": "id", "type": "INTEGER" }] });
+    storage.tables.patch(json!({ "schema": fields })).await;
+    let flush =
+        |offset| proto::FlushRowsRequest { write_stream: stream.clone(), offset: Some(offset) };
+
+    storage.write.flush_rows(flush(0)).await.unwrap();
+    assert_eq!(storage.tables.query("SELECT id, more FROM d.t").await, json!([["1", null]]));
+    storage.tables.query("CREATE OR REPLACE TABLE d.t (id INT64)").await;
+    let gone = storage.write.flush_rows(flush(1)).await.unwrap_err();
+
+    assert_eq!(gone.code(), Code::NotFound);
+    assert_eq!(storage.ids().await, json!([]));
 }

@@ -9,7 +9,7 @@ use prost_types::{DescriptorProto, FieldDescriptorProto};
 use serde_json::{Map, Value};
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
-use crate::bigquery::schema::{Field, Kind, find};
+use crate::bigquery::schema::{Field, Kind, Mode, find};
 use crate::bigquery::value::{is_known, write_date, write_datetime, write_time, write_timestamp};
 use wire::Raw;
 
@@ -45,6 +45,20 @@ impl Descriptor {
     /// The path of a field that the table does not have.
     pub(super) fn extra_field(&self, fields: &[Field]) -> Option<String> {
         self.extra(&self.0, fields, MAX_DEPTH)
+    }
+
+    /// Reason not to take messages without a column that the table requires.
+    pub(super) fn missing_field(
+        &self,
+        fields: &[Field],
+        is_filled: impl Fn(&Field) -> bool,
+    ) -> Option<String> {
+        let is_given = |field: &Field| {
+            self.0.field.iter().any(|given| given.name().eq_ignore_ascii_case(&field.name))
+        };
+        let mut required = fields.iter().filter(|field| field.mode == Mode::Required);
+        let missing = required.find(|field| !is_given(field) && !is_filled(field))?;
+        Some(format!("The required field {} is missing in the proto descriptor", missing.name))
     }
 
     fn extra(&self, message: &DescriptorProto, fields: &[Field], depth: usize) -> Option<String> {

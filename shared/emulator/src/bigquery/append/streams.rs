@@ -1,26 +1,20 @@
-//! Write streams with a name: pending, committed and buffered; and protobuf rows on any stream.
+//! Write streams with a name: pending, committed and buffered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::Request as HttpRequest;
 use axum::response::Response as HttpResponse;
-use bytes::Bytes;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
-use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
-use prost::Message as _;
-use proto::append_rows_request::Rows;
-use proto::append_rows_response::{AppendResult, Response};
 use proto::storage_error::StorageErrorCode as Wrong;
 use proto::write_stream::Type;
 use rusqlite::types::Value as Sql;
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::proto_rows::Descriptor;
-use super::{Answer, Connection, arrow, schema, value};
+use super::request::{Refusal, storage_error};
+use super::schema;
 use crate::bigquery::BigQuery;
 use crate::bigquery::catalog::{Catalog, TableName};
 use crate::bigquery::schema::{Field, Schema};
@@ -38,7 +32,7 @@ pub(in crate::bigquery) struct Streams(HashMap<String, WriteStream>);
 
 /// A stream: rows that are in the table, and those that are not yet.
 #[derive(Debug)]
-struct WriteStream {
+pub(super) struct WriteStream {
     table: TableName,
     /// Id of the table: the stream is not one of a later table with the same name.
     table_id: Uuid,
@@ -58,18 +52,6 @@ struct Held {
     columns: Arc<[String]>,
     values: Vec<Sql>,
 }
-
-/// Rows of a request, as they were sent.
-enum Sent {
-    Arrow { schema: Bytes, batch: Bytes },
-    Proto { descriptor: Arc<Descriptor>, rows: Vec<Bytes> },
-}
-
-/// An error that an answer holds: the code, more of it, and the text.
-struct Refusal(Code, Option<Wrong>, String);
-
-/// The rows of a request as JSON, each with what is wrong with it.
-type RowsRead = Vec<Result<Map<String, Value>, String>>;
 
 /// Says if a name is that of a table's default stream.
 pub(super) fn is_default(name: &str) -> bool {
@@ -129,162 +111,11 @@ impl BigQuery {
     pub(super) async fn explicit_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
         let stream = self.with(move |catalog| {
             let stream = catalog.stream(&name)?;
-            let schema = &catalog.table(&stream.table)?.schema;
+            let (_, schema) = catalog.writable(&stream.table)?;
             Ok(stream.show(name, schema))
         });
         self.faults.around("GetWriteStream", stream).await
     }
-}
-
-impl Connection {
-    /// Appends to a stream with a name, or protobuf rows to any.
-    pub(super) async fn append_to_stream(
-        &mut self,
-        rows: Option<Rows>,
-        offset: Option<i64>,
-    ) -> Result<Answer, Status> {
-        let sent = self.sent(rows)?;
-        if offset.is_some() && is_default(&self.stream) {
-            return Err(Status::invalid("Offset must not be set for the default stream."));
-        }
-        let (stream, refuses_row) = (self.stream.clone(), self.bigquery.faults.refuses_row());
-        let append = self.bigquery.with(move |catalog| {
-            StreamAppend { stream, sent, offset, refuses_row }.carry_out(catalog)
-        });
-        let (mut answer, schema) = self.bigquery.faults.around("AppendRows", append).await?;
-        if self.known.as_ref().is_some_and(|known| *known != schema) {
-            answer.updated_schema = Some(schema::to_proto(&schema));
-        }
-        self.known = Some(schema);
-        answer.write_stream.clone_from(&self.stream);
-        Ok(answer)
-    }
-
-    /// The rows of a request; a schema that it leaves out is as in the one before it.
-    fn sent(&mut self, rows: Option<Rows>) -> Result<Sent, Status> {
-        match rows {
-            None => Err(Status::invalid("Rows must be specified in the request.")),
-            Some(Rows::ArrowRows(data)) => {
-                if let Some(schema) = data.writer_schema {
-                    self.writer_schema = schema.serialized_schema;
-                }
-                let batch = data.rows.unwrap_or_default().serialized_record_batch;
-                Ok(Sent::Arrow { schema: self.writer_schema.clone(), batch })
-            }
-            Some(Rows::ProtoRows(data)) => {
-                if let Some(schema) = data.writer_schema {
-                    let descriptor = schema.proto_descriptor.unwrap_or_default();
-                    let descriptor = Descriptor::new(descriptor).map_err(Status::invalid)?;
-                    self.descriptor = Some(Arc::new(descriptor));
-                }
-                let descriptor = self.descriptor.as_ref().map(Arc::clone);
-                let descriptor = descriptor.ok_or_else(|| {
-                    Status::invalid("The writer schema is missing in the first request.")
-                })?;
-                Ok(Sent::Proto { descriptor, rows: data.rows.unwrap_or_default().serialized_rows })
-            }
-        }
-    }
-}
-
-/// One request to a stream.
-struct StreamAppend {
-    stream: String,
-    sent: Sent,
-    offset: Option<i64>,
-    refuses_row: bool,
-}
-
-impl StreamAppend {
-    /// Takes all rows, or none; with the table's schema.
-    fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
-        let name = match is_default(&self.stream) {
-            true => super::default_stream_of(&self.stream)?,
-            false => catalog.stream(&self.stream)?.table.clone(),
-        };
-        let schema = catalog.table(&name)?.schema.clone();
-        if let Some(stream) = catalog.streams.0.get(&self.stream)
-            && let Err(refusal) = stream.check(self.offset)
-        {
-            return Ok((refusal.answer(&self.stream), schema));
-        }
-        let read = match self.sent.rows(&schema.fields) {
-            Ok(read) => read,
-            Err(refusal) => return Ok((refusal.answer(&self.stream), schema)),
-        };
-        let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
-        for (index, row) in read.into_iter().enumerate() {
-            let stored = if self.refuses_row && index == 0 {
-                Err("the row was refused on demand".to_owned())
-            } else {
-                let store = |row| value::store_row(&schema.fields, &row, false);
-                row.and_then(|row| store(row).map_err(|fault| fault.message))
-            };
-            match stored {
-                Ok(row) => rows.push(row),
-                Err(message) => row_errors.push(proto::RowError {
-                    index: i64::try_from(index).unwrap_or(i64::MAX),
-                    code: proto::row_error::RowErrorCode::FieldsError.into(),
-                    message,
-                }),
-            }
-        }
-        if !row_errors.is_empty() {
-            let why = "Errors found while processing rows. Please refer to the row_errors field \
-                       for details. The list may not be complete because of the size limitations.";
-            let refused = Refusal(Code::InvalidArgument, None, why.into()).answer(&self.stream);
-            return Ok((Answer { row_errors, ..refused }, schema));
-        }
-        let offset = catalog.take(&self.stream, &name, rows)?;
-        let result = Response::AppendResult(AppendResult { offset });
-        Ok((Answer { response: Some(result), ..<_>::default() }, schema))
-    }
-}
-
-impl Sent {
-    fn rows(&self, fields: &[Field]) -> Result<RowsRead, Refusal> {
-        let refuse = |wrong, why| Refusal(Code::InvalidArgument, wrong, why);
-        let extra = |name: String| {
-            let why = format!(
-                "Input schema has more fields than BigQuery schema, extra fields: '{name}'"
-            );
-            refuse(Some(Wrong::SchemaMismatchExtraFields), why)
-        };
-        match self {
-            Self::Arrow { schema, batch } => {
-                let batch = arrow::read(schema, batch).map_err(|why| refuse(None, why))?;
-                if let Some(name) = arrow::extra_field(batch.schema_ref(), fields) {
-                    return Err(extra(name));
-                }
-                match arrow::type_fault(batch.schema_ref(), fields) {
-                    Some(why) => Err(refuse(None, why)),
-                    None => Ok((0..batch.num_rows()).map(|row| arrow::row(&batch, row)).collect()),
-                }
-            }
-            Self::Proto { descriptor, rows } => match descriptor.extra_field(fields) {
-                Some(name) => Err(extra(name)),
-                None => Ok(rows.iter().map(|row| descriptor.read(row, fields)).collect()),
-            },
-        }
-    }
-}
-
-impl Refusal {
-    fn answer(&self, stream: &str) -> Answer {
-        let Self(code, wrong, why) = self;
-        let message = format!("{why} Entity: {stream}");
-        let detail = wrong.map(|wrong| prost_types::Any {
-            type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
-            value: storage_error(wrong, stream, why).encode_to_vec(),
-        });
-        let details = detail.into_iter().collect();
-        let status = rpc::Status { code: (*code).into(), message, details };
-        Answer { response: Some(Response::Error(status)), ..<_>::default() }
-    }
-}
-
-fn storage_error(code: Wrong, stream: &str, why: &str) -> proto::StorageError {
-    proto::StorageError { code: code.into(), entity: stream.into(), error_message: why.into() }
 }
 
 fn to_proto(time: OffsetDateTime) -> prost_types::Timestamp {
@@ -321,10 +152,13 @@ impl WriteStream {
     }
 
     /// Refuses rows that may not come at this offset.
-    fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
+    pub(super) fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
         if self.is_finalized {
-            let why = "Stream is already finalized.".to_owned();
-            return Err(Refusal(Code::InvalidArgument, Some(Wrong::StreamFinalized), why));
+            return Err(Refusal {
+                code: Code::InvalidArgument,
+                storage_error: Some(Wrong::StreamFinalized),
+                why: "Stream is already finalized.".to_owned(),
+            });
         }
         let expected = self.accepted;
         let why = |place: &str, offset: i64| {
@@ -332,12 +166,14 @@ impl WriteStream {
         };
         match offset {
             Some(offset) if offset < expected => {
-                let wrong = Some(Wrong::OffsetAlreadyExists);
-                Err(Refusal(Code::AlreadyExists, wrong, why("within", offset)))
+                let storage_error = Some(Wrong::OffsetAlreadyExists);
+                let why = why("within", offset);
+                Err(Refusal { code: Code::AlreadyExists, storage_error, why })
             }
             Some(offset) if offset > expected => {
-                let wrong = Some(Wrong::OffsetOutOfRange);
-                Err(Refusal(Code::OutOfRange, wrong, why("beyond", offset)))
+                let storage_error = Some(Wrong::OffsetOutOfRange);
+                let why = why("beyond", offset);
+                Err(Refusal { code: Code::OutOfRange, storage_error, why })
             }
             _ => Ok(()),
         }
@@ -351,7 +187,7 @@ impl WriteStream {
 
 impl Catalog {
     /// A stream with a name, unless its table was deleted.
-    fn stream(&self, name: &str) -> Result<&WriteStream, Status> {
+    pub(super) fn stream(&self, name: &str) -> Result<&WriteStream, Status> {
         let stream = self.streams.0.get(name);
         stream.filter(|stream| self.has_table_of(stream)).ok_or_else(|| not_found(name))
     }
@@ -371,8 +207,8 @@ impl Catalog {
         if kind == Type::Unspecified {
             return Err(Status::invalid("The type of the write stream must be specified."));
         }
-        let found = self.table(&table)?;
-        let (table_id, schema) = (found.id, found.schema.clone());
+        let (found, schema) = self.writable(&table)?;
+        let (table_id, schema) = (found.id, schema.clone());
         self.forget_streams();
         if self.streams.0.len() >= MAX_STREAMS {
             return Err(Status::new(Code::ResourceExhausted, "too many write streams"));
@@ -408,7 +244,7 @@ impl Catalog {
     }
 
     /// Takes rows into a stream, and into the table if the stream holds none back; their offset.
-    fn take(
+    pub(super) fn take(
         &mut self,
         stream: &str,
         table: &TableName,

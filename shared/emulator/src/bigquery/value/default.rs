@@ -10,7 +10,10 @@ use crate::bigquery::schema::{DEFAULT, Field, Mode};
 ///
 /// # Errors
 /// Names a default that this emulator cannot work out.
-pub(in super::super) fn fill(fields: &[Field], row: &mut Map<String, Value>) -> Result<(), String> {
+pub(in super::super) fn fill<'a>(
+    fields: impl IntoIterator<Item = &'a Field>,
+    row: &mut Map<String, Value>,
+) -> Result<(), String> {
     for field in fields {
         let default = field.attributes.get(DEFAULT).and_then(Value::as_str);
         if let (Some(default), None) = (default, lookup_given(row, &field.name)) {

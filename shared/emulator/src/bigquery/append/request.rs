@@ -1,0 +1,213 @@
+//! One request of `AppendRows`: its rows, and what is wrong with them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
+use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
+use prost::Message as _;
+use proto::append_rows_request::MissingValueInterpretation;
+use proto::append_rows_response::{AppendResult, Response};
+use proto::storage_error::StorageErrorCode;
+use rusqlite::types::Value as Sql;
+use serde_json::{Map, Value};
+use tonic::Code;
+
+use super::Answer;
+use super::proto_rows::Descriptor;
+use super::streams::is_default;
+use crate::bigquery::catalog::{Catalog, TableName};
+use crate::bigquery::schema::{DEFAULT, Field, Schema};
+use crate::bigquery::{arrow, value};
+use crate::faults::Faults;
+use crate::status::Status;
+
+/// Rows of a request, as they were sent.
+pub(super) enum Sent {
+    Arrow { schema: Bytes, batch: Bytes },
+    Proto { descriptor: Arc<Descriptor>, rows: Vec<Bytes> },
+}
+
+/// Says what columns hold that a request leaves out: NULL, or their defaults.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    pub of_columns: HashMap<String, i32>,
+    pub of_others: i32,
+}
+
+/// What one request asks for.
+pub(super) struct Append {
+    pub stream: String,
+    pub table: TableName,
+    pub sent: Sent,
+    pub offset: Option<i64>,
+    pub missing: Missing,
+    pub faults: Faults,
+}
+
+/// An error that an answer holds, after which the stream goes on.
+pub(super) struct Refusal {
+    pub code: Code,
+    /// The error in BigQuery's own terms.
+    pub storage_error: Option<StorageErrorCode>,
+    pub why: String,
+}
+
+/// The rows of a request as JSON, each with what is wrong with it.
+type RowsRead = Vec<Result<Map<String, Value>, String>>;
+
+impl Missing {
+    /// Says if a column that is left out has its default.
+    fn is_filled(&self, field: &Field) -> bool {
+        let mut columns = self.of_columns.iter();
+        let own = columns.find(|(name, _)| name.eq_ignore_ascii_case(&field.name));
+        let how = own.map_or(self.of_others, |(_, how)| *how);
+        how == MissingValueInterpretation::DefaultValue as i32
+            && field.attributes.contains_key(DEFAULT)
+    }
+}
+
+impl Append {
+    /// Takes all rows, or none; with the table's schema as writers know it.
+    pub(super) fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
+        let stream =
+            if is_default(&self.stream) { None } else { Some(catalog.stream(&self.stream)?) };
+        let (table, known) = catalog.writable(&self.table).map_err(|_| {
+            let TableName(project, dataset, id) = &self.table;
+            let entity = format!("projects/{project}/datasets/{dataset}/tables/{id}");
+            let text = format!("Requested entity was not found. Entity: {entity}");
+            Status::new(Code::NotFound, text)
+        })?;
+        let (known, fields) = (known.clone(), table.schema.fields.clone());
+        let entity = self.entity();
+        let checked = stream.map_or(Ok(()), |stream| stream.check(self.offset));
+        let read = checked.and_then(|()| self.read(&known.fields, &fields));
+        let read = match read {
+            Ok(read) => read,
+            Err(refusal) => return Ok((refusal.answer(&entity), known)),
+        };
+        let (rows, row_errors) = self.stored(read, &fields);
+        if !row_errors.is_empty() {
+            let why = "Errors found while processing rows. Please refer to the row_errors field \
+                       for details. The list may not be complete because of the size limitations.";
+            let refused = Refusal::of(why).answer(&entity);
+            return Ok((Answer { row_errors, ..refused }, known));
+        }
+        let offset = catalog.take(&self.stream, &self.table, rows)?;
+        let result = Response::AppendResult(AppendResult { offset });
+        Ok((Answer { response: Some(result), ..<_>::default() }, known))
+    }
+
+    /// The stream's name in errors, in its long form.
+    pub(super) fn entity(&self) -> String {
+        if !is_default(&self.stream) {
+            return self.stream.clone();
+        }
+        let TableName(project, dataset, id) = &self.table;
+        format!("projects/{project}/datasets/{dataset}/tables/{id}/streams/_default")
+    }
+
+    /// The rows, if their schema fits the table's: as writers know it, and as it is.
+    fn read(&self, known: &[Field], fields: &[Field]) -> Result<RowsRead, Refusal> {
+        let extra = |name: String| Refusal {
+            storage_error: Some(StorageErrorCode::SchemaMismatchExtraFields),
+            ..Refusal::of(&format!(
+                "Input schema has more fields than BigQuery schema, extra fields: '{name}'"
+            ))
+        };
+        let is_filled = |field: &Field| self.missing.is_filled(field);
+        match &self.sent {
+            Sent::Arrow { schema, batch } => {
+                let batch = arrow::read(schema, batch).map_err(|why| Refusal::of(&why))?;
+                let schema = batch.schema_ref();
+                if let Some(name) = arrow::extra_field(schema, known) {
+                    return Err(extra(name));
+                }
+                let fault = arrow::type_fault(schema, fields)
+                    .or_else(|| arrow::missing_field(schema, fields, is_filled));
+                match fault {
+                    Some(why) => Err(Refusal::of(&why)),
+                    None => Ok((0..batch.num_rows()).map(|row| arrow::row(&batch, row)).collect()),
+                }
+            }
+            Sent::Proto { descriptor, rows } => {
+                if let Some(name) = descriptor.extra_field(known) {
+                    return Err(extra(name));
+                }
+                match descriptor.missing_field(fields, is_filled) {
+                    Some(why) => Err(Refusal::of(&why)),
+                    None => Ok(rows.iter().map(|row| descriptor.read(row, fields)).collect()),
+                }
+            }
+        }
+    }
+
+    /// Rows as the table keeps them, and the reasons for which some are none.
+    fn stored(&self, read: RowsRead, fields: &[Field]) -> (Vec<Vec<Sql>>, Vec<proto::RowError>) {
+        let filled: Vec<_> = fields.iter().filter(|field| self.missing.is_filled(field)).collect();
+        let refuses_row = self.faults.refuses_row();
+        let (mut rows, mut row_errors) = (Vec::new(), Vec::new());
+        for (index, row) in read.into_iter().enumerate() {
+            let stored = if refuses_row && index == 0 {
+                Err("the row was refused on demand".to_owned())
+            } else {
+                row.and_then(|mut row| {
+                    value::default::fill(filled.iter().copied(), &mut row)?;
+                    value::store_row(fields, &row, false).map_err(|fault| fault.message)
+                })
+            };
+            match stored {
+                Ok(row) => rows.push(row),
+                Err(message) => row_errors.push(proto::RowError {
+                    index: i64::try_from(index).unwrap_or(i64::MAX),
+                    code: proto::row_error::RowErrorCode::FieldsError.into(),
+                    message,
+                }),
+            }
+        }
+        (rows, row_errors)
+    }
+}
+
+impl Sent {
+    /// Size, as the quota of throughput counts it.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Arrow { schema, batch } => schema.len() + batch.len(),
+            Self::Proto { rows, .. } => rows.iter().map(Bytes::len).sum(),
+        }
+    }
+}
+
+impl Refusal {
+    fn of(why: &str) -> Self {
+        Self { code: Code::InvalidArgument, storage_error: None, why: why.into() }
+    }
+
+    /// The answer to a request of which nothing was written.
+    pub(super) fn answer(&self, entity: &str) -> Answer {
+        let Self { code, storage_error, why } = self;
+        let message = format!("{why} Entity: {entity}");
+        let details = storage_error.map(|code| detail(code, why, entity)).into_iter().collect();
+        let status = rpc::Status { code: (*code).into(), message, details };
+        Answer { response: Some(Response::Error(status)), ..<_>::default() }
+    }
+}
+
+/// Says more of an error in BigQuery's own terms.
+pub(super) fn detail(code: StorageErrorCode, why: &str, entity: &str) -> prost_types::Any {
+    let error = storage_error(code, entity, why);
+    prost_types::Any {
+        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
+        value: error.encode_to_vec(),
+    }
+}
+
+pub(super) fn storage_error(
+    code: StorageErrorCode,
+    entity: &str,
+    why: &str,
+) -> proto::StorageError {
+    proto::StorageError { code: code.into(), entity: entity.into(), error_message: why.into() }
+}
