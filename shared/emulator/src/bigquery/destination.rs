@@ -170,7 +170,10 @@ impl Catalog {
         rows: &Rows,
     ) -> Result<(), Status> {
         let stored = (0..rows.rows.len()).map(|index| {
-            value::store_row(&schema.fields, &rows.row(index), false)
+            let mut row = rows.row(index);
+            value::default::fill(&schema.fields, &mut row)
+                .map_err(|why| Status::unimplemented(&why))?;
+            value::store_row(&schema.fields, &row, false)
                 .map_err(|fault| Status::invalid(fault.message))
         });
         let stored = stored.collect::<Result<Vec<_>, _>>()?;

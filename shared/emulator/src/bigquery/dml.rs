@@ -379,12 +379,13 @@ fn columns(
     Ok((named.collect::<Result<_, _>>()?, close + 1))
 }
 
-/// Rows as a table keeps them: values of `columns` in the order of `fields`.
+/// Rows as a table keeps them: values of `columns` in the order of `fields`, and defaults for the others.
 fn stored(fields: &[Field], columns: &[Field], rows: &[Vec<Sql>]) -> Result<Vec<Vec<Sql>>, Status> {
     let rows = rows.iter().map(|row| {
         let cells = columns.iter().zip(row);
-        let row: Map<String, Value> =
+        let mut row: Map<String, Value> =
             cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored))).collect();
+        value::default::fill(fields, &mut row).map_err(|why| Status::unimplemented(&why))?;
         value::store_row(fields, &row, false).map_err(|fault| {
             let mut status = Status::invalid(fault.message);
             status.reason = Some("invalidQuery".into());

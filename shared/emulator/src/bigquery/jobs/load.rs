@@ -103,6 +103,33 @@ impl Load {
         }
     }
 
+    /// Reads the rows of files, with the defaults of the columns that the schema has.
+    fn read(
+        &self,
+        format: Format,
+        files: &[(String, Bytes)],
+        schema: &Schema,
+        defaults: &Schema,
+    ) -> Read {
+        let defaults = defaults.fields.iter().filter(|field| schema.find(&field.name).is_some());
+        let mut read = Read { files: files.len(), ..Read::default() };
+        for (file, body) in files {
+            read.bytes += body.len();
+            for (index, row) in self.rows(format, body, schema).into_iter().enumerate() {
+                let stored = row.and_then(|mut row| {
+                    value::default::fill(defaults.clone(), &mut row)?;
+                    value::store_row(&schema.fields, &row, self.ignore_unknown_values)
+                        .map_err(|fault| fault.message)
+                });
+                match stored {
+                    Ok(row) => read.rows.push(row),
+                    Err(why) => read.refuse(file, index + 1, &why),
+                }
+            }
+        }
+        read
+    }
+
     /// The rows of a file as JSON, with their numbers from 1, or what is wrong with each.
     fn rows(
         &self,
@@ -201,20 +228,9 @@ impl Catalog {
         let fields = given.as_ref().or(existing.as_ref());
         let schema =
             fields.ok_or_else(|| Status::invalid("No schema specified on job or table."))?;
-        let mut read = Read { files: files.len(), ..Read::default() };
-        for (file, body) in &files {
-            read.bytes += body.len();
-            for (index, row) in load.rows(format, body, schema).into_iter().enumerate() {
-                let stored = row.and_then(|row| {
-                    value::store_row(&schema.fields, &row, load.ignore_unknown_values)
-                        .map_err(|fault| fault.message)
-                });
-                match stored {
-                    Ok(row) => read.rows.push(row),
-                    Err(why) => read.refuse(file, index + 1, &why),
-                }
-            }
-        }
+        // The defaults of a table count, and those of a schema that is given when a table is made.
+        let defaults = existing.as_ref().filter(|_| keeps).unwrap_or(schema);
+        let mut read = load.read(format, &files, schema, defaults);
         if read.bad > load.max_bad_records {
             return Ok(read);
         }
@@ -250,8 +266,9 @@ fn arranged(table: &Schema, schema: &Schema, rows: &[Vec<Sql>]) -> Result<Vec<Ve
         let cells = cells.map(|(field, stored)| {
             (field.name.clone(), crate::bigquery::query::to_json(field, stored))
         });
-        value::store_row(&table.fields, &cells.collect(), false)
-            .map_err(|fault| Status::invalid(fault.message))
+        let mut row = cells.collect();
+        value::default::fill(&table.fields, &mut row).map_err(|why| Status::unimplemented(&why))?;
+        value::store_row(&table.fields, &row, false).map_err(|fault| Status::invalid(fault.message))
     });
     rows.collect()
 }
