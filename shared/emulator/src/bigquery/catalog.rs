@@ -228,12 +228,25 @@ impl Catalog {
         Ok(())
     }
 
+    /// Creates a table or a view, as a change of its own.
     pub(super) fn create_table(
         &mut self,
         name: &TableName,
         schema: Schema,
-        mut resource: Map<String, Value>,
+        resource: Map<String, Value>,
     ) -> Result<Value, Status> {
+        self.lag.spend_update(name)?;
+        self.make_table(name, schema, resource)?;
+        self.show_table(name)
+    }
+
+    /// Creates a table or a view, as part of a larger change.
+    pub(super) fn make_table(
+        &mut self,
+        name: &TableName,
+        schema: Schema,
+        mut resource: Map<String, Value>,
+    ) -> Result<(), Status> {
         check_id(&name.2, "table")?;
         self.show_dataset(&name.dataset())?;
         if self.tables.contains_key(name) {
@@ -242,8 +255,7 @@ impl Catalog {
         schema.check()?;
         stamp(&mut resource);
         let table = Table { schema, resource, id: Uuid::new_v4() };
-        self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))?;
-        self.show_table(name)
+        self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))
     }
 
     fn create(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
@@ -283,6 +295,7 @@ impl Catalog {
         schema: Option<Schema>,
         changes: Map<String, Value>,
     ) -> Result<Value, Status> {
+        self.lag.spend_update(name)?;
         let table = self.table(name)?.clone();
         if etag.is_some_and(|etag| table.resource.get("etag").is_none_or(|found| found != etag)) {
             return Err(Status::new(Code::FailedPrecondition, "Precondition check failed."));

@@ -100,6 +100,7 @@ impl Catalog {
         schema: Option<&Schema>,
     ) -> Result<Schema, Status> {
         let name = &destination.table;
+        self.lag.spend_update(name)?;
         self.show_dataset(&name.dataset())?;
         let Some(table) = self.tables().get(name).cloned() else {
             if destination.create == CreateDisposition::CreateNever {
@@ -108,7 +109,7 @@ impl Catalog {
             }
             let schema =
                 schema.ok_or_else(|| Status::invalid("No schema specified on job or table."))?;
-            self.create_table(name, schema.clone(), destination.resource.clone())?;
+            self.make_table(name, schema.clone(), destination.resource.clone())?;
             return Ok(schema.clone());
         };
         if table.view().is_some() {
@@ -129,7 +130,7 @@ impl Catalog {
                     let mut resource = table.resource;
                     resource.remove("etag");
                     self.delete_table(name)?;
-                    self.create_table(name, schema.clone(), resource)?;
+                    self.make_table(name, schema.clone(), resource)?;
                     Ok(schema.clone())
                 }
                 _ => {

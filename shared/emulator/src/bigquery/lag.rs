@@ -1,4 +1,5 @@
-//! The time after which the write APIs know of a table or a column that was made over REST.
+//! Conditions of tables: the quota of their changes, and the time after which the write APIs know of a
+//! table or a column.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +8,8 @@ use tokio::time::Instant;
 
 use super::catalog::TableName;
 use super::schema::Schema;
-use crate::conditions::Conditions;
+use crate::conditions::{Conditions, Quota};
+use crate::status::Status;
 
 /// Age of a table, and the schemas that it had.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,23 @@ pub(super) struct Lag {
 impl Lag {
     pub(super) fn new(conditions: Conditions) -> Self {
         Self { conditions, created: HashMap::new(), replaced: HashMap::new() }
+    }
+
+    /// Refuses a change of a table that was changed too often just now.
+    pub(super) fn spend_update(&self, name: &TableName) -> Result<(), Status> {
+        let limit = self.conditions.profile().table_updates_per_10_seconds;
+        let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(10) });
+        if self.conditions.spend(format!("table {}", name.display()), 1, quota) {
+            return Ok(());
+        }
+        let text = "Exceeded rate limits: too many table update operations for this table. For more \
+                    information, see https://cloud.google.com/bigquery/docs/troubleshoot-quotas";
+        Err(Status::new(tonic::Code::ResourceExhausted, text))
+    }
+
+    /// The conditions that calls meet.
+    pub(super) fn conditions(&self) -> &Conditions {
+        &self.conditions
     }
 
     /// Notes that a table was created.

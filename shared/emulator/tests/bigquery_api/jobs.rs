@@ -296,3 +296,102 @@ async fn data_comes_in_pieces_with_a_resumable_upload() {
     assert_eq!(last.json::<Value>().await.unwrap()["jobReference"]["jobId"], "pieces");
     assert_eq!(tables.query("SELECT a, b FROM d.made").await, json!([["x", "1"], ["y,\n", "2"]]));
 }
+
+#[tokio::test]
+async fn an_upload_whose_job_was_refused_or_whose_answer_was_lost_goes_on() {
+    let tables = people().await;
+    let url = format!(
+        "{}/upload/bigquery/v2/projects/p/jobs?uploadType=resumable",
+        tables.emulator.url()
+    );
+    let job = json!({ "configuration": { "load": {
+        "sourceFormat": "CSV",
+        "destinationTable": { "datasetId": "d", "tableId": "made" },
+        "schema": { "fields": [{ "name": "a", "type": "STRING" }] },
+    }}});
+    let begun = tables.client.post(&url).json(&job).send().await.unwrap();
+    let place = begun.headers()["location"].to_str().unwrap().to_owned();
+    let put = async |range: &str| {
+        let put = tables.client.put(&place).header("content-range", range).body("x\n");
+        put.send().await.unwrap().status().as_u16()
+    };
+    tables.emulator.faults().refuse("bigquery.jobs.insert", 1, tonic::Code::Unavailable);
+    tables.emulator.faults().lose_reply("bigquery.jobs.insert", 1);
+
+    let told = [put("bytes 0-1/2").await, put("bytes 0-1/2").await, put("bytes 0-1/2").await];
+
+    assert_eq!(told, [503, 503, 200]);
+    assert_eq!(tables.query("SELECT a FROM d.made").await, json!([["x"]]));
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cancelled_runs_no_job() {
+    let tables = people().await;
+    let url = format!(
+        "{}/upload/bigquery/v2/projects/p/jobs?uploadType=resumable",
+        tables.emulator.url()
+    );
+    let job = json!({ "configuration": { "load": {
+        "sourceFormat": "CSV",
+        "writeDisposition": "WRITE_TRUNCATE",
+        "destinationTable": { "datasetId": "d", "tableId": "t" },
+    }}});
+    let begun = tables.client.post(&url).json(&job).send().await.unwrap();
+    let place = begun.headers()["location"].to_str().unwrap().to_owned();
+
+    let cancelled = tables.client.delete(&place).send().await.unwrap();
+    let after = tables.client.put(&place).body("x,1,\n").send().await.unwrap();
+
+    assert_eq!((cancelled.status().as_u16(), after.status()), (499, StatusCode::NOT_FOUND));
+    assert_eq!(tables.query("SELECT COUNT(*) FROM d.t").await, json!([["3"]]));
+}
+
+#[tokio::test]
+async fn columns_that_statements_and_loads_leave_out_have_their_defaults() {
+    let tables = Tables::start().await;
+    tables
+        .create(json!([{ "name": "a", "type": "INTEGER" },
+            { "name": "b", "type": "STRING", "mode": "REQUIRED", "defaultValueExpression": "'x'" }]))
+        .await;
+    let url = format!(
+        "{}/upload/bigquery/v2/projects/p/jobs?uploadType=multipart",
+        tables.emulator.url()
+    );
+    let load = async |schema: Value, data: &str| {
+        let mut job = json!({ "configuration": { "load": {
+            "sourceFormat": "NEWLINE_DELIMITED_JSON",
+            "destinationTable": { "datasetId": "d", "tableId": "t" },
+        }}});
+        job["configuration"]["load"]["schema"] = schema;
+        let body = format!(
+            "--b\r\ncontent-type: application/json\r\n\r\n{job}\r\n--b\r\n\
+             content-type: */*\r\n\r\n{data}\r\n--b--"
+        );
+        let sent = tables.client.post(&url).header("content-type", "multipart/related; boundary=b");
+        let answer = sent.body(body).send().await.unwrap().json::<Value>().await.unwrap();
+        assert_eq!(answer["status"].get("errorResult"), None, "{answer}");
+    };
+
+    tables.query("INSERT d.t (a) VALUES (1)").await;
+    load(Value::Null, "{\"a\":2}").await;
+    load(json!({ "fields": [{ "name": "a", "type": "INTEGER" }] }), "{\"a\":3}").await;
+
+    let rows = tables.query("SELECT a, b FROM d.t ORDER BY a").await;
+    assert_eq!(rows, json!([["1", "x"], ["2", "x"], ["3", "x"]]));
+}
+
+#[tokio::test]
+async fn statements_and_jobs_are_changes_of_a_table_too() {
+    let tables = people().await;
+    let profile =
+        emulator::Profile { table_updates_per_10_seconds: Some(2), ..emulator::Profile::default() };
+    tables.emulator.set_profile(profile);
+
+    tables.query("CREATE TABLE d.made AS SELECT 1 AS a").await;
+    tables.query("CREATE OR REPLACE TABLE d.made AS SELECT 2 AS a").await;
+    let (status, answer) = tables.refused("CREATE OR REPLACE TABLE d.made AS SELECT 3 AS a").await;
+
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(answer["error"]["errors"][0]["reason"], "rateLimitExceeded");
+    assert_eq!(tables.query("SELECT a FROM d.made").await, json!([["2"]]));
+}
