@@ -10,6 +10,7 @@ mod filter;
 mod insert;
 mod jobs;
 mod lag;
+mod layout;
 mod query;
 mod read;
 mod rest;
@@ -21,7 +22,6 @@ mod value;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 pub(crate) use rest::{answer as rest_answer, upload};
 
@@ -29,11 +29,10 @@ use axum::extract::Request;
 use axum::response::Response;
 use serde_json::Map;
 
-use crate::conditions::Quota;
 use crate::faults::Faults;
 use crate::status::Status;
 use crate::storage::Storage;
-use catalog::{Catalog, TableName};
+use catalog::Catalog;
 use jobs::upload::Uploads;
 use lag::Lag;
 
@@ -74,19 +73,6 @@ impl BigQuery {
         let name = catalog::DatasetName(project.to_owned(), id.to_owned());
         let created = self.with(move |catalog| catalog.create_dataset(&name, Map::new()));
         created.await.map(drop)
-    }
-
-    /// Refuses a change of a table that was changed too often just now.
-    fn spend_table_update(&self, name: &TableName) -> Result<(), Status> {
-        let conditions = self.faults.conditions();
-        let limit = conditions.profile().table_updates_per_10_seconds;
-        let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(10) });
-        if conditions.spend(format!("table {}", name.display()), 1, quota) {
-            return Ok(());
-        }
-        let text = "Exceeded rate limits: too many table update operations for this table. For more \
-                    information, see https://cloud.google.com/bigquery/docs/troubleshoot-quotas";
-        Err(Status::new(tonic::Code::ResourceExhausted, text))
     }
 
     /// Works on the tables, apart from the tasks that serve connections.

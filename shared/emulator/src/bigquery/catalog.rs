@@ -18,7 +18,7 @@ use super::jobs::query::DryRun;
 use super::lag::Lag;
 use super::read::Sessions;
 use super::schema::{Field, Kind, Mode, Schema};
-use super::sql;
+use super::{layout, sql};
 use crate::status::Status;
 
 /// Everything, in memory, with the rows and a copy of it all in SQLite.
@@ -253,6 +253,7 @@ impl Catalog {
             return Err(exists("Table", &name.display()));
         }
         schema.check()?;
+        layout::check(&schema, &resource)?;
         stamp(&mut resource);
         let table = Table { schema, resource, id: Uuid::new_v4() };
         self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))
@@ -309,7 +310,7 @@ impl Catalog {
         name: &TableName,
         mut table: Table,
         schema: Option<Schema>,
-        changes: Map<String, Value>,
+        mut changes: Map<String, Value>,
     ) -> Result<(), Status> {
         if let Some(mut next) = schema {
             next.check()?;
@@ -322,9 +323,13 @@ impl Catalog {
             }
         }
         let was_view = table.view().map(str::to_owned);
+        let before = table.resource.clone();
+        layout::keep_partitioning(&before, &mut changes);
         table.resource.extend(changes);
         // What is set to `null` is removed.
         table.resource.retain(|_, value| !value.is_null());
+        layout::check(&table.schema, &table.resource)?;
+        layout::check_change(&before, &table.resource)?;
         if was_view.is_some() != table.view().is_some() {
             let kind = if was_view.is_some() { "VIEW" } else { "TABLE" };
             let text = format!("{} is a {kind}, which cannot be changed", name.display());
