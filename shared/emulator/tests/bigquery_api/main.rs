@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod jobs;
+mod layout;
 mod replacing;
 mod statements;
 mod streams;

@@ -18,6 +18,7 @@ pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>
     };
     let view = parts.get(at + 1).map(|view| view.to_ascii_uppercase()).unwrap_or_default();
     let (project, dataset) = match &parts[..at] {
+        [project, region] if region.starts_with("region-") => (project.as_str(), None),
         [project, dataset] => (project.as_str(), Some(dataset.as_str())),
         [one] if one.starts_with("region-") => (scope.project, None),
         [one] => (scope.project, Some(one.as_str())),
@@ -60,21 +61,19 @@ fn names(view: &str) -> &'static [&'static str] {
     }
 }
 
+/// The rows as one list of values: SQLite takes no more than 500 queries in a UNION.
 fn select(view: &str, rows: &[Vec<Value>]) -> String {
     let names = names(view);
-    let cells = |cell: &dyn Fn(usize) -> String| {
-        let cells = names.iter().enumerate();
-        let cells = cells.map(|(at, name)| format!("{} AS {name}", cell(at)));
-        cells.collect::<Vec<_>>().join(", ")
-    };
-    let mut selects: Vec<_> = rows
-        .iter()
-        .map(|row| format!("SELECT {}", cells(&|at| literal(row.get(at).unwrap_or(&Value::Null)))))
-        .collect();
-    if selects.is_empty() {
-        selects.push(format!("SELECT {} WHERE 0", cells(&|_| "NULL".into())));
+    if rows.is_empty() {
+        let cells: Vec<_> = names.iter().map(|name| format!("NULL AS {name}")).collect();
+        return format!("(SELECT {} WHERE 0)", cells.join(", "));
     }
-    format!("({})", selects.join(" UNION ALL "))
+    // SQLite names the columns of VALUES by their numbers.
+    let columns = names.iter().enumerate();
+    let columns: Vec<_> = columns.map(|(at, name)| format!("column{} AS {name}", at + 1)).collect();
+    let cells = |row: &Vec<Value>| row.iter().map(literal).collect::<Vec<_>>().join(", ");
+    let rows: Vec<_> = rows.iter().map(|row| format!("({})", cells(row))).collect();
+    format!("(SELECT {} FROM (VALUES {}))", columns.join(", "), rows.join(", "))
 }
 
 fn literal(value: &Value) -> String {
