@@ -25,6 +25,12 @@ const NEEDED: &[(&str, &str)] = &[
     ("ListSubscriptions", "pubsub.subscriptions.list"),
     ("AppendRows", "bigquery.tables.updateData"),
     ("GetWriteStream", "bigquery.tables.get"),
+    ("CreateWriteStream", "bigquery.tables.updateData"),
+    ("FinalizeWriteStream", "bigquery.tables.updateData"),
+    ("BatchCommitWriteStreams", "bigquery.tables.updateData"),
+    ("FlushRows", "bigquery.tables.updateData"),
+    ("CreateReadSession", "bigquery.tables.getData"),
+    ("ReadRows", "bigquery.tables.getData"),
     ("bigquery.datasets.insert", "bigquery.datasets.create"),
     ("bigquery.tables.insert", "bigquery.tables.create"),
     ("bigquery.tables.patch", "bigquery.tables.update"),
@@ -32,8 +38,15 @@ const NEEDED: &[(&str, &str)] = &[
     ("bigquery.tabledata.insertAll", "bigquery.tables.updateData"),
     ("bigquery.tabledata.list", "bigquery.tables.getData"),
     ("bigquery.jobs.query", "bigquery.jobs.create"),
+    ("bigquery.jobs.insert", "bigquery.jobs.create"),
     ("storage.buckets.insert", "storage.buckets.create"),
+    ("storage.buckets.patch", "storage.buckets.update"),
     ("storage.objects.insert", "storage.objects.create"),
+    ("storage.objects.compose", "storage.objects.create"),
+    ("storage.objects.copy", "storage.objects.create"),
+    ("storage.objects.move", "storage.objects.create"),
+    ("storage.objects.rewrite", "storage.objects.create"),
+    ("storage.uploads.begin", "storage.objects.create"),
     ("storage.uploads.continue", "storage.objects.create"),
     ("storage.objects.read", "storage.objects.get"),
     ("storage.objects.patch", "storage.objects.update"),
@@ -58,7 +71,12 @@ pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Statu
         return Ok(());
     }
     let text = match method {
-        "AppendRows" | "GetWriteStream" => {
+        "AppendRows"
+        | "GetWriteStream"
+        | "CreateWriteStream"
+        | "FinalizeWriteStream"
+        | "BatchCommitWriteStreams"
+        | "FlushRows" => {
             "Permission 'TABLES_UPDATE_DATA' denied on resource (or it may not exist).".to_owned()
         }
         _ if method.starts_with("bigquery.") => {
