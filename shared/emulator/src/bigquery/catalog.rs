@@ -1,7 +1,6 @@
 //! Datasets and tables: what there is, and how it lies in SQLite.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +18,7 @@ use super::lag::Lag;
 use super::read::Sessions;
 use super::schema::{Field, Kind, Mode, Schema};
 use super::{layout, sql};
+use crate::rights;
 use crate::status::Status;
 
 /// Everything, in memory, with the rows and a copy of it all in SQLite.
@@ -165,6 +165,11 @@ impl Catalog {
         })
     }
 
+    /// Refuses what a permission is needed for that was taken away.
+    pub(super) fn allow(&self, permission: &str) -> Result<(), Status> {
+        rights::check(&self.lag.conditions().profile().denied, permission)
+    }
+
     /// Returns a table with the schema that the write APIs know, if they know the table.
     pub(super) fn writable(&self, name: &TableName) -> Result<(&Table, &Schema), Status> {
         let table = self.table(name)?;
@@ -256,10 +261,10 @@ impl Catalog {
         layout::check(&schema, &resource)?;
         stamp(&mut resource);
         let table = Table { schema, resource, id: Uuid::new_v4() };
-        self.atomically(name, DryRun::No, |catalog| catalog.create(name, table))
+        self.atomically(name, DryRun::No, |catalog| catalog.make(name, table))
     }
 
-    fn create(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
+    fn make(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
         let statement = match table.view() {
             Some(_) if !table.schema.fields.is_empty() => {
                 let why = "Schema field shouldn't be used as input with a view";
@@ -313,6 +318,9 @@ impl Catalog {
         mut changes: Map<String, Value>,
     ) -> Result<(), Status> {
         if let Some(mut next) = schema {
+            if table.view().is_some() {
+                return Err(Status::unimplemented("changes of a view's schema"));
+            }
             next.check()?;
             next.keep_tags(&table.schema);
             table.schema.check_change(&next, &name.display())?;
@@ -331,8 +339,7 @@ impl Catalog {
         layout::check(&table.schema, &table.resource)?;
         layout::check_change(&before, &table.resource)?;
         if was_view.is_some() != table.view().is_some() {
-            let kind = if was_view.is_some() { "VIEW" } else { "TABLE" };
-            let text = format!("{} is a {kind}, which cannot be changed", name.display());
+            let text = format!("The type of {} cannot be changed", name.display());
             return Err(Status::invalid(text));
         }
         if let (Some(was), Some(query)) = (was_view, table.view())
@@ -365,14 +372,13 @@ impl Catalog {
 
     pub(super) fn delete_table(&mut self, name: &TableName) -> Result<(), Status> {
         let kind = if self.table(name)?.view().is_some() { "VIEW" } else { "TABLE" };
-        let drop = format!("DROP {kind} {}", name.quoted());
+        let dropped = format!("DROP {kind} {}", name.quoted());
         let statement = "DELETE FROM \"#tables\" WHERE project = ? AND dataset = ? AND id = ?";
         self.atomically(name, DryRun::No, |catalog| {
-            catalog.connection.execute_batch(&drop).map_err(|error| failed(&error))?;
+            catalog.connection.execute_batch(&dropped).map_err(|error| failed(&error))?;
             let deleted = catalog.connection.execute(statement, params![name.0, name.1, name.2]);
-            deleted.map_err(|error| failed(&error))?;
             catalog.set_table(name, None);
-            Ok(())
+            deleted.map(drop).map_err(|error| failed(&error))
         })
     }
 

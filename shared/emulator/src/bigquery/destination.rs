@@ -100,6 +100,7 @@ impl Catalog {
         schema: Option<&Schema>,
     ) -> Result<Schema, Status> {
         let name = &destination.table;
+        self.allow("bigquery.tables.updateData")?;
         self.lag.spend_update(name)?;
         self.show_dataset(&name.dataset())?;
         let Some(table) = self.tables().get(name).cloned() else {
@@ -107,6 +108,7 @@ impl Catalog {
                 let text = format!("Not found: Table {}", name.display());
                 return Err(Status::new(Code::NotFound, text));
             }
+            self.allow("bigquery.tables.create")?;
             let schema =
                 schema.ok_or_else(|| Status::invalid("No schema specified on job or table."))?;
             self.make_table(name, schema.clone(), destination.resource.clone())?;

@@ -61,6 +61,7 @@ impl Catalog {
             _ => 1,
         };
         let name = statement.table(at, self)?;
+        self.allow("bigquery.tables.updateData")?;
         if !self.tables().contains_key(&name) {
             return Err(missing(
                 "Table",

@@ -200,6 +200,9 @@ impl Catalog {
     ) -> Result<Rows, Status> {
         filter::check(query, self.tables())?;
         let translated = sql::translate_tokens(query, tokens, scope)?;
+        if translated.reads_tables {
+            self.allow("bigquery.tables.getData")?;
+        }
         let wrong = |error: &rusqlite::Error| query_fault(query, &translated, error);
         let mut prepared =
             self.connection.prepare(&translated.text).map_err(|error| wrong(&error))?;

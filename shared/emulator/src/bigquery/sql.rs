@@ -66,6 +66,8 @@ pub(super) struct Translated {
     pub text: String,
     /// Types of the columns as far as they are known, and the number that ends align with after a star.
     pub columns: Columns,
+    /// True if it reads tables, and not only what stands in it.
+    pub reads_tables: bool,
     /// Places in `text` with those in the query.
     places: Vec<(usize, usize)>,
 }
@@ -115,5 +117,6 @@ pub(super) fn translate_tokens(
         write::Writer { query, tokens, sources: &sources, types: &types, out: <_>::default() };
     writer.range(0, tokens.len())?;
     let (text, places) = writer.out;
-    Ok(Translated { text, columns, places })
+    let reads_tables = !sources.used.is_empty();
+    Ok(Translated { text, columns, reads_tables, places })
 }

@@ -164,6 +164,7 @@ impl Catalog {
             );
         }
         let name = statement.table(at, self)?;
+        self.allow("bigquery.tables.create")?;
         if tolerates && self.tables().contains_key(&name) {
             let made = Some(("SKIP", name));
             return Ok(Outcome { statement: "CREATE_TABLE", made, ..Outcome::default() });
@@ -222,6 +223,7 @@ impl Catalog {
         if statement.tokens.len() > at + 1 {
             return Err(Status::unimplemented("CREATE SCHEMA with options"));
         }
+        self.allow("bigquery.datasets.create")?;
         let is_there = self.datasets().contains_key(&name);
         if dry_run == DryRun::No && !(tolerates && is_there) {
             self.create_dataset(&name, Map::new())?;
@@ -262,6 +264,7 @@ impl Catalog {
         let tolerates = statement.tolerates(&mut at, &["IF", "EXISTS"])?;
         let name = statement.table(at, self)?;
         statement.ends(at + 1)?;
+        self.allow("bigquery.tables.delete")?;
         if tolerates && !self.tables().contains_key(&name) {
             return Ok(Outcome {
                 statement: word,
