@@ -89,6 +89,13 @@ impl Status {
         }
     }
 
+    /// Adds to an answer when to try again.
+    pub(crate) fn tell_retry(&self, response: &mut Response) {
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+    }
+
     /// The code's name in Google's APIs.
     pub(crate) fn name(&self) -> &'static str {
         match self.code {
@@ -133,9 +140,7 @@ impl IntoResponse for Status {
             "errors": [{ "message": self.message, "domain": "global", "reason": self.reason() }],
         }});
         let mut response = (self.http(), Json(body)).into_response();
-        if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-        }
+        self.tell_retry(&mut response);
         response
     }
 }

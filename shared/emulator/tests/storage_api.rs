@@ -275,3 +275,142 @@ async fn what_is_not_there_answers_501_and_names_itself() {
         assert!(message.contains(name), "{path}: {message}");
     }
 }
+
+#[tokio::test]
+async fn an_upload_that_was_refused_or_whose_answer_was_lost_goes_on() {
+    let cloud = Cloud::start().await;
+    let begin = "/upload/storage/v1/b/bucket/o?uploadType=resumable&name=o&ifGenerationMatch=0";
+    let begun = cloud.call(Method::POST, begin).send().await.unwrap();
+    let location = begun.headers()["location"].to_str().unwrap().to_owned();
+    let put = async |range: &str, body: &'static str| {
+        let sent = cloud.client.put(&location).header("content-range", range).body(body);
+        let answer = sent.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default())
+    };
+    let faults = cloud.emulator.faults();
+
+    cloud.json(Method::DELETE, "/storage/v1/b/bucket", json!({})).await;
+    let refused = put("bytes 0-4/5", "hello").await;
+    let bucket = json!({ "name": "bucket" });
+    cloud.json(Method::POST, "/storage/v1/b?project=p", bucket).await;
+    faults.lose_reply("storage.uploads.continue", 1);
+    let lost = put("bytes 0-4/5", "hello").await;
+    let asked = put("bytes */5", "").await;
+    let again = put("bytes 0-4/5", "hello").await;
+
+    assert_eq!([refused.0, lost.0, asked.0, again.0], [404, 503, 200, 200]);
+    assert_eq!((&asked.1["name"], &asked.1), (&json!("o"), &again.1));
+    assert_eq!(cloud.text("o").await, "hello");
+}
+
+#[tokio::test]
+async fn pages_of_names_with_percent_signs_leave_none_out() {
+    let cloud = Cloud::start().await;
+    let names = ["a%251", "a%25252", "a%2525%2541", "b"];
+    for name in names {
+        cloud.put(name, "x").await;
+    }
+
+    let (mut listed, mut token) = (Vec::new(), String::new());
+    for _ in 0..=names.len() {
+        let token_of = percent(&token);
+        let path = format!("/storage/v1/b/bucket/o?maxResults=1&pageToken={token_of}");
+        let (_, page) = cloud.get(&path).await;
+        listed.extend(page["items"].as_array().unwrap().iter().map(|item| item["name"].clone()));
+        match page["nextPageToken"].as_str() {
+            Some(next) => next.clone_into(&mut token),
+            None => break,
+        }
+    }
+
+    assert_eq!(json!(listed), json!(["a%1", "a%25%41", "a%252", "b"]));
+}
+
+fn percent(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[tokio::test]
+async fn a_precondition_that_is_no_number_is_refused() {
+    let cloud = Cloud::start().await;
+    cloud.put("o", "old").await;
+    let upload = "/upload/storage/v1/b/bucket/o?uploadType=media&name=o&ifGenerationMatch=abc";
+
+    let sent = cloud.call(Method::POST, upload).body("new").send().await.unwrap();
+    let signed = cloud.call(Method::PUT, "/bucket/o?X-Goog-Signature=00");
+    let signed = signed.header("x-goog-if-generation-match", "abc").body("new");
+    let signed = signed.send().await.unwrap();
+    let compose = json!({ "sourceObjects": [
+        { "name": "o", "objectPreconditions": { "ifGenerationMatch": "abc" } }] });
+    let (composed, _) =
+        cloud.json(Method::POST, "/storage/v1/b/bucket/o/all/compose", compose).await;
+
+    assert_eq!([sent.status(), signed.status(), composed], [StatusCode::BAD_REQUEST; 3]);
+    assert_eq!(cloud.text("o").await, "old");
+}
+
+#[tokio::test]
+async fn the_xml_api_checks_hashes_and_says_when_to_come_again() {
+    let cloud = Cloud::start().await;
+    let put = async |hash: &str| {
+        let put = cloud.call(Method::PUT, "/bucket/o").header("x-goog-hash", hash).body("hello");
+        put.send().await.unwrap()
+    };
+    let kind =
+        emulator::Kind::Refuse { code: 14, retry_after: Some(2), reason: None, message: None };
+    let method = "storage.objects.insert".to_owned();
+
+    let wrong = put("crc32c=AAAAAA==").await.status();
+    let right = put("crc32c=mnG7TA==,md5=XUFAKrxLKna5cZ2REBfFkg==").await.status();
+    cloud.emulator.faults().add(emulator::Fault {
+        method,
+        topic: None,
+        count: 1,
+        for_millis: None,
+        kind,
+    });
+    let refused = put("crc32c=mnG7TA==").await;
+
+    assert_eq!((wrong, right), (StatusCode::BAD_REQUEST, StatusCode::OK));
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "2");
+    assert!(refused.text().await.unwrap().contains("<Code>ServiceUnavailable</Code>"));
+}
+
+#[tokio::test]
+async fn copies_need_the_permission_to_create_objects() {
+    let cloud = Cloud::start().await;
+    cloud.put("o", "o").await;
+    let denied = ["storage.objects.create".to_owned()].into();
+    cloud.emulator.set_profile(emulator::Profile { denied, ..emulator::Profile::default() });
+
+    let object = "/storage/v1/b/bucket/o/o";
+    for path in [
+        format!("{object}/copyTo/b/bucket/o/x"),
+        format!("{object}/rewriteTo/b/bucket/o/x"),
+        format!("{object}/moveTo/o/x"),
+        "/storage/v1/b/bucket/o/x/compose".to_owned(),
+        "/bucket/x".to_owned(),
+    ] {
+        let sent = cloud.call(Method::POST, &path).header("x-goog-resumable", "start");
+        let sent = sent.json(&json!({ "sourceObjects": [{ "name": "o" }] })).send().await.unwrap();
+        assert_eq!(sent.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_path_that_names_a_project_is_refused_for_one_that_was_not_made() {
+    let cloud = Cloud::start().await;
+    let profile = emulator::Profile::default().with_project("p");
+    cloud.emulator.set_profile(profile);
+
+    for path in [
+        "/storage/v1/b?project=q",
+        "/b?project=q",
+        "/upload/bigquery/v2/projects/q/jobs?uploadType=resumable",
+        "/resumable/upload/bigquery/v2/projects/q/jobs?uploadType=resumable",
+    ] {
+        let (status, _) = cloud.json(Method::POST, path, json!({ "name": "other" })).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
+    }
+}

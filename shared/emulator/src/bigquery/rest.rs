@@ -73,7 +73,9 @@ fn error(status: &Status) -> Response {
         "errors": [fault],
         "status": status.name(),
     }});
-    (http, Json(body)).into_response()
+    let mut response = (http, Json(body)).into_response();
+    status.tell_retry(&mut response);
+    response
 }
 
 async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
@@ -241,7 +243,6 @@ async fn tables(
             let id = id.ok_or_else(|| Status::invalid("Required parameter is missing: tableId"))?;
             let name = TableName(dataset.0, dataset.1, id);
             let schema = schema_of(&mut body)?.unwrap_or_default();
-            bigquery.spend_table_update(&name)?;
             bigquery.with(move |catalog| catalog.create_table(&name, schema, body)).await
         }
         other => Err(Status::unimplemented(&format!("{other} of tables"))),
@@ -260,7 +261,6 @@ async fn table_call(
             let schema = schema_of(&mut body)?;
             body.remove("tableReference");
             let etag = if_match(&request.headers);
-            bigquery.spend_table_update(&name)?;
             let patch = move |catalog: &mut Catalog| {
                 catalog.patch_table(&name, etag.as_deref(), schema, body)
             };

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::object::{Given, Object, Preconditions};
+use super::object::{Given, Object, Preconditions, whole};
 use super::{Storage, no_object};
 use crate::status::Status;
 
@@ -42,18 +42,20 @@ struct SourceObject {
 }
 
 impl SourceObject {
-    fn preconditions(&self) -> Preconditions {
-        Preconditions {
-            wanted: self.generation.as_ref().and_then(number),
-            generation: self.object_preconditions.get("ifGenerationMatch").and_then(number),
+    fn preconditions(&self) -> Result<Preconditions, Status> {
+        let generation = self.object_preconditions.get("ifGenerationMatch");
+        let generation = generation.filter(|generation| !generation.is_null());
+        Ok(Preconditions {
+            wanted: self.generation.as_ref().map(number).transpose()?,
+            generation: generation.map(number).transpose()?,
             ..Preconditions::default()
-        }
+        })
     }
 }
 
 /// A number that JSON may hold as a text.
-fn number(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.parse().ok())
+fn number(value: &Value) -> Result<i64, Status> {
+    value.as_str().map_or_else(|| whole(&value.to_string()), whole)
 }
 
 impl Storage {
@@ -110,7 +112,7 @@ impl Storage {
         }
         let (mut data, mut components, mut content_type) = (BytesMut::new(), 0, None);
         for source in &request.source_objects {
-            let preconditions = source.preconditions();
+            let preconditions = source.preconditions()?;
             let from = Place { bucket: to.bucket, name: &source.name, preconditions };
             let (object, part) = self.whole(from)?;
             data.extend_from_slice(&part);

@@ -114,18 +114,26 @@ pub(super) struct Preconditions {
     pub not_metageneration: Option<i64>,
 }
 
+/// A generation, as requests have it.
+pub(super) fn whole(text: &str) -> Result<i64, Status> {
+    text.parse().map_err(|_| Status::invalid(format!("Invalid long value: '{text}'.")))
+}
+
 impl Preconditions {
     /// Reads them from a query; `of` is empty, or `Source` for those of a copy's source.
-    pub(super) fn from_query(query: &HashMap<String, String>, of: &str) -> Self {
-        let number = |name: String| query.get(&name).and_then(|value| value.parse().ok());
+    ///
+    /// # Errors
+    /// For one that is no number: without it, the call would do what it must not.
+    pub(super) fn from_query(query: &HashMap<String, String>, of: &str) -> Result<Self, Status> {
+        let number = |name: String| query.get(&name).map(|value| whole(value)).transpose();
         let wanted = if of.is_empty() { "generation" } else { "sourceGeneration" };
-        Self {
-            wanted: number(wanted.to_owned()),
-            generation: number(format!("if{of}GenerationMatch")),
-            not_generation: number(format!("if{of}GenerationNotMatch")),
-            metageneration: number(format!("if{of}MetagenerationMatch")),
-            not_metageneration: number(format!("if{of}MetagenerationNotMatch")),
-        }
+        Ok(Self {
+            wanted: number(wanted.to_owned())?,
+            generation: number(format!("if{of}GenerationMatch"))?,
+            not_generation: number(format!("if{of}GenerationNotMatch"))?,
+            metageneration: number(format!("if{of}MetagenerationMatch"))?,
+            not_metageneration: number(format!("if{of}MetagenerationNotMatch"))?,
+        })
     }
 
     pub(super) fn check(&self, existing: Option<&Object>) -> Result<(), Status> {

@@ -68,7 +68,7 @@ impl Call<'_> {
             return self.upload();
         }
         let (bucket, object) = (self.route.bucket.as_str(), self.route.object.as_str());
-        let preconditions = self.preconditions("");
+        let preconditions = self.preconditions("")?;
         let answer = match name {
             "storage.objects.list" => self.storage.list(bucket, &self.query, &self.base())?,
             "storage.objects.read" | "storage.objects.get" => return self.read(),
@@ -97,7 +97,7 @@ impl Call<'_> {
 
     fn bucket(&self) -> Result<Response, Status> {
         let (storage, bucket) = (self.storage, self.route.bucket.as_str());
-        let metageneration = self.preconditions("").metageneration;
+        let metageneration = self.preconditions("")?.metageneration;
         let answer = match self.route.name {
             "storage.buckets.list" => storage.list_buckets(&self.query),
             "storage.buckets.insert" => storage.insert_bucket(&self.json()?)?,
@@ -143,7 +143,7 @@ impl Call<'_> {
             ..Given::default()
         };
         let content = (&self.headers, &self.body);
-        let (bucket, preconditions) = (self.route.bucket.as_str(), self.preconditions(""));
+        let (bucket, preconditions) = (self.route.bucket.as_str(), self.preconditions("")?);
         let kind = self.query.get("uploadType").map(String::as_str);
         match kind {
             Some("media") => self.storage.upload_simple(bucket, given, preconditions, content),
@@ -157,7 +157,7 @@ impl Call<'_> {
 
     fn read(&self) -> Result<Response, Status> {
         let object = self.storage.get(&self.route.bucket, &self.route.object)?;
-        let preconditions = self.preconditions("");
+        let preconditions = self.preconditions("")?;
         if preconditions.is_unchanged(Some(&object)) {
             return Ok(StatusCode::NOT_MODIFIED.into_response());
         }
@@ -173,8 +173,8 @@ impl Call<'_> {
 
     fn copy(&self) -> Result<Value, Status> {
         let Route { name, bucket, object, destination: (to_bucket, to_object) } = self.route;
-        let from = Place { bucket, name: object, preconditions: self.preconditions("Source") };
-        let preconditions = Preconditions { wanted: None, ..self.preconditions("") };
+        let from = Place { bucket, name: object, preconditions: self.preconditions("Source")? };
+        let preconditions = Preconditions { wanted: None, ..self.preconditions("")? };
         let to = Place { bucket: to_bucket, name: to_object, preconditions };
         match *name {
             "storage.objects.move" => Ok(self.shown(&self.storage.move_object(from, to)?)),
@@ -194,7 +194,7 @@ impl Call<'_> {
         object.to_json(&self.base())
     }
 
-    fn preconditions(&self, of: &str) -> Preconditions {
+    fn preconditions(&self, of: &str) -> Result<Preconditions, Status> {
         Preconditions::from_query(&self.query, of)
     }
 

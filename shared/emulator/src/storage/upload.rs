@@ -196,7 +196,7 @@ fn parse_range(text: &str) -> Option<Range> {
 }
 
 /// A sum of `x-goog-hash: crc32c=...,md5=...`, by its name.
-fn hash_header(headers: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn hash_header(headers: &HeaderMap, name: &str) -> Option<String> {
     let hashes = headers.get_all("x-goog-hash").into_iter();
     let hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     hashes.map(str::trim).find_map(|hash| hash.strip_prefix(name)).map(str::to_owned)

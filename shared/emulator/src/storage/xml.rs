@@ -12,9 +12,9 @@ use tonic::Code;
 
 use super::Storage;
 use super::media::media;
-use super::object::{Given, Object, Preconditions};
+use super::object::{Given, Object, Preconditions, whole};
 use super::rest::refuse_unsupported;
-use super::upload::text;
+use super::upload::{hash_header, text};
 use crate::rest::{decode, query, read_bytes};
 use crate::server::Cloud;
 use crate::status::Status;
@@ -76,7 +76,7 @@ struct Call<'a> {
 impl Call<'_> {
     fn answer(&self, name: &str, body: &Bytes) -> Result<Response, Status> {
         let (storage, bucket) = (self.storage, self.bucket.as_str());
-        let preconditions = self.preconditions();
+        let preconditions = self.preconditions()?;
         match name {
             "storage.objects.read" => {
                 let check = |object: &Object| preconditions.check(Some(object));
@@ -118,20 +118,21 @@ impl Call<'_> {
             content_disposition: header("content-disposition"),
             content_language: header("content-language"),
             cache_control: header("cache-control"),
-            md5_hash: header("content-md5"),
+            crc32c: hash_header(self.headers, "crc32c="),
+            md5_hash: hash_header(self.headers, "md5=").or(header("content-md5")),
             metadata: metadata.collect(),
             ..Given::default()
         }
     }
 
-    fn preconditions(&self) -> Preconditions {
-        let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
-        Preconditions {
-            wanted: number(self.query.get("generation").cloned()),
-            generation: number(text(self.headers, "x-goog-if-generation-match")),
-            metageneration: number(text(self.headers, "x-goog-if-metageneration-match")),
+    fn preconditions(&self) -> Result<Preconditions, Status> {
+        let number = |text: Option<String>| text.map(|text| whole(&text)).transpose();
+        Ok(Preconditions {
+            wanted: number(self.query.get("generation").cloned())?,
+            generation: number(text(self.headers, "x-goog-if-generation-match"))?,
+            metageneration: number(text(self.headers, "x-goog-if-metageneration-match"))?,
             ..Preconditions::default()
-        }
+        })
     }
 }
 
@@ -149,13 +150,17 @@ fn error(status: &Status) -> Response {
         Code::FailedPrecondition => "PreconditionFailed",
         Code::InvalidArgument => "InvalidArgument",
         Code::Unimplemented => "NotImplemented",
+        Code::PermissionDenied => "AccessDenied",
         Code::ResourceExhausted => "SlowDown",
+        Code::Unavailable => "ServiceUnavailable",
         _ => "InternalError",
     };
     let message = status.message.replace('&', "&amp;").replace('<', "&lt;");
     let body = format!(
         "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     );
-    (status.http(), [(header::CONTENT_TYPE, "application/xml; charset=UTF-8")], body)
-        .into_response()
+    let kind = [(header::CONTENT_TYPE, "application/xml; charset=UTF-8")];
+    let mut response = (status.http(), kind, body).into_response();
+    status.tell_retry(&mut response);
+    response
 }
