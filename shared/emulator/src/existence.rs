@@ -32,7 +32,9 @@ pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> 
             ));
         }
     }
-    let project = query(request.uri()).remove("project").filter(|_| path == "/storage/v1/b");
+    // The second is that of clients with `STORAGE_EMULATOR_HOST`.
+    let names_project = matches!(path, "/storage/v1/b" | "/b");
+    let project = query(request.uri()).remove("project").filter(|_| names_project);
     match (project, &profile.projects) {
         (Some(project), Some(projects)) if !projects.contains(&project) => {
             Err(no_project(path, &project))
@@ -44,7 +46,8 @@ pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> 
 /// Returns the names of resources that a request is about.
 fn names(path: &str, headers: &HeaderMap) -> Vec<String> {
     let mut names = Vec::new();
-    let places = ["/v1/", "/bigquery/v2/", "/"].into_iter();
+    let path = path.strip_prefix("/resumable").unwrap_or(path);
+    let places = ["/v1/", "/bigquery/v2/", "/upload/bigquery/v2/", "/"].into_iter();
     let mut places = places.filter_map(|place| path.strip_prefix(place));
     names.extend(places.find(|rest| rest.starts_with("projects/")).map(decode));
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -55,9 +58,9 @@ fn names(path: &str, headers: &HeaderMap) -> Vec<String> {
 }
 
 fn no_project(path: &str, project: &str) -> Status {
-    let text = if path.starts_with("/bigquery/") {
+    let text = if path.contains("/bigquery/") {
         format!("Not found: Project {project}")
-    } else if path.starts_with("/storage/") {
+    } else if path.starts_with("/storage/") || path == "/b" {
         format!("Unknown project id: {project}")
     } else {
         format!(
