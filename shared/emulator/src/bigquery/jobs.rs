@@ -23,6 +23,8 @@ use crate::status::Status;
 const MAX_JOBS: usize = 1_000;
 /// Rows that the results of jobs before the last one may have together.
 const MAX_KEPT_ROWS: usize = 200_000;
+/// Time for which the id of a request is remembered.
+const REQUEST_MEMORY: time::Duration = time::Duration::minutes(15);
 /// The dataset of results that nobody named a table for.
 pub(super) const ANONYMOUS: &str = "_results";
 
@@ -107,6 +109,22 @@ impl Jobs {
     pub(super) fn of(&self, project: &str) -> impl Iterator<Item = &Job> {
         let names = self.order.iter().rev().filter(move |name| name.0 == project);
         names.filter_map(|name| self.all.get(name))
+    }
+
+    /// The job of an earlier request that had the same id, for clients that send a request again.
+    ///
+    /// <https://cloud.google.com/bigquery/docs/reference/rest/v2/jobs/query>: the id alone is not enough.
+    pub(super) fn of_request(&self, project: &str, request: &Value) -> Option<&Job> {
+        const SAME: [&str; 5] =
+            ["requestId", "query", "queryParameters", "defaultDataset", "dryRun"];
+        request.get("requestId")?.as_str()?;
+        let recent = OffsetDateTime::now_utc() - REQUEST_MEMORY;
+        self.of(project).take_while(|job| job.started >= recent).find(|job| {
+            let earlier = &job.configuration["query"];
+            let is_same = SAME.iter().all(|key| earlier.get(*key) == request.get(*key));
+            // Without its rows, it is a failed one, or a query that can be run again.
+            is_same && job.result.is_some()
+        })
     }
 
     /// The rows behind the name of a table that was made for a result.

@@ -5,6 +5,7 @@
 mod jobs;
 mod layout;
 mod replacing;
+mod rights;
 mod statements;
 mod streams;
 mod tables;

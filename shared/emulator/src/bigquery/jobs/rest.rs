@@ -152,7 +152,11 @@ async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value,
     let page = Page { max_rows: options.max_results, times, ..Page::default() };
     bigquery
         .with(move |catalog| {
-            let job = catalog.run_query(&query, asked)?;
+            let earlier = catalog.jobs.of_request(&asked.name.0, &asked.configuration["query"]);
+            let job = match earlier.cloned() {
+                Some(job) => job,
+                None => catalog.run_query(&query, asked)?,
+            };
             let mut answer = rows_of(&job, &page)?;
             answer["kind"] = "bigquery#queryResponse".into();
             if dry_run == DryRun::Yes {

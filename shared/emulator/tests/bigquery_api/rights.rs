@@ -1,0 +1,66 @@
+//! Rights that were taken away, and requests that come twice.
+
+use emulator::{Fault, Kind, Profile};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::tables::Tables;
+
+fn without(permission: &str) -> Profile {
+    Profile { denied: [permission.to_owned()].into(), ..Profile::default() }
+}
+
+#[tokio::test]
+async fn statements_need_the_permissions_of_what_they_do() {
+    let tables = Tables::start().await;
+    tables.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
+
+    for (permission, query) in [
+        ("bigquery.jobs.create", "SELECT 1"),
+        ("bigquery.tables.getData", "SELECT a FROM d.t"),
+        ("bigquery.tables.updateData", "INSERT d.t VALUES (1)"),
+        ("bigquery.tables.updateData", "TRUNCATE TABLE d.t"),
+        ("bigquery.tables.create", "CREATE TABLE d.u (a INT64)"),
+        ("bigquery.tables.delete", "DROP TABLE d.t"),
+        ("bigquery.datasets.create", "CREATE SCHEMA x"),
+    ] {
+        tables.emulator.set_profile(without(permission));
+        let (status, answer) = tables.refused(query).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{query}: {answer}");
+        let job =
+            json!({ "configuration": { "query": { "query": query, "useLegacySql": false } } });
+        let (_, job) = tables.call(Method::POST, "jobs", job).await;
+        assert!(job.to_string().contains("accessDenied"), "{query}: {job}");
+    }
+
+    tables.emulator.set_profile(Profile::default());
+    assert_eq!(tables.query("SELECT a FROM d.t").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_request_that_comes_twice_is_carried_out_once() {
+    let tables = Tables::start().await;
+    tables.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
+    let insert = |id: &str| json!({ "query": "INSERT d.t VALUES (1)", "useLegacySql": false, "requestId": id });
+
+    let (_, first) = tables.call(Method::POST, "queries", insert("x")).await;
+    let (_, again) = tables.call(Method::POST, "queries", insert("x")).await;
+    tables.call(Method::POST, "queries", insert("y")).await;
+
+    assert_eq!(first, again);
+    assert_eq!(tables.query("SELECT COUNT(*) FROM d.t").await, json!([["2"]]));
+}
+
+#[tokio::test]
+async fn a_fault_says_when_to_come_again() {
+    let tables = Tables::start().await;
+    let kind = Kind::Refuse { code: 14, retry_after: Some(2), reason: None, message: None };
+    let method = "bigquery.datasets.list".to_owned();
+    tables.emulator.faults().add(Fault { method, topic: None, count: 1, for_millis: None, kind });
+
+    let url = format!("{}/bigquery/v2/projects/p/datasets", tables.emulator.url());
+    let refused = tables.client.get(url).send().await.unwrap();
+
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()["retry-after"], "2");
+}
