@@ -11,6 +11,10 @@ use crate::status::Status;
 
 pub(super) type Fields = HashMap<String, proto::Value>;
 
+/// Largest number of maps and arrays that lie in one another, from
+/// <https://cloud.google.com/firestore/quotas#collections_documents_and_fields>.
+const MAX_DEPTH: usize = 20;
+
 /// Returns the document with the fields that a mask leaves.
 pub(super) fn masked(
     document: &proto::Document,
@@ -68,6 +72,18 @@ pub(super) fn set(fields: &mut Fields, path: &[String], value: proto::Value) {
     }
 }
 
+/// Refuses a path that leads deeper than a document can be.
+pub(super) fn check_path(path: &[String]) -> Result<(), Status> {
+    check_depth(path.len().saturating_sub(1))
+}
+
+fn check_depth(depth: usize) -> Result<(), Status> {
+    if depth <= MAX_DEPTH {
+        return Ok(());
+    }
+    Err(Status::invalid(format!("Maps and arrays lie at most {MAX_DEPTH} levels deep.")))
+}
+
 /// Removes the value at a path.
 pub(super) fn remove(fields: &mut Fields, path: &[String]) {
     match path {
@@ -85,30 +101,36 @@ pub(super) fn remove(fields: &mut Fields, path: &[String]) {
 /// Brings given fields into the form in which Firestore keeps them.
 ///
 /// # Errors
-/// When Firestore cannot hold a name or a value.
+/// When Firestore cannot hold a name or a value, or so many levels of maps and arrays.
 pub(super) fn normalize(fields: &mut Fields) -> Result<(), Status> {
     if let Some(name) = fields.keys().find(|name| names::is_reserved(name)) {
         return Err(Status::invalid(format!("field name {name} is reserved")));
     }
-    normalize_map(fields)
+    normalize_map(fields, 0)
 }
 
-fn normalize_map(fields: &mut Fields) -> Result<(), Status> {
+/// Brings the fields of a map into form, which lies `depth` levels below the document.
+fn normalize_map(fields: &mut Fields, depth: usize) -> Result<(), Status> {
+    check_depth(depth)?;
     if fields.contains_key("") {
         return Err(Status::invalid("The property.name is the empty string."));
     }
-    fields.values_mut().try_for_each(normalize_value)
+    fields.values_mut().try_for_each(|value| normalize_value(value, depth))
 }
 
-fn normalize_value(value: &mut proto::Value) -> Result<(), Status> {
+fn normalize_value(value: &mut proto::Value, depth: usize) -> Result<(), Status> {
     match &mut value.value_type {
-        Some(ValueType::MapValue(map)) => normalize_map(&mut map.fields),
-        Some(ValueType::ArrayValue(array)) => array.values.iter_mut().try_for_each(|value| {
-            if matches!(value.value_type, Some(ValueType::ArrayValue(_))) {
-                return Err(Status::invalid("Cannot convert an array value in an array value."));
-            }
-            normalize_value(value)
-        }),
+        Some(ValueType::MapValue(map)) => normalize_map(&mut map.fields, depth + 1),
+        Some(ValueType::ArrayValue(array)) => {
+            check_depth(depth + 1)?;
+            array.values.iter_mut().try_for_each(|value| {
+                if matches!(value.value_type, Some(ValueType::ArrayValue(_))) {
+                    let text = "Cannot convert an array value in an array value.";
+                    return Err(Status::invalid(text));
+                }
+                normalize_value(value, depth + 1)
+            })
+        }
         Some(ValueType::TimestampValue(time)) => {
             *time = Timestamp::from(Time::of(time));
             Ok(())
@@ -131,5 +153,26 @@ fn normalize_value(value: &mut proto::Value) -> Result<(), Status> {
             | ValueType::GeoPointValue(_),
         ) => Ok(()),
         None => Err(Status::invalid("A value must have a type.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A value within so many maps.
+    fn nested(depth: usize) -> Fields {
+        let innermost = proto::Value { value_type: Some(ValueType::IntegerValue(1)) };
+        let value = (0..depth).fold(innermost, |value, _| {
+            let fields = Fields::from([("a".to_owned(), value)]);
+            proto::Value { value_type: Some(ValueType::MapValue(proto::MapValue { fields })) }
+        });
+        Fields::from([("a".to_owned(), value)])
+    }
+
+    #[test]
+    fn a_document_has_at_most_twenty_levels() {
+        assert!(normalize(&mut nested(20)).is_ok());
+        assert!(normalize(&mut nested(21)).is_err());
     }
 }

@@ -5,6 +5,8 @@ use crate::status::Status;
 
 /// Longest id of a document, in bytes; from Google's list of Firestore's limits.
 const MAX_ID_BYTES: usize = 1500;
+/// Longest path of a field, in bytes; from the same list.
+const MAX_PATH_BYTES: usize = 1500;
 
 /// The name of a document as a field of queries.
 pub(super) const NAME: &str = "__name__";
@@ -59,8 +61,13 @@ pub(super) fn is_reserved(name: &str) -> bool {
 /// Reads the parts of a field path such as `` a.`b.c` ``.
 ///
 /// # Errors
-/// When a part is empty, or has other characters than an identifier and no back-ticks.
+/// When a part is empty, or has other characters than an identifier and no back-ticks; and when the
+/// path is too long.
 pub(super) fn field_path(path: &str) -> Result<Vec<String>, Status> {
+    if path.len() > MAX_PATH_BYTES {
+        let text = format!("A property path has at most {MAX_PATH_BYTES} bytes.");
+        return Err(Status::invalid(text));
+    }
     let invalid = || {
         let rule = "Unquoted property paths must match regex ([a-zA-Z_][a-zA-Z_0-9]*)";
         Status::invalid(format!("Invalid property path \"{path}\". {rule}."))
@@ -114,9 +121,10 @@ mod tests {
 
     #[test]
     fn paths_that_firestore_cannot_read_are_refused() {
-        for path in ["", "a..b", ".a", "a.", "a-b", "1a", "`a", "`a`b", "``"] {
+        for path in ["", "a..b", ".a", "a.", "a-b", "1a", "`a", "`a`b", "``", &"a".repeat(1501)] {
             assert!(field_path(path).is_err(), "{path}");
         }
+        assert!(field_path(&"a".repeat(1500)).is_ok());
     }
 
     #[test]

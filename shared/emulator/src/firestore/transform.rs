@@ -21,6 +21,7 @@ pub(super) fn apply(
     let mut results = Vec::with_capacity(transforms.len());
     for transform in transforms {
         let path = names::field_path(&transform.field_path)?;
+        fields::check_path(&path)?;
         let (value, result) = transformed(fields::find(fields, &path), transform, time)?;
         fields::set(fields, &path, value);
         results.push(result);
@@ -128,4 +129,25 @@ pub(super) fn null() -> proto::Value {
 
 fn array(values: Vec<proto::Value>) -> proto::Value {
     of(ValueType::ArrayValue(proto::ArrayValue { values }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn increment(path: &str) -> Result<Vec<proto::Value>, Status> {
+        let by = of(ValueType::IntegerValue(1));
+        let transform = FieldTransform {
+            field_path: path.to_owned(),
+            transform_type: Some(TransformType::Increment(by)),
+        };
+        apply(&mut Fields::new(), &[transform], Time::now())
+    }
+
+    #[test]
+    fn a_transform_reaches_as_deep_as_a_document_and_no_deeper() {
+        assert!(increment(&["a"; 21].join(".")).is_ok());
+        assert!(increment(&["a"; 22].join(".")).is_err());
+        assert!(increment(&["a"; 200_000].join(".")).is_err());
+    }
 }
