@@ -7,6 +7,9 @@ mod parse;
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message as _;
 use proto::value::ValueType;
 
 use super::store::View;
@@ -165,6 +168,35 @@ impl Query {
             Ordering::Equal => !place.is_before,
             Ordering::Greater => false,
         }
+    }
+
+    /// Begins after the document of a token, wherever that document is by now. An empty token is none.
+    ///
+    /// # Errors
+    /// When the token is not one of [`Query::token`].
+    pub(super) fn resume(&mut self, token: &str) -> Result<(), Status> {
+        if token.is_empty() {
+            return Ok(());
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).ok();
+        let cursor = bytes.and_then(|bytes| proto::Cursor::decode(bytes.as_slice()).ok());
+        let cursor = cursor.filter(|cursor| cursor.values.len() == self.orders.len());
+        let cursor = cursor.ok_or_else(|| Status::invalid("page_token is not one of ours"))?;
+        self.start = Some(Cursor { values: cursor.values, is_before: cursor.before });
+        Ok(())
+    }
+
+    /// Returns a token of the place after a document in the order of the query.
+    pub(super) fn token(&self, document: &proto::Document) -> String {
+        let values = self.orders.iter().filter_map(|order| order.field.of(document));
+        let values = values.map(Cow::into_owned).collect();
+        URL_SAFE_NO_PAD.encode(proto::Cursor { values, before: false }.encode_to_vec())
+    }
+
+    /// Returns true where a document comes after the place at which the query starts.
+    pub(super) fn starts_before(&self, document: &proto::Document) -> bool {
+        let key: Vec<_> = self.orders.iter().filter_map(|order| order.field.of(document)).collect();
+        self.start.as_ref().is_none_or(|start| !self.is_before(&key, &start.key()))
     }
 
     /// Returns the fields of a document that the query asks for.

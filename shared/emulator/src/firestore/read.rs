@@ -1,5 +1,6 @@
 //! Reads of documents by name, and listings.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashSet};
 
 use proto::value::ValueType;
@@ -80,24 +81,28 @@ impl Firestore {
         if request.show_missing && collection_id.is_empty() {
             return Err(Status::invalid("collection id must be set when show_missing is true"));
         }
-        let query = Query::listing(parent, collection_id, order_by)?;
+        let mut query = Query::listing(parent, collection_id, order_by)?;
+        query.resume(&request.page_token)?;
         let answer = self.read(request.consistency_selector.clone().into(), |view, reads| {
             let found = query.run(view).found;
             if let Some(reads) = reads {
                 reads.note_query(query.clone(), &found);
             }
-            let mask = request.mask.as_ref();
-            let shown = found.into_iter().map(|document| fields::masked(document, mask));
-            let mut shown = shown.collect::<Result<Vec<_>, _>>()?;
+            let mut shown: Vec<_> = found.into_iter().map(Cow::Borrowed).collect();
             if request.show_missing {
-                shown.extend(missing(view, &format!("{parent}/{collection_id}/")));
+                let collection = format!("{parent}/{collection_id}/");
+                let missing = missing(view, &collection);
+                let missing = missing.filter(|document| query.starts_before(document));
+                shown.extend(missing.map(Cow::Owned));
                 shown.sort_by(|left, right| order::names(&left.name, &right.name));
             }
-            Ok(shown)
+            let has_more = cut(&mut shown, request.page_size);
+            let next = shown.last().filter(|_| has_more).map(|last| query.token(last));
+            let mask = request.mask.as_ref();
+            let shown = shown.iter().map(|document| fields::masked(document, mask));
+            Ok((shown.collect::<Result<Vec<_>, _>>()?, next.unwrap_or_default()))
         })?;
-        let named = answer.found.into_iter().map(|document| (document.name.clone(), document));
-        let (documents, next_page_token) =
-            page(named.collect(), request.page_size, &request.page_token)?;
+        let (documents, next_page_token) = answer.found;
         Ok(proto::ListDocumentsResponse { documents, next_page_token })
     }
 
@@ -112,8 +117,11 @@ impl Firestore {
             let ids = paths.filter_map(|path| path.split('/').next().map(str::to_owned));
             Ok(ids.collect::<BTreeSet<_>>())
         })?;
-        let ids = answer.found.into_iter().map(|id| (id.clone(), id)).collect();
-        let (collection_ids, next_page_token) = page(ids, request.page_size, &request.page_token)?;
+        let token = &request.page_token;
+        let mut collection_ids: Vec<_> = answer.found.into_iter().filter(|id| id > token).collect();
+        let has_more = cut(&mut collection_ids, request.page_size);
+        let next_page_token =
+            collection_ids.last().filter(|_| has_more).cloned().unwrap_or_default();
         Ok(proto::ListCollectionIdsResponse { collection_ids, next_page_token })
     }
 
@@ -139,13 +147,16 @@ impl Firestore {
             splits.dedup();
             Ok(splits)
         })?;
-        let cursors = answer.found.into_iter().map(|name| {
-            let value = transform::of(ValueType::ReferenceValue(name.clone()));
-            (name, proto::Cursor { values: vec![value], before: true })
+        let token = &request.page_token;
+        let is_new = |name: &String| token.is_empty() || order::names(name, token).is_gt();
+        let mut names: Vec<_> = answer.found.into_iter().filter(is_new).collect();
+        let has_more = cut(&mut names, request.page_size);
+        let next_page_token = names.last().filter(|_| has_more).cloned().unwrap_or_default();
+        let cursors = names.into_iter().map(|name| proto::Cursor {
+            values: vec![transform::of(ValueType::ReferenceValue(name))],
+            before: true,
         });
-        let (partitions, next_page_token) =
-            page(cursors.collect(), request.page_size, &request.page_token)?;
-        Ok(proto::PartitionQueryResponse { partitions, next_page_token })
+        Ok(proto::PartitionQueryResponse { partitions: cursors.collect(), next_page_token })
     }
 }
 
@@ -159,17 +170,106 @@ fn missing(view: &View<'_>, collection: &str) -> impl Iterator<Item = proto::Doc
     names.into_iter().map(|name| proto::Document { name, ..<_>::default() })
 }
 
-/// The page after the item whose key is the token, and the token of the next one.
-fn page<T>(items: Vec<(String, T)>, size: i32, token: &str) -> Result<(Vec<T>, String), Status> {
+/// Shortens items to a page, and returns true where that left some out.
+fn cut<T>(items: &mut Vec<T>, size: i32) -> bool {
     let size = usize::try_from(size).unwrap_or(0);
     let size = if size == 0 { PAGE } else { size };
-    let start = match items.iter().position(|(key, _)| key == token) {
-        Some(last) => last + 1,
-        None if token.is_empty() => 0,
-        None => return Err(Status::invalid("page_token is not valid any more")),
-    };
-    let has_more = items.len() > start + size;
-    let page: Vec<_> = items.into_iter().skip(start).take(size).collect();
-    let next = page.last().filter(|_| has_more).map(|(key, _)| key.clone()).unwrap_or_default();
-    Ok((page.into_iter().map(|(_, item)| item).collect(), next))
+    let has_more = items.len() > size;
+    items.truncate(size);
+    has_more
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Faults;
+
+    const ROOT: &str = "projects/p/databases/d/documents";
+
+    fn firestore(ids: &[&str]) -> Firestore {
+        let firestore = Firestore::new(Faults::default());
+        for (number, id) in (0..).zip(ids) {
+            let number = transform::of(ValueType::IntegerValue(number));
+            let fields = [("n".to_owned(), number)].into();
+            firestore.put(&format!("{ROOT}/c/{id}"), fields).expect("a document");
+        }
+        firestore
+    }
+
+    fn delete(firestore: &Firestore, id: &str) {
+        let name = format!("{ROOT}/c/{id}");
+        firestore.delete(proto::DeleteDocumentRequest { name, ..<_>::default() }).expect("deleted");
+    }
+
+    fn list(firestore: &Firestore, request: &proto::ListDocumentsRequest) -> (Vec<String>, String) {
+        let (parent, collection_id) = (ROOT.to_owned(), "c".to_owned());
+        let request = proto::ListDocumentsRequest { parent, collection_id, ..request.clone() };
+        let page = firestore.list(request).expect("a page");
+        let id = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        (page.documents.iter().map(|found| id(&found.name)).collect(), page.next_page_token)
+    }
+
+    #[test]
+    fn a_listing_goes_on_after_the_last_document_of_a_page_was_deleted() {
+        for (order_by, show_missing) in [("", false), ("", true), ("n", false), ("n desc", false)] {
+            let firestore = firestore(&["a", "b", "c/below/d", "e"]);
+            let order_by = order_by.to_owned();
+            let mask = Some(proto::DocumentMask { field_paths: vec!["none".to_owned()] });
+            let mut request = proto::ListDocumentsRequest {
+                page_size: 1,
+                order_by,
+                show_missing,
+                mask,
+                ..<_>::default()
+            };
+
+            let mut found = Vec::new();
+            loop {
+                let (page, next) = list(&firestore, &request);
+                page.iter().filter(|id| *id != "c").for_each(|id| delete(&firestore, id));
+                found.extend(page);
+                request.page_token = next;
+                if request.page_token.is_empty() {
+                    break;
+                }
+            }
+
+            if request.order_by == "n desc" {
+                found.reverse();
+            }
+            let expected =
+                if show_missing { vec!["a", "b", "c", "e"] } else { vec!["a", "b", "e"] };
+            assert_eq!(found, expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn collections_and_partitions_go_on_after_what_is_gone() {
+        let firestore = firestore(&["a", "b", "c", "d"]);
+        let name = format!("{ROOT}/e/f");
+        firestore.put(&name, <_>::default()).expect("a document");
+        let token = "c".to_owned();
+        let request = proto::ListCollectionIdsRequest {
+            parent: ROOT.to_owned(),
+            page_token: token,
+            ..<_>::default()
+        };
+        ["a", "b", "c", "d"].iter().for_each(|id| delete(&firestore, id));
+
+        let ids = firestore.list_collection_ids(request).expect("ids").collection_ids;
+
+        assert_eq!(ids, ["e"]);
+    }
+
+    #[test]
+    fn a_token_of_somebody_else_is_refused() {
+        let request = proto::ListDocumentsRequest {
+            parent: ROOT.to_owned(),
+            collection_id: "c".to_owned(),
+            page_token: "none of ours".to_owned(),
+            ..<_>::default()
+        };
+
+        assert!(firestore(&[]).list(request).is_err());
+    }
 }
