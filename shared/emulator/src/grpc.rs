@@ -23,6 +23,15 @@ where
     Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
+/// Refuses a request above the limit of its method, in Google's words.
+pub(crate) fn check_size(request: &impl Message, max_bytes: usize) -> Result<(), Status> {
+    if request.encoded_len() <= max_bytes {
+        return Ok(());
+    }
+    let text = format!("Request payload size exceeds the limit: {max_bytes} bytes.");
+    Err(Status::invalid(text))
+}
+
 /// Answers a unary call.
 pub(crate) async fn unary<In, Out, F, Fut>(request: Request, call: F) -> Response
 where

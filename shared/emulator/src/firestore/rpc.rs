@@ -8,6 +8,9 @@ use super::{Firestore, proto};
 use crate::grpc::{self, server_streaming, streaming, unary};
 use crate::status::Status;
 
+/// Largest request, from <https://cloud.google.com/firestore/quotas#writes_and_transactions>.
+pub(super) const MAX_REQUEST_BYTES: usize = 10 * 1024 * 1024;
+
 /// Answers the gRPC method at `path`.
 pub(crate) async fn answer(firestore: Firestore, path: &str, request: Request) -> Response {
     match path.trim_start_matches("/google.firestore.v1.Firestore/") {
@@ -62,7 +65,11 @@ where
     server_streaming(request, move |message: In| {
         let store = firestore.clone();
         async move {
-            let found = store.faults.around(method, async { act(&store, message) }).await?;
+            let act = async {
+                grpc::check_size(&message, MAX_REQUEST_BYTES)?;
+                act(&store, message)
+            };
+            let found = store.faults.around(method, act).await?;
             Ok(futures::stream::iter(found.into_iter().map(Ok)))
         }
     })
@@ -81,7 +88,13 @@ where
 {
     unary(request, move |message: In| {
         let store = firestore.clone();
-        async move { Ok(store.faults.around(method, async { act(&store, message) }).await?) }
+        async move {
+            let act = async {
+                grpc::check_size(&message, MAX_REQUEST_BYTES)?;
+                act(&store, message)
+            };
+            Ok(store.faults.around(method, act).await?)
+        }
     })
     .await
 }

@@ -5,7 +5,9 @@ use tokio::sync::watch;
 use tonic::{Code, Streaming};
 use uuid::Uuid;
 
+use super::rpc::MAX_REQUEST_BYTES;
 use super::{Firestore, proto};
+use crate::grpc::check_size;
 use crate::status::Status;
 
 type Request = proto::WriteRequest;
@@ -50,6 +52,7 @@ impl Writer {
             }
         };
         let Ok(Some(request)) = request else { return Ok(None) };
+        check_size(&request, MAX_REQUEST_BYTES)?;
         if self.id.is_empty() {
             self.open(&request)?;
         }

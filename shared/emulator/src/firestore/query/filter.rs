@@ -14,6 +14,8 @@ use crate::status::Status;
 /// <https://cloud.google.com/firestore/native/docs/query-data/queries#query_limitations>.
 const MAX_ANY: usize = 30;
 const MAX_NOT_IN: usize = 10;
+/// Most disjunctions of a filter in its disjunctive normal form, from the same list.
+const MAX_DISJUNCTIONS: usize = 30;
 
 /// A condition for documents.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +107,29 @@ impl Filter {
             let text = "'NOT_IN' cannot be used in the same query with 'IN', 'ARRAY_CONTAINS_ANY' or 'OR'.";
             return Err(Status::invalid(text));
         }
+        let disjunctions = self.disjunctions();
+        if disjunctions > MAX_DISJUNCTIONS {
+            let text = format!(
+                "A query has at most {MAX_DISJUNCTIONS} disjunctions in its disjunctive normal form: {disjunctions}."
+            );
+            return Err(Status::invalid(text));
+        }
         self.check_arrays()
+    }
+
+    /// Returns the number of alternatives in the disjunctive normal form.
+    fn disjunctions(&self) -> usize {
+        use field_filter::Operator as Op;
+        match self {
+            Self::And(filters) => {
+                filters.iter().map(Self::disjunctions).fold(1, usize::saturating_mul)
+            }
+            Self::Or(filters) => {
+                filters.iter().map(Self::disjunctions).fold(0, usize::saturating_add)
+            }
+            Self::Compare(_, Op::In | Op::ArrayContainsAny, wanted) => elements(wanted).len(),
+            Self::Compare(..) | Self::Unary(..) => 1,
+        }
     }
 
     /// Refuses two conditions on elements of arrays that must hold together.
@@ -266,5 +290,26 @@ fn elements(value: &proto::Value) -> &[proto::Value] {
     match &value.value_type {
         Some(ValueType::ArrayValue(array)) => &array.values,
         _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_in(count: usize) -> Filter {
+        let value = proto::Value { value_type: Some(ValueType::BooleanValue(true)) };
+        let values = proto::ArrayValue { values: vec![value; count] };
+        let values = proto::Value { value_type: Some(ValueType::ArrayValue(values)) };
+        Filter::Compare(Field::Name, field_filter::Operator::In, values)
+    }
+
+    #[test]
+    fn a_filter_has_at_most_thirty_disjunctions() {
+        assert!(Filter::And(vec![is_in(6), is_in(5)]).check().is_ok());
+        assert!(Filter::And(vec![is_in(6), is_in(6)]).check().is_err());
+        assert!(Filter::Or(vec![is_in(15), is_in(15)]).check().is_ok());
+        assert!(Filter::Or(vec![is_in(15), is_in(16)]).check().is_err());
+        assert!(Filter::And(vec![is_in(30); 40]).check().is_err());
     }
 }
