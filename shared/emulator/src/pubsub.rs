@@ -29,7 +29,7 @@ pub(crate) use rpc::answer as grpc_answer;
 
 use crate::faults::Faults;
 use crate::status::Status;
-use delivery::Subscription;
+use delivery::{Pending, Subscription};
 use snapshots::Snapshot;
 use wire::Stored;
 
@@ -99,14 +99,19 @@ impl PubSub {
     fn publish(&self, request: proto::PublishRequest) -> Result<proto::PublishResponse, Status> {
         let topic = self.topic(&request.topic)?;
         check_publish(&request)?;
-        let count = request.messages.len() as u64;
+        Ok(proto::PublishResponse { message_ids: self.deliver(&topic, request.messages) })
+    }
+
+    /// Gives messages to the subscriptions of a topic and returns their ids.
+    fn deliver(&self, topic: &Topic, messages: Vec<proto::PubsubMessage>) -> Vec<String> {
+        let count = messages.len() as u64;
         let mut log = topic.log();
         let first = self.hub.next_message.fetch_add(count, Ordering::Relaxed) + 1;
         let now = SystemTime::now();
         let publish_time = Some(prost_types::Timestamp::from(now));
-        let mut message_ids = Vec::with_capacity(request.messages.len());
-        let mut stored = Vec::with_capacity(request.messages.len());
-        for (sequence, mut message) in (first..).zip(request.messages) {
+        let mut message_ids = Vec::with_capacity(messages.len());
+        let mut stored = Vec::with_capacity(messages.len());
+        for (sequence, mut message) in (first..).zip(messages) {
             message.message_id = sequence.to_string();
             message.publish_time = publish_time;
             message_ids.push(message.message_id.clone());
@@ -118,35 +123,43 @@ impl PubSub {
         topic.forget(&mut log);
         let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         subscriptions.iter().for_each(|subscription| subscription.push(&stored));
-        Ok(proto::PublishResponse { message_ids })
+        message_ids
     }
 
     /// Moves messages that were tried too often to their dead-letter topic, as Pub/Sub does.
-    fn bury(&self, subscription: &Subscription, dead: Vec<(Arc<Stored>, u32)>) {
-        if dead.is_empty() {
+    ///
+    /// The limits of requests are not for these: they may be many, and each gets three attributes more.
+    fn dead_letter(&self, subscription: &Subscription, exhausted: Vec<Pending>) {
+        if exhausted.is_empty() {
             return;
         }
         let (name, topic) = subscription.dead_letter_source();
-        let letter = |(stored, attempts): &(Arc<Stored>, u32)| {
-            let mut message = proto::PubsubMessage::decode(stored.encoded.clone()).ok()?;
-            let added = [
-                ("CloudPubSubDeadLetterSourceSubscription", leaf(&name).to_owned()),
-                ("CloudPubSubDeadLetterSourceDeliveryCount", attempts.to_string()),
-                ("CloudPubSubDeadLetterSourceMessageId", message.message_id.clone()),
-            ];
-            for (key, value) in added {
-                message.attributes.insert(key.to_owned(), value);
+        match self.topic(&topic) {
+            Ok(topic) => {
+                let letters = exhausted.iter().filter_map(|pending| letter(&name, pending));
+                self.deliver(&topic, letters.collect());
             }
-            Some(message)
-        };
-        let messages = dead.iter().filter_map(letter).collect();
-        if let Err(error) = self.publish(proto::PublishRequest { topic: topic.clone(), messages }) {
             // As with Google's: what cannot be forwarded stays with its subscription.
-            tracing::warn!(%error, topic, "dead letters could not be forwarded");
-            let stored: Vec<_> = dead.into_iter().map(|(stored, _)| stored).collect();
-            subscription.push(&stored);
+            Err(error) => {
+                tracing::warn!(%error, topic, "dead letters could not be forwarded");
+                subscription.put_back(exhausted);
+            }
         }
     }
+}
+
+/// A message with the attributes of a dead letter. What we encoded ourselves can be decoded.
+fn letter(subscription: &str, pending: &Pending) -> Option<proto::PubsubMessage> {
+    let mut message = proto::PubsubMessage::decode(pending.message.encoded.clone()).ok()?;
+    let added = [
+        ("CloudPubSubDeadLetterSourceSubscription", leaf(subscription).to_owned()),
+        ("CloudPubSubDeadLetterSourceDeliveryCount", pending.attempts.to_string()),
+        ("CloudPubSubDeadLetterSourceMessageId", message.message_id.clone()),
+    ];
+    for (key, value) in added {
+        message.attributes.insert(key.to_owned(), value);
+    }
+    Some(message)
 }
 
 fn check_publish(request: &proto::PublishRequest) -> Result<(), Status> {
@@ -205,3 +218,6 @@ fn too_large(what: &str, is: usize, limit: usize) -> Status {
 fn leaf(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,9 +30,6 @@ pub(super) struct Pending {
     pub attempts: u32,
 }
 
-/// A message that has used up its attempts, and their number.
-pub(super) type Dead = (Arc<Stored>, u32);
-
 pub(super) struct Subscription {
     state: Mutex<State>,
     filter: Option<Filter>,
@@ -163,6 +160,25 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
+    /// Takes messages back that have used up their attempts and could not be forwarded.
+    pub(super) fn put_back(&self, exhausted: Vec<Pending>) {
+        let mut state = self.lock();
+        let mut keys = BTreeMap::<_, Vec<_>>::new();
+        for pending in exhausted {
+            let key = pending.message.ordering_key.clone();
+            keys.entry(key).or_default().push(pending);
+        }
+        for (key, exhausted) in keys {
+            if state.config.enable_message_ordering && !key.is_empty() {
+                state.queue.restore(exhausted);
+            } else {
+                exhausted.into_iter().for_each(|pending| state.wait_again(pending));
+            }
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// A number for a new stream.
     pub(super) fn open_stream(&self) -> u64 {
         let mut state = self.lock();
@@ -192,7 +208,7 @@ impl Subscription {
         &self,
         stream: Option<u64>,
         allowance: Allowance,
-    ) -> (Vec<Received>, Vec<Dead>) {
+    ) -> (Vec<Received>, Vec<Pending>) {
         let mut state = self.lock();
         let puller = stream.unwrap_or_else(|| state.number());
         let dead = state.scan();
@@ -238,7 +254,7 @@ impl Subscription {
 
     /// Sets new deadlines from now on; zero nacks. Returns the ids whose lease has ended, and what
     /// has used up its attempts.
-    pub(super) fn modify(&self, changes: &[(String, i32)]) -> (Vec<String>, Vec<Dead>) {
+    pub(super) fn modify(&self, changes: &[(String, i32)]) -> (Vec<String>, Vec<Pending>) {
         let mut state = self.lock();
         let mut unknown = Vec::new();
         let mut dead = Vec::new();
@@ -317,7 +333,7 @@ impl State {
     }
 
     /// Ends a lease without acknowledgement: the message waits again, or has used up its attempts.
-    fn give_back(&mut self, number: u64) -> Option<Dead> {
+    fn give_back(&mut self, number: u64) -> Option<Pending> {
         let lease = self.leases.get(&number)?;
         let (key, sequence) =
             (lease.pending.message.ordering_key.clone(), lease.pending.message.sequence);
@@ -327,7 +343,7 @@ impl State {
         let policy = self.config.dead_letter_policy.as_ref();
         let most = policy.and_then(|policy| u32::try_from(policy.max_delivery_attempts).ok());
         if most.is_some_and(|most| pending.attempts >= most) {
-            return Some((pending.message, pending.attempts));
+            return Some(pending);
         }
         if is_ordered {
             let mut restored: Vec<_> =
@@ -336,6 +352,12 @@ impl State {
             self.queue.restore(restored);
             return None;
         }
+        self.wait_again(pending);
+        None
+    }
+
+    /// Queues a message for another delivery, after the back-off of a retry policy.
+    fn wait_again(&mut self, pending: Pending) {
         match self.backoff(pending.attempts) {
             None => self.queue.push(pending, false),
             Some(wait) => {
@@ -343,7 +365,6 @@ impl State {
                 self.delayed.insert((Instant::now() + wait, order), pending);
             }
         }
-        None
     }
 
     /// The wait before a redelivery, for a subscription with a retry policy.
@@ -356,7 +377,7 @@ impl State {
     }
 
     /// Takes back what has outlived its lease, and releases what has waited long enough.
-    fn scan(&mut self) -> Vec<Dead> {
+    fn scan(&mut self) -> Vec<Pending> {
         let now = Instant::now();
         if now < self.last_scan + SCAN_INTERVAL {
             return Vec::new();

@@ -38,7 +38,7 @@ impl PubSub {
             let changed = subscription.changed.notified();
             subscription.check()?;
             let (received_messages, dead) = subscription.take(None, allowance);
-            self.bury(&subscription, dead);
+            self.dead_letter(&subscription, dead);
             #[expect(deprecated, reason = "clients still send it")]
             let must_return = request.return_immediately || Instant::now() >= until;
             if !received_messages.is_empty() || must_return {
@@ -139,7 +139,7 @@ impl PullStream {
             changed.as_mut().enable();
             subscription.check_pull()?;
             let (taken, dead) = subscription.take(Some(self.stream), self.allowance);
-            self.pubsub.bury(&subscription, dead);
+            self.pubsub.dead_letter(&subscription, dead);
             if !taken.is_empty() || Instant::now() >= until {
                 return Ok(Some(self.answer(taken)));
             }
@@ -178,7 +178,7 @@ impl PullStream {
             let changes: Vec<_> =
                 ids.zip(request.modify_deadline_seconds.iter().copied()).collect();
             let (_, dead) = self.subscription.modify(&changes);
-            self.pubsub.bury(&self.subscription, dead);
+            self.pubsub.dead_letter(&self.subscription, dead);
         }
     }
 

@@ -185,7 +185,7 @@ impl Worker {
             ack_deadline: seconds_of(config.ack_deadline_seconds),
         };
         let (received, dead) = self.subscription.take(Some(self.stream), allowance);
-        self.pubsub.bury(&self.subscription, dead);
+        self.pubsub.dead_letter(&self.subscription, dead);
         received
     }
 
@@ -202,7 +202,7 @@ impl Worker {
             return;
         }
         let (_, dead) = self.subscription.modify(&[(ack_id, 0)]);
-        self.pubsub.bury(&self.subscription, dead);
+        self.pubsub.dead_letter(&self.subscription, dead);
         self.failures = self.failures.saturating_add(1);
         if self.subscription.config().retry_policy.is_none() {
             let factor = 2_u32.saturating_pow(self.failures.saturating_sub(1).min(16));

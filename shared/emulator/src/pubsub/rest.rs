@@ -217,7 +217,7 @@ impl Call<'_> {
                 let modify = async {
                     let subscription = pubsub.subscription(&self.name)?;
                     let (_, dead) = subscription.modify(&changes);
-                    pubsub.bury(&subscription, dead);
+                    pubsub.dead_letter(&subscription, dead);
                     Ok(json!({}))
                 };
                 pubsub.faults.around("ModifyAckDeadline", modify).await

@@ -203,7 +203,7 @@ async fn settle(
             Some(seconds) if (0..=600).contains(&seconds) => {
                 let changes: Vec<_> = ack_ids.iter().map(|id| (id.clone(), seconds)).collect();
                 let (unknown, dead) = subscription.modify(&changes);
-                pubsub.bury(&subscription, dead);
+                pubsub.dead_letter(&subscription, dead);
                 unknown
             }
             Some(_) => return Err(Status::invalid("ack_deadline_seconds must be 0 to 600")),

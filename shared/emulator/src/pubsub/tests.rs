@@ -1,0 +1,128 @@
+//! Topics, subscriptions and their messages, without a server.
+
+use super::delivery::{Allowance, seconds_of};
+use super::wire::Received;
+use super::*;
+
+const TOPIC: &str = "projects/p/topics/topic";
+const DEAD: &str = "projects/p/topics/dead";
+const SUBSCRIPTION: &str = "projects/p/subscriptions/subscription";
+
+/// Pub/Sub with a topic, one of dead letters, and subscriptions to both.
+struct TestEnv {
+    pubsub: PubSub,
+    subscription: Arc<Subscription>,
+}
+
+impl TestEnv {
+    fn new(config: proto::Subscription) -> Self {
+        let pubsub = PubSub::new(Faults::default());
+        for name in [TOPIC, DEAD] {
+            let topic = proto::Topic { name: name.to_owned(), ..<_>::default() };
+            pubsub.create_topic(topic).expect("a topic");
+        }
+        let (name, topic) = (SUBSCRIPTION.to_owned(), TOPIC.to_owned());
+        let config = proto::Subscription { name, topic, ..config };
+        pubsub.create_subscription(config).expect("a subscription");
+        let subscription = pubsub.subscription(SUBSCRIPTION).expect("the subscription");
+        Self { pubsub, subscription }
+    }
+
+    /// Subscribes to the dead letters.
+    fn dead(&self) -> Arc<Subscription> {
+        let name = "projects/p/subscriptions/dead";
+        let (topic, config) = (DEAD.to_owned(), proto::Subscription::default());
+        let config = proto::Subscription { name: name.to_owned(), topic, ..config };
+        self.pubsub.create_subscription(config).expect("a subscription");
+        self.pubsub.subscription(name).expect("the subscription")
+    }
+
+    fn publish(&self, messages: Vec<proto::PubsubMessage>) {
+        let request = proto::PublishRequest { topic: TOPIC.to_owned(), messages };
+        self.pubsub.publish(request).expect("a publish");
+    }
+
+    /// Nacks messages, and does with those that are exhausted what Pub/Sub does.
+    fn nack(&self, received: &[Received]) {
+        let changes: Vec<_> = received.iter().map(|one| (one.ack_id.clone(), 0)).collect();
+        let (unknown, exhausted) = self.subscription.modify(&changes);
+        assert_eq!(unknown, Vec::<String>::new());
+        self.pubsub.dead_letter(&self.subscription, exhausted);
+    }
+
+    /// Takes and nacks all messages until they are dead letters.
+    fn exhaust(&self) {
+        for _ in 0..5 {
+            self.nack(&take(&self.subscription));
+        }
+    }
+}
+
+/// Takes all that a subscription can deliver.
+fn take(subscription: &Subscription) -> Vec<Received> {
+    let (messages, bytes) = (usize::MAX, usize::MAX);
+    let allowance = Allowance { messages, bytes, ack_deadline: seconds_of(600) };
+    let mut all = Vec::new();
+    let stream = subscription.open_stream();
+    loop {
+        let (taken, exhausted) = subscription.take(Some(stream), allowance);
+        assert!(exhausted.is_empty());
+        if taken.is_empty() {
+            subscription.close_stream(stream);
+            return all;
+        }
+        all.extend(taken);
+    }
+}
+
+fn message(text: &str) -> proto::PubsubMessage {
+    proto::PubsubMessage { data: text.as_bytes().to_vec().into(), ..<_>::default() }
+}
+
+fn keyed(text: &str) -> proto::PubsubMessage {
+    proto::PubsubMessage { ordering_key: "key".to_owned(), ..message(text) }
+}
+
+fn texts(received: &[Received]) -> Vec<String> {
+    let decoded = received.iter().map(|one| proto::PubsubMessage::decode(one.message.clone()));
+    let text = |message: proto::PubsubMessage| String::from_utf8_lossy(&message.data).into_owned();
+    decoded.map(|message| text(message.expect("a message"))).collect()
+}
+
+fn with_dead_letters() -> proto::Subscription {
+    let policy =
+        proto::DeadLetterPolicy { dead_letter_topic: DEAD.to_owned(), max_delivery_attempts: 5 };
+    proto::Subscription { dead_letter_policy: Some(policy), ..<_>::default() }
+}
+
+#[test]
+fn dead_letters_are_not_under_the_limits_of_requests() {
+    let env = TestEnv::new(with_dead_letters());
+    let dead = env.dead();
+    let attributes = (0..100).map(|number| (number.to_string(), String::new())).collect();
+    env.publish(vec![proto::PubsubMessage { attributes, ..message("attributes") }]);
+    for _ in 0..2 {
+        env.publish(vec![message(&"x".repeat(9_000_000))]);
+        env.publish(vec![message("x"); 700]);
+    }
+
+    env.exhaust();
+
+    assert!(take(&env.subscription).is_empty());
+    assert_eq!(take(&dead).len(), 1403);
+}
+
+#[test]
+fn a_dead_letter_that_cannot_be_forwarded_keeps_its_attempts_and_its_place() {
+    let ordered = proto::Subscription { enable_message_ordering: true, ..with_dead_letters() };
+    let env = TestEnv::new(ordered);
+    env.publish(vec![keyed("1")]);
+    env.pubsub.delete_topic(DEAD).expect("deleted");
+
+    env.exhaust();
+    env.publish(vec![keyed("2")]);
+    let again = take(&env.subscription);
+
+    assert_eq!(texts(&again), ["1", "2"]);
+    assert_eq!(again[0].delivery_attempt, 6);
+}
