@@ -1,8 +1,10 @@
 //! Topics and subscriptions: create, get, list, update, delete.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use tonic::Code;
 
@@ -12,13 +14,17 @@ use super::{PubSub, Topic, names, proto, push};
 use crate::status::Status;
 
 /// Bounds of an ack deadline in seconds; 0 stands for the default of 10.
-const ACK_DEADLINE: std::ops::RangeInclusive<i32> = 10..=600;
+const ACK_DEADLINE: RangeInclusive<i32> = 10..=600;
 const DEFAULT_ACK_DEADLINE: i32 = 10;
 /// Bounds of a dead-letter policy's attempts; 0 stands for the default of 5.
-const ATTEMPTS: std::ops::RangeInclusive<i32> = 5..=100;
+const ATTEMPTS: RangeInclusive<i32> = 5..=100;
 const DEFAULT_ATTEMPTS: i32 = 5;
 /// How long an unacknowledged message is kept, by default.
 const DEFAULT_RETENTION_SECONDS: i64 = 7 * 24 * 3600;
+/// Bounds of durations, from the comments of Google's `pubsub.proto`.
+const RETENTION: RangeInclusive<Duration> = Duration::from_secs(600)..=DAY.saturating_mul(31);
+const BACKOFF: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A page of a listing: the size asked for, and the token of the page before.
 pub(super) type Page = (i32, String);
@@ -32,6 +38,7 @@ impl PubSub {
             (!topic.message_transforms.is_empty(), "message_transforms"),
         ];
         refuse(&unsupported)?;
+        check_retention(topic.message_retention_duration)?;
         let mut topics = self.hub.topics.write().unwrap_or_else(PoisonError::into_inner);
         if topics.contains_key(&topic.name) {
             return Err(Status::already_exists(super::leaf(&topic.name)));
@@ -57,18 +64,18 @@ impl PubSub {
     ) -> Result<proto::Topic, Status> {
         let new = request.topic.ok_or_else(|| Status::invalid("topic is required"))?;
         let topic = self.topic(&new.name)?;
-        let mut config = topic.config();
+        let mut updated = topic.config().clone();
         for path in paths(request.update_mask)? {
             match path.as_str() {
-                "labels" => config.labels.clone_from(&new.labels),
+                "labels" => updated.labels.clone_from(&new.labels),
                 "message_retention_duration" => {
-                    config.message_retention_duration = new.message_retention_duration;
+                    updated.message_retention_duration = new.message_retention_duration;
                 }
                 other => return Err(Status::invalid(format!("cannot update {other} of a topic"))),
             }
         }
-        let updated = config.clone();
-        drop(config);
+        check_retention(updated.message_retention_duration)?;
+        topic.config().clone_from(&updated);
         self.decide_keeping(&topic);
         Ok(updated)
     }
@@ -235,6 +242,11 @@ fn check(config: &mut proto::Subscription) -> Result<(), Status> {
         let week = prost_types::Duration { seconds: DEFAULT_RETENTION_SECONDS, nanos: 0 };
         config.message_retention_duration = Some(week);
     }
+    check_retention(config.message_retention_duration)?;
+    if let Some(policy) = &config.retry_policy {
+        check_duration("minimum_backoff", policy.minimum_backoff, &BACKOFF)?;
+        check_duration("maximum_backoff", policy.maximum_backoff, &BACKOFF)?;
+    }
     if let Some(policy) = &mut config.dead_letter_policy {
         names::check(&policy.dead_letter_topic, "topics")?;
         if policy.max_delivery_attempts == 0 {
@@ -246,6 +258,24 @@ fn check(config: &mut proto::Subscription) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+fn check_retention(given: Option<prost_types::Duration>) -> Result<(), Status> {
+    check_duration("message_retention_duration", given, &RETENTION)
+}
+
+/// Refuses a duration outside its bounds; one that is left out is within.
+fn check_duration(
+    what: &str,
+    given: Option<prost_types::Duration>,
+    bounds: &RangeInclusive<Duration>,
+) -> Result<(), Status> {
+    let Some(given) = given else { return Ok(()) };
+    if Duration::try_from(given).is_ok_and(|given| bounds.contains(&given)) {
+        return Ok(());
+    }
+    let (least, most) = (bounds.start(), bounds.end());
+    Err(Status::invalid(format!("{what} must be between {least:?} and {most:?}.")))
 }
 
 fn refuse(unsupported: &[(bool, &str)]) -> Result<(), Status> {

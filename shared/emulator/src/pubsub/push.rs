@@ -1,6 +1,6 @@
 //! Push subscriptions: messages that are sent to an endpoint of this machine.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
@@ -18,7 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use prost::Message as _;
 use serde_json::json;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::delivery::{Allowance, SCAN_INTERVAL, Subscription, seconds_of};
 use super::wire::Received;
@@ -93,7 +93,7 @@ impl PubSub {
     pub(crate) async fn push_forever(self) {
         let connector = HttpConnector::new_with_resolver(Loopback);
         let client: HttpClient = Client::builder(TokioExecutor::new()).build(connector);
-        let (mut workers, mut served) = (JoinSet::new(), HashSet::new());
+        let (mut workers, mut served) = (JoinSet::new(), HashMap::new());
         loop {
             let changed = self.hub.endpoints.notified();
             tokio::pin!(changed);
@@ -101,18 +101,23 @@ impl PubSub {
             changed.as_mut().enable();
             for subscription in self.push_subscriptions() {
                 let name = subscription.config().name;
-                if served.insert(name.clone()) {
+                served.entry(name).or_insert_with(|| {
                     let worker = Worker::new(self.clone(), subscription, client.clone());
-                    workers.spawn(async move {
-                        worker.run().await;
-                        name
-                    });
-                }
+                    workers.spawn(worker.run()).id()
+                });
             }
             tokio::select! {
                 () = changed => {}
-                Some(Ok(name)) = workers.join_next() => {
-                    served.remove(&name);
+                Some(ended) = workers.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(error) => {
+                            tracing::error!(%error, "a push subscription begins anew");
+                            sleep(FIRST_WAIT).await;
+                            error.id()
+                        }
+                    };
+                    served.retain(|_, worker| *worker != id);
                 }
             }
         }
@@ -173,7 +178,6 @@ impl Worker {
                 }
             }
         }
-        subscription.close_stream(self.stream);
     }
 
     fn take(&self) -> Vec<Received> {
@@ -209,6 +213,12 @@ impl Worker {
             let wait = FIRST_WAIT.saturating_mul(factor).min(LONGEST_WAIT);
             self.resumes_at = Instant::now() + wait;
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.subscription.close_stream(self.stream);
     }
 }
 

@@ -39,7 +39,8 @@ impl Topic {
     pub(super) fn forget(&self, log: &mut std::collections::VecDeque<Arc<Stored>>) {
         let kept = Duration::from_secs(self.keeps_seconds.load(Ordering::Relaxed));
         let now = SystemTime::now();
-        while log.front().is_some_and(|first| now > first.published + kept) {
+        let age = |message: &Stored| now.duration_since(message.published).unwrap_or_default();
+        while log.front().is_some_and(|first| age(first) > kept) {
             log.pop_front();
         }
     }
@@ -95,17 +96,18 @@ impl PubSub {
     ) -> Result<proto::Snapshot, Status> {
         let new = request.snapshot.ok_or_else(|| Status::invalid("snapshot is required"))?;
         let snapshot = self.snapshot(&new.name)?;
-        let mut config = snapshot.config();
+        let mut updated = snapshot.config().clone();
         for path in paths(request.update_mask)? {
             match path.as_str() {
-                "labels" => config.labels.clone_from(&new.labels),
-                "expire_time" => config.expire_time = new.expire_time,
+                "labels" => updated.labels.clone_from(&new.labels),
+                "expire_time" => updated.expire_time = new.expire_time,
                 other => {
                     return Err(Status::invalid(format!("cannot update {other} of a snapshot")));
                 }
             }
         }
-        Ok(config.clone())
+        snapshot.config().clone_from(&updated);
+        Ok(updated)
     }
 
     pub(super) fn delete_snapshot(&self, name: &str) -> Result<(), Status> {

@@ -126,3 +126,60 @@ fn a_dead_letter_that_cannot_be_forwarded_keeps_its_attempts_and_its_place() {
     assert_eq!(texts(&again), ["1", "2"]);
     assert_eq!(again[0].delivery_attempt, 6);
 }
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+#[test]
+fn durations_beyond_their_bounds_are_refused() {
+    let env = TestEnv::new(<_>::default());
+    let create = |id: &str, config: proto::Subscription| {
+        let name = format!("projects/p/subscriptions/{id}");
+        let config = proto::Subscription { name, topic: TOPIC.to_owned(), ..config };
+        env.pubsub.create_subscription(config)
+    };
+    let retention =
+        |duration| proto::Subscription { message_retention_duration: duration, ..<_>::default() };
+    let backoff = |least, most| proto::Subscription {
+        retry_policy: Some(proto::RetryPolicy { minimum_backoff: least, maximum_backoff: most }),
+        ..<_>::default()
+    };
+
+    for (id, config) in [
+        ("short", retention(seconds(599))),
+        ("long", retention(seconds(31 * 24 * 3600 + 1))),
+        ("least", backoff(seconds(i64::MAX), None)),
+        ("most", backoff(None, seconds(601))),
+        ("negative", backoff(seconds(-1), None)),
+    ] {
+        let refused = create(id, config).expect_err(id);
+        assert_eq!(refused.code, tonic::Code::InvalidArgument, "{id}");
+    }
+    let right = proto::Subscription { ..backoff(seconds(0), seconds(600)) };
+    let right = proto::Subscription { message_retention_duration: seconds(600), ..right };
+    assert!(create("right", right).is_ok());
+}
+
+#[test]
+fn an_update_that_is_refused_changes_nothing() {
+    let env = TestEnv::new(<_>::default());
+    let update = |duration, path: &str| {
+        let topic = proto::Topic {
+            name: TOPIC.to_owned(),
+            labels: [("a".to_owned(), "b".to_owned())].into(),
+            message_retention_duration: duration,
+            ..<_>::default()
+        };
+        let paths = vec!["labels".to_owned(), path.to_owned()];
+        let update_mask = Some(prost_types::FieldMask { paths });
+        env.pubsub.update_topic(proto::UpdateTopicRequest { topic: Some(topic), update_mask })
+    };
+
+    assert!(update(seconds(i64::MAX), "message_retention_duration").is_err());
+    assert!(update(None, "kms_key_name").is_err());
+
+    let found = env.pubsub.get_topic(TOPIC).expect("the topic");
+    assert!(found.labels.is_empty());
+    env.publish(vec![message("goes on")]);
+}
