@@ -170,7 +170,9 @@ impl Subscription {
         }
         for (key, exhausted) in keys {
             if state.config.enable_message_ordering && !key.is_empty() {
-                state.queue.restore(exhausted);
+                let attempts = exhausted.iter().map(|pending| pending.attempts).max();
+                let backoff = state.backoff_end(attempts.unwrap_or_default());
+                state.queue.restore(exhausted, backoff);
             } else {
                 exhausted.into_iter().for_each(|pending| state.wait_again(pending));
             }
@@ -236,7 +238,7 @@ impl Subscription {
     /// Whether time alone can make something deliverable.
     pub(super) fn is_waiting_for_time(&self) -> bool {
         let state = self.lock();
-        !state.leases.is_empty() || !state.delayed.is_empty()
+        !state.leases.is_empty() || !state.delayed.is_empty() || state.queue.is_holding()
     }
 
     /// Acknowledges; returns the ids whose lease has ended.
@@ -348,8 +350,9 @@ impl State {
         if is_ordered {
             let mut restored: Vec<_> =
                 later.into_iter().filter_map(|ack| self.end_lease(ack)).collect();
+            let backoff = self.backoff_end(pending.attempts);
             restored.push(pending);
-            self.queue.restore(restored);
+            self.queue.restore(restored, backoff);
             return None;
         }
         self.wait_again(pending);
@@ -358,22 +361,22 @@ impl State {
 
     /// Queues a message for another delivery, after the back-off of a retry policy.
     fn wait_again(&mut self, pending: Pending) {
-        match self.backoff(pending.attempts) {
+        match self.backoff_end(pending.attempts) {
             None => self.queue.push(pending, false),
-            Some(wait) => {
+            Some(end) => {
                 let order = self.number();
-                self.delayed.insert((Instant::now() + wait, order), pending);
+                self.delayed.insert((end, order), pending);
             }
         }
     }
 
-    /// The wait before a redelivery, for a subscription with a retry policy.
-    fn backoff(&self, attempts: u32) -> Option<Duration> {
+    /// The earliest time of a redelivery, for a subscription with a retry policy.
+    fn backoff_end(&self, attempts: u32) -> Option<Instant> {
         let policy = self.config.retry_policy.as_ref()?;
         let least = duration_of(policy.minimum_backoff.as_ref(), Duration::from_secs(10));
         let most = duration_of(policy.maximum_backoff.as_ref(), Duration::from_secs(600));
         let factor = 2_u32.saturating_pow(attempts.saturating_sub(1).min(16));
-        Some(least.saturating_mul(factor).min(most))
+        Some(Instant::now() + least.saturating_mul(factor).min(most))
     }
 
     /// Takes back what has outlived its lease, and releases what has waited long enough.
@@ -387,6 +390,7 @@ impl State {
             let pending = first.remove();
             self.queue.push(pending, false);
         }
+        self.queue.release(now);
         let ended = self.leases.iter().filter(|(_, lease)| lease.end <= now);
         let mut ended: Vec<_> = ended.map(|(number, _)| *number).collect();
         ended.sort_unstable();

@@ -1,6 +1,7 @@
 //! The queue of a subscription that keeps the order within each ordering key.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
 
 use super::delivery::Pending;
 
@@ -12,6 +13,8 @@ use super::delivery::Pending;
 pub(super) struct Queue {
     ready: VecDeque<Next>,
     keys: HashMap<String, Key>,
+    /// Keys that wait for their back-off, by its end.
+    held: BTreeSet<(Instant, String)>,
 }
 
 #[derive(Debug)]
@@ -28,6 +31,17 @@ struct Key {
     out: BTreeMap<u64, u64>,
     stream: u64,
     is_ready: bool,
+    /// End of the back-off, before which nothing of the key goes out.
+    held_until: Option<Instant>,
+}
+
+impl Key {
+    /// Notes that the key goes into the ready queue; false where it is there already or must wait.
+    fn becomes_ready(&mut self) -> bool {
+        let becomes = !self.is_ready && self.held_until.is_none();
+        self.is_ready |= becomes;
+        becomes
+    }
 }
 
 impl Queue {
@@ -41,8 +55,7 @@ impl Queue {
         let name = key.clone();
         let key = self.keys.entry(name.clone()).or_default();
         key.queue.push_back(pending);
-        if !key.is_ready {
-            key.is_ready = true;
+        if key.becomes_ready() {
             self.ready.push_back(Next::OfKey(name));
         }
     }
@@ -56,8 +69,8 @@ impl Queue {
             };
             let Some(key) = self.keys.get_mut(&name) else { continue };
             key.is_ready = false;
-            if !key.out.is_empty() && key.stream != stream {
-                // Ready again when the other stream has settled its messages.
+            if key.held_until.is_some() || (!key.out.is_empty() && key.stream != stream) {
+                // Ready again after the back-off, or when the other stream has settled its messages.
                 continue;
             }
             let Some(pending) = key.queue.pop_front() else { continue };
@@ -74,7 +87,7 @@ impl Queue {
     /// Puts a popped message back to the front: it was too large for now.
     pub(super) fn unpop(&mut self, pending: Pending, is_ordered: bool) {
         if is_ordered && !pending.message.ordering_key.is_empty() {
-            self.restore(vec![pending]);
+            self.restore(vec![pending], None);
         } else {
             self.ready.push_front(Next::Message(pending));
         }
@@ -91,7 +104,7 @@ impl Queue {
 
     /// Takes all that waits, in no order. Nothing of a key may be out.
     pub(super) fn drain(&mut self) -> Vec<Pending> {
-        let Self { ready, keys } = std::mem::take(self);
+        let Self { ready, keys, .. } = std::mem::take(self);
         let single = ready.into_iter().filter_map(|next| match next {
             Next::Message(pending) => Some(pending),
             Next::OfKey(_) => None,
@@ -115,8 +128,7 @@ impl Queue {
         }
         if key.queue.is_empty() {
             self.keys.remove(name);
-        } else if !key.is_ready {
-            key.is_ready = true;
+        } else if key.becomes_ready() {
             self.ready.push_back(Next::OfKey(name.to_owned()));
         }
     }
@@ -129,8 +141,9 @@ impl Queue {
             .unwrap_or_default()
     }
 
-    /// Puts messages of one key back to its front, in their order.
-    pub(super) fn restore(&mut self, mut pending: Vec<Pending>) {
+    /// Puts messages of one key back to its front, in their order. Nothing of the key goes out before
+    /// the end of the back-off, if there is one.
+    pub(super) fn restore(&mut self, mut pending: Vec<Pending>, backoff: Option<Instant>) {
         pending.sort_unstable_by_key(|pending| std::cmp::Reverse(pending.message.sequence));
         let Some(name) = pending.first().map(|first| first.message.ordering_key.clone()) else {
             return;
@@ -140,9 +153,86 @@ impl Queue {
             key.out.remove(&pending.message.sequence);
             key.queue.push_front(pending);
         }
-        if !key.is_ready {
-            key.is_ready = true;
+        if let Some(end) = backoff {
+            key.held_until = Some(end);
+            self.held.insert((end, name));
+        } else if key.becomes_ready() {
             self.ready.push_back(Next::OfKey(name));
         }
+    }
+
+    /// Lets keys go out again whose back-off is over.
+    pub(super) fn release(&mut self, now: Instant) {
+        while self.held.first().is_some_and(|(end, _)| *end <= now) {
+            let Some((end, name)) = self.held.pop_first() else { return };
+            // A later back-off of the key, or a new key of the name, is not over.
+            let key = self.keys.get_mut(&name).filter(|key| key.held_until == Some(end));
+            let Some(key) = key else { continue };
+            key.held_until = None;
+            if key.becomes_ready() {
+                self.ready.push_back(Next::OfKey(name));
+            }
+        }
+    }
+
+    /// True while a key waits for its back-off.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime};
+
+    use super::super::proto;
+    use super::super::wire::Stored;
+    use super::*;
+
+    const STREAM: u64 = 1;
+
+    fn pending(sequence: u64) -> Pending {
+        let ordering_key = "key".to_owned();
+        let message = proto::PubsubMessage { ordering_key, ..<_>::default() };
+        let message = Arc::new(Stored::new(sequence, SystemTime::now(), message));
+        Pending { message, attempts: 0 }
+    }
+
+    fn pop(queue: &mut Queue) -> Option<u64> {
+        queue.pop(STREAM).map(|pending| pending.message.sequence)
+    }
+
+    #[test]
+    fn nothing_of_a_key_goes_out_before_the_end_of_its_backoff() {
+        let mut queue = Queue::default();
+        let end = Instant::now() + Duration::from_secs(60);
+        queue.push(pending(2), true);
+
+        queue.restore(vec![pending(1)], Some(end));
+        queue.push(pending(3), true);
+        queue.release(end - Duration::from_secs(1));
+        assert_eq!(pop(&mut queue), None);
+        assert!(queue.is_holding());
+        queue.release(end);
+
+        let all = [(); 4].map(|()| pop(&mut queue));
+        assert_eq!(all, [Some(1), Some(2), Some(3), None]);
+        assert!(!queue.is_holding());
+    }
+
+    #[test]
+    fn a_later_backoff_replaces_an_earlier_one() {
+        let mut queue = Queue::default();
+        let end = Instant::now();
+        let later = end + Duration::from_secs(60);
+
+        queue.restore(vec![pending(2)], Some(end));
+        queue.restore(vec![pending(1)], Some(later));
+
+        queue.release(end);
+        assert_eq!(pop(&mut queue), None);
+        queue.release(later);
+        assert_eq!(pop(&mut queue), Some(1));
     }
 }

@@ -183,3 +183,16 @@ fn an_update_that_is_refused_changes_nothing() {
     assert!(found.labels.is_empty());
     env.publish(vec![message("goes on")]);
 }
+
+#[test]
+fn a_nacked_message_of_a_key_waits_for_the_backoff_of_the_retry_policy() {
+    let policy = proto::RetryPolicy { minimum_backoff: seconds(600), ..<_>::default() };
+    let config = proto::Subscription { enable_message_ordering: true, ..<_>::default() };
+    let env = TestEnv::new(proto::Subscription { retry_policy: Some(policy), ..config });
+    env.publish(vec![keyed("1"), keyed("2")]);
+
+    env.nack(&take(&env.subscription)[..1]);
+
+    assert!(take(&env.subscription).is_empty());
+    assert!(env.subscription.is_waiting_for_time());
+}
