@@ -196,6 +196,11 @@ impl Subscription {
         stream
     }
 
+    /// False for a stream that was closed, or that ended with its endpoint.
+    pub(super) fn has_stream(&self, stream: u64) -> bool {
+        self.lock().streams.contains_key(&stream)
+    }
+
     /// Forgets a stream. Its leases last until they end by themselves, as with Google's.
     pub(super) fn close_stream(&self, stream: u64) {
         self.lock().streams.remove(&stream);

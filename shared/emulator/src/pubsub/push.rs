@@ -152,7 +152,8 @@ impl Worker {
         Self { pubsub, subscription, client, stream, failures: 0, resumes_at }
     }
 
-    /// Ends when the subscription has gone, or its endpoint has.
+    /// Ends when the subscription has gone, or its endpoint has. One that has come back since has a
+    /// worker of its own.
     async fn run(mut self) {
         let subscription = Arc::clone(&self.subscription);
         let mut sending = FuturesUnordered::new();
@@ -160,7 +161,8 @@ impl Worker {
             let changed = subscription.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let Some(push) = endpoint(&subscription) else { break };
+            let push = endpoint(&subscription).filter(|_| subscription.has_stream(self.stream));
+            let Some(push) = push else { break };
             let now = Instant::now();
             if now >= self.resumes_at {
                 for received in self.take() {
@@ -316,5 +318,31 @@ mod tests {
             let refused = check(wrong).unwrap_err();
             assert!(refused.message.contains("an http URL of this machine"), "{wrong}: {refused}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_ends_with_its_endpoint_even_if_another_is_there() {
+        let pubsub = PubSub::new(crate::faults::Faults::default());
+        let (name, topic) = ("projects/p/subscriptions/name", "projects/p/topics/topic");
+        let config = proto::Topic { name: topic.to_owned(), ..<_>::default() };
+        pubsub.create_topic(config).expect("a topic");
+        let push =
+            |url: &str| proto::PushConfig { push_endpoint: url.to_owned(), ..<_>::default() };
+        let config = proto::Subscription {
+            name: name.to_owned(),
+            topic: topic.to_owned(),
+            push_config: Some(push("http://localhost/a")),
+            ..<_>::default()
+        };
+        pubsub.create_subscription(config).expect("a subscription");
+        let subscription = pubsub.subscription(name).expect("the subscription");
+        let connector = HttpConnector::new_with_resolver(Loopback);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let worker = Worker::new(pubsub.clone(), Arc::clone(&subscription), client);
+
+        subscription.configure(|config| config.push_config = Some(push("")));
+        subscription.configure(|config| config.push_config = Some(push("http://localhost/b")));
+
+        assert!(timeout(IDLE * 10, worker.run()).await.is_ok());
     }
 }
