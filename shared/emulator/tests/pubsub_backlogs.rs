@@ -349,3 +349,25 @@ async fn rest_knows_snapshots_and_seek_and_names_what_is_not_there() {
         assert!(refused.text().await.unwrap().contains(name), "{name}");
     }
 }
+
+#[tokio::test]
+async fn rest_refuses_the_settings_that_are_not_there() {
+    let cloud = Cloud::start(<_>::default()).await;
+    let client = reqwest::Client::new();
+    let transforms = json!([{ "javascriptUdf": { "functionName": "f", "code": "x" } }]);
+    let other = "projects/p/topics/other";
+
+    for (name, setting, value) in [
+        (other, "ingestionDataSourceSettings", json!({ "awsKinesis": {} })),
+        (other, "messageTransforms", transforms.clone()),
+        (SUBSCRIPTION, "bigqueryConfig", json!({ "table": "p.d.t" })),
+        (SUBSCRIPTION, "cloudStorageConfig", json!({ "bucket": "b" })),
+        (SUBSCRIPTION, "bigtableConfig", json!({ "table": "t" })),
+        (SUBSCRIPTION, "messageTransforms", transforms.clone()),
+    ] {
+        let body = json!({ "topic": TOPIC, setting: value });
+        let url = format!("{}/v1/{name}", cloud.emulator.url());
+        let refused = client.put(url).json(&body).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::NOT_IMPLEMENTED, "{setting}");
+    }
+}

@@ -223,6 +223,7 @@ fn check(config: &mut proto::Subscription) -> Result<(), Status> {
     let unsupported = [
         (config.bigquery_config.is_some(), "bigquery_config"),
         (config.cloud_storage_config.is_some(), "cloud_storage_config"),
+        (config.bigtable_config.is_some(), "bigtable_config"),
         (!config.message_transforms.is_empty(), "message_transforms"),
     ];
     refuse(&unsupported)?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::proto;
 
@@ -18,7 +19,11 @@ pub(super) struct Topic {
     #[serde(with = "seconds", skip_serializing_if = "Option::is_none")]
     message_retention_duration: Option<prost_types::Duration>,
     #[serde(skip_serializing)]
-    schema_settings: Option<serde_json::Value>,
+    schema_settings: Option<Value>,
+    #[serde(skip_serializing)]
+    ingestion_data_source_settings: Option<Value>,
+    #[serde(skip_serializing)]
+    message_transforms: Vec<Value>,
 }
 
 impl Topic {
@@ -28,7 +33,9 @@ impl Topic {
             labels: self.labels,
             kms_key_name: self.kms_key_name,
             message_retention_duration: self.message_retention_duration,
-            schema_settings: self.schema_settings.map(|_| proto::SchemaSettings::default()),
+            schema_settings: mark(self.schema_settings.as_ref()),
+            ingestion_data_source_settings: mark(self.ingestion_data_source_settings.as_ref()),
+            message_transforms: self.message_transforms.iter().map(|_| <_>::default()).collect(),
             ..proto::Topic::default()
         }
     }
@@ -41,9 +48,14 @@ impl From<proto::Topic> for Topic {
             labels: topic.labels,
             kms_key_name: topic.kms_key_name,
             message_retention_duration: topic.message_retention_duration,
-            schema_settings: None,
+            ..Self::default()
         }
     }
+}
+
+/// Stands for a setting that is not supported, so that it is refused by its name.
+fn mark<T: Default>(setting: Option<&Value>) -> Option<T> {
+    setting.map(|_| T::default())
 }
 
 /// A subscription.
@@ -73,6 +85,14 @@ pub(super) struct Subscription {
     detached: bool,
     #[serde(with = "seconds", skip_deserializing, skip_serializing_if = "Option::is_none")]
     topic_message_retention_duration: Option<prost_types::Duration>,
+    #[serde(skip_serializing)]
+    bigquery_config: Option<Value>,
+    #[serde(skip_serializing)]
+    cloud_storage_config: Option<Value>,
+    #[serde(skip_serializing)]
+    bigtable_config: Option<Value>,
+    #[serde(skip_serializing)]
+    message_transforms: Vec<Value>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -90,7 +110,7 @@ pub(super) struct PushConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     no_wrapper: Option<NoWrapper>,
     #[serde(skip_serializing)]
-    oidc_token: Option<serde_json::Value>,
+    oidc_token: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -199,6 +219,10 @@ impl Subscription {
             }),
             enable_exactly_once_delivery: self.enable_exactly_once_delivery,
             push_config: Some(self.push_config.into_proto()),
+            bigquery_config: mark(self.bigquery_config.as_ref()),
+            cloud_storage_config: mark(self.cloud_storage_config.as_ref()),
+            bigtable_config: mark(self.bigtable_config.as_ref()),
+            message_transforms: self.message_transforms.iter().map(|_| <_>::default()).collect(),
             ..proto::Subscription::default()
         }
     }
@@ -230,6 +254,7 @@ impl From<proto::Subscription> for Subscription {
             push_config: subscription.push_config.unwrap_or_default().into(),
             detached: subscription.detached,
             topic_message_retention_duration: subscription.topic_message_retention_duration,
+            ..Self::default()
         }
     }
 }
