@@ -270,7 +270,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
         return answer_grpc(cloud, &path, request).await;
     }
     let outcome = match path.split('/').nth(1).unwrap_or_default() {
-        "v1" => crate::pubsub::rest_answer(&cloud.pubsub, request).await,
+        "v1" => Ok(crate::pubsub::rest_answer(&cloud.pubsub, request).await),
         "bigquery" | "projects" => Ok(crate::bigquery::rest_answer(&cloud.bigquery, request).await),
         "upload" | "resumable" if is_job_upload(&path) => {
             Ok(crate::bigquery::upload(&cloud.bigquery, request).await)

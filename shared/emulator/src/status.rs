@@ -131,16 +131,24 @@ impl From<Status> for tonic::Status {
     }
 }
 
-impl IntoResponse for Status {
-    fn into_response(self) -> Response {
+impl Status {
+    /// Answers with an HTTP status of an API's own.
+    pub(crate) fn into_response_with(self, http: StatusCode) -> Response {
         let body = serde_json::json!({ "error": {
-            "code": self.http().as_u16(),
+            "code": http.as_u16(),
             "message": self.message,
             "status": self.name(),
             "errors": [{ "message": self.message, "domain": "global", "reason": self.reason() }],
         }});
-        let mut response = (self.http(), Json(body)).into_response();
+        let mut response = (http, Json(body)).into_response();
         self.tell_retry(&mut response);
         response
+    }
+}
+
+impl IntoResponse for Status {
+    fn into_response(self) -> Response {
+        let http = self.http();
+        self.into_response_with(http)
     }
 }

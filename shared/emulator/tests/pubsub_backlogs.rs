@@ -344,6 +344,11 @@ async fn rest_knows_snapshots_and_seek_and_names_what_is_not_there() {
 
     assert!(created.status().is_success() && sought.status().is_success());
     assert_eq!(listed["snapshots"][0]["name"], SNAPSHOT);
+    let detach = url(&format!("{SUBSCRIPTION}:detach"));
+    assert!(client.post(detach).send().await.unwrap().status().is_success());
+    let pull = url(&format!("{SUBSCRIPTION}:pull"));
+    let detached = client.post(pull).json(&json!({ "maxMessages": 1 })).send().await.unwrap();
+    assert_eq!(detached.status(), StatusCode::BAD_REQUEST, "a failed precondition");
     for (refused, name) in [(schemas, "schemas"), (policy, "getIamPolicy")] {
         assert_eq!(refused.status(), StatusCode::NOT_IMPLEMENTED);
         assert!(refused.text().await.unwrap().contains(name), "{name}");

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use prost::Message as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::{PubSub, json, proto};
 use crate::rest::{decode, query, read_json};
@@ -21,7 +22,19 @@ use crate::rights;
 use crate::status::Status;
 
 /// Answers a request below `/v1/`.
-pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response, Status> {
+pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Response {
+    match route(pubsub, request).await {
+        Ok(answer) => Json(answer).into_response(),
+        // Unlike Cloud Storage, which answers 412.
+        Err(mut status) if status.code == Code::FailedPrecondition => {
+            status.reason.get_or_insert_with(|| "failedPrecondition".to_owned());
+            status.into_response_with(StatusCode::BAD_REQUEST)
+        }
+        Err(status) => status.into_response(),
+    }
+}
+
+async fn route(pubsub: &PubSub, request: Request) -> Result<Value, Status> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().trim_start_matches("/v1/");
     let (name, verb) = path.split_once(':').unwrap_or((path, ""));
@@ -30,7 +43,7 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
     let query = query(&parts.uri);
     let call = Call { pubsub, name: name.clone(), query, method: parts.method };
     let method = call.method.clone();
-    let answer = match (pieces.as_slice(), verb) {
+    match (pieces.as_slice(), verb) {
         (["projects", _, "topics"], "") => call.faulty("ListTopics", call.list_topics()).await,
         (["projects", _, "subscriptions"], "") => {
             call.faulty("ListSubscriptions", call.list_subscriptions()).await
@@ -66,8 +79,7 @@ pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Result<Response
             call.consume(verb, body).await
         }
         _ => Err(Status::unimplemented(&format!("{method} {}", parts.uri.path()))),
-    };
-    Ok(Json(answer?).into_response())
+    }
 }
 
 #[derive(Deserialize)]
