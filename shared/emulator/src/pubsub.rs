@@ -11,6 +11,7 @@ mod pull;
 mod push;
 mod rest;
 mod rpc;
+mod settling;
 mod snapshots;
 mod wire;
 

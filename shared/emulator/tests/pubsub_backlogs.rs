@@ -376,3 +376,21 @@ async fn rest_refuses_the_settings_that_are_not_there() {
         assert_eq!(refused.status(), StatusCode::NOT_IMPLEMENTED, "{setting}");
     }
 }
+
+#[tokio::test]
+async fn rest_tells_of_acknowledgements_that_came_too_late() {
+    let mut cloud = Cloud::start(<_>::default()).await;
+    let once = v1::Subscription { enable_exactly_once_delivery: true, ..<_>::default() };
+    cloud.subscribe(once).await.unwrap();
+    let url = format!("{}/v1/{SUBSCRIPTION}", cloud.emulator.url());
+    let client = reqwest::Client::new();
+
+    for (verb, seconds) in [("acknowledge", 0), ("modifyAckDeadline", 10)] {
+        let body = json!({ "ackIds": ["17"], "ackDeadlineSeconds": seconds });
+        let late = client.post(format!("{url}:{verb}")).json(&body).send().await.unwrap();
+        assert_eq!(late.status(), StatusCode::BAD_REQUEST, "{verb}");
+    }
+    let body = json!({ "ackIds": [], "ackDeadlineSeconds": 601 });
+    let long = client.post(format!("{url}:modifyAckDeadline")).json(&body).send().await.unwrap();
+    assert_eq!(long.status(), StatusCode::BAD_REQUEST);
+}

@@ -20,6 +20,9 @@ use crate::status::Status;
 const RESPONSE_MESSAGES: usize = 1000;
 /// Most bytes in one response, unless a single message is larger.
 const RESPONSE_BYTES: usize = 1_000_000;
+/// Length of an acknowledgement id, of which requests have many: that of most of Google's
+/// (<https://github.com/elixir-broadway/broadway_cloud_pub_sub/pull/49>).
+const ACK_ID_BYTES: usize = 184;
 /// How often leases are looked through.
 pub(super) const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -249,9 +252,10 @@ impl Subscription {
     /// Acknowledges; returns the ids whose lease has ended.
     pub(super) fn acknowledge(&self, ack_ids: &[String]) -> Vec<String> {
         let mut state = self.lock();
+        let now = Instant::now();
         let unknown = ack_ids.iter().filter(|id| {
-            let lease = number(id).and_then(|number| state.end_lease(number));
-            lease.is_none()
+            let number = number(id).filter(|number| state.has_lease(*number, now));
+            number.and_then(|number| state.end_lease(number)).is_none()
         });
         let unknown = unknown.cloned().collect();
         drop(state);
@@ -263,17 +267,18 @@ impl Subscription {
     /// has used up its attempts.
     pub(super) fn modify(&self, changes: &[(String, i32)]) -> (Vec<String>, Vec<Pending>) {
         let mut state = self.lock();
+        let now = Instant::now();
         let mut unknown = Vec::new();
         let mut dead = Vec::new();
         for (id, seconds) in changes {
-            let Some(number) = number(id).filter(|number| state.leases.contains_key(number)) else {
+            let Some(number) = number(id).filter(|number| state.has_lease(*number, now)) else {
                 unknown.push(id.clone());
                 continue;
             };
             if *seconds == 0 {
                 dead.extend(state.give_back(number));
             } else if let Some(lease) = state.leases.get_mut(&number) {
-                lease.end = Instant::now() + seconds_of(*seconds);
+                lease.end = now + seconds_of(*seconds);
             }
         }
         drop(state);
@@ -318,12 +323,18 @@ impl State {
         let has_policy = self.config.dead_letter_policy.is_some();
         let attempts = i32::try_from(pending.attempts).unwrap_or(i32::MAX);
         let received = Received {
-            ack_id: format!("{number:x}"),
+            ack_id: format!("{number:0>ACK_ID_BYTES$x}"),
             message: pending.message.encoded.clone(),
             delivery_attempt: if has_policy { attempts } else { 0 },
         };
         self.leases.insert(number, Lease { pending, end: Instant::now() + deadline, stream });
         received
+    }
+
+    /// With exactly-once delivery a lease ends at its time, and otherwise when that is noticed.
+    fn has_lease(&self, number: u64, now: Instant) -> bool {
+        let lease = self.leases.get(&number);
+        lease.is_some_and(|lease| !self.config.enable_exactly_once_delivery || now < lease.end)
     }
 
     fn end_lease(&mut self, number: u64) -> Option<Pending> {

@@ -218,21 +218,18 @@ impl Call<'_> {
                 Ok(json!({ "receivedMessages": received.collect::<Result<Vec<_>, _>>()? }))
             }
             "acknowledge" => {
-                let acknowledge =
-                    async { Ok(pubsub.subscription(&self.name)?.acknowledge(&request.ack_ids)) };
-                pubsub.faults.around("Acknowledge", acknowledge).await?;
+                let (subscription, ack_ids) = (self.name.clone(), request.ack_ids);
+                pubsub.acknowledge(proto::AcknowledgeRequest { subscription, ack_ids }).await?;
                 Ok(json!({}))
             }
             "modifyAckDeadline" => {
-                let seconds = request.ack_deadline_seconds;
-                let changes: Vec<_> = request.ack_ids.into_iter().map(|id| (id, seconds)).collect();
-                let modify = async {
-                    let subscription = pubsub.subscription(&self.name)?;
-                    let (_, dead) = subscription.modify(&changes);
-                    pubsub.dead_letter(&subscription, dead);
-                    Ok(json!({}))
+                let modify = proto::ModifyAckDeadlineRequest {
+                    subscription: self.name.clone(),
+                    ack_ids: request.ack_ids,
+                    ack_deadline_seconds: request.ack_deadline_seconds,
                 };
-                pubsub.faults.around("ModifyAckDeadline", modify).await
+                pubsub.modify_ack_deadline(modify).await?;
+                Ok(json!({}))
             }
             other => Err(Status::unimplemented(&format!("subscriptions.{other}"))),
         }

@@ -1,11 +1,8 @@
 //! The gRPC methods of Pub/Sub.
 
-use std::collections::HashMap;
-
 use axum::extract::Request;
 use axum::response::Response;
 use prost::Message;
-use tonic::Code;
 
 use super::{PubSub, proto};
 use crate::grpc::{self, streaming, unary};
@@ -79,18 +76,17 @@ async fn subscriber_answer(pubsub: PubSub, path: &str, request: Request) -> Resp
             .await
         }
         "StreamingPull" => streaming(request, move |r| pubsub.streaming_pull(r)).await,
-        "Acknowledge" => unary(request, move |r: proto::AcknowledgeRequest| {
-            let pubsub = pubsub.clone();
-            async move { settle(&pubsub, "Acknowledge", &r.subscription, &r.ack_ids, None).await }
-        })
-        .await,
-        "ModifyAckDeadline" => {
-            unary(request, move |r: proto::ModifyAckDeadlineRequest| {
+        "Acknowledge" => {
+            unary(request, move |r| {
                 let pubsub = pubsub.clone();
-                async move {
-                    let seconds = Some(r.ack_deadline_seconds);
-                    settle(&pubsub, "ModifyAckDeadline", &r.subscription, &r.ack_ids, seconds).await
-                }
+                async move { Ok(pubsub.acknowledge(r).await?) }
+            })
+            .await
+        }
+        "ModifyAckDeadline" => {
+            unary(request, move |r| {
+                let pubsub = pubsub.clone();
+                async move { Ok(pubsub.modify_ack_deadline(r).await?) }
             })
             .await
         }
@@ -186,73 +182,4 @@ fn list_topic_snapshots(
     let (found, next_page_token) = pubsub.list_snapshots("", Some(&request.topic), page)?;
     let snapshots = found.into_iter().map(|snapshot| snapshot.name).collect();
     Ok(proto::ListTopicSnapshotsResponse { snapshots, next_page_token })
-}
-
-/// Acknowledges, or with `seconds` sets new deadlines.
-async fn settle(
-    pubsub: &PubSub,
-    method: &str,
-    name: &str,
-    ack_ids: &[String],
-    seconds: Option<i32>,
-) -> Result<(), tonic::Status> {
-    let act = async {
-        let subscription = pubsub.subscription(name)?;
-        let unknown = match seconds {
-            None => subscription.acknowledge(ack_ids),
-            Some(seconds) if (0..=600).contains(&seconds) => {
-                let changes: Vec<_> = ack_ids.iter().map(|id| (id.clone(), seconds)).collect();
-                let (unknown, dead) = subscription.modify(&changes);
-                pubsub.dead_letter(&subscription, dead);
-                unknown
-            }
-            Some(_) => return Err(Status::invalid("ack_deadline_seconds must be 0 to 600")),
-        };
-        // Without exactly-once delivery, late acknowledgements are silently of no use.
-        let is_exactly_once = subscription.config().enable_exactly_once_delivery;
-        Ok(if is_exactly_once { unknown } else { Vec::new() })
-    };
-    let unknown = pubsub.faults.around(method, act).await?;
-    if unknown.is_empty() { Ok(()) } else { Err(lease_ended(unknown)) }
-}
-
-/// The error that names each id whose lease has ended, as exactly-once clients read it.
-fn lease_ended(ack_ids: Vec<String>) -> tonic::Status {
-    const REASON: &str = "PERMANENT_FAILURE_INVALID_ACK_ID";
-    let metadata = ack_ids.into_iter().map(|id| (id, REASON.to_owned())).collect();
-    let info =
-        ErrorInfo { reason: REASON.into(), domain: "pubsub.googleapis.com".into(), metadata };
-    let message = "Some acknowledgement ids in the request were invalid.".to_owned();
-    let details = RpcStatus {
-        code: Code::FailedPrecondition.into(),
-        message: message.clone(),
-        details: vec![prost_types::Any {
-            type_url: "type.googleapis.com/google.rpc.ErrorInfo".into(),
-            value: info.encode_to_vec(),
-        }],
-    };
-    let details = details.encode_to_vec().into();
-    tonic::Status::with_details(Code::FailedPrecondition, message, details)
-}
-
-/// `google.rpc.Status`.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-/// `google.rpc.ErrorInfo`.
-#[derive(Clone, PartialEq, Message)]
-struct ErrorInfo {
-    #[prost(string, tag = "1")]
-    reason: String,
-    #[prost(string, tag = "2")]
-    domain: String,
-    #[prost(map = "string, string", tag = "3")]
-    metadata: HashMap<String, String>,
 }

@@ -196,3 +196,53 @@ fn a_nacked_message_of_a_key_waits_for_the_backoff_of_the_retry_policy() {
     assert!(take(&env.subscription).is_empty());
     assert!(env.subscription.is_waiting_for_time());
 }
+
+fn acknowledgement(received: &[Received]) -> proto::AcknowledgeRequest {
+    let ack_ids = received.iter().map(|one| one.ack_id.clone()).collect();
+    proto::AcknowledgeRequest { subscription: SUBSCRIPTION.to_owned(), ack_ids }
+}
+
+fn deadline(received: &[Received], ack_deadline_seconds: i32) -> proto::ModifyAckDeadlineRequest {
+    let proto::AcknowledgeRequest { subscription, ack_ids } = acknowledgement(received);
+    proto::ModifyAckDeadlineRequest { subscription, ack_ids, ack_deadline_seconds }
+}
+
+#[tokio::test]
+async fn an_exactly_once_lease_that_has_ended_is_told() {
+    for is_exactly_once in [true, false] {
+        let config =
+            proto::Subscription { enable_exactly_once_delivery: is_exactly_once, ..<_>::default() };
+        let env = TestEnv::new(config);
+        env.publish(vec![message("late")]);
+        let (messages, bytes, ack_deadline) = (1, usize::MAX, seconds_of(0));
+        let allowance = Allowance { messages, bytes, ack_deadline };
+        let (late, _) = env.subscription.take(None, allowance);
+
+        let extended = env.pubsub.modify_ack_deadline(deadline(&late, 600)).await;
+        let acknowledged = env.pubsub.acknowledge(acknowledgement(&late)).await;
+
+        assert_eq!(extended.is_err(), is_exactly_once);
+        assert_eq!(acknowledged.is_err(), is_exactly_once);
+        if let Err(status) = acknowledged {
+            assert_eq!((status.code, status.details.len()), (tonic::Code::FailedPrecondition, 1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_of_acknowledgements_keep_to_googles_limits() {
+    let env = TestEnv::new(<_>::default());
+    for _ in 0..3 {
+        env.publish(vec![message("x"); 1000]);
+    }
+    let received = take(&env.subscription);
+    let (pubsub, some, few) = (&env.pubsub, &received[..2500], &received[..1]);
+
+    assert!(pubsub.acknowledge(acknowledgement(&received)).await.is_err());
+    assert!(pubsub.modify_ack_deadline(deadline(&received, 10)).await.is_err());
+    for seconds in [-1, 601, i32::MAX] {
+        assert!(pubsub.modify_ack_deadline(deadline(few, seconds)).await.is_err(), "{seconds}");
+    }
+    assert!(pubsub.modify_ack_deadline(deadline(some, 600)).await.is_ok());
+    assert!(pubsub.acknowledge(acknowledgement(some)).await.is_ok());
+}
