@@ -14,8 +14,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::Code;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Code, Streaming};
 use v1::publisher_client::PublisherClient;
 use v1::seek_request::Target;
 use v1::subscriber_client::SubscriberClient;
@@ -88,10 +89,29 @@ impl Cloud {
             .unwrap();
     }
 
+    /// Opens a stream of pulls without limits, and returns where its requests go in.
+    async fn stream(
+        &mut self,
+    ) -> (mpsc::UnboundedSender<v1::StreamingPullRequest>, Streaming<v1::StreamingPullResponse>)
+    {
+        let (sender, requests) = mpsc::unbounded_channel();
+        let subscription = SUBSCRIPTION.into();
+        sender.send(v1::StreamingPullRequest { subscription, ..ten_seconds() }).unwrap();
+        let requests = UnboundedReceiverStream::new(requests);
+        let mut answers = self.subscriber.streaming_pull(requests).await.unwrap().into_inner();
+        // The first answer has no messages.
+        timeout(PATIENCE, answers.message()).await.unwrap().unwrap().unwrap();
+        (sender, answers)
+    }
+
     async fn seek(&mut self, target: Target) -> Result<(), tonic::Status> {
         let (subscription, target) = (SUBSCRIPTION.into(), Some(target));
         self.subscriber.seek(v1::SeekRequest { subscription, target }).await.map(drop)
     }
+}
+
+fn ten_seconds() -> v1::StreamingPullRequest {
+    v1::StreamingPullRequest { stream_ack_deadline_seconds: 10, ..<_>::default() }
 }
 
 fn retaining() -> v1::Subscription {
@@ -393,4 +413,52 @@ async fn rest_tells_of_acknowledgements_that_came_too_late() {
     let body = json!({ "ackIds": [], "ackDeadlineSeconds": 601 });
     let long = client.post(format!("{url}:modifyAckDeadline")).json(&body).send().await.unwrap();
     assert_eq!(long.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_stream_with_a_backlog_can_be_cut() {
+    const MESSAGES: usize = 30;
+    let mut cloud = Cloud::start(<_>::default()).await;
+    cloud.subscribe(<_>::default()).await.unwrap();
+    let data = vec![0; 1_000_000].into();
+    let message = v1::PubsubMessage { data, ..<_>::default() };
+    for _ in 0..MESSAGES {
+        let (topic, messages) = (TOPIC.into(), vec![message.clone()]);
+        cloud.publisher.publish(v1::PublishRequest { topic, messages }).await.unwrap();
+    }
+    let (_requests, mut answers) = cloud.stream().await;
+
+    cloud.emulator.faults().cut_streams();
+
+    let mut received = 0;
+    let ended = loop {
+        match timeout(PATIENCE, answers.message()).await.unwrap() {
+            Ok(answer) => received += answer.unwrap().received_messages.len(),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), Code::Unavailable, "{ended}");
+    assert!(received < MESSAGES, "{received}");
+}
+
+#[tokio::test]
+async fn a_stream_refuses_deadlines_that_cannot_be() {
+    let mut cloud = Cloud::start(<_>::default()).await;
+    cloud.subscribe(<_>::default()).await.unwrap();
+    let modify = |seconds: &[i32]| v1::StreamingPullRequest {
+        modify_deadline_ack_ids: vec!["17".into()],
+        modify_deadline_seconds: seconds.to_vec(),
+        ..<_>::default()
+    };
+    let lease = |seconds| v1::StreamingPullRequest {
+        stream_ack_deadline_seconds: seconds,
+        ..<_>::default()
+    };
+
+    for wrong in [modify(&[]), modify(&[-1]), modify(&[601]), lease(9), lease(601)] {
+        let (requests, mut answers) = cloud.stream().await;
+        requests.send(wrong.clone()).unwrap();
+        let ended = timeout(PATIENCE, answers.message()).await.unwrap().unwrap_err();
+        assert_eq!(ended.code(), Code::InvalidArgument, "{wrong:?}: {ended}");
+    }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{FutureExt as _, Stream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Streaming};
 
 use super::delivery::{Allowance, SCAN_INTERVAL, Subscription, seconds_of};
+use super::settling::check_deadline;
 use super::wire::Pulled;
 use super::{PubSub, proto};
 use crate::conditions::Age;
@@ -83,7 +84,6 @@ enum Phase {
 struct PullStream {
     pubsub: PubSub,
     requests: Streaming<Request>,
-    is_half_closed: bool,
     cuts: watch::Receiver<u64>,
     subscription: Arc<Subscription>,
     stream: u64,
@@ -101,45 +101,54 @@ async fn open(
     let subscription =
         faults.around("StreamingPull", async { pubsub.subscription(&first.subscription) }).await?;
     subscription.check_pull()?;
-    if !(10..=600).contains(&first.stream_ack_deadline_seconds) {
-        return Err(Status::invalid("stream_ack_deadline_seconds must be 10 to 600"));
-    }
+    let ack_deadline = stream_deadline(first.stream_ack_deadline_seconds)?;
     // Zero and below ask for no limit.
     let limit = |limit: i64| usize::try_from(limit).ok().filter(|limit| *limit > 0);
     let allowance = Allowance {
         messages: limit(first.max_outstanding_messages).unwrap_or(usize::MAX),
         bytes: limit(first.max_outstanding_bytes).unwrap_or(usize::MAX),
-        ack_deadline: seconds_of(first.stream_ack_deadline_seconds),
+        ack_deadline,
     };
     let stream = subscription.open_stream();
     let opened = PullStream {
         pubsub,
         requests,
-        is_half_closed: false,
         cuts,
         subscription,
         stream,
         allowance,
         age: Age::with_jitter(),
     };
-    opened.settle(&first);
+    opened.settle(&first)?;
     Ok(opened)
+}
+
+/// The lease of each message that a stream gets from now on.
+fn stream_deadline(seconds: i32) -> Result<Duration, Status> {
+    if (10..=600).contains(&seconds) {
+        return Ok(seconds_of(seconds));
+    }
+    Err(Status::invalid("stream_ack_deadline_seconds must be 10 to 600"))
 }
 
 impl PullStream {
     /// The next answer; `None` when the client has closed.
     async fn next(&mut self) -> Result<Option<Pulled>, Status> {
         let until = Instant::now() + HEARTBEAT;
-        let conditions = self.pubsub.faults.conditions().clone();
         let subscription = Arc::clone(&self.subscription);
         loop {
             let changed = subscription.changed.notified();
             tokio::pin!(changed);
             // Registers before the look, so that nothing is missed in between.
             changed.as_mut().enable();
+            // Goes before messages, of which there may be many.
+            if let Some(request) = self.request().now_or_never() {
+                let Some(request) = request? else { return Ok(None) };
+                self.obey(&request)?;
+            }
             subscription.check_pull()?;
-            let (taken, dead) = subscription.take(Some(self.stream), self.allowance);
-            self.pubsub.dead_letter(&subscription, dead);
+            let (taken, exhausted) = subscription.take(Some(self.stream), self.allowance);
+            self.pubsub.dead_letter(&subscription, exhausted);
             if !taken.is_empty() || Instant::now() >= until {
                 return Ok(Some(self.answer(taken)));
             }
@@ -147,39 +156,59 @@ impl PullStream {
             tokio::select! {
                 () = changed => {}
                 () = sleep(wait) => {}
-                _ = self.cuts.changed() => {
-                    return Err(Status::new(Code::Unavailable, "the stream was cut on demand"));
+                request = self.request() => {
+                    let Some(request) = request? else { return Ok(None) };
+                    self.obey(&request)?;
                 }
-                () = conditions.outlived(self.age, Profile::stream_age) => {
-                    self.pubsub.faults.note_end("StreamingPull");
-                    let text = "The service was unable to fulfill your request. Please try again. \
-                                [code=8a75]";
-                    return Err(Status::new(Code::Unavailable, text));
-                }
-                request = self.requests.message(), if !self.is_half_closed => match request {
-                    Ok(Some(request)) => self.settle(&request),
-                    Ok(None) => self.is_half_closed = true,
-                    Err(_) => return Ok(None),
-                },
-            }
-            if self.is_half_closed {
-                return Ok(None);
             }
         }
     }
 
+    /// Waits for the next request; `None` when the client has closed. Can be cancelled.
+    ///
+    /// # Errors
+    /// When the stream ends for another reason than the client.
+    async fn request(&mut self) -> Result<Option<Request>, Status> {
+        let faults = &self.pubsub.faults;
+        tokio::select! {
+            _ = self.cuts.changed() => {
+                Err(Status::new(Code::Unavailable, "the stream was cut on demand"))
+            }
+            () = faults.conditions().outlived(self.age, Profile::stream_age) => {
+                faults.note_end("StreamingPull");
+                let text = "The service was unable to fulfill your request. Please try again. \
+                            [code=8a75]";
+                Err(Status::new(Code::Unavailable, text))
+            }
+            // An error means that the client has gone.
+            request = self.requests.message() => Ok(request.unwrap_or(None)),
+        }
+    }
+
+    fn obey(&mut self, request: &Request) -> Result<(), Status> {
+        if request.stream_ack_deadline_seconds != 0 {
+            self.allowance.ack_deadline = stream_deadline(request.stream_ack_deadline_seconds)?;
+        }
+        self.settle(request)
+    }
+
     /// Acknowledgements and deadlines that come on the stream itself.
-    fn settle(&self, request: &Request) {
+    fn settle(&self, request: &Request) -> Result<(), Status> {
+        let (ids, seconds) = (&request.modify_deadline_ack_ids, &request.modify_deadline_seconds);
+        if ids.len() != seconds.len() {
+            let text = "modify_deadline_ack_ids and modify_deadline_seconds must be of one size";
+            return Err(Status::invalid(text));
+        }
+        seconds.iter().try_for_each(|seconds| check_deadline(*seconds))?;
         if !request.ack_ids.is_empty() {
             self.subscription.acknowledge(&request.ack_ids);
         }
-        if !request.modify_deadline_ack_ids.is_empty() {
-            let ids = request.modify_deadline_ack_ids.iter().cloned();
-            let changes: Vec<_> =
-                ids.zip(request.modify_deadline_seconds.iter().copied()).collect();
-            let (_, dead) = self.subscription.modify(&changes);
-            self.pubsub.dead_letter(&self.subscription, dead);
+        if !ids.is_empty() {
+            let changes: Vec<_> = ids.iter().cloned().zip(seconds.iter().copied()).collect();
+            let (_, exhausted) = self.subscription.modify(&changes);
+            self.pubsub.dead_letter(&self.subscription, exhausted);
         }
+        Ok(())
     }
 
     fn answer(&self, received_messages: Vec<super::wire::Received>) -> Pulled {
