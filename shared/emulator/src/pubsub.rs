@@ -196,6 +196,11 @@ fn check_message(message: &proto::PubsubMessage) -> Result<(), Status> {
         if key.is_empty() || key.len() > limits::ATTRIBUTE_KEY_BYTES {
             return Err(too_large("attribute_key_size", key.len(), limits::ATTRIBUTE_KEY_BYTES));
         }
+        // Those of Google's own clients have the longer prefix.
+        if key.starts_with("goog") && !key.starts_with("googclient_") {
+            let text = format!("An attribute key must not begin with goog: {key}");
+            return Err(Status::invalid(text));
+        }
         if value.len() > limits::ATTRIBUTE_VALUE_BYTES {
             let limit = limits::ATTRIBUTE_VALUE_BYTES;
             return Err(too_large("attribute_value_size", value.len(), limit));

@@ -118,6 +118,7 @@ impl PubSub {
         names::check(&config.name, "subscriptions")?;
         let topic = self.topic(&config.topic)?;
         check(&mut config)?;
+        self.check_dead_letter_topic(&config)?;
         let filter = Filter::parse(&config.filter)?;
         config.topic_message_retention_duration = topic.config().message_retention_duration;
         let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
@@ -150,6 +151,7 @@ impl PubSub {
             match path.as_str() {
                 "ack_deadline_seconds" => config.ack_deadline_seconds = new.ack_deadline_seconds,
                 "dead_letter_policy" => {
+                    self.check_dead_letter_topic(&new)?;
                     config.dead_letter_policy.clone_from(&new.dead_letter_policy);
                 }
                 "retry_policy" => config.retry_policy = new.retry_policy,
@@ -179,15 +181,25 @@ impl PubSub {
         Ok(config)
     }
 
+    /// Refuses a dead-letter policy whose topic does not exist, as the comments of Google's
+    /// `pubsub.proto` say.
+    fn check_dead_letter_topic(&self, config: &proto::Subscription) -> Result<(), Status> {
+        match &config.dead_letter_policy {
+            Some(policy) => self.topic(&policy.dead_letter_topic).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Sets or removes the endpoint of a push subscription.
     pub(super) fn modify_push_config(
         &self,
         request: proto::ModifyPushConfigRequest,
     ) -> Result<(), Status> {
-        let push_config = request.push_config.unwrap_or_default();
-        push::check(&push_config)?;
         let subscription = self.subscription(&request.subscription)?;
-        subscription.configure(|config| config.push_config = Some(push_config));
+        let mut config = subscription.config();
+        config.push_config = Some(request.push_config.unwrap_or_default());
+        check(&mut config)?;
+        subscription.configure(|current| current.push_config = config.push_config);
         self.hub.endpoints.notify_waiters();
         Ok(())
     }
@@ -229,6 +241,11 @@ fn check(config: &mut proto::Subscription) -> Result<(), Status> {
     refuse(&unsupported)?;
     if let Some(push) = &config.push_config {
         push::check(push)?;
+        // https://cloud.google.com/pubsub/docs/exactly-once-delivery
+        if config.enable_exactly_once_delivery && !push.push_endpoint.is_empty() {
+            let text = "Push subscriptions do not support exactly-once delivery.";
+            return Err(Status::invalid(text));
+        }
     }
     if config.ack_deadline_seconds == 0 {
         config.ack_deadline_seconds = DEFAULT_ACK_DEADLINE;

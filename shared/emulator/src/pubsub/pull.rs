@@ -181,7 +181,7 @@ impl PullStream {
                 Err(Status::new(Code::Unavailable, text))
             }
             // An error means that the client has gone.
-            request = self.requests.message() => Ok(request.unwrap_or(None)),
+            request = self.requests.message() => Ok(request.unwrap_or_default()),
         }
     }
 

@@ -246,3 +246,47 @@ async fn requests_of_acknowledgements_keep_to_googles_limits() {
     assert!(pubsub.modify_ack_deadline(deadline(some, 600)).await.is_ok());
     assert!(pubsub.acknowledge(acknowledgement(some)).await.is_ok());
 }
+
+#[test]
+fn subscriptions_that_google_refuses_are_refused() {
+    let env = TestEnv::new(<_>::default());
+    let name = "projects/p/subscriptions/other";
+    let create = |config| {
+        let (name, topic) = (name.to_owned(), TOPIC.to_owned());
+        env.pubsub.create_subscription(proto::Subscription { name, topic, ..config })
+    };
+    let push = || proto::PushConfig { push_endpoint: "http://localhost/".into(), ..<_>::default() };
+    let pushed = proto::Subscription { push_config: Some(push()), ..<_>::default() };
+    let once = proto::Subscription { enable_exactly_once_delivery: true, ..<_>::default() };
+    let both = proto::Subscription { enable_exactly_once_delivery: true, ..pushed };
+    let missing = proto::DeadLetterPolicy {
+        dead_letter_topic: "projects/p/topics/missing".into(),
+        ..<_>::default()
+    };
+    let dead = proto::Subscription { dead_letter_policy: Some(missing), ..<_>::default() };
+
+    assert_eq!(create(both).expect_err("a refusal").code, tonic::Code::InvalidArgument);
+    assert_eq!(create(dead.clone()).expect_err("a refusal").code, tonic::Code::NotFound);
+    create(once).expect("a subscription");
+    let (subscription, push_config) = (name.to_owned(), Some(push()));
+    let modify = proto::ModifyPushConfigRequest { subscription, push_config };
+    assert!(env.pubsub.modify_push_config(modify).is_err());
+    let update = proto::UpdateSubscriptionRequest {
+        subscription: Some(proto::Subscription { name: name.to_owned(), ..dead }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["dead_letter_policy".into()] }),
+    };
+    assert!(env.pubsub.update_subscription(update).is_err());
+}
+
+#[test]
+fn attribute_keys_of_google_are_refused_and_those_of_its_clients_are_not() {
+    let env = TestEnv::new(<_>::default());
+    let publish = |key: &str| {
+        let attributes = [(key.to_owned(), String::new())].into();
+        let messages = vec![proto::PubsubMessage { attributes, ..<_>::default() }];
+        env.pubsub.publish(proto::PublishRequest { topic: TOPIC.to_owned(), messages })
+    };
+
+    assert!(publish("googclient_traceparent").is_ok());
+    assert!(publish("google").is_err());
+}
