@@ -68,6 +68,10 @@ impl Profile {
             ("BatchGetDocuments", 10, 10),
             ("ListDocuments", 10, 10),
             ("RunQuery", 10, 10),
+            ("RunAggregationQuery", 10, 10),
+            ("PartitionQuery", 10, 10),
+            ("ListCollectionIds", 10, 10),
+            ("Listen", 10, 10),
         ];
         let latencies = latencies.map(|(method, min_millis, max_millis)| {
             (method.to_owned(), Latency { min_millis, max_millis })
