@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::profile::{Latency, Profile};
+use crate::rights;
+use crate::status::Status;
 
 /// The largest part of an age by which one differs from the next.
 const JITTER: f64 = 0.1;
@@ -71,6 +73,18 @@ impl Conditions {
                 // Never an error: `self` has the sender.
                 _ = changes.changed() => {}
             }
+        }
+    }
+
+    /// Returns the refusal of a method once the profile denies it.
+    pub(crate) async fn denial(&self, method: &str) -> Status {
+        let mut changes = self.profile.subscribe();
+        loop {
+            if let Err(refusal) = rights::check(&changes.borrow_and_update().denied, method) {
+                return refusal;
+            }
+            // Never an error: `self` has the sender.
+            drop(changes.changed().await);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Rights: the permission that each method needs, and refusals in Google's words.
+//! Rights: all methods, the permissions that each needs, and refusals in Google's words.
 
 use std::collections::BTreeSet;
 
@@ -6,70 +6,133 @@ use tonic::Code;
 
 use crate::status::Status;
 
-/// Methods, each with the permission that it needs.
-const NEEDED: &[(&str, &str)] = &[
-    ("Publish", "pubsub.topics.publish"),
-    ("CreateTopic", "pubsub.topics.create"),
-    ("GetTopic", "pubsub.topics.get"),
-    ("UpdateTopic", "pubsub.topics.update"),
-    ("DeleteTopic", "pubsub.topics.delete"),
-    ("ListTopics", "pubsub.topics.list"),
-    ("StreamingPull", "pubsub.subscriptions.consume"),
-    ("Pull", "pubsub.subscriptions.consume"),
-    ("Acknowledge", "pubsub.subscriptions.consume"),
-    ("ModifyAckDeadline", "pubsub.subscriptions.consume"),
-    ("CreateSubscription", "pubsub.subscriptions.create"),
-    ("GetSubscription", "pubsub.subscriptions.get"),
-    ("UpdateSubscription", "pubsub.subscriptions.update"),
-    ("DeleteSubscription", "pubsub.subscriptions.delete"),
-    ("ListSubscriptions", "pubsub.subscriptions.list"),
-    ("AppendRows", "bigquery.tables.updateData"),
-    ("GetWriteStream", "bigquery.tables.get"),
-    ("CreateWriteStream", "bigquery.tables.updateData"),
-    ("FinalizeWriteStream", "bigquery.tables.updateData"),
-    ("BatchCommitWriteStreams", "bigquery.tables.updateData"),
-    ("FlushRows", "bigquery.tables.updateData"),
-    ("CreateReadSession", "bigquery.tables.getData"),
-    ("ReadRows", "bigquery.tables.getData"),
-    ("bigquery.datasets.insert", "bigquery.datasets.create"),
-    ("bigquery.tables.insert", "bigquery.tables.create"),
-    ("bigquery.tables.patch", "bigquery.tables.update"),
-    ("bigquery.tables.update", "bigquery.tables.update"),
-    ("bigquery.tabledata.insertAll", "bigquery.tables.updateData"),
-    ("bigquery.tabledata.list", "bigquery.tables.getData"),
-    ("bigquery.jobs.query", "bigquery.jobs.create"),
-    ("bigquery.jobs.insert", "bigquery.jobs.create"),
-    ("storage.buckets.insert", "storage.buckets.create"),
-    ("storage.buckets.patch", "storage.buckets.update"),
-    ("storage.objects.insert", "storage.objects.create"),
-    ("storage.objects.compose", "storage.objects.create"),
-    ("storage.objects.copy", "storage.objects.create"),
-    ("storage.objects.move", "storage.objects.create"),
-    ("storage.objects.rewrite", "storage.objects.create"),
-    ("storage.uploads.begin", "storage.objects.create"),
-    ("storage.uploads.continue", "storage.objects.create"),
-    ("storage.objects.read", "storage.objects.get"),
-    ("storage.objects.patch", "storage.objects.update"),
-    ("GetDocument", "datastore.entities.get"),
-    ("BatchGetDocuments", "datastore.entities.get"),
-    ("ListDocuments", "datastore.entities.list"),
-    ("CreateDocument", "datastore.entities.create"),
-    ("UpdateDocument", "datastore.entities.update"),
-    ("DeleteDocument", "datastore.entities.delete"),
-    ("Commit", "datastore.entities.update"),
+/// A refusal of Firestore.
+const NO_ENTITIES: &str = "Missing or insufficient permissions.";
+
+/// All methods under the names that faults have, each with the permissions that it needs.
+///
+/// From <https://cloud.google.com/pubsub/docs/access-control#required_permissions>,
+/// <https://cloud.google.com/firestore/docs/security/iam#required_permissions>,
+/// <https://cloud.google.com/bigquery/docs/access-control> and
+/// <https://cloud.google.com/storage/docs/access-control/iam-json>. What a commit needs depends on
+/// its writes, which Firestore looks at.
+const METHODS: &[(&str, &[&str])] = &[
+    ("Publish", &["pubsub.topics.publish"]),
+    ("CreateTopic", &["pubsub.topics.create"]),
+    ("GetTopic", &["pubsub.topics.get"]),
+    ("UpdateTopic", &["pubsub.topics.update"]),
+    ("DeleteTopic", &["pubsub.topics.delete"]),
+    ("ListTopics", &["pubsub.topics.list"]),
+    ("ListTopicSubscriptions", &["pubsub.topics.get"]),
+    ("ListTopicSnapshots", &["pubsub.topics.get"]),
+    ("DetachSubscription", &["pubsub.topics.detachSubscription"]),
+    ("StreamingPull", &["pubsub.subscriptions.consume"]),
+    ("Pull", &["pubsub.subscriptions.consume"]),
+    ("Acknowledge", &["pubsub.subscriptions.consume"]),
+    ("ModifyAckDeadline", &["pubsub.subscriptions.consume"]),
+    ("ModifyPushConfig", &["pubsub.subscriptions.update"]),
+    ("Seek", &["pubsub.subscriptions.consume"]),
+    ("CreateSubscription", &["pubsub.subscriptions.create", "pubsub.topics.attachSubscription"]),
+    ("GetSubscription", &["pubsub.subscriptions.get"]),
+    ("UpdateSubscription", &["pubsub.subscriptions.update"]),
+    ("DeleteSubscription", &["pubsub.subscriptions.delete"]),
+    ("ListSubscriptions", &["pubsub.subscriptions.list"]),
+    ("CreateSnapshot", &["pubsub.snapshots.create", "pubsub.subscriptions.consume"]),
+    ("GetSnapshot", &["pubsub.snapshots.get"]),
+    ("UpdateSnapshot", &["pubsub.snapshots.update"]),
+    ("DeleteSnapshot", &["pubsub.snapshots.delete"]),
+    ("ListSnapshots", &["pubsub.snapshots.list"]),
+    ("TestIamPermissions", &[]),
+    ("AppendRows", &["bigquery.tables.updateData"]),
+    ("GetWriteStream", &["bigquery.tables.get"]),
+    ("CreateWriteStream", &["bigquery.tables.updateData"]),
+    ("FinalizeWriteStream", &["bigquery.tables.updateData"]),
+    ("BatchCommitWriteStreams", &["bigquery.tables.updateData"]),
+    ("FlushRows", &["bigquery.tables.updateData"]),
+    ("CreateReadSession", &["bigquery.readsessions.create", "bigquery.tables.getData"]),
+    ("ReadRows", &["bigquery.readsessions.getData", "bigquery.tables.getData"]),
+    ("bigquery.datasets.list", &["bigquery.datasets.get"]),
+    ("bigquery.datasets.get", &["bigquery.datasets.get"]),
+    ("bigquery.datasets.insert", &["bigquery.datasets.create"]),
+    ("bigquery.datasets.patch", &["bigquery.datasets.update"]),
+    ("bigquery.datasets.delete", &["bigquery.datasets.delete"]),
+    ("bigquery.tables.list", &["bigquery.tables.list"]),
+    ("bigquery.tables.get", &["bigquery.tables.get"]),
+    ("bigquery.tables.insert", &["bigquery.tables.create"]),
+    ("bigquery.tables.patch", &["bigquery.tables.update"]),
+    ("bigquery.tables.delete", &["bigquery.tables.delete"]),
+    ("bigquery.tables.testIamPermissions", &[]),
+    ("bigquery.tabledata.insertAll", &["bigquery.tables.updateData"]),
+    ("bigquery.tabledata.list", &["bigquery.tables.getData"]),
+    ("bigquery.jobs.query", &["bigquery.jobs.create"]),
+    ("bigquery.jobs.insert", &["bigquery.jobs.create"]),
+    ("bigquery.jobs.get", &["bigquery.jobs.get"]),
+    ("bigquery.jobs.getQueryResults", &["bigquery.jobs.get"]),
+    ("bigquery.jobs.list", &["bigquery.jobs.list"]),
+    ("bigquery.jobs.cancel", &["bigquery.jobs.update"]),
+    ("bigquery.jobs.delete", &["bigquery.jobs.delete"]),
+    ("storage.buckets.list", &["storage.buckets.list"]),
+    ("storage.buckets.get", &["storage.buckets.get"]),
+    ("storage.buckets.insert", &["storage.buckets.create"]),
+    ("storage.buckets.patch", &["storage.buckets.update"]),
+    ("storage.buckets.update", &["storage.buckets.update"]),
+    ("storage.buckets.delete", &["storage.buckets.delete"]),
+    ("storage.buckets.testIamPermissions", &[]),
+    ("storage.objects.list", &["storage.objects.list"]),
+    ("storage.objects.get", &["storage.objects.get"]),
+    ("storage.objects.read", &["storage.objects.get"]),
+    ("storage.objects.insert", &["storage.objects.create"]),
+    ("storage.objects.patch", &["storage.objects.update"]),
+    ("storage.objects.update", &["storage.objects.update"]),
+    ("storage.objects.delete", &["storage.objects.delete"]),
+    ("storage.objects.compose", &["storage.objects.create", "storage.objects.get"]),
+    ("storage.objects.copy", &["storage.objects.create", "storage.objects.get"]),
+    ("storage.objects.rewrite", &["storage.objects.create", "storage.objects.get"]),
+    ("storage.objects.move", &["storage.objects.move", "storage.objects.create"]),
+    ("storage.uploads.begin", &["storage.objects.create"]),
+    ("storage.uploads.continue", &["storage.objects.create"]),
+    ("storage.uploads.cancel", &["storage.objects.create"]),
+    ("GetDocument", &["datastore.entities.get"]),
+    ("BatchGetDocuments", &["datastore.entities.get"]),
+    ("ListDocuments", &["datastore.entities.list", "datastore.entities.get"]),
+    ("RunQuery", &["datastore.entities.list", "datastore.entities.get"]),
+    ("RunAggregationQuery", &["datastore.entities.list", "datastore.entities.get"]),
+    ("PartitionQuery", &["datastore.entities.list", "datastore.entities.get"]),
+    ("Listen", &["datastore.entities.list", "datastore.entities.get"]),
+    ("ListCollectionIds", &["datastore.entities.list"]),
+    ("CreateDocument", &["datastore.entities.create"]),
+    ("UpdateDocument", &["datastore.entities.update"]),
+    ("DeleteDocument", &["datastore.entities.delete"]),
+    ("Commit", &[]),
+    ("BatchWrite", &[]),
+    ("Write", &[]),
+    ("BeginTransaction", &["datastore.databases.get"]),
+    ("Rollback", &["datastore.databases.get"]),
 ];
 
-/// Returns the permission that a method needs; where it is not listed, they have one name.
-fn permission_of(method: &str) -> &str {
-    NEEDED.iter().find(|(name, _)| *name == method).map_or(method, |needed| needed.1)
+/// True for a method that can be called here.
+pub(crate) fn is_method(name: &str) -> bool {
+    METHODS.iter().any(|(method, _)| *method == name)
 }
 
-/// Refuses a method that is denied itself, or whose permission is.
+/// True for a permission that a method needs here.
+pub(crate) fn is_permission(name: &str) -> bool {
+    METHODS.iter().any(|(_, needed)| needed.contains(&name))
+}
+
+/// Returns the permissions that a method needs, the one that it is about first.
+fn permissions_of(method: &str) -> &'static [&'static str] {
+    METHODS.iter().find(|(name, _)| *name == method).map_or(&[], |(_, needed)| *needed)
+}
+
+/// Refuses a method that is denied itself, or of which a permission is.
 pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Status> {
-    let permission = permission_of(method);
-    if !denied.contains(method) && !denied.contains(permission) {
-        return Ok(());
-    }
+    let needed = permissions_of(method);
+    let permission = match needed.iter().find(|permission| denied.contains(**permission)) {
+        Some(permission) => permission,
+        None if denied.contains(method) => needed.first().unwrap_or(&method),
+        None => return Ok(()),
+    };
     let text = match method {
         "AppendRows"
         | "GetWriteStream"
@@ -88,7 +151,7 @@ pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Statu
             "The caller does not have {permission} access to the Google Cloud Storage resource. \
              Permission '{permission}' denied on resource (or it may not exist)."
         ),
-        _ if permission.starts_with("datastore.") => "Missing or insufficient permissions.".into(),
+        _ if permission.starts_with("datastore.") => NO_ENTITIES.into(),
         _ => "User not authorized to perform this action.".into(),
     };
     Err(Status::new(Code::PermissionDenied, text))
@@ -96,19 +159,26 @@ pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Statu
 
 /// Keeps the permissions of which nothing is denied: the answer to `testIamPermissions`.
 pub(crate) fn granted(denied: &BTreeSet<String>, mut asked: Vec<String>) -> Vec<String> {
-    let methods_of = |permission: &str| {
-        let needed = NEEDED.iter().filter(move |(_, needed)| *needed == permission);
-        needed.map(|(method, _)| *method).collect::<Vec<_>>()
-    };
+    let is_about = |needed: &[&str], permission: &str| needed.first() == Some(&permission);
     asked.retain(|permission| {
-        !denied.contains(permission)
-            && !methods_of(permission).iter().any(|method| denied.contains(*method))
+        let mut methods = METHODS.iter().filter(|(_, needed)| is_about(needed, permission));
+        !denied.contains(permission) && !methods.any(|(method, _)| denied.contains(*method))
     });
     asked
 }
 
+/// Refuses a call that needs a permission which is denied, in the words of Firestore.
+pub(crate) fn check_entities(denied: &BTreeSet<String>, permission: &str) -> Result<(), Status> {
+    if denied.contains(permission) {
+        return Err(Status::new(Code::PermissionDenied, NO_ENTITIES));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -123,5 +193,67 @@ mod tests {
             let asked = ["pubsub.subscriptions.consume", "pubsub.topics.publish"].map(Into::into);
             assert_eq!(granted(&denied, asked.into()), ["pubsub.topics.publish"]);
         }
+    }
+
+    #[test]
+    fn a_method_is_denied_by_each_of_its_permissions() {
+        for name in ["datastore.entities.list", "datastore.entities.get", "RunQuery"] {
+            assert!(check(&BTreeSet::from([name.to_owned()]), "RunQuery").is_err(), "{name}");
+        }
+    }
+
+    /// Reads the literals that follow a marker, in all files below a folder.
+    fn literals(folder: &Path, markers: &[&str], found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                literals(&path, markers, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).expect("a source file");
+            let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+            let source: String = source.split_whitespace().collect();
+            for marker in markers {
+                let rest = source.split(marker).skip(1);
+                let literals = rest.filter_map(|rest| rest.split('"').next());
+                found.extend(literals.map(|literal| {
+                    let kept = marker.rsplit('"').next().unwrap_or_default();
+                    format!("{kept}{literal}")
+                }));
+            }
+        }
+    }
+
+    #[test]
+    fn every_method_that_meets_faults_stands_in_the_list() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut found = BTreeSet::new();
+        let calls = [
+            r#"around(""#,
+            r#"around_topic(""#,
+            r#"faulty(""#,
+            r#"call(pubsub,""#,
+            r#"call(firestore,""#,
+            r#"stream(firestore,""#,
+            r#"around(bigquery.clone(),""#,
+        ];
+        literals(&source.join("pubsub"), &calls, &mut found);
+        literals(&source.join("firestore"), &calls, &mut found);
+        literals(&source.join("bigquery"), &calls, &mut found);
+        for kind in ["datasets", "tables"] {
+            let verbs = ["list", "insert", "get", "patch", "delete"];
+            found.extend(verbs.map(|verb| format!("bigquery.{kind}.{verb}")));
+        }
+        let names = [r#""storage.objects."#, r#""storage.buckets."#, r#""storage.uploads."#];
+        literals(&source.join("storage"), &names, &mut found);
+        // Named by what answers 501, and by a comparison.
+        let others = ["objects.restore", "buckets.lockRetentionPolicy", "buckets.", "uploads."];
+        found.retain(|name| !others.iter().any(|other| *name == format!("storage.{other}")));
+
+        let missing: Vec<_> = found.iter().filter(|name| !is_method(name)).collect();
+        assert_eq!(missing, Vec::<&String>::new());
+        let unused = METHODS.iter().filter(|(name, _)| !found.contains(*name));
+        let unused: Vec<_> = unused.map(|(name, _)| *name).collect();
+        assert_eq!(unused, Vec::<&str>::new());
     }
 }

@@ -86,6 +86,29 @@ impl Cloud {
         self.call(Method::POST, &path, json!("content")).await
     }
 
+    /// Opens a stream of pulls, and returns where its requests go in.
+    async fn pull(
+        &self,
+    ) -> (mpsc::Sender<pubsub::StreamingPullRequest>, Streaming<pubsub::StreamingPullResponse>)
+    {
+        let name = |kind: &str| format!("projects/p/{kind}/xyz");
+        self.call(Method::PUT, &format!("v1/{}", name("topics")), json!({})).await;
+        let subscription = json!({ "topic": name("topics") });
+        self.call(Method::PUT, &format!("v1/{}", name("subscriptions")), subscription).await;
+        let mut client = pubsub::subscriber_client::SubscriberClient::new(self.channel().await);
+        let request = pubsub::StreamingPullRequest {
+            subscription: name("subscriptions"),
+            stream_ack_deadline_seconds: 10,
+            ..<_>::default()
+        };
+        let (open, requests) = mpsc::channel(1);
+        open.send(request).await.unwrap();
+        let mut pull =
+            client.streaming_pull(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        pull.message().await.unwrap().unwrap();
+        (open, pull)
+    }
+
     async fn channel(&self) -> Channel {
         Channel::from_shared(self.emulator.url()).unwrap().connect().await.unwrap()
     }
@@ -199,20 +222,7 @@ async fn an_append_stream_without_requests_is_closed_in_googles_words() {
 #[tokio::test]
 async fn old_streams_end_however_busy_they_are() {
     let cloud = Cloud::start().await;
-    let name = |kind: &str| format!("projects/p/{kind}/xyz");
-    cloud.call(Method::PUT, &format!("v1/{}", name("topics")), json!({})).await;
-    let subscription = json!({ "topic": name("topics") });
-    cloud.call(Method::PUT, &format!("v1/{}", name("subscriptions")), subscription).await;
-    let mut client = pubsub::subscriber_client::SubscriberClient::new(cloud.channel().await);
-    let request = pubsub::StreamingPullRequest {
-        subscription: name("subscriptions"),
-        stream_ack_deadline_seconds: 10,
-        ..<_>::default()
-    };
-    let (open, requests) = mpsc::channel(1);
-    open.send(request).await.unwrap();
-    let mut pull = client.streaming_pull(ReceiverStream::new(requests)).await.unwrap().into_inner();
-    pull.message().await.unwrap().unwrap();
+    let (_requests, mut pull) = cloud.pull().await;
     let mut appends = cloud.append(1, &["a"]).await;
     assert!(appends.is_taken().await);
 
@@ -442,6 +452,17 @@ async fn rights_can_be_taken_away_and_tests_of_permissions_say_so() {
 
     cloud.set(json!({ "denied": [] })).await;
     assert!(cloud.append(1, &["a"]).await.is_taken().await);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_open_ends_when_its_permission_is_taken_away() {
+    let cloud = Cloud::start().await;
+    let (_requests, mut answers) = cloud.pull().await;
+
+    cloud.set(json!({ "denied": ["pubsub.subscriptions.consume"] })).await;
+
+    let ended = timeout(PATIENCE, answers.message()).await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::PermissionDenied, "{ended}");
 }
 
 #[tokio::test]

@@ -68,6 +68,7 @@ struct Listener {
 impl Listener {
     /// The next response; `None` when the client has closed.
     async fn next(&mut self) -> Result<Option<Response>, Status> {
+        let conditions = self.firestore.faults.conditions().clone();
         loop {
             if let Some(response) = self.responses.pop_front() {
                 return Ok(Some(response));
@@ -82,6 +83,7 @@ impl Listener {
                 _ = self.cuts.changed() => {
                     return Err(Status::new(Code::Unavailable, "the stream was cut on demand"));
                 }
+                refusal = conditions.denial("Listen") => return Err(refusal),
                 () = sleep(HEARTBEAT) => self.tell_time(),
             }
         }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::store::{Changes, Documents, Time};
 use super::{Firestore, names, not_found, proto, transform};
+use crate::rights;
 use crate::status::Status;
 
 /// Largest document, from Google's list of Firestore's limits.
@@ -64,6 +65,7 @@ impl Firestore {
         &self,
         request: proto::CommitRequest,
     ) -> Result<proto::CommitResponse, Status> {
+        self.check_rights(&request.writes)?;
         let mut store = self.lock();
         let super::store::Store { documents, transactions } = &mut *store;
         if !request.transaction.is_empty() {
@@ -90,6 +92,7 @@ impl Firestore {
                 return Err(Status::invalid(text));
             }
         }
+        self.check_rights(&request.writes)?;
         let mut response = proto::BatchWriteResponse::default();
         let mut store = self.lock();
         for write in &request.writes {
@@ -108,6 +111,14 @@ impl Firestore {
         drop(store);
         self.tell_listeners();
         Ok(response)
+    }
+
+    /// Refuses writes of which a permission is denied, as
+    /// <https://cloud.google.com/firestore/docs/security/iam#required_permissions> has them.
+    pub(super) fn check_rights(&self, writes: &[proto::Write]) -> Result<(), Status> {
+        let profile = self.faults.conditions().profile();
+        let mut needed = writes.iter().flat_map(permissions);
+        needed.try_for_each(|permission| rights::check_entities(&profile.denied, permission))
     }
 
     /// Applies all writes, or none where one is refused.
@@ -165,6 +176,21 @@ fn target(write: &proto::Write) -> Result<&str, Status> {
         Some(Operation::Delete(name)) => Ok(name),
         Some(Operation::Transform(transform)) => Ok(&transform.document),
         None => Err(Status::invalid("A write must have an operation.")),
+    }
+}
+
+/// The permissions that a write needs.
+fn permissions(write: &proto::Write) -> &'static [&'static str] {
+    let condition = write.current_document.as_ref();
+    let condition = condition.and_then(|condition| condition.condition_type.as_ref());
+    match (&write.operation, condition) {
+        (None, _) => &[],
+        (Some(Operation::Delete(_)), _) => &["datastore.entities.delete"],
+        (Some(_), Some(ConditionType::Exists(false))) => &["datastore.entities.create"],
+        (Some(_), Some(ConditionType::Exists(true) | ConditionType::UpdateTime(_))) => {
+            &["datastore.entities.update"]
+        }
+        (Some(_), None) => &["datastore.entities.create", "datastore.entities.update"],
     }
 }
 
@@ -256,4 +282,44 @@ fn updated(
         }
     }
     Ok(updated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::faults::Faults;
+    use crate::profile::Profile;
+
+    #[test]
+    fn a_commit_needs_the_permissions_of_its_writes_and_no_others() {
+        let firestore = Firestore::new(Faults::default());
+        let name = "projects/p/databases/d/documents/c/d";
+        let put =
+            || update(proto::Document { name: name.to_owned(), ..<_>::default() }, None, None);
+        let delete = || proto::Write {
+            operation: Some(Operation::Delete(name.to_owned())),
+            ..<_>::default()
+        };
+        let deny = |permission: &str| {
+            let denied = [permission.to_owned()].into();
+            firestore.faults.conditions().set(Profile { denied, ..<_>::default() });
+        };
+        let commit = |write| {
+            firestore.commit(proto::CommitRequest { writes: vec![write], ..<_>::default() })
+        };
+        let batch = |write| {
+            firestore
+                .batch_write(proto::BatchWriteRequest { writes: vec![write], ..<_>::default() })
+        };
+
+        deny("datastore.entities.delete");
+        assert_eq!(commit(delete()).expect_err("a refusal").code, Code::PermissionDenied);
+        assert!(batch(delete()).is_err());
+        assert!(commit(put()).is_ok() && batch(put()).is_ok());
+        for permission in ["datastore.entities.create", "datastore.entities.update"] {
+            deny(permission);
+            assert!(commit(put()).is_err() && batch(put()).is_err(), "{permission}");
+            assert!(commit(delete()).is_ok() && batch(delete()).is_ok(), "{permission}");
+        }
+    }
 }

@@ -59,7 +59,10 @@ impl Writer {
         let faults = self.firestore.faults.clone();
         let mut response = Response { stream_id: self.id.clone(), ..<_>::default() };
         if !request.writes.is_empty() {
-            let write = async { self.firestore.apply(&request.writes) };
+            let write = async {
+                self.firestore.check_rights(&request.writes)?;
+                self.firestore.apply(&request.writes)
+            };
             let (write_results, commit_time) = faults.around("Write", write).await?;
             response.write_results = write_results;
             response.commit_time = Some(commit_time);

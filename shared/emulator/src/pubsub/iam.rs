@@ -1,4 +1,4 @@
-//! `google.iam.v1.IAMPolicy` of Pub/Sub: everybody may do everything here.
+//! `google.iam.v1.IAMPolicy` of Pub/Sub: everybody may do what the profile does not deny.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::PubSub;
 use crate::grpc::{self, unary};
+use crate::rights;
 
 /// `TestIamPermissionsRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -31,7 +32,9 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
     unary(request, move |asked: Asked| {
         let pubsub = pubsub.clone();
         async move {
-            let granted = async { Ok(Granted { permissions: asked.permissions }) };
+            let profile = pubsub.faults.conditions().profile();
+            let permissions = rights::granted(&profile.denied, asked.permissions);
+            let granted = async { Ok(Granted { permissions }) };
             Ok(pubsub.faults.around("TestIamPermissions", granted).await?)
         }
     })

@@ -180,6 +180,7 @@ impl PullStream {
                             [code=8a75]";
                 Err(Status::new(Code::Unavailable, text))
             }
+            refusal = faults.conditions().denial("StreamingPull") => Err(refusal),
             // An error means that the client has gone.
             request = self.requests.message() => Ok(request.unwrap_or_default()),
         }
