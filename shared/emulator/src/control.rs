@@ -25,9 +25,7 @@ pub(crate) async fn answer(faults: &Faults, request: Request) -> Result<Response
         (&Method::GET, "faults") => {}
         (&Method::DELETE, "faults") => faults.clear(),
         (&Method::POST, "faults") => {
-            let fault: Fault = read_json(body).await?;
-            fault.check()?;
-            faults.add(fault);
+            faults.add(Fault::read(read_json(body).await?)?);
         }
         (&Method::POST, "cut") => faults.cut_streams(),
         (method, "profile" | "profile/like-google") => {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1::storage_error::StorageErrorCode;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 use tonic::Code;
 
@@ -33,15 +34,58 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Refuses what is asked for and does not exist.
-    pub(crate) fn check(&self) -> Result<(), Status> {
-        match &self.kind {
+    /// Reads a fault from JSON.
+    ///
+    /// # Errors
+    /// When it could never happen, or has a key that says nothing.
+    pub(crate) fn read(json: Value) -> Result<Self, Status> {
+        let invalid = |error: serde_json::Error| Status::invalid(format!("fault: {error}"));
+        let fault: Self = serde_json::from_value(json.clone()).map_err(invalid)?;
+        // Serde cannot refuse unknown keys of what is flattened.
+        let known = serde_json::to_value(&fault).map_err(invalid)?;
+        let mut given = json.as_object().into_iter().flatten();
+        if let Some((key, _)) = given.find(|(key, value)| !value.is_null() && known[key].is_null())
+        {
+            return Err(Status::invalid(format!("fault: {key} says nothing in one of this kind")));
+        }
+        fault.check()?;
+        Ok(fault)
+    }
+
+    /// Refuses what could never happen.
+    fn check(&self) -> Result<(), Status> {
+        let Self { method, topic, count, kind, .. } = self;
+        let refused = |why: String| Err(Status::invalid(format!("fault: {why}")));
+        let may_be = |wanted: &str| method == wanted || method == "*";
+        if *count == 0 {
+            return refused("count must be 1 or more".to_owned());
+        }
+        if method != "*" && !rights::is_method(method) {
+            return refused(format!("there is no method {method}"));
+        }
+        if topic.is_some() && !may_be("Publish") {
+            return refused(format!("{method} is about no topic; Publish is"));
+        }
+        if kind.is_of_rows() && !may_be("AppendRows") {
+            return refused(format!("{method} has no rows; AppendRows has"));
+        }
+        match kind {
+            Kind::Refuse { code, .. } | Kind::AppendError { code, .. }
+                if !(1..=16).contains(code) =>
+            {
+                refused(format!("{code} is no code of an error, which is 1 to 16"))
+            }
             Kind::AppendError { storage_error: Some(name), .. }
                 if StorageErrorCode::from_str_name(name).is_none() =>
             {
-                Err(Status::invalid(format!("there is no StorageErrorCode {name}")))
+                refused(format!("there is no StorageErrorCode {name}"))
             }
-            _ => Ok(()),
+            Kind::Refuse { .. }
+            | Kind::Delay { .. }
+            | Kind::DelayReply { .. }
+            | Kind::LoseReply
+            | Kind::RefuseRow
+            | Kind::AppendError { .. } => Ok(()),
         }
     }
 }
@@ -107,6 +151,11 @@ impl Kind {
     fn is_of_rows(&self) -> bool {
         matches!(self, Self::RefuseRow | Self::AppendError { .. })
     }
+
+    /// True for what befalls the reply of a call that was carried out.
+    fn is_of_reply(&self) -> bool {
+        matches!(self, Self::DelayReply { .. } | Self::LoseReply)
+    }
 }
 
 /// The faults of an emulator; clones are the same ones.
@@ -144,8 +193,11 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Adds a fault after those that are planned already.
+    /// Adds a fault after those that are planned already. One with a count of 0 never happens.
     pub fn add(&self, fault: Fault) {
+        if fault.count == 0 {
+            return;
+        }
         let ends_at = fault.for_millis.map(|millis| Instant::now() + Duration::from_millis(millis));
         self.lock().push(Planned { fault, ends_at });
     }
@@ -250,8 +302,10 @@ impl Faults {
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         rights::check(&self.conditions.profile().denied, method)?;
-        let kind = self.take((method, topic), |kind| !kind.is_of_rows());
-        match kind.clone() {
+        let is_wanted = |kind: &Kind| !kind.is_of_rows();
+        let before = self.take_unless((method, topic), is_wanted, Kind::is_of_reply);
+        let is_befallen = before.is_some();
+        match before {
             Some(Kind::Refuse { code, retry_after, reason, message }) => {
                 count(&self.refused, method);
                 let message = message.unwrap_or_else(|| format!("{method} refused on demand"));
@@ -271,7 +325,11 @@ impl Faults {
         }
         let answer = call.await?;
         count(&self.calls, method);
-        match kind {
+        if is_befallen {
+            return Ok(answer);
+        }
+        // A call that fails by itself has no reply to lose.
+        match self.take_unless((method, topic), is_wanted, |kind| !kind.is_of_reply()) {
             Some(Kind::DelayReply { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 Ok(answer)
@@ -303,10 +361,16 @@ impl Faults {
     }
 
     /// The first fault for a call that is of such a kind.
-    fn take(
+    fn take(&self, call: (&str, &str), is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
+        self.take_unless(call, is_wanted, |_| false)
+    }
+
+    /// The first fault for a call that is of such a kind, unless it is not due yet.
+    fn take_unless(
         &self,
         (method, topic): (&str, &str),
         is_wanted: impl Fn(&Kind) -> bool,
+        is_later: impl Fn(&Kind) -> bool,
     ) -> Option<Kind> {
         let mut planned = self.lock();
         if planned.is_empty() {
@@ -321,6 +385,9 @@ impl Faults {
                 && is_wanted(&fault.kind)
         })?;
         let fault = &mut planned[at].fault;
+        if is_later(&fault.kind) {
+            return None;
+        }
         fault.count = fault.count.saturating_sub(1);
         let kind = fault.kind.clone();
         if fault.count == 0 {
@@ -344,6 +411,8 @@ fn count(counts: &Counts, method: &str) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[tokio::test]
@@ -359,5 +428,58 @@ mod tests {
 
         assert_eq!(faults.calls(), BTreeMap::from([("Publish".into(), 1)]));
         assert_eq!(faults.refused(), BTreeMap::from([("Publish".into(), 1)]));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_fails_by_itself_leaves_the_fault_of_its_reply() {
+        let faults = Faults::default();
+        faults.lose_reply("GetTopic", 1);
+        faults.refuse("GetTopic", 1, Code::Internal);
+        let get = async |outcome: Result<(), Status>| {
+            let answer = faults.around("GetTopic", async { outcome }).await;
+            answer.map_err(|status| status.code)
+        };
+
+        assert_eq!(get(Err(Status::not_found("topic"))).await, Err(Code::NotFound));
+        assert_eq!(get(Ok(())).await, Err(Code::Unavailable));
+        assert_eq!(get(Ok(())).await, Err(Code::Internal));
+        assert_eq!(get(Ok(())).await, Ok(()));
+    }
+
+    #[test]
+    fn faults_that_could_never_happen_are_refused() {
+        let read = |changes: Value| {
+            let mut fault =
+                json!({ "method": "Publish", "count": 1, "kind": "refuse", "code": 14 });
+            for (key, value) in changes.as_object().expect("an object") {
+                fault[key] = value.clone();
+            }
+            Fault::read(fault)
+        };
+
+        for wrong in [
+            json!({ "code": 0 }),
+            json!({ "code": 17 }),
+            json!({ "count": 0 }),
+            json!({ "method": "Publsh" }),
+            json!({ "method": "GetTopic", "topic": "dead" }),
+            json!({ "topics": "dead" }),
+            json!({ "kind": "lose_reply" }),
+            json!({ "kind": "refuse_row", "code": null }),
+            json!({ "kind": "append_error" }),
+            json!({ "kind": "append_error", "method": "AppendRows", "code": 0 }),
+            json!({ "kind": "append_error", "method": "AppendRows", "storage_error": "NONE" }),
+        ] {
+            assert!(read(wrong.clone()).is_err(), "{wrong}");
+        }
+        for right in [
+            json!({}),
+            json!({ "method": "*", "topic": "dead", "for_millis": 5, "retry_after": 2 }),
+            json!({ "kind": "lose_reply", "code": null }),
+            json!({ "kind": "refuse_row", "method": "*", "code": null }),
+            json!({ "kind": "append_error", "method": "AppendRows", "ends_stream": false }),
+        ] {
+            assert!(read(right.clone()).is_ok(), "{right}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::rights;
 use crate::status::Status;
 
 /// Behaviour of the emulator toward its clients. The default is lenient: no waits, no quotas, every
@@ -107,7 +108,25 @@ impl Profile {
         }
         let mut parts = serde_json::to_value(self).map_err(invalid)?;
         merge(&mut parts, patch);
-        serde_json::from_value(parts).map_err(invalid)
+        let patched: Self = serde_json::from_value(parts).map_err(invalid)?;
+        patched.check()?;
+        Ok(patched)
+    }
+
+    /// Refuses names of methods and permissions that there are none of.
+    fn check(&self) -> Result<(), Status> {
+        let unknown = self.latencies.keys().find(|name| !rights::is_method(name));
+        if let Some(name) = unknown {
+            return Err(Status::invalid(format!("profile: latencies: there is no method {name}")));
+        }
+        let is_known = |name: &str| rights::is_method(name) || rights::is_permission(name);
+        match self.denied.iter().find(|name| !is_known(name)) {
+            Some(name) => {
+                let text = format!("profile: denied: there is no method or permission {name}");
+                Err(Status::invalid(text))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn append_idle(&self) -> Option<Duration> {
@@ -173,5 +192,16 @@ mod tests {
     fn a_part_that_does_not_exist_is_refused() {
         assert!(Profile::default().patched(&json!({ "latency": {} })).is_err());
         assert!(Profile::default().patched(&json!([])).is_err());
+    }
+
+    #[test]
+    fn a_method_that_does_not_exist_is_refused() {
+        let latency = json!({ "min_millis": 1, "max_millis": 1 });
+        let patched = |patch: Value| Profile::default().patched(&patch);
+
+        assert!(patched(json!({ "latencies": { "Publsh": latency } })).is_err());
+        assert!(patched(json!({ "denied": ["pubsub.topics.publsh"] })).is_err());
+        assert!(patched(json!({ "denied": ["Publish", "datastore.entities.get"] })).is_ok());
+        assert!(Profile::like_google().check().is_ok());
     }
 }
