@@ -1,5 +1,6 @@
 //! Gzip files that grow line by line, one object each.
 
+mod growing;
 mod gzip;
 
 use std::sync::atomic::AtomicBool;
@@ -13,7 +14,6 @@ use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
 use crate::object;
 use crate::objects::Objects;
-use gzip::{Compressor, Growing};
 
 /// Version of the objects' format, in their metadata.
 const FORMAT_VERSION: &str = "1";
@@ -53,7 +53,7 @@ impl Sink {
 #[derive(Debug)]
 pub struct Group {
     key: String,
-    file: Growing,
+    file: gzip::File,
     records: u64,
     first: OffsetDateTime,
     last: OffsetDateTime,
@@ -64,13 +64,13 @@ impl pipeline::Sink for Sink {
     type Key = String;
     type Batch = Group;
     type Sealed = Upload;
-    type Scratch = Compressor;
+    type Scratch = gzip::Compressor;
 
     /// Lines are never refused once they are in a file, so the originals need not be kept.
     const KEEPS_ORIGINALS: bool = false;
 
-    fn scratch(&self) -> Compressor {
-        Compressor::new(self.level)
+    fn scratch(&self) -> gzip::Compressor {
+        gzip::Compressor::new(self.level)
     }
 
     fn key(&self, line: &Line) -> String {
@@ -83,14 +83,14 @@ impl pipeline::Sink for Sink {
 
     fn open(&self, key: &String) -> Group {
         let (first, last) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
-        Group { key: key.clone(), file: Growing::default(), records: 0, first, last }
+        Group { key: key.clone(), file: gzip::File::default(), records: 0, first, last }
     }
 
     fn join(
         &self,
         group: &mut Group,
         line: Line,
-        compressor: &mut Compressor,
+        compressor: &mut gzip::Compressor,
     ) -> Result<usize, Join<Line>> {
         let written = group.file.write(&line.bytes, compressor);
         written.map_err(|error| Join::Refused(Recovery::Retry.because("compress line", error)))?;
@@ -102,7 +102,7 @@ impl pipeline::Sink for Sink {
         Ok(size_of::<Group>() + group.key.capacity() + group.file.memory())
     }
 
-    fn seal(&self, group: Group, compressor: &mut Compressor) -> Upload {
+    fn seal(&self, group: Group, compressor: &mut gzip::Compressor) -> Upload {
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
         let object = Object {
             name: object::name(&self.prefix, &group.key),

@@ -1,23 +1,16 @@
 //! A gzip file that grows without a compressor of its own.
 //!
-//! Lines are collected in a plain tail. A full tail becomes a finished deflate block, ended by a sync
-//! flush so that blocks can follow each other, as in pigz; so all files of a lane share one compressor,
-//! where one each would cost 368 KiB. At the end the blocks are one gzip member.
-//!
-//! Tails are an eighth of the file, within 8 and 128 KiB: a small file takes little memory, because most
-//! of it is compressed already, and a large one gets the blocks that compress best.
+//! A full tail becomes a finished deflate block, ended by a sync flush so that blocks can follow each other,
+//! as in pigz; a compressor for each file would cost 368 KiB. At the end the blocks are one gzip member.
 
 use std::io;
-use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
-/// Least and most plain bytes that make a block.
-const BLOCK_BYTES: RangeInclusive<usize> = 8 * 1024..=128 * 1024;
-/// Share of a file that is a block, within the above.
-const BLOCK_SHARE: usize = 8;
+use super::growing::{self, Growing};
+
 /// RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 /// Check sum and length.
@@ -61,70 +54,56 @@ impl Compressor {
     }
 }
 
-/// Appends to what may be one of thousands: its room grows by an eighth and not to the double.
-fn append(vec: &mut Vec<u8>, bytes: &[u8]) {
-    if vec.capacity() - vec.len() < bytes.len() {
-        vec.reserve_exact(bytes.len().max(vec.len() / 8));
+impl growing::Compress for Compressor {
+    fn block(&mut self, plain: &[u8]) -> io::Result<&[u8]> {
+        self.compress(plain, FlushCompress::Sync)
     }
-    vec.extend_from_slice(bytes);
 }
 
 /// A file that grows.
 #[derive(Debug)]
-pub(super) struct Growing {
-    /// The header and all finished blocks.
-    blocks: Vec<u8>,
-    tail: Vec<u8>,
+pub(super) struct File {
+    growing: Growing,
     check: Hasher,
-    plain_bytes: u64,
 }
 
-impl Default for Growing {
+impl Default for File {
     fn default() -> Self {
-        Self { blocks: HEADER.to_vec(), tail: Vec::new(), check: Hasher::new(), plain_bytes: 0 }
+        Self { growing: Growing::with_header(&HEADER), check: Hasher::new() }
     }
 }
 
-impl Growing {
+impl File {
     /// Appends a line.
     pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
-        if !self.tail.is_empty() && self.tail.len() + line.len() > self.block_bytes() {
-            append(&mut self.blocks, compressor.compress(&self.tail, FlushCompress::Sync)?);
-            self.tail = Vec::new();
-        }
-        append(&mut self.tail, line);
+        self.growing.write(line, compressor)?;
         self.check.update(line);
-        self.plain_bytes += line.len() as u64;
         Ok(())
-    }
-
-    /// Plain bytes that make the next block.
-    fn block_bytes(&self) -> usize {
-        let share = usize::try_from(self.plain_bytes).unwrap_or(usize::MAX) / BLOCK_SHARE;
-        share.clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
     }
 
     /// Bytes in memory.
     pub(super) fn memory(&self) -> usize {
-        self.blocks.capacity() + self.tail.capacity()
+        self.growing.memory()
     }
 
     /// The whole file.
-    pub(super) fn finish(mut self, compressor: &mut Compressor) -> Bytes {
-        match compressor.compress(&self.tail, FlushCompress::Finish) {
+    pub(super) fn finish(self, compressor: &mut Compressor) -> Bytes {
+        let plain_bytes = self.growing.plain_bytes();
+        let Growing { mut blocks, tail, .. } = self.growing;
+        match compressor.compress(&tail, FlushCompress::Finish) {
             Ok(last) => {
-                self.blocks.reserve_exact(last.len() + TRAILER_BYTES);
-                self.blocks.extend_from_slice(last);
+                blocks.reserve_exact(last.len() + TRAILER_BYTES);
+                blocks.extend_from_slice(last);
             }
             // Compressing into memory has no way to fail; still, nothing may be lost: stored blocks
             // need no compressor.
-            Err(_) => store(&self.tail, &mut self.blocks),
+            Err(_) => store(&tail, &mut blocks),
         }
-        self.blocks.extend_from_slice(&self.check.finalize().to_le_bytes());
+        blocks.extend_from_slice(&self.check.finalize().to_le_bytes());
         // RFC 1952: the length modulo 2^32.
-        let length = u32::try_from(self.plain_bytes & u64::from(u32::MAX)).unwrap_or_default();
-        self.blocks.extend_from_slice(&length.to_le_bytes());
-        self.blocks.into()
+        let length = u32::try_from(plain_bytes & u64::from(u32::MAX)).unwrap_or_default();
+        blocks.extend_from_slice(&length.to_le_bytes());
+        blocks.into()
     }
 }
 
@@ -165,7 +144,7 @@ mod tests {
     #[test]
     fn files_that_share_a_compressor_do_not_mix() {
         let mut compressor = Compressor::new(6);
-        let (mut one, mut two) = (Growing::default(), Growing::default());
+        let (mut one, mut two) = (File::default(), File::default());
         let line = |name: &str, index: usize| format!("{name} line {index}\n").into_bytes();
 
         for index in 0..30_000 {
@@ -183,33 +162,17 @@ mod tests {
     #[test]
     fn a_small_file_takes_little_more_memory_than_its_compressed_lines() {
         let mut compressor = Compressor::new(1);
-        let mut file = Growing::default();
-        let (mut plain, mut most_tail) = (0, 0);
+        let mut file = File::default();
+        let mut plain = 0;
 
         for index in 0..64_u64 {
             let line = format!("{{\"number\":{index},\"value\":{}}}{:900}\n", index * 7_919, "");
             plain += line.len();
             file.write(line.as_bytes(), &mut compressor).unwrap();
-            most_tail = most_tail.max(file.tail.capacity());
         }
 
         assert!(plain > 55_000, "{plain}");
-        assert!(most_tail <= BLOCK_BYTES.start() * 9 / 8, "{most_tail}");
         assert!(file.memory() < 12_000, "{}", file.memory());
-        assert!(file.block_bytes() == *BLOCK_BYTES.start());
-    }
-
-    #[test]
-    fn blocks_grow_with_the_file() {
-        let mut compressor = Compressor::new(1);
-        let mut file = Growing::default();
-
-        for (written, block) in [(1, 8), (80, 10), (1_000, 125), (4_000, 128)] {
-            while file.plain_bytes < written * 1024 {
-                file.write(&[b'x'; 1024], &mut compressor).unwrap();
-            }
-            assert_eq!(file.block_bytes(), block * 1024, "after {written} KiB");
-        }
     }
 
     #[test]
@@ -234,7 +197,7 @@ mod tests {
             level in 1..=9_u32,
         ) {
             let mut compressor = Compressor::new(level);
-            let mut file = Growing::default();
+            let mut file = File::default();
 
             for line in &lines {
                 file.write(line, &mut compressor).unwrap();
