@@ -16,6 +16,7 @@ use e2e::reading::Reading;
 use enrich::cache::lookup::Settings;
 use enrich::cache::{Document, Fetch, LayerError, Lookup};
 use icestore::archive::{Archive, Line};
+use icestore::format::Format;
 use icestore::key::{BatchKey as _, Template};
 use ingestion::config::Route;
 use ingestion::routes::Routes;
@@ -103,25 +104,28 @@ fn archive(criterion: &mut Criterion) {
     let endpoint =
         storage::Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..<_>::default() };
     let bucket = runtime.block_on(storage::Bucket::new("bucket", &endpoint)).unwrap();
-    let sink = icestore::sink::Sink::new(bucket, &icestore::config::Archive::default());
     let one = message(1);
     let mut group = criterion.benchmark_group("archive");
     group.bench_function("line", |bench| {
         bench.iter(|| futures::executor::block_on(archive.apply(black_box(&one))).is_ok());
     });
     group.throughput(Throughput::Elements(BATCH));
-    group.bench_function("grow and gzip a group", |bench| {
-        let mut scratch = sink.scratch();
-        let lines = || (0..BATCH).map(line).collect::<Vec<Line>>();
-        let grow = |lines: Vec<Line>| {
-            let mut batch = sink.open(&lines[0].key.clone());
-            for line in lines {
-                assert!(sink.join(&mut batch, line, &mut scratch).is_ok());
-            }
-            sink.seal(batch, &mut scratch)
-        };
-        bench.iter_batched(lines, grow, BatchSize::LargeInput);
-    });
+    for format in Format::ALL {
+        let settings = icestore::config::Archive { format, ..<_>::default() };
+        let sink = icestore::sink::Sink::new(bucket.clone(), &settings);
+        group.bench_function(format!("grow and close a group, {}", format.suffix()), |bench| {
+            let mut scratch = sink.scratch();
+            let lines = || (0..BATCH).map(line).collect::<Vec<Line>>();
+            let grow = |lines: Vec<Line>| {
+                let mut batch = sink.open(&lines[0].key.clone());
+                for line in lines {
+                    assert!(sink.join(&mut batch, line, &mut scratch).is_ok());
+                }
+                sink.seal(batch, &mut scratch)
+            };
+            bench.iter_batched(lines, grow, BatchSize::LargeInput);
+        });
+    }
     group.finish();
 }
 

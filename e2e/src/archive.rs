@@ -1,9 +1,9 @@
 //! Reads archived objects, whoever wrote them.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
@@ -83,14 +83,23 @@ impl Line {
     }
 }
 
-/// The lines of an object.
+/// The lines of an object. Its format is the end of its name.
 ///
 /// # Errors
-/// When it is not one whole gzip file of lines.
-pub fn lines(object: &[u8]) -> anyhow::Result<Vec<Line>> {
-    let reader = BufReader::new(GzDecoder::new(object));
-    reader
-        .lines()
+/// When it is not one whole file of that format.
+pub fn lines(name: &str, object: &[u8]) -> anyhow::Result<Vec<Line>> {
+    if name.ends_with(".jsonl.gz") {
+        json_lines(GzDecoder::new(object))
+    } else if name.ends_with(".jsonl.zst") {
+        json_lines(zstd::Decoder::with_buffer(object).context("decompress")?)
+    } else {
+        bail!("{name} is no object of the archive")
+    }
+}
+
+fn json_lines(plain: impl Read) -> anyhow::Result<Vec<Line>> {
+    let lines = BufReader::new(plain).lines();
+    lines
         .map(|line| serde_json::from_str(&line.context("decompress")?).context("read a line"))
         .collect()
 }
@@ -103,7 +112,7 @@ pub async fn read(cloud: &Cloud, bucket: &str, prefix: &str) -> anyhow::Result<V
     let names = cloud.list(bucket, prefix).await?;
     let objects = stream::iter(names).map(async |name| {
         let object = cloud.read(bucket, &name).await?;
-        lines(&object).with_context(|| format!("read {name}"))
+        lines(&name, &object).with_context(|| format!("read {name}"))
     });
     let all: Vec<_> = objects.buffered(READS).try_collect().await?;
     Ok(all.into_iter().flatten().collect())

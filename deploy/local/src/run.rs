@@ -206,7 +206,7 @@ async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::R
     for (index, name) in names.iter().enumerate() {
         progress.tell(|| format!("{index} objects, {} messages", arrived.len()));
         let object = platform.cloud.read(BUCKET, name).await?;
-        let lines = archive::lines(&object).with_context(|| format!("read {name}"))?;
+        let lines = archive::lines(name, &object).with_context(|| format!("read {name}"))?;
         for line in &lines {
             arrived.push(Arrived::of_line(line)?);
         }

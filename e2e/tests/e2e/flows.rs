@@ -74,7 +74,8 @@ async fn check_objects(stage: &Stage) {
     let bucket = stage.cloud.name("bucket");
     for name in stage.cloud.list(&bucket, "").await.unwrap() {
         let metadata = stage.cloud.metadata(&bucket, &name).await.unwrap();
-        let lines = archive::lines(&stage.cloud.read(&bucket, &name).await.unwrap()).unwrap();
+        let lines =
+            archive::lines(&name, &stage.cloud.read(&bucket, &name).await.unwrap()).unwrap();
 
         assert!(name.starts_with("archive/") && name.ends_with(".jsonl.gz"), "{name}");
         assert_eq!(metadata["contentType"], "application/gzip");

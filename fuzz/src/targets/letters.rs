@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use icestore::format::Format;
 use icestore::replay::line;
 use pipeline::Message;
 use pubsub::letters;
@@ -16,6 +17,7 @@ pub(super) const ARCHIVE: Target = Target {
         include_bytes!("../../corpus/archive/ours.jsonl"),
         include_bytes!("../../corpus/archive/go.jsonl"),
         include_bytes!("../../corpus/archive/object.gz"),
+        include_bytes!("../../corpus/archive/object.zst"),
     ],
     dictionary: &[
         "{",
@@ -61,18 +63,21 @@ pub(super) const DEAD_LETTER: Target = Target {
     check: dead_letter,
 };
 
-/// An object as it is, and one with these lines.
+/// An object as it is, in each format, and one with these lines.
 fn archive(input: &[u8]) -> Result<(), String> {
-    read(input);
+    for format in Format::ALL {
+        read(format, input);
+    }
     let mut object = GzEncoder::new(Vec::new(), Compression::fast());
     object.write_all(input).map_err(|error| error.to_string())?;
-    read(&object.finish().map_err(|error| error.to_string())?);
+    read(Format::JsonlGz, &object.finish().map_err(|error| error.to_string())?);
     Ok(())
 }
 
-fn read(object: &[u8]) {
+fn read(format: Format, object: &[u8]) {
+    let Ok(lines) = line::all(format, object.to_vec().into()) else { return };
     // As replay does: an error ends it.
-    for line in line::all(object).map_while(Result::ok) {
+    for line in lines.map_while(Result::ok) {
         let _time = line.time();
         let _data = line.data();
         let _publication = line.for_mqtt();

@@ -14,6 +14,7 @@ use service::settings::{PORT, PROJECT, Variable};
 use service::{Faults, Http};
 use storage::Endpoint;
 
+use crate::format::Format;
 use crate::key::Template;
 use crate::objects;
 
@@ -69,7 +70,9 @@ pub struct Archive {
     pub batch_key: String,
     /// How a message's data is read.
     pub input: Input,
-    /// 1 (fast) to 9 (small).
+    /// Format of objects: `jsonl.gz`, or `jsonl.zst`.
+    pub format: Format,
+    /// Level of gzip or zstd; 1 (fast) to 9 (small).
     pub compression_level: u32,
 }
 
@@ -87,6 +90,7 @@ impl Default for Archive {
             prefix: "archive".into(),
             batch_key: Template::DEFAULT.into(),
             input: Input::Auto,
+            format: Format::JsonlGz,
             compression_level: 1,
         }
     }

@@ -31,8 +31,9 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
     let archive = Archive::new(template, settings.archive.input);
     let mut story = Story::new();
     explain::end(&mut story, archive.apply(message).await, |story, line| {
+        let suffix = settings.archive.format.suffix();
         let folder = [&*settings.archive.prefix, &*line.key].join("/");
-        let object = format!("{}/<unique>.jsonl.gz", folder.trim_start_matches('/'));
+        let object = format!("{}/<unique>{suffix}", folder.trim_start_matches('/'));
         story.insert("object".into(), format!("gs://{}/{object}", settings.storage.bucket).into());
         story.insert("batch_key".into(), line.key.into());
         story.insert("line".into(), explain::readable(&line.bytes));

@@ -1,12 +1,13 @@
 //! Icestore: messages flow from a Pub/Sub subscription into compressed objects in Cloud Storage.
 //!
 //! `pubsub::Source` reads them; [`archive::Archive`] makes each a line of JSON with its batch key;
-//! [`sink::Sink`] lets a gzip file grow per key and uploads it, whole or not at all. A message is
+//! [`sink::Sink`] lets a compressed file grow per key and uploads it, whole or not at all. A message is
 //! acknowledged when its object is there.
 
 pub mod archive;
 pub mod config;
 pub mod explain;
+pub mod format;
 pub mod key;
 mod object;
 pub mod objects;

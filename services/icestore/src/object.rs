@@ -3,22 +3,20 @@
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use crate::format::Format;
+
 /// Longest name of an object: <https://cloud.google.com/storage/docs/objects#naming>.
 const MAX_NAME_BYTES: usize = 1024;
-/// What every object's name ends with.
-pub(crate) const SUFFIX: &str = ".jsonl.gz";
-/// Longest folder: a slash, a UUID and the suffix follow.
-const MAX_FOLDER_BYTES: usize = MAX_NAME_BYTES - 1 - uuid::fmt::Hyphenated::LENGTH - SUFFIX.len();
 /// Bytes of a hash in a name.
 const HASH_BYTES: usize = 8;
 
 /// A name in the folder of a batch key, which no other object has. A folder whose name is too long is
 /// cut, and bears the hash of the whole.
-pub(crate) fn name(prefix: &str, key: &str) -> String {
+pub(crate) fn name(prefix: &str, key: &str, format: Format) -> String {
     let folder = format!("{}{}", root(prefix), key.trim_matches('/'));
-    let folder = shortened(folder.trim_end_matches('/').to_owned());
+    let folder = shortened(folder.trim_end_matches('/').to_owned(), max_folder_bytes(format));
     let slash = if folder.is_empty() { "" } else { "/" };
-    format!("{folder}{slash}{}{SUFFIX}", Uuid::now_v7())
+    format!("{folder}{slash}{}{}", Uuid::now_v7(), format.suffix())
 }
 
 /// What the names of all objects begin with: the prefix of the settings, as a folder.
@@ -27,13 +25,18 @@ pub(crate) fn root(prefix: &str) -> String {
     if prefix.is_empty() { String::new() } else { format!("{prefix}/") }
 }
 
-fn shortened(mut folder: String) -> String {
-    if folder.len() <= MAX_FOLDER_BYTES {
+/// Longest folder: a slash, a UUID and the suffix follow.
+const fn max_folder_bytes(format: Format) -> usize {
+    MAX_NAME_BYTES - 1 - uuid::fmt::Hyphenated::LENGTH - format.suffix().len()
+}
+
+fn shortened(mut folder: String, max_bytes: usize) -> String {
+    if folder.len() <= max_bytes {
         return folder;
     }
     let hash = Sha256::digest(&folder);
     let hash: String = hash.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    folder.truncate(folder.floor_char_boundary(MAX_FOLDER_BYTES - 1 - hash.len()));
+    folder.truncate(folder.floor_char_boundary(max_bytes - 1 - hash.len()));
     format!("{}~{hash}", folder.trim_end_matches('/'))
 }
 
@@ -49,16 +52,24 @@ mod tests {
             ("", "key", "key/"),
             ("a", "", "a/"),
         ] {
-            let name = name(prefix, key);
+            for format in Format::ALL {
+                let name = name(prefix, key, format);
 
-            let id = name.strip_prefix(folder).and_then(|id| id.strip_suffix(SUFFIX));
-            assert!(id.is_some_and(|id| Uuid::parse_str(id).is_ok()), "{name}");
+                let id = name.strip_prefix(folder);
+                let id = id.and_then(|id| id.strip_suffix(format.suffix()));
+                assert!(id.is_some_and(|id| Uuid::parse_str(id).is_ok()), "{name}");
+            }
         }
     }
 
     #[test]
     fn names_of_the_most_bytes_are_kept_and_longer_ones_are_cut() {
-        let longest = "k".repeat(MAX_FOLDER_BYTES - "p/".len());
+        Format::ALL.into_iter().for_each(assert_cut);
+    }
+
+    fn assert_cut(format: Format) {
+        let name = |prefix, key: &str| super::name(prefix, key, format);
+        let longest = "k".repeat(max_folder_bytes(format) - "p/".len());
         assert_eq!(name("p", &longest).len(), MAX_NAME_BYTES);
         assert!(name("p", &longest).contains(&longest));
 

@@ -19,6 +19,7 @@ use time::OffsetDateTime;
 use tokio::time::sleep;
 
 use crate::config::Settings;
+use crate::format::Format;
 use crate::object;
 use line::Line;
 use target::Target;
@@ -117,9 +118,10 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let mut page = None;
     loop {
         let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
-        for name in names.iter().filter(|name| name.ends_with(object::SUFFIX)) {
-            let done =
-                replay_object(&bucket, name, (&times, chunk, pace), (&mut target, &mut count));
+        for name in &names {
+            let Some(format) = Format::of(name) else { continue };
+            let (wanted, sent) = ((&times, chunk, pace), (&mut target, &mut count));
+            let done = replay_object(&bucket, name, format, wanted, sent);
             if let Err(error) = done.await {
                 bail!("{}; stopped at {name}: {error:#}", tell(&count));
             }
@@ -146,13 +148,14 @@ fn tell(count: &Count) -> String {
 async fn replay_object(
     bucket: &Bucket,
     name: &str,
+    format: Format,
     (times, chunk, pace): (&Times, usize, Duration),
     (target, count): (&mut Target, &mut Count),
 ) -> anyhow::Result<()> {
     let object = bucket.read(name).await?;
     count.objects += 1;
     let mut waiting = Vec::with_capacity(chunk);
-    for line in line::all(&object) {
+    for line in line::all(format, object)? {
         let line = line?;
         if !times.take(&line) {
             count.other_times += 1;
@@ -188,7 +191,7 @@ mod tests {
     #[test]
     fn the_event_time_counts() {
         let at = |text: &str| Some(moment::parse(text).unwrap());
-        let line = Line::of_time(Some("2025-06-15T10:00:00Z"));
+        let line = Line::of_time(at("2025-06-15T10:00:00Z"));
         let hour = Times { since: at("2025-06-15T10:00:00Z"), until: at("2025-06-15T11:00:00Z") };
         let before = Times { since: None, until: at("2025-06-15T10:00:00Z") };
 

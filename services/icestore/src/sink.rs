@@ -1,8 +1,11 @@
-//! Gzip files that grow line by line, one object each.
+//! Compressed files that grow line by line, one object each.
 
+mod file;
 mod growing;
 mod gzip;
+mod zstd;
 
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -12,8 +15,10 @@ use time::OffsetDateTime;
 
 use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
+use crate::format::Format;
 use crate::object;
 use crate::objects::Objects;
+use file::{Compressor, File};
 
 /// Version of the objects' format, in their metadata.
 const FORMAT_VERSION: &str = "1";
@@ -23,6 +28,7 @@ const FORMAT_VERSION: &str = "1";
 pub struct Sink {
     bucket: Bucket,
     prefix: String,
+    format: Format,
     level: u32,
     objects: Objects,
 }
@@ -30,7 +36,8 @@ pub struct Sink {
 /// A file that is whole, and its number of lines.
 #[derive(Debug)]
 pub struct Upload {
-    object: Object,
+    /// An error is a defect, which shows when the batch is written.
+    object: io::Result<Object>,
     records: u64,
 }
 
@@ -38,8 +45,8 @@ impl Sink {
     /// A sink that uploads to `bucket`.
     #[must_use]
     pub fn new(bucket: Bucket, settings: &Archive) -> Self {
-        let (prefix, level) = (settings.prefix.clone(), settings.compression_level);
-        Self { bucket, prefix, level, objects: Objects::default() }
+        let Archive { prefix, format, compression_level, .. } = settings.clone();
+        Self { bucket, prefix, format, level: compression_level, objects: Objects::default() }
     }
 
     /// The same sink, which counts its objects there.
@@ -53,7 +60,7 @@ impl Sink {
 #[derive(Debug)]
 pub struct Group {
     key: String,
-    file: gzip::File,
+    file: File,
     records: u64,
     first: OffsetDateTime,
     last: OffsetDateTime,
@@ -64,13 +71,13 @@ impl pipeline::Sink for Sink {
     type Key = String;
     type Batch = Group;
     type Sealed = Upload;
-    type Scratch = gzip::Compressor;
+    type Scratch = Compressor;
 
     /// Lines are never refused once they are in a file, so the originals need not be kept.
     const KEEPS_ORIGINALS: bool = false;
 
-    fn scratch(&self) -> gzip::Compressor {
-        gzip::Compressor::new(self.level)
+    fn scratch(&self) -> Compressor {
+        Compressor::new(self.level)
     }
 
     fn key(&self, line: &Line) -> String {
@@ -83,14 +90,14 @@ impl pipeline::Sink for Sink {
 
     fn open(&self, key: &String) -> Group {
         let (first, last) = (OffsetDateTime::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
-        Group { key: key.clone(), file: gzip::File::default(), records: 0, first, last }
+        Group { key: key.clone(), file: File::new(self.format), records: 0, first, last }
     }
 
     fn join(
         &self,
         group: &mut Group,
         line: Line,
-        compressor: &mut gzip::Compressor,
+        compressor: &mut Compressor,
     ) -> Result<usize, Join<Line>> {
         let written = group.file.write(&line.bytes, compressor);
         written.map_err(|error| Join::Refused(Recovery::Retry.because("compress line", error)))?;
@@ -102,12 +109,13 @@ impl pipeline::Sink for Sink {
         Ok(size_of::<Group>() + group.key.capacity() + group.file.memory())
     }
 
-    fn seal(&self, group: Group, compressor: &mut gzip::Compressor) -> Upload {
+    fn seal(&self, group: Group, compressor: &mut Compressor) -> Upload {
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
-        let object = Object {
-            name: object::name(&self.prefix, &group.key),
-            content: group.file.finish(compressor),
-            content_type: "application/gzip",
+        let content = group.file.finish(compressor);
+        let object = content.map(|content| Object {
+            name: object::name(&self.prefix, &group.key, self.format),
+            content,
+            content_type: self.format.content_type(),
             metadata: vec![
                 ("records", group.records.to_string()),
                 ("first_event_time", time(group.first)),
@@ -115,12 +123,15 @@ impl pipeline::Sink for Sink {
                 ("format_version", FORMAT_VERSION.into()),
             ],
             may_exist: AtomicBool::new(false),
-        };
+        });
         Upload { object, records: group.records }
     }
 
     async fn write(&self, upload: &Upload, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
-        self.bucket.create(&upload.object).await?;
+        let object = upload.object.as_ref();
+        let object =
+            object.map_err(|error| Recovery::Stop.because("make object", error.to_string()))?;
+        self.bucket.create(object).await?;
         self.objects.count(upload.records);
         Ok(Vec::new())
     }

@@ -46,6 +46,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
     command.arg("check").env_clear();
     command.env("DATAFLOW__ARCHIVE__BATCH_KEY", "{year}");
     command.env("DATAFLOW__ARCHIVE__PREFIX", "../up");
+    command.env("DATAFLOW__ARCHIVE__FORMAT", "gzip");
     command.env("DATAFLOW__ARCHIVE__COMPRESSION_LEVEL", "10");
     command.env("DATAFLOW__PIPELINE__MAX_MESSAGES_IN_FLIGHT", "600000");
 
@@ -59,6 +60,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "storage.bucket: required",
         "archive.batch_key: `{year}` is not one of",
         "archive.prefix: must be levels",
+        "archive.format: must be one of `jsonl.gz`, `jsonl.zst`, is `gzip`",
         "archive.compression_level: must be 1 to 9, is 10",
         "dead_letters: required",
         "pipeline.max_messages_in_flight: must be less than",

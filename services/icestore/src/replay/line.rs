@@ -1,12 +1,12 @@
 //! Lines of an archived object, whoever wrote it.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use flate2::read::MultiGzDecoder;
 use pipeline::envelope::Input;
 use pipeline::message::attribute::MQTT_TOPIC;
@@ -17,58 +17,91 @@ use time::OffsetDateTime;
 
 use super::mqtt::Publication;
 use super::properties;
+use crate::format::Format;
 
 /// An archived message.
+#[derive(Debug)]
+pub struct Line {
+    id: String,
+    data: Bytes,
+    time: Option<OffsetDateTime>,
+    /// What accompanied the message; the Go services wrote none.
+    pub attributes: HashMap<String, String>,
+}
+
+/// An archived message in JSON.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Line {
+struct Json {
     #[serde(default)]
     id: String,
     original_pub_sub_payload: String,
     publish_time: Option<String>,
-    /// What accompanied the message; the Go services wrote none.
     #[serde(default)]
-    pub attributes: HashMap<String, String>,
+    attributes: HashMap<String, String>,
 }
+
+/// Lines of an object.
+pub type Lines = Box<dyn Iterator<Item = anyhow::Result<Line>> + Send>;
 
 /// The lines of an object, one after another.
 ///
 /// # Errors
-/// For what cannot be unzipped, and for a line that is none of the archive.
-pub fn all(object: &[u8]) -> impl Iterator<Item = anyhow::Result<Line>> {
-    let lines = BufReader::new(MultiGzDecoder::new(object)).lines();
-    lines.enumerate().map(|(index, line)| {
-        let line = line.context("unzip")?;
-        serde_json::from_str(&line)
-            .with_context(|| format!("line {} is none of the archive", index + 1))
+/// For what cannot be decompressed, and for a line that is none of the archive.
+pub fn all(format: Format, object: Bytes) -> anyhow::Result<Lines> {
+    Ok(match format {
+        Format::JsonlGz => Box::new(lines(MultiGzDecoder::new(object.reader()))),
+        Format::JsonlZst => {
+            let decoder = zstd::Decoder::with_buffer(object.reader()).context("decompress")?;
+            Box::new(lines(decoder))
+        }
     })
+}
+
+fn lines(plain: impl Read) -> impl Iterator<Item = anyhow::Result<Line>> {
+    let lines = BufReader::new(plain).lines();
+    lines.enumerate().map(|(index, line)| {
+        let line = line.context("decompress")?;
+        let json = serde_json::from_str::<Json>(&line)
+            .with_context(|| format!("line {} is none of the archive", index + 1))?;
+        Line::try_from(json)
+    })
+}
+
+impl TryFrom<Json> for Line {
+    type Error = anyhow::Error;
+
+    fn try_from(json: Json) -> anyhow::Result<Self> {
+        let Json { id, original_pub_sub_payload, publish_time, attributes } = json;
+        let data = STANDARD.decode(original_pub_sub_payload);
+        let data = data.with_context(|| format!("message {id}: originalPubSubPayload"))?.into();
+        let time = match publish_time {
+            Some(text) => parse_rfc3339(&text),
+            None => Envelope::read(&data).and_then(|envelope| envelope.publish_time),
+        };
+        Ok(Self { id, data, time, attributes })
+    }
 }
 
 impl Line {
     /// The event time, where one was written: by its own key, else in the envelope.
     #[must_use]
     pub fn time(&self) -> Option<OffsetDateTime> {
-        if let Some(text) = &self.publish_time {
-            return parse_rfc3339(text);
-        }
-        Envelope::read(&self.data().ok()?)?.publish_time
+        self.time
     }
 
     /// The data of the Pub/Sub message.
-    ///
-    /// # Errors
-    /// When it is no base64.
-    pub fn data(&self) -> anyhow::Result<Bytes> {
-        let data = STANDARD.decode(&self.original_pub_sub_payload);
-        Ok(data.with_context(|| format!("message {}: originalPubSubPayload", self.id))?.into())
+    #[must_use]
+    pub fn data(&self) -> Bytes {
+        self.data.clone()
     }
 
     /// What the device sent, and on which MQTT topic.
     ///
     /// # Errors
-    /// When the data is no base64, or the topic is not known.
+    /// When the topic is not known.
     pub fn for_mqtt(&self) -> anyhow::Result<Publication> {
-        let message = Message::new(self.data()?);
+        let message = Message::new(self.data());
         let envelope = Envelope::of(&message, Input::Auto)?;
         let told = envelope.enrichment.get("Topic").and_then(|topic| topic.as_str());
         let topic = self.attributes.get(MQTT_TOPIC).map(String::as_str).or(told);
@@ -79,10 +112,8 @@ impl Line {
     }
 
     #[cfg(test)]
-    pub(super) fn of_time(publish_time: Option<&str>) -> Self {
-        let original_pub_sub_payload = "eA==".into();
-        let (id, publish_time) = (String::new(), publish_time.map(str::to_owned));
-        Self { id, original_pub_sub_payload, publish_time, attributes: HashMap::new() }
+    pub(super) fn of_time(time: Option<OffsetDateTime>) -> Self {
+        Self { id: String::new(), data: Bytes::new(), time, attributes: HashMap::new() }
     }
 }
 
@@ -105,9 +136,10 @@ mod tests {
         let mut object = GzEncoder::new(Vec::new(), Compression::fast());
         object.write_all(line.as_bytes()).unwrap();
 
-        let lines: Vec<_> = all(&object.finish().unwrap()).collect::<Result<_, _>>().unwrap();
+        let lines = all(Format::JsonlGz, object.finish().unwrap().into()).unwrap();
+        let lines: Vec<_> = lines.collect::<Result<_, _>>().unwrap();
 
-        assert_eq!(lines[0].data().unwrap(), envelope);
+        assert_eq!(lines[0].data(), envelope);
         assert_eq!(lines[0].time().unwrap(), time::macros::datetime!(2025-06-15 10:00 UTC));
         let publication = lines[0].for_mqtt().unwrap();
         assert_eq!(publication.topic, "devices/d/up");
@@ -119,7 +151,8 @@ mod tests {
         let mut object = GzEncoder::new(Vec::new(), Compression::fast());
         object.write_all(b"{}\n").unwrap();
 
-        let error = all(&object.finish().unwrap()).next().unwrap().unwrap_err();
+        let mut lines = all(Format::JsonlGz, object.finish().unwrap().into()).unwrap();
+        let error = lines.next().unwrap().unwrap_err();
 
         assert!(error.to_string().starts_with("line 1 "), "{error}");
     }

@@ -41,8 +41,7 @@ impl Target {
     pub(super) async fn send(&mut self, lines: &[Line]) -> anyhow::Result<u64> {
         match self {
             Self::Topic(publishers, topic) => {
-                let messages: Vec<_> =
-                    lines.iter().map(|line| outgoing(line, topic)).collect::<Result<_, _>>()?;
+                let messages: Vec<_> = lines.iter().map(|line| outgoing(line, topic)).collect();
                 publishers.send(topic, &messages).await?;
             }
             Self::Mqtt(broker) => {
@@ -56,11 +55,11 @@ impl Target {
     }
 }
 
-fn outgoing(line: &Line, topic: &TopicName) -> anyhow::Result<Outgoing> {
-    Ok(Outgoing {
+fn outgoing(line: &Line, topic: &TopicName) -> Outgoing {
+    Outgoing {
         topic: topic.clone(),
-        data: line.data()?,
+        data: line.data(),
         attributes: line.attributes.clone().into(),
         ordering_key: String::new(),
-    })
+    }
 }

@@ -18,7 +18,7 @@ const TRAILER_BYTES: usize = 8;
 
 /// What all files of a lane share.
 #[derive(Debug)]
-pub struct Compressor {
+pub(super) struct Compressor {
     compress: Compress,
     /// The block that was compressed last, so that files grow by what it takes and no more.
     block: Vec<u8>,
@@ -26,8 +26,7 @@ pub struct Compressor {
 
 impl Compressor {
     /// A compressor of a level from 1 (fast) to 9 (small).
-    #[must_use]
-    pub fn new(level: u32) -> Self {
+    pub(super) fn new(level: u32) -> Self {
         Self { compress: Compress::new(Compression::new(level), false), block: Vec::new() }
     }
 

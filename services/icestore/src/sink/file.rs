@@ -1,0 +1,73 @@
+//! A file that grows, in the format of the settings.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::{gzip, zstd};
+use crate::format::Format;
+
+/// What all files of a lane share. The compressor is made for the first block.
+pub struct Compressor {
+    level: u32,
+    gzip: Option<gzip::Compressor>,
+    zstd: Option<zstd::Compressor>,
+}
+
+impl Compressor {
+    /// A compressor of a level from 1 (fast) to 9 (small).
+    pub(super) fn new(level: u32) -> Self {
+        Self { level, gzip: None, zstd: None }
+    }
+
+    fn gzip(&mut self) -> &mut gzip::Compressor {
+        self.gzip.get_or_insert_with(|| gzip::Compressor::new(self.level))
+    }
+
+    fn zstd(&mut self) -> io::Result<&mut zstd::Compressor> {
+        match &mut self.zstd {
+            Some(compressor) => Ok(compressor),
+            none => Ok(none.insert(zstd::Compressor::new(self.level)?)),
+        }
+    }
+}
+
+/// A file that grows.
+#[derive(Debug)]
+pub(super) enum File {
+    Gzip(gzip::File),
+    Zstd(zstd::File),
+}
+
+impl File {
+    pub(super) fn new(format: Format) -> Self {
+        match format {
+            Format::JsonlGz => Self::Gzip(gzip::File::default()),
+            Format::JsonlZst => Self::Zstd(zstd::File::default()),
+        }
+    }
+
+    /// Appends a line.
+    pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
+        match self {
+            Self::Gzip(file) => file.write(line, compressor.gzip()),
+            Self::Zstd(file) => file.write(line, compressor.zstd()?),
+        }
+    }
+
+    /// Bytes in memory.
+    pub(super) fn memory(&self) -> usize {
+        match self {
+            Self::Gzip(file) => file.memory(),
+            Self::Zstd(file) => file.memory(),
+        }
+    }
+
+    /// The whole file.
+    pub(super) fn finish(self, compressor: &mut Compressor) -> io::Result<Bytes> {
+        match self {
+            Self::Gzip(file) => Ok(file.finish(compressor.gzip())),
+            Self::Zstd(file) => file.finish(compressor.zstd()?),
+        }
+    }
+}
