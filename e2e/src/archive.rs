@@ -16,6 +16,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cloud::Cloud;
 
+mod parquet;
+
 /// Objects that are read at once.
 const READS: usize = 16;
 
@@ -92,6 +94,8 @@ pub fn lines(name: &str, object: &[u8]) -> anyhow::Result<Vec<Line>> {
         json_lines(GzDecoder::new(object))
     } else if name.ends_with(".jsonl.zst") {
         json_lines(zstd::Decoder::with_buffer(object).context("decompress")?)
+    } else if name.ends_with(".parquet") {
+        parquet::lines(object)
     } else {
         bail!("{name} is no object of the archive")
     }

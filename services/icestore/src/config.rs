@@ -16,7 +16,7 @@ use storage::Endpoint;
 
 use crate::format::Format;
 use crate::key::Template;
-use crate::objects;
+use crate::{objects, sink};
 
 /// All settings. `example.yaml` beside the crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -70,7 +70,7 @@ pub struct Archive {
     pub batch_key: String,
     /// How a message's data is read.
     pub input: Input,
-    /// Format of objects: `jsonl.gz`, or `jsonl.zst`.
+    /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
     pub format: Format,
     /// Level of gzip or zstd; 1 (fast) to 9 (small).
     pub compression_level: u32,
@@ -211,14 +211,20 @@ impl service::Settings for Settings {
         const UPLOAD: u64 = 64 * 1024;
         let Limits { max_bytes_in_flight, max_batch_memory, max_writes, .. } = self.pipeline;
         let writes = self.pipeline.lane_count().saturating_mul(max_writes);
-        vec![
+        let mut shares = vec![
             Share::of_process(),
             Share::of_size("pipeline.max_bytes_in_flight", max_bytes_in_flight, 100),
             // Groups count what they have allocated, so what the allocator adds is counted already.
             Share::of_size("pipeline.max_batch_memory", max_batch_memory, 80),
             Share::of_count("pipeline.max_writes", writes, UPLOAD),
             Share::of_streams(self.subscription.streams),
-        ]
+        ];
+        if self.archive.format == Format::Parquet {
+            // Each lane closes one file at a time.
+            let each = sink::conversion_memory(self.pipeline.batch.max_bytes);
+            shares.push(Share::of_count("archive.format", self.pipeline.lane_count(), each));
+        }
+        shares
     }
 
     fn costs(&self) -> Vec<String> {

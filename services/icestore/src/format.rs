@@ -13,11 +13,14 @@ pub enum Format {
     /// Lines of JSON, compressed with zstd.
     #[serde(rename = "jsonl.zst")]
     JsonlZst,
+    /// Columns, compressed with zstd. Programs read only the columns that they need.
+    #[serde(rename = "parquet")]
+    Parquet,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::JsonlGz, Self::JsonlZst];
+    pub const ALL: [Self; 3] = [Self::JsonlGz, Self::JsonlZst, Self::Parquet];
 
     /// End of the names of objects.
     #[must_use]
@@ -25,6 +28,7 @@ impl Format {
         match self {
             Self::JsonlGz => ".jsonl.gz",
             Self::JsonlZst => ".jsonl.zst",
+            Self::Parquet => ".parquet",
         }
     }
 
@@ -35,6 +39,8 @@ impl Format {
             Self::JsonlGz => "application/gzip",
             // RFC 8878, 7.1.
             Self::JsonlZst => "application/zstd",
+            // <https://www.iana.org/assignments/media-types/application/vnd.apache.parquet>
+            Self::Parquet => "application/vnd.apache.parquet",
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod line;
 mod mqtt;
+mod parquet;
 pub mod properties;
 mod target;
 

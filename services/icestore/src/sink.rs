@@ -3,6 +3,7 @@
 mod file;
 mod growing;
 mod gzip;
+mod parquet;
 mod zstd;
 
 use std::io;
@@ -99,6 +100,9 @@ impl pipeline::Sink for Sink {
         line: Line,
         compressor: &mut Compressor,
     ) -> Result<usize, Join<Line>> {
+        if group.file.is_full_for(line.bytes.len()) {
+            return Err(Join::Full(line));
+        }
         let written = group.file.write(&line.bytes, compressor);
         written.map_err(|error| Join::Refused(Recovery::Retry.because("compress line", error)))?;
         (group.first, group.last) = match group.records {
@@ -141,3 +145,12 @@ impl pipeline::Sink for Sink {
         None
     }
 }
+
+/// Memory that closing a Parquet file of so many bytes takes, beside the file itself.
+pub(crate) fn conversion_memory(max_bytes: usize) -> u64 {
+    // The file is there twice: before the conversion, and after it.
+    max_bytes.saturating_add(parquet::CONVERSION_BYTES) as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
         "storage.bucket: required",
         "archive.batch_key: `{year}` is not one of",
         "archive.prefix: must be levels",
-        "archive.format: must be one of `jsonl.gz`, `jsonl.zst`, is `gzip`",
+        "archive.format: must be one of `jsonl.gz`, `jsonl.zst`, `parquet`, is `gzip`",
         "archive.compression_level: must be 1 to 9, is 10",
         "dead_letters: required",
         "pipeline.max_messages_in_flight: must be less than",

@@ -16,15 +16,15 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 
 use super::mqtt::Publication;
-use super::properties;
+use super::{parquet, properties};
 use crate::format::Format;
 
 /// An archived message.
 #[derive(Debug)]
 pub struct Line {
-    id: String,
-    data: Bytes,
-    time: Option<OffsetDateTime>,
+    pub(super) id: String,
+    pub(super) data: Bytes,
+    pub(super) time: Option<OffsetDateTime>,
     /// What accompanied the message; the Go services wrote none.
     pub attributes: HashMap<String, String>,
 }
@@ -55,6 +55,7 @@ pub fn all(format: Format, object: Bytes) -> anyhow::Result<Lines> {
             let decoder = zstd::Decoder::with_buffer(object.reader()).context("decompress")?;
             Box::new(lines(decoder))
         }
+        Format::Parquet => Box::new(parquet::lines(object)?),
     })
 }
 

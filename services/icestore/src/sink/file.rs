@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::{gzip, zstd};
+use super::{gzip, parquet, zstd};
 use crate::format::Format;
 
 /// What all files of a lane share. The compressor is made for the first block.
@@ -37,6 +37,8 @@ impl Compressor {
 pub(super) enum File {
     Gzip(gzip::File),
     Zstd(zstd::File),
+    /// Becomes Parquet at the end.
+    Parquet(zstd::File),
 }
 
 impl File {
@@ -44,6 +46,7 @@ impl File {
         match format {
             Format::JsonlGz => Self::Gzip(gzip::File::default()),
             Format::JsonlZst => Self::Zstd(zstd::File::default()),
+            Format::Parquet => Self::Parquet(zstd::File::default()),
         }
     }
 
@@ -51,15 +54,27 @@ impl File {
     pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
         match self {
             Self::Gzip(file) => file.write(line, compressor.gzip()),
-            Self::Zstd(file) => file.write(line, compressor.zstd()?),
+            Self::Zstd(file) | Self::Parquet(file) => file.write(line, compressor.zstd()?),
         }
     }
 
-    /// Bytes in memory.
+    /// Whether the file must end before another line of so many bytes.
+    pub(super) fn is_full_for(&self, bytes: usize) -> bool {
+        match self {
+            Self::Gzip(_) | Self::Zstd(_) => false,
+            Self::Parquet(file) => {
+                let before = file.plain_bytes();
+                before > 0 && before.saturating_add(bytes as u64) > parquet::MAX_PLAIN_BYTES
+            }
+        }
+    }
+
+    /// Bytes in memory, now and when it has ended.
     pub(super) fn memory(&self) -> usize {
         match self {
             Self::Gzip(file) => file.memory(),
             Self::Zstd(file) => file.memory(),
+            Self::Parquet(file) => file.memory() + parquet::FOOTER_BYTES,
         }
     }
 
@@ -68,6 +83,7 @@ impl File {
         match self {
             Self::Gzip(file) => Ok(file.finish(compressor.gzip())),
             Self::Zstd(file) => file.finish(compressor.zstd()?),
+            Self::Parquet(file) => parquet::of_lines(&file, compressor.level),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! A frame holds no more than the largest tail. So a compressor takes little memory at any level, even for
 //! long lines, and so does who reads the file.
 
-use std::io::{self, Cursor};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use bytes::Bytes;
 use zstd::bulk;
@@ -61,6 +61,20 @@ impl File {
     /// Bytes in memory.
     pub(super) fn memory(&self) -> usize {
         self.0.memory()
+    }
+
+    /// Bytes of all lines.
+    pub(super) fn plain_bytes(&self) -> u64 {
+        self.0.plain_bytes()
+    }
+
+    /// Reads all lines again.
+    pub(super) fn read(&self) -> io::Result<impl BufRead> {
+        let blocks: Box<dyn Read + '_> = match &*self.0.blocks {
+            [] => Box::new(io::empty()),
+            blocks => Box::new(zstd::Decoder::with_buffer(blocks)?),
+        };
+        Ok(BufReader::new(blocks.chain(&*self.0.tail)))
     }
 
     /// The whole file.
