@@ -1,29 +1,36 @@
 //! The archive is read by other people's programs, as its page in the documentation says.
 
+use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use e2e::archive::{self, Line};
+use icestore::format::Format;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::place::root;
 use crate::stage::{Stage, start_icestore, until};
 
-/// The first block of code below a heading of the page.
-fn example(heading: &str) -> String {
+/// The blocks of code below a heading of the page.
+fn examples(heading: &str) -> Vec<String> {
     let page = std::fs::read_to_string(root().join("docs/archive.md")).unwrap();
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
-    let (_, code) = section.split_once("```sql\n").unwrap();
-    code.split_once("```").unwrap().0.to_owned()
+    let section = section.split("\n## ").next().unwrap();
+    let blocks = section.split("```sql\n").skip(1);
+    blocks.map(|block| block.split_once("```").unwrap().0.to_owned()).collect()
 }
 
-/// Python with this package; none, loudly, where it is missing.
-fn python_with(package: &str) -> Option<Command> {
+/// Python that has this package; none, loudly, where it is missing.
+fn python_with(package: &str) -> Option<PathBuf> {
     let program = root().join("target/tools/bin/python3");
     let probe = Command::new(&program).args(["-c", &format!("import {package}")]).output();
     if probe.is_ok_and(|probe| probe.status.success()) {
-        return Some(Command::new(program));
+        return Some(program);
     }
     // Past the test runner's capture, which would hide it.
     let text = format!("SKIPPED: the Python package {package} is missing, .ci/setup installs it\n");
@@ -31,51 +38,201 @@ fn python_with(package: &str) -> Option<Command> {
     None
 }
 
+/// The lines of a format's objects.
+async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
+    let bucket = stage.cloud.name("bucket");
+    let mut lines = Vec::new();
+    for name in stage.cloud.list(&bucket, "").await.unwrap() {
+        if name.ends_with(format.suffix()) {
+            lines.extend(
+                archive::lines(&name, &stage.cloud.read(&bucket, &name).await.unwrap()).unwrap(),
+            );
+        }
+    }
+    lines
+}
+
+/// Runs icestore until the messages that wait for it are in objects of this format.
+async fn archive_as(stage: &Stage, format: Format, messages: usize) {
+    let mut settings = stage.icestore();
+    settings.archive.format = format;
+    let icestore = start_icestore(settings).await;
+    let distinct =
+        |lines: Vec<Line>| lines.into_iter().map(|line| line.id).collect::<BTreeSet<_>>();
+    until(async || distinct(lines_of(stage, format).await).len() == messages).await;
+    icestore.shutdown(crate::stage::GRACE).await.unwrap();
+}
+
+/// Writes all objects to files below a folder, under their own names.
+async fn download(stage: &Stage, folder: &Path) {
+    let bucket = stage.cloud.name("bucket");
+    for object in stage.cloud.list(&bucket, "").await.unwrap() {
+        let content = stage.cloud.read(&bucket, &object).await.unwrap();
+        let file = folder.join(&object);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, content).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn duckdb_reads_the_archive_as_its_page_says() {
     const PROGRAM: &str = "import duckdb, json, sys\n\
         rows = duckdb.sql(sys.stdin.read()).fetchall()\n\
         print(json.dumps(rows, default=str))";
-    let Some(mut python) = python_with("duckdb") else { return };
+    let Some(python) = python_with("duckdb") else { return };
     let stage = Stage::set().await;
-    let icestore = start_icestore(stage.icestore()).await;
     let topic = stage.cloud.name("raw");
-    for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5)] {
-        let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
-        let envelope = json!({
-            "id": id, "payload": payload, "publishTime": "2025-06-15T10:00:00.123456789Z",
-            "enrichmentData": { "location": "hall-a" },
-        });
-        let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
-        // The second one comes twice, as Pub/Sub may do.
-        for _ in 0..if id == "i-2" { 2 } else { 1 } {
-            let data = envelope.to_string();
-            stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
+    for format in Format::ALL {
+        for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5)] {
+            let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
+            let envelope = json!({
+                "id": id, "payload": payload, "publishTime": "2025-06-15T10:00:00.123456789Z",
+                "enrichmentData": { "location": "hall-a" },
+            });
+            let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
+            // The second one comes twice, as Pub/Sub may do.
+            for _ in 0..if id == "i-2" { 2 } else { 1 } {
+                let data = envelope.to_string();
+                stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
+            }
         }
+        archive_as(&stage, format, 3).await;
     }
-    let bucket = stage.cloud.name("bucket");
-    let folder = "archive/2025/06/15/hall-a";
-    let lines = async || e2e::archive::read(&stage.cloud, &bucket, folder).await.unwrap();
-    until(async || lines().await.len() == 3).await;
-    icestore.shutdown(crate::stage::GRACE).await.unwrap();
-    std::fs::create_dir_all(stage.folder.path().join(folder)).unwrap();
-    for object in stage.cloud.list(&bucket, folder).await.unwrap() {
-        let content = stage.cloud.read(&bucket, &object).await.unwrap();
-        std::fs::write(stage.folder.path().join(&object), content).unwrap();
-    }
+    download(&stage, stage.folder.path()).await;
 
     let home = stage.folder.path().display().to_string();
-    let query = example("DuckDB").replace("gs://my-archive", &home);
-    let file = stage.folder.path().join("query.sql");
-    std::fs::write(&file, query).unwrap();
-    python.args(["-c", PROGRAM]).stdin(std::fs::File::open(file).unwrap());
-    let output = python.output().unwrap();
-
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [lines, parquet] = &examples("DuckDB")[..] else { panic!("two examples") };
     let published = "2025-06-15 10:00:00.123456";
     let expected =
-        json!([["i-1", published, "device-1", 21.5], ["i-2", published, "device-1", 22.5],]);
-    assert_eq!(rows, expected);
+        json!([["i-1", published, "device-1", 21.5], ["i-2", published, "device-1", 22.5]]);
+    for query in [lines, &lines.replace(".jsonl.gz", ".jsonl.zst"), parquet] {
+        let file = stage.folder.path().join("query.sql");
+        std::fs::write(&file, query.replace("gs://my-archive", &home)).unwrap();
+        let mut python = Command::new(&python);
+        python.args(["-c", PROGRAM]).stdin(std::fs::File::open(file).unwrap());
+        let output = python.output().unwrap();
+
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(rows, expected, "{query}");
+    }
+    stage.strike().await;
+}
+
+/// Data with its attributes: text, bytes, nothing, and more than a block of compression holds.
+fn messages() -> Vec<(Vec<u8>, Value)> {
+    let envelope = json!({
+        "id": "i-1", "payload": "/wD+", "publishTime": "2025-06-15T10:00:00.123456789Z",
+        "enrichmentData": { "location": "hall-a" },
+    });
+    let mut messages = vec![
+        ((0..=255).collect(), json!({})),
+        (envelope.to_string().into(), json!({ "ingest_id": "i-1", "device_id": "device-1" })),
+        (Vec::new(), json!({ "empty": "", "escapes": "\"\\\n\u{1}\u{1f600}" })),
+        (
+            (0..300_000_u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect(),
+            json!({}),
+        ),
+    ];
+    messages.extend((0..200).map(|index| {
+        let text = format!("{{\"temperature\":{index}.5}}");
+        (text.into(), json!({ "device_id": format!("device-{}", index % 7) }))
+    }));
+    messages
+}
+
+/// A message in an order of its own.
+fn sorted<'a>(all: impl Iterator<Item = (Vec<u8>, &'a HashMap<String, String>)>) -> Vec<Value> {
+    let texts = all.map(|(data, attributes)| {
+        json!({ "data": STANDARD.encode(data), "attributes": attributes }).to_string()
+    });
+    let texts: BTreeSet<_> = texts.collect();
+    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+}
+
+/// What a program of another language reads of a format's objects, in the order of their ids.
+fn read_by(reader: &str, format: Format, folder: &Path) -> Option<Vec<Value>> {
+    let python = python_with(reader)?;
+    let program = root().join("e2e/clients/python/archive.py");
+    let format = format.suffix().trim_start_matches('.');
+    let output = Command::new(python).arg(program).args([reader, format]).arg(folder).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut rows: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    rows.sort_by_key(place);
+    Some(rows)
+}
+
+/// By which rows are ordered: a message can be there twice.
+fn place(row: &Value) -> (String, Option<i64>) {
+    (row["id"].to_string(), row["archivedAt"].as_i64())
+}
+
+/// A line as the programs print it.
+fn row(line: &Line) -> Value {
+    let micros = |text: &str| {
+        let time = OffsetDateTime::parse(text, &Rfc3339).unwrap();
+        (time.unix_timestamp_nanos() / 1_000) as i64
+    };
+    json!({
+        "id": line.id,
+        "batchKey": line.batch_key,
+        "payload": STANDARD.encode(line.data().unwrap()),
+        "archivedAt": micros(&line.archived_at),
+        "ingestId": line.ingest_id,
+        "publishTime": micros(line.publish_time.as_ref().unwrap()),
+        "attributes": line.attributes,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_is_read_and_replayed_byte_for_byte() {
+    let stage = Stage::set().await;
+    let messages = messages();
+    let texts = |attributes: &Value| serde_json::from_value(attributes.clone()).unwrap();
+    let attributes: Vec<HashMap<String, String>> =
+        messages.iter().map(|(_, attributes)| texts(attributes)).collect();
+    let sent = sorted(messages.iter().map(|(data, _)| data.clone()).zip(&attributes));
+    for format in Format::ALL {
+        for (data, attributes) in &messages {
+            let topic = stage.cloud.name("raw");
+            stage.cloud.publish(&topic, data, attributes.clone()).await.unwrap();
+        }
+        archive_as(&stage, format, messages.len()).await;
+    }
+    let files = tempfile::tempdir().unwrap();
+    download(&stage, files.path()).await;
+
+    for format in Format::ALL {
+        let lines = lines_of(&stage, format).await;
+        let read = lines.iter().map(|line| (line.data().unwrap(), &line.attributes));
+        assert_eq!(sorted(read), sent, "{format:?}");
+        let mut rows: Vec<_> = lines.iter().map(row).collect();
+        rows.sort_by_key(place);
+        for reader in ["duckdb", "pyarrow"] {
+            if let Some(read) = read_by(reader, format, files.path()) {
+                assert!(read == rows, "{reader} reads something else from {format:?}");
+            }
+        }
+    }
+    let topic = stage.cloud.name("enriched");
+    let replay = icestore::replay::command().get_matches_from([
+        "replay",
+        "--to-topic",
+        &topic,
+        "--rate",
+        "10000",
+    ]);
+    icestore::replay::act(stage.icestore(), replay).await.unwrap();
+    let mut back = Vec::new();
+    until(async || {
+        back.extend(stage.cloud.pull(&stage.cloud.name("enriched-rows")).await.unwrap());
+        back.len() >= Format::ALL.len() * messages.len()
+    })
+    .await;
+    let replayed = back.iter().map(|message| (message.data.to_vec(), &message.attributes));
+    assert_eq!(sorted(replayed), sent, "as often as there are formats");
     stage.strike().await;
 }
