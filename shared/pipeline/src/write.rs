@@ -121,13 +121,12 @@ struct Part<S: Sink> {
 impl<S: Sink> Part<S> {
     fn target<'a>(&'a self, key: &'a S::Key) -> Target<'a, S> {
         let leases = self.entries.iter().filter_map(|entry| entry.duty.settlement.lease_end());
-        let is_worth_it = self.entries.len() > 1 && self.bytes > WORTH_SPLITTING;
         Target {
             key,
             sealed: &self.sealed,
             bytes: self.bytes,
             lease_end: leases.min(),
-            can_split: self.can_split && is_worth_it,
+            can_split: self.can_split && self.bytes > WORTH_SPLITTING,
         }
     }
 

@@ -22,6 +22,21 @@ async fn batches_take_no_more_memory_than_allowed_and_one_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_names_of_ordered_messages_are_memory_of_an_archive() {
+    let memory = async |key: &str, id: &str| {
+        let env = Parts { is_archive: true, ..Parts::default() }.start();
+        env.push_all([keyed(key, message(id))]);
+        env.pass(seconds(1)).await;
+        env.running.status().batch_memory()
+    };
+
+    let (short, long) =
+        (memory("k", "i").await, memory(&"k".repeat(1_001), &"i".repeat(501)).await);
+
+    assert_eq!(long - short, 1_500);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lane_has_no_more_writes_than_allowed() {
     let mut parts = stuck();
     parts.limits.lanes = 2;
