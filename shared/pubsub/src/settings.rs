@@ -11,8 +11,8 @@ use service::settings::{Variable, VariableKind};
 
 use crate::connection::TopicName;
 
-/// Largest `subscription.max_outstanding_bytes`: more than any process can hold.
-const MAX_OUTSTANDING_BYTES: usize = 64 * 1024 * 1024 * 1024;
+/// Largest `subscription.max_outstanding_bytes`: 64 GiB, more than any process can hold.
+const MAX_OUTSTANDING_BYTES: usize = 68_719_476_736;
 
 /// Silence after which a stream from Google is replaced by default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_pubsub::model::DeadLetterPolicy;
+use pipeline::Recovery;
 use pipeline::message::Attributes;
 use serde_json::json;
 use tonic::Code;
@@ -259,4 +260,25 @@ async fn leases_are_extended_beside_a_slow_step() {
 
     assert!(done.is_ok(), "{before:?}");
     reader.close().await.unwrap();
+}
+
+#[test]
+fn a_letter_that_is_not_found_or_not_given_back_is_an_error() {
+    let error = || Recovery::Retry.because("give back", "no answer");
+    let seen = |shortfall: Option<&str>, unsettled| {
+        let shortfall = shortfall.map(|why| (why.to_owned(), "wait".to_owned()));
+        Seen { read: 3, shortfall, unsettled }
+    };
+    let text = |result: anyhow::Result<()>| result.unwrap_err().to_string();
+
+    seen(None, None).given_back().unwrap();
+    let hidden = text(seen(None, Some(error())).given_back());
+    assert!(hidden.contains("stay hidden for up to"), "{hidden}");
+    assert_eq!(
+        text(seen(None, None).without("7")),
+        "no letter has the id 7; 3 were read, which is all"
+    );
+    let bounded = text(seen(Some("a bound"), None).without("7"));
+    assert_eq!(bounded, "no letter of the id 7 among the 3 read; a bound; wait");
+    assert_eq!(text(seen(None, Some(error())).without("7")), hidden);
 }
