@@ -28,12 +28,12 @@ const TOMBSTONE_LIFE: Duration = Duration::from_secs(120);
 /// by as much as is left of the life of a tombstone.
 const MAX_READ_AGE: Duration = Duration::from_secs(60);
 
-/// Sets KEYS[1] to ARGV[2] for ARGV[3] milliseconds, if its value is ARGV[1] still. A missing key has an empty
-/// value, and so has one that is no string.
+/// Sets `KEYS[1]` to `ARGV[2]` for `ARGV[3]` milliseconds, if its value is `ARGV[1]` still. A missing key has
+/// an empty value, and so has one that is no string.
 const SWAP: &str = "\
 if (redis.call('MGET', KEYS[1])[1] or '') == ARGV[1] then \
 redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[2]) end";
-/// Sets KEYS[1] to ARGV[1] for ARGV[2] milliseconds. A server whose memory is full takes the `DEL`, and does
+/// Sets `KEYS[1]` to `ARGV[1]` for `ARGV[2]` milliseconds. A server whose memory is full takes the `DEL`, and does
 /// not refuse a script after its first write.
 const INVALIDATE: &str =
     "redis.call('DEL', KEYS[1]) redis.call('PSETEX', KEYS[1], ARGV[2], ARGV[1])";
