@@ -130,6 +130,10 @@ impl Sink for Archive {
         self.0.key(record)
     }
 
+    fn key_bytes(&self, key: &String) -> usize {
+        key.len()
+    }
+
     fn open(&self, key: &String) -> Vec<Item> {
         self.0.open(key)
     }

@@ -62,19 +62,16 @@ where
     /// Closes what is open when nothing more comes in.
     pub(super) async fn flush_idle(&mut self) {
         let max_idle = self.shared.limits.batch.max_idle;
-        if self.open.is_empty() || !self.has_slot() || !self.is_input_empty() {
+        if self.open.is_empty() || !self.has_slot() {
             return;
         }
         if max_idle.is_zero() {
             // Gives the source one chance to hand over more: batches grow, and nothing waits.
             tokio::task::yield_now().await;
-            if !self.is_input_empty() {
-                return;
-            }
-        } else if self.last_taken.elapsed() < max_idle {
-            return;
         }
-        self.flush_all(Cause::Idle);
+        if self.is_input_empty() && self.last_taken.elapsed() >= max_idle {
+            self.flush_all(Cause::Idle);
+        }
     }
 
     /// Closes all open batches, the largest first, as far as there are writes for them.

@@ -45,11 +45,10 @@ impl<S: Sink> Open<S> {
         }
     }
 
-    /// Bounds the batch for a message that comes in batches of so many, and tells whether there is no
-    /// room for it.
+    /// Bounds the batch for a message that comes in batches of so many. Returns true if there is no room for it.
     pub(super) fn is_full_for(&mut self, max_messages: usize) -> bool {
         self.max_messages = self.max_messages.min(max_messages);
-        max_messages == 1 || self.entries.len() >= self.max_messages
+        self.entries.len() >= self.max_messages
     }
 
     /// Adds a message whose record has joined.

@@ -1,6 +1,7 @@
 //! Bounds that hold while the destination takes nothing.
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
+use pipeline::Message;
 use pipeline::batch::Cause;
 use pipeline::doubles::{Fault, FaultRates, Faults};
 
@@ -21,14 +22,27 @@ async fn batches_take_no_more_memory_than_allowed_and_one_record() {
     assert_eq!(env.running.status().batch_memory(), 120);
 }
 
+/// Memory of an archive that holds this message.
+async fn memory_of(message: Message) -> usize {
+    let env = Parts { is_archive: true, ..Parts::default() }.start();
+    env.push_all([message]);
+    env.pass(seconds(1)).await;
+    env.running.status().batch_memory()
+}
+
+/// The lane, its index by size and its clock know a batch by its key.
+#[tokio::test(start_paused = true)]
+async fn three_copies_of_a_key_are_memory_of_an_archive() {
+    let memory = async |key: &str| memory_of(to(key, message("1"))).await;
+
+    let (short, long) = (memory("k").await, memory(&"k".repeat(1_001)).await);
+
+    assert_eq!(long - short, 3_000);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_names_of_ordered_messages_are_memory_of_an_archive() {
-    let memory = async |key: &str, id: &str| {
-        let env = Parts { is_archive: true, ..Parts::default() }.start();
-        env.push_all([keyed(key, message(id))]);
-        env.pass(seconds(1)).await;
-        env.running.status().batch_memory()
-    };
+    let memory = async |key: &str, id: &str| memory_of(keyed(key, message(id))).await;
 
     let (short, long) =
         (memory("k", "i").await, memory(&"k".repeat(1_001), &"i".repeat(501)).await);
@@ -64,6 +78,35 @@ async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
 
     assert_eq!(env.causes(), [(Cause::Memory, 4)], "a sixteenth of 64");
     assert_eq!(env.metrics.open_batches.get(), 60);
+}
+
+/// Each lane gives its share of the room.
+#[tokio::test(start_paused = true)]
+async fn a_lane_makes_room_for_its_part_of_the_messages() {
+    let mut parts = stuck();
+    parts.limits.lanes = 2;
+    parts.limits.max_messages_in_flight = 64;
+    parts.limits.max_writes = 10;
+    let env = parts.start();
+
+    // All on one lane.
+    env.push_all((0..65).map(|id| id.to_string()).map(|id| keyed("device", to(&id, message(&id)))));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Memory, 2)], "a sixteenth of 32");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_makes_room_for_bytes_where_originals_are_kept() {
+    let mut parts = Parts::default();
+    parts.limits.max_bytes_in_flight = 25;
+    let env = parts.start();
+
+    env.push_all(["1", "2", "3"].map(message));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.causes(), [(Cause::Memory, 1)]);
+    assert_eq!(env.written(), ["1", "2"]);
 }
 
 /// Batches without originals hold none of the bytes in flight, but they hold messages.

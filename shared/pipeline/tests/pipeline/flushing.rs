@@ -132,6 +132,23 @@ async fn without_an_idle_time_a_batch_takes_what_is_at_hand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_not_due_for_the_age_of_the_one_before() {
+    let mut parts = Parts::default();
+    parts.limits.batch.max_messages = 2;
+    parts.limits.batch.max_age = seconds(10);
+    let env = parts.start();
+
+    env.push_all(["1", "2"].map(message));
+    env.pass(seconds(5)).await;
+    env.push_all([message("3")]);
+    env.pass(seconds(9)).await;
+    assert_eq!(env.written(), ["1", "2"]);
+    env.pass(seconds(2)).await;
+
+    assert_eq!(env.causes(), [(Cause::Count, 1), (Cause::Age, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_largest_batch_is_written_when_all_hold_too_much() {
     let mut parts = Parts::default();
     parts.limits.max_batch_memory = 100;
