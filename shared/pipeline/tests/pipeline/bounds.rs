@@ -125,6 +125,21 @@ async fn an_archive_makes_room_for_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_archive_makes_no_room_for_bytes_that_it_does_not_hold() {
+    let transform = Faults::script([Fault::None, Fault::Hung, Fault::Hung]);
+    let mut parts = Parts { transform, is_archive: true, ..Parts::default() };
+    parts.limits.max_bytes_in_flight = 25;
+    let env = parts.start();
+
+    // The second and the third are at work, and the fourth waits for their bytes.
+    env.push_all(["1", "2", "3", "4"].map(message));
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.metrics.received.get(), 4);
+    assert_eq!(env.causes(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_more_batches_are_closed_than_memory_asks_for() {
     let mut parts = stuck();
     parts.limits.max_batch_memory = 320;
