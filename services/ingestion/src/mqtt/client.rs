@@ -414,6 +414,63 @@ mod tests {
     }
 
     #[test]
+    fn a_connect_says_what_the_settings_say() {
+        let settings = Mqtt {
+            receive_maximum: 17,
+            max_packet_bytes: 4_321,
+            session_expiry: std::time::Duration::from_secs(99),
+            keep_alive: std::time::Duration::from_secs(33),
+            ..Mqtt::default()
+        };
+        for (session, ends) in [(Session::Keep, false), (Session::End, true)] {
+            let login = || Some(("user".to_owned(), "word".to_owned()));
+            let connect =
+                || Request::Connect { settings: &settings, index: 2, session, login: login() };
+
+            let packets5::Packet::Connect(sent, _, Some(user)) = packet5(connect()) else {
+                panic!("a CONNECT")
+            };
+            let properties = sent.properties.unwrap();
+            assert_eq!((sent.clean_start, sent.keep_alive), (ends, 33));
+            assert_eq!(sent.client_id, settings.client_id(2));
+            assert_eq!(properties.receive_maximum, Some(17));
+            assert_eq!(properties.max_packet_size, Some(4_321));
+            assert_eq!(properties.session_expiry_interval, Some(if ends { 0 } else { 99 }));
+            assert_eq!((user.username.as_str(), user.password.as_str()), ("user", "word"));
+
+            let packets4::Packet::Connect(sent) = packet4(connect()) else { panic!("a CONNECT") };
+            assert_eq!((sent.clean_session, sent.keep_alive), (ends, 33));
+            assert_eq!(sent.client_id, settings.client_id(2));
+            assert_eq!(sent.login.unwrap().username, "user");
+        }
+    }
+
+    #[test]
+    fn a_subscription_asks_for_its_qos_and_not_for_retained_messages_again() {
+        let subscription =
+            |qos| Subscription { filter: format!("of/{qos}"), qos, is_shared: false };
+        let filters = [subscription(0), subscription(1)];
+        let subscribe = || Request::Subscribe { packet_id: 7, filters: &filters };
+
+        let packets5::Packet::Subscribe(sent) = packet5(subscribe()) else { panic!("a SUBSCRIBE") };
+        let rule = packets5::RetainForwardRule::OnNewSubscribe;
+        let filter = |path: &str, qos| {
+            let mut filter = packets5::Filter::new(path, qos);
+            filter.retain_forward_rule = rule.clone();
+            filter
+        };
+        assert_eq!(sent.pkid, 7);
+        assert_eq!(
+            sent.filters,
+            [filter("of/0", QoS5::AtMostOnce), filter("of/1", QoS5::AtLeastOnce)]
+        );
+
+        let packets4::Packet::Subscribe(sent) = packet4(subscribe()) else { panic!("a SUBSCRIBE") };
+        let sent: Vec<_> = sent.filters.iter().map(|filter| (&*filter.path, filter.qos)).collect();
+        assert_eq!(sent, [("of/0", QoS4::AtMostOnce), ("of/1", QoS4::AtLeastOnce)]);
+    }
+
+    #[test]
     fn a_small_message_does_not_keep_the_read_buffer_and_a_large_one_is_not_copied() {
         let codec =
             Codec { protocol: Protocol::V4, max_packet_bytes: 100_000, max_sent_bytes: None };
