@@ -26,7 +26,7 @@ mod order;
 mod rebuilding;
 mod transforming;
 
-use clock::{Clock, Due};
+use clock::Clock;
 use open::{Open, OpenBatches};
 pub(crate) use order::Keyed;
 use order::Order;
@@ -249,7 +249,7 @@ where
                 }
                 Err(Join::Refused(error)) => {
                     if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
-                        self.discard(&key);
+                        let _empty = self.take_open(&key);
                     }
                     return self.refuse(parcel, error);
                 }
@@ -302,10 +302,8 @@ where
         if let Some(lease_end) = lease_end {
             let at = lease_end.checked_sub(self.shared.limits.lease_margin());
             let at = at.unwrap_or_else(Instant::now);
-            if at < open.due_at {
-                open.due_at = at;
-                let (key, generation) = (key.clone(), open.generation);
-                self.clock.push(Due { at, generation, key, cause: Cause::Lease });
+            if at < open.started.due_at {
+                open.started = self.clock.hasten(open.started, at);
             }
         }
         self.open.measure(key);
@@ -316,17 +314,18 @@ where
         }
     }
 
-    fn discard(&mut self, key: &S::Key) {
-        if self.open.remove(key).is_some() {
-            self.shared.metrics.open_batches.dec();
-        }
+    /// Takes the open batch of a key out of the lane.
+    fn take_open(&mut self, key: &S::Key) -> Option<Open<S>> {
+        let open = self.open.remove(key)?;
+        self.clock.stop(open.started);
+        self.shared.metrics.open_batches.dec();
+        Some(open)
     }
 
     /// Seals a batch and starts its write, or queues it for one. Returns how many of its messages have to be
     /// put into batches again, after a panic.
     fn close(&mut self, key: &S::Key, cause: Cause) -> usize {
-        let Some(mut open) = self.open.remove(key) else { return 0 };
-        self.shared.metrics.open_batches.dec();
+        let Some(mut open) = self.take_open(key) else { return 0 };
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
         let note = self.note(open.entries.iter().map(write::Entry::fingerprint), Work::Compute);
@@ -428,8 +427,7 @@ where
 
     /// Hands back all messages of an open batch; what was made of them is thrown away.
     fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
-        let Some(open) = self.open.remove(key) else { return };
-        self.shared.metrics.open_batches.dec();
+        let Some(open) = self.take_open(key) else { return };
         open.entries.into_iter().for_each(|entry| self.hand_back(entry, reason));
     }
 

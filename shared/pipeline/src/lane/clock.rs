@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::batch::Cause;
 
-/// When each open batch is due. Batches that were closed earlier are skipped when their time comes.
+/// When each open batch is due: one time for each.
 #[derive(Debug)]
 pub(super) struct Clock<K> {
     /// By time and generation, so that batches that are due together are closed in their order.
@@ -16,7 +16,7 @@ pub(super) struct Clock<K> {
 }
 
 /// Clock of a batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Started {
     pub generation: u64,
     pub due_at: Instant,
@@ -24,8 +24,7 @@ pub(super) struct Started {
 
 #[derive(Debug, Clone)]
 pub(super) struct Due<K> {
-    pub at: Instant,
-    pub generation: u64,
+    pub started: Started,
     pub key: K,
     pub cause: Cause,
 }
@@ -40,51 +39,46 @@ impl<K: Clone> Clock<K> {
     /// Starts the clock of a new batch.
     pub(super) fn start(&mut self, key: &K, max_age: Duration) -> Started {
         self.generation += 1;
-        let (generation, at) = (self.generation, Instant::now() + max_age);
-        self.push(Due { at, generation, key: key.clone(), cause: Cause::Age });
-        Started { generation, due_at: at }
+        let started = Started { generation: self.generation, due_at: Instant::now() + max_age };
+        self.push(Due { started, key: key.clone(), cause: Cause::Age });
+        started
     }
 
-    /// Adds a time at which a batch is due. Of two causes at one time the first counts.
-    pub(super) fn push(&mut self, due: Due<K>) {
-        self.due.entry((due.at, due.generation)).or_insert(due);
-    }
-
-    /// The earliest time of a batch that `is_live`.
-    pub(super) fn next(&mut self, is_live: impl Fn(&Due<K>) -> bool) -> Option<Instant> {
-        while let Some(due) = self.due.first_entry() {
-            if is_live(due.get()) {
-                return Some(due.get().at);
-            }
-            due.remove();
+    /// Makes a batch due earlier, for a lease that ends then.
+    pub(super) fn hasten(&mut self, started: Started, due_at: Instant) -> Started {
+        let hastened = Started { due_at, ..started };
+        if let Some(due) = self.due.remove(&(started.due_at, started.generation)) {
+            self.push(Due { started: hastened, cause: Cause::Lease, ..due });
         }
-        None
+        hastened
     }
 
-    /// The earliest time after `now` of a batch that `is_live`.
-    pub(super) fn next_after(
-        &self,
-        now: Instant,
-        is_live: impl Fn(&Due<K>) -> bool,
-    ) -> Option<Instant> {
-        let later = self.due.range((now, u64::MAX)..);
-        later.map(|(_, due)| due).find(|due| is_live(due)).map(|due| due.at)
+    /// Stops the clock of a batch that is closed.
+    pub(super) fn stop(&mut self, started: Started) {
+        self.due.remove(&(started.due_at, started.generation));
     }
 
-    /// Takes the earliest batch that is due and `is_live`.
-    pub(super) fn pop_due(&mut self, is_live: impl Fn(&Due<K>) -> bool) -> Option<Due<K>> {
-        let at = self.next(is_live)?;
-        if at > Instant::now() {
+    /// Puts back a batch that is due and cannot be written yet.
+    pub(super) fn push(&mut self, due: Due<K>) {
+        self.due.insert((due.started.due_at, due.started.generation), due);
+    }
+
+    /// The earliest time of a batch.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The earliest time of a batch after `now`.
+    pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
+        self.due.range((now, u64::MAX)..).next().map(|((at, _), _)| *at)
+    }
+
+    /// Takes the earliest batch that is due.
+    pub(super) fn pop_due(&mut self) -> Option<Due<K>> {
+        if self.next()? > Instant::now() {
             return None;
         }
         self.due.pop_first().map(|(_, due)| due)
-    }
-
-    /// Forgets closed batches when they outnumber the `live` ones by far.
-    pub(super) fn compact(&mut self, live: usize, is_live: impl Fn(&Due<K>) -> bool) {
-        if self.due.len() > 256 + 4 * live {
-            self.due.retain(|_, due| is_live(due));
-        }
     }
 }
 
@@ -95,33 +89,49 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn each_batch_of_a_key_has_its_own_clock() {
+    async fn a_batch_that_is_closed_is_not_due_and_the_next_one_of_its_key_is_later() {
         let mut clock = Clock::default();
-        let first = clock.start(&"key", SECOND).generation;
+        let first = clock.start(&"key", SECOND);
         tokio::time::advance(SECOND / 2).await;
-        let second = clock.start(&"key", SECOND).generation;
+        clock.stop(first);
+        let second = clock.start(&"key", SECOND);
+        tokio::time::advance(SECOND / 2).await;
+        assert!(clock.pop_due().is_none());
+
         tokio::time::advance(SECOND / 2).await;
 
-        let due = clock.pop_due(|due| due.generation == second);
+        let due = clock.pop_due().map(|due| (due.started, due.cause));
+        assert_eq!(due, Some((second, Cause::Age)));
+        assert!(clock.pop_due().is_none(), "one time for each batch");
+    }
 
-        assert!(first != second && due.is_none(), "the first batch was closed earlier");
-        tokio::time::advance(SECOND / 2).await;
-        let due = clock.pop_due(|due| due.generation == second).map(|due| due.cause);
-        assert_eq!(due, Some(Cause::Age));
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_makes_a_batch_due_earlier() {
+        let mut clock = Clock::default();
+        let started = clock.start(&"key", 10 * SECOND);
+
+        let hastened = clock.hasten(started, started.due_at - 9 * SECOND);
+        tokio::time::advance(SECOND).await;
+
+        let due = clock.pop_due().map(|due| (due.started, due.cause));
+        assert_eq!(due, Some((hastened, Cause::Lease)));
+        assert_eq!(clock.next(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_that_is_due_and_cannot_be_written_does_not_hide_the_next() {
         let mut clock = Clock::default();
-        for (key, age) in [("blocked", 1), ("closed", 2), ("next", 3), ("last", 4)] {
+        for (key, age) in [("blocked", 1), ("next", 3), ("last", 4)] {
             clock.start(&key, age * SECOND);
         }
         tokio::time::advance(SECOND).await;
+        let blocked = clock.pop_due().unwrap();
+        clock.push(blocked);
         let now = Instant::now();
 
-        assert_eq!(clock.next(|_| true), Some(now));
-        assert_eq!(clock.next_after(now, |due| due.key != "closed"), Some(now + 2 * SECOND));
-        assert_eq!(clock.next_after(now + 3 * SECOND, |_| true), None);
+        assert_eq!(clock.next(), Some(now));
+        assert_eq!(clock.next_after(now), Some(now + 2 * SECOND));
+        assert_eq!(clock.next_after(now + 3 * SECOND), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,25 +142,8 @@ mod tests {
         }
         tokio::time::advance(SECOND).await;
 
-        let closed: Vec<_> =
-            std::iter::from_fn(|| clock.pop_due(|_| true)).map(|due| due.key).collect();
+        let closed: Vec<_> = std::iter::from_fn(|| clock.pop_due()).map(|due| due.key).collect();
 
         assert_eq!(closed, Vec::from_iter(0..10));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closed_batches_are_forgotten_when_they_are_many() {
-        let mut clock = Clock::default();
-        let (open, rest) = (10, 256 + 4 * 10);
-        for key in 0..rest {
-            clock.start(&key, SECOND);
-        }
-
-        clock.compact(open, |due| due.key < open);
-        assert_eq!(clock.due.len(), rest);
-
-        clock.start(&rest, SECOND);
-        clock.compact(open, |due| due.key < open);
-        assert_eq!(clock.due.len(), open);
     }
 }

@@ -3,8 +3,7 @@
 use tokio::time::Instant;
 
 use super::Lane;
-use super::clock::Due;
-use super::open::{Open, OpenBatches};
+use super::open::Open;
 use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
 use crate::runner::Shared;
@@ -24,13 +23,11 @@ where
             wake_at = wake_at.min(*due);
         }
         if self.has_slot() && !self.open.is_empty() {
-            let open = &self.open;
-            let is_live = |due: &Due<S::Key>| is_live(open, due);
             let now = Instant::now();
-            let mut due = self.clock.next(is_live);
+            let mut due = self.clock.next();
             if due.is_some_and(|due| due <= now) {
                 // What is due but still here waits for an ordered write of its key, which wakes us.
-                due = self.clock.next_after(now, is_live);
+                due = self.clock.next_after(now);
             }
             wake_at = due.map_or(wake_at, |due| wake_at.min(due));
             let idle = self.last_taken + self.shared.limits.batch.max_idle;
@@ -45,8 +42,7 @@ where
     pub(super) fn flush_due(&mut self) {
         let mut blocked = Vec::new();
         while self.has_slot() {
-            let open = &self.open;
-            let Some(due) = self.clock.pop_due(|due| is_live(open, due)) else { break };
+            let Some(due) = self.clock.pop_due() else { break };
             let is_ordered = self.open.get(&due.key).is_some_and(|open| open.is_ordered);
             if self.can_write(is_ordered, &due.key) {
                 self.close(&due.key, due.cause);
@@ -55,8 +51,6 @@ where
             }
         }
         blocked.into_iter().for_each(|due| self.clock.push(due));
-        let open = &self.open;
-        self.clock.compact(open.len(), |due| is_live(open, due));
     }
 
     /// Closes what is open when nothing more comes in.
@@ -127,8 +121,4 @@ where
     pub(super) fn is_input_empty(&self) -> bool {
         self.input.as_ref().is_none_or(tokio::sync::mpsc::Receiver::is_empty)
     }
-}
-
-fn is_live<S: Sink>(open: &OpenBatches<S>, due: &Due<S::Key>) -> bool {
-    open.get(&due.key).is_some_and(|open| open.generation == due.generation)
 }

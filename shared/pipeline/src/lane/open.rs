@@ -3,8 +3,6 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use tokio::time::Instant;
-
 use super::clock::Started;
 use crate::Sink;
 use crate::bound::Share;
@@ -21,9 +19,8 @@ pub(super) struct Open<S: Sink> {
     held_bytes: usize,
     /// Bytes that each copy of its key holds elsewhere.
     key_bytes: usize,
-    pub generation: u64,
-    /// Earliest time at which it is due, for its age or for a lease.
-    pub due_at: Instant,
+    /// Its clock. It is due for its age or for a lease.
+    pub started: Started,
     pub max_messages: usize,
     pub is_ordered: bool,
 }
@@ -38,8 +35,7 @@ impl<S: Sink> Open<S> {
             bytes: 0,
             held_bytes: 0,
             key_bytes,
-            generation: started.generation,
-            due_at: started.due_at,
+            started,
             max_messages: usize::MAX,
             is_ordered: false,
         }
@@ -92,10 +88,6 @@ impl<S: Sink> OpenBatches<S> {
         self.by_key.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.by_key.len()
-    }
-
     pub(super) fn get(&self, key: &S::Key) -> Option<&Open<S>> {
         self.by_key.get(key)
     }
@@ -110,13 +102,13 @@ impl<S: Sink> OpenBatches<S> {
 
     /// Adds an empty batch of a key that has none.
     pub(super) fn insert(&mut self, key: &S::Key, open: Open<S>) {
-        self.by_size.insert((open.share.bytes(), Reverse(open.generation)), key.clone());
+        self.by_size.insert((open.share.bytes(), Reverse(open.started.generation)), key.clone());
         self.by_key.insert(key.clone(), open);
     }
 
     pub(super) fn remove(&mut self, key: &S::Key) -> Option<Open<S>> {
         let open = self.by_key.remove(key)?;
-        self.by_size.remove(&(open.share.bytes(), Reverse(open.generation)));
+        self.by_size.remove(&(open.share.bytes(), Reverse(open.started.generation)));
         Some(open)
     }
 
@@ -128,7 +120,7 @@ impl<S: Sink> OpenBatches<S> {
             return;
         }
         open.share.resize(now);
-        let generation = Reverse(open.generation);
+        let generation = Reverse(open.started.generation);
         let key = self.by_size.remove(&(before, generation)).unwrap_or_else(|| key.clone());
         self.by_size.insert((now, generation), key);
     }

@@ -24,8 +24,7 @@ where
 
     /// Throws away the open batch of a key, and what was made of its messages.
     pub(super) fn lose_open(&mut self, key: &S::Key) {
-        let Some(open) = self.open.remove(key) else { return };
-        self.shared.metrics.open_batches.dec();
+        let Some(open) = self.take_open(key) else { return };
         self.lose(open.entries);
     }
 
