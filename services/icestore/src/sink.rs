@@ -8,18 +8,21 @@ mod zstd;
 
 use std::io;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pipeline::{Error, Join, Recovery, Refusal};
 use storage::{Bucket, Object};
 use time::OffsetDateTime;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::archive::{Line, micros, rfc3339};
 use crate::config::Archive;
 use crate::format::Format;
 use crate::object;
 use crate::objects::Objects;
-use file::{Compressor, File};
+use file::{Compressor, Ended, File};
 
 /// Version of the objects' format, in their metadata.
 const FORMAT_VERSION: &str = "1";
@@ -32,14 +35,33 @@ pub struct Sink {
     format: Format,
     level: u32,
     objects: Objects,
+    /// Files that are converted at a time.
+    conversions: Arc<Semaphore>,
 }
 
-/// A file that is whole, and its number of lines.
+/// A file that has ended, and its number of lines.
 #[derive(Debug)]
 pub struct Upload {
-    /// An error is a defect, which shows when the batch is written.
-    object: io::Result<Object>,
+    object: OnceCell<Object>,
+    /// What the object is made of, until there is one.
+    draft: Mutex<Option<Draft>>,
     records: u64,
+}
+
+/// An object without its content.
+#[derive(Debug, Clone)]
+struct Draft {
+    name: String,
+    content_type: &'static str,
+    metadata: Vec<(&'static str, String)>,
+    /// An error is a defect, which shows when the batch is written.
+    ended: Arc<io::Result<Ended>>,
+}
+
+impl Upload {
+    fn draft(&self) -> std::sync::MutexGuard<'_, Option<Draft>> {
+        self.draft.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Sink {
@@ -47,13 +69,51 @@ impl Sink {
     #[must_use]
     pub fn new(bucket: Bucket, settings: &Archive) -> Self {
         let Archive { prefix, format, compression_level, .. } = settings.clone();
-        Self { bucket, prefix, format, level: compression_level, objects: Objects::default() }
+        let (objects, conversions) = (Objects::default(), Arc::new(Semaphore::new(1)));
+        Self { bucket, prefix, format, level: compression_level, objects, conversions }
     }
 
     /// The same sink, which counts its objects there.
     #[must_use]
     pub fn with_metrics(self, objects: Objects) -> Self {
         Self { objects, ..self }
+    }
+
+    /// Makes the object of an upload. A conversion takes seconds, so it has a thread of its own.
+    async fn make(&self, upload: &Upload) -> Result<Object, Error> {
+        let stop = |why: String| Recovery::Stop.because("make object", why);
+        let draft = upload.draft().clone().ok_or_else(|| stop("its lines are gone".into()))?;
+        let content = match &*draft.ended {
+            Ok(Ended::Whole(content)) => content.clone(),
+            Ok(Ended::Lines { .. }) => self.convert(Arc::clone(&draft.ended)).await?,
+            Err(error) => return Err(stop(error.to_string())),
+        };
+        // The lines take memory.
+        upload.draft().take();
+        let Draft { name, content_type, metadata, .. } = draft;
+        Ok(Object { name, content, content_type, metadata, may_exist: AtomicBool::new(false) })
+    }
+
+    async fn convert(&self, ended: Arc<io::Result<Ended>>) -> Result<Bytes, Error> {
+        let stop = |why: String| Recovery::Stop.because("make object", why);
+        let permit = Arc::clone(&self.conversions).acquire_owned().await;
+        let permit = permit.map_err(|closed| stop(closed.to_string()))?;
+        let converted = tokio::task::spawn_blocking(move || {
+            // Kept until the end, also where nobody waits for that any more.
+            let _permit = permit;
+            match &*ended {
+                Ok(ended) => ended.content(),
+                Err(error) => Err(io::Error::other(error.to_string())),
+            }
+        });
+        match converted.await {
+            Ok(content) => content.map_err(|error| stop(error.to_string())),
+            // The pipeline knows what to do about it.
+            Err(panicked) if panicked.is_panic() => {
+                std::panic::resume_unwind(panicked.into_panic())
+            }
+            Err(cancelled) => Err(Recovery::Retry.because("make object", cancelled)),
+        }
     }
 }
 
@@ -115,10 +175,8 @@ impl pipeline::Sink for Sink {
 
     fn seal(&self, group: Group, compressor: &mut Compressor) -> Upload {
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
-        let content = group.file.finish(compressor);
-        let object = content.map(|content| Object {
+        let draft = Draft {
             name: object::name(&self.prefix, &group.key, self.format),
-            content,
             content_type: self.format.content_type(),
             metadata: vec![
                 ("records", group.records.to_string()),
@@ -126,15 +184,14 @@ impl pipeline::Sink for Sink {
                 ("last_event_time", time(group.last)),
                 ("format_version", FORMAT_VERSION.into()),
             ],
-            may_exist: AtomicBool::new(false),
-        });
-        Upload { object, records: group.records }
+            ended: Arc::new(group.file.finish(compressor)),
+        };
+        let (object, draft) = (OnceCell::new(), Mutex::new(Some(draft)));
+        Upload { object, draft, records: group.records }
     }
 
     async fn write(&self, upload: &Upload, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
-        let object = upload.object.as_ref();
-        let object =
-            object.map_err(|error| Recovery::Stop.because("make object", error.to_string()))?;
+        let object = upload.object.get_or_try_init(|| self.make(upload)).await?;
         self.bucket.create(object).await?;
         self.objects.count(upload.records);
         Ok(Vec::new())

@@ -78,12 +78,31 @@ impl File {
         }
     }
 
-    /// The whole file.
-    pub(super) fn finish(self, compressor: &mut Compressor) -> io::Result<Bytes> {
+    /// Ends the file.
+    pub(super) fn finish(self, compressor: &mut Compressor) -> io::Result<Ended> {
         match self {
-            Self::Gzip(file) => Ok(file.finish(compressor.gzip())),
-            Self::Zstd(file) => file.finish(compressor.zstd()?),
-            Self::Parquet(file) => parquet::of_lines(&file, compressor.level),
+            Self::Gzip(file) => Ok(Ended::Whole(file.finish(compressor.gzip()))),
+            Self::Zstd(file) => file.finish(compressor.zstd()?).map(Ended::Whole),
+            Self::Parquet(file) => Ok(Ended::Lines { file, level: compressor.level }),
+        }
+    }
+}
+
+/// A file that has ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// Content of the object.
+    Whole(Bytes),
+    /// Lines that become Parquet.
+    Lines { file: zstd::File, level: u32 },
+}
+
+impl Ended {
+    /// Makes the content of the object.
+    pub(super) fn content(&self) -> io::Result<Bytes> {
+        match self {
+            Self::Whole(content) => Ok(content.clone()),
+            Self::Lines { file, level } => parquet::of_lines(file, *level),
         }
     }
 }

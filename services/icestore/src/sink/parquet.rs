@@ -24,7 +24,7 @@ const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
 const ROWS_BYTES: usize = 1024 * 1024;
 /// Plain bytes of a page. What compresses it takes little memory at any level.
 const PAGE_BYTES: usize = 128 * 1024;
-/// Most plain bytes of a file, as lines. The lane waits until they are converted.
+/// Most plain bytes of a file, as lines, so that a conversion takes seconds at most.
 pub(super) const MAX_PLAIN_BYTES: u64 = 128 * 1024 * 1024;
 /// Bytes of a file beyond its compressed values: schema, statistics, places of columns.
 pub(super) const FOOTER_BYTES: usize = 3 * 1024;

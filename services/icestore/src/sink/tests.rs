@@ -35,7 +35,8 @@ async fn names_and_metadata_are_the_same_in_every_format() {
         for time in [last, first, datetime!(2025-06-15 10:00 UTC)] {
             assert!(sink.join(&mut group, line(&right(), time), &mut compressor).is_ok());
         }
-        let object = sink.seal(group, &mut compressor).object.unwrap();
+        let upload = sink.seal(group, &mut compressor);
+        let object = sink.make(&upload).await.unwrap();
 
         assert!(object.name.starts_with("archive/2025/06/15/"), "{}", object.name);
         assert!(object.name.ends_with(format.suffix()), "{}", object.name);
