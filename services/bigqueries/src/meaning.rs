@@ -19,6 +19,8 @@
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
 //!
+//! Before a row is refused, the table is compared with the settings; while it differs, the row is retried.
+//!
 //! What is not in the table is retried: a row too many is waited for, never one too few written.
 //!
 //! A request that is refused as a whole is no row's fault: BigQuery names bad rows. So it waits for somebody

@@ -20,6 +20,8 @@ use schema::{Comparison, array, text};
 
 /// Longest duration of a look, with what is created then.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest duration of a look while rows wait for it.
+const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a table that is there; outages show earlier at the writes.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Between two looks at one that is not.
@@ -170,19 +172,20 @@ impl Table {
     }
 
     /// Checks that the table still has the columns that rows are made for. BigQuery refuses good rows once
-    /// somebody has replaced it.
+    /// somebody has replaced it. A table that cannot be looked at counts as unchanged: rows are written by
+    /// another API, which goes on without this one.
     ///
     /// # Errors
-    /// The difference, or why the table cannot be looked at. The same rows can be written later.
+    /// The difference. The same rows can be written later.
     pub(crate) async fn check_fit(&self) -> Result<(), String> {
-        let looked = timeout(TIMEOUT, self.look()).await.unwrap_or_else(|_| Err(self.silent()));
-        let Some(found) = looked.map_err(Fault::into_text)? else {
-            return Err("it does not exist any more".into());
+        let Ok(Ok(found)) = timeout(QUICK_TIMEOUT, self.look()).await else { return Ok(()) };
+        let difference = match found.as_ref().map(|found| self.compare(found)) {
+            Some(Ok(None)) => return Ok(()),
+            Some(Ok(Some(_))) => "it has lost columns or defaults".to_owned(),
+            Some(Err(fault)) => fault.into_text(),
+            None => "it does not exist any more".to_owned(),
         };
-        match self.compare(&found).map_err(Fault::into_text)? {
-            None => Ok(()),
-            Some(_) => Err("it has lost columns".into()),
-        }
+        Err(format!("table {}: {difference}", self.name))
     }
 
     fn silent(&self) -> Fault {

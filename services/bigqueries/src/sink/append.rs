@@ -50,6 +50,11 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
+    /// Closes the connections, which may know the table as it was.
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn give_back(&self, writer: Writer) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(writer);
     }
@@ -74,7 +79,8 @@ impl Appender {
 /// Appends rows, and returns those that BigQuery refused by name. Where some are refused nothing was
 /// written, so the others are sent again without them, until all that remain are in the table.
 ///
-/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`].
+/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`]. The table that
+/// refuses them first may have been another one, so they are sent again after the first look.
 pub(super) async fn append(
     rows: &RecordBatch,
     (appender, schema): (&Appender, &Schema),
@@ -82,6 +88,7 @@ pub(super) async fn append(
 ) -> Result<BTreeMap<usize, String>, Error> {
     let broken = |error| Recovery::Stop.because("make request", error);
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
+    let mut is_known_to_fit = false;
     loop {
         // The places that the rows which are left have in the batch.
         let left: Vec<usize> =
@@ -97,8 +104,14 @@ pub(super) async fn append(
         if errors.is_empty() {
             return Ok(refused);
         }
-        let fit = table.check_fit().await;
-        fit.map_err(|difference| Recovery::Retry.because(APPEND, difference))?;
+        if let Err(difference) = table.check_fit().await {
+            appender.idle.clear();
+            return Err(Recovery::Retry.because(APPEND, difference));
+        }
+        if !std::mem::replace(&mut is_known_to_fit, true) {
+            appender.idle.clear();
+            continue;
+        }
         if !note(&mut refused, &left, &errors) {
             let why = "row errors that name none of the rows";
             return Err(Recovery::Retry.because(APPEND, why));

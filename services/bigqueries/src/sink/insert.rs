@@ -50,10 +50,14 @@ impl Insertion {
         refused.collect()
     }
 
-    /// Takes note of an answer, and returns the reason for which some rows have to be sent again.
-    fn settle(&self, answer: Answer) -> Option<String> {
-        self.settled().extend(answer.settled);
-        answer.again
+    /// Takes note of the rows that were written. Returns those that were refused, and the reason for which
+    /// others have to be sent again.
+    fn settle_written(&self, answer: Answer) -> (BTreeMap<usize, Option<String>>, Option<String>) {
+        let Answer { settled, again } = answer;
+        let (refused, written) = settled.into_iter().partition(|(_, refusal)| refusal.is_some());
+        let written: BTreeMap<usize, Option<String>> = written;
+        self.settled().extend(written);
+        (refused, again)
     }
 
     pub(super) fn split(&self, at: usize) -> (Self, Self) {
@@ -108,51 +112,54 @@ impl Answer {
         }
         Self { settled: outcomes, again }
     }
-
-    fn has_refusals(&self) -> bool {
-        self.settled.values().any(Option::is_some)
-    }
-
-    /// The same without its refusals: those rows are sent again, for this reason.
-    fn without_refusals(mut self, why: String) -> Self {
-        self.settled.retain(|_, refusal| refusal.is_none());
-        Self { again: Some(why), ..self }
-    }
 }
 
 /// Inserts the rows that are left, and returns those that BigQuery refused by name.
 ///
-/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`].
+/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`]. The table that
+/// refuses them first may have been another one, so they are sent again after the first look.
 pub(super) async fn insert(
     rows: &Insertion,
     api: &Api,
     table: &Table,
 ) -> Result<BTreeMap<usize, String>, Error> {
-    let left = rows.left();
-    if left.is_empty() {
-        return Ok(rows.refused());
+    let mut is_known_to_fit = false;
+    loop {
+        let left = rows.left();
+        if left.is_empty() {
+            return Ok(rows.refused());
+        }
+        let answer = send(rows, &left, api, table).await?;
+        let (refusals, again) = rows.settle_written(answer);
+        if !refusals.is_empty() {
+            let fit = table.check_fit().await;
+            fit.map_err(|difference| Recovery::Retry.because(INSERT, difference))?;
+            if std::mem::replace(&mut is_known_to_fit, true) {
+                rows.settled().extend(refusals);
+            } else {
+                continue;
+            }
+        }
+        if let Some(why) = again {
+            return Err(Recovery::Retry.because(INSERT, why));
+        }
     }
-    let body = rows.lines.body(&left);
+}
+
+/// Sends one request.
+async fn send(rows: &Insertion, left: &[usize], api: &Api, table: &Table) -> Result<Answer, Error> {
+    let body = rows.lines.body(left);
     let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
     let bytes = rows.lines.bytes();
     match api.insert_all(table.name(), body).await {
         Ok(answer) => {
             let errors = answer["insertErrors"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let mut answer = Answer::read(&left, errors, table.columns());
-            if answer.has_refusals()
-                && let Err(difference) = table.check_fit().await
-            {
-                answer = answer.without_refusals(difference);
-            }
-            match rows.settle(answer) {
-                Some(why) => Err(Recovery::Retry.because(INSERT, why)),
-                None => Ok(rows.refused()),
-            }
+            Ok(Answer::read(left, errors, table.columns()))
         }
         Err(Failure::Refused(Refused { status, reason, message })) => {
             let meaning = meaning::of_insert_all(status, &reason, &message, bytes);
             let error = meaning.because(INSERT, format!("{message} ({reason})"));
-            error.map_or_else(|| Ok(rows.refused()), Err)
+            error.map_or_else(|| Ok(Answer::read(left, &[], table.columns())), Err)
         }
         Err(unanswered) => Err(Recovery::Retry.because(INSERT, unanswered.to_string())),
     }
@@ -181,8 +188,11 @@ mod tests {
         json!({ "index": index, "errors": [error, error] })
     }
 
+    /// Takes note of all that an answer says.
     fn note(rows: &Insertion, sent: &[usize], errors: &[Value]) -> Option<String> {
-        rows.settle(Answer::read(sent, errors, &columns()))
+        let (refused, again) = rows.settle_written(Answer::read(sent, errors, &columns()));
+        rows.settled().extend(refused);
+        again
     }
 
     fn refused(rows: &[usize]) -> BTreeMap<usize, String> {
@@ -235,18 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_another_table_refused_are_sent_again() {
+    fn rows_that_were_written_are_settled_before_the_others_are_judged() {
         let rows = insertion();
         let errors = [row_error(0, "invalid"), row_error(2, "stopped")];
-        let answer = Answer::read(&[0, 1, 2], &errors, &columns());
 
-        assert!(answer.has_refusals());
-        let again = rows.settle(answer.without_refusals("it has lost columns".into()));
+        let (refusals, again) = rows.settle_written(Answer::read(&[0, 1, 2], &errors, &columns()));
 
-        assert_eq!(again.as_deref(), Some("it has lost columns"));
+        assert_eq!(refusals, [(0, Some("column n: bad value".to_owned()))].into());
+        assert_eq!(again.as_deref(), Some("stopped: column n: bad value"));
         assert_eq!((rows.left(), rows.refused()), (vec![0, 2], refused(&[])));
-        let written = Answer::read(&[0, 2], &[row_error(0, "stopped")], &columns());
-        assert!(!written.has_refusals());
     }
 
     #[test]
