@@ -48,7 +48,7 @@ impl Access {
     pub async fn find(endpoint: Option<&str>, login: Option<Login>) -> Result<Self, Error> {
         let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
             Login::Anonymous => None,
-            Login::ApplicationDefault => Some(Builder::default().build().map_err(|error| {
+            Login::ApplicationDefault => Some(default_credentials().build().map_err(|error| {
                 let text = credentials::explain(&error);
                 let is_other = error.is_unknown_type() || error.is_not_supported();
                 let text = if is_other { format!("{text}; {SUPPORTED}") } else { text };
@@ -60,9 +60,7 @@ impl Access {
 
     /// The way to an endpoint, or else to Google's own, with credentials that are there already.
     pub async fn new(endpoint: Option<&str>, credentials: Option<Credentials>) -> Self {
-        // A name in other characters than UTF-8's is no domain.
-        let named = env::var(UNIVERSE).ok();
-        Self::in_universe(named, endpoint, credentials).await
+        Self::in_universe(named_universe(), endpoint, credentials).await
     }
 
     /// With the domain that the variable names. The metadata server is not asked then: while it does not
@@ -72,7 +70,7 @@ impl Access {
         endpoint: Option<&str>,
         credentials: Option<Credentials>,
     ) -> Self {
-        let domain = match (named.filter(|named| !named.is_empty()), &credentials) {
+        let domain = match (named, &credentials) {
             (Some(named), _) => Some(named),
             (None, Some(credentials)) => credentials.universe_domain().await,
             (None, None) => None,
@@ -132,7 +130,7 @@ impl Login {
     pub fn check(section: &str, endpoint: Option<&str>, login: Option<Self>, faults: &mut Faults) {
         let key = format!("{section}.credentials");
         Self::check_endpoint(&format!("{section}.endpoint"), endpoint, login, faults);
-        let is_google = endpoint.map(|url| address(url).ends_with(".googleapis.com"));
+        let is_google = endpoint.map(|url| is_below(url, GOOGLE));
         let (is_right, right) = match (is_google, login) {
             (None, Some(Self::Anonymous)) => (
                 false,
@@ -165,6 +163,37 @@ impl Login {
         let is_bare = path.is_none_or(|(_, path)| path.is_empty());
         faults.require(is_bare, key, "must end with the host or its port");
     }
+}
+
+/// Whether the host in a URL is one of Google's, or of the cloud that the variable names.
+#[must_use]
+pub fn is_google(url: &str) -> bool {
+    is_below(url, GOOGLE) || named_universe().is_some_and(|domain| is_below(url, &domain))
+}
+
+/// Whether the host in a URL is below a domain.
+fn is_below(url: &str, domain: &str) -> bool {
+    address(url).strip_suffix(domain).is_some_and(|name| name.ends_with('.'))
+}
+
+/// Builds Application Default Credentials. In a cloud that the variable names they have its domain, as
+/// Google's clients compare the two.
+fn default_credentials() -> Builder {
+    let builder = Builder::default();
+    match named_universe() {
+        Some(domain) => builder.with_universe_domain(domain),
+        None => builder,
+    }
+}
+
+/// The domain that the variable names; none where it is empty.
+fn named_universe() -> Option<String> {
+    // A name in other characters than UTF-8's is no domain.
+    domain_of(env::var(UNIVERSE).ok())
+}
+
+fn domain_of(named: Option<String>) -> Option<String> {
+    named.filter(|domain| !domain.is_empty())
 }
 
 /// The host in a URL.
@@ -224,6 +253,23 @@ mod tests {
         assert!(emulator.headers().await.unwrap().is_empty());
     }
 
+    #[test]
+    fn a_host_of_google_is_below_its_domain() {
+        for url in [REGIONAL, "https://firestore.googleapis.com:443/"] {
+            assert!(is_google(url), "{url}");
+        }
+        for url in [
+            "http://127.0.0.1:8085",
+            "https://googleapis.com.example",
+            "https://notgoogleapis.com",
+            "https://proxy.example/firestore.googleapis.com",
+        ] {
+            assert!(!is_google(url), "{url}");
+        }
+        assert!(is_below("https://firestore.cloud.example/", "cloud.example"));
+        assert_eq!(domain_of(Some("cloud.example".into())).as_deref(), Some("cloud.example"));
+    }
+
     #[tokio::test]
     async fn another_cloud_has_another_domain() {
         let file = serde_json::json!({
@@ -235,7 +281,8 @@ mod tests {
         let regional = Access::new(Some(REGIONAL), Some(user.clone())).await;
         let named =
             Access::in_universe(Some("cloud.example".into()), None, Some(user.clone())).await;
-        let unnamed = Access::in_universe(Some(String::new()), None, Some(user)).await;
+        let unnamed = domain_of(Some(String::new()));
+        let unnamed = Access::in_universe(unnamed, None, Some(user)).await;
 
         assert_eq!(usual.url("bigquery"), "https://bigquery.googleapis.com");
         assert_eq!(regional.url("pubsub"), REGIONAL);
