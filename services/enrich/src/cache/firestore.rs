@@ -14,7 +14,7 @@ use pipeline::{Lease, Renewable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use service::google::{Access, Login};
+use service::google::{self, Access, Login};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
@@ -130,12 +130,12 @@ impl Fetch for Firestore {
     }
 
     fn origin(&self) -> String {
-        let Settings { collection, database, endpoint, credentials, .. } = &self.settings;
-        // An emulator has documents of its own. All endpoints of Google's lead to the same ones.
-        let emulator =
-            endpoint.as_deref().filter(|_| *credentials != Some(Login::ApplicationDefault));
-        let emulator = emulator.map(|url| format!("{}/", url.trim_end_matches('/')));
-        format!("{}{}/{database}/{collection}", emulator.unwrap_or_default(), self.project)
+        let Settings { collection, database, endpoint, .. } = &self.settings;
+        // All endpoints of Google's lead to the same documents. Any other one can be an emulator, which
+        // has documents of its own, even where credentials are sent to it.
+        let other = endpoint.as_deref().filter(|url| !google::is_google(url));
+        let other = other.map(|url| format!("{}/", url.trim_end_matches('/')));
+        format!("{}{}/{database}/{collection}", other.unwrap_or_default(), self.project)
     }
 
     fn can_exist(&self, id: &str) -> bool {
@@ -205,6 +205,7 @@ mod tests {
             let emulator = "http://localhost:8085/p/(default)/devices";
             assert_eq!(origin(Some(url), None), emulator);
             assert_eq!(origin(Some(url), Some(Login::Anonymous)), emulator);
+            assert_eq!(origin(Some(url), google), emulator, "its documents stay apart");
         }
     }
 
