@@ -74,6 +74,24 @@ impl Flights {
         is_valid
     }
 
+    /// Ends a read that has not started, with an entry that is known already; `None` where `find` finds
+    /// none, and the read stays noted.
+    pub(super) fn end_with(
+        &self,
+        flight: &Arc<Flight>,
+        find: impl FnOnce() -> Option<Entry>,
+    ) -> Option<Entry> {
+        let mut flights = self.lock();
+        // Under the lock: who comes after an invalidation must not join a read that is answered with what
+        // was found before.
+        let entry = find()?;
+        if is_noted(&flights, flight) {
+            flights.remove(&flight.key);
+        }
+        flight.answer(&entry);
+        Some(entry)
+    }
+
     /// Ends a read: who still waits learns that it failed. True where what it brought must not be kept.
     pub(super) fn land(&self, flight: &Arc<Flight>) -> bool {
         let mut flights = self.lock();
@@ -189,6 +207,24 @@ mod tests {
         assert!(late.try_recv().is_err(), "it waits");
         assert!(!flights.land(&new.unwrap()));
         assert_eq!(late.try_recv(), Ok(None));
+    }
+
+    #[test]
+    fn nobody_joins_a_read_while_it_is_answered_with_what_is_known() {
+        let (flights, key) = (Flights::default(), "d1".into());
+        let (mut early, flight) = flights.join(&key);
+        let flight = flight.unwrap();
+
+        assert_eq!(flights.end_with(&flight, || None), None);
+        assert!(flights.begin(&key).is_none(), "the read stays noted");
+        let found = flights.end_with(&flight, || {
+            assert!(flights.0.try_lock().is_err(), "an invalidation waits");
+            Some(entry())
+        });
+        flights.invalidate(&key);
+
+        assert_eq!((found, early.try_recv()), (Some(entry()), Ok(Some(entry()))));
+        assert!(flights.begin(&key).is_some(), "who comes now waits for another read");
     }
 
     #[test]

@@ -239,11 +239,12 @@ impl<F: Fetch> Lookup<F> {
     /// then what that one brought.
     fn start(&self, flight: Arc<Flight>) -> Result<Option<Entry>, Error> {
         let (layers, key) = (&self.layers, &flight.key);
-        if let Some(entry) = layers.memory.get(key)
-            && layers.freshness.state(key, &entry, OffsetDateTime::now_utc()) == State::Fresh
-        {
-            layers.flights.answer(&flight, &entry, || ());
-            layers.flights.land(&flight);
+        let find = || {
+            let entry = layers.memory.get(key)?;
+            let state = layers.freshness.state(key, &entry, OffsetDateTime::now_utc());
+            (state == State::Fresh).then_some(entry)
+        };
+        if let Some(entry) = layers.flights.end_with(&flight, find) {
             return Ok(Some(entry));
         }
         // A source of one's own has panicked, for example.
