@@ -167,7 +167,9 @@ async fn ask_source<F: Fetch>(
 
 /// Puts entries into Redis.
 async fn put<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
-    let Some(redis) = layers.redis.as_ref().filter(|_| !puts.is_empty()) else { return };
+    // Before the breaker: Redis is not asked about what came too late, so nothing is known of it then.
+    let is_any_in_time = puts.iter().any(Put::is_in_time);
+    let Some(redis) = layers.redis.as_ref().filter(|_| is_any_in_time) else { return };
     if let Some(Err(error)) = layers.redis_writes.call(redis.put(puts)).await {
         debug!(%error, "Redis did not take what was read");
         layers.metrics.failed("redis");
@@ -182,5 +184,55 @@ async fn take_back<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
     if let Err(error) = redis.take_back(puts).await {
         debug!(%error, "Redis did not forget an invalidated key");
         layers.metrics.failed("redis");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::cache::Lookup;
+    use crate::cache::redis::{MAX_READ_AGE, Settings as RedisSettings};
+    use crate::metrics::Metrics;
+
+    /// A source that has nothing.
+    struct Empty;
+
+    impl Fetch for Empty {
+        async fn fetch(&self, keys: &[Arc<str>]) -> Result<Vec<Option<Document>>, LayerError> {
+            Ok(keys.iter().map(|_| None).collect())
+        }
+
+        fn origin(&self) -> String {
+            "empty".into()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_sent_tells_nothing_of_writes() {
+        let url = Some("redis://127.0.0.1:1".into());
+        let redis = RedisSettings { url, ..RedisSettings::default() };
+        let settings = Settings { redis, ..Settings::default() };
+        let (lookup, _reader) = Lookup::new(&settings, Empty, Metrics::default()).unwrap();
+        let puts = [Put {
+            key: "d1".into(),
+            entry: Entry { document: None, read_at: OffsetDateTime::now_utc() },
+            life: Duration::from_secs(3600),
+            seen: Seen { bytes: Vec::new(), at: Instant::now() },
+        }];
+        for _ in 0..3 {
+            // Nobody listens there.
+            put(&lookup.layers, &puts).await;
+        }
+        let before = lookup.layers.redis_writes.open_reason();
+
+        tokio::time::advance(MAX_READ_AGE).await;
+        put(&lookup.layers, &puts).await;
+
+        assert!(before.is_some());
+        assert_eq!(lookup.layers.redis_writes.open_reason(), before, "still left alone");
     }
 }

@@ -26,7 +26,7 @@ use value::{entry, json, tombstone};
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(120);
 /// Age at which a read is too old for its entry to be put into Redis. Redis may carry out that call later
 /// by as much as is left of the life of a tombstone.
-const MAX_READ_AGE: Duration = Duration::from_secs(60);
+pub(super) const MAX_READ_AGE: Duration = Duration::from_secs(60);
 
 /// Sets `KEYS[1]` to `ARGV[2]` for `ARGV[3]` milliseconds, if its value is `ARGV[1]` still. A missing key has
 /// an empty value, and so has one that is no string.
@@ -59,8 +59,8 @@ pub struct Known {
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Empty for a missing key.
-    bytes: Vec<u8>,
-    at: Instant,
+    pub(super) bytes: Vec<u8>,
+    pub(super) at: Instant,
 }
 
 /// An entry to put into Redis.
@@ -74,6 +74,13 @@ pub struct Put {
     pub life: Duration,
     /// The value of the key before the source was asked.
     pub seen: Seen,
+}
+
+impl Put {
+    /// Whether its read began so recently that Redis may take it.
+    pub(super) fn is_in_time(&self) -> bool {
+        self.seen.at.elapsed() < MAX_READ_AGE
+    }
 }
 
 impl Redis {
@@ -133,12 +140,10 @@ impl Redis {
     /// When Redis does not answer.
     pub async fn put(&self, puts: &[Put]) -> Result<(), LayerError> {
         let mut swaps = Vec::with_capacity(puts.len());
-        for Put { key, entry, life, seen } in puts {
+        for Put { key, entry, life, seen } in puts.iter().filter(|put| put.is_in_time()) {
             // A tombstone and its successors outlive all reads that began before it.
             let least = if seen.bytes.is_empty() { Duration::ZERO } else { TOMBSTONE_LIFE };
-            if seen.at.elapsed() < MAX_READ_AGE {
-                swaps.push(self.swap(key, &seen.bytes, &json(entry)?, *life.max(&least)));
-            }
+            swaps.push(self.swap(key, &seen.bytes, &json(entry)?, *life.max(&least)));
         }
         self.send(&swaps).await
     }
