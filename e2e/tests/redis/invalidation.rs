@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use e2e::proxy::{Link, Proxy};
 use e2e::redis::{Cluster, Redis as Server};
@@ -229,11 +230,14 @@ async fn a_server_that_refuses_writes_is_read_only() {
 
     let state = replica.lookup.redis_state();
     assert!(state.starts_with("read only, ") && state.contains("OOM"), "{state}");
+    // It invalidates all the same, and its breaker lets a probe through now and then.
+    replica.lookup.invalidate("b").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    replica.lookup.probe_redis().await;
+    assert!(replica.lookup.redis_state().starts_with("read only, "));
     server.command("CONFIG SET maxmemory 0").await.unwrap();
-    let mut key = 0;
     until(async || {
-        key += 1;
-        replica.version(&key.to_string()).await;
+        replica.lookup.probe_redis().await;
         replica.lookup.redis_state() == "used"
     })
     .await;

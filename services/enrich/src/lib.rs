@@ -158,6 +158,7 @@ fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
 async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition, health: Health) {
     loop {
         lookup.probe_source().await;
+        lookup.probe_redis().await;
         health.tell("redis", lookup.redis_state());
         match lookup.source_outage() {
             None => condition.ready(),

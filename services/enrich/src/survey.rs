@@ -6,15 +6,12 @@ use service::Need;
 use service::survey::State;
 use time::OffsetDateTime;
 
-use crate::cache::redis::{Known, Put, Redis, Settings};
+use crate::cache::redis::{Known, Put, Redis, Settings, TEST_KEY};
 use crate::cache::{Entry, Fetch, LayerError};
 
-/// A key that nobody has: that it is absent tells that the source answers us.
-const KEY: &str = "dataflow-check";
-
-/// The source of documents.
+/// The source of documents. It answers that a key is absent that nobody has.
 pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
-    let state = match source.fetch(&[KEY.into()]).await {
+    let state = match source.fetch(&[TEST_KEY.into()]).await {
         Ok(_) => State::Ready,
         Err(error) => State::Unreachable(error.to_string()),
     };
@@ -31,7 +28,7 @@ pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need>
         Ok(None) => return Vec::new(),
         Err(error) => return vec![need("redis", State::Differs(error.to_string()))],
     };
-    let known = match redis.get(&[KEY.into()]).await {
+    let known = match redis.get(&[TEST_KEY.into()]).await {
         Ok(known) => known,
         Err(error) => return vec![need("redis", State::Unreachable(error.to_string()))],
     };
@@ -51,11 +48,11 @@ pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need>
 /// Puts an absence there and invalidates it. Other replicas forget the same key, which they do not know.
 async fn write(redis: &Redis, known: Vec<Known>) -> Result<(), LayerError> {
     let put = |Known { seen, .. }| Put {
-        key: KEY.into(),
+        key: TEST_KEY.into(),
         entry: Entry { document: None, read_at: OffsetDateTime::now_utc() },
         life: Duration::from_millis(1),
         seen,
     };
     redis.put(&known.into_iter().map(put).collect::<Vec<_>>()).await?;
-    redis.invalidate(KEY).await
+    redis.invalidate(TEST_KEY).await
 }

@@ -201,6 +201,18 @@ impl<F: Fetch> Lookup<F> {
         }
     }
 
+    /// Asks a Redis that refuses writes whether it takes them again, as often as its breaker allows: while
+    /// nothing is read from the source, nobody else does.
+    pub async fn probe_redis(&self) {
+        let layers = &self.layers;
+        let is_read_only = layers.redis_breaker.open_reason().is_none()
+            && layers.redis_writes.open_reason().is_some();
+        if let Some(redis) = layers.redis.as_ref().filter(|_| is_read_only) {
+            // The breaker takes note of the answer.
+            drop(layers.redis_writes.call(redis.probe()).await);
+        }
+    }
+
     /// State of Redis in a few words: not set, used, or read only or left alone and why.
     #[must_use]
     pub fn redis_state(&self) -> String {

@@ -37,6 +37,11 @@ redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[2]) end";
 /// not refuse a script after its first write.
 const INVALIDATE: &str =
     "redis.call('DEL', KEYS[1]) redis.call('PSETEX', KEYS[1], ARGV[2], ARGV[1])";
+/// Sets `KEYS[1]` to an empty value for a millisecond. Needs the same rights as the other scripts and, unlike
+/// the one that invalidates, free memory.
+const PROBE: &str = "redis.call('PSETEX', KEYS[1], 1, '')";
+/// The key that tests write. No document has it.
+pub(crate) const TEST_KEY: &str = "dataflow-check";
 
 /// A connection that is made anew when it no longer serves; clones share it.
 #[derive(Debug, Clone)]
@@ -158,6 +163,16 @@ impl Redis {
             swaps.push(self.swap(key, &json(entry)?, &tombstone()?, TOMBSTONE_LIFE));
         }
         self.send(&swaps).await
+    }
+
+    /// Writes a test key, which lasts for a millisecond.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or refuses what is written.
+    pub async fn probe(&self) -> Result<(), LayerError> {
+        let mut probe = redis::cmd("EVAL");
+        probe.arg(PROBE).arg(1).arg(self.name(TEST_KEY));
+        self.send(&[probe]).await
     }
 
     /// Forgets a key.
