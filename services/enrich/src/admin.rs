@@ -41,7 +41,7 @@ async fn invalidate<F: Fetch>(
         }
         Err(error) => {
             let text = format!(
-                "this replica has forgotten it; Redis and the other replicas have not: {error}\n"
+                "this replica has forgotten it; Redis and the other replicas may not have: {error}\n"
             );
             (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
         }

@@ -80,8 +80,8 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .about("Checks the settings, names every fault, and exits with 2 if there is one")
         .long_about(
             "Checks the settings, names every fault, and exits with 2 if there is one.\n\n\
-             With --online it reaches every dependency too, changes nothing there, and exits with 1 \
-             if one is missing, differs from the settings, or cannot be reached.\n\n\
+             With --online it reaches every dependency too, changes nothing there but a test key in the \
+             cache, and exits with 1 if one is missing, differs from the settings, or cannot be reached.\n\n\
              With --json it prints an object: `settings` is `right`, with `guarantees` and `memory`, or \
              `wrong`, with `faults`. With --online, right settings are a list of the dependencies.",
         )
@@ -90,8 +90,8 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .about("Shows what these settings need in Google Cloud, and what of it is missing")
         .long_about(
             "Shows each topic, subscription, table, bucket and collection that these settings need, \
-             the least role on it, and whether it is there. Changes nothing; deploy/gcp.sh creates \
-             what is missing. Exits with 1 if something is missing or differs.",
+             the least role on it, and whether it is there. Changes nothing but a test key in the \
+             cache; deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.",
         )
         .arg(json());
     clap::Command::new(name)

@@ -61,7 +61,8 @@ pub trait Service: Sized + Send + 'static {
     /// For what waiting cannot mend.
     fn start(self, context: &Context) -> impl Future<Output = anyhow::Result<Running>> + Send;
 
-    /// Looks at all that the settings need outside of this process, and changes nothing there.
+    /// Looks at all that the settings need outside of this process, and changes nothing there but test keys
+    /// in caches.
     ///
     /// # Errors
     /// When no client can be built, for want of credentials for example.
