@@ -82,6 +82,7 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
 mod tests {
     use std::net::Ipv4Addr;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -97,6 +98,21 @@ mod tests {
         let stream = connect(&[full.address, alive], deadline).await.unwrap();
 
         assert_eq!(stream.peer_addr().unwrap(), alive);
+    }
+
+    #[tokio::test]
+    async fn a_plain_broker_is_dialled_by_its_name() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("mqtt://localhost:{}", listener.local_addr().unwrap().port());
+        let settings = Mqtt { url, ..Mqtt::default() };
+
+        let mut stream = Network.dial(&settings).await.unwrap();
+        stream.write_all(b"plain").await.unwrap();
+
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        let mut read = [0; 5];
+        accepted.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"plain");
     }
 
     struct Full {

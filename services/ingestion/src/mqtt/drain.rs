@@ -104,3 +104,20 @@ impl Drain {
         Some(wire.all_written_at()?.max(self.active_at) + QUIET)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_comes_after_the_question_makes_it_be_asked_again() {
+        let mut drain = Drain::new(&Mqtt::default(), Vec::new());
+        drain.step = Step::Asked { ping: 0 };
+        tokio::time::advance(QUIET).await;
+
+        drain.touch();
+
+        assert!(matches!(drain.step, Step::Quiet));
+        assert_eq!(drain.active_at, Instant::now());
+    }
+}

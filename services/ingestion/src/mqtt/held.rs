@@ -63,3 +63,20 @@ impl Held {
         self.freed.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_more_is_read_once_the_bound_is_reached() {
+        let held = Held::new(&Mqtt { max_bytes_in_flight: 10, ..Mqtt::default() });
+
+        held.add(9);
+        assert_eq!(held.reading(), Reading::On);
+        held.add(1);
+        assert_eq!(held.reading(), Reading::Off);
+        held.remove(9);
+        assert_eq!(held.reading(), Reading::On);
+    }
+}
