@@ -267,11 +267,11 @@ where
     ) -> Result<(), Join<T::Record>> {
         let shared = Arc::clone(&self.shared);
         if !self.open.contains(key) {
-            let opened = panics::catch("open batch", || shared.sink.open(key));
-            let batch = opened.map_err(Join::Refused)?;
+            let open = || (shared.sink.open(key), shared.sink.key_bytes(key));
+            let opened = panics::catch("open batch", open);
+            let (batch, key_bytes) = opened.map_err(Join::Refused)?;
             let started = self.clock.start(key, shared.limits.batch.max_age);
             shared.metrics.open_batches.inc();
-            let key_bytes = shared.sink.key_bytes(key);
             let mut open = Open::new(batch, key_bytes, shared.memory.share(), started);
             open.max_messages = max_messages;
             self.open.insert(key, open);
