@@ -8,6 +8,7 @@ use service::explain::{self, Story};
 use crate::archive::Archive;
 use crate::config::Settings;
 use crate::key::Template;
+use crate::object;
 
 /// The subcommand.
 #[must_use]
@@ -31,9 +32,9 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
     let archive = Archive::new(template, settings.archive.input);
     let mut story = Story::new();
     explain::end(&mut story, archive.apply(message).await, |story, line| {
-        let suffix = settings.archive.format.suffix();
-        let folder = [&*settings.archive.prefix, &*line.key].join("/");
-        let object = format!("{}/<unique>{suffix}", folder.trim_start_matches('/'));
+        let format = settings.archive.format;
+        let folder = object::folder(&settings.archive.prefix, &line.key, format);
+        let object = format!("{folder}<unique>{}", format.suffix());
         story.insert("object".into(), format!("gs://{}/{object}", settings.storage.bucket).into());
         story.insert("batch_key".into(), line.key.into());
         story.insert("line".into(), explain::readable(&line.bytes));

@@ -13,10 +13,14 @@ const HASH_BYTES: usize = 8;
 /// A name in the folder of a batch key, which no other object has. A folder whose name is too long is
 /// cut, and bears the hash of the whole.
 pub(crate) fn name(prefix: &str, key: &str, format: Format) -> String {
+    format!("{}{}{}", folder(prefix, key, format), Uuid::now_v7(), format.suffix())
+}
+
+/// The folder of a batch key's objects, with its slash.
+pub(crate) fn folder(prefix: &str, key: &str, format: Format) -> String {
     let folder = format!("{}{}", root(prefix), key.trim_matches('/'));
     let folder = shortened(folder.trim_end_matches('/').to_owned(), max_folder_bytes(format));
-    let slash = if folder.is_empty() { "" } else { "/" };
-    format!("{folder}{slash}{}{}", Uuid::now_v7(), format.suffix())
+    if folder.is_empty() { folder } else { format!("{folder}/") }
 }
 
 /// What the names of all objects begin with: the prefix of the settings, as a folder.
