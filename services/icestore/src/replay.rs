@@ -157,7 +157,13 @@ async fn replay_object(
     count.objects += 1;
     let mut waiting = Vec::with_capacity(chunk);
     for line in line::all(format, object)? {
-        let line = line?;
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                count.sent += target.send(&waiting).await?;
+                return Err(error);
+            }
+        };
         if !times.take(&line) {
             count.other_times += 1;
             continue;
