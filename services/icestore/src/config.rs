@@ -220,9 +220,9 @@ impl service::Settings for Settings {
             Share::of_streams(self.subscription.streams),
         ];
         if self.archive.format == Format::Parquet {
-            // Each lane closes one file at a time.
-            let each = sink::conversion_memory(self.pipeline.batch.max_bytes);
-            shares.push(Share::of_count("archive.format", self.pipeline.lane_count(), each));
+            // One file is converted at a time.
+            let conversion = sink::conversion_memory(self.pipeline.batch.max_bytes);
+            shares.push(Share::of_count("archive.format", 1, conversion));
         }
         shares
     }

@@ -6,7 +6,6 @@ mod gzip;
 mod parquet;
 mod zstd;
 
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -55,7 +54,7 @@ struct Draft {
     content_type: &'static str,
     metadata: Vec<(&'static str, String)>,
     /// An error is a defect, which shows when the batch is written.
-    ended: Arc<io::Result<Ended>>,
+    ended: Result<Arc<Ended>, String>,
 }
 
 impl Upload {
@@ -83,28 +82,25 @@ impl Sink {
     async fn make(&self, upload: &Upload) -> Result<Object, Error> {
         let stop = |why: String| Recovery::Stop.because("make object", why);
         let draft = upload.draft().clone().ok_or_else(|| stop("its lines are gone".into()))?;
-        let content = match &*draft.ended {
-            Ok(Ended::Whole(content)) => content.clone(),
-            Ok(Ended::Lines { .. }) => self.convert(Arc::clone(&draft.ended)).await?,
-            Err(error) => return Err(stop(error.to_string())),
+        let Draft { name, content_type, metadata, ended } = draft;
+        let ended = ended.map_err(stop)?;
+        let content = match &*ended {
+            Ended::Whole(content) => content.clone(),
+            Ended::Lines { .. } => self.convert(Arc::clone(&ended)).await?,
         };
         // The lines take memory.
         upload.draft().take();
-        let Draft { name, content_type, metadata, .. } = draft;
         Ok(Object { name, content, content_type, metadata, may_exist: AtomicBool::new(false) })
     }
 
-    async fn convert(&self, ended: Arc<io::Result<Ended>>) -> Result<Bytes, Error> {
+    async fn convert(&self, ended: Arc<Ended>) -> Result<Bytes, Error> {
         let stop = |why: String| Recovery::Stop.because("make object", why);
         let permit = Arc::clone(&self.conversions).acquire_owned().await;
         let permit = permit.map_err(|closed| stop(closed.to_string()))?;
         let converted = tokio::task::spawn_blocking(move || {
             // Kept until the end, also where nobody waits for that any more.
             let _permit = permit;
-            match &*ended {
-                Ok(ended) => ended.content(),
-                Err(error) => Err(io::Error::other(error.to_string())),
-            }
+            ended.content()
         });
         match converted.await {
             Ok(content) => content.map_err(|error| stop(error.to_string())),
@@ -184,7 +180,7 @@ impl pipeline::Sink for Sink {
                 ("last_event_time", time(group.last)),
                 ("format_version", FORMAT_VERSION.into()),
             ],
-            ended: Arc::new(group.file.finish(compressor)),
+            ended: group.file.finish(compressor).map(Arc::new).map_err(|error| error.to_string()),
         };
         let (object, draft) = (OnceCell::new(), Mutex::new(Some(draft)));
         Upload { object, draft, records: group.records }
