@@ -312,7 +312,6 @@ impl Connection {
                     "the broker lost our session: messages of this time may be missing"
                 );
             }
-            None if self.has_ever_subscribed => {}
             None => {
                 self.parts.metrics.absent_sessions.inc();
                 info!(

@@ -64,8 +64,7 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
-        // One more share is for TLS and MQTT.
-        let share = left / u32::try_from(addresses.len() - index + 1).unwrap_or(u32::MAX);
+        let share = share(left, &addresses[index..]);
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(|error| format!("{address}: {error}"))?;
@@ -76,6 +75,11 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
         }
     }
     Err(failures.join("; "))
+}
+
+/// The part of the time that is for the first of these addresses. One more part is for TLS and MQTT.
+fn share(left: Duration, addresses: &[SocketAddr]) -> Duration {
+    left / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -98,6 +102,14 @@ mod tests {
         let stream = connect(&[full.address, alive], deadline).await.unwrap();
 
         assert_eq!(stream.peer_addr().unwrap(), alive);
+    }
+
+    #[test]
+    fn each_address_and_tls_have_an_equal_part_of_the_time() {
+        let addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)); 3];
+
+        assert_eq!(share(Duration::from_secs(12), &addresses), Duration::from_secs(3));
+        assert_eq!(share(Duration::from_secs(12), &addresses[2..]), Duration::from_secs(6));
     }
 
     #[tokio::test]

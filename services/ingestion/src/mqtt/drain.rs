@@ -107,7 +107,10 @@ impl Drain {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::duplex;
+
     use super::*;
+    use crate::mqtt::client::Codec;
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_comes_after_the_question_makes_it_be_asked_again() {
@@ -119,5 +122,21 @@ mod tests {
 
         assert!(matches!(drain.step, Step::Quiet));
         assert_eq!(drain.active_at, Instant::now());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_quiet_while_acknowledgements_are_not_written() {
+        let settings = Mqtt::default();
+        let mut drain = Drain::new(&settings, Vec::new());
+        drain.step = Step::Quiet;
+        let (stream, _broker) = duplex(1);
+        let mut wire = Wire::new(Box::new(stream), Codec::new(&settings), settings.keep_alive);
+        wire.ping().unwrap();
+        tokio::time::advance(QUIET).await;
+
+        let (mut requests, window) = (Requests::new(settings.connect_timeout), Window::default());
+        drain.advance(&mut wire, &mut requests, &window).unwrap();
+
+        assert!(matches!(drain.step, Step::Quiet));
+        assert_eq!(drain.wake_at(&wire, &window), Some(Instant::now() + QUIET));
     }
 }

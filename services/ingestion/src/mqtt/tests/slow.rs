@@ -152,6 +152,21 @@ async fn topics_and_user_properties_count_as_bytes_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_read_already_waits_too_once_the_bound_is_reached() {
+    let mut env = TestEnv::new(Protocol::V5);
+    env.settings.max_bytes_in_flight = 1;
+    let (mut source, mut peer) = env.subscribed().await;
+    let both = [Publish::new(1, "first"), Publish::new(2, "second")];
+    peer.send(&both.map(|publish| publish.bytes(Protocol::V5)).concat()).await;
+
+    let first = next(&mut source).await;
+    assert!(is_silent(&mut source).await);
+    first.ack();
+
+    assert_eq!(text(&next(&mut source).await), "second");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broker_that_is_not_read_is_not_taken_for_dead() {
     let (mut env, publish) = slow(Protocol::V5, 2_000_000);
     let (mut source, peer) = env.subscribed().await;
@@ -221,6 +236,23 @@ async fn a_packet_above_the_limit_is_named_and_tried_again_less_and_less_often()
     }
 
     assert!(started.elapsed() > Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_connection_that_lived_long_the_next_one_comes_soon() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (_source, mut peer) = env.subscribed().await;
+    for _ in 0..8 {
+        drop(peer);
+        peer = env.accept_subscribed().await;
+    }
+
+    assert_eq!(peer.within(env.settings.reconnect.max + WHILE).await, None);
+    drop(peer);
+    let ended = Instant::now();
+    env.accept_subscribed().await;
+
+    assert!(ended.elapsed() <= env.settings.reconnect.min, "{:?}", ended.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
