@@ -38,6 +38,11 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
         assert!(plan.status.success(), "{}", text(&plan));
         assert!(text(&plan).contains("[roles/"), "{}", text(&plan));
         assert!(!text(&plan).contains("redis") && !text(&plan).contains("broker"));
+        let plan = place.json(service, &["plan", "--json"], b"").await;
+        let roles = plan["dependencies"].as_array().unwrap();
+        assert!(roles.iter().all(|need| need["role"].is_string()), "{plan}");
+        let costs = plan["costs"].as_array().unwrap();
+        assert_eq!(costs.is_empty(), service != "icestore", "{plan}");
 
         let missing = bare.run(service, &["plan"], b"").await;
         assert_eq!(missing.status.code(), Some(1), "{service}: {}", text(&missing));

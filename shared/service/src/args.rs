@@ -91,7 +91,8 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .long_about(
             "Shows each topic, subscription, table, bucket and collection that these settings need, \
              the least role on it, and whether it is there. Changes nothing but a test key in the \
-             cache; deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.",
+             cache; deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.\n\n\
+             With --json it prints an object: `costs`, one line each, and `dependencies`.",
         )
         .arg(json());
     clap::Command::new(name)

@@ -15,7 +15,7 @@ use crate::args::{Asked, Command};
 use crate::memory::Account;
 use crate::settings::{self, Faults, Settings};
 use crate::signals::Signals;
-use crate::survey::{self, Form, Roles};
+use crate::survey::{self, Form};
 use crate::{Hosted, Service, args, logs, output, probe, proxies, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
@@ -152,16 +152,12 @@ fn act_on<T: Settings, S: Service>(
                 report_right::<T, S>(&settings, form);
             }
             let needs = runtime.block_on(make(settings).survey())?;
-            survey::report(needs, form, Roles::Hidden)
+            survey::report(needs, form)
         }
         Command::Plan(form) => {
-            if form == Form::Text {
-                settings.costs().iter().for_each(output::line);
-            }
-            let mut needs = runtime.block_on(make(settings).survey())?;
-            // A plan is of what IAM has a role for.
-            needs.retain(|need| need.role.is_some());
-            survey::report(needs, form, Roles::Shown)
+            let costs = settings.costs();
+            let needs = runtime.block_on(make(settings).survey())?;
+            survey::report_plan(&costs, needs, form)
         }
         Command::Probe => probe::readiness(settings.http()),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),

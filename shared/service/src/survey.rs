@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::settings::url;
 use crate::{credentials, output};
@@ -83,17 +84,46 @@ impl State {
     }
 }
 
-/// Prints the needs; `with_roles` adds what each asks of IAM.
+/// Prints the dependencies as a check has found them.
 ///
 /// # Errors
 /// When one of them is not fine, so that the exit code tells.
-pub(crate) fn report(mut needs: Vec<Need>, form: Form, roles: Roles) -> anyhow::Result<()> {
-    // The settings of an embedded service may not have been checked.
-    needs.iter_mut().for_each(|need| url::mask(&mut need.name));
+pub(crate) fn report(needs: Vec<Need>, form: Form) -> anyhow::Result<()> {
+    let needs = masked(needs);
     match form {
         Form::Json => output::line(serde_json::to_string_pretty(&needs)?),
-        Form::Text => output::line(table(&needs, roles).trim_end()),
+        Form::Text => output::line(table(&needs, Roles::Hidden).trim_end()),
     }
+    expect_fine(&needs)
+}
+
+/// Prints the costs of the settings, then the dependencies with the roles that they take.
+///
+/// # Errors
+/// When a dependency is not fine, so that the exit code tells.
+pub(crate) fn report_plan(costs: &[String], needs: Vec<Need>, form: Form) -> anyhow::Result<()> {
+    // A plan is of what IAM has a role for.
+    let mut needs = masked(needs);
+    needs.retain(|need| need.role.is_some());
+    match form {
+        Form::Json => {
+            output::line(format_args!("{:#}", json!({ "costs": costs, "dependencies": needs })));
+        }
+        Form::Text => {
+            costs.iter().for_each(output::line);
+            output::line(table(&needs, Roles::Shown).trim_end());
+        }
+    }
+    expect_fine(&needs)
+}
+
+/// Hides passwords in names: the settings of an embedded service may not have been checked.
+fn masked(mut needs: Vec<Need>) -> Vec<Need> {
+    needs.iter_mut().for_each(|need| url::mask(&mut need.name));
+    needs
+}
+
+fn expect_fine(needs: &[Need]) -> anyhow::Result<()> {
     let wrong = needs.iter().filter(|need| !need.state.is_fine()).count();
     match wrong {
         0 => Ok(()),
@@ -103,7 +133,7 @@ pub(crate) fn report(mut needs: Vec<Need>, form: Form, roles: Roles) -> anyhow::
 
 /// Whether roles are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Roles {
+enum Roles {
     Shown,
     Hidden,
 }
@@ -154,8 +184,10 @@ mod tests {
              MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
              \u{20}            create it\n"
         );
-        assert!(report(needs[..1].to_vec(), Form::Text, Roles::Hidden).is_ok());
-        assert!(report(needs.into(), Form::Text, Roles::Hidden).is_err());
+        assert!(report(needs[..1].to_vec(), Form::Text).is_ok());
+        assert!(report(needs.to_vec(), Form::Text).is_err());
+        assert!(report_plan(&[], needs[..1].to_vec(), Form::Text).is_ok());
+        assert!(report_plan(&[], needs.to_vec(), Form::Text).is_err());
     }
 
     #[test]
