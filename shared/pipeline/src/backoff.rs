@@ -5,18 +5,18 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How long to wait between attempts: doubling from `min` to `max`, with jitter.
+/// Waits between attempts, doubling from `min` to `max`, with jitter.
 ///
-/// Each wait is drawn evenly between half of the nominal value and all of it ("equal jitter", AWS
-/// Architecture Blog, "Exponential Backoff and Jitter", 2015).
+/// Each wait is a random value between half of the nominal wait and all of it. This is "equal
+/// jitter" (AWS Architecture Blog, "Exponential Backoff and Jitter", 2015).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Backoff {
-    /// The first wait; above zero.
+    /// First wait; above zero.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub min: Duration,
-    /// The longest wait; at least `min`.
+    /// Longest wait; at least `min`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max: Duration,
@@ -29,7 +29,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// A fresh sequence of waits.
+    /// Starts a new sequence of waits.
     #[must_use]
     pub fn waits(self) -> Waits {
         Waits { backoff: self, nominal: self.min }
@@ -44,14 +44,14 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// The next wait.
+    /// Returns the next wait.
     pub fn next_wait(&mut self) -> Duration {
         let nominal = self.nominal.min(self.backoff.max);
         self.nominal = nominal.saturating_mul(2);
         nominal.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Starts from the shortest wait again, after a success.
+    /// Starts again from the shortest wait, after a success.
     pub fn reset(&mut self) {
         self.nominal = self.backoff.min;
     }

@@ -1,4 +1,4 @@
-//! When a batch is written.
+//! Limits at which a batch is written.
 
 use std::time::Duration;
 
@@ -6,20 +6,21 @@ use prometheus_client::encoding::EncodeLabelValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// When a batch is written: at the first limit it reaches.
+/// Limits at which a batch is written. The first limit that it reaches counts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Most messages in one batch; 1 to 1,000,000.
+    /// Maximum number of messages in one batch; 1 to 1,000,000.
     pub max_messages: usize,
-    /// Most encoded bytes in one batch; 1 to 1 GiB. A single larger record stands alone.
+    /// Maximum encoded bytes in one batch; 1 to 1 GiB. A single larger record gets its own batch.
     pub max_bytes: usize,
-    /// Longest wait of the first message in a batch, measured by a clock of its own; at most 1d.
+    /// Longest wait of the first message in a batch; at most 1d. Each batch has its own clock.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_age: Duration,
-    /// How long a lane may have nothing to take in before it writes what is open. Zero writes as
-    /// soon as nothing more is at hand: batches then grow only while writes are under way. At most 1d.
+    /// Time without a new message after which a lane writes its open batches; at most 1d. With zero
+    /// it writes as soon as no more messages are ready. Batches then grow only while writes are
+    /// under way.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_idle: Duration,
@@ -36,27 +37,27 @@ impl Default for Limits {
     }
 }
 
-/// Which limit a batch reached first.
+/// The limit that a batch reached first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Cause {
-    /// It held as many messages as allowed.
+    /// The batch held the maximum number of messages.
     Count,
-    /// It held as many encoded bytes as allowed.
+    /// The batch held the maximum number of encoded bytes.
     Bytes,
-    /// Its oldest record had waited long enough.
+    /// The oldest record had waited for the maximum time.
     Age,
-    /// Nothing more came in.
+    /// No more messages came in.
     Idle,
-    /// All batches together held too much, or the bound on messages in flight was reached.
+    /// All batches together used too much memory, or the bound on messages in flight was reached.
     Memory,
-    /// The lease of one of its messages was about to end.
+    /// The lease of a message in the batch was about to end.
     Lease,
     /// The pipeline is draining.
     Shutdown,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub(crate) const ALL: [Self; 7] = [
         Self::Count,
         Self::Bytes,

@@ -1,11 +1,12 @@
-//! Bounds on what a pipeline holds: messages and bytes in flight, and the memory of open batches.
+//! Bounds on the resources of a pipeline: messages and bytes in flight, and the memory of open
+//! batches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// Bounds messages and bytes between the source and their settlement.
+/// Bounds the messages and bytes that are received but not yet settled.
 #[derive(Debug)]
 pub struct InFlight {
     messages: Arc<Semaphore>,
@@ -15,7 +16,7 @@ pub struct InFlight {
     starved: watch::Sender<()>,
 }
 
-/// A message's share of the bound, given back on drop.
+/// A message's share of the bound. Dropping it returns the share.
 #[derive(Debug)]
 pub struct Permit {
     _messages: OwnedSemaphorePermit,
@@ -23,17 +24,17 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Gives the bytes back early: the message's data is gone, only its duty is left.
+    /// Returns the bytes early. The data of the message is gone, and only its settlement is left.
     pub fn release_bytes(&mut self) {
         self.bytes = None;
     }
 }
 
 impl InFlight {
-    /// A bound of this many messages and bytes; both at least 1.
+    /// Creates a bound of this many messages and bytes. Both must be at least 1.
     #[must_use]
     pub fn new(max_messages: usize, max_bytes: usize) -> Self {
-        // A permit count is a u32; more than 4 GiB in flight is no use to a small process.
+        // The semaphore counts in `u32`. A small process has no use for more than 4 GiB in flight.
         let max_bytes = max_bytes.min(u32::MAX as usize);
         Self {
             messages: Arc::new(Semaphore::new(max_messages)),
@@ -46,7 +47,8 @@ impl InFlight {
 
     /// Waits for room. A message larger than the whole bound takes all of it.
     ///
-    /// Cancel safe. Whoever holds open batches is told when somebody has to wait here.
+    /// If it has to wait, it notifies the holders of open batches; see [`InFlight::starved`].
+    /// Cancel safe.
     ///
     /// # Panics
     /// Never: the semaphores are never closed.
@@ -63,19 +65,19 @@ impl InFlight {
         Permit { _messages: messages, bytes: Some(bytes) }
     }
 
-    /// Tells whoever holds open batches that somebody waits for room.
+    /// Tells the holders of open batches that somebody waits for room.
     pub fn call_for_room(&self) {
         self.starved.send_replace(());
     }
 
-    /// Changes at each [`InFlight::call_for_room`], and each time that somebody has to wait in
-    /// [`InFlight::admit`].
+    /// Returns a receiver that changes at each [`InFlight::call_for_room`], and each time that
+    /// somebody has to wait in [`InFlight::admit`].
     #[must_use]
     pub fn starved(&self) -> watch::Receiver<()> {
         self.starved.subscribe()
     }
 
-    /// Returns true when no further message may be in flight.
+    /// Returns true if no more messages may be in flight.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.messages.available_permits() == 0
@@ -94,10 +96,11 @@ impl InFlight {
     }
 }
 
-/// Memory that all batches of a pipeline share, open ones and those being written.
+/// Memory that all batches of a pipeline share, both open ones and those being written.
 ///
-/// Soft by one record a lane, because a record is encoded before its size is known. A sixteenth is kept for
-/// what is being written, so that intake goes on while memory is short.
+/// The limit may be exceeded by one record for each lane, because a record is encoded before its
+/// size is known. A sixteenth of the limit is reserved for batches being written. So intake can
+/// continue while memory is short.
 #[derive(Debug)]
 pub struct Memory {
     limit: usize,
@@ -107,26 +110,26 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// A budget of this many bytes.
+    /// Creates a budget of this many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let (open, leaving) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self { limit, open, leaving, freed: watch::Sender::new(()) }
     }
 
-    /// Takes a share of nothing, to be resized as its batch grows.
+    /// Creates an empty share. Its batch resizes it as it grows.
     pub fn share(self: &Arc<Self>) -> Share {
         Share { memory: Arc::clone(self), bytes: 0, is_leaving: false }
     }
 
-    /// Returns true when more is used than allowed.
+    /// Returns true if more memory is used than allowed.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.used() > self.limit
     }
 
-    /// Returns true when open batches have to be closed, so that others can grow. What is being written
-    /// does not count: it will be free soon.
+    /// Returns true if open batches must be closed so that others can grow. Batches being written
+    /// do not count, because their memory will soon be free.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.open.load(Ordering::Relaxed) > self.limit - self.limit / 16
@@ -138,14 +141,14 @@ impl Memory {
         self.open.load(Ordering::Relaxed) + self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Changes each time that a share is given back.
+    /// Returns a receiver that changes each time a share is returned.
     #[must_use]
     pub fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()
     }
 }
 
-/// One batch's share of the memory, given back on drop.
+/// One batch's share of the memory. Dropping it returns the share.
 #[derive(Debug)]
 pub struct Share {
     memory: Arc<Memory>,
@@ -154,7 +157,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Sets the share to what the batch takes now.
+    /// Sets the share to the memory that the batch uses now.
     pub fn resize(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             self.counter().fetch_add(bytes - self.bytes, Ordering::Relaxed);
@@ -164,13 +167,13 @@ impl Share {
         self.bytes = bytes;
     }
 
-    /// Bytes that the batch takes.
+    /// Bytes that the batch uses.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Notes that the batch is closed, and will be written.
+    /// Records that the batch is closed and will be written.
     pub fn leave(&mut self) {
         let bytes = self.bytes;
         self.resize(0);
@@ -221,7 +224,7 @@ mod tests {
             (0, 100, 10, true),
         ] {
             let bound = InFlight::new(messages, bytes);
-            // A bound of 9 bytes would take a message of 10 for one of 9.
+            // A bound of 9 bytes would treat a message of 10 bytes like one of 9.
             let bound = InFlight { max_bytes: 100, ..bound };
             let starved = bound.starved();
 

@@ -1,4 +1,4 @@
-//! Where messages go that can never succeed.
+//! The destination of messages that can never succeed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,32 +10,34 @@ use crate::{Error, Message};
 /// Longest `dl_detail`, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 1024;
 
-/// A message that was given up, and why.
+/// A message that was given up, and the reason.
 #[derive(Debug)]
 pub struct Letter<'a> {
     /// The service that gave it up.
     pub service: &'static str,
     /// Stable code, such as `no_route`.
     pub reason: &'static str,
-    /// What exactly was wrong, at most [`MAX_DETAIL_BYTES`] bytes.
+    /// Exact cause, at most [`MAX_DETAIL_BYTES`] bytes.
     pub detail: String,
-    /// How often this message was tried, as far as the transport tells.
+    /// Number of deliveries of this message, as far as the transport tells.
     pub attempts: u32,
-    /// When this process first saw the message.
+    /// Time when this process first saw the message.
     pub first_seen: OffsetDateTime,
     /// The message, byte for byte as received.
     pub message: &'a Message,
 }
 
-/// A place for dead letters.
+/// A destination for dead letters.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Writes a letter and returns once it is durable; the same letter may come twice.
+    /// Writes a dead letter and returns once it is durable. The same dead letter may be written
+    /// twice.
     ///
-    /// The call is dropped at `time_limit`. Nothing of it may go on after that.
+    /// The call is dropped after `time_limit`. No part of it may continue in the background after
+    /// that.
     ///
     /// # Errors
-    /// `Stop` ends the service. Anything else writes the letter again after a back-off, for as long
-    /// as the message's lease lasts.
+    /// `Stop` ends the service. After any other error the dead letter is written again after a
+    /// back-off, as long as the lease of the message lasts.
     fn bury(
         &self,
         letter: &Letter<'_>,
@@ -43,19 +45,19 @@ pub trait DeadLetters: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// What happens to a message that can never succeed.
+/// Treatment of a message that can never succeed.
 #[derive(Debug, Clone)]
 pub enum Policy<D> {
-    /// It is written to a place of its own, and acknowledged when it is durable there.
+    /// The message is written to a separate destination, and acknowledged once it is durable there.
     Bury(D),
-    /// It is nacked, and left to the subscription's own dead-letter policy.
+    /// The message is nacked, and left to the dead-letter policy of the subscription.
     Leave,
-    /// It is acknowledged and counted: lost, as the settings ask.
+    /// The message is acknowledged and counted. It is lost, as the settings ask.
     Drop,
 }
 
 impl<D> Policy<D> {
-    /// The same policy with another place for the letters.
+    /// Returns the same policy with another destination.
     pub fn map<E>(self, change: impl FnOnce(D) -> E) -> Policy<E> {
         match self {
             Self::Bury(letters) => Policy::Bury(change(letters)),

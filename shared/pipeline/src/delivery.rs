@@ -1,4 +1,8 @@
-//! A message together with the duty to settle it.
+//! A message together with the obligation to acknowledge or reject it.
+//!
+//! Every delivery is settled exactly once: either acked or nacked. The obligation travels with the
+//! message as a [`Settlement`]. Dropping a settlement nacks the message. So a panic or an early
+//! return can duplicate a message, but never lose it.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,24 +11,28 @@ use tokio::time::Instant;
 
 use crate::Message;
 
-/// What became of a delivery.
+/// Outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Safe downstream: the source may forget it.
+    /// The message is safe downstream. The source may forget it.
     Ack,
-    /// Not safe: the source must deliver it again.
+    /// The message is not safe. The source must deliver it again.
     Nack,
 }
 
-/// The source's side of a settlement.
+/// The source's side of a settlement: it receives the ack or the nack.
 ///
-/// Called exactly once, from any task; it must not block.
+/// [`Settle::settle`] is called exactly once, from any task. It must not block.
 pub trait Settle: Send {
-    /// Takes the verdict.
+    /// Receives the verdict.
     fn settle(self: Box<Self>, verdict: Verdict);
 
-    /// Whether the source still waits for the verdict. One that delivers everything again after a
-    /// failure, in order, says no from then on: a message of before would overtake those.
+    /// Returns true while the source still waits for the verdict.
+    ///
+    /// Some sources deliver all unsettled messages again after a failure, in their old order. MQTT
+    /// does so after a reconnect. Such a source returns `false` for all deliveries from before the
+    /// failure. The pipeline then nacks them without further work. Otherwise an old message could
+    /// overtake the new copies.
     fn is_current(&self) -> bool {
         true
     }
@@ -36,7 +44,9 @@ impl<F: FnOnce(Verdict) + Send> Settle for F {
     }
 }
 
-/// The duty to settle, apart from its message. Dropping it counts as [`Verdict::Nack`].
+/// The obligation to ack or nack a message, without the message itself.
+///
+/// Dropping it counts as [`Verdict::Nack`].
 #[must_use = "an unsettled delivery is delivered again"]
 pub struct Settlement {
     settle: Option<Box<dyn Settle>>,
@@ -47,22 +57,27 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// A duty that reports to `settle`, for a message that has just arrived.
+    /// Creates the settlement of a message that has just arrived. The verdict goes to `settle`.
     ///
-    /// `lease_end` is when the source takes the message back by itself; `None` means never.
+    /// `lease_end` is the time when the source redelivers the message by itself, such as the end of
+    /// an acknowledgement deadline. `None` means that it never does.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
         let (settle, arrived) = (Some(Box::new(settle) as Box<dyn Settle>), Instant::now());
         Self { settle, lease_end, return_delay: Duration::ZERO, arrived, held_bytes: 0 }
     }
 
-    /// Sets the memory that the duty holds beyond itself, such as the source's own record of it.
+    /// Sets the number of bytes that the settlement holds elsewhere, such as the source's own
+    /// record of the message.
     pub fn with_held_bytes(mut self, held_bytes: u32) -> Self {
         self.held_bytes = held_bytes;
         self
     }
 
-    /// Sets the longest time that the source keeps the message after a nack that was lost. It may
-    /// deliver later messages of the key again before.
+    /// Sets the longest time that the source keeps a message whose nack was lost. The default is
+    /// zero.
+    ///
+    /// A source may redeliver later messages of the same ordering key before that time. The
+    /// pipeline needs this time to keep their order.
     pub fn with_return_delay(mut self, return_delay: Duration) -> Self {
         self.return_delay = return_delay;
         self
@@ -73,37 +88,38 @@ impl Settlement {
         self.settle(Verdict::Ack);
     }
 
-    /// Asks for another delivery; the same as dropping it.
+    /// Asks for another delivery. Dropping the settlement does the same.
     pub fn nack(self) {
         self.settle(Verdict::Nack);
     }
 
-    /// Whether the source still waits for the verdict; see [`Settle::is_current`].
+    /// Returns true while the source still waits for the verdict; see [`Settle::is_current`].
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.settle.as_ref().is_some_and(|settle| settle.is_current())
     }
 
-    /// When the source takes the message back by itself.
+    /// Time when the source redelivers the message by itself.
     #[must_use]
     pub fn lease_end(&self) -> Option<Instant> {
         self.lease_end
     }
 
-    /// The longest time that the source keeps the message after a nack that was lost; zero where none
-    /// is lost.
+    /// Longest time that the source keeps a message whose nack was lost. It is zero for a source
+    /// that loses no nack.
     #[must_use]
     pub fn return_delay(&self) -> Duration {
         self.return_delay
     }
 
-    /// Bytes of memory that the duty holds beyond itself.
+    /// Bytes of memory that the settlement holds elsewhere.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         usize::try_from(self.held_bytes).unwrap_or(usize::MAX)
     }
 
-    /// When the message arrived. It may have waited since, for room in the pipeline.
+    /// Time when the message arrived. The message may have waited since then for room in the
+    /// pipeline.
     #[must_use]
     pub fn arrived(&self) -> Instant {
         self.arrived
@@ -130,19 +146,19 @@ impl fmt::Debug for Settlement {
     }
 }
 
-/// A message together with the duty to settle it.
+/// A message together with the obligation to acknowledge or reject it.
 ///
 /// Dropping a delivery counts as [`Verdict::Nack`].
 #[derive(Debug)]
 #[must_use = "an unsettled delivery is delivered again"]
 pub struct Delivery<T = Message> {
-    /// What was delivered.
+    /// The delivered message.
     pub message: T,
     settlement: Settlement,
 }
 
 impl<T> Delivery<T> {
-    /// Binds a message to the duty to settle it.
+    /// Binds a message to its settlement.
     pub fn new(message: T, settlement: Settlement) -> Self {
         Self { message, settlement }
     }
@@ -152,23 +168,23 @@ impl<T> Delivery<T> {
         self.settlement.ack();
     }
 
-    /// Asks for another delivery; the same as dropping it.
+    /// Asks for another delivery. Dropping the delivery does the same.
     pub fn nack(self) {
         self.settlement.nack();
     }
 
-    /// Whether the source still waits for the verdict; see [`Settle::is_current`].
+    /// Returns true while the source still waits for the verdict; see [`Settle::is_current`].
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.settlement.is_current()
     }
 
-    /// Swaps the message and keeps the duty to settle.
+    /// Replaces the message and keeps the settlement.
     pub fn replace<U>(self, message: U) -> Delivery<U> {
         Delivery { message, settlement: self.settlement }
     }
 
-    /// Parts the message from the duty to settle it.
+    /// Separates the message from its settlement.
     pub fn into_parts(self) -> (T, Settlement) {
         (self.message, self.settlement)
     }

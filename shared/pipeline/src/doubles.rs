@@ -1,8 +1,12 @@
-//! Test doubles of the stages: a [`Feed`] that delivers again what is nacked, a [`Broker`] that then
-//! delivers everything again, a [`Shelf`] that keeps what is written, [`Faults`] that make it fail, and a
-//! [`Ledger`] that watches the promise.
+//! Test doubles of the pipeline's traits.
 //!
-//! They are real code: a source, a sink and dead letters in memory.
+//! They are real code: sources, sinks and dead letters in memory.
+//!
+//! - [`Feed`] is a source that redelivers each nacked message.
+//! - [`Broker`] is a source that redelivers everything after a nack, as MQTT does.
+//! - [`Shelf`] is a sink that stores what is written.
+//! - [`Faults`] make a double fail.
+//! - [`Ledger`] records what happened, and checks that no message is acked before it is durable.
 
 mod broker;
 mod faults;

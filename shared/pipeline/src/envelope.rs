@@ -1,7 +1,9 @@
-//! The envelope that every message between the services wears.
+//! The JSON envelope of every message between the services.
 //!
-//! `{"id":"42","payload":"<base64>","publishTime":"2025-09-28T22:53:17.1Z","enrichmentData":{..}}`,
-//! byte-compatible with the Go services that wrote it first.
+//! `{"id":"42","payload":"<base64>","publishTime":"2025-09-28T22:53:17.1Z","enrichmentData":{..}}`
+//!
+//! The services replace earlier ones that were written in Go. The envelope is byte-compatible with
+//! theirs.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -17,53 +19,55 @@ use time::format_description::well_known::Rfc3339;
 use crate::json::Object;
 use crate::{Error, Message, Payload, Recovery, timestamp};
 
-/// A message's payload with what is known about it.
+/// The payload of a message with its metadata.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
-    /// Made once by ingestion, kept over every hop: tells duplicates.
+    /// Id created once by ingestion and kept over every hop. It identifies duplicates.
     pub id: String,
-    /// The original bytes; `None` is written as `null`.
+    /// Original bytes. `None` is written as `null`.
     pub payload: Option<Payload>,
-    /// When ingestion received the message, or the device's own event time. `None` where an
-    /// envelope bears the Go services' zero time.
+    /// Time when ingestion received the message, or the device's own event time. `None` if the
+    /// envelope has Go's zero time.
     pub publish_time: Option<OffsetDateTime>,
-    /// What enrichment added.
+    /// Data added by enrichment.
     pub enrichment: Map<String, Value>,
 }
 
-/// How a message's data is read.
+/// Format in which a message's data is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Input {
-    /// An envelope where it is one, else raw.
+    /// An envelope if the data is one, otherwise raw.
     #[default]
     Auto,
-    /// Always an envelope; anything else goes to the dead letters.
+    /// Always an envelope. Anything else goes to the dead letters.
     Envelope,
     /// Never an envelope.
     Raw,
 }
 
 impl Envelope {
-    /// Reads an envelope, or `None` for anything that is not one.
+    /// Reads an envelope. Returns `None` for any other data.
     #[must_use]
     pub fn read(data: &Bytes) -> Option<Self> {
-        // Spares the parser for the common kinds of raw data.
+        // Skips the parser for the common kinds of raw data.
         if data.trim_ascii_start().first() != Some(&b'{') {
             return None;
         }
         let mut json = serde_json::Deserializer::from_slice(data);
-        // What does not parse is a raw message, by contract, not a fault.
+        // By contract, data that does not parse is a raw message, not a fault.
         let envelope = json.deserialize_map(EnvelopeVisitor { data }).ok()?;
         json.end().ok()?;
         Some(envelope)
     }
 
-    /// Reads a message's data: as an envelope, or as a raw message whose whole data is the payload,
-    /// with the transport's id and time.
+    /// Reads the data of a message.
+    ///
+    /// The data is read as an envelope, or as a raw message. The payload of a raw message is its
+    /// whole data, and it has the transport's id and time.
     ///
     /// # Errors
-    /// `Reject` when `input` demands an envelope and the data is none.
+    /// `Reject` if `input` demands an envelope and the data is not one.
     pub fn of(message: &Message, input: Input) -> Result<Self, Error> {
         let read = match input {
             Input::Auto | Input::Envelope => Self::read(&message.data),
@@ -77,10 +81,11 @@ impl Envelope {
         }
     }
 
-    /// The data as JSON. A publish time beyond the years 0 to 9999 is written as the nearest one within.
+    /// Returns the envelope as JSON. A publish time outside the years 0 to 9999 is written as the
+    /// nearest time inside.
     ///
     /// # Panics
-    /// Never: every part has a JSON form.
+    /// Never: every part has a form in JSON.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         self.write().expect("strings and maps have a form in JSON").into()
@@ -113,11 +118,11 @@ impl Envelope {
     }
 }
 
-/// `time.Time{}` of Go: what its services write when they know no time.
+/// Zero value of Go's `time.Time{}`. The Go services wrote it if they knew no time.
 const GO_ZERO_TIME: OffsetDateTime = time::macros::datetime!(0001-01-01 00:00:00 UTC);
 
 struct EnvelopeVisitor<'de> {
-    /// What is read: the payload stays a part of it.
+    /// Data that is read. The payload remains a slice of it.
     data: &'de Bytes,
 }
 
@@ -160,7 +165,7 @@ enum Field {
     Unknown,
 }
 
-/// A key, matched without regard to case.
+/// A key, matched without regard to upper and lower case.
 struct Key(Field);
 
 impl<'de> Deserialize<'de> for Key {
@@ -190,7 +195,7 @@ impl EnvelopeVisitor<'_> {
     fn payload<E: de::Error>(&self, text: Cow<'_, str>) -> Result<Payload, E> {
         let text = match text {
             Cow::Borrowed(part) => self.data.slice_ref(part.as_bytes()),
-            // With escapes in it.
+            // The text had escapes.
             Cow::Owned(text) => text.into(),
         };
         Payload::from_base64(text).ok_or_else(|| E::custom("a payload must be padded base64"))

@@ -1,22 +1,21 @@
 use std::fmt;
 
-/// What the pipeline does about a failure.
+/// The reaction of the pipeline to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
     /// Try the same operation again after a back-off.
     Retry,
-    /// Give this message up: it would fail the same way every time. Holds the stable reason code
-    /// that the dead letter bears.
+    /// Give up this message, because it would fail in the same way every time. Holds the stable
+    /// reason code for the dead letter.
     Reject(&'static str),
-    /// Hand the message back to its source at once, to come again later: waiting here would hold
-    /// up others.
+    /// Nack the message at once, so that it is redelivered later. Waiting here would delay others.
     HandBack,
-    /// Stop the service: no message can succeed.
+    /// Stop the service, because no message can succeed.
     Stop,
 }
 
 impl Recovery {
-    /// An error that asks for this recovery, with what failed and why.
+    /// Creates an error that asks for this recovery, with the failed action and its cause.
     pub fn because(
         self,
         action: &'static str,
@@ -26,7 +25,7 @@ impl Recovery {
     }
 }
 
-/// A failure that names the next step of its caller.
+/// A failure that names the next step of the caller.
 #[derive(Debug, thiserror::Error)]
 pub struct Error {
     recovery: Recovery,
@@ -35,27 +34,27 @@ pub struct Error {
 }
 
 impl Error {
-    /// What to do about it.
+    /// Returns the recovery that the error asks for.
     #[must_use]
     pub fn recovery(&self) -> Recovery {
         self.recovery
     }
 
-    /// The same failure with another next step.
+    /// Returns the same failure with another recovery.
     #[must_use]
     pub(crate) fn with_recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }
 
-    /// The cause and its own causes in one line, without the action.
+    /// Returns the cause and its own causes in one line, without the action.
     #[must_use]
     pub fn detail(&self) -> String {
         let mut text = self.source.to_string();
         let mut next = self.source.source();
         while let Some(cause) = next {
             let cause_text = cause.to_string();
-            // Many clients print their cause themselves.
+            // Many clients already print their cause in their own text.
             if !text.contains(&cause_text) {
                 text.push_str(": ");
                 text.push_str(&cause_text);

@@ -14,28 +14,30 @@ use crate::progress::Pulse;
 use crate::waiting::Wait;
 use crate::{Delivery, Error, Message, Recovery, Settlement, Source};
 
-/// A message in the hands of a lane.
+/// A message that a lane is working on.
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub message: Message,
     pub duty: Duty,
 }
 
-/// What is owed for a message: its settlement, and its share of the bounds.
+/// Everything owed for a message: its settlement, and its share of the bounds.
 #[derive(Debug)]
 pub(crate) struct Duty {
     pub settlement: Settlement,
     pub permit: Permit,
     pub first_seen: OffsetDateTime,
-    /// Most messages in a batch with this one; above the limit of all batches where it may have company.
+    /// Maximum number of messages in a batch with this one. Usually above every limit, so that it
+    /// has no effect.
     pub max_batch: usize,
-    /// Tells the message from others, where a crash file is kept; else 0.
+    /// Identifies the message in the crash file. It is 0 if there is no crash file.
     pub fingerprint: u64,
-    /// The place of a message with an ordering key among those of its lane, which gives it.
+    /// Position among the messages of the lane, for a message with an ordering key. The lane
+    /// assigns it.
     pub sequence: u64,
-    /// A property of the message, which is gone when this is all that is kept of it.
+    /// Copy of the message's property of this name. It remains after the message itself is dropped.
     pub counts_attempts: bool,
-    /// Counts among those that wait until it is dropped.
+    /// Counts the message as waiting until it is dropped.
     pub _wait: Wait,
 }
 
@@ -48,26 +50,26 @@ pub(crate) struct Intake<S> {
     pub pulse: Pulse,
 }
 
-/// Why intake ended.
+/// Reason why intake ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// It was asked to.
+    /// Intake was asked to stop.
     Stopped,
-    /// The source has nothing more, for good.
+    /// The source has ended permanently.
     Exhausted,
     /// The source or a lane failed.
     Failed(Error),
 }
 
 impl<S: Source> Intake<S> {
-    /// Takes in until `stop` changes or the source ends; gives the source back, with the lanes'
-    /// inputs closed.
+    /// Takes messages until `stop` becomes true or the source ends. Returns the source, and closes
+    /// the inputs of the lanes.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Ended) {
         let ended = tokio::select! {
-            // The receive and admit inside are cancel safe: what was received but not yet handed
-            // over is dropped here, and so nacked.
+            // `receive` and `admit` inside are cancel safe. A delivery that was received but not
+            // yet handed over is dropped here, and dropping nacks it.
             ended = self.take_all() => ended,
-            // An error means that the sender is gone: the pipeline is going down too.
+            // An error means that the sender is gone, so the pipeline is shutting down too.
             _ = stop.wait_for(|stop| *stop) => Ended::Stopped,
         };
         (self.source, ended)
@@ -106,7 +108,7 @@ impl<S: Source> Intake<S> {
             let hand_over = hand_over(delivery, lane, &self.in_flight, &self.metrics);
             tokio::pin!(hand_over);
             let sent = loop {
-                // Beats while waiting, because room depends on the sink.
+                // Beats while it waits, because room depends on the sink.
                 tokio::select! {
                     sent = &mut hand_over => break sent,
                     _ = heartbeat.tick() => self.pulse.beat(),
@@ -119,7 +121,7 @@ impl<S: Source> Intake<S> {
     }
 }
 
-/// Waits for room within the bounds, then for the lane.
+/// Waits for room within the bounds, then for room in the queue of the lane.
 async fn hand_over(
     delivery: Delivery,
     lane: &mpsc::Sender<Parcel>,
@@ -145,7 +147,8 @@ async fn hand_over(
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }
 
-/// One ordering key always takes the same lane, which keeps its order; the rest goes round.
+/// Picks a lane. An ordering key always uses the same lane, which keeps its order. Other messages
+/// are spread evenly over the lanes.
 fn pick(message: &Message, lanes: usize, next_lane: &mut usize) -> usize {
     if message.ordering_key.is_empty() {
         *next_lane = (*next_lane + 1) % lanes;

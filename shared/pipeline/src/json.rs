@@ -1,4 +1,4 @@
-//! Writes the JSON objects that carry a payload as base64, and reads payloads without loss of digits.
+//! Writes JSON objects with a base64 payload, and reads JSON without loss of digits.
 
 mod exact;
 
@@ -8,15 +8,15 @@ use serde::Serialize;
 
 pub use exact::parse;
 
-/// A JSON object that grows by an entry at a time.
+/// A JSON object that grows by one entry at a time.
 ///
-/// Base64 goes straight into the text: a serializer would look at every character of it for something
-/// to escape, which takes longer than all the rest.
+/// Base64 is copied into the text as it is. A serializer would check every character of it for
+/// escapes, which takes longer than all the rest.
 #[derive(Debug)]
 pub struct Object(Vec<u8>);
 
 impl Object {
-    /// An object without entries, with room for so many bytes of text.
+    /// Creates an object without entries. `bytes` is the reserved capacity of its text.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
@@ -25,7 +25,7 @@ impl Object {
     /// Adds an entry. The key must need no escapes.
     ///
     /// # Errors
-    /// When the value has no form in JSON; the text is of no use then.
+    /// The value has no form in JSON. The text is unusable after that.
     pub fn put(
         &mut self,
         key: &'static str,
@@ -35,7 +35,7 @@ impl Object {
         serde_json::to_writer(&mut self.0, value)
     }
 
-    /// Adds an entry of bytes, as padded base64.
+    /// Adds an entry of bytes as padded base64.
     pub fn put_base64(&mut self, key: &'static str, bytes: &[u8]) {
         self.key(key);
         self.0.push(b'"');
@@ -45,7 +45,7 @@ impl Object {
         self.0.push(b'"');
     }
 
-    /// Adds an entry that is base64 already.
+    /// Adds an entry that is already in base64.
     pub(crate) fn put_encoded(&mut self, key: &'static str, base64: &[u8]) {
         self.key(key);
         self.0.push(b'"');
@@ -53,7 +53,7 @@ impl Object {
         self.0.push(b'"');
     }
 
-    /// The text of the object.
+    /// Returns the text of the object.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         if self.0.is_empty() {

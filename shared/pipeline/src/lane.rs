@@ -1,4 +1,6 @@
-//! One lane: a task that transforms records, grows batches and starts their writes. No locks.
+//! A lane: one task that transforms messages, collects records in batches and starts their writes.
+//!
+//! A lane owns its state, so it needs no locks.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,7 +34,8 @@ pub(crate) use order::Keyed;
 use order::Order;
 use transforming::Transformed;
 
-/// Messages taken in at one turn before writes and clocks are looked at again.
+/// Maximum number of messages taken from the input before the lane looks at writes and clocks
+/// again.
 const TURN: usize = 256;
 
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
@@ -44,41 +47,44 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     open: OpenBatches<S>,
     clock: Clock<S::Key>,
     last_taken: Instant,
-    /// Closed batches that wait for a free write; intake pauses while there is one.
+    /// Closed batches that wait for a free write. Intake pauses while there is one.
     waiting: VecDeque<Closed<S>>,
     writing: FuturesUnordered<Noted<Written<S::Key>>>,
-    /// Keys with an ordered batch under way: the next one of the key must wait for it.
+    /// Keys with an ordered batch being written. The next ordered batch of such a key must wait.
     ordered: HashSet<S::Key>,
     transforming: FuturesUnordered<Noted<Transformed<T::Record>>>,
-    /// Messages whose records were lost with their batch, in order. Nothing else joins before them.
+    /// Messages whose records were lost with their batch, in order. No other record joins a batch
+    /// before theirs.
     lost: VecDeque<Parcel>,
-    /// The first of them, while it is transformed again.
+    /// The first of the lost messages, while it is transformed again.
     rebuilding: FuturesUnordered<Noted<Transformed<T::Record>>>,
-    /// Messages on their way to the dead letters. Polled always, because they may hold what writes need.
+    /// Messages on their way to the dead letters or back to the source. Always polled, because they
+    /// may hold resources that writes wait for.
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
-    /// Messages that are held before they are handed back, in their order, and until when.
+    /// Messages that will be nacked, in order, each with the time of its nack.
     held: VecDeque<(Instant, write::Entry)>,
-    /// Messages that wait for an earlier one of their ordering key.
+    /// Messages that wait for an earlier message of the same ordering key.
     parked: HashMap<String, VecDeque<Parcel>>,
-    /// Keys whose parked messages can go on once there is room.
+    /// Ordering keys whose parked messages can continue once there is room.
     resumable: Vec<String>,
-    /// Keys with a message that must come again before those behind it.
+    /// Ordering keys with a nacked message that must be redelivered before later messages may
+    /// continue.
     order: Order,
-    /// Whether the other lanes know already that memory is short.
+    /// True if this lane has already told the other lanes that memory is short.
     has_called_for_memory: bool,
     starved: watch::Receiver<()>,
     freed: watch::Receiver<()>,
 }
 
-/// A write that has ended; its deliveries are settled.
+/// A finished write. Its deliveries are settled.
 struct Written<K> {
     key: K,
     was_ordered: bool,
-    /// Ordered messages that were handed back, in their order.
+    /// Ordered messages that were nacked, in order.
     nacked: Vec<Keyed>,
 }
 
-/// A lane that ends, be it by a cut drain, has nothing at work.
+/// Clears the lane's note in the crash file when the lane ends, even in the middle of a drain.
 impl<T: Transform, S: Sink<Record = T::Record>, D> Drop for Lane<T, S, D> {
     fn drop(&mut self) {
         self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
@@ -123,14 +129,15 @@ where
         }
     }
 
-    /// Runs until the input is closed and everything taken in is settled.
+    /// Runs until the input is closed and every message taken from it is settled.
     pub(crate) async fn run(mut self) {
         while !self.is_drained() {
             self.pulse.beat();
             self.turn().await;
             self.release_held();
             self.start_waiting();
-            // Before memory takes the free writes: a small batch is never the largest.
+            // Must come before memory takes the free writes. Memory closes the largest batches
+            // first, so a small batch that is due would wait too long.
             self.flush_due();
             self.relieve_memory();
             self.rebuild();
@@ -144,7 +151,8 @@ where
         }
     }
 
-    /// Notes that nothing is at work, unless the next message is at hand and notes itself.
+    /// Clears the lane's note in the crash file, unless another message is ready. That message will
+    /// replace the note.
     fn rest(&mut self) {
         let Some(suspects) = &self.shared.suspects else { return };
         if self.is_input_empty() || !self.has_room() {
@@ -152,15 +160,28 @@ where
         }
     }
 
-    /// A note of what the lane works on, where a file is kept of that.
+    /// Creates a note of the lane's current work. Returns `None` if there is no crash file.
     fn note(&self, fingerprints: impl IntoIterator<Item = u64>, work: Work) -> Option<Note> {
         let suspects = self.shared.suspects.as_ref()?;
         Some(Note::new(suspects, self.index, fingerprints, work))
     }
 
-    /// Waits for the next thing to happen, and does it.
+    /// Waits for the next event and handles it.
     ///
-    /// Every branch is cancel safe: streams, channels and clocks lose nothing when dropped.
+    /// Cancel safety: dropping a branch of the `select!` loses nothing, because each is a stream, a
+    /// channel or a clock.
+    ///
+    /// The branches are polled in this order (`biased`), and the first that is ready wins:
+    ///
+    /// 1. Finished writes, then messages on their way out. They free resources. They also report
+    ///    nacked messages, and the lane must know of those before it takes later messages of the
+    ///    same ordering key.
+    /// 2. Lost messages that were transformed again. They are older than everything that follows.
+    /// 3. Finished transforms. They are older than the messages in the input.
+    /// 4. New messages from the input.
+    /// 5. Signals and the clock. They may come last, because nothing depends on them alone. The
+    ///    lane checks due batches and memory after every event. If intake waits for room, the input
+    ///    soon becomes empty, and then the lane sees the signal.
     async fn turn(&mut self) {
         let (accepting, can_join) = (self.has_room(), self.can_join());
         let wake_at = self.wake_at();
@@ -174,7 +195,7 @@ where
             biased;
             Some(written) = self.writing.next() => self.finish(written),
             Some(nacked) = self.leaving.next() => self.handed_back(nacked),
-            // A record that cannot join yet stays where it is, so that the bounds hold.
+            // A record that may not join a batch yet stays in its future, so that the bounds hold.
             Some(rebuilt) = self.rebuilding.next(), if can_join => self.rebuilt(rebuilt),
             Some(transformed) = self.transforming.next(), if accepting => {
                 self.transformed(transformed).await;
@@ -189,7 +210,7 @@ where
         }
     }
 
-    /// Whether nothing more can join a batch.
+    /// Returns true if no more records can join a batch.
     fn is_taken_in(&self) -> bool {
         self.input.is_none()
             && self.transforming.is_empty()
@@ -205,14 +226,15 @@ where
             && self.leaving.is_empty()
     }
 
-    /// Takes what is at hand, without waiting, as long as there is room for it.
+    /// Takes the messages that are ready, without waiting, as long as there is room for them.
     async fn take_turn(&mut self, first: Parcel) {
         self.take(first).await;
         for _ in 1..TURN {
             if !self.has_room() {
                 break;
             }
-            // An empty and a closed input look the same here; the next turn tells them apart.
+            // `try_recv` fails alike for an empty input and for a closed one. The next turn
+            // distinguishes the two.
             let next = self.input.as_mut().and_then(|input| input.try_recv().ok());
             let Some(parcel) = next else { break };
             self.take(parcel).await;
@@ -220,7 +242,7 @@ where
         self.last_taken = Instant::now();
     }
 
-    /// Adds a record to its batch, and closes the batch when that reaches a limit.
+    /// Adds a record to its batch. Closes the batch when it reaches a limit.
     fn join(&mut self, parcel: Parcel, mut record: T::Record) {
         let note = self.note([parcel.duty.fingerprint], Work::Compute);
         let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
@@ -236,7 +258,7 @@ where
             if let Some(cause) = full.take() {
                 let lost = self.close(&key, cause);
                 if lost != 0 {
-                    // A panic: those of the batch come before this one.
+                    // The sink panicked. The messages of the batch come before this one.
                     return self.lost.insert(lost, parcel);
                 }
             }
@@ -257,8 +279,10 @@ where
         }
     }
 
-    /// Offers a record to the open batch of its key. After a panic the batch may hold half of it: it
-    /// is thrown away, and built again from the other messages.
+    /// Offers a record to the open batch of its key.
+    ///
+    /// After a panic the batch may hold half of the record. The batch is then discarded and rebuilt
+    /// from the other messages.
     fn offer(
         &mut self,
         key: &S::Key,
@@ -314,7 +338,7 @@ where
         }
     }
 
-    /// Takes the open batch of a key out of the lane.
+    /// Removes the open batch of a key from the lane.
     fn take_open(&mut self, key: &S::Key) -> Option<Open<S>> {
         let open = self.open.remove(key)?;
         self.clock.stop(open.started);
@@ -322,8 +346,10 @@ where
         Some(open)
     }
 
-    /// Seals a batch and starts its write, or queues it for one. Returns how many of its messages have to be
-    /// put into batches again, after a panic.
+    /// Seals a batch and starts its write, or queues it until a write is free.
+    ///
+    /// Returns the number of messages that must be put into batches again. It is above zero only
+    /// after a panic.
     fn close(&mut self, key: &S::Key, cause: Cause) -> usize {
         let Some(mut open) = self.take_open(key) else { return 0 };
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
@@ -376,17 +402,18 @@ where
         self.has_free_write() && !(is_ordered && self.ordered.contains(key))
     }
 
-    /// Whether the bounds let another record join.
+    /// Returns true if the bounds allow another record to join a batch.
     fn can_join(&self) -> bool {
         self.waiting.is_empty() && !self.shared.memory.is_over()
     }
 
-    /// Whether another message may be taken in.
+    /// Returns true if another message may be taken.
     fn has_room(&self) -> bool {
         self.can_join() && !self.is_rebuilding()
     }
 
-    /// Whether a batch that is closed now would be written at once, as far as it needs no order.
+    /// Returns true if a batch that is closed now would be written at once. Ordered batches may
+    /// still have to wait for an earlier batch of their key.
     fn has_slot(&self) -> bool {
         self.waiting.is_empty() && self.has_free_write()
     }
@@ -405,7 +432,7 @@ where
         }
     }
 
-    /// Hands back the batches of a key that hold messages behind one that has to come again.
+    /// Nacks the batches of a key that hold messages behind a nacked one.
     fn hand_back_behind(&mut self, key: &S::Key) {
         let must_follow = |order: &Order, entries: &[write::Entry]| {
             let mut keyed = entries.iter().filter_map(write::Entry::keyed);
@@ -425,14 +452,14 @@ where
         }
     }
 
-    /// Hands back all messages of an open batch; what was made of them is thrown away.
+    /// Nacks all messages of an open batch and discards their records.
     fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
         let Some(open) = self.take_open(key) else { return };
         open.entries.into_iter().for_each(|entry| self.hand_back(entry, reason));
     }
 
-    /// Hands back what was held for long enough, in order: the source delivers it again in the order of
-    /// the verdicts.
+    /// Nacks the messages that were held long enough, in order. The source redelivers messages in
+    /// the order of their nacks.
     fn release_held(&mut self) {
         let now = Instant::now();
         while self.held.front().is_some_and(|(due, _)| *due <= now)
@@ -443,8 +470,11 @@ where
         }
     }
 
-    /// Hands a message back because of another one, after a while. Where attempts are counted that is
-    /// long enough for the next delivery to be no copy that was on its way, so that one attempt suffices.
+    /// Nacks a message because of another message, after a delay.
+    ///
+    /// The delay is longer for messages whose deliveries are counted. After it, the next arrival is
+    /// certainly a redelivery, not a copy that was already on its way. So the message uses
+    /// up only one attempt.
     fn hand_back(&mut self, entry: write::Entry, reason: &'static str) {
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
@@ -455,7 +485,7 @@ where
         self.held.push_back((due, entry));
     }
 
-    /// Notes ordered messages that were just handed back.
+    /// Records ordered messages that were just nacked.
     fn handed_back(&mut self, messages: Vec<Keyed>) {
         let now = Instant::now();
         messages.into_iter().for_each(|message| self.order.handed_back(message, now));

@@ -1,10 +1,15 @@
-//! The pipeline that every service runs: messages flow from a [`Source`] through a [`Transform`]
-//! into a [`Sink`], and each one is acknowledged when its record is durable.
+//! The pipeline that every service runs. Messages flow from a [`Source`] through a [`Transform`]
+//! into a [`Sink`]. Each message is acknowledged once its record is durable.
 //!
-//! [`Pipeline::start`] is the entry: it takes the three parts and gives a [`Running`] pipeline.
-//! From there the way of a message is `intake` (takes deliveries, picks a lane), `lane` (one task
-//! that transforms records and grows batches) and `write` (one batch, with its retries, refusals and
-//! dead letters). Nothing here does I/O or knows a vendor.
+//! [`Pipeline::start`] is the entry point: it takes the three parts and returns a [`Running`]
+//! pipeline. A message then passes through these modules:
+//!
+//! - `intake` receives deliveries from the source and picks a lane for each.
+//! - `lane` is one task that transforms messages into records and collects records in batches. A
+//!   pipeline runs several lanes side by side.
+//! - `write` writes one batch, with retries, refused records and dead letters.
+//!
+//! This crate knows no vendor. Its only I/O is the optional crash file in `suspects`.
 
 pub mod backoff;
 pub mod batch;

@@ -13,35 +13,35 @@ use crate::batch;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Tasks that run side by side; 0 to 256, where 0 takes one per core.
+    /// Number of tasks that run side by side; 0 to 256. With 0 there is one for each core.
     pub lanes: usize,
-    /// Most messages between source and settlement; 1 to 1,000,000. It must be larger than what
-    /// waits in open batches.
+    /// Maximum number of messages that are received but not yet settled; 1 to 1,000,000. It must be
+    /// larger than the number of messages in open batches.
     pub max_messages_in_flight: usize,
-    /// Most bytes of messages in memory between source and settlement; 1 to 4 GiB.
+    /// Maximum bytes of messages in memory that are not yet settled; 1 to 4 GiB.
     pub max_bytes_in_flight: usize,
-    /// Most bytes of all batches, open or being written; 1 to 64 GiB. In icestore, which keeps no
-    /// messages beside their records, what acknowledges them counts too.
+    /// Maximum bytes of all batches, both open ones and those being written; 1 to 64 GiB. Icestore
+    /// keeps no original messages, so there the data needed to acknowledge them counts too.
     pub max_batch_memory: usize,
-    /// Most writes under way in one lane; 1 to 1000.
+    /// Maximum number of concurrent writes in one lane; 1 to 1000.
     pub max_writes: usize,
-    /// When a batch is written.
+    /// Limits at which a batch is written.
     pub batch: batch::Limits,
-    /// Longest duration of one attempt; above zero, at most 1h. A write gets a second more for each
-    /// MiB, and after a time-out twice that, so that a thin link is slow and not broken. A dead letter has 30s
-    /// of it at most.
+    /// Longest duration of one attempt; above zero, at most 1h. A write gets one more second for
+    /// each MiB. After each time-out that extra time doubles, so that a slow link is slow but still
+    /// works. A dead letter gets at most 30s of it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub attempt_timeout: Duration,
     /// Waits between attempts.
     pub retry: Backoff,
-    /// File that remembers the message or the batch each lane works on. A message that was at work at three
-    /// unclean ends of the process in a row becomes a dead letter `crashed`. Those of a batch are put into
-    /// smaller ones first, and then each into one of its own. The file must outlive the process, as an
-    /// `emptyDir` does, and belong to this process alone. With it a batch has at most 10,000 messages.
-    /// Without it nothing is remembered.
+    /// File that records the message or batch that each lane works on. A message that was being
+    /// processed at three unclean process ends in a row becomes a dead letter with the reason
+    /// `crashed`. Messages of a batch are first put into smaller batches, then each into its own.
+    /// The file must outlive the process, as an `emptyDir` does, and must belong to this process
+    /// alone. With this file a batch has at most 10,000 messages. Without it nothing is recorded.
     pub crash_file: Option<PathBuf>,
-    /// A task that shows no sign of life for this long makes the process unhealthy; 1s to 1d.
+    /// Time without a sign of life after which a task makes the process unhealthy; 1s to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub stall_after: Duration,
@@ -65,13 +65,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// How long before the end of a lease a batch is written: time for two attempts.
+    /// Returns how long before the end of a lease a batch is written: the time for two attempts.
     #[must_use]
     pub fn lease_margin(&self) -> Duration {
         self.attempt_timeout.saturating_mul(2)
     }
 
-    /// What is wrong with these settings, as pairs of a key and what would be right.
+    /// Returns the faults in these settings, as pairs of a key and its valid range.
     #[must_use]
     pub fn faults(&self) -> Vec<(&'static str, &'static str)> {
         const GIB: usize = 1024 * 1024 * 1024;
@@ -111,7 +111,7 @@ impl Limits {
         checks.into_iter().filter(|(ok, ..)| !ok).map(|(_, key, right)| (key, right)).collect()
     }
 
-    /// Tasks that run side by side.
+    /// Number of tasks that run side by side.
     #[must_use]
     pub fn lane_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -129,7 +129,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// The lowest limits that are allowed.
+    /// Lowest limits that are allowed.
     fn lowest() -> Limits {
         Limits {
             lanes: 0,
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// The highest limits that are allowed.
+    /// Highest limits that are allowed.
     fn highest() -> Limits {
         Limits {
             lanes: 256,

@@ -1,4 +1,4 @@
-//! A message as it travels between stages.
+//! A message on its way through a pipeline.
 
 use std::collections::{HashMap, hash_map};
 use std::ops::{Deref, DerefMut};
@@ -7,23 +7,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-/// Names of the attributes with a meaning of their own; nothing from outside may override them.
+/// Names of the attributes with a special meaning. Data from outside must not override them.
 pub mod attribute {
-    /// The MQTT topic that the message came in on.
+    /// MQTT topic of the message.
     pub const MQTT_TOPIC: &str = "mqtt_topic";
-    /// `true` for a message that the broker had retained.
+    /// `true` for a retained message of the broker.
     pub const MQTT_RETAIN: &str = "mqtt_retain";
-    /// The logical route, a key of `producers` in the settings of ingestion.
+    /// Name of the route, which is a key of `producers` in the settings of ingestion.
     pub const ROUTE_NAME: &str = "route_name";
-    /// The device, as captured from the topic.
+    /// Device, as captured from the topic.
     pub const DEVICE_ID: &str = "device_id";
-    /// Equal to the envelope's `id`: tells duplicates.
+    /// Equal to the envelope's `id`. It identifies duplicates.
     pub const INGEST_ID: &str = "ingest_id";
     /// W3C trace context, under the name that Google's clients use.
     pub const TRACEPARENT: &str = "googclient_traceparent";
-    /// What a device gave as its event time, where it was out of bounds.
+    /// Event time from a device that was out of bounds, as the device sent it.
     pub const EVENT_TIME_RAW: &str = "event_time_raw";
-    /// Content type of the payload (MQTT 5), as the device gave it.
+    /// Content type of the payload (MQTT 5), as the device sent it.
     pub const MQTT_CONTENT_TYPE: &str = "mqtt_content_type";
     /// Payload format indicator (MQTT 5): `0` for bytes, `1` for UTF-8.
     pub const MQTT_PAYLOAD_FORMAT: &str = "mqtt_payload_format";
@@ -33,12 +33,12 @@ pub mod attribute {
     pub const MQTT_CORRELATION_DATA: &str = "mqtt_correlation_data";
     /// Message expiry interval (MQTT 5) in seconds, as the broker sent it.
     pub const MQTT_MESSAGE_EXPIRY: &str = "mqtt_message_expiry";
-    /// Names, as a JSON list, of the user properties that came more than once. The value of each is a
-    /// JSON list of texts.
+    /// Names of the user properties that occurred more than once, as a JSON list. The value of each
+    /// is a JSON list of texts.
     pub const MQTT_REPEATED: &str = "mqtt_repeated";
     /// Prefix for a device's user property whose own name is reserved.
     pub const MQTT_PROPERTY: &str = "mqtt_property_";
-    /// Names with a meaning of their own.
+    /// Names with a special meaning.
     pub const RESERVED: [&str; 13] = [
         MQTT_TOPIC,
         MQTT_RETAIN,
@@ -54,18 +54,20 @@ pub mod attribute {
         MQTT_MESSAGE_EXPIRY,
         MQTT_REPEATED,
     ];
-    /// Prefixes of further names: of MQTT, of dead letters, and of Google.
+    /// Prefixes of more reserved names: for MQTT, for dead letters, and for Google.
     const RESERVED_PREFIXES: [&str; 3] = ["mqtt_", "dl_", "goog"];
 
-    /// Whether a name is reserved for the services.
+    /// Returns true if a name is reserved for the services.
     #[must_use]
     pub fn is_reserved(name: &str) -> bool {
         RESERVED.contains(&name) || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     }
 }
 
-/// String pairs that accompany a message over every hop. Clones share them until one is changed: a
-/// message is kept as it came, beside what was made of it, until that is durable.
+/// String pairs that accompany a message over every hop.
+///
+/// Clones share the pairs until one of them is changed. This saves memory, because the original
+/// message is kept beside its record until the record is durable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes(Arc<HashMap<String, String>>);
 
@@ -101,25 +103,26 @@ impl<'a> IntoIterator for &'a Attributes {
 /// Bytes with attributes, as a source received them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The transport's own id (the Pub/Sub message id); empty where the transport has none.
+    /// Id from the transport, such as the Pub/Sub message id. Empty if the transport has no ids.
     pub id: String,
     /// The data, byte for byte as received.
     pub data: Bytes,
-    /// What accompanies the data.
+    /// String pairs that accompany the data.
     pub attributes: Attributes,
-    /// Messages of one non-empty key keep their order.
+    /// Ordering key. Messages with the same non-empty key keep their order.
     pub ordering_key: String,
-    /// When the transport took the message.
+    /// Time when the transport accepted the message.
     pub publish_time: OffsetDateTime,
-    /// How often the transport says it has delivered this message; 1 where it does not say.
+    /// Number of deliveries of this message according to the transport. It is 1 if the transport
+    /// does not say.
     pub attempts: u32,
-    /// Whether the transport counts attempts, and puts a message aside after some. Messages of such
-    /// a transport are never handed back just because others should go first.
+    /// True if the transport counts deliveries and gives up the message after a number of them.
+    /// Such a message is never nacked only because other messages should go first.
     pub counts_attempts: bool,
 }
 
 impl Message {
-    /// A message of this data, published now, without attributes.
+    /// Creates a message with this data, published now, without attributes.
     #[must_use]
     pub fn new(data: impl Into<Bytes>) -> Self {
         Self {
@@ -133,14 +136,14 @@ impl Message {
         }
     }
 
-    /// The same message with one more attribute.
+    /// Adds an attribute.
     #[must_use]
     pub fn with_attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.attributes.insert(name.into(), value.into());
         self
     }
 
-    /// Bytes that this message holds in memory, without fixed overhead.
+    /// Bytes that this message holds in memory, without the fixed overhead.
     #[must_use]
     pub fn size(&self) -> usize {
         let attributes: usize = self.attributes.iter().map(|(k, v)| k.len() + v.len()).sum();

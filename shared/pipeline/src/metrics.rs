@@ -1,4 +1,4 @@
-//! What a pipeline counts. Every message that leaves the stream is counted with its reason.
+//! Metrics of a pipeline. Every message that leaves the stream is counted with its reason.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,39 +11,40 @@ use crate::batch::Cause;
 use crate::waiting::Waiting;
 use crate::{CRASHED, PANICKED};
 
-/// Why messages are handed back, beside being refused under a policy of the subscription.
+/// Reasons for nacks. A message that is nacked under
+/// [`Policy::Leave`](crate::dead_letter::Policy::Leave) has the reason of its refusal instead.
 const NACKED: [&str; 8] =
     ["lease", "transform", "asked", "order", "stale", "stop", "panicked", "dead_letter_failed"];
-/// What is tried again.
+/// Actions that are retried.
 const RETRIED: [&str; 4] = ["receive", "transform", "write", "dead_letter"];
 
-/// Why something happened; a short, stable code.
+/// Reason of an event, as a short and stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
-    /// The code.
+    /// The reason code.
     pub reason: &'static str,
 }
 
-/// The reasons for which a service ends messages without a record.
+/// Reasons why a service settles messages without a record.
 #[derive(Debug, Clone, Copy)]
 pub struct Reasons {
-    /// Those of dead letters, and of what is dropped in their place.
+    /// Reasons of dead letters, and of messages dropped instead of them.
     pub refused: &'static [&'static str],
-    /// Those of messages that are acknowledged, and that is all.
+    /// Reasons of messages that are only acknowledged.
     pub skipped: &'static [&'static str],
 }
 
-/// Which limit closed a batch.
+/// Label with the limit that closed a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct FlushCause {
-    /// The limit.
+    /// Limit that the batch reached.
     pub cause: Cause,
 }
 
-/// The metrics of one pipeline; clones share their values.
+/// Metrics of one pipeline. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Messages taken from the source, repeats included.
+    /// Messages taken from the source, including repeats.
     pub received: Counter,
     /// Messages that the transport says it has delivered before.
     pub repeated: Counter,
@@ -57,15 +58,15 @@ pub struct Metrics {
     pub dead_lettered: Family<Reason, Counter>,
     /// Messages that were given up and dropped, as the settings ask, by reason.
     pub dropped: Family<Reason, Counter>,
-    /// Messages handed back to the source for another delivery, by reason.
+    /// Messages nacked for another delivery, by reason.
     pub nacked: Family<Reason, Counter>,
     /// Attempts after the first, by the action that failed.
     pub retried: Family<Reason, Counter>,
-    /// Batches written, by what closed them.
+    /// Batches written, by the limit that closed them.
     pub flushed: Family<FlushCause, Counter>,
-    /// Messages between source and settlement.
+    /// Messages that are received but not yet settled.
     pub in_flight: Gauge,
-    /// Since when these wait.
+    /// Waiting time of the unsettled messages.
     pub waiting: Waiting,
     /// Bytes of open batches and of those being written.
     pub batch_memory: Gauge,
@@ -75,7 +76,7 @@ pub struct Metrics {
     pub batch_records: Histogram,
     /// Duration of a write, without its retries.
     pub write_duration: Histogram,
-    /// From the message's publish time until its record is durable.
+    /// Time from the publish time of a message until its record is durable.
     pub age: Histogram,
 }
 
@@ -104,8 +105,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that show each of these reasons from the start, with 0: Prometheus cannot tell the first
-    /// increase of a counter that it has not seen before.
+    /// Creates metrics that contain each of these reasons from the start, with 0. Otherwise
+    /// Prometheus would miss the first increase of a counter that it has not seen before.
     #[must_use]
     pub fn new(reasons: &Reasons) -> Self {
         let metrics = Self::default();
@@ -119,7 +120,7 @@ impl Metrics {
         for (family, reasons) in families {
             reasons.iter().for_each(|reason| Self::count(family, reason, 0));
         }
-        // Any stage of any service can meet a bug of its own.
+        // Any stage of any service can have a bug.
         for reason in [PANICKED, CRASHED] {
             Self::count(&metrics.dead_lettered, reason, 0);
         }
@@ -129,7 +130,7 @@ impl Metrics {
         metrics
     }
 
-    /// Enters all metrics under `dataflow_pipeline_...`.
+    /// Registers all metrics with the prefix `dataflow_pipeline`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_pipeline");
         registry.register(
@@ -208,7 +209,7 @@ impl Metrics {
         );
     }
 
-    /// Adds to a family's counter of this reason.
+    /// Adds to the counter of this reason.
     pub(crate) fn count(family: &Family<Reason, Counter>, reason: &'static str, by: usize) {
         family.get_or_create(&Reason { reason }).inc_by(by as u64);
     }

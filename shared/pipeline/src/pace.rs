@@ -1,9 +1,8 @@
-//! Learns from time-outs how slow the destination is: how long a write may take, and how many may
-//! run at a time.
+//! Adapts time limits and concurrency to a slow destination, by learning from time-outs.
 //!
-//! A fixed time limit stands still on a thin link: once the bytes under way need longer than the
-//! limit, every attempt is given up and its bytes are sent again. So a time-out doubles the time that
-//! a byte may take and halves the number of writes at a time. Successes undo both, step by step.
+//! A fixed time limit fails on a slow link. Once the bytes under way need longer than the limit,
+//! every attempt is cancelled and its bytes are sent again. So a time-out doubles the time that a
+//! byte may take, and halves the number of concurrent writes. Successes undo both, step by step.
 
 use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
@@ -11,16 +10,19 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// Bytes that get one second beyond `attempt_timeout` while nothing is known to be slow.
+/// Number of bytes that add one second to `attempt_timeout`, as long as the destination is not
+/// known to be slow.
 const BYTES_A_SECOND: f64 = 1024.0 * 1024.0;
-/// Doublings of the time a byte may take: down to 4 KiB a second. Without an end, an attempt that a peer
-/// swallowed in a long outage would hold up others for as long again.
+/// Maximum number of times that the time for a byte is doubled, down to 4 KiB a second.
+///
+/// Without a maximum, an attempt in a long outage could wait for a lost reply as long as the outage
+/// lasted. It would delay other attempts for that time.
 const MAX_SLOWNESS: u32 = 8;
-/// Successes in a row after which one more write may run, however long they took: latency is no sign of
-/// a thin link.
+/// Number of successes in a row that allow one more concurrent write, even if they were slow. High
+/// latency alone does not mean that the link is slow.
 const PATIENCE: u32 = 32;
 
-/// How slow the destination is; shared by all lanes.
+/// Speed of the destination, shared by all lanes.
 #[derive(Debug)]
 pub(crate) struct Pace {
     attempt_timeout: Duration,
@@ -31,28 +33,30 @@ pub(crate) struct Pace {
 
 #[derive(Debug, Clone, Copy)]
 struct State {
-    /// How often the time that a byte may take was doubled.
+    /// Number of times that the time for a byte was doubled.
     slowness: u32,
-    /// Writes that may run at a time.
+    /// Maximum number of concurrent writes.
     allowed: usize,
     running: usize,
-    /// Successes since the last time-out, or since one more write was allowed for them.
+    /// Successes since the last time-out, or since they last allowed one more write.
     successes: u32,
 }
 
-/// What was known when an attempt began. Attempts side by side time out together, and count once.
+/// State when an attempt began. Concurrent attempts often time out together. With this state they
+/// count only once.
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
     pace: &'a Pace,
     state: State,
 }
 
-/// The right to one attempt, given back on drop. Whoever holds it must be polled: others wait for it.
+/// The right to one attempt. Dropping it returns the right. The holder must be polled, because
+/// others wait for the right.
 #[derive(Debug)]
 pub(crate) struct Turn<'a>(Seen<'a>);
 
 impl Pace {
-    /// Starts with nothing known: the plain time limit, and all writes side by side.
+    /// Starts without knowledge: with the plain time limit, and with all writes side by side.
     pub(crate) fn new(attempt_timeout: Duration, max_writes: usize) -> Self {
         let max_writes = max_writes.max(1);
         let state = State { slowness: 0, allowed: max_writes, running: 0, successes: 0 };
@@ -64,7 +68,7 @@ impl Pace {
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
-            // From here on a turn that is given back wakes this task.
+            // From here on, a turn that is returned wakes this task.
             freed.as_mut().enable();
             if let Some(state) = self.try_enter() {
                 return Turn(Seen { pace: self, state });
@@ -92,12 +96,12 @@ impl Pace {
 }
 
 impl Seen<'_> {
-    /// Longest duration of an attempt to write so many bytes.
+    /// Returns the longest duration of an attempt to write this many bytes.
     pub(crate) fn time_limit(&self, bytes: usize) -> Duration {
         self.pace.time_limit(bytes, self.state.slowness)
     }
 
-    /// Notes that the attempt took all of its time.
+    /// Records that the attempt timed out.
     pub(crate) fn timed_out(&self) {
         let mut state = self.pace.lock();
         state.slowness = state.slowness.max((self.state.slowness + 1).min(MAX_SLOWNESS));
@@ -105,8 +109,10 @@ impl Seen<'_> {
         state.successes = 0;
     }
 
-    /// Notes that the attempt succeeded. Steps back only where it was fast enough for that: a limit
-    /// that is just long enough stays.
+    /// Records that the attempt succeeded.
+    ///
+    /// The time limit becomes shorter only if the attempt took less than half of the shorter limit.
+    /// So a limit that is just long enough stays.
     pub(crate) fn succeeded(&self, bytes: usize, took: Duration) {
         let mut state = self.pace.lock();
         if let Some(faster) = state.slowness.checked_sub(1)

@@ -1,8 +1,8 @@
 //! Turns a panic over one message into a dead letter of that message.
 //!
-//! A panic would end the process, the message would come again, and so would the panic: one message
-//! would stop every replica. State that a panicking call could leave half changed is thrown away by
-//! the caller.
+//! Otherwise a panic would end the process. The message would be redelivered and panic again, so
+//! one message could stop every replica. The caller discards any state that a panicking call may
+//! leave half changed.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,18 +11,18 @@ use futures::FutureExt as _;
 
 use crate::{Error, Recovery};
 
-/// The reason code of a message over which a stage panicked.
+/// Reason code of a message over which a stage panicked.
 pub const PANICKED: &str = "panicked";
 
-/// Calls a stage; a panic rejects the message.
+/// Calls a stage. A panic rejects the message.
 pub(crate) fn catch<T>(action: &'static str, call: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| rejection(action, panic))
 }
 
-/// Waits for a stage; a panic rejects the message.
+/// Waits for a stage. A panic rejects the message.
 ///
 /// # Errors
-/// Those of the call, or `Reject` with the text of the panic.
+/// Errors of the call, or `Reject` with the text of the panic.
 pub async fn catch_async<T>(
     action: &'static str,
     call: impl Future<Output = Result<T, Error>>,

@@ -10,25 +10,25 @@ use crate::json::Object;
 
 /// The bytes that a device sent.
 ///
-/// A payload that was read from an envelope stays in base64 until somebody asks for its bytes: most
-/// services pass it on, and neither decode nor encode it for that.
+/// A payload from an envelope stays in base64 until its bytes are needed. Most services only pass
+/// it on, so they neither decode nor encode it.
 #[derive(Clone)]
 pub struct Payload(Form);
 
 #[derive(Clone)]
 enum Form {
     Plain(Bytes),
-    /// Padded base64, checked.
+    /// Valid, padded base64.
     Base64(Bytes),
 }
 
 impl Payload {
-    /// A payload from its base64 text, or `None` when that is none.
+    /// Creates a payload from a base64 text. Returns `None` if the text is not padded base64.
     pub(crate) fn from_base64(text: Bytes) -> Option<Self> {
         is_base64(&text).then_some(Self(Form::Base64(text)))
     }
 
-    /// The bytes, decoded anew at each call where they came in base64.
+    /// Returns the bytes. A payload in base64 is decoded again at each call.
     ///
     /// # Panics
     /// Never: base64 is checked when it is read.
@@ -40,7 +40,7 @@ impl Payload {
         }
     }
 
-    /// Most bytes that it takes in base64.
+    /// Maximum length of the payload in base64.
     pub(crate) fn max_base64_len(&self) -> usize {
         match &self.0 {
             Form::Plain(bytes) => bytes.len() * 4 / 3 + 4,
@@ -86,13 +86,14 @@ impl fmt::Debug for Payload {
     }
 }
 
-/// Whether this is padded base64 that decodes, which takes a tenth of the time of decoding it.
+/// Returns true if the text is padded base64 that decodes. This takes a tenth of the time of
+/// decoding it.
 fn is_base64(text: &[u8]) -> bool {
     const GROUP: usize = 4;
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() | (*byte == b'+') | (*byte == b'/');
-    // Padding, and bits that no byte has, stand in the last group alone.
+    // Only the last group may have padding, or bits that belong to no byte.
     let (groups, last) = text.split_at(text.len().saturating_sub(GROUP));
-    // Without a way out in between, so that the compiler looks at many bytes at a time.
+    // No early exit, so that the compiler can check many bytes at a time.
     let all_digits = groups.iter().fold(true, |all, byte| all & is_digit(byte));
     text.len().is_multiple_of(GROUP)
         && all_digits

@@ -1,4 +1,4 @@
-//! Where in a message a value stands, as settings name it.
+//! Positions of values in a message, as settings name them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,20 +11,22 @@ use serde_json::Value;
 
 use crate::{Envelope, Message};
 
-/// A place in a message: `enrichment.DeviceID`, `attribute.device_id`, or a JSON pointer into the
+/// The position of a value in a message.
+///
+/// It is written as `enrichment.DeviceID`, as `attribute.device_id`, or as a JSON pointer into the
 /// payload such as `/device/id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// In the payload; at its root for all of it.
+    /// A value in the payload. An empty pointer means the whole payload.
     Payload(Pointer),
-    /// In the enrichment data.
+    /// A value in the enrichment data.
     Enrichment(Pointer),
-    /// An attribute.
+    /// An attribute with this name.
     Attribute(String),
 }
 
 impl Place {
-    /// The value at this place. `payload` is the parsed payload, where it is JSON.
+    /// Finds the value. `payload` is the parsed payload if it is JSON.
     #[must_use]
     pub fn find<'a>(
         &self,
@@ -35,7 +37,7 @@ impl Place {
         match self {
             Self::Payload(pointer) => find(payload?, pointer.names()).map(Found::Json),
             Self::Enrichment(pointer) => {
-                // The map is no value of its own, so its first level is looked up here.
+                // The enrichment map is not a JSON value, so its first level is looked up here.
                 let (first, rest) = pointer.names().split_first()?;
                 find(envelope.enrichment.get(first)?, rest).map(Found::Json)
             }
@@ -43,27 +45,28 @@ impl Place {
         }
     }
 
-    /// Whether the payload must be parsed to find it.
+    /// Returns true if the payload must be parsed to find the value.
     #[must_use]
     pub fn needs_payload(&self) -> bool {
         matches!(self, Self::Payload(_))
     }
 }
 
-/// Names of members from the outside to the inside, as a JSON pointer (RFC 6901) has them; for a list,
-/// the name is a position from 0.
+/// Member names of a JSON pointer (RFC 6901), the outermost first. For a list, the name is a
+/// position from 0.
 ///
-/// Taken apart once: `serde_json` would do it again, with several allocations a name, for each message.
+/// The pointer is parsed once. `serde_json` would parse it again for each message, with several
+/// allocations for each name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pointer(Vec<String>);
 
 impl Pointer {
-    /// A pointer to the member of this name.
+    /// Creates a pointer to the member of this name.
     pub fn to(name: impl Into<String>) -> Self {
         Self(vec![name.into()])
     }
 
-    /// The names, the outermost first.
+    /// Returns the names, the outermost first.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.0
@@ -90,24 +93,25 @@ fn find<'a>(root: &'a Value, names: &[String]) -> Option<&'a Value> {
     })
 }
 
-/// A position in a list, where a name is one: digits without a zero before them.
+/// Parses a position in a list: digits without a leading zero.
 #[must_use]
 pub fn position(name: &str) -> Option<usize> {
     let is_plain = name == "0" || name.starts_with(|first: char| ('1'..='9').contains(&first));
     name.parse().ok().filter(|_| is_plain)
 }
 
-/// What stands at a place.
+/// The value that was found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Found<'a> {
     /// A JSON value.
     Json(&'a Value),
-    /// An attribute's text.
+    /// Text of an attribute.
     Text(&'a str),
 }
 
 impl Found<'_> {
-    /// A text, or a number as text; `None` for anything else and for what is empty.
+    /// Returns a text, or a number as text. Returns `None` for anything else, and for an empty
+    /// text.
     #[must_use]
     pub fn text(self) -> Option<String> {
         let text = match self {

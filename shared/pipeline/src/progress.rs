@@ -1,36 +1,36 @@
-//! Tells a pipeline that waits from one that hangs.
+//! Distinguishes a pipeline that waits from one that hangs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The heartbeats of a pipeline's tasks.
+/// The heartbeats of the tasks of a pipeline.
 ///
-/// Attempts count as progress: a task beats at every turn of its loop, and all that it waits for has
-/// a time-out. So an outage elsewhere never looks like a hang.
+/// A task beats at every turn of its loop, and everything that it waits for has a time-out. So a
+/// failed attempt counts as progress too, and an outage elsewhere never looks like a hang.
 #[derive(Debug, Clone)]
 pub struct Progress {
     stall_after: Duration,
     beats: Arc<Mutex<Vec<Beat>>>,
 }
 
-/// A task's name and its last sign of life; `None` once it has ended.
+/// Name of a task and the time of its last heartbeat. `None` once the task has ended.
 type Beat = (String, Option<Instant>);
 
 impl Progress {
-    /// Watches for tasks that are silent for this long.
+    /// Watches for tasks without a heartbeat for longer than `stall_after`.
     #[must_use]
     pub fn new(stall_after: Duration) -> Self {
         Self { stall_after, beats: Arc::default() }
     }
 
-    /// How long a task must be silent to be stalled.
+    /// Time without a heartbeat after which a task is stalled.
     pub(crate) fn stall_after(&self) -> Duration {
         self.stall_after
     }
 
-    /// A pulse for a new task.
+    /// Creates the heartbeat of a new task.
     #[must_use]
     pub fn pulse(&self, name: String) -> Pulse {
         let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,7 +38,7 @@ impl Progress {
         Pulse { progress: self.clone(), index: beats.len() - 1 }
     }
 
-    /// A task that was silent for too long, and for how long.
+    /// Returns a stalled task, and the time since its last heartbeat.
     #[must_use]
     pub fn stalled(&self) -> Option<(String, Duration)> {
         let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,7 +49,7 @@ impl Progress {
     }
 }
 
-/// One task's heartbeat. A task that ends, ends its pulse.
+/// Heartbeat of one task. Dropping it marks the task as ended.
 #[derive(Debug)]
 pub struct Pulse {
     progress: Progress,
@@ -57,12 +57,12 @@ pub struct Pulse {
 }
 
 impl Pulse {
-    /// Says that the task is alive.
+    /// Reports that the task is alive.
     pub fn beat(&self) {
         self.set(Some(Instant::now()));
     }
 
-    /// How often a task must wake up to beat even if it has nothing to do.
+    /// Longest time between two heartbeats of a task that has nothing to do.
     #[must_use]
     pub fn interval(&self) -> Duration {
         self.progress.stall_after / 4

@@ -1,4 +1,4 @@
-//! Clients that are built anew after a call on them was given up.
+//! Clients that are rebuilt after a call on them was cancelled, such as by a time-out.
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,12 +10,12 @@ use futures::future::{BoxFuture, Shared};
 
 use crate::{Error, Recovery};
 
-/// A client that is replaced once a call on it was given up; clones share it.
+/// A client that is rebuilt after any call on it is cancelled. Clones share the client.
 ///
-/// The clients of the cloud's APIs carry all calls over a connection or two and do not look whether
-/// the peer is still there. When it has gone without a word (a NAT that forgot us, a host without
-/// power), each call on that connection waits until it is given up, and so does the next one. So
-/// whoever gives up a call gives up the client too: the next call has a connection of its own.
+/// Google's API clients send all calls over one or two connections, and do not check whether the
+/// peer is still there. A peer may disappear without a word. For example, a NAT drops its entry, or
+/// a host loses power. Then each call on that connection waits for its time-out, and so does the
+/// next one. So a cancelled call also discards the client, and the next call gets a new connection.
 pub struct Renewable<C, E = Error>(Arc<Inner<C, E>>);
 
 struct Inner<C, E> {
@@ -23,23 +23,23 @@ struct Inner<C, E> {
     current: Mutex<Option<Building<C, E>>>,
 }
 
-/// A client that is being built or was built, for all who wait. Each of them can finish it, so one that
-/// is no longer polled holds up no others.
+/// A client that is being built or was built, shared by all callers that wait. Each of them can
+/// finish the build. So a caller that is no longer polled does not delay the others.
 type Building<C, E> = Shared<BoxFuture<'static, Result<Arc<C>, Failure<E>>>>;
 
-/// Why a client was not built. The first who waited takes the error, and the others build again.
+/// The error of a failed build. The first caller takes it, and the others build again.
 type Failure<E> = Arc<Mutex<Option<E>>>;
 
 /// A client for one call.
 ///
-/// Dropping it without [`Lease::done`] says that the call was given up.
+/// Dropping it without [`Lease::done`] means that the call was cancelled.
 #[must_use = "a lease that is dropped replaces the client"]
 pub struct Lease<C, E = Error> {
     client: Arc<C>,
     claim: Claim<C, E>,
 }
 
-/// Replaces the client when it is dropped, unless the call came back.
+/// Discards the client when it is dropped, unless the call returned.
 struct Claim<C, E> {
     inner: Arc<Inner<C, E>>,
     building: Building<C, E>,
@@ -47,17 +47,17 @@ struct Claim<C, E> {
 }
 
 impl<C: Send + Sync + 'static, E: Send + 'static> Renewable<C, E> {
-    /// A client that is built when it is first needed.
+    /// Creates a client that is built when it is first needed.
     pub fn lazy(
         build: impl Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner { build: Box::new(build), current: Mutex::default() }))
     }
 
-    /// The client, for one call.
+    /// Returns the client for one call.
     ///
     /// # Errors
-    /// When it had to be built and could not.
+    /// The client had to be built, and the build failed.
     pub async fn lease(&self) -> Result<Lease<C, E>, E> {
         loop {
             let claim = Inner::claim(&self.0);
@@ -76,13 +76,13 @@ impl<C: Send + Sync + 'static, E: Send + 'static> Renewable<C, E> {
 }
 
 impl<C: Send + Sync + 'static> Renewable<C> {
-    /// A client that is built now.
+    /// Builds the client now.
     ///
-    /// What stops the service now is only retried when the client is built again: credentials that are
-    /// being replaced cannot be read for a moment.
+    /// Later builds turn a [`Recovery::Stop`] into a [`Recovery::Retry`]. For example, credentials
+    /// that are being replaced cannot be read for a moment.
     ///
     /// # Errors
-    /// When it cannot be built.
+    /// The client cannot be built.
     pub async fn open(
         build: impl Fn() -> BoxFuture<'static, Result<C, Error>> + Send + Sync + 'static,
     ) -> Result<Self, Error> {
@@ -124,7 +124,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<C, E> Lease<C, E> {
-    /// Reports that the call came back, whatever it said.
+    /// Reports that the call returned, with any result.
     pub fn done(mut self) {
         self.claim.is_done = true;
     }
@@ -143,11 +143,11 @@ impl<C, E> Drop for Claim<C, E> {
         if self.is_done {
             return;
         }
-        // Others may have given up the same client already.
+        // Other callers may have discarded the same client already.
         let mut current = lock(&self.inner.current);
         let replaced = current.take_if(|current| current.ptr_eq(&self.building));
         drop(current);
-        // What a client does when it goes is not done under the lock.
+        // Dropped after the lock is released, because dropping a client may do any work.
         drop(replaced);
     }
 }
@@ -175,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    /// Each client is the number of those before it.
+    /// Returns a client whose value is the number of clients built before it.
     fn counting() -> Renewable<u32, ()> {
         let built = Arc::new(AtomicU32::new(0));
         Renewable::lazy(move || {

@@ -1,4 +1,4 @@
-//! Starts a pipeline and brings it down in order.
+//! Starts a pipeline and shuts it down in order.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,36 +19,39 @@ use crate::progress::Progress;
 use crate::suspects::{MAX_BATCH, Suspects};
 use crate::{Error, Limits, Metrics, Recovery, Sink, Source, Transform};
 
-/// Most dead letters that are written at a time. Each is a request of its own, so there must be many where the
-/// way is long, and fewer where it is thin.
+/// Maximum number of dead letters that are written at the same time.
+///
+/// Each dead letter is its own request. A destination with high latency needs many at a time. On a
+/// link with little bandwidth, [`Pace`] reduces the number.
 const MAX_LETTERS: usize = 256;
 
-/// Most of `attempt_timeout` that an attempt to write a dead letter is given, with a second more for each MiB.
+/// Upper limit of the time-out for writing one dead letter. The time-out is `attempt_timeout` or
+/// this value, whichever is shorter, plus one second for each MiB.
 const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest time that a drain leaves for the source to close: its acknowledgements have a way to go, over a
-/// link that may be thin.
+/// Longest time that a drain reserves for closing the source. The source needs this time to send
+/// its last acknowledgements, perhaps over a slow link.
 const MAX_CLOSE: Duration = Duration::from_secs(5);
 
 /// A pipeline that has not started yet.
 pub struct Pipeline<So, T, S, D> {
-    /// The service's name, as dead letters bear it.
+    /// Name of the service, which is written into dead letters.
     pub service: &'static str,
-    /// Where deliveries come from.
+    /// Stream of deliveries.
     pub source: So,
-    /// What happens to each message.
+    /// Step that turns messages into records.
     pub transform: T,
-    /// Where records end up.
+    /// Destination of the records.
     pub sink: S,
-    /// What happens to a message that can never succeed.
+    /// Treatment of messages that can never succeed.
     pub dead_letters: Policy<D>,
     /// Bounds, waits and time-outs.
     pub limits: Limits,
-    /// What the pipeline counts.
+    /// Metrics of the pipeline.
     pub metrics: Metrics,
 }
 
-/// What all lanes of a pipeline share.
+/// State that all lanes of a pipeline share.
 pub(crate) struct Shared<T, S, D> {
     pub service: &'static str,
     pub transform: T,
@@ -61,14 +64,14 @@ pub(crate) struct Shared<T, S, D> {
     pub outage: Outage,
     pub letter_outage: Outage,
     pub pace: Pace,
-    /// Of dead letters, which are no part of a batch.
+    /// Pace of the dead letters, which are written outside of batches.
     pub letter_pace: Pace,
     pub suspects: Option<Arc<Suspects>>,
     failure: mpsc::Sender<Error>,
 }
 
 impl<T, S, D> Shared<T, S, D> {
-    /// Asks for the end of the service; the first reason counts.
+    /// Asks for the end of the service. Only the first reason is reported; later ones are logged.
     pub(crate) fn fail(&self, error: Error) {
         if let Err(mpsc::error::TrySendError::Full(later)) = self.failure.try_send(error) {
             warn!(error = format!("{later:#}"), "failed again while going down");
@@ -81,12 +84,12 @@ impl<T, S, D> Shared<T, S, D> {
     }
 }
 
-/// Whether the destination takes writes.
+/// Current outage of the destination: its reason and its start. Empty while writes succeed.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Outage(Arc<Mutex<Option<(String, OffsetDateTime)>>>);
 
 impl Outage {
-    /// Notes a failed attempt; true for the first of a series.
+    /// Records a failed attempt. Returns true for the first failure of a series.
     pub(crate) fn began(&self, reason: String) -> bool {
         let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = outage.is_none();
@@ -103,7 +106,7 @@ impl Outage {
     }
 }
 
-/// How a running pipeline is doing; clones look at the same pipeline.
+/// State of a running pipeline. Clones refer to the same pipeline.
 #[derive(Debug, Clone)]
 pub struct Status {
     progress: Progress,
@@ -115,54 +118,57 @@ pub struct Status {
 }
 
 impl Status {
-    /// A task that hangs, and for how long it was silent.
+    /// Returns a task that hangs, and how long it has shown no sign of life.
     #[must_use]
     pub fn stalled(&self) -> Option<(String, Duration)> {
         self.progress.stalled()
     }
 
-    /// Why the destination takes no writes, and since when.
+    /// Returns why the destination takes no writes, and since when.
     #[must_use]
     pub fn outage(&self) -> Option<(String, OffsetDateTime)> {
         self.outage.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the dead letters take no more, and since when.
+    /// Returns why the dead letters cannot be written, and since when.
     #[must_use]
     pub fn letter_outage(&self) -> Option<(String, OffsetDateTime)> {
         self.letter_outage.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Messages and bytes between source and settlement.
+    /// Returns the messages and bytes that were received but are not yet settled.
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {
         (self.in_flight.messages(), self.in_flight.bytes())
     }
 
-    /// Notes in the crash file that the process ends now, and not over a message. A message that a lane has
-    /// computed over for as long as `stall_after` stays noted.
+    /// Records in the crash file that the process ends now, but not because of a message.
+    ///
+    /// A message stays recorded if a lane has computed over it for `stall_after` or longer: the
+    /// message is probably the reason why the lane hangs.
     pub fn excuse(&self) {
         self.suspects.iter().for_each(|suspects| suspects.excuse(self.progress.stall_after()));
     }
 
-    /// Bytes of all batches, open or being written.
+    /// Bytes of all batches, both open and being written.
     #[must_use]
     pub fn batch_memory(&self) -> usize {
         self.memory.used()
     }
 }
 
-/// The drain did not end in time; what was left is nacked.
+/// The drain did not finish in time. The remaining messages were nacked.
 #[derive(Debug, thiserror::Error)]
 #[error("{messages} messages were not settled within {grace:?} and will be delivered again")]
 pub struct Incomplete {
-    /// Messages that were handed back.
+    /// Number of messages that were nacked.
     pub messages: usize,
-    /// The time that the drain had.
+    /// Time that the drain had.
     pub grace: Duration,
 }
 
-/// A pipeline at work. Dropping it nacks all that it holds; [`Running::shutdown`] drains it.
+/// A running pipeline. Dropping it nacks every message that it holds; [`Running::shutdown`] drains
+/// it.
 pub struct Running {
     tasks: JoinSet<Result<(), Error>>,
     stop: watch::Sender<bool>,
@@ -234,7 +240,8 @@ fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<S
     match Suspects::open(path, limits) {
         Ok(suspects) => return Some(Arc::new(suspects)),
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-            // As while one process takes over from another: better without the file than not at all.
+            // This happens while one process takes over from another. Running without the file is
+            // better than not running.
             let path = path.display();
             warn!(%path, "another process uses pipeline.crash_file: this one keeps none");
         }
@@ -255,7 +262,8 @@ where
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    /// Parcels between intake and a lane; part of the bound on messages in flight.
+    /// Maximum number of messages in the queue between intake and a lane. They are part of the
+    /// bound on messages in flight.
     const QUEUE: usize = 256;
     let mut lanes = JoinSet::new();
     let mut inputs = Vec::new();
@@ -270,7 +278,7 @@ where
     (inputs, lanes)
 }
 
-/// Runs intake, then waits for the lanes, then closes the source: the order of a drain.
+/// Runs intake, then waits for the lanes, then closes the source. This is the order of a drain.
 async fn supervise<So: Source>(
     intake: Intake<So>,
     mut lanes: JoinSet<()>,
@@ -282,7 +290,7 @@ async fn supervise<So: Source>(
         tokio::pin!(intake);
         tokio::select! {
             ended = &mut intake => ended,
-            // A lane ends before its input only by a panic.
+            // Only a panic can end a lane before its input ends.
             Some(Err(error)) = lanes.join_next() => {
                 report(&failure, Recovery::Stop.because("run lane", error));
                 intake.await
@@ -320,14 +328,16 @@ fn report(failure: &mpsc::Sender<Error>, error: Error) {
 }
 
 impl Running {
-    /// How the pipeline is doing.
+    /// Returns the state of the pipeline.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status.clone()
     }
 
-    /// Waits until the pipeline ends by itself: `None` when its source was exhausted and everything
-    /// is settled, else why it cannot go on. Cancel safe.
+    /// Waits until the pipeline ends by itself.
+    ///
+    /// Returns `None` if the source was exhausted and every message is settled. Otherwise returns
+    /// the error that prevents the pipeline from continuing. Cancel safe.
     pub async fn ended(&mut self) -> Option<Error> {
         tokio::select! {
             biased;
@@ -340,15 +350,18 @@ impl Running {
         }
     }
 
-    /// Drains: stops intake, transforms what is in hand, writes every batch, settles, closes the
-    /// source. What is not settled by then is nacked 5 s before the end of `grace`, or after three quarters
-    /// of a short one: the source needs the rest to send its acknowledgements.
+    /// Drains the pipeline: stops intake, transforms the messages it already has, writes every
+    /// batch, settles, closes the source.
+    ///
+    /// Part of `grace` is reserved for the source, which must send its acknowledgements. That part
+    /// is 5 s, or a quarter of `grace` if that is shorter. Messages that are not settled before it
+    /// are nacked.
     ///
     /// # Errors
-    /// When something was left, or the source lost verdicts.
+    /// Messages were left over, or the source lost acks or nacks.
     pub async fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
         let for_close = (grace / 4).min(MAX_CLOSE);
-        // Without a receiver the pipeline has ended already.
+        // A send to no receiver is not an error here: the pipeline has already ended.
         self.stop.send_replace(true);
         let drained = timeout(grace.saturating_sub(for_close), self.tasks.join_next()).await;
         let left = self.status.in_flight().0;
@@ -370,13 +383,13 @@ impl Running {
     }
 }
 
-/// Why a shutdown was not clean.
+/// Reason why a shutdown was not clean.
 #[derive(Debug, thiserror::Error)]
 pub enum ShutdownError {
-    /// Time was over before everything was settled.
+    /// The time ran out before every message was settled.
     #[error(transparent)]
     Incomplete(#[from] Incomplete),
-    /// The source lost verdicts, or a task died.
+    /// The source lost acks or nacks, or a task died.
     #[error(transparent)]
     Failed(#[from] Error),
 }

@@ -1,4 +1,4 @@
-//! The three parts of a pipeline.
+//! The three parts of a pipeline: [`Source`], [`Transform`] and [`Sink`].
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -7,110 +7,136 @@ use std::time::Duration;
 
 use crate::{Delivery, Error, Message};
 
-/// Where deliveries come from.
+/// A stream of deliveries, such as an MQTT connection or a Pub/Sub subscription.
 pub trait Source: Send + 'static {
-    /// The next delivery, or `None` when the source has ended for good.
+    /// Waits for the next delivery. Returns `None` once the source has ended permanently.
     ///
-    /// Cancel safe: a delivery that was not returned is not lost. A source must keep its order
-    /// within an ordering key.
+    /// Cancel safety: the pipeline may drop this future before it is ready, and call `receive`
+    /// again. The source must not lose a delivery because of that.
+    ///
+    /// Order: messages with the same ordering key must be returned in the order of their key.
+    /// Messages without an ordering key may be returned in any order.
     ///
     /// # Errors
-    /// With `Retry` the pipeline logs and asks again after a back-off; anything else stops it.
+    /// After `Retry` the pipeline logs the error and calls `receive` again after a back-off. Any
+    /// other error stops the pipeline.
     fn receive(&mut self) -> impl Future<Output = Result<Option<Delivery>, Error>> + Send;
 
-    /// Ends the source: returns once all verdicts given so far are as durable as the source can
-    /// make them. Deliveries that nobody received are nacked.
+    /// Closes the source. Deliveries that were never received are nacked.
+    ///
+    /// Returns once all acks and nacks so far are as durable as the source can make them. For
+    /// example, a source may wait until its last acknowledgements are sent.
     ///
     /// # Errors
-    /// When verdicts were lost: those messages will be delivered again.
+    /// Acks or nacks were lost. Those messages will be delivered again.
     fn close(self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-/// What a transform makes of a message.
+/// Result of transforming a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<R> {
     /// The record to write.
     Pass(R),
-    /// Nothing to write: acknowledge, and count under this reason.
+    /// Nothing to write: the message is acknowledged and counted under this reason.
     Skip(&'static str),
 }
 
-/// What happens to a message on its way.
+/// The step that turns a message into a record.
 ///
-/// Calls of one lane run concurrently where they wait; those of one ordering key run one after
-/// another.
+/// Concurrency: a lane runs other calls while one call waits. Messages with the same ordering key
+/// are an exception. They are transformed one after another, in their order.
 pub trait Transform: Send + Sync + 'static {
-    /// What comes out.
+    /// The output of the transform, which the sink writes.
     type Record: Send + 'static;
 
-    /// Makes a record of a message.
+    /// Turns a message into a record.
     ///
-    /// May run again for the same message, so it must be idempotent.
+    /// Idempotence: this may run more than once for the same message, after an error, a panic or a
+    /// redelivery. A repeated call must have no other effect than the first.
     ///
     /// # Errors
-    /// `Reject` sends the message to the dead letters; `Retry` tries again while the lease lasts.
+    /// - `Reject` moves the message to the dead letters.
+    /// - `Retry` calls `apply` again after a back-off, as long as the lease of the message lasts.
+    /// - `HandBack` nacks the message. If the message has an ordering key, or its deliveries are
+    ///   counted, it is retried like `Retry` instead.
+    /// - `Stop` nacks the message and stops the service.
     fn apply(
         &self,
         message: &Message,
     ) -> impl Future<Output = Result<Step<Self::Record>, Error>> + Send;
 }
 
-/// Why a batch did not take a record.
+/// Reason why a batch did not take a record.
 #[derive(Debug)]
 pub enum Join<R> {
-    /// It does not fit any more: close the batch, open a new one, offer the record again.
+    /// The batch has no room left. The pipeline closes it, opens a new one and offers the record
+    /// again.
     Full(R),
-    /// It fits no batch at all: to the dead letters.
+    /// No batch can take the record. Its message goes to the dead letters.
     Refused(Error),
 }
 
-/// A record that the destination refused for good.
+/// A record that the destination refused permanently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Position in the batch, from 0.
+    /// Position of the record in the batch, from 0.
     pub index: usize,
-    /// Stable code, such as `row_type_mismatch`.
+    /// Stable reason code, such as `row_type_mismatch`.
     pub reason: &'static str,
-    /// What exactly was wrong: column, expected, actual.
+    /// Exact cause: the column, the expected value and the actual value.
     pub detail: String,
 }
 
-/// Where records end up.
+/// The destination of records, such as a Pub/Sub topic or a BigQuery table.
+///
+/// A sink does not retry, and does not handle dead letters. The pipeline does both, so that every
+/// service behaves alike. The life of a batch is: [`Sink::open`], then [`Sink::join`] for each
+/// record, then [`Sink::seal`], then [`Sink::write`] until it succeeds.
+///
+/// Order: a lane writes the ordered batches of one [`Sink::Key`] one after another. A batch is
+/// ordered if one of its messages has an ordering key. All messages of an ordering key are in the
+/// same lane, so their order is kept. Other batches are written side by side, even with the same
+/// key.
 pub trait Sink: Send + Sync + 'static {
-    /// What a transform hands over.
+    /// The output of the transform.
     type Record: Send + 'static;
-    /// Which batch a record joins: a topic, a table, an archive folder.
+    /// Identity of the batch that a record belongs to: a topic, a table or an archive folder.
     type Key: Clone + Eq + Hash + Debug + Send + Sync + 'static;
-    /// A batch that grows by one encoded record at a time.
+    /// An open batch. It grows by one encoded record at a time.
     type Batch: Send + 'static;
-    /// A batch that is closed: the same bytes at every attempt to write it.
+    /// A closed batch. Every attempt to write it sends the same bytes.
     type Sealed: Send + Sync + 'static;
-    /// What the batches of a lane share, such as a compressor.
+    /// State that the batches of a lane share, such as a compressor.
     type Scratch: Send + 'static;
 
-    /// Whether the pipeline keeps each original message until its record is durable, so that a
-    /// record refused by [`Sink::write`] can go to the dead letters. A sink that never refuses a
-    /// record once it has joined saves that memory.
+    /// True if the pipeline keeps each original message until its record is durable.
+    ///
+    /// The original is needed when [`Sink::write`] refuses a record, because a dead letter holds
+    /// the whole message. A sink that never refuses a record after [`Sink::join`] sets this to
+    /// `false` and saves the memory.
     const KEEPS_ORIGINALS: bool = true;
 
-    /// What the batches of one lane share.
+    /// Creates the state that the batches of one lane share.
     fn scratch(&self) -> Self::Scratch;
 
-    /// The batch that this record belongs to.
+    /// Returns the key of the batch that this record belongs to.
     fn key(&self, record: &Self::Record) -> Self::Key;
 
-    /// Bytes that a key holds on the heap. Where originals are not kept, they count as memory of a batch.
+    /// Returns the number of bytes that a key holds on the heap. They count as memory of the batch
+    /// if [`Sink::KEEPS_ORIGINALS`] is `false`.
     fn key_bytes(&self, _key: &Self::Key) -> usize {
         0
     }
 
-    /// An empty batch.
+    /// Creates an empty batch.
     fn open(&self, key: &Self::Key) -> Self::Batch;
 
-    /// Encodes a record into a batch and returns the batch's size in bytes after it.
+    /// Encodes a record into a batch. Returns the size of the batch in bytes, including the new
+    /// record.
     ///
     /// # Errors
-    /// [`Join::Full`] only for a batch that holds a record already.
+    /// [`Join::Full`] is only allowed if the batch already holds a record. Otherwise the pipeline
+    /// would offer the record to one empty batch after another, forever.
     fn join(
         &self,
         batch: &mut Self::Batch,
@@ -118,31 +144,41 @@ pub trait Sink: Send + Sync + 'static {
         scratch: &mut Self::Scratch,
     ) -> Result<usize, Join<Self::Record>>;
 
-    /// Closes a batch. From here on its content and its name are fixed.
+    /// Closes a batch. After this call its content and its name are fixed.
     fn seal(&self, batch: Self::Batch, scratch: &mut Self::Scratch) -> Self::Sealed;
 
-    /// Longest duration of an attempt to write a small batch. `longest` is the one of the settings, and the
-    /// most that may be said: leases last long enough for that.
+    /// Returns the longest duration of one attempt to write a small batch.
+    ///
+    /// `longest` is the time-out from the settings. The result must not exceed it, because leases
+    /// are planned with `longest`.
     fn attempt_timeout(&self, longest: Duration) -> Duration {
         longest
     }
 
     /// Writes a batch and returns once it is durable.
     ///
-    /// `Ok` lists the records that the destination refused for good; all others are durable. After
-    /// `Err` none of them may be taken as durable, so a sink must bear the same batch twice.
+    /// `Ok` lists the records that the destination refused permanently. All other records are
+    /// durable. After `Err` the pipeline assumes that no record is durable, and may write the same
+    /// batch again. So the sink must tolerate a batch that is written twice.
     ///
-    /// The call is dropped at `time_limit`. Nothing of it may go on after that: an upload that
-    /// nobody waits for would take bandwidth from its own repetition.
+    /// Cancel safety: the pipeline drops the call after `time_limit`. No part of it may continue in
+    /// the background after that. For example, a forgotten upload would take bandwidth from its own
+    /// retry.
     ///
     /// # Errors
-    /// `Retry` writes the same batch again, `Reject` splits it until the culprit stands alone.
+    /// - `Retry` writes the same batch again after a back-off, as long as the leases of its
+    ///   messages last.
+    /// - `Reject` splits the batch in halves and writes each half, until the bad record is alone.
+    ///   That record becomes a dead letter. A batch that cannot be split is rejected as a whole.
+    /// - `HandBack` nacks all messages of the batch.
+    /// - `Stop` nacks them and stops the service.
     fn write(
         &self,
         batch: &Self::Sealed,
         time_limit: Duration,
     ) -> impl Future<Output = Result<Vec<Refusal>, Error>> + Send;
 
-    /// The first `at` records and the others, or `None` for a batch that cannot be parted.
+    /// Splits a batch into its first `at` records and the others. Returns `None` if the batch
+    /// cannot be split.
     fn split(&self, batch: &Self::Sealed, at: usize) -> Option<(Self::Sealed, Self::Sealed)>;
 }

@@ -1,19 +1,28 @@
-//! Remembers on disk what each lane works on, so that a message that ends the process again and again can
-//! be told and put aside.
+//! Records on disk which message each lane works on. A message that ends the process again and
+//! again is found that way and becomes a dead letter.
 //!
-//! A panic is caught, but a process that runs out of memory, overflows its stack or is killed cannot
-//! catch anything. Its messages come again, and the culprit ends the next process too. Pub/Sub counts
-//! deliveries only for subscriptions with a dead-letter policy, and MQTT never does. So each lane writes
-//! the fingerprint of its message into its part of a small file before it looks into it. A message that
-//! stood there alone at [`MAX_CRASHES`] ends in a row is not looked into any more. A message of another lane
-//! that was at work at the same three moments is put aside with it; a replay brings it back.
+//! A panic is caught. But a process cannot catch running out of memory, a stack overflow or a kill.
+//! Its messages are redelivered, and the same message ends the next process too. Counting
+//! deliveries does not help: Pub/Sub counts them only for subscriptions with a dead-letter policy,
+//! and MQTT never does.
 //!
-//! A batch that is closed or written is noted with all of its messages. None of them is put aside for
-//! that, but they keep to themselves from then on: in smaller batches after the first end, and each alone
-//! after the second one. So the culprit stands alone soon, and the others are written.
+//! So each lane writes the fingerprint of a message into its part of a small file before it
+//! processes the message. The next process reads the file. A message that was recorded alone at
+//! [`MAX_CRASHES`] process ends in a row is not processed any more. It becomes a dead letter
+//! instead. If another lane worked on the same message at each of these ends, that message becomes
+//! a dead letter too. A replay brings it back.
 //!
-//! A note is one system call into the page cache: it survives the process, but not the machine. Memory
-//! that other tasks take for a message is booked on nothing.
+//! A batch that is closed or written is recorded with all of its messages. None of them becomes a
+//! dead letter for that, but they are isolated step by step. After the first process end they are
+//! in smaller batches, and after the second each is alone. So the bad message is soon alone, and
+//! the others are written.
+//!
+//! Example: a batch of 900 messages crashes the process. The next process writes these messages in
+//! batches of 30 (the square root), and crashes on one of them. The third process writes the 30
+//! messages of that batch one by one.
+//!
+//! Recording is one system call into the page cache. The record survives the process, but not the
+//! machine. Memory that other tasks allocate because of a message is not recorded.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -36,37 +45,40 @@ mod tests;
 
 pub(crate) use noted::{Note, Noted, during};
 
-/// The reason code of a message that was at work at several unclean ends in a row.
+/// Reason code of a message that was being processed at several unclean process ends in a row.
 pub const CRASHED: &str = "crashed";
 
-/// Unclean ends in a row after which a message is put aside. One end may have other reasons.
+/// Number of unclean process ends in a row after which a message becomes a dead letter. A single
+/// end may have other reasons.
 pub const MAX_CRASHES: u32 = 3;
 
-/// Most messages in a batch while they are noted.
+/// Maximum number of messages in a batch while a crash file is used.
 pub(crate) const MAX_BATCH: usize = 10_000;
 
-/// A line that ends the notes of a lane.
+/// Line that ends the record of a lane.
 const NOTHING: &str = "0000000000000000\n";
-/// Most messages that are put aside at a time.
+/// Maximum number of messages that stay excluded at the same time.
 const MAX_ASIDE: usize = 1000;
 
-/// Bytes of a message's line: 16 hexadecimal digits and the line's end.
+/// Bytes of the line of a message: 16 hexadecimal digits and the line end.
 const LINE: usize = 17;
-/// More than a file of ours ever has: 256 lanes with the largest batches.
+/// Maximum size of a crash file that is read. It is more than 256 lanes with the largest batches
+/// need.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Messages that were at work when earlier processes ended, and what each lane works on.
+/// Messages that were being processed when earlier processes ended, and the current work of each
+/// lane.
 ///
-/// The file has a line for each suspect, then one that says how many lines each lane has, then those of the
-/// lanes. A lane's notes end at the first line that is zero.
+/// The file has one line for each suspect. Then follows a line with the number of lines of each
+/// lane, and then the lines of the lanes. The record of a lane ends at its first line of zeros.
 #[derive(Debug)]
 pub(crate) struct Suspects {
     file: File,
-    /// By fingerprint.
+    /// Process ends of each suspect, by fingerprint.
     suspects: HashMap<u64, Ends>,
-    /// Most messages in a batch of those that were at work in a batch once.
+    /// Maximum size of a batch with messages that were in a crashed batch once.
     company: usize,
-    /// Where the lines of the first lane begin.
+    /// Position in the file where the lines of the first lane begin.
     start: usize,
     lines: usize,
     lanes: Vec<Lane>,
@@ -74,7 +86,7 @@ pub(crate) struct Suspects {
     is_over: AtomicBool,
 }
 
-/// Unclean ends in a row with a message at work.
+/// Number of unclean process ends in a row at which a message was being processed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Ends {
     alone: u32,
@@ -89,13 +101,14 @@ impl Ends {
 
 #[derive(Debug, Default)]
 struct Lane {
-    /// What stands in the file.
+    /// Current record in the file.
     noted: AtomicU64,
-    /// Since when the lane looks into it: milliseconds after the start, and one more; 0 while it does not.
+    /// Time when the lane began to compute: milliseconds since the start, plus 1. It is 0 while the
+    /// lane does not compute.
     since: AtomicU64,
 }
 
-/// A message or a batch, as it is noted.
+/// A message or a batch in the form in which it is recorded.
 #[derive(Debug, Clone)]
 pub(crate) struct AtWork {
     id: u64,
@@ -117,20 +130,20 @@ impl AtWork {
     }
 }
 
-/// What a lane does with what is at work.
+/// Kind of work that a lane does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// It computes, so it hangs over nothing but the message.
+    /// The lane computes. If it hangs, the message is the only possible reason.
     Compute,
-    /// It writes, so it may hang over the destination.
+    /// The lane writes. If it hangs, the destination may be the reason.
     Write,
 }
 
 impl Suspects {
-    /// Reads what the last process left, and begins anew.
+    /// Reads what the last process left, and starts a new file.
     ///
     /// # Errors
-    /// `ResourceBusy` when another process uses the file.
+    /// `ResourceBusy` if another process uses the file.
     pub(crate) fn open(path: &Path, limits: &Limits) -> io::Result<Self> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -170,10 +183,10 @@ impl Suspects {
         })
     }
 
-    /// Returns the fingerprint of a message, and most messages of a batch with it.
+    /// Returns the fingerprint of a message, and the maximum size of a batch with this message.
     ///
     /// # Errors
-    /// `Reject` for a message that was at work at too many ends in a row.
+    /// `Reject` for a message that was being processed at too many process ends in a row.
     pub(crate) fn admit(&self, message: &Message) -> Result<(u64, usize), Error> {
         let fingerprint = fingerprint(message);
         let max_batch = match self.suspects.get(&fingerprint) {
@@ -189,7 +202,7 @@ impl Suspects {
         Ok((fingerprint, max_batch))
     }
 
-    /// Notes what a lane begins to work on, or goes on with.
+    /// Records the work that a lane begins or continues.
     pub(crate) fn enter(&self, lane: usize, at_work: &AtWork, work: Work) {
         self.note(lane, at_work.id, &at_work.lines);
         if work == Work::Compute {
@@ -198,20 +211,22 @@ impl Suspects {
         }
     }
 
-    /// Notes that a lane is not in the middle of it any more. What was noted stands until something else
-    /// does, or [`Suspects::leave`].
+    /// Records that a lane has stopped computing for now. The record in the file stays until
+    /// another one replaces it, or until [`Suspects::leave`].
     pub(crate) fn pause(&self, lane: usize) {
         self.lanes[lane].since.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that a lane has nothing at work.
+    /// Records that a lane has no work.
     pub(crate) fn leave(&self, lane: usize) {
         self.pause(lane);
         self.note(lane, 0, NOTHING);
     }
 
-    /// Clears the file before the process is ended by force. What a lane has computed over for so long stays
-    /// noted: it would hang over it again.
+    /// Clears the file before the process is ended by force.
+    ///
+    /// A lane that has computed for `hang` or longer keeps its record, because it would hang over
+    /// the same message again.
     pub(crate) fn excuse(&self, hang: Duration) {
         self.is_over.store(true, Ordering::SeqCst);
         for (index, lane) in self.lanes.iter().enumerate() {
@@ -231,7 +246,7 @@ impl Suspects {
             return;
         }
         self.write(lane, lines);
-        // The process may have begun to end meanwhile.
+        // `excuse` may have run in the meantime.
         if self.is_over.load(Ordering::SeqCst) {
             self.write(lane, NOTHING);
         }
@@ -245,17 +260,19 @@ impl Suspects {
     }
 }
 
-/// The messages that were at work at the end of a process, and at how many ends in a row. Lines that are
-/// not ours count for nothing.
+/// Returns the messages that were being processed when a process ended, each with its number of
+/// ends in a row. Lines in any other format are ignored.
 fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
     let Some(Left { suspects: before, lanes }) = read(text) else { return HashMap::new() };
     if lanes.is_empty() {
         return HashMap::new();
     }
-    // While processes go on ending, those that were put aside stay so: they are not at work any more.
+    // Excluded messages stay excluded while processes keep crashing. They are no longer processed,
+    // so no lane records them.
     let aside = before.iter().filter(|(_, ends)| ends.is_aside()).take(MAX_ASIDE);
     let mut suspects: HashMap<u64, Ends> = aside.map(|(key, ends)| (*key, *ends)).collect();
-    // A message without an id may be at work in two lanes. One end counts once, and the worse.
+    // Two lanes may work on the same message if it has no id. One process end counts only once, as
+    // the more serious kind.
     let is_alone = lanes.iter().filter(|at_work| at_work.len() == 1).flatten();
     let is_alone: HashSet<_> = is_alone.copied().collect();
     for fingerprint in lanes.into_iter().flatten() {
@@ -268,10 +285,10 @@ fn after_an_end(text: &[u8]) -> HashMap<u64, Ends> {
     suspects
 }
 
-/// What a process leaves.
+/// Content of the file that a process left.
 struct Left {
     suspects: HashMap<u64, Ends>,
-    /// What each lane that had anything at work has noted.
+    /// Recorded fingerprints of each lane that had work.
     lanes: Vec<Vec<u64>>,
 }
 
@@ -297,10 +314,10 @@ fn read(text: &[u8]) -> Option<Left> {
     Some(Left { suspects, lanes: lanes.filter(|noted| !noted.is_empty()).collect() })
 }
 
-/// Tells a message from others, the same in each process; never 0.
+/// Identifies a message, in the same way in each process. Never 0.
 fn fingerprint(message: &Message) -> u64 {
     if message.id.is_empty() {
-        // Without an id of the transport its topic and its content must do.
+        // Without an id from the transport, the topic and the content identify the message.
         let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
         hash(&[topic.as_bytes(), &message.data])
     } else {
@@ -308,7 +325,7 @@ fn fingerprint(message: &Message) -> u64 {
     }
 }
 
-/// Never 0.
+/// Hashes these parts. Never returns 0.
 fn hash(parts: &[&[u8]]) -> u64 {
     let mut hasher = BuildHasherDefault::<DefaultHasher>::new().build_hasher();
     parts.iter().for_each(|part| hasher.write(part));

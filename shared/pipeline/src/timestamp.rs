@@ -1,4 +1,4 @@
-//! Times from outside, in UTC and in the years that RFC 3339 can write.
+//! Times from outside, converted to UTC and limited to the years that RFC 3339 can write.
 
 use time::format_description::well_known::Rfc3339;
 use time::macros::datetime;
@@ -9,8 +9,8 @@ const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00:00 UTC);
 /// Last time that RFC 3339 can write.
 const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999_999_999 UTC);
 
-/// Returns the time in UTC. `None` if its year in UTC is not 0 to 9999, so that RFC 3339 cannot write
-/// it again: `9999-12-31T23:59:59-01:00` is in the year 10000.
+/// Returns the time in UTC. Returns `None` if its year in UTC is not 0 to 9999, because RFC 3339
+/// cannot write such a year. For example, `9999-12-31T23:59:59-01:00` is in the year 10000.
 #[must_use]
 pub fn in_utc(time: OffsetDateTime) -> Option<OffsetDateTime> {
     time.checked_to_offset(UtcOffset::UTC).filter(|time| (FIRST..=LAST).contains(time))
@@ -22,7 +22,8 @@ pub fn nearest_in_utc(time: OffsetDateTime) -> OffsetDateTime {
     in_utc(time).unwrap_or_else(|| time.clamp(FIRST, LAST))
 }
 
-/// Reads an RFC 3339 time, in UTC. `None` for any other text, and beyond the years 0 to 9999.
+/// Parses an RFC 3339 time and converts it to UTC. Returns `None` for any other text, and outside
+/// the years 0 to 9999.
 #[must_use]
 pub fn parse_rfc3339(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok().and_then(in_utc)

@@ -1,4 +1,4 @@
-//! W3C trace context: one attribute that a message bears over every hop.
+//! W3C trace context: one attribute that accompanies a message over every hop.
 //!
 //! <https://www.w3.org/TR/trace-context/#traceparent-header>
 
@@ -7,7 +7,7 @@ use rand::Rng as _;
 use crate::Message;
 use crate::message::attribute::TRACEPARENT;
 
-/// Whether this is a `traceparent` that others can go on with: version 00, and no id of zeros.
+/// Returns true for a `traceparent` that can be continued: version 00, and no id of zeros.
 #[must_use]
 pub fn is_valid(parent: &str) -> bool {
     let is_hex = |part: &str, length| {
@@ -19,7 +19,7 @@ pub fn is_valid(parent: &str) -> bool {
     version == "00" && is_id(trace, 32) && is_id(span, 16) && is_hex(flags, 2)
 }
 
-/// A new context, not sampled: nobody has recorded it yet.
+/// Creates a new context that is not sampled, because nobody has recorded it yet.
 #[must_use]
 pub fn new_parent() -> String {
     let mut random = rand::rng();
@@ -28,7 +28,7 @@ pub fn new_parent() -> String {
     format!("00-{trace:032x}-{span:016x}-00")
 }
 
-/// The trace id of a message, for its logs.
+/// Returns the trace id of a message, for its logs.
 #[must_use]
 pub fn id(message: &Message) -> Option<&str> {
     let parent = message.attributes.get(TRACEPARENT).filter(|parent| is_valid(parent))?;

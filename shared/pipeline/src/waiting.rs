@@ -1,4 +1,4 @@
-//! Since when messages wait to be settled.
+//! Measures how long messages wait to be settled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,15 +10,14 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use time::OffsetDateTime;
 
-/// The messages between source and settlement, by the second of their publish time; clones are the
-/// same ones.
+/// The unsettled messages, counted by the second of their publish time. Clones share the counts.
 ///
-/// As a metric it is the age of the oldest one, and 0 while there is none. Pub/Sub delivers the oldest
-/// first, so with a backlog it is the age of that.
+/// As a metric it is the age of the oldest message, and 0 if there is none. Pub/Sub delivers the
+/// oldest messages first. So with a backlog the metric shows the age of the backlog.
 #[derive(Debug, Clone, Default)]
 pub struct Waiting(Arc<Mutex<BTreeMap<i64, usize>>>);
 
-/// A message that waits; dropped when it is settled.
+/// A message that waits. Dropping it marks the message as settled.
 #[derive(Debug)]
 pub struct Wait {
     waiting: Waiting,
@@ -34,17 +33,18 @@ impl Waiting {
         Wait { waiting: self.clone(), second }
     }
 
-    /// The publish time of the oldest one, in seconds of Unix time.
+    /// Publish time of the oldest message, in seconds of Unix time.
     #[must_use]
     pub fn oldest(&self) -> Option<i64> {
         self.lock().first_key_value().map(|(second, _)| *second)
     }
 
-    /// The age of the oldest one in seconds, counted from its publish time; 0 without one.
+    /// Age of the oldest message in seconds, counted from its publish time. It is 0 if there is
+    /// none.
     #[must_use]
     pub fn oldest_seconds(&self) -> i64 {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        // The clocks of two machines differ: a message from the future is new.
+        // The clocks of two machines differ. A message from the future is treated as new.
         self.oldest().map_or(0, |oldest| (now - oldest).max(0))
     }
 
@@ -105,7 +105,7 @@ mod tests {
         let _future = waiting.enter(ago(-1000));
         assert_eq!(age(), 0);
         let _old = waiting.enter(ago(1000));
-        // The clock goes on meanwhile, and the test may wait for its turn.
+        // Time passes in the meantime, and the test may wait for its turn.
         assert!((1000..2000).contains(&age()), "{}", age());
     }
 

@@ -1,4 +1,5 @@
-//! Writes one batch: attempts, splitting, refusals, and the settlement of every message in it.
+//! Writes one batch: attempts, splitting, refused records, and the settlement of every message in
+//! it.
 
 use std::time::Duration;
 
@@ -21,14 +22,17 @@ mod dead_lettering;
 use attempt::{Ending, Target, attempt};
 pub(crate) use dead_lettering::bury_all;
 
-/// How long a message is held before it is handed back. Pub/Sub delivers it again at once where the
-/// subscription has no retry policy, and nothing but this keeps the two from tossing it to and fro.
+/// Time that a message is held before a nack.
+///
+/// Pub/Sub redelivers a nacked message at once if the subscription has no retry policy. Without
+/// this pause, a failing message would be nacked and redelivered in a busy loop.
 pub(crate) const HOLD: Duration = Duration::from_millis(500);
 
-/// Batches of fewer bytes are not split after a time-out: their size is not what takes the time.
+/// Smallest size in bytes at which a batch is split after a time-out. The size of a smaller batch
+/// is not what makes its write slow.
 const WORTH_SPLITTING: usize = 64 * 1024;
 
-/// A batch that no record can join any more.
+/// A closed batch. No record can join it any more.
 pub(crate) struct Closed<S: Sink> {
     pub key: S::Key,
     pub sealed: S::Sealed,
@@ -43,9 +47,10 @@ pub(crate) struct Closed<S: Sink> {
 #[derive(Debug)]
 pub(crate) struct Entry {
     duty: Duty,
-    /// In a box, because most entries of a service that keeps none would carry the room for it.
+    /// Boxed. A service that keeps no originals would otherwise reserve the space for one in every
+    /// entry.
     original: Option<Box<Message>>,
-    /// The name of an ordered message whose original is not kept.
+    /// Identity of an ordered message whose original is not kept.
     keyed: Option<Box<Keyed>>,
     publish_time: OffsetDateTime,
     attempts: u32,
@@ -64,7 +69,7 @@ impl Entry {
         Self { duty, original: None, keyed, publish_time, attempts }
     }
 
-    /// The name of the message, if it has an ordering key.
+    /// Returns the identity of the message if it has an ordering key.
     pub(crate) fn keyed(&self) -> Option<Keyed> {
         match &self.original {
             Some(original) => Keyed::of(original, self.duty.sequence),
@@ -72,7 +77,7 @@ impl Entry {
         }
     }
 
-    /// Bytes of memory that the duty to settle it, and its place in the order, hold elsewhere.
+    /// Bytes of memory that the message's settlement and its position in the order hold elsewhere.
     pub(crate) fn held_bytes(&self) -> usize {
         let keyed = self.keyed.as_deref().map_or(0, |keyed| {
             size_of::<Keyed>() + keyed.ordering_key.capacity() + keyed.id.capacity()
@@ -80,22 +85,22 @@ impl Entry {
         self.duty.settlement.held_bytes() + keyed
     }
 
-    /// True where each delivery uses up an attempt.
+    /// Returns true if each delivery of the message uses up an attempt.
     pub(crate) fn counts_attempts(&self) -> bool {
         self.duty.counts_attempts
     }
 
-    /// Tells the message from others, where a crash file is kept.
+    /// Returns the number that identifies the message in the crash file.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.duty.fingerprint
     }
 
-    /// Gives its message a batch of its own, when it is put into one again.
+    /// Gives the message its own batch when it is put into a batch again.
     pub(crate) fn isolate(&mut self) {
         self.duty.max_batch = 1;
     }
 
-    /// The message as it came, if it was kept.
+    /// Returns the message as it was received, if it was kept.
     pub(crate) fn into_parcel(self) -> Result<Parcel, Box<Self>> {
         match self.original {
             Some(message) => Ok(Parcel { message: *message, duty: self.duty }),
@@ -114,7 +119,7 @@ struct Part<S: Sink> {
     sealed: S::Sealed,
     entries: Vec<Entry>,
     bytes: usize,
-    /// Whether it may be split; false once the sink could not.
+    /// True if the part may be split. False once the sink could not split it.
     can_split: bool,
 }
 
@@ -130,7 +135,7 @@ impl<S: Sink> Part<S> {
         }
     }
 
-    /// Its two halves, unless it cannot be parted.
+    /// Splits the part into two halves. Returns the whole part as the error if that is impossible.
     fn split(mut self, sink: &S) -> Result<[Self; 2], Self> {
         let at = self.entries.len() / 2;
         let halves =
@@ -148,8 +153,10 @@ impl<S: Sink> Part<S> {
     }
 }
 
-/// Writes a batch until each of its messages is acked, nacked or durable in the dead letters. Returns
-/// the ordered messages that were nacked and must come again before those behind them, in their order.
+/// Writes a batch until each of its messages is acked, nacked, or durable in the dead letters.
+///
+/// Returns the ordered messages that were nacked, in order. They must be redelivered before later
+/// messages of their keys.
 pub(crate) async fn settle_batch<T, S, D>(shared: &Shared<T, S, D>, closed: Closed<S>) -> Vec<Keyed>
 where
     T: Transform,
@@ -192,7 +199,7 @@ where
                 }
                 retry @ (Recovery::Retry | Recovery::HandBack) => {
                     let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
-                    // What follows in an ordered batch would overtake it.
+                    // In an ordered batch, the parts behind this one would overtake it.
                     let behind = parts.extract_if(.., |_| is_ordered).collect();
                     let entries = entries_from(part, behind);
                     nacked.extend(hand_back(shared, entries, reason).await);
@@ -234,13 +241,14 @@ async fn settle_written<T, S, D>(
     bury_all(shared, refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail))).await;
 }
 
-/// The messages of a part and of those behind it, in their order. The next part is the last one.
+/// Returns the messages of a part and of those behind it, in order. `behind` is a stack: its last
+/// part comes first.
 fn entries_from<S: Sink>(first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry> {
     let behind = behind.into_iter().rev().flat_map(|part| part.entries);
     first.entries.into_iter().chain(behind).collect()
 }
 
-/// Asks the source to deliver these messages again, and returns the ordered ones among them.
+/// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.
 pub(crate) async fn hand_back<T, S, D>(
     shared: &Shared<T, S, D>,
     entries: Vec<Entry>,

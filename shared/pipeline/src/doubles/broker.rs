@@ -11,8 +11,10 @@ use crate::{Delivery, Error, Message, Settle, Settlement, Source, Verdict};
 /// Time from the end of a connection to the next one.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// A source whose connection ends at a nack, as MQTT's does. On the next connection it delivers everything
-/// again, in the same order, from the oldest message that is not acknowledged. It ends when all are.
+/// A source whose connection ends at a nack, as an MQTT connection does.
+///
+/// The next connection redelivers everything in the same order, from the oldest unacknowledged
+/// message. The source ends when all messages are acknowledged.
 pub struct Broker {
     messages: Vec<Message>,
     session: Arc<Session>,
@@ -27,11 +29,11 @@ struct Session {
 
 #[derive(Default)]
 struct State {
-    /// The oldest message that is not acknowledged, by its place.
+    /// Index of the oldest unacknowledged message.
     first: usize,
-    /// The next one to deliver.
+    /// Index of the next message to deliver.
     next: usize,
-    /// Messages that were acked on this connection, and older ones were not yet.
+    /// Messages that were acked on this connection while an older one was still unacknowledged.
     acked: BTreeSet<usize>,
     connection: u64,
     is_over: bool,
@@ -79,7 +81,7 @@ impl Settle for Acknowledge {
 }
 
 impl Broker {
-    /// Delivers these messages; each needs an id of its own.
+    /// Delivers these messages. Each needs a unique id.
     #[must_use]
     pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
         Self { messages: messages.into_iter().collect(), session: Arc::default(), ledger }

@@ -8,42 +8,42 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::{Error, Recovery};
 
-/// How often a double misbehaves: shares of 100 attempts, drawn from a seed.
+/// Rates of the faults of a double, drawn from a seed. Each rate is a number out of 100 attempts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FaultRates {
     /// Attempts that fail and do nothing.
     pub refused: u8,
-    /// Attempts that write everything and lose the reply.
+    /// Attempts that write everything but lose the reply.
     pub lost_replies: u8,
     /// Attempts that never return.
     pub hung: u8,
     /// Attempts that fail permanently.
     pub rejected: u8,
-    /// Attempts after which no other can succeed.
+    /// Attempts after which no other attempt can succeed.
     pub stopped: u8,
-    /// The longest duration of an attempt.
+    /// Longest duration of an attempt.
     pub max_delay: Duration,
 }
 
-/// What goes wrong in one attempt.
+/// Fault of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// It fails, does nothing, and can be tried again.
+    /// The attempt does nothing and fails, and can be retried.
     Refused,
-    /// It does everything, and says that it failed.
+    /// The attempt does everything, but reports a failure.
     LostReply,
-    /// It never returns.
+    /// The attempt never returns.
     Hung,
-    /// It fails, and would fail each time, for the reason `rejected`.
+    /// The attempt fails, and would fail each time, with the reason `rejected`.
     Rejected,
-    /// It fails, and so would everything else.
+    /// The attempt fails, and so would everything else.
     Stopped,
 }
 
 impl Fault {
-    /// The error of an attempt that does nothing; never returns where the attempt never does.
+    /// Returns the error of an attempt that does nothing. Never returns for an attempt that hangs.
     pub(super) async fn before(self, action: &'static str) -> Result<(), Error> {
         match self {
             Self::None | Self::LostReply => Ok(()),
@@ -54,7 +54,7 @@ impl Fault {
         }
     }
 
-    /// The error of an attempt that has done everything.
+    /// Returns the error of an attempt that has done everything.
     pub(super) fn after(self, action: &'static str) -> Result<(), Error> {
         match self {
             Self::LostReply => Err(Recovery::Retry.because(action, "the reply was lost")),
@@ -63,7 +63,7 @@ impl Fault {
     }
 }
 
-/// Draws faults.
+/// A source of faults.
 #[derive(Debug)]
 pub struct Faults {
     rates: FaultRates,
@@ -73,26 +73,26 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Faults at these rates; the same seed draws the same ones.
+    /// Creates faults at these rates. The same seed draws the same faults.
     #[must_use]
     pub fn new(rates: FaultRates, seed: u64) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
         Self { rates, script: Mutex::default(), then: None, random }
     }
 
-    /// No faults.
+    /// Creates no faults.
     #[must_use]
     pub fn none() -> Self {
         Self::new(FaultRates::default(), 0)
     }
 
-    /// The same fault in each attempt.
+    /// Creates the same fault for each attempt.
     #[must_use]
     pub fn always(fault: Fault) -> Self {
         Self { then: Some(fault), ..Self::none() }
     }
 
-    /// These faults one after another, then none.
+    /// Creates these faults one after another, then none.
     #[must_use]
     pub fn script(faults: impl IntoIterator<Item = Fault>) -> Self {
         Self { script: Mutex::new(faults.into_iter().collect()), ..Self::none() }
@@ -107,7 +107,7 @@ impl Faults {
         (delay, fault)
     }
 
-    /// Puts these into any order, some of them twice.
+    /// Shuffles the items, and duplicates some of them.
     pub(super) fn shuffle<T: Clone>(&self, items: &mut Vec<T>) {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let again: Vec<T> = items.iter().filter(|_| random.random()).cloned().collect();
@@ -117,7 +117,7 @@ impl Faults {
 }
 
 impl FaultRates {
-    /// The fault for a number below 100.
+    /// Returns the fault for a number below 100.
     fn fault(&self, drawn: u16) -> Fault {
         let shares = [
             (self.refused, Fault::Refused),

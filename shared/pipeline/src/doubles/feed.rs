@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Ledger;
 use crate::{Delivery, Error, Message, Settlement, Source, Verdict};
 
-/// A source of prepared messages that delivers again what is nacked, and ends when all are acked.
+/// A source of prepared messages. It redelivers each nacked message, and ends when all are acked.
 pub struct Feed {
     queue: Arc<Queue>,
     ledger: Ledger,
@@ -19,17 +19,19 @@ pub struct Feed {
     held_bytes: u32,
 }
 
-/// Nacks that do not reach a [`Feed`]: it keeps the message for a while, and delivers later ones again
-/// before it. Unlike Pub/Sub it does not deliver those once more when the kept message returns.
+/// Nacks that do not reach a [`Feed`].
+///
+/// The feed keeps the message for a while, and redelivers later messages of the key before it.
+/// Pub/Sub would redeliver those once more when the kept message returns; the feed does not.
 #[derive(Debug, Clone, Copy)]
 pub struct LostNacks {
-    /// One of so many nacks is lost.
+    /// One of this many nacks is lost.
     pub one_of: u64,
-    /// The time for which the message is kept.
+    /// Time for which the message is kept.
     pub return_delay: Duration,
 }
 
-/// Adds messages to a [`Feed`], which does not end before this is dropped.
+/// Adds messages to a [`Feed`]. The feed does not end before this is dropped.
 pub struct Tap(Arc<Queue>);
 
 #[derive(Default)]
@@ -41,13 +43,13 @@ struct Queue {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Message>,
-    /// Deliveries without a verdict, by their number.
+    /// Unsettled deliveries, by their number.
     outstanding: BTreeMap<u64, Outstanding>,
     next_number: u64,
-    /// Messages whose nack was lost, by when they come again.
+    /// Messages whose nack was lost, by the time of their redelivery.
     kept: BTreeMap<(Instant, u64), Message>,
     nacks: u64,
-    /// The number of each message's first delivery, by its id.
+    /// Number of each message's first delivery, by the id of the message.
     first_delivered: HashMap<String, u64>,
     is_open: bool,
 }
@@ -70,8 +72,8 @@ impl Outstanding {
 }
 
 impl State {
-    /// Delivers a message again: behind the others, but before those of its ordering key that came after
-    /// it.
+    /// Queues a message for redelivery. It goes behind the others, but before later messages of its
+    /// ordering key.
     fn return_message(&mut self, mut message: Message) {
         message.attempts += 1;
         let place = |id: &String| self.first_delivered.get(id).copied().unwrap_or(u64::MAX);
@@ -85,7 +87,7 @@ impl State {
         self.waiting.insert(at, message);
     }
 
-    /// Returns a message that was nacked, or keeps it if the nack is lost.
+    /// Returns a nacked message to the queue, or keeps it if the nack is lost.
     fn nacked(&mut self, message: Message, lost_nacks: Option<LostNacks>) {
         self.nacks += 1;
         match lost_nacks {
@@ -96,7 +98,7 @@ impl State {
         }
     }
 
-    /// Takes back what is held for longer than its lease, and what was kept for long enough.
+    /// Takes back messages whose lease has ended, and messages that were kept long enough.
     fn expire(&mut self, ledger: &Ledger) {
         while let Some(kept) = self.kept.first_entry()
             && kept.key().0 <= Instant::now()
@@ -121,7 +123,7 @@ impl State {
 }
 
 impl Feed {
-    /// Feeds these messages; each needs an id of its own.
+    /// Delivers these messages. Each needs a unique id.
     #[must_use]
     pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
         let state = State { waiting: messages.into_iter().collect(), ..State::default() };
@@ -137,7 +139,7 @@ impl Feed {
         }
     }
 
-    /// Feeds what comes through the tap.
+    /// Delivers the messages that come through the tap.
     #[must_use]
     pub fn open(ledger: Ledger) -> (Self, Tap) {
         let feed = Self::new([], ledger);
@@ -146,22 +148,23 @@ impl Feed {
         (feed, tap)
     }
 
-    /// Gives each delivery a lease of this length. The lease only informs: it never ends by itself.
+    /// Gives each delivery a lease of this length. The lease is only information: it never ends by
+    /// itself.
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// Takes a message back when its lease ends, and delivers it again. A verdict that comes later is
-    /// lost.
+    /// Takes a message back when its lease ends, and redelivers it. A later verdict is lost.
     #[must_use]
     pub fn with_ending_leases(mut self) -> Self {
         self.do_leases_end = true;
         self
     }
 
-    /// Gives up what was nacked this often, as a subscription with a dead-letter policy does.
+    /// Gives up a message after this many deliveries, as a subscription with a dead-letter policy
+    /// does.
     #[must_use]
     pub fn with_max_deliveries(mut self, max_deliveries: u32) -> Self {
         self.max_deliveries = max_deliveries;
@@ -175,7 +178,7 @@ impl Feed {
         self
     }
 
-    /// Says that the duty to settle a message holds so many bytes.
+    /// Sets the number of bytes that the settlement of a message holds elsewhere.
     #[must_use]
     pub fn with_held_bytes(mut self, held_bytes: u32) -> Self {
         self.held_bytes = held_bytes;
@@ -222,7 +225,7 @@ impl Feed {
 }
 
 impl Tap {
-    /// Adds a message; it needs an id of its own.
+    /// Adds a message. It needs a unique id.
     pub fn push(&self, message: Message) {
         self.0.state().waiting.push_back(message);
         self.0.changed.notify_one();

@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{Item, Shelf};
 use crate::{Error, Join, Refusal, Sink};
 
-/// A call of a sink.
+/// A method of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// [`Sink::key`].
@@ -19,10 +19,10 @@ pub enum Call {
     Write,
 }
 
-/// Does something in the calls of a [`Hooked`] sink.
+/// Code that runs in the calls of a [`Hooked`] sink.
 pub trait Hook: Send + Sync + 'static {
-    /// Called for each record of a call, by its id; for [`Call::Open`] with the key of the batch. A record
-    /// that joins is in the batch already.
+    /// Called for each record of a call, with the id of the record. For [`Call::Open`] it is called
+    /// with the key of the batch. In [`Call::Join`] the record is already in the batch.
     fn called(&self, _call: Call, _name: &str) {}
 
     /// Longest duration of an attempt to write.
@@ -30,7 +30,7 @@ pub trait Hook: Send + Sync + 'static {
         longest
     }
 
-    /// Passes before a batch is written.
+    /// Runs before a batch is written.
     fn before_write(&self, _batch: &[Item]) -> impl Future<Output = ()> + Send {
         ready(())
     }

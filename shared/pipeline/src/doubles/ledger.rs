@@ -3,41 +3,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Verdict;
 
-/// What happened to each message, by its id; clones look at the same ledger.
+/// Record of what happened to each message, by its id. Clones share the record.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger(Arc<Mutex<Book>>);
 
-/// The pages of a [`Ledger`].
+/// Content of a [`Ledger`].
 #[derive(Debug, Default)]
 pub struct Book {
-    /// Ids in the order in which they became durable, repeats included.
+    /// Ids in the order in which they became durable, including repeats.
     pub written: Vec<String>,
-    /// Ids of each batch that became durable, refused ones included.
+    /// Ids of each batch that became durable, including refused records.
     pub batches: Vec<Vec<String>>,
     /// Ids in the dead letters, with their reasons.
     pub buried: HashMap<String, &'static str>,
     /// Ids that were acknowledged.
     pub acked: HashSet<String>,
-    /// Ids that were handed back at least once.
+    /// Ids that were nacked at least once.
     pub nacked: HashSet<String>,
-    /// Deliveries without a verdict.
+    /// Unsettled deliveries.
     pub unsettled: usize,
-    /// The most deliveries that were ever without a verdict.
+    /// Maximum number of deliveries that were unsettled at the same time.
     pub most_unsettled: usize,
-    /// Ids whose delivery was taken back by the source at the end of its lease.
+    /// Ids whose message was taken back by the source at the end of its lease.
     pub expired: HashSet<String>,
-    /// Verdicts that were lost, because they came after the end of the lease.
+    /// Verdicts that were lost because they came after the end of the lease.
     pub late: usize,
-    /// Ids that the source gave up after its maximum of deliveries.
+    /// Ids that the source gave up after its maximum number of deliveries.
     pub forwarded: HashSet<String>,
     /// Ids that may be acked without a record.
     pub droppable: HashSet<String>,
-    /// Broken promises, in words.
+    /// Broken promises, as texts.
     pub broken: Vec<String>,
 }
 
 impl Ledger {
-    /// Opens the book.
+    /// Returns the content.
     pub fn book(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,7 +59,7 @@ impl Ledger {
         book.acked.insert(id.to_owned());
     }
 
-    /// Notes a verdict that the source cannot take any more.
+    /// Records a verdict that the source can no longer take.
     pub(super) fn settled_late(&self, id: &str, verdict: Verdict) {
         let mut book = self.book();
         book.unsettled -= 1;
@@ -71,7 +71,7 @@ impl Ledger {
 }
 
 impl Book {
-    /// Number of times that this id became durable.
+    /// Returns the number of times that this id became durable.
     #[must_use]
     pub fn times_written(&self, id: &str) -> usize {
         self.written.iter().filter(|written| *written == id).count()

@@ -6,26 +6,26 @@ use crate::{DeadLetters, Error, Join, Letter, Message, Recovery, Refusal, Sink, 
 /// A record of a [`Shelf`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Which batch it joins.
+    /// Key of the batch that it joins.
     pub key: String,
-    /// The message's id.
+    /// Id of the message.
     pub id: String,
-    /// Its size in the batch.
+    /// Size in the batch, in bytes.
     pub bytes: usize,
-    /// What the shelf does with it.
+    /// Treatment by the shelf.
     pub kind: Kind,
 }
 
-/// What a [`Shelf`] does with a record.
+/// Treatment of a record by a [`Shelf`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It is written.
+    /// The record is written.
     Good,
-    /// It is refused alone, its batch is written.
+    /// The record alone is refused; the rest of its batch is written.
     Refused,
-    /// Its whole batch is refused.
+    /// The whole batch of the record is refused.
     Poison,
-    /// It becomes no record: its message is acknowledged, and that is all.
+    /// The message becomes no record. It is only acknowledged.
     Skipped,
 }
 
@@ -37,7 +37,7 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    /// A shelf that reports what it holds to `ledger`.
+    /// Creates a shelf that reports to `ledger`.
     #[must_use]
     pub fn new(ledger: Ledger, faults: Faults, max_bytes: usize) -> Self {
         Self { ledger, faults, max_bytes }
@@ -112,7 +112,7 @@ impl Sink for Shelf {
     }
 }
 
-/// A [`Shelf`] whose batches cannot be parted, and that keeps no originals.
+/// A [`Shelf`] whose batches cannot be split, and that keeps no originals.
 pub struct Archive(pub Shelf);
 
 impl Sink for Archive {
@@ -155,7 +155,7 @@ impl Sink for Archive {
     }
 }
 
-/// A transform that makes each message the [`Item`] that `describe` says.
+/// A transform that turns each message into the [`Item`] that the function returns.
 pub struct Describe<F>(pub F, pub Faults);
 
 impl<F> Transform for Describe<F>
@@ -170,7 +170,7 @@ where
             tokio::time::sleep(delay).await;
         }
         if fault == Fault::LostReply {
-            // A transform has no reply to lose; it asks for another delivery instead.
+            // A transform has no reply to lose. It asks for another delivery instead.
             return Err(Recovery::HandBack.because("look up", "later"));
         }
         fault.before("look up").await?;
@@ -179,7 +179,7 @@ where
     }
 }
 
-/// Dead letters in the [`Ledger`].
+/// Dead letters that are stored in the [`Ledger`].
 pub struct Graveyard(pub Ledger, pub Faults);
 
 impl DeadLetters for Graveyard {

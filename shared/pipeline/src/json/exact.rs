@@ -5,26 +5,28 @@ use std::borrow::Cow;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-/// Numbers of at most so many characters, without an exponent, are exact in 64 bits.
+/// Length in characters up to which every number without an exponent is exact in 64 bits.
 const ALWAYS_EXACT: usize = 15;
-/// Longest number whose digits are compared; a longer one is text.
+/// Length of the longest number whose digits are compared. A longer number becomes a text.
 const MAX_COMPARED: usize = 400;
 
-/// Reads JSON. A number that 64 bits cannot hold becomes the text of its digits, such as an ICCID of 20
-/// digits: rounded it would be another one.
+/// Parses JSON without loss of digits.
+///
+/// A number that 64 bits cannot hold becomes a text of its digits. An ICCID of 20 digits is an
+/// example: after rounding it would be the number of another card.
 ///
 /// # Errors
-/// When it is no JSON.
+/// The text is not valid JSON.
 pub fn parse(json: &[u8]) -> Result<Value, serde_json::Error> {
     let quoted = quote_wide_numbers(json);
     if matches!(quoted, Cow::Owned(_)) {
-        // A quoted number may stand where a number may not: as a key.
+        // A quoted number may be in a position where a number is invalid: as a key.
         serde_json::from_slice::<IgnoredAny>(json)?;
     }
     serde_json::from_slice(&quoted)
 }
 
-/// The same JSON with quotes around the numbers that 64 bits cannot hold.
+/// Puts quotes around the numbers that 64 bits cannot hold.
 fn quote_wide_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     let mut quoted = Vec::new();
     let mut copied = 0;
@@ -53,7 +55,7 @@ fn quote_wide_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(quoted)
 }
 
-/// The place behind the text that begins here.
+/// Returns the position after the JSON string that begins at `start`.
 fn end_of_text(json: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(byte) = json.get(at) {
@@ -72,8 +74,10 @@ fn end_of_number(json: &[u8], start: usize) -> usize {
     length.map_or(json.len(), |length| start + length)
 }
 
-/// True for a number of JSON that neither 64-bit integers nor doubles hold. A double with more digits
-/// than it needs is held: `0.10000000000000001` is how C prints 0.1.
+/// Returns true for a JSON number that neither 64-bit integers nor doubles can hold.
+///
+/// A double may have more digits than it needs and still count as held. For example, C prints 0.1
+/// as `0.10000000000000001`.
 fn is_wide(number: &[u8]) -> bool {
     let has_exponent = number.iter().any(|byte| matches!(byte, b'e' | b'E'));
     if number.len() <= ALWAYS_EXACT && !has_exponent {
@@ -90,7 +94,7 @@ fn is_wide(number: &[u8]) -> bool {
     let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
     let digits = digits.trim_start_matches('0');
     match text.parse::<f64>() {
-        // Zero; what is rounded to zero has digits.
+        // A real zero. A number that was rounded to zero has digits.
         Ok(_) if digits.is_empty() => false,
         Ok(float) => {
             let held = format!("{float:.*e}", digits.len() - 1);

@@ -7,15 +7,16 @@ use tokio::time::Instant;
 
 use crate::batch::Cause;
 
-/// When each open batch is due: one time for each.
+/// Due times of the open batches, one for each batch.
 #[derive(Debug)]
 pub(super) struct Clock<K> {
-    /// By time and generation, so that batches that are due together are closed in their order.
+    /// Sorted by time and generation, so that batches that are due together are closed in the order
+    /// they were opened.
     due: BTreeMap<(Instant, u64), Due<K>>,
     generation: u64,
 }
 
-/// Clock of a batch.
+/// Due time of one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Started {
     pub generation: u64,
@@ -36,7 +37,7 @@ impl<K> Default for Clock<K> {
 }
 
 impl<K: Clone> Clock<K> {
-    /// Starts the clock of a new batch.
+    /// Sets the due time of a new batch.
     pub(super) fn start(&mut self, key: &K, max_age: Duration) -> Started {
         self.generation += 1;
         let started = Started { generation: self.generation, due_at: Instant::now() + max_age };
@@ -44,7 +45,7 @@ impl<K: Clone> Clock<K> {
         started
     }
 
-    /// Makes a batch due earlier, for a lease that ends then.
+    /// Makes a batch due earlier, because the lease of a message ends then.
     pub(super) fn hasten(&mut self, started: Started, due_at: Instant) -> Started {
         let hastened = Started { due_at, ..started };
         if let Some(due) = self.due.remove(&(started.due_at, started.generation)) {
@@ -53,27 +54,27 @@ impl<K: Clone> Clock<K> {
         hastened
     }
 
-    /// Stops the clock of a batch that is closed.
+    /// Forgets the due time of a batch that is closed.
     pub(super) fn stop(&mut self, started: Started) {
         self.due.remove(&(started.due_at, started.generation));
     }
 
-    /// Puts back a batch that is due and cannot be written yet.
+    /// Puts back a batch that is due but cannot be written yet.
     pub(super) fn push(&mut self, due: Due<K>) {
         self.due.insert((due.started.due_at, due.started.generation), due);
     }
 
-    /// The earliest time of a batch.
+    /// Earliest due time.
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The earliest time of a batch after `now`.
+    /// Earliest due time after `now`.
     pub(super) fn next_after(&self, now: Instant) -> Option<Instant> {
         self.due.range((now, u64::MAX)..).next().map(|((at, _), _)| *at)
     }
 
-    /// Takes the earliest batch that is due.
+    /// Removes and returns the earliest batch that is due.
     pub(super) fn pop_due(&mut self) -> Option<Due<K>> {
         if self.next()? > Instant::now() {
             return None;

@@ -1,4 +1,4 @@
-//! Which open batches a lane closes, and when.
+//! Decides which open batches a lane closes, and when.
 
 use tokio::time::Instant;
 
@@ -15,8 +15,10 @@ where
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    /// When the lane must wake up by itself: for a batch that is due, for idleness, or to show that
-    /// it is alive. While all writes are taken, a due batch goes on growing until one ends.
+    /// Returns the time when the lane must wake up by itself. The reasons are a due batch, an idle
+    /// input, a delayed nack, or the heartbeat.
+    ///
+    /// While all writes are busy, a due batch keeps growing until one of them ends.
     pub(super) fn wake_at(&mut self) -> Instant {
         let mut wake_at = Instant::now() + self.pulse.interval();
         if let Some((due, _)) = self.held.front() {
@@ -26,7 +28,8 @@ where
             let now = Instant::now();
             let mut due = self.clock.next();
             if due.is_some_and(|due| due <= now) {
-                // What is due but still here waits for an ordered write of its key, which wakes us.
+                // A batch that is due but still open waits for an ordered write of its key. The end
+                // of that write wakes the lane.
                 due = self.clock.next_after(now);
             }
             wake_at = due.map_or(wake_at, |due| wake_at.min(due));
@@ -38,7 +41,7 @@ where
         wake_at
     }
 
-    /// Closes the batches that are old enough.
+    /// Closes the batches that are due.
     pub(super) fn flush_due(&mut self) {
         let mut blocked = Vec::new();
         while self.has_slot() {
@@ -53,14 +56,14 @@ where
         blocked.into_iter().for_each(|due| self.clock.push(due));
     }
 
-    /// Closes what is open when nothing more comes in.
+    /// Closes the open batches when no more messages come in.
     pub(super) async fn flush_idle(&mut self) {
         let max_idle = self.shared.limits.batch.max_idle;
         if self.open.is_empty() || !self.has_slot() {
             return;
         }
         if max_idle.is_zero() {
-            // Gives the source one chance to hand over more: batches grow, and nothing waits.
+            // Gives the source one chance to deliver more. Batches grow, and nothing waits.
             tokio::task::yield_now().await;
         }
         if self.is_input_empty() && self.last_taken.elapsed() >= max_idle {
@@ -68,13 +71,13 @@ where
         }
     }
 
-    /// Closes all open batches, the largest first, as far as there are writes for them.
+    /// Closes all open batches, the largest first, as long as writes are free.
     pub(super) fn flush_all(&mut self, cause: Cause) {
         while self.flush_largest(cause).is_some() {}
     }
 
-    /// Closes the largest batches while the open ones together hold too much. A lane that has none to
-    /// close asks the others.
+    /// Closes the largest batches while the open batches of all lanes together use too much memory.
+    /// A lane without an open batch asks the other lanes.
     pub(super) fn relieve_memory(&mut self) {
         if !self.shared.memory.is_over() {
             self.has_called_for_memory = false;
@@ -87,12 +90,15 @@ where
         self.shared.metrics.batch_memory.set(used);
     }
 
-    /// Closes the largest batches, because somebody waits for room: at least one, and as many as hold a
-    /// sixteenth of the messages that may be in flight. Of many small ones a single one would bring next
-    /// to nothing for the time of its write.
+    /// Closes the largest batches because intake waits for room.
+    ///
+    /// Closes at least one batch, and enough of them to hold a sixteenth of the lane's share of the
+    /// messages in flight. Closing one of many small batches would free almost nothing for the time
+    /// of its write.
     pub(super) fn make_room(&mut self) {
         let Shared { in_flight, limits, .. } = &*self.shared;
-        // Where originals are not kept, batches hold none of the bytes in flight.
+        // Without originals, batches hold none of the bytes in flight. Closing one helps only if
+        // the number of messages is at its limit.
         if !S::KEEPS_ORIGINALS && !in_flight.is_full() {
             return;
         }
@@ -106,8 +112,10 @@ where
         }
     }
 
-    /// Closes the largest batch that can be written now, and returns its number of messages. Largest
-    /// first gives the fewest and largest objects for the memory: each write frees as much as it can.
+    /// Closes the largest batch that can be written now. Returns its number of messages.
+    ///
+    /// Closing the largest first frees the most memory with each write. It also gives the fewest
+    /// and largest objects.
     fn flush_largest(&mut self, cause: Cause) -> Option<usize> {
         if !self.has_slot() {
             return None;

@@ -1,4 +1,4 @@
-//! The open batches of a lane, by key and by size.
+//! The open batches of a lane, indexed by key and by size.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -15,18 +15,18 @@ pub(super) struct Open<S: Sink> {
     pub entries: Vec<Entry>,
     /// Encoded bytes.
     pub bytes: usize,
-    /// Bytes that the duties to settle its messages hold elsewhere.
+    /// Bytes that the settlements of its messages hold elsewhere.
     held_bytes: usize,
-    /// Bytes that each copy of its key holds elsewhere.
+    /// Bytes that each copy of its key holds on the heap.
     key_bytes: usize,
-    /// Its clock. It is due for its age or for a lease.
+    /// Due time of the batch, because of its age or a lease.
     pub started: Started,
     pub max_messages: usize,
     pub is_ordered: bool,
 }
 
 impl<S: Sink> Open<S> {
-    /// An empty batch, of a key that holds so many bytes.
+    /// Creates an empty batch. `key_bytes` is the size of its key on the heap.
     pub(super) fn new(batch: S::Batch, key_bytes: usize, share: Share, started: Started) -> Self {
         Self {
             batch,
@@ -41,29 +41,32 @@ impl<S: Sink> Open<S> {
         }
     }
 
-    /// Bounds the batch for a message that comes in batches of so many. Returns true if there is no room for it.
+    /// Lowers the limit of messages to `max_messages`. Returns true if the batch has no room for
+    /// another message.
     pub(super) fn is_full_for(&mut self, max_messages: usize) -> bool {
         self.max_messages = self.max_messages.min(max_messages);
         self.entries.len() >= self.max_messages
     }
 
-    /// Adds a message whose record has joined.
+    /// Adds a message whose record has joined the batch.
     pub(super) fn push(&mut self, entry: Entry) {
         if self.entries.len() == self.entries.capacity() {
-            // By less than the double, because there may be thousands of batches.
+            // Grows by less than a factor of two, because there may be thousands of batches.
             self.entries.reserve_exact(4 + self.entries.len() / 4);
         }
         self.held_bytes += entry.held_bytes();
         self.entries.push(entry);
     }
 
-    /// Memory that the batch takes. Where originals are kept, the bound on messages in flight covers
-    /// all but the records. Where not, what is left of a message is held here alone.
+    /// Returns the memory that the batch uses.
+    ///
+    /// If originals are kept, the bound on messages in flight covers everything except the records.
+    /// Otherwise the batch counts all that is left of its messages.
     fn memory(&self) -> usize {
         if S::KEEPS_ORIGINALS {
             return self.bytes;
         }
-        // The key is in the index by size too, and in the clock.
+        // The index by size and the clock hold copies of the key.
         let own = size_of::<Self>() + 3 * (size_of::<S::Key>() + self.key_bytes);
         let entries = self.entries.capacity() * size_of::<Entry>();
         self.bytes + self.held_bytes + own + entries
@@ -73,7 +76,7 @@ impl<S: Sink> Open<S> {
 /// All open batches of a lane.
 pub(super) struct OpenBatches<S: Sink> {
     by_key: HashMap<S::Key, Open<S>>,
-    /// By memory; of those that take the same the oldest is the last.
+    /// Sorted by memory. Of batches with equal memory the oldest is the last.
     by_size: BTreeMap<(usize, Reverse<u64>), S::Key>,
 }
 
@@ -100,7 +103,7 @@ impl<S: Sink> OpenBatches<S> {
         self.by_key.contains_key(key)
     }
 
-    /// Adds an empty batch of a key that has none.
+    /// Adds an empty batch. Its key must not have an open batch.
     pub(super) fn insert(&mut self, key: &S::Key, open: Open<S>) {
         self.by_size.insert((open.share.bytes(), Reverse(open.started.generation)), key.clone());
         self.by_key.insert(key.clone(), open);
@@ -112,7 +115,7 @@ impl<S: Sink> OpenBatches<S> {
         Some(open)
     }
 
-    /// Accounts for what has joined a batch.
+    /// Updates the memory of a batch after a record has joined.
     pub(super) fn measure(&mut self, key: &S::Key) {
         let Some(open) = self.by_key.get_mut(key) else { return };
         let (before, now) = (open.share.bytes(), open.memory());
@@ -125,7 +128,7 @@ impl<S: Sink> OpenBatches<S> {
         self.by_size.insert((now, generation), key);
     }
 
-    /// The key of the largest batch that is wanted, and its number of messages.
+    /// Returns the key of the largest batch that `is_wanted` accepts, and its number of messages.
     pub(super) fn largest(
         &self,
         is_wanted: impl Fn(&S::Key, &Open<S>) -> bool,

@@ -1,4 +1,8 @@
-//! Keeps the order of an ordering key when one of its messages has to be delivered again.
+//! Keeps the order of an ordering key when one of its messages must be redelivered.
+//!
+//! Example: messages 1, 2 and 3 have the same ordering key, and message 1 is nacked. Messages 2 and
+//! 3 are then nacked too, until message 1 has arrived again. After that, message 2 is accepted,
+//! then message 3.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -7,29 +11,33 @@ use tokio::time::Instant;
 
 use crate::{Message, Settlement};
 
-/// Longest wait for a message that was handed back: Pub/Sub delivers it again within 10 minutes, which
-/// is the longest back-off of a retry policy and the longest deadline. Another replica may get it, so
-/// the wait must end.
+/// Longest wait for the redelivery of a nacked message.
+///
+/// Pub/Sub redelivers within 10 minutes. That is both the longest back-off of a retry policy and
+/// the longest acknowledgement deadline. The wait must end, because another replica may receive the
+/// message.
 const MAX_ABSENCE: Duration = Duration::from_secs(11 * 60);
 
-/// What arrives this long after it was handed back was delivered anew: not a copy that was on its way.
+/// A message that arrives later than this after its nack was redelivered. An earlier arrival may be
+/// a copy that was already on its way.
 pub(super) const REDELIVERY: Duration = Duration::from_secs(2);
 
-/// Least time between two searches for what was waited for in vain.
+/// Minimum time between two searches for waits that have ended without a redelivery.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The name of a message that has an ordering key.
+/// Identity of a message that has an ordering key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keyed {
     pub ordering_key: String,
-    /// Empty where the transport has no ids.
+    /// Message id. Empty if the transport has no ids.
     pub id: String,
-    /// Its place among the messages of the lane; see [`Order::sequence`].
+    /// Position among the messages of the lane; see [`Order::sequence`].
     pub sequence: u64,
 }
 
 impl Keyed {
-    /// The name of a message that has this sequence number, if it has an ordering key.
+    /// Returns the identity of a message with this sequence number, or `None` if it has no ordering
+    /// key.
     pub(crate) fn of(message: &Message, sequence: u64) -> Option<Self> {
         let Message { ordering_key, id, .. } = message;
         (!ordering_key.is_empty()).then(|| Self {
@@ -40,10 +48,10 @@ impl Keyed {
     }
 }
 
-/// Ordering keys of which messages were handed back. Those have to come again, in their order, before
-/// any later message of the key may go on.
+/// Ordering keys with nacked messages. Those must be redelivered, in order, before any later
+/// message of the key may continue.
 ///
-/// A transport without ids sends all that follows again by itself; see
+/// A transport without ids resends all later messages by itself; see
 /// [`Settle::is_current`](crate::Settle::is_current).
 #[derive(Debug)]
 pub(super) struct Order {
@@ -52,7 +60,7 @@ pub(super) struct Order {
     swept: Instant,
 }
 
-/// The messages of one key that were handed back and have not come again.
+/// Nacked messages of one key that have not arrived again.
 #[derive(Debug, Default)]
 struct Absent {
     by_sequence: BTreeMap<u64, HandedBack>,
@@ -62,9 +70,9 @@ struct Absent {
 #[derive(Debug)]
 struct HandedBack {
     id: String,
-    /// The time when it was first refused. A copy that arrives soon after it was on its way already.
+    /// Time of the first refusal. A copy that arrives soon after it was already on its way.
     first: Instant,
-    /// The time of its last nack. The source may keep the message from then on.
+    /// Time of the last nack. The source may keep the message from then on.
     last: Instant,
 }
 
@@ -75,14 +83,14 @@ impl HandedBack {
 }
 
 impl Absent {
-    /// The first one that is still waited for.
+    /// Returns the sequence number of the first message that is still awaited.
     fn first(&self) -> Option<u64> {
         let mut waited_for = self.by_sequence.iter().filter(|(_, message)| !message.is_over());
         waited_for.next().map(|(sequence, _)| *sequence)
     }
 
     fn insert(&mut self, id: String, sequence: u64, nacked_at: Instant) {
-        // Two copies of a message have one place: that of the first.
+        // Two copies of a message share one position: that of the earlier copy.
         let known = self.sequence_by_id.insert(id.clone(), sequence);
         let earlier = known.and_then(|known| self.by_sequence.remove(&known));
         let sequence = known.map_or(sequence, |known| known.min(sequence));
@@ -110,8 +118,8 @@ impl Default for Order {
 }
 
 impl Order {
-    /// The sequence number of a message whose turn it is: later messages of the lane have higher ones. A
-    /// message that comes again has the one that it had.
+    /// Returns the sequence number of a message whose turn it is. Later messages of the lane have
+    /// higher numbers. A redelivered message keeps its number.
     pub(super) fn sequence(&mut self, message: &Message) -> u64 {
         if message.ordering_key.is_empty() {
             return 0;
@@ -124,7 +132,7 @@ impl Order {
         })
     }
 
-    /// Notes a message that may not go on, and the time of its nack.
+    /// Records a message that may not continue, and the time of its nack.
     pub(super) fn handed_back(
         &mut self,
         Keyed { ordering_key, id, sequence }: Keyed,
@@ -139,16 +147,17 @@ impl Order {
         }
     }
 
-    /// True while a message before this one has to come again first.
+    /// Returns true while an earlier message of the key must be redelivered first.
     pub(super) fn awaits(&self, ordering_key: &str, sequence: u64) -> bool {
         let first = self.keys.get(ordering_key).and_then(Absent::first);
         first.is_some_and(|first| first < sequence)
     }
 
-    /// Lets a message go on, or says that one before it has to come again first.
+    /// Returns true if a message may continue, and false if an earlier message must be redelivered
+    /// first.
     ///
-    /// A message also goes on when the source must have delivered all before it: they went elsewhere, to
-    /// another replica or to the subscription's own dead letters.
+    /// A message also continues if the source must have delivered all earlier ones by now. They
+    /// then went elsewhere: to another replica, or to the dead-letter topic of the subscription.
     pub(super) fn admits(
         &mut self,
         message: &Message,
@@ -157,7 +166,8 @@ impl Order {
     ) -> bool {
         let Some(absent) = self.keys.get_mut(&message.ordering_key) else { return true };
         if absent.first().is_some_and(|first| first < sequence) {
-            // Each delivery while the key waits uses up an attempt, where attempts are counted.
+            // If deliveries are counted, each delivery while the key waits uses up an attempt. So
+            // such a message does not wait for a lost nack.
             let return_delay =
                 if message.counts_attempts { Duration::ZERO } else { settlement.return_delay() };
             let before = absent.by_sequence.range(..sequence).map(|(_, message)| message.last);
@@ -191,7 +201,7 @@ mod tests {
         message
     }
 
-    /// An order that has given sequence numbers from 1 on to these messages of key "a".
+    /// Creates an order that has given the sequence numbers 1, 2, .. to these messages of key "a".
     fn started(ids: &[&str]) -> Order {
         let mut order = Order::default();
         for (sequence, id) in (1..).zip(ids) {
@@ -202,20 +212,20 @@ mod tests {
     }
 
     impl Order {
-        /// Hands a message back now.
+        /// Nacks a message now.
         fn nack(&mut self, key: &str, id: &str, sequence: u64) {
             let keyed = Keyed { ordering_key: key.into(), id: id.into(), sequence };
             self.handed_back(keyed, Instant::now());
         }
 
-        /// Lets a message come now, and tells whether it may go on.
+        /// Delivers a message now. Returns true if it may continue.
         fn arrives(&mut self, message: &Message, return_delay: Duration) -> bool {
             let settlement = Settlement::new(drop, None).with_return_delay(return_delay);
             let sequence = self.sequence(message);
             self.admits(message, sequence, &settlement)
         }
 
-        /// The same, for a source that loses no nack.
+        /// Does the same for a source that loses no nack.
         fn comes(&mut self, key: &str, id: &str) -> bool {
             self.arrives(&message(key, id), Duration::ZERO)
         }
@@ -355,7 +365,7 @@ mod tests {
         let mut order = started(&["1", "2"]);
         order.nack("a", "1", 1);
         order.nack("a", "2", 2);
-        // Its lease had ended when its turn came.
+        // The lease of message 1 had ended when its turn came.
         advance(return_delay).await;
         order.nack("a", "1", 1);
 

@@ -1,8 +1,9 @@
-//! Builds a batch again that was lost in a panic, from the messages that are not to blame.
+//! Rebuilds a batch that was lost in a panic, from the messages that did not cause the panic.
 //!
-//! They are not handed back: a source such as MQTT delivers everything again after a single nack, in the
-//! same order, so the same batch would panic again, forever. They are transformed again one after
-//! another, and nothing else joins a batch before them, so their order is kept.
+//! Nacking these messages would not help. After a single nack, a source such as MQTT redelivers
+//! everything in the same order. The same batch would panic again, forever. Instead they are
+//! transformed again, one after another. No other record joins a batch before theirs, so their
+//! order is kept.
 
 use std::sync::Arc;
 
@@ -22,14 +23,16 @@ where
         !self.lost.is_empty() || !self.rebuilding.is_empty()
     }
 
-    /// Throws away the open batch of a key, and what was made of its messages.
+    /// Discards the open batch of a key and the records of its messages.
     pub(super) fn lose_open(&mut self, key: &S::Key) {
         let Some(open) = self.take_open(key) else { return };
         self.lose(open.entries);
     }
 
-    /// Takes the messages of a batch over which the sink panicked when it was closed. Which of them is to
-    /// blame shows when each has a batch of its own. Returns how many are queued for that.
+    /// Takes the messages of a batch whose closing panicked. Returns how many of them are queued.
+    ///
+    /// Each message gets its own batch, so the next panic shows which message caused it. A message
+    /// that was alone in its batch is rejected at once. So are messages without their originals.
     pub(super) fn lose_closed(&mut self, mut entries: Vec<Entry>, error: &Error) -> usize {
         if S::KEEPS_ORIGINALS && entries.len() > 1 {
             entries.iter_mut().for_each(Entry::isolate);
@@ -45,8 +48,8 @@ where
         0
     }
 
-    /// Queues messages before those that were lost earlier, and returns how many. Without their originals
-    /// they are handed back.
+    /// Queues messages before those that were lost earlier. Returns how many were queued. Messages
+    /// without their originals are nacked.
     fn lose(&mut self, entries: Vec<Entry>) -> usize {
         let mut place = 0;
         for entry in entries {
@@ -61,7 +64,7 @@ where
         place
     }
 
-    /// Starts with the next lost message.
+    /// Starts the transform of the next lost message.
     pub(super) fn rebuild(&mut self) {
         while self.rebuilding.is_empty()
             && self.can_join()
@@ -76,7 +79,7 @@ where
     }
 
     pub(super) fn rebuilt(&mut self, rebuilt: Transformed<T::Record>) {
-        // Those behind it on its ordering key are parked with a message that came later.
+        // Later messages of its ordering key are parked behind another message, which resumes them.
         let _ordering_key = self.take_record(rebuilt);
     }
 }

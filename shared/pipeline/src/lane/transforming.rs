@@ -1,4 +1,4 @@
-//! From a message to its record.
+//! Turns a message into its record.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use crate::suspects::{Noted, Work};
 use crate::write::{self, Entry};
 use crate::{Error, Recovery, Sink, Step, Transform, panics, trace};
 
-/// What came of a message. An ordering key comes back, so that its next message can go on.
+/// Result of a transform. The ordering key is returned, so that the next message of the key can
+/// start.
 pub(super) struct Transformed<R> {
     ordering_key: String,
     outcome: Outcome<R>,
@@ -26,9 +27,9 @@ pub(super) struct Transformed<R> {
 enum Outcome<R> {
     /// A record to write.
     Record(Parcel, R),
-    /// A message that can never succeed, and why.
+    /// A message that can never succeed, and the reason.
     Refused(Parcel, Error),
-    /// Nothing is left to do. Holds the name of a message that was handed back, if it is ordered.
+    /// The message is settled. Holds its identity if it is ordered and was nacked.
     Settled(Vec<Keyed>),
 }
 
@@ -38,7 +39,10 @@ where
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    /// Transforms a message: at once where that needs no waiting, else beside the others.
+    /// Transforms a message. A transform that must wait continues beside the others.
+    ///
+    /// If another message of the same ordering key is being transformed, this one is parked behind
+    /// it.
     pub(super) async fn take(&mut self, parcel: Parcel) {
         let key = &parcel.message.ordering_key;
         if !key.is_empty() {
@@ -51,19 +55,19 @@ where
         self.start(parcel).await;
     }
 
-    /// Takes a finished transform, and the messages that waited for it.
+    /// Handles a finished transform, then starts the messages that waited for it.
     pub(super) async fn transformed(&mut self, transformed: Transformed<T::Record>) {
         let key = self.take_record(transformed);
         self.resume(key).await;
     }
 
-    /// Hands out a message that cannot be part of a batch.
+    /// Settles a message that cannot be part of a batch: rejected ones go to the dead letters.
     pub(super) fn refuse(&mut self, parcel: Parcel, error: Error) {
         let shared = Arc::clone(&self.shared);
         self.leaving.push(Box::pin(async move { give_up(&shared, parcel, error).await }));
     }
 
-    /// Goes on with the keys that waited for room.
+    /// Continues with the ordering keys that waited for room.
     pub(super) async fn resume_parked(&mut self) {
         while self.has_room()
             && let Some(key) = self.resumable.pop()
@@ -78,7 +82,7 @@ where
         }
     }
 
-    /// Starts a transform; returns its ordering key if it has ended already.
+    /// Starts a transform. Returns its ordering key if it has already finished.
     async fn begin(&mut self, mut parcel: Parcel) -> Option<String> {
         parcel.duty.sequence = self.order.sequence(&parcel.message);
         if let Some(reason) = self.must_come_again(&parcel) {
@@ -92,7 +96,7 @@ where
             return Some(key);
         }
         let mut transform = self.transform(parcel);
-        // A waker is needed even for one look; pushed futures are polled again by their set.
+        // Polling needs a waker, even once. The set polls pushed futures again, with its own waker.
         match futures::poll!(&mut transform) {
             Poll::Ready(transformed) => Some(self.take_record(transformed)),
             Poll::Pending => {
@@ -102,13 +106,14 @@ where
         }
     }
 
-    /// Why a message is handed back before it is looked into.
+    /// Returns the reason why a message must be nacked before it is transformed, if there is one.
     fn must_come_again(&mut self, parcel: &Parcel) -> Option<&'static str> {
         let settlement = &parcel.duty.settlement;
         if !settlement.is_current() {
             return Some("stale");
         }
-        // It waited for too long before it came here. Those behind it on its key must not overtake it.
+        // The message waited too long before it came here. Later messages of its key must not
+        // overtake it.
         if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
             return Some("lease");
         }
@@ -116,7 +121,8 @@ where
         (!admitted).then_some("order")
     }
 
-    /// Looks whether a message was at work when earlier processes ended, where a file is kept of that.
+    /// Checks the crash file, if there is one: was the message being processed when earlier
+    /// processes ended?
     fn look_up(&self, parcel: &mut Parcel) -> Result<(), Error> {
         if let Some(suspects) = &self.shared.suspects {
             let duty = &mut parcel.duty;
@@ -144,7 +150,7 @@ where
         transformed.ordering_key
     }
 
-    /// Goes on with the messages parked behind a key until one has to wait.
+    /// Starts the messages parked behind a key, until one has to wait.
     async fn resume(&mut self, mut key: String) {
         while !key.is_empty() {
             if !self.has_room() {
@@ -190,8 +196,8 @@ where
         let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);
         let may_wait = match error.recovery() {
             Recovery::Retry => true,
-            // Handed back, it would come again behind the messages that wait for it here, or use up
-            // the attempts that its subscription allows.
+            // After a nack it would arrive behind the messages that wait for it here. Or it would
+            // use up the attempts that its subscription allows.
             Recovery::HandBack => !ordering_key.is_empty() || parcel.message.counts_attempts,
             Recovery::Reject(_) | Recovery::Stop => false,
         };
@@ -201,15 +207,15 @@ where
         } else if matches!(error.recovery(), Recovery::Reject(_)) {
             break Outcome::Refused(parcel, error);
         } else {
-            // Boxed, because every message would carry the room for it otherwise.
+            // Boxed, because otherwise every message's future would reserve the space for it.
             break Outcome::Settled(Box::pin(give_up(&shared, parcel, error)).await);
         }
     };
     Transformed { ordering_key, outcome }
 }
 
-/// Ends a message that has no record: to the dead letters, or back to the source. Returns its name if
-/// it is ordered and was handed back.
+/// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
+/// the source. Returns its identity if it is ordered and was nacked.
 async fn give_up<T, S, D>(shared: &Shared<T, S, D>, parcel: Parcel, error: Error) -> Vec<Keyed>
 where
     T: Transform,

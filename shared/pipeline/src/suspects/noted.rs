@@ -1,4 +1,4 @@
-//! Notes what a future works on while it is polled.
+//! Records the work of a future while it is polled.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 
 use super::{AtWork, Suspects, Work};
 
-/// What a lane works on, and how.
+/// Work of a lane, with the messages it belongs to.
 #[derive(Debug)]
 pub(crate) struct Note {
     suspects: Arc<Suspects>,
@@ -18,7 +18,7 @@ pub(crate) struct Note {
 }
 
 impl Note {
-    /// Of the messages with these fingerprints.
+    /// Creates a note for the messages with these fingerprints.
     pub(crate) fn new(
         suspects: &Arc<Suspects>,
         lane: usize,
@@ -29,13 +29,13 @@ impl Note {
         Self { suspects: Arc::clone(suspects), lane, at_work, work }
     }
 
-    /// The same, from here on written.
+    /// Returns the same note for the write of a batch.
     pub(crate) fn written(self) -> Self {
         Self { work: Work::Write, ..self }
     }
 }
 
-/// Does something, and notes meanwhile what is at work; without a file nothing is noted.
+/// Runs `work`, and keeps it recorded meanwhile. Without a note nothing is recorded.
 pub(crate) fn during<T>(note: Option<&Note>, work: impl FnOnce() -> T) -> T {
     let Some(note) = note else { return work() };
     note.suspects.enter(note.lane, &note.at_work, note.work);
@@ -44,7 +44,7 @@ pub(crate) fn during<T>(note: Option<&Note>, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// A future of a lane that is noted while it is polled, and not while it waits.
+/// A future of a lane. Its work is recorded while it is polled, but not while it waits.
 pub(crate) struct Noted<T> {
     inner: BoxFuture<'static, T>,
     note: Option<Note>,

@@ -7,7 +7,7 @@ fn message(id: &str, data: &'static str) -> Message {
     message
 }
 
-/// A crash file, which each process opens anew.
+/// A crash file that each process opens again.
 struct Crashes(tempfile::TempDir);
 
 impl Crashes {
@@ -25,7 +25,7 @@ impl Crashes {
     }
 }
 
-/// What is noted of messages that a lane works on.
+/// Returns the record of a lane that works on these messages.
 fn at_work<'a>(messages: impl IntoIterator<Item = &'a Message>) -> AtWork {
     AtWork::new(messages.into_iter().map(fingerprint))
 }
@@ -136,7 +136,7 @@ fn the_messages_of_a_batch_keep_to_themselves_and_only_the_culprit_is_put_aside(
         let suspects = crashes.start(1);
         let Ok((_, max_batch)) = suspects.admit(&all[culprit]) else { break suspects };
         ends += 1;
-        // The first batch that has it ends the process.
+        // The first batch with this message ends the process.
         let batch = all.chunks(max_batch.min(900)).find(|batch| {
             suspects.enter(0, &at_work(*batch), Work::Write);
             batch.iter().any(|message| message.id == "777")
@@ -150,7 +150,7 @@ fn the_messages_of_a_batch_keep_to_themselves_and_only_the_culprit_is_put_aside(
     assert!(others.map(|(_, message)| suspects.admit(message)).all(|admitted| admitted.is_ok()));
 }
 
-/// The root of those that were in a batch once: as many batches, each of as many messages.
+/// The size is the square root of the number of messages that were in a crashed batch once.
 #[test]
 fn only_messages_that_were_in_a_batch_once_count_for_the_size_of_their_batches() {
     let crashes = Crashes::new();

@@ -1,4 +1,4 @@
-//! Attempts to write a batch, until one succeeds or there is no point in another.
+//! Attempts to write a batch until an attempt succeeds or another one would be useless.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -12,38 +12,39 @@ use crate::panics;
 use crate::runner::{Outage, Shared};
 use crate::{Error, Recovery, Refusal, Sink, Transform};
 
-/// How a series of attempts ended.
+/// Result of a series of attempts.
 pub(super) enum Ending {
     Durable(Vec<Refusal>),
-    /// An attempt took all of its time, and the batch can be split.
+    /// An attempt timed out, and the batch can be split.
     TooSlow,
     Failed(Error),
 }
 
-/// What is attempted.
+/// The batch that is written.
 pub(super) struct Target<'a, S: Sink> {
     pub key: &'a S::Key,
     pub sealed: &'a S::Sealed,
     pub bytes: usize,
-    /// When the first lease of a message in it ends.
+    /// Time when the first lease of its messages ends.
     pub lease_end: Option<Instant>,
-    /// Whether splitting it is possible, and worth it after a time-out.
+    /// True if the batch can be split, and is large enough to be split after a time-out.
     pub can_split: bool,
 }
 
-/// What is tried again, for whom a lease may end meanwhile.
+/// A series of attempts. It ends when the lease of a message ends.
 pub(super) struct Series<'a, W: ?Sized> {
-    /// What is written, for the log.
+    /// Description of the written item, for the log.
     pub what: &'a W,
-    /// The action, as the metric of repeated attempts has it.
+    /// Name of the action in the metric of retried attempts.
     pub action: &'static str,
     pub lease_end: Option<Instant>,
     pub waits: Waits,
-    /// What is out of reach meanwhile.
+    /// Outage that a failed attempt is recorded in.
     pub outage: Outage,
 }
 
-/// Attempts a write until it succeeds, fails permanently, or the lease of a message in it ends.
+/// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a message
+/// in it ends.
 pub(super) async fn attempt<T, S, D>(shared: &Shared<T, S, D>, target: Target<'_, S>) -> Ending
 where
     T: Transform,
@@ -85,7 +86,10 @@ where
     }
 }
 
-/// Waits no longer than a lease: what is written after its end would overtake what came meanwhile.
+/// Waits for a future, but not beyond the end of a lease.
+///
+/// A write after that would be too late: the source may have redelivered the message, and the old
+/// copy would overtake newer messages.
 pub(super) async fn before<T>(
     lease_end: Option<Instant>,
     wait: impl Future<Output = T>,
@@ -97,7 +101,7 @@ pub(super) async fn before<T>(
     }
 }
 
-/// A time limit that ends with the lease, but leaves the usual time at least.
+/// Shortens a time limit to the end of the lease, but not below `attempt_timeout`.
 pub(super) fn within<T, S, D>(
     lease_end: Option<Instant>,
     limit: Duration,
@@ -109,7 +113,8 @@ pub(super) fn within<T, S, D>(
 }
 
 impl<W: Debug + ?Sized> Series<'_, W> {
-    /// Waits before the next attempt; false when the lease would not last until its end.
+    /// Waits before the next attempt. Returns false without waiting if the lease would end before
+    /// that attempt does.
     pub(super) async fn wait<T, S, D>(&mut self, shared: &Shared<T, S, D>, error: &Error) -> bool
     where
         T: Transform,

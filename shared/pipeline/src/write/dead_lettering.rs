@@ -1,4 +1,4 @@
-//! Brings messages that can never succeed to the dead letters.
+//! Writes messages that can never succeed to the dead letters.
 
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
@@ -11,10 +11,10 @@ use crate::panics;
 use crate::runner::Shared;
 use crate::{Error, Message, Recovery, Sink, Transform, trace};
 
-/// Brings messages to the dead letters, one after another, each with its reason and a detail.
+/// Writes messages to the dead letters, one after another, each with its reason and a detail.
 ///
-/// Those that cannot get there are nacked together, in the end. They hold up no others of their ordering
-/// keys: they will never be written.
+/// Messages that cannot be written there are nacked together at the end. Other messages of their
+/// ordering keys do not wait for them, because their records will never be written.
 pub(crate) async fn bury_all<T, S, D>(
     shared: &Shared<T, S, D>,
     refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
@@ -36,10 +36,10 @@ pub(crate) async fn bury_all<T, S, D>(
     }
 }
 
-/// Brings a message to the dead letters, and acknowledges it when it is durable there.
+/// Writes a message to the dead letters, and acknowledges it once it is durable there.
 ///
 /// # Errors
-/// The message, where it has to be handed back, and why.
+/// Returns the message if it must be nacked, and the reason.
 async fn bury<T, S, D>(
     shared: &Shared<T, S, D>,
     entry: Entry,
@@ -92,8 +92,10 @@ where
     }
 }
 
-/// Writes a letter until it is durable or the lease of its message ends. A letter that is refused is
-/// tried again too: there is no other place for it, and who set the topic up can mend it.
+/// Writes a dead letter until it is durable or the lease of its message ends.
+///
+/// A dead letter that is refused is retried too. There is no other destination for it, and an
+/// operator can repair the topic meanwhile.
 async fn write<T, S, D>(
     shared: &Shared<T, S, D>,
     dead_letters: &D,
@@ -111,7 +113,7 @@ where
     let mut series = Series { what, action, lease_end, waits, outage };
     let bytes = letter.message.size();
     loop {
-        // Turns of their own: they do not wait behind writes that time out.
+        // Dead letters have their own turns, so that they do not wait behind writes that time out.
         let Some(turn) = before(lease_end, shared.letter_pace.turn()).await else {
             let late = "its lease has ended: it may have been delivered again";
             return Err(Recovery::Retry.because("write dead letter", late));
