@@ -350,8 +350,8 @@ impl Running {
         }
     }
 
-    /// Drains the pipeline: stops intake, transforms the messages it already has, writes every
-    /// batch, settles, closes the source.
+    /// Drains the pipeline in this order: intake stops, messages already received are transformed,
+    /// every batch is written and settled, the source is closed.
     ///
     /// Part of `grace` is reserved for the source, which must send its acknowledgements. That part
     /// is 5 s, or a quarter of `grace` if that is shorter. Messages that are not settled before it

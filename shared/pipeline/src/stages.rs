@@ -90,8 +90,12 @@ pub struct Refusal {
 /// The destination of records, such as a Pub/Sub topic or a BigQuery table.
 ///
 /// A sink does not retry, and does not handle dead letters. The pipeline does both, so that every
-/// service behaves alike. The life of a batch is: [`Sink::open`], then [`Sink::join`] for each
-/// record, then [`Sink::seal`], then [`Sink::write`] until it succeeds.
+/// service behaves alike. The life of a batch has four steps:
+///
+/// 1. [`Sink::open`] creates it.
+/// 2. [`Sink::join`] adds one record at a time.
+/// 3. [`Sink::seal`] closes it.
+/// 4. [`Sink::write`] is called until it succeeds.
 ///
 /// Order: a lane writes the ordered batches of one [`Sink::Key`] one after another. A batch is
 /// ordered if one of its messages has an ordering key. All messages of an ordering key are in the

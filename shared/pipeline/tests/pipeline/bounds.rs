@@ -1,11 +1,11 @@
-//! Bounds that hold while the destination takes nothing.
+//! Tests of the bounds while the destination accepts nothing.
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
 use pipeline::Message;
 use pipeline::batch::Cause;
 use pipeline::doubles::{Fault, FaultRates, Faults};
 
-/// Writes hang until their time is over.
+/// Builds parts whose writes hang until they time out.
 fn stuck() -> Parts {
     Parts { sink: Faults::always(Fault::Hung), ..Parts::default() }
 }
@@ -22,7 +22,7 @@ async fn batches_take_no_more_memory_than_allowed_and_one_record() {
     assert_eq!(env.running.status().batch_memory(), 120);
 }
 
-/// Memory of an archive that holds this message.
+/// Returns the memory of an archive that holds this message.
 async fn memory_of(message: Message) -> usize {
     let env = Parts { is_archive: true, ..Parts::default() }.start();
     env.push_all([message]);
@@ -30,7 +30,7 @@ async fn memory_of(message: Message) -> usize {
     env.running.status().batch_memory()
 }
 
-/// The lane, its index by size and its clock know a batch by its key.
+/// The lane, its index by size and its clock each have a copy of the key.
 #[tokio::test(start_paused = true)]
 async fn three_copies_of_a_key_are_memory_of_an_archive() {
     let memory = async |key: &str| memory_of(to(key, message("1"))).await;
@@ -58,14 +58,15 @@ async fn a_lane_has_no_more_writes_than_allowed() {
     parts.limits.batch.max_messages = 1;
     let env = parts.start();
 
-    // All on one lane, while both together may have two writes.
+    // All messages are on one lane, while both lanes together may have two writes.
     env.push_all(["1", "2", "3"].map(|id| keyed("device", to(id, message(id)))));
     env.pass(seconds(6)).await;
 
     assert_eq!(env.retried("write"), 1, "of those that began at first");
 }
 
-/// Of thousands of small batches one at a time would bring a few messages for the time of a write.
+/// There may be thousands of small batches. Closing one at a time would free only a few messages
+/// for the time of a write.
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
     let mut parts = stuck();
@@ -80,7 +81,7 @@ async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
     assert_eq!(env.metrics.open_batches.get(), 60);
 }
 
-/// Each lane gives its share of the room.
+/// Each lane frees its share of the room.
 #[tokio::test(start_paused = true)]
 async fn a_lane_makes_room_for_its_part_of_the_messages() {
     let mut parts = stuck();
@@ -89,7 +90,7 @@ async fn a_lane_makes_room_for_its_part_of_the_messages() {
     parts.limits.max_writes = 10;
     let env = parts.start();
 
-    // All on one lane.
+    // All messages are on one lane.
     env.push_all((0..65).map(|id| id.to_string()).map(|id| keyed("device", to(&id, message(&id)))));
     env.pass(seconds(1)).await;
 
@@ -109,7 +110,8 @@ async fn a_batch_makes_room_for_bytes_where_originals_are_kept() {
     assert_eq!(env.written(), ["1", "2"]);
 }
 
-/// Batches without originals hold none of the bytes in flight, but they hold messages.
+/// Batches without originals hold none of the bytes in flight, but they count as messages in
+/// flight.
 #[tokio::test(start_paused = true)]
 async fn an_archive_makes_room_for_messages() {
     let mut parts = stuck();
@@ -131,7 +133,7 @@ async fn an_archive_makes_no_room_for_bytes_that_it_does_not_hold() {
     parts.limits.max_bytes_in_flight = 25;
     let env = parts.start();
 
-    // The second and the third are at work, and the fourth waits for their bytes.
+    // Messages 2 and 3 are being transformed, and message 4 waits for their bytes.
     env.push_all(["1", "2", "3", "4"].map(message));
     env.pass(seconds(1)).await;
 
@@ -146,7 +148,7 @@ async fn no_more_batches_are_closed_than_memory_asks_for() {
     parts.limits.max_writes = 10;
     let env = parts.start();
 
-    // 300 bytes may be open; the other 20 are for what is being written.
+    // Open batches may hold 300 bytes. The other 20 bytes are reserved for batches being written.
     env.push_all((0..31).map(|id| to(&id.to_string(), message(&id.to_string()))));
     env.pass(seconds(1)).await;
     assert_eq!(env.causes(), [(Cause::Memory, 1)]);
@@ -157,7 +159,7 @@ async fn no_more_batches_are_closed_than_memory_asks_for() {
     assert_eq!(env.running.status().batch_memory(), 330, "one record more than allowed");
 }
 
-/// Where originals are not kept, what acknowledges a message is all that is left of it.
+/// If originals are not kept, only the data needed to acknowledge a message is left of it.
 #[tokio::test(start_paused = true)]
 async fn what_acknowledges_a_message_counts_where_nothing_else_is_left_of_it() {
     let held = async |is_archive| {
@@ -174,7 +176,7 @@ async fn what_acknowledges_a_message_counts_where_nothing_else_is_left_of_it() {
     assert!((61_000 + 100 * 100..61_000 + 100 * 500).contains(&bytes), "{bytes}");
 }
 
-/// The largest one can be one whose key has an ordered write under way.
+/// The largest batch may be one whose key has an ordered write under way.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_must_wait_for_its_key_does_not_keep_others_from_making_room() {
     let mut parts = stuck();
@@ -192,7 +194,7 @@ async fn a_batch_that_must_wait_for_its_key_does_not_keep_others_from_making_roo
     assert_eq!(env.causes(), [(Cause::Count, 1), (Cause::Memory, 1)]);
 }
 
-/// A batch that is closed takes no more records, so it would be smaller than it had to be.
+/// A closed batch takes no more records, so it would be smaller than necessary.
 #[tokio::test(start_paused = true)]
 async fn a_batch_stays_open_while_another_one_waits_to_be_written() {
     let mut parts = stuck();
@@ -212,7 +214,8 @@ async fn a_batch_stays_open_while_another_one_waits_to_be_written() {
     assert_eq!(env.metrics.open_batches.get(), 2);
 }
 
-/// The smallest batch is never the largest, so memory would keep it waiting for as long as it is short.
+/// The smallest batch is never the largest. So it would wait as long as memory is short, if memory
+/// alone decided.
 #[tokio::test(start_paused = true)]
 async fn a_small_batch_is_written_in_its_time_while_memory_is_short() {
     let rates = FaultRates { max_delay: seconds(1), ..FaultRates::default() };

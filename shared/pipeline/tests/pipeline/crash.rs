@@ -1,4 +1,5 @@
-//! A message that ends the process again and again is put aside, and the others are written.
+//! Tests that a message that ends the process again and again becomes a dead letter, and that the
+//! others are written.
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
@@ -10,12 +11,13 @@ use pipeline::doubles::{
 };
 use pipeline::{Error, Limits, MAX_CRASHES, Message, Metrics, Pipeline, Step, Transform, batch};
 
-/// Names the crash file of the process that the test starts.
+/// Variable with the crash file of the process that the test starts.
 const VARIABLE: &str = "CRASH_FILE_OF_THE_TEST";
-/// Names the step in which fatal messages end it.
+/// Variable with the step in which fatal messages end that process.
 const STEP: &str = "FATAL_STEP_OF_THE_TEST";
 
-/// Ends the process over some messages in one step, as a stack overflow or the kernel's killer does.
+/// Ends the process over some messages in one step, as a stack overflow or the kernel's
+/// out-of-memory killer does.
 struct Fatal(String);
 
 impl Fatal {
@@ -31,7 +33,7 @@ impl Transform for Fatal {
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
         self.reach("transform", &message.id);
-        // While it waits, others are taken in.
+        // Other messages are taken while this one waits.
         tokio::time::sleep(Duration::from_millis(10)).await;
         self.reach("later poll", &message.id);
         let id = message.id.clone();
@@ -93,7 +95,8 @@ fn run(step: &str, crash_file: &Path) -> ExitStatus {
     process.env(STEP, step).output().unwrap().status
 }
 
-/// Runs a process again and again, and returns how many ended uncleanly before one did all there was to do.
+/// Runs a process again and again, until one ends cleanly after all its work. Returns the number of
+/// unclean ends before it.
 fn unclean_ends(step: &str) -> u32 {
     let folder = tempfile::tempdir().unwrap();
     let crash_file = folder.path().join("crash_file");

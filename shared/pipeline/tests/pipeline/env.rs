@@ -1,4 +1,4 @@
-//! A pipeline of test doubles, fed by hand.
+//! A pipeline of test doubles whose input the test controls.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use pipeline::doubles::{
 use pipeline::metrics::{FlushCause, Reason};
 use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
 
-/// Longer than any test lasts in its paused time.
+/// Longer than the paused time of any test.
 pub(crate) const NEVER: Duration = Duration::from_secs(1_000_000);
 
-/// A running pipeline, and all that can be seen of it.
+/// A running pipeline, and everything that can be observed of it.
 pub(crate) struct TestEnv {
     pub(crate) running: Running,
     pub(crate) tap: Tap,
@@ -22,7 +22,7 @@ pub(crate) struct TestEnv {
     pub(crate) metrics: Metrics,
 }
 
-/// What a [`TestEnv`] is made of.
+/// Components of a [`TestEnv`].
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) lease: Option<Duration>,
@@ -30,16 +30,16 @@ pub(crate) struct Parts {
     pub(crate) transform: Faults,
     pub(crate) sink: Faults,
     pub(crate) letters: Policy<Faults>,
-    /// Most bytes that fit into one batch of the sink.
+    /// Maximum bytes of one batch of the sink.
     pub(crate) max_batch_bytes: usize,
-    /// Whether the sink keeps no originals and parts no batch.
+    /// True if the sink keeps no originals and splits no batch.
     pub(crate) is_archive: bool,
-    /// Bytes that the duty to settle a message holds.
+    /// Bytes that the settlement of a message holds elsewhere.
     pub(crate) held_bytes: u32,
 }
 
 impl Default for Parts {
-    /// One lane, and a limit of nothing: batches are written at a shutdown alone.
+    /// One lane without limits: batches are written only at a shutdown.
     fn default() -> Self {
         Self {
             limits: Limits {
@@ -103,35 +103,35 @@ fn with_sink<So, T, S, D>(pipeline: Pipeline<So, T, (), D>, sink: S) -> Pipeline
     Pipeline { service, source, transform, sink, dead_letters, limits, metrics }
 }
 
-/// A message of ten bytes for batch `k`.
+/// Creates a message of ten bytes for batch `k`.
 pub(crate) fn message(id: &str) -> Message {
     let mut message = Message::new("0123456789");
     message.id = id.into();
     message
 }
 
-/// The same message for another batch.
+/// Sends the message to another batch.
 pub(crate) fn to(key: &str, message: Message) -> Message {
     message.with_attribute("key", key)
 }
 
-/// The same message with this ordering key.
+/// Sets the ordering key of the message.
 pub(crate) fn keyed(key: &str, mut message: Message) -> Message {
     message.ordering_key = key.into();
     message
 }
 
-/// The same message as a record of this size.
+/// Sets the size of the message's record.
 pub(crate) fn sized(bytes: usize, message: Message) -> Message {
     message.with_attribute("bytes", bytes.to_string())
 }
 
-/// The same message, whose record is not good.
+/// Marks the message, so that its record is bad in this way.
 pub(crate) fn bad(kind: Kind, message: Message) -> Message {
     message.with_attribute("kind", format!("{kind:?}"))
 }
 
-/// The record that a message asks for.
+/// Returns the record that a message asks for.
 pub(crate) fn item(message: &Message) -> Item {
     let attribute = |name: &str| message.attributes.get(name).map(ToString::to_string);
     let kinds = [Kind::Refused, Kind::Poison, Kind::Skipped];
@@ -152,12 +152,12 @@ impl TestEnv {
         messages.into_iter().for_each(|message| self.tap.push(message));
     }
 
-    /// Lets this much of the paused time pass, with all that happens in it.
+    /// Lets this much of the paused time pass, with everything that happens in it.
     pub(crate) async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
 
-    /// Batches written for each cause that closed one.
+    /// Returns the number of batches closed by each cause.
     pub(crate) fn causes(&self) -> Vec<(Cause, u64)> {
         use Cause::{Age, Bytes, Count, Idle, Lease, Memory, Shutdown};
         let count = |cause| self.metrics.flushed.get_or_create(&FlushCause { cause }).get();
@@ -178,7 +178,7 @@ impl TestEnv {
     }
 }
 
-/// This many seconds.
+/// Returns a duration of this many seconds.
 pub(crate) const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }

@@ -1,4 +1,4 @@
-//! Each cause for which a batch is written, alone.
+//! Tests of each cause for which a batch is written.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ async fn a_batch_is_written_when_its_first_record_has_waited_long_enough() {
     assert_eq!(env.written(), ["1", "2"]);
 }
 
-/// Each batch has a clock of its own, and nothing but age ends one here.
+/// Each batch has its own clock, and only its age ends a batch here.
 #[tokio::test(start_paused = true)]
 async fn a_hot_key_does_not_hold_up_a_cold_one() {
     let mut parts = Parts::default();
@@ -101,7 +101,7 @@ async fn batches_are_written_when_nothing_more_comes() {
     assert_eq!(env.written(), ["1", "3", "2"], "the larger one first");
 }
 
-/// A batch that nobody can write yet goes on growing.
+/// A batch that cannot be written yet keeps growing.
 #[tokio::test(start_paused = true)]
 async fn an_idle_batch_stays_open_while_all_writes_are_taken() {
     let mut parts = Parts { sink: Faults::always(Fault::Hung), ..Parts::default() };
@@ -180,7 +180,7 @@ async fn the_largest_batch_is_written_when_somebody_waits_for_room() {
     assert_eq!(env.written(), ["2", "3"]);
 }
 
-/// Time for two attempts is left: 10 s of a lease of 60 s.
+/// The time for two attempts is left: 10 s of a lease of 60 s.
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_written_before_a_lease_in_it_ends() {
     let env = Parts { lease: Some(seconds(60)), ..Parts::default() }.start();
@@ -217,7 +217,7 @@ async fn a_batch_that_waits_for_the_one_before_delays_no_other() {
     let env = parts.start();
     let ordered = |id| keyed("device", message(id));
 
-    // The write of the first one hangs for five seconds, so the second one is due and waits.
+    // The write of the first batch hangs for five seconds, so the second one is due and waits.
     env.push_all([ordered("1")]);
     env.pass(seconds(1) + Duration::from_millis(100)).await;
     env.push_all([ordered("2")]);

@@ -1,4 +1,4 @@
-//! From the source to the lanes.
+//! Tests of the way from the source to the lanes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -8,7 +8,7 @@ use pipeline::doubles::{Describe, Faults, Feed, Graveyard, Ledger, Shelf};
 use pipeline::metrics::Reason;
 use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Source};
 
-/// Fails some times before it delivers.
+/// A source that fails a number of times before it delivers.
 struct Failing {
     errors: VecDeque<Recovery>,
     feed: Feed,
@@ -27,8 +27,8 @@ impl Source for Failing {
     }
 }
 
-/// How a pipeline of one message ends whose source fails with these errors first, what it repeated, and
-/// whether the message was acked.
+/// Runs a pipeline of one message whose source first fails with these errors. Returns how it ended,
+/// the number of retries, and whether the message was acked.
 async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u64, bool) {
     let (ledger, metrics) = (Ledger::default(), Metrics::default());
     let feed = Feed::new([message("1")], ledger.clone());
@@ -58,7 +58,7 @@ async fn a_source_that_can_never_deliver_ends_the_pipeline() {
     }
 }
 
-/// The messages of each lane: each writes its own batch at the end.
+/// Returns the messages of each lane. Each lane writes its own batch at the end.
 async fn lanes(messages: impl IntoIterator<Item = Message>) -> Vec<Vec<String>> {
     let mut parts = Parts::default();
     parts.limits.lanes = 4;

@@ -1,4 +1,4 @@
-//! The loop with test doubles around it, in paused time.
+//! Tests of the pipeline with test doubles, in paused time.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

@@ -1,5 +1,5 @@
-//! The crash file names what a lane works on, and nothing while it waits: a process that is killed then
-//! blames no message.
+//! Tests of the crash file. It names the work of a lane, and nothing while the lane waits. So a
+//! process that is killed while it waits blames no message.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// A pipeline with a crash file.
+/// Starts a pipeline with a crash file.
 fn start(mut parts: Parts) -> (TestEnv, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     parts.limits.crash_file = Some(folder.path().join("crash_file"));
     (parts.start(), folder)
 }
 
-/// The lines of the first lane.
+/// Returns the lines of the first lane.
 fn noted(folder: &TempDir) -> Vec<String> {
     let text = std::fs::read_to_string(folder.path().join("crash_file")).unwrap();
     let lines = text.lines().skip_while(|line| !line.starts_with("lanes of ")).skip(1);
@@ -59,7 +59,7 @@ async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
     parts.limits.max_batch_memory = 50;
     let (env, folder) = start(parts);
 
-    // The first one takes all memory until it is written. The second one goes on after that.
+    // Message 1 takes all memory until it is written. Message 2 continues after that.
     env.push_all([keyed("device", sized(60, message("1"))), keyed("device", message("2"))]);
     env.pass(seconds(1)).await;
 
@@ -68,7 +68,8 @@ async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
     assert_eq!(noted(&folder), [""; 0]);
 }
 
-/// Ends a process by force, once this is true, while a transform blocks its lane. Returns what stays noted.
+/// Ends a process by force, once `is_due` returns true, while a transform blocks its lane. Returns
+/// the lines that stay recorded.
 async fn noted_at_the_end(
     stall_after: Duration,
     is_due: impl Fn(&Status) -> bool + Send,

@@ -1,5 +1,5 @@
-//! Order per key, where messages have to be delivered again: everything of the key behind them is handed
-//! back too.
+//! Tests of the order per key when messages must be redelivered. All later messages of the key are
+//! nacked too.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use pipeline::{
 use tokio::time::{Instant, sleep, sleep_until};
 
 const LEASE: Duration = Duration::from_secs(60);
-/// The time for which a source keeps a message whose nack was lost.
+/// Time for which a source keeps a message whose nack was lost.
 const RETURN_DELAY: Duration = Duration::from_secs(30);
 
 fn seconds(count: u64) -> Duration {
@@ -29,9 +29,10 @@ fn message(id: &str) -> Message {
     message
 }
 
-/// A subscription with message ordering: a message that is nacked comes again, and so does everything
-/// of its key that was delivered after it, in order. Nothing else of the key comes before it, unless its
-/// nack was lost.
+/// A subscription with message ordering.
+///
+/// A nacked message is redelivered. So are all later messages of its key that were already
+/// delivered, in order. No other message of the key comes before it, unless its nack was lost.
 struct Ordered {
     start: Instant,
     due: VecDeque<(Duration, Message)>,
@@ -40,21 +41,21 @@ struct Ordered {
 
 #[derive(Default)]
 struct Unsettled {
-    /// Messages that were delivered and not acked, by their place.
+    /// Messages that were delivered but not acked, by their position.
     held: BTreeMap<usize, Message>,
-    /// Places to deliver again.
+    /// Positions to deliver again.
     again: VecDeque<usize>,
     delivered: usize,
     /// True until a nack was lost.
     loses_nack: bool,
-    /// The ids of all deliveries.
+    /// Ids of all deliveries.
     deliveries: Vec<String>,
-    /// A place whose nack was lost, and when it is delivered again all the same.
+    /// Position whose nack was lost, and the time of its redelivery.
     kept: Option<(Instant, usize)>,
 }
 
 impl Unsettled {
-    /// Delivers this place again, and all that follow it.
+    /// Redelivers this position and all later ones.
     fn return_from(&mut self, place: usize) {
         let first = self.again.front().map_or(place, |next| place.min(*next));
         self.again = self.held.range(first..).map(|(place, _)| *place).collect();
@@ -70,7 +71,7 @@ impl Ordered {
         }
     }
 
-    /// The first nack does not reach the source.
+    /// Makes the first nack get lost on its way to the source.
     fn with_a_lost_nack(self) -> Self {
         self.unsettled.lock().unwrap().loses_nack = true;
         self
@@ -125,7 +126,7 @@ impl Source for Ordered {
     }
 }
 
-/// Passes everything on, but fails until some time.
+/// A transform that fails until a given time.
 struct Away(Instant);
 
 impl Transform for Away {
@@ -140,7 +141,7 @@ impl Transform for Away {
     }
 }
 
-/// The shelf is out of reach until this time.
+/// A destination that cannot be reached until this time.
 struct Back(Instant);
 
 impl Hook for Back {
@@ -149,8 +150,8 @@ impl Hook for Back {
     }
 }
 
-/// Runs a source of one key through an outage of the transform and of the sink, and returns what was
-/// written, in that order.
+/// Runs a source of one key through an outage of the transform and one of the sink. Returns the
+/// written ids, in order.
 async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<String> {
     let (ledger, start) = (Ledger::default(), source.start);
     let faultless = || Faults::new(FaultRates::default(), 0);
@@ -178,7 +179,7 @@ async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<St
     ledger.book().written.clone()
 }
 
-/// The order in which messages became durable for the first time.
+/// Returns the order in which messages became durable for the first time.
 fn first_times(mut written: Vec<String>) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     written.retain(|id| seen.insert(id.clone()));
@@ -203,7 +204,8 @@ async fn a_message_whose_nack_was_lost_is_not_overtaken_by_those_that_come_befor
     assert_eq!(first_times(written), ["1", "2", "3", "4"]);
 }
 
-/// Each delivery uses up an attempt, and Pub/Sub moves a message without attempts to its dead letters.
+/// Each delivery uses up an attempt, and Pub/Sub moves a message without attempts left to its dead
+/// letters.
 #[tokio::test(start_paused = true)]
 async fn a_message_behind_one_that_stays_away_uses_up_few_attempts() {
     let mut source = Ordered::new([(0, "1"), (10, "2"), (20, "3"), (66, "4")]).with_a_lost_nack();
@@ -222,7 +224,8 @@ async fn a_message_behind_one_that_stays_away_uses_up_few_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_sink_longer_than_a_lease_keeps_the_order() {
-    // Two in the batch that is written, two in one that waits, one in an open one, and later ones.
+    // Two messages are in the batch being written, two in one that waits, one in an open batch. Two
+    // come later.
     let due = [(0, "1"), (10, "2"), (10, "3"), (10, "4"), (20, "5"), (55, "6"), (61, "7")];
 
     let written = written(Ordered::new(due), 0, 65).await;
@@ -246,15 +249,15 @@ async fn an_open_batch_behind_one_that_is_handed_back_keeps_the_order() {
     assert_eq!(first_times(written), ["1", "2"]);
 }
 
-/// Delivers messages whose leases began before, as a source that reads ahead does.
+/// A source that delivers messages whose leases began earlier, as a source that reads ahead does.
 struct ReadAhead {
-    /// When a message is handed over, its key and id, and when its lease ends; in seconds.
+    /// Time of the delivery, key and id, and end of the lease of each message; times in seconds.
     due: VecDeque<(u64, [&'static str; 2], u64)>,
     start: Instant,
     verdicts: Verdicts,
 }
 
-/// When each message was settled, and how.
+/// Time and verdict of each settled message.
 type Verdicts = Arc<Mutex<Vec<(Duration, &'static str, Verdict)>>>;
 
 impl Source for ReadAhead {
@@ -281,7 +284,7 @@ async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>
     outcome_of(due).await.0
 }
 
-/// What was written, and all verdicts, both in their order.
+/// Returns the written ids and all verdicts, both in order.
 async fn outcome_of(
     due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>,
 ) -> (Vec<String>, Vec<(Duration, &'static str, Verdict)>) {
@@ -309,7 +312,7 @@ async fn outcome_of(
 
 #[tokio::test(start_paused = true)]
 async fn a_message_whose_lease_ended_before_it_came_here_is_not_overtaken() {
-    // Pub/Sub delivers the first one again, and then everything of its key behind it.
+    // Pub/Sub redelivers message 1, and then everything of its key behind it.
     let due = [
         (70, ["device", "1"], 60),
         (70, ["device", "2"], 130),
@@ -327,7 +330,7 @@ async fn a_message_whose_lease_ended_before_it_came_here_takes_no_others_with_it
     assert_eq!(written_of(due).await, ["2", "1"]);
 }
 
-/// At once, the source would deliver them again at once, again and again.
+/// If they were nacked at once, the source would redeliver them at once, again and again.
 #[tokio::test(start_paused = true)]
 async fn messages_are_held_for_half_a_second_before_they_are_handed_back_in_order() {
     let (written, verdicts) = outcome_of([(70, ["a", "1"], 60), (70, ["b", "2"], 60)]).await;

@@ -1,4 +1,5 @@
-//! One message can end no process: not by a panic in any stage, and not by dead letters that nobody takes.
+//! Tests that no single message can end the process. Neither a panic in a stage nor dead letters
+//! that nobody accepts may do so.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use pipeline::{
 };
 use tokio::time::Instant;
 
-/// Where messages whose ids begin with `bad` make their stage panic.
+/// Stage in which messages whose ids begin with `bad` panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Transform,
@@ -65,7 +66,7 @@ fn message(id: &str) -> Message {
     message
 }
 
-/// One lane, which waits for all messages before it writes.
+/// One lane that waits for all messages before it writes.
 fn one_batch() -> Limits {
     let max_idle = Duration::from_millis(100);
     let batch = batch::Limits { max_idle, ..batch::Limits::default() };
@@ -106,8 +107,8 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
     }
 }
 
-/// Brings these messages, which a broker delivers again after a nack, into batches of so many records of
-/// a sink that panics at this stage. Everything is settled on one connection.
+/// Runs these messages through a sink that panics at this stage, in batches of at most
+/// `max_records`. The source is a [`Broker`], and everything is settled on one connection.
 async fn settle_once<const N: usize>(
     stage: Stage,
     messages: [Message; N],
@@ -219,8 +220,8 @@ async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
     );
 }
 
-/// Dead letters that are refused some times, as a topic with a schema does it, and keep the details of
-/// those they take.
+/// Dead letters that are refused a number of times, as by a topic with a schema. Later ones are
+/// accepted.
 struct Picky {
     refusals: usize,
     with: Recovery,
@@ -287,7 +288,7 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
         assert!(ended.is_none(), "{with:?}");
         assert!(outage.is_some_and(|(why, _)| why.contains("refused")), "{with:?}");
         assert!(status.letter_outage().is_none(), "{with:?}");
-        // 100 ms, doubled up to 30 s, and at least half of that each time.
+        // The wait is 100 ms, doubled up to 30 s, and each is at least half of that.
         assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
         assert!(ledger.book().nacked.is_empty(), "{with:?}");
         assert_eq!(ledger.book().buried.len(), 1, "{with:?}");
@@ -303,7 +304,8 @@ async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_hande
 
     assert!(pipeline.start().ended().await.is_none());
 
-    // A lease that is too short for another attempt: one attempt a delivery, half a second each.
+    // The lease is too short for another attempt. So each delivery has one attempt and takes half a
+    // second.
     assert_eq!(tried.load(Ordering::Relaxed), 21);
     assert!(start.elapsed() >= Duration::from_secs(10), "{:?}", start.elapsed());
     assert!(ledger.book().nacked.contains("1"));
@@ -348,7 +350,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
     assert_eq!(lanes, "lanes of 1001 lines");
     assert!(noted.starts_with("0000000000000000\n"), "nothing is at work after a clean drain");
 
-    // What three processes leave that end with it at work.
+    // This is the file that three processes leave that ended while they processed the message.
     let mut hasher = DefaultHasher::new();
     hasher.write(b"culprit");
     let line = format!("{:016x}", hasher.finish());

@@ -1,5 +1,8 @@
-//! The promise, for random orders of completion, failures, refusals and shutdowns: no delivery is
-//! acked before its record is durable, none is forgotten, order per key holds, no bound is exceeded.
+//! Property tests of the delivery guarantee.
+//!
+//! They use random orders of completion, failures, refusals and shutdowns. No delivery may be acked
+//! before its record is durable, and none may be forgotten. The order per key must hold, and no
+//! bound may be exceeded.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,7 +31,7 @@ struct Case {
     do_leases_end: bool,
     lost_nacks: Option<LostNacks>,
     policy: Policy<()>,
-    /// Whether the sink keeps no originals and parts no batch.
+    /// True if the sink keeps no originals and splits no batch.
     is_archive: bool,
 }
 
@@ -44,7 +47,7 @@ struct Sketch {
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 const MAX_RECORD: usize = 120;
 const MAX_BATCH_BYTES: usize = 100;
-/// Most that a batch takes for itself and for its first message, where it keeps no originals.
+/// Maximum bytes that a batch without originals needs for itself and its first message.
 const MAX_HANDLE: usize = 2048;
 
 fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
@@ -55,7 +58,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
     ];
     let sketch = (0..4_u8, proptest::option::of(0..3_u8), 1..=MAX_RECORD, kind).prop_map(
         |(batch_key, ordering_key, bytes, kind)| {
-            // One ordering key goes to one place, as it does in every service.
+            // All messages of an ordering key have the same batch key, as in every service.
             let batch_key = ordering_key.unwrap_or(batch_key);
             Sketch { batch_key, ordering_key, bytes, kind }
         },
@@ -108,7 +111,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let lease = proptest::option::of((20..600_u64).prop_map(Duration::from_secs));
     let ends = (lease, any::<bool>(), lost_nacks(), policies(), proptest::bool::weighted(0.2));
     let rates = (rates(), rates(), rates());
-    // A batch of an archive counts what it has allocated, so there must be room for some.
+    // A batch of an archive counts its allocated memory, so there must be room for some batches.
     let room = (limits(), 0..20_usize).prop_map(|(limits, batches)| (limits, batches * MAX_HANDLE));
     (any::<u64>(), sketches(), room, rates, ends).prop_map(
         |(
@@ -136,7 +139,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Cases in which something says, once in a while, that no message can succeed.
+/// Cases in which a stage sometimes reports that no message can succeed.
 fn cases_that_stop() -> impl Strategy<Value = Case> {
     (cases(), 0..3_u8, 0..3_u8, 0..10_u8).prop_map(|(mut case, sink, transform, letters)| {
         case.sink.stopped = sink;
@@ -169,7 +172,7 @@ impl Case {
                 key: sketch.batch_key.to_string(),
                 id: message.id.clone(),
                 bytes: sketch.bytes,
-                // What has joined an archive is never refused.
+                // A record that has joined an archive is never refused.
                 kind: if is_archive { Kind::Good } else { sketch.kind },
             }
         };
@@ -214,7 +217,7 @@ impl Case {
         feed
     }
 
-    /// Why this message can never succeed.
+    /// Returns the reason why this message can never succeed.
     fn reason(&self, index: usize) -> Option<&'static str> {
         let sketch = &self.messages[index];
         match sketch.kind {
@@ -237,7 +240,7 @@ impl Case {
         self.check_order(&book.written);
     }
 
-    /// The first time that each record became durable is in the order of its key.
+    /// Checks that records became durable for the first time in the order of their key.
     fn check_order(&self, written: &[String]) {
         let mut last: HashMap<u8, usize> = HashMap::new();
         let mut seen = HashSet::new();
@@ -252,7 +255,8 @@ impl Case {
     }
 }
 
-/// Hands everything back, and counts; not for ever, so that the test fails if nothing slows it down.
+/// A transform that nacks and counts. It stops after 100 calls, so that the test fails if nothing
+/// slows it down.
 struct Away(Arc<AtomicUsize>);
 
 impl Transform for Away {
@@ -266,7 +270,7 @@ impl Transform for Away {
     }
 }
 
-/// Hands a message back for 10 s, and returns how often it was asked for.
+/// Nacks a message for 10 s. Returns the number of times that it was transformed.
 fn asked_for(message: Message) -> usize {
     let (asked, ledger) = (Arc::<AtomicUsize>::default(), Ledger::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
@@ -296,7 +300,7 @@ fn asked_for(message: Message) -> usize {
 fn what_is_handed_back_does_not_come_again_at_once() {
     let asked = asked_for(Message::new("data"));
 
-    // The feed delivers again at once, so nothing else holds it: twice a second.
+    // The feed redelivers at once, so only the pipeline delays the message: two attempts a second.
     assert!((10..=22).contains(&asked), "{asked} times in 10 s");
 }
 
@@ -307,7 +311,7 @@ fn a_message_of_a_transport_that_counts_attempts_waits_in_place() {
 
     let asked = asked_for(message);
 
-    // 100 ms, doubled each time.
+    // The wait is 100 ms at first, and doubles each time.
     assert!((6..=9).contains(&asked), "{asked} times in 10 s");
 }
 
@@ -320,7 +324,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         .block_on(future)
 }
 
-/// 300 cases, or as many as `PROPTEST_CASES` says.
+/// Configuration with 300 cases, or with the number in `PROPTEST_CASES`.
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig { cases: cases.unwrap_or(300), ..ProptestConfig::default() }
@@ -352,7 +356,7 @@ proptest! {
             let has_key = |id: &&String| {
                 case.messages[id.parse::<usize>().unwrap()].ordering_key.is_some()
             };
-            // Later ones of its key would overtake it, so only the end of a lease may do that.
+            // Later messages of its key would overtake it, so only the end of a lease may nack it.
             let handed_back = book.nacked.iter().find(has_key);
             let may_be = case.lease.is_some() || matches!(case.policy, Policy::Leave);
             assert!(may_be || handed_back.is_none(), "{handed_back:?}");
@@ -390,7 +394,7 @@ proptest! {
     }
 }
 
-/// Never returns; panics when open batches hold more than the limit and one record a lane.
+/// Panics if open batches hold more than the limit and one record for each lane. Never returns.
 fn watch_memory(
     running: &Running,
     case: &Case,

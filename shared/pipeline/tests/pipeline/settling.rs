@@ -1,4 +1,4 @@
-//! What becomes of a message whose way ends early: refused, given up, stopped, or too late.
+//! Tests of messages that end early, because they are refused, given up, stopped or too late.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-/// Batches are written as soon as nothing more is at hand.
+/// Builds parts that write batches as soon as no more messages are ready.
 fn eager() -> Parts {
     let mut parts = Parts::default();
     parts.limits.batch.max_idle = Duration::ZERO;
@@ -30,7 +30,7 @@ fn counted(family: &Family<Reason, Counter>, reason: &'static str) -> u64 {
     family.get_or_create(&Reason { reason }).get()
 }
 
-/// How the pipeline ends by itself; all that it holds is settled after that.
+/// Returns how the pipeline ended by itself. All its messages are settled after that.
 async fn ended(mut running: Running) -> Recovery {
     let error = running.ended().await.unwrap();
     drop(running.shutdown(seconds(30)).await);
@@ -60,7 +60,7 @@ async fn a_batch_that_ends_in_a_stop_is_nacked() {
     assert_eq!(env.ledger.book().acked, ids([]));
 }
 
-/// Attempts until the lease would not last for another one, then another delivery.
+/// Attempts continue until the lease is too short for another one. Then the message is redelivered.
 #[tokio::test(start_paused = true)]
 async fn a_write_is_tried_as_long_as_the_lease_lasts() {
     let lease = Some(seconds(60));
@@ -89,7 +89,7 @@ async fn a_transform_is_tried_as_long_as_the_lease_lasts() {
 
     assert_eq!(env.nacked_for("transform"), 1);
     let book = env.ledger.book();
-    // The source may have taken it back before.
+    // The source may have taken it back earlier.
     assert_eq!((book.expired.len() + book.nacked.len(), book.acked.len()), (1, 0));
     assert_eq!(book.broken, Vec::<String>::new());
 }
@@ -170,7 +170,7 @@ async fn a_refused_batch_is_parted_until_the_culprit_stands_alone() {
     assert_eq!(book.acked.len(), 5);
 }
 
-/// What is written of records of these sizes, with these faults.
+/// Returns the batches written for records of these sizes, with these faults.
 async fn batches<const N: usize>(
     sizes: [usize; N],
     faults: impl IntoIterator<Item = Fault>,
@@ -202,7 +202,8 @@ async fn a_batch_that_took_too_long_is_parted_where_its_size_may_be_the_cause() 
     assert_eq!(batches([40 * 1024; 4], faults, false).await, parts);
 }
 
-/// Refused once more, a half is parted again; what cannot be parted is not asked for ever.
+/// A half that is refused again is split again. A batch that cannot be split is not retried
+/// forever.
 #[tokio::test(start_paused = true)]
 async fn a_refused_batch_is_parted_whatever_its_size() {
     let rejected = |count| std::iter::repeat_n(Fault::Rejected, count);
@@ -232,7 +233,7 @@ async fn what_becomes_no_record_is_acked_and_counted() {
     env.push_all([bad(Kind::Skipped, message("1"))]);
     env.pass(seconds(1)).await;
 
-    // The ledger calls it broken, because it knows of no record.
+    // The ledger reports it as broken, because it knows of no record.
     assert_eq!(env.ledger.book().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.skipped, "skipped"), 1);
 }
@@ -249,7 +250,7 @@ async fn what_a_transform_rejects_is_buried_with_its_reason() {
     assert_eq!(book.acked, ids(["1", "2"]));
 }
 
-/// The source alone may give it up.
+/// Only the source may give up the message.
 #[tokio::test(start_paused = true)]
 async fn the_policy_of_the_subscription_gets_what_is_refused() {
     let letters = Policy::Leave;
@@ -321,7 +322,7 @@ async fn dead_letters_that_ask_to_stop_ack_nothing() {
     assert!(env.ledger.book().nacked.contains("1"));
 }
 
-/// Nobody has the message any more, so no letter can be written.
+/// The original message is gone, so no dead letter can be written.
 #[tokio::test(start_paused = true)]
 async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
     let mut parts = Parts { is_archive: true, ..eager() };
@@ -389,12 +390,12 @@ async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
     assert_eq!(ledger.book().nacked, ids(["1", "2", "3"]));
 }
 
-/// Sends its acknowledgements over a thin link at the close.
+/// A source that sends its acknowledgements over a slow link when it closes.
 struct SlowToClose {
     feed: Feed,
     takes: Duration,
     ledger: Ledger,
-    /// True once it is closed, with each delivery settled before.
+    /// True once the source is closed and every delivery was settled before.
     is_closed: Arc<AtomicBool>,
 }
 
@@ -411,7 +412,8 @@ impl Source for SlowToClose {
     }
 }
 
-/// A pipeline with one message at work, whose source takes so long to close; and whether that has closed.
+/// Starts a pipeline with one message. Its source takes this long to close. The flag shows that the
+/// source has closed.
 async fn slow_to_close(sink: Faults, takes: Duration) -> (Running, Arc<AtomicBool>) {
     let (ledger, is_closed) = (Ledger::default(), Arc::<AtomicBool>::default());
     let feed = Feed::new([message("1")], ledger.clone());
@@ -457,7 +459,7 @@ async fn a_source_that_does_not_close_in_time_is_named_where_no_message_is_left(
     assert!(!is_closed.load(Ordering::Relaxed));
 }
 
-/// The second batch of a key waits for the first, and others pass by.
+/// The second batch of a key waits for the first. Other batches do not wait.
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
     let mut parts = eager();
@@ -474,7 +476,7 @@ async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
     assert_eq!(env.written(), ["2", "1", "3"]);
 }
 
-/// Nothing is behind a message that has no ordering key.
+/// No message depends on the order of one without an ordering key.
 #[tokio::test(start_paused = true)]
 async fn a_message_without_an_ordering_key_is_not_handed_back_with_an_ordered_one() {
     let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };

@@ -1,5 +1,5 @@
-//! Slow is not broken: at any constant speed of the destination everything gets there, at about that
-//! speed, and hardly anything twice.
+//! Tests with slow destinations. At any constant speed everything arrives, at about that speed, and
+//! hardly anything is sent twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use pipeline::{
 };
 use tokio::time::{Instant, sleep};
 
-/// A link that all uploads share; what is given up stops.
+/// A link that all uploads share. A cancelled upload stops.
 #[derive(Clone)]
 struct Link {
     bytes_a_second: usize,
@@ -69,8 +69,8 @@ fn faultless() -> Faults {
     Faults::new(FaultRates::default(), 0)
 }
 
-/// Sends so many messages of so many bytes over a link with the default limits. Returns how long that
-/// took, as a multiple of what the link needs, and how much was uploaded, as a multiple of the messages.
+/// Sends messages over a link with the default limits. Returns two ratios: the time taken to the
+/// time that the link needs, and the bytes uploaded to the bytes of the messages.
 async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64) {
     let ledger = Ledger::default();
     let link = Link::new(bytes_a_second);
@@ -170,7 +170,7 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
     }
 }
 
-/// Swallows the first attempt, of which no more is heard.
+/// Lets the first attempt hang forever.
 #[derive(Clone, Default)]
 struct Swallow(Arc<AtomicUsize>);
 
@@ -192,7 +192,7 @@ impl Hook for Swallow {
     }
 }
 
-/// Dead letters of which the first attempt is swallowed.
+/// Dead letters whose first attempt hangs forever.
 struct Swallowed(Graveyard, Swallow);
 
 impl DeadLetters for Swallowed {
@@ -202,7 +202,8 @@ impl DeadLetters for Swallowed {
     }
 }
 
-/// Seconds until a message has passed of which the first attempt is swallowed, with 150 s for an attempt.
+/// Returns the seconds until a message is settled whose first attempt hangs. The time-out of an
+/// attempt is 150 s.
 async fn pass_one<T: Transform<Record = Item>>(
     transform: T,
     (write, letter): (Swallow, Swallow),
