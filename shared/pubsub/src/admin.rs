@@ -1,4 +1,4 @@
-//! What exists: topics, subscriptions, and who listens.
+//! Questions about existing resources: topics, subscriptions, and who reads from them.
 
 use std::time::Duration;
 
@@ -16,20 +16,21 @@ use crate::settings::Endpoint;
 /// Longest duration of one question.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who would see a message published to a topic.
+/// Readers of the messages published to a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// A subscription, or whoever reads what is retained.
+    /// There is a subscription, or the topic retains its messages.
     Someone,
-    /// Nobody: Pub/Sub would confirm the publish and forget the message.
+    /// Nobody would see a message. Pub/Sub would confirm the publish and forget the message.
     Nobody(String),
-    /// Nobody can tell, and why: we may not ask, or all who listen have a filter.
+    /// Unknown audience, with the reason. We may lack the right to ask, or every subscription has a
+    /// filter.
     Unchecked(String),
-    /// We could not ask.
+    /// Pub/Sub could not be asked.
     Unknown(String),
 }
 
-/// Why something was not seen: Pub/Sub's code, where it answered.
+/// Reason why a resource was not seen. `code` is Pub/Sub's code, if it answered.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct Unseen {
@@ -42,7 +43,8 @@ impl Unseen {
         Self { code: None, why: no_answer(&error) }
     }
 
-    /// What a person can do about it. `instead` says how to do without: it helps where Pub/Sub has answered.
+    /// Returns advice for a person. `instead` describes an alternative. It is part of the advice
+    /// only if Pub/Sub has answered.
     pub(crate) fn advice(&self, endpoint: &Endpoint, instead: &str) -> String {
         let place = endpoint.endpoint.as_deref().unwrap_or("Google's own Pub/Sub");
         match self.code {
@@ -69,7 +71,7 @@ impl Unseen {
     }
 }
 
-/// Asks what exists.
+/// Client that asks which resources exist.
 #[derive(Debug, Clone)]
 pub struct Admin(Renewable<Clients>);
 
@@ -81,10 +83,10 @@ struct Clients {
 }
 
 impl Admin {
-    /// Builds the clients; nothing is sent yet.
+    /// Builds the clients. Sends nothing yet.
     ///
     /// # Errors
-    /// `Stop` when no client can be built.
+    /// `Stop` if no client can be built.
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
         let connection = connection.clone();
         let clients = Renewable::open(move || {
@@ -100,7 +102,7 @@ impl Admin {
         Ok(Self(clients.await?))
     }
 
-    /// Who would see a message published to this topic.
+    /// Returns the readers of messages published to this topic.
     pub(crate) async fn audience(&self, topic: &TopicName) -> Audience {
         let clients = match self.0.lease().await {
             Ok(clients) => clients,
@@ -124,10 +126,11 @@ impl Admin {
         }
     }
 
-    /// Whether a message may be published to this topic: Pub/Sub would confirm one that nobody will see.
+    /// Checks that somebody would see a message published to this topic. Pub/Sub itself also
+    /// confirms messages that nobody will ever see.
     ///
     /// # Errors
-    /// `Retry` when nobody would see it, or Pub/Sub cannot be asked.
+    /// `Retry` if nobody would see it, or if Pub/Sub cannot be asked.
     pub async fn require_audience(&self, topic: &TopicName) -> Result<(), Error> {
         match self.audience(topic).await {
             Audience::Someone | Audience::Unchecked(_) => Ok(()),
@@ -137,7 +140,7 @@ impl Admin {
         }
     }
 
-    /// A subscription, or why it cannot be seen.
+    /// Returns a subscription, or the reason why it cannot be seen.
     pub(crate) async fn find_subscription(
         &self,
         name: &str,
@@ -151,7 +154,7 @@ impl Admin {
         asked.map_err(Unseen::silent)?.map_err(|error| Unseen::of(name, &error))
     }
 
-    /// Whether we have a permission on something, or why that is not told.
+    /// Returns true if we have a permission on a resource, or the reason why Pub/Sub does not tell.
     pub(crate) async fn may(&self, name: &str, permission: &str) -> Result<bool, Unseen> {
         let clients = self.0.lease().await.map_err(Unseen::silent)?;
         let asked = clients
@@ -197,7 +200,7 @@ impl Clients {
     }
 
     async fn listener(&self, name: &str) -> Result<Listener, ApiError> {
-        // A deleted topic leaves its subscriptions, which do not listen to it any more.
+        // A deleted topic leaves its subscriptions behind. They no longer receive anything from it.
         if name.contains("_deleted-") {
             return Ok(Listener::None);
         }
@@ -212,16 +215,16 @@ impl Clients {
     }
 }
 
-/// Subscriptions of a topic that are looked at, at most.
+/// Maximum number of subscriptions of a topic that are examined.
 const MAX_LISTENERS: usize = 20;
 
-/// What a subscription takes of its topic.
+/// The part of its topic that a subscription receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Listener {
     All,
-    /// What its filter lets pass; Pub/Sub drops the rest.
+    /// Messages that pass its filter. Pub/Sub drops the others.
     Some,
-    /// We may not see it.
+    /// Unknown, because we may not see the subscription.
     Unseen,
     None,
 }
@@ -236,7 +239,7 @@ impl Listener {
     }
 }
 
-/// The audience of a topic that no subscription takes all of, as far as we may see.
+/// Returns the audience of a topic of which no visible subscription receives everything.
 fn judge(topic: &TopicName, listeners: &[(String, Listener)]) -> Audience {
     let named = |wanted| {
         let named = listeners.iter().filter(move |(_, listener)| *listener == wanted);
@@ -257,22 +260,22 @@ fn no_answer(error: &(dyn std::error::Error + 'static)) -> String {
     format!("Pub/Sub does not answer: {}", credentials::explain(error))
 }
 
-/// Code of an answer of Pub/Sub; `None` where it did not answer.
+/// Returns the code of Pub/Sub's answer, or `None` if it did not answer.
 pub(crate) fn code(error: &ApiError) -> Option<Code> {
     error.status().map(|status| status.code)
 }
 
-/// Keeps `condition` true to whether a subscription is there; `needs_policy` asks for a dead-letter
-/// policy too. Never returns.
+/// Updates `condition` with the presence of a subscription. If `needs_policy`, the subscription
+/// must also have a dead-letter policy. Never returns.
 pub(crate) async fn subscription_watcher(
     admin: Admin,
     (project, id): (String, String),
     needs_policy: bool,
     condition: Condition,
 ) {
-    /// Between two looks at a subscription that is there; outages show earlier elsewhere.
+    /// Interval between two checks of a present subscription. An outage shows earlier elsewhere.
     const INTERVAL: Duration = Duration::from_secs(15);
-    /// Between two looks at one that is not.
+    /// Interval between two checks of a missing subscription.
     const MISSING_INTERVAL: Duration = Duration::from_secs(1);
     let name = full_name(&project, "subscriptions", &id);
     loop {

@@ -1,4 +1,4 @@
-//! How the clients reach Pub/Sub.
+//! Connections of the clients to Pub/Sub.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use crate::settings::{Endpoint, Subscription};
 
 /// Longest time to connect for publishing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which the other side of a publish is pinged; Google's clients in other languages ping
-/// as often.
+/// Silence after which the peer of a publishing connection is pinged. Google's clients in other
+/// languages use the same interval.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Longest wait for the answer to a ping; then the connection is replaced.
+/// Longest wait for the answer to a ping. After it the connection is replaced.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A topic's full name, `projects/<project>/topics/<id>`.
+/// Full name of a topic, `projects/<project>/topics/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
-    /// The topic of this id in a project; an id that is a full name already stays as it is.
+    /// Creates the name of a topic in a project. An id that is already a full name stays unchanged.
     #[must_use]
     pub fn new(project: &str, id: &str) -> Self {
         Self(full_name(project, "topics", id).into())
     }
 
-    /// The full name.
+    /// Returns the full name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -54,13 +54,13 @@ pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
     }
 }
 
-/// Clients of one endpoint. Building one does not reach for the network.
+/// Clients of one endpoint. Building a client sends nothing over the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
     endpoint: Endpoint,
 }
 
-/// Builds a client at the configured endpoint, with credentials that fit it.
+/// Builds a client for the configured endpoint, with matching credentials.
 macro_rules! build {
     ($builder:expr, $endpoint:expr, $what:literal) => {{
         let access = $endpoint.access().await?;
@@ -78,7 +78,7 @@ macro_rules! build {
 }
 
 impl Connection {
-    /// Clients of this endpoint.
+    /// Creates clients of this endpoint.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self { endpoint }
@@ -89,7 +89,7 @@ impl Connection {
         settings.idle_timeout(&self.endpoint)
     }
 
-    /// A client that publishes. It never tries again by itself: the pipeline does.
+    /// Builds a client that publishes. It does not retry, because the pipeline does.
     pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
         const ACTION: &str = "build Pub/Sub publisher";
         let access = self.endpoint.access().await?;
@@ -111,7 +111,8 @@ impl Connection {
         Ok(Publisher::new(Channel::balance_list(connections), access))
     }
 
-    /// A client for one of several streams, which share the number of connections.
+    /// Builds a client for one of several streams. The streams share the configured number of
+    /// connections.
     pub(crate) async fn subscriber(&self, streams: usize) -> Result<Subscriber, Error> {
         let channels = self.endpoint.channels.div_ceil(streams);
         let builder = Subscriber::builder().with_grpc_subchannel_count(channels);
@@ -124,7 +125,8 @@ impl Connection {
         build!(builder, self.endpoint, "build Pub/Sub topic client")
     }
 
-    /// A client that asks for rights; the one for schemas does, on everything in Pub/Sub.
+    /// Builds a client that asks for permissions. Only the client for schemas can do so, but it can
+    /// ask about everything in Pub/Sub.
     pub(crate) async fn rights(&self) -> Result<SchemaService, Error> {
         let retry = RetryableErrors.with_attempt_limit(2);
         let builder = SchemaService::builder().with_retry_policy(retry);

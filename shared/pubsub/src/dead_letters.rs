@@ -1,4 +1,4 @@
-//! Dead letters as messages on a topic of their own.
+//! Dead letters as messages on a separate topic.
 
 mod form;
 
@@ -19,21 +19,23 @@ use crate::settings::{Graves, Keyword};
 use crate::sink::Outgoing;
 use form::Draft;
 
-/// Publishes dead letters: the original data and attributes, and why it was given up.
+/// Publishes dead letters. Each holds the original data and attributes, and the reason why the
+/// message was given up.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     publishers: Publishers,
     guard: TopicGuard,
     topic: TopicName,
-    /// For what is too big for Pub/Sub.
+    /// Bucket for content that is too big for Pub/Sub.
     bucket: Option<Bucket>,
 }
 
 impl DeadLetters {
-    /// What the settings ask for. The topic must be among those that `guard` watches.
+    /// Creates the policy that the settings ask for. The topic must be among those that `guard`
+    /// watches.
     ///
     /// # Errors
-    /// `Stop` when there are no credentials for the bucket.
+    /// `Stop` without credentials for the bucket.
     pub async fn policy(
         graves: &Graves,
         project: &str,
@@ -56,8 +58,8 @@ impl DeadLetters {
         })
     }
 
-    /// Stores content that is too big, and says where. Its name is its hash, so that a second attempt
-    /// finds the first one's object.
+    /// Stores content that is too big for Pub/Sub. Returns the URL of its object. The name of the
+    /// object is the hash of the content, so a second attempt finds the object of the first.
     async fn store(
         &self,
         bucket: &Bucket,
@@ -78,7 +80,7 @@ impl DeadLetters {
 }
 
 impl pipeline::DeadLetters for DeadLetters {
-    /// Dropping the call ends it, so it needs no time limit of its own.
+    /// Dropping the call cancels it, so it needs no time limit of its own.
     async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
         self.guard.pass(&self.topic)?;
         let form::Content { data, attributes } = match (Draft::new(letter).finish(), &self.bucket) {

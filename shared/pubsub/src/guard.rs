@@ -1,4 +1,4 @@
-//! Keeps messages from being published where nobody would see them.
+//! Prevents publishing to topics where nobody would see the messages.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,15 +11,17 @@ use tracing::warn;
 use crate::admin::{Admin, Audience};
 use crate::connection::TopicName;
 
-/// Lets a message pass only to a topic with a subscription or retention, because Pub/Sub confirms a
-/// publish that nobody will ever see. Clones are the same guard.
+/// Allows publishing only to topics with a subscription or retention.
+///
+/// Without this check messages would be lost, because Pub/Sub also confirms a publish that nobody
+/// will ever see. Clones share the guard's state.
 #[derive(Debug, Clone)]
 pub struct TopicGuard {
     audiences: Arc<Mutex<HashMap<TopicName, Audience>>>,
 }
 
 impl TopicGuard {
-    /// A guard over these topics, which lets nothing pass before its first look.
+    /// Creates a guard over these topics. It allows nothing before its first check.
     #[must_use]
     pub fn new(topics: impl IntoIterator<Item = TopicName>) -> Self {
         let unknown = || Audience::Unknown("not looked at yet".into());
@@ -27,7 +29,7 @@ impl TopicGuard {
         Self { audiences: Arc::new(Mutex::new(audiences)) }
     }
 
-    /// Looks once at every topic; true when messages may pass to all of them.
+    /// Checks every topic once. Returns true if publishing is allowed to all of them.
     pub async fn look(&self, admin: &Admin, condition: &Condition) -> bool {
         let topics: Vec<_> = self.lock().keys().cloned().collect();
         for topic in topics {
@@ -40,7 +42,7 @@ impl TopicGuard {
                     warn!(%topic, why, "who sees its messages is unchecked");
                     *known = found;
                 }
-                // An outage says nothing about who listens; the last look still counts.
+                // An outage says nothing about the audience, so the last result stays valid.
                 (Audience::Someone | Audience::Unchecked(_), Audience::Unknown(_)) => {}
                 _ => *known = found,
             }
@@ -56,14 +58,14 @@ impl TopicGuard {
         closed.is_none()
     }
 
-    /// Waits until messages may pass to every topic.
+    /// Waits until publishing is allowed to every topic.
     pub async fn wait(&self, admin: &Admin, condition: &Condition) {
         while !self.look(admin, condition).await {
             tokio::time::sleep(CLOSED_INTERVAL).await;
         }
     }
 
-    /// Looks every minute, and more often while something is missing. Never returns.
+    /// Checks every minute, and every second while something is missing. Never returns.
     pub async fn watch(self, admin: Admin, condition: Condition) {
         loop {
             let is_open = self.look(&admin, &condition).await;
@@ -71,7 +73,7 @@ impl TopicGuard {
         }
     }
 
-    /// The topics whose audience is not known for certain.
+    /// Topics whose audience is not known for certain.
     #[must_use]
     pub fn unchecked(&self) -> Vec<TopicName> {
         let audiences = self.lock();
@@ -80,7 +82,7 @@ impl TopicGuard {
         unchecked.map(|(topic, _)| topic.clone()).collect()
     }
 
-    /// Whether a message may pass now.
+    /// Checks that publishing to this topic is allowed now.
     pub(crate) fn pass(&self, topic: &TopicName) -> Result<(), Error> {
         let reason = match self.lock().get(topic) {
             Some(Audience::Someone | Audience::Unchecked(_)) => return Ok(()),
@@ -95,7 +97,7 @@ impl TopicGuard {
     }
 }
 
-/// Between two looks while all is well.
+/// Interval between two checks while every topic has an audience.
 const OPEN_INTERVAL: Duration = Duration::from_secs(60);
-/// Between two looks while something is missing.
+/// Interval between two checks while something is missing.
 const CLOSED_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What every service that reads from a subscription needs of Pub/Sub, opened in one go.
+//! Opens everything in Pub/Sub that a service needs to read from a subscription.
 
 use pipeline::Error;
 use pipeline::dead_letter::Policy;
@@ -18,48 +18,49 @@ use crate::survey::Survey;
 
 /// Settings of a service that reads from a subscription.
 pub trait Reads {
-    /// Why its messages can end without being sent.
+    /// Reasons why its messages can end without being sent.
     const REASONS: Reasons;
 
-    /// Where its messages come from, and where those go that can never succeed.
+    /// Returns the source of its messages, and the destination of its dead letters.
     fn intake(&self) -> Intake<'_>;
 }
 
-/// The settings that say where messages come from, and where those go that can never succeed.
+/// Settings for the source of messages and the destination of dead letters.
 #[derive(Debug, Clone)]
 pub struct Intake<'a> {
-    /// The service.
+    /// Name of the service.
     pub service: &'static str,
-    /// The project.
+    /// Id of the project.
     pub project: &'a str,
-    /// The subscription to read from.
+    /// Subscription to read from.
     pub subscription: &'a Subscription,
-    /// Where dead letters go; required, which the settings' check sees to.
+    /// Destination of dead letters. It is required; the check of the settings reports a missing
+    /// one.
     pub dead_letters: Option<&'a Graves>,
-    /// How Pub/Sub is reached.
+    /// Connection settings of Pub/Sub.
     pub pubsub: &'a Endpoint,
-    /// How Cloud Storage is reached, for large dead letters.
+    /// Connection settings of Cloud Storage, for large dead letters.
     pub storage: storage::Endpoint,
 }
 
-/// An intake at work.
+/// A running intake.
 pub struct Opened {
-    /// The messages.
+    /// Source of the messages.
     pub source: Source,
-    /// For publishing.
+    /// Publishers for the service and its dead letters.
     pub publishers: Publishers,
-    /// Sees to it that all topics have an audience.
+    /// Guard that checks that all topics have an audience.
     pub guard: TopicGuard,
-    /// The dead letters.
+    /// Destination of dead letters.
     pub dead_letters: Policy<DeadLetters>,
 }
 
 impl<'a> Intake<'a> {
-    /// Waits until `topics` and that of the dead letters are there, opens the subscription, and adds
-    /// to `watchers` the tasks that keep readiness true.
+    /// Waits until `topics` and the dead-letter topic exist, then opens the subscription. Adds the
+    /// tasks that keep readiness up to date to `watchers`.
     ///
     /// # Errors
-    /// For what waiting cannot mend.
+    /// Faults that waiting cannot repair.
     pub async fn open(
         self,
         topics: impl IntoIterator<Item = TopicName>,
@@ -105,10 +106,11 @@ impl<'a> Intake<'a> {
         Ok(opened)
     }
 
-    /// Looks at what is needed of Pub/Sub to read, to publish to `topics`, and for dead letters.
+    /// Checks everything that is needed of Pub/Sub: reading, publishing to `topics`, and dead
+    /// letters.
     ///
     /// # Errors
-    /// When no client can be built.
+    /// No client can be built.
     pub async fn look(
         self,
         topics: impl IntoIterator<Item = TopicName>,
@@ -124,7 +126,8 @@ impl<'a> Intake<'a> {
         survey.look().await
     }
 
-    /// The tool for its dead letters, which go back to where the service reads.
+    /// Returns the tool for its dead letters. It replays them to the topic that the service reads
+    /// from.
     #[must_use]
     pub fn office(self) -> Office<'a> {
         Office {

@@ -1,6 +1,7 @@
-//! Dead letters for the person on call: list them, count them, look into one, replay them.
+//! Command-line tool for dead letters: lists, counts, shows and replays them.
 //!
-//! All of it reads a subscription of the dead-letter topic. What is not replayed is given back.
+//! It reads a subscription of the dead-letter topic. Dead letters that are not replayed are
+//! returned to the subscription.
 
 mod filter;
 mod pull;
@@ -27,22 +28,23 @@ use filter::Filter;
 use pull::Puller;
 use reader::{LEASE, Limits, Reader};
 
-/// A replayed letter goes to the topic of the service's own subscription, as it came from there.
+/// The dead-letter tool of a service. A replayed message goes to the topic of the service's own
+/// subscription, because it came from there.
 #[derive(Debug, Clone)]
 pub struct Office<'a> {
-    /// The service's name.
+    /// Name of the service.
     pub service: &'static str,
-    /// The project.
+    /// Id of the project.
     pub project: &'a str,
-    /// How Pub/Sub is reached.
+    /// Connection settings of Pub/Sub.
     pub pubsub: &'a Endpoint,
-    /// The topic of the dead letters.
+    /// Topic of the dead letters.
     pub topic: Option<TopicName>,
-    /// The subscription that the service reads, if it does.
+    /// Subscription that the service reads, if it reads one.
     pub reads: Option<&'a Subscription>,
 }
 
-/// The action of a service whose letters go back to where it reads.
+/// Returns the action of a service whose dead letters return to the topic that it reads from.
 #[must_use]
 pub const fn action<T: Reads + 'static>() -> Action<T> {
     Action {
@@ -53,7 +55,7 @@ pub const fn action<T: Reads + 'static>() -> Action<T> {
     }
 }
 
-/// The subcommand of a service whose letters have these reasons.
+/// Returns the subcommand of a service whose dead letters have these reasons.
 #[must_use]
 pub fn command(reasons: &Reasons) -> Command {
     let id =
@@ -140,10 +142,10 @@ fn common() -> [Arg; 3] {
 }
 
 impl Office<'_> {
-    /// Does what the command line asks. `prepare` makes of a letter what is sent again.
+    /// Runs the command line. `prepare` turns a dead letter into the message that is sent again.
     ///
     /// # Errors
-    /// When not all letters can be read, or some could not be replayed.
+    /// Not all dead letters could be read, or some could not be replayed.
     pub async fn act(&self, given: &ArgMatches, prepare: impl Prepare) -> anyhow::Result<()> {
         let (what, given) = given.subcommand().context("list, count, show or replay")?;
         let form = args::form(given);
@@ -165,14 +167,14 @@ impl Office<'_> {
                 let id = given.get_one::<String>("id").map_or("", String::as_str);
                 let mut wanted = show::Wanted::new(id, self.service);
                 let seen = self.scan(given, |letter| wanted.visit(letter)).await?;
-                // That others were not seen matters to what was not found alone.
+                // Unread dead letters matter only if the wanted one was not found.
                 if wanted.print(form) { seen.given_back() } else { seen.without(id) }
             }
             _ => self.replay(given, &filter, prepare).await,
         }
     }
 
-    /// Reads all letters, and gives them back.
+    /// Reads all dead letters, and returns them to the subscription.
     async fn scan(
         &self,
         given: &ArgMatches,
@@ -190,7 +192,7 @@ impl Office<'_> {
         outcome.map(|()| seen)
     }
 
-    /// A reader of the subscription that the options name.
+    /// Opens a reader of the subscription in the options.
     async fn open(&self, given: &ArgMatches) -> anyhow::Result<Reader> {
         let id = given.get_one::<String>("subscription").map_or("", String::as_str);
         let name = crate::connection::full_name(self.project, "subscriptions", id);
@@ -202,7 +204,7 @@ impl Office<'_> {
         Reader::new(Puller::new(self.pubsub, &name).await?, limits)
     }
 
-    /// Says what is wrong with a subscription before it is read.
+    /// Checks a subscription before it is read.
     async fn check(&self, name: &str) -> anyhow::Result<()> {
         let admin = crate::admin::Admin::new(&Connection::new(self.pubsub.clone())).await?;
         const INSTEAD: &str =
@@ -217,7 +219,7 @@ impl Office<'_> {
     }
 }
 
-/// Refuses a subscription from which letters go away when they are looked at.
+/// Refuses a subscription that loses dead letters when they are read.
 fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
     let name = &found.name;
     if let Some(policy) = &found.dead_letter_policy {
@@ -236,24 +238,24 @@ fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a reader saw of the subscription, once it is closed.
+/// Result of a reader after it was closed.
 struct Seen {
     read: usize,
-    /// Why letters may have been missed, and what to do about it.
+    /// Reason why dead letters may have been missed, and advice.
     shortfall: Option<(String, String)>,
-    /// Why some were not given back or not removed.
+    /// Reason why some were not returned or not removed.
     unsettled: Option<Error>,
 }
 
 impl Seen {
-    /// Gives all letters back that are left.
+    /// Returns all remaining dead letters to the subscription.
     async fn close(mut reader: Reader) -> Self {
         let unsettled = reader.close().await.err();
         let shortfall = reader.shortfall().map(reader::Shortfall::explain);
         Self { read: reader.read(), shortfall, unsettled }
     }
 
-    /// Fails when letters may have been missed, or were not given back.
+    /// Fails if dead letters may have been missed, or were not returned.
     fn whole(&self) -> anyhow::Result<()> {
         self.given_back()?;
         match &self.shortfall {
@@ -262,7 +264,7 @@ impl Seen {
         }
     }
 
-    /// Fails when letters were not given back.
+    /// Fails if dead letters were not returned.
     fn given_back(&self) -> anyhow::Result<()> {
         match &self.unsettled {
             Some(error) => bail!(
@@ -273,7 +275,7 @@ impl Seen {
         }
     }
 
-    /// Fails because a letter is not there.
+    /// Fails because a dead letter was not found.
     fn without(&self, id: &str) -> anyhow::Result<()> {
         self.given_back()?;
         match &self.shortfall {

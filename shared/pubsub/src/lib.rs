@@ -1,9 +1,11 @@
 //! Pub/Sub as the [`Source`], the [`Sink`] and the [`DeadLetters`] of a pipeline.
 //!
-//! Reading and questions go over Google's own client, which swallows failed acknowledgements and ends
-//! streams permanently on some errors. Acknowledgements of exactly-once subscriptions are confirmed
-//! here, and streams rebuilt. Publishing goes over the gRPC connection itself, because that client cannot
-//! end a publish. A [`TopicGuard`] keeps messages from being published where nobody would see them.
+//! Reading and administration use Google's own client. It does not report failed acknowledgements,
+//! and it ends streams permanently on some errors. So this crate waits for the confirmation of
+//! exactly-once acknowledgements, and rebuilds streams.
+//!
+//! Publishing uses the gRPC connection directly, because Google's client cannot cancel a publish. A
+//! [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
 
 mod admin;
 mod connection;

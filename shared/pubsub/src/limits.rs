@@ -1,16 +1,16 @@
 //! Limits of Pub/Sub, from <https://cloud.google.com/pubsub/quotas#resource_limits>.
 
-/// Most messages in a publish request.
+/// Maximum messages in a publish request.
 pub const MAX_REQUEST_MESSAGES: usize = 1000;
-/// Most bytes in a publish request, as encoded.
+/// Maximum encoded bytes of a publish request.
 pub const MAX_REQUEST_BYTES: usize = 10_000_000;
-/// Most bytes of a message, data and attributes together.
+/// Maximum bytes of a message, data and attributes together.
 pub const MAX_MESSAGE_BYTES: usize = 10_000_000 - 1024;
-/// Most attributes of a message.
+/// Maximum attributes of a message.
 pub const MAX_ATTRIBUTES: usize = 100;
-/// Most bytes of an attribute's key.
+/// Maximum bytes of an attribute's key.
 pub const MAX_ATTRIBUTE_KEY_BYTES: usize = 256;
-/// Most bytes of an attribute's value.
+/// Maximum bytes of an attribute's value.
 pub const MAX_ATTRIBUTE_VALUE_BYTES: usize = 1024;
-/// Most bytes of an ordering key.
+/// Maximum bytes of an ordering key.
 pub const MAX_ORDERING_KEY_BYTES: usize = 1024;

@@ -1,8 +1,8 @@
-//! Publishes: a request for each ordering key of a batch.
+//! Publishes messages, in one or more requests for each ordering key of a batch.
 //!
-//! Google's client cannot end a publish: it keeps on uploading in tasks of its own after its caller
-//! has given up, beside the repetition. It keeps a task for each ordering key that it ever saw, too.
-//! So this call is made on the gRPC connection itself: a publish that is dropped is reset.
+//! Google's client cannot cancel a publish. Its own tasks continue to upload after the caller has
+//! given up, at the same time as the retry. It also keeps a task for each ordering key that it ever
+//! saw. So this module calls the gRPC method itself, and a publish that is dropped is reset.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,12 +23,13 @@ use crate::connection::{Connection, TopicName};
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
 use crate::sink::{Outgoing, encoded_size};
 
-/// Requests of one publish that are under way at a time; more is no faster over a connection.
+/// Maximum number of concurrent requests of one publish. A higher number is no faster over a
+/// connection.
 const MAX_REQUESTS: usize = 100;
 /// Longest duration of [`Publishers::send`].
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Publishers of all topics, on shared connections; clones share them too.
+/// Publishers of all topics on shared connections. Clones share them too.
 #[derive(Debug, Clone)]
 pub struct Publishers(Renewable<Publisher>);
 
@@ -36,15 +37,15 @@ pub struct Publishers(Renewable<Publisher>);
 #[derive(Debug)]
 pub(crate) struct Publisher {
     client: PublisherClient<Channel>,
-    /// `None` for an emulator, which wants none.
+    /// Credentials and address. An emulator needs no credentials.
     access: Access,
 }
 
 impl Publishers {
-    /// Connects lazily: nothing is sent before the first message.
+    /// Creates publishers that connect when the first message is sent.
     ///
     /// # Errors
-    /// `Stop` when no client can be built, because there are no credentials for example.
+    /// `Stop` if no client can be built, for example without credentials.
     pub async fn new(connection: &Connection) -> Result<Self, Error> {
         let connection = connection.clone();
         let publisher = Renewable::open(move || {
@@ -54,10 +55,10 @@ impl Publishers {
         Ok(Self(publisher.await?))
     }
 
-    /// Publishes messages of one topic and returns once all are confirmed; gives up after a minute.
+    /// Publishes messages of one topic and returns once all are confirmed. Gives up after a minute.
     ///
     /// # Errors
-    /// As [`Publishers::publish`].
+    /// Same as [`Publishers::publish`].
     pub async fn send(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
         let sent = timeout(SEND_TIMEOUT, self.publish(topic, messages)).await;
         sent.map_err(|late| Recovery::Retry.because("publish", late))?
@@ -66,11 +67,11 @@ impl Publishers {
     /// Publishes messages of one topic and returns once all are confirmed. Messages of one ordering
     /// key keep their order.
     ///
-    /// When the call is dropped, nothing more of it is sent.
+    /// Cancel safety: if the call is dropped, nothing more of it is sent.
     ///
     /// # Errors
-    /// `Reject` for what Pub/Sub calls invalid, else `Retry`; some of the messages may be published
-    /// then.
+    /// `Reject` if Pub/Sub calls the request invalid, otherwise `Retry`. Some of the messages may
+    /// have been published nevertheless.
     pub async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
         let publisher = self.0.lease().await?;
         let published = publisher.publish(topic, messages).await;
@@ -95,11 +96,11 @@ impl Publisher {
                 Ok(())
             }
         });
-        // All are awaited: what is cut short here would be sent once more for nothing.
+        // All requests are awaited. A request that is cut short here would have to be sent again.
         let outcomes: Vec<Result<(), Error>> =
             stream::iter(keys).buffer_unordered(MAX_REQUESTS).collect().await;
         let failed = outcomes.into_iter().filter_map(Result::err);
-        // During an outage no message is at fault.
+        // `Retry` comes first, because no message is at fault in an outage.
         let worst = failed.min_by_key(|error| error.recovery() != Recovery::Retry);
         worst.map_or(Ok(()), Err)
     }
@@ -112,7 +113,7 @@ impl Publisher {
         confirm(count, answer.into_inner().message_ids.len())
     }
 
-    /// Who we are, and where the request goes.
+    /// Returns our credentials and the routing header of a request.
     async fn headers(&self, topic: &TopicName) -> Result<HeaderMap, Error> {
         let headers = self.access.headers().await;
         let headers = headers
@@ -125,7 +126,7 @@ impl Publisher {
     }
 }
 
-/// The requests of each ordering key, in their order: Pub/Sub takes one key a request.
+/// Returns the requests of each ordering key, in order. Pub/Sub accepts only one key in a request.
 fn requests(topic: &TopicName, messages: &[Outgoing]) -> Vec<Vec<PublishRequest>> {
     let mut keys: Vec<Vec<PublishRequest>> = Vec::new();
     let mut places: HashMap<&str, (usize, usize)> = HashMap::new();
@@ -151,7 +152,7 @@ fn requests(topic: &TopicName, messages: &[Outgoing]) -> Vec<Vec<PublishRequest>
     keys
 }
 
-/// All of a request's messages must have got an id.
+/// Checks that each message of a request received an id.
 fn confirm(sent: usize, confirmed: usize) -> Result<(), Error> {
     if confirmed == sent {
         return Ok(());
@@ -160,7 +161,8 @@ fn confirm(sent: usize, confirmed: usize) -> Result<(), Error> {
     Err(Recovery::Retry.because("publish", why))
 }
 
-/// What a failed publish means. Missing topics and rights can come back, so they are retried.
+/// Classifies a failed publish. Missing topics and permissions are retried, because they can come
+/// back.
 fn refused(status: &Status) -> Error {
     let recovery = match status.code() {
         Code::InvalidArgument => Recovery::Reject("publish_invalid"),

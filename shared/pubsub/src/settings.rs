@@ -1,4 +1,4 @@
-//! Settings that services with Pub/Sub share.
+//! Settings for Pub/Sub that several services share.
 
 use std::time::Duration;
 
@@ -11,26 +11,29 @@ use service::settings::{Variable, VariableKind};
 
 use crate::connection::TopicName;
 
-/// Largest `subscription.max_outstanding_bytes`: 64 GiB, more than any process can hold.
+/// Maximum of `subscription.max_outstanding_bytes`: 64 GiB, more than any process can hold.
 const MAX_OUTSTANDING_BYTES: usize = 68_719_476_736;
 
-/// Silence after which a stream from Google is replaced by default.
+/// Default silence after which a stream from Google is replaced.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for an emulator. That of Google (0.8.20) fails over the reset of a stream, and goes on handing
-/// messages to it, each until its lease ends.
+/// Default silence after which a stream from an emulator is replaced.
+///
+/// Google's emulator (0.8.20) fails to handle the reset of a stream. It continues to give messages
+/// to the old stream, and each is lost until its lease ends.
 const EMULATOR_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How Pub/Sub is reached.
+/// Connection to Pub/Sub.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google's; its usual one when left out. The variable `PUBSUB_EMULATOR_HOST` wins.
+    /// Google. Default: Google's usual endpoint. The variable `PUBSUB_EMULATOR_HOST` takes
+    /// precedence.
     pub endpoint: Option<String>,
-    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for Google's.
+    /// Credentials for `endpoint`. The default `anonymous` is for an emulator;
+    /// `application_default` is for Google.
     pub credentials: Option<Login>,
-    /// gRPC connections per client; 1 to 16. One carries about 10 MB/s of a stream.
+    /// gRPC connections per client; 1 to 16. One connection carries about 10 MB/s of a stream.
     pub channels: usize,
 }
 
@@ -41,19 +44,19 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// The variable that sets the endpoint.
+    /// Variable that sets the endpoint.
     pub const VARIABLE: Variable = Variable {
         name: "PUBSUB_EMULATOR_HOST",
         key: "pubsub.endpoint",
         kind: VariableKind::EmulatorHost,
     };
 
-    /// The way there, with credentials.
+    /// Finds the address and the credentials.
     pub(crate) async fn access(&self) -> Result<Access, Error> {
         Access::find(self.endpoint.as_deref(), self.credentials).await
     }
 
-    /// Reports what is wrong; the settings stand at `pubsub`.
+    /// Reports faults in these settings, under the key `pubsub`.
     pub fn check(&self, faults: &mut Faults) {
         Login::check("pubsub", self.endpoint.as_deref(), self.credentials, faults);
         let is_few = (1..=16).contains(&self.channels);
@@ -61,33 +64,34 @@ impl Endpoint {
     }
 }
 
-/// A subscription to read from.
+/// Subscription to read from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Subscription {
-    /// The subscription's id in the project, or its full name. Required.
+    /// Id of the subscription in the project, or its full name. Required.
     pub id: String,
-    /// Streams read side by side; 1 to 32.
+    /// Number of streams that are read side by side; 1 to 32.
     pub streams: usize,
-    /// Most messages that Pub/Sub hands out before they are acknowledged, over all streams; one per
-    /// stream to 1,000,000, and more than what waits in open batches.
+    /// Maximum unacknowledged messages that Pub/Sub delivers over all streams; one per stream to
+    /// 1,000,000. It must be larger than the number of messages in open batches.
     pub max_outstanding_messages: usize,
-    /// Most bytes that Pub/Sub hands out before they are acknowledged, over all streams; one per
-    /// stream to 64 GiB.
+    /// Maximum unacknowledged bytes that Pub/Sub delivers over all streams; one per stream to 64
+    /// GiB.
     pub max_outstanding_bytes: usize,
-    /// Longest time that a message is held before Pub/Sub may deliver it again; 1m to 1h, Pub/Sub's
-    /// own limit, and at least three times `pipeline.attempt_timeout`.
+    /// Longest time that a message is held before Pub/Sub may redeliver it; 1m to 1h, which is
+    /// Pub/Sub's own limit. It must be at least three times `pipeline.attempt_timeout`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_lease: Duration,
-    /// The lease that is asked for at a time; 10s to 10m. After a crash messages come again so much
-    /// later. Where one was handed back and its nack was lost, its ordering key waits for it so long.
+    /// Length of each lease extension; 10s to 10m. After a crash, messages are redelivered this much
+    /// later. If the nack of a message is lost, its ordering key waits about this long for it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lease_extension: Duration,
-    /// A stream that brings nothing for this long is opened again on another connection, because the
-    /// one it has could be dead; 1s to 1h. It stays while half of what may be outstanding is. By default
-    /// 1m, and 1h with an emulator: Google's goes on handing messages to a stream that was replaced.
+    /// Silence after which a stream is replaced on a new connection, because the old connection may
+    /// be dead; 1s to 1h. A stream is kept while half of the allowed unacknowledged messages or
+    /// bytes are outstanding. Default: 1m, but 1h for an emulator, because Google's continues to
+    /// deliver messages to a replaced stream.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<String>")]
     pub idle_timeout: Option<Duration>,
@@ -108,15 +112,15 @@ impl Default for Subscription {
 }
 
 impl Subscription {
-    /// Silence after which a stream from `endpoint` is replaced.
+    /// Returns the silence after which a stream from `endpoint` is replaced.
     pub(crate) fn idle_timeout(&self, endpoint: &Endpoint) -> Duration {
         let default =
             if endpoint.endpoint.is_some() { EMULATOR_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
         self.idle_timeout.unwrap_or(default)
     }
 
-    /// Reports what is wrong; the settings stand at `subscription`. A lease must have room for what is
-    /// attempted in it.
+    /// Reports faults in these settings, under the key `subscription`. A lease must be long enough
+    /// for the attempts in it.
     pub fn check(&self, limits: &Limits, faults: &mut Faults) {
         let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
         let extension = Duration::from_secs(10)..=Duration::from_secs(600);
@@ -148,7 +152,7 @@ impl Subscription {
         if !self.id.is_empty() {
             faults.resource("subscription.id", &self.id, "subscriptions");
         }
-        // The last two attempts are kept for the end of the lease.
+        // The time for the last two attempts is reserved at the end of the lease.
         let least = limits.lease_margin().saturating_add(limits.attempt_timeout);
         let right = "must be at least three times pipeline.attempt_timeout: make it longer, or the \
                      other shorter";
@@ -156,38 +160,38 @@ impl Subscription {
     }
 }
 
-/// Where messages go that can never succeed.
+/// Destination of messages that can never succeed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(
     untagged,
     expecting = "must be `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)"
 )]
 pub enum Graves {
-    /// A topic of their own.
+    /// A separate topic.
     Topic {
-        /// Its id in the project, or its full name.
+        /// Id of the topic in the project, or its full name.
         topic_id: String,
-        /// A bucket for what is too big for Pub/Sub. Without one such a letter holds the first
-        /// 1 MB.
+        /// Bucket for messages that are too big for Pub/Sub. Without one, the dead letter holds
+        /// only the first 1 MB.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bucket: Option<String>,
     },
-    /// A word instead of a topic.
+    /// A keyword instead of a topic.
     Keyword(Keyword),
 }
 
-/// What to do with dead letters instead of publishing them.
+/// Treatment of dead letters that are not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keyword {
-    /// Nack them, and leave them to the subscription's own dead-letter policy.
+    /// Nack them, and leave them to the dead-letter policy of the subscription.
     Subscription,
     /// Count and drop them.
     Drop,
 }
 
 impl Graves {
-    /// Reports what is wrong; the settings stand at `dead_letters`.
+    /// Reports faults in these settings, under the key `dead_letters`.
     pub fn check(graves: Option<&Self>, may_leave: bool, faults: &mut Faults) {
         const KEY: &str = "dead_letters";
         const CHOICES: &str =
@@ -214,7 +218,7 @@ impl Graves {
         }
     }
 
-    /// The topic of the dead letters, where they have one.
+    /// Returns the topic of the dead letters, if they have one.
     #[must_use]
     pub fn topic(&self, project: &str) -> Option<TopicName> {
         match self {
@@ -223,7 +227,7 @@ impl Graves {
         }
     }
 
-    /// What this choice means for a message, for the guarantee.
+    /// Describes the consequences of this choice for a message, as part of the delivery guarantee.
     #[must_use]
     pub fn guarantee(&self) -> String {
         match self {
@@ -245,12 +249,12 @@ impl Graves {
 mod tests {
     use super::*;
 
-    /// Where a value stands.
+    /// Accessor of a field.
     type Field<T> = fn(&mut Subscription) -> &mut T;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The keys with faults.
+    /// Returns the keys with faults.
     fn faulty(check: impl FnOnce(&mut Faults)) -> Vec<String> {
         let mut faults = Faults::default();
         check(&mut faults);

@@ -19,21 +19,21 @@ use crate::publishers::Publishers;
 /// A message on its way to a topic.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Where it goes.
+    /// Topic to publish to.
     pub topic: TopicName,
-    /// The data.
+    /// Data of the message.
     pub data: Bytes,
-    /// What accompanies the data.
+    /// String pairs that accompany the data.
     pub attributes: Attributes,
-    /// Messages of one non-empty key keep their order.
+    /// Ordering key. Messages with the same non-empty key keep their order.
     pub ordering_key: String,
 }
 
 impl Outgoing {
-    /// Refuses what the sink would refuse, for tools that send nothing.
+    /// Rejects messages that the sink would reject. Used by tools that send nothing.
     ///
     /// # Errors
-    /// `Reject` for what Pub/Sub does not take.
+    /// `Reject` if Pub/Sub would not accept the message.
     pub fn check(step: Step<Self>) -> Result<Step<Self>, Error> {
         if let Step::Pass(outgoing) = &step {
             check(outgoing, encoded_size(outgoing))?;
@@ -51,7 +51,8 @@ impl Outgoing {
     }
 }
 
-/// Publishes a batch, in one request for each ordering key, and waits for the confirmation.
+/// Publishes batches and waits for the confirmation. A batch is sent with one or more requests for
+/// each ordering key.
 #[derive(Debug)]
 pub struct Sink {
     publishers: Publishers,
@@ -59,14 +60,15 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Publishes to the topics that `guard` watches, as long as it lets them pass.
+    /// Creates a sink for the topics that `guard` checks. A topic without an audience is not
+    /// published to.
     #[must_use]
     pub fn new(publishers: Publishers, guard: TopicGuard) -> Self {
         Self { publishers, guard }
     }
 }
 
-/// Messages of one topic, and their size as encoded.
+/// Messages of one topic, and their encoded size.
 #[derive(Debug)]
 pub struct Batch {
     topic: TopicName,
@@ -113,7 +115,7 @@ impl pipeline::Sink for Sink {
         batch
     }
 
-    /// Dropping the call ends it, so it needs no time limit of its own.
+    /// Dropping the call cancels it, so it needs no time limit of its own.
     async fn write(&self, batch: &Batch, _: Duration) -> Result<Vec<Refusal>, Error> {
         self.guard.pass(&batch.topic)?;
         self.publishers.publish(&batch.topic, &batch.messages).await?;
@@ -131,7 +133,8 @@ impl pipeline::Sink for Sink {
     }
 }
 
-/// Bytes of a message in a request: protobuf's fields with at most 8 bytes of tags and lengths each.
+/// Returns the maximum size of a message in a request, in bytes. Each protobuf field has at most 8
+/// bytes of tags and lengths.
 pub(crate) fn encoded_size(record: &Outgoing) -> usize {
     const FIELD: usize = 8;
     let attributes =
@@ -144,7 +147,7 @@ pub(crate) fn encoded_size(record: &Outgoing) -> usize {
         + attributes.sum::<usize>()
 }
 
-/// Refuses what Pub/Sub would refuse together with its whole batch.
+/// Rejects a message that would make Pub/Sub refuse its whole batch.
 fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
     let refuse = |reason, detail: String| Err(Recovery::Reject(reason).because("publish", detail));
     if size > MAX_MESSAGE_BYTES {
@@ -290,7 +293,7 @@ mod tests {
             sink.join(&mut batch, outgoing(), &mut ()).unwrap();
         }
         assert!(matches!(sink.join(&mut batch, outgoing(), &mut ()), Err(Join::Full(_))));
-        // A topic's name alone may be longer than what a largest message leaves.
+        // The name of a topic may be longer than the room that the largest message leaves.
         let mut empty = sink.open(&TopicName::new("p", &"t".repeat(2_000)));
         sink.join(&mut empty, sized(MAX_MESSAGE_BYTES), &mut ()).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Reads a subscription over several streams, and rebuilds those that end.
+//! Reads a subscription over several streams, and rebuilds streams that end.
 
 mod held;
 mod reader;
@@ -14,36 +14,38 @@ use crate::connection::{Connection, full_name};
 use crate::settings::Subscription;
 use reader::Reader;
 
-/// Deliveries ready for the pipeline; those beyond it wait with their stream.
+/// Maximum number of deliveries ready for the pipeline. Further deliveries wait with their stream.
 const INBOX: usize = 64;
 
-/// A subscription, read over several streams.
+/// A subscription that is read over several streams.
 ///
-/// An acknowledgement of an at-least-once subscription is sent within 100 ms and not confirmed by
-/// the client; one that is lost costs a redelivery. Exactly-once ones are confirmed.
+/// At-least-once delivery: the client sends an acknowledgement within 100 ms and does not confirm
+/// it. If one is lost, the message is redelivered. Exactly-once delivery: acknowledgements are
+/// confirmed.
 pub struct Source {
     inbox: mpsc::Receiver<Delivery>,
     streams: JoinSet<Result<(), Error>>,
     stop: watch::Sender<bool>,
 }
 
-/// What a subscription counts; clones share their values.
+/// Metrics of a subscription. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub struct SourceMetrics {
-    /// Streams that ended and were opened again.
+    /// Streams that ended and were reopened.
     pub reconnects: Counter,
-    /// Streams that were replaced because they had brought nothing for `idle_timeout`.
+    /// Streams that were replaced because they delivered nothing for `idle_timeout`.
     pub idle_streams: Counter,
-    /// Messages that were received and are not settled yet.
+    /// Messages that were received but not yet settled.
     pub unsettled: Gauge,
-    /// Exactly-once acknowledgements that Pub/Sub did not take: these messages come again.
+    /// Exactly-once acknowledgements that Pub/Sub did not accept. Their messages are redelivered.
     pub lost_acks: Counter,
-    /// Messages that were settled after their lease: they were delivered again meanwhile.
+    /// Messages that were settled after the end of their lease. They may already have been
+    /// redelivered.
     pub expired_leases: Counter,
 }
 
 impl SourceMetrics {
-    /// Enters all metrics under `dataflow_pubsub_...`.
+    /// Registers all metrics with the prefix `dataflow_pubsub`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_pubsub");
         let reconnects = "Streams that ended and were opened again";
@@ -60,17 +62,17 @@ impl SourceMetrics {
 }
 
 impl Source {
-    /// Opens the streams; they go on trying for as long as it takes.
+    /// Opens the streams. They retry for as long as necessary.
     ///
     /// # Errors
-    /// `Stop` when no client can be built.
+    /// `Stop` if no client can be built.
     pub async fn open(
         connection: &Connection,
         project: &str,
         settings: &Subscription,
         metrics: SourceMetrics,
     ) -> Result<Self, Error> {
-        // Fails here, and not in the tasks, where no client can be built.
+        // If no client can be built, this fails here and not in the tasks.
         drop(connection.subscriber(1).await?);
         let (outbox, inbox) = mpsc::channel(INBOX);
         let (stop, stopped) = watch::channel(false);
@@ -86,7 +88,7 @@ impl Source {
 
 impl pipeline::Source for Source {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
-        // Streams end only by a panic before they are stopped.
+        // Before the stop, only a panic can end a stream.
         tokio::select! {
             delivery = self.inbox.recv() => Ok(delivery),
             Some(Err(panic)) = self.streams.join_next() => {
@@ -97,7 +99,7 @@ impl pipeline::Source for Source {
 
     async fn close(mut self) -> Result<(), Error> {
         self.stop.send_replace(true);
-        // Nacks what nobody received.
+        // Nacks deliveries that nobody received.
         drop(self.inbox);
         let mut outcome = Ok(());
         while let Some(ended) = self.streams.join_next().await {

@@ -1,4 +1,4 @@
-//! Whether Pub/Sub has what a service's settings need. Changes nothing.
+//! Checks that Pub/Sub has everything that the settings of a service need. Changes nothing.
 
 use google_cloud_gax::error::rpc::Code;
 use pipeline::Error;
@@ -10,33 +10,33 @@ use crate::admin::{Admin, Audience};
 use crate::connection::{Connection, TopicName, full_name};
 use crate::settings::{Endpoint, Graves, Keyword, Subscription};
 
-/// The least role on a topic that is published to.
+/// Least role needed on a topic that is published to.
 const PUBLISHER: &str = "roles/pubsub.publisher";
-/// The least role on a subscription that is read from.
+/// Least role needed on a subscription that is read from.
 const SUBSCRIBER: &str = "roles/pubsub.subscriber";
 
-/// What a service's settings say about Pub/Sub.
+/// Resources in Pub/Sub that the settings of a service name.
 #[derive(Debug, Clone)]
 pub struct Survey<'a> {
-    /// The project.
+    /// Id of the project.
     pub project: &'a str,
-    /// How Pub/Sub is reached.
+    /// Connection settings of Pub/Sub.
     pub pubsub: &'a Endpoint,
-    /// How Cloud Storage is reached, for large dead letters.
+    /// Connection settings of Cloud Storage, for large dead letters.
     pub storage: &'a storage::Endpoint,
-    /// The topics that are published to.
+    /// Topics that are published to.
     pub topics: Vec<TopicName>,
-    /// The subscription that is read from.
+    /// Subscription that is read from.
     pub subscription: Option<&'a Subscription>,
-    /// Where dead letters go.
+    /// Destination of dead letters.
     pub dead_letters: Option<&'a Graves>,
 }
 
 impl Survey<'_> {
-    /// Looks at all of it.
+    /// Checks all of these resources.
     ///
     /// # Errors
-    /// When no client can be built.
+    /// No client can be built.
     pub async fn look(&self) -> Result<Vec<Need>, Error> {
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
         let mut needs = Vec::new();
@@ -88,7 +88,7 @@ async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
     Need { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }
 }
 
-/// Whether we may do with it what the service does.
+/// Checks that we have the permission that the service needs.
 async fn rights(admin: &Admin, name: &str, (permission, role): (&str, &str)) -> State {
     match admin.may(name, permission).await {
         Err(unseen)

@@ -1,7 +1,8 @@
-//! The form of a dead letter: the original message and the reason, within Pub/Sub's limits.
+//! Format of a dead letter: the original message and the reason, within Pub/Sub's limits.
 //!
-//! Attributes that a letter cannot bear under their own names are kept as JSON: in the attribute
-//! `dl_attributes` when that is short, else in front of the data. [`restore`] undoes both.
+//! Some attributes cannot keep their own names in a dead letter. They are stored as JSON: in the
+//! attribute `dl_attributes` if the JSON is short, otherwise in front of the data. [`restore`]
+//! reverses both.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,34 +18,35 @@ use crate::limits::{
     MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES,
 };
 
-/// Data that is kept of a message that is too big for Pub/Sub.
+/// Bytes of data that are kept of a message that is too big for Pub/Sub.
 const KEPT_BYTES: usize = 1_000_000;
-/// Attributes that a letter adds at most.
+/// Maximum number of attributes that a dead letter adds.
 const ADDED: usize = 11;
-/// Most bytes of content beside as many attributes as there can be.
+/// Maximum bytes of content, if the dead letter also has the maximum of attributes.
 const MAX_CONTENT_BYTES: usize =
     MAX_MESSAGE_BYTES - MAX_ATTRIBUTES * (MAX_ATTRIBUTE_KEY_BYTES + MAX_ATTRIBUTE_VALUE_BYTES);
-/// Prefix of the names that letters add.
+/// Prefix of the attribute names that dead letters add.
 const PREFIX: &str = "dl_";
-/// JSON of the attributes that have no place of their own.
+/// Attribute with the JSON of the attributes that cannot keep their own names.
 const MORE_ATTRIBUTES: &str = "dl_attributes";
-/// `true` when the data begins with a line of JSON: the attributes that have no place of their own.
+/// Attribute that is `true` if the data begins with a line of JSON. The line holds the attributes
+/// that cannot keep their own names.
 const WRAPPED: &str = "dl_wrapped";
-/// Number of attributes that are lost.
+/// Attribute with the number of attributes that were lost.
 const ATTRIBUTES_CUT: &str = "dl_attributes_cut";
-/// `true` when the data is lost beyond its first bytes.
+/// Attribute that is `true` if only the first bytes of the data were kept.
 const TRUNCATED: &str = "dl_truncated";
 
-/// A letter before it is known where its content goes.
+/// A dead letter before the place of its content is decided.
 #[derive(Debug)]
 pub(super) struct Draft {
     attributes: HashMap<String, String>,
-    /// Attributes that go in front of the data.
+    /// Attributes that are stored in front of the data.
     front: BTreeMap<String, String>,
     data: Bytes,
 }
 
-/// Data and attributes, as Pub/Sub takes them.
+/// Data and attributes in the form that Pub/Sub accepts.
 #[derive(Debug)]
 pub(super) struct Content {
     pub(super) data: Bytes,
@@ -78,7 +80,7 @@ impl Draft {
         Self { attributes, front, data: original.data.clone() }
     }
 
-    /// The data, behind the attributes that stand in front of it.
+    /// Returns the data, after the attributes that are stored in front of it.
     pub(super) fn content(&self) -> Bytes {
         if self.front.is_empty() {
             return self.data.clone();
@@ -89,7 +91,8 @@ impl Draft {
         content.into()
     }
 
-    /// A letter with its content, or what the letter says about content that is too big for it.
+    /// Returns the content of the dead letter. Returns a [`TooBig`] if the content is too big for
+    /// Pub/Sub.
     pub(super) fn finish(self) -> Result<Content, Box<TooBig>> {
         let content = self.content();
         if content.len() <= MAX_CONTENT_BYTES {
@@ -103,7 +106,7 @@ impl Draft {
     }
 }
 
-/// A letter whose content is too big for Pub/Sub.
+/// A dead letter whose content is too big for Pub/Sub.
 #[derive(Debug)]
 pub(super) struct TooBig {
     draft: Draft,
@@ -111,19 +114,20 @@ pub(super) struct TooBig {
 }
 
 impl TooBig {
-    /// What must be stored elsewhere.
+    /// Returns the content that must be stored elsewhere.
     pub(super) fn content(&self) -> &Bytes {
         &self.content
     }
 
-    /// The letter to content that is in an object of this name.
+    /// Returns the dead letter for content that is stored in an object of this name.
     pub(super) fn in_object(mut self, object: &str) -> Content {
         self.measure();
         self.draft.add("dl_object", object);
         Content { data: Bytes::new(), attributes: self.draft.attributes.into() }
     }
 
-    /// The letter with as much of the content as it can hold: the attributes before the data.
+    /// Returns the dead letter with as much of its content as it can hold. The attributes come
+    /// before the data.
     pub(super) fn cut(mut self) -> Content {
         self.measure();
         let draft = &mut self.draft;
@@ -147,11 +151,11 @@ impl TooBig {
     }
 }
 
-/// Data and attributes of the message that a letter is about. `content` is the letter's data, or that
-/// of the object that its `dl_object` names.
+/// Returns the data and attributes of the message in a dead letter. `content` is the data of the
+/// dead letter, or of the object that its `dl_object` names.
 ///
 /// # Errors
-/// `Reject` when the letter does not hold all of the message.
+/// `Reject` if the dead letter does not hold the whole message.
 pub(crate) fn restore(letter: &Message, content: Bytes) -> Result<(Bytes, Attributes), Error> {
     let refuse = |why: &str| Recovery::Reject("not_replayable").because("restore", why.to_owned());
     let bears = |name| letter.attributes.contains_key(name);
@@ -177,8 +181,8 @@ pub(crate) fn restore(letter: &Message, content: Bytes) -> Result<(Bytes, Attrib
     Ok((data, attributes.into()))
 }
 
-/// The attributes that a letter bears under their own names, and the others. Those that services give
-/// a meaning go first.
+/// Separates the attributes that keep their own names from the others. Attributes with a special
+/// meaning for the services are kept first.
 fn part(attributes: &Attributes) -> (HashMap<String, String>, BTreeMap<String, String>) {
     let mut others = BTreeMap::new();
     let mut fitting = BTreeMap::new();
@@ -202,7 +206,8 @@ fn part(attributes: &Attributes) -> (HashMap<String, String>, BTreeMap<String, S
     (kept, others)
 }
 
-/// Whether Pub/Sub takes an attribute, under a name that is not the letter's own.
+/// Returns true if Pub/Sub accepts an attribute under its own name, and the name is not reserved
+/// for dead letters.
 fn fits(name: &str, value: &str) -> bool {
     let is_googles = name.starts_with("goog") && !name.starts_with("googclient_");
     !name.is_empty()
@@ -216,8 +221,8 @@ fn json(attributes: &BTreeMap<String, String>) -> String {
     serde_json::to_string(attributes).expect("a map of strings has a form in JSON")
 }
 
-/// Drops the longest attributes until the others fit into a line of JSON of `max_bytes`; returns how
-/// many were dropped.
+/// Drops the longest attributes until the others fit into a line of JSON of `max_bytes`. Returns
+/// the number of dropped attributes.
 fn shorten(attributes: &mut BTreeMap<String, String>, max_bytes: usize) -> usize {
     let size = |text: &String| serde_json::to_string(text).map_or(0, |json| json.len() + 1);
     let count = attributes.len();
@@ -225,7 +230,7 @@ fn shorten(attributes: &mut BTreeMap<String, String>, max_bytes: usize) -> usize
     let mut sized: Vec<_> =
         sized.map(|(name, value)| (size(&name) + size(&value), name, value)).collect();
     sized.sort();
-    // Two braces and the end of the line.
+    // Two braces and the line end.
     let mut total = 3;
     for (bytes, name, value) in sized {
         total += bytes;
@@ -276,7 +281,7 @@ mod tests {
         assert!(letter.size() <= MAX_MESSAGE_BYTES, "{} bytes", letter.size());
     }
 
-    /// Puts an original into a letter and takes it out again.
+    /// Checks that a message can be stored in a dead letter and restored from it.
     fn assert_restored(original: &Message) {
         let (letter, content) = match draft(original).finish() {
             Ok(content) => (letter(content), None),
@@ -369,7 +374,7 @@ mod tests {
             );
             letter.attributes.contains_key(WRAPPED)
         };
-        // {"":"v.."} takes 7 bytes more than the value.
+        // `{"":"v.."}` needs 7 bytes more than the value.
         assert!(!is_wrapped(MAX_ATTRIBUTE_VALUE_BYTES - 7));
         assert!(is_wrapped(MAX_ATTRIBUTE_VALUE_BYTES - 6));
     }
@@ -416,7 +421,8 @@ mod tests {
     #[test]
     fn the_longest_attributes_are_lost_when_not_all_fit() {
         let room = MAX_CONTENT_BYTES - KEPT_BYTES;
-        // Beside the values there are 3 bytes of the line, and 7 of an attribute with a short name.
+        // In addition to the values, the line needs 3 bytes, and each attribute with a short name
+        // needs 7.
         let kept = |first: usize| {
             let mut original = Message::new(vec![b'x'; KEPT_BYTES + 10]);
             original = original.with_attribute("a", "v".repeat(first));

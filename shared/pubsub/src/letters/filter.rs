@@ -1,4 +1,4 @@
-//! Which letters are meant.
+//! Selection of dead letters.
 
 use bytes::Bytes;
 use clap::builder::PossibleValuesParser;
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::dead_letters::restore;
 
-/// Letters of one service or of all, by reason, device and time.
+/// Selects dead letters of one service or of all, by reason, device and time.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     service: Option<String>,
@@ -23,7 +23,7 @@ pub(super) struct Filter {
     until: Option<OffsetDateTime>,
 }
 
-/// Option that takes one of a service's reasons.
+/// Returns the option for one of a service's reasons.
 pub(super) fn reason(reasons: &Reasons) -> Arg {
     Arg::new("reason")
         .long("reason")
@@ -32,7 +32,7 @@ pub(super) fn reason(reasons: &Reasons) -> Arg {
         .help("Only letters of this reason")
 }
 
-/// Options that take a device and times.
+/// Returns the options for a device and for times.
 pub(super) fn arguments() -> [Arg; 3] {
     let device = Arg::new("device").long("device").value_name("ID").help(
         "Only letters of this device: by the attribute device_id, or by DeviceID in the enrichmentData of \
@@ -46,9 +46,9 @@ pub(super) fn arguments() -> [Arg; 3] {
 }
 
 impl Filter {
-    /// Reads the options; `service` is the one whose letters are meant, if not all are.
+    /// Reads the options. `service` limits the selection to one service.
     pub(super) fn of(given: &ArgMatches, service: Option<&str>) -> Self {
-        // Not every subcommand has all of them.
+        // Not every subcommand has all options.
         let text = |name: &str| given.try_get_one::<String>(name).ok().flatten().cloned();
         let time = |name: &str| given.try_get_one::<OffsetDateTime>(name).ok().flatten().copied();
         Self {
@@ -60,7 +60,7 @@ impl Filter {
         }
     }
 
-    /// Whether a letter is meant.
+    /// Returns true if the filter selects a dead letter.
     pub(super) fn takes(&self, letter: &Message) -> bool {
         let is = |name: &str, wanted: &Option<String>| {
             wanted.as_ref().is_none_or(|wanted| letter.attributes.get(name) == Some(wanted))
@@ -74,20 +74,21 @@ impl Filter {
     }
 }
 
-/// When the service first saw the message.
+/// Returns the time when the service first saw the message.
 pub(super) fn first_seen(letter: &Message) -> OffsetDateTime {
     let told = letter.attributes.get("dl_first_seen");
     let told = told.and_then(|text| parse_rfc3339(text));
     told.unwrap_or(letter.publish_time)
 }
 
-/// Data and attributes of a letter's message; of one that the letter does not hold whole, what there is.
+/// Returns the original data and attributes of a dead letter's message. If the dead letter does not
+/// hold the whole message, returns the part that it holds.
 pub(super) fn original(letter: &Message) -> (Bytes, Attributes) {
     let restored = restore(letter, letter.data.clone());
     restored.unwrap_or_else(|_cut| (letter.data.clone(), letter.attributes.clone()))
 }
 
-/// The device of a letter, where it is known.
+/// Returns the device of a dead letter, if it is known.
 pub(super) fn device(letter: &Message) -> Option<String> {
     letter.attributes.get(DEVICE_ID).cloned().or_else(|| enriched_device(letter))
 }

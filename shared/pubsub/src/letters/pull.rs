@@ -1,8 +1,8 @@
-//! Takes messages from a subscription, one request at a time.
+//! Pulls messages from a subscription, one request at a time.
 //!
-//! A stream does not serve a tool that gives everything back: what Pub/Sub has sent on it, and nobody
-//! has read when it ends, stays hidden until its lease ends. A request has one answer, and giving back
-//! is confirmed.
+//! A stream does not suit a tool that returns every message. Messages that Pub/Sub has sent on a
+//! stream, but that nobody has read when it ends, stay hidden until their lease ends. A request has
+//! one answer, and the return of a message is confirmed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,9 +23,10 @@ use crate::settings::Endpoint;
 
 /// Longest duration of one request.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Most attempts for one request.
+/// Maximum number of attempts for one request.
 const ATTEMPTS: u32 = 4;
-/// Most acknowledgement ids in one request, as in Google's client: a request has at most 512 KiB.
+/// Maximum number of acknowledgement ids in one request, as in Google's client. A request has at
+/// most 512 KiB.
 const MAX_IDS: usize = 1000;
 
 /// Client of one subscription.
@@ -38,7 +39,7 @@ pub(super) struct Puller {
 /// A message under a lease.
 #[derive(Debug)]
 pub(super) struct Leased {
-    /// Name of the lease.
+    /// Id of the lease.
     pub(super) ack_id: String,
     /// The message.
     pub(super) message: Message,
@@ -47,20 +48,20 @@ pub(super) struct Leased {
 /// Answer to one pull.
 #[derive(Debug, Default)]
 pub(super) struct Pulled {
-    /// The messages.
+    /// The leased messages.
     pub(super) leased: Vec<Leased>,
     /// Time by the service's clock, in whole seconds.
     pub(super) served_at: Option<OffsetDateTime>,
-    /// Cause of an answer that was lost: its messages are leased, and nobody has them.
+    /// Cause of a lost answer. Its messages are leased, but nobody has them.
     pub(super) lost: Option<String>,
 }
 
 /// Failure of one attempt.
 struct Failure {
     error: Error,
-    /// Whether another attempt may succeed.
+    /// True if another attempt may succeed.
     is_transient: bool,
-    /// Whether the request may have been carried out.
+    /// True if the request may have been carried out.
     may_be_done: bool,
 }
 
@@ -92,10 +93,10 @@ struct Content {
 }
 
 impl Puller {
-    /// Builds a client of the subscription of this full name; nothing is sent yet.
+    /// Builds a client of the subscription with this full name. Sends nothing yet.
     ///
     /// # Errors
-    /// `Stop` when there are no credentials.
+    /// `Stop` without credentials.
     pub(super) async fn new(endpoint: &Endpoint, subscription: &str) -> Result<Self, Error> {
         let access = endpoint.access().await?;
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
@@ -107,14 +108,14 @@ impl Puller {
         })
     }
 
-    /// Takes up to `max` messages of those that are there now; an empty answer does not mean that none
+    /// Pulls up to `max` messages that are available now. An empty answer does not mean that none
     /// are left.
     ///
     /// # Errors
-    /// When Pub/Sub refuses, or goes on failing.
+    /// Pub/Sub refuses the request, or keeps failing.
     pub(super) async fn pull(&self, max: usize) -> Result<Pulled, Error> {
-        // Without it, Pub/Sub keeps the request open until a message comes. A request that is given up
-        // then may have leased one that nobody sees.
+        // Without `returnImmediately`, Pub/Sub keeps the request open until a message arrives. A
+        // request that is then cancelled may have leased a message that nobody sees.
         let body = json!({ "maxMessages": max, "returnImmediately": true });
         let mut pulled = Pulled::default();
         let (answer, served_at) = self.call("pull", &body, &mut pulled.lost).await?;
@@ -126,10 +127,10 @@ impl Puller {
         Ok(pulled)
     }
 
-    /// Acknowledges messages, and returns when that is confirmed.
+    /// Acknowledges messages. Returns once that is confirmed.
     ///
     /// # Errors
-    /// When some may come again.
+    /// Some messages may be redelivered.
     pub(super) async fn acknowledge(&self, ack_ids: &[&str]) -> Result<(), Error> {
         for ack_ids in ack_ids.chunks(MAX_IDS) {
             self.call("acknowledge", &json!({ "ackIds": ack_ids }), &mut None).await?;
@@ -137,10 +138,10 @@ impl Puller {
         Ok(())
     }
 
-    /// Extends leases to `lease` from now on; zero gives the messages back.
+    /// Sets leases to `lease` from now on. Zero returns the messages to the subscription.
     ///
     /// # Errors
-    /// When some leases are as they were.
+    /// Some leases are unchanged.
     pub(super) async fn lease(&self, ack_ids: &[&str], lease: Duration) -> Result<(), Error> {
         let mut outcome = Ok(());
         for ack_ids in ack_ids.chunks(MAX_IDS) {
@@ -150,8 +151,8 @@ impl Puller {
         outcome
     }
 
-    /// Sends a request until it succeeds or is refused. `lost` is the cause when an attempt failed that
-    /// may have been carried out.
+    /// Sends a request until it succeeds or is refused. Sets `lost` to the cause if an attempt
+    /// failed but may have been carried out.
     async fn call(
         &self,
         verb: &'static str,
@@ -207,7 +208,7 @@ impl Puller {
     }
 }
 
-/// Words of an answer that is an error.
+/// Returns the text of an error answer.
 fn refusal(status: StatusCode, body: &[u8]) -> String {
     let told: Option<Value> = serde_json::from_slice(body).ok();
     let told = told.as_ref().and_then(|told| told["error"]["message"].as_str());

@@ -1,8 +1,9 @@
-//! Reads all letters of a subscription once, and gives them back.
+//! Reads all dead letters of a subscription once, and returns them.
 //!
-//! Pub/Sub has no way to look at a message without taking it, and one that is given back at once may
-//! come again before others have come at all. So each letter stays leased until the reader closes: what
-//! comes next is new, and when nothing comes any more, all have been seen. Only their ids are kept.
+//! Pub/Sub cannot show a message without delivering it. A message that is returned at once may be
+//! redelivered before others are delivered for the first time. So the reader keeps a lease on each
+//! dead letter until it closes. Every further message is then new. When no more arrive, all have
+//! been seen. Only their ids are kept in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::future::ready;
@@ -18,52 +19,52 @@ use tracing::debug;
 
 use super::pull::{Pulled, Puller};
 
-/// The service tells its time in whole seconds.
+/// Resolution of the time that Pub/Sub reports.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Duration of a lease, and so the longest time that letters stay hidden after a crash.
+/// Duration of a lease. It is also the longest time that dead letters stay hidden after a crash.
 pub(super) const LEASE: Duration = Duration::from_secs(60);
 /// Interval at which leases are extended.
 const EXTENSION_INTERVAL: Duration = Duration::from_secs(20);
 /// Wait after an empty answer.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Most letters in one page.
+/// Maximum number of dead letters in one page.
 const PAGE: usize = 1000;
 
-/// When to stop reading.
+/// Conditions at which reading ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Most letters to read.
+    /// Maximum number of dead letters to read.
     pub(super) max: usize,
-    /// How long nothing new comes before that is all.
+    /// Time without a new dead letter after which reading ends.
     pub(super) wait: Duration,
 }
 
-/// Why letters may have been missed.
+/// Reason why dead letters may have been missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shortfall {
-    /// There are more than were asked for.
+    /// There are more dead letters than the maximum.
     Max(usize),
-    /// An answer with letters was lost.
+    /// An answer with dead letters was lost.
     Lost(String),
-    /// Pub/Sub went on failing.
+    /// Pub/Sub kept failing.
     Failed(String),
-    /// Somebody ended the reading.
+    /// A signal ended the reading.
     Interrupted,
 }
 
-/// Letters under a lease, read page by page.
+/// Leased dead letters, read page by page.
 pub(super) struct Reader {
     puller: Puller,
     limits: Limits,
-    /// Newest lease of each letter that goes back at the close, by message id.
+    /// Newest lease of each dead letter that is returned at the close, by message id.
     held: HashMap<String, String>,
-    /// Newest lease of each letter that is to be removed.
+    /// Newest lease of each dead letter that will be removed.
     finished: HashMap<String, String>,
-    /// Letters that were removed: one that comes all the same is removed again.
+    /// Removed dead letters. One that is delivered nevertheless is removed again.
     removed: HashSet<String>,
-    /// Letters published later by the service's clock are left for the next run: a letter that is
-    /// replayed and refused again is one of them.
+    /// Time of the start, by Pub/Sub's clock. Dead letters published later are left for the next
+    /// run. One that is replayed and refused again is among them.
     started_at: Option<OffsetDateTime>,
     read: usize,
     extended_at: Instant,
@@ -73,7 +74,7 @@ pub(super) struct Reader {
 }
 
 impl Shortfall {
-    /// What happened, and what to do about it.
+    /// Returns the event, and advice.
     pub(super) fn explain(&self) -> (String, String) {
         let again = |wait: &str| format!("run it again {wait}");
         match self {
@@ -94,10 +95,10 @@ impl Shortfall {
 }
 
 impl Reader {
-    /// Prepares to read; nothing is sent yet.
+    /// Prepares to read. Sends nothing yet.
     ///
     /// # Errors
-    /// When signals cannot be listened for.
+    /// The process cannot listen for signals.
     pub(super) fn new(puller: Puller, limits: Limits) -> anyhow::Result<Self> {
         Ok(Self {
             puller,
@@ -114,43 +115,45 @@ impl Reader {
         })
     }
 
-    /// Number of letters that were read.
+    /// Number of dead letters that were read.
     pub(super) fn read(&self) -> usize {
         self.read
     }
 
-    /// Whether a letter may have been published after this run began: the service tells whole seconds.
+    /// Returns true if a dead letter may have been published after this run began. Pub/Sub reports
+    /// its time only in whole seconds.
     pub(super) fn may_be_new(&self, letter: &Message) -> bool {
         let certainly_old = |at: OffsetDateTime| letter.publish_time < at - 2 * SECOND;
         !self.started_at.is_some_and(certainly_old)
     }
 
-    /// Takes what comes from now on for new.
+    /// Treats all messages from now on as new.
     #[cfg(test)]
     pub(super) fn forget_the_second(&mut self) {
         self.started_at = self.started_at.map(|time| time - Duration::from_secs(2));
     }
 
-    /// Takes the last extension for one of a minute ago.
+    /// Treats the last extension as a minute old.
     #[cfg(test)]
     pub(super) fn forget_the_extension(&mut self) {
         self.extended_at -= Duration::from_secs(60);
     }
 
-    /// Why letters may have been missed, if so.
+    /// Returns the reason why dead letters may have been missed, if there is one.
     pub(super) fn shortfall(&self) -> Option<&Shortfall> {
         self.shortfall.as_ref()
     }
 
-    /// Letters that were not read before; `None` when nothing new comes, or a limit is reached.
+    /// Returns dead letters that were not read before. Returns `None` if no new ones arrive, or if
+    /// a limit is reached.
     ///
     /// # Errors
-    /// When Pub/Sub cannot be read at all.
+    /// Pub/Sub cannot be read at all.
     pub(super) async fn page(&mut self) -> anyhow::Result<Option<Vec<Message>>> {
         let quiet_since = Instant::now();
         while !self.is_interrupted().await {
             self.extend_leases().await;
-            // One more than wanted tells whether there are more.
+            // One more than the maximum shows whether there are more.
             let room = self.limits.max - self.read;
             let pulled = match self.puller.pull(room.clamp(1, PAGE)).await {
                 Ok(pulled) => pulled,
@@ -177,7 +180,8 @@ impl Reader {
         Ok(None)
     }
 
-    /// Whether somebody wants the tool to end. It does so in order: what is leased goes back first.
+    /// Returns true if a signal asked the tool to end. The tool then returns its leased messages
+    /// before it ends.
     pub(super) async fn is_interrupted(&mut self) -> bool {
         let is_interrupted = tokio::select! {
             biased;
@@ -191,7 +195,7 @@ impl Reader {
         is_interrupted
     }
 
-    /// Notes the leases, and returns the letters that are new.
+    /// Stores the leases, and returns the new dead letters.
     async fn take(&mut self, pulled: Pulled) -> Vec<Message> {
         if let Some(why) = pulled.lost {
             self.shortfall = Some(Shortfall::Lost(why));
@@ -199,7 +203,7 @@ impl Reader {
         let now = || pulled.served_at.unwrap_or_else(OffsetDateTime::now_utc);
         let started_at = *self.started_at.get_or_insert_with(|| now() + SECOND);
         let ack_ids: Vec<_> = pulled.leased.iter().map(|leased| &*leased.ack_id).collect();
-        // The subscription's own lease may be as short as 10 s.
+        // The lease of the subscription itself may be as short as 10 s.
         if let Err(error) = self.puller.lease(&ack_ids, LEASE).await {
             debug!(
                 error = format!("{error:#}"),
@@ -223,7 +227,7 @@ impl Reader {
         fresh
     }
 
-    /// Runs a step that may take long, and extends the leases beside it.
+    /// Runs a step that may take long, and extends the leases meanwhile.
     pub(super) async fn while_leased<T>(&mut self, step: impl Future<Output = T>) -> T {
         let mut step = pin!(step);
         loop {
@@ -233,19 +237,19 @@ impl Reader {
             };
             tokio::select! {
                 outcome = &mut step => return outcome,
-                // An extension that is cut short is due at once.
+                // If an extension is cut short, the next one is due at once.
                 () = extension => {}
             }
         }
     }
 
-    /// Extends the leases when it is time to; must be called between all steps that take long.
+    /// Extends the leases when it is time. Must be called between all steps that take long.
     pub(super) async fn extend_leases(&mut self) {
         if self.extended_at.elapsed() < EXTENSION_INTERVAL {
             return;
         }
         let began = Instant::now();
-        // What is not removed yet would come again, too.
+        // Without an extension, messages that are not yet removed would also be redelivered.
         let leases = [ack_ids(&self.held), ack_ids(&self.finished)].concat();
         let extended = self.puller.lease(&leases, LEASE).await;
         self.extended_at = began;
@@ -257,27 +261,28 @@ impl Reader {
         }
     }
 
-    /// Marks a letter as done with; it is removed with the next [`Reader::remove`].
+    /// Marks a dead letter as finished. The next [`Reader::remove`] removes it.
     pub(super) fn finish(&mut self, id: &str) {
         if let Some(ack_id) = self.held.remove(id) {
             self.finished.insert(id.to_owned(), ack_id);
         }
     }
 
-    /// Removes the letters that are done with, and returns when that is confirmed.
+    /// Removes the finished dead letters. Returns once that is confirmed.
     ///
     /// # Errors
-    /// When some may come again.
+    /// Some may be redelivered.
     pub(super) async fn remove(&mut self) -> Result<(), Error> {
         self.puller.acknowledge(&ack_ids(&self.finished)).await?;
         self.removed.extend(self.finished.drain().map(|(id, _)| id));
         Ok(())
     }
 
-    /// Removes what is done with and gives the other letters back, and returns when both are confirmed.
+    /// Removes the finished dead letters and returns the others to the subscription. Returns once
+    /// both are confirmed.
     ///
     /// # Errors
-    /// When some stay hidden, or come again.
+    /// Some stay hidden, or are redelivered.
     pub(super) async fn close(&mut self) -> Result<(), Error> {
         let removed = self.remove().await;
         let held = ack_ids(&self.held);

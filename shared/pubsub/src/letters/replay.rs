@@ -1,4 +1,4 @@
-//! Sends letters on their way again.
+//! Sends the messages of dead letters again.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -22,16 +22,16 @@ use crate::dead_letters::restore;
 use crate::publishers::Publishers;
 use crate::sink::Outgoing;
 
-/// Interval at which letters that were sent are removed.
+/// Interval at which dead letters that were sent are removed.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Makes of a message that was refused what is sent again.
+/// Turns a refused message into the message that is sent again.
 pub trait Prepare: Send + Sync {
-    /// The message as it goes out; `topic` is where the service's messages come from, if they come
-    /// from a topic.
+    /// Returns the message to send. `topic` is the topic that the service reads from, if it reads
+    /// from one.
     ///
     /// # Errors
-    /// When it would be refused again.
+    /// The message would be refused again.
     fn prepare(
         &self,
         message: Message,
@@ -53,10 +53,10 @@ where
     }
 }
 
-/// The message as it was before it was refused, to the topic that it came from.
+/// Returns the message as it was before it was refused, for the topic that it came from.
 ///
 /// # Errors
-/// When that is not known.
+/// The topic is not known.
 pub(super) async fn as_it_was(
     message: Message,
     topic: Option<TopicName>,
@@ -70,11 +70,12 @@ pub(super) async fn as_it_was(
     })
 }
 
-/// Where letters are handed in.
+/// Republishes messages.
 struct Counter {
     admin: Admin,
     publishers: Publishers,
-    /// Topics that somebody listens to: what nobody would see must stay a letter.
+    /// Topics that are known to have an audience. A message that nobody would see must stay a dead
+    /// letter.
     heard: HashSet<TopicName>,
 }
 
@@ -94,7 +95,7 @@ impl Counter {
     }
 }
 
-/// How a replay sends.
+/// State of a replay.
 struct Sending<'a, P> {
     filter: &'a Filter,
     prepare: P,
@@ -104,18 +105,18 @@ struct Sending<'a, P> {
     mode: Mode,
     form: Form,
     tally: Tally,
-    /// Messages that this run has sent, by their `ingest_id`, or by their data where they have none.
+    /// Messages that this run has sent, by their `ingest_id`, or by their data if they have none.
     sent: HashSet<Vec<u8>>,
 }
 
-/// Whether anything is sent.
+/// Selects between a real replay and a dry run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Real,
     Dry,
 }
 
-/// What became of the letters.
+/// Numbers of dead letters by outcome.
 #[derive(Debug, Default)]
 struct Tally {
     replayed: usize,
@@ -123,7 +124,7 @@ struct Tally {
 }
 
 impl<P: Prepare> Sending<'_, P> {
-    /// Replays the letters of a page that are meant, oldest first, and removes them.
+    /// Replays the selected dead letters of a page, oldest first, and removes them.
     async fn page(&mut self, mut page: Vec<Message>, reader: &mut Reader) -> Result<(), Error> {
         page.sort_by(|a, b| (a.publish_time, &a.id).cmp(&(b.publish_time, &b.id)));
         let mut removed_at = Instant::now();
@@ -131,7 +132,7 @@ impl<P: Prepare> Sending<'_, P> {
             if reader.is_interrupted().await {
                 break;
             }
-            // One that was sent and refused again meanwhile is left for the next run.
+            // A message that was sent and refused again meanwhile is left for the next run.
             if reader.may_be_new(letter) && self.sent.contains(identity(letter)) {
                 continue;
             }
@@ -147,7 +148,7 @@ impl<P: Prepare> Sending<'_, P> {
             if self.mode == Mode::Real {
                 reader.finish(&letter.id);
             }
-            // After a crash, no more than those of this time are sent again.
+            // After a crash, only the dead letters of one interval are sent again.
             if removed_at.elapsed() >= REMOVAL_INTERVAL {
                 reader.remove().await?;
                 removed_at = Instant::now();
@@ -206,7 +207,7 @@ impl Office<'_> {
         }
     }
 
-    /// Where replayed messages go, unless the service itself knows.
+    /// Returns the topic of replayed messages, unless the service itself knows it.
     async fn target(&self, given: &ArgMatches) -> anyhow::Result<Option<TopicName>> {
         if let Some(id) = given.get_one::<String>("to") {
             return Ok(Some(TopicName::new(self.project, id)));
@@ -221,16 +222,16 @@ impl Office<'_> {
     }
 }
 
-/// What a message and its repetitions have in common.
+/// Returns an identity that a message shares with its copies.
 fn identity(letter: &Message) -> &[u8] {
     let id = letter.attributes.get(attribute::INGEST_ID);
     id.map_or(&letter.data[..], |id| id.as_bytes())
 }
 
-/// The message without what the letter added.
+/// Returns the message without the attributes that the dead letter added.
 ///
 /// # Errors
-/// `Reject` for a letter that does not hold all of the message's data.
+/// `Reject` if the dead letter does not hold all of the message's data.
 pub fn original(letter: &Message) -> Result<Message, Error> {
     let refuse = |why: String| Err(Recovery::Reject("not_replayable").because("replay", why));
     if let Some(object) = letter.attributes.get("dl_object") {

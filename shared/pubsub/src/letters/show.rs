@@ -1,4 +1,4 @@
-//! Prints letters.
+//! Prints dead letters.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::Seen;
 use super::filter::{Filter, device, original};
 
-/// What a list tells of a letter.
+/// Fields of a dead letter in a list.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     id: String,
@@ -42,7 +42,7 @@ impl Row {
         }
     }
 
-    /// One line for people.
+    /// Returns one line for people.
     pub(super) fn line(&self) -> String {
         let Self { id, first_seen, reason, detail, device_id, .. } = self;
         let [device, seen] =
@@ -51,7 +51,7 @@ impl Row {
     }
 }
 
-/// Rows of the letters that a filter takes.
+/// Rows of the dead letters that a filter selects.
 pub(super) struct List<'a> {
     filter: &'a Filter,
     rows: Vec<Row>,
@@ -68,7 +68,7 @@ impl<'a> List<'a> {
         }
     }
 
-    /// Prints a line for each letter, and a sum by reason.
+    /// Prints a line for each dead letter, and a sum by reason.
     pub(super) fn print(mut self, seen: &Seen, form: Form) {
         self.rows.sort_by(|a, b| (a.published, &a.id).cmp(&(b.published, &b.id)));
         if form == Form::Json {
@@ -90,7 +90,7 @@ impl<'a> List<'a> {
     }
 }
 
-/// Numbers of letters by service and reason.
+/// Numbers of dead letters by service and reason.
 pub(super) struct Count<'a> {
     filter: &'a Filter,
     counts: BTreeMap<(String, String), usize>,
@@ -126,7 +126,7 @@ impl<'a> Count<'a> {
     }
 }
 
-/// Letters of one id.
+/// Dead letters with one id.
 pub(super) struct Wanted<'a> {
     id: &'a str,
     service: &'a str,
@@ -145,12 +145,13 @@ impl<'a> Wanted<'a> {
                 let is_other = attribute(letter, "dl_service") != self.service;
                 (is_other, letter.publish_time, letter.id.clone())
             });
-            // Repeats of one message are enough at that number.
+            // There may be many repeats of one message. Ten are enough.
             self.found.truncate(10);
         }
     }
 
-    /// Prints the letter whole: the oldest of this service, else the oldest. False if there is none.
+    /// Prints the whole dead letter: the oldest of this service, otherwise the oldest of all.
+    /// Returns false if there is none.
     pub(super) fn print(&self, form: Form) -> bool {
         let Some((letter, others)) = self.found.split_first() else { return false };
         for other in others {
@@ -161,7 +162,7 @@ impl<'a> Wanted<'a> {
             ));
         }
         if form == Form::Json {
-            // As `explain --pubsub-json` reads it.
+            // The format that `explain --pubsub-json` reads.
             let mut shown = json!(Row::of(letter));
             let (data, attributes) = original(letter);
             shown["message"] = explain::to_json(&data, &attributes, "");
@@ -180,7 +181,7 @@ impl<'a> Wanted<'a> {
 }
 
 impl Seen {
-    /// Whether all letters were seen, for programs.
+    /// Tells programs whether all dead letters were seen.
     pub(super) fn to_json(&self) -> Value {
         let mut told = json!({ "complete": self.shortfall.is_none(), "read": self.read });
         if let Some((why, what_to_do)) = &self.shortfall {
@@ -190,7 +191,7 @@ impl Seen {
         told
     }
 
-    /// The last line of a list.
+    /// Returns the last line of a list.
     pub(super) fn sum(&self, matching: usize) -> String {
         let sum = format!("{}, of {} read", matching_letters(matching), self.read);
         match &self.shortfall {
@@ -203,12 +204,12 @@ impl Seen {
     }
 }
 
-/// `1 letter matches`, `2 letters match`.
+/// Returns `1 letter matches`, `2 letters match`.
 pub(super) fn matching_letters(count: usize) -> String {
     if count == 1 { "1 letter matches".into() } else { format!("{count} letters match") }
 }
 
-/// What names it: the id that its message has everywhere, else its own.
+/// Returns the id that the message has everywhere, otherwise the id of the dead letter.
 fn id(letter: &Message) -> &str {
     letter.attributes.get(INGEST_ID).unwrap_or(&letter.id)
 }

@@ -1,4 +1,4 @@
-//! The tools on a subscription of the embedded cloud.
+//! Tests of the dead-letter tool on a subscription of the embedded cloud.
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,8 @@ impl TestEnv {
         Reader::new(Puller::new(&self.endpoint, SUBSCRIPTION).await.unwrap(), limits).unwrap()
     }
 
-    /// Ids of all letters that a reader finds, which are given back.
+    /// Returns the ids of all dead letters that a reader finds. They are returned to the
+    /// subscription.
     async fn read(&self) -> BTreeSet<String> {
         let mut reader = self.reader(1_000_000).await;
         let ids = rest(&mut reader).await;
@@ -71,14 +72,14 @@ impl TestEnv {
         ids
     }
 
-    /// Befalls the next pull.
+    /// Injects a fault into the next pull.
     fn disturb_pull(&self, kind: Kind) {
         let fault = Fault { method: "Pull".into(), topic: None, count: 1, for_millis: None, kind };
         self.emulator.faults().add(fault);
     }
 }
 
-/// Ids of all letters that are left to read; none comes twice.
+/// Returns the ids of all dead letters that are left to read. None may arrive twice.
 async fn rest(reader: &mut Reader) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     while let Some(page) = reader.page().await.unwrap() {
@@ -161,7 +162,7 @@ async fn letters_that_come_while_it_runs_are_left_for_the_next_run() {
     let env = TestEnv::with_letters(2).await;
     let mut reader = env.reader(1_000_000).await;
     let page = reader.page().await.unwrap().unwrap();
-    // The service's clock is told in whole seconds.
+    // The service's clock is reported in whole seconds.
     reader.forget_the_second();
     env.publish(3).await;
 

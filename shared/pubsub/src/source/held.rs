@@ -1,4 +1,4 @@
-//! What was delivered and is not settled yet.
+//! Messages that were delivered but not yet settled.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::SourceMetrics;
 
-/// Counts what one reader holds, over all of its streams; clones share the counts.
+/// Counts the unsettled messages of one reader, over all of its streams. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Held(Arc<Counts>);
 
@@ -22,7 +22,7 @@ struct Counts {
     bytes: AtomicUsize,
 }
 
-/// A message's part of the counts, until it is dropped.
+/// A message's part of the counts. Dropping it removes the part.
 #[derive(Debug)]
 struct Part {
     held: Held,
@@ -36,8 +36,10 @@ impl Held {
         Part { held: self.clone(), bytes }
     }
 
-    /// Returns true when at least half of what may be outstanding is. A stream may be silent then
-    /// because it must; and another one could bring as much again.
+    /// Returns true if at least half of the allowed messages or bytes are outstanding.
+    ///
+    /// Flow control may then be the reason why a stream is silent. A new stream could also deliver
+    /// the same amount again.
     pub(super) fn explains_silence(&self, max_messages: usize, max_bytes: usize) -> bool {
         let messages = self.0.messages.load(Ordering::Relaxed);
         let bytes = self.0.bytes.load(Ordering::Relaxed);
@@ -52,12 +54,15 @@ impl Drop for Part {
     }
 }
 
-/// Memory that a message holds until it is settled, beyond its place in the pipeline, from above: its id for
-/// the acknowledgement, of about 180 bytes, is here and in the client's table of leases, whose entry takes
-/// some 120 bytes; and the duty itself. With the allocator's share that makes 600 bytes.
+/// Upper estimate of the memory that a message holds until it is settled, beyond its place in the
+/// pipeline.
+///
+/// Its acknowledgement id has about 180 bytes. It is held here and in the client's table of leases,
+/// whose entry takes about 120 bytes. The settlement itself is added. With the overhead of the
+/// allocator the sum is 600 bytes.
 pub(super) const HELD_BYTES: u32 = 600;
 
-/// Settles the messages of one reader; clones share what they have.
+/// Settles the messages of one reader. Clones share its state.
 #[derive(Debug, Clone)]
 pub(super) struct Settling(Arc<Reading>);
 
@@ -82,7 +87,7 @@ impl Settling {
         Self(Arc::new(Reading { confirmations, metrics, held }))
     }
 
-    /// The duty to settle a message of this size.
+    /// Returns the settlement of a message of this size.
     pub(super) fn duty(
         &self,
         handler: Handler,

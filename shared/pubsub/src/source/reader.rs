@@ -24,19 +24,22 @@ use super::held::{HELD_BYTES, Settling};
 use crate::connection::Connection;
 use crate::settings::Subscription;
 
-/// Longest wait for the acknowledgements of a reader to be sent at a close.
+/// Longest wait at a close until a reader has sent its acknowledgements.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time that an extension of a lease may be under way.
+/// Longest time that a lease extension may be under way.
 const EXTENSION_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes that are read ahead of the pipeline; more than a response of Pub/Sub usually holds.
+/// Bytes that are read ahead of the pipeline. More than one response of Pub/Sub usually holds.
 const READ_AHEAD: usize = 2 * 1024 * 1024;
 
-/// Time for an outbox of messages to be taken, above which the stream is read ahead. In a fast flow that
-/// would bring nothing, and messages would be out of the processor's caches when they are taken.
+/// Time that the pipeline may need to take as many messages as the inbox holds. If it needs longer,
+/// the stream is read ahead.
+///
+/// In a fast flow reading ahead would bring nothing. Messages would also have left the processor's
+/// caches before the pipeline takes them.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How fast the pipeline takes messages.
+/// Speed at which the pipeline takes messages.
 struct Takes {
     count: usize,
     since: Instant,
@@ -51,7 +54,7 @@ impl Takes {
         }
     }
 
-    /// Whether the last ones took long, or these do already.
+    /// Returns true if the last messages took long, or if the current ones already do.
     fn are_slow(&self, now: Instant) -> bool {
         self.were_slow || self.is_overdue(now)
     }
@@ -61,7 +64,7 @@ impl Takes {
     }
 }
 
-/// One stream, with all it needs to be opened again.
+/// Reader of one stream, with everything needed to reopen it.
 pub(super) struct Reader {
     connection: Connection,
     name: String,
@@ -69,25 +72,27 @@ pub(super) struct Reader {
     idle_timeout: Duration,
     outbox: mpsc::Sender<Delivery>,
     settling: Settling,
-    /// Deliveries for which the outbox had no room, oldest first, with the bytes of their messages. One
-    /// whose lease ends here is handed over too: the pipeline hands it back, and those behind it on its
-    /// ordering key with it.
+    /// Deliveries that found no room in the outbox, oldest first, each with the bytes of its
+    /// message.
+    ///
+    /// A delivery whose lease ends here is handed over too. The pipeline then nacks it, together
+    /// with later messages of its ordering key.
     waiting: VecDeque<(Delivery, usize)>,
     waiting_bytes: usize,
-    /// Streams that are not read any more, and of which messages may still be settled.
+    /// Streams that are no longer read, but whose messages may still be settled.
     ended: Vec<ShutdownToken>,
 }
 
-/// Why a stream is not read any more.
+/// Reason why a stream is no longer read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// It brought nothing for long.
+    /// The stream delivered nothing for `idle_timeout`.
     Idle,
-    /// It failed permanently.
+    /// The stream failed permanently.
     Broken,
 }
 
-/// Waits before the next attempt; breaks off when the source is stopped.
+/// Waits before the next attempt. Breaks when the source is stopped.
 async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFlow<()> {
     tokio::select! {
         () = tokio::time::sleep(waits.next_wait()) => ControlFlow::Continue(()),
@@ -119,7 +124,8 @@ impl Reader {
         let mut waits = Backoff::default().waits();
         loop {
             let opened = tokio::select! {
-                // Cancel safe: nothing is read yet. Credentials may be a long time coming.
+                // Cancel safe: nothing is read yet. It may take long until credentials are
+                // available.
                 opened = self.open() => Some(opened),
                 _ = stop.wait_for(|stop| *stop) => None,
             };
@@ -135,15 +141,16 @@ impl Reader {
                     continue;
                 }
             };
-            // Deliveries of a stream are acknowledged through it, after it was dropped too.
+            // Deliveries of a stream are acknowledged through it, even after it was dropped.
             self.ended.retain(|token| token.shutdown().now_or_never().is_none());
             self.ended.push(stream.shutdown_token());
             let ended = tokio::select! {
-                // Cancel safe: a message that is read but not handed over waits here, or is nacked.
+                // Cancel safe: a message that was read but not handed over waits in `self`, or is
+                // nacked.
                 ended = self.read(&mut stream, &mut waits) => Some(ended),
                 _ = stop.wait_for(|stop| *stop) => None,
             };
-            // Stops it from receiving; a stream that is neither polled nor dropped goes on.
+            // Stops receiving. A stream that is neither polled nor dropped would continue.
             drop(stream);
             match ended {
                 None => return self.close().await,
@@ -162,12 +169,12 @@ impl Reader {
         }
     }
 
-    /// This stream's share of what may be outstanding.
+    /// Returns this stream's share of the allowed outstanding messages or bytes.
     fn share(&self, total: usize) -> usize {
         total / self.settings.streams
     }
 
-    /// A stream on connections of its own: those of the last one may be dead.
+    /// Opens a stream on new connections, because those of the last stream may be dead.
     async fn open(&mut self) -> Result<MessageStream, Error> {
         let subscriber = self.connection.subscriber(self.settings.streams).await?;
         let limit = |total| i64::try_from(self.share(total)).unwrap_or(i64::MAX);
@@ -180,16 +187,18 @@ impl Reader {
             .build())
     }
 
-    /// Hands over until the stream fails permanently, or brings nothing for so long that it could be
-    /// dead: the client does not look whether the other side is still there.
+    /// Hands messages over until the stream fails permanently, or delivers nothing for
+    /// `idle_timeout`. A silent stream may be dead: the client does not check whether the peer is
+    /// still there.
     ///
-    /// The stream is read ahead while the pipeline is slow: a lease counts from the arrival, which the
-    /// client does not tell.
+    /// While the pipeline is slow, the stream is read ahead. The reason is that a lease starts when
+    /// the message arrives at the client. The client does not tell when that was, so messages must
+    /// not wait there for long.
     async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
         let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {
-            // Opening a stream takes time, and begins anew when it is dropped.
+            // Opening a stream takes time. Dropping this future would start it again.
             let mut reading = pin!(stream.next());
             let next = loop {
                 let waits = !self.waiting.is_empty();
@@ -199,7 +208,7 @@ impl Reader {
                     next = &mut reading, if has_room => break Some(next),
                     () = sleep_until(last_sign + self.idle_timeout), if has_room => break None,
                     room = self.outbox.reserve(), if waits => {
-                        // An error means that the source is closing; the stop follows.
+                        // An error means that the source is closing. The stop follows.
                         let Ok(room) = room else { return std::future::pending().await };
                         if let Some((delivery, bytes)) = self.waiting.pop_front() {
                             self.waiting_bytes -= bytes;
@@ -207,7 +216,7 @@ impl Reader {
                         }
                         let now = Instant::now();
                         takes.note(now);
-                        // A stream that was not read has not been silent.
+                        // The stream was not read, so it cannot have been silent.
                         if !has_room {
                             last_sign = now;
                         }
@@ -243,7 +252,7 @@ impl Reader {
     fn hand_over(&mut self, mut delivery: Delivery, bytes: usize) {
         if self.waiting.is_empty() {
             delivery = match self.outbox.try_send(delivery) {
-                // The source is closing: dropping it nacks it.
+                // The source is closing. Dropping the delivery nacks it.
                 Ok(()) | Err(TrySendError::Closed(_)) => return,
                 Err(TrySendError::Full(delivery)) => delivery,
             };
@@ -252,7 +261,8 @@ impl Reader {
         self.waiting.push_back((delivery, bytes));
     }
 
-    /// A message that has just arrived, and its bytes. Counting them again costs more than keeping them.
+    /// Returns the delivery of a message that has just arrived, and its size. Keeping the size is
+    /// cheaper than computing it again.
     fn delivery(&self, message: model::Message, handler: Handler) -> (Delivery, usize) {
         let lease_end = Instant::now() + self.settings.max_lease;
         let attempts = handler.delivery_attempt();
@@ -265,7 +275,8 @@ impl Reader {
             ordering_key: message.ordering_key,
             publish_time: published.unwrap_or(now),
             attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1),
-            // Pub/Sub tells the attempts only where a dead-letter policy counts them.
+            // Pub/Sub reports the delivery attempt only for subscriptions with a dead-letter
+            // policy.
             counts_attempts: attempts.is_some(),
         };
         let bytes = received.size();
@@ -277,12 +288,13 @@ impl Reader {
         (Delivery::new(received, settlement), bytes)
     }
 
-    /// Waits until all verdicts are sent, and those of exactly-once subscriptions confirmed.
+    /// Waits until all acks and nacks are sent, and those of exactly-once subscriptions are
+    /// confirmed.
     ///
-    /// Those of earlier streams may never be sent, because a dead connection was replaced. Their messages
-    /// come again.
+    /// Acks and nacks of earlier streams may never be sent, if their dead connection was replaced.
+    /// Their messages are redelivered.
     async fn close(self) -> Result<(), Error> {
-        // Nacks what nobody received.
+        // Nacks deliveries that nobody received.
         drop(self.waiting);
         let confirmations = &self.settling.confirmations;
         confirmations.close();
@@ -302,11 +314,12 @@ impl Reader {
     }
 }
 
-/// The longest time that Pub/Sub keeps a message whose nack was lost.
+/// Returns the longest time that Pub/Sub keeps a message whose nack was lost.
 ///
-/// Google's client repeats a nack only when the connection failed, and sends none for a message that it
-/// has held for `max_lease`. The lease then ends by itself. An extension may be under way at the nack;
-/// those of exactly-once delivery are repeated for as long as a lease.
+/// Google's client repeats a nack only if the connection failed. It sends no nack for a message
+/// that it has held for `max_lease`. In both cases the lease ends by itself. A lease extension may
+/// be under way at the time of the nack. With exactly-once delivery, extensions are repeated for as
+/// long as a lease.
 fn return_delay(lease_extension: Duration, handler: &Handler) -> Duration {
     let lease = match handler {
         Handler::ExactlyOnce(_) => lease_extension.saturating_mul(2),
@@ -319,7 +332,8 @@ fn return_delay(lease_extension: Duration, handler: &Handler) -> Duration {
 mod tests {
     use super::*;
 
-    /// Whether the stream is read ahead once so many messages were taken, one each interval.
+    /// Returns true if the stream is read ahead after `count` messages were taken, one each
+    /// interval.
     fn are_slow(interval: Duration, count: u32) -> bool {
         let start = Instant::now();
         let mut takes = Takes { count: 0, since: start, were_slow: true };

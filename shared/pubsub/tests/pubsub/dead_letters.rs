@@ -1,4 +1,4 @@
-//! Where messages go that can never succeed.
+//! Tests of the destination of dead letters.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn policy(world: &World, graves: &Graves) -> Policy<DeadLetters> {
     DeadLetters::policy(graves, "p", &publishers, &world.guard, &storage).await.unwrap()
 }
 
-/// The letter that arrives on the topic.
+/// Returns the dead letter that arrives on the topic.
 async fn buried(world: &World, bucket: Option<&str>, message: &Message) -> Message {
     let bucket = bucket.map(str::to_owned);
     let graves = Graves::Topic { topic_id: "topic".into(), bucket };

@@ -1,4 +1,4 @@
-//! Where messages may go.
+//! Tests of the guard over topics.
 
 use pipeline::Sink as _;
 use pubsub::{Admin, Outgoing, Publishers, Sink, TopicGuard, TopicName};
@@ -34,7 +34,8 @@ async fn the_guard_lets_nothing_pass_where_nobody_listens() {
 
     assert!(guard.look(&admin, &condition).await);
     assert!(write().await);
-    // No right to look: what was known still counts, and it is said.
+    // Without the permission to look, the last result stays valid, and the topic is reported as
+    // unchecked.
     world.emulator.faults().refuse("GetTopic", 2, Code::PermissionDenied);
     assert!(guard.look(&admin, &condition).await);
     assert_eq!(guard.unchecked(), std::slice::from_ref(&lonely));

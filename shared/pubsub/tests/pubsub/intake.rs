@@ -1,4 +1,4 @@
-//! What a service opens that reads from a subscription.
+//! Tests of everything that a service opens to read from a subscription.
 
 use std::time::Duration;
 

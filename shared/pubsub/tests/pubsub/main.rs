@@ -1,4 +1,4 @@
-//! Source, sink, dead letters and guard against the embedded cloud, with the real clients in between.
+//! Tests of source, sink, dead letters and guard with the embedded cloud and the real clients.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

@@ -1,4 +1,4 @@
-//! A proxy that can be slow, and that can forget its connections without a word.
+//! A proxy that can be slow, and that can drop its connections without a word.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -9,7 +9,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Mutex, watch};
 
-/// What waits between client and proxy, so that little of what was given up is still under way.
+/// Buffer between client and proxy. It is small, so that little of a cancelled request is still
+/// under way.
 const BUFFER_BYTES: u32 = 64 * 1024;
 
 pub(crate) struct Proxy {
@@ -19,7 +20,7 @@ pub(crate) struct Proxy {
     sent: Sent,
 }
 
-/// The first bytes that were sent to the server, of all connections.
+/// First bytes that were sent to the server, over all connections.
 type Sent = Arc<std::sync::Mutex<Vec<u8>>>;
 
 /// One direction of a connection.
@@ -30,7 +31,7 @@ struct Way {
     uplink: Option<Uplink>,
 }
 
-/// What all connections share towards the server.
+/// State towards the server that all connections share.
 #[derive(Clone)]
 struct Uplink {
     bytes_per_second: Option<u64>,
@@ -40,7 +41,7 @@ struct Uplink {
 }
 
 impl Proxy {
-    /// A proxy to a port of this machine, with this bandwidth towards it.
+    /// Starts a proxy to a port of this machine, with this bandwidth towards it.
     pub(crate) fn start(server: u16, bytes_per_second: Option<u64>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(BUFFER_BYTES).unwrap();
@@ -81,17 +82,17 @@ impl Proxy {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Bytes that reached the server.
+    /// Number of bytes that reached the server.
     pub(crate) fn uploaded(&self) -> u64 {
         self.uploaded.load(Ordering::Relaxed)
     }
 
-    /// The first 100 KB or so that were sent to the server.
+    /// Returns the first bytes that were sent to the server, about 100 KB.
     pub(crate) fn sent(&self) -> Vec<u8> {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All connections there are stay open, and nothing passes any more.
+    /// Makes all current connections silent: they stay open, but nothing passes any more.
     pub(crate) fn forget_connections(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }

@@ -1,4 +1,4 @@
-//! What a publish costs, and that it ends when it is given up.
+//! Tests of the cost of a publish, and of its end when it is cancelled.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::proxy::Proxy;
 use crate::world::{PATIENCE, World, connection, next};
 
-/// Waits until nothing more is uploaded.
+/// Waits until nothing more is uploaded. Returns the number of bytes.
 async fn settled(proxy: &Proxy) -> u64 {
     loop {
         let before = proxy.uploaded();
@@ -28,7 +28,7 @@ async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
     let world = World::new(json!({})).await;
     let proxy = Proxy::start(world.emulator.address().port(), Some(4_000_000));
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
-    // One message without a key, and as many bytes under keys of their own.
+    // One message without a key, and the same number of bytes under each of three keys.
     let batch: Vec<_> =
         ["", "a", "b", "c"].iter().map(|key| world.outgoing("x".repeat(2_000_000), key)).collect();
 
@@ -36,9 +36,9 @@ async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
     assert!(timeout(Duration::from_millis(500), attempt).await.is_err(), "8 MB take 2 s");
     let given_up = settled(&proxy).await;
 
-    // What was in the buffers of h2 and of the sockets is still sent.
+    // Data in the buffers of h2 and of the sockets is still sent.
     assert!(given_up < 5_000_000, "{given_up} bytes of 8 MB");
-    // The control: whole, where nobody gives up.
+    // Control: the whole batch is sent if nobody cancels it.
     timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
     assert!(proxy.uploaded() - given_up > 8_000_000);
 }

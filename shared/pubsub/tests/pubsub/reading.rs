@@ -1,4 +1,4 @@
-//! What a source brings, and what becomes of it.
+//! Tests of the messages that a source delivers, and of their settlement.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::proxy::Proxy;
 use crate::world::{PATIENCE, World, connection, next};
 
-/// Nothing is left: a new source gets nothing.
+/// Checks that nothing is left: a new source gets nothing.
 async fn assert_empty(world: &World) {
     let mut source = world.source().await;
     assert!(timeout(Duration::from_millis(500), source.receive()).await.is_err());
@@ -87,7 +87,7 @@ async fn exactly_once_acknowledgements_are_confirmed_before_the_close_returns() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_ended_for_good_is_opened_again() {
     let world = World::new(json!({})).await;
-    // Both streams meet an error that the client does not retry.
+    // Both streams receive an error that the client does not retry.
     world.emulator.faults().refuse("StreamingPull", 2, Code::PermissionDenied);
     let mut source = world.source().await;
 
@@ -106,7 +106,7 @@ fn settings() -> Subscription {
     Subscription {
         id: "subscription".into(),
         streams: 1,
-        // What is on its way to a stream that closes comes again after this time.
+        // Messages on their way to a stream that closes are redelivered after this time.
         lease_extension: Duration::from_secs(10),
         ..Subscription::default()
     }
@@ -117,7 +117,7 @@ async fn open(connection: &Connection, settings: &Subscription) -> (Source, Sour
     (Source::open(connection, "p", settings, metrics.clone()).await.unwrap(), metrics)
 }
 
-/// Waits until something is so.
+/// Waits until a condition is true.
 async fn until(is_so: impl Fn() -> bool) {
     let waiting = async {
         while !is_so() {
@@ -143,7 +143,7 @@ async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
 
     proxy.forget_connections();
 
-    // Pub/Sub believes in the dead stream too, and gives it some of what is published.
+    // Pub/Sub does not know that the stream is dead, and gives it some of the messages.
     let publish = async {
         loop {
             world.publish(["second".into()], "").await;
@@ -194,13 +194,13 @@ async fn a_stream_that_may_bring_no_more_is_silent_by_right() {
     drop(in_hand);
 }
 
-/// A gap would let the pipeline write what is behind it first.
+/// With a gap, the pipeline would write the later messages first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ends_before_the_pipeline_takes_a_message_leaves_no_gap_in_its_key() {
     let world = World::new(json!({ "enableMessageOrdering": true })).await;
     let max_lease = Duration::from_millis(1);
     let (mut source, _) = open(&world.connection, &Subscription { max_lease, ..settings() }).await;
-    // The outbox has room for 64: more of them wait.
+    // The outbox has room for 64 messages, so some of them wait.
     world.publish((0..200).map(|index| index.to_string()), "key").await;
     let mut held = vec![next(&mut source).await.into_parts().1];
     sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! What a sink takes, and what it says about what it does not.
+//! Tests of the messages that a sink accepts, and of its errors for the others.
 
 use pipeline::Sink as _;
 use pubsub::Outgoing;
@@ -23,7 +23,7 @@ async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
     assert_eq!(write().await, Err(pipeline::Recovery::Retry));
     world.emulator.faults().refuse("Publish", 1, Code::InvalidArgument);
     assert_eq!(write().await, Err(pipeline::Recovery::Reject("publish_invalid")));
-    // A key that the client had paused goes on.
+    // A key that the client had paused continues.
     assert_eq!(write().await, Ok(Vec::new()));
 }
 

@@ -1,4 +1,4 @@
-//! What `check --online` says about Pub/Sub.
+//! Tests of the part of `check --online` about Pub/Sub.
 
 use pubsub::{Graves, Keyword, Subscription, Survey, TopicName};
 use serde_json::json;
@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::world::World;
 
-/// What is needed, by kind and the end of its name, with how it is there.
+/// Returns the needed resources with their states.
 async fn look(world: &World, topics: &[&str], dead_letters: Option<&Graves>) -> Vec<Need> {
     let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
     let survey = Survey {
@@ -106,7 +106,7 @@ async fn a_topic_is_told_by_what_is_wrong_with_it() {
     assert!(
         matches!(state("topic").await, State::Unchecked(why) if why.contains("no right to see whether"))
     );
-    // It was deleted between the list and the look.
+    // The subscription was deleted between the list and the look-up.
     refuse("GetSubscription", Code::NotFound);
     assert!(matches!(state("topic").await, State::Missing(why) if why.contains("neither")));
     refuse("GetTopic", Code::Unavailable);

@@ -14,7 +14,7 @@ use serde_json::json;
 use service::Health;
 use tokio::time::timeout;
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct World {
@@ -25,7 +25,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A topic with a subscription of these settings.
+    /// Creates a topic with a subscription of these settings.
     pub(crate) async fn new(subscription: serde_json::Value) -> Self {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
@@ -66,7 +66,7 @@ impl World {
     }
 
     pub(crate) async fn source(&self) -> Source {
-        // What is on its way to a stream that closes comes again after this time.
+        // Messages on their way to a stream that closes are redelivered after this time.
         let lease_extension = Duration::from_secs(10);
         let id = "subscription".into();
         let settings = Subscription { id, lease_extension, ..Subscription::default() };
@@ -92,12 +92,12 @@ impl World {
     }
 }
 
-/// A connection to a proxy, or to the emulator itself.
+/// Creates a connection to a proxy, or to the emulator itself.
 pub(crate) fn connection(url: String) -> Connection {
     Connection::new(Endpoint { endpoint: Some(url), ..Endpoint::default() })
 }
 
-/// The next delivery.
+/// Waits for the next delivery.
 pub(crate) async fn next(source: &mut Source) -> Delivery {
     timeout(PATIENCE, source.receive()).await.unwrap().unwrap().unwrap()
 }
