@@ -1,4 +1,4 @@
-//! The bucket: whether it is there, and how objects get into it.
+//! A bucket of Cloud Storage: checks that it exists, and creates, lists and reads its objects.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,35 +16,35 @@ use service::{Condition, Need, credentials};
 
 use crate::settings::Endpoint;
 
-/// The reason of a 412 when an object of the name is there. Others are policies of an organization or
-/// of the bucket: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
+/// Reason of a 412 if an object of this name exists. Other reasons are policies of an organization
+/// or of the bucket: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
 const EXISTS: &str = "conditionNotMet";
-/// Longest duration of one look.
+/// Longest duration of one check.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest duration of reading an object.
+/// Longest time to read an object.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two looks at a bucket that is there; outages show earlier at the uploads.
+/// Interval between two checks of a bucket that exists. An outage shows earlier at the uploads.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Between two looks at one that is not.
+/// Interval between two checks of a missing bucket.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A whole object.
+/// An object with its whole content.
 #[derive(Debug)]
 pub struct Object {
-    /// Its name in the bucket, which no other object has.
+    /// Name in the bucket. No other object has it.
     pub name: String,
-    /// Its content.
+    /// Content of the object.
     pub content: Bytes,
-    /// The content's media type.
+    /// Media type of the content.
     pub content_type: &'static str,
-    /// What its metadata says.
+    /// Metadata of the object.
     pub metadata: Vec<(&'static str, String)>,
-    /// Whether it may be there already: its name is made of its content, or an attempt to create it
-    /// ended without an answer. [`Bucket::create`] notes the latter here.
+    /// True if the object may already exist. Either its name is derived from its content, or an
+    /// attempt to create it ended without an answer. [`Bucket::create`] sets it in the second case.
     pub may_exist: AtomicBool,
 }
 
-/// A bucket; clones share their connections.
+/// A bucket. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Bucket {
     storage: Renewable<Storage>,
@@ -68,14 +68,14 @@ struct Item {
     name: String,
 }
 
-/// The answer to a question for rights.
+/// Answer to a question about permissions.
 #[derive(Debug, Deserialize)]
 struct Granted {
     #[serde(default)]
     permissions: Vec<String>,
 }
 
-/// Builds a client that never tries again by itself: the pipeline does.
+/// Builds a client that does not retry, because the pipeline does.
 async fn build(access: Access) -> Result<Storage, Error> {
     let builder = Storage::builder()
         .with_retry_policy(NeverRetry)
@@ -91,7 +91,7 @@ async fn build(access: Access) -> Result<Storage, Error> {
     })
 }
 
-/// The reasons in an answer of Cloud Storage.
+/// Returns the reasons in an answer of Cloud Storage.
 fn reasons(error: &google_cloud_gax::error::Error) -> Vec<&str> {
     let details = error.status().into_iter().flat_map(|status| &status.details);
     let reasons = details.filter_map(|detail| match detail {
@@ -101,7 +101,7 @@ fn reasons(error: &google_cloud_gax::error::Error) -> Vec<&str> {
     reasons.collect()
 }
 
-/// Whether an attempt was refused, so that it has surely created nothing.
+/// Returns true if an attempt was refused, so that it certainly created nothing.
 fn is_refused(error: &google_cloud_gax::error::Error) -> bool {
     let is_clients_fault =
         |status: u16| (400..500).contains(&status) && status != StatusCode::REQUEST_TIMEOUT;
@@ -111,10 +111,10 @@ fn is_refused(error: &google_cloud_gax::error::Error) -> bool {
 }
 
 impl Bucket {
-    /// Builds the clients; nothing is sent yet.
+    /// Builds the clients. Sends nothing yet.
     ///
     /// # Errors
-    /// `Stop` when no client can be built, for want of credentials for example.
+    /// `Stop` if no client can be built, for example without credentials.
     pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
         let access = Access::find(settings.endpoint.as_deref(), settings.credentials).await?;
         let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
@@ -126,7 +126,7 @@ impl Bucket {
             storage: storage.await?,
             client: reqwest::Client::builder()
                 .timeout(TIMEOUT)
-                // Looks are rare, and a connection that is kept may be dead by the next one.
+                // Checks are rare, so a connection that is kept may be dead by the next one.
                 .pool_max_idle_per_host(0)
                 .build()
                 .map_err(|error| Recovery::Stop.because("build HTTP client", error))?,
@@ -136,11 +136,13 @@ impl Bucket {
         })
     }
 
-    /// Uploads a whole object under a name that no other object has. One that may exist and is there
-    /// counts as created.
+    /// Uploads a whole object under a name that no other object has.
+    ///
+    /// If the object may exist (see [`Object::may_exist`]) and does exist, it counts as created.
     ///
     /// # Errors
-    /// Always `Retry`: a missing bucket or right can come back, and no line is at fault.
+    /// Always `Retry`. A missing bucket or permission can come back, and the content is never at
+    /// fault.
     pub async fn create(&self, object: &Object) -> Result<(), Error> {
         let bucket = format!("projects/_/buckets/{}", self.name);
         let metadata = object.metadata.iter().map(|(key, value)| (*key, value.as_str()));
@@ -153,7 +155,7 @@ impl Bucket {
             .set_content_type(object.content_type)
             .set_metadata(metadata)
             .send_unbuffered();
-        // The client's future takes 30 KiB.
+        // Boxed, because the client's future takes 30 KiB.
         let uploaded = Box::pin(upload).await;
         storage.done();
         let Err(error) = uploaded else { return Ok(()) };
@@ -172,10 +174,11 @@ impl Bucket {
         Err(Recovery::Retry.because("upload object", text))
     }
 
-    /// Names of objects that begin with `prefix`, in their order: one page, and the token of the next.
+    /// Returns the names of objects that begin with `prefix`, in order: one page, and the token of
+    /// the next page.
     ///
     /// # Errors
-    /// When the bucket cannot be listed.
+    /// The bucket cannot be listed.
     pub async fn list(
         &self,
         prefix: &str,
@@ -188,10 +191,10 @@ impl Bucket {
         Ok((listed.items.into_iter().map(|item| item.name).collect(), listed.next_page_token))
     }
 
-    /// An object's content.
+    /// Returns the content of an object.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// The object cannot be read.
     pub async fn read(&self, name: &str) -> Result<Bytes, Error> {
         let mut url = reqwest::Url::parse(&self.url)
             .map_err(|error| Recovery::Stop.because("read object", error))?;
@@ -210,20 +213,20 @@ impl Bucket {
         answer.map_err(failed)?.bytes().await.map_err(failed)
     }
 
-    /// Its name.
+    /// Returns the name of the bucket.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Waits until the bucket is there.
+    /// Waits until the bucket exists.
     pub async fn wait(&self, condition: &Condition) {
         while !self.look(condition).await {
             tokio::time::sleep(MISSING_INTERVAL).await;
         }
     }
 
-    /// Keeps `condition` true to whether the bucket is there. Never returns.
+    /// Updates `condition` with the presence of the bucket. Never returns.
     pub async fn watch(self, condition: Condition) {
         loop {
             let interval = if self.look(&condition).await { INTERVAL } else { MISSING_INTERVAL };
@@ -244,7 +247,7 @@ impl Bucket {
         }
     }
 
-    /// Whether it is there, and whether we may create objects in it.
+    /// Checks that the bucket exists, and that we may create objects in it.
     pub async fn need(&self) -> Need {
         const PERMISSION: &str = "storage.objects.create";
         const ROLE: &str = "roles/storage.objectCreator";
@@ -259,7 +262,7 @@ impl Bucket {
         Need { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
     }
 
-    /// Whether we have a permission.
+    /// Returns true if we have a permission.
     async fn may(&self, permission: &str) -> Result<bool, Error> {
         const ACTION: &str = "ask for rights";
         let url = format!("{}/iam/testPermissions", self.url);
@@ -269,7 +272,7 @@ impl Bucket {
         Ok(granted.permissions.iter().any(|granted| granted == permission))
     }
 
-    /// A request with our credentials.
+    /// Adds our credentials to a request.
     async fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, String> {
         let headers = self.access.headers().await;
         Ok(request.headers(headers.map_err(|error| credentials::explain(&error))?))
@@ -280,7 +283,8 @@ impl Bucket {
         let answer = answer.map_err(|error| format!("Cloud Storage does not answer: {error}"))?;
         match answer.status() {
             status if status.is_success() => Ok(()),
-            // Writing objects takes no right to see the bucket; the uploads will tell.
+            // Writing objects does not need the permission to see the bucket. The uploads will show
+            // whether it exists.
             StatusCode::FORBIDDEN => Ok(()),
             StatusCode::NOT_FOUND => Err(format!("bucket {} does not exist", self.name)),
             status => Err(format!("bucket {} cannot be read: {status}", self.name)),

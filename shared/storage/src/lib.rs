@@ -1,6 +1,7 @@
-//! Cloud Storage on Google's client: objects that are created whole or not at all, under names that
-//! no other object has. Icestore's objects go this way, and dead letters that are too big for
-//! Pub/Sub.
+//! Cloud Storage on Google's client.
+//!
+//! Objects are created completely or not at all, under names that no other object has. Icestore
+//! writes its archive this way. Dead letters that are too big for Pub/Sub are stored the same way.
 
 mod bucket;
 mod settings;

@@ -1,4 +1,4 @@
-//! Settings that services with Cloud Storage share.
+//! Settings for Cloud Storage that several services share.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,27 +6,28 @@ use service::Faults;
 use service::google::Login;
 use service::settings::{Variable, VariableKind};
 
-/// How Cloud Storage is reached.
+/// Connection to Cloud Storage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google's; its usual one when left out. The variable `STORAGE_EMULATOR_HOST` wins.
+    /// Google. Default: Google's usual endpoint. The variable `STORAGE_EMULATOR_HOST` takes
+    /// precedence.
     pub endpoint: Option<String>,
-    /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for Google's.
+    /// Credentials for `endpoint`. The default `anonymous` is for an emulator;
+    /// `application_default` is for Google.
     pub credentials: Option<Login>,
 }
 
 impl Endpoint {
-    /// The variable of an emulator; these settings stand at `storage`.
+    /// Variable that sets the endpoint of an emulator, under the key `storage`.
     pub const VARIABLE: Variable = Variable {
         name: "STORAGE_EMULATOR_HOST",
         key: "storage.endpoint",
         kind: VariableKind::EmulatorHost,
     };
 
-    /// Reports what is wrong.
+    /// Reports faults in these settings.
     pub fn check(&self, faults: &mut Faults) {
         Login::check("storage", self.endpoint.as_deref(), self.credentials, faults);
     }

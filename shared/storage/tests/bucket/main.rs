@@ -1,4 +1,5 @@
-//! A bucket against the embedded cloud, and against answers that it never gives.
+//! Tests of a bucket with the embedded cloud, and with scripted answers that the embedded cloud
+//! never gives.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -18,7 +19,7 @@ use tonic::Code;
 
 use scripted::Scripted;
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BUCKET: &str = "/storage/v1/b/bucket";
 
@@ -49,7 +50,7 @@ async fn what_is_created_is_listed_and_read() {
     make_bucket(&emulator).await;
     let bucket = bucket(&emulator.url()).await;
 
-    // Names that a path has to escape.
+    // Names that must be escaped in a path.
     for name in ["a/b c%2Fd?#", "a/z", "b"] {
         bucket.create(&object(name, "content")).await.unwrap();
     }
@@ -66,7 +67,7 @@ async fn what_is_created_is_listed_and_read() {
     assert_eq!(stored["metadata"]["key"], "value");
 }
 
-/// An embedded cloud with the bucket, and the bucket.
+/// Starts an embedded cloud with the bucket.
 async fn embedded() -> (Emulator, Bucket) {
     let emulator = Emulator::start(Options::default()).await.unwrap();
     make_bucket(&emulator).await;
@@ -109,7 +110,7 @@ async fn an_object_that_exists_before_the_first_attempt_is_not_ours() {
     bucket.create(&object("name", "theirs")).await.unwrap();
     let ours = object("name", "ours");
 
-    // An attempt that was refused has not created it either.
+    // A refused attempt has not created it either.
     emulator.faults().refuse(INSERT, 1, Code::ResourceExhausted);
     for _ in 0..2 {
         assert_eq!(bucket.create(&ours).await.unwrap_err().recovery(), Recovery::Retry);
@@ -218,7 +219,7 @@ async fn a_watched_bucket_that_is_lost_and_found_ends_and_begins_readiness() {
     server.answers(BUCKET, 200, "{}");
     until(true).await;
 
-    // One that is there is asked about rarely.
+    // A bucket that exists is checked rarely.
     assert!(server.asked().len() < 60, "{:?}", server.asked());
     watching.abort();
 }

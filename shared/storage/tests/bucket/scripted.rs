@@ -1,4 +1,4 @@
-//! A server that gives the answers that a test wrote down, and notes what it was asked.
+//! A server with scripted answers that records its requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Status and body of the answer to each `GET <path>`; a query is no part of it.
+/// Status and body of the answer to each `GET <path>`, without the query.
 type Answers = Arc<Mutex<HashMap<String, (u16, String)>>>;
 
 pub(crate) struct Scripted {
@@ -29,13 +29,13 @@ impl Scripted {
         scripted
     }
 
-    /// From now on this is the answer; without one it is 404.
+    /// Sets the answer for this path. A path without an answer gets a 404.
     pub(crate) fn answers(&self, path: &str, status: u16, body: &str) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.insert(path.into(), (status, body.into()));
     }
 
-    /// The paths and queries of the requests so far.
+    /// Returns the paths and queries of the requests so far.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
