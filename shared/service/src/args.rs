@@ -1,4 +1,4 @@
-//! What a service takes on its command line.
+//! Command line of a service.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,22 +7,22 @@ use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
 use crate::survey::Form;
 
-/// What the process is to do.
+/// Task of the process.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
     Run,
-    /// Check the settings, and no more than them.
+    /// Checks only the settings.
     Check(Form),
-    /// Check the settings and look at every dependency.
+    /// Checks the settings and every dependency.
     CheckOnline(Form),
     Plan(Form),
     Probe,
-    /// One of the service's own actions, by its place among them.
+    /// Runs one of the service's own subcommands, given by its index in the list of actions.
     Act(usize, ArgMatches),
 }
 
 impl Command {
-    /// For whom its output is.
+    /// Returns the output format of the command.
     pub(crate) fn form(&self) -> Form {
         match self {
             Self::Check(form) | Self::CheckOnline(form) | Self::Plan(form) => *form,
@@ -31,17 +31,18 @@ impl Command {
     }
 }
 
-/// What the command line asks for.
+/// Parsed command line.
 #[derive(Debug)]
 pub(crate) enum Asked {
-    /// The schema of the settings, which takes none.
+    /// Prints the schema of the settings. This needs no settings.
     Schema,
-    /// A command on the settings of this file.
+    /// Runs a command with the settings of this file.
     Of(Option<PathBuf>, Command),
 }
 
-/// Reads the command line; prints and exits for `--help`, `--version` and mistakes. `actions` are the
-/// service's own subcommands.
+/// Parses the command line. `actions` are the service's own subcommands.
+///
+/// Prints a text and exits for `--help`, `--version` and mistakes.
 pub(crate) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     name: &'static str,
@@ -118,12 +119,12 @@ fn flag(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
 }
 
-/// The option of every subcommand whose output programs may read.
+/// Returns the `--json` option, for subcommands that also print output for programs.
 pub fn json() -> Arg {
     flag("json", "Print JSON, for programs")
 }
 
-/// Whether `--json` was given.
+/// Returns [`Form::Json`] if `--json` was given, else [`Form::Text`].
 pub fn form(given: &ArgMatches) -> Form {
     if given.get_flag("json") { Form::Json } else { Form::Text }
 }

@@ -1,36 +1,38 @@
-//! What to do when Google's credentials are missing.
+//! Advice for missing Google credentials.
 
 use std::env;
 use std::error::Error;
 use std::path::Path;
 
-/// What the clients say about credentials, each in its own words.
+/// Phrases by which the clients' errors about credentials are recognized. Each client words them
+/// differently.
 const WORDS: [&str; 5] =
     ["auth headers", "authentication headers", "auth token", "Fetching the token", "No token"];
-/// Text that says that credentials are missing, and what to do.
+/// Text that reports missing credentials and says what to do.
 pub const MISSING: &str = "no Google credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key \
                        file, or run `gcloud auth application-default login`, or give the pod a \
                        service account";
 
-/// An error and its causes in one line; where credentials are missing, what to do about that.
+/// Returns an error and its causes in one line. If credentials are missing, the line also says what
+/// to do.
 #[must_use]
 pub fn explain(error: &(dyn Error + 'static)) -> String {
     hint(chain(error), is_configured())
 }
 
-/// Whether a text that [`explain`] made says what to do about missing credentials.
+/// Returns whether a text made by [`explain`] says what to do about missing credentials.
 #[must_use]
 pub fn is_about_missing(text: &str) -> bool {
     text.contains(MISSING)
 }
 
-/// An error and its causes, each said once.
+/// Returns an error and its causes, each only once.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let cause_text = cause.to_string();
-        // Many clients print their cause themselves.
+        // Many clients already include the cause in their own text.
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
@@ -44,7 +46,7 @@ fn hint(text: String, is_configured: bool) -> String {
     if is_about_credentials && !is_configured { format!("{MISSING} ({text})") } else { text }
 }
 
-/// Whether there are Application Default Credentials apart from those of the machine.
+/// Returns whether Application Default Credentials exist, other than those of the machine.
 fn is_configured() -> bool {
     let file = |home| Path::new(&home).join(".config/gcloud/application_default_credentials.json");
     env::var_os("GOOGLE_APPLICATION_CREDENTIALS").is_some()

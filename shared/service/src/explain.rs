@@ -1,4 +1,5 @@
-//! What becomes of one message: the face of each service's `explain`.
+//! Subcommand `explain`, which shows how a service would process one message. Each service shares
+//! this part.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Read as _};
@@ -14,13 +15,13 @@ use serde_json::{Map, Value, json};
 use crate::survey::Form;
 use crate::{args, output};
 
-/// How it ends, which people read last.
+/// Keys of the final result, printed last.
 const VERDICT: [&str; 3] = ["outcome", "reason", "detail"];
 
-/// What there is to say about a message, by name.
+/// Facts about a message, by name.
 pub type Story = Map<String, Value>;
 
-/// The subcommand, for a service that reads from Pub/Sub.
+/// Returns the subcommand `explain` for a service that reads from Pub/Sub.
 #[must_use]
 pub fn command(about: &'static str) -> Command {
     let from_json = Arg::new("pubsub-json").long("pubsub-json").action(ArgAction::SetTrue).help(
@@ -37,7 +38,7 @@ pub fn command(about: &'static str) -> Command {
         .args([attribute, from_json, args::json()])
 }
 
-/// An option that takes `NAME=VALUE`, and may be given again.
+/// Returns an option that takes `NAME=VALUE` and may be given several times.
 #[must_use]
 pub fn pairs(name: &'static str, help: &'static str) -> Arg {
     let parse = |given: &str| {
@@ -52,7 +53,7 @@ pub fn pairs(name: &'static str, help: &'static str) -> Arg {
         .value_parser(parse)
 }
 
-/// The pairs that were given for such an option.
+/// Returns the pairs that were given for an option made by [`pairs`].
 pub fn given_pairs<'a>(
     given: &'a ArgMatches,
     name: &str,
@@ -60,10 +61,10 @@ pub fn given_pairs<'a>(
     given.get_many::<(String, String)>(name).into_iter().flatten().cloned()
 }
 
-/// All of standard input; nothing when that is a terminal.
+/// Reads all of standard input. Returns nothing if standard input is a terminal.
 ///
 /// # Errors
-/// When it cannot be read.
+/// Fails when it cannot be read.
 pub fn input() -> anyhow::Result<Vec<u8>> {
     let mut input = Vec::new();
     let mut stdin = std::io::stdin();
@@ -73,10 +74,10 @@ pub fn input() -> anyhow::Result<Vec<u8>> {
     Ok(input)
 }
 
-/// The message that is to be explained.
+/// Reads the message to explain.
 ///
 /// # Errors
-/// When standard input is not what the options say.
+/// Fails when standard input does not have the form that the options name.
 pub fn message(given: &ArgMatches) -> anyhow::Result<Message> {
     let input = input()?;
     let mut message =
@@ -85,7 +86,8 @@ pub fn message(given: &ArgMatches) -> anyhow::Result<Message> {
     Ok(message)
 }
 
-/// A message from the JSON of Pub/Sub's REST API, alone, in a list, or below `message`.
+/// Parses a message in the JSON format of Pub/Sub's REST API. It may stand alone, in a list, or
+/// below `message`.
 fn read(input: &[u8]) -> anyhow::Result<Message> {
     let mut json: Value = serde_json::from_slice(input).context("standard input is no JSON")?;
     if let Some(first) = json.get_mut(0) {
@@ -114,7 +116,8 @@ fn read(input: &[u8]) -> anyhow::Result<Message> {
     Ok(message)
 }
 
-/// A message in the JSON of Pub/Sub's REST API, so that the next service's `explain` reads it.
+/// Returns a message in the JSON format of Pub/Sub's REST API. The next service's `explain` can
+/// read it.
 #[must_use]
 pub fn to_json(data: &[u8], attributes: &HashMap<String, String>, ordering_key: &str) -> Value {
     let mut message = json!({ "data": STANDARD.encode(data), "attributes": attributes });
@@ -124,7 +127,7 @@ pub fn to_json(data: &[u8], attributes: &HashMap<String, String>, ordering_key: 
     message
 }
 
-/// Data as JSON where it is some, else as text or base64.
+/// Returns data as JSON if it is valid JSON, else as text or as base64.
 #[must_use]
 pub fn readable(data: &[u8]) -> Value {
     serde_json::from_slice(data).unwrap_or_else(|_| match std::str::from_utf8(data) {
@@ -133,7 +136,7 @@ pub fn readable(data: &[u8]) -> Value {
     })
 }
 
-/// Adds what the transform made of the message, and says how that ends.
+/// Adds the outcome of the transform to the story. `tell` adds the details of the record.
 pub fn end<R>(
     story: &mut Story,
     outcome: Result<Step<R>, Error>,
@@ -159,10 +162,11 @@ pub fn end<R>(
     story.extend(why.map(|why| ("reason".into(), why.into())));
 }
 
-/// Runs an explanation. A panic in it is a finding: the service would give the message up for it.
+/// Runs an explanation and catches a panic. A panic is a useful result: the service would reject
+/// the message for it.
 ///
 /// # Errors
-/// The story of a panic.
+/// Returns the story of the panic.
 pub async fn survive<T>(explanation: impl Future<Output = T>) -> Result<T, Story> {
     let survived = catch_async("explain", async { Ok(explanation.await) }).await;
     survived.map_err(|panic| {
@@ -175,7 +179,7 @@ pub async fn survive<T>(explanation: impl Future<Output = T>) -> Result<T, Story
 /// Prints the story.
 ///
 /// # Errors
-/// For a message that does not pass, so that the exit code tells.
+/// Fails for a message that does not pass, so the exit code shows it.
 pub fn print(story: &Story, form: Form) -> anyhow::Result<()> {
     match form {
         Form::Json => output::line(format_args!("{:#}", Value::Object(story.clone()))),

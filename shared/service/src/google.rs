@@ -10,28 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Faults, credentials};
 
-/// Headers of a request over HTTP.
+/// Headers of an HTTP request.
 pub type Headers = axum::http::HeaderMap;
 
-/// The domain of Google's own cloud; sovereign clouds have others.
+/// Domain of Google's public cloud. Sovereign clouds have other domains.
 const GOOGLE: &str = "googleapis.com";
-/// The variable that names another domain, for Google's own clients too.
+/// Variable that names another domain. Google's own clients read it too.
 const UNIVERSE: &str = "GOOGLE_CLOUD_UNIVERSE_DOMAIN";
-/// Credentials that can be used here.
+/// Credential types that work here.
 const SUPPORTED: &str = "supported are the types service_account, authorized_user, \
                          impersonated_service_account and external_account, and the metadata server";
 
-/// Credentials that calls of an endpoint carry.
+/// Credentials that calls to an endpoint carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Login {
-    /// None, as emulators want it.
+    /// No credentials, as emulators expect.
     Anonymous,
     /// Application Default Credentials.
     ApplicationDefault,
 }
 
-/// The way to one of Google's APIs: its URL where that is not the usual one, and the credentials.
+/// Access to one of Google's APIs: its URL, if it differs from the default, and the credentials.
 #[derive(Debug, Clone)]
 pub struct Access {
     url: Option<String>,
@@ -40,11 +40,11 @@ pub struct Access {
 }
 
 impl Access {
-    /// Finds the credentials for an endpoint. Without a login an endpoint is an emulator, which wants
-    /// none.
+    /// Finds the credentials for an endpoint. An endpoint without a login is an emulator, which
+    /// needs none.
     ///
     /// # Errors
-    /// `Stop` when there are no credentials, or some of a type that is not supported.
+    /// Fails with `Stop` when credentials are missing, or have a type that is not supported.
     pub async fn find(endpoint: Option<&str>, login: Option<Login>) -> Result<Self, Error> {
         let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
             Login::Anonymous => None,
@@ -58,13 +58,14 @@ impl Access {
         Ok(Self::new(endpoint, credentials).await)
     }
 
-    /// The way to an endpoint, or else to Google's own, with credentials that are there already.
+    /// Returns the access to an endpoint, or to Google's own one, with credentials that exist
+    /// already.
     pub async fn new(endpoint: Option<&str>, credentials: Option<Credentials>) -> Self {
         Self::in_universe(named_universe(), endpoint, credentials).await
     }
 
-    /// With the domain that the variable names. The metadata server is not asked then: while it does not
-    /// answer, its credentials say that they have no domain.
+    /// Uses the domain `named`, if given, and does not ask the metadata server then. While the
+    /// metadata server does not answer, its credentials report that they have no domain.
     async fn in_universe(
         named: Option<String>,
         endpoint: Option<&str>,
@@ -79,39 +80,39 @@ impl Access {
         Self { url, credentials, domain: domain.unwrap_or_else(|| GOOGLE.into()) }
     }
 
-    /// The URL of the settings, if there is one.
+    /// Returns the URL from the settings, if there is one.
     #[must_use]
     pub fn endpoint(&self) -> Option<&str> {
         self.url.as_deref()
     }
 
-    /// The URL of a service such as `bigquery`.
+    /// Returns the URL of a service such as `bigquery`.
     #[must_use]
     pub fn url(&self, service: &str) -> String {
         self.url.clone().unwrap_or_else(|| format!("https://{service}.{}", self.domain))
     }
 
-    /// The domain of the credentials' cloud.
+    /// Returns the domain of the cloud that the credentials belong to.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// Credentials for Google's own clients.
+    /// Returns the credentials for Google's own clients.
     #[must_use]
     pub fn credentials(&self) -> Credentials {
         self.credentials.clone().unwrap_or_else(|| anonymous::Builder::new().build())
     }
 
-    /// The headers that a request carries: the token, and the project that pays for it.
+    /// Returns the headers of a request: the token, and the project that pays for it.
     ///
     /// # Errors
-    /// When there is no token.
+    /// Fails when no token can be had.
     pub async fn headers(&self) -> Result<Headers, CredentialsError> {
         let Some(credentials) = &self.credentials else { return Ok(Headers::new()) };
         match credentials.headers(Default::default()).await? {
             CacheableResource::New { data, .. } => Ok(data),
-            // Without a tag of an earlier answer there is always a new one.
+            // This request names no earlier answer, so the answer is always new.
             CacheableResource::NotModified => Ok(Headers::new()),
         }
     }
@@ -125,7 +126,7 @@ impl Login {
         }
     }
 
-    /// Reports an endpoint and a login that do not fit each other. They stand in the same section, as
+    /// Reports an endpoint and a login that do not match. Both are in the same section, as
     /// `endpoint` and `credentials`.
     pub fn check(section: &str, endpoint: Option<&str>, login: Option<Self>, faults: &mut Faults) {
         let key = format!("{section}.credentials");
@@ -144,7 +145,7 @@ impl Login {
         faults.require(is_right, &key, right);
     }
 
-    /// Reports a URL that credentials must not be sent to, or that is none.
+    /// Reports an invalid URL, and a URL to which credentials must not be sent.
     pub fn check_endpoint(
         key: &str,
         endpoint: Option<&str>,
@@ -165,19 +166,19 @@ impl Login {
     }
 }
 
-/// Whether the host in a URL is one of Google's, or of the cloud that the variable names.
+/// Returns whether the host in a URL belongs to Google, or to the cloud that the variable names.
 #[must_use]
 pub fn is_google(url: &str) -> bool {
     is_below(url, GOOGLE) || named_universe().is_some_and(|domain| is_below(url, &domain))
 }
 
-/// Whether the host in a URL is below a domain.
+/// Returns whether the host in a URL is below a domain.
 fn is_below(url: &str, domain: &str) -> bool {
     address(url).strip_suffix(domain).is_some_and(|name| name.ends_with('.'))
 }
 
-/// Builds Application Default Credentials. In a cloud that the variable names they have its domain, as
-/// Google's clients compare the two.
+/// Builds Application Default Credentials. If the variable names a domain, the credentials get it
+/// too, because Google's clients compare the two.
 fn default_credentials() -> Builder {
     let builder = Builder::default();
     match named_universe() {
@@ -186,9 +187,9 @@ fn default_credentials() -> Builder {
     }
 }
 
-/// The domain that the variable names; none where it is empty.
+/// Returns the domain that the variable names. Returns nothing if the variable is empty.
 fn named_universe() -> Option<String> {
-    // A name in other characters than UTF-8's is no domain.
+    // A name that is not UTF-8 is no domain.
     domain_of(env::var(UNIVERSE).ok())
 }
 
@@ -196,7 +197,7 @@ fn domain_of(named: Option<String>) -> Option<String> {
     named.filter(|domain| !domain.is_empty())
 }
 
-/// The host in a URL.
+/// Returns the host in a URL.
 fn address(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);

@@ -1,4 +1,4 @@
-//! What a process says about its own health.
+//! Health that a process reports about itself.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
-/// The health of a process; clones are the same one.
+/// Health of a process. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<Inner>>);
 
@@ -23,19 +23,19 @@ struct Inner {
     failure: Option<String>,
 }
 
-/// Whether one dependency is there.
+/// State of one dependency.
 #[derive(Debug, Clone, Serialize)]
 pub struct State {
-    /// Whether it is there.
+    /// True if the dependency is available.
     pub ready: bool,
-    /// What is waited for; empty when it is there.
+    /// Reason why the dependency is not available. Empty when it is.
     pub reason: String,
-    /// Since when it is in this state.
+    /// Time at which `ready` last changed.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
 }
 
-/// One dependency that must be there before the process is ready.
+/// Dependency that must be available before the process is ready.
 #[derive(Debug, Clone)]
 pub struct Condition {
     health: Health,
@@ -43,7 +43,7 @@ pub struct Condition {
 }
 
 impl Health {
-    /// Adds a dependency that is not there yet.
+    /// Adds a dependency that is not available yet.
     #[must_use]
     pub fn condition(&self, name: &'static str) -> Condition {
         let since = OffsetDateTime::now_utc();
@@ -52,7 +52,8 @@ impl Health {
         Condition { health: self.clone(), name }
     }
 
-    /// Adds a pipeline: its outages end readiness, its hanging ends health.
+    /// Adds a pipeline. Its outages make the process not ready. A stalled task makes the process
+    /// unhealthy.
     pub fn watch(&self, status: Status, metrics: pipeline::Metrics) {
         self.lock().pipeline = Some((status, metrics));
     }
@@ -62,12 +63,13 @@ impl Health {
         self.lock().facts.insert(name.to_owned(), fact.into());
     }
 
-    /// Says that the service has failed for good.
+    /// Reports that the service has failed permanently.
     pub fn fail(&self, reason: String) {
         self.lock().failure = Some(reason);
     }
 
-    /// All dependencies, the pipeline's destination among them.
+    /// Returns the state of all dependencies, including the pipeline's destination and dead letters
+    /// during an outage.
     #[must_use]
     pub fn conditions(&self) -> BTreeMap<&'static str, State> {
         let inner = self.lock();
@@ -85,14 +87,15 @@ impl Health {
         conditions
     }
 
-    /// Whether every dependency is there.
+    /// Returns whether every dependency is available and a pipeline runs.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let has_pipeline = self.lock().pipeline.is_some();
         has_pipeline && self.conditions().values().all(|state| state.ready)
     }
 
-    /// Why the process must be restarted, if it must.
+    /// Returns the reason why the process must be restarted. Returns `None` while the process is
+    /// healthy.
     #[must_use]
     pub fn dead(&self) -> Option<String> {
         let inner = self.lock();
@@ -103,13 +106,14 @@ impl Health {
         inner.failure.clone().or_else(|| inner.pipeline.as_ref().and_then(hang))
     }
 
-    /// Notes in the pipeline's crash file that the process ends now, and not over a message.
+    /// Records in the pipeline's crash file that the process ends now, and that no message caused
+    /// this.
     pub(crate) fn excuse(&self) {
         let status = self.lock().pipeline.as_ref().map(|(status, _)| status.clone());
         status.iter().for_each(Status::excuse);
     }
 
-    /// Everything that `/status` shows.
+    /// Returns everything that `/status` shows.
     #[must_use]
     pub fn report(&self) -> Value {
         let conditions = self.conditions();
@@ -147,14 +151,15 @@ impl Health {
 }
 
 impl Condition {
-    /// The dependency is there.
+    /// Marks the dependency as available.
     pub fn ready(&self) {
         if self.set(true, String::new()) {
             info!(dependency = self.name, "ready");
         }
     }
 
-    /// The dependency is not there yet, and nothing is wrong: a step on the way to it.
+    /// Marks the dependency as not available yet, though nothing is wrong. `step` names the current
+    /// step of the start.
     pub fn pending(&self, step: impl Into<String>) {
         let step = step.into();
         if self.set(false, step.clone()) {
@@ -162,7 +167,7 @@ impl Condition {
         }
     }
 
-    /// The dependency is not there; `reason` says what is waited for.
+    /// Marks the dependency as not available. `reason` names the problem.
     pub fn not_ready(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.set(false, reason.clone()) {
@@ -172,7 +177,7 @@ impl Condition {
         }
     }
 
-    /// Sets the state; true when that changed something.
+    /// Sets the state. Returns true if that changed anything.
     fn set(&self, ready: bool, reason: String) -> bool {
         let mut inner = self.health.lock();
         let Some(state) = inner.conditions.get_mut(self.name) else { return false };

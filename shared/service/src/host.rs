@@ -1,4 +1,4 @@
-//! A service with its health server, in this process.
+//! Runs a service with its health server in this process.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::memory::Account;
 use crate::settings::{Settings, url};
 use crate::{Context, Health, Service, http, metrics};
 
-/// A service with its health server. Dropping it ends both without a drain.
+/// Service with its health server. Dropping it ends both without a drain.
 #[must_use = "a service that is dropped ends without a drain"]
 pub struct Hosted {
     life: JoinSet<anyhow::Result<()>>,
@@ -23,11 +23,11 @@ pub struct Hosted {
 }
 
 impl Hosted {
-    /// Takes the health port, answers there, and starts the service.
+    /// Binds the health port, starts the health server, and then starts the service.
     ///
     /// # Errors
-    /// When the port is taken. What the service itself meets is told by its health, and by
-    /// [`Hosted::ended`].
+    /// Fails when the port is taken. Failures of the service itself are reported by its health and
+    /// by [`Hosted::ended`].
     pub async fn start<S: Service>(service: S, settings: &impl Settings) -> anyhow::Result<Self> {
         let context = Context::default();
         context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));
@@ -49,27 +49,28 @@ impl Hosted {
         Ok(Self { life, server, stop, failed, address, context })
     }
 
-    /// Where the health server answers.
+    /// Returns the address of the health server.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What the service says about itself.
+    /// Returns the health that the service reports.
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.context.health
     }
 
-    /// All metrics in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When a metric cannot be encoded.
+    /// Fails when a metric cannot be encoded.
     pub fn metrics(&self) -> Result<String, std::fmt::Error> {
         self.context.registry.encode()
     }
 
-    /// Waits until the service cannot go on, and drains by itself; pending forever if it never does.
+    /// Waits until the service cannot continue and starts to drain by itself. Stays pending forever
+    /// if that never happens.
     pub(crate) fn failing(&self) -> impl Future<Output = ()> + 'static {
         let mut failed = self.failed.clone();
         async move {
@@ -79,7 +80,7 @@ impl Hosted {
         }
     }
 
-    /// Waits until the service has ended by itself, drained as far as it could, and says why.
+    /// Waits until the service has ended by itself, drained as far as possible. Returns the reason.
     /// Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
         let ended = tokio::select! {
@@ -93,10 +94,11 @@ impl Hosted {
         }
     }
 
-    /// Drains and ends the service within `grace`.
+    /// Drains the service within `grace`, then ends it.
     ///
     /// # Errors
-    /// When the service failed, or messages were left, which will be delivered again.
+    /// Fails when the service failed, or when messages were left unsettled. They will be delivered
+    /// again.
     pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
         self.stop.send_replace(Some(grace));
         let ended = self.life.join_next().await;
@@ -108,13 +110,13 @@ impl Hosted {
     }
 }
 
-/// When a service ends.
+/// Conditions under which a service ends.
 struct End {
-    /// How long a drain may take that nobody asked for.
+    /// Maximum duration of a drain that no caller asked for.
     grace: Duration,
-    /// Set when somebody asks for the end.
+    /// Set when a caller asks for the end.
     stopped: watch::Receiver<Option<Duration>>,
-    /// Set when the service cannot go on.
+    /// Set when the service cannot continue.
     failing: watch::Sender<bool>,
 }
 
@@ -122,7 +124,7 @@ async fn live<S: Service>(service: S, context: Context, end: End) -> anyhow::Res
     let End { grace, stopped: mut stop, failing } = end;
     let started = tokio::select! {
         started = service.start(&context) => started,
-        // The sender lives as long as this task's owner.
+        // The sender lives as long as the owner of this task.
         _ = stop.wait_for(Option::is_some) => return Ok(()),
     };
     let mut running = started.inspect_err(|error| context.health.fail(format!("{error:#}")))?;
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
     use crate::scripted::{Example, Scripted, Trouble};
 
-    /// Longest wait for what must happen.
+    /// Maximum wait for an expected event.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     async fn get(hosted: &Hosted, path: &str) -> String {
@@ -171,7 +173,7 @@ mod tests {
         Hosted::start(Scripted(trouble), &settings).await.unwrap()
     }
 
-    /// The answer of `/healthz` once it is no longer well.
+    /// Returns the answer of `/healthz` once it is no longer 200.
     async fn failed_health(hosted: &Hosted) -> String {
         let failed = async {
             loop {
@@ -205,7 +207,7 @@ mod tests {
         let status: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(status["lag"]["in_flight_messages"], 1, "{status}");
         let oldest = status["lag"]["oldest_unsettled_seconds"].as_u64().unwrap();
-        // The message of this service is an hour old.
+        // This service's message is one hour old.
         assert!((3600..7200).contains(&oldest), "{status}");
         assert!(status["memory"]["needed_bytes"].as_u64().unwrap() > 0, "{status}");
     }
@@ -246,7 +248,7 @@ mod tests {
             failed_health(&hosted).await
         });
 
-        // The thread of the lane never comes back.
+        // The thread of the lane never ends.
         runtime.shutdown_background();
         assert!(answer.starts_with("HTTP/1.0 503"), "{answer}");
         assert!(answer.contains("has shown no sign of life"), "{answer}");

@@ -1,4 +1,4 @@
-//! The server of `/healthz`, `/readyz`, `/metrics` and `/status`; `/` lists them.
+//! HTTP server for `/healthz`, `/readyz`, `/metrics` and `/status`. `/` lists them.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use crate::settings::Http;
 use crate::{Context, Health, listen};
 
-/// Answer of `/`, for people who look around.
+/// Answer of `/`, for people who open it in a browser.
 const PATHS: &str = "\
 /healthz  200 while the process makes progress
 /readyz   200 when every dependency is there; with Accept: application/json, which one is not
@@ -21,12 +21,12 @@ const PATHS: &str = "\
 /status   version, settings, guarantees, counts and the last error
 ";
 
-/// Takes the port.
+/// Binds the port.
 pub(crate) async fn bind(http: &Http) -> anyhow::Result<(TcpListener, SocketAddr)> {
     listen::bind(&http.host, http.port, ["http.host", "http.port (or PORT)"]).await
 }
 
-/// Answers until it is dropped.
+/// Serves requests until it is dropped.
 pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Result<()> {
     let router = Router::new()
         .route("/", get(PATHS))
@@ -39,7 +39,7 @@ pub(crate) async fn serve(listener: TcpListener, context: Context) -> anyhow::Re
     axum::serve(listener, router).await.context("serve health")
 }
 
-/// Tells whoever looks around what there is.
+/// Answers an unknown path with the paths that exist.
 async fn unknown() -> Response {
     (StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /status\n").into_response()
 }

@@ -1,7 +1,10 @@
-//! How a process lives: it reads its settings, answers for its health before it reaches anything
-//! else, runs one [`Service`], drains it on SIGTERM, and says by its exit code how that went.
+//! Life cycle of a service process.
 //!
-//! A binary calls [`run()`]; whoever wants several services in one process calls [`Hosted::start`].
+//! The process reads its settings and starts its health server. Then it runs one [`Service`], and
+//! drains it on SIGTERM. Its exit code reports the result. The health server answers before the
+//! service reaches any dependency.
+//!
+//! A binary calls [`run()`]. To run several services in one process, call [`Hosted::start`].
 
 pub mod args;
 pub mod credentials;
@@ -49,51 +52,51 @@ pub use survey::Need;
 /// # }
 /// ```
 pub trait Service: Sized + Send + 'static {
-    /// The name of the binary; dead letters and logs bear it.
+    /// Name of the binary. It appears in dead letters and logs.
     const NAME: &'static str;
 
-    /// Starts the service and gives it back running, once its pipeline takes messages.
+    /// Starts the service. Returns once its pipeline takes messages.
     ///
-    /// Waits for dependencies as long as it takes, and says so through the context's health. Cancel
-    /// safe: dropping this future ends what was begun.
+    /// Waits for dependencies without a time limit, and reports each wait through the context's
+    /// health. Cancel safe: dropping this future stops everything that was started.
     ///
     /// # Errors
-    /// For what waiting cannot mend.
+    /// Fails for problems that waiting cannot solve.
     fn start(self, context: &Context) -> impl Future<Output = anyhow::Result<Running>> + Send;
 
-    /// Looks at all that the settings need outside of this process, and changes nothing there but test keys
-    /// in caches.
+    /// Checks everything outside this process that the settings need. It changes nothing there,
+    /// except test keys in caches.
     ///
     /// # Errors
-    /// When no client can be built, for want of credentials for example.
+    /// Fails when a client cannot be built, for example because credentials are missing.
     fn survey(&self) -> impl Future<Output = anyhow::Result<Vec<Need>>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 }
 
-/// What a process offers its service.
+/// Interfaces that a process offers to its service.
 #[derive(Debug, Clone, Default)]
 pub struct Context {
-    /// Where the service says what it waits for.
+    /// Health of the process. The service reports here which dependency it waits for.
     pub health: Health,
-    /// The metrics that `/metrics` shows.
+    /// Metrics that `/metrics` shows.
     pub registry: SharedRegistry,
 }
 
-/// A registry of metrics; clones are the same one.
+/// Registry of metrics. Clones share the same registry.
 #[derive(Debug, Clone, Default)]
 pub struct SharedRegistry(Arc<Mutex<Registry>>);
 
 impl SharedRegistry {
-    /// Registers metrics.
+    /// Registers metrics through `enter`.
     pub fn register(&self, enter: impl FnOnce(&mut Registry)) {
         enter(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// All metrics in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     ///
     /// # Errors
-    /// When a metric cannot be encoded.
+    /// Fails when a metric cannot be encoded.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,7 +105,7 @@ impl SharedRegistry {
     }
 }
 
-/// A service at work: its pipeline, and the tasks that watch its dependencies.
+/// Running service: its pipeline, and the tasks that watch its dependencies.
 ///
 /// Shutting it down consumes it:
 ///
@@ -119,12 +122,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// A running pipeline with the tasks that watch its dependencies; they end with it.
+    /// Combines a running pipeline with the tasks that watch its dependencies. The tasks end
+    /// together with the pipeline.
     pub fn new(pipeline: pipeline::Running, watchers: JoinSet<()>) -> Self {
         Self { pipeline, watchers }
     }
 
-    /// Waits until the service cannot go on, and says why. Cancel safe.
+    /// Waits until the service cannot continue, and returns the reason. Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
         match self.exhausted().await {
             Err(error) => error,
@@ -135,15 +139,15 @@ impl Running {
     /// Waits until the source has no more messages. Cancel safe.
     ///
     /// # Errors
-    /// When the service cannot go on before that.
+    /// Fails when the service cannot continue before that.
     pub async fn exhausted(&mut self) -> anyhow::Result<()> {
         self.pipeline.ended().await.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Drains and ends the service within `grace`.
+    /// Drains the service within `grace`, then ends it.
     ///
     /// # Errors
-    /// When messages were left, which will be delivered again.
+    /// Fails when messages were left unsettled. They will be delivered again.
     pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
         let drained = self.pipeline.shutdown(grace).await;
         self.watchers.shutdown().await;

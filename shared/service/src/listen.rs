@@ -1,4 +1,4 @@
-//! Takes a port to listen on.
+//! Binding to a port.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
-/// Listens at a host and a port: from here on callers wait, they are not refused. `keys` name the settings
-/// of the two.
+/// Listens at a host and a port. From then on, callers are queued instead of refused.
+///
+/// `keys` are the names of the two settings, for the error text.
 ///
 /// # Errors
-/// When nobody can listen there; it says which setting to change.
+/// Fails when it cannot listen there. The error names the setting to change.
 pub async fn bind(
     host: &str,
     port: u16,
@@ -28,7 +29,7 @@ fn advice(kind: ErrorKind, [host, port]: [&str; 2]) -> String {
     match kind {
         ErrorKind::AddrInUse => format!("set {port} to a free port, or to 0 for any"),
         ErrorKind::PermissionDenied => format!("set {port} to 1024 or above"),
-        // An address of another machine, or a name that nobody knows.
+        // The address belongs to another machine, or the name is unknown.
         _ => format!("set {host} to an address of this machine, such as 0.0.0.0"),
     }
 }
@@ -44,7 +45,7 @@ mod tests {
         let (_taken, address) = bind("127.0.0.1", 0, KEYS).await.unwrap();
 
         let taken = bind("127.0.0.1", address.port(), KEYS).await.unwrap_err().to_string();
-        // An address for documentation [RFC 5737], which no machine has.
+        // Address reserved for documentation [RFC 5737]. No machine has it.
         let foreign = bind("192.0.2.1", 0, KEYS).await.unwrap_err().to_string();
 
         assert!(taken.ends_with("set http.port to a free port, or to 0 for any"), "{taken}");

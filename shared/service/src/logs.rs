@@ -1,4 +1,5 @@
-//! Logs: for people on a terminal, else one JSON object a line as Cloud Logging reads it.
+//! Logs. On a terminal they are text for people. Elsewhere each line is a JSON object for Cloud
+//! Logging.
 
 mod lines;
 
@@ -21,13 +22,15 @@ use tracing_subscriber::registry::LookupSpan;
 use lines::Lines;
 pub(crate) use lines::{flush, lost};
 
-/// The level without `RUST_LOG`. The client of Firestore tells of each client that is made.
+/// Log level without `RUST_LOG`. Firestore's client logs every client that it creates, so it is
+/// limited to warnings.
 const LEVEL: &str = "info,firestore=warn";
 
-/// Sends this process's logs to standard error, at the level of `RUST_LOG`, `info` by default.
+/// Sends this process's logs to standard error, at the level of `RUST_LOG`. Without `RUST_LOG` the
+/// level is `info`, and `warn` for Firestore's client.
 ///
-/// Nobody waits for standard error: while its reader stands still, lines queue, and then are lost and
-/// counted. So [`flush`] comes before the end of the process.
+/// No thread waits for standard error. While its reader does not read, lines are queued. When the
+/// queue is full, lines are lost and counted. So call [`flush`] before the process ends.
 pub(crate) fn install() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVEL));
     let is_terminal = std::io::stderr().is_terminal();
@@ -44,11 +47,12 @@ pub(crate) fn install() {
     if installed.is_ok() && !is_terminal {
         std::panic::set_hook(Box::new(log_panic));
     }
-    // An error means that whoever embeds us has set up logs already.
+    // An error means that the embedding program has set up logs already.
     drop(installed);
 }
 
-/// Logs a panic like everything else, instead of writing to standard error and waiting for it.
+/// Logs a panic like any other event. The default hook would write to standard error and wait for
+/// it.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let place = panic.location().map(ToString::to_string);
@@ -61,11 +65,11 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
         backtrace = backtrace.map(|backtrace| backtrace.to_string()),
         "a thread has panicked"
     );
-    // The process may end with this thread.
+    // The process may end together with this thread.
     flush(PATIENCE_OF_PANIC);
 }
 
-/// Longest wait for the log line of a panic.
+/// Maximum wait for the log line of a panic.
 const PATIENCE_OF_PANIC: Duration = Duration::from_millis(200);
 
 fn lost_for_people(lines: u64) -> String {
@@ -82,17 +86,17 @@ fn lost_for_programs(lines: u64) -> String {
     Value::Object(line.0).to_string()
 }
 
-/// The project that traces belong to, as far as this process knows one.
+/// Project that traces belong to, if this process knows one.
 static PROJECT: OnceLock<String> = OnceLock::new();
 
-/// Says which project traces belong to; the first one counts.
+/// Sets the project that traces belong to. Only the first call has an effect.
 pub(crate) fn name_project(project: &str) {
-    // An error means that it has a name already.
+    // An error means that the project is set already.
     drop(PROJECT.set(project.to_owned()));
 }
 
-/// Cloud Logging's structured form: `severity`, `message`, `time`, then the event's own fields; the
-/// field `trace` becomes the one that links a line to its trace.
+/// Format of Cloud Logging's structured logs: `severity`, `time`, `target`, then the event's own
+/// fields, such as `message`. The field `trace` becomes the field that links a line to its trace.
 struct CloudLogging;
 
 impl<S, N> FormatEvent<S, N> for CloudLogging
@@ -116,7 +120,7 @@ where
     }
 }
 
-/// `LogSeverity` of the Cloud Logging API.
+/// Returns the `LogSeverity` of the Cloud Logging API.
 fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -126,7 +130,7 @@ fn severity(level: Level) -> &'static str {
     }
 }
 
-/// The field by which Cloud Logging knows the trace of a line.
+/// Name of the field in which Cloud Logging expects the trace of a line.
 const TRACE: &str = "logging.googleapis.com/trace";
 
 struct Fields(Map<String, Value>);
@@ -156,7 +160,7 @@ impl Visit for Fields {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no number for what is infinite or none: that becomes null.
+        // JSON has no number for infinity or NaN. Both become null.
         self.put(field.name(), value);
     }
 
@@ -192,7 +196,7 @@ mod tests {
         }
     }
 
-    /// The lines that `log` makes, as Cloud Logging gets them.
+    /// Returns the lines that `log` writes, as Cloud Logging receives them.
     fn logged(log: impl FnOnce()) -> Vec<Value> {
         let buffer = Buffer::default();
         let writer = buffer.clone();

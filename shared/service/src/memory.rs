@@ -1,7 +1,8 @@
-//! How much memory settings allow, beside what the container gives.
+//! Estimate of the memory that settings allow, compared with the container's limit.
 //!
-//! An estimate from above: everything that has a bound, at its bound, as often as it is in memory. It is
-//! meant for the question whether the process would be killed, not for billing.
+//! The estimate is an upper bound. It assumes that every bounded item is at its bound, and counts
+//! each copy in memory. Its purpose is to predict whether the process would be killed, not to bill
+//! it.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -14,27 +15,28 @@ use crate::Settings;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Code, threads, clients and their connections of an idle process.
+/// Memory of an idle process: code, threads, clients and their connections.
 const PROCESS: u64 = 40 * MIB;
-/// What the allocator holds beyond what is used, in percent: pieces of another size than asked for.
+/// Memory that the allocator holds beyond the used memory, in percent. It rounds requests up to
+/// other sizes.
 const SLACK_PERCENT: u64 = 25;
-/// What a pull stream has read ahead of the pipeline: a window of HTTP/2 and a response.
+/// Data that a pull stream reads ahead of the pipeline: an HTTP/2 window and one response.
 const STREAM: u64 = 4 * MIB;
 
-/// Memory that a setting allows.
+/// Memory that one setting allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Share {
-    /// The setting; `process` for what none bounds.
+    /// Name of the setting. `process` for memory that no setting bounds.
     pub setting: &'static str,
-    /// The value of the setting that another one would make smaller; nothing where that is no size.
+    /// Value of the setting, if it is a size. A smaller value needs less memory.
     #[serde(skip)]
     pub value: Option<u64>,
-    /// Bytes of memory.
+    /// Memory in bytes.
     pub bytes: u64,
 }
 
 impl Share {
-    /// A setting in bytes that is in memory `percent / 100` times.
+    /// Returns the share of a setting in bytes that is in memory `percent / 100` times.
     #[must_use]
     pub fn of_size(setting: &'static str, value: usize, percent: u64) -> Self {
         let value = value as u64;
@@ -42,20 +44,20 @@ impl Share {
         Self { setting, value: Some(value), bytes }
     }
 
-    /// A setting that counts things of `each` bytes.
+    /// Returns the share of a setting that counts items of `each` bytes.
     #[must_use]
     pub fn of_count(setting: &'static str, count: usize, each: u64) -> Self {
         let bytes = with_slack((count as u64).saturating_mul(each));
         Self { setting, value: None, bytes }
     }
 
-    /// What an idle process takes.
+    /// Returns the share of an idle process.
     #[must_use]
     pub fn of_process() -> Self {
         Self { setting: "process", value: None, bytes: PROCESS }
     }
 
-    /// What is read ahead of the pipeline by so many pull streams.
+    /// Returns the share of the data that `streams` pull streams read ahead.
     #[must_use]
     pub fn of_streams(streams: usize) -> Self {
         Self::of_count("subscription.streams", streams, STREAM)
@@ -66,13 +68,13 @@ fn with_slack(bytes: u64) -> u64 {
     bytes.saturating_add(bytes.saturating_mul(SLACK_PERCENT) / 100)
 }
 
-/// The shares of a pipeline whose settings stand at `pipeline`, and whose sink makes `copies` of a batch
-/// while it writes it:
+/// Returns the shares of a pipeline whose sink makes `copies` of a batch while it writes it. The
+/// settings are in the section `pipeline`.
 ///
-/// - messages, until they are settled: `max_bytes_in_flight`
-/// - their records in batches, open or being written: `max_batch_memory`
-/// - requests: `copies` of each batch that is being written, so of `lanes` times `max_writes` times
-///   `batch.max_bytes`, and of no more than all batches
+/// - Messages, until they are settled: `max_bytes_in_flight`.
+/// - Their records in batches, open or being written: `max_batch_memory`.
+/// - Requests: `copies` of each batch that is being written. That is `lanes` times `max_writes`
+///   times `batch.max_bytes`, and at most the memory of all batches.
 #[must_use]
 pub fn of_pipeline(limits: &pipeline::Limits, copies: u64) -> Vec<Share> {
     let writes = limits.lane_count().saturating_mul(limits.max_writes);
@@ -85,7 +87,7 @@ pub fn of_pipeline(limits: &pipeline::Limits, copies: u64) -> Vec<Share> {
     ]
 }
 
-/// What settings allow, and what there is.
+/// Memory that settings allow, and the memory that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     shares: Vec<Share>,
@@ -94,13 +96,13 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Of these settings, in this container.
+    /// Computes the memory of these settings in this container.
     pub(crate) fn of(settings: &impl Settings) -> Self {
         let (shares, needed) = (settings.memory(), settings.memory_bytes());
         Self { shares, needed, limit: limit_below(Path::new("/")) }
     }
 
-    /// For `/status`.
+    /// Returns the report for `/status`.
     pub(crate) fn report(&self) -> Value {
         json!({
             "needed_bytes": self.needed,
@@ -110,14 +112,14 @@ impl Account {
         })
     }
 
-    /// Warns if the settings allow more than there is.
+    /// Logs a warning if the settings allow more memory than exists.
     pub(crate) fn warn(&self) {
         if let Some(advice) = self.advice() {
             warn!(needed_bytes = self.needed, limit_bytes = self.limit, "{advice}");
         }
     }
 
-    /// For `check`: a line with the sum, and one with what to do about it.
+    /// Returns the lines for `check`: the sum, and a warning with advice if needed.
     pub(crate) fn lines(&self) -> Vec<String> {
         if self.shares.is_empty() {
             return Vec::new();
@@ -134,7 +136,7 @@ impl Account {
         std::iter::once(sum).chain(warning).collect()
     }
 
-    /// What to do, if the settings allow more than there is.
+    /// Returns advice if the settings allow more memory than exists.
     fn advice(&self) -> Option<String> {
         let limit = self.limit.filter(|limit| *limit < self.needed)?;
         let too_much =
@@ -160,7 +162,8 @@ fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(MIB))
 }
 
-/// The least limit of the control groups that this process is in, of version 2 or 1; nothing without one.
+/// Returns the lowest limit of the control groups that contain this process, of version 2 or 1.
+/// Returns `None` if there is no limit.
 fn limit_below(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let limits = groups.lines().filter_map(|line| {
@@ -178,16 +181,17 @@ fn limit_below(root: &Path) -> Option<u64> {
     limits.min()
 }
 
-/// The least limit of a group and its parents. A container may see its own group as the root.
+/// Returns the lowest limit of a group and its parents. A container may see its own group as the
+/// root.
 fn limit_of(mount: &Path, group: &str, file: &str) -> Option<u64> {
-    /// What version 1 says in place of no limit is about 2^63.
+    /// Version 1 writes a value of about 2^63 if there is no limit.
     const NO_LIMIT: u64 = 1 << 60;
     let names = Path::new(group).components();
     let names = names.filter(|name| matches!(name, Component::Normal(_)));
     let group: PathBuf = names.collect();
     let limits = group.ancestors().filter_map(|group| {
         let text = fs::read_to_string(mount.join(group).join(file)).ok()?;
-        // `max` is no limit.
+        // `max` means no limit, and does not parse as a number.
         text.trim().parse().ok().filter(|limit| *limit < NO_LIMIT)
     });
     limits.min()
@@ -197,7 +201,7 @@ fn limit_of(mount: &Path, group: &str, file: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A root folder with these files.
+    /// Returns a root folder with these files.
     fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {

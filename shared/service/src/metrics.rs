@@ -1,4 +1,4 @@
-//! What every process tells, beside what its pipeline counts.
+//! Metrics that every process has, in addition to those of its pipeline.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ struct Dependency {
     dependency: &'static str,
 }
 
-/// Enters `dataflow_build_info` and `dataflow_service_ready`.
+/// Registers `dataflow_build_info`, `dataflow_service_ready` and the counter of lost log lines.
 pub(crate) fn register(registry: &mut Registry, service: &'static str, health: &Health) {
     let build = Build { service, version: env!("CARGO_PKG_VERSION") };
     registry.register("dataflow_build", "What runs here", Info::new(build));
@@ -31,7 +31,7 @@ pub(crate) fn register(registry: &mut Registry, service: &'static str, health: &
     registry.register_collector(Box::new(LostLines));
 }
 
-/// Log lines that were lost.
+/// Counter of lost log lines.
 #[derive(Debug)]
 struct LostLines;
 
@@ -44,7 +44,7 @@ impl Collector for LostLines {
     }
 }
 
-/// Each dependency, and whether it is there.
+/// Gauge of each dependency: 1 if it is available, else 0.
 #[derive(Debug)]
 struct Readiness(Health);
 

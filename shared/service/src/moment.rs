@@ -1,4 +1,4 @@
-//! Times as people give them on a command line.
+//! Times as users write them on a command line.
 
 use clap::Arg;
 use humantime_serde::re::humantime;
@@ -6,21 +6,21 @@ use pipeline::timestamp::parse_rfc3339;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime, Time};
 
-/// Forms of a time, with examples.
+/// Accepted forms of a time, with examples.
 const RIGHT: &str = "must be how long ago (1h, 30m, 2d), a date (2026-11-20, from 00:00 UTC), or a time \
                      (2026-11-20T10:00:00Z)";
 
-/// An option that takes a time, as [`parse`] reads it.
+/// Returns an option that takes a time, as [`parse`] reads it.
 #[must_use]
 pub fn option(name: &'static str, help: &'static str) -> Arg {
     let help = format!("{help}: 1h (ago), 2026-11-20, or 2026-11-20T10:00:00Z");
     Arg::new(name).long(name).value_name("TIME").value_parser(parse).help(help)
 }
 
-/// Reads a time: how long ago it was, a date, or RFC 3339.
+/// Parses a time: a duration before now, a date, or RFC 3339.
 ///
 /// # Errors
-/// When it is none of them; the text says what is right.
+/// Fails when the text has none of these forms. The error text lists them.
 pub fn parse(text: &str) -> Result<OffsetDateTime, String> {
     if let Some(time) = parse_rfc3339(text) {
         return Ok(time);

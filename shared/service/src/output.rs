@@ -1,7 +1,8 @@
 //! Standard output and standard error of the tools.
 //!
-//! `println!` panics when nobody reads on, as in `dead-letters list | head -3`. Here a closed pipe ends the
-//! output and nothing else: a tool finishes what it has begun, such as giving dead letters back.
+//! `println!` panics when the reader has closed the pipe, as in `dead-letters list | head -3`. Here
+//! a closed pipe only ends the output. The tool still finishes its work, such as publishing dead
+//! letters again.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -12,7 +13,7 @@ use anyhow::Context as _;
 /// Standard output of this process.
 static OUT: Output = Output::new();
 
-/// Output that ends at its first error.
+/// Output that stops at its first error.
 struct Output(Mutex<Option<io::Error>>);
 
 impl Output {
@@ -20,7 +21,7 @@ impl Output {
         Self(Mutex::new(None))
     }
 
-    /// Writes a line, unless an earlier one could not be written.
+    /// Writes a line, unless an earlier line could not be written.
     fn line(&self, out: &mut impl Write, text: impl Display) {
         let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if failure.is_none() {
@@ -28,7 +29,7 @@ impl Output {
         }
     }
 
-    /// Writes what waits in buffers. Fails for lines that could not be written though somebody reads.
+    /// Flushes buffers. Fails if a line could not be written for a reason other than a closed pipe.
     fn finish(&self, out: &mut impl Write) -> io::Result<()> {
         let failure = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match failure.map_or_else(|| out.flush(), Err) {
@@ -43,15 +44,16 @@ pub fn line(text: impl Display) {
     OUT.line(&mut io::stdout().lock(), text);
 }
 
-/// Prints a line to standard error. It is lost when that is closed: there is no other place to say so.
+/// Prints a line to standard error. The line is lost if standard error is closed, because no other
+/// place to report remains.
 pub fn note(text: impl Display) {
     writeln!(io::stderr().lock(), "{text}").unwrap_or_default();
 }
 
-/// Ends standard output. A reader that has gone is no failure.
+/// Ends standard output. A closed pipe is no error.
 ///
 /// # Errors
-/// When lines could not be written, on a full disk for example.
+/// Fails when lines could not be written, for example on a full disk.
 pub fn finish() -> anyhow::Result<()> {
     OUT.finish(&mut io::stdout().lock()).context("write standard output")
 }
@@ -60,7 +62,7 @@ pub fn finish() -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// A writer of which each line fails.
+    /// Writer that fails for every line.
     struct Failing(ErrorKind, usize);
 
     impl Write for Failing {

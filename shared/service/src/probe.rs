@@ -1,5 +1,5 @@
-//! Asks the process that runs beside this one whether it is ready: for health checks in images that
-//! have no other program.
+//! Readiness probe. It asks the service in this container whether it is ready. It serves health
+//! checks in images that contain no other program.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,18 +10,18 @@ use anyhow::{Context as _, bail};
 use crate::output;
 use crate::settings::Http;
 
-/// Longest wait for a part of the answer.
+/// Maximum wait for a part of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks `/readyz`.
 ///
 /// # Errors
-/// When nobody answers, or says that it is not ready.
+/// Fails when the service does not answer, or answers that it is not ready.
 pub(crate) fn readiness(http: &Http) -> anyhow::Result<()> {
     if http.port == 0 {
         bail!("http.port is 0, so nobody knows where the service listens: set it to a port");
     }
-    // What listens on all addresses answers on loopback.
+    // A server that listens on all addresses also answers on loopback.
     let host = if http.host == "0.0.0.0" { "127.0.0.1" } else { &http.host };
     let mut stream = TcpStream::connect((host, http.port))
         .with_context(|| format!("nobody answers at {host}:{}", http.port))?;

@@ -1,17 +1,17 @@
-//! Proxies that the environment names, and the calls that do not go through them.
+//! Proxies named by the environment, and the calls that bypass them.
 
 use tracing::warn;
 
 /// Variables that name a proxy for `https`. curl and Google's other clients read both cases.
 const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
-/// A line for people, where a variable names a proxy. The proxy itself is not shown, because a password may
-/// stand in its URL.
+/// Returns a line for people if a variable names a proxy. The line does not show the proxy, because
+/// its URL may hold a password.
 pub(crate) fn note() -> Option<String> {
     note_of(|name| std::env::var_os(name).is_some_and(|proxy| !proxy.is_empty()))
 }
 
-/// Logs [`note`].
+/// Logs the line of [`note`].
 pub(crate) fn warn() {
     if let Some(note) = note() {
         warn!("{note}");

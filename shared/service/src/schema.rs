@@ -1,4 +1,4 @@
-//! The JSON Schema of settings, for editors.
+//! JSON Schema of settings, for editors.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::Settings;
 
-/// Unknown keys are refused when settings are read, so an editor must refuse them too.
+/// Marks every section as closed to unknown keys. Such keys are refused when settings are read, so
+/// an editor must refuse them too.
 #[derive(Clone)]
 struct Closed;
 
@@ -20,9 +21,9 @@ impl Transform for Closed {
     }
 }
 
-/// The schema of these settings.
+/// Returns the schema of these settings.
 pub(crate) fn of<T: Settings>() -> Value {
-    // What editors know best.
+    // Editors support this draft best.
     let settings = SchemaSettings::draft07().with_transform(Closed);
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }

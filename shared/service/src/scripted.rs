@@ -1,4 +1,4 @@
-//! A service for tests, which runs into the trouble that it is told to.
+//! Service for tests that fails in a chosen way.
 
 use std::time::Duration;
 
@@ -19,25 +19,25 @@ use crate::memory::Share;
 use crate::settings::{PORT, Variable};
 use crate::{Context, Faults, Http, Running, Service, Settings, WrongSettings};
 
-/// The variable that names the crash file.
+/// Variable that names the crash file.
 pub(crate) const CRASH_FILE: &str = "SCRIPTED_CRASH_FILE";
 
-/// What goes wrong.
+/// Fault that the service runs into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Trouble {
-    /// Nothing.
+    /// No fault.
     None,
-    /// A call that blocks its thread never returns.
+    /// A blocking call never returns.
     BlockingCall,
     /// All workers of the runtime are blocked.
     BlockedWorkers,
-    /// More is logged than a pipe holds that nobody reads.
+    /// The service logs more than fits into a pipe that nobody reads.
     Chatter,
     /// The source fails permanently.
     SourceFails,
-    /// The source fails while a write hangs.
+    /// The source fails permanently while a write hangs.
     SourceFailsWhileAWriteHangs,
-    /// The source fails, and all workers are blocked.
+    /// The source fails permanently while all workers are blocked.
     SourceFailsWithBlockedWorkers,
     /// The source panics.
     SourcePanics,
@@ -45,13 +45,13 @@ pub(crate) enum Trouble {
     LaneHangs,
     /// A write blocks its thread.
     WriteHangs,
-    /// The sink says that no message can succeed.
+    /// The sink reports that no message can succeed.
     SinkStops,
-    /// The settings do not fit what they name.
+    /// The settings do not match the resources that they name.
     WrongSettings,
 }
 
-/// Its settings.
+/// Settings of the scripted service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub(crate) struct Example {
@@ -85,7 +85,7 @@ impl Settings for Example {
     }
 }
 
-/// The service; `start` gets into the trouble.
+/// Service whose `start` causes the fault.
 pub(crate) struct Scripted(pub Trouble);
 
 impl Service for Scripted {
@@ -119,12 +119,12 @@ impl Service for Scripted {
     }
 }
 
-/// Gets the runtime into trouble.
+/// Causes the fault in the runtime.
 fn get_into(trouble: Trouble) {
     match trouble {
         Trouble::BlockingCall => drop(tokio::task::spawn_blocking(block)),
         Trouble::BlockedWorkers | Trouble::SourceFailsWithBlockedWorkers => {
-            // The last word before this worker is blocked too.
+            // This line is logged before this worker is blocked too.
             error!("in trouble");
             let workers = tokio::runtime::Handle::current().metrics().num_workers();
             (0..workers).for_each(|_| drop(tokio::spawn(async { block() })));

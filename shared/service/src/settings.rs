@@ -1,4 +1,4 @@
-//! Settings: defaults, then a YAML file, then variables; all faults are reported at once.
+//! Settings: defaults, then a YAML file, then variables. All faults are reported together.
 
 use std::time::Duration;
 
@@ -26,87 +26,89 @@ pub use faults::Faults;
 pub use load::load;
 pub use tls::Tls;
 
-/// The settings of a service.
+/// Settings of a service.
 ///
-/// Every struct in them carries `#[serde(default)]`: what is required is checked, not parsed, so that
-/// all faults come together.
+/// Every struct in them carries `#[serde(default)]`. Required keys are enforced by `check`, not by
+/// the parser, so all faults are reported together.
 pub trait Settings:
     DeserializeOwned + Serialize + JsonSchema + Default + Clone + Send + Sync + 'static
 {
-    /// Reports every value that is wrong.
+    /// Reports every invalid value.
     fn check(&self, faults: &mut Faults);
 
-    /// The Google Cloud project.
+    /// Returns the Google Cloud project.
     fn project(&self) -> &str;
 
-    /// Where the health server listens.
+    /// Returns the address of the health server.
     fn http(&self) -> &Http;
 
-    /// How long a drain may take.
+    /// Returns the maximum duration of a drain.
     fn grace_period(&self) -> Duration;
 
-    /// What these settings promise, one line each, for `check`.
+    /// Returns the guarantees of these settings, one line each, for `check`.
     fn explain(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The cost of what these settings ask for, as far as it can be told, one line each, for `plan`.
+    /// Returns the cost of the resources that these settings need, as far as it is known, one line
+    /// each. For `plan`.
     fn costs(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// The memory that these settings allow, by setting: everything at its bound, as often as it is in
-    /// memory. Nothing where nobody knows.
+    /// Returns the memory that each setting allows. Every bounded item is counted at its bound,
+    /// once per copy in memory. Returns nothing if the amount is unknown.
     fn memory(&self) -> Vec<Share> {
         Vec::new()
     }
 
-    /// The sum of [`Settings::memory`]. A container's limit below it may end the process.
+    /// Returns the sum of [`Settings::memory`]. A container whose limit is lower may be killed.
     fn memory_bytes(&self) -> u64 {
         self.memory().iter().fold(0, |sum, share| sum.saturating_add(share.bytes))
     }
 
-    /// The keys that the ecosystem's own variables set.
+    /// Returns the standard variables of the ecosystem that set keys.
     fn variables() -> &'static [Variable];
 }
 
-/// A variable of the ecosystem, such as `PUBSUB_EMULATOR_HOST`, and the key that it sets.
+/// Standard variable of the ecosystem, such as `PUBSUB_EMULATOR_HOST`, and the key that it sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
-    /// The variable's name.
+    /// Name of the variable.
     pub name: &'static str,
-    /// The key, with dots between its parts.
+    /// Key that it sets, with dots between its parts.
     pub key: &'static str,
-    /// What it holds.
+    /// Kind of its value.
     pub kind: VariableKind,
 }
 
-/// What a variable of the ecosystem holds, and whether it wins over the file.
+/// Kind of an ecosystem variable's value, and its precedence over the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VariableKind {
-    /// A value that the file may override.
+    /// Value that the file may override.
     Default,
-    /// A value that wins over the file and over `DATAFLOW__` variables.
+    /// Value that overrides the file and `DATAFLOW__` variables.
     Override,
-    /// `host:port` of an emulator, which wins, so that nothing reaches the real service by mistake.
+    /// Address `host:port` of an emulator. It overrides the file, so nothing reaches the real
+    /// service by mistake.
     EmulatorHost,
 }
 
-/// `PORT`, as every platform sets it.
+/// Variable `PORT`, which hosting platforms set.
 pub const PORT: Variable =
     Variable { name: "PORT", key: "http.port", kind: VariableKind::Override };
 
-/// The project, as Google's tools name it.
+/// Variable for the project, as Google's tools name it.
 pub const PROJECT: Variable =
     Variable { name: "GOOGLE_CLOUD_PROJECT", key: "project", kind: VariableKind::Default };
 
-/// Where the health server listens.
+/// Address at which the health server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Http {
-    /// The address; all of them by default, because probes come from outside.
+    /// Host to listen on. The default is all addresses, because probes come from outside.
     pub host: String,
-    /// The port; 0 takes a free one. The variable `PORT` wins.
+    /// Port to listen on; 0 takes a free one. The variable `PORT` overrides it.
     pub port: u16,
 }
 

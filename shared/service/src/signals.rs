@@ -1,6 +1,6 @@
-//! The signals that ask a process to end, and the time by which it must have ended.
+//! Signals that ask a process to end, and the deadline by which it must have ended.
 //!
-//! Both are watched by a thread of their own, because a runtime whose threads are all blocked sees neither
+//! A separate thread watches both. A runtime whose threads are all blocked would see neither
 //! signals nor timers.
 
 use std::sync::{Arc, OnceLock};
@@ -16,20 +16,23 @@ use tracing::{debug, error, warn};
 use crate::run::{FAILED, LOG_PATIENCE};
 use crate::{Health, logs};
 
-/// Time between the end of the grace period and the forced end of the process. Kubernetes, as the
-/// manifests set it up, kills three seconds later.
+/// Time between the end of the grace period and the forced end of the process.
+///
+/// In our Kubernetes manifests the kubelet kills the process three seconds after the forced end.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// Longest wait for what is done before the process is ended by force: a disk may hang too.
+/// Maximum wait for the last work before the forced end. The limit exists because a disk may hang
+/// too.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// SIGTERM and SIGINT, as they come.
+/// Stream of SIGTERM and SIGINT.
 pub(crate) struct Signals {
     received: mpsc::UnboundedReceiver<&'static str>,
     deadline: Deadline,
 }
 
-/// The time by which the process must have ended; it is ended with exit code 1 then.
+/// Deadline by which the process must have ended. At the deadline, the process is ended with exit
+/// code 1.
 #[derive(Clone)]
 pub(crate) struct Deadline {
     end: watch::Sender<Option<Instant>>,
@@ -37,20 +40,21 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// Notes in the crash file of this service, before the process is ended by force, that no message is to
-    /// blame.
+    /// Remembers the health of the service. Before a forced end, the service's crash file gets a
+    /// note that no message caused the end.
     pub(crate) fn excuse_later(&self, health: &Health) {
-        // A process has one service.
+        // A process has only one service.
         self.health.get_or_init(|| health.clone());
     }
 
-    /// Does that now, and waits for it only for a moment: what blocks a worker may block this too.
+    /// Writes that note now. Waits only briefly, because a cause that blocks a worker may block
+    /// this too.
     pub(crate) fn excuse(&self) {
         let (done, is_done) = std::sync::mpsc::channel();
         let health = Arc::clone(&self.health);
         let excuse = move || {
             health.get().iter().for_each(|health| health.excuse());
-            // Nobody waits any more where that took too long.
+            // The receiver is gone if this took too long.
             done.send(()).unwrap_or_default();
         };
         let thread = std::thread::Builder::new().name("excuse".into()).spawn(excuse);
@@ -59,10 +63,10 @@ impl Deadline {
         }
     }
 
-    /// Ends the process after `grace` and a margin, whatever blocks it.
+    /// Ends the process after `grace` and a margin, even if it is blocked.
     pub(crate) fn end_within(&self, grace: Duration) {
         let now = Instant::now();
-        // A grace period beyond what the clock can hold is no deadline.
+        // A grace period that the clock cannot represent sets no deadline.
         let end = now.checked_add(grace).and_then(|end| end.checked_add(MARGIN));
         self.end.send_if_modified(|set| {
             let earliest = [*set, end].into_iter().flatten().min();
@@ -72,11 +76,11 @@ impl Deadline {
 }
 
 impl Signals {
-    /// Listens from now on. The first signal sets the deadline `grace` and a margin ahead, the second one
-    /// that margin alone.
+    /// Starts to listen. The first signal sets the deadline to `grace` plus a margin. The second
+    /// signal sets it to the margin alone.
     ///
     /// # Errors
-    /// When the process may not listen.
+    /// Fails when the process cannot register for the signals, or cannot start the thread.
     pub(crate) fn listen(grace: Duration) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("start the runtime for signals")?;
@@ -94,12 +98,12 @@ impl Signals {
         };
         let work = move || watch.run(&runtime);
         let thread = std::thread::Builder::new().name("signals".into()).spawn(work);
-        // It lives as long as the process.
+        // The thread lives as long as the process.
         drop(thread.context("start the thread for signals")?);
         Ok(Self { received, deadline })
     }
 
-    /// The deadline, for an end that no signal asks for.
+    /// Returns the deadline, for an end that no signal asks for.
     pub(crate) fn deadline(&self) -> Deadline {
         self.deadline.clone()
     }
@@ -108,7 +112,7 @@ impl Signals {
     pub(crate) async fn next(&mut self) -> &'static str {
         match self.received.recv().await {
             Some(name) => name,
-            // The thread holds the sender as long as the process lives.
+            // The thread keeps the sender as long as the process lives.
             None => std::future::pending().await,
         }
     }
@@ -123,7 +127,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Never returns: the process ends before.
+    /// Watches signals and the deadline. Never returns, because the process ends first.
     fn run(mut self, runtime: &Runtime) {
         let mut grace = self.grace;
         let mut deadline = self.deadline.end.subscribe();
@@ -133,7 +137,7 @@ impl Watch {
                 let name = tokio::select! {
                     _ = self.terminate.recv() => "SIGTERM",
                     _ = self.interrupt.recv() => "SIGINT",
-                    // The sender lives in `self`.
+                    // The sender lives in `self`, so this cannot fail.
                     _ = deadline.changed() => continue,
                     () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                         end_now(&self.deadline)
@@ -148,7 +152,8 @@ impl Watch {
     }
 }
 
-/// Ends the process. It waits for nothing but a note in the crash file and the last log lines, and not long.
+/// Ends the process. Waits briefly for the note in the crash file and the last log lines, and for
+/// nothing else.
 fn end_now(deadline: &Deadline) -> ! {
     error!(
         "the process did not end in time, ending it; what is not settled will be delivered again"

@@ -1,4 +1,4 @@
-//! Writes log lines on a thread of its own, so that no worker ever waits for standard error.
+//! Log writer on its own thread, so no worker ever waits for standard error.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// Most lines that wait for standard error. Further ones are lost, and counted.
+/// Maximum number of lines that wait for standard error. Further lines are lost and counted.
 const MAX_WAITING: usize = 4096;
 
-/// Lines on their way out; clones share the queue.
+/// Queue of lines to write. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(super) struct Lines {
     queue: SyncSender<Item>,
@@ -18,21 +18,21 @@ pub(super) struct Lines {
 
 enum Item {
     Line(Vec<u8>),
-    /// Answered when all lines before it are written.
+    /// Answered once all lines before it are written.
     Flush(SyncSender<()>),
 }
 
-/// The lines of this process, once [`Lines::of_process`] was called.
+/// Queue of this process, once [`Lines::of_process`] was called.
 static OF_PROCESS: OnceLock<Lines> = OnceLock::new();
 
 impl Lines {
-    /// The queue to standard error. All callers share one.
+    /// Returns the queue to standard error. All callers share one queue.
     pub(super) fn of_process(form: fn(u64) -> String) -> Self {
         OF_PROCESS.get_or_init(|| Self::start(MAX_WAITING, io::stderr(), form)).clone()
     }
 
-    /// A queue of `max_waiting` lines to `out`, written by a new thread. `form` makes the line that
-    /// tells how many were lost.
+    /// Starts a thread that writes up to `max_waiting` queued lines to `out`. `form` makes the line
+    /// that reports the number of lost lines.
     fn start(
         max_waiting: usize,
         out: impl Write + Send + 'static,
@@ -48,28 +48,28 @@ impl Lines {
         Self { queue, lost }
     }
 
-    /// Lines that were lost so far.
+    /// Returns the number of lines lost so far.
     fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until the lines so far are written, at most for `patience`.
+    /// Waits until all lines queued so far are written, but at most `patience`.
     fn flush(&self, patience: Duration) {
         let (done, written) = sync_channel(1);
-        // A full queue means that nobody reads: there is nothing to wait for.
+        // A full queue means that standard error is not read, so waiting is useless.
         if self.queue.try_send(Item::Flush(done)).is_ok() {
-            // After the time-out, what is left is lost with the process.
+            // After the time-out, the remaining lines are lost with the process.
             written.recv_timeout(patience).unwrap_or_default();
         }
     }
 }
 
-/// Log lines that this process has lost because nobody read standard error.
+/// Returns the number of log lines that this process has lost because nobody read standard error.
 pub(crate) fn lost() -> u64 {
     OF_PROCESS.get().map_or(0, Lines::lost)
 }
 
-/// Waits until all log lines are written, at most for `patience`.
+/// Waits until all log lines are written, but at most `patience`.
 pub(crate) fn flush(patience: Duration) {
     if let Some(lines) = OF_PROCESS.get() {
         lines.flush(patience);
@@ -100,7 +100,7 @@ fn write_all(
     for item in lines {
         let written = match item {
             Item::Line(line) => out.write_all(&line),
-            // Whoever asked may have stopped waiting, which is no fault.
+            // The caller may have stopped waiting, which is no error.
             Item::Flush(done) => done.try_send(()).or(Ok(())),
         };
         let now = lost.load(Ordering::Relaxed);
@@ -108,7 +108,7 @@ fn write_all(
             told = now;
         }
         if written.is_err() {
-            // A closed standard error has nobody to tell; the counter tells.
+            // A closed standard error cannot report this. The counter does.
             lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    /// Standard error whose reader takes a line at each permission.
+    /// Standard error whose reader takes one line per permission.
     struct Slow {
         permissions: Receiver<()>,
         taken: mpsc::Sender<String>,
@@ -146,7 +146,8 @@ mod tests {
         let form = |lost| format!("{lost} lost");
         let mut lines = Lines::start(2, Slow { permissions, taken }, form);
 
-        // None of these waits: one is in the thread's hands or still queued, the rest do not fit.
+        // None of these calls waits. The thread takes one line, two more fit into the queue, and
+        // the rest are lost.
         for line in 0..10 {
             lines.write_all(format!("{line}\n").as_bytes()).unwrap();
         }

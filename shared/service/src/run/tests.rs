@@ -1,5 +1,5 @@
-//! Processes that end as they must, whatever blocks them. Each test starts this test binary again, as the
-//! service that the variable names.
+//! Tests that processes end as they must, even if something blocks them. Each test starts this test
+//! binary again as a service with the fault that the variable names.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use super::run_as;
 use crate::scripted::{CRASH_FILE, Example, Scripted, Trouble};
 
-/// The variable that makes this test binary a service.
+/// Variable that turns this test binary into a service.
 const TROUBLE: &str = "SCRIPTED_TROUBLE";
-/// Longest wait for a process to end: far beyond its grace period.
+/// Maximum wait for a process to end, far longer than its grace period.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The service itself; a test that passes when nobody asks for it.
+/// Runs the service itself. As a normal test, without the variable, it passes at once.
 #[test]
 fn the_service_of_these_tests() {
     let Ok(trouble) = std::env::var(TROUBLE) else { return };
@@ -25,10 +25,10 @@ fn the_service_of_these_tests() {
     std::process::exit(code.into());
 }
 
-/// A service as a process of its own. Its standard error is read up to the line that says that it runs.
+/// Service in its own process.
 struct Process {
     child: Child,
-    /// Standard error, which nobody reads any more.
+    /// Standard error. It is read only up to an expected line, and never after that.
     stderr: BufReader<std::process::ChildStderr>,
 }
 
@@ -107,7 +107,7 @@ fn a_second_signal_ends_a_process_whose_workers_are_all_blocked() {
     let mut process = Process::start(Trouble::BlockedWorkers, "1h");
     process.until_it_says("in trouble");
     process.terminate();
-    // Two signals that wait for the same handler are one.
+    // Two signals that arrive before the first one is handled count as one.
     std::thread::sleep(Duration::from_millis(500));
     let started = Instant::now();
     while process.child.try_wait().unwrap().is_none() && started.elapsed() < PATIENCE {
@@ -140,8 +140,8 @@ fn a_service_that_fails_and_cannot_drain_ends_after_its_grace_period() {
     assert_eq!(process.ended().code(), Some(1));
 }
 
-/// Waits until the crash file has something at work, ends the process by force, and returns what is at work
-/// then.
+/// Waits until the crash file names a message at work, and ends the process by force. Returns
+/// whether the file still names a message afterwards.
 fn at_work_after_a_forced_end(
     trouble: Trouble,
     grace: &str,
@@ -151,7 +151,7 @@ fn at_work_after_a_forced_end(
     let crash_file = folder.path().join("crash_file");
     let has_note = || {
         let text = std::fs::read_to_string(&crash_file).unwrap_or_default();
-        // Lanes that have noted nothing yet are holes in the file.
+        // Lanes that have written nothing yet are holes in the file.
         let mut lines = text.split(['\n', '\0']).filter(|line| line.len() == 16);
         lines.any(|line| line.contains(|digit| digit != '0'))
     };
@@ -179,7 +179,7 @@ fn a_write_that_hangs_until_a_forced_end_blames_no_message() {
     assert!(!at_work_after_a_forced_end(Trouble::WriteHangs, "1h", second_signal));
 }
 
-/// It would hang over it after each restart.
+/// The message would hang the lane again after each restart.
 #[test]
 fn a_message_over_which_a_lane_hangs_until_a_forced_end_is_blamed() {
     assert!(at_work_after_a_forced_end(Trouble::LaneHangs, "1s", None));

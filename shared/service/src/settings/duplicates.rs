@@ -1,4 +1,5 @@
-//! Finds a key that a YAML file sets twice, with its line, which the parser of the settings does not tell.
+//! Finds a key that a YAML file sets twice, and its line. The parser of the settings does not
+//! report the line.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,7 +8,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-/// Start of the words about a key that is there twice.
+/// Start of the error text for a duplicate key.
 const TWICE: &str = "is set twice: ";
 
 /// Finds the first key that is set twice in its section. Returns its line, from 1, and its name.
@@ -16,12 +17,12 @@ pub(super) fn find(yaml: &str) -> Option<(usize, String)> {
     let line = error.location()?.line();
     let text = error.to_string();
     let (_, key) = text.split_once(TWICE)?;
-    // The place follows the words.
+    // The location follows the key.
     let (key, _) = key.rsplit_once(" at line ")?;
     Some((line, key.to_owned()))
 }
 
-/// Any value, of which nothing is kept.
+/// Any value. Nothing of it is kept.
 struct Any;
 
 impl<'de> DeserializeSeed<'de> for Any {
@@ -76,14 +77,15 @@ impl<'de> Visitor<'de> for Any {
         Ok(())
     }
 
-    /// A value with a tag.
+    /// Visits a value with a tag.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<(), A::Error> {
         let ((), value) = tagged.variant_seed(Any)?;
         value.newtype_variant_seed(Any)
     }
 }
 
-/// A key, beside those of its section before it. The error about it has its line because it arises here.
+/// Key, checked against the earlier keys of its section. The error is created here, so that it
+/// carries the key's line.
 struct Key<'a>(&'a mut HashSet<String>);
 
 impl Key<'_> {

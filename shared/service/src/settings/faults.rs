@@ -1,4 +1,4 @@
-//! What is wrong with settings.
+//! Collected faults of settings.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,18 +9,19 @@ use humantime_serde::re::humantime::format_duration;
 
 use super::{Http, host, names, url};
 
-/// What is wrong with settings, each with its key, where its value came from, and what is right.
+/// Faults of settings. Each one names its key, the origin of its value, and what would be right.
 #[derive(Debug, Default)]
 pub struct Faults {
     found: Vec<String>,
-    /// Where values came from, by key.
+    /// Origin of values, by key.
     pub(super) origins: BTreeMap<String, String>,
-    /// Keys whose fault is told already; what is wrong with them or below follows from it.
+    /// Keys whose fault is already reported. Faults of these keys or below them are only
+    /// consequences.
     told: Vec<String>,
 }
 
 impl Faults {
-    /// Reports a value: `right` says what would be right, such as `must be 1 to 1000, is 0`.
+    /// Reports a value. `right` says what would be right, such as `must be 1 to 1000, is 0`.
     pub fn add(&mut self, key: &str, right: impl fmt::Display) {
         if !self.told.iter().any(|told| is_at_or_below(key, told)) {
             let origin = self.origin(key);
@@ -28,31 +29,33 @@ impl Faults {
         }
     }
 
-    /// Reports a value that could not be read. Further faults of it, or below it, are not reported.
+    /// Reports a value that could not be read. Further faults of this key, or below it, are not
+    /// reported.
     pub(super) fn add_unreadable(&mut self, key: &str, right: impl fmt::Display) {
         self.add(key, right);
         self.told.push(key.to_owned());
     }
 
-    /// Whether a value at this key, or below it, could not be read: what depends on it cannot be judged.
+    /// Returns whether a value at this key, or below it, could not be read. Checks that depend on
+    /// it have no meaning then.
     #[must_use]
     pub fn is_unreadable(&self, key: &str) -> bool {
         self.told.iter().any(|told| is_at_or_below(told, key))
     }
 
-    /// Reports what has no key, as it is.
+    /// Reports a fault without a key, with its text unchanged.
     pub(super) fn add_line(&mut self, line: String) {
         self.found.push(line);
     }
 
-    /// Reports a value unless it is right.
+    /// Reports a value unless `is_right`.
     pub fn require(&mut self, is_right: bool, key: &str, right: impl fmt::Display) {
         if !is_right {
             self.add(key, right);
         }
     }
 
-    /// Reports a number out of its range.
+    /// Reports a number outside of its range.
     pub fn range<T: PartialOrd + fmt::Display>(
         &mut self,
         key: &str,
@@ -63,14 +66,14 @@ impl Faults {
         self.require(range.contains(&value), key, right);
     }
 
-    /// Reports a duration out of its range.
+    /// Reports a duration outside of its range.
     pub fn duration(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
         let (min, max) = (format_duration(*range.start()), format_duration(*range.end()));
         let right = format_args!("must be {min} to {max}, is {}", format_duration(value));
         self.require(range.contains(&value), key, right);
     }
 
-    /// Reports a project's id that is missing, or none; it stands at `project`.
+    /// Reports a project id that is missing or invalid. Its key is `project`.
     pub fn project(&mut self, id: &str) {
         match id {
             "" => self.add("project", "required (or GOOGLE_CLOUD_PROJECT)"),
@@ -78,12 +81,12 @@ impl Faults {
         }
     }
 
-    /// Reports a bucket's name that is none.
+    /// Reports an invalid bucket name.
     pub fn bucket(&mut self, key: &str, name: &str) {
         self.name(key, names::bucket(name));
     }
 
-    /// Reports the name of a resource of Pub/Sub that is none; `collection` is such as `topics`.
+    /// Reports an invalid name of a Pub/Sub resource. `collection` is its kind, such as `topics`.
     pub fn resource(&mut self, key: &str, name: &str, collection: &str) {
         self.name(key, names::resource(name, collection));
     }
@@ -94,26 +97,26 @@ impl Faults {
         }
     }
 
-    /// Reports what is wrong with where the health server listens; the settings stand at `http`.
+    /// Reports an invalid address of the health server. Its section is `http`.
     pub fn http(&mut self, http: &Http) {
         self.host("http.host", &http.host);
     }
 
-    /// Reports an address to listen on that is none.
+    /// Reports an invalid address to listen on.
     pub fn host(&mut self, key: &str, host: &str) {
         if let Err(right) = host::check(host) {
             self.add(key, right);
         }
     }
 
-    /// Reports a grace period that is no time at all, or more than a day.
+    /// Reports a grace period of zero, or of more than a day.
     pub fn grace_period(&mut self, value: Duration) {
         let day = Duration::from_secs(24 * 3600);
         self.duration("grace_period", value, Duration::from_millis(1)..=day);
     }
 
-    /// Reports the URL of an emulator or another server unless it is `http` or `https`, a host, and
-    /// nothing secret.
+    /// Reports the URL of an emulator or another server, unless it consists of `http` or `https`
+    /// and a host. It must hold nothing secret.
     pub fn endpoint(&mut self, key: &str, url: Option<&str>) {
         const LIKE: &str = "must be a URL with http:// or https://, such as http://localhost:8085";
         const INSTEAD: &str = "credentials are Application Default Credentials";
@@ -124,22 +127,22 @@ impl Faults {
         }
     }
 
-    /// Reports what is wrong with a pipeline's limits, which stand at `key`.
+    /// Reports invalid limits of a pipeline, whose section is `key`.
     pub fn limits(&mut self, key: &str, limits: &pipeline::Limits) {
         for (name, right) in limits.faults() {
             self.add(&format!("{key}.{name}"), format_args!("must be {right}"));
         }
     }
 
-    /// Every fault found, a line each.
+    /// Returns every fault found, one line each.
     #[must_use]
     pub fn lines(&self) -> &[String] {
         &self.found
     }
 
-    /// Where a value came from, in brackets; nothing for a default.
+    /// Returns the origin of a value in brackets. Returns nothing for a default.
     fn origin(&self, key: &str) -> String {
-        // A missing value comes from nowhere; its nearest section tells the file.
+        // A missing value has no origin. Its nearest section that has one names the file.
         let mut at = key;
         loop {
             if let Some(origin) = self.origins.get(at) {
@@ -153,7 +156,7 @@ impl Faults {
     }
 }
 
-/// Whether a key is this section, or stands in it.
+/// Returns whether a key is this section or is in it.
 fn is_at_or_below(key: &str, section: &str) -> bool {
     let rest = key.strip_prefix(section);
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))

@@ -1,15 +1,15 @@
-//! Addresses and names of hosts, by their form alone: nothing is looked up.
+//! Addresses and host names. Only their form is checked; nothing is resolved.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Most characters of a name, and of each of its labels [RFC 1035, 2.3.4].
+/// Maximum length of a name in characters, and of each of its labels [RFC 1035, 2.3.4].
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// Checks that a text is an address, or could be a name.
+/// Checks that a text is an address or could be a host name.
 ///
 /// # Errors
-/// What would be right. It never holds the text.
+/// Returns what would be right. The text itself is never repeated.
 pub fn check(host: &str) -> Result<(), &'static str> {
     if host.parse::<IpAddr>().is_ok() || is_scoped(host) {
         return Ok(());
@@ -33,14 +33,14 @@ pub fn check(host: &str) -> Result<(), &'static str> {
     Err("must be an address or a name, such as 0.0.0.0 or 127.0.0.1")
 }
 
-/// Whether it is an address of IPv6 on one network interface, such as `fe80::1%eth0`.
+/// Returns whether it is an IPv6 address on one network interface, such as `fe80::1%eth0`.
 fn is_scoped(host: &str) -> bool {
     host.split_once('%').is_some_and(|(address, interface)| {
         address.parse::<Ipv6Addr>().is_ok() && !interface.is_empty()
     })
 }
 
-/// Whether it could be a name. Numbers alone are a mistyped address.
+/// Returns whether it could be a host name. Numbers alone are taken for a mistyped address.
 fn is_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {

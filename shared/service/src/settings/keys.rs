@@ -1,30 +1,30 @@
-//! The keys that there are, as the schema of the settings names them.
+//! Known keys, taken from the schema of the settings.
 
 use serde_json::Value;
 
 use super::Settings;
 use crate::schema;
 
-/// The keys of a service's settings.
+/// Known keys of a service's settings.
 pub(super) struct Keys(Value);
 
-/// One key in a list of keys; all that the schema allows there.
+/// All parts of the schema that apply to one key.
 type Nodes<'a> = Vec<&'a Value>;
 
 impl Keys {
-    /// Those of these settings.
+    /// Returns the keys of these settings.
     pub(super) fn of<T: Settings>() -> Self {
         Self(schema::of::<T>())
     }
 
-    /// The keys in `values` that are unknown, in their order.
+    /// Returns the unknown keys in `values`, in their order.
     pub(super) fn unknown_in(&self, values: &Value) -> Vec<String> {
         let mut unknown = Vec::new();
         self.collect_unknown(&self.resolve(&self.0), values, "", &mut unknown);
         unknown
     }
 
-    /// Whether there is a key with this path, parts apart by dots.
+    /// Returns whether a key with this path exists. Dots separate its parts.
     pub(super) fn has(&self, path: &str) -> bool {
         let mut nodes = self.resolve(&self.0);
         for part in path.split('.') {
@@ -33,7 +33,7 @@ impl Keys {
         !nodes.is_empty()
     }
 
-    /// The list that a path leads into, if it does.
+    /// Returns the path of the list that this path leads into, if any.
     pub(super) fn list_on<'a>(&self, path: &'a str) -> Option<&'a str> {
         let mut nodes = self.resolve(&self.0);
         for (at, _) in path.match_indices('.') {
@@ -46,21 +46,21 @@ impl Keys {
         None
     }
 
-    /// The key whose parts, joined by `_`, make this name.
+    /// Returns the key whose parts, joined by `_`, give this name.
     pub(super) fn joined_as(&self, name: &str) -> Option<String> {
         let mut all = Vec::new();
         self.collect(&self.resolve(&self.0), "", &mut all);
         all.into_iter().find(|key| key.replace('.', "_") == name)
     }
 
-    /// The known key that is most like this unknown one: one whose parts are apart by dots where this one
-    /// has `_`, else one with a name that is spelt much alike.
+    /// Returns the known key that is most similar to this unknown one. It first tries dots in place
+    /// of `_`, then keys with a similar spelling.
     pub(super) fn nearest(&self, path: &str) -> Option<String> {
         let joined = self.joined(&self.resolve(&self.0), path);
         joined.or_else(|| self.spelt_like(path)).or_else(|| self.nearest_by_part(path))
     }
 
-    /// The key below that these parts make, whether dots or `_` are between them.
+    /// Returns the key below `nodes` that these parts give, with dots or `_` between them.
     fn joined(&self, nodes: &Nodes<'_>, path: &str) -> Option<String> {
         for name in self.names(nodes) {
             let Some(rest) = path.strip_prefix(name) else { continue };
@@ -73,7 +73,7 @@ impl Keys {
                 return Some(join(name, &below));
             }
         }
-        // A section whose names are free.
+        // The names in this section are free.
         if !nodes.iter().any(|node| node["additionalProperties"].is_object()) || path.is_empty() {
             return None;
         }
@@ -85,7 +85,7 @@ impl Keys {
         split.or_else(|| (!path.contains('.')).then(|| path.to_owned()))
     }
 
-    /// The key whose parts, joined by `_`, are spelt almost so.
+    /// Returns the key that, with its parts joined by `_`, has almost this spelling.
     fn spelt_like(&self, path: &str) -> Option<String> {
         let (name, mut all) = (path.replace('.', "_"), Vec::new());
         self.collect(&self.resolve(&self.0), "", &mut all);
@@ -94,7 +94,7 @@ impl Keys {
         (distance <= 1.max(name.len() / 6)).then_some(key)
     }
 
-    /// The key that is most like this one, part by part.
+    /// Returns the key that is most similar to this one, compared part by part.
     fn nearest_by_part(&self, path: &str) -> Option<String> {
         let mut nodes = self.resolve(&self.0);
         let mut nearest = String::new();
@@ -153,13 +153,13 @@ impl Keys {
         }
     }
 
-    /// The names of the keys directly below.
+    /// Returns the names of the keys directly below.
     fn names<'a>(&self, nodes: &Nodes<'a>) -> Vec<&'a str> {
         let properties = nodes.iter().filter_map(|node| node["properties"].as_object());
         properties.flatten().map(|(name, _)| name.as_str()).collect()
     }
 
-    /// What is allowed at a key, or at any place of a list.
+    /// Returns everything that the schema allows at a key, or at any index of a list.
     fn below<'a>(&'a self, nodes: &Nodes<'a>, name: &str) -> Nodes<'a> {
         let mut found = Vec::new();
         for node in nodes {
@@ -175,7 +175,7 @@ impl Keys {
         found
     }
 
-    /// All alternatives of a part of the schema.
+    /// Returns all alternatives of a part of the schema.
     fn resolve<'a>(&'a self, node: &'a Value) -> Nodes<'a> {
         let mut nodes = vec![node];
         if let Some(name) = node["$ref"].as_str() {
@@ -190,7 +190,7 @@ impl Keys {
     }
 }
 
-/// Whether a schema says nothing about what is there, so that anything may be.
+/// Returns whether a part of the schema sets no rule, so that any value is allowed.
 fn is_free(node: &Value) -> bool {
     const SAYING: [&str; 7] = ["type", "properties", "$ref", "allOf", "anyOf", "oneOf", "enum"];
     node.is_object() && SAYING.iter().all(|key| node.get(key).is_none())
@@ -200,10 +200,11 @@ fn join(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") }
 }
 
-/// The name that is most like this one, unless none is.
+/// Returns the name that is most similar to this one, if any is similar enough.
 fn most_like<'a>(name: &str, known: Vec<&'a str>) -> Option<&'a str> {
     let distance = |known: &str| {
-        // A section's name is no key for what is joined to it.
+        // A section's name is no suggestion for a much longer name that starts with it, because
+        // that may be a joined key.
         let is_start = name.len() > 2
             && (known.starts_with(name)
                 || name.starts_with(known) && known.len() * 2 >= name.len());

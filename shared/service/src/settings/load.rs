@@ -1,4 +1,4 @@
-//! Reads settings in layers, and goes on after a fault, so that all of them are found.
+//! Reads settings in layers. It continues after a fault, so that all faults are found.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use super::reading::Reading;
 use super::variables::{self, Layers};
 use super::{Faults, Settings, duplicates};
 
-/// Reads settings: defaults, then `file`, then `variables`, the later winning.
+/// Reads settings: defaults, then `file`, then `variables`. Later layers override earlier ones.
 ///
 /// # Errors
-/// All faults together: values of a wrong type, unknown keys, and wrong values. A syntax error of the
-/// file comes alone.
+/// Returns all faults together: values of a wrong type, unknown keys, and invalid values. A syntax
+/// error of the file is reported alone.
 pub fn load<T: Settings>(
     file: Option<&Path>,
     variables: impl IntoIterator<Item = (String, String)>,
@@ -24,7 +24,7 @@ pub fn load<T: Settings>(
     let variables: Vec<_> = variables.into_iter().collect();
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
     let layers = Layers::of(T::variables(), &variables, &keys, &mut faults);
-    // The service's own defaults, so that a key left out of a section keeps them.
+    // These are the service's own defaults, so a key that a section omits keeps its default.
     let mut figment = Figment::from(Serialized::defaults(T::default())).merge(&layers.weak);
     if let Some(file) = file {
         figment = figment.merge(YamlExtended::file_exact(file));
@@ -33,7 +33,7 @@ pub fn load<T: Settings>(
     let values: Value = match figment.extract() {
         Ok(values) => values,
         Err(errors) => {
-            // Never `Debug`: it may hold the value of a secret.
+            // Never use `Debug` here: it may print the value of a secret.
             errors.into_iter().for_each(|error| faults.add_line(describe(&error, file)));
             return Err(faults);
         }
@@ -64,7 +64,7 @@ fn describe(error: &figment::Error, file: Option<&Path>) -> String {
     }
 }
 
-/// Plain words for the YAML reader's error about a number that 64 bits cannot hold.
+/// Replaces the YAML reader's error about a number that 64 bits cannot hold with plain words.
 fn too_large(error: &str) -> Option<String> {
     let (key, rest) = error.split_once("invalid type: integer `")?;
     let (number, rest) = rest.split_once('`')?;
@@ -84,7 +84,7 @@ fn collect_origins(
     if let Some(metadata) = figment.find_metadata(at) {
         let origin = match &metadata.source {
             Some(figment::Source::File(path)) => Some(path.display().to_string()),
-            // Without a variable it is a default: nobody set it.
+            // A value that no variable sets is a default.
             _ => layers.origin(&metadata.name, at),
         };
         origins.extend(origin.map(|origin| (at.to_owned(), origin)));
@@ -97,13 +97,14 @@ fn collect_origins(
     }
 }
 
-/// The last part of the key that an unknown one may mean.
+/// Returns the last part of the known key that an unknown one may mean.
 fn nearest_name(key: &str, keys: &Keys) -> Option<String> {
     let nearest = keys.nearest(key)?;
     nearest.rsplit('.').next().map(str::to_owned)
 }
 
-/// Reports an unknown key, each variable that sets it or something below by its own name.
+/// Reports an unknown key. Each variable that sets it, or a key below it, is reported by its own
+/// name.
 fn add_unknown(key: &str, keys: &Keys, layers: &Layers, faults: &mut Faults) {
     let told = |key: &str| match keys.nearest(key) {
         Some(nearest) => format!("unknown key, did you mean `{nearest}`?"),

@@ -1,9 +1,9 @@
 //! Names of Google's resources in settings.
 
-/// Says what is wrong with a project's id; see
+/// Returns what is wrong with a project id, if anything. See
 /// <https://cloud.google.com/resource-manager/docs/creating-managing-projects>.
 pub(super) fn project(id: &str) -> Option<String> {
-    // Old projects bear a domain: `example.com:name`.
+    // Ids of old projects start with a domain: `example.com:name`.
     let is_part = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_lowercase())
             && part
@@ -15,7 +15,8 @@ pub(super) fn project(id: &str) -> Option<String> {
     (!is_right).then(|| format!("{right}, is `{id}`"))
 }
 
-/// Says what is wrong with a bucket's name; see <https://cloud.google.com/storage/docs/buckets#naming>.
+/// Returns what is wrong with a bucket's name, if anything. See
+/// <https://cloud.google.com/storage/docs/buckets#naming>.
 pub(super) fn bucket(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("gs://") {
         return Some(format!("must be the bucket's name without gs://, is `{name}`: try `{rest}`"));
@@ -30,8 +31,9 @@ pub(super) fn bucket(name: &str) -> Option<String> {
     (!is_right).then(|| format!("{right}, is `{name}`"))
 }
 
-/// Says what is wrong with the id of a topic or a subscription, or its full name, in a collection such as
-/// `topics`; see <https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>.
+/// Returns what is wrong with the id or the full name of a topic or a subscription, if anything.
+/// `collection` is `topics` or `subscriptions`. See
+/// <https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>.
 pub(super) fn resource(name: &str, collection: &str) -> Option<String> {
     let id = match name.split('/').collect::<Vec<_>>()[..] {
         [id] => id,

@@ -1,4 +1,4 @@
-//! Reads values as settings, and goes on after one of a wrong type.
+//! Converts values to settings. It continues after a value of a wrong type.
 
 use std::collections::BTreeMap;
 
@@ -9,20 +9,22 @@ use super::variables::Layers;
 use super::wrong_type::{self, Unreadable};
 use super::{Faults, Settings};
 
-/// Most attempts to read: twice the values of a wrong type that are told at once.
+/// Maximum number of attempts to read. It is twice the number of values of a wrong type that one
+/// report can hold.
 const MAX_ATTEMPTS: usize = 400;
 
-/// Values that are read again without what could not be read.
+/// Values that are read repeatedly. Before each new attempt, the value that could not be read is
+/// replaced.
 pub(super) struct Reading<'a> {
     values: Value,
     layers: &'a Layers,
-    /// Unknown keys, each with the name that it may mean.
+    /// Unknown keys, each with the known name that it may mean.
     unknown: BTreeMap<String, Option<String>>,
-    /// How often each key was replaced.
+    /// Number of replacements of each key.
     replaced: BTreeMap<String, usize>,
-    /// Values from variables that are read as texts now, as they were.
+    /// Original values of variables that are now read as text.
     retyped: BTreeMap<String, Unreadable>,
-    /// Values that could not be read, each with its place.
+    /// Values that could not be read, each with its path.
     unreadable: Vec<(Unreadable, Vec<Segment>)>,
 }
 
@@ -36,10 +38,11 @@ impl<'a> Reading<'a> {
         Self { values, layers, unknown, replaced, retyped, unreadable: Vec::new() }
     }
 
-    /// Reads, and reports each value of a wrong type; nothing when not even the rest can be read.
+    /// Reads the settings and reports each value of a wrong type. Returns nothing if not even the
+    /// remaining values can be read.
     pub(super) fn read<T: Settings>(mut self, faults: &mut Faults) -> Option<T> {
         let settings = self.read_what_can_be::<T>(faults);
-        // Only now the rest can be read, which tells the ranges.
+        // The remaining values can be read only now, and they are needed to find the ranges.
         for (unreadable, steps) in &self.unreadable {
             let range = self.range::<T>(unreadable, steps);
             let told =
@@ -49,7 +52,8 @@ impl<'a> Reading<'a> {
         settings
     }
 
-    /// The words about a value out of its range, in place of this one.
+    /// Returns the text that would report a value out of range at this key. It puts values of the
+    /// right type there and runs the checks.
     fn range<T: Settings>(&self, unreadable: &Unreadable, steps: &[Segment]) -> Option<String> {
         let steps: Vec<_> = steps.iter().collect();
         unreadable.probes().into_iter().find_map(|probe| {
@@ -72,7 +76,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Says which keys of a section are unknown, if those are why it could not be read.
+    /// Names the unknown keys of a section, if they are the reason why it could not be read.
     fn hints(&self, unreadable: &Unreadable) -> String {
         let Value::Object(section) = &unreadable.value else { return String::new() };
         let hint = |name: &String| {
@@ -85,7 +89,8 @@ impl<'a> Reading<'a> {
         section.keys().filter_map(hint).collect()
     }
 
-    /// Reads, and notes each value that cannot be read; nothing when not even the rest can be.
+    /// Reads the settings and records each value that cannot be read. Returns nothing if not even
+    /// the remaining values can be read.
     fn read_what_can_be<T: Settings>(&mut self, faults: &mut Faults) -> Option<T> {
         let defaults = serde_json::to_value(T::default()).unwrap_or_default();
         for _ in 0..MAX_ATTEMPTS {
@@ -110,7 +115,8 @@ impl<'a> Reading<'a> {
             });
             let unreadable = Unreadable { key: key.clone(), value: value.clone(), error };
             if let Some((_, text)) = text {
-                // What looks like a number or a list in a variable may be meant as text.
+                // The text of a variable may look like a number or a list, and still be meant as
+                // text.
                 *value = text.into();
                 self.retyped.insert(key, unreadable);
                 continue;
@@ -128,8 +134,8 @@ impl<'a> Reading<'a> {
         None
     }
 
-    /// Puts something else in place of a value that could not be read; false when nothing is left to
-    /// try.
+    /// Replaces a value that could not be read with another one. Returns false when no replacement
+    /// is left.
     fn replace(&mut self, key: &str, steps: &[&Segment], defaults: &Value) -> bool {
         let tried = self.replaced.entry(key.to_owned()).or_default();
         *tried += 1;
@@ -155,7 +161,7 @@ fn at<'a>(mut value: &'a mut Value, steps: &[&Segment]) -> Option<&'a mut Value>
     Some(value)
 }
 
-/// Sets a value, though it may have been removed from its section.
+/// Sets a value, even if its key was removed from its section.
 fn put(values: &mut Value, steps: &[&Segment], value: Value) -> Option<()> {
     let (last, parents) = steps.split_last()?;
     match (at(values, parents)?, last) {

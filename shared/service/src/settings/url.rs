@@ -1,4 +1,4 @@
-//! URLs in settings: a scheme, a host, and nothing secret.
+//! URLs in settings. They have a scheme and a host, and hold nothing secret.
 
 use std::fmt;
 use std::path::Path;
@@ -7,17 +7,17 @@ use serde_json::Value;
 
 use super::host;
 
-/// What is wrong with a URL. It never holds the URL, because a secret may stand in it.
+/// Fault of a URL. It never holds the URL, because the URL may hold a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// It has another form than this text asks for.
+    /// The URL has a wrong form. The text says which form is right.
     Form(&'static str),
-    /// It holds a user or a password, or parameters that could be some.
+    /// The URL holds a user, a password, or parameters that could be secret.
     Secret,
 }
 
 impl Wrong {
-    /// What to report; `instead` says where a user and a password belong.
+    /// Returns the text to report. `instead` says where a user and a password belong.
     #[must_use]
     pub fn because(self, instead: &str) -> String {
         match self {
@@ -35,12 +35,12 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Checks that a URL has one of these schemes and a host, and nothing secret.
+/// Checks that a URL has one of these schemes and a host, and holds nothing secret.
 ///
 /// # Errors
-/// What is wrong; `like` says what would be right.
+/// Returns what is wrong. `like` says what would be right.
 pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wrong> {
-    // Before all else: what is no URL at all may hold a password too.
+    // This check comes first, because a text that is no URL may hold a password too.
     if url.contains(['@', '?', '#']) {
         return Err(Wrong::Secret);
     }
@@ -48,7 +48,7 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
         let (scheme, rest) = url.split_once("://")?;
         let authority = rest.split('/').next()?;
         let (host, port) = match authority.strip_prefix('[') {
-            // An address of IPv6.
+            // IPv6 addresses are in brackets.
             Some(rest) => rest.split_once(']')?,
             None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
@@ -59,8 +59,10 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
     is_right().ok_or(Wrong::Form(like))
 }
 
-/// Says that a file with a secret cannot be read. It is named only where it is a path for certain: the secret
-/// itself may stand in its place.
+/// Returns the error text for a secret file that cannot be read.
+///
+/// The file is named only if its value is certainly a path with a folder. A user may have put the
+/// secret itself in its place.
 #[must_use]
 pub fn unreadable_secret(file: &Path, error: &std::io::Error) -> String {
     match file.components().count() {
@@ -69,7 +71,7 @@ pub fn unreadable_secret(file: &Path, error: &std::io::Error) -> String {
     }
 }
 
-/// Puts `***` in place of users and passwords in all URLs of a value, before it is shown.
+/// Replaces users and passwords in all URLs of a value with `***`, before the value is shown.
 pub(crate) fn mask_secrets(value: &mut Value) {
     match value {
         Value::String(text) => mask(text),
@@ -79,7 +81,7 @@ pub(crate) fn mask_secrets(value: &mut Value) {
     }
 }
 
-/// Puts `***` in place of the user and the password of a text that is a URL.
+/// Replaces the user and the password with `***` if the text is a URL.
 pub(crate) fn mask(text: &mut String) {
     if let (Some(start), Some(at)) = (text.find("://"), text.rfind('@'))
         && start + 3 <= at

@@ -1,4 +1,5 @@
-//! Variables as a provider for figment, from a list: the process's own, or a test's.
+//! Provider for figment that reads variables from a list. The list is the environment of the
+//! process, or made by a test.
 
 use std::collections::BTreeMap;
 
@@ -8,35 +9,35 @@ use figment::{Error, Metadata, Profile, Provider};
 use super::keys::Keys;
 use super::{Faults, Variable, VariableKind};
 
-/// Two underscores after the prefix too: Kubernetes injects `DATAFLOW_...` variables for services
-/// of that name.
+/// Prefix of our own variables. It ends with two underscores, because Kubernetes injects variables
+/// that start with `DATAFLOW_` for services of that name.
 const PREFIX: &str = "DATAFLOW__";
-/// The prefix with an underscore too few.
+/// Prefix with one underscore missing.
 const SHORT_PREFIX: &str = "DATAFLOW_";
-/// How the origin of a value from a variable starts.
+/// Start of the origin of a value that a variable sets.
 const ORIGIN: &str = "variable ";
-/// How the values begin that Kubernetes gives to variables named like ports.
+/// Start of the values that Kubernetes injects into variables named after ports.
 const LINKS: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 
-/// All variables that set something.
+/// All variables that set a key.
 pub(super) struct Layers {
-    /// The ecosystem's, over which the file wins.
+    /// Ecosystem variables that the file overrides.
     pub weak: Variables,
-    /// `DATAFLOW__...`.
+    /// Our own variables, `DATAFLOW__...`.
     pub own: Variables,
-    /// The ecosystem's that win over all else.
+    /// Ecosystem variables that override everything else.
     pub strong: Variables,
 }
 
-/// Variables that win over the same layers.
+/// Variables with the same precedence.
 pub(super) struct Variables {
     layer: &'static str,
-    /// The variable's name and its text, by the key that it sets.
+    /// Name and text of the variable, by the key that it sets.
     values: BTreeMap<String, (String, String)>,
 }
 
 impl Layers {
-    /// Sorts variables into layers, and reports names that set nothing by mistake.
+    /// Sorts variables into layers. Reports variables that set nothing by mistake.
     pub(super) fn of(
         known: &[Variable],
         variables: &[(String, String)],
@@ -62,7 +63,7 @@ impl Layers {
         Self { weak: ecosystem(false), own, strong: ecosystem(true) }
     }
 
-    /// Where the value at `key` came from, if figment says that it is from this layer.
+    /// Returns the origin of the value at `key`, if figment found it in this layer.
     pub(super) fn origin(&self, layer: &str, key: &str) -> Option<String> {
         let layers = [&self.weak, &self.own, &self.strong];
         let variables = layers.into_iter().find(|variables| variables.layer == layer)?;
@@ -75,14 +76,14 @@ impl Layers {
         }
     }
 
-    /// Whether an origin is a variable.
+    /// Returns whether an origin is a variable.
     pub(super) fn is_variable(&self, origin: &str) -> bool {
         let layers = [&self.weak, &self.own, &self.strong];
         let mut names = layers.into_iter().flat_map(|variables| variables.values.values());
         names.any(|(name, _)| origin.strip_prefix(ORIGIN) == Some(name))
     }
 
-    /// The text of the variable that sets `key`, with its origin.
+    /// Returns the text of the variable that sets `key`, and its origin.
     pub(super) fn text(&self, key: &str) -> Option<(String, &str)> {
         let layers = [&self.strong, &self.own, &self.weak];
         let mut set = layers.into_iter().filter_map(|variables| variables.values.get(key));
@@ -90,7 +91,7 @@ impl Layers {
     }
 }
 
-/// The key that a variable of ours sets; nothing for a stranger's.
+/// Returns the key that one of our variables sets. Returns nothing for a variable that is not ours.
 fn own_key(name: &str, text: &str, keys: &Keys) -> Result<Option<String>, String> {
     let key = |rest: &str| rest.to_lowercase().replace("__", ".");
     if let Some(rest) = name.strip_prefix(PREFIX).filter(|rest| !rest.is_empty()) {
@@ -113,13 +114,16 @@ fn own_key(name: &str, text: &str, keys: &Keys) -> Result<Option<String>, String
     }
 }
 
-/// The variable that sets a key.
+/// Returns the name of the variable that sets a key.
 pub(super) fn name(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// The keys of a variable of the ecosystem, each with its name and text; none while it is not set. An
-/// emulator is never sent credentials, whatever the file says about its endpoint.
+/// Returns the keys that an ecosystem variable sets, each with the variable's name and text.
+/// Returns nothing while it is unset or empty.
+///
+/// For an emulator it also sets `credentials` to `anonymous`. So credentials are never sent to an
+/// emulator, even if the file says otherwise.
 fn ecosystem(
     known: &Variable,
     variables: &[(String, String)],
@@ -140,7 +144,7 @@ fn ecosystem(
 }
 
 impl Variables {
-    /// The keys that variables set, of `key` and all below it.
+    /// Returns the keys that variables set at `key` and below it.
     pub(super) fn at_or_below(&self, key: &str) -> Vec<&str> {
         let is_below = |set: &&str| {
             set.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -157,7 +161,7 @@ impl Provider for &Variables {
     fn data(&self) -> Result<Map<Profile, Dict>, Error> {
         let mut dict = Dict::new();
         for (key, (_, text)) in &self.values {
-            // Parsing never fails: what is no number, list or object is a string.
+            // Parsing never fails: a text that is no number, list or object is a string.
             let value = text.parse::<Value>().unwrap_or_else(|never| match never {});
             let nested = figment::util::nest(key, value);
             if let Value::Dict(_, nested) = nested {

@@ -1,34 +1,35 @@
-//! Says in plain words what is wrong with a value of a wrong type.
+//! Error texts, in plain words, for values of a wrong type.
 
 use serde_json::{Value, json};
 
-/// Longest part of a value that is shown.
+/// Maximum number of characters of a value that are shown.
 const MAX_SHOWN: usize = 40;
 /// Words in keys whose values are not shown.
 const SECRETIVE: [&str; 5] = ["url", "endpoint", "password", "secret", "token"];
-/// What serde expects for a duration.
+/// Words of serde for an expected duration.
 const DURATION: &str = "a duration";
-/// What serde expects where a word of several is right.
+/// Words of serde for an expected enum, which is one of several words.
 const WORD: &str = "string or map";
 
-/// A value that cannot be read.
+/// Value that cannot be read.
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
-    /// The key.
+    /// Key of the value.
     pub(super) key: String,
     /// The value.
     pub(super) value: Value,
-    /// The words of serde.
+    /// Error text of serde.
     pub(super) error: String,
 }
 
 impl Unreadable {
-    /// Whether both lack the same type.
+    /// Returns whether both values should have had the same type.
     pub(super) fn lacks_same(&self, other: &Self) -> bool {
         expected(&self.error) == expected(&other.error)
     }
 
-    /// Values of the right type that are out of every range: what is said about them tells the range.
+    /// Returns values of the right type that are outside of every range. The fault reported for
+    /// such a value contains the range.
     pub(super) fn probes(&self) -> Vec<Value> {
         match expected(&self.error) {
             Some("u8") => vec![json!(0), json!(u8::MAX)],
@@ -41,11 +42,11 @@ impl Unreadable {
         }
     }
 
-    /// What is wrong with the value. `range` is what is said about a value of the right type that is out
-    /// of its range, such as `must be 1 to 16, is 0`.
+    /// Returns what is wrong with the value. `range` is the fault of a value of the right type that
+    /// is out of range, such as `must be 1 to 16, is 0`.
     pub(super) fn explain(&self, range: Option<&str>) -> String {
         let Some(expected) = expected(&self.error) else {
-            // The words of a type of our own.
+            // This error text comes from one of our own types.
             return match shown(&self.key, &self.value) {
                 Some(shown) if !self.value.is_object() => format!("{}, is {shown}", self.error),
                 _ => self.error.clone(),
@@ -64,12 +65,12 @@ impl Unreadable {
     }
 }
 
-/// What serde expected, in its words.
+/// Returns the type that serde expected, in serde's words.
 pub(super) fn expected(error: &str) -> Option<&str> {
     error.rsplit_once(", expected ").map(|(_, expected)| expected)
 }
 
-/// A type for people.
+/// Returns the name of a type for people.
 fn plain(expected: &str) -> String {
     let whole = |min: &str, max: &str| format!("a whole number from {min} to {max}");
     match expected {
@@ -89,7 +90,7 @@ fn plain(expected: &str) -> String {
     }
 }
 
-/// Says which type stands where another belongs, and how to mend it.
+/// Returns which type was found in place of the expected one, and how to correct it.
 fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
     let is_number = ["u8", "u16", "u32", "u64", "usize", "i32", "i64", "isize", "f32", "f64"]
         .contains(&expected);
@@ -115,16 +116,16 @@ fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
     })
 }
 
-/// Returns true for a text that would be a whole number without quotes. YAML takes `08080` for a text.
+/// Returns true for a text that would be a whole number without quotes. YAML reads `08080` as text.
 fn is_number_in_quotes(text: &str) -> bool {
     text.parse::<i128>().is_ok_and(|number| number.to_string() == text)
 }
 
-/// The value as a person wrote it; nothing for what could be a secret.
+/// Returns the value as a person would write it. Returns nothing if it could be a secret.
 fn shown(key: &str, value: &Value) -> Option<String> {
     let name = key.rsplit('.').next().unwrap_or(key);
     match value {
-        // A URL with a user, or an address.
+        // A text with `@` may be a URL with a user, or an address.
         Value::String(text) if text.contains('@') => None,
         Value::Null => Some("empty".into()),
         Value::Array(_) => Some("a list".into()),
