@@ -1,4 +1,4 @@
-//! Ingestion with an enricher of one's own: the firmware's version, from the payload.
+//! Ingestion with a custom enricher, which adds the firmware version from the payload.
 //!
 //! `cargo run -p ingestion --example own_enricher -- --config services/ingestion/example.yaml`
 
@@ -14,7 +14,7 @@ struct Firmware;
 impl Enricher for Firmware {
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
         FromTopic.enrich(arrival, data);
-        // A payload that is no JSON has no version; that is no fault of the message.
+        // A payload that is no JSON has no version, which is no fault of the message.
         let Ok(payload) = serde_json::from_slice::<Value>(arrival.payload) else { return };
         if let Some(version) = payload.get("fw") {
             data.insert("Firmware".into(), version.clone());

@@ -1,4 +1,4 @@
-//! The settings of ingestion.
+//! Settings of ingestion.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,100 +17,107 @@ use service::{Faults, Http};
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
 use crate::{guarantee, host, routes};
 
-/// All settings. `example.yaml` beside the crate shows them with comments.
+/// All settings. `example.yaml` in the crate's folder shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default.
     pub project: String,
-    /// The broker.
+    /// MQTT broker.
     pub mqtt: Mqtt,
-    /// Which topics go where; the keys are free names. At least one.
+    /// Routes from MQTT topics to producers; the keys are free names. At least one.
     pub routes: BTreeMap<String, Route>,
-    /// The destinations that routes name. Each is used by a route.
+    /// Destinations that routes name. Each must be used by a route.
     pub producers: BTreeMap<String, Producer>,
-    /// Number of ordering keys; 1 to 10000. Each costs memory, and passes at most 1 MB a second.
+    /// Number of ordering keys; 1 to 10000. Each key needs memory and carries at most 1 MB per
+    /// second.
     pub ordering_buckets: u32,
-    /// Where ids and event times come from.
+    /// Sources of ids and event times.
     pub identity: Identity,
-    /// Where messages go that can never succeed. Required; `subscription` is refused here.
+    /// Destination of messages that can never succeed. Required; `subscription` is refused here.
     pub dead_letters: Option<Graves>,
-    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
-    /// How Pub/Sub is reached.
+    /// Access to Pub/Sub.
     pub pubsub: Endpoint,
-    /// Bounds, batches and waits.
+    /// Limits, batches and waits of the pipeline.
     pub pipeline: Limits,
-    /// Where the health server listens.
+    /// Address of the health server.
     pub http: Http,
-    /// How long a drain may take; 1ms to 1d.
+    /// Maximum duration of a drain; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
-/// The broker, and how we appear to it.
+/// MQTT broker, and the connection to it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Mqtt {
-    /// `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
+    /// URL of the broker: `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
     pub url: String,
-    /// Certificates, for `mqtts`.
+    /// TLS certificates, for `mqtts`.
     pub tls: Tls,
-    /// Who we are to the broker; nobody in particular when left out.
+    /// MQTT user name; anonymous if unset.
     pub username: Option<String>,
-    /// A file with the user's password.
+    /// File that holds the user's password.
     pub password_file: Option<PathBuf>,
-    /// Connections side by side; 1 to 16. Those after the first carry shared subscriptions only.
+    /// Number of connections; 1 to 16. All but the first carry only shared subscriptions.
     pub connections: u16,
-    /// The version of the protocol.
+    /// MQTT version.
     pub protocol: Protocol,
-    /// First part of the client id `<name>-<ordinal>-<connection>`, which must stay the same so that
-    /// the broker knows our session.
+    /// First part of the client id `<name>-<ordinal>-<connection>`. It must stay the same, because
+    /// the broker finds our session by it.
     pub name: String,
-    /// Second part; by default the number at the end of the host's name, as a StatefulSet gives it
-    /// (`ingestion-2`), else 0. A name that ends with an address, such as `ip-10-0-3-45`, gives none.
+    /// Second part of the client id. The default is the number at the end of the host's name, as a
+    /// StatefulSet sets it (`ingestion-2`), else 0. A name that ends with an address, such as
+    /// `ip-10-0-3-45`, gives no number.
     pub ordinal: Option<u32>,
-    /// Between two pings; 5s to 18h.
+    /// Time between two pings; 5s to 18h.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub keep_alive: Duration,
-    /// Longest wait for a connection, and for the answer to a SUBSCRIBE; 1s to 1h. A name with several
-    /// addresses is tried at each of them in this time.
+    /// Maximum wait for a connection, and for the answer to a SUBSCRIBE; 1s to 1h. If a name has
+    /// several addresses, all of them are tried within this time.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub connect_timeout: Duration,
-    /// Waits between connection attempts; 1ms to 1h, and up to 1d. They go on forever.
+    /// Waits between connection attempts: `min` 1ms to 1h, `max` up to 1d. Attempts continue
+    /// forever.
     pub reconnect: Backoff,
-    /// How long the broker keeps our session while we are away (MQTT 5); at least 1s. Without a session
-    /// the broker would forget what comes meanwhile.
+    /// Time for which the broker keeps our session while we are disconnected (MQTT 5); at least 1s.
+    /// Without a session the broker would drop messages that arrive meanwhile.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub session_expiry: Duration,
-    /// Most messages that the broker sends before we acknowledge the first (MQTT 5); 1 to 65535.
+    /// Maximum number of messages that the broker sends before we acknowledge the first one (MQTT
+    /// 5); 1 to 65535.
     pub receive_maximum: u16,
-    /// Largest packet; 1 KiB to 256 MiB, at least the broker's own limit.
+    /// Maximum packet size in bytes; 1 KiB to 256 MiB. It must be at least the broker's own limit.
     pub max_packet_bytes: u32,
-    /// Most bytes of messages that are not acknowledged yet, for each connection; 1 to 1 TiB. It counts
-    /// payloads, topics, user properties, and 512 bytes for each message. It is passed by one packet at most. Beyond it nothing
-    /// more is read until a message is settled; acknowledgements and pings go on.
+    /// Maximum bytes of unacknowledged messages for each connection; 1 to 1 TiB. It counts
+    /// payloads, topics, user properties, and 512 bytes for each message. It can be exceeded by at
+    /// most one packet. Above it, nothing more is read until a message is settled. Acknowledgements
+    /// and pings continue.
     ///
-    /// Each connection takes three times `max_packet_bytes` beside it: one packet beyond the bound, and one
-    /// that is being read into a buffer that may have grown to twice its size.
+    /// Each connection needs three times `max_packet_bytes` in addition: one packet above the
+    /// limit, and one that is being read into a buffer. That buffer may have grown to twice the
+    /// packet's size.
     pub max_bytes_in_flight: usize,
-    /// Most QoS 0 messages that wait for the pipeline; 1 to 10 million. Those beyond it are dropped and counted.
+    /// Maximum number of QoS 0 messages that wait for the pipeline; 1 to 10 million. Further ones
+    /// are dropped and counted.
     pub max_qos0_waiting: usize,
-    /// What becomes of messages that the broker had retained.
+    /// Handling of retained messages.
     pub retained: Retained,
-    /// Filters to unsubscribe from: those of routes that were removed or changed. The broker's session
-    /// has them until then. With a shared group they begin with `$share/<group>/`.
+    /// Filters to unsubscribe from: those of routes that were removed or changed. The broker's
+    /// session keeps them until then. Filters with a shared group start with `$share/<group>/`.
     pub unsubscribe: Vec<String>,
 }
 
-/// Most connections.
+/// Maximum number of connections.
 pub const MAX_CONNECTIONS: u16 = 16;
 
-/// A version of MQTT.
+/// Version of MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 pub enum Protocol {
     /// MQTT 5.
@@ -121,81 +128,82 @@ pub enum Protocol {
     V4,
 }
 
-/// What becomes of retained messages.
+/// Handling of retained messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Retained {
-    /// They are carried, with the attribute `mqtt_retain`.
+    /// Carry them, with the attribute `mqtt_retain`.
     Keep,
-    /// They are acknowledged and counted.
+    /// Acknowledge and count them, but do not send them.
     Drop,
 }
 
-/// Which messages go where.
+/// Route of messages from a topic filter to a producer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Route {
-    /// Where messages come from.
+    /// Source of the messages.
     pub source: RouteSource,
-    /// Where they go.
+    /// Destination of the messages.
     pub destination: RouteDestination,
-    /// More attributes; `{name}` stands for a capture.
+    /// Additional attributes. `{name}` stands for a capture of `mqtt_topic`.
     pub attributes: BTreeMap<String, String>,
-    /// Smaller payloads are acknowledged and counted, not sent.
+    /// Minimum payload size in bytes. Smaller payloads are acknowledged and counted, not sent.
     pub min_payload_bytes: Option<usize>,
-    /// Larger payloads are acknowledged and counted, not sent.
+    /// Maximum payload size in bytes. Larger payloads are acknowledged and counted, not sent.
     pub max_payload_bytes: Option<usize>,
-    /// Keeps the order of messages with the same value of this template, such as `{device_id}`, up to
-    /// the topic: it is hashed onto `ordering_buckets`. Refused with a shared group.
+    /// Template, such as `{device_id}`. Messages with the same value of it keep their order up to
+    /// the topic. The value is hashed onto `ordering_buckets`. Refused with a shared group.
     pub ordering_key: Option<String>,
-    /// Lets this filter overlap with another one, where the broker may deliver twice.
+    /// Allows this filter to overlap with another one. The broker may then deliver a message twice.
     pub allow_overlap: bool,
 }
 
-/// A topic filter.
+/// Topic filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct RouteSource {
-    /// The filter; `{name}` in place of a level subscribes to `+` and captures the level. Required.
+    /// Topic filter. A level `{name}` subscribes to `+` and captures the level. Required.
     pub mqtt_topic: String,
-    /// 0 or 1; 2 is taken as 1.
+    /// Requested QoS: 0 or 1; 2 is treated as 1.
     pub qos: u8,
-    /// A group of subscribers that share the messages (MQTT 5): replicas of this service with the same
-    /// group, and all its connections.
+    /// Group of subscribers that share the messages (MQTT 5). Members are all replicas with the
+    /// same group, and all their connections.
     pub shared_group: Option<String>,
 }
 
-/// A producer, by its name.
+/// Reference to a producer, by its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct RouteDestination {
-    /// A key of `producers`. Required.
+    /// Key in `producers`. Required.
     pub route_name: String,
 }
 
-/// A destination.
+/// Destination of messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Producer {
-    /// The Pub/Sub topic's id in the project, or its full name. Required.
+    /// Id of the Pub/Sub topic in the project, or its full name. Required.
     pub topic_id: String,
 }
 
-/// Where ids and event times come from.
+/// Sources of ids and event times.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Identity {
-    /// JSON pointer into the payload to a given id. It must stay unique after a device's reboot.
+    /// JSON pointer to an id in the payload. The id must stay unique after a device's reboot.
     pub id_pointer: Option<String>,
-    /// MQTT 5 user property with a given id; wins over the pointer.
+    /// Name of the MQTT 5 user property that holds an id. It overrides the pointer.
     pub id_property: Option<String>,
-    /// JSON pointer into the payload to the event time: RFC 3339, or epoch seconds or milliseconds.
+    /// JSON pointer to the event time in the payload: RFC 3339, epoch seconds or epoch
+    /// milliseconds.
     pub event_time_pointer: Option<String>,
-    /// The oldest event time taken as such; at most 100 years.
+    /// Maximum age of an event time that is accepted; at most 100 years.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_past: Duration,
-    /// The furthest event time in the future taken as such; at most 100 years.
+    /// Maximum distance into the future of an event time that is accepted; at most 100 years.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub max_future: Duration,
@@ -213,7 +221,8 @@ impl Default for Settings {
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
-            // MQTT's window is small, so a message never waits for others to fill its batch.
+            // The broker sends few messages before it waits for PUBACKs, so no message waits for
+            // others to fill its batch.
             pipeline: Limits {
                 batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
                 ..Limits::default()
@@ -263,7 +272,7 @@ impl Default for Identity {
 }
 
 impl Mqtt {
-    /// Host and port of the broker, unless the URL is wrong or has a user.
+    /// Returns the host and port of the broker. Returns `None` if the URL is invalid or has a user.
     #[must_use]
     pub fn address(&self) -> Option<(&str, u16)> {
         self.host_and_port().filter(|(host, _)| settings::host::check(host).is_ok())
@@ -276,7 +285,7 @@ impl Mqtt {
         };
         let address = address.strip_suffix('/').unwrap_or(address);
         let (host, port) = match address.strip_prefix('[') {
-            // An IPv6 address.
+            // An IPv6 address is in brackets.
             Some(address) => {
                 let (host, port) = address.split_once(']')?;
                 (host, if port.is_empty() { usual } else { port.strip_prefix(':')? })
@@ -286,18 +295,18 @@ impl Mqtt {
         (!host.contains('/')).then_some((host, port.parse().ok()?))
     }
 
-    /// Whether the URL has a user or a password, which would be shown wherever the URL is.
+    /// Returns whether the URL holds a user or a password. They would be shown wherever the URL is.
     fn has_user(&self) -> bool {
         self.url.contains('@')
     }
 
-    /// Whether the connection is encrypted.
+    /// Returns whether the connection is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.url.starts_with("mqtts://")
     }
 
-    /// The stable client id of a connection.
+    /// Returns the stable client id of a connection.
     #[must_use]
     pub fn client_id(&self, connection: u16) -> String {
         let ordinal = self.ordinal.or_else(host::ordinal).unwrap_or(0);
@@ -330,7 +339,7 @@ impl Mqtt {
             ("connect_timeout", self.connect_timeout, seconds(1)..=seconds(3600)),
             ("reconnect.min", self.reconnect.min, Duration::from_millis(1)..=seconds(3600)),
             ("reconnect.max", self.reconnect.max, self.reconnect.min..=seconds(24 * 3600)),
-            // Without a session the broker forgets what we miss; above it MQTT has no number.
+            // With 0 the broker would keep no session. MQTT cannot express a larger value.
             ("session_expiry", self.session_expiry, seconds(1)..=seconds(u32::MAX.into())),
         ] {
             faults.duration(&format!("mqtt.{key}"), value, range);
@@ -430,16 +439,17 @@ impl service::Settings for Settings {
         let mqtt = &self.mqtt;
         let connections = usize::from(mqtt.connections);
         let received = mqtt.max_bytes_in_flight.saturating_mul(connections);
-        // A message is in memory as it came, in its envelope, which base64 makes larger by a third, and in
-        // up to two requests; beyond the bounds of the pipeline, as it came alone.
+        // A message in the pipeline is in memory as it came, in its envelope, and in up to two
+        // requests. Base64 makes the envelope a third larger. A message that waits for the pipeline
+        // is in memory only as it came.
         let at_work = received.min(self.pipeline.max_bytes_in_flight);
         let waiting = at_work.saturating_mul(3).saturating_add(received);
         let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 100);
         let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
         let packets = packet.saturating_mul(connections);
-        // One packet beyond the bound, and one that is read into a buffer of up to twice its size.
+        // One packet above the limit, and one that is read into a buffer of up to twice its size.
         let packets = Share::of_size("mqtt.max_packet_bytes", packets, 300);
-        // Properties of that packet take more than their bytes.
+        // The properties of that packet need more memory than their bytes.
         let properties = MAX_PROPERTIES_MEMORY as u64;
         vec![
             Share::of_process(),

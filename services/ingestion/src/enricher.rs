@@ -1,32 +1,33 @@
-//! What ingestion writes into the enrichment data.
+//! Enrichment data that ingestion writes.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// What is known about a message before it is wrapped.
+/// Facts about a message before it is wrapped.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival<'a> {
-    /// The MQTT topic.
+    /// MQTT topic.
     pub topic: &'a str,
-    /// The name of its route in the settings.
+    /// Name of the message's route in the settings.
     pub route: &'a str,
-    /// The capture `device_id`, else what the first `+` matched.
+    /// Value of the capture `device_id`, else of the first `+`.
     pub device_id: Option<&'a str>,
-    /// The payload, byte for byte.
+    /// Payload, byte for byte.
     pub payload: &'a [u8],
-    /// When it was received.
+    /// Time of receipt.
     pub received: OffsetDateTime,
 }
 
-/// Writes enrichment data. Runs once for each attempt to transform a message, so it must be
+/// Writer of enrichment data. It runs once for each attempt to transform a message, so it must be
 /// idempotent.
 pub trait Enricher: Send + Sync + 'static {
-    /// Adds what is known to `data`.
+    /// Adds facts about the message to `data`.
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>);
 }
 
-/// Writes `DeviceID`, `Topic` and `Timestamp`, as the services downstream expect them.
+/// Standard enricher. It writes `DeviceID`, `Topic` and `Timestamp`, as the services downstream
+/// expect them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FromTopic;
 
@@ -35,7 +36,7 @@ impl Enricher for FromTopic {
         if let Some(device_id) = arrival.device_id {
             data.insert("DeviceID".into(), device_id.into());
         }
-        // Seconds, as the Go services write it.
+        // The time has whole seconds, like the format that the services downstream expect.
         let seconds = arrival.received.replace_nanosecond(0).unwrap_or(arrival.received);
         if let Ok(time) = seconds.format(&Rfc3339) {
             data.insert("Timestamp".into(), time.into());

@@ -1,4 +1,5 @@
-//! What becomes of a message from the broker, without a broker.
+//! Subcommand `explain`: shows how a message from the broker would be processed. It needs no
+//! broker.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::ordering::Ordering;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     let topic = Arg::new("topic")
@@ -39,7 +40,7 @@ pub fn command() -> Command {
         ])
 }
 
-/// A topic as a message bears it, not a filter.
+/// Parses the topic of one message, which is no filter.
 fn topic(given: &str) -> Result<String, String> {
     if given.is_empty() || given.contains(['+', '#', '\0']) {
         return Err("must be the topic of one message, without the wildcards + and #".into());
@@ -47,10 +48,10 @@ fn topic(given: &str) -> Result<String, String> {
     Ok(given.to_owned())
 }
 
-/// Explains.
+/// Explains a message.
 ///
 /// # Errors
-/// For a message that does not pass.
+/// Fails for a message that would not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let topic = given.get_one::<String>("topic").cloned().unwrap_or_default();
     let mut message = Message::new(explain::input()?);
@@ -61,7 +62,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-/// Tells what becomes of a message.
+/// Returns the facts about a message and its outcome.
 pub async fn story(settings: &Settings, mut message: Message) -> Story {
     let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
     let routes = Arc::new(Routes::new(&settings.routes));

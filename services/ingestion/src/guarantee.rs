@@ -1,4 +1,4 @@
-//! What each route promises, in words.
+//! Guarantees of each route, in words.
 
 use service::Health;
 use tokio::sync::watch;
@@ -8,7 +8,8 @@ use crate::config::{Protocol, Settings};
 use crate::mqtt::{Grants, humantime};
 use crate::routes::Routes;
 
-/// Tells the guarantees in `/status`, and again whenever the broker grants something else.
+/// Publishes the guarantees in `/status`. It updates them whenever the broker grants something
+/// else.
 pub async fn follow(
     settings: Settings,
     unchecked: bool,
@@ -35,8 +36,10 @@ pub async fn follow(
     }
 }
 
-/// One line for each route, and one for all; `unchecked` when we may not see who listens to a topic.
-/// `granted` is what the broker granted, as far as is known.
+/// Returns one line for each route, and further lines for all of them.
+///
+/// `unchecked` means that we lack the permission to see who subscribes to a topic. `granted` is
+/// what the broker has granted, as far as it is known.
 #[must_use]
 pub fn of(settings: &Settings, unchecked: bool, granted: &Grants) -> Vec<String> {
     let filters = Routes::new(&settings.routes).filters();

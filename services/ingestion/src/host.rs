@@ -1,16 +1,16 @@
-//! The number of this replica, as its host's name gives it.
+//! Ordinal of this replica, taken from its host's name.
 
-/// Longest number that a StatefulSet gives.
+/// Maximum number of digits in a StatefulSet's ordinal.
 const MAX_DIGITS: usize = 5;
 
-/// Returns the ordinal of this host: `2` of `ingestion-2`.
+/// Returns the ordinal of this host, such as `2` for `ingestion-2`.
 #[must_use]
 pub fn ordinal() -> Option<u32> {
     ordinal_of(&std::env::var("HOSTNAME").ok()?)
 }
 
-/// Returns the number at the end of a StatefulSet's host name. Names of machines have numbers, too: an
-/// address (`ip-10-0-3-45`) or an id (`web-00412`) is none.
+/// Returns the number at the end of a StatefulSet's host name. Names of machines may end with
+/// numbers too: an address (`ip-10-0-3-45`) or an id (`web-00412`). These are no ordinals.
 fn ordinal_of(host: &str) -> Option<u32> {
     let (name, digits) = host.rsplit_once('-')?;
     let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -20,7 +20,7 @@ fn ordinal_of(host: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// Whether the last four parts are the bytes of an IPv4 address.
+/// Returns whether the last four parts are the bytes of an IPv4 address.
 fn ends_with_address(host: &str) -> bool {
     let parts = host.rsplit('-').take(4).filter(|part| part.parse::<u8>().is_ok());
     parts.count() == 4

@@ -1,4 +1,4 @@
-//! The id and the event time of a message.
+//! Id and event time of a message.
 
 mod json;
 
@@ -15,26 +15,26 @@ use crate::config::Identity;
 use crate::metrics::Metrics;
 use json::Json;
 
-/// Longest given id, in characters.
+/// Maximum length of an id in a message, in characters.
 const MAX_ID_CHARS: usize = 128;
-/// Longest value that is read as an id or a time, in bytes of JSON. The longest id has 12 for each
-/// character.
+/// Maximum length of a value that is read as an id or a time, in bytes of JSON. The longest id
+/// needs 12 bytes per character.
 const MAX_GIVEN_BYTES: usize = 2048;
-/// Numbers from here on are milliseconds: as seconds they would lie beyond the year 5138.
+/// First number that is read as milliseconds. As seconds, it would lie after the year 5138.
 const FIRST_MILLISECONDS: f64 = 1e11;
 
-/// Id and event time.
+/// Id and event time of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identified {
-    /// The envelope's id.
+    /// Id of the envelope.
     pub id: String,
-    /// The event time, or the time of receipt.
+    /// Event time, or else the time of receipt.
     pub time: OffsetDateTime,
-    /// The event time as it was given, where it was out of bounds; of a long one the first 2,048 bytes.
+    /// Event time from the message, if it was out of bounds. A long value is cut to 2,048 bytes.
     pub raw_time: Option<String>,
 }
 
-/// Finds the id and the event time that the settings ask for.
+/// Finds the id and the event time, as the settings say.
 #[must_use]
 pub fn identify(
     message: &Message,
@@ -45,7 +45,7 @@ pub fn identify(
     let payload = payload(message, settings);
     let at = |pointer: &Option<String>| payload?.find(pointer.as_deref()?).map(Given::read);
 
-    // A letter that is replayed keeps its id; nobody else can set this attribute.
+    // A replayed dead letter keeps its id. No device can set this attribute.
     let id = match message.attributes.get(attribute::INGEST_ID) {
         Some(kept) => kept.clone(),
         None => match given_id(message, payload, settings) {
@@ -70,8 +70,10 @@ pub fn identify(
     identified
 }
 
-/// Finds the id of a message that becomes a dead letter: the one that it would have had, where the
-/// message gives it, else the same one at every attempt to write the letter.
+/// Returns the id of a message that becomes a dead letter.
+///
+/// If the message contains an id, the dead letter gets the id that the message would have had.
+/// Otherwise every attempt to write the dead letter yields the same id.
 #[must_use]
 pub fn letter_id(
     message: &Message,
@@ -90,14 +92,14 @@ pub fn letter_id(
     )
 }
 
-/// The payload as JSON, where the settings look into it. What is no JSON has nothing to find; that is no
-/// fault of the message.
+/// Parses the payload as JSON, if the settings look into it. A payload that is no JSON contains no
+/// values, which is no fault of the message.
 fn payload<'a>(message: &'a Message, settings: &Identity) -> Option<Json<'a>> {
     let is_needed = settings.id_pointer.is_some() || settings.event_time_pointer.is_some();
     is_needed.then(|| Json::read(&message.data)).flatten()
 }
 
-/// The id that a message gives, as a user property or in its payload.
+/// Returns the id in a message, from a user property or from its payload.
 fn given_id(message: &Message, payload: Option<Json<'_>>, settings: &Identity) -> Option<String> {
     let property = settings.id_property.as_ref().and_then(|name| message.attributes.get(name));
     let found = || payload?.find(settings.id_pointer.as_deref()?).map(Given::read)?.text();
@@ -108,7 +110,7 @@ fn is_usable(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.chars().count())
 }
 
-/// A fixed length, whatever was given: half of a SHA-256 over topic and id.
+/// Returns an id of fixed length: half of a SHA-256 over topic and id.
 fn hash(topic: &str, id: &str) -> String {
     short(Sha256::new().chain_update(topic).chain_update([0]).chain_update(id))
 }
@@ -117,10 +119,10 @@ fn short(hash: Sha256) -> String {
     hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A value of a payload.
+/// Value in a payload.
 enum Given<'a> {
     Short(Value),
-    /// JSON text beyond [`MAX_GIVEN_BYTES`]: no id and no time.
+    /// JSON text longer than [`MAX_GIVEN_BYTES`]. It is no valid id or time.
     Long(&'a str),
 }
 
@@ -130,7 +132,8 @@ impl<'a> Given<'a> {
         short.flatten().map_or(Self::Long(json), Self::Short)
     }
 
-    /// Text or a number as text. Of a long one the beginning, which is too long for an id.
+    /// Returns a text, or a number as text. Of a long value it returns the start, which is too long
+    /// for an id.
     fn text(self) -> Option<String> {
         match self {
             Self::Short(value) => as_text(&value),
@@ -145,7 +148,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// The value as it was given; the beginning of a long one.
+    /// Returns the value as it was sent, or the start of a long one.
     fn raw(self) -> String {
         match self {
             Self::Short(value) => as_text(&value).unwrap_or_else(|| value.to_string()),
@@ -173,7 +176,7 @@ fn event_time(given: &Value) -> Option<OffsetDateTime> {
     let number = given.as_f64()?;
     let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
     let millis = (seconds * 1000.0).round();
-    // Far beyond any time, and within what an i128 holds.
+    // This bound is far beyond any time, and an i128 can hold it.
     (millis.abs() < 1e15).then_some(())?;
     let time = OffsetDateTime::from_unix_timestamp_nanos(millis as i128 * 1_000_000).ok()?;
     timestamp::in_utc(time)

@@ -1,4 +1,4 @@
-//! Dead letters of ingestion: each names its device, and a replayed one takes the routes as they are now.
+//! Dead letters of ingestion. Each names its device. A replayed one takes the current routes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,8 +21,8 @@ use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// Adds the device and an `ingest_id` to each letter, as its message would have borne them. Without them
-/// a letter could be found by neither.
+/// Adds the device and an `ingest_id` to each dead letter, as its message would have had them.
+/// Otherwise nobody could search for the dead letter by device or id.
 #[derive(Debug)]
 pub struct Named<D> {
     inner: D,
@@ -31,7 +31,8 @@ pub struct Named<D> {
 }
 
 impl<D> Named<D> {
-    /// Names letters by these routes and this identity, on their way to `inner`.
+    /// Creates a wrapper of `inner` that finds the device by these routes and the id by these
+    /// settings.
     #[must_use]
     pub fn new(inner: D, routes: Arc<Routes>, identity: Identity) -> Self {
         Self { inner, routes, identity }
@@ -45,7 +46,8 @@ impl<D> Named<D> {
             message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
         }
         if !message.attributes.contains_key(attribute::INGEST_ID) {
-            // Parsing such a payload may be what panicked, or ended the process.
+            // Parsing this payload may be what panicked or ended the process, so it is not parsed
+            // again.
             let id = match letter.reason {
                 PANICKED | CRASHED => {
                     letter_id(&message, &topic, letter.first_seen, &Identity::default())
@@ -60,7 +62,7 @@ impl<D> Named<D> {
 
 impl<D: DeadLetters> DeadLetters for Named<D> {
     async fn bury(&self, letter: &Letter<'_>, time_limit: Duration) -> Result<(), Error> {
-        // A letter without names is better than none.
+        // A dead letter without these attributes is better than none.
         let named = catch_unwind(AssertUnwindSafe(|| self.name(letter)));
         let message = named.unwrap_or_else(|_| letter.message.clone());
         let Letter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
@@ -70,16 +72,16 @@ impl<D: DeadLetters> DeadLetters for Named<D> {
     }
 }
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> clap::Command {
     pubsub::letters::command(&crate::REASONS)
 }
 
-/// Lists, counts, shows or replays them.
+/// Lists, counts, shows or replays dead letters.
 ///
 /// # Errors
-/// When letters cannot be read, or some could not be replayed.
+/// Fails when dead letters cannot be read, or some could not be replayed.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let office = Office {
         service: Ingestion::<FromTopic>::NAME,

@@ -1,8 +1,11 @@
-//! Ingestion: messages flow from an MQTT broker, by routes, to Pub/Sub topics.
+//! Ingestion carries messages from an MQTT broker to Pub/Sub topics, as its routes say.
 //!
-//! [`mqtt::Source`] subscribes and hands each PUBLISH on with the duty to acknowledge it;
-//! [`route::Route`] finds its route, gives it an id and wraps it into an envelope; `pubsub::Sink`
-//! publishes it. The PUBACK goes out when Pub/Sub has confirmed, in the order of the PUBLISHes.
+//! - [`mqtt::Source`] subscribes. It hands each PUBLISH on with a handle to acknowledge it.
+//! - [`route::Route`] finds the route of a message, gives it an id and wraps it into an envelope.
+//! - `pubsub::Sink` publishes it.
+//!
+//! The PUBACK is sent after Pub/Sub has confirmed the message. PUBACKs keep the order of the
+//! PUBLISHes.
 
 pub mod config;
 pub mod enricher;
@@ -38,7 +41,7 @@ use ordering::Ordering;
 use route::Route;
 use routes::Routes;
 
-/// Why a message can end here without being sent.
+/// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[
         "no_route",
@@ -61,7 +64,8 @@ pub struct Ingestion<E = FromTopic> {
 }
 
 impl Ingestion {
-    /// Ingestion that writes `DeviceID`, `Topic` and `Timestamp` into the enrichment data.
+    /// Creates the service with the standard enricher. It writes `DeviceID`, `Topic` and
+    /// `Timestamp` into the enrichment data.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self::with_enricher(settings, FromTopic)
@@ -69,21 +73,22 @@ impl Ingestion {
 }
 
 impl<E: Enricher> Ingestion<E> {
-    /// Ingestion with an enricher of one's own.
+    /// Creates the service with a custom enricher.
     #[must_use]
     pub fn with_enricher(settings: Settings, enricher: E) -> Self {
         Self { settings, enricher, purpose: Purpose::Carry, metrics: Metrics::default() }
     }
 
-    /// Carries what the broker still holds for this replica, and ends its sessions: for a replica that
-    /// was removed permanently. Its process must have ended.
+    /// Carries the messages that the broker still holds for this replica, and then ends its
+    /// sessions. Use it for a replica that was removed permanently. The replica's process must have
+    /// ended.
     ///
-    /// By the specification a broker may drop at an UNSUBSCRIBE what it has not sent yet [MQTT 5,
-    /// 3.10.4]. mosquitto keeps it.
+    /// The specification lets a broker drop unsent messages at an UNSUBSCRIBE [MQTT 5, 3.10.4].
+    /// mosquitto keeps them.
     ///
     /// # Errors
-    /// When the replica lives, or a message could not be carried: the sessions stay then. When the broker
-    /// has no session of it.
+    /// Fails when the replica is alive or a message could not be carried. The sessions stay then.
+    /// Also fails when the broker has no session of this replica.
     pub async fn retire(mut self) -> anyhow::Result<()> {
         self.purpose = Purpose::Drain;
         let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.grace_period);
@@ -91,7 +96,7 @@ impl<E: Enricher> Ingestion<E> {
         let mut running = self.start(&Context::default()).await?;
         running.exhausted().await?;
         running.shutdown(grace).await?;
-        // Also where there were none: looking for them made some.
+        // This runs even if no session existed, because the search for sessions has created some.
         mqtt::Source::end_sessions(&mqtt).await?;
         if metrics.absent_sessions.get() >= mqtt.connections.into() {
             bail!(
@@ -183,7 +188,7 @@ impl<E: Enricher> Service for Ingestion<E> {
     }
 }
 
-/// All topics that ingestion publishes to, the dead letters' own among them.
+/// Returns all topics that ingestion publishes to, including the topic for dead letters.
 fn topics(settings: &Settings) -> BTreeSet<TopicName> {
     let project = &settings.project;
     let producers = settings.producers.values();

@@ -1,5 +1,5 @@
-//! The binary: `ingestion --config FILE`, `ingestion retire` for a replica that was removed permanently, and the
-//! tools for the person on call.
+//! Binary of ingestion. `ingestion --config FILE` runs the service. `ingestion retire` cleans up
+//! after a replica that was removed permanently. The other subcommands are tools for operators.
 
 use std::process::ExitCode;
 

@@ -1,27 +1,29 @@
-//! What ingestion counts beside its pipeline, under `dataflow_ingestion_...`.
+//! Metrics of ingestion in addition to those of its pipeline. Their names start with
+//! `dataflow_ingestion_`.
 
 use pipeline::metrics::Reason;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counters; clones share their values.
+/// Counters. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     /// Connections that ended.
     pub reconnects: Counter,
-    /// Sessions that the broker did not have any more: messages may be missing.
+    /// Sessions that the broker has lost. Messages may be missing.
     pub possible_gaps: Counter,
-    /// Connections of a new process that found no session: a new replica, or a session that expired.
+    /// Connections of a new process that found no session: the replica is new, or its session
+    /// expired.
     pub absent_sessions: Counter,
     /// QoS 0 messages dropped because too many waited, or because the process ended.
     pub qos0_dropped: Counter,
-    /// What was not used as it came: ids, event times, user properties.
+    /// Values that could not be used as sent: ids, event times, user properties.
     pub replaced: Family<Reason, Counter>,
 }
 
 impl Metrics {
-    /// Enters all metrics, each reason with 0.
+    /// Registers all metrics. Each reason starts with 0.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_ingestion");
         registry.register("reconnects", "Connections that ended", self.reconnects.clone());
@@ -51,7 +53,7 @@ impl Metrics {
         }
     }
 
-    /// How often a value was replaced for this reason.
+    /// Returns the number of values replaced for this reason.
     #[cfg(test)]
     pub(crate) fn replaced(&self, reason: &'static str) -> u64 {
         self.replaced.get_or_create(&Reason { reason }).get()

@@ -1,4 +1,4 @@
-//! MQTT as a source: each PUBLISH with the duty to acknowledge it, in order.
+//! MQTT as a source. It hands each PUBLISH on with a handle to acknowledge it, in order.
 
 mod ack;
 mod client;
@@ -40,14 +40,14 @@ pub(crate) use negotiated::humantime;
 pub(crate) use properties::MAX_MEMORY_BYTES as MAX_PROPERTIES_MEMORY;
 pub(crate) use survey::need;
 
-/// What the broker granted each connection, by its place; empty before the first SUBACK.
+/// Grants of the broker, by the index of the connection. Empty before the first SUBACK.
 pub type Grants = BTreeMap<u16, Negotiated>;
 
-/// A broker, subscribed to with a persistent session.
+/// Source that subscribes at a broker with a persistent session.
 ///
-/// Each connection has a task of its own. What it receives waits in a queue that is bounded by bytes:
-/// brokers do not all keep to the receive maximum (mosquitto 2.0.11 sends more), so their window alone
-/// is no bound. While the bound is reached nothing is read, and PUBACKs and pings go on.
+/// Each connection has its own task. Received messages wait in a queue that is limited by bytes.
+/// The broker's receive maximum alone is no limit, because some brokers send more (mosquitto 2.0.11
+/// does). While the limit is reached, nothing is read. PUBACKs and pings continue.
 pub struct Source {
     inbox: mpsc::UnboundedReceiver<Delivery>,
     connections: JoinSet<Result<(), String>>,
@@ -55,24 +55,24 @@ pub struct Source {
     grants: watch::Receiver<Grants>,
 }
 
-/// What a source is for.
+/// Purpose of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To carry messages until it is closed.
+    /// Carry messages until the source is closed.
     Carry,
-    /// To unsubscribe, to carry what the broker's sessions still hold, and to end.
+    /// Unsubscribe, carry the messages that the broker's sessions still hold, and then end.
     Drain,
 }
 
-/// Names of the connections among the conditions of readiness.
+/// Names of the connections among the readiness conditions.
 const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
     "mqtt", "mqtt_1", "mqtt_2", "mqtt_3", "mqtt_4", "mqtt_5", "mqtt_6", "mqtt_7", "mqtt_8",
     "mqtt_9", "mqtt_10", "mqtt_11", "mqtt_12", "mqtt_13", "mqtt_14", "mqtt_15",
 ];
 
 impl Source {
-    /// Connects, and goes on trying for as long as it takes. With [`Purpose::Drain`] the source ends with
-    /// an error when the replica lives, which then gets its session back.
+    /// Connects, and retries forever. With [`Purpose::Drain`] the source ends with an error when
+    /// the replica is alive. The replica then gets its session back.
     #[must_use]
     pub fn connect(
         purpose: Purpose,
@@ -114,16 +114,16 @@ impl Source {
         Self { inbox, connections, stop, grants: granted }
     }
 
-    /// What the broker granted, and each change of it.
+    /// Returns the grants of the broker, and follows each change of them.
     #[must_use]
     pub fn grants(&self) -> watch::Receiver<Grants> {
         self.grants.clone()
     }
 
-    /// Ends the broker's sessions of all connections: it keeps nothing for them any more.
+    /// Ends the broker's sessions of all connections. The broker then keeps nothing for them.
     ///
     /// # Errors
-    /// When the broker cannot be reached.
+    /// Fails when the broker cannot be reached.
     pub async fn end_sessions(settings: &Mqtt) -> anyhow::Result<()> {
         for index in 0..settings.connections {
             let ended = connection::end_session(&Network, settings, index).await;
@@ -132,7 +132,7 @@ impl Source {
         Ok(())
     }
 
-    /// Fails for a connection that ended other than asked.
+    /// Fails for a connection that ended unexpectedly.
     fn ended(ended: Result<Result<(), String>, JoinError>) -> Result<(), Error> {
         match ended {
             Ok(Ok(())) => Ok(()),
@@ -145,14 +145,14 @@ impl Source {
 impl pipeline::Source for Source {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         loop {
-            // Cancel safe: `next` holds nothing while it waits.
+            // Cancel safe, because `next` holds nothing while it waits.
             tokio::select! {
                 Some(ended) = self.connections.join_next() => Self::ended(ended)?,
                 delivery = next(&mut self.inbox), if !self.connections.is_empty() => {
                     if delivery.is_some() {
                         return Ok(delivery);
                     }
-                    // All connections end: how they did decides.
+                    // All connections are ending. Their results decide.
                     while let Some(ended) = self.connections.join_next().await {
                         Self::ended(ended)?;
                     }
@@ -177,8 +177,8 @@ async fn next(inbox: &mut mpsc::UnboundedReceiver<Delivery>) -> Option<Delivery>
         if delivery.is_current() {
             return Some(delivery);
         }
-        // Its connection has ended, so the broker sends it again: publishing it now would only make
-        // a duplicate.
+        // Its connection has ended, so the broker sends the message again. Publishing it now would
+        // only make a duplicate.
         drop(delivery);
     }
 }

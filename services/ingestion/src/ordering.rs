@@ -1,10 +1,10 @@
-//! Ordering keys: many devices on few keys, because every key costs memory and throughput.
+//! Ordering keys. Many devices share few keys, because every key costs memory and throughput.
 
 use std::sync::Arc;
 
 use crate::routes::Routes;
 
-/// Finds the ordering key of a topic.
+/// Computes the ordering key of a topic.
 #[derive(Debug, Clone)]
 pub struct Ordering {
     routes: Arc<Routes>,
@@ -12,14 +12,15 @@ pub struct Ordering {
 }
 
 impl Ordering {
-    /// Keys on this many buckets; `None` where no route has one, which spares the look-up.
+    /// Creates a set of `buckets` keys. Returns `None` if no route has an ordering key, so no topic
+    /// is looked up.
     #[must_use]
     pub fn new(routes: &Arc<Routes>, buckets: u32) -> Option<Self> {
         let routes = Arc::clone(routes);
         routes.has_ordering().then_some(Self { routes, buckets })
     }
 
-    /// The key of a topic's messages; empty where their order does not matter.
+    /// Returns the key of a topic's messages. It is empty if their order does not matter.
     #[must_use]
     pub fn key(&self, topic: &str) -> String {
         let Some(entry) = self.routes.find(topic) else { return String::new() };
@@ -29,8 +30,8 @@ impl Ordering {
     }
 }
 
-/// FNV-1a, <https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>: the same in every process
-/// and version, as the order over a restart needs it.
+/// Returns the FNV-1a hash, <https://datatracker.ietf.org/doc/html/draft-eastlake-fnv>. It is the
+/// same in every process and version, which keeps the order across a restart.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

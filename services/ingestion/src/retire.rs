@@ -1,4 +1,4 @@
-//! `ingestion retire`: the end of a replica that was removed permanently.
+//! Subcommand `ingestion retire`, for a replica that was removed permanently.
 
 use anyhow::Context as _;
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use crate::config::Settings;
 use crate::{Ingestion, host};
 
-/// The long help text.
+/// Long help text.
 const LONG_ABOUT: &str = "\
 Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in).
 
@@ -17,7 +17,7 @@ ready meanwhile, and messages that both carry arrive twice, with different ids.
 
 Exits with 1 if the broker has no session of this replica, as after a wrong ordinal: nothing is retired.";
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     let ordinal = Arg::new("ordinal")
@@ -33,18 +33,18 @@ pub fn command() -> Command {
         .arg(ordinal)
 }
 
-/// Retires.
+/// Retires a replica.
 ///
 /// # Errors
-/// When it is not clear which replica goes, when that replica lives, or when a message could not be
-/// carried: the sessions stay then. When the broker has no session of that replica.
+/// Fails when the replica is not specified, is alive, or when a message could not be carried. The
+/// sessions stay then. Also fails when the broker has no session of that replica.
 pub async fn act(mut settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let ordinal = given.get_one("ordinal").copied();
     let ordinal = ordinal.or(settings.mqtt.ordinal).or_else(host::ordinal);
     settings.mqtt.ordinal = Some(ordinal.context(
         "which replica goes? give --ordinal N (neither mqtt.ordinal nor the host's name says it)",
     )?);
-    // It may be the one of a replica that lives in this container.
+    // The file may belong to a replica that is alive in this container.
     settings.pipeline.crash_file = None;
     Ingestion::new(settings).retire().await
 }

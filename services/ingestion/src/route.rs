@@ -1,4 +1,4 @@
-//! From an MQTT message to a Pub/Sub message.
+//! Transform from an MQTT message to a Pub/Sub message.
 
 mod attributes;
 
@@ -19,10 +19,11 @@ use crate::mqtt::PROPERTIES_DROPPED;
 use crate::routes::{Entry, Routes};
 use attributes::Attributes;
 
-/// The user property in which a device gives its trace context, by the W3C's draft for MQTT.
+/// User property in which a device sends its trace context. The name comes from the W3C's draft for
+/// MQTT.
 const TRACE_PROPERTY: &str = "traceparent";
 
-/// Finds a message's route, gives it an id, and wraps it into an envelope.
+/// Transform that finds a message's route, gives it an id, and wraps it into an envelope.
 pub struct Route<E> {
     routes: Arc<Routes>,
     topics: HashMap<String, TopicName>,
@@ -33,7 +34,7 @@ pub struct Route<E> {
 }
 
 impl<E: Enricher> Route<E> {
-    /// Routes by these settings.
+    /// Creates the transform from these settings.
     #[must_use]
     pub fn new(settings: &Settings, routes: Arc<Routes>, enricher: E, metrics: Metrics) -> Self {
         let topic = |id: &str| TopicName::new(&settings.project, id);
@@ -68,7 +69,7 @@ impl<E: Enricher> Route<E> {
         Ok(Step::Pass(self.wrap(message, topic, entry, to)))
     }
 
-    /// Why a message is acknowledged without being sent.
+    /// Returns the reason why a message is acknowledged without being sent, if any.
     fn skip(&self, entry: &Entry, message: &Message) -> Option<&'static str> {
         let is_retained = message.attributes.contains_key(attribute::MQTT_RETAIN);
         let size = message.data.len();
@@ -98,7 +99,7 @@ impl<E: Enricher> Route<E> {
 
         let trace = self.trace(message);
         let mut attributes = Attributes::new(enrichment, &self.metrics);
-        // Our own first, so that none of them is the one too many.
+        // Our own attributes come first, so none of them is dropped by the limit on their number.
         let own = [
             (attribute::INGEST_ID, Some(identified.id.as_str())),
             (attribute::ROUTE_NAME, Some(entry.route.destination.route_name.as_str())),
@@ -131,7 +132,7 @@ impl<E: Enricher> Route<E> {
         }
     }
 
-    /// The trace that the device's message belongs to, else a new one.
+    /// Returns the trace of the device's message, else a new one.
     fn trace(&self, message: &Message) -> String {
         match message.attributes.get(TRACE_PROPERTY) {
             Some(given) if trace::is_valid(given) => return given.clone(),
@@ -142,11 +143,11 @@ impl<E: Enricher> Route<E> {
     }
 }
 
-/// Refuses a message that no envelope and attributes fit around, before anything of it is read.
+/// Refuses a message that is too large even without an envelope, before its content is parsed.
 fn check_size(message: &Message) -> Result<(), Error> {
     let in_base64 = message.data.len().div_ceil(3) * 4;
     let given = message.attributes.iter();
-    // Ours take the place of these.
+    // Our own attributes replace these.
     let given = given.filter(|(name, _)| !attribute::is_reserved(name) && *name != TRACE_PROPERTY);
     let given: usize = given.map(|(name, value)| name.len() + value.len()).sum();
     if in_base64 + given <= MAX_MESSAGE_BYTES {

@@ -1,4 +1,4 @@
-//! Routes: topic filters with captures, found by a walk through the topic's levels.
+//! Routes: topic filters with captures. A look-up walks through the levels of the topic.
 
 mod filter;
 
@@ -9,32 +9,32 @@ use service::Faults;
 use crate::config::{Protocol, Route, Settings};
 pub use filter::Filter;
 
-/// A filter as it is subscribed to.
+/// Filter as the service subscribes to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
-    /// The filter, captures replaced by `+`, with its group if it is shared.
+    /// Filter in which `+` replaces captures, with its group if it is shared.
     pub filter: String,
-    /// 0 or 1.
+    /// Requested QoS, 0 or 1.
     pub qos: u8,
-    /// Whether several connections may share it.
+    /// True if several connections may share it.
     pub is_shared: bool,
 }
 
-/// All routes, by the levels of their filters.
+/// All routes, in a tree of the levels of their filters.
 #[derive(Debug, Default)]
 pub struct Routes {
     root: Node,
     entries: Vec<Entry>,
 }
 
-/// A route as the settings have it, with its filter read.
+/// Route of the settings, with its parsed filter.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name in the settings.
+    /// Name of the route in the settings.
     pub name: String,
-    /// Its filter.
+    /// Filter of the route.
     pub filter: Filter,
-    /// Its settings.
+    /// Settings of the route.
     pub route: Route,
 }
 
@@ -47,7 +47,8 @@ struct Node {
 }
 
 impl Routes {
-    /// Reads all routes; those with a filter that is wrong were refused by [`check`].
+    /// Builds the tree of all routes. Invalid filters are left out, because [`check`] has refused
+    /// them.
     #[must_use]
     pub fn new(routes: &BTreeMap<String, Route>) -> Self {
         let mut all = Self::default();
@@ -70,16 +71,17 @@ impl Routes {
         all
     }
 
-    /// The route of a topic: the one whose filter is most specific, level by level.
+    /// Returns the route of a topic. If several filters match, the most specific one wins, compared
+    /// level by level.
     #[must_use]
     pub fn find(&self, topic: &str) -> Option<&Entry> {
         let levels: Vec<_> = topic.split('/').collect();
-        // Wildcards at the start do not match `$SYS` and the like [MQTT-4.7.2-1].
+        // Wildcards at the start do not match topics such as `$SYS` [MQTT-4.7.2-1].
         let may_start_wild = !topic.starts_with('$');
         find(&self.root, &levels, may_start_wild).map(|index| &self.entries[index])
     }
 
-    /// What to subscribe to.
+    /// Returns the filters to subscribe to.
     #[must_use]
     pub fn filters(&self) -> Vec<Subscription> {
         let subscription = |entry: &Entry| {
@@ -96,7 +98,7 @@ impl Routes {
         self.entries.iter().map(subscription).collect()
     }
 
-    /// Whether a route has an ordering key.
+    /// Returns whether any route has an ordering key.
     #[must_use]
     pub fn has_ordering(&self) -> bool {
         self.entries.iter().any(|entry| entry.route.ordering_key.is_some())
@@ -104,7 +106,7 @@ impl Routes {
 }
 
 fn find(node: &Node, levels: &[&str], may_be_wild: bool) -> Option<usize> {
-    // `a/#` matches `a` too.
+    // `a/#` also matches `a`.
     let rest = node.rest.filter(|_| may_be_wild);
     let Some((level, deeper)) = levels.split_first() else { return node.end.or(rest) };
     let exact = node.children.get(*level).and_then(|child| find(child, deeper, true));
@@ -112,7 +114,7 @@ fn find(node: &Node, levels: &[&str], may_be_wild: bool) -> Option<usize> {
     exact.or_else(|| any().and_then(|child| find(child, deeper, true))).or(rest)
 }
 
-/// Reports everything that is wrong with routes and producers.
+/// Reports all faults of routes and producers.
 pub fn check(settings: &Settings, faults: &mut Faults) {
     faults.require(!settings.routes.is_empty(), "routes", "required: at least one route");
     let mut filters: Vec<(&str, Filter, bool)> = Vec::new();

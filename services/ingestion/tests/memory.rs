@@ -1,4 +1,5 @@
-//! What one message takes in memory. A test binary of its own: the measure is that of the process.
+//! Measures the memory that one message needs. It is a separate test binary, because it measures
+//! the whole process.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -8,19 +9,20 @@ use ingestion::metrics::Metrics;
 use pipeline::Message;
 
 const MIB: usize = 1024 * 1024;
-/// Largest payload that is read.
+/// Maximum payload size that is parsed.
 const SIZE: usize = 7 * MIB;
 
-/// The most memory that this process has had, in KiB.
+/// Returns the peak memory of this process, in KiB.
 fn peak_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Payloads that cost most: many values, deep ones, long texts with escapes, many members.
+/// Returns the most expensive payloads: many values, deep nesting, long texts with escapes, many
+/// members.
 fn payloads() -> Vec<(&'static str, String)> {
-    // Without a second copy on the way, which would raise the peak beforehand.
+    // A second copy would raise the peak beforehand, so none is made.
     let fill = |start: &str, piece: &str, end: &str| {
         let mut payload = String::with_capacity(SIZE + start.len() + end.len());
         payload.push_str(start);

@@ -1,4 +1,5 @@
-//! The example is right, and wrong settings are all named at once, by the binary itself.
+//! Tests of the binary: the example settings are valid, and all faults of settings are reported
+//! together.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -50,7 +51,7 @@ fn programs_read_whether_settings_are_right() {
     assert_eq!(wrong.stderr, b"");
 }
 
-/// The end of a pipe that nobody reads.
+/// Returns the write end of a pipe without a reader.
 fn closed_pipe() -> std::io::PipeWriter {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -261,7 +262,7 @@ fn the_memory_of_mqtt_follows_from_the_settings() {
     let shares = settings.memory();
 
     let shares: Vec<_> = shares.iter().map(|share| (share.setting, share.bytes)).collect();
-    // A quarter more for what the allocator holds.
+    // The allocator's overhead adds a quarter.
     let expected = [
         ("mqtt.max_bytes_in_flight", 2 * 4 * 1_000_000 * 5 / 4),
         ("mqtt.max_packet_bytes", 2 * 3 * 10_000 * 5 / 4),

@@ -1,4 +1,4 @@
-//! Values of a payload by JSON pointer, without a tree of the payload in memory.
+//! Finds values in a payload by JSON pointer, without building a tree of the payload in memory.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,26 +7,27 @@ use pipeline::place::position;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Deepest nesting of lists and objects, as in `serde_json`.
+/// Maximum nesting of lists and objects, as in `serde_json`.
 const MAX_DEPTH: usize = 127;
-/// Longest form of a byte of text in JSON: `\u0000`.
+/// Maximum length of one byte of text in JSON: `\u0000`.
 const MAX_ESCAPE_BYTES: usize = 6;
 
-/// A payload that is JSON. Only its syntax is checked, and nothing of it is copied.
+/// Payload that is valid JSON. Only its syntax is checked. Nothing is copied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Json<'a>(&'a RawValue);
 
 impl<'a> Json<'a> {
-    /// Checks a payload; `None` for what is no JSON, and for nesting without bound.
+    /// Checks a payload. Returns `None` if it is no JSON or is nested too deeply.
     pub(super) fn read(payload: &'a [u8]) -> Option<Self> {
         if depth(payload) > MAX_DEPTH {
             return None;
         }
-        // What does not parse has no ids and times in it, which is no fault.
+        // A payload that does not parse contains no id and no time, which is no fault.
         serde_json::from_str(std::str::from_utf8(payload).ok()?).ok().map(Self)
     }
 
-    /// Returns the JSON text at a pointer (RFC 6901). Of several members of one name the last counts.
+    /// Returns the JSON text at a pointer (RFC 6901). If an object has several members of one name,
+    /// the last one counts.
     pub(super) fn find(self, pointer: &str) -> Option<&'a str> {
         let mut value = self.0;
         if !pointer.is_empty() {
@@ -38,7 +39,8 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Deepest nesting of lists and objects; what is no JSON has any.
+/// Returns the maximum nesting of lists and objects. For a text that is no JSON, the result has no
+/// meaning.
 fn depth(json: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut is_text, mut is_escaped) = (false, false);
@@ -66,7 +68,7 @@ fn unescape(name: &str) -> Cow<'_, str> {
 /// Returns the member of a list or object.
 fn member<'a>(of: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     let mut json = serde_json::Deserializer::from_str(of.get());
-    // An error is impossible: the syntax was checked.
+    // An error is impossible, because the syntax was checked.
     match of.get().as_bytes().first() {
         Some(b'{') => json.deserialize_map(Member(name)).ok()?,
         Some(b'[') => json.deserialize_seq(Item(position(name)?)).ok()?,
@@ -74,7 +76,7 @@ fn member<'a>(of: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     }
 }
 
-/// A member of an object.
+/// Visitor that finds a member of an object.
 struct Member<'n>(&'n str);
 
 impl<'a> Visitor<'a> for Member<'_> {
@@ -97,18 +99,18 @@ impl<'a> Visitor<'a> for Member<'_> {
     }
 }
 
-/// Whether a key in JSON is this name.
+/// Returns whether a key in JSON is this name.
 fn is_name(key: &str, name: &str) -> bool {
     let inner = key.get(1..key.len().saturating_sub(1)).unwrap_or_default();
     if !inner.contains('\\') {
         return inner == name;
     }
-    // A longer key is not worth the memory for its text.
+    // A longer key cannot be equal, so its text is not worth the memory.
     inner.len() <= name.len() * MAX_ESCAPE_BYTES
         && serde_json::from_str::<String>(key).is_ok_and(|key| key == name)
 }
 
-/// An item of a list.
+/// Visitor that finds an item of a list.
 struct Item(usize);
 
 impl<'a> Visitor<'a> for Item {
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!(find(&brackets, "/id"), Some(1.into()));
     }
 
-    /// JSON in any form: spaces, escapes, members of one name, pieces that are missing.
+    /// Returns JSON in various forms: with spaces, escapes, repeated names and missing pieces.
     fn json() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             Just("null".to_owned()),

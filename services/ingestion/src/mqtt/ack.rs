@@ -1,4 +1,4 @@
-//! The verdict on a message, on its way to the connection that brought it.
+//! Acknowledgement of a message, reported to the connection that received it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 
 use super::held::Held;
 
-/// Whether a connection goes on; clones look at the same one.
+/// State of a connection: alive or ended. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Life(Arc<AtomicBool>);
 
 impl Life {
-    /// Notes that the connection ends: the broker sends again what is not acknowledged on it.
+    /// Marks the connection as ended. The broker then sends its unacknowledged messages again.
     pub(super) fn end(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -24,10 +24,10 @@ impl Life {
     }
 }
 
-/// Reports the verdict on a message of QoS 1 to its connection.
+/// Handle that reports the outcome of a QoS 1 message to its connection.
 #[derive(Debug)]
 pub(super) struct AckHandle {
-    /// Its place in the window.
+    /// Position of the message in the window.
     pub place: u64,
     pub report: mpsc::UnboundedSender<(u64, Verdict)>,
     pub life: Life,
@@ -38,10 +38,11 @@ pub(super) struct AckHandle {
 impl Settle for AckHandle {
     fn settle(self: Box<Self>, verdict: Verdict) {
         if verdict == Verdict::Nack {
-            // At once: what came after it comes again too, and would overtake it.
+            // The connection ends at once. Later messages come again too, and must not overtake
+            // this one.
             self.life.end();
         }
-        // An error means that the connection has ended: the broker sends it again.
+        // An error means that the connection has ended. The broker sends the message again.
         self.report.send((self.place, verdict)).unwrap_or_default();
         self.held.remove(self.size);
     }
@@ -51,7 +52,7 @@ impl Settle for AckHandle {
     }
 }
 
-/// Counts a message of QoS 0 that was not written: nobody sends it again.
+/// Handle that counts a QoS 0 message that was not written. Nobody sends it again.
 #[derive(Debug)]
 pub(super) struct Unacknowledged {
     pub dropped: Counter,

@@ -1,4 +1,4 @@
-//! Packets of MQTT 5 and 3.1.1, as the same requests and events.
+//! Packets of MQTT 5 and 3.1.1, converted from and to common requests and events.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use rumqttc::mqttbytes::{QoS as QoS4, v4 as packets4};
@@ -9,64 +9,65 @@ use super::properties;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
-/// Memory of a waiting message beside its bytes, roughly.
+/// Approximate memory of a waiting message in addition to its bytes.
 const MESSAGE_OVERHEAD: usize = 512;
-/// Memory of an attribute beside its bytes, roughly.
+/// Approximate memory of an attribute in addition to its bytes.
 pub(super) const PROPERTY_OVERHEAD: usize = 128;
-/// Packets up to this size are copied out of the read buffer, so that none of them keeps all of it.
+/// Maximum size of packets that are copied out of the read buffer. The copy prevents a small packet
+/// from keeping the whole buffer in memory.
 const COPIED_BYTES: usize = 16_384;
-/// Least room in the read buffer.
+/// Minimum free space in the read buffer.
 const READ_BYTES: usize = 32_768;
-/// Why a connection ends with a message of QoS 2. A PUBACK is no answer to it [MQTT-4.3.3].
+/// Reason why a QoS 2 message ends the connection. A PUBACK is no valid answer to it [MQTT-4.3.3].
 const EXACTLY_ONCE: &str = "the broker sends a message with QoS 2, this client subscribes with QoS \
     0 or 1: another client may have used its id, so end the broker's session or set mqtt.name";
 /// First byte of a DISCONNECT.
 const DISCONNECT: u8 = 0xE0;
 
-/// What the broker said.
+/// Event from the broker.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// It takes us.
+    /// The broker accepted the connection.
     Connected {
         session_present: bool,
         negotiated: Negotiated,
     },
-    /// One answer for each filter: the granted QoS, or why it was refused.
+    /// Answer to a SUBSCRIBE. For each filter it has the granted QoS, or the reason for a refusal.
     Subscribed {
         packet_id: u16,
         answers: Vec<Result<u8, String>>,
     },
-    /// The answer to an UNSUBSCRIBE; `refused` has the reasons of filters that stay subscribed.
+    /// Answer to an UNSUBSCRIBE. `refused` has the reasons for filters that stay subscribed.
     Unsubscribed {
         packet_id: u16,
         refused: Vec<String>,
     },
     Published(Published),
     Ponged,
-    /// Another client has connected with our id: the broker ends this connection.
+    /// Another client has connected with our id, so the broker ends this connection.
     TakenOver,
-    /// Nothing that matters here.
+    /// Packet that has no meaning here.
     Other,
 }
 
-/// A message from the broker.
+/// Message from the broker.
 #[derive(Debug)]
 pub(super) struct Published {
     pub topic: Bytes,
     pub payload: Bytes,
     pub is_retained: bool,
-    /// Whether the broker says that it has sent this before.
+    /// True if the broker marks the message as sent before.
     pub is_repeated: bool,
-    /// `None` for QoS 0.
+    /// Id of the packet; `None` for QoS 0.
     pub packet_id: Option<u16>,
-    /// What accompanies the payload (MQTT 5).
+    /// Properties of the message (MQTT 5).
     pub properties: Option<packets5::PublishProperties>,
-    /// How the properties were beyond their bound, if they were: they are dropped then.
+    /// Limit that the properties exceeded. They are dropped then.
     pub dropped_properties: Option<String>,
 }
 
 impl Published {
-    /// Memory that the message takes while it waits, roughly.
+    /// Returns the approximate memory that the message needs while it waits.
     pub(super) fn size(&self) -> usize {
         let given = self.properties.as_ref();
         let texts =
@@ -80,16 +81,16 @@ impl Published {
     }
 }
 
-/// What becomes of the broker's session of ours.
+/// Handling of our session at the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Session {
-    /// It goes on, and stays when we leave.
+    /// The session is resumed, and stays when we disconnect.
     Keep,
-    /// It ends.
+    /// The session ends.
     End,
 }
 
-/// What is said to the broker.
+/// Request to the broker.
 #[derive(Debug)]
 pub(super) enum Request<'a> {
     Connect { settings: &'a Mqtt, index: u16, session: Session, login: Option<(String, String)> },
@@ -100,13 +101,13 @@ pub(super) enum Request<'a> {
     Disconnect,
 }
 
-/// Writes requests as bytes and reads bytes as events.
+/// Encoder of requests and decoder of events.
 #[derive(Debug)]
 pub(super) struct Codec {
     protocol: Protocol,
-    /// Largest packet that we take.
+    /// Maximum size of a packet that we accept.
     max_packet_bytes: u32,
-    /// Largest packet that the broker takes.
+    /// Maximum size of a packet that the broker accepts.
     pub max_sent_bytes: Option<u32>,
 }
 
@@ -116,10 +117,11 @@ impl Codec {
         Self { protocol, max_packet_bytes, max_sent_bytes: None }
     }
 
-    /// Takes the first packet out of `inbox`; `None` while it is not whole.
+    /// Takes the first packet out of `inbox`. Returns `None` while it is incomplete.
     ///
     /// # Errors
-    /// For what is no packet, is too large, or says why the broker ends the connection.
+    /// Fails for data that is no packet, for a packet that is too large, and for a packet by which
+    /// the broker ends the connection.
     pub(super) fn decode(&self, inbox: &mut BytesMut) -> Result<Option<Event>, String> {
         let Some(length) = frame_length(inbox)? else {
             inbox.reserve(READ_BYTES);
@@ -143,7 +145,7 @@ impl Codec {
             inbox.split_to(length)
         };
         if frame[0] == DISCONNECT && length == 3 {
-            // Without properties, which MQTT allows and rumqttc does not read.
+            // This packet has no properties. MQTT allows that, but rumqttc cannot read it.
             frame = BytesMut::from(&[DISCONNECT, 2, frame[2], 0][..]);
         }
         let header = 1 + frame.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count() + 1;
@@ -167,7 +169,7 @@ impl Codec {
     /// Adds a request to `outbox`.
     ///
     /// # Errors
-    /// When it is larger than the broker takes.
+    /// Fails when it is larger than the broker accepts.
     pub(super) fn encode(&self, request: Request<'_>, outbox: &mut BytesMut) -> Result<(), String> {
         let written = match self.protocol {
             Protocol::V5 => {
@@ -179,7 +181,8 @@ impl Codec {
     }
 }
 
-/// Length of the first packet, its header included; `None` while the header is not whole.
+/// Returns the length of the first packet, including its header. Returns `None` while the header is
+/// incomplete.
 fn frame_length(inbox: &[u8]) -> Result<Option<usize>, String> {
     let mut length = 0;
     for (index, byte) in inbox.iter().skip(1).enumerate() {
@@ -221,7 +224,8 @@ fn packet5(request: Request<'_>) -> packets5::Packet {
                     _ => QoS5::AtLeastOnce,
                 };
                 let mut filter = packets5::Filter::new(&subscription.filter, qos);
-                // Retain handling 1: a resumed subscription does not bring them all again.
+                // Retain handling 1: a resumed subscription does not deliver all retained messages
+                // again.
                 filter.retain_forward_rule = packets5::RetainForwardRule::OnNewSubscribe;
                 filter
             });
@@ -330,7 +334,7 @@ fn event5(packet: packets5::Packet) -> Result<Event, String> {
             return Err(format!("the broker disconnects: {:?}{text}", end.reason_code));
         }
         packets5::Packet::PingResp(_) => Event::Ponged,
-        // Answers to what we never send.
+        // These answer requests that we never send.
         _ => Event::Other,
     })
 }
@@ -368,7 +372,7 @@ fn event4(packet: packets4::Packet) -> Result<Event, String> {
             dropped_properties: None,
         }),
         packets4::Packet::PingResp => Event::Ponged,
-        // Answers to what we never send.
+        // These answer requests that we never send.
         _ => Event::Other,
     })
 }
@@ -382,7 +386,7 @@ fn refusal(code: &str, text: Option<String>) -> String {
 mod tests {
     use super::*;
 
-    /// A message of QoS 0 with a topic of one letter, as MQTT 3.1.1 has it.
+    /// Returns a QoS 0 message of MQTT 3.1.1 with a topic of one letter.
     fn packet(payload_bytes: usize) -> Vec<u8> {
         let publish = packets4::Publish::new("t", QoS4::AtMostOnce, vec![0; payload_bytes]);
         let mut bytes = BytesMut::new();
@@ -474,8 +478,8 @@ mod tests {
     fn a_small_message_does_not_keep_the_read_buffer_and_a_large_one_is_not_copied() {
         let codec =
             Codec { protocol: Protocol::V4, max_packet_bytes: 100_000, max_sent_bytes: None };
-        // Two bytes of header and length, two of the topic's length, one of the topic; a third of length
-        // above 127.
+        // Each packet has two bytes of header and length, two of the topic's length, and one of the
+        // topic. Lengths above 127 take one more byte.
         for (payload_bytes, is_copied) in [(10, true), (16_384 - 6, true), (16_384 - 5, false)] {
             let mut inbox = BytesMut::with_capacity(50_000);
             let room = inbox.capacity();

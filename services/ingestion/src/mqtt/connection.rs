@@ -1,4 +1,4 @@
-//! The life of a connection: opened again after every failure.
+//! Life cycle of a connection. It is opened again after every failure.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 use crate::routes::Subscription;
 
-/// What a connection needs from its source.
+/// Parts of its source that a connection needs.
 pub(super) struct Parts {
-    /// Its place among several.
+    /// Index among several connections.
     pub index: u16,
     pub purpose: Purpose,
     pub dial: Arc<dyn Dial>,
@@ -41,14 +41,15 @@ pub(super) struct Parts {
 pub(super) struct Connection {
     parts: Parts,
     held: Arc<Held>,
-    /// The time without a subscription, after the first one.
+    /// Time without a subscription, after the first one.
     away: Option<Away>,
     has_ever_subscribed: bool,
-    /// Whether a drain has found a session.
+    /// True once a drain has found a session.
     has_found_session: bool,
-    /// Whether the broker's session has our filters, as far as it keeps them.
+    /// True if the broker's session has our filters, as long as the broker keeps them.
     is_session_subscribed: bool,
-    /// Connections of a drain, one after the other, that ended before it had changed anything.
+    /// Number of successive connections of a drain that ended before the drain had changed
+    /// anything.
     ends_while_watching: u32,
 }
 
@@ -57,13 +58,13 @@ struct Away {
     is_counted: bool,
 }
 
-/// How a connection ended.
+/// End of a connection.
 struct End {
     reason: String,
-    /// Whether a drain must not go on.
+    /// True if a drain must not continue.
     is_final: bool,
     was_subscribed: bool,
-    /// Whether it carried a message all the way.
+    /// True if a message was carried and acknowledged.
     has_acked: bool,
 }
 
@@ -84,7 +85,7 @@ impl Connection {
     /// Carries messages until asked to stop, or drains the session.
     ///
     /// # Errors
-    /// When a drain met a replica that lives.
+    /// Fails when a drain found that the replica is alive.
     pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), String> {
         let mut waits = self.parts.settings.reconnect.waits();
         let url = self.parts.settings.url.clone();
@@ -105,8 +106,8 @@ impl Connection {
             let Err(End { reason, is_final, was_subscribed, has_acked }) = lived else {
                 return Ok(());
             };
-            // A connection that comes up only to fail again, at a packet that is too large for
-            // example, is tried less and less often.
+            // A connection may fail again soon after it is opened, for example at a packet that is
+            // too large. The waits between its attempts grow.
             if has_acked || started.elapsed() > self.parts.settings.reconnect.max {
                 waits.reset();
             }
@@ -124,7 +125,8 @@ impl Connection {
         }
     }
 
-    /// Lives through one connection; returns once asked to stop or drained, or fails when it ends.
+    /// Runs one connection. Returns once it is asked to stop or the session is drained. Fails when
+    /// the connection ends.
     async fn connected(
         &mut self,
         mut epoch: Epoch,
@@ -135,7 +137,7 @@ impl Connection {
             Ok(()) => self.live(&mut epoch, stop).await,
             Err(reason) => Err(reason),
         };
-        // What is still queued cannot be acknowledged any more.
+        // Messages that are still queued cannot be acknowledged any more.
         epoch.life.end();
         if self.has_ever_subscribed && self.away.is_none() {
             self.away = Some(Away { since: OffsetDateTime::now_utc(), is_counted: false });
@@ -151,8 +153,10 @@ impl Connection {
         })
     }
 
-    /// What the end of a connection says about a replica that should be gone. Brokers of MQTT 5 name a
-    /// take-over. With others a replica shows by a second connection that ends while it is watched for.
+    /// Returns evidence that a replica is alive although it should be gone.
+    ///
+    /// Brokers of MQTT 5 report that another client took the session over. With other brokers, the
+    /// evidence is a second connection that ends while the drain only watches.
     fn sign_of_life(&mut self, epoch: &Epoch) -> Option<&'static str> {
         let is_untouched = epoch.drain.as_ref()?.is_untouched();
         self.ends_while_watching = if is_untouched { self.ends_while_watching + 1 } else { 0 };
@@ -178,7 +182,7 @@ impl Connection {
                 return Ok(());
             }
             let reading = self.held.reading();
-            // What was read already takes no timers and no turn of the runtime.
+            // Packets that were read already need no timers and no turn of the runtime.
             if reading == Reading::On
                 && let Some(event) = epoch.wire.decoded()?
             {
@@ -203,7 +207,7 @@ impl Connection {
         }
     }
 
-    /// Begins what a new connection is for.
+    /// Starts the work of a new connection: a drain, or the subscriptions.
     fn greeted(&mut self, epoch: &mut Epoch) -> Result<(), String> {
         let Parts { settings, filters, index, .. } = &self.parts;
         for warning in epoch.negotiated.warnings(settings, filters) {
@@ -266,7 +270,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Does what is due by time.
+    /// Does the work that is due by time.
     fn wake(epoch: &mut Epoch) -> Result<(), String> {
         let now = Instant::now();
         if epoch.requests.answer_by().is_some_and(|at| now >= at) {
@@ -282,10 +286,15 @@ impl Connection {
         Ok(())
     }
 
-    /// What to subscribe to on a new connection: everything, whatever the session has. It may have
-    /// older filters from before the process, and brokers that were restarted forget those of shared
-    /// groups (mosquitto 2.0.11 does). Only with MQTT 3.1.1 that would bring every retained message
-    /// once more, but for shared groups, which get none.
+    /// Returns the filters to subscribe to on a new connection.
+    ///
+    /// These are all filters, even if the session has them. The session may hold older filters from
+    /// before this process. Brokers that were restarted may forget filters of shared groups
+    /// (mosquitto 2.0.11 does).
+    ///
+    /// With MQTT 3.1.1, a repeated subscription would deliver every retained message again. There,
+    /// known filters are left out. Filters of shared groups stay, because they get no retained
+    /// messages.
     fn wanted(&self, session_present: bool) -> Vec<Subscription> {
         let is_known = session_present
             && self.is_session_subscribed
@@ -301,7 +310,7 @@ impl Connection {
         }
         self.is_session_subscribed = false;
         match &mut self.away {
-            // The same loss, until we are subscribed again.
+            // This is the same loss, until we are subscribed again.
             Some(away) if away.is_counted => {}
             Some(away) => {
                 away.is_counted = true;
@@ -323,7 +332,7 @@ impl Connection {
         }
     }
 
-    /// Notes how the subscriptions stand, once all SUBSCRIBEs are answered.
+    /// Records the state of the subscriptions, once all SUBSCRIBEs are answered.
     fn note_subscribed(&mut self, epoch: &mut Epoch) {
         if epoch.requests.is_subscribing() {
             return;
@@ -370,12 +379,12 @@ impl Connection {
         };
         let ordering = self.parts.ordering.as_ref();
         let message = message::read(published, ordering, &self.parts.metrics);
-        // An error means that the source is closing; what is dropped here is nacked.
+        // An error means that the source is closing. A message that is dropped here is nacked.
         self.parts.outbox.send(Delivery::new(message, settlement)).unwrap_or_else(drop);
     }
 }
 
-/// Takes the session over with one that ends with its connection.
+/// Takes the session over with a session that ends together with its connection.
 pub(super) async fn end_session(
     dial: &dyn Dial,
     settings: &Mqtt,

@@ -1,4 +1,4 @@
-//! Streams to a broker: names, addresses, TLS.
+//! Opening of streams to a broker: name resolution, TCP and TLS.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use crate::config::Mqtt;
 
 pub(super) type Dialing<'a> = Pin<Box<dyn Future<Output = Result<Stream, String>> + Send + 'a>>;
 
-/// Opens streams to a broker.
+/// Opener of streams to a broker.
 pub(super) trait Dial: Send + Sync {
-    /// Opens one. Callers bound the time.
+    /// Opens a stream. Callers limit the time.
     fn dial<'a>(&'a self, settings: &'a Mqtt) -> Dialing<'a>;
 }
 
-/// Dials over TCP, with TLS if the URL asks for it.
+/// Opener over TCP, with TLS if the URL asks for it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Network;
 
@@ -47,8 +47,8 @@ impl Dial for Network {
     }
 }
 
-/// Finds a host's addresses. The look-up blocks a thread of its own, so a name server that does not
-/// answer holds up nobody.
+/// Returns a host's addresses. The look-up blocks a separate thread, so an unresponsive name server
+/// delays nothing else.
 async fn resolve(host: &str, port: u16, most: Duration) -> Result<Vec<SocketAddr>, String> {
     let found = timeout(most, lookup_host((host, port))).await;
     let found = found.map_err(|_| format!("no name server has answered for {host} in {most:?}"))?;
@@ -59,7 +59,7 @@ async fn resolve(host: &str, port: u16, most: Duration) -> Result<Vec<SocketAddr
     }
 }
 
-/// Tries one address after the other, each with its share of the time that is left.
+/// Tries the addresses one after the other. Each gets its share of the remaining time.
 async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStream, String> {
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
@@ -77,7 +77,8 @@ async fn connect(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpStrea
     Err(failures.join("; "))
 }
 
-/// The part of the time that is for the first of these addresses. One more part is for TLS and MQTT.
+/// Returns the share of the time for the first of these addresses. One further share is reserved
+/// for TLS and MQTT.
 fn share(left: Duration, addresses: &[SocketAddr]) -> Duration {
     left / u32::try_from(addresses.len() + 1).unwrap_or(u32::MAX)
 }
@@ -95,7 +96,8 @@ mod tests {
     async fn a_dead_first_address_does_not_hide_the_second() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let alive = listener.local_addr().unwrap();
-        // Its queue of connections is full, so it neither takes nor refuses another one.
+        // The backlog of this listener is full, so it neither accepts nor refuses another
+        // connection.
         let full = socket2_full().await;
         let deadline = Instant::now() + Duration::from_secs(3);
 
@@ -138,7 +140,7 @@ mod tests {
         let listener = socket.listen(1).unwrap();
         let address = listener.local_addr().unwrap();
         let held = (0..8).map(|_| tokio::spawn(TcpStream::connect(address))).collect();
-        // Those that were taken are done; the others hang.
+        // The accepted ones are done by now. The others hang.
         tokio::time::sleep(Duration::from_millis(200)).await;
         Full { address, _held: (listener, held) }
     }

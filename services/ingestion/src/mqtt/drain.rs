@@ -1,4 +1,4 @@
-//! The steps of a replica that goes for good.
+//! Steps of draining the session of a replica that is removed permanently.
 
 use std::time::Duration;
 
@@ -10,14 +10,17 @@ use super::window::Window;
 use super::wire::Wire;
 use crate::config::Mqtt;
 
-/// How long nothing must happen until the broker is asked for the end. Brokers that answer pings beside
-/// their queues need it; for others the ping alone would do.
+/// Time without activity before the broker is asked whether the session is empty.
+///
+/// Some brokers answer pings independently of their message queues, and need this time. For others
+/// the ping alone would be enough.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Empties the broker's session: waits for a living replica, unsubscribes, carries what is left.
+/// Drain of the broker's session. It waits for a living replica, unsubscribes, and carries the
+/// remaining messages.
 ///
-/// The session counts as empty when the broker answers a ping that was sent after the last PUBACK, with
-/// no message before the answer: brokers answer in order.
+/// At the end, it sends a ping after the last PUBACK. The session counts as empty when the answer
+/// arrives before any other message. This works because brokers answer in order.
 #[derive(Debug)]
 pub(super) struct Drain {
     step: Step,
@@ -27,13 +30,13 @@ pub(super) struct Drain {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// A replica that is alive takes its session back in this time.
+    /// A replica that is alive takes its session back within this time.
     Watching {
         until: Instant,
     },
     Unsubscribing,
     Quiet,
-    /// This ping must be answered before the next message comes.
+    /// The broker must answer this ping before it sends another message.
     Asked {
         ping: u64,
     },
@@ -42,17 +45,17 @@ enum Step {
 impl Drain {
     pub(super) fn new(settings: &Mqtt, filters: Vec<String>) -> Self {
         let now = Instant::now();
-        // A replica may be leaving a failed connection. It then waits and connects.
+        // A replica may be leaving a failed connection. After that it waits, and then connects.
         let until = now + LEAVE_TIMEOUT + settings.reconnect.max + settings.connect_timeout;
         Self { step: Step::Watching { until }, filters, active_at: now }
     }
 
-    /// Whether the subscriptions are still as the replica left them.
+    /// Returns whether the subscriptions are still unchanged.
     pub(super) fn is_untouched(&self) -> bool {
         matches!(self.step, Step::Watching { .. })
     }
 
-    /// Notes that a message came.
+    /// Records that a message arrived.
     pub(super) fn touch(&mut self) {
         self.active_at = Instant::now();
         if matches!(self.step, Step::Asked { .. }) {
@@ -60,7 +63,7 @@ impl Drain {
         }
     }
 
-    /// When to look again, if nothing else happens.
+    /// Returns the time of the next check, if nothing else happens before.
     pub(super) fn wake_at(&self, wire: &Wire, window: &Window) -> Option<Instant> {
         match self.step {
             Step::Watching { until } => Some(until),
@@ -71,7 +74,7 @@ impl Drain {
         }
     }
 
-    /// Does what is due; true when the session is empty.
+    /// Does the work that is due. Returns true when the session is empty.
     pub(super) fn advance(
         &mut self,
         wire: &mut Wire,
@@ -99,7 +102,8 @@ impl Drain {
         Ok(false)
     }
 
-    /// When it will have been quiet long enough; `None` while acknowledgements are not written.
+    /// Returns the time at which the connection will have been quiet long enough. Returns `None`
+    /// while acknowledgements are not written.
     fn quiet_at(&self, wire: &Wire) -> Option<Instant> {
         Some(wire.all_written_at()?.max(self.active_at) + QUIET)
     }

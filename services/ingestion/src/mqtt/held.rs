@@ -1,4 +1,5 @@
-//! What a connection has handed out and is not settled yet: the bound on what it reads.
+//! Messages that a connection has handed out and that are not settled yet. They limit what it
+//! reads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,7 +8,7 @@ use tokio::sync::Notify;
 use super::wire::Reading;
 use crate::config::Mqtt;
 
-/// Bytes and QoS 0 messages that wait, over all reconnects of one connection.
+/// Counts of bytes and QoS 0 messages that wait, across all reconnects of one connection.
 #[derive(Debug)]
 pub(super) struct Held {
     bytes: AtomicUsize,
@@ -33,24 +34,24 @@ impl Held {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Forgets a message, and wakes who waits for [`Held::freed`].
+    /// Removes a message from the count, and wakes the waiter of [`Held::freed`].
     pub(super) fn remove(&self, bytes: usize) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.freed.notify_one();
     }
 
-    /// Counts a QoS 0 message, unless too many wait.
+    /// Counts a QoS 0 message, unless too many wait already.
     pub(super) fn try_add_qos0(&self) -> bool {
         let below = |waiting: usize| (waiting < self.max_qos0_messages).then_some(waiting + 1);
         self.qos0_messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
     }
 
-    /// Forgets a QoS 0 message.
+    /// Removes a QoS 0 message from the count.
     pub(super) fn remove_qos0(&self) {
         self.qos0_messages.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Whether the next packet may be read. The bound is passed by one packet at most.
+    /// Returns whether the next packet may be read. The limit is exceeded by at most one packet.
     pub(super) fn reading(&self) -> Reading {
         match self.bytes.load(Ordering::Relaxed) < self.max_bytes {
             true => Reading::On,

@@ -1,4 +1,4 @@
-//! From a PUBLISH to a message.
+//! Conversion of a PUBLISH to a message.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,18 +12,18 @@ use super::client::Published;
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 
-/// Attribute of a message whose properties were beyond the bound and are dropped; the value says how. It
-/// is reserved, so no device sets it.
+/// Attribute of a message whose properties exceeded the limit and were dropped. Its value says
+/// which limit. The name is reserved, so no device can set it.
 pub(crate) const PROPERTIES_DROPPED: &str = "mqtt_properties_dropped";
 
-/// Reads a PUBLISH: its payload, its properties as attributes, and its topic.
+/// Converts a PUBLISH to a message, with its payload, its properties as attributes, and its topic.
 pub(super) fn read(
     published: Published,
     ordering: Option<&Ordering>,
     metrics: &Metrics,
 ) -> Message {
     let mut message = Message::new(published.payload);
-    // MQTT does not count, it only says "again".
+    // MQTT has no attempt number. It only marks a message as sent before.
     message.attempts = 1 + u32::from(published.is_repeated);
     if let Some(mut properties) = published.properties {
         let given = std::mem::take(&mut properties.user_properties);
@@ -44,8 +44,10 @@ pub(super) fn read(
     message
 }
 
-/// Makes attributes of user properties. A name that is reserved gets a prefix. The values of a name
-/// that came more than once become a JSON list, and [`attribute::MQTT_REPEATED`] names it.
+/// Converts user properties to attributes. A reserved name gets a prefix.
+///
+/// If a name appears more than once, its values become a JSON list. [`attribute::MQTT_REPEATED`]
+/// lists such names.
 #[must_use]
 pub fn user_properties(
     given: impl IntoIterator<Item = (String, String)>,
@@ -73,12 +75,12 @@ pub fn user_properties(
     attributes
 }
 
-/// A JSON list of texts.
+/// Returns a JSON list of texts.
 pub(crate) fn json<T: AsRef<str>>(texts: &[T]) -> String {
     texts.iter().map(AsRef::as_ref).collect::<serde_json::Value>().to_string()
 }
 
-/// Attributes of the properties that MQTT 5 itself defines.
+/// Returns the attributes for the properties that MQTT 5 defines.
 fn metadata(properties: PublishProperties) -> impl Iterator<Item = (String, String)> {
     let attributes = [
         (attribute::MQTT_CONTENT_TYPE, properties.content_type),

@@ -1,4 +1,4 @@
-//! What a broker granted, beside what was asked for.
+//! Limits that a broker granted, compared with those requested.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,33 +9,33 @@ use serde::Serialize;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
-/// Limits of a connection, as the broker's CONNACK and SUBACKs state them. A value that is missing was
-/// granted as asked, or is unknown with MQTT 3.1.1.
+/// Limits of a connection, as the broker's CONNACK and SUBACKs state them. A missing value was
+/// granted as requested. With MQTT 3.1.1 it is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Negotiated {
-    /// Time that the broker keeps the session.
+    /// Time for which the broker keeps the session.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub session_expiry: Option<Duration>,
-    /// Keep-alive that the broker wants; zero for none.
+    /// Keep-alive that the broker requests; zero for none.
     #[serde(with = "humantime_serde", skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<Duration>,
-    /// Most QoS 1 messages that we may send at once. Ingestion sends none.
+    /// Maximum number of QoS 1 messages that we may send at once. Ingestion sends none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receive_maximum: Option<u16>,
-    /// Largest packet that we may send.
+    /// Maximum size of a packet that we may send.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_packet_bytes: Option<u32>,
-    /// Highest QoS of the broker.
+    /// Highest QoS that the broker supports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_qos: Option<u8>,
-    /// True when the broker has no subscriptions with wildcards.
+    /// True if the broker does not support wildcards in subscriptions.
     pub lacks_wildcards: bool,
-    /// True when the broker has no shared subscriptions.
+    /// True if the broker does not support shared subscriptions.
     pub lacks_shared: bool,
-    /// Client id that the broker gave instead of ours.
+    /// Client id that the broker assigned in place of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub assigned_client_id: Option<String>,
-    /// Filters that are refused, or granted with a lower QoS than asked, with the reason.
+    /// Filters that were refused or granted with a lower QoS than requested, each with the reason.
     pub short: BTreeMap<String, String>,
 }
 
@@ -57,13 +57,13 @@ impl From<ConnAckProperties> for Negotiated {
 }
 
 impl Negotiated {
-    /// Time that the broker keeps the session, if that is shorter than asked.
+    /// Returns the time for which the broker keeps the session, if it is shorter than requested.
     #[must_use]
     pub fn short_expiry(&self, settings: &Mqtt) -> Option<Duration> {
         self.session_expiry.filter(|granted| *granted < settings.session_expiry)
     }
 
-    /// Lists what is less than asked, one sentence each.
+    /// Returns the limits that are lower than requested, one sentence each.
     #[must_use]
     pub fn warnings(&self, settings: &Mqtt, filters: &[Subscription]) -> Vec<String> {
         let mut warnings = Vec::new();
@@ -96,10 +96,10 @@ impl Negotiated {
         warnings
     }
 
-    /// Time between two signs of life, as both sides agreed.
+    /// Returns the keep-alive time that both sides agreed on.
     #[must_use]
     pub fn keep_alive(&self, settings: &Mqtt) -> Duration {
-        // Zero turns the broker's check off; ours stays.
+        // Zero turns off the broker's check. Our own check stays.
         let granted = self.keep_alive.filter(|granted| !granted.is_zero());
         match settings.protocol {
             Protocol::V5 => granted.unwrap_or(settings.keep_alive),
@@ -112,7 +112,7 @@ fn has_wildcard(filter: &str) -> bool {
     filter.contains(['+', '#'])
 }
 
-/// A duration as settings have it.
+/// Returns a duration in the form that settings use.
 pub(crate) fn humantime(duration: Duration) -> String {
     humantime_serde::re::humantime::format_duration(duration).to_string()
 }

@@ -1,25 +1,25 @@
-//! The bound on the properties of a PUBLISH (MQTT 5), kept before they are decoded: an empty one has 5
-//! bytes in a packet and many times that in memory.
+//! Limit on the properties of a PUBLISH (MQTT 5). It is enforced before they are decoded, because
+//! an empty property has 5 bytes in a packet and needs many times that in memory.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use super::client::{PROPERTY_OVERHEAD, Published};
 
-/// Most properties of a message that are decoded.
+/// Maximum number of properties of a message that are decoded.
 const MAX_PROPERTIES: usize = 10_000;
-/// Most bytes of properties, as sent, that are decoded.
+/// Maximum bytes of properties, as sent, that are decoded.
 const MAX_PROPERTIES_BYTES: usize = 1024 * 1024;
-/// Memory of the properties of one message beside their bytes, at most.
+/// Maximum memory of one message's properties in addition to their bytes.
 pub(crate) const MAX_MEMORY_BYTES: usize = MAX_PROPERTIES * PROPERTY_OVERHEAD;
 /// Packet type of a PUBLISH.
 const PUBLISH: u8 = 3;
 
-/// Takes a PUBLISH without its properties if they are beyond the bound; `header` has the length of the
-/// fixed header. Returns `None` for all else, malformed packets among it.
+/// Reads a PUBLISH without its properties if they exceed the limit. `header` is the length of the
+/// fixed header. Returns `None` in all other cases, including malformed packets.
 pub(super) fn read_without(frame: &BytesMut, header: usize) -> Option<Published> {
     let first = *frame.first()?;
     let qos = first >> 1 & 3;
-    // Others end the connection.
+    // Other packets are left to the decoder. A PUBLISH of QoS 2 ends the connection there.
     if first >> 4 != PUBLISH || qos > 1 {
         return None;
     }
@@ -40,7 +40,7 @@ pub(super) fn read_without(frame: &BytesMut, header: usize) -> Option<Published>
     })
 }
 
-/// Says how properties are beyond the bound; `None` if they are within it.
+/// Returns which limit the properties exceed. Returns `None` if they are within both limits.
 fn excess(mut properties: &[u8]) -> Option<String> {
     let size = properties.len();
     if size > MAX_PROPERTIES_BYTES {
@@ -62,7 +62,7 @@ fn excess(mut properties: &[u8]) -> Option<String> {
                 take_text(&mut properties)?;
                 take_text(&mut properties)?;
             }
-            // The decoder refuses the packet here.
+            // The decoder refuses the packet at this point.
             _ => return None,
         }
     }

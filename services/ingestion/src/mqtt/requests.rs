@@ -1,4 +1,4 @@
-//! SUBSCRIBEs and UNSUBSCRIBEs that are under way, by their packet ids.
+//! SUBSCRIBEs and UNSUBSCRIBEs without an answer yet, by their packet ids.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use super::client::Request;
 use super::wire::{Reading, Wire};
 use crate::routes::Subscription;
 
-/// Filters of one packet: brokers have limits, and AWS IoT takes eight.
+/// Maximum number of filters in one packet. Brokers have limits; AWS IoT accepts eight.
 const FILTERS_PER_PACKET: usize = 8;
 
-/// Most times that a request's time-out is waited for while messages come.
+/// Maximum number of time-outs that a request may wait while messages arrive.
 pub(super) const MAX_POSTPONEMENTS: u32 = 30;
 
 /// Requests that the broker has not answered yet.
@@ -22,16 +22,17 @@ pub(super) struct Requests {
     subscribes: HashMap<u16, Vec<Subscription>>,
     unsubscribes: HashSet<u16>,
     timeout: Duration,
-    /// When the broker must have said something about them.
+    /// Time by which the broker must have answered one of them.
     answer_by: Option<Instant>,
-    /// Latest time to which messages put that off. It moves on while nothing is read.
+    /// Latest time to which arriving messages can postpone `answer_by`. It moves on while nothing
+    /// is read.
     latest: Instant,
-    /// Since when nothing is read.
+    /// Time since which nothing is read.
     stopped_at: Option<Instant>,
 }
 
 impl Requests {
-    /// Requests that are given up after `timeout` without an answer.
+    /// Creates the set of requests. They fail after `timeout` without an answer.
     pub(super) fn new(timeout: Duration) -> Self {
         Self {
             last_id: 0,
@@ -72,33 +73,35 @@ impl Requests {
         Ok(())
     }
 
-    /// Takes the filters that a SUBACK answers; `None` for one that was not asked for.
+    /// Returns the filters that a SUBACK answers. Returns `None` for a SUBACK that no request asked
+    /// for.
     pub(super) fn subscribed(&mut self, packet_id: u16) -> Option<Vec<Subscription>> {
         let filters = self.subscribes.remove(&packet_id)?;
         self.start_time();
         Some(filters)
     }
 
-    /// Takes note of an UNSUBACK.
+    /// Records an UNSUBACK.
     pub(super) fn unsubscribed(&mut self, packet_id: u16) {
         if self.unsubscribes.remove(&packet_id) {
             self.start_time();
         }
     }
 
-    /// Starts the time for the answer.
+    /// Starts the time limit for the answer.
     fn start_time(&mut self) {
         self.latest = Instant::now() + self.timeout * MAX_POSTPONEMENTS;
         self.postpone();
     }
 
-    /// Starts the time for the answer again, within its bound: the broker is busy with messages.
+    /// Restarts the time limit for the answer, up to its maximum, because the broker is busy with
+    /// messages.
     pub(super) fn postpone(&mut self) {
         let is_waiting = self.is_subscribing() || self.is_unsubscribing();
         self.answer_by = is_waiting.then(|| self.latest.min(Instant::now() + self.timeout));
     }
 
-    /// Stops the time for the answer while nothing is read.
+    /// Stops the time limit for the answer while nothing is read.
     pub(super) fn count_time(&mut self, reading: Reading) {
         match (reading, self.stopped_at) {
             (Reading::Off, _) => {
@@ -126,7 +129,7 @@ impl Requests {
         self.answer_by
     }
 
-    /// An id that no request under way has; never 0 [MQTT-2.2.1-3].
+    /// Returns an id that no waiting request has, and never 0 [MQTT-2.2.1-3].
     fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);

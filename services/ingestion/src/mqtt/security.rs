@@ -1,5 +1,5 @@
-//! Who we are to the broker, and how we know that it is the broker. Files are read at each
-//! connection, so that what is renewed needs no restart.
+//! Login to the broker and verification of the broker. Files are read for each connection, so
+//! renewed files need no restart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use service::settings::url;
 
 use crate::config::{Mqtt, Tls};
 
-/// TLS as the settings ask for.
+/// Returns the TLS configuration of the settings.
 ///
 /// # Errors
-/// For a file that cannot be read, or holds something else than it should: which, and what.
+/// Fails for a file that cannot be read or has the wrong content. The error names the file and the
+/// problem.
 pub fn tls(settings: &Tls) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     match &settings.ca_file {
@@ -54,7 +55,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found)
 }
 
-/// What is wrong with a file that should hold `what` in PEM.
+/// Returns what is wrong with a file that should hold `what` in PEM.
 fn unreadable(file: &Path, what: &str, error: pem::Error) -> String {
     let file = file.display();
     match error {
@@ -63,10 +64,10 @@ fn unreadable(file: &Path, what: &str, error: pem::Error) -> String {
     }
 }
 
-/// User and password, where there is a user.
+/// Returns the user and the password, if a user is set.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// Fails when the password file cannot be read.
 pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> {
     let Some(user) = &settings.username else { return Ok(None) };
     let password = match &settings.password_file {
@@ -74,18 +75,18 @@ pub fn credentials(settings: &Mqtt) -> Result<Option<(String, String)>, String> 
         Some(file) => {
             let text = std::fs::read_to_string(file);
             let text = text.map_err(|error| url::unreadable_secret(file, &error))?;
-            // Editors and `echo` end the line.
+            // Editors and `echo` append a line end.
             text.trim_end_matches(['\n', '\r']).to_owned()
         }
     };
     Ok(Some((user.clone(), password)))
 }
 
-/// Reads files on a thread of its own, so that a slow file system holds up nobody. The caller bounds the
+/// Runs `read` on a separate thread, so a slow file system blocks no worker. The caller limits the
 /// time.
 ///
 /// # Errors
-/// Those of `read`, and when it panics.
+/// Returns the errors of `read`. Also fails when it panics.
 pub(super) async fn reading<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
@@ -104,7 +105,7 @@ mod tests {
     #[tokio::test]
     async fn a_password_file_that_cannot_be_read_in_time_holds_up_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        // Opening a pipe waits until somebody writes.
+        // Opening a pipe blocks until another process writes to it.
         let pipe = folder.path().join("password");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let settings = Mqtt {
@@ -119,7 +120,7 @@ mod tests {
 
         let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
         assert!(ended.unwrap().unwrap().unwrap_err().contains("mqtt.connect_timeout"));
-        // Ends the thread that waits.
+        // This ends the blocked thread.
         std::fs::write(&pipe, "secret").unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! What belongs to one connection: nothing of it outlives that.
+//! State of one connection. It does not outlive the connection.
 
 use std::time::Duration;
 
@@ -19,19 +19,20 @@ use super::wire::{Reading, Wire};
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
-/// Longest wait for the last acknowledgements to leave, and for the broker to close.
+/// Maximum wait for the last acknowledgements to be sent, and for the broker to close the
+/// connection.
 pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A filter that was refused or granted less than asked.
+/// Filter that was refused or granted a lower QoS than requested.
 pub(super) struct Shortfall {
     pub subscription: Subscription,
     pub reason: String,
-    /// Whether it is asked for again on this connection. With MQTT 3.1.1 a filter that was granted is
-    /// not: each SUBSCRIBE brings all its retained messages again [MQTT-3.8.4-3].
+    /// True if the filter is requested again on this connection. With MQTT 3.1.1, a granted filter
+    /// is not, because each SUBSCRIBE delivers all its retained messages again [MQTT-3.8.4-3].
     pub is_asked_again: bool,
 }
 
-/// A connection that the broker has taken.
+/// Connection that the broker has accepted.
 pub(super) struct Epoch {
     pub wire: Wire,
     pub session_present: bool,
@@ -39,12 +40,12 @@ pub(super) struct Epoch {
     pub window: Window,
     pub requests: Requests,
     pub verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
-    /// Unbounded, yet it holds at most one verdict for each unacknowledged message.
+    /// The channel is unbounded, but holds at most one verdict for each unacknowledged message.
     pub report: mpsc::UnboundedSender<(u64, Verdict)>,
     protocol: Protocol,
-    /// Filters that were refused or granted less than asked.
+    /// Filters that were refused or granted a lower QoS than requested.
     pub short: Vec<Shortfall>,
-    /// When to ask for those again.
+    /// Time at which to request those filters again.
     pub ask_again_at: Option<Instant>,
     pub waits: Waits,
     pub drain: Option<Drain>,
@@ -55,10 +56,10 @@ pub(super) struct Epoch {
 }
 
 impl Epoch {
-    /// Connects.
+    /// Connects to the broker.
     ///
     /// # Errors
-    /// Names what failed, or that the broker has not answered in time.
+    /// Returns what failed, or that the broker has not answered in time.
     pub(super) async fn open(
         dial: &dyn Dial,
         settings: &Mqtt,
@@ -86,7 +87,7 @@ impl Epoch {
             None => None,
         };
         let stream = dial.dial(settings).await?;
-        // No pings before the CONNACK.
+        // This long keep-alive prevents pings before the CONNACK.
         let mut wire = Wire::new(stream, Codec::new(settings), settings.connect_timeout * 2);
         wire.say(Request::Connect { settings, index, session, login })?;
         let Event::Connected { session_present, negotiated } = wire.next(Reading::On).await? else {
@@ -125,7 +126,7 @@ impl Epoch {
         self.requests.unsubscribe(&mut self.wire, filters)
     }
 
-    /// Asks again for the filters that the broker did not grant.
+    /// Requests again the filters that the broker did not grant.
     pub(super) fn ask_again(&mut self) -> Result<(), String> {
         self.ask_again_at = None;
         let short = std::mem::take(&mut self.short).into_iter();
@@ -135,7 +136,7 @@ impl Epoch {
         self.subscribe(&filters)
     }
 
-    /// Takes in a SUBACK, and notes what was not granted.
+    /// Handles a SUBACK and records the filters that were not granted.
     pub(super) fn subscribed(
         &mut self,
         packet_id: u16,
@@ -162,7 +163,7 @@ impl Epoch {
         Ok(())
     }
 
-    /// Takes in what became of a message, and of others that are known by now.
+    /// Handles the outcome of a message, and all further outcomes that are already known.
     pub(super) fn settle_all(&mut self, first: (u64, Verdict)) -> Result<(), String> {
         let mut next = Some(first);
         while let Some(verdict) = next {
@@ -178,7 +179,7 @@ impl Epoch {
                 self.window.ack(place);
                 Ok(())
             }
-            // MQTT cannot hand one message back, but a new connection brings it again.
+            // MQTT cannot nack a single message, but a new connection delivers it again.
             Verdict::Nack => Err("a message could not be settled".into()),
         }
     }
@@ -193,22 +194,22 @@ impl Epoch {
         Ok(())
     }
 
-    /// When to look at requests and at the drain again, if nothing else happens.
+    /// Returns the time of the next check of requests and drain, if nothing else happens before.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let drain = self.drain.as_ref();
         let drain = drain.and_then(|drain| drain.wake_at(&self.wire, &self.window));
         [self.requests.answer_by(), self.ask_again_at, drain].into_iter().flatten().min()
     }
 
-    /// Sends the acknowledgements that are due, then DISCONNECT. What cannot be sent in time comes
-    /// again.
+    /// Sends the acknowledgements that are due, then DISCONNECT. Messages whose acknowledgements
+    /// cannot be sent in time are delivered again.
     pub(super) async fn leave(mut self) {
         while let Ok((place, verdict)) = self.verdicts.try_recv() {
             if verdict == Verdict::Ack {
                 self.window.ack(place);
             }
         }
-        // An acknowledgement that cannot be written makes the broker send its message again.
+        // If an acknowledgement cannot be written, the broker sends its message again.
         drop(self.send_acks());
         drop(timeout(LEAVE_TIMEOUT, self.wire.leave()).await);
     }

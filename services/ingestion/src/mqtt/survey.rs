@@ -1,4 +1,4 @@
-//! Whether the broker takes us. Changes nothing there.
+//! Check that the broker accepts a connection. It changes nothing at the broker.
 
 use service::Need;
 use service::survey::State;
@@ -6,8 +6,8 @@ use service::survey::State;
 use super::{connection, dial::Network};
 use crate::config::Mqtt;
 
-/// Connects and leaves again, under a client id of its own: under the service's it would take its
-/// session away.
+/// Connects and disconnects under a separate client id. The service's own id would take over its
+/// session.
 pub(crate) async fn need(settings: &Mqtt) -> Need {
     let guest = Mqtt { name: format!("{}-check", settings.name), ..settings.clone() };
     let state = match connection::end_session(&Network, &guest, 0).await {

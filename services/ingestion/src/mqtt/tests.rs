@@ -1,4 +1,4 @@
-//! Proofs of the connection against a broker that does what a test says, byte by byte, in paused time.
+//! Tests of the connection in paused time. The test controls every byte of the broker.
 
 mod broker;
 mod granted;
@@ -19,12 +19,12 @@ use crate::metrics::Metrics;
 use crate::routes::Subscription;
 use broker::{Broker, Peer};
 
-/// Longest wait for what must come, in paused time.
+/// Maximum wait for an expected event, in paused time.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Long enough to see that nothing comes, and shorter than a keep-alive.
+/// Time in which the tests expect no event. It is shorter than a keep-alive.
 const WHILE: Duration = Duration::from_secs(20);
 
-/// A broker, and what a source needs to meet it.
+/// Broker, and all that a source needs to connect to it.
 struct TestEnv {
     broker: Broker,
     settings: Mqtt,
@@ -56,14 +56,14 @@ impl TestEnv {
         Source::over(dial, purpose, &self.settings, filters, (&self.metrics, &self.health))
     }
 
-    /// A source whose first connection is subscribed.
+    /// Returns a source whose first connection is subscribed.
     async fn subscribed(&mut self) -> (Source, Peer) {
         let source = self.source(Purpose::Carry);
         let peer = self.accept_subscribed().await;
         (source, peer)
     }
 
-    /// Takes the next connection, and grants all that it asks for.
+    /// Accepts the next connection, and grants all its requests.
     async fn accept_subscribed(&mut self) -> Peer {
         let mut peer = self.broker.accept().await;
         peer.take(true).await;
@@ -71,7 +71,7 @@ impl TestEnv {
         peer
     }
 
-    /// Waits until the connection is ready, or says this.
+    /// Waits until the connection is ready or its state contains this text.
     async fn until_it_says(&self, expected: &str) {
         let says = async {
             loop {
@@ -96,13 +96,13 @@ fn subscription(filter: &str, qos: u8) -> Subscription {
     Subscription { filter: filter.into(), qos, is_shared: filter.starts_with("$share/") }
 }
 
-/// The next delivery.
+/// Returns the next delivery.
 async fn next(source: &mut Source) -> Delivery {
     let received = timeout(PATIENCE, source.receive()).await.expect("a message in time");
     received.unwrap().expect("a message")
 }
 
-/// Whether nothing is handed out for a while.
+/// Returns whether no delivery arrives for a while.
 async fn is_silent(source: &mut Source) -> bool {
     timeout(WHILE, source.receive()).await.is_err()
 }

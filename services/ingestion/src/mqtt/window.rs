@@ -1,8 +1,8 @@
-//! What the broker waits for: acknowledgements in the order of the PUBLISHes.
+//! Acknowledgements that the broker waits for, in the order of the PUBLISHes.
 
 use std::collections::VecDeque;
 
-/// The unacknowledged messages of one connection, oldest first.
+/// Unacknowledged messages of one connection, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     slots: VecDeque<Slot>,
@@ -16,13 +16,13 @@ struct Slot {
 }
 
 impl Window {
-    /// Adds a message and returns its place.
+    /// Adds a message. Returns its position.
     pub(super) fn push(&mut self, packet_id: u16) -> u64 {
         self.slots.push_back(Slot { packet_id, is_acked: false });
         self.first + self.slots.len() as u64 - 1
     }
 
-    /// Notes that the message at this place is safe.
+    /// Marks the message at this position as safe.
     pub(super) fn ack(&mut self, place: u64) {
         let index = place.checked_sub(self.first).and_then(|index| usize::try_from(index).ok());
         if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
@@ -30,18 +30,18 @@ impl Window {
         }
     }
 
-    /// The packet id whose PUBACK is due: that of the oldest message, once it is safe
+    /// Returns the packet id whose PUBACK is due: that of the oldest message, once it is safe
     /// [MQTT-4.6.0-2].
     pub(super) fn due(&self) -> Option<u16> {
         self.slots.front().filter(|slot| slot.is_acked).map(|slot| slot.packet_id)
     }
 
-    /// Whether every message is acknowledged.
+    /// Returns whether every message is acknowledged.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Forgets the oldest message: its PUBACK is on its way.
+    /// Removes the oldest message, because its PUBACK is queued.
     pub(super) fn pop(&mut self) {
         if self.slots.pop_front().is_some() {
             self.first += 1;

@@ -1,4 +1,4 @@
-//! The bytes of one connection: writing and keep-alive go on while nothing is read.
+//! Byte stream of one connection. Writes and keep-alive continue while nothing is read.
 
 use std::time::Duration;
 
@@ -10,23 +10,24 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::{Codec, Event, Request};
 
-/// A stream of bytes to a broker.
+/// Stream of bytes to a broker.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub(super) type Stream = Box<dyn Duplex>;
 
-/// Whether the broker is read from.
+/// Permission to read from the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     /// The next packet is read.
     On,
-    /// The socket is left alone, so that TCP holds the broker back. The broker's silence does not count.
+    /// Nothing is read from the socket, so TCP slows the broker down. Its silence does not count as
+    /// a failure then.
     Off,
 }
 
-/// One connection to a broker.
+/// Connection to a broker.
 pub(super) struct Wire {
     from: ReadHalf<Stream>,
     to: WriteHalf<Stream>,
@@ -37,7 +38,7 @@ pub(super) struct Wire {
     is_broken: bool,
     keep_alive: Duration,
     pinged_at: Instant,
-    /// Since when the broker could be heard and was silent.
+    /// Time since which the broker has been silent, although it could be heard.
     heard_at: Instant,
     written_at: Instant,
     was_reading: bool,
@@ -67,21 +68,21 @@ impl Wire {
         }
     }
 
-    /// Takes over the keep-alive that was agreed on.
+    /// Sets the keep-alive that both sides agreed on.
     pub(super) fn set_keep_alive(&mut self, keep_alive: Duration) {
         self.keep_alive = keep_alive;
         self.pinged_at = Instant::now();
     }
 
-    /// Queues a request. It is written by [`Wire::next`] and [`Wire::leave`].
+    /// Queues a request. [`Wire::next`] and [`Wire::leave`] write it.
     ///
     /// # Errors
-    /// When it is larger than the broker takes.
+    /// Fails when it is larger than the broker accepts.
     pub(super) fn say(&mut self, request: Request<'_>) -> Result<(), String> {
         self.codec.encode(request, &mut self.outbox)
     }
 
-    /// Queues a ping, and returns its number.
+    /// Queues a ping. Returns its number.
     pub(super) fn ping(&mut self) -> Result<u64, String> {
         self.say(Request::Ping)?;
         self.pinged_at = Instant::now();
@@ -89,31 +90,31 @@ impl Wire {
         Ok(self.pings)
     }
 
-    /// Returns true when the broker has answered this ping.
+    /// Returns true if the broker has answered this ping.
     pub(super) fn is_answered(&self, ping: u64) -> bool {
         self.pongs >= ping
     }
 
-    /// Time of the last write, once everything is written; `None` before.
+    /// Returns the time of the last write if everything is written, else `None`.
     pub(super) fn all_written_at(&self) -> Option<Instant> {
         (self.outbox.is_empty() && !self.must_flush).then_some(self.written_at)
     }
 
-    /// Returns what the broker has said, as far as it was read already.
+    /// Returns the next event, if it was read already.
     ///
     /// # Errors
-    /// For what is no packet or too large.
+    /// Fails for data that is no packet, and for a packet that is too large.
     pub(super) fn decoded(&mut self) -> Result<Option<Event>, String> {
         let event = self.codec.decode(&mut self.inbox)?;
         self.pongs += u64::from(matches!(event, Some(Event::Ponged)));
         Ok(event)
     }
 
-    /// Writes what is queued, pings, and returns what the broker says next. Cancel safe.
+    /// Writes queued requests, sends pings, and returns the broker's next event. Cancel safe.
     ///
     /// # Errors
-    /// When the connection has ended, or the broker has been silent for one and a half keep-alives: as
-    /// long as it would wait for us [MQTT-3.1.2-22].
+    /// Fails when the connection has ended, or when the broker has been silent for one and a half
+    /// keep-alives. The broker would wait equally long for us [MQTT-3.1.2-22].
     pub(super) async fn next(&mut self, reading: Reading) -> Result<Event, String> {
         let may_read = reading == Reading::On;
         if may_read && !self.was_reading {
@@ -125,7 +126,7 @@ impl Wire {
             if may_read && let Some(event) = self.decoded()? {
                 return Ok(event);
             }
-            // A quarter is left for the ping to arrive in time.
+            // A quarter of the keep-alive is left for the ping to arrive.
             let ping_at = self.pinged_at + self.keep_alive * 3 / 4;
             let has_output = !self.outbox.is_empty();
             tokio::select! {
@@ -153,15 +154,16 @@ impl Wire {
         }
     }
 
-    /// Notes that nothing can be written any more.
+    /// Records that nothing can be written any more.
     fn broken(&mut self, reason: String) -> Result<Event, String> {
         self.is_broken = true;
         Err(reason)
     }
 
-    /// Writes what is queued and a DISCONNECT, then waits until the broker closes the connection. What
-    /// the broker still sends is read and dropped: a socket that is closed with unread bytes is reset,
-    /// and a reset overtakes what was written.
+    /// Writes queued requests and a DISCONNECT, then waits until the broker closes the connection.
+    ///
+    /// Bytes that the broker still sends are read and dropped. Closing a socket with unread bytes
+    /// resets the connection. A reset could destroy what was written before it.
     pub(super) async fn leave(mut self) {
         if self.is_broken || self.say(Request::Disconnect).is_err() {
             return;
@@ -174,12 +176,12 @@ impl Wire {
             let mut dropped = [0; 4096];
             while matches!(self.from.read(&mut dropped).await, Ok(count) if count > 0) {}
         };
-        // A failure means that the connection has ended, which is what is wanted.
+        // A failure means that the connection has ended, as intended.
         drop(tokio::join!(write, read));
     }
 }
 
-/// Writes some bytes; flushes when there are none. Cancel safe, as both are.
+/// Writes some bytes, or flushes if there are none. Both are cancel safe.
 async fn push(to: &mut WriteHalf<Stream>, outbox: &mut BytesMut) -> std::io::Result<()> {
     match outbox.is_empty() {
         true => to.flush().await,

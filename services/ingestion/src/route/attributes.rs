@@ -1,4 +1,4 @@
-//! The attributes of an outgoing message, and the enrichment data for what is no attribute.
+//! Attributes of an outgoing message. Values that cannot be attributes go into the enrichment data.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,11 +11,12 @@ use super::TRACE_PROPERTY;
 use crate::metrics::Metrics;
 use crate::mqtt;
 
-/// Names in the enrichment data that only an enricher sets: others look devices up by them.
+/// Names in the enrichment data that only an enricher may set. Other services look devices up by
+/// them.
 const OWN_ENRICHMENT: [&str; 3] = ["DeviceID", "Topic", "Timestamp"];
 
-/// Attributes that grow. Whatever Pub/Sub does not take as an attribute goes into the enrichment data
-/// alone, and is counted.
+/// Collector of attributes. A value that Pub/Sub does not accept as an attribute goes only into the
+/// enrichment data, and is counted.
 pub(super) struct Attributes<'a> {
     attributes: HashMap<String, String>,
     enrichment: Map<String, Value>,
@@ -27,7 +28,7 @@ impl<'a> Attributes<'a> {
         Self { attributes: HashMap::new(), enrichment, metrics }
     }
 
-    /// Sets an attribute of our own, unless it is set already.
+    /// Sets one of our own attributes, unless it is set already.
     pub(super) fn put(&mut self, name: &str, value: &str) {
         if self.attributes.contains_key(name) {
             return;
@@ -40,11 +41,11 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Sets what came with the message. Nothing of it overrides what is set already: it gets the
-    /// prefix of user properties instead.
+    /// Sets the attributes that came with the message. None of them overrides one that is set
+    /// already. Instead, it gets the prefix of user properties.
     pub(super) fn put_given(&mut self, given: &message::Attributes) {
         let list = given.get(attribute::MQTT_REPEATED);
-        // The list is our own; what a device gives by this name has another one.
+        // This list is our own. A device's property with this name was given a prefix.
         let list = list.and_then(|list| serde_json::from_str(list).ok());
         let mut repeated: Vec<String> = list.unwrap_or_default();
         let listed = repeated.iter().enumerate();
@@ -56,7 +57,8 @@ impl<'a> Attributes<'a> {
         };
         let mut given: Vec<_> =
             given.iter().filter(|(name, value)| !is_told(name, value)).collect();
-        // Those with a meaning first, so that none of them is the one too many.
+        // Attributes with a reserved name come first, so none of them is dropped by the limit on
+        // their number.
         given.sort_by_key(|(name, _)| (!attribute::is_reserved(name), *name));
         let most = MAX_ATTRIBUTES - usize::from(!repeated.is_empty());
         for (name, value) in given {
@@ -70,7 +72,7 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Sets one attribute, and returns the name that it got.
+    /// Sets one attribute. Returns the name that it got.
     fn put_one<'n>(&mut self, name: &'n str, value: &str, most: usize) -> Cow<'n, str> {
         let mut name = Cow::Borrowed(name);
         if let Some(own) = self.attributes.get(&*name) {

@@ -1,9 +1,10 @@
-//! A topic filter with named captures.
+//! Topic filter with named captures.
 
-/// Most levels of a filter, as in mosquitto. The look-up of a route takes a step on the stack for each.
+/// Maximum number of levels in a filter, as in mosquitto. The look-up of a route recurses once for
+/// each level.
 const MAX_LEVELS: usize = 200;
 
-/// A filter such as `devices/{device_id}/up`.
+/// Topic filter such as `devices/{device_id}/up`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     subscribed: String,
@@ -12,10 +13,10 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads a filter.
+    /// Parses a filter.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// Returns what is wrong with it, and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("required, as devices/+/up or devices/{device_id}/up".into());
@@ -55,24 +56,24 @@ impl Filter {
         Ok(Self { subscribed: subscribed.join("/"), captures })
     }
 
-    /// The filter as the broker knows it.
+    /// Returns the filter as the broker sees it.
     #[must_use]
     pub fn as_subscribed(&self) -> &str {
         &self.subscribed
     }
 
-    /// The levels, captures as `+`.
+    /// Returns the levels, with captures as `+`.
     pub fn levels(&self) -> impl Iterator<Item = &str> {
         self.subscribed.split('/')
     }
 
-    /// What the captures matched, by name.
+    /// Returns the values of the captures, by name.
     pub fn captured<'a>(&'a self, topic: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
         let level = |index| topic.split('/').nth(index);
         self.captures.iter().filter_map(move |(index, name)| Some((name.as_str(), level(*index)?)))
     }
 
-    /// The capture `device_id`, else what the first `+` matched.
+    /// Returns the value of the capture `device_id`, else of the first `+`.
     #[must_use]
     pub fn device_id<'a>(&self, topic: &'a str) -> Option<&'a str> {
         let named = self.captures.iter().find(|(_, name)| name == "device_id");
@@ -80,7 +81,8 @@ impl Filter {
         topic.split('/').nth(index.or_else(|| self.levels().position(|level| level == "+"))?)
     }
 
-    /// A template with its `{name}`s replaced by captures. Braces in a captured level stay as they are.
+    /// Returns a template in which captures replace each `{name}`. Braces in a captured level stay
+    /// unchanged.
     #[must_use]
     pub fn fill(&self, template: &str, topic: &str) -> String {
         let mut filled = String::with_capacity(template.len());
@@ -103,14 +105,14 @@ impl Filter {
         filled
     }
 
-    /// A `{name}` in a template that this filter does not capture.
+    /// Returns a `{name}` in a template that this filter does not capture.
     #[must_use]
     pub fn missing_capture<'a>(&self, template: &'a str) -> Option<&'a str> {
         let names = template.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
         names.into_iter().find(|name| !self.captures.iter().any(|(_, known)| known == name))
     }
 
-    /// Whether some topic matches both filters.
+    /// Returns whether any topic matches both filters.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut ours, mut theirs) = (self.levels(), other.levels());

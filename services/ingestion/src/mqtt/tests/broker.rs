@@ -1,4 +1,5 @@
-//! A broker that does what its test says: streams in memory, packets written and read by hand.
+//! Broker under the control of its test. Streams are in memory, and packets are written and read by
+//! hand.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use crate::config::{Mqtt, Protocol};
 use crate::mqtt::dial::{Dial, Dialing};
 use crate::mqtt::wire::Stream;
 
-/// What a socket holds while nobody reads.
+/// Capacity of a socket whose data is not read.
 pub(super) const SOCKET_BYTES: usize = 64 * 1024;
 
 pub(super) struct Broker {
     protocol: Protocol,
     dialer: Arc<Dialer>,
     streams: mpsc::UnboundedReceiver<DuplexStream>,
-    /// Connections that were taken.
+    /// Number of accepted connections.
     pub connections: usize,
 }
 
@@ -46,20 +47,20 @@ impl Broker {
         Arc::<Dialer>::clone(&self.dialer)
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub(super) async fn accept(&mut self) -> Peer {
         let stream = timeout(PATIENCE, self.streams.recv()).await.expect("a connection in time");
         self.connections += 1;
         Peer::new(stream.unwrap(), self.protocol)
     }
 
-    /// Whether nobody connects for this long.
+    /// Returns whether no client connects for this long.
     pub(super) async fn is_left_alone(&mut self, time: Duration) -> bool {
         timeout(time, self.streams.recv()).await.is_err()
     }
 }
 
-/// What a client said.
+/// Packet from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
     Connect { client_id: String, is_clean: bool, keep_alive: u16, expiry: Option<u32> },
@@ -71,12 +72,12 @@ pub(super) enum Said {
     Closed,
 }
 
-/// A message as a broker sends it.
+/// Message as a broker sends it.
 #[derive(Debug, Clone)]
 pub(super) struct Publish {
     pub topic: String,
     pub payload: Vec<u8>,
-    /// `None` for QoS 0.
+    /// Id of the packet; `None` for QoS 0.
     pub packet_id: Option<u16>,
     pub is_repeated: bool,
     pub user_properties: Vec<(String, String)>,
@@ -118,7 +119,7 @@ impl Publish {
     }
 }
 
-/// The broker's side of one connection. It answers pings, unless told otherwise.
+/// Broker's side of one connection. It answers pings by default.
 pub(super) struct Peer {
     pub stream: DuplexStream,
     pub protocol: Protocol,
@@ -132,12 +133,12 @@ impl Peer {
         Self { stream, protocol, answers_pings: true, pings: 0, put_back: VecDeque::new() }
     }
 
-    /// What the client says next, but for pings that are answered.
+    /// Returns the next packet from the client, except pings that are answered.
     pub(super) async fn next(&mut self) -> Said {
         self.within(PATIENCE).await.expect("the client says something")
     }
 
-    /// The same; `None` when it says nothing for this long.
+    /// Like [`Peer::next`], but returns `None` if no packet comes for this long.
     pub(super) async fn within(&mut self, time: Duration) -> Option<Said> {
         if let Some(said) = self.put_back.pop_front() {
             return Some(said);
@@ -156,13 +157,14 @@ impl Peer {
         timeout(time, said).await.ok()
     }
 
-    /// Reads a packet. Not cancel safe in the middle of one, which clients write at once.
+    /// Reads a packet. Not cancel safe in the middle of a packet. Clients write a packet in one
+    /// piece.
     pub(super) async fn read(&mut self) -> Said {
         read(&mut self.stream, self.protocol).await
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) {
-        // The client may have gone: the test sees that when it reads.
+        // The client may have gone. The test notices that at its next read.
         drop(self.stream.write_all(bytes).await);
     }
 
@@ -171,12 +173,12 @@ impl Peer {
         self.send(&bytes).await;
     }
 
-    /// Reads CONNECT and takes the client.
+    /// Reads the CONNECT and accepts the client.
     pub(super) async fn take(&mut self, session_present: bool) -> Said {
         self.take_with(session_present, &[]).await
     }
 
-    /// The same, with properties of MQTT 5.
+    /// Like [`Peer::take`], with MQTT 5 properties.
     pub(super) async fn take_with(&mut self, session_present: bool, properties: &[u8]) -> Said {
         let connect = self.next().await;
         assert!(matches!(connect, Said::Connect { .. }), "{connect:?}");
@@ -189,7 +191,7 @@ impl Peer {
         connect
     }
 
-    /// Reads one SUBSCRIBE and grants what it asks for.
+    /// Reads one SUBSCRIBE and grants all its filters.
     pub(super) async fn grant(&mut self) -> Vec<(String, u8)> {
         let (packet_id, filters) = self.asked().await;
         let codes: Vec<_> = filters.iter().map(|(_, qos)| *qos).collect();
@@ -226,10 +228,10 @@ impl Peer {
         self.send(&packet(0xB0, &body)).await;
     }
 
-    /// Takes the session over, as brokers tell the client that had it.
+    /// Ends the connection in the way of brokers whose session was taken over by another client.
     pub(super) async fn take_over(mut self) {
         if self.protocol == Protocol::V5 {
-            // Without properties, the shortest form.
+            // This is the shortest form, without properties.
             self.send(&[0xE0, 1, 0x8E]).await;
         }
     }

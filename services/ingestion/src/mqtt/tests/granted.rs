@@ -1,4 +1,5 @@
-//! What a broker grants is what is said and promised; what it does not answer is asked again.
+//! Tests that status and guarantees follow the broker's grants, and that unanswered requests are
+//! repeated.
 
 use tokio::time::Instant;
 
@@ -62,7 +63,7 @@ async fn subscriptions_go_out_in_eights_and_answers_are_matched_by_packet_id() {
     for (index, (packet_id, filters)) in asked.into_iter().enumerate() {
         assert!(!env.state().ready);
         let mut codes = vec![1; filters.len()];
-        // The last but one of `f8` to `f15`.
+        // This is the last but one of `f8` to `f15`.
         codes[filters.len() - 2] = u8::from(index != 1);
         peer.suback(packet_id, &codes).await;
     }
@@ -136,7 +137,7 @@ async fn a_broker_that_does_not_answer_is_left_and_asked_again() {
     let mut deaf = env.broker.accept().await;
     deaf.take(true).await;
     deaf.asked().await;
-    // Messages show that the broker is busy; the time starts again.
+    // Messages show that the broker is busy, so the time limit restarts.
     tokio::time::sleep(Duration::from_secs(9)).await;
     deaf.publish(&super::broker::Publish::qos0("x")).await;
     let asked = Instant::now();

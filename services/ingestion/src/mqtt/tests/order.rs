@@ -1,4 +1,5 @@
-//! Acknowledgements: after the verdict, in order, on the connection that brought the message.
+//! Tests of acknowledgements: after the outcome, in order, and on the connection that delivered the
+//! message.
 
 use super::broker::{Publish, Said};
 use super::*;
@@ -79,7 +80,7 @@ async fn a_nack_takes_back_what_came_after_it_at_once() {
 
     first.nack();
 
-    // The others would overtake the first one, which comes again.
+    // The other messages would overtake the first one, which comes again.
     assert!(!second.is_current());
     second.nack();
     drop(peer);
@@ -100,7 +101,7 @@ async fn acknowledgements_that_are_due_leave_though_a_cut_drain_drops_the_rest_f
     let (first, second, third) =
         (next(&mut source).await, next(&mut source).await, next(&mut source).await);
 
-    // All three verdicts are there before the connection looks at one.
+    // All three outcomes exist before the connection handles one.
     drop(third);
     first.ack();
     second.ack();

@@ -1,11 +1,11 @@
-//! The end of a replica: all that the broker holds is carried, or the session stays.
+//! Tests of retirement: either all messages of the broker are carried, or the session stays.
 
 use super::broker::{Peer, Publish, Said};
 use super::*;
 use crate::mqtt::connection::end_session;
 use crate::mqtt::session::LEAVE_TIMEOUT;
 
-/// A source that drains, and the broker's side once it was asked to end the subscriptions.
+/// Returns a source that drains, and the broker's side after the UNSUBSCRIBE.
 async fn draining(env: &mut TestEnv) -> (Source, Peer) {
     let source = env.source(Purpose::Drain);
     let mut peer = env.broker.accept().await;
@@ -16,7 +16,7 @@ async fn draining(env: &mut TestEnv) -> (Source, Peer) {
     (source, peer)
 }
 
-/// Takes everything until the source ends; each message takes this long.
+/// Acknowledges every message until the source ends. Each message takes `time`.
 async fn carry(source: &mut Source, time: Duration) -> Result<usize, String> {
     let mut carried = 0;
     loop {
@@ -34,11 +34,11 @@ async fn carry(source: &mut Source, time: Duration) -> Result<usize, String> {
     }
 }
 
-/// Sends a window of messages, and the next one `delay` after the last PUBACK, as long as there are any.
+/// Sends the messages in windows, each `delay` after the last PUBACK.
 async fn send_windows(mut peer: Peer, count: u16, window: u16, delay: Duration) -> usize {
     let mut acked = 0;
     for first in (1..=count).step_by(usize::from(window)) {
-        // Pings are answered in between.
+        // Pings are answered meanwhile.
         assert_eq!(peer.within(delay).await, None);
         let ids = first..(first + window).min(count + 1);
         for id in ids.clone() {
@@ -107,13 +107,13 @@ async fn a_replica_that_lives_gets_its_session_back_untouched() {
         let mut source = env.source(Purpose::Drain);
         let mut peer = env.broker.accept().await;
         peer.take(true).await;
-        // The replica was in its longest wait, and comes back at its slowest.
+        // The replica was in its longest wait, and reconnects as late as possible.
         let Mqtt { reconnect, connect_timeout, .. } = &env.settings;
         let wait = reconnect.max + *connect_timeout + LEAVE_TIMEOUT;
         assert_eq!(peer.within(wait - Duration::from_millis(1)).await, None);
         peer.take_over().await;
         if protocol == Protocol::V4 {
-            // Nothing told a take-over from a network that failed.
+            // One ended connection could be a take-over or a network failure.
             let mut peer = env.broker.accept().await;
             peer.take(true).await;
             peer.take_over().await;
@@ -277,7 +277,7 @@ async fn a_session_ends_with_a_clean_connection_that_leaves() {
 #[tokio::test(start_paused = true)]
 async fn the_late_answer_to_an_earlier_ping_is_not_the_end() {
     let mut env = TestEnv::new(Protocol::V5);
-    // The replica is watched for 16 s; the first ping leaves after 12 s.
+    // The replica is watched for 16 s. The first ping is sent after 12 s.
     env.settings.reconnect.max = env.settings.reconnect.min;
     env.settings.keep_alive = Duration::from_secs(16);
     let mut source = env.source(Purpose::Drain);
@@ -316,7 +316,7 @@ async fn the_end_is_not_asked_for_while_a_message_is_not_acknowledged() {
     assert_eq!(peer.next().await, Said::Ping);
 }
 
-/// Else a retirement would say that nothing is left.
+/// Without this error, a retirement would report that nothing is left.
 #[tokio::test]
 async fn sessions_that_cannot_be_ended_are_an_error() {
     service::install_crypto();

@@ -1,4 +1,4 @@
-//! Sessions that the broker lost, never had, or has too much of.
+//! Tests of sessions that the broker lost, never had, or that hold outdated filters.
 
 use super::broker::Said;
 use super::*;
@@ -8,7 +8,7 @@ async fn a_lost_session_is_counted_once_whenever_it_was_lost() {
     let mut env = TestEnv::new(Protocol::V5);
     let (_source, peer) = env.subscribed().await;
     drop(peer);
-    // It is still there, but the connection ends before it is subscribed.
+    // The session still exists, but the connection ends before the subscription.
     let mut early = env.broker.accept().await;
     early.take(true).await;
     drop(early);
@@ -63,12 +63,13 @@ async fn with_3_1_1_a_session_that_has_the_filters_is_not_subscribed_to_again() 
     let (_source, peer) = env.subscribed().await;
     drop(peer);
 
-    // Brokers forget shared groups; the other filter would bring all retained messages again.
+    // Brokers forget shared groups, so that filter is subscribed again. The other filter would
+    // bring all its retained messages again.
     let mut peer = env.broker.accept().await;
     peer.take(true).await;
     assert_eq!(peer.grant().await, [("$share/g/x".to_owned(), 1)]);
     drop(peer);
-    // A session that was lost has none, though it is there at the next connection.
+    // A lost session has no filters, even if a session exists at the next connection.
     let mut lost = env.broker.accept().await;
     lost.take(false).await;
     lost.asked().await;

@@ -1,4 +1,4 @@
-//! Slow is not broken: a sink at any speed gets everything once, over one connection.
+//! Tests of slow sinks. At any speed, a sink gets every message once, over one connection.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::broker::{Peer, Publish, Said, read};
 use super::*;
 
-/// What a broker saw while it sent.
+/// Record of a broker that sends messages.
 #[derive(Debug, Default)]
 struct Seen {
     acks: usize,
@@ -18,8 +18,8 @@ struct Seen {
     has_ended: bool,
 }
 
-/// Sends messages, up to `window` of them unacknowledged, and leaves a client that says nothing for one
-/// and a half keep-alives.
+/// Sends messages, with at most `window` of them unacknowledged. Closes the connection to a client
+/// that is silent for one and a half keep-alives.
 fn send_all(
     peer: Peer,
     publish: Publish,
@@ -82,7 +82,7 @@ fn slow(protocol: Protocol, payload_bytes: usize) -> (TestEnv, Publish) {
     (env, Publish::new(1, vec![b'x'; payload_bytes]))
 }
 
-/// Settles messages at this speed; fails for one that comes twice, or after its time.
+/// Settles messages at this speed, one after the other. Returns once `count` of them are settled.
 async fn settle_all(source: &mut Source, count: usize, bytes_per_second: usize) {
     let (queue, mut deliveries) = tokio::sync::mpsc::unbounded_channel::<Delivery>();
     let sink = tokio::spawn(async move {
@@ -145,7 +145,7 @@ async fn topics_and_user_properties_count_as_bytes_in_flight() {
 
     sleep(Duration::from_secs(60)).await;
 
-    // Two packets reach the bound, and parts of further ones are in buffers.
+    // Two packets reach the limit, and parts of further ones are in buffers.
     let written = seen.lock().unwrap().written_bytes;
     assert!(written < 4 * 1024 * 1024, "{written} bytes were taken in");
     settle_all(&mut source, 50, 1_000_000_000).await;
@@ -197,7 +197,7 @@ async fn a_broker_that_says_nothing_is_left_after_one_and_a_half_keep_alives() {
     assert!(pinged <= Duration::from_secs(45), "{pinged:?}");
     let left = started.elapsed();
     assert!(left >= Duration::from_secs(90) && left < Duration::from_secs(93), "{left:?}");
-    // One that answers is not left.
+    // The connection to a broker that answers stays.
     assert_eq!(again.within(Duration::from_secs(1000)).await, None);
     assert!(again.pings >= 1000 / 45, "{}", again.pings);
 }
@@ -222,7 +222,7 @@ async fn a_packet_above_the_limit_is_named_and_tried_again_less_and_less_often()
     let mut env = TestEnv::new(Protocol::V4);
     env.settings.max_packet_bytes = 1024;
     let (mut source, mut peer) = env.subscribed().await;
-    // The largest that is taken: 16 bytes of topic and id, 3 of header.
+    // This is the largest packet that is accepted: 16 bytes of topic and id, and 3 of header.
     peer.publish(&Publish::new(1, "x".repeat(1024 - 19))).await;
     next(&mut source).await.ack();
     assert_eq!(peer.next().await, Said::Ack(1));
@@ -258,7 +258,7 @@ async fn after_a_connection_that_lived_long_the_next_one_comes_soon() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_behind_messages_that_are_not_read_yet_is_not_late() {
     let (mut env, publish) = slow(Protocol::V5, 900_000);
-    // Nobody answers pings here.
+    // No pings are answered in this test.
     env.settings.keep_alive = PATIENCE;
     let mut source = env.source(Purpose::Carry);
     let mut peer = env.broker.accept().await;
@@ -288,7 +288,7 @@ async fn an_answer_behind_messages_that_are_not_read_yet_is_not_late() {
 async fn what_the_broker_still_sends_at_the_end_is_read_and_dropped() {
     let (mut env, publish) = slow(Protocol::V5, 2_000_000);
     let (source, mut peer) = env.subscribed().await;
-    // The second one is not read, so most of it is in the broker's hands.
+    // The second message is not read, so most of it is still at the broker.
     let bytes = publish.bytes(Protocol::V5);
     peer.send(&bytes).await;
     let broker = tokio::spawn(async move {
