@@ -1,4 +1,4 @@
-//! Enrich with a key, a source of documents and an applier of one's own.
+//! Enrich with a custom key, source of documents and applier.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use enrich::key::Key;
 use enrich::{Enrich, config::Settings};
 use pipeline::{Envelope, Message};
 
-/// The site is the first level of the MQTT topic.
+/// Rule that uses the site as the key. The site is the first level of the MQTT topic.
 struct Site;
 
 impl Key for Site {
@@ -19,7 +19,8 @@ impl Key for Site {
     }
 }
 
-/// Sites from a file, one `name=city` a line. Caches lie in front of it as in front of Firestore.
+/// Source of sites from a file, with one `name=city` per line. The caches work in front of it, as
+/// they do for Firestore.
 struct Sites(&'static str);
 
 impl Fetch for Sites {
@@ -41,7 +42,7 @@ impl Fetch for Sites {
     }
 }
 
-/// Only the city, in upper case.
+/// Applier that copies only the city, in upper case.
 struct City;
 
 impl Apply for City {

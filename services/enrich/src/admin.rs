@@ -1,4 +1,5 @@
-//! The admin port: `DELETE /cache/<key>` forgets a key in all layers and, over Redis, in all replicas.
+//! Admin port. `DELETE /cache/<key>` removes a key from all layers and, through Redis, from all
+//! replicas.
 
 use std::net::SocketAddr;
 
@@ -14,15 +15,15 @@ use tracing::{info, warn};
 use crate::cache::{Fetch, Lookup};
 use crate::config::Admin;
 
-/// Takes the port.
+/// Binds the port.
 ///
 /// # Errors
-/// When nobody can listen there.
+/// Fails when it cannot listen there.
 pub async fn bind(settings: &Admin) -> anyhow::Result<(TcpListener, SocketAddr)> {
     listen::bind(&settings.host, settings.port, ["admin.host", "admin.port"]).await
 }
 
-/// Answers until it is dropped.
+/// Serves requests until it is dropped.
 pub async fn serve<F: Fetch>(listener: TcpListener, lookup: Lookup<F>) {
     let router = Router::new().route("/cache/{key}", delete(invalidate::<F>)).with_state(lookup);
     if let Err(error) = axum::serve(listener, router).await {

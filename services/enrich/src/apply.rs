@@ -1,4 +1,4 @@
-//! What of a document goes into a message.
+//! Transfer of data from a document into a message.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use crate::cache::Document;
 
-/// Writes from a document into a message's enrichment data. Runs once for each attempt, so it must
-/// be idempotent.
+/// Writer from a document into a message's enrichment data. It runs once for each attempt, so it
+/// must be idempotent.
 pub trait Apply: Send + Sync + 'static {
-    /// Adds what the document knows.
+    /// Adds data of the document to the envelope.
     fn apply(&self, document: &Document, envelope: &mut Envelope);
 }
 
-/// Copies fields: the name in the enrichment data, and the field of the document, with dots between
-/// the levels of nested ones.
+/// Copier of fields. It maps each name in the enrichment data to a field of the document. Dots
+/// separate the levels of nested fields.
 #[derive(Debug, Clone)]
 pub struct Fields(BTreeMap<String, String>);
 
 impl Fields {
-    /// Copies these fields.
+    /// Creates a copier of these fields.
     #[must_use]
     pub fn new(fields: BTreeMap<String, String>) -> Self {
         Self(fields)
@@ -38,7 +38,7 @@ impl Apply for Fields {
 }
 
 fn find<'a>(document: &'a Document, path: &str) -> Option<&'a Value> {
-    // A field may have dots in its own name.
+    // The name of a field may contain dots itself.
     document.get(path).or_else(|| {
         let (first, rest) = path.split_once('.')?;
         find(document.get(first)?.as_object()?, rest)

@@ -1,9 +1,12 @@
-//! The cache library: documents by key, from memory, then Redis, then their source.
+//! Cache library: documents by key, from memory, then Redis, then their source.
 //!
-//! [`Lookup`] asks the layers in that order and fills those before the one that answered. A layer
-//! that fails is not a miss: its [`Breaker`] leaves it out for a while and the next one is asked.
-//! One read per key is under way at a time, however many messages wait for it, and keys that wait
-//! together are read together. [`presence`] keeps short-lived values of one's own.
+//! [`Lookup`] asks the layers in that order. It fills the layers before the one that answered. A
+//! layer that fails is not a miss. Its [`Breaker`] skips it for a while, and the next layer is
+//! asked.
+//!
+//! Only one read per key runs at a time, and all messages with this key wait for it. Keys that wait
+//! at the same time are read together. [`presence`] stores other values that live only for a short
+//! time.
 
 pub mod breaker;
 pub mod firestore;
@@ -27,70 +30,72 @@ use time::OffsetDateTime;
 pub use breaker::Breaker;
 pub use lookup::Lookup;
 
-/// What is known about a key: fields by name.
+/// Document of a key: fields by name.
 pub type Document = Map<String, Value>;
 
-/// A failure of a layer, in its own words.
+/// Failure of a layer, with the layer's error text.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub struct LayerError(pub String);
 
 impl LayerError {
-    /// An error and its causes in one line.
+    /// Returns an error and its causes in one line.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         Self(service::credentials::explain(error))
     }
 }
 
-/// Where documents come from: the source of truth behind the caches.
+/// Source of documents behind the caches.
 pub trait Fetch: Send + Sync + 'static {
-    /// The documents of these keys, in their order; `None` for those that do not exist.
+    /// Returns the documents of these keys, in their order. The value is `None` for a key without a
+    /// document.
     ///
     /// # Errors
-    /// When the source cannot be asked: then nothing is known of any of the keys.
+    /// Fails when the source cannot be asked. Then nothing is known about any of the keys.
     fn fetch(
         &self,
         keys: &[Arc<str>],
     ) -> impl Future<Output = Result<Vec<Option<Document>>, LayerError>> + Send;
 
-    /// Its name among all sources whose documents lie in one Redis, such as
+    /// Returns a name that is unique among all sources that share one Redis, such as
     /// `my-project/(default)/devices`.
     fn origin(&self) -> String;
 
-    /// Whether a key can exist there at all; one that cannot is absent and never asked for.
+    /// Returns whether a key can exist there at all. A key that cannot exist is absent and is never
+    /// asked for.
     fn can_exist(&self, key: &str) -> bool {
         !key.is_empty()
     }
 }
 
-/// A document, or its absence, as it was read from the source.
+/// Document, or its absence, as it was read from the source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// `None` for a key that has no document.
+    /// Document; `None` for a key that has none.
     pub document: Option<Arc<Document>>,
-    /// When it was read from the source.
+    /// Time at which it was read from the source.
     pub read_at: OffsetDateTime,
 }
 
-/// How long what was read is good for.
+/// Times for which entries are used.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Freshness {
-    /// How long a document is served without asking its source again; at most 1y.
+    /// Time for which a document is served without a new read from its source; at most 1y.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub fresh_for: Duration,
-    /// How long after that it is still served, while it is read again in the background or its
-    /// source cannot be asked; at most 1y.
+    /// Time after `fresh_for` during which a document is still served; at most 1y. Meanwhile it is
+    /// read again in the background, unless its source cannot be asked.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub stale_for: Duration,
-    /// How long the absence of a document is remembered; at most 1y.
+    /// Time for which the absence of a document is remembered; at most 1y.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub absent_for: Duration,
-    /// By how many percent these times vary from entry to entry, so that what was read together
-    /// does not expire together; 0 to 50.
+    /// Maximum percentage by which `fresh_for` and `absent_for` are shortened; 0 to 50. The share
+    /// differs from key to key, so entries that were read together are not read again together.
     pub jitter_percent: u8,
 }
 
@@ -105,19 +110,19 @@ impl Default for Freshness {
     }
 }
 
-/// What an entry is good for at this moment.
+/// State of an entry at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It is served.
+    /// The entry is served.
     Fresh,
-    /// It is served and read again.
+    /// The entry is served and read again.
     Stale,
-    /// It is as if it were not there.
+    /// The entry is treated as missing.
     Expired,
 }
 
 impl Freshness {
-    /// The state of an entry of this age.
+    /// Returns the state of an entry at the time `now`.
     #[must_use]
     pub fn state(&self, key: &str, entry: &Entry, now: OffsetDateTime) -> State {
         let age = entry.age(now);
@@ -132,7 +137,7 @@ impl Freshness {
         }
     }
 
-    /// How much longer an entry is of use.
+    /// Returns the time for which an entry is still useful.
     #[must_use]
     pub fn life_left(&self, entry: &Entry, now: OffsetDateTime) -> Duration {
         let whole = match entry.document {
@@ -142,7 +147,7 @@ impl Freshness {
         whole.saturating_sub(entry.age(now))
     }
 
-    /// A duration that is shorter by up to the jitter, the same for the same key.
+    /// Returns a duration that is shorter by up to the jitter. It is the same for the same key.
     fn varied(&self, key: &str, duration: Duration) -> Duration {
         let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(key);
         let share = f64::from(u32::try_from(hash % 1000).unwrap_or(0)) / 1000.0;
@@ -151,10 +156,10 @@ impl Freshness {
 }
 
 impl Entry {
-    /// Time since it was read from the source.
+    /// Returns the time since the entry was read from the source.
     #[must_use]
     pub fn age(&self, now: OffsetDateTime) -> Duration {
-        // A clock that was set back makes nothing older.
+        // If the clock was set back, the age is zero.
         Duration::try_from(now - self.read_at).unwrap_or_default()
     }
 }

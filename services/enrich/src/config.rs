@@ -1,4 +1,4 @@
-//! The settings of enrich.
+//! Settings of enrich.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,66 +18,66 @@ use service::{Faults, Http};
 use crate::cache::{firestore, lookup};
 use crate::enrichment::OnMissing;
 
-/// Largest cache in memory.
+/// Maximum size of the cache in memory.
 const MAX_CACHE_BYTES: usize = 64 * 1024 * 1024 * 1024;
 
-/// All settings. `example.yaml` beside the crate shows them with comments.
+/// All settings. `example.yaml` in the crate's folder shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default.
     pub project: String,
-    /// The subscription to read from.
+    /// Subscription to read from.
     pub subscription: Subscription,
-    /// The topic to publish to: its id in the project, or its full name. Required.
+    /// Topic to publish to: its id in the project, or its full name. Required.
     pub topic_id: String,
-    /// Which document a message needs, and what of it goes into the message.
+    /// Key of the document for a message, and the fields to copy into the message.
     pub enrichment: Enrichment,
-    /// Where documents come from.
+    /// Source of the documents.
     pub firestore: firestore::Settings,
-    /// What is kept of them.
+    /// Caches of the documents.
     pub cache: lookup::Settings,
-    /// Where keys can be invalidated.
+    /// Port on which keys can be invalidated.
     pub admin: Admin,
-    /// Where messages go that can never succeed. Required.
+    /// Destination of messages that can never succeed. Required.
     pub dead_letters: Option<Graves>,
-    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
-    /// How Pub/Sub is reached.
+    /// Access to Pub/Sub.
     pub pubsub: Endpoint,
-    /// Bounds, batches and waits.
+    /// Limits, batches and waits of the pipeline.
     pub pipeline: Limits,
-    /// Where the health server listens.
+    /// Address of the health server.
     pub http: Http,
-    /// How long a drain may take; 1ms to 1d.
+    /// Maximum duration of a drain; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
-/// Which document a message needs, and what of it goes into the message.
+/// Key of the document for a message, and the fields to copy into the message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Enrichment {
-    /// Where the key stands; the first place with a text or a number counts: `enrichment.NAME`,
-    /// `attribute.NAME`, or a JSON pointer into the payload.
+    /// Places to find the key; the first one with a text or a number is used. Each is
+    /// `enrichment.NAME`, `attribute.NAME`, or a JSON pointer into the payload.
     pub key: Vec<Place>,
-    /// Fields of the document by the names that they get in `enrichmentData`; dots lead into nested
-    /// fields.
+    /// Fields of the document, by their names in `enrichmentData`. Dots lead into nested fields.
     pub fields: BTreeMap<String, String>,
-    /// What becomes of a message whose document does not exist: `pass`, `dead_letter` or `drop`.
+    /// Handling of a message whose document does not exist: `pass`, `dead_letter` or `drop`.
     pub on_missing: OnMissing,
-    /// How a message's data is read.
+    /// Form of a message's data.
     pub input: Input,
 }
 
-/// Where keys can be invalidated: `DELETE /cache/<key>`.
+/// Port on which keys can be invalidated: `DELETE /cache/<key>`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Admin {
-    /// The address; loopback by default, because it asks nobody who they are.
+    /// Host to listen on. The default is loopback, because the port does not authenticate its
+    /// callers.
     pub host: String,
-    /// The port; 0 takes a free one, which `/status` tells.
+    /// Port to listen on; 0 takes a free one, which `/status` shows.
     pub port: u16,
 }
 
@@ -116,7 +116,7 @@ impl Default for Settings {
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
-            // A batch grows while others are written; no message waits for a timer.
+            // A batch grows while others are written, so no message waits for a timer.
             pipeline: Limits {
                 batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
                 ..Limits::default()

@@ -1,4 +1,4 @@
-//! From a message to the same message with what is known about its device.
+//! Transform that adds data about the device to a message.
 
 use pipeline::envelope::Input;
 use pipeline::message::attribute;
@@ -14,34 +14,34 @@ use crate::cache::{Fetch, Lookup};
 use crate::key::Key;
 use crate::metrics::Metrics;
 
-/// What becomes of a message whose document does not exist.
+/// Handling of a message whose document does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnMissing {
-    /// It goes on without.
+    /// Send it without a document.
     #[default]
     Pass,
-    /// It goes to the dead letters.
+    /// Write it to the dead letters.
     DeadLetter,
-    /// It is counted and dropped.
+    /// Count and drop it.
     Drop,
 }
 
-/// Looks a message's document up and applies it.
+/// Transform that looks a message's document up and applies it.
 pub struct Enrichment<K, A, F> {
-    /// Finds the key.
+    /// Rule that finds the key.
     pub key: K,
-    /// Applies the document.
+    /// Applier of the document.
     pub apply: A,
-    /// Knows the documents.
+    /// Lookup of the documents.
     pub lookup: Lookup<F>,
-    /// How a message's data is read.
+    /// Form of a message's data.
     pub input: Input,
-    /// What becomes of a message whose document does not exist.
+    /// Handling of a message whose document does not exist.
     pub on_missing: OnMissing,
-    /// Where messages go.
+    /// Topic to publish to.
     pub topic: TopicName,
-    /// Counts.
+    /// Metrics of the lookups.
     pub metrics: Metrics,
 }
 
@@ -79,10 +79,12 @@ impl<K, A, F> Enrichment<K, A, F> {
         self.outgoing(message, envelope)
     }
 
-    /// The envelope as a message; a raw message gets its id, so that every later hop knows it.
+    /// Returns the envelope as a message. A raw message gets its id as an attribute, so every later
+    /// service knows it.
     fn outgoing(&self, message: &Message, envelope: &Envelope) -> Outgoing {
         let mut attributes = message.attributes.clone();
-        // Pub/Sub's limits must not turn a message that came through into a dead letter.
+        // A message that was accepted before must not become a dead letter because this attribute
+        // exceeds Pub/Sub's limits.
         let has_room =
             attributes.len() < MAX_ATTRIBUTES && envelope.id.len() <= MAX_ATTRIBUTE_VALUE_BYTES;
         if has_room && !attributes.contains_key(attribute::INGEST_ID) {

@@ -1,4 +1,5 @@
-//! What becomes of one message, with the layers that the service asks.
+//! Subcommand `explain`: shows how one message would be processed. It asks the same layers as the
+//! service.
 
 use std::time::Duration;
 
@@ -19,19 +20,19 @@ use crate::enrichment::Enrichment;
 use crate::key::{FirstOf, Key as _};
 use crate::metrics::{Layer, Metrics};
 
-/// Longest wait for the layers.
+/// Maximum wait for the layers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     explain::command("Shows what enrichment makes of a message, and which layer knew its document")
 }
 
-/// Explains.
+/// Explains a message.
 ///
 /// # Errors
-/// For a message that does not pass.
+/// Fails for a message that would not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
     let story = match explain::survive(story(&settings, &message)).await {
@@ -41,10 +42,10 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     explain::print(&story, args::form(&given))
 }
 
-/// Tells what becomes of a message.
+/// Returns the facts about a message and its outcome.
 ///
 /// # Errors
-/// When the documents cannot be asked.
+/// Fails when the documents cannot be read.
 pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
     let metrics = Metrics::default();
     let key = FirstOf::new(settings.enrichment.key.clone());
@@ -67,14 +68,14 @@ pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Sto
     };
     let outcome = tokio::select! {
         outcome = timeout(PATIENCE, transform.apply(message)) => outcome,
-        // It reads until the lookup is gone.
+        // The reader runs until the lookup is dropped.
         () = &mut reader => bail!("the reader has ended"),
     };
     let Ok(outcome) = outcome else {
         let why = transform.lookup.source_outage().unwrap_or_default();
         bail!("the documents cannot be asked, so the message would wait: {why}");
     };
-    // What was read goes to Redis, as in the service.
+    // As in the service, documents that were read are written to Redis.
     drop(transform);
     let is_kept = timeout(PATIENCE, reader).await.is_ok();
     if !is_kept {

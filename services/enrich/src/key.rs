@@ -1,15 +1,16 @@
-//! Which document a message needs.
+//! Key of the document that a message needs.
 
 use pipeline::place::Found;
 use pipeline::{Envelope, Message, Place};
 
-/// Finds the key of a message's document. Must give the same key for the same message.
+/// Rule that finds the key of a message's document. It must return the same key for the same
+/// message.
 pub trait Key: Send + Sync + 'static {
-    /// The key, or `None` for a message that needs no document.
+    /// Returns the key, or `None` for a message that needs no document.
     fn key(&self, message: &Message, envelope: &Envelope) -> Option<String>;
 }
 
-/// The first of several places that has a text or a number.
+/// Rule that tries several places. The first one with a text or a number gives the key.
 #[derive(Debug, Clone)]
 pub struct FirstOf {
     places: Vec<Place>,
@@ -17,7 +18,7 @@ pub struct FirstOf {
 }
 
 impl FirstOf {
-    /// Looks at these places, in this order.
+    /// Creates a rule that tries these places in this order.
     #[must_use]
     pub fn new(places: Vec<Place>) -> Self {
         let needs_payload = places.iter().any(Place::needs_payload);

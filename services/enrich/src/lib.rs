@@ -1,9 +1,12 @@
-//! Enrich: messages flow from a Pub/Sub subscription to a topic, with what is known about their
+//! Enrich carries messages from a Pub/Sub subscription to a topic, and adds data about their
 //! device.
 //!
-//! `pubsub::Source` reads them; [`enrichment::Enrichment`] finds the key, looks its document up and
-//! applies it; `pubsub::Sink` publishes. [`cache::Lookup`] asks memory, Redis and Firestore in turn. A
-//! message is acknowledged when the enriched one is confirmed.
+//! - `pubsub::Source` reads the messages.
+//! - [`enrichment::Enrichment`] finds the key of a message, looks its document up and applies it.
+//! - [`cache::Lookup`] asks memory, Redis and Firestore, in this order.
+//! - `pubsub::Sink` publishes the enriched message.
+//!
+//! A message is acknowledged once Pub/Sub has confirmed the enriched one.
 
 pub mod admin;
 pub mod apply;
@@ -32,10 +35,10 @@ use enrichment::Enrichment;
 use key::{FirstOf, Key};
 use metrics::Metrics;
 
-/// Between two looks at the health of the source.
+/// Time between two checks of the source's health.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why a message can end here without being sent.
+/// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[
         "not_an_envelope",
@@ -58,7 +61,7 @@ pub struct Enrich<K = FirstOf, A = Fields, F = Firestore> {
 }
 
 impl Enrich {
-    /// Enrich with the key, the fields and the collection of its settings.
+    /// Creates the service with the key, the fields and the collection of its settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let key = FirstOf::new(settings.enrichment.key.clone());
@@ -69,7 +72,7 @@ impl Enrich {
 }
 
 impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
-    /// Enrich with a key, an applier and a source of documents of one's own.
+    /// Creates the service with a custom key, applier and source of documents.
     #[must_use]
     pub fn with(settings: Settings, key: K, apply: A, source: F) -> Self {
         Self { settings, key, apply, source }
@@ -123,7 +126,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 }
 
-/// Opens the caches and the admin port, and starts the tasks that serve them.
+/// Opens the caches and the admin port. Starts the tasks that serve them.
 async fn open<F: Fetch>(
     settings: &Settings,
     source: F,
@@ -152,9 +155,11 @@ fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
     lines
 }
 
-/// Keeps `condition` true to whether the source answers, and tells how Redis does. Never returns.
+/// Sets `condition` to ready while the source answers, and reports the state of Redis. Never
+/// returns.
 ///
-/// Without Redis each key is read from the source, so that is no reason to stop messages.
+/// Without Redis, each key is read from the source. So an outage of Redis is no reason to stop
+/// messages.
 async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition, health: Health) {
     loop {
         lookup.probe_source().await;

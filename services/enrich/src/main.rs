@@ -1,4 +1,5 @@
-//! The binary: `enrich --config FILE`, and the tools for the person on call.
+//! Binary of enrich. `enrich --config FILE` runs the service. The subcommands are tools for
+//! operators.
 
 use std::process::ExitCode;
 

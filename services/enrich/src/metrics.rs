@@ -1,4 +1,4 @@
-//! What enrich counts, beside what every pipeline counts.
+//! Metrics of enrich in addition to those of every pipeline.
 
 use pipeline::metrics::Reason;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,36 +8,37 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// What answers keys.
+/// Layers that answer keys.
 const LAYERS: [&str; 7] =
     ["memory", "memory_stale", "redis", "redis_stale", "source", "absent", "impossible"];
 
-/// A layer of the caches.
+/// Label for a layer of the caches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Layer {
-    /// Its name.
+    /// Name of the layer.
     pub layer: &'static str,
 }
 
-/// The metrics of the look-ups; clones share their values.
+/// Metrics of the lookups. Clones share their values.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Look-ups that a layer has answered. What was answered by `memory` or `redis` is a read of
-    /// the source that was saved; so is each message that waited for a read with others.
+    /// Lookups answered by each layer. An answer from `memory` or `redis` saves a read of the
+    /// source. So does each message that shares a read with others.
     pub answered: Family<Layer, Counter>,
-    /// Calls of a layer that failed.
+    /// Failed calls of each layer.
     pub failed: Family<Layer, Counter>,
-    /// Documents asked for at the source, found or not: each is billed.
+    /// Documents requested from the source, found or not. Each is billed.
     pub source_reads: Counter,
-    /// Messages that needed a document: the difference to `source_reads` was saved.
+    /// Messages that needed a document. The difference to `source_reads` is the number of saved
+    /// reads.
     pub lookups: Counter,
     /// Time since the served value was read from the source.
     pub age: Histogram,
-    /// Entries in memory.
+    /// Number of entries in memory.
     pub entries: Gauge,
-    /// Bytes of these entries, estimated.
+    /// Estimated bytes of these entries.
     pub bytes: Gauge,
-    /// Messages that went on without a document, by reason.
+    /// Messages that were sent without a document, by reason.
     pub unenriched: Family<Reason, Counter>,
 }
 
@@ -48,7 +49,7 @@ impl Default for Metrics {
             failed: Family::default(),
             source_reads: Counter::default(),
             lookups: Counter::default(),
-            // 1 s to about 3 days.
+            // The buckets reach from 1 s to about 3 days.
             age: Histogram::new(exponential_buckets(1.0, 4.0, 10)),
             entries: Gauge::default(),
             bytes: Gauge::default(),
@@ -58,7 +59,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Enters all of them under their names, each label with 0.
+    /// Registers all metrics under their names. Each label starts with 0.
     pub fn register(&self, registry: &mut Registry) {
         let area = registry.sub_registry_with_prefix("dataflow_enrich");
         let answered = "Keys answered, by the layer that knew them";

@@ -1,4 +1,5 @@
-//! Whether the layers of the caches answer. Changes nothing but what Redis has of a key that nobody has.
+//! Check that the layers of the caches answer. It changes nothing except a test key in Redis, which
+//! no device has.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use time::OffsetDateTime;
 use crate::cache::redis::{Known, Put, Redis, Settings, TEST_KEY};
 use crate::cache::{Entry, Fetch, LayerError};
 
-/// The source of documents. It answers that a key is absent that nobody has.
+/// Checks the source of documents. It must answer that the test key does not exist.
 pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
     let state = match source.fetch(&[TEST_KEY.into()]).await {
         Ok(_) => State::Ready,
@@ -19,7 +20,8 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
     Need { kind: "documents", name: collection.to_owned(), role, state }
 }
 
-/// Redis, where there is one, and its channel of invalidations. Both are used as the service uses them.
+/// Checks Redis and its channel of invalidations, if Redis is set. Both are used in the same way as
+/// by the service.
 pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need> {
     let Some(name) = &settings.url else { return Vec::new() };
     let need = |kind, state| Need { kind, name: name.clone(), role: None, state };
@@ -45,7 +47,8 @@ pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need>
     vec![need("redis", takes), need("redis channel", listens)]
 }
 
-/// Puts an absence there and invalidates it. Other replicas forget the same key, which they do not know.
+/// Writes the absence of the test key and invalidates it. Other replicas forget this key too, which
+/// they never had.
 async fn write(redis: &Redis, known: Vec<Known>) -> Result<(), LayerError> {
     let put = |Known { seen, .. }| Put {
         key: TEST_KEY.into(),

@@ -1,4 +1,4 @@
-//! The promises of the look-ups, over a source that can fail, hang and count.
+//! Tests of the lookup's guarantees, with a source that can fail, hang and count.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -13,8 +13,8 @@ use pipeline::Recovery;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Documents that are named after their keys, but for keys that begin with `none`. Each tells which read
-/// it comes from: the first, the second, and so on.
+/// Source whose documents are named after their keys. Keys that begin with `none` have no document.
+/// Each document has the number of the read that it comes from.
 #[derive(Clone)]
 struct Source(Arc<Inner>);
 
@@ -22,7 +22,7 @@ struct Inner {
     /// Reads so far, each with its keys.
     reads: Mutex<Vec<Vec<String>>>,
     is_down: Mutex<bool>,
-    /// A read waits for one of these.
+    /// Permits of reads. Each read waits for one.
     permits: Semaphore,
 }
 
@@ -32,7 +32,7 @@ impl Source {
         Self(Arc::new(Inner { reads, is_down, permits: Semaphore::new(1_000_000) }))
     }
 
-    /// A source whose reads wait until they are let go.
+    /// Returns a source whose reads wait until they are released.
     fn held() -> Self {
         let source = Self::new();
         source.0.permits.forget_permits(1_000_000);
@@ -91,13 +91,13 @@ impl Rig {
         Self { lookup, source, metrics, _reader: readers }
     }
 
-    /// The name in a key's document.
+    /// Returns the name in a key's document.
     async fn name(&self, key: &str) -> Option<String> {
         let document = self.lookup.document(key).await.unwrap();
         document.map(|document| document["name"].as_str().unwrap().to_owned())
     }
 
-    /// Looks keys up side by side.
+    /// Looks keys up concurrently.
     fn spawn(&self, keys: impl IntoIterator<Item = String>) -> JoinSet<Result<bool, Recovery>> {
         let mut lookups = JoinSet::new();
         for key in keys {
@@ -111,7 +111,7 @@ impl Rig {
     }
 }
 
-/// Lets all tasks run until each of them waits.
+/// Runs all tasks until each of them waits.
 async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -179,7 +179,7 @@ async fn a_stale_value_is_served_while_it_is_read_again() {
     let permits = rig.source.0.permits.available_permits();
     rig.source.0.permits.forget_permits(permits);
 
-    // Were these to wait for the read, they would wait for ever.
+    // If these calls waited for the read, they would wait forever.
     assert_eq!(rig.name("a").await.as_deref(), Some("a"));
     assert_eq!(rig.name("a").await.as_deref(), Some("a"));
     settle().await;
@@ -244,7 +244,7 @@ async fn who_comes_after_an_invalidation_does_not_get_the_read_before_it() {
     assert_eq!(rig.source.reads().len(), 2);
 }
 
-/// Breaks its promise: one document less than it was asked for.
+/// Source that breaks its contract: it returns one document less than requested.
 struct Short;
 
 impl Fetch for Short {

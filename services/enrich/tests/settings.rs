@@ -1,4 +1,4 @@
-//! The example is right, and wrong settings are all named at once.
+//! Tests that the example settings are valid and that all faults are reported together.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -60,7 +60,7 @@ fn a_place_that_is_none_is_named_with_what_would_be_right() {
     assert!(faults.contains("enrichment.NAME or attribute.NAME"), "{faults}");
 }
 
-/// The faults of settings with these variables and no file.
+/// Returns the faults of settings with these variables and without a file.
 fn faults(variables: &[(&str, &str)]) -> String {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     load::<Settings>(None, variables).unwrap_err().to_string()

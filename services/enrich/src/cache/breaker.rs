@@ -1,4 +1,4 @@
-//! Leaves a failing layer alone for a while.
+//! Circuit breaker that skips a failing layer for a while.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tracing::{info, warn};
 
 use super::LayerError;
 
-/// Failures in a row that open a breaker.
+/// Number of successive failures that open a breaker.
 const FAILURES: u32 = 3;
-/// How long it stays open the first time, and at most.
+/// First and maximum time for which the breaker stays open.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A breaker: closed while a layer works, open after several failures in a row. After a pause one
-/// call is let through, and closes it or opens it for longer.
+/// Circuit breaker. It is closed while a layer works, and opens after several successive failures.
+/// After a pause, it lets one call through. That call closes it, or opens it for longer.
 #[derive(Debug)]
 pub struct Breaker {
     layer: &'static str,
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl Breaker {
-    /// A closed breaker of the layer of this name.
+    /// Creates a closed breaker for the layer of this name.
     #[must_use]
     pub fn new(layer: &'static str) -> Self {
         let state =
@@ -39,7 +39,7 @@ impl Breaker {
         Self { layer, state: Mutex::new(state) }
     }
 
-    /// Carries out a call, or `None` while the breaker is open.
+    /// Makes a call. Returns `None` without a call while the breaker is open.
     pub async fn call<T>(
         &self,
         call: impl Future<Output = Result<T, LayerError>>,
@@ -55,15 +55,15 @@ impl Breaker {
         Some(outcome)
     }
 
-    /// Why the layer is left alone, if it is.
+    /// Returns the reason why the breaker is open, if it is.
     #[must_use]
     pub fn open_reason(&self) -> Option<String> {
         let state = self.lock();
         state.open_until.is_some().then(|| format!("{}: {}", self.layer, state.last_error))
     }
 
-    /// Whether a call may go through. The one that ends a pause starts the next one, so that the
-    /// others go on waiting until it has succeeded.
+    /// Returns whether a call may pass. The call that ends a pause also starts the next pause, so
+    /// other calls keep waiting until it has succeeded.
     fn enter(&self) -> bool {
         let mut state = self.lock();
         match state.open_until {

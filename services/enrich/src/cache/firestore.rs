@@ -1,4 +1,4 @@
-//! The source of truth: a collection of Firestore.
+//! Source of documents: a collection of Firestore.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,24 +21,24 @@ use tokio::time::timeout;
 
 use super::{Document, Fetch, LayerError};
 
-/// Longest id of a document, in bytes.
+/// Maximum length of a document's id, in bytes.
 const MAX_ID_BYTES: usize = 1500;
 
-/// Which documents are read, and how Firestore is reached.
+/// Documents to read, and access to Firestore.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The collection whose documents have the keys as ids, such as `devices`. Required.
+    /// Collection whose document ids are the keys, such as `devices`. Required.
     pub collection: String,
-    /// The database.
+    /// Name of the database.
     pub database: String,
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google's; its usual one when left out. The variable `FIRESTORE_EMULATOR_HOST` wins.
+    /// Google; Google's default one if unset. The variable `FIRESTORE_EMULATOR_HOST` overrides it.
     pub endpoint: Option<String>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for Google's.
+    /// `application_default` for Google.
     pub credentials: Option<Login>,
-    /// Longest duration of a read; 100ms to 1m.
+    /// Maximum duration of a read; 100ms to 1m.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub timeout: Duration,
@@ -56,7 +56,7 @@ impl Default for Settings {
     }
 }
 
-/// A collection of Firestore; clones share the connection.
+/// Collection of Firestore. Clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Firestore {
     project: String,
@@ -65,7 +65,7 @@ pub struct Firestore {
 }
 
 impl Firestore {
-    /// The collection of the settings. The connection is made when it is first needed.
+    /// Creates the collection of the settings. The connection is opened when it is first needed.
     #[must_use]
     pub fn new(project: &str, settings: &Settings) -> Self {
         let (owner, open) = (project.to_owned(), settings.clone());
@@ -74,10 +74,10 @@ impl Firestore {
         Self { project: project.to_owned(), settings: settings.clone(), database }
     }
 
-    /// The connection, made now if there is none yet.
+    /// Returns the connection, and opens it if there is none yet.
     ///
     /// # Errors
-    /// When Firestore cannot be reached.
+    /// Fails when Firestore cannot be reached.
     pub async fn connect(&self) -> Result<Lease<FirestoreDb, LayerError>, LayerError> {
         let connected = timeout(self.settings.timeout, self.database.lease()).await;
         connected.map_err(|_| LayerError("Firestore does not answer".into()))?
@@ -91,7 +91,7 @@ impl Firestore {
 async fn open_database(project: String, settings: Settings) -> Result<FirestoreDb, LayerError> {
     let options = FirestoreDbOptions::new(project)
         .with_database_id(settings.database)
-        // Ours ends first, and takes the connection with it.
+        // Our own time-out ends first, and then discards the connection.
         .with_request_timeout(settings.timeout * 2)
         // The lookup decides when to try again.
         .with_max_retries(0);
@@ -123,7 +123,7 @@ impl Fetch for Firestore {
         keys.iter()
             .map(|key| match found.remove(&**key) {
                 Some(document) => Ok(document.map(|document| to_document(document.fields))),
-                // Neither found nor missing: nothing is known, so nothing may be concluded.
+                // The key was neither found nor missing, so nothing is known about it.
                 None => Err(LayerError(format!("Firestore left out {key}"))),
             })
             .collect()
@@ -131,8 +131,8 @@ impl Fetch for Firestore {
 
     fn origin(&self) -> String {
         let Settings { collection, database, endpoint, .. } = &self.settings;
-        // All endpoints of Google's lead to the same documents. Any other one can be an emulator, which
-        // has documents of its own, even where credentials are sent to it.
+        // All endpoints of Google lead to the same documents. Any other endpoint can be an emulator
+        // with its own documents, even if credentials are sent to it.
         let other = endpoint.as_deref().filter(|url| !google::is_google(url));
         let other = other.map(|url| format!("{}/", url.trim_end_matches('/')));
         format!("{}{}/{database}/{collection}", other.unwrap_or_default(), self.project)
@@ -145,8 +145,8 @@ impl Fetch for Firestore {
     }
 }
 
-/// The fields of a document as JSON: times in RFC 3339, bytes in base64, places as
-/// `{"latitude", "longitude"}`.
+/// Converts the fields of a document to JSON. Times become RFC 3339, bytes become base64, and geo
+/// points become `{"latitude", "longitude"}`.
 #[must_use]
 pub fn to_document(fields: HashMap<String, Stored>) -> Document {
     fields.into_iter().map(|(name, value)| (name, to_json(value))).collect()
@@ -170,7 +170,7 @@ fn to_json(stored: Stored) -> Value {
         }
         Some(ValueType::ArrayValue(value)) => value.values.into_iter().map(to_json).collect(),
         Some(ValueType::MapValue(value)) => to_document(value.fields).into(),
-        // Parts of queries; no stored document has them.
+        // These are parts of queries. No stored document has them.
         Some(_) => Value::Null,
     }
 }

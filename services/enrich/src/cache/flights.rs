@@ -1,4 +1,4 @@
-//! Reads under way: one per key, however many messages wait for it.
+//! Running reads. There is one read per key, and all messages with this key wait for it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -8,14 +8,14 @@ use tokio::sync::oneshot;
 
 use super::Entry;
 
-/// What a waiter gets: the entry, or that the source could not be asked.
+/// Result for a waiter: the entry, or `None` if the source could not be asked.
 pub(super) type Outcome = Option<Entry>;
 
-/// The reads that a message may join, by key.
+/// Reads that a message may join, by key.
 #[derive(Debug, Default)]
 pub(super) struct Flights(Mutex<HashMap<Arc<str>, Arc<Flight>>>);
 
-/// The read of a key. An invalidated one goes on for those who wait for it already.
+/// Read of one key. After an invalidation, it continues for those that already wait for it.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: Arc<str>,
@@ -25,14 +25,16 @@ pub(super) struct Flight {
 #[derive(Debug, Default)]
 struct State {
     waiters: Vec<oneshot::Sender<Outcome>>,
-    /// What was read so far.
+    /// Result so far.
     answer: Outcome,
-    /// Layers have been asked: what they say may be older than an invalidation from now on.
+    /// True once layers have been asked. From then on, their answers may be older than an
+    /// invalidation.
     has_started: bool,
 }
 
 impl Flights {
-    /// Waits for the read of a key. Where none is noted yet it is now, and the caller must start it.
+    /// Adds a waiter for the read of a key, and returns its receiver. If no read of this key is
+    /// registered, it registers one and returns it too. The caller must start it then.
     pub(super) fn join(&self, key: &Arc<str>) -> (oneshot::Receiver<Outcome>, Option<Arc<Flight>>) {
         let (sender, receiver) = oneshot::channel();
         let mut flights = self.lock();
@@ -40,12 +42,14 @@ impl Flights {
             Slot::Occupied(slot) => (Arc::clone(slot.get()), false),
             Slot::Vacant(slot) => (Arc::clone(slot.insert(Flight::of(key))), true),
         };
-        // Under the lock: once it is given up, the read may land and ask nobody any more.
+        // This must happen under the lock. Without the lock, the read could end before the waiter
+        // is added, and never answer it.
         flight.wait(sender);
         (receiver, is_new.then_some(flight))
     }
 
-    /// Notes the read of a key that nobody waits for; `None` where one is noted already.
+    /// Registers the read of a key without a waiter. Returns `None` if a read is registered
+    /// already.
     pub(super) fn begin(&self, key: &Arc<str>) -> Option<Arc<Flight>> {
         match self.lock().entry(Arc::clone(key)) {
             Slot::Occupied(_) => None,
@@ -53,7 +57,7 @@ impl Flights {
         }
     }
 
-    /// Says that layers are asked from now on.
+    /// Records that layers are asked from now on.
     pub(super) fn start(&self, started: &[Arc<Flight>]) {
         let _flights = self.lock();
         for flight in started {
@@ -61,12 +65,12 @@ impl Flights {
         }
     }
 
-    /// Answers those who wait for a read and lets `keep` keep the entry, if that is still right. The
-    /// read stays noted. True where the entry was kept.
+    /// Answers the waiters of a read. If the read is still registered, it also calls `keep` to
+    /// store the entry. The read stays registered. Returns true if the entry was stored.
     pub(super) fn answer(&self, flight: &Arc<Flight>, entry: &Entry, keep: impl FnOnce()) -> bool {
         let flights = self.lock();
         let is_valid = is_noted(&flights, flight);
-        // Under the lock, so that an invalidation comes before or after, never in between.
+        // This happens under the lock, so an invalidation comes either before or after it.
         if is_valid {
             keep();
         }
@@ -74,16 +78,16 @@ impl Flights {
         is_valid
     }
 
-    /// Ends a read that has not started, with an entry that is known already; `None` where `find` finds
-    /// none, and the read stays noted.
+    /// Ends a read that has not started, with an entry that is known already. If `find` returns no
+    /// entry, it returns `None` and the read stays registered.
     pub(super) fn end_with(
         &self,
         flight: &Arc<Flight>,
         find: impl FnOnce() -> Option<Entry>,
     ) -> Option<Entry> {
         let mut flights = self.lock();
-        // Under the lock: who comes after an invalidation must not join a read that is answered with what
-        // was found before.
+        // This happens under the lock. A message that arrives after an invalidation must not join a
+        // read that is answered with an entry from before it.
         let entry = find()?;
         if is_noted(&flights, flight) {
             flights.remove(&flight.key);
@@ -92,7 +96,8 @@ impl Flights {
         Some(entry)
     }
 
-    /// Ends a read: who still waits learns that it failed. True where what it brought must not be kept.
+    /// Ends a read. Remaining waiters learn that it failed. Returns true if the result must not be
+    /// kept.
     pub(super) fn land(&self, flight: &Arc<Flight>) -> bool {
         let mut flights = self.lock();
         let is_valid = is_noted(&flights, flight);
@@ -103,10 +108,10 @@ impl Flights {
         !is_valid
     }
 
-    /// Says that what the read of a key brings must not be kept. Who comes from now on has the key read
-    /// again.
+    /// Marks the running read of a key as invalid, so its result is not kept. Messages that arrive
+    /// later cause a new read.
     ///
-    /// A read that has not started brings what holds afterwards, so it stays.
+    /// A read that has not started will see the state after the invalidation, so it stays.
     pub(super) fn invalidate(&self, key: &str) {
         let mut flights = self.lock();
         if flights.get(key).is_some_and(|flight| flight.lock().has_started) {
@@ -114,7 +119,7 @@ impl Flights {
         }
     }
 
-    /// Says that what any read under way brings must not be kept.
+    /// Marks all running reads as invalid, so their results are not kept.
     pub(super) fn invalidate_all(&self) {
         self.lock().retain(|_, flight| !flight.lock().has_started);
     }
@@ -124,7 +129,7 @@ impl Flights {
     }
 }
 
-/// Whether this very read is the one to join.
+/// Returns whether exactly this read is the registered one.
 fn is_noted(flights: &HashMap<Arc<str>, Arc<Flight>>, flight: &Arc<Flight>) -> bool {
     flights.get(&flight.key).is_some_and(|noted| Arc::ptr_eq(noted, flight))
 }
@@ -162,7 +167,7 @@ impl Flight {
 }
 
 fn send(waiter: oneshot::Sender<Outcome>, outcome: Outcome) {
-    // One who has given up in the meantime needs no answer.
+    // A waiter that has given up meanwhile needs no answer.
     drop(waiter.send(outcome));
 }
 

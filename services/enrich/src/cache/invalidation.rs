@@ -1,4 +1,4 @@
-//! Invalidations reach all replicas: each listens to a channel of Redis.
+//! Spreads invalidations to all replicas. Each replica listens to a channel of Redis.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use tracing::{info, warn};
 
 use super::{Fetch, LayerError, Lookup};
 
-/// The name under which `/status` tells how far invalidations reach.
+/// Name of the fact in `/status` that tells which replicas invalidations reach.
 const FACT: &str = "invalidation";
-/// Between two questions whether the connection still lives.
+/// Time between two pings that check the connection.
 const PING: Duration = Duration::from_secs(5);
-/// Between two attempts to subscribe, at least and at most.
+/// Minimum and maximum time between two attempts to subscribe.
 const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(1500));
 
-/// Listens to what other replicas invalidate.
+/// Listener for the invalidations of other replicas.
 pub struct Listener<F> {
     lookup: Lookup<F>,
     health: Health,
-    /// The subscription that was made at the start, or why there is none.
+    /// Subscription made at the start, or the reason why it failed.
     first: Option<Result<PubSub, LayerError>>,
 }
 
 impl<F: Fetch> Listener<F> {
-    /// Subscribes, so that nothing is missed from the first look-up on. Where Redis does not answer, that is
-    /// done later.
+    /// Subscribes before the first lookup, so no invalidation is missed. If Redis does not answer,
+    /// [`Listener::run`] subscribes later.
     pub async fn start(lookup: Lookup<F>, health: Health) -> Self {
         let first = match lookup.redis() {
             Some(redis) => Some(redis.subscribe().await),
@@ -37,11 +37,11 @@ impl<F: Fetch> Listener<F> {
         Self { lookup, health, first }
     }
 
-    /// Forgets what others invalidate, and tells in `/status` how far invalidations reach. Returns at once
-    /// without Redis, and never with it.
+    /// Forgets keys that other replicas invalidate, and tells in `/status` which replicas
+    /// invalidations reach. It returns at once without Redis, and never with it.
     ///
-    /// What was invalidated while nobody listened is unknown, so each further subscription begins with an
-    /// empty memory.
+    /// Invalidations during an interruption are unknown, so memory is emptied after each further
+    /// subscription.
     pub async fn run(self) {
         let Self { lookup, health, mut first } = self;
         let Some(redis) = lookup.redis() else {
@@ -74,7 +74,7 @@ impl<F: Fetch> Listener<F> {
     }
 }
 
-/// Follows one subscription until it is lost, and says why it was.
+/// Follows one subscription until it is lost. Returns the reason.
 async fn follow<F: Fetch>(
     subscription: PubSub,
     lookup: &Lookup<F>,
@@ -83,7 +83,7 @@ async fn follow<F: Fetch>(
     let (mut sink, mut keys) = subscription.split();
     let messages = async {
         while let Some(message) = keys.next().await {
-            // A stranger's bytes are no key of ours.
+            // Bytes of a foreign program are no key of ours.
             if let Ok(key) = std::str::from_utf8(message.get_payload_bytes()) {
                 lookup.forget(key);
             }
@@ -102,7 +102,7 @@ async fn follow<F: Fetch>(
             }
         }
     };
-    // Side by side: no message waits for the answer to a ping.
+    // Both run concurrently, so no message waits for the answer to a ping.
     tokio::select! {
         error = messages => error,
         error = pings => error,

@@ -1,4 +1,4 @@
-//! Asks the layers, one after another.
+//! Lookup that asks the layers, one after another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,25 +18,26 @@ use super::redis::{self, Redis};
 use super::{Document, Entry, Fetch, Freshness, LayerError, State};
 use crate::metrics::Metrics;
 
-/// Between two attempts of a message that waits for the source, at least and at most.
+/// Minimum and maximum time between two attempts of a message that waits for the source.
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 
-/// The caches, and how they are read.
+/// Caches, and limits on reading them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// How long what was read is good for.
+    /// Times for which entries are used.
     pub freshness: Freshness,
-    /// Bounds of the cache in memory.
+    /// Limits of the cache in memory.
     pub memory: Bounds,
-    /// Redis, if there is one.
+    /// Redis; not used if its `url` is unset.
     pub redis: redis::Settings,
-    /// Most keys in one read; 1 to 300.
+    /// Maximum number of keys in one read; 1 to 300.
     pub max_keys_per_read: usize,
-    /// Most reads under way at a time; 1 to 100.
+    /// Maximum number of reads at the same time; 1 to 100.
     pub max_reads: usize,
-    /// Most messages that wait for a source that fails; further ones are handed back to Pub/Sub, so
-    /// that messages of known keys go on. Below `pipeline.max_messages_in_flight`.
+    /// Maximum number of messages that wait for a source that fails. Further ones are handed back
+    /// to Pub/Sub, so messages of known keys continue. It must be below
+    /// `pipeline.max_messages_in_flight`.
     pub max_waiting: usize,
 }
 
@@ -53,7 +54,7 @@ impl Default for Settings {
     }
 }
 
-/// Documents by key; clones share the caches.
+/// Lookup of documents by key. Clones share the caches.
 pub struct Lookup<F> {
     pub(super) layers: Arc<Layers<F>>,
     wanted: mpsc::UnboundedSender<Arc<Flight>>,
@@ -72,23 +73,23 @@ impl<F> Clone for Lookup<F> {
     }
 }
 
-/// What all look-ups share.
+/// State that all lookups share.
 pub(super) struct Layers<F> {
     pub memory: Memory,
     pub redis: Option<Redis>,
     pub redis_breaker: Breaker,
-    /// Of writes alone: a server that refuses them answers reads all the same.
+    /// Breaker for writes only, because a server that refuses writes may still answer reads.
     pub redis_writes: Breaker,
     pub source: F,
     pub source_breaker: Breaker,
     pub freshness: Freshness,
     pub flights: Flights,
     pub metrics: Metrics,
-    /// A key that the source failed to answer, to ask it for when nobody else asks.
+    /// Key that the source failed to answer. The probe asks for it when no message does.
     pub unanswered: Mutex<Option<Arc<str>>>,
 }
 
-/// Counts a message that waits for the source, until it is dropped.
+/// Counter guard for a message that waits for the source. Dropping it ends the count.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -98,10 +99,11 @@ impl Drop for Waiting<'_> {
 }
 
 impl<F: Fetch> Lookup<F> {
-    /// A lookup, and the task that reads for it; the lookup waits for ever where nobody runs that.
+    /// Creates a lookup, and the task that reads for it. Without the running task, the lookup waits
+    /// forever.
     ///
     /// # Errors
-    /// For settings of Redis that are wrong.
+    /// Fails for invalid settings of Redis.
     pub fn new(
         settings: &Settings,
         source: F,
@@ -119,7 +121,7 @@ impl<F: Fetch> Lookup<F> {
             metrics,
             unanswered: Mutex::default(),
         });
-        // Its length is bounded by the flights that have not started, one per key.
+        // Its length is limited by the reads that have not started, one per key.
         let (wanted, requests) = mpsc::unbounded_channel();
         let reader = Reader::new(Arc::clone(&layers), requests, settings);
         let waiting = Arc::default();
@@ -127,12 +129,13 @@ impl<F: Fetch> Lookup<F> {
         Ok((Self { layers, wanted, waiting, max_waiting }, reader.run()))
     }
 
-    /// The document of a key, `None` for one that has none.
+    /// Returns the document of a key, or `None` if the key has none.
     ///
     /// Waits for as long as the source cannot be asked. Cancel safe.
     ///
     /// # Errors
-    /// `HandBack` when too many wait for the source already, `Stop` when nobody reads any more.
+    /// Fails with `HandBack` when too many messages wait for the source already, and with `Stop`
+    /// when the reading task has ended.
     pub async fn document(&self, key: &str) -> Result<Option<Arc<Document>>, Error> {
         let layers = &self.layers;
         let now = OffsetDateTime::now_utc();
@@ -153,12 +156,13 @@ impl<F: Fetch> Lookup<F> {
         self.wait(&Arc::from(key)).await
     }
 
-    /// Forgets a key in this process, in Redis, and in all replicas that listen there.
+    /// Removes a key from this process, from Redis, and from all replicas that listen there.
     ///
     /// # Errors
-    /// When Redis cannot be asked: this process has forgotten it all the same.
+    /// Fails when Redis cannot be asked. The key is removed from this process in any case.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
-        // Twice: what is read before Redis has forgotten it can be the old document, too.
+        // The key is forgotten twice. A read before Redis has forgotten the key can still bring the
+        // old document.
         self.forget(key);
         let invalidated = match &self.layers.redis {
             Some(redis) => redis.invalidate(key).await,
@@ -168,13 +172,13 @@ impl<F: Fetch> Lookup<F> {
         invalidated
     }
 
-    /// Forgets a key in this process.
+    /// Removes a key from this process.
     pub(super) fn forget(&self, key: &str) {
         self.layers.flights.invalidate(key);
         self.layers.memory.remove(key);
     }
 
-    /// Forgets all keys in this process.
+    /// Removes all keys from this process.
     pub(super) fn forget_all(&self) {
         self.layers.flights.invalidate_all();
         self.layers.memory.clear();
@@ -184,36 +188,38 @@ impl<F: Fetch> Lookup<F> {
         self.layers.redis.as_ref()
     }
 
-    /// Why the source is left alone at the moment, if it is.
+    /// Returns the reason why the source's breaker is open, if it is.
     #[must_use]
     pub fn source_outage(&self) -> Option<String> {
         self.layers.source_breaker.open_reason()
     }
 
-    /// Asks a source that is left alone whether it answers again, as often as its breaker allows: while
-    /// all keys that come are known, nobody else does.
+    /// Asks the source again while its breaker is open, as often as the breaker allows. If all
+    /// arriving keys are in the caches, no other call would find out that the source has recovered.
     pub async fn probe_source(&self) {
         let layers = &self.layers;
         let unanswered = layers.unanswered.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let (Some(key), Some(_)) = (unanswered, self.source_outage()) {
-            // The breaker takes note of the answer.
+            // The breaker records the answer.
             drop(layers.source_breaker.call(layers.source.fetch(&[key])).await);
         }
     }
 
-    /// Asks a Redis that refuses writes whether it takes them again, as often as its breaker allows: while
-    /// nothing is read from the source, nobody else does.
+    /// Writes to Redis again while the breaker of writes is open, as often as the breaker allows.
+    /// If nothing is read from the source, no other call would find out that Redis accepts writes
+    /// again.
     pub async fn probe_redis(&self) {
         let layers = &self.layers;
         let is_read_only = layers.redis_breaker.open_reason().is_none()
             && layers.redis_writes.open_reason().is_some();
         if let Some(redis) = layers.redis.as_ref().filter(|_| is_read_only) {
-            // The breaker takes note of the answer.
+            // The breaker records the answer.
             drop(layers.redis_writes.call(redis.probe()).await);
         }
     }
 
-    /// State of Redis in a few words: not set, used, or read only or left alone and why.
+    /// Returns the state of Redis in a few words: not set, used, read only with the reason, or left
+    /// alone with the reason.
     #[must_use]
     pub fn redis_state(&self) -> String {
         let layers = &self.layers;
@@ -247,8 +253,8 @@ impl<F: Fetch> Lookup<F> {
         }
     }
 
-    /// Has a key read whose read was just noted, unless another one has landed since memory was asked:
-    /// then what that one brought.
+    /// Starts a newly registered read. If another read has ended since memory was asked, its entry
+    /// is returned instead.
     fn start(&self, flight: Arc<Flight>) -> Result<Option<Entry>, Error> {
         let (layers, key) = (&self.layers, &flight.key);
         let find = || {
@@ -259,7 +265,7 @@ impl<F: Fetch> Lookup<F> {
         if let Some(entry) = layers.flights.end_with(&flight, find) {
             return Ok(Some(entry));
         }
-        // A source of one's own has panicked, for example.
+        // For example, a custom source has panicked.
         let ended = |_| Recovery::Stop.because("look up", "the reader has ended");
         self.wanted.send(flight).map_err(ended)?;
         Ok(None)
@@ -296,7 +302,7 @@ mod tests {
     use super::*;
     use crate::metrics::Layer;
 
-    /// A source that nobody may ask.
+    /// Source that must not be asked.
     struct Forbidden;
 
     impl Fetch for Forbidden {
@@ -318,7 +324,7 @@ mod tests {
         let document = Some(Arc::new(Document::new()));
         let entry = Entry { document: document.clone(), read_at: OffsetDateTime::now_utc() };
 
-        // Another message's read lands after this one has looked into memory.
+        // The read of another message ends after this one has asked memory.
         lookup.layers.memory.put(&key, entry);
         let found = lookup.wait(&key).now_or_never().expect("nobody has to read");
 

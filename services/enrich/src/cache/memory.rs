@@ -1,4 +1,4 @@
-//! The first layer: this process's memory, bounded in entries and bytes.
+//! First layer: the memory of this process, limited in entries and bytes.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZeroUsize;
@@ -13,18 +13,18 @@ use tokio::time::Instant;
 
 use super::{Document, Entry};
 
-/// Parts with a lock each, so that lanes rarely meet.
+/// Number of parts. Each has its own lock, so lanes rarely wait for each other.
 const SHARDS: usize = 16;
-/// What an entry takes beside its text: the map's slot, the list's links, allocations.
+/// Memory of an entry in addition to its text: the map's slot, the list's links, allocations.
 const OVERHEAD: usize = 200;
 
-/// Bounds of the cache in memory.
+/// Limits of the cache in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Bounds {
-    /// Most entries; 16 to 100,000,000.
+    /// Maximum number of entries; 16 to 100,000,000.
     pub max_entries: usize,
-    /// Most bytes, estimated from keys and values; 64 KiB to 64 GiB.
+    /// Maximum bytes, estimated from keys and values; 64 KiB to 64 GiB.
     pub max_bytes: usize,
 }
 
@@ -34,7 +34,7 @@ impl Default for Bounds {
     }
 }
 
-/// Entries of this process, the least recently used of them leaving first.
+/// Entries of this process. The least recently used ones are removed first.
 #[derive(Debug)]
 pub struct Memory {
     shards: Vec<Mutex<Shard>>,
@@ -51,13 +51,14 @@ struct Shard {
 #[derive(Debug)]
 struct Held {
     entry: Entry,
-    /// By a clock that nobody sets.
+    /// Time of arrival by a monotonic clock, which nobody can set.
     since: Instant,
     bytes: usize,
 }
 
 impl Held {
-    /// The entry, read no later than it came here, whatever the clocks said.
+    /// Returns the entry. Its read time is at most its time of arrival here, even if clocks were
+    /// wrong.
     fn entry(&self) -> Entry {
         let latest = OffsetDateTime::now_utc() - self.since.elapsed();
         let Entry { document, read_at } = &self.entry;
@@ -66,10 +67,10 @@ impl Held {
 }
 
 impl Memory {
-    /// An empty cache with these bounds, which hold for each of its parts in proportion.
+    /// Creates an empty cache with these limits. Each part gets an equal share of them.
     #[must_use]
     pub fn new(bounds: &Bounds) -> Self {
-        // The map takes room for all entries at once, so it is not larger than what fits.
+        // The map allocates room for all entries at once, so its size is limited to what fits.
         let most = bounds.max_entries.min(bounds.max_bytes / OVERHEAD) / SHARDS;
         let most = NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN);
         let shard = || Mutex::new(Shard { entries: LruCache::new(most), bytes: 0 });
@@ -80,13 +81,13 @@ impl Memory {
         }
     }
 
-    /// What is known about a key.
+    /// Returns the entry of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Entry> {
         self.shard(key).entries.get(key).map(Held::entry)
     }
 
-    /// Keeps an entry, and lets others go for it.
+    /// Stores an entry, and removes others to make room for it.
     pub fn put(&self, key: &Arc<str>, entry: Entry) {
         let bytes = OVERHEAD + key.len() + entry.document.as_deref().map_or(0, size);
         let mut shard = self.shard(key);
@@ -105,12 +106,12 @@ impl Memory {
         }
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub fn remove(&self, key: &str) {
         self.shard(key).remove(key);
     }
 
-    /// Forgets all keys.
+    /// Removes all keys.
     pub fn clear(&self) {
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +120,7 @@ impl Memory {
         }
     }
 
-    /// Entries and bytes held.
+    /// Returns the number of entries and their bytes.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
         self.shards.iter().fold((0, 0), |(entries, bytes), shard| {
@@ -142,7 +143,7 @@ impl Shard {
     }
 }
 
-/// Bytes that a document takes, roughly.
+/// Returns the approximate memory of a document in bytes.
 fn size(document: &Document) -> usize {
     document.iter().map(|(key, value)| key.len() + 80 + size_of_value(value)).sum()
 }

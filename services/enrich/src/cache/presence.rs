@@ -1,4 +1,4 @@
-//! Presence: short-lived values by key, such as who is connected where.
+//! Presence: short-lived values by key, such as the place where a client is connected.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,24 +15,24 @@ use super::LayerError;
 use super::firestore::Firestore;
 use super::redis::{Connection, Redis};
 
-/// Values by key, wherever they are kept.
+/// Store of values by key.
 pub trait Presence: Send + Sync {
-    /// Keeps a value under a key, in place of what was there.
+    /// Stores a value under a key. It replaces any earlier value.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// Fails when the store cannot be asked.
     fn set(&self, key: &str, value: Value) -> impl Future<Output = Result<(), LayerError>> + Send;
 
-    /// The value of a key, or `None` where there is none or its time is over.
+    /// Returns the value of a key, or `None` if there is none or it has expired.
     ///
     /// # Errors
-    /// When the store cannot be asked, which is something else than `None`.
+    /// Fails when the store cannot be asked. This is different from `None`.
     fn fetch(&self, key: &str) -> impl Future<Output = Result<Option<Value>, LayerError>> + Send;
 
-    /// Removes a key; one that is not there is right too.
+    /// Removes a key. A missing key is no error.
     ///
     /// # Errors
-    /// When the store cannot be asked.
+    /// Fails when the store cannot be asked.
     fn delete(&self, key: &str) -> impl Future<Output = Result<(), LayerError>> + Send;
 
     /// Ends the use of the store.
@@ -44,7 +44,7 @@ pub trait Presence: Send + Sync {
     }
 }
 
-/// Presence within this process, bounded, each value for its time.
+/// Presence in the memory of this process. The number of values is limited, and each value expires.
 #[derive(Debug)]
 pub struct InMemory {
     values: Mutex<LruCache<String, (Value, Instant)>>,
@@ -52,7 +52,7 @@ pub struct InMemory {
 }
 
 impl InMemory {
-    /// A store of at most `most` values, each of them kept for `life`.
+    /// Creates a store of at most `most` values. Each is kept for `life`.
     #[must_use]
     pub fn new(most: NonZeroUsize, life: Duration) -> Self {
         Self { values: Mutex::new(LruCache::new(most)), life }
@@ -85,7 +85,7 @@ impl Presence for InMemory {
     }
 }
 
-/// Presence in Redis, each value for its time.
+/// Presence in Redis. Each value expires.
 #[derive(Debug)]
 pub struct InRedis {
     redis: Redis,
@@ -93,7 +93,7 @@ pub struct InRedis {
 }
 
 impl InRedis {
-    /// A store that keeps each value for `life`.
+    /// Creates a store that keeps each value for `life`.
     #[must_use]
     pub fn new(redis: Redis, life: Duration) -> Self {
         Self { redis, life }
@@ -123,18 +123,18 @@ impl Presence for InRedis {
     }
 }
 
-/// Presence in a collection of Firestore, until it is deleted.
+/// Presence in a collection of Firestore. Values stay until they are deleted.
 #[derive(Debug)]
 pub struct InFirestore(Firestore);
 
-/// A value as a document; Firestore's documents are maps.
+/// Value as a document, because Firestore's documents are maps.
 #[derive(Debug, Deserialize, JsonSchema, Serialize)]
 struct Stored {
     value: Value,
 }
 
 impl InFirestore {
-    /// A store in the collection of `firestore`.
+    /// Creates a store in the collection of `firestore`.
     #[must_use]
     pub fn new(firestore: Firestore) -> Self {
         Self(firestore)

@@ -1,4 +1,4 @@
-//! Reads keys that are wanted together, from Redis and from the source.
+//! Reads keys from Redis and from the source, several keys at a time.
 
 use std::sync::{Arc, PoisonError};
 
@@ -29,8 +29,8 @@ impl<F: Fetch> Reader<F> {
         Self { layers, wanted, max_keys, max_reads }
     }
 
-    /// Reads until nobody can want anything any more. While all reads are under way, keys gather
-    /// for the next one.
+    /// Reads until all lookups are dropped. While the maximum number of reads runs, keys collect
+    /// for the next read.
     pub(super) async fn run(mut self) {
         let mut reads = FuturesUnordered::new();
         loop {
@@ -50,10 +50,10 @@ impl<F: Fetch> Reader<F> {
     }
 }
 
-/// A read that the source must answer.
+/// Read that the source must answer.
 struct Missing {
     flight: Arc<Flight>,
-    /// The value in Redis; `None` where that is not known.
+    /// Value in Redis; `None` if it is not known.
     seen: Option<Seen>,
 }
 
@@ -68,7 +68,7 @@ async fn read<F: Fetch>(layers: Arc<Layers<F>>, flights: Vec<Arc<Flight>>) {
     layers.metrics.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
 }
 
-/// Answers what Redis knows, and gives back what must be read from the source.
+/// Answers the reads that Redis knows. Returns the reads that the source must answer.
 async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> Vec<Missing> {
     let Some(known) = ask_redis(layers, &flights).await else {
         return flights.into_iter().map(|flight| Missing { flight, seen: None }).collect();
@@ -94,7 +94,7 @@ async fn read_redis<F: Fetch>(layers: &Layers<F>, flights: Vec<Arc<Flight>>) -> 
     missing
 }
 
-/// Asks Redis for the keys of these reads; `None` while it cannot be asked.
+/// Asks Redis for the keys of these reads. Returns `None` while Redis cannot be asked.
 async fn ask_redis<F: Fetch>(layers: &Layers<F>, flights: &[Arc<Flight>]) -> Option<Vec<Known>> {
     let redis = layers.redis.as_ref()?;
     let keys: Vec<_> = flights.iter().map(|flight| Arc::clone(&flight.key)).collect();
@@ -108,7 +108,7 @@ async fn ask_redis<F: Fetch>(layers: &Layers<F>, flights: &[Arc<Flight>]) -> Opt
     }
 }
 
-/// Reads from the source, answers, and fills the caches.
+/// Reads from the source, answers the reads, and fills the caches.
 async fn read_source<F: Fetch>(layers: &Layers<F>, missing: Vec<Missing>) {
     let keys: Vec<_> = missing.iter().map(|missing| Arc::clone(&missing.flight.key)).collect();
     let Some(documents) = ask_source(layers, &keys).await else {
@@ -137,14 +137,15 @@ async fn read_source<F: Fetch>(layers: &Layers<F>, missing: Vec<Missing>) {
     take_back(layers, &puts).await;
 }
 
-/// The documents of these keys, in their order; `None` while the source cannot be asked.
+/// Returns the documents of these keys, in their order. Returns `None` while the source cannot be
+/// asked.
 async fn ask_source<F: Fetch>(
     layers: &Layers<F>,
     keys: &[Arc<str>],
 ) -> Option<Vec<Option<Document>>> {
     let fetch = async {
         let documents = layers.source.fetch(keys).await?;
-        // A source of one's own may break its promise; who waits must learn of it.
+        // A custom source may return too few documents. The waiters must learn of that.
         let (answered, asked) = (documents.len(), keys.len());
         let is_whole = answered == asked;
         let why = || LayerError(format!("the source answered {answered} of {asked} keys"));
@@ -165,9 +166,10 @@ async fn ask_source<F: Fetch>(
     }
 }
 
-/// Puts entries into Redis.
+/// Writes entries to Redis.
 async fn put<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
-    // Before the breaker: Redis is not asked about what came too late, so nothing is known of it then.
+    // This check comes before the breaker. If all entries are too late, Redis is not asked, so the
+    // breaker must not count a success.
     let is_any_in_time = puts.iter().any(Put::is_in_time);
     let Some(redis) = layers.redis.as_ref().filter(|_| is_any_in_time) else { return };
     if let Some(Err(error)) = layers.redis_writes.call(redis.put(puts)).await {
@@ -176,11 +178,13 @@ async fn put<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
     }
 }
 
-/// Takes entries back that were invalidated while they were put into Redis. Redis refuses them itself,
-/// unless it has lost the tombstone, or the replica that invalidated is of a version that leaves none.
+/// Removes entries that were invalidated while they were written to Redis.
+///
+/// Normally Redis refuses such entries itself. It cannot if it has lost the tombstone, or if the
+/// invalidating replica has a version without tombstones.
 async fn take_back<F: Fetch>(layers: &Layers<F>, puts: &[Put]) {
     let Some(redis) = layers.redis.as_ref().filter(|_| !puts.is_empty()) else { return };
-    // Past the breaker: an old document would stay.
+    // This call ignores the breaker, because otherwise an old document would stay.
     if let Err(error) = redis.take_back(puts).await {
         debug!(%error, "Redis did not forget an invalidated key");
         layers.metrics.failed("redis");
@@ -198,7 +202,7 @@ mod tests {
     use crate::cache::redis::{MAX_READ_AGE, Settings as RedisSettings};
     use crate::metrics::Metrics;
 
-    /// A source that has nothing.
+    /// Source without documents.
     struct Empty;
 
     impl Fetch for Empty {
@@ -224,7 +228,7 @@ mod tests {
             seen: Seen { bytes: Vec::new(), at: Instant::now() },
         }];
         for _ in 0..3 {
-            // Nobody listens there.
+            // No server listens there.
             put(&lookup.layers, &puts).await;
         }
         let before = lookup.layers.redis_writes.open_reason();

@@ -1,4 +1,4 @@
-//! The second layer: Redis, as one node, as a cluster, or behind sentinels.
+//! Second layer: Redis as one node, as a cluster, or behind sentinels.
 
 mod access;
 mod connection;
@@ -22,28 +22,28 @@ pub use connection::Connection;
 pub use settings::{Mode, Sentinel, Settings};
 use value::{entry, json, tombstone};
 
-/// Life of a tombstone in Redis, and shortest life of what takes its place.
+/// Life of a tombstone in Redis, and minimum life of an entry that replaces one.
 const TOMBSTONE_LIFE: Duration = Duration::from_secs(120);
-/// Age at which a read is too old for its entry to be put into Redis. Redis may carry out that call later
-/// by as much as is left of the life of a tombstone.
+/// Age from which a read is too old to be written to Redis. The rest of a tombstone's life is left
+/// for calls that Redis executes late.
 pub(super) const MAX_READ_AGE: Duration = Duration::from_secs(60);
 
-/// Sets `KEYS[1]` to `ARGV[2]` for `ARGV[3]` milliseconds, if its value is `ARGV[1]` still. A missing key has
-/// an empty value, and so has one that is no string.
+/// Script that sets `KEYS[1]` to `ARGV[2]` for `ARGV[3]` milliseconds, if its value is still
+/// `ARGV[1]`. A missing key counts as an empty value, and so does a value that is no string.
 const SWAP: &str = "\
 if (redis.call('MGET', KEYS[1])[1] or '') == ARGV[1] then \
 redis.call('PSETEX', KEYS[1], ARGV[3], ARGV[2]) end";
-/// Sets `KEYS[1]` to `ARGV[1]` for `ARGV[2]` milliseconds. A server whose memory is full takes the `DEL`, and does
-/// not refuse a script after its first write.
+/// Script that sets `KEYS[1]` to `ARGV[1]` for `ARGV[2]` milliseconds. A server whose memory is
+/// full accepts the `DEL`. It does not refuse a script after the script's first write.
 const INVALIDATE: &str =
     "redis.call('DEL', KEYS[1]) redis.call('PSETEX', KEYS[1], ARGV[2], ARGV[1])";
-/// Sets `KEYS[1]` to an empty value for a millisecond. Needs the same rights as the other scripts and, unlike
-/// the one that invalidates, free memory.
+/// Script that sets `KEYS[1]` to an empty value for a millisecond. It needs the same permissions as
+/// the other scripts. Unlike the script that invalidates, it also needs free memory.
 const PROBE: &str = "redis.call('PSETEX', KEYS[1], 1, '')";
-/// The key that tests write. No document has it.
+/// Key that tests write. No document has it.
 pub(crate) const TEST_KEY: &str = "dataflow-check";
 
-/// A connection that is made anew when it no longer serves; clones share it.
+/// Connection that is replaced when it no longer works. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Redis {
     connection: Renewable<Connection, LayerError>,
@@ -51,48 +51,48 @@ pub struct Redis {
     prefix: String,
 }
 
-/// A key as Redis knows it.
+/// State of a key in Redis.
 #[derive(Debug, Clone)]
 pub struct Known {
-    /// Its entry; `None` where there is none that can be read.
+    /// Entry of the key; `None` if there is none that can be read.
     pub entry: Option<Entry>,
-    /// Its value, to be given to [`Redis::put`].
+    /// Value of the key, to be given to [`Redis::put`].
     pub seen: Seen,
 }
 
-/// The value of a key at the beginning of a read.
+/// Value of a key at the start of a read.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// Empty for a missing key.
+    /// Bytes of the value; empty for a missing key.
     pub(super) bytes: Vec<u8>,
     pub(super) at: Instant,
 }
 
-/// An entry to put into Redis.
+/// Entry to write to Redis.
 #[derive(Debug, Clone)]
 pub struct Put {
-    /// Its key.
+    /// Key of the entry.
     pub key: Arc<str>,
-    /// The entry, as it was read from the source.
+    /// Entry as it was read from the source.
     pub entry: Entry,
-    /// Time for which it is of use.
+    /// Time for which the entry is useful.
     pub life: Duration,
-    /// The value of the key before the source was asked.
+    /// Value of the key before the source was asked.
     pub seen: Seen,
 }
 
 impl Put {
-    /// Whether its read began so recently that Redis may take it.
+    /// Returns whether the read started so recently that Redis may accept the entry.
     pub(super) fn is_in_time(&self) -> bool {
         self.seen.at.elapsed() < MAX_READ_AGE
     }
 }
 
 impl Redis {
-    /// A connection that is made when it is first needed; `None` without a URL.
+    /// Creates a connection that is opened when it is first needed. Returns `None` without a URL.
     ///
     /// # Errors
-    /// For a URL or a file that is wrong.
+    /// Fails for an invalid URL or file.
     pub fn open(settings: &Settings) -> Result<Option<Self>, LayerError> {
         if settings.url.is_none() {
             return Ok(None);
@@ -111,26 +111,27 @@ impl Redis {
         Ok(Some(Self { connection, settings, prefix }))
     }
 
-    /// The part that holds the documents of one source.
+    /// Returns the part of Redis that holds the documents of one source.
     #[must_use]
     pub fn of_source(self, origin: &str) -> Self {
         Self { prefix: format!("{}{origin}/", self.prefix), ..self }
     }
 
-    /// Reads these keys, in their order, in one call.
+    /// Reads these keys in one call. The result has their order.
     ///
     /// # Errors
-    /// When Redis does not answer. What cannot be read is as if it were not there.
+    /// Fails when Redis does not answer. Values that cannot be parsed count as missing.
     pub async fn get(&self, keys: &[Arc<str>]) -> Result<Vec<Known>, LayerError> {
         let names: Vec<String> = keys.iter().map(|key| self.name(key)).collect();
         let at = Instant::now();
-        // The client asks each node of a cluster for the keys that it has.
+        // In a cluster, the client asks each node for its own keys.
         let found: Vec<Option<Vec<u8>>> =
             self.call(async |mut connection| connection.mget(&names).await).await?;
         let now = OffsetDateTime::now_utc();
         let known = |bytes: Option<Vec<u8>>| {
             let bytes = bytes.unwrap_or_default();
-            // A clock that is ahead of ours makes nothing younger than it is.
+            // If another replica's clock is ahead of ours, the entry counts as read now, not in the
+            // future.
             let entry = entry(&bytes)
                 .map(|Entry { document, read_at }| Entry { document, read_at: read_at.min(now) });
             Known { entry, seen: Seen { bytes, at } }
@@ -138,25 +139,25 @@ impl Redis {
         Ok(found.into_iter().map(known).collect())
     }
 
-    /// Keeps entries, each for its own time, in one call. An entry is left out when its key was invalidated
-    /// or written after it was seen, or when reading it took too long.
+    /// Stores entries, each for its own time, in one call. An entry is skipped if its key was
+    /// invalidated or written after it was seen. It is also skipped if reading it took too long.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Fails when Redis does not answer.
     pub async fn put(&self, puts: &[Put]) -> Result<(), LayerError> {
         let mut swaps = Vec::with_capacity(puts.len());
         for Put { key, entry, life, seen } in puts.iter().filter(|put| put.is_in_time()) {
-            // A tombstone and its successors outlive all reads that began before it.
+            // A tombstone and the entries that replace it outlive all reads that started before it.
             let least = if seen.bytes.is_empty() { Duration::ZERO } else { TOMBSTONE_LIFE };
             swaps.push(self.swap(key, &seen.bytes, &json(entry)?, *life.max(&least)));
         }
         self.send(&swaps).await
     }
 
-    /// Takes back the entries that [`put`](Self::put) has kept, where they still are.
+    /// Removes the entries that [`put`](Self::put) has stored, if they are still there.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Fails when Redis does not answer.
     pub async fn take_back(&self, puts: &[Put]) -> Result<(), LayerError> {
         let mut swaps = Vec::with_capacity(puts.len());
         for Put { key, entry, .. } in puts {
@@ -168,54 +169,55 @@ impl Redis {
     /// Writes a test key, which lasts for a millisecond.
     ///
     /// # Errors
-    /// When Redis does not answer, or refuses what is written.
+    /// Fails when Redis does not answer or refuses the write.
     pub async fn probe(&self) -> Result<(), LayerError> {
         let mut probe = redis::cmd("EVAL");
         probe.arg(PROBE).arg(1).arg(self.name(TEST_KEY));
         self.send(&[probe]).await
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Fails when Redis does not answer.
     pub async fn remove(&self, key: &str) -> Result<(), LayerError> {
         let name = self.name(key);
         self.call(async |mut connection| connection.del(name).await).await
     }
 
-    /// Forgets a key, so that no read that is under way anywhere can put it back, and tells all who are
-    /// subscribed to invalidations.
+    /// Removes a key and notifies all subscribers of invalidations. A running read in any replica
+    /// cannot restore the key.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// Fails when Redis does not answer.
     pub async fn invalidate(&self, key: &str) -> Result<(), LayerError> {
         let (name, life) = (self.name(key), millis(TOMBSTONE_LIFE));
         let mut replace = redis::cmd("EVAL");
         replace.arg(INVALIDATE).arg(1).arg(name).arg(tombstone()?).arg(life);
         let publish = Cmd::publish(self.channel(), key);
         let invalidate = async |mut connection: Connection| {
-            // One after the other: whoever has the message must find the tombstone.
+            // The order matters: a subscriber that has received the message must find the
+            // tombstone.
             replace.query_async::<()>(&mut connection).await?;
             publish.query_async(&mut connection).await
         };
         self.call(invalidate).await
     }
 
-    /// Subscribes to the keys that anybody invalidates.
+    /// Subscribes to invalidated keys.
     ///
     /// # Errors
-    /// When Redis does not answer, or its user may not listen there.
+    /// Fails when Redis does not answer, or when its user may not subscribe.
     pub async fn subscribe(&self) -> Result<PubSub, LayerError> {
         connection::subscribe(&self.settings, &self.channel()).await
     }
 
-    /// Longest duration of a call.
+    /// Returns the maximum duration of a call.
     pub(super) fn timeout(&self) -> Duration {
         self.settings.timeout
     }
 
-    /// Calls Redis. A connection that no longer serves is not used again.
+    /// Calls Redis. A connection that no longer works is not used again.
     pub(super) async fn call<T>(
         &self,
         call: impl AsyncFnOnce(Connection) -> redis::RedisResult<T>,
@@ -228,14 +230,15 @@ impl Redis {
         answer.map_err(|error| connection::told(&error))
     }
 
-    /// A command that replaces the value of a key, unless that is no longer the one seen.
+    /// Returns a command that replaces the value of a key, unless the value has changed since it
+    /// was seen.
     fn swap(&self, key: &str, seen: &[u8], value: &[u8], life: Duration) -> Cmd {
         let mut swap = redis::cmd("EVAL");
         swap.arg(SWAP).arg(1).arg(self.name(key)).arg(seen).arg(value).arg(millis(life));
         swap
     }
 
-    /// Sends commands of one key each, all at once.
+    /// Sends commands together. Each command uses one key.
     async fn send(&self, commands: &[Cmd]) -> Result<(), LayerError> {
         if commands.is_empty() {
             return Ok(());
@@ -248,7 +251,7 @@ impl Redis {
                 }
                 pipe.query_async(&mut connection).await
             }
-            // A pipeline has one node, and the keys have several.
+            // A pipeline goes to one node, but the keys are on several nodes.
             Connection::Cluster(cluster) => {
                 let sent = commands.iter().map(|command| {
                     let mut cluster = cluster.clone();
@@ -260,12 +263,12 @@ impl Redis {
         self.call(send).await
     }
 
-    /// The name that a key has in Redis.
+    /// Returns the name of a key in Redis.
     pub(super) fn name(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 
-    /// The channel of invalidated keys.
+    /// Returns the channel of invalidated keys.
     fn channel(&self) -> String {
         format!("{}invalidated", self.prefix)
     }

@@ -1,4 +1,4 @@
-//! The login to Redis and its certificates, as the files of the settings hold them now.
+//! Login to Redis and its certificates. They are read from the files of the settings.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use service::settings::{Tls, url};
 use super::super::LayerError;
 use super::settings::{Settings, is_tls};
 
-/// The login to servers of one kind, and the certificates.
+/// Login to servers of one kind, and the certificates.
 #[derive(Clone)]
 pub(super) struct Access {
     username: Option<String>,
@@ -21,27 +21,27 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Access to Redis itself. It reads files, so it may block.
+    /// Reads the access to Redis itself. It reads files, so it may block.
     ///
     /// # Errors
-    /// For a file that cannot be read or holds something else than it should.
+    /// Fails for a file that cannot be read or has the wrong content.
     pub(super) fn to_redis(settings: &Settings) -> Result<Self, LayerError> {
         Self::read(settings.username.as_ref(), settings.password_file.as_deref(), &settings.tls)
     }
 
-    /// Access to the sentinels. It reads files, so it may block.
+    /// Reads the access to the sentinels. It reads files, so it may block.
     ///
     /// # Errors
-    /// For a file that cannot be read or holds something else than it should.
+    /// Fails for a file that cannot be read or has the wrong content.
     pub(super) fn to_sentinels(settings: &Settings) -> Result<Self, LayerError> {
         let sentinel = &settings.sentinel;
         Self::read(sentinel.username.as_ref(), sentinel.password_file.as_deref(), &settings.tls)
     }
 
-    /// Checks that the files of certificates hold some.
+    /// Checks that the certificate files hold certificates.
     ///
     /// # Errors
-    /// For the first one that does not.
+    /// Fails for the first file that does not.
     pub(super) fn check_certificates(tls: &Tls) -> Result<(), LayerError> {
         let certificates = certificates(tls)?;
         let any = "rediss://localhost";
@@ -54,27 +54,27 @@ impl Access {
         tls: &Tls,
     ) -> Result<Self, LayerError> {
         let password = password_file.map(read).transpose()?;
-        // Editors and `echo` end the line.
+        // Editors and `echo` append a line end.
         let password = password.map(|text| text.trim_end_matches(['\n', '\r']).to_owned());
         Ok(Self { username: username.cloned(), password, certificates: certificates(tls)? })
     }
 
-    /// A server at this URL, with the login.
+    /// Returns the connection data of the server at this URL, including the login.
     ///
     /// # Errors
-    /// For a URL that is none.
+    /// Fails for an invalid URL.
     pub(super) fn server(&self, url: &str) -> Result<ConnectionInfo, LayerError> {
         let info = url.into_connection_info().map_err(|error| LayerError::of(&error))?;
         let login = self.login(info.redis_settings().clone());
-        // Small requests must not wait for each other's acknowledgements.
+        // Without this, small requests would wait for the acknowledgements of earlier ones.
         let tcp = TcpSettings::default().set_nodelay(true);
         Ok(info.set_redis_settings(login).set_tcp_settings(tcp))
     }
 
-    /// A client of the server at this URL.
+    /// Returns a client of the server at this URL.
     ///
     /// # Errors
-    /// For a URL or certificates that are none.
+    /// Fails for an invalid URL or invalid certificates.
     pub(super) fn client(&self, url: &str) -> Result<Client, LayerError> {
         let server = self.server(url)?;
         let client = if is_tls(url) {

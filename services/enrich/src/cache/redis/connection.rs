@@ -1,4 +1,4 @@
-//! Connections to Redis, made anew when one of them no longer serves.
+//! Connections to Redis. A connection that no longer works is replaced.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use super::super::LayerError;
 use super::access::Access;
 use super::settings::{Mode, Settings, is_tls};
 
-/// A connection to one node, or to all nodes of a cluster; clones share it.
+/// Connection to one node, or to all nodes of a cluster. Clones share it.
 #[derive(Clone)]
 pub enum Connection {
-    /// To one node.
+    /// Connection to one node.
     Node(MultiplexedConnection),
-    /// To all nodes of a cluster.
+    /// Connection to all nodes of a cluster.
     Cluster(ClusterConnection),
 }
 
@@ -55,7 +55,8 @@ impl ConnectionLike for Connection {
 /// Connects to the Redis of the settings.
 ///
 /// # Errors
-/// When it does not answer, refuses the login, or is of another kind than the settings say.
+/// Fails when Redis does not answer, refuses the login, or is of a different kind than the settings
+/// say.
 pub(super) async fn connect(settings: &Settings) -> Result<Connection, LayerError> {
     let connecting = async {
         match settings.mode {
@@ -76,10 +77,10 @@ pub(super) async fn connect(settings: &Settings) -> Result<Connection, LayerErro
     connected.map_err(|_| LayerError("Redis does not answer in time".into()))?
 }
 
-/// Subscribes to a channel, on a connection of its own. Each node of a cluster has all messages.
+/// Subscribes to a channel on a separate connection. Each node of a cluster receives all messages.
 ///
 /// # Errors
-/// When no node answers, or the user may not listen there.
+/// Fails when no node answers, or when the user may not subscribe.
 pub(super) async fn subscribe(settings: &Settings, channel: &str) -> Result<PubSub, LayerError> {
     let subscribing = async {
         let mut failure = none();
@@ -101,18 +102,19 @@ pub(super) async fn subscribe(settings: &Settings, channel: &str) -> Result<PubS
     subscribed.map_err(|_| LayerError("Redis does not answer in time".into()))?
 }
 
-/// Whether a connection may be used again after this failure of a call on it.
+/// Returns whether a connection can be used again after a call on it failed with this error.
 pub(super) fn is_still_good(error: &RedisError) -> bool {
-    // Those of all commands, where several were sent together.
+    // If several commands were sent together, these are the errors of all of them.
     match error.clone().into_server_errors() {
         Some(errors) => errors.iter().all(|(_, error)| is_harmless(error)),
         None => error.kind() == ErrorKind::UnexpectedReturnType,
     }
 }
 
-/// Whether another connection would bring the same error.
+/// Returns whether a new connection would get the same error.
 ///
-/// A node that was a master before a failover refuses writes for as long as we stay with it.
+/// A node that was a master before a failover refuses writes permanently, so the connection to it
+/// must be replaced.
 fn is_harmless(error: &ServerError) -> bool {
     const OTHER: [&str; 8] = [
         "READONLY",
@@ -124,12 +126,12 @@ fn is_harmless(error: &ServerError) -> bool {
         "NOAUTH",
         "WRONGPASS",
     ];
-    // Before Redis 7 what a script is refused has the code ERR, and its own in the text.
+    // Before Redis 7, an error inside a script has the code ERR. Its own code is in the text.
     let is_of_replica = error.details().is_some_and(|text| text.contains("-READONLY"));
     !is_of_replica && !OTHER.contains(&error.code())
 }
 
-/// An error of Redis, with what to do where the settings do not fit the server.
+/// Returns an error of Redis. If the settings do not match the server, it also says what to do.
 pub(super) fn told(error: &RedisError) -> LayerError {
     let text = LayerError::of(error);
     match error.kind() {
@@ -142,7 +144,7 @@ pub(super) fn told(error: &RedisError) -> LayerError {
 
 const IS_CLUSTER: &str = "the server is a cluster: set cache.redis.mode: cluster";
 
-/// Longest duration of connecting: each server may take its time.
+/// Returns the maximum duration of connecting. It grows with the number of servers.
 fn patience(settings: &Settings) -> Duration {
     let servers = u32::try_from(settings.urls().count()).unwrap_or(u32::MAX);
     settings.timeout.saturating_mul(servers.saturating_add(2))
@@ -152,7 +154,7 @@ fn none() -> LayerError {
     LayerError("no URL of Redis is set".into())
 }
 
-/// Clients of the nodes that may be asked, the best one first.
+/// Returns clients of the nodes that may be asked, the best one first.
 async fn clients(settings: &Settings) -> Result<Vec<Client>, LayerError> {
     let access = read(settings, Access::to_redis).await?;
     if settings.mode == Mode::Sentinel {
@@ -162,7 +164,7 @@ async fn clients(settings: &Settings) -> Result<Vec<Client>, LayerError> {
     settings.urls().map(|url| access.client(url)).collect()
 }
 
-/// Reads access on a thread of its own, so that a slow file system holds up nobody.
+/// Reads the access on a separate thread, so a slow file system blocks no worker.
 async fn read(
     settings: &Settings,
     read: fn(&Settings) -> Result<Access, LayerError>,
@@ -180,10 +182,11 @@ async fn open(settings: &Settings, client: &Client) -> Result<MultiplexedConnect
     opened.map_err(|error| told(&error))
 }
 
-/// Connects to one node, unless that has some of the keys alone.
+/// Connects to one node, unless it holds only some of the keys.
 async fn node(settings: &Settings, client: &Client) -> Result<MultiplexedConnection, LayerError> {
     let mut node = open(settings, client).await?;
-    // A server that is no cluster, or forbids the question, refuses it; the commands themselves tell the rest.
+    // A server that is no cluster refuses this question, and so does one that forbids it. The later
+    // commands report the rest.
     if let Ok(info) = redis::cmd("CLUSTER").arg("INFO").query_async::<String>(&mut node).await
         && masters(&info) > 1
     {
@@ -192,7 +195,7 @@ async fn node(settings: &Settings, client: &Client) -> Result<MultiplexedConnect
     Ok(node)
 }
 
-/// The number of masters in what `CLUSTER INFO` says.
+/// Returns the number of masters in the answer of `CLUSTER INFO`.
 fn masters(info: &str) -> u32 {
     let size = info.lines().find_map(|line| line.trim().strip_prefix("cluster_size:"));
     size.and_then(|size| size.parse().ok()).unwrap_or(0)
@@ -202,7 +205,7 @@ async fn cluster(settings: &Settings) -> Result<ClusterConnection, LayerError> {
     let access = read(settings, Access::to_redis).await?;
     let nodes: Result<Vec<_>, _> = settings.urls().map(|url| access.server(url)).collect();
     let mut cluster = ClusterClientBuilder::new(nodes?)
-        // Moved keys are followed; beyond that the breaker decides when to try again.
+        // The client follows moved keys. For other failures, the breaker decides when to try again.
         .retries(2)
         .min_retry_wait(10)
         .max_retry_wait(50)
@@ -216,13 +219,13 @@ async fn cluster(settings: &Settings) -> Result<ClusterConnection, LayerError> {
     client.get_async_connection().await.map_err(|error| told(&error))
 }
 
-/// The URL of the master that the first sentinel to answer names.
+/// Returns the URL of the master, from the first sentinel that answers.
 async fn master(settings: &Settings) -> Result<String, LayerError> {
     let access = read(settings, Access::to_sentinels).await?;
     let service = &settings.sentinel.service;
     let mut failure = none();
     for url in settings.urls() {
-        // Sentinels have no databases; the one in the URL is the master's.
+        // Sentinels have no databases. The database in the URL belongs to the master.
         let (address, database) = split(url);
         let asked = async {
             let mut sentinel = open(settings, &access.client(address)?).await?;
@@ -244,7 +247,7 @@ async fn master(settings: &Settings) -> Result<String, LayerError> {
     Err(failure)
 }
 
-/// The address in a URL, and its database.
+/// Splits a URL into its address and its database.
 fn split(url: &str) -> (&str, &str) {
     let start = url.find("://").map_or(0, |at| at + 3);
     match url[start..].find('/') {
@@ -271,7 +274,7 @@ mod tests {
         assert_eq!(split("rediss://h"), ("rediss://h", ""));
     }
 
-    /// A server that answers each pipeline with these lines.
+    /// Server that answers each pipeline with these lines.
     struct Scripted<'a>(&'a [&'a str]);
 
     impl ConnectionLike for Scripted<'_> {
@@ -297,7 +300,7 @@ mod tests {
         redis::parse_redis_value(format!("{line}\r\n").as_bytes()).unwrap()
     }
 
-    /// Whether a connection stays after these answers, to a command and to a pipeline.
+    /// Returns whether a connection is kept after these answers, to a command and to a pipeline.
     fn stays(lines: &[&str]) -> [bool; 2] {
         let ping = redis::cmd("PING");
         let mut server = Scripted(lines);

@@ -10,31 +10,31 @@ use service::settings::{Tls, url};
 
 use super::access::Access;
 
-/// How Redis is reached.
+/// Access to Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis when left out. In mode
-    /// `cluster` it is a node or the discovery endpoint, in mode `sentinel` a sentinel. A user or
-    /// password in it is refused.
+    /// URL such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis if unset. In mode
+    /// `cluster` it is a node or the discovery endpoint, in mode `sentinel` a sentinel. A URL with
+    /// a user or a password is refused.
     pub url: Option<String>,
-    /// Further nodes of the cluster, or further sentinels. They are asked in turn when the first one does
-    /// not answer.
+    /// Further nodes of the cluster, or further sentinels. They are asked in turn when the first
+    /// one does not answer.
     pub other_urls: Vec<String>,
     /// Kind of server at `url`: `node`, `cluster` or `sentinel`.
     pub mode: Mode,
-    /// The sentinels, in mode `sentinel`.
+    /// Sentinels, in mode `sentinel`.
     pub sentinel: Sentinel,
-    /// Certificates, for `rediss`.
+    /// TLS certificates, for `rediss`.
     pub tls: Tls,
-    /// The user; Redis's own `default` when left out. It needs `password_file`.
+    /// User name; Redis's own `default` if unset. It needs `password_file`.
     pub username: Option<String>,
-    /// A file with the password. It is read again at each connection.
+    /// File that holds the password. It is read again for each connection.
     pub password_file: Option<PathBuf>,
-    /// What all keys and channels begin with. The project, the database and the collection of the
-    /// documents follow.
+    /// Prefix of all keys and channels. The project, the database and the collection of the
+    /// documents follow it.
     pub key_prefix: String,
-    /// Longest duration of a call; 10ms to 10s. Beyond it the next layer is asked.
+    /// Maximum duration of a call; 10ms to 10s. After that, the next layer is asked.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub timeout: Duration,
@@ -44,24 +44,28 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// One node that takes reads and writes, such as the primary endpoint of Memorystore for Redis.
+    /// One node that accepts reads and writes, such as the primary endpoint of Memorystore for
+    /// Redis.
     #[default]
     Node,
     /// A cluster, such as Memorystore for Redis Cluster. Keys are spread over its nodes.
     Cluster,
-    /// Sentinels, which name the master of the moment.
+    /// Sentinels, which name the current master.
     Sentinel,
 }
 
-/// Sentinels, and the login to them. TLS is used where `url` says so, for them and for the master.
+/// Sentinels, and the login to them. The scheme of `url` decides whether TLS is used, for them and
+/// for the master.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Sentinel {
-    /// Name of the master that the sentinels watch, such as `mymaster`. Required in mode `sentinel`.
+    /// Name of the master that the sentinels watch, such as `mymaster`. Required in mode
+    /// `sentinel`.
     pub service: String,
-    /// The user at the sentinels. It needs `password_file`.
+    /// User name at the sentinels. It needs `password_file`.
     pub username: Option<String>,
-    /// A file with the sentinels' password; none when left out. It is read again at each connection.
+    /// File that holds the sentinels' password; no password if unset. It is read again for each
+    /// connection.
     pub password_file: Option<PathBuf>,
 }
 
@@ -82,12 +86,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// All URLs, in the order in which they are asked.
+    /// Returns all URLs, in the order in which they are asked.
     pub(super) fn urls(&self) -> impl Iterator<Item = &String> {
         self.url.iter().chain(&self.other_urls)
     }
 
-    /// Reports what is wrong; the settings stand at `cache.redis`.
+    /// Reports all faults of these settings, whose section is `cache.redis`.
     pub(crate) fn check(&self, faults: &mut Faults) {
         self.check_urls(faults);
         self.check_mode(faults);
@@ -156,12 +160,12 @@ impl Settings {
     }
 }
 
-/// Whether a URL asks for TLS.
+/// Returns whether a URL asks for TLS.
 pub(super) fn is_tls(url: &str) -> bool {
     url.starts_with("rediss://")
 }
 
-/// Whether a URL names a database other than the first one.
+/// Returns whether a URL names a database other than the first one.
 fn has_database(url: &str) -> bool {
     let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
     path.is_some_and(|(_, path)| !matches!(path, "" | "0"))

@@ -1,4 +1,4 @@
-//! Values in Redis: entries, and tombstones of invalidated ones.
+//! Values in Redis: entries, and tombstones of invalidated entries.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::super::{Document, Entry, LayerError};
 
-/// An entry. Earlier versions read and write the same.
+/// Stored form of an entry. Earlier versions read and write the same form.
 #[derive(Debug, Deserialize, Serialize)]
 struct Stored {
     document: Option<Arc<Document>>,
@@ -15,34 +15,37 @@ struct Stored {
     read_at: OffsetDateTime,
 }
 
-/// The mark of an invalidation. Without `read_at` it is no entry, to earlier versions neither.
+/// Mark of an invalidation. It has no `read_at`, so earlier versions do not read it as an entry
+/// either.
 #[derive(Debug, Serialize)]
 struct Tombstone {
     #[serde(with = "time::serde::rfc3339")]
     invalidated_at: OffsetDateTime,
-    /// Different for each, so that a read between two invalidations sees another value than one after both.
+    /// Random id. It makes tombstones different, so a read between two invalidations sees another
+    /// value than a read after both.
     id: u64,
 }
 
-/// The entry in a value; another version's value, or a stranger's, is none.
+/// Returns the entry in a value. Returns `None` for a value of another version or of a foreign
+/// program.
 pub(super) fn entry(bytes: &[u8]) -> Option<Entry> {
     let stored: Stored = serde_json::from_slice(bytes).ok()?;
     Some(Entry { document: stored.document, read_at: stored.read_at })
 }
 
-/// The value of an entry. The same entry has the same value.
+/// Returns the value of an entry. The same entry always has the same value.
 ///
 /// # Errors
-/// For a time that has no text.
+/// Fails for a time that cannot be formatted.
 pub(super) fn json(entry: &Entry) -> Result<Vec<u8>, LayerError> {
     let stored = Stored { document: entry.document.clone(), read_at: entry.read_at };
     serde_json::to_vec(&stored).map_err(|error| LayerError::of(&error))
 }
 
-/// A value that says that a key was invalidated now.
+/// Returns a value that marks a key as invalidated now.
 ///
 /// # Errors
-/// For a time that has no text.
+/// Fails for a time that cannot be formatted.
 pub(super) fn tombstone() -> Result<Vec<u8>, LayerError> {
     let tombstone = Tombstone { invalidated_at: OffsetDateTime::now_utc(), id: rand::random() };
     serde_json::to_vec(&tombstone).map_err(|error| LayerError::of(&error))
