@@ -1,4 +1,5 @@
-//! Bigqueries with a row type of one's own: only these columns, whatever the settings say.
+//! Bigqueries with a custom row type. The table has exactly these columns, whatever the settings
+//! say.
 
 use std::process::ExitCode;
 
@@ -10,7 +11,7 @@ use pipeline::{Envelope, Error, Message, Recovery};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
-/// What devices send.
+/// Payload that devices send.
 #[derive(Debug, Deserialize)]
 struct Payload {
     celsius: f64,

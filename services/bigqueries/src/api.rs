@@ -1,7 +1,8 @@
-//! The REST API of BigQuery, as far as it is used here.
+//! Client for the parts of BigQuery's REST API that this service uses.
 //!
-//! Tables are raw JSON: what these services know nothing of, such as masks and default values, must
-//! survive a change. No client keeps it, because each knows a list of fields.
+//! Tables are raw JSON. A change must keep all properties that this service does not know, such as
+//! masks and default values. A typed client would drop them, because it knows only a fixed list of
+//! fields.
 
 use std::fmt;
 
@@ -16,37 +17,37 @@ use service::google::Access;
 
 use crate::table::TableName;
 
-/// What a path keeps of an id as it is.
+/// Characters that need no escape in a path.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// Most characters of an answer that is no JSON.
+/// Maximum characters that are shown of an answer that is not JSON.
 const MAX_TEXT: usize = 200;
 
-/// A client of the REST API; clones share their connections.
+/// Client of the REST API. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct Api {
     client: reqwest::Client,
     access: Access,
-    /// Up to the projects.
+    /// Base URL of all calls, ending in `/bigquery/v2`.
     url: String,
 }
 
-/// Why a call failed.
+/// Reason for which a call failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// BigQuery answered with an error.
     Refused(Refused),
-    /// There was no answer that could be read, and why.
+    /// There was no answer, or the answer could not be read. Holds the reason.
     Unanswered(String),
 }
 
-/// An error of BigQuery.
+/// Error of BigQuery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The HTTP status.
+    /// HTTP status.
     pub status: u16,
-    /// The first reason, such as `notFound`; empty where there is none.
+    /// First reason, such as `notFound`; empty if there is none.
     pub reason: String,
-    /// The text.
+    /// Text for people.
     pub message: String,
 }
 
@@ -59,7 +60,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The body of an error. Everything in it may be missing.
+/// Body of an error. Every part of it may be missing.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Body {
@@ -88,10 +89,10 @@ impl Refused {
 }
 
 impl Api {
-    /// A client that goes this way. Nothing is sent yet.
+    /// Builds a client with this access. Nothing is sent yet.
     ///
     /// # Errors
-    /// `Stop` when it cannot be built.
+    /// `Stop` when the client cannot be built.
     pub(crate) fn new(access: Access) -> Result<Self, Error> {
         let client = reqwest::Client::builder().build();
         let client =
@@ -100,12 +101,12 @@ impl Api {
         Ok(Self { client, access, url })
     }
 
-    /// A table's resource.
+    /// Returns the resource of a table.
     pub(crate) async fn table(&self, name: &TableName) -> Result<Value, Failure> {
         self.call(Method::GET, &self.path(name), |request| request).await
     }
 
-    /// Creates the table of a resource, which names it, in the dataset of `name`.
+    /// Creates a table in the dataset of `name`. The resource holds the table's id.
     pub(crate) async fn create_table(
         &self,
         name: &TableName,
@@ -116,7 +117,8 @@ impl Api {
         self.call(Method::POST, &path, |request| request.json(resource)).await
     }
 
-    /// Changes the members of a resource that `patch` has, if the table is still the one of `etag`.
+    /// Changes those members of a table's resource that `patch` has. The call fails if the table is
+    /// no longer the version of `etag`.
     pub(crate) async fn patch_table(
         &self,
         name: &TableName,
@@ -127,7 +129,7 @@ impl Api {
         self.call(Method::PATCH, &self.path(name), conditional).await
     }
 
-    /// Inserts rows: the body of a `tabledata.insertAll` request, compressed with gzip.
+    /// Inserts rows. `body` is a `tabledata.insertAll` request, compressed with gzip.
     pub(crate) async fn insert_all(
         &self,
         name: &TableName,
@@ -141,7 +143,7 @@ impl Api {
         self.call(Method::POST, &path, compressed).await
     }
 
-    /// Whether we have a permission on a table.
+    /// Returns true if the service has a permission on a table.
     pub(crate) async fn may(&self, name: &TableName, permission: &str) -> Result<bool, Failure> {
         let path = format!("{}:testIamPermissions", self.path(name));
         let question = json!({ "permissions": [permission] });

@@ -1,4 +1,4 @@
-//! Batches of rows that grow, in the form in which they are sent.
+//! Growing batches of rows, in the form in which they are sent.
 
 mod arrow;
 pub(crate) mod json;

@@ -1,4 +1,4 @@
-//! The values of a row.
+//! Values of a row.
 
 use std::ops::RangeInclusive;
 
@@ -16,7 +16,7 @@ const DAYS: RangeInclusive<i32> = -719_162..=2_932_896;
 /// Microseconds of a TIME.
 const TIME_OF_DAY: RangeInclusive<i64> = 0..=86_399_999_999;
 
-/// The value of a column in one row.
+/// Value of a column in one row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// No value.
@@ -37,14 +37,14 @@ pub enum Cell {
     Days(i32),
     /// A TIME: microseconds since midnight.
     TimeOfDay(i64),
-    /// A NUMERIC: billionths.
+    /// A NUMERIC: a count of billionths (10⁻⁹).
     Numeric(i128),
-    /// A BIGNUMERIC: in units of 10⁻³⁸.
+    /// A BIGNUMERIC: a count of units of 10⁻³⁸.
     Bignumeric(i256),
-    /// A RECORD: its fields in the order of their columns. A RANGE: its start and its end, where NULL
-    /// stands for no bound.
+    /// A RECORD holds its fields in the order of their columns. A RANGE holds its start and its
+    /// end; NULL means no bound.
     Record(Vec<Cell>),
-    /// A repeated value.
+    /// A list, for a repeated column.
     List(Vec<Cell>),
 }
 
@@ -92,7 +92,7 @@ impl From<String> for Cell {
 
 impl From<OffsetDateTime> for Cell {
     fn from(time: OffsetDateTime) -> Self {
-        // Any year of this type fits into 64 bits of microseconds.
+        // Microseconds of all years of this type fit into 64 bits.
         Self::Micros(
             i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).unwrap_or(i64::MAX),
         )
@@ -100,12 +100,12 @@ impl From<OffsetDateTime> for Cell {
 }
 
 impl Cell {
-    /// Whether this is a value of a column, and within the range of its type.
+    /// Returns true if the column can hold this value and the value is in the range of its type.
     #[must_use]
     pub fn fits(&self, column: &Column) -> bool {
         match (self, column.mode) {
             (Self::Null, mode) => {
-                // A default of BigQuery's takes its place.
+                // BigQuery replaces a missing value by the default of the column.
                 mode == Mode::Nullable || (mode == Mode::Required && column.default.is_some())
             }
             (Self::List(cells), Mode::Repeated) => {
@@ -116,7 +116,8 @@ impl Cell {
         }
     }
 
-    /// Whether this is one value of a column, repeated or not.
+    /// Returns true if this is a single value of the column. The mode of the column does not
+    /// matter.
     pub(crate) fn fits_one(&self, column: &Column) -> bool {
         let limit = column.data_type.limit;
         match (self, column.kind()) {
@@ -149,7 +150,7 @@ fn is_within(limit: Limit, length: impl FnOnce() -> usize) -> bool {
     }
 }
 
-/// True if an exact number has no more digits than its type takes.
+/// Returns true if an exact number has no more digits than its type allows.
 fn has_digits(units: i256, limit: Limit, kind: Kind) -> bool {
     let (Limit::Digits { precision, scale }, Some((_, all_behind))) = (limit, kind.digits()) else {
         return true;
@@ -164,7 +165,7 @@ fn has_digits(units: i256, limit: Limit, kind: Kind) -> bool {
     fits.unwrap_or(false)
 }
 
-/// True if the start of a range is before its end, where it has both.
+/// Returns true if the start of a range is before its end, or one of them is missing.
 fn is_ascending(ends: &[Cell]) -> bool {
     match ends {
         [Cell::Days(start), Cell::Days(end)] => start < end,
@@ -173,14 +174,16 @@ fn is_ascending(ends: &[Cell]) -> bool {
     }
 }
 
-/// Whether cells are a row of these columns.
+/// Returns true if the cells form a row of these columns.
 #[must_use]
 pub fn all_fit(columns: &[Column], cells: &[Cell]) -> bool {
     columns.len() == cells.len()
         && columns.iter().zip(cells).all(|(column, cell)| cell.fits(column))
 }
 
-/// The path of the first required column without a value. Such cells fit where BigQuery has a default.
+/// Returns the path of the first required column without a value.
+///
+/// [`Cell::fits`] accepts such a cell if the column has a default that BigQuery can fill in.
 pub(crate) fn unfilled(columns: &[Column], cells: &[Cell]) -> Option<String> {
     columns.iter().zip(cells).find_map(|(column, cell)| {
         let inner = |cells: &[Cell]| {

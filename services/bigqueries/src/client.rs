@@ -1,4 +1,4 @@
-//! How BigQuery is reached: one set of credentials for both APIs.
+//! Clients of BigQuery. Both APIs use the same credentials.
 
 use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery, Renewable};
@@ -9,22 +9,24 @@ use service::{Faults, credentials};
 
 use crate::api::Api;
 
-/// How BigQuery is reached.
+/// Address of BigQuery, and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google's; its usual one when left out. The variable `BIGQUERY_EMULATOR_HOST` wins.
+    /// Google. Left out, Google's usual endpoint is used. The variable `BIGQUERY_EMULATOR_HOST`
+    /// overrides it.
     pub endpoint: Option<String>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for Google's.
+    /// `application_default` for an endpoint of Google.
     pub credentials: Option<Login>,
-    /// URL of the Storage Write API, with `application_default`, such as
-    /// `https://bigquerystorage.europe-west3.rep.googleapis.com`; `endpoint` when left out.
+    /// URL of the Storage Write API, such as
+    /// `https://bigquerystorage.europe-west3.rep.googleapis.com`. It needs `credentials:
+    /// application_default`. Left out, `endpoint` is used.
     pub storage_write_endpoint: Option<String>,
 }
 
-/// A client of the REST API. Nothing is sent yet.
+/// Builds a client of the REST API. Nothing is sent yet.
 ///
 /// # Errors
 /// `Stop` when there are no credentials.
@@ -43,17 +45,19 @@ impl Endpoint {
     }
 
     async fn access_to_storage_write(&self) -> Result<Access, Error> {
-        // An emulator has both APIs at one address, also where a file says where Google has the other one.
+        // An emulator serves both APIs at one address. Google's address of this API may still stand
+        // in the settings file, so it counts only with `application_default`.
         let url = self.storage_write_endpoint.as_deref();
         let url = url.filter(|_| self.credentials == Some(Login::ApplicationDefault));
         Access::find(url.or(self.endpoint.as_deref()), self.credentials).await
     }
 
-    /// Reports what is wrong; the settings stand at `bigquery`.
+    /// Reports faults of these settings, which belong to the section `bigquery`.
     pub(crate) fn check(&self, faults: &mut Faults) {
         const KEY: &str = "bigquery.storage_write_endpoint";
         let url = self.storage_write_endpoint.as_deref();
-        // A variable of an emulator may have won over the credentials that a file has.
+        // Any credentials will do here: the variable of an emulator may have replaced those of the
+        // file.
         let has_login = url.is_none() || self.credentials.is_some();
         faults.require(has_login, KEY, "needs bigquery.credentials: application_default");
         Login::check_endpoint(KEY, url, self.credentials, faults);

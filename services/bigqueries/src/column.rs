@@ -1,4 +1,4 @@
-//! The columns of a table, as settings and row types describe them.
+//! Columns of a table, as settings and row types describe them.
 
 mod data_type;
 mod default;
@@ -9,41 +9,43 @@ pub use data_type::{Element, Kind, Limit, Type};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A column, or a field of a record.
+/// Column of a table, or field of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Column {
-    /// Its name: letters, digits and `_`, at most 300 characters.
+    /// Name of the column: letters, digits and `_`, at most 300 characters.
     pub name: String,
-    /// Its type, as SQL writes it: `STRING`, `STRING(10)`, `NUMERIC(10,2)`, `RANGE<DATE>`. A value that has
-    /// more characters, bytes or digits than the parameters allow is refused.
+    /// Type of the column, as in SQL: `STRING`, `STRING(10)`, `NUMERIC(10,2)`, `RANGE<DATE>`. A
+    /// value with more characters, bytes or digits than the parameters allow is refused.
     #[serde(rename = "type")]
     pub data_type: Type,
-    /// Whether a value may be missing, must be there, or is a list.
+    /// Mode of the column: `nullable` if a value may be missing, `required` if it must be present,
+    /// `repeated` for a list.
     pub mode: Mode,
-    /// Where the value comes from: a JSON pointer into the payload, `enrichment.NAME` or
-    /// `attribute.NAME`; `/<name>` when left out. Fields of records come from the record.
+    /// Source of the value: a JSON pointer into the payload, `enrichment.NAME` or `attribute.NAME`.
+    /// The default is `/<name>`. A field of a record always comes from the record.
     pub from: Option<pipeline::Place>,
-    /// Expression for a value that is missing or `null`, as SQL writes it: a literal such as `0`, `'none'` or
-    /// `DATE '2025-01-01'`, or a function such as `CURRENT_TIMESTAMP()`. A literal is filled in here. A function
-    /// is left to BigQuery, which does so with `write: insert_all` alone. Not for lists, records and fields.
+    /// SQL expression for a value that is missing or `null`. It is a literal such as `0`, `'none'`
+    /// or `DATE '2025-01-01'`, or a function such as `CURRENT_TIMESTAMP()`. The service fills in a
+    /// literal itself. BigQuery fills in a function, but only with `write: insert_all`. Lists,
+    /// records and fields of records cannot have a default.
     pub default: Option<String>,
-    /// What it holds, for people.
+    /// Description of the column, for people.
     pub description: Option<String>,
-    /// The fields of a record.
+    /// Fields of a record.
     pub fields: Vec<Column>,
 }
 
-/// Whether a value may be missing, must be there, or is a list.
+/// Mode of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// It may be missing.
+    /// A value may be missing.
     #[default]
     Nullable,
-    /// A row without it is refused.
+    /// A row without a value is refused.
     Required,
-    /// It is a list.
+    /// The value is a list.
     Repeated,
 }
 
@@ -54,7 +56,7 @@ impl Default for Column {
 }
 
 impl Column {
-    /// A column that may be null.
+    /// Creates a column that may be null.
     #[must_use]
     pub fn new(name: impl Into<String>, data_type: impl Into<Type>) -> Self {
         let (name, data_type) = (name.into(), data_type.into());
@@ -69,13 +71,13 @@ impl Column {
         }
     }
 
-    /// The same column in another mode.
+    /// Returns the same column with another mode.
     #[must_use]
     pub fn with_mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
     }
 
-    /// A record of these fields.
+    /// Creates a record with these fields.
     #[must_use]
     pub fn record(name: impl Into<String>, fields: Vec<Self>) -> Self {
         Self { fields, ..Self::new(name, Kind::Record) }
@@ -83,13 +85,14 @@ impl Column {
 }
 
 impl Column {
-    /// Its type without the parameters.
+    /// Returns the type without its parameters.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.data_type.kind
     }
 
-    /// The columns of one value: the fields of a record, the two ends of a range.
+    /// Returns the columns that one value consists of: the fields of a record, or the two ends of a
+    /// range.
     pub(crate) fn parts(&self) -> Cow<'_, [Self]> {
         match self.kind() {
             Kind::Range(element) => {
@@ -102,12 +105,12 @@ impl Column {
 
 /// Deepest nesting that BigQuery allows.
 const MAX_DEPTH: usize = 15;
-/// Longest name of a column.
+/// Maximum length of a column's name.
 const MAX_NAME: usize = 300;
-/// Beginnings of names that BigQuery keeps for itself.
+/// Beginnings of names that BigQuery reserves.
 const RESERVED: [&str; 5] = ["_table_", "_file_", "_partition", "_row_timestamp", "__root__"];
 
-/// What is wrong with a column's name, if anything.
+/// Returns the fault of a column's name, if it has one.
 pub(crate) fn name_fault(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
     let starts_right = lower.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
@@ -120,7 +123,7 @@ pub(crate) fn name_fault(name: &str) -> Option<String> {
     is_reserved.then(|| format!("`{name}` begins as BigQuery's own names do"))
 }
 
-/// What is wrong with columns, each with where it stands.
+/// Returns the faults of columns, each with the key of its setting.
 pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut seen: Vec<String> = Vec::new();

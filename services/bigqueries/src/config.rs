@@ -1,4 +1,4 @@
-//! The settings of bigqueries.
+//! Settings of bigqueries.
 
 mod check;
 
@@ -21,111 +21,114 @@ use crate::rows::Mapped;
 use crate::sink::MAX_INSERT_ALL_ROWS;
 use crate::table::TableName;
 
-/// The column of [`Partitions`] that stands for the time at which rows come into the table.
+/// Name of the column of [`Partitions`] that stands for the time when rows arrive in the table.
 pub(crate) const INGESTION_TIME: &str = "_PARTITIONTIME";
-/// All settings. `example.yaml` beside the crate shows them with comments.
+/// All settings. The file `example.yaml` of this crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    /// Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
     pub project: String,
-    /// The subscription to read from.
+    /// Subscription to read from.
     pub subscription: Subscription,
-    /// How a message's data is read.
+    /// Form of a message's data.
     pub input: Input,
-    /// The table, and its columns.
+    /// Table and its columns.
     pub table: Table,
-    /// Which API rows are written with.
+    /// API that writes the rows.
     pub write: Api,
-    /// How BigQuery is reached.
+    /// Address of BigQuery, and the credentials for it.
     pub bigquery: client::Endpoint,
-    /// Where messages go that can never succeed. Required.
+    /// Destination of messages that can never succeed. Required.
     pub dead_letters: Option<Graves>,
-    /// How Cloud Storage is reached, for dead letters that are too big for Pub/Sub.
+    /// Address of Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
-    /// How Pub/Sub is reached.
+    /// Address of Pub/Sub.
     pub pubsub: Endpoint,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
-    /// Where the health server listens.
+    /// Address that the health server listens on.
     pub http: Http,
-    /// How long a drain may take; 1ms to 1d.
+    /// Longest time for a drain; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
-/// Which API rows are written with.
+/// API that writes the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
-    /// The Storage Write API, default stream: cheaper, and without removal of duplicates.
+    /// Default stream of the Storage Write API: cheaper, but without removal of duplicates.
     #[default]
     StorageWrite,
-    /// `tabledata.insertAll`: BigQuery removes duplicates of about a minute, by `ingest_id`.
+    /// `tabledata.insertAll`: BigQuery removes duplicates within about a minute, by `ingest_id`.
     InsertAll,
 }
 
-/// The table, and its columns.
+/// Table and its columns.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Table {
-    /// Its dataset. Required, and it must exist.
+    /// Dataset of the table. Required, and it must exist.
     pub dataset: String,
-    /// Its id. Required.
+    /// Id of the table. Required.
     pub id: String,
-    /// Whether it is created where it does not exist.
+    /// If true, the table is created when it does not exist.
     pub create: bool,
-    /// Whether columns that it lacks are added.
+    /// If true, columns and defaults that the table lacks are added to it.
     pub add_columns: bool,
-    /// The columns beside those below; at most 10,000.
+    /// Columns in addition to those below; at most 10,000.
     pub columns: Vec<Column>,
-    /// Whether there are the columns `message_id`, `publish_time` and `ingest_id`.
+    /// If true, the table has the columns `message_id`, `publish_time` and `ingest_id`.
     pub metadata_columns: bool,
-    /// The JSON column for what no other column takes; empty for none.
+    /// Name of the JSON column for the data that no other column takes; empty for no such column.
     pub rest_column: String,
-    /// How it is partitioned. Left out, a table that is created is not, and any layout of another will do.
+    /// Partitions of the table. Left out, a new table has no partitions, and an existing table may
+    /// have any.
     pub partition_by: Option<Partitions>,
-    /// Columns that it is clustered by, at most four. Left out, any clustering of a table that is there will
-    /// do.
+    /// Columns that the table is clustered by, at most four. Left out, an existing table may have
+    /// any clustering.
     pub cluster_by: Vec<String>,
-    /// When a table that is created expires, from its creation on; 1h to 100 years, never when left
-    /// out.
+    /// Time after its creation when a new table expires; 1h to 100 years. Left out, it never
+    /// expires.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
-    /// What it holds, for people.
+    /// Description of the table, for people.
     pub description: Option<String>,
-    /// Labels of the table and the view when they are created: at most 64, of lowercase letters, digits, `_`
+    /// Labels that a new table and a new view get: at most 64, of lowercase letters, digits, `_`
     /// and `-`.
     pub labels: BTreeMap<String, String>,
-    /// Key of Cloud KMS that encrypts a table that is created, such as
-    /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`; the dataset's default when left out.
+    /// Cloud KMS key that encrypts a new table, such as
+    /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Left out, the default of the dataset is
+    /// used.
     pub kms_key: Option<String>,
-    /// A view without duplicates, created where it does not exist and updated when the columns change;
-    /// `bigqueries view` prints its query. With partitions it removes duplicates within each of them. It has a
-    /// column for them, such as `publish_time_day`: filter by that one. One that somebody else wrote or edited is
-    /// left alone.
+    /// Name of a view without duplicates. It is created when it does not exist, and updated when
+    /// the columns change. `bigqueries view` prints its query. With partitions, the view removes
+    /// duplicates within each partition. It then has a column such as `publish_time_day`: filter by
+    /// that column. A view that somebody else wrote or edited is left alone.
     pub view: Option<String>,
 }
 
-/// How a table is partitioned.
+/// Partitions of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Partitions {
-    /// A TIMESTAMP, DATE or DATETIME column; `_PARTITIONTIME` for the time of ingestion.
+    /// Column that decides on the partition: a TIMESTAMP, DATE or DATETIME, or `_PARTITIONTIME` for
+    /// the time of ingestion.
     pub column: String,
-    /// What a partition covers.
+    /// Time that one partition covers.
     pub unit: Unit,
-    /// When a partition expires; 1h to 100 years, never when left out.
+    /// Time after which a partition expires; 1h to 100 years. Left out, it never expires.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
-    /// Whether queries must say which partitions they read.
+    /// If true, each query must name the partitions that it reads.
     pub require_filter: bool,
 }
 
-/// What a partition covers.
+/// Time that one partition covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
@@ -141,7 +144,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Its name in the REST API.
+    /// Returns the name of the unit in the REST API.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hour => "HOUR",
@@ -198,15 +201,16 @@ impl Default for Settings {
             pubsub: Endpoint::default(),
             pipeline: Limits {
                 batch: batch::Limits {
-                    // What Google advises for insertAll.
+                    // Google recommends this size for `insertAll`.
                     max_messages: 500,
                     max_bytes: 4 * 1024 * 1024,
                     max_age: Duration::from_secs(1),
-                    // A batch grows while others are written; no message waits for a timer.
+                    // A batch grows while others are written, so no message waits for a timer.
                     max_idle: Duration::ZERO,
                 },
-                // BigQuery gives up an append after two minutes. Whoever gives it up before has it written
-                // all the same, and once more. The sink takes less of it for insertAll.
+                // BigQuery ends an append after two minutes. A client that gives up earlier gets
+                // its rows written anyway, and a second time when it retries. For `insertAll` the
+                // sink takes less of this time.
                 attempt_timeout: Duration::from_secs(150),
                 ..Limits::default()
             },
@@ -217,7 +221,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Rows as these settings describe them.
+    /// Creates the rows that these settings describe.
     #[must_use]
     pub fn rows(&self) -> Mapped {
         let table = &self.table;
@@ -225,7 +229,7 @@ impl Settings {
         Mapped::new(&table.columns, table.metadata_columns, rest)
     }
 
-    /// The table's full name.
+    /// Returns the full name of the table.
     #[must_use]
     pub fn table_name(&self) -> TableName {
         TableName {
@@ -304,7 +308,7 @@ impl service::Settings for Settings {
     }
 
     fn memory(&self) -> Vec<Share> {
-        // Rows in Arrow's form, and the request that holds them.
+        // The rows in Arrow's form, and the request that holds them.
         let mut shares = memory::of_pipeline(&self.pipeline, 2);
         shares.insert(0, Share::of_process());
         shares.push(Share::of_streams(self.subscription.streams));

@@ -1,4 +1,4 @@
-//! From JSON values to cells. A value is converted by these rules, or refused.
+//! Converts JSON values to cells. A value is converted by these rules, or refused.
 //!
 //! | type | from |
 //! |---|---|
@@ -22,7 +22,8 @@
 //! | RECORD | an object; what its fields do not take goes to the rest column |
 //! | repeated | a list without `null` in it |
 //!
-//! A number of a payload that 64 bits cannot hold is its digits as text: see [`pipeline::json::parse`].
+//! A number of a payload that 64 bits cannot hold becomes text with the same digits: see
+//! [`pipeline::json::parse`].
 
 mod geography;
 mod interval;
@@ -49,28 +50,29 @@ const ANY_PADDING: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY_PADDING);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PADDING);
-/// Numbers from here on are milliseconds, as ingestion reads event times.
+/// Smallest number that is read as milliseconds; smaller ones are seconds. Ingestion reads event
+/// times in the same way.
 const FIRST_MILLISECONDS: f64 = 1e11;
-/// Longest piece of a value in an error.
+/// Maximum characters of a value in an error.
 const MAX_SHOWN: usize = 100;
 
-/// Why a value does not fit its column.
+/// Error for a value that does not fit its column.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Misfit {
     /// Stable code: `row_type_mismatch` or `row_missing_value`.
     pub reason: &'static str,
-    /// The column, with dots between the levels.
+    /// Path of the column, with dots between the levels.
     pub column: String,
-    /// What was expected.
+    /// Expected type or values.
     pub expected: String,
-    /// What was there.
+    /// Actual value, possibly shortened.
     pub actual: String,
 }
 
-/// The cell of a column, or why there is none.
+/// Converts a value to the cell of a column.
 ///
 /// # Errors
-/// For a value that does not fit, and for a required one that is missing.
+/// For a value that does not fit, and for a required value that is missing.
 pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
     let expected = |what: &str| format!("{what} {}", column.data_type);
     let misfit = |expected: String, value: &Value| Misfit {
@@ -119,7 +121,7 @@ fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
     })
 }
 
-/// A type with its range, where it has one.
+/// Describes a type, with its range if it has one.
 pub(crate) fn expected(data_type: impl Into<Type>) -> String {
     let data_type = data_type.into();
     let range = match data_type.kind {
@@ -177,7 +179,7 @@ fn scalar(kind: Kind, value: &Value) -> Option<Cell> {
     }
 }
 
-/// A range, from an object with its ends or from its text.
+/// Converts an object with the two ends, or a text, to a range.
 fn range(element: Element, value: &Value) -> Option<Cell> {
     let ends = match value {
         Value::Object(ends) => {
@@ -234,7 +236,7 @@ fn micros_of(time: Time) -> i64 {
     seconds * 1_000_000 + i64::from(micro)
 }
 
-/// A value with its kind, short enough for an error.
+/// Describes a value by its kind and its text, short enough for an error.
 fn show(value: &Value) -> String {
     let kind = match value {
         Value::Null => "null",
@@ -282,7 +284,7 @@ mod tests {
         let units = |units: i128| Some(Cell::Numeric(units));
         assert_eq!(numeric("89490200001234567890"), units(89_490_200_001_234_567_890_000_000_000));
         assert_eq!(numeric("1234567890123456.789"), units(1_234_567_890_123_456_789_000_000));
-        // The double 0.1, as C prints it.
+        // The 64-bit float 0.1, as C prints it.
         assert_eq!(numeric("0.10000000000000001"), units(100_000_000));
         assert_eq!(cell(Kind::Int64, read("89490200001234567890")), None);
     }

@@ -1,4 +1,4 @@
-//! What becomes of one message, without a table.
+//! Explanation of one message: shows its row, and needs no table.
 
 use clap::{ArgMatches, Command};
 use pipeline::{Message, Step, Transform as _};
@@ -13,23 +13,23 @@ use crate::rows::Rows as _;
 use crate::sink;
 use crate::transform::ToRow;
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     explain::command("Shows the row that a message becomes, or the column that it does not fit")
 }
 
-/// Explains.
+/// Prints the explanation of a message.
 ///
 /// # Errors
-/// For a message that does not pass.
+/// When the message cannot be read, or does not become a row.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
     let story = explain::survive(story(&settings, &message)).await;
     explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-/// Tells what becomes of a message.
+/// Explains the processing of a message.
 pub async fn story(settings: &Settings, message: &Message) -> Story {
     let rows = settings.rows();
     let columns: std::sync::Arc<[Column]> = rows.columns().into();

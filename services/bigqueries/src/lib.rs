@@ -1,8 +1,8 @@
 //! Bigqueries: messages flow from a Pub/Sub subscription into rows of a BigQuery table.
 //!
-//! `pubsub::Source` reads them; [`transform::ToRow`] makes each a row, by the settings or by a row
-//! type of one's own; [`sink::Sink`] writes batches of rows, and [`meaning`] says what BigQuery's
-//! answers mean. A message is acknowledged when its row is in the table.
+//! `pubsub::Source` reads messages. [`transform::ToRow`] makes a row of each, as the settings or a
+//! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`meaning`] classifies
+//! the answers of BigQuery. A message is acknowledged when its row is in the table.
 
 pub mod api;
 mod batch;
@@ -35,7 +35,7 @@ use sink::Sink;
 use table::Table;
 use transform::ToRow;
 
-/// Why a message can end here without being sent.
+/// Reasons for which a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[
         "not_an_envelope",
@@ -51,22 +51,22 @@ pub const REASONS: Reasons = Reasons {
     skipped: &[],
 };
 
-/// Bigqueries with its settings, not started yet.
+/// The service with its settings, before its start.
 pub struct Bigqueries<R = Mapped> {
     settings: Settings,
     rows: R,
 }
 
 impl Bigqueries {
-    /// Bigqueries with the columns of its settings.
+    /// Creates the service with the columns of its settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let rows = settings.rows();
         Self { settings, rows }
     }
 
-    /// Bigqueries with a row type of one's own; `table.columns` and `table.rest_column` of the
-    /// settings do not count then.
+    /// Creates the service with a custom row type. The settings `table.columns` and
+    /// `table.rest_column` have no effect then.
     #[must_use]
     pub fn with_row<R: Row>(settings: Settings) -> Bigqueries<Typed<R>> {
         Bigqueries { settings, rows: Typed::default() }
@@ -115,7 +115,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     }
 }
 
-/// The table, and the way into it that the settings ask for.
+/// Creates the table, and a sink for the API that the settings choose.
 async fn open(settings: &Settings, columns: Arc<[Column]>) -> anyhow::Result<(Sink, Table)> {
     let rest = client::rest(&settings.bigquery).await?;
     let name = settings.table_name();

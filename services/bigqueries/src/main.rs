@@ -1,5 +1,5 @@
-//! The binary: `bigqueries --config FILE`, `bigqueries view`, which prints the view's query, and the
-//! tools for the person on call.
+//! The binary of bigqueries. `bigqueries --config FILE` runs the service, and `bigqueries view`
+//! prints the query of the view. Further subcommands are tools for the person on call.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The error table: what each answer of BigQuery means for the rows that were sent.
+//! Error table: the meaning of each answer of BigQuery for the rows that were sent.
 //!
 //! | answer | meaning |
 //! |---|---|
@@ -19,16 +19,19 @@
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
 //!
-//! Before a row is refused, the table is compared with the settings; while it differs, the row is retried.
+//! Before a row is refused, the table is compared with the settings. While the two differ, the row
+//! is retried.
 //!
-//! What is not in the table is retried: a row too many is waited for, never one too few written.
+//! An answer that is not in this list is retried. It may delay a row, but it cannot lose one.
 //!
-//! A request that is refused as a whole is no row's fault: BigQuery names bad rows. So it waits for somebody
-//! to mend the table, and is never a flood of dead letters.
+//! A request that is refused as a whole is not the fault of a row, because BigQuery names bad rows.
+//! Such a request waits until somebody corrects the table. So a wrong table does not turn all
+//! messages into dead letters.
 //!
-//! A `StorageError` says why in a code. Google's client keeps it where a status ends the stream, as bytes in
-//! the cause of its error. It drops it where the status is in an answer: its conversion of a status knows the
-//! details of `google.rpc` alone. There the words decide.
+//! A `StorageError` gives the reason as a code. If a status ends the stream, Google's client keeps
+//! the code, as bytes in the cause of its error. If the status is in an answer, the client drops
+//! the code, because it converts only the details of `google.rpc`. Then the text of the message
+//! decides.
 
 use std::borrow::Cow;
 
@@ -38,36 +41,36 @@ use prost::Message;
 
 use crate::column::Column;
 
-/// No limit on the bytes of a request or of a row is below this:
+/// Lower bound of all limits on the bytes of a request or a row:
 /// <https://cloud.google.com/bigquery/quotas#streaming_inserts>.
 const SMALLEST_LIMIT: usize = 1_000_000;
 
-/// What an answer to a whole request means.
+/// Meaning of an answer to a whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meaning {
     /// The rows are in the table.
     Written,
     /// The same request can succeed later.
     Retry,
-    /// It can succeed once the table or a right is there.
+    /// The request can succeed once the table or a permission exists.
     NotReady,
-    /// A row in it is at fault, and it is not said which.
+    /// A row of the request is at fault, but the answer does not name it. The request is split.
     Split(&'static str),
     /// No request can ever succeed.
     Stop,
 }
 
-/// What an error of one row means.
+/// Meaning of the error of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowMeaning {
     /// The row can never succeed.
     Refused,
-    /// It was not at fault.
+    /// The row was not at fault.
     Retry,
 }
 
 impl Meaning {
-    /// The error for the pipeline, or `None` for what was written.
+    /// Returns the error for the pipeline, or `None` if the rows were written.
     pub fn because(
         self,
         action: &'static str,
@@ -75,7 +78,7 @@ impl Meaning {
     ) -> Option<Error> {
         let recovery = match self {
             Self::Written => return None,
-            // The pipeline says "not ready" while a write is retried.
+            // The pipeline reports "not ready" while a write is retried.
             Self::Retry | Self::NotReady => Recovery::Retry,
             Self::Split(reason) => Recovery::Reject(reason),
             Self::Stop => Recovery::Stop,
@@ -84,8 +87,8 @@ impl Meaning {
     }
 }
 
-/// Meaning of an HTTP status of `insertAll`, with the reason and the message in its body, for a request of so
-/// many bytes.
+/// Classifies an HTTP status of `insertAll`, with the reason and the message of its body, for a
+/// request with this many bytes.
 #[must_use]
 pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> Meaning {
     match (status, reason) {
@@ -98,18 +101,18 @@ pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> 
     }
 }
 
-/// Meaning of an error of a row in an answer of `insertAll`, whose rows have these columns.
+/// Classifies the error of a row in an answer of `insertAll`. The rows have these columns.
 #[must_use]
 pub fn of_inserted_row(
     (reason, location, message): (&str, &str, &str),
     columns: &[Column],
 ) -> RowMeaning {
-    // Rows have the columns of the table as it was found, so an unknown one is on its way, and one that is
-    // not ours came later.
+    // The table had all columns of the rows when it was checked. So an unknown column has not
+    // spread yet, and a column that is not ours was added later.
     let is_spreading = message.starts_with("no such field");
     let is_foreign = !location.is_empty() && !has_column(columns, location);
-    // A row without a required value is refused before it is sent, unless BigQuery has a default for it: one
-    // that was just added spreads, too.
+    // A row without a required value is refused before it is sent, unless BigQuery has a default
+    // for the column. So this error means that a new default has not spread yet.
     let is_missing = message.starts_with("Missing required field");
     if reason != "invalid" || is_spreading || is_foreign || is_missing {
         return RowMeaning::Retry;
@@ -135,14 +138,15 @@ fn has_column(columns: &[Column], path: &str) -> bool {
     })
 }
 
-/// Meaning of a status of the Storage Write API, with the code of its `StorageError` if it has one, for a
-/// request of so many bytes.
+/// Classifies a status of the Storage Write API, with the code of its `StorageError` if it has one,
+/// for a request with this many bytes.
 #[must_use]
 pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: usize) -> Meaning {
     match code {
         Code::AlreadyExists => Meaning::Written,
         Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
-        // All of these codes are about the table, its schema, the stream or a key, whatever the words.
+        // All of these codes are about the table, its schema, the stream or a key. The text does
+        // not matter.
         Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Meaning::NotReady,
         Code::InvalidArgument if is_about_size(message, bytes) => {
             Meaning::Split("request_too_large")
@@ -154,7 +158,7 @@ pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: u
     }
 }
 
-/// A `google.rpc.Status`, as far as it is read.
+/// The parts of a `google.rpc.Status` that are read.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(message, repeated, tag = "3")]
@@ -170,14 +174,15 @@ struct Detail {
     value: Vec<u8>,
 }
 
-/// A `google.cloud.bigquery.storage.v1.StorageError`, as far as it is read.
+/// The parts of a `google.cloud.bigquery.storage.v1.StorageError` that are read.
 #[derive(Clone, PartialEq, Message)]
 struct StorageError {
     #[prost(int32, tag = "1")]
     code: i32,
 }
 
-/// The code of the `StorageError` in the details of a gRPC status, which are a `google.rpc.Status`.
+/// Returns the code of the `StorageError` in the details of a gRPC status. The details are a
+/// `google.rpc.Status`.
 #[must_use]
 pub fn storage_error(details: &[u8]) -> Option<i32> {
     const NAME: &str = "google.cloud.bigquery.storage.v1.StorageError";
@@ -187,9 +192,10 @@ pub fn storage_error(details: &[u8]) -> Option<i32> {
     Some(StorageError::decode(errors.next()?.value.as_slice()).ok()?.code)
 }
 
-/// True if a request is refused for its size, in Google's words: "AppendRows request too large",
-/// "MessageSize is too large", "Request payload size exceeds the limit". Of a small request such words say
-/// something else.
+/// Returns true if a request was refused because of its size.
+///
+/// Google's texts are "AppendRows request too large", "MessageSize is too large" and "Request
+/// payload size exceeds the limit". For a small request such a text has another meaning.
 fn is_about_size(message: &str, bytes: usize) -> bool {
     let message = message.to_ascii_lowercase();
     bytes >= SMALLEST_LIMIT && (message.contains("too large") || message.contains("size exceeds"))
@@ -257,7 +263,8 @@ mod tests {
             ("invalid", "", bad, RowMeaning::Refused),
             ("invalid", "r[0].a", bad, RowMeaning::Refused),
             ("invalid", "r.0.a", bad, RowMeaning::Refused),
-            // A row without it was refused before, so its default has not spread yet.
+            // A row without this value is refused before it is sent, so the default has not spread
+            // yet.
             ("invalid", "a", "Missing required field: a.", RowMeaning::Retry),
             ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowMeaning::Retry),
             ("invalid", "n", "no such field: n.", RowMeaning::Retry),
@@ -279,7 +286,7 @@ mod tests {
             ("n.later", "bad value"),
             ("later", "Missing required field: later."),
             ("", "Missing required field: Msg_0_QUERY_TABLE.later."),
-            // Ours may be missing, so the table is stricter than it was.
+            // This column may be null in the settings, so the table became stricter.
             ("n", "Missing required field: n."),
         ] {
             let found = of_inserted_row(("invalid", location, message), &columns());

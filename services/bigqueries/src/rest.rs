@@ -1,4 +1,4 @@
-//! What no column takes of a message.
+//! The part of a message that no column takes. It goes to the rest column.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::column::{Column, Kind, Mode};
 
-/// What remains of a message, each part left out when nothing remains of it.
+/// Remaining parts of a message. An empty part is left out of the JSON.
 #[derive(Debug, Serialize)]
 struct Rest<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -20,7 +20,7 @@ struct Rest<'a> {
     enrichment: Value,
     #[serde(skip_serializing_if = "is_empty")]
     payload: Value,
-    /// A payload that is no JSON.
+    /// A payload that is not JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_base64: Option<String>,
 }
@@ -34,8 +34,10 @@ impl Rest<'_> {
     }
 }
 
-/// The rest of a message as JSON: `attributes`, `enrichment`, and `payload` or, for one that is no
-/// JSON, `payload_base64`; `None` when nothing remains.
+/// Returns the rest of a message as JSON, or `None` if nothing remains.
+///
+/// The JSON has the members `attributes`, `enrichment` and `payload`. A payload that is not JSON is
+/// in `payload_base64` instead.
 pub(crate) fn of(
     message: &Message,
     envelope: &Envelope,
@@ -77,8 +79,8 @@ fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty)
 }
 
-/// Takes what a column holds of the member with these names out of a value, and the objects around it
-/// that are empty after that. True when nothing is left of the value itself.
+/// Removes from a value what a column holds of the member at this path. Objects that become empty
+/// are removed, too. Returns true if nothing is left of the value itself.
 fn take(value: &mut Value, names: &[String], column: &Column) -> bool {
     let Some((name, inner)) = names.split_first() else { return take_whole(value, column) };
     match value {
@@ -86,7 +88,7 @@ fn take(value: &mut Value, names: &[String], column: &Column) -> bool {
             let is_taken = map.get_mut(name).is_some_and(|member| take(member, inner, column));
             is_taken && map.remove(name).is_some() && map.is_empty()
         }
-        // What stands in a list keeps its place, or the others would get new ones.
+        // An item of a list becomes null, so that the other items keep their positions.
         Value::Array(items) => {
             let item = position(name).and_then(|at| items.get_mut(at));
             let Some(item) = item else { return false };
@@ -100,12 +102,13 @@ fn take(value: &mut Value, names: &[String], column: &Column) -> bool {
     }
 }
 
-/// Takes what a column holds out of the value that it is made of; true when that is all of it.
+/// Removes from a value what a column that is made of it holds. Returns true if the column holds
+/// all of it.
 fn take_whole(value: &mut Value, column: &Column) -> bool {
     if holds_all(column, value) {
         return true;
     }
-    // A record whose fields take a part of it. A list of such records stays whole.
+    // The fields of a record may hold only a part of it. A list of such records stays whole.
     if let (Value::Object(map), Mode::Nullable | Mode::Required) = (value, column.mode) {
         for field in &column.fields {
             if map.get_mut(&field.name).is_some_and(|member| take_whole(member, field)) {
@@ -116,7 +119,7 @@ fn take_whole(value: &mut Value, column: &Column) -> bool {
     false
 }
 
-/// Whether a column holds everything of a value.
+/// Returns true if a column holds everything of a value.
 fn holds_all(column: &Column, value: &Value) -> bool {
     if column.kind() != Kind::Record {
         return true;

@@ -1,4 +1,4 @@
-//! From a message to a row.
+//! Conversion of messages to rows.
 
 use std::marker::PhantomData;
 
@@ -12,39 +12,40 @@ use crate::column::{Column, Kind};
 use crate::convert::{self, Misfit, convert};
 use crate::rest;
 
-/// Makes rows of messages.
+/// Converts messages to rows.
 pub trait Rows: Send + Sync + 'static {
-    /// The columns of every row.
+    /// Returns the columns of every row.
     fn columns(&self) -> Vec<Column>;
 
-    /// The row of a message: a cell for each column, in their order. May run again for the same
-    /// message, so it must be idempotent.
+    /// Returns the row of a message: a cell for each column, in the order of the columns.
+    ///
+    /// Must be idempotent, because it may run again for the same message.
     ///
     /// # Errors
-    /// `Reject` for a message that makes no row.
+    /// `Reject` for a message that cannot become a row.
     fn cells(&self, message: &Message, envelope: &Envelope) -> Result<Vec<Cell>, Error>;
 }
 
-/// A row type of one's own.
+/// A custom row type.
 pub trait Row: Sized + Send + Sync + 'static {
-    /// The columns of the table.
+    /// Returns the columns of the table.
     fn columns() -> Vec<Column>;
 
-    /// Reads a row out of a message.
+    /// Reads a row from a message.
     ///
     /// # Errors
-    /// `Reject`, with a reason of one's own, for a message that makes no row.
+    /// `Reject`, with a custom reason, for a message that cannot become a row.
     fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error>;
 
-    /// The values, in the order of the columns. A [`Cell::Null`] is the default of its column, where that is a
-    /// literal.
+    /// Returns the values, in the order of the columns. A [`Cell::Null`] is replaced by the default
+    /// of its column if the default is a literal.
     fn cells(self) -> Vec<Cell>;
 }
 
-/// Rows of a [`Row`] type.
+/// Rows of a custom [`Row`] type.
 #[derive(Debug)]
 pub struct Typed<R> {
-    /// Defaults of the columns that are filled in here.
+    /// Defaults that the service fills in, one entry for each column.
     defaults: Vec<Option<Cell>>,
     row: PhantomData<fn() -> R>,
 }
@@ -76,20 +77,21 @@ impl<R: Row> Rows for Typed<R> {
 #[derive(Debug, Clone)]
 pub struct Mapped {
     columns: Vec<(Place, Column)>,
-    /// The defaults of the columns that are filled in here.
+    /// Defaults that the service fills in, one entry for each column.
     defaults: Vec<Option<Cell>>,
     has_metadata: bool,
     rest: Option<String>,
     needs_payload: bool,
 }
 
-/// The metadata columns: the transport's id, the time of the event, and the id that tells
+/// Metadata columns: the id of the transport, the time of the event, and the id that identifies
 /// duplicates.
 const METADATA: [(&str, Kind); 3] =
     [("message_id", Kind::String), ("publish_time", Kind::Timestamp), ("ingest_id", Kind::String)];
 
 impl Mapped {
-    /// Takes values from where the columns say; `rest` is the column for what none of them takes.
+    /// Creates rows of these columns. `rest` names the column for the data that no other column
+    /// takes.
     #[must_use]
     pub fn new(columns: &[Column], has_metadata: bool, rest: Option<&str>) -> Self {
         let place = |column: &Column| {
@@ -141,8 +143,10 @@ impl Rows for Mapped {
 }
 
 impl Mapped {
-    /// The payload, if it is wanted. One that is no JSON has no places in it, and goes to the rest whole;
-    /// without a rest it would be lost, so it is refused.
+    /// Returns the payload as JSON, or `None` if no column needs it.
+    ///
+    /// A payload that is not JSON has no values for columns, so it goes to the rest column as a
+    /// whole. Without a rest column it would be lost, so the message is refused.
     fn payload(&self, message: &Message, envelope: &Envelope) -> Result<Option<Value>, Error> {
         let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
         let Some(bytes) = payload.map(Payload::bytes).filter(|bytes| !bytes.is_empty()) else {
@@ -162,7 +166,7 @@ impl Mapped {
     }
 }
 
-/// The time of the event, which an envelope may put beyond BigQuery's range.
+/// Returns the time of the event. An envelope may hold a time that is out of BigQuery's range.
 fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
     let time = envelope.publish_time.unwrap_or(message.publish_time);
     let (column, cell) = (Column::new("publish_time", Kind::Timestamp), Cell::from(time));
@@ -177,7 +181,8 @@ fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
     Err(Recovery::Reject("row_type_mismatch").because("make row", detail))
 }
 
-/// What tells duplicates of a message.
+/// Returns the id that identifies duplicates of a message: its attribute `ingest_id`, else the id
+/// of the envelope.
 pub(crate) fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a str {
     message.attributes.get(attribute::INGEST_ID).unwrap_or(&envelope.id)
 }
@@ -219,7 +224,7 @@ mod tests {
         for mode in [Mode::Nullable, Mode::Required] {
             for missing in ["{}", r#"{"n": null}"#, ""] {
                 assert_eq!(cells(mode, "7", missing), [Cell::Int(7)], "{missing}");
-                // BigQuery fills it in.
+                // BigQuery fills in this default.
                 assert_eq!(cells(mode, "ABS(7)", missing), [Cell::Null], "{missing}");
             }
             assert_eq!(cells(mode, "7", r#"{"n": 1}"#), [Cell::Int(1)]);

@@ -1,4 +1,4 @@
-//! Writes batches of rows to a table.
+//! Sink that writes batches of rows to a table.
 
 mod append;
 mod insert;
@@ -20,15 +20,16 @@ use append::{Appender, append};
 pub use insert::Insertion;
 use insert::insert;
 
-/// Most bytes of a request, for both APIs: below what the older documents of the Storage Write API
-/// allow (10 MB), as does `insertAll`.
+/// Maximum bytes of a request, for both APIs. `insertAll` allows 10 MB, and so do the older
+/// documents of the Storage Write API.
 pub const MAX_REQUEST_BYTES: usize = 9_000_000;
-/// Most rows of a request of `insertAll`.
+/// Maximum rows of a request of `insertAll`.
 pub const MAX_INSERT_ALL_ROWS: usize = 50_000;
-/// Most of `attempt_timeout` that a small request of `insertAll` is given.
+/// Longest attempt with `insertAll`, whose requests are small. It applies if `attempt_timeout` is
+/// longer.
 const INSERT_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Writes rows, and says which of them BigQuery refused.
+/// Writes rows, and reports the rows that BigQuery refused.
 pub struct Sink {
     table: Table,
     way: Way,
@@ -39,7 +40,7 @@ enum Way {
     InsertAll(Renewable<api::Api>),
 }
 
-/// Rows that gather.
+/// Rows that are collected for a request.
 #[derive(Debug)]
 pub enum Batch {
     /// For the Storage Write API.
@@ -55,12 +56,12 @@ pub enum Sealed {
     Arrow(RecordBatch),
     /// For `insertAll`.
     Lines(Insertion),
-    /// Rows that could not be put together.
+    /// Rows that could not be encoded. Holds the reason.
     Broken(String),
 }
 
 impl Sink {
-    /// Writes with the Storage Write API.
+    /// Creates a sink for the Storage Write API.
     ///
     /// # Errors
     /// `Stop` when the columns have no Arrow schema, or no client can be built.
@@ -79,14 +80,14 @@ impl Sink {
         Ok(Self { table, way })
     }
 
-    /// Writes with `insertAll`, over the connections that the table is looked at with.
+    /// Creates a sink for `insertAll`. It shares the client that checks the table.
     #[must_use]
     pub fn insert_all(table: Table) -> Self {
         let way = Way::InsertAll(table.client());
         Self { table, way }
     }
 
-    /// The rows that BigQuery refused, with its words.
+    /// Returns the refusals of rows, with the text of BigQuery.
     fn refusals(&self, refused: BTreeMap<usize, String>) -> Vec<Refusal> {
         let refused = refused.into_iter().map(|(index, why)| {
             let detail = format!("table {}: {why}", self.table.name());
@@ -96,14 +97,15 @@ impl Sink {
     }
 }
 
-/// Refuses a row that no request takes; returns its size and the most that one takes.
+/// Refuses a row that is too large for any request. Returns the size of the row, and the maximum
+/// size of the rows in a request.
 pub(crate) fn check(
     columns: &[Column],
     record: &Record,
     api: Api,
 ) -> Result<(usize, usize), Error> {
     let size = batch::size(columns, &record.cells);
-    // JSON has names and quotes beside the values, and escapes within them.
+    // JSON adds names and quotes to the values, and escapes in them.
     let most = match api {
         Api::StorageWrite => MAX_REQUEST_BYTES - 1_000_000,
         Api::InsertAll => MAX_REQUEST_BYTES / 2,

@@ -1,4 +1,4 @@
-//! The table: found, created, given new columns, or refused.
+//! Table of the rows: it is checked, created, extended, or refused.
 
 mod schema;
 mod view;
@@ -18,30 +18,30 @@ use crate::column::Column;
 use crate::config::{self, INGESTION_TIME};
 use schema::{Comparison, array, text};
 
-/// Longest duration of a look, with what is created then.
+/// Time limit of one check of the table, including what it creates.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest duration of a look while rows wait for it.
+/// Time limit of a check while rows wait for it.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two looks at a table that is there; outages show earlier at the writes.
+/// Pause between two checks of a table that exists. Writes notice an outage earlier.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// Between two looks at one that is not.
+/// Pause between two checks of a table that is missing or different.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
-/// The least role on a table that is written to.
+/// Least role that may write to the table.
 const ROLE: &str = "roles/bigquery.dataEditor";
 
-/// A table's project, dataset and id.
+/// Project, dataset and id of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableName {
-    /// The project.
+    /// Project.
     pub project: String,
-    /// The dataset.
+    /// Dataset.
     pub dataset: String,
-    /// The id.
+    /// Id in the dataset.
     pub table: String,
 }
 
 impl TableName {
-    /// `projects/P/datasets/D/tables/T`.
+    /// Returns `projects/P/datasets/D/tables/T`.
     pub(crate) fn resource(&self) -> String {
         let Self { project, dataset, table } = self;
         format!("projects/{project}/datasets/{dataset}/tables/{table}")
@@ -54,7 +54,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// The table that rows go to.
+/// Table that rows are written to.
 #[derive(Clone)]
 pub struct Table {
     api: Renewable<Api>,
@@ -64,20 +64,21 @@ pub struct Table {
     written_with: config::Api,
 }
 
-/// Why a table cannot be written to.
+/// Reason for which a table cannot be written to.
 enum Fault {
-    /// It can be there later.
+    /// The table may become available later.
     Missing(String),
-    /// It is another one than the settings describe.
+    /// The table differs from the settings.
     Different(String),
-    /// BigQuery refuses what the settings ask for, and will do so each time.
+    /// BigQuery refuses what the settings ask for, and will refuse it each time.
     Refused(String),
-    /// A change was not made, for a right or a quota for example. Each attempt counts against a quota.
+    /// A change failed, for example because of a missing permission or a quota. Each attempt counts
+    /// against a quota.
     Unchanged(String),
 }
 
 impl Table {
-    /// The table of the settings, with the columns of the rows.
+    /// Creates the table of the settings, with the columns of the rows.
     #[must_use]
     pub fn new(
         api: Renewable<Api>,
@@ -88,32 +89,34 @@ impl Table {
         Self { api, name, columns, settings, written_with: config::Api::default() }
     }
 
-    /// Its name.
+    /// Returns the name of the table.
     pub(crate) fn name(&self) -> &TableName {
         &self.name
     }
 
-    /// Columns of the rows that go to it.
+    /// Returns the columns of the rows.
     pub(crate) fn columns(&self) -> &[Column] {
         &self.columns
     }
 
-    /// Client that it is looked at with.
+    /// Returns the client that checks the table.
     pub(crate) fn client(&self) -> Renewable<Api> {
         self.api.clone()
     }
 
-    /// The same table, written with this API. It decides on columns that are left to their defaults.
+    /// Returns the same table, written with this API. The API decides which columns may be left to
+    /// their defaults.
     #[must_use]
     pub fn written_with(self, api: config::Api) -> Self {
         Self { written_with: api, ..self }
     }
 
-    /// Waits until the table is there and has all columns; creates and adds what the settings
-    /// allow.
+    /// Waits until the table exists and has all columns. Creates or extends it if the settings
+    /// allow that.
     ///
     /// # Errors
-    /// When the table is another one than the settings describe: both sides are named.
+    /// When the table differs from the settings; the error names both sides. Also when BigQuery
+    /// will never accept what the settings ask for.
     pub async fn wait(&self, condition: &Condition) -> anyhow::Result<()> {
         loop {
             let ensured = timeout(TIMEOUT, self.ensure()).await;
@@ -135,8 +138,8 @@ impl Table {
         }
     }
 
-    /// Keeps `condition` true to whether the table is there and fits. Columns that went missing are added
-    /// again. Never returns.
+    /// Keeps `condition` up to date: it is ready while the table exists and matches the settings.
+    /// Adds missing columns again. Never returns.
     pub async fn watch(self, condition: Condition) {
         loop {
             let checked = timeout(TIMEOUT, self.check_again()).await;
@@ -149,12 +152,12 @@ impl Table {
                     condition.not_ready(why);
                     MISSING_INTERVAL
                 }
-                // The rows wait. There is no use in asking for the same all the time.
+                // The rows wait. Asking for the same more often does not help.
                 Err(Fault::Refused(why) | Fault::Unchanged(why)) => {
                     condition.not_ready(format!("table {}: {why}", self.name));
                     INTERVAL
                 }
-                // Whoever changed it may change it back; the rows wait.
+                // A person may change the table back. The rows wait until then.
                 Err(Fault::Different(why)) => {
                     condition.not_ready(format!("table {}: {why}", self.name));
                     MISSING_INTERVAL
@@ -171,12 +174,13 @@ impl Table {
         }
     }
 
-    /// Checks that the table still has the columns that rows are made for. BigQuery refuses good rows once
-    /// somebody has replaced it. A table that cannot be looked at counts as unchanged: rows are written by
-    /// another API, which goes on without this one.
+    /// Checks that the table still has the columns of the rows.
+    ///
+    /// BigQuery refuses good rows if somebody has replaced the table. If the check itself fails,
+    /// the table counts as unchanged, because writes may still work.
     ///
     /// # Errors
-    /// The difference. The same rows can be written later.
+    /// The difference. The same rows may be written later.
     pub(crate) async fn check_fit(&self) -> Result<(), String> {
         let Ok(Ok(found)) = timeout(QUICK_TIMEOUT, self.look()).await else { return Ok(()) };
         let difference = match found.as_ref().map(|found| self.compare(found)) {
@@ -196,7 +200,7 @@ impl Table {
         let table = match self.look().await? {
             Some(found) => {
                 let found = self.reconcile(found).await?;
-                // Columns that were added get their defaults now.
+                // A column that was just added gets its default in this second change.
                 self.reconcile(found).await?
             }
             None if self.settings.create => self.create().await?,
@@ -213,12 +217,12 @@ impl Table {
         leased.map_err(|error| Fault::Missing(format!("BigQuery cannot be asked: {error}")))
     }
 
-    /// The table's resource, if there is one.
+    /// Returns the resource of the table, if it exists.
     async fn look(&self) -> Result<Option<Value>, Fault> {
         self.look_for(&self.name).await
     }
 
-    /// The resource of a table or a view in the same dataset, if there is one.
+    /// Returns the resource of a table or a view in the same dataset, if it exists.
     async fn look_for(&self, name: &TableName) -> Result<Option<Value>, Fault> {
         let api = self.api().await?;
         let found = api.table(name).await;
@@ -262,11 +266,11 @@ impl Table {
                 info!(table = %self.name, "created the table");
                 Ok(table)
             }
-            // Another replica was faster; the next look compares.
+            // Another replica was faster. The next check compares.
             Err(Failure::Refused(refused)) if refused.status == 409 => {
                 Err(Fault::Missing(format!("table {} was just created", self.name)))
             }
-            // Such as a column that tables cannot be partitioned by.
+            // For example, a column that tables cannot be partitioned by.
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Refused(format!("it cannot be created: {}", refused.message)))
             }
@@ -274,7 +278,7 @@ impl Table {
         }
     }
 
-    /// How the table is there. Changes nothing.
+    /// Returns the state of the table, and changes nothing.
     pub async fn need(&self) -> Need {
         let looked = timeout(TIMEOUT, self.look()).await;
         let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
@@ -295,7 +299,7 @@ impl Table {
         Need { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
     }
 
-    /// Whether we may write to it.
+    /// Returns the state of the permission to write to the table.
     async fn rights(&self) -> State {
         const PERMISSION: &str = "bigquery.tables.updateData";
         let asked = timeout(TIMEOUT, async {
@@ -308,8 +312,8 @@ impl Table {
         State::of_right(PERMISSION, ROLE, may.map_err(Fault::into_text))
     }
 
-    /// Adds columns that are missing; refuses a table that differs in any other way. Returns the table as it
-    /// is then.
+    /// Adds missing columns, and returns the table as it is then. Refuses a table that differs in
+    /// any other way.
     async fn reconcile(&self, found: Value) -> Result<Value, Fault> {
         let Some(merged) = self.compare(&found)? else { return Ok(found) };
         let etag = found["etag"].as_str();
@@ -324,11 +328,11 @@ impl Table {
                 info!(table = %self.name, "added columns or defaults to the table");
                 Ok(table)
             }
-            // Somebody else changed it since; the next look compares.
+            // Another program changed the table since then. The next check compares.
             Err(Failure::Refused(refused)) if refused.status == 412 => {
                 Err(Fault::Missing(format!("table {} was just changed", self.name)))
             }
-            // Such as a default that is no value of its column.
+            // For example, a default that is not a value of its column.
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Refused(format!("it cannot be changed: {}", refused.message)))
             }
@@ -336,7 +340,7 @@ impl Table {
         }
     }
 
-    /// The table's fields with those that it lacks, or `None` if it lacks none.
+    /// Returns the fields of the table with those that it lacks, or `None` if it lacks none.
     fn compare(&self, found: &Value) -> Result<Option<Vec<Value>>, Fault> {
         let kind = found["type"].as_str().unwrap_or("TABLE");
         if kind != "TABLE" {
@@ -346,7 +350,7 @@ impl Table {
         let fields = array(&found["schema"]["fields"]);
         let mut comparison = Comparison::new(self.written_with);
         let merged = comparison.merge(fields, &self.columns, "");
-        // Nothing is in a table without columns, so its first ones may be required.
+        // A table without columns has no rows, so its first columns may be required.
         if !comparison.differences.is_empty() && !fields.is_empty() {
             return Err(Fault::Different(comparison.differences.join("; ")));
         }
@@ -361,7 +365,8 @@ impl Table {
         Ok(Some(if fields.is_empty() { schema::fields(&self.columns) } else { merged }))
     }
 
-    /// Compares what the settings say of partitions and clusters. Where they say nothing, any will do.
+    /// Compares partitions and clustering with the settings. If the settings name none, any will
+    /// do.
     fn compare_layout(&self, found: &Value) -> Result<(), Fault> {
         let partitions = |partitioning: &Value| match partitioning {
             Value::Null => "not partitioned".to_owned(),
@@ -390,14 +395,14 @@ impl Table {
         }
     }
 
-    /// Adds to a resource what all that is created here has.
+    /// Adds the labels that everything created here gets.
     fn describe(&self, resource: &mut Map<String, Value>) {
         if !self.settings.labels.is_empty() {
             resource.insert("labels".into(), json!(self.settings.labels));
         }
     }
 
-    /// A resource in the table's dataset, without content.
+    /// Returns a resource in the dataset of the table, without content.
     fn resource(&self, id: &str) -> Map<String, Value> {
         let TableName { project, dataset, .. } = &self.name;
         let reference = json!({ "projectId": project, "datasetId": dataset, "tableId": id });
@@ -421,7 +426,7 @@ impl Table {
         (!fields.is_empty()).then(|| json!({ "fields": fields }))
     }
 
-    /// What may pass by itself, or when somebody grants a right.
+    /// Converts a failure to a fault that may end by itself, or when somebody grants a permission.
     fn fault(&self, failure: &Failure) -> Fault {
         Fault::Missing(match failure {
             Failure::Refused(refused) => refused.message.clone(),
@@ -441,12 +446,12 @@ impl Fault {
     }
 }
 
-/// Whether it is the dataset that was not found: that one is not ours to create.
+/// Returns true if the dataset was not found. The service does not create datasets.
 fn names_dataset(refused: &Refused) -> bool {
     refused.message.starts_with("Not found: Dataset ")
 }
 
-/// True if the same request would be refused for ever.
+/// Returns true if BigQuery would refuse the same request each time.
 fn is_about_settings(refused: &Refused) -> bool {
     refused.status == 400
         && matches!(refused.reason.as_str(), "invalid" | "invalidQuery" | "badRequest")

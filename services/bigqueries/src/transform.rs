@@ -1,4 +1,4 @@
-//! The pipeline's transform: a message becomes a row, or is refused.
+//! Transform of the pipeline: it makes a row of a message, or refuses the message.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::table::TableName;
 /// A row on its way to the table.
 #[derive(Debug)]
 pub struct Record {
-    /// A cell for each column.
+    /// Cells, one for each column.
     pub cells: Vec<Cell>,
-    /// What tells duplicates of it.
+    /// Id that identifies duplicates of the row.
     pub insert_id: String,
 }
 
-/// Makes rows, and sees to it that they fit.
+/// Makes rows, and checks that they fit the columns.
 pub struct ToRow<R> {
     rows: R,
     columns: Arc<[Column]>,
@@ -30,18 +30,18 @@ pub struct ToRow<R> {
 }
 
 impl<R: Rows> ToRow<R> {
-    /// Makes rows as `rows` does.
+    /// Creates a transform that makes rows as `rows` does.
     pub fn new(rows: R, columns: Arc<[Column]>, table: TableName, input: Input) -> Self {
         Self { rows, columns, table, input, written_with: Api::default() }
     }
 
-    /// The same for rows that are written with this API.
+    /// Returns the same transform, for rows that are written with this API.
     #[must_use]
     pub fn written_with(self, api: Api) -> Self {
         Self { written_with: api, ..self }
     }
 
-    /// An error that says which table the row was for.
+    /// Adds the name of the table to an error.
     fn name_table(&self, error: &Error) -> Error {
         let detail = format!("table {}: {}", self.table, error.detail());
         error.recovery().because("make row", detail)
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
     use crate::column::{Kind, Mode};
 
-    /// A row type that leaves its cells to the default of BigQuery.
+    /// Row type that leaves its cells to the defaults of BigQuery.
     struct Nothing(Vec<Column>, Vec<Cell>);
 
     impl Rows for Nothing {

@@ -1,4 +1,4 @@
-//! The view without duplicates, and `bigqueries view`, which prints its query.
+//! View without duplicates, and the subcommand `bigqueries view`, which prints its query.
 
 use clap::Command;
 use serde_json::Value;
@@ -10,21 +10,21 @@ use crate::config::{INGESTION_TIME, Partitions, Settings, Unit};
 use crate::rows::Rows as _;
 use crate::table::TableName;
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     Command::new("view").about("Prints the query of the view without duplicates")
 }
 
-/// Prints it.
+/// Prints the query of the view.
 pub fn print(settings: &Settings) {
     let columns = settings.rows().columns();
     let partition = settings.table.partition_by.as_ref().and_then(|by| Partition::of(by, &columns));
     output::line(query(&settings.table_name(), &columns, partition.as_ref()));
 }
 
-/// True for a query of this table that this module wrote and nobody changed since: of any version, and for
-/// any columns.
+/// Returns true if this module wrote the query for this table, and nobody has changed it since. The
+/// query may be of any version and for any columns.
 pub(crate) fn is_ours(query: &str, table: &TableName) -> bool {
     match query.split_once('\n') {
         Some((mark, text)) => {
@@ -34,14 +34,14 @@ pub(crate) fn is_ours(query: &str, table: &TableName) -> bool {
     }
 }
 
-/// The comment by which a query is known again.
+/// Returns the comment that identifies a query of this module. It holds a hash of the text.
 fn mark_of(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("-- Written by bigqueries, {hash}. With any change it is left alone.")
 }
 
-/// True for a query of the version that wrote no mark.
+/// Returns true for a query of the first version, which wrote no such comment.
 fn is_first_form(query: &str, table: &TableName) -> bool {
     let names = query.strip_prefix("SELECT ").and_then(|rest| rest.split_once(" FROM (SELECT "));
     let is_name = |name: &str| {
@@ -57,7 +57,7 @@ fn quoted(TableName { project, dataset, table }: &TableName) -> String {
     format!("`{project}.{dataset}.{table}`")
 }
 
-/// The query that shows these columns of the first row of each window.
+/// Returns the query that shows these columns of the first row in each window.
 fn window(names: &str, partition: &str, rows: &str) -> String {
     format!(
         "SELECT {names} FROM (SELECT {names}, ROW_NUMBER() OVER (PARTITION BY {partition}COALESCE(ingest_id, \
@@ -65,17 +65,18 @@ fn window(names: &str, partition: &str, rows: &str) -> String {
     )
 }
 
-/// The partitions of a table, as a query names them.
+/// Partitions of a table, as a query names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Partition {
-    /// The name of the column in the view.
+    /// Name of the column in the view.
     name: String,
-    /// The expression over the table; none for a column that the table has.
+    /// Expression over the columns of the table; `None` for a column that the table itself has.
     expression: Option<String>,
 }
 
 impl Partition {
-    /// The partitions of the settings; none where their column has no type that partitions.
+    /// Returns the partitions of the settings. Returns `None` if their column does not exist, or if
+    /// the table already has a column with the name that the view needs.
     #[must_use]
     pub fn of(by: &Partitions, columns: &[Column]) -> Option<Self> {
         let partition = if by.column == INGESTION_TIME {
@@ -87,7 +88,8 @@ impl Partition {
         Some(partition).filter(|partition| partition.is_new(columns))
     }
 
-    /// The partitions of a table's resource; none where it has none.
+    /// Returns the partitions of a table's resource. Returns `None` if it has none, or if the table
+    /// already has a column with the name that the view needs.
     pub(crate) fn of_table(table: &Value, columns: &[Column]) -> Option<Self> {
         let by = &table["timePartitioning"];
         let unit = match by["type"].as_str()? {
@@ -134,7 +136,7 @@ impl Partition {
         Self { name, expression: Some(expression) }
     }
 
-    /// False for the name of another column: such a view would have it twice.
+    /// Returns false if a column already has this name. The view would then have it twice.
     fn is_new(&self, columns: &[Column]) -> bool {
         let mut columns = columns.iter();
         self.expression.is_none()
@@ -142,12 +144,12 @@ impl Partition {
     }
 }
 
-/// The query of the view: each `ingest_id` once in a partition, the row of the earliest message. A row
-/// without one stands for itself.
+/// Returns the query of the view. It shows each `ingest_id` once in a partition: the row of the
+/// earliest message. A row without an `ingest_id` is identified by its `message_id`.
 ///
-/// The window is parted by the partition too, under the name that the view has for it. So a filter on that
-/// column reaches the table below the window, which then reads those partitions alone. The first line is a
-/// comment with a hash of the others.
+/// The window is divided by the partition, too, under its column name in the view. So a filter on
+/// that column reaches the table below the window, and the query reads only those partitions. The
+/// first line is a comment with a hash of the others.
 #[must_use]
 pub fn query(table: &TableName, columns: &[Column], partition: Option<&Partition>) -> String {
     let mut names: Vec<_> = columns.iter().map(|column| format!("`{}`", column.name)).collect();

@@ -1,4 +1,4 @@
-//! The example is right, and wrong settings are all named at once.
+//! Tests that the example is valid, and that all faults of settings are named at once.
 
 use std::process::Command;
 
@@ -55,7 +55,7 @@ fn every_fault_is_named_at_once_with_exit_code_2() {
     }
 }
 
-/// The faults of the example with these columns.
+/// Returns the faults of the example with these variables.
 fn faults_with(variables: &[(&str, &str)]) -> Vec<String> {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     match load::<Settings>(Some(EXAMPLE.as_ref()), variables) {

@@ -16,10 +16,10 @@ use arrow_select::filter::filter_record_batch;
 use crate::cell::Cell;
 use crate::column::{Column, Kind, Mode};
 
-/// Rough bytes of a batch's own headers, per column.
+/// Estimated bytes of the headers of an encoded batch, for each column.
 const HEADER_BYTES: usize = 256;
 
-/// The schema of all batches, and its message in Arrow's stream format.
+/// Schema of all batches, also as a message in Arrow's stream format.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
     arrow: SchemaRef,
@@ -35,12 +35,12 @@ impl Schema {
         Ok(Self { arrow, message })
     }
 
-    /// What a writer says first.
+    /// Returns the message that a writer sends first.
     pub(crate) fn message(&self) -> &[u8] {
         &self.message
     }
 
-    /// Rows as a request takes them.
+    /// Encodes rows as a request carries them.
     pub(crate) fn encode(&self, rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
         let mut writer = StreamWriter::try_new(Vec::new(), &self.arrow)?;
         writer.write(rows)?;
@@ -50,7 +50,7 @@ impl Schema {
     }
 }
 
-/// Some rows of a batch, by their numbers in rising order.
+/// Returns some rows of a batch. `wanted` holds their indices in ascending order.
 pub(crate) fn only(rows: &RecordBatch, wanted: &[usize]) -> Result<RecordBatch, ArrowError> {
     if wanted.len() == rows.num_rows() {
         return Ok(rows.clone());
@@ -74,7 +74,7 @@ impl Columns {
         Self { columns: columns.iter().map(Growing::new).collect(), rows: 0, bytes }
     }
 
-    /// Appends a row of these columns, the ones that it was made for.
+    /// Appends a row. `columns` must be the columns that this was created for.
     pub(crate) fn push(&mut self, columns: &[Column], cells: Vec<Cell>) {
         self.bytes += size(columns, &cells);
         self.rows += 1;
@@ -87,7 +87,8 @@ impl Columns {
         self.rows
     }
 
-    /// Bytes when encoded, at least.
+    /// Returns the estimated bytes of the encoded rows. The estimate is made to be no smaller than
+    /// the real size.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -98,12 +99,12 @@ impl Columns {
     }
 }
 
-/// Bytes of a row in a batch.
+/// Returns the estimated bytes of a row in a batch.
 pub(crate) fn size(columns: &[Column], cells: &[Cell]) -> usize {
     columns.iter().zip(cells).map(|(column, cell)| size_of(column, cell)).sum()
 }
 
-/// Bytes of a cell in a batch: its value, its place in the offsets, its bit of validity.
+/// Returns the estimated bytes of a cell in a batch: its value, its offset, and its validity bit.
 fn size_of(column: &Column, cell: &Cell) -> usize {
     match cell {
         Cell::Null => size_of_null(column),
@@ -118,7 +119,8 @@ fn size_of(column: &Column, cell: &Cell) -> usize {
     }
 }
 
-/// Bytes of no value. Arrow keeps the room of a value for it, and for each field of a record.
+/// Returns the estimated bytes of a null. Arrow reserves the space of a value for a null, and of
+/// each field for a null record.
 fn size_of_null(column: &Column) -> usize {
     match (column.mode, column.kind()) {
         (Mode::Nullable | Mode::Required, Kind::Numeric) => 17,
@@ -144,7 +146,7 @@ fn item(kind: DataType) -> Arc<Field> {
     Arc::new(Field::new("item", kind, false))
 }
 
-/// The Arrow types that the Storage Write API takes for BigQuery's.
+/// Returns the Arrow type that the Storage Write API takes for a type of BigQuery.
 fn data_type(column: &Column) -> DataType {
     match column.kind() {
         Kind::String | Kind::Json | Kind::Geography | Kind::Interval => DataType::Utf8,
@@ -216,8 +218,8 @@ impl Growing {
         }
     }
 
-    /// Appends a cell; one of another type counts as null, which the schema refuses where it may
-    /// not be.
+    /// Appends a cell. A cell of another type becomes null. The schema refuses the batch if the
+    /// column may not be null.
     fn push(&mut self, cell: Cell) {
         match (self, cell) {
             (Self::Text(builder), Cell::Text(value)) => builder.append_value(value),

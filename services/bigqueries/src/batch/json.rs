@@ -1,4 +1,4 @@
-//! Rows as the JSON that `insertAll` takes.
+//! Rows as JSON, for `insertAll`.
 
 use std::io::Write as _;
 use std::ops::Range;
@@ -18,14 +18,14 @@ use crate::column::{Column, Kind, Mode};
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:6]");
-/// Longest `insertId`.
+/// Maximum bytes of an `insertId`.
 const MAX_INSERT_ID_BYTES: usize = 128;
 
-/// Rows of a request, encoded.
+/// Encoded rows of a request.
 #[derive(Debug, Clone, Default)]
 pub struct Lines {
     text: Vec<u8>,
-    /// Where each row ends.
+    /// End of each row in `text`.
     ends: Vec<usize>,
 }
 
@@ -41,7 +41,7 @@ impl Lines {
         if !insert_id.is_empty() && insert_id.len() <= MAX_INSERT_ID_BYTES {
             line["insertId"] = insert_id.into();
         }
-        // Writing into memory cannot fail, and neither can these values.
+        // Writing into memory cannot fail, and these values always have a form in JSON.
         drop(serde_json::to_writer(&mut self.text, &line));
         self.ends.push(self.text.len());
     }
@@ -59,7 +59,8 @@ impl Lines {
         start..self.ends[index]
     }
 
-    /// The body of a request for some of the rows, compressed. Wrong rows must not stop the others.
+    /// Returns the gzip body of a request for some of the rows. The request asks BigQuery to write
+    /// the good rows even if others are invalid.
     pub(crate) fn body(&self, rows: &[usize]) -> std::io::Result<Vec<u8>> {
         let mut body = GzEncoder::new(Vec::new(), Compression::fast());
         body.write_all(br#"{"skipInvalidRows":true,"rows":["#)?;
@@ -81,7 +82,7 @@ impl Lines {
     }
 }
 
-/// A cell as JSON. What JSON's numbers may lose goes as text.
+/// Converts a cell to JSON. A value becomes text if a JSON number could lose some of it.
 pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
     match cell {
         Cell::Null => Value::Null,
@@ -96,7 +97,7 @@ pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
         Cell::Days(days) => {
             let epoch = OffsetDateTime::UNIX_EPOCH.date();
             let date = epoch.checked_add(Duration::days((*days).into()));
-            // What is no date is for BigQuery to refuse.
+            // A day out of range is sent as plain digits, and BigQuery refuses it.
             date.map_or_else(|| days.to_string(), write_date).into()
         }
         Cell::TimeOfDay(micros) => {
@@ -118,7 +119,7 @@ pub(crate) fn value(column: &Column, cell: &Cell) -> Value {
 
 fn moment(micros: i64, kind: Kind) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000);
-    // What is no time is for BigQuery to refuse.
+    // A time out of range is sent as plain digits, and BigQuery refuses it.
     let Ok(time) = time else { return micros.to_string() };
     let zone = if kind == Kind::Datetime { "" } else { "Z" };
     format!("{}T{}{zone}", write_date(time.date()), write_time(time.time()))
@@ -132,7 +133,9 @@ fn write_time(time: Time) -> String {
     time.format(TIME).unwrap_or_default()
 }
 
-/// Whole units as a number with `scale` digits behind the point.
+/// Writes a count of smallest units as a number with `scale` digits behind the point.
+///
+/// For example, `1500000000` with a scale of 9 is `1.5`.
 fn point(units: &str, scale: usize) -> String {
     let (sign, digits) = match units.strip_prefix('-') {
         Some(digits) => ("-", digits),

@@ -1,5 +1,4 @@
-//! The type of a column, with its parameters, as SQL writes it: `STRING(10)`, `NUMERIC(10,2)`,
-//! `RANGE<DATE>`.
+//! Type of a column with its parameters, as in SQL: `STRING(10)`, `NUMERIC(10,2)`, `RANGE<DATE>`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,16 +8,16 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A type with its parameters.
+/// Type with its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Type {
-    /// The type without its parameters.
+    /// Type without its parameters.
     pub kind: Kind,
-    /// The parameters. They belong to the kind.
+    /// Parameters. They fit the kind.
     pub limit: Limit,
 }
 
-/// BigQuery's types, under their names in SQL.
+/// Types of BigQuery, with their names in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// Text.
@@ -28,64 +27,64 @@ pub enum Kind {
     Bytes,
     /// A whole number of 64 bits.
     Int64,
-    /// A number of 64 bits.
+    /// A floating-point number of 64 bits.
     Float64,
     /// True or false.
     Bool,
-    /// A moment, to the microsecond.
+    /// A point in time, to the microsecond.
     Timestamp,
     /// A day.
     Date,
     /// A time of day.
     Time,
-    /// A day and a time of day, nowhere in particular.
+    /// A day and a time of day, without a time zone.
     Datetime,
     /// An exact number: 29 digits before the point, 9 behind it.
     Numeric,
     /// An exact number: 38 digits before the point, 38 behind it.
     Bignumeric,
-    /// Any JSON.
+    /// Any JSON value.
     Json,
-    /// Points, lines and areas of the earth.
+    /// Points, lines and areas on the earth.
     Geography,
     /// A span of months, days and microseconds.
     Interval,
-    /// The time between two values of a type.
+    /// The span between two values of a type.
     Range(Element),
-    /// Fields of its own.
+    /// A group of fields.
     Record,
 }
 
-/// The type of the two ends of a range.
+/// Type of the two ends of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     /// Days.
     Date,
     /// Days with times of day.
     Datetime,
-    /// Moments.
+    /// Points in time.
     Timestamp,
 }
 
-/// The parameters of a type.
+/// Parameters of a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Limit {
     /// No parameters.
     #[default]
     None,
-    /// Most characters of a STRING, or most bytes of BYTES.
+    /// Maximum characters of a STRING, or maximum bytes of BYTES.
     Length(u64),
-    /// Most digits of a NUMERIC or BIGNUMERIC.
+    /// Maximum digits of a NUMERIC or BIGNUMERIC.
     Digits {
-        /// All of them.
+        /// All digits.
         precision: u32,
-        /// Those behind the point.
+        /// Digits behind the point.
         scale: u32,
     },
 }
 
 impl Element {
-    /// The type of one end.
+    /// Returns the type of one end.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -96,7 +95,7 @@ impl Element {
     }
 }
 
-/// Each name with its type; the first name of a type is the one that is written.
+/// Names with their types. A type with several names is written with the first one.
 const NAMES: [(&str, Kind); 24] = [
     ("STRING", Kind::String),
     ("BYTES", Kind::Bytes),
@@ -125,13 +124,13 @@ const NAMES: [(&str, Kind); 24] = [
 ];
 
 impl Kind {
-    /// Its name in SQL.
+    /// Returns the name of the type in SQL.
     #[must_use]
     pub fn name(self) -> &'static str {
         NAMES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
     }
 
-    /// Most digits before the point and behind it.
+    /// Returns the maximum digits before the point and behind it.
     pub(crate) fn digits(self) -> Option<(u32, u32)> {
         match self {
             Self::Numeric => Some((29, 9)),
@@ -188,7 +187,8 @@ impl FromStr for Type {
     }
 }
 
-/// Parameters within BigQuery's limits: <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#parameterized_decimal_type>.
+/// Checks parameters against the limits of BigQuery:
+/// <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#parameterized_decimal_type>.
 fn digits((whole, behind): (u32, u32), precision: u64, scale: u64) -> Result<Limit, &'static str> {
     let scale = u32::try_from(scale).ok().filter(|scale| *scale <= behind);
     let precision = u32::try_from(precision).ok();

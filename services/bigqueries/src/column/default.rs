@@ -1,4 +1,4 @@
-//! The default of a column: an expression of SQL, which is filled in here where it is a literal.
+//! Default of a column: an SQL expression. The service itself fills in a default that is a literal.
 
 use serde_json::{Number, Value};
 
@@ -7,21 +7,22 @@ use crate::cell::Cell;
 use crate::convert::convert;
 
 impl Column {
-    /// The value that stands for a missing one, if the default is a literal of the column's type.
+    /// Returns the value that replaces a missing one, if the default is a literal of the column's
+    /// type.
     pub(crate) fn default_cell(&self) -> Option<Cell> {
         let value = literal(self.default.as_deref()?)?;
         let one = Self { mode: Mode::Nullable, default: None, ..self.clone() };
         convert(&one, Some(&value)).ok().filter(|cell| *cell != Cell::Null)
     }
 
-    /// True if BigQuery alone can say what a missing value is.
+    /// Returns true if only BigQuery can evaluate the default.
     pub(crate) fn needs_bigquery(&self) -> bool {
         let is_null =
             self.default.as_deref().and_then(literal).is_some_and(|value| value.is_null());
         self.default.is_some() && !is_null && self.default_cell().is_none()
     }
 
-    /// The reason for which a column takes no default, if it has one.
+    /// Returns the reason why the column must not have the default that it has.
     pub(super) fn default_fault(&self, depth: usize) -> Option<&'static str> {
         self.default.as_ref()?;
         match (depth, self.kind(), self.mode) {
@@ -37,7 +38,7 @@ impl Column {
     }
 }
 
-/// The value of a literal of SQL, or `None` for another expression.
+/// Parses an SQL literal. Returns `None` for any other expression.
 fn literal(text: &str) -> Option<Value> {
     let text = text.trim();
     match text.to_ascii_uppercase().as_str() {
@@ -61,7 +62,7 @@ fn literal(text: &str) -> Option<Value> {
     }
 }
 
-/// The text in quotes. Escapes are left to BigQuery.
+/// Returns the text between quotes, or `None` if it has escapes: only BigQuery evaluates those.
 fn unquote(text: &str) -> Option<&str> {
     let quote = text.chars().next()?;
     let content = text.strip_prefix(quote)?.strip_suffix(quote)?;

@@ -1,4 +1,4 @@
-//! The faults of the settings of a table.
+//! Checks of the settings of a table.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use super::{Api, INGESTION_TIME, Partitions, Settings};
 use crate::column::{self, Column, Kind, Mode};
 use crate::rows::{Mapped, Rows as _};
 
-/// Most columns of a table in BigQuery.
+/// Maximum columns of a table in BigQuery.
 const MAX_COLUMNS: usize = 10_000;
-/// Most columns that a table may be clustered by.
+/// Maximum columns that a table can be clustered by.
 const MAX_CLUSTERS: usize = 4;
 
-/// Most labels of a table, and most characters of a key or a value.
+/// Maximum labels of a table, and maximum characters of a key or a value.
 const MAX_LABELS: (usize, usize) = (64, 63);
 
 impl Settings {
-    /// Reports what is wrong with the table.
+    /// Reports the faults of the table's settings.
     pub(super) fn check_table(&self, faults: &mut Faults) {
         let table = &self.table;
         faults.require(!table.dataset.is_empty(), "table.dataset", "required, and must exist");
@@ -47,7 +47,7 @@ impl Settings {
         faults.require(needs, "table.view", right);
     }
 
-    /// Reports columns whose names clash with those that are added to them.
+    /// Reports columns whose name is already the name of a metadata column or of the rest column.
     fn check_added_columns(&self, faults: &mut Faults) {
         let (table, rest) = (&self.table, self.table.rest_column.as_str());
         let metadata = Mapped::new(&[], table.metadata_columns, None).columns();
@@ -75,7 +75,7 @@ impl Settings {
     fn check_layout(&self, faults: &mut Faults) {
         let table = &self.table;
         let columns = self.rows().columns();
-        // Nobody knows what a column would be called that cannot be read.
+        // A column that could not be read has no known name, so no name counts as missing then.
         let is_unknown = faults.is_unreadable("table.columns");
         let find = |name: &str| columns.iter().find(|column| column.name == name);
         if let Some(Partitions { column: name, .. }) = &table.partition_by
@@ -113,7 +113,8 @@ impl Settings {
         faults.require(table.cluster_by.len() <= MAX_CLUSTERS, "table.cluster_by", right);
     }
 
-    /// Reports defaults that a required column needs and the API does not give it.
+    /// Reports required columns whose default only BigQuery can fill in, if the API does not let
+    /// it.
     fn check_defaults(&self, faults: &mut Faults) {
         if self.write == Api::InsertAll {
             return;
@@ -131,7 +132,7 @@ impl Settings {
         }
     }
 
-    /// Reports labels and keys that BigQuery does not take.
+    /// Reports labels and keys that BigQuery does not accept.
     fn check_properties(&self, faults: &mut Faults) {
         let (most, longest) = MAX_LABELS;
         let labels = &self.table.labels;
@@ -168,7 +169,7 @@ impl Settings {
     }
 }
 
-/// True for a column that BigQuery clusters by:
+/// Returns true if BigQuery can cluster by a column:
 /// <https://cloud.google.com/bigquery/docs/clustered-tables#cluster_column_types>.
 fn clusters(column: &Column) -> bool {
     let is_known = match column.kind() {

@@ -1,8 +1,9 @@
-//! Geographies: WKT and GeoJSON, as far as BigQuery's refusal can be foreseen.
+//! Geographies as WKT or GeoJSON. The checks find most values that BigQuery would refuse, but not
+//! all.
 
 use serde_json::Value;
 
-/// The kinds of geometry, as GeoJSON writes them; WKT has them in capitals.
+/// Kinds of geometry as GeoJSON writes them. WKT writes them in capitals.
 const KINDS: [&str; 7] = [
     "Point",
     "LineString",
@@ -13,7 +14,7 @@ const KINDS: [&str; 7] = [
     "GeometryCollection",
 ];
 
-/// The text of a geography: WKT, or GeoJSON as text or as it is.
+/// Returns the text of a geography, which is WKT or GeoJSON. GeoJSON may be a text or an object.
 pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if is_wkt(text) => Some(text.clone()),
@@ -31,7 +32,7 @@ fn is_geojson(value: &Value) -> bool {
     KINDS.contains(&kind) && value[member].is_array()
 }
 
-/// True for a kind of geometry, and what stands in balanced brackets behind it.
+/// Returns true for a kind of geometry, followed by `EMPTY` or by balanced brackets.
 fn is_wkt(text: &str) -> bool {
     let text = text.trim().to_ascii_uppercase();
     let end = text.find(|char: char| !char.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -43,7 +44,7 @@ fn is_wkt(text: &str) -> bool {
     rest == "EMPTY" || is_bracketed(rest)
 }
 
-/// True for text in one pair of brackets that are balanced inside.
+/// Returns true for text in one outer pair of brackets, with balanced brackets inside.
 fn is_bracketed(text: &str) -> bool {
     let mut depth = 0_usize;
     for (at, char) in text.char_indices() {

@@ -1,13 +1,14 @@
-//! Intervals: a count of months, of days, and of microseconds.
+//! Intervals: a count of months, a count of days, and a count of microseconds.
 //!
-//! Read are BigQuery's canonical form (`1-2 3 4:5:6.789`, each part with a sign of its own) and ISO 8601
-//! (`P1Y2M3DT4H5M6.789S`). Written is the canonical form.
+//! Two forms are read: BigQuery's canonical form, such as `1-2 3 4:5:6.789`, and ISO 8601, such as
+//! `P1Y2M3DT4H5M6.789S`. Each part of the canonical form may have its own sign. The canonical form
+//! is the one that is written.
 
-/// Most months, days and microseconds in either direction:
+/// Maximum months, days and microseconds, also for negative counts:
 /// <https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#interval_type>.
 const MOST: [i64; 3] = [10_000 * 12, 3_660_000, 87_840_000 * 3_600 * 1_000_000];
 
-/// The canonical form of an interval, or `None` for text that is none.
+/// Returns the canonical form of an interval, or `None` if the text is not an interval.
 pub(super) fn canonical(text: &str) -> Option<String> {
     let parts = text.strip_prefix('P').map_or_else(|| read_canonical(text), read_iso)?;
     let fits = parts.iter().zip(MOST).all(|(part, most)| (-most..=most).contains(part));
@@ -92,7 +93,7 @@ fn read_iso(text: &str) -> Option<[i64; 3]> {
     Some(parts)
 }
 
-/// Numbers, each with the letter behind it.
+/// Splits text into numbers, each with the letter behind it.
 fn units(text: &str) -> Option<Vec<(&str, char)>> {
     let mut units = Vec::new();
     let mut rest = text;
@@ -117,7 +118,7 @@ fn number(digits: &str) -> Option<i64> {
     is_number.then(|| digits.parse().ok()).flatten()
 }
 
-/// Seconds as microseconds. Finer digits than those are none.
+/// Converts seconds to microseconds. Returns `None` if there are finer digits.
 fn micros(seconds: &str) -> Option<i64> {
     let (whole, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
     let fraction = fraction.trim_end_matches('0');

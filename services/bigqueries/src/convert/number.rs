@@ -1,8 +1,8 @@
-//! From JSON values to numbers.
+//! Conversion of JSON values to numbers.
 
 use serde_json::Value;
 
-/// Whole numbers up to here are exact in a floating-point number.
+/// Whole numbers up to this one, 2⁵³, are exact in a 64-bit float.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
 pub(super) fn integer(value: &Value) -> Option<i64> {
@@ -17,7 +17,8 @@ pub(super) fn integer(value: &Value) -> Option<i64> {
     }
 }
 
-/// The nearest number of 64 bits. None for digits that are beyond all of these, or that would be zero.
+/// Returns the nearest 64-bit float. Returns `None` if digits become infinite, or if digits other
+/// than zero become zero.
 pub(super) fn float(value: &Value) -> Option<f64> {
     let text = match value {
         Value::Number(number) => return number.as_f64(),
@@ -26,7 +27,7 @@ pub(super) fn float(value: &Value) -> Option<f64> {
     };
     let float: f64 = text.parse().ok()?;
     let mut digits = text.split(['e', 'E']).next()?.bytes().filter(u8::is_ascii_digit).peekable();
-    // Words such as `inf` have none.
+    // Words such as `inf` have no digits, so they may be infinite.
     let has_digits = digits.peek().is_some();
     let is_lost = float == 0.0 && digits.any(|digit| digit != b'0');
     let is_beyond = float.is_infinite() && has_digits;
@@ -41,7 +42,10 @@ fn number_text(value: &Value) -> Option<String> {
     }
 }
 
-/// A number in units of its last digit behind the point, or `None` if that loses digits.
+/// Returns a number as a count of its smallest units, with `scale` digits behind the point. Returns
+/// `None` if that would lose digits.
+///
+/// For example, `1.5` with a scale of 9 is `1500000000`.
 pub(super) fn decimal(value: &Value, most_whole: usize, scale: usize) -> Option<String> {
     let text = number_text(value)?;
     let text = text.as_str();
@@ -60,7 +64,7 @@ pub(super) fn decimal(value: &Value, most_whole: usize, scale: usize) -> Option<
         return None;
     }
     let all = all.trim_end_matches('0');
-    // Digits behind the point, where a negative count stands for zeros before it.
+    // Digits behind the point. A negative count means zeros before the point.
     let behind = i32::try_from(fraction.len()).ok()? - exponent;
     let cut = i32::try_from(whole.len() + fraction.len() - all.len()).ok()?;
     let zeros = usize::try_from(i32::try_from(scale).ok()? - (behind - cut)).ok()?;

@@ -19,10 +19,10 @@ use crate::batch::{self, Schema};
 use crate::meaning::{self, Meaning};
 use crate::table::{Table, TableName};
 
-/// Action of an append, for errors.
+/// Name of the action in errors.
 const APPEND: &str = "append rows";
 
-/// A client with its open writers.
+/// A client with its idle writers.
 pub(super) struct Appender {
     client: Write,
     idle: Idle,
@@ -34,14 +34,14 @@ impl Appender {
     }
 }
 
-/// A connection, for one request at a time.
+/// A connection. It carries one request at a time.
 struct Writer {
     writer: DefaultWriter<Arrow>,
-    /// True if its last request was answered. It was idle since.
+    /// True if the last request was answered. The connection has been idle since then.
     has_answered: bool,
 }
 
-/// Writers that wait for rows.
+/// Writers that are free for the next request.
 #[derive(Default)]
 struct Idle(Mutex<Vec<Writer>>);
 
@@ -50,7 +50,7 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Closes the connections, which may know the table as it was.
+    /// Closes the idle connections, because they may know an older schema of the table.
     fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -67,7 +67,7 @@ impl Appender {
         }
         let said = ArrowSchema::new().set_serialized_schema(schema.message().to_vec());
         let open = self.client.open_default_stream(table.resource());
-        // The pipeline tries again, with the same rows.
+        // The pipeline retries with the same rows.
         let opened = open.with_retry_policy(NeverRetry).build_arrow(said).await;
         let writer = opened.map_err(|error| {
             Recovery::Retry.because("open write stream", service::credentials::explain(&error))
@@ -76,11 +76,14 @@ impl Appender {
     }
 }
 
-/// Appends rows, and returns those that BigQuery refused by name. Where some are refused nothing was
-/// written, so the others are sent again without them, until all that remain are in the table.
+/// Appends rows, and returns the rows that BigQuery refused by name.
 ///
-/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`]. The table that
-/// refuses them first may have been another one, so they are sent again after the first look.
+/// If BigQuery refuses some rows of a request, it writes none of them. The others are then sent
+/// again, until all rows that remain are in the table.
+///
+/// A refusal counts only if the table matches the settings; see [`Table::check_fit`]. The first
+/// refusal may have come from a table that was replaced since then. So the same rows are sent once
+/// more after the first check.
 pub(super) async fn append(
     rows: &RecordBatch,
     (appender, schema): (&Appender, &Schema),
@@ -90,7 +93,7 @@ pub(super) async fn append(
     let mut refused: BTreeMap<usize, String> = BTreeMap::new();
     let mut is_known_to_fit = false;
     loop {
-        // The places that the rows which are left have in the batch.
+        // Indices in the batch of the rows that are left.
         let left: Vec<usize> =
             (0..rows.num_rows()).filter(|index| !refused.contains_key(index)).collect();
         if left.is_empty() {
@@ -119,12 +122,15 @@ pub(super) async fn append(
     }
 }
 
-/// Sends one request. Returns the errors of its rows; with any, none of them is written.
+/// Sends one request, and returns the errors of its rows. If there is any error, no row was
+/// written.
 ///
-/// BigQuery closes connections that are idle for ten minutes, and that shows at the next request. If the
-/// writer was idle, the request is sent again at once, on a new connection; a writer makes one by itself.
-/// A writer that told of a new schema, or that does not fit the table, is not used again: the next one
-/// sees the table as it is.
+/// BigQuery closes a connection that is idle for ten minutes, and the client notices only at the
+/// next request. So a request that fails on an idle connection is sent again at once. The writer
+/// opens a new connection by itself.
+///
+/// A writer is not used again if it reported a new schema, or if the table did not accept its rows.
+/// The next writer sees the current table.
 async fn send(
     Writer { writer, has_answered }: Writer,
     request: ArrowRecordBatch,
@@ -156,7 +162,7 @@ async fn send(
     meaning.because(APPEND, error).map_or(Ok(Vec::new()), Err)
 }
 
-/// Notes the rows that an answer refuses; false if it names none of those that were sent.
+/// Adds the rows that an answer refuses. Returns false if it names none of the rows that were sent.
 fn note(refused: &mut BTreeMap<usize, String>, left: &[usize], errors: &[RowError]) -> bool {
     let before = refused.len();
     for error in errors {
@@ -168,20 +174,21 @@ fn note(refused: &mut BTreeMap<usize, String>, left: &[usize], errors: &[RowErro
     refused.len() > before
 }
 
-/// An error of an append, as far as it decides on the next step.
+/// Error of an append, reduced to what decides on the next step.
 struct Fault {
     meaning: Meaning,
-    /// True if the connection answered with it, and lives on.
+    /// True if the error is an answer, so that the connection still works.
     is_answer: bool,
 }
 
 impl Fault {
-    /// The fault of a request of so many bytes.
+    /// Classifies the error of a request with this many bytes.
     fn of(error: &AppendError, bytes: usize) -> Self {
         let AppendError::Rpc { source, .. } = error else {
             return Self { meaning: Meaning::Retry, is_answer: false };
         };
-        // The end of a stream has its status as the cause, an answer has none.
+        // If a status ended the stream, it is the cause of the error. A status in an answer has no
+        // cause.
         let end = source.source().and_then(|cause| cause.downcast_ref::<tonic::Status>());
         let code = end.and_then(|status| meaning::storage_error(status.details()));
         let meaning = match source.status() {

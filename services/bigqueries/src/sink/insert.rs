@@ -12,14 +12,15 @@ use crate::column::Column;
 use crate::meaning::{self, RowMeaning};
 use crate::table::Table;
 
-/// Action of an insert, for errors.
+/// Name of the action in errors.
 const INSERT: &str = "insert rows";
 
-/// Rows for `insertAll`, of which earlier attempts may have settled some.
+/// Rows for `insertAll`. Earlier attempts may have settled some of them.
 #[derive(Debug)]
 pub struct Insertion {
     lines: Lines,
-    /// By the place of the row: nothing for a row that was written, else the reason of its refusal.
+    /// Outcome of each settled row, by its index: `None` if it was written, else the reason of its
+    /// refusal.
     settled: Mutex<BTreeMap<usize, Option<String>>>,
 }
 
@@ -37,21 +38,21 @@ impl Insertion {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The places of the rows that have to be sent.
+    /// Returns the indices of the rows that must be sent.
     fn left(&self) -> Vec<usize> {
         let settled = self.settled();
         (0..self.lines.len()).filter(|row| !settled.contains_key(row)).collect()
     }
 
-    /// The rows that were refused, with BigQuery's words.
+    /// Returns the refused rows, with the text of BigQuery.
     fn refused(&self) -> BTreeMap<usize, String> {
         let settled = self.settled();
         let refused = settled.iter().filter_map(|(row, why)| Some((*row, why.clone()?)));
         refused.collect()
     }
 
-    /// Takes note of the rows that were written. Returns those that were refused, and the reason for which
-    /// others have to be sent again.
+    /// Records the rows that were written. Returns the rows that were refused, and the reason for
+    /// which others must be sent again.
     fn settle_written(&self, answer: Answer) -> (BTreeMap<usize, Option<String>>, Option<String>) {
         let Answer { settled, again } = answer;
         let (refused, written) = settled.into_iter().partition(|(_, refusal)| refusal.is_some());
@@ -69,17 +70,18 @@ impl Insertion {
     }
 }
 
-/// An answer of `insertAll`.
+/// Answer of `insertAll`.
 #[derive(Debug, Default)]
 struct Answer {
-    /// By the place of the row: nothing for a row that was written, else the reason of its refusal.
+    /// Outcome of each settled row, by its index: `None` if it was written, else the reason of its
+    /// refusal.
     settled: BTreeMap<usize, Option<String>>,
-    /// Reason for which rows that are not settled have to be sent again.
+    /// Reason for which rows that are not settled must be sent again.
     again: Option<String>,
 }
 
 impl Answer {
-    /// Reads the errors of rows among those that were sent. All others are written.
+    /// Reads the errors of the rows that were sent. All rows without an error were written.
     fn read(sent: &[usize], errors: &[Value], columns: &[Column]) -> Self {
         let mut outcomes: BTreeMap<usize, Option<String>> =
             sent.iter().map(|row| (*row, None)).collect();
@@ -114,10 +116,11 @@ impl Answer {
     }
 }
 
-/// Inserts the rows that are left, and returns those that BigQuery refused by name.
+/// Inserts the rows that are left, and returns the rows that BigQuery refused by name.
 ///
-/// Rows are refused only by a table that is the one of the settings; see [`Table::check_fit`]. The table that
-/// refuses them first may have been another one, so they are sent again after the first look.
+/// A refusal counts only if the table matches the settings; see [`Table::check_fit`]. The first
+/// refusal may have come from a table that was replaced since then. So the same rows are sent once
+/// more after the first check.
 pub(super) async fn insert(
     rows: &Insertion,
     api: &Api,
@@ -188,7 +191,7 @@ mod tests {
         json!({ "index": index, "errors": [error, error] })
     }
 
-    /// Takes note of all that an answer says.
+    /// Records everything that an answer says.
     fn note(rows: &Insertion, sent: &[usize], errors: &[Value]) -> Option<String> {
         let (refused, again) = rows.settle_written(Answer::read(sent, errors, &columns()));
         rows.settled().extend(refused);

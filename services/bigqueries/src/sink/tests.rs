@@ -12,21 +12,21 @@ fn columns() -> Arc<[Column]> {
     [Column::new("text", Kind::String)].into()
 }
 
-/// A table that never gets a client.
+/// Creates a table whose client is never ready.
 fn table() -> Table {
     let name = TableName { project: "p".into(), dataset: "d".into(), table: "t".into() };
     let client = Renewable::lazy(|| Box::pin(std::future::pending()));
     Table::new(client, name, columns(), config::Table::default())
 }
 
-/// A sink that never gets a client.
+/// Creates a sink whose client is never ready.
 fn storage_write() -> Sink {
     let schema = Schema::new(&columns()).unwrap();
     let appender = Renewable::lazy(|| Box::pin(std::future::pending()));
     Sink { table: table(), way: Way::StorageWrite { schema, appender } }
 }
 
-/// A sink that never gets a client.
+/// Creates a sink whose client is never ready.
 fn insert_all() -> Sink {
     Sink::insert_all(table())
 }
@@ -35,19 +35,19 @@ fn text(length: usize) -> Record {
     Record { cells: vec![Cell::Text("x".repeat(length))], insert_id: String::new() }
 }
 
-/// A batch of rows of these lengths.
+/// Creates a batch of rows with these lengths.
 fn batch(sink: &Sink, lengths: impl IntoIterator<Item = usize>) -> Batch {
     let mut batch = sink.open(&());
     lengths.into_iter().for_each(|length| drop(sink.join(&mut batch, text(length), &mut ())));
     batch
 }
 
-/// How a row is taken that is the only one.
+/// Adds a row of this length to an empty batch.
 fn alone(sink: &Sink, length: usize) -> Result<usize, Join<Record>> {
     sink.join(&mut sink.open(&()), text(length), &mut ())
 }
 
-/// Bytes that a text takes beside its characters, as `batch::size` counts them.
+/// Bytes that a text takes in addition to its characters, as `batch::size` counts them.
 const BESIDE: usize = 9;
 
 #[test]

@@ -1,11 +1,11 @@
-//! The fields of a table, in the form of the REST API: those of the settings, and how they differ.
+//! Fields of a table in the form of the REST API, and their comparison with the settings.
 
 use serde_json::{Value, json};
 
 use crate::column::{Column, Kind, Limit, Mode, Type};
 use crate::config::Api;
 
-/// The member of a field that holds its default.
+/// Member of a field that holds its default.
 const DEFAULT: &str = "defaultValueExpression";
 
 fn is_required(field: &Value) -> bool {
@@ -20,36 +20,37 @@ fn mode(field: &Value) -> &str {
     field["mode"].as_str().unwrap_or("NULLABLE")
 }
 
-/// A member that is text; empty where it is missing.
+/// Returns a member that is text, or an empty text if it is missing.
 pub(super) fn text<'a>(of: &'a Value, member: &str) -> &'a str {
     of[member].as_str().unwrap_or_default()
 }
 
-/// The elements of a list; none where there is no list.
+/// Returns the elements of a list, or none if the value is not a list.
 pub(super) fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// A comparison of a table's fields with the columns of the settings.
+/// Comparison of a table's fields with the columns of the settings.
 #[derive(Debug)]
 pub(super) struct Comparison {
     api: Api,
-    /// Differences that nobody but a person can mend, with both sides.
+    /// Differences that only a person can resolve, with both sides.
     pub differences: Vec<String>,
-    /// Names of what the table lacks and can be given.
+    /// Names of what the table lacks and what can be added.
     pub additions: Vec<String>,
 }
 
 impl Comparison {
-    /// Nothing is compared yet. The API decides on columns that are left to their defaults.
+    /// Starts a comparison. The API decides which columns may be left to their defaults.
     pub(super) fn new(api: Api) -> Self {
         Self { api, differences: Vec::new(), additions: Vec::new() }
     }
 
-    /// The table's fields with all that `columns` have and they lack.
+    /// Returns the fields of the table, extended by everything that `columns` have and the fields
+    /// lack.
     ///
-    /// The table's own fields stay as they are, but for their policy tags: BigQuery keeps tags that a change
-    /// leaves out, and wants a right of its own for those that it repeats.
+    /// The existing fields stay as they are, except for their policy tags. BigQuery keeps tags that
+    /// a change leaves out, but requires a separate permission for tags that a change repeats.
     pub(super) fn merge(&mut self, fields: &[Value], columns: &[Column], at: &str) -> Vec<Value> {
         let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
         self.find_unfilled(fields, columns, at);
@@ -62,7 +63,7 @@ impl Comparison {
         merged
     }
 
-    /// Notes required fields that no column fills.
+    /// Records required fields that no column fills.
     fn find_unfilled(&mut self, fields: &[Value], columns: &[Column], at: &str) {
         for field in fields.iter().filter(|field| is_required(field)) {
             if columns.iter().any(|column| has_name(field, &column.name)) {
@@ -82,7 +83,7 @@ impl Comparison {
         }
     }
 
-    /// The field of a column that the table lacks.
+    /// Returns the field of a column that the table lacks.
     fn add(&mut self, column: &Column, at: &str) -> Value {
         let path = format!("{at}{}", column.name);
         if column.mode == Mode::Required {
@@ -91,14 +92,14 @@ impl Comparison {
             ));
         }
         self.additions.push(format!("column {path}"));
-        // BigQuery adds a column first, and gives it a default then.
+        // BigQuery adds a column without its default first. A second change sets the default.
         field(&Column { default: None, ..column.clone() })
     }
 
     fn merge_one(&mut self, found: &mut Value, column: &Column, at: &str) {
         let path = format!("{at}{}", column.name);
         let (theirs, mode) = (type_name(found), mode(found));
-        // A value that is always there fits where it may be missing.
+        // A value that is always present fits a column where it may be missing.
         let is_stricter = column.mode == Mode::Required && mode == "NULLABLE";
         let fits = accepts(found, column.data_type);
         if !fits || (mode != mode_name(column.mode) && !is_stricter) {
@@ -113,7 +114,8 @@ impl Comparison {
                 found[DEFAULT] = ours.as_str().into();
                 self.additions.push(format!("the default of column {path}"));
             }
-            // BigQuery may write the same default in other words, and no other keeps a row out.
+            // BigQuery may write the same default in other words. A different default does not keep
+            // a row out.
             (Some(_), Some(_)) => {}
         }
         if column.kind() == Kind::Record {
@@ -123,7 +125,7 @@ impl Comparison {
     }
 }
 
-/// A field without policy tags, at any depth.
+/// Returns a field without policy tags, at any depth.
 fn without_tags(field: &Value) -> Value {
     let mut field = field.clone();
     if let Some(members) = field.as_object_mut() {
@@ -173,7 +175,7 @@ fn field(column: &Column) -> Value {
     field
 }
 
-/// A type's name in the REST API, which has older ones than SQL.
+/// Returns the name of a type in the REST API. Some of these names are older than those of SQL.
 fn api_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Int64 => "INTEGER",
@@ -184,7 +186,7 @@ fn api_name(kind: Kind) -> &'static str {
     }
 }
 
-/// The name in SQL of a type that the REST API names.
+/// Returns the SQL name of a type of the REST API.
 fn sql_name(api_name: &str) -> &str {
     match api_name {
         "INTEGER" => "INT64",
@@ -195,7 +197,7 @@ fn sql_name(api_name: &str) -> &str {
     }
 }
 
-/// A field's type with its parameters, as SQL writes it.
+/// Returns the type of a field with its parameters, as in SQL.
 fn type_name(field: &Value) -> String {
     let name = sql_name(text(field, "type"));
     match (name, parameter(field, "maxLength"), parameter(field, "precision")) {
@@ -209,13 +211,15 @@ fn type_name(field: &Value) -> String {
     }
 }
 
-/// A parameter of a type, which the API writes as text.
+/// Returns a parameter of a type. The API writes it as text.
 fn parameter(field: &Value, member: &str) -> Option<u64> {
     field[member].as_str()?.parse().ok()
 }
 
-/// True if a field takes each value of a type. A type without parameters says nothing of them: BigQuery
-/// names the rows that a narrower field does not take.
+/// Returns true if a field accepts each value of a type.
+///
+/// A type without parameters accepts any parameters of the field. If the field is narrower,
+/// BigQuery names the rows that it refuses.
 fn accepts(field: &Value, ours: Type) -> bool {
     let theirs = type_name(field);
     let kind = theirs.split('(').next().unwrap_or_default();
@@ -362,7 +366,7 @@ mod tests {
         let eight = table(Some("8")).to_vec();
         assert_eq!(compared(&eight), is_right(eight.clone(), &[]), "it stays as it is");
         let added = json!({ "name": "n", "type": "INTEGER", "mode": "NULLABLE" });
-        // The default comes with the next look.
+        // The default comes with the next check.
         assert_eq!(compared(&[]), is_right(vec![added], &["column n"]));
     }
 

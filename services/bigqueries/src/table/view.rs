@@ -1,4 +1,5 @@
-//! The view of a table: created where it is missing, and updated where it is an older one of ours.
+//! View of a table. It is created when it is missing, and updated when an earlier version of this
+//! service, or other settings, wrote it.
 
 use serde_json::{Value, json};
 use service::Need;
@@ -11,21 +12,23 @@ use crate::api::Failure;
 use crate::table::TableName;
 use crate::view::{self, Partition};
 
-/// Words for a view that somebody else wrote or edited.
+/// Message about a view that somebody else wrote or edited.
 const FOREIGN: &str = "its query is not one that this service wrote, so it is left alone; for one of ours \
                        delete it, or choose another name";
 
-/// A view that is there, beside the one of the settings.
+/// Result of comparing an existing view with the one of the settings.
 enum Found {
     Same,
-    /// One of ours, for other columns or of an earlier version.
+    /// This service wrote the view, for other columns or in an earlier version.
     Older,
     Foreign,
 }
 
 impl Table {
-    /// Sees to it that the view shows this table with its columns. A view that does so already is left
-    /// alone, which takes no right but to read it, and so is one of somebody else.
+    /// Makes sure that the view shows this table with its columns.
+    ///
+    /// A view that already does so is left alone, so only the permission to read it is needed. A
+    /// view of somebody else is left alone, too.
     pub(super) async fn ensure_view(&self, table: &Value) -> Result<(), Fault> {
         let Some(name) = self.view_name() else { return Ok(()) };
         let about = |fault: Fault| match fault {
@@ -40,7 +43,7 @@ impl Table {
         };
         match self.compare_view(&found, &query).map_err(about)? {
             Found::Same => Ok(()),
-            // No row needs the view. Who may create one may not always change it.
+            // No row needs the view. A service that may create a view may not always change it.
             Found::Older => {
                 if let Err(fault) = self.update_view(&name, &found, &query).await {
                     warn!(view = %name, why = fault.into_text(), "the view stays as it was");
@@ -54,7 +57,8 @@ impl Table {
         }
     }
 
-    /// Tells how the view of the settings is there. Changes nothing.
+    /// Returns the state of the view, and changes nothing. Returns `None` if the settings have no
+    /// view.
     pub async fn view_need(&self) -> Option<Need> {
         let name = self.view_name()?;
         let looked = timeout(TIMEOUT, async {
@@ -65,7 +69,8 @@ impl Table {
             Ok((None, _)) => {
                 State::WillCreate("it does not exist; the service creates it at its start".into())
             }
-            // Of a table that is created only now, nobody has a view yet that fits.
+            // If the table does not exist yet, the view is compared with a query without
+            // partitions.
             Ok((Some(found), table)) => {
                 match self.compare_view(&found, &self.query(&table.unwrap_or_default())) {
                     Ok(Found::Same) => State::Ready,
@@ -86,7 +91,7 @@ impl Table {
         Some(TableName { table: id.clone(), ..self.name.clone() })
     }
 
-    /// The query of the view, for the table as it is.
+    /// Returns the query of the view, for the table in its current state.
     fn query(&self, table: &Value) -> String {
         let partition = Partition::of_table(table, &self.columns);
         view::query(&self.name, &self.columns, partition.as_ref())
@@ -117,7 +122,7 @@ impl Table {
                 info!(view = name.table, "created the view without duplicates");
                 Ok(())
             }
-            // Another replica was faster; the next look compares.
+            // Another replica was faster. The next check compares.
             Err(Failure::Refused(refused)) if refused.status == 409 => {
                 Err(Fault::Missing("it was just created".into()))
             }

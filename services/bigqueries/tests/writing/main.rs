@@ -1,4 +1,5 @@
-//! Rows into the table of an embedded BigQuery, over both APIs, with Google's clients.
+//! Tests that write rows to a table of the embedded BigQuery, over both APIs, with Google's
+//! clients.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -55,7 +56,7 @@ impl Cloud {
         self.http.get(url).send().await.unwrap().json().await.unwrap()
     }
 
-    /// Puts an empty table with these fields in the place of the table.
+    /// Replaces the table by an empty one with these fields.
     async fn replace(&self, fields: &Value) {
         let url = format!("{}/bigquery/v2/projects/p/datasets/d/tables/t", self.emulator.url());
         self.http.delete(url).send().await.unwrap().error_for_status().unwrap();
@@ -63,7 +64,7 @@ impl Cloud {
         self.post("projects/p/datasets/d/tables", &table).await;
     }
 
-    /// Waits for the table; what is wrong with it comes back as text.
+    /// Waits for the table, and returns what is wrong with it.
     async fn table(&self, columns: &[Column], settings: config::Table) -> Result<(), String> {
         let table = self.open(columns, settings).await;
         let condition = Context::default().health.condition("table");
@@ -71,7 +72,7 @@ impl Cloud {
         waited.unwrap().map_err(|error| error.to_string())
     }
 
-    /// The table for rows with these columns, which may be missing or another one.
+    /// Opens the table for rows with these columns. The table itself may be missing or different.
     async fn open(&self, columns: &[Column], settings: config::Table) -> Table {
         let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
         Table::new(client, name(), columns.into(), settings)
@@ -85,7 +86,7 @@ impl Cloud {
         }
     }
 
-    /// All rows of the table, each with its values.
+    /// Runs a query, and returns its rows with their values.
     async fn rows(&self, query: &str) -> Vec<Value> {
         let body = json!({ "query": query, "useLegacySql": false });
         let answer = self.post("projects/p/queries", &body).await;
@@ -103,7 +104,7 @@ fn settings() -> config::Table {
     config::Table { dataset: "d".into(), id: "t".into(), ..config::Table::default() }
 }
 
-/// Rows of one request.
+/// Puts rows into one request.
 fn seal(sink: &Sink, rows: Vec<Vec<Cell>>) -> Sealed {
     let mut batch = sink.open(&());
     for (index, cells) in rows.into_iter().enumerate() {
@@ -113,7 +114,7 @@ fn seal(sink: &Sink, rows: Vec<Vec<Cell>>) -> Sealed {
     sink.seal(batch, &mut ())
 }
 
-/// Writes rows as the pipeline would, until BigQuery takes them.
+/// Writes rows as the pipeline does, until BigQuery accepts them.
 async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
     let sealed = seal(sink, rows);
     for _ in 0..10 {
@@ -125,7 +126,7 @@ async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
     panic!("ten attempts failed");
 }
 
-/// A column of each type, and a value for it.
+/// Returns a column of each type, with a value for it.
 fn all_types() -> Vec<(Column, Value)> {
     let place = Column::record(
         "place",
@@ -194,7 +195,7 @@ async fn a_row_that_bigquery_refuses_leaves_its_neighbours_in_the_table_once() {
         let cloud = Cloud::start().await;
         let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
         cloud.table(&columns, settings()).await.unwrap();
-        // A moment beyond the year 9999 is one that only BigQuery knows to be wrong.
+        // Only BigQuery notices that this time is after the year 9999.
         let moment = |n: i64| Cell::Micros(if n == 250 { i64::MAX } else { n });
         let rows = (0..500).map(|n| vec![Cell::Int(n), moment(n)]).collect();
         let sink = cloud.sink(api, &columns).await;
@@ -261,11 +262,11 @@ async fn the_code_of_an_answer_says_what_to_do() {
     let sealed = sink.seal(batch, &mut ());
 
     for (code, expected) in [
-        // The rows do not fit the table: no row is at fault.
+        // The rows do not fit the table, so no single row is at fault.
         (Code::InvalidArgument, Recovery::Retry),
         (Code::OutOfRange, Recovery::Reject("request_too_large")),
         (Code::Unimplemented, Recovery::Stop),
-        // A connection that has just failed was not idle: these are not tried again at once.
+        // These are not retried at once, because a connection that just failed was not idle.
         (Code::Unavailable, Recovery::Retry),
         (Code::Aborted, Recovery::Retry),
         (Code::ResourceExhausted, Recovery::Retry),
@@ -307,7 +308,7 @@ async fn rows_that_were_inserted_are_not_sent_again_with_those_that_were_not() {
     let sink = cloud.sink(config::Api::InsertAll, &[n.clone(), new.clone()]).await;
     let mut batch = sink.open(&());
     for (number, value) in [(0, Cell::Null), (1, Cell::Null), (2, "x".into())] {
-        // Without ids BigQuery cannot tell repeated rows.
+        // Without ids, BigQuery cannot identify repeated rows.
         let record = Record { cells: vec![Cell::Int(number), value], insert_id: String::new() };
         sink.join(&mut batch, record, &mut ()).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Requests that BigQuery refuses as a whole.
+//! Tests of requests that BigQuery refuses as a whole.
 
 use bigqueries::cell::Cell;
 use bigqueries::column::{Column, Kind};
@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::{BOTH, Cloud, TIME_LIMIT, seal, settings};
 
-/// Requests that are refused.
+/// Number of requests that are refused.
 const REFUSALS: u64 = 20;
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn a_request_that_is_refused_without_row_errors_waits_as_a_whole() {
         let columns = [Column::new("n", Kind::Int64)];
         cloud.table(&columns, settings()).await.unwrap();
         let sink = cloud.sink(api, &columns).await;
-        // This connection took rows, so it knows the columns.
+        // This connection has written rows, so it knows the columns.
         let first = seal(&sink, vec![vec![Cell::Int(0)]]);
         assert_eq!(sink.write(&first, TIME_LIMIT).await.unwrap(), []);
         let rows = seal(&sink, (0..3).map(|n| vec![Cell::Int(n)]).collect());
@@ -63,7 +63,7 @@ async fn a_table_that_was_replaced_refuses_no_row() {
         let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
         cloud.table(&columns, settings()).await.unwrap();
         let sink = cloud.sink(api, &columns).await;
-        // A moment beyond the year 9999 is one that only BigQuery knows to be wrong.
+        // Only BigQuery notices that this time is after the year 9999.
         let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
         let rows = seal(&sink, rows.to_vec());
         let fields = |of_n: &str| json!([{ "name": "n", "type": of_n }, { "name": "at", "type": "TIMESTAMP" }]);

@@ -1,4 +1,4 @@
-//! Connections that are gone without a word.
+//! Tests of connections that break without a notice.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::{Cloud, TIME_LIMIT, seal, settings};
 
-/// Passes bytes on until its connections are silenced. Later ones work.
+/// Proxy that passes bytes on until its current connections are silenced. Later connections work.
 struct Link {
     address: SocketAddr,
     silenced: watch::Sender<u32>,
@@ -64,7 +64,7 @@ async fn a_connection_that_is_gone_without_a_word_is_replaced_once_an_attempt_is
 
     link.silence();
     let two = seal(&sink, vec![vec![Cell::Int(2)]]);
-    // The pipeline gives up each attempt at its time limit.
+    // The pipeline ends each attempt at its time limit.
     timeout(Duration::from_millis(100), sink.write(&two, TIME_LIMIT)).await.unwrap_err();
 
     let written = timeout(TIME_LIMIT, sink.write(&two, TIME_LIMIT)).await;

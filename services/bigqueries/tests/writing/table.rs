@@ -1,4 +1,4 @@
-//! The table of the rows: created, extended, waited for or refused.
+//! Tests of the table: it is created, extended, waited for, or refused.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn a_table_is_partitioned_by_the_time_of_ingestion() {
     assert!(refused.contains("by the time of ingestion (DAY), the table is"), "{refused}");
 }
 
-/// Fields with what these services know nothing of.
+/// Returns fields with properties that the service does not know.
 fn foreign_fields() -> Value {
     json!([
         { "name": "n", "type": "INTEGER", "mode": "NULLABLE" },

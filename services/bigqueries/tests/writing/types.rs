@@ -1,4 +1,4 @@
-//! Types with parameters, and those that few tables have.
+//! Tests of types with parameters, and of rare types.
 
 use bigqueries::cell::Cell;
 use bigqueries::column::{Column, Mode, Type};
@@ -15,7 +15,7 @@ fn column(name: &str, of: &str) -> Column {
     Column::new(name, of.parse::<Type>().unwrap())
 }
 
-/// Columns, each with a value and with what the table has of it.
+/// Returns columns, each with a value and with the value that the table then shows.
 fn values() -> Vec<(Column, Value, Value)> {
     let point = json!({ "type": "Point", "coordinates": [13.4, 52.5] });
     vec![
@@ -66,7 +66,7 @@ async fn both_apis_write_rare_types_alike() {
     let nothing: Value = vec![Value::Null; columns.len()].into();
     let rows = cloud.rows("SELECT * FROM d.t").await;
     assert_eq!(rows, [expected.clone(), nothing.clone(), expected, nothing]);
-    // The table is the one of the settings.
+    // The table matches the settings.
     cloud.table(&columns, settings()).await.unwrap();
 }
 
@@ -98,7 +98,7 @@ async fn a_row_that_a_narrower_table_refuses_is_refused_alone() {
     for api in BOTH {
         let cloud = Cloud::start().await;
         cloud.table(&[column("text", "STRING(3)")], settings()).await.unwrap();
-        // Settings without a length say nothing of it.
+        // A column of the settings without a length accepts any length in the table.
         let columns = [column("text", "STRING")];
         cloud.table(&columns, settings()).await.unwrap();
         let sink = cloud.sink(api, &columns).await;

@@ -1,4 +1,4 @@
-//! The view without duplicates, and the table that is watched.
+//! Tests of the view without duplicates, and of the watch over the table.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn row(message: &str, ingest: &str, hours: i64, n: i64) -> Vec<Cell> {
     vec![message.into(), Cell::Micros(hours * 3_600_000_000), ingest.into(), Cell::Int(n)]
 }
 
-/// Calls of a method of tables that were carried out.
+/// Returns the number of calls of a method of tables that were carried out.
 fn calls(cloud: &Cloud, method: &str) -> u64 {
     cloud.emulator.faults().calls().get(&format!("bigquery.tables.{method}")).copied().unwrap_or(0)
 }
@@ -62,7 +62,8 @@ async fn a_filter_on_the_partition_reaches_below_the_view() {
 
     write(&sink, rows.to_vec()).await;
 
-    // The copy of the second day is not hidden by the one of the first: a partition is read alone.
+    // The copy of the second day is not hidden by that of the first day, because each partition is
+    // read alone.
     for (day, expected) in [("1970-01-01", vec!["1", "3"]), ("1970-01-02", vec!["4"])] {
         let of_day = format!(
             "SELECT n, publish_time_day FROM d.once WHERE publish_time_day = '{day}' ORDER BY n"
@@ -81,7 +82,7 @@ async fn the_view_follows_the_columns_and_is_left_alone_otherwise() {
     let cloud = Cloud::start().await;
     let first = columns(&[Column::new("n", Kind::Int64)]);
     cloud.table(&first, with_view()).await.unwrap();
-    // From now on nobody may create anything.
+    // From here on, nothing can be created.
     cloud.emulator.faults().refuse("bigquery.tables.insert", u64::MAX, Code::PermissionDenied);
 
     cloud.table(&first, with_view()).await.unwrap();
@@ -95,14 +96,14 @@ async fn the_view_follows_the_columns_and_is_left_alone_otherwise() {
     assert!(view["view"]["query"].as_str().is_some_and(|query| query.contains("`m`")), "{view}");
 }
 
-/// Makes the view say something else, as a person would.
+/// Changes the query of the view, as a person would.
 async fn put_view(cloud: &Cloud, query: &str) {
     let query = json!({ "query": query, "useLegacySql": false });
     let view = json!({ "tableReference": { "tableId": "once" }, "view": query });
     cloud.post("projects/p/datasets/d/tables", &view).await;
 }
 
-/// State of the view, as `check --online` tells it.
+/// Returns the state of the view, as `check --online` reports it.
 async fn state(cloud: &Cloud, columns: &[Column]) -> State {
     let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
     let need = Table::new(client, name(), columns.into(), with_view()).view_need().await.unwrap();
