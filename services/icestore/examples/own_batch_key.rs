@@ -1,4 +1,4 @@
-//! Icestore with a batch key of one's own: one folder per tenant and ISO week.
+//! Icestore with a custom batch key: one folder for each tenant and ISO week.
 //!
 //! `cargo run -p icestore --example own_batch_key -- --config services/icestore/example.yaml`
 

@@ -1,4 +1,4 @@
-//! From a message to a line of the archive.
+//! Conversion of messages to lines of the archive.
 
 use bytes::Bytes;
 use pipeline::envelope::Input;
@@ -10,25 +10,25 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::key::BatchKey;
 
-/// A line with the key of the object that it goes to.
+/// Line with the key of its object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// The batch key.
+    /// Batch key.
     pub key: String,
     /// One JSON object and a line feed.
     pub bytes: Bytes,
-    /// The event time.
+    /// Event time.
     pub time: OffsetDateTime,
 }
 
-/// Makes lines.
+/// Makes lines of messages.
 pub struct Archive<K> {
     key: K,
     input: Input,
 }
 
 impl<K: BatchKey> Archive<K> {
-    /// Lines with these keys.
+    /// Creates a transform that makes lines with these keys.
     #[must_use]
     pub fn new(key: K, input: Input) -> Self {
         Self { key, input }
@@ -45,8 +45,8 @@ impl<K: BatchKey> Archive<K> {
     }
 }
 
-/// A line: when it was archived, and when its event was. The first four keys are those of the Go
-/// services, whose replay reads them.
+/// Writes a line with two times: the time of archiving and the event time. The first four keys are
+/// those of the earlier services in Go, whose replay can read the line.
 fn write(
     message: &Message,
     key: &str,
@@ -78,7 +78,7 @@ impl<K: BatchKey> Transform for Archive<K> {
 }
 
 pub(crate) fn rfc3339(time: OffsetDateTime) -> Result<String, Error> {
-    // Years beyond 9999 have no form in RFC 3339.
+    // RFC 3339 has no form for years beyond 9999.
     time.format(&Rfc3339)
         .map_err(|error| Recovery::Reject("time_out_of_range").because("write time", error))
 }
@@ -87,7 +87,7 @@ fn millis(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_millisecond(time.millisecond()).unwrap_or(time)
 }
 
-/// A time as BigQuery keeps it.
+/// Cuts a time to the precision of BigQuery, which is microseconds.
 pub(crate) fn micros(time: OffsetDateTime) -> OffsetDateTime {
     time.replace_microsecond(time.microsecond()).unwrap_or(time)
 }

@@ -1,4 +1,4 @@
-//! The settings of icestore.
+//! Settings of icestore.
 
 use std::time::Duration;
 
@@ -18,57 +18,59 @@ use crate::format::Format;
 use crate::key::Template;
 use crate::{objects, sink};
 
-/// All settings. `example.yaml` beside the crate shows them with comments.
+/// All settings. The file `example.yaml` of this crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
+    /// Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
     pub project: String,
-    /// The subscription to read from.
+    /// Subscription to read from.
     pub subscription: Subscription,
-    /// The bucket.
+    /// Bucket of the archive.
     pub storage: Storage,
-    /// What objects are called and what is in them.
+    /// Names and content of objects.
     pub archive: Archive,
-    /// Where messages go that can never succeed. Required.
+    /// Destination of messages that can never succeed. Required.
     pub dead_letters: Option<Graves>,
-    /// How Pub/Sub is reached.
+    /// Address of Pub/Sub.
     pub pubsub: pubsub::Endpoint,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
-    /// Where the health server listens.
+    /// Address that the health server listens on.
     pub http: Http,
-    /// How long a drain may take; 1ms to 1d.
+    /// Longest time for a drain; 1ms to 1d.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
 }
 
-/// The bucket.
+/// Bucket of the archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Storage {
-    /// Its name. Required.
+    /// Name of the bucket. Required.
     pub bucket: String,
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
-    /// Google's; its usual one when left out. The variable `STORAGE_EMULATOR_HOST` wins.
+    /// Google. Left out, Google's usual endpoint is used. The variable `STORAGE_EMULATOR_HOST`
+    /// overrides it.
     pub endpoint: Option<String>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
-    /// `application_default` for Google's.
+    /// `application_default` for an endpoint of Google.
     pub credentials: Option<Login>,
 }
 
-/// What objects are called and what is in them.
+/// Names and content of objects.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Archive {
-    /// First part of every object's name; may be empty.
+    /// First part of the name of each object; may be empty.
     pub prefix: String,
-    /// Which messages share an object: `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time,
-    /// `{location}`, `{enrichment.NAME}` and `{attribute.NAME}`. What stands in `[ ]` is left out
-    /// when a value in it is missing; elsewhere a missing value becomes `unknown`.
+    /// Template for the folder of an object. Messages with the same result share an object. It may
+    /// use `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time, `{location}`, `{enrichment.NAME}`
+    /// and `{attribute.NAME}`. A part in `[ ]` is left out if a value in it is missing. Elsewhere a
+    /// missing value becomes `unknown`.
     pub batch_key: String,
-    /// How a message's data is read.
+    /// Form of a message's data.
     pub input: Input,
     /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
     pub format: Format,
@@ -77,7 +79,7 @@ pub struct Archive {
 }
 
 impl Storage {
-    /// How Cloud Storage is reached.
+    /// Returns the address of Cloud Storage, with its credentials.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { endpoint: self.endpoint.clone(), credentials: self.credentials }
@@ -100,8 +102,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             project: String::new(),
-            // More for each stream than our own bound, so that open groups are written before Pub/Sub
-            // stops. Its bound in bytes must not come first: what compresses well takes little here.
+            // Each stream may hold more messages than the pipeline, so open objects are written
+            // before Pub/Sub stops sending. The bound in bytes must not be reached first, because
+            // messages that compress well take little memory here.
             subscription: Subscription {
                 max_outstanding_messages: 1_000_000,
                 max_outstanding_bytes: 4 * 1024 * 1024 * 1024,
@@ -112,20 +115,22 @@ impl Default for Settings {
             dead_letters: None,
             pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
-                // Each key has an object of its own in each lane, so more lanes make smaller objects. One
-                // takes more than two streams bring.
+                // Each lane has its own object for each key, so more lanes make smaller objects.
+                // One lane handles more than two streams deliver.
                 lanes: 1,
-                // Never reached: memory is the bound, and holds what acknowledges a message too.
+                // This bound is not reached. The bound on memory comes first, because it also
+                // counts what acknowledges each message.
                 max_messages_in_flight: 400_000,
-                // Messages until they are in a group, and refused ones while their dead letters wait: several
-                // of the largest that Pub/Sub takes.
+                // Messages count here until they are in an open object. Refused messages count
+                // until their dead letters are sent. There is room for several messages of the
+                // largest size that Pub/Sub accepts.
                 max_bytes_in_flight: 32 * 1024 * 1024,
                 max_batch_memory: 128 * 1024 * 1024,
                 // Small objects take no longer to upload than large ones of a few MiB.
                 max_writes: 64,
                 batch: batch::Limits {
                     max_messages: 100_000,
-                    // A single-shot upload saves a round trip under about 8 MiB.
+                    // An upload in a single request saves a round trip below about 8 MiB.
                     max_bytes: 7 * 1024 * 1024,
                     max_age: Duration::from_secs(60),
                     max_idle: Duration::from_secs(60),
@@ -207,14 +212,15 @@ impl service::Settings for Settings {
     }
 
     fn memory(&self) -> Vec<Share> {
-        /// Buffers of an upload; its content is not copied.
+        /// Bytes of the buffers of an upload. Its content is not copied.
         const UPLOAD: u64 = 64 * 1024;
         let Limits { max_bytes_in_flight, max_batch_memory, max_writes, .. } = self.pipeline;
         let writes = self.pipeline.lane_count().saturating_mul(max_writes);
         let mut shares = vec![
             Share::of_process(),
             Share::of_size("pipeline.max_bytes_in_flight", max_bytes_in_flight, 100),
-            // Groups count what they have allocated, so what the allocator adds is counted already.
+            // Open objects count the memory that they have allocated, so the surplus of the
+            // allocator is already included.
             Share::of_size("pipeline.max_batch_memory", max_batch_memory, 80),
             Share::of_count("pipeline.max_writes", writes, UPLOAD),
             Share::of_streams(self.subscription.streams),

@@ -1,4 +1,4 @@
-//! What becomes of one message, without a bucket.
+//! Explanation of one message: shows its object and its line, and needs no bucket.
 
 use clap::{ArgMatches, Command};
 use pipeline::{Message, Transform as _};
@@ -10,23 +10,23 @@ use crate::config::Settings;
 use crate::key::Template;
 use crate::object;
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     explain::command("Shows the object that a message goes to, and its line in it")
 }
 
-/// Explains.
+/// Prints the explanation of a message.
 ///
 /// # Errors
-/// For a message that does not pass.
+/// When the message cannot be read, or cannot be archived.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
     let story = explain::survive(story(&settings, &message)).await;
     explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
 }
 
-/// Tells what becomes of a message.
+/// Explains the processing of a message.
 pub async fn story(settings: &Settings, message: &Message) -> Story {
     let template = Template::parse(&settings.archive.batch_key).unwrap_or_default();
     let archive = Archive::new(template, settings.archive.input);

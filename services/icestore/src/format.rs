@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Format of objects. Its name is the suffix of the objects' names.
+/// Format of objects. The name in the settings is also the suffix of the objects' names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 pub enum Format {
     /// Lines of JSON, compressed with gzip.
@@ -22,7 +22,7 @@ impl Format {
     /// All formats.
     pub const ALL: [Self; 3] = [Self::JsonlGz, Self::JsonlZst, Self::Parquet];
 
-    /// End of the names of objects.
+    /// Returns the end of the names of objects.
     #[must_use]
     pub const fn suffix(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl Format {
         }
     }
 
-    /// Media type of objects.
+    /// Returns the media type of objects.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {

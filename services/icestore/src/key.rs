@@ -1,23 +1,24 @@
-//! Which messages share an object.
+//! Batch keys. Messages with the same key share an object.
 
 use pipeline::{Envelope, Message};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-/// Longest value in a key, in bytes; an object's name has at most 1,024.
+/// Maximum bytes of a value in a key. The whole name of an object has at most 1,024.
 const MAX_VALUE_BYTES: usize = 200;
-/// What stands for a value that is missing.
+/// Text in the place of a missing value.
 const MISSING: &str = "unknown";
 
-/// Finds the batch key of a message: the folder of its object, made of safe levels.
+/// Finds the batch key of a message: the folder of its object, which consists of safe levels.
 ///
-/// Must give the same key for the same message. Values that come from data go through [`safe`].
+/// Must give the same key for the same message. Values that come from data must go through
+/// [`safe`].
 pub trait BatchKey: Send + Sync + 'static {
-    /// The key, such as `2025/06/15/loc-a`.
+    /// Returns the key, such as `2025/06/15/loc-a`.
     fn key(&self, message: &Message, envelope: &Envelope) -> String;
 }
 
-/// A key as settings describe it, such as `{yyyy}/{mm}/{dd}[/{location}]`.
+/// Key as settings describe it, such as `{yyyy}/{mm}/{dd}[/{location}]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
@@ -27,7 +28,7 @@ pub struct Template {
 enum Piece {
     Text(String),
     Value(Field),
-    /// Left out when a value in it is missing.
+    /// Left out if a value in it is missing.
     Optional(Vec<Piece>),
 }
 
@@ -43,13 +44,13 @@ enum Field {
 }
 
 impl Template {
-    /// By day and, where it is known, location.
+    /// Default template: by day, and by location if it is known.
     pub const DEFAULT: &'static str = "{yyyy}/{mm}/{dd}[/{location}]";
 
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// Text about what is wrong with it, and what would be right.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
@@ -60,7 +61,7 @@ impl Template {
             rest = after;
         }
         pieces.extend(parse_plain(rest)?);
-        // What is left out or filled in must not leave an empty level, so try the shortest key.
+        // No level of a key may be empty, with all values present or with all of them missing.
         let shortest = fill(&pieces, &|_| Some("x".into()));
         let without = fill(&pieces, &|_| None);
         if is_safe_path(&shortest) && is_safe_path(&without) {
@@ -88,7 +89,7 @@ impl BatchKey for Template {
 }
 
 impl Piece {
-    /// Writes the piece with its values; false where a value is missing.
+    /// Writes the piece with its values. Returns false if a value is missing.
     fn fill(&self, key: &mut String, value: &dyn Fn(&Field) -> Option<String>) -> bool {
         match self {
             Self::Text(text) => {
@@ -111,7 +112,7 @@ impl Piece {
     }
 }
 
-/// All pieces with their values.
+/// Writes all pieces with their values.
 fn fill(pieces: &[Piece], value: &dyn Fn(&Field) -> Option<String>) -> String {
     let mut key = String::with_capacity(64);
     for piece in pieces {
@@ -185,8 +186,9 @@ fn parse_plain(text: &str) -> Result<Vec<Piece>, String> {
     Ok(pieces)
 }
 
-/// A value from data as a part of an object's name: without `..`, `/`, control characters and what
-/// Cloud Storage advises against. `None` when nothing is left.
+/// Makes a value from data safe as a part of an object's name. It replaces `..`, `/`, control
+/// characters, and the characters that Cloud Storage advises against. Long values are cut. Returns
+/// `None` if nothing is left.
 #[must_use]
 pub fn safe(value: &str) -> Option<String> {
     let is_unsafe =
@@ -201,7 +203,8 @@ pub fn safe(value: &str) -> Option<String> {
     }
 }
 
-/// Whether a text is levels between `/`, none of them empty, `.`, `..`, or with a control character.
+/// Returns true if a text consists of safe levels between `/`. A safe level is not empty and not
+/// `.`, and it has no `..` and no control characters.
 pub(crate) fn is_safe_path(text: &str) -> bool {
     text.split('/').all(|level| {
         !level.is_empty()

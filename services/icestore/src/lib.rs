@@ -1,8 +1,8 @@
 //! Icestore: messages flow from a Pub/Sub subscription into compressed objects in Cloud Storage.
 //!
-//! `pubsub::Source` reads them; [`archive::Archive`] makes each a line of JSON with its batch key;
-//! [`sink::Sink`] lets a compressed file grow per key and uploads it, whole or not at all. A message is
-//! acknowledged when its object is there.
+//! `pubsub::Source` reads messages. [`archive::Archive`] makes a line of JSON of each, with its
+//! batch key. [`sink::Sink`] lets one compressed file grow for each key, and uploads it whole or
+//! not at all. A message is acknowledged when its object exists.
 
 pub mod archive;
 pub mod config;
@@ -27,30 +27,30 @@ use key::{BatchKey, Template};
 use objects::Objects;
 use sink::Sink;
 
-/// Why a message can end here without being sent.
+/// Reasons for which a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &["not_an_envelope", "not_archivable", "time_out_of_range", PANICKED, CRASHED],
     skipped: &[],
 };
 
-/// Icestore with its settings, not started yet.
+/// The service with its settings, before its start.
 pub struct Icestore<K = Template> {
     settings: Settings,
     key: K,
 }
 
 impl Icestore {
-    /// Icestore with the batch key of its settings.
+    /// Creates the service with the batch key of its settings.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        // A template that is wrong was refused when the settings were read.
+        // An invalid template was refused when the settings were read.
         let key = Template::parse(&settings.archive.batch_key).unwrap_or_default();
         Self { settings, key }
     }
 }
 
 impl<K: BatchKey> Icestore<K> {
-    /// Icestore with a batch key of one's own.
+    /// Creates the service with a custom batch key.
     #[must_use]
     pub fn with_batch_key(settings: Settings, key: K) -> Self {
         Self { settings, key }

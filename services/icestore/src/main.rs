@@ -1,4 +1,5 @@
-//! The binary: `icestore --config FILE`, `icestore replay`, which brings the archive back, and the tools for the person on call.
+//! The binary of icestore. `icestore --config FILE` runs the service, and `icestore replay` sends
+//! archived messages again. Further subcommands are tools for the person on call.
 
 use std::process::ExitCode;
 

@@ -5,31 +5,31 @@ use uuid::Uuid;
 
 use crate::format::Format;
 
-/// Longest name of an object: <https://cloud.google.com/storage/docs/objects#naming>.
+/// Maximum bytes of an object's name: <https://cloud.google.com/storage/docs/objects#naming>.
 const MAX_NAME_BYTES: usize = 1024;
-/// Bytes of a hash in a name.
+/// Bytes of the hash in a shortened name.
 const HASH_BYTES: usize = 8;
 
-/// A name in the folder of a batch key, which no other object has. A folder whose name is too long is
-/// cut, and bears the hash of the whole.
+/// Returns a unique name in the folder of a batch key. A folder with a name that is too long is
+/// cut, and then ends in a hash of the whole name.
 pub(crate) fn name(prefix: &str, key: &str, format: Format) -> String {
     format!("{}{}{}", folder(prefix, key, format), Uuid::now_v7(), format.suffix())
 }
 
-/// The folder of a batch key's objects, with its slash.
+/// Returns the folder for the objects of a batch key, with a slash at its end.
 pub(crate) fn folder(prefix: &str, key: &str, format: Format) -> String {
     let folder = format!("{}{}", root(prefix), key.trim_matches('/'));
     let folder = shortened(folder.trim_end_matches('/').to_owned(), max_folder_bytes(format));
     if folder.is_empty() { folder } else { format!("{folder}/") }
 }
 
-/// What the names of all objects begin with: the prefix of the settings, as a folder.
+/// Returns the common beginning of all objects' names: the prefix of the settings, as a folder.
 pub(crate) fn root(prefix: &str) -> String {
     let prefix = prefix.trim_matches('/');
     if prefix.is_empty() { String::new() } else { format!("{prefix}/") }
 }
 
-/// Longest folder: a slash, a UUID and the suffix follow.
+/// Returns the maximum bytes of a folder. A slash, a UUID and the suffix follow it.
 const fn max_folder_bytes(format: Format) -> usize {
     MAX_NAME_BYTES - 1 - uuid::fmt::Hyphenated::LENGTH - format.suffix().len()
 }
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(name("p", &longest).len(), MAX_NAME_BYTES);
         assert!(name("p", &longest).contains(&longest));
 
-        // Letters of two bytes, so that one of them stands at the cut.
+        // Letters of two bytes, so that the cut falls into one of them.
         for key in [format!("{longest}x"), "ä".repeat(600), format!("x{}", "ä".repeat(600))] {
             let cut = name("p", &key);
             assert!(cut.len() <= MAX_NAME_BYTES && cut.len() > MAX_NAME_BYTES - 4, "{}", cut.len());

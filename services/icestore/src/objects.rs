@@ -1,4 +1,4 @@
-//! How many objects there are, how large, and what that costs: as metrics, as a warning, and for `plan`.
+//! Number, size and cost of objects: as metrics, as a warning, and for the subcommand `plan`.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -10,31 +10,32 @@ use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-/// Between two looks at what was written.
+/// Pause between two checks of the objects that were written.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// Between two warnings.
+/// Pause between two warnings.
 const QUIET: Duration = Duration::from_secs(600);
-/// Fewer messages in an object are worth a warning, where there is an object a second or more.
+/// Messages of an object below which a warning is due, at one object per second or more.
 const SMALL: f64 = 100.0;
-/// List price of creating a million objects, in US dollars: class A operations on standard storage in a
-/// region, <https://cloud.google.com/storage/pricing-examples>.
+/// List price of creating a million objects, in US dollars. It is for class A operations on
+/// standard storage in a region: <https://cloud.google.com/storage/pricing-examples>.
 const DOLLARS_A_MILLION: f64 = 5.0;
 const SECONDS_A_DAY: f64 = 86_400.0;
-/// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges it.
+/// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges
+/// the message.
 const MESSAGE_BYTES: usize = 1_300;
 
-/// What icestore has written; clones share their values.
+/// Counts of the objects that icestore has written. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
     /// Objects that were created.
     pub created: Counter,
-    /// Messages in them.
+    /// Messages in these objects.
     pub messages: Counter,
-    /// Mean messages of an object in the last minute.
+    /// Mean messages of an object, in the last minute in which objects were created.
     pub mean_messages: Gauge<f64, AtomicU64>,
 }
 
-/// What was written between two looks.
+/// Counts between two checks.
 #[derive(Debug, Clone, Copy)]
 struct Written {
     seconds: f64,
@@ -45,7 +46,7 @@ struct Written {
 }
 
 impl Objects {
-    /// Enters all metrics under `dataflow_icestore_...`.
+    /// Registers all metrics under `dataflow_icestore_...`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("dataflow_icestore");
         let created = "Objects that were created";
@@ -56,7 +57,7 @@ impl Objects {
         registry.register("mean_object_messages", mean, self.mean_messages.clone());
     }
 
-    /// Counts an object of so many messages.
+    /// Counts an object with this many messages.
     pub(crate) fn count(&self, messages: u64) {
         self.created.inc();
         self.messages.inc_by(messages);
@@ -94,7 +95,7 @@ impl Written {
         self.messages as f64 / self.objects.max(1) as f64
     }
 
-    /// What to do about objects that are small and many.
+    /// Returns advice if objects are small and many.
     fn advice(&self) -> Option<String> {
         let objects_a_second = self.objects as f64 / self.seconds;
         let mean = self.mean_messages();
@@ -111,23 +112,23 @@ impl Written {
     }
 }
 
-/// What so many objects a second make in a day.
+/// Describes the objects of a day and their cost, at this many objects per second.
 fn cost_of_day(objects_a_second: f64) -> String {
     let a_day = objects_a_second * SECONDS_A_DAY;
     let dollars = a_day / 1e6 * DOLLARS_A_MILLION;
     format!("{a_day:.0} objects a day (about {dollars:.2} USD a day to create them)")
 }
 
-/// The size of objects by the number of keys that are open at once, and what they cost.
+/// Estimates the size and the cost of objects, for several numbers of keys that are open at once.
 pub(crate) fn outlook(limits: &Limits) -> Vec<String> {
-    /// For which keys, and at which messages a second.
+    /// Numbers of open keys.
     const KEYS: [usize; 4] = [10, 1_000, 5_000, 20_000];
     const RATE: f64 = 1_000.0;
     let memory = limits.max_batch_memory / MESSAGE_BYTES;
     let held = memory.min(limits.max_messages_in_flight);
     let seconds = limits.batch.max_age.as_secs_f64();
     let lines = KEYS.map(|keys| {
-        // Each lane has an object of its own for each key. An open object is half full on average.
+        // Each lane has its own object for each key. An open object is half full on average.
         let open = keys * limits.lane_count();
         let most = (2 * held / open).min(limits.batch.max_messages).max(1) as f64;
         let of_age = (RATE * seconds / open as f64).max(1.0);

@@ -1,8 +1,8 @@
-//! Brings archived messages back: from objects to a topic of Pub/Sub, or to MQTT.
+//! Replay of archived messages: from objects to a topic of Pub/Sub, or to MQTT.
 //!
-//! The data is the original one, byte for byte. To Pub/Sub it goes as the message that was archived, with
-//! its attributes and so with its `ingest_id`; to MQTT goes the device's payload, on its topic, and
-//! ingestion gives it a new id.
+//! The data is the original data, byte for byte. Pub/Sub receives the message as it was archived,
+//! with its attributes and so with its `ingest_id`. MQTT receives the payload of the device, on the
+//! topic of the device. Ingestion then gives that message a new id.
 
 pub mod line;
 mod mqtt;
@@ -25,10 +25,10 @@ use crate::object;
 use line::Line;
 use target::Target;
 
-/// Most messages on their way at a time.
+/// Maximum messages in flight.
 const CHUNK: usize = 100;
 
-/// The subcommand.
+/// Returns the subcommand.
 #[must_use]
 pub fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
@@ -66,7 +66,7 @@ pub fn command() -> Command {
         .group(ArgGroup::new("to").args(["to-topic", "to-mqtt", "dry-run"]).multiple(true).required(true))
 }
 
-/// Which lines are meant.
+/// Range of event times that are replayed.
 #[derive(Debug)]
 struct Times {
     since: Option<OffsetDateTime>,
@@ -79,7 +79,8 @@ impl Times {
         Self { since: time("since"), until: time("until") }
     }
 
-    /// A line without a time, of a program that wrote none, is meant by no time.
+    /// Returns true if the line is in the range. The program that wrote a line may have written no
+    /// time. Such a line is only in a range without bounds.
     fn take(&self, line: &Line) -> bool {
         match line.time() {
             Some(time) => {
@@ -91,7 +92,7 @@ impl Times {
     }
 }
 
-/// What was done so far.
+/// Progress of the replay.
 #[derive(Debug, Default)]
 struct Count {
     is_dry: bool,
@@ -100,10 +101,10 @@ struct Count {
     other_times: u64,
 }
 
-/// Replays.
+/// Runs the replay.
 ///
 /// # Errors
-/// When an object cannot be read, or a message is not taken: all before it are sent.
+/// When an object cannot be read, or a message is not accepted. All messages before it are sent.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let times = Times::of(&given);
     let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;

@@ -1,4 +1,4 @@
-//! Compressed files that grow line by line, one object each.
+//! Sink that lets compressed files grow line by line. Each file becomes one object.
 
 mod file;
 mod growing;
@@ -23,10 +23,10 @@ use crate::object;
 use crate::objects::Objects;
 use file::{Compressor, Ended, File};
 
-/// Version of the objects' format, in their metadata.
+/// Version of the objects' format. It is in the metadata of each object.
 const FORMAT_VERSION: &str = "1";
 
-/// Uploads each batch as one object, under a name that is fixed when the batch is closed.
+/// Uploads each batch as one object. The name of the object is fixed when the batch is closed.
 #[derive(Debug, Clone)]
 pub struct Sink {
     bucket: Bucket,
@@ -34,15 +34,15 @@ pub struct Sink {
     format: Format,
     level: u32,
     objects: Objects,
-    /// Files that are converted at a time.
+    /// Limit on the files that are converted at a time.
     conversions: Arc<Semaphore>,
 }
 
-/// A file that has ended, and its number of lines.
+/// Closed file with its number of lines.
 #[derive(Debug)]
 pub struct Upload {
     object: OnceCell<Object>,
-    /// What the object is made of, until there is one.
+    /// Source of the object, until the object exists.
     draft: Mutex<Option<Draft>>,
     records: u64,
 }
@@ -53,7 +53,7 @@ struct Draft {
     name: String,
     content_type: &'static str,
     metadata: Vec<(&'static str, String)>,
-    /// An error is a defect, which shows when the batch is written.
+    /// An error is a defect of the program. It is reported when the batch is written.
     ended: Result<Arc<Ended>, String>,
 }
 
@@ -64,7 +64,7 @@ impl Upload {
 }
 
 impl Sink {
-    /// A sink that uploads to `bucket`.
+    /// Creates a sink that uploads to `bucket`.
     #[must_use]
     pub fn new(bucket: Bucket, settings: &Archive) -> Self {
         let Archive { prefix, format, compression_level, .. } = settings.clone();
@@ -72,13 +72,13 @@ impl Sink {
         Self { bucket, prefix, format, level: compression_level, objects, conversions }
     }
 
-    /// The same sink, which counts its objects there.
+    /// Returns the same sink, which counts its objects in these metrics.
     #[must_use]
     pub fn with_metrics(self, objects: Objects) -> Self {
         Self { objects, ..self }
     }
 
-    /// Makes the object of an upload. A conversion takes seconds, so it has a thread of its own.
+    /// Makes the object of an upload. A conversion takes seconds, so it runs on its own thread.
     async fn make(&self, upload: &Upload) -> Result<Object, Error> {
         let stop = |why: String| Recovery::Stop.because("make object", why);
         let draft = upload.draft().clone().ok_or_else(|| stop("its lines are gone".into()))?;
@@ -88,7 +88,7 @@ impl Sink {
             Ended::Whole(content) => content.clone(),
             Ended::Lines { .. } => self.convert(Arc::clone(&ended)).await?,
         };
-        // The lines take memory.
+        // The lines are dropped, because they take memory.
         upload.draft().take();
         Ok(Object { name, content, content_type, metadata, may_exist: AtomicBool::new(false) })
     }
@@ -98,13 +98,14 @@ impl Sink {
         let permit = Arc::clone(&self.conversions).acquire_owned().await;
         let permit = permit.map_err(|closed| stop(closed.to_string()))?;
         let converted = tokio::task::spawn_blocking(move || {
-            // Kept until the end, also where nobody waits for that any more.
+            // The permit is held until the end of the conversion, even if nobody waits for the
+            // result any more.
             let _permit = permit;
             ended.content()
         });
         match converted.await {
             Ok(content) => content.map_err(|error| stop(error.to_string())),
-            // The pipeline knows what to do about it.
+            // The pipeline handles panics.
             Err(panicked) if panicked.is_panic() => {
                 std::panic::resume_unwind(panicked.into_panic())
             }
@@ -113,7 +114,7 @@ impl Sink {
     }
 }
 
-/// A file that grows.
+/// Open object: a file that grows.
 #[derive(Debug)]
 pub struct Group {
     key: String,
@@ -130,7 +131,7 @@ impl pipeline::Sink for Sink {
     type Sealed = Upload;
     type Scratch = Compressor;
 
-    /// Lines are never refused once they are in a file, so the originals need not be kept.
+    /// A line in a file is never refused later, so the original messages need not be kept.
     const KEEPS_ORIGINALS: bool = false;
 
     fn scratch(&self) -> Compressor {
@@ -193,15 +194,16 @@ impl pipeline::Sink for Sink {
         Ok(Vec::new())
     }
 
-    /// An object is never at fault for one of its lines.
+    /// An object never fails because of a single line, so it cannot be split.
     fn split(&self, _upload: &Upload, _at: usize) -> Option<(Upload, Upload)> {
         None
     }
 }
 
-/// Memory that closing a Parquet file of so many bytes takes, beside the file itself.
+/// Returns the memory that closing a Parquet file of this size takes, in addition to the file
+/// itself.
 pub(crate) fn conversion_memory(max_bytes: usize) -> u64 {
-    // The file is there twice: before the conversion, and after it.
+    // The file exists twice: before the conversion and after it.
     max_bytes.saturating_add(parquet::CONVERSION_BYTES) as u64
 }
 

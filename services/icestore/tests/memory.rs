@@ -1,4 +1,5 @@
-//! What closing a Parquet file takes in memory. A test binary of its own: the measure is that of the process.
+//! Test of the memory that closing a Parquet file takes. It has its own test binary, because it
+//! measures the whole process.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -10,14 +11,14 @@ use icestore::sink::Sink;
 use pipeline::{Message, Sink as _, Step, Transform as _};
 use storage::{Bucket, Endpoint};
 
-/// The most memory that this process has had, in KiB.
+/// Returns the peak memory of this process, in KiB.
 fn peak_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Bytes that do not compress.
+/// Returns bytes that do not compress.
 fn noise(bytes: usize) -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = (0..bytes.div_ceil(8)).flat_map(|_| {
@@ -55,7 +56,7 @@ async fn closing_takes_no_more_than_the_settings_say() {
 
     let mut noise = noise(30_000_000);
 
-    // Messages of a usual size, then the largest that Pub/Sub takes.
+    // Messages of a usual size, then messages of the largest size that Pub/Sub accepts.
     for data_bytes in [500, 10_000_000] {
         let mut group = sink.open(&"2025/06/15".to_owned());
         let mut bytes = 0;

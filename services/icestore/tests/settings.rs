@@ -1,4 +1,4 @@
-//! The example is right, and wrong settings are all named at once.
+//! Tests that the example is valid, and that all faults of settings are named at once.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! The process ends within its grace period, whatever it waits for.
+//! Test that the process ends within its grace period, even while it waits for a name server.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -7,12 +7,13 @@ use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The address of a name server of this machine. Name servers listen on port 53.
+/// Address of a name server on this machine. Name servers listen on port 53.
 const NAME_SERVER: &str = "127.0.0.153";
-/// Far below the 10 minutes that the C library waits for names with the settings below.
+/// Time limit far below 10 minutes, the time that the C library waits for names with the settings
+/// below.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A command in which names are asked of [`NAME_SERVER`] alone, if this machine lets us.
+/// Returns a command that asks only [`NAME_SERVER`] for names, if this machine allows that.
 fn with_own_name_server(folder: &std::path::Path) -> Option<Command> {
     let resolv = folder.join("resolv.conf");
     let text = format!("nameserver {NAME_SERVER}\noptions timeout:30 attempts:5\n");
@@ -36,7 +37,8 @@ fn a_name_server_that_does_not_answer_does_not_hold_the_end_up() {
     let (Ok(name_server), Some(mut command)) = (listening, with_own_name_server(folder.path()))
     else {
         let why = format!("SKIPPED: port 53 of {NAME_SERVER} or a mount namespace is missing\n");
-        // Past the test runner's capture, which would hide it.
+        // The test runner captures output and would hide this text, so it goes directly to standard
+        // error.
         std::io::stderr().write_all(why.as_bytes()).unwrap();
         return;
     };
@@ -55,7 +57,7 @@ fn a_name_server_that_does_not_answer_does_not_hold_the_end_up() {
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(child.stderr.take().unwrap());
 
-    // A thread of the process waits for this answer from now on.
+    // From now on, a thread of the process waits for this answer.
     name_server.recv_from(&mut [0; 512]).unwrap();
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! Lines of an archived object, whoever wrote it.
+//! Lines of an archived object. Icestore or an earlier program may have written them.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read};
@@ -19,17 +19,17 @@ use super::mqtt::Publication;
 use super::{parquet, properties};
 use crate::format::Format;
 
-/// An archived message.
+/// Archived message.
 #[derive(Debug)]
 pub struct Line {
     pub(super) id: String,
     pub(super) data: Bytes,
     pub(super) time: Option<OffsetDateTime>,
-    /// What accompanied the message; the Go services wrote none.
+    /// Attributes of the message. The earlier services in Go wrote none.
     pub attributes: HashMap<String, String>,
 }
 
-/// An archived message in JSON.
+/// Archived message in JSON.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Json {
@@ -44,10 +44,10 @@ struct Json {
 /// Lines of an object.
 pub type Lines = Box<dyn Iterator<Item = anyhow::Result<Line>> + Send>;
 
-/// The lines of an object, one after another.
+/// Returns the lines of an object, one after another.
 ///
 /// # Errors
-/// For what cannot be decompressed, and for a line that is none of the archive.
+/// For data that cannot be decompressed, and for a line that is not of the archive.
 pub fn all(format: Format, object: Bytes) -> anyhow::Result<Lines> {
     Ok(match format {
         Format::JsonlGz => Box::new(lines(MultiGzDecoder::new(object.reader()))),
@@ -85,19 +85,19 @@ impl TryFrom<Json> for Line {
 }
 
 impl Line {
-    /// The event time, where one was written: by its own key, else in the envelope.
+    /// Returns the event time, if one was written: in its own key, or else in the envelope.
     #[must_use]
     pub fn time(&self) -> Option<OffsetDateTime> {
         self.time
     }
 
-    /// The data of the Pub/Sub message.
+    /// Returns the data of the Pub/Sub message.
     #[must_use]
     pub fn data(&self) -> Bytes {
         self.data.clone()
     }
 
-    /// What the device sent, and on which MQTT topic.
+    /// Returns the payload that the device sent, with its MQTT topic.
     ///
     /// # Errors
     /// When the topic is not known.

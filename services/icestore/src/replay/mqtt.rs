@@ -1,4 +1,4 @@
-//! A broker that replayed messages go to.
+//! MQTT broker as the destination of a replay.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,25 +15,26 @@ use uuid::Uuid;
 
 use super::CHUNK;
 
-/// Versions of MQTT that a broker is spoken to in; the first one is the default.
+/// Supported versions of MQTT. The first one is the default.
 pub(super) const PROTOCOLS: [&str; 2] = ["5", "3.1.1"];
-/// Longest wait for the broker.
+/// Longest wait for an answer of the broker.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Largest packet: what MQTT itself allows.
+/// Maximum bytes of a packet, which is the maximum of MQTT itself.
 const MAX_PACKET_BYTES: u32 = 256 * 1024 * 1024;
 
-/// A message as a device published it.
+/// Message as a device published it.
 #[derive(Debug)]
 pub struct Publication {
-    /// The topic.
+    /// Topic of the message.
     pub topic: String,
-    /// The payload, byte for byte.
+    /// Payload, byte for byte.
     pub payload: Bytes,
-    /// Left out with MQTT 3.1.1, which has none.
+    /// Properties of MQTT 5. They are left out with MQTT 3.1.1, which has none.
     pub properties: PublishProperties,
 }
 
-/// A connection. One that ends does not come again: what is not confirmed then is not counted as sent.
+/// Connection to a broker. It is not opened again after it has ended. Messages without a
+/// confirmation do not count as sent.
 pub(super) struct Broker(Version);
 
 enum Version {
@@ -42,7 +43,7 @@ enum Version {
 }
 
 impl Broker {
-    /// The broker of a URL; it is reached with the first message.
+    /// Creates a client for the broker of a URL. It connects with the first message.
     pub(super) fn at(
         url: &str,
         (user, password_file): (Option<&str>, Option<&Path>),
@@ -92,7 +93,7 @@ impl Broker {
         Ok(Self(Version::V4(client, Box::new(eventloop))))
     }
 
-    /// Publishes with QoS 1, and returns when each is acknowledged.
+    /// Publishes messages with QoS 1, and returns when all are acknowledged.
     pub(super) async fn send(&mut self, messages: Vec<Publication>) -> anyhow::Result<()> {
         let mut missing = messages.len();
         for message in messages {
@@ -124,7 +125,7 @@ impl Version {
         Ok(())
     }
 
-    /// The next thing that the broker says: whether it has confirmed a message.
+    /// Waits for the next event. Returns true if the broker has confirmed a message.
     async fn poll(&mut self) -> anyhow::Result<bool> {
         const ENDED: &str = "the broker ended the connection";
         match self {
@@ -143,7 +144,8 @@ impl Version {
     }
 }
 
-/// TLS that trusts the system's roots, or those that `SSL_CERT_FILE` names.
+/// Returns a TLS configuration that trusts the system's root certificates, or those of
+/// `SSL_CERT_FILE`.
 fn tls() -> anyhow::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 
 use super::line::Line;
 
-/// Rows that are read at once.
+/// Rows that are read at a time.
 const ROWS: usize = 256;
 
-/// The lines of an object, one after another.
+/// Returns the lines of an object, one after another.
 ///
 /// # Errors
-/// For what is no Parquet, and for columns that are none of the archive.
+/// For data that is not Parquet, and for columns that are not those of the archive.
 pub(super) fn lines(
     object: Bytes,
 ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Line>> + Send> {
@@ -48,7 +48,7 @@ fn lines_of(rows: &RecordBatch) -> anyhow::Result<Vec<Line>> {
     lines.collect()
 }
 
-/// A column of the type that it has in the archive.
+/// Returns a column, if it has the type that it has in the archive.
 fn column<'a, T>(
     rows: &'a RecordBatch,
     name: &str,

@@ -1,4 +1,4 @@
-//! What accompanied a message on MQTT, from the attributes that ingestion made of it.
+//! MQTT properties of a message, restored from the attributes that ingestion made of them.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use base64::engine::general_purpose::STANDARD;
 use pipeline::message::attribute;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
-/// The properties of MQTT 5 with these attributes. Those that ingestion set itself are left out, for
-/// it sets them again.
+/// Returns the MQTT 5 properties for these attributes. Attributes that ingestion itself set are
+/// left out, because ingestion sets them again.
 #[must_use]
 pub fn of(attributes: &HashMap<String, String>) -> PublishProperties {
     let text = |name| attributes.get(name).cloned();
@@ -32,7 +32,7 @@ fn number<T: std::str::FromStr>(attributes: &HashMap<String, String>, name: &str
     attributes.get(name)?.parse().ok()
 }
 
-/// User properties by name, those of one name in their order.
+/// Returns the user properties, ordered by name. Properties with the same name keep their order.
 fn user_properties(attributes: &HashMap<String, String>) -> Vec<(String, String)> {
     let repeated = attributes.get(attribute::MQTT_REPEATED);
     let repeated: Vec<String> =
@@ -48,7 +48,7 @@ fn user_properties(attributes: &HashMap<String, String>) -> Vec<(String, String)
         let values: Vec<String> = list.flatten().unwrap_or_else(|| vec![value.clone()]);
         properties.extend(values.into_iter().map(|value| (name.to_owned(), value)));
     }
-    // Stable, so that the values of a name keep their order.
+    // The sort is stable, so the values of a name keep their order.
     properties.sort_by(|one, other| one.0.cmp(&other.0));
     properties
 }

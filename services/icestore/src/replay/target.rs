@@ -1,4 +1,4 @@
-//! Where replayed messages go.
+//! Destinations of a replay.
 
 use anyhow::Context as _;
 use clap::ArgMatches;
@@ -8,13 +8,13 @@ use super::line::Line;
 use super::mqtt::{Broker, PROTOCOLS};
 use crate::config::Settings;
 
-/// A topic, a broker, or nowhere.
+/// Destination of a replay.
 pub(super) enum Target {
-    /// Confirmed by Pub/Sub.
+    /// A topic. Pub/Sub confirms each message.
     Topic(Publishers, TopicName),
-    /// Confirmed by the broker.
+    /// A broker. It confirms each message.
     Mqtt(Box<Broker>),
-    /// Counted only.
+    /// No destination: messages are only counted.
     Nowhere,
 }
 
@@ -37,7 +37,7 @@ impl Target {
         Ok(Self::Topic(Publishers::new(&connection).await?, topic))
     }
 
-    /// Sends messages, and returns how many when all of them are confirmed.
+    /// Sends messages. Returns their number when all are confirmed.
     pub(super) async fn send(&mut self, lines: &[Line]) -> anyhow::Result<u64> {
         match self {
             Self::Topic(publishers, topic) => {

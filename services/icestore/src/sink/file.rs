@@ -1,4 +1,4 @@
-//! A file that grows, in the format of the settings.
+//! A growing file, in the format of the settings.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{gzip, parquet, zstd};
 use crate::format::Format;
 
-/// What all files of a lane share. The compressor is made for the first block.
+/// State that all files of a lane share. A compressor is created for the first block.
 pub struct Compressor {
     level: u32,
     gzip: Option<gzip::Compressor>,
@@ -15,7 +15,7 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A compressor of a level from 1 (fast) to 9 (small).
+    /// Creates a compressor with a level from 1 (fast) to 9 (small).
     pub(super) fn new(level: u32) -> Self {
         Self { level, gzip: None, zstd: None }
     }
@@ -32,12 +32,12 @@ impl Compressor {
     }
 }
 
-/// A file that grows.
+/// A growing file.
 #[derive(Debug)]
 pub(super) enum File {
     Gzip(gzip::File),
     Zstd(zstd::File),
-    /// Becomes Parquet at the end.
+    /// The file becomes Parquet when it is closed.
     Parquet(zstd::File),
 }
 
@@ -58,7 +58,7 @@ impl File {
         }
     }
 
-    /// Whether the file must end before another line of so many bytes.
+    /// Returns true if the file must end before another line with this many bytes.
     pub(super) fn is_full_for(&self, bytes: usize) -> bool {
         match self {
             Self::Gzip(_) | Self::Zstd(_) => false,
@@ -69,7 +69,7 @@ impl File {
         }
     }
 
-    /// Bytes in memory, now and when it has ended.
+    /// Returns the bytes in memory. They are also enough for the file after its end.
     pub(super) fn memory(&self) -> usize {
         match self {
             Self::Gzip(file) => file.memory(),
@@ -88,7 +88,7 @@ impl File {
     }
 }
 
-/// A file that has ended.
+/// Closed file.
 #[derive(Debug)]
 pub(super) enum Ended {
     /// Content of the object.

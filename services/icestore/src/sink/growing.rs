@@ -1,15 +1,18 @@
-//! What files have in common while they grow, whatever compresses them.
+//! Common part of growing files, for each compression.
 //!
-//! Lines are collected in a plain tail. A full tail becomes a finished block; so all files of a lane share
-//! one compressor. Tails are an eighth of the file, within 8 and 128 KiB: a small file takes little memory,
-//! because most of it is compressed already, and a large one gets the blocks that compress best.
+//! Lines are collected in a plain tail. A full tail becomes a finished block, so all files of a
+//! lane share one compressor.
+//!
+//! A tail is an eighth of the file, but at least 8 and at most 128 KiB. A small file takes little
+//! memory, because most of it is already compressed. A large file gets the blocks that compress
+//! best.
 
 use std::io;
 use std::ops::RangeInclusive;
 
-/// Least and most plain bytes that make a block.
+/// Minimum and maximum plain bytes of a block.
 pub(super) const BLOCK_BYTES: RangeInclusive<usize> = 8 * 1024..=128 * 1024;
-/// Share of a file that is a block, within the above.
+/// Divisor of the file's size that gives the size of a block, within these bounds.
 const BLOCK_SHARE: usize = 8;
 
 /// Makes finished blocks.
@@ -18,17 +21,17 @@ pub(super) trait Compress {
     fn block(&mut self, plain: &[u8]) -> io::Result<&[u8]>;
 }
 
-/// The blocks of a file, and its tail.
+/// Blocks of a file, and its tail.
 #[derive(Debug, Default)]
 pub(super) struct Growing {
-    /// All finished blocks, behind the header if the format has one.
+    /// All finished blocks, after the header if the format has one.
     pub(super) blocks: Vec<u8>,
     pub(super) tail: Vec<u8>,
     plain_bytes: u64,
 }
 
 impl Growing {
-    /// A file that begins with a header.
+    /// Creates a file that begins with a header.
     pub(super) fn with_header(header: &[u8]) -> Self {
         Self { blocks: header.to_vec(), ..Self::default() }
     }
@@ -44,24 +47,25 @@ impl Growing {
         Ok(())
     }
 
-    /// Plain bytes that make the next block.
+    /// Returns the plain bytes that make the next block.
     fn block_bytes(&self) -> usize {
         let share = usize::try_from(self.plain_bytes).unwrap_or(usize::MAX) / BLOCK_SHARE;
         share.clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
     }
 
-    /// Bytes of all lines.
+    /// Returns the bytes of all lines.
     pub(super) fn plain_bytes(&self) -> u64 {
         self.plain_bytes
     }
 
-    /// Bytes in memory.
+    /// Returns the bytes in memory.
     pub(super) fn memory(&self) -> usize {
         self.blocks.capacity() + self.tail.capacity()
     }
 }
 
-/// Appends to what may be one of thousands: its room grows by an eighth and not to the double.
+/// Appends to a buffer that may be one of thousands. So its capacity grows by an eighth, instead of
+/// doubling.
 pub(super) fn append(vec: &mut Vec<u8>, bytes: &[u8]) {
     if vec.capacity() - vec.len() < bytes.len() {
         vec.reserve_exact(bytes.len().max(vec.len() / 8));
@@ -73,7 +77,7 @@ pub(super) fn append(vec: &mut Vec<u8>, bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// Throws blocks away.
+    /// Discards blocks.
     struct Nothing;
 
     impl Compress for Nothing {

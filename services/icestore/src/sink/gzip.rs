@@ -1,7 +1,8 @@
-//! A gzip file that grows without a compressor of its own.
+//! A gzip file that grows without its own compressor.
 //!
-//! A full tail becomes a finished deflate block, ended by a sync flush so that blocks can follow each other,
-//! as in pigz; a compressor for each file would cost 368 KiB. At the end the blocks are one gzip member.
+//! A full tail becomes a finished deflate block. A sync flush ends the block, so that other blocks
+//! can follow it, as in pigz. A compressor for each file would take 368 KiB. At the end, all blocks
+//! form one gzip member.
 
 use std::io;
 
@@ -11,33 +12,33 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 
 use super::growing::{self, Growing};
 
-/// RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system.
+/// Header of RFC 1952: magic, deflate, no flags, no time, no extra flags, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
-/// Check sum and length.
+/// Bytes of the checksum and the length at the end.
 const TRAILER_BYTES: usize = 8;
 
-/// What all files of a lane share.
+/// State that all files of a lane share.
 #[derive(Debug)]
 pub(super) struct Compressor {
     compress: Compress,
-    /// The block that was compressed last, so that files grow by what it takes and no more.
+    /// The block that was compressed last. Files copy it, so they grow by its size and no more.
     block: Vec<u8>,
 }
 
 impl Compressor {
-    /// A compressor of a level from 1 (fast) to 9 (small).
+    /// Creates a compressor with a level from 1 (fast) to 9 (small).
     pub(super) fn new(level: u32) -> Self {
         Self { compress: Compress::new(Compression::new(level), false), block: Vec::new() }
     }
 
-    /// Compresses `plain` on its own.
+    /// Compresses `plain` independently of other data.
     fn compress(&mut self, plain: &[u8], flush: FlushCompress) -> io::Result<&[u8]> {
         let Self { compress, block } = self;
         compress.reset();
         block.clear();
         loop {
             let read = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
-            // Room for most blocks at once; the loop takes care of the others.
+            // This is enough room for most blocks. The loop handles the others.
             block.reserve((plain.len() - read) / 2 + 64);
             let status = compress.compress_vec(&plain[read..], block, flush)?;
             let is_read = compress.total_in() == plain.len() as u64;
@@ -59,7 +60,7 @@ impl growing::Compress for Compressor {
     }
 }
 
-/// A file that grows.
+/// A growing file.
 #[derive(Debug)]
 pub(super) struct File {
     growing: Growing,
@@ -80,12 +81,12 @@ impl File {
         Ok(())
     }
 
-    /// Bytes in memory.
+    /// Returns the bytes in memory.
     pub(super) fn memory(&self) -> usize {
         self.growing.memory()
     }
 
-    /// The whole file.
+    /// Ends the file, and returns all of it.
     pub(super) fn finish(self, compressor: &mut Compressor) -> Bytes {
         let plain_bytes = self.growing.plain_bytes();
         let Growing { mut blocks, tail, .. } = self.growing;
@@ -94,19 +95,19 @@ impl File {
                 blocks.reserve_exact(last.len() + TRAILER_BYTES);
                 blocks.extend_from_slice(last);
             }
-            // Compressing into memory has no way to fail; still, nothing may be lost: stored blocks
-            // need no compressor.
+            // Compressing into memory cannot fail. If it still does, nothing may be lost: stored
+            // blocks need no compressor.
             Err(_) => store(&tail, &mut blocks),
         }
         blocks.extend_from_slice(&self.check.finalize().to_le_bytes());
-        // RFC 1952: the length modulo 2^32.
+        // RFC 1952: the length is modulo 2^32.
         let length = u32::try_from(plain_bytes & u64::from(u32::MAX)).unwrap_or_default();
         blocks.extend_from_slice(&length.to_le_bytes());
         blocks.into()
     }
 }
 
-/// RFC 1951, 3.2.4: stored blocks of at most 65,535 bytes, the last one marked as final.
+/// Writes stored blocks of at most 65,535 bytes, the last one marked as final (RFC 1951, 3.2.4).
 fn store(plain: &[u8], out: &mut Vec<u8>) {
     const MOST: usize = 65_535;
     let mut chunks = plain.chunks(MOST).peekable();
@@ -131,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads a file as one member, and nothing after it.
+    /// Reads a file as one member with nothing after it.
     fn read(file: &[u8]) -> Vec<u8> {
         let mut decoder = GzDecoder::new(file);
         let mut plain = Vec::new();

@@ -1,7 +1,7 @@
-//! A Parquet file, made at once of the lines of a file that has grown.
+//! A Parquet file, made at once from the lines of a closed file.
 //!
-//! Columns of thousands of open files would take too much memory, so a file grows as zstd frames of lines.
-//! When it is closed, it is read line by line and written as columns.
+//! Columns of thousands of open files would take too much memory, so a file grows as zstd frames of
+//! lines. When the file is closed, it is read line by line and written as columns.
 
 mod columns;
 
@@ -17,24 +17,25 @@ use parquet::schema::types::ColumnPath;
 use super::{growing, zstd};
 use columns::{Columns, Row};
 
-/// Plain bytes of a row group, after which the next one begins. BigQuery reads row groups of 16 MiB or more
-/// fastest: <https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-parquet>.
+/// Plain bytes of a row group, after which the next one begins. BigQuery reads row groups of 16 MiB
+/// or more fastest: <https://cloud.google.com/bigquery/docs/loading-data-cloud-storage-parquet>.
 const ROW_GROUP_BYTES: usize = 16 * 1024 * 1024;
-/// Plain bytes that are encoded at once.
+/// Plain bytes that are encoded at a time.
 const ROWS_BYTES: usize = 1024 * 1024;
-/// Plain bytes of a page. What compresses it takes little memory at any level.
+/// Plain bytes of a page. Compressing a page of this size takes little memory at any level.
 const PAGE_BYTES: usize = 128 * 1024;
-/// Most plain bytes of a file, as lines, so that a conversion takes seconds at most.
+/// Maximum plain bytes of a file, as lines. With this bound a conversion takes seconds at most.
 pub(super) const MAX_PLAIN_BYTES: u64 = 128 * 1024 * 1024;
-/// Bytes of a file beyond its compressed values: schema, statistics, places of columns.
+/// Bytes of a file in addition to its compressed values: schema, statistics, positions of columns.
 pub(super) const FOOTER_BYTES: usize = 3 * 1024;
-/// Memory that a conversion takes beside the file before and after it: the pages of a row group, and
-/// several copies of the largest message that Pub/Sub takes.
+/// Memory that a conversion takes in addition to the file before and after it. It is for the pages
+/// of a row group, and for several copies of the largest message that Pub/Sub accepts.
 pub(super) const CONVERSION_BYTES: usize = ROW_GROUP_BYTES + 48 * 1024 * 1024;
 
-/// Columns whose values repeat. Other columns have no dictionary: it would hold every value.
+/// Columns with repeating values. Other columns have no dictionary, because it would hold every
+/// value.
 const REPEATING: [&[&str]; 2] = [&["batchKey"], &["attributes", "key_value", "key"]];
-/// Columns whose least and greatest values are of no use to a reader.
+/// Columns whose minimum and maximum values do not help a reader.
 const WITHOUT_STATISTICS: [&[&str]; 3] = [
     &["originalPubSubPayload"],
     &["attributes", "key_value", "key"],
@@ -48,7 +49,7 @@ const WITHOUT_STATISTICS: [&[&str]; 3] = [
 pub(super) fn of_lines(file: &zstd::File, level: u32) -> io::Result<Bytes> {
     let mut columns = Columns::new();
     let options = ArrowWriterOptions::new().with_properties(properties(level)?);
-    // Parquet's own schema says all; Arrow's would repeat it.
+    // The schema of Parquet is sufficient. Arrow's schema would repeat it.
     let options = options.with_skip_arrow_metadata(true);
     let writer = ArrowWriter::try_new_with_options(Content::default(), columns.schema(), options);
     let mut writer = writer.map_err(io::Error::other)?;
@@ -97,7 +98,7 @@ fn properties(level: u32) -> io::Result<WriterProperties> {
     Ok(properties.build())
 }
 
-/// The file so far. Its room grows by an eighth and not to the double.
+/// The file so far. Its capacity grows by an eighth, instead of doubling.
 #[derive(Debug, Default)]
 struct Content(Vec<u8>);
 

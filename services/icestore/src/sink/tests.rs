@@ -5,7 +5,7 @@ use time::macros::datetime;
 
 use super::*;
 
-/// A sink whose uploads nobody takes.
+/// Creates a sink whose uploads cannot reach a server.
 async fn sink(format: Format) -> Sink {
     service::install_crypto();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
@@ -17,7 +17,7 @@ fn line(bytes: &str, time: OffsetDateTime) -> Line {
     Line { key: "2025/06/15".into(), bytes: Bytes::from(format!("{bytes}\n")), time }
 }
 
-/// A line as the archive writes it.
+/// Returns a line in the form of the archive.
 fn right() -> String {
     let payload = r#""originalPubSubPayload":"eA==""#;
     let times = r#""archivedAt":"2025-06-15T10:00:00Z","publishTime":"2025-06-15T10:00:00Z""#;
@@ -68,7 +68,7 @@ async fn a_file_that_cannot_be_made_stops_the_service() {
 #[tokio::test]
 async fn only_a_parquet_file_ends_because_of_its_plain_bytes() {
     let time = OffsetDateTime::UNIX_EPOCH;
-    // Compresses so well that the file stays far below the bytes that end a batch.
+    // This text compresses so well that the file stays far below the bytes that end a batch.
     let long = "x".repeat(40 * 1024 * 1024);
     for format in Format::ALL {
         let sink = sink(format).await;

@@ -1,8 +1,8 @@
-//! A zstd file that grows without a compressor of its own.
+//! A zstd file that grows without its own compressor.
 //!
-//! A full tail becomes frames with checksums. Frames that follow each other are one file: RFC 8878, 3.1.
-//! A frame holds no more than the largest tail. So a compressor takes little memory at any level, even for
-//! long lines, and so does who reads the file.
+//! A full tail becomes frames with checksums. Frames that follow each other form one file (RFC
+//! 8878, 3.1). A frame holds no more than the largest tail. So compressing and reading take little
+//! memory at any level, even for long lines.
 
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 
@@ -12,15 +12,16 @@ use zstd::zstd_safe::CParameter;
 
 use super::growing::{self, BLOCK_BYTES, Growing};
 
-/// What all files of a lane share.
+/// State that all files of a lane share.
 pub(super) struct Compressor {
     compress: bulk::Compressor<'static>,
-    /// The frames that were compressed last, so that files grow by what they take and no more.
+    /// The frames that were compressed last. Files copy them, so they grow by their size and no
+    /// more.
     frames: Vec<u8>,
 }
 
 impl Compressor {
-    /// A compressor of a level from 1 (fast) to 9 (small).
+    /// Creates a compressor with a level from 1 (fast) to 9 (small).
     pub(super) fn new(level: u32) -> io::Result<Self> {
         let mut compress = bulk::Compressor::new(level.cast_signed())?;
         compress.set_parameter(CParameter::ChecksumFlag(true))?;
@@ -32,7 +33,7 @@ impl growing::Compress for Compressor {
     fn block(&mut self, plain: &[u8]) -> io::Result<&[u8]> {
         self.frames.clear();
         let mut rest = plain;
-        // Nothing is a frame, too: without one a file would be no zstd.
+        // An empty file needs a frame, too. Without a frame it would not be valid zstd.
         loop {
             let (part, after) = rest.split_at(rest.len().min(*BLOCK_BYTES.end()));
             self.frames.reserve(zstd::compress_bound(part.len()));
@@ -48,7 +49,7 @@ impl growing::Compress for Compressor {
     }
 }
 
-/// A file that grows.
+/// A growing file.
 #[derive(Debug, Default)]
 pub(super) struct File(Growing);
 
@@ -58,12 +59,12 @@ impl File {
         self.0.write(line, compressor)
     }
 
-    /// Bytes in memory.
+    /// Returns the bytes in memory.
     pub(super) fn memory(&self) -> usize {
         self.0.memory()
     }
 
-    /// Bytes of all lines.
+    /// Returns the bytes of all lines.
     pub(super) fn plain_bytes(&self) -> u64 {
         self.0.plain_bytes()
     }
@@ -77,7 +78,7 @@ impl File {
         Ok(BufReader::new(blocks.chain(&*self.0.tail)))
     }
 
-    /// The whole file.
+    /// Ends the file, and returns all of it.
     pub(super) fn finish(self, compressor: &mut Compressor) -> io::Result<Bytes> {
         let Growing { mut blocks, tail, .. } = self.0;
         let last = growing::Compress::block(compressor, &tail)?;
@@ -94,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Plain bytes of each frame of a file.
+    /// Returns the plain bytes of each frame of a file.
     fn frames(mut file: &[u8]) -> Vec<u64> {
         let mut frames = Vec::new();
         while !file.is_empty() {
@@ -156,7 +157,7 @@ mod tests {
     fn a_damaged_byte_is_noticed_by_the_checksum() {
         let mut compressor = Compressor::new(1).unwrap();
         let mut file = File::default();
-        // Does not compress, so that the frame holds it as it is.
+        // These bytes do not compress, so the frame holds them as they are.
         let line: Vec<u8> = (0..64_u8).map(|index| index.wrapping_mul(167)).collect();
         file.write(&line, &mut compressor).unwrap();
         let mut file = file.finish(&mut compressor).unwrap().to_vec();

@@ -1,4 +1,4 @@
-//! Lines as rows, and rows as columns.
+//! Conversion of lines to rows, and of rows to columns.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,10 +16,10 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Bytes of a row beyond its texts: two times, and the lengths of texts.
+/// Bytes of a row in addition to its texts: two times, and the lengths of the texts.
 const ROW_BYTES: usize = 40;
 
-/// A line as `archive` writes it.
+/// A line in the form that the module `archive` writes.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Row<'a> {
@@ -32,12 +32,12 @@ pub(super) struct Row<'a> {
     #[serde(borrow)]
     ingest_id: Option<Text<'a>>,
     publish_time: &'a str,
-    /// In the order of their names, which compresses best.
+    /// Attributes in the order of their names, which compresses best.
     #[serde(borrow)]
     attributes: Option<BTreeMap<Text<'a>, Text<'a>>>,
 }
 
-/// A text, copied only if it has escapes.
+/// Text that is copied only if it has escapes.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -51,7 +51,7 @@ pub(super) struct Columns {
     ingest_id: StringBuilder,
     publish_time: TimestampMicrosecondBuilder,
     attributes: MapBuilder<StringBuilder, StringBuilder>,
-    /// The payload that was decoded last.
+    /// Payload that was decoded last.
     decoded: Vec<u8>,
     bytes: usize,
 }
@@ -80,7 +80,7 @@ impl Columns {
         Arc::clone(&self.schema)
     }
 
-    /// Plain bytes of the rows.
+    /// Returns the plain bytes of the rows.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -88,7 +88,7 @@ impl Columns {
     /// Appends a row.
     ///
     /// # Errors
-    /// For a payload that is no base64, and for a time that is none.
+    /// For a payload that is not base64, and for an invalid time.
     pub(super) fn push(&mut self, row: &Row<'_>) -> io::Result<()> {
         self.decoded.clear();
         let decoded = STANDARD.decode_vec(row.original_pub_sub_payload, &mut self.decoded);
@@ -112,7 +112,7 @@ impl Columns {
         Ok(())
     }
 
-    /// All rows since the last call.
+    /// Returns all rows since the last call.
     pub(super) fn finish(&mut self) -> io::Result<RecordBatch> {
         self.bytes = 0;
         let columns: Vec<ArrayRef> = vec![
@@ -128,12 +128,13 @@ impl Columns {
     }
 }
 
-/// Names within a map: <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md#maps>.
+/// Names of the parts of a map:
+/// <https://github.com/apache/parquet-format/blob/master/LogicalTypes.md#maps>.
 const ENTRY: &str = "key_value";
 const KEY: &str = "key";
 const VALUE: &str = "value";
 
-/// The columns: named and ordered as in a line.
+/// Returns the columns, with the names and the order of a line.
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         text("id"),
@@ -154,7 +155,8 @@ fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// Microseconds since 1970. They reach from the year -290308 to 294247, so RFC 3339 has no time beyond them.
+/// Converts a time to microseconds since 1970. In 64 bits they reach from the year -290308 to
+/// 294247, so each time of RFC 3339 fits.
 fn micros(text: &str) -> io::Result<i64> {
     let time = OffsetDateTime::parse(text, &Rfc3339).map_err(io::Error::other)?;
     let micros = time.unix_timestamp_nanos().div_euclid(1_000);
@@ -172,7 +174,7 @@ mod tests {
             ("1969-12-31T23:59:59.999999999Z", -1),
             ("1970-01-01T00:00:00.000001999Z", 1),
             ("9999-12-31T23:59:59.999999Z", 253_402_300_799_999_999),
-            // In UTC it is in the year 10000.
+            // This time is in the year 10000 in UTC.
             ("9999-12-31T23:59:59-01:00", 253_402_304_399_000_000),
         ] {
             assert_eq!(micros(text).unwrap(), expected, "{text}");

@@ -13,7 +13,7 @@ use crate::format::Format;
 use crate::key::Template;
 use crate::replay::line::{self, Line};
 
-/// A file of these messages before it is closed.
+/// Returns a file of these messages, before it is closed.
 fn grown(messages: &[Message]) -> zstd::File {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let archive = Archive::new(Template::default(), Input::Raw);
@@ -154,7 +154,8 @@ fn a_line_of_another_program_is_an_error() {
     }
 }
 
-/// Messages of all kinds, with times from the first to the last that a line can have.
+/// Generates messages of all kinds. Their times reach from the first to the last that a line can
+/// have.
 fn messages() -> impl Strategy<Value = Vec<Message>> {
     let first = datetime!(0000-01-01 00:00 UTC).unix_timestamp_nanos();
     let last = datetime!(9999-12-31 23:59:59.999_999_999 UTC).unix_timestamp_nanos();
