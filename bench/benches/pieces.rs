@@ -1,4 +1,4 @@
-//! The pieces that every message passes through: `cargo bench -p bench`.
+//! Benchmarks of the steps that every message passes through: `cargo bench -p bench`.
 
 #![expect(clippy::unwrap_used, reason = "a failed step ends the benchmark")]
 #![expect(missing_docs, reason = "criterion's macro makes a function")]
@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 
-/// Rows of a request, and lines of a group, that grow here.
+/// Rows of a request, and lines of an object, in these benchmarks.
 const BATCH: u64 = 500;
 
 fn envelope(number: u64) -> Envelope {
@@ -177,7 +177,7 @@ fn rows(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Has a document for every key.
+/// Source that has a document for every key.
 struct Source;
 
 impl Fetch for Source {

@@ -1,31 +1,31 @@
-//! What is measured.
+//! Cases that are measured.
 
 use serde_json::{Map, Value, json};
 
 use crate::service::Service;
 
-/// One thing to measure.
+/// Case that is measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) service: Service,
     pub(crate) name: String,
     pub(crate) load: Load,
-    /// What differs from the default settings.
+    /// Differences from the default settings.
     pub(crate) settings: Value,
-    /// Whether latency at half load is measured too.
+    /// True if latency at half load is measured, too.
     pub(crate) has_latency: bool,
 }
 
-/// The backlog of a case.
+/// Backlog of a case.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) messages: u64,
     pub(crate) payload_bytes: usize,
-    /// Devices in turn; each has a document.
+    /// Number of devices, which take turns. Each has a document.
     pub(crate) devices: u32,
-    /// Places in turn: folders of the archive.
+    /// Number of locations, which take turns. Each is a folder of the archive.
     pub(crate) places: u32,
-    /// How many messages of a hundred are of a device that nobody has heard of.
+    /// Percentage of messages from unknown devices, which have no document.
     pub(crate) unknown_percent: u64,
 }
 
@@ -40,8 +40,8 @@ impl Case {
     }
 }
 
-/// The cases: defaults and the best settings found at 1 KB; all that cost grows with, if it is to be
-/// `full`.
+/// Returns the cases: the defaults, and the best settings that were found, at 1 KB. If `full`, the
+/// cases also vary everything that the cost depends on.
 pub(crate) fn all(messages: u64, full: bool) -> Vec<Case> {
     let load = Load { messages, payload_bytes: 1024, devices: 100, places: 7, unknown_percent: 0 };
     let mut cases = Vec::new();
@@ -57,7 +57,7 @@ pub(crate) fn all(messages: u64, full: bool) -> Vec<Case> {
     cases
 }
 
-/// Settings that were found to take less CPU time than the defaults, beyond the spread of several
+/// Returns settings that took less CPU time than the defaults, by more than the spread of several
 /// runs.
 fn best(service: Service) -> Option<Value> {
     match service {
@@ -100,14 +100,14 @@ fn growth(load: Load) -> Vec<Case> {
     for (unknown_percent, share) in [(0, 1), (1, 1), (10, 2), (100, 10)] {
         let name = format!("{} % cache hits", 100 - unknown_percent);
         let load = Load { unknown_percent, messages: load.messages / share, ..load };
-        // Redis would take the place of most reads.
+        // Redis would replace most reads.
         let settings = json!({ "cache": { "redis": { "url": null } } });
         cases.push(Case::new(Service::Enrich, name, load).with(settings));
     }
     cases
 }
 
-/// Routes that no message takes.
+/// Returns routes that no message takes.
 fn others(count: u32) -> Value {
     let route = |number| {
         json!({

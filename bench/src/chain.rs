@@ -1,4 +1,4 @@
-//! All four services one after the other.
+//! Measurement of all four services in a chain.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use crate::rig::Rig;
 use crate::service::Service;
 use crate::table::{Measured, Row};
 
-/// The four as processes; from the first message at the broker until all are in the table and in the
-/// archive. CPU time and memory are sums over the four.
+/// Measures the four services as processes, from the first message at the broker until all messages
+/// are in the table and in the archive. CPU time and memory are sums over the four.
 pub(crate) async fn measure(messages: u64, repeats: usize) -> anyhow::Result<Row> {
     let mut runs = Vec::new();
     for _ in 0..repeats {
@@ -41,7 +41,7 @@ async fn run(messages: u64) -> anyhow::Result<Measured> {
     let ends = [("", "input"), ("ours", "output"), ("sink", ""), ("archive", "")];
     let mut services = Vec::new();
     for (service, ends) in Service::ALL.into_iter().zip(ends) {
-        // An archive waits for a minute by default.
+        // By default, icestore waits for a minute.
         let soon = json!({ "pipeline": { "batch": { "max_age": "2s" } } });
         let changes = if service == Service::Icestore { soon } else { json!({}) };
         let settings = rig.settings(service, ends, &changes);
@@ -88,7 +88,7 @@ async fn terminate(process: &mut Process) -> anyhow::Result<()> {
     if status.success() { Ok(()) } else { bail!("a service ended with {status}") }
 }
 
-/// Local mode: devices, cloud and services in one process, the broker in another.
+/// Measures local mode: devices, cloud and services in one process, the broker in another.
 pub(crate) async fn measure_local(messages: u64, repeats: usize) -> anyhow::Result<Row> {
     let mut runs = Vec::new();
     for _ in 0..repeats {
@@ -101,7 +101,8 @@ pub(crate) async fn measure_local(messages: u64, repeats: usize) -> anyhow::Resu
         for port in ["--mqtt-port", "--cloud-port"] {
             command.args([port, &free_port()?.to_string()]);
         }
-        // Four in a row; nothing else asks for ports here meanwhile.
+        // The services take four ports in a row. No other program asks for ports here in the
+        // meantime.
         command.args(["--http-port", &free_port()?.min(60_000).to_string()]);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let status = command.kill_on_drop(true).status().await.context("run local mode")?;

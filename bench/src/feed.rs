@@ -1,4 +1,4 @@
-//! Messages as the service before would have published them.
+//! Messages in the form in which the previous service would publish them.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use uuid::Uuid;
 
 use crate::case::Load;
 
-/// Messages on their way at once, at full speed.
+/// Messages in flight at full speed.
 const CHUNK: u64 = 5_000;
-/// Between two publishes, at a given rate.
+/// Pause between two publishes at a given rate.
 const TICK: Duration = Duration::from_millis(5);
 
-/// Publishes to one topic.
+/// Publisher for one topic.
 pub(crate) struct Feed {
     publisher: Publisher,
-    /// Whether messages bear what enrich adds.
+    /// True if the messages have the data that enrich adds.
     is_enriched: bool,
 }
 
@@ -40,7 +40,7 @@ impl Feed {
         Ok(Self { publisher, is_enriched })
     }
 
-    /// Publishes a whole backlog.
+    /// Publishes the whole backlog.
     pub(crate) async fn all(&self, load: &Load) -> anyhow::Result<()> {
         let chunk = CHUNK.min((64 << 20) / (load.payload_bytes as u64 + 400)).max(1);
         for start in (0..load.messages).step_by(usize::try_from(chunk)?) {
@@ -49,14 +49,14 @@ impl Feed {
         Ok(())
     }
 
-    /// Publishes raw messages as devices send them, spread over so many locations.
+    /// Publishes raw messages as devices send them, spread over this many locations.
     pub(crate) async fn spread(
         &self,
         messages: u64,
         bytes: usize,
         locations: u64,
     ) -> anyhow::Result<()> {
-        // A prime, so that neighbours are of different locations.
+        // A prime, so that neighbours have different locations.
         const STRIDE: u64 = 7_919;
         for start in (0..messages).step_by(usize::try_from(CHUNK)?) {
             let numbers = start..(start + CHUNK).min(messages);
@@ -72,7 +72,7 @@ impl Feed {
         Ok(())
     }
 
-    /// Publishes at a rate for a while, and says how many messages it were.
+    /// Publishes at a rate for some time, and returns the number of messages.
     pub(crate) async fn at(&self, load: &Load, rate: f64, lasts: Duration) -> anyhow::Result<u64> {
         let start = Instant::now();
         let mut published = 0;
@@ -136,7 +136,7 @@ impl Feed {
     }
 }
 
-/// A reading of a device with many sensors, of about so many bytes.
+/// Returns a reading of a device with many sensors, of about this many bytes.
 fn sensors(number: u64, bytes: usize) -> Vec<u8> {
     const NAMES: [&str; 8] =
         ["temperature", "humidity", "pressure", "voltage", "current", "power", "noise", "flow"];

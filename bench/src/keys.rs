@@ -1,8 +1,8 @@
-//! What many locations cost icestore: each batch key that is open at once has an object of its own.
+//! Cost of many locations in icestore. Each batch key that is open at once has its own object.
 //!
-//! A backlog is spread over the locations, and uploads take as long as they are told to. At first memory
-//! fills, and all groups are of one size. What counts begins when as many messages were sent as are held, and
-//! ends when the last one was taken in.
+//! A backlog is spread over the locations, and each upload takes a given extra time. At first
+//! memory fills, and all groups have the same size. The measurement begins when at least as many
+//! messages were sent as are held. It ends when the last message was received, or at a time limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,18 +22,18 @@ use crate::feed::Feed;
 use crate::process;
 use crate::service::{Places, Service, merge};
 
-/// Between two looks at the metrics.
+/// Pause between two reads of the metrics.
 const LOOK: Duration = Duration::from_millis(100);
 /// Longest wait until as many messages were sent as are held.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Measures icestore with many locations, and uploads that take their time.
+/// Measures icestore with many locations and slow uploads.
 #[derive(Debug, Clone, Parser)]
 pub(crate) struct Args {
-    /// Locations, which are batch keys.
+    /// Numbers of locations, which are batch keys.
     #[arg(long, value_delimiter = ',', default_values_t = [7, 1_000, 5_000, 20_000])]
     locations: Vec<u64>,
-    /// Milliseconds that each upload takes longer.
+    /// Extra milliseconds that each upload takes.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 50, 100])]
     millis: Vec<u64>,
     /// Messages of each run.
@@ -42,21 +42,21 @@ pub(crate) struct Args {
     /// Bytes of a message.
     #[arg(long, default_value_t = 500)]
     bytes: usize,
-    /// Longest time that a run is measured.
+    /// Longest measurement of a run, in seconds.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Runs of each case; their median is reported.
+    /// Runs of each case; the median is reported.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Settings of icestore that differ from the defaults, as JSON.
     #[arg(long, default_value = "{}")]
     settings: String,
-    /// Measures the binaries beside this one as they are.
+    /// Measure the binaries in the folder of this one, without a build.
     #[arg(long)]
     pub(crate) no_build: bool,
 }
 
-/// One run, or the median of several.
+/// Result of one run, or the median of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 struct Run {
     locations: u64,
@@ -68,7 +68,7 @@ struct Run {
     peak_rss_mb: f64,
 }
 
-/// What icestore has done so far.
+/// Counts of icestore up to now.
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     at: Instant,
@@ -100,7 +100,7 @@ pub(crate) async fn measure(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The embedded cloud with a backlog, for each upload time a subscription.
+/// Embedded cloud with a backlog, and with a subscription for each upload time.
 struct Rig {
     folder: TempDir,
     embedded: Embedded,
@@ -210,7 +210,7 @@ impl Run {
         }
     }
 
-    /// The median of each figure; the largest memory.
+    /// Returns the median of each figure, but the largest memory.
     fn median(runs: &[Self]) -> Self {
         let median = |of: fn(&Self) -> f64| {
             let mut values: Vec<_> = runs.iter().map(of).collect();
@@ -233,7 +233,7 @@ const HEAD: &str = "\
 | locations | upload | messages/s | objects/s | messages an object | CPU us a message | peak RSS |
 |---|---|---|---|---|---|---|";
 
-/// A row of Markdown.
+/// Writes a row of Markdown.
 impl fmt::Display for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -1,9 +1,9 @@
-//! What each service costs, beside a bare loop of the same clients.
+//! Cost of each service, compared with a bare loop of the same clients.
 //!
-//! Each service is a process of its own and drains a backlog, so that nothing but the service sets
-//! the pace. The embedded cloud, mosquitto and Redis are other processes on the same machine. In the
-//! same run, on the same backlog, the bare loop does what cannot be left out (`src/bin/bare.rs`). CPU
-//! time is user and system time, from the system's accounting, between readiness and exit.
+//! Each service runs in its own process and drains a backlog, so only the service sets the pace.
+//! The embedded cloud, mosquitto and Redis are other processes on the same machine. In the same run
+//! and on the same backlog, the bare loop does only what is necessary (`src/bin/bare.rs`). CPU time
+//! is user and system time between readiness and exit, as the operating system counts it.
 
 #![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
 
@@ -25,26 +25,28 @@ use clap::{Parser, Subcommand};
 use crate::case::Case;
 use crate::table::{Measured, Row};
 
-/// Measures the services beside bare loops of the same clients; needs mosquitto and redis-server.
+/// Measures the services and, for comparison, bare loops of the same clients; needs mosquitto and
+/// redis-server.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Args {
-    /// Also how cost grows with payloads, devices, keys, routes, misses, lanes and backlogs.
+    /// Also measure the cost with other payloads, devices, keys, routes, misses, lanes and
+    /// backlogs.
     #[arg(long)]
     full: bool,
-    /// Only this service, or `chain`.
+    /// Measure only this service, or only `chain`.
     #[arg(long)]
     only: Option<String>,
-    /// Runs of each case; their median is reported.
+    /// Runs of each case; the median is reported.
     #[arg(long, default_value_t = 3)]
     repeats: usize,
     /// Messages of a run at 1 KB.
     #[arg(long, default_value_t = 200_000)]
     messages: u64,
-    /// Where the results go, as JSON.
+    /// File for the results, as JSON.
     #[arg(long, default_value = "bench.json")]
     out: PathBuf,
-    /// Something else to measure.
+    /// Another measurement.
     #[command(subcommand)]
     other: Option<Other>,
 }
@@ -56,7 +58,7 @@ enum Other {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // An error means that it was installed already.
+    // An error means that a provider is already installed.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let args = Args::parse();
     if let Some(Other::Keys(args)) = &args.other {
@@ -89,7 +91,7 @@ fn report(rows: &mut Vec<Row>, row: Row) {
     rows.push(row);
 }
 
-/// Runs a case again and again, the bare loop and the service in turn.
+/// Runs a case several times, each time with the bare loop and then with the service.
 async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
     let (mut bare, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..repeats {
@@ -107,7 +109,7 @@ async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
     Ok(Row::new(case, (measured, Measured::median(&bare)), latency))
 }
 
-/// Builds what is measured, as it is released.
+/// Builds the measured programs as a release.
 fn build() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo).args(["build", "--release", "--workspace", "--bins"]).status();

@@ -1,4 +1,4 @@
-//! A process under measurement.
+//! Processes that are measured.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -16,10 +16,10 @@ use tokio::time::sleep;
 use crate::service::Service;
 use crate::table::Measured;
 
-/// Between two looks at the metrics of a service.
+/// Pause between two reads of a service's metrics.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Starts a service, and says how long it took to be ready.
+/// Starts a service, and returns the time until it was ready.
 pub(crate) async fn start(
     folder: &Path,
     service: Service,
@@ -27,7 +27,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<(Process, Duration)> {
     let name = service.name();
     let config = folder.join(format!("{name}.yaml"));
-    // YAML holds JSON.
+    // JSON is also valid YAML.
     std::fs::write(&config, serde_json::to_vec(settings)?).context("write settings")?;
     let started = Instant::now();
     let log = folder.join(format!("{name}.log"));
@@ -36,7 +36,7 @@ pub(crate) async fn start(
     Ok((process, started.elapsed()))
 }
 
-/// Measures a service from readiness until it has taken all messages and drained.
+/// Measures a service from its readiness until it has received all messages and has drained.
 pub(crate) async fn measure(
     (mut process, ready_in): (Process, Duration),
     messages: u64,
@@ -66,7 +66,7 @@ pub(crate) async fn measure(
     })
 }
 
-/// A counter of the pipeline.
+/// Reads a counter of the pipeline.
 pub(crate) async fn counter(process: &Process, name: &str) -> anyhow::Result<u64> {
     let text = metrics(process).await?;
     let name = format!("dataflow_pipeline_{name} ");
@@ -79,7 +79,7 @@ pub(crate) async fn metrics(process: &Process) -> anyhow::Result<String> {
     answer.context("read metrics")?.text().await.context("read metrics")
 }
 
-/// Runs a bare loop over so many messages.
+/// Runs a bare loop over this many messages.
 pub(crate) async fn bare(
     service: Service,
     (cloud, broker_port): (&str, u16),

@@ -1,4 +1,4 @@
-//! What a service is measured in: a fresh embedded cloud, broker and Redis, as processes.
+//! Environment of a measured service: a fresh embedded cloud, broker and Redis, as processes.
 
 use std::time::Duration;
 
@@ -18,11 +18,11 @@ use crate::process;
 use crate::service::{Places, Service, merge};
 use crate::table::{Latency, Measured};
 
-/// How long latency is measured.
+/// Duration of the measurement of latency.
 const AT_HALF_LOAD: Duration = Duration::from_secs(10);
 
-/// Everything but the service. The topic `input` feeds a subscription for the service and one for the
-/// bare loop; each of them publishes to a topic of its own, so that neither sees the other's work.
+/// Everything except the service. The topic `input` has a subscription for the service and one for
+/// the bare loop. Each of them publishes to its own topic, so neither sees the work of the other.
 pub(crate) struct Rig {
     pub(crate) folder: TempDir,
     pub(crate) embedded: Embedded,
@@ -61,22 +61,22 @@ impl Rig {
         Ok(Self { folder, embedded, cloud, broker, redis })
     }
 
-    /// Ends it. What a process used counts when it is gone, so it has to be gone before others are
-    /// measured.
+    /// Stops everything. CPU time of a process is counted after its end, so all of these processes
+    /// must end before others are measured.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         self.embedded.kill().await?;
         self.redis.kill().await?;
         self.broker.stop().await
     }
 
-    /// Lays the backlog up, for the service and for the bare loop.
+    /// Publishes the backlog, for the service and for the bare loop.
     pub(crate) async fn feed(&self, case: &Case) -> anyhow::Result<()> {
         let url = self.embedded.url();
         if case.service != Service::Ingestion {
             let is_enriched = case.service != Service::Enrich;
             return Feed::new(&url, "input", is_enriched).await?.all(&case.load).await;
         }
-        // Both subscribe once, so that the broker keeps what comes while they are away.
+        // Both subscribe once, so that the broker keeps their messages while they are away.
         process::bare(case.service, (&url, self.broker.port()), 0).await?;
         let (mut process, _) = self.start_service(case).await?;
         process.terminate().await?;
@@ -102,7 +102,7 @@ impl Rig {
         process::start(self.folder.path(), case.service, &settings).await
     }
 
-    /// A service's settings in this rig, with what a case changes.
+    /// Returns the settings of a service here, with the changes of a case.
     pub(crate) fn settings(&self, service: Service, ends: (&str, &str), changes: &Value) -> Value {
         let (url, redis) = (self.embedded.url(), self.redis.url());
         let places = Places { cloud: &url, broker_port: self.broker.port(), redis: &redis };
@@ -123,12 +123,12 @@ impl Rig {
     }
 }
 
-/// The latency of a service that has half to do of what it can: from the publish of a message, or
-/// its receipt from the broker, until it is durable.
+/// Measures the latency of a service at a rate that is half of its maximum. It is the time from the
+/// publish of a message, or its receipt from the broker, until the message is durable.
 pub(crate) async fn latency(case: &Case, rate: f64) -> anyhow::Result<Latency> {
     let mut case = case.clone();
     if case.service == Service::Icestore {
-        // A minute by default, which would be all that there is to see.
+        // The default of a minute would hide all other latency.
         merge(
             &mut case.settings,
             &serde_json::json!({ "pipeline": { "batch": {

@@ -1,8 +1,8 @@
-//! The services, with the settings that they are measured with: defaults, but for names and places.
+//! Services with their measured settings: the defaults, except for names and addresses.
 
 use serde_json::{Value, json};
 
-/// One of the four.
+/// One of the four services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     Ingestion,
@@ -11,7 +11,7 @@ pub(crate) enum Service {
     Icestore,
 }
 
-/// Where a service finds what it needs.
+/// Addresses that a service needs.
 #[derive(Debug)]
 pub(crate) struct Places<'a> {
     pub(crate) cloud: &'a str,
@@ -32,7 +32,8 @@ impl Service {
         }
     }
 
-    /// Its settings; it reads from a subscription called `source` and publishes to `target`.
+    /// Returns the settings of the service. It reads from a subscription called `source`, and
+    /// publishes to `target`.
     pub(crate) fn settings(self, places: &Places<'_>, (source, target): (&str, &str)) -> Value {
         let Places { cloud, broker_port, redis } = places;
         let mut settings = json!({
@@ -76,7 +77,7 @@ impl Service {
     }
 }
 
-/// Puts what a case changes over settings.
+/// Merges the changes of a case into settings.
 pub(crate) fn merge(settings: &mut Value, changes: &Value) {
     match (settings, changes) {
         (Value::Object(settings), Value::Object(changes)) => {

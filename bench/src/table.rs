@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::case::Case;
 
-/// One run, or the median of several.
+/// Result of one run, or the median of several.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Measured {
     pub(crate) messages_per_second: f64,
@@ -14,12 +14,13 @@ pub(crate) struct Measured {
     pub(crate) peak_rss_mb: f64,
     pub(crate) ready_ms: f64,
     pub(crate) drain_ms: f64,
-    /// Between the least and the most CPU time of several runs, of their median.
+    /// Difference between the largest and the smallest CPU time of several runs, in percent of the
+    /// median.
     pub(crate) spread_percent: f64,
 }
 
 impl Measured {
-    /// The median of each figure; the largest memory.
+    /// Returns the median of each figure, but the largest memory.
     pub(crate) fn median(runs: &[Self]) -> Self {
         let median = |of: fn(&Self) -> f64| {
             let mut values: Vec<_> = runs.iter().map(of).collect();
@@ -41,7 +42,7 @@ impl Measured {
     }
 }
 
-/// Milliseconds below which a share of the messages stayed.
+/// Latencies in milliseconds. The given share of the messages stayed below each.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Latency {
     p50_ms: f64,
@@ -50,7 +51,8 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// From the histogram in a service's metrics, even within a bucket, as Prometheus does it.
+    /// Reads the latencies from the histogram in a service's metrics. Values count as evenly spread
+    /// within a bucket, as in Prometheus.
     pub(crate) fn of(metrics: &str) -> Self {
         let buckets: Vec<(f64, f64)> = metrics
             .lines()
@@ -76,7 +78,7 @@ impl Latency {
     }
 }
 
-/// What is known of one case.
+/// Results of one case.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Row {
     service: String,
@@ -115,7 +117,7 @@ impl Row {
         }
     }
 
-    /// A case without a bare loop.
+    /// Creates a row of a case without a bare loop.
     pub(crate) fn alone(service: &str, case: &str, ours: Measured) -> Self {
         let known = |value: f64| (value > 0.0).then_some(value);
         Self {
@@ -138,7 +140,7 @@ impl Row {
     }
 }
 
-/// The head of the table.
+/// Head of the table.
 pub(crate) const HEAD: &str = "\
 service     case                     messages/s   CPU us  bare us  ratio  peak MB  p50 ms  p99 ms  p99.9 ms  ready ms  drain ms  spread %  bare msg/s";
 

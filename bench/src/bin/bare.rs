@@ -1,8 +1,9 @@
-//! The bare loops: what is left of a service when everything is taken away that the clients do not
-//! need. They share no code with the services.
+//! Bare loops: the part of a service that its clients cannot do without. They share no code with
+//! the services.
 //!
-//! A loop says `ready` on its standard output, passes so many messages, says `done`, and waits until
-//! its standard input ends, so that whoever measures it can look at the process.
+//! A loop prints `ready` to standard output, passes the given number of messages, and prints
+//! `done`. Then it waits until its standard input ends, so that the measuring program can look at
+//! the process.
 
 #![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
 
@@ -35,13 +36,13 @@ use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 
-/// Rows of a request, and messages of a publish, as the services have them by default.
+/// Maximum rows of a request, which is the default of bigqueries.
 const MOST: usize = 500;
-/// Bytes of an object before compression, as icestore has them by default once compressed.
+/// Bytes of an object before compression.
 const OBJECT_BYTES: usize = 16 << 20;
-/// Streams of a subscription, as the services have them.
+/// Streams of a subscription, as in the services.
 const STREAMS: i64 = 2;
-/// Below this size the client uploads in one request.
+/// Size below which the client uploads in one request.
 const SINGLE_UPLOAD: usize = 16 << 20;
 
 #[derive(Debug, Clone, Parser)]
@@ -53,7 +54,7 @@ struct Args {
     /// Port of the broker.
     #[arg(long, default_value_t = 1883)]
     broker: u16,
-    /// How many messages to pass.
+    /// Number of messages to pass.
     #[arg(long)]
     messages: u64,
 }
@@ -72,7 +73,7 @@ enum Which {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // An error means that it was installed already.
+    // An error means that a provider is already installed.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let args = Args::parse();
     match args.which {
@@ -106,7 +107,7 @@ async fn ingestion(args: &Args) -> anyhow::Result<()> {
     let (client, mut events) = AsyncClient::new(options, usize::from(u16::MAX));
     client.subscribe("devices/+/up", QoS::AtLeastOnce).await?;
     let (taken, mut waiting) = tokio::sync::mpsc::unbounded_channel();
-    // Polling must not be cancelled, so it does not stand beside anything else.
+    // Polling must not be cancelled, so it has its own task.
     let mut poll = JoinSet::new();
     let only_subscribes = args.messages == 0;
     poll.spawn(async move {
@@ -140,11 +141,11 @@ async fn ingestion(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The streams of the subscription, one for each of several tasks.
+/// Opens the streams of the subscription, one for each of several tasks.
 async fn streams(args: &Args) -> anyhow::Result<Vec<MessageStream>> {
     let subscriber = Subscriber::builder().with_endpoint(&args.endpoint);
     let subscriber = subscriber.with_credentials(nobody()).build().await.context("subscriber")?;
-    // As the services have it by default.
+    // Icestore takes more messages at a time than the other services.
     let outstanding = if args.which == Which::Icestore { 50_000 } else { 10_000 };
     let open = |_| {
         let stream = subscriber.subscribe("projects/local/subscriptions/bare");
@@ -154,7 +155,7 @@ async fn streams(args: &Args) -> anyhow::Result<Vec<MessageStream>> {
     Ok((0..STREAMS).map(open).collect())
 }
 
-/// How many messages all tasks together still have to pass.
+/// Number of messages that all tasks together must still pass.
 #[derive(Debug, Clone)]
 struct Left(Arc<std::sync::atomic::AtomicI64>);
 
@@ -172,7 +173,7 @@ impl Left {
     }
 }
 
-/// Waits until the tasks have passed all messages; those that wait for more are dropped.
+/// Waits until the tasks have passed all messages. Tasks that wait for more are dropped.
 async fn until_over(mut tasks: JoinSet<anyhow::Result<()>>, left: Left) -> anyhow::Result<()> {
     loop {
         tokio::select! {
@@ -268,7 +269,7 @@ async fn icestore(args: &Args) -> anyhow::Result<()> {
                 let mut lines = BufWriter::with_capacity(64 << 10, gzip);
                 let mut handlers = Vec::new();
                 let mut bytes = 0;
-                // The last object is what is there when all messages were taken.
+                // The last object has the messages that are left over.
                 while bytes < OBJECT_BYTES {
                     let wait = Duration::from_millis(200);
                     match tokio::time::timeout(wait, stream.next()).await {
@@ -298,7 +299,7 @@ async fn icestore(args: &Args) -> anyhow::Result<()> {
     until_over(tasks, left).await
 }
 
-/// At least one message, and as many more as are at hand.
+/// Receives at least one message, and further ones that have already arrived.
 async fn batch_of(
     stream: &mut MessageStream,
     most: usize,
