@@ -1,8 +1,8 @@
-//! Feeds decoders of outside bytes with mutated inputs, and checks what they promise.
+//! Feeds decoders of untrusted bytes with mutated inputs, and checks their promises.
 //!
 //! Each target is a decoder with a corpus, a dictionary and properties. [`run`] mutates the corpus
-//! with a generator of a given seed, so that every finding can be repeated. No coverage guides it: the
-//! mutations know the formats instead (tokens, numbers, times, nesting).
+//! with a random generator that has a given seed, so every finding can be repeated. Coverage does
+//! not guide the mutations. Instead, they know the formats: tokens, numbers, times and nesting.
 
 pub mod mutate;
 pub mod targets;
@@ -16,10 +16,10 @@ use rand::rngs::StdRng;
 use mutate::Mutator;
 pub use targets::{TARGETS, Target};
 
-/// An input that breaks a promise.
+/// Input that breaks a promise.
 #[derive(Debug)]
 pub struct Finding {
-    /// The input.
+    /// The input itself.
     pub input: Vec<u8>,
     /// The broken promise, or the message of the panic.
     pub why: String,
@@ -30,13 +30,13 @@ pub struct Finding {
 pub struct Report {
     /// Number of inputs that were tried.
     pub inputs: u64,
-    /// Time that they took.
+    /// Duration of the run.
     pub took: Duration,
-    /// The first finding, which ends a run.
+    /// First finding. It ends the run.
     pub finding: Option<Finding>,
 }
 
-/// Tries the corpus itself, then mutations of it. Ends with the first finding.
+/// Tries the corpus itself, then mutations of it. Ends at the first finding.
 #[must_use]
 pub fn run(target: &Target, inputs: u64, seed: u64) -> Report {
     let started = Instant::now();
@@ -57,7 +57,7 @@ pub fn run(target: &Target, inputs: u64, seed: u64) -> Report {
 /// Tries one input.
 ///
 /// # Errors
-/// The broken promise, or the message of a panic.
+/// Text of the broken promise, or the message of a panic.
 pub fn try_input(target: &Target, input: &[u8]) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| (target.check)(input))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -1,4 +1,4 @@
-//! `fuzz --target NAME --inputs N --seed S`: tries mutated inputs, and says how it went.
+//! `fuzz --target NAME --inputs N --seed S` tries mutated inputs, and prints the result.
 
 #![expect(
     clippy::print_stdout,
@@ -14,10 +14,10 @@ use fuzz::TARGETS;
 /// Feeds decoders with mutated inputs.
 #[derive(Parser)]
 struct Args {
-    /// Only this target; all of them when left out.
+    /// Only this target; all targets by default.
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
-    /// Number of inputs for each target; of settings, which take longer, a thirtieth.
+    /// Number of inputs for each target; settings take longer and get a thirtieth of it.
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     inputs: u64,
     /// Seed of the mutations.
@@ -27,7 +27,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // A panic is a finding, and told as one.
+    // A panic is a finding, and is reported as one.
     std::panic::set_hook(Box::new(|_| {}));
     let is_meant = |name: &str| args.target.as_deref().is_none_or(|wanted| wanted == name);
     let meant: Vec<_> = TARGETS.iter().filter(|target| is_meant(target.name)).collect();

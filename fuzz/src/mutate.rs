@@ -4,11 +4,11 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
-/// Most mutations of one input.
+/// Maximum mutations of one input.
 const MAX_MUTATIONS: usize = 6;
-/// Longest input.
+/// Maximum bytes of an input.
 const MAX_BYTES: usize = 64 * 1024;
-/// Numbers at the edges of types.
+/// Numbers at the limits of types.
 const NUMBERS: [&str; 22] = [
     "0",
     "-0",
@@ -33,7 +33,7 @@ const NUMBERS: [&str; 22] = [
     "18446744073709551616",
     "340282366920938463463374607431768211456",
 ];
-/// Times at the edges of calendars, and almost times.
+/// Times at the limits of calendars, and texts that are almost times.
 const TIMES: [&str; 12] = [
     "9999-12-31T23:59:59-01:00",
     "9999-12-31T23:59:59.999999999Z",
@@ -51,7 +51,7 @@ const TIMES: [&str; 12] = [
 /// Bytes with a meaning in some format.
 const BYTES: &[u8] = b"{}[]\",:/\\#+*$%~.-_=&\n\r\t \0\x7f\x80\xff";
 
-/// Makes inputs of a corpus.
+/// Makes inputs from a corpus.
 pub struct Mutator<'a> {
     corpus: &'a [&'a [u8]],
     dictionary: &'a [&'a str],
@@ -59,13 +59,13 @@ pub struct Mutator<'a> {
 }
 
 impl<'a> Mutator<'a> {
-    /// A mutator; the same generator gives the same inputs.
+    /// Creates a mutator. The same generator gives the same inputs.
     #[must_use]
     pub fn new(corpus: &'a [&'a [u8]], dictionary: &'a [&'a str], random: StdRng) -> Self {
         Self { corpus, dictionary, random }
     }
 
-    /// The next input.
+    /// Returns the next input.
     pub fn next_input(&mut self) -> Vec<u8> {
         let mut input = self.corpus.choose(&mut self.random).copied().unwrap_or_default().to_vec();
         for _ in 0..self.random.random_range(1..=MAX_MUTATIONS) {
@@ -94,7 +94,7 @@ impl<'a> Mutator<'a> {
         }
     }
 
-    /// A part of an input, often a short one.
+    /// Chooses a part of an input, often a short one.
     fn range(&mut self, len: usize) -> (usize, usize) {
         let start = self.random.random_range(0..=len);
         let longest = if self.random.random_bool(0.8) { 12 } else { len };
@@ -105,14 +105,14 @@ impl<'a> Mutator<'a> {
         BYTES.choose(&mut self.random).copied().unwrap_or(0)
     }
 
-    /// A part many times: nesting, long texts, members of one name.
+    /// Repeats a part many times. This makes nesting, long texts, and members with the same name.
     fn repeat(&mut self, input: &mut Vec<u8>, (start, end): (usize, usize)) {
         let times = *[1, 2, 10, 130, 1000].choose(&mut self.random).unwrap_or(&1);
         let part = input[start..end].to_vec().repeat(times);
         insert(input, end, &part[..part.len().min(MAX_BYTES)]);
     }
 
-    /// The beginning of this input and the end of another one.
+    /// Joins the beginning of this input with the end of another one.
     fn splice(&mut self, input: &mut Vec<u8>, at: usize) {
         let other = self.corpus.choose(&mut self.random).copied().unwrap_or_default();
         let from = self.random.random_range(0..=other.len());
@@ -120,7 +120,7 @@ impl<'a> Mutator<'a> {
         input.extend_from_slice(&other[from..]);
     }
 
-    /// A number or a time at an edge, in the place of the next one.
+    /// Replaces the next number or time by one at a limit.
     fn replace_run(&mut self, input: &mut Vec<u8>, from: usize) {
         let is_time = self.random.random_bool(0.5);
         let is_part = |byte: &u8| match is_time {

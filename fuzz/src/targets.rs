@@ -1,4 +1,4 @@
-//! The targets: decoders with their corpora, dictionaries and promises.
+//! Targets: decoders with their corpora, dictionaries and promises.
 
 mod attributes;
 mod letters;
@@ -7,17 +7,17 @@ mod pointers;
 mod settings;
 mod topics;
 
-/// A decoder under test.
+/// Decoder that is tested.
 pub struct Target {
     /// Name on the command line.
     pub name: &'static str,
-    /// Inputs that mutations start from.
+    /// Inputs that the mutations start from.
     pub corpus: &'static [&'static [u8]],
     /// Words of the format.
     pub dictionary: &'static [&'static str],
-    /// How many times as long as with the others an input takes.
+    /// Time that an input takes, as a multiple of the time with other targets.
     pub weight: u64,
-    /// Decodes an input, and says which promise it breaks.
+    /// Decodes an input, and returns the promise that it breaks.
     pub check: fn(&[u8]) -> Result<(), String>,
 }
 
@@ -34,12 +34,12 @@ pub const TARGETS: &[Target] = &[
     settings::TARGET,
 ];
 
-/// Fails with a text unless a promise holds.
+/// Returns an error with this text if a promise does not hold.
 fn require(holds: bool, promise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(promise()) }
 }
 
-/// Text up to the first line feed, and what follows it.
+/// Splits text at the first line feed.
 fn first_line(input: &str) -> (&str, &str) {
     input.split_once('\n').unwrap_or((input, ""))
 }

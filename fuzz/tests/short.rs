@@ -1,8 +1,8 @@
-//! A short pass of each target; `make fuzz` makes a long one.
+//! Short test of each target. `make fuzz` runs a long one.
 
 use fuzz::TARGETS;
 
-/// Inputs for each target: seconds in a debug build.
+/// Inputs for each target. They take seconds in a debug build.
 const INPUTS: u64 = 2_000;
 
 #[test]

@@ -1,4 +1,4 @@
-//! User properties of a device, to attributes and back.
+//! User properties of a device, converted to attributes and back.
 
 use std::sync::{Arc, LazyLock};
 
@@ -43,7 +43,7 @@ pub(super) const TARGET: Target = Target {
     check,
 };
 
-/// Lines of `name=value`.
+/// Parses lines of `name=value`.
 fn pairs(input: &str) -> Vec<(String, String)> {
     let line = |line: &str| {
         let (name, value) = line.split_once('=').unwrap_or((line, ""));
@@ -52,7 +52,8 @@ fn pairs(input: &str) -> Vec<(String, String)> {
     input.split('\n').map(line).collect()
 }
 
-/// Nothing that a device gives is lost, nothing of it overrides what is ours, and Pub/Sub takes it.
+/// Checks that no property of a device is lost, that none overrides an attribute of the service,
+/// and that Pub/Sub accepts the result.
 fn check(input: &[u8]) -> Result<(), String> {
     let given = pairs(&String::from_utf8_lossy(input));
     let attributes = user_properties(given.clone(), &Metrics::default());

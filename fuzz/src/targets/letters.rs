@@ -1,4 +1,4 @@
-//! What is read back: lines of the archive, and dead letters.
+//! Data that is read back: lines of the archive, and dead letters.
 
 use std::io::Write as _;
 
@@ -63,7 +63,7 @@ pub(super) const DEAD_LETTER: Target = Target {
     check: dead_letter,
 };
 
-/// An object as it is, in each format, and one with these lines.
+/// Reads the input as an object of each format, and as the lines of an object.
 fn archive(input: &[u8]) -> Result<(), String> {
     for format in Format::ALL {
         read(format, input);
@@ -76,7 +76,7 @@ fn archive(input: &[u8]) -> Result<(), String> {
 
 fn read(format: Format, object: &[u8]) {
     let Ok(lines) = line::all(format, object.to_vec().into()) else { return };
-    // As replay does: an error ends it.
+    // An error ends the reading, as in a replay.
     for line in lines.map_while(Result::ok) {
         let _time = line.time();
         let _data = line.data();
@@ -84,7 +84,8 @@ fn read(format: Format, object: &[u8]) {
     }
 }
 
-/// The first line is the data, the others are attributes. What a letter added is not in the original.
+/// Reads a dead letter. The first line of the input is its data, the others are its attributes.
+/// Checks that the original has all attributes except those that the dead letter added.
 fn dead_letter(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (data, attributes) = first_line(&text);

@@ -1,4 +1,4 @@
-//! Messages as the services read them: envelopes, rows, lines.
+//! Messages as the services read them: as envelopes, rows and lines.
 
 use std::sync::{Arc, LazyLock};
 
@@ -59,7 +59,7 @@ pub(super) const ROW: Target =
 pub(super) const LINE: Target =
     Target { name: "line", corpus: CORPUS, dictionary: DICTIONARY, weight: 1, check: line };
 
-/// What is written is read again, and a raw message is never emptied.
+/// Checks that a written envelope is read as the same, and that a raw message keeps its data.
 fn envelope(input: &[u8]) -> Result<(), String> {
     let message = Message::new(input.to_vec());
     let read = Envelope::of(&message, Input::Auto).map_err(|error| error.to_string())?;
@@ -75,13 +75,15 @@ fn envelope(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// A row, or a refusal by name; never the end of the service.
+/// Checks that a message becomes a row, or is refused with a reason. It must never stop the
+/// service.
 fn row(input: &[u8]) -> Result<(), String> {
     static ROWS: LazyLock<ToRow<Mapped>> = LazyLock::new(rows);
     apply(&*ROWS, input)
 }
 
-/// A table with every type, nullable, repeated and in a record.
+/// Creates a table with twelve types, each as a nullable column, a repeated column, and in a
+/// record. GEOGRAPHY, INTERVAL and RANGE are not among them.
 fn rows() -> ToRow<Mapped> {
     let kinds = [
         ("s", Kind::String),
@@ -109,7 +111,7 @@ fn rows() -> ToRow<Mapped> {
     ToRow::new(mapped, all, table, Input::Auto)
 }
 
-/// A line below its prefix, or a refusal by name.
+/// Checks that a message becomes a line with a safe key, or is refused with a reason.
 fn line(input: &[u8]) -> Result<(), String> {
     let archive = Archive::new(Template::default(), Input::Auto);
     apply(&archive, input)?;

@@ -1,4 +1,4 @@
-//! JSON pointers into payloads, and places in messages.
+//! JSON pointers into payloads, and paths of values in messages.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ fn settings(pointer: &str) -> Identity {
     }
 }
 
-/// The first line is a pointer, the rest a payload.
+/// Checks a pointer, which is the first line, with a payload, which is the rest.
 fn check(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (pointer, payload) = first_line(&text);
@@ -68,7 +68,7 @@ fn check(input: &[u8]) -> Result<(), String> {
 
     let is_writable = timestamp::in_utc(found.time) == Some(found.time);
     require(is_writable, || format!("{} cannot be written", found.time))?;
-    // What a tree of the payload says is what must be found.
+    // The result must be the same as with a parsed tree of the payload.
     let Ok(tree) = serde_json::from_str::<Value>(payload) else { return Ok(()) };
     let Some(value) = tree.pointer(pointer).cloned() else {
         let is_absent = !is_given(&found.id) && found.raw_time.is_none();
@@ -77,7 +77,8 @@ fn check(input: &[u8]) -> Result<(), String> {
     let mut alone = Message::new(json!({ "v": value }).to_string());
     alone.publish_time = message.publish_time;
     let expected = identify(&alone, "t", &settings("/v"), &metrics);
-    // A value may be long as it is written, and no id or time for that, and short in its plain form.
+    // A value that is long as it is written gives no id and no time. In its plain form it may be
+    // short.
     let is_long = payload.len() > 2048;
     let is_same_id =
         found.id == expected.id || !is_given(&found.id) && (is_long || !is_given(&expected.id));
@@ -87,7 +88,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     })
 }
 
-/// Whether an id was made of a given one.
+/// Returns true if an id was made from a value of the message.
 fn is_given(id: &str) -> bool {
     id.len() == 32
 }

@@ -52,7 +52,7 @@ pub(super) const TARGET: Target = Target {
     check,
 };
 
-/// Settings are taken, and what is taken can be told; or the refusal says why.
+/// Checks that accepted settings can be written out again, and that a refusal has a reason.
 fn check(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (yaml, variables) = text.split_once("\n%VARIABLES\n").unwrap_or((&text, ""));

@@ -1,4 +1,4 @@
-//! Topic filters, topics, and templates filled from them.
+//! Topic filters, topics, and templates that are filled from them.
 
 use ingestion::config::Route;
 use ingestion::routes::{Filter, Routes};
@@ -30,7 +30,8 @@ pub(super) const TARGET: Target = Target {
     check,
 };
 
-/// The first line is a topic, the second a template, the others are filters.
+/// Checks a topic, which is the first line, with a template in the second line and filters in the
+/// others.
 fn check(input: &[u8]) -> Result<(), String> {
     let input = String::from_utf8_lossy(input);
     let (topic, rest) = first_line(&input);
@@ -67,7 +68,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a filter matches a topic, as MQTT 5 has it in 4.7.
+/// Returns true if a filter matches a topic, as in section 4.7 of MQTT 5.
 fn matches(filter: &str, topic: &str) -> bool {
     let (mut filter, mut topic) = (filter.split('/').enumerate(), topic.split('/'));
     loop {
