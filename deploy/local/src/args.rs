@@ -1,4 +1,4 @@
-//! What local mode takes on its command line.
+//! Command line of local mode.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -12,57 +12,58 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dataflow", version)]
 pub(crate) struct Args {
-    /// Messages that the devices send, then they stop; without it they send until Ctrl-C.
+    /// Messages that the devices send before they stop; without it they send until Ctrl-C.
     #[arg(long)]
     pub messages: Option<u64>,
-    /// Simulated devices.
+    /// Number of simulated devices.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub devices: u32,
-    /// Messages a second over all devices; 0 sends as fast as the broker takes them. By default 0
-    /// with --messages, else 200.
+    /// Messages per second of all devices; 0 sends as fast as the broker accepts them. The default
+    /// is 0 with --messages, else 200.
     #[arg(long)]
     pub rate: Option<u32>,
-    /// Size of a message.
+    /// Bytes of a message.
     #[arg(long, default_value_t = 200, value_parser = payload_bytes)]
     pub payload_bytes: usize,
     /// End when all messages are accounted for; needs --messages.
     #[arg(long, requires = "messages")]
     pub once: bool,
-    /// Write the account as JSON to this file too.
+    /// Also write the account to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Folder of everything that is stored; by default a new one below ./data, to which data/latest leads.
+    /// Folder for all stored data; by default a new one below ./data, and data/latest links to it.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Port of the broker.
     #[arg(long, default_value_t = 1883, value_parser = clap::value_parser!(u16).range(1..))]
     pub mqtt_port: u16,
-    /// Port of ingestion's health server; the other services take those after it.
+    /// Port of ingestion's health server; the other services take the ports after it.
     #[arg(long, default_value_t = 8080)]
     pub http_port: u16,
     /// Port of the embedded cloud.
     #[arg(long, default_value_t = 8085)]
     pub cloud_port: u16,
-    /// Let the embedded cloud be as slow and as strict as Google's own.
+    /// Make the embedded cloud as slow and as strict as Google's.
     #[arg(long)]
     pub like_google: bool,
-    /// Which broker to run.
+    /// Broker to run.
     #[arg(long, value_enum, default_value_t = BrokerChoice::Auto)]
     pub broker: BrokerChoice,
 }
 
-/// Which broker to run.
+/// Broker to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BrokerChoice {
-    /// The mosquitto that is installed, else the built-in one.
+    /// mosquitto if it is installed, else the built-in broker.
     Auto,
-    /// mosquitto, in a process of its own.
+    /// mosquitto, in its own process.
     Mosquitto,
     /// rumqttd, in this process.
     BuiltIn,
 }
 
-/// Lets `data/latest` lead to a folder below `data`. Returns the link, or the folder where there is none.
+/// Makes `data/latest` a link to a folder below `data`. Returns the link, or the folder if the link
+/// cannot be made.
 pub(crate) fn link_latest(folder: PathBuf) -> PathBuf {
     let link = folder.with_file_name("latest");
     let removed = match std::fs::remove_file(&link) {
@@ -80,25 +81,25 @@ pub(crate) fn link_latest(folder: PathBuf) -> PathBuf {
     }
 }
 
-/// Removes a folder, and those in it, as far as they are empty. What a failed start has written stays, for
-/// whoever looks for the cause.
+/// Removes a folder and the folders in it, if they are empty. The files of a failed start stay,
+/// because they help to find its cause.
 pub(crate) fn remove_empty(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_empty(&entry.path());
         }
     }
-    // It fails where something is left.
+    // This fails if the folder still has content.
     std::fs::remove_dir(folder).unwrap_or_default();
 }
 
 impl Args {
-    /// The rate, with its default.
+    /// Returns the rate, or its default.
     pub(crate) fn rate(&self) -> u32 {
         self.rate.unwrap_or(if self.messages.is_some() { 0 } else { 200 })
     }
 
-    /// The folder of everything that is stored.
+    /// Returns the folder for all stored data.
     pub(crate) fn data_dir(&self) -> PathBuf {
         let now = OffsetDateTime::now_utc();
         let form = time::macros::format_description!(
@@ -108,7 +109,8 @@ impl Args {
         self.data_dir.clone().unwrap_or_else(fresh)
     }
 
-    /// Warnings alone, so that they do not tear the table apart; `RUST_LOG` asks for more.
+    /// Shows only errors in the log, so that other lines do not break up the table. `RUST_LOG` can
+    /// ask for more.
     pub(crate) fn install_logs(&self) {
         let filter = EnvFilter::try_from_default_env()
             .unwrap_or_else(|_| EnvFilter::new("error,rumqttd=off"));

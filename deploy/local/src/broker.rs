@@ -1,4 +1,4 @@
-//! The broker: mosquitto where it is installed, else rumqttd in this process.
+//! Broker: mosquitto if it is installed, else rumqttd in this process.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,15 +14,15 @@ use tokio::time::{sleep, timeout};
 
 use crate::args::BrokerChoice;
 
-/// A running broker.
+/// Running broker.
 pub(crate) enum Broker {
     Mosquitto(Box<Mosquitto>),
-    /// rumqttd cannot be ended: it lives as long as the process.
+    /// rumqttd cannot be stopped. It runs until the process ends.
     BuiltIn,
 }
 
 impl Broker {
-    /// Starts the broker on a port of loopback.
+    /// Starts the broker on a port of the loopback interface.
     pub(crate) async fn start(
         choice: BrokerChoice,
         folder: &Path,
@@ -41,7 +41,7 @@ impl Broker {
         }
     }
 
-    /// What it is, for people.
+    /// Returns the name of the broker, for people.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Mosquitto(_) => "mosquitto",
@@ -49,8 +49,8 @@ impl Broker {
         }
     }
 
-    /// The version of the protocol that ingestion speaks with it. rumqttd has a port for each
-    /// version; we open the one that every client knows.
+    /// Returns the version of MQTT that ingestion uses with this broker. With rumqttd it is the
+    /// version that every client supports, because rumqttd needs a separate port for each version.
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Self::Mosquitto(_) => Protocol::V5,
@@ -58,7 +58,7 @@ impl Broker {
         }
     }
 
-    /// Ends it, where it can be ended.
+    /// Stops the broker, if it can be stopped.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         match self {
             Self::Mosquitto(mut mosquitto) => mosquitto.stop().await,
@@ -87,7 +87,7 @@ async fn start_built_in(port: u16) -> anyhow::Result<()> {
     let router = rumqttd::RouterConfig {
         max_connections: 10_000,
         max_outgoing_packet_count: 1000,
-        // What it keeps for a subscriber that is slow or away.
+        // Messages that are kept for a slow or absent subscriber.
         max_segment_size: 32 * 1024 * 1024,
         max_segment_count: 16,
         ..rumqttd::RouterConfig::default()
@@ -97,7 +97,7 @@ async fn start_built_in(port: u16) -> anyhow::Result<()> {
         v4: Some(HashMap::from([("local".to_owned(), server)])),
         ..rumqttd::Config::default()
     };
-    // It blocks for ever, and has runtimes of its own.
+    // The broker blocks forever, and has its own runtimes.
     std::thread::Builder::new()
         .name("rumqttd".into())
         .spawn(move || {

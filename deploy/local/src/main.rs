@@ -1,5 +1,5 @@
-//! Local mode: messages flow from simulated devices through everything, and every one is accounted
-//! for. `cargo run` at the root starts it.
+//! Local mode: messages flow from simulated devices through the whole platform, and each one is
+//! accounted for. `cargo run` in the root folder starts it.
 
 mod args;
 mod broker;

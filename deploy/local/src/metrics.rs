@@ -1,18 +1,18 @@
-//! Reads the services' own metrics, as Prometheus would.
+//! Reads the metrics of the services, as Prometheus would.
 
 use std::collections::BTreeMap;
 
-/// One look at a service's metrics.
+/// Metrics of a service at one time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scrape {
-    /// Each counter and gauge, summed over its labels.
+    /// Value of each counter and gauge, summed over its labels.
     values: BTreeMap<String, f64>,
-    /// Upper bound and cumulative count of each bucket of the age.
+    /// Upper bound and cumulative count of each bucket of the ages.
     ages: Vec<(f64, f64)>,
 }
 
 impl Scrape {
-    /// Reads the text format.
+    /// Parses the text format.
     pub(crate) fn parse(text: &str) -> Self {
         const AGE: &str = "dataflow_pipeline_age_seconds_bucket{le=\"";
         let mut scrape = Self::default();
@@ -29,14 +29,15 @@ impl Scrape {
         scrape
     }
 
-    /// A value of the pipeline, such as `sent_messages_total`; 0 before it is there.
+    /// Returns a value of the pipeline, such as `sent_messages_total`, or 0 if it does not exist
+    /// yet.
     pub(crate) fn pipeline(&self, name: &str) -> u64 {
         let value = self.values.get(&format!("dataflow_pipeline_{name}"));
         value.map_or(0, |value| *value as u64)
     }
 
-    /// The age below which this share of the messages stayed, in seconds: the upper bound of its
-    /// bucket.
+    /// Returns the age that this share of the messages did not exceed, in seconds. It is the upper
+    /// bound of a bucket.
     pub(crate) fn age(&self, share: f64) -> Option<f64> {
         let all = self.ages.last().map(|(_, count)| *count).filter(|all| *all > 0.0)?;
         let bucket = self.ages.iter().find(|(_, count)| *count >= all * share);

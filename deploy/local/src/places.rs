@@ -1,4 +1,4 @@
-//! Where everything is, and what to try.
+//! Description of the running platform, with commands to try.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::args::Args;
 use crate::platform::{BUCKET, DATASET, PROJECT, Platform, VIEW};
 
-/// Text about a running platform. With the table below it takes the 24 lines of the usual terminal,
-/// in lines of at most 79 characters where paths are short.
+/// Describes a running platform. With the table below it, the text takes the 24 lines of the usual
+/// terminal. Its lines have at most 79 characters if paths are short.
 ///
-/// `data` is a path of the data folder for commands.
+/// `data` is the path of the data folder in commands.
 pub(crate) fn describe(args: &Args, platform: &Platform, data: &Path) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.

@@ -1,4 +1,4 @@
-//! Everything that runs, and the order in which it starts and ends.
+//! All parts of the platform, in the order in which they start and end.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -24,33 +24,33 @@ use crate::table::Progress;
 
 /// Longest wait for the services to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long each service may drain.
+/// Longest drain of each service.
 const GRACE: Duration = Duration::from_secs(30);
 
 pub(crate) const PROJECT: &str = "local";
 pub(crate) const RAW: &str = "raw";
 pub(crate) const ENRICHED: &str = "enriched";
 pub(crate) const DEAD_LETTERS: &str = "dead-letters";
-/// What enrich, icestore and bigqueries read.
+/// Subscriptions of enrich, icestore and bigqueries.
 pub(crate) const ENRICH: &str = "enrich";
 pub(crate) const ARCHIVE: &str = "archive";
 pub(crate) const ROWS: &str = "rows";
-/// What the tools for dead letters read, and what the report does.
+/// Subscriptions to dead letters: one for the tools, and one for the report.
 const LETTERS: &str = "dead-letters";
 const BURIED: &str = "dead-letters-report";
-/// What is known about devices.
+/// Collection with a document for each device.
 pub(crate) const DEVICES: &str = "devices";
-/// Where rows end.
+/// Dataset and table of the rows.
 pub(crate) const DATASET: &str = "dataflow";
 pub(crate) const TABLE: &str = "readings";
-/// The table without its duplicates.
+/// View of the table, without duplicates.
 pub(crate) const VIEW: &str = "readings_once";
-/// Where archived messages end.
+/// Bucket of the archive.
 pub(crate) const BUCKET: &str = "archive";
-/// The first part of every object's name.
+/// First part of the name of each object.
 pub(crate) const PREFIX: &str = "messages";
 
-/// A running platform.
+/// Running platform.
 pub(crate) struct Platform {
     pub broker: Broker,
     pub redis: Option<Redis>,
@@ -60,21 +60,21 @@ pub(crate) struct Platform {
     pub stages: Vec<Stage>,
 }
 
-/// A service of the platform.
+/// Service of the platform.
 pub(crate) struct Stage {
     pub name: &'static str,
     pub hosted: Hosted,
 }
 
 impl Stage {
-    /// The service's metrics now.
+    /// Reads the current metrics of the service.
     pub(crate) fn scrape(&self) -> Scrape {
         Scrape::parse(&self.hosted.metrics().unwrap_or_default())
     }
 }
 
 impl Platform {
-    /// Starts everything, and returns when all of it is ready.
+    /// Starts all parts, and returns when they are ready.
     pub(crate) async fn start(args: &Args, data_dir: &Path) -> anyhow::Result<Self> {
         check_ports(args)?;
         std::fs::create_dir_all(data_dir)
@@ -90,7 +90,7 @@ impl Platform {
             Emulator::start(options).await.context("choose another with --cloud-port")?;
         let cloud = Cloud::embedded(&emulator.url());
         prepare(&cloud, args.devices).await?;
-        // Without a redis-server enrich has two layers instead of three.
+        // Without redis-server, enrich has two cache layers instead of three.
         let redis = match e2e::redis::program() {
             Some(_) => Some(Redis::start().await?),
             None => None,
@@ -125,7 +125,8 @@ impl Platform {
         bail!("the services did not become ready")
     }
 
-    /// Why a service cannot go on; never returns while all can. Cancel safe.
+    /// Returns the reason why a service cannot go on. Never returns while all services run. Cancel
+    /// safe.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         let ended = self
             .stages
@@ -134,7 +135,7 @@ impl Platform {
         futures::future::select_all(ended).await.0
     }
 
-    /// Messages that are in the dead letters.
+    /// Returns the messages in the dead letters.
     pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<e2e::cloud::Received>> {
         let mut letters = Vec::new();
         loop {
@@ -146,7 +147,8 @@ impl Platform {
         }
     }
 
-    /// Drains the services in the order of the flow. The cloud stays, so that it can be asked.
+    /// Drains the services in the order of the flow. The cloud keeps running, so that its content
+    /// can be read.
     pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
         for stage in self.stages.drain(..) {
             let seconds = GRACE.as_secs();
@@ -156,7 +158,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Ends what is left.
+    /// Stops the remaining parts.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         if let Some(mut redis) = self.redis {
             redis.kill().await?;
@@ -167,13 +169,13 @@ impl Platform {
     }
 }
 
-/// Refuses ports that are taken, before anything is started or written.
+/// Refuses ports that are in use, before anything is started or written.
 fn check_ports(args: &Args) -> anyhow::Result<()> {
     let mut ports = vec![
         (args.mqtt_port, "MQTT: choose another with --mqtt-port"),
         (args.cloud_port, "the embedded cloud: choose another with --cloud-port"),
     ];
-    // 0 stays 0: each takes a free one.
+    // With port 0, each service takes a free port.
     let services = if args.http_port == 0 { 0 } else { 4 };
     ports.extend((0..services).map(|index| {
         (args.http_port.saturating_add(index), "the services: choose others with --http-port")
@@ -185,7 +187,7 @@ fn check_ports(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes what the services need in the cloud.
+/// Creates the resources that the services need in the cloud.
 async fn prepare(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
     for topic in [RAW, ENRICHED, DEAD_LETTERS] {
         cloud.create_topic(topic).await?;

@@ -1,4 +1,4 @@
-//! One run: start, send, watch, drain, account.
+//! One run: start, send, watch, drain, and account for the messages.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ use crate::places;
 use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
 use crate::table::{Progress, Report, Table, print_report};
 
-/// Between two prints of the table.
+/// Pause between two prints of the table.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Between two looks at whether all is accounted for.
+/// Pause between two checks of whether all messages are accounted for.
 const LOOK: Duration = Duration::from_millis(50);
-/// Without any progress for this long, what is missing is missing.
+/// Time without any progress after which messages count as missing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs local mode and returns what became of every message.
+/// Runs local mode, and returns the account of all messages.
 pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
     let (mut platform, data) = start(&args).await?;
-    // What an earlier run left in the same folder is not ours to count.
+    // Data of an earlier run in the same folder must not count.
     let known = Known {
         objects: platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect(),
         rows: platform.cloud.rows(DATASET, TABLE).await?.len(),
@@ -85,10 +85,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     Ok(report.account)
 }
 
-/// Starts the platform. Also returns a path of its data folder, as short as there is one.
+/// Starts the platform. Also returns a path of its data folder, which is short if possible.
 async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
     if let Some(file) = &args.report {
-        // Before any work, so that the report is not lost in the end.
+        // The file is opened before any work, so that the report cannot be lost at the end.
         let opened = std::fs::File::options().append(true).create(true).open(file);
         opened.with_context(|| format!("--report: write {}", file.display()))?;
     }
@@ -102,13 +102,13 @@ async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
     started.map(|platform| (platform, data(folder)))
 }
 
-/// What lay in the folder before this run.
+/// Data in the folder from before this run.
 struct Known {
     objects: HashSet<String>,
     rows: usize,
 }
 
-/// The table, and whether anything still moves.
+/// Table, and the progress that was seen last.
 struct Watch {
     table: Table,
     last_print: Instant,
@@ -121,8 +121,9 @@ impl Watch {
         Self { table, last_print: now, progress: (Vec::new(), now) }
     }
 
-    /// Looks once; true when everything the broker acknowledged has come to its end, as far as the
-    /// services' own counts tell, or when nothing has moved for long.
+    /// Checks the progress once. Returns true if everything that the broker acknowledged has
+    /// reached its end, by the counters of the services. Also returns true if nothing has moved for
+    /// a long time.
     fn look(&mut self, platform: &Platform, fleet: &Fleet) -> bool {
         if self.last_print.elapsed() >= REFRESH {
             self.table.print(&platform.stages, &fleet.log(), self.last_print.elapsed());
@@ -145,7 +146,7 @@ impl Watch {
             self.progress = (counts, Instant::now());
         }
         let is_still = scrapes.iter().all(|scrape| scrape.pipeline("in_flight_messages") == 0);
-        // Ingestion, enrich, and side by side the table and the archive.
+        // Ingestion, then enrich, then the table and the archive in parallel.
         let [ingestion, enrich, table, archive] = [0, 1, 2, 3];
         let has_ended = done(ingestion) >= acknowledged
             && done(enrich) >= sent(ingestion)
@@ -156,7 +157,7 @@ impl Watch {
     }
 }
 
-/// Watches until a service fails, or, with `once`, until all messages are accounted for.
+/// Watches until a service fails. With `once`, it also ends when all messages are accounted for.
 async fn platform_failed(
     platform: &mut Platform,
     watch: &mut Watch,
@@ -176,7 +177,7 @@ async fn platform_failed(
     }
 }
 
-/// Waits until what is on its way has come to its end.
+/// Waits until the messages in flight have reached their end.
 async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
     let mut looks = interval(LOOK);
     let mut is_sent = false;
@@ -197,7 +198,8 @@ async fn end(platform: &mut Platform, fleet: &Fleet, known: &Known) -> anyhow::R
     account(platform, fleet, known).await
 }
 
-/// Compares by content what was sent with what is in the table, the archive and the dead letters.
+/// Compares the sent messages with those in the table, the archive and the dead letters, by their
+/// content.
 async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
     let names = platform.cloud.list(BUCKET, PREFIX).await?;
     let names: Vec<_> = names.into_iter().filter(|name| !known.objects.contains(name)).collect();

@@ -1,4 +1,4 @@
-//! The settings of the four services in one process.
+//! Settings of the four services in one process.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::platform::{
     TABLE, VIEW,
 };
 
-/// All settings.
+/// Settings of all services.
 #[derive(Debug, Clone)]
 pub(crate) struct All {
     pub ingestion: ingestion::config::Settings,
@@ -27,10 +27,10 @@ pub(crate) struct All {
 }
 
 impl All {
-    /// Writes each service's settings into a file, for the tools of its binary.
+    /// Writes the settings of each service to a file, for the tools of its binary.
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
-        // YAML holds JSON.
+        // JSON is also valid YAML.
         let files = [
             ("ingestion.yaml", serde_json::to_string_pretty(&self.ingestion)?),
             ("enrich.yaml", serde_json::to_string_pretty(&self.enrich)?),
@@ -44,7 +44,7 @@ impl All {
     }
 }
 
-/// The settings of all services; without a URL there is no Redis.
+/// Returns the settings of all services. Without a URL there is no Redis.
 pub(crate) fn all(
     args: &Args,
     protocol: Protocol,
@@ -60,7 +60,7 @@ pub(crate) fn all(
 }
 
 fn http(args: &Args, index: u16) -> Http {
-    // 0 stays 0: each takes a free one.
+    // With port 0, each service takes a free port.
     let port = if args.http_port == 0 { 0 } else { args.http_port.saturating_add(index) };
     Http { host: "127.0.0.1".into(), port }
 }
@@ -92,7 +92,7 @@ fn enrich(args: &Args, redis_url: Option<String>, endpoint: &Endpoint) -> enrich
     let mut settings = enrich::config::Settings {
         project: PROJECT.into(),
         topic_id: ENRICHED.into(),
-        // A free port: `/status` tells it.
+        // Any free port: `/status` shows it.
         admin: Admin { port: 0, ..Admin::default() },
         dead_letters: dead_letters(),
         pubsub: endpoint.clone(),
@@ -141,7 +141,7 @@ fn icestore(args: &Args, endpoint: &Endpoint) -> icestore::config::Settings {
     settings.storage.bucket = BUCKET.into();
     settings.storage.endpoint.clone_from(&endpoint.endpoint);
     settings.archive.prefix = PREFIX.into();
-    // Objects to look at within seconds, where production collects for a minute.
+    // Objects appear within seconds here. In production, icestore collects for a minute.
     settings.pipeline.batch.max_age = Duration::from_secs(2);
     settings
 }

@@ -1,4 +1,4 @@
-//! The live table, and the account at the end.
+//! Live table, and the account at the end.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -12,19 +12,19 @@ use tokio::time::Instant;
 use crate::metrics::Scrape;
 use crate::platform::Stage;
 
-/// An account with its times, as the report has it.
+/// Account with its times, as in the report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     #[serde(flatten)]
     pub account: Account,
-    /// From the first message until all were accounted for.
+    /// Time from the first message until all are accounted for.
     pub elapsed_seconds: f64,
-    /// Archived messages in that time.
+    /// Archived messages per second of that time.
     pub messages_per_second: f64,
 }
 
 impl Report {
-    /// The report of a run that took this long.
+    /// Creates the report of a run with this duration.
     pub(crate) fn of(account: Account, elapsed: Duration) -> Self {
         let elapsed_seconds = elapsed.as_secs_f64();
         let messages_per_second = account.archived as f64 / elapsed_seconds;
@@ -40,13 +40,13 @@ struct Size {
 }
 
 impl Size {
-    /// Size of the terminal behind standard output now; `None` where there is none.
+    /// Returns the current size of the terminal at standard output, or `None` if there is none.
     fn measure() -> Option<Self> {
         let out = std::io::stdout();
         if !out.is_terminal() {
             return None;
         }
-        // A terminal without a size, such as a serial line, says 0.
+        // A terminal without a size, such as a serial line, reports 0.
         let size = rustix::termios::tcgetwinsize(&out).ok();
         let size = size.filter(|size| size.ws_col > 0 && size.ws_row > 0);
         Some(size.map_or(Self { columns: 80, rows: 24 }, |size| Self {
@@ -56,12 +56,12 @@ impl Size {
     }
 }
 
-/// A table that is printed again and again, below a text that stays.
+/// Table that is printed repeatedly, below a text that stays.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// Text above the table. It is printed again when the terminal has changed its size.
+    /// Text above the table. It is printed again after the size of the terminal has changed.
     above: String,
-    /// Lines of the table that are on the terminal.
+    /// Number of lines of the table on the terminal.
     printed: usize,
     size: Option<Size>,
     last: Vec<u64>,
@@ -75,7 +75,7 @@ impl Table {
         table
     }
 
-    /// Prints the table, over the one before on a terminal.
+    /// Prints the table. On a terminal, it replaces the previous one.
     pub(crate) fn print(&mut self, stages: &[Stage], log: &Log, since_last: Duration) {
         let seconds = since_last.as_secs_f64().max(0.001);
         let acknowledged = log.acknowledged_count();
@@ -98,18 +98,18 @@ impl Table {
         write(&text);
     }
 
-    /// Prints a line below the table, which stays. The next table comes below it.
+    /// Prints a line below the table, which stays. The next table follows below the line.
     pub(crate) fn note(&mut self, text: &str) {
         self.printed = 0;
         write(&format!("\n{text}\n"));
     }
 
-    /// Text that puts these lines where the lines before were.
+    /// Returns text that replaces the previous lines by these.
     fn redrawn(&mut self, lines: &[String], size: Option<Size>) -> String {
         let mut text = String::new();
         if let Some(size) = size {
             if self.size.is_some_and(|before| before != size) {
-                // Terminals wrap old lines each in its own way, so nothing on it stays.
+                // Each terminal wraps old lines in its own way, so the whole screen is cleared.
                 text.push_str("\x1b[H\x1b[2J");
                 text.push_str(&self.above);
             } else if self.printed > 0 {
@@ -129,18 +129,18 @@ impl Table {
     }
 }
 
-/// Tells how far a step is, at most once a second.
+/// Reports the progress of a step, at most once a second.
 #[derive(Debug)]
 pub(crate) struct Progress(Instant);
 
 impl Progress {
-    /// Prints what begins.
+    /// Prints the name of the step that begins.
     pub(crate) fn begin(text: &str) -> Self {
         write(&format!("{text}\n"));
         Self(Instant::now())
     }
 
-    /// Prints how far it is.
+    /// Prints the progress of the step.
     pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
         if self.is_due() {
             write(&format!("  {}\n", text()));
@@ -157,7 +157,7 @@ impl Progress {
     }
 }
 
-/// Writes to standard output. A closed one is no reason to stop the platform.
+/// Writes to standard output. The platform goes on if standard output is closed.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
@@ -181,7 +181,7 @@ fn row(name: &str, scrape: &Scrape, rate: u64) -> String {
     ])
 }
 
-/// An age in at most seven characters.
+/// Formats an age in at most seven characters.
 fn age_text(seconds: f64) -> String {
     match seconds {
         seconds if seconds.is_infinite() => ">30 min".to_owned(),
@@ -191,7 +191,7 @@ fn age_text(seconds: f64) -> String {
     }
 }
 
-/// A line of 78 characters, as long as no value is larger than its column.
+/// Formats a line of 78 characters, if no value is longer than its column.
 fn line(cells: [&str; 8]) -> String {
     const WIDTHS: [usize; 7] = [10, 10, 7, 10, 13, 10, 8];
     let [name, rest @ ..] = cells;
