@@ -23,8 +23,8 @@ pub fn print(settings: &Settings) {
     output::line(query(&settings.table_name(), &columns, partition.as_ref()));
 }
 
-/// Returns true if this module wrote the query for this table, and nobody has changed it since. The
-/// query may be of any version and for any columns.
+/// Returns true if this module wrote the query for this table, and the query is unchanged. It may
+/// be of any version and for any columns.
 pub(crate) fn is_ours(query: &str, table: &TableName) -> bool {
     match query.split_once('\n') {
         Some((mark, text)) => {
@@ -75,8 +75,8 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Returns the partitions of the settings. Returns `None` if their column does not exist, or if
-    /// the table already has a column with the name that the view needs.
+    /// Returns the partitions of the settings. Returns `None` if their column does not exist. Also
+    /// returns `None` if another column already has the name that the view needs.
     #[must_use]
     pub fn of(by: &Partitions, columns: &[Column]) -> Option<Self> {
         let partition = if by.column == INGESTION_TIME {
@@ -88,8 +88,8 @@ impl Partition {
         Some(partition).filter(|partition| partition.is_new(columns))
     }
 
-    /// Returns the partitions of a table's resource. Returns `None` if it has none, or if the table
-    /// already has a column with the name that the view needs.
+    /// Returns the partitions of a table's resource, or `None` if it has none. Also returns `None`
+    /// if another column already has the name that the view needs.
     pub(crate) fn of_table(table: &Value, columns: &[Column]) -> Option<Self> {
         let by = &table["timePartitioning"];
         let unit = match by["type"].as_str()? {

@@ -1,5 +1,4 @@
-//! View of a table. It is created when it is missing, and updated when an earlier version of this
-//! service, or other settings, wrote it.
+//! View of a table. A missing view is created. A view that this service wrote earlier is updated.
 
 use serde_json::{Value, json};
 use service::Need;
