@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Makes in Google Cloud what the example settings need, with the least roles. It can be run again and
-# again: what exists stays as it is. `<service> plan` shows what is there and what differs.
+# Creates the resources in Google Cloud that the example settings need, with the least roles. You can run it
+# again at any time: it does not change existing resources. `<service> plan` shows which resources exist and which
+# differ.
 #
 #   PROJECT=my-project REGION=europe-west1 BUCKET=my-archive deploy/gcp.sh
 #
 # Optional variables:
 #
-#   CLUSTER_PROJECT     the project of the GKE cluster, for Workload Identity; by default PROJECT
-#   NAMESPACE           the services' namespace in it; by default dataflow
-#   REGISTRY_LOCATION   where images are kept, such as europe; by default REGION
-#   NODE_ACCOUNT        the account of the cluster's nodes, which may then read the images
-#   DEAD_LETTER_BUCKET  a bucket for dead letters that are too big for Pub/Sub (dead_letters.bucket of the settings)
-#   DEAD_LETTER_DAYS    days after which its objects are deleted; by default 30, as the topic keeps its messages
+#   CLUSTER_PROJECT     project of the GKE cluster, for Workload Identity (default: PROJECT)
+#   NAMESPACE           namespace of the services in the cluster (default: dataflow)
+#   REGISTRY_LOCATION   location of the images, such as europe (default: REGION)
+#   NODE_ACCOUNT        account of the cluster's nodes, which gets the right to read the images
+#   DEAD_LETTER_BUCKET  bucket for dead letters that are too big for Pub/Sub (dead_letters.bucket of the settings)
+#   DEAD_LETTER_DAYS    days until its objects are deleted (default: 30, like the messages of the topic)
 set -euo pipefail
 
 : "${PROJECT:?the project to work in}"
@@ -26,10 +27,10 @@ DEAD_LETTER_DAYS=${DEAD_LETTER_DAYS:-30}
 
 run() { echo "+ $*" >&2; "$@"; }
 cloud() { run gcloud --project "$PROJECT" --quiet "$@"; }
-# Whether something is there; gcloud's own complaint is of no interest.
+# Succeeds if a resource exists. The error text of gcloud is hidden.
 exists() { gcloud --project "$PROJECT" --quiet "$@" >/dev/null 2>&1; }
-# Google's services learn of a new account within about a minute, and refuse to bind it until then. So what names an
-# account is tried 8 times in about two minutes.
+# Google's services know a new account within about a minute, and refuse to bind it until then. So a command that
+# names an account is tried 8 times in about two minutes.
 patiently() {
     echo "+ $*" >&2
     local attempt
@@ -45,7 +46,7 @@ grant() { patiently gcloud --project "$PROJECT" --quiet "$@"; }
 cloud services enable pubsub.googleapis.com bigquery.googleapis.com storage.googleapis.com \
     firestore.googleapis.com iamcredentials.googleapis.com artifactregistry.googleapis.com
 
-# Topics. Dead letters are kept for a month, so that somebody can come and look.
+# Topics. Dead letters are kept for a month, so that somebody has time to look at them.
 topic() {
     exists pubsub topics describe "$1" || cloud pubsub topics create "$@"
 }
@@ -53,7 +54,8 @@ topic raw --message-storage-policy-allowed-regions "$REGION"
 topic enriched --message-storage-policy-allowed-regions "$REGION"
 topic dead-letters --message-storage-policy-allowed-regions "$REGION" --message-retention-duration 30d
 
-# Subscriptions: a week of messages; no expiration; what fails comes again after 1 s, and later.
+# Subscriptions. They keep messages for a week and never expire. A failed message is delivered again after 1 s, and
+# later after longer waits.
 subscription() {
     local name=$1 topic=$2
     shift 2
@@ -65,7 +67,7 @@ for pair in enrich:raw bigqueries:enriched archive:enriched; do
 done
 subscription dead-letters dead-letters
 
-# Buckets: nobody from outside, and objects cannot be replaced or removed by the services.
+# Buckets. There is no public access, and the services cannot replace or remove objects.
 bucket() {
     exists storage buckets describe "gs://$1" || cloud storage buckets create "gs://$1" \
         --location "$REGION" --uniform-bucket-level-access --public-access-prevention
@@ -73,7 +75,7 @@ bucket() {
 bucket "$BUCKET"
 if [ -n "$DEAD_LETTER_BUCKET" ]; then
     bucket "$DEAD_LETTER_BUCKET"
-    # A rule that is there already is somebody's choice.
+    # An existing rule is somebody's choice, so it stays.
     rules=$(gcloud --project "$PROJECT" --quiet storage buckets describe "gs://$DEAD_LETTER_BUCKET" \
         --format "value(lifecycle_config)")
     if [ -z "$rules" ]; then
@@ -84,7 +86,7 @@ if [ -n "$DEAD_LETTER_BUCKET" ]; then
     fi
 fi
 
-# The images: make images push REGISTRY=$REGISTRY_LOCATION-docker.pkg.dev/$PROJECT/dataflow TAG=0.1.0
+# Repository of the images. To push: make images push REGISTRY=$REGISTRY_LOCATION-docker.pkg.dev/$PROJECT/dataflow TAG=0.1.0
 exists artifacts repositories describe dataflow --location "$REGISTRY_LOCATION" \
     || cloud artifacts repositories create dataflow --location "$REGISTRY_LOCATION" --repository-format docker
 if [ -n "$NODE_ACCOUNT" ]; then
@@ -92,7 +94,7 @@ if [ -n "$NODE_ACCOUNT" ]; then
         --member "serviceAccount:$NODE_ACCOUNT" --role roles/artifactregistry.reader
 fi
 
-# The dataset; the service makes its table and its view.
+# The dataset. The service creates its table and its view.
 if ! bq --project_id "$PROJECT" show --dataset "$PROJECT:dataflow" >/dev/null 2>&1; then
     run bq --project_id "$PROJECT" --location "$REGION" mk --dataset "$PROJECT:dataflow"
 fi
@@ -101,7 +103,7 @@ fi
 exists firestore databases describe --database "(default)" \
     || cloud firestore databases create --database "(default)" --location "$REGION"
 
-# An account for each service, and what Kubernetes' account of the same name may do with it.
+# An account for each service, which the Kubernetes account of the same name may use.
 account() { echo "dataflow-$1@$PROJECT.iam.gserviceaccount.com"; }
 for service in ingestion enrich bigqueries icestore; do
     exists iam service-accounts describe "$(account "$service")" \
@@ -111,9 +113,8 @@ for service in ingestion enrich bigqueries icestore; do
         --member "serviceAccount:$CLUSTER_PROJECT.svc.id.goog[$NAMESPACE/$service]"
 done
 
-# The least roles, each on the one resource that it is for. The viewer's role lets a service see
-# whether somebody listens to its topic, and whether a filter drops messages there; without it the
-# guarantee says "unchecked".
+# The least roles, each on one resource only. The viewer role lets a service check two things: whether its topic has
+# a subscription, and whether a filter drops messages there. Without this role, the guarantee says "unchecked".
 on_topic() {
     grant pubsub topics add-iam-policy-binding "$2" --member "serviceAccount:$(account "$1")" --role "$3"
 }
@@ -132,7 +133,7 @@ for pair in enrich:enrich bigqueries:bigqueries icestore:archive; do
         on_subscription "${pair%:*}" "${pair#*:}" "$role"
     done
 done
-# Those that listen to what a service publishes.
+# Subscriptions of the topics that a service publishes to.
 for pair in ingestion:enrich enrich:bigqueries enrich:archive \
     ingestion:dead-letters enrich:dead-letters bigqueries:dead-letters icestore:dead-letters; do
     on_subscription "${pair%:*}" "${pair#*:}" roles/pubsub.viewer
@@ -147,8 +148,8 @@ if [ -n "$DEAD_LETTER_BUCKET" ]; then
         on_bucket "$service" "$DEAD_LETTER_BUCKET"
     done
 fi
-# Firestore has roles for a whole project alone; so has the right to run BigQuery's jobs, which no
-# service needs.
+# Firestore has roles only for a whole project. The right to run BigQuery jobs is also for a whole project, but no
+# service needs it.
 grant projects add-iam-policy-binding "$PROJECT" --condition None \
     --member "serviceAccount:$(account enrich)" --role roles/datastore.viewer
 patiently bq --project_id "$PROJECT" query --use_legacy_sql=false --location "$REGION" \

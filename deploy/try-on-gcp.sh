@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Tries on Google's own cloud what only the real one can tell, and removes all that it made.
+# Runs the tests that need the real Google Cloud, and removes everything that they created.
 #
 #   gcloud auth application-default login
 #   PROJECT=my-project deploy/try-on-gcp.sh           # all checks, about 40 minutes
 #   PROJECT=my-project deploy/try-on-gcp.sh quiet     # one of them
 #   deploy/try-on-gcp.sh --list                       # names them
 #
-# It needs Rust, mosquitto, redis-server and gcloud on this machine, and in the project a Firestore database (default).
+# It needs Rust, mosquitto, redis-server and gcloud on this machine, and a Firestore database (default) in the project.
 # The account needs the roles Pub/Sub Editor, Storage Admin, BigQuery Data Editor, BigQuery Job User and Cloud Datastore
-# User. YES=1 does not ask before it begins.
+# User. With YES=1, the script starts without a question.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Each check: its name, its question, how often about a thousand messages flow, and the tests that answer it.
+# Each check: its name, the number of times that about a thousand messages flow, its question, and the tests.
 checks() {
     cat <<'TEXT'
 flows    20 Do all flows of the embedded cloud pass: formats, names, limits, rights, errors, removal?|chain:: flows:: metadata:: readiness:: tools::
@@ -49,12 +49,12 @@ while IFS='|' read -r head tests; do
     [ $# -eq 0 ] || [ "$name" = "$1" ] || continue
     echo "== $name: $question"
     thousands=$((thousands + count))
-    # One after the other: quotas are those of a project.
+    # The tests run one after the other, because quotas apply to a project.
     # shellcheck disable=SC2086 # a list of tests
     cargo test --package e2e --test e2e -- --nocapture --test-threads 1 $tests </dev/null || failed+=("$name")
 done < <(checks)
 
-# What a failed test has left. Names end in the twelve hexadecimal digits of a run.
+# Removes what failed tests left behind. Names end in the twelve hexadecimal digits of a run.
 run='[0-9a-f]\{12\}$'
 cloud() { gcloud --project "$PROJECT" --quiet "$@"; }
 for kind in subscriptions topics; do
@@ -69,8 +69,11 @@ bq --project_id "$PROJECT" ls --max_results 1000 | tr -d ' ' | { grep "^dataset_
     bq --project_id "$PROJECT" rm --recursive --force --dataset "$PROJECT:$name"
 done
 
-# Prices of 2026-11 in the multi-region US, without the free tiers: Pub/Sub 40 USD a TiB, four times each message of
-# 2 KB; Storage Write 0.025 USD a GB; an object 0.000005 USD, one for each ten messages; Firestore 0.0000006 USD a read.
+# Prices of 2026-11 in the multi-region US, without the free tiers:
+# Pub/Sub 40 USD a TiB, four times for each message of 2 KB;
+# Storage Write 0.025 USD a GB;
+# an object 0.000005 USD, one for each ten messages;
+# Firestore 0.0000006 USD a read.
 awk -v thousands="$thousands" 'BEGIN {
     messages = thousands * 1000
     cost = messages * (8192 / 1024 ^ 4 * 40 + 2048 / 1e9 * 0.025 + 0.000005 / 10 + 0.0000006)
