@@ -86,7 +86,8 @@ if [ -n "$DEAD_LETTER_BUCKET" ]; then
     fi
 fi
 
-# Repository of the images. To push: make images push REGISTRY=$REGISTRY_LOCATION-docker.pkg.dev/$PROJECT/dataflow TAG=0.1.0
+# Repository of the images. To push them:
+# make images push REGISTRY=$REGISTRY_LOCATION-docker.pkg.dev/$PROJECT/dataflow TAG=0.1.0
 exists artifacts repositories describe dataflow --location "$REGISTRY_LOCATION" \
     || cloud artifacts repositories create dataflow --location "$REGISTRY_LOCATION" --repository-format docker
 if [ -n "$NODE_ACCOUNT" ]; then
