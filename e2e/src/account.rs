@@ -1,4 +1,4 @@
-//! Compares by content what a fleet sent with what arrived.
+//! Compares what a fleet sent with what arrived, message by message and by content.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -14,12 +14,12 @@ use crate::reading::Reading;
 use pipeline::envelope::Input;
 use pipeline::{Envelope, Message};
 
-/// What became of every message.
+/// Totals of a comparison between what a fleet sent and what arrived.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Account {
-    /// Readings that devices handed to the broker.
+    /// Readings that devices handed to their connections.
     pub sent: u64,
-    /// Readings whose PUBACK came: each must be found again.
+    /// Readings whose PUBACK came. Each of them must be found again.
     pub acknowledged: u64,
     /// Rows in BigQuery.
     pub rows: u64,
@@ -27,71 +27,72 @@ pub struct Account {
     pub archived: u64,
     /// Messages in the dead letters.
     pub dead_letters: u64,
-    /// Acknowledged readings that are neither at every end nor in the dead letters.
+    /// Acknowledged readings that a destination lacks and that no dead letter explains.
     pub missing: u64,
-    /// Lines and rows whose payload, device or enrichment is not what it should be.
+    /// Lines and rows with a wrong payload, device or enrichment.
     pub corrupted: u64,
-    /// Lines and rows beyond the first of their reading.
+    /// Lines and rows beyond the first of each reading at a destination.
     pub duplicates: u64,
-    /// Lines and rows that nobody sent.
+    /// Readings that arrived although the fleet never sent them.
     pub invented: u64,
 }
 
 impl Account {
-    /// Whether nothing was lost and nothing changed.
+    /// Returns true if nothing was lost, changed or invented.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.missing == 0 && self.corrupted == 0 && self.invented == 0
     }
 }
 
-/// Where a fleet's messages have come to their ends; `None` for an end that a flow does not have.
+/// Messages found at each destination of a flow; `None` for a destination that the flow does not
+/// have.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ends<'a> {
-    /// What is in the archive, or was read from a subscription.
+    /// Messages in the archive, or messages read from a subscription.
     pub archive: Option<&'a [Arrived]>,
     /// The rows of the table.
     pub table: Option<&'a [Arrived]>,
     /// The dead letters.
     pub dead_letters: &'a [Received],
-    /// Whether each message must bear what is known about its device.
+    /// True if each message must carry the location of its device.
     pub is_enriched: bool,
 }
 
 impl<'a> Ends<'a> {
-    /// An archive alone.
+    /// Checks the archive alone.
     #[must_use]
     pub fn archive(arrived: &'a [Arrived]) -> Self {
         Self { archive: Some(arrived), ..Self::default() }
     }
 
-    /// A table alone.
+    /// Checks the table alone.
     #[must_use]
     pub fn table(arrived: &'a [Arrived]) -> Self {
         Self { table: Some(arrived), ..Self::default() }
     }
 
-    /// The same ends, of messages that were enriched.
+    /// Also checks the enrichment of each message.
     #[must_use]
     pub fn enriched(self) -> Self {
         Self { is_enriched: true, ..self }
     }
 }
 
-/// What became of a fleet's messages, one by one.
+/// Outcome of the messages of a fleet, by reading.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// Acknowledged readings that an end lacks, and that no dead letter accounts for there.
+    /// Acknowledged readings that a destination lacks and that no dead letter explains there.
     pub missing: HashSet<Reading>,
-    /// Lines and rows beyond the first of their reading at an end.
+    /// Number of lines and rows beyond the first of a reading at one destination.
     pub duplicates: HashMap<Reading, u64>,
-    /// Lines and rows that are not as they were sent; no reading where it cannot be told.
+    /// Lines and rows that differ from what was sent; `None` if the reading cannot be recognized.
     pub corrupted: Vec<Option<Reading>>,
-    /// Readings that arrived and were never sent.
+    /// Readings that arrived although the fleet never sent them.
     pub invented: HashSet<Reading>,
 }
 
-/// Counts what became of a fleet's messages; see [`find`].
+/// Counts the outcome of the messages of a fleet; see [`find`].
 #[must_use]
 pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
     let log = fleet.log();
@@ -110,10 +111,10 @@ pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
     }
 }
 
-/// Finds out what became of a fleet's messages: each that was acknowledged must be at every end, or
-/// in the dead letters of a service on its way there.
+/// Finds the outcome of the messages of a fleet.
 ///
-/// What others sent is not ours to judge.
+/// Each acknowledged message must be at every destination. A dead letter of a service on the way to
+/// a destination counts instead. Messages from other senders are ignored.
 #[must_use]
 pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
     let log = fleet.log();
@@ -123,7 +124,8 @@ pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
     let last_services = ends_by_service.map(|(_, service)| service);
     for (arrived, service) in ends_by_service {
         let Some(arrived) = arrived else { continue };
-        // The last service before another end cannot have kept a message from this one.
+        // A dead letter of bigqueries does not explain a message that the archive lacks, and a dead
+        // letter of icestore does not explain a missing row.
         let is_before_here = |letter: &&Received| {
             let buried_by = letter.attributes.get("dl_service").map_or("", String::as_str);
             buried_by == service || !last_services.contains(&buried_by)
@@ -152,53 +154,53 @@ pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
     findings
 }
 
-/// A message at one of its ends.
+/// A message found at a destination.
 #[derive(Debug, Clone)]
 pub struct Arrived {
-    /// The device's payload.
+    /// Payload that the device sent.
     pub payload: Payload,
-    /// The device, as the attributes have it.
+    /// Name of the device, from the attributes.
     pub device: Option<String>,
-    /// Where the device is, as enrichment has it.
+    /// Location of the device, from the enrichment.
     pub location: Option<String>,
 }
 
-/// A payload as an end keeps it.
+/// A payload in the form that a destination keeps.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Payload {
-    /// Byte for byte.
+    /// The original bytes.
     Bytes(Vec<u8>),
-    /// As values: a table keeps those.
+    /// A JSON value: a table keeps values, not bytes.
     Json(Value),
 }
 
 impl Arrived {
-    /// A message that was read from a subscription.
+    /// Reads a message from a subscription.
     ///
     /// # Errors
-    /// Never for what ingestion writes.
+    /// Never fails for what ingestion writes.
     pub fn of_message(received: &Received) -> anyhow::Result<Self> {
         let envelope = Envelope::of(&Message::new(received.data.clone()), Input::Auto)?;
         Ok(Self::of_envelope(envelope, received.attributes.get("device_id").cloned()))
     }
 
-    /// A line of the archive.
+    /// Reads a line of the archive.
     ///
     /// # Errors
-    /// When the line's data is no base64.
+    /// Fails when the data of the line is not base64.
     pub fn of_line(line: &crate::archive::Line) -> anyhow::Result<Self> {
         let envelope = Envelope::of(&Message::new(line.data()?), Input::Auto)?;
         Ok(Self::of_envelope(envelope, line.attributes.get("device_id").cloned()))
     }
 
-    /// A row of a table with the columns `device_id`, `location`, `temperature` and `rest`.
+    /// Reads a row of a table with the columns `device_id`, `location`, `temperature` and `rest`.
     #[must_use]
     pub fn of_row(row: &Map<String, Value>) -> Self {
         let text = |name: &str| Some(row.get(name)?.as_str()?.to_owned());
         let rest = text("rest").and_then(|rest| serde_json::from_str::<Value>(&rest).ok());
         let mut rest = rest.unwrap_or_default();
         let (device, location) = (text("device_id"), text("location"));
-        // A payload that is no JSON is kept byte for byte.
+        // A payload that is not JSON is kept byte for byte.
         let bytes = rest["payload_base64"].as_str().and_then(|text| STANDARD.decode(text).ok());
         if let Some(bytes) = bytes {
             return Self { payload: Payload::Bytes(bytes), device, location };
@@ -211,7 +213,7 @@ impl Arrived {
         Self { payload: Payload::Json(payload), device, location }
     }
 
-    /// The reading that it was made of; `None` when a fleet of another name sent it.
+    /// Returns the reading in the payload; `None` if another fleet sent it.
     #[must_use]
     pub fn reading(&self, fleet: &str) -> Option<Reading> {
         Reading::of(fleet, &self.bytes())
@@ -241,7 +243,8 @@ enum Judgement {
 impl Fleet {
     fn judge(&self, arrived: &Arrived, is_enriched: bool) -> Judgement {
         let Some(reading) = arrived.reading(self.name()) else {
-            // A payload that still shows our mark, but cannot be read, was ours.
+            // A payload that cannot be read but contains the name of this fleet was damaged on its
+            // way.
             let mark = self.name().as_bytes();
             let is_ours = arrived.bytes().windows(mark.len()).any(|window| window == mark);
             return if is_ours { Judgement::Corrupted(None) } else { Judgement::NotOurs };
@@ -261,7 +264,7 @@ impl Fleet {
         if is_whole { Judgement::Whole(reading) } else { Judgement::Corrupted(Some(reading)) }
     }
 
-    /// The reading in a dead letter that holds the original byte for byte.
+    /// Returns the reading in a dead letter that holds the original payload byte for byte.
     pub(crate) fn buried(&self, letter: &Received) -> Option<Reading> {
         let payload = match Envelope::read(&letter.data) {
             Some(envelope) => envelope.payload?.bytes(),

@@ -1,4 +1,4 @@
-//! Reads archived objects, whoever wrote them.
+//! Reads archived objects of this project and of the Go services that it replaces.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read};
@@ -18,7 +18,7 @@ use crate::cloud::Cloud;
 
 mod parquet;
 
-/// Objects that are read at once.
+/// Number of objects that are read at once.
 const READS: usize = 16;
 
 /// A line of an object.
@@ -27,23 +27,25 @@ const READS: usize = 16;
 pub struct Line {
     /// The Pub/Sub message id.
     pub id: String,
-    /// The key of its object.
+    /// Key that names the object of the line.
     pub batch_key: String,
     /// Base64 of the Pub/Sub data.
     original_pub_sub_payload: String,
-    /// When it was archived.
+    /// Time of archiving, in RFC 3339.
     pub archived_at: String,
-    /// When ingestion received it, or the device's own time; objects of the Go services lack it.
+    /// Time at which ingestion received the message, or the time from the device. Objects of the Go
+    /// services lack it.
     pub publish_time: Option<String>,
-    /// Tells duplicates; objects of the Go services do not have it.
+    /// Id that tells duplicates apart. Objects of the Go services lack it.
     pub ingest_id: Option<String>,
-    /// What accompanied the message.
+    /// Attributes of the message.
     #[serde(default)]
     pub attributes: HashMap<String, String>,
 }
 
 impl Line {
-    /// When it was archived, in Unix seconds, and how many seconds after its publish time.
+    /// Returns the time of archiving in Unix seconds, and the seconds between publish and
+    /// archiving.
     #[must_use]
     pub fn latency(&self) -> Option<(f64, f64)> {
         let seconds = |text: &str| {
@@ -54,27 +56,28 @@ impl Line {
         Some((archived, archived - seconds(self.publish_time.as_ref()?)?))
     }
 
-    /// The Pub/Sub message's data.
+    /// Decodes the data of the Pub/Sub message.
     ///
     /// # Errors
-    /// When it is no base64.
+    /// Fails when it is not base64.
     pub fn data(&self) -> anyhow::Result<Vec<u8>> {
         STANDARD.decode(&self.original_pub_sub_payload).context("read originalPubSubPayload")
     }
 
-    /// The device's payload, byte for byte: what the envelope holds, or a raw message's whole data.
+    /// Returns the payload of the device, byte for byte: the payload in the envelope, or all data
+    /// of a raw message.
     ///
     /// # Errors
-    /// When the line's data is no base64.
+    /// Fails when the data of the line is not base64.
     pub fn payload(&self) -> anyhow::Result<Vec<u8>> {
         let envelope = Envelope::of(&Message::new(self.data()?), Input::Auto)?;
         Ok(envelope.payload.map(|payload| payload.bytes().into()).unwrap_or_default())
     }
 
-    /// The MQTT topic that it came from, where it is known.
+    /// Returns the MQTT topic of the message if it is known.
     ///
     /// # Errors
-    /// When the line's data is no base64.
+    /// Fails when the data of the line is not base64.
     pub fn topic(&self) -> anyhow::Result<Option<String>> {
         if let Some(topic) = self.attributes.get(pipeline::message::attribute::MQTT_TOPIC) {
             return Ok(Some(topic.clone()));
@@ -85,10 +88,10 @@ impl Line {
     }
 }
 
-/// The lines of an object. Its format is the end of its name.
+/// Reads the lines of an object. The end of its name tells the format.
 ///
 /// # Errors
-/// When it is not one whole file of that format.
+/// Fails when the object is not one complete file of that format.
 pub fn lines(name: &str, object: &[u8]) -> anyhow::Result<Vec<Line>> {
     if name.ends_with(".jsonl.gz") {
         json_lines(GzDecoder::new(object))
@@ -108,10 +111,10 @@ fn json_lines(plain: impl Read) -> anyhow::Result<Vec<Line>> {
         .collect()
 }
 
-/// All lines of all objects with a prefix.
+/// Reads all lines of all objects with a prefix.
 ///
 /// # Errors
-/// When an object cannot be read whole.
+/// Fails when an object cannot be read completely.
 pub async fn read(cloud: &Cloud, bucket: &str, prefix: &str) -> anyhow::Result<Vec<Line>> {
     let names = cloud.list(bucket, prefix).await?;
     let objects = stream::iter(names).map(async |name| {

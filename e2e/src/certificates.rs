@@ -1,15 +1,17 @@
-//! Certificates for servers on this machine, and for their clients.
+//! Makes certificates for test servers on this machine and for their clients.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
-/// Makes a certificate authority `ca`, certificates of a `server` at 127.0.0.1 and of a `client`, and an
-/// authority `stranger` that has signed neither. Each is `<name>.pem`, its key `<name>.key`.
+/// Makes certificates in a folder, each as `<name>.pem` with its key in `<name>.key`.
+///
+/// `ca` is a certificate authority. It signs `server`, a server at 127.0.0.1, and `client`.
+/// `stranger` is an authority that has signed neither.
 ///
 /// # Errors
-/// When a file cannot be written.
+/// Fails when a file cannot be written.
 pub fn make(folder: &Path) -> anyhow::Result<()> {
     let issuer = authority(folder, "ca")?;
     authority(folder, "stranger")?;

@@ -1,4 +1,4 @@
-//! Resources in the cloud, the embedded one or Google's, named after a run and removed after it.
+//! Creates and removes resources in the embedded cloud or in Google's. Their names contain the run.
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// Where resources are made, and what they are called.
+/// A cloud, and the name that the resources of one run share.
 #[derive(Debug, Clone)]
 pub struct Cloud {
     client: reqwest::Client,
@@ -18,36 +18,36 @@ pub struct Cloud {
     pubsub: String,
     storage: String,
     bigquery: String,
-    /// `None` for Google's own.
+    /// Base URL of Firestore; `None` for Google's own.
     firestore: Option<String>,
     /// The project.
     pub project: String,
-    /// In the name of every resource of this run.
+    /// Identifier of this run, a part of the name of every resource.
     pub run: String,
 }
 
 /// A message read from a subscription, unwrapped from its JSON form.
 #[derive(Debug, Clone)]
 pub struct Received {
-    /// The data.
+    /// Data of the message.
     pub data: Bytes,
-    /// What accompanies the data.
+    /// Attributes of the message.
     pub attributes: std::collections::HashMap<String, String>,
 }
 
 /// A message to publish with an ordering key.
 #[derive(Debug, Clone)]
 pub struct Publication {
-    /// The data.
+    /// Data of the message.
     pub data: Vec<u8>,
-    /// An object of strings.
+    /// Attributes: a JSON object of strings.
     pub attributes: Value,
-    /// The key whose order is kept.
+    /// Ordering key.
     pub ordering_key: String,
 }
 
 impl Cloud {
-    /// The embedded cloud at `url`.
+    /// Uses the embedded cloud at `url`.
     #[must_use]
     pub fn embedded(url: &str) -> Self {
         Self {
@@ -62,13 +62,13 @@ impl Cloud {
         }
     }
 
-    /// The same cloud, but with Pub/Sub and Firestore at other URLs, such as those of Google's emulators.
+    /// Moves Pub/Sub and Firestore to other URLs, such as those of Google's emulators.
     #[must_use]
     pub fn with_messages_at(self, pubsub: &str, firestore: &str) -> Self {
         Self { pubsub: pubsub.to_owned(), firestore: Some(firestore.to_owned()), ..self }
     }
 
-    /// Google's own, in a project that exists.
+    /// Uses Google's own cloud, in a project that exists.
     ///
     /// # Errors
     /// When there are no Application Default Credentials.
@@ -86,13 +86,13 @@ impl Cloud {
         })
     }
 
-    /// The name of a resource in this run.
+    /// Returns the name of a resource in this run.
     #[must_use]
     pub fn name(&self, kind: &str) -> String {
         format!("{kind}-{}", self.run)
     }
 
-    /// Creates a topic; one that exists already is fine.
+    /// Creates a topic if it does not exist.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -101,7 +101,7 @@ impl Cloud {
         self.create(Method::PUT, url, json!({})).await
     }
 
-    /// Creates a subscription to a topic; one that exists already is fine.
+    /// Creates a subscription to a topic if it does not exist.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -109,7 +109,7 @@ impl Cloud {
         self.subscribe(id, topic, json!({})).await
     }
 
-    /// Creates a subscription that keeps the order of each ordering key.
+    /// Creates a subscription that delivers the messages of each ordering key in order.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -124,7 +124,7 @@ impl Cloud {
         self.create(Method::PUT, url, settings).await
     }
 
-    /// Creates a bucket; one that exists already is fine.
+    /// Creates a bucket if it does not exist.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -133,7 +133,7 @@ impl Cloud {
         self.create(Method::POST, url, json!({ "name": name })).await
     }
 
-    /// Creates a dataset; one that exists already is fine.
+    /// Creates a dataset if it does not exist.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -154,7 +154,8 @@ impl Cloud {
         self.call(Method::DELETE, format!("{url}?deleteContents=true"), None).await.map(drop)
     }
 
-    /// All rows of a table, each with its values by column; none while the table does not exist.
+    /// Reads all rows of a table, each as values by column. A table that does not exist has no
+    /// rows.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -166,7 +167,7 @@ impl Cloud {
         self.rows_from(dataset, table, 0).await
     }
 
-    /// The rows of a table but for the `skipped` first ones.
+    /// Reads the rows of a table after the first `skipped` ones.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -204,7 +205,7 @@ impl Cloud {
         }
     }
 
-    /// Creates a table; one that exists already is fine.
+    /// Creates a table if it does not exist.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -223,7 +224,7 @@ impl Cloud {
         self.create(Method::POST, format!("{base}/datasets/{dataset}/tables"), body).await
     }
 
-    /// Adds a column of text to a table.
+    /// Adds a STRING column to a table.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -238,7 +239,7 @@ impl Cloud {
         self.call(Method::PATCH, url, Some(patch)).await.map(drop)
     }
 
-    /// Writes documents into a collection, in place of what was there.
+    /// Writes documents into a collection. A document with the same id is replaced.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -263,7 +264,7 @@ impl Cloud {
         writes.buffer_unordered(64).try_collect::<()>().await.context("write documents")
     }
 
-    /// Removes topics and subscriptions, and buckets with all that is in them, unless
+    /// Removes topics, subscriptions, and buckets with all their objects. Keeps everything if
     /// `KEEP_RESOURCES` is set.
     ///
     /// # Errors
@@ -293,7 +294,7 @@ impl Cloud {
         Ok(())
     }
 
-    /// The names of all objects with a prefix.
+    /// Lists the names of all objects with a prefix.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -314,7 +315,7 @@ impl Cloud {
         }
     }
 
-    /// An object's content.
+    /// Reads the content of an object.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -322,7 +323,7 @@ impl Cloud {
         self.call(Method::GET, format!("{}?alt=media", self.object_url(bucket, object)), None).await
     }
 
-    /// An object's metadata, as the JSON API has it.
+    /// Reads the metadata of an object from the JSON API.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -339,7 +340,7 @@ impl Cloud {
         self.publish_all(topic, &[(data, attributes)]).await
     }
 
-    /// Publishes messages, a thousand in a request.
+    /// Publishes messages, up to 1,000 in a request.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -372,7 +373,8 @@ impl Cloud {
         Ok(())
     }
 
-    /// Reads and acknowledges what a subscription holds; empty when nothing comes for some seconds.
+    /// Pulls messages of a subscription and acknowledges them. Returns an empty list if none is
+    /// there.
     ///
     /// # Errors
     /// When the cloud refuses.
@@ -395,7 +397,7 @@ impl Cloud {
         let ids: Vec<_> = pulled.iter().map(|one| &one["ackId"]).collect();
         if !ids.is_empty() {
             let request = json!({ "ackIds": ids });
-            // What could not be acknowledged comes again.
+            // A message whose acknowledgement fails is delivered again.
             drop(self.call(Method::POST, format!("{url}:acknowledge"), Some(request)).await);
         }
         Ok(received)

@@ -1,4 +1,4 @@
-//! The embedded cloud in a process of its own, which can be told to misbehave.
+//! Runs the embedded cloud as a separate process, and plans faults in it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::mosquitto::free_port;
 use crate::process::binary;
 
-/// An embedded cloud on a free port of loopback. Dropping it kills it.
+/// The embedded cloud as a process on a free port of loopback. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Embedded {
     port: u16,
@@ -24,7 +24,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts it with its data in `folder`, and returns when it answers.
+    /// Starts the process with its data in `folder`, and returns when it answers.
     ///
     /// # Errors
     /// When its binary is missing, or it ends.
@@ -33,7 +33,8 @@ impl Embedded {
         let mut command = Command::new(binary("emulator")?);
         command.args(["--port", &port.to_string(), "--data-dir"]).arg(folder);
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        // Not in our process group: a Ctrl-C is for us, and it is needed until the drain is over.
+        // A process group of its own: Ctrl-C must end this program first, which needs the cloud to
+        // drain.
         command.process_group(0);
         let mut process = command.spawn().context("start the embedded cloud")?;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {
@@ -45,25 +46,25 @@ impl Embedded {
         Ok(Self { port, client: reqwest::Client::new(), process })
     }
 
-    /// Its port.
+    /// Returns the port of the process.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id, while it runs.
+    /// Returns the process id while the process runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.id()
     }
 
-    /// The URL for clients.
+    /// Returns the URL for clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Kills it, and returns when it is gone.
+    /// Kills the process, and returns when it has ended.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -80,7 +81,7 @@ impl Embedded {
         answer.and_then(reqwest::Response::error_for_status).context("plan a fault").map(drop)
     }
 
-    /// Forgets all planned faults.
+    /// Removes all planned faults.
     ///
     /// # Errors
     /// When it does not answer.
@@ -89,7 +90,7 @@ impl Embedded {
         answer.and_then(reqwest::Response::error_for_status).context("forget faults").map(drop)
     }
 
-    /// Ends all its streams.
+    /// Ends all streams of all clients.
     ///
     /// # Errors
     /// When it does not answer.
@@ -98,7 +99,7 @@ impl Embedded {
         answer.and_then(reqwest::Response::error_for_status).context("cut streams").map(drop)
     }
 
-    /// How many calls of each method it has carried out.
+    /// Returns the number of calls that were carried out, by method.
     ///
     /// # Errors
     /// When it does not answer.
@@ -107,7 +108,7 @@ impl Embedded {
         answer.json().await.context("count calls")
     }
 
-    /// Number of calls of a method that planned faults refused.
+    /// Returns the number of calls of a method that planned faults refused.
     ///
     /// # Errors
     /// When it does not answer.

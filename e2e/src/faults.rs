@@ -1,10 +1,13 @@
-//! The fault test: the four services, two replicas each, under every fault that we could think of,
-//! and an oracle that knows what must have become of every message.
+//! Runs the four services, two replicas each, under many kinds of fault, and checks every message.
 //!
-//! [`run`] starts everything as processes (`platform`), lets fleets and hostile `guests` send,
-//! does what the `schedule` draws from the `injury` list, waits until all is quiet, and has the
-//! `oracle` compare everything whose receipt was confirmed with what lies in the table, the archive
-//! and the dead letters.
+//! [`run`] does this:
+//!
+//! 1. It starts everything as processes (`platform`).
+//! 2. Fleets send readings, and hostile clients (`guests`) send bad messages.
+//! 3. Meanwhile it injects faults from the `injury` list at times that the `schedule` draws.
+//! 4. It waits until nothing is missing, or nothing more arrives.
+//! 5. The `oracle` compares all confirmed messages with the table, the archive and the dead
+//!    letters.
 
 mod broker;
 mod counters;
@@ -46,16 +49,16 @@ use self::watch::Sight;
 use crate::fleet::{self, Fleet};
 use crate::hardness::Strictness;
 
-/// What a run does.
+/// Settings of a run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How long the fleets send.
+    /// Time during which the fleets send.
     pub length: Duration,
-    /// What faults are drawn from.
+    /// Seed from which faults are drawn.
     pub seed: u64,
-    /// Names of faults; all of them when empty.
+    /// Names of the faults to run; empty for all faults.
     pub only: Vec<String>,
-    /// Whether faults happen at all.
+    /// True if faults are injected.
     pub has_faults: bool,
     /// Readings a second.
     pub rate: u32,
@@ -63,18 +66,18 @@ pub struct Plan {
     pub strictness: Strictness,
 }
 
-/// Everything that a fault may touch.
+/// Everything that a fault may act on.
 struct Scene {
     platform: Arc<Platform>,
     guests: Guests,
-    /// The fleet whose readings all replicas of ingestion share.
+    /// Log of the fleet whose readings the replicas of ingestion share.
     shared: fleet::Log,
-    /// Whether there is one fault only, so that whatever happens is of its making.
+    /// True if the run has a single fault, so that everything observed is caused by it.
     is_alone: bool,
     notes: Mutex<Notes>,
 }
 
-/// What faults have to say themselves.
+/// Results that the faults report themselves.
 #[derive(Debug, Default)]
 struct Notes {
     charges: Vec<String>,
@@ -82,36 +85,38 @@ struct Notes {
 }
 
 impl Scene {
-    /// Notes what must not be.
+    /// Reports a failure.
     fn charge(&self, what: String) {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).charges.push(what);
     }
 
-    /// Notes what was measured.
+    /// Reports a measurement.
     fn measure(&self, what: String) {
         info!(what, "measured");
         self.notes.lock().unwrap_or_else(PoisonError::into_inner).measures.push(what);
     }
 }
 
-/// Longest wait for anything more to arrive, once nothing is sent any more.
+/// Longest time without a new arrival before the rest counts as missing.
 const QUIET: Duration = Duration::from_secs(180);
-/// A run of less has no long faults, unless they are named.
+/// Shortest run with long faults. A shorter run has them only if they are named.
 const LONG_RUN: Duration = Duration::from_secs(300);
-/// Of all readings, the part whose order is promised.
+/// One in this many readings is sent by the fleet whose order must hold.
 const ORDERED_SHARE: u32 = 10;
 
-/// The names of all faults.
+/// Returns the names of all faults.
 #[must_use]
 pub fn names() -> Vec<String> {
     injury::catalogue().into_iter().map(|fault| fault.name).collect()
 }
 
-/// Runs the test, and tells what became of everything. What the services wrote stays, for a run that
-/// did not pass, in the folder that the report names.
+/// Runs the test and reports the outcome of every message.
+///
+/// If the run did not pass, the settings and logs of the services stay in the folder that the
+/// report names.
 ///
 /// # Errors
-/// When the test itself fails: a program is missing, or a fault cannot be done.
+/// Fails when the test itself fails: a program is missing, or a fault cannot be injected.
 pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let faults = chosen(plan)?;
     let profile = match faults.as_slice() {
@@ -167,10 +172,11 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Readings a second, and the size of each.
+/// Readings a second, and bytes of each payload.
 type Load = (u32, usize);
 
-/// A link that is slow all the time gets what suits it; everything else what the plan says.
+/// Returns the load of a run. A run of one slow link gets a load that fits it; other runs follow
+/// the plan.
 fn load(plan: &Plan, faults: &[Fault]) -> Load {
     const USUAL_BYTES: usize = 300;
     match faults {
@@ -190,7 +196,7 @@ fn put_in_order(report: &mut Report, order: &order::Order) {
     }
 }
 
-/// Judges the faults that nothing else was wrong with, by what the services counted meanwhile.
+/// Judges long faults that overlapped with no other fault, from the counters of the services.
 fn judge_long(
     report: &mut Report,
     faults: &[Fault],
@@ -226,8 +232,8 @@ fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
     Ok(faults)
 }
 
-/// One fleet for throughput, over a shared group, and one whose order must hold: a device's readings
-/// take one connection.
+/// Starts one fleet for throughput, over a shared group, and one whose order must hold. The second
+/// one uses one connection for all its devices.
 fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] {
     let common = fleet::Plan {
         port: platform.broker_port,
@@ -241,7 +247,8 @@ fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] 
     [Fleet::start(shared), Fleet::start(ordered)]
 }
 
-/// Brief faults overlap, and beside them one long fault follows another.
+/// Draws the times of all faults. Short faults overlap; long ones run one after another beside
+/// them.
 fn events(plan: &Plan, faults: &[Fault]) -> Vec<Event> {
     let is_alone = faults.len() == 1;
     let (long, brief): (Vec<_>, Vec<_>) =
@@ -264,7 +271,8 @@ fn events(plan: &Plan, faults: &[Fault]) -> Vec<Event> {
     events
 }
 
-/// Does all faults at their time, and returns when the last is over and the load has lasted long enough.
+/// Injects all faults at their times. Returns when the last one is over and the load time has
+/// passed.
 async fn inject(
     plan: &Plan,
     faults: &[Fault],
@@ -283,7 +291,7 @@ async fn inject(
             fault.befall(&scene, (event.lasts, event.choice)).await?;
             Ok(Injected { name: fault.name, from, to: Instant::now() })
         });
-        // A fault that cannot be done ends the test at once.
+        // Ends the test at once if a fault could not be injected.
         while let Some(ended) = running.try_join_next() {
             injected.push(ended.context("a fault panicked")??);
         }
@@ -295,7 +303,7 @@ async fn inject(
     Ok(injected)
 }
 
-/// The verdict, once nothing is missing or nothing more comes.
+/// Returns the verdict as soon as nothing is missing, or no more messages arrive.
 async fn settle(
     scene: &Scene,
     fleets: &[Fleet; 2],
@@ -319,7 +327,7 @@ async fn settle(
     }
 }
 
-/// The replicas that do not become ready again.
+/// Returns the names of replicas that do not become ready again.
 async fn unready(platform: &Platform) -> Vec<String> {
     let mut names = Vec::new();
     for replica in platform.replicas() {
@@ -330,7 +338,7 @@ async fn unready(platform: &Platform) -> Vec<String> {
     names
 }
 
-/// How memory, files and latency rise over an hour of a soak.
+/// Describes how memory, open files and latency rise per hour.
 fn slopes(sight: &Sight, evidence: &Evidence) -> Vec<String> {
     let memory = sight.slopes(|point| point.1);
     let files = sight.slopes(|point| point.2);

@@ -1,4 +1,4 @@
-//! A fleet of simulated devices that records what it sent, and what the broker acknowledged.
+//! A fleet of simulated devices. It records what it sent and what the broker acknowledged.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,24 +12,24 @@ use uuid::Uuid;
 
 use crate::reading::Reading;
 
-/// How a fleet behaves.
+/// Behaviour of a fleet.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Port of the broker on this machine.
     pub port: u16,
     /// First level of the topics.
     pub branch: &'static str,
-    /// Devices that readings are drawn from in turn.
+    /// Number of devices. They send in turn.
     pub devices: u32,
-    /// Readings to send; `None` sends until the fleet is stopped.
+    /// Number of readings to send; `None` sends until the fleet is stopped.
     pub messages: Option<u64>,
     /// Readings a second over all devices; 0 sends as fast as the broker acknowledges.
     pub rate: u32,
-    /// Size of a payload.
+    /// Size of a payload in bytes.
     pub payload_bytes: usize,
-    /// Connections that the devices share.
+    /// Number of connections that the devices share.
     pub connections: u32,
-    /// PUBLISHes without PUBACK in one connection.
+    /// Most PUBLISHes without PUBACK on one connection.
     pub window: u16,
 }
 
@@ -48,10 +48,10 @@ impl Default for Plan {
     }
 }
 
-/// Between two looks of whoever is held.
+/// Time between two checks whether a paused fleet may continue.
 const HELD: Duration = Duration::from_millis(10);
 
-/// What a fleet has done so far; clones look at the same fleet.
+/// Log of a fleet. Clones share the same log.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Pages>);
 
@@ -64,25 +64,25 @@ struct Pages {
 }
 
 impl Log {
-    /// How many readings were handed to a connection.
+    /// Returns the number of readings that were handed to a connection.
     #[must_use]
     pub fn sent_count(&self) -> u64 {
         lock(&self.0.sent).len() as u64
     }
 
-    /// All readings that were handed to a connection.
+    /// Returns all readings that were handed to a connection.
     #[must_use]
     pub fn sent(&self) -> HashSet<Reading> {
         lock(&self.0.sent).iter().copied().collect()
     }
 
-    /// How many readings have their PUBACK.
+    /// Returns the number of readings whose PUBACK came.
     #[must_use]
     pub fn acknowledged_count(&self) -> u64 {
         lock(&self.0.acknowledged).len() as u64
     }
 
-    /// Sends nothing more until [`Log::go_on`], and returns once all that was sent is acknowledged.
+    /// Pauses sending until [`Log::go_on`]. Returns once all sent readings are acknowledged.
     pub async fn hold(&self) {
         self.0.is_held.store(true, Ordering::Relaxed);
         while self.acknowledged_count() < self.sent_count() {
@@ -90,12 +90,12 @@ impl Log {
         }
     }
 
-    /// Sends again.
+    /// Continues sending.
     pub fn go_on(&self) {
         self.0.is_held.store(false, Ordering::Relaxed);
     }
 
-    /// The readings whose PUBACK was seen, and when: each is an obligation.
+    /// Returns the readings whose PUBACK came, with the time. Each of them must arrive.
     #[must_use]
     pub fn acknowledged(&self) -> Vec<(Reading, Instant)> {
         lock(&self.0.acknowledged).clone()
@@ -106,7 +106,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A fleet at work. Dropping it ends it at once.
+/// A running fleet. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Fleet {
     name: String,
@@ -116,7 +116,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts sending; connections are tried again for ever.
+    /// Starts sending. Connections are retried forever.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
         let name = Uuid::new_v4().simple().to_string();
@@ -137,25 +137,25 @@ impl Fleet {
         Self { name, plan, log, devices }
     }
 
-    /// The fleet's name, which is in every payload.
+    /// Returns the name of the fleet, which is in every payload.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What it sends.
+    /// Returns the plan of the fleet.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// What it has done so far.
+    /// Returns the log of the fleet.
     #[must_use]
     pub fn log(&self) -> Log {
         self.log.clone()
     }
 
-    /// Stops sending; those on their way are still waited for.
+    /// Stops sending. Readings on their way are still waited for.
     pub fn stop(&self) {
         self.log.0.is_stopped.store(true, Ordering::Relaxed);
     }
@@ -166,7 +166,7 @@ impl Fleet {
     }
 }
 
-/// One connection.
+/// One connection of a fleet.
 struct Sender {
     fleet: String,
     plan: Plan,
@@ -191,7 +191,7 @@ impl Sender {
             async {
                 self.publish(&client, &queued).await;
                 is_done.store(true, Ordering::Relaxed);
-                // Wakes the poll, which waits for what is on its way.
+                // Wakes the poll, which waits for PUBACKs.
                 drop(client.subscribe(format!("fleet/{}", self.fleet), QoS::AtMostOnce).await);
             },
             self.poll(eventloop, &queued, &is_done),
@@ -237,7 +237,7 @@ impl Sender {
         let mut on_their_way: HashMap<u16, Reading> = HashMap::new();
         loop {
             match eventloop.poll().await {
-                // A packet id that is known already is sent again after a reconnect.
+                // After a reconnect, packets with a known id are sent again.
                 Ok(Event::Outgoing(Outgoing::Publish(id))) if !on_their_way.contains_key(&id) => {
                     if let Some(reading) = lock(queued).pop_front() {
                         on_their_way.insert(id, reading);
@@ -248,7 +248,7 @@ impl Sender {
                     lock(&self.log.0.acknowledged).extend(reading.map(|r| (r, Instant::now())));
                 }
                 Ok(_) => {}
-                // The broker is away; what is on its way is sent again.
+                // The broker is away. Readings on their way are sent again.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             }
             let is_sent = || lock(queued).is_empty();

@@ -1,4 +1,4 @@
-//! The embedded cloud made as hard as Google's own, with times that suit tests.
+//! Makes the embedded cloud as strict as Google's, with times that suit tests.
 
 use anyhow::Context as _;
 use reqwest::Client;
@@ -7,14 +7,15 @@ use serde_json::{Value, json};
 /// Behaviour of the embedded cloud toward its clients, apart from faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
-    /// Latencies, quotas, late tables and columns, streams and connections that end.
+    /// With latencies, quotas, delays before new tables and columns are visible, and streams and
+    /// connections that end.
     LikeGoogle,
-    /// Nothing of that.
+    /// Without these limits.
     Lenient,
 }
 
 impl Strictness {
-    /// Reads `DATAFLOW_E2E_LENIENT`: anything but nothing is lenient.
+    /// Reads `DATAFLOW_E2E_LENIENT`: any value that is not empty means lenient.
     #[must_use]
     pub fn from_environment() -> Self {
         match std::env::var_os("DATAFLOW_E2E_LENIENT") {
@@ -24,21 +25,22 @@ impl Strictness {
     }
 }
 
-/// Makes the embedded cloud at `url` as slow and as strict as Google's own. Times that are minutes
-/// there are seconds here, and no project exists but `local`.
+/// Makes the embedded cloud at `url` as slow and as strict as Google's. Times of minutes become
+/// seconds. Only the project `local` exists.
 ///
 /// # Errors
-/// When it does not answer, or has no such profile.
+/// Fails when the cloud does not answer, or has no such profile.
 pub async fn harden(url: &str) -> anyhow::Result<()> {
     let whole = Client::new().post(format!("{url}/emulator/v1/profile/like-google")).send().await;
     whole.and_then(reqwest::Response::error_for_status).context("set the profile")?;
     set(url, &scaled()).await
 }
 
-/// Changes parts of the profile of the embedded cloud at `url`, such as `{"append_idle_millis": 500}`.
+/// Changes parts of the profile of the embedded cloud at `url`, such as `{"append_idle_millis":
+/// 500}`.
 ///
 /// # Errors
-/// When it does not answer, or there is no such part.
+/// Fails when the cloud does not answer, or the profile has no such part.
 pub async fn set(url: &str, parts: &Value) -> anyhow::Result<()> {
     let patched =
         Client::new().patch(format!("{url}/emulator/v1/profile")).json(parts).send().await;

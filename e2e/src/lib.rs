@@ -1,7 +1,12 @@
-//! What the flows are tested with: a [`fleet`] of devices that knows what it sent, a real broker
-//! ([`mosquitto`]) and a real [`redis`], [`cloud`] resources that clean up after themselves, the
-//! embedded cloud's [`hardness`], the [`archive`]'s reader and
-//! [`replay`], the [`account`] that compares both ends by content, and the [`faults`] that all of it must survive.
+//! Tools of the end-to-end tests:
+//!
+//! - [`fleet`]: simulated devices that record what they sent.
+//! - [`mosquitto`] and [`redis`]: real servers as processes.
+//! - [`cloud`]: resources in a cloud, which are removed after the test.
+//! - [`hardness`]: makes the embedded cloud as strict as Google's.
+//! - [`archive`] and [`replay`]: read archived objects and send them to MQTT again.
+//! - [`account`]: compares what was sent with what arrived, by content.
+//! - [`faults`]: the fault test.
 
 pub mod account;
 pub mod archive;

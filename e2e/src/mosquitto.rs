@@ -1,4 +1,4 @@
-//! A real mosquitto in a process of its own, set up so that a loss is ours and not the broker's.
+//! Runs a real mosquitto as a process. It is configured so that the broker itself loses nothing.
 
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,7 +22,7 @@ pub struct Mosquitto {
     process: Child,
 }
 
-/// The program, where it is installed: Debian puts it where users' paths do not lead.
+/// Finds the program. Debian installs it in a folder that is not in the `PATH` of users.
 #[must_use]
 pub fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -31,17 +31,17 @@ pub fn program() -> Option<PathBuf> {
     folders.map(|folder| folder.join("mosquitto")).find(|program| program.is_file())
 }
 
-/// A port of loopback that is free now.
+/// Finds a free port of loopback.
 ///
 /// # Errors
-/// When there is none.
+/// Fails when there is none.
 pub fn free_port() -> anyhow::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     Ok(listener.local_addr().context("read a free port")?.port())
 }
 
 impl Mosquitto {
-    /// Starts a broker that keeps everything in `folder`; `port` 0 takes a free one.
+    /// Starts a broker that stores its data in `folder`. For `port` 0 it takes a free port.
     ///
     /// # Errors
     /// When mosquitto is not installed, or does not answer.
@@ -49,7 +49,8 @@ impl Mosquitto {
         Self::start_with(folder, port, "allow_anonymous true").await
     }
 
-    /// Like [`Mosquitto::start`], with more lines of settings: who may connect, certificates.
+    /// Like [`Mosquitto::start`], with extra lines of settings, such as access rules and
+    /// certificates.
     ///
     /// # Errors
     /// When mosquitto is not installed, or does not answer.
@@ -58,7 +59,7 @@ impl Mosquitto {
         std::fs::create_dir_all(folder).context("create the broker's folder")?;
         let config = folder.join("mosquitto.conf");
         let mut file = std::fs::File::create(&config).context("write the broker's settings")?;
-        // As root, mosquitto would change to a user that cannot write here.
+        // If root starts mosquitto, it changes to a user that cannot write here.
         let user = if is_root() { "user root" } else { "" };
         write!(
             file,
@@ -75,23 +76,23 @@ impl Mosquitto {
         Ok(broker)
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Ends it in order, which writes its store to disk.
+    /// Ends the broker with SIGTERM, so that it writes its store to disk.
     ///
     /// # Errors
-    /// When it does not end.
+    /// Fails when it does not end.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         crate::process::signal(&self.process, "TERM")?;
         timeout(PATIENCE, self.process.wait()).await.context("wait for mosquitto to end")??;
         Ok(())
     }
 
-    /// Starts it again with what it had stored.
+    /// Starts the broker again with its stored data.
     ///
     /// # Errors
     /// When it does not answer.
@@ -100,10 +101,10 @@ impl Mosquitto {
         self.answers().await
     }
 
-    /// Removes what a stopped broker had stored: its sessions are gone.
+    /// Removes the stored data of a stopped broker, including its sessions.
     ///
     /// # Errors
-    /// When there is nothing stored.
+    /// Fails when no data is stored.
     pub fn forget(&self) -> anyhow::Result<()> {
         std::fs::remove_file(self.config.with_file_name("mosquitto.db")).context("remove the store")
     }
@@ -128,12 +129,14 @@ fn spawn(config: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.stderr(log.context("open the broker's log")?);
     command.arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true);
-    // Not in our process group: a Ctrl-C is for us, and the broker is needed until the drain is over.
+    // A process group of its own: Ctrl-C must end this program first, which needs the broker to
+    // drain.
     command.process_group(0);
     command.spawn().context("start mosquitto")
 }
 
 fn is_root() -> bool {
-    // Reads one number; the safe wrapper of the standard library is unstable.
+    // Reads the user id from `/proc`: the safe function for it in the standard library is not
+    // stable yet.
     std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }

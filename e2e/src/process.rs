@@ -1,4 +1,4 @@
-//! Services as processes of their own, from the binaries of this workspace.
+//! Runs services as processes, from the binaries of this workspace.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -11,17 +11,17 @@ use tokio::time::{sleep, timeout};
 /// Longest wait for a process to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A service as a process. Dropping it kills it.
+/// A service as a process. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     port: u16,
 }
 
-/// The binary of this name, built beside the running one.
+/// Finds the binary of this name beside the running one.
 ///
 /// # Errors
-/// When it is not there.
+/// Fails when it is missing.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("find the running binary")?;
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
@@ -30,7 +30,7 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 impl Process {
-    /// Starts a service with its settings; its health answers at `port`.
+    /// Starts a service with its settings. Its health server listens on `port`.
     ///
     /// # Errors
     /// When the binary is missing or does not start.
@@ -38,7 +38,7 @@ impl Process {
         Self::start_with(name, config, port, log, &[])
     }
 
-    /// Like [`Process::start`], with variables.
+    /// Like [`Process::start`], with environment variables.
     ///
     /// # Errors
     /// When the binary is missing or does not start.
@@ -59,22 +59,22 @@ impl Process {
         Ok(Self { child, port })
     }
 
-    /// Where its health answers.
+    /// Returns the URL of its health server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Its process id, while it runs.
+    /// Returns the process id while the process runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.id()
     }
 
-    /// Waits until it is ready.
+    /// Waits until the service is ready.
     ///
     /// # Errors
-    /// When it ends before, or takes longer than a minute.
+    /// Fails when the process ends before, or takes longer than a minute.
     pub async fn ready(&mut self) -> anyhow::Result<()> {
         let ready = async {
             loop {
@@ -91,7 +91,7 @@ impl Process {
         timeout(PATIENCE, ready).await.context("wait for the process to be ready")?
     }
 
-    /// Kills it without a warning.
+    /// Kills the process with SIGKILL.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -99,7 +99,7 @@ impl Process {
         self.child.kill().await.context("kill the process")
     }
 
-    /// Stops it where it stands, with SIGSTOP.
+    /// Pauses the process with SIGSTOP.
     ///
     /// # Errors
     /// When it has ended already.
@@ -107,7 +107,7 @@ impl Process {
         signal(&self.child, "STOP")
     }
 
-    /// Lets a frozen one go on.
+    /// Continues a paused process with SIGCONT.
     ///
     /// # Errors
     /// When it has ended already.
@@ -115,7 +115,7 @@ impl Process {
         signal(&self.child, "CONT")
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
     /// When the system does not tell.
@@ -140,7 +140,7 @@ impl Process {
         self.wait(PATIENCE).await
     }
 
-    /// Waits for the end of a process that was asked to.
+    /// Waits for the end of a process that was asked to end.
     ///
     /// # Errors
     /// When it takes longer.

@@ -1,4 +1,4 @@
-//! A TCP proxy between a client and a server, which behaves as badly as networks do.
+//! A TCP proxy between a client and a server that simulates bad networks.
 
 mod grants;
 
@@ -17,23 +17,24 @@ use tokio::time::{Instant, sleep_until};
 pub use self::grants::Grant;
 use self::grants::Rewriter;
 
-/// How a link behaves.
+/// Behaviour of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// As it should.
+    /// Passes everything.
     Up,
-    /// Connections end, and new ones end at once.
+    /// Ends all connections, and new ones at once.
     Cut,
-    /// Half-open: connections stay, and nothing passes through them any more, ever. Those that
-    /// are made meanwhile share their fate.
+    /// Half-open: connections stay, but nothing passes through them again, even after a change of
+    /// the link. The same is true for connections that are made meanwhile.
     Silent,
-    /// All connections together pass so much.
+    /// Limits the bandwidth of all connections together.
     Thin(Thin),
-    /// To connections that begin meanwhile, the broker behind it grants less than they ask for.
+    /// Changes the answers of the MQTT broker behind the link. Connections that begin meanwhile are
+    /// granted less than they ask for.
     Grants(Grant),
 }
 
-/// A link with little bandwidth, shared by all its connections, or with a long way.
+/// A link with little bandwidth, shared by all its connections, or with a high latency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Thin {
     /// Bytes a second from clients to the server.
@@ -45,16 +46,16 @@ pub struct Thin {
 }
 
 impl Thin {
-    /// About 40 KB a second in each direction, and 50 ms later.
+    /// A link of about 40 KB a second in each direction, with a delay of 50 ms.
     pub const SLOW: Self = Self { up: 40_000, down: 40_000, latency: Duration::from_millis(50) };
 }
 
-/// Parts that a thin link is shared in, a second.
+/// Parts a second into which the bandwidth is divided.
 const SHARES: usize = 20;
-/// Bytes that the kernel takes from a sender before they have passed the link. Its own default is
-/// megabytes: minutes of a thin link.
+/// Size of the socket buffers, in bytes. The default of the kernel is megabytes, which would hold
+/// minutes of data for a slow link.
 const BUFFER: u32 = 32 * 1024;
-/// Parts on their way in one direction of one connection.
+/// Most parts on their way in one direction of one connection.
 const QUEUE: usize = 1024;
 
 /// A proxy on a free port of loopback. Dropping it ends all its connections.
@@ -65,11 +66,12 @@ pub struct Proxy {
     _listener: JoinSet<()>,
 }
 
-/// A connection that has seen a cut or a silence is over, however short it was.
+/// State of the link. A connection that saw a cut or a silence never recovers, however short it
+/// was, so both are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct State {
     link: Link,
-    /// Port of the server that new connections lead to.
+    /// Port of the server for new connections.
     server: u16,
     cuts: u64,
     silences: u64,
@@ -89,18 +91,18 @@ impl Proxy {
         Ok(Self { port, state, _listener: tasks })
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Leads new connections to another server on this machine. Those that are there stay where they are.
+    /// Leads new connections to another server on this machine. Existing connections stay.
     pub fn lead_to(&self, server: u16) {
         self.state.send_modify(|state| state.server = server);
     }
 
-    /// Changes how it behaves from now on.
+    /// Changes the behaviour of the link from now on.
     pub fn set(&self, link: Link) {
         self.state.send_modify(|state| {
             state.link = link;
@@ -110,7 +112,7 @@ impl Proxy {
     }
 }
 
-/// A socket that does not take more than it must.
+/// Creates a socket with small buffers.
 fn socket() -> std::io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(BUFFER)?;
@@ -128,7 +130,7 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>) {
     let wires = [Wire::default(), Wire::default()];
     loop {
         tokio::select! {
-            // An error of one connection is that connection's own.
+            // An error while accepting affects only that connection.
             Ok((client, _)) = listener.accept() => {
                 let now = *state.borrow();
                 if now.link != Link::Cut {
@@ -149,7 +151,7 @@ async fn connect(client: TcpStream, server: u16, [up, down]: [Line; 2]) {
     let server = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, server)));
     let Ok(server) = server.await else { return };
     for stream in [&client, &server] {
-        // Only a matter of speed.
+        // A failure only makes the connection slower.
         drop(stream.set_nodelay(true));
     }
     let (from_client, to_client) = client.into_split();
@@ -158,10 +160,10 @@ async fn connect(client: TcpStream, server: u16, [up, down]: [Line; 2]) {
     drop(tokio::try_join!(up.carry(from_client, to_server), down.carry(from_server, to_client)));
 }
 
-/// The link was cut, or one of its ends has gone.
+/// Reason to stop: the link was cut, or one of the two sides closed its connection.
 struct Gone;
 
-/// A way that bytes go.
+/// Direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
     /// From a client to the server.
@@ -170,12 +172,12 @@ enum Direction {
     Down,
 }
 
-/// One direction of a thin link: one part passes after the other. Clones are the same one.
+/// One direction of a slow link, where one part passes after another. Clones share the same link.
 #[derive(Debug, Clone, Default)]
 struct Wire(Arc<Mutex<Option<Instant>>>);
 
 impl Wire {
-    /// Takes a place in the row of those that want to pass, and returns when that is done.
+    /// Reserves the link for some bytes, and returns when they have passed.
     fn pass(&self, bytes: usize, bytes_per_second: u32) -> Instant {
         let mut is_free_at = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -185,7 +187,7 @@ impl Wire {
     }
 }
 
-/// One direction of a connection, and its view of the link.
+/// One direction of a connection, with its view of the link.
 #[derive(Debug, Clone)]
 struct Line {
     state: watch::Receiver<State>,
@@ -194,11 +196,11 @@ struct Line {
     wire: Wire,
 }
 
-/// Bytes on their way, and when they arrive.
+/// Bytes on their way, with the time of their arrival.
 type Part = (Option<Instant>, Vec<u8>);
 
 impl Line {
-    /// How the link behaves to this connection.
+    /// Returns the behaviour of the link toward this connection.
     fn link(&mut self) -> Link {
         let now = *self.state.borrow_and_update();
         if now.cuts > self.begun.cuts {
@@ -231,7 +233,7 @@ impl Line {
                 Link::Up | Link::Grants(_) => None,
                 Link::Thin(thin) => Some(thin),
                 Link::Cut => return Err(Gone),
-                // Holds both sockets, and never looks at them again.
+                // Keeps both sockets open, and never uses them again.
                 Link::Silent => std::future::pending().await,
             };
             let rate = thin.map(|thin| match self.direction {
@@ -275,7 +277,7 @@ impl Line {
         to.shutdown().await.map_err(|_| Gone)
     }
 
-    /// Waits, unless the link is cut meanwhile; once it is silent, that is for ever.
+    /// Waits for the future, unless the link is cut. On a silent link it waits until the next cut.
     async fn until_cut<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, Gone> {
         let State { cuts, silences, .. } = self.begun;
         let is_over = |now: &State| now.cuts > cuts || now.silences > silences;
@@ -284,7 +286,7 @@ impl Line {
             _ = self.state.wait_for(is_over) => {}
             done = wait => return Ok(done),
         }
-        // A cut ends what was silent before.
+        // A cut also ends silent connections.
         drop(self.state.wait_for(|now| now.cuts > cuts).await);
         Err(Gone)
     }
@@ -296,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that sends back what it gets.
+    /// Starts a server that sends back what it receives.
     async fn echo() -> anyhow::Result<(u16, JoinSet<()>)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -358,7 +360,7 @@ mod tests {
         first?;
         second?;
 
-        // 10,000 bytes at 20,000 a second, and the way there and back.
+        // 10,000 bytes at 20,000 a second, and one round trip.
         assert!(started.elapsed() >= Duration::from_millis(700), "{:?}", started.elapsed());
         Ok(())
     }

@@ -1,37 +1,37 @@
-//! What a simulated device sends: JSON that tells by itself whether it is whole.
+//! Readings of simulated devices: JSON payloads that show whether they are complete.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// One reading, known by its device and number.
+/// A reading, identified by its device and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 pub struct Reading {
-    /// The device's number, from 0.
+    /// Number of the device, from 0.
     pub device: u32,
-    /// The reading's number, from 0, over all devices.
+    /// Number of the reading, from 0, over all devices.
     pub number: u64,
 }
 
 impl Reading {
-    /// The device's name, which is in the topic.
+    /// Returns the name of the device, which is in the topic.
     #[must_use]
     pub fn device_name(self) -> String {
         format!("device-{:05}", self.device)
     }
 
-    /// Where the device is: what its document says.
+    /// Returns the location of the device, as in its document.
     #[must_use]
     pub fn location(self) -> String {
         location(self.device)
     }
 
-    /// The topic, below this first level.
+    /// Returns the topic below this first level.
     #[must_use]
     pub fn topic(self, branch: &str) -> String {
         format!("{branch}/{}/up", self.device_name())
     }
 
-    /// The payload, padded to `bytes`; the same for the same reading.
+    /// Returns the payload, padded to `bytes`. The same reading always has the same payload.
     #[must_use]
     pub fn payload(self, fleet: &str, bytes: usize) -> Vec<u8> {
         let Self { device, number } = self;
@@ -44,7 +44,7 @@ impl Reading {
         const END: &[u8] = b"\"}";
         let mut state = number.wrapping_mul(6_364_136_223_846_793_005) | 1;
         while payload.len() + END.len() < bytes {
-            // xorshift64: padding that compresses like readings do, not like zeros.
+            // xorshift64: this padding compresses like readings, and zeros would compress too well.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -56,7 +56,7 @@ impl Reading {
         payload
     }
 
-    /// The reading of a payload of this fleet; `None` for a payload of somebody else.
+    /// Returns the reading in a payload of this fleet; `None` for another payload.
     #[must_use]
     pub fn of(fleet: &str, payload: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
@@ -74,7 +74,7 @@ fn location(device: u32) -> String {
     format!("site-{}", device % 7)
 }
 
-/// The documents of a fleet's devices, by their ids.
+/// Returns the documents of the devices of a fleet, by id.
 pub fn documents(devices: u32) -> impl Iterator<Item = (String, Value)> {
     (0..devices).map(|device| {
         let id = Reading { device, number: 0 }.device_name();

@@ -1,4 +1,4 @@
-//! Real servers of Redis, each in a process of its own: a node, a [`Cluster`], a [`Sentinel`].
+//! Runs real Redis servers as processes: one node, a [`Cluster`], or a [`Sentinel`].
 
 mod cluster;
 mod sentinel;
@@ -19,10 +19,10 @@ use crate::mosquitto::free_port;
 pub use cluster::Cluster;
 pub use sentinel::Sentinel;
 
-/// Longest wait for it to answer.
+/// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A Redis on a free port of loopback that keeps nothing on disk. Dropping it kills it.
+/// A Redis server on a free port of loopback, without data on disk. Dropping it kills the server.
 #[derive(Debug)]
 pub struct Redis {
     port: u16,
@@ -31,7 +31,7 @@ pub struct Redis {
     process: Child,
 }
 
-/// The program, where it is on the path.
+/// Finds the program in the `PATH`.
 #[must_use]
 pub fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -41,7 +41,7 @@ pub fn program() -> Option<PathBuf> {
 }
 
 impl Redis {
-    /// Starts it, and returns when it answers.
+    /// Starts a server, and returns when it answers.
     ///
     /// # Errors
     /// When redis-server is not installed, or does not answer.
@@ -49,7 +49,7 @@ impl Redis {
         Self::start_with(&[]).await
     }
 
-    /// Starts it with further options, such as `--requirepass` and its value.
+    /// Starts a server with further options, such as `--requirepass` and its value.
     ///
     /// # Errors
     /// When redis-server is not installed, or does not answer.
@@ -63,19 +63,19 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its URL.
+    /// Returns the URL of the server.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Kills it: all that it knew is gone.
+    /// Kills the server, which loses its data.
     ///
     /// # Errors
     /// When it cannot be killed.
@@ -83,7 +83,7 @@ impl Redis {
         self.process.kill().await.context("kill redis-server")
     }
 
-    /// Starts it again, on the same port.
+    /// Starts the server again, on the same port.
     ///
     /// # Errors
     /// When it does not answer.
@@ -92,17 +92,18 @@ impl Redis {
         self.answers().await
     }
 
-    /// Sends it a command of words without spaces, and returns the beginning of its answer as it came.
+    /// Sends a command to the server, and returns the first 16 KiB of the raw answer. No word of
+    /// the command may contain a space.
     ///
     /// # Errors
-    /// When it does not answer, or with an error.
+    /// Fails when the server does not answer, or answers with an error.
     pub async fn command(&self, line: &str) -> anyhow::Result<String> {
         command(self.port, line).await
     }
 
     async fn answers(&mut self) -> anyhow::Result<()> {
         let answers = async {
-            // With a password it answers that it wants one.
+            // A server with a password answers that it requires one.
             let is_up = |answer: anyhow::Result<String>| match answer {
                 Ok(_) => true,
                 Err(error) => error.to_string().contains("NOAUTH"),
@@ -119,7 +120,7 @@ impl Redis {
     }
 }
 
-/// Sends a command to a server on this machine, and returns the beginning of its answer.
+/// Sends a command to a server on this machine, and returns the first 16 KiB of the raw answer.
 async fn command(port: u16, line: &str) -> anyhow::Result<String> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     connection.write_all(format!("{line}\r\n").as_bytes()).await?;
@@ -132,7 +133,7 @@ async fn command(port: u16, line: &str) -> anyhow::Result<String> {
     Ok(answer)
 }
 
-/// Asks a server until its answer has these words.
+/// Sends a command repeatedly until the answer contains these words.
 async fn until_said(port: u16, line: &str, words: &str) -> anyhow::Result<()> {
     let asked = async {
         while !command(port, line).await.is_ok_and(|answer| answer.contains(words)) {
@@ -149,14 +150,15 @@ fn spawn(port: u16, options: &[String], folder: &TempDir) -> anyhow::Result<Chil
     command.spawn().context("start redis-server")
 }
 
-/// A server that works in this folder.
+/// Builds a command for a server that works in this folder.
 fn server(folder: &TempDir) -> anyhow::Result<Command> {
     let program =
         program().context("redis-server is not installed: apt-get install redis-server")?;
     let mut command = Command::new(program);
     command.current_dir(folder.path()).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    // Not in our process group: a Ctrl-C is for us, and it is needed until the drain is over.
+    // A process group of its own: Ctrl-C must end this program first, which needs the server to
+    // drain.
     command.process_group(0);
     Ok(command)
 }

@@ -1,4 +1,4 @@
-//! Sends archived messages to MQTT again: the original payload on the original topic.
+//! Sends archived messages to MQTT again, with the original payload on the original topic.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::archive::Line;
 
-/// Longest wait for a broker to acknowledge what is on its way.
+/// Longest wait for the broker to acknowledge messages on their way.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Publishes each line's payload to its topic and waits for every PUBACK.

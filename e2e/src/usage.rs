@@ -1,10 +1,10 @@
-//! What a process uses, from the system's own accounting in `/proc`.
+//! Reads the resource usage of a process from `/proc`.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-/// User and system time so far: fields 14 and 15 of `/proc/PID/stat`.
+/// Returns the user and system time so far: fields 14 and 15 of `/proc/PID/stat`.
 ///
 /// # Errors
 /// When there is no such process.
@@ -12,8 +12,8 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     ticks(&pid.to_string(), 11)
 }
 
-/// User and system time of all processes that this one started and that have ended: fields 16 and 17
-/// of `/proc/self/stat`.
+/// Returns the user and system time of all ended child processes: fields 16 and 17 of
+/// `/proc/self/stat`.
 ///
 /// # Errors
 /// When the system does not tell.
@@ -21,7 +21,7 @@ pub fn children_cpu_time() -> anyhow::Result<Duration> {
     ticks("self", 13)
 }
 
-/// The most memory it ever had resident, in MB of 1,024 KB.
+/// Returns the peak of resident memory, in MB of 1,024 KB.
 ///
 /// # Errors
 /// When there is no such process.
@@ -29,7 +29,7 @@ pub fn peak_megabytes(pid: u32) -> anyhow::Result<f64> {
     megabytes(pid, "VmHWM:")
 }
 
-/// Its resident memory now, in MB of 1,024 KB.
+/// Returns the current resident memory, in MB of 1,024 KB.
 ///
 /// # Errors
 /// When there is no such process.
@@ -37,7 +37,7 @@ pub fn resident_megabytes(pid: u32) -> anyhow::Result<f64> {
     megabytes(pid, "VmRSS:")
 }
 
-/// How many files and sockets it has open.
+/// Returns the number of open files and sockets.
 ///
 /// # Errors
 /// When there is no such process.
@@ -52,7 +52,8 @@ fn megabytes(pid: u32, field: &str) -> anyhow::Result<f64> {
     Ok(kilobytes / 1024.0)
 }
 
-/// The sum of two neighbouring fields of `/proc/PID/stat`, counted after the name, in ticks of 10 ms.
+/// Returns the sum of two neighbouring fields of `/proc/PID/stat`, in ticks of 10 ms. `after_name`
+/// counts the fields after the process name.
 fn ticks(process: &str, after_name: usize) -> anyhow::Result<Duration> {
     const TICK: Duration = Duration::from_millis(10);
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).context("read CPU time")?;

@@ -1,4 +1,5 @@
-//! Lines of a Parquet object, read row by row and not through Arrow, which icestore uses.
+//! Reads the lines of a Parquet object row by row. It avoids Arrow because icestore writes with
+//! Arrow.
 
 use std::collections::HashMap;
 

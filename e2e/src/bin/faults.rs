@@ -1,4 +1,4 @@
-//! The fault test as a program: exit code 0 when nothing was lost, 1 when something was.
+//! The fault test as a program. Its exit code is 0 if nothing was lost and 1 if something was.
 
 use std::io::Write as _;
 use std::process::{Command, ExitCode};
@@ -13,29 +13,29 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs the four services under faults, and accounts for every message.
 ///
-/// Two replicas of each service, mosquitto, Redis and the embedded cloud run as processes with a proxy
-/// on every link. Fleets and hostile clients send; faults drawn from the seed happen meanwhile; then
-/// everything whose receipt was confirmed must be in the table and in the archive, or in the dead
-/// letters with the right reason. It needs mosquitto and redis-server.
+/// Two replicas of each service, mosquitto, Redis and the embedded cloud run as processes. Every
+/// link has a proxy. Fleets and hostile clients send while faults happen that are drawn from the
+/// seed. At the end each confirmed message must be in the table and in the archive, or in the dead
+/// letters with the right reason. The test needs mosquitto and redis-server.
 #[derive(Debug, Parser)]
 #[command(name = "faults")]
 struct Args {
-    /// How long messages are sent, in minutes.
+    /// Time during which messages are sent, in minutes.
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
-    /// What faults are drawn from: the same seed gives the same faults at the same times.
+    /// Seed of the faults: the same seed gives the same faults at the same times.
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// Only the fault of this name; can be repeated.
+    /// Run only the fault of this name; can be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// `all`, or `none` for a soak that tells how memory, files and latency rise.
+    /// `all`, or `none` for a soak that measures growth of memory, files and latency.
     #[arg(long, default_value = "all")]
     faults: Kinds,
     /// Messages a second.
     #[arg(long, default_value_t = 500)]
     rate: u32,
-    /// Let the embedded cloud be without latencies, quotas, and ends of idle and old streams.
+    /// Run the embedded cloud without latencies, quotas, and the end of idle and old streams.
     #[arg(long)]
     lenient: bool,
     /// Print the names of all faults, and do nothing.
@@ -70,7 +70,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let report = tokio::select! {
         report = faults::run(&plan) => report?,
-        // What was started ends with the run.
+        // Returning from here also ends everything that was started.
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
         _ = terminate.recv() => bail!("terminated"),
     };
@@ -78,16 +78,17 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Prints a line. A reader that has gone, as of `--list | head`, is no failure.
+/// Prints a line. A reader that is gone, as with `--list | head`, is not an error.
 fn print(line: &str) {
     writeln!(std::io::stdout(), "{line}").unwrap_or_default();
 }
 
-/// Builds what is tested, in the profile of this program.
+/// Builds the services and the emulator, in the profile of this program.
 fn build() -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // The whole workspace, as elsewhere: with some packages alone, what they share is built again.
+    // Builds the whole workspace: a build of some packages alone would compile shared dependencies
+    // again.
     command.args(["build", "--workspace", "--bins"]);
     if !cfg!(debug_assertions) {
         command.arg("--release");

@@ -1,4 +1,5 @@
-//! A broker that grants less than it was asked for: the replicas must not be ready, or say so.
+//! Faults of a broker that grants less than requested. Replicas must become not ready, or report
+//! it.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::proxy::{Grant, Link};
 /// Longest wait for a replica to notice.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Faults of this kind, by name.
+/// Faults of this kind, with their names.
 pub(super) const GRANTS: [(&str, Grant); 4] = [
     ("grants-qos-0", Grant::QosZero),
     ("grants-short-session", Grant::ShortSession),
@@ -21,7 +22,7 @@ pub(super) const GRANTS: [(&str, Grant); 4] = [
     ("grants-no-answer", Grant::NoAnswer),
 ];
 
-/// Makes all replicas connect to a broker that grants less, and sees what they say.
+/// Connects all replicas to a broker that grants less, and checks their readiness and guarantees.
 pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<()> {
     let platform = &scene.platform;
     let promised = promises(platform).await;
@@ -38,7 +39,7 @@ pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<(
         Grant::NoKeepAlive => {
             let share = ready_share(platform).await;
             let text = format!("{grant:?}: {:.0} % of looks found all ready", share * 100.0);
-            // Among other faults there may be other reasons.
+            // In a run of several faults, another one may be the reason.
             if scene.is_alone && share < 0.5 {
                 scene.charge(text.clone());
             }
@@ -47,18 +48,18 @@ pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<(
     }
     link.set(Link::Up);
     if grant != Grant::NoAnswer {
-        // What was granted is so for as long as a connection lasts. One that waits for an answer must
-        // find out by itself.
+        // A granted value is valid for the whole connection, so the connections are cut. A replica
+        // that waits for a SUBACK must recover by itself.
         link.set(Link::Cut);
         link.set(Link::Up);
     }
     Ok(())
 }
 
-/// Whether each replica is not ready, or promises something else, before long.
+/// Returns true if each replica soon stays not ready, or reports other guarantees than before.
 async fn is_noticed(platform: &Platform, promised: &[Value]) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    // The end of a connection alone makes a replica not ready: that must last.
+    // A reconnect alone makes a replica not ready for a moment, so the state must last.
     let mut since = None;
     while Instant::now() < deadline {
         let mut all = true;
@@ -76,7 +77,7 @@ async fn is_noticed(platform: &Platform, promised: &[Value]) -> bool {
     false
 }
 
-/// What each replica of ingestion says that it guarantees.
+/// Reads the guarantees that each replica of ingestion reports.
 async fn promises(platform: &Platform) -> Vec<Value> {
     let mut promises = Vec::new();
     for replica in platform.replicas_of("ingestion") {
@@ -87,10 +88,10 @@ async fn promises(platform: &Platform) -> Vec<Value> {
     promises
 }
 
-/// Of many looks at all replicas of ingestion, the part that found all of them ready.
+/// Returns the share of checks in which all replicas of ingestion were ready.
 async fn ready_share(platform: &Platform) -> f64 {
     const LOOKS: u32 = 40;
-    // For the new connections.
+    // Leaves time for the new connections.
     sleep(PATIENCE / 10).await;
     let mut ready = 0;
     for _ in 0..LOOKS {

@@ -1,25 +1,25 @@
-//! What services count of themselves, at `/metrics`.
+//! Reads the counters of the services from `/metrics`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Counters of a process, or the sums of several.
+/// Counters of one process, or sums over several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     /// Messages that the source delivered.
     pub(super) received: u64,
     /// Records that are durable at the destination.
     pub(super) sent: u64,
-    /// Encoded bytes of them.
+    /// Encoded bytes of these records.
     pub(super) sent_bytes: u64,
     /// MQTT connections that ended.
     pub(super) reconnects: u64,
 }
 
 impl Counts {
-    /// Reads the text of `/metrics`; what is not there is 0.
+    /// Reads the text of `/metrics`; a missing counter is 0.
     pub(super) fn read(text: &str) -> Self {
         let value = |name: &str| {
             let mut lines =
@@ -52,7 +52,7 @@ pub(super) struct Process {
     pub(super) pid: u32,
 }
 
-/// The sums of each service over time. A process that ended keeps what it had counted.
+/// Sums per service over time. A process that has ended keeps its last counts.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     newest: BTreeMap<Process, Counts>,
@@ -60,7 +60,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Adds what a process of a service counted at this time.
+    /// Adds the counts of a process at this time.
     pub(super) fn add(&mut self, at: Instant, process: Process, counts: Counts) {
         let service = process.service;
         self.newest.insert(process, counts);
@@ -75,7 +75,7 @@ impl Progress {
         points.map(|(at, _, counts)| (*at, *counts))
     }
 
-    /// What a service added between two times.
+    /// Returns how much the counts of a service rose between two times.
     pub(super) fn gained(&self, service: &str, from: Instant, to: Instant) -> Counts {
         let last = |until| {
             let point = self.of(service).rfind(|(at, _)| *at <= until);
@@ -84,8 +84,11 @@ impl Progress {
         last(to).combine(last(from), u64::saturating_sub)
     }
 
-    /// The longest time between `from` and `to` in which a counter of a service was seen to stand still. A
-    /// time in which nobody could look, because the machine had other work, is none.
+    /// Returns the longest time between `from` and `to` in which a counter of a service did not
+    /// change.
+    ///
+    /// Only the time between two equal samples counts. If the machine was too busy to take samples,
+    /// that time alone is no stall.
     pub(super) fn stall(
         &self,
         service: &str,

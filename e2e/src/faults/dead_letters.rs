@@ -1,4 +1,5 @@
-//! Dead letters that are refused as invalid for a while: no loop without a wait, and nothing is lost.
+//! Fault: the topic of the dead letters refuses them as invalid for a while. Services must not
+//! retry in a busy loop, and nothing may be lost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,13 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::Scene;
 use super::guests::Habit;
 
-/// Attempts a second of all replicas together, over the whole time; a wait of 100 ms after each failure
-/// of each letter is far below.
+/// Most attempts a second, summed over all replicas and averaged over the fault. With a wait of 100
+/// ms after each failure of each dead letter, the rate stays far below it.
 const MOST_ATTEMPTS: f64 = 50.0;
 /// The gRPC code `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;
 
-/// Has the topic of the dead letters refuse them, and guests send what must become some.
+/// Makes the topic of the dead letters refuse them while hostile clients send messages that need
+/// it.
 pub(super) async fn refused(scene: &Scene, lasts: Duration) -> anyhow::Result<()> {
     let platform = &scene.platform;
     let fault = json!({

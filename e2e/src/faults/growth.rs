@@ -1,16 +1,16 @@
-//! What replicas may take, and what they took.
+//! Checks the memory and the open files of replicas.
 
 use std::collections::BTreeMap;
 
 use super::report::Report;
 use super::watch::Sight;
 
-/// Resident megabytes of a replica that does not say what its settings allow.
+/// Most resident megabytes of a replica that does not report its memory limit.
 const MAX_MEGABYTES: f64 = 150.0;
-/// Open files and sockets of a replica at rest: a few dozen by design.
+/// Most open files and sockets of a replica. At rest it has a few dozen.
 const MAX_FILES: f64 = 150.0;
 
-/// Charges whatever has grown beyond its bound, and tells the most there was of it.
+/// Reports the peak usage of each replica, and a failure if it is above the limit.
 pub(super) fn judge(report: &mut Report, sight: &Sight) {
     let mut most: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
     for ((name, _), usage) in &sight.usage {

@@ -1,4 +1,4 @@
-//! Hostile clients: what they send, and what must become of it.
+//! Hostile clients, called guests: the messages that they send, and the required outcome of each.
 
 mod edges;
 mod large;
@@ -25,37 +25,38 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// PUBLISHes that a client sends before it waits for their PUBACKs.
 const WINDOW: usize = 20;
 
-/// What a client does.
+/// Kind of messages that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Habit {
-    /// Payloads that Pub/Sub cannot take, and packets that ingestion does not take.
+    /// Payloads that are too large for Pub/Sub, and packets that are too large for ingestion.
     Oversized,
-    /// Payloads that are no JSON.
+    /// Payloads that are not JSON.
     InvalidJson,
-    /// Messages on the raw topic that are no envelopes.
+    /// Messages on the raw topic that are not envelopes.
     WrongEnvelope,
     /// Values that do not fit their column.
     Misfit,
-    /// Devices whose names are no ids of documents, or too long for attributes.
+    /// Devices whose names cannot be document ids, or are too long for attributes.
     StrangeDevice,
-    /// Thousands of places, each a folder of the archive.
+    /// Thousands of locations, each a folder of the archive.
     Places,
     /// The same packet twice, with the DUP flag.
     Duplicate,
-    /// A message that the broker keeps for later subscribers.
+    /// A retained message: the broker keeps it for later subscribers.
     Retained,
-    /// Times, numbers and ids at the edge of every type, over MQTT and from others on both topics.
+    /// Times, numbers and ids at the edge of every type, over MQTT and published directly to both
+    /// topics.
     Edges,
     /// Bursts of payloads of 1 MB, some of them with QoS 0.
     Bursts,
-    /// 1 MB of MQTT 5 user properties in one packet, one name more than once.
+    /// 1 MB of MQTT 5 user properties in one packet, with one name more than once.
     Properties,
     /// A raw topic with 20,000 ordering keys.
     ManyKeys,
 }
 
 impl Habit {
-    /// All of them, by name.
+    /// All kinds, with their names.
     pub(super) const ALL: [(&str, Self); 12] = [
         ("oversized", Self::Oversized),
         ("invalid-json", Self::InvalidJson),
@@ -72,7 +73,7 @@ impl Habit {
     ];
 }
 
-/// What must become of a message.
+/// Required outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// It is in the table and in the archive.
@@ -81,9 +82,10 @@ pub(super) enum Fate {
     NoRow(&'static str),
     /// It is in the dead letters alone, with this service and reason.
     Buried(&'static str, &'static str),
-    /// It is at both ends, or in the dead letters with any reason in place of what lies behind.
+    /// It is at both destinations. A dead letter with any reason may replace what follows its
+    /// service.
     Accounted,
-    /// Nobody confirmed it: it may be anywhere, or nowhere.
+    /// Its receipt was not confirmed, so it may be anywhere or nowhere.
     Unsure,
 }
 
@@ -95,7 +97,7 @@ pub(super) struct Guest {
     pub(super) at: Instant,
 }
 
-/// All that hostile clients have sent.
+/// All messages that hostile clients have sent.
 pub(super) struct Guests {
     port: u16,
     cloud: Cloud,
@@ -120,12 +122,12 @@ impl Guests {
         Self { port, cloud, confirmed: Mutex::default(), next, next_place }
     }
 
-    /// The messages that must be accounted for.
+    /// Returns the messages that must be accounted for.
     pub(super) fn confirmed(&self) -> Vec<Guest> {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sends as the habit is, until all of it is confirmed.
+    /// Sends messages of this kind until all of them are confirmed.
     pub(super) async fn visit(&self, habit: Habit) -> anyhow::Result<()> {
         let mut packets = match habit {
             Habit::WrongEnvelope => return self.publish_no_envelopes().await,
@@ -140,7 +142,8 @@ impl Guests {
             }
             Habit::Bursts => self.bursts(),
             Habit::Oversized => {
-                // The broker ends the connection of who sends more than it takes: nothing is promised.
+                // The broker disconnects a client whose packet is too large, so no outcome is
+                // required.
                 drop(self.send(&[self.packet("huge", 17 << 20, None)]).await);
                 let fate = Fate::Buried("ingestion", "message_too_large");
                 vec![self.packet("large", 8 << 20, Some(fate))]
@@ -161,7 +164,7 @@ impl Guests {
         while !packets.is_empty() {
             let count = packets.len().min(WINDOW);
             while let Err(error) = self.send(&packets[..count]).await {
-                // The broker may be away, which is a fault of its own.
+                // Another fault may have stopped the broker.
                 debug!("send again: {error:#}");
                 sleep(Duration::from_millis(200)).await;
             }
@@ -178,7 +181,7 @@ impl Guests {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(guest);
     }
 
-    /// One connection: CONNECT, some PUBLISHes, and as many PUBACKs.
+    /// Uses one connection: CONNECT, some PUBLISHes, and as many PUBACKs.
     async fn send(&self, packets: &[Packet]) -> anyhow::Result<()> {
         let mut out = BytesMut::new();
         let id = format!("guest-{}", self.next.fetch_add(1, Ordering::Relaxed));
@@ -222,7 +225,7 @@ impl Guests {
         ];
         for payload in payloads {
             let payload = payload.to_string().into_bytes();
-            // A lost reply is a fault of its own; what was not confirmed is no obligation.
+            // Another fault may lose the reply. An unconfirmed message is not required to arrive.
             if self.cloud.publish("raw", &payload, json!({ "device_id": "d" })).await.is_ok() {
                 let fate = Some(Fate::Buried("enrich", "not_an_envelope"));
                 let packet = Packet { payload, fate, ..self.packet("d", 0, None) };
@@ -265,7 +268,7 @@ impl Guests {
         let no_ids = ["..", ".", "__id__", "a b\"c\\", "😀"];
         let mut packets: Vec<_> =
             no_ids.map(|device| self.packet(device, 0, Some(Fate::Arrives))).into();
-        // Too long for an attribute, and for the id of a document.
+        // Too long for an attribute and for a document id.
         packets.push(self.packet(&"d".repeat(1_600), 0, Some(Fate::Arrives)));
         packets
     }
@@ -279,7 +282,7 @@ impl Guests {
     }
 }
 
-/// Whether a message to this topic would reach anybody: an MQTT 5 broker says so in the PUBACK.
+/// Returns true if the topic has a subscriber. An MQTT 5 broker says so in the PUBACK.
 pub(super) async fn has_audience(port: u16, topic: &str) -> bool {
     let options = v5::MqttOptions::new("probe", "127.0.0.1", port);
     let (client, mut events) = v5::AsyncClient::new(options, 10);
@@ -298,7 +301,7 @@ pub(super) async fn has_audience(port: u16, topic: &str) -> bool {
     probe.is_ok() && timeout(PATIENCE, answer).await.unwrap_or(false)
 }
 
-/// The number that is in each message of a guest.
+/// Returns the number in a message of a guest.
 pub(super) fn number_of(payload: &[u8]) -> Option<u64> {
     const MARK: &[u8] = b"\"guest\":";
     let at = payload.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
@@ -308,12 +311,12 @@ pub(super) fn number_of(payload: &[u8]) -> Option<u64> {
 }
 
 impl Guest {
-    /// Whether a payload is a guest's, and not a fleet's.
+    /// Returns true if the payload is from a guest, not from a fleet.
     pub(super) fn is_one(payload: &[u8]) -> bool {
         number_of(payload).is_some()
     }
 
-    /// Says which one it is.
+    /// Describes the message for a report.
     pub(super) fn describe(&self) -> String {
         let start = self.payload.get(..60).unwrap_or(&self.payload);
         format!("{} ({:?})", String::from_utf8_lossy(start), self.fate)

@@ -1,4 +1,4 @@
-//! Connections that die without a word while messages of theirs are unsettled.
+//! Fault: connections to Pub/Sub die silently while messages on them are not settled.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::report::{Injected, Report};
 use super::watch::Sight;
 use crate::proxy::Link;
 
-/// How long it is watched what comes.
+/// Time during which arrivals are watched.
 pub(super) const LASTS: Duration = Duration::from_secs(50);
-/// Until a stream that brings nothing must be open again: six times its `idle_timeout`.
+/// Longest time until an idle stream must be open again: six times its `idle_timeout`.
 const MOST: Duration = Duration::from_secs(30);
 
-/// Silences every stream of Pub/Sub at once. icestore has messages in open groups then, for up to a
-/// minute each.
+/// Silences every stream of Pub/Sub at once. At that time icestore has messages in open groups,
+/// which stay open for up to a minute each.
 pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
     let link = scene.platform.link("pubsub");
     {
@@ -27,7 +27,7 @@ pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Charges a service that got nothing for too long.
+/// Reports a failure for a service that received nothing for too long.
 pub(super) fn judge(report: &mut Report, event: &Injected, sight: &Sight) {
     for service in ["enrich", "bigqueries", "icestore"] {
         let window = (event.from, event.to);

@@ -1,4 +1,4 @@
-//! The faults there are, by name, and how each is done and undone.
+//! List of all faults by name, with the code that injects and removes each.
 
 use std::time::Duration;
 
@@ -13,67 +13,67 @@ use super::slow_links::{self, SlowLink};
 use super::{Scene, broker, dead_letters, holding, name_servers};
 use crate::proxy::{Grant, Link, Thin};
 
-/// Above the time that a subscription gives a message without an extension.
+/// Longer than the ack deadline that a subscription gives without an extension.
 const BEYOND_THE_LEASE: Duration = Duration::from_secs(13);
-/// Grace of a process that is replaced, too short for some drains.
+/// Grace period of a process that is replaced. It is too short for some drains.
 const SHORT_GRACE: Duration = Duration::from_secs(2);
-/// Above the time-out of an attempt.
+/// Longer than the time-out of an attempt.
 const BEYOND_THE_TIMEOUT_MILLIS: u64 = 7_000;
 
-/// How long the destination of a long outage is away: longer than the shortest lease.
+/// Duration of a long outage of a destination: longer than the shortest lease.
 const OUTAGE: Duration = Duration::from_secs(90);
-/// How long a slow link lasts among other faults.
+/// Duration of a slow link in a run with other faults.
 const SLOW_FOR: Duration = Duration::from_secs(60);
-/// How long dead letters are refused.
+/// Time during which dead letters are refused.
 const LETTERS_REFUSED: Duration = Duration::from_secs(20);
-/// For what takes its own time.
+/// Duration of a fault that determines its own length.
 const SOME_TIME: Duration = Duration::from_secs(30);
 
-/// A fault that can be done at any time, any number of times.
+/// A fault that can be injected at any time, any number of times.
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) name: String,
     injury: Injury,
-    /// How long it lasts, for one that lasts so long or costs so much that only long runs have it.
+    /// Duration of a fault that only long runs have, because it is long or costly.
     long: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
 enum Injury {
-    /// SIGKILL.
+    /// Sends SIGKILL.
     Kill(&'static str),
-    /// SIGSTOP for longer than the ack deadline.
+    /// Sends SIGSTOP for longer than the ack deadline.
     Freeze(&'static str),
-    /// SIGTERM with a short grace, and at once a new process.
+    /// Sends SIGTERM with a short grace period, and starts a new process at once.
     Replace(&'static str),
-    /// One replica more for a while, which then goes for good.
+    /// Adds one replica for a while, and then removes it permanently.
     Scale(&'static str),
     RestartBroker,
-    /// Killed and emptied.
+    /// Kills Redis, which loses its data.
     KillRedis,
     Link(&'static str, Link),
-    /// Planned in the embedded cloud, each for as long as the event lasts.
+    /// Plans faults in the embedded cloud, each for as long as the event lasts.
     Cloud(Vec<Value>),
-    /// All streams end, again and again.
+    /// Ends all streams repeatedly.
     CutStreams,
-    /// The table gets a column that nobody knows of.
+    /// Adds a column to the table that no service knows.
     AddColumn,
     Visit(Habit),
     SlowLink(SlowLink),
-    /// Connections to Pub/Sub die while icestore has messages in open groups.
+    /// Silences connections to Pub/Sub while icestore has messages in open groups.
     Holding,
-    /// The broker grants less than it is asked for.
+    /// Connects replicas to a broker that grants less than requested.
     Grants(Grant),
-    /// Names cannot be looked up.
+    /// Starts processes that cannot look up names.
     NoNames,
-    /// The topic of the dead letters refuses them.
+    /// Makes the topic of the dead letters refuse them.
     LettersRefused,
 }
 
 const UPLOAD: &str = "storage.objects.insert";
 const ROW_ERRORS: &str = "row-errors";
 
-/// What services call, over and over.
+/// Methods that services call repeatedly.
 const METHODS: [&str; 8] = [
     "Publish",
     "StreamingPull",
@@ -85,7 +85,7 @@ const METHODS: [&str; 8] = [
     UPLOAD,
 ];
 
-/// All faults.
+/// Returns all faults.
 pub(super) fn catalogue() -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |name: String, injury| faults.push(Fault { name, injury, long: None });
@@ -141,7 +141,7 @@ pub(super) fn catalogue() -> Vec<Fault> {
     faults
 }
 
-/// Those that last a minute and more.
+/// Returns the faults that last a minute or more.
 fn long() -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add =
@@ -170,7 +170,7 @@ fn refuse(code: i32) -> Value {
     json!({ "kind": "refuse", "code": code })
 }
 
-/// A fault as the embedded cloud wants it: what happens to this many calls.
+/// Builds a fault for the embedded cloud that happens to `count` calls.
 fn cloud_fault(method: &str, count: u64, mut kind: Value) -> Value {
     kind["method"] = method.into();
     kind["count"] = count.into();
@@ -178,18 +178,19 @@ fn cloud_fault(method: &str, count: u64, mut kind: Value) -> Value {
 }
 
 impl Fault {
-    /// Whether it makes BigQuery refuse rows that are fine.
+    /// Returns true if the fault makes BigQuery refuse valid rows.
     pub(super) fn refuses_rows(&self) -> bool {
         self.name == ROW_ERRORS
     }
 
-    /// How long it lasts, if only long runs have it, or, as the only one, if it takes a time of its own.
+    /// Returns the duration of a fault that only long runs have. For a fault that is alone and
+    /// determines its own length, returns that length.
     pub(super) fn long(&self, is_alone: bool) -> Option<Duration> {
         let takes_time = matches!(self.injury, Injury::Grants(_) | Injury::NoNames);
         self.long.or((is_alone && takes_time).then_some(SOME_TIME))
     }
 
-    /// The slow link that it is, if it is one.
+    /// Returns the slow link if this fault is one.
     pub(super) fn slow_link(&self) -> Option<SlowLink> {
         match self.injury {
             Injury::SlowLink(link) => Some(link),
@@ -197,7 +198,7 @@ impl Fault {
         }
     }
 
-    /// How long replicas must wait for it to show what it should, when it is the only one.
+    /// Returns the time-outs that replicas need to show the effect of this fault when it is alone.
     pub(super) fn profile(&self) -> Profile {
         match self.injury {
             Injury::SlowLink(_) => Profile::Patient,
@@ -206,13 +207,13 @@ impl Fault {
         }
     }
 
-    /// Whether it is too much for two minutes on two cores.
+    /// Returns true if the fault is too heavy for a run of two minutes on two cores.
     fn is_heavy(&self) -> bool {
         let heavy = [Habit::Bursts, Habit::Properties, Habit::ManyKeys];
         matches!(self.injury, Injury::Visit(habit) if heavy.contains(&habit))
     }
 
-    /// Does it, and undoes it after a while.
+    /// Injects the fault, and removes it after a while.
     pub(super) async fn befall(
         &self,
         scene: &Scene,
@@ -239,7 +240,7 @@ impl Fault {
                 Injury::CutStreams => cut_streams(platform, lasts).await,
                 Injury::AddColumn => {
                     let name = format!("added_{choice}");
-                    // Another fault may have it that there is no table.
+                    // Another fault may hide the table for a while.
                     while platform.cloud.add_column("dataflow", "readings", &name).await.is_err() {
                         sleep(Duration::from_millis(200)).await;
                     }
@@ -288,8 +289,11 @@ async fn cut_streams(platform: &Platform, lasts: Duration) -> anyhow::Result<()>
     Ok(())
 }
 
-/// mosquitto 2.0.11 forgets shared groups at a restart. What it acknowledges before a member has come
-/// back is lost before it is ours, so the fleet that is shared waits for that.
+/// Restarts the broker while the shared fleet pauses.
+///
+/// mosquitto 2.0.11 forgets shared groups at a restart. It acknowledges messages before a member of
+/// the group is back, and such messages are lost. So the fleet waits until a member has subscribed
+/// again.
 async fn restart_broker(scene: &Scene, pause: Duration) -> anyhow::Result<()> {
     let mut broker = scene.platform.broker.lock().await;
     scene.shared.hold().await;
@@ -304,9 +308,10 @@ async fn restart_broker(scene: &Scene, pause: Duration) -> anyhow::Result<()> {
 }
 
 async fn scale(platform: &Platform, service: &'static str, lasts: Duration) -> anyhow::Result<()> {
-    /// Above those that are there all the time.
+    /// Ordinal above those of the permanent replicas.
     const EXTRA_ORDINAL: u32 = 2;
-    /// Another one of the same ordinal would live while this one is retired.
+    /// Two extra replicas must not run at once: with the same ordinal, one would still run while
+    /// the other is retired.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
     let replica = platform.add(service, EXTRA_ORDINAL).await?;

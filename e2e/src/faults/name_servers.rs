@@ -1,4 +1,4 @@
-//! Name servers that do not answer: a process must end in its grace period all the same.
+//! Fault: name servers do not answer. A process must still end within its grace period.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
@@ -16,20 +16,20 @@ use super::settings::{self, Profile};
 use crate::mosquitto::free_port;
 use crate::process::{binary, signal};
 
-/// A name server of our own on loopback, which listens and says nothing.
+/// A name server on loopback that listens and never answers.
 const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 77);
-/// Nobody has this name.
+/// A host name that does not exist.
 const HOST: &str = "nowhere.invalid";
-/// Time for a process to ask for names, before it is told to end.
+/// Time for a process to look up names before it gets SIGTERM.
 const ASKING: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(5);
-/// What Kubernetes adds to the grace of our manifests.
+/// Extra time that Kubernetes manifests add to the grace period.
 const ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// Two name servers cannot have the same port.
+/// Two name servers cannot listen on the same port.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Starts one process of each service where no name is ever found, and ends it.
+/// Starts one process of each service where no name can be looked up, and ends it.
 pub(super) async fn silent(scene: &Scene) -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let folder = scene.platform.folder().join("names");
@@ -57,7 +57,7 @@ fn mute_server() -> Option<UdpSocket> {
     UdpSocket::bind((NAME_SERVER, 53)).ok()
 }
 
-/// A program in a mount namespace of its own, with this `resolv.conf`.
+/// Builds a command that runs a program in its own mount namespace, with this `resolv.conf`.
 fn without_names(resolv: &Path, program: &Path) -> Command {
     let mut command = Command::new("unshare");
     let script = r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#;
@@ -101,7 +101,7 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
     Ok(())
 }
 
-/// The settings of a replica whose every peer has a name that nobody can look up.
+/// Builds the settings of a replica whose peers all have a host name that cannot be looked up.
 fn nowhere(service: &str, platform: &Platform) -> Value {
     const ORDINAL: u32 = 9;
     let settings =

@@ -1,4 +1,4 @@
-//! Finds out what became of everything that was confirmed.
+//! Finds the outcome of every confirmed message.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,29 +14,29 @@ use crate::fleet::Fleet;
 use crate::reading::Reading;
 use pipeline::Envelope;
 
-/// What there is at all ends.
+/// Everything that was found in the table, the archive and the dead letters.
 pub(super) struct Evidence {
     lines: Vec<Arrived>,
     rows: Vec<Arrived>,
     letters: Vec<Received>,
-    /// Seconds from publish to archive, with the second of the archive's clock.
+    /// Time of archiving in Unix seconds, and the seconds between publish and archiving.
     pub(super) latencies: Vec<(f64, f64)>,
     objects: Vec<String>,
 }
 
-/// The answer.
+/// Outcome of a run.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    /// Everything whose receipt was confirmed, and when.
+    /// All confirmed messages, with the time of their confirmation.
     pub(super) obligations: Vec<(Sender, Instant)>,
     pub(super) missing: HashSet<Sender>,
     pub(super) corrupted: Vec<Option<Sender>>,
     pub(super) duplicates: HashMap<Sender, u64>,
-    /// Everything that must not be, in words.
+    /// Failures in words.
     pub(super) charges: Vec<String>,
 }
 
-/// Who sent a message: a fleet, by index, or a guest, by index.
+/// Sender of a message: a fleet or a guest, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Sender {
     Fleet(usize, Reading),
@@ -44,7 +44,7 @@ pub(super) enum Sender {
 }
 
 impl Evidence {
-    /// Reads table and archive; adds to the letters that were read before.
+    /// Reads the table, the archive and the new dead letters. Adds these to `letters`.
     pub(super) async fn collect(
         platform: &Platform,
         letters: &mut Vec<Received>,
@@ -60,7 +60,7 @@ impl Evidence {
         Ok(Self { lines, rows, letters: letters.clone(), latencies, objects })
     }
 
-    /// Judges; `refuses_rows` where BigQuery was made to refuse rows that are fine.
+    /// Judges all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
     pub(super) fn judge(&self, fleets: &[&Fleet], guests: &Guests, refuses_rows: bool) -> Verdict {
         let mut verdict = Verdict::default();
         for (index, fleet) in fleets.iter().enumerate() {
@@ -91,8 +91,8 @@ impl Evidence {
         verdict.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
     }
 
-    /// A fleet's readings are fine, so no service may bury one of its own accord; and no message of
-    /// anybody makes a service panic.
+    /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
+    /// may make a service panic.
     fn judge_letters(&self, verdict: &mut Verdict, fleets: &[&Fleet], refuses_rows: bool) {
         for letter in &self.letters {
             if reason(letter).1 == "panicked" {
@@ -139,7 +139,7 @@ impl Evidence {
             }
         }
         let sent: HashSet<_> = guests.iter().map(|guest| canonical(&guest.payload)).collect();
-        // A row cannot show all numbers as they were written.
+        // A row cannot keep every number exactly as it was written.
         let is_loose = |guest: &&Guest| matches!(guest.fate, Fate::Accounted | Fate::Unsure);
         let loose = guests.iter().filter(is_loose).filter_map(|guest| number_of(&guest.payload));
         let loose: HashSet<_> = loose.collect();
@@ -147,7 +147,7 @@ impl Evidence {
             !sent.contains(*key) && !number_of(key).is_some_and(|number| loose.contains(&number))
         });
         for key in strange {
-            // A message that was sent again, because its PUBACK was lost, has another number.
+            // A message that was sent again after a lost PUBACK has another number.
             let text = String::from_utf8_lossy(key.get(..80).unwrap_or(key));
             verdict.charges.push(format!("changed on its way: {text}"));
         }
@@ -162,15 +162,15 @@ impl Evidence {
     }
 }
 
-/// Whether all is as it should be with a guest; how many lines and rows it has, and its dead letters.
+/// Result for one guest: true if it is accounted for, its lines and rows, and its dead letters.
 type Account<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
 
-/// Where guests' messages are, by their content.
+/// Messages of guests at the destinations, by content.
 struct Found<'a> {
     lines: &'a HashMap<Vec<u8>, u64>,
     rows: &'a HashMap<Vec<u8>, u64>,
     letters: HashMap<Vec<u8>, Vec<(&'a str, &'a str)>>,
-    /// Whether BigQuery was made to refuse rows that are fine.
+    /// True if BigQuery was made to refuse valid rows.
     refuses_rows: bool,
 }
 
@@ -192,7 +192,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// The same by the number of the guest.
+/// Messages of guests at the destinations, by number.
 struct Numbers<'a> {
     ends: [HashMap<u64, u64>; 2],
     letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
@@ -218,7 +218,8 @@ impl<'a> Numbers<'a> {
         Self { ends, letters }
     }
 
-    /// A dead letter with a reason stands for the end that its service leads to, or for both.
+    /// Checks a guest whose dead letters may replace lines and rows. A dead letter of icestore
+    /// replaces the line, one of bigqueries the row, and one of another service both.
     fn account_for(&self, guest: &Guest) -> Account<'a> {
         let number = number_of(&guest.payload).unwrap_or(u64::MAX);
         let [line, row] =
@@ -234,7 +235,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// All dead letters since the last time, with what lies in the bucket put back in.
+/// Pulls all dead letters since the last call. Payloads that were stored in the bucket are loaded.
 async fn exhume(platform: &Platform) -> anyhow::Result<Vec<Received>> {
     let mut letters = Vec::new();
     loop {
@@ -257,7 +258,7 @@ fn reason(letter: &Received) -> (&str, &str) {
     (attribute("dl_service"), attribute("dl_reason"))
 }
 
-/// What a device sent, or a stranger published.
+/// Returns the payload that a device sent or another client published.
 fn content(letter: &Received) -> Vec<u8> {
     match Envelope::read(&letter.data) {
         Some(envelope) => {
@@ -275,7 +276,8 @@ fn guest_key(payload: &Payload) -> Option<Vec<u8>> {
     Guest::is_one(&key).then_some(key)
 }
 
-/// A table keeps values, an archive bytes: what is JSON is compared as JSON.
+/// Normalizes a payload for comparison: JSON is compared by value, because a table keeps values
+/// only.
 fn canonical(payload: &[u8]) -> Vec<u8> {
     match serde_json::from_slice::<serde_json::Value>(payload) {
         Ok(value) => value.to_string().into_bytes(),
@@ -291,7 +293,7 @@ fn count(keys: impl Iterator<Item = Vec<u8>>) -> HashMap<Vec<u8>, u64> {
     counts
 }
 
-/// Whether an object lies where the archive's objects should.
+/// Returns true if the object name is inside the folder of the archive.
 fn is_proper(name: &str) -> bool {
     name.starts_with("archive/") && !name.split('/').any(|part| matches!(part, "" | "." | ".."))
 }

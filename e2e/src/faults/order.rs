@@ -12,15 +12,16 @@ use super::platform::Platform;
 use crate::account::{Arrived, Payload};
 use crate::reading::Reading;
 
-/// The lease of the subscription, and more: what a lost reply held has come again by then.
+/// Longer than the lease of the subscription: messages of a lost reply are delivered again within
+/// it.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// The first arrivals of a fleet's readings, device by device.
+/// First arrivals of the readings of a fleet, for each device.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     seen: HashSet<Reading>,
     newest: HashMap<u32, u64>,
-    /// Readings that arrived for the first time after a later one of their device.
+    /// Readings whose first arrival came after a later reading of the same device.
     pub(super) violations: Vec<Reading>,
 }
 
@@ -36,13 +37,13 @@ impl Order {
         *newest = (*newest).max(reading.number);
     }
 
-    /// How many readings arrived.
+    /// Returns the number of different readings that arrived.
     pub(super) fn count(&self) -> usize {
         self.seen.len()
     }
 }
 
-/// Reads until it is told to stop and nothing more comes.
+/// Reads until `stopped` is set and no more messages arrive.
 pub(super) async fn read(
     platform: Arc<Platform>,
     fleet: String,
@@ -53,7 +54,7 @@ pub(super) async fn read(
     loop {
         let is_last = *stopped.borrow();
         let pulled = platform.cloud.pull("order").await;
-        // What a failed pull held comes again, before all that follows it.
+        // Messages of a failed pull are delivered again, before later messages of the same key.
         if let Err(error) = &pulled {
             warn!("pull of the order: {error:#}");
         }

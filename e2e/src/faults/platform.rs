@@ -1,5 +1,5 @@
-//! Everything that faults befall, each part a process of its own: two replicas of each service, the
-//! broker, Redis, and the embedded cloud, with a proxy on every link.
+//! The test environment of the fault test, each part a separate process: two replicas of each
+//! service, the broker, Redis and the embedded cloud. Every link has a proxy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,17 +20,17 @@ use crate::proxy::Proxy;
 use crate::reading;
 use crate::redis::Redis;
 
-/// In the order of the flow.
+/// Services in the order of the flow.
 pub(super) const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
-/// What services are linked to; ingestion publishes over `publish`, the others use `pubsub`.
+/// Links of the services. Ingestion publishes over `publish`; the others use `pubsub`.
 pub(super) const LINKS: [&str; 7] =
     ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage"];
-/// Devices of a fleet; each has its document.
+/// Number of devices of a fleet; each has a document.
 pub(super) const DEVICES: u32 = 100;
-/// Places that no other device is at: each is a folder of the archive.
+/// Number of devices with a location of their own. Each location is a folder of the archive.
 pub(super) const WILD_PLACES: u32 = 10_000;
 
-/// How long a service may drain.
+/// Grace period of a service.
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 pub(super) struct Platform {
@@ -38,10 +38,10 @@ pub(super) struct Platform {
     pub(super) broker_port: u16,
     pub(super) redis: tokio::sync::Mutex<Redis>,
     pub(super) embedded: Embedded,
-    /// Past the proxies.
+    /// The embedded cloud without a proxy in between.
     pub(super) cloud: Cloud,
     links: BTreeMap<&'static str, Proxy>,
-    /// One fault at a time has a link.
+    /// Locks that let one fault at a time use a link.
     holds: BTreeMap<&'static str, tokio::sync::Mutex<()>>,
     profile: Profile,
     replicas: Mutex<Vec<Arc<Replica>>>,
@@ -49,7 +49,7 @@ pub(super) struct Platform {
 }
 
 impl Platform {
-    /// Starts everything, and returns when all of it is ready.
+    /// Starts all processes, and returns when all of them are ready.
     pub(super) async fn start(profile: Profile, strictness: Strictness) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("create a folder")?;
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
@@ -99,7 +99,8 @@ impl Platform {
         let mut settings =
             settings::of((service, ordinal), self.profile, |link| self.links[link].port());
         if ordinal == 0 {
-            // A kill is an unclean end, too: no message may be put aside for it.
+            // A killed process counts as crashed, too. No message may become a dead letter because
+            // of that.
             let file = self.folder.path().join(format!("{service}.crash"));
             settings["pipeline"]["crash_file"] = file.to_string_lossy().into();
         }
@@ -110,24 +111,24 @@ impl Platform {
         Ok(replica)
     }
 
-    /// Takes a replica off the list of those that must be ready.
+    /// Removes a replica from the list of those that must be ready.
     pub(super) fn remove(&self, replica: &Arc<Replica>) {
         self.lock().retain(|other| !Arc::ptr_eq(other, replica));
     }
 
-    /// All replicas that there should be now.
+    /// Returns all replicas that should run now.
     pub(super) fn replicas(&self) -> Vec<Arc<Replica>> {
         self.lock().clone()
     }
 
-    /// All replicas of a service.
+    /// Returns all replicas of a service.
     pub(super) fn replicas_of(&self, service: &str) -> Vec<Arc<Replica>> {
         let mut replicas = self.replicas();
         replicas.retain(|replica| replica.service == service);
         replicas
     }
 
-    /// One of the replicas of a service.
+    /// Returns one of the replicas of a service.
     pub(super) fn replica(&self, service: &str, choice: u32) -> anyhow::Result<Arc<Replica>> {
         let replicas = self.replicas_of(service);
         let index = choice as usize % replicas.len().max(1);
@@ -138,17 +139,17 @@ impl Platform {
         &self.links[name]
     }
 
-    /// Keeps other faults off a link.
+    /// Reserves a link, so that no other fault uses it.
     pub(super) async fn hold(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
         self.holds[name].lock().await
     }
 
-    /// Where settings and logs are.
+    /// Returns the folder of settings and logs.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Ends everything, and leaves the folder.
+    /// Ends everything, but keeps the folder.
     pub(super) fn keep(self) -> PathBuf {
         self.folder.keep()
     }
@@ -175,14 +176,14 @@ async fn prepare(cloud: &Cloud) -> anyhow::Result<()> {
     cloud.create_dataset("dataflow").await?;
     cloud.put_documents("devices", reading::documents(DEVICES)).await?;
     let wild = (0..WILD_PLACES).map(|number| {
-        // The first one would leave its folder, if it were let.
+        // The first location would leave the folder of the archive if icestore did not prevent it.
         let place = if number == 0 { "../../x".into() } else { format!("place {number}/é") };
         (wild_device(number), json!({ "LocationID": place }))
     });
     cloud.put_documents("devices", wild).await
 }
 
-/// A device at a place of its own.
+/// Returns the name of a device with a location of its own.
 pub(super) fn wild_device(number: u32) -> String {
     format!("wild-{number:05}")
 }

@@ -1,4 +1,4 @@
-//! One process of a service, which comes back whatever happens to it.
+//! One process of a service, which is started again whenever it ends.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -13,12 +13,12 @@ use super::platform::GRACE;
 use crate::mosquitto::free_port;
 use crate::process::{Process, binary};
 
-/// Longest wait for what a replica tells about itself.
+/// Longest wait for an answer of a replica about itself.
 pub(super) const TELLING: Duration = Duration::from_secs(5);
-/// Longest wait for a replica to be ready; under faults that can take long.
+/// Longest wait for a replica to become ready. Under faults that can take long.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Longest time until a replica is retired. Each attempt watches for a living one first, and other faults
-/// interrupt many of them.
+/// Longest time until a replica is retired. Each attempt first checks for a living process, and
+/// other faults interrupt many attempts.
 const RETIRE_PATIENCE: Duration = Duration::from_secs(300);
 
 pub(super) struct Replica {
@@ -26,14 +26,14 @@ pub(super) struct Replica {
     ordinal: u32,
     config: PathBuf,
     log: PathBuf,
-    /// One for all questions: making a client takes long enough to miss what happens.
+    /// One client for all requests: creating one takes too long to catch short events.
     client: reqwest::Client,
-    /// Held while something is done to it.
+    /// Locked while a fault acts on the process.
     process: tokio::sync::Mutex<Option<Process>>,
     seat: Mutex<Option<Seat>>,
 }
 
-/// Where to look at the process that runs now.
+/// URL and id of the process that runs now.
 #[derive(Debug, Clone)]
 pub(super) struct Seat {
     pub(super) url: String,
@@ -41,7 +41,7 @@ pub(super) struct Seat {
 }
 
 impl Replica {
-    /// Writes its settings.
+    /// Writes the settings of a replica without starting it.
     pub(super) fn new(
         service: &'static str,
         ordinal: u32,
@@ -50,7 +50,7 @@ impl Replica {
     ) -> anyhow::Result<Self> {
         let file = |end: &str| folder.join(format!("{service}-{ordinal}.{end}"));
         let (config, log) = (file("yaml"), file("log"));
-        // YAML holds JSON.
+        // JSON is also valid YAML.
         std::fs::write(&config, serde_json::to_vec_pretty(settings)?).context("write settings")?;
         let (process, seat) = (tokio::sync::Mutex::default(), Mutex::default());
         let client = reqwest::Client::new();
@@ -70,7 +70,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until it is ready.
+    /// Waits until the replica is ready.
     pub(super) async fn ready(&self) -> anyhow::Result<()> {
         let ready = async {
             while !self.answers("readyz").await {
@@ -81,23 +81,23 @@ impl Replica {
         timeout(PATIENCE, ready).await.with_context(late)
     }
 
-    /// Whether the path of its health server answers with success.
+    /// Returns true if the path on its health server answers with success.
     pub(super) async fn answers(&self, path: &str) -> bool {
         self.ask(path, Duration::from_secs(1)).await.is_some()
     }
 
-    /// What the path of its health server answers in time, if that is a success.
+    /// Returns what the path on its health server answers, if it succeeds within the time.
     pub(super) async fn ask(&self, path: &str, patience: Duration) -> Option<String> {
         let seat = self.seat()?;
         let ask = async {
             let answer = self.client.get(format!("{}/{path}", seat.url)).send().await?;
             answer.error_for_status()?.text().await
         };
-        // No answer, a late one and a bad one are the same here.
+        // No answer, a late one and an error are the same here.
         timeout(patience, ask).await.ok()?.ok()
     }
 
-    /// SIGKILL, and another one starts at once.
+    /// Sends SIGKILL and starts another process at once.
     pub(super) async fn kill(&self) -> anyhow::Result<()> {
         let mut process = self.process.lock().await;
         if let Some(running) = process.as_mut() {
@@ -107,7 +107,7 @@ impl Replica {
         Ok(())
     }
 
-    /// SIGSTOP, and SIGCONT after a while.
+    /// Sends SIGSTOP, and SIGCONT after a while.
     pub(super) async fn freeze(&self, lasts: Duration) -> anyhow::Result<()> {
         let process = self.process.lock().await;
         let Some(running) = process.as_ref() else { return Ok(()) };
@@ -116,7 +116,7 @@ impl Replica {
         running.thaw()
     }
 
-    /// SIGTERM, another one starts at once, and SIGKILL for what is not done after `grace`.
+    /// Sends SIGTERM and starts another process at once. The old one gets SIGKILL after `grace`.
     pub(super) async fn replace(&self, grace: Duration) -> anyhow::Result<()> {
         let mut process = self.process.lock().await;
         let old = process.replace(self.spawn()?);
@@ -128,19 +128,21 @@ impl Replica {
         }
     }
 
-    /// SIGTERM, with all the grace that it asks for; what the broker still holds for it is carried.
+    /// Ends the process with SIGTERM and its full grace period, and removes it permanently. For
+    /// ingestion it also publishes what the broker still holds for the replica.
     pub(super) async fn retire(&self) -> anyhow::Result<()> {
         let mut process = self.process.lock().await;
         let Some(mut old) = process.take() else { return Ok(()) };
         old.ask_to_end()?;
-        // Under faults it may fail to drain in time: what is left comes again elsewhere.
+        // Under faults the drain may take too long. The rest is delivered again to other replicas.
         old.wait(GRACE * 2).await?;
         if self.service != "ingestion" {
             return Ok(());
         }
         let mut said = String::new();
         let retired = async {
-            // Other faults end its connections too, which says that the replica may be alive.
+            // Other faults end its connections too. Then the command reports that the replica may
+            // be alive.
             while !self.try_to_retire(&mut said).await? {
                 sleep(Duration::from_millis(200)).await;
             }
@@ -150,20 +152,21 @@ impl Replica {
         ended.with_context(|| format!("ingestion retire: {said}"))?
     }
 
-    /// Returns whether nothing is left of it at the broker, and else what was said.
+    /// Returns true if the broker holds nothing for the replica any more. Otherwise `said` has the
+    /// output.
     async fn try_to_retire(&self, said: &mut String) -> anyhow::Result<bool> {
         let mut command = Command::new(binary(self.service)?);
         command.arg("retire").arg("--config").arg(&self.config).kill_on_drop(true);
         command.env("PORT", "0");
         let output = command.output().await.context("run ingestion retire")?;
         *said = String::from_utf8_lossy(&output.stderr).into_owned();
-        // A replica that never reached the broker, because of another fault, has nothing there.
+        // If another fault kept the replica from the broker, it has no session there.
         Ok(output.status.success() || said.contains("has no session"))
     }
 
-    /// Starts it again if it has ended by itself, and says how it did.
+    /// Starts the process again if it has ended by itself, and returns how it ended.
     pub(super) fn revive(&self) -> anyhow::Result<Option<String>> {
-        // Somebody who holds it is ending or starting it.
+        // A caller that holds the lock is ending or starting the process.
         let Ok(mut process) = self.process.try_lock() else { return Ok(None) };
         let Some(running) = process.as_mut() else { return Ok(None) };
         let Some(status) = running.ended()? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What a run tells.
+//! Report of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::oracle::Verdict;
 use super::watch::Sight;
 
-/// One time that a fault happened.
+/// Time range in which a fault was active.
 #[derive(Debug, Clone)]
 pub(super) struct Injected {
     pub(super) name: String,
@@ -17,42 +17,46 @@ pub(super) struct Injected {
     pub(super) to: Instant,
 }
 
-/// Everything about one fault. A message counts for all faults that were at work when it was
-/// confirmed, or from which the platform was still recovering.
+/// Results for one fault.
+///
+/// A message counts for every fault that was active when the message was confirmed. It also counts
+/// for a fault from which the platform was still recovering then.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
-    /// How often it happened.
+    /// Number of times that the fault was injected.
     pub injected: u64,
     /// Messages whose receipt was confirmed meanwhile.
     pub obligations: u64,
-    /// Of those, the ones that are lost.
+    /// Confirmed messages that are lost.
     pub missing: u64,
-    /// Of those, the ones that were changed.
+    /// Confirmed messages that were changed.
     pub corrupted: u64,
-    /// Copies of those beyond the first.
+    /// Copies of confirmed messages beyond the first.
     pub duplicates: u64,
-    /// Longest time in which table or archive did not progress.
+    /// Longest time in which the table or the archive did not progress.
     pub longest_pause: Duration,
-    /// Longest time from its end until all replicas were ready and both ends progressed.
+    /// Longest time from the end of the fault until all replicas were ready and both destinations
+    /// had progressed.
     pub recovery: Duration,
 }
 
-/// What a run tells.
+/// Report of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     /// One row per fault.
     pub rows: BTreeMap<String, Row>,
     /// The sums over all messages, each counted once.
     pub total: Row,
-    /// Everything that must not be, in words; empty for a run that passed.
+    /// Failures in words; empty for a run that passed.
     pub charges: Vec<String>,
-    /// Measures of growth and latency.
+    /// Measured values, such as growth and latency.
     pub measures: Vec<String>,
-    /// Readings with an ordering key that came, and those of them that came out of their order.
+    /// Number of readings with an ordering key that arrived, and number of those that came out of
+    /// order.
     pub order: (usize, usize),
-    /// MQTT connections that ended while a link was slow and nothing else was wrong.
+    /// MQTT connections that ended while a link was slow and no other fault was active.
     pub slow_reconnects: u64,
-    /// The most resident megabytes of each replica, and the most it may have.
+    /// Most resident megabytes that each replica used, and most that it may use.
     pub memory: BTreeMap<String, (f64, f64)>,
 }
 
@@ -61,7 +65,7 @@ impl Report {
         let mut report = Self::default();
         let load_end = verdict.obligations.iter().map(|(_, at)| *at).max();
         for event in injected {
-            // After the end of the load there is nothing to progress with.
+            // After the end of the load no progress is expected.
             let recovery = sight.recovery(event.to).unwrap_or_default();
             let until = load_end.map_or(event.to, |end| end.min(event.to + recovery));
             let row = report.rows.entry(event.name.clone()).or_default();
@@ -88,7 +92,7 @@ impl Report {
         report
     }
 
-    /// Whether nothing was lost, nothing changed, and everything is as it should be.
+    /// Returns true if there are no failures.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.charges.is_empty()
@@ -96,7 +100,7 @@ impl Report {
 }
 
 impl Report {
-    /// Everything that a run is judged by, in a few lines.
+    /// Writes all results that decide about a run in a few lines.
     fn summarize(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { obligations, missing, corrupted, duplicates, .. } = self.total;
         let (came, wrong) = self.order;
@@ -129,7 +133,7 @@ impl Row {
     }
 }
 
-/// More charges than these are not printed.
+/// Most failures that are printed.
 const MAX_CHARGES: usize = 20;
 
 impl fmt::Display for Report {

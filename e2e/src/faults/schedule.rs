@@ -1,4 +1,4 @@
-//! When which fault happens, drawn from a seed.
+//! Draws the times of faults from a seed.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use rand::{Rng as _, SeedableRng as _};
 /// One fault at one time.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Event {
-    /// When it begins, after the start of the load.
+    /// Begin, counted from the start of the load.
     pub at: Duration,
-    /// Which of the faults.
+    /// Index of the fault.
     pub fault: usize,
-    /// How long it lasts.
+    /// Duration of the fault.
     pub lasts: Duration,
-    /// What else there is to choose.
+    /// Random number for choices inside the fault.
     pub choice: u32,
 }
 
-/// Between the beginnings of two faults, in milliseconds; they last longer than that, so they overlap.
+/// Milliseconds between the beginnings of two faults. Faults last longer than that, so they
+/// overlap.
 const GAP_MILLIS: std::ops::Range<u64> = 500..2_500;
 const LASTS_MILLIS: std::ops::Range<u64> = 1_000..6_000;
 
-/// Draws events for `length`. Each of `count` faults happens once before one happens again.
+/// Draws events for `length`. All `count` faults happen once before one of them happens again.
 pub(super) fn draw(seed: u64, length: Duration, count: usize) -> Vec<Event> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut events = Vec::new();
@@ -44,11 +45,11 @@ pub(super) fn draw(seed: u64, length: Duration, count: usize) -> Vec<Event> {
     }
 }
 
-/// Before the first long fault, and between one and the next.
+/// Time before the first long fault, and between two long faults.
 pub(super) const LONG_GAP: Duration = Duration::from_secs(10);
 
-/// Draws long faults for `length`, one after another; `lasts` tells how long each is. None begins that
-/// would not be over in time.
+/// Draws long faults for `length`, one after another. `lasts` holds the duration of each. A fault
+/// that would end too late is left out.
 pub(super) fn draw_long(seed: u64, length: Duration, lasts: &[Duration]) -> Vec<Event> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut round: Vec<usize> = (0..lasts.len()).collect();

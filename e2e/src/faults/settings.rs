@@ -1,19 +1,19 @@
-//! The services' settings, as their users would write them.
+//! Writes the settings of the services as users would write them.
 
 use serde_json::{Value, json};
 
-/// How long replicas wait.
+/// Set of time-outs for replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
-    /// Seconds, so that what takes minutes elsewhere happens in a short run.
+    /// Time-outs of seconds, so that effects that need minutes in production appear in a short run.
     Brisk,
-    /// The same, and icestore holds its open groups as long as it does by default.
+    /// Like `Brisk`, but icestore keeps its groups open for its default time.
     Holding,
-    /// What the services wait by default for attempts, pings and idle streams.
+    /// Default time-outs of the services for attempts, pings and idle streams.
     Patient,
 }
 
-/// The settings of a replica; `port` tells where a link leads.
+/// Builds the settings of a replica; `port` returns the port of a link.
 pub(super) fn of(
     (service, ordinal): (&str, u32),
     profile: Profile,
@@ -40,7 +40,7 @@ pub(super) fn of(
         subscription["lease_extension"] = "10s".into();
         subscription["idle_timeout"] = "5s".into();
         if ordinal == 1 {
-            // The shortest there is.
+            // The shortest lease that is allowed.
             subscription["max_lease"] = "1m".into();
         }
     }
@@ -79,7 +79,7 @@ fn patient(service: &str, ordinal: u32, port: impl Fn(&str) -> u16) -> Value {
             settings["enrichment"] = json!({ "input": "envelope" });
             settings["firestore"] =
                 json!({ "collection": "devices", "endpoint": cloud("firestore") });
-            // So little memory, and so fresh, that Redis and Firestore are asked all the time.
+            // Small and short-lived caches, so that Redis and Firestore are asked all the time.
             settings["cache"] = json!({
                 "freshness": { "fresh_for": "2s", "stale_for": "0s", "absent_for": "1s" },
                 "memory": { "max_entries": 16 },
@@ -107,8 +107,10 @@ fn patient(service: &str, ordinal: u32, port: impl Fn(&str) -> u16) -> Value {
     settings
 }
 
-/// All replicas share the fleet. The first one alone takes in what needs an order, which a shared
-/// group cannot keep, and the guests.
+/// Builds the MQTT routes of ingestion.
+///
+/// All replicas share the fleet. The first replica alone takes the ordered messages, because a
+/// shared group does not keep the order. It also takes the messages of guests.
 fn routes(ordinal: u32) -> Value {
     let mut routes = json!({ "shared": {
         "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1, "shared_group": "fleet" },

@@ -1,4 +1,5 @@
-//! Links with little bandwidth, or a long way, for minutes: messages must pass at their speed.
+//! Faults: links with little bandwidth or a high latency, for minutes. Messages must pass as fast
+//! as the link allows.
 
 use std::time::Duration;
 
@@ -18,31 +19,32 @@ pub(super) struct SlowLink {
 
 /// Links that become slow.
 const LINKS: [&str; 5] = ["mqtt", "publish", "pubsub", "bigquery", "storage"];
-/// Neither limits anything nor delays it.
+/// Bytes a second of a link that is not limited.
 const WIDE: u32 = 100_000_000;
 /// Size of a payload in a run of one such fault.
 pub(super) const PAYLOAD_BYTES: usize = 1_000;
-/// Bytes that a payload of that size makes on a link, attributes and encoding included, about.
+/// Approximate bytes on a link for one payload of that size, with attributes and encoding.
 const MESSAGE_BYTES: u32 = 2_000;
-/// Readings a second where the bandwidth does not say how many.
+/// Readings a second for a link without a bandwidth limit.
 const USUAL_RATE: u32 = 40;
-/// Most bytes that one attempt should carry over a link that passes no more.
+/// Most bytes that one attempt may carry over a link of low bandwidth.
 const UNIT_BYTES: u32 = 256 * 1024;
-/// How many times what the rate needs is a stall, and how little of the rate is too little.
+/// Tolerance: a stall is this many times longer than one attempt needs. A rate is too low below
+/// this fraction of the possible one.
 const PATIENCE: u32 = 4;
-/// The shortest time that counts as a stall: an attempt that was given up.
+/// Shortest time that counts as a stall: one attempt that timed out.
 const SHORTEST_STALL: Duration = Duration::from_secs(35);
-/// Until the effects of a slow link have settled: the first attempts may be too large for it.
+/// Time until a slow link shows its steady state: the first attempts may be too large for it.
 const SETTLING: Duration = Duration::from_secs(30);
 
-/// All of them, by name.
+/// Returns all slow links, with their names.
 pub(super) fn catalogue() -> Vec<(String, SlowLink)> {
     let kinds = [
         ("thin", "-20k", thin(20_000, 20_000)),
         ("thin", "-50k", thin(50_000, 50_000)),
         ("thin", "-140k", thin(140_000, 140_000)),
         ("thin", "-uplink-100k", thin(100_000, WIDE)),
-        // Five seconds for the way there and back.
+        // A round trip takes five seconds.
         ("far", "", Thin { up: WIDE, down: WIDE, latency: Duration::from_millis(2_500) }),
     ];
     let of = |link| {
@@ -56,7 +58,7 @@ fn thin(up: u32, down: u32) -> Thin {
 }
 
 impl SlowLink {
-    /// The services whose records pass it.
+    /// Returns the services whose records pass the link.
     fn services(self) -> &'static [&'static str] {
         match self.link {
             "mqtt" | "publish" => &["ingestion"],
@@ -66,7 +68,7 @@ impl SlowLink {
         }
     }
 
-    /// Bytes a second in the direction that records go.
+    /// Returns the bytes a second in the direction of the records.
     fn rate(self) -> u32 {
         match self.link {
             "mqtt" => self.thin.down,
@@ -75,26 +77,28 @@ impl SlowLink {
         }
     }
 
-    /// Readings a second: three times what the link passes, so that everybody has a backlog. Where
-    /// Pub/Sub would send all of the backlog again and again, because leases end on the way, it is less
-    /// than the link passes.
+    /// Returns the readings a second to send.
+    ///
+    /// It is three times what the link can carry, so every service has a backlog. The Pub/Sub link
+    /// gets less than it can carry: with a backlog there, leases would end on the way, and Pub/Sub
+    /// would send all of it again and again.
     pub(super) fn load(self) -> u32 {
         let messages = self.rate() / MESSAGE_BYTES;
         match self.link {
             _ if self.rate() == WIDE => USUAL_RATE,
-            // Each reading passes it five times.
+            // Each reading passes the link five times.
             "pubsub" => (messages / 8).max(1),
             _ => messages * 3,
         }
     }
 
-    /// The longest time without a confirmed record.
+    /// Returns the longest time without a confirmed record that is accepted.
     fn longest_stall(self) -> Duration {
         let unit = Duration::from_secs_f64(f64::from(UNIT_BYTES) / f64::from(self.rate()));
         SHORTEST_STALL.max(unit * PATIENCE) + self.thin.latency * 2 * PATIENCE
     }
 
-    /// Charges what passed too slowly, came too often, or broke off.
+    /// Reports failures for records that passed too slowly, arrived too often, or stopped.
     pub(super) fn judge(
         self,
         (report, event): (&mut Report, &Injected),
@@ -132,7 +136,7 @@ impl SlowLink {
         if reconnects > 0 {
             report.charges.push(format!("{name}: MQTT connections ended {reconnects} times"));
         }
-        // One at each end.
+        // One copy at each destination.
         let often = verdict.duplicates.values().filter(|copies| **copies > 2).count();
         if often > 0 {
             report.charges.push(format!("{name}: {often} messages came more than twice"));
@@ -140,7 +144,7 @@ impl SlowLink {
     }
 }
 
-/// Readings that the broker took meanwhile.
+/// Counts the readings that the broker accepted in a time range.
 fn offered(verdict: &Verdict, from: Instant, to: Instant) -> u64 {
     let is_meant = |(sender, at): &&(Sender, Instant)| {
         matches!(sender, Sender::Fleet(..)) && (from..=to).contains(at)

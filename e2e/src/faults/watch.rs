@@ -1,4 +1,4 @@
-//! Looks on while faults happen: who is ready, what progresses, and what grows.
+//! Watches readiness, progress and resource usage while faults happen.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,43 +14,43 @@ use super::platform::Platform;
 use super::replica::{Replica, TELLING};
 use crate::usage;
 
-/// Between two looks.
+/// Time between two samples.
 const STEP: Duration = Duration::from_millis(200);
-/// Looks between two readings of all metrics.
+/// Samples between two reads of all metrics.
 const STEPS_A_READING: u64 = 5;
 
-/// What was seen at one time.
+/// State at one time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
     pub(super) at: Instant,
-    /// Whether every replica that there should be was ready.
+    /// True if every replica that should run was ready.
     is_ready: bool,
-    /// Requests that the table has taken, and objects that the bucket has.
+    /// Number of requests written to the table, and number of objects in the bucket.
     written: [u64; 2],
 }
 
-/// What one process used, over its life.
+/// Resource usage of one process over its life.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Usage {
-    /// When, in seconds, resident megabytes, and open files and sockets.
+    /// Time in seconds, resident megabytes, and number of open files and sockets.
     pub(super) points: Vec<(f64, f64, f64)>,
 }
 
-/// Everything that was seen.
+/// All observations of a run.
 #[derive(Debug, Default)]
 pub(super) struct Sight {
     pub(super) samples: Vec<Sample>,
-    /// By name and process id.
+    /// Resource usage by replica name and process id.
     pub(super) usage: BTreeMap<(String, u32), Usage>,
-    /// What should never happen: processes that end by themselves.
+    /// Processes that ended by themselves, which must never happen.
     pub(super) incidents: Vec<String>,
-    /// What the services counted.
+    /// Counters of the services.
     pub(super) progress: Progress,
-    /// The most megabytes that the settings of each replica allow, as far as it says so.
+    /// Most megabytes that the settings of each replica allow, if the replica reports it.
     pub(super) allowed: BTreeMap<String, f64>,
 }
 
-/// Looks until it is told to stop.
+/// Watches until `stopped` is set.
 pub(super) async fn watch(
     platform: Arc<Platform>,
     mut stopped: watch::Receiver<bool>,
@@ -106,7 +106,7 @@ impl Sight {
     fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
         self.incidents.extend(replica.revive()?);
         let Some(seat) = replica.seat() else { return Ok(()) };
-        // A process that ends meanwhile uses nothing.
+        // A process that ends meanwhile has no usage.
         let used = (usage::resident_megabytes(seat.pid), usage::open_files(seat.pid));
         if let (Ok(megabytes), Ok(files)) = used {
             let seconds = started.elapsed().as_secs_f64();
@@ -116,7 +116,8 @@ impl Sight {
         Ok(())
     }
 
-    /// How long after `end` all were ready and both ends had progressed again; `None` if never.
+    /// Returns the time after `end` until all replicas were ready and both destinations had
+    /// progressed; `None` if that did not happen.
     pub(super) fn recovery(&self, end: Instant) -> Option<Duration> {
         let at_end = self.samples.iter().rfind(|sample| sample.at <= end)?.written;
         let mut after = self.samples.iter().filter(|sample| sample.at > end);
@@ -126,7 +127,8 @@ impl Sight {
         Some(after.find(is_well)?.at - end)
     }
 
-    /// The longest time between `from` and `to` in which one of the ends did not progress.
+    /// Returns the longest time between `from` and `to` in which one of the destinations did not
+    /// progress.
     pub(super) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
         let window = || self.samples.iter().filter(|sample| (from..=to).contains(&sample.at));
         let pause_of = |index: usize| {
@@ -144,8 +146,8 @@ impl Sight {
         pause_of(0).max(pause_of(1))
     }
 
-    /// The rise of a value over the life of the process that lived longest, per hour, by replica;
-    /// by least squares.
+    /// Returns the rise of a value per hour for each replica, by least squares. It is taken over
+    /// the life of the process that lived longest.
     pub(super) fn slopes(&self, value: impl Fn(&(f64, f64, f64)) -> f64) -> BTreeMap<String, f64> {
         let mut longest: BTreeMap<String, &Usage> = BTreeMap::new();
         for ((name, _), usage) in &self.usage {
@@ -163,7 +165,8 @@ impl Sight {
     }
 }
 
-/// The slope of the straight line through points, by least squares; 0 for less than two points.
+/// Returns the slope of the straight line through points, by least squares; 0 for fewer than two
+/// points.
 pub(super) fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let mean = |part: fn(&(f64, f64)) -> f64| points.iter().map(part).sum::<f64>() / count;

@@ -1,17 +1,18 @@
-//! A broker that grants less than a client asked for: rewrites the answers of an MQTT 5 broker.
+//! Simulates a broker that grants less than requested, by rewriting the answers of an MQTT 5
+//! broker.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-/// What a client is granted less of.
+/// Part of the grant that is reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// Subscriptions with QoS 0, whatever was asked.
+    /// Subscriptions get QoS 0, whatever was requested.
     QosZero,
-    /// A session that the broker keeps for one minute.
+    /// The broker keeps the session for one minute only.
     ShortSession,
-    /// A server keep-alive of 0: no pings are wanted.
+    /// The server keep-alive is 0: the broker wants no pings.
     NoKeepAlive,
-    /// No answer to SUBSCRIBE.
+    /// SUBSCRIBE gets no answer.
     NoAnswer,
 }
 
@@ -22,7 +23,7 @@ const SESSION_EXPIRY: [u8; 5] = [0x11, 0, 0, 0, 60];
 /// Property "Server Keep Alive", in seconds.
 const SERVER_KEEP_ALIVE: [u8; 3] = [0x13, 0, 0];
 
-/// Rewrites what a broker sends on one connection.
+/// Rewrites the bytes that a broker sends on one connection.
 #[derive(Debug)]
 pub(super) struct Rewriter {
     grant: Grant,
@@ -34,7 +35,7 @@ impl Rewriter {
         Self { grant, buffer: BytesMut::new() }
     }
 
-    /// Takes bytes as they come, and returns the packets that are complete, rewritten.
+    /// Takes bytes in any portions, and returns the complete packets, rewritten.
     pub(super) fn rewrite(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.buffer.extend_from_slice(bytes);
         let mut rewritten = Vec::new();
@@ -54,7 +55,7 @@ impl Rewriter {
     }
 }
 
-/// Splits off the first packet: its first byte, and what follows its length.
+/// Splits off the first packet. Returns its first byte and its content after the length.
 fn packet(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
     let (length, width) = length(buffer.get(1..)?)?;
     if buffer.len() < 1 + width + length {
@@ -65,7 +66,7 @@ fn packet(buffer: &mut BytesMut) -> Option<(u8, Bytes)> {
     Some((first, buffer.split_to(length).freeze()))
 }
 
-/// A variable byte integer, and how many bytes it takes.
+/// Reads a variable byte integer. Returns its value and its width in bytes.
 fn length(bytes: &[u8]) -> Option<(usize, usize)> {
     let mut value = 0;
     for (index, byte) in bytes.iter().take(4).enumerate() {
@@ -88,7 +89,7 @@ fn put_length(out: &mut impl bytes::BufMut, mut value: usize) {
     }
 }
 
-/// A SUBACK (packet id, properties, reason codes) with every granted QoS set to 0.
+/// Sets every granted QoS in a SUBACK (packet id, properties, reason codes) to 0.
 fn downgraded(body: Bytes) -> Bytes {
     let mut body = BytesMut::from(body);
     let codes = body.get(2..).and_then(length).map(|(properties, width)| 2 + width + properties);
@@ -100,7 +101,7 @@ fn downgraded(body: Bytes) -> Bytes {
     body.freeze()
 }
 
-/// A CONNACK (flags, reason, properties) with one property more.
+/// Adds a property to a CONNACK (flags, reason, properties).
 fn with_property(body: &Bytes, property: &[u8]) -> Bytes {
     let Some((known, width)) = body.get(2..).and_then(length) else { return body.clone() };
     let mut extended = BytesMut::from(&body[..2]);

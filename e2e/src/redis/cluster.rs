@@ -3,18 +3,18 @@
 use super::{Redis, until_said};
 use crate::mosquitto::free_port;
 
-/// The slots of each master.
+/// Slots of each master.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 
-/// Three masters on free ports of loopback. Dropping it kills them.
+/// A cluster of three masters on free ports of loopback. Dropping it kills them.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The masters.
+    /// Masters of the cluster.
     pub nodes: Vec<Redis>,
 }
 
 impl Cluster {
-    /// Starts it, and returns when each master knows who has which keys.
+    /// Starts the cluster, and returns when each master knows which master has which keys.
     ///
     /// # Errors
     /// When redis-server is not installed, or the masters do not find each other.

@@ -1,4 +1,4 @@
-//! A sentinel, and the failover that it does on demand.
+//! A Redis sentinel that fails over on demand.
 
 use anyhow::Context as _;
 use tempfile::TempDir;
@@ -7,21 +7,21 @@ use tokio::process::Child;
 use super::{Redis, command, server, until_said};
 use crate::mosquitto::free_port;
 
-/// A sentinel of a master and its replica, on a free port of loopback. Dropping it kills all three.
+/// A sentinel, a master and its replica, on free ports of loopback. Dropping it kills all three.
 #[derive(Debug)]
 pub struct Sentinel {
     port: u16,
-    /// Both servers; the first one is the master at the start.
+    /// The two servers; at the start the first one is the master.
     pub servers: [Redis; 2],
     _folder: TempDir,
     _process: Child,
 }
 
 impl Sentinel {
-    /// Name of the master that it watches.
+    /// Name of the watched master.
     pub const SERVICE: &str = "mymaster";
 
-    /// Starts all of them, and returns when the sentinel knows the replica.
+    /// Starts all three, and returns when the sentinel knows the replica.
     ///
     /// # Errors
     /// When redis-server is not installed, or one of them does not answer.
@@ -45,13 +45,14 @@ impl Sentinel {
         Ok(Self { port, servers: [master, replica], _folder: folder, _process: process })
     }
 
-    /// Its URL.
+    /// Returns the URL of the sentinel.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Makes the replica the master, and returns when the sentinel says so and the old one is a replica.
+    /// Makes the replica the master. Returns when the sentinel reports it and the old master is a
+    /// replica.
     ///
     /// # Errors
     /// When the sentinel refuses.

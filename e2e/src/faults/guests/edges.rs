@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// Times that are valid, or nearly: RFC 3339 of years that overflow elsewhere, leap seconds, days that
-/// never were.
+/// Times that are valid or nearly valid: years that overflow in some types, leap seconds, and days
+/// that do not exist.
 const TIMES: [&str; 17] = [
     "9999-12-31T23:59:59-01:00",
     "9999-12-31T23:59:59.999999999Z",
@@ -26,7 +26,7 @@ const TIMES: [&str; 17] = [
     "2025-01-01T00:00:00-00:00",
 ];
 
-/// Numbers as they stand in JSON, and what is none.
+/// JSON numbers, and some values that are not numbers.
 const NUMBERS: [&str; 25] = [
     "0",
     "-0",
@@ -58,14 +58,14 @@ const NUMBERS: [&str; 25] = [
 /// Words that some parsers take for numbers.
 const WORDS: [&str; 6] = ["NaN", "Infinity", "-inf", "1e999999999", "", " 7 "];
 
-/// Payloads of devices, each with a number of its own.
+/// Returns payloads of devices, each with its own number.
 pub(super) fn payloads(mut number: impl FnMut() -> u64) -> Vec<Vec<u8>> {
     let times = TIMES.map(|time| json!(time).to_string());
     let words = WORDS.map(|word| json!(word).to_string());
     let values = times.into_iter().chain(words).chain(NUMBERS.map(String::from));
     let mut payloads = Vec::new();
     for value in values {
-        // The same value as a time, as a whole number, as an exact one, and as any.
+        // The same value as a time, an integer, an exact decimal and an arbitrary column.
         for key in ["at", "count", "amount", "temperature"] {
             payloads.push(format!(r#"{{"guest":{},"{key}":{value}}}"#, number()).into_bytes());
         }
@@ -74,8 +74,8 @@ pub(super) fn payloads(mut number: impl FnMut() -> u64) -> Vec<Vec<u8>> {
     payloads
 }
 
-/// Envelopes that others may publish, each with a number of its own, which also shows where nobody takes it
-/// for an envelope.
+/// Returns envelopes that other publishers may send, each with its own number. The number is
+/// readable even if a service does not accept the message as an envelope.
 pub(super) fn envelopes(mut number: impl FnMut() -> u64) -> Vec<(u64, Vec<u8>)> {
     let mut envelopes = Vec::new();
     let mut add = |envelope: &dyn Fn(u64, String) -> String| {
@@ -100,7 +100,7 @@ pub(super) fn envelopes(mut number: impl FnMut() -> u64) -> Vec<(u64, Vec<u8>)> 
             envelope(number, &json!({ "id": id, "payload": payload, "publishTime": time }), &place)
         });
     }
-    // These stay text: a JSON value could not hold all of them.
+    // These stay text, because a JSON value cannot hold all of them.
     for value in NUMBERS {
         add(&|number, payload| {
             format!(

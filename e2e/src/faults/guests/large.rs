@@ -1,4 +1,4 @@
-//! Guests that send much at once, or publish past the broker.
+//! Hostile clients that send much at once, or publish to Pub/Sub directly.
 
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
@@ -14,23 +14,23 @@ use crate::cloud::Publication;
 
 /// Size of a large payload.
 const LARGE_BYTES: usize = 1_000_000;
-/// Large packets of one burst.
+/// Number of large packets in one burst.
 const LARGE_COUNT: usize = 40;
-/// Every so many of them have QoS 0.
+/// One in this many large packets has QoS 0.
 const QOS_ZERO_SHARE: usize = 4;
-/// User properties of one packet, with almost the longest values that MQTT takes.
+/// User properties of one packet. Their values are almost as long as MQTT allows.
 const PROPERTIES: usize = 16;
 const PROPERTY_BYTES: usize = 65_000;
-/// Ordering keys that others use.
+/// Number of different ordering keys.
 const KEYS: usize = 20_000;
-/// Messages of one publish.
+/// Messages in one publish request.
 const PUBLISHED_AT_ONCE: usize = 500;
 
 impl Guests {
     pub(super) fn bursts(&self) -> Vec<Packet> {
         let packets = (0..LARGE_COUNT).map(|index| {
             if index % QOS_ZERO_SHARE == 0 {
-                // Nobody promises anything for it, but it may arrive.
+                // A message with QoS 0 may be lost, but it may also arrive.
                 return Packet {
                     qos: QoS::AtMostOnce,
                     ..self.packet("device-00007", LARGE_BYTES, Some(Fate::Unsure))
@@ -41,7 +41,7 @@ impl Guests {
         packets.collect()
     }
 
-    /// One packet over MQTT 5, again until its receipt is confirmed.
+    /// Sends one packet over MQTT 5, repeatedly until its receipt is confirmed.
     pub(super) async fn send_properties(&self) -> anyhow::Result<()> {
         loop {
             let packet = self.packet("device-00008", 0, Some(Fate::Arrives));
@@ -49,7 +49,7 @@ impl Guests {
                 self.confirm(packet);
                 return Ok(());
             }
-            // What was sent without an answer may arrive, too.
+            // The unconfirmed message may arrive, too.
             self.confirm(Packet { fate: Some(Fate::Unsure), ..packet });
         }
     }
@@ -79,7 +79,7 @@ impl Guests {
         timeout(PATIENCE, answer).await.context("wait for the broker")?
     }
 
-    /// Messages of others, each with a key of its own.
+    /// Publishes messages directly to Pub/Sub, each with its own ordering key.
     pub(super) async fn publish_many_keys(&self) -> anyhow::Result<()> {
         let packets: Vec<_> =
             (0..KEYS).map(|_| self.packet("device-00009", 0, Some(Fate::Arrives))).collect();
@@ -98,7 +98,7 @@ impl Guests {
                 }
             });
             let publications: Vec<_> = publications.collect();
-            // A lost reply is a fault of its own: such messages come, or not.
+            // Another fault may lose the reply. Then these messages may arrive or not.
             let is_confirmed = self.cloud.publish_with_keys("raw", &publications).await.is_ok();
             for (_, packet) in part {
                 let fate = if is_confirmed { packet.fate } else { Some(Fate::Unsure) };
@@ -108,7 +108,7 @@ impl Guests {
         Ok(())
     }
 
-    /// Envelopes of others, on the raw topic and on the enriched one.
+    /// Publishes envelopes directly to the raw and the enriched topic.
     pub(super) async fn publish_edges(&self) {
         for topic in ["raw", "enriched"] {
             for (number, data) in edges::envelopes(|| self.next.fetch_add(1, Ordering::Relaxed)) {
