@@ -1,4 +1,5 @@
-//! Two minutes of every fault, always the same ones.
+//! Runs the fault test for two minutes, always with the same faults at the same times. Faults that
+//! last a minute or more need a longer run.
 
 use std::time::Duration;
 

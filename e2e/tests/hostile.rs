@@ -1,5 +1,5 @@
-//! What comes from outside may be anything: no decoder panics, and none takes memory without bound.
-//! Cases that failed once are kept in `hostile.proptest-regressions`.
+//! Property tests with hostile input: no decoder panics, and none uses unbounded memory. Cases that
+//! failed once are kept in `hostile.proptest-regressions`.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -30,7 +30,8 @@ use serde_json::{Map, Value, json};
 use service::Settings;
 use tokio::runtime::Runtime;
 
-/// Numbers and times at the edges of types and calendars, as text, and as numbers where they are.
+/// Generates numbers and times at the edges of types and calendars. Numbers appear as numbers and
+/// as text.
 fn edges() -> BoxedStrategy<Value> {
     let zone = (prop_oneof![Just("+"), Just("-")], 0..24, 0..60)
         .prop_map(|(sign, hour, minute)| format!("{sign}{hour:02}:{minute:02}"));
@@ -48,7 +49,7 @@ fn edges() -> BoxedStrategy<Value> {
         around(i128::from(i64::MAX)),
         around(i128::from(i64::MIN)),
         around(i128::from(u64::MAX)),
-        // Seconds, milliseconds and microseconds of the first and the last year.
+        // The first and the last year in seconds, milliseconds and microseconds.
         around(-62_135_596_800),
         around(253_402_300_800),
         around(-62_135_596_800_000),
@@ -69,7 +70,7 @@ fn edges() -> BoxedStrategy<Value> {
     .boxed()
 }
 
-/// Any JSON, some of it deep.
+/// Generates any JSON, some of it deeply nested.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -79,7 +80,7 @@ fn json() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         ".{0,12}".prop_map(Value::from),
         edges().prop_map(Value::from),
-        // Almost times, dates and numbers.
+        // Text that looks similar to times, dates and numbers.
         "[0-9T:.Ze+-]{0,30}".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 40, 6, |inner| {
@@ -91,8 +92,8 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Anything that may be a message's data: bytes, JSON, envelopes, and envelopes with a part of another
-/// type, or cut off.
+/// Generates data of messages: bytes, JSON, envelopes, and damaged envelopes. These have a part of
+/// the wrong type, or are cut off.
 fn data() -> BoxedStrategy<Vec<u8>> {
     let envelope = (json(), json(), json(), json()).prop_map(|(id, payload, time, enrichment)| {
         let parts = [
@@ -184,7 +185,7 @@ fn column() -> impl Strategy<Value = Column> {
     })
 }
 
-/// Lines of the examples, some of them with another value, in any order.
+/// Generates lines of the example settings in any order, some with another value.
 fn yaml(example: &'static str) -> impl Strategy<Value = String> {
     let lines: Vec<&str> = example.lines().collect();
     let value = prop_oneof![
@@ -214,7 +215,7 @@ fn load<T: Settings>(text: &str) -> Result<T, service::Faults> {
 type ThreeSettings =
     (ingestion::config::Settings, bigqueries::config::Settings, icestore::config::Settings);
 
-/// The examples, with an event time and a column of every type that come from the payload.
+/// Example settings, with an event time and a column of every type that are read from the payload.
 static SETTINGS: LazyLock<ThreeSettings> = LazyLock::new(|| {
     let mut ingestion: ingestion::config::Settings =
         load(include_str!("../../services/ingestion/example.yaml")).unwrap();
@@ -253,7 +254,7 @@ proptest! {
 
         let outcome = futures::executor::block_on(rows.apply(&message));
 
-        // Never `Stop`, which would end the service for one message.
+        // `Stop` is wrong here: one message would stop the service.
         if let Err(error) = outcome {
             prop_assert!(matches!(error.recovery(), pipeline::Recovery::Reject(_)), "{error}");
         }
@@ -386,7 +387,7 @@ fn enrich_explains_any_message() {
         .unwrap();
 }
 
-/// Paths of all APIs, with places for names.
+/// Paths of all APIs, with `NAME` in place of names.
 const PATHS: [&str; 14] = [
     "/v1/projects/local/topics/NAME",
     "/v1/projects/local/topics/topic:publish",
@@ -404,7 +405,7 @@ const PATHS: [&str; 14] = [
     "/emulator/v1/faults",
 ];
 
-/// Methods that take one message or a stream of them.
+/// Methods that take one message or a stream of messages.
 const CALLS: [&str; 8] = [
     "google.pubsub.v1.Publisher/Publish",
     "google.pubsub.v1.Publisher/CreateTopic",
@@ -416,7 +417,7 @@ const CALLS: [&str; 8] = [
     "google.cloud.bigquery.storage.v1.BigQueryWrite/GetWriteStream",
 ];
 
-/// A running emulator with one of everything.
+/// A running emulator with one resource of each kind.
 struct Target {
     runtime: Runtime,
     emulator: Emulator,
@@ -444,7 +445,7 @@ impl Target {
         Self { runtime, emulator, client, grpc }
     }
 
-    /// An answer came: the task that carried it out has not panicked.
+    /// Sends a request and expects an answer. An answer shows that the task did not panic.
     fn answers(&self, request: reqwest::RequestBuilder) -> Result<reqwest::StatusCode, String> {
         let answer = self.runtime.block_on(async { request.send().await });
         answer.map(|answer| answer.status()).map_err(|error| format!("{error:?}"))
@@ -467,7 +468,7 @@ fn the_emulator_answers_whatever_it_is_sent() {
 
     runner
         .run(&case, |(method, path, name, body)| {
-            // Somebody could have asked for a delay of years.
+            // An earlier case may have set a delay of years.
             target.emulator.faults().clear();
             let path = PATHS[path].replace("NAME", &name);
             let url = format!("{}{path}", target.emulator.url());
@@ -484,7 +485,7 @@ fn the_emulator_answers_whatever_it_is_sent() {
         .run(&case, |(call, is_framed, bytes)| {
             let mut body = Vec::new();
             if is_framed {
-                // A whole frame: not compressed, and its length.
+                // Header of a complete frame: the flag for no compression, and the length.
                 body.push(0);
                 body.extend_from_slice(&u32::try_from(bytes.len()).unwrap().to_be_bytes());
             }

@@ -1,4 +1,4 @@
-//! What is deployed, read by the tools that will read it: manifests, images, alerts, dashboards.
+//! Checks deployment files with the tools that read them: manifests, images, alerts and dashboards.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -20,8 +20,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// A tool by its name on the PATH, or below the tools that the set-up installed; `None`, loudly, where
-/// it is missing.
+/// Finds a tool in `target/tools/bin` or on the PATH. If it is missing, prints that and returns
+/// `None`.
 fn tool(name: &str) -> Option<Command> {
     let own = root().join("target/tools/bin").join(name);
     let program = if own.is_file() { own } else { name.into() };
@@ -30,7 +30,7 @@ fn tool(name: &str) -> Option<Command> {
     if Command::new(command.get_program()).arg("--help").output().is_ok() {
         return Some(command);
     }
-    // Past the test runner's capture, which would hide it.
+    // Writes to stderr directly, because the test runner captures printed output.
     let text = format!("SKIPPED: {name} is missing\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
     None
@@ -47,19 +47,20 @@ fn yaml(text: &str) -> Value {
     Figment::from(YamlExtended::string(text)).extract().unwrap()
 }
 
-/// The manifests of a folder as `kubectl` makes them.
+/// Renders the manifests of a folder with `kubectl`.
 fn kustomized(folder: &str) -> Option<String> {
     let mut kubectl = tool("kubectl")?;
     kubectl.args(["kustomize", folder]);
     Some(String::from_utf8(succeed(kubectl).stdout).unwrap())
 }
 
-/// An overlay's manifests as `kubectl` makes them.
+/// Renders the manifests of an overlay with `kubectl`.
 fn rendered(overlay: &str) -> Option<String> {
     kustomized(&format!("deploy/kubernetes/overlays/{overlay}"))
 }
 
-/// A copy of a folder's files, changed. It lies below `target`, so that kustomize may leave it by relative paths.
+/// Copies the files of a folder and changes their text. The copy is below `target`, so relative
+/// paths of kustomize can reach the repository.
 fn copied(folder: &str, change: impl Fn(&str) -> String) -> tempfile::TempDir {
     let copy = tempfile::tempdir_in(root().join("target")).unwrap();
     for entry in std::fs::read_dir(root().join(folder)).unwrap() {

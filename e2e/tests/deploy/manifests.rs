@@ -1,4 +1,4 @@
-//! The manifests of Kubernetes.
+//! Tests of the Kubernetes manifests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ fn every_overlay_is_valid_for_kubernetes() {
     }
 }
 
-/// Compares manifests with the schemas of Kubernetes.
+/// Validates manifests against the Kubernetes schemas.
 fn validate(text: &str) {
     let Some(mut validate) = tool("kubernetes-validate") else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -27,7 +27,7 @@ fn validate(text: &str) {
     succeed(validate);
 }
 
-/// The images of the four services.
+/// Returns the images of the four services.
 fn images(manifests: &[Value]) -> Vec<&str> {
     let image = |service: &&str| {
         let workload = named(manifests, &["StatefulSet", "Deployment"], service);
@@ -49,7 +49,7 @@ fn the_project_of_the_overlay_is_set_in_one_place() {
             .replace("bucket: my-archive", "bucket: other-archive")
     });
     let text = kustomized(copy.path().to_str().unwrap()).unwrap();
-    // The settings are the example files, and variables say what differs.
+    // The settings are the example files. Environment variables override some values.
     let other: Vec<_> = text.lines().filter(|line| line.contains("my-")).map(str::trim).collect();
     assert!(
         other.iter().all(|line| ["project: my-project", "bucket: my-archive"].contains(line)
@@ -71,7 +71,7 @@ fn the_project_of_the_overlay_is_set_in_one_place() {
     assert_eq!(images(&manifests), wanted);
 }
 
-/// The variables of a service's pods.
+/// Returns the environment variables of the pods of a service.
 fn environment<'a>(manifests: &'a [Value], service: &str) -> &'a Value {
     let workload = named(manifests, &["StatefulSet", "Deployment"], service);
     let container = &workload["spec"]["template"]["spec"]["containers"][0];
@@ -92,7 +92,7 @@ fn a_folder_of_ones_own_deploys_settings_of_ones_own() {
     if tool("kubectl").is_none() {
         return;
     }
-    // The same folder, with this source tree in the place of the remote one.
+    // The same folder, with this source tree instead of the remote one.
     let copy = copied("deploy/kubernetes/example-remote", |text| {
         text.replace("https://git.example.com/dataflow.git//", "../../").replace("?ref=v0.1.0", "")
     });
@@ -174,7 +174,7 @@ fn what_waits_can_scale_replicas_too() {
     }
 }
 
-/// A duration of the settings, in whole seconds.
+/// Parses a duration of the settings into whole seconds.
 fn seconds(text: &str) -> u64 {
     let count = text.trim_end_matches('s').parse().unwrap();
     Duration::from_secs(count).as_secs()
@@ -244,7 +244,7 @@ fn a_restarted_container_finds_what_the_last_one_worked_on() {
     }
 }
 
-/// The settings file that a service's pods mount.
+/// Returns the settings file that the pods of a service mount.
 fn settings_of<'a>(manifests: &'a [Value], service: &str) -> &'a str {
     let workload = named(manifests, &["StatefulSet", "Deployment"], service);
     let volumes = workload["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
@@ -268,7 +268,7 @@ fn pods_have_the_settings_that_the_tests_read() {
     }
 }
 
-/// The sum of memory that default settings of a service allow on a machine with many cores.
+/// Returns the memory that the default settings of a service allow on a machine with many cores.
 fn needed<T: service::Settings>(limits: impl FnOnce(&mut T) -> &mut pipeline::Limits) -> u64 {
     let mut settings = T::default();
     limits(&mut settings).lanes = 64;
@@ -281,7 +281,7 @@ fn the_default_settings_fit_into_the_memory_of_their_pods() {
         needed(|settings: &mut ingestion::config::Settings| &mut settings.pipeline),
         needed(|settings: &mut enrich::config::Settings| &mut settings.pipeline),
         needed(|settings: &mut bigqueries::config::Settings| &mut settings.pipeline),
-        // It has one lane on any machine.
+        // icestore has one lane on any machine.
         service::Settings::memory_bytes(&icestore::config::Settings::default()),
     ];
     for (service, needed) in SERVICES.iter().zip(needed) {

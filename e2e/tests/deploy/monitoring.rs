@@ -1,4 +1,4 @@
-//! Alerts, their runbook, and dashboards.
+//! Tests of alerts, their runbook, and dashboards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ fn managed_prometheus_gets_the_same_alerts_and_labels() {
     assert_eq!(rules["spec"], yaml(&of_the_operator)["spec"]);
     assert_eq!(rules["apiVersion"], "monitoring.googleapis.com/v1");
 
-    // Its name becomes the label `job`, which the alerts ask for.
+    // The label of the pod becomes the label `job`, which the alerts use.
     let pods = named(&manifests, &["PodMonitoring"], "dataflow");
     let from_pod = &pods["spec"]["targetLabels"]["fromPod"][0];
     assert_eq!(from_pod["from"], "app.kubernetes.io/name");
@@ -91,7 +91,7 @@ fn the_address_of_the_runbook_is_set_in_one_place() {
     }
 }
 
-/// The names of our metrics in a text: words that begin with `dataflow_`.
+/// Finds the names of this project's metrics in a text: words that begin with `dataflow_`.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| word.starts_with("dataflow_"))
@@ -99,7 +99,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The metrics that the services register, by what their text format calls samples.
+/// Returns the sample names of all metrics that the services register.
 fn exported() -> BTreeSet<String> {
     let mut registry = prometheus_client::registry::Registry::default();
     pipeline::Metrics::new(&ingestion::REASONS).register(&mut registry);
@@ -122,7 +122,7 @@ fn exported() -> BTreeSet<String> {
                 names.insert(name.to_owned());
                 names.extend(["bucket", "sum", "count"].map(|end| format!("{name}_{end}")));
             }
-            // Gauges, and what tells itself only.
+            // Gauges and other kinds have one sample with the name of the metric.
             _ => {
                 names.insert(name.to_owned());
             }

@@ -1,4 +1,4 @@
-//! What is run to deploy: the make targets of images, and the set-up of Google Cloud.
+//! Tests of the deployment scripts: the make targets of images, and the set-up of Google Cloud.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,7 +21,8 @@ fn the_shell_scripts_have_no_fault_that_shellcheck_sees() {
     succeed(shellcheck);
 }
 
-/// Makes the goals with an engine that only tells what it is asked; `None` without make.
+/// Builds a make command for some targets, with an engine that only prints its arguments. Returns
+/// `None` if make is missing.
 fn made(goals: &[&str]) -> Option<Command> {
     let mut make = tool("make")?;
     make.args(["--silent", "ENGINE=echo", "ENGINE_ARGS="]).args(goals);
@@ -51,7 +52,8 @@ fn images_are_not_pushed_without_a_registry() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("push needs REGISTRY"));
 }
 
-/// Google's tools, none of whose resources exist. They refuse each binding `$REFUSALS` times.
+/// Fake Google tools in a project without resources. They refuse each role binding `$REFUSALS`
+/// times.
 const GOOGLE: &str = r#"#!/bin/sh
 call="$(basename "$0") $*"
 echo "$call" >>"$CALLS"
@@ -64,14 +66,15 @@ case $call in
 esac
 "#;
 
-/// Puts a tool that is this script into a folder.
+/// Writes a script as a tool into a folder.
 fn install(folder: &Path, name: &str, script: &str) {
     let file = folder.join(name);
     std::fs::write(&file, script).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Runs the set-up with these tools, and without waiting. Returns its output and what it called.
+/// Runs the set-up with the fake tools and without waiting. Returns its output and the recorded
+/// calls.
 fn set_up(refusals: usize) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let install = |name: &str, text: &str| install(folder.path(), name, text);
@@ -141,7 +144,8 @@ fn the_set_up_gives_up_where_a_binding_is_always_refused() {
     assert_eq!(tries, 8, "the first binding ends it");
 }
 
-/// Google's tool in a project where a run has left something, beside what is somebody else's.
+/// Fake Google tool in a project with left-over resources of an earlier trial and with other
+/// resources.
 const LEFT_OVER: &str = r#"#!/bin/sh
 echo "$(basename "$0") $*" >>"$CALLS"
 case $* in
@@ -152,7 +156,7 @@ case $* in
 esac
 "#;
 
-/// Runs the trial with tools that only note their calls; tests fail where `fails` says so.
+/// Runs the trial with tools that only record their calls. With `fails`, its tests fail.
 fn try_on_google(arguments: &[&str], fails: bool) -> (Output, String) {
     let folder = tempfile::tempdir().unwrap();
     let install = |name: &str, text: &str| install(folder.path(), name, text);
@@ -207,7 +211,7 @@ fn a_trial_that_fails_says_so_and_an_unknown_check_is_refused() {
     assert!(nothing.is_empty(), "{nothing}");
 }
 
-/// A test that was renamed would leave a check that tries nothing.
+/// Guards against a renamed test: the trial would then run a check without any test.
 #[test]
 fn each_check_of_the_trial_names_tests_that_are_there() {
     let script = std::fs::read_to_string(root().join("deploy/try-on-gcp.sh")).unwrap();

@@ -1,4 +1,4 @@
-//! The four binaries, as processes from YAML and variables.
+//! Runs the four binaries as processes, with settings from YAML and environment variables.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ impl Binary {
         let folder = stage.folder.path();
         let (config, log) =
             (folder.join(format!("{name}.yaml")), folder.join(format!("{name}.log")));
-        // YAML holds JSON.
+        // JSON is also valid YAML.
         std::fs::write(&config, serde_json::to_vec_pretty(settings).unwrap()).unwrap();
         let port = free_port().unwrap();
         let process = Process::start(name, &config, port, &log).unwrap();
@@ -29,7 +29,7 @@ impl Binary {
     }
 }
 
-/// All four, in the order of the flow.
+/// Starts all four services in the order of the flow.
 async fn start_all(stage: &Stage, redis: &Redis) -> Vec<Binary> {
     let enrich = stage.enrich(Some(redis.url()));
     let (mut bigqueries, mut icestore) = (stage.bigqueries(), stage.icestore());
@@ -67,7 +67,7 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
         let (_, metrics) = get("/metrics").await;
         assert!(metrics.contains("dataflow_pipeline_received_messages_total 0"), "{metrics}");
         let status: serde_json::Value = serde_json::from_str(&get("/status").await.1).unwrap();
-        // The file says 0; PORT, a variable, said this one.
+        // The file says 0, and the variable PORT overrides it.
         assert_eq!(status["settings"]["http"]["port"], service.port, "{status}");
         assert!(status["guarantees"].is_array(), "{status}");
     }

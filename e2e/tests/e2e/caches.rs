@@ -1,4 +1,4 @@
-//! Enrich over a real Redis and Firestore that come and go.
+//! Tests of enrich with a real Redis and Firestore that go away and come back.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn answered(enrich: &Hosted, layer: &str) -> u64 {
     counter(enrich, &format!("dataflow_enrich_answered_total{{layer=\"{layer}\"}}"))
 }
 
-/// Reads what has come out of enrich so far.
+/// Reads the messages that enrich has published so far, and returns the total.
 async fn collect(stage: &Stage, arrived: &mut Vec<Arrived>) -> usize {
     for one in &stage.cloud.pull(&stage.cloud.name("enriched-archive")).await.unwrap() {
         arrived.push(Arrived::of_message(one).unwrap());
@@ -38,7 +38,7 @@ async fn redis_killed_under_load_costs_reads_and_nothing_else() {
     let mut redis = Redis::start().await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;
     let mut settings = stage.enrich(Some(redis.url()));
-    // So little memory that Redis is asked again and again.
+    // A small cache in memory, so that Redis is asked again and again.
     settings.cache.memory.max_entries = 16;
     let enrich = start_enrich(settings).await;
     let mut fleet = Fleet::start(Plan {
@@ -77,7 +77,7 @@ async fn without_redis_each_device_is_read_once() {
     let stage = Stage::set().await;
     stage.put_devices(100).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
-    // A backlog, so that all devices are wanted at the same time by many messages.
+    // With a backlog, many messages need the same devices at the same time.
     let mut fleet = Fleet::start(Plan {
         port: stage.broker.port(),
         devices: 100,
@@ -107,7 +107,7 @@ async fn while_firestore_is_down_known_devices_flow_and_unknown_ones_wait() {
     stage.put_devices(100).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     let mut settings = stage.enrich(None);
-    // Far fewer than the unknown messages, which would otherwise fill all there is room for.
+    // Far fewer than the messages with unknown devices, which would otherwise take all slots.
     settings.cache.max_waiting = 50;
     settings.pipeline.max_messages_in_flight = 100;
     let enrich = start_enrich(settings).await;
@@ -131,7 +131,7 @@ async fn while_firestore_is_down_known_devices_flow_and_unknown_ones_wait() {
     until(async || !enrich.health().is_ready()).await;
     assert_eq!(enrich.health().dead(), None);
     emulator.faults().clear();
-    // Some may have come twice, so their number alone says little.
+    // Some messages may have arrived twice, so a count alone is not enough.
     let mut account = Account::default();
     until(async || {
         collect(&stage, &mut arrived).await;
@@ -198,7 +198,7 @@ async fn a_device_without_a_document_goes_where_the_settings_say() {
         let enrich = start_enrich(settings).await;
         let raw = stage.cloud.name("raw");
 
-        // The second one is an id that Firestore cannot hold: as good as absent, and never asked for.
+        // The second id is invalid in Firestore, so it counts as absent without a read.
         for device in ["nobody", "../x"] {
             let attributes = json!({ "device_id": device });
             stage.cloud.publish(&raw, b"raw payload", attributes).await.unwrap();
@@ -217,7 +217,7 @@ async fn a_device_without_a_document_goes_where_the_settings_say() {
     }
 }
 
-/// The contract of presence, for every place it can be kept in.
+/// Checks the contract of [`Presence`] on any store.
 async fn presence_is_kept(store: impl Presence) {
     let online = json!({ "broker": "b1", "since": 7 });
     assert_eq!(store.fetch("d").await.unwrap(), None);
@@ -255,7 +255,7 @@ async fn presence_is_kept_in_memory_redis_and_firestore() {
     stage.strike().await;
 }
 
-/// A source whose documents say which one it is.
+/// A source whose documents contain its name.
 struct Named(&'static str);
 
 impl Fetch for Named {

@@ -1,4 +1,5 @@
-//! The flows through enrich and bigqueries: rows, enriched messages, the whole fan-out.
+//! Tests of the flows through enrich and bigqueries: rows, enriched messages, and the whole
+//! fan-out.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -185,7 +186,7 @@ async fn a_column_is_added_under_load() {
     });
     until(async || counter(&old, SENT) > 500).await;
 
-    // A second replica knows a column more, and the first one goes on.
+    // A second replica adds a column, and the first one continues.
     let mut settings = stage.bigqueries();
     let route = Place::Attribute("route_name".into());
     let column = Column { from: Some(route), ..Column::new("route", Kind::String) };

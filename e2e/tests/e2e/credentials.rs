@@ -1,4 +1,5 @@
-//! Endpoints that want credentials: every call bears the token, and names the project that pays.
+//! Tests of endpoints with credentials: every call carries the token, and names the project that
+//! pays.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,17 +22,17 @@ use tower::ServiceExt as _;
 
 use crate::stage::{PATIENCE, Stage, until};
 
-/// Calls that were seen, with the headers that say who calls.
+/// Calls by name, with their headers `authorization` and `x-goog-user-project`.
 type Seen = Arc<Mutex<BTreeMap<String, (String, String)>>>;
 
-/// A place before the embedded cloud that passes everything on and notes who calls.
+/// A proxy in front of the embedded cloud that records the credentials of each call.
 #[derive(Clone)]
 struct Front {
     cloud: Channel,
     seen: Seen,
 }
 
-/// The headers of a request that say who calls.
+/// Returns the headers of a request that identify the caller.
 fn caller(request: &Request) -> (String, String) {
     let header = |name| {
         let value = request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -54,7 +55,7 @@ async fn serve(router: Router, tasks: &mut JoinSet<()>) -> String {
     url
 }
 
-/// Writes Application Default Credentials whose token comes from a server of ours.
+/// Writes Application Default Credentials whose token comes from a test server.
 async fn write_credentials(file: &Path, tasks: &mut JoinSet<()>) {
     let token = || async {
         let token = json!({ "access_token": "token", "expires_in": 3600, "token_type": "Bearer" });
@@ -129,11 +130,11 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     stage.strike().await;
 }
 
-/// Takes connections, and keeps the first line that each of them brings.
+/// Accepts connections, and keeps the first line of each.
 async fn first_lines(listener: TcpListener, lines: Arc<Mutex<Vec<String>>>) {
     while let Ok((connection, _)) = listener.accept().await {
         let mut line = String::new();
-        // What is no text is no line.
+        // Input that is not text counts as an empty line.
         drop(BufReader::new(connection).read_line(&mut line).await);
         lines.lock().unwrap().push(line);
     }
@@ -152,7 +153,7 @@ async fn calls_over_rest_go_through_a_proxy_and_check_says_what_does_not() {
     let proxy = format!("http://user:hunter2@{}", listener.local_addr().unwrap());
     tasks.spawn(first_lines(listener, Arc::clone(&lines)));
     let mut icestore = stage.icestore();
-    // A name that nobody has: only the proxy is asked for it.
+    // A host that does not exist, so that only the proxy is asked for it.
     icestore.storage.endpoint = Some("https://storage.example".into());
     icestore.storage.credentials = Some(Login::ApplicationDefault);
     let config = stage.folder.path().join("icestore.yaml");

@@ -1,4 +1,4 @@
-//! The flows over the real services in one process, with a real mosquitto.
+//! Tests of the flows over the real services in one process, with a real mosquitto.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn assert_clean(account: &Account, messages: u64) {
     assert_eq!(account.archived, messages + account.duplicates);
 }
 
-/// Names, types and metadata are what the contract says.
+/// Checks the names, types and metadata of all objects.
 async fn check_objects(stage: &Stage) {
     let bucket = stage.cloud.name("bucket");
     for name in stage.cloud.list(&bucket, "").await.unwrap() {
@@ -86,7 +86,7 @@ async fn check_objects(stage: &Stage) {
     }
 }
 
-/// What replay sends is the original payload, byte for byte, on the original topic.
+/// Checks that replay sends the original payload, byte for byte, on the original topic.
 async fn replay_is_the_original(stage: &Stage, lines: &[archive::Line]) {
     let (client, mut events) = subscribe(stage.broker.port(), "devices/+/up").await;
     let mut expected: Vec<_> = lines
@@ -144,7 +144,7 @@ async fn mqtt_3_1_1_works_like_mqtt_5() {
     stage.strike().await;
 }
 
-/// A publisher of MQTT 5 that waits for each PUBACK.
+/// An MQTT 5 publisher that waits for each PUBACK.
 pub(crate) struct Device {
     client: rumqttc::v5::AsyncClient,
     events: rumqttc::v5::EventLoop,
@@ -208,7 +208,7 @@ async fn whatever_comes_goes_where_the_contract_says() {
     let ingestion = start_ingestion(settings).await;
     let icestore = start_icestore(stage.icestore()).await;
     let mut device = Device::new(stage.broker.port());
-    // As large as what Pub/Sub takes once it is base64 in an envelope, and larger.
+    // The largest payload that fits into Pub/Sub as base64 in an envelope, and a larger one.
     let (fits, too_large) = (vec![b'x'; 7_000_000], vec![b'y'; 9_000_000]);
     let payloads: [&[u8]; 6] =
         [b"", b"null", b"{}", br#"{"payload":"on","battery":3}"#, b"{\"broken", &fits];
@@ -251,7 +251,7 @@ async fn a_topic_that_lost_its_route_is_a_dead_letter() {
     let mut other = settings.routes["up"].clone();
     other.source.mqtt_topic = "other/+".into();
     settings.routes.insert("other".into(), other);
-    // The session keeps the subscription that the next start does not have any more.
+    // The session keeps the subscription of the route, which is missing from the next start.
     start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;
 
@@ -317,7 +317,7 @@ async fn an_outage_holds_the_broker_back_and_loses_nothing() {
     emulator.faults().refuse("Publish", u64::MAX, tonic::Code::Unavailable);
     let mut fleet = stage.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
-    // A client that said nothing for this long would be left by the broker.
+    // The broker would disconnect a client that is silent for this long.
     tokio::time::sleep(settings.mqtt.keep_alive * 2).await;
     let taken_in = counter(&ingestion, "dataflow_pipeline_received_messages_total");
     emulator.faults().clear();
@@ -327,7 +327,7 @@ async fn an_outage_holds_the_broker_back_and_loses_nothing() {
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
 
-    // 200 bytes each and their overhead: the bound lets some 70 in.
+    // A message takes 200 bytes and some overhead, so the limit allows about 70.
     assert!(taken_in < 200, "{taken_in}");
     let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
     assert_clean(&settle(&fleet, &lines), 2_000);

@@ -1,4 +1,4 @@
-//! The chain over Google's own emulators of Pub/Sub and Firestore.
+//! Tests of the whole chain over Google's own emulators of Pub/Sub and Firestore.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -13,21 +13,23 @@ use crate::stage::{
     GRACE, PATIENCE, Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion,
 };
 
-/// Longest way of a message, from its PUBACK into the table.
+/// Longest time of a message from its PUBACK to the table.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Duration of each pause, and of the sending between two of them.
+/// Duration of each pause, and of the sending between two pauses.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Readings a second; Google's emulator carries about 2,000 on a stream.
+/// Readings a second. Google's emulator carries about 2,000 on one stream.
 const RATE: u32 = 500;
 
-/// Readings to send: a few in the gate, more by hand.
+/// Returns the number of readings to send: few by default, more if `DATAFLOW_E2E_MESSAGES` says so.
 fn message_count() -> u64 {
     let count = std::env::var("DATAFLOW_E2E_MESSAGES").ok();
     count.map_or(3_000, |count| count.parse().expect("DATAFLOW_E2E_MESSAGES is a number"))
 }
 
-/// Google's emulator of Pub/Sub goes on handing messages to streams that were reset. Each of them is late
-/// by a lease then, so no service may replace streams here.
+/// Checks that services do not replace streams.
+///
+/// Google's emulator of Pub/Sub still sends messages to streams that were reset. Each such message
+/// is late by one lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_is_late_over_googles_emulators() {
     let Some(stage) = Stage::set_on_googles_emulators().await else { return };
@@ -65,7 +67,7 @@ async fn no_message_is_late_over_googles_emulators() {
     stage.strike().await;
 }
 
-/// Sends for some seconds, then not for as long, again and again.
+/// Repeatedly sends for some seconds, then pauses for the same time.
 async fn pause_often(log: Log) -> Infallible {
     loop {
         sleep(PAUSE).await;
@@ -75,7 +77,7 @@ async fn pause_often(log: Log) -> Infallible {
     }
 }
 
-/// Watches until all rows are there, and returns the longest way that a reading had.
+/// Waits until all rows are there, and returns the longest time of a reading.
 async fn longest_way(stage: &Stage, fleet: &Fleet) -> Duration {
     let log = fleet.log();
     let (mut seen, mut row_count, mut longest) = (HashSet::new(), 0, Duration::ZERO);

@@ -1,4 +1,5 @@
-//! Connections whose other side has gone without a word: nothing ends them, and nothing comes.
+//! Tests of half-open connections: the other side is gone, no packet arrives, and nothing ends
+//! them.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use service::Hosted;
 
 const SHORT: Duration = Duration::from_secs(1);
 
-/// A link of its own for each dependency.
+/// One proxy for each dependency.
 struct Links {
     mqtt: Proxy,
     redis: Proxy,
@@ -37,7 +38,7 @@ impl Links {
         Some(format!("http://127.0.0.1:{}", self.cloud[index].port()))
     }
 
-    /// Silences every connection that there is now, for ever; later ones work.
+    /// Silences all current connections permanently. Later ones work.
     fn silence(&self) {
         for proxy in [&self.mqtt, &self.redis].into_iter().chain(&self.cloud) {
             proxy.set(Link::Silent);
@@ -80,7 +81,7 @@ impl Links {
     }
 }
 
-/// Sends some messages, and waits until they are everywhere.
+/// Sends some messages, and waits until they are at all destinations.
 async fn pass(stage: &Stage) -> Account {
     let plan =
         Plan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };

@@ -1,5 +1,5 @@
-//! The flows as tests: real services, a real mosquitto, a real Redis, and the embedded cloud, or
-//! Google's own when `DATAFLOW_E2E_PROJECT` names a project.
+//! Tests of the flows with real services, a real mosquitto and a real Redis. They use the embedded
+//! cloud, or Google's own if `DATAFLOW_E2E_PROJECT` names a project.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

@@ -1,4 +1,4 @@
-//! What accompanies a payload on MQTT 5, from a device to both sinks.
+//! Tests of MQTT 5 metadata, from a device to both sinks.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::stage::{
     start_ingestion, until,
 };
 
-/// All that a device can say, some of it under names that are not a device's.
+/// Returns all properties that a device can set, some under names that are reserved for services.
 fn properties() -> PublishProperties {
     let given = [
         ("color", "red"),
@@ -50,7 +50,7 @@ fn assert_told(attributes: &HashMap<String, String>) {
     ] {
         assert_eq!(attributes.get(name).map(String::as_str), Some(value), "{name}");
     }
-    // The broker counts the time that it kept the message.
+    // The broker subtracts the time that it kept the message.
     let expiry: u32 = attributes["mqtt_message_expiry"].parse().unwrap();
     assert!((1..=3600).contains(&expiry), "{expiry}");
 }
@@ -95,7 +95,7 @@ async fn a_dead_letter_keeps_the_metadata_of_mqtt_5() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
     settings.routes.get_mut("up").unwrap().source.mqtt_topic = "devices/#".into();
-    // The session keeps the subscription that the next start does not have any more.
+    // The session keeps the subscription of the route, which is missing from the next start.
     start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;
 

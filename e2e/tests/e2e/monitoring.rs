@@ -1,4 +1,4 @@
-//! The dashboards and alerts, on a real Prometheus that scrapes the four services at work.
+//! Tests of dashboards and alerts on a real Prometheus that scrapes the four running services.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -15,17 +15,18 @@ use crate::place::{Place, root};
 use crate::stage::until;
 
 const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
-/// Shows nothing while all is well.
+/// Expression that has no result while all services are ready.
 const NOT_READY: &str = "dataflow_service_ready == 0";
 
-/// A Prometheus with the settings of docker-compose.yml. Dropping it kills it.
+/// A Prometheus with the settings of docker-compose.yml. Dropping it kills the process.
 struct Prometheus {
     port: u16,
     _process: Child,
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these services; `None`, loudly, where it is not installed.
+    /// Starts a Prometheus that scrapes these services. If it is not installed, prints that and
+    /// returns `None`.
     fn start(place: &Place, services: &BTreeMap<&str, Process>) -> Option<Self> {
         let folder = place.folder.path();
         let monitoring = root().join("deploy/monitoring");
@@ -46,18 +47,18 @@ impl Prometheus {
         command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let Ok(process) = command.kill_on_drop(true).spawn() else {
-            // Past the test runner's capture, which would hide it.
+            // Writes to stderr directly, because the test runner captures printed output.
             std::io::stderr().write_all(b"SKIPPED: prometheus is missing\n").unwrap();
             return None;
         };
         Some(Self { port, _process: process })
     }
 
-    /// Whether the answer to an expression has a number.
+    /// Returns true if the expression has a numeric result.
     async fn tells(&self, expression: &str) -> bool {
         let url = format!("http://127.0.0.1:{}/api/v1/query", self.port);
         let asked = reqwest::Client::new().get(url).query(&[("query", expression)]).send().await;
-        // It takes a while to start.
+        // Prometheus needs some time to start.
         let Ok(answer) = asked else { return false };
         let Ok(answer) = answer.json::<Value>().await else { return false };
         assert_ne!(answer["status"], "error", "{expression}: {answer}");
@@ -66,7 +67,7 @@ impl Prometheus {
     }
 }
 
-/// The expressions of all dashboards.
+/// Returns the expressions of all dashboards.
 fn expressions() -> Vec<String> {
     let mut expressions = Vec::new();
     for entry in std::fs::read_dir(root().join("deploy/monitoring/dashboards")).unwrap() {

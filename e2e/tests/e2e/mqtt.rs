@@ -1,4 +1,5 @@
-//! How ingestion meets brokers: certificates, passwords, shared groups, order, the end of a replica.
+//! Tests of ingestion with brokers: certificates, passwords, shared groups, order, and retired
+//! replicas.
 
 use std::collections::{HashMap, HashSet};
 use std::process::Command;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_ingestion, until};
 
-/// Waits until a service that was started says why it does not reach its broker.
+/// Starts a service and waits until it reports why it cannot connect to its broker.
 async fn refused(settings: ingestion::config::Settings) -> String {
     let hosted = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
     let mut reason = String::new();
@@ -33,7 +34,7 @@ async fn refused(settings: ingestion::config::Settings) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutual_tls_lets_those_in_who_have_a_certificate() {
     let port = free_port().unwrap();
-    // The first listener is for the fleet; only the second one asks for certificates.
+    // The first listener is for the fleet. Only the second one requires certificates.
     let lines = format!(
         "allow_anonymous true\nlistener {port} 127.0.0.1\ncafile FOLDER/ca.pem\n\
          certfile FOLDER/server.pem\nkeyfile FOLDER/server.key\nrequire_certificate true"
@@ -159,7 +160,7 @@ async fn an_ordering_key_keeps_each_devices_order() {
         emulator.faults().refuse("Publish", 5, tonic::Code::Unavailable);
     }
 
-    // One connection each, or devices would race with themselves.
+    // One connection for each device: otherwise readings of a device could overtake each other.
     let mut fleet = Fleet::start(Plan {
         port: stage.broker.port(),
         devices: 20,
@@ -196,7 +197,7 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     let stage = Stage::set().await;
     let settings = stage.ingestion();
     start_ingestion(settings.clone()).await.shutdown(GRACE).await.unwrap();
-    // The broker keeps these for the replica that is away.
+    // The broker keeps these messages for the replica that is away.
     let mut fleet = stage.fleet(200);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let config = stage.folder.path().join("ingestion.yaml");
@@ -220,7 +221,7 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     assert!(retired.status.success(), "{}", String::from_utf8_lossy(&retired.stderr));
     let carried = collect(200).await;
     assert!(account::settle(&fleet, Ends::archive(&carried)).is_clean());
-    // Nobody is subscribed any more, so these are nobody's.
+    // There is no subscription any more, so the broker discards these messages.
     let mut lost = stage.fleet(10);
     timeout(PATIENCE, lost.finish()).await.unwrap();
     let ingestion = start_ingestion(settings).await;
@@ -242,7 +243,7 @@ async fn a_replica_that_never_was_is_not_retired() {
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
     retire.args(["retire", "--ordinal", "7", "--config"]).arg(&config).kill_on_drop(true);
-    // The first run leaves no session for the second one to find.
+    // The first run must not create a session that the second one would find.
     for _ in 0..2 {
         let refused = timeout(PATIENCE, retire.output()).await.unwrap().unwrap();
 
@@ -274,7 +275,8 @@ async fn a_replica_that_lives_is_not_retired() {
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&ingestion, SENT) >= 100).await;
     assert_eq!(counter(&ingestion, "dataflow_ingestion_possible_gaps_total"), 0);
-    // mosquitto 2.0.11 does not name a take-over, so it takes a second one to be sure.
+    // mosquitto 2.0.11 gives no reason for a take-over, so the service is sure only after the
+    // second one.
     assert_eq!(counter(&ingestion, "dataflow_ingestion_reconnects_total"), 2);
     ingestion.shutdown(GRACE).await.unwrap();
     stage.strike().await;

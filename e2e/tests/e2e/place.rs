@@ -1,4 +1,4 @@
-//! What the services' example settings need, with the resources of the local overlay.
+//! Dependencies for the example settings of the services, with the resources of the local overlay.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -39,7 +39,7 @@ impl Place {
         Self::set(Some(Resources::read(&file).unwrap())).await
     }
 
-    /// The variables of docker-compose.yml, with this place's addresses.
+    /// Returns the variables of docker-compose.yml, with the addresses of this environment.
     pub(crate) fn variables(&self, service: &str) -> Vec<(&'static str, String)> {
         let cloud = self.emulator.address().to_string();
         let mut variables =
@@ -58,13 +58,13 @@ impl Place {
         variables
     }
 
-    /// Runs a tool of a service with its example settings.
+    /// Runs a command-line tool of a service with its example settings.
     pub(crate) async fn run(&self, service: &str, args: &[&str], input: &[u8]) -> Output {
         let config = root().join("services").join(service).join("example.yaml");
         self.run_with(service, &config, args, input).await
     }
 
-    /// A tool of a service, not started yet.
+    /// Builds the command for a tool of a service, without starting it.
     pub(crate) fn command(&self, service: &str, config: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(binary(service).unwrap());
         command.args(args).arg("--config").arg(config).envs(self.variables(service));
@@ -87,7 +87,7 @@ impl Place {
         child.wait_with_output().await.unwrap()
     }
 
-    /// The JSON that a tool prints; it must succeed.
+    /// Runs a tool that must succeed, and parses the JSON that it prints.
     pub(crate) async fn json(&self, service: &str, args: &[&str], input: &[u8]) -> Value {
         let output = self.run(service, args, input).await;
         assert!(output.status.success(), "{service} {args:?}: {}", text(&output));

@@ -1,4 +1,5 @@
-//! A quiet night: the cloud closes streams that are idle or old, and nothing fails for it.
+//! Test of a quiet night: the cloud closes idle and old streams, and no attempt fails because of
+//! it.
 
 use e2e::account::{self, Arrived, Ends};
 use e2e::hardness;
@@ -10,7 +11,7 @@ use crate::stage::{
     GRACE, PATIENCE, SENT, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
 };
 
-/// Attempts that were made again, by what failed.
+/// Counter of repeated attempts, by the failed action.
 const RETRIED: &str = "dataflow_pipeline_retried_attempts_total";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +20,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     let Some(emulator) = stage.faulty_cloud() else { return };
     let url = emulator.url();
     hardness::harden(&url).await.unwrap();
-    // By day streams are young, and the table is known.
+    // During the day streams are young, and the table is known.
     let by_day = json!({
         "append_idle_millis": null, "stream_age_millis": null, "connection_age_millis": null,
         "new_table_millis": 0, "new_column_millis": 0,
@@ -27,7 +28,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     hardness::set(&url, &by_day).await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;
     let mut settings = stage.bigqueries();
-    // Small batches need several connections, which wait through the night.
+    // Small batches need several connections, which are idle during the night.
     settings.pipeline.batch.max_messages = 50;
     let bigqueries = start_bigqueries(settings).await;
     let icestore = start_icestore(stage.icestore()).await;
@@ -39,7 +40,8 @@ async fn a_quiet_night_costs_no_failed_attempt() {
         "append_idle_millis": 200, "stream_age_millis": 500, "connection_age_millis": 500,
     });
     hardness::set(&url, &by_night).await.unwrap();
-    // The connections of the evening are closed, and streams of the subscribers one after the other.
+    // Waits until the cloud has closed the connections of the evening, and the streams of the
+    // subscribers one after another.
     until(async || {
         let ended = emulator.faults().ended();
         let count = |method| ended.get(method).copied().unwrap_or(0);
@@ -61,7 +63,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     stage.strike().await;
 }
 
-/// Sends until each service has written so many messages.
+/// Sends readings until each service has written the given number of messages.
 async fn day(
     stage: &Stage,
     (bigqueries, icestore): (&Hosted, &Hosted),

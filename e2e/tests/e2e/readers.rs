@@ -1,4 +1,4 @@
-//! The archive is read by other people's programs, as its page in the documentation says.
+//! Tests that other programs can read the archive as `docs/archive.md` describes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::place::root;
 use crate::stage::{Stage, start_icestore, until};
 
-/// The blocks of code below a heading of the page.
+/// Returns the SQL examples below a heading of the page.
 fn examples(heading: &str) -> Vec<String> {
     let page = std::fs::read_to_string(root().join("docs/archive.md")).unwrap();
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
@@ -25,20 +25,20 @@ fn examples(heading: &str) -> Vec<String> {
     blocks.map(|block| block.split_once("```").unwrap().0.to_owned()).collect()
 }
 
-/// Python that has this package; none, loudly, where it is missing.
+/// Finds a Python with this package. If it is missing, prints that and returns `None`.
 fn python_with(package: &str) -> Option<PathBuf> {
     let program = root().join("target/tools/bin/python3");
     let probe = Command::new(&program).args(["-c", &format!("import {package}")]).output();
     if probe.is_ok_and(|probe| probe.status.success()) {
         return Some(program);
     }
-    // Past the test runner's capture, which would hide it.
+    // Writes to stderr directly, because the test runner captures printed output.
     let text = format!("SKIPPED: the Python package {package} is missing, .ci/setup installs it\n");
     std::io::stderr().write_all(text.as_bytes()).unwrap();
     None
 }
 
-/// The lines of a format's objects.
+/// Reads the lines of all objects of a format.
 async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
     let bucket = stage.cloud.name("bucket");
     let mut lines = Vec::new();
@@ -52,7 +52,7 @@ async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
     lines
 }
 
-/// Runs icestore until the messages that wait for it are in objects of this format.
+/// Runs icestore until all waiting messages are in objects of this format.
 async fn archive_as(stage: &Stage, format: Format, messages: usize) {
     let mut settings = stage.icestore();
     settings.archive.format = format;
@@ -63,7 +63,7 @@ async fn archive_as(stage: &Stage, format: Format, messages: usize) {
     icestore.shutdown(crate::stage::GRACE).await.unwrap();
 }
 
-/// Writes all objects to files below a folder, under their own names.
+/// Downloads all objects into a folder, under their own names.
 async fn download(stage: &Stage, folder: &Path) {
     let bucket = stage.cloud.name("bucket");
     for object in stage.cloud.list(&bucket, "").await.unwrap() {
@@ -90,7 +90,7 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
                 "enrichmentData": { "location": "hall-a" },
             });
             let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
-            // The second one comes twice, as Pub/Sub may do.
+            // The second message is sent twice, because Pub/Sub may deliver twice.
             for _ in 0..if id == "i-2" { 2 } else { 1 } {
                 let data = envelope.to_string();
                 stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
@@ -119,7 +119,8 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
     stage.strike().await;
 }
 
-/// Data with its attributes: text, bytes, nothing, and more than a block of compression holds.
+/// Returns messages with data and attributes: text, bytes, empty data, and more than one
+/// compression block.
 fn messages() -> Vec<(Vec<u8>, Value)> {
     let envelope = json!({
         "id": "i-1", "payload": "/wD+", "publishTime": "2025-06-15T10:00:00.123456789Z",
@@ -141,7 +142,7 @@ fn messages() -> Vec<(Vec<u8>, Value)> {
     messages
 }
 
-/// A message in an order of its own.
+/// Sorts messages, so that two lists can be compared.
 fn sorted<'a>(all: impl Iterator<Item = (Vec<u8>, &'a HashMap<String, String>)>) -> Vec<Value> {
     let texts = all.map(|(data, attributes)| {
         json!({ "data": STANDARD.encode(data), "attributes": attributes }).to_string()
@@ -150,7 +151,7 @@ fn sorted<'a>(all: impl Iterator<Item = (Vec<u8>, &'a HashMap<String, String>)>)
     texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 
-/// What a program of another language reads of a format's objects, in the order of their ids.
+/// Runs a Python reader on the objects of a format, and returns its rows sorted by id.
 fn read_by(reader: &str, format: Format, folder: &Path) -> Option<Vec<Value>> {
     let python = python_with(reader)?;
     let program = root().join("e2e/clients/python/archive.py");
@@ -165,12 +166,12 @@ fn read_by(reader: &str, format: Format, folder: &Path) -> Option<Vec<Value>> {
     Some(rows)
 }
 
-/// By which rows are ordered: a message can be there twice.
+/// Returns the sort key of a row. The time is part of it because a message can appear twice.
 fn place(row: &Value) -> (String, Option<i64>) {
     (row["id"].to_string(), row["archivedAt"].as_i64())
 }
 
-/// A line as the programs print it.
+/// Converts a line to the form that the readers print.
 fn row(line: &Line) -> Value {
     let micros = |text: &str| {
         let time = OffsetDateTime::parse(text, &Rfc3339).unwrap();

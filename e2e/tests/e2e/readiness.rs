@@ -1,4 +1,4 @@
-//! What services say while something is missing, and that they go on when it comes.
+//! Tests of readiness while a dependency is missing, and after it appears.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn get(hosted: &Hosted, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-/// Waits until the service says what it waits for, alive all the while.
+/// Waits until the service reports this reason. It must be alive but not ready.
 async fn waits_for(hosted: &Hosted, reason: &str) {
     until(async || get(hosted, "/readyz").await.1.contains(reason)).await;
     assert_eq!(get(hosted, "/readyz").await.0, 503);
@@ -149,7 +149,7 @@ async fn a_session_that_the_broker_lost_is_counted_as_a_possible_gap() {
     stage.strike().await;
 }
 
-/// Ready after the connection that is there now has ended.
+/// Waits until the service is ready again after its current connection has ended.
 async fn becomes_ready_again(ingestion: &Hosted) {
     let reconnects = || crate::stage::counter(ingestion, "dataflow_ingestion_reconnects_total");
     until(async || reconnects() == 1).await;

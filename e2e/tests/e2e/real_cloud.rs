@@ -1,5 +1,5 @@
-//! What only Google's own cloud can tell for certain: `deploy/try-on-gcp.sh` runs these there. On the embedded
-//! cloud, which is as hard then, they take seconds.
+//! Tests that are certain only on Google's own cloud, where `deploy/try-on-gcp.sh` runs them. On
+//! the embedded cloud, made as strict as Google's, they take seconds.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -16,12 +16,12 @@ use crate::stage::{
     GRACE, PATIENCE, SENT, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
 };
 
-/// Attempts that were made again, by what failed.
+/// Counter of repeated attempts, by the failed action.
 const RETRIED: &str = "dataflow_pipeline_retried_attempts_total";
-/// Readings of each fleet.
+/// Number of readings of each fleet.
 const MESSAGES: u64 = 500;
 
-/// Duration of the quiet spell. Google ends idle streams after ten minutes.
+/// Returns the duration of the quiet time. Google ends idle streams after ten minutes.
 fn quiet_spell() -> Duration {
     let seconds = std::env::var("DATAFLOW_E2E_QUIET_SECONDS").ok();
     let seconds = seconds.map(|text| text.parse().expect("DATAFLOW_E2E_QUIET_SECONDS is a number"));
@@ -36,7 +36,7 @@ async fn a_quiet_spell_costs_no_failed_attempt() {
     let icestore = start_icestore(stage.icestore()).await;
     let services = [&ingestion, &bigqueries, &icestore];
     let before = pass(&stage, &bigqueries, &icestore).await;
-    // A table is unknown to the Storage Write API at first; that costs attempts.
+    // At first the Storage Write API does not know a new table, which costs attempts.
     let retried = services.map(|service| counter(service, RETRIED));
 
     sleep(quiet_spell()).await;
@@ -77,12 +77,12 @@ async fn rows_wait_for_a_new_column() {
     stage.strike().await;
 }
 
-/// Prints a finding past the test runner's capture.
+/// Prints a result directly to stderr, because the test runner captures printed output.
 fn report(finding: &str) {
     std::io::stderr().write_all(format!("FOUND: {finding}\n").as_bytes()).unwrap();
 }
 
-/// Sends some readings, and waits until they are written at both ends.
+/// Sends some readings, and waits until they are in the table and in the archive.
 async fn pass(stage: &Stage, bigqueries: &Hosted, icestore: &Hosted) -> Fleet {
     let archived = counter(icestore, SENT);
     let fleet = fleet(stage, bigqueries).await;

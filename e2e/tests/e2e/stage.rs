@@ -1,5 +1,5 @@
-//! A stage for flows: a real broker, the embedded cloud or Google's, and the services in this
-//! process, with resources of their own.
+//! Test environment of the flows: a real broker, the embedded cloud or Google's, and the services
+//! in this process. Each test has its own resources.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -27,11 +27,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::emulators;
 
-/// How long a service may drain.
+/// Grace period of a service.
 pub(crate) const GRACE: Duration = Duration::from_secs(20);
-/// Messages that a service has written.
+/// Counter of messages that a service has written.
 pub(crate) const SENT: &str = "dataflow_pipeline_sent_messages_total";
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Topics, each with its subscriptions.
@@ -41,13 +41,13 @@ const TOPICS: [(&str, &[&str]); 3] = [
     ("dead", &["buried"]),
 ];
 
-/// Everything that a flow needs.
+/// Broker, cloud and folder of one test.
 pub(crate) struct Stage {
     pub(crate) broker: Mosquitto,
     pub(crate) cloud: Cloud,
     pub(crate) emulator: Option<Emulator>,
     pub(crate) folder: TempDir,
-    /// URLs of Google's emulators, where the flow uses them.
+    /// URLs of Google's emulators, if the flow uses them.
     googles: Option<Googles>,
 }
 
@@ -59,12 +59,13 @@ struct Googles {
 }
 
 impl Stage {
-    /// Starts the broker, and makes topics, subscriptions, bucket and dataset.
+    /// Starts the broker, and creates topics, subscriptions, bucket and dataset.
     pub(crate) async fn set() -> Self {
         Self::set_with("allow_anonymous true", |_| {}).await
     }
 
-    /// Like [`Stage::set`], with settings of the broker; `prepare` makes the files they name.
+    /// Like [`Stage::set`], with extra settings of the broker. `prepare` creates the files that
+    /// they name.
     pub(crate) async fn set_with(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
         service::install_crypto();
         let folder = tempfile::tempdir().unwrap();
@@ -72,7 +73,7 @@ impl Stage {
         let settings = settings.replace("FOLDER", &folder.path().display().to_string());
         let home = folder.path().join("broker");
         let broker = Mosquitto::start_with(&home, 0, &settings).await.unwrap();
-        // The same tests run against Google's own cloud when a project is named.
+        // The same tests run against Google's own cloud if a project is named.
         let (cloud, emulator) = match std::env::var("DATAFLOW_E2E_PROJECT") {
             Ok(project) => (Cloud::google(&project).unwrap(), None),
             Err(_) => {
@@ -88,8 +89,9 @@ impl Stage {
         stage
     }
 
-    /// Starts a flow over Google's emulators of Pub/Sub and Firestore, with table and archive in the
-    /// embedded cloud; `None`, loudly, where they are not installed.
+    /// Starts an environment with Google's emulators of Pub/Sub and Firestore. Table and archive
+    /// are in the embedded cloud. If the emulators are not installed, prints that and returns
+    /// `None`.
     pub(crate) async fn set_on_googles_emulators() -> Option<Self> {
         service::install_crypto();
         let pubsub = emulators::start(&emulators::PUBSUB).await?;
@@ -105,7 +107,7 @@ impl Stage {
         Some(stage)
     }
 
-    /// Makes topics, subscriptions, bucket and dataset.
+    /// Creates topics, subscriptions, bucket and dataset.
     async fn furnish(&self) {
         let name = |kind| self.cloud.name(kind);
         for (topic, subscriptions) in TOPICS {
@@ -119,18 +121,19 @@ impl Stage {
         self.cloud.create_dataset(&self.dataset()).await.unwrap();
     }
 
-    /// The dataset; these have no hyphens in their names.
+    /// Returns the name of the dataset, where hyphens are not allowed.
     pub(crate) fn dataset(&self) -> String {
         self.cloud.name("dataset").replace('-', "_")
     }
 
-    /// Writes the documents of this many of the fleet's devices.
+    /// Writes the documents of the first devices of a fleet.
     pub(crate) async fn put_devices(&self, devices: u32) {
         let documents = e2e::reading::documents(devices);
         self.cloud.put_documents(&self.cloud.name("devices"), documents).await.unwrap();
     }
 
-    /// Removes what [`Stage::set`] has made; documents stay, because collections have no lists.
+    /// Removes the resources that [`Stage::set`] created. Documents stay, because their collection
+    /// cannot be listed.
     pub(crate) async fn strike(self) {
         let name = |kind: &str| self.cloud.name(kind);
         let topics: Vec<_> = TOPICS.iter().map(|(topic, _)| name(topic)).collect();
@@ -142,10 +145,11 @@ impl Stage {
         self.cloud.delete_dataset(&self.dataset()).await.unwrap();
     }
 
-    /// The embedded cloud for a test that needs its faults; `None`, loudly, on Google's.
+    /// Returns the embedded cloud for a test that injects faults. On Google's cloud, prints that
+    /// the test is skipped and returns `None`.
     pub(crate) fn faulty_cloud(&self) -> Option<&Emulator> {
         if self.emulator.is_none() {
-            // Past the test runner's capture, which would hide it.
+            // Writes to stderr directly, because the test runner captures printed output.
             let text = b"SKIPPED: the faults of this test need the embedded cloud\n";
             std::io::stderr().write_all(text).unwrap();
         }
@@ -171,7 +175,7 @@ impl Stage {
         Fleet::start(Plan { port, messages: Some(messages), devices: 50, ..Plan::default() })
     }
 
-    /// Ingestion's settings: one route for the fleet's topics.
+    /// Returns settings of ingestion with one route for the topics of the fleet.
     pub(crate) fn ingestion(&self) -> ingestion::config::Settings {
         let mut route = Route::default();
         route.source.mqtt_topic = "devices/{device_id}/up".into();
@@ -193,7 +197,7 @@ impl Stage {
         settings
     }
 
-    /// Icestore's settings: small objects, soon.
+    /// Returns settings of icestore that write small objects soon.
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = icestore::config::Settings {
             project: self.cloud.project.clone(),
@@ -210,7 +214,7 @@ impl Stage {
         settings
     }
 
-    /// Enrich's settings, with Redis where a URL is given.
+    /// Returns settings of enrich, with Redis if a URL is given.
     pub(crate) fn enrich(&self, redis_url: Option<String>) -> enrich::config::Settings {
         let mut settings = enrich::config::Settings {
             project: self.cloud.project.clone(),
@@ -230,7 +234,7 @@ impl Stage {
         settings
     }
 
-    /// Bigqueries' settings: the columns that the account reads.
+    /// Returns settings of bigqueries with the columns that the comparison needs.
     pub(crate) fn bigqueries(&self) -> bigqueries::config::Settings {
         let column =
             |name: &str, kind, from| Column { from: Some(from), ..Column::new(name, kind) };
@@ -254,12 +258,12 @@ impl Stage {
         settings
     }
 
-    /// The rows of the table but for the `skipped` first ones.
+    /// Reads the rows of the table after the first `skipped` ones.
     pub(crate) async fn rows_from(&self, skipped: usize) -> Vec<Map<String, Value>> {
         self.cloud.rows_from(&self.dataset(), "readings", skipped).await.unwrap()
     }
 
-    /// The rows of the table.
+    /// Reads all rows of the table.
     pub(crate) async fn rows(&self) -> Vec<Map<String, Value>> {
         self.cloud.rows(&self.dataset(), "readings").await.unwrap()
     }
@@ -292,7 +296,7 @@ pub(crate) async fn start_bigqueries(settings: bigqueries::config::Settings) -> 
     start(Bigqueries::new(settings.clone()), &settings).await
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !holds().await {
@@ -302,14 +306,14 @@ pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
     waited.await.expect("what was waited for did not come about");
 }
 
-/// The sum of a counter over all its labels.
+/// Returns the sum of a counter over all its labels.
 pub(crate) fn counter(hosted: &Hosted, name: &str) -> u64 {
     let text = hosted.metrics().unwrap();
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
 }
 
-/// The first message in the dead letters.
+/// Waits for the first dead letter.
 pub(crate) async fn next_letter(stage: &Stage) -> e2e::cloud::Received {
     let mut letters = Vec::new();
     until(async || {

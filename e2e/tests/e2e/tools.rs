@@ -1,5 +1,5 @@
-//! The tools for the person on call, on the binaries and their example settings, against what
-//! `deploy/kubernetes/overlays/local` gives the embedded cloud.
+//! Tests of the command-line tools with the binaries and their example settings. The embedded cloud
+//! has the resources of `deploy/kubernetes/overlays/local`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +33,7 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
             let expected = if need["kind"] == "table" { "will_create" } else { "ready" };
             assert_eq!(need["state"], expected, "{service}: {need}");
         }
-        // A plan is of what IAM has roles for.
+        // A plan lists only dependencies that IAM has roles for.
         let plan = place.run(service, &["plan"], b"").await;
         assert!(plan.status.success(), "{}", text(&plan));
         assert!(text(&plan).contains("[roles/"), "{}", text(&plan));
@@ -120,7 +120,7 @@ async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
 const LIST_PANICKED: [&str; 7] =
     ["dead-letters", "list", "--reason", "panicked", "--wait", "1", "--json"];
 
-/// The letters that `dead-letters list` shows.
+/// Returns the dead letters that `dead-letters list` shows.
 async fn letters(place: &Place, args: &[&str]) -> Vec<Value> {
     let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
     let listed = place.json("bigqueries", &all, b"").await;
@@ -155,13 +155,13 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     assert_eq!(why.status.code(), Some(1));
     assert!(text(&why).contains("expected FLOAT64"), "{}", text(&why));
 
-    // As it is, it is refused again, and that letter is left for the next replay.
+    // Without a change the row is refused again. That dead letter waits for the next replay.
     let replay = ["dead-letters", "replay", "--wait", "1", "--rate", "10"];
     let refused = place.run("bigqueries", &replay, b"").await;
     assert!(text(&refused).contains("\n1 replayed\n"), "{}", text(&refused));
     until(async || letters(&place, &[]).await.len() == 1).await;
 
-    // A column that takes its value from elsewhere mends it.
+    // A column that reads another field repairs it.
     let mended = place.folder.path().join("mended.yaml");
     let settings = std::fs::read_to_string(&example).unwrap();
     std::fs::write(&mended, settings.replace("from: /temperature", "from: /celsius")).unwrap();
@@ -211,7 +211,7 @@ async fn no_tool_minds_that_its_reader_has_gone() {
         ("ingestion", "check --online", 0),
         ("enrich", "plan --json", 0),
         ("icestore", "explain", 0),
-        // There is nothing in the archive.
+        // There are no objects in the archive.
         ("icestore", "replay --prefix 2024 --dry-run", 1),
         ("bigqueries", "view", 0),
         ("bigqueries", "dead-letters list --wait 1", 0),
@@ -231,7 +231,7 @@ async fn no_tool_minds_that_its_reader_has_gone() {
         assert!(!text(&unread).contains("panic"), "{args:?}: {}", text(&unread));
     }
 
-    // The replay has done all that it was asked for.
+    // The replay has finished although its output was not read.
     let back = &pulled(&cloud, "bigqueries", 1).await[0];
     assert_eq!(&*back.attributes["ingest_id"], "i-1");
     assert!(letters(&place, &[]).await.is_empty());
@@ -306,7 +306,7 @@ async fn a_letter_is_found_among_thousands_in_every_run() {
     assert!(text(&misspelt).contains("row_type_mismatch"), "{}", text(&misspelt));
 }
 
-/// What a subscription of the local project holds, once it is `count` messages.
+/// Pulls messages of a subscription of the local project until `count` have arrived.
 async fn pulled(cloud: &Cloud, subscription: &str, count: usize) -> Vec<Received> {
     let mut pulled = Vec::new();
     until(async || {
@@ -330,7 +330,7 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     let soon = [("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".to_owned())];
     let mut icestore = start("icestore", &soon);
     icestore.ready().await.unwrap();
-    // A payload that is no text.
+    // A payload that is not text.
     let data = br#"{"id":"i-1","payload":"/wD+","publishTime":"2025-06-15T10:00:00Z"}"#;
     let attributes = json!({
         "ingest_id": "i-1",
@@ -406,7 +406,7 @@ async fn a_probe_tells_whether_the_service_beside_it_is_ready() {
     assert!(service.terminate().await.unwrap().success());
 }
 
-/// Every key of `value` is one of the schema, at every level that has names of its own.
+/// Checks that the schema has every key of `value`, at every level with fixed names.
 fn assert_known(root: &Value, schema: &Value, value: &Value, at: &str) {
     let schema = match schema["$ref"].as_str() {
         Some(path) => root.pointer(path.trim_start_matches('#')).unwrap(),
@@ -431,7 +431,7 @@ fn assert_known(root: &Value, schema: &Value, value: &Value, at: &str) {
     }
 }
 
-/// The names of all settings, at every level.
+/// Returns the names of all settings, at every level.
 fn names(schema: &Value) -> BTreeSet<&str> {
     let mut names = BTreeSet::new();
     match schema {
@@ -455,7 +455,7 @@ async fn the_schema_and_the_example_know_the_same_settings() {
         let file = root().join("services").join(service).join("example.yaml");
         let example: Value = yaml::read(&file);
         assert_known(&schema, &schema, &example, service);
-        // Some stand in comments.
+        // Some settings appear in comments only.
         let text = std::fs::read_to_string(&file).unwrap();
         let words: BTreeSet<_> =
             text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
@@ -464,7 +464,7 @@ async fn the_schema_and_the_example_know_the_same_settings() {
     }
 }
 
-/// YAML by the parser of the settings.
+/// Parses YAML with the parser of the settings.
 mod yaml {
     use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! One trace, from a device's message to both sinks.
+//! Test of one trace, from the message of a device to both sinks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,7 +31,7 @@ async fn a_trace_is_the_same_after_every_hop() {
     device.publish_with(&[], "devices/untraced/up", false, "{}").await;
     until(async || counter(&bigqueries, SENT) >= 2 && counter(&icestore, SENT) >= 2).await;
 
-    // The raw topic has two more subscriptions, which nobody reads here.
+    // The raw topic has two more subscriptions, which no service reads here.
     let mut raw = Vec::new();
     until(async || {
         raw.extend(stage.cloud.pull(&stage.cloud.name("rows")).await.unwrap());

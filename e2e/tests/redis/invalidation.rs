@@ -1,4 +1,4 @@
-//! An invalidation at one replica reaches the others.
+//! Tests that an invalidation at one replica reaches the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::until;
 
-/// A source whose document can change; clones are the same one.
+/// A source whose document can change. Clones share the document.
 #[derive(Clone, Default)]
 struct Source(Arc<Inner>);
 
@@ -26,7 +26,7 @@ struct Source(Arc<Inner>);
 struct Inner {
     version: AtomicU32,
     reads: AtomicU32,
-    /// A read ends when it is free.
+    /// Locked for writing while reads must not end.
     hold: RwLock<()>,
 }
 
@@ -35,7 +35,7 @@ impl Source {
         self.0.version.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Lets no read end, until the guard is dropped.
+    /// Keeps all reads from ending until the guard is dropped.
     async fn hold(&self) -> RwLockWriteGuard<'_, ()> {
         self.0.hold.write().await
     }
@@ -74,7 +74,7 @@ impl Replica {
         replica
     }
 
-    /// One that hears of no invalidation, and reads one thing at a time.
+    /// Starts a replica that receives no invalidations and makes one read at a time.
     fn deaf(source: &Source, url: Option<String>, mode: Mode) -> Self {
         let mut settings = Settings { max_reads: 1, ..Settings::default() };
         (settings.redis.url, settings.redis.mode) = (url, mode);
@@ -84,7 +84,7 @@ impl Replica {
         Self { lookup, health: Health::default(), tasks }
     }
 
-    /// The version of the document that it serves.
+    /// Returns the version of the document that the replica serves.
     async fn version(&self, key: &str) -> u64 {
         self.lookup.document(key).await.unwrap().unwrap()["version"].as_u64().unwrap()
     }
@@ -147,7 +147,8 @@ async fn a_read_under_way_does_not_bring_the_old_document_back() {
     one.lookup.invalidate("a").await.unwrap();
     drop(held);
     reading.await.unwrap();
-    // Its next read begins when it has put into Redis what the first one brought.
+    // The replica starts its next read only after it has written the result of the first one to
+    // Redis.
     deaf.version("b").await;
 
     assert_eq!(one.version("a").await, 1);
@@ -165,7 +166,8 @@ async fn what_an_earlier_version_invalidates_during_a_read_does_not_stay() {
     until(async || source.reads() == 2).await;
 
     source.change();
-    // It leaves no tombstone. Where the second key is forgotten, the first one is too.
+    // An earlier version leaves no tombstone. After key "b" is forgotten, key "a" is forgotten,
+    // too.
     for key in ["a", "b"] {
         let prefix = format!("dataflow:enrich:{}/", source.origin());
         server.command(&format!("DEL {prefix}{key}")).await.unwrap();
@@ -174,7 +176,8 @@ async fn what_an_earlier_version_invalidates_during_a_read_does_not_stay() {
     until(async || one.lookup.document("b").now_or_never().is_none()).await;
     drop(held);
     reading.await.unwrap();
-    // Its next read begins when it has put into Redis what the first one brought.
+    // The replica starts its next read only after it has written the result of the first one to
+    // Redis.
     one.version("c").await;
 
     assert_eq!(one.version("a").await, 1);
@@ -230,7 +233,7 @@ async fn a_server_that_refuses_writes_is_read_only() {
 
     let state = replica.lookup.redis_state();
     assert!(state.starts_with("read only, ") && state.contains("OOM"), "{state}");
-    // It invalidates all the same, and its breaker lets a probe through now and then.
+    // The replica still invalidates, and its circuit breaker sometimes lets a probe through.
     replica.lookup.invalidate("b").await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     replica.lookup.probe_redis().await;

@@ -1,5 +1,5 @@
-//! The cache's layer in Redis, against real servers: with TLS, as a cluster, behind a sentinel, and with
-//! invalidations that reach all replicas.
+//! Tests of the cache layer in Redis against real servers: with TLS, as a cluster, and behind a
+//! sentinel. Invalidations must reach all replicas.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -15,10 +15,10 @@ use enrich::cache::{Document, Entry};
 use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !holds().await {
@@ -33,7 +33,7 @@ fn entry(name: &str) -> Entry {
     Entry { document: Some(Arc::new(document)), read_at: OffsetDateTime::UNIX_EPOCH }
 }
 
-/// Keeps an entry under each key, and reads all of them back.
+/// Writes an entry under each key. Returns true if all of them are read back.
 async fn holds(redis: &Redis, keys: &[Arc<str>]) -> Result<bool, String> {
     let entries: Vec<_> = keys.iter().map(|key| (Arc::clone(key), entry(key))).collect();
     let puts = begin(redis, &entries).await?;
@@ -42,7 +42,7 @@ async fn holds(redis: &Redis, keys: &[Arc<str>]) -> Result<bool, String> {
     Ok(found.into_iter().zip(keys).all(|(found, key)| found.entry == Some(entry(key))))
 }
 
-/// Reads that have brought these entries, and began now.
+/// Begins reads now that return these entries.
 async fn begin(redis: &Redis, entries: &[(Arc<str>, Entry)]) -> Result<Vec<Put>, String> {
     let keys: Vec<_> = entries.iter().map(|(key, _)| Arc::clone(key)).collect();
     let known = redis.get(&keys).await.map_err(|error| error.to_string())?;

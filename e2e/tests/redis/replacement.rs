@@ -1,4 +1,4 @@
-//! Reads put documents into Redis, and never in the place of something newer.
+//! Tests that a read never replaces a newer document in Redis.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn open(url: String, mode: Mode) -> Redis {
     Redis::open(&Settings { url: Some(url), mode, ..Settings::default() }).unwrap().unwrap()
 }
 
-/// A read of a key that brings the document of this name, and began now.
+/// Begins a read of a key now that returns the document of this name.
 async fn read(redis: &Redis, key: &str, name: &str) -> [Put; 1] {
     begin(redis, &[(key.into(), entry(name))]).await.unwrap().try_into().unwrap()
 }
@@ -23,7 +23,7 @@ async fn known(redis: &Redis, key: &str) -> Option<Entry> {
     redis.get(&[Arc::from(key)]).await.unwrap().remove(0).entry
 }
 
-/// Puts what was read before an invalidation, at each moment after it.
+/// Writes results of reads that began before an invalidation, at several moments after it.
 async fn put_late(redis: &Redis, key: &str) {
     let first = read(redis, key, "first").await;
     let early = read(redis, key, "early").await;
@@ -104,7 +104,7 @@ async fn what_takes_the_place_of_a_tombstone_stays_as_long_as_it() {
 async fn what_was_read_in_the_future_was_read_now() {
     let server = Server::start().await.unwrap();
     let redis = open(server.url(), Mode::Node);
-    // As an earlier version writes it, by a clock that is ahead of ours.
+    // A value that an earlier version wrote, with a clock that is ahead.
     let value = r#""{\"document\":{\"name\":\"old\"},\"read_at\":\"2999-01-01T00:00:00Z\"}""#;
     server.command(&format!("SET dataflow:enrich:device {value}")).await.unwrap();
 

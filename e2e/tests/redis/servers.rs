@@ -1,4 +1,4 @@
-//! What a Redis can be, and how it may change while it is used.
+//! Tests of the kinds of Redis server, and of changes while they are used.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn open(settings: &Settings) -> Redis {
     Redis::open(settings).unwrap().unwrap()
 }
 
-/// Keys that belong to all nodes of a cluster.
+/// Returns keys that belong to all nodes of a cluster.
 fn keys() -> Vec<Arc<str>> {
     (0..300).map(|key| format!("device-{key}").into()).collect()
 }
@@ -66,7 +66,7 @@ async fn a_new_password_in_the_file_needs_no_restart() {
     let file = folder.path().join("password");
     std::fs::write(&file, "old\n").unwrap();
     let server = Server::start().await.unwrap();
-    // No more than what the documentation says.
+    // Exactly the rights that the documentation lists.
     let rights = "~dataflow:enrich:* &dataflow:enrich:* +mget +psetex +del +eval +publish +subscribe \
                   +ping +cluster|info +cluster|slots";
     server.command(&format!("ACL SETUSER enrich on >old {rights}")).await.unwrap();
@@ -110,7 +110,7 @@ async fn a_server_of_another_kind_than_the_settings_say_is_an_error_with_what_to
     let as_node = Settings { url: Some(cluster.nodes[0].url()), ..Settings::default() };
     let as_cluster = Settings { url: Some(node.url()), mode: Mode::Cluster, ..Settings::default() };
 
-    // The node has the slot of this key, and would answer.
+    // The node owns the slot of this key, so it would answer.
     let of_cluster = open(&as_node).get(&["device-0".into()]).await.unwrap_err().to_string();
     let of_node = open(&as_cluster).get(&["device-1".into()]).await.unwrap_err().to_string();
 
@@ -123,7 +123,7 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
     let sentinel = Sentinel::start().await.unwrap();
     let service = Sentinel::SERVICE.to_owned();
     let settings = Settings {
-        // Nobody listens at the first one.
+        // No server listens at the first address.
         url: Some(format!("redis://127.0.0.1:{}", free_port().unwrap())),
         other_urls: vec![sentinel.url()],
         mode: Mode::Sentinel,
@@ -142,8 +142,11 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
     assert!(why.contains("watches no master `nobody`"), "{why}");
 }
 
-/// A client, its server, the address that the client has, and the server that becomes its master. The old
-/// connection stays, and leads to what is a replica now.
+/// Starts a failover behind one address.
+///
+/// Returns the client, both servers, and the proxy at the address of the client. The address now
+/// leads to the new master. The old connection stays open, and leads to the old server, which is a
+/// replica now.
 async fn fail_over() -> (Redis, [Server; 2], Proxy) {
     let (old, new) = (Server::start().await.unwrap(), Server::start().await.unwrap());
     let address = Proxy::start(old.port()).unwrap();
@@ -165,7 +168,7 @@ fn is_read_only(why: impl ToString) -> bool {
 async fn after_a_failover_behind_one_address_the_new_master_is_used() {
     let (redis, _servers, _address) = fail_over().await;
 
-    // While it takes over what the new master has, keys change between a read and its write.
+    // The new master first copies its data, and meanwhile keys change between a read and its write.
     until(async || holds(&redis, &keys()).await.is_err_and(is_read_only)).await;
 
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
