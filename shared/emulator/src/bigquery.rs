@@ -1,4 +1,5 @@
-//! BigQuery: datasets and tables on SQLite, written by `insertAll`, jobs and the Storage Write API.
+//! BigQuery: datasets and tables in SQLite. `insertAll`, jobs and the Storage Write API write to
+//! them.
 
 mod append;
 mod arrow;
@@ -36,7 +37,7 @@ use catalog::Catalog;
 use jobs::upload::Uploads;
 use lag::Lag;
 
-/// Answers a gRPC method of the Storage APIs.
+/// Answers a gRPC method of the Storage Read and Write APIs.
 pub(crate) async fn grpc_answer(bigquery: BigQuery, path: &str, request: Request) -> Response {
     if path.contains("BigQueryRead/") {
         return read::answer(bigquery, path, request).await;
@@ -44,16 +45,16 @@ pub(crate) async fn grpc_answer(bigquery: BigQuery, path: &str, request: Request
     append::answer(bigquery, path, request).await
 }
 
-/// The file of all tables, in the data folder.
+/// Name of the SQLite file in the data folder.
 pub(crate) const FILE: &str = "bigquery.sqlite";
 
-/// All of BigQuery; clones are the same one.
+/// The whole emulated BigQuery. Clones share the same data.
 #[derive(Clone)]
 pub(crate) struct BigQuery {
     faults: Faults,
     catalog: Arc<Mutex<Catalog>>,
     uploads: Arc<Uploads>,
-    /// Source of the objects of load jobs.
+    /// Storage that holds the objects of load jobs.
     storage: Storage,
 }
 
@@ -75,7 +76,7 @@ impl BigQuery {
         created.await.map(drop)
     }
 
-    /// Works on the tables, apart from the tasks that serve connections.
+    /// Runs work on the tables in a blocking thread.
     async fn with<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Catalog) -> Result<T, Status> + Send + 'static,

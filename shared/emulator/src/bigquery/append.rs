@@ -1,4 +1,4 @@
-//! The Storage Write API: connections of `AppendRows`, and the conditions that they meet.
+//! The Storage Write API: connections of `AppendRows`, with their limits and faults.
 
 mod proto_rows;
 mod request;
@@ -31,15 +31,16 @@ use crate::status::Status;
 use proto_rows::Descriptor;
 use request::{Append, Missing, Refusal, Sent, detail};
 
-/// Most requests of a stream that are answered later; no more are read meanwhile.
+/// Most requests of a stream that wait for their answer. Above that no more requests are read.
 const MAX_UNANSWERED: usize = 1000;
-/// The text at the end of an old stream.
+/// Error text when a stream has reached its maximum age.
 const RESTARTED: &str = "Closing the stream because server is restarted. This is expected and client \
                          is advised to reconnect.";
-/// The text of an append above the quota. Clients know it by its beginning.
+/// Error text of an append above the quota. Clients recognize it by its beginning.
 const THROUGHPUT: &str = "Exceeds 'AppendRows throughput' quota, status: INSUFFICIENT_TOKENS.";
 
-/// Largest request, from Google's quotas. What reads requests takes larger ones.
+/// Largest request, from Google's quotas. The gRPC decoder accepts larger ones, so the check is
+/// here.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
 
 type Request = proto::AppendRowsRequest;
@@ -60,7 +61,7 @@ pub(super) async fn answer(bigquery: BigQuery, path: &str, request: HttpRequest)
     }
 }
 
-/// One open stream. What a request leaves out is as in the one before it.
+/// One open stream. A field that a request leaves out has its value from the request before.
 struct Connection {
     bigquery: BigQuery,
     requests: Streaming<Request>,
@@ -68,19 +69,19 @@ struct Connection {
     stream: String,
     writer_schema: Bytes,
     descriptor: Option<Arc<Descriptor>>,
-    /// Meaning of missing values, for columns that a request does not name.
+    /// Rule for values of columns that a request does not name.
     missing_others: i32,
-    /// The table's schema as last told to the client.
+    /// Schema of the table that the client was told last.
     known: Option<Schema>,
-    /// Answers that are sent at their time, in the order of their requests.
+    /// Answers in the order of their requests, each with the time at which it is sent.
     answers: VecDeque<(Instant, Result<Answer, tonic::Status>)>,
     /// True if no more requests are read.
     is_read: bool,
-    /// True if it ends once all is answered.
+    /// True if the stream ends as soon as all requests are answered.
     is_old: bool,
     is_over: bool,
     age: Age,
-    /// Since the last request or answer.
+    /// Time since the last request or answer.
     idle: Age,
 }
 
@@ -100,7 +101,7 @@ impl BigQuery {
             .await
     }
 
-    /// Takes so many bytes of a project's throughput, unless less is left.
+    /// Takes bytes from the throughput quota of a project. Returns false if less is left.
     fn spend_append(&self, project: &str, bytes: usize) -> bool {
         let conditions = self.faults.conditions();
         let limit = conditions.profile().append_bytes_per_second;
@@ -160,7 +161,7 @@ impl Connection {
                 Ok(()) = self.cuts.changed() => {
                     return Some(Err(tonic::Status::unavailable("the stream was cut")));
                 }
-                // What was read is answered first.
+                // Requests that were read are still answered.
                 () = conditions.outlived(self.age, Profile::stream_age), if !self.is_old => {
                     self.is_old = true;
                 }
@@ -180,13 +181,13 @@ impl Connection {
         }
     }
 
-    /// Carries out a request; its answer waits for its time.
+    /// Carries out a request. The answer is sent when it is due.
     async fn take(&mut self, due: Instant, request: Result<Request, tonic::Status>) {
         let answer = match request {
             Ok(request) => self.append(request).await.map_err(Into::into),
             Err(status) => Err(status),
         };
-        // An error is the end of the stream.
+        // An error ends the stream.
         self.is_read = answer.is_err();
         self.answers.push_back((due, answer));
     }
@@ -236,7 +237,7 @@ impl Connection {
         Ok(self.answer(answer))
     }
 
-    /// The rows of a request; a schema that it leaves out is as in the one before it.
+    /// Returns the rows of a request. A missing schema is taken from an earlier request.
     fn sent(&mut self, rows: Option<Rows>) -> Result<Sent, Status> {
         match rows {
             None => Err(Status::invalid("Rows must be specified in the request.")),
@@ -266,7 +267,7 @@ impl Connection {
         Answer { write_stream: self.stream.clone(), ..answer }
     }
 
-    /// The error that was asked for, as an answer or as the end of the stream.
+    /// Builds the planned error, as an answer or as the end of the stream.
     fn planned(&self, error: Kind, entity: &str) -> Result<Answer, Status> {
         let Kind::AppendError { code, storage_error, message, ends_stream } = error else {
             return Err(Status::new(Code::Internal, "this is no error of an append"));
@@ -284,7 +285,7 @@ impl Connection {
     }
 }
 
-/// The end of a stream that had nothing to do.
+/// Builds the error that ends an idle stream.
 fn inactive(conditions: &Conditions) -> tonic::Status {
     let seconds = conditions.profile().append_idle_millis.unwrap_or_default() / 1000;
     tonic::Status::aborted(format!(
@@ -300,7 +301,7 @@ async fn due_at(due: Option<Instant>) {
     }
 }
 
-/// The table of `projects/P/datasets/D/tables/T/streams/S`, or the short form of its default stream.
+/// Parses `projects/P/datasets/D/tables/T/streams/S`, or the short form of the default stream.
 fn table_of(stream: &str) -> Result<TableName, Status> {
     TableName::parse(stream).ok_or_else(|| Status::invalid(format!("Invalid stream: {stream}")))
 }

@@ -1,4 +1,4 @@
-//! Rows of an Arrow batch as JSON, in the form that `insertAll` takes.
+//! Converts rows of an Arrow batch to JSON in the form of `insertAll`.
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{
@@ -17,7 +17,7 @@ use time::{Duration, OffsetDateTime, Time};
 use super::schema::{Field, Kind, Mode, find};
 use super::value::{interval, is_known, write_date, write_datetime, write_time, write_timestamp};
 
-/// The batch of a request: the schema and the batch are messages of Arrow's stream format.
+/// Reads the batch of a request. Schema and batch are messages of Arrow's stream format.
 pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
     let stream = [schema, batch].concat();
     let reader = StreamReader::try_new(stream.as_slice(), None);
@@ -30,13 +30,13 @@ pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
     }
 }
 
-/// The column that the table does not have, if there is one.
+/// Returns a column that the table lacks, if there is one.
 pub(super) fn extra_field(schema: &ArrowSchema, fields: &[Field]) -> Option<String> {
     let extra = schema.fields().iter().find(|field| find(fields, field.name()).is_none());
     extra.map(|field| field.name().clone())
 }
 
-/// What does not fit between a batch's types and a table's.
+/// Returns an error text if the types of a batch do not fit the table.
 pub(super) fn type_fault(schema: &ArrowSchema, fields: &[Field]) -> Option<String> {
     schema.fields().iter().find_map(|given| {
         let field = find(fields, given.name())?;
@@ -47,7 +47,7 @@ pub(super) fn type_fault(schema: &ArrowSchema, fields: &[Field]) -> Option<Strin
     })
 }
 
-/// The required column that a batch does not have, if there is one, unless its default is filled in.
+/// Returns an error text if a batch lacks a required column that no default fills.
 pub(super) fn missing_field(
     schema: &ArrowSchema,
     fields: &[Field],
@@ -102,7 +102,7 @@ fn fits(field: &Field, given: &DataType, mode: Mode) -> bool {
     }
 }
 
-/// A row of a batch, or why it cannot be one.
+/// Converts a row of a batch.
 pub(super) fn row(batch: &RecordBatch, index: usize) -> Result<Map<String, Value>, String> {
     let schema = batch.schema_ref();
     let columns = schema.fields().iter().zip(batch.columns());
@@ -159,7 +159,7 @@ fn interval_value(column: &dyn Array, index: usize) -> Result<String, String> {
     interval::canonical(parts).ok_or_else(|| "the interval is out of range".into())
 }
 
-/// JSON has no other numbers than finite ones.
+/// Converts a floating point number; NaN and infinity become text because JSON lacks them.
 fn float(number: f64) -> Value {
     if number.is_finite() { number.into() } else { number.to_string().into() }
 }

@@ -1,4 +1,4 @@
-//! Datasets and tables: what there is, and how it lies in SQLite.
+//! Datasets and tables, and the way they are stored in SQLite.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -21,12 +21,13 @@ use super::{layout, sql};
 use crate::rights;
 use crate::status::Status;
 
-/// Everything, in memory, with the rows and a copy of it all in SQLite.
+/// All datasets and tables, in memory. SQLite holds the rows and a copy of everything.
 pub(super) struct Catalog {
     pub connection: Connection,
     datasets: BTreeMap<DatasetName, Map<String, Value>>,
     tables: BTreeMap<TableName, Table>,
-    /// When which `insertId` came to which table; BigQuery remembers them for about a minute.
+    /// Time at which each table received each `insertId`. BigQuery remembers them for about a
+    /// minute.
     pub seen: HashMap<(Uuid, String), Instant>,
     pub jobs: Jobs,
     pub streams: Streams,
@@ -35,11 +36,11 @@ pub(super) struct Catalog {
     pub deadline: Deadline,
 }
 
-/// A dataset's project and id.
+/// Project and id of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct DatasetName(pub String, pub String);
 
-/// A table's project, dataset and id.
+/// Project, dataset and id of a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct TableName(pub String, pub String, pub String);
 
@@ -47,9 +48,9 @@ pub(super) struct TableName(pub String, pub String, pub String);
 #[derive(Debug, Clone)]
 pub(super) struct Table {
     pub schema: Schema,
-    /// What the REST API shows beside schema and name.
+    /// Fields of the REST resource apart from schema and name.
     pub resource: Map<String, Value>,
-    /// Tells the table from another one that has its name later.
+    /// Id that tells the table from a later one with the same name.
     pub id: Uuid,
 }
 
@@ -64,17 +65,17 @@ impl TableName {
         DatasetName(self.0.clone(), self.1.clone())
     }
 
-    /// The name in messages and ids.
+    /// Returns the name for messages and ids.
     pub(super) fn display(&self) -> String {
         format!("{}:{}.{}", self.0, self.1, self.2)
     }
 
-    /// The name in SQLite, quoted.
+    /// Returns the quoted name in SQLite.
     pub(super) fn quoted(&self) -> String {
         sql::quote(&format!("{}.{}.{}", self.0, self.1, self.2))
     }
 
-    /// `projects/P/datasets/D/tables/T`, with whatever follows.
+    /// Parses `projects/P/datasets/D/tables/T`, with any suffix.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let parts: Vec<_> = path.split('/').collect();
         let ["projects", project, "datasets", dataset, "tables", table, ..] = parts.as_slice()
@@ -90,9 +91,9 @@ impl Table {
         self.resource.get("view")?.get("query")?.as_str()
     }
 
-    /// Returns the statement that inserts a row, whose values stand in the order of the schema.
+    /// Returns the statement that inserts a row, with its values in the order of the schema.
     ///
-    /// The order of the columns in SQLite is another one: it is that in which they were added.
+    /// In SQLite the columns have another order: the one in which they were added.
     pub(super) fn insert_statement(&self, name: &TableName) -> String {
         let columns: Vec<_> =
             self.schema.fields.iter().map(|field| sql::quote(&field.name)).collect();
@@ -112,7 +113,7 @@ fn exists(what: &str, name: &str) -> Status {
     Status::new(Code::AlreadyExists, format!("Already Exists: {what} {name}"))
 }
 
-/// What SQLite could not do, as the caller sees it.
+/// Converts an error of SQLite to the status that the caller sees.
 pub(super) fn failed(error: &rusqlite::Error) -> Status {
     Status::new(Code::Internal, format!("SQLite: {error}"))
 }
@@ -121,7 +122,7 @@ impl Catalog {
     pub(super) fn open(file: &Path, lag: Lag) -> anyhow::Result<Self> {
         let mut connection =
             Connection::open(file).with_context(|| format!("open {}", file.display()))?;
-        // What is written survives the end of the process, which is all that is promised.
+        // Written data survives the end of the process. It may be lost if the machine crashes.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         sql::register(&connection)?;
@@ -165,7 +166,7 @@ impl Catalog {
         })
     }
 
-    /// Refuses what a permission is needed for that was taken away.
+    /// Checks a permission that may have been revoked.
     pub(super) fn allow(&self, permission: &str) -> Result<(), Status> {
         rights::check(&self.lag.conditions().profile().denied, permission)
     }
@@ -233,7 +234,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Creates a table or a view, as a change of its own.
+    /// Creates a table or a view as a separate change.
     pub(super) fn create_table(
         &mut self,
         name: &TableName,
@@ -245,7 +246,7 @@ impl Catalog {
         self.show_table(name)
     }
 
-    /// Creates a table or a view, as part of a larger change.
+    /// Creates a table or a view as part of a larger change.
     pub(super) fn make_table(
         &mut self,
         name: &TableName,
@@ -287,13 +288,13 @@ impl Catalog {
         Ok(format!("CREATE VIEW {} AS {query}", name.quoted()))
     }
 
-    /// Replaces a view by another one, which must be one that can be read.
+    /// Replaces a view by another one, and checks that it can be read.
     fn replace_view(&self, name: &TableName, create: &str) -> rusqlite::Result<()> {
         self.connection.execute_batch(&format!("DROP VIEW {}; {create}", name.quoted()))?;
         self.connection.prepare(&format!("SELECT * FROM {}", name.quoted())).map(drop)
     }
 
-    /// Takes a new schema and other properties, if the table still has the tag that is asked for.
+    /// Changes the schema and other properties of a table if its etag matches.
     pub(super) fn patch_table(
         &mut self,
         name: &TableName,
@@ -334,7 +335,7 @@ impl Catalog {
         let before = table.resource.clone();
         layout::keep_partitioning(&before, &mut changes);
         table.resource.extend(changes);
-        // What is set to `null` is removed.
+        // A property that is set to `null` is removed.
         table.resource.retain(|_, value| !value.is_null());
         layout::check(&table.schema, &table.resource)?;
         layout::check_change(&before, &table.resource)?;
@@ -353,11 +354,12 @@ impl Catalog {
         self.keep(name, table)
     }
 
-    /// Adds the columns of the next schema that the one before does not have.
+    /// Adds columns that are new in the next schema.
     fn add_columns(&self, name: &TableName, before: &Schema, next: &Schema) -> Result<(), Status> {
         let mut statements = Vec::new();
         if before.fields.is_empty() && !next.fields.is_empty() {
-            // The column that stands for none goes; rows without columns stay as many.
+            // The placeholder column of a table without columns is removed. The number of rows
+            // stays the same.
             let rows = usize::try_from(self.last_row(name)?).unwrap_or_default();
             statements.push(format!("DROP TABLE {}", name.quoted()));
             statements.push(table_statement(name, next));
@@ -382,7 +384,7 @@ impl Catalog {
         })
     }
 
-    /// Makes memory say what a table is; SQLite is for the caller to change.
+    /// Sets or removes a table in memory. The caller changes SQLite.
     pub(super) fn set_table(&mut self, name: &TableName, table: Option<Table>) {
         self.tables.remove(name);
         self.tables.extend(table.map(|table| (name.clone(), table)));
@@ -430,12 +432,12 @@ impl Catalog {
     }
 }
 
-/// The name as the REST API tells it.
+/// Returns the name in the form of the REST API.
 pub(super) fn reference(name: &TableName) -> Value {
     json!({ "projectId": name.0, "datasetId": name.1, "tableId": name.2 })
 }
 
-/// Sets the times and the tag that change with every change.
+/// Sets the times and the etag, which are updated with every change.
 fn stamp(resource: &mut Map<String, Value>) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     resource.entry("creationTime").or_insert_with(|| now.to_string().into());
@@ -450,15 +452,15 @@ fn check_id(id: &str, what: &str) -> Result<(), Status> {
     if is_right { Ok(()) } else { Err(Status::invalid(format!("Invalid {what} ID \"{id}\"."))) }
 }
 
-/// The statement that makes a table.
+/// Returns the statement that creates a table.
 fn table_statement(name: &TableName, schema: &Schema) -> String {
     let columns: Vec<_> = schema.fields.iter().map(column).collect();
-    // A table without columns is right in BigQuery, and not in SQLite.
+    // BigQuery allows a table without columns, and SQLite does not.
     let columns = if columns.is_empty() { "\"#empty\"".into() } else { columns.join(", ") };
     format!("CREATE TABLE {} ({columns})", name.quoted())
 }
 
-/// A column's declaration. SQLite derives from the type's name how it stores values.
+/// Returns the declaration of a column. SQLite derives the storage class from the name of the type.
 fn column(field: &Field) -> String {
     let stored = match (field.kind, field.mode) {
         (Kind::Record, _) | (_, Mode::Repeated) => "TEXT",

@@ -1,4 +1,4 @@
-//! The time that a query may take: all tables wait for it.
+//! Time limit of a query. All tables are locked while it runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,22 +7,22 @@ use rusqlite::Connection;
 
 /// Longest time of one query.
 pub(super) const MAX_TIME: Duration = Duration::from_secs(60);
-/// Steps of SQLite between two looks at the clock.
+/// Steps of SQLite between two checks of the clock.
 const STEPS: i32 = 100_000;
 
-/// Interrupts queries that take too long; clones are the same one.
+/// Interrupts queries that take too long. Clones share the same limit.
 #[derive(Debug, Clone)]
 pub(super) struct Deadline {
     pub max_time: Duration,
     ends_at: Arc<Mutex<Option<Instant>>>,
 }
 
-/// A query under way. Statements are not limited any more once it is dropped.
+/// A running query. Dropping it removes the limit.
 #[must_use = "the limit ends with it"]
 pub(super) struct Running<'a>(&'a Deadline);
 
 impl Deadline {
-    /// Makes a connection obey it.
+    /// Applies the limit to a connection.
     pub(super) fn watch(connection: &mut Connection) -> rusqlite::Result<Self> {
         let deadline = Self { max_time: MAX_TIME, ends_at: Arc::default() };
         let watched = deadline.clone();
@@ -31,7 +31,7 @@ impl Deadline {
         Ok(deadline)
     }
 
-    /// Limits what is run from now on.
+    /// Limits all statements from now on.
     pub(super) fn start(&self) -> Running<'_> {
         self.set(Some(Instant::now() + self.max_time));
         Running(self)

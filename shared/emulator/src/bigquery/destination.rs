@@ -11,7 +11,7 @@ use super::schema::Schema;
 use super::value;
 use crate::status::Status;
 
-/// A table's name in a request.
+/// Name of a table in a request.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Reference {
@@ -21,7 +21,7 @@ pub(super) struct Reference {
     table_id: String,
 }
 
-/// Fate of the rows that a table has.
+/// Treatment of rows that the table already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub(super) enum WriteDisposition {
     #[serde(rename = "WRITE_EMPTY")]
@@ -34,7 +34,7 @@ pub(super) enum WriteDisposition {
     TruncateData,
 }
 
-/// Says if a table that is not there is made.
+/// Rule for a missing table: create it or fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum CreateDisposition {
@@ -49,11 +49,11 @@ pub(super) struct Destination {
     pub table: TableName,
     pub write: WriteDisposition,
     pub create: CreateDisposition,
-    /// Properties of a table that is made, beside its schema.
+    /// Properties of a created table, apart from its schema.
     pub resource: Map<String, Value>,
 }
 
-/// Properties of a job's configuration that a table that is made takes over, and one that is refused.
+/// Properties of a job that a created table takes over. Schema updates are not supported.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Properties {
@@ -64,8 +64,10 @@ pub(super) struct Properties {
 }
 
 impl Properties {
+    /// Returns the properties of a created table.
+    ///
     /// # Errors
-    /// By name, for schema updates.
+    /// Fails for schema updates, and names the option.
     pub(super) fn resource(&self) -> Result<Map<String, Value>, Status> {
         if let Some(option) = self.schema_update_options.first() {
             return Err(Status::unimplemented(&format!("schemaUpdateOptions {option}")));
@@ -88,12 +90,12 @@ impl Reference {
 }
 
 impl Catalog {
-    /// Makes the table ready for rows of this schema, and tells the schema that rows must have.
+    /// Prepares the table for rows of this schema, and returns the schema that rows must have.
     ///
-    /// It may have removed rows by then: the caller undoes it if the new ones do not fit.
+    /// It may remove rows, so the caller must undo it if the new rows do not fit.
     ///
     /// # Errors
-    /// If the dispositions forbid it, or if the schemas do not fit.
+    /// Fails if the dispositions forbid it, or if the schemas do not fit.
     pub(super) fn prepare(
         &mut self,
         destination: &Destination,
@@ -156,7 +158,7 @@ impl Catalog {
         }
     }
 
-    /// Writes the rows of a query into its table, or leaves the table as it is.
+    /// Writes the rows of a query into its table, or leaves the table unchanged.
     pub(super) fn deliver(&mut self, destination: &Destination, rows: &Rows) -> Result<(), Status> {
         let schema = Schema { fields: rows.fields.clone() };
         self.atomically(&destination.table, DryRun::No, |catalog| {

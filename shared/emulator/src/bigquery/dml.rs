@@ -1,4 +1,5 @@
-//! Statements that change rows. Each is read as queries for what is to be written, and where.
+//! Statements that change rows. Each one is executed as queries that find the new values and the
+//! rows.
 
 mod merge;
 
@@ -29,7 +30,7 @@ pub(super) struct Counts {
 /// A row id with the columns that get new values.
 type Update = (i64, Vec<(String, Sql)>);
 
-/// All that a statement does to a table.
+/// All changes of a statement to a table.
 #[derive(Debug, Default)]
 struct Changes {
     updates: Vec<Update>,
@@ -103,7 +104,7 @@ impl Catalog {
         Ok(Changes { deletes: (1..=last).collect(), ..Changes::default() })
     }
 
-    /// `INSERT [INTO] table [(columns)] VALUES ... | query`.
+    /// Executes `INSERT [INTO] table [(columns)] VALUES ... | query`.
     fn inserted(
         &self,
         statement: &Statement<'_>,
@@ -117,7 +118,7 @@ impl Catalog {
         Ok(Changes { inserts: stored(&fields, &columns, &rows)?, ..Changes::default() })
     }
 
-    /// The rows of a query or of VALUES, each with a value for every column.
+    /// Returns the rows of a query or of VALUES, each with a value for every column.
     fn rows(
         &self,
         statement: &Statement<'_>,
@@ -138,7 +139,7 @@ impl Catalog {
         Ok(found.rows)
     }
 
-    /// `UPDATE table [alias] SET column = value, ... [FROM tables] WHERE condition`.
+    /// Executes `UPDATE table [alias] SET column = value, ... [FROM tables] WHERE condition`.
     fn updated(
         &self,
         statement: &Statement<'_>,
@@ -163,7 +164,7 @@ impl Catalog {
         Ok(Changes { updates, ..Changes::default() })
     }
 
-    /// `DELETE [FROM] table [alias] WHERE condition`.
+    /// Executes `DELETE [FROM] table [alias] WHERE condition`.
     fn deleted(
         &self,
         statement: &Statement<'_>,
@@ -179,7 +180,7 @@ impl Catalog {
         Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
     }
 
-    /// The assignments in a range: columns with the words of their values.
+    /// Parses the assignments in a range: columns and the tokens of their values.
     fn assigned<'a>(
         &self,
         statement: &Statement<'a>,
@@ -215,7 +216,7 @@ impl Catalog {
         assignments.collect()
     }
 
-    /// Updates that a query of row ids and values asks for.
+    /// Runs a query of row ids and values, and returns it as updates.
     fn updates(
         &self,
         statement: &Statement<'_>,
@@ -236,7 +237,7 @@ impl Catalog {
             .collect())
     }
 
-    /// Writes all changes, or none. Afterwards row ids are without gaps.
+    /// Writes all changes or none. After deletions row ids are without gaps again.
     fn apply(&mut self, name: &TableName, changes: Changes) -> Result<(), Status> {
         let table = name.quoted();
         let found = self.table(name)?;
@@ -277,11 +278,11 @@ impl Catalog {
     }
 }
 
-/// A table that is changed, under the name that the statement gives it.
+/// A table that is changed, with its alias in the statement.
 struct Target {
     alias: String,
     row_id: &'static str,
-    /// The table as it stands in a FROM clause.
+    /// Tokens of the table in a FROM clause.
     tokens: Vec<Lexeme>,
 }
 
@@ -289,7 +290,7 @@ impl Target {
     /// Reads `table [[AS] alias]` from `at`.
     ///
     /// # Errors
-    /// If anything else stands there.
+    /// Fails if there is anything else.
     fn read(
         statement: &Statement<'_>,
         at: usize,
@@ -311,7 +312,7 @@ impl Target {
         Ok(Self { alias, row_id, tokens: tokens.to_vec() })
     }
 
-    /// A query for the ids of rows and the values that they get.
+    /// Builds a query for the ids of rows and their new values.
     fn select(
         &self,
         assigned: &[(Field, &[Lexeme])],
@@ -345,7 +346,7 @@ fn sign(text: &str) -> Lexeme {
     Lexeme { token: Token::Sign(text.into()), at: 0 }
 }
 
-/// The place of a keyword in no bracket.
+/// Returns the index of a keyword outside of all brackets.
 fn top(tokens: &[Lexeme], from: usize, word: &str) -> Option<usize> {
     let mut depth = 0_i32;
     let mut places = tokens.iter().enumerate().skip(from);
@@ -357,7 +358,7 @@ fn top(tokens: &[Lexeme], from: usize, word: &str) -> Option<usize> {
     found.map(|(at, _)| at)
 }
 
-/// The columns in brackets at `at`, or all; and where the rest of the statement starts.
+/// Returns the columns in brackets at `at`, or all columns, and the index of the next token.
 fn columns(
     statement: &Statement<'_>,
     at: usize,
@@ -380,7 +381,8 @@ fn columns(
     Ok((named.collect::<Result<_, _>>()?, close + 1))
 }
 
-/// Rows as a table keeps them: values of `columns` in the order of `fields`, and defaults for the others.
+/// Converts rows to the form that a table keeps. `columns` get their values, and other fields their
+/// defaults.
 fn stored(fields: &[Field], columns: &[Field], rows: &[Vec<Sql>]) -> Result<Vec<Vec<Sql>>, Status> {
     let rows = rows.iter().map(|row| {
         let cells = columns.iter().zip(row);
@@ -404,8 +406,10 @@ fn row_ids(rows: &[Vec<Sql>]) -> Vec<i64> {
     ids.collect()
 }
 
+/// Checks that no row is written twice.
+///
 /// # Errors
-/// If a row would be written twice.
+/// Fails if a row id appears twice.
 fn check_once(ids: &[i64]) -> Result<(), Status> {
     let mut seen = HashSet::new();
     if ids.iter().all(|id| seen.insert(*id)) {

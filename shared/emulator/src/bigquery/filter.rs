@@ -1,13 +1,15 @@
-//! Tables whose queries must say which partitions they read.
+//! Tables whose queries must filter by partition.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::{Table, TableName};
 use crate::status::Status;
 
-/// Refuses a query that reads a table with `requirePartitionFilter`, directly or through views, and has no
-/// condition with its partitioning column. The text is looked at word by word, so a condition that removes
-/// no partition passes too.
+/// Refuses a query without a filter on a table with `requirePartitionFilter`.
+///
+/// This also holds if the query reads the table through views. The check only looks for the
+/// partitioning column among the words after the first WHERE. So a condition that excludes no
+/// partition passes, too.
 pub(super) fn check(query: &str, tables: &BTreeMap<TableName, Table>) -> Result<(), Status> {
     let conditions = conditions(query);
     let mut read = BTreeSet::new();
@@ -25,7 +27,7 @@ pub(super) fn check(query: &str, tables: &BTreeMap<TableName, Table>) -> Result<
         let columns = column.map_or(vec!["_partitiontime", "_partitiondate"], |name| vec![name]);
         let has_condition = columns.iter().any(|column| {
             let column = column.to_ascii_lowercase();
-            // A view has the partition under a name of its own, such as `day_of`.
+            // A view shows the partition under its own name, such as `day_of`.
             conditions
                 .iter()
                 .any(|word| word.starts_with(&column) || word.starts_with("partition_"))
@@ -43,7 +45,7 @@ pub(super) fn check(query: &str, tables: &BTreeMap<TableName, Table>) -> Result<
     Ok(())
 }
 
-/// The tables and views that a text names, and those that their queries name.
+/// Finds the tables and views that a query names, and those that their queries name.
 fn find<'a>(
     query: &str,
     tables: &'a BTreeMap<TableName, Table>,
@@ -60,7 +62,7 @@ fn find<'a>(
     }
 }
 
-/// The words behind each WHERE.
+/// Returns all words after the first WHERE.
 fn conditions(query: &str) -> BTreeSet<String> {
     let lower = query.to_ascii_lowercase();
     let first = lower.find("where").unwrap_or(lower.len());

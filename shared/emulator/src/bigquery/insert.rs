@@ -1,4 +1,4 @@
-//! Rows into tables: `insertAll`, and what both ways of writing share.
+//! Inserts rows: `insertAll`, and the code that it shares with the Storage Write API.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use super::schema::Field;
 use super::value;
 use crate::status::Status;
 
-/// How long an `insertId` is remembered.
+/// Time for which an `insertId` is remembered.
 const MEMORY: Duration = Duration::from_secs(60);
-/// Remembered ids after which old ones are forgotten.
+/// Number of remembered ids above which old ones are removed.
 const SWEEP_AT: usize = 100_000;
 /// Most rows of a request, from Google's quotas.
 const MAX_ROWS: usize = 50_000;
-/// Longest `insertId`.
+/// Longest `insertId` in bytes.
 const MAX_INSERT_ID_BYTES: usize = 128;
 
-/// The body of `tabledata.insertAll`.
+/// Body of `tabledata.insertAll`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct InsertAll {
@@ -43,7 +43,7 @@ struct Row {
 }
 
 impl Catalog {
-    /// Inserts rows, none of them where one is wrong and `skipInvalidRows` is not set.
+    /// Inserts rows. One bad row refuses all of them unless `skipInvalidRows` is set.
     pub(super) fn insert_all(
         &mut self,
         name: &TableName,
@@ -95,7 +95,7 @@ impl Catalog {
             }
         }
         self.insert(name, rows)?;
-        // Rows that could not be written are not known.
+        // The ids of rows that were not written are not remembered.
         self.seen.extend(new_ids.into_iter().map(|id| ((table_id, id), now)));
         let mut answer = json!({ "kind": "bigquery#tableDataInsertAllResponse" });
         if !errors.is_empty() {
@@ -105,14 +105,14 @@ impl Catalog {
         Ok(answer)
     }
 
-    /// Adds rows whose values stand in the order of the table's schema: all or none.
+    /// Adds all rows or none. Values are in the order of the schema of the table.
     pub(super) fn insert(
         &mut self,
         name: &TableName,
         rows: impl IntoIterator<Item = Vec<Sql>>,
     ) -> Result<(), Status> {
         let statement = self.table(name)?.insert_statement(name);
-        // A savepoint may stand within the transaction of a larger change.
+        // A savepoint works inside the transaction of a larger change.
         let savepoint = self.connection.savepoint().map_err(|error| failed(&error))?;
         {
             let prepared = savepoint.prepare_cached(&statement);

@@ -1,4 +1,4 @@
-//! Jobs: what was asked for, what became of it, and the rows of results.
+//! Jobs: their requests, their outcome, and the rows of results.
 
 pub(super) mod csv;
 pub(super) mod detect;
@@ -19,13 +19,13 @@ use super::query::Rows;
 use super::rest::reason;
 use crate::status::Status;
 
-/// Jobs that are remembered.
+/// Most jobs that are remembered.
 const MAX_JOBS: usize = 1_000;
-/// Rows that the results of jobs before the last one may have together.
+/// Most rows that the results of all jobs except the last one may have together.
 const MAX_KEPT_ROWS: usize = 200_000;
 /// Time for which the id of a request is remembered.
 const REQUEST_MEMORY: time::Duration = time::Duration::minutes(15);
-/// The dataset of results that nobody named a table for.
+/// Dataset of results without a destination table.
 pub(super) const ANONYMOUS: &str = "_results";
 
 /// All jobs since the start.
@@ -35,25 +35,25 @@ pub(super) struct Jobs {
     order: VecDeque<JobName>,
 }
 
-/// A job's project and id.
+/// Project and id of a job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct JobName(pub String, pub String);
 
-/// A job that has ended, as all jobs here have.
+/// A finished job. Every job here runs to its end inside the request.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub name: JobName,
     pub location: String,
-    /// As it was sent, with what was left out.
+    /// Configuration of the request, completed with defaults.
     pub configuration: Value,
     pub started: OffsetDateTime,
     pub ended: OffsetDateTime,
-    /// Statistics of its type: `query` or `load`.
+    /// Statistics for its type: `query` or `load`.
     pub statistics: Map<String, Value>,
     pub error: Option<Status>,
-    /// Faults that did not end it, such as bad rows of a load.
+    /// Errors that did not fail the job, such as bad rows of a load.
     pub warnings: Vec<Value>,
-    /// Rows of a query; none where they were dropped to bound the memory.
+    /// Rows of a query; `None` if they were dropped to limit memory.
     pub result: Option<Arc<Rows>>,
 }
 
@@ -64,8 +64,10 @@ impl Jobs {
         })
     }
 
+    /// Checks the name of a new job.
+    ///
     /// # Errors
-    /// If a job of this name is there.
+    /// Fails if the name is invalid, or if a job with it exists.
     pub(super) fn check_new(&self, name: &JobName) -> Result<(), Status> {
         let is_valid = name.1.len() <= 1024
             && name.1.chars().all(|char| char.is_ascii_alphanumeric() || "_-".contains(char));
@@ -79,7 +81,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Remembers a job, and forgets the oldest beyond the bounds.
+    /// Remembers a job, and forgets old jobs and results above the limits.
     pub(super) fn add(&mut self, job: Job) {
         self.order.push_back(job.name.clone());
         self.all.insert(job.name.clone(), job);
@@ -105,15 +107,16 @@ impl Jobs {
         Ok(())
     }
 
-    /// Jobs of a project, the newest first.
+    /// Returns the jobs of a project, newest first.
     pub(super) fn of(&self, project: &str) -> impl Iterator<Item = &Job> {
         let names = self.order.iter().rev().filter(move |name| name.0 == project);
         names.filter_map(|name| self.all.get(name))
     }
 
-    /// The job of an earlier request that had the same id, for clients that send a request again.
+    /// Finds the job of an earlier, equal request, for clients that repeat a request.
     ///
-    /// <https://cloud.google.com/bigquery/docs/reference/rest/v2/jobs/query>: the id alone is not enough.
+    /// The request id alone is not enough: the query and its options must be equal, too. See
+    /// <https://cloud.google.com/bigquery/docs/reference/rest/v2/jobs/query>.
     pub(super) fn of_request(&self, project: &str, request: &Value) -> Option<&Job> {
         const SAME: [&str; 5] =
             ["requestId", "query", "queryParameters", "defaultDataset", "dryRun"];
@@ -122,12 +125,12 @@ impl Jobs {
         self.of(project).take_while(|job| job.started >= recent).find(|job| {
             let earlier = &job.configuration["query"];
             let is_same = SAME.iter().all(|key| earlier.get(*key) == request.get(*key));
-            // Without its rows, it is a failed one, or a query that can be run again.
+            // A job without rows has failed, or its query can be run again.
             is_same && job.result.is_some()
         })
     }
 
-    /// The rows behind the name of a table that was made for a result.
+    /// Returns the rows behind the name of a temporary result table.
     pub(super) fn result_of(&self, table: &TableName) -> Option<Arc<Rows>> {
         if table.1 != ANONYMOUS {
             return None;
@@ -142,7 +145,7 @@ impl Job {
         json!({ "projectId": self.name.0, "jobId": self.name.1, "location": self.location })
     }
 
-    /// The resource of the REST API.
+    /// Returns the resource of the REST API.
     pub(super) fn show(&self) -> Value {
         let JobName(project, id) = &self.name;
         let millis = |time: OffsetDateTime| (time.unix_timestamp_nanos() / 1_000_000).to_string();
@@ -176,7 +179,7 @@ impl Job {
     }
 }
 
-/// A fault in the form that a job has it.
+/// Returns an error in the form that a job shows.
 pub(super) fn fault(status: &Status) -> Value {
     let reason = reason(status);
     let mut fault = json!({ "reason": reason, "message": status.message });

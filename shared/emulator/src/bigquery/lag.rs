@@ -1,5 +1,4 @@
-//! Conditions of tables: the quota of their changes, and the time after which the write APIs know of a
-//! table or a column.
+//! Quota of changes of a table, and the delay until the write APIs know a new table or column.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,18 +10,18 @@ use super::schema::Schema;
 use crate::conditions::{Conditions, Quota};
 use crate::status::Status;
 
-/// Age of a table, and the schemas that it had.
+/// Recent creation and earlier schemas of a table.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     created: Option<Instant>,
     replaced: Option<Vec<(Instant, Schema)>>,
 }
 
-/// The tables and schemas that are so new that writers may not know them.
+/// Tables and schemas that may be too new for writers to know.
 pub(super) struct Lag {
     conditions: Conditions,
     created: HashMap<TableName, Instant>,
-    /// Schemas with the time of their end, the oldest first.
+    /// Earlier schemas, each with the time at which it was replaced, oldest first.
     replaced: HashMap<TableName, Vec<(Instant, Schema)>>,
 }
 
@@ -31,7 +30,7 @@ impl Lag {
         Self { conditions, created: HashMap::new(), replaced: HashMap::new() }
     }
 
-    /// Refuses a change of a table that was changed too often just now.
+    /// Refuses a change of a table that was changed too often in the last 10 seconds.
     pub(super) fn spend_update(&self, name: &TableName) -> Result<(), Status> {
         let limit = self.conditions.profile().table_updates_per_10_seconds;
         let quota = limit.map(|limit| Quota { limit, per: Duration::from_secs(10) });
@@ -43,18 +42,18 @@ impl Lag {
         Err(Status::new(tonic::Code::ResourceExhausted, text))
     }
 
-    /// The conditions that calls meet.
+    /// Returns the simulated conditions.
     pub(super) fn conditions(&self) -> &Conditions {
         &self.conditions
     }
 
-    /// Notes that a table was created.
+    /// Records that a table was created.
     pub(super) fn note_table(&mut self, name: &TableName) {
         self.replaced.remove(name);
         self.created.insert(name.clone(), Instant::now());
     }
 
-    /// Notes that a table has another schema than `before`.
+    /// Records that a new schema has replaced `before`.
     pub(super) fn note_schema(&mut self, name: &TableName, before: Schema) {
         let lag = self.column_lag();
         let replaced = self.replaced.entry(name.clone()).or_default();
@@ -62,7 +61,7 @@ impl Lag {
         replaced.push((Instant::now(), before));
     }
 
-    /// Returns what is noted of a table.
+    /// Returns the recorded state of a table.
     pub(super) fn known(&self, name: &TableName) -> Known {
         Known {
             created: self.created.get(name).copied(),
@@ -70,7 +69,7 @@ impl Lag {
         }
     }
 
-    /// Notes again what was noted of a table before a change that failed.
+    /// Restores the recorded state of a table after a change that failed.
     pub(super) fn set(&mut self, name: &TableName, known: Known) {
         self.created.remove(name);
         self.replaced.remove(name);
@@ -78,13 +77,13 @@ impl Lag {
         self.replaced.extend(known.replaced.map(|replaced| (name.clone(), replaced)));
     }
 
-    /// Tells if writers know of a table that exists.
+    /// Returns true if writers know a table that exists.
     pub(super) fn knows(&self, name: &TableName) -> bool {
         let lag = Duration::from_millis(self.conditions.profile().new_table_millis);
         self.created.get(name).is_none_or(|at| at.elapsed() >= lag)
     }
 
-    /// Returns the schema that writers take a table to have.
+    /// Returns the schema of a table that writers know.
     pub(super) fn schema<'a>(&'a self, name: &TableName, now: &'a Schema) -> &'a Schema {
         let lag = self.column_lag();
         let mut replaced = self.replaced.get(name).into_iter().flatten();

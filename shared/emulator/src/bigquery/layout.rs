@@ -1,24 +1,24 @@
-//! What a table can look like: its columns, its partitions and its clusters.
+//! Checks the layout of tables: columns, partitions and clusters.
 
 use serde_json::{Map, Value};
 
 use super::schema::{Field, Kind, Mode, Schema};
 use crate::status::Status;
 
-/// Records within one another.
+/// Most levels of nested records.
 const MAX_DEPTH: usize = 15;
-/// Longest name of a column.
+/// Longest name of a column, in characters.
 const MAX_NAME: usize = 300;
-/// Letters that no name of a column has
+/// Characters that may not be in the name of a column
 /// (<https://cloud.google.com/bigquery/docs/schemas#flexible-column-names>).
 const NOT_IN_NAMES: &str = "!\"$()*,./;?@[\\]^`{}~";
-/// Beginnings that no name of a column has, in any case.
+/// Prefixes that the name of a column may not have, in any case.
 const RESERVED: [&str; 6] =
     ["_colidentifier", "_file_", "_partition", "_row_timestamp", "_table_", "__root__"];
 /// Most columns that a table is clustered by.
 const MAX_CLUSTERING: usize = 4;
 
-/// Refuses a table that BigQuery cannot have.
+/// Refuses a table that BigQuery would refuse.
 pub(super) fn check(schema: &Schema, resource: &Map<String, Value>) -> Result<(), Status> {
     let checked = check_fields(&schema.fields, MAX_DEPTH)
         .and_then(|()| check_partitioning(schema, resource))
@@ -26,7 +26,7 @@ pub(super) fn check(schema: &Schema, resource: &Map<String, Value>) -> Result<()
     checked.map_err(Status::invalid)
 }
 
-/// Takes over what a change of the partitioning leaves out.
+/// Fills the fields that a change of the partitioning leaves out.
 pub(super) fn keep_partitioning(before: &Map<String, Value>, changes: &mut Map<String, Value>) {
     const PART: &str = "timePartitioning";
     let before = before.get(PART).and_then(Value::as_object);
@@ -38,7 +38,7 @@ pub(super) fn keep_partitioning(before: &Map<String, Value>, changes: &mut Map<S
     }
 }
 
-/// Refuses a table whose partitions would be others than before.
+/// Refuses a change of the partitioning.
 pub(super) fn check_change(
     before: &Map<String, Value>,
     after: &Map<String, Value>,
@@ -83,7 +83,8 @@ fn check_fields(fields: &[Field], depth: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The column of this name, or why nothing can be partitioned or clustered by it.
+/// Returns the column of this name, or an error if a table cannot be partitioned or clustered by
+/// it.
 fn column<'a>(schema: &'a Schema, name: &str, what: &str) -> Result<&'a Field, String> {
     let found = schema.find(name).ok_or_else(|| {
         format!("The field specified for {what} cannot be found in the schema: {name}.")

@@ -1,4 +1,4 @@
-//! Reading: rows of tables and of queries, and the pages in which they are told.
+//! Reads rows of tables and queries, and divides them into pages.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use super::sql::{self, Scope};
 use super::{filter, value};
 use crate::status::Status;
 
-/// Rows of a page when a caller does not say.
+/// Default number of rows in a page.
 const PAGE: usize = 10_000;
 /// Most values of a result, which is kept in memory.
 const MAX_CELLS: usize = 20_000_000;
 
-/// Which rows of a table or result are asked for, and in which form.
+/// Selection of rows and columns of a table or result, and their form.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Page {
     pub start: usize,
     pub max_rows: Option<usize>,
-    /// Columns by name; all of them when empty.
+    /// Selected columns by name; empty for all.
     pub selected: Vec<String>,
     pub times: Times,
 }
@@ -64,7 +64,7 @@ impl Page {
 }
 
 impl Rows {
-    /// A page of them as the REST API tells it; the token is the number of the next row.
+    /// Returns a page in the form of the REST API. Its token is the index of the next row.
     pub(super) fn page(&self, page: &Page) -> Map<String, Value> {
         let most = page.max_rows.unwrap_or(usize::MAX);
         let shown = self.rows.iter().skip(page.start).take(most);
@@ -81,14 +81,14 @@ impl Rows {
         answer
     }
 
-    /// A row as `insertAll` would have it.
+    /// Returns a row in the form of `insertAll`.
     pub(super) fn row(&self, index: usize) -> Map<String, Value> {
         let cells = self.fields.iter().zip(&self.rows[index]);
         cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored))).collect()
     }
 }
 
-/// A row of an answer.
+/// Returns the cells of a row for an answer.
 fn cells(fields: &[Field], row: &[Sql], times: Times) -> Value {
     let cells = fields.iter().zip(row).map(|(field, stored)| {
         let mut cell = value::cell(field, stored);
@@ -100,7 +100,7 @@ fn cells(fields: &[Field], row: &[Sql], times: Times) -> Value {
     json!({ "f": cells.collect::<Vec<_>>() })
 }
 
-/// Turns seconds with six digits into microseconds, wherever a TIMESTAMP stands.
+/// Converts seconds with six digits to microseconds in every TIMESTAMP.
 fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
     match (mode, field.kind, value) {
         (Mode::Repeated, _, Value::Array(items)) => {
@@ -124,7 +124,7 @@ fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
     }
 }
 
-/// A stored value as a row's JSON has it.
+/// Converts a stored value to the JSON of a row.
 pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
     match stored {
         Sql::Null => Value::Null,
@@ -141,7 +141,7 @@ pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
 }
 
 impl Catalog {
-    /// A page of a table's rows.
+    /// Returns a page of the rows of a table.
     pub(super) fn list_rows(&self, name: &TableName, page: &Page) -> Result<Value, Status> {
         let mut answer = json!({ "kind": "bigquery#tableDataList", "etag": "" });
         if let Some(result) = self.jobs.result_of(name) {
@@ -160,7 +160,7 @@ impl Catalog {
         let row_id = table.schema.row_id();
         let columns: Vec<_> = fields.iter().map(|field| sql::quote(&field.name)).collect();
         let columns = if columns.is_empty() { "NULL".into() } else { columns.join(", ") };
-        // Row ids are without gaps (see `dml`): no page must walk over those before it.
+        // Row ids have no gaps (see `dml`), so a page is found without reading the rows before it.
         let statement = format!(
             "SELECT {columns} FROM {} WHERE {row_id} > {} ORDER BY {row_id} LIMIT {most}",
             name.quoted(),
@@ -184,14 +184,14 @@ impl Catalog {
         Ok(answer)
     }
 
-    /// The number of a table's last row, which is the count of its rows.
+    /// Returns the id of the last row, which is also the number of rows.
     pub(super) fn last_row(&self, name: &TableName) -> Result<i64, Status> {
         let row_id = self.table(name)?.schema.row_id();
         let count = format!("SELECT COALESCE(MAX({row_id}), 0) FROM {}", name.quoted());
         self.connection.query_row(&count, [], |row| row.get(0)).map_err(|error| failed(&error))
     }
 
-    /// All rows of a query, one statement that writes nothing.
+    /// Returns all rows of a query, which must be one statement that writes nothing.
     pub(super) fn select(
         &self,
         query: &str,
@@ -231,7 +231,7 @@ impl Catalog {
         Ok(Rows { fields: fields.collect(), rows })
     }
 
-    /// The columns of tables that a query's columns come from, where they come from one.
+    /// Returns the table column behind each column of a query, if there is exactly one.
     fn known_fields(&self, prepared: &rusqlite::Statement<'_>) -> Vec<Option<Field>> {
         let names: BTreeMap<String, &TableName> = self
             .tables()
@@ -248,7 +248,7 @@ impl Catalog {
     }
 }
 
-/// The fields of these names, or all.
+/// Returns the fields of these names, or all fields if there are no names.
 pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
     if names.is_empty() {
         return Ok(schema.fields.clone());
@@ -260,7 +260,7 @@ pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, 
     fields.collect()
 }
 
-/// Says if SQLite made a column's name of its text; BigQuery numbers such columns.
+/// Returns true if SQLite derived a column name from its expression. BigQuery numbers such columns.
 fn is_made_up(name: &str) -> bool {
     name.is_empty()
         || name.contains(|char: char| !(char.is_alphanumeric() || " _-".contains(char)))
@@ -282,7 +282,7 @@ fn too_slow() -> Status {
     Status { reason: Some("resourcesExceeded".into()), ..Status::invalid(text) }
 }
 
-/// Puts an error of SQLite into Google's words, with the place in the query.
+/// Converts an error of SQLite to Google's text, with the place in the query.
 fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Error) -> Status {
     if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) {
         return too_slow();
@@ -317,7 +317,7 @@ fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Erro
     }
 }
 
-/// A column that was computed and whose type its words do not tell: that of its first value.
+/// Returns the type of a computed column by its first value, for an expression of unknown type.
 fn guessed<'a>(values: impl Iterator<Item = &'a Sql>) -> Field {
     let mut values = values.filter(|value| !matches!(value, Sql::Null));
     let kind = match values.next() {

@@ -1,4 +1,4 @@
-//! The Storage Read API: sessions of one stream, in Arrow.
+//! The Storage Read API: sessions with one stream, in Arrow.
 
 mod columns;
 
@@ -22,19 +22,19 @@ use super::sql::{self, Scope};
 use crate::grpc::{self, server_streaming, unary};
 use crate::status::Status;
 
-/// Sessions that are remembered.
+/// Most sessions that are remembered.
 const MAX_SESSIONS: usize = 1_000;
-/// Rows of an answer.
+/// Most rows in one answer.
 const PAGE: usize = 1_000;
 
-/// Sessions by name, the oldest first in the queue.
+/// Sessions by name. The queue has the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     all: BTreeMap<String, Session>,
     order: VecDeque<String>,
 }
 
-/// Columns and rows that a session reads.
+/// Columns and rows of a session.
 #[derive(Debug, Clone)]
 struct Session {
     fields: Vec<Field>,
@@ -43,22 +43,22 @@ struct Session {
 
 #[derive(Debug, Clone)]
 enum From {
-    /// A query in SQLite's words, up to a row id. Later rows are not of the session.
+    /// A query in SQLite's SQL up to a row id. Later rows are not part of the session.
     Table {
         query: String,
-        /// The name of the row ids in the query.
+        /// Name of the row ids in the query.
         row_id: &'static str,
         last: i64,
     },
     Result(Arc<Rows>),
 }
 
-/// Place that a stream has been read to.
+/// Position of a reader in a stream.
 #[derive(Debug, Clone, Copy)]
 struct Position {
-    /// The last row id, or the number of rows, so far.
+    /// Last row id that was read, or the number of rows that were read.
     after: i64,
-    /// Rows that were read before, by another call.
+    /// Number of rows to skip because an earlier call has read them.
     skip: usize,
 }
 
@@ -164,7 +164,7 @@ impl Catalog {
         Ok(shown)
     }
 
-    /// Returns a session on a table, and the number of the table's rows.
+    /// Returns a session on a table, and the number of its rows.
     fn session(
         &self,
         table: &TableName,
@@ -206,7 +206,7 @@ impl Catalog {
         Ok((Session { fields, from: From::Table { query, row_id, last } }, last))
     }
 
-    /// The next rows, and how far the stream is then; none at its end.
+    /// Returns the next rows and the position after them; `None` at the end of the stream.
     fn read_page(
         &self,
         session: &str,
@@ -273,7 +273,7 @@ impl Catalog {
     }
 }
 
-/// The fields of these names in the order of the schema, or all.
+/// Returns the fields of these names in the order of the schema, or all fields.
 fn in_order(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
     let mut fields = selected(schema, names)?;
     let place = |field: &Field| schema.fields.iter().position(|one| one.name == field.name);
@@ -281,7 +281,7 @@ fn in_order(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
     Ok(fields)
 }
 
-/// A result with these columns alone.
+/// Returns a result with only these columns.
 fn picked(result: &Arc<Rows>, names: &[String]) -> Result<Arc<Rows>, Status> {
     if names.is_empty() {
         return Ok(Arc::clone(result));

@@ -39,7 +39,7 @@ pub(crate) async fn upload(bigquery: &BigQuery, request: Request) -> Response {
     super::jobs::upload::answer(bigquery, request).await.unwrap_or_else(|status| error(&status))
 }
 
-/// Why, in the words of this API.
+/// Returns the error reason that this API uses.
 pub(super) fn reason(status: &Status) -> &str {
     status.reason.as_deref().unwrap_or_else(|| reason_and_http(status).0)
 }
@@ -59,7 +59,7 @@ fn reason_and_http(status: &Status) -> (&'static str, StatusCode) {
     }
 }
 
-/// An error in this API's form: its reasons are words of its own.
+/// Builds an error in the form of this API, which has its own reasons.
 fn error(status: &Status) -> Response {
     let (http, reason) = (reason_and_http(status).1, reason(status));
     let mut fault = json!({ "message": status.message, "domain": "global", "reason": reason });
@@ -139,7 +139,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     }
 }
 
-/// Returns those permissions that are asked for and not denied.
+/// Returns the requested permissions that are not denied.
 async fn permissions(bigquery: &BigQuery, body: Body) -> Result<Value, Status> {
     #[derive(serde::Deserialize)]
     struct Asked {
@@ -151,12 +151,12 @@ async fn permissions(bigquery: &BigQuery, body: Body) -> Result<Value, Status> {
     Ok(json!({ "permissions": rights::granted(&profile.denied, asked.permissions) }))
 }
 
-/// The tag that a resource must still have.
+/// Returns the etag that a resource must still have.
 fn if_match(headers: &HeaderMap) -> Option<String> {
     Some(headers.get(header::IF_MATCH)?.to_str().ok()?.to_owned())
 }
 
-/// The rows of an `insertAll`, which clients like to compress.
+/// Reads the rows of an `insertAll`. Clients often compress them.
 async fn read_rows(headers: &HeaderMap, body: Body) -> Result<InsertAll, Status> {
     let body = read_bytes(body).await?;
     let is_gzip = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding == "gzip");
@@ -178,7 +178,7 @@ async fn read_rows(headers: &HeaderMap, body: Body) -> Result<InsertAll, Status>
         .map_err(|error| Status::invalid(format!("Invalid JSON payload received: {error}")))
 }
 
-/// The method's name in the API, as faults know it.
+/// Returns the name of the method in the API, as faults use it.
 fn verb(method: &Method, is_collection: bool) -> &'static str {
     match (method, is_collection) {
         (&Method::GET, true) => "list",

@@ -1,4 +1,4 @@
-//! The schema of a table, in the REST API's form.
+//! The schema of a table in the form of the REST API.
 
 use std::collections::HashSet;
 
@@ -9,15 +9,15 @@ use serde_json::{Map, Value};
 use super::value::default;
 use crate::status::Status;
 
-/// A field's tags: a change that leaves them out keeps them.
+/// Tags of a field. A change without them keeps the old ones.
 const TAGS: &str = "policyTags";
-/// The expression for a value that is missing.
+/// Expression that gives a missing value.
 pub(crate) const DEFAULT: &str = "defaultValueExpression";
 
-/// Names that SQLite's row ids have, unless columns have them. The one that columns have least comes first.
+/// Names of SQLite's row ids, rarest as a column name first. A column of the same name hides one.
 const ROW_IDS: [&str; 3] = ["_rowid_", "oid", "rowid"];
 
-/// The columns of a table.
+/// Columns of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub(crate) struct Schema {
@@ -36,13 +36,13 @@ pub(crate) struct Field {
     pub fields: Vec<Field>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// Members that are kept as they are. `maxLength`, `precision`, `scale`, `rangeElementType` and
-    /// `defaultValueExpression` are obeyed, others such as `collation` are not.
+    /// Other properties. `maxLength`, `precision`, `scale`, `rangeElementType` and
+    /// `defaultValueExpression` have an effect. Others, such as `collation`, are only stored.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
 }
 
-/// The types that this emulator keeps, under the names that the REST API answers with.
+/// Types that this emulator supports, with their names in answers of the REST API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum Kind {
@@ -69,13 +69,13 @@ pub(crate) enum Kind {
 }
 
 impl Field {
-    /// A parameter of the type, which the API takes as text or as a number.
+    /// Returns a parameter of the type. The API accepts it as text or as a number.
     pub(crate) fn parameter(&self, name: &str) -> Option<u64> {
         let value = self.attributes.get(name)?;
         value.as_u64().or_else(|| value.as_str()?.parse().ok())
     }
 
-    /// The type of the ends of a RANGE.
+    /// Returns the type of both ends of a RANGE.
     pub(crate) fn range_element(&self) -> Option<Kind> {
         match self.attributes.get("rangeElementType")?.get("type")?.as_str()? {
             "DATE" => Some(Kind::Date),
@@ -86,7 +86,7 @@ impl Field {
     }
 }
 
-/// Whether a value may be missing, must be there, or is a list.
+/// Mode of a column: optional, required or a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum Mode {
@@ -97,12 +97,12 @@ pub(crate) enum Mode {
 }
 
 impl Schema {
-    /// The column of this name; BigQuery takes no notice of case.
+    /// Returns the column of this name. BigQuery ignores case.
     pub(crate) fn find(&self, name: &str) -> Option<&Field> {
         find(&self.fields, name)
     }
 
-    /// Returns the name of SQLite's row ids, which no column may have.
+    /// Returns a name for SQLite's row ids that no column has.
     pub(crate) fn row_id(&self) -> &'static str {
         self.free_row_id().unwrap_or(ROW_IDS[0])
     }
@@ -111,10 +111,10 @@ impl Schema {
         ROW_IDS.into_iter().find(|name| self.find(name).is_none())
     }
 
-    /// Whether `next` may replace this schema.
+    /// Checks that `next` may replace this schema.
     ///
     /// # Errors
-    /// In Google's words, for anything but new columns and columns that need no value any more.
+    /// Fails with Google's text, unless the change adds columns or makes required columns optional.
     pub(crate) fn check_change(&self, next: &Self, table: &str) -> Result<(), Status> {
         check_change(&self.fields, &next.fields).map_err(|why| {
             Status::invalid(format!("Provided Schema does not match Table {table}. {why}"))
@@ -123,7 +123,7 @@ impl Schema {
 }
 
 impl Schema {
-    /// Refuses equal names, and types whose parameters are missing or wrong.
+    /// Refuses equal names, and types with missing or wrong parameters.
     pub(crate) fn check(&self) -> Result<(), Status> {
         if self.free_row_id().is_none() {
             let names = ROW_IDS.join(", ");
@@ -132,7 +132,7 @@ impl Schema {
         check(&self.fields).map_err(Status::invalid)
     }
 
-    /// Takes over the policy tags of fields that name none.
+    /// Copies the policy tags of fields that have none from the old schema.
     pub(crate) fn keep_tags(&mut self, old: &Self) {
         keep_tags(&mut self.fields, &old.fields);
     }
@@ -220,7 +220,7 @@ fn check_change(old: &[Field], new: &[Field]) -> Result<(), String> {
     }
 }
 
-/// The schema as the Storage Write API tells it.
+/// Converts the schema to the form of the Storage Write API.
 pub(crate) fn to_proto(schema: &Schema) -> proto::TableSchema {
     proto::TableSchema { fields: schema.fields.iter().map(field_to_proto).collect() }
 }

@@ -1,7 +1,11 @@
-//! From BigQuery's SQL to SQLite's.
+//! Translates BigQuery's SQL to SQLite's.
 //!
-//! There is no grammar: words are replaced where they stand. [`lex`] finds the words, [`source`] the
-//! tables, [`write`](mod@write) says all of it in SQLite's words, [`infer`] the types of what is computed.
+//! There is no grammar: tokens are replaced one by one.
+//!
+//! - [`lex`] finds the tokens.
+//! - [`source`] finds the tables.
+//! - [`write`](mod@write) writes the query in SQLite's SQL.
+//! - [`infer`] derives the types of computed columns.
 
 mod dates;
 mod functions;
@@ -22,27 +26,27 @@ use super::schema::Field;
 use crate::status::Status;
 use lex::Lexeme;
 
-/// A name, quoted for SQLite.
+/// Quotes a name for SQLite.
 pub(super) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A text, quoted for SQLite.
+/// Quotes a text for SQLite.
 pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// All that names in a query may mean.
+/// Context that gives names in a query their meaning.
 #[derive(Clone, Copy)]
 pub(super) struct Scope<'a> {
     pub project: &'a str,
-    /// Project and dataset of tables that are named without one.
+    /// Project and dataset of tables without a qualified name.
     pub dataset: Option<(&'a str, &'a str)>,
     pub catalog: &'a Catalog,
 }
 
 impl Scope<'_> {
-    /// The table of a name, which may leave out the project and the dataset.
+    /// Returns the table of a name, which may leave out the project and the dataset.
     pub(super) fn full(&self, parts: &[String]) -> Option<TableName> {
         match parts {
             [project, dataset, table] => {
@@ -60,19 +64,19 @@ impl Scope<'_> {
     }
 }
 
-/// A query in SQLite's words.
+/// A query in SQLite's SQL.
 #[derive(Debug)]
 pub(super) struct Translated {
     pub text: String,
-    /// Types of the columns as far as they are known, and the number that ends align with after a star.
+    /// Types of the columns, as far as they are known.
     pub columns: Columns,
-    /// True if it reads tables, and not only what stands in it.
+    /// True if the query reads tables, and not only its own values.
     pub reads_tables: bool,
-    /// Places in `text` with those in the query.
+    /// Offsets in `text`, each with its offset in the query.
     places: Vec<(usize, usize)>,
 }
 
-/// Types of the items before the first star of a SELECT, and of those after the last.
+/// Types of the items before the first star of a SELECT, and of those after the last star.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Columns {
     pub before: Vec<Option<Field>>,
@@ -80,7 +84,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// The type of column `at` of `count`.
+    /// Returns the type of column `at` of `count`.
     pub(super) fn at(&self, at: usize, count: usize) -> Option<&Field> {
         let from_end = count.checked_sub(at + 1)?;
         let after = self.after.len().checked_sub(from_end + 1).and_then(|at| self.after.get(at));
@@ -89,22 +93,22 @@ impl Columns {
 }
 
 impl Translated {
-    /// The place in the query of what stands at `offset` of the translation.
+    /// Returns the offset in the query for an offset in the translation.
     pub(super) fn source_of(&self, offset: usize) -> usize {
         let before = self.places.iter().take_while(|(out, _)| *out <= offset);
         before.last().map_or(0, |(_, source)| *source)
     }
 }
 
-/// A query, one statement, in SQLite's words.
+/// Translates a query of one statement.
 ///
 /// # Errors
-/// For tables that are not there, and for text that is no SQL.
+/// Fails for missing tables, and for text that is not SQL.
 pub(super) fn translate(query: &str, scope: &Scope<'_>) -> Result<Translated, Status> {
     translate_tokens(query, &lex::lex(query)?, scope)
 }
 
-/// The same for a query that was read before; `query` is for the places in errors.
+/// Translates a query that is already split into tokens. `query` gives the positions in errors.
 pub(super) fn translate_tokens(
     query: &str,
     tokens: &[Lexeme],

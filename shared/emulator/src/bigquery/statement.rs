@@ -1,4 +1,4 @@
-//! One statement of SQL: which it is, and what came of it.
+//! Runs one SQL statement.
 
 use serde_json::Map;
 
@@ -12,29 +12,29 @@ use super::sql::source::{closing, split};
 use super::sql::{Scope, kind_named, new_field};
 use crate::status::Status;
 
-/// A statement and what its names mean.
+/// A statement with the context of its names.
 #[derive(Clone, Copy)]
 pub(super) struct Statement<'a> {
     pub query: &'a str,
     pub tokens: &'a [Lexeme],
     pub project: &'a str,
-    /// Project and dataset of tables that are named without one.
+    /// Project and dataset of tables without a qualified name.
     pub dataset: Option<(&'a str, &'a str)>,
 }
 
 /// Result of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// `SELECT`, `INSERT`, ...: as the statistics of a job name it.
+    /// Kind of statement in the statistics of a job, such as `SELECT` or `INSERT`.
     pub statement: &'static str,
     pub rows: Rows,
-    /// Rows that were changed.
+    /// Numbers of changed rows.
     pub counts: Option<Counts>,
-    /// Operation of DDL, with its table.
+    /// DDL operation and its table.
     pub made: Option<(&'static str, TableName)>,
 }
 
-/// What the name of a table stands for.
+/// Kind of object behind the name of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Relation {
     Table,
@@ -46,12 +46,12 @@ impl<'a> Statement<'a> {
         Scope { project: self.project, dataset: self.dataset, catalog }
     }
 
-    /// The same statement with other words.
+    /// Returns the same statement with other tokens.
     pub(super) fn with(self, tokens: &'a [Lexeme]) -> Self {
         Self { tokens, ..self }
     }
 
-    /// An error at the token `at`, or at the end.
+    /// Returns an error at the token `at`, or at the end.
     pub(super) fn wrong(&self, at: usize, why: &str) -> Status {
         let place = self.tokens.get(at).map_or(self.query.len(), |token| token.at);
         syntax(self.query, place, why)
@@ -61,7 +61,7 @@ impl<'a> Statement<'a> {
         self.tokens.get(at).is_some_and(|token| token.is_word(word))
     }
 
-    /// Says if the words, which begin with IF, stand at `at`, which moves behind them.
+    /// Returns true if these words, which begin with IF, are at `at`. Then `at` moves behind them.
     fn tolerates(&self, at: &mut usize, words: &[&str]) -> Result<bool, Status> {
         if !self.is_word(*at, "IF") {
             return Ok(false);
@@ -75,8 +75,11 @@ impl<'a> Statement<'a> {
         Ok(true)
     }
 
+    /// Checks that the statement ends at `at`.
+    ///
     /// # Errors
-    /// If there is more from `at` on: a statement that is half understood would do harm.
+    /// Fails if more tokens follow. Running a statement that is understood only in part would do
+    /// harm.
     pub(super) fn ends(&self, at: usize) -> Result<(), Status> {
         if at >= self.tokens.len() {
             return Ok(());
@@ -84,7 +87,7 @@ impl<'a> Statement<'a> {
         Err(self.wrong(at, "Syntax error: Expected end of input"))
     }
 
-    /// The table whose name stands at `at`.
+    /// Returns the table whose name is at `at`.
     pub(super) fn table(&self, at: usize, catalog: &Catalog) -> Result<TableName, Status> {
         let parts = self.tokens.get(at).and_then(Lexeme::parts);
         let parts = parts.ok_or_else(|| self.wrong(at, "Syntax error: Expected a table name"))?;
@@ -99,10 +102,11 @@ impl<'a> Statement<'a> {
 }
 
 impl Catalog {
-    /// Runs a statement, or only checks it.
+    /// Runs a statement, or only validates it.
     ///
     /// # Errors
-    /// For what is no statement, and by name for those that this emulator does not support.
+    /// Fails for text that is not a statement. For a statement that is not supported, the error
+    /// names it.
     pub(super) fn run(
         &mut self,
         statement: &Statement<'_>,
@@ -143,7 +147,8 @@ impl Catalog {
         }
     }
 
-    /// `CREATE [OR REPLACE] TABLE [IF NOT EXISTS]`, with columns or a query, and `CREATE SCHEMA`.
+    /// Runs `CREATE [OR REPLACE] TABLE [IF NOT EXISTS]`, with columns or a query, and `CREATE
+    /// SCHEMA`.
     fn create(&mut self, statement: &Statement<'_>, dry_run: DryRun) -> Result<Outcome, Status> {
         let mut at = 1;
         let replaces = statement.is_word(1, "OR") && statement.is_word(2, "REPLACE");
@@ -195,7 +200,7 @@ impl Catalog {
         Ok(Outcome { statement, made, ..Outcome::default() })
     }
 
-    /// Makes a table, and fills it with the rows of a query where there is one.
+    /// Creates a table, and fills it with the rows of a query if there is one.
     fn create_filled(
         &mut self,
         name: &TableName,
@@ -231,7 +236,7 @@ impl Catalog {
         Ok(Outcome { statement: "CREATE_SCHEMA", ..Outcome::default() })
     }
 
-    /// The columns in brackets behind the table's name at `at`, which moves behind them.
+    /// Reads the columns in brackets after the table's name at `at`. Then `at` moves behind them.
     fn columns(&self, statement: &Statement<'_>, at: &mut usize) -> Result<Option<Schema>, Status> {
         *at += 1;
         if !statement.tokens.get(*at).is_some_and(|token| token.is_sign("(")) {
@@ -246,7 +251,7 @@ impl Catalog {
         Ok(Some(Schema { fields }))
     }
 
-    /// `DROP TABLE|VIEW [IF EXISTS]`.
+    /// Runs `DROP TABLE|VIEW [IF EXISTS]`.
     fn drop_table(
         &mut self,
         statement: &Statement<'_>,
@@ -277,8 +282,10 @@ impl Catalog {
         Ok(Outcome { statement: word, made: Some(("DROP", name)), ..Outcome::default() })
     }
 
+    /// Checks that a table is a table or a view, as expected.
+    ///
     /// # Errors
-    /// If a table is a view, or the other way round.
+    /// Fails if a table is a view, or the other way round.
     fn check_kind(&self, name: &TableName, expected: Relation) -> Result<(), Status> {
         let is_view = self.table(name)?.view().is_some();
         let (found, asked) = match (is_view, expected) {
@@ -290,7 +297,7 @@ impl Catalog {
     }
 }
 
-/// `name TYPE [NOT NULL]`, where the type may be `ARRAY<TYPE>`.
+/// Parses `name TYPE [NOT NULL]`, where the type may be `ARRAY<TYPE>`.
 fn column(statement: &Statement<'_>, from: usize, to: usize) -> Result<Field, Status> {
     let tokens = &statement.tokens[from..to];
     let name = tokens.first().and_then(Lexeme::parts).and_then(<[String]>::first);

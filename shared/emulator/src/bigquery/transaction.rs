@@ -1,4 +1,4 @@
-//! Changes of a table in several steps: all of them or none, in SQLite and in memory.
+//! Changes of a table in several steps: all or none, in SQLite and in memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,16 +9,16 @@ use super::jobs::query::DryRun;
 use super::lag::Known;
 use crate::status::Status;
 
-/// A table before a change.
+/// State of a table before a change.
 struct Before {
     table: Option<Table>,
     known: Known,
 }
 
 impl Catalog {
-    /// Carries out a change of one table. An error, a panic and a dry run leave everything as it was.
+    /// Runs a change of one table. An error, a panic or a dry run restores the earlier state.
     ///
-    /// Changes may stand within one another: the outermost one decides.
+    /// Changes may be nested. Then the outermost one decides.
     pub(super) fn atomically<T>(
         &mut self,
         name: &TableName,
@@ -41,7 +41,7 @@ impl Catalog {
     }
 
     fn undo(&mut self, name: &TableName, before: Before) {
-        // Some errors of SQLite have ended the transaction already.
+        // Some errors of SQLite have already ended the transaction.
         if !self.connection.is_autocommit() {
             let undone = self.connection.execute_batch("ROLLBACK TO change; RELEASE change");
             if let Err(error) = undone {

@@ -1,7 +1,8 @@
-//! From a JSON value of a row to what SQLite keeps, and back to a cell of an answer.
+//! Converts JSON values of rows to the form that SQLite stores, and back to cells of answers.
 //!
-//! Times are kept as text that sorts (`2025-09-28 22:53:17.123456 UTC`), exact numbers, bytes
-//! (base64), records and lists as text. What is refused is refused in Google's words.
+//! Times are stored as text that sorts correctly, such as `2025-09-28 22:53:17.123456 UTC`. Exact
+//! numbers, bytes (as base64), records and lists are also stored as text. Refusals use Google's
+//! error texts.
 
 pub(super) mod default;
 mod geography;
@@ -21,18 +22,18 @@ use super::schema::{Field, Kind, Mode, find};
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:6]");
-/// Whole digits of a NUMERIC and of a BIGNUMERIC.
+/// Most digits before the point of a NUMERIC, with its most digits after the point.
 const NUMERIC_DIGITS: (usize, usize) = (29, 9);
 const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
 
-/// Why a row is refused: which field, and what is wrong with it.
+/// Reason why a row is refused: the field and the error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub location: String,
     pub message: String,
 }
 
-/// The values of a row, in the order of `fields`.
+/// Returns the stored values of a row, in the order of `fields`.
 pub(super) fn store_row(
     fields: &[Field],
     row: &Map<String, Value>,
@@ -52,7 +53,7 @@ fn lookup<'a>(row: &'a Map<String, Value>, name: &str) -> &'a Value {
     lookup_given(row, name).unwrap_or(&Value::Null)
 }
 
-/// The value of a field, if the row has the field.
+/// Returns the value of a field, if the row has the field.
 fn lookup_given<'a>(row: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let found = row.get(name);
     found.or_else(|| row.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, v)| v))
@@ -73,7 +74,7 @@ fn check_unknown(
     }
 }
 
-/// A field's value in its one normal form.
+/// Converts the value of a field to its normal form.
 fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, Fault> {
     let fault = |message: String| Err(Fault { location: path.to_owned(), message });
     match (field.mode, value) {
@@ -89,7 +90,7 @@ fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Valu
                 item => one(field, item, ignore, path),
             })
             .collect(),
-        // Google takes a single value for a list of one.
+        // Google accepts a single value instead of a list of one.
         (Mode::Repeated, value) => Ok(json!([one(field, value, ignore, path)?])),
         (_, Value::Array(_)) => fault(format!("Array specified for non-repeated field: {path}.")),
         (_, value) => one(field, value, ignore, path),
@@ -118,7 +119,7 @@ fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, 
     normal.map_err(|message| Fault { location: path.to_owned(), message })
 }
 
-/// A range from its ends; one that is missing is no bound.
+/// Builds a range from its ends. A missing end means unbounded.
 fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, String> {
     let kind = field.range_element().unwrap_or(Kind::Timestamp);
     let end = |name: &str| match ends.get(name).unwrap_or(&Value::Null) {
@@ -126,7 +127,7 @@ fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, 
         value => scalar(kind, value, path).map(|end| end.as_str().map(str::to_owned)),
     };
     let (start, end) = (end("start")?, end("end")?);
-    // The forms of times sort as the times do.
+    // The text forms of times sort like the times.
     if start.as_ref().zip(end.as_ref()).is_some_and(|(start, end)| start >= end) {
         return Err(format!("Range start must be before its end. Field: {path}"));
     }
@@ -134,7 +135,7 @@ fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, 
     Ok(format!("[{}, {})", text(start), text(end)).into())
 }
 
-/// A value as the parameters of its type take it.
+/// Checks a value against the parameters of its type.
 fn within_limits(field: &Field, value: Value, path: &str) -> Result<Value, String> {
     let text = value.as_str().unwrap_or_default();
     let length = match field.kind {
@@ -152,7 +153,7 @@ fn within_limits(field: &Field, value: Value, path: &str) -> Result<Value, Strin
     }
 }
 
-/// An exact number, rounded to the scale of its type, half away from zero.
+/// Checks the digits of an exact number, rounded to the scale of its type, half away from zero.
 fn within_digits(field: &Field, value: Value, path: &str) -> Result<Value, String> {
     let (Some(precision), Some(text)) = (field.parameter("precision"), value.as_str()) else {
         return Ok(value);
@@ -171,7 +172,7 @@ fn within_digits(field: &Field, value: Value, path: &str) -> Result<Value, Strin
     Ok(rounded.into())
 }
 
-/// A decimal number with at most `scale` digits behind the point.
+/// Rounds a decimal number to at most `scale` digits after the point.
 fn round(text: &str, scale: usize) -> String {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
@@ -216,7 +217,7 @@ fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
         },
         Kind::Float => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(number.into()),
-            // JSON has no such numbers.
+            // JSON has no NaN or infinity.
             Ok(number) => Ok(number.to_string().into()),
             Err(_) => Err(format!("Cannot convert value to floating point (bad value): {text}")),
         },
@@ -279,7 +280,7 @@ fn time_scalar(kind: Kind, text: &str, is_number: bool, path: &str) -> Result<Va
     })
 }
 
-/// An exact number as text without superfluous zeros, or `None` if it has too many digits.
+/// Returns an exact number as text without superfluous zeros; `None` if it has too many digits.
 fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Value> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
@@ -344,12 +345,12 @@ fn timestamp(text: &str, is_number: bool) -> Option<OffsetDateTime> {
     Some(parse_datetime(local)?.assume_utc())
 }
 
-/// Whether BigQuery has this day: 0001-01-01 to 9999-12-31.
+/// Returns true for a day that BigQuery supports: 0001-01-01 to 9999-12-31.
 pub(super) fn is_known(date: Date) -> bool {
     (1..=9999).contains(&date.year())
 }
 
-/// The text that SQLite keeps; its order is that of the times.
+/// Returns the text that SQLite stores. It sorts in the order of time.
 pub(super) fn write_timestamp(time: OffsetDateTime) -> String {
     format!("{} {} UTC", write_date(time.date()), write_time(time.time()))
 }
@@ -379,7 +380,7 @@ fn to_sql(field: &Field, value: Value) -> Sql {
     }
 }
 
-/// The cell of a column in an answer: `{"v": ...}`.
+/// Returns the cell of a column in an answer: `{"v": ...}`.
 pub(super) fn cell(field: &Field, stored: &Sql) -> Value {
     let value = match stored {
         Sql::Null => Value::Null,

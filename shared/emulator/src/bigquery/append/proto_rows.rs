@@ -1,4 +1,4 @@
-//! Protobuf rows: messages of a descriptor that came with them, as JSON in the form of `insertAll`.
+//! Converts protobuf rows to JSON in the form of `insertAll`. The descriptor comes with the rows.
 
 mod wire;
 
@@ -13,22 +13,24 @@ use crate::bigquery::schema::{Field, Kind, Mode, find};
 use crate::bigquery::value::{is_known, write_date, write_datetime, write_time, write_timestamp};
 use wire::Raw;
 
-/// Messages within messages, at most; BigQuery's records have 15 levels.
+/// Most levels of nested messages; records of BigQuery have 15 levels.
 const MAX_DEPTH: usize = 16;
 
-/// A message type with all types that it needs in it.
+/// A message type that contains all types that it uses.
 #[derive(Debug)]
 pub(super) struct Descriptor(DescriptorProto);
 
-/// A field of a message with the column that it is for.
+/// A field of a message and the column that it fills.
 struct Place<'a> {
     field: &'a FieldDescriptorProto,
     column: &'a Field,
 }
 
 impl Descriptor {
+    /// Checks a descriptor.
+    ///
     /// # Errors
-    /// For a descriptor without fields, and for one that nests too deep.
+    /// Fails for a descriptor without fields, and for one that nests too deeply.
     pub(super) fn new(descriptor: DescriptorProto) -> Result<Self, String> {
         if descriptor.field.is_empty() {
             return Err("The proto descriptor of the writer schema has no fields.".into());
@@ -42,12 +44,12 @@ impl Descriptor {
         Ok(Self(descriptor))
     }
 
-    /// The path of a field that the table does not have.
+    /// Returns the path of a field that the table lacks.
     pub(super) fn extra_field(&self, fields: &[Field]) -> Option<String> {
         self.extra(&self.0, fields, MAX_DEPTH)
     }
 
-    /// Reason not to take messages without a column that the table requires.
+    /// Returns an error text if the messages lack a column that the table requires.
     pub(super) fn missing_field(
         &self,
         fields: &[Field],
@@ -72,10 +74,11 @@ impl Descriptor {
         })
     }
 
-    /// A row.
+    /// Converts one row.
     ///
     /// # Errors
-    /// For bytes that are no message of this type, and values that the column does not take.
+    /// Fails for bytes that are not a message of this type, and for values that the column does not
+    /// take.
     pub(super) fn read(&self, row: &[u8], fields: &[Field]) -> Result<Map<String, Value>, String> {
         self.fields(&self.0, row, (fields, MAX_DEPTH))
     }
@@ -94,7 +97,7 @@ impl Descriptor {
         while !rest.is_empty() {
             let (number, raw) = wire::next(&mut rest)?;
             let field = message.field.iter().find(|field| field.number() == number);
-            // Fields that the type does not have say nothing.
+            // Fields that are not in the type are ignored.
             let Some(field) = field else { continue };
             let column = find(columns, field.name());
             let column = column.ok_or_else(|| format!("no such field: {}.", field.name()))?;
@@ -145,7 +148,8 @@ impl Descriptor {
             (Type::Int64, Raw::Varint(number)) | (Type::Sfixed64, Raw::Fixed64(number)) => {
                 number.cast_signed()
             }
-            // Negative numbers of the smaller types have 64 bits on the wire, and are cut here.
+            // Negative numbers of the smaller types have 64 bits on the wire, and are truncated
+            // here.
             (Type::Int32, Raw::Varint(number)) => (number as u32).cast_signed().into(),
             (Type::Uint32, Raw::Varint(number)) => (number as u32).into(),
             (Type::Sint32 | Type::Sint64, Raw::Varint(number)) => {
@@ -158,7 +162,7 @@ impl Descriptor {
         whole(kind, number, field.name())
     }
 
-    /// A record, or one of the well-known types that stand for a scalar.
+    /// Converts a record, or a well-known type that represents a scalar.
     fn record(&self, place: &Place<'_>, bytes: &[u8], depth: usize) -> Result<Value, String> {
         if let Some(message) = self.message(place.field) {
             let record = self.fields(message, bytes, (&place.column.fields, depth - 1))?;
@@ -200,7 +204,8 @@ impl Descriptor {
         self.value(&Place { field: &field, column: place.column }, raw, depth)
     }
 
-    /// The type of a field that is a message: the nested one whose name fits best.
+    /// Returns the message type of a field: the nested type with the longest path that fits the
+    /// name.
     fn message(&self, field: &FieldDescriptorProto) -> Option<&DescriptorProto> {
         if field.r#type() != Type::Message {
             return None;
@@ -225,7 +230,8 @@ impl Descriptor {
     }
 }
 
-/// Says if a full name and a path within the root message mean the same, whatever the package is.
+/// Returns true if a full name and a path within the root message name the same type in any
+/// package.
 fn ends_with(name: &str, path: &str) -> bool {
     let tail = |long: &str, short: &str| {
         long.strip_suffix(short).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -249,12 +255,12 @@ fn depth(message: &DescriptorProto) -> usize {
     1 + message.nested_type.iter().map(depth).max().unwrap_or(0)
 }
 
-/// JSON has no other numbers than finite ones.
+/// Converts a floating point number; NaN and infinity become text because JSON lacks them.
 fn float(number: f64) -> Value {
     if number.is_finite() { number.into() } else { number.to_string().into() }
 }
 
-/// A whole number, as a column of this type means it.
+/// Converts a whole number to the form of a column of this type.
 fn whole(kind: Kind, number: i64, field: &str) -> Result<Value, String> {
     let text = match kind {
         Kind::Timestamp => {
@@ -274,14 +280,14 @@ fn whole(kind: Kind, number: i64, field: &str) -> Result<Value, String> {
         .ok_or_else(|| format!("The value {number} of field {field} is out of range"))
 }
 
-/// Hours, minutes, seconds and microseconds in 5, 6, 6 and 20 bits.
+/// Decodes hours, minutes, seconds and microseconds in 5, 6, 6 and 20 bits.
 fn packed_time(number: i64) -> Option<Time> {
     let part = |shift: u32, bits: u32| u8::try_from((number >> shift) & ((1 << bits) - 1)).ok();
     let micros = u32::try_from(number & 0xf_ffff).ok()?;
     Time::from_hms_micro(part(32, 5)?, part(26, 6)?, part(20, 6)?, micros).ok()
 }
 
-/// Year, month and day in 14, 4 and 5 bits, and a time below.
+/// Decodes year, month and day in 14, 4 and 5 bits. The time is in the bits below.
 fn packed_datetime(number: i64) -> Option<PrimitiveDateTime> {
     let year = i32::try_from((number >> 46) & 0x3fff).ok()?;
     let month = Month::try_from(u8::try_from((number >> 42) & 0xf).ok()?).ok()?;
@@ -290,8 +296,8 @@ fn packed_datetime(number: i64) -> Option<PrimitiveDateTime> {
     Some(date.with_time(packed_time(number & 0x1f_ffff_ffff)?))
 }
 
-/// Bytes, or the exact number that they are: little-endian, in two's complement, with nine digits
-/// after the point.
+/// Converts bytes for a column. For NUMERIC they are a little-endian number in two's complement,
+/// with nine digits after the point.
 fn of_bytes(kind: Kind, bytes: &[u8], field: &str) -> Result<Value, String> {
     match kind {
         Kind::Numeric if bytes.len() <= 16 => {

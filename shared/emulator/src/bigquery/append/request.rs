@@ -1,4 +1,4 @@
-//! One request of `AppendRows`: its rows, and what is wrong with them.
+//! One request of `AppendRows`: its rows and their errors.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::bigquery::{arrow, value};
 use crate::faults::Faults;
 use crate::status::Status;
 
-/// Rows of a request, as they were sent.
+/// Rows of a request in the format that the client sent.
 pub(super) enum Sent {
     Arrow { schema: Bytes, batch: Bytes },
     Proto { descriptor: Arc<Descriptor>, rows: Vec<Bytes> },
 }
 
-/// Says what columns hold that a request leaves out: NULL, or their defaults.
+/// Values of columns that a request leaves out: NULL or the default of the column.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     pub of_columns: HashMap<String, i32>,
     pub of_others: i32,
 }
 
-/// What one request asks for.
+/// The content of one request.
 pub(super) struct Append {
     pub stream: String,
     pub table: TableName,
@@ -46,19 +46,19 @@ pub(super) struct Append {
     pub faults: Faults,
 }
 
-/// An error that an answer holds, after which the stream goes on.
+/// An error inside an answer. The stream continues after it.
 pub(super) struct Refusal {
     pub code: Code,
-    /// The error in BigQuery's own terms.
+    /// BigQuery's own error code.
     pub storage_error: Option<StorageErrorCode>,
     pub why: String,
 }
 
-/// The rows of a request as JSON, each with what is wrong with it.
+/// Rows of a request as JSON, or the error of each.
 type RowsRead = Vec<Result<Map<String, Value>, String>>;
 
 impl Missing {
-    /// Says if a column that is left out has its default.
+    /// Returns true if a missing column is filled with its default.
     fn is_filled(&self, field: &Field) -> bool {
         let mut columns = self.of_columns.iter();
         let own = columns.find(|(name, _)| name.eq_ignore_ascii_case(&field.name));
@@ -69,7 +69,7 @@ impl Missing {
 }
 
 impl Append {
-    /// Takes all rows, or none; with the table's schema as writers know it.
+    /// Appends all rows or none. Returns the answer and the schema that writers know.
     pub(super) fn carry_out(self, catalog: &mut Catalog) -> Result<(Answer, Schema), Status> {
         let stream =
             if is_default(&self.stream) { None } else { Some(catalog.stream(&self.stream)?) };
@@ -99,7 +99,7 @@ impl Append {
         Ok((Answer { response: Some(result), ..<_>::default() }, known))
     }
 
-    /// The stream's name in errors, in its long form.
+    /// Returns the long name of the stream, as errors show it.
     pub(super) fn entity(&self) -> String {
         if !is_default(&self.stream) {
             return self.stream.clone();
@@ -108,7 +108,8 @@ impl Append {
         format!("projects/{project}/datasets/{dataset}/tables/{id}/streams/_default")
     }
 
-    /// The rows, if their schema fits the table's: as writers know it, and as it is.
+    /// Reads the rows if their schema fits the table. Extra fields are checked against the schema
+    /// that writers know, everything else against the current schema.
     fn read(&self, known: &[Field], fields: &[Field]) -> Result<RowsRead, Refusal> {
         let extra = |name: String| Refusal {
             storage_error: Some(StorageErrorCode::SchemaMismatchExtraFields),
@@ -143,7 +144,8 @@ impl Append {
         }
     }
 
-    /// Rows as the table keeps them, and the reasons for which some are none.
+    /// Converts rows to the form that the table keeps. Rows that cannot be converted are row
+    /// errors.
     fn stored(&self, read: RowsRead, fields: &[Field]) -> (Vec<Vec<Sql>>, Vec<proto::RowError>) {
         let filled: Vec<_> = fields.iter().filter(|field| self.missing.is_filled(field)).collect();
         let refuses_row = self.faults.refuses_row();
@@ -171,7 +173,7 @@ impl Append {
 }
 
 impl Sent {
-    /// Size, as the quota of throughput counts it.
+    /// Returns the size that the throughput quota counts.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Arrow { schema, batch } => schema.len() + batch.len(),
@@ -185,7 +187,7 @@ impl Refusal {
         Self { code: Code::InvalidArgument, storage_error: None, why: why.into() }
     }
 
-    /// The answer to a request of which nothing was written.
+    /// Builds the answer to a request that wrote nothing.
     pub(super) fn answer(&self, entity: &str) -> Answer {
         let Self { code, storage_error, why } = self;
         let message = format!("{why} Entity: {entity}");
@@ -195,7 +197,7 @@ impl Refusal {
     }
 }
 
-/// Says more of an error in BigQuery's own terms.
+/// Builds the error detail with BigQuery's own error code.
 pub(super) fn detail(code: StorageErrorCode, why: &str, entity: &str) -> prost_types::Any {
     let error = storage_error(code, entity, why);
     prost_types::Any {

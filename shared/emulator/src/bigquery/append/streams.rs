@@ -1,4 +1,4 @@
-//! Write streams with a name: pending, committed and buffered.
+//! Named write streams: pending, committed and buffered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,25 +21,25 @@ use crate::bigquery::schema::{Field, Schema};
 use crate::grpc::{self, unary};
 use crate::status::Status;
 
-/// Streams that are remembered.
+/// Number of streams above which finished ones are removed.
 const MAX_STREAMS: usize = 10_000;
-/// Rows that a stream may hold before they are in the table.
+/// Most rows that a stream may hold before they are in the table.
 const MAX_HELD_ROWS: usize = 5_000_000;
 
-/// All streams with a name, since the start.
+/// All named streams since the start.
 #[derive(Debug, Default)]
 pub(in crate::bigquery) struct Streams(HashMap<String, WriteStream>);
 
-/// A stream: rows that are in the table, and those that are not yet.
+/// A write stream and the rows that are not in the table yet.
 #[derive(Debug)]
 pub(super) struct WriteStream {
     table: TableName,
-    /// Id of the table: the stream is not one of a later table with the same name.
+    /// Id of the table: a later table with the same name is another one.
     table_id: Uuid,
     kind: Type,
     created: OffsetDateTime,
     held: Vec<Held>,
-    /// Rows that were accepted.
+    /// Number of accepted rows.
     accepted: i64,
     is_finalized: bool,
     committed: Option<OffsetDateTime>,
@@ -48,17 +48,17 @@ pub(super) struct WriteStream {
 /// A row that is not in the table yet.
 #[derive(Debug)]
 struct Held {
-    /// Columns of its values: the table may have more of them later, and in another order.
+    /// Columns of the values. Later the table may have more columns, in another order.
     columns: Arc<[String]>,
     values: Vec<Sql>,
 }
 
-/// Says if a name is that of a table's default stream.
+/// Returns true if a name is the default stream of a table.
 pub(super) fn is_default(name: &str) -> bool {
     name.ends_with("/_default")
 }
 
-/// Answers the methods that are about streams with a name.
+/// Answers the methods for named streams.
 pub(super) async fn answer(
     bigquery: BigQuery,
     method: &str,
@@ -107,7 +107,7 @@ async fn around<T: Send + 'static>(
 }
 
 impl BigQuery {
-    /// Tells of a stream with a name.
+    /// Describes a named stream.
     pub(super) async fn explicit_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
         let stream = self.with(move |catalog| {
             let stream = catalog.stream(&name)?;
@@ -128,7 +128,7 @@ fn not_found(name: &str) -> Status {
 }
 
 impl Held {
-    /// The values in the order of a table's schema.
+    /// Returns the values in the order of the schema of a table.
     fn arranged(&self, fields: &[Field]) -> Vec<Sql> {
         let value = |field: &Field| {
             let at = self.columns.iter().position(|name| name.eq_ignore_ascii_case(&field.name));
@@ -151,7 +151,7 @@ impl WriteStream {
         }
     }
 
-    /// Refuses rows that may not come at this offset.
+    /// Refuses rows that may not be written at this offset.
     pub(super) fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
         if self.is_finalized {
             return Err(Refusal {
@@ -179,14 +179,14 @@ impl WriteStream {
         }
     }
 
-    /// The number of accepted rows that are not held.
+    /// Returns the number of accepted rows that are in the table.
     fn flushed(&self) -> i64 {
         self.accepted - i64::try_from(self.held.len()).unwrap_or(i64::MAX)
     }
 }
 
 impl Catalog {
-    /// A stream with a name, unless its table was deleted.
+    /// Returns a named stream if its table still exists.
     pub(super) fn stream(&self, name: &str) -> Result<&WriteStream, Status> {
         let stream = self.streams.0.get(name);
         stream.filter(|stream| self.has_table_of(stream)).ok_or_else(|| not_found(name))
@@ -229,7 +229,7 @@ impl Catalog {
         Ok(shown)
     }
 
-    /// Forgets streams that nobody can write to, once there are many.
+    /// Removes streams that cannot be written any more, once there are many streams.
     fn forget_streams(&mut self) {
         if self.streams.0.len() < MAX_STREAMS {
             return;
@@ -243,7 +243,8 @@ impl Catalog {
         self.streams = Streams(streams);
     }
 
-    /// Takes rows into a stream, and into the table if the stream holds none back; their offset.
+    /// Adds rows to a stream, and to the table if the stream is committed or the default one.
+    /// Returns their offset.
     pub(super) fn take(
         &mut self,
         stream: &str,
@@ -266,7 +267,8 @@ impl Catalog {
         Ok(Some(offset))
     }
 
-    /// Keeps rows, in the order of the table's columns, until they are committed or flushed.
+    /// Keeps rows until they are committed or flushed. Their values are in the order of the table's
+    /// columns.
     fn hold(&mut self, stream: &str, table: &TableName, rows: Vec<Vec<Sql>>) -> Result<(), Status> {
         let fields = self.table(table)?.schema.fields.iter();
         let columns: Arc<[String]> = fields.map(|field| field.name.clone()).collect();
@@ -288,7 +290,7 @@ impl Catalog {
         Ok(proto::FinalizeWriteStreamResponse { row_count })
     }
 
-    /// Makes rows of a buffered stream visible, up to and with the offset.
+    /// Makes rows of a buffered stream visible, up to and including the offset.
     fn flush(
         &mut self,
         request: &proto::FlushRowsRequest,
@@ -349,7 +351,7 @@ impl Catalog {
         Ok(proto::BatchCommitWriteStreamsResponse { commit_time, stream_errors })
     }
 
-    /// Takes the rows that a stream holds, to write them.
+    /// Removes the rows that a stream holds and returns them.
     fn take_held(&mut self, name: &str) -> Vec<Held> {
         self.streams
             .0
@@ -358,14 +360,15 @@ impl Catalog {
             .unwrap_or_default()
     }
 
-    /// Gives a stream the rows back that were not written. A name that came twice gave its rows once.
+    /// Returns rows that were not written to their stream. A name that was given twice gave its
+    /// rows once.
     fn give_back(&mut self, name: &str, held: Vec<Held>) {
         if let Some(stream) = self.streams.0.get_mut(name) {
             stream.held.extend(held);
         }
     }
 
-    /// Reason not to commit a stream.
+    /// Returns the reason why a stream cannot be committed.
     fn commit_fault(&self, parent: &str, name: &str) -> Option<proto::StorageError> {
         let Ok(stream) = self.stream(name) else {
             return Some(storage_error(Wrong::StreamNotFound, name, "The stream was not found."));
@@ -384,7 +387,7 @@ impl Catalog {
         Some(storage_error(code, name, why))
     }
 
-    /// Writes rows that were held, each value into its column.
+    /// Writes rows that a stream held, each value into its column.
     fn insert_held<'a>(
         &mut self,
         table: &TableName,

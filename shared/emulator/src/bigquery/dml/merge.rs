@@ -1,4 +1,4 @@
-//! `MERGE`.
+//! The MERGE statement.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use crate::bigquery::sql::source::closing;
 use crate::bigquery::statement::Statement;
 use crate::status::Status;
 
-/// `MERGE [INTO] target USING source ON condition`, in parts.
+/// Parts of `MERGE [INTO] target USING source ON condition`.
 struct Merge<'a> {
     target: Target,
     source: &'a [Lexeme],
     condition: &'a [Lexeme],
 }
 
-/// Rows that a clause is about.
+/// Rows that a clause applies to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
     Matched,
@@ -27,11 +27,11 @@ enum About {
     Unmatched,
 }
 
-/// `WHEN ... [AND condition] THEN action`.
+/// Parts of `WHEN ... [AND condition] THEN action`.
 struct Clause {
     about: About,
     condition: Vec<Lexeme>,
-    /// Places of the action's first word and its end.
+    /// Index of the first token of the action, and of its end.
     action: (usize, usize),
 }
 
@@ -54,7 +54,7 @@ impl Catalog {
             condition: &tokens[on + 1..first],
         };
         let mut changes = Changes::default();
-        // The first clause that a row fits is the one that counts.
+        // Only the first clause that fits a row applies to it.
         let mut done: HashSet<i64> = HashSet::new();
         let mut before: Vec<Vec<Lexeme>> = Vec::new();
         for clause in clauses(statement, first)? {
@@ -78,7 +78,7 @@ impl Catalog {
         Ok(changes)
     }
 
-    /// Changes that a clause makes to rows that the table has.
+    /// Returns the changes of a clause to existing rows.
     fn found(
         &self,
         statement: &Statement<'_>,
@@ -113,7 +113,7 @@ impl Catalog {
         Ok(Changes { updates, ..Changes::default() })
     }
 
-    /// The rows that a clause inserts.
+    /// Returns the rows that a clause inserts.
     fn missing(
         &self,
         statement: &Statement<'_>,
@@ -150,7 +150,7 @@ impl Catalog {
 }
 
 impl Merge<'_> {
-    /// `NOT EXISTS (SELECT 1 FROM other WHERE condition)`.
+    /// Builds `NOT EXISTS (SELECT TRUE FROM other WHERE condition)`.
     fn exists_in(&self, other: &[Lexeme]) -> Vec<Lexeme> {
         let mut query = vec![word("SELECT"), word("TRUE"), word("FROM")];
         query.extend_from_slice(other);
@@ -160,7 +160,7 @@ impl Merge<'_> {
     }
 }
 
-/// The clauses from the first WHEN on.
+/// Parses the clauses from the first WHEN.
 fn clauses(statement: &Statement<'_>, first: usize) -> Result<Vec<Clause>, Status> {
     let tokens = statement.tokens;
     let mut clauses = Vec::new();

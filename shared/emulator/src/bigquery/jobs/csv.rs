@@ -1,4 +1,4 @@
-//! CSV, as load jobs read it.
+//! CSV as load jobs read it.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use crate::bigquery::schema::{Field, Mode};
 use crate::status::Status;
 
-/// The options of a load job that are about CSV.
+/// Options of a load job for CSV.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(in crate::bigquery) struct Format {
-    /// Lines that are no rows. Clients send the number as text too.
+    /// Number of lines before the first row. Clients may send the number as text.
     #[serde(deserialize_with = "number")]
     pub skip_leading_rows: usize,
     field_delimiter: Option<String>,
@@ -18,7 +18,7 @@ pub(in crate::bigquery) struct Format {
     null_marker: Option<String>,
     allow_jagged_rows: bool,
     encoding: Option<String>,
-    /// Not obeyed, and so refused, like those below.
+    /// Refused because it is not supported, like the options below.
     column_name_character_map: Option<String>,
     hive_partitioning_options: Option<Value>,
     json_extension: Option<String>,
@@ -35,7 +35,7 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error>
     }
 }
 
-/// A value between delimiters; none in quotes is NULL when it is the null marker.
+/// A value between delimiters. An unquoted value that equals the null marker is NULL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cell {
     pub text: String,
@@ -43,8 +43,10 @@ pub(super) struct Cell {
 }
 
 impl Format {
+    /// Checks that all options are supported.
+    ///
     /// # Errors
-    /// By name, for options that are not obeyed.
+    /// Fails for an option that is not supported, and names it.
     pub(super) fn check(&self, is_csv: bool) -> Result<(), Status> {
         let refused = [
             ("hivePartitioningOptions", self.hive_partitioning_options.is_some()),
@@ -68,7 +70,7 @@ impl Format {
         }
     }
 
-    /// Lines as cells, without those that are skipped.
+    /// Splits lines into cells, without the skipped lines.
     pub(super) fn lines(&self, body: &[u8]) -> Vec<Result<Vec<Cell>, String>> {
         let text = String::from_utf8_lossy(body);
         let delimiter = self.delimiter().unwrap_or(',');
@@ -77,7 +79,7 @@ impl Format {
         lines.into_iter().skip(self.skip_leading_rows).collect()
     }
 
-    /// Rows as JSON, or what is wrong with each.
+    /// Returns rows as JSON, or the error of each.
     pub(super) fn rows(
         &self,
         body: &[u8],

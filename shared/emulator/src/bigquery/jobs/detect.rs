@@ -1,4 +1,4 @@
-//! `autodetect`: a schema from the rows, by rules that are simpler than Google's.
+//! `autodetect`: derives a schema from the rows, by simpler rules than Google's.
 
 use serde_json::{Map, Value};
 
@@ -7,10 +7,10 @@ use crate::bigquery::schema::{Field, Kind, Mode, Schema};
 use crate::bigquery::sql::new_field;
 use crate::status::Status;
 
-/// Rows that are looked at.
+/// Most rows that are examined.
 const MAX_ROWS: usize = 500;
 
-/// The schema of JSON rows: fields in the order of their names' first appearance.
+/// Derives the schema of JSON rows. Fields are in the order in which their names appear first.
 pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
     let mut fields: Vec<Field> = Vec::new();
     for row in rows.take(MAX_ROWS) {
@@ -19,7 +19,8 @@ pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
     Schema { fields }
 }
 
-/// The schema of CSV lines. A first line of texts alone, above other types, names the columns.
+/// Derives the schema of CSV lines. A first line names the columns if it has only text and a column
+/// below has another type.
 pub(super) fn csv<'a>(
     format: &mut Format,
     bodies: impl Iterator<Item = &'a [u8]>,
@@ -38,7 +39,7 @@ pub(super) fn csv<'a>(
     let has_header = format.skip_leading_rows > 0 || {
         first.iter().all(is_text) && (0..first.len()).any(|at| kind_of(rest, at) != Kind::String)
     };
-    // Lines that were skipped are gone; they would have had the names.
+    // Skipped lines are not available here, and the names were in them.
     let is_first_header = has_header && format.skip_leading_rows == 0;
     let rows = if is_first_header { rest } else { &lines };
     format.skip_leading_rows += usize::from(is_first_header);
@@ -49,7 +50,7 @@ pub(super) fn csv<'a>(
     Ok(Schema { fields: fields.collect() })
 }
 
-/// A column's name: letters, digits and underscores.
+/// Converts a text to the name of a column: letters, digits and underscores.
 fn valid(text: &str) -> String {
     text.trim().chars().map(|char| if char.is_alphanumeric() { char } else { '_' }).collect()
 }
@@ -69,7 +70,7 @@ fn merge<'a>(fields: &mut Vec<Field>, row: impl Iterator<Item = (&'a String, &'a
     }
 }
 
-/// The field of a value; none for NULL and empty lists, which say nothing.
+/// Returns the field for a value; `None` for NULL and empty lists, which have no type.
 fn field(name: &str, value: &Value) -> Option<Field> {
     let kind = match value {
         Value::Null => return None,
@@ -110,7 +111,7 @@ fn of_text(text: &str) -> Kind {
     }
 }
 
-/// The type that holds the values of both.
+/// Returns the type that holds the values of both types.
 fn wider(one: Kind, other: Kind) -> Kind {
     match (one, other) {
         (one, other) if one == other => one,

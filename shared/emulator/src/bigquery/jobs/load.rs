@@ -1,4 +1,4 @@
-//! Load jobs: JSON lines and CSV, from objects or sent with the call.
+//! Load jobs: JSON lines and CSV, from objects or from the request.
 
 use std::io::Read as _;
 
@@ -23,10 +23,10 @@ use crate::storage::Storage;
 
 /// Largest object after its decompression.
 const MAX_BYTES: u64 = 1024 * 1024 * 1024;
-/// Faults that a job tells of.
+/// Most errors that a job reports.
 const MAX_FAULTS: usize = 100;
 
-/// The configuration of a load job.
+/// Configuration of a load job.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::bigquery) struct Load {
@@ -53,14 +53,14 @@ pub(in crate::bigquery) struct Load {
     csv: csv::Format,
 }
 
-/// Sources of a load's rows.
+/// Source of the rows of a load.
 pub(in crate::bigquery) enum Data {
     Uploaded(Bytes),
-    /// Objects with their names, or why they cannot be read.
+    /// Objects with their names, or the error of reading them.
     Objects(Result<Vec<(String, Bytes)>, Status>),
 }
 
-/// Rows that were read, and what was wrong with others.
+/// Rows that were read, and the errors of other rows.
 #[derive(Default)]
 struct Read {
     rows: Vec<Vec<Sql>>,
@@ -71,7 +71,7 @@ struct Read {
 }
 
 impl Load {
-    /// All objects that the URIs name.
+    /// Reads all objects that the URIs name.
     pub(in crate::bigquery) fn objects(
         &self,
         storage: &Storage,
@@ -103,7 +103,7 @@ impl Load {
         }
     }
 
-    /// Reads the rows of files, with the defaults of the columns that the schema has.
+    /// Reads the rows of files. Missing values get the defaults of columns that the schema has.
     fn read(
         &self,
         format: Format,
@@ -130,7 +130,7 @@ impl Load {
         read
     }
 
-    /// The rows of a file as JSON, with their numbers from 1, or what is wrong with each.
+    /// Returns the rows of a file as JSON in their order, or the error of each.
     fn rows(
         &self,
         format: Format,
@@ -154,7 +154,8 @@ impl Catalog {
     /// Runs a load to its end and remembers the job.
     ///
     /// # Errors
-    /// By name, for what this emulator does not support: such jobs never are.
+    /// Fails for features that this emulator does not support, and names them. Such a job is not
+    /// created.
     pub(in crate::bigquery) fn run_load(
         &mut self,
         load: &Load,
@@ -228,7 +229,7 @@ impl Catalog {
         let fields = given.as_ref().or(existing.as_ref());
         let schema =
             fields.ok_or_else(|| Status::invalid("No schema specified on job or table."))?;
-        // The defaults of a table count, and those of a schema that is given when a table is made.
+        // The defaults of an existing table apply. A new table takes them from the given schema.
         let defaults = existing.as_ref().filter(|_| keeps).unwrap_or(schema);
         let mut read = load.read(format, &files, schema, defaults);
         if read.bad > load.max_bad_records {
@@ -259,7 +260,7 @@ impl Read {
     }
 }
 
-/// Rows of one schema in the order of another.
+/// Rearranges rows of one schema into the order of another.
 fn arranged(table: &Schema, schema: &Schema, rows: &[Vec<Sql>]) -> Result<Vec<Vec<Sql>>, Status> {
     let rows = rows.iter().map(|row| {
         let cells = schema.fields.iter().zip(row);
@@ -291,7 +292,7 @@ fn too_many(read: &Read) -> Status {
     ))
 }
 
-/// The objects in a body, one a line.
+/// Parses a body with one JSON object in each line.
 fn json_lines(body: &[u8]) -> impl Iterator<Item = Result<Map<String, Value>, String>> {
     let lines = body.split(|byte| *byte == b'\n');
     let lines = lines.filter(|line| !line.trim_ascii().is_empty());
@@ -300,7 +301,7 @@ fn json_lines(body: &[u8]) -> impl Iterator<Item = Result<Map<String, Value>, St
     })
 }
 
-/// The content of a file, which may be compressed.
+/// Returns the content of a file, decompressed if it is gzip.
 fn decompressed(body: &Bytes) -> Result<Bytes, Status> {
     if !body.starts_with(&[0x1f, 0x8b]) {
         return Ok(body.clone());

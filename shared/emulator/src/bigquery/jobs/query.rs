@@ -1,4 +1,4 @@
-//! Query jobs: `jobs.insert` and `jobs.query` run the same way.
+//! Query jobs: `jobs.insert` and `jobs.query` run them in the same way.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::bigquery::sql::{Parameters, lex};
 use crate::bigquery::statement::{Outcome, Statement};
 use crate::status::Status;
 
-/// A query: part of a job's configuration, and of the body of `jobs.query`.
+/// A query, from the configuration of a job or the body of `jobs.query`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::bigquery) struct Query {
@@ -46,17 +46,17 @@ struct DefaultDataset {
     dataset_id: String,
 }
 
-/// Name and circumstances of a job.
+/// Name and options of a requested job.
 #[derive(Debug, Clone)]
 pub(in crate::bigquery) struct Asked {
     pub name: JobName,
     pub location: String,
     pub dry_run: DryRun,
-    /// The configuration as it was sent.
+    /// Configuration as the client sent it.
     pub configuration: Value,
 }
 
-/// Says if a job is only checked.
+/// Tells whether a job is only validated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::bigquery) enum DryRun {
     Yes,
@@ -64,10 +64,11 @@ pub(in crate::bigquery) enum DryRun {
 }
 
 impl Catalog {
-    /// Runs a query to its end and remembers the job, unless it is only checked.
+    /// Runs a query to its end and remembers the job, unless it is a dry run.
     ///
     /// # Errors
-    /// For text that is no query, and for what this emulator does not support: such jobs never are.
+    /// Fails for text that is not a query, and for features that this emulator does not support.
+    /// Such a job is not created.
     pub(in crate::bigquery) fn run_query(
         &mut self,
         query: &Query,
@@ -141,7 +142,7 @@ impl Catalog {
     }
 }
 
-/// Adds to a configuration what Google's has after the job.
+/// Adds the fields to a configuration that Google's has after the job.
 fn complete(configuration: &mut Value, query: &Query, anonymous: &TableName) {
     configuration["jobType"] = "QUERY".into();
     let inner = &mut configuration["query"];
@@ -188,10 +189,10 @@ fn statistics(outcome: &Outcome, dry_run: DryRun) -> Map<String, Value> {
     statistics
 }
 
-/// The rows of a job's result.
+/// Returns the rows of the result of a job.
 ///
 /// # Errors
-/// The job's own, and where the rows were dropped.
+/// Returns the error of the job, or an error if the rows were dropped.
 pub(in crate::bigquery) fn result(job: &Job) -> Result<Arc<Rows>, Status> {
     if let Some(error) = &job.error {
         return Err(error.clone());

@@ -14,17 +14,17 @@ use crate::bigquery::BigQuery;
 use crate::bigquery::query::{Page, Times};
 use crate::status::Status;
 
-/// Jobs of a page when a caller does not say.
+/// Default number of jobs or rows in a page.
 const PAGE: usize = 50;
 
-/// A call, apart from its path.
+/// A call apart from its path.
 pub(in crate::bigquery) struct Call {
     pub method: Method,
     pub parameters: HashMap<String, String>,
     pub body: Bytes,
 }
 
-/// The body of `jobs.insert`.
+/// Body of `jobs.insert`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Insert {
@@ -42,7 +42,7 @@ struct Given {
     location: Option<String>,
 }
 
-/// The body of `jobs.query`, apart from the query.
+/// Body of `jobs.query` apart from the query.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct QueryOptions {
@@ -60,7 +60,7 @@ struct FormatOptions {
     timestamp_output_format: Option<String>,
 }
 
-/// Answers what follows `projects/<project>/`, which starts with `jobs` or `queries`.
+/// Answers a path after `projects/<project>/` that begins with `jobs` or `queries`.
 pub(in crate::bigquery) async fn answer(
     bigquery: &BigQuery,
     project: &str,
@@ -96,7 +96,7 @@ pub(in crate::bigquery) async fn answer(
             faults.around("bigquery.jobs.get", call).await
         }
         (&Method::POST, ["jobs", id, "cancel"]) => {
-            // All jobs have ended, so there is nothing to stop.
+            // All jobs have ended, so there is nothing to cancel.
             let name = name(id);
             let call = bigquery.with(move |catalog| {
                 let job = catalog.jobs.get(&name)?.show();
@@ -130,7 +130,7 @@ fn made_up_id() -> String {
     format!("job_{}", uuid::Uuid::new_v4().simple())
 }
 
-/// `jobs.query`: a job whose first page comes at once.
+/// Runs `jobs.query`: a job whose first page is in the answer.
 async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value, Status> {
     let (body, query): (Value, Query) = (parse(&call.body)?, parse(&call.body)?);
     let options: QueryOptions = of_value(&body)?;
@@ -168,7 +168,7 @@ async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value,
         .await
 }
 
-/// A page of a query's rows.
+/// Returns a page of the rows of a query.
 fn rows_of(job: &Job, page: &Page) -> Result<Value, Status> {
     let rows = result(job)?;
     let mut answer = json!({
@@ -192,10 +192,10 @@ fn rows_of(job: &Job, page: &Page) -> Result<Value, Status> {
     Ok(answer)
 }
 
-/// `jobs.insert`, with the data of a load if it came with the call.
+/// Runs `jobs.insert`. `data` holds the rows of a load that came with the call.
 ///
 /// # Errors
-/// For jobs that cannot begin; one that fails later is answered as a job.
+/// Fails for jobs that cannot begin. A job that fails later is a normal answer.
 pub(in crate::bigquery) async fn insert(
     bigquery: &BigQuery,
     project: &str,
@@ -232,7 +232,7 @@ pub(in crate::bigquery) async fn insert(
     }
 }
 
-/// A page of jobs, the newest first.
+/// Returns a page of jobs, newest first.
 fn listed(jobs: &[&Job], parameters: &HashMap<String, String>) -> Value {
     let number = |key: &str| parameters.get(key).and_then(|value| value.parse::<usize>().ok());
     let (start, most) = (number("pageToken").unwrap_or(0), number("maxResults").unwrap_or(PAGE));

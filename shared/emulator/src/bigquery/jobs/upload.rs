@@ -1,4 +1,4 @@
-//! Load jobs whose data comes with the call: multipart and resumable uploads.
+//! Load jobs whose data comes with the request: multipart and resumable uploads.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,33 +18,33 @@ use crate::rest::{decode, query, read_bytes};
 use crate::status::Status;
 use crate::storage::multipart_bodies;
 
-/// Uploads that may be under way.
+/// Most uploads in progress.
 const MAX_UPLOADS: usize = 16;
-/// Time without a piece after which an upload ends, and after which a finished one is forgotten.
+/// Time without a request after which an unfinished upload ends, and a finished one is forgotten.
 const MAX_IDLE: Duration = Duration::from_secs(600);
-/// Bytes that one may have.
+/// Most bytes of one upload.
 const MAX_BYTES: usize = 1024 * 1024 * 1024;
 
-/// Uploads under way, by their ids.
+/// Uploads by their ids.
 #[derive(Debug, Default)]
 pub(in crate::bigquery) struct Uploads(Mutex<HashMap<String, Shared>>);
 
-/// An upload that one request at a time continues.
+/// An upload that one request at a time may continue.
 type Shared = Arc<tokio::sync::Mutex<Upload>>;
 
 #[derive(Debug)]
 struct Upload {
     project: String,
-    /// The body of `jobs.insert`.
+    /// Body of `jobs.insert`.
     job: Bytes,
     data: BytesMut,
-    /// The job, once all data has come.
+    /// The job, as soon as all data has arrived.
     answer: Option<Value>,
     /// Time of the last piece.
     used: Instant,
 }
 
-/// A piece of an upload: where it starts, and how long all is, as far as it is known.
+/// A piece of an upload: its first byte and the total size, if they are known.
 struct Piece {
     first: Option<usize>,
     total: Option<usize>,
@@ -70,7 +70,7 @@ pub(in crate::bigquery) async fn answer(
         }
         (&Method::DELETE, _, Some(id)) => {
             bigquery.uploads.cancel(id);
-            // As Cloud Storage answers to a cancelled upload: "Client Closed Request".
+            // Cloud Storage answers a cancelled upload with 499, "Client Closed Request".
             let cancelled = StatusCode::from_u16(499).unwrap_or(StatusCode::NO_CONTENT);
             Ok(cancelled.into_response())
         }
@@ -112,7 +112,7 @@ impl BigQuery {
         Ok(Json(job).into_response())
     }
 
-    /// Takes a piece, tells how much is there, or runs the job when all is.
+    /// Adds a piece. Answers with the received range, or runs the job if all data has arrived.
     async fn continue_upload(
         &self,
         id: &str,
@@ -128,7 +128,7 @@ impl BigQuery {
             Status::invalid(format!("Content-Range: {}", range.unwrap_or_default()))
         })?;
         let upload = self.uploads.get(id)?;
-        // The job runs under the lock: a second request for it waits for its answer.
+        // The job runs under the lock, so a second request for it waits for the answer.
         let mut upload = upload.lock().await;
         if upload.answer.is_none() {
             upload.take(&piece, body)?;
@@ -136,7 +136,7 @@ impl BigQuery {
                 return Ok(incomplete(upload.data.len()));
             }
             let data = Bytes::copy_from_slice(&upload.data);
-            // Even if the reply gets lost, the job is not run twice.
+            // The answer is stored here, so a lost reply does not run the job twice.
             let call = async {
                 let answer = rest::insert(self, &upload.project, &upload.job, Some(data)).await?;
                 upload.finish(answer);
@@ -151,7 +151,7 @@ impl BigQuery {
 impl Uploads {
     fn begin(&self, project: String, job: Bytes) -> Result<String, Status> {
         let mut uploads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that a request holds right now is neither old nor finished.
+        // An upload that a request uses now is neither old nor finished.
         uploads.retain(|_, upload| !upload.try_lock().is_ok_and(|upload| upload.is_old()));
         let is_finished =
             |upload: &&Shared| upload.try_lock().is_ok_and(|upload| upload.answer.is_some());
@@ -181,7 +181,7 @@ impl Upload {
         self.used.elapsed() > MAX_IDLE
     }
 
-    /// Adds the part of a piece that is not here yet.
+    /// Adds the part of a piece that has not arrived before.
     fn take(&mut self, piece: &Piece, body: &[u8]) -> Result<(), Status> {
         self.used = Instant::now();
         let Some(first) = piece.first else { return Ok(()) };
@@ -193,12 +193,12 @@ impl Upload {
         if first.saturating_add(body.len()) > MAX_BYTES {
             return Err(Status::new(Code::OutOfRange, format!("more than {MAX_BYTES} bytes")));
         }
-        // What was sent before is not taken twice.
+        // Bytes that arrived before are not added twice.
         self.data.extend_from_slice(&body[(have - first).min(body.len())..]);
         Ok(())
     }
 
-    /// Keeps the answer, for a client that missed it, and no data.
+    /// Keeps the answer for a client that missed it, and drops the data.
     fn finish(&mut self, answer: Value) {
         self.answer = Some(answer);
         self.data = BytesMut::new();
@@ -206,7 +206,7 @@ impl Upload {
     }
 }
 
-/// Reads `bytes <first>-<last>/<total>`, where last and total may be `*`: then the body is the rest.
+/// Reads `bytes <first>-<last>/<total>`. If last and total are `*`, the body is the rest.
 fn piece(range: &str, len: usize) -> Option<Piece> {
     let (range, total) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
     let first: Option<usize> = match range {
@@ -221,7 +221,7 @@ fn piece(range: &str, len: usize) -> Option<Piece> {
     Some(Piece { first, total })
 }
 
-/// 308 with the range that is here; no range means nothing yet.
+/// Answers 308 with the received range. Without a range, nothing has arrived yet.
 fn incomplete(have: usize) -> Response {
     let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
     if let Some(last) = have.checked_sub(1)

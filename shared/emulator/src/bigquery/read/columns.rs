@@ -1,4 +1,4 @@
-//! Rows as columns of Arrow.
+//! Converts rows to Arrow columns.
 
 use std::sync::Arc;
 
@@ -23,17 +23,17 @@ use crate::bigquery::schema::{Field, Kind, Mode};
 use crate::bigquery::sql::parse_time;
 use crate::status::Status;
 
-/// Digits behind the point of the exact types.
+/// Precision and scale of the exact types.
 const NUMERIC: (u8, i8) = (38, 9);
 const BIGNUMERIC: (u8, i8) = (76, 38);
 
-/// The schema as a message of Arrow's stream format.
+/// Encodes the schema as a message of Arrow's stream format.
 pub(super) fn schema_message(fields: &[Field]) -> Result<Vec<u8>, Status> {
     let writer = StreamWriter::try_new(Vec::new(), &schema(fields));
     Ok(writer.map_err(|error| wrong(&error))?.get_ref().clone())
 }
 
-/// Rows as a message of Arrow's stream format.
+/// Encodes rows as a message of Arrow's stream format.
 pub(super) fn batch_message(fields: &[Field], rows: &[Vec<Sql>]) -> Result<Vec<u8>, Status> {
     let columns = fields.iter().enumerate().map(|(at, field)| {
         let values: Vec<Value> = rows.iter().map(|row| to_json(field, &row[at])).collect();
@@ -82,7 +82,7 @@ fn data_type(field: &Field) -> DataType {
         Kind::Numeric => DataType::Decimal128(NUMERIC.0, NUMERIC.1),
         Kind::Bignumeric => DataType::Decimal256(BIGNUMERIC.0, BIGNUMERIC.1),
         Kind::Record => DataType::Struct(field.fields.iter().map(arrow_field).collect()),
-        // BigQuery has Arrow types of their own for the last two.
+        // BigQuery has its own Arrow types for INTERVAL and RANGE.
         Kind::String | Kind::Json | Kind::Geography | Kind::Interval | Kind::Range => {
             DataType::Utf8
         }
@@ -112,7 +112,7 @@ fn array(field: &Field, mode: Mode, values: &[&Value]) -> Result<ArrayRef, Arrow
     scalars(field.kind, values)
 }
 
-/// An array of one builder, which takes each value as the closure reads it.
+/// Builds an array from values, each converted by the closure.
 macro_rules! built {
     ($builder:expr, $values:expr, $read:expr) => {{
         let mut builder = $builder;
@@ -178,13 +178,13 @@ fn scalars(kind: Kind, values: &[&Value]) -> Result<ArrayRef, ArrowError> {
     })
 }
 
-/// Microseconds since 1970 of the text that is kept.
+/// Parses a stored text to microseconds since 1970.
 fn micros(text: &str) -> Option<i64> {
     let time: OffsetDateTime = parse_time(text)?;
     i64::try_from(time.unix_timestamp_nanos() / 1000).ok()
 }
 
-/// The digits of an exact number with so many behind the point, without the point.
+/// Returns the digits of an exact number without the point, padded to `scale` digits of fraction.
 fn unscaled(text: &str, scale: i8) -> Option<String> {
     let scale = usize::try_from(scale).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -1,4 +1,4 @@
-//! Functions of dates and times, on the texts that SQLite keeps.
+//! Functions of dates and times, on the text form that SQLite stores.
 
 use rusqlite::Connection;
 use rusqlite::functions::Context;
@@ -29,7 +29,7 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "TIMESTAMP_MICROS", 1, |call| from_unix(call, 1))
 }
 
-/// A time, and the type of its text.
+/// Reads a time and its type from an argument.
 fn time_at(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<(OffsetDateTime, Kind)>> {
     let Some(given) = call.get::<Option<String>>(at)? else { return Ok(None) };
     let kind = match given.as_bytes() {
@@ -69,7 +69,7 @@ fn unknown(part: &str) -> rusqlite::Error {
     failed(format!("this emulator does not support the date part {part} here"))
 }
 
-/// The length of a part that has one.
+/// Returns the length of a part, if it has a fixed length.
 fn length(part: &str) -> Option<Duration> {
     Some(match part {
         "MICROSECOND" => Duration::microseconds(1),
@@ -115,7 +115,10 @@ fn add_months(time: OffsetDateTime, months: i64) -> Option<OffsetDateTime> {
     Some(time.replace_date(Date::from_calendar_date(year, month, day).ok()?))
 }
 
-/// The number of borders of a part between two times.
+/// Returns the difference of two times in a part.
+///
+/// For months, quarters and years it counts the borders between the times, and so for days between
+/// types without a time zone. For other parts it counts whole lengths.
 fn diff(call: &Context<'_>) -> Answer {
     let (Some((left, kind)), Some((right, _))) = (time_at(call, 0)?, time_at(call, 1)?) else {
         return Ok(None);
@@ -213,7 +216,7 @@ pub(super) fn unix(call: &Context<'_>, unit: i128) -> Answer {
     Ok(Some(Sql::Integer(i64::try_from(count).map_err(|error| failed(error.to_string()))?)))
 }
 
-/// The format of the first argument, of which the common elements are known.
+/// Formats a time by the pattern in the first argument. It supports the common elements.
 fn format(call: &Context<'_>) -> Answer {
     let (Some(pattern), Some((time, _))) = (call.get::<Option<String>>(0)?, time_at(call, 1)?)
     else {

@@ -1,4 +1,4 @@
-//! Functions of BigQuery that SQLite lacks, or has with another meaning.
+//! Functions of BigQuery that SQLite lacks, or that have another meaning there.
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -13,9 +13,9 @@ use super::{dates, write};
 type Answer = rusqlite::Result<Option<Sql>>;
 type Function = fn(&Context<'_>) -> Answer;
 
-/// Adds the functions, and makes SQLite read names and patterns as BigQuery does.
+/// Registers the functions, and sets names and patterns to BigQuery's rules.
 pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    // A quoted name is never a text, and LIKE heeds case.
+    // A quoted name is never a text, and LIKE is case-sensitive.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.pragma_update(None, "case_sensitive_like", true)?;
     let functions: [(&'static str, i32, Function); 22] = [
@@ -82,7 +82,7 @@ fn integer(number: usize) -> Sql {
     Sql::Integer(i64::try_from(number).unwrap_or(i64::MAX))
 }
 
-/// Returns the value to which the path in the second argument leads in the first one.
+/// Returns the value at the path in the second argument within the JSON of the first.
 fn at(call: &Context<'_>) -> rusqlite::Result<Option<Value>> {
     let (Some(json), Some(path)) = (call.get::<Option<String>>(0)?, call.get::<Option<String>>(1)?)
     else {
@@ -119,7 +119,9 @@ fn array_to_string(call: &Context<'_>) -> Answer {
     Ok(Some(text(words.collect::<Vec<_>>().join(&between))))
 }
 
-/// The value, the type, whether a wrong value is NULL, and whether a number is a BOOL.
+/// Casts a value. Its arguments are the value, the type, and two flags.
+///
+/// The first flag makes a wrong value NULL. The second one says that a number is a BOOL.
 fn cast(call: &Context<'_>) -> Answer {
     let kind = kind_named(&call.get::<String>(1)?.to_ascii_uppercase());
     let kind = kind.ok_or_else(|| failed("unknown type"))?;
@@ -139,7 +141,7 @@ fn cast(call: &Context<'_>) -> Answer {
             }
         }
         (Sql::Text(time), Kind::String) if time.ends_with(" UTC") => {
-            // A TIMESTAMP as text has its offset, and no digits that say nothing.
+            // A TIMESTAMP as text has its offset, and no trailing zeros.
             let digits = time.trim_end_matches(" UTC");
             let short = digits.strip_suffix(".000000").unwrap_or(digits.trim_end_matches('0'));
             format!("{short}+00").into()
@@ -156,7 +158,7 @@ fn cast(call: &Context<'_>) -> Answer {
     }
 }
 
-/// The argument as a type keeps it.
+/// Converts the argument to the stored form of a type.
 pub(super) fn converted(call: &Context<'_>, kind: Kind) -> Answer {
     match call.get::<Sql>(0)? {
         Sql::Null => Ok(None),
@@ -164,7 +166,7 @@ pub(super) fn converted(call: &Context<'_>, kind: Kind) -> Answer {
     }
 }
 
-/// A value that holds no others.
+/// Converts a scalar value to JSON.
 fn plain(value: Sql) -> Value {
     match value {
         Sql::Null => Value::Null,
@@ -175,7 +177,7 @@ fn plain(value: Sql) -> Value {
     }
 }
 
-/// A value that may be a record or list.
+/// Converts a value that may be a record or a list to JSON.
 fn json_of(value: Sql) -> Value {
     match value {
         Sql::Text(text) if text.starts_with(['{', '[']) => {

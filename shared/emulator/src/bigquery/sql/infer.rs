@@ -1,4 +1,5 @@
-//! Types of computed columns. SQLite knows texts and numbers alone, so a type is read off the words.
+//! Derives the types of computed columns from the query, because SQLite knows only texts and
+//! numbers.
 
 use std::collections::HashMap;
 
@@ -6,7 +7,7 @@ use super::super::schema::{Field, Kind, Mode, find};
 use super::lex::{Lexeme, Quoted, Token};
 use super::source::{Sources, closing, is_any, split};
 
-/// Functions by the type of their results; what stands in none has that of its value.
+/// Functions by the type of their result. For other functions the type comes from the value.
 const RESULTS: [(Kind, &[&str]); 8] = [
     (
         Kind::Integer,
@@ -83,7 +84,7 @@ const RESULTS: [(Kind, &[&str]); 8] = [
         &["CURRENT_DATETIME", "DATETIME", "DATETIME_ADD", "DATETIME_SUB", "DATETIME_TRUNC"],
     ),
 ];
-/// Functions whose result has the type of an argument, with its number.
+/// Functions whose result has the type of one argument, with the index of that argument.
 const SAME: [(&str, usize); 14] = [
     ("ABS", 0),
     ("ANY_VALUE", 0),
@@ -101,7 +102,7 @@ const SAME: [(&str, usize); 14] = [
     ("NULLIF", 0),
 ];
 
-/// A field that may be NULL and has nothing but name and type.
+/// Returns a nullable field with only a name and a type.
 pub(in super::super) fn new_field(name: &str, kind: Kind) -> Field {
     Field {
         name: name.into(),
@@ -113,7 +114,7 @@ pub(in super::super) fn new_field(name: &str, kind: Kind) -> Field {
     }
 }
 
-/// The type of this name in SQL, in upper case.
+/// Returns the type with this SQL name, which is in upper case.
 pub(in super::super) fn kind_named(name: &str) -> Option<Kind> {
     Some(match name {
         "STRING" => Kind::String,
@@ -138,17 +139,17 @@ pub(super) fn is_bool(field: Option<&Field>) -> bool {
     field.is_some_and(|field| field.kind == Kind::Boolean && field.mode != Mode::Repeated)
 }
 
-/// The types of a query's names.
+/// Types of the names in a query.
 pub(super) struct Types<'a> {
     tokens: &'a [Lexeme],
     sources: &'a Sources,
-    /// Names that the query gives to what it computes, in upper case.
+    /// Aliases of computed items, in upper case.
     named: HashMap<String, Field>,
-    /// Places of names that are all of a SELECT's item.
+    /// Positions of names that are a complete item of a SELECT.
     shown: HashMap<usize, Shown>,
 }
 
-/// Says if an item of a SELECT has an alias.
+/// Tells whether an item of a SELECT has an alias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     Named,
@@ -178,12 +179,12 @@ impl<'a> Types<'a> {
         types
     }
 
-    /// Says if the name at `at` is all of a SELECT's item.
+    /// Tells if the name at `at` is a complete item of a SELECT.
     pub(super) fn shown(&self, at: usize) -> Option<Shown> {
         self.shown.get(&at).copied()
     }
 
-    /// Types of the outermost SELECT's columns.
+    /// Returns the types of the columns of the outermost SELECT.
     pub(super) fn columns(&self) -> super::Columns {
         let mut depth = 0_i32;
         let select = self.tokens.iter().position(|token| {
@@ -200,7 +201,7 @@ impl<'a> Types<'a> {
         super::Columns { before: types(&items[..first]), after: types(&items[after..]) }
     }
 
-    /// The items of the SELECT at `at`.
+    /// Returns the items of the SELECT at `at`.
     fn items(&self, at: usize) -> Vec<(usize, usize)> {
         let mut from = at + 1;
         while self
@@ -222,7 +223,7 @@ impl<'a> Types<'a> {
         split(self.tokens, from, ends.map_or(self.tokens.len(), |(at, _)| at))
     }
 
-    /// The column of a name: the place of its word, and what it is.
+    /// Finds the column of a name: the index of the part that names it, and its field.
     fn column(&self, parts: &[String]) -> Option<(usize, &Field)> {
         let used = &self.sources.used;
         if let [alias, name, ..] = parts {
@@ -236,19 +237,19 @@ impl<'a> Types<'a> {
         found.map(|field| (0, field))
     }
 
-    /// Says if a table has a column of this name.
+    /// Returns true if a table has a column of this name.
     pub(super) fn has_column(&self, name: &str) -> bool {
         self.sources.used.iter().any(|(_, fields)| find(fields, name).is_some())
     }
 
-    /// The place of the word that names the column, if more may stand behind it.
+    /// Returns the index of the part that names the column, if fields may follow it.
     pub(super) fn place_of_column(&self, parts: &[String]) -> Option<usize> {
         let (at, field) = self.column(parts)?;
         let is_record = matches!(field.kind, Kind::Record | Kind::Json);
         (field.mode != Mode::Repeated && is_record).then_some(at)
     }
 
-    /// The type of a name.
+    /// Returns the type of a name.
     pub(super) fn of_name(&self, parts: &[String]) -> Option<Field> {
         let Some((at, column)) = self.column(parts) else {
             return self.named.get(&parts.last()?.to_ascii_uppercase()).cloned();
@@ -260,7 +261,7 @@ impl<'a> Types<'a> {
         Some(field.clone())
     }
 
-    /// The type of an expression, with or without an alias.
+    /// Returns the type of an expression, with or without an alias.
     pub(super) fn of_range(&self, from: usize, to: usize) -> Option<Field> {
         let to = self.without_alias(from, to);
         let signs =
@@ -313,7 +314,7 @@ impl<'a> Types<'a> {
         Some(new_field("", kind))
     }
 
-    /// The type of what stands around an operator that is in no bracket.
+    /// Returns the type of an expression with an operator outside of brackets.
     fn of_operator(&self, from: usize, to: usize) -> Option<Field> {
         let (mut depth, mut found) = (0_i32, None);
         for token in &self.tokens[from..to] {

@@ -1,4 +1,4 @@
-//! `INFORMATION_SCHEMA`: the metadata as tables.
+//! `INFORMATION_SCHEMA`: metadata as tables.
 
 use serde_json::Value;
 
@@ -7,10 +7,11 @@ use super::super::schema::{Field, Kind, Mode};
 use super::Scope;
 use crate::status::Status;
 
-/// The rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query, if the name is of one.
+/// Returns the rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query; `None` for other
+/// names.
 ///
 /// # Errors
-/// For a view that this emulator does not have, and for a dataset that is not there.
+/// Fails for a view that this emulator lacks, and for a missing dataset.
 pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>, Status> {
     let Some(at) = parts.iter().position(|part| part.eq_ignore_ascii_case("INFORMATION_SCHEMA"))
     else {
@@ -36,7 +37,7 @@ pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>
     Ok(Some(select(&view, &rows)))
 }
 
-/// Names of a view's columns.
+/// Returns the names of the columns of a view.
 fn names(view: &str) -> &'static [&'static str] {
     match view {
         "SCHEMATA" => &["catalog_name", "schema_name", "location", "creation_time"],
@@ -61,14 +62,14 @@ fn names(view: &str) -> &'static [&'static str] {
     }
 }
 
-/// The rows as one list of values: SQLite takes no more than 500 queries in a UNION.
+/// Writes the rows as one list of values: SQLite allows no more than 500 queries in a UNION.
 fn select(view: &str, rows: &[Vec<Value>]) -> String {
     let names = names(view);
     if rows.is_empty() {
         let cells: Vec<_> = names.iter().map(|name| format!("NULL AS {name}")).collect();
         return format!("(SELECT {} WHERE 0)", cells.join(", "));
     }
-    // SQLite names the columns of VALUES by their numbers.
+    // SQLite names the columns of VALUES by number.
     let columns = names.iter().enumerate();
     let columns: Vec<_> = columns.map(|(at, name)| format!("column{} AS {name}", at + 1)).collect();
     let cells = |row: &Vec<Value>| row.iter().map(literal).collect::<Vec<_>>().join(", ");
@@ -140,7 +141,7 @@ fn columns(name: &TableName, table: &Table) -> Vec<Vec<Value>> {
     columns.collect()
 }
 
-/// The time that SQLite keeps for a TIMESTAMP.
+/// Returns the creation time in the stored form of a TIMESTAMP.
 fn creation(resource: &serde_json::Map<String, Value>) -> Value {
     let millis = resource.get("creationTime").and_then(Value::as_str);
     let millis = millis.and_then(|millis| millis.parse::<i128>().ok()).unwrap_or_default();
@@ -148,7 +149,7 @@ fn creation(resource: &serde_json::Map<String, Value>) -> Value {
     time.map_or(Value::Null, |time| super::super::value::write_timestamp(time).into())
 }
 
-/// The type as SQL writes it.
+/// Returns the name of the type in SQL.
 fn type_name(field: &Field) -> String {
     let inner = match field.kind {
         Kind::Integer => "INT64".into(),

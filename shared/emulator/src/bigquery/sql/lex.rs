@@ -1,38 +1,38 @@
-//! The words of a query, with their places.
+//! Splits a query into tokens with their positions.
 
 use super::super::schema::Field;
 use crate::status::Status;
 
 /// Longest query, from Google's quotas.
 const MAX_BYTES: usize = 1024 * 1024;
-/// Brackets and CASEs within one another. Each costs some stack.
+/// Most nested brackets and CASEs. Each one needs some stack.
 const MAX_DEPTH: usize = 100;
 
-/// A word or sign of a query.
+/// A token of a query.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) enum Token {
-    /// Words between dots, and a mark for those in backticks.
+    /// A name: words between dots. The flag marks backticks.
     Name(Vec<String>, Quoted),
     /// Content of a string literal.
     Text(String),
-    /// A number, as it is written.
+    /// A number as it is written.
     Number(String),
-    /// A query parameter: its name (none for `?`) and the path of a field in it.
+    /// A query parameter: its name (`None` for `?`) and the path of a field in it.
     Parameter(Option<String>, Vec<String>),
-    /// Text in SQLite's words with the field that it would be.
+    /// Text in SQLite's SQL, with the field that describes its type.
     Literal(String, Field),
     /// An operator or bracket.
     Sign(String),
 }
 
-/// Says if a name stands in backticks, and so is no keyword.
+/// Tells whether a name is in backticks, and so is not a keyword.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Quoted {
     Yes,
     No,
 }
 
-/// What holds other words until it is closed.
+/// Start of a section that must be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opener {
     Round,
@@ -40,7 +40,7 @@ enum Opener {
     Case,
 }
 
-/// A token with its place in the query, in bytes.
+/// A token with its byte offset in the query.
 #[derive(Debug, Clone, PartialEq)]
 pub(in super::super) struct Lexeme {
     pub token: Token,
@@ -48,12 +48,12 @@ pub(in super::super) struct Lexeme {
 }
 
 impl Lexeme {
-    /// Says if this is the keyword, in any case.
+    /// Returns true if this is the keyword, in any case.
     pub(in super::super) fn is_word(&self, word: &str) -> bool {
         self.word().is_some_and(|found| found.eq_ignore_ascii_case(word))
     }
 
-    /// The one word of a name without dots and backticks.
+    /// Returns the word of a name without dots and backticks.
     pub(in super::super) fn word(&self) -> Option<&str> {
         match &self.token {
             Token::Name(parts, Quoted::No) if parts.len() == 1 => Some(&parts[0]),
@@ -61,12 +61,12 @@ impl Lexeme {
         }
     }
 
-    /// Says if this is the operator or bracket.
+    /// Returns true if this is the operator or bracket.
     pub(in super::super) fn is_sign(&self, sign: &str) -> bool {
         matches!(&self.token, Token::Sign(found) if found == sign)
     }
 
-    /// The bracket or CASE that this opens.
+    /// Returns the bracket or CASE that this token opens.
     fn opened(&self) -> Option<Opener> {
         let openers = [Opener::Round, Opener::Square, Opener::Case];
         openers.into_iter().find(|opener| match opener {
@@ -84,7 +84,7 @@ impl Lexeme {
         }
     }
 
-    /// The words of a name.
+    /// Returns the words of a name.
     pub(in super::super) fn parts(&self) -> Option<&[String]> {
         match &self.token {
             Token::Name(parts, _) => Some(parts),
@@ -93,7 +93,7 @@ impl Lexeme {
     }
 }
 
-/// An error of syntax in Google's words: with line and column.
+/// Builds a syntax error with Google's text, with line and column.
 pub(in super::super) fn syntax(query: &str, at: usize, why: &str) -> Status {
     let before = query.get(..at).unwrap_or(query);
     let line = before.matches('\n').count() + 1;
@@ -103,10 +103,10 @@ pub(in super::super) fn syntax(query: &str, at: usize, why: &str) -> Status {
     status
 }
 
-/// All words and signs of a query; comments and spaces are left out.
+/// Splits a query into tokens. Comments and spaces are left out.
 ///
 /// # Errors
-/// For literals and names that do not end.
+/// Fails for a query that is too large or nests too deeply, and for unclosed literals and names.
 pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
     if query.len() > MAX_BYTES {
         return Err(Status::invalid(format!(
@@ -188,14 +188,14 @@ fn number(rest: &str) -> (Token, usize) {
     (Token::Number(rest[..len].into()), len)
 }
 
-/// Meaning of a backslash in a literal.
+/// Treatment of a backslash in a literal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escapes {
     Read,
     Keep,
 }
 
-/// A literal between single, or three, quotes.
+/// Reads a literal between single or triple quotes.
 fn text(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'static str> {
     let triple = quote.to_string().repeat(3);
     let end = if rest.starts_with(&triple) { triple } else { quote.to_string() };
@@ -223,7 +223,7 @@ fn text(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'s
     Err("Syntax error: Unclosed string literal")
 }
 
-/// Words between dots; a word in backticks may hold several.
+/// Reads words between dots. One section in backticks may hold several words.
 fn name(rest: &str) -> Result<(Token, usize), &'static str> {
     let (mut parts, mut at, mut is_quoted) = (Vec::new(), 0, Quoted::No);
     loop {
@@ -234,7 +234,7 @@ fn name(rest: &str) -> Result<(Token, usize), &'static str> {
             is_quoted = Quoted::Yes;
             at += end + 2;
         } else {
-            // Projects have hyphens in their names, and may stand unquoted before a dot.
+            // A hyphen ends the word, so a project name with hyphens needs backticks.
             let is_part = |c: char| c.is_alphanumeric() || c == '_';
             let len = here.find(|c: char| !is_part(c)).unwrap_or(here.len());
             parts.push(here[..len].to_owned());

@@ -1,4 +1,4 @@
-//! Query parameters, named and by position, as literals.
+//! Replaces query parameters, named or by position, with literals.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use super::lex::{Lexeme, Token, syntax};
 use super::literal;
 use crate::status::Status;
 
-/// The parameters of a query, in the REST API's form.
+/// Parameters of a query in the form of the REST API.
 #[derive(Debug, Default)]
 pub(in super::super) struct Parameters(Vec<Parameter>);
 
@@ -24,7 +24,7 @@ impl Parameters {
     /// Reads `queryParameters`.
     ///
     /// # Errors
-    /// For values that are not of their types, and types that this emulator lacks.
+    /// Fails for values that do not fit their types, and for types that this emulator lacks.
     pub(in super::super) fn read(given: &[Value]) -> Result<Self, Status> {
         let parameters = given.iter().map(|given| {
             let name = given["name"].as_str().unwrap_or_default().to_owned();
@@ -38,7 +38,7 @@ impl Parameters {
     /// Replaces the parameters in a query by their values.
     ///
     /// # Errors
-    /// For parameters that have none.
+    /// Fails for parameters without a value.
     pub(in super::super) fn bind(&self, query: &str, tokens: &mut [Lexeme]) -> Result<(), Status> {
         let mut position = 0;
         for token in tokens {
@@ -65,7 +65,7 @@ impl Parameters {
 }
 
 impl Parameter {
-    /// The value of a field in it.
+    /// Returns the value of a field in the parameter.
     fn at(&self, path: &[String]) -> Option<(&Field, &Value)> {
         let (mut field, mut value) = (&self.field, &self.value);
         for name in path {
@@ -76,7 +76,7 @@ impl Parameter {
     }
 }
 
-/// A `QueryParameterType` as a field.
+/// Converts a `QueryParameterType` to a field.
 fn field(name: &str, given: &Value) -> Result<Field, Status> {
     let kind = given["type"].as_str().unwrap_or_default().to_ascii_uppercase();
     match kind.as_str() {
@@ -95,7 +95,7 @@ fn field(name: &str, given: &Value) -> Result<Field, Status> {
     }
 }
 
-/// A `QueryParameterValue` in the form that rows have.
+/// Converts a `QueryParameterValue` to the form of rows.
 fn value_of(field: &Field, given: &Value) -> Value {
     if field.mode == Mode::Repeated {
         let item = Field { mode: Mode::Nullable, ..field.clone() };
@@ -112,7 +112,7 @@ fn value_of(field: &Field, given: &Value) -> Value {
     given["value"].clone()
 }
 
-/// The value in SQLite's words.
+/// Writes the value in SQLite's SQL.
 fn written(field: &Field, given: &Value) -> Result<String, Status> {
     let field = Field { name: "value".into(), ..field.clone() };
     let row = Map::from_iter([("value".to_owned(), given.clone())]);

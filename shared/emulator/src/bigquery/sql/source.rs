@@ -1,4 +1,4 @@
-//! Tables, aliases and lists that a query reads from.
+//! Finds the tables, aliases and lists that a query reads from.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,31 +8,31 @@ use super::lex::{Lexeme, Token};
 use super::{Scope, information};
 use crate::status::Status;
 
-/// Origin of rows, as it stands in a FROM clause.
+/// Source of rows in a FROM clause.
 #[derive(Debug, Clone)]
 pub(super) enum Source {
     /// A table or view.
     Table(TableName),
-    /// A view of the metadata, in SQLite's words.
+    /// A view of the metadata, in SQLite's SQL.
     Information(String),
-    /// A list in a table that was named before it.
+    /// A list in a table that is named earlier in the clause.
     List,
 }
 
-/// All that a query reads from.
+/// All sources of a query.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    /// Tables by the place of their names.
+    /// Sources by the position of their names.
     pub at: HashMap<usize, Source>,
-    /// Columns of tables, under the names that the tables have in the query.
+    /// Columns of tables, by the name of the table in the query.
     pub used: Vec<(String, Vec<Field>)>,
     /// Aliases of `UNNEST`.
     pub lists: HashSet<String>,
-    /// Aliases of `WITH OFFSET`, with the list that they count.
+    /// Aliases of `WITH OFFSET`, each with its list.
     pub offsets: HashMap<String, String>,
 }
 
-/// Words that may follow a table's name and are no alias of it.
+/// Words that may follow the name of a table and are not its alias.
 const CLAUSES: [&str; 23] = [
     "AND",
     "CROSS",
@@ -58,7 +58,7 @@ const CLAUSES: [&str; 23] = [
     "WINDOW",
     "WITH",
 ];
-/// Words after which no table can follow a comma.
+/// Words after which a comma is not followed by a table.
 const ENDS_OF_FROM: [&str; 13] = [
     "SELECT",
     "WHERE",
@@ -76,10 +76,10 @@ const ENDS_OF_FROM: [&str; 13] = [
 ];
 
 impl Sources {
-    /// Finds them all.
+    /// Finds all sources of a query.
     ///
     /// # Errors
-    /// For a table that is not there.
+    /// Fails for a missing table.
     pub(super) fn find(tokens: &[Lexeme], scope: &Scope<'_>) -> Result<Self, Status> {
         let mut sources = Self::default();
         let local = with_names(tokens);
@@ -123,7 +123,7 @@ impl Sources {
         Ok(sources)
     }
 
-    /// Says if a name after a comma is a list of a table before it.
+    /// Returns true if a name after a comma is a list in an earlier table.
     fn reaches_into_list(&self, parts: &[String]) -> bool {
         self.used.iter().any(|(alias, _)| parts.len() > 1 && alias.eq_ignore_ascii_case(&parts[0]))
     }
@@ -150,13 +150,13 @@ impl Sources {
     }
 }
 
-/// The alias of `WITH OFFSET [AS alias]` that starts at `at`.
+/// Returns the alias of `WITH OFFSET [AS alias]` that starts at `at`.
 fn offset_alias(tokens: &[Lexeme], at: usize) -> Option<String> {
     let is_offset = tokens.get(at)?.is_word("WITH") && tokens.get(at + 1)?.is_word("OFFSET");
     is_offset.then(|| alias(tokens, at + 1).unwrap_or_else(|| "offset".into()))
 }
 
-/// Names of the queries in WITH clauses, in upper case.
+/// Returns the names of the queries in WITH clauses, in upper case.
 fn with_names(tokens: &[Lexeme]) -> HashSet<String> {
     let named = tokens.windows(3).filter(|three| {
         three[1].is_word("AS") && three[2].is_sign("(") && three[0].word().is_some()
@@ -164,10 +164,10 @@ fn with_names(tokens: &[Lexeme]) -> HashSet<String> {
     named.filter_map(|three| Some(three[0].word()?.to_ascii_uppercase())).collect()
 }
 
-/// Places in which the name of a table stands.
+/// Returns the positions where the name of a table is expected.
 fn table_places(tokens: &[Lexeme]) -> Vec<usize> {
     let mut places = Vec::new();
-    // One state per open bracket: whether a FROM clause goes on, and whether it is of EXTRACT.
+    // One state per open bracket: inside a FROM clause or not, and inside EXTRACT or not.
     let mut states = vec![(false, false)];
     let mut expects = false;
     for (at, token) in tokens.iter().enumerate() {
@@ -193,7 +193,7 @@ fn table_places(tokens: &[Lexeme]) -> Vec<usize> {
     places
 }
 
-/// The name that the query gives to what ends at `at`.
+/// Returns the alias after the source that ends at `at`.
 pub(super) fn alias(tokens: &[Lexeme], at: usize) -> Option<String> {
     let mut next = tokens.get(at + 1)?;
     if next.is_word("AS") {
@@ -208,7 +208,7 @@ pub(super) fn alias(tokens: &[Lexeme], at: usize) -> Option<String> {
     }
 }
 
-/// The place of the bracket that closes the one at `open`.
+/// Returns the position of the bracket that closes the one at `open`.
 pub(in super::super) fn closing(tokens: &[Lexeme], open: usize) -> Option<usize> {
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(open) {
@@ -226,7 +226,7 @@ pub(in super::super) fn closing(tokens: &[Lexeme], open: usize) -> Option<usize>
     None
 }
 
-/// The ranges between commas that stand in no bracket.
+/// Returns the ranges between commas outside of brackets.
 pub(in super::super) fn split(tokens: &[Lexeme], from: usize, to: usize) -> Vec<(usize, usize)> {
     let (mut parts, mut start, mut depth) = (Vec::new(), from, 0_i32);
     for (at, token) in tokens.iter().enumerate().take(to).skip(from) {

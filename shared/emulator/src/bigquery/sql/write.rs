@@ -1,4 +1,4 @@
-//! The words of a query, one after another, in SQLite's.
+//! Writes the tokens of a query in SQLite's SQL, one after another.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -11,9 +11,9 @@ use super::source::{Source, Sources, alias, closing, is_any, last, split};
 use super::{Lexeme, literal, quote};
 use crate::status::Status;
 
-/// Columns of SQLite's `json_each`, which must not hide those of a table.
+/// Columns of SQLite's `json_each`. They must not hide columns of a table.
 const LIST_COLUMNS: [&str; 8] = ["atom", "fullkey", "id", "key", "parent", "path", "type", "value"];
-/// Functions that SQLite has under another name.
+/// Functions that have another name in SQLite.
 const RENAMED: [(&str, &str); 14] = [
     ("ANY_VALUE", "max"),
     ("ARRAY_AGG", "json_group_array"),
@@ -30,9 +30,9 @@ const RENAMED: [(&str, &str); 14] = [
     ("STRPOS", "instr"),
     ("SUBSTRING", "substr"),
 ];
-/// Words of which SQLite would make something else, or nothing.
+/// Words that SQLite would misread or ignore.
 const REFUSED: [&str; 6] = ["PIVOT", "QUALIFY", "SYSTEM_TIME", "TABLESAMPLE", "UNPIVOT", "WITHIN"];
-/// Keywords of SQLite that are names in BigQuery.
+/// Keywords of SQLite that may be names in BigQuery.
 const NAMES: [&str; 44] = [
     "ABORT",
     "ACTION",
@@ -79,7 +79,7 @@ const NAMES: [&str; 44] = [
     "UNIQUE",
     "VIEW",
 ];
-/// Parts of dates, as arguments of functions.
+/// Parts of dates that may be arguments of functions.
 const PARTS: [&str; 14] = [
     "MICROSECOND",
     "MILLISECOND",
@@ -102,7 +102,7 @@ pub(super) struct Writer<'a> {
     pub tokens: &'a [Lexeme],
     pub sources: &'a Sources,
     pub types: &'a Types<'a>,
-    /// The text so far, and its places with those of the query.
+    /// Text so far, and its offsets with those of the query.
     pub out: (String, Vec<(usize, usize)>),
 }
 
@@ -148,7 +148,7 @@ impl Writer<'_> {
 
     fn sign(&mut self, sign: &str, at: usize) -> Result<usize, Status> {
         match sign {
-            // Division is never one of whole numbers.
+            // Division never truncates to whole numbers.
             "/" => Ok(self.push("* 1.0 /", at + 1)),
             "[" => {
                 let before = self.before(at);
@@ -183,7 +183,7 @@ impl Writer<'_> {
         is_star && !self.sources.lists.is_empty()
     }
 
-    /// A literal; beside a time it is one.
+    /// Writes a literal. Compared with a time column, it is converted to that type.
     fn text(&mut self, content: &str, at: usize) -> Result<usize, Status> {
         let compares = |token: &Lexeme| {
             ["=", "<", ">", "<=", ">=", "!=", "<>"].iter().any(|sign| token.is_sign(sign))
@@ -202,7 +202,7 @@ impl Writer<'_> {
         Ok(self.push(&literal(&text), at + 1))
     }
 
-    /// A literal of a type, in its normal form.
+    /// Returns a literal of a type in its normal form.
     fn normal(&self, kind: Kind, content: &str, at: usize) -> Result<String, Status> {
         convert(kind, content.into()).map_err(|why| self.wrong(at, &why)).map(|value| match value {
             rusqlite::types::Value::Text(text) => text,
@@ -219,7 +219,7 @@ impl Writer<'_> {
             };
             self.push(&text, at);
             if alias(self.tokens, at).is_none() {
-                // In BigQuery a table without an alias goes by its id.
+                // In BigQuery a table without an alias has its id as alias.
                 self.push(&format!("AS {}", quote(last(parts))), at);
             }
             return Ok(at + 1);
@@ -254,7 +254,7 @@ impl Writer<'_> {
         let shown = self.types.shown(at);
         let text = match shown {
             None if is_exact => format!("CAST({text} AS REAL)"),
-            // SQLite would name it by its words.
+            // SQLite would derive the name from the expression.
             Some(Shown::Unnamed) if !is_bare && quote(last(parts)) != text => {
                 format!("{text} AS {}", quote(last(parts)))
             }
@@ -268,7 +268,7 @@ impl Writer<'_> {
         Some(format!("{}.key", quote(list)))
     }
 
-    /// Words that are not names; the place of the next token where it is one of them.
+    /// Writes a keyword. Returns the position of the next token, or `None` if the word is a name.
     fn keyword(&mut self, word: &str, at: usize, is_call: bool) -> Result<Option<usize>, Status> {
         let upper = word.to_ascii_uppercase();
         let next = self.tokens.get(at + 1);
@@ -318,7 +318,7 @@ impl Writer<'_> {
         Ok(None)
     }
 
-    /// `ARRAY<T>[...]` and `STRUCT<T>(...)`, without their types.
+    /// Writes `ARRAY<T>[...]` and `STRUCT<T>(...)` without their types.
     fn typed(&mut self, word: &str, at: usize) -> Result<usize, Status> {
         let (mut depth, mut end) = (0_i32, at + 1);
         while let Some(token) = self.tokens.get(end) {
@@ -345,7 +345,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A call of a function.
+    /// Writes a function call.
     fn call(&mut self, parts: &[String], at: usize) -> Result<usize, Status> {
         let (open, close) = (at + 1, self.closing(at + 1)?);
         let [word] = parts else {
@@ -401,7 +401,7 @@ impl Writer<'_> {
         }
     }
 
-    /// `STRUCT(value AS name, ...)`.
+    /// Writes `STRUCT(value AS name, ...)`.
     fn structure(&mut self, open: usize, close: usize) -> Result<usize, Status> {
         self.push("json_object (", open);
         for (index, (from, to)) in split(self.tokens, open + 1, close).into_iter().enumerate() {
@@ -417,7 +417,7 @@ impl Writer<'_> {
         Ok(self.push(")", close + 1))
     }
 
-    /// A column, or a field within a record.
+    /// Writes a column, or a field within a record.
     fn column(&self, parts: &[String]) -> String {
         let within = |path: &[String]| literal(&format!("$.{}", path.join(".")));
         if self.sources.lists.contains(&parts[0]) {
@@ -446,10 +446,10 @@ impl Writer<'_> {
     }
 }
 
-/// A value as the type keeps it.
+/// Converts a value to the stored form of the type.
 pub(super) fn convert(kind: Kind, value: Value) -> Result<rusqlite::types::Value, String> {
     let value = match value {
-        // An offset of hours alone.
+        // An offset with hours only.
         Value::String(text)
             if kind == Kind::Timestamp
                 && text.len() > 16

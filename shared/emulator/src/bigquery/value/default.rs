@@ -1,4 +1,4 @@
-//! Default values: of the expressions literals, and the functions of the moment.
+//! Default values. Supported are literals and functions such as `CURRENT_TIMESTAMP()`.
 
 use serde_json::{Map, Number, Value};
 use time::OffsetDateTime;
@@ -6,10 +6,10 @@ use time::OffsetDateTime;
 use super::{lookup_given, normal, write_date, write_datetime, write_time, write_timestamp};
 use crate::bigquery::schema::{DEFAULT, Field, Mode};
 
-/// Gives fields that a row does not have their defaults. One that is given as `null` stays so.
+/// Fills fields that a row lacks with their defaults. A field that is `null` stays `null`.
 ///
 /// # Errors
-/// Names a default that this emulator cannot work out.
+/// Fails for a default that this emulator cannot evaluate, and names it.
 pub(in super::super) fn fill<'a>(
     fields: impl IntoIterator<Item = &'a Field>,
     row: &mut Map<String, Value>,
@@ -26,7 +26,8 @@ pub(in super::super) fn fill<'a>(
     Ok(())
 }
 
-/// Refuses a default that is no value of its field. Expressions that this emulator cannot work out are taken.
+/// Refuses a default that is not a value of its field. Expressions that this emulator cannot
+/// evaluate are accepted.
 pub(in super::super) fn check(field: &Field) -> Result<(), String> {
     let default = field.attributes.get(DEFAULT).and_then(Value::as_str);
     let Some((default, value)) = default.and_then(|text| Some((text, evaluate(text)?))) else {
@@ -60,7 +61,7 @@ fn evaluate(expression: &str) -> Option<Value> {
     if let Ok(number) = serde_json::from_str::<Number>(expression) {
         return Some(Value::Number(number));
     }
-    // A literal, or one behind the name of its type.
+    // A literal, or a literal after the name of its type.
     let (kind, quoted) = expression.split_at(expression.find(['\'', '"'])?);
     let quote = quoted.chars().next()?;
     let content = quoted.strip_prefix(quote)?.strip_suffix(quote)?;

@@ -1,4 +1,4 @@
-//! Geographies: taken as WKT or GeoJSON, and kept as WKT.
+//! Geographies: accepted as WKT or GeoJSON, and stored as WKT.
 
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ const KINDS: [&str; 7] = [
     "GeometryCollection",
 ];
 
-/// A geography in WKT, or `None` for what is none.
+/// Returns a geography in WKT; `None` if the text is not a geography.
 pub(super) fn normal(text: &str) -> Option<String> {
     let text = text.trim();
     match serde_json::from_str(text) {
@@ -35,7 +35,8 @@ fn from_geojson(value: &Value) -> Option<String> {
     Some(format!("{}({inner})", kind.to_ascii_uppercase()))
 }
 
-/// Coordinates at any depth: positions are numbers apart, all else stands in brackets.
+/// Writes nested coordinates. Positions are pairs of numbers, and lists of positions are in
+/// brackets.
 fn list(items: &[Value]) -> Option<String> {
     let inner: Option<Vec<_>> = items
         .iter()
@@ -47,7 +48,7 @@ fn list(items: &[Value]) -> Option<String> {
     Some(inner?.join(", "))
 }
 
-/// Degrees of longitude and latitude.
+/// Writes a position: degrees of longitude and latitude.
 fn position(value: &Value) -> Option<String> {
     let [longitude, latitude] = value.as_array()?.as_slice() else { return None };
     is_on_earth(longitude.as_f64()?, latitude.as_f64()?).then(|| format!("{longitude} {latitude}"))
@@ -57,7 +58,7 @@ fn is_on_earth(longitude: f64, latitude: f64) -> bool {
     longitude.is_finite() && latitude.abs() <= 90.0
 }
 
-/// True for a kind and brackets, in which pairs of numbers stand.
+/// Returns true for a kind of geography, followed by pairs of numbers in brackets.
 fn is_wkt(text: &str) -> bool {
     let Some((kind, inner)) = text.strip_suffix(')').and_then(|text| text.split_once('(')) else {
         let kind = text.strip_suffix("EMPTY").unwrap_or_default().trim_end();
@@ -90,7 +91,7 @@ fn is_balanced(text: &str) -> bool {
     }) && depth == 0
 }
 
-/// The texts between the outermost commas.
+/// Splits a text at its outermost commas.
 fn parts(text: &str) -> Vec<&str> {
     let (mut depth, mut start, mut parts) = (0_i32, 0, Vec::new());
     for (at, char) in text.char_indices() {

@@ -1,9 +1,9 @@
-//! Intervals, in their canonical form: `1-2 3 4:5:6.789`.
+//! Intervals in their canonical form: `1-2 3 4:5:6.789`.
 
-/// Most months, days and microseconds in either direction.
+/// Most months, days and microseconds in both directions.
 const MOST: [i64; 3] = [120_000, 3_660_000, 316_224_000_000_000_000];
 
-/// The canonical form of an interval in that form or in that of ISO 8601.
+/// Converts an interval in the canonical form or in that of ISO 8601 to the canonical form.
 pub(in super::super) fn normal(text: &str) -> Option<String> {
     let parts = match text.strip_prefix('P') {
         Some(iso) => from_iso(iso)?,
@@ -12,7 +12,7 @@ pub(in super::super) fn normal(text: &str) -> Option<String> {
     canonical(parts)
 }
 
-/// The canonical form of months, days and microseconds, where they are in range.
+/// Writes months, days and microseconds in the canonical form; `None` if they are out of range.
 pub(in super::super) fn canonical([months, days, micros]: [i64; 3]) -> Option<String> {
     let is_known = [months, days, micros].iter().zip(MOST).all(|(part, most)| part.abs() <= most);
     let sign = |part: i64| if part < 0 { "-" } else { "" };
@@ -85,7 +85,7 @@ fn sign_of(text: &str) -> (i64, &str) {
     }
 }
 
-/// A count of units. More digits than nine are in no interval.
+/// Parses a count of units. A count with more than nine digits is out of range.
 fn whole(digits: &str) -> Option<i64> {
     let is_count = (1..=9).contains(&digits.len()) && digits.bytes().all(|c| c.is_ascii_digit());
     if is_count { digits.parse().ok() } else { None }

@@ -2,7 +2,7 @@
 
 use prost_types::field_descriptor_proto::Type;
 
-/// A value as it lies on the wire.
+/// A value in its wire format.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Raw<'a> {
     Varint(u64),
@@ -11,7 +11,7 @@ pub(super) enum Raw<'a> {
     Fixed32(u32),
 }
 
-/// The next field: its number and its value.
+/// Reads the next field: its number and its value.
 pub(super) fn next<'a>(rest: &mut &'a [u8]) -> Result<(i32, Raw<'a>), String> {
     let key = varint(rest)?;
     let number = i32::try_from(key >> 3).map_err(|_| "a field's number is out of range")?;
@@ -28,12 +28,12 @@ pub(super) fn next<'a>(rest: &mut &'a [u8]) -> Result<(i32, Raw<'a>), String> {
     Ok((number, raw))
 }
 
-/// Says if values of a list may lie one after another in one field.
+/// Returns true if a list of this type may be packed: all values in one field.
 pub(super) fn is_packable(kind: Type) -> bool {
     !matches!(kind, Type::String | Type::Bytes | Type::Message | Type::Group)
 }
 
-/// The next value of such a list.
+/// Reads the next value of a packed list.
 pub(super) fn unpacked<'a>(kind: Type, rest: &mut &'a [u8]) -> Result<Raw<'a>, String> {
     Ok(match kind {
         Type::Double | Type::Fixed64 | Type::Sfixed64 => {
