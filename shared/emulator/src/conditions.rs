@@ -1,4 +1,4 @@
-//! The conditions that calls meet: the profile as it is now, and the part of the quotas that is used.
+//! Conditions of calls: the current profile, and the used part of the quotas.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,17 +12,17 @@ use crate::profile::{Latency, Profile};
 use crate::rights;
 use crate::status::Status;
 
-/// The largest part of an age by which one differs from the next.
+/// Largest deviation of an age, as a fraction of it.
 const JITTER: f64 = 0.1;
 
-/// The conditions of an emulator; clones are the same ones.
+/// Conditions of an emulator. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Conditions {
     profile: Arc<watch::Sender<Arc<Profile>>>,
     ledger: Arc<Mutex<Ledger>>,
 }
 
-/// Something that only so much of is allowed in a time.
+/// A limit of an amount within a period.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Quota {
     pub limit: u64,
@@ -44,7 +44,7 @@ impl Conditions {
         self.profile.send_replace(Arc::new(profile));
     }
 
-    /// Draws the time that a call of this method takes.
+    /// Returns a random time for a call of this method, within the latency of the profile.
     pub(crate) fn latency(&self, method: &str) -> Duration {
         let profile = self.profile.borrow();
         let Some(Latency { min_millis, max_millis }) = profile.latencies.get(method) else {
@@ -57,7 +57,7 @@ impl Conditions {
         Duration::from_micros(rand::rng().random_range(micros))
     }
 
-    /// Returns once something that began at `since` has the age that the profile allows.
+    /// Waits until a stream or connection has reached the age that the profile allows.
     pub(crate) async fn outlived(&self, age: Age, limit: fn(&Profile) -> Option<Duration>) {
         let mut changes = self.profile.subscribe();
         loop {
@@ -70,25 +70,26 @@ impl Conditions {
             };
             tokio::select! {
                 () = end => return,
-                // Never an error: `self` has the sender.
+                // This is never an error, because `self` holds the sender.
                 _ = changes.changed() => {}
             }
         }
     }
 
-    /// Returns the refusal of a method once the profile denies it.
+    /// Waits until the profile denies a method, and returns the refusal.
     pub(crate) async fn denial(&self, method: &str) -> Status {
         let mut changes = self.profile.subscribe();
         loop {
             if let Err(refusal) = rights::check(&changes.borrow_and_update().denied, method) {
                 return refusal;
             }
-            // Never an error: `self` has the sender.
+            // This is never an error, because `self` holds the sender.
             drop(changes.changed().await);
         }
     }
 
-    /// Takes so much of a quota, unless less is left. A single request always fits an unused quota.
+    /// Takes an amount from a quota. Returns false if less is left. One request always fits an
+    /// unused quota.
     pub(crate) fn spend(&self, key: String, amount: u64, quota: Option<Quota>) -> bool {
         let Some(quota) = quota else { return true };
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,41 +97,41 @@ impl Conditions {
     }
 }
 
-/// The age of a stream or a connection.
+/// Age of a stream or a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Age {
     since: Instant,
-    /// The part of the allowed age that this one reaches.
+    /// Factor of the allowed age at which this one ends.
     factor: f64,
 }
 
 impl Age {
-    /// Begins now, and ends a little earlier or later than others that begin now.
+    /// Begins now. Ends a little earlier or later than others that begin now.
     pub(crate) fn with_jitter() -> Self {
         let factor = rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER);
         Self { since: Instant::now(), factor }
     }
 
-    /// Begins now, and is exact.
+    /// Begins now, and ends exactly at the allowed age.
     pub(crate) fn exact() -> Self {
         Self { since: Instant::now(), factor: 1.0 }
     }
 }
 
-/// Waits, unless there is nothing to wait for.
+/// Waits, unless the time is zero.
 pub(crate) async fn pause(time: Duration) {
     if !time.is_zero() {
         sleep(time).await;
     }
 }
 
-/// The use of quotas, by what they are about.
+/// Recent uses of quotas, by key.
 #[derive(Debug, Default)]
 struct Ledger(HashMap<String, VecDeque<(Instant, u64)>>);
 
 impl Ledger {
     fn spend(&mut self, key: String, amount: u64, Quota { limit, per }: Quota) -> bool {
-        /// Entries above which unused ones are removed.
+        /// Number of entries above which unused ones are removed.
         const SWEEP_AT: usize = 10_000;
         /// Longer than the period of any quota.
         const UNUSED_AFTER: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! The emulator's own API: what tests set and read, below `/emulator/v1/`.
+//! The API of the emulator itself, below `/emulator/v1/`. Tests use it to set and read its state.
 
 use axum::Json;
 use axum::extract::Request;
@@ -11,10 +11,15 @@ use crate::profile::Profile;
 use crate::rest::read_json;
 use crate::status::Status;
 
-/// Answers `GET`, `POST` and `DELETE /emulator/v1/faults`, `POST /emulator/v1/cut` to end all streams,
-/// `GET /emulator/v1/calls` for what was carried out, `GET /emulator/v1/refused`,
-/// `GET /emulator/v1/ended` for streams that were idle or old, `GET`, `PATCH` and
-/// `DELETE /emulator/v1/profile`, and `POST /emulator/v1/profile/like-google`.
+/// Answers these requests below `/emulator/v1/`:
+///
+/// - `GET`, `POST` and `DELETE faults`: read, add and remove planned faults.
+/// - `POST cut`: ends all streams.
+/// - `GET calls`: counts of calls that were carried out.
+/// - `GET refused`: counts of calls that a fault refused.
+/// - `GET ended`: counts of streams that ended because they were idle or old.
+/// - `GET`, `PATCH` and `DELETE profile`: read, change and reset the profile.
+/// - `POST profile/like-google`: sets the profile to Google's behaviour.
 pub(crate) async fn answer(faults: &Faults, request: Request) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().strip_prefix("/emulator/v1/").unwrap_or_default();

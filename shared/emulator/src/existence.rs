@@ -1,4 +1,4 @@
-//! Projects and databases that were not made: they do not exist, when the profile says so.
+//! Projects and databases that do not exist because the profile does not list them.
 
 use axum::extract::Request;
 use axum::http::HeaderMap;
@@ -10,8 +10,8 @@ use crate::status::Status;
 
 /// Refuses a request for a project or a Firestore database that does not exist.
 ///
-/// REST requests name the project in the path or, for buckets, in the query. gRPC requests name it in
-/// the headers that Google's clients send for routing; without these, nothing is refused.
+/// REST requests name the project in the path or, for buckets, in the query. gRPC requests name it
+/// in the headers that Google's clients send for routing. A request without a name is not refused.
 pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> {
     if profile.projects.is_none() && profile.databases.is_none() {
         return Ok(());
@@ -32,7 +32,7 @@ pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> 
             ));
         }
     }
-    // The second is that of clients with `STORAGE_EMULATOR_HOST`.
+    // Clients with `STORAGE_EMULATOR_HOST` use the second path.
     let names_project = matches!(path, "/storage/v1/b" | "/b");
     let project = query(request.uri()).remove("project").filter(|_| names_project);
     match (project, &profile.projects) {
@@ -43,7 +43,7 @@ pub(crate) fn check(profile: &Profile, request: &Request) -> Result<(), Status> 
     }
 }
 
-/// Returns the names of resources that a request is about.
+/// Returns the names of the resources in a request.
 fn names(path: &str, headers: &HeaderMap) -> Vec<String> {
     let mut names = Vec::new();
     let path = path.strip_prefix("/resumable").unwrap_or(path);

@@ -1,4 +1,4 @@
-//! Faults on demand: what a client must bear, when a test asks for it.
+//! Faults that a test can inject.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,21 +14,22 @@ use crate::conditions::{Conditions, pause};
 use crate::rights;
 use crate::status::Status;
 
-/// What goes wrong with the next calls of a method.
+/// A fault of the next calls of a method.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Fault {
-    /// The method, such as `Publish`, `StreamingPull`, `Acknowledge` or `storage.objects.insert`;
-    /// `*` for all.
+    /// Method that fails, such as `Publish`, `StreamingPull`, `Acknowledge` or
+    /// `storage.objects.insert`; `*` for all methods.
     pub method: String,
-    /// The topic whose `Publish` calls it befalls, by its id; those of all topics when left out.
+    /// Id of the topic whose `Publish` calls fail. Without it, the calls of all topics fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// How many calls it befalls at most.
+    /// Most calls that fail.
     pub count: u64,
-    /// How long it lasts at most, in milliseconds from now; without it, until `count` is used up.
+    /// Longest duration, in milliseconds from now. Without it, the fault lasts until `count` calls
+    /// have failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_millis: Option<u64>,
-    /// What happens to them.
+    /// Effect on these calls.
     #[serde(flatten)]
     pub kind: Kind,
 }
@@ -37,11 +38,11 @@ impl Fault {
     /// Reads a fault from JSON.
     ///
     /// # Errors
-    /// When it could never happen, or has a key that says nothing.
+    /// Fails for a fault that could never happen, or with a key that has no effect.
     pub(crate) fn read(json: Value) -> Result<Self, Status> {
         let invalid = |error: serde_json::Error| Status::invalid(format!("fault: {error}"));
         let fault: Self = serde_json::from_value(json.clone()).map_err(invalid)?;
-        // Serde cannot refuse unknown keys of what is flattened.
+        // Serde cannot refuse unknown keys of a flattened field.
         let known = serde_json::to_value(&fault).map_err(invalid)?;
         let mut given = json.as_object().into_iter().flatten();
         if let Some((key, _)) = given.find(|(key, value)| !value.is_null() && known[key].is_null())
@@ -52,7 +53,7 @@ impl Fault {
         Ok(fault)
     }
 
-    /// Refuses what could never happen.
+    /// Refuses a fault that could never happen.
     fn check(&self) -> Result<(), Status> {
         let Self { method, topic, count, kind, .. } = self;
         let refused = |why: String| Err(Status::invalid(format!("fault: {why}")));
@@ -90,75 +91,75 @@ impl Fault {
     }
 }
 
-/// What happens to a call.
+/// Effect on a call.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Kind {
-    /// It fails with this gRPC code (for REST the matching HTTP status) and changes nothing.
+    /// Fails with this gRPC code (for REST the matching HTTP status) and changes nothing.
     Refuse {
-        /// The number of the gRPC code, 1 to 16.
+        /// Number of the gRPC code, 1 to 16.
         code: i32,
-        /// Over REST, the seconds of a `Retry-After` header.
+        /// Seconds of a `Retry-After` header, over REST.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after: Option<u64>,
-        /// Over REST, the reason in the body, such as `orgPolicyConstraintFailed`; that of the code
-        /// when left out.
+        /// Reason in the body over REST, such as `orgPolicyConstraintFailed`. The default fits the
+        /// code.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
-        /// The message; one that names the method when left out.
+        /// Error message. The default names the method.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// It is carried out later, unless the caller has gone by then.
+    /// Carries the call out later, unless the caller has gone by then.
     Delay {
-        /// How much later, in milliseconds.
+        /// Delay in milliseconds.
         millis: u64,
     },
-    /// It is carried out at once and answered later.
+    /// Carries the call out at once, and answers later.
     DelayReply {
-        /// How much later, in milliseconds.
+        /// Delay in milliseconds.
         millis: u64,
     },
-    /// It is carried out, and its reply is lost: the caller sees UNAVAILABLE.
+    /// Carries the call out and loses the reply: the caller sees UNAVAILABLE.
     LoseReply,
-    /// The first row of an `AppendRows` request is refused, so nothing of the request is written.
+    /// Refuses the first row of an `AppendRows` request, so nothing of the request is written.
     RefuseRow,
-    /// An `AppendRows` request fails, and nothing of it is written.
+    /// Fails an `AppendRows` request, and writes nothing of it.
     AppendError {
-        /// The number of the gRPC code, 1 to 16.
+        /// Number of the gRPC code, 1 to 16.
         code: i32,
-        /// The code of a `StorageError` that goes along, such as `SCHEMA_MISMATCH_EXTRA_FIELDS`.
+        /// Code of an additional `StorageError`, such as `SCHEMA_MISMATCH_EXTRA_FIELDS`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         storage_error: Option<String>,
-        /// The message; one that says "on demand" when left out.
+        /// Error message. The default says "on demand".
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
-        /// True if the stream ends with the error. Without it the error is an answer, and the stream
-        /// goes on.
+        /// True if the error ends the stream. Otherwise the error is an answer, and the stream
+        /// continues.
         #[serde(default)]
         ends_stream: bool,
     },
 }
 
 impl Kind {
-    /// Refuses with a code, and says no more.
+    /// Refuses with a code, and with defaults for the rest.
     #[must_use]
     pub fn refuse(code: Code) -> Self {
         Self::Refuse { code: code.into(), retry_after: None, reason: None, message: None }
     }
 
-    /// True for what befalls the rows of an `AppendRows` request.
+    /// Returns true for an effect on the rows of an `AppendRows` request.
     fn is_of_rows(&self) -> bool {
         matches!(self, Self::RefuseRow | Self::AppendError { .. })
     }
 
-    /// True for what befalls the reply of a call that was carried out.
+    /// Returns true for an effect on the reply of a call that was carried out.
     fn is_of_reply(&self) -> bool {
         matches!(self, Self::DelayReply { .. } | Self::LoseReply)
     }
 }
 
-/// The faults of an emulator; clones are the same ones.
+/// Faults of an emulator. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Faults {
     planned: Arc<Mutex<Vec<Planned>>>,
@@ -169,7 +170,7 @@ pub struct Faults {
     conditions: Conditions,
 }
 
-/// Calls by their method.
+/// Numbers of calls by method.
 type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
 
 #[derive(Debug)]
@@ -193,7 +194,7 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Adds a fault after those that are planned already. One with a count of 0 never happens.
+    /// Adds a fault after those that are already planned. A fault with a count of 0 never happens.
     pub fn add(&self, fault: Fault) {
         if fault.count == 0 {
             return;
@@ -227,30 +228,31 @@ impl Faults {
         self.cuts.send_modify(|count| *count += 1);
     }
 
-    /// Forgets what is planned.
+    /// Removes all planned faults.
     pub fn clear(&self) {
         self.lock().clear();
     }
 
-    /// What is still planned.
+    /// Returns the faults that are still planned.
     #[must_use]
     pub fn planned(&self) -> Vec<Fault> {
         self.lock().iter().map(|planned| planned.fault.clone()).collect()
     }
 
-    /// How many calls of each method were carried out, whatever became of their replies.
+    /// Returns the number of calls that were carried out, by method. It includes calls whose reply
+    /// was lost.
     #[must_use]
     pub fn calls(&self) -> BTreeMap<String, u64> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Number of calls of each method that a fault refused.
+    /// Returns the number of calls that a fault refused, by method.
     #[must_use]
     pub fn refused(&self) -> BTreeMap<String, u64> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Number of streams of each method that ended because they were idle or old.
+    /// Returns the number of streams that ended because they were idle or old, by method.
     #[must_use]
     pub fn ended(&self) -> BTreeMap<String, u64> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -261,17 +263,17 @@ impl Faults {
         count(&self.ended, method);
     }
 
-    /// Changes at each [`Faults::cut_streams`].
+    /// Returns a channel that changes at each [`Faults::cut_streams`].
     pub(crate) fn cuts(&self) -> watch::Receiver<u64> {
         self.cuts.subscribe()
     }
 
-    /// The conditions that calls meet without any fault.
+    /// Returns the conditions that also apply without a fault.
     pub(crate) fn conditions(&self) -> &Conditions {
         &self.conditions
     }
 
-    /// Carries out a call, or what is planned for it.
+    /// Carries out a call with its planned fault, if there is one.
     pub(crate) async fn around<T>(
         &self,
         method: &str,
@@ -280,8 +282,8 @@ impl Faults {
         self.around_topic(method, "", call).await
     }
 
-    /// Carries out a call that concerns the topic of this name, or what is planned for it, in the time
-    /// that the profile says.
+    /// Carries out a call for this topic with its planned fault and with the latency of the
+    /// profile.
     pub(crate) async fn around_topic<T>(
         &self,
         method: &str,
@@ -295,7 +297,7 @@ impl Faults {
         answer
     }
 
-    /// Carries out a call, or what is planned for it, without any latency.
+    /// Carries out a call with its planned fault, but without latency.
     pub(crate) async fn at_once<T>(
         &self,
         (method, topic): (&str, &str),
@@ -328,7 +330,7 @@ impl Faults {
         if is_befallen {
             return Ok(answer);
         }
-        // A call that fails by itself has no reply to lose.
+        // The reply of a call that failed by itself cannot be lost.
         match self.take_unless((method, topic), is_wanted, |kind| !kind.is_of_reply()) {
             Some(Kind::DelayReply { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -347,12 +349,12 @@ impl Faults {
         }
     }
 
-    /// Whether the first row of an `AppendRows` request is to be refused.
+    /// Returns true if a planned fault refuses the first row of an `AppendRows` request.
     pub(crate) fn refuses_row(&self) -> bool {
         self.take(("AppendRows", ""), |kind| *kind == Kind::RefuseRow).is_some()
     }
 
-    /// The error that the next `AppendRows` request gets, if one is planned.
+    /// Returns the planned error of the next `AppendRows` request.
     pub(crate) fn append_error(&self) -> Option<Kind> {
         let kind =
             self.take(("AppendRows", ""), |kind| matches!(kind, Kind::AppendError { .. }))?;
@@ -360,12 +362,13 @@ impl Faults {
         Some(kind)
     }
 
-    /// The first fault for a call that is of such a kind.
+    /// Takes the first planned fault of a wanted kind for a call.
     fn take(&self, call: (&str, &str), is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
         self.take_unless(call, is_wanted, |_| false)
     }
 
-    /// The first fault for a call that is of such a kind, unless it is not due yet.
+    /// Takes the first planned fault of a wanted kind for a call, unless it applies to a later
+    /// step.
     fn take_unless(
         &self,
         (method, topic): (&str, &str),

@@ -1,4 +1,4 @@
-//! Firestore: documents in memory, read, queried, written and listened to over gRPC.
+//! Firestore: documents in memory, which clients read, query, write and listen to over gRPC.
 
 mod clear;
 mod fields;
@@ -27,12 +27,12 @@ use crate::faults::Faults;
 use crate::status::Status;
 use store::Store;
 
-/// All of Firestore; clones are the same one.
+/// The whole emulated Firestore. Clones share the same documents.
 #[derive(Clone)]
 pub(crate) struct Firestore {
     faults: Faults,
     store: Arc<Mutex<Store>>,
-    /// Changes after each commit.
+    /// Signals each commit.
     commits: Arc<watch::Sender<()>>,
 }
 

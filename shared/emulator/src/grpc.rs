@@ -1,4 +1,5 @@
-//! gRPC methods as routes of the one router. No published crate has server stubs of these APIs.
+//! Serves gRPC methods as routes of the common router. No published crate has server stubs of these
+//! APIs.
 
 use std::convert::Infallible;
 
@@ -12,7 +13,7 @@ use tonic_prost::ProstCodec;
 
 use crate::status::Status;
 
-/// The largest request that is read. The APIs refuse smaller ones in their own words.
+/// Largest request that is read. The APIs refuse smaller ones with their own error texts.
 const MAX_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 
 fn grpc<In, Out>() -> Grpc<ProstCodec<Out, In>>
@@ -23,7 +24,7 @@ where
     Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_REQUEST_BYTES)
 }
 
-/// Refuses a request above the limit of its method, in Google's words.
+/// Refuses a request above the size limit of its method, with Google's text.
 pub(crate) fn check_size(request: &impl Message, max_bytes: usize) -> Result<(), Status> {
     if request.encoded_len() <= max_bytes {
         return Ok(());
@@ -78,7 +79,7 @@ where
     grpc::<In, Out>().streaming(service, request).await.map(axum::body::Body::new)
 }
 
-/// The answer to a gRPC method that is not there.
+/// Answers a call of an unknown gRPC method.
 pub(crate) fn unimplemented(path: &str) -> Result<Response, Infallible> {
     let status: tonic::Status = Status::unimplemented(path.trim_start_matches('/')).into();
     Ok(status.into_http())

@@ -1,10 +1,13 @@
-//! An embedded Google Cloud: one process, one port, wire-compatible with Google's own clients.
+//! An embedded Google Cloud: one process and one port, wire-compatible with Google's own clients.
 //!
 //! [`Emulator::start`] serves Pub/Sub (gRPC and REST), Firestore (gRPC), BigQuery (REST and Storage
-//! Write) and Cloud Storage (JSON) until it is shut down or dropped. Objects are files in a folder,
-//! tables lie in a SQLite file, and both survive a restart; Pub/Sub and Firestore live in memory.
-//! What is not supported answers `UNIMPLEMENTED` or 501 and names itself. [`Faults`] make it
-//! misbehave, and a [`Profile`] makes it as slow and as strict as Google's own.
+//! Write) and Cloud Storage (JSON) until it is shut down or dropped.
+//!
+//! - Objects are files in a folder, and tables are in a SQLite file. Both survive a restart.
+//! - Pub/Sub and Firestore are in memory only.
+//! - An unsupported feature answers `UNIMPLEMENTED` or 501, and the error names it.
+//! - [`Faults`] inject errors and delays.
+//! - A [`Profile`] makes it as slow and as strict as Google's own cloud.
 
 mod bigquery;
 mod conditions;

@@ -1,4 +1,4 @@
-//! The emulator as a process of its own.
+//! The emulator as a program.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
@@ -20,17 +20,18 @@ struct Args {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Folder of objects and tables; a temporary one when left out.
+    /// Folder of objects and tables; by default a temporary one.
     #[arg(long)]
     data_dir: Option<PathBuf>,
-    /// YAML file of topics, subscriptions, datasets, buckets and documents that it has from its start.
+    /// YAML file of topics, subscriptions, datasets, buckets and documents to create at the start.
     #[arg(long)]
     resources: Option<PathBuf>,
-    /// Is as slow and as strict as Google's own cloud: latencies, quotas, streams and connections that
-    /// end, tables and columns that appear late. With --resources, no other project exists.
+    /// Be as slow and as strict as Google's own cloud: latencies, quotas, limited age of streams
+    /// and connections, and a delay before new tables and columns are visible. With --resources,
+    /// only the project of these resources exists.
     #[arg(long)]
     like_google: bool,
-    /// Asks the emulator that runs here at --port whether it answers, for health checks.
+    /// Check that an emulator on this machine answers at --port, for health checks.
     #[arg(long)]
     probe: bool,
 }
@@ -50,7 +51,7 @@ async fn main() -> anyhow::Result<()> {
         (true, Some(resources)) => Profile::like_google().with_project(&resources.project),
     };
     let emulator = Emulator::start(Options { host, port, data_dir, resources, profile }).await?;
-    // A closed standard output, as of `emulator | head -1`, is no reason to stop.
+    // A closed standard output, as with `emulator | head -1`, is no reason to stop.
     std::io::stdout().write_all(describe(&emulator).as_bytes()).unwrap_or_default();
     tokio::select! {
         _ = terminate.recv() => {}
@@ -60,10 +61,10 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says where everything is, with the variables in a form that a shell reads.
+/// Describes all addresses and folders, with environment variables in a form that a shell can read.
 fn describe(emulator: &Emulator) -> String {
     let (address, data) = (emulator.address(), emulator.data_dir().display());
-    // Google's clients take a URL for the REST APIs, and an address for gRPC.
+    // Google's clients expect a URL for the REST APIs, and an address for gRPC.
     let exports =
         [("PUBSUB", ""), ("FIRESTORE", ""), ("BIGQUERY", "http://"), ("STORAGE", "http://")]
             .map(|(api, scheme)| format!("export {api}_EMULATOR_HOST={scheme}{address}\n"))
@@ -74,7 +75,7 @@ fn describe(emulator: &Emulator) -> String {
     )
 }
 
-/// Whether an emulator answers at a port of this machine.
+/// Checks that an emulator answers at a port of this machine.
 fn answers(port: u16) -> anyhow::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(3);
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))

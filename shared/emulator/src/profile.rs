@@ -1,4 +1,4 @@
-//! A profile: the part of Google's behaviour that costs clients time or calls.
+//! Profile of the emulator: the behaviour of Google's cloud that costs clients time or calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,54 +9,55 @@ use serde_json::Value;
 use crate::rights;
 use crate::status::Status;
 
-/// Behaviour of the emulator toward its clients. The default is lenient: no waits, no quotas, every
-/// project exists, and every method is allowed.
+/// Behaviour of the emulator toward its clients. The default is lenient: it has no waits and no
+/// quotas, every project exists, and every method is allowed.
 ///
-/// `docs/embedded-cloud.md` has a table of all parts, with the sources of [`Profile::like_google`].
+/// `docs/embedded-cloud.md` has a table of all settings, with the sources of
+/// [`Profile::like_google`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Profile {
-    /// Time that calls take, by method, under the names that faults have.
+    /// Latency of calls by method, with the same names as in faults.
     pub latencies: BTreeMap<String, Latency>,
-    /// Time without a request after which an `AppendRows` stream is ended with ABORTED.
+    /// Idle time after which an `AppendRows` stream ends with ABORTED.
     pub append_idle_millis: Option<u64>,
-    /// Age at which `AppendRows` and `StreamingPull` streams are ended with UNAVAILABLE, give or take
-    /// a tenth.
+    /// Age at which `AppendRows` and `StreamingPull` streams end with UNAVAILABLE. It varies by a
+    /// tenth.
     pub stream_age_millis: Option<u64>,
-    /// Age at which a connection gets no more requests (HTTP/2: GOAWAY), give or take a tenth. Calls
-    /// that are under way end first.
+    /// Age at which a connection gets no more requests (HTTP/2: GOAWAY). It varies by a tenth.
+    /// Calls in progress end first.
     pub connection_age_millis: Option<u64>,
-    /// Time in which a new table is not found by `insertAll` and the Storage Write API.
+    /// Time in which `insertAll` and the Storage Write API do not find a new table.
     pub new_table_millis: u64,
-    /// Time in which a new column is unknown to `insertAll` and the Storage Write API.
+    /// Time in which `insertAll` and the Storage Write API do not know a new column.
     pub new_column_millis: u64,
-    /// Largest number of creations and changes of a table in 10 seconds.
+    /// Most creations and changes of a table in 10 seconds.
     pub table_updates_per_10_seconds: Option<u64>,
-    /// Largest number of bytes that all `AppendRows` requests of a project have in a second.
+    /// Most bytes of all `AppendRows` requests of a project in a second.
     pub append_bytes_per_second: Option<u64>,
-    /// Largest number of writes of an object in a second.
+    /// Most writes of an object in a second.
     pub object_writes_per_second: Option<u64>,
-    /// Ids of the projects that exist; all of them when left out.
+    /// Ids of the projects that exist; by default all exist.
     pub projects: Option<BTreeSet<String>>,
-    /// Names of the Firestore databases that exist, such as `projects/p/databases/(default)`; all of
-    /// them when left out.
+    /// Names of the Firestore databases that exist, such as `projects/p/databases/(default)`; by
+    /// default all exist.
     pub databases: Option<BTreeSet<String>>,
     /// Methods and permissions that are denied, such as `Publish` or `storage.objects.create`.
     pub denied: BTreeSet<String>,
 }
 
-/// Time that a call takes: half of it passes before the call is carried out, half of it after.
+/// Time that a call takes. Half of it passes before the call is carried out, and half after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
-    /// The shortest time, in milliseconds.
+    /// Shortest time in milliseconds.
     pub min_millis: u64,
-    /// The longest time, in milliseconds. Times between the two are equally likely.
+    /// Longest time in milliseconds. All times between the two are equally likely.
     pub max_millis: u64,
 }
 
 impl Profile {
-    /// Behaves as Google's own cloud does, as far as that is documented or was observed.
+    /// Returns the behaviour of Google's own cloud, as far as it is documented or was observed.
     #[must_use]
     pub fn like_google() -> Self {
         const MINUTE: u64 = 60_000;
@@ -91,7 +92,7 @@ impl Profile {
         }
     }
 
-    /// Lets no project exist but this one, with its Firestore database `(default)`.
+    /// Lets only this project exist, with its Firestore database `(default)`.
     #[must_use]
     pub fn with_project(mut self, project: &str) -> Self {
         self.projects = Some(BTreeSet::from([project.to_owned()]));
@@ -100,7 +101,7 @@ impl Profile {
         self
     }
 
-    /// Changes the parts that a JSON merge patch names; `null` sets a part to its lenient default.
+    /// Applies a JSON merge patch; `null` resets a field to its lenient default.
     pub(crate) fn patched(&self, patch: &Value) -> Result<Self, Status> {
         let invalid = |error: serde_json::Error| Status::invalid(format!("profile: {error}"));
         if !patch.is_object() {
@@ -113,7 +114,7 @@ impl Profile {
         Ok(patched)
     }
 
-    /// Refuses names of methods and permissions that there are none of.
+    /// Refuses unknown names of methods and permissions.
     fn check(&self) -> Result<(), Status> {
         let unknown = self.latencies.keys().find(|name| !rights::is_method(name));
         if let Some(name) = unknown {
@@ -142,7 +143,7 @@ impl Profile {
     }
 }
 
-/// Merges as RFC 7396 says.
+/// Merges two values by RFC 7396.
 fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(changes) = patch else {
         *target = patch.clone();

@@ -1,4 +1,4 @@
-//! Pub/Sub: topics, subscriptions, and the messages between them, in memory.
+//! Pub/Sub in memory: topics, subscriptions and their messages.
 
 mod admin;
 mod delivery;
@@ -45,7 +45,7 @@ mod limits {
     pub(super) const ORDERING_KEY_BYTES: usize = 1024;
 }
 
-/// All of Pub/Sub; clones are the same one.
+/// The whole emulated Pub/Sub. Clones share the same data.
 #[derive(Clone)]
 pub(crate) struct PubSub {
     hub: Arc<Hub>,
@@ -58,16 +58,16 @@ struct Hub {
     subscriptions: RwLock<BTreeMap<String, Arc<Subscription>>>,
     snapshots: RwLock<BTreeMap<String, Arc<Snapshot>>>,
     next_message: AtomicU64,
-    /// Told whenever an endpoint of a push subscription may have come or gone.
+    /// Notified when the endpoint of a push subscription may have appeared or disappeared.
     endpoints: Notify,
 }
 
 struct Topic {
     config: Mutex<proto::Topic>,
     subscriptions: RwLock<Vec<Arc<Subscription>>>,
-    /// How long messages are kept for seeking; zero for not at all.
+    /// Time for which messages are kept for seeking, in seconds; zero keeps none.
     keeps_seconds: AtomicU64,
-    /// The messages that are kept, in the order of publishing. Publishes hold the lock.
+    /// Kept messages in the order of publishing. A publish holds the lock.
     log: Mutex<VecDeque<Arc<Stored>>>,
 }
 
@@ -103,7 +103,7 @@ impl PubSub {
         Ok(proto::PublishResponse { message_ids: self.deliver(&topic, request.messages) })
     }
 
-    /// Gives messages to the subscriptions of a topic and returns their ids.
+    /// Delivers messages to the subscriptions of a topic and returns their ids.
     fn deliver(&self, topic: &Topic, messages: Vec<proto::PubsubMessage>) -> Vec<String> {
         let count = messages.len() as u64;
         let mut log = topic.log();
@@ -127,9 +127,10 @@ impl PubSub {
         message_ids
     }
 
-    /// Moves messages that were tried too often to their dead-letter topic, as Pub/Sub does.
+    /// Moves messages with too many delivery attempts to their dead-letter topic, as Pub/Sub does.
     ///
-    /// The limits of requests are not for these: they may be many, and each gets three attributes more.
+    /// The limits of a publish request do not apply: there may be many messages, and each gets
+    /// three more attributes.
     fn dead_letter(&self, subscription: &Subscription, exhausted: Vec<Pending>) {
         if exhausted.is_empty() {
             return;
@@ -140,7 +141,7 @@ impl PubSub {
                 let letters = exhausted.iter().filter_map(|pending| letter(&name, pending));
                 self.deliver(&topic, letters.collect());
             }
-            // As with Google's: what cannot be forwarded stays with its subscription.
+            // As at Google, a message that cannot be forwarded stays in its subscription.
             Err(error) => {
                 tracing::warn!(%error, topic, "dead letters could not be forwarded");
                 subscription.put_back(exhausted);
@@ -149,7 +150,8 @@ impl PubSub {
     }
 }
 
-/// A message with the attributes of a dead letter. What we encoded ourselves can be decoded.
+/// Returns a message with the attributes of a dead letter. Decoding works because this process
+/// encoded it.
 fn letter(subscription: &str, pending: &Pending) -> Option<proto::PubsubMessage> {
     let mut message = proto::PubsubMessage::decode(pending.message.encoded.clone()).ok()?;
     let added = [
@@ -196,7 +198,7 @@ fn check_message(message: &proto::PubsubMessage) -> Result<(), Status> {
         if key.is_empty() || key.len() > limits::ATTRIBUTE_KEY_BYTES {
             return Err(too_large("attribute_key_size", key.len(), limits::ATTRIBUTE_KEY_BYTES));
         }
-        // Those of Google's own clients have the longer prefix.
+        // Attributes of Google's own clients have the longer prefix.
         if key.starts_with("goog") && !key.starts_with("googclient_") {
             let text = format!("An attribute key must not begin with goog: {key}");
             return Err(Status::invalid(text));
@@ -220,7 +222,7 @@ fn too_large(what: &str, is: usize, limit: usize) -> Status {
     ))
 }
 
-/// The last part of a resource's name, as Google's errors show it.
+/// Returns the last part of the name of a resource, as Google's errors show it.
 fn leaf(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }

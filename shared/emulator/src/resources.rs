@@ -1,4 +1,4 @@
-//! What an emulator has from its start.
+//! Resources that an emulator creates at its start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -15,12 +15,12 @@ use tonic::Code;
 use crate::server::Cloud;
 use crate::status::Status;
 
-/// Resources by their ids in one project. What exists already stays as it is; documents are written
-/// anew.
+/// Resources of one project by id. Existing resources stay unchanged, but documents are
+/// overwritten.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// The project of all of them.
+    /// Project of all resources.
     pub project: String,
     /// Pub/Sub topics.
     #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Resources {
     /// Cloud Storage buckets.
     #[serde(default)]
     pub buckets: Vec<String>,
-    /// Firestore documents of the database `(default)`, by path, such as `devices/abc`.
+    /// Firestore documents of the database `(default)`, by path such as `devices/abc`.
     #[serde(default)]
     pub documents: BTreeMap<String, Map<String, Value>>,
 }
@@ -43,7 +43,7 @@ impl Resources {
     /// Reads a YAML file.
     ///
     /// # Errors
-    /// When it cannot be read, or says something else.
+    /// Fails when the file cannot be read, or does not describe resources.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let read = Figment::from(YamlExtended::file_exact(file)).extract();
         read.with_context(|| format!("read {}", file.display()))
@@ -51,7 +51,7 @@ impl Resources {
 }
 
 impl Cloud {
-    /// Creates what is not there yet.
+    /// Creates the resources that do not exist yet.
     pub(crate) async fn provide(&self, resources: &Resources) -> anyhow::Result<()> {
         let project = &resources.project;
         for topic in &resources.topics {
@@ -96,7 +96,7 @@ fn field((name, value): (&String, &Value)) -> (String, firestore::Value) {
     (name.clone(), to_firestore(value))
 }
 
-/// A value of Firestore; whole numbers stay whole.
+/// Converts JSON to a value of Firestore. Whole numbers become integers.
 fn to_firestore(value: &Value) -> firestore::Value {
     use firestore::value::ValueType;
     let kind = match value {

@@ -1,4 +1,4 @@
-//! Pieces that all REST APIs need.
+//! Helper functions of all REST APIs.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use tonic::Code;
 
 use crate::status::Status;
 
-/// The whole body.
+/// Reads the whole body.
 pub(crate) async fn read_bytes(body: Body) -> Result<Bytes, Status> {
     let collected = body.collect().await;
     let collected = collected.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
     Ok(collected.to_bytes())
 }
 
-/// The whole body as JSON; an empty one reads as `{}`.
+/// Reads the whole body as JSON. An empty body counts as `{}`.
 pub(crate) async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Status> {
     let bytes = read_bytes(body).await?;
     let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
@@ -26,7 +26,7 @@ pub(crate) async fn read_json<T: DeserializeOwned>(body: Body) -> Result<T, Stat
         .map_err(|error| Status::invalid(format!("Invalid JSON payload received: {error}")))
 }
 
-/// The pairs of a query string, decoded.
+/// Returns the decoded pairs of a query string.
 pub(crate) fn query(uri: &axum::http::Uri) -> HashMap<String, String> {
     let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     pairs
@@ -37,7 +37,7 @@ pub(crate) fn query(uri: &axum::http::Uri) -> HashMap<String, String> {
         .collect()
 }
 
-/// A percent-encoded piece of a path or query.
+/// Decodes a percent-encoded part of a path or query.
 pub(crate) fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

@@ -1,4 +1,4 @@
-//! Rights: all methods, the permissions that each needs, and refusals in Google's words.
+//! Permissions of all methods, and refusals with Google's texts.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use tonic::Code;
 
 use crate::status::Status;
 
-/// A refusal of Firestore.
+/// Text of a refusal in Firestore.
 const NO_ENTITIES: &str = "Missing or insufficient permissions.";
 
-/// All methods under the names that faults have, each with the permissions that it needs.
+/// All methods with the permissions that each needs. The names are the same as in faults.
 ///
 /// From <https://cloud.google.com/pubsub/docs/access-control#required_permissions>,
 /// <https://cloud.google.com/firestore/docs/security/iam#required_permissions>,
 /// <https://cloud.google.com/bigquery/docs/access-control> and
-/// <https://cloud.google.com/storage/docs/access-control/iam-json>. What a commit needs depends on
-/// its writes, which Firestore looks at.
+/// <https://cloud.google.com/storage/docs/access-control/iam-json>. The permissions of a commit
+/// depend on its writes, so Firestore checks them itself.
 const METHODS: &[(&str, &[&str])] = &[
     ("Publish", &["pubsub.topics.publish"]),
     ("CreateTopic", &["pubsub.topics.create"]),
@@ -110,22 +110,23 @@ const METHODS: &[(&str, &[&str])] = &[
     ("Rollback", &["datastore.databases.get"]),
 ];
 
-/// True for a method that can be called here.
+/// Returns true for a method that this emulator has.
 pub(crate) fn is_method(name: &str) -> bool {
     METHODS.iter().any(|(method, _)| *method == name)
 }
 
-/// True for a permission that a method needs here.
+/// Returns true for a permission that a method of this emulator needs.
 pub(crate) fn is_permission(name: &str) -> bool {
     METHODS.iter().any(|(_, needed)| needed.contains(&name))
 }
 
-/// Returns the permissions that a method needs, the one that it is about first.
+/// Returns the permissions that a method needs. The first one is the permission for the method
+/// itself.
 fn permissions_of(method: &str) -> &'static [&'static str] {
     METHODS.iter().find(|(name, _)| *name == method).map_or(&[], |(_, needed)| *needed)
 }
 
-/// Refuses a method that is denied itself, or of which a permission is.
+/// Refuses a method if it or one of its permissions is denied.
 pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Status> {
     let needed = permissions_of(method);
     let permission = match needed.iter().find(|permission| denied.contains(**permission)) {
@@ -157,7 +158,7 @@ pub(crate) fn check(denied: &BTreeSet<String>, method: &str) -> Result<(), Statu
     Err(Status::new(Code::PermissionDenied, text))
 }
 
-/// Keeps the permissions of which nothing is denied: the answer to `testIamPermissions`.
+/// Keeps the permissions that are not denied, for the answer to `testIamPermissions`.
 pub(crate) fn granted(denied: &BTreeSet<String>, mut asked: Vec<String>) -> Vec<String> {
     let is_about = |needed: &[&str], permission: &str| needed.first() == Some(&permission);
     asked.retain(|permission| {
@@ -167,7 +168,7 @@ pub(crate) fn granted(denied: &BTreeSet<String>, mut asked: Vec<String>) -> Vec<
     asked
 }
 
-/// Refuses a call that needs a permission which is denied, in the words of Firestore.
+/// Refuses a denied permission with Firestore's text.
 pub(crate) fn check_entities(denied: &BTreeSet<String>, permission: &str) -> Result<(), Status> {
     if denied.contains(permission) {
         return Err(Status::new(Code::PermissionDenied, NO_ENTITIES));
@@ -202,7 +203,7 @@ mod tests {
         }
     }
 
-    /// Reads the literals that follow a marker, in all files below a folder.
+    /// Collects the literals after a marker in all files below a folder.
     fn literals(folder: &Path, markers: &[&str], found: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
@@ -247,7 +248,7 @@ mod tests {
         }
         let names = [r#""storage.objects."#, r#""storage.buckets."#, r#""storage.uploads."#];
         literals(&source.join("storage"), &names, &mut found);
-        // Named by what answers 501, and by a comparison.
+        // These names occur only in answers with 501 and in a comparison.
         let others = ["objects.restore", "buckets.lockRetentionPolicy", "buckets.", "uploads."];
         found.retain(|name| !others.iter().any(|other| *name == format!("storage.{other}")));
 

@@ -30,18 +30,18 @@ use crate::status::Status;
 use crate::storage::Storage;
 use crate::{control, existence, grpc};
 
-/// Where an emulator listens, and where it keeps its data.
+/// Settings of an emulator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The address to listen on; loopback unless told otherwise.
+    /// Address to listen on; loopback by default.
     pub host: String,
-    /// The port; 0 takes a free one.
+    /// Port to listen on; 0 takes a free one.
     pub port: u16,
-    /// The folder of objects and tables; a temporary one when left out.
+    /// Folder of objects and tables; by default a temporary one.
     pub data_dir: Option<PathBuf>,
-    /// What it has from its start, beside what the folder holds.
+    /// Resources to create at the start, in addition to those in the folder.
     pub resources: Option<Resources>,
-    /// How slow and how strict it is.
+    /// Latencies, quotas and other conditions.
     pub profile: Profile,
 }
 
@@ -68,7 +68,7 @@ pub struct Emulator {
     _temporary: Option<tempfile::TempDir>,
 }
 
-/// What all requests share.
+/// State that all requests share.
 #[derive(Clone)]
 pub(crate) struct Cloud {
     pub pubsub: PubSub,
@@ -79,10 +79,10 @@ pub(crate) struct Cloud {
 }
 
 impl Emulator {
-    /// Takes the port, reads what the folder holds, and answers.
+    /// Opens the port, loads the folder, and starts to answer.
     ///
     /// # Errors
-    /// When the port is taken or the folder cannot be read.
+    /// Fails when the port is in use or the folder cannot be read.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let (data_dir, temporary) = match &options.data_dir {
             Some(dir) => (dir.clone(), None),
@@ -135,50 +135,51 @@ impl Emulator {
         Ok(Self { address, faults, data_dir, stop, server, _temporary: temporary })
     }
 
-    /// Where it listens.
+    /// Returns the address of the emulator.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The URL for clients.
+    /// Returns the URL for clients.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The folder of objects and tables: `storage/<bucket>/<object>` and `bigquery.sqlite` in it.
+    /// Returns the folder of objects and tables, with `storage/<bucket>/<object>` and
+    /// `bigquery.sqlite` in it.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
-    /// Makes it misbehave.
+    /// Returns the faults, to inject new ones.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
 
-    /// How slow and how strict it is now.
+    /// Returns the current profile.
     #[must_use]
     pub fn profile(&self) -> Profile {
         self.faults.conditions().profile().as_ref().clone()
     }
 
-    /// Makes it slower and stricter, or less so. Streams and connections that are open obey at once.
+    /// Replaces the profile. It applies at once, also to open streams and connections.
     pub fn set_profile(&self, profile: Profile) {
         self.faults.conditions().set(profile);
     }
 
-    /// Ends it: open connections are cut.
+    /// Ends the emulator and cuts open connections.
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.server.join_next().await.is_some() {}
     }
 }
 
-/// Answers connections for ever. A client that has gone without a word is noticed, so that messages
-/// do not go on being sent to it.
+/// Answers connections until it is dropped. Pings detect a client that is gone, so that no more
+/// messages are sent to it.
 async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
     const PING_INTERVAL: Duration = Duration::from_secs(10);
     const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -192,12 +193,12 @@ async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
-                    // Small answers must not wait for the next one.
+                    // Small answers must not be delayed until the next one.
                     drop(tcp.set_nodelay(true));
                     let (builder, router) = (builder.clone(), router.clone());
                     connections.spawn(serve_one(tcp, builder, router, conditions.clone()));
                 }
-                // No more files, for example: some may be closed by then.
+                // An example is too many open files: some may be closed later.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             },
             Some(_) = connections.join_next() => {}
@@ -218,12 +219,13 @@ async fn serve_one(
     let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tcp), service));
     tokio::select! {
-        // What goes wrong with a connection is the client's to see.
+        // An error of the connection matters only to the client.
         ended = connection.as_mut() => return drop(ended),
         () = conditions.outlived(Age::with_jitter(), Profile::connection_age) => {}
     }
     peer.is_old.store(true, Ordering::Relaxed);
-    // One that speaks HTTP/1 may just have sent a request: the next answer tells it instead.
+    // An HTTP/1 client may have just sent a request, so the next answer closes the connection
+    // instead.
     if !peer.is_http1.load(Ordering::Relaxed) {
         connection.as_mut().graceful_shutdown();
     }
@@ -244,7 +246,7 @@ async fn note_version(State(peer): State<Arc<Peer>>, request: Request, next: Nex
     next.run(request).await
 }
 
-/// Asks for a new connection where this one is old. HTTP/2 has GOAWAY for that.
+/// Asks an HTTP/1 client for a new connection if this one is old. HTTP/2 has GOAWAY for that.
 async fn close_old(State(peer): State<Arc<Peer>>, mut response: Response) -> Response {
     if peer.is_http1.load(Ordering::Relaxed) && peer.is_old.load(Ordering::Relaxed) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -252,7 +254,7 @@ async fn close_old(State(peer): State<Arc<Peer>>, mut response: Response) -> Res
     response
 }
 
-/// Finds the API that a request is for.
+/// Routes a request to its API.
 async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let is_grpc = request
@@ -294,7 +296,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
     outcome.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Says if a path is of a load job whose data comes with the call.
+/// Returns true for the path of a load job whose data comes with the request.
 fn is_job_upload(path: &str) -> bool {
     path.trim_start_matches("/resumable").starts_with("/upload/bigquery/")
 }

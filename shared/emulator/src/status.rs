@@ -1,4 +1,4 @@
-//! Errors in Google's words, for gRPC and for REST.
+//! Errors with Google's texts, for gRPC and for REST.
 
 use axum::Json;
 use axum::http::{StatusCode, header};
@@ -11,15 +11,15 @@ use tonic::Code;
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Status {
-    /// What kind of error it is.
+    /// Kind of error.
     pub code: Code,
-    /// What was wrong.
+    /// Description of the error.
     pub message: String,
-    /// When to try again, in seconds: a header of REST answers.
+    /// Seconds after which to try again, in a header of REST answers.
     pub retry_after: Option<u64>,
-    /// Why, in the words of a REST API; those of the code when left out.
+    /// Reason of a REST API; the default depends on the code.
     pub reason: Option<String>,
-    /// Messages that say more, for gRPC.
+    /// Additional messages for gRPC.
     pub(crate) details: Vec<prost_types::Any>,
 }
 
@@ -44,12 +44,12 @@ impl Status {
         Self::new(Code::Unimplemented, format!("this emulator does not support {what}"))
     }
 
-    /// The HTTP status that Google's REST APIs answer with, from `google/rpc/code.proto`.
+    /// Returns the HTTP status that Google's REST APIs use, from `google/rpc/code.proto`.
     pub(crate) fn http(&self) -> StatusCode {
         match self.code {
             Code::Ok => StatusCode::OK,
             Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
-            // Cloud Storage answers a failed precondition with 412, Pub/Sub with 400.
+            // Cloud Storage answers a failed precondition with 412, and Pub/Sub with 400.
             Code::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
             Code::Unauthenticated => StatusCode::UNAUTHORIZED,
             Code::PermissionDenied => StatusCode::FORBIDDEN,
@@ -64,7 +64,8 @@ impl Status {
         }
     }
 
-    /// Why, in the words of Cloud Storage: <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
+    /// Returns the reason of Cloud Storage:
+    /// <https://cloud.google.com/storage/docs/json_api/v1/status-codes>.
     fn reason(&self) -> &str {
         if let Some(reason) = &self.reason {
             return reason;
@@ -89,14 +90,14 @@ impl Status {
         }
     }
 
-    /// Adds to an answer when to try again.
+    /// Adds the time of a retry to an answer.
     pub(crate) fn tell_retry(&self, response: &mut Response) {
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
     }
 
-    /// The code's name in Google's APIs.
+    /// Returns the name of the code in Google's APIs.
     pub(crate) fn name(&self) -> &'static str {
         match self.code {
             Code::Ok => "OK",
@@ -132,7 +133,7 @@ impl From<Status> for tonic::Status {
 }
 
 impl Status {
-    /// Answers with an HTTP status of an API's own.
+    /// Answers with a special HTTP status of an API.
     pub(crate) fn into_response_with(self, http: StatusCode) -> Response {
         let body = serde_json::json!({ "error": {
             "code": http.as_u16(),

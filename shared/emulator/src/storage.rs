@@ -1,4 +1,4 @@
-//! Cloud Storage: buckets, and objects that are files.
+//! Cloud Storage: buckets and objects, which are files.
 
 mod batch;
 mod bucket;
@@ -41,7 +41,7 @@ use disk::{Data, Disk};
 use object::{Given, Object, Preconditions};
 use sessions::Sessions;
 
-/// All of Cloud Storage; clones are the same one.
+/// The whole emulated Cloud Storage. Clones share the same data.
 #[derive(Clone)]
 pub(crate) struct Storage(Arc<Inner>);
 
@@ -54,7 +54,7 @@ struct Inner {
 }
 
 impl Storage {
-    /// Reads what the folder holds; `address` is where this emulator answers.
+    /// Loads the folder; `address` is the address of this emulator.
     pub(crate) fn open(
         data_dir: &Path,
         address: SocketAddr,
@@ -70,7 +70,7 @@ impl Storage {
         self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The URL at which a client with these headers reaches us.
+    /// Returns the URL of this emulator for a client with these headers.
     fn base(&self, headers: &HeaderMap) -> String {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
         match host {
@@ -81,7 +81,7 @@ impl Storage {
         }
     }
 
-    /// Creates or replaces an object, whole or not at all.
+    /// Creates or replaces an object, completely or not at all.
     fn insert(
         &self,
         bucket: &str,
@@ -93,7 +93,8 @@ impl Storage {
         self.put(Place { bucket, name: &name, preconditions }, given, data, None)
     }
 
-    /// Creates or replaces an object that was composed of so many others, if of any.
+    /// Creates or replaces an object. `components` is the number of objects that it was composed
+    /// of.
     fn put(
         &self,
         Place { bucket, name, preconditions }: Place,
@@ -114,7 +115,8 @@ impl Storage {
             return Err(Status::invalid(text));
         }
         self.spend_write(bucket, name)?;
-        // Written beside the others first, so that the index is locked for a rename only.
+        // The data is written to a separate file first, so that the index is locked only for a
+        // rename.
         let staged = self.0.disk.stage(bucket, data)?;
         let mut buckets = self.buckets();
         let objects = &mut buckets.get_mut(bucket).ok_or_else(no_bucket)?.objects;
@@ -142,7 +144,7 @@ impl Storage {
         Ok(object)
     }
 
-    /// Refuses a write of an object that was written just now.
+    /// Refuses a write of an object that was written in the last second.
     fn spend_write(&self, bucket: &str, name: &str) -> Result<(), Status> {
         let conditions = self.0.faults.conditions();
         let limit = conditions.profile().object_writes_per_second;
@@ -164,10 +166,10 @@ impl Storage {
         objects.get(name).cloned().ok_or_else(|| no_object(bucket, name))
     }
 
-    /// Finds an object whose data is read afterwards, if `check` lets it.
+    /// Finds an object and opens its data, if `check` accepts it.
     ///
-    /// The file is opened while the index is locked: an open file outlives the object that a writer
-    /// replaces or deletes meanwhile.
+    /// The file is opened while the index is locked. An open file stays readable even if a writer
+    /// replaces or deletes the object.
     fn open_object(
         &self,
         bucket: &str,
@@ -191,7 +193,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Changes what an uploader said about an object, by `change`.
+    /// Changes the metadata of an object with `change`.
     fn change(
         &self,
         bucket: &str,
@@ -213,7 +215,7 @@ impl Storage {
     }
 }
 
-/// <https://cloud.google.com/storage/docs/objects#naming>.
+/// Checks the name by the rules at <https://cloud.google.com/storage/docs/objects#naming>.
 fn check_object_name(name: &str) -> Result<(), Status> {
     let is_valid = (1..=1024).contains(&name.len())
         && !name.contains(['\r', '\n'])
@@ -235,7 +237,7 @@ fn encode_crc32c(checksum: u32) -> String {
     STANDARD.encode(checksum.to_be_bytes())
 }
 
-/// The time in the JSON API's form: with milliseconds.
+/// Returns the time in the form of the JSON API, with milliseconds.
 fn now() -> String {
     const FORM: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
         "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"

@@ -1,5 +1,5 @@
-//! The way to an empty database between two tests, as Google's emulator has it:
-//! `DELETE /emulator/v1/projects/P/databases/D/documents`.
+//! Empties a database between two tests, with the same path as Google's emulator: `DELETE
+//! /emulator/v1/projects/P/databases/D/documents`.
 
 use axum::Json;
 use axum::http::Method;

@@ -1,4 +1,4 @@
-//! Fields of a document: found, set and removed by path.
+//! Finds, sets and removes fields of a document by path.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use crate::status::Status;
 
 pub(super) type Fields = HashMap<String, proto::Value>;
 
-/// Largest number of maps and arrays that lie in one another, from
+/// Most levels of nested maps and arrays, from
 /// <https://cloud.google.com/firestore/quotas#collections_documents_and_fields>.
 const MAX_DEPTH: usize = 20;
 
-/// Returns the document with the fields that a mask leaves.
+/// Returns a document with only the fields of a mask.
 pub(super) fn masked(
     document: &proto::Document,
     mask: Option<&proto::DocumentMask>,
@@ -28,7 +28,7 @@ pub(super) fn masked(
     Ok(shown)
 }
 
-/// Returns name and times of a document.
+/// Returns a document with only its name and times.
 pub(super) fn without_fields(document: &proto::Document) -> proto::Document {
     proto::Document {
         name: document.name.clone(),
@@ -56,7 +56,7 @@ pub(super) fn find<'a>(fields: &'a Fields, path: &[String]) -> Option<&'a proto:
     }
 }
 
-/// Puts a value at a path; what is no map on the way becomes one.
+/// Sets the value at a path. A value on the path that is not a map becomes one.
 pub(super) fn set(fields: &mut Fields, path: &[String], value: proto::Value) {
     let Some((first, rest)) = path.split_first() else { return };
     if rest.is_empty() {
@@ -72,7 +72,7 @@ pub(super) fn set(fields: &mut Fields, path: &[String], value: proto::Value) {
     }
 }
 
-/// Refuses a path that leads deeper than a document can be.
+/// Refuses a path that is deeper than a document can be.
 pub(super) fn check_path(path: &[String]) -> Result<(), Status> {
     check_depth(path.len().saturating_sub(1))
 }
@@ -98,10 +98,11 @@ pub(super) fn remove(fields: &mut Fields, path: &[String]) {
     }
 }
 
-/// Brings given fields into the form in which Firestore keeps them.
+/// Converts fields to the form in which Firestore stores them.
 ///
 /// # Errors
-/// When Firestore cannot hold a name or a value, or so many levels of maps and arrays.
+/// Fails for names and values that Firestore cannot store, and for too many levels of maps and
+/// arrays.
 pub(super) fn normalize(fields: &mut Fields) -> Result<(), Status> {
     if let Some(name) = fields.keys().find(|name| names::is_reserved(name)) {
         return Err(Status::invalid(format!("field name {name} is reserved")));
@@ -109,7 +110,7 @@ pub(super) fn normalize(fields: &mut Fields) -> Result<(), Status> {
     normalize_map(fields, 0)
 }
 
-/// Brings the fields of a map into form, which lies `depth` levels below the document.
+/// Normalizes the fields of a map that is `depth` levels below the document.
 fn normalize_map(fields: &mut Fields, depth: usize) -> Result<(), Status> {
     check_depth(depth)?;
     if fields.contains_key("") {
@@ -141,7 +142,7 @@ fn normalize_value(value: &mut proto::Value, depth: usize) -> Result<(), Status>
             | ValueType::FunctionValue(_)
             | ValueType::PipelineValue(_),
         ) => Err(Status::invalid("A document cannot hold parts of pipelines.")),
-        // As they are given.
+        // These values stay unchanged.
         Some(
             ValueType::NullValue(_)
             | ValueType::BooleanValue(_)
@@ -160,7 +161,7 @@ fn normalize_value(value: &mut proto::Value, depth: usize) -> Result<(), Status>
 mod tests {
     use super::*;
 
-    /// A value within so many maps.
+    /// Returns a value inside of `depth` maps.
     fn nested(depth: usize) -> Fields {
         let innermost = proto::Value { value_type: Some(ValueType::IntegerValue(1)) };
         let value = (0..depth).fold(innermost, |value, _| {

@@ -1,4 +1,4 @@
-//! Listeners: streams that tell of documents and of results of queries as they change.
+//! Listeners: streams that report documents and results of queries as they change.
 
 mod target;
 
@@ -19,16 +19,16 @@ use super::{Firestore, proto};
 use crate::status::Status;
 use target::Target;
 
-/// A stream that has nothing to say shows that it lives.
+/// Time after which a silent stream sends a message to show that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Most targets of a stream; Google has a limit too, and does not document it.
+/// Most targets of a stream. Google has a limit, too, but does not document it.
 const MAX_TARGETS: usize = 1000;
 
 type Request = proto::ListenRequest;
 type Response = proto::ListenResponse;
 
 impl Firestore {
-    /// Answers a stream of targets with what they have and how it changes.
+    /// Answers a stream of targets with their documents and later changes.
     pub(super) fn listen(
         &self,
         requests: Streaming<Request>,
@@ -59,14 +59,14 @@ struct Listener {
     cuts: watch::Receiver<u64>,
     commits: watch::Receiver<()>,
     targets: BTreeMap<i32, Target>,
-    /// When the targets were looked at last.
+    /// Time of the last check of the targets.
     seen: Option<Time>,
-    /// At most what one look brings; there is no other look before they are sent.
+    /// Responses of one check. The next check waits until they are sent.
     responses: VecDeque<Response>,
 }
 
 impl Listener {
-    /// The next response; `None` when the client has closed.
+    /// Returns the next response; `None` after the client has closed the stream.
     async fn next(&mut self) -> Result<Option<Response>, Status> {
         let conditions = self.firestore.faults.conditions().clone();
         loop {
@@ -78,7 +78,7 @@ impl Listener {
                     Ok(Some(request)) => self.obey(request).await?,
                     Ok(None) | Err(_) => return Ok(None),
                 },
-                // The sender is in `firestore`, so it lives.
+                // The sender is in `firestore`, so the channel stays open.
                 _ = self.commits.changed() => self.look(),
                 _ = self.cuts.changed() => {
                     return Err(Status::new(Code::Unavailable, "the stream was cut on demand"));
@@ -98,7 +98,7 @@ impl Listener {
                 Ok(())
             }
             Some(Wanted::RemoveTarget(id)) => {
-                // An unknown target is confirmed too: it may have been removed in the meantime.
+                // An unknown target is confirmed, too: it may have been removed in the meantime.
                 self.targets.remove(&id);
                 self.tell(change(TargetChangeType::Remove, vec![id]));
                 Ok(())
@@ -142,7 +142,7 @@ impl Listener {
         if is_once {
             self.tell(change(TargetChangeType::Remove, vec![id]));
         } else {
-            // With an older time the next look sees no less.
+            // An older time is safe here: the next check sees at least the same changes.
             self.seen = self.seen.or(Some(now));
             self.targets.insert(id, target);
         }
@@ -155,7 +155,7 @@ impl Listener {
         self.tell(proto::TargetChange { cause, ..removed });
     }
 
-    /// Looks for changes of all targets.
+    /// Checks all targets for changes.
     fn look(&mut self) {
         let firestore = self.firestore.clone();
         let mut store = firestore.lock();
@@ -177,7 +177,7 @@ impl Listener {
         }
     }
 
-    /// Says that all is told up to now.
+    /// Reports that the client has all changes up to now.
     fn tell_time(&mut self) {
         self.look();
         if self.responses.is_empty()
@@ -200,7 +200,7 @@ fn change(kind: TargetChangeType, target_ids: Vec<i32>) -> proto::TargetChange {
     proto::TargetChange { target_change_type: kind.into(), target_ids, ..<_>::default() }
 }
 
-/// Marks a time up to which all is told, and at which a later stream can resume.
+/// Marks a time up to which everything was reported. A later stream can resume there.
 fn at(time: Time, change: proto::TargetChange) -> proto::TargetChange {
     let resume_token = time.to_bytes().to_vec().into();
     proto::TargetChange { resume_token, read_time: Some(time.into()), ..change }

@@ -1,17 +1,17 @@
-//! Names of documents, and paths of fields.
+//! Names of documents and paths of fields.
 
 use super::order;
 use crate::status::Status;
 
-/// Longest id of a document, in bytes; from Google's list of Firestore's limits.
+/// Longest id of a document in bytes, from Google's list of Firestore limits.
 const MAX_ID_BYTES: usize = 1500;
-/// Longest path of a field, in bytes; from the same list.
+/// Longest path of a field in bytes, from the same list.
 const MAX_PATH_BYTES: usize = 1500;
 
-/// The name of a document as a field of queries.
+/// Name of a document as a field in queries.
 pub(super) const NAME: &str = "__name__";
 
-/// Refuses what cannot be a document's full name.
+/// Refuses a text that is not the full name of a document.
 pub(super) fn check_document(name: &str) -> Result<(), Status> {
     let path = check_path(name)?;
     if path.is_empty() || path.len() % 2 != 0 {
@@ -20,7 +20,8 @@ pub(super) fn check_document(name: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// Refuses what can be neither a document's full name nor the root of a database's documents.
+/// Refuses a text that is neither the full name of a document nor the root of all documents of a
+/// database.
 pub(super) fn check_parent(name: &str) -> Result<(), Status> {
     if check_path(name)?.len() % 2 != 0 {
         return Err(refused(name, "it must have pairs of collection and id"));
@@ -28,7 +29,7 @@ pub(super) fn check_parent(name: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// The ids behind `documents`.
+/// Returns the ids after `documents`.
 fn check_path(name: &str) -> Result<Vec<&str>, Status> {
     let mut parts: Vec<_> = name.split('/').collect();
     let ["projects", project, "databases", database, "documents", path @ ..] = parts.as_slice()
@@ -53,16 +54,16 @@ fn is_id(id: &str) -> bool {
     is_plain && (!is_reserved(id) || order::numeric_id(id).is_some())
 }
 
-/// Returns true for names of Firestore's own, such as `__x__`.
+/// Returns true for names that Firestore reserves, such as `__x__`.
 pub(super) fn is_reserved(name: &str) -> bool {
     name.len() >= 4 && name.starts_with("__") && name.ends_with("__")
 }
 
-/// Reads the parts of a field path such as `` a.`b.c` ``.
+/// Splits a field path such as `` a.`b.c` `` into its parts.
 ///
 /// # Errors
-/// When a part is empty, or has other characters than an identifier and no back-ticks; and when the
-/// path is too long.
+/// Fails if the path is too long, or if a part is empty. It also fails for a part without
+/// back-ticks that is not an identifier.
 pub(super) fn field_path(path: &str) -> Result<Vec<String>, Status> {
     if path.len() > MAX_PATH_BYTES {
         let text = format!("A property path has at most {MAX_PATH_BYTES} bytes.");
@@ -91,7 +92,7 @@ pub(super) fn field_path(path: &str) -> Result<Vec<String>, Status> {
     }
 }
 
-/// The rest of a part up to its closing back-tick; `None` when there is none.
+/// Reads a part up to its closing back-tick; `None` if there is none.
 fn quoted(chars: &mut impl Iterator<Item = char>) -> Option<String> {
     let mut part = String::new();
     loop {

@@ -1,4 +1,4 @@
-//! The order of values and names, from
+//! Order of values and names, from
 //! <https://cloud.google.com/firestore/native/docs/concepts/data-types#value_type_ordering>.
 
 use std::cmp::Ordering;
@@ -10,7 +10,7 @@ use prost_types::Timestamp;
 use super::proto;
 use proto::value::ValueType;
 
-/// Type of a value, in the order of types. NaN has a place of its own: no range has it.
+/// Type of a value, in the order of types. NaN has a type of its own because no range contains it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     Null,
@@ -42,7 +42,7 @@ pub(super) fn rank(value: &proto::Value) -> Rank {
         Some(ValueType::ArrayValue(_)) => Rank::Array,
         Some(ValueType::MapValue(map)) if vector(map).is_some() => Rank::Vector,
         Some(ValueType::MapValue(_)) => Rank::Map,
-        // Parts of pipelines, which no document holds.
+        // Parts of pipelines, which documents cannot contain.
         Some(
             ValueType::FieldReferenceValue(_)
             | ValueType::VariableReferenceValue(_)
@@ -52,7 +52,7 @@ pub(super) fn rank(value: &proto::Value) -> Rank {
     }
 }
 
-/// Compares two values of any types. Equivalent numbers are equal, whatever their types.
+/// Compares two values of any types. Equivalent numbers of different types are equal.
 pub(super) fn compare(left: &proto::Value, right: &proto::Value) -> Ordering {
     use ValueType::{
         ArrayValue, BooleanValue, BytesValue, GeoPointValue, MapValue, ReferenceValue, StringValue,
@@ -80,18 +80,18 @@ pub(super) fn compare(left: &proto::Value, right: &proto::Value) -> Ordering {
     }
 }
 
-/// Returns true for values that are equal and that equality knows: null and NaN equal nothing.
+/// Returns true if a query finds two values equal. Null and NaN equal nothing.
 pub(super) fn equal(left: &proto::Value, right: &proto::Value) -> bool {
     !matches!(rank(left), Rank::Null | Rank::Nan) && compare(left, right).is_eq()
 }
 
-/// Compares names of documents by their ids, of which numeric ones come first.
+/// Compares names of documents by their ids. Numeric ids come first.
 pub(super) fn names(left: &str, right: &str) -> Ordering {
     let key = |id| (numeric_id(id).is_none(), numeric_id(id), id);
     left.split('/').map(key).cmp(right.split('/').map(key))
 }
 
-/// The number of an id such as `__id7__`, which Firestore takes over from Datastore.
+/// Returns the number of an id such as `__id7__`. Firestore inherited such ids from Datastore.
 pub(super) fn numeric_id(id: &str) -> Option<i64> {
     id.strip_prefix("__id")?.strip_suffix("__")?.parse().ok()
 }
@@ -128,7 +128,7 @@ fn maps(left: &HashMap<String, proto::Value>, right: &HashMap<String, proto::Val
     left.len().cmp(&right.len())
 }
 
-/// The elements of a vector, which is a map with a mark.
+/// Returns the elements of a vector, which is a map with a marker.
 fn vector(map: &proto::MapValue) -> Option<&[proto::Value]> {
     let mark = &map.fields.get("__type__")?.value_type;
     let is_vector = matches!(mark, Some(ValueType::StringValue(mark)) if mark == "__vector__");
@@ -138,7 +138,7 @@ fn vector(map: &proto::MapValue) -> Option<&[proto::Value]> {
     }
 }
 
-/// Compares numbers that are not NaN; all else is equal.
+/// Compares numbers that are not NaN. Other values are equal.
 fn numbers(left: &proto::Value, right: &proto::Value) -> Ordering {
     use ValueType::{DoubleValue, IntegerValue};
     match (&left.value_type, &right.value_type) {
@@ -154,9 +154,9 @@ fn numbers(left: &proto::Value, right: &proto::Value) -> Ordering {
     }
 }
 
-/// Compares without loss of the digits that a double has no room for.
+/// Compares without losing the digits that do not fit into a double.
 fn integer_to_double(integer: i64, double: f64) -> Ordering {
-    /// Two to the power of 63: the first double that is above all integers.
+    /// Two to the power of 63: the first double above all integers.
     const ABOVE: f64 = 9_223_372_036_854_775_808.0;
     if double >= ABOVE {
         return Ordering::Less;
@@ -164,7 +164,7 @@ fn integer_to_double(integer: i64, double: f64) -> Ordering {
     if double < -ABOVE {
         return Ordering::Greater;
     }
-    // In this range the cast is exact.
+    // The cast is exact in this range.
     let whole = double.trunc() as i64;
     integer
         .cmp(&whole)

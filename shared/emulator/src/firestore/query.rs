@@ -1,4 +1,4 @@
-//! Structured queries: read from the API's form, and run.
+//! Structured queries: parsed from the form of the API, and run.
 
 mod aggregate;
 mod filter;
@@ -23,20 +23,20 @@ pub(super) struct Query {
     parent: String,
     collections: Vec<Collection>,
     filter: Option<Filter>,
-    /// All fields that order the results, the name last.
+    /// Fields that order the results. The name is last.
     orders: Vec<Order>,
     start: Option<Cursor>,
     end: Option<Cursor>,
     offset: usize,
     limit: Option<usize>,
-    /// Fields to return; all when `None`.
+    /// Fields to return; `None` for all.
     select: Option<Vec<Field>>,
 }
 
-/// Collections to look in.
+/// A collection to search.
 #[derive(Debug, Clone)]
 struct Collection {
-    /// All ids when empty.
+    /// Id of the collection; empty for all.
     id: String,
     all_descendants: bool,
 }
@@ -54,14 +54,14 @@ struct Order {
     is_descending: bool,
 }
 
-/// A place between results: before or after those that have these values.
+/// A position in the results, before or after documents with these values.
 #[derive(Debug, Clone)]
 struct Cursor {
     values: Vec<proto::Value>,
     is_before: bool,
 }
 
-/// A cursor in the form in which documents are compared with it.
+/// A cursor in the form that is compared with documents.
 struct Place<'a> {
     values: Vec<Cow<'a, proto::Value>>,
     is_before: bool,
@@ -70,7 +70,7 @@ struct Place<'a> {
 /// Results of a query.
 pub(super) struct Found<'a> {
     pub(super) found: Vec<&'a proto::Document>,
-    /// Number of results that the offset left out.
+    /// Number of results that the offset skipped.
     pub(super) skipped: usize,
 }
 
@@ -82,7 +82,7 @@ impl Field {
         Ok(Self::Path(names::field_path(path)?))
     }
 
-    /// Returns the value of the field, if the document has it.
+    /// Returns the value of the field if the document has it.
     fn of<'a>(&self, document: &'a proto::Document) -> Option<Cow<'a, proto::Value>> {
         match self {
             Self::Name => {
@@ -93,7 +93,7 @@ impl Field {
     }
 }
 
-/// A document with the values that order it.
+/// A document with the values that determine its order.
 type Keyed<'a> = (Vec<Cow<'a, proto::Value>>, &'a proto::Document);
 
 impl Query {
@@ -115,7 +115,7 @@ impl Query {
         Found { found, skipped }
     }
 
-    /// Documents that match the filter and have all fields that order them.
+    /// Returns the documents that match the filter and have all fields of the order.
     fn candidates<'a>(&self, view: &View<'a>) -> Vec<Keyed<'a>> {
         let prefix = self.prefix();
         let matching = view.under(&prefix).filter(|document| {
@@ -129,7 +129,7 @@ impl Query {
         keyed.collect()
     }
 
-    /// Start of the names of all documents that it may find.
+    /// Returns the common prefix of the names of all documents that the query may find.
     fn prefix(&self) -> String {
         match self.collections.as_slice() {
             [Collection { id, all_descendants: false }] if !id.is_empty() => {
@@ -139,7 +139,7 @@ impl Query {
         }
     }
 
-    /// Returns true where a document of this name is in one of the collections.
+    /// Returns true if a document of this name is in one of the collections.
     pub(super) fn has(&self, name: &str) -> bool {
         let path = name.strip_prefix(self.parent.as_str()).and_then(|path| path.strip_prefix('/'));
         let Some(path) = path else { return false };
@@ -151,7 +151,7 @@ impl Query {
         })
     }
 
-    /// Compares as many values as both have.
+    /// Compares as many values as both sides have.
     fn order(&self, left: &[Cow<'_, proto::Value>], right: &[Cow<'_, proto::Value>]) -> Ordering {
         let pairs = left.iter().zip(right).zip(&self.orders);
         let orders = pairs.map(|((left, right), order)| {
@@ -161,7 +161,7 @@ impl Query {
         orders.fold(Ordering::Equal, Ordering::then)
     }
 
-    /// Returns true where results with these values come before a place.
+    /// Returns true if results with these values come before the position.
     fn is_before(&self, key: &[Cow<'_, proto::Value>], place: &Place<'_>) -> bool {
         match self.order(key, &place.values) {
             Ordering::Less => true,
@@ -170,10 +170,11 @@ impl Query {
         }
     }
 
-    /// Begins after the document of a token, wherever that document is by now. An empty token is none.
+    /// Starts after the document of a token, even if that document has changed. An empty token has
+    /// no effect.
     ///
     /// # Errors
-    /// When the token is not one of [`Query::token`].
+    /// Fails for a token that is not from [`Query::token`].
     pub(super) fn resume(&mut self, token: &str) -> Result<(), Status> {
         if token.is_empty() {
             return Ok(());
@@ -186,20 +187,20 @@ impl Query {
         Ok(())
     }
 
-    /// Returns a token of the place after a document in the order of the query.
+    /// Returns a token for the position after a document in the order of the query.
     pub(super) fn token(&self, document: &proto::Document) -> String {
         let values = self.orders.iter().filter_map(|order| order.field.of(document));
         let values = values.map(Cow::into_owned).collect();
         URL_SAFE_NO_PAD.encode(proto::Cursor { values, before: false }.encode_to_vec())
     }
 
-    /// Returns true where a document comes after the place at which the query starts.
+    /// Returns true if a document comes after the start of the query.
     pub(super) fn starts_before(&self, document: &proto::Document) -> bool {
         let key: Vec<_> = self.orders.iter().filter_map(|order| order.field.of(document)).collect();
         self.start.as_ref().is_none_or(|start| !self.is_before(&key, &start.key()))
     }
 
-    /// Returns the fields of a document that the query asks for.
+    /// Returns a document with the fields that the query selects.
     pub(super) fn project(&self, document: &proto::Document) -> proto::Document {
         let Some(select) = &self.select else { return document.clone() };
         let mut shown = fields::without_fields(document);

@@ -10,7 +10,7 @@ use super::store::View;
 use super::{Firestore, fields, names, not_found, order, proto, transform};
 use crate::status::Status;
 
-/// Documents of a page when a listing does not say; Google's own default is not documented.
+/// Default number of documents in a page of a listing. Google does not document its own.
 const PAGE: usize = 300;
 
 impl Firestore {
@@ -30,7 +30,7 @@ impl Firestore {
         Ok(answer.found)
     }
 
-    /// Reads each name once, found or missing.
+    /// Reads each name once. Missing documents are reported, too.
     pub(super) fn batch_get(
         &self,
         request: proto::BatchGetDocumentsRequest,
@@ -125,7 +125,7 @@ impl Firestore {
         Ok(proto::ListCollectionIdsResponse { collection_ids, next_page_token })
     }
 
-    /// Splits a collection group at names that divide it evenly.
+    /// Splits the results of a query at names that divide them evenly.
     pub(super) fn partition_query(
         &self,
         request: proto::PartitionQueryRequest,
@@ -160,7 +160,7 @@ impl Firestore {
     }
 }
 
-/// Names without a document that have documents below them, directly in a collection.
+/// Returns names without a document that have documents below them, directly in a collection.
 fn missing(view: &View<'_>, collection: &str) -> impl Iterator<Item = proto::Document> {
     let below = view.under(collection).filter_map(|document| {
         let (id, _) = document.name[collection.len()..].split_once('/')?;
@@ -170,7 +170,7 @@ fn missing(view: &View<'_>, collection: &str) -> impl Iterator<Item = proto::Doc
     names.into_iter().map(|name| proto::Document { name, ..<_>::default() })
 }
 
-/// Shortens items to a page, and returns true where that left some out.
+/// Shortens items to a page. Returns true if some were left out.
 fn cut<T>(items: &mut Vec<T>, size: i32) -> bool {
     let size = usize::try_from(size).unwrap_or(0);
     let size = if size == 0 { PAGE } else { size };

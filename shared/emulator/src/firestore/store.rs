@@ -1,4 +1,4 @@
-//! Documents, and the versions that commits replaced, so that reads can go back a little.
+//! Documents, and the versions that commits replaced, for reads at an earlier time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,12 +11,12 @@ use super::proto;
 use super::transaction::Transactions;
 use crate::status::Status;
 
-/// Most replaced versions that are kept. Google keeps those of an hour.
+/// Most replaced versions that are kept. Google keeps them for an hour.
 const MAX_REPLACED: usize = 10_000;
 /// Most bytes of replaced versions that are kept.
 const MAX_REPLACED_BYTES: usize = 64 * 1024 * 1024;
 
-/// A time in whole microseconds, as Firestore has them.
+/// A time in whole microseconds, the resolution of Firestore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Time {
     micros: i64,
@@ -38,7 +38,7 @@ impl Time {
         Self { micros: self.micros + 1 }
     }
 
-    /// Whole milliseconds of it, which is all that a server timestamp has.
+    /// Rounds down to a millisecond, the resolution of server timestamps.
     pub(super) fn millis(self) -> Self {
         Self { micros: self.micros.div_euclid(1000) * 1000 }
     }
@@ -60,7 +60,7 @@ impl From<Time> for Timestamp {
     }
 }
 
-/// All that is stored.
+/// All stored data.
 pub(super) struct Store {
     pub(super) documents: Documents,
     pub(super) transactions: Transactions,
@@ -72,18 +72,18 @@ impl Store {
     }
 }
 
-/// Documents by their full name.
+/// Documents by full name.
 pub(super) struct Documents {
     current: BTreeMap<String, proto::Document>,
     replaced: VecDeque<Replaced>,
     replaced_bytes: usize,
-    /// Earliest time of which all is known.
+    /// Earliest time for which all versions are kept.
     horizon: Time,
-    /// Latest time that was given to a commit or a read. A later commit has a later one.
+    /// Latest time of a commit or a read. The next commit gets a later one.
     last: Time,
 }
 
-/// A version that a commit put an end to.
+/// A version that a commit replaced.
 struct Replaced {
     at: Time,
     name: String,
@@ -96,7 +96,7 @@ impl Replaced {
     }
 }
 
-/// Documents that a commit changes, by name; `None` deletes.
+/// Changes of a commit by document name; `None` deletes the document.
 pub(super) type Changes = HashMap<String, Option<proto::Document>>;
 
 impl Documents {
@@ -106,13 +106,13 @@ impl Documents {
         Self { current, replaced, replaced_bytes: 0, horizon: now, last: now }
     }
 
-    /// Returns the time of a read of the latest documents.
+    /// Returns the time for a read of the latest documents.
     pub(super) fn read_time(&mut self) -> Time {
         self.last = self.last.max(Time::now());
         self.last
     }
 
-    /// Returns a time for a commit, after all that was committed and read.
+    /// Returns a time for a commit, after all earlier commits and reads.
     pub(super) fn commit_time(&mut self) -> Time {
         self.last = self.last.next().max(Time::now());
         self.last
@@ -122,7 +122,7 @@ impl Documents {
         self.current.get(name)
     }
 
-    /// Takes over what a commit made of documents.
+    /// Stores the changes of a commit.
     pub(super) fn keep(&mut self, changes: Changes, at: Time) {
         for (name, document) in changes {
             let before = match document {
@@ -140,15 +140,15 @@ impl Documents {
         }
     }
 
-    /// Shows the latest documents.
+    /// Returns a view of the latest documents.
     pub(super) fn latest(&self) -> View<'_> {
         View { current: &self.current, past: HashMap::new() }
     }
 
-    /// Shows the documents of a time.
+    /// Returns a view of the documents at a time.
     ///
     /// # Errors
-    /// When the time is in the future, or so long ago that its documents are forgotten.
+    /// Fails if the time is in the future, or so long ago that its versions are no longer kept.
     pub(super) fn at(&self, time: Time) -> Result<View<'_>, Status> {
         if time > Time::now().max(self.last) {
             return Err(Status::invalid("The requested 'read_time' cannot be in the future."));
@@ -159,13 +159,14 @@ impl Documents {
         }
         let mut past = HashMap::new();
         for replaced in self.since(time) {
-            // The first replacement after the time has what was there at the time.
+            // The first replacement after the time holds the version of that time.
             past.entry(replaced.name.as_str()).or_insert(replaced.before.as_ref());
         }
         Ok(View { current: &self.current, past })
     }
 
-    /// Names of the documents that commits after a time touched; `None` where that is forgotten.
+    /// Returns the names of documents that were changed after a time; `None` if that is no longer
+    /// known.
     pub(super) fn touched_since(&self, time: Time) -> Option<impl Iterator<Item = &str>> {
         (time >= self.horizon).then(|| self.since(time).map(|replaced| replaced.name.as_str()))
     }
@@ -176,10 +177,10 @@ impl Documents {
     }
 }
 
-/// Documents as they are or were at one time.
+/// View of all documents at one time.
 pub(super) struct View<'a> {
     current: &'a BTreeMap<String, proto::Document>,
-    /// Where they were otherwise; `None` for those that were not there.
+    /// Documents that differed at that time; `None` for those that did not exist.
     past: HashMap<&'a str, Option<&'a proto::Document>>,
 }
 
@@ -191,7 +192,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// All whose name starts with this, in no certain order.
+    /// Returns all documents whose name has this prefix, in no particular order.
     pub(super) fn under(&self, prefix: &str) -> impl Iterator<Item = &'a proto::Document> {
         let current = self.current.range(prefix.to_owned()..);
         let current = current.take_while(move |(name, _)| name.starts_with(prefix));

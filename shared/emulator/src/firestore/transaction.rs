@@ -1,4 +1,4 @@
-//! Transactions: they note what they read, and commit only if that is still so.
+//! Transactions: they record what they read, and commit only if it has not changed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use super::store::{Store, Time, View};
 use super::{Firestore, proto};
 use crate::status::Status;
 
-/// Longest life of a transaction, and its longest rest: from
+/// Longest life of a transaction, and below its longest idle time, from
 /// <https://cloud.google.com/firestore/quotas>.
 const MAX_AGE: Duration = Duration::from_secs(270);
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Most transactions at a time.
+/// Most open transactions.
 const MAX_OPEN: usize = 10_000;
 
-/// The versions that a request reads.
+/// Versions that a request reads.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Consistency {
     Latest,
@@ -30,7 +30,7 @@ pub(super) enum Consistency {
     At(Timestamp),
 }
 
-/// Translates the consistency of each request, for which the API has a type each.
+/// Converts the consistency of each request, because the API has a separate type for each.
 macro_rules! consistency {
     ($($request:ident: $($variant:ident => $kind:ident),+;)*) => {
         $(impl From<Option<proto::$request::ConsistencySelector>> for Consistency {
@@ -60,19 +60,19 @@ consistency! {
 pub(super) struct Answer<T> {
     pub(super) found: T,
     pub(super) read_time: Timestamp,
-    /// The transaction that the read began, or nothing.
+    /// Id of the transaction that the read began, or empty.
     pub(super) transaction: Bytes,
 }
 
-/// What a transaction has read.
+/// Versions that a transaction has read.
 #[derive(Default)]
 pub(super) struct Reads {
-    /// When each document changed last; `None` for missing ones.
+    /// Time of the last change of each document; `None` for missing ones.
     documents: HashMap<String, Option<Timestamp>>,
     queries: Vec<(Query, Versions)>,
 }
 
-/// Documents that a query found.
+/// Documents that a query found, with the time of their last change.
 pub(super) type Versions = Vec<(String, Option<Timestamp>)>;
 
 impl Reads {
@@ -97,7 +97,7 @@ fn versions(found: &[&proto::Document]) -> Versions {
 }
 
 enum Access {
-    /// Everything is read as of this time.
+    /// Reads everything as of this time.
     ReadOnly(Time),
     ReadWrite(Reads),
 }
@@ -114,9 +114,9 @@ impl Transaction {
     }
 }
 
-/// The transactions that are open.
+/// Open transactions.
 pub(super) struct Transactions {
-    /// The first half of each id, by which ids of another process are told.
+    /// First half of each id. It tells ids of another process apart.
     instance: [u8; 8],
     begun: u64,
     open: HashMap<u64, Transaction>,
@@ -142,7 +142,7 @@ impl Transactions {
         Ok([self.instance, number.to_be_bytes()].concat().into())
     }
 
-    /// The number in an id of ours.
+    /// Returns the number in an id of this process.
     fn number(&self, id: &[u8]) -> Result<u64, Status> {
         let number = id.strip_prefix(&self.instance);
         let number = number.and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
@@ -158,17 +158,17 @@ impl Transactions {
         Ok(transaction)
     }
 
-    /// Ends a transaction. One that has ended before is no error.
+    /// Ends a transaction. Ending it twice is not an error.
     fn rollback(&mut self, id: &[u8]) -> Result<(), Status> {
         let number = self.number(id)?;
         drop(self.open.remove(&number));
         Ok(())
     }
 
-    /// Ends a transaction that may commit.
+    /// Ends a transaction for a commit.
     ///
     /// # Errors
-    /// When it is closed, or when what it has read is different by now.
+    /// Fails if the transaction is closed, or if something that it has read was changed since then.
     pub(super) fn finish(
         &mut self,
         id: &[u8],
@@ -226,8 +226,8 @@ impl Firestore {
         self.lock().transactions.rollback(&request.transaction)
     }
 
-    /// Reads the versions that a request asks for. Where a transaction may write later, the reader
-    /// gets the place to note what it reads.
+    /// Reads the versions that a request asks for. In a transaction that may write, the reader also
+    /// gets the place to record what it reads.
     pub(super) fn read<T>(
         &self,
         consistency: Consistency,

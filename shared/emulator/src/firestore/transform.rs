@@ -12,7 +12,7 @@ use super::store::Time;
 use super::{names, proto};
 use crate::status::Status;
 
-/// Transforms fields in their order and returns the result of each.
+/// Transforms fields in order, and returns the result of each.
 pub(super) fn apply(
     fields: &mut Fields,
     transforms: &[FieldTransform],
@@ -29,7 +29,7 @@ pub(super) fn apply(
     Ok(results)
 }
 
-/// The new value of a field, and the result that its transform reports.
+/// Returns the new value of a field, and the result that its transform reports.
 fn transformed(
     current: Option<&proto::Value>,
     transform: &FieldTransform,
@@ -71,7 +71,8 @@ fn transformed(
     Ok((value.clone(), value))
 }
 
-/// Unlike in queries, null is null here and NaN is NaN.
+/// Returns true if an array contains a value. Unlike in queries, null equals null and NaN equals
+/// NaN.
 fn contains(values: &[proto::Value], wanted: &proto::Value) -> bool {
     values.iter().any(|value| order::compare(value, wanted).is_eq())
 }
@@ -85,7 +86,7 @@ fn checked(operand: &proto::Value) -> Result<&proto::Value, Status> {
     is_good.then_some(operand).ok_or_else(|| Status::invalid("Input must be int64 or double."))
 }
 
-/// Integers that overflow stay at the limit.
+/// Adds two numbers. Integers that would overflow stay at the limit.
 fn increment(current: Option<&proto::Value>, by: &proto::Value) -> proto::Value {
     let Some(current) = current else { return by.clone() };
     match (&current.value_type, &by.value_type) {
@@ -96,7 +97,7 @@ fn increment(current: Option<&proto::Value>, by: &proto::Value) -> proto::Value 
     }
 }
 
-/// The current number, unless the other one is beyond it in a direction.
+/// Returns the smaller or larger of two numbers, or NaN if one of them is NaN.
 fn extreme(
     current: Option<&proto::Value>,
     other: &proto::Value,
@@ -110,7 +111,7 @@ fn extreme(
     if is_beyond { other.clone() } else { current.clone() }
 }
 
-/// A number as a double; 0 for what is none.
+/// Returns a number as a double; 0 for other values.
 pub(super) fn as_double(value: &proto::Value) -> f64 {
     match &value.value_type {
         Some(ValueType::IntegerValue(number)) => *number as f64,

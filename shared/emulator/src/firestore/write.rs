@@ -1,4 +1,4 @@
-//! Writes: all of a commit or nothing of it, or each of a batch by itself.
+//! Writes: a commit is written completely or not at all, and the writes of a batch one by one.
 
 use std::collections::HashSet;
 
@@ -16,11 +16,11 @@ use super::{Firestore, names, not_found, proto, transform};
 use crate::rights;
 use crate::status::Status;
 
-/// Largest document, from Google's list of Firestore's limits.
+/// Largest document, from Google's list of Firestore limits.
 const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
 impl Firestore {
-    /// Writes a document in place of what was there.
+    /// Writes a document, and replaces an earlier one.
     pub(crate) fn put(&self, name: &str, fields: Fields) -> Result<(), Status> {
         let document = proto::Document { name: name.to_owned(), fields, ..<_>::default() };
         self.apply(&[update(document, None, None)]).map(drop)
@@ -78,7 +78,7 @@ impl Firestore {
         Ok(proto::CommitResponse { write_results, commit_time: Some(commit_time) })
     }
 
-    /// Applies each write by itself and says what became of it.
+    /// Applies each write separately and reports the result of each.
     pub(super) fn batch_write(
         &self,
         request: proto::BatchWriteRequest,
@@ -113,15 +113,15 @@ impl Firestore {
         Ok(response)
     }
 
-    /// Refuses writes of which a permission is denied, as
-    /// <https://cloud.google.com/firestore/docs/security/iam#required_permissions> has them.
+    /// Refuses writes that need a denied permission, by the list at
+    /// <https://cloud.google.com/firestore/docs/security/iam#required_permissions>.
     pub(super) fn check_rights(&self, writes: &[proto::Write]) -> Result<(), Status> {
         let profile = self.faults.conditions().profile();
         let mut needed = writes.iter().flat_map(permissions);
         needed.try_for_each(|permission| rights::check_entities(&profile.denied, permission))
     }
 
-    /// Applies all writes, or none where one is refused.
+    /// Applies all writes, or none if one is refused.
     pub(super) fn apply(
         &self,
         writes: &[proto::Write],
@@ -136,7 +136,7 @@ fn apply(
     documents: &mut Documents,
     writes: &[proto::Write],
 ) -> Result<(Vec<proto::WriteResult>, Timestamp), Status> {
-    // What the writes make of the documents they touch; `None` is a deleted one.
+    // Changes of the documents; `None` is a deleted one.
     let mut changed = Changes::new();
     let time = documents.commit_time();
     let mut results = Vec::with_capacity(writes.len());
@@ -154,7 +154,7 @@ fn apply(
         results.push(proto::WriteResult { update_time, transform_results });
         changed.insert(name.to_owned(), after);
     }
-    // What is as it was is no change, and nobody is told.
+    // A document that is the same as before is not a change, and listeners are not told.
     changed.retain(|name, after| documents.get(name) != after.as_ref());
     documents.keep(changed, time);
     Ok((results, time.into()))
@@ -169,7 +169,7 @@ fn update(
     proto::Write { operation, update_mask, current_document, ..<_>::default() }
 }
 
-/// The document that a write is about.
+/// Returns the name of the document of a write.
 fn target(write: &proto::Write) -> Result<&str, Status> {
     match &write.operation {
         Some(Operation::Update(document)) => Ok(&document.name),
@@ -179,7 +179,7 @@ fn target(write: &proto::Write) -> Result<&str, Status> {
     }
 }
 
-/// The permissions that a write needs.
+/// Returns the permissions that a write needs.
 fn permissions(write: &proto::Write) -> &'static [&'static str] {
     let condition = write.current_document.as_ref();
     let condition = condition.and_then(|condition| condition.condition_type.as_ref());
@@ -227,7 +227,7 @@ fn check(
     }
 }
 
-/// What a write makes of a document, and the results of its transforms.
+/// Returns the document after a write, and the results of its transforms.
 fn after(
     write: &proto::Write,
     current: Option<&proto::Document>,
@@ -246,7 +246,7 @@ fn after(
     };
     let results = transform::apply(&mut fields, transforms, time)?;
     fields::normalize(&mut fields)?;
-    // A write that changes nothing leaves the time as it was.
+    // A write that changes nothing keeps the old update time.
     if let Some(current) = current
         && current.fields == fields
     {
@@ -266,7 +266,7 @@ fn after(
     Ok((Some(document), results))
 }
 
-/// The fields after an update, before its transforms.
+/// Returns the fields after an update, before its transforms.
 fn updated(
     given: &proto::Document,
     mask: Option<&proto::DocumentMask>,

@@ -1,4 +1,4 @@
-//! Streams of writes: each request is a commit, in the order of the stream.
+//! Write streams: each request is a commit, in the order of the stream.
 
 use futures::Stream;
 use tokio::sync::watch;
@@ -43,7 +43,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// The next response; `None` when the client has closed.
+    /// Returns the next response; `None` after the client has closed the stream.
     async fn next(&mut self) -> Result<Option<Response>, Status> {
         let request = tokio::select! {
             request = self.requests.message() => request,
@@ -72,7 +72,7 @@ impl Writer {
         Ok(Some(response))
     }
 
-    /// Begins with a request that has no writes.
+    /// Opens the stream. The first request must not have writes.
     fn open(&mut self, first: &Request) -> Result<(), Status> {
         if !first.stream_id.is_empty() {
             return Err(Status::unimplemented("the resumption of write streams"));

@@ -1,4 +1,4 @@
-//! Topics and subscriptions: create, get, list, update, delete.
+//! Creates, gets, lists, updates and deletes topics and subscriptions.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -13,20 +13,20 @@ use super::filter::Filter;
 use super::{PubSub, Topic, names, proto, push};
 use crate::status::Status;
 
-/// Bounds of an ack deadline in seconds; 0 stands for the default of 10.
+/// Range of an ack deadline in seconds; 0 means the default of 10.
 const ACK_DEADLINE: RangeInclusive<i32> = 10..=600;
 const DEFAULT_ACK_DEADLINE: i32 = 10;
-/// Bounds of a dead-letter policy's attempts; 0 stands for the default of 5.
+/// Range of the delivery attempts of a dead-letter policy; 0 means the default of 5.
 const ATTEMPTS: RangeInclusive<i32> = 5..=100;
 const DEFAULT_ATTEMPTS: i32 = 5;
-/// How long an unacknowledged message is kept, by default.
+/// Default time for which an unacknowledged message is kept.
 const DEFAULT_RETENTION_SECONDS: i64 = 7 * 24 * 3600;
-/// Bounds of durations, from the comments of Google's `pubsub.proto`.
+/// Ranges of durations, from the comments of Google's `pubsub.proto`.
 const RETENTION: RangeInclusive<Duration> = Duration::from_secs(600)..=DAY.saturating_mul(31);
 const BACKOFF: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A page of a listing: the size asked for, and the token of the page before.
+/// Position of a page: its maximum size, and the token from the page before.
 pub(super) type Page = (i32, String);
 
 impl PubSub {
@@ -181,8 +181,8 @@ impl PubSub {
         Ok(config)
     }
 
-    /// Refuses a dead-letter policy whose topic does not exist, as the comments of Google's
-    /// `pubsub.proto` say.
+    /// Refuses a dead-letter policy whose topic does not exist, as Google's `pubsub.proto`
+    /// documents.
     fn check_dead_letter_topic(&self, config: &proto::Subscription) -> Result<(), Status> {
         match &config.dead_letter_policy {
             Some(policy) => self.topic(&policy.dead_letter_topic).map(drop),
@@ -230,7 +230,7 @@ impl PubSub {
     }
 }
 
-/// Checks a subscription, and fills in the defaults that Google shows.
+/// Checks a subscription, and fills in the defaults that Google returns.
 fn check(config: &mut proto::Subscription) -> Result<(), Status> {
     let unsupported = [
         (config.bigquery_config.is_some(), "bigquery_config"),
@@ -282,7 +282,7 @@ fn check_retention(given: Option<prost_types::Duration>) -> Result<(), Status> {
     check_duration("message_retention_duration", given, &RETENTION)
 }
 
-/// Refuses a duration outside its bounds; one that is left out is within.
+/// Refuses a duration outside of its range. A missing duration is accepted.
 fn check_duration(
     what: &str,
     given: Option<prost_types::Duration>,
@@ -311,7 +311,7 @@ pub(super) fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>,
     Ok(paths)
 }
 
-/// A page of names, and the token of the next one: the last name of this one.
+/// Returns a page of names, and the token of the next page: the last name of this one.
 pub(super) fn listed<T>(
     all: &BTreeMap<String, T>,
     prefix: &str,

@@ -1,4 +1,4 @@
-//! A subscription: what waits, what is out under which lease, and what comes back.
+//! A subscription: waiting messages, leased messages, and redelivery.
 
 mod seeking;
 
@@ -18,15 +18,15 @@ use crate::status::Status;
 
 /// Most messages in one response.
 const RESPONSE_MESSAGES: usize = 1000;
-/// Most bytes in one response, unless a single message is larger.
+/// Most bytes in one response. A single larger message is allowed.
 const RESPONSE_BYTES: usize = 1_000_000;
-/// Length of an acknowledgement id, of which requests have many: that of most of Google's
-/// (<https://github.com/elixir-broadway/broadway_cloud_pub_sub/pull/49>).
+/// Length of an acknowledgement id. Most ids from Google have this length, and requests contain
+/// many (<https://github.com/elixir-broadway/broadway_cloud_pub_sub/pull/49>).
 const ACK_ID_BYTES: usize = 184;
-/// How often leases are looked through.
+/// Interval of the checks for expired leases.
 pub(super) const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A message that waits, and how often it was delivered.
+/// A waiting message, with the number of its deliveries.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub message: Arc<Stored>,
@@ -36,16 +36,16 @@ pub(super) struct Pending {
 pub(super) struct Subscription {
     state: Mutex<State>,
     filter: Option<Filter>,
-    /// The last message that was published before it was created.
+    /// Sequence number of the last message that was published before the subscription was created.
     pub born: u64,
-    /// Told whenever something may have become deliverable.
+    /// Notified when a message may have become deliverable.
     pub changed: Notify,
 }
 
 struct State {
     config: proto::Subscription,
     queue: Queue,
-    /// Nacked messages that wait for their retry policy's back-off.
+    /// Nacked messages that wait for the back-off of their retry policy.
     delayed: BTreeMap<(Instant, u64), Pending>,
     leases: HashMap<u64, Lease>,
     next_number: u64,
@@ -67,7 +67,7 @@ struct Outstanding {
     bytes: usize,
 }
 
-/// What a puller may take.
+/// Limits of what a puller may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowance {
     pub messages: usize,
@@ -98,7 +98,7 @@ impl Subscription {
     pub(super) fn configure(&self, change: impl FnOnce(&mut proto::Subscription)) {
         let mut state = self.lock();
         change(&mut state.config);
-        // From now on nothing goes to an endpoint that is no longer there.
+        // Ends the stream of an endpoint that was removed, so that nothing more is sent to it.
         if !state.has_endpoint()
             && let Some(stream) = state.push_stream.take()
         {
@@ -113,7 +113,7 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
-    /// Checks that messages can still come from it.
+    /// Checks that the subscription still delivers messages.
     pub(super) fn check(&self) -> Result<(), Status> {
         let state = self.lock();
         if state.is_deleted {
@@ -126,7 +126,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Checks that its messages can be pulled: those of push subscriptions cannot.
+    /// Checks that messages can be pulled. Messages of push subscriptions cannot.
     pub(super) fn check_pull(&self) -> Result<(), Status> {
         self.check()?;
         if self.lock().has_endpoint() {
@@ -136,7 +136,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Tells whether the filter lets a message pass.
+    /// Returns true if the filter accepts a message.
     fn lets_pass(&self, message: &Stored) -> bool {
         self.filter.as_ref().is_none_or(|filter| {
             let decoded = proto::PubsubMessage::decode(message.encoded.clone());
@@ -144,7 +144,7 @@ impl Subscription {
         })
     }
 
-    /// The subscription's name and its dead-letter topic.
+    /// Returns the name of the subscription and its dead-letter topic.
     pub(super) fn dead_letter_source(&self) -> (String, String) {
         let state = self.lock();
         let policy = state.config.dead_letter_policy.as_ref();
@@ -163,7 +163,7 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
-    /// Takes messages back that have used up their attempts and could not be forwarded.
+    /// Returns messages to the queue that have no attempts left but could not be forwarded.
     pub(super) fn put_back(&self, exhausted: Vec<Pending>) {
         let mut state = self.lock();
         let mut keys = BTreeMap::<_, Vec<_>>::new();
@@ -184,7 +184,7 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
-    /// A number for a new stream.
+    /// Opens a stream and returns its number.
     pub(super) fn open_stream(&self) -> u64 {
         let mut state = self.lock();
         let stream = state.number();
@@ -192,28 +192,29 @@ impl Subscription {
         stream
     }
 
-    /// A number for the stream of pushes, which ends with the endpoint.
+    /// Opens the stream of pushes and returns its number. The stream ends with the endpoint.
     pub(super) fn open_push_stream(&self) -> u64 {
         let stream = self.open_stream();
         self.lock().push_stream = Some(stream);
         stream
     }
 
-    /// False for a stream that was closed, or that ended with its endpoint.
+    /// Returns false for a stream that was closed, or that ended with its endpoint.
     pub(super) fn has_stream(&self, stream: u64) -> bool {
         self.lock().streams.contains_key(&stream)
     }
 
-    /// Forgets a stream. Its leases last until they end by themselves, as with Google's.
+    /// Closes a stream. As at Google, its leases stay until they expire.
     pub(super) fn close_stream(&self, stream: u64) {
         self.lock().streams.remove(&stream);
     }
 
-    /// Takes what the allowance admits, for a stream or for one unary pull. The second part is what
-    /// has used up its attempts.
+    /// Takes messages within the limits, for a stream or for one unary pull. The second part of the
+    /// result holds messages without attempts left.
     ///
-    /// Each unary pull is a puller of its own: it gets nothing of an ordering key of which an
-    /// earlier pull still has messages, because a lost reply would then be overtaken.
+    /// Each unary pull counts as a separate puller. It gets no message of an ordering key while an
+    /// earlier pull has messages of the key: if the earlier reply was lost, later messages would
+    /// overtake its messages.
     pub(super) fn take(
         &self,
         stream: Option<u64>,
@@ -243,13 +244,13 @@ impl Subscription {
         (taken, dead)
     }
 
-    /// Whether time alone can make something deliverable.
+    /// Returns true if a message can become deliverable just because time passes.
     pub(super) fn is_waiting_for_time(&self) -> bool {
         let state = self.lock();
         !state.leases.is_empty() || !state.delayed.is_empty() || state.queue.is_holding()
     }
 
-    /// Acknowledges; returns the ids whose lease has ended.
+    /// Acknowledges messages. Returns the ids without a valid lease.
     pub(super) fn acknowledge(&self, ack_ids: &[String]) -> Vec<String> {
         let mut state = self.lock();
         let now = Instant::now();
@@ -263,8 +264,8 @@ impl Subscription {
         unknown
     }
 
-    /// Sets new deadlines from now on; zero nacks. Returns the ids whose lease has ended, and what
-    /// has used up its attempts.
+    /// Sets new deadlines that start now; zero nacks. Returns the ids without a valid lease, and
+    /// messages without attempts left.
     pub(super) fn modify(&self, changes: &[(String, i32)]) -> (Vec<String>, Vec<Pending>) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -319,7 +320,7 @@ impl State {
             let message = &pending.message;
             self.queue.sent(&message.ordering_key, message.sequence, number);
         }
-        // Google tells attempts only where a dead-letter policy counts them.
+        // Google reports delivery attempts only if there is a dead-letter policy.
         let has_policy = self.config.dead_letter_policy.is_some();
         let attempts = i32::try_from(pending.attempts).unwrap_or(i32::MAX);
         let received = Received {
@@ -331,7 +332,8 @@ impl State {
         received
     }
 
-    /// With exactly-once delivery a lease ends at its time, and otherwise when that is noticed.
+    /// Returns true if a message is still leased. With exactly-once delivery a lease ends at its
+    /// deadline. Otherwise it ends when the next check finds it expired.
     fn has_lease(&self, number: u64, now: Instant) -> bool {
         let lease = self.leases.get(&number);
         lease.is_some_and(|lease| !self.config.enable_exactly_once_delivery || now < lease.end)
@@ -350,7 +352,8 @@ impl State {
         Some(lease.pending)
     }
 
-    /// Ends a lease without acknowledgement: the message waits again, or has used up its attempts.
+    /// Ends a lease without acknowledgement. The message waits again, or is returned if it has no
+    /// attempts left.
     fn give_back(&mut self, number: u64) -> Option<Pending> {
         let lease = self.leases.get(&number)?;
         let (key, sequence) =
@@ -375,7 +378,7 @@ impl State {
         None
     }
 
-    /// Queues a message for another delivery, after the back-off of a retry policy.
+    /// Queues a message for redelivery, after the back-off of a retry policy.
     fn wait_again(&mut self, pending: Pending) {
         match self.backoff_end(pending.attempts) {
             None => self.queue.push(pending, false),
@@ -386,7 +389,7 @@ impl State {
         }
     }
 
-    /// The earliest time of a redelivery, for a subscription with a retry policy.
+    /// Returns the earliest time of a redelivery, for a subscription with a retry policy.
     fn backoff_end(&self, attempts: u32) -> Option<Instant> {
         let policy = self.config.retry_policy.as_ref()?;
         let least = duration_of(policy.minimum_backoff.as_ref(), Duration::from_secs(10));
@@ -395,7 +398,8 @@ impl State {
         Some(Instant::now() + least.saturating_mul(factor).min(most))
     }
 
-    /// Takes back what has outlived its lease, and releases what has waited long enough.
+    /// Ends expired leases, and queues messages whose back-off is over. Returns messages without
+    /// attempts left.
     fn scan(&mut self) -> Vec<Pending> {
         let now = Instant::now();
         if now < self.last_scan + SCAN_INTERVAL {

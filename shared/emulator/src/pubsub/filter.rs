@@ -14,12 +14,12 @@ use std::str::Chars;
 
 use crate::status::Status;
 
-/// Longest filter in bytes, as with Google's.
+/// Longest filter in bytes, as at Google.
 const MAX_BYTES: usize = 256;
-/// Deepest nesting: far more than the longest filter needs in earnest.
+/// Deepest nesting, much deeper than useful filters of that length.
 const MAX_DEPTH: usize = 32;
 
-/// What a message's attributes must be like.
+/// A condition on the attributes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Filter {
     Has(String),
@@ -31,7 +31,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// Parses a filter; an empty one lets everything pass.
+    /// Parses a filter. An empty filter accepts every message.
     pub(super) fn parse(text: &str) -> Result<Option<Self>, Status> {
         if text.is_empty() {
             return Ok(None);
@@ -98,7 +98,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 }
                 Some("!=")
             }
-            // Within a word it is part of it.
+            // Inside a word, `-` is part of the word.
             '-' => Some("-"),
             _ if is_word(c) => {
                 let mut word = String::new();
@@ -120,7 +120,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || c == '-'
 }
 
-/// The rest of a string literal, with the escapes of C.
+/// Reads the rest of a string literal, with the escapes of C.
 fn string(chars: &mut Peekable<Chars>) -> Result<String, String> {
     let mut text = String::new();
     loop {
@@ -161,7 +161,7 @@ struct Parser {
 }
 
 impl Parser {
-    /// Terms that one operator joins: both together need parentheses.
+    /// Parses terms that are joined by one operator. Both operators together need parentheses.
     fn filter(&mut self) -> Result<Filter, String> {
         let first = self.term()?;
         let Some(operator) = self.operator() else { return Ok(first) };
@@ -194,7 +194,7 @@ impl Parser {
                 self.expect(")")?;
                 Ok(filter)
             }
-            // The sign stands beside the word, which takes it in.
+            // The sign is directly before the word, so it is part of the token.
             Some(Token::Word(word)) if word == "-attributes" => {
                 Ok(Filter::Not(Box::new(self.comparison()?)))
             }
@@ -214,7 +214,7 @@ impl Parser {
         Ok(Filter::Not(Box::new(self.nested(Self::term)?)))
     }
 
-    /// Goes one level deeper, up to a limit: the stack ends somewhere.
+    /// Parses one level deeper. The limit protects the stack.
     fn nested(
         &mut self,
         parse: impl FnOnce(&mut Self) -> Result<Filter, String>,
@@ -228,7 +228,7 @@ impl Parser {
         Ok(filter)
     }
 
-    /// What follows `attributes`.
+    /// Parses the part after `attributes`.
     fn comparison(&mut self) -> Result<Filter, String> {
         match self.tokens.next() {
             Some(Token::Sign(":")) => Ok(Filter::Has(self.key()?)),
@@ -246,7 +246,7 @@ impl Parser {
         }
     }
 
-    /// What follows `hasPrefix`.
+    /// Parses the part after `hasPrefix`.
     fn has_prefix(&mut self) -> Result<Filter, String> {
         self.expect("(")?;
         match self.tokens.next() {

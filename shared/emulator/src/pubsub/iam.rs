@@ -1,4 +1,4 @@
-//! `google.iam.v1.IAMPolicy` of Pub/Sub: everybody may do what the profile does not deny.
+//! `google.iam.v1.IAMPolicy` of Pub/Sub: every caller may do what the profile does not deny.
 
 use axum::extract::Request;
 use axum::response::Response;
@@ -8,7 +8,7 @@ use super::PubSub;
 use crate::grpc::{self, unary};
 use crate::rights;
 
-/// `TestIamPermissionsRequest`.
+/// Message `TestIamPermissionsRequest`.
 #[derive(Clone, PartialEq, Message)]
 struct Asked {
     #[prost(string, tag = "1")]
@@ -17,14 +17,14 @@ struct Asked {
     permissions: Vec<String>,
 }
 
-/// `TestIamPermissionsResponse`.
+/// Message `TestIamPermissionsResponse`.
 #[derive(Clone, PartialEq, Message)]
 struct Granted {
     #[prost(string, repeated, tag = "1")]
     permissions: Vec<String>,
 }
 
-/// Answers the gRPC method at `path`; policies are not there.
+/// Answers the gRPC method at `path`. Methods of policies are not supported.
 pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Response {
     if path != "/google.iam.v1.IAMPolicy/TestIamPermissions" {
         return grpc::unimplemented(path).unwrap_or_else(|never| match never {});

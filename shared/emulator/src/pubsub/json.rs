@@ -1,4 +1,4 @@
-//! Topics and subscriptions in proto3's JSON form, as the REST API speaks it.
+//! Topics and subscriptions in proto3 JSON, the format of the REST API.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::proto;
 
-/// A topic.
+/// A topic in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Topic {
@@ -53,12 +53,12 @@ impl From<proto::Topic> for Topic {
     }
 }
 
-/// Stands for a setting that is not supported, so that it is refused by its name.
+/// Returns a placeholder for an unsupported setting, so that the setting is refused by name.
 fn mark<T: Default>(setting: Option<&Value>) -> Option<T> {
     setting.map(|_| T::default())
 }
 
-/// A subscription.
+/// A subscription in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Subscription {
@@ -149,7 +149,7 @@ impl From<proto::PushConfig> for PushConfig {
     }
 }
 
-/// A snapshot.
+/// A snapshot in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Snapshot {
@@ -259,7 +259,7 @@ impl From<proto::Subscription> for Subscription {
     }
 }
 
-/// `camelCase` of a field mask as the names of protobuf.
+/// Converts the `camelCase` names of a field mask to names of protobuf.
 pub(super) fn mask(text: &str) -> prost_types::FieldMask {
     let snake = |path: &str| {
         let mut name = String::new();
@@ -275,7 +275,7 @@ pub(super) fn mask(text: &str) -> prost_types::FieldMask {
     prost_types::FieldMask { paths: paths.collect() }
 }
 
-/// A duration as proto3's JSON has it: seconds with a fraction and an `s`.
+/// Converts durations of proto3 JSON: seconds with a fraction and an `s`.
 mod seconds {
     use super::{Deserialize as _, Deserializer, Serializer};
 

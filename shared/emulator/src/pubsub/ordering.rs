@@ -1,19 +1,19 @@
-//! The queue of a subscription that keeps the order within each ordering key.
+//! Queue of a subscription that keeps the order within each ordering key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use super::delivery::Pending;
 
-/// Messages that wait for a delivery.
+/// Messages that wait for delivery.
 ///
-/// Those of one key go out in order and to one stream at a time. When one of them has to be
-/// delivered again, so do all later ones of its key.
+/// Messages of one key are delivered in order, and to one stream at a time. If one of them must be
+/// delivered again, all later ones of its key are delivered again, too.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     ready: VecDeque<Next>,
     keys: HashMap<String, Key>,
-    /// Keys that wait for their back-off, by its end.
+    /// Keys that wait for their back-off, sorted by its end.
     held: BTreeSet<(Instant, String)>,
 }
 
@@ -27,16 +27,16 @@ enum Next {
 #[derive(Debug, Default)]
 struct Key {
     queue: VecDeque<Pending>,
-    /// Sequence numbers and acknowledgement numbers of what is out.
+    /// Sequence numbers and acknowledgement numbers of leased messages.
     out: BTreeMap<u64, u64>,
     stream: u64,
     is_ready: bool,
-    /// End of the back-off, before which nothing of the key goes out.
+    /// End of the back-off. No message of the key is delivered before.
     held_until: Option<Instant>,
 }
 
 impl Key {
-    /// Notes that the key goes into the ready queue; false where it is there already or must wait.
+    /// Marks the key as ready. Returns false if it is already in the ready queue, or must wait.
     fn becomes_ready(&mut self) -> bool {
         let becomes = !self.is_ready && self.held_until.is_none();
         self.is_ready |= becomes;
@@ -60,7 +60,7 @@ impl Queue {
         }
     }
 
-    /// The next message for a stream, which must be told to [`Queue::sent`] at once.
+    /// Returns the next message for a stream. The caller must call [`Queue::sent`] for it at once.
     pub(super) fn pop(&mut self, stream: u64) -> Option<Pending> {
         for _ in 0..self.ready.len() {
             let name = match self.ready.pop_front()? {
@@ -70,7 +70,8 @@ impl Queue {
             let Some(key) = self.keys.get_mut(&name) else { continue };
             key.is_ready = false;
             if key.held_until.is_some() || (!key.out.is_empty() && key.stream != stream) {
-                // Ready again after the back-off, or when the other stream has settled its messages.
+                // The key becomes ready again after the back-off, or when the other stream has
+                // settled its messages.
                 continue;
             }
             let Some(pending) = key.queue.pop_front() else { continue };
@@ -84,7 +85,7 @@ impl Queue {
         None
     }
 
-    /// Puts a popped message back to the front: it was too large for now.
+    /// Puts a popped message back to the front because it does not fit into this response.
     pub(super) fn unpop(&mut self, pending: Pending, is_ordered: bool) {
         if is_ordered && !pending.message.ordering_key.is_empty() {
             self.restore(vec![pending], None);
@@ -93,7 +94,7 @@ impl Queue {
         }
     }
 
-    /// What waits, in no order.
+    /// Returns all waiting messages in no particular order.
     pub(super) fn pending(&self) -> impl Iterator<Item = &Pending> {
         let single = self.ready.iter().filter_map(|next| match next {
             Next::Message(pending) => Some(pending),
@@ -102,7 +103,8 @@ impl Queue {
         single.chain(self.keys.values().flat_map(|key| &key.queue))
     }
 
-    /// Takes all that waits, in no order. Nothing of a key may be out.
+    /// Removes all waiting messages and returns them in no particular order. No message of a key
+    /// may be leased.
     pub(super) fn drain(&mut self) -> Vec<Pending> {
         let Self { ready, keys, .. } = std::mem::take(self);
         let single = ready.into_iter().filter_map(|next| match next {
@@ -112,14 +114,14 @@ impl Queue {
         single.chain(keys.into_values().flat_map(|key| key.queue)).collect()
     }
 
-    /// Notes that a message of a key is out.
+    /// Records that a message of a key is leased.
     pub(super) fn sent(&mut self, key: &str, sequence: u64, ack: u64) {
         if let Some(key) = self.keys.get_mut(key) {
             key.out.insert(sequence, ack);
         }
     }
 
-    /// Notes that a message of a key is settled.
+    /// Records that a message of a key is settled.
     pub(super) fn settled(&mut self, name: &str, sequence: u64) {
         let Some(key) = self.keys.get_mut(name) else { return };
         key.out.remove(&sequence);
@@ -133,16 +135,16 @@ impl Queue {
         }
     }
 
-    /// The acknowledgement numbers of what is out of a key after this message, which must all be
-    /// restored with it.
+    /// Returns the acknowledgement numbers of leased messages of a key after this one. All of them
+    /// must be restored together with it.
     pub(super) fn later(&self, name: &str, sequence: u64) -> Vec<u64> {
         let key = self.keys.get(name);
         key.map(|key| key.out.range(sequence + 1..).map(|(_, ack)| *ack).collect())
             .unwrap_or_default()
     }
 
-    /// Puts messages of one key back to its front, in their order. Nothing of the key goes out before
-    /// the end of the back-off, if there is one.
+    /// Puts messages of one key back to its front, in their order. No message of the key is
+    /// delivered before the end of the back-off, if there is one.
     pub(super) fn restore(&mut self, mut pending: Vec<Pending>, backoff: Option<Instant>) {
         pending.sort_unstable_by_key(|pending| std::cmp::Reverse(pending.message.sequence));
         let Some(name) = pending.first().map(|first| first.message.ordering_key.clone()) else {
@@ -161,11 +163,11 @@ impl Queue {
         }
     }
 
-    /// Lets keys go out again whose back-off is over.
+    /// Makes keys ready whose back-off is over.
     pub(super) fn release(&mut self, now: Instant) {
         while self.held.first().is_some_and(|(end, _)| *end <= now) {
             let Some((end, name)) = self.held.pop_first() else { return };
-            // A later back-off of the key, or a new key of the name, is not over.
+            // Skips a key with a later back-off, and a new key of the same name.
             let key = self.keys.get_mut(&name).filter(|key| key.held_until == Some(end));
             let Some(key) = key else { continue };
             key.held_until = None;
@@ -175,7 +177,7 @@ impl Queue {
         }
     }
 
-    /// True while a key waits for its back-off.
+    /// Returns true if a key waits for its back-off.
     pub(super) fn is_holding(&self) -> bool {
         !self.held.is_empty()
     }

@@ -16,15 +16,15 @@ use crate::conditions::Age;
 use crate::profile::Profile;
 use crate::status::Status;
 
-/// How long a unary pull waits for a first message.
+/// Longest time that a unary pull waits for a first message.
 const PULL_WAIT: Duration = Duration::from_secs(10);
-/// A stream that has nothing to say shows that it lives.
+/// Time after which a silent stream sends an answer to show that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
 type Request = proto::StreamingPullRequest;
 
 impl PubSub {
-    /// Waits for messages and takes them.
+    /// Waits for messages and leases them.
     pub(super) async fn pull(&self, request: proto::PullRequest) -> Result<Pulled, Status> {
         let messages = usize::try_from(request.max_messages).unwrap_or(0);
         if messages == 0 {
@@ -61,7 +61,7 @@ impl PubSub {
         let state = Phase::New(Box::new((self.clone(), requests, cuts)));
         futures::stream::unfold(state, async |state| match state {
             Phase::New(parts) => match open(*parts).await {
-                // The first answer tells the client what it is subscribed to.
+                // The first answer describes the subscription to the client.
                 Ok(stream) => Some((Ok(stream.answer(Vec::new())), Phase::Open(Box::new(stream)))),
                 Err(status) => Some((Err(status.into()), Phase::Ended)),
             },
@@ -102,7 +102,7 @@ async fn open(
         faults.around("StreamingPull", async { pubsub.subscription(&first.subscription) }).await?;
     subscription.check_pull()?;
     let ack_deadline = stream_deadline(first.stream_ack_deadline_seconds)?;
-    // Zero and below ask for no limit.
+    // Zero and negative values mean no limit.
     let limit = |limit: i64| usize::try_from(limit).ok().filter(|limit| *limit > 0);
     let allowance = Allowance {
         messages: limit(first.max_outstanding_messages).unwrap_or(usize::MAX),
@@ -123,7 +123,7 @@ async fn open(
     Ok(opened)
 }
 
-/// The lease of each message that a stream gets from now on.
+/// Returns the lease of each message that a stream gets from now on.
 fn stream_deadline(seconds: i32) -> Result<Duration, Status> {
     if (10..=600).contains(&seconds) {
         return Ok(seconds_of(seconds));
@@ -132,16 +132,16 @@ fn stream_deadline(seconds: i32) -> Result<Duration, Status> {
 }
 
 impl PullStream {
-    /// The next answer; `None` when the client has closed.
+    /// Returns the next answer; `None` after the client has closed the stream.
     async fn next(&mut self) -> Result<Option<Pulled>, Status> {
         let until = Instant::now() + HEARTBEAT;
         let subscription = Arc::clone(&self.subscription);
         loop {
             let changed = subscription.changed.notified();
             tokio::pin!(changed);
-            // Registers before the look, so that nothing is missed in between.
+            // Registers before it looks for messages, so that no notification is missed.
             changed.as_mut().enable();
-            // Goes before messages, of which there may be many.
+            // Requests come before messages, because there may be many messages.
             if let Some(request) = self.request().now_or_never() {
                 let Some(request) = request? else { return Ok(None) };
                 self.obey(&request)?;
@@ -164,10 +164,10 @@ impl PullStream {
         }
     }
 
-    /// Waits for the next request; `None` when the client has closed. Can be cancelled.
+    /// Waits for the next request; `None` after the client has closed the stream. Cancel safe.
     ///
     /// # Errors
-    /// When the stream ends for another reason than the client.
+    /// Fails if the stream ends for another reason than the client.
     async fn request(&mut self) -> Result<Option<Request>, Status> {
         let faults = &self.pubsub.faults;
         tokio::select! {
@@ -181,7 +181,7 @@ impl PullStream {
                 Err(Status::new(Code::Unavailable, text))
             }
             refusal = faults.conditions().denial("StreamingPull") => Err(refusal),
-            // An error means that the client has gone.
+            // An error means that the client is gone.
             request = self.requests.message() => Ok(request.unwrap_or_default()),
         }
     }
@@ -193,7 +193,7 @@ impl PullStream {
         self.settle(request)
     }
 
-    /// Acknowledgements and deadlines that come on the stream itself.
+    /// Applies acknowledgements and deadlines that arrive on the stream.
     fn settle(&self, request: &Request) -> Result<(), Status> {
         let (ids, seconds) = (&request.modify_deadline_ack_ids, &request.modify_deadline_seconds);
         if ids.len() != seconds.len() {

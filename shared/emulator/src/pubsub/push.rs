@@ -1,4 +1,4 @@
-//! Push subscriptions: messages that are sent to an endpoint of this machine.
+//! Push subscriptions: messages are sent to an endpoint on this machine.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,19 +25,19 @@ use super::wire::Received;
 use super::{PubSub, proto};
 use crate::status::Status;
 
-/// Most messages that are on their way to one endpoint. With ordering it is one.
+/// Most messages in progress to one endpoint. With ordering it is one.
 const WINDOW: usize = 16;
-/// Waits after failures in a row, from the first to the longest; a retry policy replaces them
+/// First and longest wait after failures in a row. A retry policy replaces them
 /// (<https://cloud.google.com/pubsub/docs/push#push_backoff>).
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// A subscription without anything to do is looked at this often.
+/// Interval of the checks of an idle subscription.
 const IDLE: Duration = Duration::from_secs(30);
-/// Codes that acknowledge.
+/// HTTP status codes that acknowledge a message.
 const SUCCESS: [StatusCode; 4] =
     [StatusCode::OK, StatusCode::CREATED, StatusCode::ACCEPTED, StatusCode::NO_CONTENT];
 
-/// Checks the settings of a push subscription; an empty endpoint stands for pulling.
+/// Checks the settings of a push subscription. An empty endpoint means pull.
 pub(super) fn check(config: &proto::PushConfig) -> Result<(), Status> {
     if config.authentication_method.is_some() {
         return Err(Status::unimplemented("push_config.oidc_token"));
@@ -63,7 +63,7 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
-/// Resolves every name, which can only be `localhost`, without asking anybody.
+/// Resolves every name to loopback without DNS. The only possible name is `localhost`.
 #[derive(Clone)]
 struct Loopback;
 
@@ -89,7 +89,7 @@ impl tower::Service<Name> for Loopback {
 type HttpClient = Client<HttpConnector<Loopback>, Full<Bytes>>;
 
 impl PubSub {
-    /// Delivers to the endpoints of push subscriptions until it is dropped.
+    /// Delivers to the endpoints of push subscriptions until the future is dropped.
     pub(crate) async fn push_forever(self) {
         let connector = HttpConnector::new_with_resolver(Loopback);
         let client: HttpClient = Client::builder(TokioExecutor::new()).build(connector);
@@ -97,7 +97,7 @@ impl PubSub {
         loop {
             let changed = self.hub.endpoints.notified();
             tokio::pin!(changed);
-            // Registers before the look, so that nothing is missed in between.
+            // Registers before it looks at the subscriptions, so that no notification is missed.
             changed.as_mut().enable();
             for subscription in self.push_subscriptions() {
                 let name = subscription.config().name;
@@ -129,7 +129,7 @@ impl PubSub {
     }
 }
 
-/// The push settings of a subscription that is there and has an endpoint.
+/// Returns the push settings of an existing subscription with an endpoint.
 fn endpoint(subscription: &Subscription) -> Option<proto::PushConfig> {
     subscription.check().ok()?;
     subscription.config().push_config.filter(|push| !push.push_endpoint.is_empty())
@@ -152,8 +152,7 @@ impl Worker {
         Self { pubsub, subscription, client, stream, failures: 0, resumes_at }
     }
 
-    /// Ends when the subscription has gone, or its endpoint has. One that has come back since has a
-    /// worker of its own.
+    /// Runs until the subscription or its endpoint is removed. A new endpoint gets a new worker.
     async fn run(mut self) {
         let subscription = Arc::clone(&self.subscription);
         let mut sending = FuturesUnordered::new();
@@ -231,7 +230,7 @@ struct Call {
     deadline: Duration,
 }
 
-/// Sends one message; the answer is its id, and what its endpoint made of it.
+/// Sends one message. Returns its acknowledgement id, and true if the endpoint has accepted it.
 async fn send(client: HttpClient, push: proto::PushConfig, call: Call) -> (String, bool) {
     let ack_id = call.received.ack_id.clone();
     let Some(request) = request(&push, &call) else { return (ack_id, false) };
@@ -247,7 +246,7 @@ async fn send(client: HttpClient, push: proto::PushConfig, call: Call) -> (Strin
     (ack_id, is_taken)
 }
 
-/// The request of a message: wrapped in JSON, or as it is where the subscription asks for that.
+/// Builds the request for a message: JSON, or the raw data if the subscription asks for it.
 fn request(push: &proto::PushConfig, call: &Call) -> Option<Request<Full<Bytes>>> {
     use proto::push_config::Wrapper;
     let message = proto::PubsubMessage::decode(call.received.message.clone()).ok()?;
@@ -286,7 +285,7 @@ fn write_metadata(headers: &mut HeaderMap, message: &proto::PubsubMessage, subsc
         if !is_free(&name) {
             continue;
         }
-        // What no header can hold is left out.
+        // Attributes that are not valid headers are left out.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_str(value)) {
             headers.insert(name, value);
         }

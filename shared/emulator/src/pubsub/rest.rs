@@ -1,5 +1,5 @@
-//! The REST API of Pub/Sub: what the admin clients speak, and publish, pull and acknowledge for
-//! those who have only `curl`.
+//! The REST API of Pub/Sub: the methods of admin clients, and publish, pull and acknowledge for
+//! `curl`.
 
 mod snapshots;
 
@@ -25,7 +25,7 @@ use crate::status::Status;
 pub(crate) async fn answer(pubsub: &PubSub, request: Request) -> Response {
     match route(pubsub, request).await {
         Ok(answer) => Json(answer).into_response(),
-        // Unlike Cloud Storage, which answers 412.
+        // Cloud Storage answers 412 instead.
         Err(mut status) if status.code == Code::FailedPrecondition => {
             status.reason.get_or_insert_with(|| "failedPrecondition".to_owned());
             status.into_response_with(StatusCode::BAD_REQUEST)
@@ -191,7 +191,7 @@ impl Call<'_> {
         Ok(json!(json::Subscription::from(done)))
     }
 
-    /// The mask stands in the body, or, from Google's own clients, in the query.
+    /// Returns the update mask from the query, where Google's clients send it, or from the body.
     fn mask(&self, of_body: Option<String>) -> prost_types::FieldMask {
         json::mask(self.query.get("updateMask").cloned().or(of_body).as_deref().unwrap_or_default())
     }
@@ -298,7 +298,7 @@ fn received(received: &super::wire::Received) -> Result<Value, Status> {
     }))
 }
 
-/// A message in proto3's JSON form.
+/// Converts a message to proto3 JSON.
 pub(super) fn message_json(message: &proto::PubsubMessage) -> Value {
     json!({
         "data": STANDARD.encode(&message.data),

@@ -1,4 +1,4 @@
-//! Acknowledgements and deadlines of unary calls, with Google's limits and errors.
+//! Acknowledgements and deadlines of unary calls, with Google's limits and error texts.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -13,14 +13,14 @@ use crate::status::Status;
 
 /// Largest request, from <https://cloud.google.com/pubsub/quotas#resource_limits>.
 const MAX_REQUEST_BYTES: usize = 512 * 1024;
-/// Bounds of a new deadline in seconds; 0 nacks.
+/// Range of a new deadline in seconds; 0 nacks.
 const DEADLINE: RangeInclusive<i32> = 0..=600;
 
 impl PubSub {
     /// Acknowledges messages.
     ///
     /// # Errors
-    /// With exactly-once delivery, when a lease has ended: the message will come again.
+    /// With exactly-once delivery, fails if a lease has ended: that message is delivered again.
     pub(super) async fn acknowledge(
         &self,
         request: proto::AcknowledgeRequest,
@@ -37,7 +37,7 @@ impl PubSub {
     /// Sets new deadlines; zero nacks.
     ///
     /// # Errors
-    /// With exactly-once delivery, when a lease has ended: the message will come again.
+    /// With exactly-once delivery, fails if a lease has ended: that message is delivered again.
     pub(super) async fn modify_ack_deadline(
         &self,
         request: proto::ModifyAckDeadlineRequest,
@@ -56,7 +56,7 @@ impl PubSub {
     }
 }
 
-/// Refuses a deadline beyond Google's bounds.
+/// Refuses a deadline outside of Google's range.
 pub(super) fn check_deadline(seconds: i32) -> Result<(), Status> {
     if DEADLINE.contains(&seconds) {
         return Ok(());
@@ -64,13 +64,13 @@ pub(super) fn check_deadline(seconds: i32) -> Result<(), Status> {
     Err(Status::invalid(format!("ack_deadline_seconds must be 0 to 600: {seconds}")))
 }
 
-/// The ids that the caller is told of. Without exactly-once delivery, late acknowledgements are
-/// silently of no use.
+/// Returns the ids that are reported to the caller. Without exactly-once delivery, late
+/// acknowledgements are ignored silently.
 fn told(subscription: &Subscription, unknown: Vec<String>) -> Vec<String> {
     if subscription.config().enable_exactly_once_delivery { unknown } else { Vec::new() }
 }
 
-/// Names each id whose lease has ended, as exactly-once clients read it.
+/// Builds an error with each id whose lease has ended, in the form that exactly-once clients parse.
 fn lease_ended(ack_ids: Vec<String>) -> Result<(), Status> {
     const REASON: &str = "PERMANENT_FAILURE_INVALID_ACK_ID";
     if ack_ids.is_empty() {
@@ -87,7 +87,7 @@ fn lease_ended(ack_ids: Vec<String>) -> Result<(), Status> {
     Err(Status { details, ..Status::new(Code::FailedPrecondition, text) })
 }
 
-/// `google.rpc.ErrorInfo`.
+/// Message `google.rpc.ErrorInfo`.
 #[derive(Clone, PartialEq, Message)]
 struct ErrorInfo {
     #[prost(string, tag = "1")]

@@ -1,4 +1,4 @@
-//! Snapshots and seek: a subscription's backlog as it was, and the messages that topics keep for it.
+//! Snapshots and seek: earlier backlogs of a subscription, and messages that topics keep for them.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -11,15 +11,16 @@ use super::wire::Stored;
 use super::{PubSub, Topic, leaf, names, proto};
 use crate::status::Status;
 
-/// How long a snapshot lasts, and the longest time for which messages are kept for seeking.
+/// Lifetime of a snapshot, and longest time for which messages are kept for seeking.
 const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// A subscription's backlog as it was.
+/// The backlog of a subscription at one time.
 pub(super) struct Snapshot {
     config: Mutex<proto::Snapshot>,
-    /// What was not acknowledged.
+    /// Messages that were not acknowledged.
     backlog: Vec<Arc<Stored>>,
-    /// The last message that was published before; all later ones count as not acknowledged.
+    /// Sequence number of the last message before the snapshot. All later messages count as
+    /// unacknowledged.
     last: u64,
 }
 
@@ -35,7 +36,7 @@ impl Snapshot {
 }
 
 impl Topic {
-    /// Drops what has been kept long enough.
+    /// Drops messages that were kept long enough.
     pub(super) fn forget(&self, log: &mut std::collections::VecDeque<Arc<Stored>>) {
         let kept = Duration::from_secs(self.keeps_seconds.load(Ordering::Relaxed));
         let now = SystemTime::now();
@@ -56,7 +57,8 @@ impl PubSub {
         subscription.check()?;
         let topic_name = subscription.config().topic;
         let topic = self.topic(&topic_name)?;
-        // No publish comes between the backlog and what is kept from then on.
+        // The lock on the log keeps publishes out between reading the backlog and keeping later
+        // messages.
         let log = topic.log();
         let mut known = self.hub.snapshots.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, snapshot| snapshot.is_alive());
@@ -114,14 +116,14 @@ impl PubSub {
         let mut known = self.hub.snapshots.write().unwrap_or_else(PoisonError::into_inner);
         let snapshot = known.remove(name).ok_or_else(|| Status::not_found(leaf(name)))?;
         drop(known);
-        // The topic may have gone.
+        // The topic may have been deleted.
         if let Ok(topic) = self.topic(&snapshot.config().topic) {
             self.decide_keeping(&topic);
         }
         Ok(())
     }
 
-    /// Snapshots whose name has a prefix, or those of a topic.
+    /// Lists snapshots whose name has a prefix, or those of a topic.
     pub(super) fn list_snapshots(
         &self,
         prefix: &str,
@@ -137,14 +139,15 @@ impl PubSub {
         Ok((names.iter().map(|name| known[name].config().clone()).collect(), next))
     }
 
-    /// Makes a subscription's backlog what it was at a time, or at a snapshot.
+    /// Sets the backlog of a subscription to that of a time or a snapshot.
     pub(super) fn seek(&self, request: &proto::SeekRequest) -> Result<proto::SeekResponse, Status> {
         use proto::seek_request::Target;
         let subscription = self.subscription(&request.subscription)?;
         subscription.check()?;
         let config = subscription.config();
         let topic = self.topic(&config.topic).ok();
-        // No publish comes between what is kept and the new backlog.
+        // The lock on the log keeps publishes out between reading kept messages and setting the
+        // backlog.
         let log = topic.as_ref().map(|topic| topic.log());
         let kept: Vec<_> = log.iter().flat_map(|log| log.iter().cloned()).collect();
         match request.target.as_ref() {
@@ -192,8 +195,8 @@ impl PubSub {
         Ok(proto::DetachSubscriptionResponse {})
     }
 
-    /// Decides for how long a topic keeps its messages: as long as it, one of its subscriptions or
-    /// one of its snapshots asks for.
+    /// Sets the time for which a topic keeps messages: the longest that the topic, its
+    /// subscriptions or its snapshots need.
     pub(super) fn decide_keeping(&self, topic: &Topic) {
         let config = topic.config().clone();
         let mut kept = duration_of(config.message_retention_duration.as_ref(), Duration::ZERO);
@@ -213,8 +216,8 @@ impl PubSub {
     }
 }
 
-/// Tells a kept message that a subscription may get again: the topic keeps it for all, or the
-/// subscription keeps its own.
+/// Returns true if a subscription may get a kept message again. The topic must keep it for all
+/// subscriptions, or the subscription must retain its own messages.
 fn is_kept(
     subscription: &Subscription,
     of_topic: Option<&prost_types::Duration>,

@@ -1,4 +1,4 @@
-//! Topics, subscriptions and their messages, without a server.
+//! Tests of topics, subscriptions and messages without a server.
 
 use super::delivery::{Allowance, seconds_of};
 use super::wire::Received;
@@ -8,7 +8,7 @@ const TOPIC: &str = "projects/p/topics/topic";
 const DEAD: &str = "projects/p/topics/dead";
 const SUBSCRIPTION: &str = "projects/p/subscriptions/subscription";
 
-/// Pub/Sub with a topic, one of dead letters, and subscriptions to both.
+/// A Pub/Sub with a topic, a dead-letter topic, and a subscription.
 struct TestEnv {
     pubsub: PubSub,
     subscription: Arc<Subscription>,
@@ -42,7 +42,7 @@ impl TestEnv {
         self.pubsub.publish(request).expect("a publish");
     }
 
-    /// Nacks messages, and does with those that are exhausted what Pub/Sub does.
+    /// Nacks messages, and moves those without attempts left to the dead letters, as Pub/Sub does.
     fn nack(&self, received: &[Received]) {
         let changes: Vec<_> = received.iter().map(|one| (one.ack_id.clone(), 0)).collect();
         let (unknown, exhausted) = self.subscription.modify(&changes);
@@ -58,7 +58,7 @@ impl TestEnv {
     }
 }
 
-/// Takes all that a subscription can deliver.
+/// Takes all messages that a subscription can deliver.
 fn take(subscription: &Subscription) -> Vec<Received> {
     let (messages, bytes) = (usize::MAX, usize::MAX);
     let allowance = Allowance { messages, bytes, ack_deadline: seconds_of(600) };

@@ -1,4 +1,5 @@
-//! Messages as they lie on the wire, so that each is encoded once however often it is delivered.
+//! Messages in their wire format. Each message is encoded once, even if it is delivered several
+//! times.
 
 use std::time::SystemTime;
 
@@ -10,12 +11,12 @@ use super::proto;
 /// A published message.
 #[derive(Debug)]
 pub(super) struct Stored {
-    /// Its place in the order of publishing, over all topics; also its id.
+    /// Position in the order of publishing, over all topics. It is also the message id.
     pub sequence: u64,
     pub published: SystemTime,
-    /// The encoded `PubsubMessage`.
+    /// Encoded `PubsubMessage`.
     pub encoded: Bytes,
-    /// Empty for none.
+    /// Ordering key; empty for none.
     pub ordering_key: String,
 }
 
@@ -26,7 +27,7 @@ impl Stored {
     }
 }
 
-/// `ReceivedMessage`, with the message as bytes: the same on the wire.
+/// Message `ReceivedMessage` with the inner message as bytes, which is the same on the wire.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Received {
     #[prost(string, tag = "1")]
@@ -37,7 +38,7 @@ pub(super) struct Received {
     pub delivery_attempt: i32,
 }
 
-/// `StreamingPullResponse`, and with the first field alone `PullResponse`.
+/// Message `StreamingPullResponse`. With only the first field it is a `PullResponse`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Pulled {
     #[prost(message, repeated, tag = "1")]

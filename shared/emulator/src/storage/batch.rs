@@ -12,11 +12,11 @@ use super::upload::text;
 use crate::server::Cloud;
 use crate::status::Status;
 
-/// Most requests of a batch, as with Google's.
+/// Most requests of a batch, as at Google.
 const MAX_CALLS: usize = 100;
 const BOUNDARY: &str = "batch_of_the_emulator";
 
-/// Answers each request of a batch, in their order.
+/// Answers each request of a batch, in order.
 pub(super) async fn answer(
     cloud: &Cloud,
     headers: &HeaderMap,
@@ -46,7 +46,7 @@ pub(super) async fn answer(
     Ok(([(header::CONTENT_TYPE, kind)], answers).into_response())
 }
 
-/// Carries out the HTTP request that a part holds.
+/// Carries out the HTTP request inside a part.
 async fn call(cloud: &Cloud, part: &Part, host: Option<&HeaderValue>) -> Result<Response, Status> {
     let invalid = || Status::invalid("a part of the batch is no HTTP request");
     let text = String::from_utf8_lossy(&part.body);
@@ -71,7 +71,7 @@ async fn call(cloud: &Cloud, part: &Part, host: Option<&HeaderValue>) -> Result<
     answer_one(cloud, &method, &uri, (headers, Bytes::from(body.to_owned()))).await
 }
 
-/// The id that tells a client which of its calls an answer is for.
+/// Returns the id by which a client finds the answer to each of its requests.
 fn response_id(id: &str) -> String {
     match id.strip_prefix('<') {
         Some(rest) => format!("<response-{rest}"),
@@ -79,7 +79,7 @@ fn response_id(id: &str) -> String {
     }
 }
 
-/// An answer as the text of an HTTP response.
+/// Writes an answer as the text of an HTTP response.
 async fn write(answer: Response) -> Result<String, Status> {
     let (parts, body) = answer.into_parts();
     let body = body.collect().await.map_err(|error| Status::invalid(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! Buckets: created, changed, listed and deleted.
+//! Creates, changes, lists and deletes buckets.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,9 +10,10 @@ use super::object::{Object, merge, refuse_unsupported};
 use super::{Storage, no_bucket, now};
 use crate::status::Status;
 
-/// Keys of a bucket resource that are kept and shown. None of them changes a client's view of objects.
+/// Fields of a bucket resource that are stored and shown. None of them changes how clients see
+/// objects.
 const KEPT: [&str; 4] = ["iamConfiguration", "labels", "location", "storageClass"];
-/// Keys of a bucket resource that ask for what is not there.
+/// Fields of a bucket resource that are not supported.
 const UNSUPPORTED: [&str; 17] = [
     "acl",
     "autoclass",
@@ -33,14 +34,14 @@ const UNSUPPORTED: [&str; 17] = [
     "website",
 ];
 
-/// A bucket and its objects by name.
+/// A bucket, with its objects by name.
 #[derive(Default)]
 pub(super) struct Bucket {
     pub settings: Settings,
     pub objects: BTreeMap<String, Object>,
 }
 
-/// A bucket's own metadata, as it lies on disk.
+/// Metadata of a bucket, as stored on disk.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Settings {
@@ -62,7 +63,7 @@ impl Storage {
         self.insert_bucket(&json!({ "name": name }))
     }
 
-    /// Creates a bucket as its resource says.
+    /// Creates a bucket from its resource.
     pub(super) fn insert_bucket(&self, resource: &Value) -> Result<Value, Status> {
         let name = resource["name"].as_str().unwrap_or_default();
         check_name(name)?;
@@ -86,7 +87,7 @@ impl Storage {
         Ok(bucket.to_json(name))
     }
 
-    /// Changes a bucket's settings: `null` removes one.
+    /// Changes settings of a bucket; `null` removes a setting.
     pub(super) fn patch_bucket(
         &self,
         name: &str,
@@ -108,7 +109,7 @@ impl Storage {
         Ok(bucket.to_json(name))
     }
 
-    /// Lists buckets by name; the token of a page is the last name of the page before.
+    /// Lists buckets by name. The token of a page is the last name of the page before.
     pub(super) fn list_buckets(&self, query: &HashMap<String, String>) -> Value {
         let parameter = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let (prefix, after) = (parameter("prefix"), parameter("pageToken"));
@@ -174,14 +175,14 @@ impl Bucket {
     }
 }
 
-/// The settings that are kept of a bucket resource.
+/// Returns the settings of a bucket resource that are stored.
 fn kept(resource: &Value) -> Result<Map<String, Value>, Status> {
     refuse_unsupported(resource, "bucket", &UNSUPPORTED)?;
     let fields = resource.as_object().cloned().unwrap_or_default();
     Ok(fields.into_iter().filter(|(key, _)| KEPT.contains(&key.as_str())).collect())
 }
 
-/// <https://cloud.google.com/storage/docs/buckets#naming>.
+/// Checks the name by the rules at <https://cloud.google.com/storage/docs/buckets#naming>.
 fn check_name(name: &str) -> Result<(), Status> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
     let ends_well = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());

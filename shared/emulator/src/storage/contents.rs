@@ -1,4 +1,4 @@
-//! Objects for other parts of this cloud, such as BigQuery's load jobs.
+//! Objects for other parts of the emulator, such as BigQuery's load jobs.
 
 use bytes::Bytes;
 
@@ -6,10 +6,10 @@ use super::{Storage, no_bucket};
 use crate::status::Status;
 
 impl Storage {
-    /// Names and data of the objects that a name with at most one `*` stands for.
+    /// Returns names and data of all objects that match a pattern with at most one `*`.
     ///
     /// # Errors
-    /// If the bucket is not there.
+    /// Fails if the bucket does not exist.
     pub(crate) fn contents(
         &self,
         bucket: &str,

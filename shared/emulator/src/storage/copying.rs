@@ -1,4 +1,4 @@
-//! Objects that are made of other objects: copies, moves and compositions.
+//! Copies, moves and composes objects.
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -9,10 +9,10 @@ use super::object::{Given, Object, Preconditions, whole};
 use super::{Storage, no_object};
 use crate::status::Status;
 
-/// Most sources of one composition, as with Google's.
+/// Most sources of one composition, as at Google.
 const MAX_SOURCES: usize = 32;
 
-/// An object's place, and what must hold there.
+/// Bucket and name of an object, with its preconditions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub bucket: &'a str,
@@ -20,7 +20,7 @@ pub(super) struct Place<'a> {
     pub preconditions: Preconditions,
 }
 
-/// The body of a compose request.
+/// Body of a compose request.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Compose {
@@ -53,13 +53,13 @@ impl SourceObject {
     }
 }
 
-/// A number that JSON may hold as a text.
+/// Parses a number that may be a text in JSON.
 fn number(value: &Value) -> Result<i64, Status> {
     value.as_str().map_or_else(|| whole(&value.to_string()), whole)
 }
 
 impl Storage {
-    /// Copies an object. A body with metadata replaces that of the source.
+    /// Copies an object. Metadata in the body replaces that of the source.
     pub(super) fn copy(&self, from: Place, to: Place, body: &Bytes) -> Result<Object, Status> {
         let (source, data) = self.whole(from)?;
         let replaced = Given::from_json(body)?;
@@ -78,7 +78,7 @@ impl Storage {
         let wanted = Some(source.generation);
         let copied = Preconditions { wanted, ..Preconditions::default() };
         match self.delete(from.bucket, from.name, copied) {
-            // What was written to the source meanwhile came after the move, and stays.
+            // A newer version of the source was written after the copy, so it stays.
             Err(status) if status.code == Code::NotFound => Ok(moved),
             deleted => deleted.map(|()| moved),
         }
@@ -92,12 +92,12 @@ impl Storage {
         components: Option<u32>,
     ) -> Result<Object, Status> {
         given.name = Some(to.name.to_owned());
-        // The sums of a client's old resource are those of the source.
+        // The checksums in a client's old resource are those of the source.
         (given.crc32c, given.md5_hash) = (None, None);
         self.put(to, given, data, components)
     }
 
-    /// Joins objects of a bucket, in the order that the body names them.
+    /// Joins objects of a bucket, in the order of the body.
     pub(super) fn compose(&self, to: Place, body: &Bytes) -> Result<Object, Status> {
         let request: Compose = serde_json::from_slice(body)
             .map_err(|error| Status::invalid(format!("compose: {error}")))?;
@@ -135,7 +135,7 @@ impl Storage {
         self.put(to, given, &data.freeze(), Some(components))
     }
 
-    /// An object with its data, if what must hold does.
+    /// Returns an object with its data if the preconditions hold.
     fn whole(&self, place: Place) -> Result<(Object, Bytes), Status> {
         let wanted = place.preconditions.wanted;
         let (object, data) = self.open_object(place.bucket, place.name, |object| {
@@ -148,7 +148,7 @@ impl Storage {
     }
 }
 
-/// The answer to a rewrite: everything is copied in one step.
+/// Builds the answer to a rewrite. Everything is copied in one step.
 pub(super) fn rewritten(object: &Object, base: &str) -> Value {
     json!({
         "kind": "storage#rewriteResponse",

@@ -1,7 +1,9 @@
-//! Objects on disk: the data under its own name in the bucket's folder, the metadata apart.
+//! Objects on disk: the data under its own name in the folder of the bucket, and metadata in
+//! another folder.
 //!
-//! An object exists from the rename of its metadata on. Data is in place by then, under a name that
-//! no older generation uses, so a crash leaves the old object or the new one, never half of one.
+//! An object exists as soon as its metadata file has been renamed. Its data is in place before
+//! that, under a name that no older generation uses. So a crash leaves the old object or the new
+//! one, never a part of one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,27 +22,27 @@ use super::bucket::{Bucket, Settings};
 use super::object::Object;
 use crate::status::Status;
 
-/// Folder of metadata and of data that is not in place yet; no bucket can have this name.
+/// Folder of metadata and staged data. No bucket can have this name.
 const STATE: &str = ".state";
-/// The file of a bucket's own metadata.
+/// File of the metadata of a bucket.
 const SETTINGS: &str = "bucket.json";
-/// Longest name of a file on the usual file systems, less room for a generation.
+/// Longest file name on the usual file systems, minus room for a generation.
 const MAX_FILE_NAME: usize = 230;
-/// What a file's name cannot hold, or would make it look like something else.
+/// Characters that a file name cannot contain, or that have a special meaning in it.
 const UNSAFE: &AsciiSet = &CONTROLS.add(b'/').add(b'\\').add(b'%').add(b'#').add(b'~');
 
 pub(super) struct Disk {
     root: PathBuf,
 }
 
-/// Data that is written and not yet part of an object; dropping it removes it.
+/// Data that was written but is not part of an object yet. Dropping it removes the data.
 pub(super) struct Staged(NamedTempFile);
 
-/// The data of an object, open.
+/// Open data of an object.
 pub(super) struct Data(File);
 
 impl Data {
-    /// Reads all of it.
+    /// Reads all data.
     pub(super) fn read(mut self) -> Result<Bytes, Status> {
         let mut content = Vec::new();
         io(self.0.read_to_end(&mut content))?;
@@ -48,8 +50,9 @@ impl Data {
     }
 }
 
-/// Where an object's data lies within its bucket's folder. A replaced object's new data needs a
-/// name of its own, so it carries its `generation`.
+/// Returns the path of an object's data within the folder of its bucket.
+///
+/// New data of a replaced object needs its own name, so the name then contains the `generation`.
 pub(super) fn file_name(object: &str, generation: Option<i64>) -> String {
     let encode = |part: &str| match part {
         "" => "%".to_owned(),
@@ -67,7 +70,7 @@ pub(super) fn file_name(object: &str, generation: Option<i64>) -> String {
     }
 }
 
-/// A name that collides with no other: for what cannot have its own.
+/// Returns a name that cannot collide, for an object that cannot have its own file name.
 fn flat_name(object: &str) -> String {
     format!("~{}", hash(object))
 }
@@ -98,7 +101,7 @@ impl Disk {
         io(fs::create_dir_all(state.join("objects")))?;
         io(fs::create_dir_all(state.join("staged")))?;
         self.write_bucket(name, settings)?;
-        // Makes it a bucket: read first at the next start.
+        // This file makes it a bucket: it is read first at the next start.
         io(fs::write(state.join("created"), &settings.created))
     }
 
@@ -123,7 +126,7 @@ impl Disk {
         Ok(Staged(file))
     }
 
-    /// Puts data in place and makes it the object, instead of `old`.
+    /// Moves data into place, and makes it the object instead of `old`.
     pub(super) fn commit(
         &self,
         staged: Staged,
@@ -131,7 +134,7 @@ impl Disk {
         old: Option<&Object>,
     ) -> Result<Object, Status> {
         if !self.can_hold(&object) {
-            // `a` is a file where `a/b` needs a folder, or the other way round.
+            // One object is the file `a`, and another one needs the folder `a`, as in `a/b`.
             object.file = format!("{}#{}", flat_name(&object.name), object.generation);
         }
         let path = self.data(&object);
@@ -185,13 +188,13 @@ fn read_bucket(state: &Path) -> anyhow::Result<Bucket> {
     let created = fs::read_to_string(state.join("created")).context("read created")?;
     let settings = match fs::read(state.join(SETTINGS)) {
         Ok(json) => serde_json::from_slice(&json).context("read the bucket's settings")?,
-        // Buckets that an older version made have none.
+        // Buckets from an older version have no settings.
         Err(error) if error.kind() == ErrorKind::NotFound => Settings::new(created, Map::new()),
         Err(error) => return Err(error).context("read the bucket's settings"),
     };
     let mut bucket = Bucket { settings, objects: BTreeMap::new() };
     for staged in fs::read_dir(state.join("staged")).context("read staged")? {
-        // What a crash left: it was never part of an object.
+        // Left over after a crash: it was never part of an object.
         fs::remove_file(staged?.path()).context("remove what was staged")?;
     }
     for entry in fs::read_dir(state.join("objects")).context("read objects")? {

@@ -1,4 +1,4 @@
-//! Lists of objects.
+//! Lists objects.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,16 +8,16 @@ use super::object::Object;
 use super::{Storage, no_bucket};
 use crate::status::Status;
 
-/// Most items of a page, as with Google's.
+/// Most items of a page, as at Google.
 const PAGE: usize = 1000;
-/// Parameters that would change the list, and are not there.
+/// Parameters that would change the list, but are not supported.
 const UNSUPPORTED: [&str; 3] = ["filter", "matchGlob", "softDeleted"];
 
-/// What a list is asked for.
+/// Parameters of a list request.
 struct Asked<'a> {
     prefix: &'a str,
     delimiter: &'a str,
-    /// The last name of the page before.
+    /// Last name of the page before.
     after: &'a str,
     start: &'a str,
     end: &'a str,
@@ -44,7 +44,7 @@ impl<'a> Asked<'a> {
         })
     }
 
-    /// The prefix that a name is folded into.
+    /// Returns the common prefix that a name is grouped under.
     fn folded<'n>(&self, name: &'n str) -> Option<&'n str> {
         let rest = name.strip_prefix(self.prefix)?;
         let at = if self.delimiter.is_empty() { None } else { rest.find(self.delimiter) };
@@ -59,7 +59,7 @@ impl<'a> Asked<'a> {
 }
 
 impl Storage {
-    /// Objects by prefix; with a delimiter, what lies deeper is folded into prefixes.
+    /// Lists objects by prefix. With a delimiter, deeper objects are grouped into common prefixes.
     pub(super) fn list(
         &self,
         bucket: &str,

@@ -1,4 +1,4 @@
-//! An object's data as an answer: headers, ranges, and gzip that is undone for clients that cannot.
+//! Answers with the data of an object: headers, ranges, and decompression for clients without gzip.
 
 use std::io::Read as _;
 
@@ -11,20 +11,20 @@ use tonic::Code;
 use super::object::Object;
 use crate::status::Status;
 
-/// Most bytes of an object whose gzip is undone.
+/// Most bytes of an object after decompression.
 const MAX_PLAIN_BYTES: u64 = 512 * 1024 * 1024;
 
-/// Answers with the data, or the range of it that `asked` names.
+/// Answers with the data, or with the range in the headers `asked`.
 ///
-/// Data that is stored with `contentEncoding: gzip` goes out as it is to clients that take gzip, and
-/// decompressed and whole to all others
+/// Data that is stored with `contentEncoding: gzip` is sent unchanged to clients that accept gzip.
+/// All others get it decompressed and complete
 /// (<https://cloud.google.com/storage/docs/transcoding>).
 pub(super) fn media(object: &Object, data: Bytes, asked: &HeaderMap) -> Response {
     let mut headers = describe(object);
     if is_gzip(object) && !takes_gzip(asked) && !forbids_change(object) {
         let mut plain = Vec::new();
         let mut decoder = MultiGzDecoder::new(data.as_ref()).take(MAX_PLAIN_BYTES + 1);
-        // What is not gzip after all goes out as it is.
+        // Data that is not really gzip is sent unchanged.
         if decoder.read_to_end(&mut plain).is_ok() {
             if plain.len() as u64 > MAX_PLAIN_BYTES {
                 let what = format!("undoing gzip to more than {MAX_PLAIN_BYTES} bytes");
@@ -89,7 +89,7 @@ fn describe(object: &Object) -> HeaderMap {
     headers
 }
 
-/// Leaves out what no header can hold.
+/// Inserts a header. A value that is not valid in a header is left out.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
@@ -110,7 +110,7 @@ fn forbids_change(object: &Object) -> bool {
     object.given.cache_control.as_deref().is_some_and(|cache| cache.contains("no-transform"))
 }
 
-/// A time of RFC 3339 in the form of HTTP.
+/// Converts a time of RFC 3339 to the form of HTTP.
 fn http_date(text: &str) -> Option<String> {
     use time::format_description::well_known::Rfc3339;
     const FORM: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
@@ -120,7 +120,8 @@ fn http_date(text: &str) -> Option<String> {
     time.format(FORM).ok()
 }
 
-/// The first byte and the one after the last of `Range: bytes=a-b`, within `total`.
+/// Parses `Range: bytes=a-b`, limited to `total`. Returns the first byte and the byte after the
+/// last.
 fn parse_range(text: &str, total: usize) -> Option<(usize, usize)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let (first, end) = match (first, last) {

@@ -1,5 +1,5 @@
-//! `multipart/related` bodies: metadata, data, and the checksums that Google's client adds as a
-//! third part when it knows them only at the end.
+//! Parses `multipart/related` bodies with metadata and data. Google's client adds checksums as a
+//! third part if it knows them only at the end.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -37,28 +37,28 @@ pub(super) fn parse(content_type: &str, body: &Bytes) -> Result<(Given, Bytes), 
     Ok((given, data.body.clone()))
 }
 
-/// The bodies of the parts of a multipart request.
+/// Returns the bodies of the parts of a multipart request.
 pub(crate) fn bodies(content_type: &str, body: &Bytes) -> Result<Vec<Bytes>, Status> {
     Ok(parts(content_type, body)?.into_iter().map(|part| part.body).collect())
 }
 
 /// A part of a multipart body.
 pub(super) struct Part {
-    /// Names and values of its headers, as they were sent.
+    /// Names and values of the headers, as they were sent.
     headers: Vec<(String, String)>,
     pub body: Bytes,
 }
 
 impl Part {
-    /// The value of the first header of this name, in small letters.
+    /// Returns the value of the first header of this name, which is in lower case.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.headers.iter();
         headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 }
 
-/// Splits a multipart body. Its lines end with CRLF, or with LF as those of Python's clients do: the
-/// first line tells.
+/// Splits a multipart body. Its lines end with CRLF, or with LF in Python's clients. The first line
+/// shows which.
 pub(super) fn parts(content_type: &str, body: &Bytes) -> Result<Vec<Part>, Status> {
     let boundary = boundary(content_type)
         .ok_or_else(|| Status::invalid("a multipart body needs a boundary in its content type"))?;
@@ -77,7 +77,7 @@ pub(super) fn parts(content_type: &str, body: &Bytes) -> Result<Vec<Part>, Statu
     Ok(parts)
 }
 
-/// The boundary, which may be bare or in quotes of either kind.
+/// Returns the boundary, which may be in single or double quotes.
 fn boundary(content_type: &str) -> Option<&str> {
     let parameters = content_type.split(';').skip(1);
     let boundary = parameters.map(str::trim).find_map(|one| one.strip_prefix("boundary="))?;
@@ -87,7 +87,8 @@ fn boundary(content_type: &str) -> Option<&str> {
     Some(unquoted.unwrap_or(boundary)).filter(|boundary| !boundary.is_empty())
 }
 
-/// What stands between two delimiters: the rest of the first one's line, headers, an empty line, data.
+/// Parses the text between two delimiters: the rest of the first line, headers, an empty line, and
+/// data.
 fn part(part: &Bytes) -> Option<Part> {
     let mut headers = Vec::new();
     let mut at = find(part, b"\n", 0)? + 1;

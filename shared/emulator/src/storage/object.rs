@@ -1,4 +1,4 @@
-//! An object's metadata: as it lies on disk, as the JSON API shows it, and how it is changed.
+//! Metadata of an object: its forms on disk and in the JSON API, and its changes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::status::Status;
 
-/// Keys of an object resource that ask for what is not there.
+/// Fields of an object resource that are not supported.
 const UNSUPPORTED: [&str; 7] = [
     "acl",
     "contexts",
@@ -22,20 +22,20 @@ const UNSUPPORTED: [&str; 7] = [
     "temporaryHold",
 ];
 
-/// An object's metadata, as it lies beside the data.
+/// Metadata of an object, as stored on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Object {
     pub bucket: String,
     pub name: String,
-    /// The data's path within the bucket's folder.
+    /// Path of the data within the folder of the bucket.
     pub file: String,
     pub size: u64,
     pub crc32c: u32,
-    /// Base64 of the MD5 sum; composed objects have none, as with Google's.
+    /// MD5 sum in base64. As at Google, composed objects have none.
     #[serde(default)]
     pub md5: Option<String>,
-    /// Number of objects that it was composed of.
+    /// Number of objects that this one was composed of.
     #[serde(default)]
     pub components: Option<u32>,
     pub generation: i64,
@@ -45,7 +45,7 @@ pub(super) struct Object {
     pub given: Given,
 }
 
-/// What an uploader says about an object.
+/// Metadata that an uploader sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Given {
@@ -67,16 +67,16 @@ pub(super) struct Given {
     pub storage_class: Option<String>,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     pub metadata: HashMap<String, String>,
-    /// Base64 of the big-endian checksum that the data must have.
+    /// Expected CRC32C checksum of the data: big-endian, in base64.
     #[serde(skip_serializing)]
     pub crc32c: Option<String>,
-    /// Base64 of the MD5 sum that the data must have.
+    /// Expected MD5 sum of the data, in base64.
     #[serde(skip_serializing)]
     pub md5_hash: Option<String>,
 }
 
 impl Given {
-    /// Reads an object resource as a client sends it.
+    /// Parses an object resource from a client.
     pub(super) fn from_json(json: &[u8]) -> Result<Self, Status> {
         let json: &[u8] = if json.is_empty() { b"{}" } else { json };
         let value: Value = serde_json::from_slice(json)
@@ -90,7 +90,7 @@ impl Given {
             .map_err(|error| Status::invalid(format!("metadata: {error}")))
     }
 
-    /// Applies a patch: keys that are there replace, `null` removes.
+    /// Applies a patch. Given fields replace old ones, and `null` removes a field.
     pub(super) fn patched(&self, patch: &Value) -> Result<Self, Status> {
         refuse_unsupported(patch, "object", &UNSUPPORTED)?;
         let mut value = serde_json::to_value(self)
@@ -102,28 +102,28 @@ impl Given {
     }
 }
 
-/// What must hold before an operation.
+/// Preconditions of an operation.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Preconditions {
-    /// The generation that the caller means; another one does not exist.
+    /// Generation that the caller means. Any other generation counts as missing.
     pub wanted: Option<i64>,
-    /// 0: the object must not exist.
+    /// Required generation; 0 requires that the object does not exist.
     pub generation: Option<i64>,
     pub not_generation: Option<i64>,
     pub metageneration: Option<i64>,
     pub not_metageneration: Option<i64>,
 }
 
-/// A generation, as requests have it.
+/// Parses a generation from a request.
 pub(super) fn whole(text: &str) -> Result<i64, Status> {
     text.parse().map_err(|_| Status::invalid(format!("Invalid long value: '{text}'.")))
 }
 
 impl Preconditions {
-    /// Reads them from a query; `of` is empty, or `Source` for those of a copy's source.
+    /// Reads preconditions from a query. `of` is empty, or `Source` for the source of a copy.
     ///
     /// # Errors
-    /// For one that is no number: without it, the call would do what it must not.
+    /// Fails for a value that is not a number. Ignoring it could let a forbidden call pass.
     pub(super) fn from_query(query: &HashMap<String, String>, of: &str) -> Result<Self, Status> {
         let number = |name: String| query.get(&name).map(|value| whole(value)).transpose();
         let wanted = if of.is_empty() { "generation" } else { "sourceGeneration" };
@@ -153,7 +153,7 @@ impl Preconditions {
         if holds { Ok(()) } else { Err(Status::new(Code::FailedPrecondition, text)) }
     }
 
-    /// Tells that an object is the one that the caller knows already: reads answer 304 then.
+    /// Returns true if the caller already has this object. Then a read answers 304.
     pub(super) fn is_unchanged(&self, existing: Option<&Object>) -> bool {
         let generation = existing.map_or(0, |object| object.generation);
         self.not_generation == Some(generation)
@@ -162,7 +162,8 @@ impl Preconditions {
 }
 
 impl Object {
-    /// The object in the JSON API's form; `base` is the URL at which the client reaches us.
+    /// Returns the object in the form of the JSON API; `base` is the URL of this emulator for the
+    /// client.
     pub(super) fn to_json(&self, base: &str) -> Value {
         let (bucket, generation) = (&self.bucket, self.generation);
         let name = utf8_percent_encode(&self.name, NON_ALPHANUMERIC);
@@ -210,8 +211,8 @@ impl Object {
         json
     }
 
-    /// Changes with the data and with the metadata: base64 of both generations as a protobuf
-    /// message, as Google makes it.
+    /// Returns the etag, which changes with the data and with the metadata. As at Google, it is the
+    /// base64 of both generations in a protobuf message.
     pub(super) fn etag(&self) -> String {
         #[derive(Clone, PartialEq, prost::Message)]
         struct Tag {
@@ -225,7 +226,7 @@ impl Object {
     }
 }
 
-/// Refuses a resource that asks for what is not there, by the name of its key.
+/// Refuses a resource with an unsupported field, and names the field.
 pub(super) fn refuse_unsupported(json: &Value, of: &str, keys: &[&str]) -> Result<(), Status> {
     match keys.iter().find(|key| json.get(**key).is_some_and(is_set)) {
         Some(key) => Err(Status::unimplemented(&format!("`{key}` of a Cloud Storage {of}"))),
@@ -233,7 +234,7 @@ pub(super) fn refuse_unsupported(json: &Value, of: &str, keys: &[&str]) -> Resul
     }
 }
 
-/// Tells a value that asks for something from one that switches it off.
+/// Returns true for a value that switches a feature on.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
@@ -261,7 +262,7 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Leaves out `null`s, which stand for nothing.
+/// Removes `null` values, which have no meaning.
 fn without_nulls(value: Value) -> Value {
     let mut clean = Value::Object(Map::new());
     merge(&mut clean, &value);

@@ -19,7 +19,7 @@ use crate::rights;
 use crate::server::Cloud;
 use crate::status::Status;
 
-/// Parameters and headers that ask for what is not there.
+/// Parameters and headers that are not supported.
 const UNSUPPORTED_PARAMETERS: [&str; 4] =
     ["destinationKmsKeyName", "destinationPredefinedAcl", "kmsKeyName", "predefinedAcl"];
 const UNSUPPORTED_HEADERS: [&str; 2] =
@@ -131,7 +131,7 @@ impl Call<'_> {
             }
             "storage.uploads.cancel" => {
                 self.storage.cancel_upload(id);
-                // What Google answers to a cancelled upload: "Client Closed Request".
+                // Google answers a cancelled upload with 499, "Client Closed Request".
                 let cancelled = StatusCode::from_u16(499).unwrap_or(StatusCode::NO_CONTENT);
                 return Ok(cancelled.into_response());
             }
@@ -204,12 +204,12 @@ impl Call<'_> {
     }
 }
 
-/// Refuses what would be stored in another way than the client asked for.
+/// Refuses a request that this emulator would store in another way than the client expects.
 pub(super) fn refuse_unsupported(
     query: &HashMap<String, String>,
     headers: &HeaderMap,
 ) -> Result<(), Status> {
-    // What every object has already.
+    // Every object has this access anyway.
     let is_default = |value: &str| value == "projectPrivate";
     let parameter = UNSUPPORTED_PARAMETERS
         .iter()

@@ -1,4 +1,4 @@
-//! Paths and methods of the JSON API, and the names of what they call.
+//! Maps paths and methods of the JSON API to the names of calls.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use axum::http::Method;
 use crate::rest::decode;
 use crate::status::Status;
 
-/// Paths before `/<bucket>`: Google's, those of clients with `STORAGE_EMULATOR_HOST`, and those to which
-/// uploads go.
+/// Prefixes of paths before `/<bucket>`: Google's paths, those of clients with
+/// `STORAGE_EMULATOR_HOST`, and those of uploads. The flag marks uploads.
 const PREFIXES: [(&str, bool); 5] = [
     ("/upload/storage/v1/b", true),
     ("/resumable/upload/storage/v1/b", true),
@@ -20,16 +20,16 @@ const PREFIXES: [(&str, bool); 5] = [
 /// A call of the JSON API.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route {
-    /// The method's name in the JSON API, as faults know it.
+    /// Name of the method in the JSON API, as faults use it.
     pub name: &'static str,
     pub bucket: String,
     pub object: String,
-    /// The bucket and the name that a copy goes to.
+    /// Bucket and name of the destination of a copy.
     pub destination: (String, String),
 }
 
 impl Route {
-    /// Finds the call that a request is.
+    /// Finds the call for a request.
     pub(super) fn find(
         method: &Method,
         path: &str,
@@ -143,7 +143,7 @@ fn of_bucket(method: &Method) -> Option<&'static str> {
     }
 }
 
-/// The error that names a collection which is not there.
+/// Returns the error for an unsupported collection, with its name.
 fn part_of(piece: &str, path: &str, method: &Method) -> Status {
     let collection = match piece {
         "acl" if path.contains("/o/") => "storage.objectAccessControls",

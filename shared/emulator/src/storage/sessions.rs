@@ -1,4 +1,4 @@
-//! Resumable uploads under way, and those that ended just now.
+//! Resumable uploads in progress, and those that finished recently.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,20 +10,20 @@ use tonic::Code;
 use super::object::{Given, Object, Preconditions};
 use crate::status::Status;
 
-/// Time after which an upload ends by itself
+/// Time after which an upload expires
 /// (<https://cloud.google.com/storage/docs/resumable-uploads#session-uris>).
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Most finished uploads that are remembered, for clients that missed the answer.
+/// Most finished uploads that are remembered for clients that missed the answer.
 const MAX_FINISHED: usize = 1_000;
 
-/// A resumable upload: what has come so far.
+/// A resumable upload with the data received so far.
 #[derive(Debug)]
 pub(super) struct Session {
     pub bucket: String,
     pub given: Given,
     pub preconditions: Preconditions,
     pub data: BytesMut,
-    /// The object, once all has come.
+    /// The object, as soon as all data has arrived.
     pub object: Option<Object>,
 }
 
@@ -34,27 +34,29 @@ pub(super) struct Sessions(Mutex<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     all: HashMap<String, (Instant, Arc<Mutex<Session>>)>,
-    /// Ids of finished uploads, the oldest first.
+    /// Ids of finished uploads, oldest first.
     finished: VecDeque<String>,
 }
 
 impl Sessions {
-    /// Begins an upload, and forgets those that are too old.
+    /// Begins an upload, and removes expired ones.
     pub(super) fn begin(&self, id: String, session: Session) {
         let mut inner = self.lock();
         inner.all.retain(|_, (begun, _)| begun.elapsed() < MAX_AGE);
         inner.all.insert(id, (Instant::now(), Arc::new(Mutex::new(session))));
     }
 
+    /// Returns an upload.
+    ///
     /// # Errors
-    /// If there is no such upload, or no longer.
+    /// Fails if there is no such upload, or if it was removed.
     pub(super) fn get(&self, id: &str) -> Result<Arc<Mutex<Session>>, Status> {
         let inner = self.lock();
         let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
         inner.all.get(id).map(|(_, session)| Arc::clone(session)).ok_or_else(gone)
     }
 
-    /// Notes that an upload has its object, and forgets the oldest of such.
+    /// Records that an upload is finished, and removes the oldest finished ones above the limit.
     pub(super) fn finish(&self, id: &str) {
         let mut inner = self.lock();
         inner.finished.push_back(id.to_owned());

@@ -12,17 +12,17 @@ use super::sessions::Session;
 use super::{Storage, multipart};
 use crate::status::Status;
 
-/// `Content-Range: bytes <first>-<last>/<total>`, any part of which may be `*`.
+/// Header `Content-Range: bytes <first>-<last>/<total>`. Each part may be `*`.
 #[derive(Debug, PartialEq, Eq)]
 struct Range {
     first: Option<u64>,
     total: Option<u64>,
-    /// `<first>-*`: the data ends where the body does.
+    /// True for `<first>-*`: the data ends where the body ends.
     is_last: bool,
 }
 
 impl Storage {
-    /// The data alone is the body; its name stands in the query.
+    /// Uploads an object whose data is the whole body. Its name is in the query.
     pub(super) fn upload_simple(
         &self,
         bucket: &str,
@@ -39,7 +39,7 @@ impl Storage {
         Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
     }
 
-    /// Metadata and data are parts of the body.
+    /// Uploads an object whose metadata and data are parts of the body.
     pub(super) fn upload_multipart(
         &self,
         bucket: &str,
@@ -55,7 +55,7 @@ impl Storage {
         Ok(axum::Json(object.to_json(&self.base(headers))).into_response())
     }
 
-    /// Begins a resumable upload and tells where its data goes.
+    /// Begins a resumable upload, and returns the URL for its data.
     pub(super) fn begin_upload(
         &self,
         bucket: &str,
@@ -84,10 +84,10 @@ impl Storage {
         Ok([(header::LOCATION, location)].into_response())
     }
 
-    /// Takes a piece of a resumable upload, or tells how far it has come.
+    /// Adds a piece to a resumable upload, or reports how much has arrived.
     ///
-    /// An upload that has its object answers with it, whatever is sent. One whose object cannot be
-    /// written keeps its data: the client sends the last piece again.
+    /// A finished upload answers with its object for every request. If the object cannot be
+    /// written, the upload keeps its data, and the client sends the last piece again.
     pub(super) fn continue_upload(
         &self,
         id: &str,
@@ -127,21 +127,21 @@ impl Storage {
         Ok(axum::Json(shown).into_response())
     }
 
-    /// Forgets a resumable upload.
+    /// Removes a resumable upload.
     pub(super) fn cancel_upload(&self, id: &str) {
         self.0.sessions.cancel(id);
     }
 }
 
 impl Session {
-    /// Adds the part of a piece that is not here yet.
+    /// Adds the part of a piece that has not arrived before.
     fn take(&mut self, range: &Range, body: &[u8]) -> Result<(), Status> {
         let Some(first) = range.first else { return Ok(()) };
         let have = self.data.len() as u64;
         if first > have {
             return Err(Status::invalid(format!("a piece from {first}, {have} bytes are here")));
         }
-        // What was sent before is not taken twice.
+        // Bytes that arrived before are not added twice.
         let known = usize::try_from(have - first).unwrap_or(usize::MAX).min(body.len());
         let ends_at = first + body.len() as u64;
         let is_last = range.is_last || range.total == Some(ends_at);
@@ -151,8 +151,8 @@ impl Session {
     }
 }
 
-/// Returns the part that is kept of a piece that is not the last: whole multiples of 256 KiB. What is
-/// beyond is sent again, from where the answer says.
+/// Returns the length that is kept of a piece that is not the last: a multiple of 256 KiB. The
+/// answer tells the client from where to send the rest again.
 ///
 /// <https://cloud.google.com/storage/docs/performing-resumable-uploads#chunked-upload>
 fn kept_of(length: usize) -> Result<usize, Status> {
@@ -168,7 +168,7 @@ fn kept_of(length: usize) -> Result<usize, Status> {
     Ok(length - length % UNIT)
 }
 
-/// 308 with the range that is here; no range means nothing yet.
+/// Answers 308 with the received range. Without a range, nothing has arrived yet.
 fn incomplete(have: u64) -> Response {
     let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
     if let Some(last) = have.checked_sub(1)
@@ -195,7 +195,7 @@ fn parse_range(text: &str) -> Option<Range> {
     Some(Range { first, total, is_last })
 }
 
-/// A sum of `x-goog-hash: crc32c=...,md5=...`, by its name.
+/// Returns a checksum of the header `x-goog-hash: crc32c=...,md5=...` by its name.
 pub(super) fn hash_header(headers: &HeaderMap, name: &str) -> Option<String> {
     let hashes = headers.get_all("x-goog-hash").into_iter();
     let hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));

@@ -1,6 +1,6 @@
-//! Objects by the paths of the XML API, `/<bucket>/<object>`: what public and signed URLs look like.
+//! Objects at the paths of the XML API, `/<bucket>/<object>`, which public and signed URLs use.
 //!
-//! Signatures are accepted and not verified, nor is the time until which they hold.
+//! Signatures and their expiry are accepted without a check.
 
 use std::collections::HashMap;
 
@@ -19,14 +19,14 @@ use crate::rest::{decode, query, read_bytes};
 use crate::server::Cloud;
 use crate::status::Status;
 
-/// Tells a path of an object: that of a bucket which is there, or one with a signature.
+/// Returns true for the path of an object: its bucket exists, or the URL is signed.
 pub(crate) fn is_object_path(storage: &Storage, uri: &Uri) -> bool {
     let is_signed = uri.query().is_some_and(|query| query.contains("X-Goog-Signature="));
     is_signed
         || bucket_and_object(uri).is_some_and(|(bucket, _)| storage.get_bucket(&bucket).is_ok())
 }
 
-/// Answers a request for an object, errors in the XML API's form.
+/// Answers a request for an object. Errors have the form of the XML API.
 pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
@@ -47,7 +47,7 @@ pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
     outcome.await.unwrap_or_else(|status| error(&status))
 }
 
-/// The call's name in the JSON API, as faults know it.
+/// Returns the name of the call in the JSON API, as faults use it.
 fn name(
     method: &Method,
     query: &HashMap<String, String>,
@@ -142,7 +142,7 @@ fn bucket_and_object(uri: &Uri) -> Option<(String, String)> {
     Some((decode(bucket), decode(object)))
 }
 
-/// An error in the XML API's form.
+/// Builds an error in the form of the XML API.
 fn error(status: &Status) -> Response {
     let code = match status.code {
         Code::NotFound if status.message == super::no_bucket().message => "NoSuchBucket",

@@ -1,4 +1,4 @@
-//! Targets of a listener: documents by name, or the results of a query.
+//! Targets of a listener: named documents, or the results of a query.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::firestore::store::{Documents, Time, View};
 use crate::firestore::{names, proto};
 use crate::status::Status;
 
-/// What a client listens to, and what it knows of it.
+/// Target of a client, and the versions that the client has.
 pub(super) struct Target {
     wanted: Wanted,
     /// Versions of the documents that the client has.
@@ -60,10 +60,10 @@ impl Target {
         Ok(Self { wanted, known: BTreeMap::new(), is_new: true })
     }
 
-    /// Takes the client to know what there was when its last stream ended.
+    /// Sets the versions that the client has to those at the end of its last stream.
     ///
     /// # Errors
-    /// When that is forgotten.
+    /// Fails if these versions are no longer kept.
     pub(super) fn resume(
         &mut self,
         documents: &Documents,
@@ -80,7 +80,7 @@ impl Target {
         Ok(())
     }
 
-    /// Returns true where a document of this name may be one of the target's.
+    /// Returns true if a document of this name may belong to the target.
     pub(super) fn has(&self, name: &str) -> bool {
         match &self.wanted {
             Wanted::Documents(names) => names.iter().any(|wanted| wanted == name),
@@ -88,7 +88,7 @@ impl Target {
         }
     }
 
-    /// Returns the difference to what the client knows, and takes it to know that.
+    /// Returns the changes since the versions that the client has, and updates these versions.
     pub(super) fn changes(&mut self, id: i32, view: &View<'_>, now: Time) -> Vec<ResponseType> {
         let found = self.wanted.find(view);
         let current = versions(&found);
@@ -123,7 +123,7 @@ fn versions(found: &[&proto::Document]) -> BTreeMap<String, Option<Timestamp>> {
     found.iter().map(|document| (document.name.clone(), document.update_time)).collect()
 }
 
-/// Tells that a document was deleted, or that it matches no more.
+/// Reports that a document was deleted, or no longer matches.
 fn gone_from(id: i32, name: &str, view: &View<'_>, now: Time) -> ResponseType {
     let (document, removed_target_ids) = (name.to_owned(), vec![id]);
     let read_time = Some(now.into());

@@ -16,7 +16,7 @@ use crate::status::Status;
 /// <https://cloud.google.com/firestore/native/docs/query-data/aggregation-queries#limitations>.
 const MAX_AGGREGATIONS: usize = 5;
 
-/// What is computed, under its name in the result.
+/// A computation; the caller keeps its name in the result.
 enum Aggregate {
     Count { up_to: Option<usize> },
     Sum(Field),
@@ -101,7 +101,7 @@ fn aggregate(operator: Option<Operator>) -> Result<Aggregate, Status> {
     }
 }
 
-/// Computes over the documents that have all fields of all aggregations.
+/// Computes all aggregations over the documents that have all their fields.
 fn compute(
     aggregates: &HashMap<String, Aggregate>,
     found: &[&proto::Document],
@@ -144,7 +144,7 @@ fn numbers(field: &Field, found: &[&proto::Document]) -> Vec<proto::Value> {
     numbers.map(std::borrow::Cow::into_owned).collect()
 }
 
-/// Stays an integer while all numbers are integers and the sum fits.
+/// Returns the sum: an integer as long as all numbers are integers and the sum fits.
 fn sum(numbers: &[proto::Value]) -> proto::Value {
     let mut integers = numbers.iter().map(|number| match number.value_type {
         Some(ValueType::IntegerValue(number)) => Some(number),

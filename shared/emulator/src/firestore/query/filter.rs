@@ -10,14 +10,14 @@ use crate::firestore::order::{self, Rank};
 use crate::firestore::{names, proto};
 use crate::status::Status;
 
-/// Most values of IN and ARRAY_CONTAINS_ANY, and of NOT_IN: from
+/// Most values of IN, ARRAY_CONTAINS_ANY and NOT_IN, from
 /// <https://cloud.google.com/firestore/native/docs/query-data/queries#query_limitations>.
 const MAX_ANY: usize = 30;
 const MAX_NOT_IN: usize = 10;
-/// Most disjunctions of a filter in its disjunctive normal form, from the same list.
+/// Most disjunctions of a filter in disjunctive normal form, from the same list.
 const MAX_DISJUNCTIONS: usize = 30;
 
-/// A condition for documents.
+/// A condition on documents.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Filter {
     And(Vec<Self>),
@@ -27,7 +27,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// Reads a filter; `None` for one that has no condition.
+    /// Parses a filter; `None` if it has no condition.
     pub(super) fn read(filter: api::Filter) -> Result<Option<Self>, Status> {
         match filter.filter_type {
             None => Ok(None),
@@ -81,7 +81,7 @@ impl Filter {
         }
     }
 
-    /// Returns the fields that the results are ordered by.
+    /// Returns the fields with inequality conditions, which also order the results.
     pub(super) fn inequalities(&self) -> Vec<Field> {
         let conditions = self.conditions().into_iter();
         let unequal = conditions.filter(|condition| condition.is_inequality());
@@ -132,7 +132,7 @@ impl Filter {
         }
     }
 
-    /// Refuses two conditions on elements of arrays that must hold together.
+    /// Refuses two conditions on array elements that must both hold.
     fn check_arrays(&self) -> Result<(), Status> {
         use field_filter::Operator as Op;
         let filters = match self {
@@ -152,7 +152,7 @@ impl Filter {
         Ok(())
     }
 
-    /// The conditions without AND and OR.
+    /// Returns the conditions without AND and OR.
     fn conditions(&self) -> Vec<&Self> {
         match self {
             Self::And(filters) | Self::Or(filters) => {
@@ -254,7 +254,8 @@ fn check_name(value: &proto::Value) -> Result<(), Status> {
     }
 }
 
-/// Applies an operator. Ranges are within one type, null and NaN are in none.
+/// Applies an operator. Range operators compare values of the same type only, and never null or
+/// NaN.
 fn compares(value: &proto::Value, op: field_filter::Operator, wanted: &proto::Value) -> bool {
     use field_filter::Operator as Op;
     let rank = order::rank(value);
@@ -285,7 +286,7 @@ fn compares(value: &proto::Value, op: field_filter::Operator, wanted: &proto::Va
     }
 }
 
-/// The values of an array; none of what is no array.
+/// Returns the values of an array; empty for other values.
 fn elements(value: &proto::Value) -> &[proto::Value] {
     match &value.value_type {
         Some(ValueType::ArrayValue(array)) => &array.values,

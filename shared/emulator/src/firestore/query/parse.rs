@@ -1,4 +1,4 @@
-//! Reads queries from the API's form, with the rules that Firestore has for them.
+//! Parses queries from the form of the API, and checks Firestore's rules for them.
 
 use proto::structured_query as api;
 
@@ -8,7 +8,7 @@ use crate::firestore::{names, proto};
 use crate::status::Status;
 
 impl Query {
-    /// Reads a query below a parent.
+    /// Parses a query below a parent.
     ///
     /// # Errors
     /// When Firestore would refuse the query.
@@ -27,7 +27,7 @@ impl Query {
         let given = query.order_by.into_iter().map(order).collect::<Result<Vec<_>, _>>()?;
         let given_count = given.len();
         let orders = complete(given, filter.as_ref());
-        // Where no order is given, that of inequalities counts for cursors too.
+        // Without a given order, cursors may use the fields of inequalities but not the name.
         let most = if given_count == 0 { orders.len() - 1 } else { orders.len() };
         Ok(Self {
             parent: parent.to_owned(),
@@ -47,10 +47,10 @@ impl Query {
         })
     }
 
-    /// Reads the order of a listing, such as `name, age desc`, for the documents of a collection.
+    /// Parses the order of a listing, such as `name, age desc`, for the documents of a collection.
     ///
     /// # Errors
-    /// When parent or order are none.
+    /// Fails if the parent or the order is invalid.
     pub(in crate::firestore) fn listing(
         parent: &str,
         collection_id: &str,
@@ -84,7 +84,7 @@ impl Query {
     }
 }
 
-/// A query without collections is about all documents below its parent.
+/// Returns the collections of a query. Without any, it covers all documents below its parent.
 fn collections(from: Vec<api::CollectionSelector>) -> Vec<Collection> {
     if from.is_empty() {
         return vec![Collection { id: String::new(), all_descendants: true }];
@@ -102,13 +102,13 @@ fn order(order: api::Order) -> Result<Order, Status> {
     Ok(Order { field: Field::read(&field.field_path)?, is_descending })
 }
 
-/// Adds the fields of inequalities, by name, and the name of the document. They take the direction
-/// of the last order that is given.
+/// Adds the fields of inequalities, sorted by name, and the name of the document. They get the
+/// direction of the last given order.
 fn complete(mut orders: Vec<Order>, filter: Option<&Filter>) -> Vec<Order> {
     let is_descending = orders.last().is_some_and(|order| order.is_descending);
     let mut unequal = filter.map(Filter::inequalities).unwrap_or_default();
     unequal.sort();
-    // The enum has the name first; it orders last.
+    // The enum sorts the document name first, but it must order last.
     unequal.retain(|field| *field != Field::Name);
     unequal.push(Field::Name);
     for field in unequal {
@@ -129,7 +129,7 @@ fn cursor(cursor: Option<proto::Cursor>, most: usize) -> Result<Option<Cursor>, 
     }
 }
 
-/// No fields at all is how a client asks for the name alone.
+/// Parses the selected fields. A client that wants only the name selects no fields.
 fn select(projection: api::Projection) -> Result<Vec<Field>, Status> {
     projection.fields.iter().map(|field| Field::read(&field.field_path)).collect()
 }

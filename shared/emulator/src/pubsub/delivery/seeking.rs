@@ -1,4 +1,4 @@
-//! Backlogs that are looked at, replaced and dropped: snapshots, seek, detach.
+//! Reads, replaces and drops backlogs, for snapshots, seek and detach.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Pending, Stored, Subscription};
 
 impl Subscription {
-    /// What is not acknowledged, in the order of publishing.
+    /// Returns all unacknowledged messages in the order of publishing.
     pub(in super::super) fn backlog(&self) -> Vec<Arc<Stored>> {
         let state = self.lock();
         let out = state.leases.values().map(|lease| &lease.pending);
@@ -15,11 +15,11 @@ impl Subscription {
         all.collect::<BTreeMap<_, _>>().into_values().cloned().collect()
     }
 
-    /// Makes exactly those messages unacknowledged that are wanted: of its own, and of those that the
-    /// topic has kept.
+    /// Replaces the backlog: exactly the wanted messages become unacknowledged.
     ///
-    /// A message that is out and still wanted stays out. With ordering it is delivered again, because
-    /// earlier ones of its key may have come back.
+    /// They come from the subscription itself and from the messages that the topic has kept. A
+    /// leased message that is still wanted stays leased. With ordering it is delivered again,
+    /// because earlier messages of its key may be in the backlog again.
     pub(in super::super) fn seek(
         &self,
         is_wanted: impl Fn(&Stored) -> bool,
@@ -56,7 +56,7 @@ impl Subscription {
         self.changed.notify_waiters();
     }
 
-    /// Drops the backlog; nothing comes any more.
+    /// Drops the backlog, and stops all further delivery.
     pub(in super::super) fn detach(&self) {
         self.seek(|_| false, Vec::new());
         self.configure(|config| config.detached = true);
