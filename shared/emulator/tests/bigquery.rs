@@ -1,4 +1,4 @@
-//! BigQuery, over REST and with Google's own Storage Write client.
+//! Tests of BigQuery over REST and with Google's own Storage Write client.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -63,7 +63,7 @@ impl Cloud {
         self.call(Method::POST, &format!("{TABLE}/insertAll"), body).await.1
     }
 
-    /// The values of all rows, as cells hold them.
+    /// Reads the values of all rows, in the form of cells.
     async fn rows(&self) -> Vec<Value> {
         let (_, listed) = self.call(Method::GET, &format!("{TABLE}/data"), json!({})).await;
         values(&listed)
@@ -90,14 +90,14 @@ impl Cloud {
     }
 }
 
-/// The values of an answer's rows, each a list.
+/// Returns the values of the rows of an answer, each as a list.
 fn values(answer: &Value) -> Vec<Value> {
     let rows = answer["rows"].as_array().unwrap().iter();
     rows.map(|row| row["f"].as_array().unwrap().iter().map(|cell| cell["v"].clone()).collect())
         .collect()
 }
 
-/// Schema and batch as messages of Arrow's stream format.
+/// Encodes schema and batch as messages of Arrow's stream format.
 fn encode(batch: &RecordBatch) -> (Vec<u8>, Vec<u8>) {
     let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
     let schema = writer.get_ref().clone();
@@ -480,7 +480,7 @@ async fn a_missing_table_and_faults_end_the_stream() {
 #[tokio::test]
 async fn rows_and_views_survive_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    // A folder that is not there yet is made.
+    // A missing folder is created.
     let data_dir = folder.path().join("cloud");
     let options = || Options { data_dir: Some(data_dir.clone()), ..Options::default() };
     let cloud = Cloud::open(options()).await;

@@ -1,7 +1,7 @@
-//! Google's own clients of other languages against this emulator: the programs in `e2e/clients`.
+//! Tests with Google's own clients of other languages: the programs in `e2e/clients`.
 //!
-//! `.ci/setup` installs the clients into `target/google-clients`. A program prints `PASS` or `FAIL` and
-//! the name of each point, and what answers 501 is a point of its own.
+//! `.ci/setup` installs the clients into `target/google-clients`. A program prints `PASS` or `FAIL`
+//! and the name of each point. A call that answers 501 is a separate point.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -14,10 +14,10 @@ use emulator::{Emulator, Options};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Longest run of a program; most of it is the start of the interpreter.
+/// Longest run of a program. Most of the time is the start of the interpreter.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// A language, and where its clients are installed.
+/// A language, and the place where its clients are installed.
 #[derive(Debug, Clone, Copy)]
 enum Language {
     Python,
@@ -25,7 +25,7 @@ enum Language {
 }
 
 impl Language {
-    /// The interpreter and its variables; `None` where the clients are missing.
+    /// Returns the interpreter with its variables; `None` if the clients are missing.
     fn command(self) -> Option<Command> {
         let clients = root().join("target/google-clients");
         match self {
@@ -51,12 +51,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Writes past the test runner's capture, which would hide it.
+/// Writes to stderr directly, because the test runner captures printed output.
 fn say(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
-/// Runs a program of `e2e/clients` and lists its points.
+/// Runs a program of `e2e/clients` and checks its points.
 async fn judge(language: Language, program: &str) {
     let Some(mut command) = language.command() else {
         say(&format!("SKIPPED: {program}: Google's clients of {language:?} are missing\n"));
@@ -71,7 +71,7 @@ async fn judge(language: Language, program: &str) {
         .env("BIGQUERY_EMULATOR_HOST", &url)
         .env("STORAGE_EMULATOR_HOST", &url)
         .env("GOOGLE_CLOUD_PROJECT", "project")
-        // What they would look for elsewhere.
+        // Keeps the clients from looking for a metadata server.
         .env("NO_GCE_CHECK", "true")
         .env("METADATA_SERVER_DETECTION", "none")
         .env_remove("GOOGLE_APPLICATION_CREDENTIALS")

@@ -1,4 +1,4 @@
-//! The profile, part by part, as clients meet it.
+//! Tests of each part of the profile, as clients experience it.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -27,7 +27,7 @@ use write::append_rows_response::Response;
 use write::big_query_write_client::BigQueryWriteClient;
 use write::storage_error::StorageErrorCode;
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(60);
 const TABLE: &str = "bigquery/v2/projects/p/datasets/d/tables/t";
 
@@ -39,7 +39,7 @@ struct Cloud {
 impl Cloud {
     /// Starts with a dataset and a table of one column `a`.
     async fn start() -> Self {
-        // An error means that another test was first.
+        // An error means that another test has installed it already.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let emulator = Emulator::start(Options::default()).await.unwrap();
         let cloud = Self { emulator, client: Client::new() };
@@ -55,7 +55,7 @@ impl Cloud {
         (answer.status(), answer.json().await.unwrap_or(Value::Null))
     }
 
-    /// Changes parts of the profile, as a test in another language would.
+    /// Changes parts of the profile over HTTP, as a test in another language would.
     async fn set(&self, parts: Value) {
         let (status, answer) = self.call(Method::PATCH, "emulator/v1/profile", parts).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
@@ -86,7 +86,7 @@ impl Cloud {
         self.call(Method::POST, &path, json!("content")).await
     }
 
-    /// Opens a stream of pulls, and returns where its requests go in.
+    /// Opens a streaming pull, and returns the sender of its requests and its answers.
     async fn pull(
         &self,
     ) -> (mpsc::Sender<pubsub::StreamingPullRequest>, Streaming<pubsub::StreamingPullResponse>)
@@ -113,7 +113,7 @@ impl Cloud {
         Channel::from_shared(self.emulator.url()).unwrap().connect().await.unwrap()
     }
 
-    /// Opens a stream, and sends `requests` on it.
+    /// Opens a stream, and sends a number of requests on it.
     async fn append(&self, requests: usize, columns: &[&str]) -> Appends {
         let (sender, receiver) = mpsc::channel(requests.max(1));
         for _ in 0..requests {
@@ -137,7 +137,7 @@ impl Appends {
         Ok(answer.expect("an answer").response.expect("an answer with content"))
     }
 
-    /// The error in the next answer.
+    /// Returns the error in the next answer.
     async fn error(&mut self) -> rpc::Status {
         match self.next().await {
             Ok(Response::Error(status)) => status,
@@ -150,7 +150,7 @@ impl Appends {
     }
 }
 
-/// One row with these columns.
+/// Builds a request of one row with these columns.
 fn append(columns: &[&str]) -> write::AppendRowsRequest {
     let values = || Arc::new(Int64Array::from(vec![1])) as ArrayRef;
     let batch = columns.iter().map(|name| (*name, values(), true));
@@ -226,14 +226,14 @@ async fn old_streams_end_however_busy_they_are() {
     let mut appends = cloud.append(1, &["a"]).await;
     assert!(appends.is_taken().await);
 
-    // Streams that are open already obey, too.
+    // A new limit also applies to streams that are already open.
     cloud.set(json!({ "stream_age_millis": 1000 })).await;
 
     let pull = timeout(PATIENCE, pull.message()).await.unwrap().unwrap_err();
     assert_eq!(pull.code(), Code::Unavailable, "{pull}");
     let ended = timeout(PATIENCE, async {
         loop {
-            // It may have ended meanwhile.
+            // The stream may have ended in the meantime.
             drop(appends.sender.send(append(&["a"])).await);
             if let Err(status) = appends.next().await {
                 break status;
@@ -267,7 +267,7 @@ async fn an_old_connection_is_told_to_go_away() {
         }
     };
 
-    // No call is cut off and nothing is wrong, unlike at the end of a connection that is silent.
+    // No call is cut off and nothing is wrong. The end of a silent connection would look different.
     assert_eq!(content[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
 }
 
@@ -277,7 +277,7 @@ async fn an_old_connection_of_http1_is_closed_with_an_answer() {
     cloud.set(json!({ "connection_age_millis": 1 })).await;
     let get = || cloud.client.get(format!("{}/{TABLE}", cloud.emulator.url())).send();
 
-    // The connection that set the age is old now.
+    // The connection over which the age was set is old now.
     let mut closes = false;
     for _ in 0..50 {
         closes = get().await.unwrap().headers().contains_key("connection");
@@ -332,7 +332,7 @@ async fn a_new_column_is_unknown_to_writers_for_a_while() {
 async fn a_table_changes_so_often_and_no_more() {
     let cloud = Cloud::start().await;
     cloud.set(json!({ "table_updates_per_10_seconds": 2 })).await;
-    // The creation is not counted: it was before.
+    // The creation is not counted because it was before the limit.
     for name in ["b", "c"] {
         assert_eq!(cloud.add_column(name).await.0, StatusCode::OK);
     }
@@ -367,7 +367,7 @@ async fn an_object_is_written_once_a_second() {
     let cloud = Cloud::start().await;
     cloud.call(Method::POST, "storage/v1/b?project=p", json!({ "name": "bucket" })).await;
     cloud.set(json!({ "object_writes_per_second": 1 })).await;
-    // A slow machine may take a second between two of them, but not between all.
+    // On a slow machine a second may pass between two writes, but not between all of them.
     let mut refused = None;
     for _ in 0..50 {
         let (status, answer) = cloud.upload("x").await;

@@ -1,5 +1,5 @@
-//! Google's own clients of Python and Node, on this emulator and, where it is installed, on Google's:
-//! the programs in `e2e/clients` must pass on both.
+//! Tests with Google's own clients of Python and Node, on this emulator and, if it is installed, on
+//! Google's. The programs in `e2e/clients` must pass on both.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -21,23 +21,24 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// An interpreter with the clients in `target/google-clients`.
+/// Returns an interpreter with the clients in `target/google-clients`.
 fn interpreter(name: &str) -> Command {
     let clients = repository().join("target/google-clients");
     let own = clients.join("bin").join(name);
     let mut command = if own.exists() { Command::new(own) } else { Command::new(name) };
     command
         .env("NODE_PATH", clients.join("node/node_modules"))
-        // Looks for no machine in Google's cloud.
+        // Keeps the clients from looking for a metadata server.
         .env("METADATA_SERVER_DETECTION", "none");
     command
 }
 
-/// The command of a program; `None`, loudly, where the client that it uses is not installed.
+/// Returns the command of a program. If its client is not installed, prints that and returns
+/// `None`.
 async fn program(name: &str, import: [&str; 2], file: &str) -> Option<Command> {
     let import = interpreter(name).args(import).output().await;
     if !import.is_ok_and(|import| import.status.success()) {
-        // Past the test runner's capture, which would hide it.
+        // Writes to stderr directly, because the test runner captures printed output.
         let text = format!("SKIPPED: no Firestore client for {name}: run .ci/setup\n");
         std::io::stderr().write_all(text.as_bytes()).unwrap();
         return None;
@@ -56,7 +57,7 @@ async fn node() -> Option<Command> {
     program("node", ["-e", "require('@google-cloud/firestore')"], "node/firestore_points.js").await
 }
 
-/// Runs a program, all of whose points must pass.
+/// Runs a program whose points must all pass.
 async fn run(mut command: Command, url: &str) {
     command.env("FIRESTORE_EMULATOR_HOST", url.trim_start_matches("http://"));
     command.kill_on_drop(true);
@@ -95,7 +96,7 @@ async fn the_node_client_works_on_ours() {
 #[tokio::test]
 async fn the_python_program_passes_on_googles() {
     let command = python().await.map(|mut command| {
-        // What Google's emulator does not have is left out.
+        // Leaves out points that Google's emulator does not support.
         command.arg("common");
         command
     });

@@ -1,4 +1,4 @@
-//! Filters, seek, snapshots, push and detach, over gRPC and REST.
+//! Tests of filters, seek, snapshots, push and detach, over gRPC and REST.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -21,13 +21,13 @@ use v1::publisher_client::PublisherClient;
 use v1::seek_request::Target;
 use v1::subscriber_client::SubscriberClient;
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TOPIC: &str = "projects/p/topics/topic";
 const SUBSCRIPTION: &str = "projects/p/subscriptions/subscription";
 const SNAPSHOT: &str = "projects/p/snapshots/snapshot";
 
-/// An emulator with a topic, and clients of it.
+/// An emulator with a topic, and its clients.
 struct Cloud {
     emulator: Emulator,
     publisher: PublisherClient<Channel>,
@@ -62,7 +62,8 @@ impl Cloud {
         self.publisher.publish(v1::PublishRequest { topic, messages }).await.unwrap();
     }
 
-    /// What is there at once: texts in the order of delivery, and their acknowledgement ids.
+    /// Pulls the messages that are available now: their texts in order, and their acknowledgement
+    /// ids.
     async fn pull(&mut self) -> (Vec<String>, Vec<String>) {
         let pulled = self.try_pull().await.unwrap().received_messages;
         let text = |one: &v1::ReceivedMessage| {
@@ -89,7 +90,8 @@ impl Cloud {
             .unwrap();
     }
 
-    /// Opens a stream of pulls without limits, and returns where its requests go in.
+    /// Opens a streaming pull without limits, and returns the sender of its requests and its
+    /// answers.
     async fn stream(
         &mut self,
     ) -> (mpsc::UnboundedSender<v1::StreamingPullRequest>, Streaming<v1::StreamingPullResponse>)
@@ -251,7 +253,7 @@ async fn ordered_messages_come_again_in_their_order() {
     assert_eq!(texts, ["1", "2", "3"]);
 }
 
-/// An endpoint that refuses its first requests and tells what came.
+/// An endpoint that refuses its first requests and reports all of them.
 struct EndpointServer {
     url: String,
     requests: mpsc::UnboundedReceiver<Value>,

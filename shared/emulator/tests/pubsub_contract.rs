@@ -1,5 +1,5 @@
-//! One contract suite for Pub/Sub, on this emulator and, where it is installed, on Google's: what one
-//! answers, the other must answer too.
+//! Contract tests of Pub/Sub. This emulator and, if it is installed, Google's must give the same
+//! answers.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -23,12 +23,12 @@ use tonic::transport::Channel;
 use v1::publisher_client::PublisherClient;
 use v1::subscriber_client::SubscriberClient;
 
-/// Longest wait for anything that should happen.
+/// Longest wait for an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long nothing must happen to count as nothing.
+/// Time without an event that counts as no event.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A Pub/Sub to test, and a namespace of its own for each test.
+/// A Pub/Sub to test, with separate names for each test.
 struct Cloud {
     url: String,
     project: String,
@@ -66,7 +66,7 @@ impl Cloud {
         builder.with_credentials(anonymous::Builder::new().build()).build().await.unwrap()
     }
 
-    /// A topic, and a subscription of it that keeps the order of keys.
+    /// Creates a topic and a subscription that keeps the order of keys.
     async fn ordered_pair(&self) -> (String, String) {
         let (topic, subscription) = (self.topic("topic"), self.subscription("ordered"));
         self.topics().await.create_topic().set_name(&topic).send().await.unwrap();
@@ -76,7 +76,7 @@ impl Cloud {
         (topic, subscription)
     }
 
-    /// A topic and a subscription to it.
+    /// Creates a topic and a subscription to it.
     async fn pair(&self) -> (String, String) {
         let (topic, subscription) = (self.topic("topic"), self.subscription("subscription"));
         self.topics().await.create_topic().set_name(&topic).send().await.unwrap();
@@ -331,7 +331,7 @@ async fn a_nacked_ordered_message_comes_again_with_all_that_follow(cloud: &Cloud
     while acked.len() < 5 {
         let (message, handler) = next(&mut stream).await;
         let index: usize = text(&message).parse().unwrap();
-        // Some of the first round may still be under way.
+        // Some messages of the first round may still be on their way.
         if index == acked.len() {
             acked.push(index);
             handler.ack();
@@ -449,7 +449,7 @@ async fn a_retry_policy_delays_a_nacked_message(cloud: &Cloud) {
     let nacked = std::time::Instant::now();
     next(&mut stream).await.1.ack();
 
-    // Only the lower bound: the upper one depends on the machine.
+    // Only the lower limit is checked: the upper one depends on the machine.
     assert!(nacked.elapsed() >= Duration::from_secs(1), "{:?}", nacked.elapsed());
 }
 
@@ -502,10 +502,10 @@ contracts!(
     a_nacked_ordered_message_comes_again_with_all_that_follow,
     a_message_that_is_nacked_too_often_becomes_a_dead_letter,
     an_exactly_once_acknowledgement_is_confirmed;
-    // Google's emulator keeps to neither attribute limits nor flow control nor retry policies; its
-    // service does: https://cloud.google.com/pubsub/quotas, .../docs/flow-control-messages and
-    // .../docs/handling-failures#exponential_backoff. It also gives later messages of a key to the
-    // next pull, so a lost reply breaks the order that .../docs/ordering promises.
+    // Google's emulator ignores attribute limits, flow control and retry policies. Its service does
+    // not: https://cloud.google.com/pubsub/quotas, .../docs/flow-control-messages and
+    // .../docs/handling-failures#exponential_backoff. The emulator also gives later messages of a
+    // key to the next pull. So a lost reply breaks the order that .../docs/ordering promises.
     ours: attributes_beyond_the_limits_are_refused,
     a_pull_gets_nothing_of_a_key_that_an_earlier_pull_holds,
     flow_control_bounds_what_is_out,
@@ -517,13 +517,13 @@ async fn ours() -> Cloud {
     Cloud { url: emulator.url(), project: "test".into(), _ours: Some(emulator) }
 }
 
-/// Google's emulator with a project named after the test, because it keeps what is in it.
+/// Uses Google's emulator with a project named after the test, because the emulator keeps its data.
 async fn googles(test: &str) -> Option<Cloud> {
     let url = google::start(&google::PUBSUB).await?;
     Some(Cloud { url, project: test.replace('_', "-"), _ours: None })
 }
 
 fn install_crypto() {
-    // An error means that another test was first.
+    // An error means that another test has installed it already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }

@@ -1,4 +1,4 @@
-//! What an emulator has from its start, seen by clients.
+//! Tests of the resources that an emulator creates at its start, as clients see them.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 

@@ -1,4 +1,5 @@
-//! Cloud Storage with Google's own client, and by hand what that client never sends.
+//! Tests of Cloud Storage with Google's own client, and with raw requests that this client never
+//! sends.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 #![expect(
@@ -16,12 +17,12 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tonic::Code;
 
-/// Longest wait for an upload: the client goes on trying for ever.
+/// Longest wait for an upload, because the client retries forever.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BUCKET: &str = "projects/_/buckets/bucket";
 
 async fn start(folder: Option<&Path>) -> Emulator {
-    // An error means that another test was first.
+    // An error means that another test has installed it already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let data_dir = folder.map(Path::to_owned);
     let emulator = Emulator::start(Options { data_dir, ..Options::default() }).await.unwrap();
@@ -164,7 +165,7 @@ async fn objects_survive_a_restart_and_staged_data_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let emulator = start(Some(folder.path())).await;
     let storage = client(&emulator).await;
-    // Names that are no file names, and two of which one is the other's folder.
+    // Names that cannot be file names. One of them is also the folder of another one.
     let names = ["plain", "a", "a/b", "..", "x//y", "with %2F and #", &"long".repeat(200)];
     for name in names.iter().filter(|name| **name != "..") {
         storage.write_object(BUCKET, *name, "one").send_unbuffered().await.unwrap();
@@ -174,7 +175,7 @@ async fn objects_survive_a_restart_and_staged_data_does_not() {
     let gone = format!("{}/storage/v1/b/bucket/o/gone", emulator.url());
     assert!(Client::new().delete(gone).send().await.unwrap().status().is_success());
     emulator.shutdown().await;
-    // What a crash in the middle of an upload leaves.
+    // A file that a crash in the middle of an upload leaves.
     let staged = folder.path().join("storage/.state/bucket/staged/half");
     std::fs::write(&staged, "ha").unwrap();
 

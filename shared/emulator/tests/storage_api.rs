@@ -1,4 +1,5 @@
-//! Cloud Storage's JSON and XML APIs by hand, as clients of other languages speak them.
+//! Tests of the JSON and XML APIs of Cloud Storage with raw requests, as clients of other languages
+//! send them.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -19,7 +20,7 @@ struct Cloud {
 impl Cloud {
     async fn start() -> Self {
         let emulator = Emulator::start(Options::default()).await.unwrap();
-        // The answers are looked at as they come.
+        // The tests check the raw answers.
         let client = Client::builder().no_gzip().build().unwrap();
         let cloud = Self { emulator, client };
         let created = cloud.call(Method::POST, "/storage/v1/b?project=p");

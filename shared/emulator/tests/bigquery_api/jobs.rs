@@ -1,4 +1,4 @@
-//! Jobs of BigQuery: queries, statements that change rows, and loads.
+//! Tests of jobs: queries, statements that change rows, and loads.
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -156,7 +156,7 @@ async fn statements_count_the_rows_that_they_change() {
 
     let rows = tables.query("SELECT name, age FROM d.t ORDER BY name").await;
     assert_eq!(rows, json!([["a", "10"], ["a2", null], ["z", "26"]]));
-    // Pages of a table go by row ids, which must have no gaps.
+    // Pages of a table use row ids, so these must have no gaps.
     let (_, page) =
         tables.call(Method::GET, "datasets/d/tables/t/data?startIndex=2", json!({})).await;
     assert_eq!((values(&page)[0][0].clone(), &page["totalRows"]), (json!("z"), &json!("3")));

@@ -1,4 +1,4 @@
-//! Tables that Google cannot have, and metadata of large ones.
+//! Tests of tables that Google refuses, and of metadata of large tables.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;

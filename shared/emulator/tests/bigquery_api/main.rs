@@ -1,4 +1,5 @@
-//! Requests of other people's clients to BigQuery: jobs, statements, loads, write streams, read sessions.
+//! Tests with requests of other BigQuery clients: jobs, statements, loads, write streams and read
+//! sessions.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

@@ -1,11 +1,11 @@
-//! Changes of tables that fail half-way, and what is left of the tables.
+//! Tests of changes that fail half-way: the tables must stay as they were.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::tables::Tables;
 
-/// A table `d.t` with three rows.
+/// Creates a table `d.t` with three rows.
 async fn three_rows() -> Tables {
     let tables = Tables::start().await;
     tables

@@ -1,4 +1,4 @@
-//! Rights that were taken away, and requests that come twice.
+//! Tests of denied permissions, and of repeated requests.
 
 use emulator::{Fault, Kind, Profile};
 use reqwest::{Method, StatusCode};

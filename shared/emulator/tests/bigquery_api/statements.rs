@@ -1,11 +1,11 @@
-//! Statements that Google refuses, and names of columns that SQLite has for itself.
+//! Tests of statements that Google refuses, and of columns with names that SQLite uses itself.
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::tables::{Tables, values};
 
-/// A table `d.t`, a table `d.u` and a view `d.v`.
+/// Creates a table `d.t`, a table `d.u` and a view `d.v`.
 async fn start() -> Tables {
     let tables = Tables::start().await;
     tables.create(json!([{ "name": "a", "type": "INTEGER" }])).await;

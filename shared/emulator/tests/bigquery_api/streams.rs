@@ -1,4 +1,4 @@
-//! Write streams with protobuf rows, and read sessions, on generated clients.
+//! Tests of write streams with protobuf rows, and of read sessions, with generated clients.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Storage {
         self.write.create_write_stream(request).await.unwrap().into_inner().name
     }
 
-    /// The answers to requests with one row each, at these offsets.
+    /// Sends requests of one row each at these offsets, and returns the answers.
     async fn append(&mut self, stream: &str, rows: &[(u8, Option<i64>)]) -> Vec<Result<i64, Code>> {
         let requests: Vec<_> =
             rows.iter().map(|(id, offset)| append(stream, *id, *offset)).collect();
@@ -57,7 +57,7 @@ impl Storage {
         told
     }
 
-    /// The error in the answer to one row of the default stream, or that the stream ends with.
+    /// Sends one row to the default stream, and returns the error of its answer or of the stream.
     async fn refused(&mut self, request: proto::AppendRowsRequest) -> (Code, String) {
         let requests = futures::stream::iter([request]);
         let mut answers = self.write.append_rows(requests).await.unwrap().into_inner();
@@ -75,7 +75,7 @@ impl Storage {
     }
 }
 
-/// A request with one row, whose id is below 128.
+/// Builds a request with one row, whose id is below 128.
 fn append(stream: &str, id: u8, offset: Option<i64>) -> proto::AppendRowsRequest {
     let field = FieldDescriptorProto {
         name: Some("id".into()),
@@ -274,7 +274,7 @@ async fn protobuf_rows_have_the_defaults_of_missing_columns_where_that_is_asked_
         missing_value_interpretations: [("D".to_owned(), null.into())].into(),
         ..append(stream, 2, None)
     };
-    // The default interpretation goes on, that of columns does not.
+    // The default interpretation stays in effect, but that of columns does not.
     let requests = futures::stream::iter([first, append(stream, 3, None)]);
     let mut answers = storage.write.append_rows(requests).await.unwrap().into_inner();
     while let Some(answer) = answers.message().await.unwrap() {

@@ -19,7 +19,7 @@ impl Tables {
         tables
     }
 
-    /// Calls what follows `projects/p/`.
+    /// Calls a path below `projects/p/`.
     pub(crate) async fn call(
         &self,
         method: Method,
@@ -39,7 +39,7 @@ impl Tables {
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
 
-    /// Sends a statement that is to be refused, and tells how.
+    /// Sends a statement that must be refused, and returns the error.
     pub(crate) async fn refused(&self, query: &str) -> (StatusCode, Value) {
         let body = json!({ "query": query, "useLegacySql": false });
         let (status, answer) = self.call(Method::POST, "queries", body).await;
@@ -61,7 +61,7 @@ impl Tables {
         self.call(Method::PATCH, "datasets/d/tables/t", changes).await
     }
 
-    /// The values of a query's rows, each row a list.
+    /// Runs a query, and returns the values of its rows, each as a list.
     pub(crate) async fn query(&self, query: &str) -> Value {
         let body = json!({ "query": query, "useLegacySql": false });
         let (status, answer) = self.call(Method::POST, "queries", body).await;
@@ -70,7 +70,7 @@ impl Tables {
     }
 }
 
-/// The values of an answer's rows, each row a list.
+/// Returns the values of the rows of an answer, each as a list.
 pub(crate) fn values(answer: &Value) -> Value {
     let rows = answer["rows"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
     let cells =

@@ -1,4 +1,4 @@
-//! Contracts of the streams: listeners and writers.
+//! Contract tests of streams: listeners and writers.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use tonic::Streaming;
 use super::queries::above;
 use super::*;
 
-/// The target of all tests.
+/// Target id of all tests.
 const TARGET: i32 = 7;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A stream of a listener.
+/// Stream of a listener.
 struct Listener {
     requests: UnboundedSender<proto::ListenRequest>,
     responses: Streaming<proto::ListenResponse>,
     database: String,
     token: prost::bytes::Bytes,
-    /// What a client would show: the field `n` of each document by its id.
+    /// State that a client would show: the field `n` of each document by its id.
     known: BTreeMap<String, i64>,
 }
 
-/// A change that a listener tells of.
+/// A change that a listener reports.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     Added,
@@ -39,7 +39,8 @@ enum Told {
 }
 
 impl Cloud {
-    /// Names the database in the head of a stream, as Google's clients do and its emulator needs.
+    /// Names the database in the headers of a stream. Google's clients do that, and Google's
+    /// emulator needs it.
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         let database = self.database().parse().unwrap();
@@ -82,7 +83,7 @@ impl Listener {
         Ok(next.expect("the stream says something")?.and_then(|next| next.response_type))
     }
 
-    /// Everything up to the next time at which all is told, sorted.
+    /// Returns all changes up to the next time at which everything is reported, sorted.
     async fn snapshot(&mut self) -> Vec<Told> {
         let mut told = Vec::new();
         loop {
@@ -117,7 +118,7 @@ impl Listener {
         told
     }
 
-    /// Takes over a change of a document.
+    /// Applies a change of a document to the known state.
     fn learn(&mut self, response: ResponseType) -> Option<Told> {
         let id = |name: &str| name.rsplit('/').next().unwrap().to_owned();
         let (name, removed_from) = match response {
@@ -202,7 +203,7 @@ async fn a_resumed_listener_hears_of_changes_alone(cloud: &Cloud) {
 }
 
 impl Cloud {
-    /// Listens to documents, changes some while nobody listens, and listens again.
+    /// Listens to documents, changes some while no stream is open, and listens again.
     async fn resume(&self) -> (Listener, Vec<Told>) {
         let writes = ["kept", "changed", "deleted"].map(|id| self.numbered(id, 1));
         self.commit(writes.into()).await.unwrap();
@@ -238,7 +239,7 @@ async fn only_changes_are_told(cloud: &Cloud) {
     assert_eq!(query.snapshot().await, [changed("new"), changed("none")]);
     assert_eq!(documents.snapshot().await, [changed("none")]);
 
-    // What changes nothing is not told.
+    // A write without a change is not reported.
     cloud.commit(writes.into()).await.unwrap();
     cloud.commit(vec![cloud.numbered("old", 0)]).await.unwrap();
     assert_eq!(query.snapshot().await, [gone("old")]);
@@ -314,7 +315,7 @@ async fn a_fault_refuses_a_listener(cloud: &Cloud) {
 }
 
 impl Cloud {
-    /// Opens a stream of writes.
+    /// Opens a write stream.
     async fn write_stream(
         &self,
     ) -> (UnboundedSender<proto::WriteRequest>, Streaming<proto::WriteResponse>) {
@@ -361,7 +362,8 @@ contracts!(
     a_listener_resumes,
     a_target_can_be_removed,
     a_stream_of_writes_commits_each;
-    // Google's emulator begins anew more often, and ends the stream of a target that cannot be.
+    // Google's emulator resets more often. It also ends the whole stream if one target is
+    // impossible.
     ours: only_changes_are_told,
     a_resumed_listener_hears_of_changes_alone,
     a_target_that_cannot_be_is_removed_with_its_cause,

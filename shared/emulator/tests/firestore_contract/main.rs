@@ -1,5 +1,5 @@
-//! One contract suite for Firestore, on this emulator and, where it is installed, on Google's: what
-//! one answers, the other must answer too.
+//! Contract tests of Firestore. This emulator and, if it is installed, Google's must give the same
+//! answers.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
@@ -29,13 +29,13 @@ use tonic::{Code, Request, Status};
 type Client =
     FirestoreClient<InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>>;
 
-/// Calls in the name of a service account, as Google's server clients do.
+/// Adds the credentials of a service account, as Google's server clients do.
 fn as_owner(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.metadata_mut().insert("authorization", MetadataValue::from_static("Bearer owner"));
     Ok(request)
 }
 
-/// A Firestore to test, and a project of its own for each test.
+/// A Firestore to test, with a separate project for each test.
 struct Cloud {
     client: Client,
     url: String,
@@ -67,7 +67,7 @@ impl Cloud {
         proto::Document { name: self.name(id), fields, ..<_>::default() }
     }
 
-    /// Commits to the database of a document's name.
+    /// Commits a write to the database in its document name.
     async fn commit_to_other(&self, write: proto::Write) {
         let Some(Operation::Update(document)) = &write.operation else { panic!("no update") };
         let database = document.name.split("/documents").next().unwrap().to_owned();
@@ -75,7 +75,7 @@ impl Cloud {
         self.client.clone().commit(request).await.unwrap();
     }
 
-    /// A write of a device whose field `n` is this number.
+    /// Builds a write of a device whose field `n` is this number.
     fn numbered(&self, id: &str, number: i64) -> proto::Write {
         put(self.name(id), &[("n", integer(number))])
     }
@@ -135,7 +135,7 @@ fn all(fields: &[(&str, proto::Value)]) -> HashMap<String, proto::Value> {
     fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
 }
 
-/// A write of a document with these fields.
+/// Builds a write of a document with these fields.
 fn put(name: String, fields: &[(&str, proto::Value)]) -> proto::Write {
     set(proto::Document { name, fields: all(fields), ..<_>::default() })
 }
@@ -340,7 +340,7 @@ contracts!(
 );
 
 fn install_crypto() {
-    // Whichever test comes first installs it; the others find it there.
+    // The first test installs it, and for the others it is already there.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 

@@ -1,4 +1,4 @@
-//! Contracts of queries, aggregations and listings.
+//! Contract tests of queries, aggregations and listings.
 
 use googleapis_tonic_google_firestore_v1::google::r#type::LatLng;
 use proto::structured_aggregation_query::{self as aggregation_api, Aggregation, aggregation};
@@ -40,7 +40,7 @@ fn or(filters: &[api::Filter]) -> api::Filter {
     composite(composite_filter::Operator::Or, filters)
 }
 
-/// A query of all devices.
+/// Builds a query of all devices.
 pub(crate) fn devices() -> proto::StructuredQuery {
     let from = api::CollectionSelector { collection_id: "devices".into(), all_descendants: false };
     proto::StructuredQuery { from: vec![from], ..<_>::default() }
@@ -67,7 +67,7 @@ fn cursor(values: &[proto::Value], before: bool) -> Option<proto::Cursor> {
     Some(proto::Cursor { values: values.to_vec(), before })
 }
 
-/// A query of the documents below a document or the root.
+/// Builds a query of the documents below a document or the root.
 pub(crate) fn run(parent: String, query: proto::StructuredQuery) -> proto::RunQueryRequest {
     let query_type = Some(proto::run_query_request::QueryType::StructuredQuery(query));
     proto::RunQueryRequest { parent, query_type, ..<_>::default() }
@@ -81,7 +81,7 @@ impl Cloud {
         self.client.clone().run_query(request).await?.into_inner().try_collect().await
     }
 
-    /// The ids that a query finds, in its order.
+    /// Returns the ids that a query finds, in its order.
     async fn ids(&self, query: proto::StructuredQuery) -> Result<Vec<String>, Status> {
         let responses = self.responses(run(self.root(), query)).await?;
         let found = responses.into_iter().filter_map(|response| response.document);
@@ -137,7 +137,7 @@ impl Cloud {
         self.commit(writes).await.unwrap();
     }
 
-    /// Writes five documents whose field `n` is 1 to 5, and `odd` says which are odd.
+    /// Writes five documents whose field `n` is 1 to 5. The field `odd` marks the odd ones.
     pub(crate) async fn put_numbers(&self) {
         let writes = (1..=5).map(|number| {
             let odd = value(ValueType::BooleanValue(number % 2 == 1));
@@ -147,7 +147,7 @@ impl Cloud {
     }
 }
 
-/// Ids of all documents with the field `v` in the order of their types.
+/// Ids of all documents with the field `v`, in the order of their types.
 const ALL: [&str; 16] = [
     "nothing",
     "false",
@@ -180,7 +180,7 @@ async fn results_are_ordered_by_type_and_value(cloud: &Cloud) {
     let found = cloud.ids(proto::StructuredQuery { order_by, ..devices() }).await.unwrap();
     let mut reversed = ALL.to_vec();
     reversed.reverse();
-    // Equal values are in the order of their names, and that is turned as well.
+    // Equal values are ordered by name, and that order is reversed, too.
     assert_eq!(found, reversed);
 }
 
@@ -389,7 +389,7 @@ async fn aggregations_count_sum_and_average(cloud: &Cloud) {
 
     let counts = of(devices(), vec![count("all", None), count("three", Some(3))]).await;
     assert_eq!(counts, all(&[("all", integer(6)), ("three", integer(3))]));
-    // A document counts where it has the fields of all aggregations.
+    // A document counts only if it has the fields of all aggregations.
     let both = of(devices(), vec![count("all", None), sum("half")]).await;
     assert_eq!(both, all(&[("all", integer(1)), ("sum", double(0.5))]));
     let numbers = of(above("n", 3), vec![sum("n"), average("n")]).await;

@@ -1,4 +1,4 @@
-//! Contracts of transactions.
+//! Contract tests of transactions.
 
 use proto::transaction_options::{Mode, ReadOnly, ReadWrite, read_only};
 
@@ -33,7 +33,7 @@ impl Cloud {
         Ok(self.client.clone().get_document(request).await?.into_inner())
     }
 
-    /// Number of devices that a query finds in a transaction.
+    /// Returns the number of devices that a query finds in a transaction.
     async fn count_in(
         &self,
         query: proto::StructuredQuery,
@@ -71,7 +71,7 @@ async fn a_transaction_writes_what_it_has_read(cloud: &Cloud) {
 
     assert_eq!(read.fields["n"], integer(1));
     assert_eq!(cloud.get(cloud.name("d")).await.unwrap().fields["n"], integer(2));
-    // It has ended by that.
+    // The commit has ended the transaction.
     assert_eq!(code(cloud.commit_in(id.clone(), vec![]).await), Code::InvalidArgument);
     assert_eq!(code(cloud.get_in("d", &id).await), Code::InvalidArgument);
 }
@@ -101,7 +101,8 @@ async fn reads_can_begin_a_transaction(cloud: &Cloud) {
     cloud.roll_back(responses[0].transaction.clone()).await.unwrap();
 }
 
-/// Outcomes of two transactions that read a document, whose number is 0, and make it 1 and 2.
+/// Lets two transactions read a document with the number 0 and set it to 1 and 2. Returns both
+/// outcomes.
 async fn change_what_both_read(cloud: &Cloud) -> [Result<proto::CommitResponse, Status>; 2] {
     cloud.commit(vec![cloud.numbered("d", 0)]).await.unwrap();
     let first = cloud.begin(read_write()).await.unwrap();
@@ -116,7 +117,7 @@ async fn change_what_both_read(cloud: &Cloud) -> [Result<proto::CommitResponse, 
     [one, other]
 }
 
-/// Google's emulator, which locks, now and then aborts both.
+/// Google's emulator uses locks, and sometimes aborts both transactions.
 async fn of_two_that_change_what_both_read_at_most_one_is_committed(cloud: &Cloud) {
     let [one, other] = change_what_both_read(cloud).await;
 
@@ -178,7 +179,7 @@ async fn a_rollback_ends_a_transaction(cloud: &Cloud) {
     cloud.roll_back(id.clone()).await.unwrap();
 
     assert_eq!(code(cloud.commit_in(id.clone(), vec![]).await), Code::InvalidArgument);
-    // Clients roll back what has ended already.
+    // Clients may roll back a transaction that has already ended.
     cloud.roll_back(id).await.unwrap();
 }
 
@@ -262,7 +263,7 @@ contracts!(
     a_read_only_transaction_sees_one_time,
     the_past_can_be_read,
     times_that_cannot_be_read_are_refused;
-    // Google's emulator lets the second writer wait for the first one's end instead.
+    // Google's emulator makes the second writer wait for the end of the first one.
     ours: of_two_that_change_what_both_read_one_is_committed,
     a_change_of_what_was_read_aborts,
     a_change_of_what_was_not_read_does_not_abort,

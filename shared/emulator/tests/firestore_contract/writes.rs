@@ -1,4 +1,4 @@
-//! Contracts of transforms, masks and batches.
+//! Contract tests of transforms, masks and batches.
 
 use proto::document_transform::FieldTransform;
 use proto::document_transform::field_transform::TransformType;
@@ -9,7 +9,7 @@ fn transform(field_path: &str, kind: TransformType) -> FieldTransform {
     FieldTransform { field_path: field_path.into(), transform_type: Some(kind) }
 }
 
-/// An update that leaves all fields to its transforms.
+/// Builds an update that changes fields only by transforms.
 fn transforming(name: String, transforms: &[(&str, TransformType)]) -> proto::Write {
     let update_transforms =
         transforms.iter().map(|(path, kind)| transform(path, kind.clone())).collect();
@@ -22,7 +22,7 @@ fn values(values: &[proto::Value]) -> proto::ArrayValue {
 }
 
 impl Cloud {
-    /// Transforms fields of a document and returns the results, and the fields after it.
+    /// Transforms fields of a document. Returns the results, and the fields afterwards.
     async fn transform(
         &self,
         before: &[(&str, proto::Value)],
@@ -58,7 +58,7 @@ async fn numbers_are_transformed(cloud: &Cloud) {
                 ("high", Increment(integer(3))),
                 ("deep.new", Increment(double(0.5))),
                 ("text", Increment(integer(2))),
-                // The same number in another type changes nothing.
+                // The same number of another type changes nothing.
                 ("double", Maximum(integer(3))),
                 ("low", Minimum(double(4.5))),
                 ("low", Maximum(integer(4))),
@@ -248,7 +248,7 @@ contracts!(
     a_write_that_changes_nothing_keeps_the_time,
     a_batch_says_of_each_write_what_became_of_it,
     a_batch_with_a_document_twice_or_a_bad_name_is_refused;
-    // Google's emulator takes larger ones; its service does not:
+    // Google's emulator accepts larger requests, and its service does not:
     // https://cloud.google.com/firestore/quotas#writes_and_transactions
     ours: a_request_above_ten_mebibytes_is_refused,
 );

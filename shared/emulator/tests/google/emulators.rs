@@ -1,4 +1,4 @@
-//! Google's own emulators, where their Debian packages are installed.
+//! Starts Google's own emulators, if their Debian packages are installed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 /// One of Google's emulators.
 pub(crate) struct Theirs {
     package: &'static str,
-    /// The class to start; the archive's own when `None`.
+    /// Class to start; `None` starts the main class of the archive.
     class: Option<&'static str>,
     running: Mutex<Option<(String, Child)>>,
 }
@@ -30,9 +30,10 @@ impl Theirs {
     }
 }
 
-/// Starts it, once for this process, and returns its URL; `None`, loudly, where it is not installed.
+/// Starts an emulator once for this process, and returns its URL. If it is not installed, prints
+/// that and returns `None`.
 ///
-/// It ends with this process, however that ends.
+/// The emulator ends together with this process, even if that is killed.
 pub(crate) async fn start(theirs: &Theirs) -> Option<String> {
     let url = {
         let mut running = theirs.running.lock().unwrap();
@@ -53,13 +54,14 @@ pub(crate) async fn start(theirs: &Theirs) -> Option<String> {
 
 fn launch(theirs: &Theirs) -> Option<(String, Child)> {
     let Some(jar) = jar(theirs.package) else {
-        // Past the test runner's capture, which would hide it.
+        // Writes to stderr directly, because the test runner captures printed output.
         let text = format!("SKIPPED: {} is not installed\n", theirs.package);
         std::io::stderr().write_all(text.as_bytes()).unwrap();
         return None;
     };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    // The shell ends Java when its standard input closes, as it does however this process ends.
+    // The shell ends Java when its standard input closes. That also happens if this process is
+    // killed.
     let script = r#"java "$@" & cat; kill $!"#;
     let start = match theirs.class {
         None => vec!["-jar", &jar],
@@ -74,7 +76,7 @@ fn launch(theirs: &Theirs) -> Option<(String, Child)> {
         .stderr(Stdio::null())
         .spawn()
         .expect("there is a shell");
-    // Its input is open until this process ends: statics are never dropped.
+    // The input stays open until this process ends, because statics are never dropped.
     Some((format!("http://127.0.0.1:{port}"), shell))
 }
 

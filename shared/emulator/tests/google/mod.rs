@@ -1,11 +1,11 @@
-//! Contracts that hold on this emulator and, where they are installed, on Google's own.
+//! Contract tests that run on this emulator and, if they are installed, on Google's emulators.
 
 mod emulators;
 
 pub(crate) use emulators::*;
 
-/// Each contract becomes a test against this emulator and, unless only Google's service itself keeps
-/// it, one against Google's emulator.
+/// Makes a test against this emulator from each contract, and one against Google's emulator.
+/// Contracts that only Google's real service keeps have no test against its emulator.
 macro_rules! contracts {
     (both: $($contract:ident),*; ours: $($own:ident),* $(,)?) => {
         mod ours {
