@@ -71,7 +71,7 @@ impl Cloud {
     /// Uses Google's own cloud, in a project that exists.
     ///
     /// # Errors
-    /// When there are no Application Default Credentials.
+    /// Fails when there are no Application Default Credentials.
     pub fn google(project: &str) -> anyhow::Result<Self> {
         let credentials = Builder::default().build_access_token_credentials();
         Ok(Self {
@@ -95,7 +95,7 @@ impl Cloud {
     /// Creates a topic if it does not exist.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_topic(&self, id: &str) -> anyhow::Result<()> {
         let url = format!("{}/v1/projects/{}/topics/{id}", self.pubsub, self.project);
         self.create(Method::PUT, url, json!({})).await
@@ -104,7 +104,7 @@ impl Cloud {
     /// Creates a subscription to a topic if it does not exist.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_subscription(&self, id: &str, topic: &str) -> anyhow::Result<()> {
         self.subscribe(id, topic, json!({})).await
     }
@@ -112,7 +112,7 @@ impl Cloud {
     /// Creates a subscription that delivers the messages of each ordering key in order.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_ordered_subscription(&self, id: &str, topic: &str) -> anyhow::Result<()> {
         self.subscribe(id, topic, json!({ "enableMessageOrdering": true })).await
     }
@@ -127,7 +127,7 @@ impl Cloud {
     /// Creates a bucket if it does not exist.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
         let url = format!("{}/storage/v1/b?project={}", self.storage, self.project);
         self.create(Method::POST, url, json!({ "name": name })).await
@@ -136,7 +136,7 @@ impl Cloud {
     /// Creates a dataset if it does not exist.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_dataset(&self, id: &str) -> anyhow::Result<()> {
         let url = format!("{}/bigquery/v2/projects/{}/datasets", self.bigquery, self.project);
         self.create(Method::POST, url, json!({ "datasetReference": { "datasetId": id } })).await
@@ -145,7 +145,7 @@ impl Cloud {
     /// Removes a dataset with all its tables, unless `KEEP_RESOURCES` is set.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn delete_dataset(&self, id: &str) -> anyhow::Result<()> {
         if keeps_resources() {
             return Ok(());
@@ -158,7 +158,7 @@ impl Cloud {
     /// rows.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn rows(
         &self,
         dataset: &str,
@@ -170,7 +170,7 @@ impl Cloud {
     /// Reads the rows of a table after the first `skipped` ones.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn rows_from(
         &self,
         dataset: &str,
@@ -208,7 +208,7 @@ impl Cloud {
     /// Creates a table if it does not exist.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn create_table(
         &self,
         dataset: &str,
@@ -227,7 +227,7 @@ impl Cloud {
     /// Adds a STRING column to a table.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn add_column(&self, dataset: &str, table: &str, name: &str) -> anyhow::Result<()> {
         let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
         let url = format!("{base}/datasets/{dataset}/tables/{table}");
@@ -242,7 +242,7 @@ impl Cloud {
     /// Writes documents into a collection. A document with the same id is replaced.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn put_documents(
         &self,
         collection: &str,
@@ -268,7 +268,7 @@ impl Cloud {
     /// `KEEP_RESOURCES` is set.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn teardown(
         &self,
         (topics, subscriptions): (&[&str], &[&str]),
@@ -297,7 +297,7 @@ impl Cloud {
     /// Lists the names of all objects with a prefix.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn list(&self, bucket: &str, prefix: &str) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
         let mut token = String::new();
@@ -318,7 +318,7 @@ impl Cloud {
     /// Reads the content of an object.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn read(&self, bucket: &str, object: &str) -> anyhow::Result<Bytes> {
         self.call(Method::GET, format!("{}?alt=media", self.object_url(bucket, object)), None).await
     }
@@ -326,7 +326,7 @@ impl Cloud {
     /// Reads the metadata of an object from the JSON API.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn metadata(&self, bucket: &str, object: &str) -> anyhow::Result<Value> {
         let body = self.call(Method::GET, self.object_url(bucket, object), None).await?;
         serde_json::from_slice(&body).context("read metadata")
@@ -335,7 +335,7 @@ impl Cloud {
     /// Publishes a message.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn publish(&self, topic: &str, data: &[u8], attributes: Value) -> anyhow::Result<()> {
         self.publish_all(topic, &[(data, attributes)]).await
     }
@@ -343,7 +343,7 @@ impl Cloud {
     /// Publishes messages, up to 1,000 in a request.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn publish_all(
         &self,
         topic: &str,
@@ -361,7 +361,7 @@ impl Cloud {
     /// Publishes messages with ordering keys in one request.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn publish_with_keys(&self, topic: &str, all: &[Publication]) -> anyhow::Result<()> {
         let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
         let messages = all.iter().map(|one| {
@@ -377,7 +377,7 @@ impl Cloud {
     /// there.
     ///
     /// # Errors
-    /// When the cloud refuses.
+    /// Fails when the cloud refuses.
     pub async fn pull(&self, subscription: &str) -> anyhow::Result<Vec<Received>> {
         let url =
             format!("{}/v1/projects/{}/subscriptions/{subscription}", self.pubsub, self.project);

@@ -27,7 +27,7 @@ impl Embedded {
     /// Starts the process with its data in `folder`, and returns when it answers.
     ///
     /// # Errors
-    /// When its binary is missing, or it ends.
+    /// Fails when its binary is missing, or it ends.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         let port = free_port()?;
         let mut command = Command::new(binary("emulator")?);
@@ -67,7 +67,7 @@ impl Embedded {
     /// Kills the process, and returns when it has ended.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// Fails when it cannot be killed.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().await.context("kill the embedded cloud")
     }
@@ -75,7 +75,7 @@ impl Embedded {
     /// Plans a fault, such as `{"method": "Publish", "count": 3, "kind": "lose_reply"}`.
     ///
     /// # Errors
-    /// When there is no such fault.
+    /// Fails when there is no such fault.
     pub async fn plan(&self, fault: &Value) -> anyhow::Result<()> {
         let answer = self.client.post(self.path("faults")).json(fault).send().await;
         answer.and_then(reqwest::Response::error_for_status).context("plan a fault").map(drop)
@@ -84,7 +84,7 @@ impl Embedded {
     /// Removes all planned faults.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn heal(&self) -> anyhow::Result<()> {
         let answer = self.client.delete(self.path("faults")).send().await;
         answer.and_then(reqwest::Response::error_for_status).context("forget faults").map(drop)
@@ -93,7 +93,7 @@ impl Embedded {
     /// Ends all streams of all clients.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn cut_streams(&self) -> anyhow::Result<()> {
         let answer = self.client.post(self.path("cut")).send().await;
         answer.and_then(reqwest::Response::error_for_status).context("cut streams").map(drop)
@@ -102,7 +102,7 @@ impl Embedded {
     /// Returns the number of calls that were carried out, by method.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn calls(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         let answer = self.client.get(self.path("calls")).send().await.context("count calls")?;
         answer.json().await.context("count calls")
@@ -111,7 +111,7 @@ impl Embedded {
     /// Returns the number of calls of a method that planned faults refused.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn refused(&self, method: &str) -> anyhow::Result<u64> {
         let answer =
             self.client.get(self.path("refused")).send().await.context("count refusals")?;

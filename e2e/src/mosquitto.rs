@@ -44,7 +44,7 @@ impl Mosquitto {
     /// Starts a broker that stores its data in `folder`. For `port` 0 it takes a free port.
     ///
     /// # Errors
-    /// When mosquitto is not installed, or does not answer.
+    /// Fails when mosquitto is not installed, or does not answer.
     pub async fn start(folder: &Path, port: u16) -> anyhow::Result<Self> {
         Self::start_with(folder, port, "allow_anonymous true").await
     }
@@ -53,7 +53,7 @@ impl Mosquitto {
     /// certificates.
     ///
     /// # Errors
-    /// When mosquitto is not installed, or does not answer.
+    /// Fails when mosquitto is not installed, or does not answer.
     pub async fn start_with(folder: &Path, port: u16, settings: &str) -> anyhow::Result<Self> {
         let port = if port == 0 { free_port()? } else { port };
         std::fs::create_dir_all(folder).context("create the broker's folder")?;
@@ -95,7 +95,7 @@ impl Mosquitto {
     /// Starts the broker again with its stored data.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.process = spawn(&self.config)?;
         self.answers().await

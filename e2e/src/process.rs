@@ -33,7 +33,7 @@ impl Process {
     /// Starts a service with its settings. Its health server listens on `port`.
     ///
     /// # Errors
-    /// When the binary is missing or does not start.
+    /// Fails when the binary is missing or does not start.
     pub fn start(name: &str, config: &Path, port: u16, log: &Path) -> anyhow::Result<Self> {
         Self::start_with(name, config, port, log, &[])
     }
@@ -41,7 +41,7 @@ impl Process {
     /// Like [`Process::start`], with environment variables.
     ///
     /// # Errors
-    /// When the binary is missing or does not start.
+    /// Fails when the binary is missing or does not start.
     pub fn start_with(
         name: &str,
         config: &Path,
@@ -94,7 +94,7 @@ impl Process {
     /// Kills the process with SIGKILL.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// Fails when it cannot be killed.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().await.context("kill the process")
     }
@@ -102,7 +102,7 @@ impl Process {
     /// Pauses the process with SIGSTOP.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Fails when it has ended already.
     pub fn freeze(&self) -> anyhow::Result<()> {
         signal(&self.child, "STOP")
     }
@@ -110,7 +110,7 @@ impl Process {
     /// Continues a paused process with SIGCONT.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Fails when it has ended already.
     pub fn thaw(&self) -> anyhow::Result<()> {
         signal(&self.child, "CONT")
     }
@@ -118,7 +118,7 @@ impl Process {
     /// Returns the exit status if the process has ended.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// Fails when the system does not tell.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.child.try_wait().context("look at the process")
     }
@@ -126,7 +126,7 @@ impl Process {
     /// Sends SIGTERM.
     ///
     /// # Errors
-    /// When it has ended already.
+    /// Fails when it has ended already.
     pub fn ask_to_end(&self) -> anyhow::Result<()> {
         signal(&self.child, "TERM")
     }
@@ -134,7 +134,7 @@ impl Process {
     /// Sends SIGTERM and waits for the end.
     ///
     /// # Errors
-    /// When it does not end.
+    /// Fails when it does not end.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.ask_to_end()?;
         self.wait(PATIENCE).await
@@ -143,7 +143,7 @@ impl Process {
     /// Waits for the end of a process that was asked to end.
     ///
     /// # Errors
-    /// When it takes longer.
+    /// Fails when it takes longer.
     pub async fn wait(&mut self, patience: Duration) -> anyhow::Result<ExitStatus> {
         let ended = timeout(patience, self.child.wait()).await;
         ended.context("wait for the process to end")?.context("wait for the process to end")

@@ -81,7 +81,7 @@ impl Proxy {
     /// Listens for connections to a server on this machine.
     ///
     /// # Errors
-    /// When there is no free port.
+    /// Fails when there is no free port.
     pub fn start(server: u16) -> anyhow::Result<Self> {
         let listener = listen().context("start a proxy")?;
         let port = listener.local_addr().context("read the proxy's port")?.port();

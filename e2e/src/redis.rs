@@ -44,7 +44,7 @@ impl Redis {
     /// Starts a server, and returns when it answers.
     ///
     /// # Errors
-    /// When redis-server is not installed, or does not answer.
+    /// Fails when redis-server is not installed, or does not answer.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with(&[]).await
     }
@@ -52,7 +52,7 @@ impl Redis {
     /// Starts a server with further options, such as `--requirepass` and its value.
     ///
     /// # Errors
-    /// When redis-server is not installed, or does not answer.
+    /// Fails when redis-server is not installed, or does not answer.
     pub async fn start_with(options: &[&str]) -> anyhow::Result<Self> {
         let port = free_port()?;
         let options: Vec<_> = options.iter().map(|&option| option.to_owned()).collect();
@@ -78,7 +78,7 @@ impl Redis {
     /// Kills the server, which loses its data.
     ///
     /// # Errors
-    /// When it cannot be killed.
+    /// Fails when it cannot be killed.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.process.kill().await.context("kill redis-server")
     }
@@ -86,7 +86,7 @@ impl Redis {
     /// Starts the server again, on the same port.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// Fails when it does not answer.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.process = spawn(self.port, &self.options, &self.folder)?;
         self.answers().await

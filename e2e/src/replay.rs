@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Publishes each line's payload to its topic and waits for every PUBACK.
 ///
 /// # Errors
-/// When a line has no topic, or the broker does not acknowledge.
+/// Fails when a line has no topic, or the broker does not acknowledge.
 pub async fn to_mqtt(lines: &[Line], port: u16) -> anyhow::Result<u64> {
     let largest = 64 * 1024 * 1024;
     let id = format!("replay-{}", Uuid::new_v4().simple());

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 /// Returns the user and system time so far: fields 14 and 15 of `/proc/PID/stat`.
 ///
 /// # Errors
-/// When there is no such process.
+/// Fails when there is no such process.
 pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     ticks(&pid.to_string(), 11)
 }
@@ -16,7 +16,7 @@ pub fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
 /// `/proc/self/stat`.
 ///
 /// # Errors
-/// When the system does not tell.
+/// Fails when the system does not tell.
 pub fn children_cpu_time() -> anyhow::Result<Duration> {
     ticks("self", 13)
 }
@@ -24,7 +24,7 @@ pub fn children_cpu_time() -> anyhow::Result<Duration> {
 /// Returns the peak of resident memory, in MB of 1,024 KB.
 ///
 /// # Errors
-/// When there is no such process.
+/// Fails when there is no such process.
 pub fn peak_megabytes(pid: u32) -> anyhow::Result<f64> {
     megabytes(pid, "VmHWM:")
 }
@@ -32,7 +32,7 @@ pub fn peak_megabytes(pid: u32) -> anyhow::Result<f64> {
 /// Returns the current resident memory, in MB of 1,024 KB.
 ///
 /// # Errors
-/// When there is no such process.
+/// Fails when there is no such process.
 pub fn resident_megabytes(pid: u32) -> anyhow::Result<f64> {
     megabytes(pid, "VmRSS:")
 }
@@ -40,7 +40,7 @@ pub fn resident_megabytes(pid: u32) -> anyhow::Result<f64> {
 /// Returns the number of open files and sockets.
 ///
 /// # Errors
-/// When there is no such process.
+/// Fails when there is no such process.
 pub fn open_files(pid: u32) -> anyhow::Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/fd")).context("count open files")?.count())
 }

@@ -1,5 +1,5 @@
 'use strict';
-// BigQuery with Google's client of Node: datasets, tables, rows, queries and jobs.
+// Tests BigQuery with Google's Node client: datasets, tables, rows, queries and jobs.
 
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
@@ -22,7 +22,7 @@ const SCHEMA = [
   {name: 'tags', type: 'STRING', mode: 'REPEATED'},
 ];
 
-/** Credentials that add nothing to a request. */
+/** Returns credentials with a dummy token, so that the client does not look for real ones. */
 function anonymous() {
   const {GoogleAuth, OAuth2Client} = require('google-auth-library');
   assert(GoogleAuth);

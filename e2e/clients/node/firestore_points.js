@@ -1,21 +1,22 @@
-// Uses Firestore through Google's client: each function is a point that must pass.
+// Tests Firestore with Google's Node client: each function is a point that must pass.
 //
-// FIRESTORE_EMULATOR_HOST names the emulator. Prints a line per point; the exit code is 1 if one fails.
+// FIRESTORE_EMULATOR_HOST is the address of the emulator. The program prints a line for each point.
+// Its exit code is 1 if a point fails.
 'use strict';
 
 const assert = require('node:assert/strict');
 const {FieldValue, Filter, Firestore, GeoPoint, Timestamp} = require('@google-cloud/firestore');
 
-// Milliseconds that a point waits for what a listener must bring.
+// Longest wait for the result of a listener, in milliseconds.
 const PATIENCE = 30000;
 
-// A client with a project of its own.
+// Returns a client with a separate project.
 const client = point =>
   new Firestore({projectId: 'node-' + point.replace(/[A-Z]/g, letter => '-' + letter.toLowerCase())});
 
 const ids = async query => (await query.get()).docs.map(found => found.id);
 
-// Snapshots of a listener, one after another.
+// Reads the snapshots of a listener one after another.
 class Snapshots {
   constructor(target, show) {
     this.queue = [];

@@ -1,15 +1,15 @@
 'use strict';
-// Points that a program shows, one after another: each is passed or failed, and printed.
-// A later point may use what an earlier one left.
+// Runs the points of a test program in order, and prints if each passes or fails.
+// A later point may use the results of an earlier one.
 
 const points = [];
 
-/** Registers a function that fails by throwing. */
+/** Registers a function as a point. It fails if it throws an error. */
 function point(name, run) {
   points.push({name, run});
 }
 
-/** Registers a function that must be refused with 501, by a message that holds `text`. */
+/** Registers a function that must fail with 501 and a message that contains `text`. */
 function absent(name, text, run) {
   point(`${name} (501)`, async () => {
     let refusal;
@@ -26,7 +26,7 @@ function absent(name, text, run) {
   });
 }
 
-/** Runs all points and exits with 1 if one failed. */
+/** Runs all points, and exits with 1 if one failed. */
 async function run() {
   let failed = 0;
   for (const {name, run} of points) {

@@ -1,17 +1,17 @@
 'use strict';
-// Pub/Sub with Google's client of Node.
+// Tests Pub/Sub with Google's Node client.
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
 const {PubSub} = require('@google-cloud/pubsub');
 const {absent, point, run} = require('./points');
 
-// Longest wait for anything that should happen.
+// Longest wait for an expected event, in milliseconds.
 const PATIENCE = 60_000;
 const pubsub = new PubSub({projectId: 'project'});
 const topic = pubsub.topic('node');
 
-/** Fails when something does not happen in time. */
+/** Fails if a promise is not settled in time. */
 function inTime(promise, what) {
   let timer;
   const late = new Promise((_, reject) => {
@@ -20,7 +20,7 @@ function inTime(promise, what) {
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
-/** Receives so many messages by a stream and acknowledges them. */
+/** Receives `count` messages over a stream, and acknowledges them. */
 async function receive(subscription, count) {
   const texts = [];
   const all = new Promise((resolve, reject) => {

@@ -1,5 +1,5 @@
 'use strict';
-// Cloud Storage with Google's client of Node.
+// Tests Cloud Storage with Google's Node client.
 
 const assert = require('node:assert/strict');
 const {generateKeyPairSync} = require('node:crypto');

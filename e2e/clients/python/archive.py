@@ -64,7 +64,7 @@ def json_rows(file):
     )
     for row in table.to_pylist():
         row["payload"] = row.pop("originalPubSubPayload")
-        # Its type is that of all attributes in the object, so a row has nulls for those of the others.
+        # The type has the attributes of all rows of the object. A row has nulls for those of other rows.
         attributes = row.get("attributes") or {}
         row["attributes"] = {name: value for name, value in attributes.items() if value is not None}
         for name in TIMES:

@@ -1,4 +1,4 @@
-"""BigQuery with Google's client of Python: datasets, tables, rows, queries and jobs."""
+"""Tests BigQuery with Google's Python client: datasets, tables, rows, queries and jobs."""
 
 import datetime
 import decimal

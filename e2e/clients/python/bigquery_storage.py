@@ -1,4 +1,4 @@
-"""BigQuery's Storage APIs with Google's client of Python: protobuf rows, write streams, reading."""
+"""Tests BigQuery's Storage APIs with Google's Python client: protobuf rows, write streams, reads."""
 
 import datetime
 import decimal
@@ -42,7 +42,7 @@ table = client.create_table(bigquery.Table("p.s.t", schema=SCHEMA))
 
 
 def message_type():
-    """The type of the rows, as protoc would make it."""
+    """Returns the type of the rows, as protoc would generate it."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="row.proto", package="some.package", syntax="proto2")
     row = file.message_type.add(name="Row")
@@ -70,7 +70,7 @@ def request(*rows, offset=None):
 
 
 def open_stream(name):
-    """The client's own writer, which sends the schema once."""
+    """Returns the writer of the client, which sends the schema once."""
     template = types.AppendRowsRequest(write_stream=name)
     descriptor = descriptor_pb2.DescriptorProto()
     Row.DESCRIPTOR.CopyToProto(descriptor)

@@ -1,6 +1,7 @@
-"""Uses Firestore through Google's client: each function is a point that must pass.
+"""Tests Firestore with Google's Python client: each function is a point that must pass.
 
-FIRESTORE_EMULATOR_HOST names the emulator. Prints a line per point; the exit code is 1 if one fails.
+FIRESTORE_EMULATOR_HOST is the address of the emulator. The program prints a line for each point.
+Its exit code is 1 if a point fails.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from google.cloud import firestore
 from google.cloud.firestore_v1.base_query import FieldFilter, Or
 
 PATIENCE = 30
-"""Seconds that a point waits for what a listener must bring."""
+"""Longest wait for the result of a listener, in seconds."""
 
 TIME = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.timezone.utc)
 
 
 def client(point):
-    """Returns a client with a project of its own."""
+    """Returns a client with a separate project."""
     return firestore.Client(project="python-" + point.replace("_", "-"))
 
 
@@ -177,7 +178,7 @@ def queries_order_page_and_project(db):
         "SF",
         "DC",
     ]
-    # Turns the order of the query that it is made of, so it needs one of its own.
+    # This reverses the order of its base query, so it needs a separate one.
     last = c.order_by("population").limit_to_last(2)
     assert [found.id for found in last.get()] == ["TOK", "BJ"]
     assert ids(by_size.start_at({"population": 3900000})) == ["LA", "TOK", "BJ"]
@@ -362,12 +363,12 @@ def the_async_client_works(db):
     asyncio.run(run())
 
 
-# Google's emulator does not have these.
+# Google's emulator does not support partitions.
 def collection_groups_are_partitioned(db):
     for number in range(10):
         db.document(f"p/a/c/{number}").set({})
     parts = list(db.collection_group("c").get_partitions(3))
-    # Three points part four.
+    # Three split points give four partitions.
     assert len(parts) == 4, parts
     assert [found.id for part in parts for found in part.query().stream()] == [
         str(number) for number in range(10)
@@ -408,7 +409,7 @@ def main():
             failed += 1
             print("FAIL", point.__name__, traceback.format_exc(), flush=True)
     print(len(points) - failed, "of", len(points), "points pass", flush=True)
-    # A listener's threads may not hold up the end.
+    # Threads of a listener must not delay the exit.
     os._exit(1 if failed else 0)
 
 

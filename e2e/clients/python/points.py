@@ -1,6 +1,6 @@
-"""Points that a program shows, one after another: each is passed or failed, and printed.
+"""Runs the points of a test program in order, and prints if each passes or fails.
 
-A later point may use what an earlier one left.
+A later point may use the results of an earlier one.
 """
 
 import sys
@@ -10,7 +10,7 @@ _POINTS = []
 
 
 def point(name):
-    """Registers a function that fails by raising."""
+    """Registers a function as a point. It fails if it raises an exception."""
 
     def register(function):
         _POINTS.append((name, function))
@@ -20,13 +20,13 @@ def point(name):
 
 
 def absent(name, text):
-    """Registers a function that must be refused with 501, by a message that holds `text`."""
+    """Registers a function that must fail with 501 and a message that contains `text`."""
 
     def register(function):
         def refused():
             try:
                 function()
-            except Exception as error:  # Each API has classes of its own.
+            except Exception as error:  # Each API has its own classes.
                 code = getattr(error, "code", None)
                 code = code() if callable(code) else code
                 number = getattr(code, "value", code)
@@ -43,7 +43,7 @@ def absent(name, text):
 
 
 def run():
-    """Runs all points and exits with 1 if one failed."""
+    """Runs all points, and exits with 1 if one failed."""
     failed = 0
     for name, function in _POINTS:
         try:

@@ -1,4 +1,4 @@
-"""Pub/Sub with Google's client of Python."""
+"""Tests Pub/Sub with Google's Python client."""
 
 import datetime
 import http.server
@@ -17,7 +17,7 @@ import os
 from points import absent, point, run
 
 PROJECT = "project"
-# Longest wait for anything that should happen.
+# Longest wait for an expected event, in seconds.
 PATIENCE = 60
 publisher = pubsub_v1.PublisherClient()
 subscriber = pubsub_v1.SubscriberClient()
@@ -29,7 +29,7 @@ def equal(found, expected):
 
 
 def subscription(name, **settings):
-    """Creates a subscription of the topic and returns its path."""
+    """Creates a subscription to the topic and returns its path."""
     path = subscriber.subscription_path(PROJECT, name)
     subscriber.create_subscription(request={"name": path, "topic": topic, **settings})
     return path
@@ -41,7 +41,7 @@ def publish(*texts, **attributes):
 
 
 def pull(path, count=1):
-    """Pulls until so many have come, and acknowledges them."""
+    """Pulls until `count` messages have arrived, and acknowledges them."""
     received, end = [], time.monotonic() + PATIENCE
     while len(received) < count and time.monotonic() < end:
         request = {"subscription": path, "max_messages": count}
@@ -54,7 +54,7 @@ def pull(path, count=1):
 
 
 def left(path):
-    """Pulls what is there at once, without acknowledgement."""
+    """Pulls the messages that are available now, without acknowledgement."""
     request = {"subscription": path, "max_messages": 10, "return_immediately": True}
     pulled = subscriber.pull(request=request).received_messages
     return [one.message.data.decode() for one in pulled]
@@ -185,7 +185,7 @@ def _():
 
 
 class Endpoint(http.server.BaseHTTPRequestHandler):
-    """Refuses the first request and takes all others."""
+    """Refuses the first request and accepts all others."""
 
     received = queue.Queue()
     refusals = 1

@@ -1,4 +1,4 @@
-"""Cloud Storage with Google's client of Python."""
+"""Tests Cloud Storage with Google's Python client."""
 
 import gzip
 import io

@@ -17,7 +17,7 @@ impl Cluster {
     /// Starts the cluster, and returns when each master knows which master has which keys.
     ///
     /// # Errors
-    /// When redis-server is not installed, or the masters do not find each other.
+    /// Fails when redis-server is not installed, or the masters do not find each other.
     pub async fn start() -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         for _ in SLOTS {

@@ -24,7 +24,7 @@ impl Sentinel {
     /// Starts all three, and returns when the sentinel knows the replica.
     ///
     /// # Errors
-    /// When redis-server is not installed, or one of them does not answer.
+    /// Fails when redis-server is not installed, or one of them does not answer.
     pub async fn start() -> anyhow::Result<Self> {
         let master = Redis::start().await?;
         let of_master = format!("127.0.0.1 {}", master.port());
@@ -55,7 +55,7 @@ impl Sentinel {
     /// replica.
     ///
     /// # Errors
-    /// When the sentinel refuses.
+    /// Fails when the sentinel refuses.
     pub async fn fail_over(&self) -> anyhow::Result<()> {
         command(self.port, &format!("SENTINEL FAILOVER {}", Self::SERVICE)).await?;
         let [old, new] = &self.servers;

@@ -1,5 +1,5 @@
-//! How many small messages a second the bare official client passes through the emulator, both in
-//! this process: `cargo run --release -p emulator --example throughput`
+//! Measures how many small messages a second the official client sends through the emulator. Both
+//! run in this process: `cargo run --release -p emulator --example throughput`
 
 #![expect(clippy::print_stdout, reason = "for measuring: nobody reads a part of it")]
 
@@ -15,7 +15,7 @@ const STREAMS: usize = 4;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // An error means that it was installed already.
+    // An error means that it is installed already.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let emulator = Emulator::start(Options::default()).await?;
     let (url, credentials) = (emulator.url(), anonymous::Builder::new().build());
@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
         let mut stream = builder.build();
         readers.spawn(async move {
             let mut count = 0;
-            // Ends when nothing comes for a second: the subscription is empty.
+            // Ends when no message arrives for a second: the subscription is empty.
             while let Ok(Some(Ok((_, handler)))) =
                 tokio::time::timeout(Duration::from_secs(1), stream.next()).await
             {

@@ -11,7 +11,7 @@ impl Query {
     /// Parses a query below a parent.
     ///
     /// # Errors
-    /// When Firestore would refuse the query.
+    /// Fails when Firestore would refuse the query.
     pub(in crate::firestore) fn read(
         parent: &str,
         query: proto::StructuredQuery,
