@@ -124,8 +124,8 @@ pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
     let last_services = ends_by_service.map(|(_, service)| service);
     for (arrived, service) in ends_by_service {
         let Some(arrived) = arrived else { continue };
-        // A dead letter of bigqueries does not explain a message that the archive lacks, and a dead
-        // letter of icestore does not explain a missing row.
+        // A dead letter of bigqueries does not explain a line that the archive lacks. One of
+        // icestore does not explain a missing row.
         let is_before_here = |letter: &&Received| {
             let buried_by = letter.attributes.get("dl_service").map_or("", String::as_str);
             buried_by == service || !last_services.contains(&buried_by)

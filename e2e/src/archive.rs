@@ -1,4 +1,4 @@
-//! Reads archived objects of this project and of the Go services that it replaces.
+//! Reads archived objects, from icestore and from the Go services that first used this format.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read};

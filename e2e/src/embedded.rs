@@ -33,8 +33,8 @@ impl Embedded {
         let mut command = Command::new(binary("emulator")?);
         command.args(["--port", &port.to_string(), "--data-dir"]).arg(folder);
         command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        // A process group of its own: Ctrl-C must end this program first, which needs the cloud to
-        // drain.
+        // A separate process group: Ctrl-C must reach only this program, because its drain needs
+        // the cloud.
         command.process_group(0);
         let mut process = command.spawn().context("start the embedded cloud")?;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err() {

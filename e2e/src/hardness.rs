@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 /// Behaviour of the embedded cloud toward its clients, apart from faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strictness {
-    /// With latencies, quotas, delays before new tables and columns are visible, and streams and
-    /// connections that end.
+    /// Limits like Google's: latencies, quotas, and delays before new tables and columns are
+    /// visible. Idle or old streams and old connections end.
     LikeGoogle,
     /// Without these limits.
     Lenient,

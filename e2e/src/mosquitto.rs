@@ -129,8 +129,8 @@ fn spawn(config: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new(program);
     command.stderr(log.context("open the broker's log")?);
     command.arg("-c").arg(config).stdin(Stdio::null()).kill_on_drop(true);
-    // A process group of its own: Ctrl-C must end this program first, which needs the broker to
-    // drain.
+    // A separate process group: Ctrl-C must reach only this program, because its drain needs the
+    // broker.
     command.process_group(0);
     command.spawn().context("start mosquitto")
 }

@@ -157,8 +157,8 @@ fn server(folder: &TempDir) -> anyhow::Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(folder.path()).stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    // A process group of its own: Ctrl-C must end this program first, which needs the server to
-    // drain.
+    // A separate process group: Ctrl-C must reach only this program, because its drain needs the
+    // server.
     command.process_group(0);
     Ok(command)
 }

@@ -23,7 +23,7 @@ const HOST: &str = "nowhere.invalid";
 /// Time for a process to look up names before it gets SIGTERM.
 const ASKING: Duration = Duration::from_secs(4);
 const GRACE: Duration = Duration::from_secs(5);
-/// Extra time that Kubernetes manifests add to the grace period.
+/// Extra time that Kubernetes gives beyond the grace period of the manifests.
 const ALLOWANCE: Duration = Duration::from_secs(2);
 
 /// Two name servers cannot listen on the same port.

@@ -1,5 +1,7 @@
-//! The test environment of the fault test, each part a separate process: two replicas of each
-//! service, the broker, Redis and the embedded cloud. Every link has a proxy.
+//! The test environment of the fault test, each part a separate process.
+//!
+//! It has two replicas of each service, the broker, Redis and the embedded cloud. Every link has a
+//! proxy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ pub(super) const LINKS: [&str; 7] =
     ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage"];
 /// Number of devices of a fleet; each has a document.
 pub(super) const DEVICES: u32 = 100;
-/// Number of devices with a location of their own. Each location is a folder of the archive.
+/// Number of devices with a separate location. Each location is a folder of the archive.
 pub(super) const WILD_PLACES: u32 = 10_000;
 
 /// Grace period of a service.
@@ -183,7 +185,7 @@ async fn prepare(cloud: &Cloud) -> anyhow::Result<()> {
     cloud.put_documents("devices", wild).await
 }
 
-/// Returns the name of a device with a location of its own.
+/// Returns the name of a device with a separate location.
 pub(super) fn wild_device(number: u32) -> String {
     format!("wild-{number:05}")
 }

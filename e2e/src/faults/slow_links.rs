@@ -80,8 +80,8 @@ impl SlowLink {
     /// Returns the readings a second to send.
     ///
     /// It is three times what the link can carry, so every service has a backlog. The Pub/Sub link
-    /// gets less than it can carry: with a backlog there, leases would end on the way, and Pub/Sub
-    /// would send all of it again and again.
+    /// gets less than it can carry: with a backlog leases would end on the way. Then Pub/Sub would
+    /// send everything again and again.
     pub(super) fn load(self) -> u32 {
         let messages = self.rate() / MESSAGE_BYTES;
         match self.link {

@@ -26,9 +26,11 @@ struct Args {
     /// YAML file of topics, subscriptions, datasets, buckets and documents to create at the start.
     #[arg(long)]
     resources: Option<PathBuf>,
-    /// Be as slow and as strict as Google's own cloud: latencies, quotas, limited age of streams
-    /// and connections, and a delay before new tables and columns are visible. With --resources,
-    /// only the project of these resources exists.
+    /// Be as slow and as strict as Google's own cloud.
+    ///
+    /// This includes latencies, quotas, limited age of streams and connections, and a delay before
+    /// new tables and columns are visible. With --resources, only the project of these resources
+    /// exists.
     #[arg(long)]
     like_google: bool,
     /// Check that an emulator on this machine answers at --port, for health checks.

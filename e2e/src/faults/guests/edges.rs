@@ -4,8 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// Times that are valid or nearly valid: years that overflow in some types, leap seconds, and days
-/// that do not exist.
+/// Times that are valid in RFC 3339, or nearly valid: years that overflow in some types, leap
+/// seconds, and days that do not exist.
 const TIMES: [&str; 17] = [
     "9999-12-31T23:59:59-01:00",
     "9999-12-31T23:59:59.999999999Z",

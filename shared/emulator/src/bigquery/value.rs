@@ -22,7 +22,7 @@ use super::schema::{Field, Kind, Mode, find};
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:6]");
-/// Most digits before the point of a NUMERIC, with its most digits after the point.
+/// Most digits of a NUMERIC before and after the point.
 const NUMERIC_DIGITS: (usize, usize) = (29, 9);
 const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
 

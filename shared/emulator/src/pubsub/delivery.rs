@@ -213,8 +213,8 @@ impl Subscription {
     /// result holds messages without attempts left.
     ///
     /// Each unary pull counts as a separate puller. It gets no message of an ordering key while an
-    /// earlier pull has messages of the key: if the earlier reply was lost, later messages would
-    /// overtake its messages.
+    /// earlier pull has messages of that key. Otherwise, if the earlier reply was lost, later
+    /// messages would overtake earlier ones.
     pub(super) fn take(
         &self,
         stream: Option<u64>,

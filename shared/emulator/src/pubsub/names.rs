@@ -4,8 +4,9 @@ use crate::status::Status;
 
 /// Refuses a name that is not `projects/<project>/<kind>/<id>` with a valid id.
 ///
-/// An id has 3 to 255 characters, starts with a letter, holds letters, digits and `-_.~+%`, and does
-/// not start with `goog` (<https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>).
+/// An id has 3 to 255 characters and starts with a letter. It contains letters, digits and
+/// `-_.~+%`, and does not start with `goog`
+/// (<https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>).
 pub(super) fn check(name: &str, kind: &str) -> Result<(), Status> {
     let invalid = || Status::invalid(format!("Invalid [{kind}] name: (name={name})"));
     let parts: Vec<_> = name.split('/').collect();

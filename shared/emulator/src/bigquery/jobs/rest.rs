@@ -14,7 +14,7 @@ use crate::bigquery::BigQuery;
 use crate::bigquery::query::{Page, Times};
 use crate::status::Status;
 
-/// Default number of jobs or rows in a page.
+/// Default number of jobs in a page.
 const PAGE: usize = 50;
 
 /// A call apart from its path.
