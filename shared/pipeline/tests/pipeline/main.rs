@@ -5,6 +5,7 @@
 mod bounds;
 mod crash;
 mod env;
+mod file_sink;
 mod flushing;
 mod intake;
 mod notes;

@@ -1,0 +1,171 @@
+//! The worked example of CONTRIBUTING.md: a transform and a sink of your own, with their tests.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pipeline::dead_letter::Policy;
+use pipeline::doubles::{Faults, Feed, Graveyard, Ledger};
+use pipeline::{
+    Error, Join, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Sink, Step, Transform,
+};
+
+/// Maximum length of a line in bytes.
+const MAX_LINE_BYTES: usize = 80;
+
+/// Makes each message a line of text.
+struct ToLine;
+
+impl Transform for ToLine {
+    type Record = String;
+
+    async fn apply(&self, message: &Message) -> Result<Step<String>, Error> {
+        match std::str::from_utf8(&message.data) {
+            Ok("") => Ok(Step::Skip("empty")),
+            Ok(text) => Ok(Step::Pass(text.replace('\n', "\\n"))),
+            Err(error) => Err(Recovery::Reject("not_text").because("read text", error)),
+        }
+    }
+}
+
+/// Writes each batch into a file of its own.
+struct FileSink {
+    folder: PathBuf,
+}
+
+/// A closed batch. Every attempt to write it uses the same name and the same lines.
+struct NamedLines {
+    name: String,
+    lines: Vec<String>,
+}
+
+impl Sink for FileSink {
+    type Record = String;
+    type Key = (); // Any two lines may share a file.
+    type Batch = Vec<String>;
+    type Sealed = NamedLines;
+    type Scratch = ();
+
+    fn scratch(&self) {}
+
+    fn key(&self, _line: &String) {}
+
+    fn open(&self, (): &()) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn join(
+        &self,
+        batch: &mut Vec<String>,
+        line: String,
+        (): &mut (),
+    ) -> Result<usize, Join<String>> {
+        if line.len() > MAX_LINE_BYTES {
+            let error = Recovery::Reject("line_too_long").because("add line", "over 80 bytes");
+            return Err(Join::Refused(error));
+        }
+        batch.push(line);
+        Ok(batch.iter().map(|line| line.len() + 1).sum())
+    }
+
+    fn seal(&self, lines: Vec<String>, (): &mut ()) -> NamedLines {
+        NamedLines { name: format!("{:016x}.txt", rand::random::<u64>()), lines }
+    }
+
+    async fn write(&self, batch: &NamedLines, _limit: Duration) -> Result<Vec<Refusal>, Error> {
+        // The call blocks, so nothing of it can go on after the limit. This keeps the example short.
+        // A real sink awaits a client, whose request ends when this future is dropped.
+        self.create(batch).map_err(|error| Recovery::Retry.because("write file", error))?;
+        Ok(Vec::new())
+    }
+
+    fn split(&self, batch: &NamedLines, at: usize) -> Option<(NamedLines, NamedLines)> {
+        let (first, second) = batch.lines.split_at(at);
+        Some((self.seal(first.to_vec(), &mut ()), self.seal(second.to_vec(), &mut ())))
+    }
+}
+
+impl FileSink {
+    /// Creates a complete, durable file. A second call for the same batch replaces the file.
+    fn create(&self, batch: &NamedLines) -> io::Result<()> {
+        let path = self.folder.join(&batch.name);
+        let draft = path.with_extension("draft");
+        let mut file = File::create(&draft)?;
+        for line in &batch.lines {
+            writeln!(file, "{line}")?;
+        }
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// Returns the lines of all files in a folder, sorted.
+fn lines_in(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).unwrap();
+    let text: String =
+        files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+fn message(id: &str, text: String) -> Message {
+    let mut message = Message::new(text);
+    message.id = id.into();
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::default();
+    let messages = [
+        message("1", "warm".into()),
+        message("2", "cold".into()),
+        message("3", "x".repeat(MAX_LINE_BYTES + 1)),
+    ];
+    let pipeline = Pipeline {
+        service: "example",
+        source: Feed::new(messages, ledger.clone()),
+        transform: ToLine,
+        sink: FileSink { folder: folder.path().to_owned() },
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), Faults::none())),
+        limits: Limits::default(),
+        metrics: Metrics::default(),
+    };
+
+    let failure = pipeline.start().ended().await;
+
+    assert!(failure.is_none(), "{failure:?}");
+    assert_eq!(lines_in(folder.path()), ["cold", "warm"]);
+    assert_eq!(ledger.book().buried["3"], "line_too_long");
+    assert_eq!(ledger.book().acked.len(), 3);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_written_twice_is_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = FileSink { folder: folder.path().to_owned() };
+    let batch = sink.seal(vec!["warm".into()], &mut ());
+
+    for _ in 0..2 {
+        sink.write(&batch, Duration::MAX).await.unwrap();
+    }
+
+    assert_eq!(lines_in(folder.path()), ["warm"]);
+}
+
+#[test]
+fn the_guide_quotes_this_file() {
+    let guide = include_str!("../../../../CONTRIBUTING.md");
+
+    let quotes: Vec<_> = guide.split("```rust\n").skip(1).collect();
+
+    assert!(!quotes.is_empty());
+    for quote in quotes {
+        let code = quote.split("```").next().unwrap();
+        assert!(include_str!("file_sink.rs").contains(code), "{code}");
+    }
+}
