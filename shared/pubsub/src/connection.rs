@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
-use google_cloud_pubsub::client::{SchemaService, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
 use pipeline::{Error, Recovery};
 use service::credentials;
+use service::google::Access;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
 use crate::publishers::Publisher;
 use crate::settings::{Endpoint, Subscription};
+use crate::source::Subscriber;
 
-/// Longest time to connect for publishing.
+/// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which the peer of a publishing connection is pinged. Google's clients in other
+/// Silence after which the peer of a connection is pinged. Google's clients in other
 /// languages use the same interval.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest wait for the answer to a ping. After it the connection is replaced.
@@ -91,10 +93,23 @@ impl Connection {
 
     /// Builds a client that publishes. It does not retry, because the pipeline does.
     pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
-        const ACTION: &str = "build Pub/Sub publisher";
+        let (server, access) = self.server("build Pub/Sub publisher").await?;
+        let connections = std::iter::repeat_n(server, self.endpoint.channels);
+        Ok(Publisher::new(Channel::balance_list(connections), access))
+    }
+
+    /// Builds a client of a subscription, on one new connection.
+    pub(crate) async fn subscriber(&self, name: String) -> Result<Subscriber, Error> {
+        let (server, access) = self.server("build Pub/Sub subscriber").await?;
+        Ok(Subscriber::new(server.connect_lazy(), access, name))
+    }
+
+    /// Returns the address of Pub/Sub, and the credentials for it. Connections to it find out by
+    /// themselves when their peer is gone.
+    async fn server(&self, action: &'static str) -> Result<(Server, Access), Error> {
         let access = self.endpoint.access().await?;
         let url = access.url("pubsub");
-        let stop = |error| Recovery::Stop.because(ACTION, error);
+        let stop = |error| Recovery::Stop.because(action, error);
         let is_encrypted = url.starts_with("https://");
         let mut server = Server::from_shared(url).map_err(stop)?;
         server =
@@ -107,16 +122,7 @@ impl Connection {
             let tls = ClientTlsConfig::new().with_enabled_roots();
             server = server.tls_config(tls).map_err(stop)?;
         }
-        let connections = std::iter::repeat_n(server, self.endpoint.channels);
-        Ok(Publisher::new(Channel::balance_list(connections), access))
-    }
-
-    /// Builds a client for one of several streams. The streams share the configured number of
-    /// connections.
-    pub(crate) async fn subscriber(&self, streams: usize) -> Result<Subscriber, Error> {
-        let channels = self.endpoint.channels.div_ceil(streams);
-        let builder = Subscriber::builder().with_grpc_subchannel_count(channels);
-        build!(builder, self.endpoint, "build Pub/Sub subscriber")
+        Ok((server, access))
     }
 
     pub(crate) async fn topics(&self) -> Result<TopicAdmin, Error> {

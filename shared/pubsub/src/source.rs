@@ -1,30 +1,42 @@
 //! Reads a subscription over several streams, and rebuilds streams that end.
 
 mod held;
+mod leases;
 mod reader;
+mod stream;
+mod subscriber;
 
-use pipeline::{Delivery, Error, Recovery};
+use std::time::Duration;
+
+use pipeline::{Delivery, Error, Recovery, Renewable};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::connection::{Connection, full_name};
 use crate::settings::Subscription;
+use leases::Leases;
 use reader::Reader;
+pub(crate) use subscriber::Subscriber;
 
+/// Longest wait at a close until all acks and nacks are sent.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of deliveries ready for the pipeline. Further deliveries wait with their stream.
 const INBOX: usize = 64;
 
 /// A subscription that is read over several streams.
 ///
-/// At-least-once delivery: the client sends an acknowledgement within 100 ms and does not confirm
-/// it. If one is lost, the message is redelivered. Exactly-once delivery: acknowledgements are
-/// confirmed.
+/// An acknowledgement is sent within 100 ms. It is repeated until Pub/Sub has confirmed it, or until
+/// the lease of the message has ended. In that case the message is redelivered.
 pub struct Source {
     inbox: mpsc::Receiver<Delivery>,
-    streams: JoinSet<Result<(), Error>>,
+    streams: JoinSet<()>,
+    leases: Leases,
+    /// The task that extends leases, and sends acks and nacks.
+    keeper: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -72,27 +84,41 @@ impl Source {
         settings: &Subscription,
         metrics: SourceMetrics,
     ) -> Result<Self, Error> {
-        // If no client can be built, this fails here and not in the tasks.
-        drop(connection.subscriber(1).await?);
+        let name = full_name(project, "subscriptions", &settings.id);
+        let (own, subscription) = (connection.clone(), name.clone());
+        let subscriber = Renewable::open(move || {
+            let (connection, subscription) = (own.clone(), subscription.clone());
+            Box::pin(async move { connection.subscriber(subscription).await })
+        });
+        let leases = Leases::new(settings, metrics.clone());
+        let mut keeper = JoinSet::new();
+        keeper.spawn(leases.clone().keep(subscriber.await?));
         let (outbox, inbox) = mpsc::channel(INBOX);
         let (stop, stopped) = watch::channel(false);
         let mut streams = JoinSet::new();
         for _ in 0..settings.streams {
-            let name = full_name(project, "subscriptions", &settings.id);
-            let reader = Reader::new(connection, name, settings, (outbox.clone(), metrics.clone()));
+            let reader = Reader::new(
+                connection,
+                name.clone(),
+                settings,
+                (outbox.clone(), leases.clone(), metrics.clone()),
+            );
             streams.spawn(reader.run(stopped.clone()));
         }
-        Ok(Self { inbox, streams, stop })
+        Ok(Self { inbox, streams, leases, keeper, stop })
     }
 }
 
 impl pipeline::Source for Source {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
-        // Before the stop, only a panic can end a stream.
+        // Before the stop, only a panic can end a task.
         tokio::select! {
             delivery = self.inbox.recv() => Ok(delivery),
             Some(Err(panic)) = self.streams.join_next() => {
                 Err(Recovery::Stop.because("read subscription", panic))
+            }
+            Some(Err(panic)) = self.keeper.join_next() => {
+                Err(Recovery::Stop.because("extend leases", panic))
             }
         }
     }
@@ -104,8 +130,17 @@ impl pipeline::Source for Source {
         let mut outcome = Ok(());
         while let Some(ended) = self.streams.join_next().await {
             let ended = ended.map_err(|panic| Recovery::Stop.because("close subscription", panic));
-            outcome = outcome.and(ended.flatten());
+            outcome = outcome.and(ended);
         }
-        outcome
+        self.leases.close();
+        let sent = timeout(CLOSE_TIMEOUT, self.keeper.join_next()).await;
+        let late = |late| Recovery::Stop.because("send the last acknowledgements", late);
+        let sent = match sent.map_err(late)? {
+            Some(Err(panic)) => {
+                Err(Recovery::Stop.because("send the last acknowledgements", panic))
+            }
+            Some(Ok(())) | None => Ok(()),
+        };
+        outcome.and(sent)
     }
 }

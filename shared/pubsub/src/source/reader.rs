@@ -5,29 +5,20 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::join_all;
-use google_cloud_pubsub::model;
-use google_cloud_pubsub::subscriber::handler::Handler;
-use google_cloud_pubsub::subscriber::{MessageStream, ShutdownToken};
 use pipeline::backoff::{Backoff, Waits};
-use pipeline::{Delivery, Error, Message, Recovery, Settlement};
-use service::credentials;
-use time::OffsetDateTime;
+use pipeline::{Delivery, Error};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::SourceMetrics;
-use super::held::{HELD_BYTES, Settling};
+use super::held::Held;
+use super::leases::Leases;
+use super::stream::{Stream, first_request};
 use crate::connection::Connection;
 use crate::settings::Subscription;
-
-/// Longest wait at a close until a reader has sent its acknowledgements.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that a lease extension may be under way.
-const EXTENSION_TIME: Duration = Duration::from_secs(10);
 
 /// Bytes that are read ahead of the pipeline. More than one response of Pub/Sub usually holds.
 const READ_AHEAD: usize = 2 * 1024 * 1024;
@@ -71,7 +62,11 @@ pub(super) struct Reader {
     settings: Subscription,
     idle_timeout: Duration,
     outbox: mpsc::Sender<Delivery>,
-    settling: Settling,
+    leases: Leases,
+    held: Held,
+    metrics: SourceMetrics,
+    /// Identifies this reader to Pub/Sub, over all of its streams.
+    client_id: String,
     /// Deliveries that found no room in the outbox, oldest first, each with the bytes of its
     /// message.
     ///
@@ -79,8 +74,6 @@ pub(super) struct Reader {
     /// with later messages of its ordering key.
     waiting: VecDeque<(Delivery, usize)>,
     waiting_bytes: usize,
-    /// Streams that are no longer read, but whose messages may still be settled.
-    ended: Vec<ShutdownToken>,
 }
 
 /// Reason why a stream is no longer read.
@@ -105,7 +98,7 @@ impl Reader {
         connection: &Connection,
         name: String,
         settings: &Subscription,
-        (outbox, metrics): (mpsc::Sender<Delivery>, SourceMetrics),
+        (outbox, leases, metrics): (mpsc::Sender<Delivery>, Leases, SourceMetrics),
     ) -> Self {
         Self {
             connection: connection.clone(),
@@ -113,14 +106,17 @@ impl Reader {
             settings: settings.clone(),
             idle_timeout: connection.idle_timeout(settings),
             outbox,
-            settling: Settling::new(metrics),
+            leases,
+            held: Held::default(),
+            metrics,
+            client_id: Uuid::new_v4().to_string(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            ended: Vec::new(),
         }
     }
 
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+    /// Reads until it is stopped. Deliveries that wait are nacked then.
+    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut waits = Backoff::default().waits();
         loop {
             let opened = tokio::select! {
@@ -130,20 +126,17 @@ impl Reader {
                 _ = stop.wait_for(|stop| *stop) => None,
             };
             let mut stream = match opened {
-                None => return self.close().await,
+                None => return,
                 Some(Ok(stream)) => stream,
                 Some(Err(error)) => {
                     let (subscription, error) = (&self.name, format!("{error:#}"));
                     warn!(subscription, error, "no stream can be opened, trying again");
                     if pause(&mut waits, &mut stop).await.is_break() {
-                        return self.close().await;
+                        return;
                     }
                     continue;
                 }
             };
-            // Deliveries of a stream are acknowledged through it, even after it was dropped.
-            self.ended.retain(|token| token.shutdown().now_or_never().is_none());
-            self.ended.push(stream.shutdown_token());
             let ended = tokio::select! {
                 // Cancel safe: a message that was read but not handed over waits in `self`, or is
                 // nacked.
@@ -153,16 +146,16 @@ impl Reader {
             // Stops receiving. A stream that is neither polled nor dropped would continue.
             drop(stream);
             match ended {
-                None => return self.close().await,
+                None => return,
                 Some(Ended::Idle) => {
-                    self.settling.metrics.idle_streams.inc();
+                    self.metrics.idle_streams.inc();
                     let subscription = &self.name;
                     debug!(subscription, "nothing came for long, opening another stream");
                 }
                 Some(Ended::Broken) => {
-                    self.settling.metrics.reconnects.inc();
+                    self.metrics.reconnects.inc();
                     if pause(&mut waits, &mut stop).await.is_break() {
-                        return self.close().await;
+                        return;
                     }
                 }
             }
@@ -175,26 +168,22 @@ impl Reader {
     }
 
     /// Opens a stream on new connections, because those of the last stream may be dead.
-    async fn open(&mut self) -> Result<MessageStream, Error> {
-        let subscriber = self.connection.subscriber(self.settings.streams).await?;
-        let limit = |total| i64::try_from(self.share(total)).unwrap_or(i64::MAX);
-        Ok(subscriber
-            .subscribe(&self.name)
-            .set_max_outstanding_messages(limit(self.settings.max_outstanding_messages))
-            .set_max_outstanding_bytes(limit(self.settings.max_outstanding_bytes))
-            .set_max_lease(self.settings.max_lease)
-            .set_max_lease_extension(self.settings.lease_extension)
-            .build())
+    async fn open(&mut self) -> Result<Stream, Error> {
+        let subscriber = self.connection.subscriber(self.name.clone()).await?;
+        let max_messages = self.share(self.settings.max_outstanding_messages);
+        let max_bytes = self.share(self.settings.max_outstanding_bytes);
+        let first =
+            first_request(&self.name, &self.client_id, &self.settings, (max_messages, max_bytes));
+        let (leases, held) = (self.leases.clone(), self.held.clone());
+        Ok(Stream::new(subscriber, first, &self.settings, leases, held))
     }
 
     /// Hands messages over until the stream fails permanently, or delivers nothing for
-    /// `idle_timeout`. A silent stream may be dead: the client does not check whether the peer is
-    /// still there.
+    /// `idle_timeout`. A silent stream may be dead, although its connection answers.
     ///
-    /// While the pipeline is slow, the stream is read ahead. The reason is that a lease starts when
-    /// the message arrives at the client. The client does not tell when that was, so messages must
-    /// not wait there for long.
-    async fn read(&mut self, stream: &mut MessageStream, waits: &mut Waits) -> Ended {
+    /// While the pipeline is slow, the stream is read ahead. The reason is that Pub/Sub starts a
+    /// lease when it sends the message. Messages that wait in the connection are not extended.
+    async fn read(&mut self, stream: &mut Stream, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
         let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {
@@ -225,22 +214,21 @@ impl Reader {
                 }
             };
             match next {
-                Some(Some(Ok((message, handler)))) => {
+                Some(Ok((delivery, bytes))) => {
                     waits.reset();
                     last_sign = Instant::now();
-                    let (delivery, bytes) = self.delivery(message, handler);
                     self.hand_over(delivery, bytes);
                 }
-                Some(Some(Err(error))) => {
-                    let (subscription, error) = (&self.name, credentials::explain(&error));
-                    warn!(subscription, error, "the stream ended, opening another");
+                Some(Err(status)) => {
+                    let (subscription, code) = (&self.name, status.code());
+                    let error = status.message();
+                    warn!(subscription, ?code, error, "the stream ended, opening another");
                     return Ended::Broken;
                 }
-                Some(None) => return Ended::Broken,
                 None => {
                     let max_messages = self.share(self.settings.max_outstanding_messages);
                     let max_bytes = self.share(self.settings.max_outstanding_bytes);
-                    if !self.settling.held.explains_silence(max_messages, max_bytes) {
+                    if !self.held.explains_silence(max_messages, max_bytes) {
                         return Ended::Idle;
                     }
                     last_sign = Instant::now();
@@ -260,72 +248,6 @@ impl Reader {
         self.waiting_bytes += bytes;
         self.waiting.push_back((delivery, bytes));
     }
-
-    /// Returns the delivery of a message that has just arrived, and its size. Keeping the size is
-    /// cheaper than computing it again.
-    fn delivery(&self, message: model::Message, handler: Handler) -> (Delivery, usize) {
-        let lease_end = Instant::now() + self.settings.max_lease;
-        let attempts = handler.delivery_attempt();
-        let now = OffsetDateTime::now_utc();
-        let published = message.publish_time.and_then(|time| OffsetDateTime::try_from(time).ok());
-        let received = Message {
-            id: message.message_id,
-            data: message.data,
-            attributes: message.attributes.into(),
-            ordering_key: message.ordering_key,
-            publish_time: published.unwrap_or(now),
-            attempts: attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(1),
-            // Pub/Sub reports the delivery attempt only for subscriptions with a dead-letter
-            // policy.
-            counts_attempts: attempts.is_some(),
-        };
-        let bytes = received.size();
-        let return_delay = return_delay(self.settings.lease_extension, &handler);
-        let settle = self.settling.duty(handler, lease_end, bytes);
-        let settlement = Settlement::new(settle, Some(lease_end))
-            .with_return_delay(return_delay)
-            .with_held_bytes(HELD_BYTES);
-        (Delivery::new(received, settlement), bytes)
-    }
-
-    /// Waits until all acks and nacks are sent, and those of exactly-once subscriptions are
-    /// confirmed.
-    ///
-    /// Acks and nacks of earlier streams may never be sent, if their dead connection was replaced.
-    /// Their messages are redelivered.
-    async fn close(self) -> Result<(), Error> {
-        // Nacks deliveries that nobody received.
-        drop(self.waiting);
-        let confirmations = &self.settling.confirmations;
-        confirmations.close();
-        let shutdowns = || self.ended.iter().map(ShutdownToken::shutdown);
-        let sent = async { tokio::join!(confirmations.wait(), join_all(shutdowns())) };
-        let Err(late) = timeout(CLOSE_TIMEOUT, sent).await else { return Ok(()) };
-        let is_last_sent = shutdowns().next_back().is_none_or(|last| last.now_or_never().is_some());
-        if is_last_sent && self.ended.len() > 1 {
-            let subscription = &self.name;
-            warn!(
-                subscription,
-                "acknowledgements of earlier streams are lost, messages come again"
-            );
-            return Ok(());
-        }
-        Err(Recovery::Stop.because("send the last acknowledgements", late))
-    }
-}
-
-/// Returns the longest time that Pub/Sub keeps a message whose nack was lost.
-///
-/// Google's client repeats a nack only if the connection failed. It sends no nack for a message
-/// that it has held for `max_lease`. In both cases the lease ends by itself. A lease extension may
-/// be under way at the time of the nack. With exactly-once delivery, extensions are repeated for as
-/// long as a lease.
-fn return_delay(lease_extension: Duration, handler: &Handler) -> Duration {
-    let lease = match handler {
-        Handler::ExactlyOnce(_) => lease_extension.saturating_mul(2),
-        _ => lease_extension,
-    };
-    lease.saturating_add(EXTENSION_TIME)
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ async fn a_lease_that_ends_before_the_pipeline_takes_a_message_leaves_no_gap_in_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_tells_how_long_it_is_kept_when_its_nack_is_lost() {
-    for (is_exactly_once, seconds) in [(false, 27), (true, 44)] {
+    for (is_exactly_once, seconds) in [(false, 27), (true, 27)] {
         let world = World::new(json!({ "enableExactlyOnceDelivery": is_exactly_once })).await;
         let lease_extension = Duration::from_secs(17);
         let settings = Subscription { lease_extension, ..settings() };

@@ -1,0 +1,171 @@
+//! One stream of messages, which is opened again after failures that pass.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use futures::future::BoxFuture;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
+    StreamingPullRequest, StreamingPullResponse,
+};
+use pipeline::backoff::{Backoff, Waits};
+use pipeline::{Delivery, Message, Settlement};
+use time::OffsetDateTime;
+use tokio::time::{Sleep, sleep};
+use tonic::{Status, Streaming};
+use tracing::debug;
+
+use super::held::Held;
+use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
+use super::subscriber::{Subscriber, is_transient, seconds};
+use crate::settings::Subscription;
+
+/// A stream of deliveries.
+pub(super) struct Stream {
+    subscriber: Subscriber,
+    first: StreamingPullRequest,
+    place: Place,
+    /// Deliveries that were received but not yet returned, oldest first, each with the bytes of its
+    /// message.
+    received: VecDeque<(Delivery, usize)>,
+    waits: Waits,
+    leases: Leases,
+    held: Held,
+    settings: Subscription,
+}
+
+/// State of the connection.
+enum Place {
+    Opening(BoxFuture<'static, Result<Streaming<StreamingPullResponse>, Status>>),
+    Open(Box<Streaming<StreamingPullResponse>>),
+    Waiting(Pin<Box<Sleep>>),
+}
+
+impl Stream {
+    /// Creates a stream that connects when it is first read.
+    pub(super) fn new(
+        subscriber: Subscriber,
+        first: StreamingPullRequest,
+        settings: &Subscription,
+        leases: Leases,
+        held: Held,
+    ) -> Self {
+        let place = Place::Opening(Box::pin(subscriber.clone().pull(first.clone())));
+        let (received, waits) = (VecDeque::new(), Backoff::default().waits());
+        Self { subscriber, first, place, received, waits, leases, held, settings: settings.clone() }
+    }
+
+    /// Returns the next delivery, with the bytes of its message. Cancel safe.
+    ///
+    /// # Errors
+    /// Fails if the stream failed for a reason that does not pass by itself.
+    pub(super) async fn next(&mut self) -> Result<(Delivery, usize), Status> {
+        loop {
+            if let Some(delivery) = self.received.pop_front() {
+                return Ok(delivery);
+            }
+            let failure = match &mut self.place {
+                Place::Waiting(wait) => {
+                    wait.await;
+                    self.open();
+                    continue;
+                }
+                Place::Opening(opening) => match opening.await {
+                    Ok(stream) => {
+                        self.place = Place::Open(Box::new(stream));
+                        continue;
+                    }
+                    Err(status) => status,
+                },
+                Place::Open(stream) => match stream.message().await {
+                    Ok(Some(response)) => {
+                        self.waits.reset();
+                        self.take(response);
+                        continue;
+                    }
+                    Ok(None) => Status::unavailable("Pub/Sub ended the stream"),
+                    Err(status) => status,
+                },
+            };
+            let (code, error) = (failure.code(), failure.message());
+            debug!(?code, error, "a stream ended");
+            if !is_transient(failure.code()) {
+                // A further call tries again.
+                self.open();
+                return Err(failure);
+            }
+            self.place = Place::Waiting(Box::pin(sleep(self.waits.next_wait())));
+        }
+    }
+
+    fn open(&mut self) {
+        let opening = self.subscriber.clone().pull(self.first.clone());
+        self.place = Place::Opening(Box::pin(opening));
+    }
+
+    /// Takes over the messages of a response. A response without messages only shows that the
+    /// stream is alive.
+    fn take(&mut self, response: StreamingPullResponse) {
+        let properties = response.subscription_properties;
+        let is_exactly_once =
+            properties.is_some_and(|properties| properties.exactly_once_delivery_enabled);
+        let now = OffsetDateTime::now_utc();
+        for received in response.received_messages {
+            let Some(message) = received.message else { continue };
+            let published = message.publish_time.and_then(|time| {
+                let nanos = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+                OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
+            });
+            let attempts = u32::try_from(received.delivery_attempt).unwrap_or_default();
+            let message = Message {
+                id: message.message_id,
+                data: message.data,
+                attributes: message.attributes.into(),
+                ordering_key: message.ordering_key,
+                publish_time: published.unwrap_or(now),
+                attempts: attempts.max(1),
+                // Pub/Sub reports the delivery attempt only for subscriptions with a dead-letter
+                // policy.
+                counts_attempts: attempts > 0,
+            };
+            let bytes = message.size();
+            let settlement = self.settlement(received.ack_id, is_exactly_once, bytes);
+            self.received.push_back((Delivery::new(message, settlement), bytes));
+        }
+    }
+
+    fn settlement(&self, ack_id: String, is_exactly_once: bool, bytes: usize) -> Settlement {
+        let (number, lease_end) = self.leases.take(ack_id, is_exactly_once);
+        let (leases, part) = (self.leases.clone(), self.held.take(bytes));
+        let settle = move |verdict| {
+            leases.settle(number, verdict);
+            drop(part);
+        };
+        // If a nack is lost, the lease ends by itself. An extension may be under way at that time.
+        let return_delay = self.settings.lease_extension.saturating_add(CALL_TIMEOUT);
+        Settlement::new(settle, Some(lease_end))
+            .with_return_delay(return_delay)
+            .with_held_bytes(HELD_BYTES)
+    }
+}
+
+/// Returns the first request of a stream that asks for this share of the outstanding messages and
+/// bytes.
+pub(super) fn first_request(
+    name: &str,
+    client_id: &str,
+    settings: &Subscription,
+    (max_messages, max_bytes): (usize, usize),
+) -> StreamingPullRequest {
+    let limit = |total| i64::try_from(total).unwrap_or(i64::MAX);
+    StreamingPullRequest {
+        subscription: name.to_owned(),
+        stream_ack_deadline_seconds: seconds(settings.lease_extension),
+        // A stream that is opened again with the same id keeps its ordering keys.
+        client_id: client_id.to_owned(),
+        max_outstanding_messages: limit(max_messages),
+        max_outstanding_bytes: limit(max_bytes),
+        // Asks for empty responses as signs of life.
+        protocol_version: 1,
+        ..StreamingPullRequest::default()
+    }
+}

@@ -1,0 +1,120 @@
+//! Client of one subscription.
+
+use std::time::Duration;
+
+use futures::stream::{self, Stream};
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::SubscriberClient;
+use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
+    AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
+};
+use service::credentials;
+use service::google::Access;
+use tokio::time::sleep;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Extensions, Status, Streaming};
+
+/// Interval of the requests that keep a stream open. Pub/Sub closes a stream on which the client
+/// says nothing for about 90 s.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Client of one subscription, on connections of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber {
+    client: SubscriberClient<Channel>,
+    access: Access,
+    /// Full name of the subscription.
+    subscription: String,
+}
+
+/// A request about leases.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// Acknowledges messages by these ids.
+    Acknowledge(Vec<String>),
+    /// Sets leases to this duration from now on. Zero returns the messages.
+    Lease(Vec<String>, Duration),
+}
+
+/// Returns true if the same call may succeed later.
+pub(super) fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+    )
+}
+
+impl Subscriber {
+    pub(crate) fn new(channel: Channel, access: Access, subscription: String) -> Self {
+        // A response may have any size. A limit would end the stream at the same message each time.
+        let client = SubscriberClient::new(channel).max_decoding_message_size(usize::MAX);
+        Self { client, access, subscription }
+    }
+
+    /// Opens a stream. Returns once Pub/Sub has answered, which may take until the first message.
+    pub(super) async fn pull(
+        mut self,
+        first: StreamingPullRequest,
+    ) -> Result<Streaming<StreamingPullResponse>, Status> {
+        let requests = self.request(requests(first)).await?;
+        Ok(self.client.streaming_pull(requests).await?.into_inner())
+    }
+
+    /// Carries out a request about leases.
+    pub(super) async fn call(&self, request: Request) -> Result<(), Status> {
+        let (subscription, mut client) = (self.subscription.clone(), self.client.clone());
+        match request {
+            Request::Acknowledge(ack_ids) => {
+                let request = AcknowledgeRequest { subscription, ack_ids };
+                client.acknowledge(self.request(request).await?).await?;
+            }
+            Request::Lease(ack_ids, lease) => {
+                let ack_deadline_seconds = seconds(lease);
+                let request =
+                    ModifyAckDeadlineRequest { subscription, ack_ids, ack_deadline_seconds };
+                client.modify_ack_deadline(self.request(request).await?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds our credentials and the routing header.
+    async fn request<T>(&self, message: T) -> Result<tonic::Request<T>, Status> {
+        let headers = self.access.headers().await.map_err(|error| {
+            let why = credentials::explain(&error);
+            if error.is_transient() {
+                Status::unavailable(why)
+            } else {
+                Status::unauthenticated(why)
+            }
+        })?;
+        let route: Result<MetadataValue<_>, _> =
+            format!("subscription={}", self.subscription).parse();
+        let route = route.map_err(|error| Status::invalid_argument(format!("route: {error}")))?;
+        let mut metadata = MetadataMap::from_headers(headers);
+        metadata.insert("x-goog-request-params", route);
+        Ok(tonic::Request::from_parts(metadata, Extensions::default(), message))
+    }
+}
+
+/// Returns the requests of one stream: the first one, then one at each interval that keeps the
+/// stream open.
+fn requests(first: StreamingPullRequest) -> impl Stream<Item = StreamingPullRequest> {
+    stream::unfold(Some(first), |first| async {
+        if first.is_none() {
+            sleep(KEEP_ALIVE_INTERVAL).await;
+        }
+        Some((first.unwrap_or_default(), None))
+    })
+}
+
+/// Returns whole seconds, as Pub/Sub counts leases.
+pub(super) fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
+}
