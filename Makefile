@@ -11,9 +11,11 @@ test: setup check
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast 2>&1 | .ci/summary
 
-# Checks format, lints and documentation. Warnings are errors.
+# Checks format, language, lints and documentation. Warnings are errors.
 check:
 	cargo fmt --all --check
+	.ci/language --self-test
+	.ci/language
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
