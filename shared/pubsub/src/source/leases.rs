@@ -418,3 +418,207 @@ fn failures(details: &[u8]) -> HashMap<String, String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+    use tonic::Code;
+
+    use super::*;
+
+    const EXTENSION: Duration = Duration::from_secs(60);
+
+    fn leases() -> (Leases, SourceMetrics) {
+        let metrics = SourceMetrics::default();
+        let max_lease = Duration::from_secs(300);
+        let settings =
+            Subscription { lease_extension: EXTENSION, max_lease, ..Subscription::default() };
+        (Leases::new(&settings, metrics.clone()), metrics)
+    }
+
+    impl Leases {
+        /// Takes leases with the ids `0`, `1` and so on.
+        fn hold(&self, count: usize, is_exactly_once: bool) -> Vec<u64> {
+            (0..count).map(|id| self.take(id.to_string(), is_exactly_once).0).collect()
+        }
+
+        /// Returns the ids that are acked and nacked next.
+        fn sent(&self) -> Option<(Work, Vec<String>)> {
+            let (work, request) = self.state().next_answers(Instant::now())?;
+            let (Request::Acknowledge(ids) | Request::Lease(ids, _)) = request;
+            Some((work, ids))
+        }
+
+        fn fail(&self, work: Work, status: Status) {
+            self.finish(Done { work, outcome: Err(status) });
+        }
+
+        /// Extends what is due, and returns the ids.
+        fn extend(&self) -> Vec<String> {
+            let mut due = self.due(Instant::now());
+            let mut extended = Vec::new();
+            while let Some((work, request)) = self.next_extension(&mut due) {
+                let Request::Lease(ids, EXTENSION) = request else { panic!("{request:?}") };
+                assert!(ids.len() <= MAX_IDS);
+                extended.extend(ids);
+                self.finish(Done { work, outcome: Ok(()) });
+            }
+            extended
+        }
+    }
+
+    /// A status that names failures by id, as Pub/Sub does for exactly-once delivery.
+    fn by_id(failures: &[(&str, &str)]) -> Status {
+        let text = |(id, failure): &(&str, &str)| ((*id).to_owned(), (*failure).to_owned());
+        let info = ErrorInfo { metadata: failures.iter().map(text).collect() };
+        let type_url = "type.googleapis.com/google.rpc.ErrorInfo".into();
+        let detail = Detail { type_url, value: info.encode_to_vec() };
+        let details = RpcStatus { details: vec![detail] }.encode_to_vec();
+        Status::with_details(Code::FailedPrecondition, "some failed", details.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_extended_before_it_ends_and_not_beyond_its_longest_time() {
+        let (leases, _) = leases();
+        leases.hold(2_500, false);
+
+        assert_eq!(leases.extend().len(), 2_500, "the first lease may be shorter than ours");
+        advance(EXTENSION - SCAN_INTERVAL * 2 - EXTENSION_BUFFER).await;
+        assert_eq!(leases.extend(), [""; 0]);
+        advance(SCAN_INTERVAL).await;
+        assert_eq!(leases.extend().len(), 2_500);
+
+        advance(Duration::from_secs(250)).await;
+        assert_eq!(leases.extend(), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_extension_counts_from_its_begin_and_a_failed_one_not_at_all() {
+        let (leases, _) = leases();
+        leases.hold(1, false);
+        let next = || leases.next_extension(&mut leases.due(Instant::now()));
+
+        let (work, _) = next().unwrap();
+        leases.fail(work, Status::unavailable("again"));
+        let (work, _) = next().unwrap();
+        advance(EXTENSION - SCAN_INTERVAL - EXTENSION_BUFFER).await;
+        leases.finish(Done { work, outcome: Ok(()) });
+
+        assert!(next().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_not_settled_is_extended() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(3, false);
+        assert_eq!(metrics.unsettled.get(), 3);
+        let mut due = leases.due(Instant::now());
+
+        leases.settle(numbers[0], Verdict::Ack);
+        leases.settle(numbers[1], Verdict::Nack);
+        let (_, request) = leases.next_extension(&mut due).unwrap();
+
+        assert!(matches!(request, Request::Lease(ids, EXTENSION) if ids == ["2"]));
+        assert_eq!(metrics.unsettled.get(), 1);
+        leases.settle(numbers[2], Verdict::Ack);
+        assert!(leases.next_extension(&mut [numbers[2]].into()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_wait_for_each_other_up_to_a_full_request() {
+        let (leases, _) = leases();
+        let numbers = leases.hold(1_500, false);
+
+        numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+
+        assert_eq!(leases.sent().unwrap().1.len(), MAX_IDS);
+        assert!(leases.sent().is_none());
+        advance(FLUSH_DELAY).await;
+        assert_eq!(leases.sent().unwrap().1.len(), 500);
+        assert!(leases.sent().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_failed_is_sent_again_until_its_lease_has_ended() {
+        for verdict in [Verdict::Ack, Verdict::Nack] {
+            let (leases, _) = leases();
+            let numbers = leases.hold(2, false);
+            numbers.iter().for_each(|number| leases.settle(*number, verdict));
+            leases.close();
+            let (work, _) = leases.sent().unwrap();
+
+            leases.fail(work, Status::unavailable("again"));
+            assert!(leases.sent().is_none(), "not at once");
+            assert!(!leases.state().is_closed());
+            advance(RETRY_DELAY).await;
+            let (work, ids) = leases.sent().unwrap();
+            assert_eq!(ids, ["0", "1"]);
+
+            advance(EXTENSION).await;
+            leases.fail(work, Status::unavailable("again"));
+            assert!(leases.sent().is_none() && leases.state().is_closed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_refused_for_good_is_not_sent_again() {
+        for (is_exactly_once, verdict, lost) in
+            [(false, Verdict::Ack, 0), (true, Verdict::Ack, 1), (true, Verdict::Nack, 0)]
+        {
+            let (leases, metrics) = leases();
+            leases.settle(leases.hold(1, is_exactly_once)[0], verdict);
+            leases.close();
+            let (work, _) = leases.sent().unwrap();
+
+            leases.fail(work, Status::not_found("no such subscription"));
+
+            assert!(leases.state().is_closed());
+            assert_eq!(metrics.lost_acks.get(), lost);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn acks_whose_failure_is_named_are_told_apart() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(3, true);
+        numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+        leases.close();
+        let (work, _) = leases.sent().unwrap();
+
+        let transient = ("1", "TRANSIENT_FAILURE_INVALID_ACK_ID");
+        leases.fail(work, by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")]));
+
+        assert_eq!(metrics.lost_acks.get(), 1);
+        advance(RETRY_DELAY).await;
+        assert_eq!(leases.sent().unwrap().1, ["1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_cannot_be_extended_is_left() {
+        let (leases, _) = leases();
+        leases.hold(3, true);
+        let (work, _) = leases.next_extension(&mut leases.due(Instant::now())).unwrap();
+
+        let transient = ("1", "TRANSIENT_FAILURE_OTHER");
+        leases.fail(work, by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")]));
+        advance(Duration::from_millis(1)).await;
+
+        assert_eq!(leases.extend(), ["1"], "0 is extended, and 2 has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_settled_too_late_is_acked_and_not_nacked() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(2, false);
+        advance(Duration::from_secs(301)).await;
+
+        leases.settle(numbers[0], Verdict::Nack);
+        leases.settle(numbers[1], Verdict::Ack);
+        advance(FLUSH_DELAY).await;
+
+        let (work, ids) = leases.sent().unwrap();
+        assert!(matches!(work, Work::Answers(Verdict::Ack, _)) && ids == ["1"]);
+        assert!(leases.sent().is_none());
+        assert_eq!(metrics.expired_leases.get(), 2);
+    }
+}

@@ -5,6 +5,7 @@
 mod dead_letters;
 mod guard;
 mod intake;
+mod leases;
 mod proxy;
 mod publishing;
 mod reading;
