@@ -1,11 +1,8 @@
 //! Pub/Sub as the [`Source`], the [`Sink`] and the [`DeadLetters`] of a pipeline.
 //!
-//! Reading and administration use Google's own client. It does not report failed acknowledgements,
-//! and it ends streams permanently on some errors. So this crate waits for the confirmation of
-//! exactly-once acknowledgements, and rebuilds streams.
-//!
-//! Publishing uses the gRPC connection directly, because Google's client cannot cancel a publish. A
-//! [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
+//! Administration uses Google's own client. Reading and publishing use the gRPC connection directly.
+//! Google's client cannot cancel a publish, and it extends leases with any number of concurrent
+//! requests. A [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
 
 mod admin;
 mod connection;

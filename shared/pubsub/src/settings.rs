@@ -84,7 +84,7 @@ pub struct Subscription {
     #[schemars(with = "String")]
     pub max_lease: Duration,
     /// Length of each lease extension; 10s to 10m. After a crash, messages are redelivered this much
-    /// later. If the nack of a message is lost, its ordering key waits about this long for it.
+    /// later. If the nack of a message is lost, its ordering key waits this long and 10s for it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lease_extension: Duration,
