@@ -24,6 +24,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest wait for the answer to a ping. After it the connection is replaced.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Largest list of headers that is read. Pub/Sub names the failures of exactly-once requests there,
+/// one by one. Google's clients have the same limit.
+const MAX_HEADER_BYTES: u32 = 4 * 1024 * 1024;
+
 /// Full name of a topic, `projects/<project>/topics/<id>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicName(Arc<str>);
@@ -104,8 +108,8 @@ impl Connection {
         Ok(Subscriber::new(server.connect_lazy(), access, name))
     }
 
-    /// Returns the address of Pub/Sub, and the credentials for it. Connections to it find out by
-    /// themselves when their peer is gone.
+    /// Returns the address of Pub/Sub, and the credentials for it. While a call is open, connections
+    /// to it find out by themselves when their peer is gone.
     async fn server(&self, action: &'static str) -> Result<(Server, Access), Error> {
         let access = self.endpoint.access().await?;
         let url = access.url("pubsub");
@@ -116,6 +120,7 @@ impl Connection {
             server.user_agent(concat!("dataflow/", env!("CARGO_PKG_VERSION"))).map_err(stop)?;
         server = server
             .connect_timeout(CONNECT_TIMEOUT)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         if is_encrypted {

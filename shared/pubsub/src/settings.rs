@@ -33,7 +33,8 @@ pub struct Endpoint {
     /// Credentials for `endpoint`. The default `anonymous` is for an emulator;
     /// `application_default` is for Google.
     pub credentials: Option<Login>,
-    /// gRPC connections per client; 1 to 16. One connection carries about 10 MB/s of a stream.
+    /// gRPC connections for publishing; 1 to 16. Each stream of a subscription has a connection of its
+    /// own.
     pub channels: usize,
 }
 
@@ -84,7 +85,7 @@ pub struct Subscription {
     #[schemars(with = "String")]
     pub max_lease: Duration,
     /// Length of each lease extension; 10s to 10m. After a crash, messages are redelivered this much
-    /// later. If the nack of a message is lost, its ordering key waits this long and 10s for it.
+    /// later. If the nack of a message is lost, its ordering key waits this long and some seconds for it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub lease_extension: Duration,

@@ -29,8 +29,9 @@ const INBOX: usize = 64;
 
 /// A subscription that is read over several streams.
 ///
-/// An acknowledgement is sent within 100 ms. It is repeated until Pub/Sub has confirmed it, or until
-/// the lease of the message has ended. In that case the message is redelivered.
+/// An acknowledgement is sent within 100 ms, unless many requests are under way. It is repeated until
+/// Pub/Sub has confirmed it, or until the lease of the message has ended. In that case the message is
+/// redelivered.
 pub struct Source {
     inbox: mpsc::Receiver<Delivery>,
     streams: JoinSet<()>,
@@ -45,14 +46,14 @@ pub struct Source {
 pub struct SourceMetrics {
     /// Streams that ended and were reopened.
     pub reconnects: Counter,
-    /// Streams that were replaced because they delivered nothing for `idle_timeout`.
+    /// Streams that were replaced because they gave no sign of life for `idle_timeout`.
     pub idle_streams: Counter,
     /// Messages that were received but not yet settled.
     pub unsettled: Gauge,
-    /// Exactly-once acknowledgements that Pub/Sub did not accept. Their messages are redelivered.
+    /// Acknowledgements that Pub/Sub did not accept in time. Their messages are redelivered.
     pub lost_acks: Counter,
-    /// Messages that were settled after the end of their lease. They may already have been
-    /// redelivered.
+    /// Messages that were settled after the end of their lease, or after `max_lease`. They may already
+    /// have been redelivered.
     pub expired_leases: Counter,
 }
 
@@ -62,11 +63,11 @@ impl SourceMetrics {
         let registry = registry.sub_registry_with_prefix("dataflow_pubsub");
         let reconnects = "Streams that ended and were opened again";
         registry.register("reconnects", reconnects, self.reconnects.clone());
-        let idle = "Streams replaced because they had brought nothing";
+        let idle = "Streams replaced because they were silent";
         registry.register("idle_streams", idle, self.idle_streams.clone());
         let unsettled = "Messages received and not settled yet: their leases are extended";
         registry.register("unsettled_messages", unsettled, self.unsettled.clone());
-        let lost_acks = "Exactly-once acknowledgements that were not taken";
+        let lost_acks = "Acknowledgements that were not accepted in time";
         registry.register("lost_acks", lost_acks, self.lost_acks.clone());
         let expired = "Messages settled after the end of their lease, which come again";
         registry.register("expired_leases", expired, self.expired_leases.clone());

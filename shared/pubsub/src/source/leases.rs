@@ -1,9 +1,9 @@
 //! Leases of messages that were delivered but not yet settled, and the sending of acks and nacks.
 //!
-//! Google's client extends leases every three seconds, and starts new requests while earlier ones
-//! are still under way. If Pub/Sub answers slowly, these requests accumulate in memory without a
-//! limit. That client also never repeats a nack that was refused. So this module sends the requests
-//! itself: a limited number at a time, each with a time-out.
+//! Google's client checks all leases every three seconds, and starts new requests while earlier
+//! ones are still under way. If Pub/Sub answers slowly, these requests accumulate in memory without
+//! a limit. So this module sends the requests itself: a limited number at a time, each with a
+//! time-out, and no lease in two of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
@@ -16,30 +16,34 @@ use pipeline::{Renewable, Verdict};
 use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::Status;
-use tracing::debug;
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
 
 use super::SourceMetrics;
-use super::subscriber::{Request, Subscriber, is_transient};
+use super::subscriber::{Request, Subscriber};
 use crate::settings::Subscription;
 
 /// Maximum number of acknowledgement ids in one request, as in Google's client. A request has at
 /// most 512 KiB.
 const MAX_IDS: usize = 1000;
+/// Number of ids that is never reduced further after time-outs.
+const MIN_IDS: usize = 10;
 /// Longest wait of an ack or nack for others that are sent with it.
 const FLUSH_DELAY: Duration = Duration::from_millis(100);
-/// Maximum number of concurrent requests with acks and nacks.
-const MAX_ANSWERS: usize = 16;
-/// Maximum number of concurrent requests that extend leases.
-const MAX_EXTENSIONS: usize = 4;
+/// Maximum number of concurrent requests with acks and nacks, and of those that extend leases.
+const MAX_REQUESTS: usize = 16;
 /// Interval at which the leases are checked.
 const SCAN_INTERVAL: Duration = Duration::from_secs(3);
+/// Number of leases that are checked without releasing the lock.
+const SCAN_SLICE: usize = 10_000;
 /// Time that an extension may take on its way to Pub/Sub.
 const EXTENSION_BUFFER: Duration = Duration::from_secs(2);
 /// Wait before an ack or nack that failed is sent again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Longest duration of one request.
+/// Longest duration of one request. With short leases it is a third of a lease.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest duration of one request at a close, so that there is time for another one.
+const CLOSE_CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Upper estimate of the memory that a message holds until it is settled, beyond its place in the
 /// pipeline.
@@ -67,39 +71,40 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Leases by their number. Numbers rise with the time of arrival.
-    held: BTreeMap<u64, Lease>,
+    /// Leases by their number. Numbers rise with the time of arrival. An entry stays until Pub/Sub
+    /// has confirmed its ack or nack.
+    leases: BTreeMap<u64, Lease>,
     next_number: u64,
     acks: Queue,
     nacks: Queue,
     is_closing: bool,
+    is_failing: bool,
 }
 
 /// Lease of one message.
 #[derive(Debug)]
 struct Lease {
     ack_id: String,
-    is_exactly_once: bool,
+    arrived_at: Instant,
+    /// Begin of the last extension that succeeded.
+    extended_at: Option<Instant>,
+    is_extending: bool,
     /// Time after which it is no longer extended.
     end: Instant,
-    extended_at: Option<Instant>,
+    /// True if Pub/Sub has said that the lease has ended.
+    is_lost: bool,
+    /// Answer that is not confirmed yet.
+    answer: Option<Verdict>,
 }
 
-/// Acks or nacks that are not sent yet.
+/// Numbers of the leases whose acks, or nacks, are not under way.
 #[derive(Debug, Default)]
 struct Queue {
-    answers: VecDeque<Answer>,
-    /// Time when they are sent, even if they do not fill a request.
+    ready: VecDeque<u64>,
+    /// Time when the ready ones are sent, even if they do not fill a request.
     send_at: Option<Instant>,
-}
-
-/// An ack or nack.
-#[derive(Debug)]
-struct Answer {
-    ack_id: String,
-    is_exactly_once: bool,
-    /// Time when the lease has ended in any case, so that repeating is of no use.
-    give_up_at: Instant,
+    /// Those that failed, with the times of their next attempts.
+    again: VecDeque<(Instant, u64)>,
 }
 
 /// A request that has ended.
@@ -108,11 +113,34 @@ struct Done {
     outcome: Result<(), Status>,
 }
 
-/// Content of a request.
+/// The leases in a request.
+#[derive(Debug)]
 enum Work {
-    Answers(Verdict, Vec<Answer>),
+    Answers(Verdict, Vec<u64>),
     /// Numbers of the extended leases, and the time when the request began.
     Extension(Vec<u64>, Instant),
+}
+
+impl Lease {
+    /// Returns the time when the lease ends unless it is extended.
+    fn until(&self, extension: Duration) -> Instant {
+        self.extended_at.unwrap_or(self.arrived_at) + extension
+    }
+
+    fn is_over(&self, now: Instant, extension: Duration) -> bool {
+        self.is_lost || now > self.until(extension)
+    }
+
+    /// Returns true if the lease must be extended now, because it could end before the next check.
+    ///
+    /// The first lease begins when Pub/Sub sends the message, which may be long before it arrives.
+    /// So a message that is not settled soon is extended at once.
+    fn needs_extension(&self, now: Instant, extension: Duration) -> bool {
+        let ends_soon = self.until(extension) <= now + SCAN_INTERVAL + EXTENSION_BUFFER;
+        let may_be_short = self.extended_at.is_none() && self.answer.is_none();
+        let is_wanted = self.answer != Some(Verdict::Nack) && !self.is_lost && now <= self.end;
+        is_wanted && !self.is_extending && (ends_soon || may_be_short)
+    }
 }
 
 impl Leases {
@@ -132,13 +160,23 @@ impl Leases {
 
     /// Takes over the lease of a message that has just arrived. Returns its number, and the time
     /// after which it is no longer extended.
-    pub(super) fn take(&self, ack_id: String, is_exactly_once: bool) -> (u64, Instant) {
-        let end = Instant::now() + self.0.max_lease;
+    pub(super) fn take(&self, ack_id: String) -> (u64, Instant) {
+        let arrived_at = Instant::now();
+        let end = arrived_at + self.0.max_lease;
         self.0.metrics.unsettled.inc();
         let mut state = self.state();
         let number = state.next_number;
         state.next_number += 1;
-        state.held.insert(number, Lease { ack_id, is_exactly_once, end, extended_at: None });
+        let lease = Lease {
+            ack_id,
+            arrived_at,
+            extended_at: None,
+            is_extending: false,
+            end,
+            is_lost: false,
+            answer: None,
+        };
+        state.leases.insert(number, lease);
         (number, end)
     }
 
@@ -147,21 +185,20 @@ impl Leases {
     pub(super) fn settle(&self, number: u64, verdict: Verdict) {
         let now = Instant::now();
         let mut state = self.state();
-        let Some(lease) = state.held.remove(&number) else { return };
+        let Some(lease) = state.leases.get_mut(&number) else { return };
         self.0.metrics.unsettled.dec();
-        let has_ended = now > lease.end;
-        if has_ended {
+        let is_over = lease.is_over(now, self.0.extension);
+        if is_over || now > lease.end {
             self.0.metrics.expired_leases.inc();
         }
-        let queue = match verdict {
-            Verdict::Ack => &mut state.acks,
-            Verdict::Nack if has_ended => return,
-            Verdict::Nack => &mut state.nacks,
-        };
-        let Lease { ack_id, is_exactly_once, .. } = lease;
-        let give_up_at = now + self.0.extension;
-        queue.answers.push_back(Answer { ack_id, is_exactly_once, give_up_at });
-        if queue.answers.len() == MAX_IDS || queue.send_at.is_none() {
+        if is_over && verdict == Verdict::Nack {
+            state.leases.remove(&number);
+            return;
+        }
+        lease.answer = Some(verdict);
+        let queue = state.queue(verdict);
+        queue.ready.push_back(number);
+        if queue.send_at.is_none() || queue.ready.len() == MAX_IDS {
             queue.send_at.get_or_insert(now + FLUSH_DELAY);
             self.0.changed.notify_one();
         }
@@ -175,46 +212,55 @@ impl Leases {
     }
 
     /// Extends leases, and sends acks and nacks, until [`Leases::close`].
+    ///
+    /// After a time-out the following requests are smaller, so that a thin link carries them.
     pub(super) async fn keep(self, subscriber: Renewable<Subscriber>) {
         let mut requests: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let (mut answers, mut extensions) = (0, 0);
         let mut due = VecDeque::new();
         let mut scan_at = Instant::now() + SCAN_INTERVAL;
+        let mut max_ids = MAX_IDS;
         loop {
             let now = Instant::now();
-            while answers < MAX_ANSWERS
-                && let Some((work, request)) = self.state().next_answers(now)
+            while answers < MAX_REQUESTS
+                && let Some((work, request)) = self.next_answers(now, max_ids)
             {
                 answers += 1;
-                requests.push(send(&subscriber, work, request));
+                requests.push(self.send(&subscriber, work, request));
             }
             if due.is_empty() && now >= scan_at {
+                self.forget(now);
                 due = self.due(now);
                 scan_at = now + SCAN_INTERVAL;
             }
-            while extensions < MAX_EXTENSIONS
-                && let Some((work, request)) = self.next_extension(&mut due)
+            while extensions < MAX_REQUESTS
+                && let Some((work, request)) = self.next_extension(&mut due, max_ids)
             {
                 extensions += 1;
-                requests.push(send(&subscriber, work, request));
+                requests.push(self.send(&subscriber, work, request));
             }
             let mut wake_at = if due.is_empty() { scan_at } else { now + SCAN_INTERVAL };
-            {
+            if answers < MAX_REQUESTS {
                 let state = self.state();
                 if answers == 0 && state.is_closed() {
                     return;
                 }
-                if answers < MAX_ANSWERS {
-                    let send_at = [state.acks.send_at, state.nacks.send_at];
-                    wake_at = send_at.into_iter().flatten().fold(wake_at, Instant::min);
-                }
+                let times = [state.acks.next_time(), state.nacks.next_time()];
+                wake_at = times.into_iter().flatten().fold(wake_at, Instant::min);
             }
             tokio::select! {
                 Some(done) = requests.next(), if !requests.is_empty() => {
-                    match &done.work {
-                        Work::Answers(..) => answers -= 1,
-                        Work::Extension(..) => extensions -= 1,
-                    }
+                    let count = match &done.work {
+                        Work::Answers(_, numbers) => {
+                            answers -= 1;
+                            numbers.len()
+                        }
+                        Work::Extension(numbers, _) => {
+                            extensions -= 1;
+                            numbers.len()
+                        }
+                    };
+                    max_ids = adapted(max_ids, count, &done.outcome);
                     self.finish(done);
                 }
                 () = self.0.changed.notified() => {}
@@ -223,159 +269,266 @@ impl Leases {
         }
     }
 
-    /// Returns the numbers of the leases that end before the next check but one.
+    /// Returns the next request with acks or nacks, if one is due. Those that wait longer come
+    /// first.
+    fn next_answers(&self, now: Instant, max_ids: usize) -> Option<(Work, Request)> {
+        let mut state = self.state();
+        let is_closing = state.is_closing;
+        let mut order = [Verdict::Ack, Verdict::Nack];
+        if state
+            .nacks
+            .next_time()
+            .is_some_and(|nacks| state.acks.next_time().is_none_or(|acks| nacks <= acks))
+        {
+            order.reverse();
+        }
+        for verdict in order {
+            while let Some(mut numbers) = state.queue(verdict).take(now, max_ids, is_closing) {
+                // Some may have been forgotten.
+                numbers.retain(|number| state.leases.contains_key(number));
+                if numbers.is_empty() {
+                    continue;
+                }
+                let ack_ids = numbers.iter().filter_map(|number| state.leases.get(number));
+                let ack_ids = ack_ids.map(|lease| lease.ack_id.clone()).collect();
+                let request = match verdict {
+                    Verdict::Ack => Request::Acknowledge(ack_ids),
+                    Verdict::Nack => Request::Lease(ack_ids, Duration::ZERO),
+                };
+                return Some((Work::Answers(verdict, numbers), request));
+            }
+        }
+        None
+    }
+
+    /// Forgets answers that could not be sent until long after the end of their leases.
+    fn forget(&self, now: Instant) {
+        let mut state = self.state();
+        let extension = self.0.extension;
+        let mut lost_acks = 0;
+        let count = state.leases.len();
+        state.leases.retain(|_, lease| {
+            let is_kept = lease.answer.is_none() || now <= lease.until(extension) + extension;
+            lost_acks += u64::from(!is_kept && lease.answer == Some(Verdict::Ack));
+            is_kept
+        });
+        self.0.metrics.lost_acks.inc_by(lost_acks);
+        if state.leases.len() < count {
+            let State { leases, acks, nacks, .. } = &mut *state;
+            for queue in [acks, nacks] {
+                queue.ready.retain(|number| leases.contains_key(number));
+                queue.again.retain(|(_, number)| leases.contains_key(number));
+            }
+        }
+    }
+
+    /// Returns the numbers of the leases that must be extended, those that end first at the front.
     fn due(&self, now: Instant) -> VecDeque<u64> {
-        let soon = now + SCAN_INTERVAL + EXTENSION_BUFFER;
-        let lasts = |at: Instant| at + self.0.extension > soon;
-        let state = self.state();
-        let leases = state.held.iter();
-        let due =
-            leases.filter(|(_, lease)| lease.end >= now && !lease.extended_at.is_some_and(lasts));
-        due.map(|(number, _)| *number).collect()
+        let extension = self.0.extension;
+        let (mut due, mut from) = (Vec::new(), 0);
+        loop {
+            let state = self.state();
+            let mut last = None;
+            for (number, lease) in state.leases.range(from..).take(SCAN_SLICE) {
+                last = Some(*number);
+                if lease.needs_extension(now, extension) {
+                    due.push((lease.until(extension), *number));
+                }
+            }
+            let Some(last) = last else { break };
+            from = last + 1;
+        }
+        due.sort_unstable();
+        due.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Returns the next request for leases that are due. Messages may have been settled meanwhile.
-    fn next_extension(&self, due: &mut VecDeque<u64>) -> Option<(Work, Request)> {
-        let state = self.state();
+    fn next_extension(&self, due: &mut VecDeque<u64>, max_ids: usize) -> Option<(Work, Request)> {
+        let (now, extension) = (Instant::now(), self.0.extension);
+        let mut state = self.state();
         let (mut numbers, mut ack_ids) = (Vec::new(), Vec::new());
-        while numbers.len() < MAX_IDS
+        while numbers.len() < max_ids
             && let Some(number) = due.pop_front()
         {
-            if let Some(lease) = state.held.get(&number) {
+            if let Some(lease) = state.leases.get_mut(&number)
+                && lease.needs_extension(now, extension)
+            {
+                lease.is_extending = true;
                 numbers.push(number);
                 ack_ids.push(lease.ack_id.clone());
             }
         }
-        let request = Request::Lease(ack_ids, self.0.extension);
-        (!numbers.is_empty()).then(|| (Work::Extension(numbers, Instant::now()), request))
+        let request = Request::Lease(ack_ids, extension);
+        (!numbers.is_empty()).then(|| (Work::Extension(numbers, now), request))
+    }
+
+    /// Sends a request. A call that is cut off replaces the client, and so does one whose
+    /// credentials are refused: they may have been replaced.
+    fn send(
+        &self,
+        subscriber: &Renewable<Subscriber>,
+        work: Work,
+        request: Request,
+    ) -> BoxFuture<'static, Done> {
+        let most = match self.state().is_closing {
+            true => CLOSE_CALL_TIMEOUT,
+            false => CALL_TIMEOUT,
+        };
+        let most = most.min(self.0.extension / 3);
+        let subscriber = subscriber.clone();
+        Box::pin(async move {
+            let called = timeout(most, async {
+                let client = subscriber.lease().await;
+                let client = client.map_err(|error| Status::unavailable(format!("{error:#}")))?;
+                let outcome = client.call(request).await;
+                let code = outcome.as_ref().map_or_else(Status::code, |()| Code::Ok);
+                if !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+                    client.done();
+                }
+                outcome
+            });
+            let late = |_| Status::deadline_exceeded("no answer in time");
+            let outcome = called.await.map_err(late).flatten();
+            Done { work, outcome }
+        })
     }
 
     fn finish(&self, Done { work, outcome }: Done) {
-        if let Err(status) = &outcome {
-            debug!(code = ?status.code(), error = status.message(), "a request about leases failed");
+        let failures = outcome.as_ref().err().map(|status| failures(status.details()));
+        let failures = failures.unwrap_or_default();
+        let mut state = self.state();
+        if failures.is_empty() {
+            state.note(&outcome);
         }
         match work {
-            Work::Answers(verdict, answers) => {
-                if let Err(status) = outcome {
-                    self.answers_failed(verdict, answers, &status);
+            Work::Answers(verdict, numbers) => match outcome {
+                Ok(()) => numbers.iter().for_each(|number| drop(state.leases.remove(number))),
+                Err(status) => {
+                    self.answers_failed(&mut state, (verdict, numbers), &failures, status.code());
+                }
+            },
+            Work::Extension(numbers, began) => {
+                let all_failed = outcome.is_err() && failures.is_empty();
+                for number in numbers {
+                    let Some(lease) = state.leases.get_mut(&number) else { continue };
+                    lease.is_extending = false;
+                    match failures.get(&lease.ack_id) {
+                        // The next check finds the lease again.
+                        _ if all_failed => {}
+                        None => lease.extended_at = Some(began),
+                        Some(failure) => lease.is_lost = !failure.starts_with(TRANSIENT),
+                    }
                 }
             }
-            Work::Extension(numbers, began) => self.extended(&numbers, began, outcome),
         }
     }
 
-    /// Sends answers again if that can help. The others are lost: their messages are redelivered.
-    fn answers_failed(&self, verdict: Verdict, answers: Vec<Answer>, status: &Status) {
+    /// Queues answers again if that can help. The others are lost: their messages are redelivered.
+    fn answers_failed(
+        &self,
+        state: &mut State,
+        (verdict, numbers): (Verdict, Vec<u64>),
+        failures: &HashMap<String, String>,
+        code: Code,
+    ) {
         let now = Instant::now();
-        let failures = failures(status.details());
-        let mut again = Vec::new();
-        for answer in answers {
-            let is_transient = match failures.get(&answer.ack_id) {
-                Some(failure) => failure.starts_with(TRANSIENT),
+        for number in numbers {
+            let Some(lease) = state.leases.get(&number) else { continue };
+            let (is_refused, is_done) = match failures.get(&lease.ack_id) {
+                Some(failure) => (!failure.starts_with(TRANSIENT), false),
                 // Ids that are not named were accepted.
-                None if !failures.is_empty() => continue,
-                None => is_transient(status.code()),
+                None => (failures.is_empty() && is_permanent(code), !failures.is_empty()),
             };
-            if is_transient && answer.give_up_at > now {
-                again.push(answer);
-            } else if answer.is_exactly_once && verdict == Verdict::Ack {
+            if !is_done && !is_refused && !lease.is_over(now, self.0.extension) {
+                state.queue(verdict).again.push_back((now + RETRY_DELAY, number));
+                continue;
+            }
+            state.leases.remove(&number);
+            if !is_done && verdict == Verdict::Ack {
                 self.0.metrics.lost_acks.inc();
             }
         }
-        if again.is_empty() {
-            return;
-        }
-        let mut state = self.state();
-        let queue = match verdict {
-            Verdict::Ack => &mut state.acks,
-            Verdict::Nack => &mut state.nacks,
-        };
-        again.into_iter().rev().for_each(|answer| queue.answers.push_front(answer));
-        queue.send_at = Some(now + RETRY_DELAY);
-    }
-
-    fn extended(&self, numbers: &[u64], began: Instant, outcome: Result<(), Status>) {
-        let mut state = self.state();
-        let leases = |state: &mut State, change: &mut dyn FnMut(&mut Lease)| {
-            for number in numbers {
-                if let Some(lease) = state.held.get_mut(number) {
-                    change(lease);
-                }
-            }
-        };
-        let Err(status) = outcome else {
-            leases(&mut state, &mut |lease| lease.extended_at = Some(began));
-            return;
-        };
-        let failures = failures(status.details());
-        if failures.is_empty() {
-            // The next check finds the leases again.
-            return;
-        }
-        leases(&mut state, &mut |lease| match failures.get(&lease.ack_id) {
-            None => lease.extended_at = Some(began),
-            Some(failure) if failure.starts_with(TRANSIENT) => {}
-            // The lease has ended. The message is redelivered.
-            Some(_) => lease.end = began,
-        });
     }
 }
 
+/// Returns the number of ids for further requests, after one with `count` ids.
+fn adapted(max_ids: usize, count: usize, outcome: &Result<(), Status>) -> usize {
+    match outcome {
+        Ok(()) => max_ids.max(count + count.div_ceil(4)).min(MAX_IDS),
+        Err(status) if status.code() == Code::DeadlineExceeded => {
+            max_ids.min(count / 2).max(MIN_IDS)
+        }
+        Err(_) => max_ids,
+    }
+}
+
+/// Returns true if the same request fails again, whatever happens meanwhile.
+fn is_permanent(code: Code) -> bool {
+    matches!(code, Code::NotFound | Code::InvalidArgument | Code::OutOfRange | Code::Unimplemented)
+}
+
 impl State {
-    fn is_closed(&self) -> bool {
-        self.is_closing && self.acks.answers.is_empty() && self.nacks.answers.is_empty()
+    fn queue(&mut self, verdict: Verdict) -> &mut Queue {
+        match verdict {
+            Verdict::Ack => &mut self.acks,
+            Verdict::Nack => &mut self.nacks,
+        }
     }
 
-    /// Returns the next request with acks or nacks, if one is due.
-    fn next_answers(&mut self, now: Instant) -> Option<(Work, Request)> {
-        let is_closing = self.is_closing;
-        let ids = |answers: &[Answer]| answers.iter().map(|answer| answer.ack_id.clone()).collect();
-        if let Some(acks) = self.acks.take(now, is_closing) {
-            let request = Request::Acknowledge(ids(&acks));
-            return Some((Work::Answers(Verdict::Ack, acks), request));
+    fn is_closed(&self) -> bool {
+        self.is_closing && self.acks.is_empty() && self.nacks.is_empty()
+    }
+
+    /// Logs the begin and the end of a series of failures.
+    fn note(&mut self, outcome: &Result<(), Status>) {
+        let was_failing = mem::replace(&mut self.is_failing, outcome.is_err());
+        match outcome {
+            Ok(()) if was_failing => info!("leases are extended and acks are sent again"),
+            Ok(()) => {}
+            Err(status) => {
+                let (code, error) = (status.code(), status.message());
+                match was_failing {
+                    true => debug!(?code, error, "a request about leases failed"),
+                    false => warn!(?code, error, "a request about leases failed, trying again"),
+                }
+            }
         }
-        let nacks = self.nacks.take(now, is_closing)?;
-        let request = Request::Lease(ids(&nacks), Duration::ZERO);
-        Some((Work::Answers(Verdict::Nack, nacks), request))
     }
 }
 
 impl Queue {
-    fn take(&mut self, now: Instant, is_closing: bool) -> Option<Vec<Answer>> {
-        let send_at = self.send_at?;
-        // Answers that failed wait for the time of their next attempt.
-        let is_full = self.answers.len() >= MAX_IDS && send_at <= now + FLUSH_DELAY;
-        if !is_full && now < send_at && !(is_closing && send_at <= now + FLUSH_DELAY) {
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.again.is_empty()
+    }
+
+    /// Returns the time when some are sent.
+    fn next_time(&self) -> Option<Instant> {
+        let again = self.again.front().map(|(at, _)| *at);
+        [self.send_at, again].into_iter().flatten().min()
+    }
+
+    /// Takes the answers of the next request, if one is due.
+    fn take(&mut self, now: Instant, max_ids: usize, is_closing: bool) -> Option<Vec<u64>> {
+        while self.again.front().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, number)) = self.again.pop_front()
+        {
+            self.ready.push_back(number);
+            self.send_at = Some(now);
+        }
+        if self.ready.is_empty() {
+            self.send_at = None;
             return None;
         }
-        let rest = self.answers.split_off(self.answers.len().min(MAX_IDS));
-        let taken = mem::replace(&mut self.answers, rest);
-        if self.answers.is_empty() {
-            self.send_at = None;
+        let is_due = self.send_at.is_some_and(|at| at <= now);
+        if !is_due && !is_closing && self.ready.len() < max_ids {
+            return None;
         }
-        Some(taken.into()).filter(|taken: &Vec<_>| !taken.is_empty())
+        let rest = self.ready.split_off(self.ready.len().min(max_ids));
+        let taken = mem::replace(&mut self.ready, rest);
+        // The rest comes after what waits longer in the other queue.
+        self.send_at = (!self.ready.is_empty()).then_some(now);
+        Some(taken.into())
     }
-}
-
-/// Sends a request. A call that is cut off replaces the client.
-fn send(
-    subscriber: &Renewable<Subscriber>,
-    work: Work,
-    request: Request,
-) -> BoxFuture<'static, Done> {
-    let subscriber = subscriber.clone();
-    Box::pin(async move {
-        let called = timeout(CALL_TIMEOUT, async {
-            let client = subscriber.lease().await;
-            let client = client.map_err(|error| Status::unavailable(format!("{error:#}")))?;
-            let outcome = client.call(request).await;
-            client.done();
-            outcome
-        });
-        let late = |_| Status::deadline_exceeded("no answer in time");
-        let outcome = called.await.map_err(late).flatten();
-        Done { work, outcome }
-    })
 }
 
 /// Begin of a failure after which the same request can succeed.
@@ -438,32 +591,40 @@ mod tests {
 
     impl Leases {
         /// Takes leases with the ids `0`, `1` and so on.
-        fn hold(&self, count: usize, is_exactly_once: bool) -> Vec<u64> {
-            (0..count).map(|id| self.take(id.to_string(), is_exactly_once).0).collect()
+        fn hold(&self, count: usize) -> Vec<u64> {
+            (0..count).map(|id| self.take(id.to_string()).0).collect()
         }
 
-        /// Returns the ids that are acked and nacked next.
+        /// Returns the ids that are acked or nacked next.
         fn sent(&self) -> Option<(Work, Vec<String>)> {
-            let (work, request) = self.state().next_answers(Instant::now())?;
+            let (work, request) = self.next_answers(Instant::now(), MAX_IDS)?;
             let (Request::Acknowledge(ids) | Request::Lease(ids, _)) = request;
             Some((work, ids))
         }
 
-        fn fail(&self, work: Work, status: Status) {
-            self.finish(Done { work, outcome: Err(status) });
+        fn extension(&self) -> Option<(Work, Request)> {
+            self.next_extension(&mut self.due(Instant::now()), MAX_IDS)
+        }
+
+        fn end(&self, work: Work, outcome: Result<(), Status>) {
+            self.finish(Done { work, outcome });
         }
 
         /// Extends what is due, and returns the ids.
         fn extend(&self) -> Vec<String> {
             let mut due = self.due(Instant::now());
             let mut extended = Vec::new();
-            while let Some((work, request)) = self.next_extension(&mut due) {
+            while let Some((work, request)) = self.next_extension(&mut due, MAX_IDS) {
                 let Request::Lease(ids, EXTENSION) = request else { panic!("{request:?}") };
                 assert!(ids.len() <= MAX_IDS);
                 extended.extend(ids);
-                self.finish(Done { work, outcome: Ok(()) });
+                self.end(work, Ok(()));
             }
             extended
+        }
+
+        fn is_closed(&self) -> bool {
+            self.state().is_closed()
         }
     }
 
@@ -480,13 +641,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_extended_before_it_ends_and_not_beyond_its_longest_time() {
         let (leases, _) = leases();
-        leases.hold(2_500, false);
+        leases.hold(SCAN_SLICE + 1);
 
-        assert_eq!(leases.extend().len(), 2_500, "the first lease may be shorter than ours");
+        assert_eq!(leases.extend().len(), SCAN_SLICE + 1, "the first lease may be short");
         advance(EXTENSION - SCAN_INTERVAL * 2 - EXTENSION_BUFFER).await;
         assert_eq!(leases.extend(), [""; 0]);
         advance(SCAN_INTERVAL).await;
-        assert_eq!(leases.extend().len(), 2_500);
+        assert_eq!(leases.extend().len(), SCAN_SLICE + 1);
 
         advance(Duration::from_secs(250)).await;
         assert_eq!(leases.extend(), [""; 0]);
@@ -495,98 +656,139 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_extension_counts_from_its_begin_and_a_failed_one_not_at_all() {
         let (leases, _) = leases();
-        leases.hold(1, false);
-        let next = || leases.next_extension(&mut leases.due(Instant::now()));
+        leases.hold(1);
 
-        let (work, _) = next().unwrap();
-        leases.fail(work, Status::unavailable("again"));
-        let (work, _) = next().unwrap();
+        let (work, _) = leases.extension().unwrap();
+        assert!(leases.extension().is_none(), "no lease is in two requests");
+        leases.end(work, Err(Status::unavailable("again")));
+        let (work, _) = leases.extension().unwrap();
         advance(EXTENSION - SCAN_INTERVAL - EXTENSION_BUFFER).await;
-        leases.finish(Done { work, outcome: Ok(()) });
+        leases.end(work, Ok(()));
 
-        assert!(next().is_some());
+        assert!(leases.extension().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leases_that_end_first_are_extended_first() {
+        let (leases, _) = leases();
+        leases.hold(2);
+        advance(Duration::from_secs(1)).await;
+        let (work, _) = leases.next_extension(&mut [0].into(), MAX_IDS).unwrap();
+        leases.end(work, Ok(()));
+
+        advance(EXTENSION).await;
+
+        assert_eq!(leases.extend(), ["1", "0"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_what_is_not_settled_is_extended() {
         let (leases, metrics) = leases();
-        let numbers = leases.hold(3, false);
+        let numbers = leases.hold(3);
         assert_eq!(metrics.unsettled.get(), 3);
         let mut due = leases.due(Instant::now());
 
         leases.settle(numbers[0], Verdict::Ack);
         leases.settle(numbers[1], Verdict::Nack);
-        let (_, request) = leases.next_extension(&mut due).unwrap();
+        let (_, request) = leases.next_extension(&mut due, MAX_IDS).unwrap();
 
         assert!(matches!(request, Request::Lease(ids, EXTENSION) if ids == ["2"]));
         assert_eq!(metrics.unsettled.get(), 1);
-        leases.settle(numbers[2], Verdict::Ack);
-        assert!(leases.next_extension(&mut [numbers[2]].into()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ack_that_is_not_confirmed_keeps_its_lease_and_a_nack_does_not() {
+        let (leases, _) = leases();
+        let numbers = leases.hold(2);
+        leases.settle(numbers[0], Verdict::Ack);
+        leases.settle(numbers[1], Verdict::Nack);
+
+        advance(EXTENSION - SCAN_INTERVAL).await;
+
+        assert_eq!(leases.extend(), ["0"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn answers_wait_for_each_other_up_to_a_full_request() {
         let (leases, _) = leases();
-        let numbers = leases.hold(1_500, false);
+        let numbers = leases.hold(MAX_IDS + 500);
 
-        numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
-
+        numbers[500..].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
         assert_eq!(leases.sent().unwrap().1.len(), MAX_IDS);
+        numbers[..500].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
         assert!(leases.sent().is_none());
+
         advance(FLUSH_DELAY).await;
         assert_eq!(leases.sent().unwrap().1.len(), 500);
         assert!(leases.sent().is_none());
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nacks_do_not_wait_behind_a_backlog_of_acks() {
+        let (leases, _) = leases();
+        let numbers = leases.hold(MAX_IDS * 3 + 1);
+        leases.settle(numbers[MAX_IDS * 3], Verdict::Nack);
+        numbers[..MAX_IDS * 3].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+
+        advance(FLUSH_DELAY).await;
+        let sent: Vec<_> = std::iter::from_fn(|| leases.sent()).map(|(_, ids)| ids.len()).collect();
+
+        assert_eq!(sent, [1, MAX_IDS, MAX_IDS, MAX_IDS]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_that_failed_is_sent_again_until_its_lease_has_ended() {
-        for verdict in [Verdict::Ack, Verdict::Nack] {
-            let (leases, _) = leases();
-            let numbers = leases.hold(2, false);
-            numbers.iter().for_each(|number| leases.settle(*number, verdict));
+        for (verdict, lost) in [(Verdict::Ack, 2), (Verdict::Nack, 0)] {
+            let (leases, metrics) = leases();
+            let numbers = leases.hold(3);
+            numbers[..2].iter().for_each(|number| leases.settle(*number, verdict));
             leases.close();
             let (work, _) = leases.sent().unwrap();
 
-            leases.fail(work, Status::unavailable("again"));
-            assert!(leases.sent().is_none(), "not at once");
-            assert!(!leases.state().is_closed());
+            leases.end(work, Err(Status::unavailable("again")));
+            assert!(leases.sent().is_none() && !leases.is_closed(), "not at once");
+            leases.settle(numbers[2], verdict);
+            assert_eq!(leases.sent().unwrap().1, ["2"], "others do not wait for it");
             advance(RETRY_DELAY).await;
             let (work, ids) = leases.sent().unwrap();
             assert_eq!(ids, ["0", "1"]);
 
             advance(EXTENSION).await;
-            leases.fail(work, Status::unavailable("again"));
-            assert!(leases.sent().is_none() && leases.state().is_closed());
+            leases.end(work, Err(Status::unavailable("again")));
+            assert!(leases.sent().is_none() && leases.is_closed());
+            assert_eq!(metrics.lost_acks.get(), lost);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_was_refused_for_good_is_not_sent_again() {
-        for (is_exactly_once, verdict, lost) in
-            [(false, Verdict::Ack, 0), (true, Verdict::Ack, 1), (true, Verdict::Nack, 0)]
-        {
+    async fn a_refusal_of_the_request_itself_is_not_repeated_and_one_of_the_login_is() {
+        for (status, is_repeated) in [
+            (Status::not_found("no such subscription"), false),
+            (Status::invalid_argument("wrong"), false),
+            (Status::unauthenticated("old key"), true),
+            (Status::permission_denied("not yet"), true),
+        ] {
             let (leases, metrics) = leases();
-            leases.settle(leases.hold(1, is_exactly_once)[0], verdict);
+            leases.settle(leases.hold(1)[0], Verdict::Ack);
             leases.close();
             let (work, _) = leases.sent().unwrap();
 
-            leases.fail(work, Status::not_found("no such subscription"));
+            leases.end(work, Err(status));
 
-            assert!(leases.state().is_closed());
-            assert_eq!(metrics.lost_acks.get(), lost);
+            assert_eq!(leases.is_closed(), !is_repeated);
+            assert_eq!(metrics.lost_acks.get(), u64::from(!is_repeated));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn acks_whose_failure_is_named_are_told_apart() {
         let (leases, metrics) = leases();
-        let numbers = leases.hold(3, true);
-        numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+        leases.hold(3).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
         leases.close();
         let (work, _) = leases.sent().unwrap();
 
         let transient = ("1", "TRANSIENT_FAILURE_INVALID_ACK_ID");
-        leases.fail(work, by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")]));
+        leases.end(work, Err(by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")])));
 
         assert_eq!(metrics.lost_acks.get(), 1);
         advance(RETRY_DELAY).await;
@@ -594,23 +796,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_cannot_be_extended_is_left() {
-        let (leases, _) = leases();
-        leases.hold(3, true);
-        let (work, _) = leases.next_extension(&mut leases.due(Instant::now())).unwrap();
+    async fn a_lease_that_pubsub_calls_lost_is_left() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(3);
+        let (work, _) = leases.extension().unwrap();
 
         let transient = ("1", "TRANSIENT_FAILURE_OTHER");
-        leases.fail(work, by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")]));
-        advance(Duration::from_millis(1)).await;
+        leases.end(work, Err(by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")])));
 
-        assert_eq!(leases.extend(), ["1"], "0 is extended, and 2 has ended");
+        assert_eq!(leases.extend(), ["1"], "0 is extended");
+        leases.settle(numbers[2], Verdict::Ack);
+        assert_eq!(metrics.expired_leases.get(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_settled_too_late_is_acked_and_not_nacked() {
         let (leases, metrics) = leases();
-        let numbers = leases.hold(2, false);
-        advance(Duration::from_secs(301)).await;
+        let numbers = leases.hold(2);
+        advance(EXTENSION + Duration::from_millis(1)).await;
 
         leases.settle(numbers[0], Verdict::Nack);
         leases.settle(numbers[1], Verdict::Ack);
@@ -620,5 +823,36 @@ mod tests {
         assert!(matches!(work, Work::Answers(Verdict::Ack, _)) && ids == ["1"]);
         assert!(leases.sent().is_none());
         assert_eq!(metrics.expired_leases.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_cannot_be_sent_for_long_are_forgotten() {
+        let (leases, metrics) = leases();
+        leases.hold(2).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+        leases.hold(1);
+
+        advance(EXTENSION * 2).await;
+        leases.forget(Instant::now());
+        assert_eq!(leases.state().leases.len(), 3);
+        advance(Duration::from_millis(1)).await;
+        leases.forget(Instant::now());
+
+        assert_eq!(leases.state().leases.len(), 1, "the one that is not settled");
+        assert_eq!(metrics.lost_acks.get(), 2);
+        assert!(leases.sent().is_none() && leases.state().acks.next_time().is_none());
+    }
+
+    #[test]
+    fn requests_are_smaller_after_a_time_out_and_grow_again() {
+        let late = || Err(Status::deadline_exceeded("late"));
+
+        // Requests that fail together count once.
+        let small = [1000, 1000, 1000].iter().fold(MAX_IDS, |max, n| adapted(max, *n, &late()));
+        assert_eq!(small, 500);
+        assert_eq!(adapted(small, 3, &late()), MIN_IDS);
+        assert_eq!(adapted(small, 500, &Err(Status::unavailable("away"))), small);
+        assert_eq!(adapted(small, 400, &Ok(())), small);
+        assert_eq!(adapted(small, 500, &Ok(())), 625);
+        assert_eq!(adapted(900, 900, &Ok(())), MAX_IDS);
     }
 }

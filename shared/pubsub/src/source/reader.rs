@@ -79,7 +79,7 @@ pub(super) struct Reader {
 /// Reason why a stream is no longer read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// The stream delivered nothing for `idle_timeout`.
+    /// The stream gave no sign of life for `idle_timeout`.
     Idle,
     /// The stream failed permanently.
     Broken,
@@ -178,7 +178,7 @@ impl Reader {
         Ok(Stream::new(subscriber, first, &self.settings, leases, held))
     }
 
-    /// Hands messages over until the stream fails permanently, or delivers nothing for
+    /// Hands messages over until the stream fails permanently, or gives no sign of life for
     /// `idle_timeout`. A silent stream may be dead, although its connection answers.
     ///
     /// While the pipeline is slow, the stream is read ahead. The reason is that Pub/Sub starts a
@@ -214,7 +214,9 @@ impl Reader {
                 }
             };
             match next {
-                Some(Ok((delivery, bytes))) => {
+                // The stream is alive, but quiet.
+                Some(Ok(None)) => last_sign = Instant::now(),
+                Some(Ok(Some((delivery, bytes)))) => {
                     waits.reset();
                     last_sign = Instant::now();
                     self.hand_over(delivery, bytes);

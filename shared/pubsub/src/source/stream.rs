@@ -10,9 +10,10 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
 use pipeline::backoff::{Backoff, Waits};
 use pipeline::{Delivery, Message, Settlement};
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, Streaming};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::held::Held;
 use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
@@ -24,6 +25,10 @@ pub(super) struct Stream {
     subscriber: Subscriber,
     first: StreamingPullRequest,
     place: Place,
+    /// Ends our side of the stream when it is dropped or replaced.
+    _end: oneshot::Sender<()>,
+    /// Failures since the last message.
+    failures: u32,
     /// Deliveries that were received but not yet returned, oldest first, each with the bytes of its
     /// message.
     received: VecDeque<(Delivery, usize)>,
@@ -49,19 +54,31 @@ impl Stream {
         leases: Leases,
         held: Held,
     ) -> Self {
-        let place = Place::Opening(Box::pin(subscriber.clone().pull(first.clone())));
-        let (received, waits) = (VecDeque::new(), Backoff::default().waits());
-        Self { subscriber, first, place, received, waits, leases, held, settings: settings.clone() }
+        let (end, ended) = oneshot::channel();
+        let place = Place::Opening(Box::pin(subscriber.clone().pull(first.clone(), ended)));
+        Self {
+            subscriber,
+            first,
+            place,
+            _end: end,
+            failures: 0,
+            received: VecDeque::new(),
+            waits: Backoff::default().waits(),
+            leases,
+            held,
+            settings: settings.clone(),
+        }
     }
 
-    /// Returns the next delivery, with the bytes of its message. Cancel safe.
+    /// Returns the next delivery, with the bytes of its message, or `None` as a sign of life. Cancel
+    /// safe.
     ///
     /// # Errors
     /// Fails if the stream failed for a reason that does not pass by itself.
-    pub(super) async fn next(&mut self) -> Result<(Delivery, usize), Status> {
+    pub(super) async fn next(&mut self) -> Result<Option<(Delivery, usize)>, Status> {
         loop {
             if let Some(delivery) = self.received.pop_front() {
-                return Ok(delivery);
+                return Ok(Some(delivery));
             }
             let failure = match &mut self.place {
                 Place::Waiting(wait) => {
@@ -78,16 +95,19 @@ impl Stream {
                 },
                 Place::Open(stream) => match stream.message().await {
                     Ok(Some(response)) => {
-                        self.waits.reset();
                         self.take(response);
+                        if self.received.is_empty() {
+                            return Ok(None);
+                        }
+                        self.waits.reset();
+                        self.failures = 0;
                         continue;
                     }
                     Ok(None) => Status::unavailable("Pub/Sub ended the stream"),
                     Err(status) => status,
                 },
             };
-            let (code, error) = (failure.code(), failure.message());
-            debug!(?code, error, "a stream ended");
+            self.note(&failure);
             if !is_transient(failure.code()) {
                 // A further call tries again.
                 self.open();
@@ -98,16 +118,27 @@ impl Stream {
     }
 
     fn open(&mut self) {
-        let opening = self.subscriber.clone().pull(self.first.clone());
+        let (end, ended) = oneshot::channel();
+        let opening = self.subscriber.clone().pull(self.first.clone(), ended);
         self.place = Place::Opening(Box::pin(opening));
+        self._end = end;
+    }
+
+    /// Logs the second failure of a series. The first one is usual: Pub/Sub ends each stream after
+    /// some time.
+    fn note(&mut self, failure: &Status) {
+        self.failures = self.failures.saturating_add(1);
+        let subscription = &self.first.subscription;
+        let (code, error) = (failure.code(), failure.message());
+        match self.failures {
+            2 => warn!(subscription, ?code, error, "streams end without messages, trying again"),
+            _ => debug!(subscription, ?code, error, "a stream ended"),
+        }
     }
 
     /// Takes over the messages of a response. A response without messages only shows that the
     /// stream is alive.
     fn take(&mut self, response: StreamingPullResponse) {
-        let properties = response.subscription_properties;
-        let is_exactly_once =
-            properties.is_some_and(|properties| properties.exactly_once_delivery_enabled);
         let now = OffsetDateTime::now_utc();
         for received in response.received_messages {
             let Some(message) = received.message else { continue };
@@ -128,13 +159,13 @@ impl Stream {
                 counts_attempts: attempts > 0,
             };
             let bytes = message.size();
-            let settlement = self.settlement(received.ack_id, is_exactly_once, bytes);
+            let settlement = self.settlement(received.ack_id, bytes);
             self.received.push_back((Delivery::new(message, settlement), bytes));
         }
     }
 
-    fn settlement(&self, ack_id: String, is_exactly_once: bool, bytes: usize) -> Settlement {
-        let (number, lease_end) = self.leases.take(ack_id, is_exactly_once);
+    fn settlement(&self, ack_id: String, bytes: usize) -> Settlement {
+        let (number, lease_end) = self.leases.take(ack_id);
         let (leases, part) = (self.leases.clone(), self.held.take(bytes));
         let settle = move |verdict| {
             leases.settle(number, verdict);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use futures::stream::{self, Stream};
+use futures::stream::{self, Stream, StreamExt as _};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::SubscriberClient;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
 };
 use service::credentials;
 use service::google::Access;
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
@@ -58,11 +59,15 @@ impl Subscriber {
     }
 
     /// Opens a stream. Returns once Pub/Sub has answered, which may take until the first message.
+    ///
+    /// Our side of the stream ends when the sender of `end` is dropped. To drop the answers is not
+    /// enough: the connection continues to send our requests, and Pub/Sub continues to deliver.
     pub(super) async fn pull(
         mut self,
         first: StreamingPullRequest,
+        end: oneshot::Receiver<()>,
     ) -> Result<Streaming<StreamingPullResponse>, Status> {
-        let requests = self.request(requests(first)).await?;
+        let requests = self.request(requests(first).take_until(end)).await?;
         Ok(self.client.streaming_pull(requests).await?.into_inner())
     }
 
