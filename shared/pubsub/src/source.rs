@@ -29,9 +29,9 @@ const INBOX: usize = 64;
 
 /// A subscription that is read over several streams.
 ///
-/// An acknowledgement is sent within 100 ms, unless many requests are under way. It is repeated until
-/// Pub/Sub has confirmed it, or until the lease of the message has ended. In that case the message is
-/// redelivered.
+/// An acknowledgement is sent within 100 ms, unless many requests are under way. After a failure that
+/// can pass, it is repeated until Pub/Sub has confirmed it, or until the lease of the message has
+/// ended. In that case the message is redelivered.
 pub struct Source {
     inbox: mpsc::Receiver<Delivery>,
     streams: JoinSet<()>,
@@ -91,19 +91,15 @@ impl Source {
             let (connection, subscription) = (own.clone(), subscription.clone());
             Box::pin(async move { connection.subscriber(subscription).await })
         });
-        let leases = Leases::new(settings, metrics.clone());
+        let leases = Leases::new(settings, metrics);
         let mut keeper = JoinSet::new();
         keeper.spawn(leases.clone().keep(subscriber.await?));
         let (outbox, inbox) = mpsc::channel(INBOX);
         let (stop, stopped) = watch::channel(false);
         let mut streams = JoinSet::new();
         for _ in 0..settings.streams {
-            let reader = Reader::new(
-                connection,
-                name.clone(),
-                settings,
-                (outbox.clone(), leases.clone(), metrics.clone()),
-            );
+            let reader =
+                Reader::new(connection, name.clone(), settings, (outbox.clone(), leases.clone()));
             streams.spawn(reader.run(stopped.clone()));
         }
         Ok(Self { inbox, streams, leases, keeper, stop })

@@ -3,7 +3,7 @@
 //! Google's client checks all leases every three seconds, and starts new requests while earlier
 //! ones are still under way. If Pub/Sub answers slowly, these requests accumulate in memory without
 //! a limit. So this module sends the requests itself: a limited number at a time, each with a
-//! time-out, and no lease in two of them.
+//! time-out, and no lease in two extensions.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
@@ -36,9 +36,7 @@ const MAX_REQUESTS: usize = 16;
 const SCAN_INTERVAL: Duration = Duration::from_secs(3);
 /// Number of leases that are checked without releasing the lock.
 const SCAN_SLICE: usize = 10_000;
-/// Time that an extension may take on its way to Pub/Sub.
-const EXTENSION_BUFFER: Duration = Duration::from_secs(2);
-/// Wait before an ack or nack that failed is sent again.
+/// Wait before a request that failed is sent again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Longest duration of one request. With short leases it is a third of a lease.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,8 +91,17 @@ struct Lease {
     end: Instant,
     /// True if Pub/Sub has said that the lease has ended.
     is_lost: bool,
-    /// Answer that is not confirmed yet.
-    answer: Option<Verdict>,
+    /// True if an extension began after the end of the lease. Pub/Sub may have redelivered the message.
+    was_over: bool,
+    answer: Option<Answer>,
+}
+
+/// Ack or nack that is not confirmed yet.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    verdict: Verdict,
+    settled_at: Instant,
+    is_under_way: bool,
 }
 
 /// Numbers of the leases whose acks, or nacks, are not under way.
@@ -131,15 +138,22 @@ impl Lease {
         self.is_lost || now > self.until(extension)
     }
 
-    /// Returns true if the lease must be extended now, because it could end before the next check.
+    /// Returns true if half of the lease has passed. The other half is for a second attempt.
     ///
     /// The first lease begins when Pub/Sub sends the message, which may be long before it arrives.
     /// So a message that is not settled soon is extended at once.
     fn needs_extension(&self, now: Instant, extension: Duration) -> bool {
-        let ends_soon = self.until(extension) <= now + SCAN_INTERVAL + EXTENSION_BUFFER;
+        let ends_soon = self.until(extension) <= now + extension / 2;
         let may_be_short = self.extended_at.is_none() && self.answer.is_none();
-        let is_wanted = self.answer != Some(Verdict::Nack) && !self.is_lost && now <= self.end;
+        let is_nacked = self.answer.is_some_and(|answer| answer.verdict == Verdict::Nack);
+        let is_wanted = !is_nacked && !self.is_lost && now <= self.end;
         is_wanted && !self.is_extending && (ends_soon || may_be_short)
+    }
+
+    /// Returns true if an answer could not be sent until long after the end of the lease.
+    fn is_hopeless(&self, now: Instant, extension: Duration) -> bool {
+        let last = |answer: Answer| answer.settled_at.max(self.until(extension)) + extension;
+        self.answer.is_some_and(|answer| !answer.is_under_way && now > last(answer))
     }
 }
 
@@ -152,6 +166,10 @@ impl Leases {
             extension: settings.lease_extension,
             max_lease: settings.max_lease,
         }))
+    }
+
+    pub(super) fn metrics(&self) -> &SourceMetrics {
+        &self.0.metrics
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -174,6 +192,7 @@ impl Leases {
             is_extending: false,
             end,
             is_lost: false,
+            was_over: false,
             answer: None,
         };
         state.leases.insert(number, lease);
@@ -181,21 +200,21 @@ impl Leases {
     }
 
     /// Settles a message. A nack after the end of its lease is not sent, because the message is
-    /// redelivered anyway.
+    /// redelivered anyway. If an extension is under way, the lease may not have ended.
     pub(super) fn settle(&self, number: u64, verdict: Verdict) {
         let now = Instant::now();
         let mut state = self.state();
         let Some(lease) = state.leases.get_mut(&number) else { return };
         self.0.metrics.unsettled.dec();
         let is_over = lease.is_over(now, self.0.extension);
-        if is_over || now > lease.end {
+        if is_over || lease.was_over || now > lease.end {
             self.0.metrics.expired_leases.inc();
         }
-        if is_over && verdict == Verdict::Nack {
+        if is_over && !lease.is_extending && verdict == Verdict::Nack {
             state.leases.remove(&number);
             return;
         }
-        lease.answer = Some(verdict);
+        lease.answer = Some(Answer { verdict, settled_at: now, is_under_way: false });
         let queue = state.queue(verdict);
         queue.ready.push_back(number);
         if queue.send_at.is_none() || queue.ready.len() == MAX_IDS {
@@ -213,7 +232,8 @@ impl Leases {
 
     /// Extends leases, and sends acks and nacks, until [`Leases::close`].
     ///
-    /// After a time-out the following requests are smaller, so that a thin link carries them.
+    /// After a time-out the following requests are smaller, so that a thin link carries them. After an
+    /// extension that failed, the leases are checked again soon.
     pub(super) async fn keep(self, subscriber: Renewable<Subscriber>) {
         let mut requests: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let (mut answers, mut extensions) = (0, 0);
@@ -228,9 +248,8 @@ impl Leases {
                 answers += 1;
                 requests.push(self.send(&subscriber, work, request));
             }
-            if due.is_empty() && now >= scan_at {
-                self.forget(now);
-                due = self.due(now);
+            if now >= scan_at {
+                due = self.scan(now);
                 scan_at = now + SCAN_INTERVAL;
             }
             while extensions < MAX_REQUESTS
@@ -239,7 +258,7 @@ impl Leases {
                 extensions += 1;
                 requests.push(self.send(&subscriber, work, request));
             }
-            let mut wake_at = if due.is_empty() { scan_at } else { now + SCAN_INTERVAL };
+            let mut wake_at = scan_at;
             if answers < MAX_REQUESTS {
                 let state = self.state();
                 if answers == 0 && state.is_closed() {
@@ -257,6 +276,9 @@ impl Leases {
                         }
                         Work::Extension(numbers, _) => {
                             extensions -= 1;
+                            if done.outcome.is_err() {
+                                scan_at = scan_at.min(Instant::now() + RETRY_DELAY);
+                            }
                             numbers.len()
                         }
                     };
@@ -284,13 +306,17 @@ impl Leases {
         }
         for verdict in order {
             while let Some(mut numbers) = state.queue(verdict).take(now, max_ids, is_closing) {
+                let mut ack_ids = Vec::with_capacity(numbers.len());
                 // Some may have been forgotten.
-                numbers.retain(|number| state.leases.contains_key(number));
+                numbers.retain(|number| {
+                    let Some(lease) = state.leases.get_mut(number) else { return false };
+                    lease.answer.iter_mut().for_each(|answer| answer.is_under_way = true);
+                    ack_ids.push(lease.ack_id.clone());
+                    true
+                });
                 if numbers.is_empty() {
                     continue;
                 }
-                let ack_ids = numbers.iter().filter_map(|number| state.leases.get(number));
-                let ack_ids = ack_ids.map(|lease| lease.ack_id.clone()).collect();
                 let request = match verdict {
                     Verdict::Ack => Request::Acknowledge(ack_ids),
                     Verdict::Nack => Request::Lease(ack_ids, Duration::ZERO),
@@ -301,42 +327,26 @@ impl Leases {
         None
     }
 
-    /// Forgets answers that could not be sent until long after the end of their leases.
-    fn forget(&self, now: Instant) {
-        let mut state = self.state();
-        let extension = self.0.extension;
-        let mut lost_acks = 0;
-        let count = state.leases.len();
-        state.leases.retain(|_, lease| {
-            let is_kept = lease.answer.is_none() || now <= lease.until(extension) + extension;
-            lost_acks += u64::from(!is_kept && lease.answer == Some(Verdict::Ack));
-            is_kept
-        });
-        self.0.metrics.lost_acks.inc_by(lost_acks);
-        if state.leases.len() < count {
-            let State { leases, acks, nacks, .. } = &mut *state;
-            for queue in [acks, nacks] {
-                queue.ready.retain(|number| leases.contains_key(number));
-                queue.again.retain(|(_, number)| leases.contains_key(number));
-            }
-        }
-    }
-
     /// Returns the numbers of the leases that must be extended, those that end first at the front.
-    fn due(&self, now: Instant) -> VecDeque<u64> {
+    /// Forgets answers that could not be sent until long after the end of their leases.
+    fn scan(&self, now: Instant) -> VecDeque<u64> {
         let extension = self.0.extension;
         let (mut due, mut from) = (Vec::new(), 0);
         loop {
-            let state = self.state();
-            let mut last = None;
+            let mut state = self.state();
+            let (mut last, mut hopeless) = (None, Vec::new());
             for (number, lease) in state.leases.range(from..).take(SCAN_SLICE) {
                 last = Some(*number);
-                if lease.needs_extension(now, extension) {
+                if lease.is_hopeless(now, extension) {
+                    hopeless.push(*number);
+                } else if lease.needs_extension(now, extension) {
                     due.push((lease.until(extension), *number));
                 }
             }
             let Some(last) = last else { break };
             from = last + 1;
+            let lost_acks = state.forget(&hopeless);
+            self.0.metrics.lost_acks.inc_by(lost_acks);
         }
         due.sort_unstable();
         due.into_iter().map(|(_, number)| number).collect()
@@ -415,7 +425,10 @@ impl Leases {
                     match failures.get(&lease.ack_id) {
                         // The next check finds the lease again.
                         _ if all_failed => {}
-                        None => lease.extended_at = Some(began),
+                        None => {
+                            lease.was_over |= began > lease.until(self.0.extension);
+                            lease.extended_at = Some(began);
+                        }
                         Some(failure) => lease.is_lost = !failure.starts_with(TRANSIENT),
                     }
                 }
@@ -433,7 +446,8 @@ impl Leases {
     ) {
         let now = Instant::now();
         for number in numbers {
-            let Some(lease) = state.leases.get(&number) else { continue };
+            let Some(lease) = state.leases.get_mut(&number) else { continue };
+            lease.answer.iter_mut().for_each(|answer| answer.is_under_way = false);
             let (is_refused, is_done) = match failures.get(&lease.ack_id) {
                 Some(failure) => (!failure.starts_with(TRANSIENT), false),
                 // Ids that are not named were accepted.
@@ -452,13 +466,15 @@ impl Leases {
 }
 
 /// Returns the number of ids for further requests, after one with `count` ids.
+///
+/// A time-out of a much smaller request says nothing about the size. Any answer shows that the link
+/// carries that many.
 fn adapted(max_ids: usize, count: usize, outcome: &Result<(), Status>) -> usize {
-    match outcome {
-        Ok(()) => max_ids.max(count + count.div_ceil(4)).min(MAX_IDS),
-        Err(status) if status.code() == Code::DeadlineExceeded => {
-            max_ids.min(count / 2).max(MIN_IDS)
-        }
-        Err(_) => max_ids,
+    let is_late = outcome.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded);
+    match is_late {
+        true if count * 2 > max_ids => (count / 2).max(MIN_IDS).min(max_ids),
+        true => max_ids,
+        false => max_ids.max((count + count.div_ceil(4)).min(max_ids * 2)).min(MAX_IDS),
     }
 }
 
@@ -473,6 +489,22 @@ impl State {
             Verdict::Ack => &mut self.acks,
             Verdict::Nack => &mut self.nacks,
         }
+    }
+
+    /// Removes leases whose answers could not be sent. Returns the number of acks among them.
+    fn forget(&mut self, numbers: &[u64]) -> u64 {
+        if numbers.is_empty() {
+            return 0;
+        }
+        let removed = numbers.iter().filter_map(|number| self.leases.remove(number));
+        let removed = removed.filter_map(|lease| lease.answer);
+        let acks = removed.filter(|answer| answer.verdict == Verdict::Ack).count();
+        let Self { leases, acks: of_acks, nacks, .. } = self;
+        for queue in [of_acks, nacks] {
+            queue.ready.retain(|number| leases.contains_key(number));
+            queue.again.retain(|(_, number)| leases.contains_key(number));
+        }
+        acks as u64
     }
 
     fn is_closed(&self) -> bool {
@@ -603,7 +635,7 @@ mod tests {
         }
 
         fn extension(&self) -> Option<(Work, Request)> {
-            self.next_extension(&mut self.due(Instant::now()), MAX_IDS)
+            self.next_extension(&mut self.scan(Instant::now()), MAX_IDS)
         }
 
         fn end(&self, work: Work, outcome: Result<(), Status>) {
@@ -612,7 +644,7 @@ mod tests {
 
         /// Extends what is due, and returns the ids.
         fn extend(&self) -> Vec<String> {
-            let mut due = self.due(Instant::now());
+            let mut due = self.scan(Instant::now());
             let mut extended = Vec::new();
             while let Some((work, request)) = self.next_extension(&mut due, MAX_IDS) {
                 let Request::Lease(ids, EXTENSION) = request else { panic!("{request:?}") };
@@ -644,12 +676,12 @@ mod tests {
         leases.hold(SCAN_SLICE + 1);
 
         assert_eq!(leases.extend().len(), SCAN_SLICE + 1, "the first lease may be short");
-        advance(EXTENSION - SCAN_INTERVAL * 2 - EXTENSION_BUFFER).await;
+        advance(EXTENSION / 2 - Duration::from_millis(1)).await;
         assert_eq!(leases.extend(), [""; 0]);
-        advance(SCAN_INTERVAL).await;
+        advance(Duration::from_millis(1)).await;
         assert_eq!(leases.extend().len(), SCAN_SLICE + 1);
 
-        advance(Duration::from_secs(250)).await;
+        advance(Duration::from_secs(271)).await;
         assert_eq!(leases.extend(), [""; 0]);
     }
 
@@ -662,7 +694,7 @@ mod tests {
         assert!(leases.extension().is_none(), "no lease is in two requests");
         leases.end(work, Err(Status::unavailable("again")));
         let (work, _) = leases.extension().unwrap();
-        advance(EXTENSION - SCAN_INTERVAL - EXTENSION_BUFFER).await;
+        advance(EXTENSION / 2).await;
         leases.end(work, Ok(()));
 
         assert!(leases.extension().is_some());
@@ -686,7 +718,7 @@ mod tests {
         let (leases, metrics) = leases();
         let numbers = leases.hold(3);
         assert_eq!(metrics.unsettled.get(), 3);
-        let mut due = leases.due(Instant::now());
+        let mut due = leases.scan(Instant::now());
 
         leases.settle(numbers[0], Verdict::Ack);
         leases.settle(numbers[1], Verdict::Nack);
@@ -703,7 +735,7 @@ mod tests {
         leases.settle(numbers[0], Verdict::Ack);
         leases.settle(numbers[1], Verdict::Nack);
 
-        advance(EXTENSION - SCAN_INTERVAL).await;
+        advance(EXTENSION / 2).await;
 
         assert_eq!(leases.extend(), ["0"]);
     }
@@ -826,18 +858,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_nack_is_sent_if_an_extension_could_have_saved_the_lease() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(2);
+        let (work, _) = leases.next_extension(&mut [0].into(), MAX_IDS).unwrap();
+        advance(EXTENSION + Duration::from_millis(1)).await;
+
+        numbers.iter().for_each(|number| leases.settle(*number, Verdict::Nack));
+        leases.end(work, Ok(()));
+        advance(FLUSH_DELAY).await;
+
+        assert_eq!(leases.sent().unwrap().1, ["0"]);
+        assert_eq!(metrics.expired_leases.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_extension_that_comes_too_late_is_counted_with_its_message() {
+        let (leases, metrics) = leases();
+        let numbers = leases.hold(1);
+        advance(EXTENSION + Duration::from_millis(1)).await;
+
+        assert_eq!(leases.extend(), ["0"]);
+        leases.settle(numbers[0], Verdict::Ack);
+
+        assert_eq!(metrics.expired_leases.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn answers_that_cannot_be_sent_for_long_are_forgotten() {
         let (leases, metrics) = leases();
-        leases.hold(2).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+        leases.hold(3).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
         leases.hold(1);
+        // One of them is under way.
+        leases.next_answers(Instant::now() + FLUSH_DELAY, 1).unwrap();
 
         advance(EXTENSION * 2).await;
-        leases.forget(Instant::now());
-        assert_eq!(leases.state().leases.len(), 3);
+        leases.scan(Instant::now());
+        assert_eq!(leases.state().leases.len(), 4);
         advance(Duration::from_millis(1)).await;
-        leases.forget(Instant::now());
+        leases.scan(Instant::now());
 
-        assert_eq!(leases.state().leases.len(), 1, "the one that is not settled");
+        let left: Vec<_> = leases.state().leases.keys().copied().collect();
+        assert_eq!(left, [0, 3], "the one under way, and the one that is not settled");
         assert_eq!(metrics.lost_acks.get(), 2);
         assert!(leases.sent().is_none() && leases.state().acks.next_time().is_none());
     }
@@ -849,10 +911,13 @@ mod tests {
         // Requests that fail together count once.
         let small = [1000, 1000, 1000].iter().fold(MAX_IDS, |max, n| adapted(max, *n, &late()));
         assert_eq!(small, 500);
-        assert_eq!(adapted(small, 3, &late()), MIN_IDS);
-        assert_eq!(adapted(small, 500, &Err(Status::unavailable("away"))), small);
+        assert_eq!(adapted(small, 3, &late()), small, "that says nothing about the size");
+        assert_eq!(adapted(MIN_IDS + 1, MIN_IDS + 1, &late()), MIN_IDS);
+        assert_eq!(adapted(5, 5, &late()), 5);
         assert_eq!(adapted(small, 400, &Ok(())), small);
         assert_eq!(adapted(small, 500, &Ok(())), 625);
+        assert_eq!(adapted(small, 500, &Err(Status::unavailable("away"))), 625);
+        assert_eq!(adapted(MIN_IDS, 1000, &Ok(())), 20, "one that was large before");
         assert_eq!(adapted(900, 900, &Ok(())), MAX_IDS);
     }
 }

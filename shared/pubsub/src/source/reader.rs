@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::SourceMetrics;
 use super::held::Held;
 use super::leases::Leases;
 use super::stream::{Stream, first_request};
@@ -64,7 +63,6 @@ pub(super) struct Reader {
     outbox: mpsc::Sender<Delivery>,
     leases: Leases,
     held: Held,
-    metrics: SourceMetrics,
     /// Identifies this reader to Pub/Sub, over all of its streams.
     client_id: String,
     /// Deliveries that found no room in the outbox, oldest first, each with the bytes of its
@@ -98,7 +96,7 @@ impl Reader {
         connection: &Connection,
         name: String,
         settings: &Subscription,
-        (outbox, leases, metrics): (mpsc::Sender<Delivery>, Leases, SourceMetrics),
+        (outbox, leases): (mpsc::Sender<Delivery>, Leases),
     ) -> Self {
         Self {
             connection: connection.clone(),
@@ -108,7 +106,6 @@ impl Reader {
             outbox,
             leases,
             held: Held::default(),
-            metrics,
             client_id: Uuid::new_v4().to_string(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -148,12 +145,11 @@ impl Reader {
             match ended {
                 None => return,
                 Some(Ended::Idle) => {
-                    self.metrics.idle_streams.inc();
+                    self.leases.metrics().idle_streams.inc();
                     let subscription = &self.name;
                     debug!(subscription, "nothing came for long, opening another stream");
                 }
                 Some(Ended::Broken) => {
-                    self.metrics.reconnects.inc();
                     if pause(&mut waits, &mut stop).await.is_break() {
                         return;
                     }
@@ -187,7 +183,6 @@ impl Reader {
         let mut last_sign = Instant::now();
         let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {
-            // Opening a stream takes time. Dropping this future would start it again.
             let mut reading = pin!(stream.next());
             let next = loop {
                 let waits = !self.waiting.is_empty();

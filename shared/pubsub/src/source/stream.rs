@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
@@ -11,7 +12,7 @@ use pipeline::backoff::{Backoff, Waits};
 use pipeline::{Delivery, Message, Settlement};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::{Status, Streaming};
 use tracing::{debug, warn};
 
@@ -20,6 +21,9 @@ use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
 use super::subscriber::{Subscriber, is_transient, seconds};
 use crate::settings::Subscription;
 
+/// Life of a connection after which its end is no sign of trouble.
+const LONG_LIFE: Duration = Duration::from_secs(30);
+
 /// A stream of deliveries.
 pub(super) struct Stream {
     subscriber: Subscriber,
@@ -27,8 +31,10 @@ pub(super) struct Stream {
     place: Place,
     /// Ends our side of the stream when it is dropped or replaced.
     _end: oneshot::Sender<()>,
-    /// Failures since the last message.
+    /// Failures since the last message, or since a connection that lived for long.
     failures: u32,
+    /// Time when the connection was opened, if it was.
+    opened_at: Option<Instant>,
     /// Deliveries that were received but not yet returned, oldest first, each with the bytes of its
     /// message.
     received: VecDeque<(Delivery, usize)>,
@@ -62,6 +68,7 @@ impl Stream {
             place,
             _end: end,
             failures: 0,
+            opened_at: None,
             received: VecDeque::new(),
             waits: Backoff::default().waits(),
             leases,
@@ -88,6 +95,7 @@ impl Stream {
                 }
                 Place::Opening(opening) => match opening.await {
                     Ok(stream) => {
+                        self.opened_at = Some(Instant::now());
                         self.place = Place::Open(Box::new(stream));
                         continue;
                     }
@@ -124,9 +132,14 @@ impl Stream {
         self._end = end;
     }
 
-    /// Logs the second failure of a series. The first one is usual: Pub/Sub ends each stream after
-    /// some time.
+    /// Counts the end of a connection, and logs the second one of a series. The first one is usual:
+    /// Pub/Sub ends each stream after some time.
     fn note(&mut self, failure: &Status) {
+        self.leases.metrics().reconnects.inc();
+        if self.opened_at.take().is_some_and(|at| at.elapsed() > LONG_LIFE) {
+            self.waits.reset();
+            self.failures = 0;
+        }
         self.failures = self.failures.saturating_add(1);
         let subscription = &self.first.subscription;
         let (code, error) = (failure.code(), failure.message());
