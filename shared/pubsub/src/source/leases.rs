@@ -369,7 +369,7 @@ impl Leases {
             }
         }
         let request = Request::Lease(ack_ids, extension);
-        (!numbers.is_empty()).then(|| (Work::Extension(numbers, now), request))
+        (!numbers.is_empty()).then_some((Work::Extension(numbers, now), request))
     }
 
     /// Sends a request. A call that is cut off replaces the client, and so does one whose
