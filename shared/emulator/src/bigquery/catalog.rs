@@ -26,8 +26,7 @@ pub(super) struct Catalog {
     pub connection: Connection,
     datasets: BTreeMap<DatasetName, Map<String, Value>>,
     tables: BTreeMap<TableName, Table>,
-    /// Time at which each table received each `insertId`. BigQuery remembers them for about a
-    /// minute.
+    /// Time at which each table received each `insertId`. They last for about a minute.
     pub seen: HashMap<(Uuid, String), Instant>,
     pub jobs: Jobs,
     pub streams: Streams,
@@ -358,8 +357,7 @@ impl Catalog {
     fn add_columns(&self, name: &TableName, before: &Schema, next: &Schema) -> Result<(), Status> {
         let mut statements = Vec::new();
         if before.fields.is_empty() && !next.fields.is_empty() {
-            // The placeholder column of a table without columns is removed. The number of rows
-            // stays the same.
+            // The placeholder of a table without columns goes, and the rows stay.
             let rows = usize::try_from(self.last_row(name)?).unwrap_or_default();
             statements.push(format!("DROP TABLE {}", name.quoted()));
             statements.push(table_statement(name, next));
