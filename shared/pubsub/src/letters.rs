@@ -4,6 +4,7 @@
 //! returned to the subscription.
 
 mod filter;
+mod print;
 mod pull;
 mod reader;
 mod replay;
@@ -25,6 +26,7 @@ use crate::connection::{Connection, TopicName};
 use crate::intake::Reads;
 use crate::settings::{Endpoint, Subscription};
 use filter::Filter;
+use print::{Console, Print};
 use pull::Puller;
 use reader::{LEASE, Limits, Reader};
 
@@ -147,6 +149,15 @@ impl Office<'_> {
     /// # Errors
     /// Not all dead letters could be read, or some could not be replayed.
     pub async fn act(&self, given: &ArgMatches, prepare: impl Prepare) -> anyhow::Result<()> {
+        self.run(given, prepare, &mut Console).await
+    }
+
+    async fn run(
+        &self,
+        given: &ArgMatches,
+        prepare: impl Prepare,
+        out: &mut dyn Print,
+    ) -> anyhow::Result<()> {
         let (what, given) = given.subcommand().context("list, count, show or replay")?;
         let form = args::form(given);
         let filter = Filter::of(given, (what != "count").then_some(self.service));
@@ -154,13 +165,13 @@ impl Office<'_> {
             "list" => {
                 let mut list = show::List::new(&filter);
                 let seen = self.scan(given, |letter| list.visit(&letter)).await?;
-                list.print(&seen, form);
+                list.print(&seen, form, out);
                 seen.whole()
             }
             "count" => {
                 let mut count = show::Count::new(&filter);
                 let seen = self.scan(given, |letter| count.visit(&letter)).await?;
-                count.print(&seen, form);
+                count.print(&seen, form, out);
                 seen.whole()
             }
             "show" => {
@@ -168,9 +179,9 @@ impl Office<'_> {
                 let mut wanted = show::Wanted::new(id, self.service);
                 let seen = self.scan(given, |letter| wanted.visit(letter)).await?;
                 // Unread dead letters matter only if the wanted one was not found.
-                if wanted.print(form) { seen.given_back() } else { seen.without(id) }
+                if wanted.print(form, out) { seen.given_back() } else { seen.without(id) }
             }
-            _ => self.replay(given, &filter, prepare).await,
+            _ => self.replay(given, &filter, prepare, out).await,
         }
     }
 

@@ -8,11 +8,12 @@ use clap::ArgMatches;
 use pipeline::message::attribute;
 use pipeline::{Error, Message, Recovery};
 use serde_json::json;
+use service::args;
 use service::survey::Form;
-use service::{args, output};
 use tokio::time::{Instant, Interval, interval};
 
 use super::filter::{Filter, first_seen};
+use super::print::Print;
 use super::reader::Reader;
 use super::show::Row;
 use super::{Office, Seen};
@@ -104,6 +105,7 @@ struct Sending<'a, P> {
     ticks: Interval,
     mode: Mode,
     form: Form,
+    out: &'a mut dyn Print,
     tally: Tally,
     /// Messages that this run has sent, by their `ingest_id`, or by their data if they have none.
     sent: HashSet<Vec<u8>>,
@@ -138,7 +140,7 @@ impl<P: Prepare> Sending<'_, P> {
             }
             reader.extend_leases().await;
             let sent = reader.while_leased(self.send(letter)).await;
-            tell(letter, &sent, self.form);
+            tell(letter, &sent, self.form, self.out);
             if sent.is_err() {
                 self.tally.failed += 1;
                 continue;
@@ -173,6 +175,7 @@ impl Office<'_> {
         given: &ArgMatches,
         filter: &Filter,
         prepare: impl Prepare,
+        out: &mut dyn Print,
     ) -> anyhow::Result<()> {
         let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
         let mut sending = Sending {
@@ -183,6 +186,7 @@ impl Office<'_> {
             ticks: interval(Duration::from_secs(1) / rate),
             mode: if given.get_flag("dry-run") { Mode::Dry } else { Mode::Real },
             form: args::form(given),
+            out,
             tally: Tally::default(),
             sent: HashSet::new(),
         };
@@ -199,7 +203,7 @@ impl Office<'_> {
             }
         };
         let seen = Seen::close(reader).await;
-        sending.tally.print(&seen, (sending.mode, sending.form));
+        sending.tally.print(&seen, (sending.mode, sending.form), sending.out);
         outcome?;
         match sending.tally.failed {
             0 => seen.whole(),
@@ -244,23 +248,23 @@ pub fn original(letter: &Message) -> Result<Message, Error> {
     Ok(message)
 }
 
-fn tell(letter: &Message, sent: &Result<(), Error>, form: Form) {
+fn tell(letter: &Message, sent: &Result<(), Error>, form: Form, out: &mut dyn Print) {
     let why = sent.as_ref().err().map(|error| format!("{error:#}"));
     let row = Row::of(letter);
     if form == Form::Json {
         let mut row = json!(row);
         row["error"] = json!(why);
-        output::line(row);
+        out.line(&row);
         return;
     }
-    output::line(row.line());
+    out.line(&row.line());
     if let Some(why) = why {
-        output::line(format_args!("    cannot be replayed: {why}"));
+        out.line(&format_args!("    cannot be replayed: {why}"));
     }
 }
 
 impl Tally {
-    fn print(&self, seen: &Seen, (mode, form): (Mode, Form)) {
+    fn print(&self, seen: &Seen, (mode, form): (Mode, Form), out: &mut dyn Print) {
         let Self { replayed, failed } = *self;
         let matching = replayed + failed;
         if form == Form::Json {
@@ -269,11 +273,11 @@ impl Tally {
             told[if mode == Mode::Dry { "would_be_replayed" } else { "replayed" }] =
                 replayed.into();
             told["failed"] = failed.into();
-            output::line(told);
+            out.line(&told);
             return;
         }
-        output::line(seen.sum(matching));
-        output::line(self.words(mode));
+        out.line(&seen.sum(matching));
+        out.line(&self.words(mode));
     }
 
     fn words(&self, mode: Mode) -> String {

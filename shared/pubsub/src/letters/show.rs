@@ -6,12 +6,13 @@ use pipeline::Message;
 use pipeline::message::attribute::INGEST_ID;
 use serde::Serialize;
 use serde_json::{Value, json};
+use service::explain;
 use service::survey::Form;
-use service::{explain, output};
 use time::OffsetDateTime;
 
 use super::Seen;
 use super::filter::{Filter, device, original};
+use super::print::Print;
 
 /// Fields of a dead letter in a list.
 #[derive(Debug, Serialize)]
@@ -69,24 +70,24 @@ impl<'a> List<'a> {
     }
 
     /// Prints a line for each dead letter, and a sum by reason.
-    pub(super) fn print(mut self, seen: &Seen, form: Form) {
+    pub(super) fn print(mut self, seen: &Seen, form: Form, out: &mut dyn Print) {
         self.rows.sort_by(|a, b| (a.published, &a.id).cmp(&(b.published, &b.id)));
         if form == Form::Json {
             let mut told = seen.to_json();
             told["matching"] = self.rows.len().into();
             told["letters"] = json!(self.rows);
-            output::line(format_args!("{told:#}"));
+            out.line(&format_args!("{told:#}"));
             return;
         }
         let mut sums: BTreeMap<&str, usize> = BTreeMap::new();
         for row in &self.rows {
             *sums.entry(&row.reason).or_default() += 1;
-            output::line(row.line());
+            out.line(&row.line());
         }
         for (reason, letters) in sums {
-            output::line(format_args!("{reason}: {letters}"));
+            out.line(&format_args!("{reason}: {letters}"));
         }
-        output::line(seen.sum(self.rows.len()));
+        out.line(&seen.sum(self.rows.len()));
     }
 }
 
@@ -109,20 +110,20 @@ impl<'a> Count<'a> {
     }
 
     /// Prints a line for each service and reason.
-    pub(super) fn print(&self, seen: &Seen, form: Form) {
+    pub(super) fn print(&self, seen: &Seen, form: Form, out: &mut dyn Print) {
         let matching: usize = self.counts.values().sum();
         if form == Form::Json {
             let count = |((service, reason), letters): (&(String, String), &usize)| json!({ "service": service, "reason": reason, "letters": letters });
             let mut told = seen.to_json();
             told["matching"] = matching.into();
             told["counts"] = self.counts.iter().map(count).collect();
-            output::line(format_args!("{told:#}"));
+            out.line(&format_args!("{told:#}"));
             return;
         }
         for ((service, reason), letters) in &self.counts {
-            output::line(format_args!("{letters:>8}  {service:<10}  {reason}"));
+            out.line(&format_args!("{letters:>8}  {service:<10}  {reason}"));
         }
-        output::line(seen.sum(matching));
+        out.line(&seen.sum(matching));
     }
 }
 
@@ -152,11 +153,11 @@ impl<'a> Wanted<'a> {
 
     /// Prints the whole dead letter: the oldest of this service, otherwise the oldest of all.
     /// Returns false if there is none.
-    pub(super) fn print(&self, form: Form) -> bool {
+    pub(super) fn print(&self, form: Form, out: &mut dyn Print) -> bool {
         let Some((letter, others)) = self.found.split_first() else { return false };
         for other in others {
             let [service, reason] = ["dl_service", "dl_reason"].map(|name| attribute(other, name));
-            output::note(format_args!(
+            out.note(&format_args!(
                 "another letter has this id: of {service}, {reason}, message id {}",
                 other.id
             ));
@@ -167,15 +168,15 @@ impl<'a> Wanted<'a> {
             let (data, attributes) = original(letter);
             shown["message"] = explain::to_json(&data, &attributes, "");
             shown["message"]["messageId"] = attribute(letter, "dl_message_id").into();
-            output::line(format_args!("{shown:#}"));
+            out.line(&format_args!("{shown:#}"));
             return true;
         }
         let attributes: BTreeMap<_, _> = letter.attributes.iter().collect();
         for (name, value) in attributes {
-            output::line(format_args!("{name}: {value}"));
+            out.line(&format_args!("{name}: {value}"));
         }
         let (data, _) = original(letter);
-        output::line(format_args!("data ({} bytes): {:#}", data.len(), explain::readable(&data)));
+        out.line(&format_args!("data ({} bytes): {:#}", data.len(), explain::readable(&data)));
         true
     }
 }
