@@ -438,6 +438,14 @@ mod tests {
     }
 
     #[test]
+    fn the_hash_of_data_is_its_sha_256_in_hex() {
+        let of_abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+        assert_eq!(hash(b"abc"), of_abc);
+        assert_ne!(hash(b"abd"), of_abc);
+    }
+
+    #[test]
     fn a_letter_that_somebody_else_wrote_is_refused_and_not_misread() {
         for (name, value, data) in [
             (MORE_ATTRIBUTES, "no JSON", "data"),
