@@ -349,6 +349,23 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_id_of_dead_letters_is_refused_with_its_own_words() {
+        let lines = |topic_id: &str, bucket: Option<&str>| {
+            let bucket = bucket.map(str::to_owned);
+            let graves = Graves::Topic { topic_id: topic_id.into(), bucket };
+            let mut faults = Faults::default();
+            Graves::check(Some(&graves), true, &mut faults);
+            faults.lines().to_vec()
+        };
+
+        assert_eq!(lines("", Some("b")), ["dead_letters.topic_id: must not be empty"]);
+        let bucket = "dead_letters.bucket: must not be empty; leave it out for none";
+        assert_eq!(lines("t", Some("")), [bucket]);
+        let wrong = lines("1", None);
+        assert!(wrong[0].starts_with("dead_letters.topic_id: must begin with"), "{wrong:?}");
+    }
+
+    #[test]
     fn every_service_says_where_its_dead_letters_go() {
         let topic = |id: &str, bucket: Option<&str>| Graves::Topic {
             topic_id: id.into(),
