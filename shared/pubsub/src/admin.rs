@@ -301,6 +301,8 @@ pub(crate) async fn subscription_watcher(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -338,6 +340,33 @@ mod tests {
         assert_eq!(Listener::of(&filtered), Listener::Some);
         assert_eq!(Listener::of(&subscription().set_detached(true)), Listener::None);
         assert_eq!(Listener::of(&filtered.set_detached(true)), Listener::None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn at_most_twenty_subscriptions_of_a_topic_are_examined() {
+        service::install_crypto();
+        let emulator = emulator::Emulator::start(<_>::default()).await.unwrap();
+        let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
+        let admin = Admin::new(&Connection::new(endpoint)).await.unwrap();
+        let topic = TopicName::new("p", "topic");
+        let put = async |resource: String, body: serde_json::Value| {
+            let url = format!("{}/v1/projects/p/{resource}", emulator.url());
+            let request = reqwest::Client::new().put(url).json(&body);
+            request.send().await.unwrap().error_for_status().unwrap();
+        };
+        put("topics/topic".into(), json!({})).await;
+        // Pub/Sub lists them by name. The last one receives everything.
+        put("subscriptions/whole".into(), json!({ "topic": topic.as_str() })).await;
+        let filtered = json!({ "topic": topic.as_str(), "filter": "attributes:device_id" });
+
+        for index in 1..MAX_LISTENERS {
+            put(format!("subscriptions/filtered-{index}"), filtered.clone()).await;
+        }
+        assert_eq!(admin.audience(&topic).await, Audience::Someone);
+
+        put(format!("subscriptions/filtered-{MAX_LISTENERS}"), filtered).await;
+        let bounded = admin.audience(&topic).await;
+        assert!(matches!(bounded, Audience::Unchecked(_)), "{bounded:?}");
     }
 
     #[test]
