@@ -151,7 +151,7 @@ impl<P: Prepare> Sending<'_, P> {
                 reader.finish(&letter.id);
             }
             // After a crash, only the dead letters of one interval are sent again.
-            if removed_at.elapsed() >= REMOVAL_INTERVAL {
+            if is_removal_due(removed_at) {
                 reader.remove().await?;
                 removed_at = Instant::now();
             }
@@ -224,6 +224,12 @@ impl Office<'_> {
         let found = found.map_err(|unseen| anyhow!("{unseen}; {}", advice(&unseen)))?;
         Ok(Some(TopicName::new(self.project, &found.topic)))
     }
+}
+
+/// Returns true if it is time to remove the dead letters that were sent. `removed_at` is the time of
+/// the last removal.
+fn is_removal_due(removed_at: Instant) -> bool {
+    removed_at.elapsed() >= REMOVAL_INTERVAL
 }
 
 /// Returns an identity that a message shares with its copies.
