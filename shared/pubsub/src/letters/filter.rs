@@ -122,6 +122,37 @@ mod tests {
         let at = datetime!(2025-06-15 10:00 UTC);
         assert!(Filter { since: Some(at), ..all() }.takes(&letter));
         assert!(!Filter { until: Some(at), ..all() }.takes(&letter));
+        let later = at + time::Duration::SECOND;
+        assert!(Filter { until: Some(later), ..all() }.takes(&letter));
+        assert!(!Filter { since: Some(later), ..all() }.takes(&letter));
+    }
+
+    #[test]
+    fn each_option_is_a_condition() {
+        let reasons = Reasons { refused: &["no_route"], skipped: &[] };
+        let command = clap::Command::new("list").arg(reason(&reasons)).args(arguments());
+        let given = |args: &str| {
+            let matches = command.clone().no_binary_name(true);
+            matches.try_get_matches_from(args.split_whitespace()).unwrap()
+        };
+        let all = "--reason no_route --device d1 --since 2025-06-15 --until 2025-06-16T10:00:00Z";
+
+        let filter = Filter::of(&given(all), Some("enrich"));
+        let none = Filter::of(&given(""), None);
+
+        assert_eq!(filter.service.as_deref(), Some("enrich"));
+        assert_eq!(filter.reason.as_deref(), Some("no_route"));
+        assert_eq!(filter.device.as_deref(), Some("d1"));
+        assert_eq!(filter.since, Some(datetime!(2025-06-15 0:00 UTC)));
+        assert_eq!(filter.until, Some(datetime!(2025-06-16 10:00 UTC)));
+        assert!(none.takes(&Message::new("x")));
+    }
+
+    #[test]
+    fn a_command_without_an_option_has_no_condition_of_it() {
+        let given = clap::Command::new("show").get_matches_from(["show"]);
+
+        assert!(Filter::of(&given, None).takes(&Message::new("x")));
     }
 
     #[test]

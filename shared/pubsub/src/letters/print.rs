@@ -25,3 +25,30 @@ impl Print for Console {
         output::note(text);
     }
 }
+
+/// Printed text that a test can read.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Printed {
+    pub(super) lines: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+#[cfg(test)]
+impl Printed {
+    /// Returns each line as JSON.
+    pub(super) fn json(&self) -> Vec<serde_json::Value> {
+        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+#[cfg(test)]
+impl Print for Printed {
+    fn line(&mut self, text: &dyn Display) {
+        self.lines.push(text.to_string());
+    }
+
+    fn note(&mut self, text: &dyn Display) {
+        self.notes.push(text.to_string());
+    }
+}

@@ -229,3 +229,57 @@ fn leased(received: Received) -> Result<Leased, Error> {
     }
     Ok(Leased { ack_id: received.ack_id, message })
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::super::tests::{TestEnv, texts};
+    use super::*;
+
+    async fn failure_of(url: String) -> Failure {
+        service::install_crypto();
+        let endpoint = Endpoint { endpoint: Some(url), ..Endpoint::default() };
+        let puller = Puller::new(&endpoint, "projects/p/subscriptions/s").await.unwrap();
+        puller.attempt("pull", &json!({})).await.unwrap_err()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_acknowledged_letter_does_not_come_again() {
+        let env = TestEnv::with_letters(3).await;
+        let puller = env.puller().await;
+        let first = puller.pull(10).await.unwrap().leased;
+        let ack_ids: Vec<_> = first.iter().map(|leased| &*leased.ack_id).collect();
+
+        puller.acknowledge(&ack_ids[..2]).await.unwrap();
+        puller.lease(&ack_ids, Duration::ZERO).await.unwrap();
+
+        assert_eq!(first.len(), 3);
+        assert_eq!(texts(&env.pull("dead-letters").await), ["2"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_has_lost_nothing() {
+        let failure = failure_of("http://127.0.0.1:1".into()).await;
+
+        assert!(failure.is_transient);
+        assert!(!failure.may_be_done);
+        assert!(format!("{:#}", failure.error).starts_with("pull: "), "{:#}", failure.error);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_without_an_answer_may_have_lost_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let cut = async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.read_exact(&mut [0; 4]).await.unwrap();
+        };
+
+        let (failure, ()) = tokio::join!(failure_of(url), cut);
+
+        assert!(failure.is_transient);
+        assert!(failure.may_be_done, "{:#}", failure.error);
+    }
+}

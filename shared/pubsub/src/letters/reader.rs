@@ -127,18 +127,6 @@ impl Reader {
         !self.started_at.is_some_and(certainly_old)
     }
 
-    /// Treats all messages from now on as new.
-    #[cfg(test)]
-    pub(super) fn forget_the_second(&mut self) {
-        self.started_at = self.started_at.map(|time| time - Duration::from_secs(2));
-    }
-
-    /// Treats the last extension as a minute old.
-    #[cfg(test)]
-    pub(super) fn forget_the_extension(&mut self) {
-        self.extended_at -= Duration::from_secs(60);
-    }
-
     /// Returns the reason why dead letters may have been missed, if there is one.
     pub(super) fn shortfall(&self) -> Option<&Shortfall> {
         self.shortfall.as_ref()
@@ -294,3 +282,6 @@ impl Reader {
 fn ack_ids(leases: &HashMap<String, String>) -> Vec<&str> {
     leases.values().map(String::as_str).collect()
 }
+
+#[cfg(test)]
+mod tests;

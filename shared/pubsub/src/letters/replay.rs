@@ -302,33 +302,4 @@ impl Tally {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_letter_becomes_the_message_that_it_was() {
-        let letter = Message::new("data")
-            .with_attribute("ingest_id", "i-1")
-            .with_attribute("dl_reason", "row_type_mismatch")
-            .with_attribute("dl_first_seen", "2025-06-15T10:00:00Z");
-
-        let message = original(&letter).unwrap();
-
-        assert_eq!(&message.data[..], b"data");
-        assert_eq!(message.attributes.len(), 1);
-        assert_eq!(message.attributes["ingest_id"], "i-1");
-        assert_eq!(message.publish_time, time::macros::datetime!(2025-06-15 10:00 UTC));
-    }
-
-    #[test]
-    fn what_is_not_whole_is_not_replayed() {
-        for (name, value) in [("dl_object", "gs://b/o"), ("dl_truncated", "true")] {
-            let letter = Message::new("da").with_attribute(name, value);
-
-            assert_eq!(
-                original(&letter).unwrap_err().recovery(),
-                Recovery::Reject("not_replayable")
-            );
-        }
-    }
-}
+mod tests;

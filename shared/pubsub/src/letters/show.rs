@@ -218,3 +218,6 @@ fn id(letter: &Message) -> &str {
 fn attribute<'a>(letter: &'a Message, name: &str) -> &'a str {
     letter.attributes.get(name).map_or("", String::as_str)
 }
+
+#[cfg(test)]
+mod tests;
