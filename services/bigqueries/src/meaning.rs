@@ -36,6 +36,7 @@
 use std::borrow::Cow;
 
 use google_cloud_gax::error::rpc::Code;
+use googleapis_tonic_google_rpc::google::rpc::Status;
 use pipeline::{Error, Recovery};
 use prost::Message;
 
@@ -158,22 +159,6 @@ pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: u
     }
 }
 
-/// The parts of a `google.rpc.Status` that are read.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// A `google.protobuf.Any`.
-#[derive(Clone, PartialEq, Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
 /// The parts of a `google.cloud.bigquery.storage.v1.StorageError` that are read.
 #[derive(Clone, PartialEq, Message)]
 struct StorageError {
@@ -186,7 +171,7 @@ struct StorageError {
 #[must_use]
 pub fn storage_error(details: &[u8]) -> Option<i32> {
     const NAME: &str = "google.cloud.bigquery.storage.v1.StorageError";
-    let status = RpcStatus::decode(details).ok()?;
+    let status = Status::decode(details).ok()?;
     let details = status.details.iter();
     let mut errors = details.filter(|detail| detail.type_url.rsplit('/').next() == Some(NAME));
     Some(StorageError::decode(errors.next()?.value.as_slice()).ok()?.code)
@@ -203,6 +188,8 @@ fn is_about_size(message: &str, bytes: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::Any;
+
     use super::*;
     use crate::column::{Kind, Mode};
 
@@ -252,7 +239,8 @@ mod tests {
     fn columns() -> Vec<Column> {
         let required = Column::new("a", Kind::Int64).with_mode(Mode::Required);
         let record = Column::record("r", vec![required.clone()]);
-        vec![required, Column::new("n", Kind::Int64), record.with_mode(Mode::Repeated)]
+        let others = ["n", "Msg_c"].map(|name| Column::new(name, Kind::Int64));
+        others.into_iter().chain([required, record.with_mode(Mode::Repeated)]).collect()
     }
 
     #[test]
@@ -263,6 +251,10 @@ mod tests {
             ("invalid", "", bad, RowMeaning::Refused),
             ("invalid", "r[0].a", bad, RowMeaning::Refused),
             ("invalid", "r.0.a", bad, RowMeaning::Refused),
+            ("invalid", "Msg_0_QUERY_TABLE.n", bad, RowMeaning::Refused),
+            ("invalid", "Msg_0_QUERY_TABLE.later", bad, RowMeaning::Retry),
+            // A column of ours whose name begins in the same way.
+            ("invalid", "Msg_c", bad, RowMeaning::Refused),
             // A row without this value is refused before it is sent, so the default has not spread
             // yet.
             ("invalid", "a", "Missing required field: a.", RowMeaning::Retry),
@@ -346,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_code_is_found_in_the_details_of_a_status() {
-        let any = |name: &str, value: Vec<u8>| Detail {
+        let any = |name: &str, value: Vec<u8>| Any {
             type_url: format!("type.googleapis.com/{name}"),
             value,
         };
@@ -355,7 +347,7 @@ mod tests {
             StorageError { code: 7 }.encode_to_vec(),
         );
         let other = any("google.rpc.DebugInfo", vec![8, 1]);
-        let details = |details| RpcStatus { details }.encode_to_vec();
+        let details = |details| Status { details, ..Default::default() }.encode_to_vec();
 
         assert_eq!(storage_error(&details(vec![other.clone(), error])), Some(7));
         assert_eq!(storage_error(&details(vec![other])), None);

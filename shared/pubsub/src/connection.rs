@@ -10,6 +10,8 @@ use google_cloud_pubsub::retry_policy::RetryableErrors;
 use pipeline::{Error, Recovery};
 use service::credentials;
 use service::google::Access;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
 use crate::publishers::Publisher;
@@ -50,6 +52,24 @@ impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Returns the metadata of a request: our credentials, and the header that names the resource.
+/// Google routes the request by it.
+pub(crate) async fn metadata(
+    access: &Access,
+    kind: &str,
+    name: &str,
+) -> Result<MetadataMap, Status> {
+    let headers = access.headers().await.map_err(|error| {
+        let why = credentials::explain(&error);
+        if error.is_transient() { Status::unavailable(why) } else { Status::unauthenticated(why) }
+    })?;
+    let route = format!("{kind}={name}").parse();
+    let route = route.map_err(|error| Status::internal(format!("name of a {kind}: {error}")))?;
+    let mut metadata = MetadataMap::from_headers(headers);
+    metadata.insert("x-goog-request-params", route);
+    Ok(metadata)
 }
 
 pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
@@ -148,5 +168,24 @@ impl Connection {
         let retry = RetryableErrors.with_attempt_limit(2);
         let builder = SubscriptionAdmin::builder().with_retry_policy(retry);
         build!(builder, self.endpoint, "build Pub/Sub subscription client")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_auth::credentials::api_key_credentials;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_says_who_we_are_and_where_it_goes() {
+        let credentials = api_key_credentials::Builder::new("secret").build();
+        let access = Access::new(None, Some(credentials)).await;
+
+        let headers = metadata(&access, "topic", "projects/p/topics/t").await.unwrap();
+        let headers = headers.into_headers();
+
+        assert_eq!(headers["x-goog-api-key"], "secret");
+        assert_eq!(headers["x-goog-request-params"], "topic=projects/p/topics/t");
     }
 }

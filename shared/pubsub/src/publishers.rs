@@ -11,15 +11,13 @@ use futures::{StreamExt as _, stream};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::publisher_client::PublisherClient;
 use pipeline::{Error, Recovery, Renewable};
-use service::credentials;
 use service::google::Access;
 use tokio::time::timeout;
-use tonic::codegen::http::HeaderMap;
-use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::connection::{Connection, TopicName};
+use crate::connection::{Connection, TopicName, metadata};
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
 use crate::sink::{Outgoing, encoded_size};
 
@@ -86,7 +84,8 @@ impl Publisher {
     }
 
     async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
-        let metadata = MetadataMap::from_headers(self.headers(topic).await?);
+        let metadata = metadata(&self.access, "topic", topic.as_str()).await;
+        let metadata = metadata.map_err(|status| refused(&status))?;
         let keys = requests(topic, messages).into_iter().map(|requests| {
             let metadata = &metadata;
             async move {
@@ -111,18 +110,6 @@ impl Publisher {
         let answer =
             self.client.clone().publish(request).await.map_err(|status| refused(&status))?;
         confirm(count, answer.into_inner().message_ids.len())
-    }
-
-    /// Returns our credentials and the routing header of a request.
-    async fn headers(&self, topic: &TopicName) -> Result<HeaderMap, Error> {
-        let headers = self.access.headers().await;
-        let headers = headers
-            .map_err(|error| Recovery::Retry.because("publish", credentials::explain(&error)))?;
-        let route: Result<MetadataValue<_>, _> = format!("topic={topic}").parse();
-        let route = route.map_err(|error| Recovery::Stop.because("publish", error))?;
-        let mut metadata = MetadataMap::from_headers(headers);
-        metadata.insert("x-goog-request-params", route);
-        Ok(metadata.into_headers())
     }
 }
 
@@ -173,10 +160,8 @@ fn refused(status: &Status) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use google_cloud_auth::credentials::api_key_credentials;
     use pipeline::message::Attributes;
     use proptest::prelude::*;
-    use tonic::transport::Endpoint;
 
     use super::*;
 
@@ -233,18 +218,5 @@ mod tests {
     fn what_is_not_confirmed_is_sent_again() {
         assert!(confirm(3, 3).is_ok());
         assert_eq!(confirm(3, 2).unwrap_err().recovery(), Recovery::Retry);
-    }
-
-    #[tokio::test]
-    async fn a_request_says_who_we_are_and_where_it_goes() {
-        let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        let credentials = api_key_credentials::Builder::new("secret").build();
-        let access = Access::new(None, Some(credentials)).await;
-        let publisher = Publisher::new(channel, access);
-
-        let headers = publisher.headers(&TopicName::new("p", "t")).await.unwrap();
-
-        assert_eq!(headers["x-goog-api-key"], "secret");
-        assert_eq!(headers["x-goog-request-params"], "topic=projects/p/topics/t");
     }
 }

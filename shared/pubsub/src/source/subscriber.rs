@@ -7,13 +7,13 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::Su
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
 };
-use service::credentials;
 use service::google::Access;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Extensions, Status, Streaming};
+
+use crate::connection::metadata;
 
 /// Interval of the requests that keep a stream open. Pub/Sub closes a stream on which the client
 /// says nothing for about 90 s.
@@ -91,19 +91,7 @@ impl Subscriber {
 
     /// Adds our credentials and the routing header.
     async fn request<T>(&self, message: T) -> Result<tonic::Request<T>, Status> {
-        let headers = self.access.headers().await.map_err(|error| {
-            let why = credentials::explain(&error);
-            if error.is_transient() {
-                Status::unavailable(why)
-            } else {
-                Status::unauthenticated(why)
-            }
-        })?;
-        let route: Result<MetadataValue<_>, _> =
-            format!("subscription={}", self.subscription).parse();
-        let route = route.map_err(|error| Status::invalid_argument(format!("route: {error}")))?;
-        let mut metadata = MetadataMap::from_headers(headers);
-        metadata.insert("x-goog-request-params", route);
+        let metadata = metadata(&self.access, "subscription", &self.subscription).await?;
         Ok(tonic::Request::from_parts(metadata, Extensions::default(), message))
     }
 }

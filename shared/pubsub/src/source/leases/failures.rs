@@ -2,38 +2,16 @@
 
 use std::collections::HashMap;
 
+use googleapis_tonic_google_rpc::google::rpc::{ErrorInfo, Status};
 use prost::Message as _;
 
 /// Begin of a failure after which the same request can succeed.
 pub(super) const TRANSIENT: &str = "TRANSIENT_FAILURE_";
 
-/// The parts of a `google.rpc.Status` that are read.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RpcStatus {
-    #[prost(message, repeated, tag = "3")]
-    pub(super) details: Vec<Detail>,
-}
-
-/// A `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Detail {
-    #[prost(string, tag = "1")]
-    pub(super) type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
-}
-
-/// The parts of a `google.rpc.ErrorInfo` that are read.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct ErrorInfo {
-    #[prost(map = "string, string", tag = "3")]
-    pub(super) metadata: HashMap<String, String>,
-}
-
 /// Returns the failures that Pub/Sub names by their ids in the details of a status, as it does for
 /// exactly-once delivery. Details of another form name none.
 pub(super) fn failures(details: &[u8]) -> HashMap<String, String> {
-    let status = RpcStatus::decode(details).unwrap_or_default();
+    let status = Status::decode(details).unwrap_or_default();
     let infos = status.details.iter();
     let infos = infos.filter(|detail| detail.type_url.ends_with("/google.rpc.ErrorInfo"));
     let named = infos.filter_map(|detail| ErrorInfo::decode(detail.value.as_slice()).ok());

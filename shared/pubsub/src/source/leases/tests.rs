@@ -1,9 +1,10 @@
 //! Tests of the table of leases, in paused time.
 
+use googleapis_tonic_google_rpc::google::rpc;
 use prost::Message as _;
+use prost_types::Any;
 use tokio::time::advance;
 
-use super::failures::{Detail, ErrorInfo, RpcStatus};
 use super::*;
 
 const EXTENSION: Duration = Duration::from_secs(60);
@@ -58,10 +59,11 @@ impl Leases {
 /// A status that names failures by id, as Pub/Sub does for exactly-once delivery.
 fn by_id(failures: &[(&str, &str)]) -> Status {
     let text = |(id, failure): &(&str, &str)| ((*id).to_owned(), (*failure).to_owned());
-    let info = ErrorInfo { metadata: failures.iter().map(text).collect() };
+    let metadata = failures.iter().map(text).collect();
+    let info = rpc::ErrorInfo { metadata, ..Default::default() };
     let type_url = "type.googleapis.com/google.rpc.ErrorInfo".into();
-    let detail = Detail { type_url, value: info.encode_to_vec() };
-    let details = RpcStatus { details: vec![detail] }.encode_to_vec();
+    let detail = Any { type_url, value: info.encode_to_vec() };
+    let details = rpc::Status { details: vec![detail], ..Default::default() }.encode_to_vec();
     Status::with_details(Code::FailedPrecondition, "some failed", details.into())
 }
 
