@@ -3,6 +3,8 @@
 mod held;
 mod leases;
 mod reader;
+#[cfg(test)]
+mod scripted;
 mod stream;
 mod subscriber;
 

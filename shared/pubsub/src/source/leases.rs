@@ -18,14 +18,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use pipeline::{Renewable, Verdict};
+use pipeline::Verdict;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::SourceMetrics;
-use super::subscriber::{Request, Subscriber};
+use super::subscriber::{Calls, Request};
 use crate::settings::Subscription;
 use failures::{TRANSIENT, failures};
 use lease::{Answer, Lease};
@@ -178,7 +178,7 @@ impl Leases {
     ///
     /// After a time-out the following requests are smaller, so that a thin link carries them. After an
     /// extension that failed, the leases are checked again soon.
-    pub(super) async fn keep(self, subscriber: Renewable<Subscriber>) {
+    pub(super) async fn keep(self, calls: impl Calls) {
         let mut requests: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let (mut answers, mut extensions) = (0, 0);
         let mut due = VecDeque::new();
@@ -190,7 +190,7 @@ impl Leases {
                 && let Some((work, request)) = self.next_answers(now, max_ids)
             {
                 answers += 1;
-                requests.push(self.send(&subscriber, work, request));
+                requests.push(self.send(&calls, work, request));
             }
             if now >= scan_at {
                 due = self.scan(now);
@@ -200,7 +200,7 @@ impl Leases {
                 && let Some((work, request)) = self.next_extension(&mut due, max_ids)
             {
                 extensions += 1;
-                requests.push(self.send(&subscriber, work, request));
+                requests.push(self.send(&calls, work, request));
             }
             let mut wake_at = scan_at;
             if answers < MAX_REQUESTS {
@@ -316,35 +316,13 @@ impl Leases {
         (!numbers.is_empty()).then_some((Work::Extension(numbers, now), request))
     }
 
-    /// Sends a request. A call that is cut off replaces the client, and so does one whose
-    /// credentials are refused: they may have been replaced.
-    fn send(
-        &self,
-        subscriber: &Renewable<Subscriber>,
-        work: Work,
-        request: Request,
-    ) -> BoxFuture<'static, Done> {
+    fn send(&self, calls: &impl Calls, work: Work, request: Request) -> BoxFuture<'static, Done> {
         let most = match self.state().is_closing {
             true => CLOSE_CALL_TIMEOUT,
             false => CALL_TIMEOUT,
         };
-        let most = most.min(self.0.extension / 3);
-        let subscriber = subscriber.clone();
-        Box::pin(async move {
-            let called = timeout(most, async {
-                let client = subscriber.lease().await;
-                let client = client.map_err(|error| Status::unavailable(format!("{error:#}")))?;
-                let outcome = client.call(request).await;
-                let code = outcome.as_ref().map_or_else(Status::code, |()| Code::Ok);
-                if !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
-                    client.done();
-                }
-                outcome
-            });
-            let late = |_| Status::deadline_exceeded("no answer in time");
-            let outcome = called.await.map_err(late).flatten();
-            Done { work, outcome }
-        })
+        let outcome = calls.call(request, most.min(self.0.extension / 3));
+        Box::pin(async move { Done { work, outcome: outcome.await } })
     }
 
     fn finish(&self, Done { work, outcome }: Done) {

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::held::Held;
 use super::leases::Leases;
 use super::stream::{Stream, first_request};
+use super::subscriber::{Pulls, Subscriber};
 use crate::connection::Connection;
 use crate::settings::Subscription;
 
@@ -164,7 +165,7 @@ impl Reader {
     }
 
     /// Opens a stream on new connections, because those of the last stream may be dead.
-    async fn open(&mut self) -> Result<Stream, Error> {
+    async fn open(&mut self) -> Result<Stream<Subscriber>, Error> {
         let subscriber = self.connection.subscriber(self.name.clone()).await?;
         let max_messages = self.share(self.settings.max_outstanding_messages);
         let max_bytes = self.share(self.settings.max_outstanding_bytes);
@@ -179,7 +180,7 @@ impl Reader {
     ///
     /// While the pipeline is slow, the stream is read ahead. The reason is that Pub/Sub starts a
     /// lease when it sends the message. Messages that wait in the connection are not extended.
-    async fn read(&mut self, stream: &mut Stream, waits: &mut Waits) -> Ended {
+    async fn read(&mut self, stream: &mut Stream<impl Pulls>, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
         let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {
@@ -249,7 +250,61 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::sleep;
+
     use super::*;
+    use crate::settings::Endpoint;
+    use crate::source::scripted::{message, pair, response};
+    use crate::source::{INBOX, SourceMetrics};
+
+    /// Size of a message. The limit is a multiple of it.
+    const SIZE: usize = READ_AHEAD / 32;
+
+    /// Lets the reader work for this long.
+    async fn during(reading: &mut (impl Future<Output = Ended> + Unpin), time: Duration) {
+        tokio::select! {
+            ended = reading => panic!("{ended:?}"),
+            () = sleep(time) => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_pipeline_is_read_ahead_up_to_a_limit() {
+        let settings = Subscription::default();
+        let metrics = SourceMetrics::default();
+        let leases = Leases::new(&settings, metrics.clone());
+        let (outbox, mut inbox) = mpsc::channel(1);
+        let connection = Connection::new(Endpoint::default());
+        let name = "subscription".to_owned();
+        let mut reader = Reader::new(&connection, name, &settings, (outbox, leases.clone()));
+        let (pulls, mut openings) = pair();
+        let first = first_request("subscription", "client", &settings, (1000, 1000 * SIZE));
+        let mut stream = Stream::new(pulls, first, &settings, leases, Held::default());
+        let (responses, _end) = openings.next().accept();
+        for _ in 0..1000 {
+            responses.unbounded_send(Ok(response(vec![message(&"x".repeat(SIZE))]))).unwrap();
+        }
+        let mut waits = Backoff::default().waits();
+        let mut reading = Box::pin(reader.read(&mut stream, &mut waits));
+        let moment = Duration::from_millis(1);
+        // One more message waits in the inbox.
+        let limit = 32 + 1;
+
+        during(&mut reading, moment).await;
+        assert_eq!(metrics.unsettled.get(), limit, "it is slow until it is known to be fast");
+        // The pipeline takes what was read ahead, and more, without a pause.
+        for _ in 0..3 * INBOX {
+            let delivery = tokio::select! {
+                ended = &mut reading => panic!("{ended:?}"),
+                delivery = inbox.recv() => delivery.unwrap(),
+            };
+            delivery.ack();
+        }
+        during(&mut reading, moment).await;
+        assert!(metrics.unsettled.get() <= 2, "{}", metrics.unsettled.get());
+        during(&mut reading, PATIENCE).await;
+        assert_eq!(metrics.unsettled.get(), limit);
+    }
 
     /// Returns true if the stream is read ahead after `count` messages were taken, one each
     /// interval.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     StreamingPullRequest, StreamingPullResponse,
@@ -13,20 +14,20 @@ use pipeline::{Delivery, Message, Settlement};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{debug, warn};
 
 use super::held::Held;
 use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
-use super::subscriber::{Subscriber, is_transient, seconds};
+use super::subscriber::{Pulls, Responses, is_transient, seconds};
 use crate::settings::Subscription;
 
 /// Life of a connection after which its end is no sign of trouble.
 const LONG_LIFE: Duration = Duration::from_secs(30);
 
 /// A stream of deliveries.
-pub(super) struct Stream {
-    subscriber: Subscriber,
+pub(super) struct Stream<P> {
+    pulls: P,
     first: StreamingPullRequest,
     place: Place,
     /// Ends our side of the stream when it is dropped or replaced.
@@ -46,24 +47,23 @@ pub(super) struct Stream {
 
 /// State of the connection.
 enum Place {
-    Opening(BoxFuture<'static, Result<Streaming<StreamingPullResponse>, Status>>),
-    Open(Box<Streaming<StreamingPullResponse>>),
+    Opening(BoxFuture<'static, Result<Responses, Status>>),
+    Open(Responses),
     Waiting(Pin<Box<Sleep>>),
 }
 
-impl Stream {
+impl<P: Pulls> Stream<P> {
     /// Creates a stream that connects when it is first read.
     pub(super) fn new(
-        subscriber: Subscriber,
+        pulls: P,
         first: StreamingPullRequest,
         settings: &Subscription,
         leases: Leases,
         held: Held,
     ) -> Self {
-        let (end, ended) = oneshot::channel();
-        let place = Place::Opening(Box::pin(subscriber.clone().pull(first.clone(), ended)));
+        let (place, end) = open(&pulls, &first);
         Self {
-            subscriber,
+            pulls,
             first,
             place,
             _end: end,
@@ -96,13 +96,13 @@ impl Stream {
                 Place::Opening(opening) => match opening.await {
                     Ok(stream) => {
                         self.opened_at = Some(Instant::now());
-                        self.place = Place::Open(Box::new(stream));
+                        self.place = Place::Open(stream);
                         continue;
                     }
                     Err(status) => status,
                 },
-                Place::Open(stream) => match stream.message().await {
-                    Ok(Some(response)) => {
+                Place::Open(stream) => match stream.next().await {
+                    Some(Ok(response)) => {
                         self.take(response);
                         if self.received.is_empty() {
                             return Ok(None);
@@ -111,8 +111,8 @@ impl Stream {
                         self.failures = 0;
                         continue;
                     }
-                    Ok(None) => Status::unavailable("Pub/Sub ended the stream"),
-                    Err(status) => status,
+                    None => Status::unavailable("Pub/Sub ended the stream"),
+                    Some(Err(status)) => status,
                 },
             };
             self.note(&failure);
@@ -126,10 +126,7 @@ impl Stream {
     }
 
     fn open(&mut self) {
-        let (end, ended) = oneshot::channel();
-        let opening = self.subscriber.clone().pull(self.first.clone(), ended);
-        self.place = Place::Opening(Box::pin(opening));
-        self._end = end;
+        (self.place, self._end) = open(&self.pulls, &self.first);
     }
 
     /// Counts the end of a connection, and logs the second one of a series. The first one is usual:
@@ -192,6 +189,12 @@ impl Stream {
     }
 }
 
+/// Opens a stream that ends, on our side, when the sender is dropped.
+fn open(pulls: &impl Pulls, first: &StreamingPullRequest) -> (Place, oneshot::Sender<()>) {
+    let (end, ended) = oneshot::channel();
+    (Place::Opening(pulls.pull(first.clone(), ended)), end)
+}
+
 /// Returns the first request of a stream that asks for this share of the outstanding messages and
 /// bytes.
 pub(super) fn first_request(
@@ -213,3 +216,6 @@ pub(super) fn first_request(
         ..StreamingPullRequest::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

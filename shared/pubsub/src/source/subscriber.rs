@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use futures::stream::{self, Stream, StreamExt as _};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::SubscriberClient;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
 };
+use pipeline::Renewable;
 use service::google::Access;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Extensions, Status, Streaming};
+use tonic::{Code, Extensions, Status};
 
 use crate::connection::metadata;
 
@@ -37,6 +39,71 @@ pub(super) enum Request {
     Lease(Vec<String>, Duration),
 }
 
+/// Responses of one stream.
+pub(super) type Responses = BoxStream<'static, Result<StreamingPullResponse, Status>>;
+
+/// Opens streams.
+pub(super) trait Pulls {
+    /// Opens a stream. Returns once Pub/Sub has answered, which may take until the first message.
+    ///
+    /// Our side of the stream ends when the sender of `end` is dropped. To drop the answers is not
+    /// enough: the connection continues to send our requests, and Pub/Sub continues to deliver.
+    fn pull(
+        &self,
+        first: StreamingPullRequest,
+        end: oneshot::Receiver<()>,
+    ) -> BoxFuture<'static, Result<Responses, Status>>;
+}
+
+impl Pulls for Subscriber {
+    fn pull(
+        &self,
+        first: StreamingPullRequest,
+        end: oneshot::Receiver<()>,
+    ) -> BoxFuture<'static, Result<Responses, Status>> {
+        let mut subscriber = self.clone();
+        Box::pin(async move {
+            let requests = subscriber.request(requests(first).take_until(end)).await?;
+            let opened = subscriber.client.streaming_pull(requests).await?;
+            Ok(opened.into_inner().boxed())
+        })
+    }
+}
+
+/// Carries out requests about leases.
+pub(super) trait Calls {
+    /// Carries out a request. It fails if there is no answer within `time_limit`.
+    fn call(
+        &self,
+        request: Request,
+        time_limit: Duration,
+    ) -> BoxFuture<'static, Result<(), Status>>;
+}
+
+impl Calls for Renewable<Subscriber> {
+    /// A call that is cut off replaces the client, and so does one whose credentials are refused:
+    /// they may have been replaced.
+    fn call(
+        &self,
+        request: Request,
+        time_limit: Duration,
+    ) -> BoxFuture<'static, Result<(), Status>> {
+        let subscriber = self.clone();
+        let called = async move {
+            let client = subscriber.lease().await;
+            let client = client.map_err(|error| Status::unavailable(format!("{error:#}")))?;
+            let outcome = client.call(request).await;
+            let code = outcome.as_ref().map_or_else(Status::code, |()| Code::Ok);
+            if !matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+                client.done();
+            }
+            outcome
+        };
+        let late = |_| Status::deadline_exceeded("no answer in time");
+        Box::pin(async move { timeout(time_limit, called).await.map_err(late).flatten() })
+    }
+}
+
 /// Returns true if the same call may succeed later.
 pub(super) fn is_transient(code: Code) -> bool {
     matches!(
@@ -56,19 +123,6 @@ impl Subscriber {
         // A response may have any size. A limit would end the stream at the same message each time.
         let client = SubscriberClient::new(channel).max_decoding_message_size(usize::MAX);
         Self { client, access, subscription }
-    }
-
-    /// Opens a stream. Returns once Pub/Sub has answered, which may take until the first message.
-    ///
-    /// Our side of the stream ends when the sender of `end` is dropped. To drop the answers is not
-    /// enough: the connection continues to send our requests, and Pub/Sub continues to deliver.
-    pub(super) async fn pull(
-        mut self,
-        first: StreamingPullRequest,
-        end: oneshot::Receiver<()>,
-    ) -> Result<Streaming<StreamingPullResponse>, Status> {
-        let requests = self.request(requests(first).take_until(end)).await?;
-        Ok(self.client.streaming_pull(requests).await?.into_inner())
     }
 
     /// Carries out a request about leases.

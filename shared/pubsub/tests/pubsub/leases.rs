@@ -67,3 +67,35 @@ async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
     timeout(PATIENCE, all).await.unwrap();
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_credentials_are_refused_is_replaced() {
+    let world = World::new(json!({})).await;
+    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let id = "subscription".into();
+    let settings = Subscription { id, streams: 1, ..Subscription::default() };
+    let (connection, metrics) = (connection(proxy.url()), SourceMetrics::default());
+    let mut source = Source::open(&connection, "p", &settings, metrics).await.unwrap();
+    world.publish(["1", "2", "3", "4"].map(str::to_owned), "").await;
+    let faults = world.emulator.faults();
+
+    // The first request opens the connection.
+    let codes = [Code::Ok, Code::Unavailable, Code::Unauthenticated, Code::PermissionDenied];
+    for (code, confirmed) in codes.into_iter().zip(1..) {
+        let before = proxy.connections();
+        if code != Code::Ok {
+            faults.refuse("Acknowledge", 1, code);
+        }
+        next(&mut source).await.ack();
+        let acked = async {
+            while faults.calls().get("Acknowledge").copied() != Some(confirmed) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, acked).await.unwrap();
+
+        let is_replaced = proxy.connections() > before;
+        assert_eq!(is_replaced, code != Code::Unavailable, "{code:?}");
+    }
+    timeout(PATIENCE, source.close()).await.unwrap().unwrap();
+}

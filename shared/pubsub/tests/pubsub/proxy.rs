@@ -17,6 +17,7 @@ pub(crate) struct Proxy {
     port: u16,
     generation: watch::Sender<u64>,
     uploaded: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     sent: Sent,
 }
 
@@ -57,8 +58,11 @@ impl Proxy {
             sent: Arc::clone(&sent),
             turn,
         };
+        let connections = Arc::new(AtomicU64::new(0));
+        let accepted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let mut generation = generations.clone();
                 generation.mark_unchanged();
                 let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
@@ -75,7 +79,7 @@ impl Proxy {
                 tokio::spawn(down.carry());
             }
         });
-        Self { port, generation, uploaded, sent }
+        Self { port, generation, uploaded, connections, sent }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -85,6 +89,11 @@ impl Proxy {
     /// Number of bytes that reached the server.
     pub(crate) fn uploaded(&self) -> u64 {
         self.uploaded.load(Ordering::Relaxed)
+    }
+
+    /// Number of connections that were accepted.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Returns the first bytes that were sent to the server, about 100 KB.
