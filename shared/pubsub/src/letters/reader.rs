@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use pipeline::{Error, Message};
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::pull::{Pulled, Puller};
@@ -220,7 +220,7 @@ impl Reader {
         let mut step = pin!(step);
         loop {
             let extension = async {
-                sleep_until(self.extended_at + EXTENSION_INTERVAL).await;
+                sleep(EXTENSION_INTERVAL.saturating_sub(self.extended_at.elapsed())).await;
                 self.extend_leases().await;
             };
             tokio::select! {
