@@ -23,6 +23,8 @@ pub enum Kind {
     Good,
     /// The record alone is refused; the rest of its batch is written.
     Refused,
+    /// Like `Refused`, for another reason.
+    Malformed,
     /// The whole batch of the record is refused.
     Poison,
     /// The message becomes no record. It is only acknowledged.
@@ -48,11 +50,15 @@ impl Shelf {
         book.batches.push(batch.iter().map(|item| item.id.clone()).collect());
         let mut refusals = Vec::new();
         for (index, item) in batch.iter().enumerate() {
-            if item.kind == Kind::Refused {
-                refusals.push(Refusal { index, reason: "refused", detail: item.id.clone() });
-            } else {
-                book.written.push(item.id.clone());
-            }
+            let reason = match item.kind {
+                Kind::Refused => "refused",
+                Kind::Malformed => "malformed",
+                Kind::Good | Kind::Poison | Kind::Skipped => {
+                    book.written.push(item.id.clone());
+                    continue;
+                }
+            };
+            refusals.push(Refusal { index, reason, detail: item.id.clone() });
         }
         // A destination may name its refusals in any order, and more than once.
         self.faults.shuffle(&mut refusals);

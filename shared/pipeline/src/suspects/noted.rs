@@ -68,3 +68,20 @@ impl<T> Future for Noted<T> {
         polled
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Limits;
+
+    #[test]
+    fn a_batch_that_is_written_is_not_computed() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { lanes: 1, ..Limits::default() };
+        let suspects = Suspects::open(&folder.path().join("crash_file"), &limits).unwrap();
+
+        let note = Note::new(&Arc::new(suspects), 0, [1], Work::Compute).written();
+
+        assert!(note.work == Work::Write);
+    }
+}

@@ -137,3 +137,19 @@ impl<W: Debug + ?Sized> Series<'_, W> {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_begins_after_the_end_of_a_lease() {
+        let now = Instant::now();
+
+        assert_eq!(before(Some(now), ready(1)).await, None);
+        assert_eq!(before(Some(now + Duration::from_secs(1)), ready(1)).await, Some(1));
+        assert_eq!(before(None, ready(1)).await, Some(1));
+    }
+}

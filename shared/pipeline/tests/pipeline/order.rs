@@ -126,14 +126,14 @@ impl Source for Ordered {
     }
 }
 
-/// A transform that fails until a given time.
-struct Away(Instant);
+/// A transform that fails until a given time, for all messages or for the one with this id.
+struct Away(Instant, Option<&'static str>);
 
 impl Transform for Away {
     type Record = Item;
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
-        if Instant::now() < self.0 {
+        if Instant::now() < self.0 && self.1.is_none_or(|id| message.id == id) {
             return Err(Recovery::Retry.because("look up", "away"));
         }
         let id = message.id.clone();
@@ -153,12 +153,17 @@ impl Hook for Back {
 /// Runs a source of one key through an outage of the transform and one of the sink. Returns the
 /// written ids, in order.
 async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<String> {
+    let away = Away(source.start + seconds(transform_back), None);
+    written_with(source, away, sink_back).await
+}
+
+async fn written_with(source: Ordered, transform: Away, sink_back: u64) -> Vec<String> {
     let (ledger, start) = (Ledger::default(), source.start);
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
         source,
-        transform: Away(start + seconds(transform_back)),
+        transform,
         sink: Hooked(
             Shelf::new(ledger.clone(), faultless(), 100),
             Back(start + seconds(sink_back)),
@@ -249,6 +254,16 @@ async fn an_open_batch_behind_one_that_is_handed_back_keeps_the_order() {
     assert_eq!(first_times(written), ["1", "2"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_transformed_behind_one_that_is_handed_back_keeps_the_order() {
+    let source = Ordered::new([(0, "1"), (10, "2")]);
+    let away = Away(source.start + seconds(62), Some("2"));
+
+    let written = written_with(source, away, 65).await;
+
+    assert_eq!(first_times(written), ["1", "2"]);
+}
+
 /// A source that delivers messages whose leases began earlier, as a source that reads ahead does.
 struct ReadAhead {
     /// Time of the delivery, key and id, and end of the lease of each message; times in seconds.
@@ -297,7 +312,7 @@ async fn outcome_of(
             start,
             verdicts: Arc::clone(&verdicts),
         },
-        transform: Away(start),
+        transform: Away(start, None),
         sink: Shelf::new(ledger.clone(), faultless(), 100),
         dead_letters: Policy::<Graveyard>::Drop,
         limits: Limits { lanes: 1, attempt_timeout: seconds(1), ..Limits::default() },

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::env::{Parts, bad, item, keyed, message, seconds, sized, to};
+use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Describe, Fault, FaultRates, Faults, Feed, Graveyard, Kind, Ledger, Shelf,
@@ -75,6 +76,21 @@ async fn a_write_is_tried_as_long_as_the_lease_lasts() {
     assert_eq!(env.ledger.book().nacked, ids(["1"]));
     assert_eq!(env.nacked_for("lease"), 1);
     assert!(env.running.status().outage().is_some());
+}
+
+/// The next attempt would begin within the lease and end after it, or begin after it.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
+    let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
+    parts.lease = Some(seconds(5));
+    parts.limits.attempt_timeout = seconds(1);
+    parts.limits.retry = Backoff { min: seconds(10), max: seconds(10) };
+    let env = parts.start();
+
+    env.push_all([message("1")]);
+    env.pass(seconds(1)).await;
+
+    assert_eq!(env.nacked_for("lease"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -263,6 +279,17 @@ async fn the_policy_of_the_subscription_gets_what_is_refused() {
     assert_eq!(book.acked, ids(["2"]));
     assert_eq!(book.forwarded, ids(["1", "3"]));
     assert_eq!(env.nacked_for("refused"), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_of_one_batch_are_handed_back_each_for_its_reason() {
+    let env = Parts { letters: Policy::Leave, max_deliveries: 5, ..eager() }.start();
+
+    let kinds = [(Kind::Refused, "1"), (Kind::Malformed, "2"), (Kind::Malformed, "3")];
+    env.push_all(kinds.map(|(kind, id)| bad(kind, message(id))));
+    env.pass(seconds(60)).await;
+
+    assert_eq!((env.nacked_for("refused"), env.nacked_for("malformed")), (5, 10));
 }
 
 #[tokio::test(start_paused = true)]
