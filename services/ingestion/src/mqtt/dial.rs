@@ -115,6 +115,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_that_does_not_answer_is_named_with_the_time_that_it_had() {
+        let full = socket2_full().await;
+        let url = format!("mqtt://{}", full.address);
+        let connect_timeout = Duration::from_millis(200);
+        let settings = Mqtt { url, connect_timeout, ..Mqtt::default() };
+
+        let error = Network.dial(&settings).await.err().unwrap();
+
+        let time = error.strip_prefix(&format!("{}: no answer in ", full.address)).unwrap();
+        assert!(time.ends_with("ms") && time != "0ms", "{error}");
+    }
+
+    #[tokio::test]
     async fn a_plain_broker_is_dialled_by_its_name() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let url = format!("mqtt://localhost:{}", listener.local_addr().unwrap().port());

@@ -87,3 +87,96 @@ fn take_varint(bytes: &mut &[u8]) -> Option<usize> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY_USER_PROPERTY: [u8; 5] = [0x26, 0, 0, 0, 0];
+
+    /// Returns a packet of this kind with the topic `t`, and the length of its fixed header. A
+    /// packet of QoS 1 has the id 7.
+    fn packet(first: u8, properties: &[u8]) -> (BytesMut, usize) {
+        let mut length = properties.len();
+        let mut varint = Vec::new();
+        while length > 0 {
+            varint.push((length & 0x7F) as u8 | if length > 0x7F { 0x80 } else { 0 });
+            length >>= 7;
+        }
+        let packet_id: &[u8] = if first >> 1 & 3 == 1 { &[0, 7] } else { &[] };
+        let header = [first, 0];
+        let frame = [&header[..], &[0, 1, b't'], packet_id, &varint, properties, b"payload"];
+        (BytesMut::from(&*frame.concat()), header.len())
+    }
+
+    fn read(first: u8, properties: &[u8]) -> Option<Published> {
+        let (frame, header) = packet(first, properties);
+        read_without(&frame, header)
+    }
+
+    fn too_many() -> Vec<u8> {
+        EMPTY_USER_PROPERTY.repeat(MAX_PROPERTIES + 1)
+    }
+
+    #[test]
+    fn a_message_keeps_its_flags_without_its_properties() {
+        let table = [
+            (0x30, false, false, None),
+            (0x31, true, false, None),
+            (0x32, false, false, Some(7)),
+            (0x3A, false, true, Some(7)),
+            (0x3B, true, true, Some(7)),
+        ];
+        for (first, is_retained, is_repeated, packet_id) in table {
+            let read = read(first, &too_many()).unwrap();
+
+            let flags = (read.is_retained, read.is_repeated, read.packet_id);
+            assert_eq!(flags, (is_retained, is_repeated, packet_id), "{first:x}");
+            assert_eq!((&*read.topic, &*read.payload), (&b"t"[..], &b"payload"[..]));
+        }
+    }
+
+    #[test]
+    fn only_messages_of_quality_0_and_1_are_read() {
+        // QoS 2, no valid QoS, SUBACK, CONNECT.
+        for first in [0x34, 0x36, 0x90, 0x10] {
+            assert!(read(first, &too_many()).is_none(), "{first:x}");
+        }
+    }
+
+    #[test]
+    fn properties_of_every_kind_are_counted() {
+        let kinds: [&[u8]; 8] = [
+            &[0x01, 1],
+            &[0x02, 0, 0, 0, 9],
+            &[0x23, 0, 3],
+            &[0x03, 0, 1, b'j'],
+            &[0x08, 0, 0],
+            &[0x09, 0, 2, 1, 2],
+            &[0x0B, 0xFF, 0x01],
+            &[0x26, 0, 1, b'n', 0, 1, b'v'],
+        ];
+        for kind in kinds {
+            let with = |count| [kind, &EMPTY_USER_PROPERTY.repeat(count)].concat();
+            assert!(read(0x30, &with(MAX_PROPERTIES - 1)).is_none(), "{kind:x?}");
+            let read = read(0x30, &with(MAX_PROPERTIES)).unwrap();
+            let excess = read.dropped_properties.unwrap();
+            assert_eq!(excess, "more than 10000 properties", "{kind:x?}");
+        }
+        let unknown = [&[0x7F][..], &too_many()].concat();
+        assert!(read(0x30, &unknown).is_none());
+    }
+
+    #[test]
+    fn properties_may_have_as_many_bytes_as_the_limit() {
+        const SIZE: usize = 64 * 1024;
+        let value = SIZE - EMPTY_USER_PROPERTY.len();
+        let property = [&[0x26, 0, 0][..], &(value as u16).to_be_bytes(), &vec![b'v'; value]];
+        let properties = property.concat().repeat(MAX_PROPERTIES_BYTES / SIZE);
+
+        assert!(read(0x30, &properties).is_none());
+        let one_more = [&properties[..], &[0x01, 1]].concat();
+        let excess = read(0x30, &one_more).unwrap().dropped_properties.unwrap();
+        assert_eq!(excess, "1048578 bytes of properties, at most 1048576");
+    }
+}

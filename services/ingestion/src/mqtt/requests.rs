@@ -140,3 +140,18 @@ impl Requests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_gets_an_id_that_no_waiting_request_has() {
+        let mut requests = Requests::new(Duration::from_secs(1));
+        requests.last_id = u16::MAX;
+        requests.subscribes.insert(1, Vec::new());
+        requests.unsubscribes.insert(2);
+
+        assert_eq!(requests.next_id(), 3);
+    }
+}

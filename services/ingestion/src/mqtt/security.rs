@@ -96,9 +96,12 @@ pub(super) async fn reading<T: Send + 'static>(
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
-    use crate::config::Mqtt;
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
     use crate::mqtt::connection::end_session;
     use crate::mqtt::dial::Network;
 
@@ -122,5 +125,27 @@ mod tests {
         assert!(ended.unwrap().unwrap().unwrap_err().contains("mqtt.connect_timeout"));
         // This ends the blocked thread.
         std::fs::write(&pipe, "secret").unwrap();
+    }
+
+    #[test]
+    fn a_client_certificate_is_shown_if_there_is_one() {
+        service::install_crypto();
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        fs::write(file("client.pem"), certificate.pem()).unwrap();
+        fs::write(file("client.key"), key.serialize_pem()).unwrap();
+        let mut settings = Tls { ca_file: Some(file("client.pem")), ..Tls::default() };
+        let shows_one =
+            |settings: &Tls| tls(settings).unwrap().client_auth_cert_resolver.has_certs();
+
+        assert!(!shows_one(&settings));
+        settings.client_cert_file = Some(file("client.pem"));
+        settings.client_key_file = Some(file("client.key"));
+        assert!(shows_one(&settings));
+        settings.client_key_file = Some(file("client.pem"));
+        let wrong = tls(&settings).unwrap_err();
+        assert!(wrong.contains("client.pem: ") && wrong.contains("private key"), "{wrong}");
     }
 }

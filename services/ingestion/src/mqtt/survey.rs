@@ -16,3 +16,38 @@ pub(crate) async fn need(settings: &Mqtt) -> Need {
     };
     Need { kind: "mqtt broker", name: settings.url.clone(), role: None, state }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::Protocol;
+
+    #[tokio::test]
+    async fn a_check_does_not_take_the_client_id_of_the_service() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = Mqtt {
+            url: format!("mqtt://{}", listener.local_addr().unwrap()),
+            name: "devices".into(),
+            ordinal: Some(0),
+            protocol: Protocol::V4,
+            ..Mqtt::default()
+        };
+        let broker = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut connect = [0; 1024];
+            let count = stream.read(&mut connect).await.unwrap();
+            stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            String::from_utf8_lossy(&connect[..count]).into_owned()
+        };
+
+        let (need, connect) = tokio::join!(need(&settings), broker);
+
+        assert!(matches!(need.state, State::Ready), "{:?}", need.state);
+        assert!(connect.contains("devices-check"), "{connect:?}");
+    }
+}

@@ -203,6 +203,33 @@ async fn a_broker_that_says_nothing_is_left_after_one_and_a_half_keep_alives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_that_says_nothing_is_left_although_we_speak() {
+    let mut env = TestEnv::new(Protocol::V5);
+    let (mut source, mut peer) = env.subscribed().await;
+    for packet_id in 1..=20 {
+        peer.publish(&Publish::new(packet_id, "x")).await;
+    }
+    let mut deliveries = Vec::new();
+    for _ in 1..=20 {
+        deliveries.push(next(&mut source).await);
+    }
+    peer.answers_pings = false;
+    let started = Instant::now();
+
+    let acks = tokio::spawn(async move {
+        for delivery in deliveries {
+            sleep(Duration::from_secs(10)).await;
+            delivery.ack();
+        }
+    });
+    env.accept_subscribed().await;
+
+    let left = started.elapsed();
+    assert!(left >= Duration::from_secs(90) && left < Duration::from_secs(93), "{left:?}");
+    acks.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_packet_is_read_whatever_pieces_it_comes_in() {
     let mut env = TestEnv::new(Protocol::V5);
     let (mut source, mut peer) = env.subscribed().await;
