@@ -5,7 +5,7 @@
 
 mod scripted;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -274,4 +274,8 @@ async fn a_server_that_is_away_is_said_to_be() {
     assert!(
         matches!(away.need().await.state, State::Unreachable(why) if why.contains("does not answer"))
     );
+    // Nothing was sent, so no object of this attempt can exist.
+    let object = object("name", "content");
+    assert_eq!(away.create(&object).await.unwrap_err().recovery(), Recovery::Retry);
+    assert!(!object.may_exist.load(Ordering::Relaxed));
 }
