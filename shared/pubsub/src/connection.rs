@@ -56,6 +56,10 @@ impl fmt::Display for TopicName {
 
 /// Returns the metadata of a request: our credentials, and the header that names the resource.
 /// Google routes the request by it.
+///
+/// # Errors
+/// `Unavailable` or `Unauthenticated` without credentials, `InvalidArgument` for a name with control
+/// characters.
 pub(crate) async fn metadata(
     access: &Access,
     kind: &str,
@@ -66,7 +70,8 @@ pub(crate) async fn metadata(
         if error.is_transient() { Status::unavailable(why) } else { Status::unauthenticated(why) }
     })?;
     let route = format!("{kind}={name}").parse();
-    let route = route.map_err(|error| Status::internal(format!("name of a {kind}: {error}")))?;
+    let route =
+        route.map_err(|error| Status::invalid_argument(format!("name of a {kind}: {error}")))?;
     let mut metadata = MetadataMap::from_headers(headers);
     metadata.insert("x-goog-request-params", route);
     Ok(metadata)
@@ -173,7 +178,12 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use google_cloud_auth::credentials::api_key_credentials;
+    use google_cloud_auth::credentials::{
+        CacheableResource, Credentials, CredentialsProvider, api_key_credentials,
+    };
+    use google_cloud_auth::errors::CredentialsError;
+    use tonic::Code;
+    use tonic::codegen::http::{Extensions, HeaderMap};
 
     use super::*;
 
@@ -187,5 +197,46 @@ mod tests {
 
         assert_eq!(headers["x-goog-api-key"], "secret");
         assert_eq!(headers["x-goog-request-params"], "topic=projects/p/topics/t");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_fits_no_header_is_invalid() {
+        let access = Access::new(Some("http://127.0.0.1:1"), None).await;
+
+        let status = metadata(&access, "topic", "projects/p/topics/a\nb").await.unwrap_err();
+
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+
+    /// Credentials that cannot be had.
+    #[derive(Debug)]
+    struct Missing {
+        is_transient: bool,
+    }
+
+    impl CredentialsProvider for Missing {
+        async fn headers(
+            &self,
+            _: Extensions,
+        ) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
+            Err(CredentialsError::from_msg(self.is_transient, "no key"))
+        }
+
+        async fn universe_domain(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_missing_for_now_make_a_request_unavailable() {
+        for (is_transient, code) in [(true, Code::Unavailable), (false, Code::Unauthenticated)] {
+            let credentials = Credentials::from(Missing { is_transient });
+            let access = Access::new(None, Some(credentials)).await;
+
+            let status = metadata(&access, "topic", "projects/p/topics/t").await.unwrap_err();
+
+            assert_eq!(status.code(), code);
+            assert!(status.message().contains("no key"), "{}", status.message());
+        }
     }
 }

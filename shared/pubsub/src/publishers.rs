@@ -85,7 +85,13 @@ impl Publisher {
 
     async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
         let metadata = metadata(&self.access, "topic", topic.as_str()).await;
-        let metadata = metadata.map_err(|status| refused(&status))?;
+        let metadata = metadata.map_err(|status| {
+            let recovery = match status.code() {
+                Code::InvalidArgument => Recovery::Stop,
+                _ => Recovery::Retry,
+            };
+            recovery.because("publish", status.message().to_owned())
+        })?;
         let keys = requests(topic, messages).into_iter().map(|requests| {
             let metadata = &metadata;
             async move {
