@@ -355,7 +355,7 @@ mod tests {
             request.send().await.unwrap().error_for_status().unwrap();
         };
         put("topics/topic".into(), json!({})).await;
-        // Pub/Sub lists them by name. The last one receives everything.
+        // The embedded Pub/Sub lists them by name. The last one receives everything.
         put("subscriptions/whole".into(), json!({ "topic": topic.as_str() })).await;
         let filtered = json!({ "topic": topic.as_str(), "filter": "attributes:device_id" });
 

@@ -20,12 +20,12 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use pipeline::Verdict;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use super::SourceMetrics;
-use super::subscriber::{Calls, Request};
+use super::subscriber::{LeaseClient, Request};
 use crate::settings::Subscription;
 use failures::{TRANSIENT, failures};
 use lease::{Answer, Lease};
@@ -178,7 +178,7 @@ impl Leases {
     ///
     /// After a time-out the following requests are smaller, so that a thin link carries them. After an
     /// extension that failed, the leases are checked again soon.
-    pub(super) async fn keep(self, calls: impl Calls) {
+    pub(super) async fn keep(self, client: impl LeaseClient) {
         let mut requests: FuturesUnordered<BoxFuture<'static, Done>> = FuturesUnordered::new();
         let (mut answers, mut extensions) = (0, 0);
         let mut due = VecDeque::new();
@@ -190,7 +190,7 @@ impl Leases {
                 && let Some((work, request)) = self.next_answers(now, max_ids)
             {
                 answers += 1;
-                requests.push(self.send(&calls, work, request));
+                requests.push(self.send(&client, work, request));
             }
             if now >= scan_at {
                 due = self.scan(now);
@@ -200,7 +200,7 @@ impl Leases {
                 && let Some((work, request)) = self.next_extension(&mut due, max_ids)
             {
                 extensions += 1;
-                requests.push(self.send(&calls, work, request));
+                requests.push(self.send(&client, work, request));
             }
             let mut wake_at = scan_at;
             if answers < MAX_REQUESTS {
@@ -316,13 +316,19 @@ impl Leases {
         (!numbers.is_empty()).then_some((Work::Extension(numbers, now), request))
     }
 
-    fn send(&self, calls: &impl Calls, work: Work, request: Request) -> BoxFuture<'static, Done> {
+    fn send(
+        &self,
+        client: &impl LeaseClient,
+        work: Work,
+        request: Request,
+    ) -> BoxFuture<'static, Done> {
         let most = match self.state().is_closing {
             true => CLOSE_CALL_TIMEOUT,
             false => CALL_TIMEOUT,
         };
-        let outcome = calls.call(request, most.min(self.0.extension / 3));
-        Box::pin(async move { Done { work, outcome: outcome.await } })
+        let call = timeout(most.min(self.0.extension / 3), client.call(request));
+        let late = |_| Status::deadline_exceeded("no answer in time");
+        Box::pin(async move { Done { work, outcome: call.await.map_err(late).flatten() } })
     }
 
     fn finish(&self, Done { work, outcome }: Done) {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::held::Held;
 use super::leases::Leases;
 use super::stream::{Stream, first_request};
-use super::subscriber::{Pulls, Subscriber};
+use super::subscriber::{StreamOpener, Subscriber};
 use crate::connection::Connection;
 use crate::settings::Subscription;
 
@@ -180,7 +180,7 @@ impl Reader {
     ///
     /// While the pipeline is slow, the stream is read ahead. The reason is that Pub/Sub starts a
     /// lease when it sends the message. Messages that wait in the connection are not extended.
-    async fn read(&mut self, stream: &mut Stream<impl Pulls>, waits: &mut Waits) -> Ended {
+    async fn read(&mut self, stream: &mut Stream<impl StreamOpener>, waits: &mut Waits) -> Ended {
         let mut last_sign = Instant::now();
         let mut takes = Takes { count: 0, since: last_sign, were_slow: true };
         loop {

@@ -9,7 +9,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
-use super::subscriber::{Pulls, Responses};
+use super::subscriber::{Responses, StreamOpener};
 
 /// Pub/Sub's end of the responses of a connection.
 pub(super) type Answers = mpsc::UnboundedSender<Result<StreamingPullResponse, Status>>;
@@ -23,9 +23,9 @@ pub(super) struct Opening {
     end: oneshot::Receiver<()>,
 }
 
-pub(super) struct Scripted(mpsc::UnboundedSender<Opening>);
+pub(super) struct ScriptedStreams(mpsc::UnboundedSender<Opening>);
 
-impl Pulls for Scripted {
+impl StreamOpener for ScriptedStreams {
     fn pull(
         &self,
         first: StreamingPullRequest,
@@ -63,9 +63,9 @@ impl Opening {
 }
 
 /// Returns a double, and the connections that it is asked for.
-pub(super) fn pair() -> (Scripted, Openings) {
+pub(super) fn pair() -> (ScriptedStreams, Openings) {
     let (openings, opened) = mpsc::unbounded();
-    (Scripted(openings), Openings(opened))
+    (ScriptedStreams(openings), Openings(opened))
 }
 
 pub(super) fn message(data: &str) -> PubsubMessage {

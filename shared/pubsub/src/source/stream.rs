@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::held::Held;
 use super::leases::{CALL_TIMEOUT, HELD_BYTES, Leases};
-use super::subscriber::{Pulls, Responses, is_transient, seconds};
+use super::subscriber::{Responses, StreamOpener, is_transient, seconds};
 use crate::settings::Subscription;
 
 /// Life of a connection after which its end is no sign of trouble.
@@ -52,7 +52,7 @@ enum Place {
     Waiting(Pin<Box<Sleep>>),
 }
 
-impl<P: Pulls> Stream<P> {
+impl<P: StreamOpener> Stream<P> {
     /// Creates a stream that connects when it is first read.
     pub(super) fn new(
         pulls: P,
@@ -190,7 +190,7 @@ impl<P: Pulls> Stream<P> {
 }
 
 /// Opens a stream that ends, on our side, when the sender is dropped.
-fn open(pulls: &impl Pulls, first: &StreamingPullRequest) -> (Place, oneshot::Sender<()>) {
+fn open(pulls: &impl StreamOpener, first: &StreamingPullRequest) -> (Place, oneshot::Sender<()>) {
     let (end, ended) = oneshot::channel();
     (Place::Opening(pulls.pull(first.clone(), ended)), end)
 }

@@ -11,7 +11,7 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
 use pipeline::Renewable;
 use service::google::Access;
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Extensions, Status};
 
@@ -43,7 +43,7 @@ pub(super) enum Request {
 pub(super) type Responses = BoxStream<'static, Result<StreamingPullResponse, Status>>;
 
 /// Opens streams.
-pub(super) trait Pulls {
+pub(super) trait StreamOpener {
     /// Opens a stream. Returns once Pub/Sub has answered, which may take until the first message.
     ///
     /// Our side of the stream ends when the sender of `end` is dropped. To drop the answers is not
@@ -55,7 +55,7 @@ pub(super) trait Pulls {
     ) -> BoxFuture<'static, Result<Responses, Status>>;
 }
 
-impl Pulls for Subscriber {
+impl StreamOpener for Subscriber {
     fn pull(
         &self,
         first: StreamingPullRequest,
@@ -71,25 +71,19 @@ impl Pulls for Subscriber {
 }
 
 /// Carries out requests about leases.
-pub(super) trait Calls {
-    /// Carries out a request. It fails if there is no answer within `time_limit`.
-    fn call(
-        &self,
-        request: Request,
-        time_limit: Duration,
-    ) -> BoxFuture<'static, Result<(), Status>>;
+pub(super) trait LeaseClient {
+    /// Carries out a request.
+    ///
+    /// Cancel safety: a call that is dropped may have been carried out, as one that failed.
+    fn call(&self, request: Request) -> BoxFuture<'static, Result<(), Status>>;
 }
 
-impl Calls for Renewable<Subscriber> {
+impl LeaseClient for Renewable<Subscriber> {
     /// A call that is cut off replaces the client, and so does one whose credentials are refused:
     /// they may have been replaced.
-    fn call(
-        &self,
-        request: Request,
-        time_limit: Duration,
-    ) -> BoxFuture<'static, Result<(), Status>> {
+    fn call(&self, request: Request) -> BoxFuture<'static, Result<(), Status>> {
         let subscriber = self.clone();
-        let called = async move {
+        Box::pin(async move {
             let client = subscriber.lease().await;
             let client = client.map_err(|error| Status::unavailable(format!("{error:#}")))?;
             let outcome = client.call(request).await;
@@ -98,9 +92,7 @@ impl Calls for Renewable<Subscriber> {
                 client.done();
             }
             outcome
-        };
-        let late = |_| Status::deadline_exceeded("no answer in time");
-        Box::pin(async move { timeout(time_limit, called).await.map_err(late).flatten() })
+        })
     }
 }
 

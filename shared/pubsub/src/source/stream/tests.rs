@@ -9,12 +9,12 @@ use tonic::Code;
 
 use super::*;
 use crate::source::SourceMetrics;
-use crate::source::scripted::{Opening, Openings, Scripted, message, pair, response};
+use crate::source::scripted::{Opening, Openings, ScriptedStreams, message, pair, response};
 
 /// Longer than any wait between attempts.
 const LONG: Duration = Duration::from_secs(1000);
 
-fn stream() -> (Stream<Scripted>, Openings, SourceMetrics) {
+fn stream() -> (Stream<ScriptedStreams>, Openings, SourceMetrics) {
     let (pulls, openings) = pair();
     let (metrics, settings) = (SourceMetrics::default(), Subscription::default());
     let leases = Leases::new(&settings, metrics.clone());
@@ -23,13 +23,16 @@ fn stream() -> (Stream<Scripted>, Openings, SourceMetrics) {
     (stream, openings, metrics)
 }
 
-async fn next(stream: &mut Stream<Scripted>) -> Delivery {
+async fn next(stream: &mut Stream<ScriptedStreams>) -> Delivery {
     let next = timeout(LONG, stream.next()).await.expect("a message in time");
     next.unwrap().expect("a message").0
 }
 
 /// Reads until the stream has opened another connection, and returns the wait.
-async fn reopened(stream: &mut Stream<Scripted>, openings: &mut Openings) -> (Opening, Duration) {
+async fn reopened(
+    stream: &mut Stream<ScriptedStreams>,
+    openings: &mut Openings,
+) -> (Opening, Duration) {
     let started = Instant::now();
     let opening = tokio::select! {
         biased;
@@ -137,7 +140,7 @@ async fn messages_or_a_long_life_end_a_series_of_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_lived_shortly_without_messages_is_one_more_failure() {
+async fn a_connection_that_ended_soon_without_messages_is_one_more_failure() {
     let (mut stream, mut openings, _) = stream();
     openings.next().refuse(Code::Unavailable);
     let (opening, _) = reopened(&mut stream, &mut openings).await;
