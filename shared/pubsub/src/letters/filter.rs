@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_is_a_condition() {
+    fn each_option_is_read() {
         let reasons = Reasons { refused: &["no_route"], skipped: &[] };
         let command = clap::Command::new("list").arg(reason(&reasons)).args(arguments());
         let given = |args: &str| {

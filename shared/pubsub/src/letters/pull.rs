@@ -234,6 +234,7 @@ fn leased(received: Received) -> Result<Leased, Error> {
 mod tests {
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::super::tests::{TestEnv, texts};
     use super::*;
@@ -277,7 +278,8 @@ mod tests {
             connection.read_exact(&mut [0; 4]).await.unwrap();
         };
 
-        let (failure, ()) = tokio::join!(failure_of(url), cut);
+        let both = async { tokio::join!(failure_of(url), cut) };
+        let (failure, ()) = timeout(Duration::from_secs(30), both).await.unwrap();
 
         assert!(failure.is_transient);
         assert!(failure.may_be_done, "{:#}", failure.error);

@@ -199,7 +199,7 @@ impl Office<'_> {
             };
             if let Err(error) = sending.page(page, &mut reader).await {
                 break Err(error)
-                    .context("letters that were sent could not be removed, and come again");
+                    .context("letters that were sent could not be removed, and may come again");
             }
         };
         let seen = Seen::close(reader).await;

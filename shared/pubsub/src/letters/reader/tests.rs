@@ -127,7 +127,7 @@ async fn a_finished_letter_that_is_delivered_again_is_removed_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leases_are_extended_when_the_interval_has_passed_and_not_before() {
+async fn an_extension_is_due_when_the_interval_has_passed_and_not_before() {
     let mut reader = unconnected().await;
     reader.extended_at = Instant::now();
     let start = reader.extended_at;

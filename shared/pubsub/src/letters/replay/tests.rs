@@ -204,7 +204,7 @@ async fn an_interrupted_replay_sends_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_that_were_sent_but_not_removed_are_told() {
+async fn letters_that_were_sent_but_not_removed_are_reported() {
     let env = TestEnv::with_letters(0).await.with_source().await;
     env.add(named("a", "i-1")).await;
     env.emulator.faults().refuse("Acknowledge", 1, Code::PermissionDenied);
@@ -212,7 +212,8 @@ async fn letters_that_were_sent_but_not_removed_are_told() {
     let (outcome, printed) = env.run(&["replay"]).await;
 
     let error = format!("{:#}", outcome.unwrap_err());
-    let expected = "letters that were sent could not be removed, and come again: acknowledge: 403";
+    let expected =
+        "letters that were sent could not be removed, and may come again: acknowledge: 403";
     assert!(error.starts_with(expected), "{error}");
     assert_eq!(printed.lines.last().unwrap(), "1 replayed");
     assert_eq!(env.backlog().await, [], "the close has removed it");
@@ -257,7 +258,7 @@ async fn a_letter_stays_if_its_topic_is_not_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn letters_are_removed_a_second_after_the_last_removal() {
+async fn a_removal_is_due_a_second_after_the_last_one() {
     let removed_at = Instant::now();
     let milli = Duration::from_millis(1);
 
@@ -323,7 +324,7 @@ fn the_sum_tells_what_was_or_would_be_replayed() {
 }
 
 #[test]
-fn a_replay_without_failures_is_told_in_few_words() {
+fn a_replay_without_failures_is_reported_in_few_words() {
     let words = |replayed, mode| Tally { replayed, failed: 0 }.words(mode);
 
     assert_eq!(words(0, Mode::Real), "nothing was replayed");

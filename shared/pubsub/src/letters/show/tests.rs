@@ -77,7 +77,7 @@ fn show(id: &str, letters: &[Message], form: Form) -> (Printed, bool) {
 }
 
 #[test]
-fn a_line_has_a_dash_for_what_is_not_known() {
+fn a_line_has_a_dash_for_an_unknown_time_or_device() {
     let mut bare = Message::new("data");
     bare.id = "m-1".into();
 
@@ -220,7 +220,7 @@ fn a_shown_letter_in_json_has_the_original_message() {
 }
 
 #[test]
-fn the_oldest_letter_of_the_own_service_is_shown_and_others_are_noted() {
+fn the_oldest_letter_of_this_service_is_shown_and_others_are_noted() {
     let other = |id, seconds| letter(id, "no_route", seconds).with_attribute("ingest_id", "i");
     let letters =
         [of_enrich(other("1", 0)), other("4", 3), of_enrich(other("2", 1)), other("3", 2)];
