@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
+use tokio::time::Instant;
+
 use super::clock::Started;
 use crate::Sink;
 use crate::bound::Share;
@@ -21,6 +23,8 @@ pub(super) struct Open<S: Sink> {
     key_bytes: usize,
     /// Due time of the batch, because of its age or a lease.
     pub started: Started,
+    /// Time after which a write would probably end after the lease of a message.
+    pub late_at: Option<Instant>,
     pub max_messages: usize,
     pub is_ordered: bool,
 }
@@ -36,9 +40,15 @@ impl<S: Sink> Open<S> {
             held_bytes: 0,
             key_bytes,
             started,
+            late_at: None,
             max_messages: usize::MAX,
             is_ordered: false,
         }
+    }
+
+    /// Returns true if it is too late for a write.
+    pub(super) fn is_late(&self) -> bool {
+        self.late_at.is_some_and(|late_at| late_at <= Instant::now())
     }
 
     /// Lowers the limit of messages to `max_messages`. Returns true if the batch has no room for

@@ -78,19 +78,33 @@ async fn a_write_is_tried_as_long_as_the_lease_lasts() {
     assert!(env.running.status().outage().is_some());
 }
 
-/// The next attempt would begin within the lease and end after it, or begin after it.
 #[tokio::test(start_paused = true)]
 async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
-    let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
-    parts.lease = Some(seconds(5));
-    parts.limits.attempt_timeout = seconds(1);
-    parts.limits.retry = Backoff { min: seconds(10), max: seconds(10) };
+    // The next attempt would begin after the lease, or begin within it and end after it.
+    for (wait, attempt_timeout) in [(10, 1), (4, 4)] {
+        let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
+        parts.lease = Some(seconds(5));
+        parts.limits.attempt_timeout = seconds(attempt_timeout);
+        parts.limits.retry = Backoff { min: seconds(wait), max: seconds(wait) };
+        let env = parts.start();
+
+        env.push_all([message("1")]);
+        env.pass(seconds(1)).await;
+
+        assert_eq!(env.nacked_for("lease"), 1, "{wait} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_shorter_than_an_attempt_is_enough_for_a_write() {
+    let mut parts = Parts { lease: Some(seconds(4)), ..eager() };
+    parts.limits.attempt_timeout = seconds(5);
     let env = parts.start();
 
     env.push_all([message("1")]);
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.nacked_for("lease"), 1);
+    assert_eq!(env.written(), ["1"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,3 +235,52 @@ async fn an_attempt_takes_what_the_sink_says_and_a_dead_letter_half_a_minute() {
     assert!((60..70).contains(&write), "{write} s");
     assert!((30..40).contains(&letter), "{letter} s");
 }
+
+/// Makes a batch of its own of each message.
+struct Spread;
+
+impl Transform for Spread {
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        let id = message.id.clone();
+        Ok(Step::Pass(Item { key: id.clone(), id, bytes: 10, kind: Kind::Good }))
+    }
+}
+
+/// A destination that takes a second for each write.
+struct Steady;
+
+impl Hook for Steady {
+    async fn before_write(&self, _batch: &[Item]) {
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Within a lease, 60 of the 400 batches can be written.
+#[tokio::test(start_paused = true)]
+async fn more_batches_than_can_be_written_within_a_lease_arrive_at_the_speed_of_the_sink() {
+    let ledger = Ledger::default();
+    let lease = Duration::from_secs(60);
+    let pipeline = Pipeline {
+        service: "test",
+        source: feed(400, 10, &ledger).with_lease(lease).with_ending_leases(),
+        transform: Spread,
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), Steady),
+        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        limits: Limits {
+            lanes: 1,
+            max_writes: 1,
+            attempt_timeout: Duration::from_secs(5),
+            ..Limits::default()
+        },
+        metrics: Metrics::default(),
+    };
+    let running = pipeline.start();
+
+    sleep(Duration::from_secs(600)).await;
+
+    let acked = ledger.book().acked.len();
+    assert_eq!(acked, 400, "{} were written", ledger.book().written.len());
+    running.shutdown(Duration::from_secs(5)).await.unwrap();
+}
