@@ -70,8 +70,8 @@ async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
 
 /// Ends a process by force while a transform blocks its lane, after the lane is called stalled or
 /// before. Returns the lines that stay recorded.
-async fn noted_at_the_end(is_stalled: bool) -> Vec<String> {
-    let stall_after = if is_stalled { Duration::from_millis(10) } else { NEVER };
+async fn noted_at_the_end(stall_after: Duration) -> Vec<String> {
+    let is_stalled = stall_after < NEVER;
     let (folder, ledger) = (tempfile::tempdir().unwrap(), Ledger::default());
     let (has_begun, (release, blocked)) = (Arc::new(Notify::new()), mpsc::channel::<()>());
     let (begun, blocked) = (Arc::clone(&has_begun), Mutex::new(blocked));
@@ -112,6 +112,6 @@ async fn noted_at_the_end(is_stalled: bool) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_which_a_lane_hangs_stays_noted_at_a_forced_end_and_others_do_not() {
-    assert_eq!(noted_at_the_end(true).await.len(), 1);
-    assert_eq!(noted_at_the_end(false).await, [""; 0]);
+    assert_eq!(noted_at_the_end(Duration::from_millis(10)).await.len(), 1);
+    assert_eq!(noted_at_the_end(NEVER).await, [""; 0]);
 }

@@ -127,13 +127,16 @@ impl Source for Ordered {
 }
 
 /// A transform that fails until a given time, for all messages or for the one with this id.
-struct Away(Instant, Option<&'static str>);
+struct Away {
+    until: Instant,
+    only: Option<&'static str>,
+}
 
 impl Transform for Away {
     type Record = Item;
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
-        if Instant::now() < self.0 && self.1.is_none_or(|id| message.id == id) {
+        if Instant::now() < self.until && self.only.is_none_or(|id| message.id == id) {
             return Err(Recovery::Retry.because("look up", "away"));
         }
         let id = message.id.clone();
@@ -153,7 +156,7 @@ impl Hook for Back {
 /// Runs a source of one key through an outage of the transform and one of the sink. Returns the
 /// written ids, in order.
 async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<String> {
-    let away = Away(source.start + seconds(transform_back), None);
+    let away = Away { until: source.start + seconds(transform_back), only: None };
     written_with(source, away, sink_back).await
 }
 
@@ -257,7 +260,7 @@ async fn an_open_batch_behind_one_that_is_handed_back_keeps_the_order() {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_transformed_behind_one_that_is_handed_back_keeps_the_order() {
     let source = Ordered::new([(0, "1"), (10, "2")]);
-    let away = Away(source.start + seconds(62), Some("2"));
+    let away = Away { until: source.start + seconds(62), only: Some("2") };
 
     let written = written_with(source, away, 65).await;
 
@@ -312,7 +315,7 @@ async fn outcome_of(
             start,
             verdicts: Arc::clone(&verdicts),
         },
-        transform: Away(start, None),
+        transform: Away { until: start, only: None },
         sink: Shelf::new(ledger.clone(), faultless(), 100),
         dead_letters: Policy::<Graveyard>::Drop,
         limits: Limits { lanes: 1, attempt_timeout: seconds(1), ..Limits::default() },
