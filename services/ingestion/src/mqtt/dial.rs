@@ -124,7 +124,7 @@ mod tests {
         let error = Network.dial(&settings).await.err().unwrap();
 
         let time = error.strip_prefix(&format!("{}: no answer in ", full.address)).unwrap();
-        assert!(time.ends_with("ms") && time != "0ms", "{error}");
+        assert_ne!(time, "0ns");
     }
 
     #[tokio::test]

@@ -19,8 +19,11 @@ pub(crate) async fn need(settings: &Mqtt) -> Need {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::config::Protocol;
@@ -37,15 +40,17 @@ mod tests {
         };
         let broker = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut connect = [0; 1024];
-            let count = stream.read(&mut connect).await.unwrap();
+            let [_, length] = [stream.read_u8().await.unwrap(), stream.read_u8().await.unwrap()];
+            let mut connect = vec![0; length.into()];
+            stream.read_exact(&mut connect).await.unwrap();
             stream.write_all(&[0x20, 2, 0, 0]).await.unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.unwrap();
-            String::from_utf8_lossy(&connect[..count]).into_owned()
+            String::from_utf8_lossy(&connect).into_owned()
         };
 
-        let (need, connect) = tokio::join!(need(&settings), broker);
+        let both = async { tokio::join!(need(&settings), broker) };
+        let (need, connect) = timeout(Duration::from_secs(30), both).await.unwrap();
 
         assert!(matches!(need.state, State::Ready), "{:?}", need.state);
         assert!(connect.contains("devices-check"), "{connect:?}");
