@@ -14,3 +14,13 @@ pub const MAX_ATTRIBUTE_KEY_BYTES: usize = 256;
 pub const MAX_ATTRIBUTE_VALUE_BYTES: usize = 1024;
 /// Maximum bytes of an ordering key.
 pub const MAX_ORDERING_KEY_BYTES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_leaves_room_for_the_rest_of_its_request() {
+        assert!((9_900_000..10_000_000).contains(&MAX_MESSAGE_BYTES), "{MAX_MESSAGE_BYTES}");
+    }
+}
