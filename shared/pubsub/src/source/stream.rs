@@ -27,7 +27,7 @@ const LONG_LIFE: Duration = Duration::from_secs(30);
 
 /// A stream of deliveries.
 pub(super) struct Stream<P> {
-    pulls: P,
+    opener: P,
     first: StreamingPullRequest,
     place: Place,
     /// Ends our side of the stream when it is dropped or replaced.
@@ -55,15 +55,15 @@ enum Place {
 impl<P: StreamOpener> Stream<P> {
     /// Creates a stream that connects when it is first read.
     pub(super) fn new(
-        pulls: P,
+        opener: P,
         first: StreamingPullRequest,
         settings: &Subscription,
         leases: Leases,
         held: Held,
     ) -> Self {
-        let (place, end) = open(&pulls, &first);
+        let (place, end) = open(&opener, &first);
         Self {
-            pulls,
+            opener,
             first,
             place,
             _end: end,
@@ -126,7 +126,7 @@ impl<P: StreamOpener> Stream<P> {
     }
 
     fn open(&mut self) {
-        (self.place, self._end) = open(&self.pulls, &self.first);
+        (self.place, self._end) = open(&self.opener, &self.first);
     }
 
     /// Counts the end of a connection, and logs the second one of a series. The first one is usual:
@@ -190,9 +190,9 @@ impl<P: StreamOpener> Stream<P> {
 }
 
 /// Opens a stream that ends, on our side, when the sender is dropped.
-fn open(pulls: &impl StreamOpener, first: &StreamingPullRequest) -> (Place, oneshot::Sender<()>) {
+fn open(opener: &impl StreamOpener, first: &StreamingPullRequest) -> (Place, oneshot::Sender<()>) {
     let (end, ended) = oneshot::channel();
-    (Place::Opening(pulls.pull(first.clone(), ended)), end)
+    (Place::Opening(opener.pull(first.clone(), ended)), end)
 }
 
 /// Returns the first request of a stream that asks for this share of the outstanding messages and
