@@ -324,13 +324,9 @@ where
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
         if let Some(lease_end) = lease_end {
-            let now = Instant::now();
-            // A write needs an attempt's time, but at most a quarter of what is left of the lease.
-            let left = lease_end.saturating_duration_since(now);
-            let late_at = lease_end - self.shared.limits.attempt_timeout.min(left / 4);
-            open.late_at = Some(open.late_at.map_or(late_at, |earlier| earlier.min(late_at)));
+            open.note_lease(lease_end, self.shared.limits.attempt_timeout);
             let at = lease_end.checked_sub(self.shared.limits.lease_margin());
-            let at = at.unwrap_or(now);
+            let at = at.unwrap_or_else(Instant::now);
             if at < open.started.due_at {
                 open.started = self.clock.hasten(open.started, at);
             }
@@ -351,19 +347,11 @@ where
         Some(open)
     }
 
-    /// Seals a batch and starts its write, or queues it until a write is free. If it is too late for
-    /// a write, the messages are nacked.
-    ///
-    /// A late batch must not take the place of a write. Otherwise the others would become late too,
-    /// and nothing would ever be written.
+    /// Seals a batch and starts its write, or queues it until a write is free.
     ///
     /// Returns the number of messages that must be put into batches again. It is above zero only
     /// after a panic.
     fn close(&mut self, key: &S::Key, cause: Cause) -> usize {
-        if self.open.get(key).is_some_and(Open::is_late) {
-            self.hand_back_open(key, "lease");
-            return 0;
-        }
         let Some(mut open) = self.take_open(key) else { return 0 };
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);

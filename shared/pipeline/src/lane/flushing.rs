@@ -48,7 +48,7 @@ where
             let Some(due) = self.clock.pop_due() else { break };
             let is_ordered = self.open.get(&due.key).is_some_and(|open| open.is_ordered);
             if self.can_write(is_ordered, &due.key) {
-                self.close(&due.key, due.cause);
+                self.flush(&due.key, due.cause);
             } else {
                 blocked.push(due);
             }
@@ -122,8 +122,23 @@ where
         }
         let can_write = |key: &S::Key, open: &Open<S>| self.can_write(open.is_ordered, key);
         let (key, messages) = self.open.largest(can_write)?;
-        self.close(&key, cause);
+        self.flush(&key, cause);
         Some(messages)
+    }
+
+    /// Closes a batch, or nacks its messages if it is too late for a write.
+    ///
+    /// A late batch must not take the place of a write. Otherwise the others would become late too,
+    /// and nothing would ever be written.
+    ///
+    /// A batch that is full is closed even if it is late. The message that found it full comes behind
+    /// those in it, so it must not join another batch while they are nacked.
+    fn flush(&mut self, key: &S::Key, cause: Cause) {
+        if self.open.get(key).is_some_and(Open::is_late) {
+            self.hand_back_open(key, "lease");
+        } else {
+            self.close(key, cause);
+        }
     }
 
     pub(super) fn is_input_empty(&self) -> bool {

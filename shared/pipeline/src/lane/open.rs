@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ pub(super) struct Open<S: Sink> {
     /// Due time of the batch, because of its age or a lease.
     pub started: Started,
     /// Time after which a write would probably end after the lease of a message.
-    pub late_at: Option<Instant>,
+    late_at: Option<Instant>,
     pub max_messages: usize,
     pub is_ordered: bool,
 }
@@ -44,6 +45,14 @@ impl<S: Sink> Open<S> {
             max_messages: usize::MAX,
             is_ordered: false,
         }
+    }
+
+    /// Notes the end of a message's lease. A write needs an attempt's time before it, but at most a
+    /// quarter of what is left of the lease.
+    pub(super) fn note_lease(&mut self, lease_end: Instant, attempt_timeout: Duration) {
+        let left = lease_end.saturating_duration_since(Instant::now());
+        let late_at = lease_end - attempt_timeout.min(left / 4);
+        self.late_at = Some(self.late_at.map_or(late_at, |earlier| earlier.min(late_at)));
     }
 
     /// Returns true if it is too late for a write.
