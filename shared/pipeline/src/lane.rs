@@ -17,7 +17,7 @@ use crate::metrics::FlushCause;
 use crate::progress::Pulse;
 use crate::runner::Shared;
 use crate::suspects::{Note, Noted, Work};
-use crate::write::{self, Closed};
+use crate::write::{self, Closed, Unwritten};
 use crate::{Join, Sink, Transform, panics, suspects};
 
 mod clock;
@@ -29,6 +29,7 @@ mod rebuilding;
 mod transforming;
 
 use clock::Clock;
+use handing_back::Held;
 use open::{Open, OpenBatches};
 pub(crate) use order::Keyed;
 use order::Order;
@@ -61,8 +62,8 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     /// Messages on their way to the dead letters or back to the source. Always polled, because they
     /// may hold resources that writes wait for.
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
-    /// Messages that will be nacked, in order, each with the time of its nack.
-    held: VecDeque<(Instant, write::Entry)>,
+    /// Messages that will be nacked, in order.
+    held: VecDeque<Held>,
     /// Messages that wait for an earlier message of the same ordering key.
     parked: HashMap<String, VecDeque<Parcel>>,
     /// Ordering keys whose parked messages can continue once there is room.
@@ -76,12 +77,11 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     freed: watch::Receiver<()>,
 }
 
-/// A finished write. Its deliveries are settled.
+/// A finished write. Its deliveries are settled, but for those that must be nacked.
 struct Written<K> {
     key: K,
     was_ordered: bool,
-    /// Ordered messages that were nacked, in order.
-    nacked: Vec<Keyed>,
+    unwritten: Option<Unwritten>,
 }
 
 /// Clears the lane's note in the crash file when the lane ends, even in the middle of a drain.
@@ -392,8 +392,8 @@ where
             }
             let shared = Arc::clone(&self.shared);
             let written = async move {
-                let nacked = write::settle_batch(&shared, closed).await;
-                Written { key, was_ordered, nacked }
+                let unwritten = write::settle_batch(&shared, closed).await;
+                Written { key, was_ordered, unwritten }
             };
             self.writing.push(Noted::new(Box::pin(written), note));
         }
@@ -427,8 +427,8 @@ where
         if written.was_ordered {
             self.ordered.remove(&written.key);
         }
-        if !written.nacked.is_empty() {
-            self.handed_back(written.nacked);
+        if let Some(unwritten) = written.unwritten {
+            self.hand_back_all(unwritten);
             self.hand_back_behind(&written.key);
         }
     }

@@ -174,7 +174,8 @@ pub trait Sink: Send + Sync + 'static {
     ///   messages last.
     /// - `Reject` splits the batch in halves and writes each half, until the bad record is alone.
     ///   That record becomes a dead letter. A batch that cannot be split is rejected as a whole.
-    /// - `HandBack` nacks all messages of the batch.
+    /// - `HandBack` nacks all messages of the batch. The next batch is written at once, so a sink that
+    ///   fails at once must wait itself.
     /// - `Stop` nacks them and stops the service.
     fn write(
         &self,

@@ -153,11 +153,23 @@ impl<S: Sink> Part<S> {
     }
 }
 
-/// Writes a batch until each of its messages is acked, nacked, or durable in the dead letters.
+/// Messages of a batch that must be nacked, in order.
+pub(crate) struct Unwritten {
+    pub entries: Vec<Entry>,
+    pub reason: &'static str,
+    pub share: Share,
+}
+
+/// Writes a batch until each of its messages is acked or durable in the dead letters, or must be
+/// nacked.
 ///
-/// Returns the ordered messages that were nacked, in order. They must be redelivered before later
-/// messages of their keys.
-pub(crate) async fn settle_batch<T, S, D>(shared: &Shared<T, S, D>, closed: Closed<S>) -> Vec<Keyed>
+/// Returns the messages that must be nacked, if there are any. The caller does it, so that the delay
+/// before a nack does not take the place of a write. Two kinds are nacked here: messages that the dead letters did
+/// not take, and a part of an unordered batch whose other parts must still be written.
+pub(crate) async fn settle_batch<T, S, D>(
+    shared: &Shared<T, S, D>,
+    closed: Closed<S>,
+) -> Option<Unwritten>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
@@ -165,7 +177,6 @@ where
 {
     let Closed { key, sealed, entries, share, bytes, is_ordered, note: _ } = closed;
     let mut parts: Vec<Part<S>> = vec![Part { sealed, entries, bytes, can_split: true }];
-    let mut nacked = Vec::new();
     while let Some(part) = parts.pop() {
         match attempt(shared, part.target(&key)).await {
             Ending::Durable(refusals) => {
@@ -194,21 +205,24 @@ where
                 },
                 Recovery::Stop => {
                     shared.fail(error);
-                    let all = entries_from(part, std::mem::take(&mut parts));
-                    nacked.extend(hand_back(shared, all, "stop").await);
+                    let entries = entries_from(part, std::mem::take(&mut parts));
+                    return Some(Unwritten { entries, reason: "stop", share });
                 }
                 retry @ (Recovery::Retry | Recovery::HandBack) => {
                     let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
                     // In an ordered batch, the parts behind this one would overtake it.
                     let behind = parts.extract_if(.., |_| is_ordered).collect();
                     let entries = entries_from(part, behind);
-                    nacked.extend(hand_back(shared, entries, reason).await);
+                    if parts.is_empty() {
+                        return Some(Unwritten { entries, reason, share });
+                    }
+                    // None of them is ordered, so the lane need not know of them.
+                    let _keyed = hand_back(shared, entries, reason).await;
                 }
             },
         }
     }
-    drop(share);
-    nacked
+    None
 }
 
 async fn settle_written<T, S, D>(

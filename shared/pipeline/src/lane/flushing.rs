@@ -21,8 +21,8 @@ where
     /// While all writes are busy, a due batch keeps growing until one of them ends.
     pub(super) fn wake_at(&mut self) -> Instant {
         let mut wake_at = Instant::now() + self.pulse.interval();
-        if let Some((due, _)) = self.held.front() {
-            wake_at = wake_at.min(*due);
+        if let Some(held) = self.held.front() {
+            wake_at = wake_at.min(held.due);
         }
         if self.has_slot() && !self.open.is_empty() {
             let now = Instant::now();

@@ -1,15 +1,28 @@
 //! Nacks messages, after a delay, and keeps the order of those behind them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Lane;
+use super::open::Open;
 use super::order::{self, Keyed, Order};
+use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
-use crate::{Sink, Transform, write};
+use crate::write::{self, Entry, Unwritten};
+use crate::{Sink, Transform};
+
+/// A message that will be nacked.
+pub(super) struct Held {
+    /// Time of the nack.
+    pub due: Instant,
+    entry: Entry,
+    /// Memory of all messages of its batch.
+    _share: Option<Arc<Share>>,
+}
 
 impl<T, S, D> Lane<T, S, D>
 where
@@ -19,14 +32,15 @@ where
 {
     /// Nacks the batches of a key that hold messages behind a nacked one.
     pub(super) fn hand_back_behind(&mut self, key: &S::Key) {
-        let must_follow = |order: &Order, entries: &[write::Entry]| {
-            let mut keyed = entries.iter().filter_map(write::Entry::keyed);
+        let must_follow = |order: &Order, entries: &[Entry]| {
+            let mut keyed = entries.iter().filter_map(Entry::keyed);
             keyed.any(|message| order.awaits(&message.ordering_key, message.sequence))
         };
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for closed in std::mem::take(&mut self.waiting) {
             if closed.key == *key && must_follow(&self.order, &closed.entries) {
-                closed.entries.into_iter().for_each(|entry| self.hand_back(entry, "order"));
+                let write::Closed { entries, share, .. } = closed;
+                self.hand_back_all(Unwritten { entries, reason: "order", share });
             } else {
                 kept.push_back(closed);
             }
@@ -40,34 +54,54 @@ where
     /// Nacks all messages of an open batch and discards their records.
     pub(super) fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
         let Some(open) = self.take_open(key) else { return };
-        open.entries.into_iter().for_each(|entry| self.hand_back(entry, reason));
+        let Open { entries, share, .. } = open;
+        self.hand_back_all(Unwritten { entries, reason, share });
+    }
+
+    /// Nacks the messages of a batch that could not be written. They count as memory of the batch until
+    /// then.
+    pub(super) fn hand_back_all(&mut self, unwritten: Unwritten) {
+        let Unwritten { entries, reason, mut share } = unwritten;
+        let held_bytes = |entry: &Entry| size_of::<Held>() + entry.held_bytes();
+        let bytes = if S::KEEPS_ORIGINALS { 0 } else { entries.iter().map(held_bytes).sum() };
+        share.leave();
+        share.resize(bytes);
+        let share = Arc::new(share);
+        for entry in entries {
+            self.hold(entry, reason, Some(Arc::clone(&share)));
+        }
     }
 
     /// Nacks the messages that were held long enough, in order. The source redelivers messages in
     /// the order of their nacks.
     pub(super) fn release_held(&mut self) {
         let now = Instant::now();
-        while self.held.front().is_some_and(|(due, _)| *due <= now)
-            && let Some((_, entry)) = self.held.pop_front()
+        while self.held.front().is_some_and(|held| held.due <= now)
+            && let Some(held) = self.held.pop_front()
         {
-            entry.nack();
+            held.entry.nack();
             self.shared.gauge();
         }
     }
 
-    /// Nacks a message because of another message, after a delay.
+    /// Nacks a message after a delay.
+    pub(super) fn hand_back(&mut self, entry: Entry, reason: &'static str) {
+        self.hold(entry, reason, None);
+    }
+
+    /// Holds a message until its nack is due.
     ///
     /// The delay is longer for messages whose deliveries are counted. After it, the next arrival is
     /// certainly a redelivery, not a copy that was already on its way. So the message uses
     /// up only one attempt.
-    pub(super) fn hand_back(&mut self, entry: write::Entry, reason: &'static str) {
+    fn hold(&mut self, entry: Entry, reason: &'static str, share: Option<Arc<Share>>) {
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {
             self.order.handed_back(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
-        self.held.push_back((due, entry));
+        self.held.push_back(Held { due, entry, _share: share });
     }
 
     /// Records ordered messages that were just nacked.

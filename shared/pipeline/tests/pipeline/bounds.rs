@@ -176,6 +176,32 @@ async fn what_acknowledges_a_message_counts_where_nothing_else_is_left_of_it() {
     assert!((61_000 + 100 * 100..61_000 + 100 * 500).contains(&bytes), "{bytes}");
 }
 
+/// Otherwise as many messages again could be taken while these are held.
+#[tokio::test(start_paused = true)]
+async fn messages_of_an_unwritten_batch_are_memory_until_their_nack() {
+    let memory = async |is_archive| {
+        let mut parts = Parts { is_archive, held_bytes: 600, ..stuck() };
+        parts.sink = Faults::always(Fault::Refused);
+        parts.lease = Some(seconds(4));
+        parts.limits.batch.max_messages = 100;
+        let env = parts.start();
+        env.push_all((0..100).map(|id| message(&id.to_string())));
+        env.pass(seconds(1) / 4).await;
+        assert_eq!(env.nacked_for("lease"), 100);
+        assert_eq!(env.ledger.book().nacked.len(), 0);
+        let held = env.running.status().batch_memory();
+        // They come again, fail again and are held again.
+        env.pass(seconds(3)).await;
+        assert!(env.nacked_for("lease") > 500 && !env.ledger.book().nacked.is_empty());
+        assert_eq!(env.running.status().batch_memory(), held);
+        held
+    };
+
+    assert_eq!(memory(false).await, 0);
+    let bytes = memory(true).await;
+    assert!((60_000 + 100 * 100..60_000 + 100 * 300).contains(&bytes), "{bytes}");
+}
+
 /// The largest batch may be one whose key has an ordered write under way.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_must_wait_for_its_key_does_not_keep_others_from_making_room() {

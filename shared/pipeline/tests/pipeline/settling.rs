@@ -89,7 +89,7 @@ async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
         let env = parts.start();
 
         env.push_all([message("1")]);
-        env.pass(seconds(1)).await;
+        env.pass(seconds(1) / 4).await;
 
         assert_eq!(env.nacked_for("lease"), 1, "{wait} s");
     }
