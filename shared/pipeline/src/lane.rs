@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -38,6 +39,10 @@ use transforming::Transformed;
 /// Maximum number of messages taken from the input before the lane looks at writes and clocks
 /// again.
 const TURN: usize = 256;
+
+/// Time after which it looks at them in any case. Transforming and encoding take this long only if
+/// the processor is slow. Writes need the same processor, and each needs several looks.
+const TURN_TIME: Duration = Duration::from_millis(10);
 
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     index: usize,
@@ -228,9 +233,10 @@ where
 
     /// Takes the messages that are ready, without waiting, as long as there is room for them.
     async fn take_turn(&mut self, first: Parcel) {
+        let end = Instant::now() + TURN_TIME;
         self.take(first).await;
         for _ in 1..TURN {
-            if !self.has_room() {
+            if !self.has_room() || Instant::now() >= end {
                 break;
             }
             // `try_recv` fails alike for an empty input and for a closed one. The next turn

@@ -1,10 +1,13 @@
 //! Tests with slow destinations. At any constant speed everything arrives, at about that speed, and
 //! hardly anything is sent twice.
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
@@ -255,6 +258,56 @@ impl Hook for Steady {
     async fn before_write(&self, _batch: &[Item]) {
         sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Takes a millisecond of the processor for each message.
+struct Labor;
+
+impl Transform for Labor {
+    type Record = Item;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+        let _yields = tokio::time::advance(Duration::from_millis(1)).now_or_never();
+        Pass.apply(message).await
+    }
+}
+
+/// A destination whose writes must be polled 20 times. Keeps the longest time between two polls.
+#[derive(Clone, Default)]
+struct Polled(Arc<Mutex<Duration>>);
+
+impl Hook for Polled {
+    async fn before_write(&self, _batch: &[Item]) {
+        let (mut polls, mut last) = (0, Instant::now());
+        poll_fn(|context| {
+            let mut longest = self.0.lock().unwrap();
+            *longest = longest.max(last.elapsed());
+            last = Instant::now();
+            polls += 1;
+            context.waker().wake_by_ref();
+            if polls < 20 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_go_on_while_transforms_take_all_of_the_processor() {
+    let (ledger, polled) = (Ledger::default(), Polled::default());
+    let pipeline = Pipeline {
+        service: "test",
+        source: feed(5000, 10, &ledger),
+        transform: Labor,
+        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), polled.clone()),
+        dead_letters: Policy::<Graveyard>::Drop,
+        limits: Limits { lanes: 1, max_writes: 1, ..Limits::default() },
+        metrics: Metrics::default(),
+    };
+
+    assert!(pipeline.start().ended().await.is_none());
+
+    let longest = *polled.0.lock().unwrap();
+    assert!((5..20).contains(&longest.as_millis()), "{longest:?}");
 }
 
 /// Within a lease, 60 of the 400 batches can be written.
