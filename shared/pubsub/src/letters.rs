@@ -17,7 +17,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use google_cloud_pubsub::model;
 use pipeline::metrics::Reasons;
 use pipeline::{Error, Message};
-use service::{Action, args, output};
+use service::{Action, args};
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -164,20 +164,20 @@ impl Office<'_> {
         match what {
             "list" => {
                 let mut list = show::List::new(&filter);
-                let seen = self.scan(given, |letter| list.visit(&letter)).await?;
+                let seen = self.scan(given, out, |letter| list.visit(&letter)).await?;
                 list.print(&seen, form, out);
                 seen.whole()
             }
             "count" => {
                 let mut count = show::Count::new(&filter);
-                let seen = self.scan(given, |letter| count.visit(&letter)).await?;
+                let seen = self.scan(given, out, |letter| count.visit(&letter)).await?;
                 count.print(&seen, form, out);
                 seen.whole()
             }
             "show" => {
                 let id = given.get_one::<String>("id").map_or("", String::as_str);
                 let mut wanted = show::Wanted::new(id, self.service);
-                let seen = self.scan(given, |letter| wanted.visit(letter)).await?;
+                let seen = self.scan(given, out, |letter| wanted.visit(letter)).await?;
                 // Unread dead letters matter only if the wanted one was not found.
                 if wanted.print(form, out) { seen.given_back() } else { seen.without(id) }
             }
@@ -189,9 +189,10 @@ impl Office<'_> {
     async fn scan(
         &self,
         given: &ArgMatches,
+        out: &mut dyn Print,
         mut visit: impl FnMut(Message),
     ) -> anyhow::Result<Seen> {
-        let mut reader = self.open(given).await?;
+        let mut reader = self.open(given, out).await?;
         let outcome = loop {
             match reader.page().await {
                 Ok(Some(page)) => page.into_iter().for_each(&mut visit),
@@ -204,10 +205,10 @@ impl Office<'_> {
     }
 
     /// Opens a reader of the subscription in the options.
-    async fn open(&self, given: &ArgMatches) -> anyhow::Result<Reader> {
+    async fn open(&self, given: &ArgMatches, out: &mut dyn Print) -> anyhow::Result<Reader> {
         let id = given.get_one::<String>("subscription").map_or("", String::as_str);
         let name = crate::connection::full_name(self.project, "subscriptions", id);
-        self.check(&name).await?;
+        self.check(&name, out).await?;
         let limits = Limits {
             max: given.get_one::<u32>("max").map_or(1, |max| *max as usize),
             wait: Duration::from_secs(given.get_one("wait").copied().unwrap_or(3)),
@@ -216,7 +217,7 @@ impl Office<'_> {
     }
 
     /// Checks a subscription before it is read.
-    async fn check(&self, name: &str) -> anyhow::Result<()> {
+    async fn check(&self, name: &str, out: &mut dyn Print) -> anyhow::Result<()> {
         let admin = crate::admin::Admin::new(&Connection::new(self.pubsub.clone())).await?;
         const INSTEAD: &str =
             "name another subscription of the dead-letter topic with --subscription, or make one";
@@ -226,12 +227,12 @@ impl Office<'_> {
         if let Some(topic) = self.topic.as_ref().filter(|topic| found.topic != topic.as_str()) {
             bail!("{name} reads {}, but dead letters go to {topic}", found.topic);
         }
-        check_policies(&found)
+        check_policies(&found, out)
     }
 }
 
 /// Refuses a subscription that loses dead letters when they are read.
-fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
+fn check_policies(found: &model::Subscription, out: &mut dyn Print) -> anyhow::Result<()> {
     let name = &found.name;
     if let Some(policy) = &found.dead_letter_policy {
         bail!(
@@ -241,7 +242,7 @@ fn check_policies(found: &model::Subscription) -> anyhow::Result<()> {
         );
     }
     if found.retry_policy.is_some() {
-        output::note(format_args!(
+        out.note(&format_args!(
             "{name} has a retry policy: letters come back after its delay, so a next run within it misses \
              some"
         ));

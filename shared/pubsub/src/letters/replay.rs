@@ -178,6 +178,7 @@ impl Office<'_> {
         out: &mut dyn Print,
     ) -> anyhow::Result<()> {
         let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
+        let mut reader = self.open(given, out).await?;
         let mut sending = Sending {
             filter,
             prepare,
@@ -190,7 +191,6 @@ impl Office<'_> {
             tally: Tally::default(),
             sent: HashSet::new(),
         };
-        let mut reader = self.open(given).await?;
         let outcome = loop {
             let page = match reader.page().await {
                 Ok(Some(page)) => page,

@@ -306,9 +306,25 @@ fn a_subscription_that_loses_what_is_looked_at_is_refused() {
     let plain = model::Subscription::new().set_name(SUBSCRIPTION);
     let policy = DeadLetterPolicy::new().set_max_delivery_attempts(5);
 
-    assert!(check_policies(&plain).is_ok());
-    let error = check_policies(&plain.set_dead_letter_policy(policy)).unwrap_err().to_string();
+    let mut out = Printed::default();
+    assert!(check_policies(&plain, &mut out).is_ok());
+    let with_policy = plain.set_dead_letter_policy(policy);
+    let error = check_policies(&with_policy, &mut out).unwrap_err().to_string();
     assert!(error.contains("after 5 of them") && error.contains("--subscription"), "{error}");
+    assert!(out.notes.is_empty());
+}
+
+#[test]
+fn a_subscription_that_keeps_letters_for_a_while_is_noted_beside_the_result() {
+    let delayed = model::Subscription::new()
+        .set_name(SUBSCRIPTION)
+        .set_retry_policy(model::RetryPolicy::new());
+    let mut out = Printed::default();
+
+    check_policies(&delayed, &mut out).unwrap();
+
+    assert!(out.notes[0].contains("has a retry policy"), "{:?}", out.notes);
+    assert!(out.lines.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
