@@ -13,15 +13,15 @@ use bigqueries::table::{Table, TableName};
 use bigqueries::transform::ToRow;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use e2e::reading::Reading;
-use enrich::cache::lookup::Settings;
+use enrich::cache::lookup::LookupSettings;
 use enrich::cache::{Document, Fetch, LayerError, Lookup};
 use icestore::archive::{Archive, Line};
 use icestore::format::Format;
 use icestore::key::{BatchKey as _, Template};
-use ingestion::config::Route;
+use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
 use pipeline::envelope::Input;
-use pipeline::{Envelope, Message, Place, Sink as _, Step, Transform as _};
+use pipeline::{Envelope, FieldPath, Message, Sink as _, Step, Transform as _};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -71,7 +71,7 @@ fn routes(criterion: &mut Criterion) {
     for count in [1, 100, 1000] {
         let all: BTreeMap<_, _> = (0..count)
             .map(|number| {
-                let mut route = Route::default();
+                let mut route = RouteSettings::default();
                 route.source.mqtt_topic = format!("plants/{number}/{{line}}/+/up");
                 (number.to_string(), route)
             })
@@ -111,7 +111,7 @@ fn archive(criterion: &mut Criterion) {
     });
     group.throughput(Throughput::Elements(BATCH));
     for format in Format::ALL {
-        let settings = icestore::config::Archive { format, ..<_>::default() };
+        let settings = icestore::config::ArchiveSettings { format, ..<_>::default() };
         let sink = icestore::sink::Sink::new(bucket.clone(), &settings);
         group.bench_function(format!("grow and close a group, {}", format.suffix()), |bench| {
             let mut scratch = sink.scratch();
@@ -119,9 +119,9 @@ fn archive(criterion: &mut Criterion) {
             let grow = |lines: Vec<Line>| {
                 let mut batch = sink.open(&lines[0].key.clone());
                 for line in lines {
-                    assert!(sink.join(&mut batch, line, &mut scratch).is_ok());
+                    assert!(sink.push(&mut batch, line, &mut scratch).is_ok());
                 }
-                sink.seal(batch, &mut scratch)
+                sink.encode(batch, &mut scratch)
             };
             bench.iter_batched(lines, grow, BatchSize::LargeInput);
         });
@@ -132,7 +132,7 @@ fn archive(criterion: &mut Criterion) {
 fn rows(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let column = |name: &str, kind, from: &str| Column {
-        from: Some(from.parse::<Place>().unwrap()),
+        from: Some(from.parse::<FieldPath>().unwrap()),
         ..Column::new(name, kind)
     };
     let columns = [
@@ -151,7 +151,7 @@ fn rows(criterion: &mut Criterion) {
         ..<_>::default()
     };
     let client = runtime.block_on(bigqueries::client::rest(&endpoint)).unwrap();
-    let table = Table::new(client, table(), all, bigqueries::config::Table::default());
+    let table = Table::new(client, table(), all, bigqueries::config::TableSettings::default());
     let sink = bigqueries::sink::Sink::storage_write(&endpoint, table);
     let sink = runtime.block_on(sink).unwrap();
     let record = |number| match runtime.block_on(transform.apply(&message(number))).unwrap() {
@@ -168,9 +168,9 @@ fn rows(criterion: &mut Criterion) {
         let grow = |records: Vec<_>| {
             let mut batch = sink.open(&());
             for record in records {
-                assert!(sink.join(&mut batch, record, &mut ()).is_ok());
+                assert!(sink.push(&mut batch, record, &mut ()).is_ok());
             }
-            sink.seal(batch, &mut ())
+            sink.encode(batch, &mut ())
         };
         bench.iter_batched(|| (0..BATCH).map(record).collect(), grow, BatchSize::LargeInput);
     });
@@ -193,7 +193,7 @@ impl Fetch for Source {
 fn cache(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let metrics = enrich::metrics::Metrics::default();
-    let (lookup, reader) = Lookup::new(&Settings::default(), Source, metrics).unwrap();
+    let (lookup, reader) = Lookup::new(&LookupSettings::default(), Source, metrics).unwrap();
     let _reader = runtime.spawn(reader);
     runtime.block_on(lookup.document("device-00007")).unwrap();
     criterion.bench_function("cache hit", |bench| {

@@ -51,11 +51,11 @@ async fn run(messages: u64) -> anyhow::Result<Measured> {
     let own: Duration = pids.iter().map(|pid| cpu_time(*pid)).sum::<anyhow::Result<_>>()?;
     let before = children_cpu_time()?;
     let started = Instant::now();
-    let mut fleet = Fleet::start(fleet::Plan {
+    let mut fleet = Fleet::start(fleet::FleetPlan {
         port: rig.broker.port(),
         messages: Some(messages),
         payload_bytes: 1024,
-        ..fleet::Plan::default()
+        ..fleet::FleetPlan::default()
     });
     fleet.finish().await;
     for (process, _) in &services[2..] {

@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures icestore with many locations and slow uploads.
 #[derive(Debug, Clone, Parser)]
-pub(crate) struct Args {
+pub(crate) struct KeysArgs {
     /// Numbers of locations, which are batch keys.
     #[arg(long, value_delimiter = ',', default_values_t = [7, 1_000, 5_000, 20_000])]
     locations: Vec<u64>,
@@ -78,13 +78,13 @@ struct Progress {
     cpu: Duration,
 }
 
-pub(crate) async fn measure(args: &Args) -> anyhow::Result<()> {
+pub(crate) async fn measure(args: &KeysArgs) -> anyhow::Result<()> {
     let changes: Value = serde_json::from_str(&args.settings).context("read --settings")?;
     let mut runs: BTreeMap<(u64, u64), Vec<Run>> = BTreeMap::new();
     println!("Each run:\n{HEAD}");
     for _ in 0..args.repeats {
         for locations in &args.locations {
-            let rig = Rig::start(args).await.context("start the rig")?;
+            let rig = KeysRig::start(args).await.context("start the rig")?;
             rig.feed.spread(args.messages, args.bytes, *locations).await.context("feed")?;
             for millis in &args.millis {
                 let case = (*locations, *millis);
@@ -101,14 +101,14 @@ pub(crate) async fn measure(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Embedded cloud with a backlog, and with a subscription for each upload time.
-struct Rig {
+struct KeysRig {
     folder: TempDir,
     embedded: Embedded,
     feed: Feed,
 }
 
-impl Rig {
-    async fn start(args: &Args) -> anyhow::Result<Self> {
+impl KeysRig {
+    async fn start(args: &KeysArgs) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("create a folder")?;
         let embedded = Embedded::start(&folder.path().join("cloud")).await?;
         let cloud = Cloud::embedded(&embedded.url());
@@ -123,7 +123,7 @@ impl Rig {
     async fn run(
         &self,
         (locations, millis): (u64, u64),
-        args: &Args,
+        args: &KeysArgs,
         changes: &Value,
     ) -> anyhow::Result<Run> {
         let url = self.embedded.url();

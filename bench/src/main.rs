@@ -53,7 +53,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Other {
-    Keys(keys::Args),
+    Keys(keys::KeysArgs),
 }
 
 #[tokio::main]

@@ -111,14 +111,14 @@ impl Rig {
         settings
     }
 
-    fn plan(&self, case: &Case, messages: Option<u64>, rate: u32) -> fleet::Plan {
-        fleet::Plan {
+    fn plan(&self, case: &Case, messages: Option<u64>, rate: u32) -> fleet::FleetPlan {
+        fleet::FleetPlan {
             port: self.broker.port(),
             devices: case.load.devices,
             payload_bytes: case.load.payload_bytes,
             messages,
             rate,
-            ..fleet::Plan::default()
+            ..fleet::FleetPlan::default()
         }
     }
 }

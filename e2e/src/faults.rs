@@ -40,7 +40,7 @@ pub use self::report::{Report, Row};
 
 use self::guests::Guests;
 use self::injury::Fault;
-use self::oracle::{Evidence, Verdict};
+use self::oracle::{Evidence, Outcome};
 use self::platform::{DEVICES, Platform};
 use self::report::Injected;
 use self::schedule::Event;
@@ -147,17 +147,17 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     }
     info!("all is sent; waiting for it to arrive");
     let refuses_rows = faults.iter().any(Fault::refuses_rows);
-    let (verdict, evidence) = settle(&scene, &fleets, refuses_rows).await?;
+    let (outcome, evidence) = settle(&scene, &fleets, refuses_rows).await?;
     let not_ready = unready(&platform).await;
     stop.send_replace(true);
     let sight = watcher.join_next().await.context("the watcher is gone")???;
     let order = reader.join_next().await.context("the reader is gone")???;
 
-    let mut report = Report::new(&verdict, &sight, &injected);
+    let mut report = Report::new(&outcome, &sight, &injected);
     report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
     put_in_order(&mut report, &order);
     growth::judge(&mut report, &sight);
-    judge_long(&mut report, &faults, &injected, (&verdict, &sight));
+    judge_long(&mut report, &faults, &injected, (&outcome, &sight));
     if !plan.has_faults {
         report.measures.extend(slopes(&sight, &evidence));
     }
@@ -201,7 +201,7 @@ fn judge_long(
     report: &mut Report,
     faults: &[Fault],
     injected: &[Injected],
-    (verdict, sight): (&Verdict, &Sight),
+    (outcome, sight): (&Outcome, &Sight),
 ) {
     for (index, event) in injected.iter().enumerate() {
         let overlaps = |other: &Injected| other.from < event.to && event.from < other.to;
@@ -211,7 +211,7 @@ fn judge_long(
             continue;
         }
         if let Some(link) = fault.slow_link() {
-            link.judge((report, event), verdict, sight);
+            link.judge((report, event), outcome, sight);
         }
         if fault.profile() == Profile::Holding {
             holding::judge(report, event, sight);
@@ -235,15 +235,16 @@ fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
 /// Starts one fleet for throughput, over a shared group, and one whose order must hold. The second
 /// one uses one connection for all its devices.
 fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] {
-    let common = fleet::Plan {
+    let common = fleet::FleetPlan {
         port: platform.broker_port,
         devices: DEVICES,
         payload_bytes,
-        ..fleet::Plan::default()
+        ..fleet::FleetPlan::default()
     };
     let ordered_rate = (rate / ORDERED_SHARE).max(1);
-    let shared = fleet::Plan { rate: (rate - ordered_rate).max(1), ..common.clone() };
-    let ordered = fleet::Plan { rate: ordered_rate, branch: "ordered", connections: 1, ..common };
+    let shared = fleet::FleetPlan { rate: (rate - ordered_rate).max(1), ..common.clone() };
+    let ordered =
+        fleet::FleetPlan { rate: ordered_rate, branch: "ordered", connections: 1, ..common };
     [Fleet::start(shared), Fleet::start(ordered)]
 }
 
@@ -303,26 +304,26 @@ async fn inject(
     Ok(injected)
 }
 
-/// Returns the verdict as soon as nothing is missing, or no more messages arrive.
+/// Returns the outcome as soon as nothing is missing, or no more messages arrive.
 async fn settle(
     scene: &Scene,
     fleets: &[Fleet; 2],
     refuses_rows: bool,
-) -> anyhow::Result<(Verdict, Evidence)> {
+) -> anyhow::Result<(Outcome, Evidence)> {
     let mut deadline = Instant::now() + QUIET;
     let mut fewest = usize::MAX;
     let mut letters = Vec::new();
     loop {
         let evidence = Evidence::collect(&scene.platform, &mut letters).await?;
-        let verdict = evidence.judge(&[&fleets[0], &fleets[1]], &scene.guests, refuses_rows);
-        if verdict.missing.is_empty() || Instant::now() > deadline {
-            return Ok((verdict, evidence));
+        let outcome = evidence.judge(&[&fleets[0], &fleets[1]], &scene.guests, refuses_rows);
+        if outcome.missing.is_empty() || Instant::now() > deadline {
+            return Ok((outcome, evidence));
         }
-        if verdict.missing.len() < fewest {
-            fewest = verdict.missing.len();
+        if outcome.missing.len() < fewest {
+            fewest = outcome.missing.len();
             deadline = Instant::now() + QUIET;
         }
-        info!(missing = verdict.missing.len(), "not everything has arrived yet");
+        info!(missing = outcome.missing.len(), "not everything has arrived yet");
         sleep(Duration::from_secs(2)).await;
     }
 }

@@ -14,7 +14,7 @@ use crate::reading::Reading;
 
 /// Behaviour of a fleet.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct FleetPlan {
     /// Port of the broker on this machine.
     pub port: u16,
     /// First level of the topics.
@@ -33,7 +33,7 @@ pub struct Plan {
     pub window: u16,
 }
 
-impl Default for Plan {
+impl Default for FleetPlan {
     fn default() -> Self {
         Self {
             port: 1883,
@@ -110,7 +110,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct Fleet {
     name: String,
-    plan: Plan,
+    plan: FleetPlan,
     log: Log,
     devices: JoinSet<()>,
 }
@@ -118,7 +118,7 @@ pub struct Fleet {
 impl Fleet {
     /// Starts sending. Connections are retried forever.
     #[must_use]
-    pub fn start(plan: Plan) -> Self {
+    pub fn start(plan: FleetPlan) -> Self {
         let name = Uuid::new_v4().simple().to_string();
         let log = Log::default();
         let mut devices = JoinSet::new();
@@ -145,7 +145,7 @@ impl Fleet {
 
     /// Returns the plan of the fleet.
     #[must_use]
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &FleetPlan {
         &self.plan
     }
 
@@ -169,7 +169,7 @@ impl Fleet {
 /// One connection of a fleet.
 struct Sender {
     fleet: String,
-    plan: Plan,
+    plan: FleetPlan,
     log: Log,
     next: Arc<AtomicU64>,
     started: Instant,

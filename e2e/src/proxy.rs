@@ -136,7 +136,7 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>) {
                 if now.link != Link::Cut {
                     let lines = [Direction::Up, Direction::Down].map(|direction| {
                         let wire = wires[direction as usize].clone();
-                        Line { state: state.clone(), begun: now, direction, wire }
+                        Relay { state: state.clone(), begun: now, direction, wire }
                     });
                     connections.spawn(connect(client, now.server, lines));
                 }
@@ -146,7 +146,7 @@ async fn accept(listener: TcpListener, state: watch::Receiver<State>) {
     }
 }
 
-async fn connect(client: TcpStream, server: u16, [up, down]: [Line; 2]) {
+async fn connect(client: TcpStream, server: u16, [up, down]: [Relay; 2]) {
     let Ok(socket) = socket() else { return };
     let server = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, server)));
     let Ok(server) = server.await else { return };
@@ -189,7 +189,7 @@ impl Wire {
 
 /// One direction of a connection, with its view of the link.
 #[derive(Debug, Clone)]
-struct Line {
+struct Relay {
     state: watch::Receiver<State>,
     begun: State,
     direction: Direction,
@@ -199,7 +199,7 @@ struct Line {
 /// Bytes on their way, with the time of their arrival.
 type Part = (Option<Instant>, Vec<u8>);
 
-impl Line {
+impl Relay {
     /// Returns the behaviour of the link toward this connection.
     fn link(&mut self) -> Link {
         let now = *self.state.borrow_and_update();

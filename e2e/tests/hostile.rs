@@ -18,11 +18,11 @@ use enrich::apply::{Apply as _, Fields};
 use enrich::key::{FirstOf, Key as _};
 use icestore::archive::Archive;
 use icestore::key::Template;
-use ingestion::config::Route;
+use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
 use pipeline::envelope::Input;
 use pipeline::message::attribute;
-use pipeline::{Envelope, Message, Place, Transform as _};
+use pipeline::{Envelope, FieldPath, Message, Transform as _};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use reqwest::Method;
@@ -177,7 +177,7 @@ fn column() -> impl Strategy<Value = Column> {
     parts.prop_map(move |(kind, mode, from, field)| {
         let mut column = Column::new("column", kinds[kind]);
         column.mode = modes[mode];
-        column.from = from.parse::<Place>().ok();
+        column.from = from.parse::<FieldPath>().ok();
         if kinds[kind] == Kind::Record {
             column.fields = vec![Column::new("a", kinds[field]), Column::new("b", Kind::Json)];
         }
@@ -317,7 +317,7 @@ proptest! {
         template in "[{}a-c]{0,12}",
     ) {
         let routes = filters.into_iter().enumerate().map(|(index, filter)| {
-            let mut route = Route::default();
+            let mut route = RouteSettings::default();
             route.source.mqtt_topic = filter;
             (index.to_string(), route)
         });

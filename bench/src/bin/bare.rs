@@ -46,7 +46,7 @@ const STREAMS: i64 = 2;
 const SINGLE_UPLOAD: usize = 16 << 20;
 
 #[derive(Debug, Clone, Parser)]
-struct Args {
+struct BareArgs {
     which: Which,
     /// URL of the embedded cloud.
     #[arg(long)]
@@ -75,7 +75,7 @@ enum Which {
 async fn main() -> anyhow::Result<()> {
     // An error means that a provider is already installed.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let args = Args::parse();
+    let args = BareArgs::parse();
     match args.which {
         Which::Ingestion => ingestion(&args).await?,
         Which::Enrich => enrich(&args).await?,
@@ -91,14 +91,14 @@ fn nobody() -> Credentials {
     anonymous::Builder::new().build()
 }
 
-async fn publisher(args: &Args, topic: &str) -> anyhow::Result<Publisher> {
+async fn publisher(args: &BareArgs, topic: &str) -> anyhow::Result<Publisher> {
     let builder = Publisher::builder(format!("projects/local/topics/{topic}"));
     let builder = builder.with_endpoint(&args.endpoint).with_credentials(nobody());
     let builder = builder.set_message_count_threshold(1000);
     builder.set_delay_threshold(Duration::from_millis(5)).build().await.context("publisher")
 }
 
-async fn ingestion(args: &Args) -> anyhow::Result<()> {
+async fn ingestion(args: &BareArgs) -> anyhow::Result<()> {
     let publisher = publisher(args, "bare-output").await?;
     let mut options = MqttOptions::new("bare", "127.0.0.1", args.broker);
     options.set_manual_acks(true).set_clean_start(false);
@@ -142,7 +142,7 @@ async fn ingestion(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Opens the streams of the subscription, one for each of several tasks.
-async fn streams(args: &Args) -> anyhow::Result<Vec<MessageStream>> {
+async fn streams(args: &BareArgs) -> anyhow::Result<Vec<MessageStream>> {
     let subscriber = Subscriber::builder().with_endpoint(&args.endpoint);
     let subscriber = subscriber.with_credentials(nobody()).build().await.context("subscriber")?;
     // Icestore takes more messages at a time than the other services.
@@ -186,7 +186,7 @@ async fn until_over(mut tasks: JoinSet<anyhow::Result<()>>, left: Left) -> anyho
     }
 }
 
-async fn enrich(args: &Args) -> anyhow::Result<()> {
+async fn enrich(args: &BareArgs) -> anyhow::Result<()> {
     let publisher = publisher(args, "bare-output").await?;
     let left = Left::new(args.messages);
     let mut tasks = JoinSet::new();
@@ -214,7 +214,7 @@ async fn enrich(args: &Args) -> anyhow::Result<()> {
     until_over(tasks, left).await
 }
 
-async fn bigqueries(args: &Args) -> anyhow::Result<()> {
+async fn bigqueries(args: &BareArgs) -> anyhow::Result<()> {
     let client = Write::builder().with_endpoint(&args.endpoint).with_credentials(nobody());
     let client = client.build().await.context("build the client")?;
     let schema = Arc::new(Schema::new(vec![Field::new("data", DataType::Utf8, true)]));
@@ -256,7 +256,7 @@ async fn bigqueries(args: &Args) -> anyhow::Result<()> {
     until_over(tasks, left).await
 }
 
-async fn icestore(args: &Args) -> anyhow::Result<()> {
+async fn icestore(args: &BareArgs) -> anyhow::Result<()> {
     let storage = Storage::builder().with_endpoint(&args.endpoint).with_credentials(nobody());
     let storage = storage.with_resumable_upload_threshold(SINGLE_UPLOAD).build().await?;
     let left = Left::new(args.messages);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
-use e2e::fleet::{Fleet, Plan};
+use e2e::fleet::{Fleet, FleetPlan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
@@ -35,13 +35,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     };
     let table = Table::below(places::describe(&args, &platform, &data));
     let started = Instant::now();
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: args.mqtt_port,
         devices: args.devices,
         messages: args.messages,
         rate: args.rate(),
         payload_bytes: args.payload_bytes,
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     let mut watch = Watch::new(table);
     let is_interrupted = tokio::select! {

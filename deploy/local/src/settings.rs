@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use bigqueries::column::{Column, Kind};
 use enrich::config::Admin;
-use ingestion::config::{Producer, Protocol, Route};
-use pipeline::Place;
-use pipeline::place::Pointer;
-use pubsub::{Endpoint, Graves};
+use ingestion::config::{Producer, Protocol, RouteSettings};
+use pipeline::FieldPath;
+use pipeline::field_path::Pointer;
+use pubsub::{DeadLetterConfig, Endpoint};
 use service::Http;
 
 use crate::args::Args;
@@ -65,12 +65,12 @@ fn http(args: &Args, index: u16) -> Http {
     Http { host: "127.0.0.1".into(), port }
 }
 
-fn dead_letters() -> Option<Graves> {
-    Some(Graves::Topic { topic_id: DEAD_LETTERS.into(), bucket: None })
+fn dead_letters() -> Option<DeadLetterConfig> {
+    Some(DeadLetterConfig::Topic { topic_id: DEAD_LETTERS.into(), bucket: None })
 }
 
 fn ingestion(args: &Args, protocol: Protocol, endpoint: &Endpoint) -> ingestion::config::Settings {
-    let mut route = Route::default();
+    let mut route = RouteSettings::default();
     route.source.mqtt_topic = "devices/{device_id}/up".into();
     route.source.qos = 1;
     route.destination.route_name = "uplinks".into();
@@ -108,7 +108,7 @@ fn enrich(args: &Args, redis_url: Option<String>, endpoint: &Endpoint) -> enrich
 
 fn bigqueries(args: &Args, endpoint: &Endpoint) -> bigqueries::config::Settings {
     let column =
-        |name: &str, kind, from: Place| Column { from: Some(from), ..Column::new(name, kind) };
+        |name: &str, kind, from: FieldPath| Column { from: Some(from), ..Column::new(name, kind) };
     let mut settings = bigqueries::config::Settings {
         project: PROJECT.into(),
         dead_letters: dead_letters(),
@@ -122,9 +122,9 @@ fn bigqueries(args: &Args, endpoint: &Endpoint) -> bigqueries::config::Settings 
     settings.table.id = TABLE.into();
     settings.table.view = Some(VIEW.into());
     settings.table.columns = vec![
-        column("device_id", Kind::String, Place::Attribute("device_id".into())),
-        column("location", Kind::String, Place::Enrichment(Pointer::to("location"))),
-        column("temperature", Kind::Float64, Place::Payload(Pointer::to("temperature"))),
+        column("device_id", Kind::String, FieldPath::Attribute("device_id".into())),
+        column("location", Kind::String, FieldPath::Enrichment(Pointer::to("location"))),
+        column("temperature", Kind::Float64, FieldPath::Payload(Pointer::to("temperature"))),
     ];
     settings
 }

@@ -46,7 +46,7 @@ impl Counts {
 
 /// One process of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Process {
+pub(super) struct ProcessCounters {
     pub(super) service: &'static str,
     pub(super) replica: String,
     pub(super) pid: u32,
@@ -55,13 +55,13 @@ pub(super) struct Process {
 /// Sums per service over time. A process that has ended keeps its last counts.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    newest: BTreeMap<Process, Counts>,
+    newest: BTreeMap<ProcessCounters, Counts>,
     points: Vec<(Instant, &'static str, Counts)>,
 }
 
 impl Progress {
     /// Adds the counts of a process at this time.
-    pub(super) fn add(&mut self, at: Instant, process: Process, counts: Counts) {
+    pub(super) fn add(&mut self, at: Instant, process: ProcessCounters, counts: Counts) {
         let service = process.service;
         self.newest.insert(process, counts);
         let processes = self.newest.iter().filter(|(process, _)| process.service == service);
@@ -131,7 +131,7 @@ mod tests {
         let at = |seconds| from + Duration::from_secs(seconds);
 
         for (seconds, pid, count) in [(1, 1, 5), (2, 2, 0), (3, 2, 0), (4, 2, 0), (5, 2, 3)] {
-            let process = Process { service: "enrich", replica: "enrich-0".into(), pid };
+            let process = ProcessCounters { service: "enrich", replica: "enrich-0".into(), pid };
             progress.add(at(seconds), process, sent(count));
         }
 

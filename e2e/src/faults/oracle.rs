@@ -26,19 +26,19 @@ pub(super) struct Evidence {
 
 /// Outcome of a run.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
+pub(super) struct Outcome {
     /// All confirmed messages, with the time of their confirmation.
-    pub(super) obligations: Vec<(Sender, Instant)>,
-    pub(super) missing: HashSet<Sender>,
-    pub(super) corrupted: Vec<Option<Sender>>,
-    pub(super) duplicates: HashMap<Sender, u64>,
+    pub(super) obligations: Vec<(SenderId, Instant)>,
+    pub(super) missing: HashSet<SenderId>,
+    pub(super) corrupted: Vec<Option<SenderId>>,
+    pub(super) duplicates: HashMap<SenderId, u64>,
     /// Failures in words.
     pub(super) charges: Vec<String>,
 }
 
 /// Sender of a message: a fleet or a guest, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Sender {
+pub(super) enum SenderId {
     Fleet(usize, Reading),
     Guest(usize),
 }
@@ -50,7 +50,7 @@ impl Evidence {
         letters: &mut Vec<Received>,
     ) -> anyhow::Result<Self> {
         let cloud = &platform.cloud;
-        letters.extend(exhume(platform).await?);
+        letters.extend(read_dead_letters(platform).await?);
         let objects = cloud.list("archive", "").await?;
         let archived = archive::read(cloud, "archive", "").await?;
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
@@ -61,20 +61,20 @@ impl Evidence {
     }
 
     /// Judges all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
-    pub(super) fn judge(&self, fleets: &[&Fleet], guests: &Guests, refuses_rows: bool) -> Verdict {
-        let mut verdict = Verdict::default();
+    pub(super) fn judge(&self, fleets: &[&Fleet], guests: &Guests, refuses_rows: bool) -> Outcome {
+        let mut outcome = Outcome::default();
         for (index, fleet) in fleets.iter().enumerate() {
-            self.judge_fleet(&mut verdict, index, fleet);
+            self.judge_fleet(&mut outcome, index, fleet);
         }
-        self.judge_letters(&mut verdict, fleets, refuses_rows);
-        self.judge_guests(&mut verdict, &guests.confirmed(), refuses_rows);
+        self.judge_letters(&mut outcome, fleets, refuses_rows);
+        self.judge_guests(&mut outcome, &guests.confirmed(), refuses_rows);
         let outside = self.objects.iter().filter(|name| !is_proper(name));
-        verdict.charges.extend(outside.map(|name| format!("an object is called {name}")));
-        verdict
+        outcome.charges.extend(outside.map(|name| format!("an object is called {name}")));
+        outcome
     }
 
-    fn judge_fleet(&self, verdict: &mut Verdict, index: usize, fleet: &Fleet) {
-        let sender = |reading| Sender::Fleet(index, reading);
+    fn judge_fleet(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
+        let sender = |reading| SenderId::Fleet(index, reading);
         let ends = Ends {
             archive: Some(&self.lines),
             table: Some(&self.rows),
@@ -83,23 +83,23 @@ impl Evidence {
         };
         let findings = account::find(fleet, ends);
         let acknowledged = fleet.log().acknowledged();
-        verdict.obligations.extend(acknowledged.into_iter().map(|(r, at)| (sender(r), at)));
-        verdict.missing.extend(findings.missing.into_iter().map(sender));
-        verdict.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
-        verdict.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
+        outcome.obligations.extend(acknowledged.into_iter().map(|(r, at)| (sender(r), at)));
+        outcome.missing.extend(findings.missing.into_iter().map(sender));
+        outcome.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
+        outcome.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
         let invented = findings.invented.into_iter();
-        verdict.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
+        outcome.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
     }
 
     /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
     /// may make a service panic.
-    fn judge_letters(&self, verdict: &mut Verdict, fleets: &[&Fleet], refuses_rows: bool) {
+    fn judge_letters(&self, outcome: &mut Outcome, fleets: &[&Fleet], refuses_rows: bool) {
         for letter in &self.letters {
             if reason(letter).1 == "panicked" {
                 let data = letter.data.get(..200).unwrap_or(&letter.data);
                 let data = String::from_utf8_lossy(data);
                 let attributes = &letter.attributes;
-                verdict.charges.push(format!("a service panicked: {attributes:?}: {data}"));
+                outcome.charges.push(format!("a service panicked: {attributes:?}: {data}"));
             }
             let Some(reading) = fleets.iter().find_map(|fleet| fleet.buried(letter)) else {
                 continue;
@@ -107,35 +107,35 @@ impl Evidence {
             let is_right = refuses_rows && reason(letter) == ("bigqueries", "row_refused");
             if !is_right {
                 let attributes = &letter.attributes;
-                verdict.charges.push(format!("{reading:?} was buried: {attributes:?}"));
+                outcome.charges.push(format!("{reading:?} was buried: {attributes:?}"));
             }
         }
     }
 
-    fn judge_guests(&self, verdict: &mut Verdict, guests: &[Guest], refuses_rows: bool) {
+    fn judge_guests(&self, outcome: &mut Outcome, guests: &[Guest], refuses_rows: bool) {
         let lines = count(self.lines.iter().filter_map(|line| guest_key(&line.payload)));
         let rows = count(self.rows.iter().filter_map(|row| guest_key(&row.payload)));
         let letters = self.letters_by_content();
         let found = Found { lines: &lines, rows: &rows, letters, refuses_rows };
         let numbers = Numbers::of(&found);
         for (index, guest) in guests.iter().enumerate() {
-            let sender = Sender::Guest(index);
+            let sender = SenderId::Guest(index);
             if guest.fate == Fate::Unsure {
                 continue;
             }
-            verdict.obligations.push((sender, guest.at));
+            outcome.obligations.push((sender, guest.at));
             let (is_kept, [line, row], letters) = match guest.fate {
                 Fate::Accounted => numbers.account_for(guest),
                 _ => found.account_for(guest),
             };
             if !is_kept {
-                verdict.missing.insert(sender);
+                outcome.missing.insert(sender);
                 let text = format!("lines {line}, rows {row}, letters {letters:?}");
-                verdict.charges.push(format!("{}: {text}", guest.describe()));
+                outcome.charges.push(format!("{}: {text}", guest.describe()));
             }
             let copies = line.saturating_sub(1) + row.saturating_sub(1);
             if copies > 0 {
-                verdict.duplicates.insert(sender, copies);
+                outcome.duplicates.insert(sender, copies);
             }
         }
         let sent: HashSet<_> = guests.iter().map(|guest| canonical(&guest.payload)).collect();
@@ -149,7 +149,7 @@ impl Evidence {
         for key in strange {
             // A message that was sent again after a lost PUBACK has another number.
             let text = String::from_utf8_lossy(key.get(..80).unwrap_or(key));
-            verdict.charges.push(format!("changed on its way: {text}"));
+            outcome.charges.push(format!("changed on its way: {text}"));
         }
     }
 
@@ -236,7 +236,7 @@ impl<'a> Numbers<'a> {
 }
 
 /// Pulls all dead letters since the last call. Payloads that were stored in the bucket are loaded.
-async fn exhume(platform: &Platform) -> anyhow::Result<Vec<Received>> {
+async fn read_dead_letters(platform: &Platform) -> anyhow::Result<Vec<Received>> {
     let mut letters = Vec::new();
     loop {
         let mut pulled = platform.cloud.pull("buried").await?;

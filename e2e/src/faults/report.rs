@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::oracle::Verdict;
+use super::oracle::Outcome;
 use super::watch::Sight;
 
 /// Time range in which a fault was active.
@@ -61,9 +61,9 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(verdict: &Verdict, sight: &Sight, injected: &[Injected]) -> Self {
+    pub(super) fn new(outcome: &Outcome, sight: &Sight, injected: &[Injected]) -> Self {
         let mut report = Self::default();
-        let load_end = verdict.obligations.iter().map(|(_, at)| *at).max();
+        let load_end = outcome.obligations.iter().map(|(_, at)| *at).max();
         for event in injected {
             // After the end of the load no progress is expected.
             let recovery = sight.recovery(event.to).unwrap_or_default();
@@ -72,15 +72,15 @@ impl Report {
             row.injected += 1;
             row.recovery = row.recovery.max(recovery);
             row.longest_pause = row.longest_pause.max(sight.longest_pause(event.from, until));
-            row.count(verdict, |at| (event.from..=until).contains(&at));
+            row.count(outcome, |at| (event.from..=until).contains(&at));
         }
         report.total.injected = injected.len() as u64;
-        report.total.count(verdict, |_| true);
-        report.total.corrupted = verdict.corrupted.len() as u64;
+        report.total.count(outcome, |_| true);
+        report.total.corrupted = outcome.corrupted.len() as u64;
         let rows = || report.rows.values();
         report.total.longest_pause = rows().map(|row| row.longest_pause).max().unwrap_or_default();
         report.total.recovery = rows().map(|row| row.recovery).max().unwrap_or_default();
-        report.charges.clone_from(&verdict.charges);
+        report.charges.clone_from(&outcome.charges);
         report.charges.extend(sight.incidents.iter().cloned());
         for (what, count) in
             [("missing", report.total.missing), ("corrupted", report.total.corrupted)]
@@ -122,13 +122,13 @@ impl Report {
 }
 
 impl Row {
-    fn count(&mut self, verdict: &Verdict, is_meant: impl Fn(Instant) -> bool) {
-        for (sender, _) in verdict.obligations.iter().filter(|(_, at)| is_meant(*at)) {
+    fn count(&mut self, outcome: &Outcome, is_meant: impl Fn(Instant) -> bool) {
+        for (sender, _) in outcome.obligations.iter().filter(|(_, at)| is_meant(*at)) {
             self.obligations += 1;
-            self.missing += u64::from(verdict.missing.contains(sender));
-            self.duplicates += verdict.duplicates.get(sender).copied().unwrap_or(0);
+            self.missing += u64::from(outcome.missing.contains(sender));
+            self.duplicates += outcome.duplicates.get(sender).copied().unwrap_or(0);
             let is_it = |corrupted: &&Option<_>| corrupted.as_ref() == Some(sender);
-            self.corrupted += verdict.corrupted.iter().filter(is_it).count() as u64;
+            self.corrupted += outcome.corrupted.iter().filter(is_it).count() as u64;
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::oracle::{Sender, Verdict};
+use super::oracle::{Outcome, SenderId};
 use super::report::{Injected, Report};
 use super::watch::Sight;
 use crate::proxy::Thin;
@@ -102,7 +102,7 @@ impl SlowLink {
     pub(super) fn judge(
         self,
         (report, event): (&mut Report, &Injected),
-        verdict: &Verdict,
+        outcome: &Outcome,
         sight: &Sight,
     ) {
         let (from, to) = (event.from, event.to);
@@ -112,7 +112,7 @@ impl SlowLink {
         for service in self.services() {
             let stall = sight.progress.stall(service, |counts| counts.sent, (from, to));
             let gained = sight.progress.gained(service, settled, to);
-            let offered = offered(verdict, settled, to);
+            let offered = offered(outcome, settled, to);
             let passed = gained.sent_bytes as f64 / seconds.max(1.0);
             report.measures.push(format!(
                 "{name}: {service} confirmed {} of {offered} messages, {:.1} KB/s, longest stall {:.1} s",
@@ -137,7 +137,7 @@ impl SlowLink {
             report.charges.push(format!("{name}: MQTT connections ended {reconnects} times"));
         }
         // One copy at each destination.
-        let often = verdict.duplicates.values().filter(|copies| **copies > 2).count();
+        let often = outcome.duplicates.values().filter(|copies| **copies > 2).count();
         if often > 0 {
             report.charges.push(format!("{name}: {often} messages came more than twice"));
         }
@@ -145,11 +145,11 @@ impl SlowLink {
 }
 
 /// Counts the readings that the broker accepted in a time range.
-fn offered(verdict: &Verdict, from: Instant, to: Instant) -> u64 {
-    let is_meant = |(sender, at): &&(Sender, Instant)| {
-        matches!(sender, Sender::Fleet(..)) && (from..=to).contains(at)
+fn offered(outcome: &Outcome, from: Instant, to: Instant) -> u64 {
+    let is_meant = |(sender, at): &&(SenderId, Instant)| {
+        matches!(sender, SenderId::Fleet(..)) && (from..=to).contains(at)
     };
-    verdict.obligations.iter().filter(is_meant).count() as u64
+    outcome.obligations.iter().filter(is_meant).count() as u64
 }
 
 #[cfg(test)]

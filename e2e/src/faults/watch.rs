@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::counters::{Counts, Process, Progress};
+use super::counters::{Counts, ProcessCounters, Progress};
 use super::platform::Platform;
 use super::replica::{Replica, TELLING};
 use crate::usage;
@@ -97,7 +97,7 @@ impl Sight {
             }
             if let (Some(seat), Some(text)) = answer {
                 let (service, pid) = (replica.service, seat.pid);
-                let process = Process { service, replica: replica.name(), pid };
+                let process = ProcessCounters { service, replica: replica.name(), pid };
                 self.progress.add(Instant::now(), process, Counts::read(&text));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::account::{self, Account, Arrived, Ends};
-use e2e::fleet::{Fleet, Plan};
+use e2e::fleet::{Fleet, FleetPlan};
 use e2e::redis::Redis;
 use enrich::cache::firestore::Firestore;
 use enrich::cache::presence::{InFirestore, InMemory, InRedis, Presence};
@@ -41,11 +41,11 @@ async fn redis_killed_under_load_costs_reads_and_nothing_else() {
     // A small cache in memory, so that Redis is asked again and again.
     settings.cache.memory.max_entries = 16;
     let enrich = start_enrich(settings).await;
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: stage.broker.port(),
         devices: 100,
         rate: 2_000,
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     let sent = || counter(&enrich, SENT);
 
@@ -78,11 +78,11 @@ async fn without_redis_each_device_is_read_once() {
     stage.put_devices(100).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     // With a backlog, many messages need the same devices at the same time.
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: stage.broker.port(),
         devices: 100,
         messages: Some(5_000),
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&ingestion, SENT) >= 5_000).await;
@@ -118,11 +118,11 @@ async fn while_firestore_is_down_known_devices_flow_and_unknown_ones_wait() {
 
     emulator.faults().refuse("BatchGetDocuments", u64::MAX, tonic::Code::Unavailable);
     // Devices 0 to 49 are known, 50 to 99 are not.
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: stage.broker.port(),
         devices: 100,
         messages: Some(2_000),
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || collect(&stage, &mut arrived).await >= 1_500).await;
@@ -236,10 +236,10 @@ async fn presence_is_kept(store: impl Presence) {
 async fn presence_is_kept_in_memory_redis_and_firestore() {
     let stage = Stage::set().await;
     let redis = Redis::start().await.unwrap();
-    let redis = redis_layer::Settings { url: Some(redis.url()), ..<_>::default() };
+    let redis = redis_layer::RedisSettings { url: Some(redis.url()), ..<_>::default() };
     let hour = Duration::from_secs(3600);
     let in_redis = |life| InRedis::new(redis_layer::Redis::open(&redis).unwrap().unwrap(), life);
-    let settings = enrich::cache::firestore::Settings {
+    let settings = enrich::cache::firestore::FirestoreSettings {
         collection: stage.cloud.name("presence"),
         endpoint: stage.endpoint(),
         ..<_>::default()
@@ -272,7 +272,7 @@ impl Fetch for Named {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sources_do_not_read_each_others_documents_from_one_redis() {
     let redis = Redis::start().await.unwrap();
-    let mut settings = enrich::cache::lookup::Settings::default();
+    let mut settings = enrich::cache::lookup::LookupSettings::default();
     settings.redis.url = Some(redis.url());
     let found = async |origin| {
         let (lookup, reader) =

@@ -8,8 +8,8 @@ use bigqueries::column::{Column, Kind};
 use bigqueries::config::Api;
 use e2e::account::{self, Arrived, Ends};
 use e2e::archive;
-use e2e::fleet::{Fleet, Plan};
-use pipeline::Place;
+use e2e::fleet::{Fleet, FleetPlan};
+use pipeline::FieldPath;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -178,17 +178,17 @@ async fn a_column_is_added_under_load() {
     let stage = Stage::set().await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     let old = start_bigqueries(stage.bigqueries()).await;
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: stage.broker.port(),
         devices: 50,
         rate: 2_000,
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     until(async || counter(&old, SENT) > 500).await;
 
     // A second replica adds a column, and the first one continues.
     let mut settings = stage.bigqueries();
-    let route = Place::Attribute("route_name".into());
+    let route = FieldPath::Attribute("route_name".into());
     let column = Column { from: Some(route), ..Column::new("route", Kind::String) };
     settings.table.columns.push(column);
     let new = start_bigqueries(settings).await;
@@ -231,7 +231,7 @@ async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
     let bucket = stage.cloud.name("bucket");
-    settings.dead_letters = Some(pubsub::Graves::Topic {
+    settings.dead_letters = Some(pubsub::DeadLetterConfig::Topic {
         topic_id: stage.cloud.name("dead"),
         bucket: Some(bucket.clone()),
     });

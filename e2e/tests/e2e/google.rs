@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use e2e::account::{self, Arrived, Ends};
 use e2e::archive;
-use e2e::fleet::{Fleet, Log, Plan};
+use e2e::fleet::{Fleet, FleetPlan, Log};
 use tokio::time::{Instant, sleep};
 
 use crate::stage::{
@@ -46,7 +46,7 @@ async fn no_message_is_late_over_googles_emulators() {
     let port = stage.broker.port();
     let messages = Some(message_count());
     let mut fleet =
-        Fleet::start(Plan { port, messages, rate: RATE, devices: 50, ..Plan::default() });
+        Fleet::start(FleetPlan { port, messages, rate: RATE, devices: 50, ..FleetPlan::default() });
     let longest = tokio::select! {
         longest = longest_way(&stage, &fleet) => longest,
         never = pause_often(fleet.log()) => match never {},

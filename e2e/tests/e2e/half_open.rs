@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::stage::{Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion, until};
 use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
-use e2e::fleet::{Fleet, Plan};
+use e2e::fleet::{Fleet, FleetPlan};
 use e2e::proxy::{Link, Proxy};
 use e2e::redis::Redis;
 use service::Hosted;
@@ -84,7 +84,7 @@ impl Links {
 /// Sends some messages, and waits until they are at all destinations.
 async fn pass(stage: &Stage) -> Account {
     let plan =
-        Plan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
+        FleetPlan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
     let mut fleet = Fleet::start(plan);
     fleet.finish().await;
     let bucket = stage.cloud.name("bucket");

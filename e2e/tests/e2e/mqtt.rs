@@ -6,7 +6,7 @@ use std::process::Command;
 
 use e2e::account::{self, Arrived, Ends, Payload};
 use e2e::certificates;
-use e2e::fleet::{Fleet, Plan};
+use e2e::fleet::{Fleet, FleetPlan};
 use e2e::mosquitto::free_port;
 use e2e::process::binary;
 use e2e::reading::Reading;
@@ -161,12 +161,12 @@ async fn an_ordering_key_keeps_each_devices_order() {
     }
 
     // One connection for each device: otherwise readings of a device could overtake each other.
-    let mut fleet = Fleet::start(Plan {
+    let mut fleet = Fleet::start(FleetPlan {
         port: stage.broker.port(),
         devices: 20,
         messages: Some(2_000),
         connections: 1,
-        ..Plan::default()
+        ..FleetPlan::default()
     });
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let mut last: HashMap<u32, u64> = HashMap::new();

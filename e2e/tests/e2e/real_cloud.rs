@@ -7,8 +7,8 @@ use std::time::Duration;
 use bigqueries::column::{Column, Kind};
 use e2e::account::{self, Arrived, Ends};
 use e2e::fleet::Fleet;
-use pipeline::Place;
-use pipeline::place::Pointer;
+use pipeline::FieldPath;
+use pipeline::field_path::Pointer;
 use service::Hosted;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -60,7 +60,7 @@ async fn rows_wait_for_a_new_column() {
     bigqueries.shutdown(GRACE).await.unwrap();
 
     let mut wider = settings;
-    let number = Place::Payload(Pointer::to("number"));
+    let number = FieldPath::Payload(Pointer::to("number"));
     wider.table.columns.push(Column { from: Some(number), ..Column::new("number", Kind::Int64) });
     let added = Instant::now();
     let bigqueries = start_bigqueries(wider).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bigqueries::Bigqueries;
 use bigqueries::column::{Column, Kind};
 use e2e::cloud::Cloud;
-use e2e::fleet::{Fleet, Plan};
+use e2e::fleet::{Fleet, FleetPlan};
 use e2e::hardness::{self, Strictness};
 use e2e::mosquitto::Mosquitto;
 use emulator::{Emulator, Options};
@@ -16,10 +16,10 @@ use enrich::Enrich;
 use enrich::config::Admin;
 use icestore::Icestore;
 use ingestion::Ingestion;
-use ingestion::config::{Producer, Route};
-use pipeline::Place;
-use pipeline::place::Pointer;
-use pubsub::{Endpoint, Graves};
+use ingestion::config::{Producer, RouteSettings};
+use pipeline::FieldPath;
+use pipeline::field_path::Pointer;
+use pubsub::{DeadLetterConfig, Endpoint};
 use serde_json::{Map, Value};
 use service::{Hosted, Http, Service};
 use tempfile::TempDir;
@@ -172,18 +172,26 @@ impl Stage {
 
     pub(crate) fn fleet(&self, messages: u64) -> Fleet {
         let port = self.broker.port();
-        Fleet::start(Plan { port, messages: Some(messages), devices: 50, ..Plan::default() })
+        Fleet::start(FleetPlan {
+            port,
+            messages: Some(messages),
+            devices: 50,
+            ..FleetPlan::default()
+        })
     }
 
     /// Returns settings of ingestion with one route for the topics of the fleet.
     pub(crate) fn ingestion(&self) -> ingestion::config::Settings {
-        let mut route = Route::default();
+        let mut route = RouteSettings::default();
         route.source.mqtt_topic = "devices/{device_id}/up".into();
         route.source.qos = 1;
         route.destination.route_name = "uplinks".into();
         let mut settings = ingestion::config::Settings {
             project: self.cloud.project.clone(),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            dead_letters: Some(DeadLetterConfig::Topic {
+                topic_id: self.cloud.name("dead"),
+                bucket: None,
+            }),
             http: loopback(),
             pubsub: self.pubsub(),
             ..ingestion::config::Settings::default()
@@ -201,7 +209,10 @@ impl Stage {
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = icestore::config::Settings {
             project: self.cloud.project.clone(),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            dead_letters: Some(DeadLetterConfig::Topic {
+                topic_id: self.cloud.name("dead"),
+                bucket: None,
+            }),
             http: loopback(),
             pubsub: self.pubsub(),
             ..icestore::config::Settings::default()
@@ -219,7 +230,10 @@ impl Stage {
         let mut settings = enrich::config::Settings {
             project: self.cloud.project.clone(),
             topic_id: self.cloud.name("enriched"),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            dead_letters: Some(DeadLetterConfig::Topic {
+                topic_id: self.cloud.name("dead"),
+                bucket: None,
+            }),
             admin: Admin { port: 0, ..Admin::default() },
             http: loopback(),
             pubsub: self.pubsub(),
@@ -240,7 +254,10 @@ impl Stage {
             |name: &str, kind, from| Column { from: Some(from), ..Column::new(name, kind) };
         let mut settings = bigqueries::config::Settings {
             project: self.cloud.project.clone(),
-            dead_letters: Some(Graves::Topic { topic_id: self.cloud.name("dead"), bucket: None }),
+            dead_letters: Some(DeadLetterConfig::Topic {
+                topic_id: self.cloud.name("dead"),
+                bucket: None,
+            }),
             http: loopback(),
             pubsub: self.pubsub(),
             ..bigqueries::config::Settings::default()
@@ -251,9 +268,9 @@ impl Stage {
         settings.table.dataset = self.dataset();
         settings.table.id = "readings".into();
         settings.table.columns = vec![
-            column("device_id", Kind::String, Place::Attribute("device_id".into())),
-            column("location", Kind::String, Place::Enrichment(Pointer::to("location"))),
-            column("temperature", Kind::Float64, Place::Payload(Pointer::to("temperature"))),
+            column("device_id", Kind::String, FieldPath::Attribute("device_id".into())),
+            column("location", Kind::String, FieldPath::Enrichment(Pointer::to("location"))),
+            column("temperature", Kind::Float64, FieldPath::Payload(Pointer::to("temperature"))),
         ];
         settings
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::proxy::{Link, Proxy};
 use e2e::redis::{Cluster, Redis as Server};
 use enrich::cache::invalidation::Listener;
-use enrich::cache::lookup::Settings;
+use enrich::cache::lookup::LookupSettings;
 use enrich::cache::redis::Mode;
 use enrich::cache::{Document, Fetch, LayerError, Lookup};
 use enrich::metrics::Metrics;
@@ -76,7 +76,7 @@ impl Replica {
 
     /// Starts a replica that receives no invalidations and makes one read at a time.
     fn deaf(source: &Source, url: Option<String>, mode: Mode) -> Self {
-        let mut settings = Settings { max_reads: 1, ..Settings::default() };
+        let mut settings = LookupSettings { max_reads: 1, ..LookupSettings::default() };
         (settings.redis.url, settings.redis.mode) = (url, mode);
         let (lookup, reader) = Lookup::new(&settings, source.clone(), Metrics::default()).unwrap();
         let mut tasks = JoinSet::new();

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use e2e::redis::{Cluster, Redis as Server};
 use enrich::cache::Entry;
-use enrich::cache::redis::{Mode, Put, Redis, Settings};
+use enrich::cache::redis::{Mode, Put, Redis, RedisSettings};
 use time::OffsetDateTime;
 
 use crate::{begin, entry};
 
 fn open(url: String, mode: Mode) -> Redis {
-    Redis::open(&Settings { url: Some(url), mode, ..Settings::default() }).unwrap().unwrap()
+    Redis::open(&RedisSettings { url: Some(url), mode, ..RedisSettings::default() })
+        .unwrap()
+        .unwrap()
 }
 
 /// Begins a read of a key now that returns the document of this name.

@@ -7,12 +7,12 @@ use e2e::certificates;
 use e2e::mosquitto::free_port;
 use e2e::proxy::Proxy;
 use e2e::redis::{Cluster, Redis as Server, Sentinel};
-use enrich::cache::redis::{self, Mode, Redis, Settings};
+use enrich::cache::redis::{self, Mode, Redis, RedisSettings};
 use service::settings::Tls;
 
 use crate::{holds, until};
 
-fn open(settings: &Settings) -> Redis {
+fn open(settings: &RedisSettings) -> Redis {
     service::install_crypto();
     Redis::open(settings).unwrap().unwrap()
 }
@@ -22,7 +22,7 @@ fn keys() -> Vec<Arc<str>> {
     (0..300).map(|key| format!("device-{key}").into()).collect()
 }
 
-async fn start_with_tls(folder: &Path) -> (Server, Settings) {
+async fn start_with_tls(folder: &Path) -> (Server, RedisSettings) {
     certificates::make(folder).unwrap();
     let file = |name: &str| folder.join(name).display().to_string();
     let port = free_port().unwrap();
@@ -42,7 +42,7 @@ async fn start_with_tls(folder: &Path) -> (Server, Settings) {
         client_key_file: Some(folder.join("client.key")),
     };
     let url = Some(format!("rediss://127.0.0.1:{port}"));
-    (server, Settings { url, tls, ..Settings::default() })
+    (server, RedisSettings { url, tls, ..RedisSettings::default() })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,7 +55,7 @@ async fn with_tls_both_sides_show_certificates() {
 
     assert_eq!(holds(&open(&right), &keys()).await, Ok(true));
     for tls in [of_stranger, Tls { ca_file: None, ..right.tls.clone() }, of_nobody] {
-        let wrong = Settings { tls: tls.clone(), ..right.clone() };
+        let wrong = RedisSettings { tls: tls.clone(), ..right.clone() };
         assert!(holds(&open(&wrong), &keys()).await.is_err(), "{tls:?}");
     }
 }
@@ -70,11 +70,11 @@ async fn a_new_password_in_the_file_needs_no_restart() {
     let rights = "~dataflow:enrich:* &dataflow:enrich:* +mget +psetex +del +eval +publish +subscribe \
                   +ping +cluster|info +cluster|slots";
     server.command(&format!("ACL SETUSER enrich on >old {rights}")).await.unwrap();
-    let redis = open(&Settings {
+    let redis = open(&RedisSettings {
         url: Some(server.url()),
         username: Some("enrich".into()),
         password_file: Some(file.clone()),
-        ..Settings::default()
+        ..RedisSettings::default()
     });
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
     redis.invalidate("device-1").await.unwrap();
@@ -93,7 +93,8 @@ async fn a_new_password_in_the_file_needs_no_restart() {
 async fn a_cluster_holds_the_keys_of_all_its_nodes() {
     let cluster = Cluster::start().await.unwrap();
     let [first, others @ ..] = &cluster.nodes[..] else { panic!("no nodes") };
-    let settings = Settings { url: Some(first.url()), mode: Mode::Cluster, ..Settings::default() };
+    let settings =
+        RedisSettings { url: Some(first.url()), mode: Mode::Cluster, ..RedisSettings::default() };
 
     assert_eq!(holds(&open(&settings), &keys()).await, Ok(true));
 
@@ -107,8 +108,9 @@ async fn a_cluster_holds_the_keys_of_all_its_nodes() {
 async fn a_server_of_another_kind_than_the_settings_say_is_an_error_with_what_to_set() {
     let cluster = Cluster::start().await.unwrap();
     let node = Server::start().await.unwrap();
-    let as_node = Settings { url: Some(cluster.nodes[0].url()), ..Settings::default() };
-    let as_cluster = Settings { url: Some(node.url()), mode: Mode::Cluster, ..Settings::default() };
+    let as_node = RedisSettings { url: Some(cluster.nodes[0].url()), ..RedisSettings::default() };
+    let as_cluster =
+        RedisSettings { url: Some(node.url()), mode: Mode::Cluster, ..RedisSettings::default() };
 
     // The node owns the slot of this key, so it would answer.
     let of_cluster = open(&as_node).get(&["device-0".into()]).await.unwrap_err().to_string();
@@ -122,13 +124,13 @@ async fn a_server_of_another_kind_than_the_settings_say_is_an_error_with_what_to
 async fn a_sentinel_leads_to_the_master_of_the_moment() {
     let sentinel = Sentinel::start().await.unwrap();
     let service = Sentinel::SERVICE.to_owned();
-    let settings = Settings {
+    let settings = RedisSettings {
         // No server listens at the first address.
         url: Some(format!("redis://127.0.0.1:{}", free_port().unwrap())),
         other_urls: vec![sentinel.url()],
         mode: Mode::Sentinel,
         sentinel: redis::Sentinel { service, ..<_>::default() },
-        ..Settings::default()
+        ..RedisSettings::default()
     };
     let redis = open(&settings);
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
@@ -137,7 +139,7 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
     until(async || holds(&redis, &keys()).await == Ok(true)).await;
 
     let unknown = redis::Sentinel { service: "nobody".into(), ..<_>::default() };
-    let unknown = open(&Settings { sentinel: unknown, ..settings });
+    let unknown = open(&RedisSettings { sentinel: unknown, ..settings });
     let why = holds(&unknown, &keys()).await.unwrap_err();
     assert!(why.contains("watches no master `nobody`"), "{why}");
 }
@@ -151,7 +153,7 @@ async fn fail_over() -> (Redis, [Server; 2], Proxy) {
     let (old, new) = (Server::start().await.unwrap(), Server::start().await.unwrap());
     let address = Proxy::start(old.port()).unwrap();
     let url = Some(format!("redis://127.0.0.1:{}", address.port()));
-    let redis = open(&Settings { url, ..Settings::default() });
+    let redis = open(&RedisSettings { url, ..RedisSettings::default() });
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
 
     address.lead_to(new.port());

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use futures::FutureExt as _;
 use icestore::replay::properties;
-use ingestion::config::{Producer, Route as RouteSettings, Settings};
+use ingestion::config::{Producer, RouteSettings, Settings};
 use ingestion::enricher::FromTopic;
 use ingestion::metrics::Metrics;
 use ingestion::mqtt::user_properties;

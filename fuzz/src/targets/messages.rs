@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use icestore::archive::Archive;
 use icestore::key::Template;
 use pipeline::envelope::Input;
-use pipeline::{Envelope, Message, Payload, Place, Recovery, Step, Transform};
+use pipeline::{Envelope, FieldPath, Message, Payload, Recovery, Step, Transform};
 
 use super::{Target, require};
 
@@ -69,9 +69,9 @@ fn envelope(input: &[u8]) -> Result<(), String> {
         let payload = read.payload.as_ref().map(Payload::bytes);
         require(payload.as_deref() == Some(input), || "a raw message lost its data".into())?;
     }
-    let places = ["/a", "/device/id", "enrichment.DeviceID", "attribute.uid"];
-    let places = places.iter().filter_map(|place| place.parse::<Place>().ok()).collect();
-    let _key = FirstOf::new(places).key(&message, &read);
+    let paths = ["/a", "/device/id", "enrichment.DeviceID", "attribute.uid"];
+    let paths = paths.iter().filter_map(|path| path.parse::<FieldPath>().ok()).collect();
+    let _key = FirstOf::new(paths).key(&message, &read);
     Ok(())
 }
 

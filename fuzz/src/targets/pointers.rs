@@ -5,7 +5,7 @@ use std::time::Duration;
 use ingestion::config::Identity;
 use ingestion::identity::identify;
 use ingestion::metrics::Metrics;
-use pipeline::{Message, Place, timestamp};
+use pipeline::{FieldPath, Message, timestamp};
 use serde_json::{Value, json};
 
 use super::{Target, first_line, require};
@@ -58,9 +58,9 @@ fn settings(pointer: &str) -> Identity {
 fn check(input: &[u8]) -> Result<(), String> {
     let text = String::from_utf8_lossy(input);
     let (pointer, payload) = first_line(&text);
-    if let Ok(place) = pointer.parse::<Place>() {
-        let again = place.to_string().parse::<Place>();
-        require(again.as_ref() == Ok(&place), || format!("{place:?} is read as {again:?}"))?;
+    if let Ok(path) = pointer.parse::<FieldPath>() {
+        let again = path.to_string().parse::<FieldPath>();
+        require(again.as_ref() == Ok(&path), || format!("{path:?} is read as {again:?}"))?;
     }
     let metrics = Metrics::default();
     let message = Message::new(payload.to_owned());

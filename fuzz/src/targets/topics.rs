@@ -1,6 +1,6 @@
 //! Topic filters, topics, and templates that are filled from them.
 
-use ingestion::config::Route;
+use ingestion::config::RouteSettings;
 use ingestion::routes::{Filter, Routes};
 
 use super::{Target, first_line, require};
@@ -38,7 +38,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     let (template, rest) = first_line(rest);
     let filters: Vec<_> = rest.split('\n').filter_map(|text| Filter::parse(text).ok()).collect();
     let settings = rest.split('\n').enumerate().map(|(index, text)| {
-        let mut route = Route::default();
+        let mut route = RouteSettings::default();
         route.source.mqtt_topic = text.to_owned();
         (index.to_string(), route)
     });

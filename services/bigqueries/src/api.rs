@@ -24,7 +24,7 @@ const MAX_TEXT: usize = 200;
 
 /// Client of the REST API. Clones share their connections.
 #[derive(Debug, Clone)]
-pub struct Api {
+pub struct RestApi {
     client: reqwest::Client,
     access: Access,
     /// Base URL of all calls, ending in `/bigquery/v2`.
@@ -88,7 +88,7 @@ impl Refused {
     }
 }
 
-impl Api {
+impl RestApi {
     /// Builds a client with this access. Nothing is sent yet.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use service::google::{Access, Login};
 use service::{Faults, credentials};
 
-use crate::api::Api;
+use crate::api::RestApi;
 
 /// Address of BigQuery, and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -30,11 +30,11 @@ pub struct Endpoint {
 ///
 /// # Errors
 /// `Stop` when there are no credentials.
-pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<Api>, Error> {
+pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<RestApi>, Error> {
     let endpoint = endpoint.clone();
     Renewable::open(move || {
         let endpoint = endpoint.clone();
-        Box::pin(async move { Api::new(endpoint.access().await?) })
+        Box::pin(async move { RestApi::new(endpoint.access().await?) })
     })
     .await
 }

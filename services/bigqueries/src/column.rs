@@ -24,7 +24,7 @@ pub struct Column {
     pub mode: Mode,
     /// Source of the value: a JSON pointer into the payload, `enrichment.NAME` or `attribute.NAME`.
     /// The default is `/<name>`. A field of a record always comes from the record.
-    pub from: Option<pipeline::Place>,
+    pub from: Option<pipeline::FieldPath>,
     /// SQL expression for a value that is missing or `null`. It is a literal such as `0`, `'none'`
     /// or `DATE '2025-01-01'`, or a function such as `CURRENT_TIMESTAMP()`. The service fills in a
     /// literal itself. BigQuery fills in a function, but only with `write: insert_all`. Lists,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pipeline::envelope::Input;
 use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
-use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
@@ -34,13 +34,13 @@ pub struct Settings {
     /// Form of a message's data.
     pub input: Input,
     /// Table and its columns.
-    pub table: Table,
+    pub table: TableSettings,
     /// API that writes the rows.
     pub write: Api,
     /// Address of BigQuery, and the credentials for it.
     pub bigquery: client::Endpoint,
     /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<Graves>,
+    pub dead_letters: Option<DeadLetterConfig>,
     /// Address of Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
     /// Address of Pub/Sub.
@@ -69,7 +69,7 @@ pub enum Api {
 /// Table and its columns.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Table {
+pub struct TableSettings {
     /// Dataset of the table. Required, and it must exist.
     pub dataset: String,
     /// Id of the table. Required.
@@ -166,7 +166,7 @@ impl Default for Partitions {
     }
 }
 
-impl Default for Table {
+impl Default for TableSettings {
     fn default() -> Self {
         Self {
             dataset: String::new(),
@@ -193,14 +193,14 @@ impl Default for Settings {
             project: String::new(),
             subscription: Subscription::default(),
             input: Input::Auto,
-            table: Table::default(),
+            table: TableSettings::default(),
             write: Api::StorageWrite,
             bigquery: client::Endpoint::default(),
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
             pipeline: Limits {
-                batch: batch::Limits {
+                batch: batch::BatchLimits {
                     // Google recommends this size for `insertAll`.
                     max_messages: 500,
                     max_bytes: 4 * 1024 * 1024,
@@ -261,7 +261,7 @@ impl service::Settings for Settings {
         self.subscription.check(&self.pipeline, faults);
         self.check_table(faults);
         self.bigquery.check(faults);
-        Graves::check(self.dead_letters.as_ref(), true, faults);
+        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
@@ -291,7 +291,7 @@ impl service::Settings for Settings {
                 "each message is a row at least once; repeats within about a minute are removed"
             }
         };
-        let graves = self.dead_letters.iter().map(Graves::guarantee);
+        let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
         let left_out = self
             .table
             .columns
@@ -304,7 +304,7 @@ impl service::Settings for Settings {
                  insert_all would"
             )
         });
-        std::iter::once(way.to_owned()).chain(left_out).chain(graves).collect()
+        std::iter::once(way.to_owned()).chain(left_out).chain(dead_letters).collect()
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -58,7 +58,7 @@ const MAX_SHOWN: usize = 100;
 
 /// Error for a value that does not fit its column.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Misfit {
+pub struct ConversionError {
     /// Stable code: `row_type_mismatch` or `row_missing_value`.
     pub reason: &'static str,
     /// Path of the column, with dots between the levels.
@@ -73,16 +73,16 @@ pub struct Misfit {
 ///
 /// # Errors
 /// For a value that does not fit, and for a required value that is missing.
-pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
+pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, ConversionError> {
     let expected = |what: &str| format!("{what} {}", column.data_type);
-    let misfit = |expected: String, value: &Value| Misfit {
+    let error = |expected: String, value: &Value| ConversionError {
         reason: "row_type_mismatch",
         column: column.name.clone(),
         expected,
         actual: show(value),
     };
     match (column.mode, value) {
-        (Mode::Required, None | Some(Value::Null)) => Err(Misfit {
+        (Mode::Required, None | Some(Value::Null)) => Err(ConversionError {
             reason: "row_missing_value",
             column: column.name.clone(),
             expected: expected("required"),
@@ -92,20 +92,20 @@ pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, Misfit> {
         (Mode::Repeated, None | Some(Value::Null)) => Ok(Cell::List(Vec::new())),
         (Mode::Repeated, Some(Value::Array(items))) => {
             let cells = items.iter().map(|item| match item {
-                Value::Null => Err(misfit(expected("a list without null of"), item)),
+                Value::Null => Err(error(expected("a list without null of"), item)),
                 item => one(column, item),
             });
             Ok(Cell::List(cells.collect::<Result<_, _>>()?))
         }
-        (Mode::Repeated, Some(value)) => Err(misfit(expected("a list of"), value)),
+        (Mode::Repeated, Some(value)) => Err(error(expected("a list of"), value)),
         (Mode::Nullable | Mode::Required, Some(value)) => one(column, value),
     }
 }
 
-fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
+fn one(column: &Column, value: &Value) -> Result<Cell, ConversionError> {
     if let (Kind::Record, Value::Object(map)) = (column.kind(), value) {
         let cells = column.fields.iter().map(|field| {
-            convert(field, map.get(&field.name)).map_err(|inner| Misfit {
+            convert(field, map.get(&field.name)).map_err(|inner| ConversionError {
                 column: format!("{}.{}", column.name, inner.column),
                 ..inner
             })
@@ -113,7 +113,7 @@ fn one(column: &Column, value: &Value) -> Result<Cell, Misfit> {
         return Ok(Cell::Record(cells.collect::<Result<_, _>>()?));
     }
     let cell = scalar(column.kind(), value).filter(|cell| cell.fits_one(column));
-    cell.ok_or_else(|| Misfit {
+    cell.ok_or_else(|| ConversionError {
         reason: "row_type_mismatch",
         column: column.name.clone(),
         expected: expected(column.data_type),
@@ -389,9 +389,9 @@ mod tests {
             json!(i64::MIN),
             json!(f64::MAX),
         ] {
-            let misfit = convert(&timestamp, Some(&time)).unwrap_err();
-            assert_eq!(misfit.reason, "row_type_mismatch", "{time}");
-            assert!(misfit.expected.contains("to 9999-12-31 23:59:59.999999 UTC"), "{time}");
+            let error = convert(&timestamp, Some(&time)).unwrap_err();
+            assert_eq!(error.reason, "row_type_mismatch", "{time}");
+            assert!(error.expected.contains("to 9999-12-31 23:59:59.999999 UTC"), "{time}");
         }
         for (kind, refused, last) in [
             (Kind::Date, json!("0000-12-31"), "to 9999-12-31"),
@@ -399,8 +399,8 @@ mod tests {
             (Kind::Datetime, json!("0000-12-31T23:59:59"), "to 9999-12-31 23:59:59.999999"),
             (Kind::Datetime, json!("-0001-12-31 00:00:00"), "to 9999-12-31 23:59:59.999999"),
         ] {
-            let misfit = convert(&Column::new("t", kind), Some(&refused)).unwrap_err();
-            assert!(misfit.expected.ends_with(last), "{refused}: {}", misfit.expected);
+            let error = convert(&Column::new("t", kind), Some(&refused)).unwrap_err();
+            assert!(error.expected.ends_with(last), "{refused}: {}", error.expected);
         }
         assert_eq!(cell(Kind::Date, json!("0001-01-01")), Some(Cell::Days(-719_162)));
         assert_eq!(cell(Kind::Date, json!("9999-12-31")), Some(Cell::Days(2_932_896)));
@@ -428,11 +428,11 @@ mod tests {
     fn a_misfit_names_column_expected_and_actual() {
         let place = Column::record("place", vec![Column::new("floor", Kind::Int64)]);
 
-        let misfit = convert(&place, Some(&json!({ "floor": "third" }))).unwrap_err();
+        let error = convert(&place, Some(&json!({ "floor": "third" }))).unwrap_err();
 
-        assert_eq!(misfit.column, "place.floor");
-        assert_eq!(misfit.expected, "INT64");
-        assert_eq!(misfit.actual, "text \"third\"");
+        assert_eq!(error.column, "place.floor");
+        assert_eq!(error.expected, "INT64");
+        assert_eq!(error.actual, "text \"third\"");
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::Place;
+    use pipeline::FieldPath;
 
     use super::*;
     use crate::column::Kind;
@@ -65,7 +65,7 @@ mod tests {
         let mut settings = Settings { project: "p".into(), ..Settings::default() };
         (settings.table.dataset, settings.table.id) = ("d".into(), "t".into());
         let device = Column::new("device_id", Kind::String);
-        let from = Some(Place::Attribute("device_id".into()));
+        let from = Some(FieldPath::Attribute("device_id".into()));
         settings.table.columns =
             vec![Column { from, ..device }, Column::new("temperature", Kind::Float64)];
         settings

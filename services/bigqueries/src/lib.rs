@@ -12,7 +12,7 @@ pub mod column;
 pub mod config;
 pub mod convert;
 pub mod explain;
-pub mod meaning;
+pub mod response;
 mod rest;
 pub mod rows;
 pub mod sink;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::Reads as _;
-use service::{Context, Need, Running, Service};
+use service::{Context, Dependency, Running, Service};
 use tokio::task::JoinSet;
 
 use column::Column;
@@ -105,13 +105,13 @@ impl<R: Rows> Service for Bigqueries<R> {
         Ok(Running::new(running, watchers))
     }
 
-    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
         let (_, table) = open(settings, self.rows.columns().into()).await?;
-        let mut needs = settings.intake().look([]).await?;
-        needs.push(table.need().await);
-        needs.extend(table.view_need().await);
-        Ok(needs)
+        let mut dependencies = settings.intake().preflight([]).await?;
+        dependencies.push(table.dependency().await);
+        dependencies.extend(table.view_dependency().await);
+        Ok(dependencies)
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipeline::place::position;
-use pipeline::{Envelope, Message, Payload, Place};
+use pipeline::field_path::position;
+use pipeline::{Envelope, FieldPath, Message, Payload};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -42,7 +42,7 @@ pub(crate) fn of(
     message: &Message,
     envelope: &Envelope,
     payload: Option<Value>,
-    columns: &[(Place, Column)],
+    columns: &[(FieldPath, Column)],
 ) -> Option<String> {
     let binary = envelope.payload.as_ref().filter(|_| payload.is_none()).map(Payload::bytes);
     let attributes = message.attributes.iter();
@@ -54,11 +54,11 @@ pub(crate) fn of(
             .filter(|bytes| !bytes.is_empty())
             .map(|bytes| STANDARD.encode(bytes)),
     };
-    for (place, column) in columns {
-        let (root, pointer) = match place {
-            Place::Payload(pointer) => (&mut rest.payload, pointer),
-            Place::Enrichment(pointer) => (&mut rest.enrichment, pointer),
-            Place::Attribute(name) => {
+    for (path, column) in columns {
+        let (root, pointer) = match path {
+            FieldPath::Payload(pointer) => (&mut rest.payload, pointer),
+            FieldPath::Enrichment(pointer) => (&mut rest.enrichment, pointer),
+            FieldPath::Attribute(name) => {
                 rest.attributes.remove(name.as_str());
                 continue;
             }
@@ -153,7 +153,7 @@ mod tests {
         };
         let columns: Vec<_> = columns
             .iter()
-            .map(|(place, column)| (place.parse().expect("a place"), column.clone()))
+            .map(|(path, column)| (path.parse().expect("a place"), column.clone()))
             .collect();
         let rest = of(&message, &envelope, Some(payload), &columns)?;
         Some(serde_json::from_str(&rest).expect("JSON"))

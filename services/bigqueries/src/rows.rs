@@ -2,14 +2,14 @@
 
 use std::marker::PhantomData;
 
+use pipeline::field_path::{Found, Pointer};
 use pipeline::message::attribute;
-use pipeline::place::{Found, Pointer};
-use pipeline::{Envelope, Error, Message, Payload, Place, Recovery};
+use pipeline::{Envelope, Error, FieldPath, Message, Payload, Recovery};
 use serde_json::Value;
 
 use crate::cell::Cell;
 use crate::column::{Column, Kind};
-use crate::convert::{self, Misfit, convert};
+use crate::convert::{self, ConversionError, convert};
 use crate::rest;
 
 /// Converts messages to rows.
@@ -76,7 +76,7 @@ impl<R: Row> Rows for Typed<R> {
 /// Rows as the settings describe them.
 #[derive(Debug, Clone)]
 pub struct Mapped {
-    columns: Vec<(Place, Column)>,
+    columns: Vec<(FieldPath, Column)>,
     /// Defaults that the service fills in, one entry for each column.
     defaults: Vec<Option<Cell>>,
     has_metadata: bool,
@@ -94,14 +94,12 @@ impl Mapped {
     /// takes.
     #[must_use]
     pub fn new(columns: &[Column], has_metadata: bool, rest: Option<&str>) -> Self {
-        let place = |column: &Column| {
-            column.from.clone().unwrap_or_else(|| Place::Payload(Pointer::to(&column.name)))
+        let path = |column: &Column| {
+            column.from.clone().unwrap_or_else(|| FieldPath::Payload(Pointer::to(&column.name)))
         };
-        let columns: Vec<_> =
-            columns.iter().map(|column| (place(column), column.clone())).collect();
+        let columns: Vec<_> = columns.iter().map(|column| (path(column), column.clone())).collect();
         let defaults = columns.iter().map(|(_, column)| column.default_cell()).collect();
-        let needs_payload =
-            rest.is_some() || columns.iter().any(|(place, _)| place.needs_payload());
+        let needs_payload = rest.is_some() || columns.iter().any(|(path, _)| path.needs_payload());
         Self { columns, defaults, has_metadata, rest: rest.map(str::to_owned), needs_payload }
     }
 }
@@ -123,8 +121,8 @@ impl Rows for Mapped {
             cells.push(publish_time(message, envelope)?);
             cells.push(Cell::Text(ingest_id(message, envelope).to_owned()));
         }
-        for ((place, column), default) in self.columns.iter().zip(&self.defaults) {
-            let found = place.find(message, envelope, payload.as_ref());
+        for ((path, column), default) in self.columns.iter().zip(&self.defaults) {
+            let found = path.find(message, envelope, payload.as_ref());
             let cell = match found {
                 None | Some(Found::Json(Value::Null)) if column.default.is_some() => {
                     Ok(default.clone().unwrap_or(Cell::Null))
@@ -133,7 +131,7 @@ impl Rows for Mapped {
                 Some(Found::Json(value)) => convert(column, Some(value)),
                 Some(Found::Text(text)) => convert(column, Some(&Value::from(text))),
             };
-            cells.push(cell.map_err(|misfit| refuse(&misfit, place, message))?);
+            cells.push(cell.map_err(|error| refuse(&error, path, message))?);
         }
         if self.rest.is_some() {
             cells.push(rest::of(message, envelope, payload, &self.columns).into());
@@ -187,10 +185,10 @@ pub(crate) fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a
     message.attributes.get(attribute::INGEST_ID).unwrap_or(&envelope.id)
 }
 
-fn refuse(misfit: &Misfit, place: &Place, message: &Message) -> Error {
-    let Misfit { reason, column, expected, actual } = misfit;
+fn refuse(error: &ConversionError, path: &FieldPath, message: &Message) -> Error {
+    let ConversionError { reason, column, expected, actual } = error;
     let detail = format!(
-        "column {column} (from {place}): expected {expected}, is {actual}, message {}",
+        "column {column} (from {path}): expected {expected}, is {actual}, message {}",
         message.id
     );
     Recovery::Reject(reason).because("make row", detail)

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use pipeline::{Error, Join, Recovery, Refusal, Renewable};
+use pipeline::{Error, PushError, Recovery, Refusal, Renewable};
 
 use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
@@ -37,7 +37,7 @@ pub struct Sink {
 
 enum Way {
     StorageWrite { schema: Schema, appender: Renewable<Appender> },
-    InsertAll(Renewable<api::Api>),
+    InsertAll(Renewable<api::RestApi>),
 }
 
 /// Rows that are collected for a request.
@@ -51,7 +51,7 @@ pub enum Batch {
 
 /// Rows of one request.
 #[derive(Debug)]
-pub enum Sealed {
+pub enum EncodedBatch {
     /// For the Storage Write API.
     Arrow(RecordBatch),
     /// For `insertAll`.
@@ -121,7 +121,7 @@ impl pipeline::Sink for Sink {
     type Record = Record;
     type Key = ();
     type Batch = Batch;
-    type Sealed = Sealed;
+    type EncodedBatch = EncodedBatch;
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -135,18 +135,23 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    fn join(&self, batch: &mut Batch, record: Record, (): &mut ()) -> Result<usize, Join<Record>> {
+    fn push(
+        &self,
+        batch: &mut Batch,
+        record: Record,
+        (): &mut (),
+    ) -> Result<usize, PushError<Record>> {
         let api = match batch {
             Batch::Columns(_) => Api::StorageWrite,
             Batch::Lines(_) => Api::InsertAll,
         };
-        let (size, most) = check(self.table.columns(), &record, api).map_err(Join::Refused)?;
+        let (size, most) = check(self.table.columns(), &record, api).map_err(PushError::Refused)?;
         let (rows, bytes) = match batch {
             Batch::Columns(columns) => (columns.len(), columns.bytes()),
             Batch::Lines(lines) => (lines.len(), lines.bytes()),
         };
         if rows > 0 && (bytes + size > most || rows >= MAX_INSERT_ALL_ROWS) {
-            return Err(Join::Full(record));
+            return Err(PushError::Full(record));
         }
         match batch {
             Batch::Columns(columns) => {
@@ -160,13 +165,13 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    fn seal(&self, batch: Batch, (): &mut ()) -> Sealed {
+    fn encode(&self, batch: Batch, (): &mut ()) -> EncodedBatch {
         match (batch, &self.way) {
             (Batch::Columns(columns), Way::StorageWrite { schema, .. }) => columns
                 .finish(schema)
-                .map_or_else(|error| Sealed::Broken(error.to_string()), Sealed::Arrow),
-            (Batch::Lines(lines), _) => Sealed::Lines(Insertion::new(lines)),
-            (Batch::Columns(_), Way::InsertAll(_)) => Sealed::Broken("wrong form".into()),
+                .map_or_else(|error| EncodedBatch::Broken(error.to_string()), EncodedBatch::Arrow),
+            (Batch::Lines(lines), _) => EncodedBatch::Lines(Insertion::new(lines)),
+            (Batch::Columns(_), Way::InsertAll(_)) => EncodedBatch::Broken("wrong form".into()),
         }
     }
 
@@ -177,37 +182,43 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    async fn write(&self, batch: &Sealed, _time_limit: Duration) -> Result<Vec<Refusal>, Error> {
+    async fn write(
+        &self,
+        batch: &EncodedBatch,
+        _time_limit: Duration,
+    ) -> Result<Vec<Refusal>, Error> {
         let refused = match (batch, &self.way) {
-            (Sealed::Arrow(rows), Way::StorageWrite { schema, appender }) => {
+            (EncodedBatch::Arrow(rows), Way::StorageWrite { schema, appender }) => {
                 let appender = appender.lease().await?;
                 let appended = append(rows, (&appender, schema), &self.table).await;
                 appender.done();
                 appended
             }
-            (Sealed::Lines(rows), Way::InsertAll(api)) => {
+            (EncodedBatch::Lines(rows), Way::InsertAll(api)) => {
                 let api = api.lease().await?;
                 let inserted = insert(rows, &api, &self.table).await;
                 api.done();
                 inserted
             }
-            (Sealed::Broken(why), _) => Err(Recovery::Stop.because("make request", why.as_str())),
+            (EncodedBatch::Broken(why), _) => {
+                Err(Recovery::Stop.because("make request", why.as_str()))
+            }
             _ => Err(Recovery::Stop.because("make request", "rows of the other API")),
         };
         refused.map(|refused| self.refusals(refused))
     }
 
-    fn split(&self, batch: &Sealed, at: usize) -> Option<(Sealed, Sealed)> {
+    fn split(&self, batch: &EncodedBatch, at: usize) -> Option<(EncodedBatch, EncodedBatch)> {
         match batch {
-            Sealed::Arrow(rows) => {
+            EncodedBatch::Arrow(rows) => {
                 let rest = rows.slice(at, rows.num_rows() - at);
-                Some((Sealed::Arrow(rows.slice(0, at)), Sealed::Arrow(rest)))
+                Some((EncodedBatch::Arrow(rows.slice(0, at)), EncodedBatch::Arrow(rest)))
             }
-            Sealed::Lines(rows) => {
+            EncodedBatch::Lines(rows) => {
                 let (first, second) = rows.split(at);
-                Some((Sealed::Lines(first), Sealed::Lines(second)))
+                Some((EncodedBatch::Lines(first), EncodedBatch::Lines(second)))
             }
-            Sealed::Broken(_) => None,
+            EncodedBatch::Broken(_) => None,
         }
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use pipeline::{Lease, Renewable};
 use serde_json::{Map, Value, json};
-use service::survey::State;
-use service::{Condition, Need, WrongSettings};
+use service::preflight::State;
+use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;
 use tracing::info;
 
-use crate::api::{Api, Failure, Refused};
+use crate::api::{Failure, Refused, RestApi};
 use crate::column::Column;
 use crate::config::{self, INGESTION_TIME};
 use schema::{Comparison, array, text};
@@ -57,10 +57,10 @@ impl fmt::Display for TableName {
 /// Table that rows are written to.
 #[derive(Clone)]
 pub struct Table {
-    api: Renewable<Api>,
+    api: Renewable<RestApi>,
     name: TableName,
     columns: std::sync::Arc<[Column]>,
-    settings: config::Table,
+    settings: config::TableSettings,
     written_with: config::Api,
 }
 
@@ -81,10 +81,10 @@ impl Table {
     /// Creates the table of the settings, with the columns of the rows.
     #[must_use]
     pub fn new(
-        api: Renewable<Api>,
+        api: Renewable<RestApi>,
         name: TableName,
         columns: std::sync::Arc<[Column]>,
-        settings: config::Table,
+        settings: config::TableSettings,
     ) -> Self {
         Self { api, name, columns, settings, written_with: config::Api::default() }
     }
@@ -100,7 +100,7 @@ impl Table {
     }
 
     /// Returns the client that checks the table.
-    pub(crate) fn client(&self) -> Renewable<Api> {
+    pub(crate) fn client(&self) -> Renewable<RestApi> {
         self.api.clone()
     }
 
@@ -212,7 +212,7 @@ impl Table {
         self.ensure_view(&table).await
     }
 
-    async fn api(&self) -> Result<Lease<Api>, Fault> {
+    async fn api(&self) -> Result<Lease<RestApi>, Fault> {
         let leased = self.api.lease().await;
         leased.map_err(|error| Fault::Missing(format!("BigQuery cannot be asked: {error}")))
     }
@@ -279,7 +279,7 @@ impl Table {
     }
 
     /// Returns the state of the table, and changes nothing.
-    pub async fn need(&self) -> Need {
+    pub async fn dependency(&self) -> Dependency {
         let looked = timeout(TIMEOUT, self.look()).await;
         let state = match looked.unwrap_or_else(|_| Err(self.silent())) {
             Ok(None) if self.settings.create => {
@@ -296,7 +296,7 @@ impl Table {
             Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
             Err(fault) => State::Unreachable(fault.into_text()),
         };
-        Need { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
+        Dependency { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
     }
 
     /// Returns the state of the permission to write to the table.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pipeline::envelope::Input;
+use pipeline::field_path::Pointer;
 use pipeline::metrics::Reasons;
-use pipeline::place::Pointer;
-use pipeline::{Limits, Place, batch};
-use pubsub::{Endpoint, Graves, Intake, Reads, Subscription};
+use pipeline::{FieldPath, Limits, batch};
+use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::Login;
@@ -32,15 +32,15 @@ pub struct Settings {
     /// Topic to publish to: its id in the project, or its full name. Required.
     pub topic_id: String,
     /// Key of the document for a message, and the fields to copy into the message.
-    pub enrichment: Enrichment,
+    pub enrichment: EnrichmentSettings,
     /// Source of the documents.
-    pub firestore: firestore::Settings,
+    pub firestore: firestore::FirestoreSettings,
     /// Caches of the documents.
-    pub cache: lookup::Settings,
+    pub cache: lookup::LookupSettings,
     /// Port on which keys can be invalidated.
     pub admin: Admin,
     /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<Graves>,
+    pub dead_letters: Option<DeadLetterConfig>,
     /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
     /// Access to Pub/Sub.
@@ -58,10 +58,10 @@ pub struct Settings {
 /// Key of the document for a message, and the fields to copy into the message.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Enrichment {
+pub struct EnrichmentSettings {
     /// Places to find the key; the first one with a text or a number is used. Each is
     /// `enrichment.NAME`, `attribute.NAME`, or a JSON pointer into the payload.
-    pub key: Vec<Place>,
+    pub key: Vec<FieldPath>,
     /// Fields of the document, by their names in `enrichmentData`. Dots lead into nested fields.
     pub fields: BTreeMap<String, String>,
     /// Handling of a message whose document does not exist: `pass`, `dead_letter` or `drop`.
@@ -87,14 +87,14 @@ impl Default for Admin {
     }
 }
 
-impl Default for Enrichment {
+impl Default for EnrichmentSettings {
     fn default() -> Self {
         let fields = [("name", "ClientID"), ("location", "LocationID"), ("serviceTag", "Category")];
         Self {
             key: vec![
-                Place::Enrichment(Pointer::to("DeviceID")),
-                Place::Attribute("device_id".into()),
-                Place::Attribute("uid".into()),
+                FieldPath::Enrichment(Pointer::to("DeviceID")),
+                FieldPath::Attribute("device_id".into()),
+                FieldPath::Attribute("uid".into()),
             ],
             fields: fields.map(|(name, field)| (name.to_owned(), field.to_owned())).into(),
             on_missing: OnMissing::Pass,
@@ -109,16 +109,19 @@ impl Default for Settings {
             project: String::new(),
             subscription: Subscription::default(),
             topic_id: String::new(),
-            enrichment: Enrichment::default(),
-            firestore: firestore::Settings::default(),
-            cache: lookup::Settings::default(),
+            enrichment: EnrichmentSettings::default(),
+            firestore: firestore::FirestoreSettings::default(),
+            cache: lookup::LookupSettings::default(),
             admin: Admin::default(),
             dead_letters: None,
             storage: storage::Endpoint::default(),
             pubsub: Endpoint::default(),
             // A batch grows while others are written, so no message waits for a timer.
             pipeline: Limits {
-                batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
+                batch: batch::BatchLimits {
+                    max_idle: Duration::ZERO,
+                    ..batch::BatchLimits::default()
+                },
                 ..Limits::default()
             },
             http: Http::default(),
@@ -152,7 +155,7 @@ impl service::Settings for Settings {
         }
         self.check_documents(faults);
         self.check_cache(faults);
-        Graves::check(self.dead_letters.as_ref(), true, faults);
+        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
@@ -179,8 +182,8 @@ impl service::Settings for Settings {
             OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
             OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
         };
-        let graves = self.dead_letters.iter().map(Graves::guarantee);
-        std::iter::once(missing.to_owned()).chain(graves).collect()
+        let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
+        std::iter::once(missing.to_owned()).chain(dead_letters).collect()
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -16,14 +16,14 @@ pub mod enrichment;
 pub mod explain;
 pub mod key;
 pub mod metrics;
-mod survey;
+mod preflight;
 
 use std::time::Duration;
 
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Reads as _, TopicGuard, TopicName};
-use service::{Condition, Context, Health, Need, Running, Service};
+use service::{Condition, Context, Dependency, Health, Running, Service};
 use tokio::task::JoinSet;
 
 use apply::{Apply, Fields};
@@ -116,13 +116,13 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         Ok(Running::new(running, watchers))
     }
 
-    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
-        let mut needs = settings.intake().look([topic]).await?;
-        needs.push(survey::documents(&self.source, &settings.firestore.collection).await);
-        needs.extend(survey::redis(&settings.cache.redis, &self.source).await);
-        Ok(needs)
+        let mut dependencies = settings.intake().preflight([topic]).await?;
+        dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
+        dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);
+        Ok(dependencies)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use enrich::cache::lookup::Settings;
+use enrich::cache::lookup::LookupSettings;
 use enrich::cache::{Document, Fetch, Freshness, LayerError, Lookup};
 use enrich::metrics::{Layer, Metrics};
 use pipeline::Recovery;
@@ -83,7 +83,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(source: Source, settings: &Settings) -> Self {
+    fn new(source: Source, settings: &LookupSettings) -> Self {
         let metrics = Metrics::default();
         let (lookup, reader) = Lookup::new(settings, source.clone(), metrics.clone()).unwrap();
         let mut readers = JoinSet::new();
@@ -120,7 +120,7 @@ async fn settle() {
 
 #[tokio::test]
 async fn one_read_serves_all_who_wait_for_a_key() {
-    let rig = Rig::new(Source::held(), &Settings::default());
+    let rig = Rig::new(Source::held(), &LookupSettings::default());
     let lookups = rig.spawn((0..100).map(|_| "a".to_owned()));
     settle().await;
     rig.source.release();
@@ -133,7 +133,8 @@ async fn one_read_serves_all_who_wait_for_a_key() {
 
 #[tokio::test]
 async fn keys_that_wait_together_are_read_together() {
-    let settings = Settings { max_reads: 1, max_keys_per_read: 10, ..Settings::default() };
+    let settings =
+        LookupSettings { max_reads: 1, max_keys_per_read: 10, ..LookupSettings::default() };
     let rig = Rig::new(Source::held(), &settings);
     let first = rig.spawn(["first".to_owned()]);
     settle().await;
@@ -150,7 +151,7 @@ async fn keys_that_wait_together_are_read_together() {
 
 #[tokio::test]
 async fn a_known_key_is_answered_from_memory() {
-    let rig = Rig::new(Source::new(), &Settings::default());
+    let rig = Rig::new(Source::new(), &LookupSettings::default());
 
     assert_eq!(rig.name("a").await.as_deref(), Some("a"));
     assert_eq!(rig.name("a").await.as_deref(), Some("a"));
@@ -162,7 +163,7 @@ async fn a_known_key_is_answered_from_memory() {
 
 #[tokio::test]
 async fn the_absence_of_a_document_is_remembered() {
-    let rig = Rig::new(Source::new(), &Settings::default());
+    let rig = Rig::new(Source::new(), &LookupSettings::default());
 
     assert_eq!(rig.name("none").await, None);
     assert_eq!(rig.name("none").await, None);
@@ -173,7 +174,7 @@ async fn the_absence_of_a_document_is_remembered() {
 #[tokio::test]
 async fn a_stale_value_is_served_while_it_is_read_again() {
     let freshness = Freshness { fresh_for: Duration::ZERO, ..Freshness::default() };
-    let rig = Rig::new(Source::new(), &Settings { freshness, ..Settings::default() });
+    let rig = Rig::new(Source::new(), &LookupSettings { freshness, ..LookupSettings::default() });
     rig.name("a").await;
     settle().await;
     let permits = rig.source.0.permits.available_permits();
@@ -189,7 +190,7 @@ async fn a_stale_value_is_served_while_it_is_read_again() {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_source_holds_up_unknown_keys_alone() {
-    let settings = Settings { max_waiting: 3, ..Settings::default() };
+    let settings = LookupSettings { max_waiting: 3, ..LookupSettings::default() };
     let rig = Rig::new(Source::new(), &settings);
     rig.name("known").await;
     rig.source.set_down(true);
@@ -210,7 +211,7 @@ async fn an_outage_of_the_source_holds_up_unknown_keys_alone() {
 
 #[tokio::test]
 async fn what_is_invalidated_during_its_read_is_not_kept() {
-    let rig = Rig::new(Source::held(), &Settings::default());
+    let rig = Rig::new(Source::held(), &LookupSettings::default());
     let lookup = rig.spawn(["a".to_owned()]);
     settle().await;
 
@@ -225,7 +226,7 @@ async fn what_is_invalidated_during_its_read_is_not_kept() {
 
 #[tokio::test]
 async fn who_comes_after_an_invalidation_does_not_get_the_read_before_it() {
-    let rig = Rig::new(Source::held(), &Settings::default());
+    let rig = Rig::new(Source::held(), &LookupSettings::default());
     let read = || {
         let lookup = rig.lookup.clone();
         async move { lookup.document("a").await.unwrap().unwrap()["read"].as_u64() }
@@ -259,7 +260,7 @@ impl Fetch for Short {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_leaves_a_key_out_has_failed() {
-    let settings = Settings { max_waiting: 1, ..Settings::default() };
+    let settings = LookupSettings { max_waiting: 1, ..LookupSettings::default() };
     let (lookup, reader) = Lookup::new(&settings, Short, Metrics::default()).unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(reader);
@@ -275,7 +276,7 @@ async fn a_source_that_leaves_a_key_out_has_failed() {
 
 #[tokio::test]
 async fn waiters_that_give_up_leave_nothing_behind() {
-    let rig = Rig::new(Source::held(), &Settings::default());
+    let rig = Rig::new(Source::held(), &LookupSettings::default());
     let mut lookups = rig.spawn((0..10).map(|_| "a".to_owned()));
     settle().await;
     lookups.shutdown().await;
@@ -290,7 +291,7 @@ async fn waiters_that_give_up_leave_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_answers_again_is_noticed_though_nobody_asks() {
-    let rig = Rig::new(Source::new(), &Settings::default());
+    let rig = Rig::new(Source::new(), &LookupSettings::default());
     rig.source.set_down(true);
     let lookups = rig.spawn(["a".to_owned()]);
     while rig.lookup.source_outage().is_none() {

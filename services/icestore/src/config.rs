@@ -5,7 +5,7 @@ use std::time::Duration;
 use pipeline::envelope::Input;
 use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
-use pubsub::{Graves, Intake, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::Login;
@@ -29,9 +29,9 @@ pub struct Settings {
     /// Bucket of the archive.
     pub storage: Storage,
     /// Names and content of objects.
-    pub archive: Archive,
+    pub archive: ArchiveSettings,
     /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<Graves>,
+    pub dead_letters: Option<DeadLetterConfig>,
     /// Address of Pub/Sub.
     pub pubsub: pubsub::Endpoint,
     /// Bounds, batches and waits.
@@ -62,7 +62,7 @@ pub struct Storage {
 /// Names and content of objects.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Archive {
+pub struct ArchiveSettings {
     /// First part of the name of each object; may be empty.
     pub prefix: String,
     /// Template for the folder of an object. Messages with the same result share an object. It may
@@ -86,7 +86,7 @@ impl Storage {
     }
 }
 
-impl Default for Archive {
+impl Default for ArchiveSettings {
     fn default() -> Self {
         Self {
             prefix: "archive".into(),
@@ -111,7 +111,7 @@ impl Default for Settings {
                 ..Subscription::default()
             },
             storage: Storage::default(),
-            archive: Archive::default(),
+            archive: ArchiveSettings::default(),
             dead_letters: None,
             pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
@@ -128,7 +128,7 @@ impl Default for Settings {
                 max_batch_memory: 128 * 1024 * 1024,
                 // Small objects take no longer to upload than large ones of a few MiB.
                 max_writes: 64,
-                batch: batch::Limits {
+                batch: batch::BatchLimits {
                     max_messages: 100_000,
                     // An upload in a single request saves a round trip below about 8 MiB.
                     max_bytes: 7 * 1024 * 1024,
@@ -178,7 +178,7 @@ impl service::Settings for Settings {
         let level = self.archive.compression_level;
         let right = format!("must be 1 to 9, is {level}");
         faults.require((1..=9).contains(&level), "archive.compression_level", right);
-        Graves::check(self.dead_letters.as_ref(), true, faults);
+        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         let outstanding = self.subscription.max_outstanding_messages;
@@ -208,7 +208,7 @@ impl service::Settings for Settings {
     }
 
     fn explain(&self) -> Vec<String> {
-        self.dead_letters.iter().map(Graves::guarantee).collect()
+        self.dead_letters.iter().map(DeadLetterConfig::guarantee).collect()
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -17,7 +17,7 @@ pub mod sink;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::Reads as _;
-use service::{Context, Need, Running, Service};
+use service::{Context, Dependency, Running, Service};
 use storage::Bucket;
 use tokio::task::JoinSet;
 
@@ -90,10 +90,11 @@ impl<K: BatchKey> Service for Icestore<K> {
         Ok(Running::new(running, watchers))
     }
 
-    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let storage = &self.settings.storage;
-        let mut needs = self.settings.intake().look([]).await?;
-        needs.push(Bucket::new(&storage.bucket, &storage.endpoint()).await?.need().await);
-        Ok(needs)
+        let mut dependencies = self.settings.intake().preflight([]).await?;
+        dependencies
+            .push(Bucket::new(&storage.bucket, &storage.endpoint()).await?.dependency().await);
+        Ok(dependencies)
     }
 }

@@ -167,10 +167,10 @@ mod tests {
             lanes: 1,
             max_messages_in_flight: 1_000_000,
             max_batch_memory: 150_000 * MESSAGE_BYTES,
-            batch: pipeline::batch::Limits {
+            batch: pipeline::batch::BatchLimits {
                 max_messages: 100_000,
                 max_age: Duration::from_secs(600),
-                ..pipeline::batch::Limits::default()
+                ..pipeline::batch::BatchLimits::default()
             },
             ..Limits::default()
         };
@@ -178,7 +178,7 @@ mod tests {
         let lines = outlook(&limits);
         let two_lanes = outlook(&Limits { lanes: 2, ..limits.clone() });
         let hasty = outlook(&Limits {
-            batch: pipeline::batch::Limits {
+            batch: pipeline::batch::BatchLimits {
                 max_age: Duration::from_secs(60),
                 ..limits.batch.clone()
             },

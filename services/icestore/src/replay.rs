@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use crate::config::Settings;
 use crate::format::Format;
 use crate::object;
-use line::Line;
+use line::ArchivedLine;
 use target::Target;
 
 /// Maximum messages in flight.
@@ -81,7 +81,7 @@ impl Times {
 
     /// Returns true if the line is in the range. The program that wrote a line may have written no
     /// time. Such a line is only in a range without bounds.
-    fn take(&self, line: &Line) -> bool {
+    fn take(&self, line: &ArchivedLine) -> bool {
         match line.time() {
             Some(time) => {
                 self.since.is_none_or(|since| time >= since)
@@ -199,13 +199,13 @@ mod tests {
     #[test]
     fn the_event_time_counts() {
         let at = |text: &str| Some(moment::parse(text).unwrap());
-        let line = Line::of_time(at("2025-06-15T10:00:00Z"));
+        let line = ArchivedLine::of_time(at("2025-06-15T10:00:00Z"));
         let hour = Times { since: at("2025-06-15T10:00:00Z"), until: at("2025-06-15T11:00:00Z") };
         let before = Times { since: None, until: at("2025-06-15T10:00:00Z") };
 
         assert!(hour.take(&line));
         assert!(!before.take(&line));
-        assert!(!hour.take(&Line::of_time(None)));
-        assert!(Times { since: None, until: None }.take(&Line::of_time(None)));
+        assert!(!hour.take(&ArchivedLine::of_time(None)));
+        assert!(Times { since: None, until: None }.take(&ArchivedLine::of_time(None)));
     }
 }

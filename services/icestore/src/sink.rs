@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pipeline::{Error, Join, Recovery, Refusal};
+use pipeline::{Error, PushError, Recovery, Refusal};
 use storage::{Bucket, Object};
 use time::OffsetDateTime;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::archive::{Line, micros, rfc3339};
-use crate::config::Archive;
+use crate::config::ArchiveSettings;
 use crate::format::Format;
 use crate::object;
 use crate::objects::Objects;
@@ -66,8 +66,8 @@ impl Upload {
 impl Sink {
     /// Creates a sink that uploads to `bucket`.
     #[must_use]
-    pub fn new(bucket: Bucket, settings: &Archive) -> Self {
-        let Archive { prefix, format, compression_level, .. } = settings.clone();
+    pub fn new(bucket: Bucket, settings: &ArchiveSettings) -> Self {
+        let ArchiveSettings { prefix, format, compression_level, .. } = settings.clone();
         let (objects, conversions) = (Objects::default(), Arc::new(Semaphore::new(1)));
         Self { bucket, prefix, format, level: compression_level, objects, conversions }
     }
@@ -128,7 +128,7 @@ impl pipeline::Sink for Sink {
     type Record = Line;
     type Key = String;
     type Batch = Group;
-    type Sealed = Upload;
+    type EncodedBatch = Upload;
     type Scratch = Compressor;
 
     /// A line in a file is never refused later, so the original messages need not be kept.
@@ -151,17 +151,18 @@ impl pipeline::Sink for Sink {
         Group { key: key.clone(), file: File::new(self.format), records: 0, first, last }
     }
 
-    fn join(
+    fn push(
         &self,
         group: &mut Group,
         line: Line,
         compressor: &mut Compressor,
-    ) -> Result<usize, Join<Line>> {
+    ) -> Result<usize, PushError<Line>> {
         if group.file.is_full_for(line.bytes.len()) {
-            return Err(Join::Full(line));
+            return Err(PushError::Full(line));
         }
         let written = group.file.write(&line.bytes, compressor);
-        written.map_err(|error| Join::Refused(Recovery::Retry.because("compress line", error)))?;
+        written
+            .map_err(|error| PushError::Refused(Recovery::Retry.because("compress line", error)))?;
         (group.first, group.last) = match group.records {
             0 => (line.time, line.time),
             _ => (group.first.min(line.time), group.last.max(line.time)),
@@ -170,7 +171,7 @@ impl pipeline::Sink for Sink {
         Ok(size_of::<Group>() + group.key.capacity() + group.file.memory())
     }
 
-    fn seal(&self, group: Group, compressor: &mut Compressor) -> Upload {
+    fn encode(&self, group: Group, compressor: &mut Compressor) -> Upload {
         let time = |time| rfc3339(micros(time)).unwrap_or_default();
         let draft = Draft {
             name: object::name(&self.prefix, &group.key, self.format),

@@ -62,11 +62,11 @@ async fn closing_takes_no_more_than_the_settings_say() {
         let mut bytes = 0;
         while bytes < settings.pipeline.batch.max_bytes {
             let line = line(noise.split_to(data_bytes)).await;
-            bytes = sink.join(&mut group, line, &mut scratch).unwrap();
+            bytes = sink.push(&mut group, line, &mut scratch).unwrap();
         }
         let before = peak_kib();
 
-        let _upload = sink.seal(group, &mut scratch);
+        let _upload = sink.encode(group, &mut scratch);
 
         let taken = (peak_kib() - before) as u64 * 1024;
         println!("messages of {data_bytes} bytes: {} KiB", taken / 1024);

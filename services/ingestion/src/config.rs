@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::{Limits, batch};
-use pubsub::{Endpoint, Graves};
+use pubsub::{DeadLetterConfig, Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::Share;
@@ -26,7 +26,7 @@ pub struct Settings {
     /// MQTT broker.
     pub mqtt: Mqtt,
     /// Routes from MQTT topics to producers; the keys are free names. At least one.
-    pub routes: BTreeMap<String, Route>,
+    pub routes: BTreeMap<String, RouteSettings>,
     /// Destinations that routes name. Each must be used by a route.
     pub producers: BTreeMap<String, Producer>,
     /// Number of ordering keys; 1 to 10000. Each key needs memory and carries at most 1 MB per
@@ -35,7 +35,7 @@ pub struct Settings {
     /// Sources of ids and event times.
     pub identity: Identity,
     /// Destination of messages that can never succeed. Required; `subscription` is refused here.
-    pub dead_letters: Option<Graves>,
+    pub dead_letters: Option<DeadLetterConfig>,
     /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
     /// Access to Pub/Sub.
@@ -141,7 +141,7 @@ pub enum Retained {
 /// Route of messages from a topic filter to a producer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Route {
+pub struct RouteSettings {
     /// Source of the messages.
     pub source: RouteSource,
     /// Destination of the messages.
@@ -224,7 +224,10 @@ impl Default for Settings {
             // The broker sends few messages before it waits for PUBACKs, so no message waits for
             // others to fill its batch.
             pipeline: Limits {
-                batch: batch::Limits { max_idle: Duration::ZERO, ..batch::Limits::default() },
+                batch: batch::BatchLimits {
+                    max_idle: Duration::ZERO,
+                    ..batch::BatchLimits::default()
+                },
                 ..Limits::default()
             },
             http: Http::default(),
@@ -411,7 +414,7 @@ impl service::Settings for Settings {
         let years = Duration::ZERO..=Duration::from_secs(100 * 31_557_600);
         faults.duration("identity.max_past", self.identity.max_past, years.clone());
         faults.duration("identity.max_future", self.identity.max_future, years);
-        Graves::check(self.dead_letters.as_ref(), false, faults);
+        DeadLetterConfig::check(self.dead_letters.as_ref(), false, faults);
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);

@@ -90,7 +90,7 @@ pub async fn story(settings: &Settings, mut message: Message) -> Story {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Producer, Route as RouteSettings};
+    use crate::config::{Producer, RouteSettings};
 
     fn settings() -> Settings {
         let mut settings = Settings { project: "p".into(), ..Settings::default() };

@@ -71,8 +71,8 @@ pub fn of(settings: &Settings, unchecked: bool, granted: &Grants) -> Vec<String>
         Protocol::V5 => format!("packets above {largest} bytes are discarded by the broker"),
         Protocol::V4 => format!("a packet above {largest} bytes stops intake until it is gone"),
     });
-    if let Some(graves) = &settings.dead_letters {
-        lines.push(graves.guarantee());
+    if let Some(dead_letters) = &settings.dead_letters {
+        lines.push(dead_letters.guarantee());
     }
     if unchecked {
         lines.push(
@@ -107,13 +107,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Route;
+    use crate::config::RouteSettings;
     use crate::mqtt::Negotiated;
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
         for (name, topic, qos) in [("a", "a/{id}", 1), ("b", "b/+", 0), ("c", "c/+", 2)] {
-            let mut route = Route::default();
+            let mut route = RouteSettings::default();
             (route.source.mqtt_topic, route.source.qos) = (topic.into(), qos);
             settings.routes.insert(name.into(), route);
         }

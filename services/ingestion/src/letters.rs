@@ -7,9 +7,9 @@ use std::time::Duration;
 use clap::ArgMatches;
 use pipeline::message::attribute;
 use pipeline::{
-    CRASHED, DeadLetters, Error, Letter, Message, PANICKED, Recovery, Step, Transform as _,
+    CRASHED, DeadLetter, DeadLetters, Error, Message, PANICKED, Recovery, Step, Transform as _,
 };
-use pubsub::letters::Office;
+use pubsub::letters::DeadLetterTool;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
 
@@ -38,7 +38,7 @@ impl<D> Named<D> {
         Self { inner, routes, identity }
     }
 
-    fn name(&self, letter: &Letter<'_>) -> Message {
+    fn name(&self, letter: &DeadLetter<'_>) -> Message {
         let mut message = letter.message.clone();
         let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
         let route = self.routes.find(&topic);
@@ -61,14 +61,14 @@ impl<D> Named<D> {
 }
 
 impl<D: DeadLetters> DeadLetters for Named<D> {
-    async fn bury(&self, letter: &Letter<'_>, time_limit: Duration) -> Result<(), Error> {
+    async fn write(&self, letter: &DeadLetter<'_>, time_limit: Duration) -> Result<(), Error> {
         // A dead letter without these attributes is better than none.
         let named = catch_unwind(AssertUnwindSafe(|| self.name(letter)));
         let message = named.unwrap_or_else(|_| letter.message.clone());
-        let Letter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
+        let DeadLetter { service, reason, ref detail, attempts, first_seen, .. } = *letter;
         let detail = detail.clone();
-        let named = Letter { service, reason, detail, attempts, first_seen, message: &message };
-        self.inner.bury(&named, time_limit).await
+        let named = DeadLetter { service, reason, detail, attempts, first_seen, message: &message };
+        self.inner.write(&named, time_limit).await
     }
 }
 
@@ -83,11 +83,14 @@ pub fn command() -> clap::Command {
 /// # Errors
 /// Fails when dead letters cannot be read, or some could not be replayed.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let office = Office {
+    let dead_letter_tool = DeadLetterTool {
         service: Ingestion::<FromTopic>::NAME,
         project: &settings.project,
         pubsub: &settings.pubsub,
-        topic: settings.dead_letters.as_ref().and_then(|graves| graves.topic(&settings.project)),
+        topic: settings
+            .dead_letters
+            .as_ref()
+            .and_then(|dead_letters| dead_letters.topic(&settings.project)),
         reads: None,
     };
     let routes = Arc::new(Routes::new(&settings.routes));
@@ -95,7 +98,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let route = &route;
     let prepare =
         async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;
-    office.act(&given, prepare).await
+    dead_letter_tool.act(&given, prepare).await
 }
 
 async fn wrap(
@@ -122,7 +125,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::config::{Producer, Route as RouteSettings};
+    use crate::config::{Producer, RouteSettings};
 
     fn named(mqtt_topic: &str) -> Named<()> {
         let mut route = RouteSettings::default();
@@ -138,7 +141,7 @@ mod tests {
 
     fn name_for(named: &Named<()>, topic: &str, reason: &'static str) -> Message {
         let message = Message::new(r#"{"id":"7"}"#).with_attribute(attribute::MQTT_TOPIC, topic);
-        named.name(&Letter {
+        named.name(&DeadLetter {
             service: "ingestion",
             reason,
             detail: String::new(),

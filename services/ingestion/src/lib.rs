@@ -27,8 +27,8 @@ use std::sync::Arc;
 use anyhow::bail;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
-use pubsub::{Admin, Connection, DeadLetters, Publishers, Survey, TopicGuard, TopicName};
-use service::{Context, Need, Running, Service};
+use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
+use service::{Context, Dependency, Running, Service};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -132,12 +132,18 @@ impl<E: Enricher> Service for Ingestion<E> {
         let publishers = Publishers::new(&connection).await?;
         let routes = Arc::new(Routes::new(&settings.routes));
         let ordering = Ordering::new(&routes, settings.ordering_buckets);
-        let graves = settings.dead_letters.as_ref();
-        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let dead_letters = settings.dead_letters.as_ref();
         let dead_letters =
-            DeadLetters::policy(graves, &settings.project, &publishers, &guard, &settings.storage)
-                .await?
-                .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
+            dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let dead_letters = DeadLetters::policy(
+            dead_letters,
+            &settings.project,
+            &publishers,
+            &guard,
+            &settings.storage,
+        )
+        .await?
+        .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
         if settings.mqtt.ordinal.is_none() && host::ordinal().is_none() {
             warn!(
                 client_id = settings.mqtt.client_id(0),
@@ -169,10 +175,10 @@ impl<E: Enricher> Service for Ingestion<E> {
         Ok(Running::new(running, watchers))
     }
 
-    async fn survey(&self) -> anyhow::Result<Vec<Need>> {
+    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
         let producers = settings.producers.values();
-        let survey = Survey {
+        let preflight = Preflight {
             project: &settings.project,
             pubsub: &settings.pubsub,
             storage: &settings.storage,
@@ -182,9 +188,9 @@ impl<E: Enricher> Service for Ingestion<E> {
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
         };
-        let mut needs = survey.look().await?;
-        needs.push(mqtt::need(&settings.mqtt).await);
-        Ok(needs)
+        let mut dependencies = preflight.check().await?;
+        dependencies.push(mqtt::dependency(&settings.mqtt).await);
+        Ok(dependencies)
     }
 }
 
@@ -193,6 +199,7 @@ fn topics(settings: &Settings) -> BTreeSet<TopicName> {
     let project = &settings.project;
     let producers = settings.producers.values();
     let producers = producers.map(|producer| TopicName::new(project, &producer.topic_id));
-    let graves = settings.dead_letters.as_ref().and_then(|graves| graves.topic(project));
-    producers.chain(graves).collect()
+    let dead_letters =
+        settings.dead_letters.as_ref().and_then(|dead_letters| dead_letters.topic(project));
+    producers.chain(dead_letters).collect()
 }

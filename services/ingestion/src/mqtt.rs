@@ -8,11 +8,11 @@ mod drain;
 mod held;
 mod message;
 mod negotiated;
+mod preflight;
 mod properties;
 mod requests;
 pub mod security;
 mod session;
-mod survey;
 mod window;
 mod wire;
 
@@ -37,8 +37,8 @@ pub use message::user_properties;
 pub(crate) use message::{PROPERTIES_DROPPED, json as list_of};
 pub use negotiated::Negotiated;
 pub(crate) use negotiated::humantime;
+pub(crate) use preflight::dependency;
 pub(crate) use properties::MAX_MEMORY_BYTES as MAX_PROPERTIES_MEMORY;
-pub(crate) use survey::need;
 
 /// Grants of the broker, by the index of the connection. Empty before the first SUBACK.
 pub type Grants = BTreeMap<u16, Negotiated>;

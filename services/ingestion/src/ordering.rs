@@ -43,10 +43,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
-    use crate::config::Route;
+    use crate::config::RouteSettings;
 
     fn ordering(buckets: u32) -> Option<Ordering> {
-        let mut route = Route::default();
+        let mut route = RouteSettings::default();
         route.source.mqtt_topic = "devices/{device_id}/+".into();
         route.ordering_key = Some("{device_id}".into());
         let routes = BTreeMap::from([("r".to_owned(), route)]);

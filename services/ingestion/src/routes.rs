@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use service::Faults;
 
-use crate::config::{Protocol, Route, Settings};
+use crate::config::{Protocol, RouteSettings, Settings};
 pub use filter::Filter;
 
 /// Filter as the service subscribes to it.
@@ -35,7 +35,7 @@ pub struct Entry {
     /// Filter of the route.
     pub filter: Filter,
     /// Settings of the route.
-    pub route: Route,
+    pub route: RouteSettings,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Routes {
     /// Builds the tree of all routes. Invalid filters are left out, because [`check`] has refused
     /// them.
     #[must_use]
-    pub fn new(routes: &BTreeMap<String, Route>) -> Self {
+    pub fn new(routes: &BTreeMap<String, RouteSettings>) -> Self {
         let mut all = Self::default();
         for (name, route) in routes {
             let Ok(filter) = Filter::parse(&route.source.mqtt_topic) else { continue };
@@ -155,7 +155,7 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     }
 }
 
-fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Faults) {
+fn check_route(key: &str, route: &RouteSettings, settings: &Settings, faults: &mut Faults) {
     let qos = route.source.qos;
     faults.require(qos <= 2, &format!("{key}.source.qos"), format!("must be 0, 1 or 2, is {qos}"));
     let destination = &route.destination.route_name;
@@ -190,7 +190,7 @@ fn check_route(key: &str, route: &Route, settings: &Settings, faults: &mut Fault
     }
 }
 
-fn check_sharing(key: &str, route: &Route, settings: &Settings, faults: &mut Faults) {
+fn check_sharing(key: &str, route: &RouteSettings, settings: &Settings, faults: &mut Faults) {
     let Some(group) = &route.source.shared_group else { return };
     let key = format!("{key}.source.shared_group");
     let is_name = !group.is_empty() && !group.contains(['/', '+', '#']);
@@ -207,7 +207,7 @@ mod tests {
 
     fn routes(filters: &[&str]) -> Routes {
         let route = |filter: &&str| {
-            let mut route = Route::default();
+            let mut route = RouteSettings::default();
             route.source.mqtt_topic = (*filter).to_owned();
             ((*filter).to_owned(), route)
         };

@@ -36,10 +36,10 @@ use crate::conditions::Quota;
 use crate::faults::Faults;
 use crate::status::Status;
 use bucket::Bucket;
-use copying::Place;
+use copying::ObjectRef;
 use disk::{Data, Disk};
 use object::{Given, Object, Preconditions};
-use sessions::Sessions;
+use sessions::UploadSessions;
 
 /// The whole emulated Cloud Storage. Clones share the same data.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ struct Inner {
     address: SocketAddr,
     disk: Disk,
     buckets: Mutex<BTreeMap<String, Bucket>>,
-    sessions: Sessions,
+    sessions: UploadSessions,
     faults: Faults,
 }
 
@@ -61,7 +61,7 @@ impl Storage {
         faults: Faults,
     ) -> anyhow::Result<Self> {
         let (disk, buckets) = Disk::open(&data_dir.join("storage"))?;
-        let sessions = Sessions::default();
+        let sessions = UploadSessions::default();
         let buckets = Mutex::new(buckets);
         Ok(Self(Arc::new(Inner { address, disk, buckets, sessions, faults })))
     }
@@ -90,14 +90,14 @@ impl Storage {
         data: &Bytes,
     ) -> Result<Object, Status> {
         let name = given.name.clone().unwrap_or_default();
-        self.put(Place { bucket, name: &name, preconditions }, given, data, None)
+        self.put(ObjectRef { bucket, name: &name, preconditions }, given, data, None)
     }
 
     /// Creates or replaces an object. `components` is the number of objects that it was composed
     /// of.
     fn put(
         &self,
-        Place { bucket, name, preconditions }: Place,
+        ObjectRef { bucket, name, preconditions }: ObjectRef,
         given: Given,
         data: &Bytes,
         components: Option<u32>,

@@ -345,16 +345,16 @@ async fn a_nacked_ordered_message_comes_again_with_all_that_follow(cloud: &Cloud
 
 async fn a_message_that_is_nacked_too_often_becomes_a_dead_letter(cloud: &Cloud) {
     let (topic, subscription) = (cloud.topic("topic"), cloud.subscription("strict"));
-    let (graves, buried) = (cloud.topic("graves"), cloud.subscription("buried"));
+    let (dead_letters, buried) = (cloud.topic("graves"), cloud.subscription("buried"));
     let topics = cloud.topics().await;
     topics.create_topic().set_name(&topic).send().await.unwrap();
-    topics.create_topic().set_name(&graves).send().await.unwrap();
+    topics.create_topic().set_name(&dead_letters).send().await.unwrap();
     let policy =
-        DeadLetterPolicy::new().set_dead_letter_topic(&graves).set_max_delivery_attempts(5);
+        DeadLetterPolicy::new().set_dead_letter_topic(&dead_letters).set_max_delivery_attempts(5);
     let subscriptions = cloud.subscriptions().await;
     let create = subscriptions.create_subscription().set_name(&subscription).set_topic(&topic);
     create.set_dead_letter_policy(policy).send().await.unwrap();
-    let create = subscriptions.create_subscription().set_name(&buried).set_topic(&graves);
+    let create = subscriptions.create_subscription().set_name(&buried).set_topic(&dead_letters);
     create.send().await.unwrap();
     cloud.publish(&topic, [message("data").set_attributes([("key", "value")])]).await;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Limits at which a batch is written. The first limit that it reaches counts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Limits {
+pub struct BatchLimits {
     /// Maximum number of messages in one batch; 1 to 1,000,000.
     pub max_messages: usize,
     /// Maximum encoded bytes in one batch; 1 to 1 GiB. A single larger record gets its own batch.
@@ -26,7 +26,7 @@ pub struct Limits {
     pub max_idle: Duration,
 }
 
-impl Default for Limits {
+impl Default for BatchLimits {
     fn default() -> Self {
         Self {
             max_messages: 1000,

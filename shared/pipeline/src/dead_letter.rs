@@ -12,7 +12,7 @@ pub const MAX_DETAIL_BYTES: usize = 1024;
 
 /// A message that was given up, and the reason.
 #[derive(Debug)]
-pub struct Letter<'a> {
+pub struct DeadLetter<'a> {
     /// The service that gave it up.
     pub service: &'static str,
     /// Stable code, such as `no_route`.
@@ -38,9 +38,9 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// # Errors
     /// `Stop` ends the service. After any other error the dead letter is written again after a
     /// back-off, as long as the lease of the message lasts.
-    fn bury(
+    fn write(
         &self,
-        letter: &Letter<'_>,
+        letter: &DeadLetter<'_>,
         time_limit: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -49,7 +49,7 @@ pub trait DeadLetters: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub enum Policy<D> {
     /// The message is written to a separate destination, and acknowledged once it is durable there.
-    Bury(D),
+    Write(D),
     /// The message is nacked, and left to the dead-letter policy of the subscription.
     Leave,
     /// The message is acknowledged and counted. It is lost, as the settings ask.
@@ -60,7 +60,7 @@ impl<D> Policy<D> {
     /// Returns the same policy with another destination.
     pub fn map<E>(self, change: impl FnOnce(D) -> E) -> Policy<E> {
         match self {
-            Self::Bury(letters) => Policy::Bury(change(letters)),
+            Self::Write(letters) => Policy::Write(change(letters)),
             Self::Leave => Policy::Leave,
             Self::Drop => Policy::Drop,
         }

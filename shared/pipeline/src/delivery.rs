@@ -13,7 +13,7 @@ use crate::Message;
 
 /// Outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Disposition {
     /// The message is safe downstream. The source may forget it.
     Ack,
     /// The message is not safe. The source must deliver it again.
@@ -24,10 +24,10 @@ pub enum Verdict {
 ///
 /// [`Settle::settle`] is called exactly once, from any task. It must not block.
 pub trait Settle: Send {
-    /// Receives the verdict.
-    fn settle(self: Box<Self>, verdict: Verdict);
+    /// Receives the disposition.
+    fn settle(self: Box<Self>, disposition: Disposition);
 
-    /// Returns true while the source still waits for the verdict.
+    /// Returns true while the source still waits for the disposition.
     ///
     /// Some sources deliver all unsettled messages again after a failure, in their old order. MQTT
     /// does so after a reconnect. Such a source returns `false` for all deliveries from before the
@@ -38,15 +38,15 @@ pub trait Settle: Send {
     }
 }
 
-impl<F: FnOnce(Verdict) + Send> Settle for F {
-    fn settle(self: Box<Self>, verdict: Verdict) {
-        self(verdict);
+impl<F: FnOnce(Disposition) + Send> Settle for F {
+    fn settle(self: Box<Self>, disposition: Disposition) {
+        self(disposition);
     }
 }
 
 /// The obligation to ack or nack a message, without the message itself.
 ///
-/// Dropping it counts as [`Verdict::Nack`].
+/// Dropping it counts as [`Disposition::Nack`].
 #[must_use = "an unsettled delivery is delivered again"]
 pub struct Settlement {
     settle: Option<Box<dyn Settle>>,
@@ -57,7 +57,7 @@ pub struct Settlement {
 }
 
 impl Settlement {
-    /// Creates the settlement of a message that has just arrived. The verdict goes to `settle`.
+    /// Creates the settlement of a message that has just arrived. The disposition goes to `settle`.
     ///
     /// `lease_end` is the time when the source redelivers the message by itself, such as the end of
     /// an acknowledgement deadline. `None` means that it never does.
@@ -85,15 +85,15 @@ impl Settlement {
 
     /// Reports that the message is safe downstream.
     pub fn ack(self) {
-        self.settle(Verdict::Ack);
+        self.settle(Disposition::Ack);
     }
 
     /// Asks for another delivery. Dropping the settlement does the same.
     pub fn nack(self) {
-        self.settle(Verdict::Nack);
+        self.settle(Disposition::Nack);
     }
 
-    /// Returns true while the source still waits for the verdict; see [`Settle::is_current`].
+    /// Returns true while the source still waits for the disposition; see [`Settle::is_current`].
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.settle.as_ref().is_some_and(|settle| settle.is_current())
@@ -125,9 +125,9 @@ impl Settlement {
         self.arrived
     }
 
-    fn settle(mut self, verdict: Verdict) {
+    fn settle(mut self, disposition: Disposition) {
         if let Some(settle) = self.settle.take() {
-            settle.settle(verdict);
+            settle.settle(disposition);
         }
     }
 }
@@ -135,7 +135,7 @@ impl Settlement {
 impl Drop for Settlement {
     fn drop(&mut self) {
         if let Some(settle) = self.settle.take() {
-            settle.settle(Verdict::Nack);
+            settle.settle(Disposition::Nack);
         }
     }
 }
@@ -148,7 +148,7 @@ impl fmt::Debug for Settlement {
 
 /// A message together with the obligation to acknowledge or reject it.
 ///
-/// Dropping a delivery counts as [`Verdict::Nack`].
+/// Dropping a delivery counts as [`Disposition::Nack`].
 #[derive(Debug)]
 #[must_use = "an unsettled delivery is delivered again"]
 pub struct Delivery<T = Message> {
@@ -173,7 +173,7 @@ impl<T> Delivery<T> {
         self.settlement.nack();
     }
 
-    /// Returns true while the source still waits for the verdict; see [`Settle::is_current`].
+    /// Returns true while the source still waits for the disposition; see [`Settle::is_current`].
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.settlement.is_current()
@@ -196,9 +196,9 @@ mod tests {
 
     use super::*;
 
-    fn delivery() -> (Delivery<u8>, mpsc::Receiver<Verdict>) {
+    fn delivery() -> (Delivery<u8>, mpsc::Receiver<Disposition>) {
         let (sender, receiver) = mpsc::channel();
-        let settle = move |verdict| sender.send(verdict).unwrap();
+        let settle = move |disposition| sender.send(disposition).unwrap();
         (Delivery::new(1, Settlement::new(settle, None)), receiver)
     }
 
@@ -214,38 +214,38 @@ mod tests {
 
     #[test]
     fn a_dropped_delivery_is_nacked() {
-        let (delivery, verdicts) = delivery();
+        let (delivery, dispositions) = delivery();
 
         drop(delivery);
 
-        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+        assert_eq!(dispositions.iter().collect::<Vec<_>>(), [Disposition::Nack]);
     }
 
     #[test]
     fn a_nack_is_told_once() {
-        let (delivery, verdicts) = delivery();
+        let (delivery, dispositions) = delivery();
 
         delivery.nack();
 
-        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+        assert_eq!(dispositions.iter().collect::<Vec<_>>(), [Disposition::Nack]);
     }
 
     #[test]
     fn a_replaced_message_keeps_its_duty_and_is_settled_once() {
-        let (delivery, verdicts) = delivery();
+        let (delivery, dispositions) = delivery();
 
         let delivery = delivery.replace("other");
         assert_eq!(delivery.message, "other");
         delivery.ack();
 
-        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Ack]);
+        assert_eq!(dispositions.iter().collect::<Vec<_>>(), [Disposition::Ack]);
     }
 
     /// A delivery of a connection that may have ended.
     struct OfConnection(bool);
 
     impl Settle for OfConnection {
-        fn settle(self: Box<Self>, _: Verdict) {}
+        fn settle(self: Box<Self>, _: Disposition) {}
 
         fn is_current(&self) -> bool {
             self.0
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_panic_nacks() {
-        let (delivery, verdicts) = delivery();
+        let (delivery, dispositions) = delivery();
 
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _held = delivery;
@@ -272,6 +272,6 @@ mod tests {
         }));
 
         assert!(panicked.is_err());
-        assert_eq!(verdicts.iter().collect::<Vec<_>>(), [Verdict::Nack]);
+        assert_eq!(dispositions.iter().collect::<Vec<_>>(), [Disposition::Nack]);
     }
 }

@@ -20,4 +20,4 @@ pub use faults::{Fault, FaultRates, Faults};
 pub use feed::{Feed, LostNacks, Tap};
 pub use hooked::{Call, Hook, Hooked};
 pub use ledger::{Book, Ledger};
-pub use stages::{Archive, Describe, Graveyard, Item, Kind, Shelf};
+pub use stages::{Archive, Describe, Item, Kind, MemoryDeadLetters, Shelf};

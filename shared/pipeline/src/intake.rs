@@ -16,14 +16,14 @@ use crate::{Delivery, Error, Message, Recovery, Settlement, Source};
 
 /// A message that a lane is working on.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct Tracked {
     pub message: Message,
-    pub duty: Duty,
+    pub handle: AckHandle,
 }
 
 /// Everything owed for a message: its settlement, and its share of the bounds.
 #[derive(Debug)]
-pub(crate) struct Duty {
+pub(crate) struct AckHandle {
     pub settlement: Settlement,
     pub permit: Permit,
     pub first_seen: OffsetDateTime,
@@ -43,7 +43,7 @@ pub(crate) struct Duty {
 
 pub(crate) struct Intake<S> {
     pub source: S,
-    pub lanes: Vec<mpsc::Sender<Parcel>>,
+    pub lanes: Vec<mpsc::Sender<Tracked>>,
     pub in_flight: Arc<InFlight>,
     pub metrics: Metrics,
     pub retry: Backoff,
@@ -124,7 +124,7 @@ impl<S: Source> Intake<S> {
 /// Waits for room within the bounds, then for room in the queue of the lane.
 async fn hand_over(
     delivery: Delivery,
-    lane: &mpsc::Sender<Parcel>,
+    lane: &mpsc::Sender<Tracked>,
     in_flight: &Arc<InFlight>,
     metrics: &Metrics,
 ) -> Result<(), Error> {
@@ -133,7 +133,7 @@ async fn hand_over(
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
-    let duty = Duty {
+    let handle = AckHandle {
         settlement,
         permit,
         first_seen,
@@ -143,7 +143,7 @@ async fn hand_over(
         counts_attempts: message.counts_attempts,
         _wait: wait,
     };
-    let sent = lane.send(Parcel { message, duty }).await;
+    let sent = lane.send(Tracked { message, handle }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))
 }
 

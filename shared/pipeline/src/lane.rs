@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
-use crate::intake::Parcel;
+use crate::intake::Tracked;
 use crate::metrics::FlushCause;
 use crate::progress::Pulse;
 use crate::runner::Shared;
 use crate::suspects::{Note, Noted, Work};
 use crate::write::{self, Closed, Unwritten};
-use crate::{Join, Sink, Transform, panics, suspects};
+use crate::{PushError, Sink, Transform, panics, suspects};
 
 mod clock;
 mod flushing;
@@ -47,7 +47,7 @@ const TURN_TIME: Duration = Duration::from_millis(10);
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     index: usize,
     shared: Arc<Shared<T, S, D>>,
-    input: Option<mpsc::Receiver<Parcel>>,
+    input: Option<mpsc::Receiver<Tracked>>,
     pulse: Pulse,
     scratch: S::Scratch,
     open: OpenBatches<S>,
@@ -61,7 +61,7 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     transforming: FuturesUnordered<Noted<Transformed<T::Record>>>,
     /// Messages whose records were lost with their batch, in order. No other record joins a batch
     /// before theirs.
-    lost: VecDeque<Parcel>,
+    lost: VecDeque<Tracked>,
     /// The first of the lost messages, while it is transformed again.
     rebuilding: FuturesUnordered<Noted<Transformed<T::Record>>>,
     /// Messages on their way to the dead letters or back to the source. Always polled, because they
@@ -70,7 +70,7 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     /// Messages that will be nacked, in order.
     held: VecDeque<Held>,
     /// Messages that wait for an earlier message of the same ordering key.
-    parked: HashMap<String, VecDeque<Parcel>>,
+    parked: HashMap<String, VecDeque<Tracked>>,
     /// Ordering keys whose parked messages can continue once there is room.
     resumable: Vec<String>,
     /// Ordering keys with a nacked message that must be redelivered before later messages may
@@ -105,7 +105,7 @@ where
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared<T, S, D>>,
-        input: mpsc::Receiver<Parcel>,
+        input: mpsc::Receiver<Tracked>,
         pulse: Pulse,
     ) -> Self {
         Self {
@@ -205,8 +205,8 @@ where
             Some(transformed) = self.transforming.next(), if accepting => {
                 self.transformed(transformed).await;
             }
-            parcel = input => match parcel {
-                Some(parcel) => self.take_turn(parcel).await,
+            tracked = input => match tracked {
+                Some(tracked) => self.take_turn(tracked).await,
                 None => self.input = None,
             },
             Ok(()) = self.starved.changed() => self.make_room(),
@@ -232,7 +232,7 @@ where
     }
 
     /// Takes the messages that are ready, without waiting, as long as there is room for them.
-    async fn take_turn(&mut self, first: Parcel) {
+    async fn take_turn(&mut self, first: Tracked) {
         let end = Instant::now() + TURN_TIME;
         self.take(first).await;
         for _ in 1..TURN {
@@ -242,21 +242,21 @@ where
             // `try_recv` fails alike for an empty input and for a closed one. The next turn
             // distinguishes the two.
             let next = self.input.as_mut().and_then(|input| input.try_recv().ok());
-            let Some(parcel) = next else { break };
-            self.take(parcel).await;
+            let Some(tracked) = next else { break };
+            self.take(tracked).await;
         }
         self.last_taken = Instant::now();
     }
 
     /// Adds a record to its batch. Closes the batch when it reaches a limit.
-    fn join(&mut self, parcel: Parcel, mut record: T::Record) {
-        let note = self.note([parcel.duty.fingerprint], Work::Compute);
+    fn push(&mut self, tracked: Tracked, mut record: T::Record) {
+        let note = self.note([tracked.handle.fingerprint], Work::Compute);
         let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
         let key = match suspects::during(note.as_ref(), choose) {
             Ok(key) => key,
-            Err(error) => return self.refuse(parcel, error),
+            Err(error) => return self.refuse(tracked, error),
         };
-        let max_messages = self.shared.limits.batch.max_messages.min(parcel.duty.max_batch);
+        let max_messages = self.shared.limits.batch.max_messages.min(tracked.handle.max_batch);
         let open = self.open.get_mut(&key);
         let mut full =
             open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
@@ -265,21 +265,21 @@ where
                 let lost = self.close(&key, cause);
                 if lost != 0 {
                     // The sink panicked. The messages of the batch come before this one.
-                    return self.lost.insert(lost, parcel);
+                    return self.lost.insert(lost, tracked);
                 }
             }
             let offer = || self.offer(&key, record, max_messages);
             match suspects::during(note.as_ref(), offer) {
-                Ok(()) => return self.joined(&key, parcel),
-                Err(Join::Full(back)) => {
+                Ok(()) => return self.pushed(&key, tracked),
+                Err(PushError::Full(back)) => {
                     record = back;
                     full = Some(Cause::Bytes);
                 }
-                Err(Join::Refused(error)) => {
+                Err(PushError::Refused(error)) => {
                     if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
                         let _empty = self.take_open(&key);
                     }
-                    return self.refuse(parcel, error);
+                    return self.refuse(tracked, error);
                 }
             }
         }
@@ -294,12 +294,12 @@ where
         key: &S::Key,
         record: T::Record,
         max_messages: usize,
-    ) -> Result<(), Join<T::Record>> {
+    ) -> Result<(), PushError<T::Record>> {
         let shared = Arc::clone(&self.shared);
         if !self.open.contains(key) {
             let open = || (shared.sink.open(key), shared.sink.key_bytes(key));
             let opened = panics::catch("open batch", open);
-            let (batch, key_bytes) = opened.map_err(Join::Refused)?;
+            let (batch, key_bytes) = opened.map_err(PushError::Refused)?;
             let started = self.clock.start(key, shared.limits.batch.max_age);
             shared.metrics.open_batches.inc();
             let mut open = Open::new(batch, key_bytes, shared.memory.share(), started);
@@ -308,25 +308,25 @@ where
         }
         let Some(open) = self.open.get_mut(key) else { return Ok(()) };
         let (batch, scratch) = (&mut open.batch, &mut self.scratch);
-        match panics::catch("join batch", || shared.sink.join(batch, record, scratch)) {
-            Ok(joined) => {
-                open.bytes = joined?;
+        match panics::catch("push record", || shared.sink.push(batch, record, scratch)) {
+            Ok(bytes) => {
+                open.bytes = bytes?;
                 Ok(())
             }
             Err(error) => {
                 self.scratch = shared.sink.scratch();
                 self.lose_open(key);
-                Err(Join::Refused(error))
+                Err(PushError::Refused(error))
             }
         }
     }
 
-    fn joined(&mut self, key: &S::Key, parcel: Parcel) {
+    fn pushed(&mut self, key: &S::Key, tracked: Tracked) {
         let limits = &self.shared.limits.batch;
         let Some(open) = self.open.get_mut(key) else { return };
-        open.is_ordered |= !parcel.message.ordering_key.is_empty();
-        let lease_end = parcel.duty.settlement.lease_end();
-        open.push(write::Entry::new(parcel, S::KEEPS_ORIGINALS));
+        open.is_ordered |= !tracked.message.ordering_key.is_empty();
+        let lease_end = tracked.handle.settlement.lease_end();
+        open.push(write::Entry::new(tracked, S::KEEPS_ORIGINALS));
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
         if let Some(lease_end) = lease_end {
@@ -363,9 +363,9 @@ where
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
         let note = self.note(open.entries.iter().map(write::Entry::fingerprint), Work::Compute);
         let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
-        let seal = || panics::catch("close batch", || sink.seal(batch, scratch));
-        let sealed = match suspects::during(note.as_ref(), seal) {
-            Ok(sealed) => sealed,
+        let encode = || panics::catch("encode batch", || sink.encode(batch, scratch));
+        let encoded = match suspects::during(note.as_ref(), encode) {
+            Ok(encoded) => encoded,
             Err(error) => {
                 self.scratch = self.shared.sink.scratch();
                 return self.lose_closed(open.entries, &error);
@@ -374,7 +374,7 @@ where
         open.share.leave();
         self.waiting.push_back(Closed {
             key: key.clone(),
-            sealed,
+            encoded,
             entries: open.entries,
             share: open.share,
             bytes: open.bytes,

@@ -26,7 +26,7 @@ pub struct Limits {
     /// Maximum number of concurrent writes in one lane; 1 to 1000.
     pub max_writes: usize,
     /// Limits at which a batch is written.
-    pub batch: batch::Limits,
+    pub batch: batch::BatchLimits,
     /// Longest duration of one attempt; above zero, at most 1h. A write gets one more second for
     /// each MiB. After each time-out that extra time doubles, so that a slow link is slow but still
     /// works. A dead letter gets at most 30s of it.
@@ -55,7 +55,7 @@ impl Default for Limits {
             max_bytes_in_flight: 64 * 1024 * 1024,
             max_batch_memory: 64 * 1024 * 1024,
             max_writes: 4,
-            batch: batch::Limits::default(),
+            batch: batch::BatchLimits::default(),
             attempt_timeout: Duration::from_secs(30),
             retry: Backoff::default(),
             crash_file: None,
@@ -137,7 +137,7 @@ mod tests {
             max_bytes_in_flight: 1,
             max_batch_memory: 1,
             max_writes: 1,
-            batch: batch::Limits {
+            batch: batch::BatchLimits {
                 max_messages: 1,
                 max_bytes: 1,
                 max_age: Duration::ZERO,
@@ -158,7 +158,7 @@ mod tests {
             max_bytes_in_flight: 4 * GIB,
             max_batch_memory: 64 * GIB,
             max_writes: 1000,
-            batch: batch::Limits {
+            batch: batch::BatchLimits {
                 max_messages: 1_000_000,
                 max_bytes: GIB,
                 max_age: DAY,
@@ -185,7 +185,7 @@ mod tests {
             max_bytes_in_flight: 0,
             max_batch_memory: 0,
             max_writes: 0,
-            batch: batch::Limits { max_messages: 0, max_bytes: 0, ..lowest().batch },
+            batch: batch::BatchLimits { max_messages: 0, max_bytes: 0, ..lowest().batch },
             attempt_timeout: Duration::ZERO,
             retry: Backoff { min: Duration::ZERO, max: Duration::ZERO },
             stall_after: SECOND - NANOSECOND,
@@ -216,7 +216,7 @@ mod tests {
             max_bytes_in_flight: 4 * GIB + 1,
             max_batch_memory: 64 * GIB + 1,
             max_writes: 1001,
-            batch: batch::Limits {
+            batch: batch::BatchLimits {
                 max_messages: 1_000_001,
                 max_bytes: GIB + 1,
                 max_age: DAY + NANOSECOND,

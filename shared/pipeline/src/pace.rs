@@ -27,12 +27,12 @@ const PATIENCE: u32 = 32;
 pub(crate) struct Pace {
     attempt_timeout: Duration,
     max_writes: usize,
-    state: Mutex<State>,
+    state: Mutex<PaceState>,
     freed: Notify,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct State {
+struct PaceState {
     /// Number of times that the time for a byte was doubled.
     slowness: u32,
     /// Maximum number of concurrent writes.
@@ -47,7 +47,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Seen<'a> {
     pace: &'a Pace,
-    state: State,
+    state: PaceState,
 }
 
 /// The right to one attempt. Dropping it returns the right. The holder must be polled, because
@@ -59,7 +59,7 @@ impl Pace {
     /// Starts without knowledge: with the plain time limit, and with all writes side by side.
     pub(crate) fn new(attempt_timeout: Duration, max_writes: usize) -> Self {
         let max_writes = max_writes.max(1);
-        let state = State { slowness: 0, allowed: max_writes, running: 0, successes: 0 };
+        let state = PaceState { slowness: 0, allowed: max_writes, running: 0, successes: 0 };
         Self { attempt_timeout, max_writes, state: Mutex::new(state), freed: Notify::new() }
     }
 
@@ -77,7 +77,7 @@ impl Pace {
         }
     }
 
-    fn try_enter(&self) -> Option<State> {
+    fn try_enter(&self) -> Option<PaceState> {
         let mut state = self.lock();
         (state.running < state.allowed).then(|| {
             state.running += 1;
@@ -90,7 +90,7 @@ impl Pace {
         self.attempt_timeout.saturating_add(Duration::from_secs_f64(seconds))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, PaceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

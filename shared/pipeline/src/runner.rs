@@ -256,7 +256,7 @@ fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<S
 fn start_lanes<T, S, D>(
     shared: &Arc<Shared<T, S, D>>,
     progress: &Progress,
-) -> (Vec<mpsc::Sender<crate::intake::Parcel>>, JoinSet<()>)
+) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>)
 where
     T: Transform,
     S: Sink<Record = T::Record>,

@@ -68,7 +68,7 @@ pub trait Transform: Send + Sync + 'static {
 
 /// Reason why a batch did not take a record.
 #[derive(Debug)]
-pub enum Join<R> {
+pub enum PushError<R> {
     /// The batch has no room left. The pipeline closes it, opens a new one and offers the record
     /// again.
     Full(R),
@@ -93,8 +93,8 @@ pub struct Refusal {
 /// service behaves alike. The life of a batch has four steps:
 ///
 /// 1. [`Sink::open`] creates it.
-/// 2. [`Sink::join`] adds one record at a time.
-/// 3. [`Sink::seal`] closes it.
+/// 2. [`Sink::push`] adds one record at a time.
+/// 3. [`Sink::encode`] closes it.
 /// 4. [`Sink::write`] is called until it succeeds.
 ///
 /// Order: a lane writes the ordered batches of one [`Sink::Key`] one after another. A batch is
@@ -109,14 +109,14 @@ pub trait Sink: Send + Sync + 'static {
     /// An open batch. It grows by one encoded record at a time.
     type Batch: Send + 'static;
     /// A closed batch. Every attempt to write it sends the same bytes.
-    type Sealed: Send + Sync + 'static;
+    type EncodedBatch: Send + Sync + 'static;
     /// State that the batches of a lane share, such as a compressor.
     type Scratch: Send + 'static;
 
     /// True if the pipeline keeps each original message until its record is durable.
     ///
     /// The original is needed when [`Sink::write`] refuses a record, because a dead letter holds
-    /// the whole message. A sink that never refuses a record after [`Sink::join`] sets this to
+    /// the whole message. A sink that never refuses a record after [`Sink::push`] sets this to
     /// `false` and saves the memory.
     const KEEPS_ORIGINALS: bool = true;
 
@@ -139,17 +139,17 @@ pub trait Sink: Send + Sync + 'static {
     /// record.
     ///
     /// # Errors
-    /// [`Join::Full`] is only allowed if the batch already holds a record. Otherwise the pipeline
+    /// [`PushError::Full`] is only allowed if the batch already holds a record. Otherwise the pipeline
     /// would offer the record to one empty batch after another, forever.
-    fn join(
+    fn push(
         &self,
         batch: &mut Self::Batch,
         record: Self::Record,
         scratch: &mut Self::Scratch,
-    ) -> Result<usize, Join<Self::Record>>;
+    ) -> Result<usize, PushError<Self::Record>>;
 
     /// Closes a batch. After this call its content and its name are fixed.
-    fn seal(&self, batch: Self::Batch, scratch: &mut Self::Scratch) -> Self::Sealed;
+    fn encode(&self, batch: Self::Batch, scratch: &mut Self::Scratch) -> Self::EncodedBatch;
 
     /// Returns the longest duration of one attempt to write a small batch.
     ///
@@ -179,11 +179,15 @@ pub trait Sink: Send + Sync + 'static {
     /// - `Stop` nacks them and stops the service.
     fn write(
         &self,
-        batch: &Self::Sealed,
+        batch: &Self::EncodedBatch,
         time_limit: Duration,
     ) -> impl Future<Output = Result<Vec<Refusal>, Error>> + Send;
 
     /// Splits a batch into its first `at` records and the others. Returns `None` if the batch
     /// cannot be split.
-    fn split(&self, batch: &Self::Sealed, at: usize) -> Option<(Self::Sealed, Self::Sealed)>;
+    fn split(
+        &self,
+        batch: &Self::EncodedBatch,
+        at: usize,
+    ) -> Option<(Self::EncodedBatch, Self::EncodedBatch)>;
 }

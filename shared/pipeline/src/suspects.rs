@@ -81,7 +81,7 @@ pub(crate) struct Suspects {
     /// Position in the file where the lines of the first lane begin.
     start: usize,
     lines: usize,
-    lanes: Vec<Lane>,
+    lanes: Vec<LaneWork>,
     began: Instant,
     is_over: AtomicBool,
 }
@@ -100,7 +100,7 @@ impl Ends {
 }
 
 #[derive(Debug, Default)]
-struct Lane {
+struct LaneWork {
     /// Current record in the file.
     noted: AtomicU64,
     /// Time when the lane began to compute: milliseconds since the start, plus 1. It is 0 while the
@@ -177,7 +177,7 @@ impl Suspects {
             suspects,
             start: fresh.len(),
             lines,
-            lanes: (0..limits.lane_count()).map(|_| Lane::default()).collect(),
+            lanes: (0..limits.lane_count()).map(|_| LaneWork::default()).collect(),
             began: Instant::now(),
             is_over: AtomicBool::new(false),
         })

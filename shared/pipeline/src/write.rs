@@ -8,7 +8,7 @@ use tracing::debug;
 
 use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
-use crate::intake::{Duty, Parcel};
+use crate::intake::{AckHandle, Tracked};
 use crate::lane::Keyed;
 use crate::metrics::Metrics;
 use crate::panics;
@@ -20,7 +20,7 @@ mod attempt;
 mod dead_lettering;
 
 use attempt::{Ending, Target, attempt};
-pub(crate) use dead_lettering::bury_all;
+pub(crate) use dead_lettering::dead_letter_all;
 
 /// Time that a message is held before a nack.
 ///
@@ -35,7 +35,7 @@ const WORTH_SPLITTING: usize = 64 * 1024;
 /// A closed batch. No record can join it any more.
 pub(crate) struct Closed<S: Sink> {
     pub key: S::Key,
-    pub sealed: S::Sealed,
+    pub encoded: S::EncodedBatch,
     pub entries: Vec<Entry>,
     pub share: Share,
     pub bytes: usize,
@@ -46,7 +46,7 @@ pub(crate) struct Closed<S: Sink> {
 /// A message whose record is in a batch.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    duty: Duty,
+    handle: AckHandle,
     /// Boxed. A service that keeps no originals would otherwise reserve the space for one in every
     /// entry.
     original: Option<Box<Message>>,
@@ -57,22 +57,22 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(crate) fn new(parcel: Parcel, keep_original: bool) -> Self {
-        let Parcel { message, mut duty } = parcel;
+    pub(crate) fn new(tracked: Tracked, keep_original: bool) -> Self {
+        let Tracked { message, mut handle } = tracked;
         let (publish_time, attempts) = (message.publish_time, message.attempts);
         if keep_original {
             let original = Some(Box::new(message));
-            return Self { duty, original, keyed: None, publish_time, attempts };
+            return Self { handle, original, keyed: None, publish_time, attempts };
         }
-        duty.permit.release_bytes();
-        let keyed = Keyed::of(&message, duty.sequence).map(Box::new);
-        Self { duty, original: None, keyed, publish_time, attempts }
+        handle.permit.release_bytes();
+        let keyed = Keyed::of(&message, handle.sequence).map(Box::new);
+        Self { handle, original: None, keyed, publish_time, attempts }
     }
 
     /// Returns the identity of the message if it has an ordering key.
     pub(crate) fn keyed(&self) -> Option<Keyed> {
         match &self.original {
-            Some(original) => Keyed::of(original, self.duty.sequence),
+            Some(original) => Keyed::of(original, self.handle.sequence),
             None => self.keyed.as_deref().cloned(),
         }
     }
@@ -82,41 +82,41 @@ impl Entry {
         let keyed = self.keyed.as_deref().map_or(0, |keyed| {
             size_of::<Keyed>() + keyed.ordering_key.capacity() + keyed.id.capacity()
         });
-        self.duty.settlement.held_bytes() + keyed
+        self.handle.settlement.held_bytes() + keyed
     }
 
     /// Returns true if each delivery of the message uses up an attempt.
     pub(crate) fn counts_attempts(&self) -> bool {
-        self.duty.counts_attempts
+        self.handle.counts_attempts
     }
 
     /// Returns the number that identifies the message in the crash file.
     pub(crate) fn fingerprint(&self) -> u64 {
-        self.duty.fingerprint
+        self.handle.fingerprint
     }
 
     /// Gives the message its own batch when it is put into a batch again.
     pub(crate) fn isolate(&mut self) {
-        self.duty.max_batch = 1;
+        self.handle.max_batch = 1;
     }
 
     /// Returns the message as it was received, if it was kept.
-    pub(crate) fn into_parcel(self) -> Result<Parcel, Box<Self>> {
+    pub(crate) fn into_tracked(self) -> Result<Tracked, Box<Self>> {
         match self.original {
-            Some(message) => Ok(Parcel { message: *message, duty: self.duty }),
+            Some(message) => Ok(Tracked { message: *message, handle: self.handle }),
             None => Err(Box::new(self)),
         }
     }
 
     /// Asks the source to deliver the message again.
     pub(crate) fn nack(self) {
-        self.duty.settlement.nack();
+        self.handle.settlement.nack();
     }
 }
 
 /// A batch, or a part of one that was split.
 struct Part<S: Sink> {
-    sealed: S::Sealed,
+    encoded: S::EncodedBatch,
     entries: Vec<Entry>,
     bytes: usize,
     /// True if the part may be split. False once the sink could not split it.
@@ -125,10 +125,10 @@ struct Part<S: Sink> {
 
 impl<S: Sink> Part<S> {
     fn target<'a>(&'a self, key: &'a S::Key) -> Target<'a, S> {
-        let leases = self.entries.iter().filter_map(|entry| entry.duty.settlement.lease_end());
+        let leases = self.entries.iter().filter_map(|entry| entry.handle.settlement.lease_end());
         Target {
             key,
-            sealed: &self.sealed,
+            encoded: &self.encoded,
             bytes: self.bytes,
             lease_end: leases.min(),
             can_split: self.can_split && self.bytes > WORTH_SPLITTING,
@@ -139,7 +139,7 @@ impl<S: Sink> Part<S> {
     fn split(mut self, sink: &S) -> Result<[Self; 2], Self> {
         let at = self.entries.len() / 2;
         let halves =
-            (at > 0).then(|| panics::catch("split batch", || sink.split(&self.sealed, at)));
+            (at > 0).then(|| panics::catch("split batch", || sink.split(&self.encoded, at)));
         let Some((first, second)) = halves.and_then(Result::ok).flatten() else {
             self.can_split = false;
             return Err(self);
@@ -147,8 +147,8 @@ impl<S: Sink> Part<S> {
         let bytes = self.bytes / 2;
         let rest = self.entries.split_off(at);
         Ok([
-            Self { sealed: first, entries: self.entries, bytes, can_split: true },
-            Self { sealed: second, entries: rest, bytes: self.bytes - bytes, can_split: true },
+            Self { encoded: first, entries: self.entries, bytes, can_split: true },
+            Self { encoded: second, entries: rest, bytes: self.bytes - bytes, can_split: true },
         ])
     }
 }
@@ -175,8 +175,8 @@ where
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    let Closed { key, sealed, entries, share, bytes, is_ordered, note: _ } = closed;
-    let mut parts: Vec<Part<S>> = vec![Part { sealed, entries, bytes, can_split: true }];
+    let Closed { key, encoded, entries, share, bytes, is_ordered, note: _ } = closed;
+    let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
     while let Some(part) = parts.pop() {
         match attempt(shared, part.target(&key)).await {
             Ending::Durable(refusals) => {
@@ -199,8 +199,11 @@ where
                     Err(culprit) => {
                         let entries = culprit.entries.into_iter();
                         let detail = error.detail();
-                        bury_all(shared, entries.map(|entry| (entry, reason, detail.clone())))
-                            .await;
+                        dead_letter_all(
+                            shared,
+                            entries.map(|entry| (entry, reason, detail.clone())),
+                        )
+                        .await;
                     }
                 },
                 Recovery::Stop => {
@@ -246,13 +249,17 @@ async fn settle_written<T, S, D>(
             continue;
         }
         shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
-        entry.duty.settlement.ack();
+        entry.handle.settlement.ack();
         sent += 1;
     }
     shared.metrics.sent.inc_by(sent);
     shared.gauge();
     let refused = refused.into_iter();
-    bury_all(shared, refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail))).await;
+    dead_letter_all(
+        shared,
+        refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail)),
+    )
+    .await;
 }
 
 /// Returns the messages of a part and of those behind it, in order. `behind` is a stack: its last

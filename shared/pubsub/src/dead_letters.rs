@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pipeline::dead_letter::Policy;
-use pipeline::{Error, Letter};
+use pipeline::{DeadLetter, Error};
 use storage::{Bucket, Object};
 
 pub(crate) use form::restore;
@@ -15,7 +15,7 @@ pub(crate) use form::restore;
 use crate::connection::TopicName;
 use crate::guard::TopicGuard;
 use crate::publishers::Publishers;
-use crate::settings::{Graves, Keyword};
+use crate::settings::{DeadLetterConfig, Keyword};
 use crate::sink::Outgoing;
 use form::Draft;
 
@@ -37,14 +37,14 @@ impl DeadLetters {
     /// # Errors
     /// `Stop` without credentials for the bucket.
     pub async fn policy(
-        graves: &Graves,
+        dead_letters: &DeadLetterConfig,
         project: &str,
         publishers: &Publishers,
         guard: &TopicGuard,
         storage: &storage::Endpoint,
     ) -> Result<Policy<Self>, Error> {
-        Ok(match graves {
-            Graves::Topic { topic_id, bucket } => Policy::Bury(Self {
+        Ok(match dead_letters {
+            DeadLetterConfig::Topic { topic_id, bucket } => Policy::Write(Self {
                 publishers: publishers.clone(),
                 guard: guard.clone(),
                 topic: TopicName::new(project, topic_id),
@@ -53,8 +53,8 @@ impl DeadLetters {
                     None => None,
                 },
             }),
-            Graves::Keyword(Keyword::Subscription) => Policy::Leave,
-            Graves::Keyword(Keyword::Drop) => Policy::Drop,
+            DeadLetterConfig::Keyword(Keyword::Subscription) => Policy::Leave,
+            DeadLetterConfig::Keyword(Keyword::Drop) => Policy::Drop,
         })
     }
 
@@ -63,7 +63,7 @@ impl DeadLetters {
     async fn store(
         &self,
         bucket: &Bucket,
-        letter: &Letter<'_>,
+        letter: &DeadLetter<'_>,
         content: &Bytes,
     ) -> Result<String, Error> {
         let name = format!("dead-letters/{}/{}", letter.service, form::hash(content));
@@ -81,7 +81,7 @@ impl DeadLetters {
 
 impl pipeline::DeadLetters for DeadLetters {
     /// Dropping the call cancels it, so it needs no time limit of its own.
-    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
+    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         self.guard.pass(&self.topic)?;
         let form::Content { data, attributes } = match (Draft::new(letter).finish(), &self.bucket) {
             (Ok(content), _) => content,

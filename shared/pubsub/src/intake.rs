@@ -3,18 +3,18 @@
 use pipeline::Error;
 use pipeline::dead_letter::Policy;
 use pipeline::metrics::Reasons;
-use service::{Context, Need};
+use service::{Context, Dependency};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
 use crate::connection::{Connection, TopicName};
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
-use crate::letters::Office;
+use crate::letters::DeadLetterTool;
+use crate::preflight::Preflight;
 use crate::publishers::Publishers;
-use crate::settings::{Endpoint, Graves, Keyword, Subscription};
+use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 use crate::source::{Source, SourceMetrics};
-use crate::survey::Survey;
 
 /// Settings of a service that reads from a subscription.
 pub trait Reads {
@@ -36,7 +36,7 @@ pub struct Intake<'a> {
     pub subscription: &'a Subscription,
     /// Destination of dead letters. It is required; the check of the settings reports a missing
     /// one.
-    pub dead_letters: Option<&'a Graves>,
+    pub dead_letters: Option<&'a DeadLetterConfig>,
     /// Connection settings of Pub/Sub.
     pub pubsub: &'a Endpoint,
     /// Connection settings of Cloud Storage, for large dead letters.
@@ -70,12 +70,13 @@ impl<'a> Intake<'a> {
         let metrics = SourceMetrics::default();
         context.registry.register(|registry| metrics.register(registry));
         let condition = context.health.condition("subscription");
-        let graves = self.dead_letters;
-        let graves = graves.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let dead_letters = self.dead_letters;
+        let dead_letters =
+            dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
 
         let connection = Connection::new(self.pubsub.clone());
         let admin = Admin::new(&connection).await?;
-        let topics: Vec<_> = topics.into_iter().chain(graves.topic(self.project)).collect();
+        let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)).collect();
         let guard = TopicGuard::new(topics.clone());
         if !topics.is_empty() {
             let condition = context.health.condition("topics");
@@ -87,7 +88,7 @@ impl<'a> Intake<'a> {
         let opened = Opened {
             source: source.await?,
             dead_letters: DeadLetters::policy(
-                graves,
+                dead_letters,
                 self.project,
                 &publishers,
                 &guard,
@@ -100,7 +101,7 @@ impl<'a> Intake<'a> {
         watchers.spawn(subscription_watcher(
             admin,
             (self.project.to_owned(), self.subscription.id.clone()),
-            *graves == Graves::Keyword(Keyword::Subscription),
+            *dead_letters == DeadLetterConfig::Keyword(Keyword::Subscription),
             condition,
         ));
         Ok(opened)
@@ -111,11 +112,11 @@ impl<'a> Intake<'a> {
     ///
     /// # Errors
     /// No client can be built.
-    pub async fn look(
+    pub async fn preflight(
         self,
         topics: impl IntoIterator<Item = TopicName>,
-    ) -> Result<Vec<Need>, Error> {
-        let survey = Survey {
+    ) -> Result<Vec<Dependency>, Error> {
+        let preflight = Preflight {
             project: self.project,
             pubsub: self.pubsub,
             storage: &self.storage,
@@ -123,18 +124,18 @@ impl<'a> Intake<'a> {
             subscription: Some(self.subscription),
             dead_letters: self.dead_letters,
         };
-        survey.look().await
+        preflight.check().await
     }
 
     /// Returns the tool for its dead letters. It replays them to the topic that the service reads
     /// from.
     #[must_use]
-    pub fn office(self) -> Office<'a> {
-        Office {
+    pub fn dead_letter_tool(self) -> DeadLetterTool<'a> {
+        DeadLetterTool {
             service: self.service,
             project: self.project,
             pubsub: self.pubsub,
-            topic: self.dead_letters.and_then(|graves| graves.topic(self.project)),
+            topic: self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project)),
             reads: Some(self.subscription),
         }
     }

@@ -33,7 +33,7 @@ use reader::{LEASE, Limits, Reader};
 /// The dead-letter tool of a service. A replayed message goes to the topic of the service's own
 /// subscription, because it came from there.
 #[derive(Debug, Clone)]
-pub struct Office<'a> {
+pub struct DeadLetterTool<'a> {
     /// Name of the service.
     pub service: &'static str,
     /// Id of the project.
@@ -52,7 +52,9 @@ pub const fn action<T: Reads + 'static>() -> Action<T> {
     Action {
         command: || command(&T::REASONS),
         act: |settings, given| {
-            Box::pin(async move { settings.intake().office().act(&given, as_it_was).await })
+            Box::pin(
+                async move { settings.intake().dead_letter_tool().act(&given, as_it_was).await },
+            )
         },
     }
 }
@@ -143,7 +145,7 @@ fn common() -> [Arg; 3] {
     ]
 }
 
-impl Office<'_> {
+impl DeadLetterTool<'_> {
     /// Runs the command line. `prepare` turns a dead letter into the message that is sent again.
     ///
     /// # Errors

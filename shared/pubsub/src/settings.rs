@@ -167,7 +167,7 @@ impl Subscription {
     untagged,
     expecting = "must be `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)"
 )]
-pub enum Graves {
+pub enum DeadLetterConfig {
     /// A separate topic.
     Topic {
         /// Id of the topic in the project, or its full name.
@@ -191,13 +191,13 @@ pub enum Keyword {
     Drop,
 }
 
-impl Graves {
+impl DeadLetterConfig {
     /// Reports faults in these settings, under the key `dead_letters`.
-    pub fn check(graves: Option<&Self>, may_leave: bool, faults: &mut Faults) {
+    pub fn check(dead_letters: Option<&Self>, may_leave: bool, faults: &mut Faults) {
         const KEY: &str = "dead_letters";
         const CHOICES: &str =
             "required: `{topic_id: ...}`, or `subscription`, or `drop` (messages may be lost)";
-        match graves {
+        match dead_letters {
             None => faults.add(KEY, CHOICES),
             Some(Self::Topic { topic_id, .. }) if topic_id.is_empty() => {
                 faults.add("dead_letters.topic_id", "must not be empty");
@@ -352,9 +352,9 @@ mod tests {
     fn an_empty_id_of_dead_letters_is_refused_with_its_own_words() {
         let lines = |topic_id: &str, bucket: Option<&str>| {
             let bucket = bucket.map(str::to_owned);
-            let graves = Graves::Topic { topic_id: topic_id.into(), bucket };
+            let dead_letters = DeadLetterConfig::Topic { topic_id: topic_id.into(), bucket };
             let mut faults = Faults::default();
-            Graves::check(Some(&graves), true, &mut faults);
+            DeadLetterConfig::check(Some(&dead_letters), true, &mut faults);
             faults.lines().to_vec()
         };
 
@@ -367,15 +367,17 @@ mod tests {
 
     #[test]
     fn every_service_says_where_its_dead_letters_go() {
-        let topic = |id: &str, bucket: Option<&str>| Graves::Topic {
+        let topic = |id: &str, bucket: Option<&str>| DeadLetterConfig::Topic {
             topic_id: id.into(),
             bucket: bucket.map(str::to_owned),
         };
-        let faults = |graves: Option<Graves>, may_leave| {
-            faulty(|faults| Graves::check(graves.as_ref(), may_leave, faults))
+        let faults = |dead_letters: Option<DeadLetterConfig>, may_leave| {
+            faulty(|faults| DeadLetterConfig::check(dead_letters.as_ref(), may_leave, faults))
         };
-        let (leave, drop) =
-            (Graves::Keyword(Keyword::Subscription), Graves::Keyword(Keyword::Drop));
+        let (leave, drop) = (
+            DeadLetterConfig::Keyword(Keyword::Subscription),
+            DeadLetterConfig::Keyword(Keyword::Drop),
+        );
 
         assert_eq!(faults(None, true), ["dead_letters"]);
         assert_eq!(faults(Some(topic("", None)), true), ["dead_letters.topic_id"]);
@@ -393,8 +395,8 @@ mod tests {
             (leave, "dead letters are left to the subscription's policy: reason in logs only"),
             (drop, "dead letters are dropped: may be lost"),
         ];
-        for (graves, guarantee) in guarantees {
-            assert_eq!(graves.guarantee(), guarantee);
+        for (dead_letters, guarantee) in guarantees {
+            assert_eq!(dead_letters.guarantee(), guarantee);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
 use pipeline::message::Attributes;
-use pipeline::{Error, Join, Recovery, Refusal, Step};
+use pipeline::{Error, PushError, Recovery, Refusal, Step};
 
 use crate::connection::TopicName;
 use crate::guard::TopicGuard;
@@ -80,7 +80,7 @@ impl pipeline::Sink for Sink {
     type Record = Outgoing;
     type Key = TopicName;
     type Batch = Batch;
-    type Sealed = Batch;
+    type EncodedBatch = Batch;
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -93,25 +93,25 @@ impl pipeline::Sink for Sink {
         Batch { topic: topic.clone(), messages: Vec::new(), bytes: topic.as_str().len() }
     }
 
-    fn join(
+    fn push(
         &self,
         batch: &mut Batch,
         record: Outgoing,
         (): &mut (),
-    ) -> Result<usize, Join<Outgoing>> {
+    ) -> Result<usize, PushError<Outgoing>> {
         let size = encoded_size(&record);
-        check(&record, size).map_err(Join::Refused)?;
+        check(&record, size).map_err(PushError::Refused)?;
         let is_full =
             batch.bytes + size > MAX_REQUEST_BYTES || batch.messages.len() == MAX_REQUEST_MESSAGES;
         if is_full && !batch.messages.is_empty() {
-            return Err(Join::Full(record));
+            return Err(PushError::Full(record));
         }
         batch.bytes += size;
         batch.messages.push(record);
         Ok(batch.bytes)
     }
 
-    fn seal(&self, batch: Batch, (): &mut ()) -> Batch {
+    fn encode(&self, batch: Batch, (): &mut ()) -> Batch {
         batch
     }
 
@@ -281,21 +281,21 @@ mod tests {
         let rest = MAX_REQUEST_BYTES - topic.as_str().len() - 5_000_000;
         let second = |bytes| {
             let mut batch = sink.open(&topic);
-            let first = sink.join(&mut batch, sized(5_000_000), &mut ()).unwrap();
+            let first = sink.push(&mut batch, sized(5_000_000), &mut ()).unwrap();
             assert_eq!(first, 5_000_000 + topic.as_str().len());
-            sink.join(&mut batch, sized(bytes), &mut ())
+            sink.push(&mut batch, sized(bytes), &mut ())
         };
 
         assert!(matches!(second(rest), Ok(MAX_REQUEST_BYTES)));
-        assert!(matches!(second(rest + 1), Err(Join::Full(_))));
+        assert!(matches!(second(rest + 1), Err(PushError::Full(_))));
         let mut batch = sink.open(&topic);
         for _ in 0..MAX_REQUEST_MESSAGES {
-            sink.join(&mut batch, outgoing(), &mut ()).unwrap();
+            sink.push(&mut batch, outgoing(), &mut ()).unwrap();
         }
-        assert!(matches!(sink.join(&mut batch, outgoing(), &mut ()), Err(Join::Full(_))));
+        assert!(matches!(sink.push(&mut batch, outgoing(), &mut ()), Err(PushError::Full(_))));
         // The name of a topic may be longer than the room that the largest message leaves.
         let mut empty = sink.open(&TopicName::new("p", &"t".repeat(2_000)));
-        sink.join(&mut empty, sized(MAX_MESSAGE_BYTES), &mut ()).unwrap();
+        sink.push(&mut empty, sized(MAX_MESSAGE_BYTES), &mut ()).unwrap();
     }
 
     #[tokio::test]
@@ -305,10 +305,10 @@ mod tests {
         let mut batch = sink.open(&outgoing().topic);
         for data in ["a", "b", "c"] {
             let record = Outgoing { data: data.into(), ..outgoing() };
-            sink.join(&mut batch, record, &mut ()).unwrap();
+            sink.push(&mut batch, record, &mut ()).unwrap();
         }
 
-        let (first, second) = sink.split(&sink.seal(batch, &mut ()), 1).unwrap();
+        let (first, second) = sink.split(&sink.encode(batch, &mut ()), 1).unwrap();
 
         let data = |batch: &Batch| -> Vec<Bytes> {
             batch.messages.iter().map(|message| message.data.clone()).collect()

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use crate::connection::{Connection, full_name};
 use crate::settings::Subscription;
 use leases::Leases;
-use reader::Reader;
+use reader::StreamReader;
 pub(crate) use subscriber::Subscriber;
 
 /// Longest wait at a close until all acks and nacks are sent.
@@ -100,8 +100,12 @@ impl Source {
         let (stop, stopped) = watch::channel(false);
         let mut streams = JoinSet::new();
         for _ in 0..settings.streams {
-            let reader =
-                Reader::new(connection, name.clone(), settings, (outbox.clone(), leases.clone()));
+            let reader = StreamReader::new(
+                connection,
+                name.clone(),
+                settings,
+                (outbox.clone(), leases.clone()),
+            );
             streams.spawn(reader.run(stopped.clone()));
         }
         Ok(Self { inbox, streams, leases, keeper, stop })

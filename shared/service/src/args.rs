@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
-use crate::survey::Form;
+use crate::preflight::Form;
 
 /// Task of the process.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use pipeline::timestamp::parse_rfc3339;
 use pipeline::{Error, Message, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
-use crate::survey::Form;
+use crate::preflight::Form;
 use crate::{args, output};
 
 /// Keys of the final result, printed last.
@@ -185,8 +185,8 @@ pub fn print(story: &Story, form: Form) -> anyhow::Result<()> {
         Form::Json => output::line(format_args!("{:#}", Value::Object(story.clone()))),
         Form::Text => {
             let before = story.iter().filter(|(name, _)| !VERDICT.contains(&name.as_str()));
-            let verdict = VERDICT.iter().filter_map(|name| story.get_key_value(*name));
-            for (name, value) in before.chain(verdict) {
+            let disposition = VERDICT.iter().filter_map(|name| story.get_key_value(*name));
+            for (name, value) in before.chain(disposition) {
                 output::line(format_args!("{name}: {}", text(value)));
             }
         }

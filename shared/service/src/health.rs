@@ -16,7 +16,7 @@ pub struct Health(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    conditions: BTreeMap<&'static str, State>,
+    conditions: BTreeMap<&'static str, ConditionState>,
     pipeline: Option<(Status, pipeline::Metrics)>,
     facts: Map<String, Value>,
     last_error: Option<(String, OffsetDateTime)>,
@@ -25,7 +25,7 @@ struct Inner {
 
 /// State of one dependency.
 #[derive(Debug, Clone, Serialize)]
-pub struct State {
+pub struct ConditionState {
     /// True if the dependency is available.
     pub ready: bool,
     /// Reason why the dependency is not available. Empty when it is.
@@ -47,7 +47,7 @@ impl Health {
     #[must_use]
     pub fn condition(&self, name: &'static str) -> Condition {
         let since = OffsetDateTime::now_utc();
-        let state = State { ready: false, reason: "not reached yet".into(), since };
+        let state = ConditionState { ready: false, reason: "not reached yet".into(), since };
         self.lock().conditions.insert(name, state);
         Condition { health: self.clone(), name }
     }
@@ -71,7 +71,7 @@ impl Health {
     /// Returns the state of all dependencies, including the pipeline's destination and dead letters
     /// during an outage.
     #[must_use]
-    pub fn conditions(&self) -> BTreeMap<&'static str, State> {
+    pub fn conditions(&self) -> BTreeMap<&'static str, ConditionState> {
         let inner = self.lock();
         let mut conditions = inner.conditions.clone();
         let pipeline = inner.pipeline.as_ref().map(|(status, _)| status);
@@ -81,7 +81,7 @@ impl Health {
         ];
         for (name, outage) in outages {
             if let Some((reason, since)) = outage {
-                conditions.insert(name, State { ready: false, reason, since });
+                conditions.insert(name, ConditionState { ready: false, reason, since });
             }
         }
         conditions

@@ -19,6 +19,7 @@ pub mod memory;
 mod metrics;
 pub mod moment;
 pub mod output;
+pub mod preflight;
 mod probe;
 mod proxies;
 mod run;
@@ -27,7 +28,6 @@ mod schema;
 mod scripted;
 pub mod settings;
 mod signals;
-pub mod survey;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,9 +37,9 @@ use tokio::task::JoinSet;
 
 pub use health::{Condition, Health};
 pub use host::Hosted;
+pub use preflight::Dependency;
 pub use run::{Acting, Action, WrongSettings, install_crypto, run, run_with};
 pub use settings::{Faults, Http, Settings};
-pub use survey::Need;
 
 /// A service that has its settings and is not started yet.
 ///
@@ -69,7 +69,7 @@ pub trait Service: Sized + Send + 'static {
     ///
     /// # Errors
     /// Fails when a client cannot be built, for example because credentials are missing.
-    fn survey(&self) -> impl Future<Output = anyhow::Result<Vec<Need>>> + Send {
+    fn preflight(&self) -> impl Future<Output = anyhow::Result<Vec<Dependency>>> + Send {
         std::future::ready(Ok(Vec::new()))
     }
 }

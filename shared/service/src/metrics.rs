@@ -19,7 +19,7 @@ struct Build {
 }
 
 #[derive(Debug, EncodeLabelSet)]
-struct Dependency {
+struct DependencyLabel {
     dependency: &'static str,
 }
 
@@ -55,7 +55,7 @@ impl Collector for Readiness {
             encoder.encode_descriptor("dataflow_service_ready", help, None, MetricType::Gauge)?;
         for (dependency, state) in self.0.conditions() {
             let value = ConstGauge::new(i64::from(state.ready));
-            value.encode(family.encode_family(&Dependency { dependency })?)?;
+            value.encode(family.encode_family(&DependencyLabel { dependency })?)?;
         }
         Ok(())
     }

@@ -13,9 +13,9 @@ use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::memory::Account;
+use crate::preflight::{self, Form};
 use crate::settings::{self, Faults, Settings};
 use crate::signals::Signals;
-use crate::survey::{self, Form};
 use crate::{Hosted, Service, args, logs, output, probe, proxies, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
@@ -151,13 +151,13 @@ fn act_on<T: Settings, S: Service>(
             if form == Form::Text {
                 report_right::<T, S>(&settings, form);
             }
-            let needs = runtime.block_on(make(settings).survey())?;
-            survey::report(needs, form)
+            let dependencies = runtime.block_on(make(settings).preflight())?;
+            preflight::report(dependencies, form)
         }
         Command::Plan(form) => {
             let costs = settings.costs();
-            let needs = runtime.block_on(make(settings).survey())?;
-            survey::report_plan(&costs, needs, form)
+            let dependencies = runtime.block_on(make(settings).preflight())?;
+            preflight::report_plan(&costs, dependencies, form)
         }
         Command::Probe => probe::readiness(settings.http()),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),

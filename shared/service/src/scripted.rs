@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults as Fates, Graveyard, Ledger};
+use pipeline::doubles::{FaultRates, Faults as Fates, Ledger, MemoryDeadLetters};
 use pipeline::metrics::Reasons;
 use pipeline::{
-    Delivery, Error, Join, Limits, Message, Pipeline, Recovery, Refusal, Settlement, Sink, Source,
-    Step, Transform,
+    Delivery, Error, Limits, Message, Pipeline, PushError, Recovery, Refusal, Settlement, Sink,
+    Source, Step, Transform,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -103,7 +103,10 @@ impl Service for Scripted {
             source: Script { trouble, is_sent: false },
             transform: Unchanged,
             sink: Destination(trouble),
-            dead_letters: Policy::Bury(Graveyard(ledger, Fates::new(FaultRates::default(), 1))),
+            dead_letters: Policy::Write(MemoryDeadLetters(
+                ledger,
+                Fates::new(FaultRates::default(), 1),
+            )),
             limits: Limits {
                 stall_after: Duration::from_secs(1),
                 crash_file: std::env::var_os(CRASH_FILE).map(Into::into),
@@ -193,7 +196,7 @@ impl Sink for Destination {
     type Record = ();
     type Key = ();
     type Batch = ();
-    type Sealed = ();
+    type EncodedBatch = ();
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -202,14 +205,14 @@ impl Sink for Destination {
 
     fn open(&self, (): &()) {}
 
-    fn join(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, Join<()>> {
+    fn push(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, PushError<()>> {
         if self.0 == Trouble::LaneHangs {
             block();
         }
         Ok(1)
     }
 
-    fn seal(&self, (): (), (): &mut ()) {}
+    fn encode(&self, (): (), (): &mut ()) {}
 
     async fn write(&self, (): &(), _: Duration) -> Result<Vec<Refusal>, Error> {
         match self.0 {

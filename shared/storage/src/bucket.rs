@@ -11,8 +11,8 @@ use pipeline::{Error, Recovery, Renewable};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use service::google::Access;
-use service::survey::State;
-use service::{Condition, Need, credentials};
+use service::preflight::State;
+use service::{Condition, Dependency, credentials};
 
 use crate::settings::Endpoint;
 
@@ -248,7 +248,7 @@ impl Bucket {
     }
 
     /// Checks that the bucket exists, and that we may create objects in it.
-    pub async fn need(&self) -> Need {
+    pub async fn dependency(&self) -> Dependency {
         const PERMISSION: &str = "storage.objects.create";
         const ROLE: &str = "roles/storage.objectCreator";
         let state = match self.find().await {
@@ -259,7 +259,7 @@ impl Bucket {
                 State::of_right(PERMISSION, ROLE, may)
             }
         };
-        Need { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
+        Dependency { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
     }
 
     /// Returns true if we have a permission.

@@ -16,7 +16,7 @@ use pipeline::{Error, Recovery};
 use tracing::info;
 
 use crate::batch::{self, Schema};
-use crate::meaning::{self, Meaning};
+use crate::response::{self, Response};
 use crate::table::{Table, TableName};
 
 /// Name of the action in errors.
@@ -155,11 +155,11 @@ async fn send(
         }
         Err(error) => error,
     };
-    let Fault { meaning, is_answer } = Fault::of(&error, bytes);
-    if meaning == Meaning::Retry {
+    let FailedAppend { response, is_answer } = FailedAppend::of(&error, bytes);
+    if response == Response::Retry {
         idle.give_back(Writer { writer, has_answered: is_answer });
     }
-    meaning.because(APPEND, error).map_or(Ok(Vec::new()), Err)
+    response.because(APPEND, error).map_or(Ok(Vec::new()), Err)
 }
 
 /// Adds the rows that an answer refuses. Returns false if it names none of the rows that were sent.
@@ -175,28 +175,28 @@ fn note(refused: &mut BTreeMap<usize, String>, left: &[usize], errors: &[RowErro
 }
 
 /// Error of an append, reduced to what decides on the next step.
-struct Fault {
-    meaning: Meaning,
+struct FailedAppend {
+    response: Response,
     /// True if the error is an answer, so that the connection still works.
     is_answer: bool,
 }
 
-impl Fault {
+impl FailedAppend {
     /// Classifies the error of a request with this many bytes.
     fn of(error: &AppendError, bytes: usize) -> Self {
         let AppendError::Rpc { source, .. } = error else {
-            return Self { meaning: Meaning::Retry, is_answer: false };
+            return Self { response: Response::Retry, is_answer: false };
         };
         // If a status ended the stream, it is the cause of the error. A status in an answer has no
         // cause.
         let end = source.source().and_then(|cause| cause.downcast_ref::<tonic::Status>());
-        let code = end.and_then(|status| meaning::storage_error(status.details()));
-        let meaning = match source.status() {
-            Some(status) => meaning::of_append(status.code, code, &status.message, bytes),
-            None => Meaning::Retry,
+        let code = end.and_then(|status| response::storage_error(status.details()));
+        let response = match source.status() {
+            Some(status) => response::of_append(status.code, code, &status.message, bytes),
+            None => Response::Retry,
         };
         let is_answer = end.is_none() && source.status().is_some();
-        Self { meaning, is_answer }
+        Self { response, is_answer }
     }
 }
 

@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pipeline::{Error, Recovery};
 use serde_json::Value;
 
-use crate::api::{Api, Failure, Refused};
+use crate::api::{Failure, Refused, RestApi};
 use crate::batch::Lines;
 use crate::column::Column;
-use crate::meaning::{self, RowMeaning};
+use crate::response::{self, RowResponse};
 use crate::table::Table;
 
 /// Name of the action in errors.
@@ -101,11 +101,11 @@ impl Answer {
                 let [reason, location, message] = ["reason", "location", "message"]
                     .map(|member| error[member].as_str().unwrap_or_default());
                 let why = format!("column {location}: {message}");
-                match meaning::of_inserted_row((reason, location, message), columns) {
-                    RowMeaning::Refused => {
+                match response::of_inserted_row((reason, location, message), columns) {
+                    RowResponse::Refused => {
                         outcomes.entry(*row).and_modify(|outcome| *outcome = Some(why));
                     }
-                    RowMeaning::Retry => {
+                    RowResponse::Retry => {
                         outcomes.remove(row);
                         again.get_or_insert(format!("{reason}: {why}"));
                     }
@@ -123,7 +123,7 @@ impl Answer {
 /// more after the first check.
 pub(super) async fn insert(
     rows: &Insertion,
-    api: &Api,
+    api: &RestApi,
     table: &Table,
 ) -> Result<BTreeMap<usize, String>, Error> {
     let mut is_known_to_fit = false;
@@ -150,7 +150,12 @@ pub(super) async fn insert(
 }
 
 /// Sends one request.
-async fn send(rows: &Insertion, left: &[usize], api: &Api, table: &Table) -> Result<Answer, Error> {
+async fn send(
+    rows: &Insertion,
+    left: &[usize],
+    api: &RestApi,
+    table: &Table,
+) -> Result<Answer, Error> {
     let body = rows.lines.body(left);
     let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
     let bytes = rows.lines.bytes();
@@ -160,8 +165,8 @@ async fn send(rows: &Insertion, left: &[usize], api: &Api, table: &Table) -> Res
             Ok(Answer::read(left, errors, table.columns()))
         }
         Err(Failure::Refused(Refused { status, reason, message })) => {
-            let meaning = meaning::of_insert_all(status, &reason, &message, bytes);
-            let error = meaning.because(INSERT, format!("{message} ({reason})"));
+            let response = response::of_insert_all(status, &reason, &message, bytes);
+            let error = response.because(INSERT, format!("{message} ({reason})"));
             error.map_or_else(|| Ok(Answer::read(left, &[], table.columns())), Err)
         }
         Err(unanswered) => Err(Recovery::Retry.because(INSERT, unanswered.to_string())),

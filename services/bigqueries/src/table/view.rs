@@ -1,8 +1,8 @@
 //! View of a table. A missing view is created. A view that this service wrote earlier is updated.
 
 use serde_json::{Value, json};
-use service::Need;
-use service::survey::State;
+use service::Dependency;
+use service::preflight::State;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -58,7 +58,7 @@ impl Table {
 
     /// Returns the state of the view, and changes nothing. Returns `None` if the settings have no
     /// view.
-    pub async fn view_need(&self) -> Option<Need> {
+    pub async fn view_dependency(&self) -> Option<Dependency> {
         let name = self.view_name()?;
         let looked = timeout(TIMEOUT, async {
             let found = self.look_for(&name).await?;
@@ -82,7 +82,7 @@ impl Table {
             }
             Err(fault) => State::Unreachable(fault.into_text()),
         };
-        Some(Need { kind: "view", name: name.to_string(), role: None, state })
+        Some(Dependency { kind: "view", name: name.to_string(), role: None, state })
     }
 
     fn view_name(&self) -> Option<TableName> {

@@ -16,7 +16,7 @@ use bigqueries::client::Endpoint;
 use bigqueries::column::{Column, Kind, Mode};
 use bigqueries::config;
 use bigqueries::convert::convert;
-use bigqueries::sink::{Sealed, Sink};
+use bigqueries::sink::{EncodedBatch, Sink};
 use bigqueries::table::{Table, TableName};
 use bigqueries::transform::Record;
 use emulator::{Emulator, Options};
@@ -65,7 +65,11 @@ impl Cloud {
     }
 
     /// Waits for the table, and returns what is wrong with it.
-    async fn table(&self, columns: &[Column], settings: config::Table) -> Result<(), String> {
+    async fn table(
+        &self,
+        columns: &[Column],
+        settings: config::TableSettings,
+    ) -> Result<(), String> {
         let table = self.open(columns, settings).await;
         let condition = Context::default().health.condition("table");
         let waited = timeout(Duration::from_secs(20), table.wait(&condition)).await;
@@ -73,7 +77,7 @@ impl Cloud {
     }
 
     /// Opens the table for rows with these columns. The table itself may be missing or different.
-    async fn open(&self, columns: &[Column], settings: config::Table) -> Table {
+    async fn open(&self, columns: &[Column], settings: config::TableSettings) -> Table {
         let client = bigqueries::client::rest(&self.endpoint).await.unwrap();
         Table::new(client, name(), columns.into(), settings)
     }
@@ -100,25 +104,29 @@ fn name() -> TableName {
     TableName { project: "p".into(), dataset: "d".into(), table: "t".into() }
 }
 
-fn settings() -> config::Table {
-    config::Table { dataset: "d".into(), id: "t".into(), ..config::Table::default() }
+fn settings() -> config::TableSettings {
+    config::TableSettings {
+        dataset: "d".into(),
+        id: "t".into(),
+        ..config::TableSettings::default()
+    }
 }
 
 /// Puts rows into one request.
-fn seal(sink: &Sink, rows: Vec<Vec<Cell>>) -> Sealed {
+fn encode(sink: &Sink, rows: Vec<Vec<Cell>>) -> EncodedBatch {
     let mut batch = sink.open(&());
     for (index, cells) in rows.into_iter().enumerate() {
         let record = Record { cells, insert_id: format!("{index}") };
-        sink.join(&mut batch, record, &mut ()).unwrap();
+        sink.push(&mut batch, record, &mut ()).unwrap();
     }
-    sink.seal(batch, &mut ())
+    sink.encode(batch, &mut ())
 }
 
 /// Writes rows as the pipeline does, until BigQuery accepts them.
 async fn write(sink: &Sink, rows: Vec<Vec<Cell>>) -> Vec<Refusal> {
-    let sealed = seal(sink, rows);
+    let encoded = encode(sink, rows);
     for _ in 0..10 {
-        match sink.write(&sealed, TIME_LIMIT).await {
+        match sink.write(&encoded, TIME_LIMIT).await {
             Ok(refusals) => return refusals,
             Err(error) => assert_eq!(error.recovery(), Recovery::Retry, "{error:#}"),
         }
@@ -258,8 +266,8 @@ async fn the_code_of_an_answer_says_what_to_do() {
     let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
     let mut batch = sink.open(&());
     let record = Record { cells: vec![Cell::Int(1)], insert_id: "1".into() };
-    sink.join(&mut batch, record, &mut ()).unwrap();
-    let sealed = sink.seal(batch, &mut ());
+    sink.push(&mut batch, record, &mut ()).unwrap();
+    let encoded = sink.encode(batch, &mut ());
 
     for (code, expected) in [
         // The rows do not fit the table, so no single row is at fault.
@@ -272,11 +280,11 @@ async fn the_code_of_an_answer_says_what_to_do() {
         (Code::ResourceExhausted, Recovery::Retry),
     ] {
         cloud.emulator.faults().refuse("AppendRows", 1, code);
-        let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
+        let error = sink.write(&encoded, TIME_LIMIT).await.unwrap_err();
         assert_eq!(error.recovery(), expected, "{code:?}");
     }
 
-    assert_eq!(sink.write(&sealed, TIME_LIMIT).await.unwrap(), []);
+    assert_eq!(sink.write(&encoded, TIME_LIMIT).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -286,8 +294,8 @@ async fn connections_that_ended_while_they_were_idle_cost_no_failed_attempt() {
     cloud.table(&columns, settings()).await.unwrap();
     let sink = cloud.sink(config::Api::StorageWrite, &columns).await;
     let write_all = async || {
-        let sealed: Vec<_> = (0..8).map(|n| seal(&sink, vec![vec![Cell::Int(n)]])).collect();
-        let writes = sealed.iter().map(|rows| sink.write(rows, TIME_LIMIT));
+        let encoded: Vec<_> = (0..8).map(|n| encode(&sink, vec![vec![Cell::Int(n)]])).collect();
+        let writes = encoded.iter().map(|rows| sink.write(rows, TIME_LIMIT));
         for written in futures::future::join_all(writes).await {
             assert_eq!(written.unwrap(), []);
         }
@@ -310,17 +318,17 @@ async fn rows_that_were_inserted_are_not_sent_again_with_those_that_were_not() {
     for (number, value) in [(0, Cell::Null), (1, Cell::Null), (2, "x".into())] {
         // Without ids, BigQuery cannot identify repeated rows.
         let record = Record { cells: vec![Cell::Int(number), value], insert_id: String::new() };
-        sink.join(&mut batch, record, &mut ()).unwrap();
+        sink.push(&mut batch, record, &mut ()).unwrap();
     }
-    let sealed = sink.seal(batch, &mut ());
+    let encoded = sink.encode(batch, &mut ());
 
     for _ in 0..3 {
-        let error = sink.write(&sealed, TIME_LIMIT).await.unwrap_err();
+        let error = sink.write(&encoded, TIME_LIMIT).await.unwrap_err();
         assert_eq!(error.recovery(), Recovery::Retry, "{error:#}");
     }
     cloud.table(&[n, new], settings()).await.unwrap();
 
-    assert_eq!(sink.write(&sealed, TIME_LIMIT).await.unwrap(), []);
+    assert_eq!(sink.write(&encoded, TIME_LIMIT).await.unwrap(), []);
     assert_eq!(
         cloud.rows("SELECT n FROM d.t ORDER BY n").await,
         ["0", "1", "2"].map(|n| json!([n]))

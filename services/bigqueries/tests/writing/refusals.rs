@@ -7,7 +7,7 @@ use pipeline::{Recovery, Sink as _};
 use serde_json::json;
 use tonic::Code;
 
-use crate::{BOTH, Cloud, TIME_LIMIT, seal, settings};
+use crate::{BOTH, Cloud, TIME_LIMIT, encode, settings};
 
 /// Number of requests that are refused.
 const REFUSALS: u64 = 20;
@@ -20,9 +20,9 @@ async fn a_request_that_is_refused_without_row_errors_waits_as_a_whole() {
         cloud.table(&columns, settings()).await.unwrap();
         let sink = cloud.sink(api, &columns).await;
         // This connection has written rows, so it knows the columns.
-        let first = seal(&sink, vec![vec![Cell::Int(0)]]);
+        let first = encode(&sink, vec![vec![Cell::Int(0)]]);
         assert_eq!(sink.write(&first, TIME_LIMIT).await.unwrap(), []);
-        let rows = seal(&sink, (0..3).map(|n| vec![Cell::Int(n)]).collect());
+        let rows = encode(&sink, (0..3).map(|n| vec![Cell::Int(n)]).collect());
         let method = match api {
             Api::StorageWrite => "AppendRows",
             Api::InsertAll => "bigquery.tabledata.insertAll",
@@ -50,7 +50,7 @@ async fn a_required_column_that_came_later_refuses_no_row() {
     cloud.post("projects/p/datasets/d/tables", &table).await;
     let sink = cloud.sink(Api::InsertAll, &columns).await;
 
-    let error = sink.write(&seal(&sink, vec![vec![Cell::Int(1)]]), TIME_LIMIT).await.unwrap_err();
+    let error = sink.write(&encode(&sink, vec![vec![Cell::Int(1)]]), TIME_LIMIT).await.unwrap_err();
 
     assert_eq!(error.recovery(), Recovery::Retry);
     assert!(error.detail().contains("Missing required field: later."), "{}", error.detail());
@@ -65,7 +65,7 @@ async fn a_table_that_was_replaced_refuses_no_row() {
         let sink = cloud.sink(api, &columns).await;
         // Only BigQuery notices that this time is after the year 9999.
         let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
-        let rows = seal(&sink, rows.to_vec());
+        let rows = encode(&sink, rows.to_vec());
         let fields = |of_n: &str| json!([{ "name": "n", "type": of_n }, { "name": "at", "type": "TIMESTAMP" }]);
         cloud.replace(&fields("BOOLEAN")).await;
 

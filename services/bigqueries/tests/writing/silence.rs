@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::{Cloud, TIME_LIMIT, seal, settings};
+use crate::{Cloud, TIME_LIMIT, encode, settings};
 
 /// Proxy that passes bytes on until its current connections are silenced. Later connections work.
 struct Link {
@@ -59,11 +59,11 @@ async fn a_connection_that_is_gone_without_a_word_is_replaced_once_an_attempt_is
     let endpoint = Endpoint { endpoint, ..Endpoint::default() };
     let table = cloud.open(&columns, settings()).await;
     let sink = Sink::storage_write(&endpoint, table).await.unwrap();
-    let one = seal(&sink, vec![vec![Cell::Int(1)]]);
+    let one = encode(&sink, vec![vec![Cell::Int(1)]]);
     assert_eq!(sink.write(&one, TIME_LIMIT).await.unwrap(), []);
 
     link.silence();
-    let two = seal(&sink, vec![vec![Cell::Int(2)]]);
+    let two = encode(&sink, vec![vec![Cell::Int(2)]]);
     // The pipeline ends each attempt at its time limit.
     timeout(Duration::from_millis(100), sink.write(&two, TIME_LIMIT)).await.unwrap_err();
 

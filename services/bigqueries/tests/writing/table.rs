@@ -17,7 +17,7 @@ use crate::{Cloud, name, settings, write};
 #[tokio::test]
 async fn a_table_is_created_as_the_settings_say() {
     let cloud = Cloud::start().await;
-    let settings = config::Table {
+    let settings = config::TableSettings {
         partition_by: Some(Partitions { column: "at".into(), ..Partitions::default() }),
         cluster_by: vec!["n".into()],
         description: Some("readings".into()),
@@ -40,14 +40,14 @@ async fn a_table_is_created_as_the_settings_say() {
     let key = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
     assert_eq!(table["encryptionConfiguration"], json!({ "kmsKeyName": key }));
     assert!(table["expirationTime"].is_string());
-    let other = config::Table { cluster_by: vec!["at".into()], ..settings.clone() };
+    let other = config::TableSettings { cluster_by: vec!["at".into()], ..settings.clone() };
     let refused = cloud.table(&columns, other).await.unwrap_err();
     assert!(refused.contains("clustered by at, the table is clustered by n"), "{refused}");
     let by_hour = Partitions { column: "at".into(), unit: Unit::Hour, ..Partitions::default() };
-    let other = config::Table { partition_by: Some(by_hour), ..settings.clone() };
+    let other = config::TableSettings { partition_by: Some(by_hour), ..settings.clone() };
     let refused = cloud.table(&columns, other).await.unwrap_err();
     assert!(refused.contains("by at (HOUR), the table is partitioned by at (DAY)"), "{refused}");
-    let silent = config::Table { partition_by: None, cluster_by: Vec::new(), ..settings };
+    let silent = config::TableSettings { partition_by: None, cluster_by: Vec::new(), ..settings };
     cloud.table(&columns, silent).await.unwrap();
 }
 
@@ -63,7 +63,7 @@ async fn a_table_that_others_laid_out_is_taken_as_it_is() {
     cloud.table(&columns, settings()).await.unwrap();
 
     let by_column = Partitions { column: "at".into(), ..Partitions::default() };
-    let other = config::Table { partition_by: Some(by_column), ..settings() };
+    let other = config::TableSettings { partition_by: Some(by_column), ..settings() };
     let refused = cloud.table(&columns, other).await.unwrap_err();
     assert!(
         refused.contains("the table is partitioned by the time of ingestion (DAY)"),
@@ -75,7 +75,7 @@ async fn a_table_that_others_laid_out_is_taken_as_it_is() {
 async fn a_table_is_partitioned_by_the_time_of_ingestion() {
     let cloud = Cloud::start().await;
     let by_time = |unit| Partitions { column: "_PARTITIONTIME".into(), unit, ..<_>::default() };
-    let with = |unit| config::Table { partition_by: Some(by_time(unit)), ..settings() };
+    let with = |unit| config::TableSettings { partition_by: Some(by_time(unit)), ..settings() };
     let columns = [Column::new("n", Kind::Int64)];
 
     cloud.table(&columns, with(Unit::Hour)).await.unwrap();
@@ -265,7 +265,7 @@ async fn a_default_that_a_table_lacks_is_named_where_nothing_may_be_added() {
     let cloud = Cloud::start().await;
     let n = Column::new("n", Kind::Int64);
     cloud.table(std::slice::from_ref(&n), settings()).await.unwrap();
-    let closed = config::Table { add_columns: false, ..settings() };
+    let closed = config::TableSettings { add_columns: false, ..settings() };
     let with_default = Column { default: Some("7".into()), ..n.clone() };
     let more = [n, Column::new("m", Kind::Int64)];
 

@@ -52,7 +52,7 @@ async fn both_apis_write_rare_types_alike() {
     let full = values()
         .iter()
         .map(|(column, value, _)| {
-            convert(column, Some(value)).unwrap_or_else(|misfit| panic!("{misfit:?}"))
+            convert(column, Some(value)).unwrap_or_else(|error| panic!("{error:?}"))
         })
         .collect::<Vec<_>>();
     let empty = vec![Cell::Null; columns.len()];
@@ -86,10 +86,10 @@ fn values_that_do_not_fit_are_refused_by_name() {
         ("RANGE<DATE>", json!({ "start": "2025-01-01", "stop": "2025-01-02" }), "RANGE<DATE> with"),
         ("RANGE<DATE>", json!("2025-01-01"), "RANGE<DATE> with its start before its end"),
     ] {
-        let misfit = convert(&column("c", of), Some(&value)).unwrap_err();
+        let error = convert(&column("c", of), Some(&value)).unwrap_err();
 
-        assert_eq!((misfit.reason, misfit.column.as_str()), ("row_type_mismatch", "c"), "{value}");
-        assert!(misfit.expected.starts_with(expected), "{of} {value}: {}", misfit.expected);
+        assert_eq!((error.reason, error.column.as_str()), ("row_type_mismatch", "c"), "{value}");
+        assert!(error.expected.starts_with(expected), "{of} {value}: {}", error.expected);
     }
 }
 

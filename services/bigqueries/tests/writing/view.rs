@@ -11,7 +11,7 @@ use bigqueries::table::Table;
 use emulator::Fault;
 use serde_json::{Value, json};
 use service::Context;
-use service::survey::State;
+use service::preflight::State;
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -23,8 +23,8 @@ fn columns(own: &[Column]) -> Arc<[Column]> {
     Mapped::new(own, true, None).columns().into()
 }
 
-fn with_view() -> config::Table {
-    config::Table { view: Some("once".into()), ..settings() }
+fn with_view() -> config::TableSettings {
+    config::TableSettings { view: Some("once".into()), ..settings() }
 }
 
 fn row(message: &str, ingest: &str, hours: i64, n: i64) -> Vec<Cell> {
@@ -54,7 +54,7 @@ async fn a_filter_on_the_partition_reaches_below_the_view() {
     let cloud = Cloud::start().await;
     let columns = columns(&[Column::new("n", Kind::Int64)]);
     let partitions = Partitions { require_filter: true, ..Partitions::default() };
-    let settings = config::Table { partition_by: Some(partitions), ..with_view() };
+    let settings = config::TableSettings { partition_by: Some(partitions), ..with_view() };
     cloud.table(&columns, settings).await.unwrap();
     let sink = cloud.sink(Api::StorageWrite, &columns).await;
     let rows =
@@ -106,9 +106,10 @@ async fn put_view(cloud: &Cloud, query: &str) {
 /// Returns the state of the view, as `check --online` reports it.
 async fn state(cloud: &Cloud, columns: &[Column]) -> State {
     let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
-    let need = Table::new(client, name(), columns.into(), with_view()).view_need().await.unwrap();
-    assert_eq!((need.kind, need.name.as_str()), ("view", "p.d.once"));
-    need.state
+    let dependency =
+        Table::new(client, name(), columns.into(), with_view()).view_dependency().await.unwrap();
+    assert_eq!((dependency.kind, dependency.name.as_str()), ("view", "p.d.once"));
+    dependency.state
 }
 
 #[tokio::test]
@@ -157,7 +158,7 @@ async fn a_view_that_cannot_be_ends_the_wait() {
     let cloud = Cloud::start().await;
     let columns = columns(&[Column::new("n", Kind::Int64)]);
     cloud.table(&columns, settings()).await.unwrap();
-    let of_table = config::Table { view: Some("t".into()), ..settings() };
+    let of_table = config::TableSettings { view: Some("t".into()), ..settings() };
     let refused = cloud.table(&columns, of_table).await.unwrap_err();
     assert!(refused.contains("must be the name of a view, is that of a TABLE"), "{refused}");
 

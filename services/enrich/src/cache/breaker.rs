@@ -19,11 +19,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Breaker {
     layer: &'static str,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct BreakerState {
     failures: u32,
     pause: Duration,
     open_until: Option<Instant>,
@@ -34,8 +34,12 @@ impl Breaker {
     /// Creates a closed breaker for the layer of this name.
     #[must_use]
     pub fn new(layer: &'static str) -> Self {
-        let state =
-            State { failures: 0, pause: FIRST_PAUSE, open_until: None, last_error: String::new() };
+        let state = BreakerState {
+            failures: 0,
+            pause: FIRST_PAUSE,
+            open_until: None,
+            last_error: String::new(),
+        };
         Self { layer, state: Mutex::new(state) }
     }
 
@@ -99,7 +103,7 @@ impl Breaker {
         state.pause = (state.pause * 2).min(LONGEST_PAUSE);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BreakerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

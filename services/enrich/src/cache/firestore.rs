@@ -27,7 +27,7 @@ const MAX_ID_BYTES: usize = 1500;
 /// Documents to read, and access to Firestore.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Settings {
+pub struct FirestoreSettings {
     /// Collection whose document ids are the keys, such as `devices`. Required.
     pub collection: String,
     /// Name of the database.
@@ -44,7 +44,7 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-impl Default for Settings {
+impl Default for FirestoreSettings {
     fn default() -> Self {
         Self {
             collection: String::new(),
@@ -60,14 +60,14 @@ impl Default for Settings {
 #[derive(Debug, Clone)]
 pub struct Firestore {
     project: String,
-    settings: Settings,
+    settings: FirestoreSettings,
     database: Renewable<FirestoreDb, LayerError>,
 }
 
 impl Firestore {
     /// Creates the collection of the settings. The connection is opened when it is first needed.
     #[must_use]
-    pub fn new(project: &str, settings: &Settings) -> Self {
+    pub fn new(project: &str, settings: &FirestoreSettings) -> Self {
         let (owner, open) = (project.to_owned(), settings.clone());
         let database =
             Renewable::lazy(move || Box::pin(open_database(owner.clone(), open.clone())));
@@ -88,7 +88,10 @@ impl Firestore {
     }
 }
 
-async fn open_database(project: String, settings: Settings) -> Result<FirestoreDb, LayerError> {
+async fn open_database(
+    project: String,
+    settings: FirestoreSettings,
+) -> Result<FirestoreDb, LayerError> {
     let options = FirestoreDbOptions::new(project)
         .with_database_id(settings.database)
         // Our own time-out ends first, and then discards the connection.
@@ -130,7 +133,7 @@ impl Fetch for Firestore {
     }
 
     fn origin(&self) -> String {
-        let Settings { collection, database, endpoint, .. } = &self.settings;
+        let FirestoreSettings { collection, database, endpoint, .. } = &self.settings;
         // All endpoints of Google lead to the same documents. Any other endpoint can be an emulator
         // with its own documents, even if credentials are sent to it.
         let other = endpoint.as_deref().filter(|url| !google::is_google(url));
@@ -181,7 +184,7 @@ mod tests {
 
     #[test]
     fn ids_that_firestore_cannot_hold_cannot_exist() {
-        let firestore = Firestore::new("p", &Settings::default());
+        let firestore = Firestore::new("p", &FirestoreSettings::default());
 
         assert!(firestore.can_exist("dev-1"));
         for id in ["", ".", "..", "a/b", "__x__", &"x".repeat(1501)] {
@@ -193,7 +196,12 @@ mod tests {
     fn all_endpoints_of_google_lead_to_the_same_documents() {
         let origin = |endpoint: Option<&str>, credentials| {
             let (collection, endpoint) = ("devices".into(), endpoint.map(Into::into));
-            let settings = Settings { collection, endpoint, credentials, ..Settings::default() };
+            let settings = FirestoreSettings {
+                collection,
+                endpoint,
+                credentials,
+                ..FirestoreSettings::default()
+            };
             Firestore::new("p", &settings).origin()
         };
         let google = Some(Login::ApplicationDefault);

@@ -19,11 +19,11 @@ pub(super) struct Flights(Mutex<HashMap<Arc<str>, Arc<Flight>>>);
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) key: Arc<str>,
-    state: Mutex<State>,
+    state: Mutex<FlightState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct FlightState {
     waiters: Vec<oneshot::Sender<Outcome>>,
     /// Result so far.
     answer: Outcome,
@@ -161,7 +161,7 @@ impl Flight {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FlightState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,13 +24,13 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// Caches, and limits on reading them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Settings {
+pub struct LookupSettings {
     /// Times for which entries are used.
     pub freshness: Freshness,
     /// Limits of the cache in memory.
     pub memory: Bounds,
     /// Redis; not used if its `url` is unset.
-    pub redis: redis::Settings,
+    pub redis: redis::RedisSettings,
     /// Maximum number of keys in one read; 1 to 300.
     pub max_keys_per_read: usize,
     /// Maximum number of reads at the same time; 1 to 100.
@@ -41,12 +41,12 @@ pub struct Settings {
     pub max_waiting: usize,
 }
 
-impl Default for Settings {
+impl Default for LookupSettings {
     fn default() -> Self {
         Self {
             freshness: Freshness::default(),
             memory: Bounds::default(),
-            redis: redis::Settings::default(),
+            redis: redis::RedisSettings::default(),
             max_keys_per_read: 100,
             max_reads: 8,
             max_waiting: 2_000,
@@ -105,7 +105,7 @@ impl<F: Fetch> Lookup<F> {
     /// # Errors
     /// Fails for invalid settings of Redis.
     pub fn new(
-        settings: &Settings,
+        settings: &LookupSettings,
         source: F,
         metrics: Metrics,
     ) -> Result<(Self, impl Future<Output = ()> + Send + use<F>), LayerError> {
@@ -319,7 +319,7 @@ mod tests {
     fn what_landed_since_memory_was_asked_is_not_read_again() {
         let metrics = Metrics::default();
         let (lookup, _reader) =
-            Lookup::new(&Settings::default(), Forbidden, metrics.clone()).unwrap();
+            Lookup::new(&LookupSettings::default(), Forbidden, metrics.clone()).unwrap();
         let key: Arc<str> = "d1".into();
         let document = Some(Arc::new(Document::new()));
         let entry = Entry { document: document.clone(), read_at: OffsetDateTime::now_utc() };

@@ -129,7 +129,7 @@ pub struct InFirestore(Firestore);
 
 /// Value as a document, because Firestore's documents are maps.
 #[derive(Debug, Deserialize, JsonSchema, Serialize)]
-struct Stored {
+struct StoredPresence {
     value: Value,
 }
 
@@ -144,9 +144,9 @@ impl InFirestore {
 impl Presence for InFirestore {
     async fn set(&self, key: &str, value: Value) -> Result<(), LayerError> {
         let database = self.0.connect().await?;
-        let (collection, stored) = (self.0.collection(), Stored { value });
+        let (collection, stored) = (self.0.collection(), StoredPresence { value });
         let update = database.fluent().update().in_col(collection).document_id(key);
-        let updated = update.object(&stored).execute::<Stored>().await;
+        let updated = update.object(&stored).execute::<StoredPresence>().await;
         updated.map_err(|error| LayerError::of(&error))?;
         database.done();
         Ok(())
@@ -154,7 +154,8 @@ impl Presence for InFirestore {
 
     async fn fetch(&self, key: &str) -> Result<Option<Value>, LayerError> {
         let database = self.0.connect().await?;
-        let select = database.fluent().select().by_id_in(self.0.collection()).obj::<Stored>();
+        let select =
+            database.fluent().select().by_id_in(self.0.collection()).obj::<StoredPresence>();
         let found = select.one(key).await.map_err(|error| LayerError::of(&error))?;
         database.done();
         Ok(found.map(|stored| stored.value))

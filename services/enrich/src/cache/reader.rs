@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::flights::Flight;
-use super::lookup::{Layers, Settings};
+use super::lookup::{Layers, LookupSettings};
 use super::redis::{Known, Put, Seen};
 use super::{Document, Entry, Fetch, LayerError, State};
 
@@ -23,7 +23,7 @@ impl<F: Fetch> Reader<F> {
     pub(super) fn new(
         layers: Arc<Layers<F>>,
         wanted: mpsc::UnboundedReceiver<Arc<Flight>>,
-        settings: &Settings,
+        settings: &LookupSettings,
     ) -> Self {
         let (max_keys, max_reads) = (settings.max_keys_per_read, settings.max_reads);
         Self { layers, wanted, max_keys, max_reads }
@@ -199,7 +199,7 @@ mod tests {
 
     use super::*;
     use crate::cache::Lookup;
-    use crate::cache::redis::{MAX_READ_AGE, Settings as RedisSettings};
+    use crate::cache::redis::{MAX_READ_AGE, RedisSettings};
     use crate::metrics::Metrics;
 
     /// Source without documents.
@@ -219,7 +219,7 @@ mod tests {
     async fn what_is_not_sent_tells_nothing_of_writes() {
         let url = Some("redis://127.0.0.1:1".into());
         let redis = RedisSettings { url, ..RedisSettings::default() };
-        let settings = Settings { redis, ..Settings::default() };
+        let settings = LookupSettings { redis, ..LookupSettings::default() };
         let (lookup, _reader) = Lookup::new(&settings, Empty, Metrics::default()).unwrap();
         let puts = [Put {
             key: "d1".into(),

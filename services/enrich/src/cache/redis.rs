@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Entry, LayerError};
 use access::Access;
 pub use connection::Connection;
-pub use settings::{Mode, Sentinel, Settings};
+pub use settings::{Mode, RedisSettings, Sentinel};
 use value::{entry, json, tombstone};
 
 /// Life of a tombstone in Redis, and minimum life of an entry that replaces one.
@@ -47,7 +47,7 @@ pub(crate) const TEST_KEY: &str = "dataflow-check";
 #[derive(Debug, Clone)]
 pub struct Redis {
     connection: Renewable<Connection, LayerError>,
-    settings: Arc<Settings>,
+    settings: Arc<RedisSettings>,
     prefix: String,
 }
 
@@ -93,7 +93,7 @@ impl Redis {
     ///
     /// # Errors
     /// Fails for an invalid URL or file.
-    pub fn open(settings: &Settings) -> Result<Option<Self>, LayerError> {
+    pub fn open(settings: &RedisSettings) -> Result<Option<Self>, LayerError> {
         if settings.url.is_none() {
             return Ok(None);
         }
@@ -284,7 +284,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_took_too_long_to_read_is_not_put() {
-        let settings = Settings { url: Some("redis://127.0.0.1:1".into()), ..Settings::default() };
+        let settings =
+            RedisSettings { url: Some("redis://127.0.0.1:1".into()), ..RedisSettings::default() };
         let redis = Redis::open(&settings).unwrap().unwrap();
         let put = [Put {
             key: "d1".into(),

@@ -21,7 +21,7 @@ use crate::format::Format;
 
 /// Archived message.
 #[derive(Debug)]
-pub struct Line {
+pub struct ArchivedLine {
     pub(super) id: String,
     pub(super) data: Bytes,
     pub(super) time: Option<OffsetDateTime>,
@@ -42,7 +42,7 @@ struct Json {
 }
 
 /// Lines of an object.
-pub type Lines = Box<dyn Iterator<Item = anyhow::Result<Line>> + Send>;
+pub type Lines = Box<dyn Iterator<Item = anyhow::Result<ArchivedLine>> + Send>;
 
 /// Returns the lines of an object, one after another.
 ///
@@ -59,17 +59,17 @@ pub fn all(format: Format, object: Bytes) -> anyhow::Result<Lines> {
     })
 }
 
-fn lines(plain: impl Read) -> impl Iterator<Item = anyhow::Result<Line>> {
+fn lines(plain: impl Read) -> impl Iterator<Item = anyhow::Result<ArchivedLine>> {
     let lines = BufReader::new(plain).lines();
     lines.enumerate().map(|(index, line)| {
         let line = line.context("decompress")?;
         let json = serde_json::from_str::<Json>(&line)
             .with_context(|| format!("line {} is none of the archive", index + 1))?;
-        Line::try_from(json)
+        ArchivedLine::try_from(json)
     })
 }
 
-impl TryFrom<Json> for Line {
+impl TryFrom<Json> for ArchivedLine {
     type Error = anyhow::Error;
 
     fn try_from(json: Json) -> anyhow::Result<Self> {
@@ -84,7 +84,7 @@ impl TryFrom<Json> for Line {
     }
 }
 
-impl Line {
+impl ArchivedLine {
     /// Returns the event time, if one was written: in its own key, or else in the envelope.
     #[must_use]
     pub fn time(&self) -> Option<OffsetDateTime> {

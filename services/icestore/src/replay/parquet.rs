@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use time::OffsetDateTime;
 
-use super::line::Line;
+use super::line::ArchivedLine;
 
 /// Rows that are read at a time.
 const ROWS: usize = 256;
@@ -21,7 +21,7 @@ const ROWS: usize = 256;
 /// For data that is not Parquet, and for columns that are not those of the archive.
 pub(super) fn lines(
     object: Bytes,
-) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Line>> + Send> {
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<ArchivedLine>> + Send> {
     let reader = ParquetRecordBatchReader::try_new(object, ROWS).context("read Parquet")?;
     let lines = reader.map(|rows| lines_of(&rows.context("read rows")?));
     Ok(lines.flat_map(|lines| match lines {
@@ -30,7 +30,7 @@ pub(super) fn lines(
     }))
 }
 
-fn lines_of(rows: &RecordBatch) -> anyhow::Result<Vec<Line>> {
+fn lines_of(rows: &RecordBatch) -> anyhow::Result<Vec<ArchivedLine>> {
     let ids = column(rows, "id", |array| array.as_string_opt::<i32>())?;
     let payloads = column(rows, "originalPubSubPayload", |array| array.as_binary_opt::<i32>())?;
     let times =
@@ -38,7 +38,7 @@ fn lines_of(rows: &RecordBatch) -> anyhow::Result<Vec<Line>> {
     let attributes = column(rows, "attributes", |array| array.as_map_opt())?;
     let lines = (0..rows.num_rows()).map(|row| {
         let time = times.is_valid(row).then(|| i128::from(times.value(row)) * 1_000);
-        Ok(Line {
+        Ok(ArchivedLine {
             id: ids.value(row).to_owned(),
             data: Bytes::copy_from_slice(payloads.value(row)),
             time: time.and_then(|time| OffsetDateTime::from_unix_timestamp_nanos(time).ok()),

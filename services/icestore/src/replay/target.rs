@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::ArgMatches;
 use pubsub::{Admin, Connection, Outgoing, Publishers, TopicName};
 
-use super::line::Line;
+use super::line::ArchivedLine;
 use super::mqtt::{Broker, PROTOCOLS};
 use crate::config::Settings;
 
@@ -38,7 +38,7 @@ impl Target {
     }
 
     /// Sends messages. Returns their number when all are confirmed.
-    pub(super) async fn send(&mut self, lines: &[Line]) -> anyhow::Result<u64> {
+    pub(super) async fn send(&mut self, lines: &[ArchivedLine]) -> anyhow::Result<u64> {
         match self {
             Self::Topic(publishers, topic) => {
                 let messages: Vec<_> = lines.iter().map(|line| outgoing(line, topic)).collect();
@@ -46,7 +46,7 @@ impl Target {
             }
             Self::Mqtt(broker) => {
                 let messages: Vec<_> =
-                    lines.iter().map(Line::for_mqtt).collect::<Result<_, _>>()?;
+                    lines.iter().map(ArchivedLine::for_mqtt).collect::<Result<_, _>>()?;
                 broker.send(messages).await?;
             }
             Self::Nowhere => {}
@@ -55,7 +55,7 @@ impl Target {
     }
 }
 
-fn outgoing(line: &Line, topic: &TopicName) -> Outgoing {
+fn outgoing(line: &ArchivedLine, topic: &TopicName) -> Outgoing {
     Outgoing {
         topic: topic.clone(),
         data: line.data(),

@@ -10,8 +10,8 @@ use crate::format::Format;
 /// State that all files of a lane share. A compressor is created for the first block.
 pub struct Compressor {
     level: u32,
-    gzip: Option<gzip::Compressor>,
-    zstd: Option<zstd::Compressor>,
+    gzip: Option<gzip::GzipCompressor>,
+    zstd: Option<zstd::ZstdCompressor>,
 }
 
 impl Compressor {
@@ -20,14 +20,14 @@ impl Compressor {
         Self { level, gzip: None, zstd: None }
     }
 
-    fn gzip(&mut self) -> &mut gzip::Compressor {
-        self.gzip.get_or_insert_with(|| gzip::Compressor::new(self.level))
+    fn gzip(&mut self) -> &mut gzip::GzipCompressor {
+        self.gzip.get_or_insert_with(|| gzip::GzipCompressor::new(self.level))
     }
 
-    fn zstd(&mut self) -> io::Result<&mut zstd::Compressor> {
+    fn zstd(&mut self) -> io::Result<&mut zstd::ZstdCompressor> {
         match &mut self.zstd {
             Some(compressor) => Ok(compressor),
-            none => Ok(none.insert(zstd::Compressor::new(self.level)?)),
+            none => Ok(none.insert(zstd::ZstdCompressor::new(self.level)?)),
         }
     }
 }
@@ -35,18 +35,18 @@ impl Compressor {
 /// A growing file.
 #[derive(Debug)]
 pub(super) enum File {
-    Gzip(gzip::File),
-    Zstd(zstd::File),
+    Gzip(gzip::GzipFile),
+    Zstd(zstd::ZstdFile),
     /// The file becomes Parquet when it is closed.
-    Parquet(zstd::File),
+    Parquet(zstd::ZstdFile),
 }
 
 impl File {
     pub(super) fn new(format: Format) -> Self {
         match format {
-            Format::JsonlGz => Self::Gzip(gzip::File::default()),
-            Format::JsonlZst => Self::Zstd(zstd::File::default()),
-            Format::Parquet => Self::Parquet(zstd::File::default()),
+            Format::JsonlGz => Self::Gzip(gzip::GzipFile::default()),
+            Format::JsonlZst => Self::Zstd(zstd::ZstdFile::default()),
+            Format::Parquet => Self::Parquet(zstd::ZstdFile::default()),
         }
     }
 
@@ -94,7 +94,7 @@ pub(super) enum Ended {
     /// Content of the object.
     Whole(Bytes),
     /// Lines that become Parquet.
-    Lines { file: zstd::File, level: u32 },
+    Lines { file: zstd::ZstdFile, level: u32 },
 }
 
 impl Ended {

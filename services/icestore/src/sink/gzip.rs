@@ -19,13 +19,13 @@ const TRAILER_BYTES: usize = 8;
 
 /// State that all files of a lane share.
 #[derive(Debug)]
-pub(super) struct Compressor {
+pub(super) struct GzipCompressor {
     compress: Compress,
     /// The block that was compressed last. Files copy it, so they grow by its size and no more.
     block: Vec<u8>,
 }
 
-impl Compressor {
+impl GzipCompressor {
     /// Creates a compressor with a level from 1 (fast) to 9 (small).
     pub(super) fn new(level: u32) -> Self {
         Self { compress: Compress::new(Compression::new(level), false), block: Vec::new() }
@@ -54,7 +54,7 @@ impl Compressor {
     }
 }
 
-impl growing::Compress for Compressor {
+impl growing::Compress for GzipCompressor {
     fn block(&mut self, plain: &[u8]) -> io::Result<&[u8]> {
         self.compress(plain, FlushCompress::Sync)
     }
@@ -62,20 +62,20 @@ impl growing::Compress for Compressor {
 
 /// A growing file.
 #[derive(Debug)]
-pub(super) struct File {
+pub(super) struct GzipFile {
     growing: Growing,
     check: Hasher,
 }
 
-impl Default for File {
+impl Default for GzipFile {
     fn default() -> Self {
         Self { growing: Growing::with_header(&HEADER), check: Hasher::new() }
     }
 }
 
-impl File {
+impl GzipFile {
     /// Appends a line.
-    pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
+    pub(super) fn write(&mut self, line: &[u8], compressor: &mut GzipCompressor) -> io::Result<()> {
         self.growing.write(line, compressor)?;
         self.check.update(line);
         Ok(())
@@ -87,7 +87,7 @@ impl File {
     }
 
     /// Ends the file, and returns all of it.
-    pub(super) fn finish(self, compressor: &mut Compressor) -> Bytes {
+    pub(super) fn finish(self, compressor: &mut GzipCompressor) -> Bytes {
         let plain_bytes = self.growing.plain_bytes();
         let Growing { mut blocks, tail, .. } = self.growing;
         match compressor.compress(&tail, FlushCompress::Finish) {
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn files_that_share_a_compressor_do_not_mix() {
-        let mut compressor = Compressor::new(6);
-        let (mut one, mut two) = (File::default(), File::default());
+        let mut compressor = GzipCompressor::new(6);
+        let (mut one, mut two) = (GzipFile::default(), GzipFile::default());
         let line = |name: &str, index: usize| format!("{name} line {index}\n").into_bytes();
 
         for index in 0..30_000 {
@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn a_small_file_takes_little_more_memory_than_its_compressed_lines() {
-        let mut compressor = Compressor::new(1);
-        let mut file = File::default();
+        let mut compressor = GzipCompressor::new(1);
+        let mut file = GzipFile::default();
         let mut plain = 0;
 
         for index in 0..64_u64 {
@@ -196,8 +196,8 @@ mod tests {
             lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60_000), 0..12),
             level in 1..=9_u32,
         ) {
-            let mut compressor = Compressor::new(level);
-            let mut file = File::default();
+            let mut compressor = GzipCompressor::new(level);
+            let mut file = GzipFile::default();
 
             for line in &lines {
                 file.write(line, &mut compressor).unwrap();

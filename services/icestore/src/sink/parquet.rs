@@ -46,7 +46,7 @@ const WITHOUT_STATISTICS: [&[&str]; 3] = [
 ///
 /// # Errors
 /// For a line that this service did not write, and when lines are missing.
-pub(super) fn of_lines(file: &zstd::File, level: u32) -> io::Result<Bytes> {
+pub(super) fn of_lines(file: &zstd::ZstdFile, level: u32) -> io::Result<Bytes> {
     let mut columns = Columns::new();
     let options = ArrowWriterOptions::new().with_properties(properties(level)?);
     // The schema of Parquet is sufficient. Arrow's schema would repeat it.

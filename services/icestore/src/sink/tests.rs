@@ -10,7 +10,7 @@ async fn sink(format: Format) -> Sink {
     service::install_crypto();
     let endpoint = Endpoint { endpoint: Some("http://127.0.0.1:1".into()), ..Endpoint::default() };
     let bucket = Bucket::new("bucket", &endpoint).await.unwrap();
-    Sink::new(bucket, &Archive { format, ..Archive::default() })
+    Sink::new(bucket, &ArchiveSettings { format, ..ArchiveSettings::default() })
 }
 
 fn line(bytes: &str, time: OffsetDateTime) -> Line {
@@ -33,9 +33,9 @@ async fn names_and_metadata_are_the_same_in_every_format() {
         let mut group = sink.open(&"2025/06/15".to_owned());
 
         for time in [last, first, datetime!(2025-06-15 10:00 UTC)] {
-            assert!(sink.join(&mut group, line(&right(), time), &mut compressor).is_ok());
+            assert!(sink.push(&mut group, line(&right(), time), &mut compressor).is_ok());
         }
-        let upload = sink.seal(group, &mut compressor);
+        let upload = sink.encode(group, &mut compressor);
         let object = sink.make(&upload).await.unwrap();
 
         assert!(object.name.starts_with("archive/2025/06/15/"), "{}", object.name);
@@ -57,9 +57,9 @@ async fn a_file_that_cannot_be_made_stops_the_service() {
     let mut compressor = sink.scratch();
     let mut group = sink.open(&"2025/06/15".to_owned());
     let time = OffsetDateTime::UNIX_EPOCH;
-    assert!(sink.join(&mut group, line("no JSON", time), &mut compressor).is_ok());
+    assert!(sink.push(&mut group, line("no JSON", time), &mut compressor).is_ok());
 
-    let upload = sink.seal(group, &mut compressor);
+    let upload = sink.encode(group, &mut compressor);
     let error = sink.write(&upload, Duration::from_secs(1)).await.unwrap_err();
 
     assert_eq!(error.recovery(), Recovery::Stop);
@@ -76,13 +76,13 @@ async fn only_a_parquet_file_ends_because_of_its_plain_bytes() {
         let mut group = sink.open(&"2025/06/15".to_owned());
 
         let joined: Vec<_> = (0..4)
-            .map(|_| match sink.join(&mut group, line(&long, time), &mut compressor) {
+            .map(|_| match sink.push(&mut group, line(&long, time), &mut compressor) {
                 Ok(bytes) => bytes < 1024 * 1024 * 64,
-                Err(Join::Full(line)) => {
+                Err(PushError::Full(line)) => {
                     assert_eq!(line.bytes.len(), long.len() + 1, "the line comes back");
                     false
                 }
-                Err(Join::Refused(error)) => panic!("{error:#}"),
+                Err(PushError::Refused(error)) => panic!("{error:#}"),
             })
             .collect();
 

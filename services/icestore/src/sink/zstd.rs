@@ -13,14 +13,14 @@ use zstd::zstd_safe::CParameter;
 use super::growing::{self, BLOCK_BYTES, Growing};
 
 /// State that all files of a lane share.
-pub(super) struct Compressor {
+pub(super) struct ZstdCompressor {
     compress: bulk::Compressor<'static>,
     /// The frames that were compressed last. Files copy them, so they grow by their size and no
     /// more.
     frames: Vec<u8>,
 }
 
-impl Compressor {
+impl ZstdCompressor {
     /// Creates a compressor with a level from 1 (fast) to 9 (small).
     pub(super) fn new(level: u32) -> io::Result<Self> {
         let mut compress = bulk::Compressor::new(level.cast_signed())?;
@@ -29,7 +29,7 @@ impl Compressor {
     }
 }
 
-impl growing::Compress for Compressor {
+impl growing::Compress for ZstdCompressor {
     fn block(&mut self, plain: &[u8]) -> io::Result<&[u8]> {
         self.frames.clear();
         let mut rest = plain;
@@ -51,11 +51,11 @@ impl growing::Compress for Compressor {
 
 /// A growing file.
 #[derive(Debug, Default)]
-pub(super) struct File(Growing);
+pub(super) struct ZstdFile(Growing);
 
-impl File {
+impl ZstdFile {
     /// Appends a line.
-    pub(super) fn write(&mut self, line: &[u8], compressor: &mut Compressor) -> io::Result<()> {
+    pub(super) fn write(&mut self, line: &[u8], compressor: &mut ZstdCompressor) -> io::Result<()> {
         self.0.write(line, compressor)
     }
 
@@ -79,7 +79,7 @@ impl File {
     }
 
     /// Ends the file, and returns all of it.
-    pub(super) fn finish(self, compressor: &mut Compressor) -> io::Result<Bytes> {
+    pub(super) fn finish(self, compressor: &mut ZstdCompressor) -> io::Result<Bytes> {
         let Growing { mut blocks, tail, .. } = self.0;
         let last = growing::Compress::block(compressor, &tail)?;
         blocks.reserve_exact(last.len());
@@ -107,8 +107,8 @@ mod tests {
 
     #[test]
     fn files_that_share_a_compressor_do_not_mix() {
-        let mut compressor = Compressor::new(6).unwrap();
-        let (mut one, mut two) = (File::default(), File::default());
+        let mut compressor = ZstdCompressor::new(6).unwrap();
+        let (mut one, mut two) = (ZstdFile::default(), ZstdFile::default());
         let line = |name: &str, index: usize| format!("{name} line {index}\n").into_bytes();
 
         for index in 0..30_000 {
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_small_file_takes_little_more_memory_than_its_compressed_lines() {
-        let mut compressor = Compressor::new(1).unwrap();
-        let mut file = File::default();
+        let mut compressor = ZstdCompressor::new(1).unwrap();
+        let mut file = ZstdFile::default();
         let mut plain = 0;
 
         for index in 0..64_u64 {
@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn a_long_line_goes_to_frames_of_the_largest_block() {
-        let mut compressor = Compressor::new(9).unwrap();
-        let mut file = File::default();
+        let mut compressor = ZstdCompressor::new(9).unwrap();
+        let mut file = ZstdFile::default();
         let line = vec![b'x'; 300 * 1024];
 
         file.write(&line, &mut compressor).unwrap();
@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn a_damaged_byte_is_noticed_by_the_checksum() {
-        let mut compressor = Compressor::new(1).unwrap();
-        let mut file = File::default();
+        let mut compressor = ZstdCompressor::new(1).unwrap();
+        let mut file = ZstdFile::default();
         // These bytes do not compress, so the frame holds them as they are.
         let line: Vec<u8> = (0..64_u8).map(|index| index.wrapping_mul(167)).collect();
         file.write(&line, &mut compressor).unwrap();
@@ -177,8 +177,8 @@ mod tests {
             lines in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60_000), 0..12),
             level in 1..=9_u32,
         ) {
-            let mut compressor = Compressor::new(level).unwrap();
-            let mut file = File::default();
+            let mut compressor = ZstdCompressor::new(level).unwrap();
+            let mut file = ZstdFile::default();
 
             for line in &lines {
                 file.write(line, &mut compressor).unwrap();

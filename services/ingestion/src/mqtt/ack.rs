@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pipeline::{Settle, Verdict};
+use pipeline::{Disposition, Settle};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
@@ -29,21 +29,21 @@ impl Life {
 pub(super) struct AckHandle {
     /// Position of the message in the window.
     pub place: u64,
-    pub report: mpsc::UnboundedSender<(u64, Verdict)>,
+    pub report: mpsc::UnboundedSender<(u64, Disposition)>,
     pub life: Life,
     pub held: Arc<Held>,
     pub size: usize,
 }
 
 impl Settle for AckHandle {
-    fn settle(self: Box<Self>, verdict: Verdict) {
-        if verdict == Verdict::Nack {
+    fn settle(self: Box<Self>, disposition: Disposition) {
+        if disposition == Disposition::Nack {
             // The connection ends at once. Later messages come again too, and must not overtake
             // this one.
             self.life.end();
         }
         // An error means that the connection has ended. The broker sends the message again.
-        self.report.send((self.place, verdict)).unwrap_or_default();
+        self.report.send((self.place, disposition)).unwrap_or_default();
         self.held.remove(self.size);
     }
 
@@ -61,9 +61,9 @@ pub(super) struct Unacknowledged {
 }
 
 impl Settle for Unacknowledged {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+    fn settle(self: Box<Self>, disposition: Disposition) {
         self.held.remove_qos0();
-        self.dropped.inc_by(u64::from(verdict == Verdict::Nack));
+        self.dropped.inc_by(u64::from(disposition == Disposition::Nack));
         self.held.remove(self.size);
     }
 }

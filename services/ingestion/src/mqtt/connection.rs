@@ -199,7 +199,7 @@ impl Connection {
             };
             tokio::select! {
                 event = epoch.wire.next(reading) => self.handle(epoch, event?)?,
-                Some(verdict) = epoch.verdicts.recv() => epoch.settle_all(verdict)?,
+                Some(disposition) = epoch.dispositions.recv() => epoch.settle_all(disposition)?,
                 () = self.held.freed(), if reading == Reading::Off => {}
                 () = wake => Self::wake(epoch)?,
                 _ = stop.wait_for(|stop| *stop) => return Ok(()),

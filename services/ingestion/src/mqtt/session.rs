@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pipeline::Verdict;
+use pipeline::Disposition;
 use pipeline::backoff::Waits;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -39,9 +39,9 @@ pub(super) struct Epoch {
     pub negotiated: Negotiated,
     pub window: Window,
     pub requests: Requests,
-    pub verdicts: mpsc::UnboundedReceiver<(u64, Verdict)>,
-    /// The channel is unbounded, but holds at most one verdict for each unacknowledged message.
-    pub report: mpsc::UnboundedSender<(u64, Verdict)>,
+    pub dispositions: mpsc::UnboundedReceiver<(u64, Disposition)>,
+    /// The channel is unbounded, but holds at most one disposition for each unacknowledged message.
+    pub report: mpsc::UnboundedSender<(u64, Disposition)>,
     protocol: Protocol,
     /// Filters that were refused or granted a lower QoS than requested.
     pub short: Vec<Shortfall>,
@@ -95,14 +95,14 @@ impl Epoch {
         };
         wire.codec.max_sent_bytes = negotiated.max_packet_bytes;
         wire.set_keep_alive(negotiated.keep_alive(settings));
-        let (report, verdicts) = mpsc::unbounded_channel();
+        let (report, dispositions) = mpsc::unbounded_channel();
         Ok(Self {
             wire,
             session_present,
             negotiated,
             window: Window::default(),
             requests: Requests::new(settings.connect_timeout),
-            verdicts,
+            dispositions,
             report,
             protocol: settings.protocol,
             short: Vec::new(),
@@ -164,23 +164,23 @@ impl Epoch {
     }
 
     /// Handles the outcome of a message, and all further outcomes that are already known.
-    pub(super) fn settle_all(&mut self, first: (u64, Verdict)) -> Result<(), String> {
+    pub(super) fn settle_all(&mut self, first: (u64, Disposition)) -> Result<(), String> {
         let mut next = Some(first);
-        while let Some(verdict) = next {
-            self.settle(verdict)?;
-            next = self.verdicts.try_recv().ok();
+        while let Some(disposition) = next {
+            self.settle(disposition)?;
+            next = self.dispositions.try_recv().ok();
         }
         self.send_acks()
     }
 
-    fn settle(&mut self, (place, verdict): (u64, Verdict)) -> Result<(), String> {
-        match verdict {
-            Verdict::Ack => {
+    fn settle(&mut self, (place, disposition): (u64, Disposition)) -> Result<(), String> {
+        match disposition {
+            Disposition::Ack => {
                 self.window.ack(place);
                 Ok(())
             }
             // MQTT cannot nack a single message, but a new connection delivers it again.
-            Verdict::Nack => Err("a message could not be settled".into()),
+            Disposition::Nack => Err("a message could not be settled".into()),
         }
     }
 
@@ -204,8 +204,8 @@ impl Epoch {
     /// Sends the acknowledgements that are due, then DISCONNECT. Messages whose acknowledgements
     /// cannot be sent in time are delivered again.
     pub(super) async fn leave(mut self) {
-        while let Ok((place, verdict)) = self.verdicts.try_recv() {
-            if verdict == Verdict::Ack {
+        while let Ok((place, disposition)) = self.dispositions.try_recv() {
+            if disposition == Disposition::Ack {
                 self.window.ack(place);
             }
         }

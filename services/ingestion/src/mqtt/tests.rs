@@ -87,7 +87,7 @@ impl TestEnv {
         said.unwrap_or_else(|_| panic!("it says {:?}, not {expected}", self.state()));
     }
 
-    fn state(&self) -> service::health::State {
+    fn state(&self) -> service::health::ConditionState {
         self.health.conditions()["mqtt"].clone()
     }
 }

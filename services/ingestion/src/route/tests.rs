@@ -1,7 +1,7 @@
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 
 use super::*;
-use crate::config::{Producer, Route as RouteSettings};
+use crate::config::{Producer, RouteSettings};
 use crate::enricher::FromTopic;
 
 fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTopic> {

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use time::{Duration, OffsetDateTime, Time};
 
-use super::schema::{Field, Kind, Mode, find};
+use super::schema::{Field, FieldType, Mode, find};
 use super::value::{interval, is_known, write_date, write_datetime, write_time, write_timestamp};
 
 /// Reads the batch of a request. Schema and batch are messages of Arrow's stream format.
@@ -71,22 +71,28 @@ fn fits(field: &Field, given: &DataType, mode: Mode) -> bool {
         (Mode::Nullable | Mode::Required, _) => {}
     }
     match (field.kind, given) {
-        (Kind::String | Kind::Json | Kind::Geography | Kind::Interval, DataType::Utf8)
-        | (Kind::Interval, DataType::Interval(_))
-        | (Kind::Bytes, DataType::Binary)
-        | (Kind::Integer, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64)
-        | (Kind::Float, DataType::Float32 | DataType::Float64)
-        | (Kind::Boolean, DataType::Boolean)
-        | (Kind::Datetime, DataType::Timestamp(TimeUnit::Microsecond, None))
-        | (Kind::Date, DataType::Date32)
-        | (Kind::Time, DataType::Time64(TimeUnit::Microsecond))
-        | (Kind::Numeric, DataType::Decimal128(..))
-        | (Kind::Bignumeric, DataType::Decimal256(..)) => true,
-        (Kind::Timestamp, DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) => {
+        (
+            FieldType::String | FieldType::Json | FieldType::Geography | FieldType::Interval,
+            DataType::Utf8,
+        )
+        | (FieldType::Interval, DataType::Interval(_))
+        | (FieldType::Bytes, DataType::Binary)
+        | (
+            FieldType::Integer,
+            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64,
+        )
+        | (FieldType::Float, DataType::Float32 | DataType::Float64)
+        | (FieldType::Boolean, DataType::Boolean)
+        | (FieldType::Datetime, DataType::Timestamp(TimeUnit::Microsecond, None))
+        | (FieldType::Date, DataType::Date32)
+        | (FieldType::Time, DataType::Time64(TimeUnit::Microsecond))
+        | (FieldType::Numeric, DataType::Decimal128(..))
+        | (FieldType::Bignumeric, DataType::Decimal256(..)) => true,
+        (FieldType::Timestamp, DataType::Timestamp(TimeUnit::Microsecond, Some(zone))) => {
             &**zone == "UTC"
         }
-        (Kind::Range, DataType::Struct(ends)) => {
-            let element = field.range_element().unwrap_or(Kind::Timestamp);
+        (FieldType::Range, DataType::Struct(ends)) => {
+            let element = field.range_element().unwrap_or(FieldType::Timestamp);
             let end = Field { kind: element, ..field.clone() };
             let is_end = |given: &ArrowField| {
                 ["start", "end"].contains(&given.name().as_str())
@@ -94,7 +100,7 @@ fn fits(field: &Field, given: &DataType, mode: Mode) -> bool {
             };
             ends.len() == 2 && ends.iter().all(|given| is_end(given))
         }
-        (Kind::Record, DataType::Struct(inner)) => inner.iter().all(|inner| {
+        (FieldType::Record, DataType::Struct(inner)) => inner.iter().all(|inner| {
             find(&field.fields, inner.name())
                 .is_some_and(|field| fits(field, inner.data_type(), field.mode))
         }),
@@ -209,11 +215,11 @@ mod tests {
             attributes: serde_json::Map::new(),
         };
 
-        assert!(fits(&field(Kind::Integer, Mode::Nullable), &DataType::Int64, Mode::Nullable));
-        assert!(!fits(&field(Kind::String, Mode::Nullable), &DataType::Int64, Mode::Nullable));
+        assert!(fits(&field(FieldType::Integer, Mode::Nullable), &DataType::Int64, Mode::Nullable));
+        assert!(!fits(&field(FieldType::String, Mode::Nullable), &DataType::Int64, Mode::Nullable));
         let list = DataType::new_list(DataType::Int64, true);
-        assert!(fits(&field(Kind::Integer, Mode::Repeated), &list, Mode::Repeated));
-        assert!(!fits(&field(Kind::Integer, Mode::Nullable), &list, Mode::Nullable));
+        assert!(fits(&field(FieldType::Integer, Mode::Repeated), &list, Mode::Repeated));
+        assert!(!fits(&field(FieldType::Integer, Mode::Nullable), &list, Mode::Nullable));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::deadline::Deadline;
 use super::jobs::Jobs;
 use super::jobs::query::DryRun;
 use super::lag::Lag;
-use super::read::Sessions;
-use super::schema::{Field, Kind, Mode, Schema};
+use super::read::ReadSessions;
+use super::schema::{Field, FieldType, Mode, Schema};
 use super::{layout, sql};
 use crate::rights;
 use crate::status::Status;
@@ -30,7 +30,7 @@ pub(super) struct Catalog {
     pub seen: HashMap<(Uuid, String), Instant>,
     pub jobs: Jobs,
     pub streams: Streams,
-    pub sessions: Sessions,
+    pub sessions: ReadSessions,
     pub lag: Lag,
     pub deadline: Deadline,
 }
@@ -141,7 +141,7 @@ impl Catalog {
             seen: HashMap::new(),
             jobs: Jobs::default(),
             streams: Streams::default(),
-            sessions: Sessions::default(),
+            sessions: ReadSessions::default(),
             lag,
             deadline,
         })
@@ -461,9 +461,9 @@ fn table_statement(name: &TableName, schema: &Schema) -> String {
 /// Returns the declaration of a column. SQLite derives the storage class from the name of the type.
 fn column(field: &Field) -> String {
     let stored = match (field.kind, field.mode) {
-        (Kind::Record, _) | (_, Mode::Repeated) => "TEXT",
-        (Kind::Integer | Kind::Boolean, _) => "INTEGER",
-        (Kind::Float, _) => "REAL",
+        (FieldType::Record, _) | (_, Mode::Repeated) => "TEXT",
+        (FieldType::Integer | FieldType::Boolean, _) => "INTEGER",
+        (FieldType::Float, _) => "REAL",
         _ => "TEXT",
     };
     format!("{} {stored}", sql::quote(&field.name))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::catalog::{Catalog, TableName, failed, missing};
 use super::jobs::query::DryRun;
 use super::query::to_json;
-use super::schema::{Field, Kind, Schema};
+use super::schema::{Field, FieldType, Schema};
 use super::sql::lex::{Lexeme, Quoted, Token};
 use super::sql::source::{closing, split};
 use super::sql::{new_field, quote};
@@ -152,7 +152,7 @@ impl Catalog {
         let condition = top(tokens, set, "WHERE")
             .ok_or_else(|| statement.wrong(0, "UPDATE must have a WHERE clause"))?;
         let from = top(tokens, set, "FROM").filter(|from| *from < condition);
-        let target = Target::read(statement, at, set, &self.table(name)?.schema)?;
+        let target = TargetTable::read(statement, at, set, &self.table(name)?.schema)?;
         let assigned = self.assigned(statement, name, (set + 1, from.unwrap_or(condition)))?;
         let mut source = target.tokens.clone();
         if let Some(from) = from {
@@ -174,7 +174,7 @@ impl Catalog {
         let tokens = statement.tokens;
         let condition = top(tokens, at, "WHERE")
             .ok_or_else(|| statement.wrong(0, "DELETE must have a WHERE clause"))?;
-        let target = Target::read(statement, at, condition, &self.table(name)?.schema)?;
+        let target = TargetTable::read(statement, at, condition, &self.table(name)?.schema)?;
         let query = target.select(&[], &target.tokens, &tokens[condition + 1..]);
         let found = self.select(statement.query, &query, &statement.scope(self))?;
         Ok(Changes { deletes: row_ids(&found.rows), ..Changes::default() })
@@ -211,7 +211,7 @@ impl Catalog {
                 }
             }
             let field = parts.last().and_then(|one| schema.find(one)).cloned();
-            Ok((field.unwrap_or_else(|| new_field("", Kind::String)), value))
+            Ok((field.unwrap_or_else(|| new_field("", FieldType::String)), value))
         });
         assignments.collect()
     }
@@ -279,14 +279,14 @@ impl Catalog {
 }
 
 /// A table that is changed, with its alias in the statement.
-struct Target {
+struct TargetTable {
     alias: String,
     row_id: &'static str,
     /// Tokens of the table in a FROM clause.
     tokens: Vec<Lexeme>,
 }
 
-impl Target {
+impl TargetTable {
     /// Reads `table [[AS] alias]` from `at`.
     ///
     /// # Errors
@@ -320,7 +320,7 @@ impl Target {
         condition: &[Lexeme],
     ) -> Vec<Lexeme> {
         let id = format!("{}.{}", quote(&self.alias), self.row_id);
-        let id = Token::Literal(id, new_field("", Kind::Integer));
+        let id = Token::Literal(id, new_field("", FieldType::Integer));
         let mut query = vec![word("SELECT"), Lexeme { token: id, at: 0 }];
         for (_, value) in assigned {
             query.push(sign(","));

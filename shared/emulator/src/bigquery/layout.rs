@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::schema::{Field, Kind, Mode, Schema};
+use super::schema::{Field, FieldType, Mode, Schema};
 use crate::status::Status;
 
 /// Most levels of nested records.
@@ -69,7 +69,7 @@ fn check_fields(fields: &[Field], depth: usize) -> Result<(), String> {
         if !is_name {
             return Err(format!("Invalid field name \"{name}\"."));
         }
-        if field.kind != Kind::Record {
+        if field.kind != FieldType::Record {
             continue;
         }
         if field.fields.is_empty() {
@@ -97,7 +97,7 @@ fn column<'a>(schema: &'a Schema, name: &str, what: &str) -> Result<&'a Field, S
 
 fn check_partitioning(schema: &Schema, resource: &Map<String, Value>) -> Result<(), String> {
     let what = "partitioning";
-    let wrong = |name: &str, kind: Kind| {
+    let wrong = |name: &str, kind: FieldType| {
         Err(format!("The field specified for {what} has the wrong type: {name}, {kind:?}."))
     };
     if let Some(by) = resource.get("timePartitioning") {
@@ -107,8 +107,8 @@ fn check_partitioning(schema: &Schema, resource: &Map<String, Value>) -> Result<
         }
         if let Some(name) = by.get("field").and_then(Value::as_str) {
             let kind = column(schema, name, what)?.kind;
-            let is_time = matches!(kind, Kind::Timestamp | Kind::Datetime)
-                || kind == Kind::Date && unit != "HOUR";
+            let is_time = matches!(kind, FieldType::Timestamp | FieldType::Datetime)
+                || kind == FieldType::Date && unit != "HOUR";
             if !is_time {
                 return wrong(name, kind);
             }
@@ -117,7 +117,7 @@ fn check_partitioning(schema: &Schema, resource: &Map<String, Value>) -> Result<
     if let Some(by) = resource.get("rangePartitioning") {
         let name = by.get("field").and_then(Value::as_str).unwrap_or_default();
         let kind = column(schema, name, what)?.kind;
-        if kind != Kind::Integer {
+        if kind != FieldType::Integer {
             return wrong(name, kind);
         }
         if resource.contains_key("timePartitioning") {
@@ -137,19 +137,22 @@ fn check_clustering(schema: &Schema, resource: &Map<String, Value>) -> Result<()
         let name = name.as_str().unwrap_or_default();
         let kind = column(schema, name, "clustering")?.kind;
         let is_right = match kind {
-            Kind::Bignumeric
-            | Kind::Boolean
-            | Kind::Date
-            | Kind::Datetime
-            | Kind::Geography
-            | Kind::Integer
-            | Kind::Numeric
-            | Kind::Range
-            | Kind::String
-            | Kind::Timestamp => true,
-            Kind::Bytes | Kind::Float | Kind::Interval | Kind::Json | Kind::Record | Kind::Time => {
-                false
-            }
+            FieldType::Bignumeric
+            | FieldType::Boolean
+            | FieldType::Date
+            | FieldType::Datetime
+            | FieldType::Geography
+            | FieldType::Integer
+            | FieldType::Numeric
+            | FieldType::Range
+            | FieldType::String
+            | FieldType::Timestamp => true,
+            FieldType::Bytes
+            | FieldType::Float
+            | FieldType::Interval
+            | FieldType::Json
+            | FieldType::Record
+            | FieldType::Time => false,
         };
         if !is_right {
             return Err(format!(

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use super::catalog::{Catalog, TableName, failed};
 use super::deadline::MAX_TIME;
-use super::schema::{Field, Kind, Mode, Schema};
+use super::schema::{Field, FieldType, Mode, Schema};
 use super::sql::lex::{Lexeme, syntax};
 use super::sql::{self, Scope};
 use super::{filter, value};
@@ -108,13 +108,13 @@ fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
                 whole_micros(field, &mut item["v"], Mode::Nullable);
             }
         }
-        (_, Kind::Record, value) => {
+        (_, FieldType::Record, value) => {
             let cells = value.get_mut("f").and_then(Value::as_array_mut);
             for (inner, cell) in field.fields.iter().zip(cells.into_iter().flatten()) {
                 whole_micros(inner, &mut cell["v"], inner.mode);
             }
         }
-        (_, Kind::Timestamp, Value::String(text)) => {
+        (_, FieldType::Timestamp, Value::String(text)) => {
             text.retain(|char| char != '.');
             if let Ok(micros) = text.parse::<i64>() {
                 *text = micros.to_string();
@@ -128,11 +128,11 @@ fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
 pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
     match stored {
         Sql::Null => Value::Null,
-        Sql::Integer(number) if field.kind == Kind::Boolean => (*number != 0).into(),
+        Sql::Integer(number) if field.kind == FieldType::Boolean => (*number != 0).into(),
         Sql::Integer(number) => (*number).into(),
         Sql::Real(number) if number.is_finite() => (*number).into(),
         Sql::Real(number) => number.to_string().into(),
-        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == Kind::Record => {
+        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == FieldType::Record => {
             serde_json::from_str(text).unwrap_or(Value::Null)
         }
         Sql::Text(text) => text.clone().into(),
@@ -321,10 +321,10 @@ fn query_fault(query: &str, translated: &sql::Translated, error: &rusqlite::Erro
 fn guessed<'a>(values: impl Iterator<Item = &'a Sql>) -> Field {
     let mut values = values.filter(|value| !matches!(value, Sql::Null));
     let kind = match values.next() {
-        Some(Sql::Integer(_)) => Kind::Integer,
-        Some(Sql::Real(_)) => Kind::Float,
-        Some(Sql::Blob(_)) => Kind::Bytes,
-        Some(Sql::Text(_) | Sql::Null) | None => Kind::String,
+        Some(Sql::Integer(_)) => FieldType::Integer,
+        Some(Sql::Real(_)) => FieldType::Float,
+        Some(Sql::Blob(_)) => FieldType::Bytes,
+        Some(Sql::Text(_) | Sql::Null) | None => FieldType::String,
     };
     sql::new_field("", kind)
 }

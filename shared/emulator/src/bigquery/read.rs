@@ -29,14 +29,14 @@ const PAGE: usize = 1_000;
 
 /// Sessions by name. The queue has the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
-    all: BTreeMap<String, Session>,
+pub(super) struct ReadSessions {
+    all: BTreeMap<String, ReadSession>,
     order: VecDeque<String>,
 }
 
 /// Columns and rows of a session.
 #[derive(Debug, Clone)]
-struct Session {
+struct ReadSession {
     fields: Vec<Field>,
     from: From,
 }
@@ -117,8 +117,8 @@ impl BigQuery {
     }
 }
 
-impl Sessions {
-    fn add(&mut self, name: String, session: Session) {
+impl ReadSessions {
+    fn add(&mut self, name: String, session: ReadSession) {
         self.order.push_back(name.clone());
         self.all.insert(name, session);
         if self.order.len() > MAX_SESSIONS
@@ -169,7 +169,7 @@ impl Catalog {
         &self,
         table: &TableName,
         options: &proto::read_session::TableReadOptions,
-    ) -> Result<(Session, i64), Status> {
+    ) -> Result<(ReadSession, i64), Status> {
         let names = &options.selected_fields;
         if let Some(nested) = names.iter().find(|name| name.contains('.')) {
             return Err(Status::unimplemented(&format!("reading the nested field {nested} alone")));
@@ -180,7 +180,10 @@ impl Catalog {
             }
             let rows = picked(&result, names)?;
             let count = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
-            return Ok((Session { fields: rows.fields.clone(), from: From::Result(rows) }, count));
+            return Ok((
+                ReadSession { fields: rows.fields.clone(), from: From::Result(rows) },
+                count,
+            ));
         }
         let found = self.table(table)?;
         if found.view().is_some() {
@@ -203,7 +206,7 @@ impl Catalog {
         let checked = self.connection.prepare(&query);
         drop(checked.map_err(|error| Status::invalid(format!("row_restriction: {error}")))?);
         let last = self.last_row(table)?;
-        Ok((Session { fields, from: From::Table { query, row_id, last } }, last))
+        Ok((ReadSession { fields, from: From::Table { query, row_id, last } }, last))
     }
 
     /// Returns the next rows and the position after them; `None` at the end of the stream.

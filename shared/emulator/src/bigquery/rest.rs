@@ -132,7 +132,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
             if matches!(path.first(), Some(&"jobs" | &"queries")) =>
         {
             let body = read_bytes(body).await?;
-            let call = jobs::Call { method: method.clone(), parameters, body };
+            let call = jobs::JobCall { method: method.clone(), parameters, body };
             jobs::answer(bigquery, project, path, call).await
         }
         _ => Err(Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method))),
@@ -142,11 +142,11 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
 /// Returns the requested permissions that are not denied.
 async fn permissions(bigquery: &BigQuery, body: Body) -> Result<Value, Status> {
     #[derive(serde::Deserialize)]
-    struct Asked {
+    struct TestedPermissions {
         #[serde(default)]
         permissions: Vec<String>,
     }
-    let asked: Asked = read_json(body).await?;
+    let asked: TestedPermissions = read_json(body).await?;
     let profile = bigquery.faults.conditions().profile();
     Ok(json!({ "permissions": rights::granted(&profile.denied, asked.permissions) }))
 }

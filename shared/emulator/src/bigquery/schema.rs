@@ -29,7 +29,7 @@ pub(crate) struct Schema {
 pub(crate) struct Field {
     pub name: String,
     #[serde(rename = "type")]
-    pub kind: Kind,
+    pub kind: FieldType,
     #[serde(default)]
     pub mode: Mode,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -45,7 +45,7 @@ pub(crate) struct Field {
 /// Types that this emulator supports, with their names in answers of the REST API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(crate) enum Kind {
+pub(crate) enum FieldType {
     String,
     Bytes,
     #[serde(alias = "INT64")]
@@ -76,11 +76,11 @@ impl Field {
     }
 
     /// Returns the type of both ends of a RANGE.
-    pub(crate) fn range_element(&self) -> Option<Kind> {
+    pub(crate) fn range_element(&self) -> Option<FieldType> {
         match self.attributes.get("rangeElementType")?.get("type")?.as_str()? {
-            "DATE" => Some(Kind::Date),
-            "DATETIME" => Some(Kind::Datetime),
-            "TIMESTAMP" => Some(Kind::Timestamp),
+            "DATE" => Some(FieldType::Date),
+            "DATETIME" => Some(FieldType::Datetime),
+            "TIMESTAMP" => Some(FieldType::Timestamp),
             _ => None,
         }
     }
@@ -156,12 +156,12 @@ fn check(fields: &[Field]) -> Result<(), String> {
         if !names.insert(name.to_ascii_lowercase()) {
             return Err(format!("Field {name} already exists in schema"));
         }
-        if field.kind == Kind::Range && field.range_element().is_none() {
+        if field.kind == FieldType::Range && field.range_element().is_none() {
             return Err(format!(
                 "Field {name}: RANGE needs a rangeElementType of DATE, DATETIME or TIMESTAMP"
             ));
         }
-        let has_length = matches!(field.kind, Kind::String | Kind::Bytes);
+        let has_length = matches!(field.kind, FieldType::String | FieldType::Bytes);
         if field.attributes.contains_key("maxLength")
             && !(has_length && field.parameter("maxLength").is_some_and(|length| length > 0))
         {
@@ -169,8 +169,8 @@ fn check(fields: &[Field]) -> Result<(), String> {
         }
         if ["precision", "scale"].iter().any(|key| field.attributes.contains_key(*key)) {
             let (whole, behind) = match field.kind {
-                Kind::Numeric => (29, 9),
-                Kind::Bignumeric => (38, 38),
+                FieldType::Numeric => (29, 9),
+                FieldType::Bignumeric => (38, 38),
                 _ => return Err(format!("Field {name} takes neither precision nor scale")),
             };
             let scale = field.parameter("scale").unwrap_or(0);
@@ -228,22 +228,22 @@ pub(crate) fn to_proto(schema: &Schema) -> proto::TableSchema {
 fn field_to_proto(field: &Field) -> proto::TableFieldSchema {
     use proto::table_field_schema::{Mode as M, Type as T};
     let kind = match field.kind {
-        Kind::String => T::String,
-        Kind::Bytes => T::Bytes,
-        Kind::Integer => T::Int64,
-        Kind::Float => T::Double,
-        Kind::Boolean => T::Bool,
-        Kind::Timestamp => T::Timestamp,
-        Kind::Date => T::Date,
-        Kind::Time => T::Time,
-        Kind::Datetime => T::Datetime,
-        Kind::Numeric => T::Numeric,
-        Kind::Bignumeric => T::Bignumeric,
-        Kind::Json => T::Json,
-        Kind::Geography => T::Geography,
-        Kind::Interval => T::Interval,
-        Kind::Range => T::Range,
-        Kind::Record => T::Struct,
+        FieldType::String => T::String,
+        FieldType::Bytes => T::Bytes,
+        FieldType::Integer => T::Int64,
+        FieldType::Float => T::Double,
+        FieldType::Boolean => T::Bool,
+        FieldType::Timestamp => T::Timestamp,
+        FieldType::Date => T::Date,
+        FieldType::Time => T::Time,
+        FieldType::Datetime => T::Datetime,
+        FieldType::Numeric => T::Numeric,
+        FieldType::Bignumeric => T::Bignumeric,
+        FieldType::Json => T::Json,
+        FieldType::Geography => T::Geography,
+        FieldType::Interval => T::Interval,
+        FieldType::Range => T::Range,
+        FieldType::Record => T::Struct,
     };
     let mode = match field.mode {
         Mode::Nullable => M::Nullable,
@@ -254,8 +254,8 @@ fn field_to_proto(field: &Field) -> proto::TableFieldSchema {
         field.parameter(name).and_then(|number| i64::try_from(number).ok()).unwrap_or_default()
     };
     let element = field.range_element().map(|element| match element {
-        Kind::Date => T::Date,
-        Kind::Datetime => T::Datetime,
+        FieldType::Date => T::Date,
+        FieldType::Datetime => T::Datetime,
         _ => T::Timestamp,
     });
     let default = field.attributes.get(DEFAULT).and_then(Value::as_str).unwrap_or_default();

@@ -17,7 +17,7 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
-use super::schema::{Field, Kind, Mode, find};
+use super::schema::{Field, FieldType, Mode, find};
 
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =
@@ -28,7 +28,7 @@ const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
 
 /// Reason why a row is refused: the field and the error.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ValueError {
     pub location: String,
     pub message: String,
 }
@@ -38,7 +38,7 @@ pub(super) fn store_row(
     fields: &[Field],
     row: &Map<String, Value>,
     ignore_unknown: bool,
-) -> Result<Vec<Sql>, Fault> {
+) -> Result<Vec<Sql>, ValueError> {
     check_unknown(fields, row, ignore_unknown, "")?;
     fields
         .iter()
@@ -64,19 +64,19 @@ fn check_unknown(
     row: &Map<String, Value>,
     ignore: bool,
     path: &str,
-) -> Result<(), Fault> {
+) -> Result<(), ValueError> {
     match row.keys().find(|key| !ignore && find(fields, key).is_none()) {
         Some(key) => {
             let location = format!("{path}{key}").to_ascii_lowercase();
-            Err(Fault { message: format!("no such field: {location}."), location })
+            Err(ValueError { message: format!("no such field: {location}."), location })
         }
         None => Ok(()),
     }
 }
 
 /// Converts the value of a field to its normal form.
-fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, Fault> {
-    let fault = |message: String| Err(Fault { location: path.to_owned(), message });
+fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, ValueError> {
+    let fault = |message: String| Err(ValueError { location: path.to_owned(), message });
     match (field.mode, value) {
         (Mode::Required, Value::Null) => fault(format!("Missing required field: {path}.")),
         (Mode::Nullable, Value::Null) => Ok(Value::Null),
@@ -97,18 +97,18 @@ fn normal(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Valu
     }
 }
 
-fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, Fault> {
+fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, ValueError> {
     let normal = match (field.kind, value) {
-        (Kind::Record, Value::Object(row)) => {
+        (FieldType::Record, Value::Object(row)) => {
             check_unknown(&field.fields, row, ignore, &format!("{path}."))?;
             let inner = field.fields.iter().map(|inner| {
                 let path = format!("{path}.{}", inner.name);
                 Ok((inner.name.clone(), normal(inner, lookup(row, &inner.name), ignore, &path)?))
             });
-            return Ok(Value::Object(inner.collect::<Result<_, Fault>>()?));
+            return Ok(Value::Object(inner.collect::<Result<_, ValueError>>()?));
         }
-        (Kind::Range, Value::Object(ends)) => range(field, ends, path),
-        (Kind::Record, _) | (_, Value::Object(_)) => {
+        (FieldType::Range, Value::Object(ends)) => range(field, ends, path),
+        (FieldType::Record, _) | (_, Value::Object(_)) => {
             Err(format!("This field: {path} is not a record."))
         }
         (_, Value::Array(_)) => Err(format!("Array specified for non-repeated field: {path}.")),
@@ -116,12 +116,12 @@ fn one(field: &Field, value: &Value, ignore: bool, path: &str) -> Result<Value, 
             scalar(kind, value, path).and_then(|value| within_limits(field, value, path))
         }
     };
-    normal.map_err(|message| Fault { location: path.to_owned(), message })
+    normal.map_err(|message| ValueError { location: path.to_owned(), message })
 }
 
 /// Builds a range from its ends. A missing end means unbounded.
 fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, String> {
-    let kind = field.range_element().unwrap_or(Kind::Timestamp);
+    let kind = field.range_element().unwrap_or(FieldType::Timestamp);
     let end = |name: &str| match ends.get(name).unwrap_or(&Value::Null) {
         Value::Null => Ok(None),
         value => scalar(kind, value, path).map(|end| end.as_str().map(str::to_owned)),
@@ -139,9 +139,9 @@ fn range(field: &Field, ends: &Map<String, Value>, path: &str) -> Result<Value, 
 fn within_limits(field: &Field, value: Value, path: &str) -> Result<Value, String> {
     let text = value.as_str().unwrap_or_default();
     let length = match field.kind {
-        Kind::String => text.chars().count(),
-        Kind::Bytes => STANDARD.decode(text).unwrap_or_default().len(),
-        Kind::Numeric | Kind::Bignumeric => return within_digits(field, value, path),
+        FieldType::String => text.chars().count(),
+        FieldType::Bytes => STANDARD.decode(text).unwrap_or_default().len(),
+        FieldType::Numeric | FieldType::Bignumeric => return within_digits(field, value, path),
         _ => return Ok(value),
     };
     match field.parameter("maxLength").filter(|most| length as u64 > *most) {
@@ -199,14 +199,14 @@ fn round(text: &str, scale: usize) -> String {
     format!("{sign}{whole}{point}{fraction}")
 }
 
-fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
+fn scalar(kind: FieldType, value: &Value, path: &str) -> Result<Value, String> {
     let text = match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
     match kind {
-        Kind::String => Ok(text.into()),
-        Kind::Integer => match text.parse::<i64>() {
+        FieldType::String => Ok(text.into()),
+        FieldType::Integer => match text.parse::<i64>() {
             Ok(number) => Ok(number.into()),
             Err(_) => match text.parse::<f64>() {
                 Ok(number) if number.fract() == 0.0 && number.abs() < 9.0e15 => {
@@ -215,52 +215,54 @@ fn scalar(kind: Kind, value: &Value, path: &str) -> Result<Value, String> {
                 _ => Err(format!("Cannot convert value to integer (bad value): {text}")),
             },
         },
-        Kind::Float => match text.parse::<f64>() {
+        FieldType::Float => match text.parse::<f64>() {
             Ok(number) if number.is_finite() => Ok(number.into()),
             // JSON has no NaN or infinity.
             Ok(number) => Ok(number.to_string().into()),
             Err(_) => Err(format!("Cannot convert value to floating point (bad value): {text}")),
         },
-        Kind::Boolean => match text.to_ascii_lowercase().as_str() {
+        FieldType::Boolean => match text.to_ascii_lowercase().as_str() {
             "true" | "t" | "yes" | "1" => Ok(true.into()),
             "false" | "f" | "no" | "0" => Ok(false.into()),
             _ => Err(format!("Cannot convert value to boolean (bad value): {text}")),
         },
-        Kind::Bytes => match STANDARD.decode(&text).or_else(|_| URL_SAFE.decode(&text)) {
+        FieldType::Bytes => match STANDARD.decode(&text).or_else(|_| URL_SAFE.decode(&text)) {
             Ok(bytes) => Ok(STANDARD.encode(bytes).into()),
             Err(_) => Err(format!(
                 "Could not decode base64 string to bytes. Field: {path}; Value: {text}"
             )),
         },
-        Kind::Json => match serde_json::from_str::<Value>(&text) {
+        FieldType::Json => match serde_json::from_str::<Value>(&text) {
             Ok(value) => Ok(value.to_string().into()),
             Err(error) => Err(format!("Invalid JSON value for field {path}: {error}")),
         },
-        Kind::Numeric => numeric(&text, NUMERIC_DIGITS)
+        FieldType::Numeric => numeric(&text, NUMERIC_DIGITS)
             .ok_or_else(|| format!("Invalid NUMERIC value: {text} Field: {path}; Value: {text}")),
-        Kind::Bignumeric => numeric(&text, BIGNUMERIC_DIGITS).ok_or_else(|| {
+        FieldType::Bignumeric => numeric(&text, BIGNUMERIC_DIGITS).ok_or_else(|| {
             format!("Invalid BIGNUMERIC value: {text} Field: {path}; Value: {text}")
         }),
-        Kind::Timestamp | Kind::Date | Kind::Time | Kind::Datetime => {
+        FieldType::Timestamp | FieldType::Date | FieldType::Time | FieldType::Datetime => {
             time_scalar(kind, &text, value.is_number(), path)
         }
-        Kind::Geography => geography::normal(&text)
+        FieldType::Geography => geography::normal(&text)
             .map(Value::from)
             .ok_or_else(|| format!("Invalid geography value for field {path}: {text}")),
-        Kind::Interval => interval::normal(&text)
+        FieldType::Interval => interval::normal(&text)
             .map(Value::from)
             .ok_or_else(|| format!("Invalid INTERVAL value: {text} Field: {path}; Value: {text}")),
-        Kind::Range => Err(format!("Field {path}: a RANGE is an object with start and end")),
-        Kind::Record => Err(format!("This field: {path} is not a record.")),
+        FieldType::Range => Err(format!("Field {path}: a RANGE is an object with start and end")),
+        FieldType::Record => Err(format!("This field: {path} is not a record.")),
     }
 }
 
-fn time_scalar(kind: Kind, text: &str, is_number: bool, path: &str) -> Result<Value, String> {
+fn time_scalar(kind: FieldType, text: &str, is_number: bool, path: &str) -> Result<Value, String> {
     let fault = |what: &str| format!("Invalid {what} '{text}' Field: {path}; Value: {text}");
     let parsed = match kind {
-        Kind::Date => Date::parse(text, DATE).ok().filter(|date| is_known(*date)).map(write_date),
-        Kind::Time => parse_time(text).map(write_time),
-        Kind::Datetime => {
+        FieldType::Date => {
+            Date::parse(text, DATE).ok().filter(|date| is_known(*date)).map(write_date)
+        }
+        FieldType::Time => parse_time(text).map(write_time),
+        FieldType::Datetime => {
             let time = parse_datetime(text).map(PrimitiveDateTime::assume_utc);
             time.filter(|time| is_known(time.date())).map(write_datetime)
         }
@@ -270,9 +272,9 @@ fn time_scalar(kind: Kind, text: &str, is_number: bool, path: &str) -> Result<Va
         }
     };
     parsed.map(Value::from).ok_or_else(|| match kind {
-        Kind::Date => fault("date:"),
-        Kind::Time => fault("time string"),
-        Kind::Datetime => fault("datetime string"),
+        FieldType::Date => fault("date:"),
+        FieldType::Time => fault("time string"),
+        FieldType::Datetime => fault("datetime string"),
         _ => format!(
             "Could not parse '{text}' as a timestamp. Required format is YYYY-MM-DD \
              HH:MM[:SS[.SSSSSS]] or YYYY/MM/DD HH:MM[:SS[.SSSSSS]]"
@@ -371,7 +373,7 @@ fn to_sql(field: &Field, value: Value) -> Sql {
     match value {
         Value::Null => Sql::Null,
         Value::Bool(value) => Sql::Integer(value.into()),
-        Value::Number(number) if field.kind == Kind::Integer => {
+        Value::Number(number) if field.kind == FieldType::Integer => {
             Sql::Integer(number.as_i64().unwrap_or_default())
         }
         Value::Number(number) => Sql::Real(number.as_f64().unwrap_or_default()),
@@ -384,10 +386,10 @@ fn to_sql(field: &Field, value: Value) -> Sql {
 pub(super) fn cell(field: &Field, stored: &Sql) -> Value {
     let value = match stored {
         Sql::Null => Value::Null,
-        Sql::Integer(number) if field.kind == Kind::Boolean => (*number != 0).into(),
+        Sql::Integer(number) if field.kind == FieldType::Boolean => (*number != 0).into(),
         Sql::Integer(number) => (*number).into(),
         Sql::Real(number) => (*number).into(),
-        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == Kind::Record => {
+        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == FieldType::Record => {
             serde_json::from_str(text).unwrap_or(Value::Null)
         }
         Sql::Text(text) => text.clone().into(),
@@ -406,13 +408,13 @@ fn cell_value(field: &Field, value: &Value) -> Value {
 fn one_cell(field: &Field, value: &Value) -> Value {
     match (field.kind, value) {
         (_, Value::Null) => Value::Null,
-        (Kind::Record, Value::Object(row)) => {
+        (FieldType::Record, Value::Object(row)) => {
             let cells = field.fields.iter().map(|inner| {
                 json!({ "v": cell_value(inner, row.get(&inner.name).unwrap_or(&Value::Null)) })
             });
             json!({ "f": cells.collect::<Vec<_>>() })
         }
-        (Kind::Timestamp, Value::String(text)) => match timestamp(text, false) {
+        (FieldType::Timestamp, Value::String(text)) => match timestamp(text, false) {
             Some(time) => {
                 let micros = time.unix_timestamp_nanos() / 1000;
                 let sign = if micros < 0 { "-" } else { "" };

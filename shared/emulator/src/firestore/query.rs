@@ -30,7 +30,7 @@ pub(super) struct Query {
     offset: usize,
     limit: Option<usize>,
     /// Fields to return; `None` for all.
-    select: Option<Vec<Field>>,
+    select: Option<Vec<QueryField>>,
 }
 
 /// A collection to search.
@@ -43,14 +43,14 @@ struct Collection {
 
 /// A field of a document, or its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Field {
+enum QueryField {
     Name,
     Path(Vec<String>),
 }
 
 #[derive(Debug, Clone)]
 struct Order {
-    field: Field,
+    field: QueryField,
     is_descending: bool,
 }
 
@@ -62,7 +62,7 @@ struct Cursor {
 }
 
 /// A cursor in the form that is compared with documents.
-struct Place<'a> {
+struct SortKey<'a> {
     values: Vec<Cow<'a, proto::Value>>,
     is_before: bool,
 }
@@ -74,7 +74,7 @@ pub(super) struct Found<'a> {
     pub(super) skipped: usize,
 }
 
-impl Field {
+impl QueryField {
     fn read(path: &str) -> Result<Self, Status> {
         if path == names::NAME {
             return Ok(Self::Name);
@@ -162,7 +162,7 @@ impl Query {
     }
 
     /// Returns true if results with these values come before the position.
-    fn is_before(&self, key: &[Cow<'_, proto::Value>], place: &Place<'_>) -> bool {
+    fn is_before(&self, key: &[Cow<'_, proto::Value>], place: &SortKey<'_>) -> bool {
         match self.order(key, &place.values) {
             Ordering::Less => true,
             Ordering::Equal => !place.is_before,
@@ -205,7 +205,7 @@ impl Query {
         let Some(select) = &self.select else { return document.clone() };
         let mut shown = fields::without_fields(document);
         for field in select {
-            if let Field::Path(path) = field {
+            if let QueryField::Path(path) = field {
                 fields::copy(document, &mut shown, path);
             }
         }
@@ -214,9 +214,9 @@ impl Query {
 }
 
 impl Cursor {
-    fn key(&self) -> Place<'_> {
+    fn key(&self) -> SortKey<'_> {
         let values = self.values.iter().map(Cow::Borrowed).collect();
-        Place { values, is_before: self.is_before }
+        SortKey { values, is_before: self.is_before }
     }
 }
 

@@ -20,8 +20,13 @@ impl Firestore {
         requests: Streaming<Request>,
     ) -> impl Stream<Item = Result<Response, tonic::Status>> + Send + use<> {
         let cuts = self.faults.cuts();
-        let writer =
-            Writer { firestore: self.clone(), requests, cuts, id: String::new(), answered: 0 };
+        let writer = StreamWriter {
+            firestore: self.clone(),
+            requests,
+            cuts,
+            id: String::new(),
+            answered: 0,
+        };
         futures::stream::unfold(Some(writer), async |writer| {
             let mut writer = writer?;
             match writer.next().await {
@@ -33,7 +38,7 @@ impl Firestore {
     }
 }
 
-struct Writer {
+struct StreamWriter {
     firestore: Firestore,
     requests: Streaming<Request>,
     cuts: watch::Receiver<u64>,
@@ -42,7 +47,7 @@ struct Writer {
     answered: u64,
 }
 
-impl Writer {
+impl StreamWriter {
     /// Returns the next response; `None` after the client has closed the stream.
     async fn next(&mut self) -> Result<Option<Response>, Status> {
         let request = tokio::select! {

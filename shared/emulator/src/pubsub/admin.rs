@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::Code;
 
 use super::delivery::Subscription;
-use super::filter::Filter;
+use super::filter::AttributeFilter;
 use super::{PubSub, Topic, names, proto, push};
 use crate::status::Status;
 
@@ -119,7 +119,7 @@ impl PubSub {
         let topic = self.topic(&config.topic)?;
         check(&mut config)?;
         self.check_dead_letter_topic(&config)?;
-        let filter = Filter::parse(&config.filter)?;
+        let filter = AttributeFilter::parse(&config.filter)?;
         config.topic_message_retention_duration = topic.config().message_retention_duration;
         let mut known = self.hub.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
         if known.contains_key(&config.name) {

@@ -10,7 +10,7 @@ use prost::Message as _;
 use tokio::sync::Notify;
 use tonic::Code;
 
-use super::filter::Filter;
+use super::filter::AttributeFilter;
 use super::ordering::Queue;
 use super::proto;
 use super::wire::{Received, Stored};
@@ -35,7 +35,7 @@ pub(super) struct Pending {
 
 pub(super) struct Subscription {
     state: Mutex<State>,
-    filter: Option<Filter>,
+    filter: Option<AttributeFilter>,
     /// Sequence number of the last message that was published before the subscription was created.
     pub born: u64,
     /// Notified when a message may have become deliverable.
@@ -76,7 +76,11 @@ pub(super) struct Allowance {
 }
 
 impl Subscription {
-    pub(super) fn new(config: proto::Subscription, filter: Option<Filter>, born: u64) -> Self {
+    pub(super) fn new(
+        config: proto::Subscription,
+        filter: Option<AttributeFilter>,
+        born: u64,
+    ) -> Self {
         let state = State {
             config,
             queue: Queue::default(),

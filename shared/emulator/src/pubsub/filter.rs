@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 32;
 
 /// A condition on the attributes of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Filter {
+pub(super) enum AttributeFilter {
     Has(String),
     Equals(String, String),
     HasPrefix(String, String),
@@ -30,7 +30,7 @@ pub(super) enum Filter {
     Any(Vec<Self>),
 }
 
-impl Filter {
+impl AttributeFilter {
     /// Parses a filter. An empty filter accepts every message.
     pub(super) fn parse(text: &str) -> Result<Option<Self>, Status> {
         if text.is_empty() {
@@ -68,13 +68,13 @@ impl Filter {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
+enum FilterToken {
     Word(String),
     Text(String),
     Sign(&'static str),
 }
 
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
+fn tokens(text: &str) -> Result<Vec<FilterToken>, String> {
     let mut chars = text.chars().peekable();
     let mut tokens = Vec::new();
     while let Some(&c) = chars.peek() {
@@ -82,7 +82,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
             _ if c.is_whitespace() => None,
             '"' => {
                 chars.next();
-                tokens.push(Token::Text(string(&mut chars)?));
+                tokens.push(FilterToken::Text(string(&mut chars)?));
                 continue;
             }
             ':' => Some(":"),
@@ -105,13 +105,13 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 while let Some(c) = chars.next_if(|c| is_word(*c)) {
                     word.push(c);
                 }
-                tokens.push(Token::Word(word));
+                tokens.push(FilterToken::Word(word));
                 continue;
             }
             other => return Err(format!("unexpected `{other}`")),
         };
         chars.next();
-        tokens.extend(sign.map(Token::Sign));
+        tokens.extend(sign.map(FilterToken::Sign));
     }
     Ok(tokens)
 }
@@ -156,13 +156,13 @@ fn escaped(chars: &mut Peekable<Chars>) -> Result<char, String> {
 }
 
 struct Parser {
-    tokens: Peekable<std::vec::IntoIter<Token>>,
+    tokens: Peekable<std::vec::IntoIter<FilterToken>>,
     depth: usize,
 }
 
 impl Parser {
     /// Parses terms that are joined by one operator. Both operators together need parentheses.
-    fn filter(&mut self) -> Result<Filter, String> {
+    fn filter(&mut self) -> Result<AttributeFilter, String> {
         let first = self.term()?;
         let Some(operator) = self.operator() else { return Ok(first) };
         let mut terms = vec![first];
@@ -175,34 +175,38 @@ impl Parser {
             terms.push(self.term()?);
             next = self.operator();
         }
-        Ok(if operator == "AND" { Filter::All(terms) } else { Filter::Any(terms) })
+        Ok(if operator == "AND" {
+            AttributeFilter::All(terms)
+        } else {
+            AttributeFilter::Any(terms)
+        })
     }
 
     fn operator(&mut self) -> Option<String> {
         match self.tokens.peek() {
-            Some(Token::Word(word)) if word == "AND" || word == "OR" => Some(word.clone()),
+            Some(FilterToken::Word(word)) if word == "AND" || word == "OR" => Some(word.clone()),
             _ => None,
         }
     }
 
-    fn term(&mut self) -> Result<Filter, String> {
+    fn term(&mut self) -> Result<AttributeFilter, String> {
         match self.tokens.next() {
-            Some(Token::Word(word)) if word == "NOT" => self.negated(),
-            Some(Token::Sign("-")) => self.negated(),
-            Some(Token::Sign("(")) => {
+            Some(FilterToken::Word(word)) if word == "NOT" => self.negated(),
+            Some(FilterToken::Sign("-")) => self.negated(),
+            Some(FilterToken::Sign("(")) => {
                 let filter = self.nested(Self::filter)?;
                 self.expect(")")?;
                 Ok(filter)
             }
             // The sign is directly before the word, so it is part of the token.
-            Some(Token::Word(word)) if word == "-attributes" => {
-                Ok(Filter::Not(Box::new(self.comparison()?)))
+            Some(FilterToken::Word(word)) if word == "-attributes" => {
+                Ok(AttributeFilter::Not(Box::new(self.comparison()?)))
             }
-            Some(Token::Word(word)) if word == "-hasPrefix" => {
-                Ok(Filter::Not(Box::new(self.has_prefix()?)))
+            Some(FilterToken::Word(word)) if word == "-hasPrefix" => {
+                Ok(AttributeFilter::Not(Box::new(self.has_prefix()?)))
             }
-            Some(Token::Word(word)) if word == "attributes" => self.comparison(),
-            Some(Token::Word(word)) if word == "hasPrefix" => self.has_prefix(),
+            Some(FilterToken::Word(word)) if word == "attributes" => self.comparison(),
+            Some(FilterToken::Word(word)) if word == "hasPrefix" => self.has_prefix(),
             Some(token) => Err(format!(
                 "unexpected {token:?}, where `attributes`, `hasPrefix`, `NOT` or `(` belongs"
             )),
@@ -210,15 +214,15 @@ impl Parser {
         }
     }
 
-    fn negated(&mut self) -> Result<Filter, String> {
-        Ok(Filter::Not(Box::new(self.nested(Self::term)?)))
+    fn negated(&mut self) -> Result<AttributeFilter, String> {
+        Ok(AttributeFilter::Not(Box::new(self.nested(Self::term)?)))
     }
 
     /// Parses one level deeper. The limit protects the stack.
     fn nested(
         &mut self,
-        parse: impl FnOnce(&mut Self) -> Result<Filter, String>,
-    ) -> Result<Filter, String> {
+        parse: impl FnOnce(&mut Self) -> Result<AttributeFilter, String>,
+    ) -> Result<AttributeFilter, String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(format!("it is nested more than {MAX_DEPTH} deep"));
@@ -229,16 +233,16 @@ impl Parser {
     }
 
     /// Parses the part after `attributes`.
-    fn comparison(&mut self) -> Result<Filter, String> {
+    fn comparison(&mut self) -> Result<AttributeFilter, String> {
         match self.tokens.next() {
-            Some(Token::Sign(":")) => Ok(Filter::Has(self.key()?)),
-            Some(Token::Sign(".")) => {
+            Some(FilterToken::Sign(":")) => Ok(AttributeFilter::Has(self.key()?)),
+            Some(FilterToken::Sign(".")) => {
                 let key = self.key()?;
                 match self.tokens.next() {
-                    Some(Token::Sign("=")) => Ok(Filter::Equals(key, self.text()?)),
-                    Some(Token::Sign("!=")) => {
-                        Ok(Filter::Not(Box::new(Filter::Equals(key, self.text()?))))
-                    }
+                    Some(FilterToken::Sign("=")) => Ok(AttributeFilter::Equals(key, self.text()?)),
+                    Some(FilterToken::Sign("!=")) => Ok(AttributeFilter::Not(Box::new(
+                        AttributeFilter::Equals(key, self.text()?),
+                    ))),
                     other => Err(format!("unexpected {other:?}, where `=` or `!=` belongs")),
                 }
             }
@@ -247,10 +251,10 @@ impl Parser {
     }
 
     /// Parses the part after `hasPrefix`.
-    fn has_prefix(&mut self) -> Result<Filter, String> {
+    fn has_prefix(&mut self) -> Result<AttributeFilter, String> {
         self.expect("(")?;
         match self.tokens.next() {
-            Some(Token::Word(word)) if word == "attributes" => {}
+            Some(FilterToken::Word(word)) if word == "attributes" => {}
             other => return Err(format!("unexpected {other:?}, where `attributes` belongs")),
         }
         self.expect(".")?;
@@ -258,26 +262,26 @@ impl Parser {
         self.expect(",")?;
         let prefix = self.text()?;
         self.expect(")")?;
-        Ok(Filter::HasPrefix(key, prefix))
+        Ok(AttributeFilter::HasPrefix(key, prefix))
     }
 
     fn key(&mut self) -> Result<String, String> {
         match self.tokens.next() {
-            Some(Token::Word(key) | Token::Text(key)) => Ok(key),
+            Some(FilterToken::Word(key) | FilterToken::Text(key)) => Ok(key),
             other => Err(format!("unexpected {other:?}, where a key belongs")),
         }
     }
 
     fn text(&mut self) -> Result<String, String> {
         match self.tokens.next() {
-            Some(Token::Text(text)) => Ok(text),
+            Some(FilterToken::Text(text)) => Ok(text),
             other => Err(format!("unexpected {other:?}, where a string in quotes belongs")),
         }
     }
 
     fn expect(&mut self, sign: &'static str) -> Result<(), String> {
         match self.tokens.next() {
-            Some(Token::Sign(found)) if found == sign => Ok(()),
+            Some(FilterToken::Sign(found)) if found == sign => Ok(()),
             other => Err(format!("unexpected {other:?}, where `{sign}` belongs")),
         }
     }
@@ -289,7 +293,7 @@ mod tests {
 
     fn matches(filter: &str, attributes: &[(&str, &str)]) -> bool {
         let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
-        Filter::parse(filter).unwrap().unwrap().matches(&attributes.collect())
+        AttributeFilter::parse(filter).unwrap().unwrap().matches(&attributes.collect())
     }
 
     #[test]
@@ -353,9 +357,9 @@ mod tests {
             (&"(".repeat(200), "deep"),
             (&format!("attributes:{}", "a".repeat(250)), "256"),
         ] {
-            let refused = Filter::parse(wrong).unwrap_err();
+            let refused = AttributeFilter::parse(wrong).unwrap_err();
             assert!(refused.message.contains(why), "{wrong}: {refused}");
         }
-        assert_eq!(Filter::parse("").unwrap(), None);
+        assert_eq!(AttributeFilter::parse("").unwrap(), None);
     }
 }

@@ -10,7 +10,7 @@ use crate::rights;
 
 /// Message `TestIamPermissionsRequest`.
 #[derive(Clone, PartialEq, Message)]
-struct Asked {
+struct PermissionRequest {
     #[prost(string, tag = "1")]
     resource: String,
     #[prost(string, repeated, tag = "2")]
@@ -29,7 +29,7 @@ pub(crate) async fn answer(pubsub: PubSub, path: &str, request: Request) -> Resp
     if path != "/google.iam.v1.IAMPolicy/TestIamPermissions" {
         return grpc::unimplemented(path).unwrap_or_else(|never| match never {});
     }
-    unary(request, move |asked: Asked| {
+    unary(request, move |asked: PermissionRequest| {
         let pubsub = pubsub.clone();
         async move {
             let profile = pubsub.faults.conditions().profile();

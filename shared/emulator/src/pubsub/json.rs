@@ -10,7 +10,7 @@ use super::proto;
 /// A topic in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Topic {
+pub(super) struct TopicJson {
     pub name: String,
     #[serde(skip_serializing_if = "HashMap::is_empty")]
     labels: HashMap<String, String>,
@@ -26,7 +26,7 @@ pub(super) struct Topic {
     message_transforms: Vec<Value>,
 }
 
-impl Topic {
+impl TopicJson {
     pub(super) fn into_proto(self) -> proto::Topic {
         proto::Topic {
             name: self.name,
@@ -41,7 +41,7 @@ impl Topic {
     }
 }
 
-impl From<proto::Topic> for Topic {
+impl From<proto::Topic> for TopicJson {
     fn from(topic: proto::Topic) -> Self {
         Self {
             name: topic.name,
@@ -61,7 +61,7 @@ fn mark<T: Default>(setting: Option<&Value>) -> Option<T> {
 /// A subscription in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Subscription {
+pub(super) struct SubscriptionJson {
     pub name: String,
     topic: String,
     ack_deadline_seconds: i32,
@@ -152,7 +152,7 @@ impl From<proto::PushConfig> for PushConfig {
 /// A snapshot in JSON.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct Snapshot {
+pub(super) struct SnapshotJson {
     pub name: String,
     topic: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,7 +161,7 @@ pub(super) struct Snapshot {
     pub labels: HashMap<String, String>,
 }
 
-impl From<proto::Snapshot> for Snapshot {
+impl From<proto::Snapshot> for SnapshotJson {
     fn from(snapshot: proto::Snapshot) -> Self {
         Self {
             name: snapshot.name,
@@ -195,7 +195,7 @@ struct ExpirationPolicy {
     ttl: Option<prost_types::Duration>,
 }
 
-impl Subscription {
+impl SubscriptionJson {
     pub(super) fn into_proto(self) -> proto::Subscription {
         proto::Subscription {
             name: self.name,
@@ -228,7 +228,7 @@ impl Subscription {
     }
 }
 
-impl From<proto::Subscription> for Subscription {
+impl From<proto::Subscription> for SubscriptionJson {
     fn from(subscription: proto::Subscription) -> Self {
         Self {
             name: subscription.name,

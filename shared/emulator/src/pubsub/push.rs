@@ -194,10 +194,10 @@ impl Worker {
         received
     }
 
-    fn call(&self, received: Received) -> Call {
+    fn call(&self, received: Received) -> PushCall {
         let config = self.subscription.config();
         let deadline = seconds_of(config.ack_deadline_seconds);
-        Call { subscription: config.name, received, deadline }
+        PushCall { subscription: config.name, received, deadline }
     }
 
     fn settle(&mut self, ack_id: String, is_taken: bool) {
@@ -224,14 +224,14 @@ impl Drop for Worker {
 }
 
 /// A message on its way to an endpoint.
-struct Call {
+struct PushCall {
     subscription: String,
     received: Received,
     deadline: Duration,
 }
 
 /// Sends one message. Returns its acknowledgement id, and true if the endpoint has accepted it.
-async fn send(client: HttpClient, push: proto::PushConfig, call: Call) -> (String, bool) {
+async fn send(client: HttpClient, push: proto::PushConfig, call: PushCall) -> (String, bool) {
     let ack_id = call.received.ack_id.clone();
     let Some(request) = request(&push, &call) else { return (ack_id, false) };
     let answer = timeout(call.deadline, client.request(request)).await;
@@ -247,7 +247,7 @@ async fn send(client: HttpClient, push: proto::PushConfig, call: Call) -> (Strin
 }
 
 /// Builds the request for a message: JSON, or the raw data if the subscription asks for it.
-fn request(push: &proto::PushConfig, call: &Call) -> Option<Request<Full<Bytes>>> {
+fn request(push: &proto::PushConfig, call: &PushCall) -> Option<Request<Full<Bytes>>> {
     use proto::push_config::Wrapper;
     let message = proto::PubsubMessage::decode(call.received.message.clone()).ok()?;
     let request = Request::post(&push.push_endpoint);

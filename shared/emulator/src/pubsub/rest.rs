@@ -111,13 +111,13 @@ impl Call<'_> {
 
     fn list_topics(&self) -> Result<Value, Status> {
         let (topics, next) = self.pubsub.list_topics(self.project(), self.page())?;
-        let topics: Vec<_> = topics.into_iter().map(json::Topic::from).collect();
+        let topics: Vec<_> = topics.into_iter().map(json::TopicJson::from).collect();
         Ok(json!({ "topics": topics, "nextPageToken": next }))
     }
 
     fn list_subscriptions(&self) -> Result<Value, Status> {
         let (found, next) = self.pubsub.list_subscriptions(self.project(), self.page())?;
-        let found: Vec<_> = found.into_iter().map(json::Subscription::from).collect();
+        let found: Vec<_> = found.into_iter().map(json::SubscriptionJson::from).collect();
         Ok(json!({ "subscriptions": found, "nextPageToken": next }))
     }
 
@@ -131,7 +131,7 @@ impl Call<'_> {
         let pubsub = self.pubsub;
         let done = match self.method {
             Method::PUT => {
-                let mut topic: json::Topic = read_json(body).await?;
+                let mut topic: json::TopicJson = read_json(body).await?;
                 topic.name.clone_from(name);
                 let create = async { pubsub.create_topic(topic.into_proto()) };
                 pubsub.faults.around("CreateTopic", create).await?
@@ -154,7 +154,7 @@ impl Call<'_> {
             }
             _ => return Err(Status::unimplemented(&format!("{} of a topic", self.method))),
         };
-        Ok(json!(json::Topic::from(done)))
+        Ok(json!(json::TopicJson::from(done)))
     }
 
     async fn subscription(&self, body: axum::body::Body) -> Result<Value, Status> {
@@ -162,7 +162,7 @@ impl Call<'_> {
         let pubsub = self.pubsub;
         let done = match self.method {
             Method::PUT => {
-                let mut subscription: json::Subscription = read_json(body).await?;
+                let mut subscription: json::SubscriptionJson = read_json(body).await?;
                 subscription.name.clone_from(name);
                 let create = async { pubsub.create_subscription(subscription.into_proto()) };
                 pubsub.faults.around("CreateSubscription", create).await?
@@ -188,7 +188,7 @@ impl Call<'_> {
             }
             _ => return Err(Status::unimplemented(&format!("{} of a subscription", self.method))),
         };
-        Ok(json!(json::Subscription::from(done)))
+        Ok(json!(json::SubscriptionJson::from(done)))
     }
 
     /// Returns the update mask from the query, where Google's clients send it, or from the body.
@@ -239,14 +239,14 @@ impl Call<'_> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UpdateTopic {
-    topic: json::Topic,
+    topic: json::TopicJson,
     update_mask: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UpdateSubscription {
-    subscription: json::Subscription,
+    subscription: json::SubscriptionJson,
     update_mask: Option<String>,
 }
 

@@ -14,7 +14,7 @@ const MAX_SOURCES: usize = 32;
 
 /// Bucket and name of an object, with its preconditions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct ObjectRef<'a> {
     pub bucket: &'a str,
     pub name: &'a str,
     pub preconditions: Preconditions,
@@ -60,7 +60,12 @@ fn number(value: &Value) -> Result<i64, Status> {
 
 impl Storage {
     /// Copies an object. Metadata in the body replaces that of the source.
-    pub(super) fn copy(&self, from: Place, to: Place, body: &Bytes) -> Result<Object, Status> {
+    pub(super) fn copy(
+        &self,
+        from: ObjectRef,
+        to: ObjectRef,
+        body: &Bytes,
+    ) -> Result<Object, Status> {
         let (source, data) = self.whole(from)?;
         let replaced = Given::from_json(body)?;
         let has_metadata = Given { name: None, ..replaced.clone() } != Given::default();
@@ -69,7 +74,7 @@ impl Storage {
     }
 
     /// Copies an object and deletes its source.
-    pub(super) fn move_object(&self, from: Place, to: Place) -> Result<Object, Status> {
+    pub(super) fn move_object(&self, from: ObjectRef, to: ObjectRef) -> Result<Object, Status> {
         let (source, data) = self.whole(from)?;
         let moved = self.put_copy(to, source.given, &data, source.components)?;
         if from.name == to.name {
@@ -86,7 +91,7 @@ impl Storage {
 
     fn put_copy(
         &self,
-        to: Place,
+        to: ObjectRef,
         mut given: Given,
         data: &Bytes,
         components: Option<u32>,
@@ -98,7 +103,7 @@ impl Storage {
     }
 
     /// Joins objects of a bucket, in the order of the body.
-    pub(super) fn compose(&self, to: Place, body: &Bytes) -> Result<Object, Status> {
+    pub(super) fn compose(&self, to: ObjectRef, body: &Bytes) -> Result<Object, Status> {
         let request: Compose = serde_json::from_slice(body)
             .map_err(|error| Status::invalid(format!("compose: {error}")))?;
         if request.delete_source_objects {
@@ -113,7 +118,7 @@ impl Storage {
         let (mut data, mut components, mut content_type) = (BytesMut::new(), 0, None);
         for source in &request.source_objects {
             let preconditions = source.preconditions()?;
-            let from = Place { bucket: to.bucket, name: &source.name, preconditions };
+            let from = ObjectRef { bucket: to.bucket, name: &source.name, preconditions };
             let (object, part) = self.whole(from)?;
             data.extend_from_slice(&part);
             components += object.components.unwrap_or(1);
@@ -136,7 +141,7 @@ impl Storage {
     }
 
     /// Returns an object with its data if the preconditions hold.
-    fn whole(&self, place: Place) -> Result<(Object, Bytes), Status> {
+    fn whole(&self, place: ObjectRef) -> Result<(Object, Bytes), Status> {
         let wanted = place.preconditions.wanted;
         let (object, data) = self.open_object(place.bucket, place.name, |object| {
             if wanted.is_some_and(|wanted| wanted != object.generation) {

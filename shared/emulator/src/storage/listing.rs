@@ -14,7 +14,7 @@ const PAGE: usize = 1000;
 const UNSUPPORTED: [&str; 3] = ["filter", "matchGlob", "softDeleted"];
 
 /// Parameters of a list request.
-struct Asked<'a> {
+struct ListRequest<'a> {
     prefix: &'a str,
     delimiter: &'a str,
     /// Last name of the page before.
@@ -25,7 +25,7 @@ struct Asked<'a> {
     includes_trailing_delimiter: bool,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> ListRequest<'a> {
     fn read(query: &'a HashMap<String, String>) -> Result<Self, Status> {
         let parameter = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
         let is_set = |name: &&&str| !["", "false"].contains(&parameter(name));
@@ -66,7 +66,7 @@ impl Storage {
         query: &HashMap<String, String>,
         base: &str,
     ) -> Result<Value, Status> {
-        let asked = Asked::read(query)?;
+        let asked = ListRequest::read(query)?;
         let buckets = self.buckets();
         let objects = &buckets.get(bucket).ok_or_else(no_bucket)?.objects;
         let (mut items, mut prefixes) = (Vec::<&Object>::new(), BTreeSet::new());

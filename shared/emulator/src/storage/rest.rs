@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::copying::{Place, rewritten};
+use super::copying::{ObjectRef, rewritten};
 use super::media::media;
 use super::object::{Given, Object, Preconditions};
 use super::route::Route;
@@ -45,11 +45,11 @@ pub(super) async fn answer_one(
     let query = query(uri);
     let route = Route::find(method, uri.path(), &query)?;
     refuse_unsupported(&query, &headers)?;
-    let call = Call { storage: &cloud.storage, query, headers, body, uri, route: &route };
+    let call = StorageCall { storage: &cloud.storage, query, headers, body, uri, route: &route };
     cloud.faults.around(route.name, async { call.answer() }).await
 }
 
-struct Call<'a> {
+struct StorageCall<'a> {
     storage: &'a Storage,
     query: HashMap<String, String>,
     headers: HeaderMap,
@@ -58,7 +58,7 @@ struct Call<'a> {
     route: &'a Route,
 }
 
-impl Call<'_> {
+impl StorageCall<'_> {
     fn answer(&self) -> Result<Response, Status> {
         let name = self.route.name;
         if name.starts_with("storage.buckets.") {
@@ -87,7 +87,7 @@ impl Call<'_> {
                 self.shown(&self.storage.change(bucket, object, preconditions, change)?)
             }
             "storage.objects.compose" => {
-                let to = Place { bucket, name: object, preconditions };
+                let to = ObjectRef { bucket, name: object, preconditions };
                 self.shown(&self.storage.compose(to, &self.body)?)
             }
             _ => self.copy()?,
@@ -173,9 +173,9 @@ impl Call<'_> {
 
     fn copy(&self) -> Result<Value, Status> {
         let Route { name, bucket, object, destination: (to_bucket, to_object) } = self.route;
-        let from = Place { bucket, name: object, preconditions: self.preconditions("Source")? };
+        let from = ObjectRef { bucket, name: object, preconditions: self.preconditions("Source")? };
         let preconditions = Preconditions { wanted: None, ..self.preconditions("")? };
-        let to = Place { bucket: to_bucket, name: to_object, preconditions };
+        let to = ObjectRef { bucket: to_bucket, name: to_object, preconditions };
         match *name {
             "storage.objects.move" => Ok(self.shown(&self.storage.move_object(from, to)?)),
             "storage.objects.copy" => Ok(self.shown(&self.storage.copy(from, to, &self.body)?)),

@@ -18,7 +18,7 @@ const MAX_FINISHED: usize = 1_000;
 
 /// A resumable upload with the data received so far.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct UploadSession {
     pub bucket: String,
     pub given: Given,
     pub preconditions: Preconditions,
@@ -29,18 +29,18 @@ pub(super) struct Session {
 
 /// All uploads by their ids.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<Inner>);
+pub(super) struct UploadSessions(Mutex<OpenSessions>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    all: HashMap<String, (Instant, Arc<Mutex<Session>>)>,
+struct OpenSessions {
+    all: HashMap<String, (Instant, Arc<Mutex<UploadSession>>)>,
     /// Ids of finished uploads, oldest first.
     finished: VecDeque<String>,
 }
 
-impl Sessions {
+impl UploadSessions {
     /// Begins an upload, and removes expired ones.
-    pub(super) fn begin(&self, id: String, session: Session) {
+    pub(super) fn begin(&self, id: String, session: UploadSession) {
         let mut inner = self.lock();
         inner.all.retain(|_, (begun, _)| begun.elapsed() < MAX_AGE);
         inner.all.insert(id, (Instant::now(), Arc::new(Mutex::new(session))));
@@ -50,7 +50,7 @@ impl Sessions {
     ///
     /// # Errors
     /// Fails if there is no such upload, or if it was removed.
-    pub(super) fn get(&self, id: &str) -> Result<Arc<Mutex<Session>>, Status> {
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Mutex<UploadSession>>, Status> {
         let inner = self.lock();
         let gone = || Status::new(Code::NotFound, "the upload has ended or never began");
         inner.all.get(id).map(|(_, session)| Arc::clone(session)).ok_or_else(gone)
@@ -71,7 +71,7 @@ impl Sessions {
         self.lock().all.remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, OpenSessions> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::object::{Given, Preconditions};
-use super::sessions::Session;
+use super::sessions::UploadSession;
 use super::{Storage, multipart};
 use crate::status::Status;
 
@@ -73,7 +73,7 @@ impl Storage {
             "{}/upload/storage/v1/b/{bucket}/o?uploadType=resumable&upload_id={id}",
             self.base(headers)
         );
-        let session = Session {
+        let session = UploadSession {
             bucket: bucket.to_owned(),
             given,
             preconditions,
@@ -133,7 +133,7 @@ impl Storage {
     }
 }
 
-impl Session {
+impl UploadSession {
     /// Adds the part of a piece that has not arrived before.
     fn take(&mut self, range: &Range, body: &[u8]) -> Result<(), Status> {
         let Some(first) = range.first else { return Ok(()) };

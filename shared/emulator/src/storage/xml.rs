@@ -41,7 +41,7 @@ pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
         refuse_unsupported(&query, &headers)?;
         let body = read_bytes(body).await?;
         let call =
-            Call { storage: &cloud.storage, bucket, object, query: &query, headers: &headers };
+            XmlCall { storage: &cloud.storage, bucket, object, query: &query, headers: &headers };
         cloud.faults.around(name, async { call.answer(name, &body) }).await
     };
     outcome.await.unwrap_or_else(|status| error(&status))
@@ -65,7 +65,7 @@ fn name(
     }
 }
 
-struct Call<'a> {
+struct XmlCall<'a> {
     storage: &'a Storage,
     bucket: String,
     object: String,
@@ -73,7 +73,7 @@ struct Call<'a> {
     headers: &'a HeaderMap,
 }
 
-impl Call<'_> {
+impl XmlCall<'_> {
     fn answer(&self, name: &str, body: &Bytes) -> Result<Response, Status> {
         let (storage, bucket) = (self.storage, self.bucket.as_str());
         let preconditions = self.preconditions()?;

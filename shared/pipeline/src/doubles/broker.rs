@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Ledger;
-use crate::{Delivery, Error, Message, Settle, Settlement, Source, Verdict};
+use crate::{Delivery, Disposition, Error, Message, Settle, Settlement, Source};
 
 /// Time from the end of a connection to the next one.
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -23,12 +23,12 @@ pub struct Broker {
 
 #[derive(Default)]
 struct Session {
-    state: Mutex<State>,
+    state: Mutex<BrokerState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct BrokerState {
     /// Index of the oldest unacknowledged message.
     first: usize,
     /// Index of the next message to deliver.
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl Session {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BrokerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,13 +54,13 @@ struct Acknowledge {
 }
 
 impl Settle for Acknowledge {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+    fn settle(self: Box<Self>, disposition: Disposition) {
         if !self.is_current() {
-            return self.ledger.settled_late(&self.id, verdict);
+            return self.ledger.settled_late(&self.id, disposition);
         }
-        self.ledger.settled(&self.id, verdict);
+        self.ledger.settled(&self.id, disposition);
         let mut state = self.session.state();
-        if verdict == Verdict::Nack {
+        if disposition == Disposition::Nack {
             state.is_over = true;
         } else {
             state.acked.insert(self.place);
@@ -87,7 +87,7 @@ impl Broker {
         Self { messages: messages.into_iter().collect(), session: Arc::default(), ledger }
     }
 
-    fn deliver(&self, state: &mut State, message: Message) -> Delivery {
+    fn deliver(&self, state: &mut BrokerState, message: Message) -> Delivery {
         self.ledger.delivered();
         let settle = Acknowledge {
             place: state.next,
@@ -120,7 +120,7 @@ impl Source for Broker {
                 sleep(RECONNECT).await;
                 let mut state = self.session.state();
                 let (first, connection) = (state.first, state.connection + 1);
-                *state = State { first, next: first, connection, ..State::default() };
+                *state = BrokerState { first, next: first, connection, ..BrokerState::default() };
             } else {
                 self.session.changed.notified().await;
             }

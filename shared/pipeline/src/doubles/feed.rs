@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Ledger;
-use crate::{Delivery, Error, Message, Settlement, Source, Verdict};
+use crate::{Delivery, Disposition, Error, Message, Settlement, Source};
 
 /// A source of prepared messages. It redelivers each nacked message, and ends when all are acked.
 pub struct Feed {
@@ -36,12 +36,12 @@ pub struct Tap(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<FeedState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct FeedState {
     waiting: VecDeque<Message>,
     /// Unsettled deliveries, by their number.
     outstanding: BTreeMap<u64, Outstanding>,
@@ -60,7 +60,7 @@ struct Outstanding {
 }
 
 impl Queue {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FeedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -71,7 +71,7 @@ impl Outstanding {
     }
 }
 
-impl State {
+impl FeedState {
     /// Queues a message for redelivery. It goes behind the others, but before later messages of its
     /// ordering key.
     fn return_message(&mut self, mut message: Message) {
@@ -126,7 +126,7 @@ impl Feed {
     /// Delivers these messages. Each needs a unique id.
     #[must_use]
     pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
-        let state = State { waiting: messages.into_iter().collect(), ..State::default() };
+        let state = FeedState { waiting: messages.into_iter().collect(), ..FeedState::default() };
         let queue = Queue { state: Mutex::new(state), ..Queue::default() };
         Self {
             queue: Arc::new(queue),
@@ -156,7 +156,7 @@ impl Feed {
         self
     }
 
-    /// Takes a message back when its lease ends, and redelivers it. A later verdict is lost.
+    /// Takes a message back when its lease ends, and redelivers it. A later disposition is lost.
     #[must_use]
     pub fn with_ending_leases(mut self) -> Self {
         self.do_leases_end = true;
@@ -185,7 +185,7 @@ impl Feed {
         self
     }
 
-    fn deliver(&self, state: &mut State, message: Message) -> Delivery {
+    fn deliver(&self, state: &mut FeedState, message: Message) -> Delivery {
         self.ledger.delivered();
         let lease_end = self.lease.map(|lease| Instant::now() + lease);
         let number = state.next_number;
@@ -199,16 +199,16 @@ impl Feed {
         let (queue, ledger) = (Arc::clone(&self.queue), self.ledger.clone());
         let (id, max_deliveries) = (message.id.clone(), self.max_deliveries);
         let lost_nacks = self.lost_nacks;
-        let settle = move |verdict| {
+        let settle = move |disposition| {
             let mut state = queue.state();
             state.expire(&ledger);
             match state.outstanding.remove(&number) {
-                None => ledger.settled_late(&id, verdict),
+                None => ledger.settled_late(&id, disposition),
                 Some(held) => {
-                    ledger.settled(&id, verdict);
-                    if verdict == Verdict::Nack && held.message.attempts < max_deliveries {
+                    ledger.settled(&id, disposition);
+                    if disposition == Disposition::Nack && held.message.attempts < max_deliveries {
                         state.nacked(held.message, lost_nacks);
-                    } else if verdict == Verdict::Nack {
+                    } else if disposition == Disposition::Nack {
                         ledger.book().forwarded.insert(id);
                     }
                 }

@@ -2,7 +2,7 @@ use std::future::{Future, ready};
 use std::time::Duration;
 
 use super::{Item, Shelf};
-use crate::{Error, Join, Refusal, Sink};
+use crate::{Error, PushError, Refusal, Sink};
 
 /// A method of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,9 +11,9 @@ pub enum Call {
     Key,
     /// [`Sink::open`].
     Open,
-    /// [`Sink::join`].
-    Join,
-    /// [`Sink::seal`].
+    /// [`Sink::push`].
+    Push,
+    /// [`Sink::encode`].
     Seal,
     /// [`Sink::write`].
     Write,
@@ -22,7 +22,7 @@ pub enum Call {
 /// Code that runs in the calls of a [`Hooked`] sink.
 pub trait Hook: Send + Sync + 'static {
     /// Called for each record of a call, with the id of the record. For [`Call::Open`] it is called
-    /// with the key of the batch. In [`Call::Join`] the record is already in the batch.
+    /// with the key of the batch. In [`Call::Push`] the record is already in the batch.
     fn called(&self, _call: Call, _name: &str) {}
 
     /// Longest duration of an attempt to write.
@@ -43,7 +43,7 @@ impl<H: Hook> Sink for Hooked<H> {
     type Record = Item;
     type Key = String;
     type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
+    type EncodedBatch = Vec<Item>;
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -58,16 +58,21 @@ impl<H: Hook> Sink for Hooked<H> {
         self.0.open(key)
     }
 
-    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+    fn push(
+        &self,
+        batch: &mut Vec<Item>,
+        item: Item,
+        (): &mut (),
+    ) -> Result<usize, PushError<Item>> {
         let id = item.id.clone();
-        let joined = self.0.join(batch, item, &mut ())?;
-        self.1.called(Call::Join, &id);
+        let joined = self.0.push(batch, item, &mut ())?;
+        self.1.called(Call::Push, &id);
         Ok(joined)
     }
 
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+    fn encode(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
         batch.iter().for_each(|item| self.1.called(Call::Seal, &item.id));
-        self.0.seal(batch, &mut ())
+        self.0.encode(batch, &mut ())
     }
 
     fn attempt_timeout(&self, longest: Duration) -> Duration {

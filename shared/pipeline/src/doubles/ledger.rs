@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Verdict;
+use crate::Disposition;
 
 /// Record of what happened to each message, by its id. Clones share the record.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,7 @@ pub struct Book {
     /// Ids of each batch that became durable, including refused records.
     pub batches: Vec<Vec<String>>,
     /// Ids in the dead letters, with their reasons.
-    pub buried: HashMap<String, &'static str>,
+    pub dead_lettered: HashMap<String, &'static str>,
     /// Ids that were acknowledged.
     pub acked: HashSet<String>,
     /// Ids that were nacked at least once.
@@ -26,7 +26,7 @@ pub struct Book {
     pub most_unsettled: usize,
     /// Ids whose message was taken back by the source at the end of its lease.
     pub expired: HashSet<String>,
-    /// Verdicts that were lost because they came after the end of the lease.
+    /// Dispositions that were lost because they came after the end of the lease.
     pub late: usize,
     /// Ids that the source gave up after its maximum number of deliveries.
     pub forwarded: HashSet<String>,
@@ -48,10 +48,10 @@ impl Ledger {
         book.most_unsettled = book.most_unsettled.max(book.unsettled);
     }
 
-    pub(super) fn settled(&self, id: &str, verdict: Verdict) {
+    pub(super) fn settled(&self, id: &str, disposition: Disposition) {
         let mut book = self.book();
         book.unsettled -= 1;
-        if verdict == Verdict::Nack {
+        if disposition == Disposition::Nack {
             book.nacked.insert(id.to_owned());
             return;
         }
@@ -59,12 +59,12 @@ impl Ledger {
         book.acked.insert(id.to_owned());
     }
 
-    /// Records a verdict that the source can no longer take.
-    pub(super) fn settled_late(&self, id: &str, verdict: Verdict) {
+    /// Records a disposition that the source can no longer take.
+    pub(super) fn settled_late(&self, id: &str, disposition: Disposition) {
         let mut book = self.book();
         book.unsettled -= 1;
         book.late += 1;
-        if verdict == Verdict::Ack {
+        if disposition == Disposition::Ack {
             book.check_ack(id);
         }
     }
@@ -78,7 +78,7 @@ impl Book {
     }
 
     fn check_ack(&mut self, id: &str) {
-        let is_durable = self.buried.contains_key(id) || self.times_written(id) > 0;
+        let is_durable = self.dead_lettered.contains_key(id) || self.times_written(id) > 0;
         if !is_durable && !self.droppable.contains(id) {
             self.broken.push(format!("{id} was acked before it was durable"));
         }

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::{Fault, Faults, Ledger};
-use crate::{DeadLetters, Error, Join, Letter, Message, Recovery, Refusal, Sink, Step, Transform};
+use crate::{
+    DeadLetter, DeadLetters, Error, Message, PushError, Recovery, Refusal, Sink, Step, Transform,
+};
 
 /// A record of a [`Shelf`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Sink for Shelf {
     type Record = Item;
     type Key = String;
     type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
+    type EncodedBatch = Vec<Item>;
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -83,20 +85,27 @@ impl Sink for Shelf {
         Vec::new()
     }
 
-    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
+    fn push(
+        &self,
+        batch: &mut Vec<Item>,
+        item: Item,
+        (): &mut (),
+    ) -> Result<usize, PushError<Item>> {
         if item.bytes > self.max_bytes {
-            return Err(Join::Refused(Recovery::Reject("too_large").because("join", "too large")));
+            return Err(PushError::Refused(
+                Recovery::Reject("too_large").because("join", "too large"),
+            ));
         }
         let bytes: usize = batch.iter().map(|item| item.bytes).sum();
         if !batch.is_empty() && bytes + item.bytes > self.max_bytes {
-            return Err(Join::Full(item));
+            return Err(PushError::Full(item));
         }
         let bytes = bytes + item.bytes;
         batch.push(item);
         Ok(bytes)
     }
 
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+    fn encode(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
         batch
     }
 
@@ -125,7 +134,7 @@ impl Sink for Archive {
     type Record = Item;
     type Key = String;
     type Batch = Vec<Item>;
-    type Sealed = Vec<Item>;
+    type EncodedBatch = Vec<Item>;
     type Scratch = ();
 
     const KEEPS_ORIGINALS: bool = false;
@@ -144,11 +153,16 @@ impl Sink for Archive {
         self.0.open(key)
     }
 
-    fn join(&self, batch: &mut Vec<Item>, item: Item, (): &mut ()) -> Result<usize, Join<Item>> {
-        self.0.join(batch, item, &mut ())
+    fn push(
+        &self,
+        batch: &mut Vec<Item>,
+        item: Item,
+        (): &mut (),
+    ) -> Result<usize, PushError<Item>> {
+        self.0.push(batch, item, &mut ())
     }
 
-    fn seal(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
+    fn encode(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
         batch
     }
 
@@ -186,14 +200,14 @@ where
 }
 
 /// Dead letters that are stored in the [`Ledger`].
-pub struct Graveyard(pub Ledger, pub Faults);
+pub struct MemoryDeadLetters(pub Ledger, pub Faults);
 
-impl DeadLetters for Graveyard {
-    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
+impl DeadLetters for MemoryDeadLetters {
+    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
-        fault.before("bury").await?;
-        self.0.book().buried.insert(letter.message.id.clone(), letter.reason);
-        fault.after("bury")
+        fault.before("dead letter").await?;
+        self.0.book().dead_lettered.insert(letter.message.id.clone(), letter.reason);
+        fault.after("dead letter")
     }
 }

@@ -42,7 +42,7 @@ where
         self.leaving.push(Box::pin(async move {
             let entries = entries.into_iter();
             let panicked = entries.map(|entry| (entry, panics::PANICKED, detail.clone()));
-            write::bury_all(&shared, panicked).await;
+            write::dead_letter_all(&shared, panicked).await;
             Vec::new()
         }));
         0
@@ -53,9 +53,9 @@ where
     fn lose(&mut self, entries: Vec<Entry>) -> usize {
         let mut place = 0;
         for entry in entries {
-            match entry.into_parcel() {
-                Ok(parcel) => {
-                    self.lost.insert(place, parcel);
+            match entry.into_tracked() {
+                Ok(tracked) => {
+                    self.lost.insert(place, tracked);
                     place += 1;
                 }
                 Err(entry) => self.hand_back(*entry, panics::PANICKED),
@@ -68,12 +68,12 @@ where
     pub(super) fn rebuild(&mut self) {
         while self.rebuilding.is_empty()
             && self.can_join()
-            && let Some(parcel) = self.lost.pop_front()
+            && let Some(tracked) = self.lost.pop_front()
         {
-            if parcel.duty.settlement.is_current() {
-                self.rebuilding.push(self.transform(parcel));
+            if tracked.handle.settlement.is_current() {
+                self.rebuilding.push(self.transform(tracked));
             } else {
-                self.hand_back(Entry::new(parcel, false), "stale");
+                self.hand_back(Entry::new(tracked, false), "stale");
             }
         }
     }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::Lane;
 use super::order::Keyed;
 use crate::dead_letter::DeadLetters;
-use crate::intake::Parcel;
+use crate::intake::Tracked;
 use crate::metrics::Metrics;
 use crate::runner::Shared;
 use crate::suspects::{Noted, Work};
@@ -26,9 +26,9 @@ pub(super) struct Transformed<R> {
 
 enum Outcome<R> {
     /// A record to write.
-    Record(Parcel, R),
+    Record(Tracked, R),
     /// A message that can never succeed, and the reason.
-    Refused(Parcel, Error),
+    Refused(Tracked, Error),
     /// The message is settled. Holds its identity if it is ordered and was nacked.
     Settled(Vec<Keyed>),
 }
@@ -43,16 +43,16 @@ where
     ///
     /// If another message of the same ordering key is being transformed, this one is parked behind
     /// it.
-    pub(super) async fn take(&mut self, parcel: Parcel) {
-        let key = &parcel.message.ordering_key;
+    pub(super) async fn take(&mut self, tracked: Tracked) {
+        let key = &tracked.message.ordering_key;
         if !key.is_empty() {
             if let Some(parked) = self.parked.get_mut(key) {
-                parked.push_back(parcel);
+                parked.push_back(tracked);
                 return;
             }
             self.parked.insert(key.clone(), VecDeque::new());
         }
-        self.start(parcel).await;
+        self.start(tracked).await;
     }
 
     /// Handles a finished transform, then starts the messages that waited for it.
@@ -62,9 +62,9 @@ where
     }
 
     /// Settles a message that cannot be part of a batch: rejected ones go to the dead letters.
-    pub(super) fn refuse(&mut self, parcel: Parcel, error: Error) {
+    pub(super) fn refuse(&mut self, tracked: Tracked, error: Error) {
         let shared = Arc::clone(&self.shared);
-        self.leaving.push(Box::pin(async move { give_up(&shared, parcel, error).await }));
+        self.leaving.push(Box::pin(async move { give_up(&shared, tracked, error).await }));
     }
 
     /// Continues with the ordering keys that waited for room.
@@ -76,26 +76,26 @@ where
         }
     }
 
-    async fn start(&mut self, parcel: Parcel) {
-        if let Some(key) = self.begin(parcel).await {
+    async fn start(&mut self, tracked: Tracked) {
+        if let Some(key) = self.begin(tracked).await {
             self.resume(key).await;
         }
     }
 
     /// Starts a transform. Returns its ordering key if it has already finished.
-    async fn begin(&mut self, mut parcel: Parcel) -> Option<String> {
-        parcel.duty.sequence = self.order.sequence(&parcel.message);
-        if let Some(reason) = self.must_come_again(&parcel) {
-            let key = parcel.message.ordering_key.clone();
-            self.hand_back(Entry::new(parcel, false), reason);
+    async fn begin(&mut self, mut tracked: Tracked) -> Option<String> {
+        tracked.handle.sequence = self.order.sequence(&tracked.message);
+        if let Some(reason) = self.must_come_again(&tracked) {
+            let key = tracked.message.ordering_key.clone();
+            self.hand_back(Entry::new(tracked, false), reason);
             return Some(key);
         }
-        if let Err(error) = self.look_up(&mut parcel) {
-            let key = parcel.message.ordering_key.clone();
-            self.refuse(parcel, error);
+        if let Err(error) = self.look_up(&mut tracked) {
+            let key = tracked.message.ordering_key.clone();
+            self.refuse(tracked, error);
             return Some(key);
         }
-        let mut transform = self.transform(parcel);
+        let mut transform = self.transform(tracked);
         // Polling needs a waker, even once. The set polls pushed futures again, with its own waker.
         match futures::poll!(&mut transform) {
             Poll::Ready(transformed) => Some(self.take_record(transformed)),
@@ -107,8 +107,8 @@ where
     }
 
     /// Returns the reason why a message must be nacked before it is transformed, if there is one.
-    fn must_come_again(&mut self, parcel: &Parcel) -> Option<&'static str> {
-        let settlement = &parcel.duty.settlement;
+    fn must_come_again(&mut self, tracked: &Tracked) -> Option<&'static str> {
+        let settlement = &tracked.handle.settlement;
         if !settlement.is_current() {
             return Some("stale");
         }
@@ -117,34 +117,34 @@ where
         if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
             return Some("lease");
         }
-        let admitted = self.order.admits(&parcel.message, parcel.duty.sequence, settlement);
+        let admitted = self.order.admits(&tracked.message, tracked.handle.sequence, settlement);
         (!admitted).then_some("order")
     }
 
     /// Checks the crash file, if there is one: was the message being processed when earlier
     /// processes ended?
-    fn look_up(&self, parcel: &mut Parcel) -> Result<(), Error> {
+    fn look_up(&self, tracked: &mut Tracked) -> Result<(), Error> {
         if let Some(suspects) = &self.shared.suspects {
-            let duty = &mut parcel.duty;
-            (duty.fingerprint, duty.max_batch) = suspects.admit(&parcel.message)?;
+            let handle = &mut tracked.handle;
+            (handle.fingerprint, handle.max_batch) = suspects.admit(&tracked.message)?;
         }
         Ok(())
     }
 
-    pub(super) fn transform(&self, parcel: Parcel) -> Noted<Transformed<T::Record>> {
-        let note = self.note([parcel.duty.fingerprint], Work::Compute);
-        Noted::new(Box::pin(transform(Arc::clone(&self.shared), parcel)), note)
+    pub(super) fn transform(&self, tracked: Tracked) -> Noted<Transformed<T::Record>> {
+        let note = self.note([tracked.handle.fingerprint], Work::Compute);
+        Noted::new(Box::pin(transform(Arc::clone(&self.shared), tracked)), note)
     }
 
     pub(super) fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
-            Outcome::Record(parcel, _)
-                if self.order.awaits(&parcel.message.ordering_key, parcel.duty.sequence) =>
+            Outcome::Record(tracked, _)
+                if self.order.awaits(&tracked.message.ordering_key, tracked.handle.sequence) =>
             {
-                self.hand_back(Entry::new(parcel, false), "order");
+                self.hand_back(Entry::new(tracked, false), "order");
             }
-            Outcome::Record(parcel, record) => self.join(parcel, record),
-            Outcome::Refused(parcel, error) => self.refuse(parcel, error),
+            Outcome::Record(tracked, record) => self.push(tracked, record),
+            Outcome::Refused(tracked, error) => self.refuse(tracked, error),
             Outcome::Settled(nacked) => self.handed_back(nacked),
         }
         transformed.ordering_key
@@ -158,11 +158,11 @@ where
                 return;
             }
             let Some(parked) = self.parked.get_mut(&key) else { return };
-            let Some(parcel) = parked.pop_front() else {
+            let Some(tracked) = parked.pop_front() else {
                 self.parked.remove(&key);
                 return;
             };
-            match self.begin(parcel).await {
+            match self.begin(tracked).await {
                 Some(done) => key = done,
                 None => return,
             }
@@ -170,45 +170,48 @@ where
     }
 }
 
-async fn transform<T, S, D>(shared: Arc<Shared<T, S, D>>, parcel: Parcel) -> Transformed<T::Record>
+async fn transform<T, S, D>(
+    shared: Arc<Shared<T, S, D>>,
+    tracked: Tracked,
+) -> Transformed<T::Record>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    let ordering_key = parcel.message.ordering_key.clone();
+    let ordering_key = tracked.message.ordering_key.clone();
     let mut waits = shared.limits.retry.waits();
     let outcome = loop {
-        let attempt = panics::catch_async("transform", shared.transform.apply(&parcel.message));
+        let attempt = panics::catch_async("transform", shared.transform.apply(&tracked.message));
         let applied = timeout(shared.limits.attempt_timeout, attempt).await;
         let error =
             match applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late))) {
-                Ok(Step::Pass(record)) => break Outcome::Record(parcel, record),
+                Ok(Step::Pass(record)) => break Outcome::Record(tracked, record),
                 Ok(Step::Skip(reason)) => {
                     Metrics::count(&shared.metrics.skipped, reason, 1);
-                    parcel.duty.settlement.ack();
+                    tracked.handle.settlement.ack();
                     break Outcome::Settled(Vec::new());
                 }
                 Err(error) => error,
             };
         let wait = waits.next_wait();
-        let lease_end = parcel.duty.settlement.lease_end();
+        let lease_end = tracked.handle.settlement.lease_end();
         let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);
         let may_wait = match error.recovery() {
             Recovery::Retry => true,
             // After a nack it would arrive behind the messages that wait for it here. Or it would
             // use up the attempts that its subscription allows.
-            Recovery::HandBack => !ordering_key.is_empty() || parcel.message.counts_attempts,
+            Recovery::HandBack => !ordering_key.is_empty() || tracked.message.counts_attempts,
             Recovery::Reject(_) | Recovery::Stop => false,
         };
         if may_wait && lease_lasts {
             Metrics::count(&shared.metrics.retried, "transform", 1);
             tokio::time::sleep(wait).await;
         } else if matches!(error.recovery(), Recovery::Reject(_)) {
-            break Outcome::Refused(parcel, error);
+            break Outcome::Refused(tracked, error);
         } else {
             // Boxed, because otherwise every message's future would reserve the space for it.
-            break Outcome::Settled(Box::pin(give_up(&shared, parcel, error)).await);
+            break Outcome::Settled(Box::pin(give_up(&shared, tracked, error)).await);
         }
     };
     Transformed { ordering_key, outcome }
@@ -216,17 +219,17 @@ where
 
 /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
 /// the source. Returns its identity if it is ordered and was nacked.
-async fn give_up<T, S, D>(shared: &Shared<T, S, D>, parcel: Parcel, error: Error) -> Vec<Keyed>
+async fn give_up<T, S, D>(shared: &Shared<T, S, D>, tracked: Tracked, error: Error) -> Vec<Keyed>
 where
     T: Transform,
     S: Sink<Record = T::Record>,
     D: DeadLetters,
 {
-    let (trace, text) = (trace::id(&parcel.message), format!("{error:#}"));
+    let (trace, text) = (trace::id(&tracked.message), format!("{error:#}"));
     let reason = match error.recovery() {
         Recovery::Reject(reason) => {
-            let entry = Entry::new(parcel, true);
-            write::bury_all(shared, [(entry, reason, error.detail())]).await;
+            let entry = Entry::new(tracked, true);
+            write::dead_letter_all(shared, [(entry, reason, error.detail())]).await;
             return Vec::new();
         }
         Recovery::Retry => {
@@ -242,5 +245,5 @@ where
             "stop"
         }
     };
-    write::hand_back(shared, vec![Entry::new(parcel, false)], reason).await
+    write::hand_back(shared, vec![Entry::new(tracked, false)], reason).await
 }

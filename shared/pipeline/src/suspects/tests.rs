@@ -171,7 +171,7 @@ fn only_messages_that_were_in_a_batch_once_count_for_the_size_of_their_batches()
 fn the_last_lane_of_the_largest_file_is_read() {
     let crashes = Crashes::new();
     let limits = || {
-        let batch = batch::Limits { max_messages: MAX_BATCH, ..batch::Limits::default() };
+        let batch = batch::BatchLimits { max_messages: MAX_BATCH, ..batch::BatchLimits::default() };
         Limits { lanes: 256, batch, ..Limits::default() }
     };
     let bad = message("bad", "x");

@@ -23,7 +23,7 @@ pub(super) enum Ending {
 /// The batch that is written.
 pub(super) struct Target<'a, S: Sink> {
     pub key: &'a S::Key,
-    pub sealed: &'a S::Sealed,
+    pub encoded: &'a S::EncodedBatch,
     pub bytes: usize,
     /// Time when the first lease of its messages ends.
     pub lease_end: Option<Instant>,
@@ -50,7 +50,7 @@ where
     T: Transform,
     S: Sink<Record = T::Record>,
 {
-    let Target { key, sealed, bytes, lease_end, can_split } = target;
+    let Target { key, encoded, bytes, lease_end, can_split } = target;
     let waits = shared.limits.retry.waits();
     let outage = shared.outage.clone();
     let mut series = Series { what: key, action: "write", lease_end, waits, outage };
@@ -61,7 +61,7 @@ where
         };
         let limit = within(lease_end, turn.time_limit(bytes), shared);
         let started = Instant::now();
-        let write = panics::catch_async("write batch", shared.sink.write(sealed, limit));
+        let write = panics::catch_async("write batch", shared.sink.write(encoded, limit));
         let (error, is_late) = match timeout(limit, write).await {
             Ok(Ok(refusals)) => {
                 let took = started.elapsed();

@@ -5,7 +5,7 @@ use tracing::{debug, warn};
 
 use super::attempt::{Series, before, within};
 use super::{Entry, hand_back};
-use crate::dead_letter::{self, DeadLetters, Letter, MAX_DETAIL_BYTES, Policy};
+use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::runner::Shared;
@@ -15,7 +15,7 @@ use crate::{Error, Message, Recovery, Sink, Transform, trace};
 ///
 /// Messages that cannot be written there are nacked together at the end. Other messages of their
 /// ordering keys do not wait for them, because their records will never be written.
-pub(crate) async fn bury_all<T, S, D>(
+pub(crate) async fn dead_letter_all<T, S, D>(
     shared: &Shared<T, S, D>,
     refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
 ) where
@@ -25,7 +25,9 @@ pub(crate) async fn bury_all<T, S, D>(
 {
     let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
     for (entry, reason, detail) in refused {
-        let Err((entry, reason)) = bury(shared, entry, reason, detail).await else { continue };
+        let Err((entry, reason)) = dead_letter(shared, entry, reason, detail).await else {
+            continue;
+        };
         match left.last_mut() {
             Some((last, entries)) if *last == reason => entries.push(entry),
             _ => left.push((reason, vec![entry])),
@@ -40,7 +42,7 @@ pub(crate) async fn bury_all<T, S, D>(
 ///
 /// # Errors
 /// Returns the message if it must be nacked, and the reason.
-async fn bury<T, S, D>(
+async fn dead_letter<T, S, D>(
     shared: &Shared<T, S, D>,
     entry: Entry,
     reason: &'static str,
@@ -52,32 +54,32 @@ where
     D: DeadLetters,
 {
     let metrics = &shared.metrics;
-    let (Policy::Bury(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
+    let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
     else {
         let trace = entry.original.as_deref().and_then(trace::id);
         warn!(reason, detail, trace, "a message can never succeed");
         if matches!(shared.dead_letters, Policy::Drop) {
             Metrics::count(&metrics.dropped, reason, 1);
-            entry.duty.settlement.ack();
+            entry.handle.settlement.ack();
             return Ok(());
         }
         return Err((entry, reason));
     };
-    let letter = Letter {
+    let letter = DeadLetter {
         service: shared.service,
         reason,
         detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
         attempts: entry.attempts,
-        first_seen: entry.duty.first_seen,
+        first_seen: entry.handle.first_seen,
         message: original,
     };
-    let lease_end = entry.duty.settlement.lease_end();
+    let lease_end = entry.handle.settlement.lease_end();
     match write(shared, dead_letters, &letter, lease_end).await {
         Ok(()) => {
             shared.letter_outage.over();
             debug!(reason, trace = trace::id(original), "a message is in the dead letters");
             Metrics::count(&metrics.dead_lettered, reason, 1);
-            entry.duty.settlement.ack();
+            entry.handle.settlement.ack();
             shared.gauge();
             Ok(())
         }
@@ -99,7 +101,7 @@ where
 async fn write<T, S, D>(
     shared: &Shared<T, S, D>,
     dead_letters: &D,
-    letter: &Letter<'_>,
+    letter: &DeadLetter<'_>,
     lease_end: Option<Instant>,
 ) -> Result<(), Error>
 where
@@ -120,7 +122,7 @@ where
         };
         let limit = within(lease_end, turn.time_limit(bytes), shared);
         let started = Instant::now();
-        let write = panics::catch_async("write dead letter", dead_letters.bury(letter, limit));
+        let write = panics::catch_async("write dead letter", dead_letters.write(letter, limit));
         let error = match timeout(limit, write).await {
             Ok(Ok(())) => {
                 turn.succeeded(bytes, started.elapsed());

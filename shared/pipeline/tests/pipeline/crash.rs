@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Call, FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+    Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
 use pipeline::{Error, Limits, MAX_CRASHES, Message, Metrics, Pipeline, Step, Transform, batch};
 
@@ -70,11 +70,14 @@ async fn process() {
         source: Feed::new(messages, ledger.clone()),
         transform: fatal(),
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), fatal()),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             crash_file: std::env::var_os(VARIABLE).map(Into::into),
-            batch: batch::Limits { max_idle: Duration::from_secs(1), ..batch::Limits::default() },
+            batch: batch::BatchLimits {
+                max_idle: Duration::from_secs(1),
+                ..batch::BatchLimits::default()
+            },
             ..Limits::default()
         },
         metrics: Metrics::default(),
@@ -83,9 +86,9 @@ async fn process() {
     assert!(pipeline.start().ended().await.is_none());
 
     for id in ["fatal", "fatal too"] {
-        assert_eq!(ledger.book().buried.get(id), Some(&"crashed"));
+        assert_eq!(ledger.book().dead_lettered.get(id), Some(&"crashed"));
     }
-    assert_eq!(ledger.book().buried.len(), 2);
+    assert_eq!(ledger.book().dead_lettered.len(), 2);
     assert_eq!(ledger.book().written.len(), 40);
 }
 

@@ -6,7 +6,7 @@ use pipeline::backoff::Backoff;
 use pipeline::batch::Cause;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Archive, Describe, Faults, Feed, Graveyard, Item, Kind, Ledger, Shelf, Tap,
+    Archive, Describe, Faults, Feed, Item, Kind, Ledger, MemoryDeadLetters, Shelf, Tap,
 };
 use pipeline::metrics::{FlushCause, Reason};
 use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
@@ -44,7 +44,7 @@ impl Default for Parts {
         Self {
             limits: Limits {
                 lanes: 1,
-                batch: batch::Limits {
+                batch: batch::BatchLimits {
                     max_messages: usize::MAX,
                     max_bytes: usize::MAX,
                     max_age: NEVER,
@@ -58,7 +58,7 @@ impl Default for Parts {
             max_deliveries: u32::MAX,
             transform: Faults::none(),
             sink: Faults::none(),
-            letters: Policy::Bury(Faults::none()),
+            letters: Policy::Write(Faults::none()),
             max_batch_bytes: usize::MAX,
             is_archive: false,
             held_bytes: 0,
@@ -81,7 +81,7 @@ impl Parts {
             transform: Describe(item, self.transform),
             sink: (),
             dead_letters: match self.letters {
-                Policy::Bury(faults) => Policy::Bury(Graveyard(ledger.clone(), faults)),
+                Policy::Write(faults) => Policy::Write(MemoryDeadLetters(ledger.clone(), faults)),
                 Policy::Leave => Policy::Leave,
                 Policy::Drop => Policy::Drop,
             },

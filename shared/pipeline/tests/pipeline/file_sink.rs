@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Faults, Feed, Graveyard, Ledger};
+use pipeline::doubles::{Faults, Feed, Ledger, MemoryDeadLetters};
 use pipeline::{
-    Error, Join, Limits, Message, Metrics, Pipeline, Recovery, Refusal, Sink, Step, Transform,
+    Error, Limits, Message, Metrics, Pipeline, PushError, Recovery, Refusal, Sink, Step, Transform,
 };
 
 /// Maximum length of a line in bytes.
@@ -44,7 +44,7 @@ impl Sink for FileSink {
     type Record = String;
     type Key = (); // Any two lines may share a file.
     type Batch = Vec<String>;
-    type Sealed = NamedLines;
+    type EncodedBatch = NamedLines;
     type Scratch = ();
 
     fn scratch(&self) {}
@@ -55,21 +55,21 @@ impl Sink for FileSink {
         Vec::new()
     }
 
-    fn join(
+    fn push(
         &self,
         batch: &mut Vec<String>,
         line: String,
         (): &mut (),
-    ) -> Result<usize, Join<String>> {
+    ) -> Result<usize, PushError<String>> {
         if line.len() > MAX_LINE_BYTES {
             let error = Recovery::Reject("line_too_long").because("add line", "over 80 bytes");
-            return Err(Join::Refused(error));
+            return Err(PushError::Refused(error));
         }
         batch.push(line);
         Ok(batch.iter().map(|line| line.len() + 1).sum())
     }
 
-    fn seal(&self, lines: Vec<String>, (): &mut ()) -> NamedLines {
+    fn encode(&self, lines: Vec<String>, (): &mut ()) -> NamedLines {
         NamedLines { name: format!("{:016x}.txt", rand::random::<u64>()), lines }
     }
 
@@ -82,7 +82,7 @@ impl Sink for FileSink {
 
     fn split(&self, batch: &NamedLines, at: usize) -> Option<(NamedLines, NamedLines)> {
         let (first, second) = batch.lines.split_at(at);
-        Some((self.seal(first.to_vec(), &mut ()), self.seal(second.to_vec(), &mut ())))
+        Some((self.encode(first.to_vec(), &mut ()), self.encode(second.to_vec(), &mut ())))
     }
 }
 
@@ -131,7 +131,7 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
         source: Feed::new(messages, ledger.clone()),
         transform: ToLine,
         sink: FileSink { folder: folder.path().to_owned() },
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), Faults::none())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), Faults::none())),
         limits: Limits::default(),
         metrics: Metrics::default(),
     };
@@ -140,7 +140,7 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
 
     assert!(failure.is_none(), "{failure:?}");
     assert_eq!(lines_in(folder.path()), ["cold", "warm"]);
-    assert_eq!(ledger.book().buried["3"], "line_too_long");
+    assert_eq!(ledger.book().dead_lettered["3"], "line_too_long");
     assert_eq!(ledger.book().acked.len(), 3);
 }
 
@@ -148,7 +148,7 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
 async fn a_batch_that_is_written_twice_is_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let sink = FileSink { folder: folder.path().to_owned() };
-    let batch = sink.seal(vec!["warm".into()], &mut ());
+    let batch = sink.encode(vec!["warm".into()], &mut ());
 
     for _ in 0..2 {
         sink.write(&batch, Duration::MAX).await.unwrap();

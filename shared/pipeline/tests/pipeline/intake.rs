@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::env::{Parts, item, keyed, message};
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Describe, Faults, Feed, Graveyard, Ledger, Shelf};
+use pipeline::doubles::{Describe, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
 use pipeline::metrics::Reason;
 use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Source};
 
@@ -37,7 +37,7 @@ async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u
         source: Failing { errors: errors.into_iter().collect(), feed },
         transform: Describe(item, Faults::none()),
         sink: Shelf::new(ledger.clone(), Faults::none(), 100),
-        dead_letters: Policy::<Graveyard>::Drop,
+        dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: pipeline::Limits::default(),
         metrics: metrics.clone(),
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::env::{NEVER, Parts, TestEnv, item, keyed, message, seconds, sized};
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Describe, Fault, Faults, Feed, Graveyard, Ledger, Shelf};
+use pipeline::doubles::{Describe, Fault, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
 use pipeline::{Limits, Message, Metrics, Pipeline};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -86,7 +86,7 @@ async fn noted_at_the_end(stall_after: Duration) -> Vec<String> {
         source: Feed::new([message("1")], ledger.clone()),
         transform: Describe(describe, Faults::none()),
         sink: Shelf::new(ledger.clone(), Faults::none(), usize::MAX),
-        dead_letters: Policy::Bury(Graveyard(ledger, Faults::none())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger, Faults::none())),
         limits: Limits { lanes: 1, stall_after, crash_file, ..Limits::default() },
         metrics: Metrics::default(),
     }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf};
+use pipeline::doubles::{
+    FaultRates, Faults, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
+};
 use pipeline::{
-    Delivery, Error, Limits, Message, Metrics, Pipeline, Recovery, Settlement, Source, Step,
-    Transform, Verdict, batch,
+    Delivery, Disposition, Error, Limits, Message, Metrics, Pipeline, Recovery, Settlement, Source,
+    Step, Transform, batch,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -107,9 +109,9 @@ impl Source for Ordered {
         };
         self.unsettled.lock().unwrap().deliveries.push(message.id.clone());
         let unsettled = Arc::clone(&self.unsettled);
-        let settle = move |verdict| {
+        let settle = move |disposition| {
             let mut unsettled = unsettled.lock().unwrap();
-            if verdict == Verdict::Ack {
+            if disposition == Disposition::Ack {
                 unsettled.held.remove(&place);
             } else if std::mem::take(&mut unsettled.loses_nack) {
                 unsettled.kept = Some((Instant::now() + RETURN_DELAY, place));
@@ -171,10 +173,10 @@ async fn written_with(source: Ordered, transform: Away, sink_back: u64) -> Vec<S
             Shelf::new(ledger.clone(), faultless(), 100),
             Back(start + seconds(sink_back)),
         ),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 1,
-            batch: batch::Limits { max_messages: 2, ..batch::Limits::default() },
+            batch: batch::BatchLimits { max_messages: 2, ..batch::BatchLimits::default() },
             attempt_timeout: seconds(1),
             retry: Backoff { min: Duration::from_millis(10), max: seconds(1) },
             ..Limits::default()
@@ -272,11 +274,11 @@ struct ReadAhead {
     /// Time of the delivery, key and id, and end of the lease of each message; times in seconds.
     due: VecDeque<(u64, [&'static str; 2], u64)>,
     start: Instant,
-    verdicts: Verdicts,
+    dispositions: Dispositions,
 }
 
-/// Time and verdict of each settled message.
-type Verdicts = Arc<Mutex<Vec<(Duration, &'static str, Verdict)>>>;
+/// Time and disposition of each settled message.
+type Dispositions = Arc<Mutex<Vec<(Duration, &'static str, Disposition)>>>;
 
 impl Source for ReadAhead {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
@@ -285,8 +287,10 @@ impl Source for ReadAhead {
         };
         sleep_until(self.start + seconds(after)).await;
         self.due.pop_front();
-        let (start, verdicts) = (self.start, Arc::clone(&self.verdicts));
-        let settle = move |verdict| verdicts.lock().unwrap().push((start.elapsed(), id, verdict));
+        let (start, dispositions) = (self.start, Arc::clone(&self.dispositions));
+        let settle = move |disposition| {
+            dispositions.lock().unwrap().push((start.elapsed(), id, disposition))
+        };
         let settlement = Settlement::new(settle, Some(start + seconds(lease_end)));
         let mut message = message(id);
         message.ordering_key = key.into();
@@ -302,30 +306,31 @@ async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>
     outcome_of(due).await.0
 }
 
-/// Returns the written ids and all verdicts, both in order.
+/// Returns the written ids and all dispositions, both in order.
 async fn outcome_of(
     due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>,
-) -> (Vec<String>, Vec<(Duration, &'static str, Verdict)>) {
-    let (ledger, start, verdicts) = (Ledger::default(), Instant::now(), Verdicts::default());
+) -> (Vec<String>, Vec<(Duration, &'static str, Disposition)>) {
+    let (ledger, start, dispositions) =
+        (Ledger::default(), Instant::now(), Dispositions::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
         source: ReadAhead {
             due: due.into_iter().collect(),
             start,
-            verdicts: Arc::clone(&verdicts),
+            dispositions: Arc::clone(&dispositions),
         },
         transform: Away { until: start, only: None },
         sink: Shelf::new(ledger.clone(), faultless(), 100),
-        dead_letters: Policy::<Graveyard>::Drop,
+        dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits { lanes: 1, attempt_timeout: seconds(1), ..Limits::default() },
         metrics: Metrics::default(),
     };
     let running = pipeline.start();
     sleep(seconds(100)).await;
     running.shutdown(seconds(5)).await.unwrap();
-    let verdicts = verdicts.lock().unwrap().clone();
-    (ledger.book().written.clone(), verdicts)
+    let dispositions = dispositions.lock().unwrap().clone();
+    (ledger.book().written.clone(), dispositions)
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,11 +356,12 @@ async fn a_message_whose_lease_ended_before_it_came_here_takes_no_others_with_it
 /// If they were nacked at once, the source would redeliver them at once, again and again.
 #[tokio::test(start_paused = true)]
 async fn messages_are_held_for_half_a_second_before_they_are_handed_back_in_order() {
-    let (written, verdicts) = outcome_of([(70, ["a", "1"], 60), (70, ["b", "2"], 60)]).await;
+    let (written, dispositions) = outcome_of([(70, ["a", "1"], 60), (70, ["b", "2"], 60)]).await;
 
-    let settled: Vec<_> = verdicts.iter().map(|(_, id, verdict)| (*id, *verdict)).collect();
-    assert_eq!(settled, [("1", Verdict::Nack), ("2", Verdict::Nack)]);
-    for (at, ..) in verdicts {
+    let settled: Vec<_> =
+        dispositions.iter().map(|(_, id, disposition)| (*id, *disposition)).collect();
+    assert_eq!(settled, [("1", Disposition::Nack), ("2", Disposition::Nack)]);
+    for (at, ..) in dispositions {
         assert!((70_500..=70_510).contains(&at.as_millis()), "{at:?}");
     }
     assert_eq!(written, [""; 0]);

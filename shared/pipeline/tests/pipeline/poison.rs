@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Broker, Call, FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+    Broker, Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters,
+    Shelf,
 };
 use pipeline::metrics::Reason;
 use pipeline::{
-    DeadLetters, Error, Letter, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
+    DeadLetter, DeadLetters, Error, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
     batch,
 };
 use tokio::time::Instant;
@@ -30,7 +31,7 @@ const STAGES: [Stage; 7] = [
     Stage::TransformAfterAWait,
     Stage::Sink(Call::Key),
     Stage::Sink(Call::Open),
-    Stage::Sink(Call::Join),
+    Stage::Sink(Call::Push),
     Stage::Sink(Call::Seal),
     Stage::Sink(Call::Write),
 ];
@@ -69,7 +70,7 @@ fn message(id: &str) -> Message {
 /// One lane that waits for all messages before it writes.
 fn one_batch() -> Limits {
     let max_idle = Duration::from_millis(100);
-    let batch = batch::Limits { max_idle, ..batch::Limits::default() };
+    let batch = batch::BatchLimits { max_idle, ..batch::BatchLimits::default() };
     Limits { lanes: 1, batch, ..Limits::default() }
 }
 
@@ -88,7 +89,7 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
             source: Feed::new(ids.map(message), ledger.clone()),
             transform: Describe(stage),
             sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
             limits: Limits { lanes: 1, ..Limits::default() },
             metrics: metrics.clone(),
         };
@@ -98,12 +99,12 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         assert!(ended.is_none(), "{stage:?}: {ended:?}");
         let book = ledger.book();
         assert_eq!(book.acked.len(), 5, "{stage:?}");
-        assert_eq!(book.buried.get("bad"), Some(&"panicked"), "{stage:?}");
+        assert_eq!(book.dead_lettered.get("bad"), Some(&"panicked"), "{stage:?}");
         assert!(!book.written.contains(&"bad".to_owned()), "{stage:?}");
-        assert_eq!(book.buried.len(), 1, "{stage:?}: its neighbours are written");
+        assert_eq!(book.dead_lettered.len(), 1, "{stage:?}: its neighbours are written");
         assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
         let counted = metrics.dead_lettered.get_or_create(&Reason { reason: "panicked" }).get();
-        assert_eq!(counted, book.buried.len() as u64, "{stage:?}");
+        assert_eq!(counted, book.dead_lettered.len() as u64, "{stage:?}");
     }
 }
 
@@ -121,7 +122,7 @@ async fn settle_once<const N: usize>(
         source: Broker::new(messages, ledger.clone()),
         transform: Describe(stage),
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), max_records), stage),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits,
         metrics: Metrics::default(),
     };
@@ -148,7 +149,7 @@ async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everythi
         let ledger = settle_once(stage, messages, 100, one_batch()).await;
 
         let book = ledger.book();
-        assert_eq!(book.buried.len(), 1, "{stage:?}");
+        assert_eq!(book.dead_lettered.len(), 1, "{stage:?}");
         assert_eq!(book.written, ["1", "2", "3", "4"], "{stage:?}");
         assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
     }
@@ -167,7 +168,7 @@ async fn the_message_for_which_a_batch_is_closed_is_transformed_once() {
         source: Feed::new(["1", "2", "3", "4", "5"].map(message), ledger.clone()),
         transform: pipeline::doubles::Describe(describe, faultless()),
         sink: Shelf::new(ledger.clone(), faultless(), 2),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits: one_batch(),
         metrics: Metrics::default(),
     };
@@ -187,18 +188,18 @@ async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_pa
 
     let book = ledger.book();
     assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
-    assert_eq!(book.buried.len(), 1);
+    assert_eq!(book.dead_lettered.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
-    for stage in [Stage::Sink(Call::Join), Stage::Sink(Call::Seal)] {
+    for stage in [Stage::Sink(Call::Push), Stage::Sink(Call::Seal)] {
         let messages = ["1", "bad", "2", "bad 2", "bad 3", "3"].map(message);
 
         let ledger = settle_once(stage, messages, 100, one_batch()).await;
 
         let book = ledger.book();
-        assert_eq!(book.buried.len(), 3, "{stage:?}");
+        assert_eq!(book.dead_lettered.len(), 3, "{stage:?}");
         assert_eq!(book.written.len(), 3, "{stage:?}");
     }
 }
@@ -208,14 +209,14 @@ async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
     let never = Duration::from_secs(1_000_000);
     let mut limits = one_batch();
     limits.batch =
-        batch::Limits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
+        batch::BatchLimits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
     let messages = ["1", "bad", "2"].map(message);
 
     let ledger = settle_once(Stage::Sink(Call::Seal), messages, 100, limits).await;
 
     let book = ledger.book();
     assert_eq!(
-        (&book.batches, book.buried.len()),
+        (&book.batches, book.dead_lettered.len()),
         (&vec![vec!["1".to_owned()], vec!["2".into()]], 1)
     );
 }
@@ -230,13 +231,13 @@ struct Picky {
 }
 
 impl DeadLetters for Picky {
-    async fn bury(&self, letter: &Letter<'_>, _: Duration) -> Result<(), Error> {
+    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         let tried = self.tried.fetch_add(1, Ordering::Relaxed);
         assert!(letter.detail.contains("no route"), "{}", letter.detail);
         if tried < self.refusals {
             return Err(self.with.because("publish", "refused"));
         }
-        self.ledger.book().buried.insert(letter.message.id.clone(), letter.reason);
+        self.ledger.book().dead_lettered.insert(letter.message.id.clone(), letter.reason);
         Ok(())
     }
 }
@@ -264,8 +265,8 @@ fn picky(
         source: feed,
         transform: Refuse,
         sink: Shelf::new(ledger.clone(), faultless(), 100),
-        dead_letters: Policy::Bury(dead_letters),
-        limits: Limits { batch: batch::Limits::default(), ..Limits::default() },
+        dead_letters: Policy::Write(dead_letters),
+        limits: Limits { batch: batch::BatchLimits::default(), ..Limits::default() },
         metrics: Metrics::default(),
     };
     (pipeline, tried)
@@ -291,7 +292,7 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
         // The wait is 100 ms, doubled up to 30 s, and each is at least half of that.
         assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
         assert!(ledger.book().nacked.is_empty(), "{with:?}");
-        assert_eq!(ledger.book().buried.len(), 1, "{with:?}");
+        assert_eq!(ledger.book().dead_lettered.len(), 1, "{with:?}");
     }
 }
 
@@ -337,7 +338,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
             source: Feed::new(ids.iter().map(|id| message(id)), ledger.clone()),
             transform: Describe(Stage::Sink(Call::Seal)),
             sink: Shelf::new(ledger.clone(), faultless(), 100),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
             limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },
             metrics: Metrics::default(),
         };
@@ -358,7 +359,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
     std::fs::write(&crash_file, text).unwrap();
     let ledger = run(&["1", "culprit", "2"]).await;
 
-    assert_eq!(ledger.book().buried.get("culprit"), Some(&"crashed"));
+    assert_eq!(ledger.book().dead_lettered.get("culprit"), Some(&"crashed"));
     assert_eq!(ledger.book().written.len(), 2);
 }
 
@@ -388,6 +389,6 @@ async fn a_crash_file_of_a_process_that_lives_stops_nobody() {
 
     assert!(pipeline.start().ended().await.is_none());
 
-    assert_eq!(ledger.book().buried.len(), 1);
+    assert_eq!(ledger.book().dead_lettered.len(), 1);
     assert_eq!(std::fs::read_to_string(crash_file).unwrap(), "of the other");
 }

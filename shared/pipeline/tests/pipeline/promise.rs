@@ -12,7 +12,8 @@ use std::time::Duration;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Archive, Describe, FaultRates, Faults, Feed, Graveyard, Item, Kind, Ledger, LostNacks, Shelf,
+    Archive, Describe, FaultRates, Faults, Feed, Item, Kind, Ledger, LostNacks, MemoryDeadLetters,
+    Shelf,
 };
 use pipeline::{
     Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
@@ -68,7 +69,7 @@ fn sketches() -> impl Strategy<Value = Vec<Sketch>> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let batch = (1..20_usize, 20..200_usize, 1..2_000_u64, 0..500_u64).prop_map(
-        |(max_messages, max_bytes, age, idle)| batch::Limits {
+        |(max_messages, max_bytes, age, idle)| batch::BatchLimits {
             max_messages,
             max_bytes,
             max_age: Duration::from_millis(age),
@@ -104,7 +105,7 @@ fn lost_nacks() -> impl Strategy<Value = Option<LostNacks>> {
 }
 
 fn policies() -> impl Strategy<Value = Policy<()>> {
-    prop_oneof![4 => Just(Policy::Bury(())), 1 => Just(Policy::Leave), 1 => Just(Policy::Drop)]
+    prop_oneof![4 => Just(Policy::Write(())), 1 => Just(Policy::Leave), 1 => Just(Policy::Drop)]
 }
 
 fn cases() -> impl Strategy<Value = Case> {
@@ -176,14 +177,14 @@ impl Case {
                 kind: if is_archive { Kind::Good } else { sketch.kind },
             }
         };
-        let letters = Graveyard(ledger.clone(), Faults::new(self.letters, self.seed));
+        let letters = MemoryDeadLetters(ledger.clone(), Faults::new(self.letters, self.seed));
         Pipeline {
             service: "test",
             source: self.feed(ledger),
             transform: Describe(describe, Faults::new(self.transform, self.seed)),
             sink,
             dead_letters: match self.policy {
-                Policy::Bury(()) => Policy::Bury(letters),
+                Policy::Write(()) => Policy::Write(letters),
                 Policy::Leave => Policy::Leave,
                 Policy::Drop => Policy::Drop,
             },
@@ -231,11 +232,11 @@ impl Case {
     fn check(&self, ledger: &Ledger) {
         let book = ledger.book();
         assert_eq!(book.broken, Vec::<String>::new());
-        assert_eq!(book.unsettled, 0, "every delivery has its verdict");
+        assert_eq!(book.unsettled, 0, "every delivery has its disposition");
         // Intake may hold one delivery that waits for room.
         assert!(book.most_unsettled <= self.limits.max_messages_in_flight + 1);
-        for (id, reason) in &book.buried {
-            assert_eq!(self.reason(id.parse().unwrap()), Some(*reason), "{id} is buried");
+        for (id, reason) in &book.dead_lettered {
+            assert_eq!(self.reason(id.parse().unwrap()), Some(*reason), "{id} is a dead letter");
         }
         self.check_order(&book.written);
     }
@@ -282,7 +283,7 @@ fn asked_for(message: Message) -> usize {
             source: Feed::new([message], ledger.clone()),
             transform: Away(Arc::clone(&asked)),
             sink: Shelf::new(ledger.clone(), faultless(), MAX_BATCH_BYTES),
-            dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
             limits: Limits::default(),
             metrics: Metrics::default(),
         };

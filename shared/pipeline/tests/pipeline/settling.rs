@@ -9,7 +9,7 @@ use crate::env::{Parts, bad, item, keyed, message, seconds, sized, to};
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Describe, Fault, FaultRates, Faults, Feed, Graveyard, Kind, Ledger, Shelf,
+    Describe, Fault, FaultRates, Faults, Feed, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
 use pipeline::metrics::Reason;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
@@ -178,8 +178,8 @@ async fn refused_records_are_buried_and_their_neighbours_written() {
     env.pass(seconds(1)).await;
 
     let book = env.ledger.book();
-    assert_eq!((book.buried.len(), book.written.len(), book.acked.len()), (10, 20, 30));
-    assert!(book.buried.values().all(|reason| *reason == "refused"));
+    assert_eq!((book.dead_lettered.len(), book.written.len(), book.acked.len()), (10, 20, 30));
+    assert!(book.dead_lettered.values().all(|reason| *reason == "refused"));
     assert_eq!(book.broken, Vec::<String>::new());
     assert_eq!(env.metrics.sent.get(), 20);
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 10);
@@ -196,7 +196,7 @@ async fn a_refused_batch_is_parted_until_the_culprit_stands_alone() {
 
     let book = env.ledger.book();
     assert_eq!(book.written, ["1", "2", "4", "5"], "in their order");
-    assert_eq!(book.buried, [("3".to_owned(), "poison")].into());
+    assert_eq!(book.dead_lettered, [("3".to_owned(), "poison")].into());
     assert_eq!(book.acked.len(), 5);
 }
 
@@ -239,7 +239,7 @@ async fn a_refused_batch_is_parted_whatever_its_size() {
     let rejected = |count| std::iter::repeat_n(Fault::Rejected, count);
 
     assert_eq!(batches([10, 10, 10], rejected(1), false).await, [vec!["0"], vec!["1", "2"]]);
-    assert_eq!(batches([10, 10, 10], rejected(2), false).await, [["1", "2"]], "0 is buried");
+    assert_eq!(batches([10, 10, 10], rejected(2), false).await, [["1", "2"]], "0 is a dead letter");
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +251,7 @@ async fn a_record_that_fits_no_batch_is_buried() {
 
     let book = env.ledger.book();
     assert_eq!(book.batches, [["1"]], "and no empty one");
-    assert_eq!(book.buried, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
+    assert_eq!(book.dead_lettered, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
     assert_eq!(env.metrics.open_batches.get(), 0);
     assert_eq!(env.running.status().batch_memory(), 0);
 }
@@ -276,7 +276,7 @@ async fn what_a_transform_rejects_is_buried_with_its_reason() {
     env.pass(seconds(1)).await;
 
     let book = env.ledger.book();
-    assert_eq!(book.buried, [("1".to_owned(), "rejected")].into());
+    assert_eq!(book.dead_lettered, [("1".to_owned(), "rejected")].into());
     assert_eq!(book.acked, ids(["1", "2"]));
 }
 
@@ -323,7 +323,7 @@ async fn what_is_dropped_by_order_is_acked_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn a_letter_is_written_until_it_is_durable() {
     let letters = Faults::script([Fault::Refused, Fault::Hung, Fault::LostReply]);
-    let env = Parts { letters: Policy::Bury(letters), ..eager() }.start();
+    let env = Parts { letters: Policy::Write(letters), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(4)).await;
@@ -338,7 +338,7 @@ async fn a_letter_is_written_until_it_is_durable() {
 
 #[tokio::test(start_paused = true)]
 async fn a_letter_that_cannot_be_written_is_no_ack() {
-    let letters = Policy::Bury(Faults::always(Fault::Refused));
+    let letters = Policy::Write(Faults::always(Fault::Refused));
     let env = Parts { letters, lease: Some(seconds(60)), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
@@ -353,7 +353,7 @@ async fn a_letter_that_cannot_be_written_is_no_ack() {
 
 #[tokio::test(start_paused = true)]
 async fn dead_letters_that_ask_to_stop_ack_nothing() {
-    let letters = Policy::Bury(Faults::always(Fault::Stopped));
+    let letters = Policy::Write(Faults::always(Fault::Stopped));
     let env = Parts { letters, ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
@@ -374,7 +374,7 @@ async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
     env.pass(seconds(60)).await;
 
     let book = env.ledger.book();
-    assert_eq!((&book.nacked, &book.buried.len()), (&ids(["1", "2"]), &0));
+    assert_eq!((&book.nacked, &book.dead_lettered.len()), (&ids(["1", "2"]), &0));
     assert_eq!(book.acked, ids(["1", "2"]), "at the next delivery");
     assert_eq!(env.nacked_for("rejected"), 2);
     assert_eq!(env.metrics.repeated.get(), 2);
@@ -468,7 +468,7 @@ async fn slow_to_close(sink: Faults, takes: Duration) -> (Running, Arc<AtomicBoo
         },
         transform: Describe(item, Faults::none()),
         sink: Shelf::new(ledger, sink, 100),
-        dead_letters: Policy::<Graveyard>::Drop,
+        dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: eager().limits,
         metrics: Metrics::default(),
     };

@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    FaultRates, Faults, Feed, Graveyard, Hook, Hooked, Item, Kind, Ledger, Shelf,
+    FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
 use pipeline::{
-    DeadLetters, Error, Letter, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
+    DeadLetter, DeadLetters, Error, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
     batch,
 };
 use tokio::time::{Instant, sleep};
@@ -82,10 +82,13 @@ async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64
         source: feed(messages, bytes, &ledger),
         transform: Pass,
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 2,
-            batch: batch::Limits { max_age: Duration::from_millis(10), ..batch::Limits::default() },
+            batch: batch::BatchLimits {
+                max_age: Duration::from_millis(10),
+                ..batch::BatchLimits::default()
+            },
             ..Limits::default()
         },
         metrics: Metrics::default(),
@@ -122,12 +125,12 @@ async fn small_payloads_over_a_thin_link_arrive_at_its_speed() {
 }
 
 /// Dead letters behind a link.
-struct Letters(Graveyard, Link);
+struct Letters(MemoryDeadLetters, Link);
 
 impl DeadLetters for Letters {
-    async fn bury(&self, letter: &Letter<'_>, limit: Duration) -> Result<(), Error> {
+    async fn write(&self, letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
         self.1.upload(letter.message.data.len()).await;
-        self.0.bury(letter, limit).await
+        self.0.write(letter, limit).await
     }
 }
 
@@ -152,8 +155,8 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
             source: feed(LETTERS, bytes, &ledger),
             transform: Refuse,
             sink: Shelf::new(ledger.clone(), faultless(), 1),
-            dead_letters: Policy::Bury(Letters(
-                Graveyard(ledger.clone(), faultless()),
+            dead_letters: Policy::Write(Letters(
+                MemoryDeadLetters(ledger.clone(), faultless()),
                 link.clone(),
             )),
             limits: Limits { lanes: 2, ..Limits::default() },
@@ -165,9 +168,12 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
         let ended = tokio::time::timeout(ideal * 2, pipeline.start().ended()).await;
 
         let uploaded = link.uploaded.load(Ordering::Relaxed) as f64 / total;
-        let buried = ledger.book().buried.len();
-        assert!(matches!(ended, Ok(None)), "{bytes} bytes: {buried} letters, {uploaded:.2} times");
-        assert_eq!(buried, LETTERS);
+        let dead_lettered = ledger.book().dead_lettered.len();
+        assert!(
+            matches!(ended, Ok(None)),
+            "{bytes} bytes: {dead_lettered} letters, {uploaded:.2} times"
+        );
+        assert_eq!(dead_lettered, LETTERS);
         assert!(uploaded < 2.0, "{bytes} bytes: {uploaded:.2} times the bytes");
         assert!(ledger.book().nacked.is_empty());
     }
@@ -196,12 +202,12 @@ impl Hook for Swallow {
 }
 
 /// Dead letters whose first attempt hangs forever.
-struct Swallowed(Graveyard, Swallow);
+struct Swallowed(MemoryDeadLetters, Swallow);
 
 impl DeadLetters for Swallowed {
-    async fn bury(&self, letter: &Letter<'_>, limit: Duration) -> Result<(), Error> {
+    async fn write(&self, letter: &DeadLetter<'_>, limit: Duration) -> Result<(), Error> {
         self.1.pass().await;
-        self.0.bury(letter, limit).await
+        self.0.write(letter, limit).await
     }
 }
 
@@ -217,7 +223,10 @@ async fn pass_one<T: Transform<Record = Item>>(
         source: feed(1, 1, &ledger),
         transform,
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), write),
-        dead_letters: Policy::Bury(Swallowed(Graveyard(ledger.clone(), faultless()), letter)),
+        dead_letters: Policy::Write(Swallowed(
+            MemoryDeadLetters(ledger.clone(), faultless()),
+            letter,
+        )),
         limits: Limits { attempt_timeout: Duration::from_secs(150), ..Limits::default() },
         metrics: Metrics::default(),
     };
@@ -299,7 +308,7 @@ async fn writes_go_on_while_transforms_take_all_of_the_processor() {
         source: feed(5000, 10, &ledger),
         transform: Labor,
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), polled.clone()),
-        dead_letters: Policy::<Graveyard>::Drop,
+        dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits { lanes: 1, max_writes: 1, ..Limits::default() },
         metrics: Metrics::default(),
     };
@@ -320,7 +329,7 @@ async fn more_batches_than_can_be_written_within_a_lease_arrive_at_the_speed_of_
         source: feed(400, 10, &ledger).with_lease(lease).with_ending_leases(),
         transform: Spread,
         sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), Steady),
-        dead_letters: Policy::Bury(Graveyard(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             max_writes: 1,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use pipeline::dead_letter::cut;
 use pipeline::message::Attributes;
 use pipeline::message::attribute::RESERVED;
-use pipeline::{Error, Letter, Message, Recovery};
+use pipeline::{DeadLetter, Error, Message, Recovery};
 use sha2::{Digest as _, Sha256};
 use time::format_description::well_known::Rfc3339;
 
@@ -54,7 +54,7 @@ pub(super) struct Content {
 }
 
 impl Draft {
-    pub(super) fn new(letter: &Letter<'_>) -> Self {
+    pub(super) fn new(letter: &DeadLetter<'_>) -> Self {
         let original = letter.message;
         let (mut attributes, mut front) = part(&original.attributes);
         let first_seen = letter.first_seen.format(&Rfc3339).unwrap_or_default();
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     fn draft(original: &Message) -> Draft {
-        Draft::new(&Letter {
+        Draft::new(&DeadLetter {
             service: "ingestion",
             reason: "no_route",
             detail: "x".repeat(5000),

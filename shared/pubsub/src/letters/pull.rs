@@ -76,14 +76,14 @@ struct PullAnswer {
 #[serde(rename_all = "camelCase")]
 struct Received {
     ack_id: String,
-    message: Content,
+    message: PulledMessage,
     #[serde(default)]
     delivery_attempt: u32,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Content {
+struct PulledMessage {
     #[serde(default)]
     data: String,
     #[serde(default)]

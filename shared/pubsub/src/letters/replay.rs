@@ -9,14 +9,14 @@ use pipeline::message::attribute;
 use pipeline::{Error, Message, Recovery};
 use serde_json::json;
 use service::args;
-use service::survey::Form;
+use service::preflight::Form;
 use tokio::time::{Instant, Interval, interval};
 
 use super::filter::{Filter, first_seen};
 use super::print::Print;
 use super::reader::Reader;
 use super::show::Row;
-use super::{Office, Seen};
+use super::{DeadLetterTool, Seen};
 use crate::admin::{Admin, Unseen};
 use crate::connection::{Connection, TopicName, full_name};
 use crate::dead_letters::restore;
@@ -169,7 +169,7 @@ impl<P: Prepare> Sending<'_, P> {
     }
 }
 
-impl Office<'_> {
+impl DeadLetterTool<'_> {
     pub(super) async fn replay(
         &self,
         given: &ArgMatches,

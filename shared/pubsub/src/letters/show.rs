@@ -7,7 +7,7 @@ use pipeline::message::attribute::INGEST_ID;
 use serde::Serialize;
 use serde_json::{Value, json};
 use service::explain;
-use service::survey::Form;
+use service::preflight::Form;
 use time::OffsetDateTime;
 
 use super::Seen;

@@ -104,15 +104,15 @@ impl TestEnv {
     /// Runs the tool of the service `bigqueries`, which reads from the topic `messages`.
     pub(super) async fn run(&self, args: &[&str]) -> (anyhow::Result<()>, Printed) {
         let reads = Subscription { id: "messages".into(), ..Subscription::default() };
-        let office = Office { reads: Some(&reads), ..self.office() };
+        let dead_letter_tool = DeadLetterTool { reads: Some(&reads), ..self.dead_letter_tool() };
         let mut printed = Printed::default();
-        let outcome = office.run(&given(args), as_it_was, &mut printed).await;
+        let outcome = dead_letter_tool.run(&given(args), as_it_was, &mut printed).await;
         (outcome, printed)
     }
 
     /// Returns the tool of a service that reads from no topic.
-    pub(super) fn office(&self) -> Office<'_> {
-        Office {
+    pub(super) fn dead_letter_tool(&self) -> DeadLetterTool<'_> {
+        DeadLetterTool {
             service: "bigqueries",
             project: "p",
             pubsub: &self.endpoint,

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
-use pipeline::Verdict;
+use pipeline::Disposition;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Status};
@@ -96,7 +96,7 @@ struct Done {
 /// The leases in a request.
 #[derive(Debug)]
 enum Work {
-    Answers(Verdict, Vec<u64>),
+    Answers(Disposition, Vec<u64>),
     /// Numbers of the extended leases, and the time when the request began.
     Extension(Vec<u64>, Instant),
 }
@@ -145,7 +145,7 @@ impl Leases {
 
     /// Settles a message. A nack after the end of its lease is not sent, because the message is
     /// redelivered anyway. If an extension is under way, the lease may not have ended.
-    pub(super) fn settle(&self, number: u64, verdict: Verdict) {
+    pub(super) fn settle(&self, number: u64, disposition: Disposition) {
         let now = Instant::now();
         let mut state = self.state();
         let Some(lease) = state.leases.get_mut(&number) else { return };
@@ -154,12 +154,12 @@ impl Leases {
         if is_over || lease.was_over || now > lease.end {
             self.0.metrics.expired_leases.inc();
         }
-        if is_over && !lease.is_extending && verdict == Verdict::Nack {
+        if is_over && !lease.is_extending && disposition == Disposition::Nack {
             state.leases.remove(&number);
             return;
         }
-        lease.answer = Some(Answer { verdict, settled_at: now, is_under_way: false });
-        let queue = state.queue(verdict);
+        lease.answer = Some(Answer { disposition, settled_at: now, is_under_way: false });
+        let queue = state.queue(disposition);
         queue.ready.push_back(number);
         if queue.send_at.is_none() || queue.ready.len() == MAX_IDS {
             queue.send_at.get_or_insert(now + FLUSH_DELAY);
@@ -240,7 +240,7 @@ impl Leases {
     fn next_answers(&self, now: Instant, max_ids: usize) -> Option<(Work, Request)> {
         let mut state = self.state();
         let is_closing = state.is_closing;
-        let mut order = [Verdict::Ack, Verdict::Nack];
+        let mut order = [Disposition::Ack, Disposition::Nack];
         if state
             .nacks
             .next_time()
@@ -248,8 +248,8 @@ impl Leases {
         {
             order.reverse();
         }
-        for verdict in order {
-            while let Some(mut numbers) = state.queue(verdict).take(now, max_ids, is_closing) {
+        for disposition in order {
+            while let Some(mut numbers) = state.queue(disposition).take(now, max_ids, is_closing) {
                 let mut ack_ids = Vec::with_capacity(numbers.len());
                 // Some may have been forgotten.
                 numbers.retain(|number| {
@@ -261,11 +261,11 @@ impl Leases {
                 if numbers.is_empty() {
                     continue;
                 }
-                let request = match verdict {
-                    Verdict::Ack => Request::Acknowledge(ack_ids),
-                    Verdict::Nack => Request::Lease(ack_ids, Duration::ZERO),
+                let request = match disposition {
+                    Disposition::Ack => Request::Acknowledge(ack_ids),
+                    Disposition::Nack => Request::Lease(ack_ids, Duration::ZERO),
                 };
-                return Some((Work::Answers(verdict, numbers), request));
+                return Some((Work::Answers(disposition, numbers), request));
             }
         }
         None
@@ -339,10 +339,15 @@ impl Leases {
             state.note(&outcome);
         }
         match work {
-            Work::Answers(verdict, numbers) => match outcome {
+            Work::Answers(disposition, numbers) => match outcome {
                 Ok(()) => numbers.iter().for_each(|number| drop(state.leases.remove(number))),
                 Err(status) => {
-                    self.answers_failed(&mut state, (verdict, numbers), &failures, status.code());
+                    self.answers_failed(
+                        &mut state,
+                        (disposition, numbers),
+                        &failures,
+                        status.code(),
+                    );
                 }
             },
             Work::Extension(numbers, began) => {
@@ -368,7 +373,7 @@ impl Leases {
     fn answers_failed(
         &self,
         state: &mut State,
-        (verdict, numbers): (Verdict, Vec<u64>),
+        (disposition, numbers): (Disposition, Vec<u64>),
         failures: &HashMap<String, String>,
         code: Code,
     ) {
@@ -382,11 +387,11 @@ impl Leases {
                 None => (failures.is_empty() && is_permanent(code), !failures.is_empty()),
             };
             if !is_done && !is_refused && !lease.is_over(now, self.0.extension) {
-                state.queue(verdict).again.push_back((now + RETRY_DELAY, number));
+                state.queue(disposition).again.push_back((now + RETRY_DELAY, number));
                 continue;
             }
             state.leases.remove(&number);
-            if !is_done && verdict == Verdict::Ack {
+            if !is_done && disposition == Disposition::Ack {
                 self.0.metrics.lost_acks.inc();
             }
         }
@@ -412,10 +417,10 @@ fn is_permanent(code: Code) -> bool {
 }
 
 impl State {
-    fn queue(&mut self, verdict: Verdict) -> &mut Queue {
-        match verdict {
-            Verdict::Ack => &mut self.acks,
-            Verdict::Nack => &mut self.nacks,
+    fn queue(&mut self, disposition: Disposition) -> &mut Queue {
+        match disposition {
+            Disposition::Ack => &mut self.acks,
+            Disposition::Nack => &mut self.nacks,
         }
     }
 
@@ -426,7 +431,7 @@ impl State {
         }
         let removed = numbers.iter().filter_map(|number| self.leases.remove(number));
         let removed = removed.filter_map(|lease| lease.answer);
-        let acks = removed.filter(|answer| answer.verdict == Verdict::Ack).count();
+        let acks = removed.filter(|answer| answer.disposition == Disposition::Ack).count();
         let Self { leases, acks: of_acks, nacks, .. } = self;
         for queue in [of_acks, nacks] {
             queue.ready.retain(|number| leases.contains_key(number));

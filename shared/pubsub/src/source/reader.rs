@@ -56,7 +56,7 @@ impl Takes {
 }
 
 /// Reader of one stream, with everything needed to reopen it.
-pub(super) struct Reader {
+pub(super) struct StreamReader {
     connection: Connection,
     name: String,
     settings: Subscription,
@@ -92,7 +92,7 @@ async fn pause(waits: &mut Waits, stop: &mut watch::Receiver<bool>) -> ControlFl
     }
 }
 
-impl Reader {
+impl StreamReader {
     pub(super) fn new(
         connection: &Connection,
         name: String,
@@ -276,7 +276,7 @@ mod tests {
         let (outbox, mut inbox) = mpsc::channel(1);
         let connection = Connection::new(Endpoint::default());
         let name = "subscription".to_owned();
-        let mut reader = Reader::new(&connection, name, &settings, (outbox, leases.clone()));
+        let mut reader = StreamReader::new(&connection, name, &settings, (outbox, leases.clone()));
         let (pulls, mut openings) = pair();
         let first = first_request("subscription", "client", &settings, (1000, 1000 * SIZE));
         let mut stream = Stream::new(pulls, first, &settings, leases, Held::default());

@@ -177,8 +177,8 @@ impl<P: StreamOpener> Stream<P> {
     fn settlement(&self, ack_id: String, bytes: usize) -> Settlement {
         let (number, lease_end) = self.leases.take(ack_id);
         let (leases, part) = (self.leases.clone(), self.held.take(bytes));
-        let settle = move |verdict| {
-            leases.settle(number, verdict);
+        let settle = move |disposition| {
+            leases.settle(number, disposition);
             drop(part);
         };
         // If a nack is lost, the lease ends by itself. An extension may be under way at that time.

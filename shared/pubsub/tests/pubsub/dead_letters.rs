@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
-use pipeline::{DeadLetters as _, Letter, Message, Source as _};
-use pubsub::{DeadLetters, Graves, Keyword, Publishers};
+use pipeline::{DeadLetter, DeadLetters as _, Message, Source as _};
+use pubsub::{DeadLetterConfig, DeadLetters, Keyword, Publishers};
 use serde_json::json;
 
 use crate::world::{PATIENCE, World, next};
@@ -12,18 +12,18 @@ use crate::world::{PATIENCE, World, next};
 /// Longest time that a dead letter may take.
 const TIME_LIMIT: Duration = PATIENCE;
 
-async fn policy(world: &World, graves: &Graves) -> Policy<DeadLetters> {
+async fn policy(world: &World, dead_letters: &DeadLetterConfig) -> Policy<DeadLetters> {
     let publishers = Publishers::new(&world.connection).await.unwrap();
     let storage = storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() };
-    DeadLetters::policy(graves, "p", &publishers, &world.guard, &storage).await.unwrap()
+    DeadLetters::policy(dead_letters, "p", &publishers, &world.guard, &storage).await.unwrap()
 }
 
 /// Returns the dead letter that arrives on the topic.
-async fn buried(world: &World, bucket: Option<&str>, message: &Message) -> Message {
+async fn dead_lettered(world: &World, bucket: Option<&str>, message: &Message) -> Message {
     let bucket = bucket.map(str::to_owned);
-    let graves = Graves::Topic { topic_id: "topic".into(), bucket };
-    let Policy::Bury(dead_letters) = policy(world, &graves).await else { panic!("a topic") };
-    let letter = Letter {
+    let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket };
+    let Policy::Write(dead_letters) = policy(world, &dead_letters).await else { panic!("a topic") };
+    let letter = DeadLetter {
         service: "ingestion",
         reason: "no_route",
         detail: "x".into(),
@@ -31,7 +31,7 @@ async fn buried(world: &World, bucket: Option<&str>, message: &Message) -> Messa
         first_seen: time::OffsetDateTime::UNIX_EPOCH,
         message,
     };
-    dead_letters.bury(&letter, TIME_LIMIT).await.unwrap();
+    dead_letters.write(&letter, TIME_LIMIT).await.unwrap();
     let mut source = world.source().await;
     let (letter, settlement) = next(&mut source).await.into_parts();
     settlement.ack();
@@ -49,7 +49,7 @@ async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
     }
     message = message.with_attribute("mqtt_topic", "devices/d1/unknown");
 
-    let letter = buried(&world, None, &message).await;
+    let letter = dead_lettered(&world, None, &message).await;
 
     assert_eq!(letter.attributes["mqtt_topic"], "devices/d1/unknown");
     assert_eq!(letter.attributes["dl_wrapped"], "true");
@@ -65,7 +65,7 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
     world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
     let message = Message::new(vec![b'x'; 12_000_000]);
 
-    let letter = buried(&world, Some("graves"), &message).await;
+    let letter = dead_lettered(&world, Some("graves"), &message).await;
 
     assert_eq!(letter.data, "");
     let object = letter.attributes["dl_object"].strip_prefix("gs://graves/").unwrap();
@@ -78,8 +78,8 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
 async fn a_word_instead_of_a_topic_leaves_or_drops() {
     let world = World::new(json!({})).await;
 
-    let leave = policy(&world, &Graves::Keyword(Keyword::Subscription)).await;
-    let drop = policy(&world, &Graves::Keyword(Keyword::Drop)).await;
+    let leave = policy(&world, &DeadLetterConfig::Keyword(Keyword::Subscription)).await;
+    let drop = policy(&world, &DeadLetterConfig::Keyword(Keyword::Drop)).await;
 
     assert!(matches!(leave, Policy::Leave));
     assert!(matches!(drop, Policy::Drop));

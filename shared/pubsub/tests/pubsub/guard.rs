@@ -20,8 +20,8 @@ async fn the_guard_lets_nothing_pass_where_nobody_listens() {
     let write = async || {
         let mut batch = sink.open(&lonely);
         let outgoing = Outgoing { topic: lonely.clone(), ..world.outgoing("data".into(), "") };
-        sink.join(&mut batch, outgoing, &mut ()).unwrap();
-        sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.is_ok()
+        sink.push(&mut batch, outgoing, &mut ()).unwrap();
+        sink.write(&sink.encode(batch, &mut ()), PATIENCE).await.is_ok()
     };
 
     assert!(!guard.look(&admin, &condition).await);
@@ -102,8 +102,8 @@ async fn whoever_watches_opens_the_guard_once_somebody_listens() {
     let guard = TopicGuard::new([world.topic.clone()]);
     let sink = Sink::new(Publishers::new(&world.connection).await.unwrap(), guard.clone());
     let mut batch = sink.open(&world.topic);
-    sink.join(&mut batch, world.outgoing("data".into(), ""), &mut ()).unwrap();
-    let batch = sink.seal(batch, &mut ());
+    sink.push(&mut batch, world.outgoing("data".into(), ""), &mut ()).unwrap();
+    let batch = sink.encode(batch, &mut ());
     assert!(sink.write(&batch, PATIENCE).await.is_err());
 
     let watching = tokio::spawn(guard.watch(admin, condition));

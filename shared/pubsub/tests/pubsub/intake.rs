@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipeline::Source as _;
 use pipeline::dead_letter::Policy;
-use pubsub::{Graves, Intake, Keyword, Subscription};
+use pubsub::{DeadLetterConfig, Intake, Keyword, Subscription};
 use serde_json::json;
 use service::{Context, Health, SharedRegistry};
 use tokio::task::JoinSet;
@@ -29,13 +29,13 @@ async fn until(is_so: impl Fn() -> bool) {
 async fn an_intake_reads_and_says_what_it_waits_for() {
     let world = World::new(json!({})).await;
     let subscription = Subscription { id: "late".into(), ..Subscription::default() };
-    let graves = Graves::Topic { topic_id: "topic".into(), bucket: None };
+    let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket: None };
     let endpoint = world.endpoint();
     let intake = Intake {
         service: "enrich",
         project: "p",
         subscription: &subscription,
-        dead_letters: Some(&graves),
+        dead_letters: Some(&dead_letters),
         pubsub: &endpoint,
         storage: storage::Endpoint::default(),
     };
@@ -43,7 +43,7 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
 
     let opened = intake.clone().open([], &context, &mut watchers).await.unwrap();
 
-    assert!(matches!(opened.dead_letters, Policy::Bury(_)));
+    assert!(matches!(opened.dead_letters, Policy::Write(_)));
     let is_ready = |name| context.health.conditions()[name].ready;
     assert!(is_ready("topics"), "the topic of the dead letters is guarded");
     let reason = || context.health.conditions()["subscription"].reason.clone();
@@ -60,24 +60,27 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
     next(&mut source).await.ack();
     source.close().await.unwrap();
 
-    let needs = intake.clone().look([]).await.unwrap();
-    assert_eq!(needs.len(), 2, "{needs:?}");
-    let office = intake.office();
-    assert_eq!((office.service, office.project), ("enrich", "p"));
-    assert_eq!((office.topic.as_ref(), office.reads), (Some(&world.topic), Some(&subscription)));
+    let dependencies = intake.clone().preflight([]).await.unwrap();
+    assert_eq!(dependencies.len(), 2, "{dependencies:?}");
+    let dead_letter_tool = intake.dead_letter_tool();
+    assert_eq!((dead_letter_tool.service, dead_letter_tool.project), ("enrich", "p"));
+    assert_eq!(
+        (dead_letter_tool.topic.as_ref(), dead_letter_tool.reads),
+        (Some(&world.topic), Some(&subscription))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_left_to_the_subscription_need_its_policy() {
     let world = World::new(json!({})).await;
     let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
-    let leave = Graves::Keyword(Keyword::Subscription);
+    let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
     let endpoint = world.endpoint();
-    let intake = |graves| Intake {
+    let intake = |dead_letters| Intake {
         service: "enrich",
         project: "p",
         subscription: &subscription,
-        dead_letters: graves,
+        dead_letters: dead_letters,
         pubsub: &endpoint,
         storage: storage::Endpoint::default(),
     };

@@ -13,8 +13,8 @@ async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
     let sink = world.sink().await;
     let write = async || {
         let mut batch = sink.open(&world.topic);
-        sink.join(&mut batch, world.outgoing("data".into(), "key"), &mut ()).unwrap();
-        sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.map_err(|error| error.recovery())
+        sink.push(&mut batch, world.outgoing("data".into(), "key"), &mut ()).unwrap();
+        sink.write(&sink.encode(batch, &mut ()), PATIENCE).await.map_err(|error| error.recovery())
     };
 
     world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
@@ -34,8 +34,8 @@ async fn what_pubsub_would_refuse_never_joins_a_batch() {
     let refused = |change: fn(&mut Outgoing)| {
         let mut outgoing = world.outgoing("data".into(), "");
         change(&mut outgoing);
-        match sink.join(&mut sink.open(&world.topic), outgoing, &mut ()) {
-            Err(pipeline::Join::Refused(error)) => error.recovery(),
+        match sink.push(&mut sink.open(&world.topic), outgoing, &mut ()) {
+            Err(pipeline::PushError::Refused(error)) => error.recovery(),
             other => panic!("{other:?}"),
         }
     };

@@ -77,9 +77,9 @@ impl World {
         let sink = self.sink().await;
         let mut batch = sink.open(&self.topic);
         for data in data {
-            sink.join(&mut batch, self.outgoing(data, ordering_key), &mut ()).unwrap();
+            sink.push(&mut batch, self.outgoing(data, ordering_key), &mut ()).unwrap();
         }
-        assert_eq!(sink.write(&sink.seal(batch, &mut ()), PATIENCE).await.unwrap(), []);
+        assert_eq!(sink.write(&sink.encode(batch, &mut ()), PATIENCE).await.unwrap(), []);
     }
 
     pub(crate) fn outgoing(&self, data: String, ordering_key: &str) -> Outgoing {

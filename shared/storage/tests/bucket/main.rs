@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use emulator::{Emulator, Fault, Kind, Options};
 use pipeline::Recovery;
-use service::survey::State;
-use service::{Health, Need};
+use service::preflight::State;
+use service::{Dependency, Health};
 use storage::{Bucket, Endpoint, Object};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -240,7 +240,7 @@ async fn no_right_to_see_the_bucket_is_no_outage() {
 async fn what_is_needed_of_a_bucket_is_told() {
     let server = Scripted::start().await;
     let bucket = bucket(&server.url).await;
-    let state = async || bucket.need().await.state;
+    let state = async || bucket.dependency().await.state;
     let rights = format!("{BUCKET}/iam/testPermissions");
 
     assert!(matches!(state().await, State::Missing(why) if why == "bucket bucket does not exist"));
@@ -255,7 +255,7 @@ async fn what_is_needed_of_a_bucket_is_told() {
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.get"]}"#);
     assert!(matches!(state().await, State::Differs(_)));
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.create"]}"#);
-    let Need { kind, name, role, state } = bucket.need().await;
+    let Dependency { kind, name, role, state } = bucket.dependency().await;
     assert!(matches!(state, State::Ready));
     assert_eq!(
         (kind, name.as_str(), role),
@@ -272,7 +272,7 @@ async fn a_server_that_is_away_is_said_to_be() {
     let away = bucket(&url.replace("127.0.0.1", "127.0.0.2")).await;
 
     assert!(
-        matches!(away.need().await.state, State::Unreachable(why) if why.contains("does not answer"))
+        matches!(away.dependency().await.state, State::Unreachable(why) if why.contains("does not answer"))
     );
     // Nothing was sent, so no object of this attempt can exist.
     let object = object("name", "content");

@@ -10,7 +10,7 @@ use redis::{
 use service::settings::{Tls, url};
 
 use super::super::LayerError;
-use super::settings::{Settings, is_tls};
+use super::settings::{RedisSettings, is_tls};
 
 /// Login to servers of one kind, and the certificates.
 #[derive(Clone)]
@@ -25,7 +25,7 @@ impl Access {
     ///
     /// # Errors
     /// Fails for a file that cannot be read or has the wrong content.
-    pub(super) fn to_redis(settings: &Settings) -> Result<Self, LayerError> {
+    pub(super) fn to_redis(settings: &RedisSettings) -> Result<Self, LayerError> {
         Self::read(settings.username.as_ref(), settings.password_file.as_deref(), &settings.tls)
     }
 
@@ -33,7 +33,7 @@ impl Access {
     ///
     /// # Errors
     /// Fails for a file that cannot be read or has the wrong content.
-    pub(super) fn to_sentinels(settings: &Settings) -> Result<Self, LayerError> {
+    pub(super) fn to_sentinels(settings: &RedisSettings) -> Result<Self, LayerError> {
         let sentinel = &settings.sentinel;
         Self::read(sentinel.username.as_ref(), sentinel.password_file.as_deref(), &settings.tls)
     }
@@ -130,18 +130,18 @@ mod tests {
     fn the_login_is_that_of_the_settings() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"hunter2\n").unwrap();
-        let settings = Settings {
+        let settings = RedisSettings {
             username: Some("enrich".into()),
             password_file: Some(file.path().into()),
-            ..Settings::default()
+            ..RedisSettings::default()
         };
-        let login = |settings: &Settings| {
+        let login = |settings: &RedisSettings| {
             let access = Access::to_redis(settings).unwrap();
             access.server("redis://localhost").unwrap().redis_settings().clone()
         };
 
         let with_both = login(&settings);
-        let with_none = login(&Settings::default());
+        let with_none = login(&RedisSettings::default());
 
         assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
         assert_eq!((with_none.username(), with_none.password()), (None, None));

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::super::LayerError;
 use super::access::Access;
-use super::settings::{Mode, Settings, is_tls};
+use super::settings::{Mode, RedisSettings, is_tls};
 
 /// Connection to one node, or to all nodes of a cluster. Clones share it.
 #[derive(Clone)]
@@ -57,7 +57,7 @@ impl ConnectionLike for Connection {
 /// # Errors
 /// Fails when Redis does not answer, refuses the login, or is of a different kind than the settings
 /// say.
-pub(super) async fn connect(settings: &Settings) -> Result<Connection, LayerError> {
+pub(super) async fn connect(settings: &RedisSettings) -> Result<Connection, LayerError> {
     let connecting = async {
         match settings.mode {
             Mode::Cluster => Ok(Connection::Cluster(cluster(settings).await?)),
@@ -81,7 +81,10 @@ pub(super) async fn connect(settings: &Settings) -> Result<Connection, LayerErro
 ///
 /// # Errors
 /// Fails when no node answers, or when the user may not subscribe.
-pub(super) async fn subscribe(settings: &Settings, channel: &str) -> Result<PubSub, LayerError> {
+pub(super) async fn subscribe(
+    settings: &RedisSettings,
+    channel: &str,
+) -> Result<PubSub, LayerError> {
     let subscribing = async {
         let mut failure = none();
         for client in clients(settings).await? {
@@ -145,7 +148,7 @@ pub(super) fn told(error: &RedisError) -> LayerError {
 const IS_CLUSTER: &str = "the server is a cluster: set cache.redis.mode: cluster";
 
 /// Returns the maximum duration of connecting. It grows with the number of servers.
-fn patience(settings: &Settings) -> Duration {
+fn patience(settings: &RedisSettings) -> Duration {
     let servers = u32::try_from(settings.urls().count()).unwrap_or(u32::MAX);
     settings.timeout.saturating_mul(servers.saturating_add(2))
 }
@@ -155,7 +158,7 @@ fn none() -> LayerError {
 }
 
 /// Returns clients of the nodes that may be asked, the best one first.
-async fn clients(settings: &Settings) -> Result<Vec<Client>, LayerError> {
+async fn clients(settings: &RedisSettings) -> Result<Vec<Client>, LayerError> {
     let access = read(settings, Access::to_redis).await?;
     if settings.mode == Mode::Sentinel {
         let master = master(settings).await?;
@@ -166,15 +169,18 @@ async fn clients(settings: &Settings) -> Result<Vec<Client>, LayerError> {
 
 /// Reads the access on a separate thread, so a slow file system blocks no worker.
 async fn read(
-    settings: &Settings,
-    read: fn(&Settings) -> Result<Access, LayerError>,
+    settings: &RedisSettings,
+    read: fn(&RedisSettings) -> Result<Access, LayerError>,
 ) -> Result<Access, LayerError> {
     let settings = settings.clone();
     let done = tokio::task::spawn_blocking(move || read(&settings)).await;
     done.unwrap_or_else(|error| Err(LayerError::of(&error)))
 }
 
-async fn open(settings: &Settings, client: &Client) -> Result<MultiplexedConnection, LayerError> {
+async fn open(
+    settings: &RedisSettings,
+    client: &Client,
+) -> Result<MultiplexedConnection, LayerError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.timeout))
         .set_response_timeout(Some(settings.timeout));
@@ -183,7 +189,10 @@ async fn open(settings: &Settings, client: &Client) -> Result<MultiplexedConnect
 }
 
 /// Connects to one node, unless it holds only some of the keys.
-async fn node(settings: &Settings, client: &Client) -> Result<MultiplexedConnection, LayerError> {
+async fn node(
+    settings: &RedisSettings,
+    client: &Client,
+) -> Result<MultiplexedConnection, LayerError> {
     let mut node = open(settings, client).await?;
     // A server that is no cluster refuses this question, and so does one that forbids it. The later
     // commands report the rest.
@@ -201,7 +210,7 @@ fn masters(info: &str) -> u32 {
     size.and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
-async fn cluster(settings: &Settings) -> Result<ClusterConnection, LayerError> {
+async fn cluster(settings: &RedisSettings) -> Result<ClusterConnection, LayerError> {
     let access = read(settings, Access::to_redis).await?;
     let nodes: Result<Vec<_>, _> = settings.urls().map(|url| access.server(url)).collect();
     let mut cluster = ClusterClientBuilder::new(nodes?)
@@ -220,7 +229,7 @@ async fn cluster(settings: &Settings) -> Result<ClusterConnection, LayerError> {
 }
 
 /// Returns the URL of the master, from the first sentinel that answers.
-async fn master(settings: &Settings) -> Result<String, LayerError> {
+async fn master(settings: &RedisSettings) -> Result<String, LayerError> {
     let access = read(settings, Access::to_sentinels).await?;
     let service = &settings.sentinel.service;
     let mut failure = none();

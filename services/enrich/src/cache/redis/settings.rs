@@ -13,7 +13,7 @@ use super::access::Access;
 /// Access to Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
-pub struct Settings {
+pub struct RedisSettings {
     /// URL such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis if unset. In mode
     /// `cluster` it is a node or the discovery endpoint, in mode `sentinel` a sentinel. A URL with
     /// a user or a password is refused.
@@ -69,7 +69,7 @@ pub struct Sentinel {
     pub password_file: Option<PathBuf>,
 }
 
-impl Default for Settings {
+impl Default for RedisSettings {
     fn default() -> Self {
         Self {
             url: None,
@@ -85,7 +85,7 @@ impl Default for Settings {
     }
 }
 
-impl Settings {
+impl RedisSettings {
     /// Returns all URLs, in the order in which they are asked.
     pub(super) fn urls(&self) -> impl Iterator<Item = &String> {
         self.url.iter().chain(&self.other_urls)

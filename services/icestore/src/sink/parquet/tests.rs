@@ -11,14 +11,14 @@ use super::*;
 use crate::archive::{Archive, micros};
 use crate::format::Format;
 use crate::key::Template;
-use crate::replay::line::{self, Line};
+use crate::replay::line::{self, ArchivedLine};
 
 /// Returns a file of these messages, before it is closed.
-fn grown(messages: &[Message]) -> zstd::File {
+fn grown(messages: &[Message]) -> zstd::ZstdFile {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let archive = Archive::new(Template::default(), Input::Raw);
-    let mut compressor = zstd::Compressor::new(1).unwrap();
-    let mut file = zstd::File::default();
+    let mut compressor = zstd::ZstdCompressor::new(1).unwrap();
+    let mut file = zstd::ZstdFile::default();
     for message in messages {
         let step = runtime.block_on(archive.apply(message)).unwrap();
         let Step::Pass(line) = step else { panic!("skipped") };
@@ -31,11 +31,11 @@ fn parquet_of(messages: &[Message]) -> Bytes {
     of_lines(&grown(messages), 1).unwrap()
 }
 
-fn read(file: Bytes) -> Vec<Line> {
+fn read(file: Bytes) -> Vec<ArchivedLine> {
     line::all(Format::Parquet, file).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-fn assert_same(messages: &[Message], lines: &[Line]) {
+fn assert_same(messages: &[Message], lines: &[ArchivedLine]) {
     assert_eq!(lines.len(), messages.len());
     for (message, line) in messages.iter().zip(lines) {
         assert_eq!(line.data(), message.data);
@@ -137,8 +137,8 @@ fn a_line_of_another_program_is_an_error() {
     let times = r#""archivedAt":"2025-06-15T10:00:00Z","publishTime":"2025-06-15T10:00:00Z""#;
     let right = format!(r#"{{"id":"1","batchKey":"k",{payload},{times}}}"#);
     let convert = |line: &str| {
-        let mut compressor = zstd::Compressor::new(1).unwrap();
-        let mut file = zstd::File::default();
+        let mut compressor = zstd::ZstdCompressor::new(1).unwrap();
+        let mut file = zstd::ZstdFile::default();
         file.write(line.as_bytes(), &mut compressor).unwrap();
         of_lines(&file, 1)
     };

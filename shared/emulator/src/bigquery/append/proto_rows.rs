@@ -9,7 +9,7 @@ use prost_types::{DescriptorProto, FieldDescriptorProto};
 use serde_json::{Map, Value};
 use time::{Date, Duration, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
-use crate::bigquery::schema::{Field, Kind, Mode, find};
+use crate::bigquery::schema::{Field, FieldType, Mode, find};
 use crate::bigquery::value::{is_known, write_date, write_datetime, write_time, write_timestamp};
 use wire::Raw;
 
@@ -21,7 +21,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct Descriptor(DescriptorProto);
 
 /// A field of a message and the column that it fills.
-struct Place<'a> {
+struct RowPosition<'a> {
     field: &'a FieldDescriptorProto,
     column: &'a Field,
 }
@@ -68,7 +68,8 @@ impl Descriptor {
             let Some(column) = find(fields, field.name()) else {
                 return Some(field.name().to_owned());
             };
-            let inner = self.message(field).filter(|_| column.kind == Kind::Record && depth > 0)?;
+            let inner =
+                self.message(field).filter(|_| column.kind == FieldType::Record && depth > 0)?;
             let extra = self.extra(inner, &column.fields, depth - 1)?;
             Some(format!("{}.{extra}", field.name()))
         })
@@ -101,7 +102,7 @@ impl Descriptor {
             let Some(field) = field else { continue };
             let column = find(columns, field.name());
             let column = column.ok_or_else(|| format!("no such field: {}.", field.name()))?;
-            let place = Place { field, column };
+            let place = RowPosition { field, column };
             if field.label() != Label::Repeated {
                 row.insert(column.name.clone(), self.value(&place, raw, depth)?);
                 continue;
@@ -122,7 +123,7 @@ impl Descriptor {
         Ok(row)
     }
 
-    fn value(&self, place: &Place<'_>, raw: Raw<'_>, depth: usize) -> Result<Value, String> {
+    fn value(&self, place: &RowPosition<'_>, raw: Raw<'_>, depth: usize) -> Result<Value, String> {
         let (field, kind) = (place.field, place.column.kind);
         let wrong = || format!("The value of field {} is no {:?}", field.name(), field.r#type());
         let number = match (field.r#type(), raw) {
@@ -136,7 +137,7 @@ impl Descriptor {
             (Type::Bool, Raw::Varint(number)) => return Ok((number != 0).into()),
             (Type::Enum, Raw::Varint(number)) => {
                 let number = (number as u32).cast_signed();
-                let name = self.enum_name(field, number).filter(|_| kind == Kind::String);
+                let name = self.enum_name(field, number).filter(|_| kind == FieldType::String);
                 return Ok(name.map_or_else(|| number.into(), Value::from));
             }
             (Type::Uint64, Raw::Varint(number)) | (Type::Fixed64, Raw::Fixed64(number)) => {
@@ -163,7 +164,7 @@ impl Descriptor {
     }
 
     /// Converts a record, or a well-known type that represents a scalar.
-    fn record(&self, place: &Place<'_>, bytes: &[u8], depth: usize) -> Result<Value, String> {
+    fn record(&self, place: &RowPosition<'_>, bytes: &[u8], depth: usize) -> Result<Value, String> {
         if let Some(message) = self.message(place.field) {
             let record = self.fields(message, bytes, (&place.column.fields, depth - 1))?;
             return Ok(Value::Object(record));
@@ -201,7 +202,7 @@ impl Descriptor {
             r#type: Some(i32::from(kind)),
             ..<_>::default()
         };
-        self.value(&Place { field: &field, column: place.column }, raw, depth)
+        self.value(&RowPosition { field: &field, column: place.column }, raw, depth)
     }
 
     /// Returns the message type of a field: the nested type with the longest path that fits the
@@ -261,19 +262,21 @@ fn float(number: f64) -> Value {
 }
 
 /// Converts a whole number to the form of a column of this type.
-fn whole(kind: Kind, number: i64, field: &str) -> Result<Value, String> {
+fn whole(kind: FieldType, number: i64, field: &str) -> Result<Value, String> {
     let text = match kind {
-        Kind::Timestamp => {
+        FieldType::Timestamp => {
             let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(number) * 1000).ok();
             time.filter(|time| is_known(time.date())).map(write_timestamp)
         }
-        Kind::Date => {
+        FieldType::Date => {
             let epoch = OffsetDateTime::UNIX_EPOCH.date();
             let date = epoch.checked_add(Duration::days(number.clamp(-1_000_000, 4_000_000)));
             date.filter(|date| is_known(*date)).map(write_date)
         }
-        Kind::Datetime => packed_datetime(number).map(|time| write_datetime(time.assume_utc())),
-        Kind::Time => packed_time(number).map(write_time),
+        FieldType::Datetime => {
+            packed_datetime(number).map(|time| write_datetime(time.assume_utc()))
+        }
+        FieldType::Time => packed_time(number).map(write_time),
         _ => return Ok(number.into()),
     };
     text.map(Value::from)
@@ -298,9 +301,9 @@ fn packed_datetime(number: i64) -> Option<PrimitiveDateTime> {
 
 /// Converts bytes for a column. For NUMERIC they are a little-endian number in two's complement,
 /// with nine digits after the point.
-fn of_bytes(kind: Kind, bytes: &[u8], field: &str) -> Result<Value, String> {
+fn of_bytes(kind: FieldType, bytes: &[u8], field: &str) -> Result<Value, String> {
     match kind {
-        Kind::Numeric if bytes.len() <= 16 => {
+        FieldType::Numeric if bytes.len() <= 16 => {
             let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
             let mut whole = [if is_negative { 0xff } else { 0 }; 16];
             whole[..bytes.len()].copy_from_slice(bytes);
@@ -308,7 +311,7 @@ fn of_bytes(kind: Kind, bytes: &[u8], field: &str) -> Result<Value, String> {
             let (sign, number) = (if is_negative { "-" } else { "" }, number.unsigned_abs());
             Ok(format!("{sign}{}.{:09}", number / 1_000_000_000, number % 1_000_000_000).into())
         }
-        Kind::Numeric | Kind::Bignumeric => {
+        FieldType::Numeric | FieldType::Bignumeric => {
             Err(format!("this emulator does not support bytes for the {kind:?} field {field}"))
         }
         _ => Ok(STANDARD.encode(bytes).into()),
@@ -334,28 +337,28 @@ mod tests {
 
     #[test]
     fn whole_numbers_are_read_as_the_column_means_them() {
-        let read = |kind: Type, column: Kind, row: &[u8]| {
+        let read = |kind: Type, column: FieldType, row: &[u8]| {
             let row = descriptor(kind).read(row, &[new_field("a", column)]);
             row.map(|row| row["a"].clone())
         };
 
-        assert_eq!(read(Type::Int64, Kind::Integer, &[8, 150, 1]), Ok(150.into()));
-        assert_eq!(read(Type::Sint64, Kind::Integer, &[8, 3]), Ok((-2).into()));
-        assert_eq!(read(Type::Int32, Kind::Date, &[8, 1]), Ok("1970-01-02".into()));
-        let time = read(Type::Int64, Kind::Timestamp, &[8, 192, 132, 61]);
+        assert_eq!(read(Type::Int64, FieldType::Integer, &[8, 150, 1]), Ok(150.into()));
+        assert_eq!(read(Type::Sint64, FieldType::Integer, &[8, 3]), Ok((-2).into()));
+        assert_eq!(read(Type::Int32, FieldType::Date, &[8, 1]), Ok("1970-01-02".into()));
+        let time = read(Type::Int64, FieldType::Timestamp, &[8, 192, 132, 61]);
         assert_eq!(time, Ok("1970-01-01 00:00:01.000000 UTC".into()));
         let date = (2025_i64 << 46) | (9 << 42) | (28 << 37);
         let packed = date | (22 << 32) | (53 << 26) | (17 << 20);
-        let written = whole(Kind::Datetime, packed, "a");
+        let written = whole(FieldType::Datetime, packed, "a");
         assert_eq!(written, Ok("2025-09-28T22:53:17.000000".into()));
-        let exact = of_bytes(Kind::Numeric, &[0, 0xca, 0x9a, 0x3b], "a");
+        let exact = of_bytes(FieldType::Numeric, &[0, 0xca, 0x9a, 0x3b], "a");
         assert_eq!(exact, Ok("1.000000000".into()));
     }
 
     #[test]
     fn broken_messages_are_refused() {
         for row in [&[8][..], &[8, 0x80], &[10, 5, 1], &[9, 1], &[11], &[13, 0, 0]] {
-            let read = descriptor(Type::Int64).read(row, &[new_field("a", Kind::Integer)]);
+            let read = descriptor(Type::Int64).read(row, &[new_field("a", FieldType::Integer)]);
             assert!(read.is_err(), "{row:?}");
         }
     }
@@ -376,7 +379,7 @@ mod tests {
         let message = DescriptorProto { field: vec![field], ..<_>::default() };
         let descriptor = Descriptor::new(message).expect("a descriptor");
 
-        let read = descriptor.read(&row, &[new_field("a", Kind::Timestamp)]);
+        let read = descriptor.read(&row, &[new_field("a", FieldType::Timestamp)]);
 
         assert!(read.is_err_and(|why| why.contains("out of range")));
     }

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Changes, Target, bracketed, check_once, columns, row_ids, sign, stored, top, word};
+use super::{
+    Changes, TargetTable, bracketed, check_once, columns, row_ids, sign, stored, top, word,
+};
 use crate::bigquery::catalog::{Catalog, TableName};
 use crate::bigquery::schema::Field;
 use crate::bigquery::sql::lex::Lexeme;
@@ -12,7 +14,7 @@ use crate::status::Status;
 
 /// Parts of `MERGE [INTO] target USING source ON condition`.
 struct Merge<'a> {
-    target: Target,
+    target: TargetTable,
     source: &'a [Lexeme],
     condition: &'a [Lexeme],
 }
@@ -49,7 +51,7 @@ impl Catalog {
         let on = top(tokens, using, "ON").ok_or_else(|| expected("ON"))?;
         let first = top(tokens, on, "WHEN").ok_or_else(|| expected("WHEN"))?;
         let merge = Merge {
-            target: Target::read(statement, at, using, &self.table(name)?.schema)?,
+            target: TargetTable::read(statement, at, using, &self.table(name)?.schema)?,
             source: &tokens[using + 1..on],
             condition: &tokens[on + 1..first],
         };

@@ -9,7 +9,7 @@ use crate::status::Status;
 /// Options of a load job for CSV.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(in crate::bigquery) struct Format {
+pub(in crate::bigquery) struct CsvFormat {
     /// Number of lines before the first row. Clients may send the number as text.
     #[serde(deserialize_with = "number")]
     pub skip_leading_rows: usize,
@@ -42,7 +42,7 @@ pub(super) struct Cell {
     pub is_quoted: bool,
 }
 
-impl Format {
+impl CsvFormat {
     /// Checks that all options are supported.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn quotes_hold_delimiters_line_ends_and_quotes() {
-        let format = Format::default();
+        let format = CsvFormat::default();
 
         let lines = format.lines(b"a,\"b,\"\"c\"\"\n d\",\r\n\"\",2");
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::csv::Format;
-use crate::bigquery::schema::{Field, Kind, Mode, Schema};
+use super::csv::CsvFormat;
+use crate::bigquery::schema::{Field, FieldType, Mode, Schema};
 use crate::bigquery::sql::new_field;
 use crate::status::Status;
 
@@ -22,7 +22,7 @@ pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
 /// Derives the schema of CSV lines. A first line names the columns if it has only text and a column
 /// below has another type.
 pub(super) fn csv<'a>(
-    format: &mut Format,
+    format: &mut CsvFormat,
     bodies: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Schema, Status> {
     let lines = bodies.flat_map(|body| format.lines(body)).filter_map(Result::ok).take(MAX_ROWS);
@@ -33,11 +33,12 @@ pub(super) fn csv<'a>(
     };
     let kind_of = |lines: &[Vec<String>], at: usize| {
         let cells = lines.iter().filter_map(|line| line.get(at)).filter(|text| !text.is_empty());
-        cells.map(|text| of_text(text)).reduce(wider).unwrap_or(Kind::String)
+        cells.map(|text| of_text(text)).reduce(wider).unwrap_or(FieldType::String)
     };
-    let is_text = |text: &String| of_text(text) == Kind::String;
+    let is_text = |text: &String| of_text(text) == FieldType::String;
     let has_header = format.skip_leading_rows > 0 || {
-        first.iter().all(is_text) && (0..first.len()).any(|at| kind_of(rest, at) != Kind::String)
+        first.iter().all(is_text)
+            && (0..first.len()).any(|at| kind_of(rest, at) != FieldType::String)
     };
     // Skipped lines are not available here, and the names were in them.
     let is_first_header = has_header && format.skip_leading_rows == 0;
@@ -60,7 +61,7 @@ fn merge<'a>(fields: &mut Vec<Field>, row: impl Iterator<Item = (&'a String, &'a
         let Some(found) = field(name, value) else { continue };
         match fields.iter_mut().find(|field| field.name.eq_ignore_ascii_case(name)) {
             None => fields.push(found),
-            Some(known) if known.kind == Kind::Record && found.kind == Kind::Record => {
+            Some(known) if known.kind == FieldType::Record && found.kind == FieldType::Record => {
                 if let Some(inner) = value.as_object() {
                     merge(&mut known.fields, inner.iter());
                 }
@@ -74,16 +75,16 @@ fn merge<'a>(fields: &mut Vec<Field>, row: impl Iterator<Item = (&'a String, &'a
 fn field(name: &str, value: &Value) -> Option<Field> {
     let kind = match value {
         Value::Null => return None,
-        Value::Bool(_) => Kind::Boolean,
-        Value::Number(number) if number.is_f64() => Kind::Float,
-        Value::Number(_) => Kind::Integer,
+        Value::Bool(_) => FieldType::Boolean,
+        Value::Number(number) if number.is_f64() => FieldType::Float,
+        Value::Number(_) => FieldType::Integer,
         Value::String(text) => of_text(text),
         Value::Array(items) => {
             let mut items = items.iter().filter_map(|item| field(name, item));
             return items.next().map(|field| Field { mode: Mode::Repeated, ..field });
         }
         Value::Object(row) => {
-            let mut record = new_field(name, Kind::Record);
+            let mut record = new_field(name, FieldType::Record);
             merge(&mut record.fields, row.iter());
             return Some(record);
         }
@@ -91,32 +92,36 @@ fn field(name: &str, value: &Value) -> Option<Field> {
     Some(new_field(name, kind))
 }
 
-fn of_text(text: &str) -> Kind {
+fn of_text(text: &str) -> FieldType {
     let digits = |range: std::ops::Range<usize>| {
         text.get(range).is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let is_date = digits(0..4) && digits(5..7) && digits(8..10) && text.as_bytes()[4] == b'-';
     if text.parse::<i64>().is_ok() {
-        Kind::Integer
+        FieldType::Integer
     } else if text.parse::<f64>().is_ok_and(f64::is_finite) {
-        Kind::Float
+        FieldType::Float
     } else if ["true", "false"].iter().any(|one| text.eq_ignore_ascii_case(one)) {
-        Kind::Boolean
+        FieldType::Boolean
     } else if is_date && text.len() == 10 {
-        Kind::Date
+        FieldType::Date
     } else if is_date && digits(11..13) && digits(14..16) {
-        Kind::Timestamp
+        FieldType::Timestamp
     } else {
-        Kind::String
+        FieldType::String
     }
 }
 
 /// Returns the type that holds the values of both types.
-fn wider(one: Kind, other: Kind) -> Kind {
+fn wider(one: FieldType, other: FieldType) -> FieldType {
     match (one, other) {
         (one, other) if one == other => one,
-        (Kind::Integer | Kind::Float, Kind::Integer | Kind::Float) => Kind::Float,
-        (Kind::Date | Kind::Timestamp, Kind::Date | Kind::Timestamp) => Kind::Timestamp,
-        _ => Kind::String,
+        (FieldType::Integer | FieldType::Float, FieldType::Integer | FieldType::Float) => {
+            FieldType::Float
+        }
+        (FieldType::Date | FieldType::Timestamp, FieldType::Date | FieldType::Timestamp) => {
+            FieldType::Timestamp
+        }
+        _ => FieldType::String,
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tonic::Code;
 
-use super::query::{Asked, DryRun};
+use super::query::{DryRun, JobRequest};
 use super::{Job, csv, detect};
 use crate::bigquery::catalog::Catalog;
 use crate::bigquery::destination::{
@@ -50,11 +50,11 @@ pub(in crate::bigquery) struct Load {
     #[serde(flatten)]
     properties: Properties,
     #[serde(flatten)]
-    csv: csv::Format,
+    csv: csv::CsvFormat,
 }
 
 /// Source of the rows of a load.
-pub(in crate::bigquery) enum Data {
+pub(in crate::bigquery) enum LoadedData {
     Uploaded(Bytes),
     /// Objects with their names, or the error of reading them.
     Objects(Result<Vec<(String, Bytes)>, Status>),
@@ -159,8 +159,8 @@ impl Catalog {
     pub(in crate::bigquery) fn run_load(
         &mut self,
         load: &Load,
-        data: Data,
-        mut asked: Asked,
+        data: LoadedData,
+        mut asked: JobRequest,
     ) -> Result<Job, Status> {
         self.jobs.check_new(&asked.name)?;
         let started = OffsetDateTime::now_utc();
@@ -171,8 +171,10 @@ impl Catalog {
         }
         asked.configuration["jobType"] = "LOAD".into();
         let done = match data {
-            Data::Uploaded(body) => self.load(load, format, (vec![(String::new(), body)], &asked)),
-            Data::Objects(objects) => {
+            LoadedData::Uploaded(body) => {
+                self.load(load, format, (vec![(String::new(), body)], &asked))
+            }
+            LoadedData::Objects(objects) => {
                 objects.and_then(|objects| self.load(load, format, (objects, &asked)))
             }
         };
@@ -206,7 +208,7 @@ impl Catalog {
         &mut self,
         load: &Load,
         format: Format,
-        (files, asked): (Vec<(String, Bytes)>, &Asked),
+        (files, asked): (Vec<(String, Bytes)>, &JobRequest),
     ) -> Result<Read, Status> {
         let destination = Destination {
             table: load.destination_table.name(&asked.name.0),

@@ -20,7 +20,7 @@ use crate::status::Status;
 /// A query, from the configuration of a job or the body of `jobs.query`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::bigquery) struct Query {
+pub(in crate::bigquery) struct QueryJob {
     query: String,
     #[serde(default)]
     default_dataset: Option<DefaultDataset>,
@@ -48,7 +48,7 @@ struct DefaultDataset {
 
 /// Name and options of a requested job.
 #[derive(Debug, Clone)]
-pub(in crate::bigquery) struct Asked {
+pub(in crate::bigquery) struct JobRequest {
     pub name: JobName,
     pub location: String,
     pub dry_run: DryRun,
@@ -71,8 +71,8 @@ impl Catalog {
     /// Such a job is not created.
     pub(in crate::bigquery) fn run_query(
         &mut self,
-        query: &Query,
-        mut asked: Asked,
+        query: &QueryJob,
+        mut asked: JobRequest,
     ) -> Result<Job, Status> {
         self.jobs.check_new(&asked.name)?;
         if query.use_legacy_sql == Some(true) {
@@ -115,7 +115,7 @@ impl Catalog {
         Ok(job)
     }
 
-    fn outcome(&mut self, query: &Query, asked: &Asked) -> Result<Outcome, Status> {
+    fn outcome(&mut self, query: &QueryJob, asked: &JobRequest) -> Result<Outcome, Status> {
         let mut tokens = lex::lex(&query.query)?;
         Parameters::read(&query.query_parameters)?.bind(&query.query, &mut tokens)?;
         let dataset = query.default_dataset.as_ref();
@@ -143,7 +143,7 @@ impl Catalog {
 }
 
 /// Adds the fields to a configuration that Google's has after the job.
-fn complete(configuration: &mut Value, query: &Query, anonymous: &TableName) {
+fn complete(configuration: &mut Value, query: &QueryJob, anonymous: &TableName) {
     configuration["jobType"] = "QUERY".into();
     let inner = &mut configuration["query"];
     inner["useLegacySql"] = false.into();

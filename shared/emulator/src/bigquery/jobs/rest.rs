@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::load::{Data, Load};
-use super::query::{Asked, DryRun, Query, result};
+use super::load::{Load, LoadedData};
+use super::query::{DryRun, JobRequest, QueryJob, result};
 use super::{Job, JobName};
 use crate::bigquery::BigQuery;
 use crate::bigquery::query::{Page, Times};
@@ -18,7 +18,7 @@ use crate::status::Status;
 const PAGE: usize = 50;
 
 /// A call apart from its path.
-pub(in crate::bigquery) struct Call {
+pub(in crate::bigquery) struct JobCall {
     pub method: Method,
     pub parameters: HashMap<String, String>,
     pub body: Bytes,
@@ -29,13 +29,13 @@ pub(in crate::bigquery) struct Call {
 #[serde(rename_all = "camelCase")]
 struct Insert {
     #[serde(default)]
-    job_reference: Option<Given>,
+    job_reference: Option<JobResource>,
     configuration: Value,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Given {
+struct JobResource {
     #[serde(default)]
     job_id: Option<String>,
     #[serde(default)]
@@ -65,7 +65,7 @@ pub(in crate::bigquery) async fn answer(
     bigquery: &BigQuery,
     project: &str,
     path: &[&str],
-    call: Call,
+    call: JobCall,
 ) -> Result<Value, Status> {
     let faults = &bigquery.faults;
     let name = |id: &str| JobName(project.to_owned(), id.to_owned());
@@ -131,8 +131,8 @@ fn made_up_id() -> String {
 }
 
 /// Runs `jobs.query`: a job whose first page is in the answer.
-async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value, Status> {
-    let (body, query): (Value, Query) = (parse(&call.body)?, parse(&call.body)?);
+async fn query(bigquery: &BigQuery, project: &str, call: &JobCall) -> Result<Value, Status> {
+    let (body, query): (Value, QueryJob) = (parse(&call.body)?, parse(&call.body)?);
     let options: QueryOptions = of_value(&body)?;
     if options.query_results_format.is_some_and(|format| format != "STRUCT_ENCODING") {
         return Err(Status::unimplemented("queryResultsFormat other than STRUCT_ENCODING"));
@@ -141,7 +141,7 @@ async fn query(bigquery: &BigQuery, project: &str, call: &Call) -> Result<Value,
         return Err(Status::unimplemented(&format!("timestampOutputFormat {format}")));
     }
     let dry_run = if options.dry_run { DryRun::Yes } else { DryRun::No };
-    let asked = Asked {
+    let asked = JobRequest {
         name: JobName(project.to_owned(), made_up_id()),
         location: options.location.unwrap_or_else(|| "US".into()),
         dry_run,
@@ -205,21 +205,21 @@ pub(in crate::bigquery) async fn insert(
     let insert: Insert = parse(body)?;
     let given = insert.job_reference.unwrap_or_default();
     let configuration = insert.configuration;
-    let asked = Asked {
+    let asked = JobRequest {
         name: JobName(project.to_owned(), given.job_id.unwrap_or_else(made_up_id)),
         location: given.location.unwrap_or_else(|| "US".into()),
         dry_run: if configuration["dryRun"] == true { DryRun::Yes } else { DryRun::No },
         configuration,
     };
     if asked.configuration.get("query").is_some() {
-        let query: Query = of_value(&asked.configuration["query"])?;
+        let query: QueryJob = of_value(&asked.configuration["query"])?;
         return bigquery.with(move |catalog| Ok(catalog.run_query(&query, asked)?.show())).await;
     }
     if asked.configuration.get("load").is_some() {
         let load: Load = of_value(&asked.configuration["load"])?;
         let data = match data {
-            Some(bytes) => Data::Uploaded(bytes),
-            None => Data::Objects(load.objects(&bigquery.storage)),
+            Some(bytes) => LoadedData::Uploaded(bytes),
+            None => LoadedData::Objects(load.objects(&bigquery.storage)),
         };
         return bigquery
             .with(move |catalog| Ok(catalog.run_load(&load, data, asked)?.show()))

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use tonic::Code;
 
 use crate::bigquery::query::to_json;
-use crate::bigquery::schema::{Field, Kind, Mode};
+use crate::bigquery::schema::{Field, FieldType, Mode};
 use crate::bigquery::sql::parse_time;
 use crate::status::Status;
 
@@ -71,21 +71,23 @@ fn arrow_field(field: &Field) -> ArrowField {
 
 fn data_type(field: &Field) -> DataType {
     match field.kind {
-        Kind::Integer => DataType::Int64,
-        Kind::Float => DataType::Float64,
-        Kind::Boolean => DataType::Boolean,
-        Kind::Bytes => DataType::Binary,
-        Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        Kind::Datetime => DataType::Timestamp(TimeUnit::Microsecond, None),
-        Kind::Date => DataType::Date32,
-        Kind::Time => DataType::Time64(TimeUnit::Microsecond),
-        Kind::Numeric => DataType::Decimal128(NUMERIC.0, NUMERIC.1),
-        Kind::Bignumeric => DataType::Decimal256(BIGNUMERIC.0, BIGNUMERIC.1),
-        Kind::Record => DataType::Struct(field.fields.iter().map(arrow_field).collect()),
+        FieldType::Integer => DataType::Int64,
+        FieldType::Float => DataType::Float64,
+        FieldType::Boolean => DataType::Boolean,
+        FieldType::Bytes => DataType::Binary,
+        FieldType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        FieldType::Datetime => DataType::Timestamp(TimeUnit::Microsecond, None),
+        FieldType::Date => DataType::Date32,
+        FieldType::Time => DataType::Time64(TimeUnit::Microsecond),
+        FieldType::Numeric => DataType::Decimal128(NUMERIC.0, NUMERIC.1),
+        FieldType::Bignumeric => DataType::Decimal256(BIGNUMERIC.0, BIGNUMERIC.1),
+        FieldType::Record => DataType::Struct(field.fields.iter().map(arrow_field).collect()),
         // BigQuery has its own Arrow types for INTERVAL and RANGE.
-        Kind::String | Kind::Json | Kind::Geography | Kind::Interval | Kind::Range => {
-            DataType::Utf8
-        }
+        FieldType::String
+        | FieldType::Json
+        | FieldType::Geography
+        | FieldType::Interval
+        | FieldType::Range => DataType::Utf8,
     }
 }
 
@@ -99,7 +101,7 @@ fn array(field: &Field, mode: Mode, values: &[&Value]) -> Result<ArrayRef, Arrow
         let items = array(field, Mode::Nullable, &items)?;
         return Ok(Arc::new(ListArray::try_new(item, offsets, items, None)?));
     }
-    if field.kind == Kind::Record {
+    if field.kind == FieldType::Record {
         let columns = field.fields.iter().map(|inner| {
             let cells = values.iter().map(|value| value.get(&inner.name).unwrap_or(&Value::Null));
             array(inner, inner.mode, &cells.collect::<Vec<_>>())
@@ -123,7 +125,7 @@ macro_rules! built {
     }};
 }
 
-fn scalars(kind: Kind, values: &[&Value]) -> Result<ArrayRef, ArrowError> {
+fn scalars(kind: FieldType, values: &[&Value]) -> Result<ArrayRef, ArrowError> {
     let text = |value: &&Value| match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
@@ -134,47 +136,49 @@ fn scalars(kind: Kind, values: &[&Value]) -> Result<ArrayRef, ArrowError> {
         other => other.as_f64(),
     };
     Ok(match kind {
-        Kind::Integer => built!(Int64Builder::new(), values, |value: &&Value| value.as_i64()),
-        Kind::Float => built!(Float64Builder::new(), values, number),
-        Kind::Boolean => built!(BooleanBuilder::new(), values, |value: &&Value| value.as_bool()),
-        Kind::Bytes => built!(BinaryBuilder::new(), values, |value: &&Value| {
+        FieldType::Integer => built!(Int64Builder::new(), values, |value: &&Value| value.as_i64()),
+        FieldType::Float => built!(Float64Builder::new(), values, number),
+        FieldType::Boolean => {
+            built!(BooleanBuilder::new(), values, |value: &&Value| value.as_bool())
+        }
+        FieldType::Bytes => built!(BinaryBuilder::new(), values, |value: &&Value| {
             text(value).and_then(|text| STANDARD.decode(text).ok())
         }),
-        Kind::Timestamp => {
+        FieldType::Timestamp => {
             let builder = TimestampMicrosecondBuilder::new().with_timezone("UTC");
             built!(builder, values, |value: &&Value| text(value).and_then(|text| micros(&text)))
         }
-        Kind::Datetime => {
+        FieldType::Datetime => {
             let builder = TimestampMicrosecondBuilder::new();
             built!(builder, values, |value: &&Value| text(value).and_then(|text| micros(&text)))
         }
-        Kind::Date => built!(Date32Builder::new(), values, |value: &&Value| {
+        FieldType::Date => built!(Date32Builder::new(), values, |value: &&Value| {
             let micros = micros(&format!("{} 00:00:00.000000", text(value)?))?;
             i32::try_from(micros.div_euclid(86_400_000_000)).ok()
         }),
-        Kind::Time => built!(Time64MicrosecondBuilder::new(), values, |value: &&Value| {
+        FieldType::Time => built!(Time64MicrosecondBuilder::new(), values, |value: &&Value| {
             micros(&format!("1970-01-01 {}", text(value)?))
         }),
-        Kind::Numeric => {
+        FieldType::Numeric => {
             let builder =
                 Decimal128Builder::new().with_precision_and_scale(NUMERIC.0, NUMERIC.1)?;
             built!(builder, values, |value: &&Value| unscaled(&text(value)?, NUMERIC.1)?
                 .parse()
                 .ok())
         }
-        Kind::Bignumeric => {
+        FieldType::Bignumeric => {
             let builder =
                 Decimal256Builder::new().with_precision_and_scale(BIGNUMERIC.0, BIGNUMERIC.1)?;
             built!(builder, values, |value: &&Value| {
                 i256::from_string(&unscaled(&text(value)?, BIGNUMERIC.1)?)
             })
         }
-        Kind::String
-        | Kind::Json
-        | Kind::Geography
-        | Kind::Interval
-        | Kind::Range
-        | Kind::Record => built!(StringBuilder::new(), values, text),
+        FieldType::String
+        | FieldType::Json
+        | FieldType::Geography
+        | FieldType::Interval
+        | FieldType::Range
+        | FieldType::Record => built!(StringBuilder::new(), values, text),
     })
 }
 

@@ -5,7 +5,7 @@ use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 use time::{Date, Duration, Month, OffsetDateTime, Time};
 
-use super::super::schema::Kind;
+use super::super::schema::FieldType;
 use super::super::value::{write_date, write_datetime, write_time, write_timestamp};
 use super::functions::{add, converted, failed, text};
 
@@ -19,7 +19,7 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
         add(connection, &format!("{kind}_TRUNC"), 2, trunc)?;
         add(connection, &format!("FORMAT_{kind}"), 2, format)?;
     }
-    add(connection, "TIMESTAMP", 1, |call| converted(call, Kind::Timestamp))?;
+    add(connection, "TIMESTAMP", 1, |call| converted(call, FieldType::Timestamp))?;
     add(connection, "DATE", -1, date)?;
     add(connection, "DATETIME", 1, |call| {
         Ok(time_at(call, 0)?.map(|(time, _)| text(write_datetime(time))))
@@ -30,17 +30,17 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Reads a time and its type from an argument.
-fn time_at(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<(OffsetDateTime, Kind)>> {
+fn time_at(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<(OffsetDateTime, FieldType)>> {
     let Some(given) = call.get::<Option<String>>(at)? else { return Ok(None) };
     let kind = match given.as_bytes() {
-        [.., b' ', b'U', b'T', b'C'] => Kind::Timestamp,
-        bytes if bytes.len() == 10 => Kind::Date,
-        bytes if bytes.get(10) == Some(&b'T') && !given.ends_with('Z') => Kind::Datetime,
-        bytes if bytes.get(2) == Some(&b':') => Kind::Time,
-        _ => Kind::Timestamp,
+        [.., b' ', b'U', b'T', b'C'] => FieldType::Timestamp,
+        bytes if bytes.len() == 10 => FieldType::Date,
+        bytes if bytes.get(10) == Some(&b'T') && !given.ends_with('Z') => FieldType::Datetime,
+        bytes if bytes.get(2) == Some(&b':') => FieldType::Time,
+        _ => FieldType::Timestamp,
     };
-    let whole = if kind == Kind::Time { format!("1970-01-01 {given}") } else { given };
-    let stored = super::write::convert(Kind::Timestamp, whole.into()).map_err(failed)?;
+    let whole = if kind == FieldType::Time { format!("1970-01-01 {given}") } else { given };
+    let stored = super::write::convert(FieldType::Timestamp, whole.into()).map_err(failed)?;
     let Sql::Text(stored) = stored else { return Ok(None) };
     Ok(parse(&stored).map(|time| (time, kind)))
 }
@@ -56,11 +56,11 @@ pub(in super::super) fn parse(stored: &str) -> Option<OffsetDateTime> {
     Some(date.with_time(time.ok()?).assume_utc())
 }
 
-fn written((time, kind): (OffsetDateTime, Kind)) -> Sql {
+fn written((time, kind): (OffsetDateTime, FieldType)) -> Sql {
     text(match kind {
-        Kind::Date => write_date(time.date()),
-        Kind::Datetime => write_datetime(time),
-        Kind::Time => write_time(time.time()),
+        FieldType::Date => write_date(time.date()),
+        FieldType::Datetime => write_datetime(time),
+        FieldType::Time => write_time(time.time()),
         _ => write_timestamp(time),
     })
 }
@@ -130,7 +130,7 @@ fn diff(call: &Context<'_>) -> Answer {
         "MONTH" => months(left) - months(right),
         "QUARTER" => (months(left) - 1).div_euclid(3) - (months(right) - 1).div_euclid(3),
         "YEAR" => i64::from(left.year()) - i64::from(right.year()),
-        "DAY" if kind != Kind::Timestamp => (left.date() - right.date()).whole_days(),
+        "DAY" if kind != FieldType::Timestamp => (left.date() - right.date()).whole_days(),
         part => {
             let length = length(part).ok_or_else(|| unknown(part))?;
             let count = (left - right).whole_microseconds() / length.whole_microseconds();
@@ -185,7 +185,7 @@ pub(super) fn extract(call: &Context<'_>) -> Answer {
         "MONTH" => i64::from(u8::from(time.month())),
         "QUARTER" => i64::from((u8::from(time.month()) - 1) / 3 + 1),
         "YEAR" => time.year().into(),
-        "DATE" if kind != Kind::Time => return Ok(Some(text(write_date(time.date())))),
+        "DATE" if kind != FieldType::Time => return Ok(Some(text(write_date(time.date())))),
         other => return Err(unknown(other)),
     };
     Ok(Some(Sql::Integer(number)))

@@ -6,7 +6,7 @@ use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::Value as Sql;
 use serde_json::Value;
 
-use super::super::schema::Kind;
+use super::super::schema::FieldType;
 use super::infer::kind_named;
 use super::{dates, write};
 
@@ -43,7 +43,7 @@ pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()
         ("MOD", 2, |call| whole(call, i64::checked_rem)),
         ("TO_JSON_STRING", 1, |call| Ok(Some(text(json_of(call.get(0)?).to_string())))),
         ("TO_JSON", 1, |call| Ok(Some(text(json_of(call.get(0)?).to_string())))),
-        ("PARSE_JSON", 1, |call| converted(call, Kind::Json)),
+        ("PARSE_JSON", 1, |call| converted(call, FieldType::Json)),
         ("GENERATE_ARRAY", -1, generate_array),
         ("GENERATE_UUID", 0, |_| Ok(Some(text(uuid::Uuid::new_v4().to_string())))),
         ("UNIX_SECONDS", 1, |call| dates::unix(call, 1_000_000)),
@@ -127,20 +127,20 @@ fn cast(call: &Context<'_>) -> Answer {
     let kind = kind.ok_or_else(|| failed("unknown type"))?;
     let value = match (call.get::<Sql>(0)?, kind) {
         (Sql::Null, _) => return Ok(None),
-        (Sql::Integer(number), Kind::String) if call.get::<bool>(3)? => {
+        (Sql::Integer(number), FieldType::String) if call.get::<bool>(3)? => {
             (number != 0).to_string().into()
         }
-        (Sql::Real(number), Kind::Integer) => (number.round() as i64).into(),
-        (Sql::Text(time), Kind::Date) => time.get(..10).unwrap_or(&time).into(),
-        (Sql::Text(time), Kind::Datetime | Kind::Time) => {
+        (Sql::Real(number), FieldType::Integer) => (number.round() as i64).into(),
+        (Sql::Text(time), FieldType::Date) => time.get(..10).unwrap_or(&time).into(),
+        (Sql::Text(time), FieldType::Datetime | FieldType::Time) => {
             let time = time.trim_end_matches(" UTC").to_owned();
-            if kind == Kind::Time {
+            if kind == FieldType::Time {
                 time.rsplit([' ', 'T']).next().unwrap_or_default().into()
             } else {
                 time.into()
             }
         }
-        (Sql::Text(time), Kind::String) if time.ends_with(" UTC") => {
+        (Sql::Text(time), FieldType::String) if time.ends_with(" UTC") => {
             // A TIMESTAMP as text has its offset, and no trailing zeros.
             let digits = time.trim_end_matches(" UTC");
             let short = digits.strip_suffix(".000000").unwrap_or(digits.trim_end_matches('0'));
@@ -152,14 +152,14 @@ fn cast(call: &Context<'_>) -> Answer {
     match write::convert(kind, value) {
         Ok(stored) => Ok(Some(stored)),
         Err(_) if call.get::<bool>(2)? => Ok(None),
-        Err(_) if kind == Kind::Integer => Err(failed(format!("Bad int64 value: {shown}"))),
-        Err(_) if kind == Kind::Float => Err(failed(format!("Bad double value: {shown}"))),
+        Err(_) if kind == FieldType::Integer => Err(failed(format!("Bad int64 value: {shown}"))),
+        Err(_) if kind == FieldType::Float => Err(failed(format!("Bad double value: {shown}"))),
         Err(why) => Err(failed(why)),
     }
 }
 
 /// Converts the argument to the stored form of a type.
-pub(super) fn converted(call: &Context<'_>, kind: Kind) -> Answer {
+pub(super) fn converted(call: &Context<'_>, kind: FieldType) -> Answer {
     match call.get::<Sql>(0)? {
         Sql::Null => Ok(None),
         value => write::convert(kind, plain(value)).map(Some).map_err(failed),

@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use super::super::schema::{Field, Kind, Mode, find};
+use super::super::schema::{Field, FieldType, Mode, find};
 use super::lex::{Lexeme, Quoted, Token};
 use super::source::{Sources, closing, is_any, split};
 
 /// Functions by the type of their result. For other functions the type comes from the value.
-const RESULTS: [(Kind, &[&str]); 8] = [
+const RESULTS: [(FieldType, &[&str]); 8] = [
     (
-        Kind::Integer,
+        FieldType::Integer,
         &[
             "APPROX_COUNT_DISTINCT",
             "ARRAY_LENGTH",
@@ -35,13 +35,16 @@ const RESULTS: [(Kind, &[&str]); 8] = [
             "UNIX_SECONDS",
         ],
     ),
-    (Kind::Float, &["AVG", "EXP", "LN", "LOG", "LOG10", "POW", "POWER", "SAFE_DIVIDE", "SQRT"]),
     (
-        Kind::Boolean,
+        FieldType::Float,
+        &["AVG", "EXP", "LN", "LOG", "LOG10", "POW", "POWER", "SAFE_DIVIDE", "SQRT"],
+    ),
+    (
+        FieldType::Boolean,
         &["CONTAINS_SUBSTR", "ENDS_WITH", "EXISTS", "LOGICAL_AND", "LOGICAL_OR", "STARTS_WITH"],
     ),
     (
-        Kind::String,
+        FieldType::String,
         &[
             "ARRAY_TO_STRING",
             "CONCAT",
@@ -64,9 +67,9 @@ const RESULTS: [(Kind, &[&str]); 8] = [
             "UPPER",
         ],
     ),
-    (Kind::Json, &["JSON_QUERY", "PARSE_JSON", "TO_JSON"]),
+    (FieldType::Json, &["JSON_QUERY", "PARSE_JSON", "TO_JSON"]),
     (
-        Kind::Timestamp,
+        FieldType::Timestamp,
         &[
             "CURRENT_TIMESTAMP",
             "TIMESTAMP",
@@ -78,9 +81,9 @@ const RESULTS: [(Kind, &[&str]); 8] = [
             "TIMESTAMP_TRUNC",
         ],
     ),
-    (Kind::Date, &["CURRENT_DATE", "DATE", "DATE_ADD", "DATE_SUB", "DATE_TRUNC"]),
+    (FieldType::Date, &["CURRENT_DATE", "DATE", "DATE_ADD", "DATE_SUB", "DATE_TRUNC"]),
     (
-        Kind::Datetime,
+        FieldType::Datetime,
         &["CURRENT_DATETIME", "DATETIME", "DATETIME_ADD", "DATETIME_SUB", "DATETIME_TRUNC"],
     ),
 ];
@@ -103,7 +106,7 @@ const SAME: [(&str, usize); 14] = [
 ];
 
 /// Returns a nullable field with only a name and a type.
-pub(in super::super) fn new_field(name: &str, kind: Kind) -> Field {
+pub(in super::super) fn new_field(name: &str, kind: FieldType) -> Field {
     Field {
         name: name.into(),
         kind,
@@ -115,28 +118,28 @@ pub(in super::super) fn new_field(name: &str, kind: Kind) -> Field {
 }
 
 /// Returns the type with this SQL name, which is in upper case.
-pub(in super::super) fn kind_named(name: &str) -> Option<Kind> {
+pub(in super::super) fn kind_named(name: &str) -> Option<FieldType> {
     Some(match name {
-        "STRING" => Kind::String,
+        "STRING" => FieldType::String,
         "INT64" | "INTEGER" | "INT" | "BIGINT" | "SMALLINT" | "TINYINT" | "BYTEINT" => {
-            Kind::Integer
+            FieldType::Integer
         }
-        "FLOAT64" | "FLOAT" => Kind::Float,
-        "BOOL" | "BOOLEAN" => Kind::Boolean,
-        "BYTES" => Kind::Bytes,
-        "TIMESTAMP" => Kind::Timestamp,
-        "DATE" => Kind::Date,
-        "TIME" => Kind::Time,
-        "DATETIME" => Kind::Datetime,
-        "NUMERIC" | "DECIMAL" => Kind::Numeric,
-        "BIGNUMERIC" | "BIGDECIMAL" => Kind::Bignumeric,
-        "JSON" => Kind::Json,
+        "FLOAT64" | "FLOAT" => FieldType::Float,
+        "BOOL" | "BOOLEAN" => FieldType::Boolean,
+        "BYTES" => FieldType::Bytes,
+        "TIMESTAMP" => FieldType::Timestamp,
+        "DATE" => FieldType::Date,
+        "TIME" => FieldType::Time,
+        "DATETIME" => FieldType::Datetime,
+        "NUMERIC" | "DECIMAL" => FieldType::Numeric,
+        "BIGNUMERIC" | "BIGDECIMAL" => FieldType::Bignumeric,
+        "JSON" => FieldType::Json,
         _ => return None,
     })
 }
 
 pub(super) fn is_bool(field: Option<&Field>) -> bool {
-    field.is_some_and(|field| field.kind == Kind::Boolean && field.mode != Mode::Repeated)
+    field.is_some_and(|field| field.kind == FieldType::Boolean && field.mode != Mode::Repeated)
 }
 
 /// Types of the names in a query.
@@ -245,7 +248,7 @@ impl<'a> Types<'a> {
     /// Returns the index of the part that names the column, if fields may follow it.
     pub(super) fn place_of_column(&self, parts: &[String]) -> Option<usize> {
         let (at, field) = self.column(parts)?;
-        let is_record = matches!(field.kind, Kind::Record | Kind::Json);
+        let is_record = matches!(field.kind, FieldType::Record | FieldType::Json);
         (field.mode != Mode::Repeated && is_record).then_some(at)
     }
 
@@ -298,13 +301,13 @@ impl<'a> Types<'a> {
 
     fn of_token(&self, token: &Lexeme) -> Option<Field> {
         let kind = match &token.token {
-            Token::Text(_) => Kind::String,
-            Token::Number(number) if number.contains(['.', 'e', 'E']) => Kind::Float,
-            Token::Number(_) => Kind::Integer,
+            Token::Text(_) => FieldType::String,
+            Token::Number(number) if number.contains(['.', 'e', 'E']) => FieldType::Float,
+            Token::Number(_) => FieldType::Integer,
             Token::Literal(_, field) => return Some(field.clone()),
             Token::Sign(_) | Token::Parameter(..) => return None,
             Token::Name(parts, quoted) => match (quoted, parts.as_slice()) {
-                (Quoted::No, [word]) if is_any(word, &["TRUE", "FALSE"]) => Kind::Boolean,
+                (Quoted::No, [word]) if is_any(word, &["TRUE", "FALSE"]) => FieldType::Boolean,
                 (Quoted::No, [word]) if word.to_ascii_uppercase().starts_with("CURRENT_") => {
                     kind_named(&word.to_ascii_uppercase()[8..])?
                 }
@@ -329,12 +332,12 @@ impl<'a> Types<'a> {
             if compares.iter().any(|sign| token.is_sign(sign))
                 || token.word().is_some_and(|word| is_any(word, &words))
             {
-                return Some(new_field("", Kind::Boolean));
+                return Some(new_field("", FieldType::Boolean));
             }
             if token.is_sign("||") {
-                found = Some(new_field("", Kind::String));
+                found = Some(new_field("", FieldType::String));
             } else if token.is_sign("/") {
-                found = found.or_else(|| Some(new_field("", Kind::Float)));
+                found = found.or_else(|| Some(new_field("", FieldType::Float)));
             }
         }
         found
@@ -359,7 +362,7 @@ impl<'a> Types<'a> {
         }
         if first.is_sign("[") {
             let (from, to) = *split(self.tokens, from + 1, to - 1).first()?;
-            let field = self.of_range(from, to).unwrap_or_else(|| new_field("", Kind::String));
+            let field = self.of_range(from, to).unwrap_or_else(|| new_field("", FieldType::String));
             return Some(Field { mode: Mode::Repeated, ..field });
         }
         let name = first.word()?.to_ascii_uppercase();
@@ -380,7 +383,7 @@ impl<'a> Types<'a> {
             }
             "SUM" => {
                 return argument(0).filter(|field| {
-                    matches!(field.kind, Kind::Integer | Kind::Float | Kind::Numeric)
+                    matches!(field.kind, FieldType::Integer | FieldType::Float | FieldType::Numeric)
                 });
             }
             "ARRAY_AGG" => {
@@ -388,12 +391,12 @@ impl<'a> Types<'a> {
                 let from = from + usize::from(self.tokens[from].is_word("DISTINCT"));
                 let ends = (from..to).find(|at| self.tokens[*at].is_word("ORDER")).unwrap_or(to);
                 let item = self.of_range(from, ends);
-                let item = item.unwrap_or_else(|| new_field("", Kind::String));
+                let item = item.unwrap_or_else(|| new_field("", FieldType::String));
                 return Some(Field { mode: Mode::Repeated, ..item });
             }
             "STRUCT" => return Some(self.of_struct(&arguments)),
             "GENERATE_ARRAY" | "SPLIT" => {
-                let kind = if name == "SPLIT" { Kind::String } else { Kind::Integer };
+                let kind = if name == "SPLIT" { FieldType::String } else { FieldType::Integer };
                 return Some(Field { mode: Mode::Repeated, ..new_field("", kind) });
             }
             _ => {}
@@ -412,8 +415,8 @@ impl<'a> Types<'a> {
                 None => format!("_field_{}", index + 1),
             };
             let field = self.of_range(*from, *to);
-            Field { name, ..field.unwrap_or_else(|| new_field("", Kind::String)) }
+            Field { name, ..field.unwrap_or_else(|| new_field("", FieldType::String)) }
         });
-        Field { fields: fields.collect(), ..new_field("", Kind::Record) }
+        Field { fields: fields.collect(), ..new_field("", FieldType::Record) }
     }
 }

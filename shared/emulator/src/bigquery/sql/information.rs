@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::catalog::{Table, TableName};
-use super::super::schema::{Field, Kind, Mode};
+use super::super::schema::{Field, FieldType, Mode};
 use super::Scope;
 use crate::status::Status;
 
@@ -152,10 +152,10 @@ fn creation(resource: &serde_json::Map<String, Value>) -> Value {
 /// Returns the name of the type in SQL.
 fn type_name(field: &Field) -> String {
     let inner = match field.kind {
-        Kind::Integer => "INT64".into(),
-        Kind::Float => "FLOAT64".into(),
-        Kind::Boolean => "BOOL".into(),
-        Kind::Record => {
+        FieldType::Integer => "INT64".into(),
+        FieldType::Float => "FLOAT64".into(),
+        FieldType::Boolean => "BOOL".into(),
+        FieldType::Record => {
             let fields = field.fields.iter();
             let fields = fields.map(|field| format!("{} {}", field.name, type_name(field)));
             format!("STRUCT<{}>", fields.collect::<Vec<_>>().join(", "))

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::schema::{Field, Kind, Mode};
+use super::super::schema::{Field, FieldType, Mode};
 use super::super::value;
 use super::infer::{kind_named, new_field};
 use super::lex::{Lexeme, Token, syntax};
@@ -87,7 +87,7 @@ fn field(name: &str, given: &Value) -> Result<Field, Status> {
                 .iter()
                 .map(|one| field(one["name"].as_str().unwrap_or_default(), &one["type"]));
             let fields = fields.collect::<Result<_, _>>()?;
-            Ok(Field { fields, ..new_field(name, Kind::Record) })
+            Ok(Field { fields, ..new_field(name, FieldType::Record) })
         }
         kind => kind_named(kind)
             .map(|kind| new_field(name, kind))
@@ -102,7 +102,7 @@ fn value_of(field: &Field, given: &Value) -> Value {
         let items = given["arrayValues"].as_array().map(Vec::as_slice).unwrap_or_default();
         return items.iter().map(|given| value_of(&item, given)).collect();
     }
-    if field.kind == Kind::Record {
+    if field.kind == FieldType::Record {
         let values = &given["structValues"];
         let fields = field.fields.iter();
         let fields =

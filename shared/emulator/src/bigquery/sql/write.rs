@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::super::schema::{Field, Kind, Mode};
+use super::super::schema::{Field, FieldType, Mode};
 use super::super::value;
 use super::infer::{Shown, Types, is_bool, kind_named};
 use super::lex::{Quoted, Token, syntax};
@@ -194,16 +194,19 @@ impl Writer<'_> {
         };
         let kind = other.and_then(|parts| self.types.of_name(parts)).map(|field| field.kind);
         let text = match kind {
-            Some(kind @ (Kind::Timestamp | Kind::Date | Kind::Datetime | Kind::Time)) => {
-                self.normal(kind, content, at)?
-            }
+            Some(
+                kind @ (FieldType::Timestamp
+                | FieldType::Date
+                | FieldType::Datetime
+                | FieldType::Time),
+            ) => self.normal(kind, content, at)?,
             _ => content.to_owned(),
         };
         Ok(self.push(&literal(&text), at + 1))
     }
 
     /// Returns a literal of a type in its normal form.
-    fn normal(&self, kind: Kind, content: &str, at: usize) -> Result<String, Status> {
+    fn normal(&self, kind: FieldType, content: &str, at: usize) -> Result<String, Status> {
         convert(kind, content.into()).map_err(|why| self.wrong(at, &why)).map(|value| match value {
             rusqlite::types::Value::Text(text) => text,
             _ => content.to_owned(),
@@ -249,7 +252,8 @@ impl Writer<'_> {
             parts => self.column(parts),
         };
         let is_exact = self.types.of_name(parts).is_some_and(|field| {
-            field.mode != Mode::Repeated && matches!(field.kind, Kind::Numeric | Kind::Bignumeric)
+            field.mode != Mode::Repeated
+                && matches!(field.kind, FieldType::Numeric | FieldType::Bignumeric)
         });
         let shown = self.types.shown(at);
         let text = match shown {
@@ -447,11 +451,11 @@ impl Writer<'_> {
 }
 
 /// Converts a value to the stored form of the type.
-pub(super) fn convert(kind: Kind, value: Value) -> Result<rusqlite::types::Value, String> {
+pub(super) fn convert(kind: FieldType, value: Value) -> Result<rusqlite::types::Value, String> {
     let value = match value {
         // An offset with hours only.
         Value::String(text)
-            if kind == Kind::Timestamp
+            if kind == FieldType::Timestamp
                 && text.len() > 16
                 && matches!(text.as_bytes()[text.len() - 3], b'+' | b'-') =>
         {

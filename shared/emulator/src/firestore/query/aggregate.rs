@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use proto::structured_aggregation_query::{self as api, Aggregation, aggregation::Operator};
 use proto::value::ValueType;
 
-use super::{Field, Found, Query};
+use super::{Found, Query, QueryField};
 use crate::firestore::order::{self, Rank};
 use crate::firestore::transform::{as_double, null, of};
 use crate::firestore::{Firestore, proto};
@@ -19,8 +19,8 @@ const MAX_AGGREGATIONS: usize = 5;
 /// A computation; the caller keeps its name in the result.
 enum Aggregate {
     Count { up_to: Option<usize> },
-    Sum(Field),
-    Average(Field),
+    Sum(QueryField),
+    Average(QueryField),
 }
 
 impl Firestore {
@@ -86,7 +86,7 @@ fn read(aggregations: Vec<Aggregation>) -> Result<HashMap<String, Aggregate>, St
 fn aggregate(operator: Option<Operator>) -> Result<Aggregate, Status> {
     let field = |field: Option<proto::structured_query::FieldReference>| {
         let field = field.ok_or_else(|| Status::invalid("An aggregation must have a field."))?;
-        Field::read(&field.field_path)
+        QueryField::read(&field.field_path)
     };
     match operator {
         Some(Operator::Count(count)) => {
@@ -138,7 +138,7 @@ fn compute(
     values.collect()
 }
 
-fn numbers(field: &Field, found: &[&proto::Document]) -> Vec<proto::Value> {
+fn numbers(field: &QueryField, found: &[&proto::Document]) -> Vec<proto::Value> {
     let values = found.iter().filter_map(|document| field.of(document));
     let numbers = values.filter(|value| matches!(order::rank(value), Rank::Number | Rank::Nan));
     numbers.map(std::borrow::Cow::into_owned).collect()

@@ -5,7 +5,7 @@ use proto::structured_query::{
 };
 use proto::value::ValueType;
 
-use super::Field;
+use super::QueryField;
 use crate::firestore::order::{self, Rank};
 use crate::firestore::{names, proto};
 use crate::status::Status;
@@ -22,8 +22,8 @@ const MAX_DISJUNCTIONS: usize = 30;
 pub(super) enum Filter {
     And(Vec<Self>),
     Or(Vec<Self>),
-    Compare(Field, field_filter::Operator, proto::Value),
-    Unary(Field, unary_filter::Operator),
+    Compare(QueryField, field_filter::Operator, proto::Value),
+    Unary(QueryField, unary_filter::Operator),
 }
 
 impl Filter {
@@ -55,7 +55,7 @@ impl Filter {
                     .ok()
                     .filter(|op| *op != unary_filter::Operator::Unspecified)
                     .ok_or_else(|| Status::invalid("Unknown UnaryFilter operator."))?;
-                Ok(Some(Self::Unary(Field::read(&field.field_path)?, op)))
+                Ok(Some(Self::Unary(QueryField::read(&field.field_path)?, op)))
             }
         }
     }
@@ -82,7 +82,7 @@ impl Filter {
     }
 
     /// Returns the fields with inequality conditions, which also order the results.
-    pub(super) fn inequalities(&self) -> Vec<Field> {
+    pub(super) fn inequalities(&self) -> Vec<QueryField> {
         let conditions = self.conditions().into_iter();
         let unequal = conditions.filter(|condition| condition.is_inequality());
         unequal.filter_map(|condition| condition.field().cloned()).collect()
@@ -170,7 +170,7 @@ impl Filter {
         }
     }
 
-    fn field(&self) -> Option<&Field> {
+    fn field(&self) -> Option<&QueryField> {
         match self {
             Self::Compare(field, ..) | Self::Unary(field, _) => Some(field),
             Self::And(_) | Self::Or(_) => None,
@@ -204,7 +204,7 @@ impl Filter {
 fn compare(filter: api::FieldFilter) -> Result<Filter, Status> {
     use field_filter::Operator as Op;
     let field = filter.field.ok_or_else(|| Status::invalid("A filter must have a field."))?;
-    let field = Field::read(&field.field_path)?;
+    let field = QueryField::read(&field.field_path)?;
     let value = filter.value.ok_or_else(|| Status::invalid("A filter must have a value."))?;
     let op = Op::try_from(filter.op).unwrap_or(Op::Unspecified);
     let most = match op {
@@ -230,7 +230,7 @@ fn compare(filter: api::FieldFilter) -> Result<Filter, Status> {
             return Err(Status::invalid(text));
         }
     };
-    if field == Field::Name {
+    if field == QueryField::Name {
         operands.iter().try_for_each(check_name)?;
     }
     Ok(Filter::Compare(field, op, value))
@@ -302,7 +302,7 @@ mod tests {
         let value = proto::Value { value_type: Some(ValueType::BooleanValue(true)) };
         let values = proto::ArrayValue { values: vec![value; count] };
         let values = proto::Value { value_type: Some(ValueType::ArrayValue(values)) };
-        Filter::Compare(Field::Name, field_filter::Operator::In, values)
+        Filter::Compare(QueryField::Name, field_filter::Operator::In, values)
     }
 
     #[test]

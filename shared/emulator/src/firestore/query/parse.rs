@@ -3,7 +3,7 @@
 use proto::structured_query as api;
 
 use super::filter::Filter;
-use super::{Collection, Cursor, Field, Order, Query};
+use super::{Collection, Cursor, Order, Query, QueryField};
 use crate::firestore::{names, proto};
 use crate::status::Status;
 
@@ -99,7 +99,7 @@ fn collections(from: Vec<api::CollectionSelector>) -> Vec<Collection> {
 fn order(order: api::Order) -> Result<Order, Status> {
     let field = order.field.ok_or_else(|| Status::invalid("An order must have a field."))?;
     let is_descending = api::Direction::try_from(order.direction) == Ok(api::Direction::Descending);
-    Ok(Order { field: Field::read(&field.field_path)?, is_descending })
+    Ok(Order { field: QueryField::read(&field.field_path)?, is_descending })
 }
 
 /// Adds the fields of inequalities, sorted by name, and the name of the document. They get the
@@ -109,8 +109,8 @@ fn complete(mut orders: Vec<Order>, filter: Option<&Filter>) -> Vec<Order> {
     let mut unequal = filter.map(Filter::inequalities).unwrap_or_default();
     unequal.sort();
     // The enum sorts the document name first, but it must order last.
-    unequal.retain(|field| *field != Field::Name);
-    unequal.push(Field::Name);
+    unequal.retain(|field| *field != QueryField::Name);
+    unequal.push(QueryField::Name);
     for field in unequal {
         if !orders.iter().any(|order| order.field == field) {
             orders.push(Order { field, is_descending });
@@ -130,6 +130,6 @@ fn cursor(cursor: Option<proto::Cursor>, most: usize) -> Result<Option<Cursor>, 
 }
 
 /// Parses the selected fields. A client that wants only the name selects no fields.
-fn select(projection: api::Projection) -> Result<Vec<Field>, Status> {
-    projection.fields.iter().map(|field| Field::read(&field.field_path)).collect()
+fn select(projection: api::Projection) -> Result<Vec<QueryField>, Status> {
+    projection.fields.iter().map(|field| QueryField::read(&field.field_path)).collect()
 }

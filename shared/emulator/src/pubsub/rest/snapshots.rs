@@ -23,7 +23,7 @@ struct CreateSnapshot {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UpdateSnapshot {
-    snapshot: json::Snapshot,
+    snapshot: json::SnapshotJson,
     update_mask: Option<String>,
 }
 
@@ -82,13 +82,13 @@ impl Call<'_> {
             }
             _ => return Err(Status::unimplemented(&format!("{} of a snapshot", self.method))),
         };
-        Ok(json!(json::Snapshot::from(done)))
+        Ok(json!(json::SnapshotJson::from(done)))
     }
 
     pub(super) fn list_snapshots(&self) -> Result<Value, Status> {
         let prefix = format!("{}/", self.name);
         let (found, next) = self.pubsub.list_snapshots(&prefix, None, self.page())?;
-        let snapshots: Vec<_> = found.into_iter().map(json::Snapshot::from).collect();
+        let snapshots: Vec<_> = found.into_iter().map(json::SnapshotJson::from).collect();
         Ok(json!({ "snapshots": snapshots, "nextPageToken": next }))
     }
 

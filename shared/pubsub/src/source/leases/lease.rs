@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pipeline::Verdict;
+use pipeline::Disposition;
 use tokio::time::Instant;
 
 /// Lease of one message.
@@ -25,7 +25,7 @@ pub(super) struct Lease {
 /// Ack or nack that is not confirmed yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
-    pub(super) verdict: Verdict,
+    pub(super) disposition: Disposition,
     pub(super) settled_at: Instant,
     pub(super) is_under_way: bool,
 }
@@ -47,7 +47,7 @@ impl Lease {
     pub(super) fn needs_extension(&self, now: Instant, extension: Duration) -> bool {
         let ends_soon = self.until(extension) <= now + extension / 2;
         let may_be_short = self.extended_at.is_none() && self.answer.is_none();
-        let is_nacked = self.answer.is_some_and(|answer| answer.verdict == Verdict::Nack);
+        let is_nacked = self.answer.is_some_and(|answer| answer.disposition == Disposition::Nack);
         let is_wanted = !is_nacked && !self.is_lost && now <= self.end;
         is_wanted && !self.is_extending && (ends_soon || may_be_short)
     }

@@ -119,8 +119,8 @@ async fn only_what_is_not_settled_is_extended() {
     assert_eq!(metrics.unsettled.get(), 3);
     let mut due = leases.scan(Instant::now());
 
-    leases.settle(numbers[0], Verdict::Ack);
-    leases.settle(numbers[1], Verdict::Nack);
+    leases.settle(numbers[0], Disposition::Ack);
+    leases.settle(numbers[1], Disposition::Nack);
     let (_, request) = leases.next_extension(&mut due, MAX_IDS).unwrap();
 
     assert!(matches!(request, Request::Lease(ids, EXTENSION) if ids == ["2"]));
@@ -131,8 +131,8 @@ async fn only_what_is_not_settled_is_extended() {
 async fn an_ack_that_is_not_confirmed_keeps_its_lease_and_a_nack_does_not() {
     let (leases, _) = leases();
     let numbers = leases.hold(2);
-    leases.settle(numbers[0], Verdict::Ack);
-    leases.settle(numbers[1], Verdict::Nack);
+    leases.settle(numbers[0], Disposition::Ack);
+    leases.settle(numbers[1], Disposition::Nack);
 
     advance(EXTENSION / 2).await;
 
@@ -144,9 +144,9 @@ async fn answers_wait_for_each_other_up_to_a_full_request() {
     let (leases, _) = leases();
     let numbers = leases.hold(MAX_IDS + 500);
 
-    numbers[500..].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    numbers[500..].iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     assert_eq!(leases.sent().unwrap().1.len(), MAX_IDS);
-    numbers[..500].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    numbers[..500].iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     assert!(leases.sent().is_none());
 
     advance(FLUSH_DELAY).await;
@@ -158,8 +158,8 @@ async fn answers_wait_for_each_other_up_to_a_full_request() {
 async fn nacks_do_not_wait_behind_a_backlog_of_acks() {
     let (leases, _) = leases();
     let numbers = leases.hold(MAX_IDS * 3 + 1);
-    leases.settle(numbers[MAX_IDS * 3], Verdict::Nack);
-    numbers[..MAX_IDS * 3].iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    leases.settle(numbers[MAX_IDS * 3], Disposition::Nack);
+    numbers[..MAX_IDS * 3].iter().for_each(|number| leases.settle(*number, Disposition::Ack));
 
     advance(FLUSH_DELAY).await;
     let sent: Vec<_> = std::iter::from_fn(|| leases.sent()).map(|(_, ids)| ids.len()).collect();
@@ -169,16 +169,16 @@ async fn nacks_do_not_wait_behind_a_backlog_of_acks() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_failed_is_sent_again_until_its_lease_has_ended() {
-    for (verdict, lost) in [(Verdict::Ack, 2), (Verdict::Nack, 0)] {
+    for (disposition, lost) in [(Disposition::Ack, 2), (Disposition::Nack, 0)] {
         let (leases, metrics) = leases();
         let numbers = leases.hold(3);
-        numbers[..2].iter().for_each(|number| leases.settle(*number, verdict));
+        numbers[..2].iter().for_each(|number| leases.settle(*number, disposition));
         leases.close();
         let (work, _) = leases.sent().unwrap();
 
         leases.end(work, Err(Status::unavailable("again")));
         assert!(leases.sent().is_none() && !leases.is_closed(), "not at once");
-        leases.settle(numbers[2], verdict);
+        leases.settle(numbers[2], disposition);
         assert_eq!(leases.sent().unwrap().1, ["2"], "others do not wait for it");
         advance(RETRY_DELAY).await;
         let (work, ids) = leases.sent().unwrap();
@@ -200,7 +200,7 @@ async fn a_refusal_of_the_request_itself_is_not_repeated_and_one_of_the_login_is
         (Status::permission_denied("not yet"), true),
     ] {
         let (leases, metrics) = leases();
-        leases.settle(leases.hold(1)[0], Verdict::Ack);
+        leases.settle(leases.hold(1)[0], Disposition::Ack);
         leases.close();
         let (work, _) = leases.sent().unwrap();
 
@@ -214,7 +214,7 @@ async fn a_refusal_of_the_request_itself_is_not_repeated_and_one_of_the_login_is
 #[tokio::test(start_paused = true)]
 async fn acks_whose_failure_is_named_are_told_apart() {
     let (leases, metrics) = leases();
-    leases.hold(3).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    leases.hold(3).iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     leases.close();
     let (work, _) = leases.sent().unwrap();
 
@@ -236,7 +236,7 @@ async fn a_lease_that_pubsub_calls_lost_is_left() {
     leases.end(work, Err(by_id(&[transient, ("2", "PERMANENT_FAILURE_INVALID_ACK_ID")])));
 
     assert_eq!(leases.extend(), ["1"], "0 is extended");
-    leases.settle(numbers[2], Verdict::Ack);
+    leases.settle(numbers[2], Disposition::Ack);
     assert_eq!(metrics.expired_leases.get(), 1);
 }
 
@@ -246,12 +246,12 @@ async fn what_is_settled_too_late_is_acked_and_not_nacked() {
     let numbers = leases.hold(2);
     advance(EXTENSION + Duration::from_millis(1)).await;
 
-    leases.settle(numbers[0], Verdict::Nack);
-    leases.settle(numbers[1], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Nack);
+    leases.settle(numbers[1], Disposition::Ack);
     advance(FLUSH_DELAY).await;
 
     let (work, ids) = leases.sent().unwrap();
-    assert!(matches!(work, Work::Answers(Verdict::Ack, _)) && ids == ["1"]);
+    assert!(matches!(work, Work::Answers(Disposition::Ack, _)) && ids == ["1"]);
     assert!(leases.sent().is_none());
     assert_eq!(metrics.expired_leases.get(), 2);
 }
@@ -263,7 +263,7 @@ async fn a_nack_is_sent_if_an_extension_could_have_saved_the_lease() {
     let (work, _) = leases.next_extension(&mut [0].into(), MAX_IDS).unwrap();
     advance(EXTENSION + Duration::from_millis(1)).await;
 
-    numbers.iter().for_each(|number| leases.settle(*number, Verdict::Nack));
+    numbers.iter().for_each(|number| leases.settle(*number, Disposition::Nack));
     leases.end(work, Ok(()));
     advance(FLUSH_DELAY).await;
 
@@ -278,7 +278,7 @@ async fn an_extension_that_comes_too_late_is_counted_with_its_message() {
     advance(EXTENSION + Duration::from_millis(1)).await;
 
     assert_eq!(leases.extend(), ["0"]);
-    leases.settle(numbers[0], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Ack);
 
     assert_eq!(metrics.expired_leases.get(), 1);
 }
@@ -289,7 +289,7 @@ async fn a_lease_lasts_until_its_last_moment() {
     let numbers = leases.hold(1);
     advance(EXTENSION).await;
 
-    leases.settle(numbers[0], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Ack);
 
     assert_eq!(metrics.expired_leases.get(), 0);
 }
@@ -301,7 +301,7 @@ async fn an_extension_that_begins_at_the_end_of_a_lease_is_in_time() {
     advance(EXTENSION).await;
 
     assert_eq!(leases.extend(), ["0"]);
-    leases.settle(numbers[0], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Ack);
 
     assert_eq!(metrics.expired_leases.get(), 0);
 }
@@ -316,10 +316,10 @@ async fn a_message_held_beyond_the_longest_lease_is_counted() {
     }
     leases.extend();
 
-    leases.settle(numbers[0], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Ack);
     assert_eq!(metrics.expired_leases.get(), 0);
     advance(Duration::from_millis(1)).await;
-    leases.settle(numbers[1], Verdict::Ack);
+    leases.settle(numbers[1], Disposition::Ack);
 
     assert_eq!(metrics.expired_leases.get(), 1);
 }

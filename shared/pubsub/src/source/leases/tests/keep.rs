@@ -63,7 +63,7 @@ async fn requests_of_each_kind_are_limited() {
     let next = calls.taken().await;
     assert!(matches!(&next[..], [call] if matches!(call.request, Request::Lease(_, EXTENSION))));
 
-    numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    numbers.iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     let mut acks = calls.taken().await;
     assert_eq!(acks.len(), MAX_REQUESTS, "beside the extensions");
     let is_ack = |call: &Call| matches!(call.request, Request::Acknowledge(_));
@@ -78,7 +78,7 @@ async fn a_close_sends_what_waits_and_ends_when_all_is_confirmed() {
     let numbers = leases.hold(1);
     let calls = ScriptedCalls::default();
     let keeper = tokio::spawn(leases.clone().keep(calls.clone()));
-    leases.settle(numbers[0], Verdict::Ack);
+    leases.settle(numbers[0], Disposition::Ack);
     assert_eq!(calls.taken().await.len(), 0, "it waits for others");
 
     leases.close();
@@ -136,10 +136,10 @@ async fn a_request_that_is_full_does_not_wait() {
     let calls = ScriptedCalls::default();
     tokio::spawn(leases.clone().keep(calls.clone()));
     let (last, others) = numbers.split_last().unwrap();
-    others.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    others.iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     assert_eq!(calls.taken().await.len(), 0);
 
-    leases.settle(*last, Verdict::Ack);
+    leases.settle(*last, Disposition::Ack);
 
     let [call] = calls.taken().await.try_into().ok().unwrap();
     assert_eq!(call.ids(), MAX_IDS);
@@ -151,7 +151,7 @@ async fn a_request_that_had_no_answer_in_time_is_divided() {
     let numbers = leases.hold(MAX_IDS);
     let calls = ScriptedCalls::default();
     tokio::spawn(leases.clone().keep(calls.clone()));
-    numbers.iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    numbers.iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     assert_eq!(calls.taken().await.len(), 1);
 
     sleep(CALL_TIMEOUT + RETRY_DELAY).await;
@@ -163,7 +163,7 @@ async fn a_request_that_had_no_answer_in_time_is_divided() {
 #[tokio::test(start_paused = true)]
 async fn answers_that_cannot_be_sent_for_long_are_forgotten() {
     let (leases, metrics) = leases();
-    leases.hold(3).iter().for_each(|number| leases.settle(*number, Verdict::Ack));
+    leases.hold(3).iter().for_each(|number| leases.settle(*number, Disposition::Ack));
     leases.hold(1);
     // One of them is under way.
     leases.next_answers(Instant::now() + FLUSH_DELAY, 1).unwrap();

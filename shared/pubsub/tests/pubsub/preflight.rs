@@ -1,17 +1,21 @@
 //! Tests of the part of `check --online` about Pub/Sub.
 
-use pubsub::{Graves, Keyword, Subscription, Survey, TopicName};
+use pubsub::{DeadLetterConfig, Keyword, Preflight, Subscription, TopicName};
 use serde_json::json;
-use service::Need;
-use service::survey::State;
+use service::Dependency;
+use service::preflight::State;
 use tonic::Code;
 
 use crate::world::World;
 
 /// Returns the needed resources with their states.
-async fn look(world: &World, topics: &[&str], dead_letters: Option<&Graves>) -> Vec<Need> {
+async fn look(
+    world: &World,
+    topics: &[&str],
+    dead_letters: Option<&DeadLetterConfig>,
+) -> Vec<Dependency> {
     let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
-    let survey = Survey {
+    let preflight = Preflight {
         project: "p",
         pubsub: &world.endpoint(),
         storage: &storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() },
@@ -19,17 +23,17 @@ async fn look(world: &World, topics: &[&str], dead_letters: Option<&Graves>) -> 
         subscription: Some(&subscription),
         dead_letters,
     };
-    survey.look().await.unwrap()
+    preflight.check().await.unwrap()
 }
 
-async fn of_subscription(world: &World, dead_letters: Option<&Graves>) -> State {
-    let mut needs = look(world, &[], dead_letters).await;
-    assert_eq!(needs.len(), 1);
-    let need = needs.remove(0);
-    assert_eq!(need.kind, "subscription");
-    assert_eq!(need.name, "projects/p/subscriptions/subscription");
-    assert_eq!(need.role, Some("roles/pubsub.subscriber"));
-    need.state
+async fn of_subscription(world: &World, dead_letters: Option<&DeadLetterConfig>) -> State {
+    let mut dependencies = look(world, &[], dead_letters).await;
+    assert_eq!(dependencies.len(), 1);
+    let dependency = dependencies.remove(0);
+    assert_eq!(dependency.kind, "subscription");
+    assert_eq!(dependency.name, "projects/p/subscriptions/subscription");
+    assert_eq!(dependency.role, Some("roles/pubsub.subscriber"));
+    dependency.state
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,11 +41,13 @@ async fn everything_that_is_needed_is_looked_at() {
     let world = World::new(json!({})).await;
     world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
     world.put("topics/letters", json!({ "messageRetentionDuration": "600s" })).await;
-    let graves = Graves::Topic { topic_id: "letters".into(), bucket: Some("graves".into()) };
+    let dead_letters =
+        DeadLetterConfig::Topic { topic_id: "letters".into(), bucket: Some("graves".into()) };
 
-    let needs = look(&world, &["topic"], Some(&graves)).await;
+    let dependencies = look(&world, &["topic"], Some(&dead_letters)).await;
 
-    let named: Vec<_> = needs.iter().map(|need| (need.kind, need.name.as_str())).collect();
+    let named: Vec<_> =
+        dependencies.iter().map(|dependency| (dependency.kind, dependency.name.as_str())).collect();
     let expected = [
         ("subscription", "projects/p/subscriptions/subscription"),
         ("topic", "projects/p/topics/topic"),
@@ -49,16 +55,19 @@ async fn everything_that_is_needed_is_looked_at() {
         ("bucket", "gs://graves"),
     ];
     assert_eq!(named, expected);
-    assert!(needs.iter().all(|need| need.state.is_fine()), "{needs:?}");
-    assert!(matches!(needs[0].state, State::Ready), "{needs:?}");
-    assert!(matches!(needs[1].state, State::Ready), "{needs:?}");
+    assert!(dependencies.iter().all(|dependency| dependency.state.is_fine()), "{dependencies:?}");
+    assert!(matches!(dependencies[0].state, State::Ready), "{dependencies:?}");
+    assert!(matches!(dependencies[1].state, State::Ready), "{dependencies:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_is_told_by_what_is_wrong_with_it() {
     let world = World::new(json!({})).await;
     let refuse = |code| world.emulator.faults().refuse("GetSubscription", 2, code);
-    let (leave, drop) = (Graves::Keyword(Keyword::Subscription), Graves::Keyword(Keyword::Drop));
+    let (leave, drop) = (
+        DeadLetterConfig::Keyword(Keyword::Subscription),
+        DeadLetterConfig::Keyword(Keyword::Drop),
+    );
 
     assert!(matches!(of_subscription(&world, Some(&drop)).await, State::Ready));
     let state = of_subscription(&world, Some(&leave)).await;
@@ -81,7 +90,7 @@ async fn a_policy_of_its_own_is_what_letters_left_to_it_need() {
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
     let world = World::new(json!({ "deadLetterPolicy": policy })).await;
 
-    let leave = Graves::Keyword(Keyword::Subscription);
+    let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
 
     assert!(matches!(of_subscription(&world, Some(&leave)).await, State::Ready));
 }

@@ -1,4 +1,4 @@
-//! What a service's settings need outside of its process, and how that is there.
+//! Dependencies of a service outside of its process, and their states.
 
 use std::fmt::Display;
 
@@ -8,41 +8,41 @@ use serde_json::json;
 use crate::settings::url;
 use crate::{credentials, output};
 
-/// Something that the settings name.
+/// Resource outside of the process that the settings name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Need {
-    /// What it is: `topic`, `subscription`, `table`, `view`, `bucket`, `documents`, `redis`, `redis channel`,
-    /// `mqtt broker`.
+pub struct Dependency {
+    /// Kind of resource: `topic`, `subscription`, `table`, `view`, `bucket`, `documents`, `redis`,
+    /// `redis channel` or `mqtt broker`.
     pub kind: &'static str,
-    /// Its name.
+    /// Name of the resource.
     pub name: String,
-    /// The least role on it that lets the service work; `None` where Google's roles mean nothing.
+    /// Least role on it that the service needs. `None` if Google has no role for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
-    /// How it is there.
+    /// State of the resource.
     #[serde(flatten)]
     pub state: State,
 }
 
-/// How something is there.
+/// State of a dependency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", content = "detail", rename_all = "snake_case")]
 pub enum State {
-    /// As the settings need it.
+    /// Present, as the settings need it.
     Ready,
-    /// As far as we may see; what could not be seen is said.
+    /// Present, but not all of it could be checked.
     Unchecked(String),
-    /// The service will create or extend it at its start.
+    /// Missing or incomplete. The service will create or extend it when it starts.
     WillCreate(String),
-    /// Not there.
+    /// Missing.
     Missing(String),
-    /// There, but not as the settings need it.
+    /// Present, but different from what the settings need.
     Differs(String),
-    /// It does not answer, or refuses us.
+    /// Unknown, because it does not answer or refuses the request.
     Unreachable(String),
 }
 
-/// For whom output is.
+/// Reader of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// People.
@@ -52,7 +52,7 @@ pub enum Form {
 }
 
 impl State {
-    /// Whether the service can work with it.
+    /// Returns true if the service can work with it.
     #[must_use]
     pub fn is_fine(&self) -> bool {
         match self {
@@ -61,8 +61,8 @@ impl State {
         }
     }
 
-    /// Of what is there, by whether we have the permission on it that a role grants; an error says why
-    /// that is not told.
+    /// Returns the state of a resource that exists. `may` tells if this process has the permission that
+    /// the role grants, or why that is not known.
     #[must_use]
     pub fn of_right(permission: &str, role: &str, may: Result<bool, impl Display>) -> Self {
         match may {
@@ -84,69 +84,78 @@ impl State {
     }
 }
 
-/// Prints the dependencies as a check has found them.
+/// Prints the dependencies with their states.
 ///
 /// # Errors
-/// When one of them is not fine, so that the exit code tells.
-pub(crate) fn report(needs: Vec<Need>, form: Form) -> anyhow::Result<()> {
-    let needs = masked(needs);
+/// A dependency is not fine.
+pub(crate) fn report(dependencies: Vec<Dependency>, form: Form) -> anyhow::Result<()> {
+    let dependencies = masked(dependencies);
     match form {
-        Form::Json => output::line(serde_json::to_string_pretty(&needs)?),
-        Form::Text => output::line(table(&needs, Roles::Hidden).trim_end()),
+        Form::Json => output::line(serde_json::to_string_pretty(&dependencies)?),
+        Form::Text => output::line(table(&dependencies, Roles::Hidden).trim_end()),
     }
-    expect_fine(&needs)
+    expect_fine(&dependencies)
 }
 
-/// Prints the costs of the settings, then the dependencies with the roles that they take.
+/// Prints the costs of the settings, then the dependencies with the roles that they need.
 ///
 /// # Errors
-/// When a dependency is not fine, so that the exit code tells.
-pub(crate) fn report_plan(costs: &[String], needs: Vec<Need>, form: Form) -> anyhow::Result<()> {
-    // A plan is of what IAM has a role for.
-    let mut needs = masked(needs);
-    needs.retain(|need| need.role.is_some());
+/// A dependency is not fine.
+pub(crate) fn report_plan(
+    costs: &[String],
+    dependencies: Vec<Dependency>,
+    form: Form,
+) -> anyhow::Result<()> {
+    // A plan lists only resources that IAM has a role for.
+    let mut dependencies = masked(dependencies);
+    dependencies.retain(|dependency| dependency.role.is_some());
     match form {
         Form::Json => {
-            output::line(format_args!("{:#}", json!({ "costs": costs, "dependencies": needs })));
+            output::line(format_args!(
+                "{:#}",
+                json!({ "costs": costs, "dependencies": dependencies })
+            ));
         }
         Form::Text => {
             costs.iter().for_each(output::line);
-            output::line(table(&needs, Roles::Shown).trim_end());
+            output::line(table(&dependencies, Roles::Shown).trim_end());
         }
     }
-    expect_fine(&needs)
+    expect_fine(&dependencies)
 }
 
-/// Hides passwords in names: the settings of an embedded service may not have been checked.
-fn masked(mut needs: Vec<Need>) -> Vec<Need> {
-    needs.iter_mut().for_each(|need| url::mask(&mut need.name));
-    needs
+/// Hides passwords in names, because the settings of an embedded service may not have been checked.
+fn masked(mut dependencies: Vec<Dependency>) -> Vec<Dependency> {
+    dependencies.iter_mut().for_each(|dependency| url::mask(&mut dependency.name));
+    dependencies
 }
 
-fn expect_fine(needs: &[Need]) -> anyhow::Result<()> {
-    let wrong = needs.iter().filter(|need| !need.state.is_fine()).count();
+fn expect_fine(dependencies: &[Dependency]) -> anyhow::Result<()> {
+    let wrong = dependencies.iter().filter(|dependency| !dependency.state.is_fine()).count();
     match wrong {
         0 => Ok(()),
-        wrong => anyhow::bail!("{wrong} of {} dependencies are not as they must be", needs.len()),
+        wrong => {
+            anyhow::bail!("{wrong} of {} dependencies are not as they must be", dependencies.len())
+        }
     }
 }
 
-/// Whether roles are shown.
+/// Selects whether roles are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roles {
     Shown,
     Hidden,
 }
 
-fn table(needs: &[Need], roles: Roles) -> String {
-    /// Stands for what is said once, at the end.
+fn table(dependencies: &[Dependency], roles: Roles) -> String {
+    /// Replaces a text that is printed once, at the end.
     const BELOW: &str = "no Google credentials were found, see below";
     let mut text = String::new();
     let mut missing = None;
-    for need in needs {
-        let (word, detail) = need.state.word_and_detail();
-        text.push_str(&format!("{word:<12} {:<13} {}", need.kind, need.name));
-        if let (Roles::Shown, Some(role)) = (roles, need.role) {
+    for dependency in dependencies {
+        let (word, detail) = dependency.state.word_and_detail();
+        text.push_str(&format!("{word:<12} {:<13} {}", dependency.kind, dependency.name));
+        if let (Roles::Shown, Some(role)) = (roles, dependency.role) {
             text.push_str(&format!("  [{role}]"));
         }
         text.push('\n');
@@ -169,36 +178,38 @@ fn table(needs: &[Need], roles: Roles) -> String {
 mod tests {
     use super::*;
 
-    fn need(state: State) -> Need {
+    fn dependency(state: State) -> Dependency {
         let role = Some("roles/pubsub.publisher");
-        Need { kind: "topic", name: "projects/p/topics/raw".into(), role, state }
+        Dependency { kind: "topic", name: "projects/p/topics/raw".into(), role, state }
     }
 
     #[test]
     fn a_table_shows_what_is_wrong_and_which_role_it_takes() {
-        let needs = [need(State::Ready), need(State::Missing("create it".into()))];
+        let dependencies =
+            [dependency(State::Ready), dependency(State::Missing("create it".into()))];
 
         assert_eq!(
-            table(&needs, Roles::Shown),
+            table(&dependencies, Roles::Shown),
             "ready        topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
              MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
              \u{20}            create it\n"
         );
-        assert!(report(needs[..1].to_vec(), Form::Text).is_ok());
-        assert!(report(needs.to_vec(), Form::Text).is_err());
-        assert!(report_plan(&[], needs[..1].to_vec(), Form::Text).is_ok());
-        assert!(report_plan(&[], needs.to_vec(), Form::Text).is_err());
+        assert!(report(dependencies[..1].to_vec(), Form::Text).is_ok());
+        assert!(report(dependencies.to_vec(), Form::Text).is_err());
+        assert!(report_plan(&[], dependencies[..1].to_vec(), Form::Text).is_ok());
+        assert!(report_plan(&[], dependencies.to_vec(), Form::Text).is_err());
     }
 
     #[test]
     fn what_to_do_about_missing_credentials_is_said_once() {
         let unseen = |words| {
             let why = format!("Pub/Sub does not answer: {} ({words})", credentials::MISSING);
-            need(State::Unreachable(why))
+            dependency(State::Unreachable(why))
         };
-        let needs = [unseen("no token"), unseen("no headers"), need(State::Missing("gone".into()))];
+        let dependencies =
+            [unseen("no token"), unseen("no headers"), dependency(State::Missing("gone".into()))];
 
-        let text = table(&needs, Roles::Hidden);
+        let text = table(&dependencies, Roles::Hidden);
 
         assert_eq!(text.matches("gcloud auth application-default login").count(), 1, "{text}");
         let below = "does not answer: no Google credentials were found, see below\n";
@@ -217,7 +228,8 @@ mod tests {
 
     #[test]
     fn programs_read_the_same() {
-        let json = serde_json::to_value(need(State::Differs("another topic".into()))).unwrap();
+        let json =
+            serde_json::to_value(dependency(State::Differs("another topic".into()))).unwrap();
 
         assert_eq!(
             json,

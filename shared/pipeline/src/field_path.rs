@@ -16,7 +16,7 @@ use crate::{Envelope, Message};
 /// It is written as `enrichment.DeviceID`, as `attribute.device_id`, or as a JSON pointer into the
 /// payload such as `/device/id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum FieldPath {
     /// A value in the payload. An empty pointer means the whole payload.
     Payload(Pointer),
     /// A value in the enrichment data.
@@ -25,7 +25,7 @@ pub enum Place {
     Attribute(String),
 }
 
-impl Place {
+impl FieldPath {
     /// Finds the value. `payload` is the parsed payload if it is JSON.
     #[must_use]
     pub fn find<'a>(
@@ -124,7 +124,7 @@ impl Found<'_> {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for FieldPath {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -144,7 +144,7 @@ impl FromStr for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Payload(pointer) => pointer.fmt(f),
@@ -154,9 +154,9 @@ impl fmt::Display for Place {
     }
 }
 
-impl JsonSchema for Place {
+impl JsonSchema for FieldPath {
     fn schema_name() -> Cow<'static, str> {
-        "Place".into()
+        "FieldPath".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
@@ -169,13 +169,13 @@ impl JsonSchema for Place {
     }
 }
 
-impl Serialize for Place {
+impl Serialize for FieldPath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Place {
+impl<'de> Deserialize<'de> for FieldPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
@@ -195,10 +195,10 @@ mod tests {
         let message = Message::new(data.to_string()).with_attribute("uid", "u");
         let envelope = Envelope::of(&message, Input::Auto).expect("an envelope");
         let payload = json!({ "device": { "id": 7 }, "a/b~": [5, 6] });
-        let find = |place: &str| {
-            let place: Place = place.parse().expect("a place");
-            assert_eq!(place.to_string().parse::<Place>(), Ok(place.clone()));
-            place.find(&message, &envelope, Some(&payload)).and_then(Found::text)
+        let find = |text: &str| {
+            let path: FieldPath = text.parse().expect("a place");
+            assert_eq!(path.to_string().parse::<FieldPath>(), Ok(path.clone()));
+            path.find(&message, &envelope, Some(&payload)).and_then(Found::text)
         };
 
         assert_eq!(find("enrichment.DeviceID").as_deref(), Some("d"));
@@ -213,28 +213,28 @@ mod tests {
 
     #[test]
     fn places_in_the_payload_need_it() {
-        let place = |text: &str| text.parse::<Place>().expect("a place");
+        let path = |text: &str| text.parse::<FieldPath>().expect("a place");
 
-        assert!(place("/a").needs_payload() && place("").needs_payload());
-        assert!(!place("enrichment.a").needs_payload() && !place("attribute.a").needs_payload());
+        assert!(path("/a").needs_payload() && path("").needs_payload());
+        assert!(!path("enrichment.a").needs_payload() && !path("attribute.a").needs_payload());
         assert_eq!(Pointer::to("a/b").to_string(), "/a~1b");
         assert_eq!(Pointer::to("a").names(), ["a"]);
     }
 
     #[test]
     fn its_schema_says_what_is_a_place() {
-        let schema = schemars::schema_for!(Vec<Place>);
+        let schema = schemars::schema_for!(Vec<FieldPath>);
 
-        let place = schema.pointer("/$defs/Place").expect("a schema of its own");
-        assert_eq!(place["type"], "string");
-        assert!(place["pattern"].as_str().is_some_and(|it| it.contains("attribute")));
-        assert_eq!(schema.pointer("/items/$ref"), Some(&json!("#/$defs/Place")));
+        let path = schema.pointer("/$defs/FieldPath").expect("a schema of its own");
+        assert_eq!(path["type"], "string");
+        assert!(path["pattern"].as_str().is_some_and(|it| it.contains("attribute")));
+        assert_eq!(schema.pointer("/items/$ref"), Some(&json!("#/$defs/FieldPath")));
     }
 
     #[test]
     fn what_is_no_place_is_refused_with_what_would_be_right() {
         for text in ["DeviceID", "enrichment.", "attribute", "attribute.", "payload.x"] {
-            assert!(text.parse::<Place>().is_err_and(|why| why.contains("enrichment.NAME")));
+            assert!(text.parse::<FieldPath>().is_err_and(|why| why.contains("enrichment.NAME")));
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Error table: the meaning of each answer of BigQuery for the rows that were sent.
+//! Error table: classifies each response of BigQuery to the rows that were sent.
 //!
-//! | answer | meaning |
+//! | answer | class |
 //! |---|---|
 //! | `insertAll` 404 | the table is not there (a new one takes a while): not ready |
 //! | `insertAll` 401, 403 but for quotas | no rights: not ready |
@@ -48,7 +48,7 @@ const SMALLEST_LIMIT: usize = 1_000_000;
 
 /// Meaning of an answer to a whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub enum Response {
     /// The rows are in the table.
     Written,
     /// The same request can succeed later.
@@ -63,14 +63,14 @@ pub enum Meaning {
 
 /// Meaning of the error of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowMeaning {
+pub enum RowResponse {
     /// The row can never succeed.
     Refused,
     /// The row was not at fault.
     Retry,
 }
 
-impl Meaning {
+impl Response {
     /// Returns the error for the pipeline, or `None` if the rows were written.
     pub fn because(
         self,
@@ -91,14 +91,14 @@ impl Meaning {
 /// Classifies an HTTP status of `insertAll`, with the reason and the message of its body, for a
 /// request with this many bytes.
 #[must_use]
-pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> Meaning {
+pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> Response {
     match (status, reason) {
-        (200, _) => Meaning::Written,
-        (413, _) | (400, "uploadTooLarge") => Meaning::Split("request_too_large"),
-        (400, _) if is_about_size(message, bytes) => Meaning::Split("request_too_large"),
-        (403, "quotaExceeded" | "rateLimitExceeded") => Meaning::Retry,
-        (400 | 401 | 403 | 404, _) => Meaning::NotReady,
-        _ => Meaning::Retry,
+        (200, _) => Response::Written,
+        (413, _) | (400, "uploadTooLarge") => Response::Split("request_too_large"),
+        (400, _) if is_about_size(message, bytes) => Response::Split("request_too_large"),
+        (403, "quotaExceeded" | "rateLimitExceeded") => Response::Retry,
+        (400 | 401 | 403 | 404, _) => Response::NotReady,
+        _ => Response::Retry,
     }
 }
 
@@ -107,7 +107,7 @@ pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> 
 pub fn of_inserted_row(
     (reason, location, message): (&str, &str, &str),
     columns: &[Column],
-) -> RowMeaning {
+) -> RowResponse {
     // The table had all columns of the rows when it was checked. So an unknown column has not
     // spread yet, and a column that is not ours was added later.
     let is_spreading = message.starts_with("no such field");
@@ -116,9 +116,9 @@ pub fn of_inserted_row(
     // for the column. So this error means that a new default has not spread yet.
     let is_missing = message.starts_with("Missing required field");
     if reason != "invalid" || is_spreading || is_foreign || is_missing {
-        return RowMeaning::Retry;
+        return RowResponse::Retry;
     }
-    RowMeaning::Refused
+    RowResponse::Refused
 }
 
 /// Returns true if there is a column at a path such as `a.b`, `a[0].b` or `Msg_0_QUERY.a.b`.
@@ -142,20 +142,20 @@ fn has_column(columns: &[Column], path: &str) -> bool {
 /// Classifies a status of the Storage Write API, with the code of its `StorageError` if it has one,
 /// for a request with this many bytes.
 #[must_use]
-pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: usize) -> Meaning {
+pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: usize) -> Response {
     match code {
-        Code::AlreadyExists => Meaning::Written,
-        Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Meaning::NotReady,
+        Code::AlreadyExists => Response::Written,
+        Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Response::NotReady,
         // All of these codes are about the table, its schema, the stream or a key. The text does
         // not matter.
-        Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Meaning::NotReady,
+        Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Response::NotReady,
         Code::InvalidArgument if is_about_size(message, bytes) => {
-            Meaning::Split("request_too_large")
+            Response::Split("request_too_large")
         }
-        Code::InvalidArgument => Meaning::NotReady,
-        Code::OutOfRange => Meaning::Split("request_too_large"),
-        Code::Unimplemented => Meaning::Stop,
-        _ => Meaning::Retry,
+        Code::InvalidArgument => Response::NotReady,
+        Code::OutOfRange => Response::Split("request_too_large"),
+        Code::Unimplemented => Response::Stop,
+        _ => Response::Retry,
     }
 }
 
@@ -196,43 +196,43 @@ mod tests {
     #[test]
     fn every_status_of_insert_all_has_its_meaning() {
         let table = [
-            (200, "", Meaning::Written),
-            (400, "invalid", Meaning::NotReady),
-            (400, "uploadTooLarge", Meaning::Split("request_too_large")),
-            (401, "authError", Meaning::NotReady),
-            (403, "accessDenied", Meaning::NotReady),
-            (403, "billingNotEnabled", Meaning::NotReady),
-            (403, "quotaExceeded", Meaning::Retry),
-            (403, "rateLimitExceeded", Meaning::Retry),
-            (404, "notFound", Meaning::NotReady),
-            (408, "", Meaning::Retry),
-            (413, "", Meaning::Split("request_too_large")),
-            (418, "", Meaning::Retry),
-            (429, "", Meaning::Retry),
-            (500, "internalError", Meaning::Retry),
-            (503, "backendError", Meaning::Retry),
+            (200, "", Response::Written),
+            (400, "invalid", Response::NotReady),
+            (400, "uploadTooLarge", Response::Split("request_too_large")),
+            (401, "authError", Response::NotReady),
+            (403, "accessDenied", Response::NotReady),
+            (403, "billingNotEnabled", Response::NotReady),
+            (403, "quotaExceeded", Response::Retry),
+            (403, "rateLimitExceeded", Response::Retry),
+            (404, "notFound", Response::NotReady),
+            (408, "", Response::Retry),
+            (413, "", Response::Split("request_too_large")),
+            (418, "", Response::Retry),
+            (429, "", Response::Retry),
+            (500, "internalError", Response::Retry),
+            (503, "backendError", Response::Retry),
         ];
-        for (status, reason, meaning) in table {
-            assert_eq!(of_insert_all(status, reason, "", 1), meaning, "{status} {reason}");
+        for (status, reason, response) in table {
+            assert_eq!(of_insert_all(status, reason, "", 1), response, "{status} {reason}");
         }
         let size = "Request payload size exceeds the limit: 10485760 bytes.";
-        let large = Meaning::Split("request_too_large");
+        let large = Response::Split("request_too_large");
         assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT), large);
-        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT - 1), Meaning::NotReady);
+        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT - 1), Response::NotReady);
     }
 
     #[test]
     fn every_meaning_has_its_next_step() {
         let table = [
-            (Meaning::Written, None),
-            (Meaning::Retry, Some(Recovery::Retry)),
-            (Meaning::NotReady, Some(Recovery::Retry)),
-            (Meaning::Split("why"), Some(Recovery::Reject("why"))),
-            (Meaning::Stop, Some(Recovery::Stop)),
+            (Response::Written, None),
+            (Response::Retry, Some(Recovery::Retry)),
+            (Response::NotReady, Some(Recovery::Retry)),
+            (Response::Split("why"), Some(Recovery::Reject("why"))),
+            (Response::Stop, Some(Recovery::Stop)),
         ];
-        for (meaning, recovery) in table {
-            let error = meaning.because("write", "cause");
-            assert_eq!(error.as_ref().map(Error::recovery), recovery, "{meaning:?}");
+        for (response, recovery) in table {
+            let error = response.because("write", "cause");
+            assert_eq!(error.as_ref().map(Error::recovery), recovery, "{response:?}");
         }
     }
 
@@ -246,27 +246,27 @@ mod tests {
     #[test]
     fn a_row_is_refused_for_its_values_alone() {
         let bad = "Cannot convert value to integer (bad value): x";
-        for (reason, location, message, meaning) in [
-            ("invalid", "N", bad, RowMeaning::Refused),
-            ("invalid", "", bad, RowMeaning::Refused),
-            ("invalid", "r[0].a", bad, RowMeaning::Refused),
-            ("invalid", "r.0.a", bad, RowMeaning::Refused),
-            ("invalid", "Msg_0_QUERY_TABLE.n", bad, RowMeaning::Refused),
-            ("invalid", "Msg_0_QUERY_TABLE.later", bad, RowMeaning::Retry),
+        for (reason, location, message, response) in [
+            ("invalid", "N", bad, RowResponse::Refused),
+            ("invalid", "", bad, RowResponse::Refused),
+            ("invalid", "r[0].a", bad, RowResponse::Refused),
+            ("invalid", "r.0.a", bad, RowResponse::Refused),
+            ("invalid", "Msg_0_QUERY_TABLE.n", bad, RowResponse::Refused),
+            ("invalid", "Msg_0_QUERY_TABLE.later", bad, RowResponse::Retry),
             // A column of ours whose name begins in the same way.
-            ("invalid", "Msg_c", bad, RowMeaning::Refused),
+            ("invalid", "Msg_c", bad, RowResponse::Refused),
             // A row without this value is refused before it is sent, so the default has not spread
             // yet.
-            ("invalid", "a", "Missing required field: a.", RowMeaning::Retry),
-            ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowMeaning::Retry),
-            ("invalid", "n", "no such field: n.", RowMeaning::Retry),
-            ("stopped", "", "", RowMeaning::Retry),
-            ("timeout", "", "", RowMeaning::Retry),
-            ("backendError", "", "", RowMeaning::Retry),
-            ("", "", "", RowMeaning::Retry),
+            ("invalid", "a", "Missing required field: a.", RowResponse::Retry),
+            ("invalid", "", "Missing required field: Msg_0_QUERY_TABLE.r.a.", RowResponse::Retry),
+            ("invalid", "n", "no such field: n.", RowResponse::Retry),
+            ("stopped", "", "", RowResponse::Retry),
+            ("timeout", "", "", RowResponse::Retry),
+            ("backendError", "", "", RowResponse::Retry),
+            ("", "", "", RowResponse::Retry),
         ] {
             let found = of_inserted_row((reason, location, message), &columns());
-            assert_eq!(found, meaning, "{reason} {location} {message}");
+            assert_eq!(found, response, "{reason} {location} {message}");
         }
     }
 
@@ -282,7 +282,7 @@ mod tests {
             ("n", "Missing required field: n."),
         ] {
             let found = of_inserted_row(("invalid", location, message), &columns());
-            assert_eq!(found, RowMeaning::Retry, "{location} {message}");
+            assert_eq!(found, RowResponse::Retry, "{location} {message}");
         }
     }
 
@@ -291,33 +291,33 @@ mod tests {
         let extra = "Input schema has more fields than BigQuery schema, extra fields: 'a'";
         let large = "AppendRows request too large: 11MB limit 10MB";
         let table = [
-            (Code::AlreadyExists, "", Meaning::Written),
-            (Code::NotFound, "", Meaning::NotReady),
-            (Code::PermissionDenied, "", Meaning::NotReady),
-            (Code::Unauthenticated, "", Meaning::NotReady),
-            (Code::InvalidArgument, extra, Meaning::NotReady),
-            (Code::InvalidArgument, "malformed", Meaning::NotReady),
-            (Code::InvalidArgument, large, Meaning::Split("request_too_large")),
+            (Code::AlreadyExists, "", Response::Written),
+            (Code::NotFound, "", Response::NotReady),
+            (Code::PermissionDenied, "", Response::NotReady),
+            (Code::Unauthenticated, "", Response::NotReady),
+            (Code::InvalidArgument, extra, Response::NotReady),
+            (Code::InvalidArgument, "malformed", Response::NotReady),
+            (Code::InvalidArgument, large, Response::Split("request_too_large")),
             (
                 Code::InvalidArgument,
                 "MessageSize is TOO LARGE.",
-                Meaning::Split("request_too_large"),
+                Response::Split("request_too_large"),
             ),
-            (Code::OutOfRange, "", Meaning::Split("request_too_large")),
-            (Code::Unimplemented, "", Meaning::Stop),
-            (Code::Aborted, "", Meaning::Retry),
-            (Code::Cancelled, "", Meaning::Retry),
-            (Code::DeadlineExceeded, "", Meaning::Retry),
-            (Code::FailedPrecondition, "", Meaning::Retry),
-            (Code::Internal, "", Meaning::Retry),
-            (Code::ResourceExhausted, "", Meaning::Retry),
-            (Code::Unavailable, "", Meaning::Retry),
-            (Code::Unknown, "", Meaning::Retry),
+            (Code::OutOfRange, "", Response::Split("request_too_large")),
+            (Code::Unimplemented, "", Response::Stop),
+            (Code::Aborted, "", Response::Retry),
+            (Code::Cancelled, "", Response::Retry),
+            (Code::DeadlineExceeded, "", Response::Retry),
+            (Code::FailedPrecondition, "", Response::Retry),
+            (Code::Internal, "", Response::Retry),
+            (Code::ResourceExhausted, "", Response::Retry),
+            (Code::Unavailable, "", Response::Retry),
+            (Code::Unknown, "", Response::Retry),
         ];
-        for (code, message, meaning) in table {
+        for (code, message, response) in table {
             assert_eq!(
                 of_append(code, None, message, SMALLEST_LIMIT),
-                meaning,
+                response,
                 "{code:?} {message}"
             );
         }
@@ -329,10 +329,10 @@ mod tests {
             |code, bytes| of_append(Code::InvalidArgument, code, "The schema is too large.", bytes);
         let with = |code| sized(code, SMALLEST_LIMIT);
 
-        assert_eq!(with(Some(7)), Meaning::NotReady);
+        assert_eq!(with(Some(7)), Response::NotReady);
         for none in [None, Some(0)] {
-            assert_eq!(with(none), Meaning::Split("request_too_large"));
-            assert_eq!(sized(none, SMALLEST_LIMIT - 1), Meaning::NotReady);
+            assert_eq!(with(none), Response::Split("request_too_large"));
+            assert_eq!(sized(none, SMALLEST_LIMIT - 1), Response::NotReady);
         }
     }
 

@@ -2,13 +2,13 @@
 
 use google_cloud_gax::error::rpc::Code;
 use pipeline::Error;
-use service::Need;
-use service::survey::State;
+use service::Dependency;
+use service::preflight::State;
 use storage::Bucket;
 
 use crate::admin::{Admin, Audience};
 use crate::connection::{Connection, TopicName, full_name};
-use crate::settings::{Endpoint, Graves, Keyword, Subscription};
+use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 
 /// Least role needed on a topic that is published to.
 const PUBLISHER: &str = "roles/pubsub.publisher";
@@ -17,7 +17,7 @@ const SUBSCRIBER: &str = "roles/pubsub.subscriber";
 
 /// Resources in Pub/Sub that the settings of a service name.
 #[derive(Debug, Clone)]
-pub struct Survey<'a> {
+pub struct Preflight<'a> {
     /// Id of the project.
     pub project: &'a str,
     /// Connection settings of Pub/Sub.
@@ -29,33 +29,35 @@ pub struct Survey<'a> {
     /// Subscription that is read from.
     pub subscription: Option<&'a Subscription>,
     /// Destination of dead letters.
-    pub dead_letters: Option<&'a Graves>,
+    pub dead_letters: Option<&'a DeadLetterConfig>,
 }
 
-impl Survey<'_> {
+impl Preflight<'_> {
     /// Checks all of these resources.
     ///
     /// # Errors
     /// No client can be built.
-    pub async fn look(&self) -> Result<Vec<Need>, Error> {
+    pub async fn check(&self) -> Result<Vec<Dependency>, Error> {
         let admin = Admin::new(&Connection::new(self.pubsub.clone())).await?;
-        let mut needs = Vec::new();
+        let mut dependencies = Vec::new();
         if let Some(subscription) = self.subscription {
-            needs.push(self.subscription(&admin, &subscription.id).await);
+            dependencies.push(self.subscription(&admin, &subscription.id).await);
         }
-        let graves = self.dead_letters.and_then(|graves| graves.topic(self.project));
-        for topic in self.topics.iter().chain(&graves) {
-            needs.push(topic_need(&admin, topic).await);
+        let dead_letters =
+            self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project));
+        for topic in self.topics.iter().chain(&dead_letters) {
+            dependencies.push(topic_dependency(&admin, topic).await);
         }
-        if let Some(Graves::Topic { bucket: Some(bucket), .. }) = self.dead_letters {
-            needs.push(Bucket::new(bucket, self.storage).await?.need().await);
+        if let Some(DeadLetterConfig::Topic { bucket: Some(bucket), .. }) = self.dead_letters {
+            dependencies.push(Bucket::new(bucket, self.storage).await?.dependency().await);
         }
-        Ok(needs)
+        Ok(dependencies)
     }
 
-    async fn subscription(&self, admin: &Admin, id: &str) -> Need {
+    async fn subscription(&self, admin: &Admin, id: &str) -> Dependency {
         let name = full_name(self.project, "subscriptions", id);
-        let leaves_letters = self.dead_letters == Some(&Graves::Keyword(Keyword::Subscription));
+        let leaves_letters =
+            self.dead_letters == Some(&DeadLetterConfig::Keyword(Keyword::Subscription));
         let state = match admin.find_subscription(&name).await {
             Ok(found) if found.topic == "_deleted-topic_" => {
                 State::Differs("its topic was deleted: nothing will come".into())
@@ -72,11 +74,11 @@ impl Survey<'_> {
                 _ => State::Unreachable(unseen.to_string()),
             },
         };
-        Need { kind: "subscription", name, role: Some(SUBSCRIBER), state }
+        Dependency { kind: "subscription", name, role: Some(SUBSCRIBER), state }
     }
 }
 
-async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
+async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
     let state = match admin.audience(topic).await {
         Audience::Someone => {
             rights(admin, topic.as_str(), ("pubsub.topics.publish", PUBLISHER)).await
@@ -85,7 +87,7 @@ async fn topic_need(admin: &Admin, topic: &TopicName) -> Need {
         Audience::Unchecked(why) => State::Unchecked(why),
         Audience::Unknown(why) => State::Unreachable(why),
     };
-    Need { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }
+    Dependency { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }
 }
 
 /// Checks that we have the permission that the service needs.

@@ -1,20 +1,20 @@
 //! Check that the broker accepts a connection. It changes nothing at the broker.
 
-use service::Need;
-use service::survey::State;
+use service::Dependency;
+use service::preflight::State;
 
 use super::{connection, dial::Network};
 use crate::config::Mqtt;
 
 /// Connects and disconnects under a separate client id. The service's own id would take over its
 /// session.
-pub(crate) async fn need(settings: &Mqtt) -> Need {
+pub(crate) async fn dependency(settings: &Mqtt) -> Dependency {
     let guest = Mqtt { name: format!("{}-check", settings.name), ..settings.clone() };
     let state = match connection::end_session(&Network, &guest, 0).await {
         Ok(()) => State::Ready,
         Err(why) => State::Unreachable(why),
     };
-    Need { kind: "mqtt broker", name: settings.url.clone(), role: None, state }
+    Dependency { kind: "mqtt broker", name: settings.url.clone(), role: None, state }
 }
 
 #[cfg(test)]
@@ -49,10 +49,10 @@ mod tests {
             String::from_utf8_lossy(&connect).into_owned()
         };
 
-        let both = async { tokio::join!(need(&settings), broker) };
-        let (need, connect) = timeout(Duration::from_secs(30), both).await.unwrap();
+        let both = async { tokio::join!(dependency(&settings), broker) };
+        let (dependency, connect) = timeout(Duration::from_secs(30), both).await.unwrap();
 
-        assert!(matches!(need.state, State::Ready), "{:?}", need.state);
+        assert!(matches!(dependency.state, State::Ready), "{:?}", dependency.state);
         assert!(connect.contains("devices-check"), "{connect:?}");
     }
 }

@@ -3,36 +3,36 @@
 
 use std::time::Duration;
 
-use service::Need;
-use service::survey::State;
+use service::Dependency;
+use service::preflight::State;
 use time::OffsetDateTime;
 
-use crate::cache::redis::{Known, Put, Redis, Settings, TEST_KEY};
+use crate::cache::redis::{Known, Put, Redis, RedisSettings, TEST_KEY};
 use crate::cache::{Entry, Fetch, LayerError};
 
 /// Checks the source of documents. It must answer that the test key does not exist.
-pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Need {
+pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Dependency {
     let state = match source.fetch(&[TEST_KEY.into()]).await {
         Ok(_) => State::Ready,
         Err(error) => State::Unreachable(error.to_string()),
     };
     let role = Some("roles/datastore.viewer");
-    Need { kind: "documents", name: collection.to_owned(), role, state }
+    Dependency { kind: "documents", name: collection.to_owned(), role, state }
 }
 
 /// Checks Redis and its channel of invalidations, if Redis is set. Both are used in the same way as
 /// by the service.
-pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need> {
+pub(crate) async fn redis(settings: &RedisSettings, source: &impl Fetch) -> Vec<Dependency> {
     let Some(name) = &settings.url else { return Vec::new() };
-    let need = |kind, state| Need { kind, name: name.clone(), role: None, state };
+    let dependency = |kind, state| Dependency { kind, name: name.clone(), role: None, state };
     let redis = match Redis::open(settings) {
         Ok(Some(redis)) => redis.of_source(&source.origin()),
         Ok(None) => return Vec::new(),
-        Err(error) => return vec![need("redis", State::Differs(error.to_string()))],
+        Err(error) => return vec![dependency("redis", State::Differs(error.to_string()))],
     };
     let known = match redis.get(&[TEST_KEY.into()]).await {
         Ok(known) => known,
-        Err(error) => return vec![need("redis", State::Unreachable(error.to_string()))],
+        Err(error) => return vec![dependency("redis", State::Unreachable(error.to_string()))],
     };
     let takes = match write(&redis, known).await {
         Ok(()) => State::Ready,
@@ -44,7 +44,7 @@ pub(crate) async fn redis(settings: &Settings, source: &impl Fetch) -> Vec<Need>
             State::Differs(format!("invalidations of other replicas cannot arrive: {error}"))
         }
     };
-    vec![need("redis", takes), need("redis channel", listens)]
+    vec![dependency("redis", takes), dependency("redis channel", listens)]
 }
 
 /// Writes the absence of the test key and invalidates it. Other replicas forget this key too, which
