@@ -88,7 +88,8 @@ pub(crate) async fn measure(args: &KeysArgs) -> anyhow::Result<()> {
             rig.feed.spread(args.messages, args.bytes, *locations).await.context("feed")?;
             for millis in &args.millis {
                 let case = (*locations, *millis);
-                let run = rig.run(case, args, &changes).await.context("run icestore")?;
+                let run =
+                    rig.run(*locations, *millis, args, &changes).await.context("run icestore")?;
                 println!("{run}");
                 runs.entry(case).or_default().push(run);
             }
@@ -122,7 +123,8 @@ impl KeysRig {
 
     async fn run(
         &self,
-        (locations, millis): (u64, u64),
+        locations: u64,
+        millis: u64,
         args: &KeysArgs,
         changes: &Value,
     ) -> anyhow::Result<Run> {
@@ -166,7 +168,7 @@ impl KeysRig {
         let peak_rss_mb = peak_megabytes(pid)?;
         process.kill().await?;
         self.embedded.heal().await?;
-        Ok(Run::between(&first, &last, (locations, millis), peak_rss_mb))
+        Ok(Run::between(&first, &last, locations, millis, peak_rss_mb))
     }
 
     async fn stop(mut self) -> anyhow::Result<()> {
@@ -193,7 +195,8 @@ impl Run {
     fn between(
         first: &Progress,
         last: &Progress,
-        (locations, millis): (u64, u64),
+        locations: u64,
+        millis: u64,
         peak_rss_mb: f64,
     ) -> Self {
         let seconds = (last.at - first.at).as_secs_f64().max(f64::MIN_POSITIVE);
@@ -264,7 +267,7 @@ mod tests {
         let first = progress(start, (500, 100), 2.0);
         let last = progress(start + Duration::from_secs(2), (9_000, 2_100), 42.0);
 
-        let run = Run::between(&first, &last, (7, 50), 99.0);
+        let run = Run::between(&first, &last, 7, 50, 99.0);
 
         assert_eq!(run.messages_per_second, 1000.0);
         assert_eq!(run.objects_per_second, 20.0);

@@ -106,7 +106,7 @@ async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
         true => Some(rig::latency(case, measured.messages_per_second / 2.0).await?),
         false => None,
     };
-    Ok(Row::new(case, (measured, Measured::median(&bare)), latency))
+    Ok(Row::new(case, measured, Measured::median(&bare), latency))
 }
 
 /// Builds the measured programs as a release.

@@ -38,7 +38,8 @@ pub(crate) async fn start(
 
 /// Measures a service from its readiness until it has received all messages and has drained.
 pub(crate) async fn measure(
-    (mut process, ready_in): (Process, Duration),
+    mut process: Process,
+    ready_in: Duration,
     messages: u64,
 ) -> anyhow::Result<Measured> {
     let started = Instant::now();
@@ -82,7 +83,8 @@ pub(crate) async fn metrics(process: &Process) -> anyhow::Result<String> {
 /// Runs a bare loop over this many messages.
 pub(crate) async fn bare(
     service: Service,
-    (cloud, broker_port): (&str, u16),
+    cloud: &str,
+    broker_port: u16,
     messages: u64,
 ) -> anyhow::Result<Measured> {
     let mut command = Command::new(binary("bare")?);

@@ -77,7 +77,7 @@ impl Rig {
             return Feed::new(&url, "input", is_enriched).await?.all(&case.load).await;
         }
         // Both subscribe once, so that the broker keeps their messages while they are away.
-        process::bare(case.service, (&url, self.broker.port()), 0).await?;
+        process::bare(case.service, &url, self.broker.port(), 0).await?;
         let (mut process, _) = self.start_service(case).await?;
         process.terminate().await?;
         let mut fleet = Fleet::start(self.plan(case, Some(case.load.messages), 0));
@@ -86,12 +86,13 @@ impl Rig {
     }
 
     pub(crate) async fn run_bare(&self, case: &Case) -> anyhow::Result<Measured> {
-        let places = (&*self.embedded.url(), self.broker.port());
-        process::bare(case.service, places, case.load.messages).await
+        let url = self.embedded.url();
+        process::bare(case.service, &url, self.broker.port(), case.load.messages).await
     }
 
     pub(crate) async fn run_service(&self, case: &Case) -> anyhow::Result<Measured> {
-        process::measure(self.start_service(case).await?, case.load.messages).await
+        let (process, ready_in) = self.start_service(case).await?;
+        process::measure(process, ready_in, case.load.messages).await
     }
 
     async fn start_service(

@@ -101,7 +101,8 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn new(
         case: &Case,
-        (ours, bare): (Measured, Measured),
+        ours: Measured,
+        bare: Measured,
         latency: Option<Latency>,
     ) -> Self {
         let row = Self::alone(case.service.name(), &case.name, ours);

@@ -271,7 +271,8 @@ impl Cloud {
     /// Fails when the cloud refuses.
     pub async fn teardown(
         &self,
-        (topics, subscriptions): (&[&str], &[&str]),
+        topics: &[&str],
+        subscriptions: &[&str],
         buckets: &[&str],
     ) -> anyhow::Result<()> {
         if keeps_resources() {

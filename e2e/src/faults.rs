@@ -157,7 +157,7 @@ pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
     put_in_order(&mut report, &order);
     growth::judge(&mut report, &sight);
-    judge_long(&mut report, &faults, &injected, (&outcome, &sight));
+    judge_long(&mut report, &faults, &injected, &outcome, &sight);
     if !plan.has_faults {
         report.measures.extend(slopes(&sight, &evidence));
     }
@@ -201,7 +201,8 @@ fn judge_long(
     report: &mut Report,
     faults: &[Fault],
     injected: &[Injected],
-    (outcome, sight): (&Outcome, &Sight),
+    outcome: &Outcome,
+    sight: &Sight,
 ) {
     for (index, event) in injected.iter().enumerate() {
         let overlaps = |other: &Injected| other.from < event.to && event.from < other.to;
@@ -211,7 +212,7 @@ fn judge_long(
             continue;
         }
         if let Some(link) = fault.slow_link() {
-            link.judge((report, event), outcome, sight);
+            link.judge(report, event, outcome, sight);
         }
         if fault.profile() == Profile::Holding {
             holding::judge(report, event, sight);
@@ -289,7 +290,7 @@ async fn inject(
         running.spawn(async move {
             let from = Instant::now();
             info!(fault = %fault.name, at = ?event.at, "begins");
-            fault.befall(&scene, (event.lasts, event.choice)).await?;
+            fault.befall(&scene, event.lasts, event.choice).await?;
             Ok(Injected { name: fault.name, from, to: Instant::now() })
         });
         // Ends the test at once if a fault could not be injected.

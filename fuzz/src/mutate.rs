@@ -1,5 +1,7 @@
 //! Mutations of inputs.
 
+use std::ops::Range;
+
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -82,10 +84,10 @@ impl<'a> Mutator<'a> {
             1 if start < input.len() => input[start] = self.random.random(),
             2 => insert(input, start, &[self.byte()]),
             3 => drop(input.drain(start..end)),
-            4 => self.repeat(input, (start, end)),
+            4 => self.repeat(input, start..end),
             5 => {
                 let token = self.dictionary.choose(&mut self.random).copied().unwrap_or_default();
-                replace(input, (start, end.min(start + 8)), token.as_bytes());
+                replace(input, start..end.min(start + 8), token.as_bytes());
             }
             6 => self.splice(input, start),
             7 => input.truncate(start),
@@ -106,10 +108,10 @@ impl<'a> Mutator<'a> {
     }
 
     /// Repeats a part many times. This makes nesting, long texts, and members with the same name.
-    fn repeat(&mut self, input: &mut Vec<u8>, (start, end): (usize, usize)) {
+    fn repeat(&mut self, input: &mut Vec<u8>, range: Range<usize>) {
         let times = *[1, 2, 10, 130, 1000].choose(&mut self.random).unwrap_or(&1);
-        let part = input[start..end].to_vec().repeat(times);
-        insert(input, end, &part[..part.len().min(MAX_BYTES)]);
+        let part = input[range.clone()].to_vec().repeat(times);
+        insert(input, range.end, &part[..part.len().min(MAX_BYTES)]);
     }
 
     /// Joins the beginning of this input with the end of another one.
@@ -132,16 +134,16 @@ impl<'a> Mutator<'a> {
         let len = input[start..].iter().take_while(|byte| is_part(byte)).count();
         let edge =
             if is_time { TIMES.choose(&mut self.random) } else { NUMBERS.choose(&mut self.random) };
-        replace(input, (start, start + len), edge.copied().unwrap_or_default().as_bytes());
+        replace(input, start..start + len, edge.copied().unwrap_or_default().as_bytes());
     }
 }
 
 fn insert(input: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    replace(input, (at, at), bytes);
+    replace(input, at..at, bytes);
 }
 
-fn replace(input: &mut Vec<u8>, (start, end): (usize, usize), bytes: &[u8]) {
-    input.splice(start..end, bytes.iter().copied());
+fn replace(input: &mut Vec<u8>, range: Range<usize>, bytes: &[u8]) {
+    input.splice(range, bytes.iter().copied());
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     });
     let mut watch = Watch::new(table);
     let is_interrupted = tokio::select! {
-        error = platform_failed(&mut platform, &mut watch, (&mut fleet, args.once)) => {
+        error = platform_failed(&mut platform, &mut watch, &mut fleet, args.once) => {
             if let Some(error) = error {
                 return Err(error);
             }
@@ -161,7 +161,8 @@ impl Watch {
 async fn platform_failed(
     platform: &mut Platform,
     watch: &mut Watch,
-    (fleet, once): (&mut Fleet, bool),
+    fleet: &mut Fleet,
+    once: bool,
 ) -> Option<anyhow::Error> {
     let mut looks = interval(LOOK);
     let mut is_sent = false;

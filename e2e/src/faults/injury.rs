@@ -217,7 +217,8 @@ impl Fault {
     pub(super) async fn befall(
         &self,
         scene: &Scene,
-        (lasts, choice): (Duration, u32),
+        lasts: Duration,
+        choice: u32,
     ) -> anyhow::Result<()> {
         let Scene { platform, guests, .. } = scene;
         let done = async {

@@ -105,7 +105,7 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
 fn nowhere(service: &str, platform: &Platform) -> Value {
     const ORDINAL: u32 = 9;
     let settings =
-        settings::of((service, ORDINAL), Profile::Brisk, |link| platform.link(link).port());
+        settings::of(service, ORDINAL, Profile::Brisk, |link| platform.link(link).port());
     let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
     let mut settings: Value = serde_json::from_str(&text).unwrap_or_default();
     settings["grace_period"] = humantime(GRACE).into();

@@ -99,7 +99,7 @@ impl Platform {
         ordinal: u32,
     ) -> anyhow::Result<Arc<Replica>> {
         let mut settings =
-            settings::of((service, ordinal), self.profile, |link| self.links[link].port());
+            settings::of(service, ordinal, self.profile, |link| self.links[link].port());
         if ordinal == 0 {
             // A killed process counts as crashed, too. No message may become a dead letter because
             // of that.

@@ -15,7 +15,8 @@ pub(super) enum Profile {
 
 /// Builds the settings of a replica; `port` returns the port of a link.
 pub(super) fn of(
-    (service, ordinal): (&str, u32),
+    service: &str,
+    ordinal: u32,
     profile: Profile,
     port: impl Fn(&str) -> u16,
 ) -> Value {

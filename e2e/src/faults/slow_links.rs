@@ -101,7 +101,8 @@ impl SlowLink {
     /// Reports failures for records that passed too slowly, arrived too often, or stopped.
     pub(super) fn judge(
         self,
-        (report, event): (&mut Report, &Injected),
+        report: &mut Report,
+        event: &Injected,
         outcome: &Outcome,
         sight: &Sight,
     ) {

@@ -188,7 +188,7 @@ async fn an_ordering_key_keeps_each_devices_order() {
     .await;
 
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.cloud.teardown((&[], &[&ordered]), &[]).await.unwrap();
+    stage.cloud.teardown(&[], &[&ordered], &[]).await.unwrap();
     stage.strike().await;
 }
 

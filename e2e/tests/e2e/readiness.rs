@@ -93,7 +93,7 @@ async fn nothing_is_taken_in_for_a_topic_that_nobody_listens_to() {
 
     becomes_ready(&ingestion).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.cloud.teardown((&[&lonely], &[&listener]), &[]).await.unwrap();
+    stage.cloud.teardown(&[&lonely], &[&listener], &[]).await.unwrap();
     stage.strike().await;
 }
 

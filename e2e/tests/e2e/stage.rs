@@ -141,7 +141,7 @@ impl Stage {
         let subscriptions = TOPICS.iter().flat_map(|(_, subscriptions)| subscriptions.iter());
         let subscriptions: Vec<_> = subscriptions.map(|subscription| name(subscription)).collect();
         let subscriptions: Vec<_> = subscriptions.iter().map(String::as_str).collect();
-        self.cloud.teardown((&topics, &subscriptions), &[&name("bucket")]).await.unwrap();
+        self.cloud.teardown(&topics, &subscriptions, &[&name("bucket")]).await.unwrap();
         self.cloud.delete_dataset(&self.dataset()).await.unwrap();
     }
 

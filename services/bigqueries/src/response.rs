@@ -105,7 +105,9 @@ pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> 
 /// Classifies the error of a row in an answer of `insertAll`. The rows have these columns.
 #[must_use]
 pub fn of_inserted_row(
-    (reason, location, message): (&str, &str, &str),
+    reason: &str,
+    location: &str,
+    message: &str,
     columns: &[Column],
 ) -> RowResponse {
     // The table had all columns of the rows when it was checked. So an unknown column has not
@@ -265,7 +267,7 @@ mod tests {
             ("backendError", "", "", RowResponse::Retry),
             ("", "", "", RowResponse::Retry),
         ] {
-            let found = of_inserted_row((reason, location, message), &columns());
+            let found = of_inserted_row(reason, location, message, &columns());
             assert_eq!(found, response, "{reason} {location} {message}");
         }
     }
@@ -281,7 +283,7 @@ mod tests {
             // This column may be null in the settings, so the table became stricter.
             ("n", "Missing required field: n."),
         ] {
-            let found = of_inserted_row(("invalid", location, message), &columns());
+            let found = of_inserted_row("invalid", location, message, &columns());
             assert_eq!(found, RowResponse::Retry, "{location} {message}");
         }
     }

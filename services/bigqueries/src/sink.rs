@@ -190,7 +190,7 @@ impl pipeline::Sink for Sink {
         let refused = match (batch, &self.way) {
             (EncodedBatch::Arrow(rows), Way::StorageWrite { schema, appender }) => {
                 let appender = appender.lease().await?;
-                let appended = append(rows, (&appender, schema), &self.table).await;
+                let appended = append(rows, &appender, schema, &self.table).await;
                 appender.done();
                 appended
             }

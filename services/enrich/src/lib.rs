@@ -90,7 +90,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
             metrics.register(registry);
         });
         let mut watchers = JoinSet::new();
-        let lookup = open(&settings, source, &metrics, (context, &mut watchers)).await?;
+        let lookup = open(&settings, source, &metrics, context, &mut watchers).await?;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard));
@@ -131,7 +131,8 @@ async fn open<F: Fetch>(
     settings: &Settings,
     source: F,
     metrics: &Metrics,
-    (context, watchers): (&Context, &mut JoinSet<()>),
+    context: &Context,
+    watchers: &mut JoinSet<()>,
 ) -> anyhow::Result<Lookup<F>> {
     let condition = context.health.condition("documents");
     let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;

@@ -38,9 +38,10 @@ impl<K: BatchKey> Archive<K> {
         let envelope = Envelope::of(message, self.input)?;
         let key = self.key.key(message, &envelope);
         let time = envelope.publish_time.unwrap_or(message.publish_time);
-        let times = (rfc3339(millis(OffsetDateTime::now_utc()))?, rfc3339(micros(time))?);
+        let archived = rfc3339(millis(OffsetDateTime::now_utc()))?;
+        let event = rfc3339(micros(time))?;
         let unwritable = |error| Recovery::Reject("not_archivable").because("write line", error);
-        let line = write(message, &key, &times).map_err(unwritable)?;
+        let line = write(message, &key, &archived, &event).map_err(unwritable)?;
         Ok(Line { key, bytes: line.into(), time })
     }
 }
@@ -50,7 +51,8 @@ impl<K: BatchKey> Archive<K> {
 fn write(
     message: &Message,
     key: &str,
-    (archived, event): &(String, String),
+    archived: &str,
+    event: &str,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = Object::with_capacity(message.data.len() * 4 / 3 + 768);
     line.put("id", &message.id)?;

@@ -108,7 +108,7 @@ struct Count {
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let times = Times::of(&given);
     let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
-    let mut target = Target::of(&settings, &given).await?;
+    let target = Target::of(&settings, &given).await?;
     let wanted = given.get_one::<String>("prefix").map(|prefix| prefix.trim_start_matches('/'));
     let prefix =
         format!("{}{}", object::root(&settings.archive.prefix), wanted.unwrap_or_default());
@@ -116,26 +116,25 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let chunk = CHUNK.min(rate as usize);
     let is_dry = given.get_flag("dry-run");
     let pace = if is_dry { Duration::ZERO } else { Duration::from_secs(1) / rate };
-    let mut count = Count { is_dry, ..Count::default() };
+    let count = Count { is_dry, ..Count::default() };
+    let mut replay = Replay { times, chunk, pace, target, count };
     let mut page = None;
     loop {
         let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
         for name in &names {
             let Some(format) = Format::of(name) else { continue };
-            let (wanted, sent) = ((&times, chunk, pace), (&mut target, &mut count));
-            let done = replay_object(&bucket, name, format, wanted, sent);
-            if let Err(error) = done.await {
-                bail!("{}; stopped at {name}: {error:#}", tell(&count));
+            if let Err(error) = replay.object(&bucket, name, format).await {
+                bail!("{}; stopped at {name}: {error:#}", tell(&replay.count));
             }
-            output::note(format_args!("{name}: {}", tell(&count)));
+            output::note(format_args!("{name}: {}", tell(&replay.count)));
         }
         page = next;
         if page.is_none() {
             break;
         }
     }
-    output::note(tell(&count));
-    if count.objects == 0 {
+    output::note(tell(&replay.count));
+    if replay.count.objects == 0 {
         bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
     }
     Ok(())
@@ -147,38 +146,55 @@ fn tell(count: &Count) -> String {
     format!("objects read: {objects}, {word}: {sent}, outside --since and --until: {other_times}")
 }
 
-async fn replay_object(
-    bucket: &Bucket,
-    name: &str,
-    format: Format,
-    (times, chunk, pace): (&Times, usize, Duration),
-    (target, count): (&mut Target, &mut Count),
-) -> anyhow::Result<()> {
-    let object = bucket.read(name).await?;
-    count.objects += 1;
-    let mut waiting = Vec::with_capacity(chunk);
-    for line in line::all(format, object)? {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                count.sent += target.send(&waiting).await?;
-                return Err(error);
+/// A replay that is under way.
+struct Replay {
+    times: Times,
+    /// Maximum number of messages that are sent at once.
+    chunk: usize,
+    /// Time between two messages.
+    pace: Duration,
+    target: Target,
+    count: Count,
+}
+
+impl Replay {
+    /// Sends the lines of an object.
+    async fn object(&mut self, bucket: &Bucket, name: &str, format: Format) -> anyhow::Result<()> {
+        let object = bucket.read(name).await?;
+        self.count.objects += 1;
+        let mut waiting = Vec::with_capacity(self.chunk);
+        for line in line::all(format, object)? {
+            let line = match line {
+                Ok(line) => line,
+                Err(error) => {
+                    self.send(&waiting).await?;
+                    return Err(error);
+                }
+            };
+            if !self.times.take(&line) {
+                self.count.other_times += 1;
+                continue;
             }
-        };
-        if !times.take(&line) {
-            count.other_times += 1;
-            continue;
+            waiting.push(line);
+            if waiting.len() == self.chunk {
+                self.send_at_pace(&waiting).await?;
+                waiting.clear();
+            }
         }
-        waiting.push(line);
-        if waiting.len() == chunk {
-            count.sent += target.send(&waiting).await?;
-            sleep(pace * waiting.len() as u32).await;
-            waiting.clear();
-        }
+        self.send_at_pace(&waiting).await
     }
-    count.sent += target.send(&waiting).await?;
-    sleep(pace * waiting.len() as u32).await;
-    Ok(())
+
+    /// Sends lines, then waits as long as their number allows.
+    async fn send_at_pace(&mut self, lines: &[ArchivedLine]) -> anyhow::Result<()> {
+        self.send(lines).await?;
+        sleep(self.pace * lines.len() as u32).await;
+        Ok(())
+    }
+
+    async fn send(&mut self, lines: &[ArchivedLine]) -> anyhow::Result<()> {
+        self.count.sent += self.target.send(lines).await?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

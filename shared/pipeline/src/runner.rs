@@ -230,7 +230,7 @@ where
         let (stop, stopped) = watch::channel(false);
         let (cut, cut_off) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        tasks.spawn(supervise(intake, lanes, (stopped, cut_off), shared.failure.clone()));
+        tasks.spawn(supervise(intake, lanes, stopped, cut_off, shared.failure.clone()));
         Running { tasks, stop, cut, failure: failures, status }
     }
 }
@@ -282,7 +282,8 @@ where
 async fn supervise<So: Source>(
     intake: Intake<So>,
     mut lanes: JoinSet<()>,
-    (stopped, mut cut_off): (watch::Receiver<bool>, watch::Receiver<bool>),
+    stopped: watch::Receiver<bool>,
+    mut cut_off: watch::Receiver<bool>,
     failure: mpsc::Sender<Error>,
 ) -> Result<(), Error> {
     let (source, ended) = {

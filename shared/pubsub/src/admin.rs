@@ -10,7 +10,7 @@ use pipeline::{Error, Recovery, Renewable};
 use service::{Condition, credentials};
 use tokio::time::timeout;
 
-use crate::connection::{Connection, TopicName, full_name};
+use crate::connection::{Connection, TopicName};
 use crate::settings::Endpoint;
 
 /// Longest duration of one question.
@@ -265,11 +265,11 @@ pub(crate) fn code(error: &ApiError) -> Option<Code> {
     error.status().map(|status| status.code)
 }
 
-/// Updates `condition` with the presence of a subscription. If `needs_policy`, the subscription
+/// Updates `condition` with the presence of the subscription of this full name. If `needs_policy`, the subscription
 /// must also have a dead-letter policy. Never returns.
 pub(crate) async fn subscription_watcher(
     admin: Admin,
-    (project, id): (String, String),
+    name: String,
     needs_policy: bool,
     condition: Condition,
 ) {
@@ -277,7 +277,6 @@ pub(crate) async fn subscription_watcher(
     const INTERVAL: Duration = Duration::from_secs(15);
     /// Interval between two checks of a missing subscription.
     const MISSING_INTERVAL: Duration = Duration::from_secs(1);
-    let name = full_name(&project, "subscriptions", &id);
     loop {
         let interval = match admin.find_subscription(&name).await {
             Ok(found) if needs_policy && found.dead_letter_policy.is_none() => {

@@ -7,7 +7,7 @@ use service::{Context, Dependency};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
-use crate::connection::{Connection, TopicName};
+use crate::connection::{Connection, TopicName, full_name};
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
 use crate::letters::DeadLetterTool;
@@ -100,7 +100,7 @@ impl<'a> Intake<'a> {
         };
         watchers.spawn(subscription_watcher(
             admin,
-            (self.project.to_owned(), self.subscription.id.clone()),
+            full_name(self.project, "subscriptions", &self.subscription.id),
             *dead_letters == DeadLetterConfig::Keyword(Keyword::Subscription),
             condition,
         ));

@@ -65,7 +65,7 @@ impl Preflight<'_> {
             Ok(found) if leaves_letters && found.dead_letter_policy.is_none() => State::Differs(
                 "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
             ),
-            Ok(_) => rights(admin, &name, ("pubsub.subscriptions.consume", SUBSCRIBER)).await,
+            Ok(_) => rights(admin, &name, "pubsub.subscriptions.consume", SUBSCRIBER).await,
             Err(unseen) => match unseen.code {
                 Some(Code::NotFound) => State::Missing("it does not exist".into()),
                 Some(Code::PermissionDenied) => {
@@ -81,7 +81,7 @@ impl Preflight<'_> {
 async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
     let state = match admin.audience(topic).await {
         Audience::Someone => {
-            rights(admin, topic.as_str(), ("pubsub.topics.publish", PUBLISHER)).await
+            rights(admin, topic.as_str(), "pubsub.topics.publish", PUBLISHER).await
         }
         Audience::Nobody(why) => State::Missing(why),
         Audience::Unchecked(why) => State::Unchecked(why),
@@ -91,7 +91,7 @@ async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
 }
 
 /// Checks that we have the permission that the service needs.
-async fn rights(admin: &Admin, name: &str, (permission, role): (&str, &str)) -> State {
+async fn rights(admin: &Admin, name: &str, permission: &str, role: &str) -> State {
     match admin.may(name, permission).await {
         Err(unseen)
             if !matches!(unseen.code, Some(Code::PermissionDenied | Code::Unimplemented)) =>

@@ -104,7 +104,8 @@ impl Source {
                 connection,
                 name.clone(),
                 settings,
-                (outbox.clone(), leases.clone()),
+                outbox.clone(),
+                leases.clone(),
             );
             streams.spawn(reader.run(stopped.clone()));
         }

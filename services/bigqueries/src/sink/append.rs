@@ -86,7 +86,8 @@ impl Appender {
 /// more after the first check.
 pub(super) async fn append(
     rows: &RecordBatch,
-    (appender, schema): (&Appender, &Schema),
+    appender: &Appender,
+    schema: &Schema,
     table: &Table,
 ) -> Result<BTreeMap<usize, String>, Error> {
     let broken = |error| Recovery::Stop.because("make request", error);

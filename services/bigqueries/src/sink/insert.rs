@@ -101,7 +101,7 @@ impl Answer {
                 let [reason, location, message] = ["reason", "location", "message"]
                     .map(|member| error[member].as_str().unwrap_or_default());
                 let why = format!("column {location}: {message}");
-                match response::of_inserted_row((reason, location, message), columns) {
+                match response::of_inserted_row(reason, location, message, columns) {
                     RowResponse::Refused => {
                         outcomes.entry(*row).and_modify(|outcome| *outcome = Some(why));
                     }

@@ -46,7 +46,8 @@ impl Broker {
     /// Creates a client for the broker of a URL. It connects with the first message.
     pub(super) fn at(
         url: &str,
-        (user, password_file): (Option<&str>, Option<&Path>),
+        user: Option<&str>,
+        password_file: Option<&Path>,
         protocol: &str,
     ) -> anyhow::Result<Self> {
         const LIKE: &str = "must be mqtt://host:port or mqtts://host:port";
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_refused_with_what_to_use_instead() {
-        let wrong = |url| Broker::at(url, (None, None), PROTOCOLS[0]).err().unwrap().to_string();
+        let wrong = |url| Broker::at(url, None, None, PROTOCOLS[0]).err().unwrap().to_string();
 
         let said = wrong("mqtt://user:hunter2@broker");
 

@@ -28,7 +28,7 @@ impl Target {
             let user = text("mqtt-username").map(String::as_str);
             let password = text("mqtt-password-file").map(std::path::Path::new);
             let protocol = text("mqtt-protocol").map_or(PROTOCOLS[0], String::as_str);
-            return Ok(Self::Mqtt(Box::new(Broker::at(url, (user, password), protocol)?)));
+            return Ok(Self::Mqtt(Box::new(Broker::at(url, user, password, protocol)?)));
         }
         let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
         let (connection, topic) =

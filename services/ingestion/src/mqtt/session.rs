@@ -166,14 +166,14 @@ impl Epoch {
     /// Handles the outcome of a message, and all further outcomes that are already known.
     pub(super) fn settle_all(&mut self, first: (u64, Disposition)) -> Result<(), String> {
         let mut next = Some(first);
-        while let Some(disposition) = next {
-            self.settle(disposition)?;
+        while let Some((place, disposition)) = next {
+            self.settle(place, disposition)?;
             next = self.dispositions.try_recv().ok();
         }
         self.send_acks()
     }
 
-    fn settle(&mut self, (place, disposition): (u64, Disposition)) -> Result<(), String> {
+    fn settle(&mut self, place: u64, disposition: Disposition) -> Result<(), String> {
         match disposition {
             Disposition::Ack => {
                 self.window.ack(place);

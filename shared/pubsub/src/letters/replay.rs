@@ -203,7 +203,7 @@ impl DeadLetterTool<'_> {
             }
         };
         let seen = Seen::close(reader).await;
-        sending.tally.print(&seen, (sending.mode, sending.form), sending.out);
+        sending.tally.print(&seen, sending.mode, sending.form, sending.out);
         outcome?;
         match sending.tally.failed {
             0 => seen.whole(),
@@ -270,7 +270,7 @@ fn tell(letter: &Message, sent: &Result<(), Error>, form: Form, out: &mut dyn Pr
 }
 
 impl Tally {
-    fn print(&self, seen: &Seen, (mode, form): (Mode, Form), out: &mut dyn Print) {
+    fn print(&self, seen: &Seen, mode: Mode, form: Form, out: &mut dyn Print) {
         let Self { replayed, failed } = *self;
         let matching = replayed + failed;
         if form == Form::Json {

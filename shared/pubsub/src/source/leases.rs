@@ -342,12 +342,7 @@ impl Leases {
             Work::Answers(disposition, numbers) => match outcome {
                 Ok(()) => numbers.iter().for_each(|number| drop(state.leases.remove(number))),
                 Err(status) => {
-                    self.answers_failed(
-                        &mut state,
-                        (disposition, numbers),
-                        &failures,
-                        status.code(),
-                    );
+                    self.answers_failed(&mut state, disposition, numbers, &failures, status.code());
                 }
             },
             Work::Extension(numbers, began) => {
@@ -373,7 +368,8 @@ impl Leases {
     fn answers_failed(
         &self,
         state: &mut State,
-        (disposition, numbers): (Disposition, Vec<u64>),
+        disposition: Disposition,
+        numbers: Vec<u64>,
         failures: &HashMap<String, String>,
         code: Code,
     ) {

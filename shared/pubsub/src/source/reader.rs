@@ -97,7 +97,8 @@ impl StreamReader {
         connection: &Connection,
         name: String,
         settings: &Subscription,
-        (outbox, leases): (mpsc::Sender<Delivery>, Leases),
+        outbox: mpsc::Sender<Delivery>,
+        leases: Leases,
     ) -> Self {
         Self {
             connection: connection.clone(),
@@ -170,7 +171,7 @@ impl StreamReader {
         let max_messages = self.share(self.settings.max_outstanding_messages);
         let max_bytes = self.share(self.settings.max_outstanding_bytes);
         let first =
-            first_request(&self.name, &self.client_id, &self.settings, (max_messages, max_bytes));
+            first_request(&self.name, &self.client_id, &self.settings, max_messages, max_bytes);
         let (leases, held) = (self.leases.clone(), self.held.clone());
         Ok(Stream::new(subscriber, first, &self.settings, leases, held))
     }
@@ -276,9 +277,9 @@ mod tests {
         let (outbox, mut inbox) = mpsc::channel(1);
         let connection = Connection::new(Endpoint::default());
         let name = "subscription".to_owned();
-        let mut reader = StreamReader::new(&connection, name, &settings, (outbox, leases.clone()));
+        let mut reader = StreamReader::new(&connection, name, &settings, outbox, leases.clone());
         let (pulls, mut openings) = pair();
-        let first = first_request("subscription", "client", &settings, (1000, 1000 * SIZE));
+        let first = first_request("subscription", "client", &settings, 1000, 1000 * SIZE);
         let mut stream = Stream::new(pulls, first, &settings, leases, Held::default());
         let (responses, _end) = openings.next().accept();
         for _ in 0..1000 {

@@ -201,7 +201,8 @@ pub(super) fn first_request(
     name: &str,
     client_id: &str,
     settings: &Subscription,
-    (max_messages, max_bytes): (usize, usize),
+    max_messages: usize,
+    max_bytes: usize,
 ) -> StreamingPullRequest {
     let limit = |total| i64::try_from(total).unwrap_or(i64::MAX);
     StreamingPullRequest {

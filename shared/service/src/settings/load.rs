@@ -38,7 +38,7 @@ pub fn load<T: Settings>(
             return Err(faults);
         }
     };
-    collect_origins(&figment, &layers, ("", &values), &mut faults.origins);
+    collect_origins(&figment, &layers, "", &values, &mut faults.origins);
     let unknown = keys.unknown_in(&values);
     let hints = unknown.iter().map(|key| (key.clone(), nearest_name(key, &keys)));
     let settings = Reading::new(values, &layers, hints.collect()).read::<T>(&mut faults);
@@ -78,7 +78,8 @@ fn too_large(error: &str) -> Option<String> {
 fn collect_origins(
     figment: &Figment,
     layers: &Layers,
-    (at, value): (&str, &Value),
+    at: &str,
+    value: &Value,
     origins: &mut BTreeMap<String, String>,
 ) {
     if let Some(metadata) = figment.find_metadata(at) {
@@ -92,7 +93,7 @@ fn collect_origins(
     if let Value::Object(children) = value {
         for (name, child) in children {
             let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-            collect_origins(figment, layers, (&at, child), origins);
+            collect_origins(figment, layers, &at, child, origins);
         }
     }
 }

@@ -308,7 +308,7 @@ fn each_letter_is_told_with_its_error() {
 fn the_sum_tells_what_was_or_would_be_replayed() {
     let print = |mode, form| {
         let mut printed = Printed::default();
-        Tally { replayed: 3, failed: 2 }.print(&seen(7), (mode, form), &mut printed);
+        Tally { replayed: 3, failed: 2 }.print(&seen(7), mode, form, &mut printed);
         printed
     };
 

@@ -18,7 +18,7 @@ fn stream() -> (Stream<ScriptedStreams>, Openings, SourceMetrics) {
     let (pulls, openings) = pair();
     let (metrics, settings) = (SourceMetrics::default(), Subscription::default());
     let leases = Leases::new(&settings, metrics.clone());
-    let first = first_request("subscription", "client", &settings, (10, 1000));
+    let first = first_request("subscription", "client", &settings, 10, 1000);
     let stream = Stream::new(pulls, first, &settings, leases, Held::default());
     (stream, openings, metrics)
 }
