@@ -9,10 +9,10 @@ use tracing::debug;
 use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
 use crate::intake::{AckHandle, Tracked};
-use crate::lane::Keyed;
+use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::panics;
-use crate::runner::Shared;
+use crate::shared::Shared;
 use crate::suspects::Note;
 use crate::{Message, Recovery, Refusal, Sink, Transform};
 

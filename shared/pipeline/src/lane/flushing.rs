@@ -6,7 +6,7 @@ use super::Lane;
 use super::open::Open;
 use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
-use crate::runner::Shared;
+use crate::shared::Shared;
 use crate::{Sink, Transform};
 
 impl<T, S, D> Lane<T, S, D>

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::open::Open;
-use super::order::{self, Keyed, Order};
+use super::order::{self, Order};
 use crate::bound::Share;
 use crate::dead_letter::DeadLetters;
+use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::write::{self, Entry, Unwritten};
 use crate::{Sink, Transform};

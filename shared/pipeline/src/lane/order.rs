@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::keyed::Keyed;
 use crate::{Message, Settlement};
 
 /// Longest wait for the redelivery of a nacked message.
@@ -24,29 +25,6 @@ pub(super) const REDELIVERY: Duration = Duration::from_secs(2);
 
 /// Minimum time between two searches for waits that have ended without a redelivery.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Identity of a message that has an ordering key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Keyed {
-    pub ordering_key: String,
-    /// Message id. Empty if the transport has no ids.
-    pub id: String,
-    /// Position among the messages of the lane; see [`Order::sequence`].
-    pub sequence: u64,
-}
-
-impl Keyed {
-    /// Returns the identity of a message with this sequence number, or `None` if it has no ordering
-    /// key.
-    pub(crate) fn of(message: &Message, sequence: u64) -> Option<Self> {
-        let Message { ordering_key, id, .. } = message;
-        (!ordering_key.is_empty()).then(|| Self {
-            ordering_key: ordering_key.clone(),
-            id: id.clone(),
-            sequence,
-        })
-    }
-}
 
 /// Ordering keys with nacked messages. Those must be redelivered, in order, before any later
 /// message of the key may continue.

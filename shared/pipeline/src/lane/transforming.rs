@@ -8,11 +8,11 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::Lane;
-use super::order::Keyed;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
+use crate::keyed::Keyed;
 use crate::metrics::Metrics;
-use crate::runner::Shared;
+use crate::shared::Shared;
 use crate::suspects::{Noted, Work};
 use crate::write::{self, Entry};
 use crate::{Error, Recovery, Sink, Step, Transform, panics, trace};

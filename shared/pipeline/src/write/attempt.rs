@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use crate::backoff::Waits;
 use crate::metrics::Metrics;
 use crate::panics;
-use crate::runner::{Outage, Shared};
+use crate::shared::{Outage, Shared};
 use crate::{Error, Recovery, Refusal, Sink, Transform};
 
 /// Result of a series of attempts.

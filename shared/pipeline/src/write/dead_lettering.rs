@@ -8,7 +8,7 @@ use super::{Entry, hand_back};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
 use crate::metrics::Metrics;
 use crate::panics;
-use crate::runner::Shared;
+use crate::shared::Shared;
 use crate::{Error, Message, Recovery, Sink, Transform, trace};
 
 /// Writes messages to the dead letters, one after another, each with its reason and a detail.
