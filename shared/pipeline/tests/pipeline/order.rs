@@ -289,7 +289,7 @@ impl Source for ReadAhead {
         self.due.pop_front();
         let (start, dispositions) = (self.start, Arc::clone(&self.dispositions));
         let settle = move |disposition| {
-            dispositions.lock().unwrap().push((start.elapsed(), id, disposition))
+            dispositions.lock().unwrap().push((start.elapsed(), id, disposition));
         };
         let settlement = Settlement::new(settle, Some(start + seconds(lease_end)));
         let mut message = message(id);

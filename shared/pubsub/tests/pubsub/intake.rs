@@ -80,7 +80,7 @@ async fn letters_left_to_the_subscription_need_its_policy() {
         service: "enrich",
         project: "p",
         subscription: &subscription,
-        dead_letters: dead_letters,
+        dead_letters,
         pubsub: &endpoint,
         storage: storage::Endpoint::default(),
     };
