@@ -14,7 +14,7 @@ pub enum Call {
     /// [`Sink::push`].
     Push,
     /// [`Sink::encode`].
-    Seal,
+    Encode,
     /// [`Sink::write`].
     Write,
 }
@@ -71,7 +71,7 @@ impl<H: Hook> Sink for Hooked<H> {
     }
 
     fn encode(&self, batch: Vec<Item>, (): &mut ()) -> Vec<Item> {
-        batch.iter().for_each(|item| self.1.called(Call::Seal, &item.id));
+        batch.iter().for_each(|item| self.1.called(Call::Encode, &item.id));
         self.0.encode(batch, &mut ())
     }
 

@@ -109,14 +109,14 @@ fn unclean_ends(step: &str) -> u32 {
 
 #[test]
 fn messages_that_end_the_process_are_put_aside_after_three_ends_each() {
-    for step in ["transform", "later poll", "Join"] {
+    for step in ["transform", "later poll", "Push"] {
         assert_eq!(unclean_ends(step), 2 * MAX_CRASHES, "{step}");
     }
 }
 
 #[test]
 fn messages_whose_batch_ends_the_process_are_put_aside_and_no_others() {
-    for step in ["Seal", "Write", "later poll of a write"] {
+    for step in ["Encode", "Write", "later poll of a write"] {
         let ends = unclean_ends(step);
 
         assert!((MAX_CRASHES..=5 * MAX_CRASHES).contains(&ends), "{step}: {ends}");

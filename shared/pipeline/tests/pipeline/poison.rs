@@ -32,7 +32,7 @@ const STAGES: [Stage; 7] = [
     Stage::Sink(Call::Key),
     Stage::Sink(Call::Open),
     Stage::Sink(Call::Push),
-    Stage::Sink(Call::Seal),
+    Stage::Sink(Call::Encode),
     Stage::Sink(Call::Write),
 ];
 
@@ -184,7 +184,7 @@ async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_pa
     let messages = ["1", "2", "bad", "3", "4", "5"].map(ordered);
 
     // The fourth message finds the batch full.
-    let ledger = settle_once(Stage::Sink(Call::Seal), messages, 3, one_batch()).await;
+    let ledger = settle_once(Stage::Sink(Call::Encode), messages, 3, one_batch()).await;
 
     let book = ledger.book();
     assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
@@ -193,7 +193,7 @@ async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_pa
 
 #[tokio::test(start_paused = true)]
 async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
-    for stage in [Stage::Sink(Call::Push), Stage::Sink(Call::Seal)] {
+    for stage in [Stage::Sink(Call::Push), Stage::Sink(Call::Encode)] {
         let messages = ["1", "bad", "2", "bad 2", "bad 3", "3"].map(message);
 
         let ledger = settle_once(stage, messages, 100, one_batch()).await;
@@ -212,7 +212,7 @@ async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
         batch::BatchLimits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
     let messages = ["1", "bad", "2"].map(message);
 
-    let ledger = settle_once(Stage::Sink(Call::Seal), messages, 100, limits).await;
+    let ledger = settle_once(Stage::Sink(Call::Encode), messages, 100, limits).await;
 
     let book = ledger.book();
     assert_eq!(
@@ -336,7 +336,7 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
         let pipeline = Pipeline {
             service: "test",
             source: Feed::new(ids.iter().map(|id| message(id)), ledger.clone()),
-            transform: Describe(Stage::Sink(Call::Seal)),
+            transform: Describe(Stage::Sink(Call::Encode)),
             sink: Shelf::new(ledger.clone(), faultless(), 100),
             dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
             limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },
