@@ -164,6 +164,7 @@ async fn values_come_back_in_their_normal_form() {
         ("STRING", json!("123"), json!("123")),
         ("NUMERIC", json!("1.50"), json!("1.5")),
         ("BYTES", json!("aGk="), json!("aGk=")),
+        ("BYTES", json!("aG k\n"), json!("aGk=")),
         ("DATE", json!("2025-06-15"), json!("2025-06-15")),
         ("TIME", json!("10:00:00"), json!("10:00:00.000000")),
         ("DATETIME", json!("2025-06-15 10:00:00"), json!("2025-06-15T10:00:00.000000")),
@@ -213,12 +214,13 @@ async fn a_bad_row_stops_its_neighbours_in_googles_words() {
 async fn a_row_with_a_known_insert_id_is_taken_once() {
     let cloud = Cloud::start().await;
     cloud.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
-    let row = json!([{ "insertId": "x", "json": { "a": 1 } }]);
+    let row = |id| json!([{ "insertId": id, "json": { "a": 1 } }]);
 
-    cloud.insert(row.clone()).await;
-    cloud.insert(row).await;
+    for id in [json!("x"), json!("x"), json!(7), json!("7")] {
+        cloud.insert(row(id)).await;
+    }
 
-    assert_eq!(cloud.rows().await.len(), 1);
+    assert_eq!(cloud.rows().await.len(), 2);
 }
 
 #[tokio::test]

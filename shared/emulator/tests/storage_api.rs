@@ -159,7 +159,7 @@ async fn objects_are_composed_copied_and_moved() {
 
     assert_eq!((composed, again), (StatusCode::OK, StatusCode::PRECONDITION_FAILED));
     assert_eq!((&both["componentCount"], both.get("md5Hash")), (&json!(2), None));
-    assert_eq!(both["contentType"], "text/plain");
+    assert_eq!(both.get("contentType"), None, "none of the sources'");
     assert_eq!((&rewritten["done"], &rewritten["objectSize"]), (&json!(true), &json!("3")));
     assert_eq!(rewritten["resource"]["contentType"], "a/b");
     assert_eq!(stale, StatusCode::PRECONDITION_FAILED);
@@ -203,10 +203,64 @@ async fn buckets_are_changed_and_say_what_they_cannot() {
     let off = json!({ "versioning": { "enabled": false } });
     let (accepted, _) = cloud.json(Method::PATCH, bucket, off).await;
 
+    let (_, replaced) = cloud.json(Method::PUT, bucket, json!({ "name": "bucket" })).await;
+
     assert_eq!(labelled["labels"], json!({ "a": "1", "b": "2" }));
+    assert_eq!(replaced["labels"], Value::Null);
+    assert_eq!(replaced["location"], labelled["location"]);
     assert_eq!((&fewer["labels"], &fewer["metageneration"]), (&json!({ "b": "2" }), &json!("3")));
     assert_eq!((refused, accepted), (StatusCode::NOT_IMPLEMENTED, StatusCode::OK));
     assert!(why["error"]["message"].as_str().unwrap().contains("`versioning`"), "{why}");
+}
+
+#[tokio::test]
+async fn etags_decide_what_is_read() {
+    let cloud = Cloud::start().await;
+    let object = cloud.put("o", "text").await;
+    let etag = object["etag"].as_str().unwrap();
+    let read = async |header: &str, tag: &str| {
+        let path = "/storage/v1/b/bucket/o/o?alt=media";
+        let read = cloud.call(Method::GET, path).header(header, tag).send().await.unwrap();
+        read.status().as_u16()
+    };
+
+    assert_eq!(read("if-match", etag).await, 200);
+    assert_eq!(read("if-match", &format!("\"other\", \"{etag}\"")).await, 200);
+    assert_eq!(read("if-match", "other").await, 412);
+    assert_eq!(read("if-none-match", "other").await, 200);
+    assert_eq!(read("if-none-match", etag).await, 304);
+    assert_eq!(read("if-none-match", "*").await, 304);
+}
+
+#[tokio::test]
+async fn a_resumable_upload_checks_the_sums_of_both_places() {
+    let cloud = Cloud::start().await;
+    let finish = async |sum: &str, header: &str| {
+        let path = "/upload/storage/v1/b/bucket/o?uploadType=resumable&name=o";
+        let begun = cloud.call(Method::POST, path).json(&json!({ "crc32c": sum })).send().await;
+        let begun = begun.unwrap();
+        let headers = begun.headers();
+        let location = headers["location"].to_str().unwrap();
+        let id = headers["x-guploader-uploadid"].to_str().unwrap();
+        assert!(location.ends_with(id), "{location} {id}");
+        let sent = cloud.client.put(location).header("x-goog-hash", header).body("hello");
+        sent.send().await.unwrap().status().as_u16()
+    };
+
+    assert_eq!(finish("mnG7TA==", "crc32c=mnG7TA==").await, 200);
+    assert_eq!(finish("A0tD7w==", "crc32c=mnG7TA==").await, 400);
+}
+
+#[tokio::test]
+async fn a_download_names_its_sums_in_one_header() {
+    let cloud = Cloud::start().await;
+    cloud.put("hello", "hello").await;
+
+    let path = "/storage/v1/b/bucket/o/hello?alt=media";
+    let read = cloud.call(Method::GET, path).send().await.unwrap();
+
+    let sums: Vec<_> = read.headers().get_all("x-goog-hash").iter().collect();
+    assert_eq!(sums, ["crc32c=mnG7TA==,md5=XUFAKrxLKna5cZ2REBfFkg=="]);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::Value as Sql;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::catalog::{Catalog, TableName, failed};
@@ -37,9 +38,19 @@ pub(super) struct InsertAll {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text_or_number")]
     insert_id: Option<String>,
     json: Map<String, Value>,
+}
+
+/// Reads an id. Some clients send a number.
+fn text_or_number<'de, D: Deserializer<'de>>(source: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(source)? {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        _ => Err(D::Error::custom("insertId must be a text")),
+    }
 }
 
 impl Catalog {

@@ -1,5 +1,6 @@
 //! The REST API of BigQuery.
 
+use std::collections::HashMap;
 use std::io::Read as _;
 
 use axum::Json;
@@ -78,6 +79,11 @@ fn error(status: &Status) -> Response {
     response
 }
 
+/// Returns true if a parameter is set. Some clients write `True`.
+fn is_true(parameters: &HashMap<String, String>, name: &str) -> bool {
+    parameters.get(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
 async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().trim_start_matches("/bigquery/v2").trim_matches('/').to_owned();
@@ -93,7 +99,7 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         }
         (method, ["projects", project, "datasets", dataset]) => {
             let name = DatasetName((*project).into(), (*dataset).into());
-            let all = parameters.get("deleteContents").is_some_and(|value| value == "true");
+            let all = is_true(&parameters, "deleteContents");
             let call = dataset_call(bigquery, method.clone(), name, all);
             faults.around(&format!("bigquery.datasets.{}", verb(method, false)), call).await
         }

@@ -148,6 +148,7 @@ fn apply(
             None => documents.get(name),
         };
         let is_delete = matches!(write.operation, Some(Operation::Delete(_)));
+        refuse_future(write.current_document.as_ref(), time)?;
         check(write.current_document.as_ref(), name, current, !is_delete)?;
         let (after, transform_results) = after(write, current, time)?;
         let update_time = after.as_ref().and_then(|document| document.update_time);
@@ -191,6 +192,16 @@ fn permissions(write: &proto::Write) -> &'static [&'static str] {
             &["datastore.entities.update"]
         }
         (Some(_), None) => &["datastore.entities.create", "datastore.entities.update"],
+    }
+}
+
+/// Refuses an update time that is after the time of the commit.
+fn refuse_future(condition: Option<&proto::Precondition>, time: Time) -> Result<(), Status> {
+    match condition.and_then(|condition| condition.condition_type.as_ref()) {
+        Some(ConditionType::UpdateTime(wanted)) if Time::of(wanted) > time => {
+            Err(Status::invalid("the update time of a precondition is in the future"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -321,5 +332,19 @@ mod tests {
             assert!(commit(put()).is_err() && batch(put()).is_err(), "{permission}");
             assert!(commit(delete()).is_ok() && batch(delete()).is_ok(), "{permission}");
         }
+    }
+
+    #[test]
+    fn an_update_time_in_the_future_is_refused() {
+        let at = |seconds| prost_types::Timestamp { seconds, nanos: 0 };
+        let with = |seconds| proto::Precondition {
+            condition_type: Some(ConditionType::UpdateTime(at(seconds))),
+        };
+        let now = Time::of(&at(1000));
+
+        assert!(refuse_future(None, now).is_ok());
+        assert!(refuse_future(Some(&with(1000)), now).is_ok());
+        let refused = refuse_future(Some(&with(1001)), now).unwrap_err();
+        assert_eq!(refused.code, Code::InvalidArgument);
     }
 }

@@ -94,14 +94,45 @@ impl Storage {
         patch: &Value,
         metageneration: Option<i64>,
     ) -> Result<Value, Status> {
+        self.change_bucket(name, patch, metageneration, |given| {
+            let mut merged = Value::Object(given);
+            merge(&mut merged, patch);
+            merged
+        })
+    }
+
+    /// Replaces the settings of a bucket.
+    pub(super) fn update_bucket(
+        &self,
+        name: &str,
+        resource: &Value,
+        metageneration: Option<i64>,
+    ) -> Result<Value, Status> {
+        self.change_bucket(name, resource, metageneration, |given| {
+            let mut resource = resource.clone();
+            // These cannot change, and clients may leave them out.
+            for fixed in ["location", "storageClass"] {
+                if let (Some(value), None) = (given.get(fixed), resource.get(fixed)) {
+                    resource[fixed] = value.clone();
+                }
+            }
+            resource
+        })
+    }
+
+    fn change_bucket(
+        &self,
+        name: &str,
+        asked: &Value,
+        metageneration: Option<i64>,
+        change: impl FnOnce(Map<String, Value>) -> Value,
+    ) -> Result<Value, Status> {
         let mut buckets = self.buckets();
         let bucket = buckets.get_mut(name).ok_or_else(no_bucket)?;
         bucket.check(metageneration)?;
-        refuse_unsupported(patch, "bucket", &UNSUPPORTED)?;
+        refuse_unsupported(asked, "bucket", &UNSUPPORTED)?;
         let mut settings = bucket.settings.clone();
-        let mut merged = Value::Object(settings.given);
-        merge(&mut merged, patch);
-        settings.given = kept(&merged)?;
+        settings.given = kept(&change(settings.given))?;
         settings.metageneration += 1;
         settings.updated = now();
         self.0.disk.write_bucket(name, &settings)?;

@@ -115,14 +115,13 @@ impl Storage {
                 format!("The number of source components provided ({count}) must be 1 to 32.");
             return Err(Status::invalid(text));
         }
-        let (mut data, mut components, mut content_type) = (BytesMut::new(), 0, None);
+        let (mut data, mut components) = (BytesMut::new(), 0);
         for source in &request.source_objects {
             let preconditions = source.preconditions()?;
             let from = ObjectRef { bucket: to.bucket, name: &source.name, preconditions };
             let (object, part) = self.whole(from)?;
             data.extend_from_slice(&part);
             components += object.components.unwrap_or(1);
-            content_type = content_type.or(object.given.content_type);
         }
         let destination = serde_json::to_vec(&request.destination).unwrap_or_default();
         let destination = if request.destination.is_null() {
@@ -130,13 +129,8 @@ impl Storage {
         } else {
             Given::from_json(&destination)?
         };
-        let given = Given {
-            name: Some(to.name.to_owned()),
-            content_type: destination.content_type.clone().or(content_type),
-            crc32c: None,
-            md5_hash: None,
-            ..destination
-        };
+        let given =
+            Given { name: Some(to.name.to_owned()), crc32c: None, md5_hash: None, ..destination };
         self.put(to, given, &data.freeze(), Some(components))
     }
 

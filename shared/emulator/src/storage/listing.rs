@@ -40,7 +40,8 @@ impl<'a> ListRequest<'a> {
             start: parameter("startOffset"),
             end: parameter("endOffset"),
             size: parameter("maxResults").parse().unwrap_or(PAGE).clamp(1, PAGE),
-            includes_trailing_delimiter: parameter("includeTrailingDelimiter") == "true",
+            includes_trailing_delimiter: parameter("includeTrailingDelimiter")
+                .eq_ignore_ascii_case("true"),
         })
     }
 

@@ -79,13 +79,11 @@ fn describe(object: &Object) -> HeaderMap {
             insert(&mut headers, name, value);
         }
     }
-    let md5 = object.md5.as_ref().map(|md5| format!("md5={md5}"));
-    let sums = [Some(format!("crc32c={}", super::encode_crc32c(object.crc32c))), md5];
-    for sum in sums.into_iter().flatten() {
-        if let Ok(value) = HeaderValue::try_from(sum) {
-            headers.append("x-goog-hash", value);
-        }
+    let mut sums = format!("crc32c={}", super::encode_crc32c(object.crc32c));
+    if let Some(md5) = &object.md5 {
+        sums.push_str(&format!(",md5={md5}"));
     }
+    insert(&mut headers, HeaderName::from_static("x-goog-hash"), &sums);
     headers
 }
 

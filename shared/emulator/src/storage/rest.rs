@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tonic::Code;
 
 use super::copying::{ObjectRef, rewritten};
 use super::media::media;
@@ -102,8 +103,11 @@ impl StorageCall<'_> {
             "storage.buckets.list" => storage.list_buckets(&self.query),
             "storage.buckets.insert" => storage.insert_bucket(&self.json()?)?,
             "storage.buckets.get" => storage.get_bucket(bucket)?,
-            "storage.buckets.patch" | "storage.buckets.update" => {
+            "storage.buckets.patch" => {
                 storage.patch_bucket(bucket, &self.json()?, metageneration)?
+            }
+            "storage.buckets.update" => {
+                storage.update_bucket(bucket, &self.json()?, metageneration)?
             }
             "storage.buckets.delete" => {
                 storage.delete_bucket(bucket, metageneration)?;
@@ -158,8 +162,15 @@ impl StorageCall<'_> {
     fn read(&self) -> Result<Response, Status> {
         let object = self.storage.get(&self.route.bucket, &self.route.object)?;
         let preconditions = self.preconditions("")?;
-        if preconditions.is_unchanged(Some(&object)) {
+        let is_named = |header| names_tag(&self.headers, header, &object.etag());
+        if preconditions.is_unchanged(Some(&object))
+            || is_named(header::IF_NONE_MATCH) == Some(true)
+        {
             return Ok(StatusCode::NOT_MODIFIED.into_response());
+        }
+        if is_named(header::IF_MATCH) == Some(false) {
+            let text = "the object has another etag";
+            return Err(Status::new(Code::FailedPrecondition, text));
         }
         preconditions.check(Some(&object))?;
         if self.route.name == "storage.objects.get" {
@@ -220,4 +231,11 @@ pub(super) fn refuse_unsupported(
         (_, Some(name)) => Err(Status::unimplemented(&format!("the header {name}"))),
         (None, None) => Ok(()),
     }
+}
+
+/// Returns true if `If-Match` or `If-None-Match` lists an etag, and `None` without such a header.
+fn names_tag(headers: &HeaderMap, header: HeaderName, etag: &str) -> Option<bool> {
+    let tags = headers.get(header)?.to_str().ok()?;
+    let mut tags = tags.split(',').map(|tag| tag.trim().trim_matches('"'));
+    Some(tags.any(|tag| tag == "*" || tag == etag))
 }

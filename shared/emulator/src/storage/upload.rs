@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use uuid::Uuid;
@@ -80,8 +80,9 @@ impl Storage {
             data: BytesMut::new(),
             object: None,
         };
-        self.0.sessions.begin(id, session);
-        Ok([(header::LOCATION, location)].into_response())
+        self.0.sessions.begin(id.clone(), session);
+        let id = (HeaderName::from_static("x-guploader-uploadid"), id);
+        Ok([(header::LOCATION, location), id].into_response())
     }
 
     /// Adds a piece to a resumable upload, or reports how much has arrived.
@@ -111,8 +112,8 @@ impl Storage {
             return Ok(incomplete(have));
         }
         let mut given = session.given.clone();
-        given.crc32c = hash_header(headers, "crc32c=").or(given.crc32c);
-        given.md5_hash = hash_header(headers, "md5=").or(given.md5_hash);
+        given.crc32c = same(hash_header(headers, "crc32c="), given.crc32c)?;
+        given.md5_hash = same(hash_header(headers, "md5="), given.md5_hash)?;
         let data = session.data.split().freeze();
         let object = match self.insert(&session.bucket, given, session.preconditions, &data) {
             Ok(object) => object,
@@ -200,6 +201,16 @@ pub(super) fn hash_header(headers: &HeaderMap, name: &str) -> Option<String> {
     let hashes = headers.get_all("x-goog-hash").into_iter();
     let hashes = hashes.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     hashes.map(str::trim).find_map(|hash| hash.strip_prefix(name)).map(str::to_owned)
+}
+
+/// Returns the checksum that a client gives in two places. Both must be the same.
+fn same(header: Option<String>, metadata: Option<String>) -> Result<Option<String>, Status> {
+    match (header, metadata) {
+        (Some(header), Some(metadata)) if header != metadata => Err(Status::invalid(format!(
+            "Provided hash \"{metadata}\" doesn't match the hash \"{header}\" of the header."
+        ))),
+        (header, metadata) => Ok(header.or(metadata)),
+    }
 }
 
 pub(super) fn text(headers: &HeaderMap, name: &str) -> Option<String> {
