@@ -1,7 +1,7 @@
 //! Bigqueries: messages flow from a Pub/Sub subscription into rows of a BigQuery table.
 //!
 //! `pubsub::Source` reads messages. [`transform::ToRow`] makes a row of each, as the settings or a
-//! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`meaning`] classifies
+//! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`response`] classifies
 //! the answers of BigQuery. A message is acknowledged when its row is in the table.
 
 pub mod api;
