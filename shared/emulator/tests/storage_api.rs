@@ -207,6 +207,12 @@ async fn buckets_are_changed_and_say_what_they_cannot() {
 
     assert_eq!(labelled["labels"], json!({ "a": "1", "b": "2" }));
     assert_eq!(replaced["labels"], Value::Null);
+    let located = json!({ "name": "located", "location": "EU" });
+    cloud.json(Method::POST, "/storage/v1/b?project=p", located).await;
+    let (list, _) = cloud.json(Method::PUT, "/storage/v1/b/located", json!(["no object"])).await;
+    assert_eq!(list, StatusCode::BAD_REQUEST);
+    let (_, kept) = cloud.json(Method::PUT, "/storage/v1/b/located", json!({})).await;
+    assert_eq!(kept["location"], "EU");
     assert_eq!(replaced["location"], labelled["location"]);
     assert_eq!((&fewer["labels"], &fewer["metageneration"]), (&json!({ "b": "2" }), &json!("3")));
     assert_eq!((refused, accepted), (StatusCode::NOT_IMPLEMENTED, StatusCode::OK));

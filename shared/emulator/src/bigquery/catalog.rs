@@ -21,15 +21,6 @@ use super::{layout, sql};
 use crate::rights;
 use crate::status::Status;
 
-/// Fields of a table resource whose rows are elsewhere.
-const OTHER_KINDS: [&str; 5] = [
-    "biglakeConfiguration",
-    "cloneDefinition",
-    "externalDataConfiguration",
-    "materializedView",
-    "snapshotDefinition",
-];
-
 /// All datasets and tables, in memory. SQLite holds the rows and a copy of everything.
 pub(super) struct Catalog {
     pub connection: Connection,
@@ -262,9 +253,6 @@ impl Catalog {
         mut resource: Map<String, Value>,
     ) -> Result<(), Status> {
         check_id(&name.2, "table")?;
-        if let Some(kind) = OTHER_KINDS.iter().find(|kind| resource.contains_key(**kind)) {
-            return Err(Status::unimplemented(kind));
-        }
         self.show_dataset(&name.dataset())?;
         if self.tables.contains_key(name) {
             return Err(exists("Table", &name.display()));

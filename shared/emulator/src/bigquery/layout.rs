@@ -5,6 +5,15 @@ use serde_json::{Map, Value};
 use super::schema::{Field, FieldType, Mode, Schema};
 use crate::status::Status;
 
+/// Fields of a table resource whose rows are elsewhere.
+const OTHER_KINDS: [&str; 5] = [
+    "biglakeConfiguration",
+    "cloneDefinition",
+    "externalDataConfiguration",
+    "materializedView",
+    "snapshotDefinition",
+];
+
 /// Most levels of nested records.
 const MAX_DEPTH: usize = 15;
 /// Longest name of a column, in characters.
@@ -20,6 +29,9 @@ const MAX_CLUSTERING: usize = 4;
 
 /// Refuses a table that BigQuery would refuse.
 pub(super) fn check(schema: &Schema, resource: &Map<String, Value>) -> Result<(), Status> {
+    if let Some(kind) = OTHER_KINDS.iter().find(|kind| resource.contains_key(**kind)) {
+        return Err(Status::unimplemented(kind));
+    }
     let checked = check_fields(&schema.fields, MAX_DEPTH)
         .and_then(|()| check_partitioning(schema, resource))
         .and_then(|()| check_clustering(schema, resource));

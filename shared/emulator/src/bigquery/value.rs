@@ -4,14 +4,13 @@
 //! numbers, bytes (as base64), records and lists are also stored as text. Refusals use Google's
 //! error texts.
 
+mod bytes;
 pub(super) mod default;
 mod geography;
 pub(super) mod interval;
 
 use base64::Engine as _;
-use base64::alphabet::{self, Alphabet};
 use base64::engine::general_purpose::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 use time::format_description::FormatItem;
@@ -228,7 +227,7 @@ fn scalar(kind: FieldType, value: &Value, path: &str) -> Result<Value, String> {
             "false" | "f" | "no" | "0" => Ok(false.into()),
             _ => Err(format!("Cannot convert value to boolean (bad value): {text}")),
         },
-        FieldType::Bytes => match bytes(&text) {
+        FieldType::Bytes => match bytes::decode(&text) {
             Some(bytes) => Ok(STANDARD.encode(bytes).into()),
             None => Err(format!(
                 "Could not decode base64 string to bytes. Field: {path}; Value: {text}"
@@ -255,16 +254,6 @@ fn scalar(kind: FieldType, value: &Value, path: &str) -> Result<Value, String> {
         FieldType::Range => Err(format!("Field {path}: a RANGE is an object with start and end")),
         FieldType::Record => Err(format!("This field: {path} is not a record.")),
     }
-}
-
-/// Decodes base64 as BigQuery does: with either alphabet, any white space and any padding.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    let config = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    let decode = |of: &Alphabet| GeneralPurpose::new(of, config).decode(&text).ok();
-    decode(&alphabet::STANDARD).or_else(|| decode(&alphabet::URL_SAFE))
 }
 
 fn time_scalar(kind: FieldType, text: &str, is_number: bool, path: &str) -> Result<Value, String> {

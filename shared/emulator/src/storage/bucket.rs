@@ -112,8 +112,8 @@ impl Storage {
             let mut resource = resource.clone();
             // These cannot change, and clients may leave them out.
             for fixed in ["location", "storageClass"] {
-                if let (Some(value), None) = (given.get(fixed), resource.get(fixed)) {
-                    resource[fixed] = value.clone();
+                if let (Some(value), Value::Object(fields)) = (given.get(fixed), &mut resource) {
+                    fields.entry(fixed).or_insert_with(|| value.clone());
                 }
             }
             resource
@@ -130,6 +130,9 @@ impl Storage {
         let mut buckets = self.buckets();
         let bucket = buckets.get_mut(name).ok_or_else(no_bucket)?;
         bucket.check(metageneration)?;
+        if !asked.is_object() {
+            return Err(Status::invalid("a bucket must be an object"));
+        }
         refuse_unsupported(asked, "bucket", &UNSUPPORTED)?;
         let mut settings = bucket.settings.clone();
         settings.given = kept(&change(settings.given))?;

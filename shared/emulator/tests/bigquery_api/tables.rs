@@ -77,3 +77,17 @@ pub(crate) fn values(answer: &Value) -> Value {
         |row: &Value| row["f"].as_array().unwrap().iter().map(|cell| cell["v"].clone()).collect();
     rows.map(cells).collect::<Vec<Value>>().into()
 }
+
+#[tokio::test]
+async fn a_table_whose_rows_are_elsewhere_answers_501_with_the_field() {
+    let tables = Tables::start().await;
+    let body = json!({
+        "tableReference": { "tableId": "t" },
+        "externalDataConfiguration": { "sourceUris": ["gs://b/o"] },
+    });
+
+    let (status, answer) = tables.call(Method::POST, "datasets/d/tables", body).await;
+
+    assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
+    assert!(answer.to_string().contains("externalDataConfiguration"), "{answer}");
+}
