@@ -5,6 +5,7 @@
 //! - [`lex`] finds the tokens.
 //! - [`source`] finds the tables.
 //! - [`write`](mod@write) writes the query in SQLite's SQL.
+//! - [`operand`] finds where an operand ends.
 //! - [`infer`] derives the types of computed columns.
 
 mod dates;
@@ -12,6 +13,7 @@ mod functions;
 mod infer;
 mod information;
 pub(super) mod lex;
+mod operand;
 mod parameters;
 pub(super) mod source;
 mod write;

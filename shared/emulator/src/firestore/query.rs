@@ -97,6 +97,23 @@ impl QueryField {
 type Keyed<'a> = (Vec<Cow<'a, proto::Value>>, &'a proto::Document);
 
 impl Query {
+    /// Orders the results by these fields, too, after the fields of the query.
+    ///
+    /// Google does so for the fields of `sum` and `avg`. The order of a query with a cursor stays,
+    /// because the cursor counts on it.
+    fn ordered_also_by<'a>(mut self, fields: impl Iterator<Item = &'a QueryField>) -> Self {
+        if self.start.is_some() || self.end.is_some() {
+            return self;
+        }
+        for field in fields {
+            if self.orders.iter().all(|order| order.field != *field) {
+                let at = self.orders.len().saturating_sub(1);
+                self.orders.insert(at, Order { field: field.clone(), is_descending: false });
+            }
+        }
+        self
+    }
+
     /// Finds the documents of a view, in the order of the query.
     pub(super) fn run<'a>(&self, view: &View<'a>) -> Found<'a> {
         let mut keyed = self.candidates(view);

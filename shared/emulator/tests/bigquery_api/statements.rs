@@ -113,3 +113,38 @@ async fn brackets_that_end_does_not_close_are_refused_however_many() {
 
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
 }
+
+#[tokio::test]
+async fn queries_name_and_compute_columns_as_google_does() {
+    let tables = start().await;
+    let names = async |query: &str| {
+        let body = json!({ "query": query, "useLegacySql": false });
+        let (status, answer) = tables.call(Method::POST, "queries", body).await;
+        assert_eq!(status, StatusCode::OK, "{query}: {answer}");
+        let fields = answer["schema"]["fields"].as_array().expect("fields").clone();
+        fields.iter().map(|field| json!([field["name"], field["type"]])).collect::<Vec<_>>()
+    };
+
+    let listed = "SELECT x, at FROM UNNEST([5]) AS x WITH OFFSET AS at";
+    assert_eq!(names(listed).await, [json!(["x", "INTEGER"]), json!(["at", "INTEGER"])]);
+    let times = "SELECT TIME(12, 30, 5) AS t, DATETIME(2025, 9, 28, 12, 30, 5) AS d,
+                 DATETIME(DATE '2025-09-28', TIME '12:30:05') AS both, TIME(NULL, 1, 2) AS n";
+    assert_eq!(names(times).await[0], json!(["t", "TIME"]));
+    let (time, datetime) = ("12:30:05.000000", "2025-09-28T12:30:05.000000");
+    let expected = json!([[time, datetime, datetime, null]]);
+    assert_eq!(tables.query(times).await, expected);
+    let divided = "SELECT 7 / 2 / 2, 1 / -CASE WHEN a = 1 THEN 2 ELSE 4 END FROM d.t ORDER BY a";
+    assert_eq!(tables.query(divided).await, json!([["1.75", "-0.5"], ["1.75", "-0.25"]]));
+    let shares = "SELECT a / SUM(a) OVER () * 3 FROM d.t ORDER BY a";
+    assert_eq!(tables.query(shares).await, json!([["1.0"], ["2.0"]]));
+    for (query, why) in [
+        ("SELECT 1 / (a - 1) FROM d.t", "division by zero"),
+        ("SELECT TIME(24, 0, 0)", "hour"),
+        ("SELECT DATETIME(2025, 2, 29, 0, 0, 0)", "day"),
+        ("SELECT 1 /", "Unexpected end of script"),
+    ] {
+        let (status, answer) = tables.refused(query).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}: {answer}");
+        assert!(answer.to_string().contains(why), "{query}: {answer}");
+    }
+}

@@ -392,6 +392,13 @@ async fn aggregations_count_sum_and_average(cloud: &Cloud) {
     // A document counts only if it has the fields of all aggregations.
     let both = of(devices(), vec![count("all", None), sum("half")]).await;
     assert_eq!(both, all(&[("all", integer(1)), ("sum", double(0.5))]));
+    // Without an order of its own, a query takes the smallest numbers, and not the first names.
+    let first_two = proto::StructuredQuery { limit: Some(2), ..devices() };
+    let descending = [("m1", 9), ("m2", 7), ("m3", 5), ("m4", 3)];
+    let puts = descending.map(|(id, m)| put(cloud.name(id), &[("m", integer(m))]));
+    cloud.commit(puts.to_vec()).await.unwrap();
+    let smallest = of(first_two, vec![sum("m"), count("all", None)]).await;
+    assert_eq!(smallest, all(&[("sum", integer(8)), ("all", integer(2))]));
     let numbers = of(above("n", 3), vec![sum("n"), average("n")]).await;
     assert_eq!(numbers, all(&[("sum", integer(9)), ("average", double(4.5))]));
     let none = of(above("n", 9), vec![sum("n"), average("n"), count("", None)]).await;

@@ -21,9 +21,8 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     }
     add(connection, "TIMESTAMP", 1, |call| converted(call, FieldType::Timestamp))?;
     add(connection, "DATE", -1, date)?;
-    add(connection, "DATETIME", 1, |call| {
-        Ok(time_at(call, 0)?.map(|(time, _)| text(write_datetime(time))))
-    })?;
+    add(connection, "DATETIME", -1, datetime)?;
+    add(connection, "TIME", -1, time)?;
     add(connection, "TIMESTAMP_SECONDS", 1, |call| from_unix(call, 1_000_000))?;
     add(connection, "TIMESTAMP_MILLIS", 1, |call| from_unix(call, 1_000))?;
     add(connection, "TIMESTAMP_MICROS", 1, |call| from_unix(call, 1))
@@ -191,14 +190,81 @@ pub(super) fn extract(call: &Context<'_>) -> Answer {
     Ok(Some(Sql::Integer(number)))
 }
 
-fn date(call: &Context<'_>) -> Answer {
-    if call.len() != 3 {
-        return Ok(time_at(call, 0)?.map(|(time, _)| text(write_date(time.date()))));
+/// Reads numbers from the argument `at` on. Returns `None` if one of them is NULL.
+fn numbers<const COUNT: usize>(
+    call: &Context<'_>,
+    at: usize,
+) -> rusqlite::Result<Option<[i64; COUNT]>> {
+    let mut numbers = [0; COUNT];
+    for (index, number) in numbers.iter_mut().enumerate() {
+        let Some(given) = call.get(at + index)? else { return Ok(None) };
+        *number = given;
     }
-    let (year, month, day) = (call.get::<i32>(0)?, call.get::<u8>(1)?, call.get::<u8>(2)?);
-    let month = Month::try_from(month).map_err(|error| failed(error.to_string()))?;
-    let date = Date::from_calendar_date(year, month, day);
-    date.map(|date| Some(text(write_date(date)))).map_err(|error| failed(error.to_string()))
+    Ok(Some(numbers))
+}
+
+fn clock([hour, minute, second]: [i64; 3]) -> rusqlite::Result<Time> {
+    let part = |number: i64| u8::try_from(number).unwrap_or(u8::MAX);
+    Time::from_hms(part(hour), part(minute), part(second))
+        .map_err(|error| failed(error.to_string()))
+}
+
+fn calendar_date([year, month, day]: [i64; 3]) -> rusqlite::Result<Date> {
+    let wrong = |error: time::error::ComponentRange| failed(error.to_string());
+    let month = Month::try_from(u8::try_from(month).unwrap_or(u8::MAX)).map_err(wrong)?;
+    let (year, day) = (i32::try_from(year).unwrap_or(0), u8::try_from(day).unwrap_or(0));
+    let date = Date::from_calendar_date(year, month, day).map_err(wrong)?;
+    let is_known = super::super::value::is_known(date);
+    is_known.then_some(date).ok_or_else(|| failed("the date is out of range"))
+}
+
+fn date(call: &Context<'_>) -> Answer {
+    match call.len() {
+        1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_date(time.date())))),
+        3 => numbers(call, 0)?
+            .map(|parts| calendar_date(parts).map(|date| text(write_date(date))))
+            .transpose(),
+        _ => Err(arguments("DATE")),
+    }
+}
+
+fn time(call: &Context<'_>) -> Answer {
+    match call.len() {
+        1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_time(time.time())))),
+        3 => numbers(call, 0)?
+            .map(|parts| clock(parts).map(|time| text(write_time(time))))
+            .transpose(),
+        _ => Err(arguments("TIME")),
+    }
+}
+
+fn datetime(call: &Context<'_>) -> Answer {
+    match call.len() {
+        1 => Ok(time_at(call, 0)?.map(|(time, _)| text(write_datetime(time)))),
+        2 => {
+            let (Some((date, _)), Some((time, kind))) = (time_at(call, 0)?, time_at(call, 1)?)
+            else {
+                return Ok(None);
+            };
+            // The other form has a time zone.
+            if kind != FieldType::Time {
+                return Err(arguments("DATETIME"));
+            }
+            Ok(Some(text(write_datetime(date.replace_time(time.time())))))
+        }
+        6 => {
+            let (Some(date), Some(time)) = (numbers(call, 0)?, numbers(call, 3)?) else {
+                return Ok(None);
+            };
+            let datetime = calendar_date(date)?.with_time(clock(time)?);
+            Ok(Some(text(write_datetime(datetime.assume_utc()))))
+        }
+        _ => Err(arguments("DATETIME")),
+    }
+}
+
+fn arguments(name: &str) -> rusqlite::Error {
+    failed(format!("this emulator does not support these arguments of {name}"))
 }
 
 fn from_unix(call: &Context<'_>, unit: i64) -> Answer {

@@ -18,7 +18,7 @@ pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()
     // A quoted name is never a text, and LIKE is case-sensitive.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.pragma_update(None, "case_sensitive_like", true)?;
-    let functions: [(&'static str, i32, Function); 22] = [
+    let functions: [(&'static str, i32, Function); 23] = [
         ("JSON_VALUE", 2, |call| json_value(call)),
         ("JSON_QUERY", 2, |call| Ok(at(call)?.map(|value| text(value.to_string())))),
         ("ARRAY_LENGTH", 1, |call| Ok(list(call, 0)?.map(|list| integer(list.len())))),
@@ -39,6 +39,7 @@ pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()
             };
             Ok((right != 0.0).then(|| Sql::Real(left / right)))
         }),
+        ("BQ_DIVISOR", 1, divisor),
         ("DIV", 2, |call| whole(call, i64::checked_div)),
         ("MOD", 2, |call| whole(call, i64::checked_rem)),
         ("TO_JSON_STRING", 1, |call| Ok(Some(text(json_of(call.get(0)?).to_string())))),
@@ -214,6 +215,14 @@ fn split(call: &Context<'_>) -> Answer {
     let between = if call.len() > 1 { call.get::<String>(1)? } else { ",".into() };
     let words: Vec<Value> = whole.split(&between).map(Value::from).collect();
     Ok(Some(text(Value::from(words).to_string())))
+}
+
+/// Returns the argument, unless it is 0.
+fn divisor(call: &Context<'_>) -> Answer {
+    match call.get::<Sql>(0)? {
+        Sql::Integer(0) | Sql::Real(0.0) => Err(failed("division by zero")),
+        divisor => Ok(Some(divisor)),
+    }
 }
 
 fn whole(call: &Context<'_>, divide: fn(i64, i64) -> Option<i64>) -> Answer {

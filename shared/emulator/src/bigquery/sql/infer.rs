@@ -8,7 +8,7 @@ use super::lex::{Lexeme, Quoted, Token};
 use super::source::{Sources, closing, is_any, split};
 
 /// Functions by the type of their result. For other functions the type comes from the value.
-const RESULTS: [(FieldType, &[&str]); 8] = [
+const RESULTS: [(FieldType, &[&str]); 9] = [
     (
         FieldType::Integer,
         &[
@@ -28,6 +28,7 @@ const RESULTS: [(FieldType, &[&str]); 8] = [
             "RANK",
             "ROW_NUMBER",
             "STRPOS",
+            "TIME_DIFF",
             "TIMESTAMP_DIFF",
             "UNIX_DATE",
             "UNIX_MICROS",
@@ -51,6 +52,7 @@ const RESULTS: [(FieldType, &[&str]); 8] = [
             "FORMAT",
             "FORMAT_DATE",
             "FORMAT_DATETIME",
+            "FORMAT_TIME",
             "FORMAT_TIMESTAMP",
             "GENERATE_UUID",
             "JSON_EXTRACT_SCALAR",
@@ -86,6 +88,7 @@ const RESULTS: [(FieldType, &[&str]); 8] = [
         FieldType::Datetime,
         &["CURRENT_DATETIME", "DATETIME", "DATETIME_ADD", "DATETIME_SUB", "DATETIME_TRUNC"],
     ),
+    (FieldType::Time, &["CURRENT_TIME", "TIME", "TIME_ADD", "TIME_SUB", "TIME_TRUNC"]),
 ];
 /// Functions whose result has the type of one argument, with the index of that argument.
 const SAME: [(&str, usize); 14] = [

@@ -132,7 +132,7 @@ impl Writer<'_> {
         next
     }
 
-    fn wrong(&self, at: usize, why: &str) -> Status {
+    pub(super) fn wrong(&self, at: usize, why: &str) -> Status {
         syntax(self.query, self.tokens[at].at, why)
     }
 
@@ -140,7 +140,7 @@ impl Writer<'_> {
         self.tokens.get(at.checked_sub(1)?)
     }
 
-    fn closing(&self, open: usize) -> Result<usize, Status> {
+    pub(super) fn closing(&self, open: usize) -> Result<usize, Status> {
         let open = open.min(self.tokens.len() - 1);
         closing(self.tokens, open)
             .ok_or_else(|| self.wrong(open, "Syntax error: Expected matching brackets"))
@@ -148,8 +148,13 @@ impl Writer<'_> {
 
     fn sign(&mut self, sign: &str, at: usize) -> Result<usize, Status> {
         match sign {
-            // Division never truncates to whole numbers.
-            "/" => Ok(self.push("* 1.0 /", at + 1)),
+            "/" => {
+                // Division never truncates to whole numbers, and fails for a divisor of 0.
+                let end = self.operand(at + 1)?;
+                self.push("* 1.0 / BQ_DIVISOR (", at);
+                self.range(at + 1, end)?;
+                Ok(self.push(")", end))
+            }
             "[" => {
                 let before = self.before(at);
                 let is_subscript = before.is_some_and(|token| {
@@ -259,7 +264,7 @@ impl Writer<'_> {
         let text = match shown {
             None if is_exact => format!("CAST({text} AS REAL)"),
             // SQLite would derive the name from the expression.
-            Some(Shown::Unnamed) if !is_bare && quote(last(parts)) != text => {
+            Some(Shown::Unnamed) if text != last(parts) && text != quote(last(parts)) => {
                 format!("{text} AS {}", quote(last(parts)))
             }
             _ => text,

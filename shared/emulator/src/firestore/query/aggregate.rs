@@ -37,7 +37,7 @@ impl Firestore {
         let Some(api::QueryType::StructuredQuery(query)) = query.query_type else {
             return Err(Status::invalid("A query is required."));
         };
-        let query = Query::read(&request.parent, query)?;
+        let query = Query::read(&request.parent, query)?.ordered_also_by(fields_of(&aggregates));
         let answer = self.read(request.consistency_selector.into(), |view, reads| {
             let Found { found, .. } = query.run(view);
             if let Some(reads) = reads {
@@ -101,18 +101,21 @@ fn aggregate(operator: Option<Operator>) -> Result<Aggregate, Status> {
     }
 }
 
+/// Returns the fields that are summed, in the order of their names.
+fn fields_of(aggregates: &HashMap<String, Aggregate>) -> impl Iterator<Item = &QueryField> {
+    let fields = aggregates.values().filter_map(|aggregate| match aggregate {
+        Aggregate::Count { .. } => None,
+        Aggregate::Sum(field) | Aggregate::Average(field) => Some(field),
+    });
+    fields.collect::<std::collections::BTreeSet<_>>().into_iter()
+}
+
 /// Computes all aggregations over the documents that have all their fields.
 fn compute(
     aggregates: &HashMap<String, Aggregate>,
     found: &[&proto::Document],
 ) -> HashMap<String, proto::Value> {
-    let fields: Vec<_> = aggregates
-        .values()
-        .filter_map(|aggregate| match aggregate {
-            Aggregate::Count { .. } => None,
-            Aggregate::Sum(field) | Aggregate::Average(field) => Some(field),
-        })
-        .collect();
+    let fields: Vec<_> = fields_of(aggregates).collect();
     let has_all =
         |document: &&&proto::Document| fields.iter().all(|field| field.of(document).is_some());
     let found: Vec<_> = found.iter().filter(has_all).copied().collect();
