@@ -11,7 +11,7 @@
 //! | NUMERIC, BIGNUMERIC | a number or text with no more digits than the type holds: nothing is rounded |
 //! | NUMERIC(p,s), BIGNUMERIC(p,s) | the same, up to s digits behind the point and p - s before it |
 //! | BYTES | base64, standard or URL-safe |
-//! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on; years 1 to 9999 in UTC |
+//! | TIMESTAMP | RFC 3339 to the microsecond, finer digits are cut; epoch seconds, or milliseconds from 10¹¹ on, rounded to the microsecond; years 1 to 9999 in UTC |
 //! | DATE | `2025-06-15`; years 1 to 9999 |
 //! | TIME | `10:30:00`, `10:30:00.123456` |
 //! | DATETIME | a date and a time with `T` or a space between, without a zone; years 1 to 9999 |
@@ -34,6 +34,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use pipeline::json::wide_number;
 use serde_json::Value;
 use time::format_description::FormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -209,17 +210,22 @@ fn range(element: Element, value: &Value) -> Option<Cell> {
 fn timestamp(value: &Value) -> Option<OffsetDateTime> {
     match value {
         Value::String(text) => {
+            if let Some(number) = wide_number(text) {
+                return epoch_time(number);
+            }
             let text = text.strip_suffix(" UTC").map_or(text.clone(), |text| format!("{text}Z"));
             OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339).ok()
         }
-        Value::Number(number) => {
-            let number = number.as_f64()?;
-            let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
-            let nanos = ((seconds * 1e6).round() as i128).checked_mul(1000)?;
-            OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
-        }
+        Value::Number(number) => epoch_time(number.as_f64()?),
         _ => None,
     }
+}
+
+/// Returns the time of epoch seconds or milliseconds.
+fn epoch_time(number: f64) -> Option<OffsetDateTime> {
+    let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
+    let nanos = ((seconds * 1e6).round() as i128).checked_mul(1000)?;
+    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
 }
 
 fn days(date: Date) -> Option<i32> {
@@ -287,6 +293,16 @@ mod tests {
         // The 64-bit float 0.1, as C prints it.
         assert_eq!(numeric("0.10000000000000001"), units(100_000_000));
         assert_eq!(cell(Kind::Int64, read("89490200001234567890")), None);
+        // `date +%s.%N`, and the same in milliseconds.
+        for digits in ["1749981600.500000123", "1749981600500.000123456"] {
+            let micros = Some(Cell::Micros(1_749_981_600_500_000));
+            assert_eq!(cell(Kind::Timestamp, read(digits)), micros, "{digits}");
+        }
+        assert_eq!(cell(Kind::Timestamp, json!("1749981600.5")), None, "a text is no epoch time");
+        assert_eq!(cell(Kind::Timestamp, read("1e400")), None);
+        let point = |digits| read(&format!(r#"{{"type":"Point","coordinates":[{digits},52.5]}}"#));
+        let written = cell(Kind::Geography, point("13.404953999999998888"));
+        assert_eq!(written, cell(Kind::Geography, point("13.404953999999999")));
     }
 
     #[test]

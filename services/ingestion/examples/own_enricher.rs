@@ -15,7 +15,7 @@ impl Enricher for Firmware {
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
         FromTopic.enrich(arrival, data);
         // A payload that is no JSON has no version, which is no fault of the message.
-        let Ok(payload) = serde_json::from_slice::<Value>(arrival.payload) else { return };
+        let Ok(payload) = pipeline::json::parse(arrival.payload) else { return };
         if let Some(version) = payload.get("fw") {
             data.insert("Firmware".into(), version.clone());
         }

@@ -4,6 +4,7 @@ mod json;
 
 use std::time::Duration;
 
+use pipeline::json::wide_number;
 use pipeline::message::attribute;
 use pipeline::{Message, timestamp};
 use serde_json::Value;
@@ -120,39 +121,40 @@ fn short(hash: Sha256) -> String {
 }
 
 /// Value in a payload.
-enum Given<'a> {
-    Short(Value),
-    /// JSON text longer than [`MAX_GIVEN_BYTES`]. It is no valid id or time.
-    Long(&'a str),
+struct Given<'a> {
+    json: &'a str,
+    /// The value without loss of digits. `None` if `json` is longer than [`MAX_GIVEN_BYTES`], so
+    /// that it is no valid id or time.
+    value: Option<Value>,
 }
 
 impl<'a> Given<'a> {
     fn read(json: &'a str) -> Self {
-        let short = (json.len() <= MAX_GIVEN_BYTES).then(|| serde_json::from_str(json).ok());
-        short.flatten().map_or(Self::Long(json), Self::Short)
+        let is_short = json.len() <= MAX_GIVEN_BYTES;
+        let value = is_short.then(|| pipeline::json::parse(json.as_bytes()).ok()).flatten();
+        Self { json, value }
     }
 
     /// Returns a text, or a number as text. Of a long value it returns the start, which is too long
     /// for an id.
     fn text(self) -> Option<String> {
-        match self {
-            Self::Short(value) => as_text(&value),
-            Self::Long(json) => (!json.starts_with(['{', '['])).then(|| beginning(json)),
+        match self.value {
+            Some(Value::String(text)) => Some(text),
+            Some(Value::Number(number)) => Some(number.to_string()),
+            Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => None,
+            None => (!self.json.starts_with(['{', '['])).then(|| beginning(self.json)),
         }
     }
 
     fn time(&self) -> Option<OffsetDateTime> {
-        match self {
-            Self::Short(value) => event_time(value),
-            Self::Long(_) => None,
-        }
+        event_time(self.value.as_ref()?)
     }
 
-    /// Returns the value as it was sent, or the start of a long one.
+    /// Returns the value as it was sent, or the start of a long one. A text has no quotes.
     fn raw(self) -> String {
-        match self {
-            Self::Short(value) => as_text(&value).unwrap_or_else(|| value.to_string()),
-            Self::Long(json) => beginning(json),
+        match self.value {
+            Some(Value::String(text)) => text,
+            _ => beginning(self.json),
         }
     }
 }
@@ -161,19 +163,14 @@ fn beginning(json: &str) -> String {
     json[..json.floor_char_boundary(MAX_GIVEN_BYTES)].to_owned()
 }
 
-fn as_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
 fn event_time(given: &Value) -> Option<OffsetDateTime> {
-    if let Value::String(text) = given {
-        return timestamp::parse_rfc3339(text);
-    }
-    let number = given.as_f64()?;
+    let number = match given {
+        Value::String(text) => match wide_number(text) {
+            Some(number) => number,
+            None => return timestamp::parse_rfc3339(text),
+        },
+        given => given.as_f64()?,
+    };
     let seconds = if number.abs() < FIRST_MILLISECONDS { number } else { number / 1000.0 };
     let millis = (seconds * 1000.0).round();
     // This bound is far beyond any time, and an i128 can hold it.
@@ -218,6 +215,20 @@ mod tests {
         assert_eq!(one.id, same.id);
         assert_ne!(one.id, other.id);
         assert_ne!(one.id, hash("devices/b/up", "7"));
+    }
+
+    #[test]
+    fn ids_that_differ_in_their_last_digit_are_two() {
+        for (one, other) in [
+            ("20261129000000000001", "20261129000000000002"),
+            ("0.12345678901234567891", "0.12345678901234567892"),
+            ("1e400", "2e400"),
+        ] {
+            let id = |given| identified(&format!(r#"{{"id":{given}}}"#)).id;
+
+            assert_ne!(id(one), id(other), "{one} and {other}");
+            assert_eq!(id(one), hash("devices/a/up", one), "and both are ids");
+        }
     }
 
     #[test]
@@ -278,7 +289,13 @@ mod tests {
 
     #[test]
     fn event_times_come_as_text_seconds_or_milliseconds() {
-        for given in ["\"2025-06-15T11:30:00.5+02:00\"", "1749979800.5", "1749979800500"] {
+        for given in [
+            "\"2025-06-15T11:30:00.5+02:00\"",
+            "1749979800.5",
+            "1749979800500",
+            "1749979800.500000000123",
+            "1749979800500.000000123",
+        ] {
             let found = identified(&format!(r#"{{"at":{given}}}"#));
             assert_eq!(found.time, datetime!(2025-06-15 09:30:00.5 UTC), "{given}");
             assert_eq!(found.raw_time, None);
@@ -313,15 +330,10 @@ mod tests {
 
     #[test]
     fn an_event_time_out_of_bounds_is_kept_beside_the_time_of_receipt() {
-        for given in ["0", "\"2025-06-17T00:00:00Z\"", "\"soon\"", "1e300", "true"] {
+        for given in ["0", "\"2025-06-17T00:00:00Z\"", "\"soon\"", "1e300", "1e400", "true"] {
             let found = identified(&format!(r#"{{"at":{given}}}"#));
             assert_eq!(found.time, RECEIVED, "{given}");
-            assert_eq!(
-                found.raw_time.as_deref(),
-                Some(given.trim_matches('"'))
-                    .map(|text| { if text == "1e300" { "1e+300" } else { text } }),
-                "{given}"
-            );
+            assert_eq!(found.raw_time.as_deref(), Some(given.trim_matches('"')));
         }
     }
 }

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::{Error, Message, Payload, Recovery, timestamp};
 
 /// The payload of a message with its metadata.
@@ -143,7 +144,10 @@ impl<'de> Visitor<'de> for EnvelopeVisitor<'de> {
                     payload = Some(text.map(|text| self.payload(text)).transpose()?);
                 }
                 Field::PublishTime => time = Some(map.next_value::<Rfc3339Text>()?.0),
-                Field::Enrichment => enrichment = map.next_value::<Option<Map<_, _>>>()?,
+                Field::Enrichment => {
+                    let json = map.next_value::<Option<&RawValue>>()?;
+                    enrichment = json.map(enrichment_data).transpose()?;
+                }
                 Field::Unknown => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -154,6 +158,14 @@ impl<'de> Visitor<'de> for EnvelopeVisitor<'de> {
             publish_time: (time != GO_ZERO_TIME).then_some(time),
             enrichment: enrichment.unwrap_or_default(),
         })
+    }
+}
+
+/// Reads the data that enrichment added, without loss of digits.
+fn enrichment_data<E: de::Error>(text: &RawValue) -> Result<Map<String, Value>, E> {
+    match json::parse(text.get().as_bytes()).map_err(E::custom)? {
+        Value::Object(data) => Ok(data),
+        _ => Err(E::custom("enrichmentData is no object")),
     }
 }
 
@@ -251,6 +263,23 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
+
+    #[test]
+    fn numbers_in_the_enrichment_keep_their_digits() {
+        let text = |data| {
+            format!(
+                r#"{{"id":"1","payload":null,"publishTime":"2025-09-28T22:53:17Z","enrichmentData":{data}}}"#
+            )
+        };
+        let read = |data| Envelope::read(&text(data).into());
+
+        let found = read(r#"{"iccid":89490200001234567890,"n":[1.5,1e400]}"#).unwrap();
+
+        let expected = serde_json::json!({ "iccid": "89490200001234567890", "n": [1.5, "1e400"] });
+        assert_eq!(Value::Object(found.enrichment), expected);
+        assert_eq!(read("null").unwrap().enrichment, Map::new());
+        assert_eq!(read("[1]"), None, "no envelope");
+    }
 
     #[test]
     fn the_bytes_are_those_of_the_go_services() {

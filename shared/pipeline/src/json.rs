@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-pub use exact::parse;
+pub use exact::{parse, wide_number};
 
 /// A JSON object that grows by one entry at a time.
 ///

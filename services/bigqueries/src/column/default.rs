@@ -1,6 +1,6 @@
 //! Default of a column: an SQL expression. The service itself fills in a default that is a literal.
 
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use super::{Column, Kind, Mode};
 use crate::cell::Cell;
@@ -47,8 +47,8 @@ fn literal(text: &str) -> Option<Value> {
         "FALSE" => return Some(false.into()),
         _ => {}
     }
-    if let Ok(number) = serde_json::from_str::<Number>(text) {
-        return Some(Value::Number(number));
+    if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return pipeline::json::parse(text.as_bytes()).ok();
     }
     let quote = text.find(['\'', '"'])?;
     let (kind, quoted) = text.split_at(quote);
@@ -57,7 +57,7 @@ fn literal(text: &str) -> Option<Value> {
         "" | "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" | "NUMERIC" | "BIGNUMERIC" => {
             Some(content.into())
         }
-        "JSON" => serde_json::from_str(content).ok(),
+        "JSON" => pipeline::json::parse(content.as_bytes()).ok(),
         _ => None,
     }
 }
@@ -84,6 +84,9 @@ mod tests {
         for (text, expected) in [
             ("0", Some(json!(0))),
             ("-1.5", Some(json!(-1.5))),
+            ("1234567890123456.789", Some(json!("1234567890123456.789"))),
+            ("JSON '[89490200001234567890]'", Some(json!(["89490200001234567890"]))),
+            ("1 + 1", None),
             (" true ", Some(json!(true))),
             ("'none'", Some(json!("none"))),
             ("\"it's\"", Some(json!("it's"))),

@@ -1,6 +1,7 @@
 //! Geographies as WKT or GeoJSON. The checks find most values that BigQuery would refuse, but not
 //! all.
 
+use pipeline::json::wide_number;
 use serde_json::Value;
 
 /// Kinds of geometry as GeoJSON writes them. WKT writes them in capitals.
@@ -22,7 +23,22 @@ pub(super) fn text(value: &Value) -> Option<String> {
             let json = serde_json::from_str(text).ok()?;
             is_geojson(&json).then(|| text.clone())
         }
-        json => is_geojson(json).then(|| json.to_string()),
+        json => is_geojson(json).then(|| with_numbers(json).to_string()),
+    }
+}
+
+/// Returns GeoJSON in which each coordinate is a number.
+///
+/// A coordinate with more digits than 64 bits hold comes as a text. A geography has 64 bits for it.
+fn with_numbers(json: &Value) -> Value {
+    match json {
+        Value::String(text) => wide_number(text).map_or_else(|| json.clone(), Value::from),
+        Value::Array(list) => list.iter().map(with_numbers).collect(),
+        Value::Object(members) => {
+            let members = members.iter().map(|(name, value)| (name.clone(), with_numbers(value)));
+            Value::Object(members.collect())
+        }
+        other => other.clone(),
     }
 }
 

@@ -26,6 +26,17 @@ pub fn parse(json: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(&quoted)
 }
 
+/// Returns the number in a text that [`parse`] made from a number, rounded to 64 bits. Returns `None`
+/// for any other text.
+///
+/// Use it where only the size of a number counts, as in a time.
+#[must_use]
+pub fn wide_number(text: &str) -> Option<f64> {
+    let is_number = text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    (is_number && is_wide(text.as_bytes())).then(|| text.parse().ok()).flatten()
+}
+
 /// Puts quotes around the numbers that 64 bits cannot hold.
 fn quote_wide_numbers(json: &[u8]) -> Cow<'_, [u8]> {
     let mut quoted = Vec::new();
@@ -149,6 +160,15 @@ mod tests {
             &long,
         ] {
             assert_eq!(parse(number.as_bytes()).unwrap(), json!(number));
+        }
+    }
+
+    #[test]
+    fn a_text_that_was_a_wide_number_is_told_from_others() {
+        assert_eq!(wide_number("1749981600.123456789"), Some(1_749_981_600.123_456_7));
+        assert_eq!(wide_number("1e400"), Some(f64::INFINITY));
+        for other in ["1749981600.5", "2025", "123-456-789-012-345", " 89490200001234567890", ""] {
+            assert_eq!(wide_number(other), None, "{other}");
         }
     }
 
