@@ -208,6 +208,14 @@ impl pipeline::Sink for Sink {
         refused.map(|refused| self.refusals(refused))
     }
 
+    fn written(&self, batch: &EncodedBatch) -> Vec<usize> {
+        match batch {
+            EncodedBatch::Lines(rows) => rows.written(),
+            // A request of the Storage Write API is written as a whole.
+            EncodedBatch::Arrow(_) | EncodedBatch::Broken(_) => Vec::new(),
+        }
+    }
+
     fn split(&self, batch: &EncodedBatch, at: usize) -> Option<(EncodedBatch, EncodedBatch)> {
         match batch {
             EncodedBatch::Arrow(rows) => {

@@ -162,8 +162,8 @@ pub trait Sink: Send + Sync + 'static {
     /// Writes a batch and returns once it is durable.
     ///
     /// `Ok` lists the records that the destination refused permanently. All other records are
-    /// durable. After `Err` the pipeline assumes that no record is durable, and may write the same
-    /// batch again. So the sink must tolerate a batch that is written twice.
+    /// durable. After `Err` the pipeline assumes that only those of [`Sink::written`] are durable,
+    /// and may write the same batch again. So the sink must tolerate a batch that is written twice.
     ///
     /// Cancel safety: the pipeline drops the call after `time_limit`. No part of it may continue in
     /// the background after that. For example, a forgotten upload would take bandwidth from its own
@@ -182,6 +182,14 @@ pub trait Sink: Send + Sync + 'static {
         batch: &Self::EncodedBatch,
         time_limit: Duration,
     ) -> impl Future<Output = Result<Vec<Refusal>, Error>> + Send;
+
+    /// Returns the indices of the records that are durable although every attempt has failed.
+    ///
+    /// Their messages are acked when the other messages of the batch are nacked. Records that were
+    /// refused are not among them.
+    fn written(&self, _batch: &Self::EncodedBatch) -> Vec<usize> {
+        Vec::new()
+    }
 
     /// Splits a batch into its first `at` records and the others. Returns `None` if the batch
     /// cannot be split.

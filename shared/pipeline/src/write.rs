@@ -1,6 +1,7 @@
 //! Writes one batch: attempts, splitting, refused records, and the settlement of every message in
 //! it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -208,14 +209,14 @@ where
                 },
                 Recovery::Stop => {
                     shared.fail(error);
-                    let entries = entries_from(part, std::mem::take(&mut parts));
+                    let entries = unwritten(shared, part, std::mem::take(&mut parts));
                     return Some(Unwritten { entries, reason: "stop", share });
                 }
                 retry @ (Recovery::Retry | Recovery::HandBack) => {
                     let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
                     // In an ordered batch, the parts behind this one would overtake it.
                     let behind = parts.extract_if(.., |_| is_ordered).collect();
-                    let entries = entries_from(part, behind);
+                    let entries = unwritten(shared, part, behind);
                     if parts.is_empty() {
                         return Some(Unwritten { entries, reason, share });
                     }
@@ -248,8 +249,7 @@ async fn settle_written<T, S, D>(
             refused.push((entry, refusal));
             continue;
         }
-        shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
-        entry.handle.settlement.ack();
+        ack_written(shared, entry, now);
         sent += 1;
     }
     shared.metrics.sent.inc_by(sent);
@@ -262,11 +262,33 @@ async fn settle_written<T, S, D>(
     .await;
 }
 
-/// Returns the messages of a part and of those behind it, in order. `behind` is a stack: its last
-/// part comes first.
-fn entries_from<S: Sink>(first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry> {
-    let behind = behind.into_iter().rev().flat_map(|part| part.entries);
-    first.entries.into_iter().chain(behind).collect()
+fn ack_written<T, S, D>(shared: &Shared<T, S, D>, entry: Entry, now: OffsetDateTime) {
+    shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
+    entry.handle.settlement.ack();
+}
+
+/// Acks the messages of failed parts whose records are durable. Returns the others, in order.
+///
+/// `behind` is a stack: its last part comes first after `first`.
+fn unwritten<T, S, D>(shared: &Shared<T, S, D>, first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry>
+where
+    S: Sink,
+{
+    let now = OffsetDateTime::now_utc();
+    let mut left = Vec::new();
+    for part in std::iter::once(first).chain(behind.into_iter().rev()) {
+        let written = panics::catch("list written records", || shared.sink.written(&part.encoded));
+        let written: BTreeSet<usize> = written.unwrap_or_default().into_iter().collect();
+        for (index, entry) in part.entries.into_iter().enumerate() {
+            if written.contains(&index) {
+                ack_written(shared, entry, now);
+                shared.metrics.sent.inc();
+            } else {
+                left.push(entry);
+            }
+        }
+    }
+    left
 }
 
 /// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.

@@ -54,6 +54,11 @@ impl Lines {
         self.text.len() + self.ends.len()
     }
 
+    /// Returns the bytes of some of the rows.
+    pub(crate) fn bytes_of(&self, rows: &[usize]) -> usize {
+        rows.iter().map(|row| self.range(*row).len() + 1).sum()
+    }
+
     fn range(&self, index: usize) -> Range<usize> {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         start..self.ends[index]

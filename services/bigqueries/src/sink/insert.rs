@@ -44,6 +44,12 @@ impl Insertion {
         (0..self.lines.len()).filter(|row| !settled.contains_key(row)).collect()
     }
 
+    /// Returns the indices of the rows that were written.
+    pub(super) fn written(&self) -> Vec<usize> {
+        let settled = self.settled();
+        settled.iter().filter(|(_, refusal)| refusal.is_none()).map(|(row, _)| *row).collect()
+    }
+
     /// Returns the refused rows, with the text of BigQuery.
     fn refused(&self) -> BTreeMap<usize, String> {
         let settled = self.settled();
@@ -158,7 +164,7 @@ async fn send(
 ) -> Result<Answer, Error> {
     let body = rows.lines.body(left);
     let body = body.map_err(|error| Recovery::Retry.because("compress", error))?;
-    let bytes = rows.lines.bytes();
+    let bytes = rows.lines.bytes_of(left);
     match api.insert_all(table.name(), body).await {
         Ok(answer) => {
             let errors = answer["insertErrors"].as_array().map(Vec::as_slice).unwrap_or_default();

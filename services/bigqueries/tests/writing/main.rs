@@ -325,6 +325,7 @@ async fn rows_that_were_inserted_are_not_sent_again_with_those_that_were_not() {
     for _ in 0..3 {
         let error = sink.write(&encoded, TIME_LIMIT).await.unwrap_err();
         assert_eq!(error.recovery(), Recovery::Retry, "{error:#}");
+        assert_eq!(sink.written(&encoded), [0, 1]);
     }
     cloud.table(&[n, new], settings()).await.unwrap();
 

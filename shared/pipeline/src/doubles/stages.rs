@@ -29,6 +29,8 @@ pub enum Kind {
     Malformed,
     /// The whole batch of the record is refused.
     Poison,
+    /// The record is never written, and no attempt succeeds; the rest of its batch is written.
+    Late,
     /// The message becomes no record. It is only acknowledged.
     Skipped,
 }
@@ -47,6 +49,16 @@ impl Shelf {
         Self { ledger, faults, max_bytes }
     }
 
+    /// Writes the records that were not written and are not late.
+    fn put_some(&self, batch: &[Item]) {
+        let mut book = self.ledger.book();
+        for item in batch.iter().filter(|item| item.kind != Kind::Late) {
+            if !book.written.contains(&item.id) {
+                book.written.push(item.id.clone());
+            }
+        }
+    }
+
     fn put(&self, batch: &[Item]) -> Vec<Refusal> {
         let mut book = self.ledger.book();
         book.batches.push(batch.iter().map(|item| item.id.clone()).collect());
@@ -55,7 +67,7 @@ impl Shelf {
             let reason = match item.kind {
                 Kind::Refused => "refused",
                 Kind::Malformed => "malformed",
-                Kind::Good | Kind::Poison | Kind::Skipped => {
+                Kind::Good | Kind::Poison | Kind::Late | Kind::Skipped => {
                     book.written.push(item.id.clone());
                     continue;
                 }
@@ -116,9 +128,19 @@ impl Sink for Shelf {
         if batch.iter().any(|item| item.kind == Kind::Poison) {
             return Err(Recovery::Reject("poison").because("write", "a record spoils the batch"));
         }
+        if batch.iter().any(|item| item.kind == Kind::Late) {
+            self.put_some(batch);
+            return Err(Recovery::Retry.because("write", "a record is late"));
+        }
         let refusals = self.put(batch);
         fault.after("write")?;
         Ok(refusals)
+    }
+
+    fn written(&self, batch: &Vec<Item>) -> Vec<usize> {
+        let book = self.ledger.book();
+        let items = batch.iter().enumerate();
+        items.filter(|(_, item)| book.written.contains(&item.id)).map(|(index, _)| index).collect()
     }
 
     fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {

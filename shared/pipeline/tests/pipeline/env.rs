@@ -134,7 +134,7 @@ pub(crate) fn bad(kind: Kind, message: Message) -> Message {
 /// Returns the record that a message asks for.
 pub(crate) fn item(message: &Message) -> Item {
     let attribute = |name: &str| message.attributes.get(name).map(ToString::to_string);
-    let kinds = [Kind::Refused, Kind::Malformed, Kind::Poison, Kind::Skipped];
+    let kinds = [Kind::Refused, Kind::Malformed, Kind::Poison, Kind::Late, Kind::Skipped];
     let kind = attribute("kind");
     Item {
         key: attribute("key").unwrap_or_else(|| "k".into()),

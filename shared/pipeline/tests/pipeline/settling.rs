@@ -78,6 +78,21 @@ async fn a_write_is_tried_as_long_as_the_lease_lasts() {
     assert!(env.running.status().outage().is_some());
 }
 
+/// The destination has taken some records of a batch, and one is never taken.
+#[tokio::test(start_paused = true)]
+async fn at_the_end_of_a_lease_only_unwritten_messages_are_nacked() {
+    let mut parts = Parts { lease: Some(seconds(60)), ..Parts::default() };
+    parts.limits.batch.max_messages = 3;
+    let env = parts.start();
+
+    env.push_all([message("1"), bad(Kind::Late, message("2")), message("3")]);
+    env.pass(seconds(59)).await;
+
+    assert_eq!(env.ledger.book().nacked, ids(["2"]));
+    assert_eq!(env.ledger.book().acked, ids(["1", "3"]));
+    assert_eq!((env.nacked_for("lease"), env.metrics.sent.get()), (1, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
     // The next attempt would begin after the lease, or begin within it and end after it.
