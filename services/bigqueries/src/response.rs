@@ -5,17 +5,16 @@
 //! | `insertAll` 404 | the table is not there (a new one takes a while): not ready |
 //! | `insertAll` 401, 403 but for quotas | no rights: not ready |
 //! | `insertAll` 403 `quotaExceeded`, `rateLimitExceeded`; 408, 429, 5xx | retry |
-//! | `insertAll` 413; 400 about the size of a large request | the request is too large: split, until the culprit stands alone |
+//! | `insertAll` 413, or 400 about the size, for a large request | the request is too large: split, until the culprit stands alone |
 //! | `insertAll` 400 | the table is at fault, or a row that is not named: not ready |
 //! | `insertAll` row `invalid` | that row is refused; the others were written |
 //! | `insertAll` row `invalid`, about a column that the settings do not have | the table has changed: retry |
 //! | `insertAll` row `invalid`, "no such field" | a new column has not spread yet: retry |
 //! | `insertAll` row with any other reason (`stopped`, `timeout`, `backendError`) | retry |
 //! | `AppendRows` with row errors | those rows are refused, and none of the others was written yet |
-//! | `AppendRows` `ALREADY_EXISTS` | written before |
 //! | `AppendRows` `NOT_FOUND`, `PERMISSION_DENIED`, `UNAUTHENTICATED` | not ready |
-//! | `AppendRows` `INVALID_ARGUMENT` about the size of a large request without a `StorageError`, `OUT_OF_RANGE` | the request is too large: split |
-//! | `AppendRows` `INVALID_ARGUMENT` | the rows do not fit the table, or a new column has not spread: not ready |
+//! | `AppendRows` `INVALID_ARGUMENT` about the size, or `OUT_OF_RANGE`, for a large request without a `StorageError` | the request is too large: split |
+//! | `AppendRows` `INVALID_ARGUMENT`, `OUT_OF_RANGE` | the rows do not fit the table, or a new column has not spread: not ready |
 //! | `AppendRows` `UNIMPLEMENTED` | no request can succeed: stop |
 //! | `AppendRows` anything else; a connection that broke | retry |
 //!
@@ -45,6 +44,9 @@ use crate::column::Column;
 /// Lower bound of all limits on the bytes of a request or a row:
 /// <https://cloud.google.com/bigquery/quotas#streaming_inserts>.
 const SMALLEST_LIMIT: usize = 1_000_000;
+
+/// Meaning of a refusal because of the size of a request.
+const TOO_LARGE: Response = Response::Split("request_too_large");
 
 /// Meaning of an answer to a whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,10 +96,11 @@ impl Response {
 pub fn of_insert_all(status: u16, reason: &str, message: &str, bytes: usize) -> Response {
     match (status, reason) {
         (200, _) => Response::Written,
-        (413, _) | (400, "uploadTooLarge") => Response::Split("request_too_large"),
-        (400, _) if is_about_size(message, bytes) => Response::Split("request_too_large"),
+        (413, _) | (400, "uploadTooLarge") if bytes >= SMALLEST_LIMIT => TOO_LARGE,
+        (400, _) if is_about_size(message, bytes) => TOO_LARGE,
         (403, "quotaExceeded" | "rateLimitExceeded") => Response::Retry,
-        (400 | 401 | 403 | 404, _) => Response::NotReady,
+        // A small request is not too large for BigQuery, so something between us and it refuses.
+        (400 | 401 | 403 | 404 | 413, _) => Response::NotReady,
         _ => Response::Retry,
     }
 }
@@ -146,17 +149,17 @@ fn has_column(columns: &[Column], path: &str) -> bool {
 #[must_use]
 pub fn of_append(code: Code, storage_error: Option<i32>, message: &str, bytes: usize) -> Response {
     match code {
-        Code::AlreadyExists => Response::Written,
         Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => Response::NotReady,
-        // All of these codes are about the table, its schema, the stream or a key. The text does
-        // not matter.
-        Code::InvalidArgument if storage_error.is_some_and(|code| code != 0) => Response::NotReady,
-        Code::InvalidArgument if is_about_size(message, bytes) => {
-            Response::Split("request_too_large")
+        // All codes of a `StorageError` are about the table, its schema, the stream or a key. The
+        // text does not matter.
+        Code::InvalidArgument | Code::OutOfRange if storage_error.is_some_and(|code| code != 0) => {
+            Response::NotReady
         }
-        Code::InvalidArgument => Response::NotReady,
-        Code::OutOfRange => Response::Split("request_too_large"),
+        Code::InvalidArgument if is_about_size(message, bytes) => TOO_LARGE,
+        Code::OutOfRange if bytes >= SMALLEST_LIMIT => TOO_LARGE,
+        Code::InvalidArgument | Code::OutOfRange => Response::NotReady,
         Code::Unimplemented => Response::Stop,
+        // `ALREADY_EXISTS` too: it is about offsets, and the default stream has none.
         _ => Response::Retry,
     }
 }
@@ -200,7 +203,7 @@ mod tests {
         let table = [
             (200, "", Response::Written),
             (400, "invalid", Response::NotReady),
-            (400, "uploadTooLarge", Response::Split("request_too_large")),
+            (400, "uploadTooLarge", Response::NotReady),
             (401, "authError", Response::NotReady),
             (403, "accessDenied", Response::NotReady),
             (403, "billingNotEnabled", Response::NotReady),
@@ -208,7 +211,7 @@ mod tests {
             (403, "rateLimitExceeded", Response::Retry),
             (404, "notFound", Response::NotReady),
             (408, "", Response::Retry),
-            (413, "", Response::Split("request_too_large")),
+            (413, "", Response::NotReady),
             (418, "", Response::Retry),
             (429, "", Response::Retry),
             (500, "internalError", Response::Retry),
@@ -218,9 +221,13 @@ mod tests {
             assert_eq!(of_insert_all(status, reason, "", 1), response, "{status} {reason}");
         }
         let size = "Request payload size exceeds the limit: 10485760 bytes.";
-        let large = Response::Split("request_too_large");
-        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT), large);
-        assert_eq!(of_insert_all(400, "badRequest", size, SMALLEST_LIMIT - 1), Response::NotReady);
+        for (status, reason, message) in
+            [(400, "badRequest", size), (413, "", ""), (400, "uploadTooLarge", "")]
+        {
+            let sized = |bytes| of_insert_all(status, reason, message, bytes);
+            assert_eq!(sized(SMALLEST_LIMIT), TOO_LARGE, "{status} {reason}");
+            assert_eq!(sized(SMALLEST_LIMIT - 1), Response::NotReady, "{status} {reason}");
+        }
     }
 
     #[test]
@@ -293,19 +300,15 @@ mod tests {
         let extra = "Input schema has more fields than BigQuery schema, extra fields: 'a'";
         let large = "AppendRows request too large: 11MB limit 10MB";
         let table = [
-            (Code::AlreadyExists, "", Response::Written),
+            (Code::AlreadyExists, "", Response::Retry),
             (Code::NotFound, "", Response::NotReady),
             (Code::PermissionDenied, "", Response::NotReady),
             (Code::Unauthenticated, "", Response::NotReady),
             (Code::InvalidArgument, extra, Response::NotReady),
             (Code::InvalidArgument, "malformed", Response::NotReady),
-            (Code::InvalidArgument, large, Response::Split("request_too_large")),
-            (
-                Code::InvalidArgument,
-                "MessageSize is TOO LARGE.",
-                Response::Split("request_too_large"),
-            ),
-            (Code::OutOfRange, "", Response::Split("request_too_large")),
+            (Code::InvalidArgument, large, TOO_LARGE),
+            (Code::InvalidArgument, "MessageSize is TOO LARGE.", TOO_LARGE),
+            (Code::OutOfRange, "", TOO_LARGE),
             (Code::Unimplemented, "", Response::Stop),
             (Code::Aborted, "", Response::Retry),
             (Code::Cancelled, "", Response::Retry),
@@ -327,14 +330,14 @@ mod tests {
 
     #[test]
     fn a_storage_error_says_more_than_words_about_the_size() {
-        let sized =
-            |code, bytes| of_append(Code::InvalidArgument, code, "The schema is too large.", bytes);
-        let with = |code| sized(code, SMALLEST_LIMIT);
+        for code in [Code::InvalidArgument, Code::OutOfRange] {
+            let sized = |error, bytes| of_append(code, error, "The schema is too large.", bytes);
 
-        assert_eq!(with(Some(7)), Response::NotReady);
-        for none in [None, Some(0)] {
-            assert_eq!(with(none), Response::Split("request_too_large"));
-            assert_eq!(sized(none, SMALLEST_LIMIT - 1), Response::NotReady);
+            assert_eq!(sized(Some(7), SMALLEST_LIMIT), Response::NotReady);
+            for none in [None, Some(0)] {
+                assert_eq!(sized(none, SMALLEST_LIMIT), TOO_LARGE);
+                assert_eq!(sized(none, SMALLEST_LIMIT - 1), Response::NotReady);
+            }
         }
     }
 

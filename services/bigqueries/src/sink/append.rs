@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use google_cloud_bigquery::client::Write;
@@ -13,6 +14,7 @@ use google_cloud_bigquery::write::format::Arrow;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::NeverRetry;
 use pipeline::{Error, Recovery};
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::batch::{self, Schema};
@@ -21,6 +23,8 @@ use crate::table::{Table, TableName};
 
 /// Name of the action in errors.
 const APPEND: &str = "append rows";
+/// Longest time after which a request that failed on an idle connection is sent again at once.
+const RESEND_WITHIN: Duration = Duration::from_secs(10);
 
 /// A client with its idle writers.
 pub(super) struct Appender {
@@ -127,8 +131,9 @@ pub(super) async fn append(
 /// written.
 ///
 /// BigQuery closes a connection that is idle for ten minutes, and the client notices only at the
-/// next request. So a request that fails on an idle connection is sent again at once. The writer
-/// opens a new connection by itself.
+/// next request. So a request that fails soon on an idle connection is sent again at once. The
+/// writer opens a new connection by itself. After a longer wait the attempt ends instead, because a
+/// second request would have less time than BigQuery may take.
 ///
 /// A writer is not used again if it reported a new schema, or if the table did not accept its rows.
 /// The next writer sees the current table.
@@ -138,8 +143,10 @@ async fn send(
     idle: &Idle,
 ) -> Result<Vec<RowError>, Error> {
     let bytes = request.serialized_record_batch.len();
+    let began = Instant::now();
     let mut sent = writer.append(request.clone()).send().await;
-    if has_answered && sent.as_ref().is_err_and(has_lost_its_connection) {
+    let is_soon = began.elapsed() < RESEND_WITHIN;
+    if has_answered && is_soon && sent.as_ref().is_err_and(has_lost_its_connection) {
         sent = writer.append(request).send().await;
     }
     let error = match sent {
@@ -201,12 +208,16 @@ impl FailedAppend {
     }
 }
 
+/// Returns true if the stream has ended, or could not carry the request. An error in an answer is
+/// no such case.
 fn has_lost_its_connection(error: &AppendError) -> bool {
     match error {
         AppendError::UnexpectedEndOfStream => true,
         AppendError::Rpc { source, .. } => {
-            let is_of_stream = |code| matches!(code, Code::Aborted | Code::Unavailable);
-            source.is_io() || source.status().is_some_and(|status| is_of_stream(status.code))
+            let ends = |code| matches!(code, Code::Aborted | Code::Unavailable);
+            let has_ended = source.source().is_some()
+                && source.status().is_some_and(|status| ends(status.code));
+            source.is_io() || source.is_transport() || has_ended
         }
         _ => false,
     }

@@ -3,8 +3,10 @@
 use bigqueries::cell::Cell;
 use bigqueries::column::{Column, Kind};
 use bigqueries::config::Api;
+use emulator::{Fault, Kind as FaultKind, Profile};
 use pipeline::{Recovery, Sink as _};
 use serde_json::json;
+use tokio::time::timeout;
 use tonic::Code;
 
 use crate::{BOTH, Cloud, TIME_LIMIT, encode, settings};
@@ -38,6 +40,65 @@ async fn a_request_that_is_refused_without_row_errors_waits_as_a_whole() {
         assert_eq!(sink.write(&rows, TIME_LIMIT).await.unwrap(), []);
         assert_eq!(cloud.rows("SELECT COUNT(DISTINCT n) FROM d.t").await, [json!(["3"])]);
     }
+}
+
+/// Plans an error of the next append.
+fn fail_append(cloud: &Cloud, code: Code, storage_error: Option<&str>, ends_stream: bool) {
+    let (storage_error, message) = (storage_error.map(str::to_owned), Some("too large".into()));
+    let kind = FaultKind::AppendError { code: code.into(), storage_error, message, ends_stream };
+    cloud.emulator.faults().add(Fault {
+        method: "AppendRows".into(),
+        topic: None,
+        count: 1,
+        for_millis: None,
+        kind,
+    });
+}
+
+#[tokio::test]
+async fn an_error_in_an_answer_keeps_the_connection() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64)];
+    cloud.table(&columns, settings()).await.unwrap();
+    let sink = cloud.sink(Api::StorageWrite, &columns).await;
+    let rows = encode(&sink, vec![vec![Cell::Int(1)]]);
+
+    fail_append(&cloud, Code::ResourceExhausted, None, false);
+    let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();
+    assert_eq!(error.recovery(), Recovery::Retry);
+    // Only streams that are still open are ended.
+    let profile = Profile { append_idle_millis: Some(1), ..Profile::default() };
+    cloud.emulator.set_profile(profile);
+
+    let ended = async {
+        while cloud.emulator.faults().ended().get("AppendRows") != Some(&1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(TIME_LIMIT, ended).await.expect("the connection was closed");
+    cloud.emulator.set_profile(Profile::default());
+    assert_eq!(sink.write(&rows, TIME_LIMIT).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_storage_error_decides_against_the_text_of_a_refusal() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("s", Kind::String)];
+    cloud.table(&columns, settings()).await.unwrap();
+    let sink = cloud.sink(Api::StorageWrite, &columns).await;
+    let large = || vec![Cell::Text("x".repeat(600_000))];
+    let rows = encode(&sink, vec![large(), large()]);
+
+    for (storage_error, expected) in [
+        (Some("SCHEMA_MISMATCH_EXTRA_FIELDS"), Recovery::Retry),
+        (None, Recovery::Reject("request_too_large")),
+    ] {
+        fail_append(&cloud, Code::InvalidArgument, storage_error, true);
+        let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();
+        assert_eq!(error.recovery(), expected, "{storage_error:?}: {error:#}");
+    }
+
+    assert_eq!(sink.write(&rows, TIME_LIMIT).await.unwrap(), []);
 }
 
 #[tokio::test]
