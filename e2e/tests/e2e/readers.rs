@@ -83,11 +83,13 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
     let stage = Stage::set().await;
     let topic = stage.cloud.name("raw");
     for format in Format::ALL {
-        for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5)] {
+        for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5), ("i-3", 23.5)] {
             let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
+            // The third message has no location, so its object is not in a folder of its own.
+            let location = (id != "i-3").then_some("hall-a");
             let envelope = json!({
                 "id": id, "payload": payload, "publishTime": "2025-06-15T10:00:00.123456789Z",
-                "enrichmentData": { "location": "hall-a" },
+                "enrichmentData": { "location": location },
             });
             let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
             // The second message is sent twice, because Pub/Sub may deliver twice.
@@ -96,15 +98,18 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
                 stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
             }
         }
-        archive_as(&stage, format, 3).await;
+        archive_as(&stage, format, 4).await;
     }
     download(&stage, stage.folder.path()).await;
 
     let home = stage.folder.path().display().to_string();
     let [lines, parquet] = &examples("DuckDB")[..] else { panic!("two examples") };
     let published = "2025-06-15 10:00:00.123456";
-    let expected =
-        json!([["i-1", published, "device-1", 21.5], ["i-2", published, "device-1", 22.5]]);
+    let expected = json!([
+        ["i-1", published, "device-1", 21.5],
+        ["i-2", published, "device-1", 22.5],
+        ["i-3", published, "device-1", 23.5],
+    ]);
     for query in [lines, &lines.replace(".jsonl.gz", ".jsonl.zst"), parquet] {
         let file = stage.folder.path().join("query.sql");
         std::fs::write(&file, query.replace("gs://my-archive", &home)).unwrap();
