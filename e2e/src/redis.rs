@@ -4,7 +4,7 @@ mod cluster;
 mod sentinel;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -38,6 +38,21 @@ pub fn program() -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join("redis-server"))
         .find(|program| program.is_file())
+}
+
+/// Returns the options of a server that also listens with TLS, on this port. It uses the
+/// certificates of [`make`](crate::certificates::make), and asks clients for theirs.
+#[must_use]
+pub fn tls_options(certificates: &Path, port: u16) -> Vec<String> {
+    let file = |name: &str| certificates.join(name).display().to_string();
+    let options = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("server.pem")),
+        ("--tls-key-file", file("server.key")),
+        ("--tls-ca-cert-file", file("ca.pem")),
+        ("--tls-auth-clients", "yes".into()),
+    ];
+    options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect()
 }
 
 impl Redis {

@@ -1,6 +1,8 @@
 //! A cluster of Redis: three masters that share the keys.
 
-use super::{Redis, until_said};
+use std::path::Path;
+
+use super::{Redis, tls_options, until_said};
 use crate::mosquitto::free_port;
 
 /// Slots of each master.
@@ -11,6 +13,8 @@ const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
 pub struct Cluster {
     /// Masters of the cluster.
     pub nodes: Vec<Redis>,
+    /// Their ports with TLS.
+    pub tls_ports: Vec<u16>,
 }
 
 impl Cluster {
@@ -19,16 +23,36 @@ impl Cluster {
     /// # Errors
     /// Fails when redis-server is not installed, or the masters do not find each other.
     pub async fn start() -> anyhow::Result<Self> {
-        let mut nodes = Vec::new();
+        Self::start_nodes(None).await
+    }
+
+    /// Starts a cluster whose masters show these certificates; see [`tls_options`].
+    ///
+    /// # Errors
+    /// Fails when redis-server is not installed, or the masters do not find each other.
+    pub async fn start_with_tls(certificates: &Path) -> anyhow::Result<Self> {
+        Self::start_nodes(Some(certificates)).await
+    }
+
+    async fn start_nodes(certificates: Option<&Path>) -> anyhow::Result<Self> {
+        let (mut nodes, mut tls_ports) = (Vec::<Redis>::new(), Vec::new());
         for _ in SLOTS {
             let bus = free_port()?.to_string();
-            nodes.push(
-                Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus]).await?,
-            );
-            if let [first, .., last] = &nodes[..] {
-                let meet = format!("CLUSTER MEET 127.0.0.1 {} {bus}", last.port());
-                first.command(&meet).await?;
+            let mut options =
+                ["--cluster-enabled", "yes", "--cluster-port", &bus].map(Into::into).to_vec();
+            if let Some(certificates) = certificates {
+                let port = free_port()?;
+                options.extend(tls_options(certificates, port));
+                options.extend(["--tls-cluster", "yes"].map(Into::into));
+                tls_ports.push(port);
             }
+            let options: Vec<_> = options.iter().map(String::as_str).collect();
+            let node = Redis::start_with(&options).await?;
+            if let Some(first) = nodes.first() {
+                let port = tls_ports.last().copied().unwrap_or_else(|| node.port());
+                first.command(&format!("CLUSTER MEET 127.0.0.1 {port} {bus}")).await?;
+            }
+            nodes.push(node);
         }
         for (node, (from, to)) in nodes.iter().zip(SLOTS) {
             node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await?;
@@ -37,6 +61,6 @@ impl Cluster {
             until_said(node.port(), "CLUSTER INFO", "cluster_state:ok").await?;
             until_said(node.port(), "CLUSTER INFO", "cluster_size:3").await?;
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, tls_ports })
     }
 }

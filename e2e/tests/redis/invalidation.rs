@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use e2e::proxy::{Link, Proxy};
-use e2e::redis::{Cluster, Redis as Server};
+use e2e::redis::{Cluster, Redis as Server, Sentinel};
 use enrich::cache::invalidation::Listener;
 use enrich::cache::lookup::LookupSettings;
 use enrich::cache::redis::Mode;
@@ -78,6 +78,7 @@ impl Replica {
     fn deaf(source: &Source, url: Option<String>, mode: Mode) -> Self {
         let mut settings = LookupSettings { max_reads: 1, ..LookupSettings::default() };
         (settings.redis.url, settings.redis.mode) = (url, mode);
+        settings.redis.sentinel.service = Sentinel::SERVICE.into();
         let (lookup, reader) = Lookup::new(&settings, source.clone(), Metrics::default()).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(reader);
@@ -131,6 +132,24 @@ async fn an_invalidated_key_is_forgotten_whatever_node_of_a_cluster_a_replica_li
     let cluster = Cluster::start().await.unwrap();
 
     all_forget([cluster.nodes[0].url(), cluster.nodes[1].url()], Mode::Cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_of_a_sentinel_all_replicas_forget_again() {
+    let sentinel = Sentinel::start().await.unwrap();
+    let source = Source::default();
+    let one = Replica::start(&source, Some(sentinel.url()), Mode::Sentinel).await;
+    let other = Replica::start(&source, Some(sentinel.url()), Mode::Sentinel).await;
+    one.listens().await;
+    other.listens().await;
+    assert_eq!((one.version("a").await, other.version("a").await), (0, 0));
+
+    sentinel.fail_over().await.unwrap();
+    source.change();
+    until(async || one.lookup.invalidate("a").await.is_ok()).await;
+
+    assert_eq!(one.version("a").await, 1);
+    until(async || other.version("a").await == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

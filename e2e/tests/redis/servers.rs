@@ -6,7 +6,7 @@ use std::sync::Arc;
 use e2e::certificates;
 use e2e::mosquitto::free_port;
 use e2e::proxy::Proxy;
-use e2e::redis::{Cluster, Redis as Server, Sentinel};
+use e2e::redis::{Cluster, Redis as Server, Sentinel, tls_options};
 use enrich::cache::redis::{self, Mode, Redis, RedisSettings};
 use service::settings::Tls;
 
@@ -22,27 +22,24 @@ fn keys() -> Vec<Arc<str>> {
     (0..300).map(|key| format!("device-{key}").into()).collect()
 }
 
-async fn start_with_tls(folder: &Path) -> (Server, RedisSettings) {
-    certificates::make(folder).unwrap();
-    let file = |name: &str| folder.join(name).display().to_string();
-    let port = free_port().unwrap();
-    let options = [
-        ("--tls-port", port.to_string()),
-        ("--tls-cert-file", file("server.pem")),
-        ("--tls-key-file", file("server.key")),
-        ("--tls-ca-cert-file", file("ca.pem")),
-        ("--tls-auth-clients", "yes".into()),
-    ];
-    let options: Vec<_> =
-        options.iter().flat_map(|(name, value)| [*name, value.as_str()]).collect();
-    let server = Server::start_with(&options).await.unwrap();
+/// Returns the settings of a server with TLS whose certificates are in this folder.
+fn with_tls(folder: &Path, port: u16) -> RedisSettings {
     let tls = Tls {
         ca_file: Some(folder.join("ca.pem")),
         client_cert_file: Some(folder.join("client.pem")),
         client_key_file: Some(folder.join("client.key")),
     };
     let url = Some(format!("rediss://127.0.0.1:{port}"));
-    (server, RedisSettings { url, tls, ..RedisSettings::default() })
+    RedisSettings { url, tls, ..RedisSettings::default() }
+}
+
+async fn start_with_tls(folder: &Path) -> (Server, RedisSettings) {
+    certificates::make(folder).unwrap();
+    let port = free_port().unwrap();
+    let options = tls_options(folder, port);
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let server = Server::start_with(&options).await.unwrap();
+    (server, with_tls(folder, port))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,6 +99,28 @@ async fn a_cluster_holds_the_keys_of_all_its_nodes() {
         let size = node.command("DBSIZE").await.unwrap();
         assert_ne!(size.trim(), ":0", "{node:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_tls_asks_for_a_login_at_each_node() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates::make(folder.path()).unwrap();
+    let cluster = Cluster::start_with_tls(folder.path()).await.unwrap();
+    for node in &cluster.nodes {
+        node.command("CONFIG SET requirepass sesame").await.unwrap();
+    }
+    let file = folder.path().join("password");
+    let settings = RedisSettings {
+        mode: Mode::Cluster,
+        password_file: Some(file.clone()),
+        ..with_tls(folder.path(), cluster.tls_ports[0])
+    };
+
+    std::fs::write(&file, "wrong").unwrap();
+    assert!(holds(&open(&settings), &keys()).await.is_err());
+    std::fs::write(&file, "sesame").unwrap();
+    let redis = open(&settings);
+    until(async || holds(&redis, &keys()).await == Ok(true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,6 +125,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::cache::redis::settings::Sentinel;
 
     #[test]
     fn the_login_is_that_of_the_settings() {
@@ -140,10 +141,17 @@ mod tests {
             access.server("redis://localhost").unwrap().redis_settings().clone()
         };
 
+        let sentinel = Sentinel { username: Some("guard".into()), ..Sentinel::default() };
+        let watched = RedisSettings { sentinel, ..settings.clone() };
+        let to_sentinels = Access::to_sentinels(&watched).unwrap();
+
         let with_both = login(&settings);
         let with_none = login(&RedisSettings::default());
 
         assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
         assert_eq!((with_none.username(), with_none.password()), (None, None));
+        let of_sentinels = to_sentinels.server("redis://localhost").unwrap();
+        let of_sentinels = of_sentinels.redis_settings();
+        assert_eq!((of_sentinels.username(), of_sentinels.password()), (Some("guard"), None));
     }
 }
