@@ -8,7 +8,9 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_ipc::reader::StreamReader;
-use arrow_schema::{DataType, Field as ArrowField, IntervalUnit, Schema as ArrowSchema, TimeUnit};
+use arrow_schema::{
+    DataType, Field as ArrowField, Fields, IntervalUnit, Schema as ArrowSchema, TimeUnit,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
@@ -30,10 +32,23 @@ pub(super) fn read(schema: &[u8], batch: &[u8]) -> Result<RecordBatch, String> {
     }
 }
 
-/// Returns a column that the table lacks, if there is one.
-pub(super) fn extra_field(schema: &ArrowSchema, fields: &[Field]) -> Option<String> {
-    let extra = schema.fields().iter().find(|field| find(fields, field.name()).is_none());
-    extra.map(|field| field.name().clone())
+/// Returns the path of a field that the table lacks, if there is one.
+pub(super) fn extra_field(given: &Fields, fields: &[Field]) -> Option<String> {
+    given.iter().find_map(|given| {
+        let name = given.name();
+        let Some(field) = find(fields, name) else { return Some(name.clone()) };
+        let extra = extra_field(record(field, given.data_type())?, &field.fields)?;
+        Some(format!("{name}.{extra}"))
+    })
+}
+
+/// Returns the fields that a batch gives for a record or a list of records.
+fn record<'a>(field: &Field, given: &'a DataType) -> Option<&'a Fields> {
+    match given {
+        DataType::List(item) => record(field, item.data_type()),
+        DataType::Struct(inner) if field.kind == FieldType::Record => Some(inner),
+        _ => None,
+    }
 }
 
 /// Returns an error text if the types of a batch do not fit the table.
@@ -47,19 +62,27 @@ pub(super) fn type_fault(schema: &ArrowSchema, fields: &[Field]) -> Option<Strin
     })
 }
 
-/// Returns an error text if a batch lacks a required column that no default fills.
+/// Returns an error text if a batch lacks a required field. A default fills columns only, not
+/// fields of records.
 pub(super) fn missing_field(
     schema: &ArrowSchema,
     fields: &[Field],
     is_filled: impl Fn(&Field) -> bool,
 ) -> Option<String> {
-    let is_given = |field: &Field| {
-        schema.fields().iter().any(|given| given.name().eq_ignore_ascii_case(&field.name))
-    };
-    let mut required =
-        fields.iter().filter(|field| field.mode == Mode::Required && !is_filled(field));
-    let missing = required.find(|field| !is_given(field))?;
-    Some(format!("The required field {} is missing in the Arrow schema", missing.name))
+    let missing = missing(schema.fields(), fields, &is_filled)?;
+    Some(format!("The required field {missing} is missing in the Arrow schema"))
+}
+
+fn missing(given: &Fields, fields: &[Field], is_filled: &dyn Fn(&Field) -> bool) -> Option<String> {
+    fields.iter().find_map(|field| {
+        let name = &field.name;
+        let Some(given) = given.iter().find(|given| given.name().eq_ignore_ascii_case(name)) else {
+            let is_missing = field.mode == Mode::Required && !is_filled(field);
+            return is_missing.then(|| name.clone());
+        };
+        let missing = missing(record(field, given.data_type())?, &field.fields, &|_| false)?;
+        Some(format!("{name}.{missing}"))
+    })
 }
 
 fn fits(field: &Field, given: &DataType, mode: Mode) -> bool {

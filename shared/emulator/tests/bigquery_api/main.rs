@@ -5,6 +5,7 @@
 
 mod jobs;
 mod layout;
+mod nested;
 mod replacing;
 mod rights;
 mod statements;

@@ -49,18 +49,36 @@ impl Descriptor {
         self.extra(&self.0, fields, MAX_DEPTH)
     }
 
-    /// Returns an error text if the messages lack a column that the table requires.
+    /// Returns an error text if the messages lack a field that the table requires. A default fills
+    /// columns only, not fields of records.
     pub(super) fn missing_field(
         &self,
         fields: &[Field],
         is_filled: impl Fn(&Field) -> bool,
     ) -> Option<String> {
-        let is_given = |field: &Field| {
-            self.0.field.iter().any(|given| given.name().eq_ignore_ascii_case(&field.name))
-        };
-        let mut required = fields.iter().filter(|field| field.mode == Mode::Required);
-        let missing = required.find(|field| !is_given(field) && !is_filled(field))?;
-        Some(format!("The required field {} is missing in the proto descriptor", missing.name))
+        let missing = self.missing(&self.0, fields, &is_filled)?;
+        Some(format!("The required field {missing} is missing in the proto descriptor"))
+    }
+
+    /// Returns the path of a missing field. This ends because the columns nest no deeper than a
+    /// table allows.
+    fn missing(
+        &self,
+        message: &DescriptorProto,
+        fields: &[Field],
+        is_filled: &dyn Fn(&Field) -> bool,
+    ) -> Option<String> {
+        fields.iter().find_map(|column| {
+            let name = &column.name;
+            let mut given = message.field.iter();
+            let Some(field) = given.find(|given| given.name().eq_ignore_ascii_case(name)) else {
+                let is_missing = column.mode == Mode::Required && !is_filled(column);
+                return is_missing.then(|| name.clone());
+            };
+            let inner = self.message(field).filter(|_| column.kind == FieldType::Record)?;
+            let missing = self.missing(inner, &column.fields, &|_| false)?;
+            Some(format!("{name}.{missing}"))
+        })
     }
 
     fn extra(&self, message: &DescriptorProto, fields: &[Field], depth: usize) -> Option<String> {

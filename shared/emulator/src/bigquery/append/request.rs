@@ -122,7 +122,7 @@ impl Append {
             Sent::Arrow { schema, batch } => {
                 let batch = arrow::read(schema, batch).map_err(|why| Refusal::of(&why))?;
                 let schema = batch.schema_ref();
-                if let Some(name) = arrow::extra_field(schema, known) {
+                if let Some(name) = arrow::extra_field(schema.fields(), known) {
                     return Err(extra(name));
                 }
                 let fault = arrow::type_fault(schema, fields)
