@@ -83,7 +83,7 @@ impl Platform {
         let options = Options {
             port: args.cloud_port,
             data_dir: Some(data_dir.to_owned()),
-            profile: if args.like_google { Profile::like_google() } else { Profile::default() },
+            profile: profile(args),
             ..Options::default()
         };
         let emulator =
@@ -169,6 +169,11 @@ impl Platform {
     }
 }
 
+/// Returns the behaviour of the embedded cloud. Google's knows only projects that were created.
+fn profile(args: &Args) -> Profile {
+    if args.like_google { Profile::like_google().with_project(PROJECT) } else { Profile::default() }
+}
+
 /// Refuses ports that are in use, before anything is started or written.
 fn check_ports(args: &Args) -> anyhow::Result<()> {
     let mut ports = vec![
@@ -235,6 +240,15 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    #[test]
+    fn a_cloud_like_googles_knows_the_own_project_alone() {
+        let profile =
+            |options: &[&str]| profile(&Args::parse_from([&["dataflow"], options].concat()));
+
+        assert_eq!(profile(&["--like-google"]), Profile::like_google().with_project("local"));
+        assert_eq!(profile(&[]), Profile::default());
+    }
 
     #[test]
     fn a_port_that_is_taken_is_told_before_anything_is_written() {

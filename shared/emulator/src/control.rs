@@ -19,7 +19,8 @@ use crate::status::Status;
 /// - `GET refused`: counts of calls that a fault refused.
 /// - `GET ended`: counts of streams that ended because they were idle or old.
 /// - `GET`, `PATCH` and `DELETE profile`: read, change and reset the profile.
-/// - `POST profile/like-google`: sets the profile to Google's behaviour.
+/// - `POST profile/like-google`: sets the profile to Google's behaviour. The same projects and
+///   databases exist as before.
 pub(crate) async fn answer(faults: &Faults, request: Request) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().strip_prefix("/emulator/v1/").unwrap_or_default();
@@ -41,7 +42,10 @@ pub(crate) async fn answer(faults: &Faults, request: Request) -> Result<Response
                     conditions.profile().patched(&read_json::<Value>(body).await?)?
                 }
                 (&Method::DELETE, "profile") => Profile::default(),
-                (&Method::POST, "profile/like-google") => Profile::like_google(),
+                (&Method::POST, "profile/like-google") => {
+                    let Profile { projects, databases, .. } = conditions.profile().as_ref().clone();
+                    Profile { projects, databases, ..Profile::like_google() }
+                }
                 _ => return Err(Status::unimplemented(&format!("{method} of {path}"))),
             };
             if *method != Method::GET {

@@ -10,6 +10,10 @@ use clap::Parser;
 use emulator::{Emulator, Options, Profile, Resources};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Note about a difference from Google that `--like-google` leaves.
+const ALL_PROJECTS: &str = "every project and every Firestore database exists; --resources limits \
+                            them to those of its project\n";
+
 /// An embedded Google Cloud: Pub/Sub, Firestore, BigQuery and Cloud Storage on one port.
 #[derive(Debug, Parser)]
 #[command(name = "emulator", version)]
@@ -30,7 +34,7 @@ struct Args {
     ///
     /// This includes latencies, quotas, limited age of streams and connections, and a delay before
     /// new tables and columns are visible. With --resources, only the project of these resources
-    /// exists.
+    /// exists. Without it, every project exists.
     #[arg(long)]
     like_google: bool,
     /// Check that an emulator on this machine answers at --port, for health checks.
@@ -71,9 +75,12 @@ fn describe(emulator: &Emulator) -> String {
         [("PUBSUB", ""), ("FIRESTORE", ""), ("BIGQUERY", "http://"), ("STORAGE", "http://")]
             .map(|(api, scheme)| format!("export {api}_EMULATOR_HOST={scheme}{address}\n"))
             .concat();
+    let profile = emulator.profile();
+    let is_strict = profile != Profile::default() && profile.projects.is_none();
+    let note = if is_strict { ALL_PROJECTS } else { "" };
     format!(
         "listening on {address}\n{exports}objects lie in {data}/storage, tables in \
-         {data}/bigquery.sqlite\n"
+         {data}/bigquery.sqlite\n{note}"
     )
 }
 
@@ -95,6 +102,21 @@ fn answers(port: u16) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_cloud_like_googles_says_if_it_knows_every_project() {
+        for (profile, expected) in [
+            (Profile::default(), false),
+            (Profile::like_google(), true),
+            (Profile::like_google().with_project("p"), false),
+        ] {
+            let emulator = Emulator::start(Options { profile, ..Options::default() });
+
+            let printed = describe(&emulator.await.unwrap());
+
+            assert_eq!(printed.contains("every project"), expected, "{printed}");
+        }
+    }
 
     #[tokio::test]
     async fn the_printed_variables_have_a_scheme_where_clients_need_one() {

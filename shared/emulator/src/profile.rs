@@ -58,6 +58,7 @@ pub struct Latency {
 
 impl Profile {
     /// Returns the behaviour of Google's own cloud, as far as it is documented or was observed.
+    /// Every project exists unless [`Profile::with_project`] limits them.
     #[must_use]
     pub fn like_google() -> Self {
         const MINUTE: u64 = 60_000;

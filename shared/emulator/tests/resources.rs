@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 
-use emulator::{Emulator, Options, Resources};
+use emulator::{Emulator, Options, Profile, Resources};
 use serde_json::Value;
 
 const FILE: &str = "
@@ -40,6 +40,18 @@ async fn all_of_it_is_there_at_the_first_start_and_at_the_second() {
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
         let _resource: Value = answer.json().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn projects_that_do_not_exist_stay_so_when_the_profile_becomes_googles() {
+    let profile = Profile::default().with_project("p");
+    let emulator = Emulator::start(Options { profile, ..Options::default() }).await.unwrap();
+
+    let url = format!("{}/emulator/v1/profile/like-google", emulator.url());
+    let answer = reqwest::Client::new().post(url).send().await.unwrap();
+
+    assert!(answer.status().is_success(), "{}", answer.status());
+    assert_eq!(emulator.profile(), Profile::like_google().with_project("p"));
 }
 
 #[test]
