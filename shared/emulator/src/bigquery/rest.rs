@@ -54,7 +54,9 @@ fn reason_and_http(status: &Status) -> (&'static str, StatusCode) {
         Code::PermissionDenied => ("accessDenied", StatusCode::FORBIDDEN),
         Code::ResourceExhausted => ("rateLimitExceeded", StatusCode::FORBIDDEN),
         Code::FailedPrecondition => ("conditionNotMet", StatusCode::PRECONDITION_FAILED),
+        Code::Unauthenticated => ("authError", StatusCode::UNAUTHORIZED),
         Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
+        Code::DeadlineExceeded => ("backendError", StatusCode::GATEWAY_TIMEOUT),
         Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
         _ => ("internalError", status.http()),
     }
@@ -64,9 +66,14 @@ fn reason_and_http(status: &Status) -> (&'static str, StatusCode) {
 fn error(status: &Status) -> Response {
     let (http, reason) = (reason_and_http(status).1, reason(status));
     let mut fault = json!({ "message": status.message, "domain": "global", "reason": reason });
-    if reason == "invalidQuery" {
-        fault["location"] = "q".into();
-        fault["locationType"] = "parameter".into();
+    let location = match reason {
+        "invalidQuery" => Some(("q", "parameter")),
+        "authError" => Some(("Authorization", "header")),
+        _ => None,
+    };
+    if let Some((location, kind)) = location {
+        fault["location"] = location.into();
+        fault["locationType"] = kind.into();
     }
     let body = json!({ "error": {
         "code": http.as_u16(),

@@ -64,3 +64,23 @@ async fn a_fault_says_when_to_come_again() {
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "2");
 }
+
+#[tokio::test]
+async fn errors_of_credentials_and_of_time_have_googles_reasons() {
+    let tables = Tables::start().await;
+
+    for (code, http, reason, location) in
+        [(16, 401, "authError", json!("Authorization")), (4, 504, "backendError", json!(null))]
+    {
+        let kind = Kind::Refuse { code, retry_after: None, reason: None, message: None };
+        let method = "bigquery.datasets.list".to_owned();
+        let fault = Fault { method, topic: None, count: 1, for_millis: None, kind };
+        tables.emulator.faults().add(fault);
+
+        let (status, answer) = tables.call(Method::GET, "datasets", json!({})).await;
+
+        let error = &answer["error"]["errors"][0];
+        assert_eq!((status.as_u16(), &error["reason"]), (http, &json!(reason)));
+        assert_eq!(error["location"], location, "{answer}");
+    }
+}
