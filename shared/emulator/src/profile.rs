@@ -31,6 +31,9 @@ pub struct Profile {
     pub new_table_millis: u64,
     /// Time in which `insertAll` and the Storage Write API do not know a new column.
     pub new_column_millis: u64,
+    /// Time for which `insertAll` remembers an `insertId`; by default a minute. With 0 it remembers
+    /// none.
+    pub insert_id_millis: Option<u64>,
     /// Most creations and changes of a table in 10 seconds.
     pub table_updates_per_10_seconds: Option<u64>,
     /// Most bytes of all `AppendRows` requests of a project in a second.
@@ -137,6 +140,10 @@ impl Profile {
 
     pub(crate) fn stream_age(&self) -> Option<Duration> {
         self.stream_age_millis.map(Duration::from_millis)
+    }
+
+    pub(crate) fn insert_id_memory(&self) -> Duration {
+        Duration::from_millis(self.insert_id_millis.unwrap_or(60_000))
     }
 
     pub(crate) fn connection_age(&self) -> Option<Duration> {

@@ -7,14 +7,13 @@ use rusqlite::types::Value as Sql;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use super::catalog::{Catalog, TableName, failed};
 use super::schema::Field;
 use super::value;
 use crate::status::Status;
 
-/// Time for which an `insertId` is remembered.
-const MEMORY: Duration = Duration::from_secs(60);
 /// Number of remembered ids above which old ones are removed.
 const SWEEP_AT: usize = 100_000;
 /// Most rows of a request, from Google's quotas.
@@ -92,20 +91,16 @@ impl Catalog {
             good.clear();
         }
         self.forget_old();
-        let now = Instant::now();
-        let is_known = |id: &String| {
-            let before = self.seen.get(&(table_id, id.clone()));
-            before.is_some_and(|before| now - *before <= MEMORY)
-        };
         let (mut rows, mut new_ids) = (Vec::with_capacity(good.len()), HashSet::new());
         for (_, insert_id, values) in good {
             let id = insert_id.filter(|id| !id.is_empty());
-            let is_new = id.is_none_or(|id| !is_known(&id) && new_ids.insert(id));
+            let is_new = id.is_none_or(|id| !self.remembers(table_id, &id) && new_ids.insert(id));
             if is_new {
                 rows.push(values);
             }
         }
         self.insert(name, rows)?;
+        let now = Instant::now();
         // The ids of rows that were not written are not remembered.
         self.seen.extend(new_ids.into_iter().map(|id| ((table_id, id), now)));
         let mut answer = json!({ "kind": "bigquery#tableDataInsertAllResponse" });
@@ -136,10 +131,22 @@ impl Catalog {
         savepoint.commit().map_err(|error| failed(&error))
     }
 
+    /// Returns true if a table received an `insertId` a short time ago.
+    fn remembers(&self, table: Uuid, id: &str) -> bool {
+        let at = self.seen.get(&(table, id.to_owned()));
+        at.is_some_and(|at| at.elapsed() < self.memory())
+    }
+
     fn forget_old(&mut self) {
         if self.seen.len() > SWEEP_AT {
-            self.seen.retain(|_, at| at.elapsed() <= MEMORY);
+            let memory = self.memory();
+            self.seen.retain(|_, at| at.elapsed() < memory);
         }
+    }
+
+    /// Returns the time for which an `insertId` is remembered.
+    fn memory(&self) -> Duration {
+        self.lag.conditions().profile().insert_id_memory()
     }
 }
 

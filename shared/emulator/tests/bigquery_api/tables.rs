@@ -1,6 +1,6 @@
 //! A BigQuery with one dataset, `p.d`, over REST.
 
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Options, Profile};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -90,4 +90,22 @@ async fn a_table_whose_rows_are_elsewhere_answers_501_with_the_field() {
 
     assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
     assert!(answer.to_string().contains("externalDataConfiguration"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_insert_id_can_be_forgotten_at_once() {
+    let tables = Tables::start().await;
+    tables.create(json!([{ "name": "a", "type": "INTEGER" }])).await;
+    let row = json!({ "insertId": "x", "json": { "a": 1 } });
+    let insert = || {
+        tables.call(Method::POST, "datasets/d/tables/t/insertAll", json!({ "rows": [&row, &row] }))
+    };
+
+    insert().await;
+    insert().await;
+    assert_eq!(tables.query("SELECT COUNT(*) FROM d.t").await, json!([["1"]]));
+    tables.emulator.set_profile(Profile { insert_id_millis: Some(0), ..Profile::default() });
+    insert().await;
+
+    assert_eq!(tables.query("SELECT COUNT(*) FROM d.t").await, json!([["2"]]));
 }
