@@ -110,6 +110,9 @@ const METHODS: &[(&str, &[&str])] = &[
     ("Rollback", &["datastore.databases.get"]),
 ];
 
+/// Permission for schemas with policy tags, in addition to that of the method.
+pub(crate) const SET_CATEGORY: &str = "bigquery.tables.setCategory";
+
 /// Returns true for a method that this emulator has.
 pub(crate) fn is_method(name: &str) -> bool {
     METHODS.iter().any(|(method, _)| *method == name)
@@ -117,7 +120,7 @@ pub(crate) fn is_method(name: &str) -> bool {
 
 /// Returns true for a permission that a method of this emulator needs.
 pub(crate) fn is_permission(name: &str) -> bool {
-    METHODS.iter().any(|(_, needed)| needed.contains(&name))
+    name == SET_CATEGORY || METHODS.iter().any(|(_, needed)| needed.contains(&name))
 }
 
 /// Returns the permissions that a method needs. The first one is the permission for the method

@@ -256,7 +256,11 @@ async fn tables(
             let id = id.ok_or_else(|| Status::invalid("Required parameter is missing: tableId"))?;
             let name = TableName(dataset.0, dataset.1, id);
             let schema = schema_of(&mut body)?.unwrap_or_default();
-            bigquery.with(move |catalog| catalog.create_table(&name, schema, body)).await
+            let create = move |catalog: &mut Catalog| {
+                catalog.allow_tags(Some(&schema))?;
+                catalog.create_table(&name, schema, body)
+            };
+            bigquery.with(create).await
         }
         other => Err(Status::unimplemented(&format!("{other} of tables"))),
     }
@@ -275,6 +279,7 @@ async fn table_call(
             body.remove("tableReference");
             let etag = if_match(&request.headers);
             let patch = move |catalog: &mut Catalog| {
+                catalog.allow_tags(schema.as_ref())?;
                 catalog.patch_table(&name, etag.as_deref(), schema, body)
             };
             bigquery.with(patch).await

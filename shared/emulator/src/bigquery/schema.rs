@@ -37,7 +37,7 @@ pub(crate) struct Field {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// Other properties. `maxLength`, `precision`, `scale`, `rangeElementType` and
-    /// `defaultValueExpression` have an effect. Others, such as `collation`, are only stored.
+    /// `defaultValueExpression` have an effect. `collation` cannot change. Others are only stored.
     #[serde(flatten)]
     pub attributes: Map<String, Value>,
 }
@@ -132,10 +132,19 @@ impl Schema {
         check(&self.fields).map_err(Status::invalid)
     }
 
+    /// Returns true if a field names policy tags, even an empty list of them.
+    pub(crate) fn has_tags(&self) -> bool {
+        has_tags(&self.fields)
+    }
+
     /// Copies the policy tags of fields that have none from the old schema.
     pub(crate) fn keep_tags(&mut self, old: &Self) {
         keep_tags(&mut self.fields, &old.fields);
     }
+}
+
+fn has_tags(fields: &[Field]) -> bool {
+    fields.iter().any(|field| field.attributes.contains_key(TAGS) || has_tags(&field.fields))
 }
 
 fn keep_tags(fields: &mut [Field], old: &[Field]) {
@@ -208,6 +217,10 @@ fn check_change(old: &[Field], new: &[Field]) -> Result<(), String> {
                 return Err(format!("Field {name} has changed {parameter} to a narrower one"));
             }
         }
+        if collation(next) != collation(field) {
+            let (was, is) = (collation(field), collation(next));
+            return Err(format!("Field {name} has changed collation from '{was}' to '{is}'"));
+        }
         check_change(&field.fields, &next.fields)?;
     }
     let added = new.iter().filter(|field| find(old, &field.name).is_none());
@@ -218,6 +231,11 @@ fn check_change(old: &[Field], new: &[Field]) -> Result<(), String> {
         }
         None => Ok(()),
     }
+}
+
+/// Returns the collation of a field; by default case matters.
+fn collation(field: &Field) -> &str {
+    field.attributes.get("collation").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Converts the schema to the form of the Storage Write API.
@@ -288,12 +306,13 @@ mod tests {
         let change = |json| old.check_change(&schema(json), "p:d.t");
 
         let added = serde_json::json!([
-            {"name": "A", "type": "INTEGER"}, {"name": "b", "type": "STRING"}]);
+            {"name": "A", "type": "INTEGER", "collation": ""}, {"name": "b", "type": "STRING"}]);
         assert!(change(added).is_ok());
         let refused = [
             serde_json::json!([]),
             serde_json::json!([{"name": "a", "type": "STRING", "mode": "REQUIRED"}]),
             serde_json::json!([{"name": "a", "type": "INTEGER", "mode": "REPEATED"}]),
+            serde_json::json!([{"name": "a", "type": "INTEGER", "collation": "und:ci"}]),
             serde_json::json!([{"name": "a", "type": "INTEGER", "mode": "REQUIRED"},
                                {"name": "b", "type": "STRING", "mode": "REQUIRED"}]),
         ];

@@ -37,6 +37,31 @@ async fn statements_need_the_permissions_of_what_they_do() {
     assert_eq!(tables.query("SELECT a FROM d.t").await, json!([]));
 }
 
+/// Google refuses the tags even if they are those that the table has
+/// (<https://github.com/googleapis/python-bigquery/issues/981>).
+#[tokio::test]
+async fn policy_tags_need_a_permission_of_their_own() {
+    let tables = Tables::start().await;
+    let plain = json!({ "name": "a", "type": "STRING" });
+    let tagged = json!({ "name": "a", "type": "STRING", "policyTags": { "names": ["t"] } });
+    let schema = |field| json!({ "schema": { "fields": [field] } });
+    tables.create(json!([tagged])).await;
+    tables.emulator.set_profile(without("bigquery.tables.setCategory"));
+
+    let (status, answer) = tables.patch(schema(&tagged)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+    assert!(answer.to_string().contains("bigquery.tables.setCategory"), "{answer}");
+    let nested = json!({ "name": "r", "type": "RECORD", "fields": [tagged] });
+    let table = json!({ "tableReference": { "tableId": "u" }, "schema": { "fields": [nested] } });
+    let (status, answer) = tables.call(Method::POST, "datasets/d/tables", table).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{answer}");
+
+    let (status, answer) = tables.patch(schema(&plain)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let kept = &answer["schema"]["fields"][0]["policyTags"];
+    assert_eq!(kept, &tagged["policyTags"], "the table keeps them");
+}
+
 #[tokio::test]
 async fn a_request_that_comes_twice_is_carried_out_once() {
     let tables = Tables::start().await;

@@ -219,6 +219,7 @@ impl Catalog {
         let files = files.into_iter().map(|(name, body)| Ok((name, decompressed(&body)?)));
         let files: Vec<(String, Bytes)> = files.collect::<Result<_, Status>>()?;
         let (mut load, mut given) = (load.clone(), load.schema.clone());
+        self.allow_tags(given.as_ref())?;
         let existing = self.tables().get(&destination.table).map(|table| table.schema.clone());
         let keeps = destination.write != WriteDisposition::Truncate;
         if given.is_none() && !(keeps && existing.is_some()) && load.autodetect {
