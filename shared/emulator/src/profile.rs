@@ -49,7 +49,8 @@ pub struct Profile {
     pub denied: BTreeSet<String>,
 }
 
-/// Time that a call takes. Half of it passes before the call is carried out, and half after.
+/// Time that a call takes. Half of it passes before the call is carried out, and half after. A
+/// request of `AppendRows` is carried out at once, and only its answer waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latency {
