@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use emulator::{Emulator, Options};
+use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_storage::client::Storage;
 use reqwest::{Client, StatusCode};
@@ -252,4 +252,34 @@ async fn a_fault_can_end_with_time_and_say_when_to_come_again() {
     assert_eq!(emulator.faults().planned(), []);
     let (_, calls) = get(format!("{}/emulator/v1/calls", emulator.url())).await;
     assert_eq!(calls[method], 1, "{calls}");
+}
+
+#[tokio::test]
+async fn errors_of_downloads_are_text() {
+    let emulator = start(None).await;
+    client(&emulator).await.write_object(BUCKET, "o", "text").send_unbuffered().await.unwrap();
+    let read = async |path: &str, range: &str| {
+        let url = format!("{}{path}", emulator.url());
+        let read = Client::new().get(url).header("range", range).send().await.unwrap();
+        let headers = read.headers().clone();
+        assert_eq!(headers["content-type"], "text/html; charset=UTF-8", "{path}");
+        (read.status().as_u16(), read.text().await.unwrap(), headers.contains_key("retry-after"))
+    };
+
+    for (path, range, expected) in [
+        ("/download/storage/v1/b/bucket/o/x?alt=media", "", (404, "No such object: bucket/x")),
+        ("/storage/v1/b/none/o/x?alt=media", "", (404, "The specified bucket does not exist.")),
+        ("/b/bucket/o/o?alt=media", "bytes=9-", (416, "Request range not satisfiable")),
+    ] {
+        let (status, body, _) = read(path, range).await;
+        assert_eq!((status, &*body), expected, "{path}");
+    }
+    let kind = Kind::Refuse { code: 14, retry_after: Some(2), reason: None, message: None };
+    let method = "storage.objects.read".to_owned();
+    emulator.faults().add(Fault { method, topic: None, count: 1, for_millis: None, kind });
+    let (status, body, is_told) = read("/b/bucket/o/o?alt=media", "").await;
+    assert_eq!((status, &*body, is_told), (503, "storage.objects.read refused on demand", true));
+
+    let (status, body) = get(format!("{}/storage/v1/b/bucket/o/x", emulator.url())).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!(404)), "no download");
 }

@@ -39,11 +39,20 @@ pub(super) fn media(object: &Object, data: Bytes, asked: &HeaderMap) -> Response
     let Some(range) = range else { return (headers, data).into_response() };
     let total = data.len();
     let Some((first, end)) = parse_range(range, total) else {
-        let refused = Status::new(Code::OutOfRange, format!("Range: {range}")).into_response();
+        let refused = no_media(&Status::new(Code::OutOfRange, "Request range not satisfiable"));
         return (StatusCode::RANGE_NOT_SATISFIABLE, refused).into_response();
     };
     insert(&mut headers, header::CONTENT_RANGE, &format!("bytes {first}-{}/{total}", end - 1));
     (StatusCode::PARTIAL_CONTENT, headers, data.slice(first..end)).into_response()
+}
+
+/// Builds the error of a download. It is text, even in the JSON API
+/// ([an example](https://github.com/firebase/firebase-tools/pull/3647)).
+pub(super) fn no_media(status: &Status) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/html; charset=UTF-8")];
+    let mut response = (status.http(), kind, status.message.clone()).into_response();
+    status.tell_retry(&mut response);
+    response
 }
 
 fn describe(object: &Object) -> HeaderMap {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::copying::{ObjectRef, rewritten};
-use super::media::media;
+use super::media::{media, no_media};
 use super::object::{Given, Object, Preconditions};
 use super::route::Route;
 use super::{Storage, batch};
@@ -47,7 +47,11 @@ pub(super) async fn answer_one(
     let route = Route::find(method, uri.path(), &query)?;
     refuse_unsupported(&query, &headers)?;
     let call = StorageCall { storage: &cloud.storage, query, headers, body, uri, route: &route };
-    cloud.faults.around(route.name, async { call.answer() }).await
+    let answer = cloud.faults.around(route.name, async { call.answer() }).await;
+    match answer {
+        Err(status) if route.name == "storage.objects.read" => Ok(no_media(&status)),
+        answer => answer,
+    }
 }
 
 struct StorageCall<'a> {
