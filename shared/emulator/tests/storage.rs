@@ -283,3 +283,25 @@ async fn errors_of_downloads_are_text() {
     let (status, body) = get(format!("{}/storage/v1/b/bucket/o/x", emulator.url())).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (404, &json!(404)), "no download");
 }
+
+#[tokio::test]
+async fn what_a_bucket_was_given_is_shown_or_refused() {
+    let emulator = start(None).await;
+    let create = async |parameters: &str, bucket: &Value| {
+        let url = format!("{}/storage/v1/b?project=p{parameters}", emulator.url());
+        Client::new().post(url).json(bucket).send().await.unwrap().status()
+    };
+    let off = json!({ "enabled": false });
+    let given = json!({ "name": "given", "rpo": "DEFAULT", "hierarchicalNamespace": off });
+
+    assert_eq!(create("", &given).await, StatusCode::OK);
+    let (_, shown) = get(format!("{}/storage/v1/b/given", emulator.url())).await;
+    for field in ["rpo", "hierarchicalNamespace"] {
+        assert_eq!(shown[field], given[field], "{shown}");
+    }
+
+    let bucket = json!({ "name": "retained" });
+    let retained = create("&enableObjectRetention=True", &bucket).await;
+    assert_eq!(retained, StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(create("&enableObjectRetention=false", &bucket).await, StatusCode::OK);
+}

@@ -12,8 +12,9 @@ use crate::status::Status;
 
 /// Fields of a bucket resource that are stored and shown. None of them changes how clients see
 /// objects.
-const KEPT: [&str; 4] = ["iamConfiguration", "labels", "location", "storageClass"];
-/// Fields of a bucket resource that are not supported.
+const KEPT: [&str; 6] =
+    ["hierarchicalNamespace", "iamConfiguration", "labels", "location", "rpo", "storageClass"];
+/// Fields of a bucket resource that are not supported, unless they are switched off.
 const UNSUPPORTED: [&str; 17] = [
     "acl",
     "autoclass",

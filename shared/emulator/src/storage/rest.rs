@@ -21,8 +21,13 @@ use crate::server::Cloud;
 use crate::status::Status;
 
 /// Parameters and headers that are not supported.
-const UNSUPPORTED_PARAMETERS: [&str; 4] =
-    ["destinationKmsKeyName", "destinationPredefinedAcl", "kmsKeyName", "predefinedAcl"];
+const UNSUPPORTED_PARAMETERS: [&str; 5] = [
+    "destinationKmsKeyName",
+    "destinationPredefinedAcl",
+    "enableObjectRetention",
+    "kmsKeyName",
+    "predefinedAcl",
+];
 const UNSUPPORTED_HEADERS: [&str; 2] =
     ["x-goog-encryption-algorithm", "x-goog-copy-source-encryption-algorithm"];
 
@@ -224,8 +229,8 @@ pub(super) fn refuse_unsupported(
     query: &HashMap<String, String>,
     headers: &HeaderMap,
 ) -> Result<(), Status> {
-    // Every object has this access anyway.
-    let is_default = |value: &str| value == "projectPrivate";
+    // Every object has this access anyway, and retention is off.
+    let is_default = |value: &str| value == "projectPrivate" || value.eq_ignore_ascii_case("false");
     let parameter = UNSUPPORTED_PARAMETERS
         .iter()
         .find(|name| query.get(**name).is_some_and(|value| !is_default(value)));
