@@ -7,6 +7,7 @@ use std::time::Duration;
 use google_cloud_gax::retry_policy::RetryPolicyExt as _;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::retry_policy::RetryableErrors;
+use hyper_util::client::proxy::matcher::Matcher;
 use pipeline::{Error, Recovery};
 use service::credentials;
 use service::google::Access;
@@ -14,6 +15,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
+use crate::proxy::Proxy;
 use crate::publishers::Publisher;
 use crate::settings::{Endpoint, Subscription};
 use crate::source::Subscriber;
@@ -88,7 +90,18 @@ pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
 /// Clients of one endpoint. Building a client sends nothing over the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
+    /// Proxies that the environment names.
+    pub(crate) proxies: Arc<Matcher>,
+    /// Certificates that are trusted.
+    pub(crate) tls: ClientTlsConfig,
+}
+
+/// Way to Pub/Sub, with the credentials for it.
+struct Route {
+    server: Server,
+    proxy: Option<Proxy>,
+    access: Access,
 }
 
 /// Builds a client for the configured endpoint, with matching credentials.
@@ -109,10 +122,11 @@ macro_rules! build {
 }
 
 impl Connection {
-    /// Creates clients of this endpoint.
+    /// Creates clients of this endpoint. They use the proxies that the environment names now.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+        let tls = ClientTlsConfig::new().with_enabled_roots();
+        Self { endpoint, proxies: Arc::new(Matcher::from_env()), tls }
     }
 
     /// Silence after which a stream of a subscription is replaced.
@@ -122,20 +136,24 @@ impl Connection {
 
     /// Builds a client that publishes. It does not retry, because the pipeline does.
     pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
-        let (server, access) = self.server("build Pub/Sub publisher").await?;
-        let connections = std::iter::repeat_n(server, self.endpoint.channels);
-        Ok(Publisher::new(Channel::balance_list(connections), access))
+        let route = self.route("build Pub/Sub publisher").await?;
+        let count = self.endpoint.channels;
+        let channels = match &route.proxy {
+            None => vec![Channel::balance_list(std::iter::repeat_n(route.server, count))],
+            Some(_) => (0..count).map(|_| route.connect()).collect(),
+        };
+        Ok(Publisher::new(channels, route.access))
     }
 
     /// Builds a client of a subscription, on one new connection.
     pub(crate) async fn subscriber(&self, name: String) -> Result<Subscriber, Error> {
-        let (server, access) = self.server("build Pub/Sub subscriber").await?;
-        Ok(Subscriber::new(server.connect_lazy(), access, name))
+        let route = self.route("build Pub/Sub subscriber").await?;
+        Ok(Subscriber::new(route.connect(), route.access, name))
     }
 
-    /// Returns the address of Pub/Sub, and the credentials for it. While a call is open, connections
-    /// to it find out by themselves when their peer is gone.
-    async fn server(&self, action: &'static str) -> Result<(Server, Access), Error> {
+    /// Returns the way to Pub/Sub. While a call is open, connections find out by themselves when
+    /// their peer is gone.
+    async fn route(&self, action: &'static str) -> Result<Route, Error> {
         let access = self.endpoint.access().await?;
         let url = access.url("pubsub");
         let stop = |error| Recovery::Stop.because(action, error);
@@ -149,10 +167,10 @@ impl Connection {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         if is_encrypted {
-            let tls = ClientTlsConfig::new().with_enabled_roots();
-            server = server.tls_config(tls).map_err(stop)?;
+            server = server.tls_config(self.tls.clone()).map_err(stop)?;
         }
-        Ok((server, access))
+        let proxy = Proxy::find(&self.proxies, server.uri());
+        Ok(Route { server, proxy, access })
     }
 
     pub(crate) async fn topics(&self) -> Result<TopicAdmin, Error> {
@@ -173,6 +191,16 @@ impl Connection {
         let retry = RetryableErrors.with_attempt_limit(2);
         let builder = SubscriptionAdmin::builder().with_retry_policy(retry);
         build!(builder, self.endpoint, "build Pub/Sub subscription client")
+    }
+}
+
+impl Route {
+    /// Returns a connection that is opened by its first call.
+    fn connect(&self) -> Channel {
+        match &self.proxy {
+            None => self.server.connect_lazy(),
+            Some(proxy) => self.server.connect_with_connector_lazy(proxy.clone()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pub/Sub as the [`Source`], the [`Sink`] and the [`DeadLetters`] of a pipeline.
 //!
-//! Administration uses Google's own client. Reading and publishing use the gRPC connection directly.
+//! Administration uses Google's own client over REST. Reading and publishing call gRPC themselves.
 //! Google's client cannot cancel a publish, and it extends leases with any number of concurrent
 //! requests. A [`TopicGuard`] prevents publishing to topics where nobody would see the messages.
 
@@ -12,6 +12,7 @@ mod intake;
 pub mod letters;
 pub mod limits;
 mod preflight;
+mod proxy;
 mod publishers;
 mod settings;
 mod sink;

@@ -5,6 +5,7 @@
 //! saw. So this module calls the gRPC method itself, and a publish that is dropped is reset.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
@@ -34,7 +35,9 @@ pub struct Publishers(Renewable<Publisher>);
 /// A client that publishes.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    client: PublisherClient<Channel>,
+    /// Clients that take turns, each with its own connections.
+    clients: Vec<PublisherClient<Channel>>,
+    turn: AtomicUsize,
     /// Credentials and address. An emulator needs no credentials.
     access: Access,
 }
@@ -79,8 +82,10 @@ impl Publishers {
 }
 
 impl Publisher {
-    pub(crate) fn new(channel: Channel, access: Access) -> Self {
-        Self { client: PublisherClient::new(channel), access }
+    /// Creates a client whose requests take turns on these channels, of which there is at least one.
+    pub(crate) fn new(channels: Vec<Channel>, access: Access) -> Self {
+        let clients = channels.into_iter().map(PublisherClient::new).collect();
+        Self { clients, turn: AtomicUsize::new(0), access }
     }
 
     async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {
@@ -113,8 +118,9 @@ impl Publisher {
     async fn request(&self, metadata: MetadataMap, request: PublishRequest) -> Result<(), Error> {
         let count = request.messages.len();
         let request = Request::from_parts(metadata, tonic::Extensions::default(), request);
-        let answer =
-            self.client.clone().publish(request).await.map_err(|status| refused(&status))?;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.clients.len();
+        let published = self.clients[turn].clone().publish(request).await;
+        let answer = published.map_err(|status| refused(&status))?;
         confirm(count, answer.into_inner().message_ids.len())
     }
 }

@@ -1,5 +1,7 @@
 //! Proxies named by the environment, and the calls that bypass them.
 
+use std::ffi::OsString;
+
 use tracing::warn;
 
 /// Variables that name a proxy for `https`. curl and Google's other clients read both cases.
@@ -8,7 +10,7 @@ const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_pr
 /// Returns a line for people if a variable names a proxy. The line does not show the proxy, because
 /// its URL may hold a password.
 pub(crate) fn note() -> Option<String> {
-    note_of(|name| std::env::var_os(name).is_some_and(|proxy| !proxy.is_empty()))
+    note_of(|name| std::env::var_os(name))
 }
 
 /// Logs the line of [`note`].
@@ -18,12 +20,24 @@ pub(crate) fn warn() {
     }
 }
 
-fn note_of(is_set: impl Fn(&str) -> bool) -> Option<String> {
-    let name = VARIABLES.into_iter().find(|name| is_set(name))?;
+fn note_of(value: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+    let set = |name| value(name).filter(|proxy| !proxy.is_empty()).map(|proxy| (name, proxy));
+    let (name, proxy) = VARIABLES.into_iter().find_map(set)?;
+    let (more, direct) = if is_plain(&proxy.to_string_lossy()) {
+        (", and publishing and receiving over Pub/Sub", "")
+    } else {
+        ("", "Publishing and receiving over Pub/Sub (they need a proxy with http://), ")
+    };
     Some(format!(
-        "{name} is set: calls over REST and those for tokens go through the proxy; gRPC (Pub/Sub, \
-         Firestore, Storage Write), MQTT and Redis cannot, and connect directly"
+        "{name} is set: calls over REST and for tokens{more} go through the proxy, except to hosts \
+         in NO_PROXY. {direct}Firestore, Storage Write, MQTT and Redis connect directly"
     ))
+}
+
+/// Returns whether a proxy can be reached without TLS and without SOCKS. Only such proxies are used
+/// for publishing and receiving.
+fn is_plain(proxy: &str) -> bool {
+    proxy.split_once("://").is_none_or(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
 }
 
 #[cfg(test)]
@@ -32,9 +46,23 @@ mod tests {
 
     #[test]
     fn a_proxy_is_told_with_what_does_not_go_through_it() {
-        let note = note_of(|name| name == "https_proxy").unwrap();
+        let note = |proxy: &str| {
+            note_of(|name| (name == "https_proxy").then(|| proxy.into())).unwrap_or_default()
+        };
+        let publishing = "and publishing and receiving over Pub/Sub go through the proxy";
 
-        assert!(note.starts_with("https_proxy is set: calls over REST"), "{note}");
-        assert_eq!(note_of(|_| false), None);
+        for proxy in ["http://user:hunter2@proxy:1", "HTTP://proxy:1", "user:hunter2@proxy:1"] {
+            let note = note(proxy);
+            assert!(note.starts_with("https_proxy is set: calls over REST"), "{note}");
+            assert!(note.contains(publishing), "{note}");
+            assert!(note.contains("Firestore, Storage Write, MQTT and Redis connect directly"));
+            assert!(!note.contains("hunter2"), "{note}");
+        }
+        for proxy in ["https://proxy:1", "socks5://proxy:1"] {
+            let note = note(proxy);
+            assert!(!note.contains(publishing), "{note}");
+            assert!(note.contains("Publishing and receiving over Pub/Sub (they need"), "{note}");
+        }
+        assert_eq!(note(""), "");
     }
 }
