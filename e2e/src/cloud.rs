@@ -1,14 +1,18 @@
 //! Creates and removes resources in the embedded cloud or in Google's. Their names contain the run.
 
+mod documents;
+
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use firestore::{FirestoreDb, FirestoreDbOptions};
-use futures::{StreamExt as _, TryStreamExt as _};
-use google_cloud_auth::credentials::{AccessTokenCredentials, Builder, anonymous};
+use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
+
+/// Variable with the identifier of a trial. A trial is a run of all tests on Google's own cloud,
+/// and removes what has its identifier in the name.
+const TRIAL: &str = "DATAFLOW_E2E_RUN";
 
 /// A cloud, and the name that the resources of one run share.
 #[derive(Debug, Clone)]
@@ -58,7 +62,7 @@ impl Cloud {
             bigquery: url.to_owned(),
             firestore: Some(url.to_owned()),
             project: "local".into(),
-            run: run_id(),
+            run: unique(),
         }
     }
 
@@ -68,10 +72,11 @@ impl Cloud {
         Self { pubsub: pubsub.to_owned(), firestore: Some(firestore.to_owned()), ..self }
     }
 
-    /// Uses Google's own cloud, in a project that exists.
+    /// Uses Google's own cloud, in a project that exists. The run begins with the identifier of the
+    /// trial, if the variable `DATAFLOW_E2E_RUN` has one.
     ///
     /// # Errors
-    /// Fails when there are no Application Default Credentials.
+    /// Fails when there are no Application Default Credentials, or the identifier is invalid.
     pub fn google(project: &str) -> anyhow::Result<Self> {
         let credentials = Builder::default().build_access_token_credentials();
         Ok(Self {
@@ -82,7 +87,7 @@ impl Cloud {
             bigquery: "https://bigquery.googleapis.com".into(),
             firestore: None,
             project: project.to_owned(),
-            run: run_id(),
+            run: run_of(std::env::var(TRIAL).ok().as_deref())?,
         })
     }
 
@@ -237,31 +242,6 @@ impl Cloud {
         fields.push(json!({ "name": name, "type": "STRING" }));
         let patch = json!({ "schema": described["schema"] });
         self.call(Method::PATCH, url, Some(patch)).await.map(drop)
-    }
-
-    /// Writes documents into a collection. A document with the same id is replaced.
-    ///
-    /// # Errors
-    /// Fails when the cloud refuses.
-    pub async fn put_documents(
-        &self,
-        collection: &str,
-        documents: impl IntoIterator<Item = (String, Value)>,
-    ) -> anyhow::Result<()> {
-        let options = FirestoreDbOptions::new(self.project.clone());
-        let database = match &self.firestore {
-            Some(url) => {
-                let options = options.with_firebase_api_url(url.clone());
-                FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
-            }
-            None => FirestoreDb::with_options(options).await,
-        };
-        let database = database.context("reach Firestore")?;
-        let writes = futures::stream::iter(documents).map(|(id, document)| {
-            let update = database.fluent().update().in_col(collection).document_id(id);
-            async move { update.object(&document).execute::<Value>().await.map(drop) }
-        });
-        writes.buffer_unordered(64).try_collect::<()>().await.context("write documents")
     }
 
     /// Removes topics, subscriptions, and buckets with all their objects. Keeps everything if
@@ -449,8 +429,20 @@ fn keeps_resources() -> bool {
     std::env::var_os("KEEP_RESOURCES").is_some_and(|keep| keep != "0")
 }
 
-fn run_id() -> String {
+/// Returns a new identifier of 12 hexadecimal digits.
+fn unique() -> String {
     Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
+/// Returns a new identifier of a run, which begins with that of its trial. Names stay within the 63
+/// characters of a bucket.
+fn run_of(trial: Option<&str>) -> anyhow::Result<String> {
+    let Some(trial) = trial else { return Ok(unique()) };
+    let is_right = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit();
+    if !(1..=20).contains(&trial.len()) || !trial.chars().all(is_right) {
+        bail!("{TRIAL} must be 1 to 20 lowercase letters and digits, is `{trial}`");
+    }
+    Ok(format!("{trial}-{}", unique()))
 }
 
 fn encode(text: &str) -> String {
@@ -465,4 +457,27 @@ fn base64(data: &[u8]) -> String {
 fn decode(text: &str) -> anyhow::Result<Vec<u8>> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.decode(text).context("read base64")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_a_trial_bear_its_identifier_and_are_unique() {
+        let [one, other] = [(); 2].map(|()| run_of(Some("0123456789ab")).unwrap_or_default());
+
+        let unique = one.strip_prefix("0123456789ab-");
+        assert!(unique.is_some_and(|unique| unique.len() == 12), "{one}");
+        assert_ne!(one, other);
+        assert_eq!(run_of(None).map(|run| run.len()).ok(), Some(12));
+    }
+
+    #[test]
+    fn an_identifier_that_does_not_fit_into_names_is_refused() {
+        for wrong in ["", "Upper", "a-b", "a_b", "a23456789012345678901"] {
+            let refused = run_of(Some(wrong)).err().map(|error| error.to_string());
+            assert!(refused.is_some_and(|why| why.contains("DATAFLOW_E2E_RUN must be 1 to 20")));
+        }
+    }
 }

@@ -34,6 +34,9 @@ pub(crate) const SENT: &str = "dataflow_pipeline_sent_messages_total";
 /// Longest wait for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Variable that names a project of Google's own cloud for the flows.
+const PROJECT: &str = "DATAFLOW_E2E_PROJECT";
+
 /// Topics, each with its subscriptions.
 const TOPICS: [(&str, &[&str]); 3] = [
     ("raw", &["archive", "rows", "enrich"]),
@@ -74,7 +77,7 @@ impl Stage {
         let home = folder.path().join("broker");
         let broker = Mosquitto::start_with(&home, 0, &settings).await.unwrap();
         // The same tests run against Google's own cloud if a project is named.
-        let (cloud, emulator) = match std::env::var("DATAFLOW_E2E_PROJECT") {
+        let (cloud, emulator) = match std::env::var(PROJECT) {
             Ok(project) => (Cloud::google(&project).unwrap(), None),
             Err(_) => {
                 let emulator = Emulator::start(Options::default()).await.unwrap();
@@ -132,8 +135,7 @@ impl Stage {
         self.cloud.put_documents(&self.cloud.name("devices"), documents).await.unwrap();
     }
 
-    /// Removes the resources that [`Stage::set`] created. Documents stay, because their collection
-    /// cannot be listed.
+    /// Removes the resources that [`Stage::set`] created, and the documents of the devices.
     pub(crate) async fn strike(self) {
         let name = |kind: &str| self.cloud.name(kind);
         let topics: Vec<_> = TOPICS.iter().map(|(topic, _)| name(topic)).collect();
@@ -143,6 +145,7 @@ impl Stage {
         let subscriptions: Vec<_> = subscriptions.iter().map(String::as_str).collect();
         self.cloud.teardown(&topics, &subscriptions, &[&name("bucket")]).await.unwrap();
         self.cloud.delete_dataset(&self.dataset()).await.unwrap();
+        self.cloud.delete_documents(&name("devices")).await.unwrap();
     }
 
     /// Returns the embedded cloud for a test that injects faults. On Google's cloud, prints that
@@ -313,9 +316,15 @@ pub(crate) async fn start_bigqueries(settings: bigqueries::config::Settings) -> 
     start(Bigqueries::new(settings.clone()), &settings).await
 }
 
+/// Returns the longest wait for what the cloud must do first. Google's may not know a new table or
+/// column for minutes.
+pub(crate) fn patience() -> Duration {
+    if std::env::var_os(PROJECT).is_some() { 10 * PATIENCE } else { PATIENCE }
+}
+
 /// Waits until a condition holds.
 pub(crate) async fn until(mut holds: impl AsyncFnMut() -> bool) {
-    let waited = timeout(PATIENCE, async {
+    let waited = timeout(patience(), async {
         while !holds().await {
             sleep(Duration::from_millis(20)).await;
         }
