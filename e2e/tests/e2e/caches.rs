@@ -31,6 +31,22 @@ async fn collect(stage: &Stage, arrived: &mut Vec<Arrived>) -> usize {
     arrived.len()
 }
 
+/// Reads what enrich has published, until each message of a fleet is there. A count alone is not
+/// enough, because some messages may arrive twice.
+async fn settled(stage: &Stage, fleet: &Fleet) -> Account {
+    let sent = fleet.log().acknowledged_count();
+    let (mut arrived, mut account) = (Vec::new(), Account::default());
+    until(async || {
+        if (collect(stage, &mut arrived).await as u64) < sent {
+            return false;
+        }
+        account = account::settle(fleet, Ends::archive(&arrived).enriched());
+        account.missing == 0
+    })
+    .await;
+    account
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_under_load_costs_reads_and_nothing_else() {
     let stage = Stage::set().await;
@@ -60,11 +76,8 @@ async fn redis_killed_under_load_costs_reads_and_nothing_else() {
     until(async || answered(&enrich, "redis") > at_return).await;
     fleet.stop();
     timeout(PATIENCE, fleet.finish()).await.unwrap();
-    let acknowledged = fleet.log().acknowledged_count();
-    let mut arrived = Vec::new();
-    until(async || collect(&stage, &mut arrived).await as u64 >= acknowledged).await;
+    let account = settled(&stage, &fleet).await;
 
-    let account = account::settle(&fleet, Ends::archive(&arrived).enriched());
     assert!(account.is_clean(), "{account:?}");
     assert!(enrich.health().is_ready());
     ingestion.shutdown(GRACE).await.unwrap();
@@ -90,10 +103,9 @@ async fn without_redis_each_device_is_read_once() {
     redis.kill().await.unwrap();
 
     let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
-    let mut arrived = Vec::new();
-    until(async || collect(&stage, &mut arrived).await >= 5_000).await;
+    let account = settled(&stage, &fleet).await;
 
-    assert!(account::settle(&fleet, Ends::archive(&arrived).enriched()).is_clean());
+    assert!(account.is_clean(), "{account:?}");
     assert_eq!(counter(&enrich, READS), 100);
     ingestion.shutdown(GRACE).await.unwrap();
     enrich.shutdown(GRACE).await.unwrap();
