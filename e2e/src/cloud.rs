@@ -1,5 +1,6 @@
 //! Creates and removes resources in the embedded cloud or in Google's. Their names contain the run.
 
+mod bigquery;
 mod documents;
 
 use anyhow::{Context as _, bail};

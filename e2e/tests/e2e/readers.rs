@@ -17,7 +17,7 @@ use crate::place::root;
 use crate::stage::{Stage, start_icestore, until};
 
 /// Returns the SQL examples below a heading of the page.
-fn examples(heading: &str) -> Vec<String> {
+pub(crate) fn examples(heading: &str) -> Vec<String> {
     let page = std::fs::read_to_string(root().join("docs/archive.md")).unwrap();
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -39,7 +39,7 @@ fn python_with(package: &str) -> Option<PathBuf> {
 }
 
 /// Reads the lines of all objects of a format.
-async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
+pub(crate) async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
     let bucket = stage.cloud.name("bucket");
     let mut lines = Vec::new();
     for name in stage.cloud.list(&bucket, "").await.unwrap() {
@@ -63,6 +63,29 @@ async fn archive_as(stage: &Stage, format: Format, messages: usize) {
     icestore.shutdown(crate::stage::GRACE).await.unwrap();
 }
 
+/// Archives two readings of 2025-06-15 in each format. Pub/Sub delivers one of them twice.
+pub(crate) async fn archive_readings(stage: &Stage) {
+    let topic = stage.cloud.name("raw");
+    for format in Format::ALL {
+        for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5), ("i-3", 23.5)] {
+            let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
+            // The third message has no location, so its object is not in a folder of its own.
+            let location = (id != "i-3").then_some("hall-a");
+            let envelope = json!({
+                "id": id, "payload": payload, "publishTime": "2025-06-15T10:00:00.123456789Z",
+                "enrichmentData": { "location": location },
+            });
+            let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
+            // The second message is sent twice, because Pub/Sub may deliver twice.
+            for _ in 0..if id == "i-2" { 2 } else { 1 } {
+                let data = envelope.to_string();
+                stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
+            }
+        }
+        archive_as(stage, format, 4).await;
+    }
+}
+
 /// Downloads all objects into a folder, under their own names.
 async fn download(stage: &Stage, folder: &Path) {
     let bucket = stage.cloud.name("bucket");
@@ -81,25 +104,7 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
         print(json.dumps(rows, default=str))";
     let Some(python) = python_with("duckdb") else { return };
     let stage = Stage::set().await;
-    let topic = stage.cloud.name("raw");
-    for format in Format::ALL {
-        for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5), ("i-3", 23.5)] {
-            let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
-            // The third message has no location, so its object is not in a folder of its own.
-            let location = (id != "i-3").then_some("hall-a");
-            let envelope = json!({
-                "id": id, "payload": payload, "publishTime": "2025-06-15T10:00:00.123456789Z",
-                "enrichmentData": { "location": location },
-            });
-            let attributes = json!({ "ingest_id": id, "device_id": "device-1" });
-            // The second message is sent twice, because Pub/Sub may deliver twice.
-            for _ in 0..if id == "i-2" { 2 } else { 1 } {
-                let data = envelope.to_string();
-                stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
-            }
-        }
-        archive_as(&stage, format, 4).await;
-    }
+    archive_readings(&stage).await;
     download(&stage, stage.folder.path()).await;
 
     let home = stage.folder.path().display().to_string();
