@@ -5,6 +5,7 @@
 mod manifests;
 mod monitoring;
 mod scripts;
+mod trial;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

@@ -67,7 +67,7 @@ esac
 "#;
 
 /// Writes a script as a tool into a folder.
-fn install(folder: &Path, name: &str, script: &str) {
+pub(crate) fn install(folder: &Path, name: &str, script: &str) {
     let file = folder.join(name);
     std::fs::write(&file, script).unwrap();
     std::fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap();
@@ -142,87 +142,4 @@ fn the_set_up_gives_up_where_a_binding_is_always_refused() {
     assert!(!output.status.success());
     let tries = calls.lines().filter(|call| call.contains("add-iam-policy-binding")).count();
     assert_eq!(tries, 8, "the first binding ends it");
-}
-
-/// Fake Google tool in a project with left-over resources of an earlier trial and with other
-/// resources.
-const LEFT_OVER: &str = r#"#!/bin/sh
-echo "$(basename "$0") $*" >>"$CALLS"
-case $* in
-    *"subscriptions list"*) printf '%s\n' projects/p/subscriptions/rows-0123456789ab projects/p/subscriptions/rows ;;
-    *"topics list"*) echo projects/p/topics/raw ;;
-    *"buckets list"*) printf '%s\n' bucket-0123456789ab my-archive ;;
-    *" ls "*) printf '%s\n' '  datasetId  ' ' ----------- ' '  dataset_0123456789ab  ' '  dataflow  ' ;;
-esac
-"#;
-
-/// Runs the trial with tools that only record their calls. With `fails`, its tests fail.
-fn try_on_google(arguments: &[&str], fails: bool) -> (Output, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let install = |name: &str, text: &str| install(folder.path(), name, text);
-    install("gcloud", LEFT_OVER);
-    install("bq", LEFT_OVER);
-    install("cargo", "#!/bin/sh\necho \"cargo $*\" >>\"$CALLS\"\nexit \"$FAILS\"\n");
-    for tool in ["mosquitto", "redis-server"] {
-        install(tool, "#!/bin/sh\n");
-    }
-    let calls = folder.path().join("calls");
-    std::fs::write(&calls, "").unwrap();
-    let path = std::env::var("PATH").unwrap();
-    let output = Command::new("bash")
-        .arg(root().join("deploy/try-on-gcp.sh"))
-        .args(arguments)
-        .env("PATH", format!("{}:{path}", folder.path().display()))
-        .env("CALLS", &calls)
-        .env("FAILS", if fails { "1" } else { "0" })
-        .envs([("PROJECT", "p"), ("YES", "1")])
-        .output()
-        .unwrap();
-    (output, std::fs::read_to_string(calls).unwrap())
-}
-
-#[test]
-fn a_trial_runs_every_check_removes_what_is_left_and_tells_the_cost() {
-    let (output, calls) = try_on_google(&[], false);
-
-    let words = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{words}");
-    assert_eq!(calls.lines().filter(|call| call.starts_with("cargo test")).count(), 4, "{calls}");
-    assert!(
-        calls.contains("subscriptions delete projects/p/subscriptions/rows-0123456789ab\n"),
-        "{calls}"
-    );
-    assert!(calls.contains("storage rm --recursive gs://bucket-0123456789ab\n"), "{calls}");
-    assert!(calls.contains("rm --recursive --force --dataset p:dataset_0123456789ab\n"), "{calls}");
-    let removals = calls.matches(" delete ").count() + calls.matches(" rm ").count();
-    assert_eq!(removals, 3, "nothing of others: {calls}");
-    assert!(words.contains("messages: at most about 0."), "{words}");
-}
-
-#[test]
-fn a_trial_that_fails_says_so_and_an_unknown_check_is_refused() {
-    let (failed, calls) = try_on_google(&["quiet"], true);
-    let (unknown, nothing) = try_on_google(&["loud"], false);
-
-    assert_eq!(failed.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&failed.stderr).contains("failed: quiet"));
-    assert_eq!(calls.lines().filter(|call| call.starts_with("cargo test")).count(), 1, "{calls}");
-    assert_eq!(unknown.status.code(), Some(2));
-    assert!(nothing.is_empty(), "{nothing}");
-}
-
-/// Guards against a renamed test: the trial would then run a check without any test.
-#[test]
-fn each_check_of_the_trial_names_tests_that_are_there() {
-    let script = std::fs::read_to_string(root().join("deploy/try-on-gcp.sh")).unwrap();
-    let flows = root().join("e2e/tests/e2e");
-    let checks = script.lines().filter_map(|line| line.split_once("?|"));
-    let names: Vec<_> = checks.flat_map(|(_, tests)| tests.split(' ')).collect();
-
-    assert!(names.len() >= 8, "{names:?}");
-    for name in names {
-        let (module, test) = name.split_once("::").unwrap();
-        let source = std::fs::read_to_string(flows.join(format!("{module}.rs"))).unwrap();
-        assert!(source.contains(&format!("fn {test}")), "{name}");
-    }
 }
