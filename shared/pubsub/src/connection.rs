@@ -137,11 +137,7 @@ impl Connection {
     /// Builds a client that publishes. It does not retry, because the pipeline does.
     pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
         let route = self.route("build Pub/Sub publisher").await?;
-        let count = self.endpoint.channels;
-        let channels = match &route.proxy {
-            None => vec![Channel::balance_list(std::iter::repeat_n(route.server, count))],
-            Some(_) => (0..count).map(|_| route.connect()).collect(),
-        };
+        let channels = (0..self.endpoint.channels).map(|_| route.connect()).collect();
         Ok(Publisher::new(channels, route.access))
     }
 
