@@ -33,14 +33,19 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
             let expected = if need["kind"] == "table" { "will_create" } else { "ready" };
             assert_eq!(need["state"], expected, "{service}: {need}");
         }
-        // A plan lists only dependencies that IAM has roles for.
+        // A plan lists all of them, also those that IAM has no role for.
         let plan = place.run(service, &["plan"], b"").await;
         assert!(plan.status.success(), "{}", text(&plan));
         assert!(text(&plan).contains("[roles/"), "{}", text(&plan));
-        assert!(!text(&plan).contains("redis") && !text(&plan).contains("broker"));
+        assert!(kinds.iter().all(|kind| text(&plan).contains(kind)), "{}", text(&plan));
         let plan = place.json(service, &["plan", "--json"], b"").await;
-        let roles = plan["dependencies"].as_array().unwrap();
-        assert!(roles.iter().all(|need| need["role"].is_string()), "{plan}");
+        let planned = plan["dependencies"].as_array().unwrap();
+        let seen: Vec<_> = planned.iter().map(|need| need["kind"].as_str().unwrap()).collect();
+        assert_eq!(seen, kinds, "{plan}");
+        let cloud = plan["cloud"].as_array().unwrap();
+        let pubsub =
+            json!({ "api": "pubsub", "url": place.emulator.url(), "credentials": "anonymous" });
+        assert!(cloud.contains(&pubsub), "{plan}");
         let costs = plan["costs"].as_array().unwrap();
         assert_eq!(costs.is_empty(), service != "icestore", "{plan}");
 

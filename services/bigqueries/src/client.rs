@@ -5,9 +5,10 @@ use pipeline::{Error, Recovery, Renewable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::{Access, Login};
-use service::{Faults, credentials};
+use service::{Faults, cloud, credentials};
 
 use crate::api::RestApi;
+use crate::config;
 
 /// Address of BigQuery, and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -45,11 +46,24 @@ impl Endpoint {
     }
 
     async fn access_to_storage_write(&self) -> Result<Access, Error> {
+        Access::find(self.url_of_storage_write(), self.credentials).await
+    }
+
+    fn url_of_storage_write(&self) -> Option<&str> {
         // An emulator serves both APIs at one address. Google's address of this API may still stand
         // in the settings file, so it counts only with `application_default`.
         let url = self.storage_write_endpoint.as_deref();
         let url = url.filter(|_| self.credentials == Some(Login::ApplicationDefault));
-        Access::find(url.or(self.endpoint.as_deref()), self.credentials).await
+        url.or(self.endpoint.as_deref())
+    }
+
+    /// Returns the APIs that are called. The table is checked over REST in any case.
+    pub(crate) fn apis(&self, write: config::Api) -> Vec<cloud::Api> {
+        let rest = cloud::Api::new("bigquery", self.endpoint.as_deref(), self.credentials);
+        let storage_write =
+            || cloud::Api::new("bigquerystorage", self.url_of_storage_write(), self.credentials);
+        let storage_write = (write == config::Api::StorageWrite).then(storage_write);
+        std::iter::once(rest).chain(storage_write).collect()
     }
 
     /// Reports faults of these settings, which belong to the section `bigquery`.

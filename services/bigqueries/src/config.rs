@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
-use service::{Faults, Http};
+use service::{Faults, Http, cloud};
 
 use crate::client;
 use crate::column::Column;
@@ -305,6 +305,12 @@ impl service::Settings for Settings {
             )
         });
         std::iter::once(way.to_owned()).chain(left_out).chain(dead_letters).collect()
+    }
+
+    fn apis(&self) -> Vec<cloud::Api> {
+        let mut apis = self.pubsub.apis(self.dead_letters.as_ref(), &self.storage);
+        apis.extend(self.bigquery.apis(self.write));
+        apis
     }
 
     fn memory(&self) -> Vec<Share> {

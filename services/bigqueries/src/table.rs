@@ -26,7 +26,7 @@ const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Pause between two checks of a table that is missing or different.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
-/// Least role that may write to the table.
+/// Least role that may write to the table, and create the view in its dataset.
 const ROLE: &str = "roles/bigquery.dataEditor";
 
 /// Project, dataset and id of a table.

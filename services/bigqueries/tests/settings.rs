@@ -251,3 +251,17 @@ fn endpoints_of_google_want_credentials_and_credentials_want_tls() {
         assert!(said.iter().any(|line| line.starts_with(fault)), "{fault} is not among: {said:?}");
     }
 }
+
+#[test]
+fn a_proxy_is_told_to_programs_without_its_password() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bigqueries"));
+    command.args(["check", "--json", "--config", EXAMPLE]).env_clear();
+    command.env("HTTPS_PROXY", "http://user:hunter2@proxy");
+
+    let checked = command.output().unwrap();
+
+    let json: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let warning = json["warnings"][0].as_str().unwrap();
+    assert!(warning.starts_with("HTTPS_PROXY is set"), "{json}");
+    assert!(!json.to_string().contains("hunter2"), "{json}");
+}

@@ -10,6 +10,7 @@ use pipeline::{FieldPath, Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
@@ -184,6 +185,14 @@ impl service::Settings for Settings {
         };
         let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
         std::iter::once(missing.to_owned()).chain(dead_letters).collect()
+    }
+
+    fn apis(&self) -> Vec<Api> {
+        let mut apis = self.pubsub.apis(self.dead_letters.as_ref(), &self.storage);
+        let firestore = &self.firestore;
+        let endpoint = firestore.endpoint.as_deref();
+        apis.push(Api::new("firestore", endpoint, firestore.credentials));
+        apis
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -8,6 +8,7 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::cloud::Api;
 use service::google::Login;
 use service::memory::Share;
 use service::settings::{PORT, PROJECT, Variable};
@@ -209,6 +210,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Vec<String> {
         self.dead_letters.iter().map(DeadLetterConfig::guarantee).collect()
+    }
+
+    fn apis(&self) -> Vec<Api> {
+        vec![self.pubsub.api(), self.storage.endpoint().api()]
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -9,6 +9,7 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::cloud::Api;
 use service::memory::Share;
 pub use service::settings::Tls;
 use service::settings::{self, PORT, PROJECT, Variable};
@@ -436,6 +437,10 @@ impl service::Settings for Settings {
 
     fn explain(&self) -> Vec<String> {
         guarantee::of(self, false, &Grants::new())
+    }
+
+    fn apis(&self) -> Vec<Api> {
+        self.pubsub.apis(self.dead_letters.as_ref(), &self.storage)
     }
 
     fn memory(&self) -> Vec<Share> {

@@ -6,6 +6,7 @@ use pipeline::{Error, Limits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
+use service::cloud::Api;
 use service::google::{Access, Login};
 use service::settings::{Variable, VariableKind};
 
@@ -55,6 +56,24 @@ impl Endpoint {
     /// Finds the address and the credentials.
     pub(crate) async fn access(&self) -> Result<Access, Error> {
         Access::find(self.endpoint.as_deref(), self.credentials).await
+    }
+
+    /// Returns the API of these settings.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new("pubsub", self.endpoint.as_deref(), self.credentials)
+    }
+
+    /// Returns the API of these settings, and Cloud Storage if dead letters need it.
+    #[must_use]
+    pub fn apis(
+        &self,
+        dead_letters: Option<&DeadLetterConfig>,
+        storage: &storage::Endpoint,
+    ) -> Vec<Api> {
+        let has_bucket =
+            matches!(dead_letters, Some(DeadLetterConfig::Topic { bucket: Some(_), .. }));
+        std::iter::once(self.api()).chain(has_bucket.then(|| storage.api())).collect()
     }
 
     /// Reports faults in these settings, under the key `pubsub`.

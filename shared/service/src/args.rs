@@ -83,17 +83,19 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
             "Checks the settings, names every fault, and exits with 2 if there is one.\n\n\
              With --online it reaches every dependency too, changes nothing there but a test key in the \
              cache, and exits with 1 if one is missing, differs from the settings, or cannot be reached.\n\n\
-             With --json it prints an object: `settings` is `right`, with `guarantees` and `memory`, or \
-             `wrong`, with `faults`. With --online, right settings are a list of the dependencies.",
+             With --json it prints an object: `settings` is `right`, with `guarantees`, `memory` and \
+             `warnings`, or `wrong`, with `faults`. With --online, right settings are a list of the dependencies.",
         )
         .args([online, json()]);
     let plan = clap::Command::new("plan")
-        .about("Shows what these settings need in Google Cloud, and what of it is missing")
+        .about("Shows what these settings need, and what of it is missing")
         .long_about(
-            "Shows each topic, subscription, table, bucket and collection that these settings need, \
-             the least role on it, and whether it is there. Changes nothing but a test key in the \
-             cache; deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.\n\n\
-             With --json it prints an object: `costs`, one line each, and `dependencies`.",
+            "Shows the address and the credentials of each API of Google, and each dependency with the \
+             least role on it: topics, subscriptions, tables, views, buckets, collections, Redis, the \
+             broker. Says whether each is there. Changes nothing but a test key in the cache; \
+             deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.\n\n\
+             With --json it prints an object: `warnings` and `costs`, one line each, `cloud` and \
+             `dependencies`.",
         )
         .arg(json());
     clap::Command::new(name)

@@ -119,7 +119,8 @@ impl Access {
 }
 
 impl Login {
-    fn of(endpoint: Option<&str>) -> Self {
+    /// Returns the login for an endpoint whose settings name none.
+    pub(crate) fn of(endpoint: Option<&str>) -> Self {
         match endpoint {
             Some(_) => Self::Anonymous,
             None => Self::ApplicationDefault,

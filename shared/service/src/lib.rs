@@ -7,6 +7,7 @@
 //! A binary calls [`run()`]. To run several services in one process, call [`Hosted::start`].
 
 pub mod args;
+pub mod cloud;
 pub mod credentials;
 pub mod explain;
 pub mod google;

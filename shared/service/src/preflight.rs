@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use serde::Serialize;
-use serde_json::json;
 
+use crate::cloud::Address;
 use crate::settings::url;
 use crate::{credentials, output};
 
@@ -97,31 +97,45 @@ pub(crate) fn report(dependencies: Vec<Dependency>, form: Form) -> anyhow::Resul
     expect_fine(&dependencies)
 }
 
-/// Prints the costs of the settings, then the dependencies with the roles that they need.
-///
-/// # Errors
-/// A dependency is not fine.
-pub(crate) fn report_plan(
-    costs: &[String],
-    dependencies: Vec<Dependency>,
-    form: Form,
-) -> anyhow::Result<()> {
-    // A plan lists only resources that IAM has a role for.
-    let mut dependencies = masked(dependencies);
-    dependencies.retain(|dependency| dependency.role.is_some());
-    match form {
-        Form::Json => {
-            output::line(format_args!(
-                "{:#}",
-                json!({ "costs": costs, "dependencies": dependencies })
-            ));
+/// Everything that settings need outside of the process.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Plan {
+    /// Settings that work, but may surprise.
+    pub(crate) warnings: Vec<String>,
+    /// Known costs.
+    pub(crate) costs: Vec<String>,
+    /// Addresses of Google's APIs.
+    pub(crate) cloud: Vec<Address>,
+    /// Resources, with the roles that they need.
+    pub(crate) dependencies: Vec<Dependency>,
+}
+
+impl Plan {
+    /// Prints the plan.
+    ///
+    /// # Errors
+    /// A dependency is not fine.
+    pub(crate) fn report(self, form: Form) -> anyhow::Result<()> {
+        let plan = Self { dependencies: masked(self.dependencies), ..self };
+        match form {
+            Form::Json => output::line(serde_json::to_string_pretty(&plan)?),
+            Form::Text => output::line(plan.text().trim_end()),
         }
-        Form::Text => {
-            costs.iter().for_each(output::line);
-            output::line(table(&dependencies, Roles::Shown).trim_end());
-        }
+        expect_fine(&plan.dependencies)
     }
-    expect_fine(&dependencies)
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for line in self.warnings.iter().chain(&self.costs) {
+            text.push_str(&format!("{line}\n"));
+        }
+        for Address { api, url, credentials, quota_project } in &self.cloud {
+            let billed = quota_project.iter().map(|project| format!(", quota project {project}"));
+            let billed: String = billed.collect();
+            text.push_str(&format!("{:<12} {api:<13} {url}  ({credentials}{billed})\n", "cloud"));
+        }
+        text + &table(&self.dependencies, Roles::Shown)
+    }
 }
 
 /// Hides passwords in names, because the settings of an embedded service may not have been checked.
@@ -196,8 +210,55 @@ mod tests {
         );
         assert!(report(dependencies[..1].to_vec(), Form::Text).is_ok());
         assert!(report(dependencies.to_vec(), Form::Text).is_err());
-        assert!(report_plan(&[], dependencies[..1].to_vec(), Form::Text).is_ok());
-        assert!(report_plan(&[], dependencies.to_vec(), Form::Text).is_err());
+        assert!(plan(dependencies[..1].to_vec()).report(Form::Text).is_ok());
+        assert!(plan(dependencies.to_vec()).report(Form::Text).is_err());
+    }
+
+    fn plan(dependencies: Vec<Dependency>) -> Plan {
+        let address = Address {
+            api: "pubsub",
+            url: "https://pubsub.googleapis.com".into(),
+            credentials: "service_account".into(),
+            quota_project: Some("payer".into()),
+        };
+        Plan {
+            warnings: vec!["a proxy is set".into()],
+            costs: vec!["objects cost".into()],
+            cloud: vec![address],
+            dependencies,
+        }
+    }
+
+    #[test]
+    fn a_plan_shows_the_cloud_and_what_has_no_role() {
+        let (kind, name) = ("redis", "redis://h".to_owned());
+        let redis = Dependency { kind, name, role: None, state: State::Ready };
+        let plan = plan(vec![dependency(State::Ready), redis]);
+
+        assert_eq!(
+            plan.text(),
+            "a proxy is set\n\
+             objects cost\n\
+             cloud        pubsub        https://pubsub.googleapis.com  (service_account, quota project payer)\n\
+             ready        topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
+             ready        redis         redis://h\n"
+        );
+        assert_eq!(
+            serde_json::to_value(&plan).unwrap(),
+            serde_json::json!({
+                "warnings": ["a proxy is set"],
+                "costs": ["objects cost"],
+                "cloud": [{
+                    "api": "pubsub", "url": "https://pubsub.googleapis.com",
+                    "credentials": "service_account", "quota_project": "payer",
+                }],
+                "dependencies": [
+                    { "kind": "topic", "name": "projects/p/topics/raw",
+                      "role": "roles/pubsub.publisher", "state": "ready" },
+                    { "kind": "redis", "name": "redis://h", "state": "ready" },
+                ],
+            })
+        );
     }
 
     #[test]

@@ -13,10 +13,10 @@ use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::memory::Account;
-use crate::preflight::{self, Form};
+use crate::preflight::{self, Form, Plan};
 use crate::settings::{self, Faults, Settings};
 use crate::signals::Signals;
-use crate::{Hosted, Service, args, logs, output, probe, proxies, schema};
+use crate::{Hosted, Service, args, cloud, logs, output, probe, proxies, schema};
 
 /// Exit code of a service that failed, or could not drain in time.
 pub(crate) const FAILED: u8 = 1;
@@ -155,13 +155,21 @@ fn act_on<T: Settings, S: Service>(
             preflight::report(dependencies, form)
         }
         Command::Plan(form) => {
-            let costs = settings.costs();
-            let dependencies = runtime.block_on(make(settings).preflight())?;
-            preflight::report_plan(&costs, dependencies, form)
+            let (warnings, costs) = (warnings(), settings.costs());
+            let addresses = cloud::addresses(settings.apis());
+            let service = make(settings);
+            let both = async { tokio::join!(addresses, service.preflight()) };
+            let (cloud, dependencies) = runtime.block_on(both);
+            Plan { warnings, costs, cloud: cloud?, dependencies: dependencies? }.report(form)
         }
         Command::Probe => probe::readiness(settings.http()),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
     }
+}
+
+/// Returns what works, but may surprise.
+fn warnings() -> Vec<String> {
+    proxies::note().into_iter().collect()
 }
 
 /// Prints what right settings promise, and the memory that they allow.
@@ -175,11 +183,12 @@ fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
                 "settings": "right",
                 "guarantees": guarantees,
                 "memory": account.report(),
+                "warnings": warnings(),
             })
         )),
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
-            let lines = account.lines().into_iter().chain(proxies::note());
+            let lines = account.lines().into_iter().chain(warnings());
             guarantees.into_iter().chain(lines).for_each(output::line);
         }
     }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::Api;
 use crate::memory::Share;
 
 mod duplicates;
@@ -53,6 +54,11 @@ pub trait Settings:
     /// Returns the cost of the resources that these settings need, as far as it is known, one line
     /// each. For `plan`.
     fn costs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Returns the APIs of Google that these settings need, for `plan`.
+    fn apis(&self) -> Vec<Api> {
         Vec::new()
     }
 

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
+use service::cloud::Api;
 use service::google::Login;
 use service::settings::{Variable, VariableKind};
 
@@ -26,6 +27,12 @@ impl Endpoint {
         key: "storage.endpoint",
         kind: VariableKind::EmulatorHost,
     };
+
+    /// Returns the API of these settings.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new("storage", self.endpoint.as_deref(), self.credentials)
+    }
 
     /// Reports faults in these settings.
     pub fn check(&self, faults: &mut Faults) {

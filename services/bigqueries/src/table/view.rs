@@ -6,7 +6,7 @@ use service::preflight::State;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::{Fault, TIMEOUT, Table, is_about_settings};
+use super::{Fault, ROLE, TIMEOUT, Table, is_about_settings};
 use crate::api::Failure;
 use crate::table::TableName;
 use crate::view::{self, Partition};
@@ -82,7 +82,7 @@ impl Table {
             }
             Err(fault) => State::Unreachable(fault.into_text()),
         };
-        Some(Dependency { kind: "view", name: name.to_string(), role: None, state })
+        Some(Dependency { kind: "view", name: name.to_string(), role: Some(ROLE), state })
     }
 
     fn view_name(&self) -> Option<TableName> {
