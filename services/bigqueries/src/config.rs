@@ -120,12 +120,14 @@ pub struct Partitions {
     pub column: String,
     /// Time that one partition covers.
     pub unit: Unit,
-    /// Time after which a partition expires; 1h to 100 years. Left out, it never expires.
+    /// Time after which a partition expires; 1h to 100 years. Left out, a new table has the default
+    /// of its dataset, and an existing table may have any.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub expires_in: Option<Duration>,
-    /// If true, each query must name the partitions that it reads.
-    pub require_filter: bool,
+    /// If true, each query must name the partitions that it reads. Left out, a new table does not
+    /// require that, and an existing table may.
+    pub require_filter: Option<bool>,
 }
 
 /// Time that one partition covers.
@@ -161,7 +163,7 @@ impl Default for Partitions {
             column: "publish_time".into(),
             unit: Unit::Day,
             expires_in: None,
-            require_filter: false,
+            require_filter: None,
         }
     }
 }

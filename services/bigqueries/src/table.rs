@@ -1,5 +1,6 @@
 //! Table of the rows: it is checked, created, extended, or refused.
 
+mod layout;
 mod schema;
 mod view;
 
@@ -15,8 +16,8 @@ use tracing::info;
 
 use crate::api::{Failure, Refused, RestApi};
 use crate::column::Column;
-use crate::config::{self, INGESTION_TIME};
-use schema::{Comparison, array, text};
+use crate::config;
+use schema::{Comparison, array};
 
 /// Time limit of one check of the table, including what it creates.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -244,12 +245,12 @@ impl Table {
             let since = at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             since.as_millis().to_string()
         });
-        let needs_filter = self.settings.partition_by.as_ref().is_some_and(|by| by.require_filter);
+        let filter = self.settings.partition_by.as_ref().and_then(|by| by.require_filter);
         let key = self.settings.kms_key.as_ref();
         let optional = [
             ("description", self.settings.description.clone().map(Value::from)),
             ("timePartitioning", self.partitioning()),
-            ("requirePartitionFilter", needs_filter.then_some(Value::Bool(true))),
+            ("requirePartitionFilter", filter.map(Value::Bool)),
             ("encryptionConfiguration", key.map(|key| json!({ "kmsKeyName": key }))),
             ("clustering", self.clustering()),
             ("expirationTime", expiration.map(Value::from)),
@@ -365,36 +366,6 @@ impl Table {
         Ok(Some(if fields.is_empty() { schema::fields(&self.columns) } else { merged }))
     }
 
-    /// Compares partitions and clustering with the settings. If the settings name none, any will
-    /// do.
-    fn compare_layout(&self, found: &Value) -> Result<(), Fault> {
-        let partitions = |partitioning: &Value| match partitioning {
-            Value::Null => "not partitioned".to_owned(),
-            by => {
-                let field = by["field"].as_str().unwrap_or("the time of ingestion");
-                format!("partitioned by {field} ({})", text(by, "type"))
-            }
-        };
-        let clusters = |clustering: &Value| match array(&clustering["fields"]) {
-            [] => "not clustered".to_owned(),
-            fields => {
-                let names: Vec<_> = fields.iter().filter_map(Value::as_str).collect();
-                format!("clustered by {}", names.join(", "))
-            }
-        };
-        let pairs = [
-            self.partitioning()
-                .map(|ours| (partitions(&ours), partitions(&found["timePartitioning"]))),
-            self.clustering().map(|ours| (clusters(&ours), clusters(&found["clustering"]))),
-        ];
-        match pairs.into_iter().flatten().find(|(ours, theirs)| ours != theirs) {
-            Some((ours, theirs)) => {
-                Err(Fault::Different(format!("the settings say {ours}, the table is {theirs}")))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Adds the labels that everything created here gets.
     fn describe(&self, resource: &mut Map<String, Value>) {
         if !self.settings.labels.is_empty() {
@@ -407,23 +378,6 @@ impl Table {
         let TableName { project, dataset, .. } = &self.name;
         let reference = json!({ "projectId": project, "datasetId": dataset, "tableId": id });
         Map::from_iter([("tableReference".to_owned(), reference)])
-    }
-
-    fn partitioning(&self) -> Option<Value> {
-        let by = self.settings.partition_by.as_ref()?;
-        let mut partitioning = json!({ "type": by.unit.name() });
-        if by.column != INGESTION_TIME {
-            partitioning["field"] = by.column.as_str().into();
-        }
-        if let Some(life) = by.expires_in {
-            partitioning["expirationMs"] = life.as_millis().to_string().into();
-        }
-        Some(partitioning)
-    }
-
-    fn clustering(&self) -> Option<Value> {
-        let fields = &self.settings.cluster_by;
-        (!fields.is_empty()).then(|| json!({ "fields": fields }))
     }
 
     /// Converts a failure to a fault that may end by itself, or when somebody grants a permission.

@@ -87,6 +87,51 @@ async fn a_table_is_partitioned_by_the_time_of_ingestion() {
     assert!(refused.contains("by the time of ingestion (DAY), the table is"), "{refused}");
 }
 
+#[tokio::test]
+async fn an_expiration_and_a_filter_that_the_table_does_not_have_are_told() {
+    let hours = |count: u64| Some(Duration::from_secs(count * 3600));
+    let by = |expires_in, require_filter| {
+        let by = Partitions { column: "at".into(), expires_in, require_filter, ..<_>::default() };
+        config::TableSettings { partition_by: Some(by), ..settings() }
+    };
+    let columns = [Column::new("at", Kind::Timestamp)];
+
+    for (theirs, accepted, refused) in [
+        (
+            by(hours(48), Some(true)),
+            vec![by(hours(48), Some(true)), by(hours(48), None), by(None, None)],
+            vec![
+                (
+                    by(hours(24), None),
+                    "expires_in is 1day, the partitions of the table expire after 2days",
+                ),
+                (by(None, Some(false)), "require_filter is false, that of the table is true"),
+            ],
+        ),
+        (
+            by(None, None),
+            vec![by(None, Some(false)), by(None, None)],
+            vec![
+                (
+                    by(hours(24), None),
+                    "expires_in is 1day, the partitions of the table never expire",
+                ),
+                (by(None, Some(true)), "require_filter is true, that of the table is false"),
+            ],
+        ),
+    ] {
+        let cloud = Cloud::start().await;
+        cloud.table(&columns, theirs).await.unwrap();
+        for settings in accepted {
+            cloud.table(&columns, settings).await.unwrap();
+        }
+        for (settings, expected) in refused {
+            let refused = cloud.table(&columns, settings).await.unwrap_err();
+            assert!(refused.contains(&format!("table.partition_by.{expected}")), "{refused}");
+        }
+    }
+}
+
 /// Returns fields with properties that the service does not know.
 fn foreign_fields() -> Value {
     json!([

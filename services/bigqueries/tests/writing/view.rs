@@ -53,7 +53,7 @@ async fn the_view_shows_each_id_once() {
 async fn a_filter_on_the_partition_reaches_below_the_view() {
     let cloud = Cloud::start().await;
     let columns = columns(&[Column::new("n", Kind::Int64)]);
-    let partitions = Partitions { require_filter: true, ..Partitions::default() };
+    let partitions = Partitions { require_filter: Some(true), ..Partitions::default() };
     let settings = config::TableSettings { partition_by: Some(partitions), ..with_view() };
     cloud.table(&columns, settings).await.unwrap();
     let sink = cloud.sink(Api::StorageWrite, &columns).await;
