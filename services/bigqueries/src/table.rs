@@ -12,16 +12,17 @@ use serde_json::{Map, Value, json};
 use service::preflight::State;
 use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::api::{Failure, Refused, RestApi};
 use crate::column::Column;
 use crate::config;
 use schema::{Comparison, array};
+use view::{NOT_RIGHT, Upkeep, ViewWatch};
 
 /// Time limit of one check of the table, including what it creates.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Time limit of a check while rows wait for it.
+/// Time limit of a check, or of work on the view, while rows wait for it.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two checks of a table that exists. Writes notice an outage earlier.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -113,40 +114,49 @@ impl Table {
     }
 
     /// Waits until the table exists and has all columns. Creates or extends it if the settings
-    /// allow that.
+    /// allow that. Creates or updates the view, too, but does not wait for it.
     ///
     /// # Errors
     /// When the table differs from the settings; the error names both sides. Also when BigQuery
     /// will never accept what the settings ask for.
     pub async fn wait(&self, condition: &Condition) -> anyhow::Result<()> {
-        loop {
+        let wrong = |why| WrongSettings(format!("table {}: {why}", self.name));
+        let table = loop {
             let ensured = timeout(TIMEOUT, self.ensure()).await;
-            match ensured.unwrap_or_else(|_| Err(self.silent())) {
-                Ok(()) => {
-                    condition.ready();
-                    return Ok(());
-                }
-                Err(Fault::Missing(why)) => condition.not_ready(why),
-                Err(Fault::Unchanged(why)) => {
+            let pause = match ensured.unwrap_or_else(|_| Err(self.silent())) {
+                Ok(table) => break table,
+                Err(Fault::Missing(why)) => {
                     condition.not_ready(why);
-                    tokio::time::sleep(INTERVAL).await;
+                    MISSING_INTERVAL
                 }
-                Err(Fault::Different(why) | Fault::Refused(why)) => {
-                    return Err(WrongSettings(format!("table {}: {why}", self.name)).into());
+                Err(Fault::Unchanged(why)) => {
+                    condition.not_ready(format!("table {}: {why}", self.name));
+                    INTERVAL
                 }
-            }
-            tokio::time::sleep(MISSING_INTERVAL).await;
+                Err(Fault::Different(why) | Fault::Refused(why)) => return Err(wrong(why).into()),
+            };
+            tokio::time::sleep(pause).await;
+        };
+        match self.ensure_view(&table, Upkeep::Update).await {
+            Ok(()) => {}
+            Err(Fault::Different(why) | Fault::Refused(why)) => return Err(wrong(why).into()),
+            // No row needs the view. The watch tries again.
+            Err(Fault::Missing(why) | Fault::Unchanged(why)) => warn!(why, "{NOT_RIGHT}"),
         }
+        condition.ready();
+        Ok(())
     }
 
     /// Keeps `condition` up to date: it is ready while the table exists and matches the settings.
-    /// Adds missing columns again. Never returns.
+    /// Adds missing columns again, and a missing view. Never returns.
     pub async fn watch(self, condition: Condition) {
+        let mut view = ViewWatch::default();
         loop {
             let checked = timeout(TIMEOUT, self.check_again()).await;
             let interval = match checked.unwrap_or_else(|_| Err(self.silent())) {
-                Ok(()) => {
+                Ok(table) => {
                     condition.ready();
+                    self.keep_view(&table, &mut view).await;
                     INTERVAL
                 }
                 Err(Fault::Missing(why)) => {
@@ -168,9 +178,9 @@ impl Table {
         }
     }
 
-    async fn check_again(&self) -> Result<(), Fault> {
+    async fn check_again(&self) -> Result<Value, Fault> {
         match self.look().await? {
-            Some(found) => self.reconcile(found).await.map(drop),
+            Some(found) => self.reconcile(found).await,
             None => Err(Fault::Missing(format!("table {} does not exist", self.name))),
         }
     }
@@ -197,20 +207,19 @@ impl Table {
         Fault::Missing(format!("BigQuery does not answer for table {}", self.name))
     }
 
-    async fn ensure(&self) -> Result<(), Fault> {
-        let table = match self.look().await? {
+    async fn ensure(&self) -> Result<Value, Fault> {
+        match self.look().await? {
             Some(found) => {
                 let found = self.reconcile(found).await?;
                 // A column that was just added gets its default in this second change.
-                self.reconcile(found).await?
+                self.reconcile(found).await
             }
-            None if self.settings.create => self.create().await?,
+            None if self.settings.create => self.create().await,
             None => {
                 let why = format!("table {} does not exist, and table.create is off", self.name);
-                return Err(Fault::Missing(why));
+                Err(Fault::Missing(why))
             }
-        };
-        self.ensure_view(&table).await
+        }
     }
 
     async fn api(&self) -> Result<Lease<RestApi>, Fault> {
@@ -274,6 +283,9 @@ impl Table {
             // For example, a column that tables cannot be partitioned by.
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Refused(format!("it cannot be created: {}", refused.message)))
+            }
+            Err(Failure::Refused(refused)) if refused.status < 500 && !names_dataset(&refused) => {
+                Err(Fault::Unchanged(format!("it cannot be created: {}", refused.message)))
             }
             Err(failure) => Err(self.fault(&failure)),
         }
@@ -392,6 +404,17 @@ impl Table {
 }
 
 impl Fault {
+    /// Puts a text in front of the reason.
+    fn of(self, part: &str) -> Self {
+        let text = |why| format!("{part}: {why}");
+        match self {
+            Self::Missing(why) => Self::Missing(text(why)),
+            Self::Different(why) => Self::Different(text(why)),
+            Self::Refused(why) => Self::Refused(text(why)),
+            Self::Unchanged(why) => Self::Unchanged(text(why)),
+        }
+    }
+
     fn into_text(self) -> String {
         match self {
             Self::Missing(why) | Self::Different(why) => why,

@@ -34,6 +34,14 @@ pub(crate) fn is_ours(query: &str, table: &TableName) -> bool {
     }
 }
 
+/// Returns the columns that a query of this module shows.
+pub(crate) fn column_names(query: &str) -> Vec<&str> {
+    let text = query.split_once('\n').map_or(query, |(_, text)| text);
+    let names = text.strip_prefix("SELECT ").and_then(|rest| rest.split_once(" FROM (SELECT "));
+    let names = names.map(|(names, _)| names.split(", ")).into_iter().flatten();
+    names.map(|name| name.trim_matches('`')).collect()
+}
+
 /// Returns the comment that identifies a query of this module. It holds a hash of the text.
 fn mark_of(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());

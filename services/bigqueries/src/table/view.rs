@@ -6,11 +6,14 @@ use service::preflight::State;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::{Fault, ROLE, TIMEOUT, Table, is_about_settings};
+use super::schema::array;
+use super::{Fault, QUICK_TIMEOUT, ROLE, TIMEOUT, Table, is_about_settings};
 use crate::api::Failure;
 use crate::table::TableName;
 use crate::view::{self, Partition};
 
+/// Log line about a view that is missing or different.
+pub(super) const NOT_RIGHT: &str = "the view is not as the settings say";
 /// Message about a view that somebody else wrote or edited.
 const FOREIGN: &str = "its query is not one that this service wrote, so it is left alone; for one of ours \
                        delete it, or choose another name";
@@ -18,41 +21,80 @@ const FOREIGN: &str = "its query is not one that this service wrote, so it is le
 /// Result of comparing an existing view with the one of the settings.
 enum Found {
     Same,
+    /// This service wrote the view, for all columns of the settings and further ones of the table.
+    Wider,
     /// This service wrote the view, for other columns or in an earlier version.
     Older,
     Foreign,
 }
 
+/// Work on the view that is allowed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) enum Upkeep {
+    /// Creates the view, and updates one that this service wrote.
+    #[default]
+    Update,
+    /// Creates the view if it does not exist.
+    Create,
+}
+
+/// State of the view, as the watch of the table knows it.
+#[derive(Default)]
+pub(super) struct ViewWatch {
+    upkeep: Upkeep,
+    /// Fault that was logged last.
+    fault: Option<String>,
+}
+
 impl Table {
+    /// Creates or updates the view, if the settings have one and it is not there as they say. Logs a
+    /// fault once, because no row needs the view.
+    ///
+    /// A replica updates the view at its start, and then leaves it alone. Otherwise two replicas
+    /// with different settings would overwrite it in turn.
+    pub(super) async fn keep_view(&self, table: &Value, watch: &mut ViewWatch) {
+        let fault = match self.ensure_view(table, watch.upkeep).await {
+            Ok(()) => {
+                watch.upkeep = Upkeep::Create;
+                None
+            }
+            Err(fault) => Some(fault.into_text()),
+        };
+        if let Some(why) = fault.as_ref().filter(|_| fault != watch.fault) {
+            warn!(why, "{NOT_RIGHT}");
+        }
+        watch.fault = fault;
+    }
+
     /// Makes sure that the view shows this table with its columns.
     ///
     /// A view that already does so is left alone, so only the permission to read it is needed. A
     /// view of somebody else is left alone, too.
-    pub(super) async fn ensure_view(&self, table: &Value) -> Result<(), Fault> {
+    pub(super) async fn ensure_view(&self, table: &Value, upkeep: Upkeep) -> Result<(), Fault> {
         let Some(name) = self.view_name() else { return Ok(()) };
-        let about = |fault: Fault| match fault {
-            Fault::Missing(why) => Fault::Missing(format!("view {}: {why}", name.table)),
-            Fault::Different(why) => Fault::Different(format!("view {}: {why}", name.table)),
-            Fault::Refused(why) => Fault::Refused(format!("view {}: {why}", name.table)),
-            Fault::Unchanged(why) => Fault::Unchanged(format!("view {}: {why}", name.table)),
-        };
+        let ensured = timeout(QUICK_TIMEOUT, self.ensure_view_of(&name, table, upkeep)).await;
+        let ensured = ensured.unwrap_or_else(|_| Err(self.silent()));
+        ensured.map_err(|fault| fault.of(&format!("view {}", name.table)))
+    }
+
+    async fn ensure_view_of(
+        &self,
+        name: &TableName,
+        table: &Value,
+        upkeep: Upkeep,
+    ) -> Result<(), Fault> {
         let query = self.query(table);
-        let Some(found) = self.look_for(&name).await.map_err(about)? else {
-            return self.create_view(&name, &query).await.map_err(about);
+        let Some(found) = self.look_for(name).await? else {
+            return self.create_view(name, &query).await;
         };
-        match self.compare_view(&found, &query).map_err(about)? {
-            Found::Same => Ok(()),
-            // No row needs the view. A service that may create a view may not always change it.
-            Found::Older => {
-                if let Err(fault) = self.update_view(&name, &found, &query).await {
-                    warn!(view = %name, why = fault.into_text(), "the view stays as it was");
-                }
-                Ok(())
+        match (self.compare_view(&found, &query, table)?, upkeep) {
+            (Found::Same | Found::Wider, _) | (Found::Older, Upkeep::Create) => Ok(()),
+            // A service that may create a view may not always change it.
+            (Found::Older, Upkeep::Update) => {
+                let updated = self.update_view(name, &found, &query).await;
+                updated.map_err(|fault| Fault::Unchanged(fault.into_text()))
             }
-            Found::Foreign => {
-                warn!(view = %name, "{FOREIGN}");
-                Ok(())
-            }
+            (Found::Foreign, _) => Err(Fault::Unchanged(FOREIGN.into())),
         }
     }
 
@@ -71,8 +113,9 @@ impl Table {
             // If the table does not exist yet, the view is compared with a query without
             // partitions.
             Ok((Some(found), table)) => {
-                match self.compare_view(&found, &self.query(&table.unwrap_or_default())) {
-                    Ok(Found::Same) => State::Ready,
+                let table = table.unwrap_or_default();
+                match self.compare_view(&found, &self.query(&table), &table) {
+                    Ok(Found::Same | Found::Wider) => State::Ready,
                     Ok(Found::Older) => {
                         State::WillCreate("the service updates it at its start".into())
                     }
@@ -96,7 +139,7 @@ impl Table {
         view::query(&self.name, &self.columns, partition.as_ref())
     }
 
-    fn compare_view(&self, found: &Value, query: &str) -> Result<Found, Fault> {
+    fn compare_view(&self, found: &Value, query: &str, table: &Value) -> Result<Found, Fault> {
         let Some(theirs) = found["view"]["query"].as_str().map(str::trim_end) else {
             let kind = found["type"].as_str().unwrap_or("TABLE");
             let why = format!("must be the name of a view, is that of a {kind}");
@@ -104,8 +147,9 @@ impl Table {
         };
         Ok(match theirs {
             same if same == query => Found::Same,
-            theirs if view::is_ours(theirs, &self.name) => Found::Older,
-            _ => Found::Foreign,
+            theirs if !view::is_ours(theirs, &self.name) => Found::Foreign,
+            theirs if is_wider(theirs, query, table) => Found::Wider,
+            _ => Found::Older,
         })
     }
 
@@ -121,10 +165,8 @@ impl Table {
                 info!(view = name.table, "created the view without duplicates");
                 Ok(())
             }
-            // Another replica was faster. The next check compares.
-            Err(Failure::Refused(refused)) if refused.status == 409 => {
-                Err(Fault::Missing("it was just created".into()))
-            }
+            // Another replica was faster. The watch compares.
+            Err(Failure::Refused(refused)) if refused.status == 409 => Ok(()),
             Err(failure) => Err(self.view_fault(&failure)),
         }
     }
@@ -153,6 +195,50 @@ impl Table {
                 Fault::Refused(format!("BigQuery does not take its query: {}", refused.message))
             }
             failure => self.fault(failure),
+        }
+    }
+}
+
+/// Returns true if a view shows all columns of another one, and further columns of the table. A
+/// replica with newer settings may have written it.
+fn is_wider(theirs: &str, ours: &str, table: &Value) -> bool {
+    let (theirs, ours) = (view::column_names(theirs), view::column_names(ours));
+    let fields = array(&table["schema"]["fields"]);
+    let is_field = |name: &str| {
+        let mut names = fields.iter().filter_map(|field| field["name"].as_str());
+        names.any(|field| field.eq_ignore_ascii_case(name))
+    };
+    let mut further = theirs.iter().filter(|name| !ours.contains(name)).peekable();
+    let has_all = ours.iter().all(|name| theirs.contains(name));
+    has_all && further.peek().is_some() && further.all(|name| is_field(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::column::{Column, Kind};
+
+    #[test]
+    fn a_view_is_wider_if_its_further_columns_are_in_the_table() {
+        let name = TableName { project: "p".into(), dataset: "d".into(), table: "t".into() };
+        let query = |columns: &[&str]| {
+            let columns: Vec<_> =
+                columns.iter().map(|column| Column::new(*column, Kind::Int64)).collect();
+            view::query(&name, &columns, None)
+        };
+        let fields =
+            json!([{ "name": "N", "type": "INTEGER" }, { "name": "M", "type": "INTEGER" }]);
+        let table = json!({ "schema": { "fields": fields } });
+
+        for (theirs, expected) in [
+            (["n", "m"].as_slice(), true),
+            (&["m", "n"], true),
+            (&["n"], false),
+            (&["m"], false),
+            // The table has lost this column, so nobody can read the view.
+            (&["n", "x"], false),
+        ] {
+            assert_eq!(is_wider(&query(theirs), &query(&["n"]), &table), expected, "{theirs:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ use emulator::Fault;
 use serde_json::{Value, json};
 use service::{Context, WrongSettings};
 use tokio::time::timeout;
+use tonic::Code;
 
 use crate::{Cloud, name, settings, write};
 
@@ -220,6 +221,47 @@ async fn a_table_that_bigquery_will_never_create_ends_the_wait() {
     let refused = cloud.table(&[Column::new("n", Kind::Int64)], settings()).await.unwrap_err();
 
     assert!(refused.contains("cannot be created: Cannot partition by n"), "{refused}");
+}
+
+/// Creates another table, and opens it with settings that it does not fit.
+async fn different_table(cloud: &Cloud) -> Table {
+    let fields = json!([{ "name": "n", "type": "STRING" }]);
+    let table = json!({ "tableReference": { "tableId": "other" }, "schema": { "fields": fields } });
+    cloud.post("projects/p/datasets/d/tables", &table).await;
+    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
+    let name = TableName { table: "other".into(), ..name() };
+    Table::new(client, name, [Column::new("n", Kind::Int64)].into(), settings())
+}
+
+#[tokio::test]
+async fn a_table_that_may_not_be_created_now_is_not_asked_for_each_second() {
+    let cloud = Cloud::start().await;
+    let different = different_table(&cloud).await;
+    let table = cloud.open(&[Column::new("n", Kind::Int64)], settings()).await;
+    let faults = cloud.emulator.faults();
+    faults.refuse("bigquery.tables.insert", u64::MAX, Code::ResourceExhausted);
+    let health = Context::default().health;
+    let (of_other, condition) = (health.condition("other"), health.condition("table"));
+    let reason = || health.conditions()["table"].reason.clone();
+
+    let waiting = timeout(Duration::from_secs(20), async {
+        while !reason().contains("table p.d.t: it cannot be created: ") {
+            tokio::task::yield_now().await;
+        }
+        // The other table is looked at each second. So its third look is more than a second later.
+        let looks = || faults.calls().get("bigquery.tables.get").copied().unwrap_or(0);
+        let before = looks();
+        while looks() < before + 3 {
+            tokio::task::yield_now().await;
+        }
+    });
+    tokio::select! {
+        _ = table.wait(&condition) => panic!("there is no table"),
+        () = different.watch(of_other) => {}
+        waited = waiting => waited.unwrap_or_else(|_| panic!("{}", reason())),
+    }
+
+    assert_eq!(faults.refused()["bigquery.tables.insert"], 1);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use bigqueries::table::Table;
 use emulator::Fault;
 use serde_json::{Value, json};
 use service::Context;
+use service::health::ConditionState;
 use service::preflight::State;
 use tokio::time::timeout;
 use tonic::Code;
@@ -171,24 +172,91 @@ async fn a_view_that_cannot_be_ends_the_wait() {
     assert!(refused.contains("view once: BigQuery does not take its query: Syntax"), "{refused}");
 }
 
-#[tokio::test]
-async fn a_table_that_changed_is_seen_while_rows_are_written() {
-    let cloud = Cloud::start().await;
-    let columns: Arc<[Column]> = [Column::new("n", Kind::Int64)].into();
-    cloud.table(&columns, settings()).await.unwrap();
-    cloud.replace(&json!([{ "name": "n", "type": "STRING" }])).await;
-    let client = bigqueries::client::rest(&cloud.endpoint).await.unwrap();
-    let context = Context::default();
-    let condition = context.health.condition("table");
+/// Returns the query of the view, or null if there is no view.
+async fn query(cloud: &Cloud) -> Value {
+    cloud.get(VIEW).await["view"]["query"].clone()
+}
 
-    let watching = tokio::spawn(Table::new(client, name(), columns, settings()).watch(condition));
-    let reason = || context.health.conditions()["table"].reason.clone();
-    let seen = timeout(Duration::from_secs(20), async {
-        while !reason().contains("column n: INT64 NULLABLE in the settings, STRING") {
+/// Watches the table until `is_done`.
+async fn watch_until(
+    cloud: &Cloud,
+    columns: &[Column],
+    settings: config::TableSettings,
+    is_done: impl AsyncFn(&ConditionState) -> bool,
+) {
+    let table = cloud.open(columns, settings).await;
+    let health = Context::default().health;
+    let condition = health.condition("table");
+    let state = || health.conditions()["table"].clone();
+    let done = timeout(Duration::from_secs(20), async {
+        while !is_done(&state()).await {
             tokio::task::yield_now().await;
         }
     });
+    tokio::select! {
+        () = table.watch(condition) => {}
+        done = done => done.unwrap_or_else(|_| panic!("{:?}", state())),
+    }
+}
 
-    seen.await.unwrap_or_else(|_| panic!("{}", reason()));
-    watching.abort();
+#[tokio::test]
+async fn rows_do_not_wait_for_a_view_that_cannot_be_created() {
+    let cloud = Cloud::start().await;
+    let columns = columns(&[Column::new("n", Kind::Int64)]);
+    cloud.table(&columns, settings()).await.unwrap();
+    let faults = cloud.emulator.faults();
+    for code in [Code::PermissionDenied, Code::ResourceExhausted] {
+        faults.refuse("bigquery.tables.insert", 1, code);
+
+        cloud.table(&columns, with_view()).await.unwrap();
+
+        assert_eq!((faults.planned(), query(&cloud).await), (vec![], Value::Null), "{code:?}");
+    }
+
+    faults.refuse("bigquery.tables.insert", 1, Code::PermissionDenied);
+    watch_until(&cloud, &columns, with_view(), async |state| {
+        state.ready && faults.planned().is_empty()
+    })
+    .await;
+
+    assert_eq!(query(&cloud).await, Value::Null);
+    watch_until(&cloud, &columns, with_view(), async |_| query(&cloud).await.is_string()).await;
+}
+
+#[tokio::test]
+async fn a_view_that_was_deleted_comes_back() {
+    let cloud = Cloud::start().await;
+    let columns = columns(&[Column::new("n", Kind::Int64)]);
+    cloud.table(&columns, with_view()).await.unwrap();
+    let url = format!("{}/bigquery/v2/{VIEW}", cloud.emulator.url());
+    cloud.http.delete(url).send().await.unwrap().error_for_status().unwrap();
+    assert_eq!(query(&cloud).await, Value::Null);
+
+    watch_until(&cloud, &columns, with_view(), async |_| query(&cloud).await.is_string()).await;
+}
+
+#[tokio::test]
+async fn a_view_with_further_columns_of_the_table_stays_as_it_is() {
+    let cloud = Cloud::start().await;
+    let (n, m) = (Column::new("n", Kind::Int64), Column::new("m", Kind::Int64));
+    let (older, newer) = (columns(std::slice::from_ref(&n)), columns(&[m, n]));
+    cloud.table(&newer, with_view()).await.unwrap();
+    let wide = query(&cloud).await;
+
+    cloud.table(&older, with_view()).await.unwrap();
+
+    assert_eq!(query(&cloud).await, wide);
+    assert_eq!(state(&cloud, &older).await, State::Ready);
+}
+
+#[tokio::test]
+async fn a_table_that_changed_is_seen_while_rows_are_written() {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64)];
+    cloud.table(&columns, settings()).await.unwrap();
+    cloud.replace(&json!([{ "name": "n", "type": "STRING" }])).await;
+
+    let difference = "column n: INT64 NULLABLE in the settings, STRING";
+    watch_until(&cloud, &columns, settings(), async |state| state.reason.contains(difference))
+        .await;
 }
