@@ -140,10 +140,41 @@ fn a_password_in_a_url_is_refused_and_not_shown() {
 
 #[test]
 fn a_missing_password_file_is_named() {
-    let said = faults(&[("DATAFLOW__CACHE__REDIS__PASSWORD_FILE", "/nowhere/redis")]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("redis").display().to_string();
+    let said = faults(&[("DATAFLOW__CACHE__REDIS__PASSWORD_FILE", &file)]);
 
-    let fault = "cache.redis.password_file: cannot read /nowhere/redis: No such file";
-    assert!(said.lines().any(|line| line.starts_with(fault)), "{said}");
+    let fault = format!("cache.redis.password_file: cannot read {file}: No such file");
+    assert!(said.lines().any(|line| line.starts_with(&fault)), "{said}");
+}
+
+#[test]
+fn a_secret_in_place_of_its_file_or_of_its_section_is_not_shown() {
+    let certificate = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(certificate.path(), "BEGIN CERTIFICATE").unwrap();
+    let certificate = certificate.path().display().to_string();
+    let certificate = ("DATAFLOW__CACHE__REDIS__TLS__CLIENT_CERT_FILE", certificate.as_str());
+    let key = ("DATAFLOW__CACHE__REDIS__TLS__CLIENT_KEY_FILE", "hun/ter2");
+    for (variables, fault) in [
+        (
+            vec![("DATAFLOW__CACHE__REDIS__PASSWORD_FILE", "hun/ter2")],
+            "password_file: must be the path",
+        ),
+        (
+            vec![("DATAFLOW__CACHE__REDIS__SENTINEL__PASSWORD_FILE", "/hun/ter2")],
+            "sentinel.password_file: must be the path",
+        ),
+        (vec![certificate, key], "tls: must be the path"),
+        (
+            vec![("DATAFLOW__CACHE__REDIS", "redis://h?password=hun/ter2")],
+            "must be a section with keys",
+        ),
+    ] {
+        let said = faults(&variables);
+
+        assert!(said.contains(fault), "{said}");
+        assert!(!said.contains("ter2"), "{said}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 use rumqttc::{TlsConfiguration, Transport, v5};
@@ -71,7 +71,11 @@ impl Broker {
             false => Transport::tcp(),
         };
         let read = |file: &Path| {
-            std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+            let text = std::fs::read_to_string(file);
+            text.map_err(|error| {
+                let wrong = url::unreadable_secret(file, &error);
+                anyhow!("--mqtt-password-file: {wrong}")
+            })
         };
         let password = password_file.map(read).transpose()?.unwrap_or_default();
         let credentials = user.map(|user| (user, password.trim_end_matches(['\n', '\r'])));

@@ -36,8 +36,10 @@ pub fn tls(settings: &Tls) -> Result<Arc<ClientConfig>, String> {
     let config = match (&settings.client_cert_file, &settings.client_key_file) {
         (Some(cert), Some(key)) => {
             let wrong = |error| format!("{}: {error}", key.display());
-            let private = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| unreadable(key, "private key", error))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+                pem::Error::Io(error) => url::unreadable_secret(key, &error),
+                other => unreadable(key, "private key", other),
+            })?;
             builder.with_client_auth_cert(certificates(cert)?, private).map_err(wrong)?
         }
         _ => builder.with_no_client_auth(),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format as _, Serialized, YamlExtended};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::keys::Keys;
@@ -52,8 +53,12 @@ pub fn load<T: Settings>(
 
 fn describe(error: &figment::Error, file: Option<&Path>) -> String {
     let Some(file) = file else { return error.kind.to_string() };
-    let twice = std::fs::read_to_string(file).ok().and_then(|yaml| duplicates::find(&yaml));
-    match twice {
+    let yaml = std::fs::read_to_string(file).unwrap_or_default();
+    if is_no_section(&yaml) {
+        let right = "must hold keys with values, such as `project: my-project`";
+        return format!("{}: {right}", file.display());
+    }
+    match duplicates::find(&yaml) {
         Some((line, key)) => {
             format!("{}: line {line}: `{key}` is set twice in its section", file.display())
         }
@@ -62,6 +67,13 @@ fn describe(error: &figment::Error, file: Option<&Path>) -> String {
             format!("{}: {}", file.display(), too_large(&error).unwrap_or(error))
         }
     }
+}
+
+/// Returns true if a file holds anything but keys with values. It may be a password file, and the
+/// error text of the YAML reader would show the password.
+fn is_no_section(yaml: &str) -> bool {
+    let read = serde_yaml::from_str::<Option<BTreeMap<String, IgnoredAny>>>(yaml);
+    read.is_err_and(|error| error.to_string().contains("expected a map"))
 }
 
 /// Replaces the YAML reader's error about a number that 64 bits cannot hold with plain words.

@@ -187,8 +187,39 @@ letters: elsewhere
 }
 
 #[test]
-fn a_list_in_place_of_all_settings_is_a_fault() {
-    assert_eq!(read("[1]\n", &[]).unwrap_err().len(), 1);
+fn a_file_that_holds_something_else_than_settings_is_not_shown() {
+    for content in [
+        "hunter2",
+        "- hunter2\n",
+        "'hunter2'\n",
+        "!hunter2 hunter2\n",
+        "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----\n",
+        "7734",
+        "77347734773477347734773477347734",
+    ] {
+        let faults = read(content, &[]).unwrap_err();
+
+        let right = "FILE: must hold keys with values, such as `project: my-project`";
+        assert_eq!(faults, [right], "{content}");
+    }
+    for broken in ["\"hunter2", "{hunter2", "a: b: hunter2", "*hunter2", "@hunter2"] {
+        let faults = read(broken, &[]).unwrap_err().concat();
+        assert!(!faults.contains("hunter2"), "{faults}");
+    }
+}
+
+#[test]
+fn a_secret_in_place_of_its_section_is_not_shown() {
+    for secret in ["hunter2", "redis://h?password=hunter2"] {
+        let faults = read(&format!("project: p\ntopic: {secret}\nlabels: {secret}\n"), &[]);
+
+        let right =
+            "must be a section with keys, is a text where keys with values belong (from FILE)";
+        assert_eq!(faults.unwrap_err(), [format!("labels: {right}"), format!("topic: {right}")]);
+    }
+    // Where a word or a number belongs, only a URL is hidden.
+    let faults = read("project: p\nwait: redis://h?password=hunter2\n", &[]).unwrap_err();
+    assert!(!faults.concat().contains("hunter2"), "{faults:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! URLs in settings. They have a scheme and a host, and hold nothing secret.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde_json::Value;
 
@@ -61,13 +61,15 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
 
 /// Returns the error text for a secret file that cannot be read.
 ///
-/// The file is named only if its value is certainly a path with a folder. A user may have put the
-/// secret itself in its place.
+/// The file is named only if its folder exists. A user may have put the secret itself in its place,
+/// and a secret may have slashes.
 #[must_use]
 pub fn unreadable_secret(file: &Path, error: &std::io::Error) -> String {
-    match file.components().count() {
-        0 | 1 => format!("must be the path of a file that can be read: {error}"),
-        _ => format!("cannot read {}: {error}", file.display()),
+    let is_named = |part| matches!(part, Component::Normal(_));
+    let folder = file.parent().filter(|folder| folder.components().any(is_named));
+    match folder {
+        Some(folder) if folder.is_dir() => format!("cannot read {}: {error}", file.display()),
+        _ => format!("must be the path of a file that can be read: {error}"),
     }
 }
 
@@ -125,10 +127,15 @@ mod tests {
     #[test]
     fn a_secret_in_place_of_its_file_is_not_repeated() {
         let error = std::io::Error::other("words");
-        let said = |file| unreadable_secret(Path::new(file), &error);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mqtt");
 
-        assert_eq!(said("/run/secrets/mqtt"), "cannot read /run/secrets/mqtt: words");
-        assert_eq!(said("hunter2"), "must be the path of a file that can be read: words");
+        let named = format!("cannot read {}: words", file.display());
+        assert_eq!(unreadable_secret(&file, &error), named);
+        for secret in ["hunter2", "/hunter2", "./hunter2", "hun/ter2", "/hun/ter2", "hun//ter2=="] {
+            let said = unreadable_secret(Path::new(secret), &error);
+            assert_eq!(said, "must be the path of a file that can be read: words", "{secret}");
+        }
     }
 
     #[test]

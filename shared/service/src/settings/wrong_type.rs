@@ -56,7 +56,10 @@ impl Unreadable {
         let right = right.unwrap_or_else(|| format!("must be {}", plain(expected)));
         let is_said = range.is_none() && expected == DURATION && self.value.is_string();
         let confusion = confusion(expected, &self.value).filter(|_| !is_said);
-        match (shown(&self.key, &self.value), confusion) {
+        // In place of a section there may be any of its values, such as a password.
+        let is_shown = !(is_section(expected) && self.value.is_string());
+        let shown = shown(&self.key, &self.value).filter(|_| is_shown);
+        match (shown, confusion) {
             (Some(shown), Some(confusion)) => format!("{right}, is {shown}, {confusion}"),
             (Some(shown), None) => format!("{right}, is {shown}"),
             (None, Some(confusion)) => format!("{right}, is {confusion}"),
@@ -68,6 +71,11 @@ impl Unreadable {
 /// Returns the type that serde expected, in serde's words.
 pub(super) fn expected(error: &str) -> Option<&str> {
     error.rsplit_once(", expected ").map(|(_, expected)| expected)
+}
+
+/// Returns true for a section with keys, in serde's words.
+fn is_section(expected: &str) -> bool {
+    expected == "a map" || expected.starts_with("struct ")
 }
 
 /// Returns the name of a type for people.
@@ -83,9 +91,8 @@ fn plain(expected: &str) -> String {
         "a boolean" => "true or false".into(),
         "a string" | "string" | "path string" => "a text".into(),
         "a sequence" => "a list".into(),
-        "a map" => "a section with keys".into(),
         DURATION => "a duration such as 60s, 5m or 1h30m".into(),
-        other if other.starts_with("struct ") => "a section with keys".into(),
+        section if is_section(section) => "a section with keys".into(),
         other => other.to_owned(),
     }
 }
@@ -105,6 +112,7 @@ fn confusion(expected: &str, value: &Value) -> Option<&'static str> {
         Value::String(text) if expected == "a boolean" && ["true", "false"].contains(&&**text) => {
             "a text where true or false belongs: leave the quotes out"
         }
+        Value::String(_) if is_section(expected) => "a text where keys with values belong",
         Value::Number(number) if is_number && number.is_f64() => "which is no whole number",
         Value::Number(_) if is_text => "a number where a text belongs: put it in quotes",
         Value::Bool(_) if is_text => "true or false where a text belongs: put it in quotes",
@@ -125,8 +133,9 @@ fn is_number_in_quotes(text: &str) -> bool {
 fn shown(key: &str, value: &Value) -> Option<String> {
     let name = key.rsplit('.').next().unwrap_or(key);
     match value {
-        // A text with `@` may be a URL with a user, or an address.
-        Value::String(text) if text.contains('@') => None,
+        // A text with `@` may be a URL with a user, or an address. The parameters of a URL may hold a
+        // password.
+        Value::String(text) if text.contains('@') || text.contains("://") => None,
         Value::Null => Some("empty".into()),
         Value::Array(_) => Some("a list".into()),
         Value::Object(_) => Some("a section".into()),
