@@ -5,6 +5,7 @@ mod check;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use humantime_serde::re::humantime::format_duration;
 use pipeline::envelope::Input;
 use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
@@ -23,6 +24,10 @@ use crate::table::TableName;
 
 /// Name of the column of [`Partitions`] that stands for the time when rows arrive in the table.
 pub(crate) const INGESTION_TIME: &str = "_PARTITIONTIME";
+/// Least `attempt_timeout` that is longer than BigQuery's own for an append, which is two minutes.
+/// A client that gives up earlier gets its rows written anyway, and a second time when it retries.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(150);
+
 /// All settings. The file `example.yaml` of this crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
@@ -210,10 +215,8 @@ impl Default for Settings {
                     // A batch grows while others are written, so no message waits for a timer.
                     max_idle: Duration::ZERO,
                 },
-                // BigQuery ends an append after two minutes. A client that gives up earlier gets
-                // its rows written anyway, and a second time when it retries. For `insertAll` the
-                // sink takes less of this time.
-                attempt_timeout: Duration::from_secs(150),
+                // For `insertAll` the sink takes less of this time.
+                attempt_timeout: APPEND_TIMEOUT,
                 ..Limits::default()
             },
             http: Http::default(),
@@ -307,6 +310,20 @@ impl service::Settings for Settings {
             )
         });
         std::iter::once(way.to_owned()).chain(left_out).chain(dead_letters).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let timeout = self.pipeline.attempt_timeout;
+        let is_short = self.write == Api::StorageWrite && timeout < APPEND_TIMEOUT;
+        let warning = || {
+            format!(
+                "pipeline.attempt_timeout is {}, and BigQuery gives up an append of storage_write after two \
+                 minutes: rows of an append that is given up earlier may be in the table twice; set at least {}",
+                format_duration(timeout),
+                format_duration(APPEND_TIMEOUT)
+            )
+        };
+        is_short.then(warning).into_iter().collect()
     }
 
     fn apis(&self) -> Vec<cloud::Api> {

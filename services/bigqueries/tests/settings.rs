@@ -190,6 +190,30 @@ fn the_query_of_the_view_is_printed() {
 }
 
 #[test]
+fn a_time_out_below_that_of_bigquery_is_told() {
+    let check = |variables: &[(&str, &str)], form: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bigqueries"));
+        command.args(["check", "--config", EXAMPLE]).args(form);
+        command.env_clear().envs(variables.iter().copied());
+        let checked = command.output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        String::from_utf8(checked.stdout).unwrap()
+    };
+    let short = ("DATAFLOW__PIPELINE__ATTEMPT_TIMEOUT", "60s");
+    let inserting = ("DATAFLOW__WRITE", "insert_all");
+    let warning = "pipeline.attempt_timeout is 1m, and BigQuery gives up an append";
+
+    assert!(check(&[short], &[]).contains(warning));
+    let json: serde_json::Value = serde_json::from_str(&check(&[short], &["--json"])).unwrap();
+    assert!(json["warnings"][0].as_str().unwrap().starts_with(warning), "{json}");
+    for variables in [&[][..], &[short, inserting]] {
+        let json = check(variables, &["--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["warnings"], serde_json::json!([]));
+    }
+}
+
+#[test]
 fn absurd_expirations_and_a_secret_endpoint_are_refused() {
     let variables = [
         ("DATAFLOW__TABLE__EXPIRES_IN", "1000y"),

@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 
-use tracing::warn;
-
 /// Variables that name a proxy for `https`. curl and Google's other clients read both cases.
 const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
@@ -11,13 +9,6 @@ const VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_pr
 /// its URL may hold a password.
 pub(crate) fn note() -> Option<String> {
     note_of(|name| std::env::var_os(name))
-}
-
-/// Logs the line of [`note`].
-pub(crate) fn warn() {
-    if let Some(note) = note() {
-        warn!("{note}");
-    }
 }
 
 fn note_of(value: impl Fn(&str) -> Option<OsString>) -> Option<String> {

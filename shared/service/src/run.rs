@@ -155,7 +155,7 @@ fn act_on<T: Settings, S: Service>(
             preflight::report(dependencies, form)
         }
         Command::Plan(form) => {
-            let (warnings, costs) = (warnings(), settings.costs());
+            let (warnings, costs) = (warnings(&settings), settings.costs());
             let addresses = cloud::addresses(settings.apis());
             let service = make(settings);
             let both = async { tokio::join!(addresses, service.preflight()) };
@@ -168,8 +168,8 @@ fn act_on<T: Settings, S: Service>(
 }
 
 /// Returns what works, but may surprise.
-fn warnings() -> Vec<String> {
-    proxies::note().into_iter().collect()
+fn warnings(settings: &impl Settings) -> Vec<String> {
+    settings.warnings().into_iter().chain(proxies::note()).collect()
 }
 
 /// Prints what right settings promise, and the memory that they allow.
@@ -183,12 +183,12 @@ fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
                 "settings": "right",
                 "guarantees": guarantees,
                 "memory": account.report(),
-                "warnings": warnings(),
+                "warnings": warnings(settings),
             })
         )),
         Form::Text => {
             output::line(format_args!("{}: settings are right", S::NAME));
-            let lines = account.lines().into_iter().chain(warnings());
+            let lines = account.lines().into_iter().chain(warnings(settings));
             guarantees.into_iter().chain(lines).for_each(output::line);
         }
     }
@@ -217,7 +217,7 @@ async fn live<T: Settings, S: Service>(
     settings: T,
 ) -> anyhow::Result<()> {
     Account::of(&settings).warn();
-    proxies::warn();
+    warnings(&settings).iter().for_each(|warning| warn!("{warning}"));
     let hosted = Hosted::start(make(settings.clone()), &settings).await?;
     let deadline = signals.deadline();
     deadline.excuse_later(hosted.health());

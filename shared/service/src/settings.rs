@@ -51,6 +51,11 @@ pub trait Settings:
         Vec::new()
     }
 
+    /// Returns settings that work, but may surprise, one line each. For `check`, `plan` and the log.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Returns the cost of the resources that these settings need, as far as it is known, one line
     /// each. For `plan`.
     fn costs(&self) -> Vec<String> {
