@@ -282,12 +282,22 @@ impl Table {
             }
             // For example, a column that tables cannot be partitioned by.
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
-                Err(Fault::Refused(format!("it cannot be created: {}", refused.message)))
+                Err(Fault::Refused(self.no_table(&refused)))
             }
             Err(Failure::Refused(refused)) if refused.status < 500 && !names_dataset(&refused) => {
-                Err(Fault::Unchanged(format!("it cannot be created: {}", refused.message)))
+                Err(Fault::Unchanged(self.no_table(&refused)))
             }
             Err(failure) => Err(self.fault(&failure)),
+        }
+    }
+
+    /// Returns why BigQuery refused to create the table. Names the setting of the key if the refusal
+    /// is about the key.
+    fn no_table(&self, Refused { message, .. }: &Refused) -> String {
+        let is_about = |key: &String| message.contains(key) || message.contains("KMS");
+        match self.settings.kms_key.as_ref().filter(|key| is_about(key)) {
+            Some(_) => format!("it cannot be created with the key of table.kms_key: {message}"),
+            None => format!("it cannot be created: {message}"),
         }
     }
 

@@ -223,6 +223,47 @@ async fn a_table_that_bigquery_will_never_create_ends_the_wait() {
     assert!(refused.contains("cannot be created: Cannot partition by n"), "{refused}");
 }
 
+#[tokio::test]
+async fn a_key_that_bigquery_may_not_use_is_told_by_its_setting() {
+    let cloud = Cloud::start().await;
+    let key = "projects/p/locations/l/keyRings/r/cryptoKeys/k";
+    let with_key = config::TableSettings { kms_key: Some(key.into()), ..settings() };
+    let columns = [Column::new("n", Kind::Int64)];
+    let message = "Access Denied: Cloud KMS: Permission denied on the resource";
+
+    for (settings, expected) in [
+        (
+            with_key,
+            "table p.d.t: it cannot be created with the key of table.kms_key: Access Denied",
+        ),
+        (settings(), "table p.d.t: it cannot be created: Access Denied"),
+    ] {
+        let message = Some(message.to_owned());
+        let kind = emulator::Kind::Refuse { code: 7, retry_after: None, reason: None, message };
+        let method = "bigquery.tables.insert".into();
+        cloud.emulator.faults().add(Fault {
+            method,
+            topic: None,
+            count: 1,
+            for_millis: None,
+            kind,
+        });
+        let table = cloud.open(&columns, settings).await;
+        let health = Context::default().health;
+        let condition = health.condition("table");
+        let reason = || health.conditions()["table"].reason.clone();
+        let told = timeout(Duration::from_secs(20), async {
+            while !reason().starts_with(expected) {
+                tokio::task::yield_now().await;
+            }
+        });
+        tokio::select! {
+            _ = table.wait(&condition) => panic!("there is no table"),
+            told = told => told.unwrap_or_else(|_| panic!("{}", reason())),
+        }
+    }
+}
+
 /// Creates another table, and opens it with settings that it does not fit.
 async fn different_table(cloud: &Cloud) -> Table {
     let fields = json!([{ "name": "n", "type": "STRING" }]);
