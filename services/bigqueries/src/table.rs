@@ -188,19 +188,22 @@ impl Table {
     /// Checks that the table still has the columns of the rows.
     ///
     /// BigQuery refuses good rows if somebody has replaced the table. If the check itself fails,
-    /// the table counts as unchanged, because writes may still work.
+    /// this is not known, so no row may be given up.
     ///
     /// # Errors
-    /// The difference. The same rows may be written later.
+    /// The difference, or why it is not known. The same rows may be written later.
     pub(crate) async fn check_fit(&self) -> Result<(), String> {
-        let Ok(Ok(found)) = timeout(QUICK_TIMEOUT, self.look()).await else { return Ok(()) };
-        let difference = match found.as_ref().map(|found| self.compare(found)) {
-            Some(Ok(None)) => return Ok(()),
-            Some(Ok(Some(_))) => "it has lost columns or defaults".to_owned(),
-            Some(Err(fault)) => fault.into_text(),
-            None => "it does not exist any more".to_owned(),
+        let looked = timeout(QUICK_TIMEOUT, self.look()).await;
+        let why = match looked.unwrap_or_else(|_| Err(self.silent())) {
+            Ok(Some(found)) => match self.compare(&found) {
+                Ok(None) => return Ok(()),
+                Ok(Some(_)) => "it has lost columns or defaults".to_owned(),
+                Err(fault) => fault.into_text(),
+            },
+            Ok(None) => "it does not exist any more".to_owned(),
+            Err(fault) => format!("it is not known if it fits its rows: {}", fault.into_text()),
         };
-        Err(format!("table {}: {difference}", self.name))
+        Err(format!("table {}: {why}", self.name))
     }
 
     fn silent(&self) -> Fault {

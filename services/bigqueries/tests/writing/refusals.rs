@@ -138,3 +138,29 @@ async fn a_table_that_was_replaced_refuses_no_row() {
         assert_eq!(refusals.iter().map(|refusal| refusal.index).collect::<Vec<_>>(), [1]);
     }
 }
+
+#[tokio::test]
+async fn no_row_is_refused_while_the_table_cannot_be_looked_at() {
+    for api in BOTH {
+        let cloud = Cloud::start().await;
+        let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
+        cloud.table(&columns, settings()).await.unwrap();
+        let sink = cloud.sink(api, &columns).await;
+        // Only BigQuery notices that this time is after the year 9999.
+        let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
+        let rows = encode(&sink, rows.to_vec());
+        cloud.emulator.faults().refuse("bigquery.tables.get", 2, Code::Unavailable);
+
+        for _ in 0..2 {
+            let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();
+
+            assert_eq!(error.recovery(), Recovery::Retry, "{api:?}: {error:#}");
+            assert!(error.detail().contains("it is not known if it fits its rows"), "{error:#}");
+        }
+
+        assert_eq!(cloud.emulator.faults().planned(), []);
+        let refusals = sink.write(&rows, TIME_LIMIT).await.unwrap();
+        assert_eq!(refusals.iter().map(|refusal| refusal.index).collect::<Vec<_>>(), [1]);
+        assert_eq!(cloud.rows("SELECT COUNT(*) FROM d.t").await, [json!(["1"])]);
+    }
+}
