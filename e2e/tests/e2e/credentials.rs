@@ -9,8 +9,10 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
+use e2e::cloud::Cloud;
 use e2e::mosquitto::free_port;
 use e2e::process::{Process, binary};
+use emulator::{Emulator, Options};
 use serde_json::{Value, json};
 use service::google::Login;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -127,6 +129,50 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     for mut service in services {
         assert!(service.terminate().await.unwrap().success());
     }
+    stage.strike().await;
+}
+
+/// Copies the table of a service to another embedded cloud, without its rows.
+async fn copy_table(stage: &Stage, from: &Emulator, to: &Emulator) {
+    let (client, dataset) = (reqwest::Client::new(), stage.dataset());
+    let tables = format!("bigquery/v2/projects/{}/datasets/{dataset}/tables", stage.cloud.project);
+    let table = client.get(format!("{}/{tables}/readings", from.url())).send().await.unwrap();
+    let table: Value = table.error_for_status().unwrap().json().await.unwrap();
+    let copy = json!({ "tableReference": table["tableReference"], "schema": table["schema"] });
+    let cloud = Cloud::embedded(&to.url());
+    cloud.create_dataset(&dataset).await.unwrap();
+    let copied = client.post(format!("{}/{tables}", to.url())).json(&copy).send().await.unwrap();
+    copied.error_for_status().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_go_to_the_endpoint_of_storage_write() {
+    let stage = Stage::set().await;
+    let Some(rest) = stage.faulty_cloud() else { return stage.strike().await };
+    let storage_write = Emulator::start(Options::default()).await.unwrap();
+    let mut tasks = JoinSet::new();
+    let file = stage.folder.path().join("credentials.json");
+    write_credentials(&file, &mut tasks).await;
+    let mut settings = stage.bigqueries();
+    settings.bigquery.credentials = Some(Login::ApplicationDefault);
+    settings.bigquery.storage_write_endpoint = Some(storage_write.url());
+    let (config, log) = (stage.folder.path().join("config"), stage.folder.path().join("log"));
+    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
+    let port = free_port().unwrap();
+    let mut service = Process::start_with("bigqueries", &config, port, &log, &variables).unwrap();
+    service.ready().await.unwrap();
+    copy_table(&stage, rest, &storage_write).await;
+
+    let attributes = json!({ "device_id": "device-00000" });
+    stage.cloud.publish(&stage.cloud.name("raw"), b"{}", attributes).await.unwrap();
+
+    let second = Cloud::embedded(&storage_write.url());
+    let rows = async || second.rows(&stage.dataset(), "readings").await.unwrap();
+    until(async || rows().await.len() == 1).await;
+    assert_eq!(rows().await[0]["device_id"], "device-00000");
+    assert!(stage.rows().await.is_empty());
+    assert!(service.terminate().await.unwrap().success());
     stage.strike().await;
 }
 
