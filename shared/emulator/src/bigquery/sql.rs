@@ -5,13 +5,17 @@
 //! - [`lex`] finds the tokens.
 //! - [`source`] finds the tables.
 //! - [`write`](mod@write) writes the query in SQLite's SQL.
+//! - [`calls`] writes function calls.
 //! - [`operand`] finds where an operand ends.
+//! - [`known`] names the functions.
 //! - [`infer`] derives the types of computed columns.
 
+mod calls;
 mod dates;
 mod functions;
 mod infer;
 mod information;
+mod known;
 pub(super) mod lex;
 mod operand;
 mod parameters;

@@ -5,31 +5,14 @@ use time::OffsetDateTime;
 
 use super::super::schema::{Field, FieldType, Mode};
 use super::super::value;
-use super::infer::{Shown, Types, is_bool, kind_named};
+use super::infer::{Shown, Types, kind_named};
 use super::lex::{Quoted, Token, syntax};
-use super::source::{Source, Sources, alias, closing, is_any, last, split};
+use super::source::{Source, Sources, alias, closing, is_any, last};
 use super::{Lexeme, literal, quote};
 use crate::status::Status;
 
 /// Columns of SQLite's `json_each`. They must not hide columns of a table.
 const LIST_COLUMNS: [&str; 8] = ["atom", "fullkey", "id", "key", "parent", "path", "type", "value"];
-/// Functions that have another name in SQLite.
-const RENAMED: [(&str, &str); 14] = [
-    ("ANY_VALUE", "max"),
-    ("ARRAY_AGG", "json_group_array"),
-    ("CEILING", "ceil"),
-    ("CHARACTER_LENGTH", "length"),
-    ("CHAR_LENGTH", "length"),
-    ("GREATEST", "max"),
-    ("IF", "iif"),
-    ("JSON_EXTRACT_SCALAR", "JSON_VALUE"),
-    ("LEAST", "min"),
-    ("LOGICAL_AND", "min"),
-    ("LOGICAL_OR", "max"),
-    ("STRING_AGG", "group_concat"),
-    ("STRPOS", "instr"),
-    ("SUBSTRING", "substr"),
-];
 /// Words that SQLite would misread or ignore.
 const REFUSED: [&str; 6] = ["PIVOT", "QUALIFY", "SYSTEM_TIME", "TABLESAMPLE", "UNPIVOT", "WITHIN"];
 /// Keywords of SQLite that may be names in BigQuery.
@@ -126,7 +109,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn push(&mut self, text: &str, next: usize) -> usize {
+    pub(super) fn push(&mut self, text: &str, next: usize) -> usize {
         self.out.0.push_str(text);
         self.out.0.push(' ');
         next
@@ -136,7 +119,7 @@ impl Writer<'_> {
         syntax(self.query, self.tokens[at].at, why)
     }
 
-    fn before(&self, at: usize) -> Option<&Lexeme> {
+    pub(super) fn before(&self, at: usize) -> Option<&Lexeme> {
         self.tokens.get(at.checked_sub(1)?)
     }
 
@@ -211,7 +194,12 @@ impl Writer<'_> {
     }
 
     /// Returns a literal of a type in its normal form.
-    fn normal(&self, kind: FieldType, content: &str, at: usize) -> Result<String, Status> {
+    pub(super) fn normal(
+        &self,
+        kind: FieldType,
+        content: &str,
+        at: usize,
+    ) -> Result<String, Status> {
         convert(kind, content.into()).map_err(|why| self.wrong(at, &why)).map(|value| match value {
             rusqlite::types::Value::Text(text) => text,
             _ => content.to_owned(),
@@ -325,105 +313,6 @@ impl Writer<'_> {
             return Ok(Some(self.push(&format!("{comma}'{upper}'"), at + 1)));
         }
         Ok(None)
-    }
-
-    /// Writes `ARRAY<T>[...]` and `STRUCT<T>(...)` without their types.
-    fn typed(&mut self, word: &str, at: usize) -> Result<usize, Status> {
-        let (mut depth, mut end) = (0_i32, at + 1);
-        while let Some(token) = self.tokens.get(end) {
-            depth += match &token.token {
-                Token::Sign(sign) if sign == "<" => 1,
-                Token::Sign(sign) if sign == ">" => -1,
-                Token::Sign(sign) if sign == ">>" => -2,
-                _ => 0,
-            };
-            end += 1;
-            if depth <= 0 {
-                break;
-            }
-        }
-        match self.tokens.get(end) {
-            Some(open) if open.is_sign("[") => {
-                let close = self.closing(end)?;
-                self.push("json_array (", end);
-                self.range(end + 1, close)?;
-                Ok(self.push(")", close + 1))
-            }
-            Some(_) => Err(Status::unimplemented(&format!("{word}<...> with types of its fields"))),
-            None => Err(self.wrong(at, "Syntax error: Unexpected end of script")),
-        }
-    }
-
-    /// Writes a function call.
-    fn call(&mut self, parts: &[String], at: usize) -> Result<usize, Status> {
-        let (open, close) = (at + 1, self.closing(at + 1)?);
-        let [word] = parts else {
-            return Err(Status::unimplemented(&format!("the function {}", parts.join("."))));
-        };
-        let upper = word.to_ascii_uppercase();
-        match upper.as_str() {
-            "CAST" | "SAFE_CAST" => {
-                let is_as = |place: &usize| self.tokens[*place].is_word("AS");
-                let Some(as_at) = (open..close).rev().find(is_as) else {
-                    return Err(self.wrong(at, "Syntax error: Expected keyword AS"));
-                };
-                let name = self.tokens[as_at + 1].word().unwrap_or_default().to_ascii_uppercase();
-                let Some(kind) = kind_named(&name)
-                    .filter(|_| as_at + 2 == close || self.tokens[as_at + 2].is_sign("("))
-                else {
-                    return Err(Status::unimplemented(&format!("CAST to {name}")));
-                };
-                self.push("BQ_CAST (", open);
-                self.range(open + 1, as_at)?;
-                let is_safe = i32::from(upper == "SAFE_CAST");
-                let is_bool = i32::from(is_bool(self.types.of_range(open + 1, as_at).as_ref()));
-                Ok(self.push(&format!(", '{kind:?}', {is_safe}, {is_bool})"), close + 1))
-            }
-            "EXTRACT" => {
-                let part = self.tokens[open + 1].word().unwrap_or_default().to_ascii_uppercase();
-                self.push(&format!("BQ_EXTRACT ('{part}',"), open);
-                self.range(open + 3, close)?;
-                Ok(self.push(")", close + 1))
-            }
-            "UNNEST" if self.before(at).is_some_and(|before| before.is_word("IN")) => {
-                self.push("(SELECT value FROM json_each (", open);
-                self.range(open + 1, close)?;
-                Ok(self.push("))", close + 1))
-            }
-            "UNNEST" => Ok(self.push("json_each", open)),
-            "APPROX_COUNT_DISTINCT" => {
-                self.push("COUNT (DISTINCT", open);
-                self.range(open + 1, close)?;
-                Ok(self.push(")", close + 1))
-            }
-            "COUNTIF" => {
-                self.push("COUNT (CASE WHEN", open);
-                self.range(open + 1, close)?;
-                Ok(self.push("THEN 1 END)", close + 1))
-            }
-            "STRUCT" => self.structure(open, close),
-            "ARRAY" => Err(Status::unimplemented("ARRAY over a subquery")),
-            _ => {
-                let renamed = RENAMED.iter().find(|(from, _)| *from == upper);
-                Ok(self.push(renamed.map_or(word.as_str(), |(_, to)| to), open))
-            }
-        }
-    }
-
-    /// Writes `STRUCT(value AS name, ...)`.
-    fn structure(&mut self, open: usize, close: usize) -> Result<usize, Status> {
-        self.push("json_object (", open);
-        for (index, (from, to)) in split(self.tokens, open + 1, close).into_iter().enumerate() {
-            let has_as = to > from + 2 && self.tokens[to - 2].is_word("AS");
-            let name = match &self.tokens[to - 1].token {
-                Token::Name(parts, _) => last(parts).to_owned(),
-                _ => format!("_field_{}", index + 1),
-            };
-            let comma = if index > 0 { ", " } else { "" };
-            self.push(&format!("{comma}{},", literal(&name)), from);
-            self.range(from, if has_as { to - 2 } else { to })?;
-        }
-        Ok(self.push(")", close + 1))
     }
 
     /// Writes a column, or a field within a record.
