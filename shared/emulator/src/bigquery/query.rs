@@ -130,6 +130,9 @@ pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
         Sql::Null => Value::Null,
         Sql::Integer(number) if field.kind == FieldType::Boolean => (*number != 0).into(),
         Sql::Integer(number) => (*number).into(),
+        Sql::Real(number) if matches!(field.kind, FieldType::Numeric | FieldType::Bignumeric) => {
+            value::exact_number(*number)
+        }
         Sql::Real(number) if number.is_finite() => (*number).into(),
         Sql::Real(number) => number.to_string().into(),
         Sql::Text(text) if field.mode == Mode::Repeated || field.kind == FieldType::Record => {

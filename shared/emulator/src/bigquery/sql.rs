@@ -7,6 +7,7 @@
 //! - [`write`](mod@write) writes the query in SQLite's SQL.
 //! - [`calls`] writes function calls.
 //! - [`operand`] finds where an operand ends.
+//! - [`whole`] finds the items whose values are shown.
 //! - [`known`] names the functions.
 //! - [`infer`] derives the types of computed columns.
 
@@ -20,6 +21,7 @@ pub(super) mod lex;
 mod operand;
 mod parameters;
 pub(super) mod source;
+mod whole;
 mod write;
 
 pub(super) use dates::parse as parse_time;

@@ -320,6 +320,13 @@ fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Va
     })
 }
 
+/// Returns a computed NUMERIC as text, rounded to nine digits after the point.
+pub(super) fn exact_number(number: f64) -> Value {
+    let shortest = number.to_string();
+    let rounded = || numeric(&format!("{number:.9}"), NUMERIC_DIGITS);
+    numeric(&shortest, NUMERIC_DIGITS).or_else(rounded).unwrap_or_else(|| shortest.into())
+}
+
 fn parse_time(text: &str) -> Option<Time> {
     const WHOLE: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
     const PARTS: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond]");
@@ -424,6 +431,9 @@ fn one_cell(field: &Field, value: &Value) -> Value {
             }
             None => text.clone().into(),
         },
+        (FieldType::Numeric | FieldType::Bignumeric, Value::Number(number)) if number.is_f64() => {
+            exact_number(number.as_f64().unwrap_or_default())
+        }
         (_, Value::String(text)) => text.clone().into(),
         (_, other) => other.to_string().into(),
     }

@@ -6,6 +6,7 @@
 mod jobs;
 mod layout;
 mod nested;
+mod numbers;
 mod replacing;
 mod rights;
 mod statements;

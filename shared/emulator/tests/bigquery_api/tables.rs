@@ -61,13 +61,40 @@ impl Tables {
         self.call(Method::PATCH, "datasets/d/tables/t", changes).await
     }
 
-    /// Runs a query, and returns the values of its rows, each as a list.
-    pub(crate) async fn query(&self, query: &str) -> Value {
+    /// Checks the values of the rows of queries.
+    pub(crate) async fn expect(&self, expected: &[(&str, Value)]) {
+        for (query, rows) in expected {
+            assert_eq!(self.query(query).await, *rows, "{query}");
+        }
+    }
+
+    /// Checks that queries are refused with a status and a text.
+    pub(crate) async fn expect_refused(&self, expected: &[(&str, StatusCode, &str)]) {
+        for (query, status, why) in expected {
+            let (found, answer) = self.refused(query).await;
+            assert_eq!(found, *status, "{query}: {answer}");
+            assert!(answer.to_string().contains(why), "{query}: {answer}");
+        }
+    }
+
+    /// Runs a query, and returns its answer.
+    pub(crate) async fn answer(&self, query: &str) -> Value {
         let body = json!({ "query": query, "useLegacySql": false });
         let (status, answer) = self.call(Method::POST, "queries", body).await;
         assert_eq!(status, StatusCode::OK, "{query}: {answer}");
-        values(&answer)
+        answer
     }
+
+    /// Runs a query, and returns the values of its rows, each as a list.
+    pub(crate) async fn query(&self, query: &str) -> Value {
+        values(&self.answer(query).await)
+    }
+}
+
+/// Returns the names and types of the columns of an answer.
+pub(crate) fn types(answer: &Value) -> Value {
+    let fields = answer["schema"]["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+    fields.iter().map(|field| json!([field["name"], field["type"]])).collect::<Vec<_>>().into()
 }
 
 /// Returns the values of the rows of an answer, each as a list.

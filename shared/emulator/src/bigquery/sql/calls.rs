@@ -1,10 +1,11 @@
 //! Writes function calls, records and lists in SQLite's SQL.
 
-use super::infer::{is_bool, kind_named};
+use super::super::schema::{Field, Mode};
+use super::infer::{is_bool, is_exact, kind_named, new_field};
 use super::lex::Token;
 use super::literal;
 use super::source::{last, split};
-use super::write::Writer;
+use super::write::{Writer, as_number};
 use crate::status::Status;
 
 /// Functions that have another name in SQLite.
@@ -44,11 +45,19 @@ impl Writer<'_> {
                 else {
                     return Err(Status::unimplemented(&format!("CAST to {name}")));
                 };
-                self.push("BQ_CAST (", open);
+                let field = new_field("", kind);
+                let is_number = self.types.needs_number(Some(&field), at, close + 1);
+                self.push(if is_number { "CAST ( BQ_CAST (" } else { "BQ_CAST (" }, open);
                 self.range(open + 1, as_at)?;
                 let is_safe = i32::from(upper == "SAFE_CAST");
-                let is_bool = i32::from(is_bool(self.types.of_range(open + 1, as_at).as_ref()));
-                Ok(self.push(&format!(", '{kind:?}', {is_safe}, {is_bool})"), close + 1))
+                let given = self.types.of_range(open + 1, as_at);
+                let given = match given.as_ref() {
+                    given if is_bool(given) => literal("Boolean"),
+                    given if is_exact(given) => literal("Numeric"),
+                    _ => "''".to_owned(),
+                };
+                self.push(&format!(", '{kind:?}', {is_safe}, {given})"), close + 1);
+                Ok(self.push(if is_number { "AS REAL)" } else { "" }, close + 1))
             }
             "EXTRACT" => {
                 let part = self.tokens[open + 1].word().unwrap_or_default().to_ascii_uppercase();
@@ -57,7 +66,11 @@ impl Writer<'_> {
                 Ok(self.push(")", close + 1))
             }
             "UNNEST" if self.before(at).is_some_and(|before| before.is_word("IN")) => {
-                self.push("(SELECT value FROM json_each (", open);
+                let item = self.types.of_range(open + 1, close);
+                let item = item.map(|field| Field { mode: Mode::Nullable, ..field });
+                let value =
+                    if is_exact(item.as_ref()) { as_number("value") } else { "value".into() };
+                self.push(&format!("(SELECT {value} FROM json_each ("), open);
                 self.range(open + 1, close)?;
                 Ok(self.push("))", close + 1))
             }

@@ -7,6 +7,7 @@ use rusqlite::types::Value as Sql;
 use serde_json::Value;
 
 use super::super::schema::FieldType;
+use super::super::value::exact_number;
 use super::infer::kind_named;
 use super::{dates, write};
 
@@ -120,17 +121,23 @@ fn array_to_string(call: &Context<'_>) -> Answer {
     Ok(Some(text(words.collect::<Vec<_>>().join(&between))))
 }
 
-/// Casts a value. Its arguments are the value, the type, and two flags.
+/// Casts a value. Its arguments are the value, the type, a flag, and the type of the value.
 ///
-/// The first flag makes a wrong value NULL. The second one says that a number is a BOOL.
+/// The flag makes a wrong value NULL. The type of the value is empty if it is not known.
 fn cast(call: &Context<'_>) -> Answer {
     let kind = kind_named(&call.get::<String>(1)?.to_ascii_uppercase());
     let kind = kind.ok_or_else(|| failed("unknown type"))?;
     let value = match (call.get::<Sql>(0)?, kind) {
         (Sql::Null, _) => return Ok(None),
-        (Sql::Integer(number), FieldType::String) if call.get::<bool>(3)? => {
+        (Sql::Integer(number), FieldType::String) if call.get::<String>(3)? == "Boolean" => {
             (number != 0).to_string().into()
         }
+        (Sql::Real(number), FieldType::Numeric | FieldType::Bignumeric) => exact_number(number),
+        (Sql::Real(number), FieldType::String) if call.get::<String>(3)? == "Numeric" => {
+            exact_number(number)
+        }
+        // Whole numbers have no point.
+        (Sql::Real(number), FieldType::String) if number.abs() < 1e15 => number.to_string().into(),
         (Sql::Real(number), FieldType::Integer) => (number.round() as i64).into(),
         (Sql::Text(time), FieldType::Date) => time.get(..10).unwrap_or(&time).into(),
         (Sql::Text(time), FieldType::Datetime | FieldType::Time) => {

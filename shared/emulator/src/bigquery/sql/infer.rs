@@ -45,14 +45,26 @@ pub(super) fn is_bool(field: Option<&Field>) -> bool {
     field.is_some_and(|field| field.kind == FieldType::Boolean && field.mode != Mode::Repeated)
 }
 
+/// Returns true for a NUMERIC or BIGNUMERIC.
+pub(super) fn is_exact(field: Option<&Field>) -> bool {
+    field.is_some_and(|field| {
+        field.mode != Mode::Repeated
+            && matches!(field.kind, FieldType::Numeric | FieldType::Bignumeric)
+    })
+}
+
 /// Types of the names in a query.
 pub(super) struct Types<'a> {
-    tokens: &'a [Lexeme],
+    pub(super) tokens: &'a [Lexeme],
     sources: &'a Sources,
     /// Aliases of computed items, in upper case.
-    named: HashMap<String, Field>,
+    pub(super) named: HashMap<String, Field>,
     /// Positions of names that are a complete item of a SELECT.
-    shown: HashMap<usize, Shown>,
+    pub(super) shown: HashMap<usize, Shown>,
+    /// Expressions whose value leaves the query as it is: the end of each by its start.
+    pub(super) whole: HashMap<usize, usize>,
+    /// Numbers of columns in ORDER BY, with the types of the columns.
+    pub(super) ordinals: HashMap<usize, Field>,
 }
 
 /// Tells whether an item of a SELECT has an alias.
@@ -64,30 +76,34 @@ pub(super) enum Shown {
 
 impl<'a> Types<'a> {
     pub(super) fn new(tokens: &'a [Lexeme], sources: &'a Sources) -> Self {
-        let mut types = Self { tokens, sources, named: HashMap::new(), shown: HashMap::new() };
-        for at in 0..tokens.len() {
-            if !tokens[at].is_word("SELECT") {
-                continue;
-            }
-            for (from, to) in types.items(at) {
-                if types.without_alias(from, to) == from + 1 {
-                    let shown = if to == from + 1 { Shown::Unnamed } else { Shown::Named };
-                    types.shown.insert(from, shown);
-                }
-                let named = (to > from + 2 && tokens[to - 2].is_word("AS"))
-                    .then(|| tokens[to - 1].parts())
-                    .flatten();
-                if let (Some([name]), Some(field)) = (named, types.of_range(from, to)) {
-                    types.named.insert(name.to_ascii_uppercase(), field);
-                }
-            }
-        }
+        let mut types = Self {
+            tokens,
+            sources,
+            named: HashMap::new(),
+            shown: HashMap::new(),
+            whole: HashMap::new(),
+            ordinals: HashMap::new(),
+        };
+        types.read();
         types
     }
 
     /// Tells if the name at `at` is a complete item of a SELECT.
     pub(super) fn shown(&self, at: usize) -> Option<Shown> {
         self.shown.get(&at).copied()
+    }
+
+    /// Returns true if the value of this expression takes part in comparisons or arithmetic as a
+    /// NUMERIC or BIGNUMERIC.
+    ///
+    /// Exact numbers are stored as text. As a complete item of a SELECT the text is right.
+    pub(super) fn needs_number(&self, field: Option<&Field>, from: usize, to: usize) -> bool {
+        is_exact(field) && self.whole.get(&from) != Some(&to)
+    }
+
+    /// Returns the type of the column whose number in ORDER BY is at `at`.
+    pub(super) fn ordinal(&self, at: usize) -> Option<&Field> {
+        self.ordinals.get(&at)
     }
 
     /// Returns the types of the columns of the outermost SELECT.
@@ -108,7 +124,7 @@ impl<'a> Types<'a> {
     }
 
     /// Returns the items of the SELECT at `at`.
-    fn items(&self, at: usize) -> Vec<(usize, usize)> {
+    pub(super) fn items(&self, at: usize) -> Vec<(usize, usize)> {
         let mut from = at + 1;
         while self
             .tokens
@@ -184,7 +200,7 @@ impl<'a> Types<'a> {
         }
     }
 
-    fn without_alias(&self, from: usize, to: usize) -> usize {
+    pub(super) fn without_alias(&self, from: usize, to: usize) -> usize {
         const NO_ALIAS: [&str; 4] = ["END", "NULL", "TRUE", "FALSE"];
         const BEFORE: [&str; 8] = ["NOT", "IS", "AND", "OR", "LIKE", "IN", "BETWEEN", "DISTINCT"];
         if to < from + 2 || self.tokens[to - 1].parts().is_none_or(|parts| parts.len() != 1) {

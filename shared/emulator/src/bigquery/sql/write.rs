@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::super::schema::{Field, FieldType, Mode};
 use super::super::value;
-use super::infer::{Shown, Types, kind_named};
+use super::infer::{Shown, Types, is_exact, kind_named};
 use super::lex::{Quoted, Token, syntax};
 use super::source::{Source, Sources, alias, closing, is_any, last};
 use super::{Lexeme, literal, quote};
@@ -97,8 +97,14 @@ impl Writer<'_> {
             self.out.1.push((self.out.0.len(), token.at));
             at = match &token.token {
                 Token::Sign(sign) => self.sign(sign, at)?,
-                Token::Number(number) => self.push(number, at + 1),
-                Token::Literal(text, _) => self.push(text, at + 1),
+                Token::Number(number) => {
+                    if is_exact(self.types.ordinal(at)) {
+                        let what = "ORDER BY the number of a NUMERIC column: write its name";
+                        return Err(Status::unimplemented(what));
+                    }
+                    self.push(number, at + 1)
+                }
+                Token::Literal(text, field) => self.literal(text, field, at),
                 Token::Text(content) => self.text(content, at)?,
                 Token::Name(parts, quoted) => self.name(parts, *quoted, at)?,
                 Token::Parameter(..) => {
@@ -113,6 +119,13 @@ impl Writer<'_> {
         self.out.0.push_str(text);
         self.out.0.push(' ');
         next
+    }
+
+    fn literal(&mut self, text: &str, field: &Field, at: usize) -> usize {
+        if self.types.needs_number(Some(field), at, at + 1) {
+            return self.push(&as_number(text), at + 1);
+        }
+        self.push(text, at + 1)
     }
 
     pub(super) fn wrong(&self, at: usize, why: &str) -> Status {
@@ -244,13 +257,10 @@ impl Writer<'_> {
             }
             parts => self.column(parts),
         };
-        let is_exact = self.types.of_name(parts).is_some_and(|field| {
-            field.mode != Mode::Repeated
-                && matches!(field.kind, FieldType::Numeric | FieldType::Bignumeric)
-        });
-        let shown = self.types.shown(at);
-        let text = match shown {
-            None if is_exact => format!("CAST({text} AS REAL)"),
+        let field = self.types.of_name(parts);
+        let is_number = self.types.needs_number(field.as_ref(), at, at + 1);
+        let text = if is_number { as_number(&text) } else { text };
+        let text = match self.types.shown(at) {
             // SQLite would derive the name from the expression.
             Some(Shown::Unnamed) if text != last(parts) && text != quote(last(parts)) => {
                 format!("{text} AS {}", quote(last(parts)))
@@ -301,8 +311,11 @@ impl Writer<'_> {
         if let (Some(kind), Some(Token::Text(content))) =
             (kind_named(&upper), next.map(|next| &next.token))
         {
-            let text = self.normal(kind, content, at + 1)?;
-            return Ok(Some(self.push(&literal(&text), at + 2)));
+            let text = literal(&self.normal(kind, content, at + 1)?);
+            let field = super::new_field("", kind);
+            let is_number = self.types.needs_number(Some(&field), at, at + 2);
+            let text = if is_number { as_number(&text) } else { text };
+            return Ok(Some(self.push(&text, at + 2)));
         }
         if is_any(word, &PARTS)
             && next.is_some_and(|next| next.is_sign(")"))
@@ -342,6 +355,11 @@ impl Writer<'_> {
             _ => quoted(parts),
         }
     }
+}
+
+/// Writes an exact number, which is stored as text, as a number.
+pub(super) fn as_number(text: &str) -> String {
+    format!("CAST({text} AS REAL)")
 }
 
 /// Converts a value to the stored form of the type.
