@@ -1,5 +1,7 @@
 //! Datasets and tables, and the way they are stored in SQLite.
 
+mod stored;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -10,13 +12,14 @@ use serde_json::{Map, Value, json};
 use tonic::Code;
 use uuid::Uuid;
 
+use self::stored::{column, read_datasets, read_tables, table_statement};
 use super::append::streams::Streams;
 use super::deadline::Deadline;
 use super::jobs::Jobs;
 use super::jobs::query::DryRun;
 use super::lag::Lag;
 use super::read::ReadSessions;
-use super::schema::{Field, FieldType, Mode, Schema};
+use super::schema::Schema;
 use super::{layout, sql};
 use crate::rights;
 use crate::status::Status;
@@ -173,6 +176,9 @@ impl Catalog {
     /// Returns a table with the schema that the write APIs know, if they know the table.
     pub(super) fn writable(&self, name: &TableName) -> Result<(&Table, &Schema), Status> {
         let table = self.table(name)?;
+        if table.view().is_some() {
+            return Err(Status::invalid(format!("Cannot add rows to a view: {}", name.display())));
+        }
         if !self.lag.knows(name) {
             return Err(missing("Table", &name.display()));
         }
@@ -264,7 +270,7 @@ impl Catalog {
         self.atomically(name, DryRun::No, |catalog| catalog.make(name, table))
     }
 
-    fn make(&mut self, name: &TableName, table: Table) -> Result<(), Status> {
+    fn make(&mut self, name: &TableName, mut table: Table) -> Result<(), Status> {
         let statement = match table.view() {
             Some(_) if !table.schema.fields.is_empty() => {
                 let why = "Schema field shouldn't be used as input with a view";
@@ -275,16 +281,21 @@ impl Catalog {
         };
         let created = self.connection.execute_batch(&statement);
         created.map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
+        if let Some(query) = table.view() {
+            table.schema.fields = self.columns_of(query, &self.scope_of(name))?;
+        }
         self.keep(name, table)?;
         self.lag.note_table(name);
         Ok(())
     }
 
     fn view_statement(&self, name: &TableName, query: &str) -> Result<String, Status> {
-        let scope =
-            sql::Scope { project: &name.0, dataset: Some((&name.0, &name.1)), catalog: self };
-        let query = sql::translate(query, &scope)?.text;
+        let query = sql::translate(query, &self.scope_of(name))?.text;
         Ok(format!("CREATE VIEW {} AS {query}", name.quoted()))
+    }
+
+    fn scope_of<'a>(&'a self, view: &'a TableName) -> sql::Scope<'a> {
+        sql::Scope { project: &view.0, dataset: Some((&view.0, &view.1)), catalog: self }
     }
 
     /// Replaces a view by another one, and checks that it can be read.
@@ -317,7 +328,8 @@ impl Catalog {
         schema: Option<Schema>,
         mut changes: Map<String, Value>,
     ) -> Result<(), Status> {
-        if let Some(mut next) = schema {
+        let is_same = |next: &Schema| table.view().is_some() && *next == table.schema;
+        if let Some(mut next) = schema.filter(|next| !is_same(next)) {
             if table.view().is_some() {
                 return Err(Status::unimplemented("changes of a view's schema"));
             }
@@ -348,6 +360,7 @@ impl Catalog {
             let create = self.view_statement(name, query)?;
             self.replace_view(name, &create)
                 .map_err(|error| Status::invalid(format!("Invalid query: {error}")))?;
+            table.schema.fields = self.columns_of(query, &self.scope_of(name))?;
         }
         stamp(&mut table.resource);
         self.keep(name, table)
@@ -448,53 +461,4 @@ fn check_id(id: &str, what: &str) -> Result<(), Status> {
         && id.len() <= 1024
         && id.chars().all(|char| char.is_alphanumeric() || "_- ".contains(char));
     if is_right { Ok(()) } else { Err(Status::invalid(format!("Invalid {what} ID \"{id}\"."))) }
-}
-
-/// Returns the statement that creates a table.
-fn table_statement(name: &TableName, schema: &Schema) -> String {
-    let columns: Vec<_> = schema.fields.iter().map(column).collect();
-    // BigQuery allows a table without columns, and SQLite does not.
-    let columns = if columns.is_empty() { "\"#empty\"".into() } else { columns.join(", ") };
-    format!("CREATE TABLE {} ({columns})", name.quoted())
-}
-
-/// Returns the declaration of a column. SQLite derives the storage class from the name of the type.
-fn column(field: &Field) -> String {
-    let stored = match (field.kind, field.mode) {
-        (FieldType::Record, _) | (_, Mode::Repeated) => "TEXT",
-        (FieldType::Integer | FieldType::Boolean, _) => "INTEGER",
-        (FieldType::Float, _) => "REAL",
-        _ => "TEXT",
-    };
-    format!("{} {stored}", sql::quote(&field.name))
-}
-
-fn read_datasets(
-    connection: &Connection,
-) -> anyhow::Result<BTreeMap<DatasetName, Map<String, Value>>> {
-    let mut statement =
-        connection.prepare("SELECT project, dataset, resource FROM \"#datasets\"")?;
-    let rows = statement.query_map([], |row| {
-        Ok((DatasetName(row.get(0)?, row.get(1)?), row.get::<_, String>(2)?))
-    })?;
-    rows.map(|row| {
-        let (name, resource) = row?;
-        Ok((name, serde_json::from_str(&resource)?))
-    })
-    .collect()
-}
-
-fn read_tables(connection: &Connection) -> anyhow::Result<BTreeMap<TableName, Table>> {
-    let mut statement =
-        connection.prepare("SELECT project, dataset, id, schema, resource FROM \"#tables\"")?;
-    let rows = statement.query_map([], |row| {
-        let name = TableName(row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok((name, row.get::<_, String>(3)?, row.get::<_, String>(4)?))
-    })?;
-    rows.map(|row| {
-        let (name, schema, resource) = row?;
-        let (schema, resource) = (serde_json::from_str(&schema)?, serde_json::from_str(&resource)?);
-        Ok((name, Table { schema, resource, id: Uuid::new_v4() }))
-    })
-    .collect()
 }

@@ -20,6 +20,9 @@ const PAGE: usize = 10_000;
 /// Most values of a result, which is kept in memory.
 const MAX_CELLS: usize = 20_000_000;
 
+/// Most rows that show the types of a view's columns.
+const SAMPLE: usize = 100;
+
 /// Selection of rows and columns of a table or result, and their form.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Page {
@@ -212,26 +215,37 @@ impl Catalog {
         if !prepared.readonly() {
             return Err(Status::unimplemented("queries that write"));
         }
+        let count = prepared.column_count();
         let known = self.known_fields(&prepared);
         let names: Vec<String> = prepared.column_names().map(str::to_owned).collect();
         let _running = self.deadline.start();
-        let found = prepared.query_map([], |row| (0..names.len()).map(|at| row.get(at)).collect());
+        let found = prepared.query_map([], |row| (0..count).map(|at| row.get(at)).collect());
         let found = found.map_err(|error| wrong(&error))?;
-        let most = MAX_CELLS / names.len().max(1);
+        let most = MAX_CELLS / count.max(1);
         let found: Result<Vec<Vec<Sql>>, _> = found.take(most + 1).collect();
         let rows = found.map_err(|error| wrong(&error))?;
         if rows.len() > most {
             return Err(too_large(most));
         }
-        let fields = names.iter().enumerate().map(|(at, name)| {
-            let inferred = translated.columns.at(at, names.len());
-            let field = known[at].as_ref().or(inferred).cloned();
-            let field = field.unwrap_or_else(|| guessed(rows.iter().map(|row| &row[at])));
-            let mode = if field.mode == Mode::Repeated { field.mode } else { Mode::Nullable };
-            let name = if is_made_up(name) { format!("f{at}_") } else { name.clone() };
-            Field { name, mode, attributes: Map::new(), ..field }
-        });
-        Ok(Rows { fields: fields.collect(), rows })
+        let fields = result_fields(&names, &known, &translated.columns, &rows);
+        Ok(Rows { fields, rows })
+    }
+
+    /// Returns the columns of a query without running it to its end.
+    pub(super) fn columns_of(&self, query: &str, scope: &Scope<'_>) -> Result<Vec<Field>, Status> {
+        let translated = sql::translate(query, scope)?;
+        let wrong = |error: &rusqlite::Error| query_fault(query, &translated, error);
+        let mut prepared =
+            self.connection.prepare(&translated.text).map_err(|error| wrong(&error))?;
+        let count = prepared.column_count();
+        let known = self.known_fields(&prepared);
+        let names: Vec<String> = prepared.column_names().map(str::to_owned).collect();
+        let _running = self.deadline.start();
+        let found = prepared.query_map([], |row| (0..count).map(|at| row.get(at)).collect());
+        // Rows only show the types that nothing else shows. A row that fails shows none.
+        let rows = found.map_err(|error| wrong(&error))?.map_while(Result::ok);
+        let rows: Vec<Vec<Sql>> = rows.take(SAMPLE).collect();
+        Ok(result_fields(&names, &known, &translated.columns, &rows))
     }
 
     /// Returns the table column behind each column of a query, if there is exactly one.
@@ -259,6 +273,23 @@ pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, 
     let fields = names.iter().map(|name| {
         let field = schema.find(name).cloned();
         field.ok_or_else(|| Status::invalid(format!("No such field: {name}")))
+    });
+    fields.collect()
+}
+
+/// Returns the columns of a result: from tables, from the query, or by the first values.
+fn result_fields(
+    names: &[String],
+    known: &[Option<Field>],
+    columns: &sql::Columns,
+    rows: &[Vec<Sql>],
+) -> Vec<Field> {
+    let fields = names.iter().enumerate().map(|(at, name)| {
+        let field = known[at].as_ref().or(columns.at(at, names.len())).cloned();
+        let field = field.unwrap_or_else(|| guessed(rows.iter().map(|row| &row[at])));
+        let mode = if field.mode == Mode::Repeated { field.mode } else { Mode::Nullable };
+        let name = if is_made_up(name) { format!("f{at}_") } else { name.clone() };
+        Field { name, mode, attributes: Map::new(), ..field }
     });
     fields.collect()
 }

@@ -8,10 +8,14 @@
 //! - [`calls`] writes function calls.
 //! - [`operand`] finds where an operand ends.
 //! - [`whole`] finds the items whose values are shown.
+//! - [`scopes`] finds the SELECTs and their columns.
 //! - [`known`] names the functions.
+//! - [`coerce`] finds texts that are compared with times.
+//! - [`times`] writes the functions and operators of times.
 //! - [`infer`] derives the types of computed columns.
 
 mod calls;
+mod coerce;
 mod dates;
 mod functions;
 mod infer;
@@ -20,7 +24,9 @@ mod known;
 pub(super) mod lex;
 mod operand;
 mod parameters;
+mod scopes;
 pub(super) mod source;
+mod times;
 mod whole;
 mod write;
 
@@ -125,8 +131,18 @@ pub(super) fn translate_tokens(
     let sources = source::Sources::find(tokens, scope)?;
     let types = infer::Types::new(tokens, &sources);
     let columns = types.columns();
-    let mut writer =
-        write::Writer { query, tokens, sources: &sources, types: &types, out: <_>::default() };
+    if let Some(what) = &types.refused {
+        return Err(Status::unimplemented(what));
+    }
+    let mut writer = write::Writer {
+        query,
+        tokens,
+        sources: &sources,
+        types: &types,
+        intervals: <_>::default(),
+        parts: <_>::default(),
+        out: <_>::default(),
+    };
     writer.range(0, tokens.len())?;
     let (text, places) = writer.out;
     let reads_tables = !sources.used.is_empty();

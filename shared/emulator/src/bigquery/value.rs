@@ -431,6 +431,10 @@ fn one_cell(field: &Field, value: &Value) -> Value {
             }
             None => text.clone().into(),
         },
+        // SQLite has no BOOL, so the lists and records that it builds hold numbers.
+        (FieldType::Boolean, Value::Number(number)) => {
+            (number.as_f64() != Some(0.0)).to_string().into()
+        }
         (FieldType::Numeric | FieldType::Bignumeric, Value::Number(number)) if number.is_f64() => {
             exact_number(number.as_f64().unwrap_or_default())
         }

@@ -12,3 +12,5 @@ mod rights;
 mod statements;
 mod streams;
 mod tables;
+mod times;
+mod types;

@@ -112,6 +112,8 @@ async fn brackets_that_end_does_not_close_are_refused_however_many() {
     let (status, answer) = tables.refused(&format!("SELECT {open}1{close}")).await;
 
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    let (status, answer) = tables.refused(&format!("SELECT 1 {}", "END<) < ".repeat(10_000))).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
 }
 
 #[tokio::test]

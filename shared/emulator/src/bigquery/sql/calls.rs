@@ -1,6 +1,6 @@
 //! Writes function calls, records and lists in SQLite's SQL.
 
-use super::super::schema::{Field, Mode};
+use super::super::schema::{Field, FieldType, Mode};
 use super::infer::{is_bool, is_exact, kind_named, new_field};
 use super::lex::Token;
 use super::literal;
@@ -25,6 +25,9 @@ const RENAMED: [(&str, &str); 14] = [
     ("STRPOS", "instr"),
     ("SUBSTRING", "substr"),
 ];
+/// Rest of a CASE that converts a BOOL to JSON.
+const JSON_OF_BOOL: &str = ") WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE 'null' END)";
+
 impl Writer<'_> {
     /// Writes a function call.
     pub(super) fn call(&mut self, parts: &[String], at: usize) -> Result<usize, Status> {
@@ -33,6 +36,9 @@ impl Writer<'_> {
             return Err(Status::unimplemented(&format!("the function {}", parts.join("."))));
         };
         let upper = word.to_ascii_uppercase();
+        if let Some(next) = self.time_call(&upper, open, close)? {
+            return Ok(next);
+        }
         match upper.as_str() {
             "CAST" | "SAFE_CAST" => {
                 let is_as = |place: &usize| self.tokens[*place].is_word("AS");
@@ -59,12 +65,7 @@ impl Writer<'_> {
                 self.push(&format!(", '{kind:?}', {is_safe}, {given})"), close + 1);
                 Ok(self.push(if is_number { "AS REAL)" } else { "" }, close + 1))
             }
-            "EXTRACT" => {
-                let part = self.tokens[open + 1].word().unwrap_or_default().to_ascii_uppercase();
-                self.push(&format!("BQ_EXTRACT ('{part}',"), open);
-                self.range(open + 3, close)?;
-                Ok(self.push(")", close + 1))
-            }
+            "EXTRACT" => self.extract(open, close),
             "UNNEST" if self.before(at).is_some_and(|before| before.is_word("IN")) => {
                 let item = self.types.of_range(open + 1, close);
                 let item = item.map(|field| Field { mode: Mode::Nullable, ..field });
@@ -86,12 +87,44 @@ impl Writer<'_> {
                 Ok(self.push("THEN 1 END)", close + 1))
             }
             "STRUCT" => self.structure(open, close),
+            "TO_JSON" | "TO_JSON_STRING"
+                if is_bool(self.types.of_range(open + 1, close).as_ref()) =>
+            {
+                self.push("(CASE (", open);
+                self.range(open + 1, close)?;
+                Ok(self.push(JSON_OF_BOOL, close + 1))
+            }
             "ARRAY" => Err(Status::unimplemented("ARRAY over a subquery")),
             _ => {
                 let renamed = RENAMED.iter().find(|(from, _)| *from == upper);
                 Ok(self.push(renamed.map_or(word.as_str(), |(_, to)| to), open))
             }
         }
+    }
+
+    /// Writes `[value, ...]`.
+    pub(super) fn list(&mut self, open: usize, close: usize) -> Result<usize, Status> {
+        self.push("json_array (", open);
+        for (index, (from, to)) in split(self.tokens, open + 1, close).into_iter().enumerate() {
+            self.push(if index > 0 { "," } else { "" }, from);
+            self.json_item(from, to)?;
+        }
+        Ok(self.push(")", close + 1))
+    }
+
+    /// Writes a value of a list or record. SQLite would keep a BOOL as a number, and a list or
+    /// record of a table as text.
+    fn json_item(&mut self, from: usize, to: usize) -> Result<usize, Status> {
+        let (before, after) = match self.types.of_range(from, to) {
+            Some(field) if is_bool(Some(&field)) => ("json (CASE (", JSON_OF_BOOL),
+            Some(Field { mode: Mode::Repeated, .. } | Field { kind: FieldType::Record, .. }) => {
+                ("json (", ")")
+            }
+            _ => ("", ""),
+        };
+        self.push(before, from);
+        self.range(from, to)?;
+        Ok(self.push(after, to))
     }
 
     /// Writes `STRUCT(value AS name, ...)`.
@@ -105,7 +138,7 @@ impl Writer<'_> {
             };
             let comma = if index > 0 { ", " } else { "" };
             self.push(&format!("{comma}{},", literal(&name)), from);
-            self.range(from, if has_as { to - 2 } else { to })?;
+            self.json_item(from, if has_as { to - 2 } else { to })?;
         }
         Ok(self.push(")", close + 1))
     }
@@ -128,9 +161,7 @@ impl Writer<'_> {
         match self.tokens.get(end) {
             Some(open) if open.is_sign("[") => {
                 let close = self.closing(end)?;
-                self.push("json_array (", end);
-                self.range(end + 1, close)?;
-                Ok(self.push(")", close + 1))
+                self.list(end, close)
             }
             Some(_) => Err(Status::unimplemented(&format!("{word}<...> with types of its fields"))),
             None => Err(self.wrong(at, "Syntax error: Unexpected end of script")),

@@ -15,10 +15,14 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     for kind in ["TIMESTAMP", "DATE", "DATETIME", "TIME"] {
         add(connection, &format!("{kind}_ADD"), 3, |call| shift(call, 1))?;
         add(connection, &format!("{kind}_SUB"), 3, |call| shift(call, -1))?;
-        add(connection, &format!("{kind}_DIFF"), 3, diff)?;
         add(connection, &format!("{kind}_TRUNC"), 2, trunc)?;
         add(connection, &format!("FORMAT_{kind}"), 2, format)?;
     }
+    for kind in ["DATE", "DATETIME", "TIME"] {
+        add(connection, &format!("{kind}_DIFF"), 3, borders)?;
+    }
+    add(connection, "TIMESTAMP_DIFF", 3, lengths)?;
+    add(connection, "BQ_DAYS", 2, days)?;
     add(connection, "TIMESTAMP", 1, |call| converted(call, FieldType::Timestamp))?;
     add(connection, "DATE", -1, date)?;
     add(connection, "DATETIME", -1, datetime)?;
@@ -105,6 +109,18 @@ fn shift(call: &Context<'_>, sign: i64) -> Answer {
     moved.map(|time| Some(written((time, kind)))).ok_or_else(|| failed("the time is out of range"))
 }
 
+/// Adds days to a date.
+fn days(call: &Context<'_>) -> Answer {
+    let (Some((date, kind)), Some(days)) = (time_at(call, 0)?, call.get::<Option<i64>>(1)?) else {
+        return Ok(None);
+    };
+    // Longer than all dates, and far from an overflow.
+    let days = days.clamp(-10_000_000, 10_000_000);
+    let moved = date.checked_add(Duration::days(days));
+    let moved = moved.filter(|time| super::super::value::is_known(time.date()));
+    moved.map(|time| Some(written((time, kind)))).ok_or_else(|| failed("the date is out of range"))
+}
+
 fn add_months(time: OffsetDateTime, months: i64) -> Option<OffsetDateTime> {
     let all = i64::from(time.year()) * 12 + i64::from(u8::from(time.month())) - 1;
     let all = all.checked_add(months)?;
@@ -114,57 +130,78 @@ fn add_months(time: OffsetDateTime, months: i64) -> Option<OffsetDateTime> {
     Some(time.replace_date(Date::from_calendar_date(year, month, day).ok()?))
 }
 
-/// Returns the difference of two times in a part.
-///
-/// For months, quarters and years it counts the borders between the times, and so for days between
-/// types without a time zone. For other parts it counts whole lengths.
-fn diff(call: &Context<'_>) -> Answer {
-    let (Some((left, kind)), Some((right, _))) = (time_at(call, 0)?, time_at(call, 1)?) else {
+/// Reads the arguments of a difference: two times and a part.
+fn ends(call: &Context<'_>) -> rusqlite::Result<Option<(OffsetDateTime, OffsetDateTime, String)>> {
+    let (Some((left, _)), Some((right, _))) = (time_at(call, 0)?, time_at(call, 1)?) else {
         return Ok(None);
     };
-    let part = call.get::<String>(2)?;
+    Ok(Some((left, right, call.get(2)?)))
+}
+
+/// Returns the number of whole lengths of a part between two timestamps.
+fn lengths(call: &Context<'_>) -> Answer {
+    let Some((left, right, part)) = ends(call)? else { return Ok(None) };
+    let length = length(&part).filter(|_| part != "WEEK").ok_or_else(|| unknown(&part))?;
+    counted((left - right).whole_microseconds() / length.whole_microseconds())
+}
+
+/// Returns the number of borders of a part between two times without a zone.
+fn borders(call: &Context<'_>) -> Answer {
+    let Some((left, right, part)) = ends(call)? else { return Ok(None) };
     let months =
-        |time: OffsetDateTime| i64::from(time.year()) * 12 + i64::from(u8::from(time.month()));
-    let count = match part.as_str() {
-        "MONTH" => months(left) - months(right),
-        "QUARTER" => (months(left) - 1).div_euclid(3) - (months(right) - 1).div_euclid(3),
-        "YEAR" => i64::from(left.year()) - i64::from(right.year()),
-        "DAY" if kind != FieldType::Timestamp => (left.date() - right.date()).whole_days(),
-        part => {
-            let length = length(part).ok_or_else(|| unknown(part))?;
-            let count = (left - right).whole_microseconds() / length.whole_microseconds();
-            i64::try_from(count).map_err(|_| failed("the difference is out of range"))?
-        }
+        |time: OffsetDateTime| i64::from(time.year()) * 12 + i64::from(u8::from(time.month())) - 1;
+    let between = |months_of_part: i64| {
+        months(left).div_euclid(months_of_part) - months(right).div_euclid(months_of_part)
     };
+    match part.as_str() {
+        "MONTH" => Ok(Some(Sql::Integer(between(1)))),
+        "QUARTER" => Ok(Some(Sql::Integer(between(3)))),
+        "YEAR" => Ok(Some(Sql::Integer(between(12)))),
+        part => {
+            let unit = if part == "ISOWEEK" { "WEEK" } else { part };
+            let length = length(unit).ok_or_else(|| unknown(part))?.whole_microseconds();
+            let between = truncated(left, part)? - truncated(right, part)?;
+            counted(between.whole_microseconds() / length)
+        }
+    }
+}
+
+fn counted(count: i128) -> Answer {
+    let count = i64::try_from(count).map_err(|_| failed("the difference is out of range"))?;
     Ok(Some(Sql::Integer(count)))
 }
 
 fn trunc(call: &Context<'_>) -> Answer {
     let Some((time, kind)) = time_at(call, 0)? else { return Ok(None) };
     let part = call.get::<String>(1)?;
+    Ok(Some(written((truncated(time, &part)?, kind))))
+}
+
+/// Returns the start of the part that a time is in.
+fn truncated(time: OffsetDateTime, part: &str) -> rusqlite::Result<OffsetDateTime> {
     let date = time.date();
     let first = |date: Date, month: u8| {
         let month = Month::try_from(month).unwrap_or(Month::January);
         Date::from_calendar_date(date.year(), month, 1).unwrap_or(date)
     };
-    let date = match part.as_str() {
-        "WEEK" => Some(date - Duration::days(date.weekday().number_days_from_sunday().into())),
-        "ISOWEEK" => Some(date - Duration::days(date.weekday().number_days_from_monday().into())),
+    let back = |days: u8| Some(date - Duration::days(days.into()));
+    let date = match part {
+        "WEEK" => back(date.weekday().number_days_from_sunday()),
+        "ISOWEEK" => back(date.weekday().number_days_from_monday()),
         "MONTH" => Some(first(date, date.month().into())),
         "QUARTER" => Some(first(date, (u8::from(date.month()) - 1) / 3 * 3 + 1)),
         "YEAR" => Some(first(date, 1)),
         _ => None,
     };
-    let time = match date {
-        Some(date) => date.midnight().assume_utc(),
+    match date {
+        Some(date) => Ok(date.midnight().assume_utc()),
         None => {
-            let length = length(&part).ok_or_else(|| unknown(&part))?.whole_nanoseconds();
+            let length = length(part).ok_or_else(|| unknown(part))?.whole_nanoseconds();
             let nanos = time.unix_timestamp_nanos().div_euclid(length) * length;
             OffsetDateTime::from_unix_timestamp_nanos(nanos)
-                .map_err(|error| failed(error.to_string()))?
+                .map_err(|error| failed(error.to_string()))
         }
-    };
-    Ok(Some(written((time, kind))))
+    }
 }
 
 pub(super) fn extract(call: &Context<'_>) -> Answer {

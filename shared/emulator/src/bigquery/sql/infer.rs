@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::super::schema::{Field, FieldType, Mode, find};
 use super::known::{RESULTS, SAME};
 use super::lex::{Lexeme, Quoted, Token};
+use super::scopes::{Found, Scopes};
 use super::source::{Sources, closing, is_any, split};
 
 /// Returns a nullable field with only a name and a type.
@@ -56,15 +57,20 @@ pub(super) fn is_exact(field: Option<&Field>) -> bool {
 /// Types of the names in a query.
 pub(super) struct Types<'a> {
     pub(super) tokens: &'a [Lexeme],
-    sources: &'a Sources,
-    /// Aliases of computed items, in upper case.
-    pub(super) named: HashMap<String, Field>,
+    pub(super) sources: &'a Sources,
+    pub(super) scopes: Scopes,
     /// Positions of names that are a complete item of a SELECT.
     pub(super) shown: HashMap<usize, Shown>,
     /// Expressions whose value leaves the query as it is: the end of each by its start.
     pub(super) whole: HashMap<usize, usize>,
     /// Numbers of columns in ORDER BY, with the types of the columns.
     pub(super) ordinals: HashMap<usize, Field>,
+    /// Texts that are compared with times, with the types of the times.
+    pub(super) times: HashMap<usize, FieldType>,
+    /// Comparisons of times of different types.
+    pub(super) mismatches: HashMap<usize, (FieldType, FieldType)>,
+    /// First expression that is not supported.
+    pub(super) refused: Option<String>,
 }
 
 /// Tells whether an item of a SELECT has an alias.
@@ -79,12 +85,17 @@ impl<'a> Types<'a> {
         let mut types = Self {
             tokens,
             sources,
-            named: HashMap::new(),
+            scopes: Scopes::default(),
             shown: HashMap::new(),
             whole: HashMap::new(),
             ordinals: HashMap::new(),
+            times: HashMap::new(),
+            mismatches: HashMap::new(),
+            refused: None,
         };
+        types.read_scopes();
         types.read();
+        types.read_comparisons();
         types
     }
 
@@ -101,6 +112,16 @@ impl<'a> Types<'a> {
         is_exact(field) && self.whole.get(&from) != Some(&to)
     }
 
+    /// Returns the type of the time that the text at `at` is compared with.
+    pub(super) fn time_of(&self, at: usize) -> Option<FieldType> {
+        self.times.get(&at).copied()
+    }
+
+    /// Returns the types of the times that the operator at `at` compares, if they differ.
+    pub(super) fn mismatch(&self, at: usize) -> Option<&(FieldType, FieldType)> {
+        self.mismatches.get(&at)
+    }
+
     /// Returns the type of the column whose number in ORDER BY is at `at`.
     pub(super) fn ordinal(&self, at: usize) -> Option<&Field> {
         self.ordinals.get(&at)
@@ -108,6 +129,10 @@ impl<'a> Types<'a> {
 
     /// Returns the types of the columns of the outermost SELECT.
     pub(super) fn columns(&self) -> super::Columns {
+        if let Some(outputs) = self.scopes.outputs() {
+            let before = outputs.iter().map(|column| column.field.clone()).collect();
+            return super::Columns { before, after: Vec::new() };
+        }
         let mut depth = 0_i32;
         let select = self.tokens.iter().position(|token| {
             depth += i32::from(token.is_sign("(")) - i32::from(token.is_sign(")"));
@@ -145,39 +170,28 @@ impl<'a> Types<'a> {
         split(self.tokens, from, ends.map_or(self.tokens.len(), |(at, _)| at))
     }
 
-    /// Finds the column of a name: the index of the part that names it, and its field.
-    fn column(&self, parts: &[String]) -> Option<(usize, &Field)> {
-        let used = &self.sources.used;
-        if let [alias, name, ..] = parts {
-            let of_alias = used.iter().filter(|(one, _)| one.eq_ignore_ascii_case(alias));
-            let found = of_alias.filter_map(|(_, fields)| find(fields, name)).next();
-            if let Some(field) = found {
-                return Some((1, field));
-            }
-        }
-        let found = used.iter().find_map(|(_, fields)| find(fields, parts.first()?));
-        found.map(|field| (0, field))
-    }
-
     /// Returns true if a table has a column of this name.
     pub(super) fn has_column(&self, name: &str) -> bool {
         self.sources.used.iter().any(|(_, fields)| find(fields, name).is_some())
     }
 
     /// Returns the index of the part that names the column, if fields may follow it.
-    pub(super) fn place_of_column(&self, parts: &[String]) -> Option<usize> {
-        let (at, field) = self.column(parts)?;
+    pub(super) fn place_of_column(&self, parts: &[String], at: usize) -> Option<usize> {
+        let Some(Found::Column(place, Some(field))) = self.scopes.meaning(parts, at) else {
+            return None;
+        };
         let is_record = matches!(field.kind, FieldType::Record | FieldType::Json);
-        (field.mode != Mode::Repeated && is_record).then_some(at)
+        (field.mode != Mode::Repeated && is_record).then_some(place)
     }
 
-    /// Returns the type of a name.
-    pub(super) fn of_name(&self, parts: &[String]) -> Option<Field> {
-        let Some((at, column)) = self.column(parts) else {
-            return self.named.get(&parts.last()?.to_ascii_uppercase()).cloned();
+    /// Returns the type of the name at `at`.
+    pub(super) fn of_name(&self, parts: &[String], at: usize) -> Option<Field> {
+        let (place, column) = match self.scopes.meaning(parts, at)? {
+            Found::Column(place, column) => (place, column?),
+            Found::Alias(field) => return Some(field.clone()),
         };
         let mut field = column;
-        for part in &parts[at + 1..] {
+        for part in &parts[place + 1..] {
             field = find(&field.fields, part)?;
         }
         Some(field.clone())
@@ -192,7 +206,7 @@ impl<'a> Types<'a> {
         let tokens = self.tokens.get(from..to)?;
         match tokens {
             [] => None,
-            [one] => self.of_token(one),
+            [one] => self.of_token(one, from),
             [name, Lexeme { token: Token::Text(_), .. }] if name.word().is_some() => {
                 kind_named(&name.word()?.to_ascii_uppercase()).map(|kind| new_field("", kind))
             }
@@ -218,7 +232,7 @@ impl<'a> Types<'a> {
         if is_value && is_alias { to - 1 } else { to }
     }
 
-    fn of_token(&self, token: &Lexeme) -> Option<Field> {
+    fn of_token(&self, token: &Lexeme, at: usize) -> Option<Field> {
         let kind = match &token.token {
             Token::Text(_) => FieldType::String,
             Token::Number(number) if number.contains(['.', 'e', 'E']) => FieldType::Float,
@@ -230,7 +244,7 @@ impl<'a> Types<'a> {
                 (Quoted::No, [word]) if word.to_ascii_uppercase().starts_with("CURRENT_") => {
                     kind_named(&word.to_ascii_uppercase()[8..])?
                 }
-                _ => return self.of_name(parts),
+                _ => return self.of_name(parts, at),
             },
         };
         Some(new_field("", kind))

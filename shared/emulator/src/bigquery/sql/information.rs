@@ -4,15 +4,18 @@ use serde_json::Value;
 
 use super::super::catalog::{Table, TableName};
 use super::super::schema::{Field, FieldType, Mode};
-use super::Scope;
+use super::{Scope, new_field};
 use crate::status::Status;
 
-/// Returns the rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query; `None` for other
-/// names.
+/// Returns the rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query, with their columns;
+/// `None` for other names.
 ///
 /// # Errors
 /// Fails for a view that this emulator lacks, and for a missing dataset.
-pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>, Status> {
+pub(super) fn view(
+    parts: &[String],
+    scope: &Scope<'_>,
+) -> Result<Option<(String, Vec<Field>)>, Status> {
     let Some(at) = parts.iter().position(|part| part.eq_ignore_ascii_case("INFORMATION_SCHEMA"))
     else {
         return Ok(None);
@@ -34,7 +37,13 @@ pub(super) fn view(parts: &[String], scope: &Scope<'_>) -> Result<Option<String>
         "COLUMNS" => of_tables(scope, project, dataset, columns)?,
         _ => return Err(Status::unimplemented(&format!("INFORMATION_SCHEMA.{view}"))),
     };
-    Ok(Some(select(&view, &rows)))
+    let kind = |name: &str| match name {
+        "creation_time" => FieldType::Timestamp,
+        "ordinal_position" => FieldType::Integer,
+        _ => FieldType::String,
+    };
+    let fields = names(&view).iter().map(|name| new_field(name, kind(name))).collect();
+    Ok(Some((select(&view, &rows), fields)))
 }
 
 /// Returns the names of the columns of a view.

@@ -6,7 +6,7 @@ use crate::status::Status;
 /// Longest query, from Google's quotas.
 const MAX_BYTES: usize = 1024 * 1024;
 /// Most nested brackets and CASEs. Each one needs some stack.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// A token of a query.
 #[derive(Debug, Clone, PartialEq)]

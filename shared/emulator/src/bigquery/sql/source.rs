@@ -24,6 +24,8 @@ pub(super) enum Source {
 pub(super) struct Sources {
     /// Sources by the position of their names.
     pub at: HashMap<usize, Source>,
+    /// Columns of tables by the position of their names.
+    pub columns: HashMap<usize, Vec<Field>>,
     /// Columns of tables, by the name of the table in the query.
     pub used: Vec<(String, Vec<Field>)>,
     /// Aliases of `UNNEST`.
@@ -94,7 +96,8 @@ impl Sources {
                 continue;
             }
             let alias = alias(tokens, place).unwrap_or_else(|| last(parts).to_owned());
-            if let Some(text) = information::view(parts, scope)? {
+            if let Some((text, fields)) = information::view(parts, scope)? {
+                sources.columns.insert(place, fields);
                 sources.at.insert(place, Source::Information(text));
                 continue;
             }
@@ -109,6 +112,10 @@ impl Sources {
             };
             match scope.catalog.tables().get(&name) {
                 Some(table) => {
+                    // A view without columns is of an earlier version: they are not known.
+                    if !table.schema.fields.is_empty() {
+                        sources.columns.insert(place, table.schema.fields.clone());
+                    }
                     sources.used.push((alias, table.schema.fields.clone()));
                     sources.at.insert(place, Source::Table(name));
                 }

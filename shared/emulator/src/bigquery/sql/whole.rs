@@ -56,12 +56,6 @@ impl Types<'_> {
             if keeps {
                 self.mark_whole(from, end);
             }
-            let named = (to > from + 2 && self.tokens[to - 2].is_word("AS"))
-                .then(|| self.tokens[to - 1].parts())
-                .flatten();
-            if let (Some([name]), Some(field)) = (named, self.of_range(from, to)) {
-                self.named.insert(name.to_ascii_uppercase(), field);
-            }
         }
     }
 
@@ -105,7 +99,7 @@ impl Types<'_> {
             depth < 0 || depth == 0 && token.is_word("LIMIT")
         });
         let end = ends.map_or(self.tokens.len(), |(at, _)| at);
-        let columns = self.items(select);
+        let Some(columns) = self.scopes.outputs_at(select).map(<[_]>::to_vec) else { return };
         for (from, to) in split(self.tokens, by + 1, end) {
             let Token::Number(number) = &self.tokens[from].token else { continue };
             let after = self.tokens.get(from + 1).and_then(Lexeme::word);
@@ -113,7 +107,7 @@ impl Types<'_> {
                 to == from + 1 || after.is_some_and(|word| is_any(word, &["ASC", "DESC", "NULLS"]));
             let column = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
             let column = column.filter(|_| is_alone).and_then(|column| columns.get(column));
-            if let Some(field) = column.and_then(|(from, to)| self.of_range(*from, *to)) {
+            if let Some(field) = column.and_then(|column| column.field.clone()) {
                 self.ordinals.insert(from, field);
             }
         }

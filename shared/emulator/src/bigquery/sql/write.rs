@@ -1,5 +1,7 @@
 //! Writes the tokens of a query in SQLite's SQL, one after another.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
@@ -62,29 +64,15 @@ const NAMES: [&str; 44] = [
     "UNIQUE",
     "VIEW",
 ];
-/// Parts of dates that may be arguments of functions.
-const PARTS: [&str; 14] = [
-    "MICROSECOND",
-    "MILLISECOND",
-    "SECOND",
-    "MINUTE",
-    "HOUR",
-    "DAY",
-    "DAYOFWEEK",
-    "DAYOFYEAR",
-    "WEEK",
-    "ISOWEEK",
-    "MONTH",
-    "QUARTER",
-    "YEAR",
-    "DATE",
-];
-
 pub(super) struct Writer<'a> {
     pub query: &'a str,
     pub tokens: &'a [Lexeme],
     pub sources: &'a Sources,
     pub types: &'a Types<'a>,
+    /// Places of INTERVAL in functions that add it.
+    pub intervals: HashSet<usize>,
+    /// Places of parts of dates, such as DAY.
+    pub parts: HashSet<usize>,
     /// Text so far, and its offsets with those of the query.
     pub out: (String, Vec<(usize, usize)>),
 }
@@ -95,6 +83,10 @@ impl Writer<'_> {
         while at < to {
             let token = &self.tokens[at];
             self.out.1.push((self.out.0.len(), token.at));
+            if let Some(next) = self.date_arithmetic(at, to)? {
+                at = next;
+                continue;
+            }
             at = match &token.token {
                 Token::Sign(sign) => self.sign(sign, at)?,
                 Token::Number(number) => {
@@ -104,7 +96,7 @@ impl Writer<'_> {
                     }
                     self.push(number, at + 1)
                 }
-                Token::Literal(text, field) => self.literal(text, field, at),
+                Token::Literal(text, field) => self.literal(text, field, at)?,
                 Token::Text(content) => self.text(content, at)?,
                 Token::Name(parts, quoted) => self.name(parts, *quoted, at)?,
                 Token::Parameter(..) => {
@@ -121,11 +113,15 @@ impl Writer<'_> {
         next
     }
 
-    fn literal(&mut self, text: &str, field: &Field, at: usize) -> usize {
-        if self.types.needs_number(Some(field), at, at + 1) {
-            return self.push(&as_number(text), at + 1);
+    fn literal(&mut self, text: &str, field: &Field, at: usize) -> Result<usize, Status> {
+        let quoted = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\''));
+        if let Some(content) = quoted.filter(|_| self.types.time_of(at).is_some()) {
+            return self.text(&content.replace("''", "'"), at);
         }
-        self.push(text, at + 1)
+        if self.types.needs_number(Some(field), at, at + 1) {
+            return Ok(self.push(&as_number(text), at + 1));
+        }
+        Ok(self.push(text, at + 1))
     }
 
     pub(super) fn wrong(&self, at: usize, why: &str) -> Status {
@@ -143,6 +139,9 @@ impl Writer<'_> {
     }
 
     fn sign(&mut self, sign: &str, at: usize) -> Result<usize, Status> {
+        if let Some((left, right)) = self.types.mismatch(at) {
+            return Err(self.mismatched(sign, *left, *right, at));
+        }
         match sign {
             "/" => {
                 // Division never truncates to whole numbers, and fails for a divisor of 0.
@@ -166,12 +165,13 @@ impl Writer<'_> {
                     return Err(Status::unimplemented("subscripts of arrays"));
                 }
                 let end = self.closing(at)?;
-                self.push("json_array (", at);
-                self.range(at + 1, end)?;
-                Ok(self.push(")", end + 1))
+                self.list(at, end)
             }
             ";" if at + 1 == self.tokens.len() => Ok(at + 1),
             ";" => Err(Status::unimplemented("scripts of several statements")),
+            "+" | "-" if self.adds_time(at) => {
+                Err(Status::unimplemented(&format!("a date or time after {sign}")))
+            }
             "*" if self.is_star_of_list(at) => Err(Status::unimplemented("SELECT * over UNNEST")),
             other => Ok(self.push(other, at + 1)),
         }
@@ -184,24 +184,11 @@ impl Writer<'_> {
         is_star && !self.sources.lists.is_empty()
     }
 
-    /// Writes a literal. Compared with a time column, it is converted to that type.
+    /// Writes a text. Compared with a time, it is converted to the type of the time.
     fn text(&mut self, content: &str, at: usize) -> Result<usize, Status> {
-        let compares = |token: &Lexeme| {
-            ["=", "<", ">", "<=", ">=", "!=", "<>"].iter().any(|sign| token.is_sign(sign))
-        };
-        let other = match at.checked_sub(2) {
-            Some(name) if compares(&self.tokens[at - 1]) => self.tokens[name].parts(),
-            _ => None,
-        };
-        let kind = other.and_then(|parts| self.types.of_name(parts)).map(|field| field.kind);
-        let text = match kind {
-            Some(
-                kind @ (FieldType::Timestamp
-                | FieldType::Date
-                | FieldType::Datetime
-                | FieldType::Time),
-            ) => self.normal(kind, content, at)?,
-            _ => content.to_owned(),
+        let text = match self.types.time_of(at) {
+            Some(kind) => self.normal(kind, content, at)?,
+            None => content.to_owned(),
         };
         Ok(self.push(&literal(&text), at + 1))
     }
@@ -224,7 +211,7 @@ impl Writer<'_> {
             let text = match source {
                 Source::Table(name) => name.quoted(),
                 Source::Information(text) => text.clone(),
-                Source::List => format!("json_each ({})", self.column(parts)),
+                Source::List => format!("json_each ({})", self.column(parts, at)),
             };
             self.push(&text, at);
             if alias(self.tokens, at).is_none() {
@@ -249,15 +236,14 @@ impl Writer<'_> {
         if is_call && quoted == Quoted::No {
             return self.call(parts, at);
         }
-        let is_bare = quoted == Quoted::No && self.types.of_name(parts).is_none();
+        let is_bare = quoted == Quoted::No && self.types.of_name(parts, at).is_none();
         let text = match parts {
+            [word] if self.sources.offsets.contains_key(word) => self.offset(word),
             [word] if is_bare && is_any(word, &NAMES) => quote(word),
-            [word] if is_bare && !self.sources.lists.contains(word) => {
-                self.offset(word).unwrap_or_else(|| word.clone())
-            }
-            parts => self.column(parts),
+            [word] if is_bare && !self.sources.lists.contains(word) => word.clone(),
+            parts => self.column(parts, at),
         };
-        let field = self.types.of_name(parts);
+        let field = self.types.of_name(parts, at);
         let is_number = self.types.needs_number(field.as_ref(), at, at + 1);
         let text = if is_number { as_number(&text) } else { text };
         let text = match self.types.shown(at) {
@@ -270,9 +256,12 @@ impl Writer<'_> {
         Ok(self.push(&text, at + 1))
     }
 
-    fn offset(&self, word: &str) -> Option<String> {
-        let list = self.sources.offsets.get(word)?;
-        Some(format!("{}.key", quote(list)))
+    /// Writes the alias of `WITH OFFSET`.
+    fn offset(&self, word: &str) -> String {
+        self.sources
+            .offsets
+            .get(word)
+            .map_or_else(String::new, |list| format!("{}.key", quote(list)))
     }
 
     /// Writes a keyword. Returns the position of the next token, or `None` if the word is a name.
@@ -284,8 +273,12 @@ impl Writer<'_> {
         }
         match upper.as_str() {
             "CURRENT_TIMESTAMP" | "CURRENT_DATE" | "CURRENT_DATETIME" | "CURRENT_TIME" => {
+                let end = if is_call { self.closing(at + 1)? + 1 } else { at + 1 };
+                if end > at + 3 {
+                    self.check_zone(at + 2, end - 1)?;
+                }
                 self.push(&literal(&now(&upper)), at);
-                return Ok(Some(if is_call { self.closing(at + 1)? + 1 } else { at + 1 }));
+                return Ok(Some(end));
             }
             "UNION" | "INTERSECT" | "EXCEPT"
                 if next.is_some_and(|next| next.is_word("DISTINCT")) =>
@@ -302,7 +295,10 @@ impl Writer<'_> {
                 let has_as = self.tokens.get(at + 2).is_some_and(|token| token.is_word("AS"));
                 return Ok(Some(at + 2 + usize::from(named) + usize::from(has_as)));
             }
-            "INTERVAL" => return Ok(Some(at + 1)),
+            "INTERVAL" if self.intervals.contains(&at) => return Ok(Some(at + 1)),
+            "INTERVAL" => {
+                return Err(Status::unimplemented("INTERVAL outside of ..._ADD and ..._SUB"));
+            }
             "ARRAY" | "STRUCT" if next.is_some_and(|next| next.is_sign("<")) => {
                 return self.typed(&upper, at).map(Some);
             }
@@ -317,10 +313,7 @@ impl Writer<'_> {
             let text = if is_number { as_number(&text) } else { text };
             return Ok(Some(self.push(&text, at + 2)));
         }
-        if is_any(word, &PARTS)
-            && next.is_some_and(|next| next.is_sign(")"))
-            && !self.types.has_column(word)
-        {
+        if self.parts.contains(&at) {
             let follows = self.before(at).is_some_and(|before| before.is_sign(","));
             let comma = if follows { "" } else { ", " };
             return Ok(Some(self.push(&format!("{comma}'{upper}'"), at + 1)));
@@ -329,7 +322,7 @@ impl Writer<'_> {
     }
 
     /// Writes a column, or a field within a record.
-    fn column(&self, parts: &[String]) -> String {
+    fn column(&self, parts: &[String], at: usize) -> String {
         let within = |path: &[String]| literal(&format!("$.{}", path.join(".")));
         if self.sources.lists.contains(&parts[0]) {
             let value = format!("{}.value", quote(&parts[0]));
@@ -348,9 +341,13 @@ impl Writer<'_> {
             }
             parts => parts.iter().map(|part| quote(part)).collect::<Vec<_>>().join("."),
         };
-        match self.types.place_of_column(parts) {
-            Some(at) if at + 1 < parts.len() => {
-                format!("json_extract({}, {})", quoted(&parts[..=at]), within(&parts[at + 1..]))
+        match self.types.place_of_column(parts, at) {
+            Some(place) if place + 1 < parts.len() => {
+                format!(
+                    "json_extract({}, {})",
+                    quoted(&parts[..=place]),
+                    within(&parts[place + 1..])
+                )
             }
             _ => quoted(parts),
         }
