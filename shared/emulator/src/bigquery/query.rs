@@ -20,6 +20,8 @@ const PAGE: usize = 10_000;
 /// Most values of a result, which is kept in memory.
 const MAX_CELLS: usize = 20_000_000;
 
+/// Least floating-point number that is no INT64: SQLite continues with it after an overflow.
+const OVERFLOW: f64 = i64::MAX as f64;
 /// Most rows that show the types of a view's columns.
 const SAMPLE: usize = 100;
 
@@ -228,6 +230,7 @@ impl Catalog {
             return Err(too_large(most));
         }
         let fields = result_fields(&names, &known, &translated.columns, &rows);
+        check_overflow(&fields, &rows)?;
         Ok(Rows { fields, rows })
     }
 
@@ -287,11 +290,28 @@ fn result_fields(
     let fields = names.iter().enumerate().map(|(at, name)| {
         let field = known[at].as_ref().or(columns.at(at, names.len())).cloned();
         let field = field.unwrap_or_else(|| guessed(rows.iter().map(|row| &row[at])));
+        let is_real =
+            |row: &Vec<Sql>| matches!(row[at], Sql::Real(number) if number.abs() < OVERFLOW);
+        let is_float = field.kind == FieldType::Integer && rows.iter().any(is_real);
+        let kind = if is_float { FieldType::Float } else { field.kind };
         let mode = if field.mode == Mode::Repeated { field.mode } else { Mode::Nullable };
         let name = if is_made_up(name) { format!("f{at}_") } else { name.clone() };
-        Field { name, mode, attributes: Map::new(), ..field }
+        Field { name, kind, mode, attributes: Map::new(), ..field }
     });
     fields.collect()
+}
+
+/// Checks that whole numbers are whole.
+///
+/// # Errors
+/// Fails for a sum or product that is no INT64.
+fn check_overflow(fields: &[Field], rows: &[Vec<Sql>]) -> Result<(), Status> {
+    let mut whole = fields.iter().enumerate().filter(|(_, field)| field.kind == FieldType::Integer);
+    if whole.any(|(at, _)| rows.iter().any(|row| matches!(row[at], Sql::Real(_)))) {
+        let status = Status::invalid("int64 overflow");
+        return Err(Status { reason: Some("invalidQuery".into()), ..status });
+    }
+    Ok(())
 }
 
 /// Returns true if SQLite derived a column name from its expression. BigQuery numbers such columns.

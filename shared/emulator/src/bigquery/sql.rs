@@ -22,10 +22,12 @@ mod infer;
 mod information;
 mod known;
 pub(super) mod lex;
+mod numbers;
 mod operand;
 mod parameters;
 mod scopes;
 pub(super) mod source;
+mod strings;
 mod times;
 mod whole;
 mod write;
@@ -95,11 +97,16 @@ pub(super) struct Translated {
 pub(super) struct Columns {
     pub before: Vec<Option<Field>>,
     pub after: Vec<Option<Field>>,
+    /// Number of all columns, if it is known.
+    pub count: Option<usize>,
 }
 
 impl Columns {
     /// Returns the type of column `at` of `count`.
     pub(super) fn at(&self, at: usize, count: usize) -> Option<&Field> {
+        if self.count.is_some_and(|expected| expected != count) {
+            return None;
+        }
         let from_end = count.checked_sub(at + 1)?;
         let after = self.after.len().checked_sub(from_end + 1).and_then(|at| self.after.get(at));
         self.before.get(at).or(after).and_then(Option::as_ref)

@@ -33,7 +33,7 @@ async fn exact_numbers_are_compared_as_numbers_wherever_they_come_from() {
                 json!([["9"]]),
             ),
             ("SELECT s FROM d.t WHERE price = (SELECT MIN(price) FROM d.t)", json!([["9"]])),
-            ("SELECT SUM(price), SUM(price) * 2 FROM d.t", json!([["129.5", "259.0"]])),
+            ("SELECT SUM(price), SUM(price) * 2 FROM d.t", json!([["129.5", "259"]])),
             ("SELECT CAST(price AS STRING) FROM d.t WHERE s = '9'", json!([["9"]])),
         ])
         .await;

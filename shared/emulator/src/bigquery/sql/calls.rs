@@ -1,29 +1,34 @@
 //! Writes function calls, records and lists in SQLite's SQL.
 
 use super::super::schema::{Field, FieldType, Mode};
-use super::infer::{is_bool, is_exact, kind_named, new_field};
+use super::infer::{is_bool, is_bytes, is_exact, kind_named, new_field};
+use super::known::{KEYWORDS, OF_ANY_TYPE, is_missing, is_supported};
 use super::lex::Token;
 use super::literal;
-use super::source::{last, split};
+use super::source::{is_any, last, split};
 use super::write::{Writer, as_number};
 use crate::status::Status;
 
 /// Functions that have another name in SQLite.
-const RENAMED: [(&str, &str); 14] = [
+const RENAMED: [(&str, &str); 18] = [
     ("ANY_VALUE", "max"),
     ("ARRAY_AGG", "json_group_array"),
-    ("CEILING", "ceil"),
+    ("BYTE_LENGTH", "octet_length"),
+    ("CEILING", "CEIL"),
     ("CHARACTER_LENGTH", "length"),
     ("CHAR_LENGTH", "length"),
     ("GREATEST", "max"),
     ("IF", "iif"),
+    ("JSON_EXTRACT", "JSON_QUERY"),
     ("JSON_EXTRACT_SCALAR", "JSON_VALUE"),
     ("LEAST", "min"),
     ("LOGICAL_AND", "min"),
     ("LOGICAL_OR", "max"),
+    ("OCTET_LENGTH", "octet_length"),
+    ("POWER", "POW"),
     ("STRING_AGG", "group_concat"),
     ("STRPOS", "instr"),
-    ("SUBSTRING", "substr"),
+    ("SUBSTRING", "SUBSTR"),
 ];
 /// Rest of a CASE that converts a BOOL to JSON.
 const JSON_OF_BOOL: &str = ") WHEN 1 THEN 'true' WHEN 0 THEN 'false' ELSE 'null' END)";
@@ -36,6 +41,9 @@ impl Writer<'_> {
             return Err(Status::unimplemented(&format!("the function {}", parts.join("."))));
         };
         let upper = word.to_ascii_uppercase();
+        if is_any(word, &KEYWORDS) && !is_missing(&upper) {
+            return Ok(self.push(word, open));
+        }
         if let Some(next) = self.time_call(&upper, open, close)? {
             return Ok(next);
         }
@@ -60,6 +68,7 @@ impl Writer<'_> {
                 let given = match given.as_ref() {
                     given if is_bool(given) => literal("Boolean"),
                     given if is_exact(given) => literal("Numeric"),
+                    Some(given) if is_bytes(given) => literal("Bytes"),
                     _ => "''".to_owned(),
                 };
                 self.push(&format!(", '{kind:?}', {is_safe}, {given})"), close + 1);
@@ -95,11 +104,44 @@ impl Writer<'_> {
                 Ok(self.push(JSON_OF_BOOL, close + 1))
             }
             "ARRAY" => Err(Status::unimplemented("ARRAY over a subquery")),
-            _ => {
-                let renamed = RENAMED.iter().find(|(from, _)| *from == upper);
-                Ok(self.push(renamed.map_or(word.as_str(), |(_, to)| to), open))
-            }
+            _ => self.named_call(&upper, at, open, close),
         }
+    }
+
+    /// Writes a call of a function that SQLite has, or that is registered there.
+    ///
+    /// # Errors
+    /// Fails for any other function, and for arguments of a type that the function would misread.
+    fn named_call(
+        &mut self,
+        name: &str,
+        at: usize,
+        open: usize,
+        close: usize,
+    ) -> Result<usize, Status> {
+        if is_missing(name) {
+            return Err(Status::unimplemented(&format!("the function {name}")));
+        }
+        if !is_supported(name) {
+            return Err(self.wrong(at, &format!("Function not found: {name}")));
+        }
+        let arguments = split(self.tokens, open + 1, close);
+        let is_bytes = |(from, to): &(usize, usize)| {
+            self.types.of_range(*from, *to).is_some_and(|field| is_bytes(&field))
+        };
+        if !OF_ANY_TYPE.contains(&name) && arguments.iter().any(is_bytes) {
+            return Err(Status::unimplemented(&format!("{name} of BYTES")));
+        }
+        let is_single = ["GREATEST", "LEAST"].contains(&name) && arguments.len() == 1;
+        if is_single {
+            return Ok(open);
+        }
+        if ["MAX", "MIN"].contains(&name) && arguments.len() != 1 {
+            let why = format!("Number of arguments does not match for aggregate function {name}");
+            return Err(self.wrong(at, &why));
+        }
+        let renamed = RENAMED.iter().find(|(from, _)| *from == name);
+        Ok(self.push(renamed.map_or(name, |(_, to)| to), open))
     }
 
     /// Writes `[value, ...]`.

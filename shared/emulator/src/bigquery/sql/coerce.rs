@@ -1,7 +1,7 @@
 //! Finds the texts that stand for times, because they are compared with times.
 
 use super::super::schema::{Field, FieldType, Mode};
-use super::infer::Types;
+use super::infer::{Types, is_bytes};
 use super::lex::{Lexeme, Token};
 use super::operand::{end_of_operand, start_of_operand};
 use super::source::{closing, split};
@@ -34,6 +34,24 @@ impl Types<'_> {
                 self.of_uniting(at)
             };
             self.unite(&ranges.unwrap_or_default());
+            self.check_bytes(at);
+        }
+    }
+
+    /// Refuses operators on BYTES, which are stored as base64: only their equality is right.
+    fn check_bytes(&mut self, at: usize) {
+        let token = &self.tokens[at];
+        let is_operator = ["<", ">", "<=", ">=", "||"].iter().any(|sign| token.is_sign(sign))
+            || token.is_word("LIKE")
+            || token.is_word("BETWEEN");
+        if !is_operator || self.refused.is_some() {
+            return;
+        }
+        let left = self.before_word(at);
+        let right = end_of_operand(self.tokens, at + 1).map(|end| (at + 1, end));
+        let mut kinds = left.into_iter().chain(right);
+        if kinds.any(|(from, to)| self.of_range(from, to).is_some_and(|field| is_bytes(&field))) {
+            self.refused = Some("operators on BYTES other than = and !=".into());
         }
     }
 

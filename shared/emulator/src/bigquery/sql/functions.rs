@@ -1,5 +1,7 @@
 //! Functions of BigQuery that SQLite lacks, or that have another meaning there.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::functions::{Context, FunctionFlags};
@@ -9,17 +11,16 @@ use serde_json::Value;
 use super::super::schema::FieldType;
 use super::super::value::exact_number;
 use super::infer::kind_named;
-use super::{dates, write};
+use super::{dates, numbers, strings, write};
 
 type Answer = rusqlite::Result<Option<Sql>>;
 type Function = fn(&Context<'_>) -> Answer;
 
 /// Registers the functions, and sets names and patterns to BigQuery's rules.
 pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    // A quoted name is never a text, and LIKE is case-sensitive.
+    // A quoted name is never a text.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
-    connection.pragma_update(None, "case_sensitive_like", true)?;
-    let functions: [(&'static str, i32, Function); 23] = [
+    let functions: [(&'static str, i32, Function); 24] = [
         ("JSON_VALUE", 2, |call| json_value(call)),
         ("JSON_QUERY", 2, |call| Ok(at(call)?.map(|value| text(value.to_string())))),
         ("ARRAY_LENGTH", 1, |call| Ok(list(call, 0)?.map(|list| integer(list.len())))),
@@ -51,11 +52,14 @@ pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()
         ("UNIX_SECONDS", 1, |call| dates::unix(call, 1_000_000)),
         ("UNIX_MILLIS", 1, |call| dates::unix(call, 1_000)),
         ("UNIX_MICROS", 1, |call| dates::unix(call, 1)),
+        ("UNIX_DATE", 1, |call| dates::unix(call, 86_400_000_000)),
         ("BQ_EXTRACT", 2, dates::extract),
     ];
     for (name, arguments, function) in functions {
         add(connection, name, arguments, function)?;
     }
+    numbers::register(connection)?;
+    strings::register(connection)?;
     dates::register(connection)
 }
 
@@ -129,6 +133,17 @@ fn cast(call: &Context<'_>) -> Answer {
     let kind = kind.ok_or_else(|| failed("unknown type"))?;
     let value = match (call.get::<Sql>(0)?, kind) {
         (Sql::Null, _) => return Ok(None),
+        (Sql::Text(base64), FieldType::String) if call.get::<String>(3)? == "Bytes" => {
+            let bytes = STANDARD.decode(base64).unwrap_or_default();
+            match String::from_utf8(bytes) {
+                Ok(text) => return Ok(Some(Sql::Text(text))),
+                Err(_) if call.get::<bool>(2)? => return Ok(None),
+                Err(_) => return Err(failed("Invalid cast of bytes to UTF8 string")),
+            }
+        }
+        (Sql::Text(text), FieldType::Bytes) if call.get::<String>(3)? != "Bytes" => {
+            STANDARD.encode(text).into()
+        }
         (Sql::Integer(number), FieldType::String) if call.get::<String>(3)? == "Boolean" => {
             (number != 0).to_string().into()
         }

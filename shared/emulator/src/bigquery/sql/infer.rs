@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 
 use super::super::schema::{Field, FieldType, Mode, find};
+use super::coerce::COMPARISONS;
 use super::known::{RESULTS, SAME};
 use super::lex::{Lexeme, Quoted, Token};
+use super::operand::ends_value;
 use super::scopes::{Found, Scopes};
 use super::source::{Sources, closing, is_any, split};
 
@@ -44,6 +46,10 @@ pub(in super::super) fn kind_named(name: &str) -> Option<FieldType> {
 
 pub(super) fn is_bool(field: Option<&Field>) -> bool {
     field.is_some_and(|field| field.kind == FieldType::Boolean && field.mode != Mode::Repeated)
+}
+
+pub(super) fn is_bytes(field: &Field) -> bool {
+    field.kind == FieldType::Bytes && field.mode != Mode::Repeated
 }
 
 /// Returns true for a NUMERIC or BIGNUMERIC.
@@ -131,7 +137,7 @@ impl<'a> Types<'a> {
     pub(super) fn columns(&self) -> super::Columns {
         if let Some(outputs) = self.scopes.outputs() {
             let before = outputs.iter().map(|column| column.field.clone()).collect();
-            return super::Columns { before, after: Vec::new() };
+            return super::Columns { before, after: Vec::new(), count: Some(outputs.len()) };
         }
         let mut depth = 0_i32;
         let select = self.tokens.iter().position(|token| {
@@ -145,7 +151,11 @@ impl<'a> Types<'a> {
         };
         let first = items.iter().position(is_star).unwrap_or(items.len());
         let after = items.iter().rposition(is_star).map_or(items.len(), |at| at + 1);
-        super::Columns { before: types(&items[..first]), after: types(&items[after..]) }
+        super::Columns {
+            before: types(&items[..first]),
+            after: types(&items[after..]),
+            count: None,
+        }
     }
 
     /// Returns the items of the SELECT at `at`.
@@ -252,28 +262,68 @@ impl<'a> Types<'a> {
 
     /// Returns the type of an expression with an operator outside of brackets.
     fn of_operator(&self, from: usize, to: usize) -> Option<Field> {
-        let (mut depth, mut found) = (0_i32, None);
-        for token in &self.tokens[from..to] {
+        let (mut depth, mut is_text, mut divides) = (0_i32, false, false);
+        let (mut operands, mut start) = (Vec::new(), from);
+        for at in from..to {
+            let token = &self.tokens[at];
             let opens = token.is_sign("(") || token.is_sign("[") || token.is_word("CASE");
             let closes = token.is_sign(")") || token.is_sign("]") || token.is_word("END");
             depth += i32::from(opens) - i32::from(closes);
             if depth > 0 {
                 continue;
             }
-            let compares = ["=", "<", ">", "<=", ">=", "!=", "<>"];
             let words = ["AND", "OR", "NOT", "LIKE", "IN", "BETWEEN", "IS"];
-            if compares.iter().any(|sign| token.is_sign(sign))
+            if COMPARISONS.iter().any(|sign| token.is_sign(sign))
                 || token.word().is_some_and(|word| is_any(word, &words))
             {
                 return Some(new_field("", FieldType::Boolean));
             }
-            if token.is_sign("||") {
-                found = Some(new_field("", FieldType::String));
-            } else if token.is_sign("/") {
-                found = found.or_else(|| Some(new_field("", FieldType::Float)));
+            is_text |= token.is_sign("||");
+            divides |= token.is_sign("/");
+            let computes = ["+", "-", "*", "/"].iter().any(|sign| token.is_sign(sign));
+            if computes && at > start && ends_value(&self.tokens[at - 1]) {
+                operands.push((start, at));
+                start = at + 1;
             }
         }
-        found
+        if is_text {
+            return Some(new_field("", FieldType::String));
+        }
+        if operands.is_empty() {
+            return None;
+        }
+        operands.push((start, to));
+        self.of_arithmetic(&operands, divides)
+    }
+
+    /// Returns the type of a sum, a product or a quotient.
+    fn of_arithmetic(&self, operands: &[(usize, usize)], divides: bool) -> Option<Field> {
+        let mut kinds = operands.iter().map(|(from, to)| Some(self.of_range(*from, *to)?.kind));
+        let all: Option<Vec<FieldType>> = kinds.by_ref().collect();
+        let Some(all) = all else {
+            return divides.then(|| new_field("", FieldType::Float));
+        };
+        let has = |kind: FieldType| all.contains(&kind);
+        let is_number = all.iter().all(|kind| {
+            use FieldType::{Bignumeric, Float, Integer, Numeric};
+            matches!(kind, Bignumeric | Float | Integer | Numeric)
+        });
+        let kind = if has(FieldType::Date) && !divides {
+            FieldType::Date
+        } else if !is_number {
+            return divides.then(|| new_field("", FieldType::Float));
+        } else if has(FieldType::Float) {
+            FieldType::Float
+        } else if has(FieldType::Bignumeric) {
+            FieldType::Bignumeric
+        } else if has(FieldType::Numeric) {
+            FieldType::Numeric
+        } else if divides {
+            FieldType::Float
+        } else {
+            FieldType::Integer
+        };
+        Some(new_field("", kind))
     }
 
     fn of_call(&self, from: usize, to: usize) -> Option<Field> {
@@ -326,6 +376,10 @@ impl<'a> Types<'a> {
                 let item = self.of_range(from, ends);
                 let item = item.unwrap_or_else(|| new_field("", FieldType::String));
                 return Some(Field { mode: Mode::Repeated, ..item });
+            }
+            "CEIL" | "CEILING" | "FLOOR" | "ROUND" | "TRUNC" => {
+                let exact = argument(0).filter(|field| is_exact(Some(field)));
+                return exact.or_else(|| Some(new_field("", FieldType::Float)));
             }
             "STRUCT" => return Some(self.of_struct(&arguments)),
             "GENERATE_ARRAY" | "SPLIT" => {

@@ -1,6 +1,10 @@
 //! Splits a query into tokens with their positions.
 
-use super::super::schema::Field;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::super::schema::{Field, FieldType};
+use super::new_field;
 use crate::status::Status;
 
 /// Longest query, from Google's quotas.
@@ -142,13 +146,27 @@ pub(in super::super) fn lex(query: &str) -> Result<Vec<Lexeme>, Status> {
     Ok(tokens)
 }
 
+/// Returns the length of the prefix of a literal: `r`, `b` or both.
+fn prefix(rest: &str) -> Option<usize> {
+    let len = rest.find(['\'', '"'])?;
+    let is_prefix = ["r", "b", "rb", "br"].iter().any(|one| rest[..len].eq_ignore_ascii_case(one));
+    is_prefix.then_some(len)
+}
+
 fn token(rest: &str, first: char) -> Result<(Token, usize), &'static str> {
+    if let Some(start) = prefix(rest.get(..3).unwrap_or(rest)) {
+        let (prefix, literal) = rest.split_at(start);
+        let quote = literal.chars().next().unwrap_or('"');
+        let is_raw = prefix.contains(['r', 'R']);
+        let (token, len) = if prefix.contains(['b', 'B']) {
+            bytes(literal, quote, if is_raw { Escapes::Keep } else { Escapes::Bytes })?
+        } else {
+            text(literal, quote, Escapes::Keep)?
+        };
+        return Ok((token, start + len));
+    }
     match first {
-        '\'' | '"' => text(rest, first, Escapes::Read),
-        'r' | 'R' if rest[1..].starts_with(['\'', '"']) => {
-            let quote = rest[1..].chars().next().unwrap_or('"');
-            text(&rest[1..], quote, Escapes::Keep).map(|(token, len)| (token, len + 1))
-        }
+        '\'' | '"' => text(rest, first, Escapes::Text),
         '?' => Ok((Token::Parameter(None, Vec::new()), 1)),
         '@' if rest[1..].starts_with(is_name_start) => {
             let (Token::Name(mut parts, _), len) = name(&rest[1..])? else {
@@ -188,39 +206,89 @@ fn number(rest: &str) -> (Token, usize) {
     (Token::Number(rest[..len].into()), len)
 }
 
+/// Error of an escape sequence that does not exist.
+const ILLEGAL: &str = "Syntax error: Illegal escape sequence";
+
 /// Treatment of a backslash in a literal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Escapes {
-    Read,
+    Text,
+    Bytes,
+    /// A raw literal.
     Keep,
 }
 
 /// Reads a literal between single or triple quotes.
 fn text(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'static str> {
+    let (content, len) = content(rest, quote, escapes)?;
+    let content = String::from_utf8(content).map_err(|_| ILLEGAL)?;
+    Ok((Token::Text(content), len))
+}
+
+/// Reads a literal of BYTES, which is kept as base64.
+fn bytes(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'static str> {
+    let (content, len) = content(rest, quote, escapes)?;
+    let field = new_field("", FieldType::Bytes);
+    Ok((Token::Literal(super::literal(&STANDARD.encode(content)), field), len))
+}
+
+fn content(rest: &str, quote: char, escapes: Escapes) -> Result<(Vec<u8>, usize), &'static str> {
     let triple = quote.to_string().repeat(3);
     let end = if rest.starts_with(&triple) { triple } else { quote.to_string() };
-    let mut content = String::new();
+    let mut content = Vec::new();
     let mut at = end.len();
     while let Some(char) = rest[at..].chars().next() {
         if rest[at..].starts_with(&end) {
-            return Ok((Token::Text(content), at + end.len()));
+            return Ok((content, at + end.len()));
         }
-        at += char.len_utf8();
-        if char != '\\' {
-            content.push(char);
-            continue;
-        }
-        let Some(escaped) = rest[at..].chars().next() else { break };
-        at += escaped.len_utf8();
-        match (escapes, escaped) {
-            (Escapes::Keep, other) => content.extend(['\\', other]),
-            (Escapes::Read, 'n') => content.push('\n'),
-            (Escapes::Read, 't') => content.push('\t'),
-            (Escapes::Read, 'r') => content.push('\r'),
-            (Escapes::Read, other) => content.push(other),
-        }
+        let len = match (char, escapes) {
+            ('\\', Escapes::Keep) => 1 + rest[at + 1..].chars().next().map_or(0, char::len_utf8),
+            ('\\', Escapes::Text | Escapes::Bytes) => {
+                at += escaped(&rest[at..], escapes, &mut content).ok_or(ILLEGAL)?;
+                continue;
+            }
+            (char, _) => char.len_utf8(),
+        };
+        content.extend_from_slice(rest[at..at + len].as_bytes());
+        at += len;
     }
     Err("Syntax error: Unclosed string literal")
+}
+
+/// Reads an escape sequence, and returns its length.
+fn escaped(rest: &str, escapes: Escapes, content: &mut Vec<u8>) -> Option<usize> {
+    let first = rest[1..].chars().next()?;
+    let (start, digits, radix) = match first {
+        'x' | 'X' => (2, 2, 16),
+        'u' if escapes == Escapes::Text => (2, 4, 16),
+        'U' if escapes == Escapes::Text => (2, 8, 16),
+        '0'..='3' => (1, 3, 8),
+        _ => {
+            content.push(match first {
+                'a' => 7,
+                'b' => 8,
+                'f' => 12,
+                'n' => b'\n',
+                'r' => b'\r',
+                't' => b'\t',
+                'v' => 11,
+                '\\' | '?' | '"' | '\'' | '`' => u8::try_from(first).ok()?,
+                _ => return None,
+            });
+            return Some(2);
+        }
+    };
+    let number = rest.get(start..start + digits)?;
+    let is_number = number.chars().all(|digit| digit.is_digit(radix));
+    let number = u32::from_str_radix(number, radix).ok().filter(|_| is_number)?;
+    match escapes {
+        Escapes::Bytes => content.push(u8::try_from(number).ok()?),
+        Escapes::Text | Escapes::Keep => {
+            let char = char::from_u32(number)?;
+            content.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
+        }
+    }
+    Some(start + digits)
 }
 
 /// Reads words between dots. One section in backticks may hold several words.
@@ -278,6 +346,13 @@ mod tests {
         let texts: Vec<_> = tokens.into_iter().map(|one| one.token).collect();
         let expected = [r"\d", "a \"b\" c", "\n"].map(|text| Token::Text(text.into()));
         assert_eq!(texts, expected);
+        let escaped = lex(r"'\u00e4\U0001F600\x41\101\a\v\?' b'\xff\101'").expect("a query");
+        assert_eq!(escaped[0].token, Token::Text("ä😀AA\u{7}\u{b}?".into()));
+        let bytes = Token::Literal("'/0E='".into(), new_field("", FieldType::Bytes));
+        assert_eq!(escaped[1].token, bytes);
+        for wrong in [r"'\d'", r"'\u12'", r"'\xg0'", r"'\ud800'", r"'\8'", r"b'\u0041'"] {
+            assert!(lex(wrong).is_err(), "{wrong}");
+        }
         assert!(lex("'open").is_err());
         assert!(lex(&"(".repeat(100)).is_ok());
         assert!(lex(&"(".repeat(101)).is_err());

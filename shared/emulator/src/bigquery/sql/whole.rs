@@ -1,6 +1,6 @@
 //! Finds the expressions whose values leave the query as they are, and those that sort by number.
 
-use super::infer::{Shown, Types};
+use super::infer::{Shown, Types, is_bytes};
 use super::lex::{Lexeme, Token};
 use super::source::{closing, is_any, split};
 
@@ -101,6 +101,12 @@ impl Types<'_> {
         let end = ends.map_or(self.tokens.len(), |(at, _)| at);
         let Some(columns) = self.scopes.outputs_at(select).map(<[_]>::to_vec) else { return };
         for (from, to) in split(self.tokens, by + 1, end) {
+            let words = ["ASC", "DESC", "NULLS"];
+            let is_word = |token: &Lexeme| token.word().is_some_and(|word| is_any(word, &words));
+            let value = (from..to).find(|at| is_word(&self.tokens[*at])).unwrap_or(to);
+            if self.of_range(from, value).is_some_and(|field| is_bytes(&field)) {
+                self.refused = Some("ORDER BY of BYTES".into());
+            }
             let Token::Number(number) = &self.tokens[from].token else { continue };
             let after = self.tokens.get(from + 1).and_then(Lexeme::word);
             let is_alone =
@@ -108,6 +114,9 @@ impl Types<'_> {
             let column = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
             let column = column.filter(|_| is_alone).and_then(|column| columns.get(column));
             if let Some(field) = column.and_then(|column| column.field.clone()) {
+                if is_bytes(&field) {
+                    self.refused = Some("ORDER BY of BYTES".into());
+                }
                 self.ordinals.insert(from, field);
             }
         }
