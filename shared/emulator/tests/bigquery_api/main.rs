@@ -6,6 +6,7 @@
 mod functions;
 mod jobs;
 mod layout;
+mod loads;
 mod nested;
 mod numbers;
 mod replacing;

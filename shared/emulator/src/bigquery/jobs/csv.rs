@@ -1,5 +1,6 @@
 //! CSV as load jobs read it.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use crate::status::Status;
 pub(in crate::bigquery) struct CsvFormat {
     /// Number of lines before the first row. Clients may send the number as text.
     #[serde(deserialize_with = "number")]
-    pub skip_leading_rows: usize,
+    pub skip_leading_rows: Option<usize>,
     field_delimiter: Option<String>,
     quote: Option<String>,
     null_marker: Option<String>,
@@ -25,13 +26,14 @@ pub(in crate::bigquery) struct CsvFormat {
     source_column_match: Option<String>,
 }
 
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Number(number) => {
-            Ok(number.as_u64().and_then(|one| usize::try_from(one).ok()).unwrap_or(0))
+            let rows = number.as_u64().and_then(|one| usize::try_from(one).ok());
+            rows.map(Some).ok_or_else(|| D::Error::custom("skipLeadingRows must not be negative"))
         }
-        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
-        _ => Ok(0),
+        Value::String(text) => text.parse().map(Some).map_err(D::Error::custom),
+        _ => Ok(None),
     }
 }
 
@@ -70,13 +72,13 @@ impl CsvFormat {
         }
     }
 
-    /// Splits lines into cells, without the skipped lines.
-    pub(super) fn lines(&self, body: &[u8]) -> Vec<Result<Vec<Cell>, String>> {
+    /// Splits lines into cells, without the first lines.
+    pub(super) fn lines(&self, body: &[u8], skipped: usize) -> Vec<Result<Vec<Cell>, String>> {
         let text = String::from_utf8_lossy(body);
         let delimiter = self.delimiter().unwrap_or(',');
         let quote = self.quote.as_deref().map_or(Some('"'), |quote| quote.chars().next());
         let lines = lines(text.trim_start_matches('\u{feff}'), delimiter, quote);
-        lines.into_iter().skip(self.skip_leading_rows).collect()
+        lines.into_iter().skip(skipped).collect()
     }
 
     /// Returns rows as JSON, or the error of each.
@@ -112,7 +114,8 @@ impl CsvFormat {
             });
             cells.collect()
         };
-        self.lines(body).into_iter().map(|cells| row(cells?)).collect()
+        let skipped = self.skip_leading_rows.unwrap_or(0);
+        self.lines(body, skipped).into_iter().map(|cells| row(cells?)).collect()
     }
 }
 
@@ -164,7 +167,7 @@ mod tests {
     fn quotes_hold_delimiters_line_ends_and_quotes() {
         let format = CsvFormat::default();
 
-        let lines = format.lines(b"a,\"b,\"\"c\"\"\n d\",\r\n\"\",2");
+        let lines = format.lines(b"a,\"b,\"\"c\"\"\n d\",\r\n\"\",2", 0);
 
         let texts = |line: &Result<Vec<Cell>, String>| {
             line.iter().flatten().map(|cell| cell.text.clone()).collect::<Vec<_>>()
@@ -173,6 +176,6 @@ mod tests {
             lines.iter().map(texts).collect::<Vec<_>>(),
             [vec!["a", "b,\"c\"\n d", ""], vec!["", "2"]]
         );
-        assert!(format.lines(b"\"open").iter().any(Result::is_err));
+        assert!(format.lines(b"\"open", 0).iter().any(Result::is_err));
     }
 }

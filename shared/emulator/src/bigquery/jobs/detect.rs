@@ -19,15 +19,20 @@ pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
     Schema { fields }
 }
 
-/// Derives the schema of CSV lines. A first line names the columns if it has only text and a column
-/// below has another type.
+/// Derives the schema of CSV lines, with names from a header.
+///
+/// The last skipped line may be the header, or the first line without `skipLeadingRows`. It is one
+/// if it has only text, and a column below has another type. With `skipLeadingRows` of 0 there is
+/// none.
 pub(super) fn csv<'a>(
     format: &mut CsvFormat,
     bodies: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Schema, Status> {
-    let lines = bodies.flat_map(|body| format.lines(body)).filter_map(Result::ok).take(MAX_ROWS);
+    let skipped = format.skip_leading_rows;
+    let first = skipped.unwrap_or(0).saturating_sub(1);
+    let lines = bodies.flat_map(|body| format.lines(body, first)).filter_map(Result::ok);
     let lines: Vec<Vec<String>> =
-        lines.map(|line| line.into_iter().map(|cell| cell.text).collect()).collect();
+        lines.take(MAX_ROWS).map(|line| line.into_iter().map(|cell| cell.text).collect()).collect();
     let Some((first, rest)) = lines.split_first() else {
         return Err(Status::invalid("autodetect needs at least one line"));
     };
@@ -36,19 +41,32 @@ pub(super) fn csv<'a>(
         cells.map(|text| of_text(text)).reduce(wider).unwrap_or(FieldType::String)
     };
     let is_text = |text: &String| of_text(text) == FieldType::String;
-    let has_header = format.skip_leading_rows > 0 || {
-        first.iter().all(is_text)
-            && (0..first.len()).any(|at| kind_of(rest, at) != FieldType::String)
-    };
-    // Skipped lines are not available here, and the names were in them.
-    let is_first_header = has_header && format.skip_leading_rows == 0;
-    let rows = if is_first_header { rest } else { &lines };
-    format.skip_leading_rows += usize::from(is_first_header);
+    let has_header = skipped != Some(0)
+        && first.iter().all(is_text)
+        && (0..first.len()).any(|at| kind_of(rest, at) != FieldType::String);
+    if skipped.is_none() {
+        format.skip_leading_rows = Some(usize::from(has_header));
+    }
+    let rows = if has_header || skipped.unwrap_or(0) > 0 { rest } else { &lines };
     let fields = first.iter().enumerate().map(|(at, text)| {
-        let name = if is_first_header { valid(text) } else { format!("string_field_{at}") };
-        new_field(&name, kind_of(rows, at))
+        let kind = kind_of(rows, at);
+        let name = if has_header { valid(text) } else { String::new() };
+        let made_up = format!("{}_field_{at}", prefix(kind));
+        new_field(if name.is_empty() { &made_up } else { &name }, kind)
     });
     Ok(Schema { fields: fields.collect() })
+}
+
+/// Returns the start of the name of a column without a name.
+fn prefix(kind: FieldType) -> &'static str {
+    match kind {
+        FieldType::Integer => "int64",
+        FieldType::Float => "double",
+        FieldType::Boolean => "bool",
+        FieldType::Date => "date",
+        FieldType::Timestamp => "timestamp",
+        _ => "string",
+    }
 }
 
 /// Converts a text to the name of a column: letters, digits and underscores.

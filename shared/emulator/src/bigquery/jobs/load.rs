@@ -53,6 +53,41 @@ pub(in crate::bigquery) struct Load {
     csv: csv::CsvFormat,
 }
 
+/// Options that Google knows and this emulator does not.
+const REFUSED: [&str; 17] = [
+    "connectionProperties",
+    "copyFilesOnly",
+    "dateFormat",
+    "datetimeFormat",
+    "decimalTargetTypes",
+    "destinationEncryptionConfiguration",
+    "destinationTableProperties",
+    "fileSetSpecType",
+    "nullMarkers",
+    "parquetOptions",
+    "projectionFields",
+    "referenceFileSchemaUri",
+    "schemaInline",
+    "timeFormat",
+    "timeZone",
+    "timestampFormat",
+    "useAvroLogicalTypes",
+];
+
+/// Checks that no option of a load is left out silently.
+fn check_options(load: &Value) -> Result<(), Status> {
+    let is_given = |name: &&&str| match &load[**name] {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(options) => !options.is_empty(),
+        _ => true,
+    };
+    match REFUSED.iter().find(is_given) {
+        Some(name) => Err(Status::unimplemented(&format!("load jobs with {name}"))),
+        None => Ok(()),
+    }
+}
+
 /// Source of the rows of a load.
 pub(in crate::bigquery) enum LoadedData {
     Uploaded(Bytes),
@@ -166,6 +201,7 @@ impl Catalog {
         let started = OffsetDateTime::now_utc();
         let format = load.format()?;
         load.csv.check(format == Format::Csv)?;
+        check_options(&asked.configuration["load"])?;
         if asked.dry_run == DryRun::Yes {
             return Err(Status::unimplemented("dryRun of load jobs"));
         }
