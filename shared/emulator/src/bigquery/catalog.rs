@@ -421,9 +421,27 @@ impl Catalog {
 
     pub(super) fn list_tables(&self, dataset: &DatasetName) -> Result<Value, Status> {
         self.show_dataset(dataset)?;
-        let names = self.tables.keys().filter(|name| name.dataset() == *dataset);
-        let shown = names.map(|name| {
-            json!({ "kind": "bigquery#table", "id": name.display(), "tableReference": reference(name) })
+        const SHOWN: [&str; 8] = [
+            "clustering",
+            "creationTime",
+            "expirationTime",
+            "friendlyName",
+            "labels",
+            "rangePartitioning",
+            "timePartitioning",
+            "view",
+        ];
+        let tables = self.tables.iter().filter(|(name, _)| name.dataset() == *dataset);
+        let shown = tables.map(|(name, table)| {
+            let kind = if table.view().is_some() { "VIEW" } else { "TABLE" };
+            let mut shown = json!({ "kind": "bigquery#table", "id": name.display(), "type": kind,
+                                    "tableReference": reference(name) });
+            for key in SHOWN {
+                if let Some(value) = table.resource.get(key) {
+                    shown[key] = value.clone();
+                }
+            }
+            shown
         });
         let shown: Vec<_> = shown.collect();
         let total = shown.len();

@@ -1,5 +1,6 @@
 //! Reads rows of tables and queries, and divides them into pages.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rusqlite::ErrorCode;
@@ -86,6 +87,19 @@ impl Rows {
         answer
     }
 
+    /// Returns the columns of these names, or all columns if there are no names.
+    fn only(&self, names: &[String]) -> Result<Cow<'_, Self>, Status> {
+        if names.is_empty() {
+            return Ok(Cow::Borrowed(self));
+        }
+        let fields = selected(&Schema { fields: self.fields.clone() }, names)?;
+        let place = |field: &Field| self.fields.iter().position(|one| one.name == field.name);
+        let places: Vec<usize> = fields.iter().filter_map(place).collect();
+        let row = |row: &Vec<Sql>| places.iter().map(|at| row[*at].clone()).collect();
+        let rows = self.rows.iter().map(row).collect();
+        Ok(Cow::Owned(Self { fields, rows }))
+    }
+
     /// Returns a row in the form of `insertAll`.
     pub(super) fn row(&self, index: usize) -> Map<String, Value> {
         let cells = self.fields.iter().zip(&self.rows[index]);
@@ -154,6 +168,7 @@ impl Catalog {
         let mut answer = json!({ "kind": "bigquery#tableDataList", "etag": "" });
         if let Some(result) = self.jobs.result_of(name) {
             let rows = result
+                .only(&page.selected)?
                 .page(&Page { max_rows: Some(page.max_rows.unwrap_or(PAGE)), ..page.clone() });
             answer.as_object_mut().into_iter().for_each(|answer| answer.extend(rows.clone()));
             return Ok(answer);

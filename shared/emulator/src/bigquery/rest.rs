@@ -99,6 +99,9 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     let parameters = query(&parts.uri);
     let faults = &bigquery.faults;
     match (&parts.method, words.as_slice()) {
+        (&Method::GET, ["projects", _, "datasets"]) if parameters.contains_key("filter") => {
+            Err(Status::unimplemented("the filter of bigquery.datasets.list"))
+        }
         (method, ["projects", project, "datasets"]) => {
             let body: Map<String, Value> = read_json(body).await?;
             let call = datasets(bigquery, method.clone(), project, body);

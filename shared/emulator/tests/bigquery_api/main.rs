@@ -6,6 +6,7 @@
 mod functions;
 mod jobs;
 mod layout;
+mod lists;
 mod loads;
 mod nested;
 mod numbers;

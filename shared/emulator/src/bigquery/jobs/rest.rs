@@ -85,8 +85,9 @@ pub(in crate::bigquery) async fn answer(
         (&Method::GET, ["jobs"]) => {
             let project = project.to_owned();
             let call = bigquery.with(move |catalog| {
-                let jobs = catalog.jobs.of(&project).collect::<Vec<_>>();
-                Ok(listed(&jobs, &call.parameters))
+                let is_asked = is_asked(&call.parameters)?;
+                let jobs = catalog.jobs.of(&project).filter(|job| is_asked(job));
+                Ok(listed(&jobs.collect::<Vec<_>>(), &call.parameters))
             });
             faults.around("bigquery.jobs.list", call).await
         }
@@ -230,6 +231,24 @@ pub(in crate::bigquery) async fn insert(
         Some(kind) => Err(Status::unimplemented(&format!("{kind} jobs"))),
         None => Err(Status::invalid("Required parameter is missing: configuration of the job")),
     }
+}
+
+/// Returns the condition on jobs that the times in a list's parameters express.
+fn is_asked(parameters: &HashMap<String, String>) -> Result<impl Fn(&Job) -> bool, Status> {
+    if parameters.contains_key("parentJobId") {
+        return Err(Status::unimplemented("parentJobId of bigquery.jobs.list"));
+    }
+    let millis = |name: &str| {
+        let text = parameters.get(name);
+        text.map(|text| text.parse::<i128>()).transpose().map_err(|_| {
+            Status::invalid(format!("Invalid value for {name}: milliseconds are expected"))
+        })
+    };
+    let (least, most) = (millis("minCreationTime")?, millis("maxCreationTime")?);
+    Ok(move |job: &Job| {
+        let created = job.started.unix_timestamp_nanos() / 1_000_000;
+        least.is_none_or(|least| created >= least) && most.is_none_or(|most| created <= most)
+    })
 }
 
 /// Returns a page of jobs, newest first.
