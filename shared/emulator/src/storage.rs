@@ -98,7 +98,7 @@ impl Storage {
     fn put(
         &self,
         ObjectRef { bucket, name, preconditions }: ObjectRef,
-        given: Given,
+        mut given: Given,
         data: &Bytes,
         components: Option<u32>,
     ) -> Result<Object, Status> {
@@ -119,9 +119,10 @@ impl Storage {
         // rename.
         let staged = self.0.disk.stage(bucket, data)?;
         let mut buckets = self.buckets();
-        let objects = &mut buckets.get_mut(bucket).ok_or_else(no_bucket)?.objects;
+        let Bucket { settings, objects } = buckets.get_mut(bucket).ok_or_else(no_bucket)?;
         let existing = objects.get(name);
         preconditions.check(existing)?;
+        given.storage_class = given.storage_class.or_else(|| settings.storage_class());
         let now_nanos = OffsetDateTime::now_utc().unix_timestamp_nanos();
         let micros = i64::try_from(now_nanos / 1000).unwrap_or(i64::MAX);
         let generation = existing.map_or(micros, |object| micros.max(object.generation + 1));

@@ -56,6 +56,11 @@ impl Settings {
     pub(super) fn new(created: String, given: Map<String, Value>) -> Self {
         Self { updated: created.clone(), created, metageneration: 1, given }
     }
+
+    /// Returns the storage class of objects that are written without one.
+    pub(super) fn storage_class(&self) -> Option<String> {
+        self.given.get("storageClass").and_then(Value::as_str).map(str::to_owned)
+    }
 }
 
 impl Storage {

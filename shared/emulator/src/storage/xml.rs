@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use tonic::Code;
@@ -18,6 +18,37 @@ use super::upload::{hash_header, text};
 use crate::rest::{decode, query, read_bytes};
 use crate::server::Cloud;
 use crate::status::Status;
+
+/// Parameters that mean a part of an object other than its data.
+const SUBRESOURCES: [&str; 16] = [
+    "acl",
+    "attributes",
+    "compose",
+    "encryption",
+    "legal-hold",
+    "partNumber",
+    "policy",
+    "restore",
+    "retention",
+    "select",
+    "storageClass",
+    "tagging",
+    "torrent",
+    "uploadId",
+    "uploads",
+    "versionId",
+];
+/// Headers that would change what is stored.
+const UNSUPPORTED_HEADERS: [&str; 2] = ["x-goog-encryption-kms-key-name", "x-goog-tagging"];
+/// Headers of a download that a parameter replaces.
+const REPLACED_HEADERS: [&str; 6] = [
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+];
 
 /// Returns true for the path of an object: its bucket exists, or the URL is signed.
 pub(crate) fn is_object_path(storage: &Storage, uri: &Uri) -> bool {
@@ -39,6 +70,7 @@ pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
             .ok_or_else(unsupported)?;
         let name = name(&method, &query, &headers).ok_or_else(unsupported)?;
         refuse_unsupported(&query, &headers)?;
+        refuse_parts(&method, &query, &headers)?;
         let body = read_bytes(body).await?;
         let call =
             XmlCall { storage: &cloud.storage, bucket, object, query: &query, headers: &headers };
@@ -65,6 +97,58 @@ fn name(
     }
 }
 
+/// Refuses parts of objects other than their data, and headers that would change what is stored.
+fn refuse_parts(
+    method: &Method,
+    query: &HashMap<String, String>,
+    headers: &HeaderMap,
+) -> Result<(), Status> {
+    if let Some(part) = SUBRESOURCES.iter().find(|part| query.contains_key(**part)) {
+        return Err(Status::unimplemented(&format!("{method} with ?{part} of the XML API")));
+    }
+    let is_refused = |name: &str| {
+        name.starts_with("x-amz-")
+            || name.starts_with("x-goog-object-lock-")
+            || UNSUPPORTED_HEADERS.contains(&name)
+    };
+    if let Some(name) = headers.keys().map(HeaderName::as_str).find(|name| is_refused(name)) {
+        return Err(Status::unimplemented(&format!("the header {name}")));
+    }
+    match text(headers, "x-goog-acl") {
+        // Every object has this access anyway.
+        None => Ok(()),
+        Some(acl) if acl == "project-private" => Ok(()),
+        Some(acl) => Err(Status::unimplemented(&format!("x-goog-acl: {acl}"))),
+    }
+}
+
+/// Checks the size of an upload against `x-goog-content-length-range: least,most`.
+fn check_size(headers: &HeaderMap, size: usize) -> Result<(), Status> {
+    let Some(range) = text(headers, "x-goog-content-length-range") else { return Ok(()) };
+    let ends = range.split_once(',').and_then(|(least, most)| {
+        Some((least.trim().parse::<usize>().ok()?, most.trim().parse::<usize>().ok()?))
+    });
+    let (least, most) = ends.ok_or_else(|| {
+        let text = format!("x-goog-content-length-range must be two numbers, not {range}");
+        Status::invalid(text)
+    })?;
+    if (least..=most).contains(&size) {
+        return Ok(());
+    }
+    Err(Status::invalid(format!("The object has {size} bytes, and {range} are allowed.")))
+}
+
+/// Replaces headers of a download by the parameters `response-...`.
+fn replace_headers(response: &mut Response, query: &HashMap<String, String>) {
+    for name in REPLACED_HEADERS {
+        let value = query.get(&format!("response-{name}"));
+        let value = value.and_then(|value| HeaderValue::from_str(value).ok());
+        if let Some(value) = value {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
 struct XmlCall<'a> {
     storage: &'a Storage,
     bucket: String,
@@ -81,13 +165,19 @@ impl XmlCall<'_> {
             "storage.objects.read" => {
                 let check = |object: &Object| preconditions.check(Some(object));
                 let (object, data) = storage.open_object(bucket, &self.object, check)?;
-                Ok(media(&object, data.read()?, self.headers))
+                let mut response = media(&object, data.read()?, self.headers);
+                replace_headers(&mut response, self.query);
+                Ok(response)
             }
             "storage.objects.delete" => {
                 storage.delete(bucket, &self.object, preconditions)?;
                 Ok(StatusCode::NO_CONTENT.into_response())
             }
             "storage.uploads.begin" => {
+                if self.headers.contains_key("x-goog-content-length-range") {
+                    let what = "x-goog-content-length-range of a resumable upload";
+                    return Err(Status::unimplemented(what));
+                }
                 let content = (self.headers, &Bytes::new());
                 let begun = storage.begin_upload(bucket, self.given(), preconditions, content)?;
                 let location = begun.headers()[header::LOCATION].clone();
@@ -98,6 +188,7 @@ impl XmlCall<'_> {
                 storage.continue_upload(id, self.headers, body)
             }
             _ => {
+                check_size(self.headers, body.len())?;
                 let object = storage.insert(bucket, self.given(), preconditions, body)?;
                 let generation = [("x-goog-generation", object.generation.to_string())];
                 Ok((generation, [(header::ETAG, object.etag())]).into_response())
@@ -118,6 +209,8 @@ impl XmlCall<'_> {
             content_disposition: header("content-disposition"),
             content_language: header("content-language"),
             cache_control: header("cache-control"),
+            custom_time: header("x-goog-custom-time"),
+            storage_class: header("x-goog-storage-class"),
             crc32c: hash_header(self.headers, "crc32c="),
             md5_hash: hash_header(self.headers, "md5=").or(header("content-md5")),
             metadata: metadata.collect(),
