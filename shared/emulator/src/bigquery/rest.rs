@@ -99,11 +99,8 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
     let parameters = query(&parts.uri);
     let faults = &bigquery.faults;
     match (&parts.method, words.as_slice()) {
-        (&Method::GET, ["projects", _, "datasets"]) if parameters.contains_key("filter") => {
-            Err(Status::unimplemented("the filter of bigquery.datasets.list"))
-        }
         (method, ["projects", project, "datasets"]) => {
-            let body: Map<String, Value> = read_json(body).await?;
+            let body: Map<String, Value> = read_unfiltered(&parameters, body).await?;
             let call = datasets(bigquery, method.clone(), project, body);
             faults.around(&format!("bigquery.datasets.{}", verb(method, true)), call).await
         }
@@ -153,6 +150,17 @@ async fn route(bigquery: &BigQuery, request: Request) -> Result<Value, Status> {
         }
         _ => Err(Status::unimplemented(&format!("{} /bigquery/v2/{path}", parts.method))),
     }
+}
+
+/// Reads the body of a call that must have no filter.
+async fn read_unfiltered(
+    parameters: &HashMap<String, String>,
+    body: Body,
+) -> Result<Map<String, Value>, Status> {
+    if parameters.contains_key("filter") {
+        return Err(Status::unimplemented("the filter of bigquery.datasets.list"));
+    }
+    read_json(body).await
 }
 
 /// Returns the requested permissions that are not denied.

@@ -6,6 +6,7 @@
 
 mod bytes;
 pub(super) mod default;
+mod exact;
 mod geography;
 pub(super) mod interval;
 
@@ -18,15 +19,13 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
+pub(super) use self::exact::exact_number;
+use self::exact::{BIGNUMERIC_DIGITS, NUMERIC_DIGITS, numeric, round};
 use super::schema::{Field, FieldType, Mode, find};
 
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =
     format_description!("[hour]:[minute]:[second].[subsecond digits:6]");
-/// Most digits of a NUMERIC before and after the point.
-const NUMERIC_DIGITS: (usize, usize) = (29, 9);
-const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
-
 /// Reason why a row is refused: the field and the error.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValueError {
@@ -173,33 +172,6 @@ fn within_digits(field: &Field, value: Value, path: &str) -> Result<Value, Strin
     Ok(rounded.into())
 }
 
-/// Rounds a decimal number to at most `scale` digits after the point.
-fn round(text: &str, scale: usize) -> String {
-    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if fraction.len() <= scale {
-        return text.to_owned();
-    }
-    let is_up = fraction.as_bytes()[scale] >= b'5';
-    let mut digits: Vec<u8> = format!("0{whole}{}", &fraction[..scale]).into_bytes();
-    let mut carry = is_up;
-    for digit in digits.iter_mut().rev() {
-        if !carry {
-            break;
-        }
-        carry = *digit == b'9';
-        *digit = if carry { b'0' } else { *digit + 1 };
-    }
-    let digits = String::from_utf8(digits).unwrap_or_default();
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let sign = if whole == "0" && fraction.is_empty() { "" } else { sign };
-    format!("{sign}{whole}{point}{fraction}")
-}
-
 fn scalar(kind: FieldType, value: &Value, path: &str) -> Result<Value, String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -281,50 +253,6 @@ fn time_scalar(kind: FieldType, text: &str, is_number: bool, path: &str) -> Resu
              HH:MM[:SS[.SSSSSS]] or YYYY/MM/DD HH:MM[:SS[.SSSSSS]]"
         ),
     })
-}
-
-/// Returns an exact number as text without superfluous zeros; `None` if it has too many digits.
-fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Value> {
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
-        None => (text, 0),
-    };
-    let (sign, digits) = match mantissa.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", mantissa.strip_prefix('+').unwrap_or(mantissa)),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all = format!("{whole}{fraction}");
-    if all.is_empty()
-        || !all.bytes().all(|byte| byte.is_ascii_digit())
-        || exponent.unsigned_abs() > 100
-    {
-        return None;
-    }
-    let point = i32::try_from(whole.len()).ok()? + exponent;
-    let zeros = usize::try_from(-point.min(0)).ok()?;
-    let all = format!("{}{all}", "0".repeat(zeros));
-    let point = usize::try_from(point.max(0)).ok()?;
-    let all = format!("{all:0<point$}");
-    let (whole, fraction) = all.split_at(point);
-    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-    if whole.len() > most_whole || fraction.len() > most_fraction {
-        return None;
-    }
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let is_zero = whole == "0" && fraction.is_empty();
-    let sign = if is_zero { "" } else { sign };
-    Some(match fraction {
-        "" => format!("{sign}{whole}").into(),
-        fraction => format!("{sign}{whole}.{fraction}").into(),
-    })
-}
-
-/// Returns a computed NUMERIC as text, rounded to nine digits after the point.
-pub(super) fn exact_number(number: f64) -> Value {
-    let shortest = number.to_string();
-    let rounded = || numeric(&format!("{number:.9}"), NUMERIC_DIGITS);
-    numeric(&shortest, NUMERIC_DIGITS).or_else(rounded).unwrap_or_else(|| shortest.into())
 }
 
 fn parse_time(text: &str) -> Option<Time> {
@@ -455,21 +383,6 @@ mod tests {
 
     fn normal_of(field: &Field, value: &Value) -> Result<Value, String> {
         normal(field, value, false, "f").map_err(|fault| fault.message)
-    }
-
-    #[test]
-    fn numbers_are_rounded_half_away_from_zero() {
-        for (text, scale, expected) in [
-            ("1.005", 2, "1.01"),
-            ("-1.005", 2, "-1.01"),
-            ("1.0049", 2, "1"),
-            ("0.999", 2, "1"),
-            ("99.5", 0, "100"),
-            ("-0.4", 0, "0"),
-            ("1.25", 2, "1.25"),
-        ] {
-            assert_eq!(round(text, scale), expected, "{text}");
-        }
     }
 
     #[test]

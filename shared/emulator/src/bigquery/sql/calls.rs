@@ -48,32 +48,7 @@ impl Writer<'_> {
             return Ok(next);
         }
         match upper.as_str() {
-            "CAST" | "SAFE_CAST" => {
-                let is_as = |place: &usize| self.tokens[*place].is_word("AS");
-                let Some(as_at) = (open..close).rev().find(is_as) else {
-                    return Err(self.wrong(at, "Syntax error: Expected keyword AS"));
-                };
-                let name = self.tokens[as_at + 1].word().unwrap_or_default().to_ascii_uppercase();
-                let Some(kind) = kind_named(&name)
-                    .filter(|_| as_at + 2 == close || self.tokens[as_at + 2].is_sign("("))
-                else {
-                    return Err(Status::unimplemented(&format!("CAST to {name}")));
-                };
-                let field = new_field("", kind);
-                let is_number = self.types.needs_number(Some(&field), at, close + 1);
-                self.push(if is_number { "CAST ( BQ_CAST (" } else { "BQ_CAST (" }, open);
-                self.range(open + 1, as_at)?;
-                let is_safe = i32::from(upper == "SAFE_CAST");
-                let given = self.types.of_range(open + 1, as_at);
-                let given = match given.as_ref() {
-                    given if is_bool(given) => literal("Boolean"),
-                    given if is_exact(given) => literal("Numeric"),
-                    Some(given) if is_bytes(given) => literal("Bytes"),
-                    _ => "''".to_owned(),
-                };
-                self.push(&format!(", '{kind:?}', {is_safe}, {given})"), close + 1);
-                Ok(self.push(if is_number { "AS REAL)" } else { "" }, close + 1))
-            }
+            "CAST" | "SAFE_CAST" => self.cast(&upper, open, close),
             "EXTRACT" => self.extract(open, close),
             "UNNEST" if self.before(at).is_some_and(|before| before.is_word("IN")) => {
                 let item = self.types.of_range(open + 1, close);
@@ -106,6 +81,35 @@ impl Writer<'_> {
             "ARRAY" => Err(Status::unimplemented("ARRAY over a subquery")),
             _ => self.named_call(&upper, at, open, close),
         }
+    }
+
+    /// Writes `CAST(value AS type)` or `SAFE_CAST(value AS type)`.
+    fn cast(&mut self, name: &str, open: usize, close: usize) -> Result<usize, Status> {
+        let at = open - 1;
+        let is_as = |place: &usize| self.tokens[*place].is_word("AS");
+        let Some(as_at) = (open..close).rev().find(is_as) else {
+            return Err(self.wrong(at, "Syntax error: Expected keyword AS"));
+        };
+        let kind = self.tokens[as_at + 1].word().unwrap_or_default().to_ascii_uppercase();
+        let Some(kind) =
+            kind_named(&kind).filter(|_| as_at + 2 == close || self.tokens[as_at + 2].is_sign("("))
+        else {
+            return Err(Status::unimplemented(&format!("CAST to {kind}")));
+        };
+        let field = new_field("", kind);
+        let is_number = self.types.needs_number(Some(&field), at, close + 1);
+        self.push(if is_number { "CAST ( BQ_CAST (" } else { "BQ_CAST (" }, open);
+        self.range(open + 1, as_at)?;
+        let is_safe = i32::from(name == "SAFE_CAST");
+        let given = self.types.of_range(open + 1, as_at);
+        let given = match given.as_ref() {
+            given if is_bool(given) => literal("Boolean"),
+            given if is_exact(given) => literal("Numeric"),
+            Some(given) if is_bytes(given) => literal("Bytes"),
+            _ => "''".to_owned(),
+        };
+        self.push(&format!(", '{kind:?}', {is_safe}, {given})"), close + 1);
+        Ok(self.push(if is_number { "AS REAL)" } else { "" }, close + 1))
     }
 
     /// Writes a call of a function that SQLite has, or that is registered there.
