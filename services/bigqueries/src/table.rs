@@ -28,6 +28,9 @@ const QUICK_TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_secs(30);
 /// Pause between two checks of a table that is missing or different.
 const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+/// Advice after BigQuery has refused a new column because of a missing permission.
+const MAY_NOT_CHANGE: &str = "; a change of columns needs roles/bigquery.dataEditor, and the right to set data \
+                              policies if a column has one; or add the columns in BigQuery, with ALTER TABLE";
 /// Least role that may write to the table, and create the view in its dataset.
 const ROLE: &str = "roles/bigquery.dataEditor";
 
@@ -362,7 +365,11 @@ impl Table {
             Err(Failure::Refused(refused)) if is_about_settings(&refused) => {
                 Err(Fault::Refused(format!("it cannot be changed: {}", refused.message)))
             }
-            Err(failure) => Err(Fault::Unchanged(self.fault(&failure).into_text())),
+            Err(failure) => {
+                let is_denied = matches!(&failure, Failure::Refused(Refused { status: 403, .. }));
+                let hint = if is_denied { MAY_NOT_CHANGE } else { "" };
+                Err(Fault::Unchanged(format!("{}{hint}", self.fault(&failure).into_text())))
+            }
         }
     }
 

@@ -49,8 +49,8 @@ impl Comparison {
     /// Returns the fields of the table, extended by everything that `columns` have and the fields
     /// lack.
     ///
-    /// The existing fields stay as they are, except for their policy tags. BigQuery keeps tags that
-    /// a change leaves out, but requires a separate permission for tags that a change repeats.
+    /// The existing fields stay as they are, except for their tags. BigQuery keeps tags that a change
+    /// leaves out, but requires a separate permission for tags that a change repeats.
     pub(super) fn merge(&mut self, fields: &[Value], columns: &[Column], at: &str) -> Vec<Value> {
         let mut merged: Vec<Value> = fields.iter().map(without_tags).collect();
         self.find_unfilled(fields, columns, at);
@@ -125,11 +125,12 @@ impl Comparison {
     }
 }
 
-/// Returns a field without policy tags, at any depth.
+/// Returns a field without its tags, at any depth.
 fn without_tags(field: &Value) -> Value {
     let mut field = field.clone();
     if let Some(members) = field.as_object_mut() {
         members.remove("policyTags");
+        members.remove("dataGovernanceTagsInfo");
     }
     if let Some(inner) = field.get_mut("fields").and_then(Value::as_array_mut) {
         inner.iter_mut().for_each(|field| *field = without_tags(field));
@@ -245,8 +246,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_stay_as_they_are_but_for_their_policy_tags() {
-        let tagged = |name: &str| json!({ "name": name, "type": "STRING", "maxLength": "7", "policyTags": { "names": ["t"] } });
+    fn fields_stay_as_they_are_but_for_their_tags() {
+        let tagged = |name: &str| {
+            json!({ "name": name, "type": "STRING", "maxLength": "7", "policyTags": { "names": ["t"] },
+            "dataGovernanceTagsInfo": { "dataGovernanceTags": { "k": "v" } } })
+        };
         let untagged = |name: &str| json!({ "name": name, "type": "STRING", "maxLength": "7" });
         let record = |fields: Value| json!({ "name": "r", "type": "RECORD", "fields": fields });
         let table = [tagged("a"), record(json!([tagged("b")]))];
