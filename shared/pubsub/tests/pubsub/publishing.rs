@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pipeline::Recovery;
-use pubsub::Publishers;
+use pubsub::{Endpoint, Publishers};
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
@@ -74,7 +74,9 @@ async fn a_connection_that_died_without_a_word_is_replaced() {
     let proxy = Proxy::start(world.emulator.address().port(), None);
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     let batch = [world.outgoing("data".into(), "")];
-    publishers.publish(&world.topic, &batch).await.unwrap();
+    for _connection in 0..Endpoint::default().channels {
+        publishers.publish(&world.topic, &batch).await.unwrap();
+    }
 
     proxy.forget_connections();
     let lost = timeout(Duration::from_secs(1), publishers.publish(&world.topic, &batch)).await;
