@@ -119,6 +119,9 @@ pub(super) fn catalogue() -> Vec<Fault> {
         kind["retry_after"] = 2.into();
         add(name.into(), Injury::Cloud(vec![cloud_fault(UPLOAD, 10, kind)]));
     }
+    for (name, method, count, kind) in googles_refusals() {
+        add(name.into(), Injury::Cloud(vec![cloud_fault(method, count, kind)]));
+    }
     let row = cloud_fault("AppendRows", 2, json!({ "kind": "refuse_row" }));
     add(ROW_ERRORS.into(), Injury::Cloud(vec![row]));
     let all_the_time = |method, code| cloud_fault(method, u64::MAX, refuse(code));
@@ -139,6 +142,28 @@ pub(super) fn catalogue() -> Vec<Fault> {
     faults.iter_mut().for_each(|fault| fault.long = fault.is_heavy().then_some(SOME_TIME));
     faults.extend(long());
     faults
+}
+
+/// Returns refusals with Google's own reasons. None of them is about the rows or objects themselves.
+fn googles_refusals() -> [(&'static str, &'static str, u64, Value); 4] {
+    let append = |code: i32, error: &str, message: &str, ends_stream: bool| {
+        let mut kind = json!({ "kind": "append_error", "code": code, "ends_stream": ends_stream });
+        kind["message"] = message.into();
+        if !error.is_empty() {
+            kind["storage_error"] = error.into();
+        }
+        kind
+    };
+    let mut policy = refuse(9);
+    policy["reason"] = "orgPolicyConstraintFailed".into();
+    let quota = append(8, "", "Exceeds 'AppendRows throughput' quota", false);
+    let columns = append(3, "SCHEMA_MISMATCH_EXTRA_FIELDS", "extra proto fields", true);
+    [
+        ("append-quota", "AppendRows", 10, quota),
+        ("append-unknown-column", "AppendRows", 5, columns),
+        ("upload-policy", UPLOAD, 5, policy),
+        ("publish-denied", "Publish", 10, refuse(7)),
+    ]
 }
 
 /// Returns the faults that last a minute or more.
