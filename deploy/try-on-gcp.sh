@@ -13,7 +13,7 @@
 # Datastore User. Each run has an identifier. All names that it creates contain it, and it removes no other names.
 # With YES=1, the script starts without a question. With KEEP_RESOURCES=1, it removes nothing.
 #
-# Exit codes: 0 if all tests passed or were skipped, and nothing is left; 1 if not; 2 if nothing was started; 129, 130
+# Exit codes: 0 if tests passed, none failed, and nothing is left; 1 if not; 2 if nothing was started; 129, 130
 # or 143 after a signal.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -77,7 +77,7 @@ each() {
         left+=("names with $run, which this lists: $(printf '%q ' "${list[@]}")")
         return
     fi
-    for name in $(tr -d ' ' <<<"$names" | grep -E "[a-z][-_]${run}[-_][0-9a-f]{12}$"); do
+    for name in $(tr -d ' ' <<<"$names" | grep -E "[a-z0-9_][-_]${run}[-_][0-9a-f]{12}$"); do
         try "${@//NAME/$name}"
     done
 }

@@ -169,7 +169,7 @@ impl Tried {
         let expected = [
             format!(
                 "gcloud --project p --quiet pubsub subscriptions delete \
-                 projects/p/subscriptions/rows-{run}-0123456789ab"
+                 projects/p/subscriptions/int64-{run}-0123456789ab"
             ),
             format!(
                 "gcloud --project p --quiet pubsub topics delete projects/p/topics/raw-{run}-0123456789ab"

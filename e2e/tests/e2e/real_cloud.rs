@@ -92,7 +92,7 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
     let stage = Stage::set().await;
     let mut settings = stage.bigqueries();
     settings.table = TableSettings {
-        partition_by: Some(Partitions { require_filter: true, ..Partitions::default() }),
+        partition_by: Some(Partitions { require_filter: Some(true), ..Partitions::default() }),
         view: Some("readings_once".into()),
         labels: [("purpose".to_owned(), "trial".to_owned())].into(),
         ..settings.table

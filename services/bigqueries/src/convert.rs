@@ -54,6 +54,9 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PA
 /// Smallest number that is read as milliseconds; smaller ones are seconds. Ingestion reads event
 /// times in the same way.
 const FIRST_MILLISECONDS: f64 = 1e11;
+/// End of the numbers that are read as times if they have more digits than 64 bits hold. It is in
+/// the year 2286. A larger number is rather a date such as `20250615103000.123456`.
+const WIDE_TIME_END: f64 = 1e13;
 /// Maximum characters of a value in an error.
 const MAX_SHOWN: usize = 100;
 
@@ -211,7 +214,7 @@ fn timestamp(value: &Value) -> Option<OffsetDateTime> {
     match value {
         Value::String(text) => {
             if let Some(number) = wide_number(text) {
-                return epoch_time(number);
+                return (number.abs() < WIDE_TIME_END).then(|| epoch_time(number)).flatten();
             }
             let text = text.strip_suffix(" UTC").map_or(text.clone(), |text| format!("{text}Z"));
             OffsetDateTime::parse(&text.replacen(' ', "T", 1), &Rfc3339).ok()
@@ -299,7 +302,9 @@ mod tests {
             assert_eq!(cell(Kind::Timestamp, read(digits)), micros, "{digits}");
         }
         assert_eq!(cell(Kind::Timestamp, json!("1749981600.5")), None, "a text is no epoch time");
-        assert_eq!(cell(Kind::Timestamp, read("1e400")), None);
+        for other in ["1e400", "20250615103000.123456"] {
+            assert_eq!(cell(Kind::Timestamp, json!(other)), None, "{other}");
+        }
         let point = |digits| read(&format!(r#"{{"type":"Point","coordinates":[{digits},52.5]}}"#));
         let written = cell(Kind::Geography, point("13.404953999999998888"));
         assert_eq!(written, cell(Kind::Geography, point("13.404953999999999")));

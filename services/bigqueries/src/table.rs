@@ -216,6 +216,7 @@ impl Table {
     async fn ensure(&self) -> Result<Value, Fault> {
         match self.look().await? {
             Some(found) => {
+                self.compare_rules(&found)?;
                 let found = self.reconcile(found).await?;
                 // A column that was just added gets its default in this second change.
                 self.reconcile(found).await
@@ -315,7 +316,8 @@ impl Table {
                 State::WillCreate("it does not exist; the service creates it at its start".into())
             }
             Ok(None) => State::Missing("it does not exist, and table.create is off".into()),
-            Ok(Some(found)) => match self.compare(&found) {
+            Ok(Some(found)) => match self.compare_rules(&found).and_then(|()| self.compare(&found))
+            {
                 Ok(None) => self.rights().await,
                 Ok(Some(_)) => {
                     State::WillCreate("the service adds columns or defaults at its start".into())
@@ -366,7 +368,7 @@ impl Table {
                 Err(Fault::Refused(format!("it cannot be changed: {}", refused.message)))
             }
             Err(failure) => {
-                let is_denied = matches!(&failure, Failure::Refused(Refused { status: 403, .. }));
+                let is_denied = matches!(&failure, Failure::Refused(Refused { reason, .. }) if reason == "accessDenied");
                 let hint = if is_denied { MAY_NOT_CHANGE } else { "" };
                 Err(Fault::Unchanged(format!("{}{hint}", self.fault(&failure).into_text())))
             }

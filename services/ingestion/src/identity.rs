@@ -123,8 +123,8 @@ fn short(hash: Sha256) -> String {
 /// Value in a payload.
 struct Given<'a> {
     json: &'a str,
-    /// The value without loss of digits. `None` if `json` is longer than [`MAX_GIVEN_BYTES`], so
-    /// that it is no valid id or time.
+    /// The value without loss of digits. `None` if `json` is longer than [`MAX_GIVEN_BYTES`] or no
+    /// text in Unicode, so that it is no valid id or time.
     value: Option<Value>,
 }
 

@@ -32,7 +32,10 @@ pub(super) fn text(value: &Value) -> Option<String> {
 /// A coordinate with more digits than 64 bits hold comes as a text. A geography has 64 bits for it.
 fn with_numbers(json: &Value) -> Value {
     match json {
-        Value::String(text) => wide_number(text).map_or_else(|| json.clone(), Value::from),
+        Value::String(text) => {
+            let number = wide_number(text).filter(|number| number.is_finite());
+            number.map_or_else(|| json.clone(), Value::from)
+        }
         Value::Array(list) => list.iter().map(with_numbers).collect(),
         Value::Object(members) => {
             let members = members.iter().map(|(name, value)| (name.clone(), with_numbers(value)));

@@ -214,7 +214,6 @@ impl XmlCall<'_> {
             crc32c: hash_header(self.headers, "crc32c="),
             md5_hash: hash_header(self.headers, "md5=").or(header("content-md5")),
             metadata: metadata.collect(),
-            ..Given::default()
         }
     }
 

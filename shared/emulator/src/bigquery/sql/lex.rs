@@ -249,7 +249,7 @@ fn content(rest: &str, quote: char, escapes: Escapes) -> Result<(Vec<u8>, usize)
             }
             (char, _) => char.len_utf8(),
         };
-        content.extend_from_slice(rest[at..at + len].as_bytes());
+        content.extend_from_slice(&rest.as_bytes()[at..at + len]);
         at += len;
     }
     Err("Syntax error: Unclosed string literal")

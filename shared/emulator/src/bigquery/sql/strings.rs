@@ -10,8 +10,8 @@ type Answer = rusqlite::Result<Option<Sql>>;
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "like", 2, like)?;
-    add(connection, "LOWER", 1, |call| change(call, |text| text.to_lowercase()))?;
-    add(connection, "UPPER", 1, |call| change(call, |text| text.to_uppercase()))?;
+    add(connection, "LOWER", 1, |call| change(call, str::to_lowercase))?;
+    add(connection, "UPPER", 1, |call| change(call, str::to_uppercase))?;
     add(connection, "TRIM", 1, |call| change(call, |text| text.trim().into()))?;
     add(connection, "LTRIM", 1, |call| change(call, |text| text.trim_start().into()))?;
     add(connection, "RTRIM", 1, |call| change(call, |text| text.trim_end().into()))?;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::super::schema::{Field, FieldType, Mode};
+use super::super::schema::{Field, FieldType};
 use super::super::value;
 use super::infer::{Shown, Types, is_exact, kind_named};
 use super::lex::{Quoted, Token, syntax};
