@@ -82,6 +82,20 @@ impl Status {
         self.letter_outage.current()
     }
 
+    /// Returns why the last write to the destination failed, and when. Later writes may have
+    /// succeeded.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<(String, OffsetDateTime)> {
+        self.outage.last_failure()
+    }
+
+    /// Returns why the last write of a dead letter failed, and when. Later writes may have
+    /// succeeded.
+    #[must_use]
+    pub fn last_letter_failure(&self) -> Option<(String, OffsetDateTime)> {
+        self.letter_outage.last_failure()
+    }
+
     /// Returns the messages and bytes that were received but are not yet settled.
     #[must_use]
     pub fn in_flight(&self) -> (usize, usize) {

@@ -1,6 +1,6 @@
 //! State that all lanes of a pipeline share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -45,29 +45,48 @@ impl<T, S, D> Shared<T, S, D> {
     }
 }
 
-/// Current outage of the destination: its reason and its start. Empty while writes succeed.
+/// Outages of the destination: the current one and the last failure.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Outage(Arc<Mutex<Option<(String, OffsetDateTime)>>>);
+pub(crate) struct Outage(Arc<Mutex<Failures>>);
+
+#[derive(Debug, Default)]
+struct Failures {
+    /// Start of the current outage. Empty while writes succeed.
+    since: Option<OffsetDateTime>,
+    /// Reason and time of the last failure. It stays when the outage is over.
+    last: Option<(String, OffsetDateTime)>,
+}
 
 impl Outage {
-    /// Returns its reason and its start.
+    /// Returns the reason and the start of the current outage.
     pub(crate) fn current(&self) -> Option<(String, OffsetDateTime)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let failures = self.lock();
+        let (reason, _) = failures.last.clone()?;
+        Some((reason, failures.since?))
+    }
+
+    /// Returns the reason and the time of the last failure, also after the outage.
+    pub(crate) fn last_failure(&self) -> Option<(String, OffsetDateTime)> {
+        self.lock().last.clone()
     }
 
     /// Records a failed attempt. Returns true for the first failure of a series.
     pub(crate) fn began(&self, reason: String) -> bool {
-        let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = outage.is_none();
-        let since = outage.as_ref().map_or_else(OffsetDateTime::now_utc, |(_, since)| *since);
-        *outage = Some((reason, since));
+        let now = OffsetDateTime::now_utc();
+        let mut failures = self.lock();
+        let is_new = failures.since.is_none();
+        failures.since.get_or_insert(now);
+        failures.last = Some((reason, now));
         is_new
     }
 
     pub(crate) fn over(&self) {
-        let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if outage.take().is_some() {
+        if self.lock().since.take().is_some() {
             info!("writes succeed again");
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Failures> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{info, warn};
 
+/// Name of the condition that holds while the pipeline's writes succeed.
+const DESTINATION: &str = "destination";
+/// Name of the condition that holds while dead letters can be written.
+const DEAD_LETTERS: &str = "dead_letters";
+
 /// Health of a process. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Health(Arc<Mutex<Inner>>);
@@ -19,6 +24,7 @@ struct Inner {
     conditions: BTreeMap<&'static str, ConditionState>,
     pipeline: Option<(Status, pipeline::Metrics)>,
     facts: Map<String, Value>,
+    /// Last error of a [`Condition`].
     last_error: Option<(String, OffsetDateTime)>,
     failure: Option<String>,
 }
@@ -76,8 +82,8 @@ impl Health {
         let mut conditions = inner.conditions.clone();
         let pipeline = inner.pipeline.as_ref().map(|(status, _)| status);
         let outages = [
-            ("destination", pipeline.and_then(Status::outage)),
-            ("dead_letters", pipeline.and_then(Status::letter_outage)),
+            (DESTINATION, pipeline.and_then(Status::outage)),
+            (DEAD_LETTERS, pipeline.and_then(Status::letter_outage)),
         ];
         for (name, outage) in outages {
             if let Some((reason, since)) = outage {
@@ -121,7 +127,7 @@ impl Health {
         let inner = self.lock();
         let mut report = inner.facts.clone();
         report.insert("ready".into(), is_ready.into());
-        let (last_error, at) = inner.last_error.clone().unzip();
+        let (last_error, at) = inner.last_error().unzip();
         report.insert("last_error".into(), last_error.into());
         let at = at.and_then(|at| at.format(&Rfc3339).ok());
         report.insert("last_error_at".into(), at.into());
@@ -147,6 +153,22 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Returns the newest error of a dependency or of a write, and its time. It stays when it is over.
+    fn last_error(&self) -> Option<(String, OffsetDateTime)> {
+        let of_pipeline = |name, last: fn(&Status) -> _| {
+            let (reason, at): (String, _) = last(&self.pipeline.as_ref()?.0)?;
+            Some((format!("{name}: {reason}"), at))
+        };
+        let errors = [
+            self.last_error.clone(),
+            of_pipeline(DESTINATION, Status::last_failure),
+            of_pipeline(DEAD_LETTERS, Status::last_letter_failure),
+        ];
+        errors.into_iter().flatten().max_by_key(|(_, at)| *at)
     }
 }
 

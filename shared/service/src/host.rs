@@ -229,6 +229,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_status_tells_why_the_last_write_failed() {
+        let hosted = start(Trouble::FirstWriteFails).await;
+        let written = async {
+            loop {
+                let answer = get(&hosted, "/status").await;
+                if answer.contains("\"sent\":1") {
+                    return answer;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+
+        let answer = tokio::time::timeout(PATIENCE, written).await.unwrap();
+
+        assert!(answer.contains("\"last_error\":\"destination: write: not today\""), "{answer}");
+        assert!(answer.contains("\"last_error_at\":\"20"), "{answer}");
+    }
+
+    #[tokio::test]
     async fn a_service_that_cannot_go_on_is_not_healthy_while_it_drains() {
         let hosted = start(Trouble::SourceFailsWhileAWriteHangs).await;
 

@@ -1,5 +1,6 @@
 //! Service for tests that fails in a chosen way.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pipeline::dead_letter::Policy;
@@ -45,6 +46,8 @@ pub(crate) enum Trouble {
     LaneHangs,
     /// A write blocks its thread.
     WriteHangs,
+    /// The first write fails, and the next one succeeds.
+    FirstWriteFails,
     /// The sink reports that no message can succeed.
     SinkStops,
     /// The settings do not match the resources that they name.
@@ -102,7 +105,7 @@ impl Service for Scripted {
             service: Self::NAME,
             source: Script { trouble, is_sent: false },
             transform: Unchanged,
-            sink: Destination(trouble),
+            sink: Destination { trouble, attempts: AtomicUsize::new(0) },
             dead_letters: Policy::Write(MemoryDeadLetters(
                 ledger,
                 Fates::new(FaultRates::default(), 1),
@@ -190,7 +193,10 @@ impl Transform for Unchanged {
     }
 }
 
-struct Destination(Trouble);
+struct Destination {
+    trouble: Trouble,
+    attempts: AtomicUsize,
+}
 
 impl Sink for Destination {
     type Record = ();
@@ -206,7 +212,7 @@ impl Sink for Destination {
     fn open(&self, (): &()) {}
 
     fn push(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, PushError<()>> {
-        if self.0 == Trouble::LaneHangs {
+        if self.trouble == Trouble::LaneHangs {
             block();
         }
         Ok(1)
@@ -215,7 +221,11 @@ impl Sink for Destination {
     fn encode(&self, (): (), (): &mut ()) {}
 
     async fn write(&self, (): &(), _: Duration) -> Result<Vec<Refusal>, Error> {
-        match self.0 {
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
+        match self.trouble {
+            Trouble::FirstWriteFails if attempt == 0 => {
+                Err(Recovery::Retry.because("write", "not today"))
+            }
             Trouble::WriteHangs => block(),
             Trouble::SinkStops => Err(Recovery::Stop.because("write", "no message can succeed")),
             Trouble::SourceFailsWhileAWriteHangs => std::future::pending().await,

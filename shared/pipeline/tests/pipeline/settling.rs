@@ -349,6 +349,8 @@ async fn a_letter_is_written_until_it_is_durable() {
     assert_eq!(env.ledger.book().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 1);
     assert_eq!(env.running.status().letter_outage(), None);
+    assert!(env.running.status().last_letter_failure().is_some(), "it stays after the outage");
+    assert_eq!(env.running.status().last_failure(), None);
 }
 
 #[tokio::test(start_paused = true)]
