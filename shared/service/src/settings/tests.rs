@@ -373,6 +373,22 @@ fn a_section_of_another_form_is_told_with_its_unknown_keys() {
 }
 
 #[test]
+fn the_address_of_an_emulator_needs_a_port_unless_it_is_a_url() {
+    let faults = |address| {
+        read("project: p\n", &[("PUBSUB_EMULATOR_HOST", address)]).err().unwrap_or_default()
+    };
+
+    for right in ["localhost:8085", "[::1]:8085", "http://localhost", "https://cloud/path"] {
+        assert_eq!(faults(right), Vec::<String>::new(), "{right}");
+    }
+    for wrong in ["localhost", "127.0.0.1", "[::1]"] {
+        let expected = "PUBSUB_EMULATOR_HOST: must be host:port, such as localhost:8085, or a URL; \
+                        the port is missing";
+        assert_eq!(faults(wrong), [expected], "{wrong}");
+    }
+}
+
+#[test]
 fn a_host_to_listen_on_is_an_address_or_a_name() {
     let faults = |host: &str| {
         let mut faults = Faults::default();

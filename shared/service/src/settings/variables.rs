@@ -51,6 +51,14 @@ impl Layers {
             let values = known.flat_map(|known| ecosystem(known, variables, keys)).collect();
             Variables { layer, values }
         };
+        let is_emulator = |known: &&Variable| known.kind == VariableKind::EmulatorHost;
+        for known in known.iter().filter(is_emulator) {
+            let is_wrong = set(known, variables).is_some_and(|(_, value)| has_no_port(value));
+            let right = "must be host:port, such as localhost:8085, or a URL";
+            if is_wrong {
+                faults.add_line(format!("{}: {right}; the port is missing", known.name));
+            }
+        }
         let mut values = BTreeMap::new();
         for (name, text) in variables {
             match own_key(name, text, keys) {
@@ -129,8 +137,7 @@ fn ecosystem(
     variables: &[(String, String)],
     keys: &Keys,
 ) -> Vec<(String, (String, String))> {
-    let set = variables.iter().find(|(name, value)| name == known.name && !value.is_empty());
-    let Some((name, value)) = set else { return Vec::new() };
+    let Some((name, value)) = set(known, variables) else { return Vec::new() };
     let is_emulator = known.kind == VariableKind::EmulatorHost;
     let is_host = is_emulator && !value.contains("://");
     let url = if is_host { format!("http://{value}") } else { value.clone() };
@@ -141,6 +148,20 @@ fn ecosystem(
         set.push((credentials, (name.clone(), "anonymous".into())));
     }
     set
+}
+
+/// Returns the name and the text of an ecosystem variable, unless it is unset or empty.
+fn set<'a>(known: &Variable, variables: &'a [(String, String)]) -> Option<&'a (String, String)> {
+    variables.iter().find(|(name, value)| name == known.name && !value.is_empty())
+}
+
+/// Returns true for the address of an emulator that has neither a scheme nor a port. Port 80 is never
+/// meant.
+fn has_no_port(address: &str) -> bool {
+    let authority = address.split('/').next().unwrap_or_default();
+    // The colons in brackets are those of an IPv6 address.
+    let after_host = authority.rsplit(']').next().unwrap_or_default();
+    !address.contains("://") && !after_host.contains(':')
 }
 
 impl Variables {
