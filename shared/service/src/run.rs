@@ -22,6 +22,8 @@ use crate::{Hosted, Service, args, cloud, logs, output, probe, proxies, schema};
 pub(crate) const FAILED: u8 = 1;
 /// Exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
+/// Advice for wrong settings when there is no file.
+const NO_FILE: &str = "no settings file was given: name one with --config FILE or DATAFLOW_CONFIG";
 /// Longest wait for the last log lines at the end of the process.
 pub(crate) const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -92,6 +94,9 @@ fn run_from<T: Settings, S: Service>(
         Ok(settings) => settings,
         Err(faults) => {
             report_faults::<S>(&faults, command.form());
+            if config.is_none() && command.form() == Form::Text {
+                output::note(NO_FILE);
+            }
             return WRONG_SETTINGS;
         }
     };

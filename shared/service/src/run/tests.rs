@@ -134,6 +134,15 @@ fn a_service_whose_settings_do_not_fit_ends_with_exit_code_2() {
 }
 
 #[test]
+fn wrong_settings_without_a_file_are_told_with_how_to_name_one() {
+    let mut process = Process::start(Trouble::None, "soon");
+
+    process.until_it_says("no settings file was given: name one with --config");
+
+    assert_eq!(process.ended().code(), Some(2));
+}
+
+#[test]
 fn a_service_that_fails_and_cannot_drain_ends_after_its_grace_period() {
     let mut process = Process::start(Trouble::SourceFailsWithBlockedWorkers, "100ms");
 
