@@ -4,6 +4,7 @@
 mod lines;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::env::VarError;
 use std::fmt;
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -13,7 +14,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber, error};
+use tracing::{Event, Level, Subscriber, error, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -22,17 +23,20 @@ use tracing_subscriber::registry::LookupSpan;
 use lines::Lines;
 pub(crate) use lines::{flush, lost};
 
-/// Log level without `RUST_LOG`. Firestore's client logs every client that it creates, so it is
+/// Variable that sets the log level.
+const RUST_LOG: &str = "RUST_LOG";
+/// Log level without [`RUST_LOG`]. Firestore's client logs every client that it creates, so it is
 /// limited to warnings.
 const LEVEL: &str = "info,firestore=warn";
 
 /// Sends this process's logs to standard error, at the level of `RUST_LOG`. Without `RUST_LOG` the
-/// level is `info`, and `warn` for Firestore's client.
+/// level is `info`, and `warn` for Firestore's client. The same holds if `RUST_LOG` is wrong, and a
+/// line says so.
 ///
 /// No thread waits for standard error. While its reader does not read, lines are queued. When the
 /// queue is full, lines are lost and counted. So call [`flush`] before the process ends.
 pub(crate) fn install() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVEL));
+    let (filter, wrong) = filter(std::env::var(RUST_LOG));
     let is_terminal = std::io::stderr().is_terminal();
     let lines = Lines::of_process(if is_terminal { lost_for_people } else { lost_for_programs });
     let builder = tracing_subscriber::fmt()
@@ -49,6 +53,23 @@ pub(crate) fn install() {
     }
     // An error means that the embedding program has set up logs already.
     drop(installed);
+    if let Some(wrong) = wrong {
+        warn!("{wrong}");
+    }
+}
+
+/// Returns the filter of a value of [`RUST_LOG`], and what is wrong with the value.
+fn filter(value: Result<String, VarError>) -> (EnvFilter, Option<String>) {
+    let wrong = match value {
+        Ok(directives) => match EnvFilter::try_new(&directives) {
+            Ok(filter) => return (filter, None),
+            Err(error) => format!("{RUST_LOG} is `{directives}`: {error}"),
+        },
+        Err(VarError::NotPresent) => return (EnvFilter::new(LEVEL), None),
+        Err(error @ VarError::NotUnicode(_)) => format!("{RUST_LOG}: {error}"),
+    };
+    let like = "must be levels such as `debug` or `info,pubsub=debug`";
+    (EnvFilter::new(LEVEL), Some(format!("{wrong}; {like}; the level is `{LEVEL}`")))
 }
 
 /// Logs a panic like any other event. The default hook would write to standard error and wait for
@@ -178,7 +199,7 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
-    use tracing::{debug, info, warn};
+    use tracing::{debug, info};
 
     use super::*;
 
@@ -233,6 +254,21 @@ mod tests {
             "error": "two\nlines",
         });
         assert_eq!(lines[0], expected);
+    }
+
+    #[test]
+    fn a_level_that_cannot_be_read_is_replaced_and_named() {
+        let filtered = |value: &str| {
+            let (filter, wrong) = filter(Ok(value.into()));
+            (filter.to_string(), wrong.unwrap_or_default())
+        };
+
+        assert_eq!(filtered("pubsub=debug"), ("pubsub=debug".into(), String::new()));
+        let (filter, wrong) = filtered("pubsub=loud");
+        assert_eq!(filter, EnvFilter::new(LEVEL).to_string());
+        assert!(wrong.starts_with("RUST_LOG is `pubsub=loud`: "), "{wrong}");
+        let (_, wrong) = super::filter(Err(VarError::NotPresent));
+        assert_eq!(wrong, None);
     }
 
     #[test]
