@@ -47,8 +47,11 @@ impl Unreadable {
     pub(super) fn explain(&self, range: Option<&str>) -> String {
         let Some(expected) = expected(&self.error) else {
             // This error text comes from one of our own types.
+            let is_said = |shown| self.value.is_string() && self.error.contains(shown);
             return match shown(&self.key, &self.value) {
-                Some(shown) if !self.value.is_object() => format!("{}, is {shown}", self.error),
+                Some(shown) if !self.value.is_object() && !is_said(&shown) => {
+                    format!("{}, is {shown}", self.error)
+                }
                 _ => self.error.clone(),
             };
         };
@@ -144,5 +147,21 @@ fn shown(key: &str, value: &Value) -> Option<String> {
             Some(format!("`{}`", text.chars().take(MAX_SHOWN).collect::<String>()))
         }
         Value::Bool(_) | Value::Number(_) => Some(value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_the_error_names_is_not_said_again() {
+        let explained = |error: &str| {
+            let (key, value) = ("type".into(), json!("STRNG"));
+            Unreadable { key, value, error: error.into() }.explain(None)
+        };
+
+        assert_eq!(explained("`STRNG` is no type"), "`STRNG` is no type");
+        assert_eq!(explained("must be a type"), "must be a type, is `STRNG`");
     }
 }
