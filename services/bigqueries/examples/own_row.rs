@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use bigqueries::actions::ACTIONS;
 use bigqueries::cell::Cell;
 use bigqueries::column::{Column, Kind, Mode};
 use bigqueries::rows::Row;
@@ -55,7 +56,7 @@ impl Row for Reading {
 }
 
 fn main() -> ExitCode {
-    service::run("Readings in Fahrenheit", |settings: Settings| {
+    service::run_with("Readings in Fahrenheit", &ACTIONS, |settings: Settings| {
         Bigqueries::with_row::<Reading>(settings)
     })
 }

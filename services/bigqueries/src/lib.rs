@@ -4,6 +4,7 @@
 //! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`response`] classifies
 //! the answers of BigQuery. A message is acknowledged when its row is in the table.
 
+pub mod actions;
 pub mod api;
 mod batch;
 pub mod cell;

@@ -3,26 +3,10 @@
 
 use std::process::ExitCode;
 
-use bigqueries::{Bigqueries, config::Settings, explain, view};
-use pubsub::letters;
-use service::Action;
-
-const VIEW: Action<Settings> = Action {
-    command: view::command,
-    act: |settings, _| {
-        view::print(&settings);
-        Box::pin(std::future::ready(Ok(())))
-    },
-};
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
-const LETTERS: Action<Settings> = letters::action();
+use bigqueries::actions::ACTIONS;
+use bigqueries::{Bigqueries, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Writes Pub/Sub messages into rows of a BigQuery table";
-    service::run_with(about, &[VIEW, EXPLAIN, LETTERS], |settings: Settings| {
-        Bigqueries::new(settings)
-    })
+    service::run_with(about, &ACTIONS, |settings: Settings| Bigqueries::new(settings))
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use enrich::actions::ACTIONS;
 use enrich::apply::Apply;
 use enrich::cache::{Document, Fetch, LayerError};
 use enrich::key::Key;
@@ -54,7 +55,7 @@ impl Apply for City {
 }
 
 fn main() -> ExitCode {
-    service::run("Enrich by site", |settings: Settings| {
+    service::run_with("Enrich by site", &ACTIONS, |settings: Settings| {
         Enrich::with(settings, Site, City, Sites("sites.txt"))
     })
 }

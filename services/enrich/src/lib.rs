@@ -8,6 +8,7 @@
 //!
 //! A message is acknowledged once Pub/Sub has confirmed the enriched one.
 
+pub mod actions;
 pub mod admin;
 pub mod apply;
 pub mod cache;

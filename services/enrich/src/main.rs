@@ -3,17 +3,10 @@
 
 use std::process::ExitCode;
 
-use enrich::{Enrich, config::Settings, explain};
-use pubsub::letters;
-use service::Action;
-
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
-const LETTERS: Action<Settings> = letters::action();
+use enrich::actions::ACTIONS;
+use enrich::{Enrich, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Adds what Firestore knows about a device to its messages";
-    service::run_with(about, &[EXPLAIN, LETTERS], |settings: Settings| Enrich::new(settings))
+    service::run_with(about, &ACTIONS, |settings: Settings| Enrich::new(settings))
 }

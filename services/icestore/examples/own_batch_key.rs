@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use icestore::Icestore;
+use icestore::actions::ACTIONS;
 use icestore::config::Settings;
 use icestore::key::{BatchKey, safe};
 use pipeline::{Envelope, Message};
@@ -21,7 +22,7 @@ impl BatchKey for TenantAndWeek {
 }
 
 fn main() -> ExitCode {
-    service::run("Icestore that files by tenant and week", |settings: Settings| {
+    service::run_with("Icestore that files by tenant and week", &ACTIONS, |settings: Settings| {
         Icestore::with_batch_key(settings, TenantAndWeek)
     })
 }

@@ -4,6 +4,7 @@
 //! batch key. [`sink::Sink`] lets one compressed file grow for each key, and uploads it whole or
 //! not at all. A message is acknowledged when its object exists.
 
+pub mod actions;
 pub mod archive;
 pub mod config;
 pub mod explain;

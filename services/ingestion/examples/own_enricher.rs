@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use ingestion::Ingestion;
+use ingestion::actions::ACTIONS;
 use ingestion::config::Settings;
 use ingestion::enricher::{Arrival, Enricher, FromTopic};
 use serde_json::{Map, Value};
@@ -23,7 +24,7 @@ impl Enricher for Firmware {
 }
 
 fn main() -> ExitCode {
-    service::run("Ingestion that knows firmware versions", |settings: Settings| {
+    service::run_with("Ingestion that knows firmware versions", &ACTIONS, |settings: Settings| {
         Ingestion::with_enricher(settings, Firmware)
     })
 }

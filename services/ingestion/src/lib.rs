@@ -7,6 +7,7 @@
 //! The PUBACK is sent after Pub/Sub has confirmed the message. PUBACKs keep the order of the
 //! PUBLISHes.
 
+pub mod actions;
 pub mod config;
 pub mod enricher;
 pub mod explain;

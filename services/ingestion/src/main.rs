@@ -3,24 +3,10 @@
 
 use std::process::ExitCode;
 
-use ingestion::{Ingestion, config::Settings, explain, letters, retire};
-use service::Action;
-
-const RETIRE: Action<Settings> = Action {
-    command: retire::command,
-    act: |settings, given| Box::pin(retire::act(settings, given)),
-};
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
-const LETTERS: Action<Settings> = Action {
-    command: letters::command,
-    act: |settings, given| Box::pin(letters::act(settings, given)),
-};
+use ingestion::actions::ACTIONS;
+use ingestion::{Ingestion, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Carries MQTT messages into Pub/Sub without losing one";
-    let actions = [RETIRE, EXPLAIN, LETTERS];
-    service::run_with(about, &actions, |settings: Settings| Ingestion::new(settings))
+    service::run_with(about, &ACTIONS, |settings: Settings| Ingestion::new(settings))
 }

@@ -1,0 +1,26 @@
+//! Subcommands of the binary, beside those that every service has.
+//!
+//! A binary with its own row type can offer them too. But `explain` and `view` take the columns of
+//! the settings.
+
+use pubsub::letters;
+use service::Action;
+
+use crate::config::Settings;
+use crate::{explain, view};
+
+/// All of them, for [`service::run_with`].
+pub const ACTIONS: [Action<Settings>; 3] = [VIEW, EXPLAIN, LETTERS];
+
+const VIEW: Action<Settings> = Action {
+    command: view::command,
+    act: |settings, _| {
+        view::print(&settings);
+        Box::pin(std::future::ready(Ok(())))
+    },
+};
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const LETTERS: Action<Settings> = letters::action();

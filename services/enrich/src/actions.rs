@@ -1,0 +1,19 @@
+//! Subcommands of the binary, beside those that every service has.
+//!
+//! A binary with its own key, source of documents or applier can offer them too. But `explain`
+//! applies only what the settings say.
+
+use pubsub::letters;
+use service::Action;
+
+use crate::config::Settings;
+use crate::explain;
+
+/// All of them, for [`service::run_with`].
+pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, LETTERS];
+
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const LETTERS: Action<Settings> = letters::action();

@@ -1,0 +1,23 @@
+//! Subcommands of the binary, beside those that every service has.
+//!
+//! A binary with its own batch key can offer them too. But `explain` shows the batch key of the
+//! settings.
+
+use pubsub::letters;
+use service::Action;
+
+use crate::config::Settings;
+use crate::{explain, replay};
+
+/// All of them, for [`service::run_with`].
+pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, LETTERS, REPLAY];
+
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const REPLAY: Action<Settings> = Action {
+    command: replay::command,
+    act: |settings, given| Box::pin(replay::act(settings, given)),
+};
+const LETTERS: Action<Settings> = letters::action();

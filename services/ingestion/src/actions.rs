@@ -1,0 +1,25 @@
+//! Subcommands of the binary, beside those that every service has.
+//!
+//! A binary with its own enricher can offer them too. But `explain` and `dead-letters replay` call
+//! [`FromTopic`](crate::enricher::FromTopic) in its place.
+
+use service::Action;
+
+use crate::config::Settings;
+use crate::{explain, letters, retire};
+
+/// All of them, for [`service::run_with`].
+pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, LETTERS];
+
+const RETIRE: Action<Settings> = Action {
+    command: retire::command,
+    act: |settings, given| Box::pin(retire::act(settings, given)),
+};
+const EXPLAIN: Action<Settings> = Action {
+    command: explain::command,
+    act: |settings, given| Box::pin(explain::act(settings, given)),
+};
+const LETTERS: Action<Settings> = Action {
+    command: letters::command,
+    act: |settings, given| Box::pin(letters::act(settings, given)),
+};
