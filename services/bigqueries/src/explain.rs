@@ -98,6 +98,8 @@ mod tests {
         let story = story(&settings(), &Message::new(r#"{"temperature":"warm"}"#)).await;
 
         assert_eq!(story["reason"], "row_type_mismatch");
-        assert!(story["detail"].as_str().is_some_and(|why| why.contains("column temperature")));
+        let detail = story["detail"].as_str().unwrap();
+        assert!(detail.contains("column temperature"), "{detail}");
+        assert!(!detail.contains("message"), "it has no id: {detail}");
     }
 }

@@ -155,8 +155,8 @@ impl Mapped {
             Err(_) if self.rest.is_some() => Ok(None),
             Err(error) => {
                 let detail = format!(
-                    "the payload is no JSON ({error}), and there is no rest column, message {}",
-                    message.id
+                    "the payload is no JSON ({error}), and there is no rest column{}",
+                    id_of(message)
                 );
                 Err(Recovery::Reject("payload_unreadable").because("make row", detail))
             }
@@ -172,9 +172,9 @@ fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
         return Ok(cell);
     }
     let detail = format!(
-        "column publish_time (from the envelope): expected {}, is {time}, message {}",
+        "column publish_time (from the envelope): expected {}, is {time}{}",
         convert::expected(Kind::Timestamp),
-        message.id
+        id_of(message)
     );
     Err(Recovery::Reject("row_type_mismatch").because("make row", detail))
 }
@@ -185,11 +185,17 @@ pub(crate) fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a
     message.attributes.get(attribute::INGEST_ID).unwrap_or(&envelope.id)
 }
 
+/// Returns the end of a detail, which names the message. It is empty for a message without an id, as
+/// `explain` reads it from standard input.
+pub(crate) fn id_of(message: &Message) -> String {
+    if message.id.is_empty() { String::new() } else { format!(", message {}", message.id) }
+}
+
 fn refuse(error: &ConversionError, path: &FieldPath, message: &Message) -> Error {
     let ConversionError { reason, column, expected, actual } = error;
     let detail = format!(
-        "column {column} (from {path}): expected {expected}, is {actual}, message {}",
-        message.id
+        "column {column} (from {path}): expected {expected}, is {actual}{}",
+        id_of(message)
     );
     Recovery::Reject(reason).because("make row", detail)
 }

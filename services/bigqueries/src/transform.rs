@@ -8,7 +8,7 @@ use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
 use crate::cell::{Cell, all_fit, unfilled};
 use crate::column::Column;
 use crate::config::Api;
-use crate::rows::{Rows, ingest_id};
+use crate::rows::{Rows, id_of, ingest_id};
 use crate::table::TableName;
 
 /// A row on its way to the table.
@@ -64,8 +64,8 @@ impl<R: Rows> Transform for ToRow<R> {
         {
             let detail = format!(
                 "column {column}: expected a value, is nothing, and storage_write leaves no default to \
-                 BigQuery, message {}",
-                message.id
+                 BigQuery{}",
+                id_of(message)
             );
             let error = Recovery::Reject("row_missing_value").because("make row", detail);
             return Err(self.name_table(&error));
