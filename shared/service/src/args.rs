@@ -82,7 +82,7 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .long_about(
             "Checks the settings, names every fault, and exits with 2 if there is one.\n\n\
              With --online it reaches every dependency too, changes nothing there but a test key in the \
-             cache, and exits with 1 if one is missing, differs from the settings, or cannot be reached.\n\n\
+             cache, and exits with 1 if one is missing, denied, differs from the settings, or cannot be reached.\n\n\
              With --json it prints an object: `settings` is `right`, with `guarantees`, `memory` and \
              `warnings`, or `wrong`, with `faults`. With --online, right settings are a list of the dependencies.",
         )

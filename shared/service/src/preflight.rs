@@ -36,6 +36,8 @@ pub enum State {
     WillCreate(String),
     /// Missing.
     Missing(String),
+    /// Present, but this process lacks a permission on it.
+    Denied(String),
     /// Present, but different from what the settings need.
     Differs(String),
     /// Unknown, because it does not answer or refuses the request.
@@ -57,7 +59,7 @@ impl State {
     pub fn is_fine(&self) -> bool {
         match self {
             Self::Ready | Self::Unchecked(_) | Self::WillCreate(_) => true,
-            Self::Missing(_) | Self::Differs(_) | Self::Unreachable(_) => false,
+            Self::Missing(_) | Self::Denied(_) | Self::Differs(_) | Self::Unreachable(_) => false,
         }
     }
 
@@ -67,7 +69,7 @@ impl State {
     pub fn of_right(permission: &str, role: &str, may: Result<bool, impl Display>) -> Self {
         match may {
             Ok(true) => Self::Ready,
-            Ok(false) => Self::Differs(format!("we lack {permission}: grant {role}")),
+            Ok(false) => Self::Denied(format!("we lack {permission}: grant {role}")),
             Err(why) => Self::Unchecked(format!("whether we have {permission} is not told: {why}")),
         }
     }
@@ -78,6 +80,7 @@ impl State {
             Self::Unchecked(detail) => ("unchecked", detail),
             Self::WillCreate(detail) => ("will create", detail),
             Self::Missing(detail) => ("MISSING", detail),
+            Self::Denied(detail) => ("DENIED", detail),
             Self::Differs(detail) => ("DIFFERS", detail),
             Self::Unreachable(detail) => ("UNREACHABLE", detail),
         }
@@ -283,7 +286,10 @@ mod tests {
         let of = |may: Result<bool, &str>| State::of_right("a.b.write", "roles/writer", may);
 
         assert_eq!(of(Ok(true)), State::Ready);
-        assert_eq!(of(Ok(false)), State::Differs("we lack a.b.write: grant roles/writer".into()));
+        let denied = of(Ok(false));
+        assert_eq!(denied, State::Denied("we lack a.b.write: grant roles/writer".into()));
+        assert_eq!(denied.word_and_detail().0, "DENIED");
+        assert!(!denied.is_fine());
         assert!(matches!(of(Err("503")), State::Unchecked(why) if why.ends_with("told: 503")));
     }
 

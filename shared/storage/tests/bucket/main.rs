@@ -250,10 +250,10 @@ async fn what_is_needed_of_a_bucket_is_told() {
     assert!(matches!(state().await, State::Unchecked(_)));
     server.answers(&rights, 200, "{}");
     assert!(
-        matches!(state().await, State::Differs(why) if why.contains("roles/storage.objectCreator"))
+        matches!(state().await, State::Denied(why) if why.contains("roles/storage.objectCreator"))
     );
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.get"]}"#);
-    assert!(matches!(state().await, State::Differs(_)));
+    assert!(matches!(state().await, State::Denied(_)));
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.create"]}"#);
     let Dependency { kind, name, role, state } = bucket.dependency().await;
     assert!(matches!(state, State::Ready));
