@@ -327,7 +327,7 @@ impl Table {
             Err(Fault::Missing(why)) if why.starts_with("Not found") => State::Missing(why),
             Err(fault) => State::Unreachable(fault.into_text()),
         };
-        Dependency { kind: "table", name: self.name.to_string(), role: Some(ROLE), state }
+        Dependency { kind: "table", name: self.name.to_string(), roles: &[ROLE], state }
     }
 
     /// Returns the state of the permission to write to the table.

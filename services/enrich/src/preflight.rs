@@ -16,15 +16,15 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Dependen
         Ok(_) => State::Ready,
         Err(error) => State::Unreachable(error.to_string()),
     };
-    let role = Some("roles/datastore.viewer");
-    Dependency { kind: "documents", name: collection.to_owned(), role, state }
+    let roles = &["roles/datastore.viewer"];
+    Dependency { kind: "documents", name: collection.to_owned(), roles, state }
 }
 
 /// Checks Redis and its channel of invalidations, if Redis is set. Both are used in the same way as
 /// by the service.
 pub(crate) async fn redis(settings: &RedisSettings, source: &impl Fetch) -> Vec<Dependency> {
     let Some(name) = &settings.url else { return Vec::new() };
-    let dependency = |kind, state| Dependency { kind, name: name.clone(), role: None, state };
+    let dependency = |kind, state| Dependency { kind, name: name.clone(), roles: &[], state };
     let redis = match Redis::open(settings) {
         Ok(Some(redis)) => redis.of_source(&source.origin()),
         Ok(None) => return Vec::new(),

@@ -14,6 +14,8 @@ use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 const PUBLISHER: &str = "roles/pubsub.publisher";
 /// Least role needed on a subscription that is read from.
 const SUBSCRIBER: &str = "roles/pubsub.subscriber";
+/// Role needed on both, to see whether messages reach a subscription.
+const VIEWER: &str = "roles/pubsub.viewer";
 
 /// Resources in Pub/Sub that the settings of a service name.
 #[derive(Debug, Clone)]
@@ -69,12 +71,12 @@ impl Preflight<'_> {
             Err(unseen) => match unseen.code {
                 Some(Code::NotFound) => State::Missing("it does not exist".into()),
                 Some(Code::PermissionDenied) => {
-                    State::Unchecked("no right to see it (roles/pubsub.viewer)".into())
+                    State::Unchecked(format!("no right to see it ({VIEWER})"))
                 }
                 _ => State::Unreachable(unseen.to_string()),
             },
         };
-        Dependency { kind: "subscription", name, role: Some(SUBSCRIBER), state }
+        Dependency { kind: "subscription", name, roles: &[SUBSCRIBER, VIEWER], state }
     }
 }
 
@@ -87,7 +89,7 @@ async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
         Audience::Unchecked(why) => State::Unchecked(why),
         Audience::Unknown(why) => State::Unreachable(why),
     };
-    Dependency { kind: "topic", name: topic.to_string(), role: Some(PUBLISHER), state }
+    Dependency { kind: "topic", name: topic.to_string(), roles: &[PUBLISHER, VIEWER], state }
 }
 
 /// Checks that we have the permission that the service needs.

@@ -91,9 +91,9 @@ fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -
         .about("Shows what these settings need, and what of it is missing")
         .long_about(
             "Shows the address and the credentials of each API of Google, and each dependency with the \
-             least role on it: topics, subscriptions, tables, views, buckets, collections, Redis, the \
+             least roles on it: topics, subscriptions, tables, views, buckets, collections, Redis, the \
              broker. Says whether each is there. Changes nothing but a test key in the cache; \
-             deploy/gcp.sh creates what is missing. Exits with 1 if something is missing or differs.\n\n\
+             deploy/gcp.sh creates what is missing. Exits with 1 if something is missing, denied or differs.\n\n\
              With --json it prints an object: `warnings` and `costs`, one line each, `cloud` and \
              `dependencies`.",
         )

@@ -16,9 +16,9 @@ pub struct Dependency {
     pub kind: &'static str,
     /// Name of the resource.
     pub name: String,
-    /// Least role on it that the service needs. `None` if Google has no role for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<&'static str>,
+    /// Least roles on it that the service needs. Empty if Google has no role for it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub roles: &'static [&'static str],
     /// State of the resource.
     #[serde(flatten)]
     pub state: State,
@@ -172,8 +172,8 @@ fn table(dependencies: &[Dependency], roles: Roles) -> String {
     for dependency in dependencies {
         let (word, detail) = dependency.state.word_and_detail();
         text.push_str(&format!("{word:<12} {:<13} {}", dependency.kind, dependency.name));
-        if let (Roles::Shown, Some(role)) = (roles, dependency.role) {
-            text.push_str(&format!("  [{role}]"));
+        if roles == Roles::Shown && !dependency.roles.is_empty() {
+            text.push_str(&format!("  [{}]", dependency.roles.join(", ")));
         }
         text.push('\n');
         if !detail.is_empty() {
@@ -196,19 +196,19 @@ mod tests {
     use super::*;
 
     fn dependency(state: State) -> Dependency {
-        let role = Some("roles/pubsub.publisher");
-        Dependency { kind: "topic", name: "projects/p/topics/raw".into(), role, state }
+        let roles = &["roles/pubsub.publisher", "roles/pubsub.viewer"];
+        Dependency { kind: "topic", name: "projects/p/topics/raw".into(), roles, state }
     }
 
     #[test]
-    fn a_table_shows_what_is_wrong_and_which_role_it_takes() {
+    fn a_table_shows_what_is_wrong_and_which_roles_it_takes() {
         let dependencies =
             [dependency(State::Ready), dependency(State::Missing("create it".into()))];
 
         assert_eq!(
             table(&dependencies, Roles::Shown),
-            "ready        topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
-             MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
+            "ready        topic         projects/p/topics/raw  [roles/pubsub.publisher, roles/pubsub.viewer]\n\
+             MISSING      topic         projects/p/topics/raw  [roles/pubsub.publisher, roles/pubsub.viewer]\n\
              \u{20}            create it\n"
         );
         assert!(report(dependencies[..1].to_vec(), Form::Text).is_ok());
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_plan_shows_the_cloud_and_what_has_no_role() {
         let (kind, name) = ("redis", "redis://h".to_owned());
-        let redis = Dependency { kind, name, role: None, state: State::Ready };
+        let redis = Dependency { kind, name, roles: &[], state: State::Ready };
         let plan = plan(vec![dependency(State::Ready), redis]);
 
         assert_eq!(
@@ -243,7 +243,7 @@ mod tests {
             "a proxy is set\n\
              objects cost\n\
              cloud        pubsub        https://pubsub.googleapis.com  (service_account, quota project payer)\n\
-             ready        topic         projects/p/topics/raw  [roles/pubsub.publisher]\n\
+             ready        topic         projects/p/topics/raw  [roles/pubsub.publisher, roles/pubsub.viewer]\n\
              ready        redis         redis://h\n"
         );
         assert_eq!(
@@ -257,7 +257,7 @@ mod tests {
                 }],
                 "dependencies": [
                     { "kind": "topic", "name": "projects/p/topics/raw",
-                      "role": "roles/pubsub.publisher", "state": "ready" },
+                      "roles": ["roles/pubsub.publisher", "roles/pubsub.viewer"], "state": "ready" },
                     { "kind": "redis", "name": "redis://h", "state": "ready" },
                 ],
             })
@@ -302,7 +302,7 @@ mod tests {
             json,
             serde_json::json!({
                 "kind": "topic", "name": "projects/p/topics/raw",
-                "role": "roles/pubsub.publisher", "state": "differs", "detail": "another topic",
+                "roles": ["roles/pubsub.publisher", "roles/pubsub.viewer"], "state": "differs", "detail": "another topic",
             })
         );
     }

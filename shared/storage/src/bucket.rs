@@ -259,7 +259,7 @@ impl Bucket {
                 State::of_right(PERMISSION, ROLE, may)
             }
         };
-        Dependency { kind: "bucket", name: format!("gs://{}", self.name), role: Some(ROLE), state }
+        Dependency { kind: "bucket", name: format!("gs://{}", self.name), roles: &[ROLE], state }
     }
 
     /// Returns true if we have a permission.

@@ -125,7 +125,7 @@ impl Table {
             }
             Err(fault) => State::Unreachable(fault.into_text()),
         };
-        Some(Dependency { kind: "view", name: name.to_string(), role: Some(ROLE), state })
+        Some(Dependency { kind: "view", name: name.to_string(), roles: &[ROLE], state })
     }
 
     fn view_name(&self) -> Option<TableName> {

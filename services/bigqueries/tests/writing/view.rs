@@ -110,7 +110,7 @@ async fn state(cloud: &Cloud, columns: &[Column]) -> State {
     let dependency =
         Table::new(client, name(), columns.into(), with_view()).view_dependency().await.unwrap();
     assert_eq!((dependency.kind, dependency.name.as_str()), ("view", "p.d.once"));
-    assert_eq!(dependency.role, Some("roles/bigquery.dataEditor"));
+    assert_eq!(dependency.roles, ["roles/bigquery.dataEditor"]);
     dependency.state
 }
 

@@ -14,7 +14,7 @@ pub(crate) async fn dependency(settings: &Mqtt) -> Dependency {
         Ok(()) => State::Ready,
         Err(why) => State::Unreachable(why),
     };
-    Dependency { kind: "mqtt broker", name: settings.url.clone(), role: None, state }
+    Dependency { kind: "mqtt broker", name: settings.url.clone(), roles: &[], state }
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ async fn of_subscription(world: &World, dead_letters: Option<&DeadLetterConfig>)
     let dependency = dependencies.remove(0);
     assert_eq!(dependency.kind, "subscription");
     assert_eq!(dependency.name, "projects/p/subscriptions/subscription");
-    assert_eq!(dependency.role, Some("roles/pubsub.subscriber"));
+    assert_eq!(dependency.roles, ["roles/pubsub.subscriber", "roles/pubsub.viewer"]);
     dependency.state
 }
 

@@ -255,11 +255,11 @@ async fn what_is_needed_of_a_bucket_is_told() {
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.get"]}"#);
     assert!(matches!(state().await, State::Denied(_)));
     server.answers(&rights, 200, r#"{"permissions":["storage.objects.create"]}"#);
-    let Dependency { kind, name, role, state } = bucket.dependency().await;
+    let Dependency { kind, name, roles, state } = bucket.dependency().await;
     assert!(matches!(state, State::Ready));
     assert_eq!(
-        (kind, name.as_str(), role),
-        ("bucket", "gs://bucket", Some("roles/storage.objectCreator"))
+        (kind, name.as_str(), roles),
+        ("bucket", "gs://bucket", &["roles/storage.objectCreator"][..])
     );
     let question = format!("{rights}?permissions=storage.objects.create");
     assert_eq!(server.asked().last(), Some(&question));
