@@ -184,7 +184,8 @@ async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
     const PING_INTERVAL: Duration = Duration::from_secs(10);
     const PING_TIMEOUT: Duration = Duration::from_secs(5);
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    // This limit would also close idle connections after 30 s.
+    builder.http1().header_read_timeout(None);
     let mut http2 = builder.http2();
     http2.timer(TokioTimer::new()).keep_alive_interval(Some(PING_INTERVAL));
     http2.keep_alive_timeout(PING_TIMEOUT);
@@ -316,5 +317,29 @@ async fn answer_grpc(cloud: Cloud, path: &str, request: Request) -> Response {
             crate::bigquery::grpc_answer(cloud.bigquery, path, request).await
         }
         _ => grpc::unimplemented(path).unwrap_or_else(|never| match never {}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Otherwise a client that calls every 30 s would race with the end of its connection.
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_of_http1_stays_open() {
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let mut http1 = TcpStream::connect(emulator.address()).await.unwrap();
+
+        for _ in 0..2 {
+            http1.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"Cloud Storage\n") {
+                let length = http1.read_buf(&mut answer).await.unwrap();
+                assert_ne!(length, 0, "the connection was closed");
+            }
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
     }
 }
