@@ -1,8 +1,9 @@
 //! The emulator as a program.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -43,8 +44,20 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Args { port, host, data_dir, resources, like_google, probe } = Args::parse();
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let line = format!("emulator: {error:#}\n");
+            // No other place to report remains if standard error is closed.
+            std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { port, host, data_dir, resources, like_google, probe } = args;
     if probe {
         return answers(port);
     }
@@ -56,7 +69,8 @@ async fn main() -> anyhow::Result<()> {
         (true, None) => Profile::like_google(),
         (true, Some(resources)) => Profile::like_google().with_project(&resources.project),
     };
-    let emulator = Emulator::start(Options { host, port, data_dir, resources, profile }).await?;
+    let started = Emulator::start(Options { host, port, data_dir, resources, profile }).await;
+    let emulator = started.map_err(|error| explain(error, port))?;
     // A closed standard output, as with `emulator | head -1`, is no reason to stop.
     std::io::stdout().write_all(describe(&emulator).as_bytes()).unwrap_or_default();
     tokio::select! {
@@ -65,6 +79,20 @@ async fn main() -> anyhow::Result<()> {
     }
     emulator.shutdown().await;
     Ok(())
+}
+
+/// Adds what to do about a port that is taken.
+fn explain(error: anyhow::Error, port: u16) -> anyhow::Error {
+    let is_taken = error.chain().any(|cause| {
+        let cause = cause.downcast_ref::<std::io::Error>();
+        cause.is_some_and(|cause| cause.kind() == ErrorKind::AddrInUse)
+    });
+    if !is_taken {
+        return error;
+    }
+    error.context(format!(
+        "port {port} is taken: choose another one with --port, or 0 for a free one"
+    ))
 }
 
 /// Describes all addresses and folders, with environment variables in a form that a shell can read.
@@ -116,6 +144,20 @@ mod tests {
 
             assert_eq!(printed.contains("every project"), expected, "{printed}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_told_with_the_option() {
+        let emulator = Emulator::start(Options::default()).await.unwrap();
+        let port = emulator.address().port();
+
+        let second = Emulator::start(Options { port, ..Options::default() }).await;
+
+        let error = format!("{:#}", explain(second.err().unwrap(), port));
+        assert!(
+            error.starts_with(&format!("port {port} is taken: choose another one with --port"))
+        );
+        assert!(error.contains(&format!("listen on 127.0.0.1:{port}")), "{error}");
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use figment::Figment;
+use figment::error::Kind;
 use figment::providers::{Format as _, YamlExtended};
 use googleapis_tonic_google_firestore_v1::google::firestore::v1 as firestore;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1 as pubsub;
@@ -46,7 +47,20 @@ impl Resources {
     /// Fails when the file cannot be read, or does not describe resources.
     pub fn read(file: &Path) -> anyhow::Result<Self> {
         let read = Figment::from(YamlExtended::file_exact(file)).extract();
-        read.with_context(|| format!("read {}", file.display()))
+        read.map_err(|error: figment::Error| anyhow!("{}: {}", file.display(), describe(&error)))
+    }
+}
+
+/// Names the key that is wrong, and what would be right.
+fn describe(error: &figment::Error) -> String {
+    let key = error.path.join(".");
+    match &error.kind {
+        Kind::UnknownField(key, known) => {
+            format!("unknown key `{key}`, must be one of `{}`", known.join("`, `"))
+        }
+        Kind::MissingField(key) => format!("{key}: required"),
+        kind if key.is_empty() => kind.to_string(),
+        kind => format!("{key}: {kind}"),
     }
 }
 

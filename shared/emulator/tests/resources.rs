@@ -55,12 +55,26 @@ async fn projects_that_do_not_exist_stay_so_when_the_profile_becomes_googles() {
 }
 
 #[test]
-fn what_it_does_not_know_is_named() {
+fn a_fault_of_the_file_is_told_with_its_key() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("resources.yaml");
-    std::fs::write(&file, "project: p\ntopic: [raw]\n").unwrap();
+    let fault = |yaml| {
+        std::fs::write(&file, yaml).unwrap();
+        let error = format!("{:#}", Resources::read(&file).unwrap_err());
+        error.strip_prefix(&format!("{}: ", file.display())).unwrap().to_owned()
+    };
 
-    let error = format!("{:#}", Resources::read(&file).unwrap_err());
-
-    assert!(error.contains("resources.yaml") && error.contains("topic"), "{error}");
+    assert_eq!(
+        fault("project: p\ntopic: [raw]\n"),
+        "unknown key `topic`, must be one of `project`, `topics`, `subscriptions`, `datasets`, \
+         `buckets`, `documents`"
+    );
+    assert_eq!(fault("topics: [raw]\n"), "project: required");
+    let of_type = fault("project: p\ntopics: raw\n");
+    assert!(of_type.starts_with("topics: invalid type: found string \"raw\""), "{of_type}");
+    let of_syntax = fault("project: p\ntopics: [raw\n");
+    assert!(of_syntax.contains("line"), "{of_syntax}");
+    std::fs::remove_file(&file).unwrap();
+    let missing = format!("{:#}", Resources::read(&file).unwrap_err());
+    assert!(missing.contains("resources.yaml: No such file"), "{missing}");
 }
