@@ -3,7 +3,7 @@
 //! Lines are collected in a plain tail. A full tail becomes a finished block, so all files of a
 //! lane share one compressor.
 //!
-//! A tail is an eighth of the file, but at least 8 and at most 128 KiB. A small file takes little
+//! A tail is an eighth of the file, but at least 4 and at most 128 KiB. A small file takes little
 //! memory, because most of it is already compressed. A large file gets the blocks that compress
 //! best.
 
@@ -11,7 +11,7 @@ use std::io;
 use std::ops::RangeInclusive;
 
 /// Minimum and maximum plain bytes of a block.
-pub(super) const BLOCK_BYTES: RangeInclusive<usize> = 8 * 1024..=128 * 1024;
+pub(super) const BLOCK_BYTES: RangeInclusive<usize> = 4 * 1024..=128 * 1024;
 /// Divisor of the file's size that gives the size of a block, within these bounds.
 const BLOCK_SHARE: usize = 8;
 
@@ -91,7 +91,7 @@ mod tests {
         let mut file = Growing::default();
         let mut most_tail = 0;
 
-        for _ in 0..64 {
+        for _ in 0..30 {
             file.write(&[b'x'; 1000], &mut Nothing).unwrap();
             most_tail = most_tail.max(file.tail.capacity());
         }
@@ -104,7 +104,7 @@ mod tests {
     fn blocks_grow_with_the_file() {
         let mut file = Growing::default();
 
-        for (written, block) in [(1, 8), (80, 10), (1_000, 125), (4_000, 128)] {
+        for (written, block) in [(1, 4), (80, 10), (1_000, 125), (4_000, 128)] {
             while file.plain_bytes() < written * 1024 {
                 file.write(&[b'x'; 1024], &mut Nothing).unwrap();
             }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Lease of one message.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) ack_id: String,
+    pub(super) ack_id: Box<str>,
     pub(super) arrived_at: Instant,
     /// Begin of the last extension that succeeded.
     pub(super) extended_at: Option<Instant>,
