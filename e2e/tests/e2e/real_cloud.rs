@@ -282,7 +282,7 @@ async fn documents_are_removed_by_their_trial_and_others_stay() {
     expected.sort();
     assert_eq!(found, expected);
     assert!(stage.cloud.collections_of(&mine).await.unwrap().is_empty());
-    assert_eq!(stage.cloud.collections_of(&other).await.unwrap(), [foreign.clone()]);
+    assert_eq!(stage.cloud.collections_of(&other).await.unwrap(), std::slice::from_ref(&foreign));
     stage.cloud.delete_documents(&foreign).await.unwrap();
     stage.strike().await;
 }

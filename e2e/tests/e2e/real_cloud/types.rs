@@ -92,7 +92,7 @@ impl Case {
             "RECORD" => Column::record("value", vec![Column::new("a", of("INT64"))]),
             other => Column::new("value", of(other)),
         };
-        let from = Some(FieldPath::Payload(Pointer::to(&self.name())));
+        let from = Some(FieldPath::Payload(Pointer::to(self.name())));
         let mut columns = vec![Column { from, ..value }];
         if !self.default.is_empty() {
             let default = Some(self.default.to_owned());
