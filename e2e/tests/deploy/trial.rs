@@ -25,7 +25,7 @@ names() {
 }
 case $call in
     *" --limit "*) ;;
-    *"subscriptions list"*) names projects/p/subscriptions/rows ;;
+    *"subscriptions list"*) names projects/p/subscriptions/int64 ;;
     *"topics list"*) names projects/p/topics/raw ;;
     *"buckets list"*) names bucket ;;
     *" ls --max_results 100000") echo ' datasetId '; names '  dataset' | tr - _ ;;
