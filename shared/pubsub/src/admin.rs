@@ -10,7 +10,8 @@ use pipeline::{Error, Recovery, Renewable};
 use service::{Condition, credentials};
 use tokio::time::timeout;
 
-use crate::connection::{Connection, TopicName};
+use crate::connection::Connection;
+use crate::names::TopicName;
 use crate::settings::Endpoint;
 
 /// Longest duration of one question.

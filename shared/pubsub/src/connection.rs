@@ -1,6 +1,5 @@
 //! Connections of the clients to Pub/Sub.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint as Server};
 
 use crate::proxy::Proxy;
-use crate::publishers::Publisher;
-use crate::settings::{Endpoint, Subscription};
-use crate::source::Subscriber;
+use crate::settings::Endpoint;
 
 /// Longest time to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,30 +28,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest list of headers that is read. Pub/Sub names the failures of exactly-once requests there,
 /// one by one. Google's clients have the same limit.
 const MAX_HEADER_BYTES: u32 = 4 * 1024 * 1024;
-
-/// Full name of a topic, `projects/<project>/topics/<id>`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicName(Arc<str>);
-
-impl TopicName {
-    /// Creates the name of a topic in a project. An id that is already a full name stays unchanged.
-    #[must_use]
-    pub fn new(project: &str, id: &str) -> Self {
-        Self(full_name(project, "topics", id).into())
-    }
-
-    /// Returns the full name.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for TopicName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// Returns the metadata of a request: our credentials, and the header that names the resource.
 /// Google routes the request by it.
@@ -79,14 +52,6 @@ pub(crate) async fn metadata(
     Ok(metadata)
 }
 
-pub(crate) fn full_name(project: &str, kind: &str, id: &str) -> String {
-    if id.starts_with("projects/") {
-        id.to_owned()
-    } else {
-        format!("projects/{project}/{kind}/{id}")
-    }
-}
-
 /// Clients of one endpoint. Building a client sends nothing over the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -98,10 +63,10 @@ pub struct Connection {
 }
 
 /// Way to Pub/Sub, with the credentials for it.
-struct Route {
+pub(crate) struct Route {
     server: Server,
     proxy: Option<Proxy>,
-    access: Access,
+    pub(crate) access: Access,
 }
 
 /// Builds a client for the configured endpoint, with matching credentials.
@@ -129,27 +94,14 @@ impl Connection {
         Self { endpoint, proxies: Arc::new(Matcher::from_env()), tls }
     }
 
-    /// Silence after which a stream of a subscription is replaced.
-    pub(crate) fn idle_timeout(&self, settings: &Subscription) -> Duration {
-        settings.idle_timeout(&self.endpoint)
-    }
-
-    /// Builds a client that publishes. It does not retry, because the pipeline does.
-    pub(crate) async fn publisher(&self) -> Result<Publisher, Error> {
-        let route = self.route("build Pub/Sub publisher").await?;
-        let channels = (0..self.endpoint.channels).map(|_| route.connect()).collect();
-        Ok(Publisher::new(channels, route.access))
-    }
-
-    /// Builds a client of a subscription, on one new connection.
-    pub(crate) async fn subscriber(&self, name: String) -> Result<Subscriber, Error> {
-        let route = self.route("build Pub/Sub subscriber").await?;
-        Ok(Subscriber::new(route.connect(), route.access, name))
+    /// Endpoint of the clients.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Returns the way to Pub/Sub. While a call is open, connections find out by themselves when
     /// their peer is gone.
-    async fn route(&self, action: &'static str) -> Result<Route, Error> {
+    pub(crate) async fn route(&self, action: &'static str) -> Result<Route, Error> {
         let access = self.endpoint.access().await?;
         let url = access.url("pubsub");
         let stop = |error| Recovery::Stop.because(action, error);
@@ -192,7 +144,7 @@ impl Connection {
 
 impl Route {
     /// Returns a connection that is opened by its first call.
-    fn connect(&self) -> Channel {
+    pub(crate) fn connect(&self) -> Channel {
         match &self.proxy {
             None => self.server.connect_lazy(),
             Some(proxy) => self.server.connect_with_connector_lazy(proxy.clone()),

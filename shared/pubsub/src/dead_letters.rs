@@ -12,11 +12,11 @@ use storage::{Bucket, Object};
 
 pub(crate) use form::restore;
 
-use crate::connection::TopicName;
 use crate::guard::TopicGuard;
+use crate::names::TopicName;
+use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
 use crate::settings::{DeadLetterConfig, Keyword};
-use crate::sink::Outgoing;
 use form::Draft;
 
 /// Publishes dead letters. Each holds the original data and attributes, and the reason why the

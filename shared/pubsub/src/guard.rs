@@ -9,7 +9,7 @@ use service::Condition;
 use tracing::warn;
 
 use crate::admin::{Admin, Audience};
-use crate::connection::TopicName;
+use crate::names::TopicName;
 
 /// Allows publishing only to topics with a subscription or retention.
 ///

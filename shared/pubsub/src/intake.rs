@@ -7,10 +7,10 @@ use service::{Context, Dependency};
 use tokio::task::JoinSet;
 
 use crate::admin::{Admin, subscription_watcher};
-use crate::connection::{Connection, TopicName, full_name};
+use crate::connection::Connection;
 use crate::dead_letters::DeadLetters;
 use crate::guard::TopicGuard;
-use crate::letters::DeadLetterTool;
+use crate::names::{TopicName, full_name};
 use crate::preflight::Preflight;
 use crate::publishers::Publishers;
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
@@ -125,18 +125,5 @@ impl<'a> Intake<'a> {
             dead_letters: self.dead_letters,
         };
         preflight.check().await
-    }
-
-    /// Returns the tool for its dead letters. It replays them to the topic that the service reads
-    /// from.
-    #[must_use]
-    pub fn dead_letter_tool(self) -> DeadLetterTool<'a> {
-        DeadLetterTool {
-            service: self.service,
-            project: self.project,
-            pubsub: self.pubsub,
-            topic: self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project)),
-            reads: Some(self.subscription),
-        }
     }
 }

@@ -22,8 +22,9 @@ use service::{Action, args};
 use replay::as_it_was;
 pub use replay::{Prepare, original};
 
-use crate::connection::{Connection, TopicName};
-use crate::intake::Reads;
+use crate::connection::Connection;
+use crate::intake::{Intake, Reads};
+use crate::names::{TopicName, full_name};
 use crate::settings::{Endpoint, Subscription};
 use filter::Filter;
 use print::{Console, Print};
@@ -145,6 +146,21 @@ fn common() -> [Arg; 3] {
     ]
 }
 
+impl<'a> Intake<'a> {
+    /// Returns the tool for its dead letters. It replays them to the topic that the service reads
+    /// from.
+    #[must_use]
+    pub fn dead_letter_tool(self) -> DeadLetterTool<'a> {
+        DeadLetterTool {
+            service: self.service,
+            project: self.project,
+            pubsub: self.pubsub,
+            topic: self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project)),
+            reads: Some(self.subscription),
+        }
+    }
+}
+
 impl DeadLetterTool<'_> {
     /// Runs the command line. `prepare` turns a dead letter into the message that is sent again.
     ///
@@ -209,7 +225,7 @@ impl DeadLetterTool<'_> {
     /// Opens a reader of the subscription in the options.
     async fn open(&self, given: &ArgMatches, out: &mut dyn Print) -> anyhow::Result<Reader> {
         let id = given.get_one::<String>("subscription").map_or("", String::as_str);
-        let name = crate::connection::full_name(self.project, "subscriptions", id);
+        let name = full_name(self.project, "subscriptions", id);
         self.check(&name, out).await?;
         let limits = Limits {
             max: given.get_one::<u32>("max").map_or(1, |max| *max as usize),

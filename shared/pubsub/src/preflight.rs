@@ -7,7 +7,8 @@ use service::preflight::State;
 use storage::Bucket;
 
 use crate::admin::{Admin, Audience};
-use crate::connection::{Connection, TopicName, full_name};
+use crate::connection::Connection;
+use crate::names::{TopicName, full_name};
 use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
 
 /// Least role needed on a topic that is published to.

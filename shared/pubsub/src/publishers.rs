@@ -18,9 +18,10 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::connection::{Connection, TopicName, metadata};
+use crate::connection::{Connection, metadata};
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
-use crate::sink::{Outgoing, encoded_size};
+use crate::names::TopicName;
+use crate::outgoing::{Outgoing, encoded_size};
 
 /// Maximum number of concurrent requests of one publish. A higher number is no faster over a
 /// connection.
@@ -51,7 +52,7 @@ impl Publishers {
         let connection = connection.clone();
         let publisher = Renewable::open(move || {
             let connection = connection.clone();
-            Box::pin(async move { connection.publisher().await })
+            Box::pin(async move { Publisher::connect(&connection).await })
         });
         Ok(Self(publisher.await?))
     }
@@ -82,10 +83,13 @@ impl Publishers {
 }
 
 impl Publisher {
-    /// Creates a client whose requests take turns on these channels, of which there is at least one.
-    pub(crate) fn new(channels: Vec<Channel>, access: Access) -> Self {
-        let clients = channels.into_iter().map(PublisherClient::new).collect();
-        Self { clients, turn: AtomicUsize::new(0), access }
+    /// Creates a client whose requests take turns on several channels. It does not retry, because
+    /// the pipeline does.
+    async fn connect(connection: &Connection) -> Result<Self, Error> {
+        let route = connection.route("build Pub/Sub publisher").await?;
+        let clients =
+            (0..connection.endpoint().channels).map(|_| PublisherClient::new(route.connect()));
+        Ok(Self { clients: clients.collect(), turn: AtomicUsize::new(0), access: route.access })
     }
 
     async fn publish(&self, topic: &TopicName, messages: &[Outgoing]) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use service::cloud::Api;
 use service::google::{Access, Login};
 use service::settings::{Variable, VariableKind};
 
-use crate::connection::TopicName;
+use crate::names::TopicName;
 
 /// Maximum of `subscription.max_outstanding_bytes`: 64 GiB, more than any process can hold.
 const MAX_OUTSTANDING_BYTES: usize = 68_719_476_736;

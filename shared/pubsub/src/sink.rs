@@ -1,55 +1,14 @@
 //! Writes batches of messages to their topics.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
-use pipeline::message::Attributes;
-use pipeline::{Error, PushError, Recovery, Refusal, Step};
+use pipeline::{Error, PushError, Refusal};
 
-use crate::connection::TopicName;
 use crate::guard::TopicGuard;
-use crate::limits::{
-    MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES,
-    MAX_ORDERING_KEY_BYTES, MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES,
-};
+use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
+use crate::names::TopicName;
+use crate::outgoing::{Outgoing, check, encoded_size};
 use crate::publishers::Publishers;
-
-/// A message on its way to a topic.
-#[derive(Debug, Clone)]
-pub struct Outgoing {
-    /// Topic to publish to.
-    pub topic: TopicName,
-    /// Data of the message.
-    pub data: Bytes,
-    /// String pairs that accompany the data.
-    pub attributes: Attributes,
-    /// Ordering key. Messages with the same non-empty key keep their order.
-    pub ordering_key: String,
-}
-
-impl Outgoing {
-    /// Rejects messages that the sink would reject. Used by tools that send nothing.
-    ///
-    /// # Errors
-    /// `Reject` if Pub/Sub would not accept the message.
-    pub fn check(step: Step<Self>) -> Result<Step<Self>, Error> {
-        if let Step::Pass(outgoing) = &step {
-            check(outgoing, encoded_size(outgoing))?;
-        }
-        Ok(step)
-    }
-
-    pub(crate) fn to_message(&self) -> PubsubMessage {
-        PubsubMessage {
-            data: self.data.clone(),
-            attributes: HashMap::clone(&self.attributes),
-            ordering_key: self.ordering_key.clone(),
-            ..PubsubMessage::default()
-        }
-    }
-}
 
 /// Publishes batches and waits for the confirmation. A batch is sent with one or more requests for
 /// each ordering key.
@@ -131,49 +90,6 @@ impl pipeline::Sink for Sink {
         let (first, second) = batch.messages.split_at(at);
         Some((part(first), part(second)))
     }
-}
-
-/// Returns the maximum size of a message in a request, in bytes. Each protobuf field has at most 8
-/// bytes of tags and lengths.
-pub(crate) fn encoded_size(record: &Outgoing) -> usize {
-    const FIELD: usize = 8;
-    let attributes =
-        record.attributes.iter().map(|(key, value)| key.len() + value.len() + 2 * FIELD);
-    FIELD
-        + FIELD
-        + record.data.len()
-        + FIELD
-        + record.ordering_key.len()
-        + attributes.sum::<usize>()
-}
-
-/// Rejects a message that would make Pub/Sub refuse its whole batch.
-fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
-    let refuse = |reason, detail: String| Err(Recovery::Reject(reason).because("publish", detail));
-    if size > MAX_MESSAGE_BYTES {
-        let detail = format!("{size} bytes encoded, Pub/Sub takes at most {MAX_MESSAGE_BYTES}");
-        return refuse("message_too_large", detail);
-    }
-    if record.attributes.len() > MAX_ATTRIBUTES {
-        let count = record.attributes.len();
-        return refuse("too_many_attributes", format!("{count}, Pub/Sub takes {MAX_ATTRIBUTES}"));
-    }
-    let too_long = record.attributes.iter().find(|(key, value)| {
-        key.is_empty()
-            || key.len() > MAX_ATTRIBUTE_KEY_BYTES
-            || value.len() > MAX_ATTRIBUTE_VALUE_BYTES
-    });
-    if let Some((key, value)) = too_long {
-        let detail = format!("key of {} bytes, value of {}", key.len(), value.len());
-        return refuse("attribute_invalid", detail);
-    }
-    if record.ordering_key.len() > MAX_ORDERING_KEY_BYTES {
-        return refuse("ordering_key_too_long", format!("{} bytes", record.ordering_key.len()));
-    }
-    if record.data.is_empty() && record.attributes.is_empty() {
-        return refuse("empty_message", "Pub/Sub wants data or an attribute".into());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::connection::{Connection, full_name};
+use crate::connection::Connection;
+use crate::names::full_name;
 use crate::settings::Subscription;
 use leases::Leases;
 use reader::StreamReader;
@@ -91,7 +92,7 @@ impl Source {
         let (own, subscription) = (connection.clone(), name.clone());
         let subscriber = Renewable::open(move || {
             let (connection, subscription) = (own.clone(), subscription.clone());
-            Box::pin(async move { connection.subscriber(subscription).await })
+            Box::pin(async move { Subscriber::connect(&connection, subscription).await })
         });
         let leases = Leases::new(settings, metrics);
         let mut keeper = JoinSet::new();

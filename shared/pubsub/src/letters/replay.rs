@@ -18,10 +18,11 @@ use super::reader::Reader;
 use super::show::Row;
 use super::{DeadLetterTool, Seen};
 use crate::admin::{Admin, Unseen};
-use crate::connection::{Connection, TopicName, full_name};
+use crate::connection::Connection;
 use crate::dead_letters::restore;
+use crate::names::{TopicName, full_name};
+use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
-use crate::sink::Outgoing;
 
 /// Interval at which dead letters that were sent are removed.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);

@@ -14,8 +14,8 @@ use tonic::Code;
 
 use super::print::Printed;
 use super::*;
+use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
-use crate::sink::Outgoing;
 
 const REASONS: Reasons = Reasons { refused: &["row_type_mismatch", "no_route"], skipped: &[] };
 const SUBSCRIPTION: &str = "projects/p/subscriptions/dead-letters";

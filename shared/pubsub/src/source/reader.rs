@@ -104,7 +104,7 @@ impl StreamReader {
             connection: connection.clone(),
             name,
             settings: settings.clone(),
-            idle_timeout: connection.idle_timeout(settings),
+            idle_timeout: settings.idle_timeout(connection.endpoint()),
             outbox,
             leases,
             held: Held::default(),
@@ -167,7 +167,7 @@ impl StreamReader {
 
     /// Opens a stream on new connections, because those of the last stream may be dead.
     async fn open(&mut self) -> Result<Stream<Subscriber>, Error> {
-        let subscriber = self.connection.subscriber(self.name.clone()).await?;
+        let subscriber = Subscriber::connect(&self.connection, self.name.clone()).await?;
         let max_messages = self.share(self.settings.max_outstanding_messages);
         let max_bytes = self.share(self.settings.max_outstanding_bytes);
         let first =

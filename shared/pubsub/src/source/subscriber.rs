@@ -8,14 +8,14 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::Su
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
 };
-use pipeline::Renewable;
+use pipeline::{Error, Renewable};
 use service::google::Access;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 use tonic::{Code, Extensions, Status};
 
-use crate::connection::metadata;
+use crate::connection::{Connection, metadata};
 
 /// Interval of the requests that keep a stream open. Pub/Sub closes a stream on which the client
 /// says nothing for about 90 s.
@@ -111,10 +111,15 @@ pub(super) fn is_transient(code: Code) -> bool {
 }
 
 impl Subscriber {
-    pub(crate) fn new(channel: Channel, access: Access, subscription: String) -> Self {
+    /// Creates a client of the subscription with this full name, on one new connection.
+    pub(super) async fn connect(
+        connection: &Connection,
+        subscription: String,
+    ) -> Result<Self, Error> {
+        let route = connection.route("build Pub/Sub subscriber").await?;
         // A response may have any size. A limit would end the stream at the same message each time.
-        let client = SubscriberClient::new(channel).max_decoding_message_size(usize::MAX);
-        Self { client, access, subscription }
+        let client = SubscriberClient::new(route.connect()).max_decoding_message_size(usize::MAX);
+        Ok(Self { client, access: route.access, subscription })
     }
 
     /// Carries out a request about leases.
