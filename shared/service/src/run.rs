@@ -15,17 +15,13 @@ use crate::args::{Asked, Command};
 use crate::memory::Account;
 use crate::preflight::{self, Form, Plan};
 use crate::settings::{self, Faults, Settings};
-use crate::signals::Signals;
+use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::{Hosted, Service, args, cloud, logs, output, probe, proxies, schema};
 
-/// Exit code of a service that failed, or could not drain in time.
-pub(crate) const FAILED: u8 = 1;
 /// Exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;
 /// Advice for wrong settings when there is no file.
 const NO_FILE: &str = "no settings file was given: name one with --config FILE or DATAFLOW_CONFIG";
-/// Longest wait for the last log lines at the end of the process.
-pub(crate) const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An [`Action`] under way.
 pub type Acting = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;

@@ -13,8 +13,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use crate::run::{FAILED, LOG_PATIENCE};
 use crate::{Health, logs};
+
+/// Exit code of a service that failed, or could not drain in time.
+pub(crate) const FAILED: u8 = 1;
+/// Longest wait for the last log lines at the end of the process.
+pub(crate) const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time between the end of the grace period and the forced end of the process.
 ///
