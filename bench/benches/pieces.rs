@@ -13,7 +13,7 @@ use bigqueries::table::{Table, TableName};
 use bigqueries::transform::ToRow;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use e2e::reading::Reading;
-use enrich::cache::lookup::LookupSettings;
+use enrich::cache::settings::LookupSettings;
 use enrich::cache::{Document, Fetch, LayerError, Lookup};
 use icestore::archive::{Archive, Line};
 use icestore::format::Format;

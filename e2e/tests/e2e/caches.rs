@@ -284,7 +284,7 @@ impl Fetch for Named {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sources_do_not_read_each_others_documents_from_one_redis() {
     let redis = Redis::start().await.unwrap();
-    let mut settings = enrich::cache::lookup::LookupSettings::default();
+    let mut settings = enrich::cache::settings::LookupSettings::default();
     settings.redis.url = Some(redis.url());
     let found = async |origin| {
         let (lookup, reader) =

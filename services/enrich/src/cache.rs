@@ -12,11 +12,13 @@ pub mod breaker;
 pub mod firestore;
 mod flights;
 pub mod invalidation;
+mod layers;
 pub mod lookup;
 pub mod memory;
 pub mod presence;
 mod reader;
 pub mod redis;
+pub mod settings;
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;

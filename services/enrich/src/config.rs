@@ -16,7 +16,8 @@ use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
 
-use crate::cache::{firestore, lookup};
+use crate::cache::firestore;
+use crate::cache::settings::LookupSettings;
 use crate::enrichment::OnMissing;
 
 /// Maximum size of the cache in memory.
@@ -37,7 +38,7 @@ pub struct Settings {
     /// Source of the documents.
     pub firestore: firestore::FirestoreSettings,
     /// Caches of the documents.
-    pub cache: lookup::LookupSettings,
+    pub cache: LookupSettings,
     /// Port on which keys can be invalidated.
     pub admin: Admin,
     /// Destination of messages that can never succeed. Required.
@@ -112,7 +113,7 @@ impl Default for Settings {
             topic_id: String::new(),
             enrichment: EnrichmentSettings::default(),
             firestore: firestore::FirestoreSettings::default(),
-            cache: lookup::LookupSettings::default(),
+            cache: LookupSettings::default(),
             admin: Admin::default(),
             dead_letters: None,
             storage: storage::Endpoint::default(),

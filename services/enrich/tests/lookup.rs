@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use enrich::cache::lookup::LookupSettings;
+use enrich::cache::settings::LookupSettings;
 use enrich::cache::{Document, Fetch, Freshness, LayerError, Lookup};
 use enrich::metrics::{Layer, Metrics};
 use pipeline::Recovery;

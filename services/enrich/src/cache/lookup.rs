@@ -5,54 +5,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipeline::{Error, Recovery};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 use super::breaker::Breaker;
 use super::flights::{Flight, Flights};
-use super::memory::{Bounds, Memory};
+use super::layers::Layers;
+use super::memory::Memory;
 use super::reader::Reader;
-use super::redis::{self, Redis};
-use super::{Document, Entry, Fetch, Freshness, LayerError, State};
+use super::redis::Redis;
+use super::settings::LookupSettings;
+use super::{Document, Entry, Fetch, LayerError, State};
 use crate::metrics::Metrics;
 
 /// Minimum and maximum time between two attempts of a message that waits for the source.
 const WAITS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
-
-/// Caches, and limits on reading them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct LookupSettings {
-    /// Times for which entries are used.
-    pub freshness: Freshness,
-    /// Limits of the cache in memory.
-    pub memory: Bounds,
-    /// Redis; not used if its `url` is unset.
-    pub redis: redis::RedisSettings,
-    /// Maximum number of keys in one read; 1 to 300.
-    pub max_keys_per_read: usize,
-    /// Maximum number of reads at the same time; 1 to 100.
-    pub max_reads: usize,
-    /// Maximum number of messages that wait for a source that fails. Further ones are handed back
-    /// to Pub/Sub, so messages of known keys continue. It must be below
-    /// `pipeline.max_messages_in_flight`.
-    pub max_waiting: usize,
-}
-
-impl Default for LookupSettings {
-    fn default() -> Self {
-        Self {
-            freshness: Freshness::default(),
-            memory: Bounds::default(),
-            redis: redis::RedisSettings::default(),
-            max_keys_per_read: 100,
-            max_reads: 8,
-            max_waiting: 2_000,
-        }
-    }
-}
 
 /// Lookup of documents by key. Clones share the caches.
 pub struct Lookup<F> {
@@ -71,22 +38,6 @@ impl<F> Clone for Lookup<F> {
             max_waiting: self.max_waiting,
         }
     }
-}
-
-/// State that all lookups share.
-pub(super) struct Layers<F> {
-    pub memory: Memory,
-    pub redis: Option<Redis>,
-    pub redis_breaker: Breaker,
-    /// Breaker for writes only, because a server that refuses writes may still answer reads.
-    pub redis_writes: Breaker,
-    pub source: F,
-    pub source_breaker: Breaker,
-    pub freshness: Freshness,
-    pub flights: Flights,
-    pub metrics: Metrics,
-    /// Key that the source failed to answer. The probe asks for it when no message does.
-    pub unanswered: Mutex<Option<Arc<str>>>,
 }
 
 /// Counter guard for a message that waits for the source. Dropping it ends the count.

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::flights::Flight;
-use super::lookup::{Layers, LookupSettings};
+use super::layers::Layers;
 use super::redis::{Known, Put, Seen};
+use super::settings::LookupSettings;
 use super::{Document, Entry, Fetch, LayerError, State};
 
 pub(super) struct Reader<F> {

@@ -1,6 +1,7 @@
 //! Second layer: Redis as one node, as a cluster, or behind sentinels.
 
 mod access;
+mod certificates;
 mod connection;
 mod settings;
 mod value;

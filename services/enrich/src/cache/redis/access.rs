@@ -4,12 +4,12 @@ use std::path::Path;
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, ClientTlsConfig, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo,
-    TlsCertificates,
+    Client, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
 };
-use service::settings::{Tls, url};
+use service::settings::Tls;
 
 use super::super::LayerError;
+use super::certificates::{certificates, read};
 use super::settings::{RedisSettings, is_tls};
 
 /// Login to servers of one kind, and the certificates.
@@ -36,16 +36,6 @@ impl Access {
     pub(super) fn to_sentinels(settings: &RedisSettings) -> Result<Self, LayerError> {
         let sentinel = &settings.sentinel;
         Self::read(sentinel.username.as_ref(), sentinel.password_file.as_deref(), &settings.tls)
-    }
-
-    /// Checks that the certificate files hold certificates.
-    ///
-    /// # Errors
-    /// Fails for the first file that does not.
-    pub(super) fn check_certificates(tls: &Tls) -> Result<(), LayerError> {
-        let certificates = certificates(tls)?;
-        let any = "rediss://localhost";
-        Client::build_with_tls(any, certificates).map(drop).map_err(|error| LayerError::of(&error))
     }
 
     fn read(
@@ -94,33 +84,6 @@ impl Access {
         }
         login
     }
-}
-
-fn certificates(tls: &Tls) -> Result<TlsCertificates, LayerError> {
-    let pem = |text: String, file: &Path, label: &str| {
-        let is_there = text.contains(label);
-        let wrong = || LayerError(format!("{}: has no `{label}` in PEM", file.display()));
-        if is_there { Ok(text.into_bytes()) } else { Err(wrong()) }
-    };
-    let certificate = |file: &Path| {
-        let wrong = |error| LayerError(format!("cannot read {}: {error}", file.display()));
-        pem(std::fs::read_to_string(file).map_err(wrong)?, file, "BEGIN CERTIFICATE")
-    };
-    let root_cert = tls.ca_file.as_deref().map(certificate).transpose()?;
-    let client_tls = match (&tls.client_cert_file, &tls.client_key_file) {
-        (Some(cert), Some(key)) => {
-            let client_cert = certificate(cert)?;
-            Some(ClientTlsConfig { client_cert, client_key: pem(read(key)?, key, "PRIVATE KEY")? })
-        }
-        _ => None,
-    };
-    Ok(TlsCertificates { client_tls, root_cert })
-}
-
-/// Reads a file whose content is secret.
-fn read(file: &Path) -> Result<String, LayerError> {
-    let text = std::fs::read_to_string(file);
-    text.map_err(|error| LayerError(url::unreadable_secret(file, &error)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::settings::{Tls, url};
 
-use super::access::Access;
+use super::certificates;
 
 /// Access to Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -154,7 +154,7 @@ impl RedisSettings {
         faults.require(is_used, "cache.redis.tls", right);
         if let Err(wrong) = self.tls.check_pair().map_err(str::to_owned) {
             faults.add("cache.redis.tls", wrong);
-        } else if let Err(wrong) = Access::check_certificates(&self.tls) {
+        } else if let Err(wrong) = certificates::check(&self.tls) {
             faults.add("cache.redis.tls", wrong.0);
         }
     }
