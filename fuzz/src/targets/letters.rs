@@ -5,7 +5,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use icestore::format::Format;
-use icestore::replay::line;
+use icestore::replay::lines;
 use pipeline::Message;
 use pubsub::letters;
 
@@ -75,7 +75,7 @@ fn archive(input: &[u8]) -> Result<(), String> {
 }
 
 fn read(format: Format, object: &[u8]) {
-    let Ok(lines) = line::all(format, object.to_vec().into()) else { return };
+    let Ok(lines) = lines::all(format, object.to_vec().into()) else { return };
     // An error ends the reading, as in a replay.
     for line in lines.map_while(Result::ok) {
         let _time = line.time();

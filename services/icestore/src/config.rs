@@ -1,8 +1,9 @@
 //! Settings of icestore.
 
+pub(crate) mod archive;
+
 use std::time::Duration;
 
-use pipeline::envelope::Input;
 use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Intake, Reads, Subscription};
@@ -18,6 +19,7 @@ use storage::Endpoint;
 use crate::format::Format;
 use crate::key::Template;
 use crate::{objects, sink};
+pub use archive::ArchiveSettings;
 
 /// All settings. The file `example.yaml` of this crate shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -60,42 +62,11 @@ pub struct Storage {
     pub credentials: Option<Login>,
 }
 
-/// Names and content of objects.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
-#[serde(default)]
-pub struct ArchiveSettings {
-    /// First part of the name of each object; may be empty.
-    pub prefix: String,
-    /// Template for the folder of an object. Messages with the same result share an object. It may
-    /// use `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time, `{location}`, `{enrichment.NAME}`
-    /// and `{attribute.NAME}`. A part in `[ ]` is left out if a value in it is missing. Elsewhere a
-    /// missing value becomes `unknown`.
-    pub batch_key: String,
-    /// Form of a message's data.
-    pub input: Input,
-    /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
-    pub format: Format,
-    /// Level of gzip or zstd; 1 (fast) to 9 (small).
-    pub compression_level: u32,
-}
-
 impl Storage {
     /// Returns the address of Cloud Storage, with its credentials.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         Endpoint { endpoint: self.endpoint.clone(), credentials: self.credentials }
-    }
-}
-
-impl Default for ArchiveSettings {
-    fn default() -> Self {
-        Self {
-            prefix: "archive".into(),
-            batch_key: Template::DEFAULT.into(),
-            input: Input::Auto,
-            format: Format::JsonlGz,
-            compression_level: 1,
-        }
     }
 }
 

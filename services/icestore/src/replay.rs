@@ -5,6 +5,7 @@
 //! topic of the device. Ingestion then gives that message a new id.
 
 pub mod line;
+pub mod lines;
 mod mqtt;
 mod parquet;
 pub mod properties;
@@ -163,7 +164,7 @@ impl Replay {
         let object = bucket.read(name).await?;
         self.count.objects += 1;
         let mut waiting = Vec::with_capacity(self.chunk);
-        for line in line::all(format, object)? {
+        for line in lines::all(format, object)? {
             let line = match line {
                 Ok(line) => line,
                 Err(error) => {

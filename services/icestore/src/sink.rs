@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::archive::{Line, micros, rfc3339};
-use crate::config::ArchiveSettings;
+use crate::config::archive::ArchiveSettings;
 use crate::format::Format;
 use crate::object;
 use crate::objects::Objects;

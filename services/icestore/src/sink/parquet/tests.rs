@@ -11,7 +11,8 @@ use super::*;
 use crate::archive::{Archive, micros};
 use crate::format::Format;
 use crate::key::Template;
-use crate::replay::line::{self, ArchivedLine};
+use crate::replay::line::ArchivedLine;
+use crate::replay::lines;
 
 /// Returns a file of these messages, before it is closed.
 fn grown(messages: &[Message]) -> zstd::ZstdFile {
@@ -32,7 +33,7 @@ fn parquet_of(messages: &[Message]) -> Bytes {
 }
 
 fn read(file: Bytes) -> Vec<ArchivedLine> {
-    line::all(Format::Parquet, file).unwrap().collect::<Result<_, _>>().unwrap()
+    lines::all(Format::Parquet, file).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 fn assert_same(messages: &[Message], lines: &[ArchivedLine]) {

@@ -1,0 +1,39 @@
+//! Settings of the objects.
+
+use pipeline::envelope::Input;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::format::Format;
+use crate::key::Template;
+
+/// Names and content of objects.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub struct ArchiveSettings {
+    /// First part of the name of each object; may be empty.
+    pub prefix: String,
+    /// Template for the folder of an object. Messages with the same result share an object. It may
+    /// use `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time, `{location}`, `{enrichment.NAME}`
+    /// and `{attribute.NAME}`. A part in `[ ]` is left out if a value in it is missing. Elsewhere a
+    /// missing value becomes `unknown`.
+    pub batch_key: String,
+    /// Form of a message's data.
+    pub input: Input,
+    /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
+    pub format: Format,
+    /// Level of gzip or zstd; 1 (fast) to 9 (small).
+    pub compression_level: u32,
+}
+
+impl Default for ArchiveSettings {
+    fn default() -> Self {
+        Self {
+            prefix: "archive".into(),
+            batch_key: Template::DEFAULT.into(),
+            input: Input::Auto,
+            format: Format::JsonlGz,
+            compression_level: 1,
+        }
+    }
+}
