@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use service::credentials;
 use service::google::Access;
 
-use crate::table::TableName;
+use crate::names::TableName;
 
 /// Characters that need no escape in a path.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');

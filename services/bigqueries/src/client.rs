@@ -8,7 +8,7 @@ use service::google::{Access, Login};
 use service::{Faults, cloud, credentials};
 
 use crate::api::RestApi;
-use crate::config;
+use crate::write_api::Api;
 
 /// Address of BigQuery, and the credentials for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -58,11 +58,11 @@ impl Endpoint {
     }
 
     /// Returns the APIs that are called. The table is checked over REST in any case.
-    pub(crate) fn apis(&self, write: config::Api) -> Vec<cloud::Api> {
+    pub(crate) fn apis(&self, write: Api) -> Vec<cloud::Api> {
         let rest = cloud::Api::new("bigquery", self.endpoint.as_deref(), self.credentials);
         let storage_write =
             || cloud::Api::new("bigquerystorage", self.url_of_storage_write(), self.credentials);
-        let storage_write = (write == config::Api::StorageWrite).then(storage_write);
+        let storage_write = (write == Api::StorageWrite).then(storage_write);
         std::iter::once(rest).chain(storage_write).collect()
     }
 

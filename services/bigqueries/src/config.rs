@@ -18,9 +18,10 @@ use service::{Faults, Http, cloud};
 
 use crate::client;
 use crate::column::Column;
+use crate::limits::MAX_INSERT_ALL_ROWS;
+use crate::names::TableName;
 use crate::rows::Mapped;
-use crate::sink::MAX_INSERT_ALL_ROWS;
-use crate::table::TableName;
+pub use crate::write_api::Api;
 
 /// Name of the column of [`Partitions`] that stands for the time when rows arrive in the table.
 pub(crate) const INGESTION_TIME: &str = "_PARTITIONTIME";
@@ -58,17 +59,6 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub grace_period: Duration,
-}
-
-/// API that writes the rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Api {
-    /// Default stream of the Storage Write API: cheaper, but without removal of duplicates.
-    #[default]
-    StorageWrite,
-    /// `tabledata.insertAll`: BigQuery removes duplicates within about a minute, by `ingest_id`.
-    InsertAll,
 }
 
 /// Table and its columns.

@@ -13,6 +13,8 @@ pub mod column;
 pub mod config;
 pub mod convert;
 pub mod explain;
+mod limits;
+mod names;
 pub mod response;
 mod rest;
 pub mod rows;
@@ -20,6 +22,7 @@ pub mod sink;
 pub mod table;
 pub mod transform;
 pub mod view;
+mod write_api;
 
 use std::sync::Arc;
 

@@ -13,18 +13,14 @@ use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::column::Column;
-use crate::config::Api;
+use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
 use crate::table::Table;
 use crate::transform::Record;
+use crate::write_api::Api;
 use append::{Appender, append};
 pub use insert::Insertion;
 use insert::insert;
 
-/// Maximum bytes of a request, for both APIs. `insertAll` allows 10 MB, and so do the older
-/// documents of the Storage Write API.
-pub const MAX_REQUEST_BYTES: usize = 9_000_000;
-/// Maximum rows of a request of `insertAll`.
-pub const MAX_INSERT_ALL_ROWS: usize = 50_000;
 /// Longest attempt with `insertAll`, whose requests are small. It applies if `attempt_timeout` is
 /// longer.
 const INSERT_ALL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -4,7 +4,6 @@ mod layout;
 mod schema;
 mod view;
 
-use std::fmt;
 use std::time::Duration;
 
 use pipeline::{Lease, Renewable};
@@ -16,7 +15,9 @@ use tracing::{info, warn};
 
 use crate::api::{Failure, Refused, RestApi};
 use crate::column::Column;
-use crate::config;
+use crate::config::TableSettings;
+pub use crate::names::TableName;
+use crate::write_api::Api;
 use schema::{Comparison, array};
 use view::{NOT_RIGHT, Upkeep, ViewWatch};
 
@@ -34,39 +35,14 @@ const MAY_NOT_CHANGE: &str = "; a change of columns needs roles/bigquery.dataEdi
 /// Least role that may write to the table, and create the view in its dataset.
 const ROLE: &str = "roles/bigquery.dataEditor";
 
-/// Project, dataset and id of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableName {
-    /// Project.
-    pub project: String,
-    /// Dataset.
-    pub dataset: String,
-    /// Id in the dataset.
-    pub table: String,
-}
-
-impl TableName {
-    /// Returns `projects/P/datasets/D/tables/T`.
-    pub(crate) fn resource(&self) -> String {
-        let Self { project, dataset, table } = self;
-        format!("projects/{project}/datasets/{dataset}/tables/{table}")
-    }
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.project, self.dataset, self.table)
-    }
-}
-
 /// Table that rows are written to.
 #[derive(Clone)]
 pub struct Table {
     api: Renewable<RestApi>,
     name: TableName,
     columns: std::sync::Arc<[Column]>,
-    settings: config::TableSettings,
-    written_with: config::Api,
+    settings: TableSettings,
+    written_with: Api,
 }
 
 /// Reason for which a table cannot be written to.
@@ -89,9 +65,9 @@ impl Table {
         api: Renewable<RestApi>,
         name: TableName,
         columns: std::sync::Arc<[Column]>,
-        settings: config::TableSettings,
+        settings: TableSettings,
     ) -> Self {
-        Self { api, name, columns, settings, written_with: config::Api::default() }
+        Self { api, name, columns, settings, written_with: Api::default() }
     }
 
     /// Returns the name of the table.
@@ -112,7 +88,7 @@ impl Table {
     /// Returns the same table, written with this API. The API decides which columns may be left to
     /// their defaults.
     #[must_use]
-    pub fn written_with(self, api: config::Api) -> Self {
+    pub fn written_with(self, api: Api) -> Self {
         Self { written_with: api, ..self }
     }
 

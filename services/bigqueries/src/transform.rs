@@ -7,9 +7,9 @@ use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
 
 use crate::cell::{Cell, all_fit, unfilled};
 use crate::column::Column;
-use crate::config::Api;
+use crate::names::TableName;
 use crate::rows::{Rows, id_of, ingest_id};
-use crate::table::TableName;
+use crate::write_api::Api;
 
 /// A row on its way to the table.
 #[derive(Debug)]

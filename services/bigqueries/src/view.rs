@@ -7,8 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::column::{Column, Kind};
 use crate::config::{INGESTION_TIME, Partitions, Settings, Unit};
+use crate::names::TableName;
 use crate::rows::Rows as _;
-use crate::table::TableName;
 
 /// Returns the subcommand.
 #[must_use]

@@ -6,7 +6,7 @@ use super::*;
 use crate::cell::Cell;
 use crate::column::Kind;
 use crate::config;
-use crate::table::TableName;
+use crate::names::TableName;
 
 fn columns() -> Arc<[Column]> {
     [Column::new("text", Kind::String)].into()

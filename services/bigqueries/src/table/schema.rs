@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::column::{Column, Kind, Limit, Mode, Type};
-use crate::config::Api;
+use crate::write_api::Api;
 
 /// Member of a field that holds its default.
 const DEFAULT: &str = "defaultValueExpression";

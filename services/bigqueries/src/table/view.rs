@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::schema::array;
 use super::{Fault, QUICK_TIMEOUT, ROLE, TIMEOUT, Table, is_about_settings};
 use crate::api::Failure;
-use crate::table::TableName;
+use crate::names::TableName;
 use crate::view::{self, Partition};
 
 /// Log line about a view that is missing or different.
