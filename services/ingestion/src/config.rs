@@ -1,5 +1,7 @@
 //! Settings of ingestion.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +11,10 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::cloud::Api;
-use service::memory::Share;
 pub use service::settings::Tls;
-use service::settings::{self, PORT, PROJECT, Variable};
-use service::{Faults, Http};
+use service::{Http, settings};
 
-use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
-use crate::{guarantee, host, routes};
+use crate::host;
 
 /// All settings. `example.yaml` in the crate's folder shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -315,159 +313,5 @@ impl Mqtt {
     pub fn client_id(&self, connection: u16) -> String {
         let ordinal = self.ordinal.or_else(host::ordinal).unwrap_or(0);
         format!("{}-{ordinal}-{connection}", self.name)
-    }
-
-    fn check_url(&self, faults: &mut Faults) {
-        const FORM: &str = "mqtt://host:port, or mqtts://host:port for TLS";
-        let has_scheme = self.url.starts_with("mqtt://") || self.is_tls();
-        let wrong = if self.has_user() {
-            "must not have a user or password: set mqtt.username and mqtt.password_file".to_owned()
-        } else if self.url.is_empty() {
-            format!("required, as {FORM}")
-        } else if !has_scheme {
-            format!("must begin with mqtt:// or mqtts://, as {FORM}")
-        } else {
-            match self.host_and_port().map(|(host, _)| settings::host::check(host)) {
-                None => format!("must be {FORM}, without a path, and with a port from 1 to 65535"),
-                Some(Err(why)) => format!("its host {why}, as {FORM}"),
-                Some(Ok(())) => return,
-            }
-        };
-        faults.add("mqtt.url", wrong);
-    }
-
-    fn check_ranges(&self, faults: &mut Faults) {
-        let seconds = Duration::from_secs;
-        for (key, value, range) in [
-            ("keep_alive", self.keep_alive, seconds(5)..=seconds(65_535)),
-            ("connect_timeout", self.connect_timeout, seconds(1)..=seconds(3600)),
-            ("reconnect.min", self.reconnect.min, Duration::from_millis(1)..=seconds(3600)),
-            ("reconnect.max", self.reconnect.max, self.reconnect.min..=seconds(24 * 3600)),
-            // With 0 the broker would keep no session. MQTT cannot express a larger value.
-            ("session_expiry", self.session_expiry, seconds(1)..=seconds(u32::MAX.into())),
-        ] {
-            faults.duration(&format!("mqtt.{key}"), value, range);
-        }
-        faults.range("mqtt.max_bytes_in_flight", self.max_bytes_in_flight, 1..=1 << 40);
-        faults.range("mqtt.max_qos0_waiting", self.max_qos0_waiting, 1..=10_000_000);
-    }
-
-    fn check(&self, faults: &mut Faults) {
-        self.check_url(faults);
-        self.check_ranges(faults);
-        let checks = [
-            ((1..=MAX_CONNECTIONS).contains(&self.connections), "connections", "must be 1 to 16"),
-            (
-                self.password_file.is_none() || self.username.is_some(),
-                "username",
-                "required with password_file",
-            ),
-            (
-                self.tls == Tls::default() || self.is_tls(),
-                "tls",
-                "needs an url that begins with mqtts://",
-            ),
-            (!self.name.is_empty(), "name", "must not be empty"),
-            (self.receive_maximum > 0, "receive_maximum", "must be 1 to 65535"),
-            (
-                (1024..=256 * 1024 * 1024).contains(&self.max_packet_bytes),
-                "max_packet_bytes",
-                "must be 1024 to 268435456",
-            ),
-            (
-                self.unsubscribe.iter().all(|filter| !filter.is_empty()),
-                "unsubscribe",
-                "must not have an empty filter",
-            ),
-        ];
-        for (is_right, key, right) in checks {
-            faults.require(is_right, &format!("mqtt.{key}"), right);
-        }
-        if let Err(wrong) = self.tls.check_pair() {
-            faults.add("mqtt.tls", wrong);
-        }
-        if let Err(wrong) = security::credentials(self) {
-            faults.add("mqtt.password_file", wrong);
-        }
-        if self.is_tls()
-            && let Err(wrong) = security::tls(&self.tls)
-        {
-            faults.add("mqtt.tls", wrong);
-        }
-    }
-}
-
-impl service::Settings for Settings {
-    fn check(&self, faults: &mut Faults) {
-        faults.project(&self.project);
-        self.mqtt.check(faults);
-        routes::check(self, faults);
-        let buckets = self.ordering_buckets;
-        let right = format!("must be 1 to 10000, is {buckets}");
-        faults.require((1..=10_000).contains(&buckets), "ordering_buckets", right);
-        for (key, pointer) in [
-            ("identity.id_pointer", &self.identity.id_pointer),
-            ("identity.event_time_pointer", &self.identity.event_time_pointer),
-        ] {
-            let is_pointer = pointer.as_ref().is_none_or(|pointer| pointer.starts_with('/'));
-            faults.require(is_pointer, key, "must be a JSON pointer such as /meta/id");
-        }
-        let years = Duration::ZERO..=Duration::from_secs(100 * 31_557_600);
-        faults.duration("identity.max_past", self.identity.max_past, years.clone());
-        faults.duration("identity.max_future", self.identity.max_future, years);
-        DeadLetterConfig::check(self.dead_letters.as_ref(), false, faults);
-        self.storage.check(faults);
-        self.pubsub.check(faults);
-        faults.limits("pipeline", &self.pipeline);
-        faults.http(&self.http);
-        faults.grace_period(self.grace_period);
-    }
-
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
-    }
-
-    fn explain(&self) -> Vec<String> {
-        guarantee::of(self, false, &Grants::new())
-    }
-
-    fn apis(&self) -> Vec<Api> {
-        self.pubsub.apis(self.dead_letters.as_ref(), &self.storage)
-    }
-
-    fn memory(&self) -> Vec<Share> {
-        let mqtt = &self.mqtt;
-        let connections = usize::from(mqtt.connections);
-        let received = mqtt.max_bytes_in_flight.saturating_mul(connections);
-        // A message in the pipeline is in memory as it came, in its envelope, and in up to two
-        // requests. Base64 makes the envelope a third larger. A message that waits for the pipeline
-        // is in memory only as it came.
-        let at_work = received.min(self.pipeline.max_bytes_in_flight);
-        let waiting = at_work.saturating_mul(3).saturating_add(received);
-        let waiting = Share::of_size("mqtt.max_bytes_in_flight", waiting, 100);
-        let packet = usize::try_from(mqtt.max_packet_bytes).unwrap_or(usize::MAX);
-        let packets = packet.saturating_mul(connections);
-        // One packet above the limit, and one that is read into a buffer of up to twice its size.
-        let packets = Share::of_size("mqtt.max_packet_bytes", packets, 300);
-        // The properties of that packet need more memory than their bytes.
-        let properties = MAX_PROPERTIES_MEMORY as u64;
-        vec![
-            Share::of_process(),
-            Share { value: Some(mqtt.max_bytes_in_flight as u64), ..waiting },
-            Share { value: Some(packet as u64), ..packets },
-            Share::of_count("mqtt.connections", connections, properties),
-        ]
-    }
-
-    fn variables() -> &'static [Variable] {
-        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
     }
 }

@@ -10,6 +10,7 @@ mod message;
 mod negotiated;
 mod preflight;
 mod properties;
+mod published;
 mod requests;
 pub mod security;
 mod session;

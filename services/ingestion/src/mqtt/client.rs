@@ -6,13 +6,10 @@ use rumqttc::v5::mqttbytes::{QoS as QoS5, v5 as packets5};
 
 use super::negotiated::Negotiated;
 use super::properties;
+use super::published::Published;
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
 
-/// Approximate memory of a waiting message in addition to its bytes.
-const MESSAGE_OVERHEAD: usize = 512;
-/// Approximate memory of an attribute in addition to its bytes.
-pub(super) const PROPERTY_OVERHEAD: usize = 128;
 /// Maximum size of packets that are copied out of the read buffer. The copy prevents a small packet
 /// from keeping the whole buffer in memory.
 const COPIED_BYTES: usize = 16_384;
@@ -48,37 +45,6 @@ pub(super) enum Event {
     TakenOver,
     /// Packet that has no meaning here.
     Other,
-}
-
-/// Message from the broker.
-#[derive(Debug)]
-pub(super) struct Published {
-    pub topic: Bytes,
-    pub payload: Bytes,
-    pub is_retained: bool,
-    /// True if the broker marks the message as sent before.
-    pub is_repeated: bool,
-    /// Id of the packet; `None` for QoS 0.
-    pub packet_id: Option<u16>,
-    /// Properties of the message (MQTT 5).
-    pub properties: Option<packets5::PublishProperties>,
-    /// Limit that the properties exceeded. They are dropped then.
-    pub dropped_properties: Option<String>,
-}
-
-impl Published {
-    /// Returns the approximate memory that the message needs while it waits.
-    pub(super) fn size(&self) -> usize {
-        let given = self.properties.as_ref();
-        let texts =
-            given.into_iter().flat_map(|given| [&given.content_type, &given.response_topic]);
-        let texts: usize = texts.flatten().map(String::len).sum();
-        let data = given.and_then(|given| given.correlation_data.as_ref()).map_or(0, Bytes::len);
-        let pairs = given.into_iter().flat_map(|given| &given.user_properties);
-        let pairs = pairs.map(|(name, value)| name.len() + value.len() + PROPERTY_OVERHEAD);
-        let properties = texts + data + pairs.sum::<usize>();
-        MESSAGE_OVERHEAD + self.topic.len() + self.payload.len() + properties
-    }
 }
 
 /// Handling of our session at the broker.
@@ -385,6 +351,7 @@ fn refusal(code: &str, text: Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::published::{MESSAGE_OVERHEAD, PROPERTY_OVERHEAD};
 
     /// Returns a QoS 0 message of MQTT 3.1.1 with a topic of one letter.
     fn packet(payload_bytes: usize) -> Vec<u8> {

@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::ack::{AckHandle, Unacknowledged};
-use super::client::{Event, Published, Session};
+use super::client::{Event, Session};
 use super::dial::Dial;
 use super::drain::Drain;
 use super::held::Held;
+use super::published::Published;
 use super::session::Epoch;
 use super::wire::Reading;
 use super::{Grants, Purpose, message};

@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::requests::Requests;
-use super::session::LEAVE_TIMEOUT;
 use super::window::Window;
 use super::wire::Wire;
 use crate::config::Mqtt;
 
+/// Maximum wait for the last acknowledgements to be sent, and for the broker to close the
+/// connection.
+pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time without activity before the broker is asked whether the session is empty.
 ///
 /// Some brokers answer pings independently of their message queues, and need this time. For others

@@ -8,7 +8,7 @@ use pipeline::Message;
 use pipeline::message::attribute;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
-use super::client::Published;
+use super::published::Published;
 use crate::metrics::Metrics;
 use crate::ordering::Ordering;
 

@@ -3,7 +3,7 @@
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use super::client::{PROPERTY_OVERHEAD, Published};
+use super::published::{PROPERTY_OVERHEAD, Published};
 
 /// Maximum number of properties of a message that are decoded.
 const MAX_PROPERTIES: usize = 10_000;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::ack::Life;
 use super::client::{Codec, Event, Request, Session};
 use super::dial::Dial;
-use super::drain::Drain;
+use super::drain::{Drain, LEAVE_TIMEOUT};
 use super::negotiated::Negotiated;
 use super::requests::Requests;
 use super::security;
@@ -18,10 +18,6 @@ use super::window::Window;
 use super::wire::{Reading, Wire};
 use crate::config::{Mqtt, Protocol};
 use crate::routes::Subscription;
-
-/// Maximum wait for the last acknowledgements to be sent, and for the broker to close the
-/// connection.
-pub(super) const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Filter that was refused or granted a lower QoS than requested.
 pub(super) struct Shortfall {

@@ -3,7 +3,7 @@
 use super::broker::{Peer, Publish, Said};
 use super::*;
 use crate::mqtt::connection::end_session;
-use crate::mqtt::session::LEAVE_TIMEOUT;
+use crate::mqtt::drain::LEAVE_TIMEOUT;
 
 /// Returns a source that drains, and the broker's side after the UNSUBSCRIBE.
 async fn draining(env: &mut TestEnv) -> (Source, Peer) {
