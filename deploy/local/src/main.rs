@@ -4,6 +4,8 @@
 mod args;
 mod broker;
 mod metrics;
+mod names;
+mod output;
 mod places;
 mod platform;
 mod run;

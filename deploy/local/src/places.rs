@@ -4,7 +4,8 @@ use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use crate::args::Args;
-use crate::platform::{BUCKET, DATASET, PROJECT, Platform, VIEW};
+use crate::names::{BUCKET, DATASET, PROJECT, VIEW};
+use crate::platform::Platform;
 
 /// Describes a running platform. With the table below it, the text takes the 24 lines of the usual
 /// terminal. Its lines have at most 79 characters if paths are short.

@@ -19,36 +19,17 @@ use tokio::time::{sleep, timeout};
 use crate::args::Args;
 use crate::broker::Broker;
 use crate::metrics::Scrape;
+use crate::names::{
+    ARCHIVE, BUCKET, BURIED, DATASET, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, LETTERS, PROJECT,
+    RAW, ROWS,
+};
+use crate::output::Progress;
 use crate::settings;
-use crate::table::Progress;
 
 /// Longest wait for the services to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest drain of each service.
 const GRACE: Duration = Duration::from_secs(30);
-
-pub(crate) const PROJECT: &str = "local";
-pub(crate) const RAW: &str = "raw";
-pub(crate) const ENRICHED: &str = "enriched";
-pub(crate) const DEAD_LETTERS: &str = "dead-letters";
-/// Subscriptions of enrich, icestore and bigqueries.
-pub(crate) const ENRICH: &str = "enrich";
-pub(crate) const ARCHIVE: &str = "archive";
-pub(crate) const ROWS: &str = "rows";
-/// Subscriptions to dead letters: one for the tools, and one for the report.
-const LETTERS: &str = "dead-letters";
-const BURIED: &str = "dead-letters-report";
-/// Collection with a document for each device.
-pub(crate) const DEVICES: &str = "devices";
-/// Dataset and table of the rows.
-pub(crate) const DATASET: &str = "dataflow";
-pub(crate) const TABLE: &str = "readings";
-/// View of the table, without duplicates.
-pub(crate) const VIEW: &str = "readings_once";
-/// Bucket of the archive.
-pub(crate) const BUCKET: &str = "archive";
-/// First part of the name of each object.
-pub(crate) const PREFIX: &str = "messages";
 
 /// Running platform.
 pub(crate) struct Platform {

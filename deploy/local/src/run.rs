@@ -12,9 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use crate::args::{self, Args};
+use crate::names::{BUCKET, DATASET, PREFIX, TABLE};
+use crate::output::Progress;
 use crate::places;
-use crate::platform::{BUCKET, DATASET, PREFIX, Platform, TABLE};
-use crate::table::{Progress, Report, Table, print_report};
+use crate::platform::Platform;
+use crate::table::{Report, Table, print_report};
 
 /// Pause between two prints of the table.
 const REFRESH: Duration = Duration::from_secs(1);

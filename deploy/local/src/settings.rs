@@ -12,7 +12,7 @@ use pubsub::{DeadLetterConfig, Endpoint};
 use service::Http;
 
 use crate::args::Args;
-use crate::platform::{
+use crate::names::{
     ARCHIVE, BUCKET, DATASET, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, PREFIX, PROJECT, RAW, ROWS,
     TABLE, VIEW,
 };

@@ -1,15 +1,15 @@
 //! Live table, and the account at the end.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use e2e::account::Account;
 use e2e::fleet::Log;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::metrics::Scrape;
+use crate::output::write;
 use crate::platform::Stage;
 
 /// Account with its times, as in the report.
@@ -127,40 +127,6 @@ impl Table {
         }
         text
     }
-}
-
-/// Reports the progress of a step, at most once a second.
-#[derive(Debug)]
-pub(crate) struct Progress(Instant);
-
-impl Progress {
-    /// Prints the name of the step that begins.
-    pub(crate) fn begin(text: &str) -> Self {
-        write(&format!("{text}\n"));
-        Self(Instant::now())
-    }
-
-    /// Prints the progress of the step.
-    pub(crate) fn tell(&mut self, text: impl FnOnce() -> String) {
-        if self.is_due() {
-            write(&format!("  {}\n", text()));
-        }
-    }
-
-    fn is_due(&mut self) -> bool {
-        const INTERVAL: Duration = Duration::from_secs(1);
-        let is_due = self.0.elapsed() >= INTERVAL;
-        if is_due {
-            self.0 = Instant::now();
-        }
-        is_due
-    }
-}
-
-/// Writes to standard output. The platform goes on if standard output is closed.
-fn write(text: &str) {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
 }
 
 const HEADINGS: [&str; 8] =
@@ -301,18 +267,6 @@ mod tests {
         assert_eq!(drawn.lines().count(), 1, "{drawn:?}");
         assert!(drawn.lines().all(|line| line.len() == 30), "{drawn:?}");
         assert_eq!(table.redrawn(&lines(), Some(small)), format!("\x1b[1A\x1b[J{drawn}"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn progress_is_told_once_a_second() {
-        let mut progress = Progress::begin("counting");
-        let mut told = Vec::new();
-        for millis in [0, 999, 1, 999, 1] {
-            tokio::time::advance(Duration::from_millis(millis)).await;
-            told.push(progress.is_due());
-        }
-
-        assert_eq!(told, [false, false, true, false, true]);
     }
 
     #[test]

@@ -32,9 +32,6 @@ pub(super) const DEVICES: u32 = 100;
 /// Number of devices with a separate location. Each location is a folder of the archive.
 pub(super) const WILD_PLACES: u32 = 10_000;
 
-/// Grace period of a service.
-pub(super) const GRACE: Duration = Duration::from_secs(20);
-
 pub(super) struct Platform {
     pub(super) broker: tokio::sync::Mutex<Mosquitto>,
     pub(super) broker_port: u16,

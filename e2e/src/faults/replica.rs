@@ -9,9 +9,11 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use super::platform::GRACE;
 use crate::mosquitto::free_port;
 use crate::process::{Process, binary};
+
+/// Grace period of a service.
+pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 /// Longest wait for an answer of a replica about itself.
 pub(super) const TELLING: Duration = Duration::from_secs(5);
