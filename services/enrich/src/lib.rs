@@ -24,7 +24,7 @@ use std::time::Duration;
 use pipeline::metrics::Reasons;
 use pipeline::{CRASHED, PANICKED, Pipeline};
 use pubsub::{Reads as _, TopicGuard, TopicName};
-use service::{Condition, Context, Dependency, Health, Running, Service};
+use service::{Condition, Context, Dependency, Health, Pauses, Running, Service};
 use tokio::task::JoinSet;
 
 use apply::{Apply, Fields};
@@ -163,14 +163,12 @@ fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
 /// Without Redis, each key is read from the source. So an outage of Redis is no reason to stop
 /// messages.
 async fn watch<F: Fetch>(lookup: Lookup<F>, condition: Condition, health: Health) {
-    loop {
+    let check = async || {
         lookup.probe_source().await;
         lookup.probe_redis().await;
         health.tell("redis", lookup.redis_state());
-        match lookup.source_outage() {
-            None => condition.ready(),
-            Some(why) => condition.not_ready(format!("{why}; known keys go on")),
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
+        let outage = lookup.source_outage();
+        outage.map_or(Ok(()), |why| Err(format!("{why}; known keys go on")))
+    };
+    condition.watch(check, Pauses { ready: INTERVAL, not_ready: INTERVAL }).await;
 }

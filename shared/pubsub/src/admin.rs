@@ -7,7 +7,7 @@ use google_cloud_pubsub::Error as ApiError;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
 use pipeline::{Error, Recovery, Renewable};
-use service::{Condition, credentials};
+use service::{Condition, Pauses, credentials};
 use tokio::time::timeout;
 
 use crate::connection::Connection;
@@ -274,29 +274,17 @@ pub(crate) async fn subscription_watcher(
     needs_policy: bool,
     condition: Condition,
 ) {
-    /// Interval between two checks of a present subscription. An outage shows earlier elsewhere.
-    const INTERVAL: Duration = Duration::from_secs(15);
-    /// Interval between two checks of a missing subscription.
-    const MISSING_INTERVAL: Duration = Duration::from_secs(1);
-    loop {
-        let interval = match admin.find_subscription(&name).await {
-            Ok(found) if needs_policy && found.dead_letter_policy.is_none() => {
-                condition.not_ready(format!(
-                    "{name} has no dead-letter policy, which `dead_letters: subscription` needs"
-                ));
-                MISSING_INTERVAL
-            }
-            Ok(_) => {
-                condition.ready();
-                INTERVAL
-            }
-            Err(unseen) => {
-                condition.not_ready(unseen.to_string());
-                MISSING_INTERVAL
-            }
-        };
-        tokio::time::sleep(interval).await;
-    }
+    /// Pauses between two checks. An outage shows earlier elsewhere.
+    const PAUSES: Pauses =
+        Pauses { ready: Duration::from_secs(15), not_ready: Duration::from_secs(1) };
+    let check = async || match admin.find_subscription(&name).await {
+        Ok(found) if needs_policy && found.dead_letter_policy.is_none() => Err(format!(
+            "{name} has no dead-letter policy, which `dead_letters: subscription` needs"
+        )),
+        Ok(_) => Ok(()),
+        Err(unseen) => Err(unseen.to_string()),
+    };
+    condition.watch(check, PAUSES).await;
 }
 
 #[cfg(test)]

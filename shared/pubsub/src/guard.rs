@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pipeline::{Error, Recovery};
-use service::Condition;
+use service::{Condition, Pauses};
 use tracing::warn;
 
 use crate::admin::{Admin, Audience};
@@ -29,8 +29,11 @@ impl TopicGuard {
         Self { audiences: Arc::new(Mutex::new(audiences)) }
     }
 
-    /// Checks every topic once. Returns true if publishing is allowed to all of them.
-    pub async fn look(&self, admin: &Admin, condition: &Condition) -> bool {
+    /// Checks every topic once.
+    ///
+    /// # Errors
+    /// The reason why publishing is not allowed to one of them.
+    pub async fn look(&self, admin: &Admin) -> Result<(), String> {
         let topics: Vec<_> = self.lock().keys().cloned().collect();
         for topic in topics {
             let found = admin.audience(&topic).await;
@@ -51,26 +54,17 @@ impl TopicGuard {
             Audience::Someone | Audience::Unchecked(_) => None,
             Audience::Nobody(reason) | Audience::Unknown(reason) => Some(reason.clone()),
         });
-        match &closed {
-            None => condition.ready(),
-            Some(reason) => condition.not_ready(reason.clone()),
-        }
-        closed.is_none()
+        closed.map_or(Ok(()), Err)
     }
 
     /// Waits until publishing is allowed to every topic.
     pub async fn wait(&self, admin: &Admin, condition: &Condition) {
-        while !self.look(admin, condition).await {
-            tokio::time::sleep(CLOSED_INTERVAL).await;
-        }
+        condition.wait(|| self.look(admin), PAUSES.not_ready).await;
     }
 
     /// Checks every minute, and every second while something is missing. Never returns.
     pub async fn watch(self, admin: Admin, condition: Condition) {
-        loop {
-            let is_open = self.look(&admin, &condition).await;
-            tokio::time::sleep(if is_open { OPEN_INTERVAL } else { CLOSED_INTERVAL }).await;
-        }
+        condition.watch(|| self.look(&admin), PAUSES).await;
     }
 
     /// Topics whose audience is not known for certain.
@@ -97,7 +91,5 @@ impl TopicGuard {
     }
 }
 
-/// Interval between two checks while every topic has an audience.
-const OPEN_INTERVAL: Duration = Duration::from_secs(60);
-/// Interval between two checks while something is missing.
-const CLOSED_INTERVAL: Duration = Duration::from_secs(1);
+/// Pauses between two checks: while every topic has an audience, and while something is missing.
+const PAUSES: Pauses = Pauses { ready: Duration::from_secs(60), not_ready: Duration::from_secs(1) };

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pipeline::Status;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 /// Name of the condition that holds while the pipeline's writes succeed.
@@ -46,6 +48,15 @@ pub struct ConditionState {
 pub struct Condition {
     health: Health,
     name: &'static str,
+}
+
+/// Pauses between two checks of a dependency.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// Pause while the dependency is available. An outage usually shows earlier elsewhere.
+    pub ready: Duration,
+    /// Pause while it is not available.
+    pub not_ready: Duration,
 }
 
 impl Health {
@@ -199,6 +210,38 @@ impl Condition {
         }
     }
 
+    /// Sets the state to the result of a check. Returns true if the dependency is available.
+    fn report(&self, checked: Result<(), String>) -> bool {
+        let is_ready = checked.is_ok();
+        match checked {
+            Ok(()) => self.ready(),
+            Err(reason) => self.not_ready(reason),
+        }
+        is_ready
+    }
+
+    /// Checks the dependency until it is available, with this pause between two checks. The error of
+    /// a check is the reason why the dependency is not available.
+    pub async fn wait<F>(&self, mut check: impl FnMut() -> F, pause: Duration)
+    where
+        F: Future<Output = Result<(), String>>,
+    {
+        while !self.report(check().await) {
+            sleep(pause).await;
+        }
+    }
+
+    /// Checks the dependency again and again. Never returns.
+    pub async fn watch<F>(&self, mut check: impl FnMut() -> F, pauses: Pauses)
+    where
+        F: Future<Output = Result<(), String>>,
+    {
+        loop {
+            let is_ready = self.report(check().await);
+            sleep(if is_ready { pauses.ready } else { pauses.not_ready }).await;
+        }
+    }
+
     /// Sets the state. Returns true if that changed anything.
     fn set(&self, ready: bool, reason: String) -> bool {
         let mut inner = self.health.lock();
@@ -209,5 +252,38 @@ impl Condition {
         }
         (state.ready, state.reason) = (ready, reason);
         is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dependency_is_checked_more_often_while_it_is_away() {
+        let health = Health::default();
+        let condition = health.condition("disk");
+        let (began, mut checked) = (Instant::now(), Vec::new());
+        let mut answers = [Ok(()), Err("away"), Err("away"), Ok(())].into_iter();
+        let check = || {
+            checked.push((began.elapsed().as_secs(), health.conditions()["disk"].ready));
+            let answer = answers.next();
+            async move {
+                match answer {
+                    Some(answer) => answer.map_err(str::to_owned),
+                    None => pending().await,
+                }
+            }
+        };
+        let pauses = Pauses { ready: Duration::from_secs(30), not_ready: Duration::from_secs(1) };
+
+        let watched = timeout(Duration::from_secs(100), condition.watch(check, pauses)).await;
+
+        assert!(watched.is_err(), "it never returns");
+        assert_eq!(checked, [(0, false), (30, true), (31, false), (32, false), (62, true)]);
     }
 }

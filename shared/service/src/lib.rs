@@ -36,7 +36,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
-pub use health::{Condition, Health};
+pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
 pub use preflight::Dependency;
 pub use run::{Acting, Action, WrongSettings, install_crypto, run, run_with};

@@ -12,7 +12,7 @@ use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use service::google::Access;
 use service::preflight::State;
-use service::{Condition, Dependency, credentials};
+use service::{Condition, Dependency, Pauses, credentials};
 
 use crate::settings::Endpoint;
 
@@ -23,10 +23,8 @@ const EXISTS: &str = "conditionNotMet";
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time to read an object.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// Interval between two checks of a bucket that exists. An outage shows earlier at the uploads.
-const INTERVAL: Duration = Duration::from_secs(30);
-/// Interval between two checks of a missing bucket.
-const MISSING_INTERVAL: Duration = Duration::from_secs(1);
+/// Pauses between two checks of the bucket: while it exists, and while it does not.
+const PAUSES: Pauses = Pauses { ready: Duration::from_secs(30), not_ready: Duration::from_secs(1) };
 
 /// An object with its whole content.
 #[derive(Debug)]
@@ -221,30 +219,12 @@ impl Bucket {
 
     /// Waits until the bucket exists.
     pub async fn wait(&self, condition: &Condition) {
-        while !self.look(condition).await {
-            tokio::time::sleep(MISSING_INTERVAL).await;
-        }
+        condition.wait(|| self.find(), PAUSES.not_ready).await;
     }
 
     /// Updates `condition` with the presence of the bucket. Never returns.
     pub async fn watch(self, condition: Condition) {
-        loop {
-            let interval = if self.look(&condition).await { INTERVAL } else { MISSING_INTERVAL };
-            tokio::time::sleep(interval).await;
-        }
-    }
-
-    async fn look(&self, condition: &Condition) -> bool {
-        match self.find().await {
-            Ok(()) => {
-                condition.ready();
-                true
-            }
-            Err(reason) => {
-                condition.not_ready(reason);
-                false
-            }
-        }
+        condition.watch(|| self.find(), PAUSES).await;
     }
 
     /// Checks that the bucket exists, and that we may create objects in it.
