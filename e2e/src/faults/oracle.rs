@@ -163,7 +163,7 @@ impl Evidence {
 }
 
 /// Result for one guest: true if it is accounted for, its lines and rows, and its dead letters.
-type Account<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
+type GuestAccount<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
 
 /// Messages of guests at the destinations, by content.
 struct Found<'a> {
@@ -175,7 +175,7 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn account_for(&self, guest: &Guest) -> Account<'a> {
+    fn account_for(&self, guest: &Guest) -> GuestAccount<'a> {
         let key = canonical(&guest.payload);
         let [line, row] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
         let letters = self.letters.get(&key).cloned().unwrap_or_default();
@@ -220,7 +220,7 @@ impl<'a> Numbers<'a> {
 
     /// Checks a guest whose dead letters may replace lines and rows. A dead letter of icestore
     /// replaces the line, one of bigqueries the row, and one of another service both.
-    fn account_for(&self, guest: &Guest) -> Account<'a> {
+    fn account_for(&self, guest: &Guest) -> GuestAccount<'a> {
         let number = number_of(&guest.payload).unwrap_or(u64::MAX);
         let [line, row] =
             [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));

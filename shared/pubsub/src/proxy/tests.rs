@@ -22,7 +22,7 @@ const HOST: &str = "pubsub.example";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A proxy whose tunnels all end at an embedded cloud with TLS.
-struct TestEnv {
+struct ProxyEnv {
     emulator: Emulator,
     proxy: String,
     certificate: Certificate,
@@ -39,7 +39,7 @@ struct FarEnd {
     requests: Arc<Mutex<Vec<String>>>,
 }
 
-impl TestEnv {
+impl ProxyEnv {
     async fn new() -> Self {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
@@ -130,7 +130,7 @@ async fn publish(publishers: &Publishers) -> Result<(), pipeline::Error> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_and_receiving_go_through_a_proxy() {
-    let env = TestEnv::new().await;
+    let env = ProxyEnv::new().await;
     let proxies = env.proxies("p%40ss", "other.example");
     let connection = env.connection(proxies, format!("https://{HOST}"));
     let subscription =
@@ -155,7 +155,7 @@ async fn publishing_and_receiving_go_through_a_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_tunnel_names_the_variable_without_the_password_and_is_tried_again() {
-    let env = TestEnv::new().await;
+    let env = ProxyEnv::new().await;
     // A password with an unescaped `@`, which is easily taken for the end of it.
     let proxies = env.proxies("hunter@2", "");
     let connection = env.connection(proxies, format!("https://{HOST}"));
@@ -177,7 +177,7 @@ async fn a_refused_tunnel_names_the_variable_without_the_password_and_is_tried_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_in_no_proxy_is_connected_directly() {
-    let env = TestEnv::new().await;
+    let env = ProxyEnv::new().await;
     let proxies = env.proxies("p%40ss", "127.0.0.1");
     let cloud = format!("https://{}", env.emulator.address());
     let publishers = Publishers::new(&env.connection(proxies, cloud)).await.unwrap();

@@ -8,7 +8,7 @@ use super::coerce::COMPARISONS;
 use super::known::{RESULTS, SAME};
 use super::lex::{Lexeme, Quoted, Token};
 use super::operand::ends_value;
-use super::scopes::{Found, Scopes};
+use super::scopes::{Meaning, Scopes};
 use super::source::{Sources, closing, is_any, split};
 
 /// Returns a nullable field with only a name and a type.
@@ -187,7 +187,7 @@ impl<'a> Types<'a> {
 
     /// Returns the index of the part that names the column, if fields may follow it.
     pub(super) fn place_of_column(&self, parts: &[String], at: usize) -> Option<usize> {
-        let Some(Found::Column(place, Some(field))) = self.scopes.meaning(parts, at) else {
+        let Some(Meaning::Column(place, Some(field))) = self.scopes.meaning(parts, at) else {
             return None;
         };
         let is_record = matches!(field.kind, FieldType::Record | FieldType::Json);
@@ -197,8 +197,8 @@ impl<'a> Types<'a> {
     /// Returns the type of the name at `at`.
     pub(super) fn of_name(&self, parts: &[String], at: usize) -> Option<Field> {
         let (place, column) = match self.scopes.meaning(parts, at)? {
-            Found::Column(place, column) => (place, column?),
-            Found::Alias(field) => return Some(field.clone()),
+            Meaning::Column(place, column) => (place, column?),
+            Meaning::Alias(field) => return Some(field.clone()),
         };
         let mut field = column;
         for part in &parts[place + 1..] {

@@ -32,13 +32,13 @@ pub(super) struct Column {
 #[derive(Debug, Clone)]
 struct Origin {
     alias: Option<String>,
-    rows: Rows,
+    rows: OriginRows,
     /// Columns that `USING` joins with those of an earlier source.
     joined: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
-enum Rows {
+enum OriginRows {
     Columns(Vec<Column>),
     /// Items of a list, with their type.
     Items(Option<Field>),
@@ -47,7 +47,7 @@ enum Rows {
 
 /// A SELECT.
 #[derive(Debug, Default)]
-struct Scope {
+struct SelectScope {
     select: usize,
     /// The SELECT around it.
     parent: Option<usize>,
@@ -61,7 +61,7 @@ struct Scope {
 /// All SELECTs of a query.
 #[derive(Debug, Default)]
 pub(super) struct Scopes {
-    all: Vec<Scope>,
+    all: Vec<SelectScope>,
     /// SELECT that each token belongs to.
     of: Vec<Option<usize>>,
     /// First SELECT in each bracket, by the position of the bracket.
@@ -71,7 +71,7 @@ pub(super) struct Scopes {
 }
 
 /// Meaning of a name.
-pub(super) enum Found<'a> {
+pub(super) enum Meaning<'a> {
     /// A column, with the index of the part of the name that is the column.
     Column(usize, Option<&'a Field>),
     /// An alias of an item.
@@ -87,7 +87,7 @@ impl Scopes {
             let (bracket, parent, current) = *open.last().unwrap_or(&(None, None, None));
             if token.is_word("SELECT") {
                 let scope = scopes.all.len();
-                scopes.all.push(Scope { select: at, parent, ..Scope::default() });
+                scopes.all.push(SelectScope { select: at, parent, ..SelectScope::default() });
                 scopes.first_in.entry(bracket).or_insert(scope);
                 open.iter_mut().rev().take(1).for_each(|open| open.2 = Some(scope));
             } else if token.is_sign("(") {
@@ -118,14 +118,14 @@ impl Scopes {
     }
 
     /// Finds the meaning of the name at `at`: in its SELECT, or in one around it.
-    pub(super) fn meaning(&self, parts: &[String], at: usize) -> Option<Found<'_>> {
+    pub(super) fn meaning(&self, parts: &[String], at: usize) -> Option<Meaning<'_>> {
         let mut next = self.of.get(at).copied().flatten();
         while let Some(scope) = next.and_then(|scope| self.all.get(scope)) {
             if let Some(found) = scope.column(parts) {
                 return Some(found);
             }
             if let Some(field) = scope.aliases.get(&last(parts).to_ascii_uppercase()) {
-                return Some(Found::Alias(field));
+                return Some(Meaning::Alias(field));
             }
             next = scope.parent;
         }
@@ -133,28 +133,28 @@ impl Scopes {
     }
 }
 
-impl Scope {
-    fn column(&self, parts: &[String]) -> Option<Found<'_>> {
+impl SelectScope {
+    fn column(&self, parts: &[String]) -> Option<Meaning<'_>> {
         let is_named = |origin: &&Origin| {
             origin.alias.as_ref().is_some_and(|alias| alias.eq_ignore_ascii_case(&parts[0]))
         };
         if let Some(origin) = self.origins.iter().find(is_named) {
             match (&origin.rows, parts.get(1)) {
-                (Rows::Items(item), _) => return Some(Found::Column(0, item.as_ref())),
-                (Rows::Columns(columns), Some(name)) => {
+                (OriginRows::Items(item), _) => return Some(Meaning::Column(0, item.as_ref())),
+                (OriginRows::Columns(columns), Some(name)) => {
                     if let Some(column) = named(columns, name) {
-                        return Some(Found::Column(1, column.field.as_ref()));
+                        return Some(Meaning::Column(1, column.field.as_ref()));
                     }
                 }
-                (Rows::Unknown, Some(_)) => return Some(Found::Column(1, None)),
-                (Rows::Columns(_) | Rows::Unknown, _) => {}
+                (OriginRows::Unknown, Some(_)) => return Some(Meaning::Column(1, None)),
+                (OriginRows::Columns(_) | OriginRows::Unknown, _) => {}
             }
         }
         let column = self.origins.iter().find_map(|origin| match &origin.rows {
-            Rows::Columns(columns) => named(columns, &parts[0]),
-            Rows::Items(_) | Rows::Unknown => None,
+            OriginRows::Columns(columns) => named(columns, &parts[0]),
+            OriginRows::Items(_) | OriginRows::Unknown => None,
         });
-        column.map(|column| Found::Column(0, column.field.as_ref()))
+        column.map(|column| Meaning::Column(0, column.field.as_ref()))
     }
 
     /// Returns the columns of `*`, or of `alias.*`.
@@ -164,7 +164,7 @@ impl Scope {
             let is_asked = alias.is_none_or(|alias| {
                 origin.alias.as_ref().is_some_and(|one| one.eq_ignore_ascii_case(alias))
             });
-            let Rows::Columns(columns) = &origin.rows else { return None };
+            let OriginRows::Columns(columns) = &origin.rows else { return None };
             let is_joined = |column: &&Column| {
                 alias.is_none()
                     && origin.joined.iter().any(|one| one.eq_ignore_ascii_case(&column.name))
@@ -279,15 +279,17 @@ impl Types<'_> {
         let open = if is_list { at + 1 } else { at };
         let end = closing(self.tokens, open).unwrap_or(open);
         let rows = if is_list {
-            Rows::Items(self.of_range(open + 1, end).filter(|list| list.mode == Mode::Repeated))
+            OriginRows::Items(
+                self.of_range(open + 1, end).filter(|list| list.mode == Mode::Repeated),
+            )
         } else if token.is_sign("(") {
             self.rows_in(at)
         } else {
             self.rows_named(token.parts().unwrap_or_default(), at)
         };
         let rows = match rows {
-            Rows::Items(item) => {
-                Rows::Items(item.map(|item| Field { mode: Mode::Nullable, ..item }))
+            OriginRows::Items(item) => {
+                OriginRows::Items(item.map(|item| Field { mode: Mode::Nullable, ..item }))
             }
             rows => rows,
         };
@@ -301,30 +303,30 @@ impl Types<'_> {
         origins.push(Origin { alias, rows, joined: Vec::new() });
         origins.extend(offset.map(|offset| Origin {
             alias: None,
-            rows: Rows::Columns(vec![offset]),
+            rows: OriginRows::Columns(vec![offset]),
             joined: Vec::new(),
         }));
         end + 1
     }
 
     /// Returns the rows of the query in the bracket at `open`.
-    fn rows_in(&mut self, open: usize) -> Rows {
+    fn rows_in(&mut self, open: usize) -> OriginRows {
         let Some(inner) = self.scopes.first_in.get(&Some(open)).copied() else {
-            return Rows::Unknown;
+            return OriginRows::Unknown;
         };
         self.read_scope(inner);
-        self.scopes.all[inner].outputs.clone().map_or(Rows::Unknown, Rows::Columns)
+        self.scopes.all[inner].outputs.clone().map_or(OriginRows::Unknown, OriginRows::Columns)
     }
 
-    fn rows_named(&mut self, parts: &[String], at: usize) -> Rows {
+    fn rows_named(&mut self, parts: &[String], at: usize) -> OriginRows {
         if let Some(fields) = self.sources.columns.get(&at) {
             let columns = fields.iter();
             let columns = columns
                 .map(|field| Column { name: field.name.clone(), field: Some(field.clone()) });
-            return Rows::Columns(columns.collect());
+            return OriginRows::Columns(columns.collect());
         }
         if let Some(super::source::Source::List) = self.sources.at.get(&at) {
-            return Rows::Items(self.of_name(parts, at));
+            return OriginRows::Items(self.of_name(parts, at));
         }
         // A query of WITH that comes later would be recursive.
         let named = self.scopes.named.get(&last(parts).to_ascii_uppercase()).copied();
@@ -332,7 +334,7 @@ impl Types<'_> {
             .filter(|open| *open < at && closing(self.tokens, *open).is_some_and(|end| end < at))
         {
             Some(open) if parts.len() == 1 => self.rows_in(open),
-            _ => Rows::Unknown,
+            _ => OriginRows::Unknown,
         }
     }
 

@@ -47,9 +47,9 @@ fn substring(call: &Context<'_>) -> Answer {
     Ok(Some(text(given.chars().skip(skipped).take(length).collect())))
 }
 
-/// Part of a pattern of LIKE.
+/// PatternPart of a pattern of LIKE.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum PatternPart {
     Char(char),
     One,
     Any,
@@ -65,13 +65,15 @@ fn like(call: &Context<'_>) -> Answer {
     let mut chars = pattern.chars();
     while let Some(char) = chars.next() {
         parts.push(match char {
-            '%' => Part::Any,
-            '_' => Part::One,
+            '%' => PatternPart::Any,
+            '_' => PatternPart::One,
             '\\' => {
                 let escaped = chars.next();
-                Part::Char(escaped.ok_or_else(|| failed("LIKE pattern ends with a backslash"))?)
+                PatternPart::Char(
+                    escaped.ok_or_else(|| failed("LIKE pattern ends with a backslash"))?,
+                )
             }
-            char => Part::Char(char),
+            char => PatternPart::Char(char),
         });
     }
     let value: Vec<char> = value.chars().collect();
@@ -89,19 +91,19 @@ fn as_text(value: Sql) -> Option<String> {
 }
 
 /// Compares a value with a pattern. After a failure it goes back to the last `%` only.
-fn fits(value: &[char], parts: &[Part]) -> bool {
+fn fits(value: &[char], parts: &[PatternPart]) -> bool {
     let (mut at, mut part) = (0, 0);
     let mut last_any = None;
     while at < value.len() {
         match parts.get(part) {
-            Some(Part::Any) => {
+            Some(PatternPart::Any) => {
                 last_any = Some((at, part));
                 part += 1;
                 continue;
             }
-            Some(Part::One) => {}
-            Some(Part::Char(char)) if *char == value[at] => {}
-            Some(Part::Char(_)) | None => {
+            Some(PatternPart::One) => {}
+            Some(PatternPart::Char(char)) if *char == value[at] => {}
+            Some(PatternPart::Char(_)) | None => {
                 let Some((from, any)) = last_any else { return false };
                 last_any = Some((from + 1, any));
                 (at, part) = (from + 1, any + 1);
@@ -110,7 +112,7 @@ fn fits(value: &[char], parts: &[Part]) -> bool {
         }
         (at, part) = (at + 1, part + 1);
     }
-    parts[part.min(parts.len())..].iter().all(|part| *part == Part::Any)
+    parts[part.min(parts.len())..].iter().all(|part| *part == PatternPart::Any)
 }
 
 #[cfg(test)]
@@ -119,8 +121,9 @@ mod tests {
 
     #[test]
     fn patterns_fit_whole_values() {
-        let fits = |value: &str, parts: &[Part]| fits(&value.chars().collect::<Vec<_>>(), parts);
-        let (any, one, b) = (Part::Any, Part::One, Part::Char('b'));
+        let fits =
+            |value: &str, parts: &[PatternPart]| fits(&value.chars().collect::<Vec<_>>(), parts);
+        let (any, one, b) = (PatternPart::Any, PatternPart::One, PatternPart::Char('b'));
 
         assert!(fits("", &[]) && fits("", &[any]) && fits("abab", &[any, b]));
         assert!(fits("aab", &[any, one, b]) && fits("b", &[b, any]));
