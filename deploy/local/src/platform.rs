@@ -23,7 +23,7 @@ use crate::names::{
     ARCHIVE, BUCKET, BURIED, DATASET, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, LETTERS, PROJECT,
     RAW, ROWS,
 };
-use crate::output::Progress;
+use crate::progress::Progress;
 use crate::settings;
 
 /// Longest wait for the services to become ready.

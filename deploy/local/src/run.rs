@@ -13,9 +13,9 @@ use tokio::time::{Instant, interval};
 
 use crate::args::{self, Args};
 use crate::names::{BUCKET, DATASET, PREFIX, TABLE};
-use crate::output::Progress;
 use crate::places;
 use crate::platform::Platform;
+use crate::progress::Progress;
 use crate::table::{Report, Table, print_report};
 
 /// Pause between two prints of the table.

@@ -9,8 +9,8 @@ use e2e::fleet::Log;
 use serde::Serialize;
 
 use crate::metrics::Scrape;
-use crate::output::write;
 use crate::platform::Stage;
+use crate::progress::write;
 
 /// Account with its times, as in the report.
 #[derive(Debug, Serialize)]

@@ -94,13 +94,16 @@ impl pipeline::Sink for Sink {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
-    use pipeline::Sink as _;
+    use pipeline::message::Attributes;
+    use pipeline::{Recovery, Sink as _};
     use proptest::prelude::*;
     use prost::Message as _;
 
     use super::*;
     use crate::connection::Connection;
+    use crate::limits::MAX_MESSAGE_BYTES;
     use crate::settings::Endpoint;
 
     fn outgoing() -> Outgoing {

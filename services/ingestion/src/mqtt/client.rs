@@ -1,6 +1,6 @@
 //! Packets of MQTT 5 and 3.1.1, converted from and to common requests and events.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use rumqttc::mqttbytes::{QoS as QoS4, v4 as packets4};
 use rumqttc::v5::mqttbytes::{QoS as QoS5, v5 as packets5};
 

@@ -1,7 +1,5 @@
 //! State of one connection. It does not outlive the connection.
 
-use std::time::Duration;
-
 use pipeline::Disposition;
 use pipeline::backoff::Waits;
 use tokio::sync::mpsc;

@@ -1,4 +1,4 @@
-//! Output on the terminal.
+//! Progress of steps on the terminal.
 
 use std::io::Write as _;
 use std::time::Duration;
