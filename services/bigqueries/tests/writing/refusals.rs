@@ -3,6 +3,7 @@
 use bigqueries::cell::Cell;
 use bigqueries::column::{Column, Kind};
 use bigqueries::config::Api;
+use bigqueries::sink::{EncodedBatch, Sink};
 use emulator::{Fault, Kind as FaultKind, Profile};
 use pipeline::{Recovery, Sink as _};
 use serde_json::json;
@@ -117,16 +118,22 @@ async fn a_required_column_that_came_later_refuses_no_row() {
     assert!(error.detail().contains("Missing required field: later."), "{}", error.detail());
 }
 
+/// Creates a table, and a request of a good row and a bad one. Only BigQuery notices that the time
+/// of the second row is after the year 9999.
+async fn with_a_bad_row(api: Api) -> (Cloud, Sink, EncodedBatch) {
+    let cloud = Cloud::start().await;
+    let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
+    cloud.table(&columns, settings()).await.unwrap();
+    let sink = cloud.sink(api, &columns).await;
+    let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
+    let rows = encode(&sink, rows.to_vec());
+    (cloud, sink, rows)
+}
+
 #[tokio::test]
 async fn a_table_that_was_replaced_refuses_no_row() {
     for api in BOTH {
-        let cloud = Cloud::start().await;
-        let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
-        cloud.table(&columns, settings()).await.unwrap();
-        let sink = cloud.sink(api, &columns).await;
-        // Only BigQuery notices that this time is after the year 9999.
-        let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
-        let rows = encode(&sink, rows.to_vec());
+        let (cloud, sink, rows) = with_a_bad_row(api).await;
         let fields = |of_n: &str| json!([{ "name": "n", "type": of_n }, { "name": "at", "type": "TIMESTAMP" }]);
         cloud.replace(&fields("BOOLEAN")).await;
 
@@ -142,13 +149,7 @@ async fn a_table_that_was_replaced_refuses_no_row() {
 #[tokio::test]
 async fn no_row_is_refused_while_the_table_cannot_be_looked_at() {
     for api in BOTH {
-        let cloud = Cloud::start().await;
-        let columns = [Column::new("n", Kind::Int64), Column::new("at", Kind::Timestamp)];
-        cloud.table(&columns, settings()).await.unwrap();
-        let sink = cloud.sink(api, &columns).await;
-        // Only BigQuery notices that this time is after the year 9999.
-        let rows = [0, i64::MAX].map(|at| vec![Cell::Int(1), Cell::Micros(at)]);
-        let rows = encode(&sink, rows.to_vec());
+        let (cloud, sink, rows) = with_a_bad_row(api).await;
         cloud.emulator.faults().refuse("bigquery.tables.get", 2, Code::Unavailable);
 
         for _ in 0..2 {
