@@ -93,7 +93,7 @@ impl Table {
     }
 
     /// Waits until the table exists and has all columns. Creates or extends it if the settings
-    /// allow that. Creates or updates the view, too, but does not wait for it.
+    /// allow that. Then tries once to create or update the view, for a few seconds at most.
     ///
     /// # Errors
     /// When the table differs from the settings; the error names both sides. Also when BigQuery

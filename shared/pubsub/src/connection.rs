@@ -55,6 +55,7 @@ pub(crate) async fn metadata(
 /// Clients of one endpoint. Building a client sends nothing over the network.
 #[derive(Debug, Clone)]
 pub struct Connection {
+    /// Endpoint of the clients.
     pub(crate) endpoint: Endpoint,
     /// Proxies that the environment names.
     pub(crate) proxies: Arc<Matcher>,
@@ -92,11 +93,6 @@ impl Connection {
     pub fn new(endpoint: Endpoint) -> Self {
         let tls = ClientTlsConfig::new().with_enabled_roots();
         Self { endpoint, proxies: Arc::new(Matcher::from_env()), tls }
-    }
-
-    /// Endpoint of the clients.
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
     }
 
     /// Returns the way to Pub/Sub. While a call is open, connections find out by themselves when

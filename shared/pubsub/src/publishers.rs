@@ -88,7 +88,7 @@ impl Publisher {
     async fn connect(connection: &Connection) -> Result<Self, Error> {
         let route = connection.route("build Pub/Sub publisher").await?;
         let clients =
-            (0..connection.endpoint().channels).map(|_| PublisherClient::new(route.connect()));
+            (0..connection.endpoint.channels).map(|_| PublisherClient::new(route.connect()));
         Ok(Self { clients: clients.collect(), turn: AtomicUsize::new(0), access: route.access })
     }
 

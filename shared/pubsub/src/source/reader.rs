@@ -104,7 +104,7 @@ impl StreamReader {
             connection: connection.clone(),
             name,
             settings: settings.clone(),
-            idle_timeout: settings.idle_timeout(connection.endpoint()),
+            idle_timeout: settings.idle_timeout(&connection.endpoint),
             outbox,
             leases,
             held: Held::default(),
