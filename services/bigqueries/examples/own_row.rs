@@ -56,7 +56,7 @@ impl Row for Reading {
 }
 
 fn main() -> ExitCode {
-    service::run_with("Readings in Fahrenheit", &ACTIONS, |settings: Settings| {
+    service::run("Readings in Fahrenheit", &ACTIONS, |settings: Settings| {
         Bigqueries::with_row::<Reading>(settings)
     })
 }

@@ -9,7 +9,7 @@ use service::Action;
 use crate::config::Settings;
 use crate::{explain, view};
 
-/// All of them, for [`service::run_with`].
+/// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] = [VIEW, EXPLAIN, LETTERS];
 
 const VIEW: Action<Settings> = Action {

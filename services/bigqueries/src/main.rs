@@ -8,5 +8,5 @@ use bigqueries::{Bigqueries, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Writes Pub/Sub messages into rows of a BigQuery table";
-    service::run_with(about, &ACTIONS, |settings: Settings| Bigqueries::new(settings))
+    service::run(about, &ACTIONS, |settings: Settings| Bigqueries::new(settings))
 }

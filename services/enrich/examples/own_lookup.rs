@@ -55,7 +55,7 @@ impl Apply for City {
 }
 
 fn main() -> ExitCode {
-    service::run_with("Enrich by site", &ACTIONS, |settings: Settings| {
+    service::run("Enrich by site", &ACTIONS, |settings: Settings| {
         Enrich::with(settings, Site, City, Sites("sites.txt"))
     })
 }

@@ -9,7 +9,7 @@ use service::Action;
 use crate::config::Settings;
 use crate::explain;
 
-/// All of them, for [`service::run_with`].
+/// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, LETTERS];
 
 const EXPLAIN: Action<Settings> = Action {

@@ -8,5 +8,5 @@ use enrich::{Enrich, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Adds what Firestore knows about a device to its messages";
-    service::run_with(about, &ACTIONS, |settings: Settings| Enrich::new(settings))
+    service::run(about, &ACTIONS, |settings: Settings| Enrich::new(settings))
 }

@@ -22,7 +22,7 @@ impl BatchKey for TenantAndWeek {
 }
 
 fn main() -> ExitCode {
-    service::run_with("Icestore that files by tenant and week", &ACTIONS, |settings: Settings| {
+    service::run("Icestore that files by tenant and week", &ACTIONS, |settings: Settings| {
         Icestore::with_batch_key(settings, TenantAndWeek)
     })
 }

@@ -9,7 +9,7 @@ use service::Action;
 use crate::config::Settings;
 use crate::{explain, replay};
 
-/// All of them, for [`service::run_with`].
+/// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, LETTERS, REPLAY];
 
 const EXPLAIN: Action<Settings> = Action {

@@ -8,5 +8,5 @@ use icestore::{Icestore, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Archives Pub/Sub messages as compressed objects";
-    service::run_with(about, &ACTIONS, |settings: Settings| Icestore::new(settings))
+    service::run(about, &ACTIONS, |settings: Settings| Icestore::new(settings))
 }

@@ -24,7 +24,7 @@ impl Enricher for Firmware {
 }
 
 fn main() -> ExitCode {
-    service::run_with("Ingestion that knows firmware versions", &ACTIONS, |settings: Settings| {
+    service::run("Ingestion that knows firmware versions", &ACTIONS, |settings: Settings| {
         Ingestion::with_enricher(settings, Firmware)
     })
 }

@@ -8,7 +8,7 @@ use service::Action;
 use crate::config::Settings;
 use crate::{explain, letters, retire};
 
-/// All of them, for [`service::run_with`].
+/// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, LETTERS];
 
 const RETIRE: Action<Settings> = Action {

@@ -8,5 +8,5 @@ use ingestion::{Ingestion, config::Settings};
 
 fn main() -> ExitCode {
     let about = "Carries MQTT messages into Pub/Sub without losing one";
-    service::run_with(about, &ACTIONS, |settings: Settings| Ingestion::new(settings))
+    service::run(about, &ACTIONS, |settings: Settings| Ingestion::new(settings))
 }

@@ -39,7 +39,7 @@ use tokio::task::JoinSet;
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
 pub use preflight::Dependency;
-pub use run::{Acting, Action, WrongSettings, install_crypto, run, run_with};
+pub use run::{Acting, Action, WrongSettings, install_crypto, run};
 pub use settings::{Faults, Http, Settings};
 
 /// A service that has its settings and is not started yet.

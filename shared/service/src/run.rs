@@ -36,13 +36,8 @@ pub struct Action<T> {
 }
 
 /// Runs a service as this process: reads arguments, settings and variables, makes the service of
-/// them, and drains it on SIGTERM or SIGINT.
-pub fn run<T: Settings, S: Service>(about: &'static str, make: impl FnOnce(T) -> S) -> ExitCode {
-    run_with(about, &[], make)
-}
-
-/// Like [`run`], for a binary that can do other things too.
-pub fn run_with<T: Settings, S: Service>(
+/// them, and drains it on SIGTERM or SIGINT. The actions are what the binary can do instead.
+pub fn run<T: Settings, S: Service>(
     about: &'static str,
     actions: &[Action<T>],
     make: impl FnOnce(T) -> S,
