@@ -1,32 +1,48 @@
 //! Bounds on the resources of a pipeline: messages and bytes in flight, and the memory of open
 //! batches.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 /// Bounds the messages and bytes that are received but not yet settled.
 #[derive(Debug)]
 pub struct InFlight {
-    messages: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    room: Arc<Room>,
     max_messages: usize,
     max_bytes: usize,
     starved: watch::Sender<()>,
 }
 
+/// Messages and bytes that may still come.
+#[derive(Debug)]
+struct Room {
+    messages: Semaphore,
+    bytes: Semaphore,
+}
+
 /// A message's share of the bound. Dropping it returns the share.
+///
+/// Two permits of tokio would take twice the memory, in each of 100,000 open messages.
 #[derive(Debug)]
 pub struct Permit {
-    _messages: OwnedSemaphorePermit,
-    bytes: Option<OwnedSemaphorePermit>,
+    room: Arc<Room>,
+    bytes: u32,
 }
 
 impl Permit {
     /// Returns the bytes early. The data of the message is gone, and only its settlement is left.
     pub fn release_bytes(&mut self) {
-        self.bytes = None;
+        self.room.bytes.add_permits(mem::take(&mut self.bytes) as usize);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.release_bytes();
+        self.room.messages.add_permits(1);
     }
 }
 
@@ -36,13 +52,9 @@ impl InFlight {
     pub fn new(max_messages: usize, max_bytes: usize) -> Self {
         // The semaphore counts in `u32`. A small process has no use for more than 4 GiB in flight.
         let max_bytes = max_bytes.min(u32::MAX as usize);
-        Self {
-            messages: Arc::new(Semaphore::new(max_messages)),
-            bytes: Arc::new(Semaphore::new(max_bytes)),
-            max_messages,
-            max_bytes,
-            starved: watch::Sender::new(()),
-        }
+        let (messages, bytes) = (Semaphore::new(max_messages), Semaphore::new(max_bytes));
+        let room = Arc::new(Room { messages, bytes });
+        Self { room, max_messages, max_bytes, starved: watch::Sender::new(()) }
     }
 
     /// Waits for room. A message larger than the whole bound takes all of it.
@@ -54,15 +66,15 @@ impl InFlight {
     /// Never: the semaphores are never closed.
     pub async fn admit(&self, size: usize) -> Permit {
         let size = u32::try_from(size.min(self.max_bytes)).unwrap_or(u32::MAX);
-        if self.messages.available_permits() == 0 || self.bytes.available_permits() < size as usize
-        {
+        let Room { messages, bytes } = &*self.room;
+        if messages.available_permits() == 0 || bytes.available_permits() < size as usize {
             self.call_for_room();
         }
-        let messages = Arc::clone(&self.messages).acquire_owned();
-        let messages = messages.await.expect("the semaphore is never closed");
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(size);
-        let bytes = bytes.await.expect("the semaphore is never closed");
-        Permit { _messages: messages, bytes: Some(bytes) }
+        let message = messages.acquire().await.expect("the semaphore is never closed");
+        let share = bytes.acquire_many(size).await.expect("the semaphore is never closed");
+        message.forget();
+        share.forget();
+        Permit { room: Arc::clone(&self.room), bytes: size }
     }
 
     /// Tells the holders of open batches that somebody waits for room.
@@ -80,19 +92,19 @@ impl InFlight {
     /// Returns true if no more messages may be in flight.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.messages.available_permits() == 0
+        self.room.messages.available_permits() == 0
     }
 
     /// Messages in flight now.
     #[must_use]
     pub fn messages(&self) -> usize {
-        self.max_messages - self.messages.available_permits()
+        self.max_messages - self.room.messages.available_permits()
     }
 
     /// Bytes in flight now.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.max_bytes - self.bytes.available_permits()
+        self.max_bytes - self.room.bytes.available_permits()
     }
 }
 
