@@ -29,7 +29,7 @@ pub(crate) struct AckHandle {
     pub first_seen: OffsetDateTime,
     /// Maximum number of messages in a batch with this one. Usually above every limit, so that it
     /// has no effect.
-    pub max_batch: usize,
+    pub max_batch: u32,
     /// Identifies the message in the crash file. It is 0 if there is no crash file.
     pub fingerprint: u64,
     /// Position among the messages of the lane, for a message with an ordering key. The lane
@@ -137,7 +137,7 @@ async fn hand_over(
         settlement,
         permit,
         first_seen,
-        max_batch: usize::MAX,
+        max_batch: u32::MAX,
         fingerprint: 0,
         sequence: 0,
         counts_attempts: message.counts_attempts,

@@ -256,7 +256,8 @@ where
             Ok(key) => key,
             Err(error) => return self.refuse(tracked, error),
         };
-        let max_messages = self.shared.limits.batch.max_messages.min(tracked.handle.max_batch);
+        let max_batch = usize::try_from(tracked.handle.max_batch).unwrap_or(usize::MAX);
+        let max_messages = self.shared.limits.batch.max_messages.min(max_batch);
         let open = self.open.get_mut(&key);
         let mut full =
             open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);

@@ -77,7 +77,7 @@ pub(crate) struct Suspects {
     /// Process ends of each suspect, by fingerprint.
     suspects: HashMap<u64, Ends>,
     /// Maximum size of a batch with messages that were in a crashed batch once.
-    company: usize,
+    company: u32,
     /// Position in the file where the lines of the first lane begin.
     start: usize,
     lines: usize,
@@ -173,7 +173,7 @@ impl Suspects {
         let company = suspects.values().filter(|ends| ends.alone == 0 && ends.in_a_batch == 1);
         Ok(Self {
             file,
-            company: company.count().isqrt().max(1),
+            company: u32::try_from(company.count().isqrt()).unwrap_or(u32::MAX).max(1),
             suspects,
             start: fresh.len(),
             lines,
@@ -187,10 +187,10 @@ impl Suspects {
     ///
     /// # Errors
     /// `Reject` for a message that was being processed at too many process ends in a row.
-    pub(crate) fn admit(&self, message: &Message) -> Result<(u64, usize), Error> {
+    pub(crate) fn admit(&self, message: &Message) -> Result<(u64, u32), Error> {
         let fingerprint = fingerprint(message);
         let max_batch = match self.suspects.get(&fingerprint) {
-            None => usize::MAX,
+            None => u32::MAX,
             Some(ends) if ends.is_aside() => {
                 let count = ends.alone;
                 let why = format!("it was at work when {count} processes in a row ended uncleanly");

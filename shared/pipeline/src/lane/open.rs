@@ -70,8 +70,8 @@ impl<S: Sink> Open<S> {
     /// Adds a message whose record has joined the batch.
     pub(super) fn push(&mut self, entry: Entry) {
         if self.entries.len() == self.entries.capacity() {
-            // Grows by less than a factor of two, because there may be thousands of batches.
-            self.entries.reserve_exact(4 + self.entries.len() / 4);
+            // Grows by an eighth, because there may be thousands of batches.
+            self.entries.reserve_exact(4 + self.entries.len() / 8);
         }
         self.held_bytes += entry.held_bytes();
         self.entries.push(entry);

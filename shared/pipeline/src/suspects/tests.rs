@@ -137,7 +137,7 @@ fn the_messages_of_a_batch_keep_to_themselves_and_only_the_culprit_is_put_aside(
         let Ok((_, max_batch)) = suspects.admit(&all[culprit]) else { break suspects };
         ends += 1;
         // The first batch with this message ends the process.
-        let batch = all.chunks(max_batch.min(900)).find(|batch| {
+        let batch = all.chunks(max_batch.min(900) as usize).find(|batch| {
             suspects.enter(0, &at_work(*batch), Work::Write);
             batch.iter().any(|message| message.id == "777")
         });
