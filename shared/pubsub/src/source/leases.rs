@@ -54,9 +54,9 @@ const CLOSE_CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Upper estimate of the memory that a message holds until it is settled, beyond its place in the
 /// pipeline.
 ///
-/// Its acknowledgement id has about 180 bytes, its lease 100, the place of the lease in the table 30,
-/// and the settlement itself 40. With the overhead of the allocator the sum is 400 bytes.
-pub(super) const HELD_BYTES: u32 = 400;
+/// Its acknowledgement id has about 180 bytes, its lease 80, the place of the lease in the table 30,
+/// and the settlement itself 40. With the overhead of the allocator the sum is 380 bytes.
+pub(super) const HELD_BYTES: u32 = 380;
 
 /// Leases of all messages of one source. Clones share them.
 #[derive(Debug, Clone)]
@@ -124,22 +124,20 @@ impl Leases {
     /// Takes over the lease of a message that has just arrived. Returns its number, and the time
     /// after which it is no longer extended.
     pub(super) fn take(&self, ack_id: String) -> (u64, Instant) {
-        let arrived_at = Instant::now();
-        let end = arrived_at + self.0.max_lease;
         self.0.metrics.unsettled.inc();
         let mut state = self.state();
         let number = state.next_number;
         state.next_number += 1;
         let lease = Lease {
             ack_id: ack_id.into(),
-            arrived_at,
+            arrived_at: Instant::now(),
             extended_at: None,
             is_extending: false,
-            end,
             is_lost: false,
             was_over: false,
             answer: None,
         };
+        let end = lease.end(self.0.max_lease);
         state.leases.insert(number, Box::new(lease));
         (number, end)
     }
@@ -152,7 +150,7 @@ impl Leases {
         let Some(lease) = state.leases.get_mut(&number) else { return };
         self.0.metrics.unsettled.dec();
         let is_over = lease.is_over(now, self.0.extension);
-        if is_over || lease.was_over || now > lease.end {
+        if is_over || lease.was_over || now > lease.end(self.0.max_lease) {
             self.0.metrics.expired_leases.inc();
         }
         if is_over && !lease.is_extending && disposition == Disposition::Nack {
@@ -275,7 +273,7 @@ impl Leases {
     /// Returns the numbers of the leases that must be extended, those that end first at the front.
     /// Forgets answers that could not be sent until long after the end of their leases.
     fn scan(&self, now: Instant) -> VecDeque<u64> {
-        let extension = self.0.extension;
+        let (extension, max_lease) = (self.0.extension, self.0.max_lease);
         let (mut due, mut from) = (Vec::new(), 0);
         loop {
             let mut state = self.state();
@@ -284,7 +282,7 @@ impl Leases {
                 last = Some(*number);
                 if lease.is_hopeless(now, extension) {
                     hopeless.push(*number);
-                } else if lease.needs_extension(now, extension) {
+                } else if lease.needs_extension(now, extension, max_lease) {
                     due.push((lease.until(extension), *number));
                 }
             }
@@ -299,14 +297,15 @@ impl Leases {
 
     /// Returns the next request for leases that are due. Messages may have been settled meanwhile.
     fn next_extension(&self, due: &mut VecDeque<u64>, max_ids: usize) -> Option<(Work, Request)> {
-        let (now, extension) = (Instant::now(), self.0.extension);
+        let (extension, max_lease) = (self.0.extension, self.0.max_lease);
+        let now = Instant::now();
         let mut state = self.state();
         let (mut numbers, mut ack_ids) = (Vec::new(), Vec::new());
         while numbers.len() < max_ids
             && let Some(number) = due.pop_front()
         {
             if let Some(lease) = state.leases.get_mut(&number)
-                && lease.needs_extension(now, extension)
+                && lease.needs_extension(now, extension, max_lease)
             {
                 lease.is_extending = true;
                 numbers.push(number);

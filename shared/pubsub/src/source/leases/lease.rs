@@ -13,8 +13,6 @@ pub(super) struct Lease {
     /// Begin of the last extension that succeeded.
     pub(super) extended_at: Option<Instant>,
     pub(super) is_extending: bool,
-    /// Time after which it is no longer extended.
-    pub(super) end: Instant,
     /// True if Pub/Sub has said that the lease has ended.
     pub(super) is_lost: bool,
     /// True if an extension began after the end of the lease. Pub/Sub may have redelivered the message.
@@ -40,15 +38,25 @@ impl Lease {
         self.is_lost || now > self.until(extension)
     }
 
+    /// Returns the time after which the lease is no longer extended.
+    pub(super) fn end(&self, max_lease: Duration) -> Instant {
+        self.arrived_at + max_lease
+    }
+
     /// Returns true if half of the lease has passed. The other half is for a second attempt.
     ///
     /// The first lease begins when Pub/Sub sends the message, which may be long before it arrives.
     /// So a message that is not settled soon is extended at once.
-    pub(super) fn needs_extension(&self, now: Instant, extension: Duration) -> bool {
+    pub(super) fn needs_extension(
+        &self,
+        now: Instant,
+        extension: Duration,
+        max_lease: Duration,
+    ) -> bool {
         let ends_soon = self.until(extension) <= now + extension / 2;
         let may_be_short = self.extended_at.is_none() && self.answer.is_none();
         let is_nacked = self.answer.is_some_and(|answer| answer.disposition == Disposition::Nack);
-        let is_wanted = !is_nacked && !self.is_lost && now <= self.end;
+        let is_wanted = !is_nacked && !self.is_lost && now <= self.end(max_lease);
         is_wanted && !self.is_extending && (ends_soon || may_be_short)
     }
 
