@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use bigqueries::column::{Column, Kind};
-use bigqueries::rows::Mapped;
 use bigqueries::table::{Table, TableName};
 use bigqueries::transform::ToRow;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -20,8 +18,11 @@ use icestore::format::Format;
 use icestore::key::{BatchKey as _, Template};
 use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
-use pipeline::envelope::Input;
-use pipeline::{Envelope, FieldPath, Message, Sink as _, Step, Transform as _};
+use message::envelope::Input;
+use message::{Envelope, FieldPath, Message};
+use pipeline::{Sink as _, Step, Transform as _};
+use rows::Mapped;
+use rows::column::{Column, Kind};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -142,7 +143,7 @@ fn rows(criterion: &mut Criterion) {
         column("temperature", Kind::Float64, "/temperature"),
     ];
     let rows = Mapped::new(&columns, true, Some("rest"));
-    let all: Arc<[Column]> = bigqueries::rows::Rows::columns(&rows).into();
+    let all: Arc<[Column]> = rows::Rows::columns(&rows).into();
     let name = || "x".to_owned();
     let table = || TableName { project: name(), dataset: name(), table: name() };
     let transform = ToRow::new(rows, Arc::clone(&all), table(), Input::Auto);

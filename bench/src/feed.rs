@@ -7,7 +7,7 @@ use e2e::reading::Reading;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::Publisher;
 use google_cloud_pubsub::model::Message;
-use pipeline::Envelope;
+use message::Envelope;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep_until};

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 use crate::cloud::Received;
 use crate::fleet::Fleet;
 use crate::reading::Reading;
-use pipeline::envelope::Input;
-use pipeline::{Envelope, Message};
+use message::envelope::Input;
+use message::{Envelope, Message};
 
 /// Totals of a comparison between what a fleet sent and what arrived.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

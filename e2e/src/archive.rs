@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use pipeline::envelope::Input;
-use pipeline::{Envelope, Message};
+use message::envelope::Input;
+use message::{Envelope, Message};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -79,7 +79,7 @@ impl Line {
     /// # Errors
     /// Fails when the data of the line is not base64.
     pub fn topic(&self) -> anyhow::Result<Option<String>> {
-        if let Some(topic) = self.attributes.get(pipeline::message::attribute::MQTT_TOPIC) {
+        if let Some(topic) = self.attributes.get(message::attribute::MQTT_TOPIC) {
             return Ok(Some(topic.clone()));
         }
         let envelope = Envelope::of(&Message::new(self.data()?), Input::Auto)?;

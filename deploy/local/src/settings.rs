@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bigqueries::column::{Column, Kind};
 use enrich::config::Admin;
 use ingestion::config::{Producer, Protocol, RouteSettings};
-use pipeline::FieldPath;
-use pipeline::field_path::Pointer;
+use message::FieldPath;
+use message::field_path::Pointer;
 use pubsub::{DeadLetterConfig, Endpoint};
+use rows::column::{Column, Kind};
 use service::Http;
 
 use crate::args::Args;

@@ -12,7 +12,7 @@ use crate::archive;
 use crate::cloud::Received;
 use crate::fleet::Fleet;
 use crate::reading::Reading;
-use pipeline::Envelope;
+use message::Envelope;
 
 /// Everything that was found in the table, the archive and the dead letters.
 pub(super) struct Evidence {

@@ -4,12 +4,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use bigqueries::column::{Column, Kind};
 use bigqueries::config::Api;
 use e2e::account::{self, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, FleetPlan};
-use pipeline::FieldPath;
+use message::FieldPath;
+use rows::column::{Column, Kind};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

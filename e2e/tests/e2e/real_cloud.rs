@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bigqueries::column::{Column, Kind};
 use bigqueries::config::{Partitions, TableSettings};
 use e2e::account::{self, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::Fleet;
 use icestore::format::Format;
-use pipeline::FieldPath;
-use pipeline::field_path::Pointer;
+use message::FieldPath;
+use message::field_path::Pointer;
+use rows::column::{Column, Kind};
 use serde_json::{Value, json};
 use service::Hosted;
 use tokio::time::{Instant, sleep, timeout};

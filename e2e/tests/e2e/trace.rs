@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use e2e::archive;
-use pipeline::trace;
+use message::trace;
 use serde_json::Value;
 
 use crate::flows::Device;

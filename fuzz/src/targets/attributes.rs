@@ -10,7 +10,8 @@ use ingestion::metrics::Metrics;
 use ingestion::mqtt::user_properties;
 use ingestion::route::Route;
 use ingestion::routes::Routes;
-use pipeline::{Envelope, Message, Step, Transform as _};
+use message::{Envelope, Message};
+use pipeline::{Step, Transform as _};
 use pubsub::limits::{MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 
 use super::{Target, require};

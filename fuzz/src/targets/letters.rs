@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use icestore::format::Format;
 use icestore::replay::lines;
-use pipeline::Message;
+use message::Message;
 use pubsub::letters;
 
 use super::{Target, first_line, require};

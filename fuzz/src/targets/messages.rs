@@ -2,16 +2,17 @@
 
 use std::sync::{Arc, LazyLock};
 
-use bigqueries::column::{Column, Kind, Mode};
-use bigqueries::rows::{Mapped, Rows as _};
 use bigqueries::table::TableName;
 use bigqueries::transform::ToRow;
 use enrich::key::{FirstOf, Key as _};
 use futures::FutureExt as _;
 use icestore::archive::Archive;
 use icestore::key::Template;
-use pipeline::envelope::Input;
-use pipeline::{Envelope, FieldPath, Message, Payload, Recovery, Step, Transform};
+use message::envelope::Input;
+use message::{Envelope, FieldPath, Message, Payload};
+use pipeline::{Recovery, Step, Transform};
+use rows::column::{Column, Kind, Mode};
+use rows::{Mapped, Rows as _};
 
 use super::{Target, require};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ingestion::config::Identity;
 use ingestion::identity::identify;
 use ingestion::metrics::Metrics;
-use pipeline::{FieldPath, Message, timestamp};
+use message::{FieldPath, Message, timestamp};
 use serde_json::{Value, json};
 
 use super::{Target, first_line, require};
@@ -70,7 +70,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     let is_writable = timestamp::in_utc(found.time) == Some(found.time);
     require(is_writable, || format!("{} cannot be written", found.time))?;
     // The result must be the same as with a parsed tree of the payload.
-    let Ok(tree) = pipeline::json::parse(payload.as_bytes()) else { return Ok(()) };
+    let Ok(tree) = message::json::parse(payload.as_bytes()) else { return Ok(()) };
     let Some(value) = tree.pointer(pointer).cloned() else {
         let is_absent = !is_given(&found.id) && found.raw_time.is_none();
         return require(is_absent, || format!("{found:?} at {pointer}, where nothing is"));
@@ -93,7 +93,7 @@ fn check(input: &[u8]) -> Result<(), String> {
 
 /// Returns the value that was kept in place of a time. It can be written in several ways.
 fn value_of(raw_time: &Option<String>) -> Option<Value> {
-    pipeline::json::parse(raw_time.as_ref()?.as_bytes()).ok()
+    message::json::parse(raw_time.as_ref()?.as_bytes()).ok()
 }
 
 /// Returns true if an id was made from a value of the message.

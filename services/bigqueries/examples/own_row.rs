@@ -4,11 +4,12 @@
 use std::process::ExitCode;
 
 use bigqueries::actions::ACTIONS;
-use bigqueries::cell::Cell;
-use bigqueries::column::{Column, Kind, Mode};
-use bigqueries::rows::Row;
 use bigqueries::{Bigqueries, config::Settings};
-use pipeline::{Envelope, Error, Message, Recovery};
+use message::{Envelope, Message};
+use pipeline::{Error, Recovery};
+use rows::Row;
+use rows::cell::Cell;
+use rows::column::{Column, Kind, Mode};
 use serde::Deserialize;
 use time::OffsetDateTime;
 
@@ -39,7 +40,7 @@ impl Row for Reading {
     }
 
     fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error> {
-        let payload = envelope.payload.as_ref().map(pipeline::Payload::bytes).unwrap_or_default();
+        let payload = envelope.payload.as_ref().map(message::Payload::bytes).unwrap_or_default();
         let payload: Payload = serde_json::from_slice(&payload)
             .map_err(|error| Recovery::Reject("payload_unreadable").because("read", error))?;
         Ok(Self {

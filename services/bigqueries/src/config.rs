@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
-use pipeline::envelope::Input;
+use message::envelope::Input;
 use pipeline::metrics::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
@@ -17,11 +17,11 @@ use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http, cloud};
 
 use crate::client;
-use crate::column::Column;
 use crate::limits::MAX_INSERT_ALL_ROWS;
 use crate::names::TableName;
-use crate::rows::Mapped;
 pub use crate::write_api::Api;
+use rows::Mapped;
+use rows::column::Column;
 
 /// Name of the column of [`Partitions`] that stands for the time when rows arrive in the table.
 pub(crate) const INGESTION_TIME: &str = "_PARTITIONTIME";

@@ -1,17 +1,18 @@
 //! Explanation of one message: shows its row, and needs no table.
 
 use clap::{ArgMatches, Command};
-use pipeline::{Message, Step, Transform as _};
+use message::Message;
+use pipeline::{Step, Transform as _};
 use serde_json::Map;
 use service::args;
 use service::explain::{self, Story};
 
 use crate::batch::json::value;
-use crate::column::Column;
 use crate::config::Settings;
-use crate::rows::Rows as _;
 use crate::sink;
 use crate::transform::ToRow;
+use rows::Rows as _;
+use rows::column::Column;
 
 /// Returns the subcommand.
 #[must_use]
@@ -56,10 +57,10 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::FieldPath;
+    use message::FieldPath;
 
     use super::*;
-    use crate::column::Kind;
+    use rows::column::Kind;
 
     fn settings() -> Settings {
         let mut settings = Settings { project: "p".into(), ..Settings::default() };

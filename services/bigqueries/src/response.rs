@@ -39,7 +39,7 @@ use googleapis_tonic_google_rpc::google::rpc::Status;
 use pipeline::{Error, Recovery};
 use prost::Message;
 
-use crate::column::Column;
+use rows::column::Column;
 
 /// Lower bound of all limits on the bytes of a request or a row:
 /// <https://cloud.google.com/bigquery/quotas#streaming_inserts>.
@@ -196,7 +196,7 @@ mod tests {
     use prost_types::Any;
 
     use super::*;
-    use crate::column::{Kind, Mode};
+    use rows::column::{Kind, Mode};
 
     #[test]
     fn every_status_of_insert_all_has_its_meaning() {

@@ -12,7 +12,6 @@ use pipeline::{Error, PushError, Recovery, Refusal, Renewable};
 use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
-use crate::column::Column;
 use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
 use crate::table::Table;
 use crate::transform::Record;
@@ -20,6 +19,7 @@ use crate::write_api::Api;
 use append::{Appender, append};
 pub use insert::Insertion;
 use insert::insert;
+use rows::column::Column;
 
 /// Longest attempt with `insertAll`, whose requests are small. It applies if `attempt_timeout` is
 /// longer.

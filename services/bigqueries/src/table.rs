@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api::{Failure, Refused, RestApi};
-use crate::column::Column;
 use crate::config::TableSettings;
 pub use crate::names::TableName;
 use crate::write_api::Api;
+use rows::column::Column;
 use schema::{Comparison, array};
 use view::{NOT_RIGHT, Upkeep, ViewWatch};
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use pipeline::envelope::Input;
-use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use message::envelope::Input;
+use message::{Envelope, Message};
+use pipeline::{Error, Recovery, Step, Transform};
 
-use crate::cell::{Cell, all_fit, unfilled};
-use crate::column::Column;
 use crate::names::TableName;
-use crate::rows::{Rows, id_of, ingest_id};
 use crate::write_api::Api;
+use rows::cell::{Cell, all_fit, unfilled};
+use rows::column::Column;
+use rows::{Rows, id_of, ingest_id};
 
 /// A row on its way to the table.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl<R: Rows> Transform for ToRow<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::column::{Kind, Mode};
+    use rows::column::{Kind, Mode};
 
     /// Row type that leaves its cells to the defaults of BigQuery.
     struct Nothing(Vec<Column>, Vec<Cell>);

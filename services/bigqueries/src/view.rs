@@ -5,10 +5,10 @@ use serde_json::Value;
 use service::output;
 use sha2::{Digest as _, Sha256};
 
-use crate::column::{Column, Kind};
 use crate::config::{INGESTION_TIME, Partitions, Settings, Unit};
 use crate::names::TableName;
-use crate::rows::Rows as _;
+use rows::Rows as _;
+use rows::column::{Column, Kind};
 
 /// Returns the subcommand.
 #[must_use]

@@ -8,7 +8,7 @@ use enrich::apply::Apply;
 use enrich::cache::{Document, Fetch, LayerError};
 use enrich::key::Key;
 use enrich::{Enrich, config::Settings};
-use pipeline::{Envelope, Message};
+use message::{Envelope, Message};
 
 /// Rule that uses the site as the key. The site is the first level of the MQTT topic.
 struct Site;

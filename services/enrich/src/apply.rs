@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::Envelope;
+use message::Envelope;
 use serde_json::Value;
 
 use crate::cache::Document;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pipeline::envelope::Input;
-use pipeline::field_path::Pointer;
+use message::FieldPath;
+use message::envelope::Input;
+use message::field_path::Pointer;
 use pipeline::metrics::Reasons;
-use pipeline::{FieldPath, Limits, batch};
+use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

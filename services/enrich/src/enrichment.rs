@@ -1,9 +1,10 @@
 //! Transform that adds data about the device to a message.
 
-use pipeline::envelope::Input;
-use pipeline::message::attribute;
+use message::attribute;
+use message::envelope::Input;
+use message::{Envelope, Message};
 use pipeline::metrics::Reason;
-use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use pipeline::{Error, Recovery, Step, Transform};
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
 use schemars::JsonSchema;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{ArgMatches, Command};
-use pipeline::{Envelope, Message, Transform as _};
+use message::{Envelope, Message};
+use pipeline::Transform as _;
 use pubsub::{Outgoing, TopicName};
 use service::args;
 use service::explain::{self, Story};

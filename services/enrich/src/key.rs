@@ -1,7 +1,7 @@
 //! Key of the document that a message needs.
 
-use pipeline::field_path::Found;
-use pipeline::{Envelope, FieldPath, Message};
+use message::field_path::Found;
+use message::{Envelope, FieldPath, Message};
 
 /// Rule that finds the key of a message's document. It must return the same key for the same
 /// message.
@@ -30,7 +30,7 @@ impl Key for FirstOf {
     fn key(&self, message: &Message, envelope: &Envelope) -> Option<String> {
         let payload = envelope.payload.as_ref().filter(|_| self.needs_payload);
         // A payload that is no JSON has no such field.
-        let payload = payload.and_then(|payload| pipeline::json::parse(&payload.bytes()).ok());
+        let payload = payload.and_then(|payload| message::json::parse(&payload.bytes()).ok());
         let mut found =
             self.paths.iter().filter_map(|path| path.find(message, envelope, payload.as_ref()));
         found.find_map(Found::text)

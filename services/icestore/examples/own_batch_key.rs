@@ -8,7 +8,7 @@ use icestore::Icestore;
 use icestore::actions::ACTIONS;
 use icestore::config::Settings;
 use icestore::key::{BatchKey, safe};
-use pipeline::{Envelope, Message};
+use message::{Envelope, Message};
 
 struct TenantAndWeek;
 

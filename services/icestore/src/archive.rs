@@ -1,10 +1,11 @@
 //! Conversion of messages to lines of the archive.
 
 use bytes::Bytes;
-use pipeline::envelope::Input;
-use pipeline::json::Object;
-use pipeline::message::attribute;
-use pipeline::{Envelope, Error, Message, Recovery, Step, Transform};
+use message::attribute;
+use message::envelope::Input;
+use message::json::Object;
+use message::{Envelope, Message};
+use pipeline::{Error, Recovery, Step, Transform};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

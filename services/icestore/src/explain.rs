@@ -1,7 +1,8 @@
 //! Explanation of one message: shows its object and its line, and needs no bucket.
 
 use clap::{ArgMatches, Command};
-use pipeline::{Message, Transform as _};
+use message::Message;
+use pipeline::Transform as _;
 use service::args;
 use service::explain::{self, Story};
 

@@ -1,6 +1,6 @@
 //! Batch keys. Messages with the same key share an object.
 
-use pipeline::{Envelope, Message};
+use message::{Envelope, Message};
 use serde_json::Value;
 use time::OffsetDateTime;
 
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     fn key(template: &str, message: &Message) -> String {
-        let envelope = Envelope::of(message, pipeline::envelope::Input::Auto).unwrap();
+        let envelope = Envelope::of(message, message::envelope::Input::Auto).unwrap();
         Template::parse(template).unwrap().key(message, &envelope)
     }
 

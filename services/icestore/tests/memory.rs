@@ -8,7 +8,8 @@ use icestore::archive::Line;
 use icestore::config::Settings;
 use icestore::format::Format;
 use icestore::sink::Sink;
-use pipeline::{Message, Sink as _, Step, Transform as _};
+use message::Message;
+use pipeline::{Sink as _, Step, Transform as _};
 use storage::{Bucket, Endpoint};
 
 /// Returns the peak memory of this process, in KiB.
@@ -33,7 +34,7 @@ fn noise(bytes: usize) -> Bytes {
 async fn line(data: Bytes) -> Line {
     let archive = icestore::archive::Archive::new(
         icestore::key::Template::default(),
-        pipeline::envelope::Input::Raw,
+        message::envelope::Input::Raw,
     );
     match archive.apply(&Message::new(data)).await.unwrap() {
         Step::Pass(line) => line,

@@ -16,7 +16,7 @@ impl Enricher for Firmware {
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>) {
         FromTopic.enrich(arrival, data);
         // A payload that is no JSON has no version, which is no fault of the message.
-        let Ok(payload) = pipeline::json::parse(arrival.payload) else { return };
+        let Ok(payload) = message::json::parse(arrival.payload) else { return };
         if let Some(version) = payload.get("fw") {
             data.insert("Firmware".into(), version.clone());
         }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
-use pipeline::message::attribute;
-use pipeline::{Message, Transform as _};
+use message::Message;
+use message::attribute;
+use pipeline::Transform as _;
 use pubsub::Outgoing;
 use service::args;
 use service::explain::{self, Story};

@@ -4,9 +4,9 @@ mod json;
 
 use std::time::Duration;
 
-use pipeline::json::wide_number;
-use pipeline::message::attribute;
-use pipeline::{Message, timestamp};
+use message::attribute;
+use message::json::wide_number;
+use message::{Message, timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -131,7 +131,7 @@ struct Given<'a> {
 impl<'a> Given<'a> {
     fn read(json: &'a str) -> Self {
         let is_short = json.len() <= MAX_GIVEN_BYTES;
-        let value = is_short.then(|| pipeline::json::parse(json.as_bytes()).ok()).flatten();
+        let value = is_short.then(|| message::json::parse(json.as_bytes()).ok()).flatten();
         Self { json, value }
     }
 

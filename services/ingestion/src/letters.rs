@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
-use pipeline::message::attribute;
-use pipeline::{
-    CRASHED, DeadLetter, DeadLetters, Error, Message, PANICKED, Recovery, Step, Transform as _,
-};
+use message::Message;
+use message::attribute;
+use pipeline::{CRASHED, DeadLetter, DeadLetters, Error, PANICKED, Recovery, Step, Transform as _};
 use pubsub::letters::DeadLetterTool;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
@@ -121,7 +120,7 @@ async fn wrap(
 mod tests {
     use std::collections::BTreeMap;
 
-    use pipeline::message::Attributes;
+    use message::Attributes;
     use time::macros::datetime;
 
     use super::*;

@@ -5,8 +5,9 @@ mod attributes;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pipeline::message::attribute;
-use pipeline::{Envelope, Error, Message, Recovery, Step, Transform, trace};
+use message::attribute;
+use message::{Envelope, Message, trace};
+use pipeline::{Error, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::{Outgoing, TopicName};
 use serde_json::Map;

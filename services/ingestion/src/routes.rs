@@ -182,7 +182,7 @@ fn check_route(key: &str, route: &RouteSettings, settings: &Settings, faults: &m
     }
     for (name, template) in &route.attributes {
         let at = format!("{key}.attributes.{name}");
-        let is_free = !pipeline::message::attribute::is_reserved(name);
+        let is_free = !message::attribute::is_reserved(name);
         faults.require(is_free, &at, "this name is reserved");
         if let Some(missing) = filter.as_ref().and_then(|filter| filter.missing_capture(template)) {
             faults.add(&at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));

@@ -6,7 +6,7 @@
 use ingestion::config::Identity;
 use ingestion::identity::identify;
 use ingestion::metrics::Metrics;
-use pipeline::Message;
+use message::Message;
 
 const MIB: usize = 1024 * 1024;
 /// Maximum payload size that is parsed.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::{Error, Message};
+use crate::Error;
+use message::Message;
 
 /// Longest `dl_detail`, in bytes.
 pub const MAX_DETAIL_BYTES: usize = 1024;

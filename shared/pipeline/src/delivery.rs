@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Message;
+use message::Message;
 
 /// Outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -65,6 +65,12 @@ impl Error {
     }
 }
 
+impl From<message::envelope::NotAnEnvelope> for Error {
+    fn from(error: message::envelope::NotAnEnvelope) -> Self {
+        Recovery::Reject("not_an_envelope").because("read envelope", error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.action)?;

@@ -12,7 +12,8 @@ use crate::bound::{InFlight, Permit};
 use crate::metrics::Metrics;
 use crate::progress::Pulse;
 use crate::waiting::Wait;
-use crate::{Delivery, Error, Message, Recovery, Settlement, Source};
+use crate::{Delivery, Error, Recovery, Settlement, Source};
+use message::Message;
 
 /// A message that a lane is working on.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Identity of a message with an ordering key.
 
-use crate::Message;
+use message::Message;
 
 /// Identity of a message that has an ordering key.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::future::Future;
 use std::hash::Hash;
 use std::time::Duration;
 
-use crate::{Delivery, Error, Message};
+use crate::{Delivery, Error};
+use message::Message;
 
 /// A stream of deliveries, such as an MQTT connection or a Pub/Sub subscription.
 pub trait Source: Send + 'static {

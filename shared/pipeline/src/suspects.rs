@@ -36,8 +36,9 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::message::attribute;
-use crate::{Error, Limits, Message, Recovery};
+use crate::{Error, Limits, Recovery};
+use message::Message;
+use message::attribute;
 
 mod noted;
 #[cfg(test)]

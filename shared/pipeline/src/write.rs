@@ -15,7 +15,8 @@ use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::Shared;
 use crate::suspects::Note;
-use crate::{Message, Recovery, Refusal, Sink, Transform};
+use crate::{Recovery, Refusal, Sink, Transform};
+use message::Message;
 
 mod attempt;
 mod dead_lettering;

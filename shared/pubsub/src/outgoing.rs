@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PubsubMessage;
-use pipeline::message::Attributes;
+use message::Attributes;
 use pipeline::{Error, Recovery, Step};
 
 use crate::limits::{

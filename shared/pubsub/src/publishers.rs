@@ -176,7 +176,7 @@ fn refused(status: &Status) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::message::Attributes;
+    use message::Attributes;
     use proptest::prelude::*;
 
     use super::*;

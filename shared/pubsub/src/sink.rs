@@ -96,7 +96,7 @@ impl pipeline::Sink for Sink {
 mod tests {
     use bytes::Bytes;
     use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::PublishRequest;
-    use pipeline::message::Attributes;
+    use message::Attributes;
     use pipeline::{Recovery, Sink as _};
     use proptest::prelude::*;
     use prost::Message as _;

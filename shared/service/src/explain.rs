@@ -8,8 +8,9 @@ use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use pipeline::timestamp::parse_rfc3339;
-use pipeline::{Error, Message, Recovery, Step, catch_async};
+use message::Message;
+use message::timestamp::parse_rfc3339;
+use pipeline::{Error, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
 use crate::preflight::Form;

@@ -2,7 +2,7 @@
 
 use clap::Arg;
 use humantime_serde::re::humantime;
-use pipeline::timestamp::parse_rfc3339;
+use message::timestamp::parse_rfc3339;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime, Time};
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{FaultRates, Faults as Fates, Ledger, MemoryDeadLetters};
 use pipeline::metrics::Reasons;
 use pipeline::{
-    Delivery, Error, Limits, Message, Pipeline, PushError, Recovery, Refusal, Settlement, Sink,
-    Source, Step, Transform,
+    Delivery, Error, Limits, Pipeline, PushError, Recovery, Refusal, Settlement, Sink, Source,
+    Step, Transform,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

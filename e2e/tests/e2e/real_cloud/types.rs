@@ -2,11 +2,11 @@
 //! does not hold the others back.
 
 use bigqueries::Bigqueries;
-use bigqueries::column::{Column, Mode, Type};
 use bigqueries::config::{Settings, TableSettings};
 use futures::future::join_all;
-use pipeline::FieldPath;
-use pipeline::field_path::Pointer;
+use message::FieldPath;
+use message::field_path::Pointer;
+use rows::column::{Column, Mode, Type};
 use serde_json::{Map, Value, json};
 use service::Hosted;
 use tokio::time::{sleep, timeout};

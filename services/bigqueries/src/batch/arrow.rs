@@ -13,8 +13,8 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Fields, SchemaRef, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 
-use crate::cell::Cell;
-use crate::column::{Column, Kind, Mode};
+use rows::cell::Cell;
+use rows::column::{Column, Kind, Mode};
 
 /// Estimated bytes of the headers of an encoded batch, for each column.
 const HEADER_BYTES: usize = 256;

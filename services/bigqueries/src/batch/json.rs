@@ -12,8 +12,8 @@ use time::format_description::FormatItem;
 use time::macros::format_description;
 use time::{Date, Duration, OffsetDateTime, Time};
 
-use crate::cell::Cell;
-use crate::column::{Column, Kind, Mode};
+use rows::cell::Cell;
+use rows::column::{Column, Kind, Mode};
 
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] =

@@ -5,8 +5,8 @@ use std::time::Duration;
 use service::Faults;
 
 use super::{Api, INGESTION_TIME, Partitions, Settings};
-use crate::column::{self, Column, Kind, Mode};
-use crate::rows::{Mapped, Rows as _};
+use rows::column::{self, Column, Kind, Mode};
+use rows::{Mapped, Rows as _};
 
 /// Maximum columns of a table in BigQuery.
 const MAX_COLUMNS: usize = 10_000;

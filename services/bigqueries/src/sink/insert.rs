@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::api::{Failure, Refused, RestApi};
 use crate::batch::Lines;
-use crate::column::Column;
 use crate::response::{self, RowResponse};
 use crate::table::Table;
+use rows::column::Column;
 
 /// Name of the action in errors.
 const INSERT: &str = "insert rows";
@@ -184,8 +184,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cell::Cell;
-    use crate::column::Kind;
+    use rows::cell::Cell;
+    use rows::column::Kind;
 
     fn columns() -> [Column; 1] {
         [Column::new("n", Kind::Int64)]

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use pipeline::Sink as _;
 
 use super::*;
-use crate::cell::Cell;
-use crate::column::Kind;
 use crate::config;
 use crate::names::TableName;
+use rows::cell::Cell;
+use rows::column::Kind;
 
 fn columns() -> Arc<[Column]> {
     [Column::new("text", Kind::String)].into()

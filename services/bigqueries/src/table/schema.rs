@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::column::{Column, Kind, Limit, Mode, Type};
 use crate::write_api::Api;
+use rows::column::{Column, Kind, Limit, Mode, Type};
 
 /// Member of a field that holds its default.
 const DEFAULT: &str = "defaultValueExpression";

@@ -216,7 +216,7 @@ fn is_wider(theirs: &str, ours: &str, table: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::column::{Column, Kind};
+    use rows::column::{Column, Kind};
 
     #[test]
     fn a_view_is_wider_if_its_further_columns_are_in_the_table() {

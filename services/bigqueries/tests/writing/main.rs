@@ -11,16 +11,16 @@ mod view;
 
 use std::time::Duration;
 
-use bigqueries::cell::Cell;
 use bigqueries::client::Endpoint;
-use bigqueries::column::{Column, Kind, Mode};
 use bigqueries::config;
-use bigqueries::convert::convert;
 use bigqueries::sink::{EncodedBatch, Sink};
 use bigqueries::table::{Table, TableName};
 use bigqueries::transform::Record;
 use emulator::{Emulator, Options};
 use pipeline::{Recovery, Refusal, Sink as _};
+use rows::cell::Cell;
+use rows::column::{Column, Kind, Mode};
+use rows::convert::convert;
 use serde_json::{Value, json};
 use service::{Context, install_crypto};
 use tokio::time::timeout;

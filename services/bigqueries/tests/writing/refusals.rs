@@ -1,11 +1,11 @@
 //! Tests of requests that BigQuery refuses as a whole.
 
-use bigqueries::cell::Cell;
-use bigqueries::column::{Column, Kind};
 use bigqueries::config::Api;
 use bigqueries::sink::{EncodedBatch, Sink};
 use emulator::{Fault, Kind as FaultKind, Profile};
 use pipeline::{Recovery, Sink as _};
+use rows::cell::Cell;
+use rows::column::{Column, Kind};
 use serde_json::json;
 use tokio::time::timeout;
 use tonic::Code;

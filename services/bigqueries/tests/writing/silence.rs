@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bigqueries::cell::Cell;
 use bigqueries::client::Endpoint;
-use bigqueries::column::{Column, Kind};
 use bigqueries::sink::Sink;
 use pipeline::Sink as _;
+use rows::cell::Cell;
+use rows::column::{Column, Kind};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bigqueries::cell::Cell;
-use bigqueries::column::{Column, Kind, Mode};
 use bigqueries::config::{self, Partitions, Unit};
 use bigqueries::table::{Table, TableName};
 use emulator::Fault;
+use rows::cell::Cell;
+use rows::column::{Column, Kind, Mode};
 use serde_json::{Value, json};
 use service::{Context, WrongSettings};
 use tokio::time::timeout;

@@ -1,12 +1,12 @@
 //! Tests of types with parameters, and of rare types.
 
-use bigqueries::cell::Cell;
-use bigqueries::column::{Column, Mode, Type};
 use bigqueries::config::Api;
-use bigqueries::convert::convert;
-use bigqueries::rows::{Mapped, Rows as _};
-use pipeline::envelope::Input;
-use pipeline::{Envelope, Message};
+use message::envelope::Input;
+use message::{Envelope, Message};
+use rows::cell::Cell;
+use rows::column::{Column, Mode, Type};
+use rows::convert::convert;
+use rows::{Mapped, Rows as _};
 use serde_json::{Value, json};
 
 use crate::{BOTH, Cloud, settings, write};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bigqueries::cell::Cell;
-use bigqueries::column::{Column, Kind};
 use bigqueries::config::{self, Api, Partitions};
-use bigqueries::rows::{Mapped, Rows as _};
 use bigqueries::table::Table;
 use emulator::Fault;
+use rows::cell::Cell;
+use rows::column::{Column, Kind};
+use rows::{Mapped, Rows as _};
 use serde_json::{Value, json};
 use service::Context;
 use service::health::ConditionState;

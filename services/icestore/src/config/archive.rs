@@ -1,6 +1,6 @@
 //! Settings of the objects.
 
-use pipeline::envelope::Input;
+use message::envelope::Input;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

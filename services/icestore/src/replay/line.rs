@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use pipeline::envelope::Input;
-use pipeline::message::attribute::MQTT_TOPIC;
-use pipeline::timestamp::parse_rfc3339;
-use pipeline::{Envelope, Message, Payload};
+use message::attribute::MQTT_TOPIC;
+use message::envelope::Input;
+use message::timestamp::parse_rfc3339;
+use message::{Envelope, Message, Payload};
 use serde::Deserialize;
 use time::OffsetDateTime;
 

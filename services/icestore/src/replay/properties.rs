@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipeline::message::attribute;
+use message::attribute;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 /// Returns the MQTT 5 properties for these attributes. Attributes that ingestion itself set are

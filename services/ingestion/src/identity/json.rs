@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use pipeline::field_path::position;
+use message::field_path::position;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipeline::Message;
-use pipeline::message::attribute;
+use message::Message;
+use message::attribute;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::published::Published;

@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Ledger;
-use crate::{Delivery, Disposition, Error, Message, Settle, Settlement, Source};
+use crate::{Delivery, Disposition, Error, Settle, Settlement, Source};
+use message::Message;
 
 /// Time from the end of a connection to the next one.
 const RECONNECT: Duration = Duration::from_secs(1);

@@ -6,7 +6,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Ledger;
-use crate::{Delivery, Disposition, Error, Message, Settlement, Source};
+use crate::{Delivery, Disposition, Error, Settlement, Source};
+use message::Message;
 
 /// A source of prepared messages. It redelivers each nacked message, and ends when all are acked.
 pub struct Feed {

@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use super::{Fault, Faults, Ledger};
-use crate::{
-    DeadLetter, DeadLetters, Error, Message, PushError, Recovery, Refusal, Sink, Step, Transform,
-};
+use crate::{DeadLetter, DeadLetters, Error, PushError, Recovery, Refusal, Sink, Step, Transform};
+use message::Message;
 
 /// A record of a [`Shelf`].
 #[derive(Debug, Clone, PartialEq, Eq)]

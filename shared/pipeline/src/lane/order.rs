@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::Settlement;
 use crate::keyed::Keyed;
-use crate::{Message, Settlement};
+use message::Message;
 
 /// Longest wait for the redelivery of a nacked message.
 ///

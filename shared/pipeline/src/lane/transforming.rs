@@ -15,7 +15,8 @@ use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::suspects::{Noted, Work};
 use crate::write::{self, Entry};
-use crate::{Error, Recovery, Sink, Step, Transform, panics, trace};
+use crate::{Error, Recovery, Sink, Step, Transform, panics};
+use message::trace;
 
 /// Result of a transform. The ordering key is returned, so that the next message of the key can
 /// start.

@@ -9,7 +9,8 @@ use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::Shared;
-use crate::{Error, Message, Recovery, Sink, Transform, trace};
+use crate::{Error, Recovery, Sink, Transform};
+use message::{Message, trace};
 
 /// Writes messages to the dead letters, one after another, each with its reason and a detail.
 ///

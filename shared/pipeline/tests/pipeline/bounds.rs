@@ -1,7 +1,7 @@
 //! Tests of the bounds while the destination accepts nothing.
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
-use pipeline::Message;
+use message::Message;
 use pipeline::batch::Cause;
 use pipeline::doubles::{Fault, FaultRates, Faults};
 

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
-use pipeline::{Error, Limits, MAX_CRASHES, Message, Metrics, Pipeline, Step, Transform, batch};
+use pipeline::{Error, Limits, MAX_CRASHES, Metrics, Pipeline, Step, Transform, batch};
 
 /// Variable with the crash file of the process that the test starts.
 const VARIABLE: &str = "CRASH_FILE_OF_THE_TEST";

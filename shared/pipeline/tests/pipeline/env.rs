@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use message::Message;
 use pipeline::backoff::Backoff;
 use pipeline::batch::Cause;
 use pipeline::dead_letter::Policy;
@@ -9,7 +10,7 @@ use pipeline::doubles::{
     Archive, Describe, Faults, Feed, Item, Kind, Ledger, MemoryDeadLetters, Shelf, Tap,
 };
 use pipeline::metrics::{FlushCause, Reason};
-use pipeline::{Limits, Message, Metrics, Pipeline, Running, batch};
+use pipeline::{Limits, Metrics, Pipeline, Running, batch};
 
 /// Longer than the paused time of any test.
 pub(crate) const NEVER: Duration = Duration::from_secs(1_000_000);

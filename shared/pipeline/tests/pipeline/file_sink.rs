@@ -5,10 +5,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Faults, Feed, Ledger, MemoryDeadLetters};
 use pipeline::{
-    Error, Limits, Message, Metrics, Pipeline, PushError, Recovery, Refusal, Sink, Step, Transform,
+    Error, Limits, Metrics, Pipeline, PushError, Recovery, Refusal, Sink, Step, Transform,
 };
 
 /// Maximum length of a line in bytes.

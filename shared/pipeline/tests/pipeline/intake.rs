@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::env::{Parts, item, keyed, message};
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Describe, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
 use pipeline::metrics::Reason;
-use pipeline::{Delivery, Error, Message, Metrics, Pipeline, Recovery, Source};
+use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Source};
 
 /// A source that fails a number of times before it delivers.
 struct Failing {

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::env::{NEVER, Parts, TestEnv, item, keyed, message, seconds, sized};
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Describe, Fault, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
-use pipeline::{Limits, Message, Metrics, Pipeline};
+use pipeline::{Limits, Metrics, Pipeline};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 use tokio::time::timeout;

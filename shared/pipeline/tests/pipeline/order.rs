@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     FaultRates, Faults, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
 use pipeline::{
-    Delivery, Disposition, Error, Limits, Message, Metrics, Pipeline, Recovery, Settlement, Source,
-    Step, Transform, batch,
+    Delivery, Disposition, Error, Limits, Metrics, Pipeline, Recovery, Settlement, Source, Step,
+    Transform, batch,
 };
 use tokio::time::{Instant, sleep, sleep_until};
 

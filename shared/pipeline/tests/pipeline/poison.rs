@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Broker, Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters,
@@ -13,8 +14,7 @@ use pipeline::doubles::{
 };
 use pipeline::metrics::Reason;
 use pipeline::{
-    DeadLetter, DeadLetters, Error, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
-    batch,
+    DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, Recovery, Step, Transform, batch,
 };
 use tokio::time::Instant;
 

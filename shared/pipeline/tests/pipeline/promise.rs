@@ -9,15 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use message::Message;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Archive, Describe, FaultRates, Faults, Feed, Item, Kind, Ledger, LostNacks, MemoryDeadLetters,
     Shelf,
 };
-use pipeline::{
-    Error, Limits, Message, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
-};
+use pipeline::{Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

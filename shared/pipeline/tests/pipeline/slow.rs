@@ -8,13 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
 };
 use pipeline::{
-    DeadLetter, DeadLetters, Error, Limits, Message, Metrics, Pipeline, Recovery, Step, Transform,
-    batch,
+    DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, Recovery, Step, Transform, batch,
 };
 use tokio::time::{Instant, sleep};
 

@@ -7,10 +7,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
+use message::Attributes;
+use message::Message;
+use message::attribute::RESERVED;
 use pipeline::dead_letter::cut;
-use pipeline::message::Attributes;
-use pipeline::message::attribute::RESERVED;
-use pipeline::{DeadLetter, Error, Message, Recovery};
+use pipeline::{DeadLetter, Error, Recovery};
 use sha2::{Digest as _, Sha256};
 use time::format_description::well_known::Rfc3339;
 

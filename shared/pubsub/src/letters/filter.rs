@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches};
-use pipeline::message::Attributes;
-use pipeline::message::attribute::DEVICE_ID;
+use message::Attributes;
+use message::attribute::DEVICE_ID;
+use message::timestamp::parse_rfc3339;
+use message::{Envelope, Message};
 use pipeline::metrics::Reasons;
-use pipeline::timestamp::parse_rfc3339;
-use pipeline::{Envelope, Message};
 use service::moment;
 use time::OffsetDateTime;
 

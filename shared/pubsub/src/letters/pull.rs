@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use message::Message;
+use message::timestamp::parse_rfc3339;
 use pipeline::backoff::Backoff;
-use pipeline::timestamp::parse_rfc3339;
-use pipeline::{Error, Message, Recovery};
+use pipeline::{Error, Recovery};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -11,7 +11,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pipeline::{Error, Message};
+use message::Message;
+use pipeline::Error;
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep};

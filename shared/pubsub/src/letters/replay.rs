@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::ArgMatches;
-use pipeline::message::attribute;
-use pipeline::{Error, Message, Recovery};
+use message::Message;
+use message::attribute;
+use pipeline::{Error, Recovery};
 use serde_json::json;
 use service::args;
 use service::preflight::Form;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::Message;
-use pipeline::message::attribute::INGEST_ID;
+use message::Message;
+use message::attribute::INGEST_ID;
 use serde::Serialize;
 use serde_json::{Value, json};
 use service::explain;

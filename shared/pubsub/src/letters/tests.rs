@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_pubsub::model::DeadLetterPolicy;
+use message::Attributes;
 use pipeline::Recovery;
-use pipeline::message::Attributes;
 use reqwest::Method;
 use serde_json::json;
 use tonic::Code;

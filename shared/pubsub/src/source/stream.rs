@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     StreamingPullRequest, StreamingPullResponse,
 };
+use message::Message;
 use pipeline::backoff::{Backoff, Waits};
-use pipeline::{Delivery, Message, Settlement};
+use pipeline::{Delivery, Settlement};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use message::Message;
 use pipeline::dead_letter::Policy;
-use pipeline::{DeadLetter, DeadLetters as _, Message, Source as _};
+use pipeline::{DeadLetter, DeadLetters as _, Source as _};
 use pubsub::{DeadLetterConfig, DeadLetters, Keyword, Publishers};
 use serde_json::json;
 

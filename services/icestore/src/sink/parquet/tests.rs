@@ -1,8 +1,9 @@
+use message::Message;
+use message::envelope::Input;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::schema::printer::print_schema;
-use pipeline::envelope::Input;
-use pipeline::{Message, Step, Transform as _};
+use pipeline::{Step, Transform as _};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 use time::macros::datetime;

@@ -23,7 +23,7 @@
 //! | repeated | a list without `null` in it |
 //!
 //! A number of a payload that 64 bits cannot hold becomes text with the same digits: see
-//! [`pipeline::json::parse`].
+//! [`message::json::parse`].
 
 mod geography;
 mod interval;
@@ -34,7 +34,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use pipeline::json::wide_number;
+use message::json::wide_number;
 use serde_json::Value;
 use time::format_description::FormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -126,7 +126,7 @@ fn one(column: &Column, value: &Value) -> Result<Cell, ConversionError> {
 }
 
 /// Describes a type, with its range if it has one.
-pub(crate) fn expected(data_type: impl Into<Type>) -> String {
+pub fn expected(data_type: impl Into<Type>) -> String {
     let data_type = data_type.into();
     let range = match data_type.kind {
         Kind::Timestamp => " from 0001-01-01 00:00:00 to 9999-12-31 23:59:59.999999 UTC",
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_every_digit() {
-        let read = |digits: &str| pipeline::json::parse(digits.as_bytes()).unwrap();
+        let read = |digits: &str| message::json::parse(digits.as_bytes()).unwrap();
         for digits in ["89490200001234567890", "1234567890123456.789"] {
             assert_eq!(cell(Kind::String, read(digits)), Some(digits.into()));
             assert_eq!(

@@ -2,15 +2,16 @@
 
 use std::marker::PhantomData;
 
-use pipeline::field_path::{Found, Pointer};
-use pipeline::message::attribute;
-use pipeline::{Envelope, Error, FieldPath, Message, Payload, Recovery};
+use message::attribute;
+use message::field_path::{Found, Pointer};
+use message::{Envelope, FieldPath, Message, Payload};
+use pipeline::{Error, Recovery};
 use serde_json::Value;
 
 use crate::cell::Cell;
 use crate::column::{Column, Kind};
 use crate::convert::{self, ConversionError, convert};
-use crate::rest;
+use crate::unmapped;
 
 /// Converts messages to rows.
 pub trait Rows: Send + Sync + 'static {
@@ -134,7 +135,7 @@ impl Rows for Mapped {
             cells.push(cell.map_err(|error| refuse(&error, path, message))?);
         }
         if self.rest.is_some() {
-            cells.push(rest::of(message, envelope, payload, &self.columns).into());
+            cells.push(unmapped::of(message, envelope, payload, &self.columns).into());
         }
         Ok(cells)
     }
@@ -150,7 +151,7 @@ impl Mapped {
         let Some(bytes) = payload.map(Payload::bytes).filter(|bytes| !bytes.is_empty()) else {
             return Ok(None);
         };
-        match pipeline::json::parse(&bytes) {
+        match message::json::parse(&bytes) {
             Ok(payload) => Ok(Some(payload)),
             Err(_) if self.rest.is_some() => Ok(None),
             Err(error) => {
@@ -181,13 +182,13 @@ fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
 
 /// Returns the id that identifies duplicates of a message: its attribute `ingest_id`, else the id
 /// of the envelope.
-pub(crate) fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a str {
+pub fn ingest_id<'a>(message: &'a Message, envelope: &'a Envelope) -> &'a str {
     message.attributes.get(attribute::INGEST_ID).unwrap_or(&envelope.id)
 }
 
 /// Returns the end of a detail, which names the message. It is empty for a message without an id, as
 /// `explain` reads it from standard input.
-pub(crate) fn id_of(message: &Message) -> String {
+pub fn id_of(message: &Message) -> String {
     if message.id.is_empty() { String::new() } else { format!(", message {}", message.id) }
 }
 
@@ -202,7 +203,7 @@ fn refuse(error: &ConversionError, path: &FieldPath, message: &Message) -> Error
 
 #[cfg(test)]
 mod tests {
-    use pipeline::envelope::Input;
+    use message::envelope::Input;
 
     use super::*;
     use crate::column::Mode;

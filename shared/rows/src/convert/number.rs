@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Value {
-        pipeline::json::parse(json.as_bytes()).unwrap()
+        message::json::parse(json.as_bytes()).unwrap()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Geographies as WKT or GeoJSON. The checks find most values that BigQuery would refuse, but not
 //! all.
 
-use pipeline::json::wide_number;
+use message::json::wide_number;
 use serde_json::Value;
 
 /// Kinds of geometry as GeoJSON writes them. WKT writes them in capitals.

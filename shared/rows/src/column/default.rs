@@ -9,14 +9,14 @@ use crate::convert::convert;
 impl Column {
     /// Returns the value that replaces a missing one, if the default is a literal of the column's
     /// type.
-    pub(crate) fn default_cell(&self) -> Option<Cell> {
+    pub fn default_cell(&self) -> Option<Cell> {
         let value = literal(self.default.as_deref()?)?;
         let one = Self { mode: Mode::Nullable, default: None, ..self.clone() };
         convert(&one, Some(&value)).ok().filter(|cell| *cell != Cell::Null)
     }
 
     /// Returns true if only BigQuery can evaluate the default.
-    pub(crate) fn needs_bigquery(&self) -> bool {
+    pub fn needs_bigquery(&self) -> bool {
         let is_null =
             self.default.as_deref().and_then(literal).is_some_and(|value| value.is_null());
         self.default.is_some() && !is_null && self.default_cell().is_none()
@@ -48,7 +48,7 @@ fn literal(text: &str) -> Option<Value> {
         _ => {}
     }
     if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
-        return pipeline::json::parse(text.as_bytes()).ok();
+        return message::json::parse(text.as_bytes()).ok();
     }
     let quote = text.find(['\'', '"'])?;
     let (kind, quoted) = text.split_at(quote);
@@ -57,7 +57,7 @@ fn literal(text: &str) -> Option<Value> {
         "" | "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" | "NUMERIC" | "BIGNUMERIC" => {
             Some(content.into())
         }
-        "JSON" => pipeline::json::parse(content.as_bytes()).ok(),
+        "JSON" => message::json::parse(content.as_bytes()).ok(),
         _ => None,
     }
 }

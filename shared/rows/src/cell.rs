@@ -118,7 +118,7 @@ impl Cell {
 
     /// Returns true if this is a single value of the column. The mode of the column does not
     /// matter.
-    pub(crate) fn fits_one(&self, column: &Column) -> bool {
+    pub fn fits_one(&self, column: &Column) -> bool {
         let limit = column.data_type.limit;
         match (self, column.kind()) {
             (Self::Bool(_), Kind::Bool)
@@ -184,7 +184,7 @@ pub fn all_fit(columns: &[Column], cells: &[Cell]) -> bool {
 /// Returns the path of the first required column without a value.
 ///
 /// [`Cell::fits`] accepts such a cell if the column has a default that BigQuery can fill in.
-pub(crate) fn unfilled(columns: &[Column], cells: &[Cell]) -> Option<String> {
+pub fn unfilled(columns: &[Column], cells: &[Cell]) -> Option<String> {
     columns.iter().zip(cells).find_map(|(column, cell)| {
         let inner = |cells: &[Cell]| {
             unfilled(&column.fields, cells).map(|path| format!("{}.{path}", column.name))

@@ -131,7 +131,7 @@ impl Kind {
     }
 
     /// Returns the maximum digits before the point and behind it.
-    pub(crate) fn digits(self) -> Option<(u32, u32)> {
+    pub fn digits(self) -> Option<(u32, u32)> {
         match self {
             Self::Numeric => Some((29, 9)),
             Self::Bignumeric => Some((38, 38)),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use pipeline::field_path::position;
-use pipeline::{Envelope, FieldPath, Message, Payload};
+use message::field_path::position;
+use message::{Envelope, FieldPath, Message, Payload};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -13,7 +13,7 @@ use crate::column::{Column, Kind, Mode};
 
 /// Remaining parts of a message. An empty part is left out of the JSON.
 #[derive(Debug, Serialize)]
-struct Rest<'a> {
+struct Unmapped<'a> {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     attributes: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "is_empty")]
@@ -25,7 +25,7 @@ struct Rest<'a> {
     payload_base64: Option<String>,
 }
 
-impl Rest<'_> {
+impl Unmapped<'_> {
     fn is_empty(&self) -> bool {
         self.attributes.is_empty()
             && is_empty(&self.enrichment)
@@ -34,7 +34,7 @@ impl Rest<'_> {
     }
 }
 
-/// Returns the rest of a message as JSON, or `None` if nothing remains.
+/// Returns the unmapped parts of a message as JSON, or `None` if nothing remains.
 ///
 /// The JSON has the members `attributes`, `enrichment` and `payload`. A payload that is not JSON is
 /// in `payload_base64` instead.
@@ -46,7 +46,7 @@ pub(crate) fn of(
 ) -> Option<String> {
     let binary = envelope.payload.as_ref().filter(|_| payload.is_none()).map(Payload::bytes);
     let attributes = message.attributes.iter();
-    let mut rest = Rest {
+    let mut unmapped = Unmapped {
         attributes: attributes.map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         enrichment: Value::Object(envelope.enrichment.clone()),
         payload: payload.unwrap_or_default(),
@@ -56,10 +56,10 @@ pub(crate) fn of(
     };
     for (path, column) in columns {
         let (root, pointer) = match path {
-            FieldPath::Payload(pointer) => (&mut rest.payload, pointer),
-            FieldPath::Enrichment(pointer) => (&mut rest.enrichment, pointer),
+            FieldPath::Payload(pointer) => (&mut unmapped.payload, pointer),
+            FieldPath::Enrichment(pointer) => (&mut unmapped.enrichment, pointer),
             FieldPath::Attribute(name) => {
-                rest.attributes.remove(name.as_str());
+                unmapped.attributes.remove(name.as_str());
                 continue;
             }
         };
@@ -67,11 +67,11 @@ pub(crate) fn of(
             *root = Value::Null;
         }
     }
-    if rest.is_empty() {
+    if unmapped.is_empty() {
         return None;
     }
     let mut json = Vec::with_capacity(message.data.len());
-    serde_json::to_writer(&mut json, &rest).expect("text and JSON have a form in JSON");
+    serde_json::to_writer(&mut json, &unmapped).expect("text and JSON have a form in JSON");
     Some(String::from_utf8(json).expect("JSON is UTF-8"))
 }
 
@@ -155,8 +155,8 @@ mod tests {
             .iter()
             .map(|(path, column)| (path.parse().expect("a place"), column.clone()))
             .collect();
-        let rest = of(&message, &envelope, Some(payload), &columns)?;
-        Some(serde_json::from_str(&rest).expect("JSON"))
+        let unmapped = of(&message, &envelope, Some(payload), &columns)?;
+        Some(serde_json::from_str(&unmapped).expect("JSON"))
     }
 
     #[test]

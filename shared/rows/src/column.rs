@@ -24,7 +24,7 @@ pub struct Column {
     pub mode: Mode,
     /// Source of the value: a JSON pointer into the payload, `enrichment.NAME` or `attribute.NAME`.
     /// The default is `/<name>`. A field of a record always comes from the record.
-    pub from: Option<pipeline::FieldPath>,
+    pub from: Option<message::FieldPath>,
     /// SQL expression for a value that is missing or `null`. It is a literal such as `0`, `'none'`
     /// or `DATE '2025-01-01'`, or a function such as `CURRENT_TIMESTAMP()`. The service fills in a
     /// literal itself. BigQuery fills in a function, but only with `write: insert_all`. Lists,
@@ -93,7 +93,7 @@ impl Column {
 
     /// Returns the columns that one value consists of: the fields of a record, or the two ends of a
     /// range.
-    pub(crate) fn parts(&self) -> Cow<'_, [Self]> {
+    pub fn parts(&self) -> Cow<'_, [Self]> {
         match self.kind() {
             Kind::Range(element) => {
                 ["start", "end"].map(|end| Self::new(end, element.kind())).to_vec().into()
@@ -111,7 +111,7 @@ const MAX_NAME: usize = 300;
 const RESERVED: [&str; 5] = ["_table_", "_file_", "_partition", "_row_timestamp", "__root__"];
 
 /// Returns the fault of a column's name, if it has one.
-pub(crate) fn name_fault(name: &str) -> Option<String> {
+pub fn name_fault(name: &str) -> Option<String> {
     let lower = name.to_ascii_lowercase();
     let starts_right = lower.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
     let has_right_letters = lower.chars().all(|char| char.is_ascii_alphanumeric() || char == '_');
@@ -124,7 +124,7 @@ pub(crate) fn name_fault(name: &str) -> Option<String> {
 }
 
 /// Returns the faults of columns, each with the key of its setting.
-pub(crate) fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String, String)> {
+pub fn faults(columns: &[Column], at: &str, depth: usize) -> Vec<(String, String)> {
     let mut faults = Vec::new();
     let mut seen: Vec<String> = Vec::new();
     for (index, column) in columns.iter().enumerate() {

@@ -5,7 +5,7 @@
 use rand::Rng as _;
 
 use crate::Message;
-use crate::message::attribute::TRACEPARENT;
+use crate::attribute::TRACEPARENT;
 
 /// Returns true for a `traceparent` that can be continued: version 00, and no id of zeros.
 #[must_use]

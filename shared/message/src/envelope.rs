@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::json::{self, Object};
-use crate::{Error, Message, Payload, Recovery, timestamp};
+use crate::{Message, Payload, timestamp};
 
 /// The payload of a message with its metadata.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,11 @@ pub enum Input {
     Raw,
 }
 
+/// The settings demand an envelope, and the data of a message is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the data is not an envelope, and input is `envelope`")]
+pub struct NotAnEnvelope;
+
 impl Envelope {
     /// Reads an envelope. Returns `None` for any other data.
     #[must_use]
@@ -68,16 +73,15 @@ impl Envelope {
     /// whole data, and it has the transport's id and time.
     ///
     /// # Errors
-    /// `Reject` if `input` demands an envelope and the data is not one.
-    pub fn of(message: &Message, input: Input) -> Result<Self, Error> {
+    /// `input` demands an envelope and the data is not one.
+    pub fn of(message: &Message, input: Input) -> Result<Self, NotAnEnvelope> {
         let read = match input {
             Input::Auto | Input::Envelope => Self::read(&message.data),
             Input::Raw => None,
         };
         match (read, input) {
             (Some(envelope), _) => Ok(envelope),
-            (None, Input::Envelope) => Err(Recovery::Reject("not_an_envelope")
-                .because("read envelope", "the data is not an envelope, and input is `envelope`")),
+            (None, Input::Envelope) => Err(NotAnEnvelope),
             (None, Input::Auto | Input::Raw) => Ok(Self::raw(message)),
         }
     }

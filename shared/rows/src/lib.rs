@@ -1,0 +1,14 @@
+//! Rows of a table, for every sink that writes rows.
+//!
+//! [`Rows`] converts messages to rows: as the settings describe them ([`Mapped`]), or as a custom
+//! [`Row`] type reads them ([`Typed`]). A row has a [`cell::Cell`] for each [`column::Column`]. The
+//! rules of the conversion are in [`convert`](mod@convert). Data that no column takes is in one
+//! additional column, as JSON.
+
+pub mod cell;
+pub mod column;
+pub mod convert;
+mod row;
+mod unmapped;
+
+pub use row::{Mapped, Row, Rows, Typed, id_of, ingest_id};
