@@ -1,6 +1,7 @@
 //! Firestore: documents in memory, which clients read, query, write and listen to over gRPC.
 
 mod clear;
+mod documents;
 mod fields;
 mod listen;
 mod names;
@@ -8,7 +9,7 @@ mod order;
 mod query;
 mod read;
 mod rpc;
-mod store;
+mod time;
 mod transaction;
 mod transform;
 mod write;
@@ -25,7 +26,8 @@ pub(crate) use rpc::answer;
 
 use crate::faults::Faults;
 use crate::status::Status;
-use store::Store;
+use documents::Documents;
+use transaction::Transactions;
 
 /// The whole emulated Firestore. Clones share the same documents.
 #[derive(Clone)]
@@ -36,9 +38,16 @@ pub(crate) struct Firestore {
     commits: Arc<watch::Sender<()>>,
 }
 
+/// All stored data.
+struct Store {
+    documents: Documents,
+    transactions: Transactions,
+}
+
 impl Firestore {
     pub(crate) fn new(faults: Faults) -> Self {
-        let store = Arc::new(Mutex::new(Store::new()));
+        let store = Store { documents: Documents::new(), transactions: Transactions::default() };
+        let store = Arc::new(Mutex::new(store));
         Self { faults, store, commits: Arc::new(watch::Sender::new(())) }
     }
 

@@ -6,7 +6,7 @@ use axum::http::Method;
 use axum::response::{IntoResponse as _, Response};
 use percent_encoding::percent_decode_str;
 
-use super::store::Changes;
+use super::documents::Changes;
 use super::{Firestore, names};
 use crate::status::Status;
 

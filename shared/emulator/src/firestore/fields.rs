@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use prost_types::Timestamp;
 use proto::value::ValueType;
 
-use super::store::Time;
+use super::time::Time;
 use super::{names, proto};
 use crate::status::Status;
 

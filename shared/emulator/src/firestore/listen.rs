@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tonic::{Code, Streaming};
 
-use super::store::Time;
+use super::time::Time;
 use super::{Firestore, proto};
 use crate::status::Status;
 use target::Target;

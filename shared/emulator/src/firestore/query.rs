@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message as _;
 use proto::value::ValueType;
 
-use super::store::View;
+use super::documents::View;
 use super::{Firestore, fields, names, order, proto, transform};
 use crate::status::Status;
 use filter::Filter;

@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use proto::value::ValueType;
 
+use super::documents::View;
 use super::query::Query;
-use super::store::View;
 use super::{Firestore, fields, names, not_found, order, proto, transform};
 use crate::status::Status;
 

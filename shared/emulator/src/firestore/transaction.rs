@@ -9,9 +9,10 @@ use proto::transaction_options::{Mode, read_only};
 use tonic::Code;
 use uuid::Uuid;
 
+use super::documents::View;
 use super::query::Query;
-use super::store::{Store, Time, View};
-use super::{Firestore, proto};
+use super::time::Time;
+use super::{Firestore, Store, proto};
 use crate::status::Status;
 
 /// Longest life of a transaction, and below its longest idle time, from

@@ -8,7 +8,7 @@ use proto::value::ValueType;
 
 use super::fields::{self, Fields};
 use super::order::{self, Rank};
-use super::store::Time;
+use super::time::Time;
 use super::{names, proto};
 use crate::status::Status;
 

@@ -10,9 +10,10 @@ use proto::write::Operation;
 use tonic::Code;
 use uuid::Uuid;
 
+use super::documents::{Changes, Documents};
 use super::fields::{self, Fields};
-use super::store::{Changes, Documents, Time};
-use super::{Firestore, names, not_found, proto, transform};
+use super::time::Time;
+use super::{Firestore, Store, names, not_found, proto, transform};
 use crate::rights;
 use crate::status::Status;
 
@@ -67,7 +68,7 @@ impl Firestore {
     ) -> Result<proto::CommitResponse, Status> {
         self.check_rights(&request.writes)?;
         let mut store = self.lock();
-        let super::store::Store { documents, transactions } = &mut *store;
+        let Store { documents, transactions } = &mut *store;
         if !request.transaction.is_empty() {
             let has_writes = !request.writes.is_empty();
             transactions.finish(&request.transaction, has_writes, &documents.latest())?;

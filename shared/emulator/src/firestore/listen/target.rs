@@ -6,8 +6,9 @@ use prost_types::Timestamp;
 use proto::listen_response::ResponseType;
 use proto::target::{ResumeType, TargetType, query_target};
 
+use crate::firestore::documents::{Documents, View};
 use crate::firestore::query::Query;
-use crate::firestore::store::{Documents, Time, View};
+use crate::firestore::time::Time;
 use crate::firestore::{names, proto};
 use crate::status::Status;
 

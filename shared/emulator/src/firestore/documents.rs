@@ -1,76 +1,18 @@
 //! Documents, and the versions that commits replaced, for reads at an earlier time.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
-use prost_types::Timestamp;
 use tonic::Code;
 
 use super::proto;
-use super::transaction::Transactions;
+use super::time::Time;
 use crate::status::Status;
 
 /// Most replaced versions that are kept. Google keeps them for an hour.
 const MAX_REPLACED: usize = 10_000;
 /// Most bytes of replaced versions that are kept.
 const MAX_REPLACED_BYTES: usize = 64 * 1024 * 1024;
-
-/// A time in whole microseconds, the resolution of Firestore.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Time {
-    micros: i64,
-}
-
-impl Time {
-    pub(super) fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX) }
-    }
-
-    /// Rounds down to a microsecond.
-    pub(super) fn of(timestamp: &Timestamp) -> Self {
-        let micros = timestamp.seconds.saturating_mul(1_000_000);
-        Self { micros: micros.saturating_add(i64::from(timestamp.nanos / 1000)) }
-    }
-
-    fn next(self) -> Self {
-        Self { micros: self.micros + 1 }
-    }
-
-    /// Rounds down to a millisecond, the resolution of server timestamps.
-    pub(super) fn millis(self) -> Self {
-        Self { micros: self.micros.div_euclid(1000) * 1000 }
-    }
-
-    pub(super) fn to_bytes(self) -> [u8; 8] {
-        self.micros.to_be_bytes()
-    }
-
-    pub(super) fn from_bytes(bytes: [u8; 8]) -> Self {
-        Self { micros: i64::from_be_bytes(bytes) }
-    }
-}
-
-impl From<Time> for Timestamp {
-    fn from(time: Time) -> Self {
-        let nanos = time.micros.rem_euclid(1_000_000) * 1000;
-        let nanos = i32::try_from(nanos).unwrap_or_default();
-        Self { seconds: time.micros.div_euclid(1_000_000), nanos }
-    }
-}
-
-/// All stored data.
-pub(super) struct Store {
-    pub(super) documents: Documents,
-    pub(super) transactions: Transactions,
-}
-
-impl Store {
-    pub(super) fn new() -> Self {
-        Self { documents: Documents::new(), transactions: Transactions::default() }
-    }
-}
 
 /// Documents by full name.
 pub(super) struct Documents {
@@ -100,7 +42,7 @@ impl Replaced {
 pub(super) type Changes = HashMap<String, Option<proto::Document>>;
 
 impl Documents {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (current, replaced) = (BTreeMap::new(), VecDeque::new());
         let now = Time::now();
         Self { current, replaced, replaced_bytes: 0, horizon: now, last: now }
