@@ -30,7 +30,8 @@ pub(crate) use rpc::answer as grpc_answer;
 
 use crate::faults::Faults;
 use crate::status::Status;
-use delivery::{Pending, Subscription};
+use delivery::Subscription;
+use ordering::Pending;
 use snapshots::Snapshot;
 use wire::Stored;
 

@@ -26,8 +26,14 @@ const RETENTION: RangeInclusive<Duration> = Duration::from_secs(600)..=DAY.satur
 const BACKOFF: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Position of a page: its maximum size, and the token from the page before.
-pub(super) type Page = (i32, String);
+/// Request for a page of names.
+#[derive(Debug, Clone)]
+pub(super) struct PageRequest {
+    /// Maximum number of names; 0 for the default.
+    pub size: i32,
+    /// Token from the page before. It is the last name of that page.
+    pub token: String,
+}
 
 impl PubSub {
     pub(crate) fn create_topic(&self, topic: proto::Topic) -> Result<proto::Topic, Status> {
@@ -93,7 +99,7 @@ impl PubSub {
     pub(super) fn list_topics(
         &self,
         project: &str,
-        page: Page,
+        page: PageRequest,
     ) -> Result<(Vec<proto::Topic>, String), Status> {
         let topics = self.hub.topics.read().unwrap_or_else(PoisonError::into_inner);
         let (names, next) = listed(&topics, &format!("{project}/topics/"), page)?;
@@ -103,7 +109,7 @@ impl PubSub {
     pub(super) fn list_topic_subscriptions(
         &self,
         topic: &str,
-        page: Page,
+        page: PageRequest,
     ) -> Result<(Vec<String>, String), Status> {
         let topic = self.topic(topic)?;
         let subscriptions = topic.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
@@ -222,7 +228,7 @@ impl PubSub {
     pub(super) fn list_subscriptions(
         &self,
         project: &str,
-        page: Page,
+        page: PageRequest,
     ) -> Result<(Vec<proto::Subscription>, String), Status> {
         let known = self.hub.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
         let (names, next) = listed(&known, &format!("{project}/subscriptions/"), page)?;
@@ -315,15 +321,15 @@ pub(super) fn paths(mask: Option<prost_types::FieldMask>) -> Result<Vec<String>,
 pub(super) fn listed<T>(
     all: &BTreeMap<String, T>,
     prefix: &str,
-    (size, after): Page,
+    page: PageRequest,
 ) -> Result<(Vec<String>, String), Status> {
-    let size = match usize::try_from(size) {
+    let size = match usize::try_from(page.size) {
         Ok(0) => 100,
         Ok(size) => size.min(1000),
         Err(_) => return Err(Status::new(Code::InvalidArgument, "page_size must not be negative")),
     };
-    let mut names = all.keys().filter(|name| name.starts_with(prefix) && **name > after);
-    let page: Vec<_> = names.by_ref().take(size).cloned().collect();
-    let next = names.next().and(page.last()).cloned().unwrap_or_default();
-    Ok((page, next))
+    let mut names = all.keys().filter(|name| name.starts_with(prefix) && **name > page.token);
+    let found: Vec<_> = names.by_ref().take(size).cloned().collect();
+    let next = names.next().and(found.last()).cloned().unwrap_or_default();
+    Ok((found, next))
 }

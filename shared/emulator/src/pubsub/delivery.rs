@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tonic::Code;
 
 use super::filter::AttributeFilter;
-use super::ordering::Queue;
+use super::ordering::{Pending, Queue};
 use super::proto;
 use super::wire::{Received, Stored};
 use crate::status::Status;
@@ -25,13 +25,6 @@ const RESPONSE_BYTES: usize = 1_000_000;
 const ACK_ID_BYTES: usize = 184;
 /// Interval of the checks for expired leases.
 pub(super) const SCAN_INTERVAL: Duration = Duration::from_millis(100);
-
-/// A waiting message, with the number of its deliveries.
-#[derive(Debug)]
-pub(super) struct Pending {
-    pub message: Arc<Stored>,
-    pub attempts: u32,
-}
 
 pub(super) struct Subscription {
     state: Mutex<State>,

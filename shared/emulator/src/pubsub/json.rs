@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::proto;
 
@@ -257,6 +259,17 @@ impl From<proto::Subscription> for SubscriptionJson {
             ..Self::default()
         }
     }
+}
+
+/// Converts a message to proto3 JSON.
+pub(super) fn message(message: &proto::PubsubMessage) -> Value {
+    json!({
+        "data": STANDARD.encode(&message.data),
+        "attributes": message.attributes,
+        "messageId": message.message_id,
+        "publishTime": message.publish_time.as_ref().map(ToString::to_string),
+        "orderingKey": message.ordering_key,
+    })
 }
 
 /// Converts the `camelCase` names of a field mask to names of protobuf.

@@ -1,9 +1,17 @@
 //! Queue of a subscription that keeps the order within each ordering key.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::delivery::Pending;
+use super::wire::Stored;
+
+/// A waiting message, with the number of its deliveries.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub message: Arc<Stored>,
+    pub attempts: u32,
+}
 
 /// Messages that wait for delivery.
 ///

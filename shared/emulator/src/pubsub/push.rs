@@ -258,7 +258,7 @@ fn request(push: &proto::PushConfig, call: &PushCall) -> Option<Request<Full<Byt
         }
         return Some(request);
     }
-    let mut shown = super::rest::message_json(&message);
+    let mut shown = super::json::message(&message);
     shown["message_id"] = shown["messageId"].clone();
     shown["publish_time"] = shown["publishTime"].clone();
     let mut body = json!({ "message": shown, "subscription": call.subscription });

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::admin::PageRequest;
 use super::{PubSub, json, proto};
 use crate::rest::{decode, query, read_json};
 use crate::rights;
@@ -100,9 +101,9 @@ impl Call<'_> {
         self.pubsub.faults.around(method, async { result }).await
     }
 
-    fn page(&self) -> super::admin::Page {
+    fn page(&self) -> PageRequest {
         let size = self.query.get("pageSize").and_then(|size| size.parse().ok()).unwrap_or(0);
-        (size, self.query.get("pageToken").cloned().unwrap_or_default())
+        PageRequest { size, token: self.query.get("pageToken").cloned().unwrap_or_default() }
     }
 
     fn project(&self) -> &str {
@@ -294,17 +295,6 @@ fn received(received: &super::wire::Received) -> Result<Value, Status> {
     Ok(json!({
         "ackId": received.ack_id,
         "deliveryAttempt": received.delivery_attempt,
-        "message": message_json(&message),
+        "message": json::message(&message),
     }))
-}
-
-/// Converts a message to proto3 JSON.
-pub(super) fn message_json(message: &proto::PubsubMessage) -> Value {
-    json!({
-        "data": STANDARD.encode(&message.data),
-        "attributes": message.attributes,
-        "messageId": message.message_id,
-        "publishTime": message.publish_time.as_ref().map(ToString::to_string),
-        "orderingKey": message.ordering_key,
-    })
 }

@@ -4,6 +4,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use prost::Message;
 
+use super::admin::PageRequest;
 use super::{PubSub, proto};
 use crate::grpc::{self, streaming, unary};
 use crate::status::Status;
@@ -141,7 +142,7 @@ fn list_topics(
     pubsub: &PubSub,
     request: proto::ListTopicsRequest,
 ) -> Result<proto::ListTopicsResponse, Status> {
-    let page = (request.page_size, request.page_token);
+    let page = PageRequest { size: request.page_size, token: request.page_token };
     let (topics, next_page_token) = pubsub.list_topics(&request.project, page)?;
     Ok(proto::ListTopicsResponse { topics, next_page_token })
 }
@@ -150,7 +151,7 @@ fn list_topic_subscriptions(
     pubsub: &PubSub,
     request: proto::ListTopicSubscriptionsRequest,
 ) -> Result<proto::ListTopicSubscriptionsResponse, Status> {
-    let page = (request.page_size, request.page_token);
+    let page = PageRequest { size: request.page_size, token: request.page_token };
     let (subscriptions, next_page_token) = pubsub.list_topic_subscriptions(&request.topic, page)?;
     Ok(proto::ListTopicSubscriptionsResponse { subscriptions, next_page_token })
 }
@@ -159,7 +160,7 @@ fn list_subscriptions(
     pubsub: &PubSub,
     request: proto::ListSubscriptionsRequest,
 ) -> Result<proto::ListSubscriptionsResponse, Status> {
-    let page = (request.page_size, request.page_token);
+    let page = PageRequest { size: request.page_size, token: request.page_token };
     let (subscriptions, next_page_token) = pubsub.list_subscriptions(&request.project, page)?;
     Ok(proto::ListSubscriptionsResponse { subscriptions, next_page_token })
 }
@@ -168,7 +169,7 @@ fn list_snapshots(
     pubsub: &PubSub,
     request: proto::ListSnapshotsRequest,
 ) -> Result<proto::ListSnapshotsResponse, Status> {
-    let page = (request.page_size, request.page_token);
+    let page = PageRequest { size: request.page_size, token: request.page_token };
     let prefix = format!("{}/snapshots/", request.project);
     let (snapshots, next_page_token) = pubsub.list_snapshots(&prefix, None, page)?;
     Ok(proto::ListSnapshotsResponse { snapshots, next_page_token })
@@ -178,7 +179,7 @@ fn list_topic_snapshots(
     pubsub: &PubSub,
     request: proto::ListTopicSnapshotsRequest,
 ) -> Result<proto::ListTopicSnapshotsResponse, Status> {
-    let page = (request.page_size, request.page_token);
+    let page = PageRequest { size: request.page_size, token: request.page_token };
     let (found, next_page_token) = pubsub.list_snapshots("", Some(&request.topic), page)?;
     let snapshots = found.into_iter().map(|snapshot| snapshot.name).collect();
     Ok(proto::ListTopicSnapshotsResponse { snapshots, next_page_token })

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::admin::{Page, listed, paths};
+use super::admin::{PageRequest, listed, paths};
 use super::delivery::{Subscription, duration_of};
 use super::wire::Stored;
 use super::{PubSub, Topic, leaf, names, proto};
@@ -128,7 +128,7 @@ impl PubSub {
         &self,
         prefix: &str,
         topic: Option<&str>,
-        page: Page,
+        page: PageRequest,
     ) -> Result<(Vec<proto::Snapshot>, String), Status> {
         let known = self.hub.snapshots.read().unwrap_or_else(PoisonError::into_inner);
         let wanted = known.iter().filter(|(_, snapshot)| {
