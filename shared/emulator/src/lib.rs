@@ -10,6 +10,7 @@
 //! - A [`Profile`] makes it as slow and as strict as Google's own cloud.
 
 mod bigquery;
+mod cloud;
 mod conditions;
 mod control;
 mod existence;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tonic::Code;
 
-use crate::server::Cloud;
+use crate::cloud::Cloud;
 use crate::status::Status;
 
 /// Resources of one project by id. Existing resources stay unchanged, but documents are

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::bigquery::BigQuery;
+use crate::cloud::Cloud;
 use crate::conditions::{Age, Conditions};
 use crate::faults::Faults;
 use crate::firestore::Firestore;
@@ -66,16 +67,6 @@ pub struct Emulator {
     stop: watch::Sender<bool>,
     server: JoinSet<()>,
     _temporary: Option<tempfile::TempDir>,
-}
-
-/// State that all requests share.
-#[derive(Clone)]
-pub(crate) struct Cloud {
-    pub pubsub: PubSub,
-    pub firestore: Firestore,
-    pub bigquery: BigQuery,
-    pub storage: Storage,
-    pub faults: Faults,
 }
 
 impl Emulator {
@@ -279,7 +270,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
             Ok(crate::bigquery::upload(&cloud.bigquery, request).await)
         }
         "storage" | "upload" | "resumable" | "download" | "b" | "batch" => {
-            crate::storage::rest_answer(&cloud, request).await
+            crate::storage::rest_answer(&cloud.storage, request).await
         }
         "emulator" if path.starts_with("/emulator/v1/projects/") => {
             crate::firestore::clear(&cloud.firestore, request.method(), &path)
@@ -290,7 +281,7 @@ async fn answer(State(cloud): State<Cloud>, request: Request) -> Response {
                 .into_response())
         }
         _ if crate::storage::is_object_path(&cloud.storage, request.uri()) => {
-            Ok(crate::storage::xml_answer(&cloud, request).await)
+            Ok(crate::storage::xml_answer(&cloud.storage, request).await)
         }
         _ => Err(Status::unimplemented(&path)),
     };

@@ -21,7 +21,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -29,17 +31,27 @@ use time::OffsetDateTime;
 use tonic::Code;
 
 pub(crate) use multipart::bodies as multipart_bodies;
-pub(crate) use rest::answer as rest_answer;
 pub(crate) use xml::{answer as xml_answer, is_object_path};
 
 use crate::conditions::Quota;
 use crate::faults::Faults;
+use crate::rest::read_bytes;
 use crate::status::Status;
 use bucket::Bucket;
 use copying::ObjectRef;
 use disk::{Data, Disk};
 use object::{Given, Object, Preconditions};
 use sessions::UploadSessions;
+
+/// Answers a request of the JSON API, or a batch of them.
+pub(crate) async fn rest_answer(storage: &Storage, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let body = read_bytes(body).await?;
+    if parts.uri.path() == "/batch" || parts.uri.path().starts_with("/batch/") {
+        return batch::answer(storage, &parts.headers, &body).await;
+    }
+    rest::answer(storage, &parts, &body).await
+}
 
 /// The whole emulated Cloud Storage. Clones share the same data.
 #[derive(Clone)]

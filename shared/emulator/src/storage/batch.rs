@@ -1,15 +1,15 @@
 //! Batches: many requests of the JSON API in one `multipart/mixed` body
 //! (<https://cloud.google.com/storage/docs/batch>).
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
+use super::Storage;
 use super::multipart::{self, Part};
-use super::rest::answer_one;
+use super::rest;
 use super::upload::text;
-use crate::server::Cloud;
 use crate::status::Status;
 
 /// Most requests of a batch, as at Google.
@@ -18,7 +18,7 @@ const BOUNDARY: &str = "batch_of_the_emulator";
 
 /// Answers each request of a batch, in order.
 pub(super) async fn answer(
-    cloud: &Cloud,
+    storage: &Storage,
     headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Response, Status> {
@@ -31,7 +31,7 @@ pub(super) async fn answer(
     let host = headers.get(header::HOST);
     let mut answers = String::new();
     for part in parts {
-        let answer = match call(cloud, &part, host).await {
+        let answer = match call(storage, &part, host).await {
             Ok(answer) => answer,
             Err(status) => status.into_response(),
         };
@@ -47,7 +47,11 @@ pub(super) async fn answer(
 }
 
 /// Carries out the HTTP request inside a part.
-async fn call(cloud: &Cloud, part: &Part, host: Option<&HeaderValue>) -> Result<Response, Status> {
+async fn call(
+    storage: &Storage,
+    part: &Part,
+    host: Option<&HeaderValue>,
+) -> Result<Response, Status> {
     let invalid = || Status::invalid("a part of the batch is no HTTP request");
     let text = String::from_utf8_lossy(&part.body);
     let (head, body) = match text.split_once("\r\n\r\n").or_else(|| text.split_once("\n\n")) {
@@ -59,16 +63,17 @@ async fn call(cloud: &Cloud, part: &Part, host: Option<&HeaderValue>) -> Result<
     let (Some(method), Some(uri)) = (first.next(), first.next()) else { return Err(invalid()) };
     let method: Method = method.parse().map_err(|_| invalid())?;
     let uri: Uri = uri.parse().map_err(|_| invalid())?;
-    let mut headers = HeaderMap::new();
+    let mut request = Request::new(()).into_parts().0;
+    (request.method, request.uri) = (method, uri);
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         if let (Ok(name), Ok(value)) = (name.trim().parse::<HeaderName>(), value.trim().parse()) {
-            headers.insert(name, value);
+            request.headers.insert(name, value);
         }
     }
     if let Some(host) = host {
-        headers.insert(header::HOST, host.clone());
+        request.headers.insert(header::HOST, host.clone());
     }
-    answer_one(cloud, &method, &uri, (headers, Bytes::from(body.to_owned()))).await
+    rest::answer(storage, &request, &Bytes::from(body.to_owned())).await
 }
 
 /// Returns the id by which a client finds the answer to each of its requests.

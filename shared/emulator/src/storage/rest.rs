@@ -3,21 +3,20 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use super::Storage;
 use super::copying::{ObjectRef, rewritten};
 use super::media::{media, no_media};
 use super::object::{Given, Object, Preconditions};
 use super::route::Route;
-use super::{Storage, batch};
-use crate::rest::{decode, query, read_bytes};
+use crate::rest::{decode, query};
 use crate::rights;
-use crate::server::Cloud;
 use crate::status::Status;
 
 /// Parameters and headers that are not supported.
@@ -31,28 +30,18 @@ const UNSUPPORTED_PARAMETERS: [&str; 5] = [
 const UNSUPPORTED_HEADERS: [&str; 2] =
     ["x-goog-encryption-algorithm", "x-goog-copy-source-encryption-algorithm"];
 
-/// Answers a request of the JSON API, or a batch of them.
-pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Result<Response, Status> {
-    let (parts, body) = request.into_parts();
-    let body = read_bytes(body).await?;
-    if parts.uri.path() == "/batch" || parts.uri.path().starts_with("/batch/") {
-        return batch::answer(cloud, &parts.headers, &body).await;
-    }
-    answer_one(cloud, &parts.method, &parts.uri, (parts.headers, body)).await
-}
-
-/// Answers one request of the JSON API.
-pub(super) async fn answer_one(
-    cloud: &Cloud,
-    method: &axum::http::Method,
-    uri: &Uri,
-    (headers, body): (HeaderMap, Bytes),
+/// Answers a request of the JSON API that is not a batch.
+pub(super) async fn answer(
+    storage: &Storage,
+    request: &Parts,
+    body: &Bytes,
 ) -> Result<Response, Status> {
+    let Parts { method, uri, headers, .. } = request;
     let query = query(uri);
     let route = Route::find(method, uri.path(), &query)?;
-    refuse_unsupported(&query, &headers)?;
-    let call = StorageCall { storage: &cloud.storage, query, headers, body, uri, route: &route };
-    let answer = cloud.faults.around(route.name, async { call.answer() }).await;
+    refuse_unsupported(&query, headers)?;
+    let call = StorageCall { storage, query, headers, body, uri, route: &route };
+    let answer = storage.0.faults.around(route.name, async { call.answer() }).await;
     match answer {
         Err(status) if route.name == "storage.objects.read" => Ok(no_media(&status)),
         answer => answer,
@@ -62,8 +51,8 @@ pub(super) async fn answer_one(
 struct StorageCall<'a> {
     storage: &'a Storage,
     query: HashMap<String, String>,
-    headers: HeaderMap,
-    body: Bytes,
+    headers: &'a HeaderMap,
+    body: &'a Bytes,
     uri: &'a Uri,
     route: &'a Route,
 }
@@ -92,13 +81,13 @@ impl StorageCall<'_> {
                 self.shown(&self.storage.change(bucket, object, preconditions, change)?)
             }
             "storage.objects.update" => {
-                let new = Given::from_json(&self.body)?;
+                let new = Given::from_json(self.body)?;
                 let change = |given: &Given| Ok(Given { name: given.name.clone(), ..new });
                 self.shown(&self.storage.change(bucket, object, preconditions, change)?)
             }
             "storage.objects.compose" => {
                 let to = ObjectRef { bucket, name: object, preconditions };
-                self.shown(&self.storage.compose(to, &self.body)?)
+                self.shown(&self.storage.compose(to, self.body)?)
             }
             _ => self.copy()?,
         };
@@ -140,7 +129,7 @@ impl StorageCall<'_> {
         let id = self.query.get("upload_id").map(String::as_str).unwrap_or_default();
         match self.route.name {
             "storage.uploads.continue" => {
-                return self.storage.continue_upload(id, &self.headers, &self.body);
+                return self.storage.continue_upload(id, self.headers, self.body);
             }
             "storage.uploads.cancel" => {
                 self.storage.cancel_upload(id);
@@ -155,15 +144,18 @@ impl StorageCall<'_> {
             content_encoding: self.query.get("contentEncoding").cloned(),
             ..Given::default()
         };
-        let content = (&self.headers, &self.body);
         let (bucket, preconditions) = (self.route.bucket.as_str(), self.preconditions("")?);
         let kind = self.query.get("uploadType").map(String::as_str);
         match kind {
-            Some("media") => self.storage.upload_simple(bucket, given, preconditions, content),
-            Some("multipart") => {
-                self.storage.upload_multipart(bucket, given, preconditions, content)
+            Some("media") => {
+                self.storage.upload_simple(bucket, given, preconditions, self.headers, self.body)
             }
-            Some("resumable") => self.storage.begin_upload(bucket, given, preconditions, content),
+            Some("multipart") => {
+                self.storage.upload_multipart(bucket, given, preconditions, self.headers, self.body)
+            }
+            Some("resumable") => {
+                self.storage.begin_upload(bucket, given, preconditions, self.headers, self.body)
+            }
             other => Err(Status::unimplemented(&format!("uploadType {}", other.unwrap_or("none")))),
         }
     }
@@ -171,7 +163,7 @@ impl StorageCall<'_> {
     fn read(&self) -> Result<Response, Status> {
         let object = self.storage.get(&self.route.bucket, &self.route.object)?;
         let preconditions = self.preconditions("")?;
-        let is_named = |header| names_tag(&self.headers, header, &object.etag());
+        let is_named = |header| names_tag(self.headers, header, &object.etag());
         if preconditions.is_unchanged(Some(&object))
             || is_named(header::IF_NONE_MATCH) == Some(true)
         {
@@ -188,7 +180,7 @@ impl StorageCall<'_> {
         let (bucket, name) = (object.bucket.as_str(), object.name.as_str());
         let check = |object: &Object| preconditions.check(Some(object));
         let (object, data) = self.storage.open_object(bucket, name, check)?;
-        Ok(media(&object, data.read()?, &self.headers))
+        Ok(media(&object, data.read()?, self.headers))
     }
 
     fn copy(&self) -> Result<Value, Status> {
@@ -198,16 +190,16 @@ impl StorageCall<'_> {
         let to = ObjectRef { bucket: to_bucket, name: to_object, preconditions };
         match *name {
             "storage.objects.move" => Ok(self.shown(&self.storage.move_object(from, to)?)),
-            "storage.objects.copy" => Ok(self.shown(&self.storage.copy(from, to, &self.body)?)),
+            "storage.objects.copy" => Ok(self.shown(&self.storage.copy(from, to, self.body)?)),
             "storage.objects.rewrite" => {
-                Ok(rewritten(&self.storage.copy(from, to, &self.body)?, &self.base()))
+                Ok(rewritten(&self.storage.copy(from, to, self.body)?, &self.base()))
             }
             other => Err(Status::unimplemented(other)),
         }
     }
 
     fn base(&self) -> String {
-        self.storage.base(&self.headers)
+        self.storage.base(self.headers)
     }
 
     fn shown(&self, object: &Object) -> Value {
@@ -219,7 +211,7 @@ impl StorageCall<'_> {
     }
 
     fn json(&self) -> Result<Value, Status> {
-        serde_json::from_slice(&self.body)
+        serde_json::from_slice(self.body)
             .map_err(|error| Status::invalid(format!("Invalid JSON payload received: {error}")))
     }
 }

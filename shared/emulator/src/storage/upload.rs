@@ -28,7 +28,8 @@ impl Storage {
         bucket: &str,
         mut given: Given,
         preconditions: Preconditions,
-        (headers, body): (&HeaderMap, &Bytes),
+        headers: &HeaderMap,
+        body: &Bytes,
     ) -> Result<Response, Status> {
         given.content_type = text(headers, header::CONTENT_TYPE.as_str());
         given.content_encoding =
@@ -45,7 +46,8 @@ impl Storage {
         bucket: &str,
         of_query: Given,
         preconditions: Preconditions,
-        (headers, body): (&HeaderMap, &Bytes),
+        headers: &HeaderMap,
+        body: &Bytes,
     ) -> Result<Response, Status> {
         let kind = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
         let (mut given, data) = multipart::parse(&kind, body)?;
@@ -61,7 +63,8 @@ impl Storage {
         bucket: &str,
         of_query: Given,
         preconditions: Preconditions,
-        (headers, body): (&HeaderMap, &Bytes),
+        headers: &HeaderMap,
+        body: &Bytes,
     ) -> Result<Response, Status> {
         self.get_bucket(bucket)?;
         let mut given = Given::from_json(body)?;

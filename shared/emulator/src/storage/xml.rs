@@ -16,7 +16,6 @@ use super::object::{Given, Object, Preconditions, whole};
 use super::rest::refuse_unsupported;
 use super::upload::{hash_header, text};
 use crate::rest::{decode, query, read_bytes};
-use crate::server::Cloud;
 use crate::status::Status;
 
 /// Parameters that mean a part of an object other than its data.
@@ -58,7 +57,7 @@ pub(crate) fn is_object_path(storage: &Storage, uri: &Uri) -> bool {
 }
 
 /// Answers a request for an object. Errors have the form of the XML API.
-pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
+pub(crate) async fn answer(storage: &Storage, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let (method, uri, headers) = (parts.method, parts.uri, parts.headers);
     let query = query(&uri);
@@ -72,9 +71,8 @@ pub(crate) async fn answer(cloud: &Cloud, request: Request) -> Response {
         refuse_unsupported(&query, &headers)?;
         refuse_parts(&method, &query, &headers)?;
         let body = read_bytes(body).await?;
-        let call =
-            XmlCall { storage: &cloud.storage, bucket, object, query: &query, headers: &headers };
-        cloud.faults.around(name, async { call.answer(name, &body) }).await
+        let call = XmlCall { storage, bucket, object, query: &query, headers: &headers };
+        storage.0.faults.around(name, async { call.answer(name, &body) }).await
     };
     outcome.await.unwrap_or_else(|status| error(&status))
 }
@@ -178,8 +176,9 @@ impl XmlCall<'_> {
                     let what = "x-goog-content-length-range of a resumable upload";
                     return Err(Status::unimplemented(what));
                 }
-                let content = (self.headers, &Bytes::new());
-                let begun = storage.begin_upload(bucket, self.given(), preconditions, content)?;
+                let (headers, body) = (self.headers, &Bytes::new());
+                let begun =
+                    storage.begin_upload(bucket, self.given(), preconditions, headers, body)?;
                 let location = begun.headers()[header::LOCATION].clone();
                 Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
             }
