@@ -7,19 +7,25 @@ mod catalog;
 mod deadline;
 mod destination;
 mod dml;
+mod error;
 mod filter;
 mod insert;
 mod jobs;
 mod lag;
 mod layout;
+mod names;
 mod query;
 mod read;
 mod rest;
+mod rows;
 mod schema;
 mod sql;
+mod sqlite;
 mod statement;
+mod table;
 mod transaction;
 mod value;
+mod view;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,7 +77,7 @@ impl BigQuery {
 
     /// Creates a dataset.
     pub(crate) async fn create_dataset(&self, project: &str, id: &str) -> Result<(), Status> {
-        let name = catalog::DatasetName(project.to_owned(), id.to_owned());
+        let name = names::DatasetName(project.to_owned(), id.to_owned());
         let created = self.with(move |catalog| catalog.create_dataset(&name, Map::new()));
         created.await.map(drop)
     }

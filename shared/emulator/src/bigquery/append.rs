@@ -1,8 +1,10 @@
 //! The Storage Write API: connections of `AppendRows`, with their limits and faults.
 
 mod proto_rows;
+mod refusal;
 mod request;
-pub(super) mod streams;
+pub(super) mod stream;
+mod streams;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Streaming};
 
 use super::BigQuery;
-use super::catalog::TableName;
+use super::names::TableName;
 use super::schema::{self, Schema};
 use crate::conditions::{Age, Conditions, Quota};
 use crate::faults::Kind;
@@ -29,7 +31,8 @@ use crate::grpc::{streaming, unary};
 use crate::profile::Profile;
 use crate::status::Status;
 use proto_rows::Descriptor;
-use request::{Append, Missing, Refusal, Sent, detail};
+use refusal::{Refusal, detail};
+use request::{Append, Missing, Sent};
 
 /// Most requests of a stream that wait for their answer. Above that no more requests are read.
 const MAX_UNANSWERED: usize = 1000;
@@ -87,7 +90,7 @@ struct Connection {
 
 impl BigQuery {
     async fn write_stream(&self, name: String) -> Result<proto::WriteStream, Status> {
-        if !streams::is_default(&name) {
+        if !stream::is_default(&name) {
             return self.explicit_stream(name).await;
         }
         let table = table_of(&name)?;
@@ -205,7 +208,7 @@ impl Connection {
             self.missing_others = request.default_missing_value_interpretation;
         }
         let sent = self.sent(request.rows)?;
-        if request.offset.is_some() && streams::is_default(&self.stream) {
+        if request.offset.is_some() && stream::is_default(&self.stream) {
             return Err(Status::invalid("Offset must not be set for the default stream."));
         }
         let append = Append {

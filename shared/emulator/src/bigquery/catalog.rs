@@ -13,15 +13,18 @@ use tonic::Code;
 use uuid::Uuid;
 
 use self::stored::{column, read_datasets, read_tables, table_statement};
-use super::append::streams::Streams;
+use super::append::stream::Streams;
 use super::deadline::Deadline;
 use super::jobs::Jobs;
-use super::jobs::query::DryRun;
 use super::lag::Lag;
-use super::read::ReadSessions;
+use super::names::{DatasetName, TableName, exists, missing, reference};
+use super::read::sessions::ReadSessions;
 use super::schema::Schema;
-use super::{layout, sql};
-use crate::rights;
+use super::sql::register;
+use super::sqlite::failed;
+use super::table::Table;
+use super::{layout, value};
+use crate::rights::{self, SET_CATEGORY};
 use crate::status::Status;
 
 /// All datasets and tables, in memory. SQLite holds the rows and a copy of everything.
@@ -38,88 +41,6 @@ pub(super) struct Catalog {
     pub deadline: Deadline,
 }
 
-/// Project and id of a dataset.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct DatasetName(pub String, pub String);
-
-/// Project, dataset and id of a table.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TableName(pub String, pub String, pub String);
-
-/// A table or a view.
-#[derive(Debug, Clone)]
-pub(super) struct Table {
-    pub schema: Schema,
-    /// Fields of the REST resource apart from schema and name.
-    pub resource: Map<String, Value>,
-    /// Id that tells the table from a later one with the same name.
-    pub id: Uuid,
-}
-
-impl DatasetName {
-    fn display(&self) -> String {
-        format!("{}:{}", self.0, self.1)
-    }
-}
-
-impl TableName {
-    pub(super) fn dataset(&self) -> DatasetName {
-        DatasetName(self.0.clone(), self.1.clone())
-    }
-
-    /// Returns the name for messages and ids.
-    pub(super) fn display(&self) -> String {
-        format!("{}:{}.{}", self.0, self.1, self.2)
-    }
-
-    /// Returns the quoted name in SQLite.
-    pub(super) fn quoted(&self) -> String {
-        sql::quote(&format!("{}.{}.{}", self.0, self.1, self.2))
-    }
-
-    /// Parses `projects/P/datasets/D/tables/T`, with any suffix.
-    pub(super) fn parse(path: &str) -> Option<Self> {
-        let parts: Vec<_> = path.split('/').collect();
-        let ["projects", project, "datasets", dataset, "tables", table, ..] = parts.as_slice()
-        else {
-            return None;
-        };
-        Some(Self((*project).into(), (*dataset).into(), (*table).into()))
-    }
-}
-
-impl Table {
-    pub(super) fn view(&self) -> Option<&str> {
-        self.resource.get("view")?.get("query")?.as_str()
-    }
-
-    /// Returns the statement that inserts a row, with its values in the order of the schema.
-    ///
-    /// In SQLite the columns have another order: the one in which they were added.
-    pub(super) fn insert_statement(&self, name: &TableName) -> String {
-        let columns: Vec<_> =
-            self.schema.fields.iter().map(|field| sql::quote(&field.name)).collect();
-        if columns.is_empty() {
-            return format!("INSERT INTO {} DEFAULT VALUES", name.quoted());
-        }
-        let values = vec!["?"; columns.len()].join(", ");
-        format!("INSERT INTO {} ({}) VALUES ({values})", name.quoted(), columns.join(", "))
-    }
-}
-
-pub(super) fn missing(what: &str, name: &str) -> Status {
-    Status::new(Code::NotFound, format!("Not found: {what} {name}"))
-}
-
-fn exists(what: &str, name: &str) -> Status {
-    Status::new(Code::AlreadyExists, format!("Already Exists: {what} {name}"))
-}
-
-/// Converts an error of SQLite to the status that the caller sees.
-pub(super) fn failed(error: &rusqlite::Error) -> Status {
-    Status::new(Code::Internal, format!("SQLite: {error}"))
-}
-
 impl Catalog {
     pub(super) fn open(file: &Path, lag: Lag) -> anyhow::Result<Self> {
         let mut connection =
@@ -127,7 +48,7 @@ impl Catalog {
         // Written data survives the end of the process. It may be lost if the machine crashes.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
-        sql::register(&connection)?;
+        register(&connection)?;
         let deadline = Deadline::watch(&mut connection)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS \"#datasets\"
@@ -171,6 +92,11 @@ impl Catalog {
     /// Checks a permission that may have been revoked.
     pub(super) fn allow(&self, permission: &str) -> Result<(), Status> {
         rights::check(&self.lag.conditions().profile().denied, permission)
+    }
+
+    /// Refuses policy tags in the schema of a request if their permission is denied.
+    pub(super) fn allow_tags(&self, given: Option<&Schema>) -> Result<(), Status> {
+        if given.is_some_and(Schema::has_tags) { self.allow(SET_CATEGORY) } else { Ok(()) }
     }
 
     /// Returns a table with the schema that the write APIs know, if they know the table.
@@ -263,11 +189,11 @@ impl Catalog {
         if self.tables.contains_key(name) {
             return Err(exists("Table", &name.display()));
         }
-        schema.check()?;
+        check_schema(&schema)?;
         layout::check(&schema, &resource)?;
         stamp(&mut resource);
         let table = Table { schema, resource, id: Uuid::new_v4() };
-        self.atomically(name, DryRun::No, |catalog| catalog.make(name, table))
+        self.atomically(name, |catalog| catalog.make(name, table))
     }
 
     fn make(&mut self, name: &TableName, mut table: Table) -> Result<(), Status> {
@@ -289,21 +215,6 @@ impl Catalog {
         Ok(())
     }
 
-    fn view_statement(&self, name: &TableName, query: &str) -> Result<String, Status> {
-        let query = sql::translate(query, &self.scope_of(name))?.text;
-        Ok(format!("CREATE VIEW {} AS {query}", name.quoted()))
-    }
-
-    fn scope_of<'a>(&'a self, view: &'a TableName) -> sql::Scope<'a> {
-        sql::Scope { project: &view.0, dataset: Some((&view.0, &view.1)), catalog: self }
-    }
-
-    /// Replaces a view by another one, and checks that it can be read.
-    fn replace_view(&self, name: &TableName, create: &str) -> rusqlite::Result<()> {
-        self.connection.execute_batch(&format!("DROP VIEW {}; {create}", name.quoted()))?;
-        self.connection.prepare(&format!("SELECT * FROM {}", name.quoted())).map(drop)
-    }
-
     /// Changes the schema and other properties of a table if its etag matches.
     pub(super) fn patch_table(
         &mut self,
@@ -317,7 +228,7 @@ impl Catalog {
         if etag.is_some_and(|etag| table.resource.get("etag").is_none_or(|found| found != etag)) {
             return Err(Status::new(Code::FailedPrecondition, "Precondition check failed."));
         }
-        self.atomically(name, DryRun::No, |catalog| catalog.patch(name, table, schema, changes))?;
+        self.atomically(name, |catalog| catalog.patch(name, table, schema, changes))?;
         self.show_table(name)
     }
 
@@ -333,7 +244,7 @@ impl Catalog {
             if table.view().is_some() {
                 return Err(Status::unimplemented("changes of a view's schema"));
             }
-            next.check()?;
+            check_schema(&next)?;
             next.keep_tags(&table.schema);
             table.schema.check_change(&next, &name.display())?;
             self.add_columns(name, &table.schema, &next)?;
@@ -387,7 +298,7 @@ impl Catalog {
         let kind = if self.table(name)?.view().is_some() { "VIEW" } else { "TABLE" };
         let dropped = format!("DROP {kind} {}", name.quoted());
         let statement = "DELETE FROM \"#tables\" WHERE project = ? AND dataset = ? AND id = ?";
-        self.atomically(name, DryRun::No, |catalog| {
+        self.atomically(name, |catalog| {
             catalog.connection.execute_batch(&dropped).map_err(|error| failed(&error))?;
             let deleted = catalog.connection.execute(statement, params![name.0, name.1, name.2]);
             catalog.set_table(name, None);
@@ -461,9 +372,10 @@ impl Catalog {
     }
 }
 
-/// Returns the name in the form of the REST API.
-pub(super) fn reference(name: &TableName) -> Value {
-    json!({ "projectId": name.0, "datasetId": name.1, "tableId": name.2 })
+/// Refuses a schema that no table may have.
+fn check_schema(schema: &Schema) -> Result<(), Status> {
+    schema.check()?;
+    value::default::check(&schema.fields).map_err(Status::invalid)
 }
 
 /// Sets the times and the etag, which are updated with every change.

@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tonic::Code;
 
-use super::catalog::{Catalog, TableName};
-use super::jobs::query::DryRun;
-use super::query::Rows;
+use super::catalog::Catalog;
+use super::names::TableName;
+use super::rows::Rows;
 use super::schema::Schema;
 use super::value;
 use crate::status::Status;
@@ -161,7 +161,7 @@ impl Catalog {
     /// Writes the rows of a query into its table, or leaves the table unchanged.
     pub(super) fn deliver(&mut self, destination: &Destination, rows: &Rows) -> Result<(), Status> {
         let schema = Schema { fields: rows.fields.clone() };
-        self.atomically(&destination.table, DryRun::No, |catalog| {
+        self.atomically(&destination.table, |catalog| {
             let schema = catalog.prepare(destination, Some(&schema))?;
             catalog.fill(&destination.table, &schema, rows)
         })

@@ -8,24 +8,17 @@ use std::collections::HashSet;
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value};
 
-use super::catalog::{Catalog, TableName, failed, missing};
-use super::jobs::query::DryRun;
-use super::query::to_json;
-use super::schema::{Field, FieldType, Schema};
+use super::catalog::Catalog;
+use super::names::{TableName, missing};
+use super::rows::to_json;
+use super::schema::{Field, FieldType, Schema, new_field};
 use super::sql::lex::{Lexeme, Quoted, Token};
 use super::sql::source::{closing, split};
-use super::sql::{new_field, quote};
-use super::statement::{Outcome, Statement};
+use super::sqlite::{failed, quote};
+use super::statement::{Counts, Outcome, Statement};
+use super::transaction::DryRun;
 use super::value;
 use crate::status::Status;
-
-/// Numbers of rows that a statement changed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
-    pub inserted: usize,
-    pub updated: usize,
-    pub deleted: usize,
-}
 
 /// A row id with the columns that get new values.
 type Update = (i64, Vec<(String, Sql)>);
@@ -36,12 +29,6 @@ struct Changes {
     updates: Vec<Update>,
     deletes: Vec<i64>,
     inserts: Vec<Vec<Sql>>,
-}
-
-impl Counts {
-    pub(super) fn all(&self) -> usize {
-        self.inserted + self.updated + self.deleted
-    }
 }
 
 impl Catalog {

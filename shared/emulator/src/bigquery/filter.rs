@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::catalog::{Table, TableName};
+use super::names::TableName;
+use super::table::Table;
 use crate::status::Status;
 
 /// Refuses a query without a filter on a table with `requirePartitionFilter`.

@@ -9,8 +9,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::catalog::{Catalog, TableName, failed};
+use super::catalog::Catalog;
+use super::names::TableName;
 use super::schema::Field;
+use super::sqlite::failed;
 use super::value;
 use crate::status::Status;
 

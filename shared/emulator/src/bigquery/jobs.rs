@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tonic::Code;
 
-use super::catalog::TableName;
-use super::query::Rows;
-use super::rest::reason;
+use super::error::reason;
+use super::names::TableName;
+use super::rows::Rows;
 use crate::status::Status;
 
 /// Most jobs that are remembered.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::catalog::TableName;
+use super::names::TableName;
 use super::schema::Schema;
 use crate::conditions::{Conditions, Quota};
 use crate::status::Status;

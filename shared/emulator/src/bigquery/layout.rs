@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::catalog::Catalog;
 use super::schema::{Field, FieldType, Mode, Schema};
-use crate::rights::SET_CATEGORY;
 use crate::status::Status;
 
 /// Fields of a table resource whose rows are elsewhere.
@@ -28,13 +26,6 @@ const RESERVED: [&str; 6] =
     ["_colidentifier", "_file_", "_partition", "_row_timestamp", "_table_", "__root__"];
 /// Most columns that a table is clustered by.
 const MAX_CLUSTERING: usize = 4;
-
-impl Catalog {
-    /// Refuses policy tags in the schema of a request if their permission is denied.
-    pub(super) fn allow_tags(&self, given: Option<&Schema>) -> Result<(), Status> {
-        if given.is_some_and(Schema::has_tags) { self.allow(SET_CATEGORY) } else { Ok(()) }
-    }
-}
 
 /// Refuses a table that BigQuery would refuse.
 pub(super) fn check(schema: &Schema, resource: &Map<String, Value>) -> Result<(), Status> {

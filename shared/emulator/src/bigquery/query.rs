@@ -1,6 +1,5 @@
-//! Reads rows of tables and queries, and divides them into pages.
+//! Reads rows of tables and queries.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rusqlite::ErrorCode;
@@ -8,12 +7,15 @@ use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
-use super::catalog::{Catalog, TableName, failed};
+use super::catalog::Catalog;
 use super::deadline::MAX_TIME;
-use super::schema::{Field, FieldType, Mode, Schema};
+use super::filter;
+use super::names::TableName;
+use super::rows::{Page, Rows, cells, selected};
+use super::schema::{Field, FieldType, Mode, new_field};
 use super::sql::lex::{Lexeme, syntax};
 use super::sql::{self, Scope};
-use super::{filter, value};
+use super::sqlite::{failed, quote};
 use crate::status::Status;
 
 /// Default number of rows in a page.
@@ -25,142 +27,6 @@ const MAX_CELLS: usize = 20_000_000;
 const OVERFLOW: f64 = i64::MAX as f64;
 /// Most rows that show the types of a view's columns.
 const SAMPLE: usize = 100;
-
-/// Selection of rows and columns of a table or result, and their form.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Page {
-    pub start: usize,
-    pub max_rows: Option<usize>,
-    /// Selected columns by name; empty for all.
-    pub selected: Vec<String>,
-    pub times: Times,
-}
-
-/// Form of TIMESTAMP values in answers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Times {
-    /// Seconds with six digits after the point.
-    #[default]
-    Seconds,
-    /// Whole microseconds: `formatOptions.useInt64Timestamp`.
-    Micros,
-}
-
-/// Rows with their types.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Rows {
-    pub fields: Vec<Field>,
-    pub rows: Vec<Vec<Sql>>,
-}
-
-impl Page {
-    /// Reads the parameters of a URL.
-    pub(super) fn of(parameters: &std::collections::HashMap<String, String>) -> Self {
-        let number = |key: &str| parameters.get(key).and_then(|value| value.parse().ok());
-        let is_micros = parameters.get("formatOptions.useInt64Timestamp");
-        let is_micros = is_micros.is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        let selected = parameters.get("selectedFields").map(String::as_str).unwrap_or_default();
-        Self {
-            start: number("pageToken").or_else(|| number("startIndex")).unwrap_or(0),
-            max_rows: number("maxResults"),
-            selected: selected.split(',').filter(|name| !name.is_empty()).map(Into::into).collect(),
-            times: if is_micros { Times::Micros } else { Times::Seconds },
-        }
-    }
-}
-
-impl Rows {
-    /// Returns a page in the form of the REST API. Its token is the index of the next row.
-    pub(super) fn page(&self, page: &Page) -> Map<String, Value> {
-        let most = page.max_rows.unwrap_or(usize::MAX);
-        let shown = self.rows.iter().skip(page.start).take(most);
-        let rows: Vec<_> = shown.map(|row| cells(&self.fields, row, page.times)).collect();
-        let next = page.start + rows.len();
-        let mut answer = Map::new();
-        answer.insert("totalRows".into(), self.rows.len().to_string().into());
-        if next < self.rows.len() {
-            answer.insert("pageToken".into(), next.to_string().into());
-        }
-        if most > 0 {
-            answer.insert("rows".into(), rows.into());
-        }
-        answer
-    }
-
-    /// Returns the columns of these names, or all columns if there are no names.
-    fn only(&self, names: &[String]) -> Result<Cow<'_, Self>, Status> {
-        if names.is_empty() {
-            return Ok(Cow::Borrowed(self));
-        }
-        let fields = selected(&Schema { fields: self.fields.clone() }, names)?;
-        let place = |field: &Field| self.fields.iter().position(|one| one.name == field.name);
-        let places: Vec<usize> = fields.iter().filter_map(place).collect();
-        let row = |row: &Vec<Sql>| places.iter().map(|at| row[*at].clone()).collect();
-        let rows = self.rows.iter().map(row).collect();
-        Ok(Cow::Owned(Self { fields, rows }))
-    }
-
-    /// Returns a row in the form of `insertAll`.
-    pub(super) fn row(&self, index: usize) -> Map<String, Value> {
-        let cells = self.fields.iter().zip(&self.rows[index]);
-        cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored))).collect()
-    }
-}
-
-/// Returns the cells of a row for an answer.
-fn cells(fields: &[Field], row: &[Sql], times: Times) -> Value {
-    let cells = fields.iter().zip(row).map(|(field, stored)| {
-        let mut cell = value::cell(field, stored);
-        if times == Times::Micros {
-            whole_micros(field, &mut cell["v"], field.mode);
-        }
-        cell
-    });
-    json!({ "f": cells.collect::<Vec<_>>() })
-}
-
-/// Converts seconds with six digits to microseconds in every TIMESTAMP.
-fn whole_micros(field: &Field, value: &mut Value, mode: Mode) {
-    match (mode, field.kind, value) {
-        (Mode::Repeated, _, Value::Array(items)) => {
-            for item in items {
-                whole_micros(field, &mut item["v"], Mode::Nullable);
-            }
-        }
-        (_, FieldType::Record, value) => {
-            let cells = value.get_mut("f").and_then(Value::as_array_mut);
-            for (inner, cell) in field.fields.iter().zip(cells.into_iter().flatten()) {
-                whole_micros(inner, &mut cell["v"], inner.mode);
-            }
-        }
-        (_, FieldType::Timestamp, Value::String(text)) => {
-            text.retain(|char| char != '.');
-            if let Ok(micros) = text.parse::<i64>() {
-                *text = micros.to_string();
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Converts a stored value to the JSON of a row.
-pub(super) fn to_json(field: &Field, stored: &Sql) -> Value {
-    match stored {
-        Sql::Null => Value::Null,
-        Sql::Integer(number) if field.kind == FieldType::Boolean => (*number != 0).into(),
-        Sql::Integer(number) => (*number).into(),
-        Sql::Real(number) if matches!(field.kind, FieldType::Numeric | FieldType::Bignumeric) => {
-            value::exact_number(*number)
-        }
-        Sql::Real(number) if number.is_finite() => (*number).into(),
-        Sql::Real(number) => number.to_string().into(),
-        Sql::Text(text) if field.mode == Mode::Repeated || field.kind == FieldType::Record => {
-            serde_json::from_str(text).unwrap_or(Value::Null)
-        }
-        Sql::Text(text) => text.clone().into(),
-        Sql::Blob(bytes) => String::from_utf8_lossy(bytes).into(),
-    }
-}
 
 impl Catalog {
     /// Returns a page of the rows of a table.
@@ -181,7 +47,7 @@ impl Catalog {
         let most = page.max_rows.unwrap_or(PAGE).min(PAGE);
         let fields = selected(&table.schema, &page.selected)?;
         let row_id = table.schema.row_id();
-        let columns: Vec<_> = fields.iter().map(|field| sql::quote(&field.name)).collect();
+        let columns: Vec<_> = fields.iter().map(|field| quote(&field.name)).collect();
         let columns = if columns.is_empty() { "NULL".into() } else { columns.join(", ") };
         // Row ids have no gaps (see `dml`), so a page is found without reading the rows before it.
         let statement = format!(
@@ -281,18 +147,6 @@ impl Catalog {
             })
             .collect()
     }
-}
-
-/// Returns the fields of these names, or all fields if there are no names.
-pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, Status> {
-    if names.is_empty() {
-        return Ok(schema.fields.clone());
-    }
-    let fields = names.iter().map(|name| {
-        let field = schema.find(name).cloned();
-        field.ok_or_else(|| Status::invalid(format!("No such field: {name}")))
-    });
-    fields.collect()
 }
 
 /// Returns the columns of a result: from tables, from the query, or by the first values.
@@ -395,7 +249,7 @@ fn guessed<'a>(values: impl Iterator<Item = &'a Sql>) -> Field {
         Some(Sql::Blob(_)) => FieldType::Bytes,
         Some(Sql::Text(_) | Sql::Null) | None => FieldType::String,
     };
-    sql::new_field("", kind)
+    new_field("", kind)
 }
 
 #[cfg(test)]

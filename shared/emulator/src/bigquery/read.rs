@@ -1,8 +1,8 @@
 //! The Storage Read API: sessions with one stream, in Arrow.
 
 mod columns;
+pub(super) mod sessions;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::extract::Request as HttpRequest;
@@ -14,44 +14,19 @@ use proto::read_session::Schema as SessionSchema;
 use rusqlite::types::Value as Sql;
 use tonic::Code;
 
+use self::sessions::{From, ReadSession};
 use super::BigQuery;
-use super::catalog::{Catalog, TableName, failed};
-use super::query::{Rows, selected};
+use super::catalog::Catalog;
+use super::names::TableName;
+use super::rows::{Rows, selected};
 use super::schema::{Field, Schema};
 use super::sql::{self, Scope};
+use super::sqlite::failed;
 use crate::grpc::{self, server_streaming, unary};
 use crate::status::Status;
 
-/// Most sessions that are remembered.
-const MAX_SESSIONS: usize = 1_000;
 /// Most rows in one answer.
 const PAGE: usize = 1_000;
-
-/// Sessions by name. The queue has the oldest first.
-#[derive(Debug, Default)]
-pub(super) struct ReadSessions {
-    all: BTreeMap<String, ReadSession>,
-    order: VecDeque<String>,
-}
-
-/// Columns and rows of a session.
-#[derive(Debug, Clone)]
-struct ReadSession {
-    fields: Vec<Field>,
-    from: From,
-}
-
-#[derive(Debug, Clone)]
-enum From {
-    /// A query in SQLite's SQL up to a row id. Later rows are not part of the session.
-    Table {
-        query: String,
-        /// Name of the row ids in the query.
-        row_id: &'static str,
-        last: i64,
-    },
-    Result(Arc<Rows>),
-}
 
 /// Position of a reader in a stream.
 #[derive(Debug, Clone, Copy)]
@@ -114,18 +89,6 @@ impl BigQuery {
                 Err(status) => Some((Err(status.into()), (bigquery, session, None))),
             }
         }))
-    }
-}
-
-impl ReadSessions {
-    fn add(&mut self, name: String, session: ReadSession) {
-        self.order.push_back(name.clone());
-        self.all.insert(name, session);
-        if self.order.len() > MAX_SESSIONS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.all.remove(&oldest);
-        }
     }
 }
 
@@ -215,7 +178,7 @@ impl Catalog {
         session: &str,
         position: Position,
     ) -> Result<Option<(proto::ReadRowsResponse, Position)>, Status> {
-        let found = self.sessions.all.get(session).ok_or_else(|| {
+        let found = self.sessions.get(session).ok_or_else(|| {
             Status::new(Code::NotFound, format!("Session {session} has ended or never began"))
         })?;
         let (rows, after) = match &found.from {

@@ -13,12 +13,13 @@ use flate2::read::GzDecoder;
 use serde_json::{Map, Value, json};
 use tonic::Code;
 
-use super::BigQuery;
-use super::catalog::{Catalog, DatasetName, TableName};
+use super::catalog::Catalog;
 use super::insert::InsertAll;
 use super::jobs::rest as jobs;
-use super::query::Page;
+use super::names::{DatasetName, TableName};
+use super::rows::Page;
 use super::schema::Schema;
+use super::{BigQuery, error};
 use crate::rest::{decode, query, read_bytes, read_json};
 use crate::rights;
 use crate::status::Status;
@@ -31,59 +32,15 @@ pub(crate) async fn answer(bigquery: &BigQuery, request: Request) -> Response {
     match route(bigquery, request).await {
         Ok(Value::Null) => StatusCode::NO_CONTENT.into_response(),
         Ok(answer) => Json(answer).into_response(),
-        Err(status) => error(&status),
+        Err(status) => error::answer(&status),
     }
 }
 
 /// Answers a request below `/upload/bigquery/v2/projects/`.
 pub(crate) async fn upload(bigquery: &BigQuery, request: Request) -> Response {
-    super::jobs::upload::answer(bigquery, request).await.unwrap_or_else(|status| error(&status))
-}
-
-/// Returns the error reason that this API uses.
-pub(super) fn reason(status: &Status) -> &str {
-    status.reason.as_deref().unwrap_or_else(|| reason_and_http(status).0)
-}
-
-fn reason_and_http(status: &Status) -> (&'static str, StatusCode) {
-    match status.code {
-        Code::NotFound => ("notFound", StatusCode::NOT_FOUND),
-        Code::AlreadyExists => ("duplicate", StatusCode::CONFLICT),
-        Code::InvalidArgument => ("invalid", StatusCode::BAD_REQUEST),
-        Code::OutOfRange => ("uploadTooLarge", StatusCode::PAYLOAD_TOO_LARGE),
-        Code::PermissionDenied => ("accessDenied", StatusCode::FORBIDDEN),
-        Code::ResourceExhausted => ("rateLimitExceeded", StatusCode::FORBIDDEN),
-        Code::FailedPrecondition => ("conditionNotMet", StatusCode::PRECONDITION_FAILED),
-        Code::Unauthenticated => ("authError", StatusCode::UNAUTHORIZED),
-        Code::Unavailable => ("backendError", StatusCode::SERVICE_UNAVAILABLE),
-        Code::DeadlineExceeded => ("backendError", StatusCode::GATEWAY_TIMEOUT),
-        Code::Unimplemented => ("notImplemented", StatusCode::NOT_IMPLEMENTED),
-        _ => ("internalError", status.http()),
-    }
-}
-
-/// Builds an error in the form of this API, which has its own reasons.
-fn error(status: &Status) -> Response {
-    let (http, reason) = (reason_and_http(status).1, reason(status));
-    let mut fault = json!({ "message": status.message, "domain": "global", "reason": reason });
-    let location = match reason {
-        "invalidQuery" => Some(("q", "parameter")),
-        "authError" => Some(("Authorization", "header")),
-        _ => None,
-    };
-    if let Some((location, kind)) = location {
-        fault["location"] = location.into();
-        fault["locationType"] = kind.into();
-    }
-    let body = json!({ "error": {
-        "code": http.as_u16(),
-        "message": status.message,
-        "errors": [fault],
-        "status": status.name(),
-    }});
-    let mut response = (http, Json(body)).into_response();
-    status.tell_retry(&mut response);
-    response
+    super::jobs::upload::answer(bigquery, request)
+        .await
+        .unwrap_or_else(|status| error::answer(&status))
 }
 
 /// Returns true if a parameter is set. Some clients write `True`.

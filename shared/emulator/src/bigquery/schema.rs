@@ -6,7 +6,6 @@ use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::value::default;
 use crate::status::Status;
 
 /// Tags of a field. A change without them keeps the old ones.
@@ -188,12 +187,45 @@ fn check(fields: &[Field]) -> Result<(), String> {
                 return Err(format!("Invalid precision and scale of field {name}"));
             }
         }
-        default::check(field)?;
         check(&field.fields)?;
     }
     Ok(())
 }
 
+/// Returns a nullable field with only a name and a type.
+pub(super) fn new_field(name: &str, kind: FieldType) -> Field {
+    Field {
+        name: name.into(),
+        kind,
+        mode: Mode::Nullable,
+        fields: Vec::new(),
+        description: None,
+        attributes: Map::new(),
+    }
+}
+
+/// Returns the type with this SQL name, which is in upper case.
+pub(super) fn kind_named(name: &str) -> Option<FieldType> {
+    Some(match name {
+        "STRING" => FieldType::String,
+        "INT64" | "INTEGER" | "INT" | "BIGINT" | "SMALLINT" | "TINYINT" | "BYTEINT" => {
+            FieldType::Integer
+        }
+        "FLOAT64" | "FLOAT" => FieldType::Float,
+        "BOOL" | "BOOLEAN" => FieldType::Boolean,
+        "BYTES" => FieldType::Bytes,
+        "TIMESTAMP" => FieldType::Timestamp,
+        "DATE" => FieldType::Date,
+        "TIME" => FieldType::Time,
+        "DATETIME" => FieldType::Datetime,
+        "NUMERIC" | "DECIMAL" => FieldType::Numeric,
+        "BIGNUMERIC" | "BIGDECIMAL" => FieldType::Bignumeric,
+        "JSON" => FieldType::Json,
+        _ => return None,
+    })
+}
+
+/// Finds a field by its name, in any case.
 pub(crate) fn find<'a>(fields: &'a [Field], name: &str) -> Option<&'a Field> {
     fields.iter().find(|field| field.name.eq_ignore_ascii_case(name))
 }

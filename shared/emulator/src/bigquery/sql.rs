@@ -8,7 +8,7 @@
 //! - [`calls`] writes function calls.
 //! - [`operand`] finds where an operand ends.
 //! - [`whole`] finds the items whose values are shown.
-//! - [`scopes`] finds the SELECTs and their columns.
+//! - [`scopes`] has the SELECTs and their columns, and [`selects`] reads them.
 //! - [`known`] names the functions.
 //! - [`coerce`] finds texts that are compared with times.
 //! - [`times`] writes the functions and operators of times.
@@ -25,7 +25,9 @@ pub(super) mod lex;
 mod numbers;
 mod operand;
 mod parameters;
+mod scalar;
 mod scopes;
+mod selects;
 pub(super) mod source;
 mod strings;
 mod times;
@@ -34,23 +36,13 @@ mod write;
 
 pub(super) use dates::parse as parse_time;
 pub(super) use functions::register;
-pub(super) use infer::{kind_named, new_field};
 pub(super) use parameters::Parameters;
 
-use super::catalog::{Catalog, TableName};
+use super::catalog::Catalog;
+use super::names::TableName;
 use super::schema::Field;
 use crate::status::Status;
 use lex::Lexeme;
-
-/// Quotes a name for SQLite.
-pub(super) fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Quotes a text for SQLite.
-pub(super) fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
 
 /// Context that gives names in a query their meaning.
 #[derive(Clone, Copy)]

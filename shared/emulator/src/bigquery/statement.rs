@@ -2,14 +2,14 @@
 
 use serde_json::Map;
 
-use super::catalog::{Catalog, DatasetName, TableName};
-use super::dml::Counts;
-use super::jobs::query::DryRun;
-use super::query::Rows;
-use super::schema::{Field, Mode, Schema};
+use super::catalog::Catalog;
+use super::names::{DatasetName, TableName};
+use super::rows::Rows;
+use super::schema::{Field, Mode, Schema, kind_named, new_field};
+use super::sql::Scope;
 use super::sql::lex::{Lexeme, syntax};
 use super::sql::source::{closing, split};
-use super::sql::{Scope, kind_named, new_field};
+use super::transaction::DryRun;
 use crate::status::Status;
 
 /// A statement with the context of its names.
@@ -20,6 +20,14 @@ pub(super) struct Statement<'a> {
     pub project: &'a str,
     /// Project and dataset of tables without a qualified name.
     pub dataset: Option<(&'a str, &'a str)>,
+}
+
+/// Numbers of rows that a statement changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub inserted: usize,
+    pub updated: usize,
+    pub deleted: usize,
 }
 
 /// Result of a statement.
@@ -39,6 +47,12 @@ pub(super) struct Outcome {
 enum Relation {
     Table,
     View,
+}
+
+impl Counts {
+    pub(super) fn all(&self) -> usize {
+        self.inserted + self.updated + self.deleted
+    }
 }
 
 impl<'a> Statement<'a> {
@@ -187,7 +201,7 @@ impl Catalog {
             Some(query) => Some(self.select(statement.query, query, &statement.scope(self))?),
             None => None,
         };
-        self.atomically(&name, dry_run, |catalog| {
+        self.atomically_unless_dry(&name, dry_run, |catalog| {
             if replaces && catalog.tables().contains_key(&name) {
                 catalog.check_kind(&name, Relation::Table)?;
                 catalog.delete_table(&name)?;
@@ -278,7 +292,7 @@ impl Catalog {
             });
         }
         self.check_kind(&name, kind)?;
-        self.atomically(&name, dry_run, |catalog| catalog.delete_table(&name))?;
+        self.atomically_unless_dry(&name, dry_run, |catalog| catalog.delete_table(&name))?;
         Ok(Outcome { statement: word, made: Some(("DROP", name)), ..Outcome::default() })
     }
 

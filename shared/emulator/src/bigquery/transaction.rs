@@ -4,10 +4,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tonic::Code;
 
-use super::catalog::{Catalog, Table, TableName, failed};
-use super::jobs::query::DryRun;
+use super::catalog::Catalog;
 use super::lag::Known;
+use super::names::TableName;
+use super::sqlite::failed;
+use super::table::Table;
 use crate::status::Status;
+
+/// Tells whether a job is only validated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DryRun {
+    Yes,
+    No,
+}
 
 /// State of a table before a change.
 struct Before {
@@ -16,10 +25,19 @@ struct Before {
 }
 
 impl Catalog {
-    /// Runs a change of one table. An error, a panic or a dry run restores the earlier state.
+    /// Runs a change of one table. An error or a panic restores the earlier state.
     ///
     /// Changes may be nested. Then the outermost one decides.
     pub(super) fn atomically<T>(
+        &mut self,
+        name: &TableName,
+        change: impl FnOnce(&mut Self) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        self.atomically_unless_dry(name, DryRun::No, change)
+    }
+
+    /// Runs a change of one table. A dry run restores the earlier state, too.
+    pub(super) fn atomically_unless_dry<T>(
         &mut self,
         name: &TableName,
         dry_run: DryRun,
@@ -79,16 +97,17 @@ pub(super) mod tests {
     fn a_change_that_panics_or_fails_leaves_the_table_as_it_was() {
         let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
 
-        let panics = catalog.atomically(&name, DryRun::No, |catalog| {
+        let panics = catalog.atomically(&name, |catalog| {
             catalog.delete_table(&name)?;
             panic!("in the middle of a change");
         });
-        let fails = catalog.atomically(&name, DryRun::No, |catalog| {
+        let fails = catalog.atomically(&name, |catalog| {
             catalog.delete_table(&name)?;
             catalog.create_table(&name, Schema::default(), Map::new())?;
             Err::<(), _>(Status::invalid("no"))
         });
-        let tried = catalog.atomically(&name, DryRun::Yes, |catalog| catalog.delete_table(&name));
+        let tried = catalog
+            .atomically_unless_dry(&name, DryRun::Yes, |catalog| catalog.delete_table(&name));
 
         let panics: Result<(), Status> = panics;
         assert_eq!(panics.map_err(|error| error.code), Err(Code::Internal));

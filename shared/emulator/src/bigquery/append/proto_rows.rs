@@ -339,7 +339,7 @@ fn of_bytes(kind: FieldType, bytes: &[u8], field: &str) -> Result<Value, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bigquery::sql::new_field;
+    use crate::bigquery::schema::new_field;
 
     fn descriptor(kind: Type) -> Descriptor {
         let field = FieldDescriptorProto {

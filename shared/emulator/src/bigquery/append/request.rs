@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use googleapis_tonic_google_cloud_bigquery_storage_v1::google::cloud::bigquery::storage::v1 as proto;
-use googleapis_tonic_google_cloud_bigquery_storage_v1::google::rpc;
-use prost::Message as _;
 use proto::append_rows_request::MissingValueInterpretation;
 use proto::append_rows_response::{AppendResult, Response};
 use proto::storage_error::StorageErrorCode;
@@ -16,8 +14,10 @@ use tonic::Code;
 
 use super::Answer;
 use super::proto_rows::Descriptor;
-use super::streams::is_default;
-use crate::bigquery::catalog::{Catalog, TableName};
+use super::refusal::Refusal;
+use super::stream::is_default;
+use crate::bigquery::catalog::Catalog;
+use crate::bigquery::names::TableName;
 use crate::bigquery::schema::{DEFAULT, Field, Schema};
 use crate::bigquery::{arrow, value};
 use crate::faults::Faults;
@@ -44,14 +44,6 @@ pub(super) struct Append {
     pub offset: Option<i64>,
     pub missing: Missing,
     pub faults: Faults,
-}
-
-/// An error inside an answer. The stream continues after it.
-pub(super) struct Refusal {
-    pub code: Code,
-    /// BigQuery's own error code.
-    pub storage_error: Option<StorageErrorCode>,
-    pub why: String,
 }
 
 /// Rows of a request as JSON, or the error of each.
@@ -180,36 +172,4 @@ impl Sent {
             Self::Proto { rows, .. } => rows.iter().map(Bytes::len).sum(),
         }
     }
-}
-
-impl Refusal {
-    fn of(why: &str) -> Self {
-        Self { code: Code::InvalidArgument, storage_error: None, why: why.into() }
-    }
-
-    /// Builds the answer to a request that wrote nothing.
-    pub(super) fn answer(&self, entity: &str) -> Answer {
-        let Self { code, storage_error, why } = self;
-        let message = format!("{why} Entity: {entity}");
-        let details = storage_error.map(|code| detail(code, why, entity)).into_iter().collect();
-        let status = rpc::Status { code: (*code).into(), message, details };
-        Answer { response: Some(Response::Error(status)), ..<_>::default() }
-    }
-}
-
-/// Builds the error detail with BigQuery's own error code.
-pub(super) fn detail(code: StorageErrorCode, why: &str, entity: &str) -> prost_types::Any {
-    let error = storage_error(code, entity, why);
-    prost_types::Any {
-        type_url: "type.googleapis.com/google.cloud.bigquery.storage.v1.StorageError".into(),
-        value: error.encode_to_vec(),
-    }
-}
-
-pub(super) fn storage_error(
-    code: StorageErrorCode,
-    entity: &str,
-    why: &str,
-) -> proto::StorageError {
-    proto::StorageError { code: code.into(), entity: entity.into(), error_message: why.into() }
 }

@@ -1,6 +1,5 @@
 //! Named write streams: pending, committed and buffered.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::Request as HttpRequest;
@@ -13,11 +12,11 @@ use time::OffsetDateTime;
 use tonic::Code;
 use uuid::Uuid;
 
-use super::request::{Refusal, storage_error};
-use super::schema;
+use super::refusal::storage_error;
+use super::stream::{Held, Streams, WriteStream, is_default, to_proto};
 use crate::bigquery::BigQuery;
-use crate::bigquery::catalog::{Catalog, TableName};
-use crate::bigquery::schema::{Field, Schema};
+use crate::bigquery::catalog::Catalog;
+use crate::bigquery::names::TableName;
 use crate::grpc::{self, unary};
 use crate::status::Status;
 
@@ -25,38 +24,6 @@ use crate::status::Status;
 const MAX_STREAMS: usize = 10_000;
 /// Most rows that a stream may hold before they are in the table.
 const MAX_HELD_ROWS: usize = 5_000_000;
-
-/// All named streams since the start.
-#[derive(Debug, Default)]
-pub(in crate::bigquery) struct Streams(HashMap<String, WriteStream>);
-
-/// A write stream and the rows that are not in the table yet.
-#[derive(Debug)]
-pub(super) struct WriteStream {
-    table: TableName,
-    /// Id of the table: a later table with the same name is another one.
-    table_id: Uuid,
-    kind: Type,
-    created: OffsetDateTime,
-    held: Vec<Held>,
-    /// Number of accepted rows.
-    accepted: i64,
-    is_finalized: bool,
-    committed: Option<OffsetDateTime>,
-}
-
-/// A row that is not in the table yet.
-#[derive(Debug)]
-struct Held {
-    /// Columns of the values. Later the table may have more columns, in another order.
-    columns: Arc<[String]>,
-    values: Vec<Sql>,
-}
-
-/// Returns true if a name is the default stream of a table.
-pub(super) fn is_default(name: &str) -> bool {
-    name.ends_with("/_default")
-}
 
 /// Answers the methods for named streams.
 pub(super) async fn answer(
@@ -118,71 +85,8 @@ impl BigQuery {
     }
 }
 
-fn to_proto(time: OffsetDateTime) -> prost_types::Timestamp {
-    let nanos = i32::try_from(time.nanosecond()).unwrap_or_default();
-    prost_types::Timestamp { seconds: time.unix_timestamp(), nanos }
-}
-
 fn not_found(name: &str) -> Status {
     Status::new(Code::NotFound, format!("Requested entity was not found. Entity: {name}"))
-}
-
-impl Held {
-    /// Returns the values in the order of the schema of a table.
-    fn arranged(&self, fields: &[Field]) -> Vec<Sql> {
-        let value = |field: &Field| {
-            let at = self.columns.iter().position(|name| name.eq_ignore_ascii_case(&field.name));
-            at.map_or(Sql::Null, |at| self.values[at].clone())
-        };
-        fields.iter().map(value).collect()
-    }
-}
-
-impl WriteStream {
-    fn show(&self, name: String, schema: &Schema) -> proto::WriteStream {
-        proto::WriteStream {
-            name,
-            r#type: self.kind.into(),
-            create_time: Some(to_proto(self.created)),
-            commit_time: self.committed.map(to_proto),
-            table_schema: Some(schema::to_proto(schema)),
-            write_mode: proto::write_stream::WriteMode::Insert.into(),
-            location: "US".into(),
-        }
-    }
-
-    /// Refuses rows that may not be written at this offset.
-    pub(super) fn check(&self, offset: Option<i64>) -> Result<(), Refusal> {
-        if self.is_finalized {
-            return Err(Refusal {
-                code: Code::InvalidArgument,
-                storage_error: Some(Wrong::StreamFinalized),
-                why: "Stream is already finalized.".to_owned(),
-            });
-        }
-        let expected = self.accepted;
-        let why = |place: &str, offset: i64| {
-            format!("The offset is {place} stream, expected offset {expected}, received {offset}")
-        };
-        match offset {
-            Some(offset) if offset < expected => {
-                let storage_error = Some(Wrong::OffsetAlreadyExists);
-                let why = why("within", offset);
-                Err(Refusal { code: Code::AlreadyExists, storage_error, why })
-            }
-            Some(offset) if offset > expected => {
-                let storage_error = Some(Wrong::OffsetOutOfRange);
-                let why = why("beyond", offset);
-                Err(Refusal { code: Code::OutOfRange, storage_error, why })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the number of accepted rows that are in the table.
-    fn flushed(&self) -> i64 {
-        self.accepted - i64::try_from(self.held.len()).unwrap_or(i64::MAX)
-    }
 }
 
 impl Catalog {

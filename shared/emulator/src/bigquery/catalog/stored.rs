@@ -6,9 +6,10 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{DatasetName, Table, TableName};
+use crate::bigquery::names::{DatasetName, TableName};
 use crate::bigquery::schema::{Field, FieldType, Mode, Schema};
-use crate::bigquery::sql;
+use crate::bigquery::sqlite::quote;
+use crate::bigquery::table::Table;
 
 /// Returns the statement that creates a table.
 pub(super) fn table_statement(name: &TableName, schema: &Schema) -> String {
@@ -26,7 +27,7 @@ pub(super) fn column(field: &Field) -> String {
         (FieldType::Float, _) => "REAL",
         _ => "TEXT",
     };
-    format!("{} {stored}", sql::quote(&field.name))
+    format!("{} {stored}", quote(&field.name))
 }
 
 pub(super) fn read_datasets(

@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use super::{
     Changes, TargetTable, bracketed, check_once, columns, row_ids, sign, stored, top, word,
 };
-use crate::bigquery::catalog::{Catalog, TableName};
+use crate::bigquery::catalog::Catalog;
+use crate::bigquery::names::TableName;
 use crate::bigquery::schema::Field;
 use crate::bigquery::sql::lex::Lexeme;
 use crate::bigquery::sql::source::closing;

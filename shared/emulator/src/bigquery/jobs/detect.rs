@@ -3,8 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::csv::CsvFormat;
-use crate::bigquery::schema::{Field, FieldType, Mode, Schema};
-use crate::bigquery::sql::new_field;
+use crate::bigquery::schema::{Field, FieldType, Mode, Schema, new_field};
 use crate::status::Status;
 
 /// Most rows that are examined.

@@ -10,13 +10,15 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use tonic::Code;
 
-use super::query::{DryRun, JobRequest};
+use super::query::JobRequest;
 use super::{Job, csv, detect};
 use crate::bigquery::catalog::Catalog;
 use crate::bigquery::destination::{
     CreateDisposition, Destination, Properties, Reference, WriteDisposition,
 };
+use crate::bigquery::rows::to_json;
 use crate::bigquery::schema::Schema;
+use crate::bigquery::transaction::DryRun;
 use crate::bigquery::value;
 use crate::status::Status;
 use crate::storage::Storage;
@@ -276,7 +278,7 @@ impl Catalog {
         }
         let rows = std::mem::take(&mut read.rows);
         let count = rows.len();
-        self.atomically(&destination.table, DryRun::No, |catalog| {
+        self.atomically(&destination.table, |catalog| {
             let table = catalog.prepare(&destination, given.as_ref())?;
             let fits = table.fields == schema.fields;
             let rows = if fits { rows } else { arranged(&table, schema, &rows)? };
@@ -303,9 +305,7 @@ impl Read {
 fn arranged(table: &Schema, schema: &Schema, rows: &[Vec<Sql>]) -> Result<Vec<Vec<Sql>>, Status> {
     let rows = rows.iter().map(|row| {
         let cells = schema.fields.iter().zip(row);
-        let cells = cells.map(|(field, stored)| {
-            (field.name.clone(), crate::bigquery::query::to_json(field, stored))
-        });
+        let cells = cells.map(|(field, stored)| (field.name.clone(), to_json(field, stored)));
         let mut row = cells.collect();
         value::default::fill(&table.fields, &mut row).map_err(|why| Status::unimplemented(&why))?;
         value::store_row(&table.fields, &row, false).map_err(|fault| Status::invalid(fault.message))

@@ -8,13 +8,15 @@ use time::OffsetDateTime;
 use tonic::Code;
 
 use super::{ANONYMOUS, Job, JobName};
-use crate::bigquery::catalog::{Catalog, TableName, reference};
+use crate::bigquery::catalog::Catalog;
 use crate::bigquery::destination::{
     CreateDisposition, Destination, Properties, Reference, WriteDisposition,
 };
-use crate::bigquery::query::Rows;
+use crate::bigquery::names::{TableName, reference};
+use crate::bigquery::rows::Rows;
 use crate::bigquery::sql::{Parameters, lex};
 use crate::bigquery::statement::{Outcome, Statement};
+use crate::bigquery::transaction::DryRun;
 use crate::status::Status;
 
 /// A query, from the configuration of a job or the body of `jobs.query`.
@@ -54,13 +56,6 @@ pub(in crate::bigquery) struct JobRequest {
     pub dry_run: DryRun,
     /// Configuration as the client sent it.
     pub configuration: Value,
-}
-
-/// Tells whether a job is only validated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::bigquery) enum DryRun {
-    Yes,
-    No,
 }
 
 impl Catalog {

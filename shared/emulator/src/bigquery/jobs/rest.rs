@@ -8,10 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::load::{Load, LoadedData};
-use super::query::{DryRun, JobRequest, QueryJob, result};
+use super::query::{JobRequest, QueryJob, result};
 use super::{Job, JobName};
 use crate::bigquery::BigQuery;
-use crate::bigquery::query::{Page, Times};
+use crate::bigquery::rows::{Page, Times};
+use crate::bigquery::transaction::DryRun;
 use crate::status::Status;
 
 /// Default number of jobs in a page.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use tonic::Code;
 
-use crate::bigquery::query::to_json;
+use crate::bigquery::rows::to_json;
 use crate::bigquery::schema::{Field, FieldType, Mode};
 use crate::bigquery::sql::parse_time;
 use crate::status::Status;

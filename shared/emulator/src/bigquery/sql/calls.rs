@@ -1,10 +1,10 @@
 //! Writes function calls, records and lists in SQLite's SQL.
 
-use super::super::schema::{Field, FieldType, Mode};
-use super::infer::{is_bool, is_bytes, is_exact, kind_named, new_field};
+use super::super::schema::{Field, FieldType, Mode, kind_named, new_field};
+use super::super::sqlite::literal;
+use super::infer::{is_bool, is_bytes, is_exact};
 use super::known::{KEYWORDS, OF_ANY_TYPE, is_missing, is_supported};
 use super::lex::Token;
-use super::literal;
 use super::source::{is_any, last, split};
 use super::write::{Writer, as_number};
 use crate::status::Status;

@@ -3,11 +3,9 @@
 use super::super::schema::{Field, FieldType, Mode};
 use super::infer::{Types, is_bytes};
 use super::lex::{Lexeme, Token};
-use super::operand::{end_of_operand, start_of_operand};
+use super::operand::{COMPARISONS, end_of_operand, start_of_operand};
 use super::source::{closing, split};
 
-/// Operators that compare two values.
-pub(super) const COMPARISONS: [&str; 7] = ["=", "<", ">", "<=", ">=", "!=", "<>"];
 /// Functions whose arguments have one type, with the index of the first such argument.
 const UNITING: [(&str, usize); 6] =
     [("COALESCE", 0), ("GREATEST", 0), ("IF", 1), ("IFNULL", 0), ("LEAST", 0), ("NULLIF", 0)];

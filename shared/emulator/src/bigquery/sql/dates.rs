@@ -7,9 +7,7 @@ use time::{Date, Duration, Month, OffsetDateTime, Time};
 
 use super::super::schema::FieldType;
 use super::super::value::{write_date, write_datetime, write_time, write_timestamp};
-use super::functions::{add, converted, failed, text};
-
-type Answer = rusqlite::Result<Option<Sql>>;
+use super::scalar::{Answer, add, convert, converted, failed, text};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     for kind in ["TIMESTAMP", "DATE", "DATETIME", "TIME"] {
@@ -43,7 +41,7 @@ fn time_at(call: &Context<'_>, at: usize) -> rusqlite::Result<Option<(OffsetDate
         _ => FieldType::Timestamp,
     };
     let whole = if kind == FieldType::Time { format!("1970-01-01 {given}") } else { given };
-    let stored = super::write::convert(FieldType::Timestamp, whole.into()).map_err(failed)?;
+    let stored = convert(FieldType::Timestamp, whole.into()).map_err(failed)?;
     let Sql::Text(stored) = stored else { return Ok(None) };
     Ok(parse(&stored).map(|time| (time, kind)))
 }

@@ -4,17 +4,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::functions::{Context, FunctionFlags};
+use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 use serde_json::Value;
 
-use super::super::schema::FieldType;
+use super::super::schema::{FieldType, kind_named};
 use super::super::value::exact_number;
-use super::infer::kind_named;
-use super::{dates, numbers, strings, write};
-
-type Answer = rusqlite::Result<Option<Sql>>;
-type Function = fn(&Context<'_>) -> Answer;
+use super::scalar::{Answer, Function, add, convert, converted, failed, plain, text};
+use super::{dates, numbers, strings};
 
 /// Registers the functions, and sets names and patterns to BigQuery's rules.
 pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()> {
@@ -61,27 +58,6 @@ pub(in super::super) fn register(connection: &Connection) -> rusqlite::Result<()
     numbers::register(connection)?;
     strings::register(connection)?;
     dates::register(connection)
-}
-
-pub(super) fn add(
-    connection: &Connection,
-    name: &str,
-    arguments: i32,
-    function: Function,
-) -> rusqlite::Result<()> {
-    let mut flags = FunctionFlags::SQLITE_UTF8;
-    if name != "GENERATE_UUID" {
-        flags |= FunctionFlags::SQLITE_DETERMINISTIC;
-    }
-    connection.create_scalar_function(name, arguments, flags, function)
-}
-
-pub(super) fn failed(message: impl Into<String>) -> rusqlite::Error {
-    rusqlite::Error::UserFunctionError(message.into().into())
-}
-
-pub(super) fn text(text: String) -> Sql {
-    Sql::Text(text)
 }
 
 fn integer(number: usize) -> Sql {
@@ -172,31 +148,12 @@ fn cast(call: &Context<'_>) -> Answer {
         (other, _) => plain(other),
     };
     let shown = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    match write::convert(kind, value) {
+    match convert(kind, value) {
         Ok(stored) => Ok(Some(stored)),
         Err(_) if call.get::<bool>(2)? => Ok(None),
         Err(_) if kind == FieldType::Integer => Err(failed(format!("Bad int64 value: {shown}"))),
         Err(_) if kind == FieldType::Float => Err(failed(format!("Bad double value: {shown}"))),
         Err(why) => Err(failed(why)),
-    }
-}
-
-/// Converts the argument to the stored form of a type.
-pub(super) fn converted(call: &Context<'_>, kind: FieldType) -> Answer {
-    match call.get::<Sql>(0)? {
-        Sql::Null => Ok(None),
-        value => write::convert(kind, plain(value)).map(Some).map_err(failed),
-    }
-}
-
-/// Converts a scalar value to JSON.
-fn plain(value: Sql) -> Value {
-    match value {
-        Sql::Null => Value::Null,
-        Sql::Integer(number) => number.into(),
-        Sql::Real(number) => number.into(),
-        Sql::Text(text) => text.into(),
-        Sql::Blob(bytes) => String::from_utf8_lossy(&bytes).into(),
     }
 }
 

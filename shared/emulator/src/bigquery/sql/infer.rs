@@ -3,46 +3,12 @@
 
 use std::collections::HashMap;
 
-use super::super::schema::{Field, FieldType, Mode, find};
-use super::coerce::COMPARISONS;
+use super::super::schema::{Field, FieldType, Mode, find, kind_named, new_field};
 use super::known::{RESULTS, SAME};
 use super::lex::{Lexeme, Quoted, Token};
-use super::operand::ends_value;
+use super::operand::{COMPARISONS, ends_value};
 use super::scopes::{Meaning, Scopes};
 use super::source::{Sources, closing, is_any, split};
-
-/// Returns a nullable field with only a name and a type.
-pub(in super::super) fn new_field(name: &str, kind: FieldType) -> Field {
-    Field {
-        name: name.into(),
-        kind,
-        mode: Mode::Nullable,
-        fields: Vec::new(),
-        description: None,
-        attributes: serde_json::Map::new(),
-    }
-}
-
-/// Returns the type with this SQL name, which is in upper case.
-pub(in super::super) fn kind_named(name: &str) -> Option<FieldType> {
-    Some(match name {
-        "STRING" => FieldType::String,
-        "INT64" | "INTEGER" | "INT" | "BIGINT" | "SMALLINT" | "TINYINT" | "BYTEINT" => {
-            FieldType::Integer
-        }
-        "FLOAT64" | "FLOAT" => FieldType::Float,
-        "BOOL" | "BOOLEAN" => FieldType::Boolean,
-        "BYTES" => FieldType::Bytes,
-        "TIMESTAMP" => FieldType::Timestamp,
-        "DATE" => FieldType::Date,
-        "TIME" => FieldType::Time,
-        "DATETIME" => FieldType::Datetime,
-        "NUMERIC" | "DECIMAL" => FieldType::Numeric,
-        "BIGNUMERIC" | "BIGDECIMAL" => FieldType::Bignumeric,
-        "JSON" => FieldType::Json,
-        _ => return None,
-    })
-}
 
 pub(super) fn is_bool(field: Option<&Field>) -> bool {
     field.is_some_and(|field| field.kind == FieldType::Boolean && field.mode != Mode::Repeated)

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::super::catalog::{Table, TableName};
-use super::super::schema::{Field, FieldType, Mode};
-use super::{Scope, new_field};
+use super::super::names::{DatasetName, TableName};
+use super::super::schema::{Field, FieldType, Mode, new_field};
+use super::super::table::Table;
+use super::Scope;
 use crate::status::Status;
 
 /// Returns the rows of `[project.][dataset.]INFORMATION_SCHEMA.view` as a query, with their columns;
@@ -110,7 +111,7 @@ fn of_tables(
     rows: fn(&TableName, &Table) -> Vec<Vec<Value>>,
 ) -> Result<Vec<Vec<Value>>, Status> {
     if let Some(dataset) = dataset {
-        let name = super::super::catalog::DatasetName(project.into(), dataset.into());
+        let name = DatasetName(project.into(), dataset.into());
         scope.catalog.show_dataset(&name)?;
     }
     let tables = scope.catalog.tables().iter();

@@ -3,8 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::schema::{Field, FieldType};
-use super::new_field;
+use super::super::schema::{Field, FieldType, new_field};
+use super::super::sqlite::literal;
 use crate::status::Status;
 
 /// Longest query, from Google's quotas.
@@ -229,7 +229,7 @@ fn text(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'s
 fn bytes(rest: &str, quote: char, escapes: Escapes) -> Result<(Token, usize), &'static str> {
     let (content, len) = content(rest, quote, escapes)?;
     let field = new_field("", FieldType::Bytes);
-    Ok((Token::Literal(super::literal(&STANDARD.encode(content)), field), len))
+    Ok((Token::Literal(literal(&STANDARD.encode(content)), field), len))
 }
 
 fn content(rest: &str, quote: char, escapes: Escapes) -> Result<(Vec<u8>, usize), &'static str> {

@@ -4,9 +4,7 @@ use rusqlite::Connection;
 use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 
-use super::functions::{add, failed};
-
-type Answer = rusqlite::Result<Option<Sql>>;
+use super::scalar::{Answer, add, failed};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "CEIL", 1, |call| one(call, f64::ceil))?;

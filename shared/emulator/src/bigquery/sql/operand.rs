@@ -1,21 +1,12 @@
 //! Finds where the operand of an operator begins and ends.
 
-use super::infer::kind_named;
+use super::super::schema::kind_named;
 use super::known::KEYWORDS;
 use super::lex::{Lexeme, MAX_DEPTH, Token};
 use super::source::{closing, is_any};
-use super::write::Writer;
-use crate::status::Status;
 
-impl Writer<'_> {
-    /// Returns the end of the operand that starts at `at`.
-    pub(super) fn operand(&self, at: usize) -> Result<usize, Status> {
-        end_of_operand(self.tokens, at).ok_or_else(|| match self.tokens.get(at) {
-            None => self.wrong(at - 1, "Syntax error: Unexpected end of script"),
-            Some(_) => self.wrong(at, "Syntax error: Expected an expression"),
-        })
-    }
-}
+/// Operators that compare two values.
+pub(super) const COMPARISONS: [&str; 7] = ["=", "<", ">", "<=", ">=", "!=", "<>"];
 
 /// Returns true for a keyword, which is not the name of a column or function.
 fn is_keyword(token: &Lexeme) -> bool {

@@ -2,11 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::super::schema::{Field, FieldType, Mode};
+use super::super::schema::{Field, FieldType, Mode, kind_named, new_field};
+use super::super::sqlite::literal;
 use super::super::value;
-use super::infer::{kind_named, new_field};
 use super::lex::{Lexeme, Token, syntax};
-use super::literal;
 use crate::status::Status;
 
 /// Parameters of a query in the form of the REST API.

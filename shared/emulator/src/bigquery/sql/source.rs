@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::catalog::{TableName, missing};
+use super::super::names::{TableName, missing};
 use super::super::schema::Field;
 use super::lex::{Lexeme, Token};
 use super::{Scope, information};

@@ -4,9 +4,7 @@ use rusqlite::Connection;
 use rusqlite::functions::Context;
 use rusqlite::types::Value as Sql;
 
-use super::functions::{add, failed, text};
-
-type Answer = rusqlite::Result<Option<Sql>>;
+use super::scalar::{Answer, add, failed, text};
 
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     add(connection, "like", 2, like)?;

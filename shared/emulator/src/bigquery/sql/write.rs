@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use super::super::schema::{Field, FieldType};
+use super::super::schema::{Field, FieldType, kind_named, new_field};
+use super::super::sqlite::{literal, quote};
 use super::super::value;
-use super::infer::{Shown, Types, is_exact, kind_named};
-use super::lex::{Quoted, Token, syntax};
+use super::infer::{Shown, Types, is_exact};
+use super::lex::{Lexeme, Quoted, Token, syntax};
+use super::operand::end_of_operand;
+use super::scalar::convert;
 use super::source::{Source, Sources, alias, closing, is_any, last};
-use super::{Lexeme, literal, quote};
 use crate::status::Status;
 
 /// Columns of SQLite's `json_each`. They must not hide columns of a table.
@@ -184,6 +186,14 @@ impl Writer<'_> {
         is_star && !self.sources.lists.is_empty()
     }
 
+    /// Returns the end of the operand that starts at `at`.
+    pub(super) fn operand(&self, at: usize) -> Result<usize, Status> {
+        end_of_operand(self.tokens, at).ok_or_else(|| match self.tokens.get(at) {
+            None => self.wrong(at - 1, "Syntax error: Unexpected end of script"),
+            Some(_) => self.wrong(at, "Syntax error: Expected an expression"),
+        })
+    }
+
     /// Writes a text. Compared with a time, it is converted to the type of the time.
     fn text(&mut self, content: &str, at: usize) -> Result<usize, Status> {
         let text = match self.types.time_of(at) {
@@ -308,7 +318,7 @@ impl Writer<'_> {
             (kind_named(&upper), next.map(|next| &next.token))
         {
             let text = literal(&self.normal(kind, content, at + 1)?);
-            let field = super::new_field("", kind);
+            let field = new_field("", kind);
             let is_number = self.types.needs_number(Some(&field), at, at + 2);
             let text = if is_number { as_number(&text) } else { text };
             return Ok(Some(self.push(&text, at + 2)));
@@ -357,25 +367,6 @@ impl Writer<'_> {
 /// Writes an exact number, which is stored as text, as a number.
 pub(super) fn as_number(text: &str) -> String {
     format!("CAST({text} AS REAL)")
-}
-
-/// Converts a value to the stored form of the type.
-pub(super) fn convert(kind: FieldType, value: Value) -> Result<rusqlite::types::Value, String> {
-    let value = match value {
-        // An offset with hours only.
-        Value::String(text)
-            if kind == FieldType::Timestamp
-                && text.len() > 16
-                && matches!(text.as_bytes()[text.len() - 3], b'+' | b'-') =>
-        {
-            format!("{text}:00").into()
-        }
-        other => other,
-    };
-    let field: Field = super::new_field("value", kind);
-    let row = Map::from_iter([("value".to_owned(), value)]);
-    let mut stored = value::store_row(&[field], &row, false).map_err(|fault| fault.message)?;
-    Ok(stored.pop().unwrap_or(rusqlite::types::Value::Null))
 }
 
 fn now(word: &str) -> String {

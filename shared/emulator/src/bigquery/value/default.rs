@@ -26,9 +26,17 @@ pub(in super::super) fn fill<'a>(
     Ok(())
 }
 
-/// Refuses a default that is not a value of its field. Expressions that this emulator cannot
+/// Refuses defaults that are not values of their fields. Expressions that this emulator cannot
 /// evaluate are accepted.
-pub(in super::super) fn check(field: &Field) -> Result<(), String> {
+pub(in super::super) fn check(fields: &[Field]) -> Result<(), String> {
+    for field in fields {
+        check_one(field)?;
+        check(&field.fields)?;
+    }
+    Ok(())
+}
+
+fn check_one(field: &Field) -> Result<(), String> {
     let default = field.attributes.get(DEFAULT).and_then(Value::as_str);
     let Some((default, value)) = default.and_then(|text| Some((text, evaluate(text)?))) else {
         return Ok(());
