@@ -292,7 +292,7 @@ impl Faults {
     ) -> Result<T, Status> {
         let half = self.conditions.latency(method) / 2;
         pause(half).await;
-        let answer = self.at_once((method, topic), call).await;
+        let answer = self.at_once(method, topic, call).await;
         pause(half).await;
         answer
     }
@@ -300,12 +300,13 @@ impl Faults {
     /// Carries out a call with its planned fault, but without latency.
     pub(crate) async fn at_once<T>(
         &self,
-        (method, topic): (&str, &str),
+        method: &str,
+        topic: &str,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Status> {
         rights::check(&self.conditions.profile().denied, method)?;
         let is_wanted = |kind: &Kind| !kind.is_of_rows();
-        let before = self.take_unless((method, topic), is_wanted, Kind::is_of_reply);
+        let before = self.take_unless(method, topic, is_wanted, Kind::is_of_reply);
         let is_befallen = before.is_some();
         match before {
             Some(Kind::Refuse { code, retry_after, reason, message }) => {
@@ -331,7 +332,7 @@ impl Faults {
             return Ok(answer);
         }
         // The reply of a call that failed by itself cannot be lost.
-        match self.take_unless((method, topic), is_wanted, |kind| !kind.is_of_reply()) {
+        match self.take_unless(method, topic, is_wanted, |kind| !kind.is_of_reply()) {
             Some(Kind::DelayReply { millis }) => {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 Ok(answer)
@@ -351,27 +352,27 @@ impl Faults {
 
     /// Returns true if a planned fault refuses the first row of an `AppendRows` request.
     pub(crate) fn refuses_row(&self) -> bool {
-        self.take(("AppendRows", ""), |kind| *kind == Kind::RefuseRow).is_some()
+        self.take("AppendRows", "", |kind| *kind == Kind::RefuseRow).is_some()
     }
 
     /// Returns the planned error of the next `AppendRows` request.
     pub(crate) fn append_error(&self) -> Option<Kind> {
-        let kind =
-            self.take(("AppendRows", ""), |kind| matches!(kind, Kind::AppendError { .. }))?;
+        let kind = self.take("AppendRows", "", |kind| matches!(kind, Kind::AppendError { .. }))?;
         count(&self.refused, "AppendRows");
         Some(kind)
     }
 
     /// Takes the first planned fault of a wanted kind for a call.
-    fn take(&self, call: (&str, &str), is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
-        self.take_unless(call, is_wanted, |_| false)
+    fn take(&self, method: &str, topic: &str, is_wanted: impl Fn(&Kind) -> bool) -> Option<Kind> {
+        self.take_unless(method, topic, is_wanted, |_| false)
     }
 
     /// Takes the first planned fault of a wanted kind for a call, unless it applies to a later
     /// step.
     fn take_unless(
         &self,
-        (method, topic): (&str, &str),
+        method: &str,
+        topic: &str,
         is_wanted: impl Fn(&Kind) -> bool,
         is_later: impl Fn(&Kind) -> bool,
     ) -> Option<Kind> {

@@ -92,7 +92,7 @@ impl Cloud {
         }
         for (path, fields) in &resources.documents {
             let name = format!("projects/{project}/databases/(default)/documents/{path}");
-            let put = self.firestore.put(&name, fields.iter().map(field).collect());
+            let put = self.firestore.put(&name, to_fields(fields));
             put.with_context(|| format!("write the document {path}"))?;
         }
         Ok(())
@@ -106,8 +106,9 @@ fn unless_there<T>(created: Result<T, Status>) -> Result<(), Status> {
     }
 }
 
-fn field((name, value): (&String, &Value)) -> (String, firestore::Value) {
-    (name.clone(), to_firestore(value))
+/// Converts the fields of a JSON object to those of Firestore.
+fn to_fields(fields: &Map<String, Value>) -> HashMap<String, firestore::Value> {
+    fields.iter().map(|(name, value)| (name.clone(), to_firestore(value))).collect()
 }
 
 /// Converts JSON to a value of Firestore. Whole numbers become integers.
@@ -125,8 +126,7 @@ fn to_firestore(value: &Value) -> firestore::Value {
             values: values.iter().map(to_firestore).collect(),
         }),
         Value::Object(fields) => {
-            let fields: HashMap<_, _> = fields.iter().map(field).collect();
-            ValueType::MapValue(firestore::MapValue { fields })
+            ValueType::MapValue(firestore::MapValue { fields: to_fields(fields) })
         }
     };
     firestore::Value { value_type: Some(kind) }

@@ -240,7 +240,7 @@ mod tests {
             r#"call(firestore,""#,
             r#"stream(firestore,""#,
             r#"around(bigquery.clone(),""#,
-            r#"at_once((""#,
+            r#"at_once(""#,
         ];
         literals(&source.join("pubsub"), &calls, &mut found);
         literals(&source.join("firestore"), &calls, &mut found);

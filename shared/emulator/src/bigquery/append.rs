@@ -231,7 +231,7 @@ impl Connection {
             return Ok(self.answer(refusal.answer(&append.entity())));
         }
         let append = self.bigquery.with(move |catalog| append.carry_out(catalog));
-        let appended = self.bigquery.faults.at_once(("AppendRows", ""), append).await;
+        let appended = self.bigquery.faults.at_once("AppendRows", "", append).await;
         let (mut answer, schema) = appended?;
         if self.known.as_ref().is_some_and(|known| *known != schema) {
             answer.updated_schema = Some(schema::to_proto(&schema));

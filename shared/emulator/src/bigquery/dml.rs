@@ -4,6 +4,7 @@
 mod merge;
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use rusqlite::types::Value as Sql;
 use serde_json::{Map, Value};
@@ -140,7 +141,7 @@ impl Catalog {
             .ok_or_else(|| statement.wrong(0, "UPDATE must have a WHERE clause"))?;
         let from = top(tokens, set, "FROM").filter(|from| *from < condition);
         let target = TargetTable::read(statement, at, set, &self.table(name)?.schema)?;
-        let assigned = self.assigned(statement, name, (set + 1, from.unwrap_or(condition)))?;
+        let assigned = self.assigned(statement, name, set + 1..from.unwrap_or(condition))?;
         let mut source = target.tokens.clone();
         if let Some(from) = from {
             source.push(sign(","));
@@ -172,34 +173,35 @@ impl Catalog {
         &self,
         statement: &Statement<'a>,
         name: &TableName,
-        (from, to): (usize, usize),
+        range: Range<usize>,
     ) -> Result<Vec<(Field, &'a [Lexeme])>, Status> {
         let schema = &self.table(name)?.schema;
-        let assignments = split(statement.tokens, from, to).into_iter().map(|(from, to)| {
-            let tokens = &statement.tokens[from..to];
-            let [column, equals, value @ ..] = tokens else {
-                return Err(statement.wrong(from, "Syntax error: Expected an assignment"));
-            };
-            if !equals.is_sign("=") || value.is_empty() {
-                return Err(statement.wrong(from + 1, "Syntax error: Expected \"=\""));
-            }
-            if value.iter().any(|token| token.is_word("DEFAULT")) {
-                return Err(Status::unimplemented("DEFAULT in statements"));
-            }
-            let parts = column.parts().unwrap_or_default();
-            match parts {
-                [one] | [_, one] if schema.find(one).is_some() => {}
-                [one, _, ..] if schema.find(one).is_some() => {
-                    return Err(Status::unimplemented("UPDATE of a field in a record"));
+        let assignments =
+            split(statement.tokens, range.start, range.end).into_iter().map(|(from, to)| {
+                let tokens = &statement.tokens[from..to];
+                let [column, equals, value @ ..] = tokens else {
+                    return Err(statement.wrong(from, "Syntax error: Expected an assignment"));
+                };
+                if !equals.is_sign("=") || value.is_empty() {
+                    return Err(statement.wrong(from + 1, "Syntax error: Expected \"=\""));
                 }
-                _ => {
-                    let why = format!("Unrecognized name: {}", parts.join("."));
-                    return Err(statement.wrong(from, &why));
+                if value.iter().any(|token| token.is_word("DEFAULT")) {
+                    return Err(Status::unimplemented("DEFAULT in statements"));
                 }
-            }
-            let field = parts.last().and_then(|one| schema.find(one)).cloned();
-            Ok((field.unwrap_or_else(|| new_field("", FieldType::String)), value))
-        });
+                let parts = column.parts().unwrap_or_default();
+                match parts {
+                    [one] | [_, one] if schema.find(one).is_some() => {}
+                    [one, _, ..] if schema.find(one).is_some() => {
+                        return Err(Status::unimplemented("UPDATE of a field in a record"));
+                    }
+                    _ => {
+                        let why = format!("Unrecognized name: {}", parts.join("."));
+                        return Err(statement.wrong(from, &why));
+                    }
+                }
+                let field = parts.last().and_then(|one| schema.find(one)).cloned();
+                Ok((field.unwrap_or_else(|| new_field("", FieldType::String)), value))
+            });
         assignments.collect()
     }
 

@@ -57,10 +57,10 @@ impl PubSub {
         &self,
         requests: Streaming<Request>,
     ) -> impl Stream<Item = Result<Pulled, tonic::Status>> + Send + use<> {
-        let cuts = self.faults.cuts();
-        let state = Phase::New(Box::new((self.clone(), requests, cuts)));
+        let new = NewStream { pubsub: self.clone(), requests, cuts: self.faults.cuts() };
+        let state = Phase::New(Box::new(new));
         futures::stream::unfold(state, async |state| match state {
-            Phase::New(parts) => match open(*parts).await {
+            Phase::New(new) => match new.open().await {
                 // The first answer describes the subscription to the client.
                 Ok(stream) => Some((Ok(stream.answer(Vec::new())), Phase::Open(Box::new(stream)))),
                 Err(status) => Some((Err(status.into()), Phase::Ended)),
@@ -75,10 +75,18 @@ impl PubSub {
     }
 }
 
+/// State of a streaming pull.
 enum Phase {
-    New(Box<(PubSub, Streaming<Request>, watch::Receiver<u64>)>),
+    New(Box<NewStream>),
     Open(Box<PullStream>),
     Ended,
+}
+
+/// A stream whose first request is not read yet.
+struct NewStream {
+    pubsub: PubSub,
+    requests: Streaming<Request>,
+    cuts: watch::Receiver<u64>,
 }
 
 struct PullStream {
@@ -91,36 +99,39 @@ struct PullStream {
     age: Age,
 }
 
-async fn open(
-    (pubsub, mut requests, cuts): (PubSub, Streaming<Request>, watch::Receiver<u64>),
-) -> Result<PullStream, Status> {
-    let first =
-        requests.message().await.map_err(|error| Status::new(error.code(), error.message()))?;
-    let first = first.ok_or_else(|| Status::invalid("the first request is missing"))?;
-    let faults = pubsub.faults.clone();
-    let subscription =
-        faults.around("StreamingPull", async { pubsub.subscription(&first.subscription) }).await?;
-    subscription.check_pull()?;
-    let ack_deadline = stream_deadline(first.stream_ack_deadline_seconds)?;
-    // Zero and negative values mean no limit.
-    let limit = |limit: i64| usize::try_from(limit).ok().filter(|limit| *limit > 0);
-    let allowance = Allowance {
-        messages: limit(first.max_outstanding_messages).unwrap_or(usize::MAX),
-        bytes: limit(first.max_outstanding_bytes).unwrap_or(usize::MAX),
-        ack_deadline,
-    };
-    let stream = subscription.open_stream();
-    let opened = PullStream {
-        pubsub,
-        requests,
-        cuts,
-        subscription,
-        stream,
-        allowance,
-        age: Age::with_jitter(),
-    };
-    opened.settle(&first)?;
-    Ok(opened)
+impl NewStream {
+    /// Reads the first request, which names the subscription.
+    async fn open(self) -> Result<PullStream, Status> {
+        let Self { pubsub, mut requests, cuts } = self;
+        let first =
+            requests.message().await.map_err(|error| Status::new(error.code(), error.message()))?;
+        let first = first.ok_or_else(|| Status::invalid("the first request is missing"))?;
+        let faults = pubsub.faults.clone();
+        let subscription = faults
+            .around("StreamingPull", async { pubsub.subscription(&first.subscription) })
+            .await?;
+        subscription.check_pull()?;
+        let ack_deadline = stream_deadline(first.stream_ack_deadline_seconds)?;
+        // Zero and negative values mean no limit.
+        let limit = |limit: i64| usize::try_from(limit).ok().filter(|limit| *limit > 0);
+        let allowance = Allowance {
+            messages: limit(first.max_outstanding_messages).unwrap_or(usize::MAX),
+            bytes: limit(first.max_outstanding_bytes).unwrap_or(usize::MAX),
+            ack_deadline,
+        };
+        let stream = subscription.open_stream();
+        let opened = PullStream {
+            pubsub,
+            requests,
+            cuts,
+            subscription,
+            stream,
+            allowance,
+            age: Age::with_jitter(),
+        };
+        opened.settle(&first)?;
+        Ok(opened)
+    }
 }
 
 /// Returns the lease of each message that a stream gets from now on.

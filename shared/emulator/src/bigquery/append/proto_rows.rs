@@ -99,14 +99,15 @@ impl Descriptor {
     /// Fails for bytes that are not a message of this type, and for values that the column does not
     /// take.
     pub(super) fn read(&self, row: &[u8], fields: &[Field]) -> Result<Map<String, Value>, String> {
-        self.fields(&self.0, row, (fields, MAX_DEPTH))
+        self.fields(&self.0, row, fields, MAX_DEPTH)
     }
 
     fn fields(
         &self,
         message: &DescriptorProto,
         bytes: &[u8],
-        (columns, depth): (&[Field], usize),
+        columns: &[Field],
+        depth: usize,
     ) -> Result<Map<String, Value>, String> {
         if depth == 0 {
             return Err("the message nests too deep".into());
@@ -184,7 +185,7 @@ impl Descriptor {
     /// Converts a record, or a well-known type that represents a scalar.
     fn record(&self, place: &RowPosition<'_>, bytes: &[u8], depth: usize) -> Result<Value, String> {
         if let Some(message) = self.message(place.field) {
-            let record = self.fields(message, bytes, (&place.column.fields, depth - 1))?;
+            let record = self.fields(message, bytes, &place.column.fields, depth - 1)?;
             return Ok(Value::Object(record));
         }
         let kind = match place.field.type_name().trim_start_matches('.') {

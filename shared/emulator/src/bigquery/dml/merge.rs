@@ -63,12 +63,12 @@ impl Catalog {
         for clause in clauses(statement, first)? {
             match clause.about {
                 About::Missing => {
-                    let inserts = self.missing(statement, name, (&merge, &clause, &before))?;
+                    let inserts = self.missing(statement, name, &merge, &clause, &before)?;
                     changes.inserts.extend(inserts);
                     before.push(clause.condition);
                 }
                 About::Matched | About::Unmatched => {
-                    let mut found = self.found(statement, name, (&merge, &clause))?;
+                    let mut found = self.found(statement, name, &merge, &clause)?;
                     found.updates.retain(|(id, _)| !done.contains(id));
                     found.deletes.retain(|id| !done.contains(id));
                     done.extend(found.updates.iter().map(|(id, _)| *id));
@@ -86,7 +86,8 @@ impl Catalog {
         &self,
         statement: &Statement<'_>,
         name: &TableName,
-        (merge, clause): (&Merge<'_>, &Clause),
+        merge: &Merge<'_>,
+        clause: &Clause,
     ) -> Result<Changes, Status> {
         let (from, to) = clause.action;
         let mut source = merge.target.tokens.clone();
@@ -110,7 +111,7 @@ impl Catalog {
         if !(statement.is_word(from, "UPDATE") && statement.is_word(from + 1, "SET")) {
             return Err(statement.wrong(from, "Syntax error: Expected UPDATE SET or DELETE"));
         }
-        let assigned = self.assigned(statement, name, (from + 2, to))?;
+        let assigned = self.assigned(statement, name, from + 2..to)?;
         let query = merge.target.select(&assigned, &source, &condition);
         let updates = self.updates(statement, &query, &assigned)?;
         Ok(Changes { updates, ..Changes::default() })
@@ -121,7 +122,9 @@ impl Catalog {
         &self,
         statement: &Statement<'_>,
         name: &TableName,
-        (merge, clause, before): (&Merge<'_>, &Clause, &[Vec<Lexeme>]),
+        merge: &Merge<'_>,
+        clause: &Clause,
+        before: &[Vec<Lexeme>],
     ) -> Result<Vec<Vec<rusqlite::types::Value>>, Status> {
         let (from, to) = clause.action;
         if !statement.is_word(from, "INSERT") {

@@ -210,10 +210,10 @@ impl Catalog {
         asked.configuration["jobType"] = "LOAD".into();
         let done = match data {
             LoadedData::Uploaded(body) => {
-                self.load(load, format, (vec![(String::new(), body)], &asked))
+                self.load(load, format, vec![(String::new(), body)], &asked)
             }
             LoadedData::Objects(objects) => {
-                objects.and_then(|objects| self.load(load, format, (objects, &asked)))
+                objects.and_then(|objects| self.load(load, format, objects, &asked))
             }
         };
         let mut job = Job {
@@ -246,7 +246,8 @@ impl Catalog {
         &mut self,
         load: &Load,
         format: Format,
-        (files, asked): (Vec<(String, Bytes)>, &JobRequest),
+        files: Vec<(String, Bytes)>,
+        asked: &JobRequest,
     ) -> Result<Read, Status> {
         let destination = Destination {
             table: load.destination_table.name(&asked.name.0),

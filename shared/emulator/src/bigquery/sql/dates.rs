@@ -57,7 +57,7 @@ pub(in super::super) fn parse(stored: &str) -> Option<OffsetDateTime> {
     Some(date.with_time(time.ok()?).assume_utc())
 }
 
-fn written((time, kind): (OffsetDateTime, FieldType)) -> Sql {
+fn written(time: OffsetDateTime, kind: FieldType) -> Sql {
     text(match kind {
         FieldType::Date => write_date(time.date()),
         FieldType::Datetime => write_datetime(time),
@@ -104,7 +104,7 @@ fn shift(call: &Context<'_>, sign: i64) -> Answer {
         (None, None) => return Err(unknown(&part)),
     };
     let moved = moved.filter(|time| super::super::value::is_known(time.date()));
-    moved.map(|time| Some(written((time, kind)))).ok_or_else(|| failed("the time is out of range"))
+    moved.map(|time| Some(written(time, kind))).ok_or_else(|| failed("the time is out of range"))
 }
 
 /// Adds days to a date.
@@ -116,7 +116,7 @@ fn days(call: &Context<'_>) -> Answer {
     let days = days.clamp(-10_000_000, 10_000_000);
     let moved = date.checked_add(Duration::days(days));
     let moved = moved.filter(|time| super::super::value::is_known(time.date()));
-    moved.map(|time| Some(written((time, kind)))).ok_or_else(|| failed("the date is out of range"))
+    moved.map(|time| Some(written(time, kind))).ok_or_else(|| failed("the date is out of range"))
 }
 
 fn add_months(time: OffsetDateTime, months: i64) -> Option<OffsetDateTime> {
@@ -172,7 +172,7 @@ fn counted(count: i128) -> Answer {
 fn trunc(call: &Context<'_>) -> Answer {
     let Some((time, kind)) = time_at(call, 0)? else { return Ok(None) };
     let part = call.get::<String>(1)?;
-    Ok(Some(written((truncated(time, &part)?, kind))))
+    Ok(Some(written(truncated(time, &part)?, kind)))
 }
 
 /// Returns the start of the part that a time is in.

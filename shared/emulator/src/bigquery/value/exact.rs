@@ -2,13 +2,22 @@
 
 use serde_json::Value;
 
-/// Most digits of a NUMERIC before and after the point.
-pub(super) const NUMERIC_DIGITS: (usize, usize) = (29, 9);
-/// The same for a BIGNUMERIC.
-pub(super) const BIGNUMERIC_DIGITS: (usize, usize) = (38, 38);
+/// Most digits of an exact number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Digits {
+    /// Most digits before the point.
+    whole: usize,
+    /// Most digits after the point.
+    fraction: usize,
+}
+
+/// Most digits of a NUMERIC.
+pub(super) const NUMERIC_DIGITS: Digits = Digits { whole: 29, fraction: 9 };
+/// Most digits of a BIGNUMERIC.
+pub(super) const BIGNUMERIC_DIGITS: Digits = Digits { whole: 38, fraction: 38 };
 
 /// Returns an exact number as text without superfluous zeros; `None` if it has too many digits.
-pub(super) fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -> Option<Value> {
+pub(super) fn numeric(text: &str, most: Digits) -> Option<Value> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
         None => (text, 0),
@@ -32,7 +41,7 @@ pub(super) fn numeric(text: &str, (most_whole, most_fraction): (usize, usize)) -
     let all = format!("{all:0<point$}");
     let (whole, fraction) = all.split_at(point);
     let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-    if whole.len() > most_whole || fraction.len() > most_fraction {
+    if whole.len() > most.whole || fraction.len() > most.fraction {
         return None;
     }
     let whole = if whole.is_empty() { "0" } else { whole };
