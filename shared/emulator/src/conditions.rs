@@ -83,8 +83,11 @@ impl Conditions {
             if let Err(refusal) = rights::check(&changes.borrow_and_update().denied, method) {
                 return refusal;
             }
-            // This is never an error, because `self` holds the sender.
-            drop(changes.changed().await);
+            #[expect(
+                clippy::let_underscore_must_use,
+                reason = "`self` holds the sender, so it never fails"
+            )]
+            let _ = changes.changed().await;
         }
     }
 

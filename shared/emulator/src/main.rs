@@ -49,8 +49,8 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let line = format!("emulator: {error:#}\n");
-            // No other place to report remains if standard error is closed.
-            std::io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+            #[expect(clippy::let_underscore_must_use, reason = "no other place to report remains")]
+            let _ = std::io::stderr().write_all(line.as_bytes());
             ExitCode::FAILURE
         }
     }
@@ -71,8 +71,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let started = Emulator::start(Options { host, port, data_dir, resources, profile }).await;
     let emulator = started.map_err(|error| explain(error, port))?;
-    // A closed standard output, as with `emulator | head -1`, is no reason to stop.
-    std::io::stdout().write_all(describe(&emulator).as_bytes()).unwrap_or_default();
+    #[expect(
+        clippy::let_underscore_must_use,
+        reason = "`emulator | head -1` closes the output, and goes on"
+    )]
+    let _ = std::io::stdout().write_all(describe(&emulator).as_bytes());
     tokio::select! {
         _ = terminate.recv() => {}
         interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for Ctrl-C")?,

@@ -186,7 +186,8 @@ async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     // Small answers must not be delayed until the next one.
-                    drop(tcp.set_nodelay(true));
+                    #[expect(clippy::let_underscore_must_use, reason = "it only makes answers faster")]
+                    let _ = tcp.set_nodelay(true);
                     let (builder, router) = (builder.clone(), router.clone());
                     connections.spawn(serve_one(tcp, builder, router, conditions.clone()));
                 }
@@ -212,7 +213,7 @@ async fn serve_one(
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(tcp), service));
     tokio::select! {
         // An error of the connection matters only to the client.
-        ended = connection.as_mut() => return drop(ended),
+        _ = connection.as_mut() => return,
         () = conditions.outlived(Age::with_jitter(), Profile::connection_age) => {}
     }
     peer.is_old.store(true, Ordering::Relaxed);
@@ -221,7 +222,8 @@ async fn serve_one(
     if !peer.is_http1.load(Ordering::Relaxed) {
         connection.as_mut().graceful_shutdown();
     }
-    drop(connection.await);
+    #[expect(clippy::let_underscore_must_use, reason = "an error matters only to the client")]
+    let _ = connection.await;
 }
 
 /// The state of a connection.

@@ -166,8 +166,8 @@ impl Catalog {
         );
         let scope = Scope { project: &table.0, dataset: None, catalog: self };
         let query = sql::translate(&query, &scope)?.text;
-        let checked = self.connection.prepare(&query);
-        drop(checked.map_err(|error| Status::invalid(format!("row_restriction: {error}")))?);
+        let wrong = |error| Status::invalid(format!("row_restriction: {error}"));
+        self.connection.prepare(&query).map(drop).map_err(wrong)?;
         let last = self.last_row(table)?;
         Ok((ReadSession { fields, from: From::Table { query, row_id, last } }, last))
     }
