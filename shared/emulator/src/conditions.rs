@@ -19,7 +19,7 @@ const JITTER: f64 = 0.1;
 #[derive(Debug, Clone)]
 pub(crate) struct Conditions {
     profile: Arc<watch::Sender<Arc<Profile>>>,
-    ledger: Arc<Mutex<Ledger>>,
+    uses: Arc<Mutex<QuotaUses>>,
 }
 
 /// A limit of an amount within a period.
@@ -31,7 +31,7 @@ pub(crate) struct Quota {
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { profile: Arc::new(watch::Sender::new(Arc::default())), ledger: Arc::default() }
+        Self { profile: Arc::new(watch::Sender::new(Arc::default())), uses: Arc::default() }
     }
 }
 
@@ -95,8 +95,8 @@ impl Conditions {
     /// unused quota.
     pub(crate) fn spend(&self, key: String, amount: u64, quota: Option<Quota>) -> bool {
         let Some(quota) = quota else { return true };
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.spend(key, amount, quota)
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.spend(key, amount, quota)
     }
 }
 
@@ -130,9 +130,9 @@ pub(crate) async fn pause(time: Duration) {
 
 /// Recent uses of quotas, by key.
 #[derive(Debug, Default)]
-struct Ledger(HashMap<String, VecDeque<(Instant, u64)>>);
+struct QuotaUses(HashMap<String, VecDeque<(Instant, u64)>>);
 
-impl Ledger {
+impl QuotaUses {
     fn spend(&mut self, key: String, amount: u64, Quota { limit, per }: Quota) -> bool {
         /// Number of entries above which unused ones are removed.
         const SWEEP_AT: usize = 10_000;

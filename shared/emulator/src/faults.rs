@@ -163,15 +163,15 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub struct Faults {
     planned: Arc<Mutex<Vec<Planned>>>,
-    calls: Counts,
-    refused: Counts,
-    ended: Counts,
+    calls: CallCounts,
+    refused: CallCounts,
+    ended: CallCounts,
     cuts: Arc<watch::Sender<u64>>,
     conditions: Conditions,
 }
 
 /// Numbers of calls by method.
-type Counts = Arc<Mutex<BTreeMap<String, u64>>>;
+type CallCounts = Arc<Mutex<BTreeMap<String, u64>>>;
 
 #[derive(Debug)]
 struct Planned {
@@ -184,9 +184,9 @@ impl Default for Faults {
         let cuts = Arc::new(watch::Sender::new(0));
         Self {
             planned: Arc::default(),
-            calls: Counts::default(),
-            refused: Counts::default(),
-            ended: Counts::default(),
+            calls: CallCounts::default(),
+            refused: CallCounts::default(),
+            ended: CallCounts::default(),
             cuts,
             conditions: Conditions::default(),
         }
@@ -307,7 +307,7 @@ impl Faults {
         rights::check(&self.conditions.profile().denied, method)?;
         let is_wanted = |kind: &Kind| !kind.is_of_rows();
         let before = self.take_unless(method, topic, is_wanted, Kind::is_of_reply);
-        let is_befallen = before.is_some();
+        let had_fault = before.is_some();
         match before {
             Some(Kind::Refuse { code, retry_after, reason, message }) => {
                 count(&self.refused, method);
@@ -328,7 +328,7 @@ impl Faults {
         }
         let answer = call.await?;
         count(&self.calls, method);
-        if is_befallen {
+        if had_fault {
             return Ok(answer);
         }
         // The reply of a call that failed by itself cannot be lost.
@@ -405,7 +405,7 @@ impl Faults {
     }
 }
 
-fn count(counts: &Counts, method: &str) {
+fn count(counts: &CallCounts, method: &str) {
     let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
     match counts.get_mut(method) {
         Some(count) => *count += 1,
@@ -420,7 +420,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_fault_of_a_topic_befalls_that_topic_alone_and_is_counted() {
+    async fn a_fault_of_a_topic_hits_that_topic_alone_and_is_counted() {
         let faults = Faults::default();
         let kind = Kind::refuse(Code::InvalidArgument);
         let (method, topic) = ("Publish".to_owned(), Some("dead".to_owned()));

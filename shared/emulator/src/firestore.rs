@@ -55,7 +55,7 @@ impl Firestore {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_listeners(&self) {
+    fn notify_listeners(&self) {
         self.commits.send_replace(());
     }
 }

@@ -139,7 +139,9 @@ impl PubSub {
         let (name, topic) = subscription.dead_letter_source();
         match self.topic(&topic) {
             Ok(topic) => {
-                let letters = exhausted.iter().filter_map(|pending| letter(&name, pending));
+                let letters = exhausted
+                    .iter()
+                    .filter_map(|pending| with_dead_letter_attributes(&name, pending));
                 self.deliver(&topic, letters.collect());
             }
             // As at Google, a message that cannot be forwarded stays in its subscription.
@@ -153,7 +155,10 @@ impl PubSub {
 
 /// Returns a message with the attributes of a dead letter. Decoding works because this process
 /// encoded it.
-fn letter(subscription: &str, pending: &Pending) -> Option<proto::PubsubMessage> {
+fn with_dead_letter_attributes(
+    subscription: &str,
+    pending: &Pending,
+) -> Option<proto::PubsubMessage> {
     let mut message = proto::PubsubMessage::decode(pending.message.encoded.clone()).ok()?;
     let added = [
         ("CloudPubSubDeadLetterSourceSubscription", leaf(subscription).to_owned()),

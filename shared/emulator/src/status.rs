@@ -91,7 +91,7 @@ impl Status {
     }
 
     /// Adds the time of a retry to an answer.
-    pub(crate) fn tell_retry(&self, response: &mut Response) {
+    pub(crate) fn set_retry_after(&self, response: &mut Response) {
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -142,7 +142,7 @@ impl Status {
             "errors": [{ "message": self.message, "domain": "global", "reason": self.reason() }],
         }});
         let mut response = (http, Json(body)).into_response();
-        self.tell_retry(&mut response);
+        self.set_retry_after(&mut response);
         response
     }
 }

@@ -205,7 +205,7 @@ async fn what_is_missing_is_404_and_what_is_not_supported_names_itself() {
 }
 
 #[tokio::test]
-async fn faults_befall_the_next_calls_and_no_more() {
+async fn faults_hit_the_next_calls_and_no_more() {
     let emulator = start(None).await;
     let upload = async |name: &str| {
         let url =

@@ -50,6 +50,6 @@ pub(super) fn answer(status: &Status) -> Response {
         "status": status.name(),
     }});
     let mut response = (http, Json(body)).into_response();
-    status.tell_retry(&mut response);
+    status.set_retry_after(&mut response);
     response
 }

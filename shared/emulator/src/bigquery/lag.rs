@@ -12,7 +12,7 @@ use crate::status::Status;
 
 /// Recent creation and earlier schemas of a table.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Known {
+pub(super) struct TableHistory {
     created: Option<Instant>,
     replaced: Option<Vec<(Instant, Schema)>>,
 }
@@ -62,19 +62,19 @@ impl Lag {
     }
 
     /// Returns the recorded state of a table.
-    pub(super) fn known(&self, name: &TableName) -> Known {
-        Known {
+    pub(super) fn history(&self, name: &TableName) -> TableHistory {
+        TableHistory {
             created: self.created.get(name).copied(),
             replaced: self.replaced.get(name).cloned(),
         }
     }
 
     /// Restores the recorded state of a table after a change that failed.
-    pub(super) fn set(&mut self, name: &TableName, known: Known) {
+    pub(super) fn restore(&mut self, name: &TableName, history: TableHistory) {
         self.created.remove(name);
         self.replaced.remove(name);
-        self.created.extend(known.created.map(|created| (name.clone(), created)));
-        self.replaced.extend(known.replaced.map(|replaced| (name.clone(), replaced)));
+        self.created.extend(history.created.map(|created| (name.clone(), created)));
+        self.replaced.extend(history.replaced.map(|replaced| (name.clone(), replaced)));
     }
 
     /// Returns true if writers know a table that exists.

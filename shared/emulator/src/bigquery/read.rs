@@ -14,7 +14,7 @@ use proto::read_session::Schema as SessionSchema;
 use rusqlite::types::Value as Sql;
 use tonic::Code;
 
-use self::sessions::{From, ReadSession};
+use self::sessions::{ReadSession, RowSource};
 use super::BigQuery;
 use super::catalog::Catalog;
 use super::names::TableName;
@@ -144,7 +144,7 @@ impl Catalog {
             let rows = picked(&result, names)?;
             let count = i64::try_from(rows.rows.len()).unwrap_or(i64::MAX);
             return Ok((
-                ReadSession { fields: rows.fields.clone(), from: From::Result(rows) },
+                ReadSession { fields: rows.fields.clone(), source: RowSource::Result(rows) },
                 count,
             ));
         }
@@ -169,7 +169,7 @@ impl Catalog {
         let wrong = |error| Status::invalid(format!("row_restriction: {error}"));
         self.connection.prepare(&query).map(drop).map_err(wrong)?;
         let last = self.last_row(table)?;
-        Ok((ReadSession { fields, from: From::Table { query, row_id, last } }, last))
+        Ok((ReadSession { fields, source: RowSource::Table { query, row_id, last } }, last))
     }
 
     /// Returns the next rows and the position after them; `None` at the end of the stream.
@@ -181,15 +181,15 @@ impl Catalog {
         let found = self.sessions.get(session).ok_or_else(|| {
             Status::new(Code::NotFound, format!("Session {session} has ended or never began"))
         })?;
-        let (rows, after) = match &found.from {
-            From::Result(result) => {
+        let (rows, after) = match &found.source {
+            RowSource::Result(result) => {
                 let start = usize::try_from(position.after).unwrap_or(usize::MAX);
                 let start = start.saturating_add(position.skip);
                 let rows: Vec<_> = result.rows.iter().skip(start).take(PAGE).cloned().collect();
                 let after = i64::try_from(start + rows.len()).unwrap_or(i64::MAX);
                 (rows, after)
             }
-            From::Table { query, row_id, last } => {
+            RowSource::Table { query, row_id, last } => {
                 let query = format!("{query} AND {row_id} <= {last}");
                 self.rows_after(&query, row_id, position)?
             }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tonic::Code;
 
 use super::catalog::Catalog;
-use super::lag::Known;
+use super::lag::TableHistory;
 use super::names::TableName;
 use super::sqlite::failed;
 use super::table::Table;
@@ -19,9 +19,9 @@ pub(super) enum DryRun {
 }
 
 /// State of a table before a change.
-struct Before {
+struct TableState {
     table: Option<Table>,
-    known: Known,
+    history: TableHistory,
 }
 
 impl Catalog {
@@ -44,7 +44,7 @@ impl Catalog {
         change: impl FnOnce(&mut Self) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let before =
-            Before { table: self.tables().get(name).cloned(), known: self.lag.known(name) };
+            TableState { table: self.tables().get(name).cloned(), history: self.lag.history(name) };
         self.connection.execute_batch("SAVEPOINT change").map_err(|error| failed(&error))?;
         let done = catch_unwind(AssertUnwindSafe(|| change(self)));
         let done = done
@@ -58,7 +58,7 @@ impl Catalog {
         done
     }
 
-    fn undo(&mut self, name: &TableName, before: Before) {
+    fn undo(&mut self, name: &TableName, before: TableState) {
         // Some errors of SQLite have already ended the transaction.
         if !self.connection.is_autocommit() {
             let undone = self.connection.execute_batch("ROLLBACK TO change; RELEASE change");
@@ -67,7 +67,7 @@ impl Catalog {
             }
         }
         self.set_table(name, before.table);
-        self.lag.set(name, before.known);
+        self.lag.restore(name, before.history);
     }
 }
 

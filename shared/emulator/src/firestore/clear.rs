@@ -30,6 +30,6 @@ pub(crate) fn clear(
     let time = documents.commit_time();
     documents.keep(changes, time);
     drop(store);
-    firestore.tell_listeners();
+    firestore.notify_listeners();
     Ok(Json(serde_json::json!({})).into_response())
 }

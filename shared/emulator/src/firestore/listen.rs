@@ -75,7 +75,7 @@ impl Listener {
             }
             tokio::select! {
                 request = self.requests.message() => match request {
-                    Ok(Some(request)) => self.obey(request).await?,
+                    Ok(Some(request)) => self.handle(request).await?,
                     Ok(None) | Err(_) => return Ok(None),
                 },
                 // The sender is in `firestore`, so the channel stays open.
@@ -84,12 +84,12 @@ impl Listener {
                     return Err(Status::new(Code::Unavailable, "the stream was cut on demand"));
                 }
                 refusal = conditions.denial("Listen") => return Err(refusal),
-                () = sleep(HEARTBEAT) => self.tell_time(),
+                () = sleep(HEARTBEAT) => self.send_time(),
             }
         }
     }
 
-    async fn obey(&mut self, request: Request) -> Result<(), Status> {
+    async fn handle(&mut self, request: Request) -> Result<(), Status> {
         match request.target_change {
             Some(Wanted::AddTarget(target)) => {
                 let faults = self.firestore.faults.clone();
@@ -100,7 +100,7 @@ impl Listener {
             Some(Wanted::RemoveTarget(id)) => {
                 // An unknown target is confirmed, too: it may have been removed in the meantime.
                 self.targets.remove(&id);
-                self.tell(change(TargetChangeType::Remove, vec![id]));
+                self.send(change(TargetChangeType::Remove, vec![id]));
                 Ok(())
             }
             None => Err(Status::invalid("A request must add or remove a target.")),
@@ -128,19 +128,19 @@ impl Listener {
         let mut store = firestore.lock();
         let documents = &mut store.documents;
         let now = documents.read_time();
-        self.tell(change(TargetChangeType::Add, vec![id]));
+        self.send(change(TargetChangeType::Add, vec![id]));
         if let Some(resume) = resume
             && target.resume(documents, &resume).is_err()
         {
-            self.tell(change(TargetChangeType::Reset, vec![id]));
+            self.send(change(TargetChangeType::Reset, vec![id]));
         }
         let changes = target.changes(id, &documents.latest(), now);
         drop(store);
         self.responses.extend(changes.into_iter().map(response));
-        self.tell(at(now, change(TargetChangeType::Current, vec![id])));
-        self.tell(at(now, change(TargetChangeType::NoChange, Vec::new())));
+        self.send(at(now, change(TargetChangeType::Current, vec![id])));
+        self.send(at(now, change(TargetChangeType::NoChange, Vec::new())));
         if is_once {
-            self.tell(change(TargetChangeType::Remove, vec![id]));
+            self.send(change(TargetChangeType::Remove, vec![id]));
         } else {
             // An older time is safe here: the next check sees at least the same changes.
             self.seen = self.seen.or(Some(now));
@@ -152,7 +152,7 @@ impl Listener {
         let (code, message) = (status.code.into(), status.message);
         let cause = Some(rpc::Status { code, message, details: Vec::new() });
         let removed = change(TargetChangeType::Remove, vec![id]);
-        self.tell(proto::TargetChange { cause, ..removed });
+        self.send(proto::TargetChange { cause, ..removed });
     }
 
     /// Checks all targets for changes.
@@ -173,21 +173,21 @@ impl Listener {
         }
         drop(store);
         if !self.responses.is_empty() {
-            self.tell(at(now, change(TargetChangeType::NoChange, Vec::new())));
+            self.send(at(now, change(TargetChangeType::NoChange, Vec::new())));
         }
     }
 
     /// Reports that the client has all changes up to now.
-    fn tell_time(&mut self) {
+    fn send_time(&mut self) {
         self.look();
         if self.responses.is_empty()
             && let Some(seen) = self.seen
         {
-            self.tell(at(seen, change(TargetChangeType::NoChange, Vec::new())));
+            self.send(at(seen, change(TargetChangeType::NoChange, Vec::new())));
         }
     }
 
-    fn tell(&mut self, change: proto::TargetChange) {
+    fn send(&mut self, change: proto::TargetChange) {
         self.responses.push_back(response(ResponseType::TargetChange(change)));
     }
 }

@@ -75,7 +75,7 @@ impl Firestore {
         }
         let (write_results, commit_time) = apply(documents, &request.writes)?;
         drop(store);
-        self.tell_listeners();
+        self.notify_listeners();
         Ok(proto::CommitResponse { write_results, commit_time: Some(commit_time) })
     }
 
@@ -110,7 +110,7 @@ impl Firestore {
             response.status.push(status);
         }
         drop(store);
-        self.tell_listeners();
+        self.notify_listeners();
         Ok(response)
     }
 
@@ -128,7 +128,7 @@ impl Firestore {
         writes: &[proto::Write],
     ) -> Result<(Vec<proto::WriteResult>, Timestamp), Status> {
         let applied = apply(&mut self.lock().documents, writes)?;
-        self.tell_listeners();
+        self.notify_listeners();
         Ok(applied)
     }
 }

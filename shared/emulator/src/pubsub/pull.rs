@@ -155,7 +155,7 @@ impl PullStream {
             // Requests come before messages, because there may be many messages.
             if let Some(request) = self.request().now_or_never() {
                 let Some(request) = request? else { return Ok(None) };
-                self.obey(&request)?;
+                self.handle(&request)?;
             }
             subscription.check_pull()?;
             let (taken, exhausted) = subscription.take(Some(self.stream), self.allowance);
@@ -169,7 +169,7 @@ impl PullStream {
                 () = sleep(wait) => {}
                 request = self.request() => {
                     let Some(request) = request? else { return Ok(None) };
-                    self.obey(&request)?;
+                    self.handle(&request)?;
                 }
             }
         }
@@ -197,7 +197,7 @@ impl PullStream {
         }
     }
 
-    fn obey(&mut self, request: &Request) -> Result<(), Status> {
+    fn handle(&mut self, request: &Request) -> Result<(), Status> {
         if request.stream_ack_deadline_seconds != 0 {
             self.allowance.ack_deadline = stream_deadline(request.stream_ack_deadline_seconds)?;
         }

@@ -29,7 +29,7 @@ impl PubSub {
             check_size(&request, MAX_REQUEST_BYTES)?;
             let subscription = self.subscription(&request.subscription)?;
             let unknown = subscription.acknowledge(&request.ack_ids);
-            Ok(told(&subscription, unknown))
+            Ok(reported(&subscription, unknown))
         };
         lease_ended(self.faults.around("Acknowledge", acknowledge).await?)
     }
@@ -50,7 +50,7 @@ impl PubSub {
             let changes: Vec<_> = request.ack_ids.iter().map(|id| (id.clone(), seconds)).collect();
             let (unknown, exhausted) = subscription.modify(&changes);
             self.dead_letter(&subscription, exhausted);
-            Ok(told(&subscription, unknown))
+            Ok(reported(&subscription, unknown))
         };
         lease_ended(self.faults.around("ModifyAckDeadline", modify).await?)
     }
@@ -66,7 +66,7 @@ pub(super) fn check_deadline(seconds: i32) -> Result<(), Status> {
 
 /// Returns the ids that are reported to the caller. Without exactly-once delivery, late
 /// acknowledgements are ignored silently.
-fn told(subscription: &Subscription, unknown: Vec<String>) -> Vec<String> {
+fn reported(subscription: &Subscription, unknown: Vec<String>) -> Vec<String> {
     if subscription.config().enable_exactly_once_delivery { unknown } else { Vec::new() }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn media(object: &Object, data: Bytes, asked: &HeaderMap) -> Response
 pub(super) fn no_media(status: &Status) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/html; charset=UTF-8")];
     let mut response = (status.http(), kind, status.message.clone()).into_response();
-    status.tell_retry(&mut response);
+    status.set_retry_after(&mut response);
     response
 }
 

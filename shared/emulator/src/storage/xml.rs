@@ -252,6 +252,6 @@ fn error(status: &Status) -> Response {
     );
     let kind = [(header::CONTENT_TYPE, "application/xml; charset=UTF-8")];
     let mut response = (status.http(), kind, body).into_response();
-    status.tell_retry(&mut response);
+    status.set_retry_after(&mut response);
     response
 }

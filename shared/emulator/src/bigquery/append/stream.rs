@@ -27,7 +27,7 @@ pub(super) struct WriteStream {
     pub table_id: Uuid,
     pub kind: Type,
     pub created: OffsetDateTime,
-    pub held: Vec<Held>,
+    pub held: Vec<HeldRow>,
     /// Number of accepted rows.
     pub accepted: i64,
     pub is_finalized: bool,
@@ -36,7 +36,7 @@ pub(super) struct WriteStream {
 
 /// A row that is not in the table yet.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldRow {
     /// Columns of the values. Later the table may have more columns, in another order.
     pub columns: Arc<[String]>,
     pub values: Vec<Sql>,
@@ -53,7 +53,7 @@ pub(super) fn to_proto(time: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.unix_timestamp(), nanos }
 }
 
-impl Held {
+impl HeldRow {
     /// Returns the values in the order of the schema of a table.
     pub(super) fn arranged(&self, fields: &[Field]) -> Vec<Sql> {
         let value = |field: &Field| {

@@ -13,7 +13,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::refusal::storage_error;
-use super::stream::{Held, Streams, WriteStream, is_default, to_proto};
+use super::stream::{HeldRow, Streams, WriteStream, is_default, to_proto};
 use crate::bigquery::BigQuery;
 use crate::bigquery::catalog::Catalog;
 use crate::bigquery::names::TableName;
@@ -180,7 +180,7 @@ impl Catalog {
         if found.held.len() + rows.len() > MAX_HELD_ROWS {
             return Err(Status::new(Code::ResourceExhausted, "the stream holds too many rows"));
         }
-        let held = |values| Held { columns: Arc::clone(&columns), values };
+        let held = |values| HeldRow { columns: Arc::clone(&columns), values };
         found.held.extend(rows.into_iter().map(held));
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Catalog {
         let Some(table) = TableName::parse(&request.parent) else {
             return Err(Status::invalid(format!("Invalid parent: {}", request.parent)));
         };
-        let held: Vec<Vec<Held>> = names.iter().map(|name| self.take_held(name)).collect();
+        let held: Vec<Vec<HeldRow>> = names.iter().map(|name| self.take_held(name)).collect();
         if let Err(status) = self.insert_held(&table, held.iter().flatten()) {
             for (name, held) in names.iter().zip(held) {
                 self.give_back(name, held);
@@ -256,7 +256,7 @@ impl Catalog {
     }
 
     /// Removes the rows that a stream holds and returns them.
-    fn take_held(&mut self, name: &str) -> Vec<Held> {
+    fn take_held(&mut self, name: &str) -> Vec<HeldRow> {
         self.streams
             .0
             .get_mut(name)
@@ -266,7 +266,7 @@ impl Catalog {
 
     /// Returns rows that were not written to their stream. A name that was given twice gave its
     /// rows once.
-    fn give_back(&mut self, name: &str, held: Vec<Held>) {
+    fn give_back(&mut self, name: &str, held: Vec<HeldRow>) {
         if let Some(stream) = self.streams.0.get_mut(name) {
             stream.held.extend(held);
         }
@@ -295,7 +295,7 @@ impl Catalog {
     fn insert_held<'a>(
         &mut self,
         table: &TableName,
-        rows: impl IntoIterator<Item = &'a Held>,
+        rows: impl IntoIterator<Item = &'a HeldRow>,
     ) -> Result<(), Status> {
         let fields = self.table(table)?.schema.fields.clone();
         self.insert(table, rows.into_iter().map(|row| row.arranged(&fields)))

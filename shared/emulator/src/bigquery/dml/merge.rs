@@ -22,17 +22,17 @@ struct Merge<'a> {
 
 /// Rows that a clause applies to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum About {
+enum MatchKind {
     Matched,
     /// Rows of the source that no row of the table matches.
-    Missing,
+    NotMatchedByTarget,
     /// Rows of the table that no row of the source matches.
-    Unmatched,
+    NotMatchedBySource,
 }
 
 /// Parts of `WHEN ... [AND condition] THEN action`.
 struct Clause {
-    about: About,
+    kind: MatchKind,
     condition: Vec<Lexeme>,
     /// Index of the first token of the action, and of its end.
     action: (usize, usize),
@@ -61,13 +61,13 @@ impl Catalog {
         let mut done: HashSet<i64> = HashSet::new();
         let mut before: Vec<Vec<Lexeme>> = Vec::new();
         for clause in clauses(statement, first)? {
-            match clause.about {
-                About::Missing => {
+            match clause.kind {
+                MatchKind::NotMatchedByTarget => {
                     let inserts = self.missing(statement, name, &merge, &clause, &before)?;
                     changes.inserts.extend(inserts);
                     before.push(clause.condition);
                 }
-                About::Matched | About::Unmatched => {
+                MatchKind::Matched | MatchKind::NotMatchedBySource => {
                     let mut found = self.found(statement, name, &merge, &clause)?;
                     found.updates.retain(|(id, _)| !done.contains(id));
                     found.deletes.retain(|id| !done.contains(id));
@@ -92,7 +92,7 @@ impl Catalog {
         let (from, to) = clause.action;
         let mut source = merge.target.tokens.clone();
         let mut condition = clause.condition.clone();
-        if clause.about == About::Matched {
+        if clause.kind == MatchKind::Matched {
             source.push(word("JOIN"));
             source.extend_from_slice(merge.source);
             source.push(word("ON"));
@@ -179,17 +179,17 @@ fn clauses(statement: &Statement<'_>, first: usize) -> Result<Vec<Clause>, Statu
         let mut after = at + 2 + usize::from(is_not);
         let by_source = statement.is_word(after, "BY") && statement.is_word(after + 1, "SOURCE");
         after += if statement.is_word(after, "BY") { 2 } else { 0 };
-        let about = match (is_not, by_source) {
-            (false, _) => About::Matched,
-            (true, true) => About::Unmatched,
-            (true, false) => About::Missing,
+        let kind = match (is_not, by_source) {
+            (false, _) => MatchKind::Matched,
+            (true, true) => MatchKind::NotMatchedBySource,
+            (true, false) => MatchKind::NotMatchedByTarget,
         };
         let condition = match tokens.get(after..then) {
             Some([]) => vec![word("TRUE")],
             Some([and, condition @ ..]) if and.is_word("AND") => bracketed(condition),
             _ => return Err(statement.wrong(after, "Syntax error: Expected keyword THEN")),
         };
-        clauses.push(Clause { about, condition, action: (then + 1, end) });
+        clauses.push(Clause { kind, condition, action: (then + 1, end) });
         at = end;
     }
     Ok(clauses)

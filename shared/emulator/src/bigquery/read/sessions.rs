@@ -19,12 +19,12 @@ pub(in crate::bigquery) struct ReadSessions {
 #[derive(Debug, Clone)]
 pub(super) struct ReadSession {
     pub fields: Vec<Field>,
-    pub from: From,
+    pub source: RowSource,
 }
 
 /// Source of the rows of a session.
 #[derive(Debug, Clone)]
-pub(super) enum From {
+pub(super) enum RowSource {
     /// A query in SQLite's SQL up to a row id. Later rows are not part of the session.
     Table {
         query: String,

@@ -7,7 +7,7 @@ use super::super::schema::{Field, FieldType, Mode, find, kind_named, new_field};
 use super::known::{RESULTS, SAME};
 use super::lex::{Lexeme, Quoted, Token};
 use super::operand::{COMPARISONS, ends_value};
-use super::scopes::{Meaning, Scopes};
+use super::scopes::{ResolvedName, Scopes};
 use super::source::{Sources, closing, is_any, split};
 
 pub(super) fn is_bool(field: Option<&Field>) -> bool {
@@ -153,7 +153,7 @@ impl<'a> Types<'a> {
 
     /// Returns the index of the part that names the column, if fields may follow it.
     pub(super) fn place_of_column(&self, parts: &[String], at: usize) -> Option<usize> {
-        let Some(Meaning::Column(place, Some(field))) = self.scopes.meaning(parts, at) else {
+        let Some(ResolvedName::Column(place, Some(field))) = self.scopes.resolve(parts, at) else {
             return None;
         };
         let is_record = matches!(field.kind, FieldType::Record | FieldType::Json);
@@ -162,9 +162,9 @@ impl<'a> Types<'a> {
 
     /// Returns the type of the name at `at`.
     pub(super) fn of_name(&self, parts: &[String], at: usize) -> Option<Field> {
-        let (place, column) = match self.scopes.meaning(parts, at)? {
-            Meaning::Column(place, column) => (place, column?),
-            Meaning::Alias(field) => return Some(field.clone()),
+        let (place, column) = match self.scopes.resolve(parts, at)? {
+            ResolvedName::Column(place, column) => (place, column?),
+            ResolvedName::Alias(field) => return Some(field.clone()),
         };
         let mut field = column;
         for part in &parts[place + 1..] {

@@ -56,8 +56,8 @@ pub(super) struct Scopes {
     pub named: HashMap<String, usize>,
 }
 
-/// Meaning of a name.
-pub(super) enum Meaning<'a> {
+/// Column or alias that a name stands for.
+pub(super) enum ResolvedName<'a> {
     /// A column, with the index of the part of the name that is the column.
     Column(usize, Option<&'a Field>),
     /// An alias of an item.
@@ -104,15 +104,15 @@ impl Scopes {
         self.all[scope].outputs.as_deref()
     }
 
-    /// Finds the meaning of the name at `at`: in its SELECT, or in one around it.
-    pub(super) fn meaning(&self, parts: &[String], at: usize) -> Option<Meaning<'_>> {
+    /// Resolves the name at `at`: in its SELECT, or in one around it.
+    pub(super) fn resolve(&self, parts: &[String], at: usize) -> Option<ResolvedName<'_>> {
         let mut next = self.of.get(at).copied().flatten();
         while let Some(scope) = next.and_then(|scope| self.all.get(scope)) {
             if let Some(found) = scope.column(parts) {
                 return Some(found);
             }
             if let Some(field) = scope.aliases.get(&last(parts).to_ascii_uppercase()) {
-                return Some(Meaning::Alias(field));
+                return Some(ResolvedName::Alias(field));
             }
             next = scope.parent;
         }
@@ -121,19 +121,21 @@ impl Scopes {
 }
 
 impl SelectScope {
-    fn column(&self, parts: &[String]) -> Option<Meaning<'_>> {
+    fn column(&self, parts: &[String]) -> Option<ResolvedName<'_>> {
         let is_named = |origin: &&Origin| {
             origin.alias.as_ref().is_some_and(|alias| alias.eq_ignore_ascii_case(&parts[0]))
         };
         if let Some(origin) = self.origins.iter().find(is_named) {
             match (&origin.rows, parts.get(1)) {
-                (OriginRows::Items(item), _) => return Some(Meaning::Column(0, item.as_ref())),
+                (OriginRows::Items(item), _) => {
+                    return Some(ResolvedName::Column(0, item.as_ref()));
+                }
                 (OriginRows::Columns(columns), Some(name)) => {
                     if let Some(column) = named(columns, name) {
-                        return Some(Meaning::Column(1, column.field.as_ref()));
+                        return Some(ResolvedName::Column(1, column.field.as_ref()));
                     }
                 }
-                (OriginRows::Unknown, Some(_)) => return Some(Meaning::Column(1, None)),
+                (OriginRows::Unknown, Some(_)) => return Some(ResolvedName::Column(1, None)),
                 (OriginRows::Columns(_) | OriginRows::Unknown, _) => {}
             }
         }
@@ -141,7 +143,7 @@ impl SelectScope {
             OriginRows::Columns(columns) => named(columns, &parts[0]),
             OriginRows::Items(_) | OriginRows::Unknown => None,
         });
-        column.map(|column| Meaning::Column(0, column.field.as_ref()))
+        column.map(|column| ResolvedName::Column(0, column.field.as_ref()))
     }
 
     /// Returns the columns of `*`, or of `alias.*`.
