@@ -4,10 +4,11 @@ mod seeking;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::filter::AttributeFilter;

@@ -316,3 +316,57 @@ mod seconds {
         duration.map(Some).ok_or_else(wrong)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Lasts {
+        #[serde(with = "seconds", default)]
+        lasts: Option<prost_types::Duration>,
+    }
+
+    #[test]
+    fn durations_are_seconds_with_a_fraction() {
+        for (text, seconds, nanos) in [("60s", 60, 0), ("0.5s", 0, 500_000_000), ("0s", 0, 0)] {
+            let parsed: Lasts =
+                serde_json::from_value(json!({ "lasts": text })).expect("a duration");
+            assert_eq!(parsed.lasts, Some(prost_types::Duration { seconds, nanos }), "{text}");
+        }
+        for text in ["60", "s", "-1s", "1m", "NaNs"] {
+            let parsed: Result<Lasts, _> = serde_json::from_value(json!({ "lasts": text }));
+            assert!(parsed.is_err(), "{text}");
+        }
+        let shown = |seconds, nanos| {
+            json!(Lasts { lasts: Some(prost_types::Duration { seconds, nanos }) })["lasts"].clone()
+        };
+        assert_eq!((shown(60, 0), shown(1, 5)), (json!("60s"), json!("1.000000005s")));
+        assert_eq!(json!(Lasts { lasts: None })["lasts"], Value::Null);
+    }
+
+    #[test]
+    fn a_mask_names_fields_as_protobuf_does() {
+        let paths = |text: &str| mask(text).paths;
+
+        assert_eq!(paths("ackDeadlineSeconds, labels"), ["ack_deadline_seconds", "labels"]);
+        assert_eq!(paths("pushConfig.pushEndpoint"), ["push_config.push_endpoint"]);
+        assert!(paths("").is_empty() && paths(" , ").is_empty());
+    }
+
+    #[test]
+    fn a_message_has_its_data_in_base64_and_its_time_as_text() {
+        let time = prost_types::Timestamp { seconds: 1_759_099_997, nanos: 5_000_000 };
+        let shown = message(&proto::PubsubMessage {
+            data: vec![0, 255].into(),
+            attributes: [("k".to_owned(), "v".to_owned())].into(),
+            message_id: "7".into(),
+            publish_time: Some(time),
+            ordering_key: "key".into(),
+        });
+
+        let expected = json!({ "data": "AP8=", "attributes": { "k": "v" }, "messageId": "7",
+            "publishTime": "2025-09-28T22:53:17.005Z", "orderingKey": "key" });
+        assert_eq!(shown, expected);
+    }
+}

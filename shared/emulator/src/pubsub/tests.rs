@@ -290,3 +290,163 @@ fn attribute_keys_of_google_are_refused_and_those_of_its_clients_are_not() {
     assert!(publish("googclient_traceparent").is_ok());
     assert!(publish("google").is_err());
 }
+
+/// Takes at most so many messages and bytes for a stream, with a lease of so many seconds.
+fn take_up_to(
+    subscription: &Subscription,
+    stream: Option<u64>,
+    messages: usize,
+    bytes: usize,
+    seconds: i32,
+) -> Vec<Received> {
+    let allowance = Allowance { messages, bytes, ack_deadline: seconds_of(seconds) };
+    subscription.take(stream, allowance).0
+}
+
+#[test]
+fn a_stream_gets_no_more_than_its_limits_until_it_settles() {
+    let env = TestEnv::new(<_>::default());
+    env.publish((0..5).map(|number| message(&number.to_string())).collect());
+    let stream = Some(env.subscription.open_stream());
+    let take = |messages, bytes| take_up_to(&env.subscription, stream, messages, bytes, 60);
+
+    let first = take(2, usize::MAX);
+    let full = take(2, usize::MAX);
+    let ids: Vec<_> = first.iter().map(|one| one.ack_id.clone()).collect();
+    env.subscription.acknowledge(&ids[..1]);
+    let next = take(2, usize::MAX);
+    // One message more is allowed as long as the bytes before it are below the limit.
+    let of_bytes = take(usize::MAX, 1);
+    env.subscription.acknowledge(&ids[1..]);
+    env.subscription.acknowledge(&[next[0].ack_id.clone()]);
+    let after = take(usize::MAX, 1);
+
+    assert_eq!((texts(&first), texts(&full)), (vec!["0".into(), "1".into()], vec![]));
+    assert_eq!(
+        (texts(&next), texts(&of_bytes), texts(&after)),
+        (vec!["2".into()], vec![], vec!["3".into()],)
+    );
+    env.subscription.close_stream(stream.unwrap_or_default());
+    assert!(take(usize::MAX, usize::MAX).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_comes_again_when_its_lease_ends_and_not_when_it_is_acknowledged() {
+    let env = TestEnv::new(with_dead_letters());
+    env.publish(vec![message("acknowledged"), message("late"), message("extended")]);
+    let leased = take_up_to(&env.subscription, None, 3, usize::MAX, 0);
+    env.subscription.acknowledge(&[leased[0].ack_id.clone()]);
+    env.subscription.modify(&[(leased[2].ack_id.clone(), 60)]);
+
+    tokio::time::advance(super::delivery::SCAN_INTERVAL).await;
+    let again = take_up_to(&env.subscription, None, 3, usize::MAX, 60);
+
+    assert_eq!(texts(&again), ["late"]);
+    assert_eq!((leased[1].delivery_attempt, again[0].delivery_attempt), (1, 2));
+    assert_ne!(leased[1].ack_id, again[0].ack_id);
+    // The id of the lease that ended settles nothing.
+    let unknown = env.subscription.acknowledge(&[leased[1].ack_id.clone(), "no id".into()]);
+    assert_eq!(unknown, [leased[1].ack_id.clone(), "no id".into()]);
+    assert_eq!(env.subscription.acknowledge(&[again[0].ack_id.clone()]), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_a_closed_stream_lasts_until_its_deadline() {
+    let env = TestEnv::new(<_>::default());
+    env.publish(vec![message("short"), message("long")]);
+    let stream = env.subscription.open_stream();
+    take_up_to(&env.subscription, Some(stream), 1, usize::MAX, 0);
+    take_up_to(&env.subscription, Some(stream), 2, usize::MAX, 60);
+
+    env.subscription.close_stream(stream);
+    let at_once = take_up_to(&env.subscription, None, 2, usize::MAX, 60);
+    tokio::time::advance(super::delivery::SCAN_INTERVAL).await;
+    let later = take_up_to(&env.subscription, None, 2, usize::MAX, 60);
+
+    assert_eq!((texts(&at_once), texts(&later)), (vec![], vec!["short".to_owned()]));
+}
+
+#[test]
+fn attempts_are_reported_only_with_a_dead_letter_policy() {
+    for (config, expected) in [(with_dead_letters(), [1, 2]), (<_>::default(), [0, 0])] {
+        let env = TestEnv::new(config);
+        env.publish(vec![message("x")]);
+
+        let first = take(&env.subscription);
+        env.nack(&first);
+        let second = take(&env.subscription);
+
+        assert_eq!([first[0].delivery_attempt, second[0].delivery_attempt], expected);
+    }
+}
+
+#[test]
+fn a_message_becomes_a_dead_letter_after_its_last_attempt_with_its_origin() {
+    let env = TestEnv::new(with_dead_letters());
+    let dead = env.dead();
+    env.publish(vec![message("x")]);
+
+    for _ in 0..4 {
+        env.nack(&take(&env.subscription));
+    }
+    let before = take(&dead).len();
+    let last = take(&env.subscription);
+    env.nack(&last);
+    let found = take(&dead);
+
+    assert_eq!((before, last[0].delivery_attempt, texts(&found)), (0, 5, vec!["x".to_owned()]));
+    let letter = proto::PubsubMessage::decode(found[0].message.clone()).expect("a message");
+    let attribute = |name: &str| letter.attributes.get(name).map(String::as_str);
+    let source = attribute("CloudPubSubDeadLetterSourceSubscription");
+    let count = attribute("CloudPubSubDeadLetterSourceDeliveryCount");
+    assert_eq!((source, count), (Some("subscription"), Some("5")));
+    assert!(take(&env.subscription).is_empty());
+}
+
+#[test]
+fn messages_of_one_key_go_to_one_puller_and_come_again_together() {
+    let config = proto::Subscription { enable_message_ordering: true, ..<_>::default() };
+    let env = TestEnv::new(config);
+    env.publish(vec![keyed("1"), keyed("2"), keyed("3"), message("free")]);
+    let (one, other) = (env.subscription.open_stream(), env.subscription.open_stream());
+    let take =
+        |stream, messages| take_up_to(&env.subscription, Some(stream), messages, usize::MAX, 60);
+
+    let first = take(one, 2);
+    let of_other = take(other, 10);
+    env.nack(&first[..1]);
+    let again = take(other, 10);
+
+    assert_eq!(texts(&first), ["1", "2"]);
+    assert_eq!(texts(&of_other), ["free"]);
+    // The nack of the first one ends the lease of the second one.
+    assert_eq!(texts(&again), ["1", "2", "3"]);
+    let unknown = env.subscription.acknowledge(&[first[1].ack_id.clone()]);
+    assert_eq!(unknown, [first[1].ack_id.clone()]);
+}
+
+#[test]
+fn pages_of_names_have_every_name_once() {
+    let env = TestEnv::new(<_>::default());
+    for id in ["a", "b", "c"] {
+        let name = format!("projects/p/topics/{id}-page");
+        env.pubsub.create_topic(proto::Topic { name, ..<_>::default() }).expect("a topic");
+    }
+    let page = |size: i32, token: &str| {
+        let page = admin::PageRequest { size, token: token.to_owned() };
+        let (topics, next) = env.pubsub.list_topics("projects/p", page)?;
+        let ids = topics.iter().map(|topic| leaf(&topic.name).to_owned()).collect::<Vec<_>>();
+        Ok::<_, Status>((ids.join(" "), next))
+    };
+
+    let (first, token) = page(3, "").expect("a page");
+    let (second, end) = page(3, &token).expect("a page");
+
+    assert_eq!(
+        (first.as_str(), token.as_str()),
+        ("a-page b-page c-page", "projects/p/topics/c-page")
+    );
+    assert_eq!((second.as_str(), end.as_str()), ("dead topic", ""));
+    assert_eq!(page(0, "").expect("a page").1, "");
+    assert_eq!(page(-1, "").err().map(|one| one.code), Some(tonic::Code::InvalidArgument));
+}
