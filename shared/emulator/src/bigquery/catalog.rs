@@ -1,6 +1,8 @@
 //! Datasets and tables, and the way they are stored in SQLite.
 
 mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -185,3 +185,77 @@ impl Catalog {
         self.insert(name, stored)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::types::Value as Sql;
+    use serde_json::json;
+
+    use super::*;
+    use crate::bigquery::schema::{FieldType, new_field};
+    use crate::bigquery::transaction::tests::with_table;
+
+    fn destination(table: &TableName, write: WriteDisposition) -> Destination {
+        let create = CreateDisposition::CreateIfNeeded;
+        Destination { table: table.clone(), write, create, resource: Map::new() }
+    }
+
+    fn rows(names: &[&str]) -> Rows {
+        let field = |name: &&str| new_field(name, FieldType::Integer);
+        let fields = names.iter().map(field).collect();
+        Rows { fields, rows: vec![vec![Sql::Integer(7); names.len()]] }
+    }
+
+    fn columns(catalog: &Catalog, name: &TableName) -> Vec<String> {
+        let fields = &catalog.table(name).expect("the table").schema.fields;
+        fields.iter().map(|field| field.name.clone()).collect()
+    }
+
+    #[test]
+    fn dispositions_decide_what_becomes_of_old_rows_and_columns() {
+        use WriteDisposition::{Append, Empty, Truncate, TruncateData};
+        let exists = Some(Code::AlreadyExists);
+        let invalid = Some(Code::InvalidArgument);
+        for (write, names, refused, count, expected) in [
+            (Append, &["a"][..], None, 2, &["a", "b"][..]),
+            (Append, &["a", "c"], invalid, 1, &["a", "b"]),
+            (Empty, &["a"], exists, 1, &["a", "b"]),
+            (Truncate, &["a", "b"], None, 1, &["a", "b"]),
+            (Truncate, &["c"], None, 1, &["c"]),
+            (TruncateData, &["a"], None, 1, &["a", "b"]),
+            (TruncateData, &["c"], invalid, 1, &["a", "b"]),
+        ] {
+            let fields =
+                json!([{ "name": "a", "type": "INTEGER" }, { "name": "b", "type": "INTEGER" }]);
+            let (mut catalog, name) = with_table(fields);
+            catalog.insert(&name, [vec![Sql::Integer(1), Sql::Integer(2)]]).expect("an insert");
+
+            let delivered = catalog.deliver(&destination(&name, write), &rows(names));
+
+            assert_eq!(delivered.err().map(|one| one.code), refused, "{write:?} {names:?}");
+            let found = (catalog.last_row(&name).expect("a count"), columns(&catalog, &name));
+            let expected = (count, expected.iter().map(|one| (*one).to_owned()).collect());
+            assert_eq!(found, expected, "{write:?} {names:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_table_is_created_unless_that_is_forbidden() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let other = TableName(name.0.clone(), name.1.clone(), "other".into());
+        let creates = destination(&other, WriteDisposition::Empty);
+        let never = Destination { create: CreateDisposition::CreateNever, ..creates.clone() };
+
+        let refused = catalog.deliver(&never, &rows(&["c"])).err().map(|one| one.message);
+        let delivered = catalog.deliver(&creates, &rows(&["c"]));
+
+        assert_eq!(refused.as_deref(), Some("Not found: Table p:d.other"));
+        assert!(delivered.is_ok());
+        assert_eq!(columns(&catalog, &other), ["c"]);
+        let properties = Properties {
+            schema_update_options: vec!["ALLOW_FIELD_ADDITION".into()],
+            ..Properties::default()
+        };
+        assert!(properties.resource().is_err());
+    }
+}

@@ -53,3 +53,73 @@ pub(super) fn answer(status: &Status) -> Response {
     status.set_retry_after(&mut response);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+    use http_body_util::BodyExt as _;
+    use serde_json::Value;
+
+    use super::*;
+
+    async fn fault(response: Response) -> Value {
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        serde_json::from_slice::<Value>(&bytes).expect("JSON")["error"].take()
+    }
+
+    #[test]
+    fn every_code_has_the_reason_and_the_http_status_of_bigquery() {
+        for (code, expected, http) in [
+            (Code::NotFound, "notFound", 404),
+            (Code::AlreadyExists, "duplicate", 409),
+            (Code::InvalidArgument, "invalid", 400),
+            (Code::OutOfRange, "uploadTooLarge", 413),
+            (Code::PermissionDenied, "accessDenied", 403),
+            (Code::ResourceExhausted, "rateLimitExceeded", 403),
+            (Code::FailedPrecondition, "conditionNotMet", 412),
+            (Code::Unauthenticated, "authError", 401),
+            (Code::Unavailable, "backendError", 503),
+            (Code::DeadlineExceeded, "backendError", 504),
+            (Code::Unimplemented, "notImplemented", 501),
+            (Code::Internal, "internalError", 500),
+        ] {
+            let status = Status::new(code, "");
+            assert_eq!((reason(&status), answer(&status).status().as_u16()), (expected, http));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_names_its_reason_and_where_it_is() {
+        let invalid = Status::invalid("no such column");
+        let query = Status { reason: Some("invalidQuery".into()), ..invalid.clone() };
+        let denied = Status::new(Code::Unauthenticated, "who?");
+
+        let plain = fault(answer(&invalid)).await;
+        let (query, denied) = (fault(answer(&query)).await, fault(answer(&denied)).await);
+
+        let expected = json!({ "code": 400, "message": "no such column", "status": "INVALID_ARGUMENT",
+            "errors": [{ "message": "no such column", "domain": "global", "reason": "invalid" }] });
+        assert_eq!(plain, expected);
+        let place = |error: &Value| {
+            let of = |key: &str| error["errors"][0][key].as_str().unwrap_or_default().to_owned();
+            (of("reason"), of("location"), of("locationType"))
+        };
+        let words = |one: &str, two: &str, three: &str| (one.into(), two.into(), three.into());
+        assert_eq!(place(&query), words("invalidQuery", "q", "parameter"));
+        assert_eq!(place(&denied), words("authError", "Authorization", "header"));
+    }
+
+    #[test]
+    fn a_reason_of_its_own_keeps_the_http_status_and_the_time_of_a_retry() {
+        let status = Status {
+            reason: Some("quotaExceeded".into()),
+            retry_after: Some(3),
+            ..Status::new(Code::ResourceExhausted, "")
+        };
+
+        let response = answer(&status);
+
+        assert_eq!((reason(&status), response.status()), ("quotaExceeded", StatusCode::FORBIDDEN));
+        assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+    }
+}

@@ -74,3 +74,60 @@ fn words(text: &str) -> BTreeSet<String> {
     let parts = text.split(|char: char| !char.is_alphanumeric() && char != '_');
     parts.filter(|word| !word.is_empty()).map(str::to_ascii_lowercase).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn table(resource: Value) -> Table {
+        let resource: Map<String, Value> = serde_json::from_value(resource).expect("a resource");
+        Table { schema: <_>::default(), resource, id: Uuid::new_v4() }
+    }
+
+    fn name(id: &str) -> TableName {
+        TableName("p".into(), "d".into(), id.into())
+    }
+
+    #[test]
+    fn a_query_needs_a_condition_on_the_partition_of_each_table_that_it_reads() {
+        let by_day = json!({ "type": "DAY", "field": "Day" });
+        let tables = BTreeMap::from([
+            (name("open"), table(json!({ "timePartitioning": by_day }))),
+            (
+                name("strict"),
+                table(json!({ "timePartitioning": by_day, "requirePartitionFilter": true })),
+            ),
+            (
+                name("old"),
+                table(
+                    json!({ "timePartitioning": { "type": "DAY", "requirePartitionFilter": true } }),
+                ),
+            ),
+            (name("seen"), table(json!({ "view": { "query": "SELECT * FROM d.STRICT" } }))),
+        ]);
+
+        for (query, is_right) in [
+            ("SELECT * FROM d.open", true),
+            ("SELECT * FROM d.strict", false),
+            ("SELECT day FROM d.strict", false),
+            ("SELECT * FROM d.strict WHERE n > 1", false),
+            ("SELECT * FROM d.strict where DAY = '2025-09-28'", true),
+            ("SELECT * FROM `p.d.strict` WHERE n > 1 AND day > x", true),
+            ("SELECT * FROM d.old WHERE day > x", false),
+            ("SELECT * FROM d.old WHERE _PARTITIONTIME > x", true),
+            ("SELECT * FROM d.old WHERE _PARTITIONDATE > x", true),
+            ("SELECT * FROM d.seen", false),
+            ("SELECT * FROM d.seen WHERE day > x", true),
+            ("SELECT 'strictly' FROM d.open", true),
+        ] {
+            assert_eq!(check(query, &tables).is_ok(), is_right, "{query}");
+        }
+        let refused = check("SELECT * FROM d.old", &tables).expect_err("a refusal").message;
+        let expected = "Cannot query over table 'p.d.old' without a filter over column(s) \
+                        '_partitiontime', '_partitiondate' that can be used for partition elimination";
+        assert_eq!(refused, expected);
+    }
+}

@@ -206,4 +206,108 @@ mod tests {
         assert!(taken.iter().all(Result::is_ok), "{taken:?}");
         assert_eq!(catalog.last_row(&name).expect("a count"), 1);
     }
+
+    fn insert(catalog: &mut Catalog, name: &TableName, request: Value) -> Result<Value, Status> {
+        catalog.insert_all(name, serde_json::from_value(request).expect("a request"))
+    }
+
+    fn count(catalog: &Catalog, name: &TableName) -> i64 {
+        catalog.last_row(name).expect("a count")
+    }
+
+    #[test]
+    fn a_bad_row_stops_its_neighbours_unless_bad_rows_are_skipped() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let rows =
+            json!([{ "json": { "a": 1 } }, { "json": { "a": "x" } }, { "json": { "a": 3 } }]);
+
+        let refused = insert(&mut catalog, &name, json!({ "rows": rows })).expect("an answer");
+        let of_none = count(&catalog, &name);
+        let skips = json!({ "skipInvalidRows": true, "rows": rows });
+        let skipped = insert(&mut catalog, &name, skips).expect("an answer");
+
+        let reasons = |answer: &Value| {
+            let errors = answer["insertErrors"].as_array().cloned().unwrap_or_default();
+            let reason = |error: &Value| error["errors"][0]["reason"].as_str().map(str::to_owned);
+            let all = errors.iter().map(|error| (error["index"].as_u64(), reason(error)));
+            all.collect::<Vec<_>>()
+        };
+        let (stopped, invalid) = (Some("stopped".to_owned()), Some("invalid".to_owned()));
+        let expected =
+            vec![(Some(0), stopped.clone()), (Some(1), invalid.clone()), (Some(2), stopped)];
+        assert_eq!((reasons(&refused), of_none), (expected, 0));
+        assert_eq!(refused["insertErrors"][1]["errors"][0]["location"], "a");
+        assert_eq!((reasons(&skipped), count(&catalog, &name)), (vec![(Some(1), invalid)], 2));
+    }
+
+    #[test]
+    fn an_unknown_field_is_an_error_unless_unknown_values_are_ignored() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let rows = json!([{ "json": { "a": 1, "b": 2 } }]);
+
+        let refused = insert(&mut catalog, &name, json!({ "rows": rows })).expect("an answer");
+        let ignores = json!({ "ignoreUnknownValues": true, "rows": rows });
+        let taken = insert(&mut catalog, &name, ignores).expect("an answer");
+
+        let error = &refused["insertErrors"][0]["errors"][0];
+        assert_eq!((&error["location"], &error["reason"]), (&json!("b"), &json!("invalid")));
+        assert_eq!((taken.get("insertErrors"), count(&catalog, &name)), (None, 1));
+    }
+
+    #[test]
+    fn an_insert_id_is_taken_once_per_table_also_within_a_request() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let row = |id: Value| json!({ "insertId": id, "json": { "a": 1 } });
+        let rows = json!({ "rows": [
+            row("x".into()), row("x".into()), row("".into()), row("".into()), row(7.into()),
+        ]});
+
+        let first = insert(&mut catalog, &name, rows.clone());
+        let of_first = count(&catalog, &name);
+        let second = insert(&mut catalog, &name, rows.clone());
+        let of_second = count(&catalog, &name);
+        catalog.delete_table(&name).expect("a deletion");
+        let schema =
+            serde_json::from_value(json!({ "fields": [{ "name": "a", "type": "INTEGER" }] }));
+        let created = catalog.create_table(&name, schema.expect("a schema"), Map::new());
+        let third = insert(&mut catalog, &name, rows);
+
+        assert!([first, second, created, third].iter().all(Result::is_ok));
+        // Rows without an id are never repetitions. A new table of the same name knows no id.
+        assert_eq!((of_first, of_second, count(&catalog, &name)), (4, 6, 4));
+    }
+
+    #[test]
+    fn an_id_of_a_row_that_was_stopped_is_not_remembered() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let good = json!({ "insertId": "x", "json": { "a": 1 } });
+
+        let rows = json!({ "rows": [good, { "json": { "a": "x" } }] });
+        let stopped = insert(&mut catalog, &name, rows).expect("an answer");
+        let of_stopped = count(&catalog, &name);
+        let taken = insert(&mut catalog, &name, json!({ "rows": [good] })).expect("an answer");
+
+        assert!(stopped.get("insertErrors").is_some() && taken.get("insertErrors").is_none());
+        assert_eq!((of_stopped, count(&catalog, &name)), (0, 1));
+    }
+
+    #[test]
+    fn requests_beyond_googles_limits_are_refused_as_a_whole() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let row = |id: usize| json!({ "insertId": "x".repeat(id), "json": { "a": 1 } });
+        let mut refused =
+            |request| insert(&mut catalog, &name, request).err().map(|one| one.message);
+
+        let empty = refused(json!({ "rows": [] }));
+        let many = refused(json!({ "rows": vec![row(0); MAX_ROWS + 1] }));
+        let long = refused(json!({ "rows": [row(129)] }));
+        let template = refused(json!({ "templateSuffix": "_s", "rows": [row(1)] }));
+        let right = refused(json!({ "rows": [row(128)] }));
+
+        assert_eq!(empty.as_deref(), Some("No rows present in the request."));
+        let text = "too many rows present in the request, limit: 50000 row count: 50001.";
+        assert_eq!(many.as_deref(), Some(text));
+        assert_eq!(long.as_deref(), Some("insertId of 129 bytes is too long"));
+        assert!(template.is_some() && right.is_none());
+    }
 }

@@ -188,3 +188,110 @@ pub(super) fn fault(status: &Status) -> Value {
     }
     fault
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(id: &str, query: Value) -> Job {
+        Job {
+            name: JobName("p".into(), id.into()),
+            location: "US".into(),
+            configuration: json!({ "query": query }),
+            started: OffsetDateTime::now_utc(),
+            ended: OffsetDateTime::now_utc(),
+            statistics: Map::new(),
+            error: None,
+            warnings: Vec::new(),
+            result: Some(Arc::default()),
+        }
+    }
+
+    fn with_rows(id: &str, rows: usize) -> Job {
+        let result = Rows { fields: Vec::new(), rows: vec![Vec::new(); rows] };
+        Job { result: Some(Arc::new(result)), ..job(id, Value::Null) }
+    }
+
+    #[test]
+    fn a_repeated_request_finds_its_job_and_a_different_one_does_not() {
+        let request = json!({ "requestId": "r", "query": "SELECT 1", "dryRun": false });
+        let mut jobs = Jobs::default();
+        let old = OffsetDateTime::now_utc() - REQUEST_MEMORY - time::Duration::SECOND;
+        jobs.add(Job { started: old, ..job("old", json!({ "requestId": "o" })) });
+        jobs.add(Job { result: None, ..job("failed", json!({ "requestId": "f" })) });
+        jobs.add(job("right", request.clone()));
+        let found = |project: &str, request: &Value| {
+            jobs.of_request(project, request).map(|job| job.name.1.as_str())
+        };
+
+        assert_eq!(found("p", &request), Some("right"));
+        assert_eq!(found("other", &request), None);
+        for (key, value) in [("query", json!("SELECT 2")), ("dryRun", json!(true))] {
+            let mut other = request.clone();
+            other[key] = value;
+            assert_eq!(found("p", &other), None, "{key}");
+        }
+        assert_eq!(found("p", &json!({ "requestId": "o" })), None);
+        assert_eq!(found("p", &json!({ "requestId": "f" })), None);
+        assert_eq!(found("p", &json!({ "query": "SELECT 1" })), None);
+    }
+
+    #[test]
+    fn the_id_of_a_job_is_valid_and_new() {
+        let mut jobs = Jobs::default();
+        jobs.add(job("a", Value::Null));
+        let code =
+            |id: &str| jobs.check_new(&JobName("p".into(), id.into())).err().map(|one| one.code);
+
+        assert_eq!(code("a"), Some(Code::AlreadyExists));
+        assert_eq!(code("a-B_1"), None);
+        for id in ["a b", "ä", "a.b", &"x".repeat(1025)] {
+            assert_eq!(code(id), Some(Code::InvalidArgument), "{id}");
+        }
+    }
+
+    #[test]
+    fn old_results_make_room_for_new_ones_and_the_last_stays() {
+        let mut jobs = Jobs::default();
+        jobs.add(with_rows("one", 1));
+        jobs.add(with_rows("two", MAX_KEPT_ROWS));
+
+        let table = |id: &str| TableName("p".into(), ANONYMOUS.into(), id.into());
+        let before =
+            (jobs.result_of(&table("one")).is_some(), jobs.result_of(&table("two")).is_some());
+        jobs.add(with_rows("three", MAX_KEPT_ROWS + 1));
+
+        let has = |id: &str| jobs.result_of(&table(id)).is_some();
+        assert_eq!(before, (true, true));
+        assert_eq!((has("one"), has("two"), has("three")), (false, true, true));
+        let other = TableName("p".into(), "d".into(), "three".into());
+        assert!(jobs.result_of(&other).is_none());
+    }
+
+    #[test]
+    fn old_jobs_are_forgotten() {
+        let mut jobs = Jobs::default();
+        for id in 0..=MAX_JOBS {
+            jobs.add(job(&id.to_string(), Value::Null));
+        }
+
+        let get = |id: usize| jobs.get(&JobName("p".into(), id.to_string())).is_ok();
+        assert_eq!((get(0), get(1), get(MAX_JOBS)), (false, true, true));
+        let newest = jobs.of("p").next().map(|job| job.name.1.clone());
+        assert_eq!(newest, Some(MAX_JOBS.to_string()));
+    }
+
+    #[test]
+    fn a_failed_job_shows_its_error_before_its_warnings() {
+        let error = Status { reason: Some("invalidQuery".into()), ..Status::invalid("wrong") };
+        let warnings = vec![json!({ "reason": "invalid" })];
+
+        let shown = Job { error: Some(error), warnings, ..job("a", Value::Null) }.show();
+
+        let fault = json!({ "reason": "invalidQuery", "message": "wrong", "location": "query" });
+        let expected = json!({ "state": "DONE", "errorResult": fault,
+                               "errors": [fault, { "reason": "invalid" }] });
+        assert_eq!((&shown["status"], &shown["id"]), (&expected, &json!("p:US.a")));
+        assert_eq!(job("a", Value::Null).show()["status"], json!({ "state": "DONE" }));
+    }
+}

@@ -94,3 +94,89 @@ impl Lag {
         Duration::from_millis(self.conditions.profile().new_column_millis)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::profile::Profile;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn lag(profile: Profile) -> (Lag, TableName) {
+        let conditions = Conditions::default();
+        conditions.set(profile);
+        (Lag::new(conditions), TableName("p".into(), "d".into(), "t".into()))
+    }
+
+    fn schema(names: &[&str]) -> Schema {
+        let fields = names.iter().map(|name| json!({ "name": name, "type": "STRING" }));
+        let fields = fields.collect::<Vec<_>>();
+        serde_json::from_value(json!({ "fields": fields })).expect("a schema")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_know_a_new_table_after_its_delay() {
+        let (mut lag, name) = lag(Profile { new_table_millis: 2_000, ..Profile::default() });
+
+        let before = lag.knows(&name);
+        lag.note_table(&name);
+        let at_once = lag.knows(&name);
+        advance(SECOND).await;
+        let early = lag.knows(&name);
+        advance(SECOND).await;
+
+        assert_eq!((before, at_once, early, lag.knows(&name)), (true, false, false, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writers_see_the_oldest_schema_that_was_replaced_within_the_delay() {
+        let (mut lag, name) = lag(Profile { new_column_millis: 3_000, ..Profile::default() });
+        let (one, two, three) = (schema(&["a"]), schema(&["a", "b"]), schema(&["a", "b", "c"]));
+
+        lag.note_schema(&name, one.clone());
+        advance(2 * SECOND).await;
+        lag.note_schema(&name, two.clone());
+        let oldest = lag.schema(&name, &three).clone();
+        advance(SECOND).await;
+        let middle = lag.schema(&name, &three).clone();
+        advance(2 * SECOND).await;
+
+        assert_eq!((oldest, middle), (one, two));
+        assert_eq!(*lag.schema(&name, &three), three);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_is_undone_leaves_what_writers_know() {
+        let profile =
+            Profile { new_table_millis: 2_000, new_column_millis: 2_000, ..Profile::default() };
+        let (mut lag, name) = lag(profile);
+        let (old, new) = (schema(&["a"]), schema(&["a", "b"]));
+        lag.note_schema(&name, old.clone());
+
+        let history = lag.history(&name);
+        lag.note_table(&name);
+        let replaced = (lag.knows(&name), lag.schema(&name, &new).clone());
+        lag.restore(&name, history);
+
+        assert_eq!(replaced, (false, new.clone()));
+        assert_eq!((lag.knows(&name), lag.schema(&name, &new)), (true, &old));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_is_changed_so_often_in_ten_seconds() {
+        let profile = Profile { table_updates_per_10_seconds: Some(2), ..Profile::default() };
+        let (lag, name) = lag(profile);
+        let other = TableName("p".into(), "d".into(), "other".into());
+
+        let changes = [(); 3].map(|()| lag.spend_update(&name).map_err(|one| one.code));
+        let of_other = lag.spend_update(&other);
+        advance(10 * SECOND).await;
+        let later = lag.spend_update(&name);
+
+        assert_eq!(changes, [Ok(()), Ok(()), Err(tonic::Code::ResourceExhausted)]);
+        assert!(of_other.is_ok() && later.is_ok());
+    }
+}

@@ -156,3 +156,96 @@ pub(super) fn selected(schema: &Schema, names: &[String]) -> Result<Vec<Field>, 
     });
     fields.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::schema::new_field;
+    use super::*;
+
+    fn rows(count: i64) -> Rows {
+        let fields = vec![new_field("n", FieldType::Integer), new_field("s", FieldType::String)];
+        let row = |number: i64| vec![Sql::Integer(number), Sql::Text(format!("t{number}"))];
+        Rows { fields, rows: (0..count).map(row).collect() }
+    }
+
+    fn page(parameters: &[(&str, &str)]) -> Page {
+        let pairs = parameters.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Page::of(&HashMap::from_iter(pairs))
+    }
+
+    #[test]
+    fn pages_have_every_row_once_and_end_without_a_token() {
+        let rows = rows(5);
+        let (mut found, mut token) = (Vec::new(), "0".to_owned());
+
+        loop {
+            let page = rows.page(&page(&[("maxResults", "2"), ("pageToken", &token)]));
+            assert_eq!(page["totalRows"], "5");
+            let shown = page["rows"].as_array().expect("rows").iter();
+            found.extend(shown.map(|row| row["f"][0]["v"].as_str().expect("a value").to_owned()));
+            let Some(next) = page.get("pageToken") else { break };
+            token = next.as_str().expect("a token").to_owned();
+        }
+
+        assert_eq!(found, ["0", "1", "2", "3", "4"]);
+        let none = rows.page(&page(&[("maxResults", "0")]));
+        assert_eq!((none.get("rows"), &none["pageToken"]), (None, &json!("0")));
+        // A token has precedence over a start.
+        let start = rows.page(&page(&[("startIndex", "1"), ("pageToken", "4")]));
+        assert_eq!(start["rows"].as_array().expect("rows").len(), 1);
+    }
+
+    #[test]
+    fn selected_columns_come_in_the_order_of_their_names() {
+        let rows = rows(1);
+        let page = page(&[("selectedFields", "s,,n")]);
+
+        let picked = rows.only(&page.selected).expect("columns");
+
+        assert_eq!(picked.rows, [[Sql::Text("t0".into()), Sql::Integer(0)]]);
+        assert_eq!(rows.only(&[]).expect("columns").rows, rows.rows);
+        let missing = rows.only(&["x".into()]).expect_err("a refusal");
+        assert_eq!(missing.message, "No such field: x");
+    }
+
+    #[test]
+    fn times_are_whole_microseconds_at_every_depth_if_asked_for() {
+        let time = new_field("t", FieldType::Timestamp);
+        let list = Field { mode: Mode::Repeated, ..new_field("l", FieldType::Timestamp) };
+        let record = Field { fields: vec![time.clone()], ..new_field("r", FieldType::Record) };
+        let text = "2025-09-28 22:53:17.123456 UTC";
+        let row = vec![
+            Sql::Text(text.into()),
+            Sql::Text(json!([text]).to_string()),
+            Sql::Text(json!({ "t": text }).to_string()),
+            Sql::Null,
+        ];
+        let rows = Rows { fields: vec![time.clone(), list, record, time], rows: vec![row] };
+        let values = |micros: &str| {
+            let shown = rows.page(&page(&[("formatOptions.useInt64Timestamp", micros)]));
+            let cell = |at: usize| shown["rows"][0]["f"][at]["v"].clone();
+            [cell(0), cell(1)[0]["v"].clone(), cell(2)["f"][0]["v"].clone(), cell(3)]
+        };
+
+        let micros = json!("1759099997123456");
+        assert_eq!(values("True"), [micros.clone(), micros.clone(), micros, Value::Null]);
+        let seconds = json!("1759099997.123456");
+        assert_eq!(values("false"), [seconds.clone(), seconds.clone(), seconds, Value::Null]);
+    }
+
+    #[test]
+    fn stored_values_become_json_of_their_type() {
+        let of = |kind, stored: &Sql| to_json(&new_field("f", kind), stored);
+
+        assert_eq!(of(FieldType::Boolean, &Sql::Integer(0)), json!(false));
+        assert_eq!(of(FieldType::Integer, &Sql::Integer(i64::MIN)), json!(i64::MIN));
+        assert_eq!(of(FieldType::Float, &Sql::Real(0.5)), json!(0.5));
+        assert_eq!(of(FieldType::Float, &Sql::Real(f64::INFINITY)), json!("inf"));
+        assert_eq!(of(FieldType::Numeric, &Sql::Real(0.1)), json!("0.1"));
+        assert_eq!(of(FieldType::Record, &Sql::Text("{\"a\":1}".into())), json!({ "a": 1 }));
+        assert_eq!(of(FieldType::String, &Sql::Text("{\"a\":1}".into())), json!("{\"a\":1}"));
+        assert_eq!(of(FieldType::String, &Sql::Null), Value::Null);
+    }
+}

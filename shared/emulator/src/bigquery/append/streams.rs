@@ -362,4 +362,104 @@ mod tests {
         assert!(committed.stream_errors.is_empty(), "{committed:?}");
         assert_eq!(catalog.last_row(&name).expect("a count"), 3);
     }
+
+    fn finalized(catalog: &mut Catalog, kind: Type, rows: usize) -> String {
+        let stream = stream(catalog, kind);
+        let table = TableName("p".into(), "d".into(), "t".into());
+        catalog.take(&stream, &table, vec![vec![Sql::Integer(1)]; rows]).expect("an append");
+        catalog.finalize(&stream).expect("an end");
+        stream
+    }
+
+    fn commit(catalog: &mut Catalog, streams: &[&str]) -> Vec<Wrong> {
+        let request = proto::BatchCommitWriteStreamsRequest {
+            parent: "projects/p/datasets/d/tables/t".into(),
+            write_streams: streams.iter().map(|one| (*one).to_owned()).collect(),
+        };
+        let answer = catalog.commit(&request).expect("an answer");
+        assert_eq!(answer.commit_time.is_some(), answer.stream_errors.is_empty());
+        answer.stream_errors.iter().map(proto::StorageError::code).collect()
+    }
+
+    #[test]
+    fn an_offset_must_be_the_number_of_accepted_rows() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let open = stream(&mut catalog, Type::Committed);
+        catalog.take(&open, &name, vec![vec![Sql::Integer(1)]; 3]).expect("an append");
+        let check = |offset| {
+            let checked = catalog.stream(&open).expect("the stream").check(offset);
+            checked.err().map(|refusal| (refusal.code, refusal.storage_error, refusal.why))
+        };
+
+        let within = "The offset is within stream, expected offset 3, received 2".to_owned();
+        let beyond = "The offset is beyond stream, expected offset 3, received 4".to_owned();
+        assert_eq!((check(None), check(Some(3))), (None, None));
+        let exists = (Code::AlreadyExists, Some(Wrong::OffsetAlreadyExists), within);
+        assert_eq!(check(Some(2)), Some(exists));
+        let out = (Code::OutOfRange, Some(Wrong::OffsetOutOfRange), beyond);
+        assert_eq!(check(Some(4)), Some(out));
+        catalog.finalize(&open).expect("an end");
+        let refused = catalog.stream(&open).expect("the stream").check(Some(3));
+        let refused = refused.err().map(|refusal| (refusal.code, refusal.storage_error));
+        assert_eq!(refused, Some((Code::InvalidArgument, Some(Wrong::StreamFinalized))));
+    }
+
+    #[test]
+    fn a_commit_of_one_wrong_stream_writes_nothing() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let right = finalized(&mut catalog, Type::Pending, 2);
+        let open = stream(&mut catalog, Type::Pending);
+        let buffered = finalized(&mut catalog, Type::Buffered, 1);
+
+        let errors = commit(&mut catalog, &[&right, &open, &buffered, "missing"]);
+        let of_none = catalog.last_row(&name).expect("a count");
+        let committed = commit(&mut catalog, &[&right]);
+        let again = commit(&mut catalog, &[&right]);
+
+        let expected = [Wrong::InvalidStreamState, Wrong::InvalidStreamType, Wrong::StreamNotFound];
+        assert_eq!((errors.as_slice(), of_none), (expected.as_slice(), 0));
+        assert_eq!((committed, again), (vec![], vec![Wrong::StreamAlreadyCommitted]));
+        assert_eq!(catalog.last_row(&name).expect("a count"), 2);
+    }
+
+    #[test]
+    fn a_flush_makes_rows_visible_up_to_its_offset_once() {
+        let (mut catalog, name) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let buffered = stream(&mut catalog, Type::Buffered);
+        let pending = finalized(&mut catalog, Type::Pending, 1);
+        catalog.take(&buffered, &name, vec![vec![Sql::Integer(1)]; 5]).expect("an append");
+        let mut flush = |write_stream: &str, offset| {
+            let request = proto::FlushRowsRequest { write_stream: write_stream.into(), offset };
+            let flushed = catalog.flush(&request).map(|answer| answer.offset);
+            (flushed.map_err(|status| status.code), catalog.last_row(&name).expect("a count"))
+        };
+
+        let steps =
+            [flush(&buffered, Some(1)), flush(&buffered, Some(0)), flush(&buffered, Some(5))];
+        let rest = flush(&buffered, None);
+
+        assert_eq!(steps, [(Ok(1), 2), (Ok(0), 2), (Err(Code::OutOfRange), 2)]);
+        assert_eq!(rest, (Ok(4), 5));
+        assert_eq!(flush(&pending, None), (Err(Code::InvalidArgument), 5));
+        assert_eq!(flush("missing", None), (Err(Code::NotFound), 5));
+    }
+
+    #[test]
+    fn a_stream_needs_a_type_and_a_table() {
+        let (mut catalog, _) = with_table(json!([{ "name": "a", "type": "INTEGER" }]));
+        let mut create = |parent: &str, kind: Type| {
+            let write_stream = Some(proto::WriteStream { r#type: kind.into(), ..<_>::default() });
+            let request = proto::CreateWriteStreamRequest { parent: parent.into(), write_stream };
+            catalog.create_stream(&request).err().map(|status| status.code)
+        };
+
+        let parent = "projects/p/datasets/d/tables/t";
+        assert_eq!(create(parent, Type::Unspecified), Some(Code::InvalidArgument));
+        assert_eq!(create("projects/p", Type::Pending), Some(Code::InvalidArgument));
+        let missing = create("projects/p/datasets/d/tables/other", Type::Pending);
+        assert_eq!(missing, Some(Code::NotFound));
+        assert_eq!(create(parent, Type::Pending), None);
+        let default = catalog.finalize("projects/p/datasets/d/tables/t/streams/_default");
+        assert_eq!(default.err().map(|status| status.code), Some(Code::InvalidArgument));
+    }
 }

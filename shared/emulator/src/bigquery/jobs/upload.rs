@@ -231,3 +231,84 @@ fn incomplete(have: usize) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upload() -> Upload {
+        Upload {
+            project: "p".into(),
+            job: Bytes::new(),
+            data: BytesMut::new(),
+            answer: None,
+            used: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn a_content_range_names_the_first_byte_and_the_size() {
+        for (text, expected) in [
+            ("bytes 0-3/10", Some((Some(0), Some(10)))),
+            ("bytes 4-9/10", Some((Some(4), Some(10)))),
+            ("bytes 4-7/*", Some((Some(4), None))),
+            ("bytes 4-*/*", Some((Some(4), Some(8)))),
+            ("bytes */10", Some((None, Some(10)))),
+            ("bytes */*", Some((None, None))),
+            ("bytes 0-3", None),
+            ("0-3/10", None),
+            ("bytes a-3/10", None),
+            ("bytes 0-3/x", None),
+        ] {
+            let found = piece(text, 4).map(|piece| (piece.first, piece.total));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_come_twice_are_added_once_and_gaps_are_refused() {
+        let mut upload = upload();
+        let mut take = |first, body: &[u8]| {
+            let taken = upload.take(&Piece { first, total: None }, body).map_err(|one| one.code);
+            (taken, String::from_utf8_lossy(&upload.data).into_owned())
+        };
+
+        assert_eq!(take(Some(0), b"abc"), (Ok(()), "abc".into()));
+        assert_eq!(take(Some(1), b"bcde"), (Ok(()), "abcde".into()));
+        assert_eq!(take(Some(0), b"ab"), (Ok(()), "abcde".into()));
+        assert_eq!(take(Some(6), b"g"), (Err(Code::InvalidArgument), "abcde".into()));
+        assert_eq!(take(None, b"ignored"), (Ok(()), "abcde".into()));
+        assert_eq!(take(Some(usize::MAX), b""), (Err(Code::InvalidArgument), "abcde".into()));
+    }
+
+    #[test]
+    fn an_incomplete_upload_answers_with_the_range_that_arrived() {
+        let range = |have| {
+            let response = incomplete(have);
+            let range = response.headers().get(header::RANGE).cloned();
+            (response.status().as_u16(), range.map(|range| format!("{range:?}")))
+        };
+
+        assert_eq!(range(0), (308, None));
+        assert_eq!(range(5), (308, Some("\"bytes=0-4\"".into())));
+    }
+
+    #[tokio::test]
+    async fn finished_uploads_make_room_and_open_ones_do_not() {
+        let uploads = Uploads::default();
+        let begin = || uploads.begin("p".into(), Bytes::new());
+        let ids: Vec<_> = (0..MAX_UPLOADS).map(|_| begin().expect("an upload")).collect();
+
+        let refused = begin().err().map(|one| one.code);
+        uploads.get(&ids[0]).expect("an upload").lock().await.finish(Value::Null);
+        let after_end = begin();
+        uploads.cancel(&ids[1]);
+        let after_cancel = begin();
+
+        assert_eq!(refused, Some(Code::ResourceExhausted));
+        assert!(after_end.is_ok() && after_cancel.is_ok() && begin().is_err());
+        // A client that missed the answer asks for it again.
+        assert!(uploads.get(&ids[0]).is_ok());
+        assert_eq!(uploads.get(&ids[1]).err().map(|one| one.code), Some(Code::NotFound));
+    }
+}
