@@ -71,3 +71,66 @@ fn no_project(path: &str, project: &str) -> Status {
     };
     Status::new(Code::NotFound, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    fn refusal(profile: &Profile, path: &str, headers: &[(&str, &str)]) -> Option<String> {
+        let builder = headers
+            .iter()
+            .fold(Request::get(path), |builder, (name, value)| builder.header(*name, *value));
+        let request = builder.body(Body::empty()).expect("a request");
+        check(profile, &request).err().map(|status| {
+            assert_eq!(status.code, Code::NotFound);
+            status.message
+        })
+    }
+
+    #[test]
+    fn requests_for_a_project_that_was_not_made_are_refused_in_the_words_of_their_api() {
+        let profile = Profile { projects: Some(["known".into()].into()), ..Profile::default() };
+        let bigquery = "Not found: Project other";
+        let storage = "Unknown project id: other";
+        let pubsub = "Requested project not found or user does not have access to it \
+                      (project=other). Make sure to specify the unique project identifier and not \
+                      the Google Cloud Console display name.";
+        let routed =
+            [("x-goog-request-params", "subscription=projects%2Fother%2Fsubscriptions%2Fs")];
+        for (path, headers, expected) in [
+            ("/v1/projects/other/topics", &[][..], pubsub),
+            ("/google.pubsub.v1.Subscriber/Pull", &routed, pubsub),
+            ("/bigquery/v2/projects/other/datasets", &[], bigquery),
+            ("/resumable/upload/bigquery/v2/projects/other/jobs", &[], bigquery),
+            ("/storage/v1/b?project=other", &[], storage),
+            ("/b?project=other", &[], storage),
+        ] {
+            assert_eq!(refusal(&profile, path, headers).as_deref(), Some(expected), "{path}");
+            let path = path.replace("other", "known");
+            let known = [("x-goog-request-params", "subscription=projects%2Fknown")];
+            let headers = if headers.is_empty() { &[][..] } else { &known };
+            assert_eq!(refusal(&profile, &path, headers), None, "{path}");
+            assert_eq!(refusal(&Profile::default(), &path, &routed), None, "{path}");
+        }
+        // A parameter of that name means something else elsewhere.
+        assert_eq!(refusal(&profile, "/storage/v1/b/x/o?project=other", &[]), None);
+        assert_eq!(refusal(&profile, "/google.pubsub.v1.Subscriber/Pull", &[]), None);
+    }
+
+    #[test]
+    fn a_database_must_have_been_made() {
+        let database = |name: &str| format!("projects/p/databases/{name}");
+        let profile = Profile { databases: Some([database("(default)")].into()), ..<_>::default() };
+        let found = |name: &str| {
+            let prefix = database(name);
+            let headers = [("google-cloud-resource-prefix", prefix.as_str())];
+            refusal(&profile, "/google.firestore.v1.Firestore/Commit", &headers)
+        };
+
+        let expected = "The database other does not exist for project p";
+        assert_eq!(found("other").as_deref(), Some(expected));
+        assert_eq!(found("(default)"), None);
+    }
+}

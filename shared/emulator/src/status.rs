@@ -153,3 +153,86 @@ impl IntoResponse for Status {
         self.into_response_with(http)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn body(response: Response) -> Value {
+        let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+        serde_json::from_slice(&bytes).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_the_code_the_reason_and_the_time_of_a_retry() {
+        let status = Status::new(Code::ResourceExhausted, "too fast");
+        let status = Status { retry_after: Some(7), ..status };
+
+        let response = status.clone().into_response();
+
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
+        let fault =
+            json!({ "message": "too fast", "domain": "global", "reason": "rateLimitExceeded" });
+        let expected = json!({ "error": {
+            "code": 429, "message": "too fast", "status": "RESOURCE_EXHAUSTED", "errors": [fault],
+        }});
+        assert_eq!(body(response).await, expected);
+
+        let own = Status { reason: Some("mine".into()), retry_after: None, ..status };
+        let response = own.into_response_with(StatusCode::BAD_REQUEST);
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
+        let shown = body(response).await;
+        assert_eq!(shown["error"]["code"], 400);
+        assert_eq!(shown["error"]["errors"][0]["reason"], "mine");
+    }
+
+    #[test]
+    fn every_code_has_googles_http_status_reason_and_name() {
+        for (code, http, reason, name) in [
+            (Code::InvalidArgument, 400, "invalid", "INVALID_ARGUMENT"),
+            (Code::OutOfRange, 400, "requestedRangeNotSatisfiable", "OUT_OF_RANGE"),
+            (Code::FailedPrecondition, 412, "conditionNotMet", "FAILED_PRECONDITION"),
+            (Code::Unauthenticated, 401, "required", "UNAUTHENTICATED"),
+            (Code::PermissionDenied, 403, "forbidden", "PERMISSION_DENIED"),
+            (Code::NotFound, 404, "notFound", "NOT_FOUND"),
+            (Code::AlreadyExists, 409, "conflict", "ALREADY_EXISTS"),
+            (Code::Aborted, 409, "conflict", "ABORTED"),
+            (Code::ResourceExhausted, 429, "rateLimitExceeded", "RESOURCE_EXHAUSTED"),
+            (Code::Cancelled, 408, "backendError", "CANCELLED"),
+            (Code::Unimplemented, 501, "notImplemented", "UNIMPLEMENTED"),
+            (Code::Unavailable, 503, "backendError", "UNAVAILABLE"),
+            (Code::DeadlineExceeded, 504, "backendError", "DEADLINE_EXCEEDED"),
+            (Code::Internal, 500, "backendError", "INTERNAL"),
+            (Code::Unknown, 500, "backendError", "UNKNOWN"),
+            (Code::DataLoss, 500, "backendError", "DATA_LOSS"),
+        ] {
+            let status = Status::new(code, "");
+            assert_eq!(
+                (status.http().as_u16(), status.reason(), status.name()),
+                (http, reason, name)
+            );
+        }
+    }
+
+    #[test]
+    fn details_reach_clients_of_grpc_within_a_status() {
+        let detail = prost_types::Any { type_url: "t".into(), value: vec![1, 2] };
+        let plain = Status::new(Code::NotFound, "gone");
+        let detailed = Status { details: vec![detail.clone()], ..plain.clone() };
+
+        let (plain, detailed) = (tonic::Status::from(plain), tonic::Status::from(detailed));
+
+        assert_eq!(
+            (plain.code(), plain.message(), plain.details()),
+            (Code::NotFound, "gone", &[][..])
+        );
+        let inner = rpc::Status::decode(detailed.details()).expect("a status");
+        assert_eq!((detailed.code(), detailed.message()), (Code::NotFound, "gone"));
+        assert_eq!((inner.code, inner.message.as_str()), (Code::NotFound as i32, "gone"));
+        assert_eq!(inner.details, [detail]);
+    }
+}

@@ -140,3 +140,108 @@ fn parse_range(text: &str, total: usize) -> Option<(usize, usize)> {
     };
     (first < end).then_some((first, end))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use http_body_util::BodyExt as _;
+
+    use super::super::object::Given;
+    use super::*;
+
+    fn object(given: Given) -> Object {
+        Object {
+            bucket: "b".into(),
+            name: "n".into(),
+            file: "f".into(),
+            size: 10,
+            crc32c: 1,
+            md5: Some("m".into()),
+            components: None,
+            generation: 7,
+            metageneration: 2,
+            time_created: "2025-09-28T22:53:17Z".into(),
+            updated: "2025-09-28T22:53:18Z".into(),
+            given,
+        }
+    }
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.expect("a body").to_bytes()
+    }
+
+    #[test]
+    fn a_range_is_cut_to_the_data_and_refused_beyond_it() {
+        for (text, expected) in [
+            ("bytes=0-3", Some((0, 4))),
+            ("bytes=2-", Some((2, 10))),
+            ("bytes=-3", Some((7, 10))),
+            ("bytes=-30", Some((0, 10))),
+            ("bytes=8-30", Some((8, 10))),
+            ("bytes=9-9", Some((9, 10))),
+            ("bytes=10-", None),
+            ("bytes=10-12", None),
+            ("bytes=4-2", None),
+            ("bytes=-0", None),
+            ("bytes=a-b", None),
+            ("lines=0-3", None),
+        ] {
+            assert_eq!(parse_range(text, 10), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_names_its_place_in_the_whole() {
+        let (object, data) = (object(Given::default()), Bytes::from_static(b"0123456789"));
+        let asked = |range: &'static str| {
+            HeaderMap::from_iter([(header::RANGE, HeaderValue::from_static(range))])
+        };
+
+        let part = media(&object, data.clone(), &asked("bytes=2-4"));
+        let refused = media(&object, data, &asked("bytes=10-"));
+
+        assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+        assert_eq!(part.headers()[header::CONTENT_RANGE], "bytes 2-4/10");
+        assert_eq!(part.headers()[header::LAST_MODIFIED], "Sun, 28 Sep 2025 22:53:18 GMT");
+        assert_eq!(part.headers()["x-goog-hash"], "crc32c=AAAAAQ==,md5=m");
+        assert_eq!(body(part).await, "234");
+        assert_eq!(refused.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(body(refused).await, "Request range not satisfiable");
+    }
+
+    #[tokio::test]
+    async fn gzip_is_undone_for_a_client_without_it_and_only_then() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(b"plain").expect("a write");
+        let data = Bytes::from(encoder.finish().expect("an end"));
+        let encoded = |cache: Option<&str>| {
+            object(Given {
+                content_encoding: Some("gzip".into()),
+                cache_control: cache.map(str::to_owned),
+                ..Given::default()
+            })
+        };
+        let accepts = |codings: &'static str| {
+            HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(codings))])
+        };
+
+        for (object, headers, is_undone) in [
+            (encoded(None), HeaderMap::new(), true),
+            (encoded(None), accepts("br"), true),
+            (encoded(None), accepts("br, gzip;q=0.5"), false),
+            (encoded(Some("no-transform")), HeaderMap::new(), false),
+            (object(Given::default()), HeaderMap::new(), false),
+        ] {
+            let response = media(&object, data.clone(), &headers);
+            let encoding = response.headers().get(header::CONTENT_ENCODING).cloned();
+            assert_eq!(body(response).await == "plain", is_undone, "{object:?} {headers:?}");
+            assert_eq!(encoding.is_some(), !is_undone && object.given.content_encoding.is_some());
+        }
+        // Data that is no gzip is sent as it is.
+        let response = media(&encoded(None), Bytes::from_static(b"no gzip"), &HeaderMap::new());
+        assert_eq!(body(response).await, "no gzip");
+    }
+}

@@ -295,4 +295,108 @@ mod tests {
         assert!(refused.message.contains("`temporaryHold`"), "{refused}");
         assert!(Given::from_json(br#"{"temporaryHold":false,"acl":[]}"#).is_ok());
     }
+
+    fn object() -> Object {
+        Object {
+            bucket: "b".into(),
+            name: "a/ü".into(),
+            file: "f".into(),
+            size: 3,
+            crc32c: 1,
+            md5: None,
+            components: None,
+            generation: 7,
+            metageneration: 2,
+            time_created: "2025-09-28T22:53:17Z".into(),
+            updated: "2025-09-28T22:53:18Z".into(),
+            given: Given::default(),
+        }
+    }
+
+    fn preconditions(query: &[(&str, i64)]) -> Preconditions {
+        let query = query.iter().map(|(key, value)| ((*key).to_owned(), value.to_string()));
+        Preconditions::from_query(&query.collect(), "").expect("preconditions")
+    }
+
+    #[test]
+    fn preconditions_hold_for_the_object_that_they_name() {
+        let object = object();
+        let (fails, gone) = (Some(Code::FailedPrecondition), Some(Code::NotFound));
+        // The second result is that for a missing object.
+        for (query, of_object, of_none) in [
+            (vec![], None, None),
+            (vec![("ifGenerationMatch", 7)], None, fails),
+            (vec![("ifGenerationMatch", 6)], fails, fails),
+            (vec![("ifGenerationMatch", 0)], fails, None),
+            (vec![("ifGenerationNotMatch", 7)], fails, None),
+            (vec![("ifGenerationNotMatch", 6)], None, None),
+            (vec![("ifGenerationNotMatch", 0)], None, fails),
+            (vec![("ifMetagenerationMatch", 2)], None, fails),
+            (vec![("ifMetagenerationMatch", 3)], fails, fails),
+            (vec![("ifMetagenerationNotMatch", 2)], fails, None),
+            (vec![("ifMetagenerationNotMatch", 3)], None, None),
+            (vec![("ifGenerationMatch", 7), ("ifMetagenerationMatch", 3)], fails, fails),
+            (vec![("generation", 7)], None, None),
+            (vec![("generation", 6)], gone, None),
+        ] {
+            let preconditions = preconditions(&query);
+            let code = |found| preconditions.check(found).err().map(|status| status.code);
+            assert_eq!((code(Some(&object)), code(None)), (of_object, of_none), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn preconditions_of_the_source_of_a_copy_have_their_own_names() {
+        let query = HashMap::from([
+            ("ifGenerationMatch".to_owned(), "1".to_owned()),
+            ("ifSourceGenerationMatch".to_owned(), "2".to_owned()),
+            ("sourceGeneration".to_owned(), "3".to_owned()),
+        ]);
+
+        let source = Preconditions::from_query(&query, "Source").expect("preconditions");
+        let target = Preconditions::from_query(&query, "").expect("preconditions");
+
+        assert_eq!((source.wanted, source.generation), (Some(3), Some(2)));
+        assert_eq!((target.wanted, target.generation), (None, Some(1)));
+        let wrong = HashMap::from([("ifMetagenerationMatch".to_owned(), "x".to_owned())]);
+        let refused = Preconditions::from_query(&wrong, "").expect_err("a refusal");
+        assert_eq!(refused.code, Code::InvalidArgument);
+    }
+
+    #[test]
+    fn an_etag_changes_with_the_data_and_with_the_metadata() {
+        let of =
+            |generation, metageneration| Object { generation, metageneration, ..object() }.etag();
+
+        // The bytes are those of a protobuf message with both numbers.
+        assert_eq!(of(7, 2), STANDARD.encode([0x08, 7, 0x10, 2]));
+        assert_eq!([of(8, 2) == of(7, 2), of(7, 3) == of(7, 2)], [false, false]);
+    }
+
+    #[test]
+    fn an_object_is_shown_with_numbers_as_text_and_its_urls() {
+        let given = Given { content_type: Some("a/b".into()), ..Given::default() };
+
+        let shown = Object { given, components: Some(2), ..object() }.to_json("http://h");
+
+        for (key, expected) in [
+            ("id", json!("b/a/ü/7")),
+            ("selfLink", json!("http://h/storage/v1/b/b/o/a%2F%C3%BC")),
+            (
+                "mediaLink",
+                json!("http://h/download/storage/v1/b/b/o/a%2F%C3%BC?generation=7&alt=media"),
+            ),
+            ("size", json!("3")),
+            ("generation", json!("7")),
+            ("metageneration", json!("2")),
+            ("crc32c", json!("AAAAAQ==")),
+            ("storageClass", json!("STANDARD")),
+            ("contentType", json!("a/b")),
+            ("componentCount", json!(2)),
+            ("md5Hash", Value::Null),
+            ("metadata", Value::Null),
+        ] {
+            assert_eq!(shown[key], expected, "{key}");
+        }
+    }
 }

@@ -240,3 +240,45 @@ fn names_tag(headers: &HeaderMap, header: HeaderName, etag: &str) -> Option<bool
     let mut tags = tags.split(',').map(|tag| tag.trim().trim_matches('"'));
     Some(tags.any(|tag| tag == "*" || tag == etag))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_header_of_etags_names_one_of_them_or_all() {
+        for (value, expected) in [
+            ("\"tag\"", true),
+            ("tag", true),
+            ("\"other\", \"tag\"", true),
+            ("*", true),
+            ("\"other\"", false),
+            ("\"ta\"", false),
+        ] {
+            let value = HeaderValue::from_static(value);
+            let headers = HeaderMap::from_iter([(header::IF_MATCH, value.clone())]);
+            assert_eq!(names_tag(&headers, header::IF_MATCH, "tag"), Some(expected), "{value:?}");
+            assert_eq!(names_tag(&headers, header::IF_NONE_MATCH, "tag"), None);
+        }
+    }
+
+    #[test]
+    fn what_would_change_the_object_is_refused_unless_it_is_the_default() {
+        let refused = |parameter: &str, value: &str| {
+            let query = HashMap::from([(parameter.to_owned(), value.to_owned())]);
+            refuse_unsupported(&query, &HeaderMap::new()).err().map(|status| status.message)
+        };
+
+        let expected = "this emulator does not support the parameter kmsKeyName";
+        assert_eq!(refused("kmsKeyName", "k").as_deref(), Some(expected));
+        assert!(refused("predefinedAcl", "publicRead").is_some());
+        assert!(refused("predefinedAcl", "projectPrivate").is_none());
+        assert!(refused("enableObjectRetention", "False").is_none());
+        assert!(refused("prefix", "x").is_none());
+        let name = HeaderName::from_static("x-goog-encryption-algorithm");
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("AES256"))]);
+        assert!(refuse_unsupported(&HashMap::new(), &headers).is_err());
+    }
+}

@@ -255,3 +255,83 @@ fn error(status: &Status) -> Response {
     status.set_retry_after(&mut response);
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[test]
+    fn an_upload_keeps_to_the_sizes_of_its_url() {
+        let check = |range: &'static str, size| {
+            let name = HeaderName::from_static("x-goog-content-length-range");
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(range))]);
+            check_size(&headers, size).is_ok()
+        };
+
+        assert_eq!([1, 2, 5, 6].map(|size| check("2, 5", size)), [false, true, true, false]);
+        assert!(!check("2", 2) && !check("2,x", 2));
+        assert!(check_size(&HeaderMap::new(), 7).is_ok());
+    }
+
+    #[test]
+    fn a_request_is_named_by_its_method_and_headers() {
+        let call = |method: Method, id: &str, header: &'static str| {
+            let query = HashMap::from([(id.to_owned(), "x".to_owned())]);
+            let value = HeaderValue::from_static("x");
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(header), value)]);
+            name(&method, &query, &headers)
+        };
+
+        assert_eq!(call(Method::GET, "-", "x-none"), Some("storage.objects.read"));
+        assert_eq!(call(Method::HEAD, "-", "x-none"), Some("storage.objects.read"));
+        assert_eq!(call(Method::PUT, "-", "x-none"), Some("storage.objects.insert"));
+        assert_eq!(call(Method::PUT, "upload_id", "x-none"), Some("storage.uploads.continue"));
+        assert_eq!(call(Method::PUT, "-", "x-goog-copy-source"), None);
+        assert_eq!(call(Method::DELETE, "-", "x-none"), Some("storage.objects.delete"));
+        assert_eq!(call(Method::POST, "-", "x-goog-resumable"), Some("storage.uploads.begin"));
+        assert_eq!(call(Method::POST, "-", "x-none"), None);
+    }
+
+    #[tokio::test]
+    async fn errors_have_the_codes_of_the_xml_api() {
+        for (status, code, http) in [
+            (super::super::no_bucket(), "NoSuchBucket", 404),
+            (Status::new(Code::NotFound, "x"), "NoSuchKey", 404),
+            (Status::new(Code::FailedPrecondition, "x"), "PreconditionFailed", 412),
+            (Status::invalid("x"), "InvalidArgument", 400),
+            (Status::unimplemented("x"), "NotImplemented", 501),
+            (Status::new(Code::PermissionDenied, "x"), "AccessDenied", 403),
+            (Status::new(Code::ResourceExhausted, "x"), "SlowDown", 429),
+            (Status::new(Code::Unavailable, "x"), "ServiceUnavailable", 503),
+            (Status::new(Code::Internal, "<x> & y"), "InternalError", 500),
+        ] {
+            let response = error(&Status { retry_after: Some(2), ..status.clone() });
+
+            assert_eq!(
+                (response.status().as_u16(), response.headers()["retry-after"].as_bytes()),
+                (http, b"2".as_slice())
+            );
+            let body = response.into_body().collect().await.expect("a body").to_bytes();
+            let message = if http == 500 { "&lt;x> &amp; y" } else { &status.message };
+            let expected = format!("<Code>{code}</Code><Message>{message}</Message></Error>");
+            assert!(String::from_utf8_lossy(&body).ends_with(&expected), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn headers_of_a_download_are_replaced_by_its_parameters() {
+        let query =
+            [("response-content-type", "a/b"), ("response-etag", "x"), ("response-expires", "\n")];
+        let query = query.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut response =
+            ([(header::CONTENT_TYPE, "c/d"), (header::ETAG, "y")], "").into_response();
+
+        replace_headers(&mut response, &HashMap::from(query));
+
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "a/b");
+        assert_eq!(response.headers()[header::ETAG], "y");
+        assert!(!response.headers().contains_key(header::EXPIRES));
+    }
+}
