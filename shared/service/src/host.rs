@@ -38,7 +38,8 @@ impl Hosted {
         let mut shown = serde_json::to_value(settings)?;
         url::mask_secrets(&mut shown);
         context.health.tell("settings", shown);
-        context.health.tell("memory", Account::of(settings).report());
+        let memory = Account::of(settings.memory(), settings.memory_bytes());
+        context.health.tell("memory", memory.report());
         let mut server = JoinSet::new();
         server.spawn(http::serve(listener, context.clone()));
         let (stop, stopped) = watch::channel(None);

@@ -11,8 +11,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::Settings;
-
 const MIB: u64 = 1024 * 1024;
 
 /// Memory of an idle process: code, threads, clients and their connections.
@@ -102,9 +100,9 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Computes the memory of these settings in this container.
-    pub(crate) fn of(settings: &impl Settings) -> Self {
-        let (shares, needed) = (settings.memory(), settings.memory_bytes());
+    /// Compares the memory that settings allow with the limit of this container. `needed` is the
+    /// sum of the shares.
+    pub(crate) fn of(shares: Vec<Share>, needed: u64) -> Self {
         Self { shares, needed, limit: limit_below(Path::new("/")) }
     }
 

@@ -170,7 +170,8 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
 
 /// Prints what right settings promise, and the memory that they allow.
 fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
-    let (guarantees, account) = (settings.explain(), Account::of(settings));
+    let guarantees = settings.explain();
+    let account = Account::of(settings.memory(), settings.memory_bytes());
     match form {
         Form::Json => output::line(format_args!(
             "{:#}",
@@ -212,7 +213,7 @@ async fn live<T: Settings, S: Service>(
     make: impl FnOnce(T) -> S,
     settings: T,
 ) -> anyhow::Result<()> {
-    Account::of(&settings).warn();
+    Account::of(settings.memory(), settings.memory_bytes()).warn();
     warnings(&settings).iter().for_each(|warning| warn!("{warning}"));
     let hosted = Hosted::start(make(settings.clone()), &settings).await?;
     let deadline = signals.deadline();
