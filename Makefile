@@ -11,11 +11,13 @@ test: setup check
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast 2>&1 | .ci/summary
 
-# Checks format, language, lints and documentation. Warnings are errors.
+# Checks format, language, imports, lints and documentation. Warnings are errors.
 check:
 	cargo fmt --all --check
 	.ci/language --self-test
 	.ci/language
+	.ci/circles --self-test
+	.ci/circles
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
