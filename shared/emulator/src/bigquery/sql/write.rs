@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::super::schema::{Field, FieldType, kind_named, new_field};
