@@ -307,8 +307,8 @@ fn take_up_to(
 fn a_stream_gets_no_more_than_its_limits_until_it_settles() {
     let env = TestEnv::new(<_>::default());
     env.publish((0..5).map(|number| message(&number.to_string())).collect());
-    let stream = Some(env.subscription.open_stream());
-    let take = |messages, bytes| take_up_to(&env.subscription, stream, messages, bytes, 60);
+    let stream = env.subscription.open_stream();
+    let take = |messages, bytes| take_up_to(&env.subscription, Some(stream), messages, bytes, 60);
 
     let first = take(2, usize::MAX);
     let full = take(2, usize::MAX);
@@ -326,7 +326,7 @@ fn a_stream_gets_no_more_than_its_limits_until_it_settles() {
         (texts(&next), texts(&of_bytes), texts(&after)),
         (vec!["2".into()], vec![], vec!["3".into()],)
     );
-    env.subscription.close_stream(stream.unwrap_or_default());
+    env.subscription.close_stream(stream);
     assert!(take(usize::MAX, usize::MAX).is_empty());
 }
 
