@@ -9,6 +9,8 @@ pub(super) mod default;
 mod exact;
 mod geography;
 pub(super) mod interval;
+#[cfg(test)]
+mod tests;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -368,55 +370,5 @@ fn one_cell(field: &Field, value: &Value) -> Value {
         }
         (_, Value::String(text)) => text.clone().into(),
         (_, other) => other.to_string().into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn field(json: Value) -> Field {
-        let mut field = json!({ "name": "f" });
-        field.as_object_mut().expect("an object").extend(json.as_object().expect("one").clone());
-        serde_json::from_value(field).expect("a field")
-    }
-
-    fn normal_of(field: &Field, value: &Value) -> Result<Value, String> {
-        normal(field, value, false, "f").map_err(|fault| fault.message)
-    }
-
-    #[test]
-    fn parameters_of_types_are_obeyed() {
-        let text = field(json!({ "type": "STRING", "maxLength": "3" }));
-        let bytes = field(json!({ "type": "BYTES", "maxLength": 2 }));
-        let number = field(json!({ "type": "NUMERIC", "precision": "4", "scale": "2" }));
-
-        assert_eq!(normal_of(&text, &json!("äöü")), Ok(json!("äöü")));
-        assert!(
-            normal_of(&text, &json!("abcd")).is_err_and(|why| why.contains("maximum length 3"))
-        );
-        assert_eq!(normal_of(&bytes, &json!("aGk=")), Ok(json!("aGk=")));
-        assert!(normal_of(&bytes, &json!("aGkh")).is_err());
-        assert_eq!(normal_of(&number, &json!("99.994")), Ok(json!("99.99")));
-        assert!(
-            normal_of(&number, &json!("99.995")).is_err_and(|why| why.contains("not in range"))
-        );
-    }
-
-    #[test]
-    fn ranges_are_kept_as_text() {
-        let range = field(json!({ "type": "RANGE", "rangeElementType": { "type": "DATE" } }));
-
-        let both = json!({ "start": "2025-01-01", "end": "2025-02-01" });
-        assert_eq!(normal_of(&range, &both), Ok(json!("[2025-01-01, 2025-02-01)")));
-        let open = json!({ "start": null });
-        assert_eq!(normal_of(&range, &open), Ok(json!("[UNBOUNDED, UNBOUNDED)")));
-        for wrong in [
-            json!({ "start": "2025-01-01", "end": "2025-01-01" }),
-            json!({ "start": "x" }),
-            json!("[2025-01-01, 2025-02-01)"),
-        ] {
-            assert!(normal_of(&range, &wrong).is_err(), "{wrong}");
-        }
     }
 }

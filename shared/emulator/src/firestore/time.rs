@@ -48,3 +48,25 @@ impl From<Time> for Timestamp {
         Self { seconds: time.micros.div_euclid(1_000_000), nanos }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_before_1970_are_rounded_down_and_come_back_whole() {
+        for (seconds, nanos, micros, millis) in [
+            (1, 999_999_999, 1_999_999, 1_999_000),
+            (-1, 999_999_999, -1, -1_000),
+            (-2, 1_500, -1_999_999, -2_000_000),
+        ] {
+            let time = Time::of(&Timestamp { seconds, nanos });
+
+            assert_eq!((time.micros, time.millis().micros), (micros, millis));
+            let back = Timestamp::from(time);
+            assert_eq!((back.seconds, back.nanos), (seconds, nanos / 1000 * 1000));
+            assert_eq!(Time::from_bytes(time.to_bytes()), time);
+            assert!(time.next() > time);
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::status::Status;
 /// Most rows that are examined.
 const MAX_ROWS: usize = 500;
 
-/// Derives the schema of JSON rows. Fields are in the order in which their names appear first.
+/// Derives the schema of JSON rows. Fields that a row adds come after the others, sorted by name.
 pub(super) fn json(rows: impl Iterator<Item = Map<String, Value>>) -> Schema {
     let mut fields: Vec<Field> = Vec::new();
     for row in rows.take(MAX_ROWS) {
@@ -140,5 +140,65 @@ fn wider(one: FieldType, other: FieldType) -> FieldType {
             FieldType::Timestamp
         }
         _ => FieldType::String,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn shape(fields: &[Field]) -> Value {
+        let shape = |field: &Field| match (field.kind, field.mode) {
+            (FieldType::Record, _) => json!({ (field.name.clone()): shape(&field.fields) }),
+            (kind, Mode::Repeated) => json!([field.name, kind]),
+            (kind, _) => json!({ (field.name.clone()): kind }),
+        };
+        fields.iter().map(shape).collect()
+    }
+
+    fn of_csv(skipped: Option<usize>, text: &str) -> (Value, Option<usize>) {
+        let options = skipped.map_or(json!({}), |lines| json!({ "skipLeadingRows": lines }));
+        let mut format: CsvFormat = serde_json::from_value(options).expect("options");
+        let schema = csv(&mut format, std::iter::once(text.as_bytes())).expect("a schema");
+        (shape(&schema.fields), format.skip_leading_rows)
+    }
+
+    #[test]
+    fn fields_of_json_have_the_widest_type_of_their_values() {
+        let rows = json!([
+            { "n": 1, "text": "x", "none": null, "list": [], "day": "2025-09-28", "r": { "a": 1 } },
+            { "N": 1.5, "text": 7, "list": [null, true], "day": "2025-09-28T22:53:17", "r": { "b": "1" } },
+        ]);
+        let rows = rows.as_array().expect("rows").iter().filter_map(Value::as_object).cloned();
+
+        let schema = json(rows);
+
+        let expected = json!([
+            { "day": "TIMESTAMP" }, { "n": "FLOAT" },
+            { "r": [{ "a": "INTEGER" }, { "b": "INTEGER" }] }, { "text": "STRING" },
+            ["list", "BOOLEAN"],
+        ]);
+        assert_eq!(shape(&schema.fields), expected);
+    }
+
+    #[test]
+    fn a_first_line_of_texts_above_other_types_is_a_header() {
+        let header = of_csv(None, "name,a b\nx,1\ny,\n");
+        let none = of_csv(None, "name,x\nx,y\n");
+        let forbidden = of_csv(Some(0), "name,n\nx,1\n");
+        let skipped = of_csv(Some(2), "comment\nname,n\nx,1.5\n");
+
+        assert_eq!(header, (json!([{ "name": "STRING" }, { "a_b": "INTEGER" }]), Some(1)));
+        let made_up = json!([{ "string_field_0": "STRING" }, { "string_field_1": "STRING" }]);
+        assert_eq!(none, (made_up.clone(), Some(0)));
+        assert_eq!(forbidden, (made_up, Some(0)));
+        assert_eq!(skipped, (json!([{ "name": "STRING" }, { "n": "FLOAT" }]), Some(2)));
+        let empty = csv(&mut CsvFormat::default(), std::iter::empty());
+        assert_eq!(
+            empty.err().map(|one| one.message).as_deref(),
+            Some("autodetect needs at least one line")
+        );
     }
 }

@@ -127,3 +127,77 @@ fn written(field: &Field, given: &Value) -> Result<String, Status> {
         Sql::Blob(bytes) => literal(&String::from_utf8_lossy(&bytes)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::lex::lex;
+    use super::*;
+
+    fn parameter(name: &str, kind: &str, value: &str) -> Value {
+        json!({ "name": name, "parameterType": { "type": kind }, "parameterValue": { "value": value } })
+    }
+
+    fn bound(query: &str, given: &[Value]) -> Result<Vec<String>, String> {
+        let parameters = Parameters::read(given).map_err(|status| status.message)?;
+        let mut tokens = lex(query).expect("tokens");
+        parameters.bind(query, &mut tokens).map_err(|status| status.message)?;
+        let literals = tokens.into_iter().filter_map(|token| match token.token {
+            Token::Literal(text, _) => Some(text),
+            _ => None,
+        });
+        Ok(literals.collect())
+    }
+
+    #[test]
+    fn parameters_are_found_by_name_or_by_position() {
+        let given = [parameter("a", "INT64", "7"), parameter("b", "STRING", "it's")];
+        let texts = |texts: &[&str]| Ok(texts.iter().map(|text| (*text).to_owned()).collect());
+
+        assert_eq!(bound("SELECT @B, @a", &given), texts(&["'it''s'", "7"]));
+        assert_eq!(bound("SELECT ?, ?", &given), texts(&["7", "'it''s'"]));
+        let missing = bound("SELECT @c", &given);
+        assert_eq!(missing, Err("Query parameter 'c' not found at [1:8]".into()));
+        let beyond = bound("SELECT ?, ?, ?", &given);
+        assert_eq!(beyond, Err("Query parameter number 3 is not defined at [1:14]".into()));
+    }
+
+    #[test]
+    fn values_have_the_form_of_their_type_or_are_refused() {
+        let one = |kind: &str, value: &str| bound("SELECT ?", &[parameter("", kind, value)]);
+        let text = |text: &str| Ok(vec![text.to_owned()]);
+
+        assert_eq!(one("BOOL", "true"), text("1"));
+        assert_eq!(one("FLOAT64", "2"), text("2.0"));
+        assert_eq!(one("NUMERIC", "1.50"), text("'1.5'"));
+        assert_eq!(
+            one("TIMESTAMP", "2025-09-28T22:53:17Z"),
+            text("'2025-09-28 22:53:17.000000 UTC'")
+        );
+        let wrong =
+            "Invalid value of a query parameter: Cannot convert value to integer (bad value): x";
+        assert_eq!(one("INT64", "x"), Err(wrong.into()));
+        assert!(one("GEOGRAPHY", "POINT(1 2)").is_err_and(|why| why.contains("GEOGRAPHY")));
+        let null =
+            json!({ "parameterType": { "type": "INT64" }, "parameterValue": { "value": null } });
+        assert_eq!(bound("SELECT ?", &[null]), text("NULL"));
+    }
+
+    #[test]
+    fn lists_and_structs_are_json_and_fields_of_structs_have_their_type() {
+        let list = json!({ "name": "list",
+            "parameterType": { "type": "ARRAY", "arrayType": { "type": "INT64" } },
+            "parameterValue": { "arrayValues": [{ "value": "1" }, { "value": "2" }] } });
+        let types = [json!({ "name": "n", "type": { "type": "INT64" } })];
+        let record = json!({ "name": "r",
+            "parameterType": { "type": "STRUCT", "structTypes": types },
+            "parameterValue": { "structValues": { "n": { "value": "7" } } } });
+        let given = [list, record];
+
+        let texts = ["'[1,2]'", "'{\"n\":7}'", "7"].map(str::to_owned).to_vec();
+        assert_eq!(bound("SELECT @list, @r, @r.n", &given), Ok(texts));
+        let missing = "Field name x does not exist at [1:8]";
+        assert_eq!(bound("SELECT @r.x", &given), Err(missing.into()));
+    }
+}
