@@ -1,5 +1,6 @@
 //! Cases that are measured.
 
+use e2e::names::ROUTE;
 use serde_json::{Map, Value, json};
 
 use crate::service::Service;
@@ -112,7 +113,7 @@ fn others(count: u32) -> Value {
     let route = |number| {
         json!({
             "source": { "mqtt_topic": format!("plants/{number}/{{line}}/+/up"), "qos": 1 },
-            "destination": { "route_name": "up" },
+            "destination": { "route_name": ROUTE },
         })
     };
     let routes: Map<_, _> =

@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use e2e::fleet::{self, Fleet};
+use e2e::metrics::SENT;
 use e2e::mosquitto::free_port;
+use e2e::names;
 use e2e::process::{Process, binary};
 use e2e::usage::{children_cpu_time, cpu_time, peak_megabytes};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::sleep;
 
-use crate::case::{Case, Load};
 use crate::process;
 use crate::rig::Rig;
 use crate::service::Service;
@@ -28,38 +29,28 @@ pub(crate) async fn measure(messages: u64, repeats: usize) -> anyhow::Result<Row
 }
 
 async fn run(messages: u64) -> anyhow::Result<Measured> {
-    let load = Load { messages, payload_bytes: 1024, devices: 100, places: 7, unknown_percent: 0 };
-    let case = Case {
-        service: Service::Enrich,
-        name: String::new(),
-        load,
-        settings: Value::Null,
-        has_latency: false,
-    };
-    let rig = Rig::start(&case).await?;
-    rig.cloud.create_subscription("archive", "output").await?;
-    let ends = [("", "input"), ("ours", "output"), ("sink", ""), ("archive", "")];
+    let rig = Rig::start_with(&names::SUBSCRIPTIONS, 100).await?;
     let mut services = Vec::new();
-    for (service, ends) in Service::ALL.into_iter().zip(ends) {
+    for service in Service::ALL {
         // By default, icestore waits for a minute.
         let soon = json!({ "pipeline": { "batch": { "max_age": "2s" } } });
         let changes = if service == Service::Icestore { soon } else { json!({}) };
-        let settings = rig.settings(service, ends, &changes);
-        services.push(process::start(rig.folder.path(), service, &settings).await?);
+        let settings = rig.settings(service, &changes)?;
+        services.push(process::start(rig.env.folder.path(), service, &settings).await?);
     }
     let pids: Vec<_> = services.iter().filter_map(|(process, _)| process.pid()).collect();
     let own: Duration = pids.iter().map(|pid| cpu_time(*pid)).sum::<anyhow::Result<_>>()?;
     let before = children_cpu_time()?;
     let started = Instant::now();
     let mut fleet = Fleet::start(fleet::FleetPlan {
-        port: rig.broker.port(),
+        port: rig.env.broker.port(),
         messages: Some(messages),
         payload_bytes: 1024,
         ..fleet::FleetPlan::default()
     });
     fleet.finish().await;
     for (process, _) in &services[2..] {
-        while process::counter(process, "sent_messages_total").await? < messages {
+        while process.metrics().await?.count(SENT) < messages {
             sleep(Duration::from_millis(50)).await;
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use e2e::names::{ENRICHED, ROUTE};
 use e2e::reading::Reading;
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::client::Publisher;
@@ -28,7 +29,8 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(crate) async fn new(cloud: &str, topic: &str, is_enriched: bool) -> anyhow::Result<Self> {
+    /// Publishes to a topic of the cloud at this URL.
+    pub(crate) async fn new(cloud: &str, topic: &str) -> anyhow::Result<Self> {
         let publisher = Publisher::builder(format!("projects/local/topics/{topic}"))
             .with_endpoint(cloud)
             .with_credentials(anonymous::Builder::new().build())
@@ -37,7 +39,7 @@ impl Feed {
             .build()
             .await
             .context("build a publisher")?;
-        Ok(Self { publisher, is_enriched })
+        Ok(Self { publisher, is_enriched: topic == ENRICHED })
     }
 
     /// Publishes the whole backlog.
@@ -130,7 +132,7 @@ impl Feed {
             ("device_id", name),
             ("ingest_id", id),
             ("mqtt_topic", topic),
-            ("route_name", "up".into()),
+            ("route_name", ROUTE.into()),
         ];
         Message::new().set_data(envelope.to_bytes()).set_attributes(attributes)
     }

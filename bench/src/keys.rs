@@ -12,6 +12,9 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 use e2e::cloud::Cloud;
 use e2e::embedded::Embedded;
+use e2e::metrics::{RECEIVED, SENT};
+use e2e::names::RAW;
+use e2e::settings::{ServiceSettings, merge};
 use e2e::usage::{cpu_time, peak_megabytes};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -20,7 +23,7 @@ use tokio::time::sleep;
 
 use crate::feed::Feed;
 use crate::process;
-use crate::service::{Places, Service, merge};
+use crate::service::Service;
 
 /// Pause between two reads of the metrics.
 const LOOK: Duration = Duration::from_millis(100);
@@ -113,11 +116,11 @@ impl KeysRig {
         let folder = tempfile::tempdir().context("create a folder")?;
         let embedded = Embedded::start(&folder.path().join("cloud")).await?;
         let cloud = Cloud::embedded(&embedded.url());
-        cloud.create_topic("input").await?;
+        cloud.create_topic(RAW).await?;
         for millis in &args.millis {
-            cloud.create_subscription(&format!("after-{millis}"), "input").await?;
+            cloud.create_subscription(&format!("after-{millis}"), RAW).await?;
         }
-        let feed = Feed::new(&embedded.url(), "input", false).await?;
+        let feed = Feed::new(&embedded.url(), RAW).await?;
         Ok(Self { folder, embedded, feed })
     }
 
@@ -128,9 +131,9 @@ impl KeysRig {
         args: &KeysArgs,
         changes: &Value,
     ) -> anyhow::Result<Run> {
-        let url = self.embedded.url();
+        let cloud = Cloud::embedded(&self.embedded.url());
         let bucket = format!("bucket-{millis}");
-        Cloud::embedded(&url).create_bucket(&bucket).await?;
+        cloud.create_bucket(&bucket).await?;
         let until = args.seconds * 1000 + 600_000;
         let delay = json!({
             "method": "storage.objects.insert", "kind": "delay", "millis": millis,
@@ -139,8 +142,8 @@ impl KeysRig {
         if millis > 0 {
             self.embedded.plan(&delay).await?;
         }
-        let places = Places { cloud: &url, broker_port: 0, redis: "" };
-        let mut settings = Service::Icestore.settings(&places, (&format!("after-{millis}"), ""));
+        let mut settings = ServiceSettings::new(&cloud, 0, None).json(Service::Icestore.name())?;
+        settings["subscription"]["id"] = format!("after-{millis}").into();
         settings["dead_letters"] = "drop".into();
         settings["storage"]["bucket"] = bucket.into();
         merge(&mut settings, changes);
@@ -177,16 +180,12 @@ impl KeysRig {
 }
 
 async fn progress(process: &e2e::process::Process, pid: u32) -> anyhow::Result<Progress> {
-    let text = process::metrics(process).await?;
-    let value = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0)
-    };
+    let metrics = process.metrics().await?;
     Ok(Progress {
         at: Instant::now(),
-        received: value("dataflow_pipeline_received_messages_total") as u64,
-        sent: value("dataflow_pipeline_sent_messages_total") as u64,
-        objects: value("dataflow_pipeline_write_duration_seconds_count"),
+        received: metrics.count(RECEIVED),
+        sent: metrics.count(SENT),
+        objects: metrics.value("dataflow_pipeline_write_duration_seconds_count"),
         cpu: cpu_time(pid)?,
     })
 }

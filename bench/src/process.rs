@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use e2e::mosquitto::free_port;
+use e2e::metrics::RECEIVED;
 use e2e::process::{Process, binary};
 use e2e::usage::{children_cpu_time, cpu_time, peak_megabytes};
 use serde_json::Value;
@@ -25,13 +25,9 @@ pub(crate) async fn start(
     service: Service,
     settings: &Value,
 ) -> anyhow::Result<(Process, Duration)> {
-    let name = service.name();
-    let config = folder.join(format!("{name}.yaml"));
-    // JSON is also valid YAML.
-    std::fs::write(&config, serde_json::to_vec(settings)?).context("write settings")?;
     let started = Instant::now();
-    let log = folder.join(format!("{name}.log"));
-    let mut process = Process::start(name, &config, free_port()?, &log)?;
+    let mut process = Process::start_in(folder, service.name(), settings)?;
+    let log = folder.join(format!("{}.log", service.name()));
     process.ready().await.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
     Ok((process, started.elapsed()))
 }
@@ -45,7 +41,7 @@ pub(crate) async fn measure(
     let started = Instant::now();
     let pid = process.pid().context("the process has ended")?;
     let (own, before) = (cpu_time(pid)?, children_cpu_time()?);
-    while counter(&process, "received_messages_total").await? < messages {
+    while process.metrics().await?.count(RECEIVED) < messages {
         sleep(LOOK).await;
     }
     let taken = started.elapsed();
@@ -65,19 +61,6 @@ pub(crate) async fn measure(
         drain_ms: drained_in.as_secs_f64() * 1e3,
         spread_percent: 0.0,
     })
-}
-
-/// Reads a counter of the pipeline.
-pub(crate) async fn counter(process: &Process, name: &str) -> anyhow::Result<u64> {
-    let text = metrics(process).await?;
-    let name = format!("dataflow_pipeline_{name} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
-    Ok(value.unwrap_or(0))
-}
-
-pub(crate) async fn metrics(process: &Process) -> anyhow::Result<String> {
-    let answer = reqwest::get(format!("{}/metrics", process.url())).await;
-    answer.context("read metrics")?.text().await.context("read metrics")
 }
 
 /// Runs a bare loop over this many messages.

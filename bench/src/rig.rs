@@ -3,81 +3,70 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use e2e::cloud::Cloud;
 use e2e::embedded::Embedded;
+use e2e::env::TestEnv;
 use e2e::fleet::{self, Fleet};
-use e2e::mosquitto::Mosquitto;
+use e2e::hardness::Strictness;
+use e2e::names::{DATASET, DEVICES, Subscription};
+use e2e::process::Process;
 use e2e::reading;
-use e2e::redis::Redis;
-use serde_json::Value;
-use tempfile::TempDir;
+use e2e::settings::merge;
+use serde_json::{Value, json};
 
 use crate::case::Case;
 use crate::feed::Feed;
 use crate::process;
-use crate::service::{Places, Service, merge};
+use crate::service::Service;
 use crate::table::{Latency, Measured};
 
 /// Duration of the measurement of latency.
 const AT_HALF_LOAD: Duration = Duration::from_secs(10);
 
-/// Everything except the service. The topic `input` has a subscription for the service and one for
-/// the bare loop. Each of them publishes to its own topic, so neither sees the work of the other.
+/// Everything except the service. The service and the bare loop read the same topic, each from its
+/// own subscription. Each publishes to its own topic, so neither sees the work of the other.
 pub(crate) struct Rig {
-    pub(crate) folder: TempDir,
-    pub(crate) embedded: Embedded,
-    pub(crate) cloud: Cloud,
-    pub(crate) broker: Mosquitto,
-    redis: Redis,
+    pub(crate) env: TestEnv<Embedded>,
 }
 
 impl Rig {
+    /// Starts the environment of a case.
     pub(crate) async fn start(case: &Case) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("create a folder")?;
-        let embedded = Embedded::start(&folder.path().join("cloud")).await?;
-        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
-        let redis = Redis::start().await?;
-        let cloud = Cloud::embedded(&embedded.url());
-        for topic in ["input", "output", "bare-output", "dead"] {
-            cloud.create_topic(topic).await?;
+        let devices = if case.service == Service::Enrich { case.load.devices } else { 0 };
+        Self::start_with(&case.service.subscriptions(), devices).await
+    }
+
+    /// Starts an environment with these subscriptions, and documents for this many devices.
+    pub(crate) async fn start_with(
+        subscriptions: &[Subscription],
+        devices: u32,
+    ) -> anyhow::Result<Self> {
+        let env = TestEnv::start(Strictness::Lenient).await?;
+        let cloud = &env.cloud;
+        cloud.create_resources(subscriptions).await?;
+        cloud.create_topic("bare-output").await?;
+        cloud.create_subscription("bare-sink", "bare-output").await?;
+        cloud.create_table(DATASET, "bare", &[("data", "STRING")]).await?;
+        if devices > 0 {
+            let documents = reading::documents(devices);
+            cloud.put_documents(DEVICES, documents).await.context("write documents")?;
         }
-        let subscriptions = [
-            ("ours", "input"),
-            ("bare", "input"),
-            ("sink", "output"),
-            ("bare-sink", "bare-output"),
-        ];
-        for (subscription, topic) in subscriptions {
-            cloud.create_subscription(subscription, topic).await?;
-        }
-        cloud.create_subscription("buried", "dead").await?;
-        cloud.create_bucket("bucket").await?;
-        cloud.create_dataset("dataflow").await?;
-        cloud.create_table("dataflow", "bare", &[("data", "STRING")]).await?;
-        if case.service == Service::Enrich {
-            let documents = reading::documents(case.load.devices);
-            cloud.put_documents("devices", documents).await.context("write documents")?;
-        }
-        Ok(Self { folder, embedded, cloud, broker, redis })
+        Ok(Self { env })
     }
 
     /// Stops everything. CPU time of a process is counted after its end, so all of these processes
     /// must end before others are measured.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
-        self.embedded.kill().await?;
-        self.redis.kill().await?;
-        self.broker.stop().await
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.env.stop().await
     }
 
     /// Publishes the backlog, for the service and for the bare loop.
     pub(crate) async fn feed(&self, case: &Case) -> anyhow::Result<()> {
-        let url = self.embedded.url();
-        if case.service != Service::Ingestion {
-            let is_enriched = case.service != Service::Enrich;
-            return Feed::new(&url, "input", is_enriched).await?.all(&case.load).await;
+        let url = self.env.server.url();
+        if let Some(topic) = case.service.input() {
+            return Feed::new(&url, topic).await?.all(&case.load).await;
         }
         // Both subscribe once, so that the broker keeps their messages while they are away.
-        process::bare(case.service, &url, self.broker.port(), 0).await?;
+        process::bare(case.service, &url, self.env.broker.port(), 0).await?;
         let (mut process, _) = self.start_service(case).await?;
         process.terminate().await?;
         let mut fleet = Fleet::start(self.plan(case, Some(case.load.messages), 0));
@@ -86,8 +75,8 @@ impl Rig {
     }
 
     pub(crate) async fn run_bare(&self, case: &Case) -> anyhow::Result<Measured> {
-        let url = self.embedded.url();
-        process::bare(case.service, &url, self.broker.port(), case.load.messages).await
+        let url = self.env.server.url();
+        process::bare(case.service, &url, self.env.broker.port(), case.load.messages).await
     }
 
     pub(crate) async fn run_service(&self, case: &Case) -> anyhow::Result<Measured> {
@@ -95,26 +84,25 @@ impl Rig {
         process::measure(process, ready_in, case.load.messages).await
     }
 
-    async fn start_service(
-        &self,
-        case: &Case,
-    ) -> anyhow::Result<(e2e::process::Process, Duration)> {
-        let settings = self.settings(case.service, ("ours", "output"), &case.settings);
-        process::start(self.folder.path(), case.service, &settings).await
+    async fn start_service(&self, case: &Case) -> anyhow::Result<(Process, Duration)> {
+        let settings = self.settings(case.service, &case.settings)?;
+        process::start(self.env.folder.path(), case.service, &settings).await
     }
 
     /// Returns the settings of a service here, with the changes of a case.
-    pub(crate) fn settings(&self, service: Service, ends: (&str, &str), changes: &Value) -> Value {
-        let (url, redis) = (self.embedded.url(), self.redis.url());
-        let places = Places { cloud: &url, broker_port: self.broker.port(), redis: &redis };
-        let mut settings = service.settings(&places, ends);
+    pub(crate) fn settings(&self, service: Service, changes: &Value) -> anyhow::Result<Value> {
+        let mut settings = self.servers.settings().json(service.name())?;
+        if let Some(columns) = settings.pointer_mut("/table/columns").and_then(Value::as_array_mut)
+        {
+            columns.push(json!({ "name": "number", "type": "INT64" }));
+        }
         merge(&mut settings, changes);
-        settings
+        Ok(settings)
     }
 
     fn plan(&self, case: &Case, messages: Option<u64>, rate: u32) -> fleet::FleetPlan {
         fleet::FleetPlan {
-            port: self.broker.port(),
+            port: self.env.broker.port(),
             devices: case.load.devices,
             payload_bytes: case.load.payload_bytes,
             messages,
@@ -130,23 +118,20 @@ pub(crate) async fn latency(case: &Case, rate: f64) -> anyhow::Result<Latency> {
     let mut case = case.clone();
     if case.service == Service::Icestore {
         // The default of a minute would hide all other latency.
-        merge(
-            &mut case.settings,
-            &serde_json::json!({ "pipeline": { "batch": {
-            "max_age": "1s", "max_idle": "1s" } } }),
-        );
+        let soon = json!({ "pipeline": { "batch": { "max_age": "1s", "max_idle": "1s" } } });
+        merge(&mut case.settings, &soon);
     }
     let rig = Rig::start(&case).await?;
     let (mut process, _) = rig.start_service(&case).await?;
-    if case.service == Service::Ingestion {
+    if let Some(topic) = case.service.input() {
+        let feed = Feed::new(&rig.env.server.url(), topic).await?;
+        feed.at(&case.load, rate, AT_HALF_LOAD).await?;
+    } else {
         let fleet = Fleet::start(rig.plan(&case, None, rate as u32));
         tokio::time::sleep(AT_HALF_LOAD).await;
         fleet.stop();
-    } else {
-        let feed = Feed::new(&rig.embedded.url(), "input", case.service != Service::Enrich).await?;
-        feed.at(&case.load, rate, AT_HALF_LOAD).await?;
     }
-    let latency = Latency::of(&process::metrics(&process).await?);
+    let latency = Latency::of(&process.metrics().await?);
     process.kill().await?;
     rig.stop().await?;
     Ok(latency)

@@ -1,6 +1,8 @@
-//! Services with their measured settings: the defaults, except for names and addresses.
+//! Services that are measured.
 
-use serde_json::{Value, json};
+use e2e::names::{
+    ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, ENRICH, ENRICHED, RAW, ROWS, Subscription,
+};
 
 /// One of the four services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,14 +11,6 @@ pub(crate) enum Service {
     Enrich,
     Bigqueries,
     Icestore,
-}
-
-/// Addresses that a service needs.
-#[derive(Debug)]
-pub(crate) struct Places<'a> {
-    pub(crate) cloud: &'a str,
-    pub(crate) broker_port: u16,
-    pub(crate) redis: &'a str,
 }
 
 impl Service {
@@ -32,59 +26,33 @@ impl Service {
         }
     }
 
-    /// Returns the settings of the service. It reads from a subscription called `source`, and
-    /// publishes to `target`.
-    pub(crate) fn settings(self, places: &Places<'_>, (source, target): (&str, &str)) -> Value {
-        let Places { cloud, broker_port, redis } = places;
-        let mut settings = json!({
-            "project": "local",
-            "dead_letters": { "topic_id": "dead" },
-            "pubsub": { "endpoint": cloud },
-            "http": { "host": "127.0.0.1" },
-        });
+    /// Returns the topic that has the backlog. Ingestion reads it from the broker instead.
+    pub(crate) fn input(self) -> Option<&'static str> {
         match self {
-            Self::Ingestion => {
-                settings["mqtt"] = json!({ "url": format!("mqtt://127.0.0.1:{broker_port}") });
-                settings["routes"] = json!({ "up": {
-                    "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1 },
-                    "destination": { "route_name": "up" },
-                } });
-                settings["producers"] = json!({ "up": { "topic_id": target } });
-            }
-            Self::Enrich => {
-                settings["subscription"] = json!({ "id": source });
-                settings["topic_id"] = target.into();
-                settings["firestore"] = json!({ "collection": "devices", "endpoint": cloud });
-                settings["cache"] = json!({ "redis": { "url": redis } });
-                settings["admin"] = json!({ "port": 0 });
-            }
-            Self::Bigqueries => {
-                settings["subscription"] = json!({ "id": source });
-                settings["table"] = json!({ "dataset": "dataflow", "id": "readings", "columns": [
-                    { "name": "device_id", "type": "STRING", "from": "attribute.device_id" },
-                    { "name": "location", "type": "STRING", "from": "enrichment.location" },
-                    { "name": "number", "type": "INT64" },
-                    { "name": "temperature", "type": "FLOAT64" },
-                ] });
-                settings["bigquery"] = json!({ "endpoint": cloud });
-            }
-            Self::Icestore => {
-                settings["subscription"] = json!({ "id": source });
-                settings["storage"] = json!({ "bucket": "bucket", "endpoint": cloud });
-            }
+            Self::Ingestion => None,
+            Self::Enrich => Some(RAW),
+            Self::Bigqueries | Self::Icestore => Some(ENRICHED),
         }
-        settings
     }
-}
 
-/// Merges the changes of a case into settings.
-pub(crate) fn merge(settings: &mut Value, changes: &Value) {
-    match (settings, changes) {
-        (Value::Object(settings), Value::Object(changes)) => {
-            for (key, change) in changes {
-                merge(settings.entry(key.clone()).or_insert(Value::Null), change);
+    /// Returns the subscriptions for this service and the bare loop. A topic that a service
+    /// publishes to needs one, too.
+    pub(crate) fn subscriptions(self) -> Vec<Subscription> {
+        let report = Subscription::new(DEAD_LETTER_REPORT, DEAD_LETTERS);
+        let sink = |topic| Subscription::new("sink", topic);
+        let own = match self {
+            Self::Ingestion => return vec![report, sink(RAW)],
+            Self::Enrich => {
+                return vec![
+                    report,
+                    Subscription::new(ENRICH, RAW),
+                    Subscription::new("bare", RAW),
+                    sink(ENRICHED),
+                ];
             }
-        }
-        (settings, change) => settings.clone_from(change),
+            Self::Bigqueries => ROWS,
+            Self::Icestore => ARCHIVE,
+        };
+        vec![report, Subscription::new(own, ENRICHED), Subscription::new("bare", ENRICHED)]
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use e2e::metrics::Metrics;
 use serde::Serialize;
 
 use crate::case::Case;
@@ -51,30 +52,10 @@ pub(crate) struct Latency {
 }
 
 impl Latency {
-    /// Reads the latencies from the histogram in a service's metrics. Values count as evenly spread
-    /// within a bucket, as in Prometheus.
-    pub(crate) fn of(metrics: &str) -> Self {
-        let buckets: Vec<(f64, f64)> = metrics
-            .lines()
-            .filter_map(|line| {
-                let bucket = line.strip_prefix("dataflow_pipeline_age_seconds_bucket{le=\"")?;
-                let (bound, count) = bucket.split_once("\"} ")?;
-                Some((bound.replace("+Inf", "inf").parse().ok()?, count.parse().ok()?))
-            })
-            .collect();
-        let quantile = |share: f64| {
-            let rank = buckets.last().map_or(0.0, |last| last.1) * share;
-            let mut below = (0.0, 0.0);
-            for (bound, count) in &buckets {
-                if *count >= rank && *count > below.1 && bound.is_finite() {
-                    let part = (rank - below.1) / (count - below.1);
-                    return (below.0 + (bound - below.0) * part) * 1e3;
-                }
-                below = (*bound, *count);
-            }
-            below.0 * 1e3
-        };
-        Self { p50_ms: quantile(0.5), p99_ms: quantile(0.99), p999_ms: quantile(0.999) }
+    /// Reads the latencies from the metrics of a service.
+    pub(crate) fn of(metrics: &Metrics) -> Self {
+        let [p50_ms, p99_ms, p999_ms] = [0.5, 0.99, 0.999].map(|share| metrics.age(share) * 1e3);
+        Self { p50_ms, p99_ms, p999_ms }
     }
 }
 
@@ -175,20 +156,6 @@ impl fmt::Display for Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_even_within_a_bucket() {
-        let metrics = "dataflow_pipeline_age_seconds_bucket{le=\"0.001\"} 0\n\
-                       dataflow_pipeline_age_seconds_bucket{le=\"0.002\"} 50\n\
-                       dataflow_pipeline_age_seconds_bucket{le=\"0.004\"} 100\n\
-                       dataflow_pipeline_age_seconds_bucket{le=\"+Inf\"} 100\n";
-
-        let latency = Latency::of(metrics);
-
-        assert_eq!(latency.p50_ms, 2.0);
-        assert!((latency.p99_ms - 3.96).abs() < 1e-9, "{latency:?}");
-        assert_eq!(Latency::of("").p50_ms, 0.0);
-    }
 
     #[test]
     fn a_median_keeps_the_largest_memory() {

@@ -1,7 +1,8 @@
-//! Creates and removes resources in the embedded cloud or in Google's. Their names contain the run.
+//! Creates and removes resources in the embedded cloud or in Google's.
 
 mod bigquery;
 mod documents;
+mod resources;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -11,6 +12,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use self::resources::keeps_resources;
+use crate::names::DATASET;
+
 /// Variable with the identifier of a trial. A trial is a run of all tests on Google's own cloud,
 /// and removes what has its identifier in the name.
 const TRIAL: &str = "DATAFLOW_E2E_RUN";
@@ -19,16 +23,43 @@ const TRIAL: &str = "DATAFLOW_E2E_RUN";
 #[derive(Debug, Clone)]
 pub struct Cloud {
     client: reqwest::Client,
+    /// Credentials for Google's own cloud; `None` for an emulator.
     credentials: Option<AccessTokenCredentials>,
-    pubsub: String,
-    storage: String,
-    bigquery: String,
-    /// Base URL of Firestore; `None` for Google's own.
-    firestore: Option<String>,
+    urls: Urls,
     /// The project.
     pub project: String,
-    /// Identifier of this run, a part of the name of every resource.
+    /// Identifier of this run, a part of the name of every resource. It is empty in a cloud that no
+    /// other run uses.
     pub run: String,
+}
+
+/// Base URLs of the APIs of a cloud.
+#[derive(Debug, Clone)]
+pub struct Urls {
+    /// Base URL of Pub/Sub.
+    pub pubsub: String,
+    /// Base URL of Firestore.
+    pub firestore: String,
+    /// Base URL of BigQuery.
+    pub bigquery: String,
+    /// Base URL of Cloud Storage.
+    pub storage: String,
+}
+
+impl Urls {
+    /// Uses one URL for all APIs, as the embedded cloud does.
+    #[must_use]
+    pub fn all(url: &str) -> Self {
+        let [pubsub, firestore, bigquery, storage] = [url; 4].map(str::to_owned);
+        Self { pubsub, firestore, bigquery, storage }
+    }
+
+    fn googles() -> Self {
+        let url = |api: &str| format!("https://{api}.googleapis.com");
+        let [pubsub, firestore] = ["pubsub", "firestore"].map(url);
+        let [bigquery, storage] = ["bigquery", "storage"].map(url);
+        Self { pubsub, firestore, bigquery, storage }
+    }
 }
 
 /// A message read from a subscription, unwrapped from its JSON form.
@@ -52,25 +83,40 @@ pub struct Publication {
 }
 
 impl Cloud {
-    /// Uses the embedded cloud at `url`.
+    /// Uses the embedded cloud at `url`. Names are the same in every run.
     #[must_use]
     pub fn embedded(url: &str) -> Self {
+        Self::emulated(Urls::all(url))
+    }
+
+    /// Uses emulators at these URLs. Names are the same in every run.
+    #[must_use]
+    pub fn emulated(urls: Urls) -> Self {
         Self {
             client: reqwest::Client::new(),
             credentials: None,
-            pubsub: url.to_owned(),
-            storage: url.to_owned(),
-            bigquery: url.to_owned(),
-            firestore: Some(url.to_owned()),
+            urls,
             project: "local".into(),
-            run: unique(),
+            run: String::new(),
         }
     }
 
-    /// Moves Pub/Sub and Firestore to other URLs, such as those of Google's emulators.
+    /// Gives all resources names that contain a new run.
     #[must_use]
-    pub fn with_messages_at(self, pubsub: &str, firestore: &str) -> Self {
-        Self { pubsub: pubsub.to_owned(), firestore: Some(firestore.to_owned()), ..self }
+    pub fn in_new_run(self) -> Self {
+        Self { run: unique(), ..self }
+    }
+
+    /// Returns the same cloud at other URLs, such as those of proxies.
+    #[must_use]
+    pub fn at(&self, urls: Urls) -> Self {
+        Self { urls, ..self.clone() }
+    }
+
+    /// Returns the URL of an API, as the settings of a service name it; `None` for Google's own.
+    #[must_use]
+    pub fn endpoint(&self, api: impl Fn(&Urls) -> &String) -> Option<String> {
+        self.credentials.is_none().then(|| api(&self.urls).clone())
     }
 
     /// Uses Google's own cloud, in a project that exists. The run begins with the identifier of the
@@ -83,10 +129,7 @@ impl Cloud {
         Ok(Self {
             client: reqwest::Client::new(),
             credentials: Some(credentials.context("find Application Default Credentials")?),
-            pubsub: "https://pubsub.googleapis.com".into(),
-            storage: "https://storage.googleapis.com".into(),
-            bigquery: "https://bigquery.googleapis.com".into(),
-            firestore: None,
+            urls: Urls::googles(),
             project: project.to_owned(),
             run: run_of(std::env::var(TRIAL).ok().as_deref())?,
         })
@@ -95,7 +138,13 @@ impl Cloud {
     /// Returns the name of a resource in this run.
     #[must_use]
     pub fn name(&self, kind: &str) -> String {
-        format!("{kind}-{}", self.run)
+        if self.run.is_empty() { kind.to_owned() } else { format!("{kind}-{}", self.run) }
+    }
+
+    /// Returns the name of the dataset of this run, where hyphens are not allowed.
+    #[must_use]
+    pub fn dataset(&self) -> String {
+        self.name(DATASET).replace('-', "_")
     }
 
     /// Creates a topic if it does not exist.
@@ -103,7 +152,7 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn create_topic(&self, id: &str) -> anyhow::Result<()> {
-        let url = format!("{}/v1/projects/{}/topics/{id}", self.pubsub, self.project);
+        let url = format!("{}/v1/projects/{}/topics/{id}", self.urls.pubsub, self.project);
         self.create(Method::PUT, url, json!({})).await
     }
 
@@ -124,7 +173,7 @@ impl Cloud {
     }
 
     async fn subscribe(&self, id: &str, topic: &str, mut settings: Value) -> anyhow::Result<()> {
-        let url = format!("{}/v1/projects/{}/subscriptions/{id}", self.pubsub, self.project);
+        let url = format!("{}/v1/projects/{}/subscriptions/{id}", self.urls.pubsub, self.project);
         settings["topic"] = format!("projects/{}/topics/{topic}", self.project).into();
         settings["ackDeadlineSeconds"] = 10.into();
         self.create(Method::PUT, url, settings).await
@@ -135,7 +184,7 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
-        let url = format!("{}/storage/v1/b?project={}", self.storage, self.project);
+        let url = format!("{}/storage/v1/b?project={}", self.urls.storage, self.project);
         self.create(Method::POST, url, json!({ "name": name })).await
     }
 
@@ -144,7 +193,7 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn create_dataset(&self, id: &str) -> anyhow::Result<()> {
-        let url = format!("{}/bigquery/v2/projects/{}/datasets", self.bigquery, self.project);
+        let url = format!("{}/bigquery/v2/projects/{}/datasets", self.urls.bigquery, self.project);
         self.create(Method::POST, url, json!({ "datasetReference": { "datasetId": id } })).await
     }
 
@@ -156,7 +205,8 @@ impl Cloud {
         if keeps_resources() {
             return Ok(());
         }
-        let url = format!("{}/bigquery/v2/projects/{}/datasets/{id}", self.bigquery, self.project);
+        let url =
+            format!("{}/bigquery/v2/projects/{}/datasets/{id}", self.urls.bigquery, self.project);
         self.call(Method::DELETE, format!("{url}?deleteContents=true"), None).await.map(drop)
     }
 
@@ -183,7 +233,7 @@ impl Cloud {
         table: &str,
         skipped: usize,
     ) -> anyhow::Result<Vec<Map<String, Value>>> {
-        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let base = format!("{}/bigquery/v2/projects/{}", self.urls.bigquery, self.project);
         let url = format!("{base}/datasets/{dataset}/tables/{table}");
         let (status, body) = self.send(Method::GET, &url, None).await?;
         if status == StatusCode::NOT_FOUND {
@@ -221,7 +271,7 @@ impl Cloud {
         table: &str,
         columns: &[(&str, &str)],
     ) -> anyhow::Result<()> {
-        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let base = format!("{}/bigquery/v2/projects/{}", self.urls.bigquery, self.project);
         let fields = columns.iter().map(|(name, kind)| json!({ "name": name, "type": kind }));
         let body = json!({
             "tableReference": { "tableId": table },
@@ -235,7 +285,7 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn add_column(&self, dataset: &str, table: &str, name: &str) -> anyhow::Result<()> {
-        let base = format!("{}/bigquery/v2/projects/{}", self.bigquery, self.project);
+        let base = format!("{}/bigquery/v2/projects/{}", self.urls.bigquery, self.project);
         let url = format!("{base}/datasets/{dataset}/tables/{table}");
         let described = self.call(Method::GET, url.clone(), None).await?;
         let mut described: Value = serde_json::from_slice(&described).context("read the table")?;
@@ -243,37 +293,6 @@ impl Cloud {
         fields.push(json!({ "name": name, "type": "STRING" }));
         let patch = json!({ "schema": described["schema"] });
         self.call(Method::PATCH, url, Some(patch)).await.map(drop)
-    }
-
-    /// Removes topics, subscriptions, and buckets with all their objects. Keeps everything if
-    /// `KEEP_RESOURCES` is set.
-    ///
-    /// # Errors
-    /// Fails when the cloud refuses.
-    pub async fn teardown(
-        &self,
-        topics: &[&str],
-        subscriptions: &[&str],
-        buckets: &[&str],
-    ) -> anyhow::Result<()> {
-        if keeps_resources() {
-            return Ok(());
-        }
-        let pubsub = format!("{}/v1/projects/{}", self.pubsub, self.project);
-        for id in subscriptions {
-            self.call(Method::DELETE, format!("{pubsub}/subscriptions/{id}"), None).await?;
-        }
-        for id in topics {
-            self.call(Method::DELETE, format!("{pubsub}/topics/{id}"), None).await?;
-        }
-        for bucket in buckets {
-            for object in self.list(bucket, "").await? {
-                self.call(Method::DELETE, self.object_url(bucket, &object), None).await?;
-            }
-            let url = format!("{}/storage/v1/b/{bucket}", self.storage);
-            self.call(Method::DELETE, url, None).await?;
-        }
-        Ok(())
     }
 
     /// Lists the names of all objects with a prefix.
@@ -285,7 +304,7 @@ impl Cloud {
         let mut token = String::new();
         loop {
             let prefix = encode(prefix);
-            let base = format!("{}/storage/v1/b/{bucket}/o?prefix={prefix}", self.storage);
+            let base = format!("{}/storage/v1/b/{bucket}/o?prefix={prefix}", self.urls.storage);
             let url = format!("{base}&pageToken={}", encode(&token));
             let page: Value = serde_json::from_slice(&self.call(Method::GET, url, None).await?)?;
             let items = page["items"].as_array().cloned().unwrap_or_default();
@@ -331,7 +350,8 @@ impl Cloud {
         topic: &str,
         messages: &[(impl AsRef<[u8]>, Value)],
     ) -> anyhow::Result<()> {
-        let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
+        let url =
+            format!("{}/v1/projects/{}/topics/{topic}:publish", self.urls.pubsub, self.project);
         for messages in messages.chunks(1000) {
             let message = |(data, attributes): &(_, Value)| json!({ "data": base64(AsRef::as_ref(data)), "attributes": attributes });
             let messages: Vec<_> = messages.iter().map(message).collect();
@@ -345,7 +365,8 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn publish_with_keys(&self, topic: &str, all: &[Publication]) -> anyhow::Result<()> {
-        let url = format!("{}/v1/projects/{}/topics/{topic}:publish", self.pubsub, self.project);
+        let url =
+            format!("{}/v1/projects/{}/topics/{topic}:publish", self.urls.pubsub, self.project);
         let messages = all.iter().map(|one| {
             let data = base64(&one.data);
             json!({ "data": data, "attributes": one.attributes, "orderingKey": one.ordering_key })
@@ -361,8 +382,10 @@ impl Cloud {
     /// # Errors
     /// Fails when the cloud refuses.
     pub async fn pull(&self, subscription: &str) -> anyhow::Result<Vec<Received>> {
-        let url =
-            format!("{}/v1/projects/{}/subscriptions/{subscription}", self.pubsub, self.project);
+        let url = format!(
+            "{}/v1/projects/{}/subscriptions/{subscription}",
+            self.urls.pubsub, self.project
+        );
         let request = json!({ "maxMessages": 1000, "returnImmediately": true });
         let body = self.call(Method::POST, format!("{url}:pull"), Some(request)).await?;
         let pulled: Value = serde_json::from_slice(&body).context("read pulled messages")?;
@@ -422,12 +445,8 @@ impl Cloud {
     }
 
     fn object_url(&self, bucket: &str, object: &str) -> String {
-        format!("{}/storage/v1/b/{bucket}/o/{}", self.storage, encode(object))
+        format!("{}/storage/v1/b/{bucket}/o/{}", self.urls.storage, encode(object))
     }
-}
-
-fn keeps_resources() -> bool {
-    std::env::var_os("KEEP_RESOURCES").is_some_and(|keep| keep != "0")
 }
 
 /// Returns a new identifier of 12 hexadecimal digits.

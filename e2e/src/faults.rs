@@ -41,7 +41,7 @@ pub use self::report::{Report, Row};
 use self::guests::Guests;
 use self::injury::Fault;
 use self::oracle::{Evidence, Outcome};
-use self::platform::{DEVICES, Platform};
+use self::platform::{DEVICE_COUNT, Platform};
 use self::report::Injected;
 use self::schedule::Event;
 use self::settings::Profile;
@@ -238,7 +238,7 @@ fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
 fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] {
     let common = fleet::FleetPlan {
         port: platform.broker_port,
-        devices: DEVICES,
+        devices: DEVICE_COUNT,
         payload_bytes,
         ..fleet::FleetPlan::default()
     };

@@ -1,10 +1,13 @@
-//! Tools of the end-to-end tests:
+//! Test environment, and tools of the end-to-end tests:
 //!
+//! - [`mod@env`]: one environment of a broker, a cloud and Redis. [`names`] has the names of what is in
+//!   it, [`settings`] the settings of its services. [`hosted`] runs services in this process,
+//!   [`process`] as processes. [`metrics`] reads their metrics.
 //! - [`fleet`]: simulated devices that record what they sent.
 //! - [`mosquitto`] and [`redis`]: real servers as processes.
 //! - [`cloud`]: resources in a cloud, which are removed after the test.
 //! - [`hardness`]: makes the embedded cloud as strict as Google's.
-//! - [`archive`] and [`replay`]: read archived objects and send them to MQTT again.
+//! - [`archive`]: reads archived objects.
 //! - [`account`]: compares what was sent with what arrived, by content.
 //! - [`faults`]: the fault test.
 
@@ -13,13 +16,17 @@ pub mod archive;
 pub mod certificates;
 pub mod cloud;
 pub mod embedded;
+pub mod env;
 pub mod faults;
 pub mod fleet;
 pub mod hardness;
+pub mod hosted;
+pub mod metrics;
 pub mod mosquitto;
+pub mod names;
 pub mod process;
 pub mod proxy;
 pub mod reading;
 pub mod redis;
-pub mod replay;
+pub mod settings;
 pub mod usage;

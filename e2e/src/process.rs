@@ -5,8 +5,12 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use serde_json::Value;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+
+use crate::metrics::Metrics;
+use crate::mosquitto::free_port;
 
 /// Longest wait for a process to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -30,6 +34,17 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 impl Process {
+    /// Starts a service on a free port, with its settings and its log in a folder.
+    ///
+    /// # Errors
+    /// Fails when the settings cannot be written, or the binary is missing.
+    pub fn start_in(folder: &Path, name: &str, settings: &Value) -> anyhow::Result<Self> {
+        let config = folder.join(format!("{name}.yaml"));
+        // JSON is also valid YAML.
+        std::fs::write(&config, serde_json::to_vec_pretty(settings)?).context("write settings")?;
+        Self::start(name, &config, free_port()?, &folder.join(format!("{name}.log")))
+    }
+
     /// Starts a service with its settings. Its health server listens on `port`.
     ///
     /// # Errors
@@ -63,6 +78,21 @@ impl Process {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the port of its health server.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Reads the current metrics of the service.
+    ///
+    /// # Errors
+    /// Fails when the process does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        let answer = reqwest::get(format!("{}/metrics", self.url())).await;
+        Ok(Metrics::parse(&answer.context("read metrics")?.text().await.context("read metrics")?))
     }
 
     /// Returns the process id while the process runs.

@@ -288,7 +288,7 @@ async fn icestore(args: &BareArgs) -> anyhow::Result<()> {
                 let gzip = lines.into_inner().map_err(std::io::IntoInnerError::into_error)?;
                 let object = Bytes::from(gzip.finish()?);
                 let name = format!("bare/{}-{lane}-{number}.gz", std::process::id());
-                let upload = storage.write_object("projects/_/buckets/bucket", name, object);
+                let upload = storage.write_object("projects/_/buckets/archive", name, object);
                 Box::pin(upload.set_if_generation_match(0).send_unbuffered()).await?;
                 left.take(handlers.len());
                 handlers.into_iter().for_each(Handler::ack);

@@ -57,7 +57,6 @@ impl Broker {
             Self::BuiltIn => Protocol::V4,
         }
     }
-
     /// Stops the broker, if it can be stopped.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         match self {

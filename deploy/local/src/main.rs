@@ -3,8 +3,6 @@
 
 mod args;
 mod broker;
-mod metrics;
-mod names;
 mod places;
 mod platform;
 mod progress;

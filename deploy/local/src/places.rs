@@ -3,8 +3,10 @@
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
+use e2e::env::TestEnv;
+use e2e::names::{ARCHIVE, DATASET, VIEW};
+
 use crate::args::Args;
-use crate::names::{BUCKET, DATASET, PROJECT, VIEW};
 use crate::platform::Platform;
 
 /// Describes a running platform. With the table below it, the text takes the 24 lines of the usual
@@ -25,24 +27,25 @@ fn write(
     data: &Path,
 ) -> Result<(), fmt::Error> {
     let port = args.mqtt_port;
-    let cloud = platform.emulator.url();
+    let TestEnv { broker, redis, server, cloud: client, folder } = &platform.env;
+    let (cloud, project) = (server.url(), &client.project);
     let data = data.display();
-    writeln!(text, "MQTT      mqtt://127.0.0.1:{port}  ({})", platform.broker.name())?;
+    writeln!(text, "MQTT      mqtt://127.0.0.1:{port}  ({})", broker.name())?;
     writeln!(text, "Cloud     {cloud}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)")?;
     let services: Vec<_> = platform
-        .stages
+        .services
         .iter()
-        .map(|stage| format!("http://{} {:<12}", stage.hosted.address(), stage.name))
+        .map(|service| format!("http://{} {:<12}", service.hosted.address(), service.name))
         .collect();
     for (index, pair) in services.chunks(2).enumerate() {
         let head = if index == 0 { "Services" } else { "" };
         writeln!(text, "{head:<10}{}", pair.join("  ").trim_end())?;
     }
-    match &platform.redis {
+    match redis {
         Some(redis) => writeln!(text, "Cache     memory, {}, Firestore", redis.url())?,
         None => writeln!(text, "Cache     memory, Firestore  (no redis-server on the PATH)")?,
     }
-    writeln!(text, "Data      {}", platform.data_dir.display())?;
+    writeln!(text, "Data      {}", folder.display())?;
     writeln!(text)?;
     writeln!(
         text,
@@ -52,12 +55,12 @@ fn write(
         text,
         "  mosquitto_pub -p {port} -q 1 -t devices/abc/up -m '{{\"temperature\":21.5}}'"
     )?;
-    writeln!(text, "  curl -s {cloud}/bigquery/v2/projects/{PROJECT}/queries --json \\")?;
+    writeln!(text, "  curl -s {cloud}/bigquery/v2/projects/{project}/queries --json \\")?;
     writeln!(
         text,
         "    '{{\"query\":\"SELECT * FROM {DATASET}.{VIEW} WHERE device_id = \\\"abc\\\"\"}}'"
     )?;
-    writeln!(text, "  zcat {data}/storage/{BUCKET}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'")?;
+    writeln!(text, "  zcat {data}/storage/{ARCHIVE}/*/*/*/*/*.gz | grep '\"device_id\":\"abc\"'")?;
     writeln!(text, "See what was refused, and why:")?;
     writeln!(text, "  cargo run -q --bin bigqueries -- dead-letters list \\")?;
     writeln!(text, "    --config {data}/settings/bigqueries.yaml")?;

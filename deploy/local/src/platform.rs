@@ -4,25 +4,16 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use bigqueries::Bigqueries;
-use e2e::cloud::Cloud;
+use anyhow::Context as _;
+use e2e::cloud::{Cloud, Received};
+use e2e::env::TestEnv;
+use e2e::hosted::HostedService;
+use e2e::names::{self, DEAD_LETTER_REPORT, DEAD_LETTERS, DEVICES};
 use e2e::redis::Redis;
 use emulator::{Emulator, Options, Profile};
-use enrich::Enrich;
-use icestore::Icestore;
-use ingestion::Ingestion;
-use pubsub::Endpoint;
-use service::Hosted;
-use tokio::time::{sleep, timeout};
 
 use crate::args::Args;
 use crate::broker::Broker;
-use crate::metrics::Scrape;
-use crate::names::{
-    ARCHIVE, BUCKET, BURIED, DATASET, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, LETTERS, PROJECT,
-    RAW, ROWS,
-};
 use crate::progress::Progress;
 use crate::settings;
 
@@ -33,25 +24,8 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Running platform.
 pub(crate) struct Platform {
-    pub broker: Broker,
-    pub redis: Option<Redis>,
-    pub emulator: Emulator,
-    pub cloud: Cloud,
-    pub data_dir: PathBuf,
-    pub stages: Vec<Stage>,
-}
-
-/// Service of the platform.
-pub(crate) struct Stage {
-    pub name: &'static str,
-    pub hosted: Hosted,
-}
-
-impl Stage {
-    /// Reads the current metrics of the service.
-    pub(crate) fn scrape(&self) -> Scrape {
-        Scrape::parse(&self.hosted.metrics().unwrap_or_default())
-    }
+    pub env: TestEnv<Emulator, Broker, PathBuf>,
+    pub services: Vec<HostedService>,
 }
 
 impl Platform {
@@ -60,67 +34,49 @@ impl Platform {
         check_ports(args)?;
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("create the data folder {}", data_dir.display()))?;
-        let broker = Broker::start(args.broker, &data_dir.join("broker"), args.mqtt_port).await?;
+        let home = data_dir.join("broker");
+        let broker = Broker::start(args.broker, &home, args.mqtt_port).await?;
         let options = Options {
             port: args.cloud_port,
             data_dir: Some(data_dir.to_owned()),
             profile: profile(args),
             ..Options::default()
         };
-        let emulator =
-            Emulator::start(options).await.context("choose another with --cloud-port")?;
-        let cloud = Cloud::embedded(&emulator.url());
-        prepare(&cloud, args.devices).await?;
+        let server = Emulator::start(options).await.context("choose another with --cloud-port")?;
+        let cloud = Cloud::embedded(&server.url());
+        create_resources(&cloud, args.devices).await?;
         // Without redis-server, enrich has two cache layers instead of three.
         let redis = match e2e::redis::program() {
             Some(_) => Some(Redis::start().await?),
             None => None,
         };
+        let folder = std::path::absolute(data_dir).context("find the data folder")?;
         let redis_url = redis.as_ref().map(Redis::url);
-        let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
-        let settings = settings::all(args, broker.protocol(), redis_url, &endpoint);
+        let settings = settings::of(args, broker.protocol(), redis_url, &cloud);
         settings.write(&data_dir.join("settings")).context("write the services' settings")?;
-        let stages = start(&settings).await?;
-        let data_dir = std::path::absolute(data_dir).context("find the data folder")?;
-        let platform = Self { broker, redis, emulator, cloud, data_dir, stages };
-        platform.ready().await?;
-        Ok(platform)
-    }
-
-    async fn ready(&self) -> anyhow::Result<()> {
-        let waited = timeout(PATIENCE, async {
-            while !self.stages.iter().all(|stage| stage.hosted.health().is_ready()) {
-                sleep(Duration::from_millis(20)).await;
-            }
-        });
-        if waited.await.is_ok() {
-            return Ok(());
+        let services = HostedService::start_all(&settings).await?;
+        for service in &services {
+            service.ready(PATIENCE).await?;
         }
-        for stage in &self.stages {
-            for (name, state) in stage.hosted.health().conditions() {
-                if !state.ready {
-                    bail!("{} waits for {name}: {}", stage.name, state.reason);
-                }
-            }
-        }
-        bail!("the services did not become ready")
+        let env = TestEnv { broker, redis, server, cloud, folder };
+        Ok(Self { env, services })
     }
 
     /// Returns the reason why a service cannot go on. Never returns while all services run. Cancel
     /// safe.
     pub(crate) async fn failed(&mut self) -> anyhow::Error {
         let ended = self
-            .stages
+            .services
             .iter_mut()
-            .map(|stage| Box::pin(async { stage.hosted.ended().await.context(stage.name) }));
+            .map(|service| Box::pin(async { service.hosted.ended().await.context(service.name) }));
         futures::future::select_all(ended).await.0
     }
 
     /// Returns the messages in the dead letters.
-    pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<e2e::cloud::Received>> {
+    pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Received>> {
         let mut letters = Vec::new();
         loop {
-            let pulled = self.cloud.pull(BURIED).await?;
+            let pulled = self.env.cloud.pull(DEAD_LETTER_REPORT).await?;
             if pulled.is_empty() {
                 return Ok(letters);
             }
@@ -131,28 +87,27 @@ impl Platform {
     /// Drains the services in the order of the flow. The cloud keeps running, so that its content
     /// can be read.
     pub(crate) async fn drain(&mut self) -> anyhow::Result<()> {
-        for stage in self.stages.drain(..) {
+        for service in self.services.drain(..) {
             let seconds = GRACE.as_secs();
-            Progress::begin(&format!("draining {}, at most {seconds} s", stage.name));
-            stage.hosted.shutdown(GRACE).await.with_context(|| format!("drain {}", stage.name))?;
+            Progress::begin(&format!("draining {}, at most {seconds} s", service.name));
+            service.shutdown(GRACE).await?;
         }
         Ok(())
     }
-
     /// Stops the remaining parts.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        if let Some(mut redis) = self.redis {
+        if let Some(mut redis) = self.env.redis {
             redis.kill().await?;
         }
-        self.broker.stop().await?;
-        self.emulator.shutdown().await;
+        self.env.broker.stop().await?;
+        self.env.server.shutdown().await;
         Ok(())
     }
 }
 
 /// Returns the behaviour of the embedded cloud. Google's knows only projects that were created.
 fn profile(args: &Args) -> Profile {
-    if args.like_google { Profile::like_google().with_project(PROJECT) } else { Profile::default() }
+    if args.like_google { Profile::like_google().with_project("local") } else { Profile::default() }
 }
 
 /// Refuses ports that are in use, before anything is started or written.
@@ -173,47 +128,11 @@ fn check_ports(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates the resources that the services need in the cloud.
-async fn prepare(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
-    for topic in [RAW, ENRICHED, DEAD_LETTERS] {
-        cloud.create_topic(topic).await?;
-    }
-    let subscriptions = [
-        (ENRICH, RAW),
-        (ARCHIVE, ENRICHED),
-        (ROWS, ENRICHED),
-        (LETTERS, DEAD_LETTERS),
-        (BURIED, DEAD_LETTERS),
-    ];
-    for (subscription, topic) in subscriptions {
-        cloud.create_subscription(subscription, topic).await?;
-    }
-    cloud.create_bucket(BUCKET).await?;
-    cloud.create_dataset(DATASET).await?;
+/// Creates the resources that the services and their tools need in the cloud.
+async fn create_resources(cloud: &Cloud, devices: u32) -> anyhow::Result<()> {
+    cloud.create_resources(&names::SUBSCRIPTIONS).await?;
+    cloud.create_subscription(DEAD_LETTERS, DEAD_LETTERS).await?;
     cloud.put_documents(DEVICES, e2e::reading::documents(devices)).await
-}
-
-/// Starts the services in the order of the flow.
-async fn start(settings: &settings::All) -> anyhow::Result<Vec<Stage>> {
-    let settings::All { ingestion, enrich, bigqueries, icestore } = settings.clone();
-    Ok(vec![
-        Stage {
-            name: "ingestion",
-            hosted: Hosted::start(Ingestion::new(ingestion.clone()), &ingestion).await?,
-        },
-        Stage {
-            name: "enrich",
-            hosted: Hosted::start(Enrich::new(enrich.clone()), &enrich).await?,
-        },
-        Stage {
-            name: "bigqueries",
-            hosted: Hosted::start(Bigqueries::new(bigqueries.clone()), &bigqueries).await?,
-        },
-        Stage {
-            name: "icestore",
-            hosted: Hosted::start(Icestore::new(icestore.clone()), &icestore).await?,
-        },
-    ])
 }
 
 #[cfg(test)]

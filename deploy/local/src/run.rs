@@ -8,14 +8,16 @@ use anyhow::{Context as _, bail};
 use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, FleetPlan};
+use e2e::hosted::HostedService;
+use e2e::names::{ARCHIVE, DATASET, TABLE};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use crate::args::{self, Args};
-use crate::names::{BUCKET, DATASET, PREFIX, TABLE};
 use crate::places;
 use crate::platform::Platform;
 use crate::progress::Progress;
+use crate::settings::PREFIX;
 use crate::table::{Report, Table, print_report};
 
 /// Pause between two prints of the table.
@@ -32,8 +34,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     let (mut platform, data) = start(&args).await?;
     // Data of an earlier run in the same folder must not count.
     let known = Known {
-        objects: platform.cloud.list(BUCKET, PREFIX).await?.into_iter().collect(),
-        rows: platform.cloud.rows(DATASET, TABLE).await?.len(),
+        objects: platform.env.cloud.list(ARCHIVE, PREFIX).await?.into_iter().collect(),
+        rows: platform.env.cloud.rows(DATASET, TABLE).await?.len(),
     };
     let table = Table::below(places::describe(&args, &platform, &data));
     let started = Instant::now();
@@ -71,7 +73,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
         watch.table.note("not waiting any longer");
     }
     let elapsed = started.elapsed();
-    watch.table.print(&platform.stages, &fleet.log(), watch.last_print.elapsed());
+    watch.table.print(&platform.services, &fleet.log(), watch.last_print.elapsed());
     let account = tokio::select! {
         account = end(&mut platform, &fleet, &known) => account?,
         _ = terminate.recv() => bail!("terminated before the account was complete"),
@@ -128,26 +130,27 @@ impl Watch {
     /// a long time.
     fn look(&mut self, platform: &Platform, fleet: &Fleet) -> bool {
         if self.last_print.elapsed() >= REFRESH {
-            self.table.print(&platform.stages, &fleet.log(), self.last_print.elapsed());
+            self.table.print(&platform.services, &fleet.log(), self.last_print.elapsed());
             self.last_print = Instant::now();
         }
-        let scrapes: Vec<_> = platform.stages.iter().map(crate::platform::Stage::scrape).collect();
+        let metrics: Vec<_> = platform.services.iter().map(HostedService::metrics).collect();
         let done = |index: usize| {
             let names =
                 ["sent_messages_total", "dead_lettered_messages_total", "skipped_messages_total"];
-            let scrape = scrapes.get(index);
-            scrape.map_or(0, |scrape| names.iter().map(|name| scrape.pipeline(name)).sum::<u64>())
+            let service = metrics.get(index);
+            service
+                .map_or(0, |service| names.iter().map(|name| service.pipeline(name)).sum::<u64>())
         };
         let sent = |index: usize| {
-            scrapes.get(index).map_or(0, |scrape| scrape.pipeline("sent_messages_total"))
+            metrics.get(index).map_or(0, |service| service.pipeline("sent_messages_total"))
         };
         let acknowledged = fleet.log().acknowledged_count();
         let counts: Vec<_> =
-            std::iter::once(acknowledged).chain((0..scrapes.len()).map(done)).collect();
+            std::iter::once(acknowledged).chain((0..metrics.len()).map(done)).collect();
         if self.progress.0 != counts {
             self.progress = (counts, Instant::now());
         }
-        let is_still = scrapes.iter().all(|scrape| scrape.pipeline("in_flight_messages") == 0);
+        let is_still = metrics.iter().all(|service| service.pipeline("in_flight_messages") == 0);
         // Ingestion, then enrich, then the table and the archive in parallel.
         let [ingestion, enrich, table, archive] = [0, 1, 2, 3];
         let has_ended = done(ingestion) >= acknowledged
@@ -204,20 +207,20 @@ async fn end(platform: &mut Platform, fleet: &Fleet, known: &Known) -> anyhow::R
 /// Compares the sent messages with those in the table, the archive and the dead letters, by their
 /// content.
 async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
-    let names = platform.cloud.list(BUCKET, PREFIX).await?;
+    let names = platform.env.cloud.list(ARCHIVE, PREFIX).await?;
     let names: Vec<_> = names.into_iter().filter(|name| !known.objects.contains(name)).collect();
     let mut progress = Progress::begin(&format!("reading {} objects of the archive", names.len()));
     let mut arrived = Vec::new();
     for (index, name) in names.iter().enumerate() {
         progress.tell(|| format!("{index} objects, {} messages", arrived.len()));
-        let object = platform.cloud.read(BUCKET, name).await?;
+        let object = platform.env.cloud.read(ARCHIVE, name).await?;
         let lines = archive::lines(name, &object).with_context(|| format!("read {name}"))?;
         for line in &lines {
             arrived.push(Arrived::of_line(line)?);
         }
     }
     Progress::begin("reading the table and the dead letters");
-    let rows = platform.cloud.rows(DATASET, TABLE).await?;
+    let rows = platform.env.cloud.rows(DATASET, TABLE).await?;
     let rows: Vec<_> = rows.iter().skip(known.rows).map(Arrived::of_row).collect();
     let ends = Ends {
         archive: Some(&arrived),

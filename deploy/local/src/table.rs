@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use e2e::account::Account;
 use e2e::fleet::Log;
+use e2e::hosted::HostedService;
+use e2e::metrics::Metrics;
 use serde::Serialize;
 
-use crate::metrics::Scrape;
-use crate::platform::Stage;
 use crate::progress::write;
 
 /// Account with its times, as in the report.
@@ -76,10 +76,10 @@ impl Table {
     }
 
     /// Prints the table. On a terminal, it replaces the previous one.
-    pub(crate) fn print(&mut self, stages: &[Stage], log: &Log, since_last: Duration) {
+    pub(crate) fn print(&mut self, services: &[HostedService], log: &Log, since_last: Duration) {
         let seconds = since_last.as_secs_f64().max(0.001);
         let acknowledged = log.acknowledged_count();
-        self.last.resize(stages.len() + 1, 0);
+        self.last.resize(services.len() + 1, 0);
         let rate = |now: u64, last: u64| (now.saturating_sub(last) as f64 / seconds) as u64;
         let mut lines = vec![line(HEADINGS)];
         let speed = rate(acknowledged, self.last[0]);
@@ -88,10 +88,10 @@ impl Table {
         let [sent, speed, waiting] = &fleet;
         lines.push(line(["devices", "", sent, speed, waiting, "", "", ""]));
         self.last[0] = acknowledged;
-        for (index, stage) in stages.iter().enumerate() {
-            let scrape = stage.scrape();
-            let sent = scrape.pipeline("sent_messages_total");
-            lines.push(row(stage.name, &scrape, rate(sent, self.last[index + 1])));
+        for (index, service) in services.iter().enumerate() {
+            let metrics = service.metrics();
+            let sent = metrics.pipeline("sent_messages_total");
+            lines.push(row(service.name, &metrics, rate(sent, self.last[index + 1])));
             self.last[index + 1] = sent;
         }
         let text = self.redrawn(&lines, Size::measure());
@@ -132,9 +132,9 @@ impl Table {
 const HEADINGS: [&str; 8] =
     ["", "received", "sent", "sent/s", "in flight", "dead letters", "delay p50", "p99"];
 
-fn row(name: &str, scrape: &Scrape, rate: u64) -> String {
-    let value = |name: &str| scrape.pipeline(name).to_string();
-    let age = |share| scrape.age(share).map_or_else(|| "-".to_owned(), age_text);
+fn row(name: &str, metrics: &Metrics, rate: u64) -> String {
+    let value = |name: &str| metrics.pipeline(name).to_string();
+    let age = |share| metrics.age_bound(share).map_or_else(|| "-".to_owned(), age_text);
     line([
         name,
         &value("received_messages_total"),

@@ -73,7 +73,7 @@ impl Cloud {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let url = format!("{}/bigquery/v2/projects/{}/{path}", self.bigquery, self.project);
+        let url = format!("{}/bigquery/v2/projects/{}/{path}", self.urls.bigquery, self.project);
         let answer = self.call(method, url, body).await?;
         serde_json::from_slice(&answer).context("read the answer of BigQuery")
     }

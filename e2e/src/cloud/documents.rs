@@ -6,7 +6,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use google_cloud_auth::credentials::anonymous;
 use serde_json::Value;
 
-use super::{Cloud, keeps_resources};
+use super::Cloud;
+use super::resources::keeps_resources;
 
 /// Number of requests to Firestore at the same time.
 const CONCURRENCY: usize = 64;
@@ -66,9 +67,9 @@ impl Cloud {
 
     async fn database(&self) -> anyhow::Result<FirestoreDb> {
         let options = FirestoreDbOptions::new(self.project.clone());
-        let database = match &self.firestore {
+        let database = match self.endpoint(|urls| &urls.firestore) {
             Some(url) => {
-                let options = options.with_firebase_api_url(url.clone());
+                let options = options.with_firebase_api_url(url);
                 FirestoreDb::with_options_auth(options, anonymous::Builder::new().build()).await
             }
             None => FirestoreDb::with_options(options).await,

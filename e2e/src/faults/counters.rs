@@ -1,9 +1,11 @@
-//! Reads the counters of the services from `/metrics`.
+//! Counters of the services, over time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::metrics::{Metrics, RECEIVED, SENT};
 
 /// Counters of one process, or sums over several.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,18 +21,13 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Reads the text of `/metrics`; a missing counter is 0.
-    pub(super) fn read(text: &str) -> Self {
-        let value = |name: &str| {
-            let mut lines =
-                text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            lines.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
-        };
+    /// Takes the counters from the metrics of a service; a missing counter is 0.
+    pub(super) fn of(metrics: &Metrics) -> Self {
         Self {
-            received: value("dataflow_pipeline_received_messages_total"),
-            sent: value("dataflow_pipeline_sent_messages_total"),
-            sent_bytes: value("dataflow_pipeline_sent_bytes_total"),
-            reconnects: value("dataflow_ingestion_reconnects_total"),
+            received: metrics.count(RECEIVED),
+            sent: metrics.count(SENT),
+            sent_bytes: metrics.pipeline("sent_bytes_total"),
+            reconnects: metrics.count("dataflow_ingestion_reconnects_total"),
         }
     }
 
@@ -118,7 +115,7 @@ mod tests {
                     dataflow_pipeline_sent_messages_total 7\n\
                     dataflow_pipeline_sent_bytes_total 90\n";
 
-        let counts = Counts::read(text);
+        let counts = Counts::of(&Metrics::parse(text));
 
         assert_eq!(counts, Counts { sent: 7, sent_bytes: 90, ..Counts::default() });
     }

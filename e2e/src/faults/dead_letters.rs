@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Scene;
 use super::guests::Habit;
+use crate::names::DEAD_LETTERS;
 
 /// Most attempts a second, summed over all replicas and averaged over the fault. With a wait of 100
 /// ms after each failure of each dead letter, the rate stays far below it.
@@ -22,7 +23,7 @@ pub(super) async fn refused(scene: &Scene, lasts: Duration) -> anyhow::Result<()
     let platform = &scene.platform;
     let fault = json!({
         "method": "Publish",
-        "topic": "dead",
+        "topic": DEAD_LETTERS,
         "count": u64::MAX,
         "for_millis": u64::try_from(lasts.as_millis())?,
         "kind": "refuse",

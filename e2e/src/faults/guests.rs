@@ -19,6 +19,7 @@ use tracing::debug;
 
 use super::platform::{WILD_PLACES, wild_device};
 use crate::cloud::Cloud;
+use crate::names::RAW;
 
 /// Longest wait for a PUBACK before a client connects again.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -226,7 +227,7 @@ impl Guests {
         for payload in payloads {
             let payload = payload.to_string().into_bytes();
             // Another fault may lose the reply. An unconfirmed message is not required to arrive.
-            if self.cloud.publish("raw", &payload, json!({ "device_id": "d" })).await.is_ok() {
+            if self.cloud.publish(RAW, &payload, json!({ "device_id": "d" })).await.is_ok() {
                 let fate = Some(Fate::Buried("enrich", "not_an_envelope"));
                 let packet = Packet { payload, fate, ..self.packet("d", 0, None) };
                 self.confirm(packet);

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::guests::{Habit, has_audience};
-use super::platform::{LINKS, Platform, SERVICES};
+use super::platform::{LINKS, Platform};
 use super::settings::Profile;
 use super::slow_links::{self, SlowLink};
 use super::{Scene, broker, dead_letters, holding, name_servers};
+use crate::names::{DATASET, ENRICHED, SERVICES, TABLE};
 use crate::proxy::{Grant, Link, Thin};
 
 /// Longer than the ack deadline that a subscription gives without an extension.
@@ -175,7 +176,7 @@ fn long() -> Vec<Fault> {
         add(name, Injury::SlowLink(link), SLOW_FOR);
     }
     let mut publish = cloud_fault("Publish", u64::MAX, refuse(14));
-    publish["topic"] = "enriched".into();
+    publish["topic"] = ENRICHED.into();
     let away = |method| cloud_fault(method, u64::MAX, refuse(14));
     let outages = [
         ("enriched", vec![publish]),
@@ -267,7 +268,7 @@ impl Fault {
                 Injury::AddColumn => {
                     let name = format!("added_{choice}");
                     // Another fault may hide the table for a while.
-                    while platform.cloud.add_column("dataflow", "readings", &name).await.is_err() {
+                    while platform.cloud.add_column(DATASET, TABLE, &name).await.is_err() {
                         sleep(Duration::from_millis(200)).await;
                     }
                     Ok(())

@@ -11,9 +11,10 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Scene;
-use super::platform::{Platform, SERVICES};
+use super::platform::Platform;
 use super::settings::{self, Profile};
 use crate::mosquitto::free_port;
+use crate::names::SERVICES;
 use crate::process::{binary, signal};
 
 /// A name server on loopback that listens and never answers.
@@ -72,7 +73,7 @@ async fn may_unshare(resolv: &Path) -> bool {
 }
 
 async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Result<()> {
-    let settings = nowhere(service, &scene.platform);
+    let settings = nowhere(service, &scene.platform)?;
     let config = folder.join(format!("{service}.yaml"));
     std::fs::write(&config, serde_json::to_vec(&settings)?).context("write settings")?;
     let log = std::fs::File::create(config.with_extension("log")).context("open the log")?;
@@ -102,14 +103,13 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
 }
 
 /// Builds the settings of a replica whose peers all have a host name that cannot be looked up.
-fn nowhere(service: &str, platform: &Platform) -> Value {
+fn nowhere(service: &str, platform: &Platform) -> anyhow::Result<Value> {
     const ORDINAL: u32 = 9;
-    let settings =
-        settings::of(service, ORDINAL, Profile::Brisk, |link| platform.link(link).port());
+    let settings = settings::of(service, ORDINAL, Profile::Brisk, platform)?;
     let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
-    let mut settings: Value = serde_json::from_str(&text).unwrap_or_default();
+    let mut settings: Value = serde_json::from_str(&text).context("read settings")?;
     settings["grace_period"] = humantime(GRACE).into();
-    settings
+    Ok(settings)
 }
 
 fn humantime(time: Duration) -> String {

@@ -11,6 +11,7 @@ use crate::account::{self, Arrived, Ends, Payload};
 use crate::archive;
 use crate::cloud::Received;
 use crate::fleet::Fleet;
+use crate::names::{ARCHIVE, DATASET, DEAD_LETTER_REPORT, TABLE};
 use crate::reading::Reading;
 use message::Envelope;
 
@@ -51,12 +52,12 @@ impl Evidence {
     ) -> anyhow::Result<Self> {
         let cloud = &platform.cloud;
         letters.extend(read_dead_letters(platform).await?);
-        let objects = cloud.list("archive", "").await?;
-        let archived = archive::read(cloud, "archive", "").await?;
+        let objects = cloud.list(ARCHIVE, "").await?;
+        let archived = archive::read(cloud, ARCHIVE, "").await?;
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
         let lines = archived.iter().map(Arrived::of_line).collect::<anyhow::Result<_>>()?;
         drop(archived);
-        let rows = cloud.rows("dataflow", "readings").await?.iter().map(Arrived::of_row).collect();
+        let rows = cloud.rows(DATASET, TABLE).await?.iter().map(Arrived::of_row).collect();
         Ok(Self { lines, rows, letters: letters.clone(), latencies, objects })
     }
 
@@ -239,14 +240,15 @@ impl<'a> Numbers<'a> {
 async fn read_dead_letters(platform: &Platform) -> anyhow::Result<Vec<Received>> {
     let mut letters = Vec::new();
     loop {
-        let mut pulled = platform.cloud.pull("buried").await?;
+        let mut pulled = platform.cloud.pull(DEAD_LETTER_REPORT).await?;
         if pulled.is_empty() {
             return Ok(letters);
         }
         for letter in &mut pulled {
             if let Some(object) = letter.attributes.get("dl_object") {
-                let name = object.strip_prefix("gs://graves/").context("read dl_object")?;
-                letter.data = platform.cloud.read("graves", name).await?;
+                let path = object.strip_prefix("gs://").and_then(|path| path.split_once('/'));
+                let (bucket, name) = path.context("read dl_object")?;
+                letter.data = platform.cloud.read(bucket, name).await?;
             }
         }
         letters.extend(pulled);

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::platform::Platform;
+use super::platform::{ORDER, Platform};
 use crate::account::{Arrived, Payload};
 use crate::reading::Reading;
 
@@ -53,7 +53,7 @@ pub(super) async fn read(
     let mut last_sign = Instant::now();
     loop {
         let is_last = *stopped.borrow();
-        let pulled = platform.cloud.pull("order").await;
+        let pulled = platform.cloud.pull(ORDER).await;
         // Messages of a failed pull are delivered again, before later messages of the same key.
         if let Err(error) = &pulled {
             warn!("pull of the order: {error:#}");

@@ -15,21 +15,33 @@ use super::replica::Replica;
 use super::settings::{self, Profile};
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
-use crate::hardness::{self, Strictness};
+use crate::env::TestEnv;
+use crate::hardness::Strictness;
 use crate::mosquitto::Mosquitto;
+use crate::names::{
+    ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, RAW, ROWS, SERVICES,
+    Subscription,
+};
 use crate::proxy::Proxy;
 use crate::reading;
 use crate::redis::Redis;
 
-/// Services in the order of the flow.
-pub(super) const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
 /// Links of the services. Ingestion publishes over `publish`; the others use `pubsub`.
 pub(super) const LINKS: [&str; 7] =
     ["mqtt", "publish", "pubsub", "redis", "firestore", "bigquery", "storage"];
 /// Number of devices of a fleet; each has a document.
-pub(super) const DEVICES: u32 = 100;
+pub(super) const DEVICE_COUNT: u32 = 100;
 /// Number of devices with a separate location. Each location is a folder of the archive.
 pub(super) const WILD_PLACES: u32 = 10_000;
+/// Subscription of a reader that relies on the order of each key.
+pub(super) const ORDER: &str = "order";
+const SUBSCRIPTIONS: [Subscription; 5] = [
+    Subscription::ordered(ENRICH, RAW),
+    Subscription::ordered(ORDER, ENRICHED),
+    Subscription::new(ARCHIVE, ENRICHED),
+    Subscription::new(ROWS, ENRICHED),
+    Subscription::new(DEAD_LETTER_REPORT, DEAD_LETTERS),
+];
 
 pub(super) struct Platform {
     pub(super) broker: tokio::sync::Mutex<Mosquitto>,
@@ -49,15 +61,10 @@ pub(super) struct Platform {
 impl Platform {
     /// Starts all processes, and returns when all of them are ready.
     pub(super) async fn start(profile: Profile, strictness: Strictness) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("create a folder")?;
-        let broker = Mosquitto::start(&folder.path().join("broker"), 0).await?;
-        let redis = Redis::start().await?;
-        let embedded = Embedded::start(&folder.path().join("cloud")).await?;
-        let cloud = Cloud::embedded(&embedded.url());
-        if strictness == Strictness::LikeGoogle {
-            hardness::harden(&embedded.url()).await?;
-        }
-        prepare(&cloud).await.context("prepare the embedded cloud")?;
+        let env = TestEnv::start(strictness).await?;
+        create_resources(&env.cloud).await.context("prepare the embedded cloud")?;
+        let TestEnv { broker, redis, server: embedded, cloud, folder } = env;
+        let redis = redis.context("there is no Redis")?;
         let mut links = BTreeMap::new();
         for name in LINKS {
             let server = match name {
@@ -94,8 +101,7 @@ impl Platform {
         service: &'static str,
         ordinal: u32,
     ) -> anyhow::Result<Arc<Replica>> {
-        let mut settings =
-            settings::of(service, ordinal, self.profile, |link| self.links[link].port());
+        let mut settings = settings::of(service, ordinal, self.profile, self)?;
         if ordinal == 0 {
             // A killed process counts as crashed, too. No message may become a dead letter because
             // of that.
@@ -157,28 +163,17 @@ impl Platform {
     }
 }
 
-/// Makes topics, subscriptions, buckets, the dataset, and a document for each device.
-async fn prepare(cloud: &Cloud) -> anyhow::Result<()> {
-    for topic in ["raw", "enriched", "dead"] {
-        cloud.create_topic(topic).await?;
-    }
-    cloud.create_ordered_subscription("enrich", "raw").await?;
-    for (subscription, topic) in [("rows", "enriched"), ("archive", "enriched"), ("buried", "dead")]
-    {
-        cloud.create_subscription(subscription, topic).await?;
-    }
-    cloud.create_ordered_subscription("order", "enriched").await?;
-    for bucket in ["archive", "graves"] {
-        cloud.create_bucket(bucket).await?;
-    }
-    cloud.create_dataset("dataflow").await?;
-    cloud.put_documents("devices", reading::documents(DEVICES)).await?;
+/// Creates the resources of the services, a reader of the order, and a document for each device.
+async fn create_resources(cloud: &Cloud) -> anyhow::Result<()> {
+    cloud.create_resources(&SUBSCRIPTIONS).await?;
+    cloud.create_bucket(DEAD_LETTERS).await?;
+    cloud.put_documents(DEVICES, reading::documents(DEVICE_COUNT)).await?;
     let wild = (0..WILD_PLACES).map(|number| {
         // The first location would leave the folder of the archive if icestore did not prevent it.
         let place = if number == 0 { "../../x".into() } else { format!("place {number}/é") };
         (wild_device(number), json!({ "LocationID": place }))
     });
-    cloud.put_documents("devices", wild).await
+    cloud.put_documents(DEVICES, wild).await
 }
 
 /// Returns the name of a device with a separate location.

@@ -1,6 +1,11 @@
-//! Writes the settings of the services as users would write them.
+//! Settings of replicas: those of every environment, with the differences of the fault test.
 
 use serde_json::{Value, json};
+
+use super::platform::Platform;
+use crate::cloud::Urls;
+use crate::names::{DEAD_LETTERS, ROUTE};
+use crate::settings::{ServiceSettings, merge};
 
 /// Set of time-outs for replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,99 +18,99 @@ pub(super) enum Profile {
     Patient,
 }
 
-/// Builds the settings of a replica; `port` returns the port of a link.
+/// Builds the settings of a replica. It reaches everything over the links of the platform.
 pub(super) fn of(
     service: &str,
     ordinal: u32,
     profile: Profile,
-    port: impl Fn(&str) -> u16,
-) -> Value {
-    let mut settings = patient(service, ordinal, port);
-    let max_age = match profile {
-        Profile::Brisk => Some("500ms"),
-        Profile::Holding => None,
-        Profile::Patient => Some("5s"),
-    };
-    if let ("icestore", Some(max_age)) = (service, max_age) {
-        settings["pipeline"]["batch"] = json!({ "max_age": max_age });
+    platform: &Platform,
+) -> anyhow::Result<Value> {
+    let port = |link: &str| platform.link(link).port();
+    let url = |link: &str| format!("http://127.0.0.1:{}", port(link));
+    let pubsub = if service == "ingestion" { "publish" } else { "pubsub" };
+    let [pubsub, firestore, bigquery, storage] =
+        [pubsub, "firestore", "bigquery", "storage"].map(url);
+    let cloud = platform.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
+    let redis_url = format!("redis://127.0.0.1:{}", port("redis"));
+    let all = ServiceSettings::new(&cloud, port("mqtt"), Some(redis_url));
+    let mut settings = all.json(service)?;
+    settings["storage"]["endpoint"] = storage.into();
+    change(&mut settings, service, ordinal, timeouts);
+    Ok(settings)
+}
+
+/// Makes the changes that do not depend on addresses.
+fn change(settings: &mut Value, service: &str, ordinal: u32, timeouts: Timeouts) {
+    let common = json!({
+        "dead_letters": { "bucket": DEAD_LETTERS },
+        "grace_period": "20s",
+        "pipeline": { "retry": { "min": "100ms", "max": "2s" } },
+    });
+    merge(settings, &common);
+    merge(settings, &of_service(service, ordinal));
+    merge(settings, &of_timeouts(service, ordinal, timeouts));
+    if service == "ingestion" {
+        settings["routes"] = routes(ordinal);
+    }
+    if let Some(columns) = settings.pointer_mut("/table/columns").and_then(Value::as_array_mut) {
+        columns.extend(more_columns());
+    }
+}
+
+fn of_service(service: &str, ordinal: u32) -> Value {
+    match service {
+        "ingestion" => json!({
+            "mqtt": {
+                "name": "faults",
+                "ordinal": ordinal,
+                "reconnect": { "min": "100ms", "max": "1s" },
+            },
+            "identity": { "event_time_pointer": "/at" },
+        }),
+        "enrich" => json!({
+            "enrichment": { "input": "envelope" },
+            // Small and short-lived caches, so that Redis and Firestore are asked all the time.
+            "cache": {
+                "freshness": { "fresh_for": "2s", "stale_for": "0s", "absent_for": "1s" },
+                "memory": { "max_entries": 16 },
+            },
+        }),
+        _ => json!({}),
+    }
+}
+
+fn of_profile(service: &str, ordinal: u32, profile: Profile) -> Value {
+    let mut settings = json!({});
+    match (service, profile) {
+        ("icestore", Profile::Brisk) => {
+            settings["pipeline"]["batch"]["max_age"] = "500ms".into();
+        }
+        ("icestore", Profile::Patient) => settings["pipeline"]["batch"]["max_age"] = "5s".into(),
+        _ => {}
     }
     if profile == Profile::Patient {
         return settings;
     }
     settings["pipeline"]["attempt_timeout"] = "5s".into();
     if service == "ingestion" {
-        settings["mqtt"]["keep_alive"] = "5s".into();
-        settings["mqtt"]["connect_timeout"] = "5s".into();
-    } else {
-        let subscription = &mut settings["subscription"];
-        subscription["lease_extension"] = "10s".into();
-        subscription["idle_timeout"] = "5s".into();
-        if ordinal == 1 {
-            // The shortest lease that is allowed.
-            subscription["max_lease"] = "1m".into();
-        }
+        settings["mqtt"] = json!({ "keep_alive": "5s", "connect_timeout": "5s" });
+        return settings;
+    }
+    settings["subscription"] = json!({ "lease_extension": "10s", "idle_timeout": "5s" });
+    if ordinal == 1 {
+        // The shortest lease that is allowed.
+        settings["subscription"]["max_lease"] = "1m".into();
     }
     settings
 }
 
-fn patient(service: &str, ordinal: u32, port: impl Fn(&str) -> u16) -> Value {
-    let cloud = |link: &str| format!("http://127.0.0.1:{}", port(link));
-    let pubsub = if service == "ingestion" { "publish" } else { "pubsub" };
-    let dead_letters = json!({ "topic_id": "dead", "bucket": "graves" });
-    let mut settings = json!({
-        "project": "local",
-        "dead_letters": dead_letters,
-        "pubsub": { "endpoint": cloud(pubsub) },
-        "storage": { "endpoint": cloud("storage") },
-        "http": { "host": "127.0.0.1" },
-        "grace_period": "20s",
-        "pipeline": { "retry": { "min": "100ms", "max": "2s" } },
-    });
-    let subscription = |id: &str| json!({ "id": id });
-    match service {
-        "ingestion" => {
-            settings["mqtt"] = json!({
-                "url": format!("mqtt://127.0.0.1:{}", port("mqtt")),
-                "name": "faults",
-                "ordinal": ordinal,
-                "reconnect": { "min": "100ms", "max": "1s" },
-            });
-            settings["routes"] = routes(ordinal);
-            settings["identity"] = json!({ "event_time_pointer": "/at" });
-            settings["producers"] = json!({ "raw": { "topic_id": "raw" } });
-        }
-        "enrich" => {
-            settings["subscription"] = subscription("enrich");
-            settings["topic_id"] = "enriched".into();
-            settings["enrichment"] = json!({ "input": "envelope" });
-            settings["firestore"] =
-                json!({ "collection": "devices", "endpoint": cloud("firestore") });
-            // Small and short-lived caches, so that Redis and Firestore are asked all the time.
-            settings["cache"] = json!({
-                "freshness": { "fresh_for": "2s", "stale_for": "0s", "absent_for": "1s" },
-                "memory": { "max_entries": 16 },
-                "redis": { "url": format!("redis://127.0.0.1:{}", port("redis")) },
-            });
-            settings["admin"] = json!({ "port": 0 });
-        }
-        "bigqueries" => {
-            settings["subscription"] = subscription("rows");
-            settings["table"] = json!({ "dataset": "dataflow", "id": "readings", "columns": [
-                { "name": "device_id", "type": "STRING", "from": "attribute.device_id" },
-                { "name": "location", "type": "STRING", "from": "enrichment.location" },
-                { "name": "temperature", "type": "FLOAT64", "from": "/temperature" },
-                { "name": "happened_at", "type": "TIMESTAMP", "from": "/at" },
-                { "name": "counted", "type": "INT64", "from": "/count" },
-                { "name": "amount", "type": "NUMERIC", "from": "/amount" },
-            ] });
-            settings["bigquery"] = json!({ "endpoint": cloud("bigquery") });
-        }
-        _ => {
-            settings["subscription"] = subscription("archive");
-            settings["storage"]["bucket"] = "archive".into();
-        }
-    }
-    settings
+/// Returns columns for messages of hostile clients.
+fn more_columns() -> [Value; 3] {
+    [
+        json!({ "name": "happened_at", "type": "TIMESTAMP", "from": "/at" }),
+        json!({ "name": "counted", "type": "INT64", "from": "/count" }),
+        json!({ "name": "amount", "type": "NUMERIC", "from": "/amount" }),
+    ]
 }
 
 /// Builds the MQTT routes of ingestion.
@@ -115,18 +120,41 @@ fn patient(service: &str, ordinal: u32, port: impl Fn(&str) -> u16) -> Value {
 fn routes(ordinal: u32) -> Value {
     let mut routes = json!({ "shared": {
         "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1, "shared_group": "fleet" },
-        "destination": { "route_name": "raw" },
+        "destination": { "route_name": ROUTE },
     } });
     if ordinal == 0 {
         routes["ordered"] = json!({
             "source": { "mqtt_topic": "ordered/{device_id}/up", "qos": 1 },
-            "destination": { "route_name": "raw" },
+            "destination": { "route_name": ROUTE },
             "ordering_key": "{device_id}",
         });
         routes["guests"] = json!({
             "source": { "mqtt_topic": "guests/{device_id}/up", "qos": 1 },
-            "destination": { "route_name": "raw" },
+            "destination": { "route_name": ROUTE },
         });
     }
     routes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::Cloud;
+    use crate::names::SERVICES;
+
+    #[test]
+    fn no_service_gets_a_section_that_it_does_not_know() -> anyhow::Result<()> {
+        let all = ServiceSettings::new(&Cloud::embedded("http://127.0.0.1:8085"), 1883, None);
+        let sections = |settings: &Value| -> Vec<String> {
+            settings.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+        };
+
+        for service in SERVICES {
+            let mut settings = all.json(service)?;
+            let known = sections(&settings);
+            change(&mut settings, service, 0, Timeouts::Short);
+            assert_eq!(sections(&settings), known, "{service}");
+        }
+        Ok(())
+    }
 }

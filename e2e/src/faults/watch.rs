@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::counters::{Counts, ProcessCounters, Progress};
 use super::platform::Platform;
 use super::replica::{Replica, TELLING};
+use crate::metrics::Metrics;
 use crate::usage;
 
 /// Time between two samples.
@@ -98,7 +99,7 @@ impl Sight {
             if let (Some(seat), Some(text)) = answer {
                 let (service, pid) = (replica.service, seat.pid);
                 let process = ProcessCounters { service, replica: replica.name(), pid };
-                self.progress.add(Instant::now(), process, Counts::read(&text));
+                self.progress.add(Instant::now(), process, Counts::of(&Metrics::parse(&text)));
             }
         }
     }

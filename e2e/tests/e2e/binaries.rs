@@ -1,48 +1,23 @@
 //! Runs the four binaries as processes, with settings from YAML and environment variables.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::stage::{Stage, until};
-use e2e::mosquitto::free_port;
+use e2e::names::SERVICES;
 use e2e::process::Process;
 use e2e::redis::Redis;
-
-/// A service as a process.
-struct Binary {
-    name: &'static str,
-    port: u16,
-    log: PathBuf,
-    process: Process,
-}
-
-impl Binary {
-    fn start(name: &'static str, stage: &Stage, settings: &impl serde::Serialize) -> Self {
-        let folder = stage.folder.path();
-        let (config, log) =
-            (folder.join(format!("{name}.yaml")), folder.join(format!("{name}.log")));
-        // JSON is also valid YAML.
-        std::fs::write(&config, serde_json::to_vec_pretty(settings).unwrap()).unwrap();
-        let port = free_port().unwrap();
-        let process = Process::start(name, &config, port, &log).unwrap();
-        Self { name, port, log, process }
-    }
-}
+use e2e::settings::ServiceSettings;
 
 /// Starts all four services in the order of the flow.
-async fn start_all(stage: &Stage, redis: &Redis) -> Vec<Binary> {
-    let enrich = stage.enrich(Some(redis.url()));
-    let (mut bigqueries, mut icestore) = (stage.bigqueries(), stage.icestore());
-    bigqueries.subscription.id = stage.cloud.name("enriched-rows");
-    icestore.subscription.id = stage.cloud.name("enriched-archive");
-    let mut services = vec![
-        Binary::start("ingestion", stage, &stage.ingestion()),
-        Binary::start("enrich", stage, &enrich),
-        Binary::start("bigqueries", stage, &bigqueries),
-        Binary::start("icestore", stage, &icestore),
-    ];
-    for service in &mut services {
-        service.process.ready().await.unwrap();
+async fn start_all(stage: &Stage, redis: &Redis) -> Vec<(&'static str, Process)> {
+    let settings = ServiceSettings::new(&stage.cloud, stage.broker.port(), Some(redis.url()));
+    let mut services = Vec::new();
+    for name in SERVICES {
+        let settings = settings.json(name).unwrap();
+        services.push((name, Process::start_in(stage.folder.path(), name, &settings).unwrap()));
+    }
+    for (_, process) in &mut services {
+        process.ready().await.unwrap();
     }
     services
 }
@@ -53,27 +28,27 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
     let redis = Redis::start().await.unwrap();
     let mut services = start_all(&stage, &redis).await;
 
-    for service in &services {
+    for (name, process) in &services {
         let get = async |path: &str| {
-            let answer = reqwest::get(format!("{}{path}", service.process.url())).await.unwrap();
+            let answer = reqwest::get(format!("{}{path}", process.url())).await.unwrap();
             (answer.status().as_u16(), answer.text().await.unwrap())
         };
-        assert_eq!(get("/healthz").await, (200, "OK".into()), "{}", service.name);
-        assert_eq!(get("/readyz").await, (200, "READY".into()), "{}", service.name);
+        assert_eq!(get("/healthz").await, (200, "OK".into()), "{name}");
+        assert_eq!(get("/readyz").await, (200, "READY".into()), "{name}");
         for line in get("/").await.1.lines() {
             let (path, _) = line.split_once(' ').unwrap();
-            assert_eq!(get(path).await.0, 200, "{path} of {}", service.name);
+            assert_eq!(get(path).await.0, 200, "{path} of {name}");
         }
         let (_, metrics) = get("/metrics").await;
         assert!(metrics.contains("dataflow_pipeline_received_messages_total 0"), "{metrics}");
         let status: serde_json::Value = serde_json::from_str(&get("/status").await.1).unwrap();
         // The file says 0, and the variable PORT overrides it.
-        assert_eq!(status["settings"]["http"]["port"], service.port, "{status}");
+        assert_eq!(status["settings"]["http"]["port"], process.port(), "{status}");
         assert!(status["guarantees"].is_array(), "{status}");
     }
-    for service in &mut services {
-        let ended = service.process.terminate().await.unwrap();
-        assert!(ended.success(), "{} ended with {ended}", service.name);
+    for (name, process) in &mut services {
+        let ended = process.terminate().await.unwrap();
+        assert!(ended.success(), "{name} ended with {ended}");
     }
     stage.strike().await;
 }
@@ -82,21 +57,23 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
 async fn a_second_signal_ends_a_drain_that_cannot_end() {
     let stage = Stage::set().await;
     let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
-    let mut ingestion = Binary::start("ingestion", &stage, &stage.ingestion());
-    ingestion.process.ready().await.unwrap();
+    let settings = serde_json::to_value(stage.ingestion()).unwrap();
+    let folder = stage.folder.path();
+    let mut ingestion = Process::start_in(folder, "ingestion", &settings).unwrap();
+    ingestion.ready().await.unwrap();
     emulator.faults().delay("Publish", 1, Duration::from_secs(3600));
     let fleet = stage.fleet(1);
-    let status = format!("{}/status", ingestion.process.url());
+    let status = format!("{}/status", ingestion.url());
     let in_flight = async || {
         let status: serde_json::Value = reqwest::get(&status).await.unwrap().json().await.unwrap();
         status["counts"]["in_flight_messages"] == 1
     };
     until(in_flight).await;
 
-    ingestion.process.ask_to_end().unwrap();
-    until(async || std::fs::read_to_string(&ingestion.log).unwrap().contains("a second signal"))
-        .await;
-    let ended = ingestion.process.terminate().await.unwrap();
+    let log = folder.join("ingestion.log");
+    ingestion.ask_to_end().unwrap();
+    until(async || std::fs::read_to_string(&log).unwrap().contains("a second signal")).await;
+    let ended = ingestion.terminate().await.unwrap();
 
     assert_eq!(ended.code(), Some(1));
     drop(fleet);

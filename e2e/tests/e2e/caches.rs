@@ -15,7 +15,9 @@ use service::Hosted;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_enrich, start_ingestion, until};
+use crate::stage::{GRACE, PATIENCE, Stage, counter, start_enrich, start_ingestion, until};
+use e2e::metrics::SENT;
+use e2e::names::{ARCHIVE, DEVICES, RAW};
 
 const READS: &str = "dataflow_enrich_source_reads_total";
 
@@ -25,7 +27,7 @@ fn answered(enrich: &Hosted, layer: &str) -> u64 {
 
 /// Reads the messages that enrich has published so far, and returns the total.
 async fn collect(stage: &Stage, arrived: &mut Vec<Arrived>) -> usize {
-    for one in &stage.cloud.pull(&stage.cloud.name("enriched-archive")).await.unwrap() {
+    for one in &stage.cloud.pull(&stage.cloud.name(ARCHIVE)).await.unwrap() {
         arrived.push(Arrived::of_message(one).unwrap());
     }
     arrived.len()
@@ -166,7 +168,7 @@ async fn an_invalidated_key_is_read_again() {
     stage.put_devices(1).await;
     let redis = Redis::start().await.unwrap();
     let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
-    let raw = stage.cloud.name("raw");
+    let raw = stage.cloud.name(RAW);
     let attributes = json!({ "device_id": "device-00000" });
     let mut arrived = Vec::new();
     let send = async || stage.cloud.publish(&raw, b"{}", attributes.clone()).await.unwrap();
@@ -175,7 +177,7 @@ async fn an_invalidated_key_is_read_again() {
 
     let moved = json!({ "ClientID": "c", "LocationID": "elsewhere", "Category": "x" });
     let documents = [("device-00000".to_owned(), moved)];
-    stage.cloud.put_documents(&stage.cloud.name("devices"), documents).await.unwrap();
+    stage.cloud.put_documents(&stage.cloud.name(DEVICES), documents).await.unwrap();
     send().await;
     until(async || collect(&stage, &mut arrived).await >= 2).await;
     let status = format!("http://{}/status", enrich.address());
@@ -208,7 +210,7 @@ async fn a_device_without_a_document_goes_where_the_settings_say() {
         let mut settings = stage.enrich(None);
         settings.enrichment.on_missing = on_missing;
         let enrich = start_enrich(settings).await;
-        let raw = stage.cloud.name("raw");
+        let raw = stage.cloud.name(RAW);
 
         // The second id is invalid in Firestore, so it counts as absent without a read.
         for device in ["nobody", "../x"] {
@@ -307,7 +309,7 @@ async fn what_one_replica_has_read_the_other_finds_in_redis() {
     let stage = Stage::set().await;
     stage.put_devices(1).await;
     let redis = Redis::start().await.unwrap();
-    let raw = stage.cloud.name("raw");
+    let raw = stage.cloud.name(RAW);
     let send = async || {
         let attributes = json!({ "device_id": "device-00000" });
         stage.cloud.publish(&raw, b"{}", attributes).await.unwrap();

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bigqueries::config::Api;
 use e2e::account::{self, Arrived, Ends};
-use e2e::archive;
 use e2e::fleet::{Fleet, FleetPlan};
 use message::FieldPath;
 use rows::column::{Column, Kind};
@@ -14,19 +13,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::stage::{
-    GRACE, PATIENCE, SENT, Stage, counter, next_letter, start_bigqueries, start_enrich,
-    start_icestore, start_ingestion, until,
+    GRACE, PATIENCE, Stage, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
+    start_ingestion, until,
 };
-
-async fn arrived_rows(stage: &Stage) -> Vec<Arrived> {
-    stage.rows().await.iter().map(Arrived::of_row).collect()
-}
-
-async fn arrived_lines(stage: &Stage) -> Vec<Arrived> {
-    let bucket = stage.cloud.name("bucket");
-    let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
-    lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect()
-}
+use e2e::metrics::SENT;
+use e2e::names::{ARCHIVE, DEAD_LETTERS, RAW};
 
 fn assert_clean(fleet: &Fleet, ends: Ends<'_>, messages: u64) {
     let account = account::settle(fleet, ends);
@@ -50,7 +41,7 @@ async fn from_mqtt_to_bigquery() {
         ingestion.shutdown(GRACE).await.unwrap();
         bigqueries.shutdown(GRACE).await.unwrap();
 
-        let rows = arrived_rows(&stage).await;
+        let rows = stage.arrived_rows().await;
         assert_clean(&fleet, Ends::table(&rows), 2_000);
         let row = &stage.rows().await[0];
         for metadata in ["message_id", "publish_time", "ingest_id"] {
@@ -71,7 +62,7 @@ async fn from_mqtt_to_enriched_messages() {
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let mut arrived = Vec::new();
     until(async || {
-        for one in &stage.cloud.pull(&stage.cloud.name("enriched-archive")).await.unwrap() {
+        for one in &stage.cloud.pull(&stage.cloud.name(ARCHIVE)).await.unwrap() {
             assert_eq!(one.attributes["route_name"], "uplinks", "attributes are kept");
             arrived.push(Arrived::of_message(one).unwrap());
         }
@@ -92,8 +83,7 @@ async fn from_mqtt_through_enrich_to_bigquery() {
     stage.put_devices(50).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     let enrich = start_enrich(stage.enrich(None)).await;
-    let mut settings = stage.bigqueries();
-    settings.subscription.id = stage.cloud.name("enriched-rows");
+    let settings = stage.enriched_bigqueries();
     let bigqueries = start_bigqueries(settings).await;
 
     let mut fleet = stage.fleet(2_000);
@@ -103,7 +93,7 @@ async fn from_mqtt_through_enrich_to_bigquery() {
         service.shutdown(GRACE).await.unwrap();
     }
 
-    let rows = arrived_rows(&stage).await;
+    let rows = stage.arrived_rows().await;
     assert_clean(&fleet, Ends::table(&rows).enriched(), 2_000);
     stage.strike().await;
 }
@@ -115,11 +105,9 @@ async fn the_whole_fan_out() {
     let redis = e2e::redis::Redis::start().await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;
     let enrich = start_enrich(stage.enrich(Some(redis.url()))).await;
-    let mut rows = stage.bigqueries();
-    rows.subscription.id = stage.cloud.name("enriched-rows");
+    let rows = stage.enriched_bigqueries();
     let bigqueries = start_bigqueries(rows).await;
-    let mut lines = stage.icestore();
-    lines.subscription.id = stage.cloud.name("enriched-archive");
+    let lines = stage.enriched_icestore();
     let icestore = start_icestore(lines).await;
 
     let mut fleet = stage.fleet(5_000);
@@ -130,11 +118,11 @@ async fn the_whole_fan_out() {
         service.shutdown(GRACE).await.unwrap();
     }
 
-    let (rows, lines) = (arrived_rows(&stage).await, arrived_lines(&stage).await);
+    let (rows, lines) = (stage.arrived_rows().await, stage.arrived_lines().await);
     let ends =
         Ends { archive: Some(&lines), table: Some(&rows), is_enriched: true, ..Ends::default() };
     assert_clean(&fleet, ends, 5_000);
-    let bucket = stage.cloud.name("bucket");
+    let bucket = stage.bucket();
     let names = stage.cloud.list(&bucket, "archive/").await.unwrap();
     assert!(names.iter().all(|name| name.contains("/site-")), "objects lie by location");
     stage.strike().await;
@@ -143,7 +131,7 @@ async fn the_whole_fan_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_does_not_fit_is_a_dead_letter_and_its_neighbours_are_rows_once() {
     let stage = Stage::set().await;
-    let raw = stage.cloud.name("raw");
+    let raw = stage.cloud.name(RAW);
     for number in 0..500 {
         let temperature = if number == 250 { json!("hot") } else { json!(20.5) };
         let payload = json!({ "number": number, "temperature": temperature }).to_string();
@@ -158,7 +146,7 @@ async fn a_row_that_does_not_fit_is_a_dead_letter_and_its_neighbours_are_rows_on
 
     assert_eq!(letter.attributes["dl_reason"], "row_type_mismatch");
     let detail = &letter.attributes["dl_detail"];
-    let table = format!("table {}.{}.readings: ", stage.cloud.project, stage.dataset());
+    let table = format!("table {}.{}.readings: ", stage.cloud.project, stage.cloud.dataset());
     assert!(detail.starts_with(&table), "{detail}");
     assert!(detail.contains("column temperature"), "{detail}");
     assert!(
@@ -201,7 +189,7 @@ async fn a_column_is_added_under_load() {
         service.shutdown(GRACE).await.unwrap();
     }
 
-    let rows = arrived_rows(&stage).await;
+    let rows = stage.arrived_rows().await;
     let account = account::settle(&fleet, Ends::table(&rows));
     assert!(account.is_clean(), "{account:?}");
     let routes = stage.rows().await;
@@ -230,15 +218,15 @@ async fn a_table_of_another_kind_is_refused_with_both_sides() {
 async fn what_is_too_big_for_pubsub_lies_in_the_dead_letters_bucket() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    let bucket = stage.cloud.name("bucket");
+    let bucket = stage.bucket();
     settings.dead_letters = Some(pubsub::DeadLetterConfig::Topic {
-        topic_id: stage.cloud.name("dead"),
+        topic_id: stage.cloud.name(DEAD_LETTERS),
         bucket: Some(bucket.clone()),
     });
     settings.storage.endpoint = stage.endpoint();
     let ingestion = start_ingestion(settings).await;
     let payload = vec![b'z'; 12_000_000];
-    if let Some(emulator) = &stage.emulator {
+    if let Some(emulator) = &stage.server {
         emulator.faults().lose_reply("storage.objects.insert", 1);
     }
 

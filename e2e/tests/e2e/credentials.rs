@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
 use crate::stage::{PATIENCE, Stage, until};
+use e2e::names::RAW;
 
 /// Calls by name, with their headers `authorization` and `x-goog-user-project`.
 type Seen = Arc<Mutex<BTreeMap<String, (String, String)>>>;
@@ -109,7 +110,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
         services.push(process);
     }
     let attributes = json!({ "device_id": "device-00000" });
-    stage.cloud.publish(&stage.cloud.name("raw"), b"{}", attributes).await.unwrap();
+    stage.cloud.publish(&stage.cloud.name(RAW), b"{}", attributes).await.unwrap();
 
     for call in [
         "Subscriber/StreamingPull",
@@ -134,7 +135,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
 
 /// Copies the table of a service to another embedded cloud, without its rows.
 async fn copy_table(stage: &Stage, from: &Emulator, to: &Emulator) {
-    let (client, dataset) = (reqwest::Client::new(), stage.dataset());
+    let (client, dataset) = (reqwest::Client::new(), stage.cloud.dataset());
     let tables = format!("bigquery/v2/projects/{}/datasets/{dataset}/tables", stage.cloud.project);
     let table = client.get(format!("{}/{tables}/readings", from.url())).send().await.unwrap();
     let table: Value = table.error_for_status().unwrap().json().await.unwrap();
@@ -165,10 +166,10 @@ async fn rows_go_to_the_endpoint_of_storage_write() {
     copy_table(&stage, rest, &storage_write).await;
 
     let attributes = json!({ "device_id": "device-00000" });
-    stage.cloud.publish(&stage.cloud.name("raw"), b"{}", attributes).await.unwrap();
+    stage.cloud.publish(&stage.cloud.name(RAW), b"{}", attributes).await.unwrap();
 
     let second = Cloud::embedded(&storage_write.url());
-    let rows = async || second.rows(&stage.dataset(), "readings").await.unwrap();
+    let rows = async || second.rows(&stage.cloud.dataset(), "readings").await.unwrap();
     until(async || rows().await.len() == 1).await;
     assert_eq!(rows().await[0]["device_id"], "device-00000");
     assert!(stage.rows().await.is_empty());

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use crate::stage::{
-    GRACE, PATIENCE, SENT, Stage, counter, next_letter, start_icestore, start_ingestion, until,
+    GRACE, PATIENCE, RAW_ARCHIVE, Stage, counter, next_letter, start_icestore, start_ingestion,
+    until,
 };
 use e2e::account::{self, Account, Arrived, Ends};
-use e2e::{archive, replay};
+use e2e::archive::{self, Line};
+use e2e::metrics::SENT;
+use e2e::names::RAW;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use service::Hosted;
@@ -21,7 +24,7 @@ async fn from_mqtt_to_pubsub() {
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let mut arrived = Vec::new();
     until(async || {
-        let received = stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap();
+        let received = stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap();
         for one in &received {
             assert_eq!(one.attributes["route_name"], "uplinks");
             assert!(one.attributes["mqtt_topic"].starts_with("devices/device-"));
@@ -51,14 +54,14 @@ async fn from_mqtt_to_cloud_storage_and_back() {
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
 
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     assert_clean(&settle(&fleet, &lines), 2_000);
     check_objects(&stage).await;
-    replay_is_the_original(&stage, &lines[..100]).await;
+    replay_is_the_original(&stage, &lines).await;
     stage.strike().await;
 }
 
-fn settle(fleet: &e2e::fleet::Fleet, lines: &[archive::Line]) -> Account {
+fn settle(fleet: &e2e::fleet::Fleet, lines: &[Line]) -> Account {
     let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
     account::settle(fleet, Ends::archive(&arrived))
 }
@@ -71,7 +74,7 @@ fn assert_clean(account: &Account, messages: u64) {
 
 /// Checks the names, types and metadata of all objects.
 async fn check_objects(stage: &Stage) {
-    let bucket = stage.cloud.name("bucket");
+    let bucket = stage.bucket();
     for name in stage.cloud.list(&bucket, "").await.unwrap() {
         let metadata = stage.cloud.metadata(&bucket, &name).await.unwrap();
         let lines =
@@ -87,26 +90,38 @@ async fn check_objects(stage: &Stage) {
 }
 
 /// Checks that replay sends the original payload, byte for byte, on the original topic.
-async fn replay_is_the_original(stage: &Stage, lines: &[archive::Line]) {
+async fn replay_is_the_original(stage: &Stage, lines: &[Line]) {
     let (client, mut events) = subscribe(stage.broker.port(), "devices/+/up").await;
     let mut expected: Vec<_> = lines
         .iter()
         .map(|line| (line.topic().unwrap().unwrap(), line.payload().unwrap()))
         .collect();
 
-    assert_eq!(replay::to_mqtt(lines, stage.broker.port()).await.unwrap(), lines.len() as u64);
+    let url = format!("mqtt://127.0.0.1:{}", stage.broker.port());
+    let args = ["replay", "--rate", "10000", "--to-mqtt", &url];
+    let args = icestore::replay::command().get_matches_from(args);
+    let (sent, mut received) = tokio::join!(
+        icestore::replay::act(stage.icestore(), args),
+        receive(&mut events, expected.len()),
+    );
+
+    sent.unwrap();
+    expected.sort();
+    received.sort();
+    assert_eq!(received, expected);
+    drop(client);
+}
+
+/// Receives this many messages, each as its topic and payload.
+async fn receive(events: &mut rumqttc::EventLoop, count: usize) -> Vec<(String, Vec<u8>)> {
     let mut received = Vec::new();
-    while received.len() < expected.len() {
+    while received.len() < count {
         let event = timeout(PATIENCE, events.poll()).await.unwrap().unwrap();
         if let rumqttc::Event::Incoming(rumqttc::Incoming::Publish(publish)) = event {
             received.push((publish.topic, publish.payload.to_vec()));
         }
     }
-
-    expected.sort();
-    received.sort();
-    assert_eq!(received, expected);
-    drop(client);
+    received
 }
 
 async fn subscribe(port: u16, filter: &str) -> (rumqttc::AsyncClient, rumqttc::EventLoop) {
@@ -139,7 +154,7 @@ async fn mqtt_3_1_1_works_like_mqtt_5() {
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
 
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     assert_clean(&settle(&fleet, &lines), 1_000);
     stage.strike().await;
 }
@@ -202,7 +217,7 @@ impl Device {
 async fn whatever_comes_goes_where_the_contract_says() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    let mut wide = settings.routes["up"].clone();
+    let mut wide = settings.routes["uplinks"].clone();
     wide.source.mqtt_topic = "sites/#".into();
     settings.routes.insert("wide".into(), wide);
     let ingestion = start_ingestion(settings).await;
@@ -218,13 +233,13 @@ async fn whatever_comes_goes_where_the_contract_says() {
     }
     device.publish("devices/d/up", false, too_large.clone()).await;
     device.publish("devices/d/up", true, "retained").await;
-    let raw = stage.cloud.name("raw");
+    let raw = stage.cloud.name(RAW);
     let location = serde_json::json!({ "location": "../../x" });
     stage.cloud.publish(&raw, b"not from ingestion", location).await.unwrap();
     until(async || counter(&icestore, SENT) >= 8).await;
     until(async || dead_lettered(&ingestion, "message_too_large") == 1).await;
 
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     let found = |payload: &[u8]| lines.iter().find(|line| line.payload().unwrap() == payload);
     for payload in payloads {
         let line = found(payload).unwrap();
@@ -248,7 +263,7 @@ async fn whatever_comes_goes_where_the_contract_says() {
 async fn a_topic_that_lost_its_route_is_a_dead_letter() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    let mut other = settings.routes["up"].clone();
+    let mut other = settings.routes["uplinks"].clone();
     other.source.mqtt_topic = "other/+".into();
     settings.routes.insert("other".into(), other);
     // The session keeps the subscription of the route, which is missing from the next start.
@@ -329,7 +344,7 @@ async fn an_outage_holds_the_broker_back_and_loses_nothing() {
 
     // A message takes 200 bytes and some overhead, so the limit allows about 70.
     assert!(taken_in < 200, "{taken_in}");
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     assert_clean(&settle(&fleet, &lines), 2_000);
     stage.strike().await;
 }

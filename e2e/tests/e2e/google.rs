@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use e2e::account::{self, Arrived, Ends};
-use e2e::archive;
 use e2e::fleet::{Fleet, FleetPlan, Log};
 use tokio::time::{Instant, sleep};
 
@@ -36,11 +35,9 @@ async fn no_message_is_late_over_googles_emulators() {
     stage.put_devices(50).await;
     let ingestion = start_ingestion(stage.ingestion()).await;
     let enrich = start_enrich(stage.enrich(None)).await;
-    let mut rows = stage.bigqueries();
-    rows.subscription.id = stage.cloud.name("enriched-rows");
+    let rows = stage.enriched_bigqueries();
     let bigqueries = start_bigqueries(rows).await;
-    let mut lines = stage.icestore();
-    lines.subscription.id = stage.cloud.name("enriched-archive");
+    let lines = stage.enriched_icestore();
     let icestore = start_icestore(lines).await;
 
     let port = stage.broker.port();
@@ -57,9 +54,8 @@ async fn no_message_is_late_over_googles_emulators() {
     for service in [ingestion, enrich, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
-    let lines: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
+    let rows = stage.arrived_rows().await;
+    let lines = stage.arrived_lines().await;
     let ends = Ends { archive: Some(&lines), ..Ends::table(&rows).enriched() };
     let account = account::settle(&fleet, ends);
     assert!(account.is_clean(), "{account:?}");

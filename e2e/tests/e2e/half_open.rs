@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use crate::stage::{Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion, until};
-use e2e::account::{self, Account, Arrived, Ends};
-use e2e::archive;
+use e2e::account::{self, Account, Ends};
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::proxy::{Link, Proxy};
 use e2e::redis::Redis;
@@ -22,7 +21,7 @@ struct Links {
 
 impl Links {
     fn start(stage: &Stage, redis: &Redis) -> Self {
-        let cloud = stage.emulator.as_ref().unwrap().address().port();
+        let cloud = stage.server.as_ref().unwrap().address().port();
         let mut links = Self {
             mqtt: Proxy::start(stage.broker.port()).unwrap(),
             redis: Proxy::start(redis.port()).unwrap(),
@@ -60,14 +59,12 @@ impl Links {
         enrich.pubsub.endpoint = self.url(0);
         enrich.pipeline.attempt_timeout = SHORT;
         enrich.subscription.idle_timeout = Some(SHORT);
-        let mut bigqueries = stage.bigqueries();
-        bigqueries.subscription.id = stage.cloud.name("enriched-rows");
+        let mut bigqueries = stage.enriched_bigqueries();
         bigqueries.bigquery.endpoint = self.url(2);
         bigqueries.pubsub.endpoint = self.url(0);
         bigqueries.pipeline.attempt_timeout = SHORT;
         bigqueries.subscription.idle_timeout = Some(SHORT);
-        let mut icestore = stage.icestore();
-        icestore.subscription.id = stage.cloud.name("enriched-archive");
+        let mut icestore = stage.enriched_icestore();
         icestore.storage.endpoint = self.url(3);
         icestore.pubsub.endpoint = self.url(0);
         icestore.pipeline.attempt_timeout = SHORT;
@@ -87,12 +84,10 @@ async fn pass(stage: &Stage) -> Account {
         FleetPlan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
     let mut fleet = Fleet::start(plan);
     fleet.finish().await;
-    let bucket = stage.cloud.name("bucket");
     let mut account = Account::default();
     until(async || {
-        let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
-        let lines: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-        let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+        let lines = stage.arrived_lines().await;
+        let rows = stage.arrived_rows().await;
         let ends = Ends { archive: Some(&lines), table: Some(&rows), ..Ends::default() };
         account = account::settle(&fleet, ends.enriched());
         account.missing == 0

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use e2e::archive;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::Value;
 
 use crate::flows::Device;
 use crate::stage::{
-    GRACE, SENT, Stage, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
+    GRACE, Stage, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
     start_ingestion, until,
 };
+use e2e::metrics::SENT;
 
 /// Returns all properties that a device can set, some under names that are reserved for services.
 fn properties() -> PublishProperties {
@@ -59,14 +59,12 @@ fn assert_told(attributes: &HashMap<String, String>) {
 async fn metadata_of_mqtt_5_travels_to_both_sinks() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    let mut wide = settings.routes["up"].clone();
+    let mut wide = settings.routes["uplinks"].clone();
     wide.source.mqtt_topic = "all/#".into();
     settings.routes.insert("wide".into(), wide);
     let ingestion = start_ingestion(settings).await;
-    let enrich = start_enrich(stage.enrich(None)).await;
-    let (mut rows, mut objects) = (stage.bigqueries(), stage.icestore());
-    rows.subscription.id = stage.cloud.name("enriched-rows");
-    objects.subscription.id = stage.cloud.name("enriched-archive");
+    let enrich = start_enrich(env.enrich(None)).await;
+    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 
@@ -74,7 +72,7 @@ async fn metadata_of_mqtt_5_travels_to_both_sinks() {
     device.publish_given(properties(), "all/of/them", false, r#"{"on":true}"#).await;
     until(async || counter(&bigqueries, SENT) >= 1 && counter(&icestore, SENT) >= 1).await;
 
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     assert_told(&lines[0].attributes);
     let row = &stage.rows().await[0];
     assert_eq!(row["device_id"], Value::Null, "no device says who it is");
@@ -94,7 +92,7 @@ async fn metadata_of_mqtt_5_travels_to_both_sinks() {
 async fn a_dead_letter_keeps_the_metadata_of_mqtt_5() {
     let stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    settings.routes.get_mut("up").unwrap().source.mqtt_topic = "devices/#".into();
+    settings.routes.get_mut("uplinks").unwrap().source.mqtt_topic = "devices/#".into();
     // The session keeps the subscription of the route, which is missing from the next start.
     start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
     let ingestion = start_ingestion(stage.ingestion()).await;

@@ -6,15 +6,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use e2e::mosquitto::free_port;
+use e2e::names::SERVICES;
 use e2e::process::Process;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::flows::Device;
-use crate::place::{Place, root};
-use crate::stage::until;
+use crate::place::root;
+use crate::stage::{Stage, until};
 
-const SERVICES: [&str; 4] = ["ingestion", "enrich", "bigqueries", "icestore"];
 /// Expression that has no result while all services are ready.
 const NOT_READY: &str = "dataflow_service_ready == 0";
 
@@ -27,7 +27,7 @@ struct Prometheus {
 impl Prometheus {
     /// Starts a Prometheus that scrapes these services. If it is not installed, prints that and
     /// returns `None`.
-    fn start(place: &Place, services: &BTreeMap<&str, Process>) -> Option<Self> {
+    fn start(place: &Stage, services: &BTreeMap<&str, Process>) -> Option<Self> {
         let folder = place.folder.path();
         let monitoring = root().join("deploy/monitoring");
         std::fs::copy(monitoring.join("alerts.yml"), folder.join("alerts.yml")).unwrap();
@@ -81,7 +81,7 @@ fn expressions() -> Vec<String> {
     expressions
 }
 
-async fn start_services(place: &Place) -> BTreeMap<&'static str, Process> {
+async fn start_services(place: &Stage) -> BTreeMap<&'static str, Process> {
     let mut services = BTreeMap::new();
     for name in SERVICES {
         let config = root().join("services").join(name).join("example.yaml");
@@ -101,7 +101,7 @@ async fn start_services(place: &Place) -> BTreeMap<&'static str, Process> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_shows_what_running_services_export() {
-    let mut place = Place::with_resources().await;
+    let mut place = Stage::with_resources().await;
     let mut services = start_services(&place).await;
     let Some(prometheus) = Prometheus::start(&place, &services) else { return };
     let mut device = Device::new(place.broker.port());

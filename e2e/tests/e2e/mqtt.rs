@@ -15,7 +15,9 @@ use ingestion::config::Tls;
 use service::Hosted;
 use tokio::time::timeout;
 
-use crate::stage::{GRACE, PATIENCE, SENT, Stage, counter, start_ingestion, until};
+use crate::stage::{GRACE, PATIENCE, RAW_ARCHIVE, Stage, counter, start_ingestion, until};
+use e2e::metrics::SENT;
+use e2e::names::RAW;
 
 /// Starts a service and waits until it reports why it cannot connect to its broker.
 async fn refused(settings: ingestion::config::Settings) -> String {
@@ -99,7 +101,7 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
         let mut settings = stage.ingestion();
         settings.mqtt.ordinal = Some(ordinal);
         settings.mqtt.connections = 2;
-        let route = settings.routes.get_mut("up").unwrap();
+        let route = settings.routes.get_mut("uplinks").unwrap();
         route.source.shared_group = Some("ingestion".into());
         settings
     };
@@ -111,7 +113,7 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
     until(async || counter(&first, SENT) + counter(&second, SENT) >= 2_000).await;
     let mut arrived = Vec::new();
     until(async || {
-        for one in &stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap() {
+        for one in &stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap() {
             arrived.push(Arrived::of_message(one).unwrap());
         }
         arrived.len() >= 2_000
@@ -130,7 +132,7 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
 async fn a_broker_that_forgets_a_shared_group_at_its_restart_is_asked_again() {
     let mut stage = Stage::set().await;
     let mut settings = stage.ingestion();
-    let route = settings.routes.get_mut("up").unwrap();
+    let route = settings.routes.get_mut("uplinks").unwrap();
     route.source.shared_group = Some("ingestion".into());
     let ingestion = start_ingestion(settings).await;
 
@@ -149,14 +151,14 @@ async fn a_broker_that_forgets_a_shared_group_at_its_restart_is_asked_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordering_key_keeps_each_devices_order() {
     let stage = Stage::set().await;
-    let (ordered, raw) = (stage.cloud.name("ordered"), stage.cloud.name("raw"));
+    let (ordered, raw) = (stage.cloud.name("ordered"), stage.cloud.name(RAW));
     stage.cloud.create_ordered_subscription(&ordered, &raw).await.unwrap();
     let mut settings = stage.ingestion();
     settings.ordering_buckets = 8;
     settings.pipeline.lanes = 4;
-    settings.routes.get_mut("up").unwrap().ordering_key = Some("{device_id}".into());
+    settings.routes.get_mut("uplinks").unwrap().ordering_key = Some("{device_id}".into());
     let ingestion = start_ingestion(settings).await;
-    if let Some(emulator) = &stage.emulator {
+    if let Some(emulator) = &stage.server {
         emulator.faults().refuse("Publish", 5, tonic::Code::Unavailable);
     }
 
@@ -205,7 +207,7 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     let mut arrived = Vec::new();
     let mut collect = async |least: usize| {
         until(async || {
-            for one in &stage.cloud.pull(&stage.cloud.name("archive")).await.unwrap() {
+            for one in &stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap() {
                 arrived.push(Arrived::of_message(one).unwrap());
             }
             arrived.len() >= least

@@ -3,45 +3,51 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use e2e::cloud::Cloud;
+use e2e::env::TestEnv;
 use e2e::mosquitto::Mosquitto;
 use e2e::process::binary;
 use e2e::redis::Redis;
 use emulator::{Emulator, Options, Resources};
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+
+use crate::stage::Stage;
 
 /// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// A broker, a Redis and an embedded cloud, for the example settings.
-pub(crate) struct Place {
-    pub(crate) broker: Mosquitto,
-    pub(crate) redis: Redis,
-    pub(crate) emulator: Emulator,
-    pub(crate) folder: TempDir,
-}
-
-impl Place {
-    pub(crate) async fn set(resources: Option<Resources>) -> Self {
+impl Stage {
+    /// Starts a broker, a Redis and an embedded cloud with these resources.
+    pub(crate) async fn for_examples(resources: Option<Resources>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let broker = Mosquitto::start(&folder.path().join("broker"), 0).await.unwrap();
-        let options = Options { resources, ..Options::default() };
-        let emulator = Emulator::start(options).await.unwrap();
-        Self { broker, redis: Redis::start().await.unwrap(), emulator, folder }
+        let emulator = Emulator::start(Options { resources, ..Options::default() }).await.unwrap();
+        let (cloud, server) = (Cloud::embedded(&emulator.url()), Some(emulator));
+        let redis = Some(Redis::start().await.unwrap());
+        Self { env: TestEnv { broker, redis, server, cloud, folder } }
     }
 
+    /// Starts an environment with the resources of the local overlay.
     pub(crate) async fn with_resources() -> Self {
         let file = root().join("deploy/kubernetes/overlays/local/resources.yaml");
-        Self::set(Some(Resources::read(&file).unwrap())).await
+        Self::for_examples(Some(Resources::read(&file).unwrap())).await
+    }
+
+    pub(crate) fn emulator(&self) -> &Emulator {
+        self.server.as_ref().unwrap()
+    }
+
+    pub(crate) fn redis(&self) -> &Redis {
+        self.redis.as_ref().unwrap()
     }
 
     /// Returns the variables of docker-compose.yml, with the addresses of this environment.
     pub(crate) fn variables(&self, service: &str) -> Vec<(&'static str, String)> {
-        let cloud = self.emulator.address().to_string();
+        let cloud = self.emulator().address().to_string();
         let mut variables =
             vec![("DATAFLOW__PROJECT", "local".into()), ("PUBSUB_EMULATOR_HOST", cloud.clone())];
         variables.extend(match service {
@@ -50,7 +56,7 @@ impl Place {
             }
             "enrich" => vec![
                 ("FIRESTORE_EMULATOR_HOST", cloud),
-                ("DATAFLOW__CACHE__REDIS__URL", self.redis.url()),
+                ("DATAFLOW__CACHE__REDIS__URL", self.redis().url()),
             ],
             "bigqueries" => vec![("BIGQUERY_EMULATOR_HOST", cloud)],
             _ => vec![("STORAGE_EMULATOR_HOST", cloud)],

@@ -1,15 +1,16 @@
 //! Test of a quiet night: the cloud closes idle and old streams, and no attempt fails because of
 //! it.
 
-use e2e::account::{self, Arrived, Ends};
+use e2e::account::{self, Ends};
 use e2e::hardness;
 use serde_json::json;
 use service::Hosted;
 use tokio::time::timeout;
 
 use crate::stage::{
-    GRACE, PATIENCE, SENT, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
+    GRACE, PATIENCE, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
 };
+use e2e::metrics::SENT;
 
 /// Counter of repeated attempts, by the failed action.
 const RETRIED: &str = "dataflow_pipeline_retried_attempts_total";
@@ -55,7 +56,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     for service in [ingestion, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+    let rows = stage.arrived_rows().await;
     for fleet in [&before, &after] {
         let account = account::settle(fleet, Ends::table(&rows));
         assert!(account.is_clean(), "{account:?}");

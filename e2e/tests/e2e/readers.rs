@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::place::root;
 use crate::stage::{Stage, start_icestore, until};
+use e2e::names::{ENRICHED, RAW, ROWS};
 
 /// Returns the SQL examples below a heading of the page.
 pub(crate) fn examples(heading: &str) -> Vec<String> {
@@ -40,7 +41,7 @@ fn python_with(package: &str) -> Option<PathBuf> {
 
 /// Reads the lines of all objects of a format.
 pub(crate) async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
-    let bucket = stage.cloud.name("bucket");
+    let bucket = stage.bucket();
     let mut lines = Vec::new();
     for name in stage.cloud.list(&bucket, "").await.unwrap() {
         if name.ends_with(format.suffix()) {
@@ -65,7 +66,7 @@ async fn archive_as(stage: &Stage, format: Format, messages: usize) {
 
 /// Archives two readings of 2025-06-15 in each format. Pub/Sub delivers one of them twice.
 pub(crate) async fn archive_readings(stage: &Stage) {
-    let topic = stage.cloud.name("raw");
+    let topic = stage.cloud.name(RAW);
     for format in Format::ALL {
         for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5), ("i-3", 23.5)] {
             let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
@@ -88,7 +89,7 @@ pub(crate) async fn archive_readings(stage: &Stage) {
 
 /// Downloads all objects into a folder, under their own names.
 async fn download(stage: &Stage, folder: &Path) {
-    let bucket = stage.cloud.name("bucket");
+    let bucket = stage.bucket();
     for object in stage.cloud.list(&bucket, "").await.unwrap() {
         let content = stage.cloud.read(&bucket, &object).await.unwrap();
         let file = folder.join(&object);
@@ -208,7 +209,7 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
     let sent = sorted(messages.iter().map(|(data, _)| data.clone()).zip(&attributes));
     for format in Format::ALL {
         for (data, attributes) in &messages {
-            let topic = stage.cloud.name("raw");
+            let topic = stage.cloud.name(RAW);
             stage.cloud.publish(&topic, data, attributes.clone()).await.unwrap();
         }
         archive_as(&stage, format, messages.len()).await;
@@ -228,7 +229,7 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
             }
         }
     }
-    let topic = stage.cloud.name("enriched");
+    let topic = stage.cloud.name(ENRICHED);
     let replay = icestore::replay::command().get_matches_from([
         "replay",
         "--to-topic",
@@ -239,7 +240,7 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
     icestore::replay::act(stage.icestore(), replay).await.unwrap();
     let mut back = Vec::new();
     until(async || {
-        back.extend(stage.cloud.pull(&stage.cloud.name("enriched-rows")).await.unwrap());
+        back.extend(stage.cloud.pull(&stage.cloud.name(ROWS)).await.unwrap());
         back.len() >= Format::ALL.len() * messages.len()
     })
     .await;

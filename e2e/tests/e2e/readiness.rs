@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::stage::{Stage, start_icestore, start_ingestion, until};
+use crate::stage::{RAW_ARCHIVE, Stage, start_icestore, start_ingestion, until};
 use e2e::mosquitto::free_port;
+use e2e::names::{ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, RAW};
 use emulator::{Emulator, Options};
 use icestore::Icestore;
 use ingestion::Ingestion;
@@ -65,11 +66,11 @@ async fn services_wait_for_a_cloud_that_comes_later() {
     waits_for(&icestore, "does not exist").await;
     let mut cloud = e2e::cloud::Cloud::embedded(&late.url());
     cloud.run.clone_from(&stage.cloud.run);
-    for (topic, subscription) in [("raw", "archive"), ("dead", "buried")] {
+    for (topic, subscription) in [(RAW, RAW_ARCHIVE), (DEAD_LETTERS, DEAD_LETTER_REPORT)] {
         cloud.create_topic(&cloud.name(topic)).await.unwrap();
         cloud.create_subscription(&cloud.name(subscription), &cloud.name(topic)).await.unwrap();
     }
-    cloud.create_bucket(&cloud.name("bucket")).await.unwrap();
+    cloud.create_bucket(&cloud.name(ARCHIVE)).await.unwrap();
 
     becomes_ready(&ingestion).await;
     becomes_ready(&icestore).await;

@@ -8,8 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bigqueries::config::{Partitions, TableSettings};
-use e2e::account::{self, Arrived, Ends};
-use e2e::archive;
+use e2e::account::{self, Ends};
 use e2e::fleet::Fleet;
 use icestore::format::Format;
 use message::FieldPath;
@@ -21,8 +20,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::readers::{archive_readings, examples, lines_of};
 use crate::stage::{
-    GRACE, PATIENCE, SENT, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
+    GRACE, PATIENCE, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
 };
+use e2e::metrics::SENT;
+use e2e::names::{DEAD_LETTER_REPORT, RAW};
 
 mod types;
 
@@ -80,7 +81,7 @@ async fn rows_wait_for_a_new_column() {
     for service in [ingestion, bigqueries] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let letters = stage.cloud.pull(&stage.cloud.name("buried")).await.unwrap();
+    let letters = stage.cloud.pull(&stage.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
     assert!(letters.is_empty(), "{letters:?}");
     let numbered = stage.rows().await.iter().filter(|row| !row["number"].is_null()).count() as u64;
     assert!(numbered >= MESSAGES, "{numbered} rows have the new column");
@@ -98,7 +99,7 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
         ..settings.table
     };
     start_bigqueries(settings).await.shutdown(GRACE).await.unwrap();
-    let dataset = format!("{}.{}", stage.cloud.project, stage.dataset());
+    let dataset = format!("{}.{}", stage.cloud.project, stage.cloud.dataset());
     // Ten days, each with 1,000 messages that are there twice. Rows of a statement are in their
     // partitions at once, unlike rows of the Storage Write API.
     for copy in ["a", "b"] {
@@ -126,9 +127,9 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
     ];
     report(&format!("the view reads {one} bytes for one of ten days, {all} for all of them"));
     // The embedded cloud does not count bytes.
-    assert!(stage.emulator.is_some() || (one > 0 && one * 5 < all), "partitions are not pruned");
+    assert!(stage.server.is_some() || (one > 0 && one * 5 < all), "partitions are not pruned");
     for name in ["readings", "readings_once"] {
-        let table = stage.cloud.table(&stage.dataset(), name).await.unwrap();
+        let table = stage.cloud.table(&stage.cloud.dataset(), name).await.unwrap();
         assert_eq!(table["labels"]["purpose"], "trial", "{table}");
     }
     stage.strike().await;
@@ -136,7 +137,7 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
 
 /// Returns the configuration of the load job that `docs/archive.md` shows for a format.
 fn load_job(stage: &Stage, format: Format) -> Value {
-    let (bucket, suffix) = (stage.cloud.name("bucket"), format.suffix());
+    let (bucket, suffix) = (stage.bucket(), format.suffix());
     let field = |(name, kind): &(&str, &str)| json!({ "name": name, "type": kind });
     let fields = [
         ("id", "STRING"),
@@ -148,12 +149,12 @@ fn load_job(stage: &Stage, format: Format) -> Value {
         ("attributes", "JSON"),
     ];
     // The embedded cloud loads no objects into a column of the type JSON.
-    let fields = if stage.emulator.is_some() { &fields[..6] } else { &fields[..] };
+    let fields = if stage.server.is_some() { &fields[..6] } else { &fields[..] };
     let fields: Vec<_> = fields.iter().map(field).collect();
     let mut job = json!({
         "sourceUris": [format!("gs://{bucket}/archive/2025/06/15/*{suffix}")],
         "destinationTable": {
-            "projectId": stage.cloud.project, "datasetId": stage.dataset(), "tableId": table_of(format),
+            "projectId": stage.cloud.project, "datasetId": stage.cloud.dataset(), "tableId": table_of(format),
         },
         "timePartitioning": { "type": "DAY", "field": "publishTime" },
         "clustering": { "fields": ["batchKey"] },
@@ -189,11 +190,11 @@ async fn bigquery_loads_the_archive_as_its_page_says() {
         let is_promised = match format {
             Format::JsonlGz => true,
             Format::JsonlZst => false,
-            Format::Parquet => stage.emulator.is_none(),
+            Format::Parquet => stage.server.is_none(),
         };
         assert!(loaded.is_ok() || !is_promised, "{suffix} is not loaded: {loaded:?}");
     }
-    if stage.emulator.is_none() {
+    if stage.server.is_none() {
         assert_external(&stage, "BigQuery: an external table").await;
         assert_external(&stage, "BigQuery: Parquet").await;
     }
@@ -202,7 +203,7 @@ async fn bigquery_loads_the_archive_as_its_page_says() {
 
 /// Compares the rows of a loaded table with the lines in the bucket.
 async fn assert_loaded(stage: &Stage, format: Format) {
-    let (dataset, table) = (stage.dataset(), table_of(format));
+    let (dataset, table) = (stage.cloud.dataset(), table_of(format));
     let query =
         format!("SELECT id, ingestId, originalPubSubPayload FROM {dataset}.{table} ORDER BY id");
     let lines = lines_of(stage, format).await.into_iter().map(|line| {
@@ -217,8 +218,8 @@ async fn assert_loaded(stage: &Stage, format: Format) {
 
 /// Runs the statements below a heading of `docs/archive.md`: an external table, and a query on it.
 async fn assert_external(stage: &Stage, heading: &str) {
-    let table = format!("`{}.{}.archive`", stage.cloud.project, stage.dataset());
-    let bucket = format!("gs://{}", stage.cloud.name("bucket"));
+    let table = format!("`{}.{}.archive`", stage.cloud.project, stage.cloud.dataset());
+    let bucket = format!("gs://{}", stage.bucket());
     let [example] = &examples(heading)[..] else { panic!("{heading} has one example") };
     let example = example.replace("`my-project.dataflow.archive`", &table);
     let example = example.replace("gs://my-archive", &bucket);
@@ -243,7 +244,7 @@ async fn many_keys_become_as_many_objects_and_nothing_is_lost() {
         (number.to_string(), json!({ "location": location }))
     };
     let messages: Vec<_> = (0..2 * LOCATIONS).map(message).collect();
-    stage.cloud.publish_all(&stage.cloud.name("raw"), &messages).await.unwrap();
+    stage.cloud.publish_all(&stage.cloud.name(RAW), &messages).await.unwrap();
 
     let started = Instant::now();
     let icestore = start_icestore(stage.icestore()).await;
@@ -252,8 +253,7 @@ async fn many_keys_become_as_many_objects_and_nothing_is_lost() {
     let (took, retried) = (started.elapsed(), counter(&icestore, RETRIED));
     report(&format!("objects of {LOCATIONS} keys took {took:?}, with {retried} repeated attempts"));
     icestore.shutdown(GRACE).await.unwrap();
-    let bucket = stage.cloud.name("bucket");
-    let lines = archive::read(&stage.cloud, &bucket, "archive/").await.unwrap();
+    let lines = stage.lines().await;
     let keys: HashSet<_> = lines.iter().map(|line| &line.batch_key).collect();
     let data: HashSet<_> = lines.iter().map(|line| line.data().unwrap()).collect();
     assert_eq!((keys.len(), data.len()), (LOCATIONS, messages.len()));
@@ -310,7 +310,7 @@ async fn fleet(stage: &Stage, bigqueries: &Hosted) -> Fleet {
 }
 
 async fn assert_in_table(stage: &Stage, fleets: &[Fleet]) {
-    let rows: Vec<_> = stage.rows().await.iter().map(Arrived::of_row).collect();
+    let rows = stage.arrived_rows().await;
     for fleet in fleets {
         let account = account::settle(fleet, Ends::table(&rows));
         assert!(account.is_clean(), "{account:?}");

@@ -11,13 +11,13 @@ use e2e::process::{Process, binary};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::place::{Place, root, text};
-use crate::stage::until;
+use crate::place::{root, text};
+use crate::stage::{Stage, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
-    let place = Place::with_resources().await;
-    let bare = Place::set(None).await;
+    let place = Stage::with_resources().await;
+    let bare = Stage::for_examples(None).await;
 
     for (service, kinds) in [
         ("ingestion", vec!["topic", "topic", "mqtt broker"]),
@@ -44,7 +44,7 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
         assert_eq!(seen, kinds, "{plan}");
         let cloud = plan["cloud"].as_array().unwrap();
         let pubsub =
-            json!({ "api": "pubsub", "url": place.emulator.url(), "credentials": "anonymous" });
+            json!({ "api": "pubsub", "url": place.emulator().url(), "credentials": "anonymous" });
         assert!(cloud.contains(&pubsub), "{plan}");
         let costs = plan["costs"].as_array().unwrap();
         assert_eq!(costs.is_empty(), service != "icestore", "{plan}");
@@ -57,8 +57,8 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_refuses_writes_is_not_ready() {
-    let place = Place::with_resources().await;
-    place.redis.command("CONFIG SET maxmemory 1").await.unwrap();
+    let place = Stage::with_resources().await;
+    place.redis().command("CONFIG SET maxmemory 1").await.unwrap();
 
     let checked = place.run("enrich", &["check", "--online"], b"").await;
 
@@ -70,7 +70,7 @@ async fn a_redis_that_refuses_writes_is_not_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_ready_when_it_may_be_written_to() {
-    let place = Place::with_resources().await;
+    let place = Stage::with_resources().await;
     let example = root().join("services/bigqueries/example.yaml");
     let (log, port) = (place.folder.path().join("log"), free_port().unwrap());
     let variables = place.variables("bigqueries");
@@ -84,14 +84,14 @@ async fn a_table_is_ready_when_it_may_be_written_to() {
 
     assert_eq!(table().await["state"], "ready");
     let refused = "bigquery.tables.testIamPermissions";
-    place.emulator.faults().refuse(refused, 1, tonic::Code::PermissionDenied);
+    place.emulator().faults().refuse(refused, 1, tonic::Code::PermissionDenied);
     let unchecked = table().await;
     assert_eq!(unchecked["state"], "unchecked", "{unchecked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
-    let place = Place::with_resources().await;
+    let place = Stage::with_resources().await;
     let payload = br#"{"temperature":21.5,"fan":3}"#;
     let args = ["explain", "devices/device-00001/up", "--json"];
 
@@ -126,7 +126,7 @@ const LIST_PANICKED: [&str; 7] =
     ["dead-letters", "list", "--reason", "panicked", "--wait", "1", "--json"];
 
 /// Returns the dead letters that `dead-letters list` shows.
-async fn letters(place: &Place, args: &[&str]) -> Vec<Value> {
+async fn letters(place: &Stage, args: &[&str]) -> Vec<Value> {
     let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
     let listed = place.json("bigqueries", &all, b"").await;
     assert_eq!(listed["complete"], true, "{listed}");
@@ -135,8 +135,8 @@ async fn letters(place: &Place, args: &[&str]) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_found_explained_mended_and_replayed() {
-    let place = Place::with_resources().await;
-    let cloud = Cloud::embedded(&place.emulator.url());
+    let place = Stage::with_resources().await;
+    let cloud = &place.cloud;
     let example = root().join("services/bigqueries/example.yaml");
     let log = place.folder.path().join("bigqueries.log");
     let start = |config: &Path| {
@@ -206,8 +206,8 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_tool_minds_that_its_reader_has_gone() {
-    let place = Place::with_resources().await;
-    let cloud = Cloud::embedded(&place.emulator.url());
+    let place = Stage::with_resources().await;
+    let cloud = &place.cloud;
     let attributes =
         json!({ "dl_service": "bigqueries", "dl_reason": "row_missing", "ingest_id": "i-1" });
     cloud.publish("dead-letters", b"data", attributes).await.unwrap();
@@ -237,14 +237,14 @@ async fn no_tool_minds_that_its_reader_has_gone() {
     }
 
     // The replay has finished although its output was not read.
-    let back = &pulled(&cloud, "bigqueries", 1).await[0];
+    let back = &pulled(cloud, "bigqueries", 1).await[0];
     assert_eq!(&*back.attributes["ingest_id"], "i-1");
     assert!(letters(&place, &[]).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
-    let place = Place::with_resources().await;
+    let place = Stage::with_resources().await;
     let example = root().join("services/bigqueries/example.yaml");
     let list = ["dead-letters", "list", "--wait", "1"];
     let nowhere = format!("127.0.0.1:{}", free_port().unwrap());
@@ -263,8 +263,8 @@ async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_is_found_among_thousands_in_every_run() {
-    let place = Place::with_resources().await;
-    let cloud = Cloud::embedded(&place.emulator.url());
+    let place = Stage::with_resources().await;
+    let cloud = &place.cloud;
     let letter = |index: usize, reason: &str| {
         let attributes = json!({
             "dl_service": "bigqueries", "dl_reason": reason, "ingest_id": format!("i-{index}"),
@@ -300,7 +300,7 @@ async fn a_letter_is_found_among_thousands_in_every_run() {
     let replay = ["dead-letters", "replay", "--reason", "panicked", "--wait", "1"];
     let replayed = place.run("bigqueries", &replay, b"").await;
     assert!(replayed.status.success(), "{}", text(&replayed));
-    let back = &pulled(&cloud, "bigqueries", 1).await[0];
+    let back = &pulled(cloud, "bigqueries", 1).await[0];
     assert_eq!((&back.data[..], &*back.attributes["ingest_id"]), (&b"4000"[..], "i-4000"));
     let left = place.json("bigqueries", &LIST_PANICKED, b"").await;
     assert_eq!((&left["read"], &left["matching"]), (&json!(4000), &json!(0)));
@@ -324,8 +324,8 @@ async fn pulled(cloud: &Cloud, subscription: &str, count: usize) -> Vec<Received
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
-    let place = Place::with_resources().await;
-    let cloud = Cloud::embedded(&place.emulator.url());
+    let place = Stage::with_resources().await;
+    let cloud = &place.cloud;
     let log = place.folder.path().join("log");
     let start = |service: &str, more: &[(&'static str, String)]| {
         let config = root().join("services").join(service).join("example.yaml");
@@ -369,7 +369,7 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
 
     let replay = place.run("icestore", &["replay", "--to-topic", "raw"], b"").await;
     assert!(replay.status.success(), "{}", text(&replay));
-    let back = &pulled(&cloud, "enrich", 1).await[0];
+    let back = &pulled(cloud, "enrich", 1).await[0];
     assert_eq!(&back.data[..], data);
     assert_eq!(back.attributes["ingest_id"], "i-1");
 
@@ -378,7 +378,7 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     let url = format!("mqtt://127.0.0.1:{}", place.broker.port());
     let replay = place.run("icestore", &["replay", "--to-mqtt", &url], b"").await;
     assert!(replay.status.success(), "{}", text(&replay));
-    let back = &pulled(&cloud, "enrich", 1).await[0];
+    let back = &pulled(cloud, "enrich", 1).await[0];
     let envelope: Value = serde_json::from_slice(&back.data).unwrap();
     assert_eq!(envelope["payload"], "/wD+", "the original bytes");
     assert_eq!(back.attributes["device_id"], "d1");
@@ -391,7 +391,7 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_tells_whether_the_service_beside_it_is_ready() {
-    let place = Place::with_resources().await;
+    let place = Stage::with_resources().await;
     let port = free_port().unwrap();
     let example = root().join("services/icestore/example.yaml");
     let log = place.folder.path().join("icestore.log");

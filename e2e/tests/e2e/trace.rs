@@ -3,26 +3,24 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use e2e::archive;
 use message::trace;
 use serde_json::Value;
 
 use crate::flows::Device;
 use crate::stage::{
-    GRACE, SENT, Stage, counter, start_bigqueries, start_enrich, start_icestore, start_ingestion,
-    until,
+    GRACE, RAW_ROWS, Stage, counter, start_bigqueries, start_enrich, start_icestore,
+    start_ingestion, until,
 };
+use e2e::metrics::SENT;
 
 const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_is_the_same_after_every_hop() {
-    let stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let enrich = start_enrich(stage.enrich(None)).await;
-    let (mut rows, mut objects) = (stage.bigqueries(), stage.icestore());
-    rows.subscription.id = stage.cloud.name("enriched-rows");
-    objects.subscription.id = stage.cloud.name("enriched-archive");
+    let env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let enrich = start_enrich(env.enrich(None)).await;
+    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 
@@ -34,11 +32,11 @@ async fn a_trace_is_the_same_after_every_hop() {
     // The raw topic has two more subscriptions, which no service reads here.
     let mut raw = Vec::new();
     until(async || {
-        raw.extend(stage.cloud.pull(&stage.cloud.name("rows")).await.unwrap());
+        raw.extend(stage.cloud.pull(&stage.cloud.name(RAW_ROWS)).await.unwrap());
         raw.len() >= 2
     })
     .await;
-    let lines = archive::read(&stage.cloud, &stage.cloud.name("bucket"), "archive/").await.unwrap();
+    let lines = stage.lines().await;
     let rows = stage.rows().await;
     for device in ["traced", "untraced"] {
         let of_device = |attributes: &std::collections::HashMap<String, String>| {

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{Fate, Guests, PATIENCE, Packet, edges};
 use crate::cloud::Publication;
+use crate::names::{ENRICHED, RAW};
 
 /// Size of a large payload.
 const LARGE_BYTES: usize = 1_000_000;
@@ -99,7 +100,7 @@ impl Guests {
             });
             let publications: Vec<_> = publications.collect();
             // Another fault may lose the reply. Then these messages may arrive or not.
-            let is_confirmed = self.cloud.publish_with_keys("raw", &publications).await.is_ok();
+            let is_confirmed = self.cloud.publish_with_keys(RAW, &publications).await.is_ok();
             for (_, packet) in part {
                 let fate = if is_confirmed { packet.fate } else { Some(Fate::Unsure) };
                 self.confirm(Packet { fate, ..packet });
@@ -110,7 +111,7 @@ impl Guests {
 
     /// Publishes envelopes directly to the raw and the enriched topic.
     pub(super) async fn publish_edges(&self) {
-        for topic in ["raw", "enriched"] {
+        for topic in [RAW, ENRICHED] {
             for (number, data) in edges::envelopes(|| self.next.fetch_add(1, Ordering::Relaxed)) {
                 let published =
                     self.cloud.publish(topic, &data, json!({ "device_id": "device-00006" }));

@@ -12,7 +12,9 @@ use service::Hosted;
 use tokio::time::{sleep, timeout};
 
 use super::report;
-use crate::stage::{GRACE, SENT, Stage, counter, patience};
+use crate::stage::{GRACE, Stage, counter, patience};
+use e2e::metrics::SENT;
+use e2e::names::RAW;
 
 /// Case of one type.
 struct Case {
@@ -123,14 +125,14 @@ impl Case {
             _ => format!("fallback = {}", self.default),
         };
         let count = async |holds: &str| {
-            let table = format!("{}.{}", stage.dataset(), self.name());
+            let table = format!("{}.{}", stage.cloud.dataset(), self.name());
             let query = format!("SELECT COUNT(*) FROM {table} WHERE {holds} AND {fallback}");
             stage.cloud.query(&query).await
         };
         let rows = match count(self.holds).await {
             // The embedded cloud does not have every function.
             Err(why)
-                if stage.emulator.is_some() && format!("{why:#}").contains("does not support") =>
+                if stage.server.is_some() && format!("{why:#}").contains("does not support") =>
             {
                 count("value IS NOT NULL").await?
             }
@@ -175,7 +177,7 @@ async fn sent(hosted: &Hosted) -> bool {
 async fn the_storage_write_api_takes_every_type_and_literal_default() {
     let stage = Stage::set().await;
     let cases = cases();
-    let raw = stage.cloud.name("raw");
+    let raw = stage.cloud.name(RAW);
     let subscriptions: Vec<_> = cases.iter().map(|case| stage.cloud.name(&case.name())).collect();
     for subscription in &subscriptions {
         stage.cloud.create_subscription(subscription, &raw).await.unwrap();

@@ -1,0 +1,80 @@
+//! Runs services in this process.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bigqueries::Bigqueries;
+use enrich::Enrich;
+use icestore::Icestore;
+use ingestion::Ingestion;
+use service::{Hosted, Service, Settings};
+use tokio::time::{sleep, timeout};
+
+use crate::metrics::Metrics;
+use crate::settings::ServiceSettings;
+
+/// Service in this process.
+pub struct HostedService {
+    /// Name of the service.
+    pub name: &'static str,
+    /// The service itself.
+    pub hosted: Hosted,
+}
+
+impl HostedService {
+    /// Starts a service.
+    ///
+    /// # Errors
+    /// Fails when the settings are wrong, or a port is taken.
+    pub async fn start<S: Service>(service: S, settings: &impl Settings) -> anyhow::Result<Self> {
+        Ok(Self { name: S::NAME, hosted: Hosted::start(service, settings).await? })
+    }
+
+    /// Starts all services in the order of the flow.
+    ///
+    /// # Errors
+    /// Fails when settings are wrong, or a port is taken.
+    pub async fn start_all(settings: &ServiceSettings) -> anyhow::Result<Vec<Self>> {
+        let ServiceSettings { ingestion, enrich, bigqueries, icestore } = settings;
+        Ok(vec![
+            Self::start(Ingestion::new(ingestion.clone()), ingestion).await?,
+            Self::start(Enrich::new(enrich.clone()), enrich).await?,
+            Self::start(Bigqueries::new(bigqueries.clone()), bigqueries).await?,
+            Self::start(Icestore::new(icestore.clone()), icestore).await?,
+        ])
+    }
+
+    /// Waits until the service is ready.
+    ///
+    /// # Errors
+    /// Fails when it takes longer than `patience`. The error names the condition that is missing.
+    pub async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
+        let health = self.hosted.health();
+        let is_ready = async {
+            while !health.is_ready() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(patience, is_ready).await.is_ok() {
+            return Ok(());
+        }
+        match health.conditions().into_iter().find(|(_, state)| !state.ready) {
+            Some((name, state)) => bail!("{} waits for {name}: {}", self.name, state.reason),
+            None => bail!("{} did not become ready", self.name),
+        }
+    }
+
+    /// Reads the current metrics of the service.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.hosted.metrics().unwrap_or_default())
+    }
+
+    /// Ends the service with this grace period.
+    ///
+    /// # Errors
+    /// Fails when a part of the service fails.
+    pub async fn shutdown(self, grace: Duration) -> anyhow::Result<()> {
+        self.hosted.shutdown(grace).await.with_context(|| format!("drain {}", self.name))
+    }
+}

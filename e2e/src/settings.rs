@@ -1,0 +1,208 @@
+//! Settings of the four services: their defaults, except for names and addresses.
+//!
+//! Every environment starts from them and states its differences. Those that run services as
+//! processes change the JSON, with [`merge`].
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use rows::column::{Column, Kind};
+use enrich::config::Admin;
+use ingestion::config::{Producer, RouteSettings};
+use message::FieldPath;
+use message::field_path::Pointer;
+use pubsub::{DeadLetterConfig, Endpoint};
+use serde_json::Value;
+use service::Http;
+
+use crate::cloud::Cloud;
+use crate::names::{
+    ARCHIVE, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, RAW, ROUTE, ROWS, SERVICES, TABLE,
+};
+
+/// Settings of all services.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Settings of ingestion, with one route for the topics of a fleet.
+    pub ingestion: ingestion::config::Settings,
+    /// Settings of enrich.
+    pub enrich: enrich::config::Settings,
+    /// Settings of bigqueries, with the columns that the comparison of messages needs.
+    pub bigqueries: bigqueries::config::Settings,
+    /// Settings of icestore.
+    pub icestore: icestore::config::Settings,
+}
+
+impl ServiceSettings {
+    /// Returns settings for this cloud, for a broker on this port of loopback, and for this Redis.
+    /// Without a URL there is no Redis.
+    #[must_use]
+    pub fn new(cloud: &Cloud, mqtt_port: u16, redis_url: Option<String>) -> Self {
+        Self {
+            ingestion: ingestion(cloud, mqtt_port),
+            enrich: enrich(cloud, redis_url),
+            bigqueries: bigqueries(cloud),
+            icestore: icestore(cloud),
+        }
+    }
+
+    /// Returns the settings of the service of this name as JSON, which is also valid YAML.
+    ///
+    /// # Errors
+    /// Fails when there is no such service.
+    pub fn json(&self, service: &str) -> anyhow::Result<Value> {
+        let json = match service {
+            "ingestion" => serde_json::to_value(&self.ingestion),
+            "enrich" => serde_json::to_value(&self.enrich),
+            "bigqueries" => serde_json::to_value(&self.bigqueries),
+            "icestore" => serde_json::to_value(&self.icestore),
+            _ => bail!("there is no service {service}"),
+        };
+        json.context("write settings as JSON")
+    }
+
+    /// Writes the settings of each service to `<service>.yaml` in a folder.
+    ///
+    /// # Errors
+    /// Fails when a file cannot be written.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        for service in SERVICES {
+            let text = serde_json::to_string_pretty(&self.json(service)?)?;
+            std::fs::write(folder.join(format!("{service}.yaml")), text)?;
+        }
+        Ok(())
+    }
+}
+
+/// Merges changes into settings: objects by key, and everything else as a whole.
+pub fn merge(settings: &mut Value, changes: &Value) {
+    match (settings, changes) {
+        (Value::Object(settings), Value::Object(changes)) => {
+            for (key, change) in changes {
+                merge(settings.entry(key.clone()).or_insert(Value::Null), change);
+            }
+        }
+        (settings, change) => settings.clone_from(change),
+    }
+}
+
+fn dead_letters(cloud: &Cloud) -> Option<DeadLetterConfig> {
+    Some(DeadLetterConfig::Topic { topic_id: cloud.name(DEAD_LETTERS), bucket: None })
+}
+
+fn pubsub(cloud: &Cloud) -> Endpoint {
+    Endpoint { endpoint: cloud.endpoint(|urls| &urls.pubsub), ..Endpoint::default() }
+}
+
+/// Returns the address of a health server on any free port of loopback.
+fn loopback() -> Http {
+    Http { host: "127.0.0.1".into(), port: 0 }
+}
+
+fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
+    let mut route = RouteSettings::default();
+    route.source.mqtt_topic = "devices/{device_id}/up".into();
+    route.source.qos = 1;
+    route.destination.route_name = ROUTE.into();
+    let mut settings = ingestion::config::Settings {
+        project: cloud.project.clone(),
+        dead_letters: dead_letters(cloud),
+        pubsub: pubsub(cloud),
+        http: loopback(),
+        ..ingestion::config::Settings::default()
+    };
+    settings.mqtt.url = format!("mqtt://127.0.0.1:{mqtt_port}");
+    settings.routes.insert(ROUTE.into(), route);
+    settings.producers.insert(ROUTE.into(), Producer { topic_id: cloud.name(RAW) });
+    settings
+}
+
+fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings {
+    let mut settings = enrich::config::Settings {
+        project: cloud.project.clone(),
+        topic_id: cloud.name(ENRICHED),
+        // Any free port: `/status` shows it.
+        admin: Admin { port: 0, ..Admin::default() },
+        dead_letters: dead_letters(cloud),
+        pubsub: pubsub(cloud),
+        http: loopback(),
+        ..enrich::config::Settings::default()
+    };
+    settings.subscription.id = cloud.name(ENRICH);
+    settings.firestore.collection = cloud.name(DEVICES);
+    settings.firestore.endpoint = cloud.endpoint(|urls| &urls.firestore);
+    settings.cache.redis.url = redis_url;
+    settings
+}
+
+fn bigqueries(cloud: &Cloud) -> bigqueries::config::Settings {
+    let column =
+        |name: &str, kind, from: FieldPath| Column { from: Some(from), ..Column::new(name, kind) };
+    let mut settings = bigqueries::config::Settings {
+        project: cloud.project.clone(),
+        dead_letters: dead_letters(cloud),
+        pubsub: pubsub(cloud),
+        http: loopback(),
+        ..bigqueries::config::Settings::default()
+    };
+    settings.subscription.id = cloud.name(ROWS);
+    settings.bigquery.endpoint = cloud.endpoint(|urls| &urls.bigquery);
+    settings.table.dataset = cloud.dataset();
+    settings.table.id = TABLE.into();
+    settings.table.columns = vec![
+        column("device_id", Kind::String, FieldPath::Attribute("device_id".into())),
+        column("location", Kind::String, FieldPath::Enrichment(Pointer::to("location"))),
+        column("temperature", Kind::Float64, FieldPath::Payload(Pointer::to("temperature"))),
+    ];
+    settings
+}
+
+fn icestore(cloud: &Cloud) -> icestore::config::Settings {
+    let mut settings = icestore::config::Settings {
+        project: cloud.project.clone(),
+        dead_letters: dead_letters(cloud),
+        pubsub: pubsub(cloud),
+        http: loopback(),
+        ..icestore::config::Settings::default()
+    };
+    settings.subscription.id = cloud.name(ARCHIVE);
+    settings.storage.bucket = cloud.name(ARCHIVE);
+    settings.storage.endpoint = cloud.endpoint(|urls| &urls.storage);
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn changes_replace_values_and_keep_their_neighbours() {
+        let mut settings = json!({ "pipeline": { "lanes": 4, "retry": { "min": "1s" } } });
+
+        merge(&mut settings, &json!({ "pipeline": { "lanes": 1 }, "dead_letters": "drop" }));
+
+        let expected = json!({
+            "pipeline": { "lanes": 1, "retry": { "min": "1s" } },
+            "dead_letters": "drop",
+        });
+        assert_eq!(settings, expected);
+    }
+
+    #[test]
+    fn services_take_their_settings_back_from_json() -> anyhow::Result<()> {
+        let cloud = Cloud::embedded("http://127.0.0.1:8085");
+        let settings = ServiceSettings::new(&cloud, 1883, None);
+
+        let icestore: icestore::config::Settings =
+            serde_json::from_value(settings.json("icestore")?)?;
+        let ingestion: ingestion::config::Settings =
+            serde_json::from_value(settings.json("ingestion")?)?;
+
+        assert_eq!(icestore, settings.icestore);
+        assert_eq!(ingestion, settings.ingestion);
+        Ok(())
+    }
+}
