@@ -2,9 +2,9 @@
 //!
 //! [`run`] does this:
 //!
-//! 1. It starts everything as processes (`platform`).
-//! 2. Fleets send readings, and hostile clients (`guests`) send bad messages.
-//! 3. Meanwhile it injects faults from the `injury` list at times that the `schedule` draws.
+//! 1. It starts everything as processes (`fault_env`).
+//! 2. Fleets send readings, and hostile clients (`hostile_clients`) send bad messages.
+//! 3. Meanwhile it injects faults from the `fault` list at times that the `schedule` draws.
 //! 4. It waits until nothing is missing, or nothing more arrives.
 //! 5. The `oracle` compares all confirmed messages with the table, the archive and the dead
 //!    letters.
@@ -12,20 +12,20 @@
 mod broker;
 mod counters;
 mod dead_letters;
-mod growth;
-mod guests;
-mod holding;
-mod injury;
+mod fault;
+mod fault_env;
+mod half_open;
+mod hostile_clients;
 mod name_servers;
+mod observations;
 mod oracle;
 mod order;
-mod platform;
 mod replica;
+mod replica_settings;
 mod report;
 mod schedule;
-mod settings;
 mod slow_links;
-mod watch;
+mod usage_limits;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,14 +38,14 @@ use tracing::info;
 
 pub use self::report::{Report, Row};
 
-use self::guests::Guests;
-use self::injury::Fault;
-use self::oracle::{Evidence, Outcome};
-use self::platform::{DEVICE_COUNT, Platform};
+use self::fault::Fault;
+use self::fault_env::{DEVICE_COUNT, FaultEnv};
+use self::hostile_clients::HostileClients;
+use self::observations::Observations;
+use self::oracle::{Arrivals, Outcome};
+use self::replica_settings::Timeouts;
 use self::report::Injected;
 use self::schedule::Event;
-use self::settings::Profile;
-use self::watch::Sight;
 use crate::fleet::{self, Fleet};
 use crate::hardness::Strictness;
 
@@ -67,9 +67,9 @@ pub struct Plan {
 }
 
 /// Everything that a fault may act on.
-struct Scene {
-    platform: Arc<Platform>,
-    guests: Guests,
+struct FaultContext {
+    env: Arc<FaultEnv>,
+    hostile_clients: HostileClients,
     /// Log of the fleet whose readings the replicas of ingestion share.
     shared: fleet::Log,
     /// True if the run has a single fault, so that everything observed is caused by it.
@@ -80,14 +80,14 @@ struct Scene {
 /// Results that the faults report themselves.
 #[derive(Debug, Default)]
 struct Notes {
-    charges: Vec<String>,
+    failures: Vec<String>,
     measures: Vec<String>,
 }
 
-impl Scene {
+impl FaultContext {
     /// Reports a failure.
-    fn charge(&self, what: String) {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).charges.push(what);
+    fn fail(&self, what: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).failures.push(what);
     }
 
     /// Reports a measurement.
@@ -107,7 +107,7 @@ const ORDERED_SHARE: u32 = 10;
 /// Returns the names of all faults.
 #[must_use]
 pub fn names() -> Vec<String> {
-    injury::catalogue().into_iter().map(|fault| fault.name).collect()
+    fault::catalogue().into_iter().map(|fault| fault.name).collect()
 }
 
 /// Runs the test and reports the outcome of every message.
@@ -119,90 +119,95 @@ pub fn names() -> Vec<String> {
 /// Fails when the test itself fails: a program is missing, or a fault cannot be injected.
 pub async fn run(plan: &Plan) -> anyhow::Result<Report> {
     let faults = chosen(plan)?;
-    let profile = match faults.as_slice() {
-        [fault] => fault.profile(),
-        _ => Profile::Brisk,
+    let timeouts = match faults.as_slice() {
+        [fault] => fault.timeouts(),
+        _ => Timeouts::Short,
     };
-    let platform = Arc::new(Platform::start(profile, plan.strictness).await?);
-    info!(folder = %platform.folder().display(), faults = faults.len(), "all services are ready");
+    let env = Arc::new(FaultEnv::start(timeouts, plan.strictness).await?);
+    info!(folder = %env.folder().display(), faults = faults.len(), "all services are ready");
     let (stop, stopped) = signal::channel(false);
     let mut watcher = JoinSet::new();
-    watcher.spawn(watch::watch(Arc::clone(&platform), stopped.clone()));
-    let mut fleets = start_fleets(load(plan, &faults), &platform);
+    watcher.spawn(observations::observe(Arc::clone(&env), stopped.clone()));
+    let mut fleets = start_fleets(load(plan, &faults), &env);
     let mut reader = JoinSet::new();
     let ordered = fleets[1].name().to_owned();
-    reader.spawn(order::read(Arc::clone(&platform), ordered, stopped.clone()));
-    let scene = Arc::new(Scene {
-        platform: Arc::clone(&platform),
-        guests: Guests::new(platform.broker_port, platform.cloud.clone()),
+    reader.spawn(order::read(Arc::clone(&env), ordered, stopped.clone()));
+    let context = Arc::new(FaultContext {
+        env: Arc::clone(&env),
+        hostile_clients: HostileClients::new(env.broker_port, env.cloud.clone()),
         shared: fleets[0].log(),
         is_alone: faults.len() == 1,
         notes: Mutex::default(),
     });
 
-    let injected = inject(plan, &faults, &scene).await?;
+    let injected = inject(plan, &faults, &context).await?;
     for fleet in &mut fleets {
         fleet.stop();
         fleet.finish().await;
     }
     info!("all is sent; waiting for it to arrive");
     let refuses_rows = faults.iter().any(Fault::refuses_rows);
-    let (outcome, evidence) = settle(&scene, &fleets, refuses_rows).await?;
-    let not_ready = unready(&platform).await;
+    let (outcome, arrivals) = await_arrivals(&context, &fleets, refuses_rows).await?;
+    let not_ready = unready(&env).await;
     stop.send_replace(true);
-    let sight = watcher.join_next().await.context("the watcher is gone")???;
+    let observations = watcher.join_next().await.context("the watcher is gone")???;
     let order = reader.join_next().await.context("the reader is gone")???;
 
-    let mut report = Report::new(&outcome, &sight, &injected);
-    report.charges.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
-    put_in_order(&mut report, &order);
-    growth::judge(&mut report, &sight);
-    judge_long(&mut report, &faults, &injected, &outcome, &sight);
+    let mut report = Report::new(&outcome, &observations, &injected);
+    report.failures.extend(not_ready.into_iter().map(|name| format!("{name} is not ready")));
+    report_order(&mut report, &order);
+    usage_limits::check(&mut report, &observations);
+    check_long(&mut report, &faults, &injected, &outcome, &observations);
     if !plan.has_faults {
-        report.measures.extend(slopes(&sight, &evidence));
+        report.measures.extend(slopes(&observations, &arrivals));
     }
-    let notes = std::mem::take(&mut *scene.notes.lock().unwrap_or_else(PoisonError::into_inner));
-    report.charges.extend(notes.charges);
+    let notes = std::mem::take(&mut *context.notes.lock().unwrap_or_else(PoisonError::into_inner));
+    report.failures.extend(notes.failures);
     report.measures.extend(notes.measures);
     if !report.is_clean() {
-        drop(scene);
-        let platform = Arc::into_inner(platform).context("the platform is in use")?;
-        report.measures.push(format!("logs: {}", platform.keep().display()));
+        drop(context);
+        let env = Arc::into_inner(env).context("the environment is in use")?;
+        report.measures.push(format!("logs: {}", env.keep().display()));
     }
     Ok(report)
 }
 
-/// Readings a second, and bytes of each payload.
-type Load = (u32, usize);
+/// Load of the fleets.
+struct Load {
+    /// Readings a second.
+    rate: u32,
+    payload_bytes: usize,
+}
 
 /// Returns the load of a run. A run of one slow link gets a load that fits it; other runs follow
 /// the plan.
 fn load(plan: &Plan, faults: &[Fault]) -> Load {
-    const USUAL_BYTES: usize = 300;
+    let usual = Load { rate: plan.rate, payload_bytes: 300 };
     match faults {
-        [fault] => fault.slow_link().map_or((plan.rate, USUAL_BYTES), |link| {
-            (link.load().min(plan.rate), slow_links::PAYLOAD_BYTES)
+        [fault] => fault.slow_link().map_or(usual, |link| Load {
+            rate: link.load().min(plan.rate),
+            payload_bytes: slow_links::PAYLOAD_BYTES,
         }),
-        _ => (plan.rate, USUAL_BYTES),
+        _ => usual,
     }
 }
 
-fn put_in_order(report: &mut Report, order: &order::Order) {
+fn report_order(report: &mut Report, order: &order::Order) {
     report.order = (order.count(), order.violations.len());
     let violations = order.violations.iter();
-    report.charges.extend(violations.map(|reading| format!("{reading:?} came out of order")));
+    report.failures.extend(violations.map(|reading| format!("{reading:?} came out of order")));
     if order.count() == 0 {
-        report.charges.push("no reading with an ordering key was seen".into());
+        report.failures.push("no reading with an ordering key was seen".into());
     }
 }
 
-/// Judges long faults that overlapped with no other fault, from the counters of the services.
-fn judge_long(
+/// Checks long faults that overlapped with no other fault, from the counters of the services.
+fn check_long(
     report: &mut Report,
     faults: &[Fault],
     injected: &[Injected],
     outcome: &Outcome,
-    sight: &Sight,
+    observations: &Observations,
 ) {
     for (index, event) in injected.iter().enumerate() {
         let overlaps = |other: &Injected| other.from < event.to && event.from < other.to;
@@ -212,16 +217,16 @@ fn judge_long(
             continue;
         }
         if let Some(link) = fault.slow_link() {
-            link.judge(report, event, outcome, sight);
+            link.check(report, event, outcome, observations);
         }
-        if fault.profile() == Profile::Holding {
-            holding::judge(report, event, sight);
+        if fault.timeouts() == Timeouts::LongBatches {
+            half_open::check(report, event, observations);
         }
     }
 }
 
 fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
-    let mut faults = injury::catalogue();
+    let mut faults = fault::catalogue();
     for name in &plan.only {
         if !faults.iter().any(|fault| fault.name == *name) {
             bail!("there is no fault {name}; there are {}", names().join(", "));
@@ -235,9 +240,10 @@ fn chosen(plan: &Plan) -> anyhow::Result<Vec<Fault>> {
 
 /// Starts one fleet for throughput, over a shared group, and one whose order must hold. The second
 /// one uses one connection for all its devices.
-fn start_fleets((rate, payload_bytes): Load, platform: &Platform) -> [Fleet; 2] {
+fn start_fleets(load: Load, env: &FaultEnv) -> [Fleet; 2] {
+    let Load { rate, payload_bytes } = load;
     let common = fleet::FleetPlan {
-        port: platform.broker_port,
+        port: env.broker_port,
         devices: DEVICE_COUNT,
         payload_bytes,
         ..fleet::FleetPlan::default()
@@ -278,7 +284,7 @@ fn events(plan: &Plan, faults: &[Fault]) -> Vec<Event> {
 async fn inject(
     plan: &Plan,
     faults: &[Fault],
-    scene: &Arc<Scene>,
+    context: &Arc<FaultContext>,
 ) -> anyhow::Result<Vec<Injected>> {
     let started = Instant::now();
     let mut running: JoinSet<anyhow::Result<Injected>> = JoinSet::new();
@@ -286,11 +292,11 @@ async fn inject(
     for event in events(plan, faults) {
         sleep_until(started + event.at).await;
         let fault = faults[event.fault].clone();
-        let scene = Arc::clone(scene);
+        let context = Arc::clone(context);
         running.spawn(async move {
             let from = Instant::now();
             info!(fault = %fault.name, at = ?event.at, "begins");
-            fault.befall(&scene, event.lasts, event.choice).await?;
+            fault.inject(&context, event.lasts, event.choice).await?;
             Ok(Injected { name: fault.name, from, to: Instant::now() })
         });
         // Ends the test at once if a fault could not be injected.
@@ -306,19 +312,20 @@ async fn inject(
 }
 
 /// Returns the outcome as soon as nothing is missing, or no more messages arrive.
-async fn settle(
-    scene: &Scene,
+async fn await_arrivals(
+    context: &FaultContext,
     fleets: &[Fleet; 2],
     refuses_rows: bool,
-) -> anyhow::Result<(Outcome, Evidence)> {
+) -> anyhow::Result<(Outcome, Arrivals)> {
     let mut deadline = Instant::now() + QUIET;
     let mut fewest = usize::MAX;
     let mut letters = Vec::new();
     loop {
-        let evidence = Evidence::collect(&scene.platform, &mut letters).await?;
-        let outcome = evidence.judge(&[&fleets[0], &fleets[1]], &scene.guests, refuses_rows);
+        let arrivals = Arrivals::collect(&context.env, &mut letters).await?;
+        let outcome =
+            arrivals.check(&[&fleets[0], &fleets[1]], &context.hostile_clients, refuses_rows);
         if outcome.missing.is_empty() || Instant::now() > deadline {
-            return Ok((outcome, evidence));
+            return Ok((outcome, arrivals));
         }
         if outcome.missing.len() < fewest {
             fewest = outcome.missing.len();
@@ -330,9 +337,9 @@ async fn settle(
 }
 
 /// Returns the names of replicas that do not become ready again.
-async fn unready(platform: &Platform) -> Vec<String> {
+async fn unready(env: &FaultEnv) -> Vec<String> {
     let mut names = Vec::new();
-    for replica in platform.replicas() {
+    for replica in env.replicas() {
         if replica.ready().await.is_err() {
             names.push(replica.name());
         }
@@ -341,9 +348,9 @@ async fn unready(platform: &Platform) -> Vec<String> {
 }
 
 /// Describes how memory, open files and latency rise per hour.
-fn slopes(sight: &Sight, evidence: &Evidence) -> Vec<String> {
-    let memory = sight.slopes(|point| point.1);
-    let files = sight.slopes(|point| point.2);
+fn slopes(observations: &Observations, arrivals: &Arrivals) -> Vec<String> {
+    let memory = observations.slopes(|point| point.1);
+    let files = observations.slopes(|point| point.2);
     let mut lines: Vec<_> = memory
         .iter()
         .map(|(name, slope)| {
@@ -352,7 +359,7 @@ fn slopes(sight: &Sight, evidence: &Evidence) -> Vec<String> {
         })
         .collect();
     let points: Vec<_> =
-        evidence.latencies.iter().map(|(at, latency)| (at / 3600.0, latency * 1e3)).collect();
+        arrivals.latencies.iter().map(|(at, latency)| (at / 3600.0, latency * 1e3)).collect();
     let mut sorted: Vec<_> = points.iter().map(|(_, millis)| *millis).collect();
     sorted.sort_by(f64::total_cmp);
     let quantile = |part: f64| {
@@ -363,7 +370,7 @@ fn slopes(sight: &Sight, evidence: &Evidence) -> Vec<String> {
         "latency from receipt to archive: p50 {:.0} ms, p99 {:.0} ms, {:+.1} ms an hour",
         quantile(0.5),
         quantile(0.99),
-        watch::slope(&points)
+        observations::slope(&points)
     ));
     lines
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::Scene;
-use super::platform::Platform;
-use super::replica::TELLING;
+use super::FaultContext;
+use super::fault_env::FaultEnv;
+use super::replica::ANSWER_TIMEOUT;
 use crate::proxy::{Grant, Link};
 
 /// Longest wait for a replica to notice.
@@ -23,27 +23,27 @@ pub(super) const GRANTS: [(&str, Grant); 4] = [
 ];
 
 /// Connects all replicas to a broker that grants less, and checks their readiness and guarantees.
-pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<()> {
-    let platform = &scene.platform;
-    let promised = promises(platform).await;
-    let link = platform.link("mqtt");
+pub(super) async fn grants_less(context: &FaultContext, grant: Grant) -> anyhow::Result<()> {
+    let env = &context.env;
+    let promised = promises(env).await;
+    let link = env.link("mqtt");
     link.set(Link::Cut);
     link.set(Link::Grants(grant));
     match grant {
         Grant::QosZero | Grant::ShortSession | Grant::NoAnswer => {
-            if !is_noticed(platform, &promised).await {
+            if !is_noticed(env, &promised).await {
                 let what = format!("{grant:?}: a replica is ready and promises what it did before");
-                scene.charge(what);
+                context.fail(what);
             }
         }
         Grant::NoKeepAlive => {
-            let share = ready_share(platform).await;
+            let share = ready_share(env).await;
             let text = format!("{grant:?}: {:.0} % of looks found all ready", share * 100.0);
             // In a run of several faults, another one may be the reason.
-            if scene.is_alone && share < 0.5 {
-                scene.charge(text.clone());
+            if context.is_alone && share < 0.5 {
+                context.fail(text.clone());
             }
-            scene.measure(text);
+            context.measure(text);
         }
     }
     link.set(Link::Up);
@@ -57,14 +57,14 @@ pub(super) async fn grants_less(scene: &Scene, grant: Grant) -> anyhow::Result<(
 }
 
 /// Returns true if each replica soon stays not ready, or reports other guarantees than before.
-async fn is_noticed(platform: &Platform, promised: &[Value]) -> bool {
+async fn is_noticed(env: &FaultEnv, promised: &[Value]) -> bool {
     let deadline = Instant::now() + PATIENCE;
     // A reconnect alone makes a replica not ready for a moment, so the state must last.
     let mut since = None;
     while Instant::now() < deadline {
         let mut all = true;
-        let now = promises(platform).await;
-        for (index, replica) in platform.replicas_of("ingestion").iter().enumerate() {
+        let now = promises(env).await;
+        for (index, replica) in env.replicas_of("ingestion").iter().enumerate() {
             let says_so = now.get(index) != promised.get(index);
             all &= says_so || !replica.answers("readyz").await;
         }
@@ -78,10 +78,10 @@ async fn is_noticed(platform: &Platform, promised: &[Value]) -> bool {
 }
 
 /// Reads the guarantees that each replica of ingestion reports.
-async fn promises(platform: &Platform) -> Vec<Value> {
+async fn promises(env: &FaultEnv) -> Vec<Value> {
     let mut promises = Vec::new();
-    for replica in platform.replicas_of("ingestion") {
-        let status = replica.ask("status", TELLING).await.unwrap_or_default();
+    for replica in env.replicas_of("ingestion") {
+        let status = replica.ask("status", ANSWER_TIMEOUT).await.unwrap_or_default();
         let status: Value = serde_json::from_str(&status).unwrap_or_default();
         promises.push(status["guarantees"].clone());
     }
@@ -89,14 +89,14 @@ async fn promises(platform: &Platform) -> Vec<Value> {
 }
 
 /// Returns the share of checks in which all replicas of ingestion were ready.
-async fn ready_share(platform: &Platform) -> f64 {
+async fn ready_share(env: &FaultEnv) -> f64 {
     const LOOKS: u32 = 40;
     // Leaves time for the new connections.
     sleep(PATIENCE / 10).await;
     let mut ready = 0;
     for _ in 0..LOOKS {
         let mut all = true;
-        for replica in platform.replicas_of("ingestion") {
+        for replica in env.replicas_of("ingestion") {
             all &= replica.answers("readyz").await;
         }
         ready += u32::from(all);

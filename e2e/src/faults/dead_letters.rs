@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::Scene;
-use super::guests::Habit;
+use super::FaultContext;
+use super::hostile_clients::Behaviour;
 use crate::names::DEAD_LETTERS;
 
 /// Most attempts a second, summed over all replicas and averaged over the fault. With a wait of 100
@@ -19,8 +19,8 @@ const INVALID_ARGUMENT: i32 = 3;
 
 /// Makes the topic of the dead letters refuse them while hostile clients send messages that need
 /// it.
-pub(super) async fn refused(scene: &Scene, lasts: Duration) -> anyhow::Result<()> {
-    let platform = &scene.platform;
+pub(super) async fn refused(context: &FaultContext, lasts: Duration) -> anyhow::Result<()> {
+    let env = &context.env;
     let fault = json!({
         "method": "Publish",
         "topic": DEAD_LETTERS,
@@ -29,34 +29,34 @@ pub(super) async fn refused(scene: &Scene, lasts: Duration) -> anyhow::Result<()
         "kind": "refuse",
         "code": INVALID_ARGUMENT,
     });
-    platform.embedded.plan(&fault).await?;
-    let (from, before) = (Instant::now(), platform.embedded.refused("Publish").await?);
-    for habit in [Habit::Misfit, Habit::WrongEnvelope, Habit::Oversized] {
-        scene.guests.visit(habit).await?;
+    env.embedded.plan(&fault).await?;
+    let (from, before) = (Instant::now(), env.embedded.refused("Publish").await?);
+    for behaviour in [Behaviour::Misfit, Behaviour::WrongEnvelope, Behaviour::Oversized] {
+        context.hostile_clients.run(behaviour).await?;
     }
     let mut not_ready = BTreeSet::new();
     while from.elapsed() < lasts {
-        for replica in platform.replicas() {
+        for replica in env.replicas() {
             if !replica.answers("readyz").await {
                 not_ready.insert(replica.service);
             }
         }
         sleep(Duration::from_millis(200)).await;
     }
-    let attempts = platform.embedded.refused("Publish").await?.saturating_sub(before);
+    let attempts = env.embedded.refused("Publish").await?.saturating_sub(before);
     let rate = attempts as f64 / from.elapsed().as_secs_f64();
     let text =
         format!("dead letters refused: {rate:.1} attempts a second, not ready: {not_ready:?}");
-    scene.measure(text.clone());
+    context.measure(text.clone());
     if rate > MOST_ATTEMPTS {
-        scene.charge(format!("{text}; {MOST_ATTEMPTS} attempts a second at most"));
+        context.fail(format!("{text}; {MOST_ATTEMPTS} attempts a second at most"));
     }
     if attempts == 0 {
-        scene.charge("no dead letter was refused: the fault did nothing".into());
+        context.fail("no dead letter was refused: the fault did nothing".into());
     }
     for service in ["ingestion", "enrich", "bigqueries"] {
         if !not_ready.contains(service) {
-            scene.charge(format!("{service} is ready while its dead letters are refused"));
+            context.fail(format!("{service} is ready while its dead letters are refused"));
         }
     }
     Ok(())

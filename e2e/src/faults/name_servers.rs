@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Scene;
-use super::platform::Platform;
-use super::settings::{self, Profile};
+use super::FaultContext;
+use super::fault_env::FaultEnv;
+use super::replica_settings::{self, Timeouts};
 use crate::mosquitto::free_port;
 use crate::names::SERVICES;
 use crate::process::{binary, signal};
@@ -31,22 +31,22 @@ const ALLOWANCE: Duration = Duration::from_secs(2);
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// Starts one process of each service where no name can be looked up, and ends it.
-pub(super) async fn silent(scene: &Scene) -> anyhow::Result<()> {
+pub(super) async fn silent(context: &FaultContext) -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock().await;
-    let folder = scene.platform.folder().join("names");
+    let folder = context.env.folder().join("names");
     std::fs::create_dir_all(&folder).context("create a folder")?;
     let Some(_server) = mute_server() else {
-        scene.measure(skipped("no name server may listen on port 53 of loopback"));
+        context.measure(skipped("no name server may listen on port 53 of loopback"));
         return Ok(());
     };
     let resolv = folder.join("resolv.conf");
     let text = format!("nameserver {NAME_SERVER}\noptions timeout:30 attempts:5\n");
     std::fs::write(&resolv, text).context("write resolv.conf")?;
     if !may_unshare(&resolv).await {
-        scene.measure(skipped("the kernel does not allow `unshare --mount`"));
+        context.measure(skipped("the kernel does not allow `unshare --mount`"));
         return Ok(());
     }
-    let ended = SERVICES.map(|service| ends(scene, service, &folder));
+    let ended = SERVICES.map(|service| ends(context, service, &folder));
     futures::future::try_join_all(ended).await.map(drop)
 }
 
@@ -72,8 +72,8 @@ async fn may_unshare(resolv: &Path) -> bool {
     command.stderr(Stdio::null()).status().await.is_ok_and(|status| status.success())
 }
 
-async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Result<()> {
-    let settings = nowhere(service, &scene.platform)?;
+async fn ends(context: &FaultContext, service: &'static str, folder: &Path) -> anyhow::Result<()> {
+    let settings = nowhere(service, &context.env)?;
     let config = folder.join(format!("{service}.yaml"));
     std::fs::write(&config, serde_json::to_vec(&settings)?).context("write settings")?;
     let log = std::fs::File::create(config.with_extension("log")).context("open the log")?;
@@ -82,7 +82,7 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
     let mut process = command.spawn().with_context(|| format!("start {service}"))?;
     sleep(ASKING).await;
     if let Some(status) = process.try_wait()? {
-        scene.charge(format!("{service} ended by itself without names: {status}"));
+        context.fail(format!("{service} ended by itself without names: {status}"));
         return Ok(());
     }
     let asked_at = Instant::now();
@@ -92,10 +92,10 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
     match ended {
         Ok(status) => {
             let status = status.context("wait for the process")?;
-            scene.measure(format!("{service} without names ended after {took:.1?}: {status}"));
+            context.measure(format!("{service} without names ended after {took:.1?}: {status}"));
         }
         Err(_) => {
-            scene.charge(format!("{service} without names still runs {took:.1?} after SIGTERM"));
+            context.fail(format!("{service} without names still runs {took:.1?} after SIGTERM"));
             process.kill().await.context("kill the process")?;
         }
     }
@@ -103,9 +103,9 @@ async fn ends(scene: &Scene, service: &'static str, folder: &Path) -> anyhow::Re
 }
 
 /// Builds the settings of a replica whose peers all have a host name that cannot be looked up.
-fn nowhere(service: &str, platform: &Platform) -> anyhow::Result<Value> {
+fn nowhere(service: &str, env: &FaultEnv) -> anyhow::Result<Value> {
     const ORDINAL: u32 = 9;
-    let settings = settings::of(service, ORDINAL, Profile::Brisk, platform)?;
+    let settings = replica_settings::of(service, ORDINAL, Timeouts::Short, env)?;
     let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
     let mut settings: Value = serde_json::from_str(&text).context("read settings")?;
     settings["grace_period"] = humantime(GRACE).into();

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context as _;
 use tokio::time::Instant;
 
-use super::guests::{Fate, Guest, Guests, number_of};
-use super::platform::Platform;
+use super::fault_env::FaultEnv;
+use super::hostile_clients::{Expected, HostileClients, HostileMessage, number_of};
 use crate::account::{self, Arrived, Ends, Payload};
 use crate::archive;
 use crate::cloud::Received;
@@ -16,7 +16,7 @@ use crate::reading::Reading;
 use message::Envelope;
 
 /// Everything that was found in the table, the archive and the dead letters.
-pub(super) struct Evidence {
+pub(super) struct Arrivals {
     lines: Vec<Arrived>,
     rows: Vec<Arrived>,
     letters: Vec<Received>,
@@ -34,24 +34,24 @@ pub(super) struct Outcome {
     pub(super) corrupted: Vec<Option<SenderId>>,
     pub(super) duplicates: HashMap<SenderId, u64>,
     /// Failures in words.
-    pub(super) charges: Vec<String>,
+    pub(super) failures: Vec<String>,
 }
 
-/// Sender of a message: a fleet or a guest, by index.
+/// Sender of a message: a fleet or a hostile client, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum SenderId {
     Fleet(usize, Reading),
-    Guest(usize),
+    HostileClient(usize),
 }
 
-impl Evidence {
+impl Arrivals {
     /// Reads the table, the archive and the new dead letters. Adds these to `letters`.
     pub(super) async fn collect(
-        platform: &Platform,
+        env: &FaultEnv,
         letters: &mut Vec<Received>,
     ) -> anyhow::Result<Self> {
-        let cloud = &platform.cloud;
-        letters.extend(read_dead_letters(platform).await?);
+        let cloud = &env.cloud;
+        letters.extend(read_dead_letters(env).await?);
         let objects = cloud.list(ARCHIVE, "").await?;
         let archived = archive::read(cloud, ARCHIVE, "").await?;
         let latencies = archived.iter().filter_map(archive::Line::latency).collect();
@@ -61,20 +61,25 @@ impl Evidence {
         Ok(Self { lines, rows, letters: letters.clone(), latencies, objects })
     }
 
-    /// Judges all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
-    pub(super) fn judge(&self, fleets: &[&Fleet], guests: &Guests, refuses_rows: bool) -> Outcome {
+    /// Checks all messages. Set `refuses_rows` if BigQuery was made to refuse valid rows.
+    pub(super) fn check(
+        &self,
+        fleets: &[&Fleet],
+        hostile_clients: &HostileClients,
+        refuses_rows: bool,
+    ) -> Outcome {
         let mut outcome = Outcome::default();
         for (index, fleet) in fleets.iter().enumerate() {
-            self.judge_fleet(&mut outcome, index, fleet);
+            self.check_fleet(&mut outcome, index, fleet);
         }
-        self.judge_letters(&mut outcome, fleets, refuses_rows);
-        self.judge_guests(&mut outcome, &guests.confirmed(), refuses_rows);
+        self.check_dead_letters(&mut outcome, fleets, refuses_rows);
+        self.check_hostile_messages(&mut outcome, &hostile_clients.confirmed(), refuses_rows);
         let outside = self.objects.iter().filter(|name| !is_proper(name));
-        outcome.charges.extend(outside.map(|name| format!("an object is called {name}")));
+        outcome.failures.extend(outside.map(|name| format!("an object is called {name}")));
         outcome
     }
 
-    fn judge_fleet(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
+    fn check_fleet(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
         let sender = |reading| SenderId::Fleet(index, reading);
         let ends = Ends {
             archive: Some(&self.lines),
@@ -89,18 +94,18 @@ impl Evidence {
         outcome.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
         outcome.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
         let invented = findings.invented.into_iter();
-        outcome.charges.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
+        outcome.failures.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
     }
 
     /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
     /// may make a service panic.
-    fn judge_letters(&self, outcome: &mut Outcome, fleets: &[&Fleet], refuses_rows: bool) {
+    fn check_dead_letters(&self, outcome: &mut Outcome, fleets: &[&Fleet], refuses_rows: bool) {
         for letter in &self.letters {
             if reason(letter).1 == "panicked" {
                 let data = letter.data.get(..200).unwrap_or(&letter.data);
                 let data = String::from_utf8_lossy(data);
                 let attributes = &letter.attributes;
-                outcome.charges.push(format!("a service panicked: {attributes:?}: {data}"));
+                outcome.failures.push(format!("a service panicked: {attributes:?}: {data}"));
             }
             let Some(reading) = fleets.iter().find_map(|fleet| fleet.buried(letter)) else {
                 continue;
@@ -108,41 +113,49 @@ impl Evidence {
             let is_right = refuses_rows && reason(letter) == ("bigqueries", "row_refused");
             if !is_right {
                 let attributes = &letter.attributes;
-                outcome.charges.push(format!("{reading:?} was buried: {attributes:?}"));
+                outcome.failures.push(format!("{reading:?} is a dead letter: {attributes:?}"));
             }
         }
     }
 
-    fn judge_guests(&self, outcome: &mut Outcome, guests: &[Guest], refuses_rows: bool) {
-        let lines = count(self.lines.iter().filter_map(|line| guest_key(&line.payload)));
-        let rows = count(self.rows.iter().filter_map(|row| guest_key(&row.payload)));
+    fn check_hostile_messages(
+        &self,
+        outcome: &mut Outcome,
+        messages: &[HostileMessage],
+        refuses_rows: bool,
+    ) {
+        let lines = count(self.lines.iter().filter_map(|line| hostile_key(&line.payload)));
+        let rows = count(self.rows.iter().filter_map(|row| hostile_key(&row.payload)));
         let letters = self.letters_by_content();
         let found = Found { lines: &lines, rows: &rows, letters, refuses_rows };
         let numbers = Numbers::of(&found);
-        for (index, guest) in guests.iter().enumerate() {
-            let sender = SenderId::Guest(index);
-            if guest.fate == Fate::Unsure {
+        for (index, message) in messages.iter().enumerate() {
+            let sender = SenderId::HostileClient(index);
+            if message.expected == Expected::Unconfirmed {
                 continue;
             }
-            outcome.obligations.push((sender, guest.at));
-            let (is_kept, [line, row], letters) = match guest.fate {
-                Fate::Accounted => numbers.account_for(guest),
-                _ => found.account_for(guest),
+            outcome.obligations.push((sender, message.at));
+            let (is_kept, [line, row], letters) = match message.expected {
+                Expected::ArrivesOrDeadLettered => numbers.account_for(message),
+                _ => found.account_for(message),
             };
             if !is_kept {
                 outcome.missing.insert(sender);
                 let text = format!("lines {line}, rows {row}, letters {letters:?}");
-                outcome.charges.push(format!("{}: {text}", guest.describe()));
+                outcome.failures.push(format!("{}: {text}", message.describe()));
             }
             let copies = line.saturating_sub(1) + row.saturating_sub(1);
             if copies > 0 {
                 outcome.duplicates.insert(sender, copies);
             }
         }
-        let sent: HashSet<_> = guests.iter().map(|guest| canonical(&guest.payload)).collect();
+        let sent: HashSet<_> = messages.iter().map(|message| canonical(&message.payload)).collect();
         // A row cannot keep every number exactly as it was written.
-        let is_loose = |guest: &&Guest| matches!(guest.fate, Fate::Accounted | Fate::Unsure);
-        let loose = guests.iter().filter(is_loose).filter_map(|guest| number_of(&guest.payload));
+        let is_loose = |message: &&HostileMessage| {
+            matches!(message.expected, Expected::ArrivesOrDeadLettered | Expected::Unconfirmed)
+        };
+        let loose =
+            messages.iter().filter(is_loose).filter_map(|message| number_of(&message.payload));
         let loose: HashSet<_> = loose.collect();
         let strange = lines.keys().chain(rows.keys()).filter(|key| {
             !sent.contains(*key) && !number_of(key).is_some_and(|number| loose.contains(&number))
@@ -150,7 +163,7 @@ impl Evidence {
         for key in strange {
             // A message that was sent again after a lost PUBACK has another number.
             let text = String::from_utf8_lossy(key.get(..80).unwrap_or(key));
-            outcome.charges.push(format!("changed on its way: {text}"));
+            outcome.failures.push(format!("changed on its way: {text}"));
         }
     }
 
@@ -163,10 +176,10 @@ impl Evidence {
     }
 }
 
-/// Result for one guest: true if it is accounted for, its lines and rows, and its dead letters.
-type GuestAccount<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
+/// Result for one message: true if it is accounted for, its lines and rows, and its dead letters.
+type MessageOutcome<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
 
-/// Messages of guests at the destinations, by content.
+/// Messages of hostile clients at the destinations, by content.
 struct Found<'a> {
     lines: &'a HashMap<Vec<u8>, u64>,
     rows: &'a HashMap<Vec<u8>, u64>,
@@ -176,24 +189,24 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn account_for(&self, guest: &Guest) -> GuestAccount<'a> {
-        let key = canonical(&guest.payload);
+    fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
+        let key = canonical(&message.payload);
         let [line, row] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
         let letters = self.letters.get(&key).cloned().unwrap_or_default();
         let is_refused = self.refuses_rows && letters.contains(&("bigqueries", "row_refused"));
-        let is_kept = match guest.fate {
-            Fate::Arrives => line > 0 && (row > 0 || is_refused),
-            Fate::NoRow(why) => line > 0 && row == 0 && letters.contains(&("bigqueries", why)),
-            Fate::Buried(service, why) => {
+        let is_kept = match message.expected {
+            Expected::Arrives => line > 0 && (row > 0 || is_refused),
+            Expected::NoRow(why) => line > 0 && row == 0 && letters.contains(&("bigqueries", why)),
+            Expected::DeadLettered(service, why) => {
                 line == 0 && row == 0 && letters.contains(&(service, why))
             }
-            Fate::Accounted | Fate::Unsure => true,
+            Expected::ArrivesOrDeadLettered | Expected::Unconfirmed => true,
         };
         (is_kept, [line, row], letters)
     }
 }
 
-/// Messages of guests at the destinations, by number.
+/// Messages of hostile clients at the destinations, by number.
 struct Numbers<'a> {
     ends: [HashMap<u64, u64>; 2],
     letters: HashMap<u64, Vec<(&'a str, &'a str)>>,
@@ -219,10 +232,10 @@ impl<'a> Numbers<'a> {
         Self { ends, letters }
     }
 
-    /// Checks a guest whose dead letters may replace lines and rows. A dead letter of icestore
+    /// Checks a message whose dead letters may replace lines and rows. A dead letter of icestore
     /// replaces the line, one of bigqueries the row, and one of another service both.
-    fn account_for(&self, guest: &Guest) -> GuestAccount<'a> {
-        let number = number_of(&guest.payload).unwrap_or(u64::MAX);
+    fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
+        let number = number_of(&message.payload).unwrap_or(u64::MAX);
         let [line, row] =
             [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));
         let letters = self.letters.get(&number).cloned().unwrap_or_default();
@@ -237,10 +250,10 @@ impl<'a> Numbers<'a> {
 }
 
 /// Pulls all dead letters since the last call. Payloads that were stored in the bucket are loaded.
-async fn read_dead_letters(platform: &Platform) -> anyhow::Result<Vec<Received>> {
+async fn read_dead_letters(env: &FaultEnv) -> anyhow::Result<Vec<Received>> {
     let mut letters = Vec::new();
     loop {
-        let mut pulled = platform.cloud.pull(DEAD_LETTER_REPORT).await?;
+        let mut pulled = env.cloud.pull(DEAD_LETTER_REPORT).await?;
         if pulled.is_empty() {
             return Ok(letters);
         }
@@ -248,7 +261,7 @@ async fn read_dead_letters(platform: &Platform) -> anyhow::Result<Vec<Received>>
             if let Some(object) = letter.attributes.get("dl_object") {
                 let path = object.strip_prefix("gs://").and_then(|path| path.split_once('/'));
                 let (bucket, name) = path.context("read dl_object")?;
-                letter.data = platform.cloud.read(bucket, name).await?;
+                letter.data = env.cloud.read(bucket, name).await?;
             }
         }
         letters.extend(pulled);
@@ -270,12 +283,12 @@ fn content(letter: &Received) -> Vec<u8> {
     }
 }
 
-fn guest_key(payload: &Payload) -> Option<Vec<u8>> {
+fn hostile_key(payload: &Payload) -> Option<Vec<u8>> {
     let key = match payload {
         Payload::Bytes(bytes) => canonical(bytes),
         Payload::Json(value) => value.to_string().into_bytes(),
     };
-    Guest::is_one(&key).then_some(key)
+    HostileMessage::is_one(&key).then_some(key)
 }
 
 /// Normalizes a payload for comparison: JSON is compared by value, because a table keeps values
@@ -308,12 +321,16 @@ mod tests {
 
     #[test]
     fn a_row_that_bigquery_was_made_to_refuse_lies_in_the_dead_letters() {
-        let payload = br#"{"guest":1}"#.to_vec();
-        let guest = Guest { payload: payload.clone(), fate: Fate::Arrives, at: Instant::now() };
+        let payload = br#"{"hostile":1}"#.to_vec();
+        let message = HostileMessage {
+            payload: payload.clone(),
+            expected: Expected::Arrives,
+            at: Instant::now(),
+        };
         let (here, nowhere) = (HashMap::from([(payload.clone(), 1)]), HashMap::new());
         let account = |letter, lines, refuses_rows| {
             let letters = HashMap::from([(payload.clone(), vec![letter])]);
-            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&guest).0
+            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&message).0
         };
         let refused = ("bigqueries", "row_refused");
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::platform::{ORDER, Platform};
+use super::fault_env::{FaultEnv, ORDER};
 use crate::account::{Arrived, Payload};
 use crate::reading::Reading;
 
@@ -45,7 +45,7 @@ impl Order {
 
 /// Reads until `stopped` is set and no more messages arrive.
 pub(super) async fn read(
-    platform: Arc<Platform>,
+    env: Arc<FaultEnv>,
     fleet: String,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Order> {
@@ -53,7 +53,7 @@ pub(super) async fn read(
     let mut last_sign = Instant::now();
     loop {
         let is_last = *stopped.borrow();
-        let pulled = platform.cloud.pull(ORDER).await;
+        let pulled = env.cloud.pull(ORDER).await;
         // Messages of a failed pull are delivered again, before later messages of the same key.
         if let Err(error) = &pulled {
             warn!("pull of the order: {error:#}");

@@ -16,7 +16,7 @@ use crate::process::{Process, binary};
 pub(super) const GRACE: Duration = Duration::from_secs(20);
 
 /// Longest wait for an answer of a replica about itself.
-pub(super) const TELLING: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a replica to become ready. Under faults that can take long.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest time until a replica is retired. Each attempt first checks for a living process, and
@@ -32,12 +32,12 @@ pub(super) struct Replica {
     client: reqwest::Client,
     /// Locked while a fault acts on the process.
     process: tokio::sync::Mutex<Option<Process>>,
-    seat: Mutex<Option<Seat>>,
+    running: Mutex<Option<Running>>,
 }
 
 /// URL and id of the process that runs now.
 #[derive(Debug, Clone)]
-pub(super) struct Seat {
+pub(super) struct Running {
     pub(super) url: String,
     pub(super) pid: u32,
 }
@@ -54,17 +54,17 @@ impl Replica {
         let (config, log) = (file("yaml"), file("log"));
         // JSON is also valid YAML.
         std::fs::write(&config, serde_json::to_vec_pretty(settings)?).context("write settings")?;
-        let (process, seat) = (tokio::sync::Mutex::default(), Mutex::default());
+        let (process, running) = (tokio::sync::Mutex::default(), Mutex::default());
         let client = reqwest::Client::new();
-        Ok(Self { service, ordinal, config, log, client, process, seat })
+        Ok(Self { service, ordinal, config, log, client, process, running })
     }
 
     pub(super) fn name(&self) -> String {
         format!("{}-{}", self.service, self.ordinal)
     }
 
-    pub(super) fn seat(&self) -> Option<Seat> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn running(&self) -> Option<Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) async fn start(&self) -> anyhow::Result<()> {
@@ -90,9 +90,9 @@ impl Replica {
 
     /// Returns what the path on its health server answers, if it succeeds within the time.
     pub(super) async fn ask(&self, path: &str, patience: Duration) -> Option<String> {
-        let seat = self.seat()?;
+        let running = self.running()?;
         let ask = async {
-            let answer = self.client.get(format!("{}/{path}", seat.url)).send().await?;
+            let answer = self.client.get(format!("{}/{path}", running.url)).send().await?;
             answer.error_for_status()?.text().await
         };
         // No answer, a late one and an error are the same here.
@@ -167,7 +167,7 @@ impl Replica {
     }
 
     /// Starts the process again if it has ended by itself, and returns how it ended.
-    pub(super) fn revive(&self) -> anyhow::Result<Option<String>> {
+    pub(super) fn restart_if_ended(&self) -> anyhow::Result<Option<String>> {
         // A caller that holds the lock is ending or starting the process.
         let Ok(mut process) = self.process.try_lock() else { return Ok(None) };
         let Some(running) = process.as_mut() else { return Ok(None) };
@@ -179,8 +179,8 @@ impl Replica {
     fn spawn(&self) -> anyhow::Result<Process> {
         let process = Process::start(self.service, &self.config, free_port()?, &self.log)?;
         let pid = process.pid().context("the process has ended already")?;
-        let seat = Seat { url: process.url(), pid };
-        *self.seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
+        let running = Running { url: process.url(), pid };
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
         Ok(process)
     }
 }

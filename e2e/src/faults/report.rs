@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::observations::Observations;
 use super::oracle::Outcome;
-use super::watch::Sight;
 
 /// Time range in which a fault was active.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub(super) struct Injected {
 /// Results for one fault.
 ///
 /// A message counts for every fault that was active when the message was confirmed. It also counts
-/// for a fault from which the platform was still recovering then.
+/// for a fault from which the services were still recovering then.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row {
     /// Number of times that the fault was injected.
@@ -48,7 +48,7 @@ pub struct Report {
     /// The sums over all messages, each counted once.
     pub total: Row,
     /// Failures in words; empty for a run that passed.
-    pub charges: Vec<String>,
+    pub failures: Vec<String>,
     /// Measured values, such as growth and latency.
     pub measures: Vec<String>,
     /// Number of readings with an ordering key that arrived, and number of those that came out of
@@ -61,17 +61,22 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(outcome: &Outcome, sight: &Sight, injected: &[Injected]) -> Self {
+    pub(super) fn new(
+        outcome: &Outcome,
+        observations: &Observations,
+        injected: &[Injected],
+    ) -> Self {
         let mut report = Self::default();
         let load_end = outcome.obligations.iter().map(|(_, at)| *at).max();
         for event in injected {
             // After the end of the load no progress is expected.
-            let recovery = sight.recovery(event.to).unwrap_or_default();
+            let recovery = observations.recovery(event.to).unwrap_or_default();
             let until = load_end.map_or(event.to, |end| end.min(event.to + recovery));
             let row = report.rows.entry(event.name.clone()).or_default();
             row.injected += 1;
             row.recovery = row.recovery.max(recovery);
-            row.longest_pause = row.longest_pause.max(sight.longest_pause(event.from, until));
+            row.longest_pause =
+                row.longest_pause.max(observations.longest_pause(event.from, until));
             row.count(outcome, |at| (event.from..=until).contains(&at));
         }
         report.total.injected = injected.len() as u64;
@@ -80,13 +85,13 @@ impl Report {
         let rows = || report.rows.values();
         report.total.longest_pause = rows().map(|row| row.longest_pause).max().unwrap_or_default();
         report.total.recovery = rows().map(|row| row.recovery).max().unwrap_or_default();
-        report.charges.clone_from(&outcome.charges);
-        report.charges.extend(sight.incidents.iter().cloned());
+        report.failures.clone_from(&outcome.failures);
+        report.failures.extend(observations.incidents.iter().cloned());
         for (what, count) in
             [("missing", report.total.missing), ("corrupted", report.total.corrupted)]
         {
             if count > 0 {
-                report.charges.push(format!("{count} {what}"));
+                report.failures.push(format!("{count} {what}"));
             }
         }
         report
@@ -95,7 +100,7 @@ impl Report {
     /// Returns true if there are no failures.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.charges.is_empty()
+        self.failures.is_empty()
     }
 }
 
@@ -134,7 +139,7 @@ impl Row {
 }
 
 /// Most failures that are printed.
-const MAX_CHARGES: usize = 20;
+const MAX_FAILURES: usize = 20;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,10 +163,10 @@ impl fmt::Display for Report {
         for measure in &self.measures {
             writeln!(f, "{measure}")?;
         }
-        for charge in self.charges.iter().take(MAX_CHARGES) {
-            writeln!(f, "WRONG: {charge}")?;
+        for failure in self.failures.iter().take(MAX_FAILURES) {
+            writeln!(f, "WRONG: {failure}")?;
         }
-        let rest = self.charges.len().saturating_sub(MAX_CHARGES);
+        let rest = self.failures.len().saturating_sub(MAX_FAILURES);
         if rest > 0 {
             writeln!(f, "WRONG: {rest} more")?;
         }

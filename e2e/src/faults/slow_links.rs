@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::observations::Observations;
 use super::oracle::{Outcome, SenderId};
 use super::report::{Injected, Report};
-use super::watch::Sight;
 use crate::proxy::Thin;
 
 /// A link that is slow for as long as the fault lasts.
@@ -99,20 +99,20 @@ impl SlowLink {
     }
 
     /// Reports failures for records that passed too slowly, arrived too often, or stopped.
-    pub(super) fn judge(
+    pub(super) fn check(
         self,
         report: &mut Report,
         event: &Injected,
         outcome: &Outcome,
-        sight: &Sight,
+        observations: &Observations,
     ) {
         let (from, to) = (event.from, event.to);
         let name = &event.name;
         let settled = (from + SETTLING).min(to);
         let seconds = (to - settled).as_secs_f64();
         for service in self.services() {
-            let stall = sight.progress.stall(service, |counts| counts.sent, (from, to));
-            let gained = sight.progress.gained(service, settled, to);
+            let stall = observations.progress.stall(service, |counts| counts.sent, (from, to));
+            let gained = observations.progress.gained(service, settled, to);
             let offered = offered(outcome, settled, to);
             let passed = gained.sent_bytes as f64 / seconds.max(1.0);
             report.measures.push(format!(
@@ -124,23 +124,25 @@ impl SlowLink {
             if stall > self.longest_stall() {
                 let most = self.longest_stall();
                 report
-                    .charges
+                    .failures
                     .push(format!("{name}: {service} stood still for {stall:?}, {most:?} at most"));
             }
             let is_slow = passed < f64::from(self.rate() / PATIENCE) && gained.sent < offered / 2;
             if is_slow && seconds > 0.0 {
-                report.charges.push(format!("{name}: {service} does not use what the link passes"));
+                report
+                    .failures
+                    .push(format!("{name}: {service} does not use what the link passes"));
             }
         }
-        let reconnects = sight.progress.gained("ingestion", from, to).reconnects;
+        let reconnects = observations.progress.gained("ingestion", from, to).reconnects;
         report.slow_reconnects += reconnects;
         if reconnects > 0 {
-            report.charges.push(format!("{name}: MQTT connections ended {reconnects} times"));
+            report.failures.push(format!("{name}: MQTT connections ended {reconnects} times"));
         }
         // One copy at each destination.
         let often = outcome.duplicates.values().filter(|copies| **copies > 2).count();
         if often > 0 {
-            report.charges.push(format!("{name}: {often} messages came more than twice"));
+            report.failures.push(format!("{name}: {often} messages came more than twice"));
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::observations::Observations;
 use super::report::Report;
-use super::watch::Sight;
 
 /// Most resident megabytes of a replica that does not report its memory limit.
 const MAX_MEGABYTES: f64 = 150.0;
@@ -14,19 +14,19 @@ const MAX_MEGABYTES: f64 = 150.0;
 const MAX_FILES: f64 = 250.0;
 
 /// Reports the peak usage of each replica, and a failure if it is above the limit.
-pub(super) fn judge(report: &mut Report, sight: &Sight) {
+pub(super) fn check(report: &mut Report, observations: &Observations) {
     let mut most: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for ((name, _), usage) in &sight.usage {
+    for ((name, _), usage) in &observations.usage {
         let most = most.entry(name).or_default();
         for (_, megabytes, files) in &usage.points {
             *most = (most.0.max(*megabytes), most.1.max(*files));
         }
     }
     for (name, (megabytes, files)) in most {
-        let bound = sight.allowed.get(name).copied().unwrap_or(MAX_MEGABYTES);
+        let bound = observations.allowed.get(name).copied().unwrap_or(MAX_MEGABYTES);
         let text = format!("{name}: at most {megabytes:.0} MB of {bound:.0}, {files} open files");
         if megabytes > bound || files > MAX_FILES {
-            report.charges.push(format!("growth of {text}"));
+            report.failures.push(format!("growth of {text}"));
         }
         report.memory.insert(name.to_owned(), (megabytes, bound));
         report.measures.push(text);

@@ -12,7 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::replica::Replica;
-use super::settings::{self, Profile};
+use super::replica_settings::{self, Timeouts};
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
 use crate::env::TestEnv;
@@ -32,7 +32,7 @@ pub(super) const LINKS: [&str; 7] =
 /// Number of devices of a fleet; each has a document.
 pub(super) const DEVICE_COUNT: u32 = 100;
 /// Number of devices with a separate location. Each location is a folder of the archive.
-pub(super) const WILD_PLACES: u32 = 10_000;
+pub(super) const LOCATION_COUNT: u32 = 10_000;
 /// Subscription of a reader that relies on the order of each key.
 pub(super) const ORDER: &str = "order";
 const SUBSCRIPTIONS: [Subscription; 5] = [
@@ -43,7 +43,7 @@ const SUBSCRIPTIONS: [Subscription; 5] = [
     Subscription::new(DEAD_LETTER_REPORT, DEAD_LETTERS),
 ];
 
-pub(super) struct Platform {
+pub(super) struct FaultEnv {
     pub(super) broker: tokio::sync::Mutex<Mosquitto>,
     pub(super) broker_port: u16,
     pub(super) redis: tokio::sync::Mutex<Redis>,
@@ -52,15 +52,15 @@ pub(super) struct Platform {
     pub(super) cloud: Cloud,
     links: BTreeMap<&'static str, Proxy>,
     /// Locks that let one fault at a time use a link.
-    holds: BTreeMap<&'static str, tokio::sync::Mutex<()>>,
-    profile: Profile,
+    reservations: BTreeMap<&'static str, tokio::sync::Mutex<()>>,
+    timeouts: Timeouts,
     replicas: Mutex<Vec<Arc<Replica>>>,
     folder: TempDir,
 }
 
-impl Platform {
+impl FaultEnv {
     /// Starts all processes, and returns when all of them are ready.
-    pub(super) async fn start(profile: Profile, strictness: Strictness) -> anyhow::Result<Self> {
+    pub(super) async fn start(timeouts: Timeouts, strictness: Strictness) -> anyhow::Result<Self> {
         let env = TestEnv::start(strictness).await?;
         create_resources(&env.cloud).await.context("prepare the embedded cloud")?;
         let TestEnv { broker, redis, server: embedded, cloud, folder } = env;
@@ -75,24 +75,24 @@ impl Platform {
             links.insert(name, Proxy::start(server)?);
         }
         let broker_port = broker.port();
-        let platform = Self {
+        let env = Self {
             broker: broker.into(),
             broker_port,
             redis: redis.into(),
             embedded,
             cloud,
             links,
-            holds: LINKS.map(|link| (link, tokio::sync::Mutex::default())).into(),
-            profile,
+            reservations: LINKS.map(|link| (link, tokio::sync::Mutex::default())).into(),
+            timeouts,
             replicas: Mutex::default(),
             folder,
         };
         for service in SERVICES {
             for ordinal in 0..2 {
-                platform.add(service, ordinal).await?;
+                env.add(service, ordinal).await?;
             }
         }
-        Ok(platform)
+        Ok(env)
     }
 
     /// Starts one more replica, and waits until it is ready.
@@ -101,7 +101,7 @@ impl Platform {
         service: &'static str,
         ordinal: u32,
     ) -> anyhow::Result<Arc<Replica>> {
-        let mut settings = settings::of(service, ordinal, self.profile, self)?;
+        let mut settings = replica_settings::of(service, ordinal, self.timeouts, self)?;
         if ordinal == 0 {
             // A killed process counts as crashed, too. No message may become a dead letter because
             // of that.
@@ -144,8 +144,8 @@ impl Platform {
     }
 
     /// Reserves a link, so that no other fault uses it.
-    pub(super) async fn hold(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
-        self.holds[name].lock().await
+    pub(super) async fn reserve(&self, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        self.reservations[name].lock().await
     }
 
     /// Returns the folder of settings and logs.
@@ -168,15 +168,15 @@ async fn create_resources(cloud: &Cloud) -> anyhow::Result<()> {
     cloud.create_resources(&SUBSCRIPTIONS).await?;
     cloud.create_bucket(DEAD_LETTERS).await?;
     cloud.put_documents(DEVICES, reading::documents(DEVICE_COUNT)).await?;
-    let wild = (0..WILD_PLACES).map(|number| {
+    let located = (0..LOCATION_COUNT).map(|number| {
         // The first location would leave the folder of the archive if icestore did not prevent it.
         let place = if number == 0 { "../../x".into() } else { format!("place {number}/é") };
-        (wild_device(number), json!({ "LocationID": place }))
+        (located_device(number), json!({ "LocationID": place }))
     });
-    cloud.put_documents(DEVICES, wild).await
+    cloud.put_documents(DEVICES, located).await
 }
 
 /// Returns the name of a device with a separate location.
-pub(super) fn wild_device(number: u32) -> String {
-    format!("wild-{number:05}")
+pub(super) fn located_device(number: u32) -> String {
+    format!("located-{number:05}")
 }

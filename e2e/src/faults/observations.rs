@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::counters::{Counts, ProcessCounters, Progress};
-use super::platform::Platform;
-use super::replica::{Replica, TELLING};
+use super::fault_env::FaultEnv;
+use super::replica::{ANSWER_TIMEOUT, Replica};
 use crate::metrics::Metrics;
 use crate::usage;
 
@@ -39,7 +39,7 @@ pub(super) struct Usage {
 
 /// All observations of a run.
 #[derive(Debug, Default)]
-pub(super) struct Sight {
+pub(super) struct Observations {
     pub(super) samples: Vec<Sample>,
     /// Resource usage by replica name and process id.
     pub(super) usage: BTreeMap<(String, u32), Usage>,
@@ -52,29 +52,29 @@ pub(super) struct Sight {
 }
 
 /// Watches until `stopped` is set.
-pub(super) async fn watch(
-    platform: Arc<Platform>,
+pub(super) async fn observe(
+    env: Arc<FaultEnv>,
     mut stopped: watch::Receiver<bool>,
-) -> anyhow::Result<Sight> {
-    let mut sight = Sight::default();
+) -> anyhow::Result<Observations> {
+    let mut observations = Observations::default();
     let started = Instant::now();
     let mut steps = 0_u64;
     while !*stopped.borrow_and_update() {
-        let replicas = platform.replicas();
+        let replicas = env.replicas();
         let (ready, calls) = tokio::join!(
             join_all(replicas.iter().map(|replica| replica.answers("readyz"))),
-            platform.embedded.calls(),
+            env.embedded.calls(),
         );
         let calls = calls?;
         let count = |method: &str| calls.get(method).copied().unwrap_or(0);
         let written = [count("AppendRows"), count("storage.objects.insert")];
         let is_ready = ready.iter().all(|is_ready| *is_ready);
-        sight.samples.push(Sample { at: Instant::now(), is_ready, written });
+        observations.samples.push(Sample { at: Instant::now(), is_ready, written });
         for replica in &replicas {
-            sight.look_at(replica, started)?;
+            observations.read_usage(replica, started)?;
         }
         if steps.is_multiple_of(STEPS_A_READING) {
-            sight.read_metrics(&replicas).await;
+            observations.read_metrics(&replicas).await;
         }
         steps += 1;
         tokio::select! {
@@ -82,36 +82,38 @@ pub(super) async fn watch(
             _ = stopped.changed() => {}
         }
     }
-    Ok(sight)
+    Ok(observations)
 }
 
-impl Sight {
+impl Observations {
     async fn read_metrics(&mut self, replicas: &[Arc<Replica>]) {
-        let ask = async |replica: &Replica| (replica.seat(), replica.ask("metrics", TELLING).await);
+        let ask = async |replica: &Replica| {
+            (replica.running(), replica.ask("metrics", ANSWER_TIMEOUT).await)
+        };
         let answers = join_all(replicas.iter().map(|replica| ask(replica))).await;
         for (replica, answer) in replicas.iter().zip(answers) {
             if !self.allowed.contains_key(&replica.name()) {
-                let status = replica.ask("status", TELLING).await.unwrap_or_default();
+                let status = replica.ask("status", ANSWER_TIMEOUT).await.unwrap_or_default();
                 let status: Value = serde_json::from_str(&status).unwrap_or_default();
                 let bytes = status["memory"]["needed_bytes"].as_f64();
                 self.allowed.extend(bytes.map(|bytes| (replica.name(), bytes / 1024.0 / 1024.0)));
             }
-            if let (Some(seat), Some(text)) = answer {
-                let (service, pid) = (replica.service, seat.pid);
+            if let (Some(running), Some(text)) = answer {
+                let (service, pid) = (replica.service, running.pid);
                 let process = ProcessCounters { service, replica: replica.name(), pid };
                 self.progress.add(Instant::now(), process, Counts::of(&Metrics::parse(&text)));
             }
         }
     }
 
-    fn look_at(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
-        self.incidents.extend(replica.revive()?);
-        let Some(seat) = replica.seat() else { return Ok(()) };
+    fn read_usage(&mut self, replica: &Replica, started: Instant) -> anyhow::Result<()> {
+        self.incidents.extend(replica.restart_if_ended()?);
+        let Some(running) = replica.running() else { return Ok(()) };
         // A process that ends meanwhile has no usage.
-        let used = (usage::resident_megabytes(seat.pid), usage::open_files(seat.pid));
+        let used = (usage::resident_megabytes(running.pid), usage::open_files(running.pid));
         if let (Ok(megabytes), Ok(files)) = used {
             let seconds = started.elapsed().as_secs_f64();
-            let usage = self.usage.entry((replica.name(), seat.pid)).or_default();
+            let usage = self.usage.entry((replica.name(), running.pid)).or_default();
             usage.points.push((seconds, megabytes, files as f64));
         }
         Ok(())
@@ -193,7 +195,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let sample = |seconds, is_ready, written| Sample { at: at(seconds), is_ready, written };
-        let sight = Sight {
+        let observations = Observations {
             samples: vec![
                 sample(0, true, [1, 1]),
                 sample(1, true, [2, 1]),
@@ -202,12 +204,12 @@ mod tests {
                 sample(4, true, [5, 2]),
                 sample(5, true, [6, 3]),
             ],
-            ..Sight::default()
+            ..Observations::default()
         };
 
-        assert_eq!(sight.longest_pause(at(0), at(5)), Duration::from_secs(3));
-        assert_eq!(sight.recovery(at(2)), Some(Duration::from_secs(2)));
-        assert_eq!(sight.recovery(at(4)), Some(Duration::from_secs(1)));
-        assert_eq!(sight.recovery(at(5)), None);
+        assert_eq!(observations.longest_pause(at(0), at(5)), Duration::from_secs(3));
+        assert_eq!(observations.recovery(at(2)), Some(Duration::from_secs(2)));
+        assert_eq!(observations.recovery(at(4)), Some(Duration::from_secs(1)));
+        assert_eq!(observations.recovery(at(5)), None);
     }
 }

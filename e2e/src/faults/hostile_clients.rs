@@ -1,4 +1,4 @@
-//! Hostile clients, called guests: the messages that they send, and the required outcome of each.
+//! Hostile clients: the messages that they send, and the required outcome of each.
 
 mod edges;
 mod large;
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
-use super::platform::{WILD_PLACES, wild_device};
+use super::fault_env::{LOCATION_COUNT, located_device};
 use crate::cloud::Cloud;
 use crate::names::RAW;
 
@@ -28,7 +28,7 @@ const WINDOW: usize = 20;
 
 /// Kind of messages that a client sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum Behaviour {
     /// Payloads that are too large for Pub/Sub, and packets that are too large for ingestion.
     Oversized,
     /// Payloads that are not JSON.
@@ -40,7 +40,7 @@ pub(super) enum Habit {
     /// Devices whose names cannot be document ids, or are too long for attributes.
     StrangeDevice,
     /// Thousands of locations, each a folder of the archive.
-    Places,
+    ManyLocations,
     /// The same packet twice, with the DUP flag.
     Duplicate,
     /// A retained message: the broker keeps it for later subscribers.
@@ -56,7 +56,7 @@ pub(super) enum Habit {
     ManyKeys,
 }
 
-impl Habit {
+impl Behaviour {
     /// All kinds, with their names.
     pub(super) const ALL: [(&str, Self); 12] = [
         ("oversized", Self::Oversized),
@@ -64,7 +64,7 @@ impl Habit {
         ("wrong-envelope", Self::WrongEnvelope),
         ("misfit", Self::Misfit),
         ("strange-device", Self::StrangeDevice),
-        ("places", Self::Places),
+        ("places", Self::ManyLocations),
         ("duplicate", Self::Duplicate),
         ("retained", Self::Retained),
         ("edges", Self::Edges),
@@ -76,89 +76,90 @@ impl Habit {
 
 /// Required outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum Expected {
     /// It is in the table and in the archive.
     Arrives,
     /// It is in the archive, and in the dead letters instead of the table.
     NoRow(&'static str),
     /// It is in the dead letters alone, with this service and reason.
-    Buried(&'static str, &'static str),
+    DeadLettered(&'static str, &'static str),
     /// It is at both destinations. A dead letter with any reason may replace what follows its
     /// service.
-    Accounted,
+    ArrivesOrDeadLettered,
     /// Its receipt was not confirmed, so it may be anywhere or nowhere.
-    Unsure,
+    Unconfirmed,
 }
 
 /// A message whose receipt was confirmed.
 #[derive(Debug, Clone)]
-pub(super) struct Guest {
+pub(super) struct HostileMessage {
     pub(super) payload: Vec<u8>,
-    pub(super) fate: Fate,
+    pub(super) expected: Expected,
     pub(super) at: Instant,
 }
 
 /// All messages that hostile clients have sent.
-pub(super) struct Guests {
+pub(super) struct HostileClients {
     port: u16,
     cloud: Cloud,
-    confirmed: Mutex<Vec<Guest>>,
+    confirmed: Mutex<Vec<HostileMessage>>,
     next: AtomicU64,
-    next_place: AtomicU32,
+    next_location: AtomicU32,
 }
 
 /// A message before it is sent.
 struct Packet {
     device: String,
     payload: Vec<u8>,
-    fate: Option<Fate>,
+    expected: Option<Expected>,
     qos: QoS,
     is_retained: bool,
     is_sent_twice: bool,
 }
 
-impl Guests {
+impl HostileClients {
     pub(super) fn new(port: u16, cloud: Cloud) -> Self {
-        let (next, next_place) = (AtomicU64::default(), AtomicU32::default());
-        Self { port, cloud, confirmed: Mutex::default(), next, next_place }
+        let (next, next_location) = (AtomicU64::default(), AtomicU32::default());
+        Self { port, cloud, confirmed: Mutex::default(), next, next_location }
     }
 
     /// Returns the messages that must be accounted for.
-    pub(super) fn confirmed(&self) -> Vec<Guest> {
+    pub(super) fn confirmed(&self) -> Vec<HostileMessage> {
         self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sends messages of this kind until all of them are confirmed.
-    pub(super) async fn visit(&self, habit: Habit) -> anyhow::Result<()> {
-        let mut packets = match habit {
-            Habit::WrongEnvelope => return self.publish_no_envelopes().await,
-            Habit::Properties => return self.send_properties().await,
-            Habit::ManyKeys => return self.publish_many_keys().await,
-            Habit::Edges => {
+    pub(super) async fn run(&self, behaviour: Behaviour) -> anyhow::Result<()> {
+        let mut packets = match behaviour {
+            Behaviour::WrongEnvelope => return self.publish_no_envelopes().await,
+            Behaviour::Properties => return self.send_properties().await,
+            Behaviour::ManyKeys => return self.publish_many_keys().await,
+            Behaviour::Edges => {
                 self.publish_edges().await;
                 let payloads = edges::payloads(|| self.next.fetch_add(1, Ordering::Relaxed));
-                let fate = Some(Fate::Accounted);
-                let packet = |payload| Packet { payload, ..self.packet("device-00006", 0, fate) };
+                let expected = Some(Expected::ArrivesOrDeadLettered);
+                let packet =
+                    |payload| Packet { payload, ..self.packet("device-00006", 0, expected) };
                 payloads.into_iter().map(packet).collect()
             }
-            Habit::Bursts => self.bursts(),
-            Habit::Oversized => {
+            Behaviour::Bursts => self.bursts(),
+            Behaviour::Oversized => {
                 // The broker disconnects a client whose packet is too large, so no outcome is
                 // required.
                 drop(self.send(&[self.packet("huge", 17 << 20, None)]).await);
-                let fate = Fate::Buried("ingestion", "message_too_large");
-                vec![self.packet("large", 8 << 20, Some(fate))]
+                let expected = Expected::DeadLettered("ingestion", "message_too_large");
+                vec![self.packet("large", 8 << 20, Some(expected))]
             }
-            Habit::InvalidJson => self.invalid_json(),
-            Habit::Misfit => self.misfits(),
-            Habit::StrangeDevice => self.strange_devices(),
-            Habit::Places => self.places(),
-            Habit::Duplicate => {
-                let packet = self.packet("device-00001", 0, Some(Fate::Arrives));
+            Behaviour::InvalidJson => self.invalid_json(),
+            Behaviour::Misfit => self.misfits(),
+            Behaviour::StrangeDevice => self.strange_devices(),
+            Behaviour::ManyLocations => self.many_locations(),
+            Behaviour::Duplicate => {
+                let packet = self.packet("device-00001", 0, Some(Expected::Arrives));
                 vec![Packet { is_sent_twice: true, ..packet }]
             }
-            Habit::Retained => {
-                let packet = self.packet("device-00002", 0, Some(Fate::Arrives));
+            Behaviour::Retained => {
+                let packet = self.packet("device-00002", 0, Some(Expected::Arrives));
                 vec![Packet { is_retained: true, ..packet }]
             }
         };
@@ -177,19 +178,19 @@ impl Guests {
     }
 
     fn confirm(&self, packet: Packet) {
-        let Packet { payload, fate: Some(fate), .. } = packet else { return };
-        let guest = Guest { payload, fate, at: Instant::now() };
-        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(guest);
+        let Packet { payload, expected: Some(expected), .. } = packet else { return };
+        let message = HostileMessage { payload, expected, at: Instant::now() };
+        self.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(message);
     }
 
     /// Uses one connection: CONNECT, some PUBLISHes, and as many PUBACKs.
     async fn send(&self, packets: &[Packet]) -> anyhow::Result<()> {
         let mut out = BytesMut::new();
-        let id = format!("guest-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let id = format!("hostile-{}", self.next.fetch_add(1, Ordering::Relaxed));
         Connect::new(id).write(&mut out)?;
         let mut answers = 1;
         for (index, packet) in packets.iter().enumerate() {
-            let topic = format!("guests/{}/up", packet.device);
+            let topic = format!("hostile/{}/up", packet.device);
             let mut publish = Publish::new(topic, packet.qos, packet.payload.clone());
             if packet.qos != QoS::AtMostOnce {
                 publish.pkid = u16::try_from(index + 1)?;
@@ -219,35 +220,35 @@ impl Guests {
     async fn publish_no_envelopes(&self) -> anyhow::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let payloads = [
-            json!({ "guest": number, "id": 5, "payload": "", "publishTime": "2025-01-01T00:00:00Z" }),
-            json!({ "guest": number, "id": "5", "payload": 7 }),
-            json!({ "guest": number, "id": "5", "payload": "not base64!" }),
-            json!([{ "guest": number }]),
+            json!({ "hostile": number, "id": 5, "payload": "", "publishTime": "2025-01-01T00:00:00Z" }),
+            json!({ "hostile": number, "id": "5", "payload": 7 }),
+            json!({ "hostile": number, "id": "5", "payload": "not base64!" }),
+            json!([{ "hostile": number }]),
         ];
         for payload in payloads {
             let payload = payload.to_string().into_bytes();
             // Another fault may lose the reply. An unconfirmed message is not required to arrive.
             if self.cloud.publish(RAW, &payload, json!({ "device_id": "d" })).await.is_ok() {
-                let fate = Some(Fate::Buried("enrich", "not_an_envelope"));
-                let packet = Packet { payload, fate, ..self.packet("d", 0, None) };
+                let expected = Some(Expected::DeadLettered("enrich", "not_an_envelope"));
+                let packet = Packet { payload, expected, ..self.packet("d", 0, None) };
                 self.confirm(packet);
             }
         }
         Ok(())
     }
 
-    fn packet(&self, device: &str, bytes: usize, fate: Option<Fate>) -> Packet {
+    fn packet(&self, device: &str, bytes: usize, expected: Option<Expected>) -> Packet {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let payload = json!({ "guest": number, "padding": "x".repeat(bytes) });
+        let payload = json!({ "hostile": number, "padding": "x".repeat(bytes) });
         let payload = payload.to_string().into_bytes();
         let (device, qos) = (device.into(), QoS::AtLeastOnce);
-        Packet { device, payload, fate, qos, is_retained: false, is_sent_twice: false }
+        Packet { device, payload, expected, qos, is_retained: false, is_sent_twice: false }
     }
 
     fn invalid_json(&self) -> Vec<Packet> {
         let endings: [&[u8]; 3] = [b"}", b"\"\xff\xfe", b"{{{{"];
         let packets = endings.into_iter().map(|ending| {
-            let mut packet = self.packet("device-00003", 0, Some(Fate::Arrives));
+            let mut packet = self.packet("device-00003", 0, Some(Expected::Arrives));
             packet.payload.extend_from_slice(ending);
             packet
         });
@@ -256,10 +257,10 @@ impl Guests {
 
     fn misfits(&self) -> Vec<Packet> {
         let packets = [json!("hot"), json!([1]), json!({ "celsius": 20 })].map(|temperature| {
-            let fate = Some(Fate::NoRow("row_type_mismatch"));
-            let packet = self.packet("device-00004", 0, fate);
+            let expected = Some(Expected::NoRow("row_type_mismatch"));
+            let packet = self.packet("device-00004", 0, expected);
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let payload = json!({ "guest": number, "temperature": temperature });
+            let payload = json!({ "hostile": number, "temperature": temperature });
             Packet { payload: payload.to_string().into_bytes(), ..packet }
         });
         packets.into()
@@ -268,16 +269,16 @@ impl Guests {
     fn strange_devices(&self) -> Vec<Packet> {
         let no_ids = ["..", ".", "__id__", "a b\"c\\", "😀"];
         let mut packets: Vec<_> =
-            no_ids.map(|device| self.packet(device, 0, Some(Fate::Arrives))).into();
+            no_ids.map(|device| self.packet(device, 0, Some(Expected::Arrives))).into();
         // Too long for an attribute and for a document id.
-        packets.push(self.packet(&"d".repeat(1_600), 0, Some(Fate::Arrives)));
+        packets.push(self.packet(&"d".repeat(1_600), 0, Some(Expected::Arrives)));
         packets
     }
 
-    fn places(&self) -> Vec<Packet> {
-        let packets = (0..WILD_PLACES).map(|_| {
-            let place = self.next_place.fetch_add(1, Ordering::Relaxed) % WILD_PLACES;
-            self.packet(&wild_device(place), 0, Some(Fate::Arrives))
+    fn many_locations(&self) -> Vec<Packet> {
+        let packets = (0..LOCATION_COUNT).map(|_| {
+            let location = self.next_location.fetch_add(1, Ordering::Relaxed) % LOCATION_COUNT;
+            self.packet(&located_device(location), 0, Some(Expected::Arrives))
         });
         packets.collect()
     }
@@ -302,17 +303,17 @@ pub(super) async fn has_audience(port: u16, topic: &str) -> bool {
     probe.is_ok() && timeout(PATIENCE, answer).await.unwrap_or(false)
 }
 
-/// Returns the number in a message of a guest.
+/// Returns the number in a message of a hostile client.
 pub(super) fn number_of(payload: &[u8]) -> Option<u64> {
-    const MARK: &[u8] = b"\"guest\":";
+    const MARK: &[u8] = b"\"hostile\":";
     let at = payload.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
     let digits = payload[at..].iter().copied().skip_while(u8::is_ascii_whitespace);
     let digits: Vec<_> = digits.take_while(u8::is_ascii_digit).collect();
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
-impl Guest {
-    /// Returns true if the payload is from a guest, not from a fleet.
+impl HostileMessage {
+    /// Returns true if the payload is from a hostile client, not from a fleet.
     pub(super) fn is_one(payload: &[u8]) -> bool {
         number_of(payload).is_some()
     }
@@ -320,6 +321,6 @@ impl Guest {
     /// Describes the message for a report.
     pub(super) fn describe(&self) -> String {
         let start = self.payload.get(..60).unwrap_or(&self.payload);
-        format!("{} ({:?})", String::from_utf8_lossy(start), self.fate)
+        format!("{} ({:?})", String::from_utf8_lossy(start), self.expected)
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Scene;
+use super::FaultContext;
+use super::observations::Observations;
 use super::report::{Injected, Report};
-use super::watch::Sight;
 use crate::proxy::Link;
 
 /// Time during which arrivals are watched.
@@ -16,10 +16,10 @@ const MOST: Duration = Duration::from_secs(30);
 
 /// Silences every stream of Pub/Sub at once. At that time icestore has messages in open groups,
 /// which stay open for up to a minute each.
-pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
-    let link = scene.platform.link("pubsub");
+pub(super) async fn inject(context: &FaultContext) -> anyhow::Result<()> {
+    let link = context.env.link("pubsub");
     {
-        let _held = scene.platform.hold("pubsub").await;
+        let _reserved = context.env.reserve("pubsub").await;
         link.set(Link::Silent);
         link.set(Link::Up);
     }
@@ -28,13 +28,13 @@ pub(super) async fn half_open(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// Reports a failure for a service that received nothing for too long.
-pub(super) fn judge(report: &mut Report, event: &Injected, sight: &Sight) {
+pub(super) fn check(report: &mut Report, event: &Injected, observations: &Observations) {
     for service in ["enrich", "bigqueries", "icestore"] {
         let window = (event.from, event.to);
-        let pause = sight.progress.stall(service, |counts| counts.received, window);
+        let pause = observations.progress.stall(service, |counts| counts.received, window);
         let text = format!("{}: {service} received nothing for {pause:.1?}", event.name);
         if pause > MOST {
-            report.charges.push(format!("{text}, {MOST:?} at most"));
+            report.failures.push(format!("{text}, {MOST:?} at most"));
         }
         report.measures.push(text);
     }

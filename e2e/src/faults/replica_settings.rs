@@ -2,35 +2,35 @@
 
 use serde_json::{Value, json};
 
-use super::platform::Platform;
+use super::fault_env::FaultEnv;
 use crate::cloud::Urls;
 use crate::names::{DEAD_LETTERS, ROUTE};
 use crate::settings::{ServiceSettings, merge};
 
-/// Set of time-outs for replicas.
+/// Set of time-outs of replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Profile {
+pub(super) enum Timeouts {
     /// Time-outs of seconds, so that effects that need minutes in production appear in a short run.
-    Brisk,
-    /// Like `Brisk`, but icestore keeps its groups open for its default time.
-    Holding,
+    Short,
+    /// Like `Short`, but icestore keeps its groups open for its default time.
+    LongBatches,
     /// Default time-outs of the services for attempts, pings and idle streams.
-    Patient,
+    Default,
 }
 
-/// Builds the settings of a replica. It reaches everything over the links of the platform.
+/// Builds the settings of a replica. It reaches everything over the links of the environment.
 pub(super) fn of(
     service: &str,
     ordinal: u32,
-    profile: Profile,
-    platform: &Platform,
+    timeouts: Timeouts,
+    env: &FaultEnv,
 ) -> anyhow::Result<Value> {
-    let port = |link: &str| platform.link(link).port();
+    let port = |link: &str| env.link(link).port();
     let url = |link: &str| format!("http://127.0.0.1:{}", port(link));
     let pubsub = if service == "ingestion" { "publish" } else { "pubsub" };
     let [pubsub, firestore, bigquery, storage] =
         [pubsub, "firestore", "bigquery", "storage"].map(url);
-    let cloud = platform.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
+    let cloud = env.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
     let redis_url = format!("redis://127.0.0.1:{}", port("redis"));
     let all = ServiceSettings::new(&cloud, port("mqtt"), Some(redis_url));
     let mut settings = all.json(service)?;
@@ -46,9 +46,9 @@ fn change(settings: &mut Value, service: &str, ordinal: u32, timeouts: Timeouts)
         "grace_period": "20s",
         "pipeline": { "retry": { "min": "100ms", "max": "2s" } },
     });
-    merge(settings, &common);
-    merge(settings, &of_service(service, ordinal));
-    merge(settings, &of_timeouts(service, ordinal, timeouts));
+    merge(&mut settings, &common);
+    merge(&mut settings, &of_service(service, ordinal));
+    merge(&mut settings, &of_timeouts(service, ordinal, timeouts));
     if service == "ingestion" {
         settings["routes"] = routes(ordinal);
     }
@@ -79,16 +79,16 @@ fn of_service(service: &str, ordinal: u32) -> Value {
     }
 }
 
-fn of_profile(service: &str, ordinal: u32, profile: Profile) -> Value {
+fn of_timeouts(service: &str, ordinal: u32, timeouts: Timeouts) -> Value {
     let mut settings = json!({});
-    match (service, profile) {
-        ("icestore", Profile::Brisk) => {
+    match (service, timeouts) {
+        ("icestore", Timeouts::Short) => {
             settings["pipeline"]["batch"]["max_age"] = "500ms".into();
         }
-        ("icestore", Profile::Patient) => settings["pipeline"]["batch"]["max_age"] = "5s".into(),
+        ("icestore", Timeouts::Default) => settings["pipeline"]["batch"]["max_age"] = "5s".into(),
         _ => {}
     }
-    if profile == Profile::Patient {
+    if timeouts == Timeouts::Default {
         return settings;
     }
     settings["pipeline"]["attempt_timeout"] = "5s".into();
@@ -116,7 +116,7 @@ fn more_columns() -> [Value; 3] {
 /// Builds the MQTT routes of ingestion.
 ///
 /// All replicas share the fleet. The first replica alone takes the ordered messages, because a
-/// shared group does not keep the order. It also takes the messages of guests.
+/// shared group does not keep the order. It also takes the messages of hostile clients.
 fn routes(ordinal: u32) -> Value {
     let mut routes = json!({ "shared": {
         "source": { "mqtt_topic": "devices/{device_id}/up", "qos": 1, "shared_group": "fleet" },
@@ -128,8 +128,8 @@ fn routes(ordinal: u32) -> Value {
             "destination": { "route_name": ROUTE },
             "ordering_key": "{device_id}",
         });
-        routes["guests"] = json!({
-            "source": { "mqtt_topic": "guests/{device_id}/up", "qos": 1 },
+        routes["hostile"] = json!({
+            "source": { "mqtt_topic": "hostile/{device_id}/up", "qos": 1 },
             "destination": { "route_name": ROUTE },
         });
     }

@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::guests::{Habit, has_audience};
-use super::platform::{LINKS, Platform};
-use super::settings::Profile;
+use super::fault_env::{FaultEnv, LINKS};
+use super::hostile_clients::{Behaviour, has_audience};
+use super::replica_settings::Timeouts;
 use super::slow_links::{self, SlowLink};
-use super::{Scene, broker, dead_letters, holding, name_servers};
+use super::{FaultContext, broker, dead_letters, half_open, name_servers};
 use crate::names::{DATASET, ENRICHED, SERVICES, TABLE};
 use crate::proxy::{Grant, Link, Thin};
 
@@ -34,13 +34,13 @@ const SOME_TIME: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(super) struct Fault {
     pub(super) name: String,
-    injury: Injury,
+    kind: FaultKind,
     /// Duration of a fault that only long runs have, because it is long or costly.
     long: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
-enum Injury {
+enum FaultKind {
     /// Sends SIGKILL.
     Kill(&'static str),
     /// Sends SIGSTOP for longer than the ack deadline.
@@ -59,10 +59,10 @@ enum Injury {
     CutStreams,
     /// Adds a column to the table that no service knows.
     AddColumn,
-    Visit(Habit),
+    HostileClient(Behaviour),
     SlowLink(SlowLink),
     /// Silences connections to Pub/Sub while icestore has messages in open groups.
-    Holding,
+    HalfOpenStreams,
     /// Connects replicas to a broker that grants less than requested.
     Grants(Grant),
     /// Starts processes that cannot look up names.
@@ -89,28 +89,28 @@ const METHODS: [&str; 8] = [
 /// Returns all faults.
 pub(super) fn catalogue() -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut add = |name: String, injury| faults.push(Fault { name, injury, long: None });
+    let mut add = |name: String, kind| faults.push(Fault { name, kind, long: None });
     for service in SERVICES {
-        add(format!("kill-{service}"), Injury::Kill(service));
-        add(format!("freeze-{service}"), Injury::Freeze(service));
-        add(format!("replace-{service}"), Injury::Replace(service));
-        add(format!("scale-{service}"), Injury::Scale(service));
+        add(format!("kill-{service}"), FaultKind::Kill(service));
+        add(format!("freeze-{service}"), FaultKind::Freeze(service));
+        add(format!("replace-{service}"), FaultKind::Replace(service));
+        add(format!("scale-{service}"), FaultKind::Scale(service));
     }
     for link in LINKS {
-        add(format!("cut-{link}"), Injury::Link(link, Link::Cut));
-        add(format!("half-open-{link}"), Injury::Link(link, Link::Silent));
-        add(format!("slow-{link}"), Injury::Link(link, Link::Thin(Thin::SLOW)));
+        add(format!("cut-{link}"), FaultKind::Link(link, Link::Cut));
+        add(format!("half-open-{link}"), FaultKind::Link(link, Link::Silent));
+        add(format!("slow-{link}"), FaultKind::Link(link, Link::Thin(Thin::SLOW)));
     }
-    add("restart-broker".into(), Injury::RestartBroker);
-    add("kill-redis".into(), Injury::KillRedis);
+    add("restart-broker".into(), FaultKind::RestartBroker);
+    add("kill-redis".into(), FaultKind::KillRedis);
     let codes = [("deadline-exceeded", 4), ("exhausted", 8), ("internal", 13), ("unavailable", 14)];
     for (name, code) in codes {
         let faults = METHODS.map(|method| cloud_fault(method, 5, refuse(code)));
-        add(name.into(), Injury::Cloud(faults.into()));
+        add(name.into(), FaultKind::Cloud(faults.into()));
     }
     let late = BEYOND_THE_TIMEOUT_MILLIS;
     for (what, method) in [("publish", "Publish"), ("append", "AppendRows"), ("upload", UPLOAD)] {
-        let three = |kind| Injury::Cloud(vec![cloud_fault(method, 3, kind)]);
+        let three = |kind| FaultKind::Cloud(vec![cloud_fault(method, 3, kind)]);
         add(format!("lose-{what}-reply"), three(json!({ "kind": "lose_reply" })));
         add(format!("late-{what}-reply"), three(json!({ "kind": "delay_reply", "millis": late })));
         add(format!("late-{what}"), three(json!({ "kind": "delay", "millis": late })));
@@ -118,28 +118,28 @@ pub(super) fn catalogue() -> Vec<Fault> {
     for (name, code) in [("upload-503", 14), ("upload-429", 8)] {
         let mut kind = refuse(code);
         kind["retry_after"] = 2.into();
-        add(name.into(), Injury::Cloud(vec![cloud_fault(UPLOAD, 10, kind)]));
+        add(name.into(), FaultKind::Cloud(vec![cloud_fault(UPLOAD, 10, kind)]));
     }
     for (name, method, count, kind) in googles_refusals() {
-        add(name.into(), Injury::Cloud(vec![cloud_fault(method, count, kind)]));
+        add(name.into(), FaultKind::Cloud(vec![cloud_fault(method, count, kind)]));
     }
     let row = cloud_fault("AppendRows", 2, json!({ "kind": "refuse_row" }));
-    add(ROW_ERRORS.into(), Injury::Cloud(vec![row]));
+    add(ROW_ERRORS.into(), FaultKind::Cloud(vec![row]));
     let all_the_time = |method, code| cloud_fault(method, u64::MAX, refuse(code));
     let missing = ["AppendRows", "GetWriteStream", "bigquery.tables.get"];
     let missing = missing.map(|method| all_the_time(method, 5));
-    add("table-missing".into(), Injury::Cloud(missing.into()));
+    add("table-missing".into(), FaultKind::Cloud(missing.into()));
     let lapse = all_the_time("ModifyAckDeadline", 14);
-    add("leases-expire".into(), Injury::Cloud(vec![lapse]));
-    add("cut-streams".into(), Injury::CutStreams);
-    add("add-column".into(), Injury::AddColumn);
-    for (name, habit) in Habit::ALL {
-        add(format!("client-{name}"), Injury::Visit(habit));
+    add("leases-expire".into(), FaultKind::Cloud(vec![lapse]));
+    add("cut-streams".into(), FaultKind::CutStreams);
+    add("add-column".into(), FaultKind::AddColumn);
+    for (name, behaviour) in Behaviour::ALL {
+        add(format!("client-{name}"), FaultKind::HostileClient(behaviour));
     }
     for (name, grant) in broker::GRANTS {
-        add(name.into(), Injury::Grants(grant));
+        add(name.into(), FaultKind::Grants(grant));
     }
-    add("no-name-server".into(), Injury::NoNames);
+    add("no-name-server".into(), FaultKind::NoNames);
     faults.iter_mut().for_each(|fault| fault.long = fault.is_heavy().then_some(SOME_TIME));
     faults.extend(long());
     faults
@@ -170,10 +170,9 @@ fn googles_refusals() -> [(&'static str, &'static str, u64, Value); 4] {
 /// Returns the faults that last a minute or more.
 fn long() -> Vec<Fault> {
     let mut faults = Vec::new();
-    let mut add =
-        |name: String, injury, long| faults.push(Fault { name, injury, long: Some(long) });
+    let mut add = |name: String, kind, long| faults.push(Fault { name, kind, long: Some(long) });
     for (name, link) in slow_links::catalogue() {
-        add(name, Injury::SlowLink(link), SLOW_FOR);
+        add(name, FaultKind::SlowLink(link), SLOW_FOR);
     }
     let mut publish = cloud_fault("Publish", u64::MAX, refuse(14));
     publish["topic"] = ENRICHED.into();
@@ -185,10 +184,10 @@ fn long() -> Vec<Fault> {
         ("storage", vec![away(UPLOAD)]),
     ];
     for (name, outage) in outages {
-        add(format!("outage-{name}"), Injury::Cloud(outage), OUTAGE);
+        add(format!("outage-{name}"), FaultKind::Cloud(outage), OUTAGE);
     }
-    add("half-open-in-hand".into(), Injury::Holding, holding::LASTS);
-    add("dead-letters-refused".into(), Injury::LettersRefused, LETTERS_REFUSED);
+    add("half-open-in-hand".into(), FaultKind::HalfOpenStreams, half_open::LASTS);
+    add("dead-letters-refused".into(), FaultKind::LettersRefused, LETTERS_REFUSED);
     faults
 }
 
@@ -212,105 +211,100 @@ impl Fault {
     /// Returns the duration of a fault that only long runs have. For a fault that is alone and
     /// determines its own length, returns that length.
     pub(super) fn long(&self, is_alone: bool) -> Option<Duration> {
-        let takes_time = matches!(self.injury, Injury::Grants(_) | Injury::NoNames);
+        let takes_time = matches!(self.kind, FaultKind::Grants(_) | FaultKind::NoNames);
         self.long.or((is_alone && takes_time).then_some(SOME_TIME))
     }
 
     /// Returns the slow link if this fault is one.
     pub(super) fn slow_link(&self) -> Option<SlowLink> {
-        match self.injury {
-            Injury::SlowLink(link) => Some(link),
+        match self.kind {
+            FaultKind::SlowLink(link) => Some(link),
             _ => None,
         }
     }
 
     /// Returns the time-outs that replicas need to show the effect of this fault when it is alone.
-    pub(super) fn profile(&self) -> Profile {
-        match self.injury {
-            Injury::SlowLink(_) => Profile::Patient,
-            Injury::Holding => Profile::Holding,
-            _ => Profile::Brisk,
+    pub(super) fn timeouts(&self) -> Timeouts {
+        match self.kind {
+            FaultKind::SlowLink(_) => Timeouts::Default,
+            FaultKind::HalfOpenStreams => Timeouts::LongBatches,
+            _ => Timeouts::Short,
         }
     }
 
     /// Returns true if the fault is too heavy for a run of two minutes on two cores.
     fn is_heavy(&self) -> bool {
-        let heavy = [Habit::Bursts, Habit::Properties, Habit::ManyKeys];
-        matches!(self.injury, Injury::Visit(habit) if heavy.contains(&habit))
+        let heavy = [Behaviour::Bursts, Behaviour::Properties, Behaviour::ManyKeys];
+        matches!(self.kind, FaultKind::HostileClient(behaviour) if heavy.contains(&behaviour))
     }
 
     /// Injects the fault, and removes it after a while.
-    pub(super) async fn befall(
+    pub(super) async fn inject(
         &self,
-        scene: &Scene,
+        context: &FaultContext,
         lasts: Duration,
         choice: u32,
     ) -> anyhow::Result<()> {
-        let Scene { platform, guests, .. } = scene;
+        let FaultContext { env, hostile_clients, .. } = context;
         let done = async {
-            match &self.injury {
-                Injury::Kill(service) => platform.replica(service, choice)?.kill().await,
-                Injury::Freeze(service) => {
-                    platform.replica(service, choice)?.freeze(BEYOND_THE_LEASE).await
+            match &self.kind {
+                FaultKind::Kill(service) => env.replica(service, choice)?.kill().await,
+                FaultKind::Freeze(service) => {
+                    env.replica(service, choice)?.freeze(BEYOND_THE_LEASE).await
                 }
-                Injury::Replace(service) => {
-                    platform.replica(service, choice)?.replace(SHORT_GRACE).await
+                FaultKind::Replace(service) => {
+                    env.replica(service, choice)?.replace(SHORT_GRACE).await
                 }
-                Injury::Scale(service) => scale(platform, service, lasts).await,
-                Injury::RestartBroker => restart_broker(scene, lasts / 2).await,
-                Injury::KillRedis => kill_redis(platform, lasts).await,
-                Injury::Link(name, link) => set_for(platform, name, *link, lasts).await,
-                Injury::SlowLink(SlowLink { link, thin }) => {
-                    set_for(platform, link, Link::Thin(*thin), lasts).await
+                FaultKind::Scale(service) => scale(env, service, lasts).await,
+                FaultKind::RestartBroker => restart_broker(context, lasts / 2).await,
+                FaultKind::KillRedis => kill_redis(env, lasts).await,
+                FaultKind::Link(name, link) => set_for(env, name, *link, lasts).await,
+                FaultKind::SlowLink(SlowLink { link, thin }) => {
+                    set_for(env, link, Link::Thin(*thin), lasts).await
                 }
-                Injury::Cloud(faults) => plan(platform, faults, lasts).await,
-                Injury::CutStreams => cut_streams(platform, lasts).await,
-                Injury::AddColumn => {
+                FaultKind::Cloud(faults) => plan(env, faults, lasts).await,
+                FaultKind::CutStreams => cut_streams(env, lasts).await,
+                FaultKind::AddColumn => {
                     let name = format!("added_{choice}");
                     // Another fault may hide the table for a while.
-                    while platform.cloud.add_column(DATASET, TABLE, &name).await.is_err() {
+                    while env.cloud.add_column(DATASET, TABLE, &name).await.is_err() {
                         sleep(Duration::from_millis(200)).await;
                     }
                     Ok(())
                 }
-                Injury::Visit(habit) => guests.visit(*habit).await,
-                Injury::Holding => holding::half_open(scene).await,
-                Injury::Grants(grant) => {
-                    let _held = platform.hold("mqtt").await;
-                    broker::grants_less(scene, *grant).await
+                FaultKind::HostileClient(behaviour) => hostile_clients.run(*behaviour).await,
+                FaultKind::HalfOpenStreams => half_open::inject(context).await,
+                FaultKind::Grants(grant) => {
+                    let _reserved = env.reserve("mqtt").await;
+                    broker::grants_less(context, *grant).await
                 }
-                Injury::NoNames => name_servers::silent(scene).await,
-                Injury::LettersRefused => dead_letters::refused(scene, lasts).await,
+                FaultKind::NoNames => name_servers::silent(context).await,
+                FaultKind::LettersRefused => dead_letters::refused(context, lasts).await,
             }
         };
         done.await.with_context(|| self.name.clone())
     }
 }
 
-async fn set_for(
-    platform: &Platform,
-    name: &str,
-    link: Link,
-    lasts: Duration,
-) -> anyhow::Result<()> {
-    let _held = platform.hold(name).await;
-    platform.link(name).set(link);
+async fn set_for(env: &FaultEnv, name: &str, link: Link, lasts: Duration) -> anyhow::Result<()> {
+    let _reserved = env.reserve(name).await;
+    env.link(name).set(link);
     sleep(lasts).await;
-    platform.link(name).set(Link::Up);
+    env.link(name).set(Link::Up);
     Ok(())
 }
 
-async fn kill_redis(platform: &Platform, lasts: Duration) -> anyhow::Result<()> {
-    let mut redis = platform.redis.lock().await;
+async fn kill_redis(env: &FaultEnv, lasts: Duration) -> anyhow::Result<()> {
+    let mut redis = env.redis.lock().await;
     redis.kill().await?;
     sleep(lasts).await;
     redis.start_again().await
 }
 
-async fn cut_streams(platform: &Platform, lasts: Duration) -> anyhow::Result<()> {
+async fn cut_streams(env: &FaultEnv, lasts: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + lasts;
     while Instant::now() < until {
-        platform.embedded.cut_streams().await?;
+        env.embedded.cut_streams().await?;
         sleep(Duration::from_secs(1)).await;
     }
     Ok(())
@@ -321,37 +315,37 @@ async fn cut_streams(platform: &Platform, lasts: Duration) -> anyhow::Result<()>
 /// mosquitto 2.0.11 forgets shared groups at a restart. It acknowledges messages before a member of
 /// the group is back, and such messages are lost. So the fleet waits until a member has subscribed
 /// again.
-async fn restart_broker(scene: &Scene, pause: Duration) -> anyhow::Result<()> {
-    let mut broker = scene.platform.broker.lock().await;
-    scene.shared.hold().await;
+async fn restart_broker(context: &FaultContext, pause: Duration) -> anyhow::Result<()> {
+    let mut broker = context.env.broker.lock().await;
+    context.shared.hold().await;
     broker.stop().await?;
     sleep(pause).await;
     broker.start_again().await?;
     while !has_audience(broker.port(), "devices/nobody/up").await {
         sleep(Duration::from_millis(50)).await;
     }
-    scene.shared.go_on();
+    context.shared.go_on();
     Ok(())
 }
 
-async fn scale(platform: &Platform, service: &'static str, lasts: Duration) -> anyhow::Result<()> {
+async fn scale(env: &FaultEnv, service: &'static str, lasts: Duration) -> anyhow::Result<()> {
     /// Ordinal above those of the permanent replicas.
     const EXTRA_ORDINAL: u32 = 2;
     /// Two extra replicas must not run at once: with the same ordinal, one would still run while
     /// the other is retired.
     static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = ONE_AT_A_TIME.lock().await;
-    let replica = platform.add(service, EXTRA_ORDINAL).await?;
+    let replica = env.add(service, EXTRA_ORDINAL).await?;
     sleep(lasts).await;
-    platform.remove(&replica);
+    env.remove(&replica);
     replica.retire().await
 }
 
-async fn plan(platform: &Platform, faults: &[Value], lasts: Duration) -> anyhow::Result<()> {
+async fn plan(env: &FaultEnv, faults: &[Value], lasts: Duration) -> anyhow::Result<()> {
     for fault in faults {
         let mut fault = fault.clone();
         fault["for_millis"] = u64::try_from(lasts.as_millis())?.into();
-        platform.embedded.plan(&fault).await?;
+        env.embedded.plan(&fault).await?;
     }
     sleep(lasts).await;
     Ok(())

@@ -67,9 +67,10 @@ pub(super) fn payloads(mut number: impl FnMut() -> u64) -> Vec<Vec<u8>> {
     for value in values {
         // The same value as a time, an integer, an exact decimal and an arbitrary column.
         for key in ["at", "count", "amount", "temperature"] {
-            payloads.push(format!(r#"{{"guest":{},"{key}":{value}}}"#, number()).into_bytes());
+            payloads.push(format!(r#"{{"hostile":{},"{key}":{value}}}"#, number()).into_bytes());
         }
-        payloads.push(format!(r#"{{"deep":[{{"x":{value}}}],"guest":{}}}"#, number()).into_bytes());
+        payloads
+            .push(format!(r#"{{"deep":[{{"x":{value}}}],"hostile":{}}}"#, number()).into_bytes());
     }
     payloads
 }
@@ -80,7 +81,7 @@ pub(super) fn envelopes(mut number: impl FnMut() -> u64) -> Vec<(u64, Vec<u8>)> 
     let mut envelopes = Vec::new();
     let mut add = |envelope: &dyn Fn(u64, String) -> String| {
         let number = number();
-        let payload = STANDARD.encode(format!(r#"{{"guest":{number}}}"#));
+        let payload = STANDARD.encode(format!(r#"{{"hostile":{number}}}"#));
         envelopes.push((number, envelope(number, payload).into_bytes()));
     };
     let place = json!({ "location": "site-0" });
@@ -104,7 +105,7 @@ pub(super) fn envelopes(mut number: impl FnMut() -> u64) -> Vec<(u64, Vec<u8>)> 
     for value in NUMBERS {
         add(&|number, payload| {
             format!(
-                r#"{{"guest":{number},"id":"edge","payload":"{payload}","publishTime":"{time}","enrichmentData":{{"location":{value},"x":[{value}]}}}}"#
+                r#"{{"hostile":{number},"id":"edge","payload":"{payload}","publishTime":"{time}","enrichmentData":{{"location":{value},"x":[{value}]}}}}"#
             )
         });
     }
@@ -113,7 +114,7 @@ pub(super) fn envelopes(mut number: impl FnMut() -> u64) -> Vec<(u64, Vec<u8>)> 
 
 fn envelope(number: u64, parts: &Value, enrichment: &Value) -> String {
     let mut envelope = parts.clone();
-    envelope["guest"] = number.into();
+    envelope["hostile"] = number.into();
     envelope["enrichmentData"].clone_from(enrichment);
     envelope.to_string()
 }

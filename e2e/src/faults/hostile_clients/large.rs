@@ -9,7 +9,7 @@ use serde_json::json;
 use std::sync::atomic::Ordering;
 use tokio::time::timeout;
 
-use super::{Fate, Guests, PATIENCE, Packet, edges};
+use super::{Expected, HostileClients, PATIENCE, Packet, edges};
 use crate::cloud::Publication;
 use crate::names::{ENRICHED, RAW};
 
@@ -27,17 +27,17 @@ const KEYS: usize = 20_000;
 /// Messages in one publish request.
 const PUBLISHED_AT_ONCE: usize = 500;
 
-impl Guests {
+impl HostileClients {
     pub(super) fn bursts(&self) -> Vec<Packet> {
         let packets = (0..LARGE_COUNT).map(|index| {
             if index % QOS_ZERO_SHARE == 0 {
                 // A message with QoS 0 may be lost, but it may also arrive.
                 return Packet {
                     qos: QoS::AtMostOnce,
-                    ..self.packet("device-00007", LARGE_BYTES, Some(Fate::Unsure))
+                    ..self.packet("device-00007", LARGE_BYTES, Some(Expected::Unconfirmed))
                 };
             }
-            self.packet("device-00007", LARGE_BYTES, Some(Fate::Arrives))
+            self.packet("device-00007", LARGE_BYTES, Some(Expected::Arrives))
         });
         packets.collect()
     }
@@ -45,19 +45,19 @@ impl Guests {
     /// Sends one packet over MQTT 5, repeatedly until its receipt is confirmed.
     pub(super) async fn send_properties(&self) -> anyhow::Result<()> {
         loop {
-            let packet = self.packet("device-00008", 0, Some(Fate::Arrives));
+            let packet = self.packet("device-00008", 0, Some(Expected::Arrives));
             if self.send_with_properties(&packet).await.is_ok() {
                 self.confirm(packet);
                 return Ok(());
             }
             // The unconfirmed message may arrive, too.
-            self.confirm(Packet { fate: Some(Fate::Unsure), ..packet });
+            self.confirm(Packet { expected: Some(Expected::Unconfirmed), ..packet });
         }
     }
 
     async fn send_with_properties(&self, packet: &Packet) -> anyhow::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut options = v5::MqttOptions::new(format!("guest-{number}"), "127.0.0.1", self.port);
+        let mut options = v5::MqttOptions::new(format!("hostile-{number}"), "127.0.0.1", self.port);
         options.set_max_packet_size(Some(8 << 20));
         let (client, mut events) = v5::AsyncClient::new(options, 10);
         let property = |index| (format!("property-{index}"), "v".repeat(PROPERTY_BYTES));
@@ -65,7 +65,7 @@ impl Guests {
         user_properties.extend(["first", "second"].map(|value| ("again".into(), value.into())));
         let properties =
             v5::mqttbytes::v5::PublishProperties { user_properties, ..Default::default() };
-        let topic = format!("guests/{}/up", packet.device);
+        let topic = format!("hostile/{}/up", packet.device);
         let (qos, payload) = (v5::mqttbytes::QoS::AtLeastOnce, packet.payload.clone());
         client.try_publish_with_properties(topic, qos, false, payload, properties)?;
         let answer = async {
@@ -83,7 +83,7 @@ impl Guests {
     /// Publishes messages directly to Pub/Sub, each with its own ordering key.
     pub(super) async fn publish_many_keys(&self) -> anyhow::Result<()> {
         let packets: Vec<_> =
-            (0..KEYS).map(|_| self.packet("device-00009", 0, Some(Fate::Arrives))).collect();
+            (0..KEYS).map(|_| self.packet("device-00009", 0, Some(Expected::Arrives))).collect();
         let mut packets = packets.into_iter().enumerate().peekable();
         while packets.peek().is_some() {
             let part: Vec<_> = packets.by_ref().take(PUBLISHED_AT_ONCE).collect();
@@ -102,8 +102,9 @@ impl Guests {
             // Another fault may lose the reply. Then these messages may arrive or not.
             let is_confirmed = self.cloud.publish_with_keys(RAW, &publications).await.is_ok();
             for (_, packet) in part {
-                let fate = if is_confirmed { packet.fate } else { Some(Fate::Unsure) };
-                self.confirm(Packet { fate, ..packet });
+                let expected =
+                    if is_confirmed { packet.expected } else { Some(Expected::Unconfirmed) };
+                self.confirm(Packet { expected, ..packet });
             }
         }
         Ok(())
@@ -115,9 +116,17 @@ impl Guests {
             for (number, data) in edges::envelopes(|| self.next.fetch_add(1, Ordering::Relaxed)) {
                 let published =
                     self.cloud.publish(topic, &data, json!({ "device_id": "device-00006" }));
-                let fate = if published.await.is_ok() { Fate::Accounted } else { Fate::Unsure };
-                let payload = json!({ "guest": number }).to_string().into_bytes();
-                self.confirm(Packet { payload, fate: Some(fate), ..self.packet("d", 0, None) });
+                let expected = if published.await.is_ok() {
+                    Expected::ArrivesOrDeadLettered
+                } else {
+                    Expected::Unconfirmed
+                };
+                let payload = json!({ "hostile": number }).to_string().into_bytes();
+                self.confirm(Packet {
+                    payload,
+                    expected: Some(expected),
+                    ..self.packet("d", 0, None)
+                });
             }
         }
     }
