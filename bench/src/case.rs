@@ -25,7 +25,7 @@ pub(crate) struct Load {
     /// Number of devices, which take turns. Each has a document.
     pub(crate) devices: u32,
     /// Number of locations, which take turns. Each is a folder of the archive.
-    pub(crate) places: u32,
+    pub(crate) locations: u32,
     /// Percentage of messages from unknown devices, which have no document.
     pub(crate) unknown_percent: u64,
 }
@@ -44,7 +44,8 @@ impl Case {
 /// Returns the cases: the defaults, and the best settings that were found, at 1 KB. If `full`, the
 /// cases also vary everything that the cost depends on.
 pub(crate) fn all(messages: u64, full: bool) -> Vec<Case> {
-    let load = Load { messages, payload_bytes: 1024, devices: 100, places: 7, unknown_percent: 0 };
+    let load =
+        Load { messages, payload_bytes: 1024, devices: 100, locations: 7, unknown_percent: 0 };
     let mut cases = Vec::new();
     for service in Service::ALL {
         cases.push(Case { has_latency: true, ..Case::new(service, "1 KB, defaults", load) });
@@ -90,9 +91,9 @@ fn growth(load: Load) -> Vec<Case> {
         let backlog = Load { messages: 1_000_000, ..load };
         cases.push(Case::new(service, "backlog of 1,000,000", backlog));
     }
-    for places in [1, 10, 100, 1_000, 10_000] {
-        let name = format!("{places} archive keys");
-        cases.push(Case::new(Service::Icestore, name, Load { places, ..load }));
+    for locations in [1, 10, 100, 1_000, 10_000] {
+        let name = format!("{locations} archive keys");
+        cases.push(Case::new(Service::Icestore, name, Load { locations, ..load }));
     }
     for count in [1, 10, 100, 1_000] {
         let settings = json!({ "routes": others(count - 1) });

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::sleep;
 
+use crate::env::BenchEnv;
 use crate::process;
-use crate::rig::Rig;
 use crate::service::Service;
 use crate::table::{Measured, Row};
 
@@ -29,21 +29,21 @@ pub(crate) async fn measure(messages: u64, repeats: usize) -> anyhow::Result<Row
 }
 
 async fn run(messages: u64) -> anyhow::Result<Measured> {
-    let rig = Rig::start_with(&names::SUBSCRIPTIONS, 100).await?;
+    let env = BenchEnv::start_with(&names::SUBSCRIPTIONS, 100).await?;
     let mut services = Vec::new();
     for service in Service::ALL {
         // By default, icestore waits for a minute.
         let soon = json!({ "pipeline": { "batch": { "max_age": "2s" } } });
         let changes = if service == Service::Icestore { soon } else { json!({}) };
-        let settings = rig.settings(service, &changes)?;
-        services.push(process::start(rig.env.folder.path(), service, &settings).await?);
+        let settings = env.settings(service, &changes)?;
+        services.push(process::start(env.servers.folder.path(), service, &settings).await?);
     }
     let pids: Vec<_> = services.iter().filter_map(|(process, _)| process.pid()).collect();
     let own: Duration = pids.iter().map(|pid| cpu_time(*pid)).sum::<anyhow::Result<_>>()?;
     let before = children_cpu_time()?;
     let started = Instant::now();
     let mut fleet = Fleet::start(fleet::FleetPlan {
-        port: rig.env.broker.port(),
+        port: env.servers.broker.port(),
         messages: Some(messages),
         payload_bytes: 1024,
         ..fleet::FleetPlan::default()
@@ -62,7 +62,7 @@ async fn run(messages: u64) -> anyhow::Result<Measured> {
     }
     let cpu = children_cpu_time()? - before - own;
     let drain = draining.elapsed();
-    rig.stop().await?;
+    env.stop().await?;
     let ready = services.iter().map(|(_, ready_in)| ready_in.as_secs_f64() * 1e3);
     Ok(Measured {
         messages_per_second: messages as f64 / taken.as_secs_f64(),

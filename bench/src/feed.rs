@@ -117,7 +117,7 @@ impl Feed {
         .into_iter()
         .collect();
         if self.is_enriched {
-            let place = format!("site-{}", number % u64::from(load.places));
+            let place = format!("site-{}", number % u64::from(load.locations));
             enrichment.insert("location".into(), place.into());
             enrichment.insert("name".into(), format!("client-{}", device % 10).into());
             enrichment.insert("serviceTag".into(), "simulated".into());

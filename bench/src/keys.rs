@@ -87,16 +87,16 @@ pub(crate) async fn measure(args: &KeysArgs) -> anyhow::Result<()> {
     println!("Each run:\n{HEAD}");
     for _ in 0..args.repeats {
         for locations in &args.locations {
-            let rig = KeysRig::start(args).await.context("start the rig")?;
-            rig.feed.spread(args.messages, args.bytes, *locations).await.context("feed")?;
+            let env = KeysEnv::start(args).await.context("start the environment")?;
+            env.feed.spread(args.messages, args.bytes, *locations).await.context("feed")?;
             for millis in &args.millis {
                 let case = (*locations, *millis);
                 let run =
-                    rig.run(*locations, *millis, args, &changes).await.context("run icestore")?;
+                    env.run(*locations, *millis, args, &changes).await.context("run icestore")?;
                 println!("{run}");
                 runs.entry(case).or_default().push(run);
             }
-            rig.stop().await?;
+            env.stop().await?;
         }
     }
     println!("Medians:\n{HEAD}");
@@ -105,13 +105,13 @@ pub(crate) async fn measure(args: &KeysArgs) -> anyhow::Result<()> {
 }
 
 /// Embedded cloud with a backlog, and with a subscription for each upload time.
-struct KeysRig {
+struct KeysEnv {
     folder: TempDir,
     embedded: Embedded,
     feed: Feed,
 }
 
-impl KeysRig {
+impl KeysEnv {
     async fn start(args: &KeysArgs) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("create a folder")?;
         let embedded = Embedded::start(&folder.path().join("cloud")).await?;
@@ -170,7 +170,7 @@ impl KeysRig {
         }
         let peak_rss_mb = peak_megabytes(pid)?;
         process.kill().await?;
-        self.embedded.heal().await?;
+        self.embedded.clear_faults().await?;
         Ok(Run::between(&first, &last, locations, millis, peak_rss_mb))
     }
 

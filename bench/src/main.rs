@@ -9,10 +9,10 @@
 
 mod case;
 mod chain;
+mod env;
 mod feed;
 mod keys;
 mod process;
-mod rig;
 mod service;
 mod table;
 
@@ -95,15 +95,15 @@ fn report(rows: &mut Vec<Row>, row: Row) {
 async fn measure(case: &Case, repeats: usize) -> anyhow::Result<Row> {
     let (mut bare, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..repeats {
-        let rig = rig::Rig::start(case).await.context("start the rig")?;
-        rig.feed(case).await.context("feed the backlog")?;
-        bare.push(rig.run_bare(case).await.context("run the bare loop")?);
-        ours.push(rig.run_service(case).await.context("run the service")?);
-        rig.stop().await.context("stop the rig")?;
+        let env = env::BenchEnv::start(case).await.context("start the environment")?;
+        env.feed(case).await.context("feed the backlog")?;
+        bare.push(env.run_bare(case).await.context("run the bare loop")?);
+        ours.push(env.run_service(case).await.context("run the service")?);
+        env.stop().await.context("stop the environment")?;
     }
     let measured = Measured::median(&ours);
     let latency = match case.has_latency {
-        true => Some(rig::latency(case, measured.messages_per_second / 2.0).await?),
+        true => Some(env::latency(case, measured.messages_per_second / 2.0).await?),
         false => None,
     };
     Ok(Row::new(case, measured, Measured::median(&bare), latency))

@@ -85,7 +85,7 @@ impl Embedded {
     ///
     /// # Errors
     /// Fails when it does not answer.
-    pub async fn heal(&self) -> anyhow::Result<()> {
+    pub async fn clear_faults(&self) -> anyhow::Result<()> {
         let answer = self.client.delete(self.path("faults")).send().await;
         answer.and_then(reqwest::Response::error_for_status).context("forget faults").map(drop)
     }

@@ -5,10 +5,10 @@ use tempfile::TempDir;
 
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
-use crate::hardness::{self, Strictness};
 use crate::mosquitto::Mosquitto;
 use crate::redis::Redis;
 use crate::settings::ServiceSettings;
+use crate::strictness::{self, Strictness};
 
 /// Broker, cloud and Redis, with their folder. Dropping it ends everything that it owns.
 ///
@@ -48,7 +48,7 @@ impl TestEnv<Embedded> {
         let redis = Some(Redis::start().await?);
         let server = Embedded::start(&folder.path().join("cloud")).await?;
         if strictness == Strictness::LikeGoogle {
-            hardness::harden(&server.url()).await?;
+            strictness::imitate_google(&server.url()).await?;
         }
         let cloud = Cloud::embedded(&server.url());
         Ok(Self { broker, redis, server, cloud, folder })

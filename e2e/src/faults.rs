@@ -47,7 +47,7 @@ use self::replica_settings::Timeouts;
 use self::report::Injected;
 use self::schedule::Event;
 use crate::fleet::{self, Fleet};
-use crate::hardness::Strictness;
+use crate::strictness::Strictness;
 
 /// Settings of a run.
 #[derive(Debug, Clone)]

@@ -49,18 +49,18 @@ impl Default for FleetPlan {
 }
 
 /// Time between two checks whether a paused fleet may continue.
-const HELD: Duration = Duration::from_millis(10);
+const PAUSE_CHECK: Duration = Duration::from_millis(10);
 
 /// Log of a fleet. Clones share the same log.
 #[derive(Debug, Clone, Default)]
-pub struct Log(Arc<Pages>);
+pub struct Log(Arc<Records>);
 
 #[derive(Debug, Default)]
-struct Pages {
+struct Records {
     sent: Mutex<Vec<Reading>>,
     acknowledged: Mutex<Vec<(Reading, Instant)>>,
     is_stopped: AtomicBool,
-    is_held: AtomicBool,
+    is_paused: AtomicBool,
 }
 
 impl Log {
@@ -82,17 +82,17 @@ impl Log {
         lock(&self.0.acknowledged).len() as u64
     }
 
-    /// Pauses sending until [`Log::go_on`]. Returns once all sent readings are acknowledged.
-    pub async fn hold(&self) {
-        self.0.is_held.store(true, Ordering::Relaxed);
+    /// Pauses sending until [`Log::resume`]. Returns once all sent readings are acknowledged.
+    pub async fn pause(&self) {
+        self.0.is_paused.store(true, Ordering::Relaxed);
         while self.acknowledged_count() < self.sent_count() {
-            sleep(HELD).await;
+            sleep(PAUSE_CHECK).await;
         }
     }
 
     /// Continues sending.
-    pub fn go_on(&self) {
-        self.0.is_held.store(false, Ordering::Relaxed);
+    pub fn resume(&self) {
+        self.0.is_paused.store(false, Ordering::Relaxed);
     }
 
     /// Returns the readings whose PUBACK came, with the time. Each of them must arrive.
@@ -209,8 +209,8 @@ impl Sender {
                 let due = number as f64 / f64::from(self.plan.rate);
                 sleep_until(self.started + Duration::from_secs_f64(due)).await;
             }
-            while self.log.0.is_held.load(Ordering::Relaxed) {
-                sleep(HELD).await;
+            while self.log.0.is_paused.load(Ordering::Relaxed) {
+                sleep(PAUSE_CHECK).await;
             }
             if self.log.0.is_stopped.load(Ordering::Relaxed) {
                 return;

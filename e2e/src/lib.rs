@@ -6,12 +6,11 @@
 //! - [`fleet`]: simulated devices that record what they sent.
 //! - [`mosquitto`] and [`redis`]: real servers as processes.
 //! - [`cloud`]: resources in a cloud, which are removed after the test.
-//! - [`hardness`]: makes the embedded cloud as strict as Google's.
+//! - [`strictness`]: makes the embedded cloud as strict as Google's.
 //! - [`archive`]: reads archived objects.
-//! - [`account`]: compares what was sent with what arrived, by content.
+//! - [`reconcile`]: compares what was sent with what arrived, by content.
 //! - [`faults`]: the fault test.
 
-pub mod account;
 pub mod archive;
 pub mod certificates;
 pub mod cloud;
@@ -19,7 +18,6 @@ pub mod embedded;
 pub mod env;
 pub mod faults;
 pub mod fleet;
-pub mod hardness;
 pub mod hosted;
 pub mod metrics;
 pub mod mosquitto;
@@ -27,6 +25,8 @@ pub mod names;
 pub mod process;
 pub mod proxy;
 pub mod reading;
+pub mod reconcile;
 pub mod redis;
 pub mod settings;
+pub mod strictness;
 pub mod usage;

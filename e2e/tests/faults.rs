@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use e2e::faults::{Plan, run};
-use e2e::hardness::Strictness;
+use e2e::strictness::Strictness;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_confirmed_is_lost_under_any_fault() -> anyhow::Result<()> {

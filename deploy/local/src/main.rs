@@ -3,8 +3,8 @@
 
 mod args;
 mod broker;
-mod places;
-mod platform;
+mod description;
+mod env;
 mod progress;
 mod run;
 mod settings;
@@ -21,7 +21,7 @@ async fn main() -> ExitCode {
     let args = args::Args::parse();
     args.install_logs();
     match run::run(args).await {
-        Ok(account) if account.is_clean() => ExitCode::SUCCESS,
+        Ok(totals) if totals.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             output::note(format_args!("local mode failed: {error:#}"));

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive;
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::hosted::HostedService;
 use e2e::names::{ARCHIVE, DATASET, TABLE};
+use e2e::reconcile::{self, Arrived, Destinations, Reconciliation};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval};
 
 use crate::args::{self, Args};
-use crate::places;
-use crate::platform::Platform;
+use crate::description;
+use crate::env::LocalEnv;
 use crate::progress::Progress;
 use crate::settings::PREFIX;
 use crate::table::{Report, Table, print_report};
@@ -28,16 +28,16 @@ const LOOK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs local mode, and returns the account of all messages.
-pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
+pub(crate) async fn run(args: Args) -> anyhow::Result<Reconciliation> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for Ctrl-C")?;
-    let (mut platform, data) = start(&args).await?;
+    let (mut env, data) = start(&args).await?;
     // Data of an earlier run in the same folder must not count.
     let known = Known {
-        objects: platform.env.cloud.list(ARCHIVE, PREFIX).await?.into_iter().collect(),
-        rows: platform.env.cloud.rows(DATASET, TABLE).await?.len(),
+        objects: env.servers.cloud.list(ARCHIVE, PREFIX).await?.into_iter().collect(),
+        rows: env.servers.cloud.rows(DATASET, TABLE).await?.len(),
     };
-    let table = Table::below(places::describe(&args, &platform, &data));
+    let table = Table::below(description::describe(&args, &env, &data));
     let started = Instant::now();
     let mut fleet = Fleet::start(FleetPlan {
         port: args.mqtt_port,
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     });
     let mut watch = Watch::new(table);
     let is_interrupted = tokio::select! {
-        error = platform_failed(&mut platform, &mut watch, &mut fleet, args.once) => {
+        error = service_failed(&mut env, &mut watch, &mut fleet, args.once) => {
             if let Some(error) = error {
                 return Err(error);
             }
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
     }
     fleet.stop();
     let is_interrupted = tokio::select! {
-        () = settle(&platform, &mut watch, &mut fleet) => false,
+        () = wait_for_messages(&env, &mut watch, &mut fleet) => false,
         _ = terminate.recv() => false,
         _ = interrupt.recv() => true,
     };
@@ -73,24 +73,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<Account> {
         watch.table.note("not waiting any longer");
     }
     let elapsed = started.elapsed();
-    watch.table.print(&platform.services, &fleet.log(), watch.last_print.elapsed());
-    let account = tokio::select! {
-        account = end(&mut platform, &fleet, &known) => account?,
+    watch.table.print(&env.services, &fleet.log(), watch.last_print.elapsed());
+    let totals = tokio::select! {
+        totals = end(&mut env, &fleet, &known) => totals?,
         _ = terminate.recv() => bail!("terminated before the account was complete"),
         _ = interrupt.recv() => bail!("interrupted before the account was complete"),
     };
-    let report = Report::of(account, elapsed);
+    let report = Report::of(totals, elapsed);
     print_report(&report);
     if let Some(file) = &args.report {
         let json = serde_json::to_vec_pretty(&report).context("write the report")?;
         std::fs::write(file, json).with_context(|| format!("write {}", file.display()))?;
     }
-    platform.stop().await?;
-    Ok(report.account)
+    env.stop().await?;
+    Ok(report.totals)
 }
 
 /// Starts the platform. Also returns a path of its data folder, which is short if possible.
-async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
+async fn start(args: &Args) -> anyhow::Result<(LocalEnv, PathBuf)> {
     if let Some(file) = &args.report {
         // The file is opened before any work, so that the report cannot be lost at the end.
         let opened = std::fs::File::options().append(true).create(true).open(file);
@@ -98,12 +98,12 @@ async fn start(args: &Args) -> anyhow::Result<(Platform, PathBuf)> {
     }
     let folder = args.data_dir();
     let is_new = !folder.exists();
-    let started = Platform::start(args, &folder).await;
+    let started = LocalEnv::start(args, &folder).await;
     if started.is_err() && is_new {
         args::remove_empty(&folder);
     }
     let data = |folder| if args.data_dir.is_some() { folder } else { args::link_latest(folder) };
-    started.map(|platform| (platform, data(folder)))
+    started.map(|env| (env, data(folder)))
 }
 
 /// Data in the folder from before this run.
@@ -128,12 +128,12 @@ impl Watch {
     /// Checks the progress once. Returns true if everything that the broker acknowledged has
     /// reached its end, by the counters of the services. Also returns true if nothing has moved for
     /// a long time.
-    fn look(&mut self, platform: &Platform, fleet: &Fleet) -> bool {
+    fn look(&mut self, env: &LocalEnv, fleet: &Fleet) -> bool {
         if self.last_print.elapsed() >= REFRESH {
-            self.table.print(&platform.services, &fleet.log(), self.last_print.elapsed());
+            self.table.print(&env.services, &fleet.log(), self.last_print.elapsed());
             self.last_print = Instant::now();
         }
-        let metrics: Vec<_> = platform.services.iter().map(HostedService::metrics).collect();
+        let metrics: Vec<_> = env.services.iter().map(HostedService::metrics).collect();
         let done = |index: usize| {
             let names =
                 ["sent_messages_total", "dead_lettered_messages_total", "skipped_messages_total"];
@@ -163,8 +163,8 @@ impl Watch {
 }
 
 /// Watches until a service fails. With `once`, it also ends when all messages are accounted for.
-async fn platform_failed(
-    platform: &mut Platform,
+async fn service_failed(
+    env: &mut LocalEnv,
     watch: &mut Watch,
     fleet: &mut Fleet,
     once: bool,
@@ -173,18 +173,18 @@ async fn platform_failed(
     let mut is_sent = false;
     loop {
         tokio::select! {
-            error = platform.failed() => return Some(error),
+            error = env.failed() => return Some(error),
             () = fleet.finish(), if !is_sent => is_sent = true,
             _ = looks.tick() => {}
         }
-        if watch.look(platform, fleet) && once && is_sent {
+        if watch.look(env, fleet) && once && is_sent {
             return None;
         }
     }
 }
 
 /// Waits until the messages in flight have reached their end.
-async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
+async fn wait_for_messages(env: &LocalEnv, watch: &mut Watch, fleet: &mut Fleet) {
     let mut looks = interval(LOOK);
     let mut is_sent = false;
     loop {
@@ -192,41 +192,45 @@ async fn settle(platform: &Platform, watch: &mut Watch, fleet: &mut Fleet) {
             () = fleet.finish(), if !is_sent => is_sent = true,
             _ = looks.tick() => {}
         }
-        if watch.look(platform, fleet) && is_sent {
+        if watch.look(env, fleet) && is_sent {
             return;
         }
     }
 }
 
 /// Drains the services, and accounts for every message.
-async fn end(platform: &mut Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
-    platform.drain().await?;
-    account(platform, fleet, known).await
+async fn end(env: &mut LocalEnv, fleet: &Fleet, known: &Known) -> anyhow::Result<Reconciliation> {
+    env.drain().await?;
+    reconcile_all(env, fleet, known).await
 }
 
 /// Compares the sent messages with those in the table, the archive and the dead letters, by their
 /// content.
-async fn account(platform: &Platform, fleet: &Fleet, known: &Known) -> anyhow::Result<Account> {
-    let names = platform.env.cloud.list(ARCHIVE, PREFIX).await?;
+async fn reconcile_all(
+    env: &LocalEnv,
+    fleet: &Fleet,
+    known: &Known,
+) -> anyhow::Result<Reconciliation> {
+    let names = env.servers.cloud.list(ARCHIVE, PREFIX).await?;
     let names: Vec<_> = names.into_iter().filter(|name| !known.objects.contains(name)).collect();
     let mut progress = Progress::begin(&format!("reading {} objects of the archive", names.len()));
     let mut arrived = Vec::new();
     for (index, name) in names.iter().enumerate() {
         progress.tell(|| format!("{index} objects, {} messages", arrived.len()));
-        let object = platform.env.cloud.read(ARCHIVE, name).await?;
+        let object = env.servers.cloud.read(ARCHIVE, name).await?;
         let lines = archive::lines(name, &object).with_context(|| format!("read {name}"))?;
         for line in &lines {
             arrived.push(Arrived::of_line(line)?);
         }
     }
     Progress::begin("reading the table and the dead letters");
-    let rows = platform.env.cloud.rows(DATASET, TABLE).await?;
+    let rows = env.servers.cloud.rows(DATASET, TABLE).await?;
     let rows: Vec<_> = rows.iter().skip(known.rows).map(Arrived::of_row).collect();
-    let ends = Ends {
+    let destinations = Destinations {
         archive: Some(&arrived),
         table: Some(&rows),
-        dead_letters: &platform.dead_letters().await?,
+        dead_letters: &env.dead_letters().await?,
         is_enriched: true,
     };
-    Ok(account::settle(fleet, ends))
+    Ok(reconcile::reconcile(fleet, destinations))
 }

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use e2e::account::Account;
 use e2e::fleet::Log;
 use e2e::hosted::HostedService;
 use e2e::metrics::Metrics;
+use e2e::reconcile::Reconciliation;
 use serde::Serialize;
 
 use crate::progress::write;
@@ -16,7 +16,7 @@ use crate::progress::write;
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     #[serde(flatten)]
-    pub account: Account,
+    pub totals: Reconciliation,
     /// Time from the first message until all are accounted for.
     pub elapsed_seconds: f64,
     /// Archived messages per second of that time.
@@ -25,10 +25,10 @@ pub(crate) struct Report {
 
 impl Report {
     /// Creates the report of a run with this duration.
-    pub(crate) fn of(account: Account, elapsed: Duration) -> Self {
+    pub(crate) fn of(totals: Reconciliation, elapsed: Duration) -> Self {
         let elapsed_seconds = elapsed.as_secs_f64();
-        let messages_per_second = account.archived as f64 / elapsed_seconds;
-        Self { account, elapsed_seconds, messages_per_second }
+        let messages_per_second = totals.archived as f64 / elapsed_seconds;
+        Self { totals, elapsed_seconds, messages_per_second }
     }
 }
 
@@ -178,17 +178,17 @@ pub(crate) fn print_report(report: &Report) {
 }
 
 fn write_report(text: &mut String, report: &Report) -> std::fmt::Result {
-    let account = &report.account;
+    let totals = &report.totals;
     let rows = [
-        ("sent", account.sent, "by the devices"),
-        ("acknowledged", account.acknowledged, "by the broker: each of these must be found again"),
-        ("rows", account.rows, "in the table"),
-        ("archived", account.archived, "in the archive"),
-        ("dead letters", account.dead_letters, "refused, with the reason; also if replayed since"),
-        ("missing", account.missing, "neither at both ends nor in the dead letters"),
-        ("corrupted", account.corrupted, "arrived with a content that was not sent"),
-        ("invented", account.invented, "arrived, and no device sent them"),
-        ("duplicates", account.duplicates, "arrived again: redelivered, or replayed"),
+        ("sent", totals.sent, "by the devices"),
+        ("acknowledged", totals.acknowledged, "by the broker: each of these must be found again"),
+        ("rows", totals.rows, "in the table"),
+        ("archived", totals.archived, "in the archive"),
+        ("dead letters", totals.dead_letters, "refused, with the reason; also if replayed since"),
+        ("missing", totals.missing, "neither at both ends nor in the dead letters"),
+        ("corrupted", totals.corrupted, "arrived with a content that was not sent"),
+        ("invented", totals.unexpected, "arrived, and no device sent them"),
+        ("duplicates", totals.duplicates, "arrived again: redelivered, or replayed"),
     ];
     writeln!(text)?;
     for (name, value, note) in rows {
@@ -196,7 +196,7 @@ fn write_report(text: &mut String, report: &Report) -> std::fmt::Result {
     }
     writeln!(text, "{:<14}{:>10.1}", "seconds", report.elapsed_seconds)?;
     writeln!(text, "{:<14}{:>10.0}", "messages/s", report.messages_per_second)?;
-    let verdict = if account.is_clean() {
+    let verdict = if totals.is_clean() {
         "every message is accounted for"
     } else {
         "messages are missing, corrupted or invented"
@@ -271,8 +271,8 @@ mod tests {
 
     #[test]
     fn the_account_says_what_becomes_of_letters_that_were_replayed() {
-        let account = Account { dead_letters: 2, duplicates: 1, ..Account::default() };
-        let report = Report { account, elapsed_seconds: 1.5, messages_per_second: 10.0 };
+        let totals = Reconciliation { dead_letters: 2, duplicates: 1, ..Reconciliation::default() };
+        let report = Report { totals, elapsed_seconds: 1.5, messages_per_second: 10.0 };
         let mut text = String::new();
 
         write_report(&mut text, &report).unwrap();

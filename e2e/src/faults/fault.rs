@@ -317,14 +317,14 @@ async fn cut_streams(env: &FaultEnv, lasts: Duration) -> anyhow::Result<()> {
 /// again.
 async fn restart_broker(context: &FaultContext, pause: Duration) -> anyhow::Result<()> {
     let mut broker = context.env.broker.lock().await;
-    context.shared.hold().await;
+    context.shared.pause().await;
     broker.stop().await?;
     sleep(pause).await;
     broker.start_again().await?;
     while !has_audience(broker.port(), "devices/nobody/up").await {
         sleep(Duration::from_millis(50)).await;
     }
-    context.shared.go_on();
+    context.shared.resume();
     Ok(())
 }
 

@@ -16,7 +16,6 @@ use super::replica_settings::{self, Timeouts};
 use crate::cloud::Cloud;
 use crate::embedded::Embedded;
 use crate::env::TestEnv;
-use crate::hardness::Strictness;
 use crate::mosquitto::Mosquitto;
 use crate::names::{
     ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, DEVICES, ENRICH, ENRICHED, RAW, ROWS, SERVICES,
@@ -25,6 +24,7 @@ use crate::names::{
 use crate::proxy::Proxy;
 use crate::reading;
 use crate::redis::Redis;
+use crate::strictness::Strictness;
 
 /// Links of the services. Ingestion publishes over `publish`; the others use `pubsub`.
 pub(super) const LINKS: [&str; 7] =

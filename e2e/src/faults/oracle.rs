@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::fault_env::FaultEnv;
 use super::hostile_clients::{Expected, HostileClients, HostileMessage, number_of};
-use crate::account::{self, Arrived, Ends, Payload};
 use crate::archive;
 use crate::cloud::Received;
 use crate::fleet::Fleet;
 use crate::names::{ARCHIVE, DATASET, DEAD_LETTER_REPORT, TABLE};
 use crate::reading::Reading;
-use message::Envelope;
+use crate::reconcile::{self, Arrived, Destinations, Payload};
+use pipeline::Envelope;
 
 /// Everything that was found in the table, the archive and the dead letters.
 pub(super) struct Arrivals {
@@ -81,20 +81,20 @@ impl Arrivals {
 
     fn check_fleet(&self, outcome: &mut Outcome, index: usize, fleet: &Fleet) {
         let sender = |reading| SenderId::Fleet(index, reading);
-        let ends = Ends {
+        let destinations = Destinations {
             archive: Some(&self.lines),
             table: Some(&self.rows),
             dead_letters: &self.letters,
             is_enriched: true,
         };
-        let findings = account::find(fleet, ends);
+        let findings = reconcile::find(fleet, destinations);
         let acknowledged = fleet.log().acknowledged();
         outcome.obligations.extend(acknowledged.into_iter().map(|(r, at)| (sender(r), at)));
         outcome.missing.extend(findings.missing.into_iter().map(sender));
         outcome.corrupted.extend(findings.corrupted.into_iter().map(|r| r.map(sender)));
         outcome.duplicates.extend(findings.duplicates.into_iter().map(|(r, n)| (sender(r), n)));
-        let invented = findings.invented.into_iter();
-        outcome.failures.extend(invented.map(|reading| format!("nobody sent {reading:?}")));
+        let unexpected = findings.unexpected.into_iter();
+        outcome.failures.extend(unexpected.map(|reading| format!("nobody sent {reading:?}")));
     }
 
     /// Checks the dead letters: no service may reject a valid reading of a fleet, and no message
@@ -107,7 +107,7 @@ impl Arrivals {
                 let attributes = &letter.attributes;
                 outcome.failures.push(format!("a service panicked: {attributes:?}: {data}"));
             }
-            let Some(reading) = fleets.iter().find_map(|fleet| fleet.buried(letter)) else {
+            let Some(reading) = fleets.iter().find_map(|fleet| fleet.dead_lettered(letter)) else {
                 continue;
             };
             let is_right = refuses_rows && reason(letter) == ("bigqueries", "row_refused");

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::fault_env::{FaultEnv, ORDER};
-use crate::account::{Arrived, Payload};
 use crate::reading::Reading;
+use crate::reconcile::{Arrived, Payload};
 
 /// Longer than the lease of the subscription: messages of a lost reply are delivered again within
 /// it.

@@ -383,7 +383,7 @@ fn each_test_of_the_trial_can_run_on_googles_cloud() {
     for (name, source) in flows() {
         let has = |patterns: &[String]| patterns.iter().any(|pattern| name.contains(pattern));
         if has(&with) && !has(&without) {
-            assert!(source.contains("Stage::set"), "{name} uses no cloud");
+            assert!(source.contains("FlowEnv::start"), "{name} uses no cloud");
             assert!(!source.contains("faulty_cloud()"), "{name} needs the embedded cloud");
             assert!(!source.contains("Emulator::start("), "{name} starts an embedded cloud");
         }

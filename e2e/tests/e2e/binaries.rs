@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use crate::stage::{Stage, until};
+use crate::flow_env::{FlowEnv, until};
 use e2e::names::SERVICES;
 use e2e::process::Process;
 use e2e::redis::Redis;
 use e2e::settings::ServiceSettings;
 
 /// Starts all four services in the order of the flow.
-async fn start_all(stage: &Stage, redis: &Redis) -> Vec<(&'static str, Process)> {
-    let settings = ServiceSettings::new(&stage.cloud, stage.broker.port(), Some(redis.url()));
+async fn start_all(env: &FlowEnv, redis: &Redis) -> Vec<(&'static str, Process)> {
+    let settings = ServiceSettings::new(&env.cloud, env.broker.port(), Some(redis.url()));
     let mut services = Vec::new();
     for name in SERVICES {
         let settings = settings.json(name).unwrap();
-        services.push((name, Process::start_in(stage.folder.path(), name, &settings).unwrap()));
+        services.push((name, Process::start_in(env.folder.path(), name, &settings).unwrap()));
     }
     for (_, process) in &mut services {
         process.ready().await.unwrap();
@@ -24,9 +24,9 @@ async fn start_all(stage: &Stage, redis: &Redis) -> Vec<(&'static str, Process)>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_binary_answers_and_takes_variables_over_its_file() {
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let redis = Redis::start().await.unwrap();
-    let mut services = start_all(&stage, &redis).await;
+    let mut services = start_all(&env, &redis).await;
 
     for (name, process) in &services {
         let get = async |path: &str| {
@@ -50,19 +50,19 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
         let ended = process.terminate().await.unwrap();
         assert!(ended.success(), "{name} ended with {ended}");
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_drain_that_cannot_end() {
-    let stage = Stage::set().await;
-    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
-    let settings = serde_json::to_value(stage.ingestion()).unwrap();
-    let folder = stage.folder.path();
+    let env = FlowEnv::start().await;
+    let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
+    let settings = serde_json::to_value(env.ingestion()).unwrap();
+    let folder = env.folder.path();
     let mut ingestion = Process::start_in(folder, "ingestion", &settings).unwrap();
     ingestion.ready().await.unwrap();
     emulator.faults().delay("Publish", 1, Duration::from_secs(3600));
-    let fleet = stage.fleet(1);
+    let fleet = env.fleet(1);
     let status = format!("{}/status", ingestion.url());
     let in_flight = async || {
         let status: serde_json::Value = reqwest::get(&status).await.unwrap().json().await.unwrap();
@@ -77,5 +77,5 @@ async fn a_second_signal_ends_a_drain_that_cannot_end() {
 
     assert_eq!(ended.code(), Some(1));
     drop(fleet);
-    stage.strike().await;
+    env.teardown().await;
 }

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt as _;
 
-use crate::stage::{PATIENCE, Stage, until};
+use crate::flow_env::{FlowEnv, PATIENCE, until};
 use e2e::names::RAW;
 
 /// Calls by name, with their headers `authorization` and `x-goog-user-project`.
@@ -75,11 +75,11 @@ async fn write_credentials(file: &Path, tasks: &mut JoinSet<()>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() {
-    let stage = Stage::set().await;
-    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
-    stage.put_devices(1).await;
+    let env = FlowEnv::start().await;
+    let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
+    env.put_devices(1).await;
     let mut tasks = JoinSet::new();
-    let file = stage.folder.path().join("credentials.json");
+    let file = env.folder.path().join("credentials.json");
     write_credentials(&file, &mut tasks).await;
     let cloud = Endpoint::from_shared(emulator.url()).unwrap().connect_lazy();
     let front = Front { cloud, seen: Seen::default() };
@@ -87,7 +87,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     let url = Some(serve(router, &mut tasks).await);
     let login = Some(Login::ApplicationDefault);
     let (mut bigqueries, mut icestore, mut enrich) =
-        (stage.bigqueries(), stage.icestore(), stage.enrich(None));
+        (env.bigqueries(), env.icestore(), env.enrich(None));
     for pubsub in [&mut bigqueries.pubsub, &mut icestore.pubsub, &mut enrich.pubsub] {
         (pubsub.endpoint, pubsub.credentials) = (url.clone(), login);
     }
@@ -101,7 +101,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
         ("icestore", serde_json::to_value(&icestore).unwrap()),
         ("enrich", serde_json::to_value(&enrich).unwrap()),
     ] {
-        let (config, log) = (stage.folder.path().join(name), stage.folder.path().join("log"));
+        let (config, log) = (env.folder.path().join(name), env.folder.path().join("log"));
         std::fs::write(&config, settings.to_string()).unwrap();
         let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
         let port = free_port().unwrap();
@@ -110,7 +110,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
         services.push(process);
     }
     let attributes = json!({ "device_id": "device-00000" });
-    stage.cloud.publish(&stage.cloud.name(RAW), b"{}", attributes).await.unwrap();
+    env.cloud.publish(&env.cloud.name(RAW), b"{}", attributes).await.unwrap();
 
     for call in [
         "Subscriber/StreamingPull",
@@ -130,13 +130,13 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     for mut service in services {
         assert!(service.terminate().await.unwrap().success());
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Copies the table of a service to another embedded cloud, without its rows.
-async fn copy_table(stage: &Stage, from: &Emulator, to: &Emulator) {
-    let (client, dataset) = (reqwest::Client::new(), stage.cloud.dataset());
-    let tables = format!("bigquery/v2/projects/{}/datasets/{dataset}/tables", stage.cloud.project);
+async fn copy_table(env: &FlowEnv, from: &Emulator, to: &Emulator) {
+    let (client, dataset) = (reqwest::Client::new(), env.cloud.dataset());
+    let tables = format!("bigquery/v2/projects/{}/datasets/{dataset}/tables", env.cloud.project);
     let table = client.get(format!("{}/{tables}/readings", from.url())).send().await.unwrap();
     let table: Value = table.error_for_status().unwrap().json().await.unwrap();
     let copy = json!({ "tableReference": table["tableReference"], "schema": table["schema"] });
@@ -148,33 +148,33 @@ async fn copy_table(stage: &Stage, from: &Emulator, to: &Emulator) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_go_to_the_endpoint_of_storage_write() {
-    let stage = Stage::set().await;
-    let Some(rest) = stage.faulty_cloud() else { return stage.strike().await };
+    let env = FlowEnv::start().await;
+    let Some(rest) = env.faulty_cloud() else { return env.teardown().await };
     let storage_write = Emulator::start(Options::default()).await.unwrap();
     let mut tasks = JoinSet::new();
-    let file = stage.folder.path().join("credentials.json");
+    let file = env.folder.path().join("credentials.json");
     write_credentials(&file, &mut tasks).await;
-    let mut settings = stage.bigqueries();
+    let mut settings = env.bigqueries();
     settings.bigquery.credentials = Some(Login::ApplicationDefault);
     settings.bigquery.storage_write_endpoint = Some(storage_write.url());
-    let (config, log) = (stage.folder.path().join("config"), stage.folder.path().join("log"));
+    let (config, log) = (env.folder.path().join("config"), env.folder.path().join("log"));
     std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
     let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
     let port = free_port().unwrap();
     let mut service = Process::start_with("bigqueries", &config, port, &log, &variables).unwrap();
     service.ready().await.unwrap();
-    copy_table(&stage, rest, &storage_write).await;
+    copy_table(&env, rest, &storage_write).await;
 
     let attributes = json!({ "device_id": "device-00000" });
-    stage.cloud.publish(&stage.cloud.name(RAW), b"{}", attributes).await.unwrap();
+    env.cloud.publish(&env.cloud.name(RAW), b"{}", attributes).await.unwrap();
 
     let second = Cloud::embedded(&storage_write.url());
-    let rows = async || second.rows(&stage.cloud.dataset(), "readings").await.unwrap();
+    let rows = async || second.rows(&env.cloud.dataset(), "readings").await.unwrap();
     until(async || rows().await.len() == 1).await;
     assert_eq!(rows().await[0]["device_id"], "device-00000");
-    assert!(stage.rows().await.is_empty());
+    assert!(env.rows().await.is_empty());
     assert!(service.terminate().await.unwrap().success());
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Accepts connections, and keeps the first line of each.
@@ -189,21 +189,21 @@ async fn first_lines(listener: TcpListener, lines: Arc<Mutex<Vec<String>>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_over_rest_go_through_a_proxy_and_check_says_what_does_not() {
-    let stage = Stage::set().await;
-    if stage.faulty_cloud().is_none() {
-        return stage.strike().await;
+    let env = FlowEnv::start().await;
+    if env.faulty_cloud().is_none() {
+        return env.teardown().await;
     }
     let mut tasks = JoinSet::new();
-    let credentials = stage.folder.path().join("credentials.json");
+    let credentials = env.folder.path().join("credentials.json");
     write_credentials(&credentials, &mut tasks).await;
     let (listener, lines) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Arc::default());
     let proxy = format!("http://user:hunter2@{}", listener.local_addr().unwrap());
     tasks.spawn(first_lines(listener, Arc::clone(&lines)));
-    let mut icestore = stage.icestore();
+    let mut icestore = env.icestore();
     // A host that does not exist, so that only the proxy is asked for it.
     icestore.storage.endpoint = Some("https://storage.example".into());
     icestore.storage.credentials = Some(Login::ApplicationDefault);
-    let config = stage.folder.path().join("icestore.yaml");
+    let config = env.folder.path().join("icestore.yaml");
     std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
 
     let mut check = tokio::process::Command::new(binary("icestore").unwrap());
@@ -216,17 +216,17 @@ async fn calls_over_rest_go_through_a_proxy_and_check_says_what_does_not() {
     assert!(lines.iter().any(|line| line.starts_with("CONNECT storage.example:443")), "{lines:?}");
     assert!(said.contains("HTTPS_PROXY is set: calls over REST"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_of_a_type_that_is_not_supported_are_named_with_those_that_are() {
-    let stage = Stage::set().await;
-    let file = stage.folder.path().join("credentials.json");
-    let mut icestore = stage.icestore();
+    let env = FlowEnv::start().await;
+    let file = env.folder.path().join("credentials.json");
+    let mut icestore = env.icestore();
     icestore.storage.endpoint = Some("https://storage.example".into());
     icestore.storage.credentials = Some(Login::ApplicationDefault);
-    let config = stage.folder.path().join("icestore.yaml");
+    let config = env.folder.path().join("icestore.yaml");
     std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
     for kind in ["external_account_authorized_user", "gdch_service_account"] {
         std::fs::write(&file, json!({ "type": kind }).to_string()).unwrap();
@@ -243,5 +243,5 @@ async fn credentials_of_a_type_that_is_not_supported_are_named_with_those_that_a
             "{said}"
         );
     }
-    stage.strike().await;
+    env.teardown().await;
 }

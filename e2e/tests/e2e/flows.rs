@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::stage::{
-    GRACE, PATIENCE, RAW_ARCHIVE, Stage, counter, next_letter, start_icestore, start_ingestion,
+use crate::flow_env::{
+    FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, next_letter, start_icestore, start_ingestion,
     until,
 };
-use e2e::account::{self, Account, Arrived, Ends};
 use e2e::archive::{self, Line};
 use e2e::metrics::SENT;
 use e2e::names::RAW;
+use e2e::reconcile::{self, Arrived, Destinations, Reconciliation};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use service::Hosted;
@@ -17,14 +17,14 @@ use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_mqtt_to_pubsub() {
-    let stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
+    let env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
 
-    let mut fleet = stage.fleet(2_000);
+    let mut fleet = env.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let mut arrived = Vec::new();
     until(async || {
-        let received = stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap();
+        let received = env.cloud.pull(&env.cloud.name(RAW_ARCHIVE)).await.unwrap();
         for one in &received {
             assert_eq!(one.attributes["route_name"], "uplinks");
             assert!(one.attributes["mqtt_topic"].starts_with("devices/device-"));
@@ -35,50 +35,49 @@ async fn from_mqtt_to_pubsub() {
     .await;
     ingestion.shutdown(GRACE).await.unwrap();
 
-    let account = account::settle(&fleet, Ends::archive(&arrived));
-    assert_eq!((account.sent, account.acknowledged), (2_000, 2_000));
-    assert!(account.is_clean(), "{account:?}");
-    assert_eq!(account.archived, 2_000 + account.duplicates);
-    stage.strike().await;
+    let totals = reconcile::reconcile(&fleet, Destinations::archive(&arrived));
+    assert_eq!((totals.sent, totals.acknowledged), (2_000, 2_000));
+    assert!(totals.is_clean(), "{totals:?}");
+    assert_eq!(totals.archived, 2_000 + totals.duplicates);
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_mqtt_to_cloud_storage_and_back() {
-    let stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let icestore = start_icestore(stage.icestore()).await;
+    let env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let icestore = start_icestore(env.icestore()).await;
 
-    let mut fleet = stage.fleet(2_000);
+    let mut fleet = env.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&icestore, SENT) >= 2_000).await;
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
 
-    let lines = stage.lines().await;
-    assert_clean(&settle(&fleet, &lines), 2_000);
-    check_objects(&stage).await;
-    replay_is_the_original(&stage, &lines).await;
-    stage.strike().await;
+    let lines = env.lines().await;
+    assert_clean(&reconcile_lines(&fleet, &lines), 2_000);
+    check_objects(&env).await;
+    replay_is_the_original(&env, &lines).await;
+    env.teardown().await;
 }
 
-fn settle(fleet: &e2e::fleet::Fleet, lines: &[Line]) -> Account {
+fn reconcile_lines(fleet: &e2e::fleet::Fleet, lines: &[Line]) -> Reconciliation {
     let arrived: Vec<_> = lines.iter().map(|line| Arrived::of_line(line).unwrap()).collect();
-    account::settle(fleet, Ends::archive(&arrived))
+    reconcile::reconcile(fleet, Destinations::archive(&arrived))
 }
 
-fn assert_clean(account: &Account, messages: u64) {
-    assert_eq!((account.sent, account.acknowledged), (messages, messages));
-    assert!(account.is_clean(), "{account:?}");
-    assert_eq!(account.archived, messages + account.duplicates);
+fn assert_clean(totals: &Reconciliation, messages: u64) {
+    assert_eq!((totals.sent, totals.acknowledged), (messages, messages));
+    assert!(totals.is_clean(), "{totals:?}");
+    assert_eq!(totals.archived, messages + totals.duplicates);
 }
 
 /// Checks the names, types and metadata of all objects.
-async fn check_objects(stage: &Stage) {
-    let bucket = stage.bucket();
-    for name in stage.cloud.list(&bucket, "").await.unwrap() {
-        let metadata = stage.cloud.metadata(&bucket, &name).await.unwrap();
-        let lines =
-            archive::lines(&name, &stage.cloud.read(&bucket, &name).await.unwrap()).unwrap();
+async fn check_objects(env: &FlowEnv) {
+    let bucket = env.bucket();
+    for name in env.cloud.list(&bucket, "").await.unwrap() {
+        let metadata = env.cloud.metadata(&bucket, &name).await.unwrap();
+        let lines = archive::lines(&name, &env.cloud.read(&bucket, &name).await.unwrap()).unwrap();
 
         assert!(name.starts_with("archive/") && name.ends_with(".jsonl.gz"), "{name}");
         assert_eq!(metadata["contentType"], "application/gzip");
@@ -90,18 +89,18 @@ async fn check_objects(stage: &Stage) {
 }
 
 /// Checks that replay sends the original payload, byte for byte, on the original topic.
-async fn replay_is_the_original(stage: &Stage, lines: &[Line]) {
-    let (client, mut events) = subscribe(stage.broker.port(), "devices/+/up").await;
+async fn replay_is_the_original(env: &FlowEnv, lines: &[Line]) {
+    let (client, mut events) = subscribe(env.broker.port(), "devices/+/up").await;
     let mut expected: Vec<_> = lines
         .iter()
         .map(|line| (line.topic().unwrap().unwrap(), line.payload().unwrap()))
         .collect();
 
-    let url = format!("mqtt://127.0.0.1:{}", stage.broker.port());
+    let url = format!("mqtt://127.0.0.1:{}", env.broker.port());
     let args = ["replay", "--rate", "10000", "--to-mqtt", &url];
     let args = icestore::replay::command().get_matches_from(args);
     let (sent, mut received) = tokio::join!(
-        icestore::replay::act(stage.icestore(), args),
+        icestore::replay::act(env.icestore(), args),
         receive(&mut events, expected.len()),
     );
 
@@ -142,21 +141,21 @@ async fn subscribe(port: u16, filter: &str) -> (rumqttc::AsyncClient, rumqttc::E
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mqtt_3_1_1_works_like_mqtt_5() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     settings.mqtt.protocol = ingestion::config::Protocol::V4;
     let ingestion = start_ingestion(settings).await;
-    let icestore = start_icestore(stage.icestore()).await;
+    let icestore = start_icestore(env.icestore()).await;
 
-    let mut fleet = stage.fleet(1_000);
+    let mut fleet = env.fleet(1_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&icestore, SENT) >= 1_000).await;
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
 
-    let lines = stage.lines().await;
-    assert_clean(&settle(&fleet, &lines), 1_000);
-    stage.strike().await;
+    let lines = env.lines().await;
+    assert_clean(&reconcile_lines(&fleet, &lines), 1_000);
+    env.teardown().await;
 }
 
 /// An MQTT 5 publisher that waits for each PUBACK.
@@ -215,14 +214,14 @@ impl Device {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_comes_goes_where_the_contract_says() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     let mut wide = settings.routes["uplinks"].clone();
     wide.source.mqtt_topic = "sites/#".into();
     settings.routes.insert("wide".into(), wide);
     let ingestion = start_ingestion(settings).await;
-    let icestore = start_icestore(stage.icestore()).await;
-    let mut device = Device::new(stage.broker.port());
+    let icestore = start_icestore(env.icestore()).await;
+    let mut device = Device::new(env.broker.port());
     // The largest payload that fits into Pub/Sub as base64 in an envelope, and a larger one.
     let (fits, too_large) = (vec![b'x'; 7_000_000], vec![b'y'; 9_000_000]);
     let payloads: [&[u8]; 6] =
@@ -233,13 +232,13 @@ async fn whatever_comes_goes_where_the_contract_says() {
     }
     device.publish("devices/d/up", false, too_large.clone()).await;
     device.publish("devices/d/up", true, "retained").await;
-    let raw = stage.cloud.name(RAW);
+    let raw = env.cloud.name(RAW);
     let location = serde_json::json!({ "location": "../../x" });
-    stage.cloud.publish(&raw, b"not from ingestion", location).await.unwrap();
+    env.cloud.publish(&raw, b"not from ingestion", location).await.unwrap();
     until(async || counter(&icestore, SENT) >= 8).await;
     until(async || dead_lettered(&ingestion, "message_too_large") == 1).await;
 
-    let lines = stage.lines().await;
+    let lines = env.lines().await;
     let found = |payload: &[u8]| lines.iter().find(|line| line.payload().unwrap() == payload);
     for payload in payloads {
         let line = found(payload).unwrap();
@@ -249,30 +248,30 @@ async fn whatever_comes_goes_where_the_contract_says() {
     assert!(found(b"retained").is_some());
     let raw = found(b"not from ingestion").unwrap();
     assert!(raw.batch_key.ends_with("/______x"), "{}", raw.batch_key);
-    let letter = next_letter(&stage).await;
+    let letter = next_letter(&env).await;
     assert_eq!(letter.attributes["dl_reason"], "message_too_large");
     assert_eq!(letter.attributes["dl_service"], "ingestion");
     assert_eq!(letter.attributes["mqtt_topic"], "devices/d/up");
     assert_eq!(letter.data, too_large, "it fits into Pub/Sub without its envelope");
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_lost_its_route_is_a_dead_letter() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     let mut other = settings.routes["uplinks"].clone();
     other.source.mqtt_topic = "other/+".into();
     settings.routes.insert("other".into(), other);
     // The session keeps the subscription of the route, which is missing from the next start.
     start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
-    let ingestion = start_ingestion(stage.ingestion()).await;
+    let ingestion = start_ingestion(env.ingestion()).await;
 
-    Device::new(stage.broker.port()).publish("other/x", false, "orphan").await;
+    Device::new(env.broker.port()).publish("other/x", false, "orphan").await;
 
-    let letter = next_letter(&stage).await;
+    let letter = next_letter(&env).await;
     assert_eq!(
         (letter.attributes["dl_reason"].as_str(), &letter.data[..]),
         ("no_route", &b"orphan"[..])
@@ -280,16 +279,16 @@ async fn a_topic_that_lost_its_route_is_a_dead_letter() {
     assert_eq!(letter.attributes["mqtt_topic"], "other/x");
     until(async || dead_lettered(&ingestion, "no_route") == 1).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_packet_above_the_limit_stops_nothing_else() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     settings.mqtt.max_packet_bytes = 4096;
     let ingestion = start_ingestion(settings).await;
-    let mut device = Device::new(stage.broker.port());
+    let mut device = Device::new(env.broker.port());
 
     device.publish("devices/d/up", false, vec![b'x'; 10_000]).await;
     device.publish("devices/d/up", false, "small").await;
@@ -297,40 +296,40 @@ async fn a_packet_above_the_limit_stops_nothing_else() {
     until(async || counter(&ingestion, SENT) == 1).await;
     assert!(ingestion.health().is_ready());
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_mqtt_3_1_1_a_packet_above_the_limit_is_named_until_it_is_gone() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     settings.mqtt.max_packet_bytes = 4096;
     settings.mqtt.protocol = ingestion::config::Protocol::V4;
     let ingestion = start_ingestion(settings).await;
 
-    Device::new(stage.broker.port()).publish("devices/d/up", false, vec![b'x'; 10_000]).await;
+    Device::new(env.broker.port()).publish("devices/d/up", false, vec![b'x'; 10_000]).await;
 
     let reason = || ingestion.health().conditions()["mqtt"].reason.clone();
     until(async || reason().contains("packet of 10019 bytes, above 4096")).await;
     assert!(!ingestion.health().is_ready());
     assert_eq!(ingestion.health().dead(), None);
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_holds_the_broker_back_and_loses_nothing() {
-    let stage = Stage::set().await;
-    let Some(emulator) = stage.faulty_cloud() else { return stage.strike().await };
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
+    let mut settings = env.ingestion();
     settings.mqtt.max_bytes_in_flight = 50_000;
     settings.mqtt.keep_alive = Duration::from_secs(5);
     settings.pipeline.retry.max = Duration::from_millis(200);
     let ingestion = start_ingestion(settings.clone()).await;
-    let icestore = start_icestore(stage.icestore()).await;
+    let icestore = start_icestore(env.icestore()).await;
 
     emulator.faults().refuse("Publish", u64::MAX, tonic::Code::Unavailable);
-    let mut fleet = stage.fleet(2_000);
+    let mut fleet = env.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     // The broker would disconnect a client that is silent for this long.
     tokio::time::sleep(settings.mqtt.keep_alive * 2).await;
@@ -344,9 +343,9 @@ async fn an_outage_holds_the_broker_back_and_loses_nothing() {
 
     // A message takes 200 bytes and some overhead, so the limit allows about 70.
     assert!(taken_in < 200, "{taken_in}");
-    let lines = stage.lines().await;
-    assert_clean(&settle(&fleet, &lines), 2_000);
-    stage.strike().await;
+    let lines = env.lines().await;
+    assert_clean(&reconcile_lines(&fleet, &lines), 2_000);
+    env.teardown().await;
 }
 
 fn dead_lettered(hosted: &Hosted, reason: &str) -> u64 {

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
-use e2e::account::{self, Arrived, Ends};
 use e2e::fleet::{Fleet, FleetPlan, Log};
+use e2e::reconcile::{self, Arrived, Destinations};
 use tokio::time::{Instant, sleep};
 
-use crate::stage::{
-    GRACE, PATIENCE, Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion,
+use crate::flow_env::{
+    FlowEnv, GRACE, PATIENCE, start_bigqueries, start_enrich, start_icestore, start_ingestion,
 };
 
 /// Longest time of a message from its PUBACK to the table.
@@ -31,21 +31,21 @@ fn message_count() -> u64 {
 /// is late by one lease.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_message_is_late_over_googles_emulators() {
-    let Some(stage) = Stage::set_on_googles_emulators().await else { return };
-    stage.put_devices(50).await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let enrich = start_enrich(stage.enrich(None)).await;
-    let rows = stage.enriched_bigqueries();
+    let Some(env) = FlowEnv::start_on_googles_emulators().await else { return };
+    env.put_devices(50).await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let enrich = start_enrich(env.enrich(None)).await;
+    let rows = env.enriched_bigqueries();
     let bigqueries = start_bigqueries(rows).await;
-    let lines = stage.enriched_icestore();
+    let lines = env.enriched_icestore();
     let icestore = start_icestore(lines).await;
 
-    let port = stage.broker.port();
+    let port = env.broker.port();
     let messages = Some(message_count());
     let mut fleet =
         Fleet::start(FleetPlan { port, messages, rate: RATE, devices: 50, ..FleetPlan::default() });
     let longest = tokio::select! {
-        longest = longest_way(&stage, &fleet) => longest,
+        longest = longest_way(&env, &fleet) => longest,
         never = pause_often(fleet.log()) => match never {},
     };
     fleet.finish().await;
@@ -54,33 +54,34 @@ async fn no_message_is_late_over_googles_emulators() {
     for service in [ingestion, enrich, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let rows = stage.arrived_rows().await;
-    let lines = stage.arrived_lines().await;
-    let ends = Ends { archive: Some(&lines), ..Ends::table(&rows).enriched() };
-    let account = account::settle(&fleet, ends);
-    assert!(account.is_clean(), "{account:?}");
-    assert_eq!(account.acknowledged, message_count());
-    stage.strike().await;
+    let rows = env.arrived_rows().await;
+    let lines = env.arrived_lines().await;
+    let destinations =
+        Destinations { archive: Some(&lines), ..Destinations::table(&rows).enriched() };
+    let totals = reconcile::reconcile(&fleet, destinations);
+    assert!(totals.is_clean(), "{totals:?}");
+    assert_eq!(totals.acknowledged, message_count());
+    env.teardown().await;
 }
 
 /// Repeatedly sends for some seconds, then pauses for the same time.
 async fn pause_often(log: Log) -> Infallible {
     loop {
         sleep(PAUSE).await;
-        log.hold().await;
+        log.pause().await;
         sleep(PAUSE).await;
-        log.go_on();
+        log.resume();
     }
 }
 
 /// Waits until all rows are there, and returns the longest time of a reading.
-async fn longest_way(stage: &Stage, fleet: &Fleet) -> Duration {
+async fn longest_way(env: &FlowEnv, fleet: &Fleet) -> Duration {
     let log = fleet.log();
     let (mut seen, mut row_count, mut longest) = (HashSet::new(), 0, Duration::ZERO);
     let ended = Instant::now() + PATIENCE + Duration::from_secs(message_count() / 50);
     while (seen.len() as u64) < message_count() && Instant::now() < ended {
         sleep(Duration::from_millis(200)).await;
-        let rows = stage.rows_from(row_count).await;
+        let rows = env.rows_from(row_count).await;
         row_count += rows.len();
         seen.extend(rows.iter().filter_map(|row| Arrived::of_row(row).reading(fleet.name())));
         let now = Instant::now();

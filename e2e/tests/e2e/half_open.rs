@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use crate::stage::{Stage, start_bigqueries, start_enrich, start_icestore, start_ingestion, until};
-use e2e::account::{self, Account, Ends};
+use crate::flow_env::{
+    FlowEnv, start_bigqueries, start_enrich, start_icestore, start_ingestion, until,
+};
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::proxy::{Link, Proxy};
+use e2e::reconcile::{self, Destinations, Reconciliation};
 use e2e::redis::Redis;
 use service::Hosted;
 
@@ -20,10 +22,10 @@ struct Links {
 }
 
 impl Links {
-    fn start(stage: &Stage, redis: &Redis) -> Self {
-        let cloud = stage.server.as_ref().unwrap().address().port();
+    fn start(env: &FlowEnv, redis: &Redis) -> Self {
+        let cloud = env.server.as_ref().unwrap().address().port();
         let mut links = Self {
-            mqtt: Proxy::start(stage.broker.port()).unwrap(),
+            mqtt: Proxy::start(env.broker.port()).unwrap(),
             redis: Proxy::start(redis.port()).unwrap(),
             cloud: Vec::new(),
         };
@@ -45,26 +47,26 @@ impl Links {
         }
     }
 
-    async fn start_services(&self, stage: &Stage) -> Vec<Hosted> {
-        let mut ingestion = stage.ingestion();
+    async fn start_services(&self, env: &FlowEnv) -> Vec<Hosted> {
+        let mut ingestion = env.ingestion();
         ingestion.mqtt.url = format!("mqtt://127.0.0.1:{}", self.mqtt.port());
         ingestion.mqtt.keep_alive = Duration::from_secs(5);
         ingestion.pubsub.endpoint = self.url(0);
         ingestion.pipeline.attempt_timeout = SHORT;
         let redis = format!("redis://127.0.0.1:{}", self.redis.port());
-        let mut enrich = stage.enrich(Some(redis));
+        let mut enrich = env.enrich(Some(redis));
         enrich.cache.memory.max_entries = 1;
         enrich.firestore.endpoint = self.url(1);
         enrich.firestore.timeout = SHORT;
         enrich.pubsub.endpoint = self.url(0);
         enrich.pipeline.attempt_timeout = SHORT;
         enrich.subscription.idle_timeout = Some(SHORT);
-        let mut bigqueries = stage.enriched_bigqueries();
+        let mut bigqueries = env.enriched_bigqueries();
         bigqueries.bigquery.endpoint = self.url(2);
         bigqueries.pubsub.endpoint = self.url(0);
         bigqueries.pipeline.attempt_timeout = SHORT;
         bigqueries.subscription.idle_timeout = Some(SHORT);
-        let mut icestore = stage.enriched_icestore();
+        let mut icestore = env.enriched_icestore();
         icestore.storage.endpoint = self.url(3);
         icestore.pubsub.endpoint = self.url(0);
         icestore.pipeline.attempt_timeout = SHORT;
@@ -79,42 +81,43 @@ impl Links {
 }
 
 /// Sends some messages, and waits until they are at all destinations.
-async fn pass(stage: &Stage) -> Account {
+async fn pass(env: &FlowEnv) -> Reconciliation {
     let plan =
-        FleetPlan { port: stage.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
+        FleetPlan { port: env.broker.port(), messages: Some(200), devices: 20, ..<_>::default() };
     let mut fleet = Fleet::start(plan);
     fleet.finish().await;
-    let mut account = Account::default();
+    let mut totals = Reconciliation::default();
     until(async || {
-        let lines = stage.arrived_lines().await;
-        let rows = stage.arrived_rows().await;
-        let ends = Ends { archive: Some(&lines), table: Some(&rows), ..Ends::default() };
-        account = account::settle(&fleet, ends.enriched());
-        account.missing == 0
+        let lines = env.arrived_lines().await;
+        let rows = env.arrived_rows().await;
+        let destinations =
+            Destinations { archive: Some(&lines), table: Some(&rows), ..Destinations::default() };
+        totals = reconcile::reconcile(&fleet, destinations.enriched());
+        totals.missing == 0
     })
     .await;
-    account
+    totals
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_died_without_a_word_are_replaced() {
-    let stage = Stage::set().await;
-    if stage.faulty_cloud().is_none() {
-        return stage.strike().await;
+    let env = FlowEnv::start().await;
+    if env.faulty_cloud().is_none() {
+        return env.teardown().await;
     }
-    stage.put_devices(20).await;
+    env.put_devices(20).await;
     let redis = Redis::start().await.unwrap();
-    let links = Links::start(&stage, &redis);
-    let services = links.start_services(&stage).await;
-    assert!(pass(&stage).await.is_clean());
+    let links = Links::start(&env, &redis);
+    let services = links.start_services(&env).await;
+    assert!(pass(&env).await.is_clean());
 
     links.silence();
-    let account = pass(&stage).await;
+    let totals = pass(&env).await;
 
-    assert!(account.is_clean(), "{account:?}");
+    assert!(totals.is_clean(), "{totals:?}");
     for service in services {
         until(async || service.health().is_ready()).await;
-        service.shutdown(crate::stage::GRACE).await.unwrap();
+        service.shutdown(crate::flow_env::GRACE).await.unwrap();
     }
-    stage.strike().await;
+    env.teardown().await;
 }

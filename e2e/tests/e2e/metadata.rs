@@ -7,11 +7,11 @@ use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 use serde_json::Value;
 
-use crate::flows::Device;
-use crate::stage::{
-    GRACE, Stage, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
+use crate::flow_env::{
+    FlowEnv, GRACE, counter, next_letter, start_bigqueries, start_enrich, start_icestore,
     start_ingestion, until,
 };
+use crate::flows::Device;
 use e2e::metrics::SENT;
 
 /// Returns all properties that a device can set, some under names that are reserved for services.
@@ -57,24 +57,26 @@ fn assert_told(attributes: &HashMap<String, String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_of_mqtt_5_travels_to_both_sinks() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     let mut wide = settings.routes["uplinks"].clone();
     wide.source.mqtt_topic = "all/#".into();
     settings.routes.insert("wide".into(), wide);
     let ingestion = start_ingestion(settings).await;
     let enrich = start_enrich(env.enrich(None)).await;
-    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
+    let (mut rows, mut objects) = (env.bigqueries(), env.icestore());
+    rows.subscription.id = env.cloud.name(ROWS);
+    objects.subscription.id = env.cloud.name(ARCHIVE);
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 
-    let mut device = Device::new(stage.broker.port());
+    let mut device = Device::new(env.broker.port());
     device.publish_given(properties(), "all/of/them", false, r#"{"on":true}"#).await;
     until(async || counter(&bigqueries, SENT) >= 1 && counter(&icestore, SENT) >= 1).await;
 
-    let lines = stage.lines().await;
+    let lines = env.lines().await;
     assert_told(&lines[0].attributes);
-    let row = &stage.rows().await[0];
+    let row = &env.rows().await[0];
     assert_eq!(row["device_id"], Value::Null, "no device says who it is");
     let rest: Value = serde_json::from_str(row["rest"].as_str().unwrap()).unwrap();
     assert_told(&serde_json::from_value(rest["attributes"].clone()).unwrap());
@@ -85,24 +87,24 @@ async fn metadata_of_mqtt_5_travels_to_both_sinks() {
     for service in [ingestion, enrich, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_keeps_the_metadata_of_mqtt_5() {
-    let stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     settings.routes.get_mut("uplinks").unwrap().source.mqtt_topic = "devices/#".into();
     // The session keeps the subscription of the route, which is missing from the next start.
     start_ingestion(settings).await.shutdown(GRACE).await.unwrap();
-    let ingestion = start_ingestion(stage.ingestion()).await;
+    let ingestion = start_ingestion(env.ingestion()).await;
 
-    let mut device = Device::new(stage.broker.port());
+    let mut device = Device::new(env.broker.port());
     device.publish_given(properties(), "devices/nowhere", false, "orphan").await;
 
-    let letter = next_letter(&stage).await;
+    let letter = next_letter(&env).await;
     assert_eq!(letter.attributes["dl_reason"], "no_route");
     assert_told(&letter.attributes);
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }

@@ -11,9 +11,9 @@ use e2e::process::Process;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use crate::examples::root;
+use crate::flow_env::{FlowEnv, until};
 use crate::flows::Device;
-use crate::place::root;
-use crate::stage::{Stage, until};
 
 /// Expression that has no result while all services are ready.
 const NOT_READY: &str = "dataflow_service_ready == 0";
@@ -27,8 +27,8 @@ struct Prometheus {
 impl Prometheus {
     /// Starts a Prometheus that scrapes these services. If it is not installed, prints that and
     /// returns `None`.
-    fn start(place: &Stage, services: &BTreeMap<&str, Process>) -> Option<Self> {
-        let folder = place.folder.path();
+    fn start(env: &FlowEnv, services: &BTreeMap<&str, Process>) -> Option<Self> {
+        let folder = env.folder.path();
         let monitoring = root().join("deploy/monitoring");
         std::fs::copy(monitoring.join("alerts.yml"), folder.join("alerts.yml")).unwrap();
         let mut config = std::fs::read_to_string(monitoring.join("prometheus.yml")).unwrap();
@@ -81,12 +81,12 @@ fn expressions() -> Vec<String> {
     expressions
 }
 
-async fn start_services(place: &Stage) -> BTreeMap<&'static str, Process> {
+async fn start_services(env: &FlowEnv) -> BTreeMap<&'static str, Process> {
     let mut services = BTreeMap::new();
     for name in SERVICES {
         let config = root().join("services").join(name).join("example.yaml");
-        let (log, port) = (place.folder.path().join("log"), free_port().unwrap());
-        let mut variables = place.variables(name);
+        let (log, port) = (env.folder.path().join("log"), free_port().unwrap());
+        let mut variables = env.variables(name);
         variables.push(("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".into()));
         if name == "enrich" {
             variables.push(("DATAFLOW__ADMIN__PORT", free_port().unwrap().to_string()));
@@ -101,10 +101,10 @@ async fn start_services(place: &Stage) -> BTreeMap<&'static str, Process> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_shows_what_running_services_export() {
-    let mut place = Stage::with_resources().await;
-    let mut services = start_services(&place).await;
-    let Some(prometheus) = Prometheus::start(&place, &services) else { return };
-    let mut device = Device::new(place.broker.port());
+    let mut env = FlowEnv::with_resources().await;
+    let mut services = start_services(&env).await;
+    let Some(prometheus) = Prometheus::start(&env, &services) else { return };
+    let mut device = Device::new(env.broker.port());
 
     let mut silent = expressions();
     assert!(silent.iter().any(|expression| expression == NOT_READY));
@@ -120,7 +120,7 @@ async fn every_panel_shows_what_running_services_export() {
     assert!(spoke.await.is_ok(), "these show nothing: {silent:#?}");
 
     assert!(!prometheus.tells(NOT_READY).await, "all is well");
-    place.broker.stop().await.unwrap();
+    env.broker.stop().await.unwrap();
     until(async || prometheus.tells(NOT_READY).await).await;
     let alert = r#"ALERTS{alertname="DataflowNotReady",service="ingestion",dependency="mqtt"}"#;
     until(async || prometheus.tells(alert).await).await;

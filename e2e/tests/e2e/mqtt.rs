@@ -4,18 +4,18 @@
 use std::collections::{HashMap, HashSet};
 use std::process::Command;
 
-use e2e::account::{self, Arrived, Ends, Payload};
 use e2e::certificates;
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::mosquitto::free_port;
 use e2e::process::binary;
 use e2e::reading::Reading;
+use e2e::reconcile::{self, Arrived, Destinations, Payload};
 use ingestion::Ingestion;
 use ingestion::config::Tls;
 use service::Hosted;
 use tokio::time::timeout;
 
-use crate::stage::{GRACE, PATIENCE, RAW_ARCHIVE, Stage, counter, start_ingestion, until};
+use crate::flow_env::{FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, start_ingestion, until};
 use e2e::metrics::SENT;
 use e2e::names::RAW;
 
@@ -41,10 +41,10 @@ async fn mutual_tls_lets_those_in_who_have_a_certificate() {
         "allow_anonymous true\nlistener {port} 127.0.0.1\ncafile FOLDER/ca.pem\n\
          certfile FOLDER/server.pem\nkeyfile FOLDER/server.key\nrequire_certificate true"
     );
-    let stage = Stage::set_with(&lines, |folder| certificates::make(folder).unwrap()).await;
-    let file = |name: &str| Some(stage.folder.path().join(name));
+    let env = FlowEnv::start_with(&lines, |folder| certificates::make(folder).unwrap()).await;
+    let file = |name: &str| Some(env.folder.path().join(name));
     let with = |tls: Tls| {
-        let mut settings = stage.ingestion();
+        let mut settings = env.ingestion();
         settings.mqtt.url = format!("mqtts://127.0.0.1:{port}");
         settings.mqtt.tls = tls;
         settings
@@ -60,18 +60,18 @@ async fn mutual_tls_lets_those_in_who_have_a_certificate() {
     let nobody = refused(with(Tls { ca_file: file("ca.pem"), ..Tls::default() })).await;
     assert!(nobody.to_lowercase().contains("certificate"), "{nobody}");
     let ingestion = start_ingestion(with(right)).await;
-    let mut fleet = stage.fleet(200);
+    let mut fleet = env.fleet(200);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
 
     until(async || counter(&ingestion, SENT) >= 200).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_comes_in_with_the_password_in_the_file() {
     let lines = "allow_anonymous false\npassword_file FOLDER/passwords";
-    let stage = Stage::set_with(lines, |folder| {
+    let env = FlowEnv::start_with(lines, |folder| {
         let passwords = folder.join("passwords");
         let mut command = Command::new("mosquitto_passwd");
         command.args(["-b", "-c"]).arg(passwords).args(["ingestion", "12345"]);
@@ -81,9 +81,9 @@ async fn a_user_comes_in_with_the_password_in_the_file() {
     })
     .await;
     let with = |file: &str| {
-        let mut settings = stage.ingestion();
+        let mut settings = env.ingestion();
         settings.mqtt.username = Some("ingestion".into());
-        settings.mqtt.password_file = Some(stage.folder.path().join(file));
+        settings.mqtt.password_file = Some(env.folder.path().join(file));
         settings
     };
 
@@ -91,14 +91,14 @@ async fn a_user_comes_in_with_the_password_in_the_file() {
 
     assert!(wrong.contains("NotAuthorized") || wrong.contains("BadUserName"), "{wrong}");
     start_ingestion(with("right")).await.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shared_group_gets_every_message_once_over_all_connections() {
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let replica = |ordinal: u32| {
-        let mut settings = stage.ingestion();
+        let mut settings = env.ingestion();
         settings.mqtt.ordinal = Some(ordinal);
         settings.mqtt.connections = 2;
         let route = settings.routes.get_mut("uplinks").unwrap();
@@ -108,12 +108,12 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
     let first = start_ingestion(replica(0)).await;
     let second = start_ingestion(replica(1)).await;
 
-    let mut fleet = stage.fleet(2_000);
+    let mut fleet = env.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&first, SENT) + counter(&second, SENT) >= 2_000).await;
     let mut arrived = Vec::new();
     until(async || {
-        for one in &stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap() {
+        for one in &env.cloud.pull(&env.cloud.name(RAW_ARCHIVE)).await.unwrap() {
             arrived.push(Arrived::of_message(one).unwrap());
         }
         arrived.len() >= 2_000
@@ -121,50 +121,50 @@ async fn a_shared_group_gets_every_message_once_over_all_connections() {
     .await;
 
     assert!(counter(&first, SENT) > 0 && counter(&second, SENT) > 0, "both had their share");
-    let account = account::settle(&fleet, Ends::archive(&arrived));
-    assert!(account.is_clean() && account.duplicates == 0, "{account:?}");
+    let totals = reconcile::reconcile(&fleet, Destinations::archive(&arrived));
+    assert!(totals.is_clean() && totals.duplicates == 0, "{totals:?}");
     first.shutdown(GRACE).await.unwrap();
     second.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_forgets_a_shared_group_at_its_restart_is_asked_again() {
-    let mut stage = Stage::set().await;
-    let mut settings = stage.ingestion();
+    let mut env = FlowEnv::start().await;
+    let mut settings = env.ingestion();
     let route = settings.routes.get_mut("uplinks").unwrap();
     route.source.shared_group = Some("ingestion".into());
     let ingestion = start_ingestion(settings).await;
 
-    stage.broker.stop().await.unwrap();
+    env.broker.stop().await.unwrap();
     until(async || !ingestion.health().is_ready()).await;
-    stage.broker.start_again().await.unwrap();
+    env.broker.start_again().await.unwrap();
     until(async || ingestion.health().is_ready()).await;
-    let mut fleet = stage.fleet(100);
+    let mut fleet = env.fleet(100);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
 
     until(async || counter(&ingestion, SENT) >= 100).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordering_key_keeps_each_devices_order() {
-    let stage = Stage::set().await;
-    let (ordered, raw) = (stage.cloud.name("ordered"), stage.cloud.name(RAW));
-    stage.cloud.create_ordered_subscription(&ordered, &raw).await.unwrap();
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let (ordered, raw) = (env.cloud.name("ordered"), env.cloud.name(RAW));
+    env.cloud.create_ordered_subscription(&ordered, &raw).await.unwrap();
+    let mut settings = env.ingestion();
     settings.ordering_buckets = 8;
     settings.pipeline.lanes = 4;
     settings.routes.get_mut("uplinks").unwrap().ordering_key = Some("{device_id}".into());
     let ingestion = start_ingestion(settings).await;
-    if let Some(emulator) = &stage.server {
+    if let Some(emulator) = &env.server {
         emulator.faults().refuse("Publish", 5, tonic::Code::Unavailable);
     }
 
     // One connection for each device: otherwise readings of a device could overtake each other.
     let mut fleet = Fleet::start(FleetPlan {
-        port: stage.broker.port(),
+        port: env.broker.port(),
         devices: 20,
         messages: Some(2_000),
         connections: 1,
@@ -174,7 +174,7 @@ async fn an_ordering_key_keeps_each_devices_order() {
     let mut last: HashMap<u32, u64> = HashMap::new();
     let mut seen = HashSet::new();
     until(async || {
-        for one in &stage.cloud.pull(&ordered).await.unwrap() {
+        for one in &env.cloud.pull(&ordered).await.unwrap() {
             let Payload::Bytes(payload) = Arrived::of_message(one).unwrap().payload else {
                 panic!("a message has bytes");
             };
@@ -190,24 +190,24 @@ async fn an_ordering_key_keeps_each_devices_order() {
     .await;
 
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.cloud.teardown(&[], &[&ordered], &[]).await.unwrap();
-    stage.strike().await;
+    env.cloud.teardown(&[], &[&ordered], &[]).await.unwrap();
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
-    let stage = Stage::set().await;
-    let settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let settings = env.ingestion();
     start_ingestion(settings.clone()).await.shutdown(GRACE).await.unwrap();
     // The broker keeps these messages for the replica that is away.
-    let mut fleet = stage.fleet(200);
+    let mut fleet = env.fleet(200);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
-    let config = stage.folder.path().join("ingestion.yaml");
+    let config = env.folder.path().join("ingestion.yaml");
     std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
     let mut arrived = Vec::new();
     let mut collect = async |least: usize| {
         until(async || {
-            for one in &stage.cloud.pull(&stage.cloud.name(RAW_ARCHIVE)).await.unwrap() {
+            for one in &env.cloud.pull(&env.cloud.name(RAW_ARCHIVE)).await.unwrap() {
                 arrived.push(Arrived::of_message(one).unwrap());
             }
             arrived.len() >= least
@@ -222,25 +222,25 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
 
     assert!(retired.status.success(), "{}", String::from_utf8_lossy(&retired.stderr));
     let carried = collect(200).await;
-    assert!(account::settle(&fleet, Ends::archive(&carried)).is_clean());
+    assert!(reconcile::reconcile(&fleet, Destinations::archive(&carried)).is_clean());
     // There is no subscription any more, so the broker discards these messages.
-    let mut lost = stage.fleet(10);
+    let mut lost = env.fleet(10);
     timeout(PATIENCE, lost.finish()).await.unwrap();
     let ingestion = start_ingestion(settings).await;
-    let mut found = stage.fleet(10);
+    let mut found = env.fleet(10);
     timeout(PATIENCE, found.finish()).await.unwrap();
     let all = collect(210).await;
-    assert_eq!(account::settle(&found, Ends::archive(&all)).missing, 0);
-    assert_eq!(account::settle(&lost, Ends::archive(&all)).missing, 10);
+    assert_eq!(reconcile::reconcile(&found, Destinations::archive(&all)).missing, 0);
+    assert_eq!(reconcile::reconcile(&lost, Destinations::archive(&all)).missing, 10);
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_never_was_is_not_retired() {
-    let stage = Stage::set().await;
-    let settings = stage.ingestion();
-    let config = stage.folder.path().join("ingestion.yaml");
+    let env = FlowEnv::start().await;
+    let settings = env.ingestion();
+    let config = env.folder.path().join("ingestion.yaml");
     std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
@@ -254,15 +254,15 @@ async fn a_replica_that_never_was_is_not_retired() {
         let session = format!("has no session {}-7-0: nothing was retired", settings.mqtt.name);
         assert!(said.contains(&session) && said.contains("check --ordinal"), "{said}");
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_lives_is_not_retired() {
-    let stage = Stage::set().await;
-    let settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let settings = env.ingestion();
     let ingestion = start_ingestion(settings.clone()).await;
-    let config = stage.folder.path().join("ingestion.yaml");
+    let config = env.folder.path().join("ingestion.yaml");
     std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
@@ -273,7 +273,7 @@ async fn a_replica_that_lives_is_not_retired() {
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("the replica seems to be alive"), "{said}");
     until(async || ingestion.health().is_ready()).await;
-    let mut fleet = stage.fleet(100);
+    let mut fleet = env.fleet(100);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(&ingestion, SENT) >= 100).await;
     assert_eq!(counter(&ingestion, "dataflow_ingestion_possible_gaps_total"), 0);
@@ -281,5 +281,5 @@ async fn a_replica_that_lives_is_not_retired() {
     // second one.
     assert_eq!(counter(&ingestion, "dataflow_ingestion_reconnects_total"), 2);
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }

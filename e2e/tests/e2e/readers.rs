@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::place::root;
-use crate::stage::{Stage, start_icestore, until};
+use crate::examples::root;
+use crate::flow_env::{FlowEnv, start_icestore, until};
 use e2e::names::{ENRICHED, RAW, ROWS};
 
 /// Returns the SQL examples below a heading of the page.
@@ -40,13 +40,13 @@ fn python_with(package: &str) -> Option<PathBuf> {
 }
 
 /// Reads the lines of all objects of a format.
-pub(crate) async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
-    let bucket = stage.bucket();
+pub(crate) async fn lines_of(env: &FlowEnv, format: Format) -> Vec<Line> {
+    let bucket = env.bucket();
     let mut lines = Vec::new();
-    for name in stage.cloud.list(&bucket, "").await.unwrap() {
+    for name in env.cloud.list(&bucket, "").await.unwrap() {
         if name.ends_with(format.suffix()) {
             lines.extend(
-                archive::lines(&name, &stage.cloud.read(&bucket, &name).await.unwrap()).unwrap(),
+                archive::lines(&name, &env.cloud.read(&bucket, &name).await.unwrap()).unwrap(),
             );
         }
     }
@@ -54,19 +54,19 @@ pub(crate) async fn lines_of(stage: &Stage, format: Format) -> Vec<Line> {
 }
 
 /// Runs icestore until all waiting messages are in objects of this format.
-async fn archive_as(stage: &Stage, format: Format, messages: usize) {
-    let mut settings = stage.icestore();
+async fn archive_as(env: &FlowEnv, format: Format, messages: usize) {
+    let mut settings = env.icestore();
     settings.archive.format = format;
     let icestore = start_icestore(settings).await;
     let distinct =
         |lines: Vec<Line>| lines.into_iter().map(|line| line.id).collect::<BTreeSet<_>>();
-    until(async || distinct(lines_of(stage, format).await).len() == messages).await;
-    icestore.shutdown(crate::stage::GRACE).await.unwrap();
+    until(async || distinct(lines_of(env, format).await).len() == messages).await;
+    icestore.shutdown(crate::flow_env::GRACE).await.unwrap();
 }
 
 /// Archives two readings of 2025-06-15 in each format. Pub/Sub delivers one of them twice.
-pub(crate) async fn archive_readings(stage: &Stage) {
-    let topic = stage.cloud.name(RAW);
+pub(crate) async fn archive_readings(env: &FlowEnv) {
+    let topic = env.cloud.name(RAW);
     for format in Format::ALL {
         for (id, temperature) in [("i-1", 21.5), ("i-2", 22.5), ("i-3", 23.5)] {
             let payload = STANDARD.encode(json!({ "temperature": temperature }).to_string());
@@ -80,18 +80,18 @@ pub(crate) async fn archive_readings(stage: &Stage) {
             // The second message is sent twice, because Pub/Sub may deliver twice.
             for _ in 0..if id == "i-2" { 2 } else { 1 } {
                 let data = envelope.to_string();
-                stage.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
+                env.cloud.publish(&topic, data.as_bytes(), attributes.clone()).await.unwrap();
             }
         }
-        archive_as(stage, format, 4).await;
+        archive_as(env, format, 4).await;
     }
 }
 
 /// Downloads all objects into a folder, under their own names.
-async fn download(stage: &Stage, folder: &Path) {
-    let bucket = stage.bucket();
-    for object in stage.cloud.list(&bucket, "").await.unwrap() {
-        let content = stage.cloud.read(&bucket, &object).await.unwrap();
+async fn download(env: &FlowEnv, folder: &Path) {
+    let bucket = env.bucket();
+    for object in env.cloud.list(&bucket, "").await.unwrap() {
+        let content = env.cloud.read(&bucket, &object).await.unwrap();
         let file = folder.join(&object);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, content).unwrap();
@@ -104,11 +104,11 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
         rows = duckdb.sql(sys.stdin.read()).fetchall()\n\
         print(json.dumps(rows, default=str))";
     let Some(python) = python_with("duckdb") else { return };
-    let stage = Stage::set().await;
-    archive_readings(&stage).await;
-    download(&stage, stage.folder.path()).await;
+    let env = FlowEnv::start().await;
+    archive_readings(&env).await;
+    download(&env, env.folder.path()).await;
 
-    let home = stage.folder.path().display().to_string();
+    let home = env.folder.path().display().to_string();
     let [lines, parquet] = &examples("DuckDB")[..] else { panic!("two examples") };
     let published = "2025-06-15 10:00:00.123456";
     let expected = json!([
@@ -117,7 +117,7 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
         ["i-3", published, "device-1", 23.5],
     ]);
     for query in [lines, &lines.replace(".jsonl.gz", ".jsonl.zst"), parquet] {
-        let file = stage.folder.path().join("query.sql");
+        let file = env.folder.path().join("query.sql");
         std::fs::write(&file, query.replace("gs://my-archive", &home)).unwrap();
         let mut python = Command::new(&python);
         python.args(["-c", PROGRAM]).stdin(std::fs::File::open(file).unwrap());
@@ -127,7 +127,7 @@ async fn duckdb_reads_the_archive_as_its_page_says() {
         let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(rows, expected, "{query}");
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Returns messages with data and attributes: text, bytes, empty data, and more than one
@@ -201,7 +201,7 @@ fn row(line: &Line) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_format_is_read_and_replayed_byte_for_byte() {
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let messages = messages();
     let texts = |attributes: &Value| serde_json::from_value(attributes.clone()).unwrap();
     let attributes: Vec<HashMap<String, String>> =
@@ -209,16 +209,16 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
     let sent = sorted(messages.iter().map(|(data, _)| data.clone()).zip(&attributes));
     for format in Format::ALL {
         for (data, attributes) in &messages {
-            let topic = stage.cloud.name(RAW);
-            stage.cloud.publish(&topic, data, attributes.clone()).await.unwrap();
+            let topic = env.cloud.name(RAW);
+            env.cloud.publish(&topic, data, attributes.clone()).await.unwrap();
         }
-        archive_as(&stage, format, messages.len()).await;
+        archive_as(&env, format, messages.len()).await;
     }
     let files = tempfile::tempdir().unwrap();
-    download(&stage, files.path()).await;
+    download(&env, files.path()).await;
 
     for format in Format::ALL {
-        let lines = lines_of(&stage, format).await;
+        let lines = lines_of(&env, format).await;
         let read = lines.iter().map(|line| (line.data().unwrap(), &line.attributes));
         assert_eq!(sorted(read), sent, "{format:?}");
         let mut rows: Vec<_> = lines.iter().map(row).collect();
@@ -229,7 +229,7 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
             }
         }
     }
-    let topic = stage.cloud.name(ENRICHED);
+    let topic = env.cloud.name(ENRICHED);
     let replay = icestore::replay::command().get_matches_from([
         "replay",
         "--to-topic",
@@ -237,14 +237,14 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
         "--rate",
         "10000",
     ]);
-    icestore::replay::act(stage.icestore(), replay).await.unwrap();
+    icestore::replay::act(env.icestore(), replay).await.unwrap();
     let mut back = Vec::new();
     until(async || {
-        back.extend(stage.cloud.pull(&stage.cloud.name(ROWS)).await.unwrap());
+        back.extend(env.cloud.pull(&env.cloud.name(ROWS)).await.unwrap());
         back.len() >= Format::ALL.len() * messages.len()
     })
     .await;
     let replayed = back.iter().map(|message| (message.data.to_vec(), &message.attributes));
     assert_eq!(sorted(replayed), sent, "as often as there are formats");
-    stage.strike().await;
+    env.teardown().await;
 }

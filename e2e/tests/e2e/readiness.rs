@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::stage::{RAW_ARCHIVE, Stage, start_icestore, start_ingestion, until};
+use crate::flow_env::{FlowEnv, RAW_ARCHIVE, start_icestore, start_ingestion, until};
 use e2e::mosquitto::free_port;
 use e2e::names::{ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, RAW};
 use emulator::{Emulator, Options};
@@ -34,25 +34,25 @@ async fn becomes_ready(hosted: &Hosted) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ingestion_waits_for_its_broker() {
-    let mut stage = Stage::set().await;
-    stage.broker.stop().await.unwrap();
-    let settings = stage.ingestion();
+    let mut env = FlowEnv::start().await;
+    env.broker.stop().await.unwrap();
+    let settings = env.ingestion();
     let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
 
     waits_for(&ingestion, "mqtt://127.0.0.1").await;
-    stage.broker.start_again().await.unwrap();
+    env.broker.start_again().await.unwrap();
 
     becomes_ready(&ingestion).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn services_wait_for_a_cloud_that_comes_later() {
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let port = free_port().unwrap();
     let endpoint = Some(format!("http://127.0.0.1:{port}"));
-    let (mut ingestion, mut icestore) = (stage.ingestion(), stage.icestore());
+    let (mut ingestion, mut icestore) = (env.ingestion(), env.icestore());
     ingestion.pubsub.endpoint.clone_from(&endpoint);
     icestore.pubsub.endpoint.clone_from(&endpoint);
     icestore.storage.endpoint = endpoint;
@@ -65,7 +65,7 @@ async fn services_wait_for_a_cloud_that_comes_later() {
     waits_for(&ingestion, "does not exist").await;
     waits_for(&icestore, "does not exist").await;
     let mut cloud = e2e::cloud::Cloud::embedded(&late.url());
-    cloud.run.clone_from(&stage.cloud.run);
+    cloud.run.clone_from(&env.cloud.run);
     for (topic, subscription) in [(RAW, RAW_ARCHIVE), (DEAD_LETTERS, DEAD_LETTER_REPORT)] {
         cloud.create_topic(&cloud.name(topic)).await.unwrap();
         cloud.create_subscription(&cloud.name(subscription), &cloud.name(topic)).await.unwrap();
@@ -76,33 +76,33 @@ async fn services_wait_for_a_cloud_that_comes_later() {
     becomes_ready(&icestore).await;
     ingestion.shutdown(GRACE).await.unwrap();
     icestore.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_taken_in_for_a_topic_that_nobody_listens_to() {
-    let stage = Stage::set().await;
-    let lonely = stage.cloud.name("lonely");
-    stage.cloud.create_topic(&lonely).await.unwrap();
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let lonely = env.cloud.name("lonely");
+    env.cloud.create_topic(&lonely).await.unwrap();
+    let mut settings = env.ingestion();
     settings.producers.get_mut("uplinks").unwrap().topic_id.clone_from(&lonely);
     let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
 
     waits_for(&ingestion, "neither a subscription nor retention").await;
-    let listener = stage.cloud.name("listener");
-    stage.cloud.create_subscription(&listener, &lonely).await.unwrap();
+    let listener = env.cloud.name("listener");
+    env.cloud.create_subscription(&listener, &lonely).await.unwrap();
 
     becomes_ready(&ingestion).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.cloud.teardown(&[&lonely], &[&listener], &[]).await.unwrap();
-    stage.strike().await;
+    env.cloud.teardown(&[&lonely], &[&listener], &[]).await.unwrap();
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_is_an_error_that_names_it() {
-    let stage = Stage::set().await;
-    let first = start_icestore(stage.icestore()).await;
-    let mut settings = stage.ingestion();
+    let env = FlowEnv::start().await;
+    let first = start_icestore(env.icestore()).await;
+    let mut settings = env.ingestion();
     settings.http.port = first.address().port();
 
     let refused = Hosted::start(Ingestion::new(settings.clone()), &settings).await.err().unwrap();
@@ -110,49 +110,49 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let text = format!("{refused:#}");
     assert!(text.contains(&settings.http.port.to_string()) && text.contains("http.port"), "{text}");
     first.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_restarts_ends_readiness_and_nothing_else() {
-    let mut stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
+    let mut env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
 
-    stage.broker.stop().await.unwrap();
+    env.broker.stop().await.unwrap();
     waits_for(&ingestion, "mqtt://127.0.0.1").await;
-    stage.broker.start_again().await.unwrap();
+    env.broker.start_again().await.unwrap();
 
     becomes_ready(&ingestion).await;
     let status = get(&ingestion, "/status").await.1;
     assert!(status.contains("\"guarantees\"") && status.contains("at least once"), "{status}");
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_the_broker_lost_is_counted_as_a_possible_gap() {
-    let mut stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let gaps = || crate::stage::counter(&ingestion, "dataflow_ingestion_possible_gaps_total");
+    let mut env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let gaps = || crate::flow_env::counter(&ingestion, "dataflow_ingestion_possible_gaps_total");
 
-    stage.broker.stop().await.unwrap();
-    stage.broker.start_again().await.unwrap();
+    env.broker.stop().await.unwrap();
+    env.broker.start_again().await.unwrap();
     becomes_ready_again(&ingestion).await;
     let after_a_restart = gaps();
-    stage.broker.stop().await.unwrap();
-    stage.broker.forget().unwrap();
-    stage.broker.start_again().await.unwrap();
+    env.broker.stop().await.unwrap();
+    env.broker.forget().unwrap();
+    env.broker.start_again().await.unwrap();
     until(async || gaps() == 1).await;
 
     assert_eq!(after_a_restart, 0, "the broker had kept the session");
     becomes_ready(&ingestion).await;
     ingestion.shutdown(GRACE).await.unwrap();
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Waits until the service is ready again after its current connection has ended.
 async fn becomes_ready_again(ingestion: &Hosted) {
-    let reconnects = || crate::stage::counter(ingestion, "dataflow_ingestion_reconnects_total");
+    let reconnects = || crate::flow_env::counter(ingestion, "dataflow_ingestion_reconnects_total");
     until(async || reconnects() == 1).await;
     becomes_ready(ingestion).await;
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bigqueries::config::{Partitions, TableSettings};
-use e2e::account::{self, Ends};
 use e2e::fleet::Fleet;
+use e2e::reconcile::{self, Destinations};
 use icestore::format::Format;
 use message::FieldPath;
 use message::field_path::Pointer;
@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 use service::Hosted;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::readers::{archive_readings, examples, lines_of};
-use crate::stage::{
-    GRACE, PATIENCE, Stage, counter, start_bigqueries, start_icestore, start_ingestion, until,
+use crate::flow_env::{
+    FlowEnv, GRACE, PATIENCE, counter, start_bigqueries, start_icestore, start_ingestion, until,
 };
+use crate::readers::{archive_readings, examples, lines_of};
 use e2e::metrics::SENT;
 use e2e::names::{DEAD_LETTER_REPORT, RAW};
 
@@ -41,33 +41,33 @@ fn quiet_spell() -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_spell_costs_no_failed_attempt() {
-    let stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let bigqueries = start_bigqueries(stage.bigqueries()).await;
-    let icestore = start_icestore(stage.icestore()).await;
+    let env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let bigqueries = start_bigqueries(env.bigqueries()).await;
+    let icestore = start_icestore(env.icestore()).await;
     let services = [&ingestion, &bigqueries, &icestore];
-    let before = pass(&stage, &bigqueries, &icestore).await;
+    let before = pass(&env, &bigqueries, &icestore).await;
     // At first the Storage Write API does not know a new table, which costs attempts.
     let retried = services.map(|service| counter(service, RETRIED));
 
     sleep(quiet_spell()).await;
-    let after = pass(&stage, &bigqueries, &icestore).await;
+    let after = pass(&env, &bigqueries, &icestore).await;
 
     assert_eq!(services.map(|service| counter(service, RETRIED)), retried);
     for service in [ingestion, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    assert_in_table(&stage, &[before, after]).await;
-    stage.strike().await;
+    assert_in_table(&env, &[before, after]).await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_wait_for_a_new_column() {
-    let stage = Stage::set().await;
-    let ingestion = start_ingestion(stage.ingestion()).await;
-    let settings = stage.bigqueries();
+    let env = FlowEnv::start().await;
+    let ingestion = start_ingestion(env.ingestion()).await;
+    let settings = env.bigqueries();
     let bigqueries = start_bigqueries(settings.clone()).await;
-    fleet(&stage, &bigqueries).await;
+    fleet(&env, &bigqueries).await;
     bigqueries.shutdown(GRACE).await.unwrap();
 
     let mut wider = settings;
@@ -75,23 +75,23 @@ async fn rows_wait_for_a_new_column() {
     wider.table.columns.push(Column { from: Some(number), ..Column::new("number", Kind::Int64) });
     let added = Instant::now();
     let bigqueries = start_bigqueries(wider).await;
-    fleet(&stage, &bigqueries).await;
+    fleet(&env, &bigqueries).await;
 
     report(&format!("a new column took rows after at most {:?}", added.elapsed()));
     for service in [ingestion, bigqueries] {
         service.shutdown(GRACE).await.unwrap();
     }
-    let letters = stage.cloud.pull(&stage.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
+    let letters = env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap();
     assert!(letters.is_empty(), "{letters:?}");
-    let numbered = stage.rows().await.iter().filter(|row| !row["number"].is_null()).count() as u64;
+    let numbered = env.rows().await.iter().filter(|row| !row["number"].is_null()).count() as u64;
     assert!(numbered >= MESSAGES, "{numbered} rows have the new column");
-    stage.strike().await;
+    env.teardown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_view_reads_only_the_partitions_of_its_filter() {
-    let stage = Stage::set().await;
-    let mut settings = stage.bigqueries();
+    let env = FlowEnv::start().await;
+    let mut settings = env.bigqueries();
     settings.table = TableSettings {
         partition_by: Some(Partitions { require_filter: Some(true), ..Partitions::default() }),
         view: Some("readings_once".into()),
@@ -99,7 +99,7 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
         ..settings.table
     };
     start_bigqueries(settings).await.shutdown(GRACE).await.unwrap();
-    let dataset = format!("{}.{}", stage.cloud.project, stage.cloud.dataset());
+    let dataset = format!("{}.{}", env.cloud.project, env.cloud.dataset());
     // Ten days, each with 1,000 messages that are there twice. Rows of a statement are in their
     // partitions at once, unlike rows of the Storage Write API.
     for copy in ["a", "b"] {
@@ -111,33 +111,31 @@ async fn the_view_reads_only_the_partitions_of_its_filter() {
              CAST(n AS STRING) AS ingest_id FROM UNNEST(GENERATE_ARRAY(1, 10000)) AS n) WHERE \
              publish_time IS NOT NULL"
         );
-        stage.cloud.query(&rows).await.unwrap();
+        env.cloud.query(&rows).await.unwrap();
     }
 
     let count = format!("SELECT COUNT(*) FROM `{dataset}.readings_once`");
     let one_day = format!("{count} WHERE publish_time_day = DATE '2025-06-03'");
     let all_days = format!("{count} WHERE publish_time_day >= DATE '2025-06-01'");
-    assert_eq!(stage.cloud.query(&one_day).await.unwrap(), [[json!("1000")]]);
-    assert_eq!(stage.cloud.query(&all_days).await.unwrap(), [[json!("10000")]]);
-    let refused = stage.cloud.query(&count).await.unwrap_err().to_string();
+    assert_eq!(env.cloud.query(&one_day).await.unwrap(), [[json!("1000")]]);
+    assert_eq!(env.cloud.query(&all_days).await.unwrap(), [[json!("10000")]]);
+    let refused = env.cloud.query(&count).await.unwrap_err().to_string();
     assert!(refused.contains("without a filter"), "{refused}");
-    let [one, all] = [
-        stage.cloud.dry_run(&one_day).await.unwrap(),
-        stage.cloud.dry_run(&all_days).await.unwrap(),
-    ];
+    let [one, all] =
+        [env.cloud.dry_run(&one_day).await.unwrap(), env.cloud.dry_run(&all_days).await.unwrap()];
     report(&format!("the view reads {one} bytes for one of ten days, {all} for all of them"));
     // The embedded cloud does not count bytes.
-    assert!(stage.server.is_some() || (one > 0 && one * 5 < all), "partitions are not pruned");
+    assert!(env.server.is_some() || (one > 0 && one * 5 < all), "partitions are not pruned");
     for name in ["readings", "readings_once"] {
-        let table = stage.cloud.table(&stage.cloud.dataset(), name).await.unwrap();
+        let table = env.cloud.table(&env.cloud.dataset(), name).await.unwrap();
         assert_eq!(table["labels"]["purpose"], "trial", "{table}");
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Returns the configuration of the load job that `docs/archive.md` shows for a format.
-fn load_job(stage: &Stage, format: Format) -> Value {
-    let (bucket, suffix) = (stage.bucket(), format.suffix());
+fn load_job(env: &FlowEnv, format: Format) -> Value {
+    let (bucket, suffix) = (env.bucket(), format.suffix());
     let field = |(name, kind): &(&str, &str)| json!({ "name": name, "type": kind });
     let fields = [
         ("id", "STRING"),
@@ -149,12 +147,12 @@ fn load_job(stage: &Stage, format: Format) -> Value {
         ("attributes", "JSON"),
     ];
     // The embedded cloud loads no objects into a column of the type JSON.
-    let fields = if stage.server.is_some() { &fields[..6] } else { &fields[..] };
+    let fields = if env.server.is_some() { &fields[..6] } else { &fields[..] };
     let fields: Vec<_> = fields.iter().map(field).collect();
     let mut job = json!({
         "sourceUris": [format!("gs://{bucket}/archive/2025/06/15/*{suffix}")],
         "destinationTable": {
-            "projectId": stage.cloud.project, "datasetId": stage.cloud.dataset(), "tableId": table_of(format),
+            "projectId": env.cloud.project, "datasetId": env.cloud.dataset(), "tableId": table_of(format),
         },
         "timePartitioning": { "type": "DAY", "field": "publishTime" },
         "clustering": { "fields": ["batchKey"] },
@@ -176,57 +174,57 @@ fn table_of(format: Format) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bigquery_loads_the_archive_as_its_page_says() {
-    let stage = Stage::set().await;
-    archive_readings(&stage).await;
+    let env = FlowEnv::start().await;
+    archive_readings(&env).await;
 
     for format in Format::ALL {
-        let loaded = stage.cloud.load(load_job(&stage, format)).await;
+        let loaded = env.cloud.load(load_job(&env, format)).await;
         let suffix = format.suffix();
         match &loaded {
-            Ok(()) => assert_loaded(&stage, format).await,
+            Ok(()) => assert_loaded(&env, format).await,
             Err(why) => report(&format!("BigQuery does not load {suffix}: {why:#}")),
         }
         // BigQuery's documentation names only gzip for JSON. The embedded cloud loads only JSON.
         let is_promised = match format {
             Format::JsonlGz => true,
             Format::JsonlZst => false,
-            Format::Parquet => stage.server.is_none(),
+            Format::Parquet => env.server.is_none(),
         };
         assert!(loaded.is_ok() || !is_promised, "{suffix} is not loaded: {loaded:?}");
     }
-    if stage.server.is_none() {
-        assert_external(&stage, "BigQuery: an external table").await;
-        assert_external(&stage, "BigQuery: Parquet").await;
+    if env.server.is_none() {
+        assert_external(&env, "BigQuery: an external table").await;
+        assert_external(&env, "BigQuery: Parquet").await;
     }
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Compares the rows of a loaded table with the lines in the bucket.
-async fn assert_loaded(stage: &Stage, format: Format) {
-    let (dataset, table) = (stage.cloud.dataset(), table_of(format));
+async fn assert_loaded(env: &FlowEnv, format: Format) {
+    let (dataset, table) = (env.cloud.dataset(), table_of(format));
     let query =
         format!("SELECT id, ingestId, originalPubSubPayload FROM {dataset}.{table} ORDER BY id");
-    let lines = lines_of(stage, format).await.into_iter().map(|line| {
+    let lines = lines_of(env, format).await.into_iter().map(|line| {
         let data = STANDARD.encode(line.data().unwrap());
         vec![json!(line.id), json!(line.ingest_id), json!(data)]
     });
     let mut lines: Vec<_> = lines.collect();
     lines.sort_by_key(|line| line[0].to_string());
-    assert_eq!(stage.cloud.query(&query).await.unwrap(), lines, "{}", format.suffix());
+    assert_eq!(env.cloud.query(&query).await.unwrap(), lines, "{}", format.suffix());
     report(&format!("BigQuery loads {}", format.suffix()));
 }
 
 /// Runs the statements below a heading of `docs/archive.md`: an external table, and a query on it.
-async fn assert_external(stage: &Stage, heading: &str) {
-    let table = format!("`{}.{}.archive`", stage.cloud.project, stage.cloud.dataset());
-    let bucket = format!("gs://{}", stage.bucket());
+async fn assert_external(env: &FlowEnv, heading: &str) {
+    let table = format!("`{}.{}.archive`", env.cloud.project, env.cloud.dataset());
+    let bucket = format!("gs://{}", env.bucket());
     let [example] = &examples(heading)[..] else { panic!("{heading} has one example") };
     let example = example.replace("`my-project.dataflow.archive`", &table);
     let example = example.replace("gs://my-archive", &bucket);
     let (create, query) = example.split_once(";\n\n").unwrap();
 
-    stage.cloud.query(create).await.unwrap();
-    let rows = stage.cloud.query(query.trim().trim_end_matches(';')).await.unwrap();
+    env.cloud.query(create).await.unwrap();
+    let rows = env.cloud.query(query.trim().trim_end_matches(';')).await.unwrap();
 
     let devices: HashSet<_> = rows.iter().map(|row| (row[0].as_str(), row[2].as_str())).collect();
     let device = Some("device-1");
@@ -238,53 +236,53 @@ async fn assert_external(stage: &Stage, heading: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_keys_become_as_many_objects_and_nothing_is_lost() {
     const LOCATIONS: usize = 300;
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let message = |number: usize| {
         let location = format!("site-{}", number % LOCATIONS);
         (number.to_string(), json!({ "location": location }))
     };
     let messages: Vec<_> = (0..2 * LOCATIONS).map(message).collect();
-    stage.cloud.publish_all(&stage.cloud.name(RAW), &messages).await.unwrap();
+    env.cloud.publish_all(&env.cloud.name(RAW), &messages).await.unwrap();
 
     let started = Instant::now();
-    let icestore = start_icestore(stage.icestore()).await;
+    let icestore = start_icestore(env.icestore()).await;
     until(async || counter(&icestore, SENT) >= messages.len() as u64).await;
 
     let (took, retried) = (started.elapsed(), counter(&icestore, RETRIED));
     report(&format!("objects of {LOCATIONS} keys took {took:?}, with {retried} repeated attempts"));
     icestore.shutdown(GRACE).await.unwrap();
-    let lines = stage.lines().await;
+    let lines = env.lines().await;
     let keys: HashSet<_> = lines.iter().map(|line| &line.batch_key).collect();
     let data: HashSet<_> = lines.iter().map(|line| line.data().unwrap()).collect();
     assert_eq!((keys.len(), data.len()), (LOCATIONS, messages.len()));
-    stage.strike().await;
+    env.teardown().await;
 }
 
 /// Covers what `deploy/try-on-gcp.sh` calls after tests that failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_removed_by_their_trial_and_others_stay() {
-    let stage = Stage::set().await;
-    let unique = stage.cloud.run.rsplit('-').next().unwrap();
+    let env = FlowEnv::start().await;
+    let unique = env.cloud.run.rsplit('-').next().unwrap();
     let (mine, other) = (unique.to_owned(), unique.chars().rev().collect::<String>());
     let [first, second, foreign] = [(&mine, &mine), (&mine, &other), (&other, &mine)]
         .map(|(trial, test)| format!("devices-{trial}-{test}"));
     for name in [&first, &second, &foreign] {
-        stage.cloud.put_documents(name, e2e::reading::documents(400)).await.unwrap();
+        env.cloud.put_documents(name, e2e::reading::documents(400)).await.unwrap();
     }
 
-    let mut found = stage.cloud.collections_of(&mine).await.unwrap();
+    let mut found = env.cloud.collections_of(&mine).await.unwrap();
     for name in &found {
-        stage.cloud.delete_documents(name).await.unwrap();
+        env.cloud.delete_documents(name).await.unwrap();
     }
 
     found.sort();
     let mut expected = [first, second];
     expected.sort();
     assert_eq!(found, expected);
-    assert!(stage.cloud.collections_of(&mine).await.unwrap().is_empty());
-    assert_eq!(stage.cloud.collections_of(&other).await.unwrap(), std::slice::from_ref(&foreign));
-    stage.cloud.delete_documents(&foreign).await.unwrap();
-    stage.strike().await;
+    assert!(env.cloud.collections_of(&mine).await.unwrap().is_empty());
+    assert_eq!(env.cloud.collections_of(&other).await.unwrap(), std::slice::from_ref(&foreign));
+    env.cloud.delete_documents(&foreign).await.unwrap();
+    env.teardown().await;
 }
 
 /// Prints a result directly to stderr, because the test runner captures printed output.
@@ -293,26 +291,26 @@ fn report(finding: &str) {
 }
 
 /// Sends some readings, and waits until they are in the table and in the archive.
-async fn pass(stage: &Stage, bigqueries: &Hosted, icestore: &Hosted) -> Fleet {
+async fn pass(env: &FlowEnv, bigqueries: &Hosted, icestore: &Hosted) -> Fleet {
     let archived = counter(icestore, SENT);
-    let fleet = fleet(stage, bigqueries).await;
+    let fleet = fleet(env, bigqueries).await;
     until(async || counter(icestore, SENT) >= archived + MESSAGES).await;
     fleet
 }
 
 /// Sends some readings, and waits until they are rows.
-async fn fleet(stage: &Stage, bigqueries: &Hosted) -> Fleet {
+async fn fleet(env: &FlowEnv, bigqueries: &Hosted) -> Fleet {
     let written = counter(bigqueries, SENT);
-    let mut fleet = stage.fleet(MESSAGES);
+    let mut fleet = env.fleet(MESSAGES);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     until(async || counter(bigqueries, SENT) >= written + MESSAGES).await;
     fleet
 }
 
-async fn assert_in_table(stage: &Stage, fleets: &[Fleet]) {
-    let rows = stage.arrived_rows().await;
+async fn assert_in_table(env: &FlowEnv, fleets: &[Fleet]) {
+    let rows = env.arrived_rows().await;
     for fleet in fleets {
-        let account = account::settle(fleet, Ends::table(&rows));
-        assert!(account.is_clean(), "{account:?}");
+        let totals = reconcile::reconcile(fleet, Destinations::table(&rows));
+        assert!(totals.is_clean(), "{totals:?}");
     }
 }

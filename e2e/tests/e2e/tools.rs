@@ -11,13 +11,13 @@ use e2e::process::{Process, binary};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::place::{root, text};
-use crate::stage::{Stage, until};
+use crate::examples::{root, text};
+use crate::flow_env::{FlowEnv, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
-    let place = Stage::with_resources().await;
-    let bare = Stage::for_examples(None).await;
+    let env = FlowEnv::with_resources().await;
+    let bare = FlowEnv::for_examples(None).await;
 
     for (service, kinds) in [
         ("ingestion", vec!["topic", "topic", "mqtt broker"]),
@@ -25,7 +25,7 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
         ("bigqueries", vec!["subscription", "topic", "table"]),
         ("icestore", vec!["subscription", "topic", "bucket"]),
     ] {
-        let found = place.json(service, &["check", "--online", "--json"], b"").await;
+        let found = env.json(service, &["check", "--online", "--json"], b"").await;
         let found = found.as_array().unwrap();
         let seen: Vec<_> = found.iter().map(|need| need["kind"].as_str().unwrap()).collect();
         assert_eq!(seen, kinds, "{service}");
@@ -34,17 +34,17 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
             assert_eq!(need["state"], expected, "{service}: {need}");
         }
         // A plan lists all of them, also those that IAM has no role for.
-        let plan = place.run(service, &["plan"], b"").await;
+        let plan = env.run(service, &["plan"], b"").await;
         assert!(plan.status.success(), "{}", text(&plan));
         assert!(text(&plan).contains("[roles/"), "{}", text(&plan));
         assert!(kinds.iter().all(|kind| text(&plan).contains(kind)), "{}", text(&plan));
-        let plan = place.json(service, &["plan", "--json"], b"").await;
+        let plan = env.json(service, &["plan", "--json"], b"").await;
         let planned = plan["dependencies"].as_array().unwrap();
         let seen: Vec<_> = planned.iter().map(|need| need["kind"].as_str().unwrap()).collect();
         assert_eq!(seen, kinds, "{plan}");
         let cloud = plan["cloud"].as_array().unwrap();
         let pubsub =
-            json!({ "api": "pubsub", "url": place.emulator().url(), "credentials": "anonymous" });
+            json!({ "api": "pubsub", "url": env.emulator().url(), "credentials": "anonymous" });
         assert!(cloud.contains(&pubsub), "{plan}");
         let costs = plan["costs"].as_array().unwrap();
         assert_eq!(costs.is_empty(), service != "icestore", "{plan}");
@@ -57,10 +57,10 @@ async fn every_dependency_is_looked_at_and_what_is_missing_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_refuses_writes_is_not_ready() {
-    let place = Stage::with_resources().await;
-    place.redis().command("CONFIG SET maxmemory 1").await.unwrap();
+    let env = FlowEnv::with_resources().await;
+    env.redis().command("CONFIG SET maxmemory 1").await.unwrap();
 
-    let checked = place.run("enrich", &["check", "--online"], b"").await;
+    let checked = env.run("enrich", &["check", "--online"], b"").await;
 
     assert_eq!(checked.status.code(), Some(1), "{}", text(&checked));
     let refused = "it refuses what is written: ";
@@ -70,38 +70,38 @@ async fn a_redis_that_refuses_writes_is_not_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_ready_when_it_may_be_written_to() {
-    let place = Stage::with_resources().await;
+    let env = FlowEnv::with_resources().await;
     let example = root().join("services/bigqueries/example.yaml");
-    let (log, port) = (place.folder.path().join("log"), free_port().unwrap());
-    let variables = place.variables("bigqueries");
+    let (log, port) = (env.folder.path().join("log"), free_port().unwrap());
+    let variables = env.variables("bigqueries");
     let mut service = Process::start_with("bigqueries", &example, port, &log, &variables).unwrap();
     service.ready().await.unwrap();
     assert!(service.terminate().await.unwrap().success());
     let table = async || {
-        let found = place.json("bigqueries", &["check", "--online", "--json"], b"").await;
+        let found = env.json("bigqueries", &["check", "--online", "--json"], b"").await;
         found.as_array().unwrap().iter().find(|need| need["kind"] == "table").unwrap().clone()
     };
 
     assert_eq!(table().await["state"], "ready");
     let refused = "bigquery.tables.testIamPermissions";
-    place.emulator().faults().refuse(refused, 1, tonic::Code::PermissionDenied);
+    env.emulator().faults().refuse(refused, 1, tonic::Code::PermissionDenied);
     let unchecked = table().await;
     assert_eq!(unchecked["state"], "unchecked", "{unchecked}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
-    let place = Stage::with_resources().await;
+    let env = FlowEnv::with_resources().await;
     let payload = br#"{"temperature":21.5,"fan":3}"#;
     let args = ["explain", "devices/device-00001/up", "--json"];
 
-    let ingested = place.json("ingestion", &args, payload).await;
+    let ingested = env.json("ingestion", &args, payload).await;
     let next = ["explain", "--pubsub-json", "--json"];
-    let enriched = place.json("enrich", &next, ingested.to_string().as_bytes()).await;
-    let again = place.json("enrich", &next, ingested.to_string().as_bytes()).await;
+    let enriched = env.json("enrich", &next, ingested.to_string().as_bytes()).await;
+    let again = env.json("enrich", &next, ingested.to_string().as_bytes()).await;
     let enriched_text = enriched.to_string();
-    let row = place.json("bigqueries", &next, enriched_text.as_bytes()).await;
-    let object = place.json("icestore", &next, enriched_text.as_bytes()).await;
+    let row = env.json("bigqueries", &next, enriched_text.as_bytes()).await;
+    let object = env.json("icestore", &next, enriched_text.as_bytes()).await;
 
     assert_eq!(ingested["route"], "uplinks");
     assert_eq!(ingested["pubsub_topic"], "projects/local/topics/raw");
@@ -117,7 +117,7 @@ async fn a_message_is_explained_from_its_topic_to_its_row_and_its_object() {
     let name = object["object"].as_str().unwrap();
     assert!(name.starts_with("gs://my-archive/archive/") && name.contains("/hall-a/"), "{name}");
 
-    let lost = place.run("ingestion", &["explain", "nobody/listens"], payload).await;
+    let lost = env.run("ingestion", &["explain", "nobody/listens"], payload).await;
     assert_eq!(lost.status.code(), Some(1));
     assert!(text(&lost).contains("no route matches the topic nobody/listens"), "{}", text(&lost));
 }
@@ -126,21 +126,21 @@ const LIST_PANICKED: [&str; 7] =
     ["dead-letters", "list", "--reason", "panicked", "--wait", "1", "--json"];
 
 /// Returns the dead letters that `dead-letters list` shows.
-async fn letters(place: &Stage, args: &[&str]) -> Vec<Value> {
+async fn letters(env: &FlowEnv, args: &[&str]) -> Vec<Value> {
     let all = [&["dead-letters", "list", "--wait", "1", "--json"], args].concat();
-    let listed = place.json("bigqueries", &all, b"").await;
+    let listed = env.json("bigqueries", &all, b"").await;
     assert_eq!(listed["complete"], true, "{listed}");
     listed["letters"].as_array().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_found_explained_mended_and_replayed() {
-    let place = Stage::with_resources().await;
-    let cloud = &place.cloud;
+    let env = FlowEnv::with_resources().await;
+    let cloud = &env.cloud;
     let example = root().join("services/bigqueries/example.yaml");
-    let log = place.folder.path().join("bigqueries.log");
+    let log = env.folder.path().join("bigqueries.log");
     let start = |config: &Path| {
-        let variables = place.variables("bigqueries");
+        let variables = env.variables("bigqueries");
         Process::start_with("bigqueries", config, free_port().unwrap(), &log, &variables).unwrap()
     };
     let mut service = start(&example);
@@ -149,28 +149,28 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     let attributes = json!({ "ingest_id": "i-1", "device_id": "d1" });
     cloud.publish("enriched", warm, attributes).await.unwrap();
 
-    until(async || letters(&place, &[]).await.len() == 1).await;
-    let letter = &letters(&place, &["--reason", "row_type_mismatch", "--device", "d1"]).await[0];
+    until(async || letters(&env, &[]).await.len() == 1).await;
+    let letter = &letters(&env, &["--reason", "row_type_mismatch", "--device", "d1"]).await[0];
     assert_eq!((&letter["id"], &letter["service"]), (&json!("i-1"), &json!("bigqueries")));
-    assert!(letters(&place, &["--device", "d2"]).await.is_empty());
+    assert!(letters(&env, &["--device", "d2"]).await.is_empty());
     let show = ["dead-letters", "show", "i-1", "--wait", "1", "--json"];
-    let shown = place.json("bigqueries", &show, b"").await.to_string();
+    let shown = env.json("bigqueries", &show, b"").await.to_string();
     let explain = ["explain", "--pubsub-json"];
-    let why = place.run("bigqueries", &explain, shown.as_bytes()).await;
+    let why = env.run("bigqueries", &explain, shown.as_bytes()).await;
     assert_eq!(why.status.code(), Some(1));
     assert!(text(&why).contains("expected FLOAT64"), "{}", text(&why));
 
     // Without a change the row is refused again. That dead letter waits for the next replay.
     let replay = ["dead-letters", "replay", "--wait", "1", "--rate", "10"];
-    let refused = place.run("bigqueries", &replay, b"").await;
+    let refused = env.run("bigqueries", &replay, b"").await;
     assert!(text(&refused).contains("\n1 replayed\n"), "{}", text(&refused));
-    until(async || letters(&place, &[]).await.len() == 1).await;
+    until(async || letters(&env, &[]).await.len() == 1).await;
 
     // A column that reads another field repairs it.
-    let mended = place.folder.path().join("mended.yaml");
+    let mended = env.folder.path().join("mended.yaml");
     let settings = std::fs::read_to_string(&example).unwrap();
     std::fs::write(&mended, settings.replace("from: /temperature", "from: /celsius")).unwrap();
-    let explained = place.run_with("bigqueries", &mended, &explain, shown.as_bytes()).await;
+    let explained = env.run_with("bigqueries", &mended, &explain, shown.as_bytes()).await;
     assert!(explained.status.success(), "{}", text(&explained));
     assert!(service.terminate().await.unwrap().success());
     let mut service = start(&mended);
@@ -178,18 +178,18 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
 
     cloud.create_topic("unheard").await.unwrap();
     let unheard = ["dead-letters", "replay", "--wait", "1", "--to", "unheard"];
-    let unheard = place.run("bigqueries", &unheard, b"").await;
+    let unheard = env.run("bigqueries", &unheard, b"").await;
     assert_eq!(unheard.status.code(), Some(1), "nobody would see it: {}", text(&unheard));
     assert!(text(&unheard).contains("0 replayed, 1 cannot be replayed"), "{}", text(&unheard));
     let dry = ["dead-letters", "replay", "--wait", "1", "--dry-run"];
-    let dry = place.run("bigqueries", &dry, b"").await;
+    let dry = env.run("bigqueries", &dry, b"").await;
     assert!(
         text(&dry)
             .contains("1 letter matches, of 1 read; no more letters came\n1 would be replayed\n"),
         "{}",
         text(&dry)
     );
-    let replayed = place.run("bigqueries", &replay, b"").await;
+    let replayed = env.run("bigqueries", &replay, b"").await;
     assert!(replayed.status.success(), "{}", text(&replayed));
     assert!(text(&replayed).contains("no more letters came\n1 replayed\n"), "{}", text(&replayed));
 
@@ -200,14 +200,14 @@ async fn a_dead_letter_is_found_explained_mended_and_replayed() {
     })
     .await;
     assert_eq!((rows.len(), &rows[0]["ingest_id"]), (1, &json!("i-1")));
-    assert!(letters(&place, &[]).await.is_empty());
+    assert!(letters(&env, &[]).await.is_empty());
     assert!(service.terminate().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_tool_minds_that_its_reader_has_gone() {
-    let place = Stage::with_resources().await;
-    let cloud = &place.cloud;
+    let env = FlowEnv::with_resources().await;
+    let cloud = &env.cloud;
     let attributes =
         json!({ "dl_service": "bigqueries", "dl_reason": "row_missing", "ingest_id": "i-1" });
     cloud.publish("dead-letters", b"data", attributes).await.unwrap();
@@ -228,7 +228,7 @@ async fn no_tool_minds_that_its_reader_has_gone() {
         drop(reader);
         let config = root().join("services").join(service).join("example.yaml");
         let args: Vec<_> = args.split(' ').collect();
-        let mut command = place.command(service, &config, &args);
+        let mut command = env.command(service, &config, &args);
         command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
         let unread = command.spawn().unwrap().wait_with_output().await.unwrap();
 
@@ -239,20 +239,20 @@ async fn no_tool_minds_that_its_reader_has_gone() {
     // The replay has finished although its output was not read.
     let back = &pulled(cloud, "bigqueries", 1).await[0];
     assert_eq!(&*back.attributes["ingest_id"], "i-1");
-    assert!(letters(&place, &[]).await.is_empty());
+    assert!(letters(&env, &[]).await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
-    let place = Stage::with_resources().await;
+    let env = FlowEnv::with_resources().await;
     let example = root().join("services/bigqueries/example.yaml");
     let list = ["dead-letters", "list", "--wait", "1"];
     let nowhere = format!("127.0.0.1:{}", free_port().unwrap());
 
-    let mut command = place.command("bigqueries", &example, &list);
+    let mut command = env.command("bigqueries", &example, &list);
     let silent = command.env("PUBSUB_EMULATOR_HOST", &nowhere).output().await.unwrap();
     let other = [&list[..], &["--subscription", "other"]].concat();
-    let missing = place.run("bigqueries", &other, b"").await;
+    let missing = env.run("bigqueries", &other, b"").await;
 
     assert_eq!((silent.status.code(), missing.status.code()), (Some(1), Some(1)));
     let (silent, missing) = (text(&silent), text(&missing));
@@ -263,8 +263,8 @@ async fn an_unreachable_pubsub_is_not_a_missing_subscription() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_is_found_among_thousands_in_every_run() {
-    let place = Stage::with_resources().await;
-    let cloud = &place.cloud;
+    let env = FlowEnv::with_resources().await;
+    let cloud = &env.cloud;
     let letter = |index: usize, reason: &str| {
         let attributes = json!({
             "dl_service": "bigqueries", "dl_reason": reason, "ingest_id": format!("i-{index}"),
@@ -276,12 +276,12 @@ async fn a_letter_is_found_among_thousands_in_every_run() {
     cloud.publish_all("dead-letters", &letters).await.unwrap();
 
     for run in 0..3 {
-        let found = place.json("bigqueries", &LIST_PANICKED, b"").await;
+        let found = env.json("bigqueries", &LIST_PANICKED, b"").await;
         assert_eq!((&found["complete"], &found["read"]), (&json!(true), &json!(4001)), "run {run}");
         assert_eq!(found["letters"][0]["id"], "i-4000", "run {run}");
     }
     let bounded = [&LIST_PANICKED[..], &["--max", "100"]].concat();
-    let bounded = place.run("bigqueries", &bounded, b"").await;
+    let bounded = env.run("bigqueries", &bounded, b"").await;
     assert_eq!(bounded.status.code(), Some(1), "{}", text(&bounded));
     let told: Value = serde_json::from_slice(&bounded.stdout).unwrap();
     assert_eq!(
@@ -290,7 +290,7 @@ async fn a_letter_is_found_among_thousands_in_every_run() {
     );
 
     let count = ["dead-letters", "count", "--wait", "1", "--json"];
-    let counted = place.json("icestore", &count, b"").await;
+    let counted = env.json("icestore", &count, b"").await;
     let counts = json!([
         { "service": "bigqueries", "reason": "panicked", "letters": 1 },
         { "service": "bigqueries", "reason": "row_type_mismatch", "letters": 4000 },
@@ -298,15 +298,15 @@ async fn a_letter_is_found_among_thousands_in_every_run() {
     assert_eq!(counted["counts"], counts, "of all services");
 
     let replay = ["dead-letters", "replay", "--reason", "panicked", "--wait", "1"];
-    let replayed = place.run("bigqueries", &replay, b"").await;
+    let replayed = env.run("bigqueries", &replay, b"").await;
     assert!(replayed.status.success(), "{}", text(&replayed));
     let back = &pulled(cloud, "bigqueries", 1).await[0];
     assert_eq!((&back.data[..], &*back.attributes["ingest_id"]), (&b"4000"[..], "i-4000"));
-    let left = place.json("bigqueries", &LIST_PANICKED, b"").await;
+    let left = env.json("bigqueries", &LIST_PANICKED, b"").await;
     assert_eq!((&left["read"], &left["matching"]), (&json!(4000), &json!(0)));
 
     let misspelt = ["dead-letters", "list", "--reason", "row_tpye"];
-    let misspelt = place.run("bigqueries", &misspelt, b"").await;
+    let misspelt = env.run("bigqueries", &misspelt, b"").await;
     assert_eq!(misspelt.status.code(), Some(2), "{}", text(&misspelt));
     assert!(text(&misspelt).contains("row_type_mismatch"), "{}", text(&misspelt));
 }
@@ -324,12 +324,12 @@ async fn pulled(cloud: &Cloud, subscription: &str, count: usize) -> Vec<Received
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
-    let place = Stage::with_resources().await;
-    let cloud = &place.cloud;
-    let log = place.folder.path().join("log");
+    let env = FlowEnv::with_resources().await;
+    let cloud = &env.cloud;
+    let log = env.folder.path().join("log");
     let start = |service: &str, more: &[(&'static str, String)]| {
         let config = root().join("services").join(service).join("example.yaml");
-        let variables = [place.variables(service), more.to_vec()].concat();
+        let variables = [env.variables(service), more.to_vec()].concat();
         Process::start_with(service, &config, free_port().unwrap(), &log, &variables).unwrap()
     };
     let soon = [("DATAFLOW__PIPELINE__BATCH__MAX_AGE", "100ms".to_owned())];
@@ -350,24 +350,24 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
     until(async || !cloud.list("my-archive", "archive/").await.unwrap().is_empty()).await;
     assert!(icestore.terminate().await.unwrap().success());
 
-    let nowhere = place.run("icestore", &["replay", "--prefix", "2024"], b"").await;
+    let nowhere = env.run("icestore", &["replay", "--prefix", "2024"], b"").await;
     assert_eq!(nowhere.status.code(), Some(2), "it must be told where to: {}", text(&nowhere));
     let dry = ["replay", "--prefix", "2025/06/15", "--dry-run"];
-    let dry = place.run("icestore", &dry, b"").await;
+    let dry = env.run("icestore", &dry, b"").await;
     assert!(
         text(&dry).contains("messages that would be sent: 1, outside --since and --until: 0"),
         "{}",
         text(&dry)
     );
     let late = ["replay", "--since", "2025-06-16T00:00:00Z", "--to-topic", "raw"];
-    let late = place.run("icestore", &late, b"").await;
+    let late = env.run("icestore", &late, b"").await;
     assert!(
         text(&late).contains("messages sent: 0, outside --since and --until: 1"),
         "{}",
         text(&late)
     );
 
-    let replay = place.run("icestore", &["replay", "--to-topic", "raw"], b"").await;
+    let replay = env.run("icestore", &["replay", "--to-topic", "raw"], b"").await;
     assert!(replay.status.success(), "{}", text(&replay));
     let back = &pulled(cloud, "enrich", 1).await[0];
     assert_eq!(&back.data[..], data);
@@ -375,8 +375,8 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
 
     let mut ingestion = start("ingestion", &[]);
     ingestion.ready().await.unwrap();
-    let url = format!("mqtt://127.0.0.1:{}", place.broker.port());
-    let replay = place.run("icestore", &["replay", "--to-mqtt", &url], b"").await;
+    let url = format!("mqtt://127.0.0.1:{}", env.broker.port());
+    let replay = env.run("icestore", &["replay", "--to-mqtt", &url], b"").await;
     assert!(replay.status.success(), "{}", text(&replay));
     let back = &pulled(cloud, "enrich", 1).await[0];
     let envelope: Value = serde_json::from_slice(&back.data).unwrap();
@@ -391,10 +391,10 @@ async fn an_archive_comes_back_over_pubsub_and_over_mqtt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_tells_whether_the_service_beside_it_is_ready() {
-    let place = Stage::with_resources().await;
+    let env = FlowEnv::with_resources().await;
     let port = free_port().unwrap();
     let example = root().join("services/icestore/example.yaml");
-    let log = place.folder.path().join("icestore.log");
+    let log = env.folder.path().join("icestore.log");
     let probe = async || {
         let mut command = Command::new(binary("icestore").unwrap());
         command.arg("probe").arg("--config").arg(&example).env("PORT", port.to_string());
@@ -402,7 +402,7 @@ async fn a_probe_tells_whether_the_service_beside_it_is_ready() {
     };
 
     assert_eq!(probe().await.status.code(), Some(1), "nobody is there");
-    let variables = place.variables("icestore");
+    let variables = env.variables("icestore");
     let mut service = Process::start_with("icestore", &example, port, &log, &variables).unwrap();
     service.ready().await.unwrap();
 

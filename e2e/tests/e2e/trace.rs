@@ -6,11 +6,11 @@ use std::time::Duration;
 use message::trace;
 use serde_json::Value;
 
-use crate::flows::Device;
-use crate::stage::{
-    GRACE, RAW_ROWS, Stage, counter, start_bigqueries, start_enrich, start_icestore,
+use crate::flow_env::{
+    FlowEnv, GRACE, RAW_ROWS, counter, start_bigqueries, start_enrich, start_icestore,
     start_ingestion, until,
 };
+use crate::flows::Device;
 use e2e::metrics::SENT;
 
 const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -20,11 +20,13 @@ async fn a_trace_is_the_same_after_every_hop() {
     let env = FlowEnv::start().await;
     let ingestion = start_ingestion(env.ingestion()).await;
     let enrich = start_enrich(env.enrich(None)).await;
-    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
+    let (mut rows, mut objects) = (env.bigqueries(), env.icestore());
+    rows.subscription.id = env.cloud.name(ROWS);
+    objects.subscription.id = env.cloud.name(ARCHIVE);
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 
-    let mut device = Device::new(stage.broker.port());
+    let mut device = Device::new(env.broker.port());
     device.publish_with(&[("traceparent", GIVEN)], "devices/traced/up", false, "{}").await;
     device.publish_with(&[], "devices/untraced/up", false, "{}").await;
     until(async || counter(&bigqueries, SENT) >= 2 && counter(&icestore, SENT) >= 2).await;
@@ -32,12 +34,12 @@ async fn a_trace_is_the_same_after_every_hop() {
     // The raw topic has two more subscriptions, which no service reads here.
     let mut raw = Vec::new();
     until(async || {
-        raw.extend(stage.cloud.pull(&stage.cloud.name(RAW_ROWS)).await.unwrap());
+        raw.extend(env.cloud.pull(&env.cloud.name(RAW_ROWS)).await.unwrap());
         raw.len() >= 2
     })
     .await;
-    let lines = stage.lines().await;
-    let rows = stage.rows().await;
+    let lines = env.lines().await;
+    let rows = env.rows().await;
     for device in ["traced", "untraced"] {
         let of_device = |attributes: &std::collections::HashMap<String, String>| {
             (attributes["device_id"] == device)
@@ -61,5 +63,5 @@ async fn a_trace_is_the_same_after_every_hop() {
     for service in [ingestion, enrich, bigqueries, icestore] {
         service.shutdown(GRACE).await.unwrap();
     }
-    stage.strike().await;
+    env.teardown().await;
 }

@@ -12,7 +12,7 @@ use service::Hosted;
 use tokio::time::{sleep, timeout};
 
 use super::report;
-use crate::stage::{GRACE, Stage, counter, patience};
+use crate::flow_env::{FlowEnv, GRACE, counter, patience};
 use e2e::metrics::SENT;
 use e2e::names::RAW;
 
@@ -103,9 +103,9 @@ impl Case {
         columns
     }
 
-    fn settings(&self, stage: &Stage) -> Settings {
-        let mut settings = stage.bigqueries();
-        settings.subscription.id = stage.cloud.name(&self.name());
+    fn settings(&self, env: &FlowEnv) -> Settings {
+        let mut settings = env.bigqueries();
+        settings.subscription.id = env.cloud.name(&self.name());
         settings.table = TableSettings {
             id: self.name(),
             columns: self.columns(),
@@ -118,22 +118,20 @@ impl Case {
     }
 
     /// Counts the rows with the right values.
-    async fn count(&self, stage: &Stage) -> anyhow::Result<String> {
+    async fn count(&self, env: &FlowEnv) -> anyhow::Result<String> {
         let fallback = match self.of {
             _ if self.default.is_empty() => "TRUE".to_owned(),
             "JSON" => "JSON_VALUE(fallback, '$.a') = '1'".to_owned(),
             _ => format!("fallback = {}", self.default),
         };
         let count = async |holds: &str| {
-            let table = format!("{}.{}", stage.cloud.dataset(), self.name());
+            let table = format!("{}.{}", env.cloud.dataset(), self.name());
             let query = format!("SELECT COUNT(*) FROM {table} WHERE {holds} AND {fallback}");
-            stage.cloud.query(&query).await
+            env.cloud.query(&query).await
         };
         let rows = match count(self.holds).await {
             // The embedded cloud does not have every function.
-            Err(why)
-                if stage.server.is_some() && format!("{why:#}").contains("does not support") =>
-            {
+            Err(why) if env.server.is_some() && format!("{why:#}").contains("does not support") => {
                 count("value IS NOT NULL").await?
             }
             rows => rows?,
@@ -147,8 +145,8 @@ fn of(text: &str) -> Type {
 }
 
 /// Writes the message as a row of the type. Returns the reason if that does not succeed.
-async fn write(stage: &Stage, case: &Case) -> Result<(), String> {
-    let settings = case.settings(stage);
+async fn write(env: &FlowEnv, case: &Case) -> Result<(), String> {
+    let settings = case.settings(env);
     let service = Bigqueries::new(settings.clone());
     let hosted = Hosted::start(service, &settings).await.map_err(|why| format!("{why:#}"))?;
     let sent = timeout(patience(), sent(&hosted)).await;
@@ -175,23 +173,23 @@ async fn sent(hosted: &Hosted) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_storage_write_api_takes_every_type_and_literal_default() {
-    let stage = Stage::set().await;
+    let env = FlowEnv::start().await;
     let cases = cases();
-    let raw = stage.cloud.name(RAW);
-    let subscriptions: Vec<_> = cases.iter().map(|case| stage.cloud.name(&case.name())).collect();
+    let raw = env.cloud.name(RAW);
+    let subscriptions: Vec<_> = cases.iter().map(|case| env.cloud.name(&case.name())).collect();
     for subscription in &subscriptions {
-        stage.cloud.create_subscription(subscription, &raw).await.unwrap();
+        env.cloud.create_subscription(subscription, &raw).await.unwrap();
     }
     let payload: Map<_, _> = cases.iter().map(|case| (case.name(), case.value.clone())).collect();
     let payload = Value::from(payload).to_string();
-    stage.cloud.publish(&raw, payload.as_bytes(), json!({ "ingest_id": "i-1" })).await.unwrap();
+    env.cloud.publish(&raw, payload.as_bytes(), json!({ "ingest_id": "i-1" })).await.unwrap();
 
-    let written = join_all(cases.iter().map(|case| write(&stage, case))).await;
+    let written = join_all(cases.iter().map(|case| write(&env, case))).await;
 
     let mut refused = Vec::new();
     for (case, written) in cases.iter().zip(written) {
         let found = match written {
-            Ok(()) => case.count(&stage).await.map_err(|why| format!("{why:#}")),
+            Ok(()) => case.count(&env).await.map_err(|why| format!("{why:#}")),
             Err(why) => Err(why),
         };
         match found.as_deref() {
@@ -202,7 +200,7 @@ async fn the_storage_write_api_takes_every_type_and_literal_default() {
         }
     }
     let subscriptions: Vec<_> = subscriptions.iter().map(String::as_str).collect();
-    stage.cloud.teardown(&[], &subscriptions, &[]).await.unwrap();
+    env.cloud.teardown(&[], &subscriptions, &[]).await.unwrap();
     assert!(refused.is_empty(), "{}", refused.join("\n"));
-    stage.strike().await;
+    env.teardown().await;
 }

@@ -8,22 +8,22 @@ use pipeline::{DeadLetter, DeadLetters as _, Source as _};
 use pubsub::{DeadLetterConfig, DeadLetters, Keyword, Publishers};
 use serde_json::json;
 
-use crate::world::{PATIENCE, World, next};
+use crate::env::{PATIENCE, TestEnv, next};
 
 /// Longest time that a dead letter may take.
 const TIME_LIMIT: Duration = PATIENCE;
 
-async fn policy(world: &World, dead_letters: &DeadLetterConfig) -> Policy<DeadLetters> {
-    let publishers = Publishers::new(&world.connection).await.unwrap();
-    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() };
-    DeadLetters::policy(dead_letters, "p", &publishers, &world.guard, &storage).await.unwrap()
+async fn policy(env: &TestEnv, dead_letters: &DeadLetterConfig) -> Policy<DeadLetters> {
+    let publishers = Publishers::new(&env.connection).await.unwrap();
+    let storage = storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() };
+    DeadLetters::policy(dead_letters, "p", &publishers, &env.guard, &storage).await.unwrap()
 }
 
 /// Returns the dead letter that arrives on the topic.
-async fn dead_lettered(world: &World, bucket: Option<&str>, message: &Message) -> Message {
+async fn dead_lettered(env: &TestEnv, bucket: Option<&str>, message: &Message) -> Message {
     let bucket = bucket.map(str::to_owned);
     let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket };
-    let Policy::Write(dead_letters) = policy(world, &dead_letters).await else { panic!("a topic") };
+    let Policy::Write(dead_letters) = policy(env, &dead_letters).await else { panic!("a topic") };
     let letter = DeadLetter {
         service: "ingestion",
         reason: "no_route",
@@ -33,7 +33,7 @@ async fn dead_lettered(world: &World, bucket: Option<&str>, message: &Message) -
         message,
     };
     dead_letters.write(&letter, TIME_LIMIT).await.unwrap();
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     let (letter, settlement) = next(&mut source).await.into_parts();
     settlement.ack();
     source.close().await.unwrap();
@@ -42,7 +42,7 @@ async fn dead_lettered(world: &World, bucket: Option<&str>, message: &Message) -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let long = "v".repeat(2000);
     let mut message = Message::new("data").with_attribute("calibration", long.clone());
     for index in 0..120 {
@@ -50,7 +50,7 @@ async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
     }
     message = message.with_attribute("mqtt_topic", "devices/d1/unknown");
 
-    let letter = dead_lettered(&world, None, &message).await;
+    let letter = dead_lettered(&env, None, &message).await;
 
     assert_eq!(letter.attributes["mqtt_topic"], "devices/d1/unknown");
     assert_eq!(letter.attributes["dl_wrapped"], "true");
@@ -62,25 +62,25 @@ async fn a_letter_arrives_with_attributes_that_pubsub_would_refuse() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_big_is_in_an_object_of_the_bucket() {
-    let world = World::new(json!({})).await;
-    world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
+    let env = TestEnv::new(json!({})).await;
+    env.post("storage/v1/b?project=p", json!({ "name": "dead-letters" })).await;
     let message = Message::new(vec![b'x'; 12_000_000]);
 
-    let letter = dead_lettered(&world, Some("graves"), &message).await;
+    let letter = dead_lettered(&env, Some("dead-letters"), &message).await;
 
     assert_eq!(letter.data, "");
-    let object = letter.attributes["dl_object"].strip_prefix("gs://graves/").unwrap();
-    let storage = storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() };
-    let bucket = storage::Bucket::new("graves", &storage).await.unwrap();
+    let object = letter.attributes["dl_object"].strip_prefix("gs://dead-letters/").unwrap();
+    let storage = storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() };
+    let bucket = storage::Bucket::new("dead-letters", &storage).await.unwrap();
     assert_eq!(bucket.read(object).await.unwrap(), message.data);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_instead_of_a_topic_leaves_or_drops() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
 
-    let leave = policy(&world, &DeadLetterConfig::Keyword(Keyword::Subscription)).await;
-    let drop = policy(&world, &DeadLetterConfig::Keyword(Keyword::Drop)).await;
+    let leave = policy(&env, &DeadLetterConfig::Keyword(Keyword::Subscription)).await;
+    let drop = policy(&env, &DeadLetterConfig::Keyword(Keyword::Drop)).await;
 
     assert!(matches!(leave, Policy::Leave));
     assert!(matches!(drop, Policy::Drop));

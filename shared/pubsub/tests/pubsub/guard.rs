@@ -6,97 +6,97 @@ use serde_json::json;
 use service::Health;
 use tonic::Code;
 
-use crate::world::{PATIENCE, World};
+use crate::env::{PATIENCE, TestEnv};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guard_lets_nothing_pass_where_nobody_listens() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let lonely = TopicName::new("p", "lonely");
-    world.put("topics/lonely", json!({})).await;
+    env.put("topics/lonely", json!({})).await;
     let guard = TopicGuard::new([lonely.clone()]);
-    let admin = Admin::new(&world.connection).await.unwrap();
-    let sink = Sink::new(Publishers::new(&world.connection).await.unwrap(), guard.clone());
+    let admin = Admin::new(&env.connection).await.unwrap();
+    let sink = Sink::new(Publishers::new(&env.connection).await.unwrap(), guard.clone());
     let write = async || {
         let mut batch = sink.open(&lonely);
-        let outgoing = Outgoing { topic: lonely.clone(), ..world.outgoing("data".into(), "") };
+        let outgoing = Outgoing { topic: lonely.clone(), ..env.outgoing("data".into(), "") };
         sink.push(&mut batch, outgoing, &mut ()).unwrap();
         sink.write(&sink.encode(batch, &mut ()), PATIENCE).await.is_ok()
     };
 
     assert!(guard.look(&admin).await.is_err());
     assert!(!write().await);
-    world.put("topics/kept", json!({ "messageRetentionDuration": "600s" })).await;
+    env.put("topics/kept", json!({ "messageRetentionDuration": "600s" })).await;
     let kept = TopicGuard::new([TopicName::new("p", "kept")]);
     assert!(kept.look(&admin).await.is_ok(), "retention is an audience");
     let settings = json!({ "topic": lonely.as_str() });
-    world.put("subscriptions/listener", settings).await;
+    env.put("subscriptions/listener", settings).await;
 
     assert!(guard.look(&admin).await.is_ok());
     assert!(write().await);
     // Without the permission to look, the last result stays valid, and the topic is reported as
     // unchecked.
-    world.emulator.faults().refuse("GetTopic", 2, Code::PermissionDenied);
+    env.emulator.faults().refuse("GetTopic", 2, Code::PermissionDenied);
     assert!(guard.look(&admin).await.is_ok());
     assert_eq!(guard.unchecked(), std::slice::from_ref(&lonely));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_says_nothing_about_who_listens() {
-    let world = World::new(json!({})).await;
-    let admin = Admin::new(&world.connection).await.unwrap();
-    let fresh = TopicGuard::new([world.topic.clone()]);
+    let env = TestEnv::new(json!({})).await;
+    let admin = Admin::new(&env.connection).await.unwrap();
+    let fresh = TopicGuard::new([env.topic.clone()]);
 
     // The client tries twice.
-    world.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
-    assert!(world.guard.look(&admin).await.is_ok(), "the last look still counts");
-    world.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
+    env.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
+    assert!(env.guard.look(&admin).await.is_ok(), "the last look still counts");
+    env.emulator.faults().refuse("GetTopic", 2, Code::Unavailable);
     assert!(fresh.look(&admin).await.is_err(), "there was none");
 
-    assert!(world.guard.unchecked().is_empty());
+    assert!(env.guard.unchecked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_that_may_not_be_seen_leaves_the_topic_unchecked() {
-    let world = World::new(json!({})).await;
-    let admin = Admin::new(&world.connection).await.unwrap();
+    let env = TestEnv::new(json!({})).await;
+    let admin = Admin::new(&env.connection).await.unwrap();
 
-    world.emulator.faults().refuse("GetSubscription", 1, Code::PermissionDenied);
-    assert!(world.guard.look(&admin).await.is_ok());
-    assert_eq!(world.guard.unchecked(), std::slice::from_ref(&world.topic));
+    env.emulator.faults().refuse("GetSubscription", 1, Code::PermissionDenied);
+    assert!(env.guard.look(&admin).await.is_ok());
+    assert_eq!(env.guard.unchecked(), std::slice::from_ref(&env.topic));
 
-    assert!(world.guard.look(&admin).await.is_ok());
-    assert!(world.guard.unchecked().is_empty());
+    assert!(env.guard.look(&admin).await.is_ok());
+    assert!(env.guard.unchecked().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_loses_its_audience_is_closed_and_opened_when_it_has_one() {
-    let world = World::new(json!({})).await;
-    let admin = Admin::new(&world.connection).await.unwrap();
+    let env = TestEnv::new(json!({})).await;
+    let admin = Admin::new(&env.connection).await.unwrap();
     let health = Health::default();
     let condition = health.condition("topics");
-    world.delete("subscriptions/subscription").await;
-    assert!(world.guard.look(&admin).await.is_err());
+    env.delete("subscriptions/subscription").await;
+    assert!(env.guard.look(&admin).await.is_err());
 
-    let waiting = world.guard.wait(&admin, &condition);
-    let listening = world.put("subscriptions/new", json!({ "topic": world.topic.as_str() }));
+    let waiting = env.guard.wait(&admin, &condition);
+    let listening = env.put("subscriptions/new", json!({ "topic": env.topic.as_str() }));
 
     let ((), ()) =
         tokio::time::timeout(PATIENCE, async { tokio::join!(waiting, listening) }).await.unwrap();
     assert!(health.conditions()["topics"].ready);
-    admin.require_audience(&world.topic).await.unwrap();
+    admin.require_audience(&env.topic).await.unwrap();
     let missing = admin.require_audience(&TopicName::new("p", "missing")).await.unwrap_err();
     assert!(missing.detail().ends_with("projects/p/topics/missing does not exist"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_watches_opens_the_guard_once_somebody_listens() {
-    let world = World::new(json!({})).await;
-    let admin = Admin::new(&world.connection).await.unwrap();
+    let env = TestEnv::new(json!({})).await;
+    let admin = Admin::new(&env.connection).await.unwrap();
     let condition = Health::default().condition("topics");
-    let guard = TopicGuard::new([world.topic.clone()]);
-    let sink = Sink::new(Publishers::new(&world.connection).await.unwrap(), guard.clone());
-    let mut batch = sink.open(&world.topic);
-    sink.push(&mut batch, world.outgoing("data".into(), ""), &mut ()).unwrap();
+    let guard = TopicGuard::new([env.topic.clone()]);
+    let sink = Sink::new(Publishers::new(&env.connection).await.unwrap(), guard.clone());
+    let mut batch = sink.open(&env.topic);
+    sink.push(&mut batch, env.outgoing("data".into(), ""), &mut ()).unwrap();
     let batch = sink.encode(batch, &mut ());
     assert!(sink.write(&batch, PATIENCE).await.is_err());
 

@@ -10,7 +10,7 @@ use service::{Context, Health, SharedRegistry};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::world::{PATIENCE, World, next};
+use crate::env::{PATIENCE, TestEnv, next};
 
 fn context() -> Context {
     Context { health: Health::default(), registry: SharedRegistry::default() }
@@ -27,10 +27,10 @@ async fn until(is_so: impl Fn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intake_reads_and_says_what_it_waits_for() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let subscription = Subscription { id: "late".into(), ..Subscription::default() };
     let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket: None };
-    let endpoint = world.endpoint();
+    let endpoint = env.endpoint();
     let intake = Intake {
         service: "enrich",
         project: "p",
@@ -49,13 +49,13 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
     let reason = || context.health.conditions()["subscription"].reason.clone();
     until(|| reason().contains("subscriptions/late")).await;
     assert!(!is_ready("subscription"), "it is not there yet");
-    world.put("subscriptions/late", json!({ "topic": "projects/p/topics/topic" })).await;
+    env.put("subscriptions/late", json!({ "topic": "projects/p/topics/topic" })).await;
     until(|| is_ready("subscription")).await;
     let metrics = context.registry.encode().unwrap();
     for name in ["reconnects", "lost_acks", "expired_leases"] {
         assert!(metrics.contains(&format!("dataflow_pubsub_{name}_total ")), "{metrics}");
     }
-    world.publish(["data".into()], "").await;
+    env.publish(["data".into()], "").await;
     let mut source = opened.source;
     next(&mut source).await.ack();
     source.close().await.unwrap();
@@ -66,16 +66,16 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
     assert_eq!((dead_letter_tool.service, dead_letter_tool.project), ("enrich", "p"));
     assert_eq!(
         (dead_letter_tool.topic.as_ref(), dead_letter_tool.reads),
-        (Some(&world.topic), Some(&subscription))
+        (Some(&env.topic), Some(&subscription))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_left_to_the_subscription_need_its_policy() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
     let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
-    let endpoint = world.endpoint();
+    let endpoint = env.endpoint();
     let intake = |dead_letters| Intake {
         service: "enrich",
         project: "p",
@@ -90,11 +90,11 @@ async fn letters_left_to_the_subscription_need_its_policy() {
 
     assert!(matches!(opened.dead_letters, Policy::Leave));
     until(|| state().reason.contains("has no dead-letter policy")).await;
-    world.delete("subscriptions/subscription").await;
+    env.delete("subscriptions/subscription").await;
     until(|| state().reason.contains("does not exist")).await;
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
-    let settings = json!({ "topic": world.topic.as_str(), "deadLetterPolicy": policy });
-    world.put("subscriptions/subscription", settings).await;
+    let settings = json!({ "topic": env.topic.as_str(), "deadLetterPolicy": policy });
+    env.put("subscriptions/subscription", settings).await;
     until(|| state().ready).await;
 
     let nowhere = intake(None).open([], &context, &mut watchers).await;

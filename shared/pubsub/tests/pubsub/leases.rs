@@ -8,22 +8,22 @@ use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+use crate::env::{PATIENCE, TestEnv, connection, next};
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, connection, next};
 
-async fn open(world: &World, lease_extension: Duration) -> Source {
+async fn open(env: &TestEnv, lease_extension: Duration) -> Source {
     let id = "subscription".into();
     let settings = Subscription { id, streams: 1, lease_extension, ..Subscription::default() };
-    Source::open(&world.connection, "p", &settings, SourceMetrics::default()).await.unwrap()
+    Source::open(&env.connection, "p", &settings, SourceMetrics::default()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nack_and_an_ack_that_were_refused_are_sent_again() {
-    let world = World::new(json!({})).await;
-    let faults = world.emulator.faults();
+    let env = TestEnv::new(json!({})).await;
+    let faults = env.emulator.faults();
     // Longer than the patience: a message whose nack is lost would come too late.
-    let mut source = open(&world, PATIENCE * 2).await;
-    world.publish(["data".into()], "").await;
+    let mut source = open(&env, PATIENCE * 2).await;
+    env.publish(["data".into()], "").await;
 
     faults.refuse("ModifyAckDeadline", 1, Code::Unavailable);
     next(&mut source).await.nack();
@@ -38,8 +38,8 @@ async fn a_nack_and_an_ack_that_were_refused_are_sent_again() {
 /// A stream that stays open would get messages that nobody reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), None);
     // With three open streams that nobody reads, most messages would go there again and again.
     let settings = Subscription {
         id: "subscription".into(),
@@ -58,7 +58,7 @@ async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
     };
     timeout(PATIENCE, replaced).await.unwrap();
 
-    world.publish((0..40).map(|index| index.to_string()), "").await;
+    env.publish((0..40).map(|index| index.to_string()), "").await;
     let all = async {
         for _ in 0..40 {
             next(&mut source).await.ack();
@@ -70,14 +70,14 @@ async fn nothing_is_delivered_to_a_stream_that_was_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_credentials_are_refused_is_replaced() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), None);
     let id = "subscription".into();
     let settings = Subscription { id, streams: 1, ..Subscription::default() };
     let (connection, metrics) = (connection(proxy.url()), SourceMetrics::default());
     let mut source = Source::open(&connection, "p", &settings, metrics).await.unwrap();
-    world.publish(["1", "2", "3", "4"].map(str::to_owned), "").await;
-    let faults = world.emulator.faults();
+    env.publish(["1", "2", "3", "4"].map(str::to_owned), "").await;
+    let faults = env.emulator.faults();
 
     // The first request opens the connection.
     let codes = [Code::Ok, Code::Unavailable, Code::Unauthenticated, Code::PermissionDenied];

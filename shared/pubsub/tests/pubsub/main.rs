@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
 mod dead_letters;
+mod env;
 mod guard;
 mod intake;
 mod leases;
@@ -11,4 +12,3 @@ mod proxy;
 mod publishing;
 mod reading;
 mod sink;
-mod world;

@@ -6,19 +6,19 @@ use service::Dependency;
 use service::preflight::State;
 use tonic::Code;
 
-use crate::world::World;
+use crate::env::TestEnv;
 
 /// Returns the needed resources with their states.
 async fn look(
-    world: &World,
+    env: &TestEnv,
     topics: &[&str],
     dead_letters: Option<&DeadLetterConfig>,
 ) -> Vec<Dependency> {
     let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
     let preflight = Preflight {
         project: "p",
-        pubsub: &world.endpoint(),
-        storage: &storage::Endpoint { endpoint: Some(world.emulator.url()), ..<_>::default() },
+        pubsub: &env.endpoint(),
+        storage: &storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() },
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,
@@ -26,8 +26,8 @@ async fn look(
     preflight.check().await.unwrap()
 }
 
-async fn of_subscription(world: &World, dead_letters: Option<&DeadLetterConfig>) -> State {
-    let mut dependencies = look(world, &[], dead_letters).await;
+async fn of_subscription(env: &TestEnv, dead_letters: Option<&DeadLetterConfig>) -> State {
+    let mut dependencies = look(env, &[], dead_letters).await;
     assert_eq!(dependencies.len(), 1);
     let dependency = dependencies.remove(0);
     assert_eq!(dependency.kind, "subscription");
@@ -38,13 +38,13 @@ async fn of_subscription(world: &World, dead_letters: Option<&DeadLetterConfig>)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_needed_is_looked_at() {
-    let world = World::new(json!({})).await;
-    world.post("storage/v1/b?project=p", json!({ "name": "graves" })).await;
-    world.put("topics/letters", json!({ "messageRetentionDuration": "600s" })).await;
+    let env = TestEnv::new(json!({})).await;
+    env.post("storage/v1/b?project=p", json!({ "name": "dead-letters" })).await;
+    env.put("topics/letters", json!({ "messageRetentionDuration": "600s" })).await;
     let dead_letters =
-        DeadLetterConfig::Topic { topic_id: "letters".into(), bucket: Some("graves".into()) };
+        DeadLetterConfig::Topic { topic_id: "letters".into(), bucket: Some("dead-letters".into()) };
 
-    let dependencies = look(&world, &["topic"], Some(&dead_letters)).await;
+    let dependencies = look(&env, &["topic"], Some(&dead_letters)).await;
 
     let named: Vec<_> =
         dependencies.iter().map(|dependency| (dependency.kind, dependency.name.as_str())).collect();
@@ -52,7 +52,7 @@ async fn everything_that_is_needed_is_looked_at() {
         ("subscription", "projects/p/subscriptions/subscription"),
         ("topic", "projects/p/topics/topic"),
         ("topic", "projects/p/topics/letters"),
-        ("bucket", "gs://graves"),
+        ("bucket", "gs://dead-letters"),
     ];
     assert_eq!(named, expected);
     assert!(dependencies.iter().all(|dependency| dependency.state.is_fine()), "{dependencies:?}");
@@ -62,47 +62,47 @@ async fn everything_that_is_needed_is_looked_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscription_is_told_by_what_is_wrong_with_it() {
-    let world = World::new(json!({})).await;
-    let refuse = |code| world.emulator.faults().refuse("GetSubscription", 2, code);
+    let env = TestEnv::new(json!({})).await;
+    let refuse = |code| env.emulator.faults().refuse("GetSubscription", 2, code);
     let (leave, drop) = (
         DeadLetterConfig::Keyword(Keyword::Subscription),
         DeadLetterConfig::Keyword(Keyword::Drop),
     );
 
-    assert!(matches!(of_subscription(&world, Some(&drop)).await, State::Ready));
-    let state = of_subscription(&world, Some(&leave)).await;
+    assert!(matches!(of_subscription(&env, Some(&drop)).await, State::Ready));
+    let state = of_subscription(&env, Some(&leave)).await;
     assert!(matches!(state, State::Differs(why) if why.contains("no dead-letter policy")));
     refuse(Code::PermissionDenied);
-    assert!(matches!(of_subscription(&world, None).await, State::Unchecked(_)));
-    world.emulator.faults().clear();
+    assert!(matches!(of_subscription(&env, None).await, State::Unchecked(_)));
+    env.emulator.faults().clear();
     refuse(Code::Unavailable);
-    assert!(matches!(of_subscription(&world, None).await, State::Unreachable(_)));
-    world.emulator.faults().clear();
-    world.delete("topics/topic").await;
-    let state = of_subscription(&world, None).await;
+    assert!(matches!(of_subscription(&env, None).await, State::Unreachable(_)));
+    env.emulator.faults().clear();
+    env.delete("topics/topic").await;
+    let state = of_subscription(&env, None).await;
     assert!(matches!(state, State::Differs(why) if why.contains("deleted")));
-    world.delete("subscriptions/subscription").await;
-    assert!(matches!(of_subscription(&world, None).await, State::Missing(_)));
+    env.delete("subscriptions/subscription").await;
+    assert!(matches!(of_subscription(&env, None).await, State::Missing(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_of_its_own_is_what_letters_left_to_it_need() {
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
-    let world = World::new(json!({ "deadLetterPolicy": policy })).await;
+    let env = TestEnv::new(json!({ "deadLetterPolicy": policy })).await;
 
     let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
 
-    assert!(matches!(of_subscription(&world, Some(&leave)).await, State::Ready));
+    assert!(matches!(of_subscription(&env, Some(&leave)).await, State::Ready));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_is_told_by_what_is_wrong_with_it() {
-    let world = World::new(json!({})).await;
-    world.put("topics/lonely", json!({})).await;
-    let state = async |topic| look(&world, &[topic], None).await.remove(1).state;
+    let env = TestEnv::new(json!({})).await;
+    env.put("topics/lonely", json!({})).await;
+    let state = async |topic| look(&env, &[topic], None).await.remove(1).state;
     let refuse = |method, code| {
-        world.emulator.faults().clear();
-        world.emulator.faults().refuse(method, 4, code);
+        env.emulator.faults().clear();
+        env.emulator.faults().refuse(method, 4, code);
     };
 
     assert!(
@@ -126,11 +126,11 @@ async fn a_topic_is_told_by_what_is_wrong_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_is_told_unless_nobody_may_say() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let state = async |code| {
-        world.emulator.faults().clear();
-        world.emulator.faults().refuse("TestIamPermissions", 2, code);
-        of_subscription(&world, None).await
+        env.emulator.faults().clear();
+        env.emulator.faults().refuse("TestIamPermissions", 2, code);
+        of_subscription(&env, None).await
     };
 
     assert!(matches!(state(Code::PermissionDenied).await, State::Unchecked(_)));

@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
+use crate::env::{PATIENCE, TestEnv, connection, next};
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, connection, next};
 
 /// Waits until nothing more is uploaded. Returns the number of bytes.
 async fn settled(proxy: &Proxy) -> u64 {
@@ -25,32 +25,32 @@ async fn settled(proxy: &Proxy) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_uploaded_of_an_attempt_that_was_given_up() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), Some(4_000_000));
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), Some(4_000_000));
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
     // One message without a key, and the same number of bytes under each of three keys.
     let batch: Vec<_> =
-        ["", "a", "b", "c"].iter().map(|key| world.outgoing("x".repeat(2_000_000), key)).collect();
+        ["", "a", "b", "c"].iter().map(|key| env.outgoing("x".repeat(2_000_000), key)).collect();
 
-    let attempt = publishers.publish(&world.topic, &batch);
+    let attempt = publishers.publish(&env.topic, &batch);
     assert!(timeout(Duration::from_millis(500), attempt).await.is_err(), "8 MB take 2 s");
     let given_up = settled(&proxy).await;
 
     // Data in the buffers of h2 and of the sockets is still sent.
     assert!(given_up < 5_000_000, "{given_up} bytes of 8 MB");
     // Control: the whole batch is sent if nobody cancels it.
-    timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
+    timeout(PATIENCE, publishers.publish(&env.topic, &batch)).await.unwrap().unwrap();
     assert!(proxy.uploaded() - given_up > 8_000_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_left_of_the_ordering_keys_of_the_past() {
-    let world = World::new(json!({})).await;
-    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let env = TestEnv::new(json!({})).await;
+    let publishers = Publishers::new(&env.connection).await.unwrap();
     let publish = async |from: usize| {
-        let keyed = |key: usize| world.outgoing("x".into(), &format!("device-{key}"));
+        let keyed = |key: usize| env.outgoing("x".into(), &format!("device-{key}"));
         let batch: Vec<_> = (from..from + 500).map(keyed).collect();
-        publishers.publish(&world.topic, &batch).await.unwrap();
+        publishers.publish(&env.topic, &batch).await.unwrap();
     };
     let tasks = || Handle::current().metrics().num_alive_tasks();
 
@@ -70,32 +70,32 @@ async fn nothing_is_left_of_the_ordering_keys_of_the_past() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_died_without_a_word_is_replaced() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), None);
     let publishers = Publishers::new(&connection(proxy.url())).await.unwrap();
-    let batch = [world.outgoing("data".into(), "")];
+    let batch = [env.outgoing("data".into(), "")];
     for _connection in 0..Endpoint::default().channels {
-        publishers.publish(&world.topic, &batch).await.unwrap();
+        publishers.publish(&env.topic, &batch).await.unwrap();
     }
 
     proxy.forget_connections();
-    let lost = timeout(Duration::from_secs(1), publishers.publish(&world.topic, &batch)).await;
+    let lost = timeout(Duration::from_secs(1), publishers.publish(&env.topic, &batch)).await;
 
     assert!(lost.is_err());
-    timeout(PATIENCE, publishers.publish(&world.topic, &batch)).await.unwrap().unwrap();
+    timeout(PATIENCE, publishers.publish(&env.topic, &batch)).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_refusal_of_one_key_is_the_refusal_of_the_batch() {
-    let world = World::new(json!({})).await;
-    let publishers = Publishers::new(&world.connection).await.unwrap();
+    let env = TestEnv::new(json!({})).await;
+    let publishers = Publishers::new(&env.connection).await.unwrap();
     let batch: Vec<_> =
-        ["", "a", "b", "c"].iter().map(|key| world.outgoing("data".into(), key)).collect();
+        ["", "a", "b", "c"].iter().map(|key| env.outgoing("data".into(), key)).collect();
     let publish = async || {
-        let published = publishers.publish(&world.topic, &batch).await;
+        let published = publishers.publish(&env.topic, &batch).await;
         published.map_err(|error| error.recovery())
     };
-    let faults = world.emulator.faults();
+    let faults = env.emulator.faults();
 
     faults.refuse("Publish", 1, Code::Unavailable);
     assert_eq!(publish().await, Err(Recovery::Retry));
@@ -109,14 +109,14 @@ async fn the_refusal_of_one_key_is_the_refusal_of_the_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_goes_no_further_than_its_first_refusal() {
-    let world = World::new(json!({ "enableMessageOrdering": true })).await;
-    let publishers = Publishers::new(&world.connection).await.unwrap();
-    let batch: Vec<_> = (0..1_001).map(|index| world.outgoing(index.to_string(), "key")).collect();
+    let env = TestEnv::new(json!({ "enableMessageOrdering": true })).await;
+    let publishers = Publishers::new(&env.connection).await.unwrap();
+    let batch: Vec<_> = (0..1_001).map(|index| env.outgoing(index.to_string(), "key")).collect();
 
-    world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
-    assert!(publishers.send(&world.topic, &batch).await.is_err());
-    publishers.send(&world.topic, &[world.outgoing("later".into(), "key")]).await.unwrap();
+    env.emulator.faults().refuse("Publish", 1, Code::Unavailable);
+    assert!(publishers.send(&env.topic, &batch).await.is_err());
+    publishers.send(&env.topic, &[env.outgoing("later".into(), "key")]).await.unwrap();
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     assert_eq!(next(&mut source).await.message.data, "later");
 }

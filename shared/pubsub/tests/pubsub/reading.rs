@@ -10,22 +10,22 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
+use crate::env::{PATIENCE, TestEnv, connection, next};
 use crate::proxy::Proxy;
-use crate::world::{PATIENCE, World, connection, next};
 
 /// Checks that nothing is left: a new source gets nothing.
-async fn assert_empty(world: &World) {
-    let mut source = world.source().await;
+async fn assert_empty(env: &TestEnv) {
+    let mut source = env.source().await;
     assert!(timeout(Duration::from_millis(500), source.receive()).await.is_err());
     source.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_arrives_whole_and_its_acks_are_sent_before_the_close_returns() {
-    let world = World::new(json!({})).await;
-    world.publish((0..500).map(|index| index.to_string()), "").await;
+    let env = TestEnv::new(json!({})).await;
+    env.publish((0..500).map(|index| index.to_string()), "").await;
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     let mut received = Vec::new();
     for _ in 0..500 {
         let delivery = next(&mut source).await;
@@ -38,29 +38,29 @@ async fn a_batch_arrives_whole_and_its_acks_are_sent_before_the_close_returns() 
 
     received.sort_by_key(|data| data.parse::<u32>().unwrap());
     assert_eq!(received, (0..500).map(|index| index.to_string()).collect::<Vec<_>>());
-    assert_empty(&world).await;
+    assert_empty(&env).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_settled_at_the_close_comes_again() {
-    let world = World::new(json!({})).await;
-    world.publish(["data".into()], "").await;
+    let env = TestEnv::new(json!({})).await;
+    env.publish(["data".into()], "").await;
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     drop(next(&mut source).await);
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     next(&mut source).await.ack();
     source.close().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ordering_keys_are_carried_and_kept() {
-    let world = World::new(json!({ "enableMessageOrdering": true })).await;
-    world.publish((0..100).map(|index| index.to_string()), "key").await;
+    let env = TestEnv::new(json!({ "enableMessageOrdering": true })).await;
+    env.publish((0..100).map(|index| index.to_string()), "key").await;
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     for index in 0..100 {
         let delivery = next(&mut source).await;
         assert_eq!(delivery.message.ordering_key, "key");
@@ -72,29 +72,29 @@ async fn ordering_keys_are_carried_and_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_once_acknowledgements_are_confirmed_before_the_close_returns() {
-    let world = World::new(json!({ "enableExactlyOnceDelivery": true })).await;
-    world.publish((0..50).map(|index| index.to_string()), "").await;
+    let env = TestEnv::new(json!({ "enableExactlyOnceDelivery": true })).await;
+    env.publish((0..50).map(|index| index.to_string()), "").await;
 
-    let mut source = world.source().await;
+    let mut source = env.source().await;
     for _ in 0..50 {
         next(&mut source).await.ack();
     }
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 
-    assert_empty(&world).await;
+    assert_empty(&env).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_ended_for_good_is_opened_again() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     // Both streams receive an error that the client does not retry.
-    world.emulator.faults().refuse("StreamingPull", 2, Code::PermissionDenied);
-    let mut source = world.source().await;
+    env.emulator.faults().refuse("StreamingPull", 2, Code::PermissionDenied);
+    let mut source = env.source().await;
 
-    world.publish(["first".into()], "").await;
+    env.publish(["first".into()], "").await;
     next(&mut source).await.ack();
-    world.emulator.faults().cut_streams();
-    world.publish(["second".into()], "").await;
+    env.emulator.faults().cut_streams();
+    env.publish(["second".into()], "").await;
     let second = next(&mut source).await;
 
     assert_eq!(second.message.data, "second");
@@ -127,18 +127,18 @@ async fn until(is_so: impl Fn() -> bool) {
     timeout(PATIENCE, waiting).await.unwrap();
 }
 
-fn calls(world: &World, method: &str) -> u64 {
-    world.emulator.faults().calls().get(method).copied().unwrap_or_default()
+fn calls(env: &TestEnv, method: &str) -> u64 {
+    env.emulator.faults().calls().get(method).copied().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), None);
     let idle_timeout = Some(Duration::from_secs(1));
     let settings = Subscription { idle_timeout, ..settings() };
     let (mut source, _) = open(&connection(proxy.url()), &settings).await;
-    world.publish(["in hand".into()], "").await;
+    env.publish(["in hand".into()], "").await;
     let in_hand = next(&mut source).await;
 
     proxy.forget_connections();
@@ -146,7 +146,7 @@ async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
     // Pub/Sub does not know that the stream is dead, and gives it some of the messages.
     let publish = async {
         loop {
-            world.publish(["second".into()], "").await;
+            env.publish(["second".into()], "").await;
             sleep(Duration::from_millis(50)).await;
         }
     };
@@ -160,48 +160,48 @@ async fn a_dead_stream_is_replaced_though_a_message_is_in_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_stream_brought_is_acknowledged_through_it() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let idle_timeout = Some(Duration::from_millis(100));
     let settings = Subscription { idle_timeout, ..settings() };
-    let (mut source, metrics) = open(&world.connection, &settings).await;
-    world.publish(["data".into()], "").await;
+    let (mut source, metrics) = open(&env.connection, &settings).await;
+    env.publish(["data".into()], "").await;
     let in_hand = next(&mut source).await;
 
-    until(|| calls(&world, "StreamingPull") >= 3).await;
+    until(|| calls(&env, "StreamingPull") >= 3).await;
     assert_eq!(metrics.unsettled.get(), 1);
     in_hand.ack();
     assert_eq!(metrics.unsettled.get(), 0);
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 
-    assert_empty(&world).await;
+    assert_empty(&env).await;
     assert_eq!(metrics.reconnects.get(), 0, "an idle stream did not fail");
     assert!(metrics.idle_streams.get() >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_may_bring_no_more_is_silent_by_right() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let idle_timeout = Some(Duration::from_millis(100));
     let settings = Subscription { idle_timeout, max_outstanding_messages: 2, ..settings() };
-    let (mut source, _) = open(&world.connection, &settings).await;
-    world.publish(["first".into(), "second".into()], "").await;
+    let (mut source, _) = open(&env.connection, &settings).await;
+    env.publish(["first".into(), "second".into()], "").await;
     let in_hand = [next(&mut source).await, next(&mut source).await];
 
-    let opened = calls(&world, "StreamingPull");
+    let opened = calls(&env, "StreamingPull");
     sleep(Duration::from_secs(1)).await;
 
-    assert_eq!(calls(&world, "StreamingPull"), opened);
+    assert_eq!(calls(&env, "StreamingPull"), opened);
     drop(in_hand);
 }
 
 /// With a gap, the pipeline would write the later messages first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_ends_before_the_pipeline_takes_a_message_leaves_no_gap_in_its_key() {
-    let world = World::new(json!({ "enableMessageOrdering": true })).await;
+    let env = TestEnv::new(json!({ "enableMessageOrdering": true })).await;
     let max_lease = Duration::from_millis(1);
-    let (mut source, _) = open(&world.connection, &Subscription { max_lease, ..settings() }).await;
+    let (mut source, _) = open(&env.connection, &Subscription { max_lease, ..settings() }).await;
     // The outbox has room for 64 messages, so some of them wait.
-    world.publish((0..200).map(|index| index.to_string()), "key").await;
+    env.publish((0..200).map(|index| index.to_string()), "key").await;
     let mut held = vec![next(&mut source).await.into_parts().1];
     sleep(Duration::from_millis(100)).await;
 
@@ -216,11 +216,11 @@ async fn a_lease_that_ends_before_the_pipeline_takes_a_message_leaves_no_gap_in_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_tells_how_long_it_is_kept_when_its_nack_is_lost() {
     for (is_exactly_once, seconds) in [(false, 27), (true, 27)] {
-        let world = World::new(json!({ "enableExactlyOnceDelivery": is_exactly_once })).await;
+        let env = TestEnv::new(json!({ "enableExactlyOnceDelivery": is_exactly_once })).await;
         let lease_extension = Duration::from_secs(17);
         let settings = Subscription { lease_extension, ..settings() };
-        let (mut source, _) = open(&world.connection, &settings).await;
-        world.publish(["data".into()], "").await;
+        let (mut source, _) = open(&env.connection, &settings).await;
+        env.publish(["data".into()], "").await;
 
         let (_, settlement) = next(&mut source).await.into_parts();
 
@@ -231,14 +231,14 @@ async fn a_message_tells_how_long_it_is_kept_when_its_nack_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attempts_are_told_where_a_policy_counts_them() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
     let counting = json!({ "topic": "projects/p/topics/topic", "deadLetterPolicy": policy });
-    world.put("subscriptions/counting", counting).await;
+    env.put("subscriptions/counting", counting).await;
     let counting = Subscription { id: "counting".into(), ..settings() };
-    let (mut counting, _) = open(&world.connection, &counting).await;
-    let (mut plain, _) = open(&world.connection, &settings()).await;
-    world.publish(["data".into()], "").await;
+    let (mut counting, _) = open(&env.connection, &counting).await;
+    let (mut plain, _) = open(&env.connection, &settings()).await;
+    env.publish(["data".into()], "").await;
 
     let first = next(&mut counting).await;
     assert_eq!((first.message.attempts, first.message.counts_attempts), (1, true));
@@ -251,8 +251,8 @@ async fn attempts_are_told_where_a_policy_counts_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stream_asks_for_its_share_and_for_the_lease() {
-    let world = World::new(json!({})).await;
-    let proxy = Proxy::start(world.emulator.address().port(), None);
+    let env = TestEnv::new(json!({})).await;
+    let proxy = Proxy::start(env.emulator.address().port(), None);
     let asked = Subscription {
         streams: 3,
         max_outstanding_messages: 12,
@@ -284,11 +284,11 @@ async fn each_stream_asks_for_its_share_and_for_the_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_held_beyond_its_longest_lease_comes_again() {
-    let world = World::new(json!({})).await;
+    let env = TestEnv::new(json!({})).await;
     let max_lease = Duration::from_secs(1);
     let (mut source, metrics) =
-        open(&world.connection, &Subscription { max_lease, ..settings() }).await;
-    world.publish(["data".into()], "").await;
+        open(&env.connection, &Subscription { max_lease, ..settings() }).await;
+    env.publish(["data".into()], "").await;
     let held = next(&mut source).await;
 
     next(&mut source).await.ack();
@@ -300,13 +300,13 @@ async fn a_message_that_is_held_beyond_its_longest_lease_comes_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_the_pipeline_is_handed_back_at_the_close() {
-    let world = World::new(json!({})).await;
-    let (mut source, _) = open(&world.connection, &settings()).await;
-    world.publish((0..200).map(|index| index.to_string()), "").await;
+    let env = TestEnv::new(json!({})).await;
+    let (mut source, _) = open(&env.connection, &settings()).await;
+    env.publish((0..200).map(|index| index.to_string()), "").await;
     next(&mut source).await.ack();
     timeout(PATIENCE, source.close()).await.unwrap().unwrap();
 
-    let (mut source, _) = open(&world.connection, &settings()).await;
+    let (mut source, _) = open(&env.connection, &settings()).await;
     for _ in 0..199 {
         next(&mut source).await.ack();
     }
@@ -315,9 +315,9 @@ async fn what_waits_for_the_pipeline_is_handed_back_at_the_close() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_come_in_the_order_of_their_key_however_slowly_they_are_taken() {
-    let world = World::new(json!({ "enableMessageOrdering": true })).await;
-    let (mut source, _) = open(&world.connection, &settings()).await;
-    world.publish((0..300).map(|index| index.to_string()), "key").await;
+    let env = TestEnv::new(json!({ "enableMessageOrdering": true })).await;
+    let (mut source, _) = open(&env.connection, &settings()).await;
+    env.publish((0..300).map(|index| index.to_string()), "key").await;
 
     for index in 0..300 {
         let delivery = next(&mut source).await;

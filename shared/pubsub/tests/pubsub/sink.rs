@@ -5,23 +5,23 @@ use pubsub::Outgoing;
 use serde_json::json;
 use tonic::Code;
 
-use crate::world::{PATIENCE, World};
+use crate::env::{PATIENCE, TestEnv};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
-    let world = World::new(json!({})).await;
-    let sink = world.sink().await;
+    let env = TestEnv::new(json!({})).await;
+    let sink = env.sink().await;
     let write = async || {
-        let mut batch = sink.open(&world.topic);
-        sink.push(&mut batch, world.outgoing("data".into(), "key"), &mut ()).unwrap();
+        let mut batch = sink.open(&env.topic);
+        sink.push(&mut batch, env.outgoing("data".into(), "key"), &mut ()).unwrap();
         sink.write(&sink.encode(batch, &mut ()), PATIENCE).await.map_err(|error| error.recovery())
     };
 
-    world.emulator.faults().refuse("Publish", 1, Code::Unavailable);
+    env.emulator.faults().refuse("Publish", 1, Code::Unavailable);
     assert_eq!(write().await, Err(pipeline::Recovery::Retry));
-    world.emulator.faults().refuse("Publish", 1, Code::NotFound);
+    env.emulator.faults().refuse("Publish", 1, Code::NotFound);
     assert_eq!(write().await, Err(pipeline::Recovery::Retry));
-    world.emulator.faults().refuse("Publish", 1, Code::InvalidArgument);
+    env.emulator.faults().refuse("Publish", 1, Code::InvalidArgument);
     assert_eq!(write().await, Err(pipeline::Recovery::Reject("publish_invalid")));
     // A key that the client had paused continues.
     assert_eq!(write().await, Ok(Vec::new()));
@@ -29,12 +29,12 @@ async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pubsub_would_refuse_never_joins_a_batch() {
-    let world = World::new(json!({})).await;
-    let sink = world.sink().await;
+    let env = TestEnv::new(json!({})).await;
+    let sink = env.sink().await;
     let refused = |change: fn(&mut Outgoing)| {
-        let mut outgoing = world.outgoing("data".into(), "");
+        let mut outgoing = env.outgoing("data".into(), "");
         change(&mut outgoing);
-        match sink.push(&mut sink.open(&world.topic), outgoing, &mut ()) {
+        match sink.push(&mut sink.open(&env.topic), outgoing, &mut ()) {
             Err(pipeline::PushError::Refused(error)) => error.recovery(),
             other => panic!("{other:?}"),
         }

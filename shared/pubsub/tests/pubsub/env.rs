@@ -16,14 +16,14 @@ use tokio::time::timeout;
 /// Longest wait for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub(crate) struct World {
+pub(crate) struct TestEnv {
     pub(crate) emulator: Emulator,
     pub(crate) connection: Connection,
     pub(crate) topic: TopicName,
     pub(crate) guard: TopicGuard,
 }
 
-impl World {
+impl TestEnv {
     /// Creates a topic with a subscription of these settings.
     pub(crate) async fn new(subscription: serde_json::Value) -> Self {
         service::install_crypto();
@@ -31,14 +31,14 @@ impl World {
         let topic = TopicName::new("p", "topic");
         let guard = TopicGuard::new([topic.clone()]);
         let connection = connection(emulator.url());
-        let world = Self { emulator, connection, topic, guard };
-        world.put("topics/topic", json!({})).await;
+        let env = Self { emulator, connection, topic, guard };
+        env.put("topics/topic", json!({})).await;
         let mut settings = json!({ "topic": "projects/p/topics/topic", "ackDeadlineSeconds": 10 });
         settings.as_object_mut().unwrap().extend(subscription.as_object().unwrap().clone());
-        world.put("subscriptions/subscription", settings).await;
-        let admin = Admin::new(&world.connection).await.unwrap();
-        assert!(world.guard.look(&admin).await.is_ok());
-        world
+        env.put("subscriptions/subscription", settings).await;
+        let admin = Admin::new(&env.connection).await.unwrap();
+        assert!(env.guard.look(&admin).await.is_ok());
+        env
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {

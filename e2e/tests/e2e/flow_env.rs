@@ -7,17 +7,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use bigqueries::Bigqueries;
-use e2e::account::Arrived;
 use e2e::archive::{self, Line};
 use e2e::cloud::{Cloud, Received, Urls};
 use e2e::env::TestEnv;
 use e2e::fleet::{Fleet, FleetPlan};
-use e2e::hardness::{self, Strictness};
 use e2e::hosted::HostedService;
 use e2e::metrics::Metrics;
 use e2e::mosquitto::Mosquitto;
 use e2e::names::{self, ARCHIVE, DEAD_LETTER_REPORT, DEVICES, RAW, Subscription, TABLE};
+use e2e::reconcile::Arrived;
 use e2e::settings::ServiceSettings;
+use e2e::strictness::{self, Strictness};
 use emulator::{Emulator, Options};
 use enrich::Enrich;
 use icestore::Icestore;
@@ -41,11 +41,11 @@ pub(crate) const RAW_ARCHIVE: &str = "raw-archive";
 pub(crate) const RAW_ROWS: &str = "raw-rows";
 
 /// Environment of one test. On Google's own cloud it has no server.
-pub(crate) struct Stage {
+pub(crate) struct FlowEnv {
     pub(crate) env: TestEnv<Option<Emulator>>,
 }
 
-impl Deref for Stage {
+impl Deref for FlowEnv {
     type Target = TestEnv<Option<Emulator>>;
 
     fn deref(&self) -> &Self::Target {
@@ -53,7 +53,7 @@ impl Deref for Stage {
     }
 }
 
-impl DerefMut for Stage {
+impl DerefMut for FlowEnv {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.env
     }
@@ -64,15 +64,15 @@ fn subscriptions() -> Vec<Subscription> {
     [&names::SUBSCRIPTIONS[..], &raw].concat()
 }
 
-impl Stage {
+impl FlowEnv {
     /// Starts the broker, and creates topics, subscriptions, bucket and dataset.
-    pub(crate) async fn set() -> Self {
-        Self::set_with("allow_anonymous true", |_| {}).await
+    pub(crate) async fn start() -> Self {
+        Self::start_with("allow_anonymous true", |_| {}).await
     }
 
-    /// Like [`Stage::set`], with extra settings of the broker. `prepare` creates the files that
+    /// Like [`FlowEnv::start`], with extra settings of the broker. `prepare` creates the files that
     /// they name.
-    pub(crate) async fn set_with(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
+    pub(crate) async fn start_with(settings: &str, prepare: impl FnOnce(&Path)) -> Self {
         service::install_crypto();
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path());
@@ -85,18 +85,18 @@ impl Stage {
             Err(_) => {
                 let emulator = Emulator::start(Options::default()).await.unwrap();
                 if Strictness::from_environment() == Strictness::LikeGoogle {
-                    hardness::harden(&emulator.url()).await.unwrap();
+                    strictness::imitate_google(&emulator.url()).await.unwrap();
                 }
                 (Cloud::embedded(&emulator.url()).in_new_run(), Some(emulator))
             }
         };
-        Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await
+        Self::with_resources_of_flows(TestEnv { broker, redis: None, server, cloud, folder }).await
     }
 
     /// Starts an environment with Google's emulators of Pub/Sub and Firestore. Table and archive
     /// are in the embedded cloud. If the emulators are not installed, prints that and returns
     /// `None`.
-    pub(crate) async fn set_on_googles_emulators() -> Option<Self> {
+    pub(crate) async fn start_on_googles_emulators() -> Option<Self> {
         service::install_crypto();
         let pubsub = emulators::start(&emulators::PUBSUB).await?;
         let firestore = emulators::start(&emulators::FIRESTORE).await?;
@@ -107,10 +107,13 @@ impl Stage {
         let urls = Urls { pubsub, firestore, ..Urls::all(&emulator.url()) };
         let cloud = Cloud::emulated(urls).in_new_run();
         let server = Some(emulator);
-        Some(Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await)
+        Some(
+            Self::with_resources_of_flows(TestEnv { broker, redis: None, server, cloud, folder })
+                .await,
+        )
     }
 
-    async fn create(env: TestEnv<Option<Emulator>>) -> Self {
+    async fn with_resources_of_flows(env: TestEnv<Option<Emulator>>) -> Self {
         env.cloud.create_resources(&subscriptions()).await.unwrap();
         Self { env }
     }
@@ -126,8 +129,8 @@ impl Stage {
         self.cloud.put_documents(&self.cloud.name(DEVICES), documents).await.unwrap();
     }
 
-    /// Removes the resources that [`Stage::set`] created, and the documents of the devices.
-    pub(crate) async fn strike(self) {
+    /// Removes the resources that [`FlowEnv::start`] created, and the documents of the devices.
+    pub(crate) async fn teardown(self) {
         self.cloud.delete_resources(&subscriptions()).await.unwrap();
     }
 
@@ -278,10 +281,10 @@ pub(crate) fn counter(hosted: &Hosted, name: &str) -> u64 {
 }
 
 /// Waits for the first dead letter.
-pub(crate) async fn next_letter(stage: &Stage) -> Received {
+pub(crate) async fn next_letter(env: &FlowEnv) -> Received {
     let mut letters = Vec::new();
     until(async || {
-        letters.extend(stage.cloud.pull(&stage.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
+        letters.extend(env.cloud.pull(&env.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
         !letters.is_empty()
     })
     .await;

@@ -7,32 +7,27 @@ use e2e::env::TestEnv;
 use e2e::names::{ARCHIVE, DATASET, VIEW};
 
 use crate::args::Args;
-use crate::platform::Platform;
+use crate::env::LocalEnv;
 
 /// Describes a running platform. With the table below it, the text takes the 24 lines of the usual
 /// terminal. Its lines have at most 79 characters if paths are short.
 ///
 /// `data` is the path of the data folder in commands.
-pub(crate) fn describe(args: &Args, platform: &Platform, data: &Path) -> String {
+pub(crate) fn describe(args: &Args, env: &LocalEnv, data: &Path) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
-    write(&mut text, args, platform, data).unwrap_or_default();
+    write(&mut text, args, env, data).unwrap_or_default();
     text
 }
 
-fn write(
-    text: &mut String,
-    args: &Args,
-    platform: &Platform,
-    data: &Path,
-) -> Result<(), fmt::Error> {
+fn write(text: &mut String, args: &Args, env: &LocalEnv, data: &Path) -> Result<(), fmt::Error> {
     let port = args.mqtt_port;
-    let TestEnv { broker, redis, server, cloud: client, folder } = &platform.env;
+    let TestEnv { broker, redis, server, cloud: client, folder } = &env.servers;
     let (cloud, project) = (server.url(), &client.project);
     let data = data.display();
     writeln!(text, "MQTT      mqtt://127.0.0.1:{port}  ({})", broker.name())?;
     writeln!(text, "Cloud     {cloud}  (Pub/Sub, Firestore, BigQuery, Cloud Storage)")?;
-    let services: Vec<_> = platform
+    let services: Vec<_> = env
         .services
         .iter()
         .map(|service| format!("http://{} {:<12}", service.hosted.address(), service.name))

@@ -13,14 +13,14 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::stage::Stage;
+use crate::flow_env::FlowEnv;
 
 /// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-impl Stage {
+impl FlowEnv {
     /// Starts a broker, a Redis and an embedded cloud with these resources.
     pub(crate) async fn for_examples(resources: Option<Resources>) -> Self {
         let folder = tempfile::tempdir().unwrap();

@@ -30,7 +30,7 @@ impl Strictness {
 ///
 /// # Errors
 /// Fails when the cloud does not answer, or has no such profile.
-pub async fn harden(url: &str) -> anyhow::Result<()> {
+pub async fn imitate_google(url: &str) -> anyhow::Result<()> {
     let whole = Client::new().post(format!("{url}/emulator/v1/profile/like-google")).send().await;
     whole.and_then(reqwest::Response::error_for_status).context("set the profile")?;
     set(url, &scaled()).await

@@ -16,7 +16,7 @@ use message::{Envelope, Message};
 
 /// Totals of a comparison between what a fleet sent and what arrived.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Account {
+pub struct Reconciliation {
     /// Readings that devices handed to their connections.
     pub sent: u64,
     /// Readings whose PUBACK came. Each of them must be found again.
@@ -34,21 +34,22 @@ pub struct Account {
     /// Lines and rows beyond the first of each reading at a destination.
     pub duplicates: u64,
     /// Readings that arrived although the fleet never sent them.
-    pub invented: u64,
+    #[serde(rename = "invented")]
+    pub unexpected: u64,
 }
 
-impl Account {
-    /// Returns true if nothing was lost, changed or invented.
+impl Reconciliation {
+    /// Returns true if nothing was lost or changed, and nothing came that was not sent.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.missing == 0 && self.corrupted == 0 && self.invented == 0
+        self.missing == 0 && self.corrupted == 0 && self.unexpected == 0
     }
 }
 
 /// Messages found at each destination of a flow; `None` for a destination that the flow does not
 /// have.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Ends<'a> {
+pub struct Destinations<'a> {
     /// Messages in the archive, or messages read from a subscription.
     pub archive: Option<&'a [Arrived]>,
     /// The rows of the table.
@@ -59,7 +60,7 @@ pub struct Ends<'a> {
     pub is_enriched: bool,
 }
 
-impl<'a> Ends<'a> {
+impl<'a> Destinations<'a> {
     /// Checks the archive alone.
     #[must_use]
     pub fn archive(arrived: &'a [Arrived]) -> Self {
@@ -89,25 +90,25 @@ pub struct Findings {
     /// Lines and rows that differ from what was sent; `None` if the reading cannot be recognized.
     pub corrupted: Vec<Option<Reading>>,
     /// Readings that arrived although the fleet never sent them.
-    pub invented: HashSet<Reading>,
+    pub unexpected: HashSet<Reading>,
 }
 
 /// Counts the outcome of the messages of a fleet; see [`find`].
 #[must_use]
-pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
+pub fn reconcile(fleet: &Fleet, destinations: Destinations<'_>) -> Reconciliation {
     let log = fleet.log();
-    let findings = find(fleet, ends);
+    let findings = find(fleet, destinations);
     let count = |arrived: Option<&[Arrived]>| arrived.map_or(0, <[Arrived]>::len) as u64;
-    Account {
+    Reconciliation {
         sent: log.sent_count(),
         acknowledged: log.acknowledged_count(),
-        rows: count(ends.table),
-        archived: count(ends.archive),
-        dead_letters: ends.dead_letters.len() as u64,
+        rows: count(destinations.table),
+        archived: count(destinations.archive),
+        dead_letters: destinations.dead_letters.len() as u64,
         missing: findings.missing.len() as u64,
         corrupted: findings.corrupted.len() as u64,
         duplicates: findings.duplicates.values().sum(),
-        invented: findings.invented.len() as u64,
+        unexpected: findings.unexpected.len() as u64,
     }
 }
 
@@ -116,39 +117,41 @@ pub fn settle(fleet: &Fleet, ends: Ends<'_>) -> Account {
 /// Each acknowledged message must be at every destination. A dead letter of a service on the way to
 /// a destination counts instead. Messages from other senders are ignored.
 #[must_use]
-pub fn find(fleet: &Fleet, ends: Ends<'_>) -> Findings {
+pub fn find(fleet: &Fleet, destinations: Destinations<'_>) -> Findings {
     let log = fleet.log();
     let (sent, acknowledged) = (log.sent(), log.acknowledged());
     let mut findings = Findings::default();
-    let ends_by_service = [(ends.archive, "icestore"), (ends.table, "bigqueries")];
+    let ends_by_service = [(destinations.archive, "icestore"), (destinations.table, "bigqueries")];
     let last_services = ends_by_service.map(|(_, service)| service);
     for (arrived, service) in ends_by_service {
         let Some(arrived) = arrived else { continue };
         // A dead letter of bigqueries does not explain a line that the archive lacks. One of
         // icestore does not explain a missing row.
         let is_before_here = |letter: &&Received| {
-            let buried_by = letter.attributes.get("dl_service").map_or("", String::as_str);
-            buried_by == service || !last_services.contains(&buried_by)
+            let refused_by = letter.attributes.get("dl_service").map_or("", String::as_str);
+            refused_by == service || !last_services.contains(&refused_by)
         };
-        let letters = ends.dead_letters.iter().filter(is_before_here);
-        let buried: HashSet<_> = letters.filter_map(|letter| fleet.buried(letter)).collect();
+        let letters = destinations.dead_letters.iter().filter(is_before_here);
+        let dead_lettered: HashSet<_> =
+            letters.filter_map(|letter| fleet.dead_lettered(letter)).collect();
         let mut found = HashSet::new();
         for arrived in arrived {
-            match fleet.judge(arrived, ends.is_enriched) {
-                Judgement::Whole(reading) if !sent.contains(&reading) => {
-                    findings.invented.insert(reading);
+            match fleet.compare(arrived, destinations.is_enriched) {
+                Comparison::Intact(reading) if !sent.contains(&reading) => {
+                    findings.unexpected.insert(reading);
                 }
-                Judgement::Whole(reading) => {
+                Comparison::Intact(reading) => {
                     if !found.insert(reading) {
                         *findings.duplicates.entry(reading).or_default() += 1;
                     }
                 }
-                Judgement::Corrupted(reading) => findings.corrupted.push(reading),
-                Judgement::NotOurs => {}
+                Comparison::Corrupted(reading) => findings.corrupted.push(reading),
+                Comparison::Foreign => {}
             }
         }
         let due = acknowledged.iter().map(|(reading, _)| *reading);
-        let is_missing = |reading: &Reading| !found.contains(reading) && !buried.contains(reading);
+        let is_missing =
+            |reading: &Reading| !found.contains(reading) && !dead_lettered.contains(reading);
         findings.missing.extend(due.filter(is_missing));
     }
     findings
@@ -234,20 +237,20 @@ impl Arrived {
     }
 }
 
-enum Judgement {
-    Whole(Reading),
+enum Comparison {
+    Intact(Reading),
     Corrupted(Option<Reading>),
-    NotOurs,
+    Foreign,
 }
 
 impl Fleet {
-    fn judge(&self, arrived: &Arrived, is_enriched: bool) -> Judgement {
+    fn compare(&self, arrived: &Arrived, is_enriched: bool) -> Comparison {
         let Some(reading) = arrived.reading(self.name()) else {
             // A payload that cannot be read but contains the name of this fleet was damaged on its
             // way.
             let mark = self.name().as_bytes();
             let is_ours = arrived.bytes().windows(mark.len()).any(|window| window == mark);
-            return if is_ours { Judgement::Corrupted(None) } else { Judgement::NotOurs };
+            return if is_ours { Comparison::Corrupted(None) } else { Comparison::Foreign };
         };
         let expected = reading.payload(self.name(), self.plan().payload_bytes);
         let is_same = match &arrived.payload {
@@ -258,14 +261,14 @@ impl Fleet {
         };
         let is_at_home =
             !is_enriched || arrived.location.as_deref() == Some(reading.location().as_str());
-        let is_whole = is_same
+        let is_intact = is_same
             && is_at_home
             && arrived.device.as_deref() == Some(reading.device_name().as_str());
-        if is_whole { Judgement::Whole(reading) } else { Judgement::Corrupted(Some(reading)) }
+        if is_intact { Comparison::Intact(reading) } else { Comparison::Corrupted(Some(reading)) }
     }
 
     /// Returns the reading in a dead letter that holds the original payload byte for byte.
-    pub(crate) fn buried(&self, letter: &Received) -> Option<Reading> {
+    pub(crate) fn dead_lettered(&self, letter: &Received) -> Option<Reading> {
         let payload = match Envelope::read(&letter.data) {
             Some(envelope) => envelope.payload?.bytes(),
             None => letter.data.clone(),

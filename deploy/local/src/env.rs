@@ -23,12 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Running platform.
-pub(crate) struct Platform {
-    pub env: TestEnv<Emulator, Broker, PathBuf>,
+pub(crate) struct LocalEnv {
+    pub servers: TestEnv<Emulator, Broker, PathBuf>,
     pub services: Vec<HostedService>,
 }
 
-impl Platform {
+impl LocalEnv {
     /// Starts all parts, and returns when they are ready.
     pub(crate) async fn start(args: &Args, data_dir: &Path) -> anyhow::Result<Self> {
         check_ports(args)?;
@@ -58,8 +58,8 @@ impl Platform {
         for service in &services {
             service.ready(PATIENCE).await?;
         }
-        let env = TestEnv { broker, redis, server, cloud, folder };
-        Ok(Self { env, services })
+        let servers = TestEnv { broker, redis, server, cloud, folder };
+        Ok(Self { servers, services })
     }
 
     /// Returns the reason why a service cannot go on. Never returns while all services run. Cancel
@@ -76,7 +76,7 @@ impl Platform {
     pub(crate) async fn dead_letters(&self) -> anyhow::Result<Vec<Received>> {
         let mut letters = Vec::new();
         loop {
-            let pulled = self.env.cloud.pull(DEAD_LETTER_REPORT).await?;
+            let pulled = self.servers.cloud.pull(DEAD_LETTER_REPORT).await?;
             if pulled.is_empty() {
                 return Ok(letters);
             }
@@ -96,11 +96,11 @@ impl Platform {
     }
     /// Stops the remaining parts.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        if let Some(mut redis) = self.env.redis {
+        if let Some(mut redis) = self.servers.redis {
             redis.kill().await?;
         }
-        self.env.broker.stop().await?;
-        self.env.server.shutdown().await;
+        self.servers.broker.stop().await?;
+        self.servers.server.shutdown().await;
         Ok(())
     }
 }
