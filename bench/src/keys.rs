@@ -256,15 +256,15 @@ impl fmt::Display for Run {
 mod tests {
     use super::*;
 
-    fn progress(at: Instant, (received, sent): (u64, u64), objects: f64) -> Progress {
+    fn progress(at: Instant, received: u64, sent: u64, objects: f64) -> Progress {
         Progress { at, received, sent, objects, cpu: Duration::from_millis(sent) }
     }
 
     #[test]
     fn what_was_sent_between_two_looks_counts() {
         let start = Instant::now();
-        let first = progress(start, (500, 100), 2.0);
-        let last = progress(start + Duration::from_secs(2), (9_000, 2_100), 42.0);
+        let first = progress(start, 500, 100, 2.0);
+        let last = progress(start + Duration::from_secs(2), 9_000, 2_100, 42.0);
 
         let run = Run::between(&first, &last, 7, 50, 99.0);
 

@@ -12,7 +12,6 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use self::resources::keeps_resources;
 use crate::names::DATASET;
 
 /// Variable with the identifier of a trial. A trial is a run of all tests on Google's own cloud,
@@ -186,28 +185,6 @@ impl Cloud {
     pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
         let url = format!("{}/storage/v1/b?project={}", self.urls.storage, self.project);
         self.create(Method::POST, url, json!({ "name": name })).await
-    }
-
-    /// Creates a dataset if it does not exist.
-    ///
-    /// # Errors
-    /// Fails when the cloud refuses.
-    pub async fn create_dataset(&self, id: &str) -> anyhow::Result<()> {
-        let url = format!("{}/bigquery/v2/projects/{}/datasets", self.urls.bigquery, self.project);
-        self.create(Method::POST, url, json!({ "datasetReference": { "datasetId": id } })).await
-    }
-
-    /// Removes a dataset with all its tables, unless `KEEP_RESOURCES` is set.
-    ///
-    /// # Errors
-    /// Fails when the cloud refuses.
-    pub async fn delete_dataset(&self, id: &str) -> anyhow::Result<()> {
-        if keeps_resources() {
-            return Ok(());
-        }
-        let url =
-            format!("{}/bigquery/v2/projects/{}/datasets/{id}", self.urls.bigquery, self.project);
-        self.call(Method::DELETE, format!("{url}?deleteContents=true"), None).await.map(drop)
     }
 
     /// Reads all rows of a table, each as values by column. A table that does not exist has no

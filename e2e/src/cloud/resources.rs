@@ -1,6 +1,7 @@
 //! Creates and removes all resources of a test environment.
 
 use reqwest::Method;
+use serde_json::json;
 
 use super::Cloud;
 use crate::names::{ARCHIVE, DEVICES, Subscription, TOPICS};
@@ -38,6 +39,28 @@ impl Cloud {
         self.teardown(&topics, &ids, &[&self.name(ARCHIVE)]).await?;
         self.delete_dataset(&self.dataset()).await?;
         self.delete_documents(&self.name(DEVICES)).await
+    }
+
+    /// Creates a dataset if it does not exist.
+    ///
+    /// # Errors
+    /// Fails when the cloud refuses.
+    pub async fn create_dataset(&self, id: &str) -> anyhow::Result<()> {
+        let url = format!("{}/bigquery/v2/projects/{}/datasets", self.urls.bigquery, self.project);
+        self.create(Method::POST, url, json!({ "datasetReference": { "datasetId": id } })).await
+    }
+
+    /// Removes a dataset with all its tables, unless `KEEP_RESOURCES` is set.
+    ///
+    /// # Errors
+    /// Fails when the cloud refuses.
+    pub async fn delete_dataset(&self, id: &str) -> anyhow::Result<()> {
+        if keeps_resources() {
+            return Ok(());
+        }
+        let url =
+            format!("{}/bigquery/v2/projects/{}/datasets/{id}", self.urls.bigquery, self.project);
+        self.call(Method::DELETE, format!("{url}?deleteContents=true"), None).await.map(drop)
     }
 
     /// Removes topics, subscriptions, and buckets with all their objects. Keeps everything if

@@ -1,6 +1,7 @@
 //! Counters of the services, over time.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -81,7 +82,7 @@ impl Progress {
         last(to).combine(last(from), u64::saturating_sub)
     }
 
-    /// Returns the longest time between `from` and `to` in which a counter of a service did not
+    /// Returns the longest part of a time in which a counter of a service did not
     /// change.
     ///
     /// Only the time between two equal samples counts. If the machine was too busy to take samples,
@@ -90,11 +91,11 @@ impl Progress {
         &self,
         service: &str,
         counter: fn(&Counts) -> u64,
-        (from, to): (Instant, Instant),
+        time: RangeInclusive<Instant>,
     ) -> Duration {
         let mut longest = Duration::ZERO;
         let mut unchanged: Option<(Instant, u64)> = None;
-        for (at, counts) in self.of(service).filter(|(at, _)| (from..=to).contains(at)) {
+        for (at, counts) in self.of(service).filter(|(at, _)| time.contains(at)) {
             let now = counter(&counts);
             match unchanged {
                 Some((since, before)) if before == now => longest = longest.max(at - since),
@@ -134,7 +135,7 @@ mod tests {
 
         assert_eq!(progress.gained("enrich", from, at(5)), sent(8));
         assert_eq!(progress.gained("icestore", from, at(5)), sent(0));
-        let stall = progress.stall("enrich", |counts| counts.sent, (from, at(5)));
+        let stall = progress.stall("enrich", |counts| counts.sent, from..=at(5));
         assert_eq!(stall, Duration::from_secs(3));
     }
 }

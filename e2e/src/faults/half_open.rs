@@ -30,8 +30,8 @@ pub(super) async fn inject(context: &FaultContext) -> anyhow::Result<()> {
 /// Reports a failure for a service that received nothing for too long.
 pub(super) fn check(report: &mut Report, event: &Injected, observations: &Observations) {
     for service in ["enrich", "bigqueries", "icestore"] {
-        let window = (event.from, event.to);
-        let pause = observations.progress.stall(service, |counts| counts.received, window);
+        let time = event.from..=event.to;
+        let pause = observations.progress.stall(service, |counts| counts.received, time);
         let text = format!("{}: {service} received nothing for {pause:.1?}", event.name);
         if pause > MOST {
             report.failures.push(format!("{text}, {MOST:?} at most"));

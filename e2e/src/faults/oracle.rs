@@ -13,7 +13,7 @@ use crate::fleet::Fleet;
 use crate::names::{ARCHIVE, DATASET, DEAD_LETTER_REPORT, TABLE};
 use crate::reading::Reading;
 use crate::reconcile::{self, Arrived, Destinations, Payload};
-use pipeline::Envelope;
+use message::Envelope;
 
 /// Everything that was found in the table, the archive and the dead letters.
 pub(super) struct Arrivals {
@@ -135,16 +135,17 @@ impl Arrivals {
                 continue;
             }
             outcome.obligations.push((sender, message.at));
-            let (is_kept, [line, row], letters) = match message.expected {
+            let found = match message.expected {
                 Expected::ArrivesOrDeadLettered => numbers.account_for(message),
                 _ => found.account_for(message),
             };
+            let MessageOutcome { is_kept, lines, rows, letters } = found;
             if !is_kept {
                 outcome.missing.insert(sender);
-                let text = format!("lines {line}, rows {row}, letters {letters:?}");
+                let text = format!("lines {lines}, rows {rows}, letters {letters:?}");
                 outcome.failures.push(format!("{}: {text}", message.describe()));
             }
-            let copies = line.saturating_sub(1) + row.saturating_sub(1);
+            let copies = lines.saturating_sub(1) + rows.saturating_sub(1);
             if copies > 0 {
                 outcome.duplicates.insert(sender, copies);
             }
@@ -176,8 +177,15 @@ impl Arrivals {
     }
 }
 
-/// Result for one message: true if it is accounted for, its lines and rows, and its dead letters.
-type MessageOutcome<'a> = (bool, [u64; 2], Vec<(&'a str, &'a str)>);
+/// Result for one message of a hostile client.
+struct MessageOutcome<'a> {
+    /// True if the message is where it must be.
+    is_kept: bool,
+    lines: u64,
+    rows: u64,
+    /// Service and reason of each dead letter.
+    letters: Vec<(&'a str, &'a str)>,
+}
 
 /// Messages of hostile clients at the destinations, by content.
 struct Found<'a> {
@@ -191,18 +199,20 @@ struct Found<'a> {
 impl<'a> Found<'a> {
     fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
         let key = canonical(&message.payload);
-        let [line, row] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
+        let [lines, rows] = [self.lines, self.rows].map(|end| end.get(&key).copied().unwrap_or(0));
         let letters = self.letters.get(&key).cloned().unwrap_or_default();
         let is_refused = self.refuses_rows && letters.contains(&("bigqueries", "row_refused"));
         let is_kept = match message.expected {
-            Expected::Arrives => line > 0 && (row > 0 || is_refused),
-            Expected::NoRow(why) => line > 0 && row == 0 && letters.contains(&("bigqueries", why)),
+            Expected::Arrives => lines > 0 && (rows > 0 || is_refused),
+            Expected::NoRow(why) => {
+                lines > 0 && rows == 0 && letters.contains(&("bigqueries", why))
+            }
             Expected::DeadLettered(service, why) => {
-                line == 0 && row == 0 && letters.contains(&(service, why))
+                lines == 0 && rows == 0 && letters.contains(&(service, why))
             }
             Expected::ArrivesOrDeadLettered | Expected::Unconfirmed => true,
         };
-        (is_kept, [line, row], letters)
+        MessageOutcome { is_kept, lines, rows, letters }
     }
 }
 
@@ -236,16 +246,16 @@ impl<'a> Numbers<'a> {
     /// replaces the line, one of bigqueries the row, and one of another service both.
     fn account_for(&self, message: &HostileMessage) -> MessageOutcome<'a> {
         let number = number_of(&message.payload).unwrap_or(u64::MAX);
-        let [line, row] =
+        let [lines, rows] =
             [&self.ends[0], &self.ends[1]].map(|end| end.get(&number).copied().unwrap_or(0));
         let letters = self.letters.get(&number).cloned().unwrap_or_default();
         let has_reason = letters.iter().all(|(_, reason)| !reason.is_empty());
         let stands_for = |end: &str, other: &str| {
             letters.iter().any(|(service, _)| *service == end || *service != other)
         };
-        let is_archived = line > 0 || stands_for("icestore", "bigqueries");
-        let is_row = row > 0 || stands_for("bigqueries", "icestore");
-        (has_reason && is_archived && is_row, [line, row], letters)
+        let is_archived = lines > 0 || stands_for("icestore", "bigqueries");
+        let is_row = rows > 0 || stands_for("bigqueries", "icestore");
+        MessageOutcome { is_kept: has_reason && is_archived && is_row, lines, rows, letters }
     }
 }
 
@@ -330,7 +340,7 @@ mod tests {
         let (here, nowhere) = (HashMap::from([(payload.clone(), 1)]), HashMap::new());
         let account = |letter, lines, refuses_rows| {
             let letters = HashMap::from([(payload.clone(), vec![letter])]);
-            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&message).0
+            Found { lines, rows: &nowhere, letters, refuses_rows }.account_for(&message).is_kept
         };
         let refused = ("bigqueries", "row_refused");
 

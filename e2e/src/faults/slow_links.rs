@@ -111,7 +111,7 @@ impl SlowLink {
         let settled = (from + SETTLING).min(to);
         let seconds = (to - settled).as_secs_f64();
         for service in self.services() {
-            let stall = observations.progress.stall(service, |counts| counts.sent, (from, to));
+            let stall = observations.progress.stall(service, |counts| counts.sent, from..=to);
             let gained = observations.progress.gained(service, settled, to);
             let offered = offered(outcome, settled, to);
             let passed = gained.sent_bytes as f64 / seconds.max(1.0);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bigqueries::config::Api;
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::reconcile::{self, Arrived, Destinations};
-use pipeline::FieldPath;
+use message::FieldPath;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

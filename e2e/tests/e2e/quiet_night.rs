@@ -34,7 +34,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     let bigqueries = start_bigqueries(settings).await;
     let icestore = start_icestore(env.icestore()).await;
     let services = [&ingestion, &bigqueries, &icestore];
-    let before = day(&env, (&bigqueries, &icestore), 2_000).await;
+    let before = day(&env, &[&bigqueries, &icestore], 2_000).await;
     assert_eq!(services.map(|service| counter(service, RETRIED)), [0, 0, 0], "before the night");
 
     let by_night = json!({
@@ -50,7 +50,7 @@ async fn a_quiet_night_costs_no_failed_attempt() {
     })
     .await;
     strictness::set(&url, &by_day).await.unwrap();
-    let after = day(&env, (&bigqueries, &icestore), 4_000).await;
+    let after = day(&env, &[&bigqueries, &icestore], 4_000).await;
 
     assert_eq!(services.map(|service| counter(service, RETRIED)), [0, 0, 0], "after the night");
     for service in [ingestion, bigqueries, icestore] {
@@ -65,14 +65,11 @@ async fn a_quiet_night_costs_no_failed_attempt() {
 }
 
 /// Sends readings until each service has written the given number of messages.
-async fn day(
-    env: &FlowEnv,
-    (bigqueries, icestore): (&Hosted, &Hosted),
-    written: u64,
-) -> e2e::fleet::Fleet {
+async fn day(env: &FlowEnv, services: &[&Hosted], written: u64) -> e2e::fleet::Fleet {
     let mut fleet = env.fleet(2_000);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
-    until(async || counter(bigqueries, SENT) >= written).await;
-    until(async || counter(icestore, SENT) >= written).await;
+    for service in services {
+        until(async || counter(service, SENT) >= written).await;
+    }
     fleet
 }
