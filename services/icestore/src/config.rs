@@ -94,10 +94,11 @@ impl Default for Settings {
                 // counts what acknowledges each message.
                 max_messages_in_flight: 400_000,
                 // Messages count here until they are in an open object. Refused messages count
-                // until their dead letters are sent. There is room for several messages of the
-                // largest size that Pub/Sub accepts.
-                max_bytes_in_flight: 32 * 1024 * 1024,
-                max_batch_memory: 128 * 1024 * 1024,
+                // until their dead letters are sent. There is room for a message of the largest size
+                // that Pub/Sub accepts. A lane transforms one at a time.
+                max_bytes_in_flight: 16 * 1024 * 1024,
+                // With 5,000 open keys and messages of 500 bytes, an object has 60 messages.
+                max_batch_memory: 150 * 1024 * 1024,
                 // Small objects take no longer to upload than large ones of a few MiB.
                 max_writes: 64,
                 batch: batch::BatchLimits {

@@ -22,7 +22,7 @@ const DOLLARS_A_MILLION: f64 = 5.0;
 const SECONDS_A_DAY: f64 = 86_400.0;
 /// Memory of a message of 500 bytes in an open object: its compressed line, and what acknowledges
 /// the message.
-const MESSAGE_BYTES: usize = 1_150;
+const MESSAGE_BYTES: usize = 1_040;
 
 /// Counts of the objects that icestore has written. Clones share their values.
 #[derive(Debug, Clone, Default)]
