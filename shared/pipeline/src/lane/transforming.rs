@@ -115,7 +115,7 @@ where
         }
         // The message waited too long before it came here. Later messages of its key must not
         // overtake it.
-        if settlement.lease_end().is_some_and(|end| end < Instant::now()) {
+        if settlement.lease_end().is_some_and(|end| end <= Instant::now()) {
             return Some("lease");
         }
         let admitted = self.order.admits(&tracked.message, tracked.handle.sequence, settlement);
