@@ -19,7 +19,7 @@ use crate::metrics::FlushCause;
 use crate::progress::Pulse;
 use crate::shared::Shared;
 use crate::suspects::{Note, Noted, Work};
-use crate::write::{self, Closed, Unwritten};
+use crate::write::{Closed, Entry, Unwritten, Writer};
 use crate::{PushError, Sink, Transform, panics, suspects};
 
 mod clock;
@@ -96,12 +96,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D> Drop for Lane<T, S, D> {
     }
 }
 
-impl<T, S, D> Lane<T, S, D>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared<T, S, D>>,
@@ -327,7 +322,7 @@ where
         let Some(open) = self.open.get_mut(key) else { return };
         open.is_ordered |= !tracked.message.ordering_key.is_empty();
         let lease_end = tracked.handle.settlement.lease_end();
-        open.push(write::Entry::new(tracked, S::KEEPS_ORIGINALS));
+        open.push(Entry::new(tracked, S::KEEPS_ORIGINALS));
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
         if let Some(lease_end) = lease_end {
@@ -362,7 +357,7 @@ where
         let Some(mut open) = self.take_open(key) else { return 0 };
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
-        let note = self.note(open.entries.iter().map(write::Entry::fingerprint), Work::Compute);
+        let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
         let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
         let encode = || panics::catch("encode batch", || sink.encode(batch, scratch));
         let encoded = match suspects::during(note.as_ref(), encode) {
@@ -399,7 +394,7 @@ where
             }
             let shared = Arc::clone(&self.shared);
             let written = async move {
-                let unwritten = write::settle_batch(&shared, closed).await;
+                let unwritten = Writer::new(&shared).settle_batch(closed).await;
                 Written { key, was_ordered, unwritten }
             };
             self.writing.push(Noted::new(Box::pin(written), note));

@@ -213,15 +213,10 @@ fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<S
     None
 }
 
-fn start_lanes<T, S, D>(
+fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     shared: &Arc<Shared<T, S, D>>,
     progress: &Progress,
-) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>)
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>) {
     /// Maximum number of messages in the queue between intake and a lane. They are part of the
     /// bound on messages in flight.
     const QUEUE: usize = 256;

@@ -15,14 +15,13 @@ use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::Shared;
 use crate::suspects::Note;
-use crate::{Recovery, Refusal, Sink, Transform};
+use crate::{Recovery, Refusal, Sink};
 use message::Message;
 
 mod attempt;
 mod dead_lettering;
 
-use attempt::{Ending, Target, attempt};
-pub(crate) use dead_lettering::dead_letter_all;
+use attempt::{Ending, Target};
 
 /// Time that a message is held before a nack.
 ///
@@ -155,6 +154,11 @@ impl<S: Sink> Part<S> {
     }
 }
 
+/// Writes batches and dead letters, and settles their messages.
+pub(crate) struct Writer<'a, T, S, D> {
+    shared: &'a Shared<T, S, D>,
+}
+
 /// Messages of a batch that must be nacked, in order.
 pub(crate) struct Unwritten {
     pub entries: Vec<Entry>,
@@ -162,150 +166,132 @@ pub(crate) struct Unwritten {
     pub share: Share,
 }
 
-/// Writes a batch until each of its messages is acked or durable in the dead letters, or must be
-/// nacked.
-///
-/// Returns the messages that must be nacked, if there are any. The caller does it, so that the delay
-/// before a nack does not take the place of a write. Two kinds are nacked here: messages that the dead letters did
-/// not take, and a part of an unordered batch whose other parts must still be written.
-pub(crate) async fn settle_batch<T, S, D>(
-    shared: &Shared<T, S, D>,
-    closed: Closed<S>,
-) -> Option<Unwritten>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let Closed { key, encoded, entries, share, bytes, is_ordered, note: _ } = closed;
-    let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
-    while let Some(part) = parts.pop() {
-        match attempt(shared, part.target(&key)).await {
-            Ending::Durable(refusals) => {
-                shared.metrics.sent_bytes.inc_by(part.bytes as u64);
-                settle_written(shared, part.entries, refusals).await;
-            }
-            Ending::TooSlow => {
-                debug!(?key, records = part.entries.len(), "splitting a batch that took too long");
-                match part.split(&shared.sink) {
-                    Ok([first, second]) => parts.extend([second, first]),
-                    Err(whole) => parts.push(whole),
+impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
+    pub(crate) fn new(shared: &'a Shared<T, S, D>) -> Self {
+        Self { shared }
+    }
+
+    /// Writes a batch until each of its messages is acked or durable in the dead letters, or must be
+    /// nacked.
+    ///
+    /// Returns the messages that must be nacked, if there are any. The caller does it, so that the delay
+    /// before a nack does not take the place of a write. Two kinds are nacked here: messages that the dead letters did
+    /// not take, and a part of an unordered batch whose other parts must still be written.
+    pub(crate) async fn settle_batch(&self, closed: Closed<S>) -> Option<Unwritten> {
+        let Closed { key, encoded, entries, share, bytes, is_ordered, note: _ } = closed;
+        let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
+        while let Some(part) = parts.pop() {
+            match self.attempt(part.target(&key)).await {
+                Ending::Durable(refusals) => {
+                    self.shared.metrics.sent_bytes.inc_by(part.bytes as u64);
+                    self.settle_written(part.entries, refusals).await;
                 }
-            }
-            Ending::Failed(error) => match error.recovery() {
-                Recovery::Reject(reason) => match part.split(&shared.sink) {
-                    Ok([first, second]) => {
-                        debug!(?key, reason, "splitting a refused batch");
-                        parts.extend([second, first]);
+                Ending::TooSlow => {
+                    debug!(
+                        ?key,
+                        records = part.entries.len(),
+                        "splitting a batch that took too long"
+                    );
+                    match part.split(&self.shared.sink) {
+                        Ok([first, second]) => parts.extend([second, first]),
+                        Err(whole) => parts.push(whole),
                     }
-                    Err(culprit) => {
-                        let entries = culprit.entries.into_iter();
-                        let detail = error.detail();
-                        dead_letter_all(
-                            shared,
-                            entries.map(|entry| (entry, reason, detail.clone())),
-                        )
-                        .await;
+                }
+                Ending::Failed(error) => match error.recovery() {
+                    Recovery::Reject(reason) => match part.split(&self.shared.sink) {
+                        Ok([first, second]) => {
+                            debug!(?key, reason, "splitting a refused batch");
+                            parts.extend([second, first]);
+                        }
+                        Err(culprit) => {
+                            let entries = culprit.entries.into_iter();
+                            let detail = error.detail();
+                            self.dead_letter_all(
+                                entries.map(|entry| (entry, reason, detail.clone())),
+                            )
+                            .await;
+                        }
+                    },
+                    Recovery::Stop => {
+                        self.shared.fail(error);
+                        let entries = self.unwritten(part, std::mem::take(&mut parts));
+                        return Some(Unwritten { entries, reason: "stop", share });
+                    }
+                    retry @ (Recovery::Retry | Recovery::HandBack) => {
+                        let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
+                        // In an ordered batch, the parts behind this one would overtake it.
+                        let behind = parts.extract_if(.., |_| is_ordered).collect();
+                        let entries = self.unwritten(part, behind);
+                        if parts.is_empty() {
+                            return Some(Unwritten { entries, reason, share });
+                        }
+                        // None of them is ordered, so the lane need not know of them.
+                        let _keyed = self.hand_back(entries, reason).await;
                     }
                 },
-                Recovery::Stop => {
-                    shared.fail(error);
-                    let entries = unwritten(shared, part, std::mem::take(&mut parts));
-                    return Some(Unwritten { entries, reason: "stop", share });
-                }
-                retry @ (Recovery::Retry | Recovery::HandBack) => {
-                    let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
-                    // In an ordered batch, the parts behind this one would overtake it.
-                    let behind = parts.extract_if(.., |_| is_ordered).collect();
-                    let entries = unwritten(shared, part, behind);
-                    if parts.is_empty() {
-                        return Some(Unwritten { entries, reason, share });
-                    }
-                    // None of them is ordered, so the lane need not know of them.
-                    let _keyed = hand_back(shared, entries, reason).await;
-                }
-            },
-        }
-    }
-    None
-}
-
-async fn settle_written<T, S, D>(
-    shared: &Shared<T, S, D>,
-    entries: Vec<Entry>,
-    mut refusals: Vec<Refusal>,
-) where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    refusals.sort_unstable_by_key(|refusal| refusal.index);
-    refusals.dedup_by_key(|refusal| refusal.index);
-    let mut refusals = refusals.into_iter().peekable();
-    let mut refused = Vec::new();
-    let mut sent = 0;
-    let now = OffsetDateTime::now_utc();
-    for (index, entry) in entries.into_iter().enumerate() {
-        if let Some(refusal) = refusals.next_if(|refusal| refusal.index == index) {
-            refused.push((entry, refusal));
-            continue;
-        }
-        ack_written(shared, entry, now);
-        sent += 1;
-    }
-    shared.metrics.sent.inc_by(sent);
-    shared.gauge();
-    let refused = refused.into_iter();
-    dead_letter_all(
-        shared,
-        refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail)),
-    )
-    .await;
-}
-
-fn ack_written<T, S, D>(shared: &Shared<T, S, D>, entry: Entry, now: OffsetDateTime) {
-    shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
-    entry.handle.settlement.ack();
-}
-
-/// Acks the messages of failed parts whose records are durable. Returns the others, in order.
-///
-/// `behind` is a stack: its last part comes first after `first`.
-fn unwritten<T, S, D>(shared: &Shared<T, S, D>, first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry>
-where
-    S: Sink,
-{
-    let now = OffsetDateTime::now_utc();
-    let mut left = Vec::new();
-    for part in std::iter::once(first).chain(behind.into_iter().rev()) {
-        let written = panics::catch("list written records", || shared.sink.written(&part.encoded));
-        let written: BTreeSet<usize> = written.unwrap_or_default().into_iter().collect();
-        for (index, entry) in part.entries.into_iter().enumerate() {
-            if written.contains(&index) {
-                ack_written(shared, entry, now);
-                shared.metrics.sent.inc();
-            } else {
-                left.push(entry);
             }
         }
+        None
     }
-    left
-}
 
-/// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.
-pub(crate) async fn hand_back<T, S, D>(
-    shared: &Shared<T, S, D>,
-    entries: Vec<Entry>,
-    reason: &'static str,
-) -> Vec<Keyed>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-{
-    tokio::time::sleep(HOLD).await;
-    Metrics::count(&shared.metrics.nacked, reason, entries.len());
-    let keyed = entries.iter().filter_map(Entry::keyed).collect();
-    entries.into_iter().for_each(Entry::nack);
-    shared.gauge();
-    keyed
+    async fn settle_written(&self, entries: Vec<Entry>, mut refusals: Vec<Refusal>) {
+        refusals.sort_unstable_by_key(|refusal| refusal.index);
+        refusals.dedup_by_key(|refusal| refusal.index);
+        let mut refusals = refusals.into_iter().peekable();
+        let mut refused = Vec::new();
+        let mut sent = 0;
+        let now = OffsetDateTime::now_utc();
+        for (index, entry) in entries.into_iter().enumerate() {
+            if let Some(refusal) = refusals.next_if(|refusal| refusal.index == index) {
+                refused.push((entry, refusal));
+                continue;
+            }
+            self.ack_written(entry, now);
+            sent += 1;
+        }
+        self.shared.metrics.sent.inc_by(sent);
+        self.shared.gauge();
+        let refused = refused.into_iter();
+        self.dead_letter_all(
+            refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail)),
+        )
+        .await;
+    }
+
+    fn ack_written(&self, entry: Entry, now: OffsetDateTime) {
+        self.shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
+        entry.handle.settlement.ack();
+    }
+
+    /// Acks the messages of failed parts whose records are durable. Returns the others, in order.
+    ///
+    /// `behind` is a stack: its last part comes first after `first`.
+    fn unwritten(&self, first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry> {
+        let now = OffsetDateTime::now_utc();
+        let mut left = Vec::new();
+        for part in std::iter::once(first).chain(behind.into_iter().rev()) {
+            let written =
+                panics::catch("list written records", || self.shared.sink.written(&part.encoded));
+            let written: BTreeSet<usize> = written.unwrap_or_default().into_iter().collect();
+            for (index, entry) in part.entries.into_iter().enumerate() {
+                if written.contains(&index) {
+                    self.ack_written(entry, now);
+                    self.shared.metrics.sent.inc();
+                } else {
+                    left.push(entry);
+                }
+            }
+        }
+        left
+    }
+
+    /// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.
+    pub(crate) async fn hand_back(&self, entries: Vec<Entry>, reason: &'static str) -> Vec<Keyed> {
+        tokio::time::sleep(HOLD).await;
+        Metrics::count(&self.shared.metrics.nacked, reason, entries.len());
+        let keyed = entries.iter().filter_map(Entry::keyed).collect();
+        entries.into_iter().for_each(Entry::nack);
+        self.shared.gauge();
+        keyed
+    }
 }

@@ -9,12 +9,7 @@ use crate::dead_letter::DeadLetters;
 use crate::shared::Shared;
 use crate::{Sink, Transform};
 
-impl<T, S, D> Lane<T, S, D>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Returns the time when the lane must wake up by itself. The reasons are a due batch, an idle
     /// input, a delayed nack, or the heartbeat.
     ///

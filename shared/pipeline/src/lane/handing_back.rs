@@ -25,12 +25,7 @@ pub(super) struct Held {
     _share: Option<Arc<Share>>,
 }
 
-impl<T, S, D> Lane<T, S, D>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Nacks the batches of a key that hold messages behind a nacked one.
     pub(super) fn hand_back_behind(&mut self, key: &S::Key) {
         let must_follow = |order: &Order, entries: &[Entry]| {

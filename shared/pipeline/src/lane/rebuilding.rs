@@ -10,15 +10,10 @@ use std::sync::Arc;
 use super::Lane;
 use super::transforming::Transformed;
 use crate::dead_letter::DeadLetters;
-use crate::write::{self, Entry};
+use crate::write::{Entry, Writer};
 use crate::{Error, Sink, Transform, panics};
 
-impl<T, S, D> Lane<T, S, D>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     pub(super) fn is_rebuilding(&self) -> bool {
         !self.lost.is_empty() || !self.rebuilding.is_empty()
     }
@@ -42,7 +37,7 @@ where
         self.leaving.push(Box::pin(async move {
             let entries = entries.into_iter();
             let panicked = entries.map(|entry| (entry, panics::PANICKED, detail.clone()));
-            write::dead_letter_all(&shared, panicked).await;
+            Writer::new(&shared).dead_letter_all(panicked).await;
             Vec::new()
         }));
         0

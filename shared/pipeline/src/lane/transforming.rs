@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
-use tracing::{debug, warn};
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
@@ -14,9 +13,8 @@ use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::shared::Shared;
 use crate::suspects::{Noted, Work};
-use crate::write::{self, Entry};
+use crate::write::{Entry, Writer};
 use crate::{Error, Recovery, Sink, Step, Transform, panics};
-use message::trace;
 
 /// Result of a transform. The ordering key is returned, so that the next message of the key can
 /// start.
@@ -34,12 +32,7 @@ enum Outcome<R> {
     Settled(Vec<Keyed>),
 }
 
-impl<T, S, D> Lane<T, S, D>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Transforms a message. A transform that must wait continues beside the others.
     ///
     /// If another message of the same ordering key is being transformed, this one is parked behind
@@ -65,7 +58,8 @@ where
     /// Settles a message that cannot be part of a batch: rejected ones go to the dead letters.
     pub(super) fn refuse(&mut self, tracked: Tracked, error: Error) {
         let shared = Arc::clone(&self.shared);
-        self.leaving.push(Box::pin(async move { give_up(&shared, tracked, error).await }));
+        self.leaving
+            .push(Box::pin(async move { Writer::new(&shared).give_up(tracked, error).await }));
     }
 
     /// Continues with the ordering keys that waited for room.
@@ -171,15 +165,10 @@ where
     }
 }
 
-async fn transform<T, S, D>(
+async fn transform<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     shared: Arc<Shared<T, S, D>>,
     tracked: Tracked,
-) -> Transformed<T::Record>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+) -> Transformed<T::Record> {
     let ordering_key = tracked.message.ordering_key.clone();
     let mut waits = shared.limits.retry.waits();
     let outcome = loop {
@@ -212,39 +201,8 @@ where
             break Outcome::Refused(tracked, error);
         } else {
             // Boxed, because otherwise every message's future would reserve the space for it.
-            break Outcome::Settled(Box::pin(give_up(&shared, tracked, error)).await);
+            break Outcome::Settled(Box::pin(Writer::new(&shared).give_up(tracked, error)).await);
         }
     };
     Transformed { ordering_key, outcome }
-}
-
-/// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
-/// the source. Returns its identity if it is ordered and was nacked.
-async fn give_up<T, S, D>(shared: &Shared<T, S, D>, tracked: Tracked, error: Error) -> Vec<Keyed>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let (trace, text) = (trace::id(&tracked.message), format!("{error:#}"));
-    let reason = match error.recovery() {
-        Recovery::Reject(reason) => {
-            let entry = Entry::new(tracked, true);
-            write::dead_letter_all(shared, [(entry, reason, error.detail())]).await;
-            return Vec::new();
-        }
-        Recovery::Retry => {
-            warn!(trace, error = text, "the lease ends, handing the message back");
-            "transform"
-        }
-        Recovery::HandBack => {
-            debug!(trace, error = text, "handing the message back");
-            "asked"
-        }
-        Recovery::Stop => {
-            shared.fail(error);
-            "stop"
-        }
-    };
-    write::hand_back(shared, vec![Entry::new(tracked, false)], reason).await
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
+use super::Writer;
 use crate::backoff::Waits;
+use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::{Outage, Shared};
-use crate::{Error, Recovery, Refusal, Sink, Transform};
+use crate::{Error, Recovery, Refusal, Sink};
 
 /// Result of a series of attempts.
 pub(super) enum Ending {
@@ -43,46 +45,52 @@ pub(super) struct Series<'a, W: ?Sized> {
     pub outage: Outage,
 }
 
-/// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a message
-/// in it ends.
-pub(super) async fn attempt<T, S, D>(shared: &Shared<T, S, D>, target: Target<'_, S>) -> Ending
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-{
-    let Target { key, encoded, bytes, lease_end, can_split } = target;
-    let waits = shared.limits.retry.waits();
-    let outage = shared.outage.clone();
-    let mut series = Series { what: key, action: "write", lease_end, waits, outage };
-    loop {
-        let Some(turn) = before(lease_end, shared.pace.turn()).await else {
-            let late = "its lease has ended: it may have been delivered again";
-            return Ending::Failed(Recovery::Retry.because("write batch", late));
-        };
-        let limit = within(lease_end, turn.time_limit(bytes), shared);
-        let started = Instant::now();
-        let write = panics::catch_async("write batch", shared.sink.write(encoded, limit));
-        let (error, is_late) = match timeout(limit, write).await {
-            Ok(Ok(refusals)) => {
-                let took = started.elapsed();
-                turn.succeeded(bytes, took);
-                shared.outage.over();
-                shared.metrics.write_duration.observe(took.as_secs_f64());
-                return Ending::Durable(refusals);
+impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
+    /// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a message
+    /// in it ends.
+    pub(super) async fn attempt(&self, target: Target<'_, S>) -> Ending {
+        let shared = self.shared;
+        let Target { key, encoded, bytes, lease_end, can_split } = target;
+        let waits = shared.limits.retry.waits();
+        let outage = shared.outage.clone();
+        let mut series = Series { what: key, action: "write", lease_end, waits, outage };
+        loop {
+            let Some(turn) = before(lease_end, shared.pace.turn()).await else {
+                let late = "its lease has ended: it may have been delivered again";
+                return Ending::Failed(Recovery::Retry.because("write batch", late));
+            };
+            let limit = self.within(lease_end, turn.time_limit(bytes));
+            let started = Instant::now();
+            let write = panics::catch_async("write batch", shared.sink.write(encoded, limit));
+            let (error, is_late) = match timeout(limit, write).await {
+                Ok(Ok(refusals)) => {
+                    let took = started.elapsed();
+                    turn.succeeded(bytes, took);
+                    shared.outage.over();
+                    shared.metrics.write_duration.observe(took.as_secs_f64());
+                    return Ending::Durable(refusals);
+                }
+                Ok(Err(error)) => (error, false),
+                Err(late) => {
+                    turn.timed_out();
+                    (Recovery::Retry.because("write batch", late), true)
+                }
+            };
+            drop(turn);
+            if error.recovery() != Recovery::Retry || !series.wait(shared, &error).await {
+                return Ending::Failed(error);
             }
-            Ok(Err(error)) => (error, false),
-            Err(late) => {
-                turn.timed_out();
-                (Recovery::Retry.because("write batch", late), true)
+            if is_late && can_split {
+                return Ending::TooSlow;
             }
-        };
-        drop(turn);
-        if error.recovery() != Recovery::Retry || !series.wait(shared, &error).await {
-            return Ending::Failed(error);
         }
-        if is_late && can_split {
-            return Ending::TooSlow;
-        }
+    }
+
+    /// Shortens a time limit to the end of the lease, but not below `attempt_timeout`.
+    pub(super) fn within(&self, lease_end: Option<Instant>, limit: Duration) -> Duration {
+        let usual = self.shared.limits.attempt_timeout;
+        let left = lease_end.map(|end| end.saturating_duration_since(Instant::now()));
+        left.map_or(limit, |left| limit.min(left.max(usual)))
     }
 }
 
@@ -101,25 +109,10 @@ pub(super) async fn before<T>(
     }
 }
 
-/// Shortens a time limit to the end of the lease, but not below `attempt_timeout`.
-pub(super) fn within<T, S, D>(
-    lease_end: Option<Instant>,
-    limit: Duration,
-    shared: &Shared<T, S, D>,
-) -> Duration {
-    let usual = shared.limits.attempt_timeout;
-    let left = lease_end.map(|end| end.saturating_duration_since(Instant::now()));
-    left.map_or(limit, |left| limit.min(left.max(usual)))
-}
-
 impl<W: Debug + ?Sized> Series<'_, W> {
     /// Waits before the next attempt. Returns false without waiting if the lease would end before
     /// that attempt does.
-    pub(super) async fn wait<T, S, D>(&mut self, shared: &Shared<T, S, D>, error: &Error) -> bool
-    where
-        T: Transform,
-        S: Sink<Record = T::Record>,
-    {
+    pub(super) async fn wait<T, S, D>(&mut self, shared: &Shared<T, S, D>, error: &Error) -> bool {
         let wait = self.waits.next_wait();
         let (what, action) = (self.what, self.action);
         let is_new = self.outage.began(format!("{error:#}"));

@@ -1,143 +1,161 @@
-//! Writes messages that can never succeed to the dead letters.
+//! Gives messages up: those that can never succeed go to the dead letters, others back to the
+//! source.
 
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::attempt::{Series, before, within};
-use super::{Entry, hand_back};
+use super::attempt::{Series, before};
+use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
+use crate::intake::Tracked;
+use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::panics;
-use crate::shared::Shared;
-use crate::{Error, Recovery, Sink, Transform};
+use crate::{Error, Recovery, Sink};
 use message::{Message, trace};
 
-/// Writes messages to the dead letters, one after another, each with its reason and a detail.
-///
-/// Messages that cannot be written there are nacked together at the end. Other messages of their
-/// ordering keys do not wait for them, because their records will never be written.
-pub(crate) async fn dead_letter_all<T, S, D>(
-    shared: &Shared<T, S, D>,
-    refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
-) where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
-    for (entry, reason, detail) in refused {
-        let Err((entry, reason)) = dead_letter(shared, entry, reason, detail).await else {
-            continue;
-        };
-        match left.last_mut() {
-            Some((last, entries)) if *last == reason => entries.push(entry),
-            _ => left.push((reason, vec![entry])),
-        }
-    }
-    for (reason, entries) in left {
-        hand_back(shared, entries, reason).await;
-    }
-}
-
-/// Writes a message to the dead letters, and acknowledges it once it is durable there.
-///
-/// # Errors
-/// Returns the message if it must be nacked, and the reason.
-async fn dead_letter<T, S, D>(
-    shared: &Shared<T, S, D>,
-    entry: Entry,
-    reason: &'static str,
-    detail: String,
-) -> Result<(), (Entry, &'static str)>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let metrics = &shared.metrics;
-    let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
-    else {
-        let trace = entry.original.as_deref().and_then(trace::id);
-        warn!(reason, detail, trace, "a message can never succeed");
-        if matches!(shared.dead_letters, Policy::Drop) {
-            Metrics::count(&metrics.dropped, reason, 1);
-            entry.handle.settlement.ack();
-            return Ok(());
-        }
-        return Err((entry, reason));
-    };
-    let letter = DeadLetter {
-        service: shared.service,
-        reason,
-        detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
-        attempts: entry.attempts,
-        first_seen: entry.handle.first_seen,
-        message: original,
-    };
-    let lease_end = entry.handle.settlement.lease_end();
-    match write(shared, dead_letters, &letter, lease_end).await {
-        Ok(()) => {
-            shared.letter_outage.over();
-            debug!(reason, trace = trace::id(original), "a message is in the dead letters");
-            Metrics::count(&metrics.dead_lettered, reason, 1);
-            entry.handle.settlement.ack();
-            shared.gauge();
-            Ok(())
-        }
-        Err(error) => {
-            log_failure(original, reason, &error);
-            let is_stop = error.recovery() == Recovery::Stop;
-            if is_stop {
-                shared.fail(error);
+impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
+    /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
+    /// the source. Returns its identity if it is ordered and was nacked.
+    pub(crate) async fn give_up(&self, tracked: Tracked, error: Error) -> Vec<Keyed> {
+        let (trace, text) = (trace::id(&tracked.message), format!("{error:#}"));
+        let reason = match error.recovery() {
+            Recovery::Reject(reason) => {
+                let entry = Entry::new(tracked, true);
+                self.dead_letter_all([(entry, reason, error.detail())]).await;
+                return Vec::new();
             }
-            Err((entry, if is_stop { "stop" } else { "dead_letter_failed" }))
+            Recovery::Retry => {
+                warn!(trace, error = text, "the lease ends, handing the message back");
+                "transform"
+            }
+            Recovery::HandBack => {
+                debug!(trace, error = text, "handing the message back");
+                "asked"
+            }
+            Recovery::Stop => {
+                self.shared.fail(error);
+                "stop"
+            }
+        };
+        self.hand_back(vec![Entry::new(tracked, false)], reason).await
+    }
+
+    /// Writes messages to the dead letters, one after another, each with its reason and a detail.
+    ///
+    /// Messages that cannot be written there are nacked together at the end. Other messages of their
+    /// ordering keys do not wait for them, because their records will never be written.
+    pub(crate) async fn dead_letter_all(
+        &self,
+        refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
+    ) {
+        let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
+        for (entry, reason, detail) in refused {
+            let Err((entry, reason)) = self.dead_letter(entry, reason, detail).await else {
+                continue;
+            };
+            match left.last_mut() {
+                Some((last, entries)) if *last == reason => entries.push(entry),
+                _ => left.push((reason, vec![entry])),
+            }
+        }
+        for (reason, entries) in left {
+            self.hand_back(entries, reason).await;
         }
     }
-}
 
-/// Writes a dead letter until it is durable or the lease of its message ends.
-///
-/// A dead letter that is refused is retried too. There is no other destination for it, and an
-/// operator can repair the topic meanwhile.
-async fn write<T, S, D>(
-    shared: &Shared<T, S, D>,
-    dead_letters: &D,
-    letter: &DeadLetter<'_>,
-    lease_end: Option<Instant>,
-) -> Result<(), Error>
-where
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
-    let waits = shared.limits.retry.waits();
-    let outage = shared.letter_outage.clone();
-    let (what, action) = (letter.reason, "dead_letter");
-    let mut series = Series { what, action, lease_end, waits, outage };
-    let bytes = letter.message.size();
-    loop {
-        // Dead letters have their own turns, so that they do not wait behind writes that time out.
-        let Some(turn) = before(lease_end, shared.letter_pace.turn()).await else {
-            let late = "its lease has ended: it may have been delivered again";
-            return Err(Recovery::Retry.because("write dead letter", late));
-        };
-        let limit = within(lease_end, turn.time_limit(bytes), shared);
-        let started = Instant::now();
-        let write = panics::catch_async("write dead letter", dead_letters.write(letter, limit));
-        let error = match timeout(limit, write).await {
-            Ok(Ok(())) => {
-                turn.succeeded(bytes, started.elapsed());
+    /// Writes a message to the dead letters, and acknowledges it once it is durable there.
+    ///
+    /// # Errors
+    /// Returns the message if it must be nacked, and the reason.
+    async fn dead_letter(
+        &self,
+        entry: Entry,
+        reason: &'static str,
+        detail: String,
+    ) -> Result<(), (Entry, &'static str)> {
+        let shared = self.shared;
+        let metrics = &shared.metrics;
+        let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
+        else {
+            let trace = entry.original.as_deref().and_then(trace::id);
+            warn!(reason, detail, trace, "a message can never succeed");
+            if matches!(shared.dead_letters, Policy::Drop) {
+                Metrics::count(&metrics.dropped, reason, 1);
+                entry.handle.settlement.ack();
                 return Ok(());
             }
-            Ok(Err(error)) => error,
-            Err(late) => {
-                turn.timed_out();
-                Recovery::Retry.because("write dead letter", late)
-            }
+            return Err((entry, reason));
         };
-        drop(turn);
-        if error.recovery() == Recovery::Stop || !series.wait(shared, &error).await {
-            return Err(error);
+        let letter = DeadLetter {
+            service: shared.service,
+            reason,
+            detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
+            attempts: entry.attempts,
+            first_seen: entry.handle.first_seen,
+            message: original,
+        };
+        let lease_end = entry.handle.settlement.lease_end();
+        match self.write(dead_letters, &letter, lease_end).await {
+            Ok(()) => {
+                shared.letter_outage.over();
+                debug!(reason, trace = trace::id(original), "a message is in the dead letters");
+                Metrics::count(&metrics.dead_lettered, reason, 1);
+                entry.handle.settlement.ack();
+                shared.gauge();
+                Ok(())
+            }
+            Err(error) => {
+                log_failure(original, reason, &error);
+                let is_stop = error.recovery() == Recovery::Stop;
+                if is_stop {
+                    shared.fail(error);
+                }
+                Err((entry, if is_stop { "stop" } else { "dead_letter_failed" }))
+            }
+        }
+    }
+
+    /// Writes a dead letter until it is durable or the lease of its message ends.
+    ///
+    /// A dead letter that is refused is retried too. There is no other destination for it, and an
+    /// operator can repair the topic meanwhile.
+    async fn write(
+        &self,
+        dead_letters: &D,
+        letter: &DeadLetter<'_>,
+        lease_end: Option<Instant>,
+    ) -> Result<(), Error> {
+        let shared = self.shared;
+        let waits = shared.limits.retry.waits();
+        let outage = shared.letter_outage.clone();
+        let (what, action) = (letter.reason, "dead_letter");
+        let mut series = Series { what, action, lease_end, waits, outage };
+        let bytes = letter.message.size();
+        loop {
+            // Dead letters have their own turns, so that they do not wait behind writes that time out.
+            let Some(turn) = before(lease_end, shared.letter_pace.turn()).await else {
+                let late = "its lease has ended: it may have been delivered again";
+                return Err(Recovery::Retry.because("write dead letter", late));
+            };
+            let limit = self.within(lease_end, turn.time_limit(bytes));
+            let started = Instant::now();
+            let write = panics::catch_async("write dead letter", dead_letters.write(letter, limit));
+            let error = match timeout(limit, write).await {
+                Ok(Ok(())) => {
+                    turn.succeeded(bytes, started.elapsed());
+                    return Ok(());
+                }
+                Ok(Err(error)) => error,
+                Err(late) => {
+                    turn.timed_out();
+                    Recovery::Retry.because("write dead letter", late)
+                }
+            };
+            drop(turn);
+            if error.recovery() == Recovery::Stop || !series.wait(shared, &error).await {
+                return Err(error);
+            }
         }
     }
 }
