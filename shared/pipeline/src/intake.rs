@@ -2,15 +2,17 @@
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tokio::time::Interval;
 
 use crate::backoff::Backoff;
 use crate::bound::{InFlight, Permit};
 use crate::metrics::Metrics;
 use crate::progress::Pulse;
+use crate::retry::{Attempt, Failure, Report, Series};
 use crate::waiting::Wait;
 use crate::{Delivery, Error, Recovery, Settlement, Source};
 use message::Message;
@@ -77,30 +79,14 @@ impl<S: Source> Intake<S> {
     }
 
     async fn take_all(&mut self) -> Ended {
-        let mut waits = self.retry.waits();
         let mut next_lane = 0;
         let mut heartbeat = tokio::time::interval(self.pulse.interval());
         loop {
-            let received = tokio::select! {
-                received = self.source.receive() => received,
-                _ = heartbeat.tick() => {
-                    self.pulse.beat();
-                    continue;
-                }
-            };
-            let delivery = match received {
+            let delivery = match self.receive(&mut heartbeat).await {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => return Ended::Exhausted,
-                Err(error) if error.recovery() == Recovery::Retry => {
-                    let wait = waits.next_wait();
-                    warn!(error = format!("{error:#}"), ?wait, "the source failed, asking again");
-                    Metrics::count(&self.metrics.retried, "receive", 1);
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
                 Err(error) => return Ended::Failed(error),
             };
-            waits.reset();
             self.metrics.received.inc();
             if delivery.message.attempts > 1 {
                 self.metrics.repeated.inc();
@@ -117,6 +103,39 @@ impl<S: Source> Intake<S> {
             };
             if let Err(error) = sent {
                 return Ended::Failed(error);
+            }
+        }
+    }
+
+    /// Waits for the next delivery. Beats meanwhile, but not between two attempts.
+    async fn receive(&mut self, heartbeat: &mut Interval) -> Result<Option<Delivery>, Error> {
+        let series = Series {
+            action: "receive",
+            backoff: self.retry,
+            lease_end: None,
+            attempt_time: Duration::ZERO,
+            report: Report::Source,
+            metrics: &self.metrics,
+        };
+        series.run(Receive { source: &mut self.source, heartbeat, pulse: &self.pulse }).await
+    }
+}
+
+/// The wait for a delivery.
+struct Receive<'a, S> {
+    source: &'a mut S,
+    heartbeat: &'a mut Interval,
+    pulse: &'a Pulse,
+}
+
+impl<S: Source> Attempt for Receive<'_, S> {
+    type Done = Option<Delivery>;
+
+    async fn attempt(&mut self) -> Result<Option<Delivery>, Failure> {
+        loop {
+            tokio::select! {
+                received = self.source.receive() => return Ok(received?),
+                _ = self.heartbeat.tick() => self.pulse.beat(),
             }
         }
     }

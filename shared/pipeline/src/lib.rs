@@ -28,6 +28,7 @@ mod pace;
 mod panics;
 pub mod progress;
 mod renewable;
+mod retry;
 mod runner;
 mod shared;
 mod stages;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
@@ -11,10 +12,12 @@ use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
+use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::Shared;
 use crate::suspects::{Noted, Work};
 use crate::write::{Entry, Writer};
 use crate::{Error, Recovery, Sink, Step, Transform, panics};
+use message::Message;
 
 /// Result of a transform. The ordering key is returned, so that the next message of the key can
 /// start.
@@ -170,39 +173,57 @@ async fn transform<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     tracked: Tracked,
 ) -> Transformed<T::Record> {
     let ordering_key = tracked.message.ordering_key.clone();
-    let mut waits = shared.limits.retry.waits();
-    let outcome = loop {
-        let attempt = panics::catch_async("transform", shared.transform.apply(&tracked.message));
-        let applied = timeout(shared.limits.attempt_timeout, attempt).await;
-        let error =
-            match applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late))) {
-                Ok(Step::Pass(record)) => break Outcome::Record(tracked, record),
-                Ok(Step::Skip(reason)) => {
-                    Metrics::count(&shared.metrics.skipped, reason, 1);
-                    tracked.handle.settlement.ack();
-                    break Outcome::Settled(Vec::new());
-                }
-                Err(error) => error,
-            };
-        let wait = waits.next_wait();
-        let lease_end = tracked.handle.settlement.lease_end();
-        let lease_lasts = lease_end.is_none_or(|end| Instant::now() + wait < end);
-        let may_wait = match error.recovery() {
-            Recovery::Retry => true,
-            // After a nack it would arrive behind the messages that wait for it here. Or it would
-            // use up the attempts that its subscription allows.
-            Recovery::HandBack => !ordering_key.is_empty() || tracked.message.counts_attempts,
-            Recovery::Reject(_) | Recovery::Stop => false,
-        };
-        if may_wait && lease_lasts {
-            Metrics::count(&shared.metrics.retried, "transform", 1);
-            tokio::time::sleep(wait).await;
-        } else if matches!(error.recovery(), Recovery::Reject(_)) {
-            break Outcome::Refused(tracked, error);
-        } else {
-            // Boxed, because otherwise every message's future would reserve the space for it.
-            break Outcome::Settled(Box::pin(Writer::new(&shared).give_up(tracked, error)).await);
+    let series = Series {
+        action: "transform",
+        backoff: shared.limits.retry,
+        lease_end: tracked.handle.settlement.lease_end(),
+        attempt_time: Duration::ZERO,
+        report: Report::Count,
+        metrics: &shared.metrics,
+    };
+    let attempt_timeout = shared.limits.attempt_timeout;
+    let apply = Apply { transform: &shared.transform, message: &tracked.message, attempt_timeout };
+    let outcome = match series.run(apply).await {
+        Ok(Step::Pass(record)) => Outcome::Record(tracked, record),
+        Ok(Step::Skip(reason)) => {
+            Metrics::count(&shared.metrics.skipped, reason, 1);
+            tracked.handle.settlement.ack();
+            Outcome::Settled(Vec::new())
+        }
+        Err(error) if matches!(error.recovery(), Recovery::Reject(_)) => {
+            Outcome::Refused(tracked, error)
+        }
+        // Boxed, because otherwise every message's future would reserve the space for it.
+        Err(error) => {
+            Outcome::Settled(Box::pin(Writer::new(&shared).give_up(tracked, error)).await)
         }
     };
     Transformed { ordering_key, outcome }
+}
+
+/// The transform of a message.
+struct Apply<'a, T> {
+    transform: &'a T,
+    message: &'a Message,
+    attempt_timeout: Duration,
+}
+
+impl<T: Transform> Attempt for Apply<'_, T> {
+    type Done = Step<T::Record>;
+
+    async fn attempt(&mut self) -> Result<Step<T::Record>, Failure> {
+        let attempt = panics::catch_async("transform", self.transform.apply(self.message));
+        let applied = timeout(self.attempt_timeout, attempt).await;
+        let applied =
+            applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late)));
+        // After a nack it would arrive behind the messages that wait for it here. Or it would use up
+        // the attempts that its subscription allows.
+        let stays = !self.message.ordering_key.is_empty() || self.message.counts_attempts;
+        applied.map_err(|error| match error.recovery() {
+            Recovery::HandBack if stays => Failure::Again(error),
+            Recovery::Retry | Recovery::Reject(_) | Recovery::HandBack | Recovery::Stop => {
+                error.into()
+            }
+        })
+    }
 }

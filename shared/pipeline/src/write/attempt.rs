@@ -1,16 +1,15 @@
 //! Attempts to write a batch until an attempt succeeds or another one would be useless.
 
-use std::fmt::Debug;
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, warn};
 
 use super::Writer;
-use crate::backoff::Waits;
 use crate::dead_letter::DeadLetters;
-use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::panics;
+use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::{Outage, Shared};
 use crate::{Error, Recovery, Refusal, Sink};
 
@@ -33,64 +32,127 @@ pub(super) struct Target<'a, S: Sink> {
     pub can_split: bool,
 }
 
-/// A series of attempts. It ends when the lease of a message ends.
-pub(super) struct Series<'a, W: ?Sized> {
-    /// Description of the written item, for the log.
-    pub what: &'a W,
-    /// Name of the action in the metric of retried attempts.
+/// The frame of one attempt: its turn and its time limit.
+pub(super) struct Paced<'a> {
+    /// Action of the errors.
     pub action: &'static str,
+    pub pace: &'a Pace,
+    pub bytes: usize,
     pub lease_end: Option<Instant>,
-    pub waits: Waits,
-    /// Outage that a failed attempt is recorded in.
-    pub outage: Outage,
+    pub attempt_timeout: Duration,
+}
+
+/// Result of one attempt.
+pub(super) enum Attempted<R> {
+    Done {
+        reply: R,
+        took: Duration,
+    },
+    Failed(Error),
+    TimedOut(Error),
+    /// The lease ended before the attempt began.
+    LeaseOver(Error),
+}
+
+/// The write of a batch.
+struct WriteBatch<'a, S: Sink> {
+    sink: &'a S,
+    target: Target<'a, S>,
+    paced: Paced<'a>,
+    outage: &'a Outage,
+    write_duration: &'a Histogram,
+    /// True after a time-out, if the batch can be split.
+    is_too_slow: bool,
 }
 
 impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
-    /// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a message
-    /// in it ends.
+    /// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a
+    /// message in it ends.
     pub(super) async fn attempt(&self, target: Target<'_, S>) -> Ending {
-        let shared = self.shared;
-        let Target { key, encoded, bytes, lease_end, can_split } = target;
-        let waits = shared.limits.retry.waits();
-        let outage = shared.outage.clone();
-        let mut series = Series { what: key, action: "write", lease_end, waits, outage };
-        loop {
-            let Some(turn) = before(lease_end, shared.pace.turn()).await else {
-                let late = "its lease has ended: it may have been delivered again";
-                return Ending::Failed(Recovery::Retry.because("write batch", late));
-            };
-            let limit = self.within(lease_end, turn.time_limit(bytes));
-            let started = Instant::now();
-            let write = panics::catch_async("write batch", shared.sink.write(encoded, limit));
-            let (error, is_late) = match timeout(limit, write).await {
-                Ok(Ok(refusals)) => {
-                    let took = started.elapsed();
-                    turn.succeeded(bytes, took);
-                    shared.outage.over();
-                    shared.metrics.write_duration.observe(took.as_secs_f64());
-                    return Ending::Durable(refusals);
-                }
-                Ok(Err(error)) => (error, false),
-                Err(late) => {
-                    turn.timed_out();
-                    (Recovery::Retry.because("write batch", late), true)
-                }
-            };
-            drop(turn);
-            if error.recovery() != Recovery::Retry || !series.wait(shared, &error).await {
-                return Ending::Failed(error);
+        let Shared { sink, outage, pace, limits, metrics, .. } = self.shared;
+        let Target { key, bytes, lease_end, .. } = target;
+        let attempt_timeout = limits.attempt_timeout;
+        let paced = Paced { action: "write batch", pace, bytes, lease_end, attempt_timeout };
+        let write_duration = &metrics.write_duration;
+        let write = WriteBatch { sink, target, paced, outage, write_duration, is_too_slow: false };
+        let report = Report::Outage { what: key, outage };
+        let written = self.series("write", lease_end, report).run(write).await;
+        written.unwrap_or_else(Ending::Failed)
+    }
+
+    /// Returns the series of attempts to write something.
+    pub(super) fn series<'s>(
+        &'s self,
+        action: &'static str,
+        lease_end: Option<Instant>,
+        report: Report<'s>,
+    ) -> Series<'s> {
+        Series {
+            action,
+            backoff: self.shared.limits.retry,
+            lease_end,
+            attempt_time: self.shared.limits.attempt_timeout,
+            report,
+            metrics: &self.shared.metrics,
+        }
+    }
+}
+
+impl<S: Sink> Attempt for WriteBatch<'_, S> {
+    type Done = Ending;
+
+    async fn attempt(&mut self) -> Result<Ending, Failure> {
+        if self.is_too_slow {
+            return Ok(Ending::TooSlow);
+        }
+        let write = |limit| self.sink.write(self.target.encoded, limit);
+        match self.paced.attempt(write).await {
+            Attempted::Done { reply: refusals, took } => {
+                self.outage.over();
+                self.write_duration.observe(took.as_secs_f64());
+                Ok(Ending::Durable(refusals))
             }
-            if is_late && can_split {
-                return Ending::TooSlow;
+            Attempted::Failed(error) => Err(error.into()),
+            Attempted::TimedOut(error) => {
+                // Its halves are attempted after the wait.
+                self.is_too_slow = self.target.can_split;
+                Err(Failure::Again(error))
+            }
+            Attempted::LeaseOver(error) => Err(Failure::Final(error)),
+        }
+    }
+}
+
+impl Paced<'_> {
+    /// Makes one attempt when it is its turn. Ends it after a time limit.
+    pub(super) async fn attempt<R, W>(&self, write: impl FnOnce(Duration) -> W) -> Attempted<R>
+    where
+        W: Future<Output = Result<R, Error>>,
+    {
+        let Some(turn) = before(self.lease_end, self.pace.turn()).await else {
+            let late = "its lease has ended: it may have been delivered again";
+            return Attempted::LeaseOver(Recovery::Retry.because(self.action, late));
+        };
+        let limit = self.within_lease(turn.time_limit(self.bytes));
+        let started = Instant::now();
+        match timeout(limit, panics::catch_async(self.action, write(limit))).await {
+            Ok(Ok(reply)) => {
+                let took = started.elapsed();
+                turn.succeeded(self.bytes, took);
+                Attempted::Done { reply, took }
+            }
+            Ok(Err(error)) => Attempted::Failed(error),
+            Err(late) => {
+                turn.timed_out();
+                Attempted::TimedOut(Recovery::Retry.because(self.action, late))
             }
         }
     }
 
     /// Shortens a time limit to the end of the lease, but not below `attempt_timeout`.
-    pub(super) fn within(&self, lease_end: Option<Instant>, limit: Duration) -> Duration {
-        let usual = self.shared.limits.attempt_timeout;
-        let left = lease_end.map(|end| end.saturating_duration_since(Instant::now()));
-        left.map_or(limit, |left| limit.min(left.max(usual)))
+    fn within_lease(&self, limit: Duration) -> Duration {
+        let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
+        left.map_or(limit, |left| limit.min(left.max(self.attempt_timeout)))
     }
 }
 
@@ -98,36 +160,11 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
 ///
 /// A write after that would be too late: the source may have redelivered the message, and the old
 /// copy would overtake newer messages.
-pub(super) async fn before<T>(
-    lease_end: Option<Instant>,
-    wait: impl Future<Output = T>,
-) -> Option<T> {
+async fn before<T>(lease_end: Option<Instant>, wait: impl Future<Output = T>) -> Option<T> {
     match lease_end {
         Some(end) if end <= Instant::now() => None,
         Some(end) => timeout_at(end, wait).await.ok(),
         None => Some(wait.await),
-    }
-}
-
-impl<W: Debug + ?Sized> Series<'_, W> {
-    /// Waits before the next attempt. Returns false without waiting if the lease would end before
-    /// that attempt does.
-    pub(super) async fn wait<T, S, D>(&mut self, shared: &Shared<T, S, D>, error: &Error) -> bool {
-        let wait = self.waits.next_wait();
-        let (what, action) = (self.what, self.action);
-        let is_new = self.outage.began(format!("{error:#}"));
-        if is_new {
-            warn!(?what, action, error = format!("{error:#}"), ?wait, "failed, trying again");
-        } else {
-            debug!(?what, action, error = format!("{error:#}"), ?wait, "failed again");
-        }
-        Metrics::count(&shared.metrics.retried, action, 1);
-        let next_end = Instant::now() + wait + shared.limits.attempt_timeout;
-        if self.lease_end.is_some_and(|end| next_end > end) {
-            return false;
-        }
-        tokio::time::sleep(wait).await;
-        true
     }
 }
 

@@ -1,16 +1,16 @@
 //! Gives messages up: those that can never succeed go to the dead letters, others back to the
 //! source.
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::attempt::{Series, before};
+use super::attempt::{Attempted, Paced};
 use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
-use crate::panics;
+use crate::retry::{Attempt, Failure, Report};
 use crate::{Error, Recovery, Sink};
 use message::{Message, trace};
 
@@ -127,35 +127,38 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         lease_end: Option<Instant>,
     ) -> Result<(), Error> {
         let shared = self.shared;
-        let waits = shared.limits.retry.waits();
-        let outage = shared.letter_outage.clone();
-        let (what, action) = (letter.reason, "dead_letter");
-        let mut series = Series { what, action, lease_end, waits, outage };
-        let bytes = letter.message.size();
-        loop {
-            // Dead letters have their own turns, so that they do not wait behind writes that time out.
-            let Some(turn) = before(lease_end, shared.letter_pace.turn()).await else {
-                let late = "its lease has ended: it may have been delivered again";
-                return Err(Recovery::Retry.because("write dead letter", late));
-            };
-            let limit = self.within(lease_end, turn.time_limit(bytes));
-            let started = Instant::now();
-            let write = panics::catch_async("write dead letter", dead_letters.write(letter, limit));
-            let error = match timeout(limit, write).await {
-                Ok(Ok(())) => {
-                    turn.succeeded(bytes, started.elapsed());
-                    return Ok(());
-                }
-                Ok(Err(error)) => error,
-                Err(late) => {
-                    turn.timed_out();
-                    Recovery::Retry.because("write dead letter", late)
-                }
-            };
-            drop(turn);
-            if error.recovery() == Recovery::Stop || !series.wait(shared, &error).await {
-                return Err(error);
+        let paced = Paced {
+            action: "write dead letter",
+            // Their own turns, so that they do not wait behind writes that time out.
+            pace: &shared.letter_pace,
+            bytes: letter.message.size(),
+            lease_end,
+            attempt_timeout: shared.limits.attempt_timeout,
+        };
+        let report = Report::Outage { what: &letter.reason, outage: &shared.letter_outage };
+        let write = WriteDeadLetter { dead_letters, letter, paced };
+        self.series("dead_letter", lease_end, report).run(write).await
+    }
+}
+
+/// The write of a dead letter.
+struct WriteDeadLetter<'a, D> {
+    dead_letters: &'a D,
+    letter: &'a DeadLetter<'a>,
+    paced: Paced<'a>,
+}
+
+impl<D: DeadLetters> Attempt for WriteDeadLetter<'_, D> {
+    type Done = ();
+
+    async fn attempt(&mut self) -> Result<(), Failure> {
+        match self.paced.attempt(|limit| self.dead_letters.write(self.letter, limit)).await {
+            Attempted::Done { reply: (), .. } => Ok(()),
+            Attempted::Failed(error) if error.recovery() == Recovery::Stop => {
+                Err(Failure::Final(error))
             }
+            Attempted::Failed(error) | Attempted::TimedOut(error) => Err(Failure::Again(error)),
+            Attempted::LeaseOver(error) => Err(Failure::Final(error)),
         }
     }
 }

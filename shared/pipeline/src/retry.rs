@@ -1,0 +1,205 @@
+//! The retry loop of the pipeline: back-off, log line, metric, and the end of a series of attempts.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::{debug, warn};
+
+use crate::backoff::Backoff;
+use crate::metrics::Metrics;
+use crate::shared::Outage;
+use crate::{Error, Recovery};
+
+/// An action that is attempted until it succeeds.
+pub(crate) trait Attempt: Send {
+    type Done: Send;
+
+    /// Makes one attempt.
+    fn attempt(&mut self) -> impl Future<Output = Result<Self::Done, Failure>> + Send;
+}
+
+/// A series of attempts at one action. It ends with the first of these:
+///
+/// - An attempt succeeds.
+/// - An attempt fails, and another one would fail too ([`Failure::Final`]).
+/// - The lease of a message would end before another attempt does.
+/// - The future of the series is dropped. A pipeline does that at the end of its grace period.
+pub(crate) struct Series<'a> {
+    /// Name of the action in the metric of retried attempts.
+    pub action: &'static str,
+    pub backoff: Backoff,
+    /// Time when the first lease of the messages ends.
+    pub lease_end: Option<Instant>,
+    /// Time that an attempt needs before the lease ends.
+    pub attempt_time: Duration,
+    pub report: Report<'a>,
+    pub metrics: &'a Metrics,
+}
+
+/// Report of failed attempts.
+pub(crate) enum Report<'a> {
+    /// Only counts the attempts that follow. Many messages may wait for the same reason, so each
+    /// would repeat the same line.
+    Count,
+    /// Counts each failure of the source, and logs it.
+    Source,
+    /// Counts each failure of the destination and records it as an outage. Logs the first failure
+    /// of an outage as a warning.
+    Outage {
+        /// Description of the written item, for the log.
+        what: &'a (dyn Debug + Sync),
+        outage: &'a Outage,
+    },
+}
+
+/// Failure of one attempt.
+pub(crate) enum Failure {
+    /// Another attempt may succeed.
+    Again(Error),
+    /// Another attempt would be useless.
+    Final(Error),
+}
+
+/// Another attempt is made only if the error asks for it.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if error.recovery() == Recovery::Retry { Self::Again(error) } else { Self::Final(error) }
+    }
+}
+
+impl Series<'_> {
+    /// Attempts an action until the series ends. It is as cancel safe as one attempt.
+    ///
+    /// # Errors
+    /// Returns the error of the last attempt.
+    pub(crate) async fn run<A: Attempt>(self, mut action: A) -> Result<A::Done, Error> {
+        let mut waits = self.backoff.waits();
+        loop {
+            let error = match action.attempt().await {
+                Ok(done) => return Ok(done),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again(error)) => error,
+            };
+            let wait = waits.next_wait();
+            let next_end = Instant::now() + wait + self.attempt_time;
+            let is_last = self.lease_end.is_some_and(|end| next_end >= end);
+            if !(is_last && matches!(self.report, Report::Count)) {
+                self.report(&error, wait);
+            }
+            if is_last {
+                return Err(error);
+            }
+            sleep(wait).await;
+        }
+    }
+
+    fn report(&self, error: &Error, wait: Duration) {
+        let action = self.action;
+        Metrics::count(&self.metrics.retried, action, 1);
+        match self.report {
+            Report::Count => {}
+            Report::Source => {
+                warn!(error = format!("{error:#}"), ?wait, "the source failed, asking again");
+            }
+            Report::Outage { what, outage } => {
+                let error = format!("{error:#}");
+                if outage.began(error.clone()) {
+                    warn!(?what, action, error, ?wait, "failed, trying again");
+                } else {
+                    debug!(?what, action, error, ?wait, "failed again");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Reason;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// An action whose first attempts fail with these recoveries.
+    struct Scripted<'a> {
+        failures: std::slice::Iter<'a, Recovery>,
+        attempts: &'a mut usize,
+    }
+
+    impl Attempt for Scripted<'_> {
+        type Done = ();
+
+        async fn attempt(&mut self) -> Result<(), Failure> {
+            *self.attempts += 1;
+            match self.failures.next() {
+                Some(recovery) => Err(recovery.because("write", "no").into()),
+                None => Ok(()),
+            }
+        }
+    }
+
+    /// Runs a series whose attempts fail with these recoveries, then succeed. Returns the number of
+    /// attempts, the number of counted retries, and true if the series succeeded.
+    async fn run(series: Series<'_>, failures: &[Recovery]) -> (usize, u64, bool) {
+        let retried = series.metrics.retried.clone();
+        let mut attempts = 0;
+        let action = Scripted { failures: failures.iter(), attempts: &mut attempts };
+        let is_done = series.run(action).await.is_ok();
+        (attempts, retried.get_or_create(&Reason { reason: "write" }).get(), is_done)
+    }
+
+    fn series(metrics: &Metrics) -> Series<'_> {
+        Series {
+            action: "write",
+            backoff: Backoff { min: SECOND, max: SECOND },
+            lease_end: None,
+            attempt_time: Duration::ZERO,
+            report: Report::Count,
+            metrics,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_are_made_until_one_succeeds() {
+        let (metrics, start) = (Metrics::default(), Instant::now());
+
+        let outcome = run(series(&metrics), &[Recovery::Retry; 4]).await;
+
+        assert_eq!(outcome, (5, 4, true));
+        assert!((2 * SECOND..=5 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_does_not_ask_for_another_attempt_is_final() {
+        for recovery in [Recovery::HandBack, Recovery::Stop] {
+            let metrics = Metrics::default();
+
+            assert_eq!(run(series(&metrics), &[Recovery::Retry, recovery]).await, (2, 1, false));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_attempt_begins_that_would_end_after_the_lease() {
+        let metrics = Metrics::default();
+        let lease_end = Some(Instant::now() + 10 * SECOND);
+        let in_time = Series { lease_end, attempt_time: 9 * SECOND, ..series(&metrics) };
+        let late = Series { lease_end, attempt_time: 10 * SECOND, ..series(&metrics) };
+
+        assert_eq!(run(late, &[Recovery::Retry]).await, (1, 0, false));
+        assert_eq!(run(in_time, &[Recovery::Retry]).await, (2, 1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_write_is_an_outage_and_counts_even_at_the_end_of_its_lease() {
+        let (metrics, outage) = (Metrics::default(), Outage::default());
+        let report = Report::Outage { what: &"batch", outage: &outage };
+        let lease_end = Some(Instant::now());
+
+        let outcome =
+            run(Series { lease_end, report, ..series(&metrics) }, &[Recovery::Retry]).await;
+
+        assert_eq!(outcome, (1, 1, false));
+        assert_eq!(outage.current().map(|(why, _)| why).as_deref(), Some("write: no"));
+    }
+}
