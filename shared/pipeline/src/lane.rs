@@ -1,6 +1,19 @@
 //! A lane: one task that transforms messages, collects records in batches and starts their writes.
 //!
-//! A lane owns its state, so it needs no locks.
+//! A lane owns its state, so it needs no locks. A message takes these steps through it:
+//!
+//! 1. `accept` takes the message from the input. It is parked if an earlier message of its ordering
+//!    key is not transformed yet, and `resume` continues with it later.
+//! 2. `transform` turns it into a record.
+//! 3. `append` adds the record to the open batch of its key.
+//! 4. `flush` closes the batch and puts it into the queue of writes.
+//! 5. `start_writes` starts its write when one is free, and `on_written` ends it.
+//!
+//! There are three other ways:
+//!
+//! - `refuse` sends a message without a record to the dead letters.
+//! - `hand_back` holds a message, and `release_held` nacks it later.
+//! - `lose` takes the messages out of a batch after a panic, and `rebuild` transforms them again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -36,13 +49,12 @@ use open::{Open, OpenBatches};
 use order::Order;
 use transforming::Transformed;
 
-/// Maximum number of messages taken from the input before the lane looks at writes and clocks
-/// again.
-const TURN: usize = 256;
+/// Maximum number of messages accepted before the lane looks at writes and clocks again.
+const MAX_ACCEPTED: usize = 256;
 
 /// Time after which it looks at them in any case. Transforming and encoding take this long only if
 /// the processor is slow. Writes need the same processor, and each needs several looks.
-const TURN_TIME: Duration = Duration::from_millis(10);
+const MAX_ACCEPT_TIME: Duration = Duration::from_millis(10);
 
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     index: usize,
@@ -52,14 +64,14 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     scratch: S::Scratch,
     open: OpenBatches<S>,
     clock: Clock<S::Key>,
-    last_taken: Instant,
-    /// Closed batches that wait for a free write. Intake pauses while there is one.
-    waiting: VecDeque<Closed<S>>,
+    last_accepted: Instant,
+    /// Closed batches that wait for a free write. The lane accepts nothing while there is one.
+    closed: VecDeque<Closed<S>>,
     writing: FuturesUnordered<Noted<Written<S::Key>>>,
     /// Keys with an ordered batch being written. The next ordered batch of such a key must wait.
     ordered: HashSet<S::Key>,
     transforming: FuturesUnordered<Noted<Transformed<T::Record>>>,
-    /// Messages whose records were lost with their batch, in order. No other record joins a batch
+    /// Messages whose records were lost with their batch, in order. No other record is appended
     /// before theirs.
     lost: VecDeque<Tracked>,
     /// The first of the lost messages, while it is transformed again.
@@ -113,8 +125,8 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             pulse,
             open: OpenBatches::default(),
             clock: Clock::default(),
-            last_taken: Instant::now(),
-            waiting: VecDeque::new(),
+            last_accepted: Instant::now(),
+            closed: VecDeque::new(),
             writing: FuturesUnordered::new(),
             ordered: HashSet::new(),
             transforming: FuturesUnordered::new(),
@@ -129,33 +141,33 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
     }
 
-    /// Runs until the input is closed and every message taken from it is settled.
+    /// Runs until the input is closed and every accepted message is settled.
     pub(crate) async fn run(mut self) {
         while !self.is_drained() {
             self.pulse.beat();
-            self.turn().await;
+            self.handle_next_event().await;
             self.release_held();
-            self.start_waiting();
-            // Must come before memory takes the free writes. Memory closes the largest batches
+            self.start_writes();
+            // Must come before memory takes the free writes. Memory flushes the largest batches
             // first, so a small batch that is due would wait too long.
             self.flush_due();
-            self.relieve_memory();
+            self.flush_for_memory();
             self.rebuild();
-            self.resume_parked().await;
-            if self.is_taken_in() {
+            self.resume_keys().await;
+            if self.is_input_done() {
                 self.flush_all(Cause::Shutdown);
             } else {
                 self.flush_idle().await;
             }
-            self.rest();
+            self.clear_note();
         }
     }
 
     /// Clears the lane's note in the crash file, unless another message is ready. That message will
     /// replace the note.
-    fn rest(&mut self) {
+    fn clear_note(&mut self) {
         let Some(suspects) = &self.shared.suspects else { return };
-        if self.is_input_empty() || !self.has_room() {
+        if self.is_input_empty() || !self.can_accept() {
             suspects.leave(self.index);
         }
     }
@@ -170,48 +182,48 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// Cancel safety: dropping a branch of the `select!` loses nothing, because each is a stream, a
     /// channel or a clock.
-    ///
-    /// The branches are polled in this order (`biased`), and the first that is ready wins:
-    ///
-    /// 1. Finished writes, then messages on their way out. They free resources. They also report
-    ///    nacked messages, and the lane must know of those before it takes later messages of the
-    ///    same ordering key.
-    /// 2. Lost messages that were transformed again. They are older than everything that follows.
-    /// 3. Finished transforms. They are older than the messages in the input.
-    /// 4. New messages from the input.
-    /// 5. Signals and the clock. They may come last, because nothing depends on them alone. The
-    ///    lane checks due batches and memory after every event. If intake waits for room, the input
-    ///    soon becomes empty, and then the lane sees the signal.
-    async fn turn(&mut self) {
-        let (accepting, can_join) = (self.has_room(), self.can_join());
+    async fn handle_next_event(&mut self) {
+        let (can_accept, can_append) = (self.can_accept(), self.can_append());
         let wake_at = self.wake_at();
         let input = async {
             match &mut self.input {
-                Some(input) if accepting => input.recv().await,
+                Some(input) if can_accept => input.recv().await,
                 _ => std::future::pending().await,
             }
         };
+        // The branches are polled in this order, and the first that is ready wins:
+        //
+        // 1. Finished writes. They free resources. They also report nacked messages, and the lane
+        //    must know of those before it accepts later messages of the same ordering key.
+        // 2. Messages on their way out, for the same reasons.
+        // 3. Lost messages that were transformed again. They are older than all that follow.
+        // 4. Finished transforms. They are older than the messages in the input.
+        // 5. New messages from the input.
+        // 6. The call for room by intake, then freed memory, then the clock. They may come last,
+        //    because nothing depends on them alone. The lane checks due batches and memory after
+        //    every event. If intake waits for room, the input soon becomes empty, and then the lane
+        //    sees the call.
         tokio::select! {
             biased;
-            Some(written) = self.writing.next() => self.finish(written),
-            Some(nacked) = self.leaving.next() => self.handed_back(nacked),
-            // A record that may not join a batch yet stays in its future, so that the bounds hold.
-            Some(rebuilt) = self.rebuilding.next(), if can_join => self.rebuilt(rebuilt),
-            Some(transformed) = self.transforming.next(), if accepting => {
-                self.transformed(transformed).await;
+            Some(written) = self.writing.next() => self.on_written(written),
+            Some(nacked) = self.leaving.next() => self.on_nacked(nacked),
+            // A record that cannot be appended yet stays in its future, so that the bounds hold.
+            Some(rebuilt) = self.rebuilding.next(), if can_append => self.on_rebuilt(rebuilt),
+            Some(transformed) = self.transforming.next(), if can_accept => {
+                self.on_transformed(transformed).await;
             }
             tracked = input => match tracked {
-                Some(tracked) => self.take_turn(tracked).await,
+                Some(tracked) => self.accept_ready(tracked).await,
                 None => self.input = None,
             },
-            Ok(()) = self.starved.changed() => self.make_room(),
-            Ok(()) = self.freed.changed(), if !accepting => {}
+            Ok(()) = self.starved.changed() => self.flush_for_intake(),
+            Ok(()) = self.freed.changed(), if !can_accept => {}
             () = tokio::time::sleep_until(wake_at) => {}
         }
     }
 
-    /// Returns true if no more records can join a batch.
-    fn is_taken_in(&self) -> bool {
+    /// Returns true if no more records will be appended.
+    fn is_input_done(&self) -> bool {
         self.input.is_none()
             && self.transforming.is_empty()
             && self.resumable.is_empty()
@@ -219,32 +231,32 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     fn is_drained(&self) -> bool {
-        self.is_taken_in()
+        self.is_input_done()
             && self.open.is_empty()
-            && self.waiting.is_empty()
+            && self.closed.is_empty()
             && self.writing.is_empty()
             && self.leaving.is_empty()
     }
 
-    /// Takes the messages that are ready, without waiting, as long as there is room for them.
-    async fn take_turn(&mut self, first: Tracked) {
-        let end = Instant::now() + TURN_TIME;
-        self.take(first).await;
-        for _ in 1..TURN {
-            if !self.has_room() || Instant::now() >= end {
+    /// Accepts the messages that are ready, without waiting, as long as there is room for them.
+    async fn accept_ready(&mut self, first: Tracked) {
+        let end = Instant::now() + MAX_ACCEPT_TIME;
+        self.accept(first).await;
+        for _ in 1..MAX_ACCEPTED {
+            if !self.can_accept() || Instant::now() >= end {
                 break;
             }
-            // `try_recv` fails alike for an empty input and for a closed one. The next turn
+            // `try_recv` fails alike for an empty input and for a closed one. The next event
             // distinguishes the two.
             let next = self.input.as_mut().and_then(|input| input.try_recv().ok());
             let Some(tracked) = next else { break };
-            self.take(tracked).await;
+            self.accept(tracked).await;
         }
-        self.last_taken = Instant::now();
+        self.last_accepted = Instant::now();
     }
 
-    /// Adds a record to its batch. Closes the batch when it reaches a limit.
-    fn push(&mut self, tracked: Tracked, mut record: T::Record) {
+    /// Adds a record to the open batch of its key. Flushes the batch when it reaches a limit.
+    fn append(&mut self, tracked: Tracked, mut record: T::Record) {
         let note = self.note([tracked.handle.fingerprint], Work::Compute);
         let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
         let key = match suspects::during(note.as_ref(), choose) {
@@ -258,7 +270,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
         loop {
             if let Some(cause) = full.take() {
-                let lost = self.close(&key, cause);
+                let lost = self.flush(&key, cause);
                 if lost != 0 {
                     // The sink panicked. The messages of the batch come before this one.
                     return self.lost.insert(lost, tracked);
@@ -266,14 +278,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             }
             let offer = || self.offer(&key, record, max_messages);
             match suspects::during(note.as_ref(), offer) {
-                Ok(()) => return self.pushed(&key, tracked),
+                Ok(()) => return self.add_entry(&key, tracked),
                 Err(PushError::Full(back)) => {
                     record = back;
                     full = Some(Cause::Bytes);
                 }
                 Err(PushError::Refused(error)) => {
                     if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
-                        let _empty = self.take_open(&key);
+                        let _empty = self.remove_open(&key);
                     }
                     return self.refuse(tracked, error);
                 }
@@ -317,12 +329,13 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
     }
 
-    fn pushed(&mut self, key: &S::Key, tracked: Tracked) {
+    /// Adds the message of a record that was appended. Flushes the batch if it has reached a limit.
+    fn add_entry(&mut self, key: &S::Key, tracked: Tracked) {
         let limits = &self.shared.limits.batch;
         let Some(open) = self.open.get_mut(key) else { return };
         open.is_ordered |= !tracked.message.ordering_key.is_empty();
         let lease_end = tracked.handle.settlement.lease_end();
-        open.push(Entry::new(tracked, S::KEEPS_ORIGINALS));
+        open.add(Entry::new(tracked, S::KEEPS_ORIGINALS));
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
         if let Some(lease_end) = lease_end {
@@ -335,26 +348,26 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
         self.open.measure(key);
         if is_full {
-            self.close(key, Cause::Count);
+            self.flush(key, Cause::Count);
         } else if is_large {
-            self.close(key, Cause::Bytes);
+            self.flush(key, Cause::Bytes);
         }
     }
 
     /// Removes the open batch of a key from the lane.
-    fn take_open(&mut self, key: &S::Key) -> Option<Open<S>> {
+    fn remove_open(&mut self, key: &S::Key) -> Option<Open<S>> {
         let open = self.open.remove(key)?;
         self.clock.stop(open.started);
         self.shared.metrics.open_batches.dec();
         Some(open)
     }
 
-    /// Seals a batch and starts its write, or queues it until a write is free.
+    /// Closes a batch and starts its write, or queues it until a write is free.
     ///
     /// Returns the number of messages that must be put into batches again. It is above zero only
     /// after a panic.
-    fn close(&mut self, key: &S::Key, cause: Cause) -> usize {
-        let Some(mut open) = self.take_open(key) else { return 0 };
+    fn flush(&mut self, key: &S::Key, cause: Cause) -> usize {
+        let Some(mut open) = self.remove_open(key) else { return 0 };
         self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
         let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
@@ -368,7 +381,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             }
         };
         open.share.leave();
-        self.waiting.push_back(Closed {
+        self.closed.push_back(Closed {
             key: key.clone(),
             encoded,
             entries: open.entries,
@@ -377,16 +390,17 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             is_ordered: open.is_ordered,
             note: note.map(Note::written),
         });
-        self.start_waiting();
+        self.start_writes();
         0
     }
 
-    fn start_waiting(&mut self) {
-        while let Some(closed) = self.waiting.front() {
+    /// Starts the writes of closed batches, in order, as long as writes are free.
+    fn start_writes(&mut self) {
+        while let Some(closed) = self.closed.front() {
             if !self.can_write(closed.is_ordered, &closed.key) {
                 return;
             }
-            let Some(mut closed) = self.waiting.pop_front() else { return };
+            let Some(mut closed) = self.closed.pop_front() else { return };
             let note = closed.note.take();
             let (key, was_ordered) = (closed.key.clone(), closed.is_ordered);
             if was_ordered {
@@ -405,27 +419,28 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         self.has_free_write() && !(is_ordered && self.ordered.contains(key))
     }
 
-    /// Returns true if the bounds allow another record to join a batch.
-    fn can_join(&self) -> bool {
-        self.waiting.is_empty() && !self.shared.memory.is_over()
+    /// Returns true if the bounds allow the lane to append another record.
+    fn can_append(&self) -> bool {
+        self.closed.is_empty() && !self.shared.memory.is_over()
     }
 
-    /// Returns true if another message may be taken.
-    fn has_room(&self) -> bool {
-        self.can_join() && !self.is_rebuilding()
+    /// Returns true if another message may be accepted.
+    fn can_accept(&self) -> bool {
+        self.can_append() && !self.is_rebuilding()
     }
 
-    /// Returns true if a batch that is closed now would be written at once. Ordered batches may
+    /// Returns true if a batch that is flushed now would be written at once. Ordered batches may
     /// still have to wait for an earlier batch of their key.
-    fn has_slot(&self) -> bool {
-        self.waiting.is_empty() && self.has_free_write()
+    fn can_flush(&self) -> bool {
+        self.closed.is_empty() && self.has_free_write()
     }
 
     fn has_free_write(&self) -> bool {
         self.writing.len() < self.shared.limits.max_writes
     }
 
-    fn finish(&mut self, written: Written<S::Key>) {
+    /// Ends a write, and hands back the messages that could not be written.
+    fn on_written(&mut self, written: Written<S::Key>) {
         if written.was_ordered {
             self.ordered.remove(&written.key);
         }

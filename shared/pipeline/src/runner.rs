@@ -295,6 +295,8 @@ impl Running {
     /// Returns `None` if the source was exhausted and every message is settled. Otherwise returns
     /// the error that prevents the pipeline from continuing. Cancel safe.
     pub async fn ended(&mut self) -> Option<Error> {
+        // 1. A reported failure is the reason why the tasks end, so it must be seen before their end.
+        // 2. The end of the tasks.
         tokio::select! {
             biased;
             Some(error) = self.failure.recv() => Some(error),

@@ -1,4 +1,4 @@
-//! Decides which open batches a lane closes, and when.
+//! Decides which open batches a lane flushes, and when.
 
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         if let Some(held) = self.held.front() {
             wake_at = wake_at.min(held.due);
         }
-        if self.has_slot() && !self.open.is_empty() {
+        if self.can_flush() && !self.open.is_empty() {
             let now = Instant::now();
             let mut due = self.clock.next();
             if due.is_some_and(|due| due <= now) {
@@ -28,7 +28,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                 due = self.clock.next_after(now);
             }
             wake_at = due.map_or(wake_at, |due| wake_at.min(due));
-            let idle = self.last_taken + self.shared.limits.batch.max_idle;
+            let idle = self.last_accepted + self.shared.limits.batch.max_idle;
             if idle > Instant::now() {
                 wake_at = wake_at.min(idle);
             }
@@ -36,14 +36,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         wake_at
     }
 
-    /// Closes the batches that are due.
+    /// Flushes the batches that are due.
     pub(super) fn flush_due(&mut self) {
         let mut blocked = Vec::new();
-        while self.has_slot() {
+        while self.can_flush() {
             let Some(due) = self.clock.pop_due() else { break };
             let is_ordered = self.open.get(&due.key).is_some_and(|open| open.is_ordered);
             if self.can_write(is_ordered, &due.key) {
-                self.flush(&due.key, due.cause);
+                self.flush_unless_late(&due.key, due.cause);
             } else {
                 blocked.push(due);
             }
@@ -51,29 +51,29 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         blocked.into_iter().for_each(|due| self.clock.push(due));
     }
 
-    /// Closes the open batches when no more messages come in.
+    /// Flushes the open batches when no more messages come in.
     pub(super) async fn flush_idle(&mut self) {
         let max_idle = self.shared.limits.batch.max_idle;
-        if self.open.is_empty() || !self.has_slot() {
+        if self.open.is_empty() || !self.can_flush() {
             return;
         }
         if max_idle.is_zero() {
             // Gives the source one chance to deliver more. Batches grow, and nothing waits.
             tokio::task::yield_now().await;
         }
-        if self.is_input_empty() && self.last_taken.elapsed() >= max_idle {
+        if self.is_input_empty() && self.last_accepted.elapsed() >= max_idle {
             self.flush_all(Cause::Idle);
         }
     }
 
-    /// Closes all open batches, the largest first, as long as writes are free.
+    /// Flushes all open batches, the largest first, as long as writes are free.
     pub(super) fn flush_all(&mut self, cause: Cause) {
         while self.flush_largest(cause).is_some() {}
     }
 
-    /// Closes the largest batches while the open batches of all lanes together use too much memory.
+    /// Flushes the largest batches while the open batches of all lanes together use too much memory.
     /// A lane without an open batch asks the other lanes.
-    pub(super) fn relieve_memory(&mut self) {
+    pub(super) fn flush_for_memory(&mut self) {
         if !self.shared.memory.is_over() {
             self.has_called_for_memory = false;
         } else if self.open.is_empty() && !self.has_called_for_memory {
@@ -85,14 +85,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         self.shared.metrics.batch_memory.set(used);
     }
 
-    /// Closes the largest batches because intake waits for room.
+    /// Flushes the largest batches because intake waits for room.
     ///
-    /// Closes at least one batch, and enough of them to hold a sixteenth of the lane's share of the
-    /// messages in flight. Closing one of many small batches would free almost nothing for the time
+    /// Flushes at least one batch, and enough of them to hold a sixteenth of the lane's share of the
+    /// messages in flight. Flushing one of many small batches would free almost nothing for the time
     /// of its write.
-    pub(super) fn make_room(&mut self) {
+    pub(super) fn flush_for_intake(&mut self) {
         let Shared { in_flight, limits, .. } = &*self.shared;
-        // Without originals, batches hold none of the bytes in flight. Closing one helps only if
+        // Without originals, batches hold none of the bytes in flight. Flushing one helps only if
         // the number of messages is at its limit.
         if !S::KEEPS_ORIGINALS && !in_flight.is_full() {
             return;
@@ -107,32 +107,32 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
     }
 
-    /// Closes the largest batch that can be written now. Returns its number of messages.
+    /// Flushes the largest batch that can be written now. Returns its number of messages.
     ///
-    /// Closing the largest first frees the most memory with each write. It also gives the fewest
+    /// Flushing the largest first frees the most memory with each write. It also gives the fewest
     /// and largest objects.
     fn flush_largest(&mut self, cause: Cause) -> Option<usize> {
-        if !self.has_slot() {
+        if !self.can_flush() {
             return None;
         }
         let can_write = |key: &S::Key, open: &Open<S>| self.can_write(open.is_ordered, key);
         let (key, messages) = self.open.largest(can_write)?;
-        self.flush(&key, cause);
+        self.flush_unless_late(&key, cause);
         Some(messages)
     }
 
-    /// Closes a batch, or nacks its messages if it is too late for a write.
+    /// Flushes a batch, or hands its messages back if it is too late for a write.
     ///
     /// A late batch must not take the place of a write. Otherwise the others would become late too,
     /// and nothing would ever be written.
     ///
-    /// A batch that is full is closed even if it is late. The message that found it full comes behind
-    /// those in it, so it must not join another batch while they are nacked.
-    fn flush(&mut self, key: &S::Key, cause: Cause) {
+    /// A batch that is full is flushed even if it is late. The message that found it full comes behind
+    /// those in it, so it must not go into another batch while they are nacked.
+    fn flush_unless_late(&mut self, key: &S::Key, cause: Cause) {
         if self.open.get(key).is_some_and(Open::is_late) {
             self.hand_back_open(key, "lease");
         } else {
-            self.close(key, cause);
+            self.flush(key, cause);
         }
     }
 

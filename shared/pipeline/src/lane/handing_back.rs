@@ -32,8 +32,8 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             let mut keyed = entries.iter().filter_map(Entry::keyed);
             keyed.any(|message| order.awaits(&message.ordering_key, message.sequence))
         };
-        let mut kept = VecDeque::with_capacity(self.waiting.len());
-        for closed in std::mem::take(&mut self.waiting) {
+        let mut kept = VecDeque::with_capacity(self.closed.len());
+        for closed in std::mem::take(&mut self.closed) {
             if closed.key == *key && must_follow(&self.order, &closed.entries) {
                 let write::Closed { entries, share, .. } = closed;
                 self.hand_back_all(Unwritten { entries, reason: "order", share });
@@ -41,7 +41,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                 kept.push_back(closed);
             }
         }
-        self.waiting = kept;
+        self.closed = kept;
         if self.open.get(key).is_some_and(|open| must_follow(&self.order, &open.entries)) {
             self.hand_back_open(key, "order");
         }
@@ -49,7 +49,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Nacks all messages of an open batch and discards their records.
     pub(super) fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
-        let Some(open) = self.take_open(key) else { return };
+        let Some(open) = self.remove_open(key) else { return };
         let Open { entries, share, .. } = open;
         self.hand_back_all(Unwritten { entries, reason, share });
     }
@@ -94,15 +94,15 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {
-            self.order.handed_back(keyed, due);
+            self.order.record_nack(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
         self.held.push_back(Held { due, entry, _share: share });
     }
 
     /// Records ordered messages that were just nacked.
-    pub(super) fn handed_back(&mut self, messages: Vec<Keyed>) {
+    pub(super) fn on_nacked(&mut self, messages: Vec<Keyed>) {
         let now = Instant::now();
-        messages.into_iter().for_each(|message| self.order.handed_back(message, now));
+        messages.into_iter().for_each(|message| self.order.record_nack(message, now));
     }
 }

@@ -67,8 +67,8 @@ impl<S: Sink> Open<S> {
         self.entries.len() >= self.max_messages
     }
 
-    /// Adds a message whose record has joined the batch.
-    pub(super) fn push(&mut self, entry: Entry) {
+    /// Adds a message whose record was appended.
+    pub(super) fn add(&mut self, entry: Entry) {
         if self.entries.len() == self.entries.capacity() {
             // Grows by an eighth, because there may be thousands of batches.
             self.entries.reserve_exact(4 + self.entries.len() / 8);
@@ -134,7 +134,7 @@ impl<S: Sink> OpenBatches<S> {
         Some(open)
     }
 
-    /// Updates the memory of a batch after a record has joined.
+    /// Updates the memory of a batch after a record was appended.
     pub(super) fn measure(&mut self, key: &S::Key) {
         let Some(open) = self.by_key.get_mut(key) else { return };
         let (before, now) = (open.share.bytes(), open.memory());

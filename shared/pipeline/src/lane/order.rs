@@ -112,7 +112,7 @@ impl Order {
     }
 
     /// Records a message that may not continue, and the time of its nack.
-    pub(super) fn handed_back(
+    pub(super) fn record_nack(
         &mut self,
         Keyed { ordering_key, id, sequence }: Keyed,
         nacked_at: Instant,
@@ -194,7 +194,7 @@ mod tests {
         /// Nacks a message now.
         fn nack(&mut self, key: &str, id: &str, sequence: u64) {
             let keyed = Keyed { ordering_key: key.into(), id: id.into(), sequence };
-            self.handed_back(keyed, Instant::now());
+            self.record_nack(keyed, Instant::now());
         }
 
         /// Delivers a message now. Returns true if it may continue.

@@ -2,8 +2,8 @@
 //!
 //! Nacking these messages would not help. After a single nack, a source such as MQTT redelivers
 //! everything in the same order. The same batch would panic again, forever. Instead they are
-//! transformed again, one after another. No other record joins a batch before theirs, so their
-//! order is kept.
+//! transformed again, one after another. No other record is appended before theirs, so their order
+//! is kept.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Discards the open batch of a key and the records of its messages.
     pub(super) fn lose_open(&mut self, key: &S::Key) {
-        let Some(open) = self.take_open(key) else { return };
+        let Some(open) = self.remove_open(key) else { return };
         self.lose(open.entries);
     }
 
@@ -62,19 +62,20 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Starts the transform of the next lost message.
     pub(super) fn rebuild(&mut self) {
         while self.rebuilding.is_empty()
-            && self.can_join()
+            && self.can_append()
             && let Some(tracked) = self.lost.pop_front()
         {
             if tracked.handle.settlement.is_current() {
-                self.rebuilding.push(self.transform(tracked));
+                self.rebuilding.push(self.transform_future(tracked));
             } else {
                 self.hand_back(Entry::new(tracked, false), "stale");
             }
         }
     }
 
-    pub(super) fn rebuilt(&mut self, rebuilt: Transformed<T::Record>) {
+    /// Ends the transform of a lost message.
+    pub(super) fn on_rebuilt(&mut self, rebuilt: Transformed<T::Record>) {
         // Later messages of its ordering key are parked behind another message, which resumes them.
-        let _ordering_key = self.take_record(rebuilt);
+        let _ordering_key = self.finish_transform(rebuilt);
     }
 }

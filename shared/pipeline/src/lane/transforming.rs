@@ -36,11 +36,11 @@ enum Outcome<R> {
 }
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
-    /// Transforms a message. A transform that must wait continues beside the others.
+    /// Takes a message into the lane and transforms it. A transform that must wait continues beside the others.
     ///
     /// If another message of the same ordering key is being transformed, this one is parked behind
     /// it.
-    pub(super) async fn take(&mut self, tracked: Tracked) {
+    pub(super) async fn accept(&mut self, tracked: Tracked) {
         let key = &tracked.message.ordering_key;
         if !key.is_empty() {
             if let Some(parked) = self.parked.get_mut(key) {
@@ -49,12 +49,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             }
             self.parked.insert(key.clone(), VecDeque::new());
         }
-        self.start(tracked).await;
+        if let Some(key) = self.transform(tracked).await {
+            self.resume(key).await;
+        }
     }
 
     /// Handles a finished transform, then starts the messages that waited for it.
-    pub(super) async fn transformed(&mut self, transformed: Transformed<T::Record>) {
-        let key = self.take_record(transformed);
+    pub(super) async fn on_transformed(&mut self, transformed: Transformed<T::Record>) {
+        let key = self.finish_transform(transformed);
         self.resume(key).await;
     }
 
@@ -66,37 +68,31 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Continues with the ordering keys that waited for room.
-    pub(super) async fn resume_parked(&mut self) {
-        while self.has_room()
+    pub(super) async fn resume_keys(&mut self) {
+        while self.can_accept()
             && let Some(key) = self.resumable.pop()
         {
             self.resume(key).await;
         }
     }
 
-    async fn start(&mut self, tracked: Tracked) {
-        if let Some(key) = self.begin(tracked).await {
-            self.resume(key).await;
-        }
-    }
-
-    /// Starts a transform. Returns its ordering key if it has already finished.
-    async fn begin(&mut self, mut tracked: Tracked) -> Option<String> {
+    /// Transforms a message. Returns its ordering key if the transform has already finished.
+    async fn transform(&mut self, mut tracked: Tracked) -> Option<String> {
         tracked.handle.sequence = self.order.sequence(&tracked.message);
-        if let Some(reason) = self.must_come_again(&tracked) {
+        if let Some(reason) = self.reason_to_hand_back(&tracked) {
             let key = tracked.message.ordering_key.clone();
             self.hand_back(Entry::new(tracked, false), reason);
             return Some(key);
         }
-        if let Err(error) = self.look_up(&mut tracked) {
+        if let Err(error) = self.check_suspects(&mut tracked) {
             let key = tracked.message.ordering_key.clone();
             self.refuse(tracked, error);
             return Some(key);
         }
-        let mut transform = self.transform(tracked);
+        let mut transform = self.transform_future(tracked);
         // Polling needs a waker, even once. The set polls pushed futures again, with its own waker.
         match futures::poll!(&mut transform) {
-            Poll::Ready(transformed) => Some(self.take_record(transformed)),
+            Poll::Ready(transformed) => Some(self.finish_transform(transformed)),
             Poll::Pending => {
                 self.transforming.push(transform);
                 None
@@ -105,7 +101,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Returns the reason why a message must be nacked before it is transformed, if there is one.
-    fn must_come_again(&mut self, tracked: &Tracked) -> Option<&'static str> {
+    fn reason_to_hand_back(&mut self, tracked: &Tracked) -> Option<&'static str> {
         let settlement = &tracked.handle.settlement;
         if !settlement.is_current() {
             return Some("stale");
@@ -121,7 +117,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Checks the crash file, if there is one: was the message being processed when earlier
     /// processes ended?
-    fn look_up(&self, tracked: &mut Tracked) -> Result<(), Error> {
+    fn check_suspects(&self, tracked: &mut Tracked) -> Result<(), Error> {
         if let Some(suspects) = &self.shared.suspects {
             let handle = &mut tracked.handle;
             (handle.fingerprint, handle.max_batch) = suspects.admit(&tracked.message)?;
@@ -129,21 +125,23 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         Ok(())
     }
 
-    pub(super) fn transform(&self, tracked: Tracked) -> Noted<Transformed<T::Record>> {
+    /// Creates the transform of a message, to be polled by the lane.
+    pub(super) fn transform_future(&self, tracked: Tracked) -> Noted<Transformed<T::Record>> {
         let note = self.note([tracked.handle.fingerprint], Work::Compute);
-        Noted::new(Box::pin(transform(Arc::clone(&self.shared), tracked)), note)
+        Noted::new(Box::pin(outcome(Arc::clone(&self.shared), tracked)), note)
     }
 
-    pub(super) fn take_record(&mut self, transformed: Transformed<T::Record>) -> String {
+    /// Appends the record of a finished transform, or refuses its message. Returns the ordering key.
+    pub(super) fn finish_transform(&mut self, transformed: Transformed<T::Record>) -> String {
         match transformed.outcome {
             Outcome::Record(tracked, _)
                 if self.order.awaits(&tracked.message.ordering_key, tracked.handle.sequence) =>
             {
                 self.hand_back(Entry::new(tracked, false), "order");
             }
-            Outcome::Record(tracked, record) => self.push(tracked, record),
+            Outcome::Record(tracked, record) => self.append(tracked, record),
             Outcome::Refused(tracked, error) => self.refuse(tracked, error),
-            Outcome::Settled(nacked) => self.handed_back(nacked),
+            Outcome::Settled(nacked) => self.on_nacked(nacked),
         }
         transformed.ordering_key
     }
@@ -151,7 +149,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Starts the messages parked behind a key, until one has to wait.
     async fn resume(&mut self, mut key: String) {
         while !key.is_empty() {
-            if !self.has_room() {
+            if !self.can_accept() {
                 self.resumable.push(key);
                 return;
             }
@@ -160,7 +158,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                 self.parked.remove(&key);
                 return;
             };
-            match self.begin(tracked).await {
+            match self.transform(tracked).await {
                 Some(done) => key = done,
                 None => return,
             }
@@ -168,7 +166,9 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 }
 
-async fn transform<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
+/// Applies the transform until it succeeds or another attempt would be useless. Settles a message
+/// that has nothing to write.
+async fn outcome<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     shared: Arc<Shared<T, S, D>>,
     tracked: Tracked,
 ) -> Transformed<T::Record> {
