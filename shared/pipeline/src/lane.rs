@@ -17,7 +17,6 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -28,13 +27,14 @@ use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
-use crate::metrics::FlushCause;
 use crate::progress::Pulse;
 use crate::shared::Shared;
 use crate::suspects::{Note, Noted, Work};
-use crate::write::{Closed, Entry, Unwritten, Writer};
-use crate::{PushError, Sink, Transform, panics, suspects};
+use crate::write::Closed;
+use crate::{Sink, Transform};
 
+mod accepting;
+mod appending;
 mod clock;
 mod flushing;
 mod handing_back;
@@ -42,19 +42,14 @@ mod open;
 mod order;
 mod rebuilding;
 mod transforming;
+mod writing;
 
 use clock::Clock;
 use handing_back::Held;
-use open::{Open, OpenBatches};
+use open::OpenBatches;
 use order::Order;
 use transforming::Transformed;
-
-/// Maximum number of messages accepted before the lane looks at writes and clocks again.
-const MAX_ACCEPTED: usize = 256;
-
-/// Time after which it looks at them in any case. Transforming and encoding take this long only if
-/// the processor is slow. Writes need the same processor, and each needs several looks.
-const MAX_ACCEPT_TIME: Duration = Duration::from_millis(10);
+use writing::Written;
 
 pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     index: usize,
@@ -92,13 +87,6 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     has_called_for_memory: bool,
     starved: watch::Receiver<()>,
     freed: watch::Receiver<()>,
-}
-
-/// A finished write. Its deliveries are settled, but for those that must be nacked.
-struct Written<K> {
-    key: K,
-    was_ordered: bool,
-    unwritten: Option<Unwritten>,
 }
 
 /// Clears the lane's note in the crash file when the lane ends, even in the middle of a drain.
@@ -238,187 +226,6 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             && self.leaving.is_empty()
     }
 
-    /// Accepts the messages that are ready, without waiting, as long as there is room for them.
-    async fn accept_ready(&mut self, first: Tracked) {
-        let end = Instant::now() + MAX_ACCEPT_TIME;
-        self.accept(first).await;
-        for _ in 1..MAX_ACCEPTED {
-            if !self.can_accept() || Instant::now() >= end {
-                break;
-            }
-            // `try_recv` fails alike for an empty input and for a closed one. The next event
-            // distinguishes the two.
-            let next = self.input.as_mut().and_then(|input| input.try_recv().ok());
-            let Some(tracked) = next else { break };
-            self.accept(tracked).await;
-        }
-        self.last_accepted = Instant::now();
-    }
-
-    /// Adds a record to the open batch of its key. Flushes the batch when it reaches a limit.
-    fn append(&mut self, tracked: Tracked, mut record: T::Record) {
-        let note = self.note([tracked.handle.fingerprint], Work::Compute);
-        let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
-        let key = match suspects::during(note.as_ref(), choose) {
-            Ok(key) => key,
-            Err(error) => return self.refuse(tracked, error),
-        };
-        let max_batch = usize::try_from(tracked.handle.max_batch).unwrap_or(usize::MAX);
-        let max_messages = self.shared.limits.batch.max_messages.min(max_batch);
-        let open = self.open.get_mut(&key);
-        let mut full =
-            open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
-        loop {
-            if let Some(cause) = full.take() {
-                let lost = self.flush(&key, cause);
-                if lost != 0 {
-                    // The sink panicked. The messages of the batch come before this one.
-                    return self.lost.insert(lost, tracked);
-                }
-            }
-            let offer = || self.offer(&key, record, max_messages);
-            match suspects::during(note.as_ref(), offer) {
-                Ok(()) => return self.add_entry(&key, tracked),
-                Err(PushError::Full(back)) => {
-                    record = back;
-                    full = Some(Cause::Bytes);
-                }
-                Err(PushError::Refused(error)) => {
-                    if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
-                        let _empty = self.remove_open(&key);
-                    }
-                    return self.refuse(tracked, error);
-                }
-            }
-        }
-    }
-
-    /// Offers a record to the open batch of its key.
-    ///
-    /// After a panic the batch may hold half of the record. The batch is then discarded and rebuilt
-    /// from the other messages.
-    fn offer(
-        &mut self,
-        key: &S::Key,
-        record: T::Record,
-        max_messages: usize,
-    ) -> Result<(), PushError<T::Record>> {
-        let shared = Arc::clone(&self.shared);
-        if !self.open.contains(key) {
-            let open = || (shared.sink.open(key), shared.sink.key_bytes(key));
-            let opened = panics::catch("open batch", open);
-            let (batch, key_bytes) = opened.map_err(PushError::Refused)?;
-            let started = self.clock.start(key, shared.limits.batch.max_age);
-            shared.metrics.open_batches.inc();
-            let mut open = Open::new(batch, key_bytes, shared.memory.share(), started);
-            open.max_messages = max_messages;
-            self.open.insert(key, open);
-        }
-        let Some(open) = self.open.get_mut(key) else { return Ok(()) };
-        let (batch, scratch) = (&mut open.batch, &mut self.scratch);
-        match panics::catch("push record", || shared.sink.push(batch, record, scratch)) {
-            Ok(bytes) => {
-                open.bytes = bytes?;
-                Ok(())
-            }
-            Err(error) => {
-                self.scratch = shared.sink.scratch();
-                self.lose_open(key);
-                Err(PushError::Refused(error))
-            }
-        }
-    }
-
-    /// Adds the message of a record that was appended. Flushes the batch if it has reached a limit.
-    fn add_entry(&mut self, key: &S::Key, tracked: Tracked) {
-        let limits = &self.shared.limits.batch;
-        let Some(open) = self.open.get_mut(key) else { return };
-        open.is_ordered |= !tracked.message.ordering_key.is_empty();
-        let lease_end = tracked.handle.settlement.lease_end();
-        open.add(Entry::new(tracked, S::KEEPS_ORIGINALS));
-        let is_full = open.entries.len() >= open.max_messages;
-        let is_large = open.bytes >= limits.max_bytes;
-        if let Some(lease_end) = lease_end {
-            open.note_lease(lease_end, self.shared.limits.attempt_timeout);
-            let at = lease_end.checked_sub(self.shared.limits.lease_margin());
-            let at = at.unwrap_or_else(Instant::now);
-            if at < open.started.due_at {
-                open.started = self.clock.hasten(open.started, at);
-            }
-        }
-        self.open.measure(key);
-        if is_full {
-            self.flush(key, Cause::Count);
-        } else if is_large {
-            self.flush(key, Cause::Bytes);
-        }
-    }
-
-    /// Removes the open batch of a key from the lane.
-    fn remove_open(&mut self, key: &S::Key) -> Option<Open<S>> {
-        let open = self.open.remove(key)?;
-        self.clock.stop(open.started);
-        self.shared.metrics.open_batches.dec();
-        Some(open)
-    }
-
-    /// Closes a batch and starts its write, or queues it until a write is free.
-    ///
-    /// Returns the number of messages that must be put into batches again. It is above zero only
-    /// after a panic.
-    fn flush(&mut self, key: &S::Key, cause: Cause) -> usize {
-        let Some(mut open) = self.remove_open(key) else { return 0 };
-        self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
-        self.shared.metrics.batch_records.observe(open.entries.len() as f64);
-        let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
-        let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
-        let encode = || panics::catch("encode batch", || sink.encode(batch, scratch));
-        let encoded = match suspects::during(note.as_ref(), encode) {
-            Ok(encoded) => encoded,
-            Err(error) => {
-                self.scratch = self.shared.sink.scratch();
-                return self.lose_closed(open.entries, &error);
-            }
-        };
-        open.share.leave();
-        self.closed.push_back(Closed {
-            key: key.clone(),
-            encoded,
-            entries: open.entries,
-            share: open.share,
-            bytes: open.bytes,
-            is_ordered: open.is_ordered,
-            note: note.map(Note::written),
-        });
-        self.start_writes();
-        0
-    }
-
-    /// Starts the writes of closed batches, in order, as long as writes are free.
-    fn start_writes(&mut self) {
-        while let Some(closed) = self.closed.front() {
-            if !self.can_write(closed.is_ordered, &closed.key) {
-                return;
-            }
-            let Some(mut closed) = self.closed.pop_front() else { return };
-            let note = closed.note.take();
-            let (key, was_ordered) = (closed.key.clone(), closed.is_ordered);
-            if was_ordered {
-                self.ordered.insert(key.clone());
-            }
-            let shared = Arc::clone(&self.shared);
-            let written = async move {
-                let unwritten = Writer::new(&shared).settle_batch(closed).await;
-                Written { key, was_ordered, unwritten }
-            };
-            self.writing.push(Noted::new(Box::pin(written), note));
-        }
-    }
-
-    fn can_write(&self, is_ordered: bool, key: &S::Key) -> bool {
-        self.has_free_write() && !(is_ordered && self.ordered.contains(key))
-    }
-
     /// Returns true if the bounds allow the lane to append another record.
     fn can_append(&self) -> bool {
         self.closed.is_empty() && !self.shared.memory.is_over()
@@ -433,20 +240,5 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// still have to wait for an earlier batch of their key.
     fn can_flush(&self) -> bool {
         self.closed.is_empty() && self.has_free_write()
-    }
-
-    fn has_free_write(&self) -> bool {
-        self.writing.len() < self.shared.limits.max_writes
-    }
-
-    /// Ends a write, and hands back the messages that could not be written.
-    fn on_written(&mut self, written: Written<S::Key>) {
-        if written.was_ordered {
-            self.ordered.remove(&written.key);
-        }
-        if let Some(unwritten) = written.unwritten {
-            self.hand_back_all(unwritten);
-            self.hand_back_behind(&written.key);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Decides which open batches a lane flushes, and when.
+//! Decides which open batches a lane flushes, and when. Flushes them.
 
 use tokio::time::Instant;
 
@@ -6,8 +6,11 @@ use super::Lane;
 use super::open::Open;
 use crate::batch::Cause;
 use crate::dead_letter::DeadLetters;
+use crate::metrics::FlushCause;
 use crate::shared::Shared;
-use crate::{Sink, Transform};
+use crate::suspects::{self, Note, Work};
+use crate::write::{Closed, Entry};
+use crate::{Sink, Transform, panics};
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Returns the time when the lane must wake up by itself. The reasons are a due batch, an idle
@@ -134,6 +137,46 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         } else {
             self.flush(key, cause);
         }
+    }
+
+    /// Closes a batch and starts its write, or queues it until a write is free.
+    ///
+    /// Returns the number of messages that must be put into batches again. It is above zero only
+    /// after a panic.
+    pub(super) fn flush(&mut self, key: &S::Key, cause: Cause) -> usize {
+        let Some(mut open) = self.remove_open(key) else { return 0 };
+        self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
+        self.shared.metrics.batch_records.observe(open.entries.len() as f64);
+        let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
+        let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);
+        let encode = || panics::catch("encode batch", || sink.encode(batch, scratch));
+        let encoded = match suspects::during(note.as_ref(), encode) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                self.scratch = self.shared.sink.scratch();
+                return self.lose_closed(open.entries, &error);
+            }
+        };
+        open.share.leave();
+        self.closed.push_back(Closed {
+            key: key.clone(),
+            encoded,
+            entries: open.entries,
+            share: open.share,
+            bytes: open.bytes,
+            is_ordered: open.is_ordered,
+            note: note.map(Note::written),
+        });
+        self.start_writes();
+        0
+    }
+
+    /// Removes the open batch of a key from the lane.
+    pub(super) fn remove_open(&mut self, key: &S::Key) -> Option<Open<S>> {
+        let open = self.open.remove(key)?;
+        self.clock.stop(open.started);
+        self.shared.metrics.open_batches.dec();
+        Some(open)
     }
 
     pub(super) fn is_input_empty(&self) -> bool {

@@ -1,6 +1,5 @@
 //! Turns a message into its record.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -36,24 +35,6 @@ enum Outcome<R> {
 }
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
-    /// Takes a message into the lane and transforms it. A transform that must wait continues beside the others.
-    ///
-    /// If another message of the same ordering key is being transformed, this one is parked behind
-    /// it.
-    pub(super) async fn accept(&mut self, tracked: Tracked) {
-        let key = &tracked.message.ordering_key;
-        if !key.is_empty() {
-            if let Some(parked) = self.parked.get_mut(key) {
-                parked.push_back(tracked);
-                return;
-            }
-            self.parked.insert(key.clone(), VecDeque::new());
-        }
-        if let Some(key) = self.transform(tracked).await {
-            self.resume(key).await;
-        }
-    }
-
     /// Handles a finished transform, then starts the messages that waited for it.
     pub(super) async fn on_transformed(&mut self, transformed: Transformed<T::Record>) {
         let key = self.finish_transform(transformed);
@@ -67,17 +48,8 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             .push(Box::pin(async move { Writer::new(&shared).give_up(tracked, error).await }));
     }
 
-    /// Continues with the ordering keys that waited for room.
-    pub(super) async fn resume_keys(&mut self) {
-        while self.can_accept()
-            && let Some(key) = self.resumable.pop()
-        {
-            self.resume(key).await;
-        }
-    }
-
     /// Transforms a message. Returns its ordering key if the transform has already finished.
-    async fn transform(&mut self, mut tracked: Tracked) -> Option<String> {
+    pub(super) async fn transform(&mut self, mut tracked: Tracked) -> Option<String> {
         tracked.handle.sequence = self.order.sequence(&tracked.message);
         if let Some(reason) = self.reason_to_hand_back(&tracked) {
             let key = tracked.message.ordering_key.clone();
@@ -144,25 +116,6 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             Outcome::Settled(nacked) => self.on_nacked(nacked),
         }
         transformed.ordering_key
-    }
-
-    /// Starts the messages parked behind a key, until one has to wait.
-    async fn resume(&mut self, mut key: String) {
-        while !key.is_empty() {
-            if !self.can_accept() {
-                self.resumable.push(key);
-                return;
-            }
-            let Some(parked) = self.parked.get_mut(&key) else { return };
-            let Some(tracked) = parked.pop_front() else {
-                self.parked.remove(&key);
-                return;
-            };
-            match self.transform(tracked).await {
-                Some(done) => key = done,
-                None => return,
-            }
-        }
     }
 }
 
