@@ -22,6 +22,7 @@ mod attempt;
 mod dead_lettering;
 
 use attempt::{Ending, Target};
+pub(crate) use dead_lettering::GivenUp;
 
 /// Time that a message is held before a nack.
 ///
@@ -204,11 +205,13 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
                             parts.extend([second, first]);
                         }
                         Err(culprit) => {
+                            let detail = || error.detail();
                             let entries = culprit.entries.into_iter();
-                            let detail = error.detail();
-                            self.dead_letter_all(
-                                entries.map(|entry| (entry, reason, detail.clone())),
-                            )
+                            self.dead_letter_all(entries.map(|entry| GivenUp {
+                                entry,
+                                reason,
+                                detail: detail(),
+                            }))
                             .await;
                         }
                     },
@@ -243,7 +246,8 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
         let now = OffsetDateTime::now_utc();
         for (index, entry) in entries.into_iter().enumerate() {
             if let Some(refusal) = refusals.next_if(|refusal| refusal.index == index) {
-                refused.push((entry, refusal));
+                let Refusal { reason, detail, .. } = refusal;
+                refused.push(GivenUp { entry, reason, detail });
                 continue;
             }
             self.ack_written(entry, now);
@@ -251,11 +255,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
         }
         self.shared.metrics.sent.inc_by(sent);
         self.shared.gauge();
-        let refused = refused.into_iter();
-        self.dead_letter_all(
-            refused.map(|(entry, refusal)| (entry, refusal.reason, refusal.detail)),
-        )
-        .await;
+        self.dead_letter_all(refused).await;
     }
 
     fn ack_written(&self, entry: Entry, now: OffsetDateTime) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Lane;
 use super::transforming::Transformed;
 use crate::dead_letter::DeadLetters;
-use crate::write::{Entry, Writer};
+use crate::write::{Entry, GivenUp, Writer};
 use crate::{Error, Sink, Transform, panics};
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
@@ -36,7 +36,8 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let (shared, detail) = (Arc::clone(&self.shared), error.detail());
         self.leaving.push(Box::pin(async move {
             let entries = entries.into_iter();
-            let panicked = entries.map(|entry| (entry, panics::PANICKED, detail.clone()));
+            let reason = panics::PANICKED;
+            let panicked = entries.map(|entry| GivenUp { entry, reason, detail: detail.clone() });
             Writer::new(&shared).dead_letter_all(panicked).await;
             Vec::new()
         }));

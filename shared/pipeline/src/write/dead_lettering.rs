@@ -14,6 +14,20 @@ use crate::retry::{Attempt, Failure, Report};
 use crate::{Error, Recovery, Sink};
 use message::{Message, trace};
 
+/// A message that can never succeed.
+pub(crate) struct GivenUp {
+    pub entry: Entry,
+    pub reason: &'static str,
+    /// Exact cause.
+    pub detail: String,
+}
+
+/// A message that the dead letters did not take. It must be nacked.
+struct Undelivered {
+    entry: Entry,
+    reason: &'static str,
+}
+
 impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
     /// the source. Returns its identity if it is ordered and was nacked.
@@ -22,7 +36,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         let reason = match error.recovery() {
             Recovery::Reject(reason) => {
                 let entry = Entry::new(tracked, true);
-                self.dead_letter_all([(entry, reason, error.detail())]).await;
+                self.dead_letter_all([GivenUp { entry, reason, detail: error.detail() }]).await;
                 return Vec::new();
             }
             Recovery::Retry => {
@@ -45,13 +59,10 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     ///
     /// Messages that cannot be written there are nacked together at the end. Other messages of their
     /// ordering keys do not wait for them, because their records will never be written.
-    pub(crate) async fn dead_letter_all(
-        &self,
-        refused: impl IntoIterator<Item = (Entry, &'static str, String)>,
-    ) {
+    pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp>) {
         let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
-        for (entry, reason, detail) in refused {
-            let Err((entry, reason)) = self.dead_letter(entry, reason, detail).await else {
+        for given_up in given_up {
+            let Err(Undelivered { entry, reason }) = self.dead_letter(given_up).await else {
                 continue;
             };
             match left.last_mut() {
@@ -68,12 +79,8 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     ///
     /// # Errors
     /// Returns the message if it must be nacked, and the reason.
-    async fn dead_letter(
-        &self,
-        entry: Entry,
-        reason: &'static str,
-        detail: String,
-    ) -> Result<(), (Entry, &'static str)> {
+    async fn dead_letter(&self, given_up: GivenUp) -> Result<(), Undelivered> {
+        let GivenUp { entry, reason, detail } = given_up;
         let shared = self.shared;
         let metrics = &shared.metrics;
         let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
@@ -85,7 +92,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
                 entry.handle.settlement.ack();
                 return Ok(());
             }
-            return Err((entry, reason));
+            return Err(Undelivered { entry, reason });
         };
         let letter = DeadLetter {
             service: shared.service,
@@ -111,7 +118,8 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
                 if is_stop {
                     shared.fail(error);
                 }
-                Err((entry, if is_stop { "stop" } else { "dead_letter_failed" }))
+                let reason = if is_stop { "stop" } else { "dead_letter_failed" };
+                Err(Undelivered { entry, reason })
             }
         }
     }

@@ -215,7 +215,8 @@ impl DeadLetters for Swallowed {
 /// attempt is 150 s.
 async fn pass_one<T: Transform<Record = Item>>(
     transform: T,
-    (write, letter): (Swallow, Swallow),
+    write: Swallow,
+    letter: Swallow,
 ) -> u64 {
     let ledger = Ledger::default();
     let pipeline = Pipeline {
@@ -241,8 +242,8 @@ async fn pass_one<T: Transform<Record = Item>>(
 async fn an_attempt_takes_what_the_sink_says_and_a_dead_letter_half_a_minute() {
     let through = || Swallow(Arc::new(AtomicUsize::new(1)));
 
-    let write = pass_one(Pass, (Swallow::default(), through())).await;
-    let letter = pass_one(Refuse, (through(), Swallow::default())).await;
+    let write = pass_one(Pass, Swallow::default(), through()).await;
+    let letter = pass_one(Refuse, through(), Swallow::default()).await;
 
     assert!((60..70).contains(&write), "{write} s");
     assert!((30..40).contains(&letter), "{letter} s");
