@@ -37,9 +37,9 @@ impl Default for BatchLimits {
     }
 }
 
-/// The limit that a batch reached first.
+/// Reason why a batch is flushed: the limit that it reached first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum Cause {
+pub enum FlushReason {
     /// The batch held the maximum number of messages.
     Count,
     /// The batch held the maximum number of encoded bytes.
@@ -56,8 +56,8 @@ pub enum Cause {
     Shutdown,
 }
 
-impl Cause {
-    /// All causes.
+impl FlushReason {
+    /// All reasons.
     pub(crate) const ALL: [Self; 7] = [
         Self::Count,
         Self::Bytes,

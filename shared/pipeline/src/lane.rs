@@ -23,7 +23,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::batch::Cause;
+use crate::batch::FlushReason;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
@@ -143,7 +143,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             self.rebuild();
             self.resume_keys().await;
             if self.is_input_done() {
-                self.flush_all(Cause::Shutdown);
+                self.flush_all(FlushReason::Shutdown);
             } else {
                 self.flush_idle().await;
             }

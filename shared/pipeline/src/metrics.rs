@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::batch::Cause;
+use crate::batch::FlushReason;
 use crate::waiting::Waiting;
 use crate::{CRASHED, PANICKED};
 
@@ -34,11 +34,11 @@ pub struct Reasons {
     pub skipped: &'static [&'static str],
 }
 
-/// Label with the limit that closed a batch.
+/// Labels of the metric of flushed batches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct FlushCause {
+pub struct FlushLabels {
     /// Limit that the batch reached.
-    pub cause: Cause,
+    pub cause: FlushReason,
 }
 
 /// Metrics of one pipeline. Clones share their values.
@@ -63,7 +63,7 @@ pub struct Metrics {
     /// Attempts after the first, by the action that failed.
     pub retried: Family<Reason, Counter>,
     /// Batches written, by the limit that closed them.
-    pub flushed: Family<FlushCause, Counter>,
+    pub flushed: Family<FlushLabels, Counter>,
     /// Messages that are received but not yet settled.
     pub in_flight: Gauge,
     /// Waiting time of the unsettled messages.
@@ -124,8 +124,8 @@ impl Metrics {
         for reason in [PANICKED, CRASHED] {
             Self::count(&metrics.dead_lettered, reason, 0);
         }
-        for cause in Cause::ALL {
-            metrics.flushed.get_or_create(&FlushCause { cause }).inc_by(0);
+        for reason in FlushReason::ALL {
+            metrics.flushed.get_or_create(&FlushLabels { cause: reason }).inc_by(0);
         }
         metrics
     }

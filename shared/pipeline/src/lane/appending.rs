@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::open::Open;
-use crate::batch::Cause;
+use crate::batch::FlushReason;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::suspects::{self, Work};
@@ -26,10 +26,10 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let max_messages = self.shared.limits.batch.max_messages.min(max_batch);
         let open = self.open.get_mut(&key);
         let mut full =
-            open.is_some_and(|open| open.is_full_for(max_messages)).then_some(Cause::Count);
+            open.is_some_and(|open| open.is_full_for(max_messages)).then_some(FlushReason::Count);
         loop {
-            if let Some(cause) = full.take() {
-                let lost = self.flush(&key, cause);
+            if let Some(reason) = full.take() {
+                let lost = self.flush(&key, reason);
                 if lost != 0 {
                     // The sink panicked. The messages of the batch come before this one.
                     return self.lost.insert(lost, tracked);
@@ -40,7 +40,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                 Ok(()) => return self.add_entry(&key, tracked),
                 Err(PushError::Full(back)) => {
                     record = back;
-                    full = Some(Cause::Bytes);
+                    full = Some(FlushReason::Bytes);
                 }
                 Err(PushError::Refused(error)) => {
                     if self.open.get(&key).is_some_and(|open| open.entries.is_empty()) {
@@ -107,9 +107,9 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
         self.open.measure(key);
         if is_full {
-            self.flush(key, Cause::Count);
+            self.flush(key, FlushReason::Count);
         } else if is_large {
-            self.flush(key, Cause::Bytes);
+            self.flush(key, FlushReason::Bytes);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::batch::Cause;
+use crate::batch::FlushReason;
 
 /// Due times of the open batches, one for each batch.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(super) struct Started {
 pub(super) struct Due<K> {
     pub started: Started,
     pub key: K,
-    pub cause: Cause,
+    pub reason: FlushReason,
 }
 
 impl<K> Default for Clock<K> {
@@ -41,7 +41,7 @@ impl<K: Clone> Clock<K> {
     pub(super) fn start(&mut self, key: &K, max_age: Duration) -> Started {
         self.generation += 1;
         let started = Started { generation: self.generation, due_at: Instant::now() + max_age };
-        self.push(Due { started, key: key.clone(), cause: Cause::Age });
+        self.push(Due { started, key: key.clone(), reason: FlushReason::Age });
         started
     }
 
@@ -49,7 +49,7 @@ impl<K: Clone> Clock<K> {
     pub(super) fn hasten(&mut self, started: Started, due_at: Instant) -> Started {
         let hastened = Started { due_at, ..started };
         if let Some(due) = self.due.remove(&(started.due_at, started.generation)) {
-            self.push(Due { started: hastened, cause: Cause::Lease, ..due });
+            self.push(Due { started: hastened, reason: FlushReason::Lease, ..due });
         }
         hastened
     }
@@ -101,8 +101,8 @@ mod tests {
 
         tokio::time::advance(SECOND / 2).await;
 
-        let due = clock.pop_due().map(|due| (due.started, due.cause));
-        assert_eq!(due, Some((second, Cause::Age)));
+        let due = clock.pop_due().map(|due| (due.started, due.reason));
+        assert_eq!(due, Some((second, FlushReason::Age)));
         assert!(clock.pop_due().is_none(), "one time for each batch");
     }
 
@@ -114,8 +114,8 @@ mod tests {
         let hastened = clock.hasten(started, started.due_at - 9 * SECOND);
         tokio::time::advance(SECOND).await;
 
-        let due = clock.pop_due().map(|due| (due.started, due.cause));
-        assert_eq!(due, Some((hastened, Cause::Lease)));
+        let due = clock.pop_due().map(|due| (due.started, due.reason));
+        assert_eq!(due, Some((hastened, FlushReason::Lease)));
         assert_eq!(clock.next(), None);
     }
 

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use super::Lane;
 use super::open::Open;
-use crate::batch::Cause;
+use crate::batch::FlushReason;
 use crate::dead_letter::DeadLetters;
-use crate::metrics::FlushCause;
+use crate::metrics::FlushLabels;
 use crate::shared::Shared;
 use crate::suspects::{self, Note, Work};
 use crate::write::{Closed, Entry};
@@ -46,7 +46,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             let Some(due) = self.clock.pop_due() else { break };
             let is_ordered = self.open.get(&due.key).is_some_and(|open| open.is_ordered);
             if self.can_write(is_ordered, &due.key) {
-                self.flush_unless_late(&due.key, due.cause);
+                self.flush_unless_late(&due.key, due.reason);
             } else {
                 blocked.push(due);
             }
@@ -65,13 +65,13 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             tokio::task::yield_now().await;
         }
         if self.is_input_empty() && self.last_accepted.elapsed() >= max_idle {
-            self.flush_all(Cause::Idle);
+            self.flush_all(FlushReason::Idle);
         }
     }
 
     /// Flushes all open batches, the largest first, as long as writes are free.
-    pub(super) fn flush_all(&mut self, cause: Cause) {
-        while self.flush_largest(cause).is_some() {}
+    pub(super) fn flush_all(&mut self, reason: FlushReason) {
+        while self.flush_largest(reason).is_some() {}
     }
 
     /// Flushes the largest batches while the open batches of all lanes together use too much memory.
@@ -83,7 +83,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             self.has_called_for_memory = true;
             self.shared.in_flight.call_for_room();
         }
-        while self.shared.memory.is_short() && self.flush_largest(Cause::Memory).is_some() {}
+        while self.shared.memory.is_short() && self.flush_largest(FlushReason::Memory).is_some() {}
         let used = i64::try_from(self.shared.memory.used()).unwrap_or(i64::MAX);
         self.shared.metrics.batch_memory.set(used);
     }
@@ -102,7 +102,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         }
         let wanted = limits.max_messages_in_flight / limits.lane_count() / 16;
         let mut freed = 0;
-        while let Some(messages) = self.flush_largest(Cause::Memory) {
+        while let Some(messages) = self.flush_largest(FlushReason::Memory) {
             freed += messages;
             if freed >= wanted {
                 return;
@@ -114,13 +114,13 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// Flushing the largest first frees the most memory with each write. It also gives the fewest
     /// and largest objects.
-    fn flush_largest(&mut self, cause: Cause) -> Option<usize> {
+    fn flush_largest(&mut self, reason: FlushReason) -> Option<usize> {
         if !self.can_flush() {
             return None;
         }
         let can_write = |key: &S::Key, open: &Open<S>| self.can_write(open.is_ordered, key);
         let (key, messages) = self.open.largest(can_write)?;
-        self.flush_unless_late(&key, cause);
+        self.flush_unless_late(&key, reason);
         Some(messages)
     }
 
@@ -131,11 +131,11 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// A batch that is full is flushed even if it is late. The message that found it full comes behind
     /// those in it, so it must not go into another batch while they are nacked.
-    fn flush_unless_late(&mut self, key: &S::Key, cause: Cause) {
+    fn flush_unless_late(&mut self, key: &S::Key, reason: FlushReason) {
         if self.open.get(key).is_some_and(Open::is_late) {
             self.hand_back_open(key, "lease");
         } else {
-            self.flush(key, cause);
+            self.flush(key, reason);
         }
     }
 
@@ -143,9 +143,9 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// Returns the number of messages that must be put into batches again. It is above zero only
     /// after a panic.
-    pub(super) fn flush(&mut self, key: &S::Key, cause: Cause) -> usize {
+    pub(super) fn flush(&mut self, key: &S::Key, reason: FlushReason) -> usize {
         let Some(mut open) = self.remove_open(key) else { return 0 };
-        self.shared.metrics.flushed.get_or_create(&FlushCause { cause }).inc();
+        self.shared.metrics.flushed.get_or_create(&FlushLabels { cause: reason }).inc();
         self.shared.metrics.batch_records.observe(open.entries.len() as f64);
         let note = self.note(open.entries.iter().map(Entry::fingerprint), Work::Compute);
         let (sink, batch, scratch) = (&self.shared.sink, open.batch, &mut self.scratch);

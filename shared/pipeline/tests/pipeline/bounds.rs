@@ -2,7 +2,7 @@
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
 use message::Message;
-use pipeline::batch::Cause;
+use pipeline::batch::FlushReason;
 use pipeline::doubles::{Fault, FaultRates, Faults};
 
 /// Builds parts whose writes hang until they time out.
@@ -77,7 +77,7 @@ async fn whoever_waits_for_room_gets_it_from_as_many_batches_as_it_takes() {
     env.push_all((0..65).map(|id| to(&id.to_string(), message(&id.to_string()))));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 4)], "a sixteenth of 64");
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 4)], "a sixteenth of 64");
     assert_eq!(env.metrics.open_batches.get(), 60);
 }
 
@@ -94,7 +94,7 @@ async fn a_lane_makes_room_for_its_part_of_the_messages() {
     env.push_all((0..65).map(|id| id.to_string()).map(|id| keyed("device", to(&id, message(&id)))));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 2)], "a sixteenth of 32");
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 2)], "a sixteenth of 32");
 }
 
 #[tokio::test(start_paused = true)]
@@ -106,7 +106,7 @@ async fn a_batch_makes_room_for_bytes_where_originals_are_kept() {
     env.push_all(["1", "2", "3"].map(message));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 1)]);
     assert_eq!(env.written(), ["1", "2"]);
 }
 
@@ -123,7 +123,7 @@ async fn an_archive_makes_room_for_messages() {
     env.push_all((0..65).map(|id| to(&id.to_string(), message(&id.to_string()))));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 4)], "a sixteenth of 64");
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 4)], "a sixteenth of 64");
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,7 @@ async fn an_archive_makes_no_room_for_bytes_that_it_does_not_hold() {
     env.pass(seconds(1)).await;
 
     assert_eq!(env.metrics.received.get(), 4);
-    assert_eq!(env.causes(), []);
+    assert_eq!(env.flush_reasons(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,11 +151,11 @@ async fn no_more_batches_are_closed_than_memory_asks_for() {
     // Open batches may hold 300 bytes. The other 20 bytes are reserved for batches being written.
     env.push_all((0..31).map(|id| to(&id.to_string(), message(&id.to_string()))));
     env.pass(seconds(1)).await;
-    assert_eq!(env.causes(), [(Cause::Memory, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 1)]);
     env.push_all((31..33).map(|id| to(&id.to_string(), message(&id.to_string()))));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 3)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 3)]);
     assert_eq!(env.running.status().batch_memory(), 330, "one record more than allowed");
 }
 
@@ -213,11 +213,11 @@ async fn a_batch_that_must_wait_for_its_key_does_not_keep_others_from_making_roo
 
     env.push_all(["1", "2", "3"].map(ordered));
     env.pass(seconds(1)).await;
-    assert_eq!(env.causes(), [(Cause::Count, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Count, 1)]);
     env.push_all([sized(80, ordered("4")), to("other", sized(75, message("5")))]);
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Count, 1), (Cause::Memory, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Count, 1), (FlushReason::Memory, 1)]);
 }
 
 /// A closed batch takes no more records, so it would be smaller than necessary.
@@ -236,7 +236,7 @@ async fn a_batch_stays_open_while_another_one_waits_to_be_written() {
     env.pass(seconds(1)).await;
 
     assert_eq!(env.running.status().batch_memory(), 60);
-    assert_eq!(env.causes(), [(Cause::Count, 2)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Count, 2)]);
     assert_eq!(env.metrics.open_batches.get(), 2);
 }
 
@@ -259,6 +259,10 @@ async fn a_small_batch_is_written_in_its_time_while_memory_is_short() {
         env.pass(seconds(1)).await;
     }
 
-    let age = env.causes().iter().find(|(cause, _)| *cause == Cause::Age).map(|(_, count)| *count);
-    assert!(age.is_some_and(|count| count >= 1), "{:?}", env.causes());
+    let age = env
+        .flush_reasons()
+        .iter()
+        .find(|(cause, _)| *cause == FlushReason::Age)
+        .map(|(_, count)| *count);
+    assert!(age.is_some_and(|count| count >= 1), "{:?}", env.flush_reasons());
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use message::Message;
 use pipeline::backoff::Backoff;
-use pipeline::batch::Cause;
+use pipeline::batch::FlushReason;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Archive, Describe, Faults, Feed, Item, Kind, Ledger, MemoryDeadLetters, Shelf, Tap,
 };
-use pipeline::metrics::{FlushCause, Reason};
+use pipeline::metrics::{FlushLabels, Reason};
 use pipeline::{Limits, Metrics, Pipeline, Running, batch};
 
 /// Longer than the paused time of any test.
@@ -158,10 +158,10 @@ impl TestEnv {
         tokio::time::sleep(time).await;
     }
 
-    /// Returns the number of batches closed by each cause.
-    pub(crate) fn causes(&self) -> Vec<(Cause, u64)> {
-        use Cause::{Age, Bytes, Count, Idle, Lease, Memory, Shutdown};
-        let count = |cause| self.metrics.flushed.get_or_create(&FlushCause { cause }).get();
+    /// Returns the number of batches flushed for each reason.
+    pub(crate) fn flush_reasons(&self) -> Vec<(FlushReason, u64)> {
+        use FlushReason::{Age, Bytes, Count, Idle, Lease, Memory, Shutdown};
+        let count = |cause| self.metrics.flushed.get_or_create(&FlushLabels { cause }).get();
         let all = [Count, Bytes, Age, Idle, Memory, Lease, Shutdown];
         all.map(|cause| (cause, count(cause))).into_iter().filter(|(_, count)| *count > 0).collect()
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::env::{Parts, keyed, message, seconds, sized, to};
-use pipeline::batch::Cause;
+use pipeline::batch::FlushReason;
 use pipeline::doubles::{Fault, Faults};
 
 #[tokio::test(start_paused = true)]
@@ -15,7 +15,7 @@ async fn a_batch_is_written_at_its_last_message() {
     env.push_all(["1", "2", "3", "4", "5", "6", "7"].map(message));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Count, 2)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Count, 2)]);
     assert_eq!(env.written(), ["1", "2", "3", "4", "5", "6"]);
     assert_eq!((env.metrics.open_batches.get(), env.metrics.in_flight.get()), (1, 1));
 }
@@ -29,7 +29,7 @@ async fn a_batch_is_written_when_it_holds_its_bytes() {
     env.push_all(["1", "2", "3"].map(message));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Bytes, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Bytes, 1)]);
     assert_eq!(env.written(), ["1", "2"]);
 }
 
@@ -40,7 +40,7 @@ async fn a_batch_is_written_when_the_next_record_does_not_fit() {
     env.push_all(["1", "2", "3"].map(message));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Bytes, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Bytes, 1)]);
     assert_eq!(env.written(), ["1", "2"]);
     assert_eq!(env.metrics.open_batches.get(), 1);
 }
@@ -58,7 +58,7 @@ async fn a_batch_is_written_when_its_first_record_has_waited_long_enough() {
     assert_eq!(env.written(), Vec::<String>::new());
     env.pass(Duration::from_millis(200)).await;
 
-    assert_eq!(env.causes(), [(Cause::Age, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Age, 1)]);
     assert_eq!(env.written(), ["1", "2"]);
 }
 
@@ -81,7 +81,7 @@ async fn a_hot_key_does_not_hold_up_a_cold_one() {
 
     assert!(before.contains(&"h".into()) && !before.contains(&"c".into()), "{before:?}");
     assert!(env.written().contains(&"c".into()));
-    assert_eq!(env.causes(), [(Cause::Age, 2)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Age, 2)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +97,7 @@ async fn batches_are_written_when_nothing_more_comes() {
     assert_eq!(env.written(), Vec::<String>::new());
     env.pass(Duration::from_millis(200)).await;
 
-    assert_eq!(env.causes(), [(Cause::Idle, 2)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Idle, 2)]);
     assert_eq!(env.written(), ["1", "3", "2"], "the larger one first");
 }
 
@@ -114,7 +114,7 @@ async fn an_idle_batch_stays_open_while_all_writes_are_taken() {
     env.push_all([to("b", message("2"))]);
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Idle, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Idle, 1)]);
     assert_eq!(env.metrics.open_batches.get(), 1);
 }
 
@@ -127,7 +127,7 @@ async fn without_an_idle_time_a_batch_takes_what_is_at_hand() {
     env.push_all(["1", "2", "3"].map(message));
     env.pass(Duration::from_millis(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Idle, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Idle, 1)]);
     assert_eq!(env.written(), ["1", "2", "3"]);
 }
 
@@ -145,7 +145,7 @@ async fn a_batch_is_not_due_for_the_age_of_the_one_before() {
     assert_eq!(env.written(), ["1", "2"]);
     env.pass(seconds(2)).await;
 
-    assert_eq!(env.causes(), [(Cause::Count, 1), (Cause::Age, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Count, 1), (FlushReason::Age, 1)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +159,11 @@ async fn the_largest_batch_is_written_when_all_hold_too_much() {
     env.push_all(messages.map(|(key, id, bytes)| to(key, sized(bytes, message(id)))));
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 1)], "100 bytes are allowed, 101 are not");
+    assert_eq!(
+        env.flush_reasons(),
+        [(FlushReason::Memory, 1)],
+        "100 bytes are allowed, 101 are not"
+    );
     assert_eq!(env.written(), ["2"]);
     assert_eq!(env.running.status().batch_memory(), 41);
 }
@@ -172,11 +176,11 @@ async fn the_largest_batch_is_written_when_somebody_waits_for_room() {
 
     env.push_all([message("1"), to("other", message("2")), to("other", message("3"))]);
     env.pass(seconds(1)).await;
-    assert_eq!(env.causes(), []);
+    assert_eq!(env.flush_reasons(), []);
     env.push_all([message("4")]);
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.causes(), [(Cause::Memory, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Memory, 1)]);
     assert_eq!(env.written(), ["2", "3"]);
 }
 
@@ -190,7 +194,7 @@ async fn a_batch_is_written_before_a_lease_in_it_ends() {
     assert_eq!(env.written(), Vec::<String>::new());
     env.pass(Duration::from_millis(200)).await;
 
-    assert_eq!(env.causes(), [(Cause::Lease, 1)]);
+    assert_eq!(env.flush_reasons(), [(FlushReason::Lease, 1)]);
     assert_eq!(env.written(), ["1"]);
     assert!(env.ledger.book().acked.contains("1"));
 }
@@ -204,8 +208,8 @@ async fn open_batches_are_written_at_a_shutdown() {
     let (metrics, ledger) = (env.metrics.clone(), env.ledger.clone());
     env.running.shutdown(seconds(10)).await.unwrap();
 
-    let cause = pipeline::metrics::FlushCause { cause: Cause::Shutdown };
-    assert_eq!(metrics.flushed.get_or_create(&cause).get(), 2);
+    let labels = pipeline::metrics::FlushLabels { cause: FlushReason::Shutdown };
+    assert_eq!(metrics.flushed.get_or_create(&labels).get(), 2);
     assert_eq!(ledger.book().acked.len(), 2);
     assert_eq!(metrics.open_batches.get(), 0);
 }
