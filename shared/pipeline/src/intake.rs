@@ -11,9 +11,9 @@ use tokio::time::Interval;
 use crate::backoff::Backoff;
 use crate::bound::{InFlight, Permit};
 use crate::metrics::Metrics;
+use crate::oldest_unacked::UnackedGuard;
 use crate::progress::Pulse;
 use crate::retry::{Attempt, Failure, Report, Series};
-use crate::waiting::Wait;
 use crate::{Delivery, Error, Recovery, Settlement, Source};
 use message::Message;
 
@@ -40,8 +40,8 @@ pub(crate) struct AckHandle {
     pub sequence: u64,
     /// Copy of the message's property of this name. It remains after the message itself is dropped.
     pub counts_attempts: bool,
-    /// Counts the message as waiting until it is dropped.
-    pub _wait: Wait,
+    /// Counts the message as unacked until it is dropped.
+    pub _unacked: UnackedGuard,
 }
 
 pub(crate) struct Intake<S> {
@@ -149,7 +149,7 @@ async fn hand_over(
     metrics: &Metrics,
 ) -> Result<(), Error> {
     let (message, settlement) = delivery.into_parts();
-    let wait = metrics.waiting.enter(message.publish_time);
+    let unacked = metrics.oldest_unacked.track(message.publish_time);
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
@@ -161,7 +161,7 @@ async fn hand_over(
         fingerprint: 0,
         sequence: 0,
         counts_attempts: message.counts_attempts,
-        _wait: wait,
+        _unacked: unacked,
     };
     let sent = lane.send(Tracked { message, handle }).await;
     sent.map_err(|_| Recovery::Stop.because("hand over", "a lane has died"))

@@ -24,6 +24,7 @@ mod keyed;
 mod lane;
 mod limits;
 pub mod metrics;
+pub mod oldest_unacked;
 mod pace;
 mod panics;
 pub mod progress;
@@ -33,7 +34,6 @@ mod runner;
 mod shared;
 mod stages;
 mod suspects;
-pub mod waiting;
 mod write;
 
 pub use dead_letter::{DeadLetter, DeadLetters};

@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::batch::FlushReason;
-use crate::waiting::Waiting;
+use crate::oldest_unacked::OldestUnacked;
 use crate::{CRASHED, PANICKED};
 
 /// Reasons for nacks. A message that is nacked under
@@ -66,8 +66,8 @@ pub struct Metrics {
     pub flushed: Family<FlushLabels, Counter>,
     /// Messages that are received but not yet settled.
     pub in_flight: Gauge,
-    /// Waiting time of the unsettled messages.
-    pub waiting: Waiting,
+    /// Age of the oldest unsettled message.
+    pub oldest_unacked: OldestUnacked,
     /// Bytes of open batches and of those being written.
     pub batch_memory: Gauge,
     /// Open batches of all lanes.
@@ -94,7 +94,7 @@ impl Default for Metrics {
             retried: Family::default(),
             flushed: Family::default(),
             in_flight: Gauge::default(),
-            waiting: Waiting::default(),
+            oldest_unacked: OldestUnacked::default(),
             batch_memory: Gauge::default(),
             open_batches: Gauge::default(),
             batch_records: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
@@ -159,7 +159,7 @@ impl Metrics {
             "Between source and settlement",
             self.in_flight.clone(),
         );
-        registry.register_collector(Box::new(self.waiting.clone()));
+        registry.register_collector(Box::new(self.oldest_unacked.clone()));
         registry.register("open_batches", "Open batches of all lanes", self.open_batches.clone());
         registry.register_with_unit(
             "batch_memory",

@@ -154,7 +154,7 @@ impl Health {
             });
             report.insert("counts".into(), counts);
             let lag = serde_json::json!({
-                "oldest_unsettled_seconds": metrics.waiting.oldest_seconds(),
+                "oldest_unsettled_seconds": metrics.oldest_unacked.oldest_seconds(),
                 "in_flight_messages": messages,
             });
             report.insert("lag".into(), lag);

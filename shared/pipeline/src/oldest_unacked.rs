@@ -1,4 +1,4 @@
-//! Measures how long messages wait to be settled.
+//! Measures the age of the oldest message that is not settled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,22 +15,22 @@ use time::OffsetDateTime;
 /// As a metric it is the age of the oldest message, and 0 if there is none. Pub/Sub delivers the
 /// oldest messages first. So with a backlog the metric shows the age of the backlog.
 #[derive(Debug, Clone, Default)]
-pub struct Waiting(Arc<Mutex<BTreeMap<i64, usize>>>);
+pub struct OldestUnacked(Arc<Mutex<BTreeMap<i64, usize>>>);
 
-/// A message that waits. Dropping it marks the message as settled.
+/// A message that is not settled. Dropping it marks the message as settled.
 #[derive(Debug)]
-pub struct Wait {
-    waiting: Waiting,
+pub struct UnackedGuard {
+    unacked: OldestUnacked,
     second: i64,
 }
 
-impl Waiting {
+impl OldestUnacked {
     /// Adds a message.
     #[must_use]
-    pub fn enter(&self, published: OffsetDateTime) -> Wait {
+    pub fn track(&self, published: OffsetDateTime) -> UnackedGuard {
         let second = published.unix_timestamp();
         *self.lock().entry(second).or_default() += 1;
-        Wait { waiting: self.clone(), second }
+        UnackedGuard { unacked: self.clone(), second }
     }
 
     /// Publish time of the oldest message, in seconds of Unix time.
@@ -53,19 +53,19 @@ impl Waiting {
     }
 }
 
-impl Drop for Wait {
+impl Drop for UnackedGuard {
     fn drop(&mut self) {
-        let mut waiting = self.waiting.lock();
-        if let Some(count) = waiting.get_mut(&self.second) {
+        let mut unacked = self.unacked.lock();
+        if let Some(count) = unacked.get_mut(&self.second) {
             *count -= 1;
             if *count == 0 {
-                waiting.remove(&self.second);
+                unacked.remove(&self.second);
             }
         }
     }
 }
 
-impl Collector for Waiting {
+impl Collector for OldestUnacked {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let age = self.oldest_seconds();
         let help =
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn its_metric_is_the_age_of_the_oldest() {
-        let waiting = Waiting::default();
+        let unacked = OldestUnacked::default();
         let mut registry = prometheus_client::registry::Registry::default();
-        registry.register_collector(Box::new(waiting.clone()));
+        registry.register_collector(Box::new(unacked.clone()));
         let age = || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -102,28 +102,28 @@ mod tests {
         let ago = |seconds| OffsetDateTime::now_utc() - time::Duration::seconds(seconds);
 
         assert_eq!(age(), 0);
-        let _future = waiting.enter(ago(-1000));
+        let _future = unacked.track(ago(-1000));
         assert_eq!(age(), 0);
-        let _old = waiting.enter(ago(1000));
+        let _old = unacked.track(ago(1000));
         // Time passes in the meantime, and the test may wait for its turn.
         assert!((1000..2000).contains(&age()), "{}", age());
     }
 
     #[test]
     fn the_oldest_counts_until_the_last_of_its_second_is_settled() {
-        let waiting = Waiting::default();
+        let unacked = OldestUnacked::default();
         let at = |second| OffsetDateTime::from_unix_timestamp(second).unwrap();
 
-        let young = waiting.enter(at(20));
-        let old = waiting.enter(at(10));
-        let as_old = waiting.enter(at(10));
-        assert_eq!(waiting.oldest(), Some(10));
+        let young = unacked.track(at(20));
+        let old = unacked.track(at(10));
+        let as_old = unacked.track(at(10));
+        assert_eq!(unacked.oldest(), Some(10));
 
         drop(old);
-        assert_eq!(waiting.oldest(), Some(10));
+        assert_eq!(unacked.oldest(), Some(10));
         drop(as_old);
-        assert_eq!(waiting.oldest(), Some(20));
+        assert_eq!(unacked.oldest(), Some(20));
         drop(young);
-        assert_eq!(waiting.oldest(), None);
+        assert_eq!(unacked.oldest(), None);
     }
 }
