@@ -12,8 +12,8 @@ use crate::backoff::Backoff;
 use crate::bound::{InFlight, Permit};
 use crate::metrics::Metrics;
 use crate::oldest_unacked::UnackedGuard;
-use crate::progress::Pulse;
 use crate::retry::{Attempt, Failure, Report, Series};
+use crate::watchdog::Heartbeat;
 use crate::{Delivery, Error, Recovery, Settlement, Source};
 use message::Message;
 
@@ -50,7 +50,7 @@ pub(crate) struct Intake<S> {
     pub in_flight: Arc<InFlight>,
     pub metrics: Metrics,
     pub retry: Backoff,
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
 }
 
 /// Reason why intake ended.
@@ -80,9 +80,9 @@ impl<S: Source> Intake<S> {
 
     async fn take_all(&mut self) -> Ended {
         let mut next_lane = 0;
-        let mut heartbeat = tokio::time::interval(self.pulse.interval());
+        let mut interval = tokio::time::interval(self.heartbeat.interval());
         loop {
-            let delivery = match self.receive(&mut heartbeat).await {
+            let delivery = match self.receive(&mut interval).await {
                 Ok(Some(delivery)) => delivery,
                 Ok(None) => return Ended::Exhausted,
                 Err(error) => return Ended::Failed(error),
@@ -98,7 +98,7 @@ impl<S: Source> Intake<S> {
                 // Beats while it waits, because room depends on the sink.
                 tokio::select! {
                     sent = &mut hand_over => break sent,
-                    _ = heartbeat.tick() => self.pulse.beat(),
+                    _ = interval.tick() => self.heartbeat.beat(),
                 }
             };
             if let Err(error) = sent {
@@ -108,7 +108,7 @@ impl<S: Source> Intake<S> {
     }
 
     /// Waits for the next delivery. Beats meanwhile, but not between two attempts.
-    async fn receive(&mut self, heartbeat: &mut Interval) -> Result<Option<Delivery>, Error> {
+    async fn receive(&mut self, interval: &mut Interval) -> Result<Option<Delivery>, Error> {
         let series = Series {
             action: "receive",
             backoff: self.retry,
@@ -117,15 +117,15 @@ impl<S: Source> Intake<S> {
             report: Report::Source,
             metrics: &self.metrics,
         };
-        series.run(Receive { source: &mut self.source, heartbeat, pulse: &self.pulse }).await
+        series.run(Receive { source: &mut self.source, interval, heartbeat: &self.heartbeat }).await
     }
 }
 
 /// The wait for a delivery.
 struct Receive<'a, S> {
     source: &'a mut S,
-    heartbeat: &'a mut Interval,
-    pulse: &'a Pulse,
+    interval: &'a mut Interval,
+    heartbeat: &'a Heartbeat,
 }
 
 impl<S: Source> Attempt for Receive<'_, S> {
@@ -135,7 +135,7 @@ impl<S: Source> Attempt for Receive<'_, S> {
         loop {
             tokio::select! {
                 received = self.source.receive() => return Ok(received?),
-                _ = self.heartbeat.tick() => self.pulse.beat(),
+                _ = self.interval.tick() => self.heartbeat.beat(),
             }
         }
     }

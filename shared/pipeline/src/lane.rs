@@ -27,9 +27,9 @@ use crate::batch::FlushReason;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
-use crate::progress::Pulse;
 use crate::shared::Shared;
 use crate::suspects::{Note, Noted, Work};
+use crate::watchdog::Heartbeat;
 use crate::write::Closed;
 use crate::{Sink, Transform};
 
@@ -55,7 +55,7 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
     index: usize,
     shared: Arc<Shared<T, S, D>>,
     input: Option<mpsc::Receiver<Tracked>>,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     scratch: S::Scratch,
     open: OpenBatches<S>,
     clock: Clock<S::Key>,
@@ -101,7 +101,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         index: usize,
         shared: Arc<Shared<T, S, D>>,
         input: mpsc::Receiver<Tracked>,
-        pulse: Pulse,
+        heartbeat: Heartbeat,
     ) -> Self {
         Self {
             index,
@@ -110,7 +110,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             freed: shared.memory.freed(),
             shared,
             input: Some(input),
-            pulse,
+            heartbeat,
             open: OpenBatches::default(),
             clock: Clock::default(),
             last_accepted: Instant::now(),
@@ -132,7 +132,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Runs until the input is closed and every accepted message is settled.
     pub(crate) async fn run(mut self) {
         while !self.is_drained() {
-            self.pulse.beat();
+            self.heartbeat.beat();
             self.handle_next_event().await;
             self.release_held();
             self.start_writes();

@@ -27,13 +27,13 @@ pub mod metrics;
 pub mod oldest_unacked;
 mod pace;
 mod panics;
-pub mod progress;
 mod renewable;
 mod retry;
 mod runner;
 mod shared;
 mod stages;
 mod suspects;
+pub mod watchdog;
 mod write;
 
 pub use dead_letter::{DeadLetter, DeadLetters};

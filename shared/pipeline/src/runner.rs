@@ -15,9 +15,9 @@ use crate::dead_letter::{DeadLetters, Policy};
 use crate::intake::{Ended, Intake};
 use crate::lane::Lane;
 use crate::pace::Pace;
-use crate::progress::Progress;
 use crate::shared::{Outage, Shared};
 use crate::suspects::{MAX_BATCH, Suspects};
+use crate::watchdog::Watchdog;
 use crate::{Error, Limits, Metrics, Recovery, Sink, Source, Transform};
 
 /// Maximum number of dead letters that are written at the same time.
@@ -55,7 +55,7 @@ pub struct Pipeline<So, T, S, D> {
 /// State of a running pipeline. Clones refer to the same pipeline.
 #[derive(Debug, Clone)]
 pub struct Status {
-    progress: Progress,
+    watchdog: Watchdog,
     outage: Outage,
     letter_outage: Outage,
     in_flight: Arc<InFlight>,
@@ -67,7 +67,7 @@ impl Status {
     /// Returns a task that hangs, and how long it has shown no sign of life.
     #[must_use]
     pub fn stalled(&self) -> Option<(String, Duration)> {
-        self.progress.stalled()
+        self.watchdog.stalled()
     }
 
     /// Returns why the destination takes no writes, and since when.
@@ -107,7 +107,7 @@ impl Status {
     /// A message stays recorded if a lane has computed over it for `stall_after` or longer: the
     /// message is probably the reason why the lane hangs.
     pub fn excuse(&self) {
-        self.suspects.iter().for_each(|suspects| suspects.excuse(self.progress.stall_after()));
+        self.suspects.iter().for_each(|suspects| suspects.excuse(self.watchdog.stall_after()));
     }
 
     /// Bytes of all batches, both open and being written.
@@ -171,21 +171,21 @@ where
             limits,
         });
         let status = Status {
-            progress: Progress::new(shared.limits.stall_after),
+            watchdog: Watchdog::new(shared.limits.stall_after),
             outage: shared.outage.clone(),
             letter_outage: shared.letter_outage.clone(),
             in_flight: Arc::clone(&shared.in_flight),
             memory: Arc::clone(&shared.memory),
             suspects: shared.suspects.clone(),
         };
-        let (inputs, lanes) = start_lanes(&shared, &status.progress);
+        let (inputs, lanes) = start_lanes(&shared, &status.watchdog);
         let intake = Intake {
             source: self.source,
             lanes: inputs,
             in_flight: Arc::clone(&shared.in_flight),
             metrics: shared.metrics.clone(),
             retry: shared.limits.retry,
-            pulse: status.progress.pulse("intake".into()),
+            heartbeat: status.watchdog.heartbeat("intake".into()),
         };
         let (stop, stopped) = watch::channel(false);
         let (cut, cut_off) = watch::channel(false);
@@ -215,7 +215,7 @@ fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<S
 
 fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     shared: &Arc<Shared<T, S, D>>,
-    progress: &Progress,
+    watchdog: &Watchdog,
 ) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>) {
     /// Maximum number of messages in the queue between intake and a lane. They are part of the
     /// bound on messages in flight.
@@ -225,10 +225,8 @@ fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     for index in 0..shared.limits.lane_count() {
         let (input, output) = mpsc::channel(QUEUE);
         inputs.push(input);
-        lanes.spawn(
-            Lane::new(index, Arc::clone(shared), output, progress.pulse(format!("lane {index}")))
-                .run(),
-        );
+        let heartbeat = watchdog.heartbeat(format!("lane {index}"));
+        lanes.spawn(Lane::new(index, Arc::clone(shared), output, heartbeat).run());
     }
     (inputs, lanes)
 }

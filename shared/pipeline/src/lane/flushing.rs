@@ -18,7 +18,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// While all writes are busy, a due batch keeps growing until one of them ends.
     pub(super) fn wake_at(&mut self) -> Instant {
-        let mut wake_at = Instant::now() + self.pulse.interval();
+        let mut wake_at = Instant::now() + self.heartbeat.interval();
         if let Some(held) = self.held.front() {
             wake_at = wake_at.min(held.due);
         }
