@@ -108,20 +108,20 @@ impl InFlight {
     }
 }
 
-/// Memory that all batches of a pipeline share, both open ones and those being written.
+/// Bounds the memory of all batches of a pipeline, both open ones and those being written.
 ///
 /// The limit may be exceeded by one record for each lane, because a record is encoded before its
 /// size is known. A sixteenth of the limit is reserved for batches being written. So intake can
 /// continue while memory is short.
 #[derive(Debug)]
-pub struct Memory {
+pub struct MemoryBudget {
     limit: usize,
     open: AtomicUsize,
     leaving: AtomicUsize,
     freed: watch::Sender<()>,
 }
 
-impl Memory {
+impl MemoryBudget {
     /// Creates a budget of this many bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
@@ -129,9 +129,9 @@ impl Memory {
         Self { limit, open, leaving, freed: watch::Sender::new(()) }
     }
 
-    /// Creates an empty share. Its batch resizes it as it grows.
-    pub fn share(self: &Arc<Self>) -> Share {
-        Share { memory: Arc::clone(self), bytes: 0, is_leaving: false }
+    /// Creates an empty reservation. Its batch resizes it as it grows.
+    pub fn reserve(self: &Arc<Self>) -> Reservation {
+        Reservation { budget: Arc::clone(self), bytes: 0, is_leaving: false }
     }
 
     /// Returns true if more memory is used than allowed.
@@ -153,23 +153,23 @@ impl Memory {
         self.open.load(Ordering::Relaxed) + self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Returns a receiver that changes each time a share is returned.
+    /// Returns a receiver that changes each time a reservation ends.
     #[must_use]
     pub fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()
     }
 }
 
-/// One batch's share of the memory. Dropping it returns the share.
+/// Memory of one batch. Dropping it returns the memory to the budget.
 #[derive(Debug)]
-pub struct Share {
-    memory: Arc<Memory>,
+pub struct Reservation {
+    budget: Arc<MemoryBudget>,
     bytes: usize,
     is_leaving: bool,
 }
 
-impl Share {
-    /// Sets the share to the memory that the batch uses now.
+impl Reservation {
+    /// Sets the memory that the batch uses now.
     pub fn resize(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             self.counter().fetch_add(bytes - self.bytes, Ordering::Relaxed);
@@ -194,14 +194,14 @@ impl Share {
     }
 
     fn counter(&self) -> &AtomicUsize {
-        if self.is_leaving { &self.memory.leaving } else { &self.memory.open }
+        if self.is_leaving { &self.budget.leaving } else { &self.budget.open }
     }
 }
 
-impl Drop for Share {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.resize(0);
-        self.memory.freed.send_replace(());
+        self.budget.freed.send_replace(());
     }
 }
 
@@ -264,20 +264,20 @@ mod tests {
 
     #[test]
     fn memory_is_over_beyond_its_limit_alone() {
-        let memory = Arc::new(Memory::new(10));
-        let mut share = memory.share();
+        let memory = Arc::new(MemoryBudget::new(10));
+        let mut reservation = memory.reserve();
         assert!(!memory.is_over());
 
-        share.resize(10);
+        reservation.resize(10);
         assert!(!memory.is_over());
-        share.resize(11);
+        reservation.resize(11);
         assert!(memory.is_over());
     }
 
     #[test]
     fn what_is_being_written_makes_memory_full_and_not_short() {
-        let memory = Arc::new(Memory::new(160));
-        let (mut one, mut two) = (memory.share(), memory.share());
+        let memory = Arc::new(MemoryBudget::new(160));
+        let (mut one, mut two) = (memory.reserve(), memory.reserve());
         one.resize(100);
         two.resize(50);
         assert!(!memory.is_short());
@@ -294,9 +294,9 @@ mod tests {
     }
 
     #[test]
-    fn shares_add_up_and_return() {
-        let memory = Arc::new(Memory::new(10));
-        let (mut one, mut two) = (memory.share(), memory.share());
+    fn reservations_add_up_and_return() {
+        let memory = Arc::new(MemoryBudget::new(10));
+        let (mut one, mut two) = (memory.reserve(), memory.reserve());
         let freed = memory.freed();
 
         one.resize(6);

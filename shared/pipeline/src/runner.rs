@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::bound::{InFlight, Memory};
+use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::{DeadLetters, Policy};
 use crate::intake::{Ended, Intake};
 use crate::lane::Lane;
@@ -59,7 +59,7 @@ pub struct Status {
     outage: Outage,
     letter_outage: Outage,
     in_flight: Arc<InFlight>,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryBudget>,
     suspects: Option<Arc<Suspects>>,
 }
 
@@ -161,7 +161,7 @@ where
             dead_letters: self.dead_letters,
             metrics: self.metrics,
             in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
-            memory: Arc::new(Memory::new(limits.max_batch_memory)),
+            memory: Arc::new(MemoryBudget::new(limits.max_batch_memory)),
             outage: Outage::default(),
             letter_outage: Outage::default(),
             pace: Pace::new(write_timeout, limits.lane_count().saturating_mul(limits.max_writes)),

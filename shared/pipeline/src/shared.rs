@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::bound::{InFlight, Memory};
+use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::Policy;
 use crate::pace::Pace;
 use crate::suspects::Suspects;
@@ -21,7 +21,7 @@ pub(crate) struct Shared<T, S, D> {
     pub limits: Limits,
     pub metrics: Metrics,
     pub in_flight: Arc<InFlight>,
-    pub memory: Arc<Memory>,
+    pub memory: Arc<MemoryBudget>,
     pub outage: Outage,
     pub letter_outage: Outage,
     pub pace: Pace,

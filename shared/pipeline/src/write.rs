@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tracing::debug;
 
-use crate::bound::Share;
+use crate::bound::Reservation;
 use crate::dead_letter::DeadLetters;
 use crate::intake::{AckHandle, Tracked};
 use crate::keyed::Keyed;
@@ -39,7 +39,7 @@ pub(crate) struct Closed<S: Sink> {
     pub key: S::Key,
     pub encoded: S::EncodedBatch,
     pub entries: Vec<Entry>,
-    pub share: Share,
+    pub reservation: Reservation,
     pub bytes: usize,
     pub is_ordered: bool,
     pub note: Option<Note>,
@@ -164,7 +164,7 @@ pub(crate) struct Writer<'a, T, S, D> {
 pub(crate) struct Unwritten {
     pub entries: Vec<Entry>,
     pub reason: &'static str,
-    pub share: Share,
+    pub reservation: Reservation,
 }
 
 impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
@@ -179,7 +179,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     /// before a nack does not take the place of a write. Two kinds are nacked here: messages that the dead letters did
     /// not take, and a part of an unordered batch whose other parts must still be written.
     pub(crate) async fn settle_batch(&self, closed: Closed<S>) -> Option<Unwritten> {
-        let Closed { key, encoded, entries, share, bytes, is_ordered, note: _ } = closed;
+        let Closed { key, encoded, entries, reservation, bytes, is_ordered, note: _ } = closed;
         let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
         while let Some(part) = parts.pop() {
             match self.attempt(part.target(&key)).await {
@@ -218,7 +218,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
                     Recovery::Stop => {
                         self.shared.fail(error);
                         let entries = self.unwritten(part, std::mem::take(&mut parts));
-                        return Some(Unwritten { entries, reason: "stop", share });
+                        return Some(Unwritten { entries, reason: "stop", reservation });
                     }
                     retry @ (Recovery::Retry | Recovery::HandBack) => {
                         let reason = if retry == Recovery::Retry { "lease" } else { "asked" };
@@ -226,7 +226,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
                         let behind = parts.extract_if(.., |_| is_ordered).collect();
                         let entries = self.unwritten(part, behind);
                         if parts.is_empty() {
-                            return Some(Unwritten { entries, reason, share });
+                            return Some(Unwritten { entries, reason, reservation });
                         }
                         // None of them is ordered, so the lane need not know of them.
                         let _keyed = self.hand_back(entries, reason).await;

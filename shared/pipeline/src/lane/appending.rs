@@ -69,7 +69,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
             let (batch, key_bytes) = opened.map_err(PushError::Refused)?;
             let started = self.clock.start(key, shared.limits.batch.max_age);
             shared.metrics.open_batches.inc();
-            let mut open = Open::new(batch, key_bytes, shared.memory.share(), started);
+            let mut open = Open::new(batch, key_bytes, shared.memory.reserve(), started);
             open.max_messages = max_messages;
             self.open.insert(key, open);
         }

@@ -157,12 +157,12 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                 return self.lose_closed(open.entries, &error);
             }
         };
-        open.share.leave();
+        open.reservation.leave();
         self.closed.push_back(Closed {
             key: key.clone(),
             encoded,
             entries: open.entries,
-            share: open.share,
+            reservation: open.reservation,
             bytes: open.bytes,
             is_ordered: open.is_ordered,
             note: note.map(Note::written),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Lane;
 use super::open::Open;
 use super::order::{self, Order};
-use crate::bound::Share;
+use crate::bound::Reservation;
 use crate::dead_letter::DeadLetters;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
@@ -22,7 +22,7 @@ pub(super) struct Held {
     pub due: Instant,
     entry: Entry,
     /// Memory of all messages of its batch.
-    _share: Option<Arc<Share>>,
+    _reservation: Option<Arc<Reservation>>,
 }
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
@@ -35,8 +35,8 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let mut kept = VecDeque::with_capacity(self.closed.len());
         for closed in std::mem::take(&mut self.closed) {
             if closed.key == *key && must_follow(&self.order, &closed.entries) {
-                let write::Closed { entries, share, .. } = closed;
-                self.hand_back_all(Unwritten { entries, reason: "order", share });
+                let write::Closed { entries, reservation, .. } = closed;
+                self.hand_back_all(Unwritten { entries, reason: "order", reservation });
             } else {
                 kept.push_back(closed);
             }
@@ -50,21 +50,21 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// Nacks all messages of an open batch and discards their records.
     pub(super) fn hand_back_open(&mut self, key: &S::Key, reason: &'static str) {
         let Some(open) = self.remove_open(key) else { return };
-        let Open { entries, share, .. } = open;
-        self.hand_back_all(Unwritten { entries, reason, share });
+        let Open { entries, reservation, .. } = open;
+        self.hand_back_all(Unwritten { entries, reason, reservation });
     }
 
     /// Nacks the messages of a batch that could not be written. They count as memory of the batch until
     /// then.
     pub(super) fn hand_back_all(&mut self, unwritten: Unwritten) {
-        let Unwritten { entries, reason, mut share } = unwritten;
+        let Unwritten { entries, reason, mut reservation } = unwritten;
         let held_bytes = |entry: &Entry| size_of::<Held>() + entry.held_bytes();
         let bytes = if S::KEEPS_ORIGINALS { 0 } else { entries.iter().map(held_bytes).sum() };
-        share.leave();
-        share.resize(bytes);
-        let share = Arc::new(share);
+        reservation.leave();
+        reservation.resize(bytes);
+        let reservation = Arc::new(reservation);
         for entry in entries {
-            self.hold(entry, reason, Some(Arc::clone(&share)));
+            self.hold(entry, reason, Some(Arc::clone(&reservation)));
         }
     }
 
@@ -90,14 +90,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// The delay is longer for messages whose deliveries are counted. After it, the next arrival is
     /// certainly a redelivery, not a copy that was already on its way. So the message uses
     /// up only one attempt.
-    fn hold(&mut self, entry: Entry, reason: &'static str, share: Option<Arc<Share>>) {
+    fn hold(&mut self, entry: Entry, reason: &'static str, reservation: Option<Arc<Reservation>>) {
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {
             self.order.record_nack(keyed, due);
         }
         Metrics::count(&self.shared.metrics.nacked, reason, 1);
-        self.held.push_back(Held { due, entry, _share: share });
+        self.held.push_back(Held { due, entry, _reservation: reservation });
     }
 
     /// Records ordered messages that were just nacked.

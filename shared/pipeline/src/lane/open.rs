@@ -8,13 +8,13 @@ use tokio::time::Instant;
 
 use super::clock::Started;
 use crate::Sink;
-use crate::bound::Share;
+use crate::bound::Reservation;
 use crate::write::Entry;
 
 /// A batch that still grows.
 pub(super) struct Open<S: Sink> {
     pub batch: S::Batch,
-    pub share: Share,
+    pub reservation: Reservation,
     pub entries: Vec<Entry>,
     /// Encoded bytes.
     pub bytes: usize,
@@ -32,10 +32,15 @@ pub(super) struct Open<S: Sink> {
 
 impl<S: Sink> Open<S> {
     /// Creates an empty batch. `key_bytes` is the size of its key on the heap.
-    pub(super) fn new(batch: S::Batch, key_bytes: usize, share: Share, started: Started) -> Self {
+    pub(super) fn new(
+        batch: S::Batch,
+        key_bytes: usize,
+        reservation: Reservation,
+        started: Started,
+    ) -> Self {
         Self {
             batch,
-            share,
+            reservation,
             entries: Vec::new(),
             bytes: 0,
             held_bytes: 0,
@@ -124,24 +129,25 @@ impl<S: Sink> OpenBatches<S> {
 
     /// Adds an empty batch. Its key must not have an open batch.
     pub(super) fn insert(&mut self, key: &S::Key, open: Open<S>) {
-        self.by_size.insert((open.share.bytes(), Reverse(open.started.generation)), key.clone());
+        self.by_size
+            .insert((open.reservation.bytes(), Reverse(open.started.generation)), key.clone());
         self.by_key.insert(key.clone(), open);
     }
 
     pub(super) fn remove(&mut self, key: &S::Key) -> Option<Open<S>> {
         let open = self.by_key.remove(key)?;
-        self.by_size.remove(&(open.share.bytes(), Reverse(open.started.generation)));
+        self.by_size.remove(&(open.reservation.bytes(), Reverse(open.started.generation)));
         Some(open)
     }
 
     /// Updates the memory of a batch after a record was appended.
     pub(super) fn measure(&mut self, key: &S::Key) {
         let Some(open) = self.by_key.get_mut(key) else { return };
-        let (before, now) = (open.share.bytes(), open.memory());
+        let (before, now) = (open.reservation.bytes(), open.memory());
         if before == now {
             return;
         }
-        open.share.resize(now);
+        open.reservation.resize(now);
         let generation = Reverse(open.started.generation);
         let key = self.by_size.remove(&(before, generation)).unwrap_or_else(|| key.clone());
         self.by_size.insert((now, generation), key);
