@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use message::Message;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{FaultRates, Faults as Fates, Ledger, MemoryDeadLetters};
+use pipeline::doubles::{FaultRates, Faults as Fates, MemoryDeadLetters, Recorder};
 use pipeline::metrics::Reasons;
 use pipeline::{
     Delivery, Error, Limits, Pipeline, PushError, Recovery, Refusal, Settlement, Sink, Source,
@@ -101,14 +101,14 @@ impl Service for Scripted {
             return Err(WrongSettings("the table is another one".into()).into());
         }
         let counts = pipeline::Metrics::new(&Reasons { refused: &[], skipped: &[] });
-        let ledger = Ledger::default();
+        let recorder = Recorder::default();
         let running = Pipeline {
             service: Self::NAME,
             source: Script { trouble, is_sent: false },
             transform: Unchanged,
             sink: Destination { trouble, attempts: AtomicUsize::new(0) },
             dead_letters: Policy::Write(MemoryDeadLetters(
-                ledger,
+                recorder,
                 Fates::new(FaultRates::default(), 1),
             )),
             limits: Limits {

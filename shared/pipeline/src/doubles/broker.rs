@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::Ledger;
+use super::Recorder;
 use crate::{Delivery, Disposition, Error, Settle, Settlement, Source};
 use message::Message;
 
@@ -19,7 +19,7 @@ const RECONNECT: Duration = Duration::from_secs(1);
 pub struct Broker {
     messages: Vec<Message>,
     session: Arc<Session>,
-    ledger: Ledger,
+    recorder: Recorder,
 }
 
 #[derive(Default)]
@@ -51,15 +51,15 @@ struct Acknowledge {
     id: String,
     connection: u64,
     session: Arc<Session>,
-    ledger: Ledger,
+    recorder: Recorder,
 }
 
 impl Settle for Acknowledge {
     fn settle(self: Box<Self>, disposition: Disposition) {
         if !self.is_current() {
-            return self.ledger.settled_late(&self.id, disposition);
+            return self.recorder.settled_late(&self.id, disposition);
         }
-        self.ledger.settled(&self.id, disposition);
+        self.recorder.settled(&self.id, disposition);
         let mut state = self.session.state();
         if disposition == Disposition::Nack {
             state.is_over = true;
@@ -84,18 +84,18 @@ impl Settle for Acknowledge {
 impl Broker {
     /// Delivers these messages. Each needs a unique id.
     #[must_use]
-    pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
-        Self { messages: messages.into_iter().collect(), session: Arc::default(), ledger }
+    pub fn new(messages: impl IntoIterator<Item = Message>, recorder: Recorder) -> Self {
+        Self { messages: messages.into_iter().collect(), session: Arc::default(), recorder }
     }
 
     fn deliver(&self, state: &mut BrokerState, message: Message) -> Delivery {
-        self.ledger.delivered();
+        self.recorder.delivered();
         let settle = Acknowledge {
             place: state.next,
             id: message.id.clone(),
             connection: state.connection,
             session: Arc::clone(&self.session),
-            ledger: self.ledger.clone(),
+            recorder: self.recorder.clone(),
         };
         state.next += 1;
         Delivery::new(message, Settlement::new(settle, None))

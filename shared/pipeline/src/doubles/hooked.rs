@@ -1,7 +1,7 @@
 use std::future::{Future, ready};
 use std::time::Duration;
 
-use super::{Item, Shelf};
+use super::{Item, MemorySink};
 use crate::{Error, PushError, Refusal, Sink};
 
 /// A method of a sink.
@@ -36,8 +36,8 @@ pub trait Hook: Send + Sync + 'static {
     }
 }
 
-/// A [`Shelf`] with a hook in each call.
-pub struct Hooked<H>(pub Shelf, pub H);
+/// A [`MemorySink`] with a hook in each call.
+pub struct Hooked<H>(pub MemorySink, pub H);
 
 impl<H: Hook> Sink for Hooked<H> {
     type Record = Item;

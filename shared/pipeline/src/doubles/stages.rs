@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use super::{Fault, Faults, Ledger};
+use super::{Fault, Faults, Recorder};
 use crate::{DeadLetter, DeadLetters, Error, PushError, Recovery, Refusal, Sink, Step, Transform};
 use message::Message;
 
-/// A record of a [`Shelf`].
+/// A record of a [`MemorySink`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Key of the batch that it joins.
@@ -13,11 +13,11 @@ pub struct Item {
     pub id: String,
     /// Size in the batch, in bytes.
     pub bytes: usize,
-    /// Treatment by the shelf.
+    /// Treatment by the sink.
     pub kind: Kind,
 }
 
-/// Treatment of a record by a [`Shelf`].
+/// Treatment of a record by a [`MemorySink`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The record is written.
@@ -35,39 +35,39 @@ pub enum Kind {
 }
 
 /// A sink in memory. Batches hold at most `max_bytes`.
-pub struct Shelf {
-    ledger: Ledger,
+pub struct MemorySink {
+    recorder: Recorder,
     faults: Faults,
     max_bytes: usize,
 }
 
-impl Shelf {
-    /// Creates a shelf that reports to `ledger`.
+impl MemorySink {
+    /// Creates a sink that reports to `recorder`.
     #[must_use]
-    pub fn new(ledger: Ledger, faults: Faults, max_bytes: usize) -> Self {
-        Self { ledger, faults, max_bytes }
+    pub fn new(recorder: Recorder, faults: Faults, max_bytes: usize) -> Self {
+        Self { recorder, faults, max_bytes }
     }
 
     /// Writes the records that were not written and are not late.
     fn put_some(&self, batch: &[Item]) {
-        let mut book = self.ledger.book();
+        let mut recording = self.recorder.recording();
         for item in batch.iter().filter(|item| item.kind != Kind::Late) {
-            if !book.written.contains(&item.id) {
-                book.written.push(item.id.clone());
+            if !recording.written.contains(&item.id) {
+                recording.written.push(item.id.clone());
             }
         }
     }
 
     fn put(&self, batch: &[Item]) -> Vec<Refusal> {
-        let mut book = self.ledger.book();
-        book.batches.push(batch.iter().map(|item| item.id.clone()).collect());
+        let mut recording = self.recorder.recording();
+        recording.batches.push(batch.iter().map(|item| item.id.clone()).collect());
         let mut refusals = Vec::new();
         for (index, item) in batch.iter().enumerate() {
             let reason = match item.kind {
                 Kind::Refused => "refused",
                 Kind::Malformed => "malformed",
                 Kind::Good | Kind::Poison | Kind::Late | Kind::Skipped => {
-                    book.written.push(item.id.clone());
+                    recording.written.push(item.id.clone());
                     continue;
                 }
             };
@@ -79,7 +79,7 @@ impl Shelf {
     }
 }
 
-impl Sink for Shelf {
+impl Sink for MemorySink {
     type Record = Item;
     type Key = String;
     type Batch = Vec<Item>;
@@ -137,9 +137,12 @@ impl Sink for Shelf {
     }
 
     fn written(&self, batch: &Vec<Item>) -> Vec<usize> {
-        let book = self.ledger.book();
+        let recording = self.recorder.recording();
         let items = batch.iter().enumerate();
-        items.filter(|(_, item)| book.written.contains(&item.id)).map(|(index, _)| index).collect()
+        items
+            .filter(|(_, item)| recording.written.contains(&item.id))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     fn split(&self, batch: &Vec<Item>, at: usize) -> Option<(Vec<Item>, Vec<Item>)> {
@@ -148,8 +151,8 @@ impl Sink for Shelf {
     }
 }
 
-/// A [`Shelf`] whose batches cannot be split, and that keeps no originals.
-pub struct Archive(pub Shelf);
+/// A [`MemorySink`] whose batches cannot be split, and that keeps no originals.
+pub struct Archive(pub MemorySink);
 
 impl Sink for Archive {
     type Record = Item;
@@ -197,9 +200,9 @@ impl Sink for Archive {
 }
 
 /// A transform that turns each message into the [`Item`] that the function returns.
-pub struct Describe<F>(pub F, pub Faults);
+pub struct FnTransform<F>(pub F, pub Faults);
 
-impl<F> Transform for Describe<F>
+impl<F> Transform for FnTransform<F>
 where
     F: Fn(&Message) -> Item + Send + Sync + 'static,
 {
@@ -220,15 +223,15 @@ where
     }
 }
 
-/// Dead letters that are stored in the [`Ledger`].
-pub struct MemoryDeadLetters(pub Ledger, pub Faults);
+/// Dead letters that are stored in the [`Recorder`].
+pub struct MemoryDeadLetters(pub Recorder, pub Faults);
 
 impl DeadLetters for MemoryDeadLetters {
     async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
         fault.before("dead letter").await?;
-        self.0.book().dead_lettered.insert(letter.message.id.clone(), letter.reason);
+        self.0.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason);
         fault.after("dead letter")
     }
 }

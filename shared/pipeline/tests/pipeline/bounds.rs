@@ -188,11 +188,11 @@ async fn messages_of_an_unwritten_batch_are_memory_until_their_nack() {
         env.push_all((0..100).map(|id| message(&id.to_string())));
         env.pass(seconds(1) / 4).await;
         assert_eq!(env.nacked_for("lease"), 100);
-        assert_eq!(env.ledger.book().nacked.len(), 0);
+        assert_eq!(env.recorder.recording().nacked.len(), 0);
         let held = env.running.status().batch_memory();
         // They come again, fail again and are held again.
         env.pass(seconds(3)).await;
-        assert!(env.nacked_for("lease") > 500 && !env.ledger.book().nacked.is_empty());
+        assert!(env.nacked_for("lease") > 500 && !env.recorder.recording().nacked.is_empty());
         assert_eq!(env.running.status().batch_memory(), held);
         held
     };

@@ -8,7 +8,8 @@ use std::time::Duration;
 use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
+    Call, FaultRates, Faults, Hook, Hooked, Item, Kind, MemoryDeadLetters, MemorySink,
+    MemorySource, Recorder,
 };
 use pipeline::{Error, Limits, MAX_CRASHES, Metrics, Pipeline, Step, Transform, batch};
 
@@ -56,7 +57,7 @@ impl Hook for Fatal {
 #[tokio::test(start_paused = true)]
 #[ignore = "the process that the other tests start"]
 async fn process() {
-    let ledger = Ledger::default();
+    let recorder = Recorder::default();
     let faultless = || Faults::new(FaultRates::default(), 0);
     let ids = (0..40).map(|id| id.to_string());
     let ids = ids.chain(["fatal".into(), "fatal too".into()]);
@@ -68,10 +69,10 @@ async fn process() {
     let fatal = || Fatal(std::env::var(STEP).unwrap());
     let pipeline = Pipeline {
         service: "test",
-        source: Feed::new(messages, ledger.clone()),
+        source: MemorySource::new(messages, recorder.clone()),
         transform: fatal(),
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), fatal()),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 100), fatal()),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             crash_file: std::env::var_os(VARIABLE).map(Into::into),
@@ -87,10 +88,10 @@ async fn process() {
     assert!(pipeline.start().ended().await.is_none());
 
     for id in ["fatal", "fatal too"] {
-        assert_eq!(ledger.book().dead_lettered.get(id), Some(&"crashed"));
+        assert_eq!(recorder.recording().dead_lettered.get(id), Some(&"crashed"));
     }
-    assert_eq!(ledger.book().dead_lettered.len(), 2);
-    assert_eq!(ledger.book().written.len(), 40);
+    assert_eq!(recorder.recording().dead_lettered.len(), 2);
+    assert_eq!(recorder.recording().written.len(), 40);
 }
 
 fn run(step: &str, crash_file: &Path) -> ExitStatus {

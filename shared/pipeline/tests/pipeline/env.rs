@@ -7,7 +7,8 @@ use pipeline::backoff::Backoff;
 use pipeline::batch::FlushReason;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Archive, Describe, Faults, Feed, Item, Kind, Ledger, MemoryDeadLetters, Shelf, Tap,
+    Archive, Faults, FnTransform, Item, Kind, MemoryDeadLetters, MemorySink, MemorySource,
+    Recorder, SourceInput,
 };
 use pipeline::metrics::{FlushLabels, Reason};
 use pipeline::{Limits, Metrics, Pipeline, Running, batch};
@@ -18,8 +19,8 @@ pub(crate) const NEVER: Duration = Duration::from_secs(1_000_000);
 /// A running pipeline, and everything that can be observed of it.
 pub(crate) struct TestEnv {
     pub(crate) running: Running,
-    pub(crate) tap: Tap,
-    pub(crate) ledger: Ledger,
+    pub(crate) input: SourceInput,
+    pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
 }
 
@@ -69,33 +70,33 @@ impl Default for Parts {
 
 impl Parts {
     pub(crate) fn start(self) -> TestEnv {
-        let (ledger, metrics) = (Ledger::default(), Metrics::default());
-        let (feed, tap) = Feed::open(ledger.clone());
-        let feed = feed.with_max_deliveries(self.max_deliveries).with_ending_leases();
-        let feed = feed.with_held_bytes(self.held_bytes);
+        let (recorder, metrics) = (Recorder::default(), Metrics::default());
+        let (source, input) = MemorySource::open(recorder.clone());
+        let source = source.with_max_deliveries(self.max_deliveries).with_ending_leases();
+        let source = source.with_held_bytes(self.held_bytes);
         let pipeline = Pipeline {
             service: "test",
             source: match self.lease {
-                Some(lease) => feed.with_lease(lease),
-                None => feed,
+                Some(lease) => source.with_lease(lease),
+                None => source,
             },
-            transform: Describe(item, self.transform),
+            transform: FnTransform(item, self.transform),
             sink: (),
             dead_letters: match self.letters {
-                Policy::Write(faults) => Policy::Write(MemoryDeadLetters(ledger.clone(), faults)),
+                Policy::Write(faults) => Policy::Write(MemoryDeadLetters(recorder.clone(), faults)),
                 Policy::Leave => Policy::Leave,
                 Policy::Drop => Policy::Drop,
             },
             limits: self.limits,
             metrics: metrics.clone(),
         };
-        let shelf = Shelf::new(ledger.clone(), self.sink, self.max_batch_bytes);
+        let sink = MemorySink::new(recorder.clone(), self.sink, self.max_batch_bytes);
         let running = if self.is_archive {
-            with_sink(pipeline, Archive(shelf)).start()
+            with_sink(pipeline, Archive(sink)).start()
         } else {
-            with_sink(pipeline, shelf).start()
+            with_sink(pipeline, sink).start()
         };
-        TestEnv { running, tap, ledger, metrics }
+        TestEnv { running, input, recorder, metrics }
     }
 }
 
@@ -150,7 +151,7 @@ pub(crate) fn item(message: &Message) -> Item {
 
 impl TestEnv {
     pub(crate) fn push_all(&self, messages: impl IntoIterator<Item = Message>) {
-        messages.into_iter().for_each(|message| self.tap.push(message));
+        messages.into_iter().for_each(|message| self.input.push(message));
     }
 
     /// Lets this much of the paused time pass, with everything that happens in it.
@@ -167,7 +168,7 @@ impl TestEnv {
     }
 
     pub(crate) fn written(&self) -> Vec<String> {
-        self.ledger.book().written.clone()
+        self.recorder.recording().written.clone()
     }
 
     pub(crate) fn nacked_for(&self, reason: &'static str) -> u64 {

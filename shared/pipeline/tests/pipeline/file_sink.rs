@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use message::Message;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Faults, Feed, Ledger, MemoryDeadLetters};
+use pipeline::doubles::{Faults, MemoryDeadLetters, MemorySource, Recorder};
 use pipeline::{
     Error, Limits, Metrics, Pipeline, PushError, Recovery, Refusal, Sink, Step, Transform,
 };
@@ -121,7 +121,7 @@ fn message(id: &str, text: String) -> Message {
 #[tokio::test(start_paused = true)]
 async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::default();
+    let recorder = Recorder::default();
     let messages = [
         message("1", "warm".into()),
         message("2", "cold".into()),
@@ -129,10 +129,10 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
     ];
     let pipeline = Pipeline {
         service: "example",
-        source: Feed::new(messages, ledger.clone()),
+        source: MemorySource::new(messages, recorder.clone()),
         transform: ToLine,
         sink: FileSink { folder: folder.path().to_owned() },
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), Faults::none())),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), Faults::none())),
         limits: Limits::default(),
         metrics: Metrics::default(),
     };
@@ -141,8 +141,8 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
 
     assert!(failure.is_none(), "{failure:?}");
     assert_eq!(lines_in(folder.path()), ["cold", "warm"]);
-    assert_eq!(ledger.book().dead_lettered["3"], "line_too_long");
-    assert_eq!(ledger.book().acked.len(), 3);
+    assert_eq!(recorder.recording().dead_lettered["3"], "line_too_long");
+    assert_eq!(recorder.recording().acked.len(), 3);
 }
 
 #[tokio::test]

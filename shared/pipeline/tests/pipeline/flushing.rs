@@ -196,7 +196,7 @@ async fn a_batch_is_written_before_a_lease_in_it_ends() {
 
     assert_eq!(env.flush_reasons(), [(FlushReason::Lease, 1)]);
     assert_eq!(env.written(), ["1"]);
-    assert!(env.ledger.book().acked.contains("1"));
+    assert!(env.recorder.recording().acked.contains("1"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,12 +205,12 @@ async fn open_batches_are_written_at_a_shutdown() {
 
     env.push_all([message("1"), to("other", message("2"))]);
     env.pass(seconds(1)).await;
-    let (metrics, ledger) = (env.metrics.clone(), env.ledger.clone());
+    let (metrics, recorder) = (env.metrics.clone(), env.recorder.clone());
     env.running.shutdown(seconds(10)).await.unwrap();
 
     let labels = pipeline::metrics::FlushLabels { cause: FlushReason::Shutdown };
     assert_eq!(metrics.flushed.get_or_create(&labels).get(), 2);
-    assert_eq!(ledger.book().acked.len(), 2);
+    assert_eq!(recorder.recording().acked.len(), 2);
     assert_eq!(metrics.open_batches.get(), 0);
 }
 

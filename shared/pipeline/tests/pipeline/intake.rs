@@ -5,21 +5,23 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use crate::env::{Parts, item, keyed, message};
 use message::Message;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Describe, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
+use pipeline::doubles::{
+    Faults, FnTransform, MemoryDeadLetters, MemorySink, MemorySource, Recorder,
+};
 use pipeline::metrics::Reason;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Source};
 
 /// A source that fails a number of times before it delivers.
 struct Failing {
     errors: VecDeque<Recovery>,
-    feed: Feed,
+    inner: MemorySource,
 }
 
 impl Source for Failing {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         match self.errors.pop_front() {
             Some(recovery) => Err(recovery.because("receive", "away")),
-            None => self.feed.receive().await,
+            None => self.inner.receive().await,
         }
     }
 
@@ -31,20 +33,20 @@ impl Source for Failing {
 /// Runs a pipeline of one message whose source first fails with these errors. Returns how it ended,
 /// the number of retries, and whether the message was acked.
 async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u64, bool) {
-    let (ledger, metrics) = (Ledger::default(), Metrics::default());
-    let feed = Feed::new([message("1")], ledger.clone());
+    let (recorder, metrics) = (Recorder::default(), Metrics::default());
+    let inner = MemorySource::new([message("1")], recorder.clone());
     let pipeline = Pipeline {
         service: "test",
-        source: Failing { errors: errors.into_iter().collect(), feed },
-        transform: Describe(item, Faults::none()),
-        sink: Shelf::new(ledger.clone(), Faults::none(), 100),
+        source: Failing { errors: errors.into_iter().collect(), inner },
+        transform: FnTransform(item, Faults::none()),
+        sink: MemorySink::new(recorder.clone(), Faults::none(), 100),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: pipeline::Limits::default(),
         metrics: metrics.clone(),
     };
     let ended = pipeline.start().ended().await;
     let retried = metrics.retried.get_or_create(&Reason { reason: "receive" }).get();
-    (ended.map(|error| error.recovery()), retried, ledger.book().acked.contains("1"))
+    (ended.map(|error| error.recovery()), retried, recorder.recording().acked.contains("1"))
 }
 
 #[tokio::test(start_paused = true)]
@@ -67,7 +69,7 @@ async fn lanes(messages: impl IntoIterator<Item = Message>) -> Vec<Vec<String>> 
     env.push_all(messages);
     env.pass(crate::env::seconds(1)).await;
     env.running.shutdown(crate::env::seconds(10)).await.unwrap();
-    env.ledger.book().batches.clone()
+    env.recorder.recording().batches.clone()
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::env::{NEVER, Parts, TestEnv, item, keyed, message, seconds, sized};
 use message::Message;
 use pipeline::dead_letter::Policy;
-use pipeline::doubles::{Describe, Fault, Faults, Feed, Ledger, MemoryDeadLetters, Shelf};
+use pipeline::doubles::{
+    Fault, Faults, FnTransform, MemoryDeadLetters, MemorySink, MemorySource, Recorder,
+};
 use pipeline::{Limits, Metrics, Pipeline};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -73,7 +75,7 @@ async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
 /// before. Returns the lines that stay recorded.
 async fn noted_at_the_end(stall_after: Duration) -> Vec<String> {
     let is_stalled = stall_after < NEVER;
-    let (folder, ledger) = (tempfile::tempdir().unwrap(), Ledger::default());
+    let (folder, recorder) = (tempfile::tempdir().unwrap(), Recorder::default());
     let (has_begun, (release, blocked)) = (Arc::new(Notify::new()), mpsc::channel::<()>());
     let (begun, blocked) = (Arc::clone(&has_begun), Mutex::new(blocked));
     let describe = move |message: &Message| {
@@ -84,10 +86,10 @@ async fn noted_at_the_end(stall_after: Duration) -> Vec<String> {
     let crash_file = Some(folder.path().join("crash_file"));
     let mut running = Pipeline {
         service: "test",
-        source: Feed::new([message("1")], ledger.clone()),
-        transform: Describe(describe, Faults::none()),
-        sink: Shelf::new(ledger.clone(), Faults::none(), usize::MAX),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger, Faults::none())),
+        source: MemorySource::new([message("1")], recorder.clone()),
+        transform: FnTransform(describe, Faults::none()),
+        sink: MemorySink::new(recorder.clone(), Faults::none(), usize::MAX),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder, Faults::none())),
         limits: Limits { lanes: 1, stall_after, crash_file, ..Limits::default() },
         metrics: Metrics::default(),
     }

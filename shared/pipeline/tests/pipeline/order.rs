@@ -9,7 +9,7 @@ use message::Message;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    FaultRates, Faults, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
+    FaultRates, Faults, Hook, Hooked, Item, Kind, MemoryDeadLetters, MemorySink, Recorder,
 };
 use pipeline::{
     Delivery, Disposition, Error, Limits, Metrics, Pipeline, Recovery, Settlement, Source, Step,
@@ -164,17 +164,17 @@ async fn written(source: Ordered, transform_back: u64, sink_back: u64) -> Vec<St
 }
 
 async fn written_with(source: Ordered, transform: Away, sink_back: u64) -> Vec<String> {
-    let (ledger, start) = (Ledger::default(), source.start);
+    let (recorder, start) = (Recorder::default(), source.start);
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
         source,
         transform,
         sink: Hooked(
-            Shelf::new(ledger.clone(), faultless(), 100),
+            MemorySink::new(recorder.clone(), faultless(), 100),
             Back(start + seconds(sink_back)),
         ),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             batch: batch::BatchLimits { max_messages: 2, ..batch::BatchLimits::default() },
@@ -187,7 +187,7 @@ async fn written_with(source: Ordered, transform: Away, sink_back: u64) -> Vec<S
     let running = pipeline.start();
     sleep(seconds(300)).await;
     running.shutdown(seconds(5)).await.unwrap();
-    ledger.book().written.clone()
+    recorder.recording().written.clone()
 }
 
 /// Returns the order in which messages became durable for the first time.
@@ -311,8 +311,8 @@ async fn written_of(due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>
 async fn outcome_of(
     due: impl IntoIterator<Item = (u64, [&'static str; 2], u64)>,
 ) -> (Vec<String>, Vec<(Duration, &'static str, Disposition)>) {
-    let (ledger, start, dispositions) =
-        (Ledger::default(), Instant::now(), Dispositions::default());
+    let (recorder, start, dispositions) =
+        (Recorder::default(), Instant::now(), Dispositions::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
     let pipeline = Pipeline {
         service: "test",
@@ -322,7 +322,7 @@ async fn outcome_of(
             dispositions: Arc::clone(&dispositions),
         },
         transform: Away { until: start, only: None },
-        sink: Shelf::new(ledger.clone(), faultless(), 100),
+        sink: MemorySink::new(recorder.clone(), faultless(), 100),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits { lanes: 1, attempt_timeout: seconds(1), ..Limits::default() },
         metrics: Metrics::default(),
@@ -331,7 +331,7 @@ async fn outcome_of(
     sleep(seconds(100)).await;
     running.shutdown(seconds(5)).await.unwrap();
     let dispositions = dispositions.lock().unwrap().clone();
-    (ledger.book().written.clone(), dispositions)
+    (recorder.recording().written.clone(), dispositions)
 }
 
 #[tokio::test(start_paused = true)]

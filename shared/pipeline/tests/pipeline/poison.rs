@@ -9,8 +9,8 @@ use std::time::Duration;
 use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Broker, Call, FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters,
-    Shelf,
+    Broker, Call, FaultRates, Faults, Hook, Hooked, Item, Kind, MemoryDeadLetters, MemorySink,
+    MemorySource, Recorder,
 };
 use pipeline::metrics::Reason;
 use pipeline::{
@@ -40,9 +40,9 @@ fn panic_over(id: &str, here: Stage, bad: Stage) {
     assert!(!id.starts_with("bad") || here != bad, "a bug in {here:?}");
 }
 
-struct Describe(Stage);
+struct FnTransform(Stage);
 
-impl Transform for Describe {
+impl Transform for FnTransform {
     type Record = Item;
 
     async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
@@ -81,15 +81,15 @@ fn faultless() -> Faults {
 #[tokio::test(start_paused = true)]
 async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
     for stage in STAGES {
-        let ledger = Ledger::default();
+        let recorder = Recorder::default();
         let metrics = Metrics::default();
         let ids = ["1", "2", "bad", "3", "4"];
         let pipeline = Pipeline {
             service: "test",
-            source: Feed::new(ids.map(message), ledger.clone()),
-            transform: Describe(stage),
-            sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), stage),
-            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+            source: MemorySource::new(ids.map(message), recorder.clone()),
+            transform: FnTransform(stage),
+            sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 100), stage),
+            dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits { lanes: 1, ..Limits::default() },
             metrics: metrics.clone(),
         };
@@ -97,14 +97,14 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         let ended = pipeline.start().ended().await;
 
         assert!(ended.is_none(), "{stage:?}: {ended:?}");
-        let book = ledger.book();
-        assert_eq!(book.acked.len(), 5, "{stage:?}");
-        assert_eq!(book.dead_lettered.get("bad"), Some(&"panicked"), "{stage:?}");
-        assert!(!book.written.contains(&"bad".to_owned()), "{stage:?}");
-        assert_eq!(book.dead_lettered.len(), 1, "{stage:?}: its neighbours are written");
-        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
+        let recording = recorder.recording();
+        assert_eq!(recording.acked.len(), 5, "{stage:?}");
+        assert_eq!(recording.dead_lettered.get("bad"), Some(&"panicked"), "{stage:?}");
+        assert!(!recording.written.contains(&"bad".to_owned()), "{stage:?}");
+        assert_eq!(recording.dead_lettered.len(), 1, "{stage:?}: its neighbours are written");
+        assert_eq!(recording.broken, Vec::<String>::new(), "{stage:?}");
         let counted = metrics.dead_lettered.get_or_create(&Reason { reason: "panicked" }).get();
-        assert_eq!(counted, book.dead_lettered.len() as u64, "{stage:?}");
+        assert_eq!(counted, recording.dead_lettered.len() as u64, "{stage:?}");
     }
 }
 
@@ -115,14 +115,14 @@ async fn settle_once<const N: usize>(
     messages: [Message; N],
     max_records: usize,
     limits: Limits,
-) -> Ledger {
-    let ledger = Ledger::default();
+) -> Recorder {
+    let recorder = Recorder::default();
     let pipeline = Pipeline {
         service: "test",
-        source: Broker::new(messages, ledger.clone()),
-        transform: Describe(stage),
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), max_records), stage),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        source: Broker::new(messages, recorder.clone()),
+        transform: FnTransform(stage),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), max_records), stage),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits,
         metrics: Metrics::default(),
     };
@@ -131,8 +131,8 @@ async fn settle_once<const N: usize>(
     let ended = tokio::time::timeout(Duration::from_secs(60), running.ended()).await;
 
     assert!(matches!(ended, Ok(None)), "{stage:?}: {ended:?}");
-    assert!(ledger.book().nacked.is_empty(), "{stage:?}: {:?}", ledger.book().nacked);
-    ledger
+    assert!(recorder.recording().nacked.is_empty(), "{stage:?}: {:?}", recorder.recording().nacked);
+    recorder
 }
 
 fn ordered(id: &str) -> Message {
@@ -146,18 +146,18 @@ async fn a_panic_is_over_after_one_connection_of_a_source_that_delivers_everythi
     for stage in STAGES {
         let messages = ["1", "2", "bad", "3", "4"].map(ordered);
 
-        let ledger = settle_once(stage, messages, 100, one_batch()).await;
+        let recorder = settle_once(stage, messages, 100, one_batch()).await;
 
-        let book = ledger.book();
-        assert_eq!(book.dead_lettered.len(), 1, "{stage:?}");
-        assert_eq!(book.written, ["1", "2", "3", "4"], "{stage:?}");
-        assert_eq!(book.broken, Vec::<String>::new(), "{stage:?}");
+        let recording = recorder.recording();
+        assert_eq!(recording.dead_lettered.len(), 1, "{stage:?}");
+        assert_eq!(recording.written, ["1", "2", "3", "4"], "{stage:?}");
+        assert_eq!(recording.broken, Vec::<String>::new(), "{stage:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_message_for_which_a_batch_is_closed_is_transformed_once() {
-    let (ledger, applied) = (Ledger::default(), Arc::new(AtomicUsize::new(0)));
+    let (recorder, applied) = (Recorder::default(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&applied);
     let describe = move |message: &Message| {
         counted.fetch_add(1, Ordering::Relaxed);
@@ -165,17 +165,17 @@ async fn the_message_for_which_a_batch_is_closed_is_transformed_once() {
     };
     let pipeline = Pipeline {
         service: "test",
-        source: Feed::new(["1", "2", "3", "4", "5"].map(message), ledger.clone()),
-        transform: pipeline::doubles::Describe(describe, faultless()),
-        sink: Shelf::new(ledger.clone(), faultless(), 2),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        source: MemorySource::new(["1", "2", "3", "4", "5"].map(message), recorder.clone()),
+        transform: pipeline::doubles::FnTransform(describe, faultless()),
+        sink: MemorySink::new(recorder.clone(), faultless(), 2),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: one_batch(),
         metrics: Metrics::default(),
     };
 
     assert!(pipeline.start().ended().await.is_none());
 
-    assert_eq!(ledger.book().batches.len(), 3, "a batch has room for two");
+    assert_eq!(recorder.recording().batches.len(), 3, "a batch has room for two");
     assert_eq!(applied.load(Ordering::Relaxed), 5);
 }
 
@@ -184,11 +184,11 @@ async fn the_message_for_which_a_batch_is_closed_does_not_overtake_it_after_a_pa
     let messages = ["1", "2", "bad", "3", "4", "5"].map(ordered);
 
     // The fourth message finds the batch full.
-    let ledger = settle_once(Stage::Sink(Call::Encode), messages, 3, one_batch()).await;
+    let recorder = settle_once(Stage::Sink(Call::Encode), messages, 3, one_batch()).await;
 
-    let book = ledger.book();
-    assert_eq!(book.written, ["1", "2", "3", "4", "5"]);
-    assert_eq!(book.dead_lettered.len(), 1);
+    let recording = recorder.recording();
+    assert_eq!(recording.written, ["1", "2", "3", "4", "5"]);
+    assert_eq!(recording.dead_lettered.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,11 +196,11 @@ async fn each_of_several_messages_over_which_a_batch_panics_is_a_dead_letter() {
     for stage in [Stage::Sink(Call::Push), Stage::Sink(Call::Encode)] {
         let messages = ["1", "bad", "2", "bad 2", "bad 3", "3"].map(message);
 
-        let ledger = settle_once(stage, messages, 100, one_batch()).await;
+        let recorder = settle_once(stage, messages, 100, one_batch()).await;
 
-        let book = ledger.book();
-        assert_eq!(book.dead_lettered.len(), 3, "{stage:?}");
-        assert_eq!(book.written.len(), 3, "{stage:?}");
+        let recording = recorder.recording();
+        assert_eq!(recording.dead_lettered.len(), 3, "{stage:?}");
+        assert_eq!(recording.written.len(), 3, "{stage:?}");
     }
 }
 
@@ -212,11 +212,11 @@ async fn a_full_batch_over_which_the_sink_panics_is_not_filled_again() {
         batch::BatchLimits { max_messages: 3, max_age: never, max_idle: never, ..limits.batch };
     let messages = ["1", "bad", "2"].map(message);
 
-    let ledger = settle_once(Stage::Sink(Call::Encode), messages, 100, limits).await;
+    let recorder = settle_once(Stage::Sink(Call::Encode), messages, 100, limits).await;
 
-    let book = ledger.book();
+    let recording = recorder.recording();
     assert_eq!(
-        (&book.batches, book.dead_lettered.len()),
+        (&recording.batches, recording.dead_lettered.len()),
         (&vec![vec!["1".to_owned()], vec!["2".into()]], 1)
     );
 }
@@ -227,7 +227,7 @@ struct Picky {
     refusals: usize,
     with: Recovery,
     tried: Arc<AtomicUsize>,
-    ledger: Ledger,
+    recorder: Recorder,
 }
 
 impl DeadLetters for Picky {
@@ -237,7 +237,7 @@ impl DeadLetters for Picky {
         if tried < self.refusals {
             return Err(self.with.because("publish", "refused"));
         }
-        self.ledger.book().dead_lettered.insert(letter.message.id.clone(), letter.reason);
+        self.recorder.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason);
         Ok(())
     }
 }
@@ -254,17 +254,17 @@ impl Transform for Refuse {
 
 fn picky(
     with: Recovery,
-    feed: Feed,
-    ledger: &Ledger,
-) -> (Pipeline<Feed, Refuse, Shelf, Picky>, Arc<AtomicUsize>) {
+    source: MemorySource,
+    recorder: &Recorder,
+) -> (Pipeline<MemorySource, Refuse, MemorySink, Picky>, Arc<AtomicUsize>) {
     let tried = Arc::<AtomicUsize>::default();
     let dead_letters =
-        Picky { refusals: 20, with, tried: Arc::clone(&tried), ledger: ledger.clone() };
+        Picky { refusals: 20, with, tried: Arc::clone(&tried), recorder: recorder.clone() };
     let pipeline = Pipeline {
         service: "test",
-        source: feed,
+        source,
         transform: Refuse,
-        sink: Shelf::new(ledger.clone(), faultless(), 100),
+        sink: MemorySink::new(recorder.clone(), faultless(), 100),
         dead_letters: Policy::Write(dead_letters),
         limits: Limits { batch: batch::BatchLimits::default(), ..Limits::default() },
         metrics: Metrics::default(),
@@ -275,9 +275,9 @@ fn picky(
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
     for with in [Recovery::Reject("publish_invalid"), Recovery::HandBack, Recovery::Retry] {
-        let (ledger, start) = (Ledger::default(), Instant::now());
-        let feed = Feed::new([message("1")], ledger.clone());
-        let (pipeline, _) = picky(with, feed, &ledger);
+        let (recorder, start) = (Recorder::default(), Instant::now());
+        let source = MemorySource::new([message("1")], recorder.clone());
+        let (pipeline, _) = picky(with, source, &recorder);
 
         let mut running = pipeline.start();
         let status = running.status();
@@ -291,16 +291,17 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
         assert!(status.letter_outage().is_none(), "{with:?}");
         // The wait is 100 ms, doubled up to 30 s, and each is at least half of that.
         assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
-        assert!(ledger.book().nacked.is_empty(), "{with:?}");
-        assert_eq!(ledger.book().dead_lettered.len(), 1, "{with:?}");
+        assert!(recorder.recording().nacked.is_empty(), "{with:?}");
+        assert_eq!(recorder.recording().dead_lettered.len(), 1, "{with:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_handed_back() {
-    let ledger = Ledger::default();
-    let feed = Feed::new([message("1")], ledger.clone()).with_lease(Duration::from_secs(1));
-    let (pipeline, tried) = picky(Recovery::Reject("publish_invalid"), feed, &ledger);
+    let recorder = Recorder::default();
+    let source =
+        MemorySource::new([message("1")], recorder.clone()).with_lease(Duration::from_secs(1));
+    let (pipeline, tried) = picky(Recovery::Reject("publish_invalid"), source, &recorder);
     let start = Instant::now();
 
     assert!(pipeline.start().ended().await.is_none());
@@ -309,22 +310,22 @@ async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_hande
     // second.
     assert_eq!(tried.load(Ordering::Relaxed), 21);
     assert!(start.elapsed() >= Duration::from_secs(10), "{:?}", start.elapsed());
-    assert!(ledger.book().nacked.contains("1"));
+    assert!(recorder.recording().nacked.contains("1"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn dead_letters_that_can_never_be_written_stop_the_service() {
-    let ledger = Ledger::default();
-    let feed = Feed::new([message("1")], ledger.clone());
-    let (pipeline, _) = picky(Recovery::Stop, feed, &ledger);
+    let recorder = Recorder::default();
+    let source = MemorySource::new([message("1")], recorder.clone());
+    let (pipeline, _) = picky(Recovery::Stop, source, &recorder);
 
     let mut running = pipeline.start();
     let ended = running.ended().await;
 
     assert_eq!(ended.unwrap().recovery(), Recovery::Stop);
     drop(running.shutdown(Duration::from_secs(1)).await);
-    assert!(ledger.book().acked.is_empty());
-    assert!(ledger.book().nacked.contains("1"));
+    assert!(recorder.recording().acked.is_empty());
+    assert!(recorder.recording().nacked.contains("1"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,18 +333,18 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
     let folder = tempfile::tempdir().unwrap();
     let crash_file = folder.path().join("crash_file");
     let run = async |ids: &[&str]| {
-        let ledger = Ledger::default();
+        let recorder = Recorder::default();
         let pipeline = Pipeline {
             service: "test",
-            source: Feed::new(ids.iter().map(|id| message(id)), ledger.clone()),
-            transform: Describe(Stage::Sink(Call::Encode)),
-            sink: Shelf::new(ledger.clone(), faultless(), 100),
-            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+            source: MemorySource::new(ids.iter().map(|id| message(id)), recorder.clone()),
+            transform: FnTransform(Stage::Sink(Call::Encode)),
+            sink: MemorySink::new(recorder.clone(), faultless(), 100),
+            dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits { lanes: 1, crash_file: Some(crash_file.clone()), ..Limits::default() },
             metrics: Metrics::default(),
         };
         assert!(pipeline.start().ended().await.is_none());
-        ledger
+        recorder
     };
     run(&["culprit"]).await;
     let at_work = std::fs::read_to_string(&crash_file).unwrap();
@@ -357,17 +358,17 @@ async fn a_message_at_work_at_three_ends_is_a_dead_letter_and_a_clean_drain_leav
     let line = format!("{:016x}", hasher.finish());
     let text = format!("suspect {line} 2 0\nlanes of 1 lines\n{line}\n");
     std::fs::write(&crash_file, text).unwrap();
-    let ledger = run(&["1", "culprit", "2"]).await;
+    let recorder = run(&["1", "culprit", "2"]).await;
 
-    assert_eq!(ledger.book().dead_lettered.get("culprit"), Some(&"crashed"));
-    assert_eq!(ledger.book().written.len(), 2);
+    assert_eq!(recorder.recording().dead_lettered.get("culprit"), Some(&"crashed"));
+    assert_eq!(recorder.recording().written.len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_file_that_cannot_be_opened_stops_the_service() {
-    let ledger = Ledger::default();
-    let feed = Feed::new([message("1")], ledger.clone());
-    let (mut pipeline, _) = picky(Recovery::Retry, feed, &ledger);
+    let recorder = Recorder::default();
+    let source = MemorySource::new([message("1")], recorder.clone());
+    let (mut pipeline, _) = picky(Recovery::Retry, source, &recorder);
     pipeline.limits.crash_file = Some("/nowhere/crash_file".into());
 
     let ended = pipeline.start().ended().await.unwrap();
@@ -382,13 +383,13 @@ async fn a_crash_file_of_a_process_that_lives_stops_nobody() {
     std::fs::write(&crash_file, "of the other").unwrap();
     let other = std::fs::File::open(&crash_file).unwrap();
     other.try_lock().unwrap();
-    let ledger = Ledger::default();
-    let feed = Feed::new([message("1")], ledger.clone());
-    let (mut pipeline, _) = picky(Recovery::Retry, feed, &ledger);
+    let recorder = Recorder::default();
+    let source = MemorySource::new([message("1")], recorder.clone());
+    let (mut pipeline, _) = picky(Recovery::Retry, source, &recorder);
     pipeline.limits.crash_file = Some(crash_file.clone());
 
     assert!(pipeline.start().ended().await.is_none());
 
-    assert_eq!(ledger.book().dead_lettered.len(), 1);
+    assert_eq!(recorder.recording().dead_lettered.len(), 1);
     assert_eq!(std::fs::read_to_string(crash_file).unwrap(), "of the other");
 }

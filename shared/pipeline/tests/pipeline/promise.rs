@@ -13,8 +13,8 @@ use message::Message;
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Archive, Describe, FaultRates, Faults, Feed, Item, Kind, Ledger, LostNacks, MemoryDeadLetters,
-    Shelf,
+    Archive, FaultRates, Faults, FnTransform, Item, Kind, LostNacks, MemoryDeadLetters, MemorySink,
+    MemorySource, Recorder,
 };
 use pipeline::{Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch};
 use proptest::prelude::*;
@@ -150,19 +150,20 @@ fn cases_that_stop() -> impl Strategy<Value = Case> {
 }
 
 impl Case {
-    fn start(&self, ledger: &Ledger) -> Running {
-        let shelf = Shelf::new(ledger.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES);
+    fn start(&self, recorder: &Recorder) -> Running {
+        let sink =
+            MemorySink::new(recorder.clone(), Faults::new(self.sink, self.seed), MAX_BATCH_BYTES);
         if self.is_archive {
-            self.start_with(Archive(shelf), ledger)
+            self.start_with(Archive(sink), recorder)
         } else {
-            self.start_with(shelf, ledger)
+            self.start_with(sink, recorder)
         }
     }
 
-    fn start_with<S: Sink<Record = Item>>(&self, sink: S, ledger: &Ledger) -> Running {
+    fn start_with<S: Sink<Record = Item>>(&self, sink: S, recorder: &Recorder) -> Running {
         if matches!(self.policy, Policy::Drop) {
             let bad = (0..self.messages.len()).filter(|index| self.reason(*index).is_some());
-            ledger.book().droppable.extend(bad.map(|index| index.to_string()));
+            recorder.recording().droppable.extend(bad.map(|index| index.to_string()));
         }
         let sketches = self.messages.clone();
         let is_archive = self.is_archive;
@@ -176,11 +177,11 @@ impl Case {
                 kind: if is_archive { Kind::Good } else { sketch.kind },
             }
         };
-        let letters = MemoryDeadLetters(ledger.clone(), Faults::new(self.letters, self.seed));
+        let letters = MemoryDeadLetters(recorder.clone(), Faults::new(self.letters, self.seed));
         Pipeline {
             service: "test",
-            source: self.feed(ledger),
-            transform: Describe(describe, Faults::new(self.transform, self.seed)),
+            source: self.source(recorder),
+            transform: FnTransform(describe, Faults::new(self.transform, self.seed)),
             sink,
             dead_letters: match self.policy {
                 Policy::Write(()) => Policy::Write(letters),
@@ -193,7 +194,7 @@ impl Case {
         .start()
     }
 
-    fn feed(&self, ledger: &Ledger) -> Feed {
+    fn source(&self, recorder: &Recorder) -> MemorySource {
         let messages = self.messages.iter().enumerate().map(|(index, sketch)| {
             let mut message = Message::new(vec![b'x'; sketch.bytes]);
             message.id = index.to_string();
@@ -201,20 +202,20 @@ impl Case {
                 sketch.ordering_key.map(|key| key.to_string()).unwrap_or_default();
             message
         });
-        let mut feed = Feed::new(messages, ledger.clone());
+        let mut source = MemorySource::new(messages, recorder.clone());
         if let Some(lease) = self.lease {
-            feed = feed.with_lease(lease);
+            source = source.with_lease(lease);
         }
         if self.do_leases_end {
-            feed = feed.with_ending_leases();
+            source = source.with_ending_leases();
         }
         if let Some(lost_nacks) = self.lost_nacks {
-            feed = feed.with_lost_nacks(lost_nacks);
+            source = source.with_lost_nacks(lost_nacks);
         }
         if matches!(self.policy, Policy::Leave) {
-            feed = feed.with_max_deliveries(5);
+            source = source.with_max_deliveries(5);
         }
-        feed
+        source
     }
 
     /// Returns the reason why this message can never succeed.
@@ -228,16 +229,16 @@ impl Case {
         }
     }
 
-    fn check(&self, ledger: &Ledger) {
-        let book = ledger.book();
-        assert_eq!(book.broken, Vec::<String>::new());
-        assert_eq!(book.unsettled, 0, "every delivery has its disposition");
+    fn check(&self, recorder: &Recorder) {
+        let recording = recorder.recording();
+        assert_eq!(recording.broken, Vec::<String>::new());
+        assert_eq!(recording.unsettled, 0, "every delivery has its disposition");
         // Intake may hold one delivery that waits for room.
-        assert!(book.most_unsettled <= self.limits.max_messages_in_flight + 1);
-        for (id, reason) in &book.dead_lettered {
+        assert!(recording.most_unsettled <= self.limits.max_messages_in_flight + 1);
+        for (id, reason) in &recording.dead_lettered {
             assert_eq!(self.reason(id.parse().unwrap()), Some(*reason), "{id} is a dead letter");
         }
-        self.check_order(&book.written);
+        self.check_order(&recording.written);
     }
 
     /// Checks that records became durable for the first time in the order of their key.
@@ -272,27 +273,27 @@ impl Transform for Away {
 
 /// Nacks a message for 10 s. Returns the number of times that it was transformed.
 fn asked_for(message: Message) -> usize {
-    let (asked, ledger) = (Arc::<AtomicUsize>::default(), Ledger::default());
+    let (asked, recorder) = (Arc::<AtomicUsize>::default(), Recorder::default());
     let faultless = || Faults::new(FaultRates::default(), 0);
     let counts_attempts = message.counts_attempts;
 
     block_on(async {
         let pipeline = Pipeline {
             service: "test",
-            source: Feed::new([message], ledger.clone()),
+            source: MemorySource::new([message], recorder.clone()),
             transform: Away(Arc::clone(&asked)),
-            sink: Shelf::new(ledger.clone(), faultless(), MAX_BATCH_BYTES),
-            dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+            sink: MemorySink::new(recorder.clone(), faultless(), MAX_BATCH_BYTES),
+            dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
             limits: Limits::default(),
             metrics: Metrics::default(),
         };
         let running = pipeline.start();
         tokio::time::sleep(Duration::from_secs(10)).await;
-        assert_eq!(ledger.book().nacked.is_empty(), counts_attempts);
+        assert_eq!(recorder.recording().nacked.is_empty(), counts_attempts);
         drop(running.shutdown(Duration::from_secs(1)).await);
     });
 
-    assert!(ledger.book().acked.is_empty());
+    assert!(recorder.recording().acked.is_empty());
     asked.load(Ordering::Relaxed)
 }
 
@@ -300,7 +301,7 @@ fn asked_for(message: Message) -> usize {
 fn what_is_handed_back_does_not_come_again_at_once() {
     let asked = asked_for(Message::new("data"));
 
-    // The feed redelivers at once, so only the pipeline delays the message: two attempts a second.
+    // The source redelivers at once, so only the pipeline delays the message: two attempts a second.
     assert!((10..=22).contains(&asked), "{asked} times in 10 s");
 }
 
@@ -336,8 +337,8 @@ proptest! {
     #[test]
     fn everything_fed_is_acked_once_durable(case in cases()) {
         block_on(async {
-            let ledger = Ledger::default();
-            let mut running = case.start(&ledger);
+            let recorder = Recorder::default();
+            let mut running = case.start(&recorder);
             let memory = watch_memory(&running, &case);
 
             let ended = tokio::select! {
@@ -347,17 +348,17 @@ proptest! {
             };
 
             assert!(ended.is_none(), "{ended:?}");
-            case.check(&ledger);
-            let book = ledger.book();
-            let is_settled = |id: &String| book.acked.contains(id) || book.forwarded.contains(id);
+            case.check(&recorder);
+            let recording = recorder.recording();
+            let is_settled = |id: &String| recording.acked.contains(id) || recording.forwarded.contains(id);
             let mut ids = (0..case.messages.len()).map(|index| index.to_string());
             assert_eq!(ids.find(|id| !is_settled(id)), None, "never settled");
-            assert!(case.lease.is_some() || book.late == 0);
+            assert!(case.lease.is_some() || recording.late == 0);
             let has_key = |id: &&String| {
                 case.messages[id.parse::<usize>().unwrap()].ordering_key.is_some()
             };
             // Later messages of its key would overtake it, so only the end of a lease may nack it.
-            let handed_back = book.nacked.iter().find(has_key);
+            let handed_back = recording.nacked.iter().find(has_key);
             let may_be = case.lease.is_some() || matches!(case.policy, Policy::Leave);
             assert!(may_be || handed_back.is_none(), "{handed_back:?}");
         });
@@ -366,15 +367,15 @@ proptest! {
     #[test]
     fn a_shutdown_at_any_moment_settles_everything(case in cases(), after in 0..5_000_u64, grace in 1..30_u64) {
         block_on(async {
-            let ledger = Ledger::default();
-            let running = case.start(&ledger);
+            let recorder = Recorder::default();
+            let running = case.start(&recorder);
             tokio::time::sleep(Duration::from_millis(after)).await;
 
             let outcome = running.shutdown(Duration::from_secs(grace)).await;
 
-            case.check(&ledger);
-            let book = ledger.book();
-            let is_back = !book.nacked.is_empty() || book.late > 0;
+            case.check(&recorder);
+            let recording = recorder.recording();
+            let is_back = !recording.nacked.is_empty() || recording.late > 0;
             assert!(outcome.is_ok() || is_back, "an unclean drain hands something back");
         });
     }
@@ -382,14 +383,14 @@ proptest! {
     #[test]
     fn a_stop_settles_everything(case in cases_that_stop()) {
         block_on(async {
-            let ledger = Ledger::default();
-            let mut running = case.start(&ledger);
+            let recorder = Recorder::default();
+            let mut running = case.start(&recorder);
 
             let ended = running.ended().await;
             drop(running.shutdown(Duration::from_secs(30)).await);
 
             assert!(ended.is_none_or(|error| error.recovery() == Recovery::Stop));
-            case.check(&ledger);
+            case.check(&recorder);
         });
     }
 }

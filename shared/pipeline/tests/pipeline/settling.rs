@@ -9,7 +9,8 @@ use crate::env::{Parts, bad, item, keyed, message, seconds, sized, to};
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    Describe, Fault, FaultRates, Faults, Feed, Kind, Ledger, MemoryDeadLetters, Shelf,
+    Fault, FaultRates, Faults, FnTransform, Kind, MemoryDeadLetters, MemorySink, MemorySource,
+    Recorder,
 };
 use pipeline::metrics::Reason;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
@@ -45,8 +46,8 @@ async fn a_transform_that_asks_to_stop_acks_nothing() {
     env.push_all([message("1")]);
     assert_eq!(ended(env.running).await, Recovery::Stop);
 
-    assert_eq!(env.ledger.book().nacked, ids(["1"]));
-    assert_eq!(env.ledger.book().acked, ids([]));
+    assert_eq!(env.recorder.recording().nacked, ids(["1"]));
+    assert_eq!(env.recorder.recording().acked, ids([]));
     assert!(counted(&env.metrics.nacked, "stop") >= 1);
 }
 
@@ -57,8 +58,8 @@ async fn a_batch_that_ends_in_a_stop_is_nacked() {
     env.push_all(["1", "2"].map(message));
     assert_eq!(ended(env.running).await, Recovery::Stop);
 
-    assert_eq!(env.ledger.book().nacked, ids(["1", "2"]));
-    assert_eq!(env.ledger.book().acked, ids([]));
+    assert_eq!(env.recorder.recording().nacked, ids(["1", "2"]));
+    assert_eq!(env.recorder.recording().acked, ids([]));
 }
 
 /// Attempts continue until the lease is too short for another one. Then the message is redelivered.
@@ -69,11 +70,11 @@ async fn a_write_is_tried_as_long_as_the_lease_lasts() {
 
     env.push_all([message("1")]);
     env.pass(seconds(53)).await;
-    assert_eq!(env.ledger.book().nacked, ids([]));
+    assert_eq!(env.recorder.recording().nacked, ids([]));
     assert!(env.retried("write") > 50);
     env.pass(seconds(6)).await;
 
-    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!(env.recorder.recording().nacked, ids(["1"]));
     assert_eq!(env.nacked_for("lease"), 1);
     assert!(env.running.status().outage().is_some());
 }
@@ -88,8 +89,8 @@ async fn at_the_end_of_a_lease_only_unwritten_messages_are_nacked() {
     env.push_all([message("1"), bad(Kind::Late, message("2")), message("3")]);
     env.pass(seconds(59)).await;
 
-    assert_eq!(env.ledger.book().nacked, ids(["2"]));
-    assert_eq!(env.ledger.book().acked, ids(["1", "3"]));
+    assert_eq!(env.recorder.recording().nacked, ids(["2"]));
+    assert_eq!(env.recorder.recording().acked, ids(["1", "3"]));
     assert_eq!((env.nacked_for("lease"), env.metrics.sent.get()), (1, 2));
 }
 
@@ -133,10 +134,10 @@ async fn a_transform_is_tried_as_long_as_the_lease_lasts() {
     env.pass(seconds(3)).await;
 
     assert_eq!(env.nacked_for("transform"), 1);
-    let book = env.ledger.book();
+    let recording = env.recorder.recording();
     // The source may have taken it back earlier.
-    assert_eq!((book.expired.len() + book.nacked.len(), book.acked.len()), (1, 0));
-    assert_eq!(book.broken, Vec::<String>::new());
+    assert_eq!((recording.expired.len() + recording.nacked.len(), recording.acked.len()), (1, 0));
+    assert_eq!(recording.broken, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,7 +152,7 @@ async fn an_attempt_that_hangs_is_given_up_and_made_again() {
 
     assert_eq!(env.written(), ["1"]);
     assert_eq!((env.retried("transform"), env.retried("write")), (2, 2));
-    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(env.recorder.recording().acked, ids(["1"]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,10 +164,10 @@ async fn what_is_written_after_its_lease_is_delivered_again() {
     env.push_all([message("1")]);
     env.pass(seconds(100)).await;
 
-    let book = env.ledger.book();
-    assert!(book.late > 0 && book.expired == ids(["1"]), "{book:?}");
-    assert!(book.times_written("1") > 1, "{book:?}");
-    assert_eq!(book.broken, Vec::<String>::new());
+    let recording = env.recorder.recording();
+    assert!(recording.late > 0 && recording.expired == ids(["1"]), "{recording:?}");
+    assert!(recording.times_written("1") > 1, "{recording:?}");
+    assert_eq!(recording.broken, Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +178,7 @@ async fn a_lost_reply_is_written_again_before_it_is_acked() {
     env.pass(seconds(5)).await;
 
     assert_eq!(env.written(), ["1", "1"]);
-    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(env.recorder.recording().acked, ids(["1"]));
     assert_eq!(env.metrics.sent.get(), 1);
 }
 
@@ -192,10 +193,13 @@ async fn refused_records_are_buried_and_their_neighbours_written() {
     env.push_all((0..30).map(message_of));
     env.pass(seconds(1)).await;
 
-    let book = env.ledger.book();
-    assert_eq!((book.dead_lettered.len(), book.written.len(), book.acked.len()), (10, 20, 30));
-    assert!(book.dead_lettered.values().all(|reason| *reason == "refused"));
-    assert_eq!(book.broken, Vec::<String>::new());
+    let recording = env.recorder.recording();
+    assert_eq!(
+        (recording.dead_lettered.len(), recording.written.len(), recording.acked.len()),
+        (10, 20, 30)
+    );
+    assert!(recording.dead_lettered.values().all(|reason| *reason == "refused"));
+    assert_eq!(recording.broken, Vec::<String>::new());
     assert_eq!(env.metrics.sent.get(), 20);
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 10);
 }
@@ -209,10 +213,10 @@ async fn a_refused_batch_is_parted_until_the_culprit_stands_alone() {
     env.push_all(messages);
     env.pass(seconds(1)).await;
 
-    let book = env.ledger.book();
-    assert_eq!(book.written, ["1", "2", "4", "5"], "in their order");
-    assert_eq!(book.dead_lettered, [("3".to_owned(), "poison")].into());
-    assert_eq!(book.acked.len(), 5);
+    let recording = env.recorder.recording();
+    assert_eq!(recording.written, ["1", "2", "4", "5"], "in their order");
+    assert_eq!(recording.dead_lettered, [("3".to_owned(), "poison")].into());
+    assert_eq!(recording.acked.len(), 5);
 }
 
 /// Returns the batches written for records of these sizes, with these faults.
@@ -225,8 +229,8 @@ async fn batches<const N: usize>(
     let messages = sizes.into_iter().enumerate();
     env.push_all(messages.map(|(index, bytes)| sized(bytes, message(&index.to_string()))));
     env.pass(seconds(1000)).await;
-    assert_eq!(env.ledger.book().acked.len(), N);
-    env.ledger.book().batches.clone()
+    assert_eq!(env.recorder.recording().acked.len(), N);
+    env.recorder.recording().batches.clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,9 +268,9 @@ async fn a_record_that_fits_no_batch_is_buried() {
     env.push_all([message("1"), sized(101, message("2")), to("other", sized(101, message("3")))]);
     env.pass(seconds(1)).await;
 
-    let book = env.ledger.book();
-    assert_eq!(book.batches, [["1"]], "and no empty one");
-    assert_eq!(book.dead_lettered, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
+    let recording = env.recorder.recording();
+    assert_eq!(recording.batches, [["1"]], "and no empty one");
+    assert_eq!(recording.dead_lettered, ["2", "3"].map(|id| (id.to_owned(), "too_large")).into());
     assert_eq!(env.metrics.open_batches.get(), 0);
     assert_eq!(env.running.status().batch_memory(), 0);
 }
@@ -278,8 +282,8 @@ async fn what_becomes_no_record_is_acked_and_counted() {
     env.push_all([bad(Kind::Skipped, message("1"))]);
     env.pass(seconds(1)).await;
 
-    // The ledger reports it as broken, because it knows of no record.
-    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    // The recorder reports it as broken, because it knows of no record.
+    assert_eq!(env.recorder.recording().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.skipped, "skipped"), 1);
 }
 
@@ -290,9 +294,9 @@ async fn what_a_transform_rejects_is_buried_with_its_reason() {
     env.push_all(["1", "2"].map(message));
     env.pass(seconds(1)).await;
 
-    let book = env.ledger.book();
-    assert_eq!(book.dead_lettered, [("1".to_owned(), "rejected")].into());
-    assert_eq!(book.acked, ids(["1", "2"]));
+    let recording = env.recorder.recording();
+    assert_eq!(recording.dead_lettered, [("1".to_owned(), "rejected")].into());
+    assert_eq!(recording.acked, ids(["1", "2"]));
 }
 
 /// Only the source may give up the message.
@@ -304,9 +308,9 @@ async fn the_policy_of_the_subscription_gets_what_is_refused() {
     env.push_all([bad(Kind::Refused, message("1")), message("2"), sized(101, message("3"))]);
     env.pass(seconds(60)).await;
 
-    let book = env.ledger.book();
-    assert_eq!(book.acked, ids(["2"]));
-    assert_eq!(book.forwarded, ids(["1", "3"]));
+    let recording = env.recorder.recording();
+    assert_eq!(recording.acked, ids(["2"]));
+    assert_eq!(recording.forwarded, ids(["1", "3"]));
     assert_eq!(env.nacked_for("refused"), 5);
 }
 
@@ -324,15 +328,15 @@ async fn messages_of_one_batch_are_handed_back_each_for_its_reason() {
 #[tokio::test(start_paused = true)]
 async fn what_is_dropped_by_order_is_acked_and_counted() {
     let env = Parts { letters: Policy::Drop, ..eager() }.start();
-    env.ledger.book().droppable.insert("1".into());
+    env.recorder.recording().droppable.insert("1".into());
 
     env.push_all([bad(Kind::Refused, message("1")), message("2")]);
     env.pass(seconds(1)).await;
 
-    let book = env.ledger.book();
-    assert_eq!((&book.acked, &book.broken), (&ids(["1", "2"]), &Vec::new()));
+    let recording = env.recorder.recording();
+    assert_eq!((&recording.acked, &recording.broken), (&ids(["1", "2"]), &Vec::new()));
     assert_eq!(counted(&env.metrics.dropped, "refused"), 1);
-    assert_eq!(book.written, ["2"]);
+    assert_eq!(recording.written, ["2"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,11 +346,11 @@ async fn a_letter_is_written_until_it_is_durable() {
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(4)).await;
-    assert_eq!(env.ledger.book().acked, ids([]));
+    assert_eq!(env.recorder.recording().acked, ids([]));
     assert!(env.running.status().letter_outage().is_some());
     env.pass(seconds(10)).await;
 
-    assert_eq!(env.ledger.book().acked, ids(["1"]));
+    assert_eq!(env.recorder.recording().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 1);
     assert_eq!(env.running.status().letter_outage(), None);
     assert!(env.running.status().last_letter_failure().is_some(), "it stays after the outage");
@@ -360,11 +364,11 @@ async fn a_letter_that_cannot_be_written_is_no_ack() {
 
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(53)).await;
-    assert_eq!(env.ledger.book().nacked, ids([]));
+    assert_eq!(env.recorder.recording().nacked, ids([]));
     env.pass(seconds(6)).await;
 
-    assert_eq!(env.ledger.book().nacked, ids(["1"]));
-    assert_eq!(env.ledger.book().acked, ids([]));
+    assert_eq!(env.recorder.recording().nacked, ids(["1"]));
+    assert_eq!(env.recorder.recording().acked, ids([]));
     assert_eq!(env.nacked_for("dead_letter_failed"), 1);
 }
 
@@ -376,8 +380,8 @@ async fn dead_letters_that_ask_to_stop_ack_nothing() {
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(1)).await;
 
-    assert_eq!(env.ledger.book().acked, ids([]));
-    assert!(env.ledger.book().nacked.contains("1"));
+    assert_eq!(env.recorder.recording().acked, ids([]));
+    assert!(env.recorder.recording().nacked.contains("1"));
 }
 
 /// The original message is gone, so no dead letter can be written.
@@ -390,9 +394,9 @@ async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
     env.push_all(["1", "2"].map(message));
     env.pass(seconds(60)).await;
 
-    let book = env.ledger.book();
-    assert_eq!((&book.nacked, &book.dead_lettered.len()), (&ids(["1", "2"]), &0));
-    assert_eq!(book.acked, ids(["1", "2"]), "at the next delivery");
+    let recording = env.recorder.recording();
+    assert_eq!((&recording.nacked, &recording.dead_lettered.len()), (&ids(["1", "2"]), &0));
+    assert_eq!(recording.acked, ids(["1", "2"]), "at the next delivery");
     assert_eq!(env.nacked_for("rejected"), 2);
     assert_eq!(env.metrics.repeated.get(), 2);
 }
@@ -405,7 +409,7 @@ async fn many_messages_that_are_refused_are_handed_back_together() {
 
     env.pass(seconds(2)).await;
 
-    assert_eq!(env.ledger.book().nacked.len(), count);
+    assert_eq!(env.recorder.recording().nacked.len(), count);
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,30 +444,30 @@ async fn a_drain_that_is_cut_says_how_much_it_hands_back() {
 
     env.push_all(["1", "2", "3"].map(message));
     env.pass(seconds(1)).await;
-    let (start, ledger) = (tokio::time::Instant::now(), env.ledger.clone());
+    let (start, recorder) = (tokio::time::Instant::now(), env.recorder.clone());
     let error = env.running.shutdown(seconds(20)).await.unwrap_err();
 
     assert!(error.to_string().starts_with("3 messages were not settled within 20s"), "{error}");
     assert_eq!(start.elapsed().as_secs(), 15, "five seconds are for the close");
-    assert_eq!(ledger.book().nacked, ids(["1", "2", "3"]));
+    assert_eq!(recorder.recording().nacked, ids(["1", "2", "3"]));
 }
 
 /// A source that sends its acknowledgements over a slow link when it closes.
 struct SlowToClose {
-    feed: Feed,
+    inner: MemorySource,
     takes: Duration,
-    ledger: Ledger,
+    recorder: Recorder,
     /// True once the source is closed and every delivery was settled before.
     is_closed: Arc<AtomicBool>,
 }
 
 impl Source for SlowToClose {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
-        self.feed.receive().await
+        self.inner.receive().await
     }
 
     async fn close(self) -> Result<(), Error> {
-        let is_settled = self.ledger.book().unsettled == 0;
+        let is_settled = self.recorder.recording().unsettled == 0;
         tokio::time::sleep(self.takes).await;
         self.is_closed.store(is_settled, Ordering::Relaxed);
         Ok(())
@@ -473,18 +477,18 @@ impl Source for SlowToClose {
 /// Starts a pipeline with one message. Its source takes this long to close. The flag shows that the
 /// source has closed.
 async fn slow_to_close(sink: Faults, takes: Duration) -> (Running, Arc<AtomicBool>) {
-    let (ledger, is_closed) = (Ledger::default(), Arc::<AtomicBool>::default());
-    let feed = Feed::new([message("1")], ledger.clone());
+    let (recorder, is_closed) = (Recorder::default(), Arc::<AtomicBool>::default());
+    let inner = MemorySource::new([message("1")], recorder.clone());
     let pipeline = Pipeline {
         service: "test",
         source: SlowToClose {
-            feed,
+            inner,
             takes,
-            ledger: ledger.clone(),
+            recorder: recorder.clone(),
             is_closed: Arc::clone(&is_closed),
         },
-        transform: Describe(item, Faults::none()),
-        sink: Shelf::new(ledger, sink, 100),
+        transform: FnTransform(item, Faults::none()),
+        sink: MemorySink::new(recorder, sink, 100),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: eager().limits,
         metrics: Metrics::default(),
@@ -548,6 +552,6 @@ async fn a_message_without_an_ordering_key_is_not_handed_back_with_an_ordered_on
     env.push_all([message("waits for the write")]);
     env.pass(seconds(28)).await;
 
-    assert_eq!(env.ledger.book().nacked, ids(["1"]));
+    assert_eq!(env.recorder.recording().nacked, ids(["1"]));
     assert_eq!((env.nacked_for("lease"), env.nacked_for("order")), (1, 0));
 }

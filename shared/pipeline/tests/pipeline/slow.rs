@@ -11,7 +11,8 @@ use futures::FutureExt as _;
 use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
-    FaultRates, Faults, Feed, Hook, Hooked, Item, Kind, Ledger, MemoryDeadLetters, Shelf,
+    FaultRates, Faults, Hook, Hooked, Item, Kind, MemoryDeadLetters, MemorySink, MemorySource,
+    Recorder,
 };
 use pipeline::{
     DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, Recovery, Step, Transform, batch,
@@ -59,13 +60,13 @@ impl Transform for Pass {
     }
 }
 
-fn feed(messages: usize, bytes: usize, ledger: &Ledger) -> Feed {
+fn source(messages: usize, bytes: usize, recorder: &Recorder) -> MemorySource {
     let messages = (0..messages).map(|index| {
         let mut message = Message::new(vec![0; bytes]);
         message.id = index.to_string();
         message
     });
-    Feed::new(messages, ledger.clone())
+    MemorySource::new(messages, recorder.clone())
 }
 
 fn faultless() -> Faults {
@@ -75,14 +76,14 @@ fn faultless() -> Faults {
 /// Sends messages over a link with the default limits. Returns two ratios: the time taken to the
 /// time that the link needs, and the bytes uploaded to the bytes of the messages.
 async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64) {
-    let ledger = Ledger::default();
+    let recorder = Recorder::default();
     let link = Link::new(bytes_a_second);
     let pipeline = Pipeline {
         service: "test",
-        source: feed(messages, bytes, &ledger),
+        source: source(messages, bytes, &recorder),
         transform: Pass,
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), link.clone()),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 9_000_000), link.clone()),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: Limits {
             lanes: 2,
             batch: batch::BatchLimits {
@@ -96,10 +97,10 @@ async fn send(messages: usize, bytes: usize, bytes_a_second: usize) -> (f64, f64
     let start = Instant::now();
     let mut running = pipeline.start();
     assert!(running.ended().await.is_none());
-    let book = ledger.book();
-    assert_eq!(book.acked.len(), messages);
-    assert!(book.nacked.is_empty());
-    assert_eq!(book.written.len(), messages, "nothing is written twice");
+    let recording = recorder.recording();
+    assert_eq!(recording.acked.len(), messages);
+    assert!(recording.nacked.is_empty());
+    assert_eq!(recording.written.len(), messages, "nothing is written twice");
     let total = (messages * bytes) as f64;
     let ideal = total / bytes_a_second as f64;
     let uploaded = link.uploaded.load(Ordering::Relaxed) as f64;
@@ -148,15 +149,15 @@ impl Transform for Refuse {
 async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
     const LETTERS: usize = 600;
     for (bytes, bytes_a_second) in [(100_000, 20_000), (1_000, 5_000)] {
-        let ledger = Ledger::default();
+        let recorder = Recorder::default();
         let link = Link::new(bytes_a_second);
         let pipeline = Pipeline {
             service: "test",
-            source: feed(LETTERS, bytes, &ledger),
+            source: source(LETTERS, bytes, &recorder),
             transform: Refuse,
-            sink: Shelf::new(ledger.clone(), faultless(), 1),
+            sink: MemorySink::new(recorder.clone(), faultless(), 1),
             dead_letters: Policy::Write(Letters(
-                MemoryDeadLetters(ledger.clone(), faultless()),
+                MemoryDeadLetters(recorder.clone(), faultless()),
                 link.clone(),
             )),
             limits: Limits { lanes: 2, ..Limits::default() },
@@ -168,14 +169,14 @@ async fn a_flood_of_dead_letters_over_a_thin_link_arrives_at_its_speed() {
         let ended = tokio::time::timeout(ideal * 2, pipeline.start().ended()).await;
 
         let uploaded = link.uploaded.load(Ordering::Relaxed) as f64 / total;
-        let dead_lettered = ledger.book().dead_lettered.len();
+        let dead_lettered = recorder.recording().dead_lettered.len();
         assert!(
             matches!(ended, Ok(None)),
             "{bytes} bytes: {dead_lettered} letters, {uploaded:.2} times"
         );
         assert_eq!(dead_lettered, LETTERS);
         assert!(uploaded < 2.0, "{bytes} bytes: {uploaded:.2} times the bytes");
-        assert!(ledger.book().nacked.is_empty());
+        assert!(recorder.recording().nacked.is_empty());
     }
 }
 
@@ -218,14 +219,14 @@ async fn pass_one<T: Transform<Record = Item>>(
     write: Swallow,
     letter: Swallow,
 ) -> u64 {
-    let ledger = Ledger::default();
+    let recorder = Recorder::default();
     let pipeline = Pipeline {
         service: "test",
-        source: feed(1, 1, &ledger),
+        source: source(1, 1, &recorder),
         transform,
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), write),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 9_000_000), write),
         dead_letters: Policy::Write(Swallowed(
-            MemoryDeadLetters(ledger.clone(), faultless()),
+            MemoryDeadLetters(recorder.clone(), faultless()),
             letter,
         )),
         limits: Limits { attempt_timeout: Duration::from_secs(150), ..Limits::default() },
@@ -233,8 +234,8 @@ async fn pass_one<T: Transform<Record = Item>>(
     };
     let start = Instant::now();
     assert!(pipeline.start().ended().await.is_none());
-    let book = ledger.book();
-    assert_eq!((book.acked.len(), book.nacked.len()), (1, 0));
+    let recording = recorder.recording();
+    assert_eq!((recording.acked.len(), recording.nacked.len()), (1, 0));
     start.elapsed().as_secs()
 }
 
@@ -303,12 +304,12 @@ impl Hook for Polled {
 
 #[tokio::test(start_paused = true)]
 async fn writes_go_on_while_transforms_take_all_of_the_processor() {
-    let (ledger, polled) = (Ledger::default(), Polled::default());
+    let (recorder, polled) = (Recorder::default(), Polled::default());
     let pipeline = Pipeline {
         service: "test",
-        source: feed(5000, 10, &ledger),
+        source: source(5000, 10, &recorder),
         transform: Labor,
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 9_000_000), polled.clone()),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 9_000_000), polled.clone()),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits { lanes: 1, max_writes: 1, ..Limits::default() },
         metrics: Metrics::default(),
@@ -323,14 +324,14 @@ async fn writes_go_on_while_transforms_take_all_of_the_processor() {
 /// Within a lease, 60 of the 400 batches can be written.
 #[tokio::test(start_paused = true)]
 async fn more_batches_than_can_be_written_within_a_lease_arrive_at_the_speed_of_the_sink() {
-    let ledger = Ledger::default();
+    let recorder = Recorder::default();
     let lease = Duration::from_secs(60);
     let pipeline = Pipeline {
         service: "test",
-        source: feed(400, 10, &ledger).with_lease(lease).with_ending_leases(),
+        source: source(400, 10, &recorder).with_lease(lease).with_ending_leases(),
         transform: Spread,
-        sink: Hooked(Shelf::new(ledger.clone(), faultless(), 100), Steady),
-        dead_letters: Policy::Write(MemoryDeadLetters(ledger.clone(), faultless())),
+        sink: Hooked(MemorySink::new(recorder.clone(), faultless(), 100), Steady),
+        dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), faultless())),
         limits: Limits {
             lanes: 1,
             max_writes: 1,
@@ -343,7 +344,7 @@ async fn more_batches_than_can_be_written_within_a_lease_arrive_at_the_speed_of_
 
     sleep(Duration::from_secs(600)).await;
 
-    let acked = ledger.book().acked.len();
-    assert_eq!(acked, 400, "{} were written", ledger.book().written.len());
+    let acked = recorder.recording().acked.len();
+    assert_eq!(acked, 400, "{} were written", recorder.recording().written.len());
     running.shutdown(Duration::from_secs(5)).await.unwrap();
 }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Ledger;
+use super::Recorder;
 use crate::{Delivery, Disposition, Error, Settlement, Source};
 use message::Message;
 
 /// A source of prepared messages. It redelivers each nacked message, and ends when all are acked.
-pub struct Feed {
+pub struct MemorySource {
     queue: Arc<Queue>,
-    ledger: Ledger,
+    recorder: Recorder,
     lease: Option<Duration>,
     do_leases_end: bool,
     max_deliveries: u32,
@@ -20,10 +20,10 @@ pub struct Feed {
     held_bytes: u32,
 }
 
-/// Nacks that do not reach a [`Feed`].
+/// Nacks that do not reach a [`MemorySource`].
 ///
-/// The feed keeps the message for a while, and redelivers later messages of the key before it.
-/// Pub/Sub would redeliver those once more when the kept message returns; the feed does not.
+/// The source keeps the message for a while, and redelivers later messages of the key before it.
+/// Pub/Sub would redeliver those once more when the kept message returns; the source does not.
 #[derive(Debug, Clone, Copy)]
 pub struct LostNacks {
     /// One of this many nacks is lost.
@@ -32,17 +32,17 @@ pub struct LostNacks {
     pub return_delay: Duration,
 }
 
-/// Adds messages to a [`Feed`]. The feed does not end before this is dropped.
-pub struct Tap(Arc<Queue>);
+/// Adds messages to a [`MemorySource`]. The source does not end before this is dropped.
+pub struct SourceInput(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
-    state: Mutex<FeedState>,
+    state: Mutex<MemorySourceState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct FeedState {
+struct MemorySourceState {
     waiting: VecDeque<Message>,
     /// Unsettled deliveries, by their number.
     outstanding: BTreeMap<u64, Outstanding>,
@@ -61,7 +61,7 @@ struct Outstanding {
 }
 
 impl Queue {
-    fn state(&self) -> MutexGuard<'_, FeedState> {
+    fn state(&self) -> MutexGuard<'_, MemorySourceState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,7 +72,7 @@ impl Outstanding {
     }
 }
 
-impl FeedState {
+impl MemorySourceState {
     /// Queues a message for redelivery. It goes behind the others, but before later messages of its
     /// ordering key.
     fn return_message(&mut self, mut message: Message) {
@@ -100,7 +100,7 @@ impl FeedState {
     }
 
     /// Takes back messages whose lease has ended, and messages that were kept long enough.
-    fn expire(&mut self, ledger: &Ledger) {
+    fn expire(&mut self, recorder: &Recorder) {
         while let Some(kept) = self.kept.first_entry()
             && kept.key().0 <= Instant::now()
         {
@@ -111,7 +111,7 @@ impl FeedState {
             self.outstanding.iter().filter(|(_, held)| held.is_over()).map(|(n, _)| *n).collect();
         for number in over {
             if let Some(held) = self.outstanding.remove(&number) {
-                ledger.book().expired.insert(held.message.id.clone());
+                recorder.recording().expired.insert(held.message.id.clone());
                 self.return_message(held.message);
             }
         }
@@ -123,15 +123,18 @@ impl FeedState {
     }
 }
 
-impl Feed {
+impl MemorySource {
     /// Delivers these messages. Each needs a unique id.
     #[must_use]
-    pub fn new(messages: impl IntoIterator<Item = Message>, ledger: Ledger) -> Self {
-        let state = FeedState { waiting: messages.into_iter().collect(), ..FeedState::default() };
+    pub fn new(messages: impl IntoIterator<Item = Message>, recorder: Recorder) -> Self {
+        let state = MemorySourceState {
+            waiting: messages.into_iter().collect(),
+            ..MemorySourceState::default()
+        };
         let queue = Queue { state: Mutex::new(state), ..Queue::default() };
         Self {
             queue: Arc::new(queue),
-            ledger,
+            recorder,
             lease: None,
             do_leases_end: false,
             max_deliveries: u32::MAX,
@@ -140,13 +143,13 @@ impl Feed {
         }
     }
 
-    /// Delivers the messages that come through the tap.
+    /// Delivers the messages that come through the input.
     #[must_use]
-    pub fn open(ledger: Ledger) -> (Self, Tap) {
-        let feed = Self::new([], ledger);
-        feed.queue.state().is_open = true;
-        let tap = Tap(Arc::clone(&feed.queue));
-        (feed, tap)
+    pub fn open(recorder: Recorder) -> (Self, SourceInput) {
+        let source = Self::new([], recorder);
+        source.queue.state().is_open = true;
+        let input = SourceInput(Arc::clone(&source.queue));
+        (source, input)
     }
 
     /// Gives each delivery a lease of this length. The lease is only information: it never ends by
@@ -186,8 +189,8 @@ impl Feed {
         self
     }
 
-    fn deliver(&self, state: &mut FeedState, message: Message) -> Delivery {
-        self.ledger.delivered();
+    fn deliver(&self, state: &mut MemorySourceState, message: Message) -> Delivery {
+        self.recorder.delivered();
         let lease_end = self.lease.map(|lease| Instant::now() + lease);
         let number = state.next_number;
         state.next_number += 1;
@@ -197,20 +200,20 @@ impl Feed {
             lease_end: lease_end.filter(|_| self.do_leases_end),
         };
         state.outstanding.insert(number, held);
-        let (queue, ledger) = (Arc::clone(&self.queue), self.ledger.clone());
+        let (queue, recorder) = (Arc::clone(&self.queue), self.recorder.clone());
         let (id, max_deliveries) = (message.id.clone(), self.max_deliveries);
         let lost_nacks = self.lost_nacks;
         let settle = move |disposition| {
             let mut state = queue.state();
-            state.expire(&ledger);
+            state.expire(&recorder);
             match state.outstanding.remove(&number) {
-                None => ledger.settled_late(&id, disposition),
+                None => recorder.settled_late(&id, disposition),
                 Some(held) => {
-                    ledger.settled(&id, disposition);
+                    recorder.settled(&id, disposition);
                     if disposition == Disposition::Nack && held.message.attempts < max_deliveries {
                         state.nacked(held.message, lost_nacks);
                     } else if disposition == Disposition::Nack {
-                        ledger.book().forwarded.insert(id);
+                        recorder.recording().forwarded.insert(id);
                     }
                 }
             }
@@ -225,7 +228,7 @@ impl Feed {
     }
 }
 
-impl Tap {
+impl SourceInput {
     /// Adds a message. It needs a unique id.
     pub fn push(&self, message: Message) {
         self.0.state().waiting.push_back(message);
@@ -233,23 +236,23 @@ impl Tap {
     }
 }
 
-impl Drop for Tap {
+impl Drop for SourceInput {
     fn drop(&mut self) {
         self.0.state().is_open = false;
         self.0.changed.notify_one();
     }
 }
 
-impl Source for Feed {
+impl Source for MemorySource {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         loop {
             let next_end = {
                 let mut state = self.queue.state();
-                state.expire(&self.ledger);
+                state.expire(&self.recorder);
                 if let Some(next) = state.waiting.pop_front() {
                     return Ok(Some(self.deliver(&mut state, next)));
                 }
-                let is_empty = state.kept.is_empty() && self.ledger.book().unsettled == 0;
+                let is_empty = state.kept.is_empty() && self.recorder.recording().unsettled == 0;
                 if is_empty && !state.is_open {
                     return Ok(None);
                 }

@@ -5,11 +5,11 @@ use crate::Disposition;
 
 /// Record of what happened to each message, by its id. Clones share the record.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger(Arc<Mutex<Book>>);
+pub struct Recorder(Arc<Mutex<Recording>>);
 
-/// Content of a [`Ledger`].
+/// Content of a [`Recorder`].
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct Recording {
     /// Ids in the order in which they became durable, including repeats.
     pub written: Vec<String>,
     /// Ids of each batch that became durable, including refused records.
@@ -36,41 +36,41 @@ pub struct Book {
     pub broken: Vec<String>,
 }
 
-impl Ledger {
+impl Recorder {
     /// Returns the content.
-    pub fn book(&self) -> MutexGuard<'_, Book> {
+    pub fn recording(&self) -> MutexGuard<'_, Recording> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn delivered(&self) {
-        let mut book = self.book();
-        book.unsettled += 1;
-        book.most_unsettled = book.most_unsettled.max(book.unsettled);
+        let mut recording = self.recording();
+        recording.unsettled += 1;
+        recording.most_unsettled = recording.most_unsettled.max(recording.unsettled);
     }
 
     pub(super) fn settled(&self, id: &str, disposition: Disposition) {
-        let mut book = self.book();
-        book.unsettled -= 1;
+        let mut recording = self.recording();
+        recording.unsettled -= 1;
         if disposition == Disposition::Nack {
-            book.nacked.insert(id.to_owned());
+            recording.nacked.insert(id.to_owned());
             return;
         }
-        book.check_ack(id);
-        book.acked.insert(id.to_owned());
+        recording.check_ack(id);
+        recording.acked.insert(id.to_owned());
     }
 
     /// Records a disposition that the source can no longer take.
     pub(super) fn settled_late(&self, id: &str, disposition: Disposition) {
-        let mut book = self.book();
-        book.unsettled -= 1;
-        book.late += 1;
+        let mut recording = self.recording();
+        recording.unsettled -= 1;
+        recording.late += 1;
         if disposition == Disposition::Ack {
-            book.check_ack(id);
+            recording.check_ack(id);
         }
     }
 }
 
-impl Book {
+impl Recording {
     /// Returns the number of times that this id became durable.
     #[must_use]
     pub fn times_written(&self, id: &str) -> usize {
