@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 use message::Message;
 
+mod split;
+
 /// Outcome of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
