@@ -8,6 +8,7 @@ mod env;
 mod file_sink;
 mod flushing;
 mod intake;
+mod merged;
 mod notes;
 mod order;
 mod poison;

@@ -1,0 +1,233 @@
+//! Tests of sources that are read as one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use message::Message;
+use pipeline::backoff::Backoff;
+use pipeline::{Delivery, Disposition, Error, Merged, Recovery, Settlement, Source};
+use proptest::prelude::*;
+use tokio::time::{Instant, sleep_until, timeout};
+
+const RETRY: Backoff = Backoff { min: Duration::from_millis(1), max: Duration::from_millis(50) };
+
+/// One result of a [`Scripted`] source.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// A message, this many milliseconds after the event before.
+    Deliver(u64),
+    Fail(Recovery),
+}
+
+/// Dispositions of a source, each with the number of its message.
+type Dispositions = Arc<Mutex<Vec<(usize, Disposition)>>>;
+
+/// A source that plays a list of events, then ends.
+struct Scripted {
+    index: usize,
+    events: VecDeque<Event>,
+    /// Time of the next delivery. It stays when `receive` is dropped.
+    due: Option<Instant>,
+    delivered: usize,
+    dispositions: Dispositions,
+    closed: Arc<Mutex<usize>>,
+}
+
+impl Source for Scripted {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        match self.events.front() {
+            None => return Ok(None),
+            Some(Event::Fail(recovery)) => {
+                let error = recovery.because("receive", "scripted");
+                self.events.pop_front();
+                return Err(error);
+            }
+            Some(Event::Deliver(0)) => {}
+            Some(Event::Deliver(after)) => {
+                let after = Duration::from_millis(*after);
+                sleep_until(*self.due.get_or_insert_with(|| Instant::now() + after)).await;
+            }
+        }
+        self.events.pop_front();
+        self.due = None;
+        let number = self.delivered;
+        self.delivered += 1;
+        let message = Message { id: format!("{}/{number}", self.index), ..Message::new("data") };
+        let dispositions = Arc::clone(&self.dispositions);
+        let settle = move |disposition| dispositions.lock().unwrap().push((number, disposition));
+        Ok(Some(Delivery::new(message, Settlement::new(settle, None))))
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        *self.closed.lock().unwrap() += 1;
+        Ok(())
+    }
+}
+
+/// A merged source, and everything that can be observed of its parts.
+struct Observed {
+    merged: Merged<Scripted>,
+    dispositions: Vec<Dispositions>,
+    closed: Arc<Mutex<usize>>,
+}
+
+fn merge(scripts: &[Vec<Event>]) -> Observed {
+    let closed = Arc::default();
+    let dispositions: Vec<Dispositions> = scripts.iter().map(|_| Arc::default()).collect();
+    let source = |(index, events): (usize, &Vec<Event>)| Scripted {
+        index,
+        events: events.iter().copied().collect(),
+        due: None,
+        delivered: 0,
+        dispositions: Arc::clone(&dispositions[index]),
+        closed: Arc::clone(&closed),
+    };
+    let sources: Vec<_> = scripts.iter().enumerate().map(source).collect();
+    Observed { merged: Merged::new(sources, RETRY), dispositions, closed }
+}
+
+/// Returns the source of a delivery, and its number there.
+fn origin(delivery: &Delivery) -> (usize, usize) {
+    let (index, number) = delivery.message.id.split_once('/').unwrap();
+    (index.parse().unwrap(), number.parse().unwrap())
+}
+
+fn scripts() -> impl Strategy<Value = Vec<Vec<Event>>> {
+    let event = prop_oneof![
+        4 => Just(Event::Deliver(0)),
+        4 => (1..200_u64).prop_map(Event::Deliver),
+        1 => Just(Event::Fail(Recovery::Retry)),
+    ];
+    proptest::collection::vec(proptest::collection::vec(event, 0..20), 0..5)
+}
+
+fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build().unwrap().block_on(test)
+}
+
+proptest! {
+    #[test]
+    fn each_message_comes_once_in_the_order_of_its_source_which_gets_its_disposition(
+        scripts in scripts(),
+        patience in 1..30_u64,
+    ) {
+        block_on(async {
+            let Observed { mut merged, dispositions, closed } = merge(&scripts);
+            let mut expected: Vec<Vec<(usize, Disposition)>> = vec![Vec::new(); scripts.len()];
+            let mut failures = 0;
+            loop {
+                // Receiving is given up again and again. Nothing may be lost by that.
+                let receive = timeout(Duration::from_millis(patience), merged.receive());
+                let delivery = match receive.await {
+                    Err(_given_up) => continue,
+                    Ok(Ok(Some(delivery))) => delivery,
+                    Ok(Ok(None)) => break,
+                    Ok(Err(error)) => {
+                        prop_assert_eq!(error.recovery(), Recovery::Retry);
+                        failures += 1;
+                        continue;
+                    }
+                };
+                let (index, number) = origin(&delivery);
+                prop_assert_eq!(number, expected[index].len(), "source {}", index);
+                if (index + number) % 3 == 0 {
+                    expected[index].push((number, Disposition::Nack));
+                    delivery.nack();
+                } else {
+                    expected[index].push((number, Disposition::Ack));
+                    delivery.ack();
+                }
+            }
+            merged.close().await.unwrap();
+
+            let is_failure = |event: &&Event| matches!(event, Event::Fail(_));
+            let all = || scripts.iter().flatten();
+            prop_assert_eq!(failures, all().filter(is_failure).count());
+            prop_assert_eq!(expected.iter().flatten().count() + failures, all().count());
+            let dispositions = dispositions.iter().map(|source| source.lock().unwrap().clone());
+            prop_assert_eq!(dispositions.collect::<Vec<_>>(), expected);
+            prop_assert_eq!(*closed.lock().unwrap(), scripts.len());
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn sources_that_are_ready_take_turns(counts in proptest::collection::vec(0..20_usize, 1..6)) {
+        block_on(async {
+            let scripts: Vec<_> =
+                counts.iter().map(|count| vec![Event::Deliver(0); *count]).collect();
+            let mut merged = merge(&scripts).merged;
+            let mut delivered = vec![0; counts.len()];
+            while let Some(delivery) = merged.receive().await.unwrap() {
+                delivered[origin(&delivery).0] += 1;
+                delivery.ack();
+                let most = delivered.iter().max().copied().unwrap_or(0);
+                for (delivered, count) in delivered.iter().zip(&counts) {
+                    prop_assert!(delivered == count || delivered + 1 >= most, "{delivered} of {most}");
+                }
+            }
+            prop_assert_eq!(delivered, counts);
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_permanently_ends_all_and_all_are_closed() {
+    let scripts = [
+        vec![Event::Deliver(10); 5],
+        vec![Event::Deliver(15), Event::Fail(Recovery::Stop)],
+        vec![],
+    ];
+    let Observed { mut merged, closed, .. } = merge(&scripts);
+
+    let mut delivered = Vec::new();
+    let error = loop {
+        match merged.receive().await {
+            Ok(delivery) => delivered.push(origin(&delivery.unwrap())),
+            Err(error) => break error,
+        }
+    };
+    merged.close().await.unwrap();
+
+    assert_eq!(error.recovery(), Recovery::Stop);
+    assert_eq!(delivered, [(0, 0), (1, 0)]);
+    assert_eq!(*closed.lock().unwrap(), 3);
+}
+
+/// A source that fails must not hold up the others for the whole of its back-off.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_waits_after_a_failure_lets_the_others_deliver() {
+    let scripts = [vec![Event::Fail(Recovery::Retry); 4], vec![Event::Deliver(0); 20]];
+    let mut merged = merge(&scripts).merged;
+    let start = Instant::now();
+
+    let (mut delivered, mut failures) = (0, 0);
+    while delivered < 20 {
+        match merged.receive().await {
+            Ok(delivery) => {
+                delivery.unwrap().ack();
+                delivered += 1;
+            }
+            Err(_) => failures += 1,
+        }
+    }
+
+    assert_eq!((failures, start.elapsed()), (1, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sources_are_closed_while_they_wait_for_a_delivery() {
+    let scripts = [vec![Event::Deliver(1_000_000)], vec![Event::Deliver(0)], vec![]];
+    let Observed { mut merged, dispositions, closed } = merge(&scripts);
+    let start = Instant::now();
+
+    let delivery = merged.receive().await.unwrap().unwrap();
+    merged.close().await.unwrap();
+    delivery.ack();
+
+    assert_eq!((*closed.lock().unwrap(), start.elapsed()), (3, Duration::ZERO));
+    assert_eq!(*dispositions[1].lock().unwrap(), [(0, Disposition::Ack)], "acked after the close");
+}
