@@ -92,7 +92,8 @@ impl BenchEnv {
     /// Returns the settings of a service here, with the changes of a case.
     pub(crate) fn settings(&self, service: Service, changes: &Value) -> anyhow::Result<Value> {
         let mut settings = self.servers.settings().json(service.name())?;
-        if let Some(columns) = settings["table"]["columns"].as_array_mut() {
+        if let Some(columns) = settings.pointer_mut("/table/columns").and_then(Value::as_array_mut)
+        {
             columns.push(json!({ "name": "number", "type": "INT64" }));
         }
         merge(&mut settings, changes);

@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
-use crate::mosquitto::free_port;
 use crate::process::binary;
+use crate::process::free_port;
 
 /// The embedded cloud as a process on a free port of loopback. Dropping it kills the process.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Runs a real mosquitto as a process. It is configured so that the broker itself loses nothing.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use anyhow::{Context as _, bail};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+
+use crate::process::{free_port, signal};
 
 /// Longest wait for the broker to answer or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,15 +31,6 @@ pub fn program() -> Option<PathBuf> {
     let folders =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     folders.map(|folder| folder.join("mosquitto")).find(|program| program.is_file())
-}
-
-/// Finds a free port of loopback.
-///
-/// # Errors
-/// Fails when there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    Ok(listener.local_addr().context("read a free port")?.port())
 }
 
 impl Mosquitto {
@@ -87,7 +80,7 @@ impl Mosquitto {
     /// # Errors
     /// Fails when it does not end.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        crate::process::signal(&self.process, "TERM")?;
+        signal(&self.process, "TERM")?;
         timeout(PATIENCE, self.process.wait()).await.context("wait for mosquitto to end")??;
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Runs services as processes, from the binaries of this workspace.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,7 +11,6 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
-use crate::mosquitto::free_port;
 
 /// Longest wait for a process to become ready or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,6 +178,15 @@ impl Process {
         let ended = timeout(patience, self.child.wait()).await;
         ended.context("wait for the process to end")?.context("wait for the process to end")
     }
+}
+
+/// Finds a free port of loopback.
+///
+/// # Errors
+/// Fails when there is none.
+pub fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
+    Ok(listener.local_addr().context("read a free port")?.port())
 }
 
 /// Sends a signal to a process that this one started.

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::mosquitto::free_port;
+use crate::process::free_port;
 pub use cluster::Cluster;
 pub use sentinel::Sentinel;
 

@@ -6,12 +6,12 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use rows::column::{Column, Kind};
 use enrich::config::Admin;
 use ingestion::config::{Producer, RouteSettings};
 use message::FieldPath;
 use message::field_path::Pointer;
 use pubsub::{DeadLetterConfig, Endpoint};
+use rows::column::{Column, Kind};
 use serde_json::Value;
 use service::Http;
 

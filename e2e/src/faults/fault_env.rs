@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::replica::Replica;
 use super::replica_settings::{self, Timeouts};
-use crate::cloud::Cloud;
+use crate::cloud::{Cloud, Urls};
 use crate::embedded::Embedded;
 use crate::env::TestEnv;
 use crate::mosquitto::Mosquitto;
@@ -24,6 +24,7 @@ use crate::names::{
 use crate::proxy::Proxy;
 use crate::reading;
 use crate::redis::Redis;
+use crate::settings::ServiceSettings;
 use crate::strictness::Strictness;
 
 /// Links of the services. Ingestion publishes over `publish`; the others use `pubsub`.
@@ -101,7 +102,7 @@ impl FaultEnv {
         service: &'static str,
         ordinal: u32,
     ) -> anyhow::Result<Arc<Replica>> {
-        let mut settings = replica_settings::of(service, ordinal, self.timeouts, self)?;
+        let mut settings = self.settings_of(service, ordinal, self.timeouts)?;
         if ordinal == 0 {
             // A killed process counts as crashed, too. No message may become a dead letter because
             // of that.
@@ -137,6 +138,27 @@ impl FaultEnv {
         let replicas = self.replicas_of(service);
         let index = choice as usize % replicas.len().max(1);
         replicas.into_iter().nth(index).with_context(|| format!("there is no {service}"))
+    }
+
+    /// Builds the settings of a replica. It reaches everything over the links of the environment.
+    pub(super) fn settings_of(
+        &self,
+        service: &str,
+        ordinal: u32,
+        timeouts: Timeouts,
+    ) -> anyhow::Result<Value> {
+        let port = |link: &str| self.link(link).port();
+        let url = |link: &str| format!("http://127.0.0.1:{}", port(link));
+        let pubsub = if service == "ingestion" { "publish" } else { "pubsub" };
+        let [pubsub, firestore, bigquery, storage] =
+            [pubsub, "firestore", "bigquery", "storage"].map(url);
+        let cloud = self.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
+        let redis_url = format!("redis://127.0.0.1:{}", port("redis"));
+        let all = ServiceSettings::new(&cloud, port("mqtt"), Some(redis_url));
+        let mut settings = all.json(service)?;
+        settings["storage"]["endpoint"] = storage.into();
+        replica_settings::change(&mut settings, service, ordinal, timeouts);
+        Ok(settings)
     }
 
     pub(super) fn link(&self, name: &str) -> &Proxy {

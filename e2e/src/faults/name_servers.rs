@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::FaultContext;
 use super::fault_env::FaultEnv;
-use super::replica_settings::{self, Timeouts};
-use crate::mosquitto::free_port;
+use super::replica_settings::Timeouts;
 use crate::names::SERVICES;
+use crate::process::free_port;
 use crate::process::{binary, signal};
 
 /// A name server on loopback that listens and never answers.
@@ -105,7 +105,7 @@ async fn ends(context: &FaultContext, service: &'static str, folder: &Path) -> a
 /// Builds the settings of a replica whose peers all have a host name that cannot be looked up.
 fn nowhere(service: &str, env: &FaultEnv) -> anyhow::Result<Value> {
     const ORDINAL: u32 = 9;
-    let settings = replica_settings::of(service, ORDINAL, Timeouts::Short, env)?;
+    let settings = env.settings_of(service, ORDINAL, Timeouts::Short)?;
     let text = settings.to_string().replace("://127.0.0.1:", &format!("://{HOST}:"));
     let mut settings: Value = serde_json::from_str(&text).context("read settings")?;
     settings["grace_period"] = humantime(GRACE).into();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
-use crate::mosquitto::free_port;
+use crate::process::free_port;
 use crate::process::{Process, binary};
 
 /// Grace period of a service.

@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::fault_env::FaultEnv;
-use crate::cloud::Urls;
 use crate::names::{DEAD_LETTERS, ROUTE};
-use crate::settings::{ServiceSettings, merge};
+use crate::settings::merge;
 
 /// Set of time-outs of replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,37 +16,16 @@ pub(super) enum Timeouts {
     Default,
 }
 
-/// Builds the settings of a replica. It reaches everything over the links of the environment.
-pub(super) fn of(
-    service: &str,
-    ordinal: u32,
-    timeouts: Timeouts,
-    env: &FaultEnv,
-) -> anyhow::Result<Value> {
-    let port = |link: &str| env.link(link).port();
-    let url = |link: &str| format!("http://127.0.0.1:{}", port(link));
-    let pubsub = if service == "ingestion" { "publish" } else { "pubsub" };
-    let [pubsub, firestore, bigquery, storage] =
-        [pubsub, "firestore", "bigquery", "storage"].map(url);
-    let cloud = env.cloud.at(Urls { pubsub, firestore, bigquery, storage: storage.clone() });
-    let redis_url = format!("redis://127.0.0.1:{}", port("redis"));
-    let all = ServiceSettings::new(&cloud, port("mqtt"), Some(redis_url));
-    let mut settings = all.json(service)?;
-    settings["storage"]["endpoint"] = storage.into();
-    change(&mut settings, service, ordinal, timeouts);
-    Ok(settings)
-}
-
-/// Makes the changes that do not depend on addresses.
-fn change(settings: &mut Value, service: &str, ordinal: u32, timeouts: Timeouts) {
+/// Changes the settings of every environment to those of the fault test.
+pub(super) fn change(settings: &mut Value, service: &str, ordinal: u32, timeouts: Timeouts) {
     let common = json!({
         "dead_letters": { "bucket": DEAD_LETTERS },
         "grace_period": "20s",
         "pipeline": { "retry": { "min": "100ms", "max": "2s" } },
     });
-    merge(&mut settings, &common);
-    merge(&mut settings, &of_service(service, ordinal));
-    merge(&mut settings, &of_timeouts(service, ordinal, timeouts));
+    merge(settings, &common);
+    merge(settings, &of_service(service, ordinal));
+    merge(settings, &of_timeouts(service, ordinal, timeouts));
     if service == "ingestion" {
         settings["routes"] = routes(ordinal);
     }
@@ -141,6 +118,7 @@ mod tests {
     use super::*;
     use crate::cloud::Cloud;
     use crate::names::SERVICES;
+    use crate::settings::ServiceSettings;
 
     #[test]
     fn no_service_gets_a_section_that_it_does_not_know() -> anyhow::Result<()> {

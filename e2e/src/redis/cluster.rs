@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Redis, tls_options, until_said};
-use crate::mosquitto::free_port;
+use crate::process::free_port;
 
 /// Slots of each master.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];

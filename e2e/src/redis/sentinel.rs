@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use tokio::process::Child;
 
 use super::{Redis, command, server, until_said};
-use crate::mosquitto::free_port;
+use crate::process::free_port;
 
 /// A sentinel, a master and its replica, on free ports of loopback. Dropping it kills all three.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use bigqueries::config::Api;
 use e2e::fleet::{Fleet, FleetPlan};
 use e2e::reconcile::{self, Arrived, Destinations};
 use message::FieldPath;
+use rows::column::{Column, Kind};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

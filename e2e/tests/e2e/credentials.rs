@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::post;
 use e2e::cloud::Cloud;
-use e2e::mosquitto::free_port;
+use e2e::process::free_port;
 use e2e::process::{Process, binary};
 use emulator::{Emulator, Options};
 use serde_json::{Value, json};

@@ -90,7 +90,7 @@ impl FlowEnv {
                 (Cloud::embedded(&emulator.url()).in_new_run(), Some(emulator))
             }
         };
-        Self::with_resources_of_flows(TestEnv { broker, redis: None, server, cloud, folder }).await
+        Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await
     }
 
     /// Starts an environment with Google's emulators of Pub/Sub and Firestore. Table and archive
@@ -107,13 +107,10 @@ impl FlowEnv {
         let urls = Urls { pubsub, firestore, ..Urls::all(&emulator.url()) };
         let cloud = Cloud::emulated(urls).in_new_run();
         let server = Some(emulator);
-        Some(
-            Self::with_resources_of_flows(TestEnv { broker, redis: None, server, cloud, folder })
-                .await,
-        )
+        Some(Self::create(TestEnv { broker, redis: None, server, cloud, folder }).await)
     }
 
-    async fn with_resources_of_flows(env: TestEnv<Option<Emulator>>) -> Self {
+    async fn create(env: TestEnv<Option<Emulator>>) -> Self {
         env.cloud.create_resources(&subscriptions()).await.unwrap();
         Self { env }
     }

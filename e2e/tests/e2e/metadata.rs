@@ -64,9 +64,7 @@ async fn metadata_of_mqtt_5_travels_to_both_sinks() {
     settings.routes.insert("wide".into(), wide);
     let ingestion = start_ingestion(settings).await;
     let enrich = start_enrich(env.enrich(None)).await;
-    let (mut rows, mut objects) = (env.bigqueries(), env.icestore());
-    rows.subscription.id = env.cloud.name(ROWS);
-    objects.subscription.id = env.cloud.name(ARCHIVE);
+    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;
 
-use e2e::mosquitto::free_port;
 use e2e::names::SERVICES;
 use e2e::process::Process;
+use e2e::process::free_port;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 

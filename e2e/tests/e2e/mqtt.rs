@@ -6,8 +6,8 @@ use std::process::Command;
 
 use e2e::certificates;
 use e2e::fleet::{Fleet, FleetPlan};
-use e2e::mosquitto::free_port;
 use e2e::process::binary;
+use e2e::process::free_port;
 use e2e::reading::Reading;
 use e2e::reconcile::{self, Arrived, Destinations, Payload};
 use ingestion::Ingestion;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::flow_env::{FlowEnv, RAW_ARCHIVE, start_icestore, start_ingestion, until};
-use e2e::mosquitto::free_port;
 use e2e::names::{ARCHIVE, DEAD_LETTER_REPORT, DEAD_LETTERS, RAW};
+use e2e::process::free_port;
 use emulator::{Emulator, Options};
 use icestore::Icestore;
 use ingestion::Ingestion;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use e2e::cloud::{Cloud, Received};
-use e2e::mosquitto::free_port;
+use e2e::process::free_port;
 use e2e::process::{Process, binary};
 use serde_json::{Value, json};
 use tokio::process::Command;

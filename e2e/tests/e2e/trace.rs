@@ -20,9 +20,7 @@ async fn a_trace_is_the_same_after_every_hop() {
     let env = FlowEnv::start().await;
     let ingestion = start_ingestion(env.ingestion()).await;
     let enrich = start_enrich(env.enrich(None)).await;
-    let (mut rows, mut objects) = (env.bigqueries(), env.icestore());
-    rows.subscription.id = env.cloud.name(ROWS);
-    objects.subscription.id = env.cloud.name(ARCHIVE);
+    let (rows, mut objects) = (env.enriched_bigqueries(), env.enriched_icestore());
     objects.pipeline.batch.max_age = Duration::from_millis(200);
     let (bigqueries, icestore) = (start_bigqueries(rows).await, start_icestore(objects).await);
 

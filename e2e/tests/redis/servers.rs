@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use e2e::certificates;
-use e2e::mosquitto::free_port;
+use e2e::process::free_port;
 use e2e::proxy::Proxy;
 use e2e::redis::{Cluster, Redis as Server, Sentinel, tls_options};
 use enrich::cache::redis::{self, Mode, Redis, RedisSettings};
