@@ -312,8 +312,12 @@ class Runs(unittest.TestCase):
     def test_a_figure_above_its_limit_fails_with_its_ten_worst_places(self):
         self.assertEqual(self.run_it("--set")[0], 0)
         self.assertEqual(self.run_it()[0], 0)
-        (self.root / "docs/not_tracked.md").write_text(LONG, encoding="utf-8")
+        (self.root / ".gitignore").write_text("docs/ignored.md\n", encoding="utf-8")
+        (self.root / "docs/ignored.md").write_text(LONG, encoding="utf-8")
         self.assertEqual(self.run_it()[0], 0)
+        (self.root / "docs/new.md").write_text(LONG, encoding="utf-8")
+        self.assertEqual(self.run_it()[0], 1)
+        (self.root / "docs/new.md").unlink()
 
         self.write("docs/a.md", "One.\n\n" + LONG + "\n" + f"{'word ' * 36}\n\n" * 10)
 

@@ -73,7 +73,8 @@ pub enum PushError<R> {
     /// The batch has no room left. The pipeline closes it, opens a new one and offers the record
     /// again.
     Full(R),
-    /// No batch can take the record. Its message goes to the dead letters.
+    /// No batch can take the record, and the batch stays as it was. With `Reject` the message goes to
+    /// the dead letters. With `Retry` and `HandBack` it is nacked later, and `Stop` stops the service.
     Refused(Error),
 }
 
@@ -118,7 +119,8 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// The original is needed when [`Sink::write`] refuses a record, because a dead letter holds
     /// the whole message. A sink that never refuses a record after [`Sink::push`] sets this to
-    /// `false` and saves the memory.
+    /// `false` and saves the memory. Its [`Sink::write`] returns no [`Refusal`] and no `Reject`: without
+    /// the message there is no dead letter, so the message would be nacked each time.
     const KEEPS_ORIGINALS: bool = true;
 
     /// Creates the state that the batches of one lane share.
@@ -136,8 +138,8 @@ pub trait Sink: Send + Sync + 'static {
     /// Creates an empty batch.
     fn open(&self, key: &Self::Key) -> Self::Batch;
 
-    /// Encodes a record into a batch. Returns the size of the batch in bytes, including the new
-    /// record.
+    /// Encodes a record into a batch. Returns the memory that the batch takes, including the new
+    /// record. It is at least the encoded size, and counts for the limit of a batch and of the memory.
     ///
     /// # Errors
     /// [`PushError::Full`] is only allowed if the batch already holds a record. Otherwise the pipeline

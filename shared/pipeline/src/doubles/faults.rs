@@ -44,7 +44,10 @@ pub enum Fault {
 
 impl Fault {
     /// Returns the error of an attempt that does nothing. Never returns for an attempt that hangs.
-    pub(super) async fn before(self, action: &'static str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// The fault is one of an attempt that does nothing.
+    pub async fn before(self, action: &'static str) -> Result<(), Error> {
         match self {
             Self::None | Self::LostReply => Ok(()),
             Self::Refused => Err(Recovery::Retry.because(action, "refused")),
@@ -55,7 +58,10 @@ impl Fault {
     }
 
     /// Returns the error of an attempt that has done everything.
-    pub(super) fn after(self, action: &'static str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// The fault is one of an attempt whose reply is lost.
+    pub fn after(self, action: &'static str) -> Result<(), Error> {
         match self {
             Self::LostReply => Err(Recovery::Retry.because(action, "the reply was lost")),
             _ => Ok(()),
@@ -98,7 +104,8 @@ impl Faults {
         Self { script: Mutex::new(faults.into_iter().collect()), ..Self::none() }
     }
 
-    pub(super) fn draw(&self) -> (Duration, Fault) {
+    /// Draws a delay and a fault for one attempt.
+    pub fn draw(&self) -> (Duration, Fault) {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         let delay = self.rates.max_delay.mul_f64(random.random_range(0.0..=1.0));
         let drawn = random.random_range(0..100_u16);
