@@ -3,7 +3,7 @@
 use message::attribute;
 use message::envelope::Input;
 use message::{Envelope, Message};
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use pipeline::{Error, Recovery, Step, Transform};
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
 use pubsub::{Outgoing, TopicName};
@@ -76,7 +76,7 @@ impl<K: Key, A: Apply, F: Fetch> Transform for Enrichment<K, A, F> {
 
 impl<K, A, F> Enrichment<K, A, F> {
     fn without(&self, message: &Message, envelope: &Envelope, reason: &'static str) -> Outgoing {
-        self.metrics.unenriched.get_or_create(&Reason { reason }).inc();
+        self.metrics.unenriched.get_or_create(&ReasonLabel { reason }).inc();
         self.outgoing(message, envelope)
     }
 

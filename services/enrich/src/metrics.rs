@@ -1,6 +1,6 @@
 //! Metrics of enrich in addition to those of every pipeline.
 
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -39,7 +39,7 @@ pub struct Metrics {
     /// Estimated bytes of these entries.
     pub bytes: Gauge,
     /// Messages that were sent without a document, by reason.
-    pub unenriched: Family<Reason, Counter>,
+    pub unenriched: Family<ReasonLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -83,7 +83,7 @@ impl Metrics {
             self.failed.get_or_create(&Layer { layer }).inc_by(0);
         }
         for reason in ["no_key", "document_missing"] {
-            self.unenriched.get_or_create(&Reason { reason }).inc_by(0);
+            self.unenriched.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
     }
 

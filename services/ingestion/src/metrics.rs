@@ -1,7 +1,7 @@
 //! Metrics of ingestion in addition to those of its pipeline. Their names start with
 //! `dataflow_ingestion_`.
 
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -19,7 +19,7 @@ pub struct Metrics {
     /// QoS 0 messages dropped because too many waited, or because the process ended.
     pub qos0_dropped: Counter,
     /// Values that could not be used as sent: ids, event times, user properties.
-    pub replaced: Family<Reason, Counter>,
+    pub replaced: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -49,17 +49,17 @@ impl Metrics {
         );
         for reason in ["id_length", "event_time", "traceparent", "attribute_size", "reserved_name"]
         {
-            self.replaced.get_or_create(&Reason { reason }).inc_by(0);
+            self.replaced.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
     }
 
     /// Returns the number of values replaced for this reason.
     #[cfg(test)]
     pub(crate) fn replaced(&self, reason: &'static str) -> u64 {
-        self.replaced.get_or_create(&Reason { reason }).get()
+        self.replaced.get_or_create(&ReasonLabel { reason }).get()
     }
 
     pub(crate) fn replace(&self, reason: &'static str) {
-        self.replaced.get_or_create(&Reason { reason }).inc();
+        self.replaced.get_or_create(&ReasonLabel { reason }).inc();
     }
 }

@@ -18,9 +18,9 @@ const NACKED: [&str; 8] =
 /// Actions that are retried.
 const RETRIED: [&str; 4] = ["receive", "transform", "write", "dead_letter"];
 
-/// Reason of an event, as a short and stable code.
+/// Label with the reason of an event, as a short and stable code.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
+pub struct ReasonLabel {
     /// The reason code.
     pub reason: &'static str,
 }
@@ -53,15 +53,15 @@ pub struct Metrics {
     /// Encoded bytes of the batches that were written.
     pub sent_bytes: Counter,
     /// Messages acknowledged without a record, by reason.
-    pub skipped: Family<Reason, Counter>,
+    pub skipped: Family<ReasonLabel, Counter>,
     /// Messages that are durable in the dead letters, by reason.
-    pub dead_lettered: Family<Reason, Counter>,
+    pub dead_lettered: Family<ReasonLabel, Counter>,
     /// Messages that were given up and dropped, as the settings ask, by reason.
-    pub dropped: Family<Reason, Counter>,
+    pub dropped: Family<ReasonLabel, Counter>,
     /// Messages nacked for another delivery, by reason.
-    pub nacked: Family<Reason, Counter>,
+    pub nacked: Family<ReasonLabel, Counter>,
     /// Attempts after the first, by the action that failed.
-    pub retried: Family<Reason, Counter>,
+    pub retried: Family<ReasonLabel, Counter>,
     /// Batches written, by the limit that closed them.
     pub flushed: Family<FlushLabels, Counter>,
     /// Messages that are received but not yet settled.
@@ -210,7 +210,7 @@ impl Metrics {
     }
 
     /// Adds to the counter of this reason.
-    pub(crate) fn count(family: &Family<Reason, Counter>, reason: &'static str, by: usize) {
-        family.get_or_create(&Reason { reason }).inc_by(by as u64);
+    pub(crate) fn count(family: &Family<ReasonLabel, Counter>, reason: &'static str, by: usize) {
+        family.get_or_create(&ReasonLabel { reason }).inc_by(by as u64);
     }
 }

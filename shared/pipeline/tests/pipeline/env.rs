@@ -10,7 +10,7 @@ use pipeline::doubles::{
     Archive, Faults, FnTransform, Item, Kind, MemoryDeadLetters, MemorySink, MemorySource,
     Recorder, SourceInput,
 };
-use pipeline::metrics::{FlushLabels, Reason};
+use pipeline::metrics::{FlushLabels, ReasonLabel};
 use pipeline::{Limits, Metrics, Pipeline, Running, batch};
 
 /// Longer than the paused time of any test.
@@ -172,11 +172,11 @@ impl TestEnv {
     }
 
     pub(crate) fn nacked_for(&self, reason: &'static str) -> u64 {
-        self.metrics.nacked.get_or_create(&Reason { reason }).get()
+        self.metrics.nacked.get_or_create(&ReasonLabel { reason }).get()
     }
 
     pub(crate) fn retried(&self, reason: &'static str) -> u64 {
-        self.metrics.retried.get_or_create(&Reason { reason }).get()
+        self.metrics.retried.get_or_create(&ReasonLabel { reason }).get()
     }
 }
 

@@ -8,7 +8,7 @@ use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Faults, FnTransform, MemoryDeadLetters, MemorySink, MemorySource, Recorder,
 };
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Source};
 
 /// A source that fails a number of times before it delivers.
@@ -45,7 +45,7 @@ async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u
         metrics: metrics.clone(),
     };
     let ended = pipeline.start().ended().await;
-    let retried = metrics.retried.get_or_create(&Reason { reason: "receive" }).get();
+    let retried = metrics.retried.get_or_create(&ReasonLabel { reason: "receive" }).get();
     (ended.map(|error| error.recovery()), retried, recorder.recording().acked.contains("1"))
 }
 

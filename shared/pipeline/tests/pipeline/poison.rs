@@ -12,7 +12,7 @@ use pipeline::doubles::{
     Broker, Call, FaultRates, Faults, Hook, Hooked, Item, Kind, MemoryDeadLetters, MemorySink,
     MemorySource, Recorder,
 };
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use pipeline::{
     DeadLetter, DeadLetters, Error, Limits, Metrics, Pipeline, Recovery, Step, Transform, batch,
 };
@@ -103,7 +103,7 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         assert!(!recording.written.contains(&"bad".to_owned()), "{stage:?}");
         assert_eq!(recording.dead_lettered.len(), 1, "{stage:?}: its neighbours are written");
         assert_eq!(recording.broken, Vec::<String>::new(), "{stage:?}");
-        let counted = metrics.dead_lettered.get_or_create(&Reason { reason: "panicked" }).get();
+        let counted = metrics.dead_lettered.get_or_create(&ReasonLabel { reason: "panicked" }).get();
         assert_eq!(counted, recording.dead_lettered.len() as u64, "{stage:?}");
     }
 }

@@ -12,7 +12,7 @@ use pipeline::doubles::{
     Fault, FaultRates, Faults, FnTransform, Kind, MemoryDeadLetters, MemorySink, MemorySource,
     Recorder,
 };
-use pipeline::metrics::Reason;
+use pipeline::metrics::ReasonLabel;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -28,8 +28,8 @@ fn ids<const N: usize>(ids: [&str; N]) -> HashSet<String> {
     ids.map(str::to_owned).into()
 }
 
-fn counted(family: &Family<Reason, Counter>, reason: &'static str) -> u64 {
-    family.get_or_create(&Reason { reason }).get()
+fn counted(family: &Family<ReasonLabel, Counter>, reason: &'static str) -> u64 {
+    family.get_or_create(&ReasonLabel { reason }).get()
 }
 
 /// Returns how the pipeline ended by itself. All its messages are settled after that.
