@@ -4,6 +4,7 @@
 
 mod manifests;
 mod monitoring;
+mod reasons;
 mod scripts;
 mod trial;
 

@@ -163,18 +163,6 @@ fn alerts_dashboards_and_documents_name_metrics_that_there_are() {
 }
 
 #[test]
-fn the_documents_name_every_reason() {
-    let [readme, runbook] = ["README.md", "docs/runbook.md"]
-        .map(|file| std::fs::read_to_string(root().join(file)).unwrap());
-    let all = [ingestion::REASONS, enrich::REASONS, bigqueries::REASONS, icestore::REASONS];
-    for reason in all.iter().flat_map(|reasons| reasons.refused) {
-        let named = format!("`{reason}`");
-        assert!(readme.contains(&named), "README.md does not name {named}");
-        assert!(runbook.contains(&named), "docs/runbook.md does not name {named}");
-    }
-}
-
-#[test]
 fn every_expression_of_the_dashboards_is_one_for_prometheus() {
     let mut rules = String::from("groups:\n  - name: dashboards\n    rules:\n");
     for entry in std::fs::read_dir(root().join("deploy/monitoring/dashboards")).unwrap() {

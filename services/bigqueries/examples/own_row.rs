@@ -6,12 +6,20 @@ use std::process::ExitCode;
 use bigqueries::actions::ACTIONS;
 use bigqueries::{Bigqueries, config::Settings};
 use message::{Envelope, Message};
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Reason, Recovery};
 use rows::Row;
 use rows::cell::Cell;
 use rows::column::{Column, Kind, Mode};
 use serde::Deserialize;
 use time::OffsetDateTime;
+
+pipeline::reasons! {
+    /// Reasons of dead letters of this row type.
+    REFUSED {
+        /// The payload is not JSON with the number `celsius`.
+        NOT_A_READING = "not_a_reading";
+    }
+}
 
 /// Payload that devices send.
 #[derive(Debug, Deserialize)]
@@ -30,6 +38,8 @@ struct Reading {
 }
 
 impl Row for Reading {
+    const REASONS: &[Reason] = REFUSED;
+
     fn columns() -> Vec<Column> {
         vec![
             Column::new("device", Kind::String).with_mode(Mode::Required),
@@ -42,7 +52,7 @@ impl Row for Reading {
     fn read(message: &Message, envelope: &Envelope) -> Result<Self, Error> {
         let payload = envelope.payload.as_ref().map(message::Payload::bytes).unwrap_or_default();
         let payload: Payload = serde_json::from_slice(&payload)
-            .map_err(|error| Recovery::Reject("payload_unreadable").because("read", error))?;
+            .map_err(|error| Recovery::Reject(NOT_A_READING).because("read", error))?;
         Ok(Self {
             device: message.attributes.get("device_id").cloned().unwrap_or_default(),
             at: envelope.publish_time.unwrap_or(message.publish_time),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 use message::envelope::Input;
-use pipeline::metrics::Reasons;
+use pipeline::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod explain;
 mod limits;
 mod names;
+pub mod reasons;
 pub mod response;
 pub mod sink;
 pub mod table;
@@ -21,8 +22,7 @@ mod write_api;
 
 use std::sync::Arc;
 
-use pipeline::metrics::Reasons;
-use pipeline::{CRASHED, PANICKED, Pipeline};
+use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;
 use rows::column::Column;
 use rows::{Mapped, Row, Rows, Typed};
@@ -37,15 +37,10 @@ use transform::ToRow;
 /// Reasons for which a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[
-        "not_an_envelope",
-        "payload_unreadable",
-        "row_type_mismatch",
-        "row_missing_value",
-        "row_too_large",
-        "row_refused",
-        "request_too_large",
-        PANICKED,
-        CRASHED,
+        pipeline::reasons::ENVELOPE,
+        rows::reasons::REFUSED,
+        reasons::REFUSED,
+        pipeline::reasons::EVERY_SERVICE,
     ],
     skipped: &[],
 };
@@ -78,7 +73,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let counts = pipeline::Metrics::new(&REASONS);
+        let counts = pipeline::Metrics::new(&REASONS).with_refused(R::REASONS);
         context.registry.register(|registry| counts.register(registry));
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings));

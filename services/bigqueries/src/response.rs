@@ -36,17 +36,19 @@ use std::borrow::Cow;
 
 use google_cloud_gax::error::rpc::Code;
 use googleapis_tonic_google_rpc::google::rpc::Status;
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Reason, Recovery};
 use prost::Message;
 
 use rows::column::Column;
+
+use crate::reasons;
 
 /// Lower bound of all limits on the bytes of a request or a row:
 /// <https://cloud.google.com/bigquery/quotas#streaming_inserts>.
 const SMALLEST_LIMIT: usize = 1_000_000;
 
 /// Meaning of a refusal because of the size of a request.
-const TOO_LARGE: Response = Response::Split("request_too_large");
+const TOO_LARGE: Response = Response::Split(reasons::REQUEST_TOO_LARGE);
 
 /// Meaning of an answer to a whole request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +60,7 @@ pub enum Response {
     /// The request can succeed once the table or a permission exists.
     NotReady,
     /// A row of the request is at fault, but the answer does not name it. The request is split.
-    Split(&'static str),
+    Split(Reason),
     /// No request can ever succeed.
     Stop,
 }
@@ -236,7 +238,7 @@ mod tests {
             (Response::Written, None),
             (Response::Retry, Some(Recovery::Retry)),
             (Response::NotReady, Some(Recovery::Retry)),
-            (Response::Split("why"), Some(Recovery::Reject("why"))),
+            (TOO_LARGE, Some(Recovery::Reject(reasons::REQUEST_TOO_LARGE))),
             (Response::Stop, Some(Recovery::Stop)),
         ];
         for (response, recovery) in table {

@@ -13,6 +13,7 @@ use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
+use crate::reasons;
 use crate::table::Table;
 use crate::transform::Record;
 use crate::write_api::Api;
@@ -87,7 +88,7 @@ impl Sink {
     fn refusals(&self, refused: BTreeMap<usize, String>) -> Vec<Refusal> {
         let refused = refused.into_iter().map(|(index, why)| {
             let detail = format!("table {}: {why}", self.table.name());
-            Refusal { index, reason: "row_refused", detail }
+            Refusal { index, reason: reasons::ROW_REFUSED, detail }
         });
         refused.collect()
     }
@@ -108,7 +109,7 @@ pub(crate) fn check(
     };
     if size > most {
         let detail = format!("{size} bytes, a request takes {most}");
-        return Err(Recovery::Reject("row_too_large").because("make request", detail));
+        return Err(Recovery::Reject(reasons::ROW_TOO_LARGE).because("make request", detail));
     }
     Ok((size, most))
 }

@@ -10,7 +10,7 @@ use crate::names::TableName;
 use crate::write_api::Api;
 use rows::cell::{Cell, all_fit, unfilled};
 use rows::column::Column;
-use rows::{Rows, id_of, ingest_id};
+use rows::{Rows, id_of, ingest_id, reasons};
 
 /// A row on its way to the table.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl<R: Rows> Transform for ToRow<R> {
         let cells = self.rows.cells(message, &envelope).map_err(|error| self.name_table(&error))?;
         if !all_fit(&self.columns, &cells) {
             let detail = format!("the row type gives other cells than its columns: {cells:?}");
-            let error = Recovery::Reject("row_type_mismatch").because("make row", detail);
+            let error = Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail);
             return Err(self.name_table(&error));
         }
         if self.written_with == Api::StorageWrite
@@ -68,7 +68,7 @@ impl<R: Rows> Transform for ToRow<R> {
                  BigQuery{}",
                 id_of(message)
             );
-            let error = Recovery::Reject("row_missing_value").because("make row", detail);
+            let error = Recovery::Reject(reasons::ROW_MISSING_VALUE).because("make row", detail);
             return Err(self.name_table(&error));
         }
         let insert_id = ingest_id(message, &envelope).to_owned();
@@ -116,7 +116,7 @@ mod tests {
                     assert_eq!(api, Api::InsertAll);
                     continue;
                 };
-                assert_eq!(recovery, Recovery::Reject("row_missing_value"), "{api:?}");
+                assert_eq!(recovery, Recovery::Reject(reasons::ROW_MISSING_VALUE), "{api:?}");
                 assert_eq!(api, Api::StorageWrite);
                 assert!(detail.contains(&format!("column {path}: ")), "{detail}");
             }

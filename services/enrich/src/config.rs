@@ -6,7 +6,7 @@ use std::time::Duration;
 use message::FieldPath;
 use message::envelope::Input;
 use message::field_path::Pointer;
-use pipeline::metrics::Reasons;
+use pipeline::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
 use schemars::JsonSchema;

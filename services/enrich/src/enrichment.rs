@@ -14,6 +14,7 @@ use crate::apply::Apply;
 use crate::cache::{Fetch, Lookup};
 use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::reasons::DOCUMENT_MISSING;
 
 /// Handling of a message whose document does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
@@ -62,12 +63,12 @@ impl<K: Key, A: Apply, F: Fetch> Transform for Enrichment<K, A, F> {
             }
             None => match self.on_missing {
                 OnMissing::Pass => {
-                    Ok(Step::Pass(self.without(message, &envelope, "document_missing")))
+                    Ok(Step::Pass(self.without(message, &envelope, DOCUMENT_MISSING.as_str())))
                 }
-                OnMissing::Drop => Ok(Step::Skip("document_missing")),
+                OnMissing::Drop => Ok(Step::Skip(DOCUMENT_MISSING)),
                 OnMissing::DeadLetter => {
                     let detail = format!("there is no document {key}");
-                    Err(Recovery::Reject("document_missing").because("look up", detail))
+                    Err(Recovery::Reject(DOCUMENT_MISSING).because("look up", detail))
                 }
             },
         }

@@ -18,11 +18,11 @@ pub mod explain;
 pub mod key;
 pub mod metrics;
 mod preflight;
+pub mod reasons;
 
 use std::time::Duration;
 
-use pipeline::metrics::Reasons;
-use pipeline::{CRASHED, PANICKED, Pipeline};
+use pipeline::{Pipeline, Reasons};
 use pubsub::{Reads as _, TopicGuard, TopicName};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service};
 use tokio::task::JoinSet;
@@ -42,15 +42,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
     refused: &[
-        "not_an_envelope",
-        "document_missing",
-        "message_too_large",
-        "attribute_invalid",
-        "publish_invalid",
-        PANICKED,
-        CRASHED,
+        pipeline::reasons::ENVELOPE,
+        reasons::MISSING,
+        pubsub::reasons::SINK,
+        pipeline::reasons::EVERY_SERVICE,
     ],
-    skipped: &["document_missing"],
+    skipped: &[reasons::MISSING],
 };
 
 /// Enrich with its settings, not started yet.

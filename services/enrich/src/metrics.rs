@@ -8,6 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::reasons::DOCUMENT_MISSING;
+
 /// Layers that answer keys.
 const LAYERS: [&str; 7] =
     ["memory", "memory_stale", "redis", "redis_stale", "source", "absent", "impossible"];
@@ -82,7 +84,7 @@ impl Metrics {
         for layer in ["redis", "source"] {
             self.failed.get_or_create(&Layer { layer }).inc_by(0);
         }
-        for reason in ["no_key", "document_missing"] {
+        for reason in ["no_key", DOCUMENT_MISSING.as_str()] {
             self.unenriched.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
     }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::key::BatchKey;
+use crate::reasons;
 
 /// Line with the key of its object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,8 @@ impl<K: BatchKey> Archive<K> {
         let time = envelope.publish_time.unwrap_or(message.publish_time);
         let archived = rfc3339(millis(OffsetDateTime::now_utc()))?;
         let event = rfc3339(micros(time))?;
-        let unwritable = |error| Recovery::Reject("not_archivable").because("write line", error);
+        let unwritable =
+            |error| Recovery::Reject(reasons::NOT_ARCHIVABLE).because("write line", error);
         let line = write(message, &key, &archived, &event).map_err(unwritable)?;
         Ok(Line { key, bytes: line.into(), time })
     }
@@ -83,7 +85,7 @@ impl<K: BatchKey> Transform for Archive<K> {
 pub(crate) fn rfc3339(time: OffsetDateTime) -> Result<String, Error> {
     // RFC 3339 has no form for years beyond 9999.
     time.format(&Rfc3339)
-        .map_err(|error| Recovery::Reject("time_out_of_range").because("write time", error))
+        .map_err(|error| Recovery::Reject(reasons::TIME_OUT_OF_RANGE).because("write time", error))
 }
 
 fn millis(time: OffsetDateTime) -> OffsetDateTime {

@@ -4,7 +4,7 @@ pub(crate) mod archive;
 
 use std::time::Duration;
 
-use pipeline::metrics::Reasons;
+use pipeline::Reasons;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Intake, Reads, Subscription};
 use schemars::JsonSchema;

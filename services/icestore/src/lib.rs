@@ -12,11 +12,11 @@ pub mod format;
 pub mod key;
 mod object;
 pub mod objects;
+pub mod reasons;
 pub mod replay;
 pub mod sink;
 
-use pipeline::metrics::Reasons;
-use pipeline::{CRASHED, PANICKED, Pipeline};
+use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;
 use service::{Context, Dependency, Running, Service};
 use storage::Bucket;
@@ -30,7 +30,7 @@ use sink::Sink;
 
 /// Reasons for which a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
-    refused: &["not_an_envelope", "not_archivable", "time_out_of_range", PANICKED, CRASHED],
+    refused: &[pipeline::reasons::ENVELOPE, reasons::REFUSED, pipeline::reasons::EVERY_SERVICE],
     skipped: &[],
 };
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::ArgMatches;
 use message::Message;
 use message::attribute;
-use pipeline::{CRASHED, DeadLetter, DeadLetters, Error, PANICKED, Recovery, Step, Transform as _};
+use pipeline::reasons::{CRASHED, PANICKED};
+use pipeline::{DeadLetter, DeadLetters, Error, Recovery, Step, Transform as _};
 use pubsub::letters::DeadLetterTool;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
@@ -121,6 +122,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use message::Attributes;
+    use pipeline::Reason;
+    use pubsub::reasons::MESSAGE_TOO_LARGE;
     use time::macros::datetime;
 
     use super::*;
@@ -135,10 +138,10 @@ mod tests {
     }
 
     fn name(named: &Named<()>, topic: &str) -> Message {
-        name_for(named, topic, "message_too_large")
+        name_for(named, topic, MESSAGE_TOO_LARGE)
     }
 
-    fn name_for(named: &Named<()>, topic: &str, reason: &'static str) -> Message {
+    fn name_for(named: &Named<()>, topic: &str, reason: Reason) -> Message {
         let message = Message::new(r#"{"id":"7"}"#).with_attribute(attribute::MQTT_TOPIC, topic);
         named.name(&DeadLetter {
             service: "ingestion",

@@ -18,6 +18,7 @@ pub mod letters;
 pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
+pub mod reasons;
 pub mod retire;
 pub mod route;
 pub mod routes;
@@ -26,8 +27,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
-use pipeline::metrics::Reasons;
-use pipeline::{CRASHED, PANICKED, Pipeline};
+use pipeline::{Pipeline, Reasons};
 use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
 use service::{Context, Dependency, Running, Service};
 use tokio::task::JoinSet;
@@ -44,16 +44,8 @@ use routes::Routes;
 
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
-    refused: &[
-        "no_route",
-        "message_too_large",
-        "properties_too_large",
-        "attribute_invalid",
-        "publish_invalid",
-        PANICKED,
-        CRASHED,
-    ],
-    skipped: &["retained", "payload_too_small", "payload_too_large"],
+    refused: &[reasons::REFUSED, pubsub::reasons::SINK, pipeline::reasons::EVERY_SERVICE],
+    skipped: &[reasons::SKIPPED],
 };
 
 /// Ingestion with its settings, not started yet.

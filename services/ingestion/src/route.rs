@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use message::attribute;
 use message::{Envelope, Message, trace};
-use pipeline::{Error, Recovery, Step, Transform};
+use pipeline::{Error, Reason, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
+use pubsub::reasons::MESSAGE_TOO_LARGE;
 use pubsub::{Outgoing, TopicName};
 use serde_json::Map;
 
@@ -17,6 +18,7 @@ use crate::enricher::{Arrival, Enricher};
 use crate::identity::identify;
 use crate::metrics::Metrics;
 use crate::mqtt::PROPERTIES_DROPPED;
+use crate::reasons;
 use crate::routes::{Entry, Routes};
 use attributes::Attributes;
 
@@ -54,14 +56,14 @@ impl<E: Enricher> Route<E> {
         let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
         let no_route = |topic: &str| {
             let why = format!("no route matches the topic {topic}");
-            Recovery::Reject("no_route").because("route", why)
+            Recovery::Reject(reasons::NO_ROUTE).because("route", why)
         };
         let entry = self.routes.find(topic).ok_or_else(|| no_route(topic))?;
         if let Some(reason) = self.skip(entry, message) {
             return Ok(Step::Skip(reason));
         }
         if let Some(excess) = message.attributes.get(PROPERTIES_DROPPED) {
-            let error = Recovery::Reject("properties_too_large");
+            let error = Recovery::Reject(reasons::PROPERTIES_TOO_LARGE);
             return Err(error.because("read the properties", excess.clone()));
         }
         check_size(message)?;
@@ -71,15 +73,15 @@ impl<E: Enricher> Route<E> {
     }
 
     /// Returns the reason why a message is acknowledged without being sent, if any.
-    fn skip(&self, entry: &Entry, message: &Message) -> Option<&'static str> {
+    fn skip(&self, entry: &Entry, message: &Message) -> Option<Reason> {
         let is_retained = message.attributes.contains_key(attribute::MQTT_RETAIN);
         let size = message.data.len();
         if is_retained && self.retained == Retained::Drop {
-            Some("retained")
+            Some(reasons::RETAINED)
         } else if entry.route.min_payload_bytes.is_some_and(|min| size < min) {
-            Some("payload_too_small")
+            Some(reasons::PAYLOAD_TOO_SMALL)
         } else if entry.route.max_payload_bytes.is_some_and(|max| size > max) {
-            Some("payload_too_large")
+            Some(reasons::PAYLOAD_TOO_LARGE)
         } else {
             None
         }
@@ -158,7 +160,7 @@ fn check_size(message: &Message) -> Result<(), Error> {
         "{in_base64} bytes in base64 and {given} of attributes, Pub/Sub takes at most \
          {MAX_MESSAGE_BYTES}"
     );
-    Err(Recovery::Reject("message_too_large").because("wrap", why))
+    Err(Recovery::Reject(MESSAGE_TOO_LARGE).because("wrap", why))
 }
 
 impl<E: Enricher> Transform for Route<E> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::Error;
+use crate::{Error, Reason};
 use message::Message;
 
 /// Longest `dl_detail`, in bytes.
@@ -16,8 +16,8 @@ pub const MAX_DETAIL_BYTES: usize = 1024;
 pub struct DeadLetter<'a> {
     /// The service that gave it up.
     pub service: &'static str,
-    /// Stable code, such as `no_route`.
-    pub reason: &'static str,
+    /// Reason why it was given up, such as `no_route`.
+    pub reason: Reason,
     /// Exact cause, at most [`MAX_DETAIL_BYTES`] bytes.
     pub detail: String,
     /// Number of deliveries of this message, as far as the transport tells.

@@ -17,6 +17,7 @@ mod broker;
 mod faults;
 mod hooked;
 mod memory_source;
+pub mod reasons;
 mod recorder;
 mod stages;
 

@@ -1,13 +1,16 @@
 use std::fmt;
 
+use crate::reason::Reason;
+use crate::reasons;
+
 /// The reaction of the pipeline to a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
     /// Try the same operation again after a back-off.
     Retry,
-    /// Give up this message, because it would fail in the same way every time. Holds the stable
-    /// reason code for the dead letter.
-    Reject(&'static str),
+    /// Give up this message, because it would fail in the same way every time. Holds the reason
+    /// for the dead letter.
+    Reject(Reason),
     /// Nack the message at once, so that it is redelivered later. Waiting here would delay others.
     HandBack,
     /// Stop the service, because no message can succeed.
@@ -67,7 +70,7 @@ impl Error {
 
 impl From<message::envelope::NotAnEnvelope> for Error {
     fn from(error: message::envelope::NotAnEnvelope) -> Self {
-        Recovery::Reject("not_an_envelope").because("read envelope", error)
+        Recovery::Reject(reasons::NOT_AN_ENVELOPE).because("read envelope", error)
     }
 }
 

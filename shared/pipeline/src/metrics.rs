@@ -9,12 +9,21 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::batch::FlushReason;
 use crate::oldest_unacked::OldestUnacked;
-use crate::{CRASHED, PANICKED};
+use crate::reason::{Reason, Reasons};
+use crate::reasons;
 
 /// Reasons for nacks. A message that is nacked under
 /// [`Policy::Leave`](crate::dead_letter::Policy::Leave) has the reason of its refusal instead.
-const NACKED: [&str; 8] =
-    ["lease", "transform", "asked", "order", "stale", "stop", "panicked", "dead_letter_failed"];
+const NACKED: [&str; 8] = [
+    "lease",
+    "transform",
+    "asked",
+    "order",
+    "stale",
+    "stop",
+    reasons::PANICKED.as_str(),
+    "dead_letter_failed",
+];
 /// Actions that are retried.
 const RETRIED: [&str; 4] = ["receive", "transform", "write", "dead_letter"];
 
@@ -23,15 +32,6 @@ const RETRIED: [&str; 4] = ["receive", "transform", "write", "dead_letter"];
 pub struct ReasonLabel {
     /// The reason code.
     pub reason: &'static str,
-}
-
-/// Reasons why a service settles messages without a record.
-#[derive(Debug, Clone, Copy)]
-pub struct Reasons {
-    /// Reasons of dead letters, and of messages dropped instead of them.
-    pub refused: &'static [&'static str],
-    /// Reasons of messages that are only acknowledged.
-    pub skipped: &'static [&'static str],
 }
 
 /// Labels of the metric of flushed batches.
@@ -110,24 +110,29 @@ impl Metrics {
     #[must_use]
     pub fn new(reasons: &Reasons) -> Self {
         let metrics = Self::default();
-        let families = [
-            (&metrics.skipped, reasons.skipped),
-            (&metrics.dead_lettered, reasons.refused),
-            (&metrics.dropped, reasons.refused),
-            (&metrics.nacked, &NACKED),
-            (&metrics.retried, &RETRIED),
-        ];
-        for (family, reasons) in families {
-            reasons.iter().for_each(|reason| Self::count(family, reason, 0));
+        for reason in reasons.skipped() {
+            Self::count_reason(&metrics.skipped, reason, 0);
+        }
+        for reason in reasons.refused() {
+            metrics.add_refused(reason);
         }
         // Any stage of any service can have a bug.
-        for reason in [PANICKED, CRASHED] {
-            Self::count(&metrics.dead_lettered, reason, 0);
+        for reason in reasons::EVERY_SERVICE {
+            Self::count_reason(&metrics.dead_lettered, *reason, 0);
         }
+        NACKED.iter().for_each(|reason| Self::count(&metrics.nacked, reason, 0));
+        RETRIED.iter().for_each(|reason| Self::count(&metrics.retried, reason, 0));
         for reason in FlushReason::ALL {
             metrics.flushed.get_or_create(&FlushLabels { cause: reason }).inc_by(0);
         }
         metrics
+    }
+
+    /// Adds more reasons of dead letters from the start, such as those of a custom row type.
+    #[must_use]
+    pub fn with_refused(self, reasons: &[Reason]) -> Self {
+        reasons.iter().for_each(|reason| self.add_refused(*reason));
+        self
     }
 
     /// Registers all metrics with the prefix `dataflow_pipeline`.
@@ -207,6 +212,16 @@ impl Metrics {
             "Batches written, by what closed them",
             self.flushed.clone(),
         );
+    }
+
+    fn add_refused(&self, reason: Reason) {
+        Self::count_reason(&self.dead_lettered, reason, 0);
+        Self::count_reason(&self.dropped, reason, 0);
+    }
+
+    /// Adds to the counter of the reason why messages leave the stream.
+    pub(crate) fn count_reason(family: &Family<ReasonLabel, Counter>, reason: Reason, by: usize) {
+        Self::count(family, reason.as_str(), by);
     }
 
     /// Adds to the counter of this reason.

@@ -9,10 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures::FutureExt as _;
 
+use crate::reasons::PANICKED;
 use crate::{Error, Recovery};
-
-/// Reason code of a message over which a stage panicked.
-pub const PANICKED: &str = "panicked";
 
 /// Calls a stage. A panic rejects the message.
 pub(crate) fn catch<T>(action: &'static str, call: impl FnOnce() -> T) -> Result<T, Error> {
@@ -50,7 +48,7 @@ mod tests {
         let formatted = catch("join", || panic!("index {} out of bounds", 7)).unwrap_err();
         let other = catch("join", || std::panic::panic_any(7)).unwrap_err();
 
-        assert_eq!(plain.recovery(), Recovery::Reject("panicked"));
+        assert_eq!(plain.recovery(), Recovery::Reject(PANICKED));
         assert_eq!(format!("{plain:#}"), "join: index out of bounds");
         assert_eq!(formatted.detail(), "index 7 out of bounds");
         assert_eq!(other.detail(), "a panic without a text");

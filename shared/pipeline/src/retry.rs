@@ -117,7 +117,7 @@ impl Series<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Reason;
+    use crate::metrics::ReasonLabel;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -146,7 +146,7 @@ mod tests {
         let mut attempts = 0;
         let action = Scripted { failures: failures.iter(), attempts: &mut attempts };
         let is_done = series.run(action).await.is_ok();
-        (attempts, retried.get_or_create(&Reason { reason: "write" }).get(), is_done)
+        (attempts, retried.get_or_create(&ReasonLabel { reason: "write" }).get(), is_done)
     }
 
     fn series(metrics: &Metrics) -> Series<'_> {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::time::Duration;
 
-use crate::{Delivery, Error};
+use crate::{Delivery, Error, Reason};
 use message::Message;
 
 /// A stream of deliveries, such as an MQTT connection or a Pub/Sub subscription.
@@ -39,7 +39,7 @@ pub enum Step<R> {
     /// The record to write.
     Pass(R),
     /// Nothing to write: the message is acknowledged and counted under this reason.
-    Skip(&'static str),
+    Skip(Reason),
 }
 
 /// The step that turns a message into a record.
@@ -83,8 +83,8 @@ pub enum PushError<R> {
 pub struct Refusal {
     /// Position of the record in the batch, from 0.
     pub index: usize,
-    /// Stable reason code, such as `row_type_mismatch`.
-    pub reason: &'static str,
+    /// Reason for the dead letter, such as `row_type_mismatch`.
+    pub reason: Reason,
     /// Exact cause: the column, the expected value and the actual value.
     pub detail: String,
 }

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use crate::reasons::CRASHED;
 use crate::{Error, Limits, Recovery};
 use message::Message;
 use message::attribute;
@@ -45,9 +46,6 @@ mod noted;
 mod tests;
 
 pub(crate) use noted::{Note, Noted, during};
-
-/// Reason code of a message that was being processed at several unclean process ends in a row.
-pub const CRASHED: &str = "crashed";
 
 /// Number of unclean process ends in a row after which a message becomes a dead letter. A single
 /// end may have other reasons.

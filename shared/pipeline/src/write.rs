@@ -201,7 +201,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
                 Ending::Failed(error) => match error.recovery() {
                     Recovery::Reject(reason) => match part.split(&self.shared.sink) {
                         Ok([first, second]) => {
-                            debug!(?key, reason, "splitting a refused batch");
+                            debug!(?key, reason = reason.as_str(), "splitting a refused batch");
                             parts.extend([second, first]);
                         }
                         Err(culprit) => {

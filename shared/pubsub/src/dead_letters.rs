@@ -71,7 +71,7 @@ impl DeadLetters {
             name: name.clone(),
             content: content.clone(),
             content_type: "application/octet-stream",
-            metadata: vec![("dl_reason", letter.reason.to_owned())],
+            metadata: vec![("dl_reason", letter.reason.to_string())],
             may_exist: AtomicBool::new(true),
         };
         bucket.create(&object).await?;

@@ -1,8 +1,8 @@
 //! Opens everything in Pub/Sub that a service needs to read from a subscription.
 
 use pipeline::Error;
+use pipeline::Reasons;
 use pipeline::dead_letter::Policy;
-use pipeline::metrics::Reasons;
 use service::{Context, Dependency};
 use tokio::task::JoinSet;
 

@@ -16,8 +16,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use google_cloud_pubsub::model;
 use message::Message;
-use pipeline::Error;
-use pipeline::metrics::Reasons;
+use pipeline::{Error, Reasons};
 use service::{Action, args};
 
 use replay::as_it_was;

@@ -16,6 +16,7 @@ mod outgoing;
 mod preflight;
 mod proxy;
 mod publishers;
+pub mod reasons;
 mod settings;
 mod sink;
 mod source;

@@ -12,6 +12,7 @@ use crate::limits::{
     MAX_ORDERING_KEY_BYTES,
 };
 use crate::names::TopicName;
+use crate::reasons;
 
 /// A message on its way to a topic.
 #[derive(Debug, Clone)]
@@ -67,11 +68,14 @@ pub(crate) fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
     let refuse = |reason, detail: String| Err(Recovery::Reject(reason).because("publish", detail));
     if size > MAX_MESSAGE_BYTES {
         let detail = format!("{size} bytes encoded, Pub/Sub takes at most {MAX_MESSAGE_BYTES}");
-        return refuse("message_too_large", detail);
+        return refuse(reasons::MESSAGE_TOO_LARGE, detail);
     }
     if record.attributes.len() > MAX_ATTRIBUTES {
         let count = record.attributes.len();
-        return refuse("too_many_attributes", format!("{count}, Pub/Sub takes {MAX_ATTRIBUTES}"));
+        return refuse(
+            reasons::TOO_MANY_ATTRIBUTES,
+            format!("{count}, Pub/Sub takes {MAX_ATTRIBUTES}"),
+        );
     }
     let too_long = record.attributes.iter().find(|(key, value)| {
         key.is_empty()
@@ -80,13 +84,16 @@ pub(crate) fn check(record: &Outgoing, size: usize) -> Result<(), Error> {
     });
     if let Some((key, value)) = too_long {
         let detail = format!("key of {} bytes, value of {}", key.len(), value.len());
-        return refuse("attribute_invalid", detail);
+        return refuse(reasons::ATTRIBUTE_INVALID, detail);
     }
     if record.ordering_key.len() > MAX_ORDERING_KEY_BYTES {
-        return refuse("ordering_key_too_long", format!("{} bytes", record.ordering_key.len()));
+        return refuse(
+            reasons::ORDERING_KEY_TOO_LONG,
+            format!("{} bytes", record.ordering_key.len()),
+        );
     }
     if record.data.is_empty() && record.attributes.is_empty() {
-        return refuse("empty_message", "Pub/Sub wants data or an attribute".into());
+        return refuse(reasons::EMPTY_MESSAGE, "Pub/Sub wants data or an attribute".into());
     }
     Ok(())
 }

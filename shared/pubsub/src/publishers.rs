@@ -22,6 +22,7 @@ use crate::connection::{Connection, metadata};
 use crate::limits::{MAX_REQUEST_BYTES, MAX_REQUEST_MESSAGES};
 use crate::names::TopicName;
 use crate::outgoing::{Outgoing, encoded_size};
+use crate::reasons;
 
 /// Maximum number of concurrent requests of one publish. A higher number is no faster over a
 /// connection.
@@ -168,7 +169,7 @@ fn confirm(sent: usize, confirmed: usize) -> Result<(), Error> {
 /// back.
 fn refused(status: &Status) -> Error {
     let recovery = match status.code() {
-        Code::InvalidArgument => Recovery::Reject("publish_invalid"),
+        Code::InvalidArgument => Recovery::Reject(reasons::PUBLISH_INVALID),
         _ => Recovery::Retry,
     };
     recovery.because("publish", format!("{}: {}", status.code(), status.message()))

@@ -104,6 +104,7 @@ mod tests {
     use super::*;
     use crate::connection::Connection;
     use crate::limits::MAX_MESSAGE_BYTES;
+    use crate::reasons;
     use crate::settings::Endpoint;
 
     fn outgoing() -> Outgoing {
@@ -166,25 +167,25 @@ mod tests {
 
         assert_eq!(refused(&|m| m.data = vec![0; most].into()), Ok(()));
         let above = refused(&|m| m.data = vec![0; most + 1].into());
-        assert_eq!(above, reject("message_too_large"));
+        assert_eq!(above, reject(reasons::MESSAGE_TOO_LARGE));
         let attributes = |count: usize| {
             move |m: &mut Outgoing| {
                 m.attributes.extend((0..count).map(|i| (i.to_string(), String::new())));
             }
         };
         assert_eq!(refused(&attributes(100)), Ok(()));
-        assert_eq!(refused(&attributes(101)), reject("too_many_attributes"));
+        assert_eq!(refused(&attributes(101)), reject(reasons::TOO_MANY_ATTRIBUTES));
         let attribute = |name: usize, value: usize| {
             move |m: &mut Outgoing| drop(m.attributes.insert("n".repeat(name), "v".repeat(value)))
         };
         assert_eq!(refused(&attribute(256, 1024)), Ok(()));
         for (name, value) in [(0, 1), (257, 1), (1, 1025)] {
-            assert_eq!(refused(&attribute(name, value)), reject("attribute_invalid"));
+            assert_eq!(refused(&attribute(name, value)), reject(reasons::ATTRIBUTE_INVALID));
         }
         assert_eq!(refused(&|m| m.ordering_key = "k".repeat(1024)), Ok(()));
         let above = refused(&|m| m.ordering_key = "k".repeat(1025));
-        assert_eq!(above, reject("ordering_key_too_long"));
-        assert_eq!(refused(&|m| m.data.clear()), reject("empty_message"));
+        assert_eq!(above, reject(reasons::ORDERING_KEY_TOO_LONG));
+        assert_eq!(refused(&|m| m.data.clear()), reject(reasons::EMPTY_MESSAGE));
         let no_data = |m: &mut Outgoing| {
             m.data.clear();
             m.attributes.insert("n".into(), String::new());

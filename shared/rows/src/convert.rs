@@ -35,6 +35,7 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use message::json::wide_number;
+use pipeline::Reason;
 use serde_json::Value;
 use time::format_description::FormatItem;
 use time::format_description::well_known::Rfc3339;
@@ -43,6 +44,7 @@ use time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
 
 use crate::cell::Cell;
 use crate::column::{Column, Element, Kind, Mode, Type};
+use crate::reasons;
 
 const DATE: &[FormatItem<'_>] = format_description!("[year]-[month]-[day]");
 const TIME: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second]");
@@ -63,8 +65,8 @@ const MAX_SHOWN: usize = 100;
 /// Error for a value that does not fit its column.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConversionError {
-    /// Stable code: `row_type_mismatch` or `row_missing_value`.
-    pub reason: &'static str,
+    /// Either `row_type_mismatch` or `row_missing_value`.
+    pub reason: Reason,
     /// Path of the column, with dots between the levels.
     pub column: String,
     /// Expected type or values.
@@ -80,14 +82,14 @@ pub struct ConversionError {
 pub fn convert(column: &Column, value: Option<&Value>) -> Result<Cell, ConversionError> {
     let expected = |what: &str| format!("{what} {}", column.data_type);
     let error = |expected: String, value: &Value| ConversionError {
-        reason: "row_type_mismatch",
+        reason: reasons::ROW_TYPE_MISMATCH,
         column: column.name.clone(),
         expected,
         actual: show(value),
     };
     match (column.mode, value) {
         (Mode::Required, None | Some(Value::Null)) => Err(ConversionError {
-            reason: "row_missing_value",
+            reason: reasons::ROW_MISSING_VALUE,
             column: column.name.clone(),
             expected: expected("required"),
             actual: "nothing".into(),
@@ -118,7 +120,7 @@ fn one(column: &Column, value: &Value) -> Result<Cell, ConversionError> {
     }
     let cell = scalar(column.kind(), value).filter(|cell| cell.fits_one(column));
     cell.ok_or_else(|| ConversionError {
-        reason: "row_type_mismatch",
+        reason: reasons::ROW_TYPE_MISMATCH,
         column: column.name.clone(),
         expected: expected(column.data_type),
         actual: show(value),
@@ -411,7 +413,7 @@ mod tests {
             json!(f64::MAX),
         ] {
             let error = convert(&timestamp, Some(&time)).unwrap_err();
-            assert_eq!(error.reason, "row_type_mismatch", "{time}");
+            assert_eq!(error.reason, reasons::ROW_TYPE_MISMATCH, "{time}");
             assert!(error.expected.contains("to 9999-12-31 23:59:59.999999 UTC"), "{time}");
         }
         for (kind, refused, last) in [
@@ -469,6 +471,6 @@ mod tests {
         assert!(convert(&column(Mode::Repeated), Some(&json!(1))).is_err());
         assert!(convert(&column(Mode::Nullable), list.as_ref()).is_err());
         let missing = convert(&column(Mode::Required), None).unwrap_err();
-        assert_eq!(missing.reason, "row_missing_value");
+        assert_eq!(missing.reason, reasons::ROW_MISSING_VALUE);
     }
 }

@@ -8,6 +8,7 @@
 pub mod cell;
 pub mod column;
 pub mod convert;
+pub mod reasons;
 mod row;
 mod unmapped;
 

@@ -5,16 +5,19 @@ use std::marker::PhantomData;
 use message::attribute;
 use message::field_path::{Found, Pointer};
 use message::{Envelope, FieldPath, Message, Payload};
-use pipeline::{Error, Recovery};
+use pipeline::{Error, Reason, Recovery};
 use serde_json::Value;
 
 use crate::cell::Cell;
 use crate::column::{Column, Kind};
 use crate::convert::{self, ConversionError, convert};
-use crate::unmapped;
+use crate::{reasons, unmapped};
 
 /// Converts messages to rows.
 pub trait Rows: Send + Sync + 'static {
+    /// Reasons of dead letters, besides those of [`reasons::REFUSED`].
+    const REASONS: &[Reason] = &[];
+
     /// Returns the columns of every row.
     fn columns(&self) -> Vec<Column>;
 
@@ -29,6 +32,10 @@ pub trait Rows: Send + Sync + 'static {
 
 /// A custom row type.
 pub trait Row: Sized + Send + Sync + 'static {
+    /// Reasons of dead letters that [`Row::read`] has of its own. The metrics have them from the
+    /// start.
+    const REASONS: &[Reason] = &[];
+
     /// Returns the columns of the table.
     fn columns() -> Vec<Column>;
 
@@ -59,6 +66,8 @@ impl<R: Row> Default for Typed<R> {
 }
 
 impl<R: Row> Rows for Typed<R> {
+    const REASONS: &[Reason] = R::REASONS;
+
     fn columns(&self) -> Vec<Column> {
         R::columns()
     }
@@ -159,7 +168,7 @@ impl Mapped {
                     "the payload is no JSON ({error}), and there is no rest column{}",
                     id_of(message)
                 );
-                Err(Recovery::Reject("payload_unreadable").because("make row", detail))
+                Err(Recovery::Reject(reasons::PAYLOAD_UNREADABLE).because("make row", detail))
             }
         }
     }
@@ -177,7 +186,7 @@ fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
         convert::expected(Kind::Timestamp),
         id_of(message)
     );
-    Err(Recovery::Reject("row_type_mismatch").because("make row", detail))
+    Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail))
 }
 
 /// Returns the id that identifies duplicates of a message: its attribute `ingest_id`, else the id
@@ -198,7 +207,7 @@ fn refuse(error: &ConversionError, path: &FieldPath, message: &Message) -> Error
         "column {column} (from {path}): expected {expected}, is {actual}{}",
         id_of(message)
     );
-    Recovery::Reject(reason).because("make row", detail)
+    Recovery::Reject(*reason).because("make row", detail)
 }
 
 #[cfg(test)]
@@ -273,7 +282,7 @@ mod tests {
         let rest = cells(&from_payload, Some("rest"), "text").unwrap();
         assert!(rest[0] == Cell::Null && rest[1] != Cell::Null, "{rest:?}");
         let refused = cells(&from_payload, None, "text").unwrap_err();
-        assert_eq!(refused.recovery(), Recovery::Reject("payload_unreadable"));
+        assert_eq!(refused.recovery(), Recovery::Reject(reasons::PAYLOAD_UNREADABLE));
 
         assert_eq!(
             cells(&from_payload, None, "").unwrap(),

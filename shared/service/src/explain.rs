@@ -148,11 +148,11 @@ pub fn end<R>(
             tell(story, record);
             ("passed", None)
         }
-        Ok(Step::Skip(reason)) => ("acknowledged, and counted as skipped", Some(reason.to_owned())),
+        Ok(Step::Skip(reason)) => ("acknowledged, and counted as skipped", Some(reason.as_str())),
         Err(error) => {
             story.insert("detail".into(), error.detail().into());
             match error.recovery() {
-                Recovery::Reject(reason) => ("refused", Some(reason.to_owned())),
+                Recovery::Reject(reason) => ("refused", Some(reason.as_str())),
                 Recovery::Retry => ("retried", None),
                 Recovery::HandBack => ("handed back, to come again", None),
                 Recovery::Stop => ("the service would stop", None),
@@ -246,14 +246,16 @@ mod tests {
 
     #[test]
     fn a_refused_message_is_told_and_fails() {
+        use pipeline::reasons::NOT_AN_ENVELOPE;
+
         let mut story = Story::new();
-        let error = Recovery::Reject("no_route").because("route", "nothing matches");
+        let error = Recovery::Reject(NOT_AN_ENVELOPE).because("route", "nothing matches");
 
         end::<()>(&mut story, Err(error), |_, ()| {});
 
-        assert_eq!(story["reason"], "no_route");
+        assert_eq!(story["reason"], "not_an_envelope");
         assert_eq!(story["detail"], "nothing matches");
         let failure = print(&story, Form::Json).unwrap_err();
-        assert_eq!(failure.to_string(), "refused: no_route");
+        assert_eq!(failure.to_string(), "refused: not_an_envelope");
     }
 }

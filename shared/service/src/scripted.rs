@@ -6,7 +6,6 @@ use std::time::Duration;
 use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{FaultRates, Faults as Fates, MemoryDeadLetters, Recorder};
-use pipeline::metrics::Reasons;
 use pipeline::{
     Delivery, Error, Limits, Pipeline, PushError, Recovery, Refusal, Settlement, Sink, Source,
     Step, Transform,
@@ -100,7 +99,7 @@ impl Service for Scripted {
         if matches!(trouble, Trouble::WrongSettings) {
             return Err(WrongSettings("the table is another one".into()).into());
         }
-        let counts = pipeline::Metrics::new(&Reasons { refused: &[], skipped: &[] });
+        let counts = pipeline::Metrics::new(&pipeline::Reasons { refused: &[], skipped: &[] });
         let recorder = Recorder::default();
         let running = Pipeline {
             service: Self::NAME,

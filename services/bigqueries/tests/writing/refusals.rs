@@ -1,6 +1,7 @@
 //! Tests of requests that BigQuery refuses as a whole.
 
 use bigqueries::config::Api;
+use bigqueries::reasons;
 use bigqueries::sink::{EncodedBatch, Sink};
 use emulator::{Fault, Kind as FaultKind, Profile};
 use pipeline::{Recovery, Sink as _};
@@ -92,7 +93,7 @@ async fn a_storage_error_decides_against_the_text_of_a_refusal() {
 
     for (storage_error, expected) in [
         (Some("SCHEMA_MISMATCH_EXTRA_FIELDS"), Recovery::Retry),
-        (None, Recovery::Reject("request_too_large")),
+        (None, Recovery::Reject(reasons::REQUEST_TOO_LARGE)),
     ] {
         fail_append(&cloud, Code::InvalidArgument, storage_error, true);
         let error = sink.write(&rows, TIME_LIMIT).await.unwrap_err();

@@ -88,7 +88,11 @@ fn values_that_do_not_fit_are_refused_by_name() {
     ] {
         let error = convert(&column("c", of), Some(&value)).unwrap_err();
 
-        assert_eq!((error.reason, error.column.as_str()), ("row_type_mismatch", "c"), "{value}");
+        assert_eq!(
+            (error.reason, error.column.as_str()),
+            (rows::reasons::ROW_TYPE_MISMATCH, "c"),
+            "{value}"
+        );
         assert!(error.expected.starts_with(expected), "{of} {value}: {}", error.expected);
     }
 }
@@ -106,7 +110,7 @@ async fn a_row_that_a_narrower_table_refuses_is_refused_alone() {
         let refusals = write(&sink, vec![vec!["abc".into()], vec!["abcd".into()]]).await;
 
         let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
-        assert_eq!((refusal.index, refusal.reason), (1, "row_refused"));
+        assert_eq!((refusal.index, refusal.reason), (1, bigqueries::reasons::ROW_REFUSED));
         assert!(refusal.detail.contains("maximum length 3"), "{}", refusal.detail);
         assert_eq!(cloud.rows("SELECT text FROM d.t").await, [json!(["abc"])]);
     }

@@ -78,7 +78,7 @@ fn an_envelope_from_a_device_is_wrapped_like_any_payload() {
 fn a_topic_without_a_route_is_rejected() {
     let error = route(|_, _| {}).route(&message("other", b"x")).unwrap_err();
 
-    assert_eq!(error.recovery(), Recovery::Reject("no_route"));
+    assert_eq!(error.recovery(), Recovery::Reject(reasons::NO_ROUTE));
 }
 
 #[test]
@@ -89,15 +89,15 @@ fn sizes_and_retained_messages_are_skipped_as_the_settings_ask() {
     });
     let step = |payload| route.route(&message("devices/d/up", payload)).unwrap();
 
-    assert_eq!(skipped(step(b"1")), Some("payload_too_small"));
+    assert_eq!(skipped(step(b"1")), Some(reasons::PAYLOAD_TOO_SMALL));
     assert_eq!(skipped(step(b"12")), None);
     assert_eq!(skipped(step(b"123")), None);
-    assert_eq!(skipped(step(b"1234")), Some("payload_too_large"));
+    assert_eq!(skipped(step(b"1234")), Some(reasons::PAYLOAD_TOO_LARGE));
     let retained = message("devices/d/up", b"12").with_attribute(attribute::MQTT_RETAIN, "true");
-    assert_eq!(skipped(route.route(&retained).unwrap()), Some("retained"));
+    assert_eq!(skipped(route.route(&retained).unwrap()), Some(reasons::RETAINED));
 }
 
-fn skipped(step: Step<Outgoing>) -> Option<&'static str> {
+fn skipped(step: Step<Outgoing>) -> Option<Reason> {
     match step {
         Step::Skip(reason) => Some(reason),
         Step::Pass(_) => None,
@@ -131,7 +131,7 @@ fn a_payload_that_no_envelope_fits_around_is_refused_before_it_is_read() {
     };
 
     assert_eq!(refused(MAX_MESSAGE_BYTES / 4 * 3), None);
-    let too_large = Some(Recovery::Reject("message_too_large"));
+    let too_large = Some(Recovery::Reject(MESSAGE_TOO_LARGE));
     assert_eq!(refused(MAX_MESSAGE_BYTES / 4 * 3 + 3), too_large);
 }
 
@@ -216,7 +216,7 @@ fn a_message_whose_properties_were_dropped_is_refused() {
 
     let error = route(|_, _| {}).route(&message).unwrap_err();
 
-    assert_eq!(error.recovery(), Recovery::Reject("properties_too_large"));
+    assert_eq!(error.recovery(), Recovery::Reject(reasons::PROPERTIES_TOO_LARGE));
 }
 
 #[test]
@@ -225,5 +225,5 @@ fn a_message_is_refused_by_its_size_with_attributes_before_it_is_wrapped() {
 
     let refused = route(|_, _| {}).route(&message).err().map(|error| error.recovery());
 
-    assert_eq!(refused, Some(Recovery::Reject("message_too_large")));
+    assert_eq!(refused, Some(Recovery::Reject(MESSAGE_TOO_LARGE)));
 }

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::reasons;
 use crate::{Error, Recovery};
 
 /// Rates of the faults of a double, drawn from a seed. Each rate is a number out of 100 attempts.
@@ -51,7 +52,7 @@ impl Fault {
         match self {
             Self::None | Self::LostReply => Ok(()),
             Self::Refused => Err(Recovery::Retry.because(action, "refused")),
-            Self::Rejected => Err(Recovery::Reject("rejected").because(action, "rejected")),
+            Self::Rejected => Err(Recovery::Reject(reasons::REJECTED).because(action, "rejected")),
             Self::Stopped => Err(Recovery::Stop.because(action, "stopped")),
             Self::Hung => std::future::pending().await,
         }

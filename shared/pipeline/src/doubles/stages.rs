@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Fault, Faults, Recorder};
+use super::{Fault, Faults, Recorder, reasons};
 use crate::{DeadLetter, DeadLetters, Error, PushError, Recovery, Refusal, Sink, Step, Transform};
 use message::Message;
 
@@ -64,8 +64,8 @@ impl MemorySink {
         let mut refusals = Vec::new();
         for (index, item) in batch.iter().enumerate() {
             let reason = match item.kind {
-                Kind::Refused => "refused",
-                Kind::Malformed => "malformed",
+                Kind::Refused => reasons::REFUSED_RECORD,
+                Kind::Malformed => reasons::MALFORMED,
                 Kind::Good | Kind::Poison | Kind::Late | Kind::Skipped => {
                     recording.written.push(item.id.clone());
                     continue;
@@ -104,7 +104,7 @@ impl Sink for MemorySink {
     ) -> Result<usize, PushError<Item>> {
         if item.bytes > self.max_bytes {
             return Err(PushError::Refused(
-                Recovery::Reject("too_large").because("join", "too large"),
+                Recovery::Reject(reasons::TOO_LARGE).because("join", "too large"),
             ));
         }
         let bytes: usize = batch.iter().map(|item| item.bytes).sum();
@@ -125,7 +125,9 @@ impl Sink for MemorySink {
         tokio::time::sleep(delay).await;
         fault.before("write").await?;
         if batch.iter().any(|item| item.kind == Kind::Poison) {
-            return Err(Recovery::Reject("poison").because("write", "a record spoils the batch"));
+            return Err(
+                Recovery::Reject(reasons::POISON).because("write", "a record spoils the batch")
+            );
         }
         if batch.iter().any(|item| item.kind == Kind::Late) {
             self.put_some(batch);
@@ -219,7 +221,11 @@ where
         }
         fault.before("look up").await?;
         let item = (self.0)(message);
-        Ok(if item.kind == Kind::Skipped { Step::Skip("skipped") } else { Step::Pass(item) })
+        Ok(if item.kind == Kind::Skipped {
+            Step::Skip(reasons::SKIPPED_MESSAGE)
+        } else {
+            Step::Pass(item)
+        })
     }
 }
 
@@ -231,7 +237,7 @@ impl DeadLetters for MemoryDeadLetters {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
         fault.before("dead letter").await?;
-        self.0.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason);
+        self.0.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason.as_str());
         fault.after("dead letter")
     }
 }

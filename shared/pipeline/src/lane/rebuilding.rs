@@ -10,8 +10,9 @@ use std::sync::Arc;
 use super::Lane;
 use super::transforming::Transformed;
 use crate::dead_letter::DeadLetters;
+use crate::reasons::PANICKED;
 use crate::write::{Entry, GivenUp, Writer};
-use crate::{Error, Sink, Transform, panics};
+use crate::{Error, Sink, Transform};
 
 impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     pub(super) fn is_rebuilding(&self) -> bool {
@@ -36,7 +37,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let (shared, detail) = (Arc::clone(&self.shared), error.detail());
         self.leaving.push(Box::pin(async move {
             let entries = entries.into_iter();
-            let reason = panics::PANICKED;
+            let reason = PANICKED;
             let panicked = entries.map(|entry| GivenUp { entry, reason, detail: detail.clone() });
             Writer::new(&shared).dead_letter_all(panicked).await;
             Vec::new()
@@ -54,7 +55,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
                     self.lost.insert(place, tracked);
                     place += 1;
                 }
-                Err(entry) => self.hand_back(*entry, panics::PANICKED),
+                Err(entry) => self.hand_back(*entry, PANICKED.as_str()),
             }
         }
         place

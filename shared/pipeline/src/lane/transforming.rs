@@ -139,7 +139,7 @@ async fn outcome<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     let outcome = match series.run(apply).await {
         Ok(Step::Pass(record)) => Outcome::Record(tracked, record),
         Ok(Step::Skip(reason)) => {
-            Metrics::count(&shared.metrics.skipped, reason, 1);
+            Metrics::count_reason(&shared.metrics.skipped, reason, 1);
             tracked.handle.settlement.ack();
             Outcome::Settled(Vec::new())
         }

@@ -50,7 +50,7 @@ fn a_message_at_work_at_three_ends_in_a_row_is_put_aside() {
     let suspects = crashes.start(2);
 
     let refused = suspects.admit(&bad).unwrap_err();
-    assert_eq!(refused.recovery(), Recovery::Reject("crashed"));
+    assert_eq!(refused.recovery(), Recovery::Reject(CRASHED));
     assert!(refused.detail().contains("3 processes"), "{}", refused.detail());
     suspects.admit(&good).unwrap();
 }

@@ -11,13 +11,13 @@ use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
-use crate::{Error, Recovery, Sink};
+use crate::{Error, Reason, Recovery, Sink};
 use message::{Message, trace};
 
 /// A message that can never succeed.
 pub(crate) struct GivenUp {
     pub entry: Entry,
-    pub reason: &'static str,
+    pub reason: Reason,
     /// Exact cause.
     pub detail: String,
 }
@@ -86,13 +86,13 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
         else {
             let trace = entry.original.as_deref().and_then(trace::id);
-            warn!(reason, detail, trace, "a message can never succeed");
+            warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
             if matches!(shared.dead_letters, Policy::Drop) {
-                Metrics::count(&metrics.dropped, reason, 1);
+                Metrics::count_reason(&metrics.dropped, reason, 1);
                 entry.handle.settlement.ack();
                 return Ok(());
             }
-            return Err(Undelivered { entry, reason });
+            return Err(Undelivered { entry, reason: reason.as_str() });
         };
         let letter = DeadLetter {
             service: shared.service,
@@ -106,8 +106,9 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         match self.write(dead_letters, &letter, lease_end).await {
             Ok(()) => {
                 shared.letter_outage.over();
-                debug!(reason, trace = trace::id(original), "a message is in the dead letters");
-                Metrics::count(&metrics.dead_lettered, reason, 1);
+                let trace = trace::id(original);
+                debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
+                Metrics::count_reason(&metrics.dead_lettered, reason, 1);
                 entry.handle.settlement.ack();
                 shared.gauge();
                 Ok(())
@@ -143,7 +144,8 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
             lease_end,
             attempt_timeout: shared.limits.attempt_timeout,
         };
-        let report = Report::Outage { what: &letter.reason, outage: &shared.letter_outage };
+        let report =
+            Report::Outage { what: &letter.reason.as_str(), outage: &shared.letter_outage };
         let write = WriteDeadLetter { dead_letters, letter, paced };
         self.series("dead_letter", lease_end, report).run(write).await
     }
@@ -171,7 +173,7 @@ impl<D: DeadLetters> Attempt for WriteDeadLetter<'_, D> {
     }
 }
 
-fn log_failure(original: &Message, reason: &'static str, error: &Error) {
+fn log_failure(original: &Message, reason: Reason, error: &Error) {
     let (trace, error) = (trace::id(original), format!("{error:#}"));
-    warn!(reason, trace, error, "a dead letter could not be written");
+    warn!(reason = reason.as_str(), trace, error, "a dead letter could not be written");
 }

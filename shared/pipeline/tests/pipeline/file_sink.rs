@@ -8,9 +8,28 @@ use std::time::Duration;
 use message::Message;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{Faults, MemoryDeadLetters, MemorySource, Recorder};
+use pipeline::reasons::EVERY_SERVICE;
 use pipeline::{
-    Error, Limits, Metrics, Pipeline, PushError, Recovery, Refusal, Sink, Step, Transform,
+    Error, Limits, Metrics, Pipeline, PushError, Reasons, Recovery, Refusal, Sink, Step, Transform,
 };
+
+pipeline::reasons! {
+    /// Reasons of dead letters.
+    REFUSED {
+        /// The data of the message is not UTF-8.
+        NOT_TEXT = "not_text";
+        /// The line is longer than 80 bytes.
+        LINE_TOO_LONG = "line_too_long";
+    }
+    /// Reasons of messages that are only acknowledged.
+    SKIPPED {
+        /// The message has no data.
+        EMPTY = "empty";
+    }
+}
+
+/// Reasons why the pipeline of this example settles messages without a line.
+const REASONS: Reasons = Reasons { refused: &[REFUSED, EVERY_SERVICE], skipped: &[SKIPPED] };
 
 /// Maximum length of a line in bytes.
 const MAX_LINE_BYTES: usize = 80;
@@ -23,9 +42,9 @@ impl Transform for ToLine {
 
     async fn apply(&self, message: &Message) -> Result<Step<String>, Error> {
         match std::str::from_utf8(&message.data) {
-            Ok("") => Ok(Step::Skip("empty")),
+            Ok("") => Ok(Step::Skip(EMPTY)),
             Ok(text) => Ok(Step::Pass(text.replace('\n', "\\n"))),
-            Err(error) => Err(Recovery::Reject("not_text").because("read text", error)),
+            Err(error) => Err(Recovery::Reject(NOT_TEXT).because("read text", error)),
         }
     }
 }
@@ -63,7 +82,7 @@ impl Sink for FileSink {
         (): &mut (),
     ) -> Result<usize, PushError<String>> {
         if line.len() > MAX_LINE_BYTES {
-            let error = Recovery::Reject("line_too_long").because("add line", "over 80 bytes");
+            let error = Recovery::Reject(LINE_TOO_LONG).because("add line", "over 80 bytes");
             return Err(PushError::Refused(error));
         }
         batch.push(line);
@@ -134,7 +153,7 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
         sink: FileSink { folder: folder.path().to_owned() },
         dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), Faults::none())),
         limits: Limits::default(),
-        metrics: Metrics::default(),
+        metrics: Metrics::new(&REASONS),
     };
 
     let failure = pipeline.start().ended().await;

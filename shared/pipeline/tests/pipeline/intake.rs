@@ -11,6 +11,14 @@ use pipeline::doubles::{
 use pipeline::metrics::ReasonLabel;
 use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Source};
 
+pipeline::reasons! {
+    /// Reasons of these tests.
+    OF_THE_TESTS {
+        /// The source is gone.
+        GONE = "gone";
+    }
+}
+
 /// A source that fails a number of times before it delivers.
 struct Failing {
     errors: VecDeque<Recovery>,
@@ -56,7 +64,7 @@ async fn a_source_that_is_away_is_asked_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_can_never_deliver_ends_the_pipeline() {
-    for recovery in [Recovery::Stop, Recovery::Reject("gone"), Recovery::HandBack] {
+    for recovery in [Recovery::Stop, Recovery::Reject(GONE), Recovery::HandBack] {
         assert_eq!(run([recovery]).await, (Some(recovery), 0, false));
     }
 }

@@ -18,6 +18,16 @@ use pipeline::{
 };
 use tokio::time::Instant;
 
+pipeline::reasons! {
+    /// Reasons of these tests.
+    OF_THE_TESTS {
+        /// The transform refuses the message.
+        NO_ROUTE = "no_route";
+        /// The dead letters refuse the message.
+        PUBLISH_INVALID = "publish_invalid";
+    }
+}
+
 /// Stage in which messages whose ids begin with `bad` panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -103,7 +113,8 @@ async fn a_message_over_which_a_stage_panics_is_a_dead_letter() {
         assert!(!recording.written.contains(&"bad".to_owned()), "{stage:?}");
         assert_eq!(recording.dead_lettered.len(), 1, "{stage:?}: its neighbours are written");
         assert_eq!(recording.broken, Vec::<String>::new(), "{stage:?}");
-        let counted = metrics.dead_lettered.get_or_create(&ReasonLabel { reason: "panicked" }).get();
+        let counted =
+            metrics.dead_lettered.get_or_create(&ReasonLabel { reason: "panicked" }).get();
         assert_eq!(counted, recording.dead_lettered.len() as u64, "{stage:?}");
     }
 }
@@ -237,7 +248,10 @@ impl DeadLetters for Picky {
         if tried < self.refusals {
             return Err(self.with.because("publish", "refused"));
         }
-        self.recorder.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason);
+        self.recorder
+            .recording()
+            .dead_lettered
+            .insert(letter.message.id.clone(), letter.reason.as_str());
         Ok(())
     }
 }
@@ -248,7 +262,7 @@ impl Transform for Refuse {
     type Record = Item;
 
     async fn apply(&self, _message: &Message) -> Result<Step<Item>, Error> {
-        Err(Recovery::Reject("no_route").because("route", "no route"))
+        Err(Recovery::Reject(NO_ROUTE).because("route", "no route"))
     }
 }
 
@@ -274,7 +288,7 @@ fn picky(
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
-    for with in [Recovery::Reject("publish_invalid"), Recovery::HandBack, Recovery::Retry] {
+    for with in [Recovery::Reject(PUBLISH_INVALID), Recovery::HandBack, Recovery::Retry] {
         let (recorder, start) = (Recorder::default(), Instant::now());
         let source = MemorySource::new([message("1")], recorder.clone());
         let (pipeline, _) = picky(with, source, &recorder);
@@ -301,7 +315,7 @@ async fn a_dead_letter_that_is_refused_beyond_a_lease_is_held_before_it_is_hande
     let recorder = Recorder::default();
     let source =
         MemorySource::new([message("1")], recorder.clone()).with_lease(Duration::from_secs(1));
-    let (pipeline, tried) = picky(Recovery::Reject("publish_invalid"), source, &recorder);
+    let (pipeline, tried) = picky(Recovery::Reject(PUBLISH_INVALID), source, &recorder);
     let start = Instant::now();
 
     assert!(pipeline.start().ended().await.is_none());

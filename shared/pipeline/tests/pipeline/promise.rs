@@ -19,6 +19,14 @@ use pipeline::doubles::{
 use pipeline::{Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch};
 use proptest::prelude::*;
 
+pipeline::reasons! {
+    /// Reasons of these tests.
+    OF_THE_TESTS {
+        /// The transform was called often enough.
+        ENOUGH = "enough";
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Case {
     seed: u64,
@@ -266,7 +274,7 @@ impl Transform for Away {
     async fn apply(&self, _message: &Message) -> Result<Step<Item>, Error> {
         match self.0.fetch_add(1, Ordering::Relaxed) {
             0..100 => Err(Recovery::HandBack.because("look up", "away")),
-            _ => Ok(Step::Skip("enough")),
+            _ => Ok(Step::Skip(ENOUGH)),
         }
     }
 }

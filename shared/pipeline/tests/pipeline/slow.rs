@@ -19,6 +19,14 @@ use pipeline::{
 };
 use tokio::time::{Instant, sleep};
 
+pipeline::reasons! {
+    /// Reasons of these tests.
+    OF_THE_TESTS {
+        /// The transform refuses the message.
+        NO_ROUTE = "no_route";
+    }
+}
+
 /// A link that all uploads share. A cancelled upload stops.
 #[derive(Clone)]
 struct Link {
@@ -141,7 +149,7 @@ impl Transform for Refuse {
     type Record = Item;
 
     async fn apply(&self, _: &Message) -> Result<Step<Item>, Error> {
-        Err(Recovery::Reject("no_route").because("route", "no route"))
+        Err(Recovery::Reject(NO_ROUTE).because("route", "no route"))
     }
 }
 

@@ -18,6 +18,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::limits::{
     MAX_ATTRIBUTE_KEY_BYTES, MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES, MAX_MESSAGE_BYTES,
 };
+use crate::reasons;
 
 /// Bytes of data that are kept of a message that is too big for Pub/Sub.
 const KEPT_BYTES: usize = 1_000_000;
@@ -62,7 +63,7 @@ impl Draft {
         let short = |text: &str| cut(text.to_owned(), MAX_ATTRIBUTE_VALUE_BYTES);
         let mut add = |name: &str, value: String| drop(attributes.insert(name.to_owned(), value));
         add("dl_service", letter.service.to_owned());
-        add("dl_reason", letter.reason.to_owned());
+        add("dl_reason", letter.reason.to_string());
         add("dl_detail", short(&letter.detail));
         add("dl_attempts", letter.attempts.to_string());
         add("dl_first_seen", first_seen);
@@ -158,7 +159,8 @@ impl TooBig {
 /// # Errors
 /// `Reject` if the dead letter does not hold the whole message.
 pub(crate) fn restore(letter: &Message, content: Bytes) -> Result<(Bytes, Attributes), Error> {
-    let refuse = |why: &str| Recovery::Reject("not_replayable").because("restore", why.to_owned());
+    let refuse =
+        |why: &str| Recovery::Reject(reasons::NOT_REPLAYABLE).because("restore", why.to_owned());
     let bears = |name| letter.attributes.contains_key(name);
     if bears(TRUNCATED) {
         return Err(refuse("it was cut, because there was no bucket for it"));
@@ -255,10 +257,18 @@ mod tests {
 
     use super::*;
 
+    pipeline::reasons! {
+        /// Reasons of these tests.
+        OF_THE_TESTS {
+            /// No route matches the topic.
+            NO_ROUTE = "no_route";
+        }
+    }
+
     fn draft(original: &Message) -> Draft {
         Draft::new(&DeadLetter {
             service: "ingestion",
-            reason: "no_route",
+            reason: NO_ROUTE,
             detail: "x".repeat(5000),
             attempts: 3,
             first_seen: OffsetDateTime::UNIX_EPOCH,
@@ -416,7 +426,7 @@ mod tests {
         assert!(!letter.attributes.contains_key(WRAPPED));
         assert!(!letter.attributes.contains_key(ATTRIBUTES_CUT));
         let error = restore(&letter, letter.data.clone()).unwrap_err();
-        assert_eq!(error.recovery(), Recovery::Reject("not_replayable"));
+        assert_eq!(error.recovery(), Recovery::Reject(reasons::NOT_REPLAYABLE));
     }
 
     #[test]
@@ -457,7 +467,7 @@ mod tests {
 
             let error = restore(&letter, letter.data.clone()).unwrap_err();
 
-            assert_eq!(error.recovery(), Recovery::Reject("not_replayable"));
+            assert_eq!(error.recovery(), Recovery::Reject(reasons::NOT_REPLAYABLE));
         }
     }
 }

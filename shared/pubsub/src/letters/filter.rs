@@ -7,7 +7,7 @@ use message::Attributes;
 use message::attribute::DEVICE_ID;
 use message::timestamp::parse_rfc3339;
 use message::{Envelope, Message};
-use pipeline::metrics::Reasons;
+use pipeline::{Reason, Reasons};
 use service::moment;
 use time::OffsetDateTime;
 
@@ -28,7 +28,7 @@ pub(super) fn reason(reasons: &Reasons) -> Arg {
     Arg::new("reason")
         .long("reason")
         .value_name("CODE")
-        .value_parser(PossibleValuesParser::new(reasons.refused))
+        .value_parser(PossibleValuesParser::new(reasons.refused().map(Reason::as_str)))
         .help("Only letters of this reason")
 }
 
@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let reasons = Reasons { refused: &["no_route"], skipped: &[] };
+        let reasons =
+            Reasons { refused: &[&[crate::letters::tests::reasons::NO_ROUTE]], skipped: &[] };
         let command = clap::Command::new("list").arg(reason(&reasons)).args(arguments());
         let given = |args: &str| {
             let matches = command.clone().no_binary_name(true);

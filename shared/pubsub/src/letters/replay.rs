@@ -24,6 +24,7 @@ use crate::dead_letters::restore;
 use crate::names::{TopicName, full_name};
 use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
+use crate::reasons;
 
 /// Interval at which dead letters that were sent are removed.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -245,7 +246,8 @@ fn identity(letter: &Message) -> &[u8] {
 /// # Errors
 /// `Reject` if the dead letter does not hold all of the message's data.
 pub fn original(letter: &Message) -> Result<Message, Error> {
-    let refuse = |why: String| Err(Recovery::Reject("not_replayable").because("replay", why));
+    let refuse =
+        |why: String| Err(Recovery::Reject(reasons::NOT_REPLAYABLE).because("replay", why));
     if let Some(object) = letter.attributes.get("dl_object") {
         return refuse(format!("its data is too big for Pub/Sub and lies in {object}"));
     }

@@ -17,7 +17,19 @@ use super::*;
 use crate::outgoing::Outgoing;
 use crate::publishers::Publishers;
 
-const REASONS: Reasons = Reasons { refused: &["row_type_mismatch", "no_route"], skipped: &[] };
+pub(super) mod reasons {
+    pipeline::reasons! {
+        /// Reasons of these tests.
+        OF_THE_TESTS {
+            /// A value does not fit its column.
+            ROW_TYPE_MISMATCH = "row_type_mismatch";
+            /// No route matches the topic.
+            NO_ROUTE = "no_route";
+        }
+    }
+}
+
+const REASONS: Reasons = Reasons { refused: &[reasons::OF_THE_TESTS], skipped: &[] };
 const SUBSCRIPTION: &str = "projects/p/subscriptions/dead-letters";
 
 /// A dead-letter topic with its subscription.

@@ -10,6 +10,14 @@ use serde_json::json;
 
 use crate::env::{PATIENCE, TestEnv, next};
 
+pipeline::reasons! {
+    /// Reasons of these tests.
+    OF_THE_TESTS {
+        /// No route matches the topic.
+        NO_ROUTE = "no_route";
+    }
+}
+
 /// Longest time that a dead letter may take.
 const TIME_LIMIT: Duration = PATIENCE;
 
@@ -26,7 +34,7 @@ async fn dead_lettered(env: &TestEnv, bucket: Option<&str>, message: &Message) -
     let Policy::Write(dead_letters) = policy(env, &dead_letters).await else { panic!("a topic") };
     let letter = DeadLetter {
         service: "ingestion",
-        reason: "no_route",
+        reason: NO_ROUTE,
         detail: "x".into(),
         attempts: 1,
         first_seen: time::OffsetDateTime::UNIX_EPOCH,

@@ -100,7 +100,7 @@ async fn the_refusal_of_one_key_is_the_refusal_of_the_batch() {
     faults.refuse("Publish", 1, Code::Unavailable);
     assert_eq!(publish().await, Err(Recovery::Retry));
     faults.refuse("Publish", 1, Code::InvalidArgument);
-    assert_eq!(publish().await, Err(Recovery::Reject("publish_invalid")));
+    assert_eq!(publish().await, Err(Recovery::Reject(pubsub::reasons::PUBLISH_INVALID)));
     faults.refuse("Publish", 2, Code::InvalidArgument);
     faults.refuse("Publish", 1, Code::Unavailable);
     assert_eq!(publish().await, Err(Recovery::Retry), "no message is at fault in an outage");

@@ -2,6 +2,7 @@
 
 use pipeline::Sink as _;
 use pubsub::Outgoing;
+use pubsub::reasons;
 use serde_json::json;
 use tonic::Code;
 
@@ -22,7 +23,7 @@ async fn a_refused_publish_is_retried_by_the_pipeline_or_rejected() {
     env.emulator.faults().refuse("Publish", 1, Code::NotFound);
     assert_eq!(write().await, Err(pipeline::Recovery::Retry));
     env.emulator.faults().refuse("Publish", 1, Code::InvalidArgument);
-    assert_eq!(write().await, Err(pipeline::Recovery::Reject("publish_invalid")));
+    assert_eq!(write().await, Err(pipeline::Recovery::Reject(reasons::PUBLISH_INVALID)));
     // A key that the client had paused continues.
     assert_eq!(write().await, Ok(Vec::new()));
 }
@@ -41,13 +42,19 @@ async fn what_pubsub_would_refuse_never_joins_a_batch() {
     };
 
     let reject = pipeline::Recovery::Reject;
-    assert_eq!(refused(|m| m.data = vec![0; 10_000_000].into()), reject("message_too_large"));
+    assert_eq!(
+        refused(|m| m.data = vec![0; 10_000_000].into()),
+        reject(reasons::MESSAGE_TOO_LARGE)
+    );
     assert_eq!(
         refused(|m| drop(m.attributes.insert("k".into(), "v".repeat(1025)))),
-        reject("attribute_invalid")
+        reject(reasons::ATTRIBUTE_INVALID)
     );
-    assert_eq!(refused(|m| m.ordering_key = "k".repeat(1025)), reject("ordering_key_too_long"));
+    assert_eq!(
+        refused(|m| m.ordering_key = "k".repeat(1025)),
+        reject(reasons::ORDERING_KEY_TOO_LONG)
+    );
     let many =
         |m: &mut Outgoing| m.attributes.extend((0..101).map(|i| (i.to_string(), String::new())));
-    assert_eq!(refused(many), reject("too_many_attributes"));
+    assert_eq!(refused(many), reject(reasons::TOO_MANY_ATTRIBUTES));
 }

@@ -353,6 +353,9 @@ fn what_is_not_whole_is_not_replayed() {
     for (name, value) in [("dl_object", "gs://b/o"), ("dl_truncated", "true")] {
         let letter = Message::new("da").with_attribute(name, value);
 
-        assert_eq!(original(&letter).unwrap_err().recovery(), Recovery::Reject("not_replayable"));
+        assert_eq!(
+            original(&letter).unwrap_err().recovery(),
+            Recovery::Reject(reasons::NOT_REPLAYABLE)
+        );
     }
 }
