@@ -7,7 +7,7 @@ use flate2::write::GzEncoder;
 use icestore::format::Format;
 use icestore::replay::lines;
 use message::Message;
-use pubsub::letters;
+use pubsub::tools::dead_letters;
 
 use super::{Target, first_line, require};
 
@@ -94,7 +94,7 @@ fn dead_letter(input: &[u8]) -> Result<(), String> {
         let (name, value) = line.split_once('=').unwrap_or((line, ""));
         letter.attributes.insert(name.to_owned(), value.to_owned());
     }
-    let Ok(original) = letters::original(&letter) else { return Ok(()) };
+    let Ok(original) = dead_letters::original(&letter) else { return Ok(()) };
     let is_left = original.attributes.keys().any(|name| name.starts_with("dl_"));
     require(!is_left, || "an attribute of the letter is left".into())?;
     let mut ours = letter.attributes.iter().filter(|(name, _)| !name.starts_with("dl_"));

@@ -3,7 +3,7 @@
 //! A binary with its own row type can offer them too. But `explain` and `view` take the columns of
 //! the settings.
 
-use pubsub::letters;
+use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
@@ -23,4 +23,4 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = letters::action();
+const LETTERS: Action<Settings> = dead_letters::action();

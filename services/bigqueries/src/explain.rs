@@ -5,7 +5,7 @@ use message::Message;
 use pipeline::{Step, Transform as _};
 use serde_json::Map;
 use service::args;
-use service::explain::{self, Story};
+use service::tools::explain::{self, Story};
 
 use crate::batch::json::value;
 use crate::config::Settings;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pipeline::{Lease, Renewable};
 use serde_json::{Map, Value, json};
-use service::preflight::State;
+use service::tools::preflight::State;
 use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;
 use tracing::{info, warn};

@@ -3,7 +3,7 @@
 //! A binary with its own key, source of documents or applier can offer them too. But `explain`
 //! applies only what the settings say.
 
-use pubsub::letters;
+use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
@@ -16,4 +16,4 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = letters::action();
+const LETTERS: Action<Settings> = dead_letters::action();

@@ -9,7 +9,7 @@ use message::{Envelope, Message};
 use pipeline::Transform as _;
 use pubsub::{Outgoing, TopicName};
 use service::args;
-use service::explain::{self, Story};
+use service::tools::explain::{self, Story};
 use tokio::time::timeout;
 use tracing::warn;
 

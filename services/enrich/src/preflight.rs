@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use service::Dependency;
-use service::preflight::State;
+use service::tools::preflight::State;
 use time::OffsetDateTime;
 
 use crate::cache::redis::{Known, Put, Redis, RedisSettings, TEST_KEY};

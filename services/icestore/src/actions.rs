@@ -3,7 +3,7 @@
 //! A binary with its own batch key can offer them too. But `explain` shows the batch key of the
 //! settings.
 
-use pubsub::letters;
+use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
@@ -20,4 +20,4 @@ const REPLAY: Action<Settings> = Action {
     command: replay::command,
     act: |settings, given| Box::pin(replay::act(settings, given)),
 };
-const LETTERS: Action<Settings> = letters::action();
+const LETTERS: Action<Settings> = dead_letters::action();

@@ -4,7 +4,7 @@ use clap::{ArgMatches, Command};
 use message::Message;
 use pipeline::Transform as _;
 use service::args;
-use service::explain::{self, Story};
+use service::tools::explain::{self, Story};
 
 use crate::archive::Archive;
 use crate::config::Settings;

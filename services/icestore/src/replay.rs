@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use service::{moment, output};
+use service::output;
+use service::tools::moment;
 use storage::Bucket;
 use time::OffsetDateTime;
 use tokio::time::sleep;

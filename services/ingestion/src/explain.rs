@@ -9,7 +9,7 @@ use message::attribute;
 use pipeline::Transform as _;
 use pubsub::Outgoing;
 use service::args;
-use service::explain::{self, Story};
+use service::tools::explain::{self, Story};
 
 use crate::config::Settings;
 use crate::enricher::FromTopic;

@@ -9,7 +9,7 @@ use message::Message;
 use message::attribute;
 use pipeline::reasons::{CRASHED, PANICKED};
 use pipeline::{DeadLetter, DeadLetters, Error, Recovery, Step, Transform as _};
-use pubsub::letters::DeadLetterTool;
+use pubsub::tools::dead_letters::DeadLetterTool;
 use pubsub::{Outgoing, TopicName};
 use service::Service as _;
 
@@ -75,7 +75,7 @@ impl<D: DeadLetters> DeadLetters for Named<D> {
 /// Returns the subcommand.
 #[must_use]
 pub fn command() -> clap::Command {
-    pubsub::letters::command(&crate::REASONS)
+    pubsub::tools::dead_letters::command(&crate::REASONS)
 }
 
 /// Lists, counts, shows or replays dead letters.

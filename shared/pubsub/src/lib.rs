@@ -9,7 +9,6 @@ mod connection;
 mod dead_letters;
 mod guard;
 mod intake;
-pub mod letters;
 pub mod limits;
 mod names;
 mod outgoing;
@@ -20,6 +19,7 @@ pub mod reasons;
 mod settings;
 mod sink;
 mod source;
+pub mod tools;
 
 pub use admin::Admin;
 pub use connection::Connection;

@@ -3,7 +3,7 @@
 use google_cloud_gax::error::rpc::Code;
 use pipeline::Error;
 use service::Dependency;
-use service::preflight::State;
+use service::tools::preflight::State;
 use storage::Bucket;
 
 use crate::admin::{Admin, Audience};

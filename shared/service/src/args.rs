@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, ValueHint, value_parser};
 
-use crate::preflight::Form;
+use crate::tools::preflight::Form;
 
 /// Task of the process.
 #[derive(Debug, Clone)]

@@ -9,7 +9,6 @@
 pub mod args;
 pub mod cloud;
 pub mod credentials;
-pub mod explain;
 pub mod google;
 pub mod health;
 mod host;
@@ -18,17 +17,14 @@ pub mod listen;
 mod logs;
 pub mod memory;
 mod metrics;
-pub mod moment;
 pub mod output;
-pub mod preflight;
-mod probe;
 mod proxies;
 mod run;
-mod schema;
 #[cfg(test)]
 mod scripted;
 pub mod settings;
 mod signals;
+pub mod tools;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,9 +34,9 @@ use tokio::task::JoinSet;
 
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
-pub use preflight::Dependency;
 pub use run::{Acting, Action, WrongSettings, install_crypto, run};
 pub use settings::{Faults, Http, Settings};
+pub use tools::preflight::Dependency;
 
 /// A service that has its settings and is not started yet.
 ///

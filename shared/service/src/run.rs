@@ -13,10 +13,11 @@ use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::memory::Account;
-use crate::preflight::{self, Form, Plan};
 use crate::settings::{self, Faults, Settings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
-use crate::{Hosted, Service, args, cloud, logs, output, probe, proxies, schema};
+use crate::tools::preflight::{self, Form, Plan};
+use crate::tools::{probe, schema};
+use crate::{Hosted, Service, args, cloud, logs, output, proxies};
 
 /// Exit code for settings that are wrong.
 const WRONG_SETTINGS: u8 = 2;

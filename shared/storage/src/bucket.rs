@@ -11,7 +11,7 @@ use pipeline::{Error, Recovery, Renewable};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use service::google::Access;
-use service::preflight::State;
+use service::tools::preflight::State;
 use service::{Condition, Dependency, Pauses, credentials};
 
 use crate::settings::Endpoint;

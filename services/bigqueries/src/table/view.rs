@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use service::Dependency;
-use service::preflight::State;
+use service::tools::preflight::State;
 use tokio::time::timeout;
 use tracing::{info, warn};
 

@@ -12,7 +12,7 @@ use rows::{Mapped, Rows as _};
 use serde_json::{Value, json};
 use service::Context;
 use service::health::ConditionState;
-use service::preflight::State;
+use service::tools::preflight::State;
 use tokio::time::timeout;
 use tonic::Code;
 

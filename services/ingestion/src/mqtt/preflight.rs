@@ -1,7 +1,7 @@
 //! Check that the broker accepts a connection. It changes nothing at the broker.
 
 use service::Dependency;
-use service::preflight::State;
+use service::tools::preflight::State;
 
 use super::{connection, dial::Network};
 use crate::config::Mqtt;

@@ -3,7 +3,7 @@
 use pubsub::{DeadLetterConfig, Keyword, Preflight, Subscription, TopicName};
 use serde_json::json;
 use service::Dependency;
-use service::preflight::State;
+use service::tools::preflight::State;
 use tonic::Code;
 
 use crate::env::TestEnv;

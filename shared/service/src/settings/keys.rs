@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Settings;
-use crate::schema;
+use crate::tools::schema;
 
 /// Known keys of a service's settings.
 pub(super) struct Keys(Value);

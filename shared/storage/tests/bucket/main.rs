@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use emulator::{Emulator, Fault, Kind, Options};
 use pipeline::Recovery;
-use service::preflight::State;
+use service::tools::preflight::State;
 use service::{Dependency, Health};
 use storage::{Bucket, Endpoint, Object};
 use tokio::time::{sleep, timeout};

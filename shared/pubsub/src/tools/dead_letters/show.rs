@@ -6,8 +6,8 @@ use message::Message;
 use message::attribute::INGEST_ID;
 use serde::Serialize;
 use serde_json::{Value, json};
-use service::explain;
-use service::preflight::Form;
+use service::tools::explain;
+use service::tools::preflight::Form;
 use time::OffsetDateTime;
 
 use super::Seen;

@@ -10,7 +10,7 @@ use message::attribute;
 use pipeline::{Error, Recovery};
 use serde_json::json;
 use service::args;
-use service::preflight::Form;
+use service::tools::preflight::Form;
 use tokio::time::{Instant, Interval, interval};
 
 use super::filter::{Filter, first_seen};

@@ -13,7 +13,7 @@ use message::timestamp::parse_rfc3339;
 use pipeline::{Error, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
-use crate::preflight::Form;
+use crate::tools::preflight::Form;
 use crate::{args, output};
 
 /// Keys of the final result, printed last.

@@ -8,7 +8,7 @@ use message::attribute::DEVICE_ID;
 use message::timestamp::parse_rfc3339;
 use message::{Envelope, Message};
 use pipeline::{Reason, Reasons};
-use service::moment;
+use service::tools::moment;
 use time::OffsetDateTime;
 
 use crate::dead_letters::restore;
@@ -129,8 +129,10 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let reasons =
-            Reasons { refused: &[&[crate::letters::tests::reasons::NO_ROUTE]], skipped: &[] };
+        let reasons = Reasons {
+            refused: &[&[crate::tools::dead_letters::tests::reasons::NO_ROUTE]],
+            skipped: &[],
+        };
         let command = clap::Command::new("list").arg(reason(&reasons)).args(arguments());
         let given = |args: &str| {
             let matches = command.clone().no_binary_name(true);

@@ -11,22 +11,22 @@ use super::*;
 
 impl Reader {
     /// Treats all messages from now on as new.
-    pub(in crate::letters) fn forget_the_second(&mut self) {
+    pub(in crate::tools::dead_letters) fn forget_the_second(&mut self) {
         self.started_at = self.started_at.map(|time| time - Duration::from_secs(2));
     }
 
     /// Sets the time of the start. Messages from before it are old, and all others may be new.
-    pub(in crate::letters) fn start_at(&mut self, time: OffsetDateTime) {
+    pub(in crate::tools::dead_letters) fn start_at(&mut self, time: OffsetDateTime) {
         self.started_at = Some(time);
     }
 
     /// Treats the last extension as a minute old.
-    pub(in crate::letters) fn forget_the_extension(&mut self) {
+    pub(in crate::tools::dead_letters) fn forget_the_extension(&mut self) {
         self.extended_at -= Duration::from_secs(60);
     }
 
     /// Ends the reading as a signal does. A real signal would end the readers of other tests, too.
-    pub(in crate::letters) fn interrupt(&mut self) {
+    pub(in crate::tools::dead_letters) fn interrupt(&mut self) {
         self.shortfall = Some(Shortfall::Interrupted);
     }
 }

@@ -1,0 +1,3 @@
+//! Tools for operators.
+
+pub mod dead_letters;
