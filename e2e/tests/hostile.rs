@@ -301,9 +301,9 @@ proptest! {
         let (ingestion, bigqueries, icestore) = &*SETTINGS;
 
         let stories = [
-            futures::executor::block_on(Box::pin(ingestion::explain::story(ingestion, of_mqtt))),
-            futures::executor::block_on(Box::pin(bigqueries::explain::story(bigqueries, &message))),
-            futures::executor::block_on(Box::pin(icestore::explain::story(icestore, &message))),
+            futures::executor::block_on(Box::pin(ingestion::tools::explain::story(ingestion, of_mqtt))),
+            futures::executor::block_on(Box::pin(bigqueries::tools::explain::story(bigqueries, &message))),
+            futures::executor::block_on(Box::pin(icestore::tools::explain::story(icestore, &message))),
         ];
 
         for story in stories {
@@ -380,7 +380,7 @@ fn enrich_explains_any_message() {
 
     runner
         .run(&message(), |message| {
-            let story = target.runtime.block_on(enrich::explain::story(&settings, &message));
+            let story = target.runtime.block_on(enrich::tools::explain::story(&settings, &message));
             let story = story.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
             prop_assert!(story.contains_key("outcome"), "{story:?}");
             Ok(())

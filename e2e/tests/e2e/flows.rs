@@ -98,9 +98,9 @@ async fn replay_is_the_original(env: &FlowEnv, lines: &[Line]) {
 
     let url = format!("mqtt://127.0.0.1:{}", env.broker.port());
     let args = ["replay", "--rate", "10000", "--to-mqtt", &url];
-    let args = icestore::replay::command().get_matches_from(args);
+    let args = icestore::tools::replay::command().get_matches_from(args);
     let (sent, mut received) = tokio::join!(
-        icestore::replay::act(env.icestore(), args),
+        icestore::tools::replay::act(env.icestore(), args),
         receive(&mut events, expected.len()),
     );
 

@@ -230,14 +230,14 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
         }
     }
     let topic = env.cloud.name(ENRICHED);
-    let replay = icestore::replay::command().get_matches_from([
+    let replay = icestore::tools::replay::command().get_matches_from([
         "replay",
         "--to-topic",
         &topic,
         "--rate",
         "10000",
     ]);
-    icestore::replay::act(env.icestore(), replay).await.unwrap();
+    icestore::tools::replay::act(env.icestore(), replay).await.unwrap();
     let mut back = Vec::new();
     until(async || {
         back.extend(env.cloud.pull(&env.cloud.name(ROWS)).await.unwrap());

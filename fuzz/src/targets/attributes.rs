@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use futures::FutureExt as _;
-use icestore::replay::properties;
+use icestore::tools::replay::properties;
 use ingestion::config::{Producer, RouteSettings, Settings};
 use ingestion::enricher::FromTopic;
 use ingestion::metrics::Metrics;

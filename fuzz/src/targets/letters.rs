@@ -5,7 +5,7 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use icestore::format::Format;
-use icestore::replay::lines;
+use icestore::tools::replay::lines;
 use message::Message;
 use pubsub::tools::dead_letters;
 

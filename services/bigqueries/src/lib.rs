@@ -4,18 +4,17 @@
 //! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`response`] classifies
 //! the answers of BigQuery. A message is acknowledged when its row is in the table.
 
-pub mod actions;
 pub mod api;
 mod batch;
 pub mod client;
 pub mod config;
-pub mod explain;
 mod limits;
 mod names;
 pub mod reasons;
 pub mod response;
 pub mod sink;
 pub mod table;
+pub mod tools;
 pub mod transform;
 pub mod view;
 mod write_api;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bigqueries::actions::ACTIONS;
+use bigqueries::tools::ACTIONS;
 use bigqueries::{Bigqueries, config::Settings};
 
 fn main() -> ExitCode {

@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use enrich::actions::ACTIONS;
 use enrich::apply::Apply;
 use enrich::cache::{Document, Fetch, LayerError};
 use enrich::key::Key;
+use enrich::tools::ACTIONS;
 use enrich::{Enrich, config::Settings};
 use message::{Envelope, Message};
 

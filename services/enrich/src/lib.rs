@@ -8,17 +8,16 @@
 //!
 //! A message is acknowledged once Pub/Sub has confirmed the enriched one.
 
-pub mod actions;
 pub mod admin;
 pub mod apply;
 pub mod cache;
 pub mod config;
 pub mod enrichment;
-pub mod explain;
 pub mod key;
 pub mod metrics;
 mod preflight;
 pub mod reasons;
+pub mod tools;
 
 use std::time::Duration;
 

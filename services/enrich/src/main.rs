@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use enrich::actions::ACTIONS;
+use enrich::tools::ACTIONS;
 use enrich::{Enrich, config::Settings};
 
 fn main() -> ExitCode {

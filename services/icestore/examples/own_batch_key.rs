@@ -5,9 +5,9 @@
 use std::process::ExitCode;
 
 use icestore::Icestore;
-use icestore::actions::ACTIONS;
 use icestore::config::Settings;
 use icestore::key::{BatchKey, safe};
+use icestore::tools::ACTIONS;
 use message::{Envelope, Message};
 
 struct TenantAndWeek;

@@ -4,17 +4,15 @@
 //! batch key. [`sink::Sink`] lets one compressed file grow for each key, and uploads it whole or
 //! not at all. A message is acknowledged when its object exists.
 
-pub mod actions;
 pub mod archive;
 pub mod config;
-pub mod explain;
 pub mod format;
 pub mod key;
 mod object;
 pub mod objects;
 pub mod reasons;
-pub mod replay;
 pub mod sink;
+pub mod tools;
 
 use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use icestore::actions::ACTIONS;
+use icestore::tools::ACTIONS;
 use icestore::{Icestore, config::Settings};
 
 fn main() -> ExitCode {

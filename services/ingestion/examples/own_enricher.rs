@@ -5,9 +5,9 @@
 use std::process::ExitCode;
 
 use ingestion::Ingestion;
-use ingestion::actions::ACTIONS;
 use ingestion::config::Settings;
 use ingestion::enricher::{Arrival, Enricher, FromTopic};
+use ingestion::tools::ACTIONS;
 use serde_json::{Map, Value};
 
 struct Firmware;

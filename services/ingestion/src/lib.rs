@@ -7,10 +7,8 @@
 //! The PUBACK is sent after Pub/Sub has confirmed the message. PUBACKs keep the order of the
 //! PUBLISHes.
 
-pub mod actions;
 pub mod config;
 pub mod enricher;
-pub mod explain;
 pub mod guarantee;
 pub mod host;
 pub mod identity;
@@ -19,9 +17,9 @@ pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
 pub mod reasons;
-pub mod retire;
 pub mod route;
 pub mod routes;
+pub mod tools;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use ingestion::actions::ACTIONS;
+use ingestion::tools::ACTIONS;
 use ingestion::{Ingestion, config::Settings};
 
 fn main() -> ExitCode {

@@ -12,8 +12,8 @@ use super::*;
 use crate::archive::{Archive, micros};
 use crate::format::Format;
 use crate::key::Template;
-use crate::replay::line::ArchivedLine;
-use crate::replay::lines;
+use crate::tools::replay::line::ArchivedLine;
+use crate::tools::replay::lines;
 
 /// Returns a file of these messages, before it is closed.
 fn grown(messages: &[Message]) -> zstd::ZstdFile {

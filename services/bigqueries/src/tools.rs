@@ -7,7 +7,9 @@ use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
-use crate::{explain, view};
+use crate::view;
+
+pub mod explain;
 
 /// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] = [VIEW, EXPLAIN, LETTERS];

@@ -6,7 +6,10 @@
 use service::Action;
 
 use crate::config::Settings;
-use crate::{explain, letters, retire};
+use crate::letters;
+
+pub mod explain;
+pub mod retire;
 
 /// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, LETTERS];

@@ -1,23 +1,20 @@
 //! Subcommands of the binary, beside those that every service has.
 //!
-//! A binary with its own batch key can offer them too. But `explain` shows the batch key of the
-//! settings.
+//! A binary with its own key, source of documents or applier can offer them too. But `explain`
+//! applies only what the settings say.
 
 use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
-use crate::{explain, replay};
+
+pub mod explain;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, LETTERS, REPLAY];
+pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, LETTERS];
 
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
-};
-const REPLAY: Action<Settings> = Action {
-    command: replay::command,
-    act: |settings, given| Box::pin(replay::act(settings, given)),
 };
 const LETTERS: Action<Settings> = dead_letters::action();
