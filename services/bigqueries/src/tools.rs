@@ -7,12 +7,12 @@ use pubsub::tools::dead_letters;
 use service::Action;
 
 use crate::config::Settings;
-use crate::view;
 
 pub mod explain;
+pub mod view;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [VIEW, EXPLAIN, LETTERS];
+pub const ACTIONS: [Action<Settings>; 3] = [VIEW, EXPLAIN, DEAD_LETTERS];
 
 const VIEW: Action<Settings> = Action {
     command: view::command,
@@ -25,4 +25,4 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = dead_letters::action();
+const DEAD_LETTERS: Action<Settings> = dead_letters::action();

@@ -1,27 +1,11 @@
-//! View without duplicates, and the subcommand `bigqueries view`, which prints its query.
+//! View without duplicates.
 
-use clap::Command;
 use serde_json::Value;
-use service::output;
 use sha2::{Digest as _, Sha256};
 
-use crate::config::{INGESTION_TIME, Partitions, Settings, Unit};
+use crate::config::{INGESTION_TIME, Partitions, Unit};
 use crate::names::TableName;
-use rows::Rows as _;
 use rows::column::{Column, Kind};
-
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    Command::new("view").about("Prints the query of the view without duplicates")
-}
-
-/// Prints the query of the view.
-pub fn print(settings: &Settings) {
-    let columns = settings.rows().columns();
-    let partition = settings.table.partition_by.as_ref().and_then(|by| Partition::of(by, &columns));
-    output::line(query(&settings.table_name(), &columns, partition.as_ref()));
-}
 
 /// Returns true if this module wrote the query for this table, and the query is unchanged. It may
 /// be of any version and for any columns.

@@ -11,10 +11,10 @@ use crate::config::Settings;
 pub mod explain;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, LETTERS];
+pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, DEAD_LETTERS];
 
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = dead_letters::action();
+const DEAD_LETTERS: Action<Settings> = dead_letters::action();

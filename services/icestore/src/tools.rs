@@ -12,7 +12,7 @@ pub mod explain;
 pub mod replay;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, LETTERS, REPLAY];
+pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, DEAD_LETTERS, REPLAY];
 
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
@@ -22,4 +22,4 @@ const REPLAY: Action<Settings> = Action {
     command: replay::command,
     act: |settings, given| Box::pin(replay::act(settings, given)),
 };
-const LETTERS: Action<Settings> = dead_letters::action();
+const DEAD_LETTERS: Action<Settings> = dead_letters::action();

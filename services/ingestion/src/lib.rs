@@ -8,11 +8,11 @@
 //! PUBLISHes.
 
 pub mod config;
+pub mod dead_letters;
 pub mod enricher;
 pub mod guarantee;
 pub mod host;
 pub mod identity;
-pub mod letters;
 pub mod metrics;
 pub mod mqtt;
 pub mod ordering;
@@ -32,8 +32,8 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use config::Settings;
+use dead_letters::Named;
 use enricher::{Enricher, FromTopic};
-use letters::Named;
 use metrics::Metrics;
 use mqtt::Purpose;
 use ordering::Ordering;

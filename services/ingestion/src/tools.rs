@@ -6,13 +6,13 @@
 use service::Action;
 
 use crate::config::Settings;
-use crate::letters;
 
+pub mod dead_letters;
 pub mod explain;
 pub mod retire;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, LETTERS];
+pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, DEAD_LETTERS];
 
 const RETIRE: Action<Settings> = Action {
     command: retire::command,
@@ -22,7 +22,7 @@ const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),
 };
-const LETTERS: Action<Settings> = Action {
-    command: letters::command,
-    act: |settings, given| Box::pin(letters::act(settings, given)),
+const DEAD_LETTERS: Action<Settings> = Action {
+    command: dead_letters::command,
+    act: |settings, given| Box::pin(dead_letters::act(settings, given)),
 };

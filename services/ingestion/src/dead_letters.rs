@@ -1,24 +1,16 @@
-//! Dead letters of ingestion. Each names its device. A replayed one takes the current routes.
+//! Dead letters of ingestion. Each names its device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::ArgMatches;
 use message::Message;
 use message::attribute;
 use pipeline::reasons::{CRASHED, PANICKED};
-use pipeline::{DeadLetter, DeadLetters, Error, Recovery, Step, Transform as _};
-use pubsub::tools::dead_letters::DeadLetterTool;
-use pubsub::{Outgoing, TopicName};
-use service::Service as _;
+use pipeline::{DeadLetter, DeadLetters, Error};
 
-use crate::Ingestion;
-use crate::config::{Identity, Settings};
-use crate::enricher::FromTopic;
+use crate::config::Identity;
 use crate::identity::letter_id;
-use crate::metrics::Metrics;
-use crate::route::Route;
 use crate::routes::Routes;
 
 /// Adds the device and an `ingest_id` to each dead letter, as its message would have had them.
@@ -72,51 +64,6 @@ impl<D: DeadLetters> DeadLetters for Named<D> {
     }
 }
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> clap::Command {
-    pubsub::tools::dead_letters::command(&crate::REASONS)
-}
-
-/// Lists, counts, shows or replays dead letters.
-///
-/// # Errors
-/// Fails when dead letters cannot be read, or some could not be replayed.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let dead_letter_tool = DeadLetterTool {
-        service: Ingestion::<FromTopic>::NAME,
-        project: &settings.project,
-        pubsub: &settings.pubsub,
-        topic: settings
-            .dead_letters
-            .as_ref()
-            .and_then(|dead_letters| dead_letters.topic(&settings.project)),
-        reads: None,
-    };
-    let routes = Arc::new(Routes::new(&settings.routes));
-    let route = Route::new(&settings, routes, FromTopic, Metrics::default());
-    let route = &route;
-    let prepare =
-        async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;
-    dead_letter_tool.act(&given, prepare).await
-}
-
-async fn wrap(
-    route: &Route<FromTopic>,
-    message: &Message,
-    topic: Option<TopicName>,
-) -> Result<Outgoing, Error> {
-    match route.apply(message).await? {
-        Step::Pass(outgoing) => {
-            let topic = topic.unwrap_or_else(|| outgoing.topic.clone());
-            Ok(Outgoing { topic, ..outgoing })
-        }
-        Step::Skip(reason) => {
-            Err(Recovery::Reject(reason).because("route", "the settings skip it"))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -127,7 +74,11 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::config::{Producer, RouteSettings};
+    use crate::config::{Producer, RouteSettings, Settings};
+    use crate::enricher::FromTopic;
+    use crate::metrics::Metrics;
+    use crate::route::Route;
+    use crate::tools::dead_letters::wrap;
 
     fn named(mqtt_topic: &str) -> Named<()> {
         let mut route = RouteSettings::default();

@@ -1,0 +1,63 @@
+//! Subcommand `dead-letters`. A dead letter that is replayed takes the current routes.
+
+use std::sync::Arc;
+
+use clap::ArgMatches;
+use message::Message;
+use pipeline::{Error, Recovery, Step, Transform as _};
+use pubsub::tools::dead_letters::DeadLetterTool;
+use pubsub::{Outgoing, TopicName};
+use service::Service as _;
+
+use crate::Ingestion;
+use crate::config::Settings;
+use crate::enricher::FromTopic;
+use crate::metrics::Metrics;
+use crate::route::Route;
+use crate::routes::Routes;
+
+/// Returns the subcommand.
+#[must_use]
+pub fn command() -> clap::Command {
+    pubsub::tools::dead_letters::command(&crate::REASONS)
+}
+
+/// Lists, counts, shows or replays dead letters.
+///
+/// # Errors
+/// Fails when dead letters cannot be read, or some could not be replayed.
+pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
+    let dead_letter_tool = DeadLetterTool {
+        service: Ingestion::<FromTopic>::NAME,
+        project: &settings.project,
+        pubsub: &settings.pubsub,
+        topic: settings
+            .dead_letters
+            .as_ref()
+            .and_then(|dead_letters| dead_letters.topic(&settings.project)),
+        reads: None,
+    };
+    let routes = Arc::new(Routes::new(&settings.routes));
+    let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+    let route = &route;
+    let prepare =
+        async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;
+    dead_letter_tool.act(&given, prepare).await
+}
+
+/// Returns the message that is sent again, as the current routes say.
+pub(crate) async fn wrap(
+    route: &Route<FromTopic>,
+    message: &Message,
+    topic: Option<TopicName>,
+) -> Result<Outgoing, Error> {
+    match route.apply(message).await? {
+        Step::Pass(outgoing) => {
+            let topic = topic.unwrap_or_else(|| outgoing.topic.clone());
+            Ok(Outgoing { topic, ..outgoing })
+        }
+        Step::Skip(reason) => {
+            Err(Recovery::Reject(reason).because("route", "the settings skip it"))
+        }
+    }
+}
