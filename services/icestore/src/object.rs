@@ -1,5 +1,7 @@
 //! Names of objects.
 
+use std::fmt::Display;
+
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -13,11 +15,17 @@ const HASH_BYTES: usize = 8;
 /// Returns a unique name in the folder of a batch key. A folder with a name that is too long is
 /// cut, and then ends in a hash of the whole name.
 pub(crate) fn name(prefix: &str, key: &str, format: Format) -> String {
-    format!("{}{}{}", folder(prefix, key, format), Uuid::now_v7(), format.suffix())
+    with_stem(prefix, key, format, &Uuid::now_v7())
+}
+
+/// Returns the name of an object in the folder of a batch key, with this text in place of the unique
+/// part.
+pub(crate) fn with_stem(prefix: &str, key: &str, format: Format, stem: &dyn Display) -> String {
+    format!("{}{stem}{}", folder(prefix, key, format), format.suffix())
 }
 
 /// Returns the folder for the objects of a batch key, with a slash at its end.
-pub(crate) fn folder(prefix: &str, key: &str, format: Format) -> String {
+fn folder(prefix: &str, key: &str, format: Format) -> String {
     let folder = format!("{}{}", root(prefix), key.trim_matches('/'));
     let folder = shortened(folder.trim_end_matches('/').to_owned(), max_folder_bytes(format));
     if folder.is_empty() { folder } else { format!("{folder}/") }

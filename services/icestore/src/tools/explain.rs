@@ -34,8 +34,7 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
     let mut story = Story::new();
     explain::end(&mut story, archive.apply(message).await, |story, line| {
         let format = settings.archive.format;
-        let folder = object::folder(&settings.archive.prefix, &line.key, format);
-        let object = format!("{folder}<unique>{}", format.suffix());
+        let object = object::with_stem(&settings.archive.prefix, &line.key, format, &"<unique>");
         story.insert("object".into(), format!("gs://{}/{object}", settings.storage.bucket).into());
         story.insert("batch_key".into(), line.key.into());
         story.insert("line".into(), explain::readable(&line.bytes));
