@@ -1,7 +1,8 @@
 //! Topic filters, topics, and templates that are filled from them.
 
 use ingestion::config::RouteSettings;
-use ingestion::routes::{Filter, Routes};
+use ingestion::filter::Filter;
+use ingestion::routes::Routes;
 
 use super::{Target, first_line, require};
 

@@ -10,6 +10,7 @@
 pub mod config;
 pub mod dead_letters;
 pub mod enricher;
+pub mod filter;
 pub mod guarantee;
 pub mod host;
 pub mod identity;

@@ -1,13 +1,11 @@
 //! Routes: topic filters with captures. A look-up walks through the levels of the topic.
 
-mod filter;
-
 use std::collections::{BTreeMap, HashMap};
 
 use service::Faults;
 
 use crate::config::{Protocol, RouteSettings, Settings};
-pub use filter::Filter;
+use crate::filter::Filter;
 
 /// Filter as the service subscribes to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
