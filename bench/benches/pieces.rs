@@ -73,11 +73,11 @@ fn routes(criterion: &mut Criterion) {
         let all: BTreeMap<_, _> = (0..count)
             .map(|number| {
                 let mut route = RouteSettings::default();
-                route.source.mqtt_topic = format!("plants/{number}/{{line}}/+/up");
+                route.source.mqtt_topic = format!("plants/{number}/{{line}}/+/up").into();
                 (number.to_string(), route)
             })
             .collect();
-        let routes = Routes::new(&all);
+        let routes = Routes::new(&all).unwrap();
         let topic = format!("plants/{}/a/b/up", count - 1);
         group.bench_function(format!("match one of {count}"), |bench| {
             bench.iter(|| routes.find(black_box(&topic)).is_some());
@@ -87,7 +87,7 @@ fn routes(criterion: &mut Criterion) {
 }
 
 fn keys(criterion: &mut Criterion) {
-    let template = Template::parse("{yyyy}/{mm}/{dd}[/{location}]").unwrap();
+    let template = Template::DEFAULT.parse::<Template>().unwrap();
     let (message, envelope) = (message(1), envelope(1));
     criterion.bench_function("template", |bench| {
         bench.iter(|| template.key(black_box(&message), black_box(&envelope)));
@@ -96,7 +96,7 @@ fn keys(criterion: &mut Criterion) {
 
 fn archive(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let template = Template::parse("{yyyy}/{mm}/{dd}[/{location}]").unwrap();
+    let template = Template::DEFAULT.parse::<Template>().unwrap();
     let archive = Archive::new(template, Input::Auto);
     let line = |number| match runtime.block_on(archive.apply(&message(number))).unwrap() {
         Step::Pass(line) => line,

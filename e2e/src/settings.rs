@@ -112,7 +112,7 @@ fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
         http: loopback(),
         ..ingestion::config::Settings::default()
     };
-    settings.mqtt.url = format!("mqtt://127.0.0.1:{mqtt_port}");
+    settings.mqtt.url = format!("mqtt://127.0.0.1:{mqtt_port}").into();
     settings.routes.insert(ROUTE.into(), route);
     settings.producers.insert(ROUTE.into(), Producer { topic_id: cloud.name(RAW) });
     settings

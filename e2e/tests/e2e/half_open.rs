@@ -49,7 +49,7 @@ impl Links {
 
     async fn start_services(&self, env: &FlowEnv) -> Vec<Hosted> {
         let mut ingestion = env.ingestion();
-        ingestion.mqtt.url = format!("mqtt://127.0.0.1:{}", self.mqtt.port());
+        ingestion.mqtt.url = format!("mqtt://127.0.0.1:{}", self.mqtt.port()).into();
         ingestion.mqtt.keep_alive = Duration::from_secs(5);
         ingestion.pubsub.endpoint = self.url(0);
         ingestion.pipeline.attempt_timeout = SHORT;

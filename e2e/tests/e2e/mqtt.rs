@@ -45,7 +45,7 @@ async fn mutual_tls_lets_those_in_who_have_a_certificate() {
     let file = |name: &str| Some(env.folder.path().join(name));
     let with = |tls: Tls| {
         let mut settings = env.ingestion();
-        settings.mqtt.url = format!("mqtts://127.0.0.1:{port}");
+        settings.mqtt.url = format!("mqtts://127.0.0.1:{port}").into();
         settings.mqtt.tls = tls;
         settings
     };

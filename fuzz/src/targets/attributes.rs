@@ -104,6 +104,6 @@ fn routes() -> Route<FromTopic> {
     route.attributes.insert("tenant".into(), "ours".into());
     settings.routes.insert("up".into(), route);
     settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
-    let routes = Arc::new(Routes::new(&settings.routes));
+    let routes = Arc::new(Routes::new(&settings.routes).expect("a right filter"));
     Route::new(&settings, routes, FromTopic, Metrics::default())
 }

@@ -37,14 +37,16 @@ fn check(input: &[u8]) -> Result<(), String> {
     let input = String::from_utf8_lossy(input);
     let (topic, rest) = first_line(&input);
     let (template, rest) = first_line(rest);
-    let filters: Vec<_> = rest.split('\n').filter_map(|text| Filter::parse(text).ok()).collect();
-    let settings = rest.split('\n').enumerate().map(|(index, text)| {
+    let is_filter = |text: &&str| text.parse::<Filter>().is_ok();
+    let texts: Vec<_> = rest.split('\n').filter(is_filter).collect();
+    let filters: Vec<_> = texts.iter().filter_map(|text| text.parse::<Filter>().ok()).collect();
+    let settings = texts.iter().enumerate().map(|(index, text)| {
         let mut route = RouteSettings::default();
-        route.source.mqtt_topic = text.to_owned();
+        route.source.mqtt_topic = (*text).into();
         (index.to_string(), route)
     });
 
-    let routes = Routes::new(&settings.collect());
+    let routes = Routes::new(&settings.collect()).map_err(|wrong| wrong.to_string())?;
     let found = routes.find(topic);
 
     let is_matched = filters.iter().any(|filter| matches(filter.as_subscribed(), topic));

@@ -17,7 +17,6 @@ use service::{Faults, Http};
 use storage::Endpoint;
 
 use crate::format::Format;
-use crate::key::Template;
 use crate::{objects, sink};
 pub use archive::ArchiveSettings;
 
@@ -141,9 +140,7 @@ impl service::Settings for Settings {
             bucket => faults.bucket("storage.bucket", bucket),
         }
         self.storage.endpoint().check(faults);
-        if let Err(wrong) = Template::parse(&self.archive.batch_key) {
-            faults.add("archive.batch_key", wrong);
-        }
+        self.archive.batch_key.check("archive.batch_key", faults);
         let prefix = &self.archive.prefix;
         let is_safe = prefix.is_empty() || crate::key::is_safe_path(prefix);
         let right = "must be levels between `/`, none of them empty, `.` or `..`";

@@ -1,5 +1,7 @@
 //! Batch keys. Messages with the same key share an object.
 
+use std::str::FromStr;
+
 use message::{Envelope, Message};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -46,12 +48,13 @@ enum Field {
 impl Template {
     /// Default template: by day, and by location if it is known.
     pub const DEFAULT: &'static str = "{yyyy}/{mm}/{dd}[/{location}]";
+}
 
-    /// Parses a template.
-    ///
-    /// # Errors
-    /// Text about what is wrong with it, and what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
+impl FromStr for Template {
+    type Err = String;
+
+    /// Parses a template. The error says what is wrong with it, and what would be right.
+    fn from_str(text: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find('[') {
@@ -223,7 +226,7 @@ mod tests {
 
     fn key(template: &str, message: &Message) -> String {
         let envelope = Envelope::of(message, message::envelope::Input::Auto).unwrap();
-        Template::parse(template).unwrap().key(message, &envelope)
+        template.parse::<Template>().unwrap().key(message, &envelope)
     }
 
     fn enveloped(enrichment: &str) -> Message {
@@ -239,7 +242,7 @@ mod tests {
 
         assert_eq!(key(Template::DEFAULT, &message), "2025/06/15/loc-a");
         assert_eq!(key(Template::DEFAULT, &enveloped("{}")), "2025/06/15");
-        assert_eq!(Template::parse(Template::DEFAULT).unwrap(), Template::default());
+        assert_eq!(Template::DEFAULT.parse::<Template>().unwrap(), Template::default());
     }
 
     #[test]
@@ -264,7 +267,7 @@ mod tests {
         for wrong in
             ["", "a//b", "/a", "a/", "{x}", "{yyyy", "a]", "[a", "..", "a/../b", "{enrichment.}"]
         {
-            assert!(Template::parse(wrong).is_err(), "{wrong}");
+            assert!(wrong.parse::<Template>().is_err(), "{wrong}");
         }
     }
 

@@ -16,7 +16,7 @@ pub mod tools;
 
 use pipeline::{Pipeline, Reasons};
 use pubsub::Reads as _;
-use service::{Context, Dependency, Running, Service};
+use service::{Context, Dependency, Running, Service, WrongSettings};
 use storage::Bucket;
 use tokio::task::JoinSet;
 
@@ -35,15 +35,14 @@ pub const REASONS: Reasons = Reasons {
 /// The service with its settings, before its start.
 pub struct Icestore<K = Template> {
     settings: Settings,
-    key: K,
+    key: Result<K, WrongSettings>,
 }
 
 impl Icestore {
-    /// Creates the service with the batch key of its settings.
+    /// Creates the service with the batch key of its settings. If it is wrong, the start fails.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        // An invalid template was refused when the settings were read.
-        let key = Template::parse(&settings.archive.batch_key).unwrap_or_default();
+        let key = settings.archive.template().cloned();
         Self { settings, key }
     }
 }
@@ -52,7 +51,7 @@ impl<K: BatchKey> Icestore<K> {
     /// Creates the service with a custom batch key.
     #[must_use]
     pub fn with_batch_key(settings: Settings, key: K) -> Self {
-        Self { settings, key }
+        Self { settings, key: Ok(key) }
     }
 }
 
@@ -61,6 +60,7 @@ impl<K: BatchKey> Service for Icestore<K> {
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key } = self;
+        let key = key?;
         let health = &context.health;
         let counts = pipeline::Metrics::new(&REASONS);
         context.registry.register(|registry| counts.register(registry));

@@ -1,5 +1,6 @@
 //! Settings of ingestion.
 
+mod broker;
 mod check;
 
 use std::collections::BTreeMap;
@@ -11,10 +12,13 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::settings::Parsed;
 pub use service::settings::Tls;
-use service::{Http, settings};
+use service::{Http, WrongSettings};
 
+use crate::filter::Filter;
 use crate::host;
+pub use broker::Broker;
 
 /// All settings. `example.yaml` in the crate's folder shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -54,7 +58,7 @@ pub struct Settings {
 #[serde(default)]
 pub struct Mqtt {
     /// URL of the broker: `mqtt://host:port`, or `mqtts://host:port` for TLS. Required.
-    pub url: String,
+    pub url: Parsed<Broker>,
     /// TLS certificates, for `mqtts`.
     pub tls: Tls,
     /// MQTT user name; anonymous if unset.
@@ -163,12 +167,22 @@ pub struct RouteSettings {
 #[serde(default)]
 pub struct RouteSource {
     /// Topic filter. A level `{name}` subscribes to `+` and captures the level. Required.
-    pub mqtt_topic: String,
+    pub mqtt_topic: Parsed<Filter>,
     /// Requested QoS: 0 or 1; 2 is treated as 1.
     pub qos: u8,
     /// Group of subscribers that share the messages (MQTT 5). Members are all replicas with the
     /// same group, and all their connections.
     pub shared_group: Option<String>,
+}
+
+impl RouteSource {
+    /// Returns the topic filter.
+    ///
+    /// # Errors
+    /// The filter is wrong.
+    pub fn filter(&self) -> Result<&Filter, WrongSettings> {
+        self.mqtt_topic.value("source.mqtt_topic")
+    }
 }
 
 /// Reference to a producer, by its name.
@@ -238,7 +252,7 @@ impl Default for Settings {
 impl Default for Mqtt {
     fn default() -> Self {
         Self {
-            url: String::new(),
+            url: Parsed::default(),
             tls: Tls::default(),
             username: None,
             password_file: None,
@@ -274,38 +288,12 @@ impl Default for Identity {
 }
 
 impl Mqtt {
-    /// Returns the host and port of the broker. Returns `None` if the URL is invalid or has a user.
-    #[must_use]
-    pub fn address(&self) -> Option<(&str, u16)> {
-        self.host_and_port().filter(|(host, _)| settings::host::check(host).is_ok())
-    }
-
-    fn host_and_port(&self) -> Option<(&str, u16)> {
-        let (address, usual) = match self.url.strip_prefix("mqtts://") {
-            Some(address) => (address, "8883"),
-            None => (self.url.strip_prefix("mqtt://")?, "1883"),
-        };
-        let address = address.strip_suffix('/').unwrap_or(address);
-        let (host, port) = match address.strip_prefix('[') {
-            // An IPv6 address is in brackets.
-            Some(address) => {
-                let (host, port) = address.split_once(']')?;
-                (host, if port.is_empty() { usual } else { port.strip_prefix(':')? })
-            }
-            None => address.rsplit_once(':').unwrap_or((address, usual)),
-        };
-        (!host.contains('/')).then_some((host, port.parse().ok()?))
-    }
-
-    /// Returns whether the URL holds a user or a password. They would be shown wherever the URL is.
-    fn has_user(&self) -> bool {
-        self.url.contains('@')
-    }
-
-    /// Returns whether the connection is encrypted.
-    #[must_use]
-    pub fn is_tls(&self) -> bool {
-        self.url.starts_with("mqtts://")
+    /// Returns the address of the broker.
+    ///
+    /// # Errors
+    /// The URL is wrong.
+    pub fn broker(&self) -> Result<&Broker, WrongSettings> {
+        self.url.value("mqtt.url")
     }
 
     /// Returns the stable client id of a connection.

@@ -83,7 +83,7 @@ mod tests {
     fn named(mqtt_topic: &str) -> Named<()> {
         let mut route = RouteSettings::default();
         route.source.mqtt_topic = mqtt_topic.into();
-        let routes = Routes::new(&BTreeMap::from([("up".to_owned(), route)]));
+        let routes = Routes::new(&BTreeMap::from([("up".to_owned(), route)])).unwrap();
         let identity = Identity { id_pointer: Some("/id".into()), ..Identity::default() };
         Named::new((), Arc::new(routes), identity)
     }
@@ -141,7 +141,7 @@ mod tests {
         route.destination.route_name = "uplinks".into();
         settings.routes.insert("up".into(), route);
         settings.producers.insert("uplinks".into(), Producer { topic_id: "raw".into() });
-        let routes = Arc::new(Routes::new(&settings.routes));
+        let routes = Arc::new(Routes::new(&settings.routes).unwrap());
         let route = Route::new(&settings, routes, FromTopic, Metrics::default());
 
         let outgoing = wrap(&route, &letter, None).await.unwrap();

@@ -1,5 +1,7 @@
 //! Topic filter with named captures.
 
+use std::str::FromStr;
+
 /// Maximum number of levels in a filter, as in mosquitto. The look-up of a route recurses once for
 /// each level.
 const MAX_LEVELS: usize = 200;
@@ -12,12 +14,11 @@ pub struct Filter {
     captures: Vec<(usize, String)>,
 }
 
-impl Filter {
-    /// Parses a filter.
-    ///
-    /// # Errors
-    /// Returns what is wrong with it, and what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
+impl FromStr for Filter {
+    type Err = String;
+
+    /// Parses a filter. The error says what is wrong with it, and what would be right.
+    fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("required, as devices/+/up or devices/{device_id}/up".into());
         }
@@ -55,7 +56,9 @@ impl Filter {
         }
         Ok(Self { subscribed: subscribed.join("/"), captures })
     }
+}
 
+impl Filter {
     /// Returns the filter as the broker sees it.
     #[must_use]
     pub fn as_subscribed(&self) -> &str {
@@ -135,20 +138,20 @@ mod tests {
 
     #[test]
     fn captures_are_levels_by_name() {
-        let filter = Filter::parse("sites/{site}/devices/{device_id}/#").unwrap();
+        let filter = Filter::from_str("sites/{site}/devices/{device_id}/#").unwrap();
         let topic = "sites/s1/devices/d1/up/x";
 
         assert_eq!(filter.as_subscribed(), "sites/+/devices/+/#");
         assert_eq!(filter.device_id(topic), Some("d1"));
         assert_eq!(filter.fill("{site}:{device_id}", topic), "s1:d1");
         assert_eq!(filter.missing_capture("{site}{tenant}"), Some("tenant"));
-        assert_eq!(Filter::parse("a/+/+").unwrap().device_id("a/x/y"), Some("x"));
-        assert_eq!(Filter::parse("a/#").unwrap().device_id("a/x"), None);
+        assert_eq!(Filter::from_str("a/+/+").unwrap().device_id("a/x/y"), Some("x"));
+        assert_eq!(Filter::from_str("a/#").unwrap().device_id("a/x"), None);
     }
 
     #[test]
     fn braces_of_a_topic_are_no_captures() {
-        let filter = Filter::parse("{a}/{b}").unwrap();
+        let filter = Filter::from_str("{a}/{b}").unwrap();
 
         assert_eq!(filter.fill("{a}-{b}", "{b}/x"), "{b}-x");
         assert_eq!(filter.fill("{{a}}", "{a}/x"), "{{a}}");
@@ -159,7 +162,7 @@ mod tests {
     #[test]
     fn wrong_filters_say_what_would_be_right() {
         for wrong in ["", "a/#/b", "a/b+", "a/{x", "a/{}", "a/{x}/{x}", "a#", "$share/g/a", "a\0"] {
-            assert!(Filter::parse(wrong).is_err(), "{wrong}");
+            assert!(Filter::from_str(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -167,15 +170,15 @@ mod tests {
     fn a_filter_has_as_many_levels_as_a_broker_takes() {
         let levels = |count| vec!["a"; count].join("/");
 
-        assert!(Filter::parse(&levels(200)).is_ok());
-        let why = Filter::parse(&levels(30_000)).unwrap_err();
+        assert!(Filter::from_str(&levels(200)).is_ok());
+        let why = Filter::from_str(&levels(30_000)).unwrap_err();
         assert_eq!(why, "must have at most 200 levels, has 30000");
     }
 
     #[test]
     fn filters_overlap_when_one_topic_matches_both() {
         let overlap =
-            |one, other| Filter::parse(one).unwrap().overlaps(&Filter::parse(other).unwrap());
+            |one, other| Filter::from_str(one).unwrap().overlaps(&Filter::from_str(other).unwrap());
 
         assert!(overlap("a/+/c", "a/b/+"));
         assert!(overlap("a/#", "a"));
@@ -188,7 +191,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,60}", other in "[a#+/{}]{0,20}") {
-            if let (Ok(filter), Ok(other)) = (Filter::parse(&text), Filter::parse(&other)) {
+            if let (Ok(filter), Ok(other)) = (Filter::from_str(&text), Filter::from_str(&other)) {
                 prop_assert_eq!(filter.overlaps(&other), other.overlaps(&filter));
                 prop_assert!(filter.overlaps(&filter));
                 let _id = filter.device_id(&text);

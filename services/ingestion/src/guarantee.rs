@@ -1,17 +1,20 @@
 //! Guarantees of each route, in words.
 
+use std::sync::Arc;
+
 use service::Health;
 use tokio::sync::watch;
 use tracing::info;
 
 use crate::config::{Protocol, Settings};
 use crate::mqtt::{Grants, humantime};
-use crate::routes::Routes;
+use crate::routes::{Entry, Routes};
 
 /// Publishes the guarantees in `/status`. It updates them whenever the broker grants something
 /// else.
 pub async fn follow(
     settings: Settings,
+    routes: Arc<Routes>,
     unchecked: bool,
     mut grants: watch::Receiver<Grants>,
     health: Health,
@@ -19,10 +22,10 @@ pub async fn follow(
     let mut last = Vec::new();
     loop {
         let granted = grants.borrow_and_update().clone();
-        let lines = of(&settings, unchecked, &granted);
+        let lines = of(&settings, &routes, unchecked, &granted);
         lines.iter().filter(|line| !last.contains(*line)).for_each(|line| info!("{line}"));
         health.tell("guarantees", lines.clone());
-        let filters = Routes::new(&settings.routes).filters();
+        let filters = routes.filters();
         let warnings: Vec<_> = granted
             .values()
             .flat_map(|granted| granted.warnings(&settings.mqtt, &filters))
@@ -41,14 +44,14 @@ pub async fn follow(
 /// `unchecked` means that we lack the permission to see who subscribes to a topic. `granted` is
 /// what the broker has granted, as far as it is known.
 #[must_use]
-pub fn of(settings: &Settings, unchecked: bool, granted: &Grants) -> Vec<String> {
-    let filters = Routes::new(&settings.routes).filters();
+pub fn of(settings: &Settings, routes: &Routes, unchecked: bool, granted: &Grants) -> Vec<String> {
+    let filters = routes.filters();
     let short = |filter: &str| granted.values().find_map(|one| one.short.get(filter));
-    let mut lines: Vec<_> = settings
-        .routes
+    let mut lines: Vec<_> = routes
+        .entries()
         .iter()
         .zip(&filters)
-        .map(|((name, route), filter)| {
+        .map(|(Entry { name, route, .. }, filter)| {
             let quality = match (route.source.qos, short(&filter.filter)) {
                 (_, Some(why)) => format!("may be lost: {why}"),
                 (0, None) => "QoS 0: may be lost before it is published".to_owned(),
@@ -110,6 +113,10 @@ mod tests {
     use crate::config::RouteSettings;
     use crate::mqtt::Negotiated;
 
+    fn told(settings: &Settings, granted: &Grants) -> Vec<String> {
+        of(settings, &Routes::new(&settings.routes).unwrap(), false, granted)
+    }
+
     fn settings() -> Settings {
         let mut settings = Settings::default();
         for (name, topic, qos) in [("a", "a/{id}", 1), ("b", "b/+", 0), ("c", "c/+", 2)] {
@@ -122,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_route_promises_what_its_qos_and_the_session_can_keep() {
-        let lines = of(&settings(), false, &Grants::new());
+        let lines = told(&settings(), &Grants::new());
 
         assert!(lines[0].contains("at least once; the broker keeps our session for 7.0 days"));
         assert!(lines[1].contains("QoS 0: may be lost"), "{lines:?}");
@@ -142,10 +149,10 @@ mod tests {
             ..Negotiated::default()
         };
 
-        let all = of(&settings, false, &Grants::from([(0, kept.clone())]));
-        let less = of(&settings, false, &Grants::from([(0, kept), (1, short)]));
+        let all = told(&settings, &Grants::from([(0, kept.clone())]));
+        let less = told(&settings, &Grants::from([(0, kept), (1, short)]));
 
-        assert_eq!(all, of(&settings, false, &Grants::new()));
+        assert_eq!(all, told(&settings, &Grants::new()));
         assert!(less[0].contains("may be lost: the broker grants QoS 0"), "{less:?}");
         assert!(less[2].contains("while we are away for less than 1m"), "{less:?}");
     }
@@ -154,7 +161,8 @@ mod tests {
     async fn the_status_follows_what_the_broker_grants() {
         let (grants, receiver) = watch::channel(Grants::new());
         let health = Health::default();
-        let following = tokio::spawn(follow(settings(), false, receiver, health.clone()));
+        let routes = Arc::new(Routes::new(&settings().routes).unwrap());
+        let following = tokio::spawn(follow(settings(), routes, false, receiver, health.clone()));
         let short =
             Negotiated { session_expiry: Some(Duration::from_secs(60)), ..Negotiated::default() };
 

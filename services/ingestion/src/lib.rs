@@ -122,7 +122,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let routes = Arc::new(Routes::new(&settings.routes));
+        let routes = Arc::new(Routes::new(&settings.routes)?);
         let ordering = Ordering::new(&routes, settings.ordering_buckets);
         let dead_letters = settings.dead_letters.as_ref();
         let dead_letters =
@@ -148,6 +148,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         let mut watchers = JoinSet::new();
         watchers.spawn(guarantee::follow(
             settings.clone(),
+            Arc::clone(&routes),
             !guard.unchecked().is_empty(),
             source.grants(),
             health.clone(),

@@ -50,7 +50,7 @@ mod tests {
         route.source.mqtt_topic = "devices/{device_id}/+".into();
         route.ordering_key = Some("{device_id}".into());
         let routes = BTreeMap::from([("r".to_owned(), route)]);
-        Ordering::new(&Arc::new(Routes::new(&routes)), buckets)
+        Ordering::new(&Arc::new(Routes::new(&routes).unwrap()), buckets)
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use service::Faults;
+use service::{Faults, WrongSettings};
 
 use crate::config::{Protocol, RouteSettings, Settings};
 use crate::filter::Filter;
@@ -45,13 +45,15 @@ struct Node {
 }
 
 impl Routes {
-    /// Builds the tree of all routes. Invalid filters are left out, because [`check`] has refused
-    /// them.
-    #[must_use]
-    pub fn new(routes: &BTreeMap<String, RouteSettings>) -> Self {
+    /// Builds the tree of all routes.
+    ///
+    /// # Errors
+    /// A filter is wrong.
+    pub fn new(routes: &BTreeMap<String, RouteSettings>) -> Result<Self, WrongSettings> {
         let mut all = Self::default();
         for (name, route) in routes {
-            let Ok(filter) = Filter::parse(&route.source.mqtt_topic) else { continue };
+            let filter = route.source.filter();
+            let filter = filter.map_err(|wrong| WrongSettings(format!("routes.{name}.{wrong}")))?;
             let index = all.entries.len();
             let mut node = &mut all.root;
             let mut is_rest = false;
@@ -64,9 +66,13 @@ impl Routes {
             }
             let place = if is_rest { &mut node.rest } else { &mut node.end };
             place.get_or_insert(index);
-            all.entries.push(Entry { name: name.clone(), filter, route: route.clone() });
+            all.entries.push(Entry {
+                name: name.clone(),
+                filter: filter.clone(),
+                route: route.clone(),
+            });
         }
-        all
+        Ok(all)
     }
 
     /// Returns the route of a topic. If several filters match, the most specific one wins, compared
@@ -77,6 +83,12 @@ impl Routes {
         // Wildcards at the start do not match topics such as `$SYS` [MQTT-4.7.2-1].
         let may_start_wild = !topic.starts_with('$');
         find(&self.root, &levels, may_start_wild).map(|index| &self.entries[index])
+    }
+
+    /// Returns all routes, in the order of their names.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
     }
 
     /// Returns the filters to subscribe to.
@@ -115,14 +127,12 @@ fn find(node: &Node, levels: &[&str], may_be_wild: bool) -> Option<usize> {
 /// Reports all faults of routes and producers.
 pub fn check(settings: &Settings, faults: &mut Faults) {
     faults.require(!settings.routes.is_empty(), "routes", "required: at least one route");
-    let mut filters: Vec<(&str, Filter, bool)> = Vec::new();
+    let mut filters: Vec<(&str, &Filter, bool)> = Vec::new();
     for (name, route) in &settings.routes {
         let key = format!("routes.{name}");
         check_route(&key, route, settings, faults);
-        match Filter::parse(&route.source.mqtt_topic) {
-            Ok(filter) => filters.push((name, filter, route.allow_overlap)),
-            Err(wrong) => faults.add(&format!("{key}.source.mqtt_topic"), wrong),
-        }
+        let filter = route.source.mqtt_topic.check(&format!("{key}.source.mqtt_topic"), faults);
+        filters.extend(filter.map(|filter| (name.as_str(), filter, route.allow_overlap)));
     }
     for (index, (name, filter, allowed)) in filters.iter().enumerate() {
         for (other_name, other, other_allowed) in &filters[index + 1..] {
@@ -171,20 +181,21 @@ fn check_route(key: &str, route: &RouteSettings, settings: &Settings, faults: &m
         faults.require(min <= max, &format!("{key}.max_payload_bytes"), right);
     }
     check_sharing(key, route, settings, faults);
-    let filter = Filter::parse(&route.source.mqtt_topic).ok();
-    let ordering = route.ordering_key.as_deref();
-    let missing = ordering.and_then(|template| filter.as_ref()?.missing_capture(template));
-    if let Some(missing) = missing {
-        let right = format!("`{{{missing}}}` is not a capture of mqtt_topic");
-        faults.add(&format!("{key}.ordering_key"), right);
+    let check_captures = |at: &str, template: &str, faults: &mut Faults| {
+        // Captures of a wrong filter are unknown.
+        let Ok(filter) = route.source.filter() else { return };
+        if let Some(missing) = filter.missing_capture(template) {
+            faults.add(at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));
+        }
+    };
+    if let Some(template) = &route.ordering_key {
+        check_captures(&format!("{key}.ordering_key"), template, faults);
     }
     for (name, template) in &route.attributes {
         let at = format!("{key}.attributes.{name}");
         let is_free = !message::attribute::is_reserved(name);
         faults.require(is_free, &at, "this name is reserved");
-        if let Some(missing) = filter.as_ref().and_then(|filter| filter.missing_capture(template)) {
-            faults.add(&at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));
-        }
+        check_captures(&at, template, faults);
     }
 }
 
@@ -206,10 +217,10 @@ mod tests {
     fn routes(filters: &[&str]) -> Routes {
         let route = |filter: &&str| {
             let mut route = RouteSettings::default();
-            route.source.mqtt_topic = (*filter).to_owned();
+            route.source.mqtt_topic = (*filter).into();
             ((*filter).to_owned(), route)
         };
-        Routes::new(&filters.iter().map(route).collect())
+        Routes::new(&filters.iter().map(route).collect()).unwrap()
     }
 
     #[test]
@@ -224,6 +235,16 @@ mod tests {
         assert_eq!(found("b"), Some("#"));
         assert_eq!(found("x/7/up"), Some("x/{id}/up"));
         assert_eq!(found("$SYS/load"), None);
+    }
+
+    #[test]
+    fn a_wrong_filter_is_named_and_its_route_is_not_left_out() {
+        let mut wrong = RouteSettings::default();
+        wrong.source.mqtt_topic = "a/#/b".into();
+
+        let why = Routes::new(&BTreeMap::from([("r".to_owned(), wrong)])).unwrap_err();
+
+        assert_eq!(why.to_string(), "routes.r.source.mqtt_topic: `#` must be the last level");
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn the_example_is_right_and_shows_the_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline, defaults.pipeline);
     assert_eq!(settings.identity, defaults.identity);
-    assert_eq!(ingestion::config::Mqtt { url: String::new(), ..settings.mqtt }, defaults.mqtt);
+    assert_eq!(ingestion::config::Mqtt { url: "".into(), ..settings.mqtt }, defaults.mqtt);
     assert_eq!(checked.status.code(), Some(0));
     let said = String::from_utf8(checked.stdout).unwrap();
     assert!(said.contains("settings are right") && said.contains("at least once"), "{said}");
@@ -234,7 +234,7 @@ fn retire_does_not_guess_which_replica_goes() {
 fn addresses_are_read_from_urls() {
     let address = |url: &str| {
         let mqtt = ingestion::config::Mqtt { url: url.into(), ..Default::default() };
-        mqtt.address().map(|(host, port)| format!("{host} {port}"))
+        mqtt.broker().ok().map(|broker| format!("{} {}", broker.host(), broker.port()))
     };
 
     assert_eq!(address("mqtt://broker").as_deref(), Some("broker 1883"));

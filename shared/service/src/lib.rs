@@ -34,8 +34,8 @@ use tokio::task::JoinSet;
 
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
-pub use run::{Acting, Action, WrongSettings, install_crypto, run};
-pub use settings::{Faults, Http, Settings};
+pub use run::{Acting, Action, install_crypto, run};
+pub use settings::{Faults, Http, Settings, WrongSettings};
 pub use tools::preflight::Dependency;
 
 /// A service that has its settings and is not started yet.

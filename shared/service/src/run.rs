@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::args::{Asked, Command};
 use crate::memory::Account;
-use crate::settings::{self, Faults, Settings};
+use crate::settings::{self, Faults, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
 use crate::tools::preflight::{self, Form, Plan};
 use crate::tools::{probe, schema};
@@ -106,12 +106,6 @@ fn run_from<T: Settings, S: Service>(
         }
     }
 }
-
-/// Settings that do not fit what they name, such as a table of another form. A service that fails for
-/// them ends with exit code 2, as for settings that are wrong in themselves.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongSettings(pub String);
 
 fn act<T: Settings, S: Service>(
     command: Command,

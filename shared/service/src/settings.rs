@@ -15,6 +15,7 @@ pub mod host;
 mod keys;
 mod load;
 mod names;
+mod parsed;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod wrong_type;
 
 pub use faults::Faults;
 pub use load::load;
+pub use parsed::{Parsed, WrongSettings};
 pub use tls::Tls;
 
 /// Settings of a service.

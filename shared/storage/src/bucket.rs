@@ -196,9 +196,8 @@ impl Bucket {
     pub async fn read(&self, name: &str) -> Result<Bytes, Error> {
         let mut url = reqwest::Url::parse(&self.url)
             .map_err(|error| Recovery::Stop.because("read object", error))?;
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.extend(["o", name]);
-        }
+        let no_path = |()| Recovery::Stop.because("read object", "the endpoint takes no path");
+        url.path_segments_mut().map_err(no_path)?.extend(["o", name]);
         let request = self.client.get(url).query(&[("alt", "media")]).timeout(READ_TIMEOUT);
         self.fetch(request, "read object").await
     }

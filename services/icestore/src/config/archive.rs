@@ -3,6 +3,8 @@
 use message::envelope::Input;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::WrongSettings;
+use service::settings::Parsed;
 
 use crate::format::Format;
 use crate::key::Template;
@@ -17,13 +19,23 @@ pub struct ArchiveSettings {
     /// use `{yyyy}`, `{mm}`, `{dd}`, `{hh}` of the event time, `{location}`, `{enrichment.NAME}`
     /// and `{attribute.NAME}`. A part in `[ ]` is left out if a value in it is missing. Elsewhere a
     /// missing value becomes `unknown`.
-    pub batch_key: String,
+    pub batch_key: Parsed<Template>,
     /// Form of a message's data.
     pub input: Input,
     /// Format of objects: `jsonl.gz`, `jsonl.zst`, or `parquet`.
     pub format: Format,
     /// Level of gzip or zstd; 1 (fast) to 9 (small).
     pub compression_level: u32,
+}
+
+impl ArchiveSettings {
+    /// Returns the batch key that the template describes.
+    ///
+    /// # Errors
+    /// The template is wrong.
+    pub fn template(&self) -> Result<&Template, WrongSettings> {
+        self.batch_key.value("archive.batch_key")
+    }
 }
 
 impl Default for ArchiveSettings {

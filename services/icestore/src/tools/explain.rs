@@ -3,12 +3,12 @@
 use clap::{ArgMatches, Command};
 use message::Message;
 use pipeline::Transform as _;
+use service::WrongSettings;
 use service::args;
 use service::tools::explain::{self, Story};
 
 use crate::archive::Archive;
 use crate::config::Settings;
-use crate::key::Template;
 use crate::object;
 
 /// Returns the subcommand.
@@ -23,13 +23,19 @@ pub fn command() -> Command {
 /// When the message cannot be read, or cannot be archived.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    let story = explain::survive(story(&settings, &message)).await;
-    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
+    let story = match explain::survive(story(&settings, &message)).await {
+        Ok(story) => story?,
+        Err(panicked) => panicked,
+    };
+    explain::print(&story, args::form(&given))
 }
 
 /// Explains the processing of a message.
-pub async fn story(settings: &Settings, message: &Message) -> Story {
-    let template = Template::parse(&settings.archive.batch_key).unwrap_or_default();
+///
+/// # Errors
+/// The template of the batch key is wrong.
+pub async fn story(settings: &Settings, message: &Message) -> Result<Story, WrongSettings> {
+    let template = settings.archive.template()?.clone();
     let archive = Archive::new(template, settings.archive.input);
     let mut story = Story::new();
     explain::end(&mut story, archive.apply(message).await, |story, line| {
@@ -39,7 +45,7 @@ pub async fn story(settings: &Settings, message: &Message) -> Story {
         story.insert("batch_key".into(), line.key.into());
         story.insert("line".into(), explain::readable(&line.bytes));
     });
-    story
+    Ok(story)
 }
 
 #[cfg(test)]
@@ -53,7 +59,7 @@ mod tests {
         let mut message = Message::new("x").with_attribute("location", "../hall");
         message.publish_time = time::macros::datetime!(2025-06-15 10:00 UTC);
 
-        let story = story(&settings, &message).await;
+        let story = story(&settings, &message).await.unwrap();
 
         let object = story["object"].as_str().unwrap();
         assert!(object.starts_with("gs://b/archive/2025/06/15/"), "{object}");

@@ -5,33 +5,15 @@ use std::time::Duration;
 use pubsub::{DeadLetterConfig, Endpoint};
 use service::cloud::Api;
 use service::memory::Share;
-use service::settings::{self, PORT, PROJECT, Tls, Variable};
+use service::settings::{PORT, PROJECT, Tls, Variable};
 use service::{Faults, Http};
 
 use super::{MAX_CONNECTIONS, Mqtt, Settings};
+use crate::guarantee;
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
-use crate::{guarantee, routes};
+use crate::routes::{self, Routes};
 
 impl Mqtt {
-    fn check_url(&self, faults: &mut Faults) {
-        const FORM: &str = "mqtt://host:port, or mqtts://host:port for TLS";
-        let has_scheme = self.url.starts_with("mqtt://") || self.is_tls();
-        let wrong = if self.has_user() {
-            "must not have a user or password: set mqtt.username and mqtt.password_file".to_owned()
-        } else if self.url.is_empty() {
-            format!("required, as {FORM}")
-        } else if !has_scheme {
-            format!("must begin with mqtt:// or mqtts://, as {FORM}")
-        } else {
-            match self.host_and_port().map(|(host, _)| settings::host::check(host)) {
-                None => format!("must be {FORM}, without a path, and with a port from 1 to 65535"),
-                Some(Err(why)) => format!("its host {why}, as {FORM}"),
-                Some(Ok(())) => return,
-            }
-        };
-        faults.add("mqtt.url", wrong);
-    }
-
     fn check_ranges(&self, faults: &mut Faults) {
         let seconds = Duration::from_secs;
         for (key, value, range) in [
@@ -49,7 +31,9 @@ impl Mqtt {
     }
 
     fn check(&self, faults: &mut Faults) {
-        self.check_url(faults);
+        self.url.check("mqtt.url", faults);
+        // A wrong URL may ask for TLS, too.
+        let is_tls = self.url.text().starts_with("mqtts://");
         self.check_ranges(faults);
         let checks = [
             ((1..=MAX_CONNECTIONS).contains(&self.connections), "connections", "must be 1 to 16"),
@@ -58,11 +42,7 @@ impl Mqtt {
                 "username",
                 "required with password_file",
             ),
-            (
-                self.tls == Tls::default() || self.is_tls(),
-                "tls",
-                "needs an url that begins with mqtts://",
-            ),
+            (self.tls == Tls::default() || is_tls, "tls", "needs an url that begins with mqtts://"),
             (!self.name.is_empty(), "name", "must not be empty"),
             (self.receive_maximum > 0, "receive_maximum", "must be 1 to 65535"),
             (
@@ -85,9 +65,7 @@ impl Mqtt {
         if let Err(wrong) = security::credentials(self) {
             faults.add("mqtt.password_file", wrong);
         }
-        if self.is_tls()
-            && let Err(wrong) = security::tls(&self.tls)
-        {
+        if is_tls && let Err(wrong) = security::tls(&self.tls) {
             faults.add("mqtt.tls", wrong);
         }
     }
@@ -132,7 +110,10 @@ impl service::Settings for Settings {
     }
 
     fn explain(&self) -> Vec<String> {
-        guarantee::of(self, false, &Grants::new())
+        match Routes::new(&self.routes) {
+            Ok(routes) => guarantee::of(self, &routes, false, &Grants::new()),
+            Err(wrong) => vec![wrong.to_string()],
+        }
     }
 
     fn apis(&self) -> Vec<Api> {

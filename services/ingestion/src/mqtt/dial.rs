@@ -29,11 +29,12 @@ pub(super) struct Network;
 impl Dial for Network {
     fn dial<'a>(&'a self, settings: &'a Mqtt) -> Dialing<'a> {
         Box::pin(async move {
-            let (host, port) = settings.address().ok_or("mqtt.url is wrong")?;
+            let broker = settings.broker().map_err(|wrong| wrong.to_string())?;
+            let (host, port) = (broker.host(), broker.port());
             let deadline = Instant::now() + settings.connect_timeout;
             let addresses = resolve(host, port, settings.connect_timeout / 2).await?;
             let stream = connect(&addresses, deadline).await?;
-            if !settings.is_tls() {
+            if !broker.is_tls() {
                 return Ok(Box::new(stream) as Stream);
             }
             let tls = settings.tls.clone();
@@ -117,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_does_not_answer_is_named_with_the_time_that_it_had() {
         let full = socket2_full().await;
-        let url = format!("mqtt://{}", full.address);
+        let url = format!("mqtt://{}", full.address).into();
         let connect_timeout = Duration::from_millis(200);
         let settings = Mqtt { url, connect_timeout, ..Mqtt::default() };
 
@@ -130,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn a_plain_broker_is_dialled_by_its_name() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let url = format!("mqtt://localhost:{}", listener.local_addr().unwrap().port());
+        let url = format!("mqtt://localhost:{}", listener.local_addr().unwrap().port()).into();
         let settings = Mqtt { url, ..Mqtt::default() };
 
         let mut stream = Network.dial(&settings).await.unwrap();

@@ -14,7 +14,7 @@ pub(crate) async fn dependency(settings: &Mqtt) -> Dependency {
         Ok(()) => State::Ready,
         Err(why) => State::Unreachable(why),
     };
-    Dependency { kind: "mqtt broker", name: settings.url.clone(), roles: &[], state }
+    Dependency { kind: "mqtt broker", name: settings.url.to_string(), roles: &[], state }
 }
 
 #[cfg(test)]
@@ -32,7 +32,7 @@ mod tests {
     async fn a_check_does_not_take_the_client_id_of_the_service() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Mqtt {
-            url: format!("mqtt://{}", listener.local_addr().unwrap()),
+            url: format!("mqtt://{}", listener.local_addr().unwrap()).into(),
             name: "devices".into(),
             ordinal: Some(0),
             protocol: Protocol::V4,

@@ -14,7 +14,7 @@ fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTo
     settings.routes.insert("up".into(), route);
     Route::new(
         &settings,
-        std::sync::Arc::new(Routes::new(&settings.routes)),
+        std::sync::Arc::new(Routes::new(&settings.routes).unwrap()),
         FromTopic,
         Metrics::default(),
     )

@@ -37,7 +37,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
             .and_then(|dead_letters| dead_letters.topic(&settings.project)),
         reads: None,
     };
-    let routes = Arc::new(Routes::new(&settings.routes));
+    let routes = Arc::new(Routes::new(&settings.routes)?);
     let route = Route::new(&settings, routes, FromTopic, Metrics::default());
     let route = &route;
     let prepare =

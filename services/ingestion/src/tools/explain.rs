@@ -8,6 +8,7 @@ use message::Message;
 use message::attribute;
 use pipeline::Transform as _;
 use pubsub::Outgoing;
+use service::WrongSettings;
 use service::args;
 use service::tools::explain::{self, Story};
 
@@ -59,14 +60,20 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let given_properties = explain::given_pairs(&given, "property");
     message.attributes = mqtt::user_properties(given_properties, &Metrics::default()).into();
     message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-    let story = explain::survive(story(&settings, message)).await;
-    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
+    let story = match explain::survive(story(&settings, message)).await {
+        Ok(story) => story?,
+        Err(panicked) => panicked,
+    };
+    explain::print(&story, args::form(&given))
 }
 
 /// Returns the facts about a message and its outcome.
-pub async fn story(settings: &Settings, mut message: Message) -> Story {
+///
+/// # Errors
+/// A route is wrong.
+pub async fn story(settings: &Settings, mut message: Message) -> Result<Story, WrongSettings> {
     let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
-    let routes = Arc::new(Routes::new(&settings.routes));
+    let routes = Arc::new(Routes::new(&settings.routes)?);
     let mut story = Story::new();
     story.insert("topic".into(), topic.clone().into());
     if let Some(entry) = routes.find(&topic) {
@@ -85,7 +92,7 @@ pub async fn story(settings: &Settings, mut message: Message) -> Story {
         story.insert("envelope".into(), explain::readable(data));
         story.insert("message".into(), explain::to_json(data, &outgoing.attributes, key));
     });
-    story
+    Ok(story)
 }
 
 #[cfg(test)]
@@ -109,7 +116,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_is_followed_to_its_topic() {
-        let story = story(&settings(), message("devices/abc/up")).await;
+        let story = story(&settings(), message("devices/abc/up")).await.unwrap();
 
         assert_eq!(story["route"], "up");
         assert_eq!(story["pubsub_topic"], "projects/p/topics/raw");
@@ -131,14 +138,14 @@ mod tests {
         let topic = (attribute::MQTT_TOPIC, "devices/abc/up");
         let large = Message::new(vec![0; 8_000_000]).with_attribute(topic.0, topic.1);
 
-        let story = story(&settings(), large).await;
+        let story = story(&settings(), large).await.unwrap();
 
         assert_eq!(story["reason"], "message_too_large");
     }
 
     #[tokio::test]
     async fn a_message_without_a_route_is_refused_with_the_reason() {
-        let story = story(&settings(), message("other")).await;
+        let story = story(&settings(), message("other")).await.unwrap();
 
         assert_eq!(story["reason"], "no_route");
         assert_eq!(story["detail"], "no route matches the topic other");

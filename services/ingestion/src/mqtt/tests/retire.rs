@@ -321,7 +321,7 @@ async fn the_end_is_not_asked_for_while_a_message_is_not_acknowledged() {
 async fn sessions_that_cannot_be_ended_are_an_error() {
     service::install_crypto();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let settings = Mqtt { url: format!("mqtt://{closed}"), ..Mqtt::default() };
+    let settings = Mqtt { url: format!("mqtt://{closed}").into(), ..Mqtt::default() };
 
     let error = Source::end_sessions(&settings).await.unwrap_err().to_string();
 
