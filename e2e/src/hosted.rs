@@ -7,7 +7,7 @@ use bigqueries::Bigqueries;
 use enrich::Enrich;
 use icestore::Icestore;
 use ingestion::Ingestion;
-use service::{Hosted, Service, Settings};
+use service::{Hosted, Service};
 use tokio::time::{sleep, timeout};
 
 use crate::metrics::Metrics;
@@ -26,8 +26,8 @@ impl HostedService {
     ///
     /// # Errors
     /// Fails when the settings are wrong, or a port is taken.
-    pub async fn start<S: Service>(service: S, settings: &impl Settings) -> anyhow::Result<Self> {
-        Ok(Self { name: S::NAME, hosted: Hosted::start(service, settings).await? })
+    pub async fn start<S: Service>(service: S) -> anyhow::Result<Self> {
+        Ok(Self { name: S::NAME, hosted: Hosted::start(service).await? })
     }
 
     /// Starts all services in the order of the flow.
@@ -37,10 +37,10 @@ impl HostedService {
     pub async fn start_all(settings: &ServiceSettings) -> anyhow::Result<Vec<Self>> {
         let ServiceSettings { ingestion, enrich, bigqueries, icestore } = settings;
         Ok(vec![
-            Self::start(Ingestion::new(ingestion.clone()), ingestion).await?,
-            Self::start(Enrich::new(enrich.clone()), enrich).await?,
-            Self::start(Bigqueries::new(bigqueries.clone()), bigqueries).await?,
-            Self::start(Icestore::new(icestore.clone()), icestore).await?,
+            Self::start(Ingestion::new(ingestion.clone())).await?,
+            Self::start(Enrich::new(enrich.clone())).await?,
+            Self::start(Bigqueries::new(bigqueries.clone())).await?,
+            Self::start(Icestore::new(icestore.clone())).await?,
         ])
     }
 

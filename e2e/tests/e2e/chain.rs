@@ -210,8 +210,8 @@ async fn a_table_of_another_kind_is_refused_with_both_sides() {
     let mut settings = env.bigqueries();
     settings.table.columns[2].data_type = Kind::Int64.into();
 
-    let service = bigqueries::Bigqueries::new(settings.clone());
-    let mut hosted = service::Hosted::start(service, &settings).await.unwrap();
+    let service = bigqueries::Bigqueries::new(settings);
+    let mut hosted = service::Hosted::start(service).await.unwrap();
     let why = timeout(PATIENCE, hosted.ended()).await.unwrap();
 
     let why = format!("{why:#}");

@@ -234,26 +234,26 @@ impl FlowEnv {
 }
 
 /// Starts a service and waits until it is ready.
-pub(crate) async fn start<S: Service>(service: S, settings: &impl service::Settings) -> Hosted {
-    let service = HostedService::start(service, settings).await.unwrap();
+pub(crate) async fn start(service: impl Service) -> Hosted {
+    let service = HostedService::start(service).await.unwrap();
     service.ready(patience()).await.unwrap();
     service.hosted
 }
 
 pub(crate) async fn start_ingestion(settings: ingestion::config::Settings) -> Hosted {
-    start(Ingestion::new(settings.clone()), &settings).await
+    start(Ingestion::new(settings)).await
 }
 
 pub(crate) async fn start_icestore(settings: icestore::config::Settings) -> Hosted {
-    start(Icestore::new(settings.clone()), &settings).await
+    start(Icestore::new(settings)).await
 }
 
 pub(crate) async fn start_enrich(settings: enrich::config::Settings) -> Hosted {
-    start(Enrich::new(settings.clone()), &settings).await
+    start(Enrich::new(settings)).await
 }
 
 pub(crate) async fn start_bigqueries(settings: bigqueries::config::Settings) -> Hosted {
-    start(Bigqueries::new(settings.clone()), &settings).await
+    start(Bigqueries::new(settings)).await
 }
 
 /// Returns the longest wait for what the cloud must do first. Google's may not know a new table or

@@ -21,7 +21,7 @@ use e2e::names::RAW;
 
 /// Starts a service and waits until it reports why it cannot connect to its broker.
 async fn refused(settings: ingestion::config::Settings) -> String {
-    let hosted = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+    let hosted = Hosted::start(Ingestion::new(settings)).await.unwrap();
     let mut reason = String::new();
     until(async || {
         let conditions = hosted.health().conditions();

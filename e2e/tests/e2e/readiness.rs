@@ -36,8 +36,7 @@ async fn becomes_ready(hosted: &Hosted) {
 async fn ingestion_waits_for_its_broker() {
     let mut env = FlowEnv::start().await;
     env.broker.stop().await.unwrap();
-    let settings = env.ingestion();
-    let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+    let ingestion = Hosted::start(Ingestion::new(env.ingestion())).await.unwrap();
 
     waits_for(&ingestion, "mqtt://127.0.0.1").await;
     env.broker.start_again().await.unwrap();
@@ -56,8 +55,8 @@ async fn services_wait_for_a_cloud_that_comes_later() {
     ingestion.pubsub.endpoint.clone_from(&endpoint);
     icestore.pubsub.endpoint.clone_from(&endpoint);
     icestore.storage.endpoint = endpoint;
-    let ingestion = Hosted::start(Ingestion::new(ingestion.clone()), &ingestion).await.unwrap();
-    let icestore = Hosted::start(Icestore::new(icestore.clone()), &icestore).await.unwrap();
+    let ingestion = Hosted::start(Ingestion::new(ingestion)).await.unwrap();
+    let icestore = Hosted::start(Icestore::new(icestore)).await.unwrap();
 
     waits_for(&ingestion, "does not answer").await;
     waits_for(&icestore, "does not answer").await;
@@ -86,7 +85,7 @@ async fn nothing_is_taken_in_for_a_topic_that_nobody_listens_to() {
     env.cloud.create_topic(&lonely).await.unwrap();
     let mut settings = env.ingestion();
     settings.producers.get_mut("uplinks").unwrap().topic_id.clone_from(&lonely);
-    let ingestion = Hosted::start(Ingestion::new(settings.clone()), &settings).await.unwrap();
+    let ingestion = Hosted::start(Ingestion::new(settings)).await.unwrap();
 
     waits_for(&ingestion, "neither a subscription nor retention").await;
     let listener = env.cloud.name("listener");
@@ -103,12 +102,13 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let env = FlowEnv::start().await;
     let first = start_icestore(env.icestore()).await;
     let mut settings = env.ingestion();
-    settings.http.port = first.address().port();
+    let port = first.address().port();
+    settings.http.port = port;
 
-    let refused = Hosted::start(Ingestion::new(settings.clone()), &settings).await.err().unwrap();
+    let refused = Hosted::start(Ingestion::new(settings)).await.err().unwrap();
 
     let text = format!("{refused:#}");
-    assert!(text.contains(&settings.http.port.to_string()) && text.contains("http.port"), "{text}");
+    assert!(text.contains(&port.to_string()) && text.contains("http.port"), "{text}");
     first.shutdown(GRACE).await.unwrap();
     env.teardown().await;
 }

@@ -69,6 +69,12 @@ impl Bigqueries {
 impl<R: Rows> Service for Bigqueries<R> {
     const NAME: &'static str = "bigqueries";
 
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;

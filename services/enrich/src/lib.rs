@@ -79,6 +79,12 @@ impl<K: Key, A: Apply, F: Fetch> Enrich<K, A, F> {
 impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     const NAME: &'static str = "enrich";
 
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key, apply, source } = self;
         let (metrics, counts) = (Metrics::default(), pipeline::Metrics::new(&REASONS));

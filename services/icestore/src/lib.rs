@@ -58,6 +58,12 @@ impl<K: BatchKey> Icestore<K> {
 impl<K: BatchKey> Service for Icestore<K> {
     const NAME: &'static str = "icestore";
 
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key } = self;
         let key = key?;

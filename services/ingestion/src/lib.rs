@@ -106,6 +106,12 @@ impl<E: Enricher> Ingestion<E> {
 impl<E: Enricher> Service for Ingestion<E> {
     const NAME: &'static str = "ingestion";
 
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, enricher, purpose, metrics } = self;
         let (health, registry) = (&context.health, &context.registry);

@@ -28,7 +28,8 @@ impl Hosted {
     /// # Errors
     /// Fails when the port is taken. Failures of the service itself are reported by its health and
     /// by [`Hosted::ended`].
-    pub async fn start<S: Service>(service: S, settings: &impl Settings) -> anyhow::Result<Self> {
+    pub async fn start<S: Service>(service: S) -> anyhow::Result<Self> {
+        let settings = service.settings();
         let context = Context::default();
         context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));
         let (listener, address) = http::bind(settings.http()).await?;
@@ -171,7 +172,7 @@ mod tests {
     async fn start(trouble: Trouble) -> Hosted {
         let http = crate::Http { host: "127.0.0.1".into(), port: 0 };
         let settings = Example { http, grace_period: Duration::from_secs(3600) };
-        Hosted::start(Scripted(trouble), &settings).await.unwrap()
+        Hosted::start(Scripted { trouble, settings }).await.unwrap()
     }
 
     /// Returns the answer of `/healthz` once it is no longer 200.

@@ -52,6 +52,13 @@ pub trait Service: Sized + Send + 'static {
     /// Name of the binary. It appears in dead letters and logs.
     const NAME: &'static str;
 
+    /// Settings that the service is made of.
+    type Settings: Settings;
+
+    /// Returns the settings of this service. Its host takes the address of the health server and the
+    /// grace period from them.
+    fn settings(&self) -> &Self::Settings;
+
     /// Starts the service. Returns once its pipeline takes messages.
     ///
     /// Waits for dependencies without a time limit, and reports each wait through the context's

@@ -38,20 +38,20 @@ pub struct Action<T> {
 
 /// Runs a service as this process: reads arguments, settings and variables, makes the service of
 /// them, and drains it on SIGTERM or SIGINT. The actions are what the binary can do instead.
-pub fn run<T: Settings, S: Service>(
+pub fn run<S: Service>(
     about: &'static str,
-    actions: &[Action<T>],
-    make: impl FnOnce(T) -> S,
+    actions: &[Action<S::Settings>],
+    make: impl FnOnce(S::Settings) -> S,
 ) -> ExitCode {
     run_as(std::env::args_os(), about, actions, make).into()
 }
 
 /// Runs a service as this process, with these arguments, and returns the exit code.
-fn run_as<T: Settings, S: Service>(
+fn run_as<S: Service>(
     arguments: impl IntoIterator<Item = OsString>,
     about: &'static str,
-    actions: &[Action<T>],
-    make: impl FnOnce(T) -> S,
+    actions: &[Action<S::Settings>],
+    make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     install_crypto();
     logs::install();
@@ -68,21 +68,21 @@ fn run_as<T: Settings, S: Service>(
 }
 
 /// Does what `arguments` ask for, and returns the exit code.
-fn run_from<T: Settings, S: Service>(
+fn run_from<S: Service>(
     arguments: impl IntoIterator<Item = OsString>,
     about: &'static str,
-    actions: &[Action<T>],
-    make: impl FnOnce(T) -> S,
+    actions: &[Action<S::Settings>],
+    make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
     let (config, command) = match args::parse(arguments, S::NAME, about, &commands) {
         Asked::Of(config, command) => (config, command),
         Asked::Schema => {
-            output::line(format_args!("{:#}", schema::of::<T>()));
+            output::line(format_args!("{:#}", schema::of::<S::Settings>()));
             return 0;
         }
     };
-    let settings = match settings::load::<T>(config.as_deref(), std::env::vars()) {
+    let settings = match settings::load::<S::Settings>(config.as_deref(), std::env::vars()) {
         Ok(settings) => settings,
         Err(faults) => {
             report_faults::<S>(&faults, command.form());
@@ -107,11 +107,11 @@ fn run_from<T: Settings, S: Service>(
     }
 }
 
-fn act<T: Settings, S: Service>(
+fn act<S: Service>(
     command: Command,
-    actions: &[Action<T>],
-    make: impl FnOnce(T) -> S,
-    settings: T,
+    actions: &[Action<S::Settings>],
+    make: impl FnOnce(S::Settings) -> S,
+    settings: S::Settings,
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("start the runtime")?;
@@ -121,12 +121,12 @@ fn act<T: Settings, S: Service>(
     ended
 }
 
-fn act_on<T: Settings, S: Service>(
+fn act_on<S: Service>(
     runtime: &Runtime,
     command: Command,
-    actions: &[Action<T>],
-    make: impl FnOnce(T) -> S,
-    settings: T,
+    actions: &[Action<S::Settings>],
+    make: impl FnOnce(S::Settings) -> S,
+    settings: S::Settings,
 ) -> anyhow::Result<()> {
     match command {
         Command::Run => {
@@ -135,12 +135,12 @@ fn act_on<T: Settings, S: Service>(
             runtime.block_on(live(signals, make, settings))
         }
         Command::Check(form) => {
-            report_right::<T, S>(&settings, form);
+            report_right::<S>(&settings, form);
             Ok(())
         }
         Command::CheckOnline(form) => {
             if form == Form::Text {
-                report_right::<T, S>(&settings, form);
+                report_right::<S>(&settings, form);
             }
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
@@ -164,7 +164,7 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
 }
 
 /// Prints what right settings promise, and the memory that they allow.
-fn report_right<T: Settings, S: Service>(settings: &T, form: Form) {
+fn report_right<S: Service>(settings: &S::Settings, form: Form) {
     let guarantees = settings.explain();
     let account = Account::of(settings.memory(), settings.memory_bytes());
     match form {
@@ -203,17 +203,18 @@ pub fn install_crypto() {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
 }
 
-async fn live<T: Settings, S: Service>(
+async fn live<S: Service>(
     mut signals: Signals,
-    make: impl FnOnce(T) -> S,
-    settings: T,
+    make: impl FnOnce(S::Settings) -> S,
+    settings: S::Settings,
 ) -> anyhow::Result<()> {
     Account::of(settings.memory(), settings.memory_bytes()).warn();
     warnings(&settings).iter().for_each(|warning| warn!("{warning}"));
-    let hosted = Hosted::start(make(settings.clone()), &settings).await?;
+    let grace = settings.grace_period();
+    let hosted = Hosted::start(make(settings)).await?;
     let deadline = signals.deadline();
     deadline.excuse_later(hosted.health());
-    let ended = until_drained(&mut signals, hosted, settings.grace_period()).await;
+    let ended = until_drained(&mut signals, hosted, grace).await;
     if ended.is_err() {
         // What is still at work was not to blame for this end.
         deadline.excuse();

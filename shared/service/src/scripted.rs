@@ -89,13 +89,22 @@ impl Settings for Example {
 }
 
 /// Service whose `start` causes the fault.
-pub(crate) struct Scripted(pub Trouble);
+pub(crate) struct Scripted {
+    pub trouble: Trouble,
+    pub settings: Example,
+}
 
 impl Service for Scripted {
     const NAME: &'static str = "scripted";
 
+    type Settings = Example;
+
+    fn settings(&self) -> &Example {
+        &self.settings
+    }
+
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self(trouble) = self;
+        let Self { trouble, .. } = self;
         if matches!(trouble, Trouble::WrongSettings) {
             return Err(WrongSettings("the table is another one".into()).into());
         }

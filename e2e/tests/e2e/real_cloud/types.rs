@@ -146,9 +146,8 @@ fn of(text: &str) -> Type {
 
 /// Writes the message as a row of the type. Returns the reason if that does not succeed.
 async fn write(env: &FlowEnv, case: &Case) -> Result<(), String> {
-    let settings = case.settings(env);
-    let service = Bigqueries::new(settings.clone());
-    let hosted = Hosted::start(service, &settings).await.map_err(|why| format!("{why:#}"))?;
+    let service = Bigqueries::new(case.settings(env));
+    let hosted = Hosted::start(service).await.map_err(|why| format!("{why:#}"))?;
     let sent = timeout(patience(), sent(&hosted)).await;
     let conditions = format!("{:?}", hosted.health().conditions());
     let ended = hosted.shutdown(GRACE).await;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::run_as;
-use crate::scripted::{CRASH_FILE, Example, Scripted, Trouble};
+use crate::scripted::{CRASH_FILE, Scripted, Trouble};
 
 /// Variable that turns this test binary into a service.
 const TROUBLE: &str = "SCRIPTED_TROUBLE";
@@ -20,7 +20,8 @@ fn the_service_of_these_tests() {
     let Ok(trouble) = std::env::var(TROUBLE) else { return };
     let trouble: Trouble = serde_json::from_str(&trouble).unwrap();
 
-    let code = run_as(["scripted".into()], "for tests", &[], |_: Example| Scripted(trouble));
+    let code =
+        run_as(["scripted".into()], "for tests", &[], |settings| Scripted { trouble, settings });
 
     std::process::exit(code.into());
 }
