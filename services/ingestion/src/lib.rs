@@ -28,7 +28,7 @@ use std::sync::Arc;
 use anyhow::bail;
 use pipeline::{Pipeline, Reasons};
 use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
-use service::{Context, Dependency, Running, Service};
+use service::{Context, Dependency, Health, Running, Service};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -129,7 +129,6 @@ impl<E: Enricher> Service for Ingestion<E> {
 
         let publishers = Publishers::new(&connection).await?;
         let routes = Arc::new(Routes::new(&settings.routes)?);
-        let ordering = Ordering::new(&routes, settings.ordering_buckets);
         let dead_letters = settings.dead_letters.as_ref();
         let dead_letters =
             dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
@@ -142,15 +141,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         )
         .await?
         .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
-        if settings.mqtt.ordinal.is_none() && host::ordinal().is_none() {
-            warn!(
-                client_id = settings.mqtt.client_id(0),
-                "the host's name has no ordinal: with several replicas set mqtt.ordinal for each"
-            );
-        }
-        let filters = routes.filters();
-        let ordered = (filters.as_slice(), ordering.as_ref());
-        let source = mqtt::Source::connect(purpose, &settings.mqtt, ordered, &metrics, health);
+        let source = connect(&settings, purpose, &routes, &metrics, health);
         let mut watchers = JoinSet::new();
         watchers.spawn(guarantee::follow(
             settings.clone(),
@@ -191,6 +182,31 @@ impl<E: Enricher> Service for Ingestion<E> {
         dependencies.push(mqtt::dependency(&settings.mqtt).await);
         Ok(dependencies)
     }
+}
+
+/// Connects to the broker and subscribes to the filters of the routes.
+fn connect(
+    settings: &Settings,
+    purpose: Purpose,
+    routes: &Arc<Routes>,
+    metrics: &Metrics,
+    health: &Health,
+) -> mqtt::Source {
+    if settings.mqtt.ordinal.is_none() && host::ordinal().is_none() {
+        warn!(
+            client_id = settings.mqtt.client_id(0),
+            "the host's name has no ordinal: with several replicas set mqtt.ordinal for each"
+        );
+    }
+    let ordering = Ordering::new(routes, settings.ordering_buckets);
+    let setup = mqtt::Setup {
+        settings: &settings.mqtt,
+        filters: &routes.filters(),
+        ordering: ordering.as_ref(),
+        metrics,
+        health,
+    };
+    mqtt::Source::connect(purpose, setup)
 }
 
 /// Returns all topics that ingestion publishes to, including the topic for dead letters.

@@ -65,6 +65,21 @@ pub enum Purpose {
     Drain,
 }
 
+/// Subscriptions of a source, and what it reports to.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Broker, and the connections to it.
+    pub settings: &'a Mqtt,
+    /// Filters to subscribe to.
+    pub filters: &'a [Subscription],
+    /// Ordering keys, if any route has one.
+    pub ordering: Option<&'a ordering::Ordering>,
+    /// Metrics of the connections.
+    pub metrics: &'a Metrics,
+    /// Health that has a condition for each connection.
+    pub health: &'a Health,
+}
+
 /// Names of the connections among the readiness conditions.
 const CONDITIONS: [&str; MAX_CONNECTIONS as usize] = [
     "mqtt", "mqtt_1", "mqtt_2", "mqtt_3", "mqtt_4", "mqtt_5", "mqtt_6", "mqtt_7", "mqtt_8",
@@ -75,23 +90,12 @@ impl Source {
     /// Connects, and retries forever. With [`Purpose::Drain`] the source ends with an error when
     /// the replica is alive. The replica then gets its session back.
     #[must_use]
-    pub fn connect(
-        purpose: Purpose,
-        settings: &Mqtt,
-        (filters, ordering): (&[Subscription], Option<&ordering::Ordering>),
-        metrics: &Metrics,
-        health: &Health,
-    ) -> Self {
-        Self::over(Arc::new(Network), purpose, settings, (filters, ordering), (metrics, health))
+    pub fn connect(purpose: Purpose, setup: Setup<'_>) -> Self {
+        Self::over(Arc::new(Network), purpose, setup)
     }
 
-    fn over(
-        dial: Arc<dyn Dial>,
-        purpose: Purpose,
-        settings: &Mqtt,
-        (filters, ordering): (&[Subscription], Option<&ordering::Ordering>),
-        (metrics, health): (&Metrics, &Health),
-    ) -> Self {
+    fn over(dial: Arc<dyn Dial>, purpose: Purpose, setup: Setup<'_>) -> Self {
+        let Setup { settings, filters, ordering, metrics, health } = setup;
         let (outbox, inbox) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
         let (grants, granted) = watch::channel(Grants::new());

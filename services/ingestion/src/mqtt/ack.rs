@@ -24,12 +24,20 @@ impl Life {
     }
 }
 
+/// Outcome of a QoS 1 message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Settled {
+    /// Position of the message in the window.
+    pub place: u64,
+    pub disposition: Disposition,
+}
+
 /// Handle that reports the outcome of a QoS 1 message to its connection.
 #[derive(Debug)]
 pub(super) struct AckHandle {
     /// Position of the message in the window.
     pub place: u64,
-    pub report: mpsc::UnboundedSender<(u64, Disposition)>,
+    pub report: mpsc::UnboundedSender<Settled>,
     pub life: Life,
     pub held: Arc<Held>,
     pub size: usize,
@@ -43,7 +51,7 @@ impl Settle for AckHandle {
             self.life.end();
         }
         // An error means that the connection has ended. The broker sends the message again.
-        self.report.send((self.place, disposition)).unwrap_or_default();
+        drop(self.report.send(Settled { place: self.place, disposition }));
         self.held.remove(self.size);
     }
 

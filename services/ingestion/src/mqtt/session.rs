@@ -5,7 +5,7 @@ use pipeline::backoff::Waits;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::ack::Life;
+use super::ack::{Life, Settled};
 use super::client::{Codec, Event, Request, Session};
 use super::dial::Dial;
 use super::drain::{Drain, LEAVE_TIMEOUT};
@@ -33,9 +33,9 @@ pub(super) struct Epoch {
     pub negotiated: Negotiated,
     pub window: Window,
     pub requests: Requests,
-    pub dispositions: mpsc::UnboundedReceiver<(u64, Disposition)>,
+    pub dispositions: mpsc::UnboundedReceiver<Settled>,
     /// The channel is unbounded, but holds at most one disposition for each unacknowledged message.
-    pub report: mpsc::UnboundedSender<(u64, Disposition)>,
+    pub report: mpsc::UnboundedSender<Settled>,
     protocol: Protocol,
     /// Filters that were refused or granted a lower QoS than requested.
     pub short: Vec<Shortfall>,
@@ -158,19 +158,19 @@ impl Epoch {
     }
 
     /// Handles the outcome of a message, and all further outcomes that are already known.
-    pub(super) fn settle_all(&mut self, first: (u64, Disposition)) -> Result<(), String> {
+    pub(super) fn settle_all(&mut self, first: Settled) -> Result<(), String> {
         let mut next = Some(first);
-        while let Some((place, disposition)) = next {
-            self.settle(place, disposition)?;
+        while let Some(settled) = next {
+            self.settle(settled)?;
             next = self.dispositions.try_recv().ok();
         }
         self.send_acks()
     }
 
-    fn settle(&mut self, place: u64, disposition: Disposition) -> Result<(), String> {
-        match disposition {
+    fn settle(&mut self, settled: Settled) -> Result<(), String> {
+        match settled.disposition {
             Disposition::Ack => {
-                self.window.ack(place);
+                self.window.ack(settled.place);
                 Ok(())
             }
             // MQTT cannot nack a single message, but a new connection delivers it again.
@@ -198,7 +198,7 @@ impl Epoch {
     /// Sends the acknowledgements that are due, then DISCONNECT. Messages whose acknowledgements
     /// cannot be sent in time are delivered again.
     pub(super) async fn leave(mut self) {
-        while let Ok((place, disposition)) = self.dispositions.try_recv() {
+        while let Ok(Settled { place, disposition }) = self.dispositions.try_recv() {
             if disposition == Disposition::Ack {
                 self.window.ack(place);
             }

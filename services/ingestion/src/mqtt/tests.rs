@@ -13,7 +13,7 @@ use pipeline::{Delivery, Source as _};
 use service::Health;
 use tokio::time::timeout;
 
-use super::{Purpose, Source};
+use super::{Purpose, Setup, Source};
 use crate::config::{Mqtt, Protocol};
 use crate::metrics::Metrics;
 use crate::routes::Subscription;
@@ -51,9 +51,14 @@ impl TestEnv {
     }
 
     fn source(&self, purpose: Purpose) -> Source {
-        let filters = (self.filters.as_slice(), None);
-        let dial = self.broker.dial();
-        Source::over(dial, purpose, &self.settings, filters, (&self.metrics, &self.health))
+        let setup = Setup {
+            settings: &self.settings,
+            filters: &self.filters,
+            ordering: None,
+            metrics: &self.metrics,
+            health: &self.health,
+        };
+        Source::over(self.broker.dial(), purpose, setup)
     }
 
     /// Returns a source whose first connection is subscribed.
