@@ -83,10 +83,7 @@ impl Conditions {
             if let Err(refusal) = rights::check(&changes.borrow_and_update().denied, method) {
                 return refusal;
             }
-            #[expect(
-                clippy::let_underscore_must_use,
-                reason = "`self` holds the sender, so it never fails"
-            )]
+            // `self` holds the sender, so it never fails.
             let _ = changes.changed().await;
         }
     }

@@ -49,7 +49,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let line = format!("emulator: {error:#}\n");
-            #[expect(clippy::let_underscore_must_use, reason = "no other place to report remains")]
+            // No other place to report remains.
             let _ = std::io::stderr().write_all(line.as_bytes());
             ExitCode::FAILURE
         }
@@ -71,10 +71,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     let started = Emulator::start(Options { host, port, data_dir, resources, profile }).await;
     let emulator = started.map_err(|error| explain(error, port))?;
-    #[expect(
-        clippy::let_underscore_must_use,
-        reason = "`emulator | head -1` closes the output, and goes on"
-    )]
+    // `emulator | head -1` closes the output, and goes on.
     let _ = std::io::stdout().write_all(describe(&emulator).as_bytes());
     tokio::select! {
         _ = terminate.recv() => {}

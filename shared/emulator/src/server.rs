@@ -185,8 +185,7 @@ async fn serve(listener: TcpListener, router: Router, conditions: Conditions) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
-                    // Small answers must not be delayed until the next one.
-                    #[expect(clippy::let_underscore_must_use, reason = "it only makes answers faster")]
+                    // Small answers must not be delayed until the next one. An error only delays them.
                     let _ = tcp.set_nodelay(true);
                     let (builder, router) = (builder.clone(), router.clone());
                     connections.spawn(serve_one(tcp, builder, router, conditions.clone()));
@@ -222,7 +221,7 @@ async fn serve_one(
     if !peer.is_http1.load(Ordering::Relaxed) {
         connection.as_mut().graceful_shutdown();
     }
-    #[expect(clippy::let_underscore_must_use, reason = "an error matters only to the client")]
+    // An error matters only to the client.
     let _ = connection.await;
 }
 

@@ -113,7 +113,7 @@ static PROJECT: OnceLock<String> = OnceLock::new();
 /// Sets the project that traces belong to. Only the first call has an effect.
 pub(crate) fn name_project(project: &str) {
     // An error means that the project is set already.
-    drop(PROJECT.set(project.to_owned()));
+    let _ = PROJECT.set(project.to_owned());
 }
 
 /// Format of Cloud Logging's structured logs: `severity`, `time`, `target`, then the event's own

@@ -59,7 +59,7 @@ impl Deadline {
         let excuse = move || {
             health.get().iter().for_each(|health| health.excuse());
             // The receiver is gone if this took too long.
-            done.send(()).unwrap_or_default();
+            let _ = done.send(());
         };
         let thread = std::thread::Builder::new().name("excuse".into()).spawn(excuse);
         if thread.is_err() || is_done.recv_timeout(LAST_PATIENCE).is_err() {

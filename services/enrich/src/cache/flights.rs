@@ -168,7 +168,7 @@ impl Flight {
 
 fn send(waiter: oneshot::Sender<Outcome>, outcome: Outcome) {
     // A waiter that has given up meanwhile needs no answer.
-    drop(waiter.send(outcome));
+    let _ = waiter.send(outcome);
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ impl Settle for AckHandle {
             self.life.end();
         }
         // An error means that the connection has ended. The broker sends the message again.
-        drop(self.report.send(Settled { place: self.place, disposition }));
+        let _ = self.report.send(Settled { place: self.place, disposition });
         self.held.remove(self.size);
     }
 

@@ -381,7 +381,7 @@ impl Connection {
         let ordering = self.parts.ordering.as_ref();
         let message = message::read(published, ordering, &self.parts.metrics);
         // An error means that the source is closing. A message that is dropped here is nacked.
-        self.parts.outbox.send(Delivery::new(message, settlement)).unwrap_or_else(drop);
+        let _ = self.parts.outbox.send(Delivery::new(message, settlement));
     }
 }
 
