@@ -6,15 +6,18 @@ use futures::future::{BoxFuture, FutureExt as _, join_all};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tracing::warn;
 
 use crate::backoff::{Backoff, Waits};
+use crate::metrics::Metrics;
 use crate::{Delivery, Error, Recovery, Source};
 
 /// Several sources of one type that are read as one.
 ///
 /// - The sources take turns. A source with many deliveries does not delay those of another one.
 /// - Acks and nacks go to the source that delivered the message.
-/// - It ends when all of its sources have ended. It fails with the error of any of them.
+/// - It ends when all of its sources have ended. A source that can be asked again waits by itself,
+///   and the others deliver meanwhile. Any other error is the error of all.
 /// - The order of each source is kept. Messages of different sources have no order, so all messages
 ///   of an ordering key must come from one source.
 ///
@@ -24,7 +27,7 @@ use crate::{Delivery, Error, Recovery, Source};
 /// use message::Message;
 /// use pipeline::backoff::Backoff;
 /// use pipeline::doubles::{MemorySource, Recorder};
-/// use pipeline::{Merged, Source as _};
+/// use pipeline::{Merged, Metrics, Source as _};
 ///
 /// let recorder = Recorder::default();
 /// let source = |id: &str| {
@@ -32,7 +35,8 @@ use crate::{Delivery, Error, Recovery, Source};
 ///     MemorySource::new([message], recorder.clone())
 /// };
 ///
-/// let mut merged = Merged::new([source("first"), source("second")], Backoff::default());
+/// let sources = [source("first"), source("second")];
+/// let mut merged = Merged::new(sources, Backoff::default(), Metrics::default());
 /// while let Some(delivery) = merged.receive().await.unwrap() {
 ///     delivery.ack();
 /// }
@@ -48,6 +52,7 @@ pub struct Merged<S> {
     ended: Vec<S>,
     /// Becomes true when the sources must be returned.
     closing: watch::Sender<bool>,
+    metrics: Metrics,
 }
 
 /// A source, while it may still deliver.
@@ -67,8 +72,8 @@ struct Received<S> {
 
 impl<S: Source> Merged<S> {
     /// Merges these sources. A source that fails is asked again after one of the waits of `retry`.
-    /// Meanwhile the others deliver.
-    pub fn new(sources: impl IntoIterator<Item = S>, retry: Backoff) -> Self {
+    /// Meanwhile the others deliver. The pipeline's `metrics` count the attempts.
+    pub fn new(sources: impl IntoIterator<Item = S>, retry: Backoff, metrics: Metrics) -> Self {
         let closing = watch::Sender::new(false);
         let member = |source| {
             let member =
@@ -76,7 +81,7 @@ impl<S: Source> Merged<S> {
             member.receive().boxed()
         };
         let receiving = sources.into_iter().map(member).collect();
-        Self { receiving, ended: Vec::new(), closing }
+        Self { receiving, ended: Vec::new(), closing, metrics }
     }
 }
 
@@ -109,9 +114,11 @@ impl<S: Source> Source for Merged<S> {
                     return Ok(Some(delivery));
                 }
                 Some(Err(error)) if error.recovery() == Recovery::Retry => {
-                    member.wait = Some(member.waits.next_wait());
+                    let wait = member.waits.next_wait();
+                    warn!(error = format!("{error:#}"), ?wait, "a source failed, asking again");
+                    Metrics::count(&self.metrics.retried, "receive", 1);
+                    member.wait = Some(wait);
                     self.receiving.push(member.receive().boxed());
-                    return Err(error);
                 }
                 Some(Err(error)) => {
                     self.ended.push(member.source);
@@ -126,7 +133,7 @@ impl<S: Source> Source for Merged<S> {
     /// Closes all sources side by side.
     ///
     /// # Errors
-    /// Returns the first error. The other sources are closed all the same.
+    /// Returns the first error, and logs the others. All sources are closed.
     async fn close(mut self) -> Result<(), Error> {
         self.closing.send_replace(true);
         // A delivery that comes now was never received. It is dropped here, and that nacks it.
@@ -134,6 +141,11 @@ impl<S: Source> Source for Merged<S> {
             self.ended.push(member.source);
         }
         let closed = join_all(self.ended.into_iter().map(Source::close)).await;
-        closed.into_iter().collect()
+        let mut errors = closed.into_iter().filter_map(Result::err);
+        let first = errors.next();
+        for error in errors {
+            warn!(error = format!("{error:#}"), "another source could not be closed");
+        }
+        first.map_or(Ok(()), Err)
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use message::Message;
 use pipeline::backoff::Backoff;
-use pipeline::{Delivery, Disposition, Error, Merged, Recovery, Settlement, Source};
+use pipeline::metrics::ReasonLabel;
+use pipeline::{Delivery, Disposition, Error, Merged, Metrics, Recovery, Settlement, Source};
 use proptest::prelude::*;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -68,6 +69,7 @@ impl Source for Scripted {
 /// A merged source, and everything that can be observed of its parts.
 struct Observed {
     merged: Merged<Scripted>,
+    metrics: Metrics,
     dispositions: Vec<Dispositions>,
     closed: Arc<Mutex<usize>>,
 }
@@ -84,7 +86,17 @@ fn merge(scripts: &[Vec<Event>]) -> Observed {
         closed: Arc::clone(&closed),
     };
     let sources: Vec<_> = scripts.iter().enumerate().map(source).collect();
-    Observed { merged: Merged::new(sources, RETRY), dispositions, closed }
+    let metrics = Metrics::default();
+    let merged = Merged::new(sources, RETRY, metrics.clone());
+    Observed { merged, metrics, dispositions, closed }
+}
+
+impl Observed {
+    /// Returns the number of failures that were followed by another attempt.
+    fn retried(&self) -> usize {
+        let retried = self.metrics.retried.get_or_create(&ReasonLabel { reason: "receive" });
+        usize::try_from(retried.get()).unwrap()
+    }
 }
 
 /// Returns the source of a delivery, and its number there.
@@ -114,21 +126,16 @@ proptest! {
         patience in 1..30_u64,
     ) {
         block_on(async {
-            let Observed { mut merged, dispositions, closed } = merge(&scripts);
+            let mut observed = merge(&scripts);
             let mut expected: Vec<Vec<(usize, Disposition)>> = vec![Vec::new(); scripts.len()];
-            let mut failures = 0;
             loop {
                 // Receiving is given up again and again. Nothing may be lost by that.
-                let receive = timeout(Duration::from_millis(patience), merged.receive());
+                let receive = timeout(Duration::from_millis(patience), observed.merged.receive());
                 let delivery = match receive.await {
                     Err(_given_up) => continue,
                     Ok(Ok(Some(delivery))) => delivery,
                     Ok(Ok(None)) => break,
-                    Ok(Err(error)) => {
-                        prop_assert_eq!(error.recovery(), Recovery::Retry);
-                        failures += 1;
-                        continue;
-                    }
+                    Ok(Err(error)) => return Err(TestCaseError::fail(error.to_string())),
                 };
                 let (index, number) = origin(&delivery);
                 prop_assert_eq!(number, expected[index].len(), "source {}", index);
@@ -140,6 +147,8 @@ proptest! {
                     delivery.ack();
                 }
             }
+            let failures = observed.retried();
+            let Observed { merged, dispositions, closed, .. } = observed;
             merged.close().await.unwrap();
 
             let is_failure = |event: &&Event| matches!(event, Event::Fail(_));
@@ -201,27 +210,20 @@ async fn a_source_that_fails_permanently_ends_all_and_all_are_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_source_that_waits_after_a_failure_lets_the_others_deliver() {
     let scripts = [vec![Event::Fail(Recovery::Retry); 4], vec![Event::Deliver(0); 20]];
-    let mut merged = merge(&scripts).merged;
+    let mut observed = merge(&scripts);
     let start = Instant::now();
 
-    let (mut delivered, mut failures) = (0, 0);
-    while delivered < 20 {
-        match merged.receive().await {
-            Ok(delivery) => {
-                delivery.unwrap().ack();
-                delivered += 1;
-            }
-            Err(_) => failures += 1,
-        }
+    for _ in 0..20 {
+        observed.merged.receive().await.unwrap().unwrap().ack();
     }
 
-    assert_eq!((failures, start.elapsed()), (1, Duration::ZERO));
+    assert_eq!((observed.retried(), start.elapsed()), (1, Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn sources_are_closed_while_they_wait_for_a_delivery() {
     let scripts = [vec![Event::Deliver(1_000_000)], vec![Event::Deliver(0)], vec![]];
-    let Observed { mut merged, dispositions, closed } = merge(&scripts);
+    let Observed { mut merged, dispositions, closed, .. } = merge(&scripts);
     let start = Instant::now();
 
     let delivery = merged.receive().await.unwrap().unwrap();
