@@ -118,7 +118,7 @@ impl Metrics {
         }
         // Any stage of any service can have a bug.
         for reason in reasons::EVERY_SERVICE {
-            Self::count_reason(&metrics.dead_lettered, *reason, 0);
+            metrics.add_refused(*reason);
         }
         NACKED.iter().for_each(|reason| Self::count(&metrics.nacked, reason, 0));
         RETRIED.iter().for_each(|reason| Self::count(&metrics.retried, reason, 0));

@@ -4,9 +4,9 @@ use std::fmt;
 
 /// Reason why a message leaves the stream without a record, as a short and stable code.
 ///
-/// Only the macro [`reasons!`](crate::reasons!) makes reasons. It puts each one into a list of its
-/// crate, so every reason is in the metrics from the start. A reason that is not declared does not
-/// compile:
+/// Only the macro [`reasons!`](crate::reasons!) makes reasons. It puts each one into a list. The
+/// service passes its lists to [`Metrics::new`](crate::Metrics::new), so that the metrics have each
+/// reason from the start. A reason that is not declared does not compile:
 ///
 /// ```compile_fail
 /// let error = pipeline::Recovery::Reject("no_route").because("route", "nothing matches");
@@ -29,6 +29,7 @@ impl Reason {
     #[must_use]
     pub const fn declared(code: &'static str) -> Self {
         let bytes = code.as_bytes();
+        assert!(!bytes.is_empty(), "the code of a reason is empty");
         let mut at = 0;
         while at < bytes.len() {
             let is_allowed = matches!(bytes[at], b'a'..=b'z' | b'0'..=b'9' | b'_');

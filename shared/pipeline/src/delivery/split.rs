@@ -31,6 +31,10 @@ impl Settlement {
     /// parts were acked, and a nack if one part was nacked or dropped. Each part has the lease of
     /// the original, and its share of the bytes that the original holds elsewhere.
     ///
+    /// A nack reaches the source late, when the last part is settled. So do not split a message with
+    /// an ordering key: later messages of the key could pass it meanwhile. Each part's message needs
+    /// an id of its own, which is the same at each delivery, such as `42/0` and `42/1`.
+    ///
     /// ```
     /// use std::num::NonZeroUsize;
     /// use std::sync::mpsc;
@@ -74,7 +78,7 @@ impl Settle for SplitPart {
             return;
         }
         let (original, worst) = (split.original.take(), split.worst);
-        // The source must not be called under the lock.
+        // The source must not be told under the lock.
         drop(split);
         if let Some(original) = original {
             original.settle(worst);
