@@ -121,6 +121,9 @@ impl<E: Enricher> Service for Ingestion<E> {
             metrics.register(registry);
         });
         let topics_condition = health.condition("topics");
+        // Wrong settings end the service. Nothing must be waited for before.
+        settings.mqtt.broker()?;
+        let routes = Arc::new(Routes::new(&settings.routes)?);
 
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
@@ -128,7 +131,6 @@ impl<E: Enricher> Service for Ingestion<E> {
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let routes = Arc::new(Routes::new(&settings.routes)?);
         let dead_letters = settings.dead_letters.as_ref();
         let dead_letters =
             dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;

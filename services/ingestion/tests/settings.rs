@@ -6,10 +6,11 @@
 use std::io::Write as _;
 use std::process::{Command, Output};
 
-use ingestion::config::Settings;
+use ingestion::Ingestion;
+use ingestion::config::{RouteSettings, Settings};
 use serde_json::Value;
-use service::Settings as _;
 use service::settings::load;
+use service::{Hosted, Settings as _, WrongSettings};
 
 fn ingestion(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ingestion"));
@@ -292,4 +293,25 @@ fn a_taken_port_is_named_with_exit_code_1() {
     assert_eq!(ended.status.code(), Some(1));
     let said = String::from_utf8(ended.stderr).unwrap();
     assert!(said.contains(&port) && said.contains("http.port"), "{said}");
+}
+
+#[tokio::test]
+async fn a_service_that_was_not_checked_ends_with_its_wrong_setting() {
+    let mut wrong_url = Settings::default();
+    wrong_url.mqtt.url = "http://broker".into();
+    let mut wrong_filter = Settings::default();
+    wrong_filter.mqtt.url = "mqtt://localhost".into();
+    let mut route = RouteSettings::default();
+    route.source.mqtt_topic = "a/#/b".into();
+    wrong_filter.routes.insert("up".into(), route);
+
+    for (key, mut settings) in [("mqtt.url", wrong_url), ("mqtt_topic", wrong_filter)] {
+        settings.http.port = 0;
+
+        let mut hosted = Hosted::start(Ingestion::new(settings)).await.unwrap();
+        let ended = hosted.ended().await;
+
+        let text = format!("{ended:#}");
+        assert!(ended.is::<WrongSettings>() && text.contains(key), "{text}");
+    }
 }
