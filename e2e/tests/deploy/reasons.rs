@@ -97,16 +97,3 @@ fn the_documents_name_every_reason() {
         name("docs/metrics.md", &mut reasons.skipped());
     }
 }
-
-#[test]
-fn the_readme_quotes_the_example_of_an_own_row() {
-    let (readme, example) = (read("README.md"), read("services/bigqueries/examples/own_row.rs"));
-
-    let quotes: Vec<_> = readme.split("```rust\n").skip(1).collect();
-
-    assert!(!quotes.is_empty());
-    for quote in quotes {
-        let code = quote.split("```").next().unwrap();
-        assert!(example.contains(code), "{code}");
-    }
-}
