@@ -26,8 +26,8 @@ pub fn command() -> Command {
 /// When the message cannot be read, or does not become a row.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    let story = explain::survive(story(&settings, &message)).await;
-    explain::print(&story.unwrap_or_else(|panicked| panicked), args::form(&given))
+    let story = explain::survive(async { anyhow::Ok(story(&settings, &message).await) }).await?;
+    explain::print(&story, args::form(&given))
 }
 
 /// Explains the processing of a message.

@@ -36,10 +36,7 @@ pub fn command() -> Command {
 /// Fails for a message that would not pass.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    let story = match explain::survive(story(&settings, &message)).await {
-        Ok(story) => story?,
-        Err(panicked) => panicked,
-    };
+    let story = explain::survive(story(&settings, &message)).await?;
     explain::print(&story, args::form(&given))
 }
 

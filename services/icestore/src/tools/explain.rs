@@ -23,10 +23,7 @@ pub fn command() -> Command {
 /// When the message cannot be read, or cannot be archived.
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let message = explain::message(&given)?;
-    let story = match explain::survive(story(&settings, &message)).await {
-        Ok(story) => story?,
-        Err(panicked) => panicked,
-    };
+    let story = explain::survive(story(&settings, &message)).await?;
     explain::print(&story, args::form(&given))
 }
 

@@ -60,10 +60,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let given_properties = explain::given_pairs(&given, "property");
     message.attributes = mqtt::user_properties(given_properties, &Metrics::default()).into();
     message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-    let story = match explain::survive(story(&settings, message)).await {
-        Ok(story) => story?,
-        Err(panicked) => panicked,
-    };
+    let story = explain::survive(story(&settings, message)).await?;
     explain::print(&story, args::form(&given))
 }
 

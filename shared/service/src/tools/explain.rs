@@ -163,17 +163,15 @@ pub fn end<R>(
     story.extend(why.map(|why| ("reason".into(), why.into())));
 }
 
-/// Runs an explanation and catches a panic. A panic is a useful result: the service would reject
-/// the message for it.
+/// Runs an explanation. A panic is a story too: the service would reject the message for it.
 ///
 /// # Errors
-/// Returns the story of the panic.
-pub async fn survive<T>(explanation: impl Future<Output = T>) -> Result<T, Story> {
-    let survived = catch_async("explain", async { Ok(explanation.await) }).await;
-    survived.map_err(|panic| {
+/// Returns the error of the explanation.
+pub async fn survive<E>(explanation: impl Future<Output = Result<Story, E>>) -> Result<Story, E> {
+    catch_async("explain", async { Ok(explanation.await) }).await.unwrap_or_else(|panic| {
         let mut story = Story::new();
         end::<()>(&mut story, Err(panic), |_, ()| {});
-        story
+        Ok(story)
     })
 }
 
@@ -237,9 +235,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_told_like_any_refusal() {
-        let story = survive(async { panic!("year {}", 10_000) }).await;
+        let story = survive::<Error>(async { panic!("year {}", 10_000) }).await.unwrap();
 
-        let Err::<(), _>(story) = story else { panic!("it panicked") };
         assert_eq!((&story["outcome"], &story["reason"]), (&"refused".into(), &"panicked".into()));
         assert_eq!(story["detail"], "year 10000");
     }
