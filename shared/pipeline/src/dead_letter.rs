@@ -49,11 +49,12 @@ pub trait DeadLetters: Send + Sync + 'static {
 /// Treatment of a message that can never succeed.
 #[derive(Debug, Clone)]
 pub enum Policy<D> {
-    /// The message is written to a separate destination, and acknowledged once it is durable there.
+    /// The message is written to a separate destination. Once it is durable there, the source learns
+    /// that it is dead-lettered.
     Write(D),
     /// The message is nacked, and left to the dead-letter policy of the subscription.
     Leave,
-    /// The message is acknowledged and counted. It is lost, as the settings ask.
+    /// The message is dropped and counted. It is lost, as the settings ask, and the source learns it.
     Drop,
 }
 

@@ -1,6 +1,6 @@
 //! A message together with the obligation to acknowledge or reject it.
 //!
-//! Every delivery is settled exactly once: either acked or nacked. The obligation travels with the
+//! Every delivery is settled exactly once, with one [`Disposition`]. The obligation travels with the
 //! message as a [`Settlement`]. Dropping a settlement nacks the message. So a panic or an early
 //! return can duplicate a message, but never lose it.
 
@@ -9,20 +9,47 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::Reason;
 use message::Message;
 
 mod split;
 
 /// Outcome of a delivery.
+///
+/// Most sources treat every outcome but the nack alike: they may forget the message. The difference
+/// is for a source whose client waits for the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// The message is safe downstream. The source may forget it.
+    /// The message is safe downstream, or the transform skipped it. The source may forget it.
     Ack,
+    /// The message can never succeed. Its dead letter is durable, with this reason.
+    DeadLettered(Reason),
+    /// The message can never succeed, and is lost, as the settings ask. It is counted under this
+    /// reason.
+    Dropped(Reason),
     /// The message is not safe. The source must deliver it again.
     Nack,
 }
 
-/// The source's side of a settlement: it receives the ack or the nack.
+impl Disposition {
+    /// Returns the worse of two outcomes: nack, then dropped, then dead-lettered. Of two that are
+    /// equally bad, `self` is returned.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        if other.severity() > self.severity() { other } else { self }
+    }
+
+    fn severity(self) -> u8 {
+        match self {
+            Self::Ack => 0,
+            Self::DeadLettered(_) => 1,
+            Self::Dropped(_) => 2,
+            Self::Nack => 3,
+        }
+    }
+}
+
+/// The source's side of a settlement: it receives the outcome.
 ///
 /// [`Settle::settle`] is called exactly once, from any task. It must not block.
 pub trait Settle: Send {
@@ -46,7 +73,7 @@ impl<F: FnOnce(Disposition) + Send> Settle for F {
     }
 }
 
-/// The obligation to ack or nack a message, without the message itself.
+/// The obligation to settle a message, without the message itself.
 ///
 /// Dropping it counts as [`Disposition::Nack`].
 #[must_use = "an unsettled delivery is delivered again"]
@@ -137,7 +164,8 @@ impl Settlement {
         self.arrived
     }
 
-    fn settle(mut self, disposition: Disposition) {
+    /// Reports this outcome.
+    pub fn settle(mut self, disposition: Disposition) {
         if let Some(settle) = self.settle.take() {
             settle.settle(disposition);
         }
@@ -236,6 +264,12 @@ mod tests {
 
             assert_eq!(settlement.return_delay(), kept);
         }
+    }
+
+    /// A hundred thousand messages may be open, each with its settlement.
+    #[test]
+    fn a_settlement_takes_48_bytes() {
+        assert_eq!(size_of::<Settlement>(), 48);
     }
 
     #[test]

@@ -169,7 +169,8 @@ impl Epoch {
 
     fn settle(&mut self, settled: Settled) -> Result<(), String> {
         match settled.disposition {
-            Disposition::Ack => {
+            // The message cannot succeed, so nobody needs it again.
+            Disposition::Ack | Disposition::DeadLettered(_) | Disposition::Dropped(_) => {
                 self.window.ack(settled.place);
                 Ok(())
             }
@@ -199,7 +200,7 @@ impl Epoch {
     /// cannot be sent in time are delivered again.
     pub(super) async fn leave(mut self) {
         while let Ok(Settled { place, disposition }) = self.dispositions.try_recv() {
-            if disposition == Disposition::Ack {
+            if disposition != Disposition::Nack {
                 self.window.ack(place);
             }
         }

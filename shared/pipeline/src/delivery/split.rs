@@ -11,7 +11,7 @@ struct Split {
     original: Option<Settlement>,
     /// Number of parts that are not settled yet.
     open_parts: usize,
-    /// Worst outcome of the settled parts. A nack is worse than an ack.
+    /// Worst outcome of the settled parts.
     worst: Disposition,
 }
 
@@ -27,9 +27,9 @@ impl SplitPart {
 impl Settlement {
     /// Splits the settlement into several, such as one for each record of a message.
     ///
-    /// The source gets one disposition, as soon as the last part is settled. It is an ack if all
-    /// parts were acked, and a nack if one part was nacked or dropped. Each part has the lease of
-    /// the original, and its share of the bytes that the original holds elsewhere.
+    /// The source gets one disposition, as soon as the last part is settled. It is the worst of the
+    /// parts: see [`Disposition::worse`]. A part whose settlement is dropped is a nack. Each part
+    /// has the lease of the original, and its share of the bytes that the original holds elsewhere.
     ///
     /// A nack reaches the source late, when the last part is settled. So do not split a message with
     /// an ordering key: later messages of the key could pass it meanwhile. Each part's message needs
@@ -70,9 +70,7 @@ impl Settlement {
 impl Settle for SplitPart {
     fn settle(self: Box<Self>, disposition: Disposition) {
         let mut split = self.split();
-        if disposition == Disposition::Nack {
-            split.worst = Disposition::Nack;
-        }
+        split.worst = split.worst.worse(disposition);
         split.open_parts -= 1;
         if split.open_parts > 0 {
             return;
@@ -99,18 +97,46 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::reasons::{CRASHED, PANICKED};
 
     /// End of one part.
     #[derive(Debug, Clone, Copy)]
     enum End {
-        Ack,
-        Nack,
+        Settle(Disposition),
         Drop,
     }
 
+    impl End {
+        fn disposition(self) -> Disposition {
+            match self {
+                Self::Settle(disposition) => disposition,
+                Self::Drop => Disposition::Nack,
+            }
+        }
+    }
+
+    /// Endings of all parts. Each kind is the worst one in many cases.
     fn ends() -> impl Strategy<Value = Vec<End>> {
-        let end = prop_oneof![8 => Just(End::Ack), 1 => Just(End::Nack), 1 => Just(End::Drop)];
+        let reason = || prop_oneof![Just(PANICKED), Just(CRASHED)];
+        let letter = reason().prop_map(|reason| End::Settle(Disposition::DeadLettered(reason)));
+        let dropped = reason().prop_map(|reason| End::Settle(Disposition::Dropped(reason)));
+        let end = prop_oneof![
+            16 => Just(End::Settle(Disposition::Ack)),
+            4 => letter,
+            2 => dropped,
+            1 => Just(End::Settle(Disposition::Nack)),
+            1 => Just(End::Drop),
+        ];
         proptest::collection::vec(end, 1..12)
+    }
+
+    /// Returns the outcome that wins. Of several outcomes of the same kind it is the first.
+    fn worst(in_order: &[Disposition]) -> Disposition {
+        let first = |is_kind: fn(&Disposition) -> bool| in_order.iter().copied().find(is_kind);
+        first(|end| matches!(end, Disposition::Nack))
+            .or_else(|| first(|end| matches!(end, Disposition::Dropped(_))))
+            .or_else(|| first(|end| matches!(end, Disposition::DeadLettered(_))))
+            .unwrap_or(Disposition::Ack)
     }
 
     fn split(parts: usize) -> (Vec<Settlement>, mpsc::Receiver<Disposition>) {
@@ -136,15 +162,13 @@ mod tests {
                 let part = parts[*index].take().unwrap();
                 prop_assert!(part.is_current());
                 match ends[*index] {
-                    End::Ack => part.ack(),
-                    End::Nack => part.nack(),
+                    End::Settle(disposition) => part.settle(disposition),
                     End::Drop => drop(part),
                 }
             }
 
-            let is_acked = ends.iter().all(|end| matches!(end, End::Ack));
-            let expected = if is_acked { Disposition::Ack } else { Disposition::Nack };
-            prop_assert_eq!(dispositions.iter().collect::<Vec<_>>(), [expected]);
+            let in_order: Vec<_> = order.iter().map(|index| ends[*index].disposition()).collect();
+            prop_assert_eq!(dispositions.iter().collect::<Vec<_>>(), [worst(&in_order)]);
         }
     }
 

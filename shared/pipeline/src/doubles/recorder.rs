@@ -16,8 +16,10 @@ pub struct Recording {
     pub batches: Vec<Vec<String>>,
     /// Ids in the dead letters, with their reasons.
     pub dead_lettered: HashMap<String, &'static str>,
-    /// Ids that were acknowledged.
+    /// Ids that were acknowledged, dead-lettered or dropped.
     pub acked: HashSet<String>,
+    /// Outcome of each id in `acked`, as its source learned it.
+    pub outcomes: HashMap<String, Disposition>,
     /// Ids that were nacked at least once.
     pub nacked: HashSet<String>,
     /// Unsettled deliveries.
@@ -30,7 +32,7 @@ pub struct Recording {
     pub late: usize,
     /// Ids that the source gave up after its maximum number of deliveries.
     pub forwarded: HashSet<String>,
-    /// Ids that may be acked without a record.
+    /// Ids that may be acked or dropped without a record.
     pub droppable: HashSet<String>,
     /// Broken promises, as texts.
     pub broken: Vec<String>,
@@ -55,8 +57,9 @@ impl Recorder {
             recording.nacked.insert(id.to_owned());
             return;
         }
-        recording.check_ack(id);
+        recording.check_end(id, disposition);
         recording.acked.insert(id.to_owned());
+        recording.outcomes.insert(id.to_owned(), disposition);
     }
 
     /// Records a disposition that the source can no longer take.
@@ -64,9 +67,7 @@ impl Recorder {
         let mut recording = self.recording();
         recording.unsettled -= 1;
         recording.late += 1;
-        if disposition == Disposition::Ack {
-            recording.check_ack(id);
-        }
+        recording.check_end(id, disposition);
     }
 }
 
@@ -77,10 +78,19 @@ impl Recording {
         self.written.iter().filter(|written| *written == id).count()
     }
 
-    fn check_ack(&mut self, id: &str) {
-        let is_durable = self.dead_lettered.contains_key(id) || self.times_written(id) > 0;
-        if !is_durable && !self.droppable.contains(id) {
-            self.broken.push(format!("{id} was acked before it was durable"));
+    /// Notes a promise that this outcome breaks.
+    fn check_end(&mut self, id: &str, disposition: Disposition) {
+        let is_droppable = self.droppable.contains(id);
+        let is_true = match disposition {
+            Disposition::Ack => self.times_written(id) > 0 || is_droppable,
+            Disposition::DeadLettered(reason) => {
+                self.dead_lettered.get(id).is_some_and(|written| *written == reason.as_str())
+            }
+            Disposition::Dropped(_) => is_droppable,
+            Disposition::Nack => true,
+        };
+        if !is_true {
+            self.broken.push(format!("{id} was settled as {disposition:?} before it was durable"));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::intake::Tracked;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
-use crate::{Error, Reason, Recovery, Sink};
+use crate::{Disposition, Error, Reason, Recovery, Sink};
 use message::{Message, trace};
 
 /// A message that can never succeed.
@@ -75,7 +75,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         }
     }
 
-    /// Writes a message to the dead letters, and acknowledges it once it is durable there.
+    /// Writes a message to the dead letters, and settles it once it is durable there.
     ///
     /// # Errors
     /// Returns the message if it must be nacked, and the reason.
@@ -89,7 +89,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
             warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
             if matches!(shared.dead_letters, Policy::Drop) {
                 Metrics::count_reason(&metrics.dropped, reason, 1);
-                entry.handle.settlement.ack();
+                entry.handle.settlement.settle(Disposition::Dropped(reason));
                 return Ok(());
             }
             return Err(Undelivered { entry, reason: reason.as_str() });
@@ -109,7 +109,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
                 let trace = trace::id(original);
                 debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
-                entry.handle.settlement.ack();
+                entry.handle.settlement.settle(Disposition::DeadLettered(reason));
                 shared.gauge();
                 Ok(())
             }

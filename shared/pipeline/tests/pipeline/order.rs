@@ -112,7 +112,7 @@ impl Source for Ordered {
         let unsettled = Arc::clone(&self.unsettled);
         let settle = move |disposition| {
             let mut unsettled = unsettled.lock().unwrap();
-            if disposition == Disposition::Ack {
+            if disposition != Disposition::Nack {
                 unsettled.held.remove(&place);
             } else if std::mem::take(&mut unsettled.loses_nack) {
                 unsettled.kept = Some((Instant::now() + RETURN_DELAY, place));

@@ -16,7 +16,9 @@ use pipeline::doubles::{
     Archive, FaultRates, Faults, FnTransform, Item, Kind, LostNacks, MemoryDeadLetters, MemorySink,
     MemorySource, Recorder,
 };
-use pipeline::{Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch};
+use pipeline::{
+    Disposition, Error, Limits, Metrics, Pipeline, Recovery, Running, Sink, Step, Transform, batch,
+};
 use proptest::prelude::*;
 
 pipeline::reasons! {
@@ -237,6 +239,16 @@ impl Case {
         }
     }
 
+    /// Returns what the source of this message must learn at its end.
+    fn expected(&self, index: usize) -> (&'static str, Option<&'static str>) {
+        match (self.reason(index), &self.policy) {
+            (None, _) => ("ack", None),
+            (reason, Policy::Write(())) => ("dead letter", reason),
+            (reason, Policy::Drop) => ("dropped", reason),
+            (_, Policy::Leave) => ("nack", None),
+        }
+    }
+
     fn check(&self, recorder: &Recorder) {
         let recording = recorder.recording();
         assert_eq!(recording.broken, Vec::<String>::new());
@@ -245,6 +257,9 @@ impl Case {
         assert!(recording.most_unsettled <= self.limits.max_messages_in_flight + 1);
         for (id, reason) in &recording.dead_lettered {
             assert_eq!(self.reason(id.parse().unwrap()), Some(*reason), "{id} is a dead letter");
+        }
+        for (id, outcome) in &recording.outcomes {
+            assert_eq!(told(*outcome), self.expected(id.parse().unwrap()), "the source of {id}");
         }
         self.check_order(&recording.written);
     }
@@ -261,6 +276,16 @@ impl Case {
                 assert!(earlier.is_none_or(|earlier| earlier < index), "key {key} out of order");
             }
         }
+    }
+}
+
+/// Returns the kind of an outcome and its reason.
+fn told(outcome: Disposition) -> (&'static str, Option<&'static str>) {
+    match outcome {
+        Disposition::Ack => ("ack", None),
+        Disposition::DeadLettered(reason) => ("dead letter", Some(reason.as_str())),
+        Disposition::Dropped(reason) => ("dropped", Some(reason.as_str())),
+        Disposition::Nack => ("nack", None),
     }
 }
 

@@ -8,12 +8,15 @@ use std::time::Duration;
 use crate::env::{Parts, bad, item, keyed, message, seconds, sized, to};
 use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
+use pipeline::doubles::reasons::{REFUSED_RECORD, TOO_LARGE};
 use pipeline::doubles::{
     Fault, FaultRates, Faults, FnTransform, Kind, MemoryDeadLetters, MemorySink, MemorySource,
     Recorder,
 };
 use pipeline::metrics::ReasonLabel;
-use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Running, Source};
+use pipeline::{
+    Delivery, Disposition, Error, Metrics, Pipeline, Reason, Recovery, Running, Source,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
@@ -337,6 +340,32 @@ async fn what_is_dropped_by_order_is_acked_and_counted() {
     assert_eq!((&recording.acked, &recording.broken), (&ids(["1", "2"]), &Vec::new()));
     assert_eq!(counted(&env.metrics.dropped, "refused"), 1);
     assert_eq!(recording.written, ["2"]);
+}
+
+/// A source whose client waits must know whether a message that failed is kept somewhere.
+#[tokio::test(start_paused = true)]
+async fn a_source_learns_how_each_of_its_messages_ended() {
+    type Ends = fn(Reason) -> Disposition;
+    let policies: [(Policy<Faults>, Ends); 2] = [
+        (Policy::Write(Faults::none()), Disposition::DeadLettered),
+        (Policy::Drop, Disposition::Dropped),
+    ];
+    for (letters, refused) in policies {
+        let env = Parts { letters, max_batch_bytes: 100, ..eager() }.start();
+
+        env.push_all([message("good"), bad(Kind::Skipped, message("skipped"))]);
+        env.push_all([bad(Kind::Refused, message("refused")), sized(101, message("large"))]);
+        env.pass(seconds(1)).await;
+
+        let expected = [
+            ("good", Disposition::Ack),
+            ("skipped", Disposition::Ack),
+            ("refused", refused(REFUSED_RECORD)),
+            ("large", refused(TOO_LARGE)),
+        ];
+        let expected = expected.map(|(id, outcome)| (id.to_owned(), outcome));
+        assert_eq!(env.recorder.recording().outcomes, expected.into());
+    }
 }
 
 #[tokio::test(start_paused = true)]

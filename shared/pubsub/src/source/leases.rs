@@ -28,7 +28,7 @@ use super::SourceMetrics;
 use super::subscriber::{LeaseClient, Request};
 use crate::settings::Subscription;
 use failures::{TRANSIENT, failures};
-use lease::{Answer, Lease};
+use lease::{Answer, Lease, Reply};
 use queue::Queue;
 
 /// Maximum number of acknowledgement ids in one request, as in Google's client. A request has at
@@ -97,7 +97,7 @@ struct Done {
 /// The leases in a request.
 #[derive(Debug)]
 enum Work {
-    Answers(Disposition, Vec<u64>),
+    Answers(Reply, Vec<u64>),
     /// Numbers of the extended leases, and the time when the request began.
     Extension(Vec<u64>, Instant),
 }
@@ -145,7 +145,7 @@ impl Leases {
     /// Settles a message. A nack after the end of its lease is not sent, because the message is
     /// redelivered anyway. If an extension is under way, the lease may not have ended.
     pub(super) fn settle(&self, number: u64, disposition: Disposition) {
-        let now = Instant::now();
+        let (now, reply) = (Instant::now(), Reply::from(disposition));
         let mut state = self.state();
         let Some(lease) = state.leases.get_mut(&number) else { return };
         self.0.metrics.unsettled.dec();
@@ -153,12 +153,12 @@ impl Leases {
         if is_over || lease.was_over || now > lease.end(self.0.max_lease) {
             self.0.metrics.expired_leases.inc();
         }
-        if is_over && !lease.is_extending && disposition == Disposition::Nack {
+        if is_over && !lease.is_extending && reply == Reply::Nack {
             state.leases.remove(&number);
             return;
         }
-        lease.answer = Some(Answer { disposition, settled_at: now, is_under_way: false });
-        let queue = state.queue(disposition);
+        lease.answer = Some(Answer { reply, settled_at: now, is_under_way: false });
+        let queue = state.queue(reply);
         queue.ready.push_back(number);
         if queue.send_at.is_none() || queue.ready.len() == MAX_IDS {
             queue.send_at.get_or_insert(now + FLUSH_DELAY);
@@ -239,7 +239,7 @@ impl Leases {
     fn next_answers(&self, now: Instant, max_ids: usize) -> Option<(Work, Request)> {
         let mut state = self.state();
         let is_closing = state.is_closing;
-        let mut order = [Disposition::Ack, Disposition::Nack];
+        let mut order = [Reply::Ack, Reply::Nack];
         if state
             .nacks
             .next_time()
@@ -247,8 +247,8 @@ impl Leases {
         {
             order.reverse();
         }
-        for disposition in order {
-            while let Some(mut numbers) = state.queue(disposition).take(now, max_ids, is_closing) {
+        for reply in order {
+            while let Some(mut numbers) = state.queue(reply).take(now, max_ids, is_closing) {
                 let mut ack_ids = Vec::with_capacity(numbers.len());
                 // Some may have been forgotten.
                 numbers.retain(|number| {
@@ -260,11 +260,11 @@ impl Leases {
                 if numbers.is_empty() {
                     continue;
                 }
-                let request = match disposition {
-                    Disposition::Ack => Request::Acknowledge(ack_ids),
-                    Disposition::Nack => Request::Lease(ack_ids, Duration::ZERO),
+                let request = match reply {
+                    Reply::Ack => Request::Acknowledge(ack_ids),
+                    Reply::Nack => Request::Lease(ack_ids, Duration::ZERO),
                 };
-                return Some((Work::Answers(disposition, numbers), request));
+                return Some((Work::Answers(reply, numbers), request));
             }
         }
         None
@@ -339,10 +339,10 @@ impl Leases {
             state.note(&outcome);
         }
         match work {
-            Work::Answers(disposition, numbers) => match outcome {
+            Work::Answers(reply, numbers) => match outcome {
                 Ok(()) => numbers.iter().for_each(|number| drop(state.leases.remove(number))),
                 Err(status) => {
-                    self.answers_failed(&mut state, disposition, numbers, &failures, status.code());
+                    self.answers_failed(&mut state, reply, numbers, &failures, status.code());
                 }
             },
             Work::Extension(numbers, began) => {
@@ -368,7 +368,7 @@ impl Leases {
     fn answers_failed(
         &self,
         state: &mut State,
-        disposition: Disposition,
+        reply: Reply,
         numbers: Vec<u64>,
         failures: &HashMap<String, String>,
         code: Code,
@@ -383,11 +383,11 @@ impl Leases {
                 None => (failures.is_empty() && is_permanent(code), !failures.is_empty()),
             };
             if !is_done && !is_refused && !lease.is_over(now, self.0.extension) {
-                state.queue(disposition).again.push_back((now + RETRY_DELAY, number));
+                state.queue(reply).again.push_back((now + RETRY_DELAY, number));
                 continue;
             }
             state.leases.remove(&number);
-            if !is_done && disposition == Disposition::Ack {
+            if !is_done && reply == Reply::Ack {
                 self.0.metrics.lost_acks.inc();
             }
         }
@@ -413,10 +413,10 @@ fn is_permanent(code: Code) -> bool {
 }
 
 impl State {
-    fn queue(&mut self, disposition: Disposition) -> &mut Queue {
-        match disposition {
-            Disposition::Ack => &mut self.acks,
-            Disposition::Nack => &mut self.nacks,
+    fn queue(&mut self, reply: Reply) -> &mut Queue {
+        match reply {
+            Reply::Ack => &mut self.acks,
+            Reply::Nack => &mut self.nacks,
         }
     }
 
@@ -427,7 +427,7 @@ impl State {
         }
         let removed = numbers.iter().filter_map(|number| self.leases.remove(number));
         let removed = removed.filter_map(|lease| lease.answer);
-        let acks = removed.filter(|answer| answer.disposition == Disposition::Ack).count();
+        let acks = removed.filter(|answer| answer.reply == Reply::Ack).count();
         let Self { leases, acks: of_acks, nacks, .. } = self;
         for queue in [of_acks, nacks] {
             queue.ready.retain(|number| leases.contains_key(number));

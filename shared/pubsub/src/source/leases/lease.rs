@@ -20,10 +20,26 @@ pub(super) struct Lease {
     pub(super) answer: Option<Answer>,
 }
 
+/// Reply to Pub/Sub about a message. Pub/Sub knows only two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    Ack,
+    Nack,
+}
+
+impl From<Disposition> for Reply {
+    fn from(disposition: Disposition) -> Self {
+        match disposition {
+            Disposition::Ack | Disposition::DeadLettered(_) | Disposition::Dropped(_) => Self::Ack,
+            Disposition::Nack => Self::Nack,
+        }
+    }
+}
+
 /// Ack or nack that is not confirmed yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
-    pub(super) disposition: Disposition,
+    pub(super) reply: Reply,
     pub(super) settled_at: Instant,
     pub(super) is_under_way: bool,
 }
@@ -55,7 +71,7 @@ impl Lease {
     ) -> bool {
         let ends_soon = self.until(extension) <= now + extension / 2;
         let may_be_short = self.extended_at.is_none() && self.answer.is_none();
-        let is_nacked = self.answer.is_some_and(|answer| answer.disposition == Disposition::Nack);
+        let is_nacked = self.answer.is_some_and(|answer| answer.reply == Reply::Nack);
         let is_wanted = !is_nacked && !self.is_lost && now <= self.end(max_lease);
         is_wanted && !self.is_extending && (ends_soon || may_be_short)
     }

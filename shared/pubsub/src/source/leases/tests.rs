@@ -3,6 +3,7 @@
 mod keep;
 
 use googleapis_tonic_google_rpc::google::rpc;
+use pipeline::reasons::PANICKED;
 use prost::Message as _;
 use prost_types::Any;
 use tokio::time::advance;
@@ -168,6 +169,19 @@ async fn nacks_do_not_wait_behind_a_backlog_of_acks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_can_never_succeed_is_acked() {
+    let (leases, _) = leases();
+    let numbers = leases.hold(2);
+
+    leases.settle(numbers[0], Disposition::DeadLettered(PANICKED));
+    leases.settle(numbers[1], Disposition::Dropped(PANICKED));
+    advance(FLUSH_DELAY).await;
+
+    let (work, ids) = leases.sent().unwrap();
+    assert!(matches!(work, Work::Answers(Reply::Ack, _)) && ids == ["0", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_failed_is_sent_again_until_its_lease_has_ended() {
     for (disposition, lost) in [(Disposition::Ack, 2), (Disposition::Nack, 0)] {
         let (leases, metrics) = leases();
@@ -251,7 +265,7 @@ async fn what_is_settled_too_late_is_acked_and_not_nacked() {
     advance(FLUSH_DELAY).await;
 
     let (work, ids) = leases.sent().unwrap();
-    assert!(matches!(work, Work::Answers(Disposition::Ack, _)) && ids == ["1"]);
+    assert!(matches!(work, Work::Answers(Reply::Ack, _)) && ids == ["1"]);
     assert!(leases.sent().is_none());
     assert_eq!(metrics.expired_leases.get(), 2);
 }
