@@ -23,6 +23,9 @@ pub struct Limits {
     /// Maximum bytes of all batches, both open ones and those being written; 1 to 64 GiB. Icestore
     /// keeps no original messages, so there the data needed to acknowledge them counts too.
     pub max_batch_memory: usize,
+    /// Maximum number of messages that wait for one lane; 1 to 1,000,000. They count as messages in
+    /// flight. While the queue of a lane is full, no lane gets a message.
+    pub max_queue: usize,
     /// Maximum number of concurrent writes in one lane; 1 to 1000.
     pub max_writes: usize,
     /// Limits at which a batch is written.
@@ -54,6 +57,7 @@ impl Default for Limits {
             max_messages_in_flight: 10_000,
             max_bytes_in_flight: 64 * 1024 * 1024,
             max_batch_memory: 64 * 1024 * 1024,
+            max_queue: 256,
             max_writes: 4,
             batch: batch::BatchLimits::default(),
             attempt_timeout: Duration::from_secs(30),
@@ -97,6 +101,7 @@ impl Limits {
                 "max_batch_memory",
                 "1 to 68719476736 (64 GiB)",
             ),
+            (messages.contains(&self.max_queue), "max_queue", "1 to 1000000"),
             ((1..=1000).contains(&self.max_writes), "max_writes", "1 to 1000"),
             (messages.contains(&batch.max_messages), "batch.max_messages", "1 to 1000000"),
             ((1..=GIB).contains(&batch.max_bytes), "batch.max_bytes", "1 to 1073741824 (1 GiB)"),
@@ -136,6 +141,7 @@ mod tests {
             max_messages_in_flight: 1,
             max_bytes_in_flight: 1,
             max_batch_memory: 1,
+            max_queue: 1,
             max_writes: 1,
             batch: batch::BatchLimits {
                 max_messages: 1,
@@ -157,6 +163,7 @@ mod tests {
             max_messages_in_flight: 1_000_000,
             max_bytes_in_flight: 4 * GIB,
             max_batch_memory: 64 * GIB,
+            max_queue: 1_000_000,
             max_writes: 1000,
             batch: batch::BatchLimits {
                 max_messages: 1_000_000,
@@ -184,6 +191,7 @@ mod tests {
             max_messages_in_flight: 0,
             max_bytes_in_flight: 0,
             max_batch_memory: 0,
+            max_queue: 0,
             max_writes: 0,
             batch: batch::BatchLimits { max_messages: 0, max_bytes: 0, ..lowest().batch },
             attempt_timeout: Duration::ZERO,
@@ -198,6 +206,7 @@ mod tests {
                 ("max_messages_in_flight", "1 to 1000000"),
                 ("max_bytes_in_flight", "1 to 4294967296 (4 GiB)"),
                 ("max_batch_memory", "1 to 68719476736 (64 GiB)"),
+                ("max_queue", "1 to 1000000"),
                 ("max_writes", "1 to 1000"),
                 ("batch.max_messages", "1 to 1000000"),
                 ("batch.max_bytes", "1 to 1073741824 (1 GiB)"),
@@ -215,6 +224,7 @@ mod tests {
             max_messages_in_flight: 1_000_001,
             max_bytes_in_flight: 4 * GIB + 1,
             max_batch_memory: 64 * GIB + 1,
+            max_queue: 1_000_001,
             max_writes: 1001,
             batch: batch::BatchLimits {
                 max_messages: 1_000_001,
@@ -235,6 +245,7 @@ mod tests {
                 ("max_messages_in_flight", "1 to 1000000"),
                 ("max_bytes_in_flight", "1 to 4294967296 (4 GiB)"),
                 ("max_batch_memory", "1 to 68719476736 (64 GiB)"),
+                ("max_queue", "1 to 1000000"),
                 ("max_writes", "1 to 1000"),
                 ("batch.max_messages", "1 to 1000000"),
                 ("batch.max_bytes", "1 to 1073741824 (1 GiB)"),

@@ -217,13 +217,10 @@ fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     shared: &Arc<Shared<T, S, D>>,
     watchdog: &Watchdog,
 ) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>) {
-    /// Maximum number of messages in the queue between intake and a lane. They are part of the
-    /// bound on messages in flight.
-    const QUEUE: usize = 256;
     let mut lanes = JoinSet::new();
     let mut inputs = Vec::new();
     for index in 0..shared.limits.lane_count() {
-        let (input, output) = mpsc::channel(QUEUE);
+        let (input, output) = mpsc::channel(shared.limits.max_queue);
         inputs.push(input);
         let heartbeat = watchdog.heartbeat(format!("lane {index}"));
         lanes.spawn(Lane::new(index, Arc::clone(shared), output, heartbeat).run());

@@ -50,6 +50,23 @@ async fn the_names_of_ordered_messages_are_memory_of_an_archive() {
     assert_eq!(long - short, 1_500);
 }
 
+/// One message is being written, one is in a closed batch, and intake holds one.
+#[tokio::test(start_paused = true)]
+async fn no_more_messages_wait_for_a_lane_than_allowed() {
+    for max_queue in [1, 5] {
+        let mut parts = stuck();
+        parts.limits.max_queue = max_queue;
+        parts.limits.max_writes = 1;
+        parts.limits.batch.max_messages = 1;
+        let env = parts.start();
+
+        env.push_all((0..20).map(|id| message(&id.to_string())));
+        env.pass(seconds(1)).await;
+
+        assert_eq!(env.recorder.recording().unsettled, max_queue + 3);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lane_has_no_more_writes_than_allowed() {
     let mut parts = stuck();
