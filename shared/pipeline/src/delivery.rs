@@ -94,6 +94,12 @@ impl Settlement {
     /// `lease_end` is the time when the source redelivers the message by itself, such as the end of
     /// an acknowledgement deadline. `None` means that it never does. The time is rounded down to
     /// milliseconds, and the maximum is 49 days from now.
+    ///
+    /// The lease may be shorter than the time for three attempts, such as that of an HTTP request
+    /// whose client waits. If it has two seconds or more, a message that is not durable is nacked
+    /// before it ends. That holds from the transform on. A message may wait longer for room in a
+    /// pipeline whose destination is away. So such a source also ends the wait of its client by
+    /// itself, and [`Settle::is_current`] returns `false` then.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
         let (settle, arrived) = (Some(Box::new(settle) as Box<dyn Settle>), Instant::now());
         let lease = lease_end.map(|end| {
@@ -130,6 +136,18 @@ impl Settlement {
     /// Asks for another delivery. Dropping the settlement does the same.
     pub fn nack(self) {
         self.settle(Disposition::Nack);
+    }
+
+    /// Nacks a message whose record stays in its batch. After that the settlement has no effect.
+    pub(crate) fn nack_early(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(Disposition::Nack);
+        }
+    }
+
+    /// Returns true after [`Settlement::nack_early`].
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settle.is_none()
     }
 
     /// Returns true while the source still waits for the disposition; see [`Settle::is_current`].
@@ -174,9 +192,7 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
-        if let Some(settle) = self.settle.take() {
-            settle.settle(Disposition::Nack);
-        }
+        self.nack_early();
     }
 }
 

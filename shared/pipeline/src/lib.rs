@@ -22,6 +22,7 @@ mod error;
 mod intake;
 mod keyed;
 mod lane;
+mod lease_plan;
 mod limits;
 mod merged;
 pub mod metrics;

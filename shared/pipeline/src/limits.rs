@@ -69,7 +69,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns how long before the end of a lease a batch is written: the time for two attempts.
+    /// Returns how long before the end of a long lease a batch is written: the time for two attempts.
     #[must_use]
     pub fn lease_margin(&self) -> Duration {
         self.attempt_timeout.saturating_mul(2)

@@ -2,15 +2,18 @@
 //! it.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::bound::Reservation;
 use crate::dead_letter::DeadLetters;
 use crate::intake::{AckHandle, Tracked};
 use crate::keyed::Keyed;
+use crate::lease_plan::{Deadline, LeasePlan};
 use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::Shared;
@@ -87,6 +90,17 @@ impl Entry {
         self.handle.settlement.held_bytes() + keyed
     }
 
+    /// Returns the plan of the message's lease. Returns `None` if the message is settled.
+    fn lease(&self, attempt_timeout: Duration) -> Option<LeasePlan> {
+        let settlement = &self.handle.settlement;
+        (!settlement.is_settled()).then(|| LeasePlan::of(settlement, attempt_timeout))
+    }
+
+    /// Returns true if the message was nacked while its batch went on.
+    fn is_settled(&self) -> bool {
+        self.handle.settlement.is_settled()
+    }
+
     /// Returns true if each delivery of the message uses up an attempt.
     pub(crate) fn counts_attempts(&self) -> bool {
         self.handle.counts_attempts
@@ -126,15 +140,9 @@ struct Part<S: Sink> {
 }
 
 impl<S: Sink> Part<S> {
-    fn target<'a>(&'a self, key: &'a S::Key) -> Target<'a, S> {
-        let leases = self.entries.iter().filter_map(|entry| entry.handle.settlement.lease_end());
-        Target {
-            key,
-            encoded: &self.encoded,
-            bytes: self.bytes,
-            lease_end: leases.min(),
-            can_split: self.can_split && self.bytes > WORTH_SPLITTING,
-        }
+    /// Returns true if nobody waits for the part any more.
+    fn is_settled(&self) -> bool {
+        self.entries.iter().all(Entry::is_settled)
     }
 
     /// Splits the part into two halves. Returns the whole part as the error if that is impossible.
@@ -181,8 +189,11 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     pub(crate) async fn settle_batch(&self, closed: Closed<S>) -> Option<Unwritten> {
         let Closed { key, encoded, entries, reservation, bytes, is_ordered, note: _ } = closed;
         let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
-        while let Some(part) = parts.pop() {
-            match self.attempt(part.target(&key)).await {
+        while let Some(mut part) = parts.pop() {
+            if part.is_settled() {
+                continue;
+            }
+            match self.attempt_part(&key, &mut part).await {
                 Ending::Durable(refusals) => {
                     self.shared.metrics.sent_bytes.inc_by(part.bytes as u64);
                     self.settle_written(part.entries, refusals).await;
@@ -237,6 +248,44 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
         None
     }
 
+    /// Attempts to write a part of a batch. Meanwhile it nacks messages whose short leases end.
+    async fn attempt_part(&self, key: &S::Key, part: &mut Part<S>) -> Ending {
+        let attempt_timeout = self.shared.limits.attempt_timeout;
+        let Part { encoded, entries, bytes, can_split } = part;
+        let leases = entries.iter().filter_map(|entry| entry.lease(attempt_timeout));
+        let (deadline, mut nack_at) = Deadline::of_batch(leases, attempt_timeout);
+        let can_split = *can_split && *bytes > WORTH_SPLITTING;
+        let mut attempt =
+            pin!(self.attempt(Target { key, encoded, bytes: *bytes, deadline, can_split }));
+        while let Some(at) = nack_at {
+            match timeout_at(at, &mut attempt).await {
+                Ok(ending) => return ending,
+                Err(_) => nack_at = self.nack_early(entries),
+            }
+        }
+        attempt.await
+    }
+
+    /// Nacks the messages whose short leases end now. Their records stay in the batch. Returns the
+    /// time of the next such nack.
+    fn nack_early(&self, entries: &mut [Entry]) -> Option<Instant> {
+        let (now, mut next, mut count) = (Instant::now(), None, 0);
+        for entry in entries {
+            match entry.lease(self.shared.limits.attempt_timeout) {
+                Some(LeasePlan::Short { give_up_at, .. }) if give_up_at <= now => {
+                    entry.handle.settlement.nack_early();
+                    count += 1;
+                }
+                Some(LeasePlan::Short { give_up_at: at, .. }) => {
+                    next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
+                }
+                Some(LeasePlan::Endless | LeasePlan::Long { .. }) | None => {}
+            }
+        }
+        Metrics::count(&self.shared.metrics.nacked, "lease", count);
+        next
+    }
+
     async fn settle_written(&self, entries: Vec<Entry>, mut refusals: Vec<Refusal>) {
         refusals.sort_unstable_by_key(|refusal| refusal.index);
         refusals.dedup_by_key(|refusal| refusal.index);
@@ -277,7 +326,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
                 if written.contains(&index) {
                     self.ack_written(entry, now);
                     self.shared.metrics.sent.inc();
-                } else {
+                } else if !entry.is_settled() {
                     left.push(entry);
                 }
             }

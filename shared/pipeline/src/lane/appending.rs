@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::Lane;
 use super::open::Open;
 use crate::batch::FlushReason;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
+use crate::lease_plan::LeasePlan;
 use crate::suspects::{self, Work};
 use crate::write::Entry;
 use crate::{PushError, Sink, Transform, panics};
@@ -93,17 +92,19 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         let limits = &self.shared.limits.batch;
         let Some(open) = self.open.get_mut(key) else { return };
         open.is_ordered |= !tracked.message.ordering_key.is_empty();
-        let lease_end = tracked.handle.settlement.lease_end();
+        let attempt_timeout = self.shared.limits.attempt_timeout;
+        let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
         open.add(Entry::new(tracked, S::KEEPS_ORIGINALS));
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
-        if let Some(lease_end) = lease_end {
-            open.note_lease(lease_end, self.shared.limits.attempt_timeout);
-            let at = lease_end.checked_sub(self.shared.limits.lease_margin());
-            let at = at.unwrap_or_else(Instant::now);
-            if at < open.started.due_at {
-                open.started = self.clock.hasten(open.started, at);
-            }
+        // A short lease makes no batch late. Its message is nacked alone, when its time comes.
+        if let LeasePlan::Long { end } = lease {
+            open.note_lease(end, attempt_timeout);
+        }
+        if let Some(at) = lease.write_at(&self.shared.limits)
+            && at < open.started.due_at
+        {
+            open.started = self.clock.hasten(open.started, at);
         }
         self.open.measure(key);
         if is_full {

@@ -10,6 +10,7 @@ use super::Lane;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
+use crate::lease_plan::{Deadline, LeasePlan};
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::Shared;
@@ -126,16 +127,19 @@ async fn outcome<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
     tracked: Tracked,
 ) -> Transformed<T::Record> {
     let ordering_key = tracked.message.ordering_key.clone();
+    let attempt_timeout = shared.limits.attempt_timeout;
+    let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
+    let deadline = lease.deadline(attempt_timeout);
     let series = Series {
         action: "transform",
         backoff: shared.limits.retry,
-        lease_end: tracked.handle.settlement.lease_end(),
+        lease_end: deadline.end,
         attempt_time: Duration::ZERO,
         report: Report::Count,
         metrics: &shared.metrics,
     };
-    let attempt_timeout = shared.limits.attempt_timeout;
-    let apply = Apply { transform: &shared.transform, message: &tracked.message, attempt_timeout };
+    let (transform, message) = (&shared.transform, &tracked.message);
+    let apply = Apply { transform, message, attempt_timeout, deadline };
     let outcome = match series.run(apply).await {
         Ok(Step::Pass(record)) => Outcome::Record(tracked, record),
         Ok(Step::Skip(reason)) => {
@@ -159,6 +163,7 @@ struct Apply<'a, T> {
     transform: &'a T,
     message: &'a Message,
     attempt_timeout: Duration,
+    deadline: Deadline,
 }
 
 impl<T: Transform> Attempt for Apply<'_, T> {
@@ -166,7 +171,7 @@ impl<T: Transform> Attempt for Apply<'_, T> {
 
     async fn attempt(&mut self) -> Result<Step<T::Record>, Failure> {
         let attempt = panics::catch_async("transform", self.transform.apply(self.message));
-        let applied = timeout(self.attempt_timeout, attempt).await;
+        let applied = timeout(self.deadline.within(self.attempt_timeout), attempt).await;
         let applied =
             applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late)));
         // After a nack it would arrive behind the messages that wait for it here. Or it would use up

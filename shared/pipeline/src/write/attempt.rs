@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Writer;
 use crate::dead_letter::DeadLetters;
+use crate::lease_plan::Deadline;
 use crate::pace::Pace;
 use crate::panics;
 use crate::retry::{Attempt, Failure, Report, Series};
@@ -26,8 +27,7 @@ pub(super) struct Target<'a, S: Sink> {
     pub key: &'a S::Key,
     pub encoded: &'a S::EncodedBatch,
     pub bytes: usize,
-    /// Time when the first lease of its messages ends.
-    pub lease_end: Option<Instant>,
+    pub deadline: Deadline,
     /// True if the batch can be split, and is large enough to be split after a time-out.
     pub can_split: bool,
 }
@@ -38,8 +38,7 @@ pub(super) struct Paced<'a> {
     pub action: &'static str,
     pub pace: &'a Pace,
     pub bytes: usize,
-    pub lease_end: Option<Instant>,
-    pub attempt_timeout: Duration,
+    pub deadline: Deadline,
 }
 
 /// Result of one attempt.
@@ -69,14 +68,13 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     /// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a
     /// message in it ends.
     pub(super) async fn attempt(&self, target: Target<'_, S>) -> Ending {
-        let Shared { sink, outage, pace, limits, metrics, .. } = self.shared;
-        let Target { key, bytes, lease_end, .. } = target;
-        let attempt_timeout = limits.attempt_timeout;
-        let paced = Paced { action: "write batch", pace, bytes, lease_end, attempt_timeout };
+        let Shared { sink, outage, pace, metrics, .. } = self.shared;
+        let Target { key, bytes, deadline, .. } = target;
+        let paced = Paced { action: "write batch", pace, bytes, deadline };
         let write_duration = &metrics.write_duration;
         let write = WriteBatch { sink, target, paced, outage, write_duration, is_too_slow: false };
         let report = Report::Outage { what: key, outage };
-        let written = self.series("write", lease_end, report).run(write).await;
+        let written = self.series("write", deadline, report).run(write).await;
         written.unwrap_or_else(Ending::Failed)
     }
 
@@ -84,14 +82,14 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     pub(super) fn series<'s>(
         &'s self,
         action: &'static str,
-        lease_end: Option<Instant>,
+        deadline: Deadline,
         report: Report<'s>,
     ) -> Series<'s> {
         Series {
             action,
             backoff: self.shared.limits.retry,
-            lease_end,
-            attempt_time: self.shared.limits.attempt_timeout,
+            lease_end: deadline.end,
+            attempt_time: deadline.attempt_time,
             report,
             metrics: &self.shared.metrics,
         }
@@ -129,11 +127,12 @@ impl Paced<'_> {
     where
         W: Future<Output = Result<R, Error>>,
     {
-        let Some(turn) = before(self.lease_end, self.pace.turn()).await else {
+        let Some(turn) = before(self.deadline.end, self.pace.turn()).await else {
             let late = "its lease has ended: it may have been delivered again";
             return Attempted::LeaseOver(Recovery::Retry.because(self.action, late));
         };
-        let limit = self.within_lease(turn.time_limit(self.bytes));
+        let full_limit = turn.time_limit(self.bytes);
+        let limit = self.deadline.within(full_limit);
         let started = Instant::now();
         match timeout(limit, panics::catch_async(self.action, write(limit))).await {
             Ok(Ok(reply)) => {
@@ -142,17 +141,15 @@ impl Paced<'_> {
                 Attempted::Done { reply, took }
             }
             Ok(Err(error)) => Attempted::Failed(error),
+            // It says nothing about the destination that a short lease has cut the attempt.
+            Err(late) if self.deadline.is_short() && limit < full_limit => {
+                Attempted::Failed(Recovery::Retry.because(self.action, late))
+            }
             Err(late) => {
                 turn.timed_out();
                 Attempted::TimedOut(Recovery::Retry.because(self.action, late))
             }
         }
-    }
-
-    /// Shortens a time limit to the end of the lease, but not below `attempt_timeout`.
-    fn within_lease(&self, limit: Duration) -> Duration {
-        let left = self.lease_end.map(|end| end.saturating_duration_since(Instant::now()));
-        left.map_or(limit, |left| limit.min(left.max(self.attempt_timeout)))
     }
 }
 

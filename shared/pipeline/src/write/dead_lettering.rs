@@ -1,7 +1,7 @@
 //! Gives messages up: those that can never succeed go to the dead letters, others back to the
 //! source.
 
-use tokio::time::Instant;
+use futures::future::{join, join_all};
 use tracing::{debug, warn};
 
 use super::attempt::{Attempted, Paced};
@@ -9,6 +9,7 @@ use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
 use crate::intake::Tracked;
 use crate::keyed::Keyed;
+use crate::lease_plan::{Deadline, LeasePlan};
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
 use crate::{Disposition, Error, Reason, Recovery, Sink};
@@ -55,11 +56,30 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         self.hand_back(vec![Entry::new(tracked, false)], reason).await
     }
 
-    /// Writes messages to the dead letters, one after another, each with its reason and a detail.
+    /// Writes messages to the dead letters, each with its reason and a detail.
+    ///
+    /// They are written one after another. Those with a short lease are written beside the others,
+    /// because they cannot wait.
+    pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp>) {
+        let attempt_timeout = self.shared.limits.attempt_timeout;
+        let (mut short, mut others) = (Vec::new(), Vec::new());
+        for given_up in given_up {
+            match given_up.entry.lease(attempt_timeout) {
+                Some(LeasePlan::Short { .. }) => short.push(given_up),
+                Some(LeasePlan::Long { .. } | LeasePlan::Endless) => others.push(given_up),
+                // Its source was told before, and delivers it again.
+                None => {}
+            }
+        }
+        let short = short.into_iter().map(|given_up| self.dead_letter_in_turn(vec![given_up]));
+        join(join_all(short), self.dead_letter_in_turn(others)).await;
+    }
+
+    /// Writes messages to the dead letters, one after another.
     ///
     /// Messages that cannot be written there are nacked together at the end. Other messages of their
     /// ordering keys do not wait for them, because their records will never be written.
-    pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp>) {
+    async fn dead_letter_in_turn(&self, given_up: Vec<GivenUp>) {
         let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
         for given_up in given_up {
             let Err(Undelivered { entry, reason }) = self.dead_letter(given_up).await else {
@@ -102,8 +122,9 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
             first_seen: entry.handle.first_seen,
             message: original,
         };
-        let lease_end = entry.handle.settlement.lease_end();
-        match self.write(dead_letters, &letter, lease_end).await {
+        let attempt_timeout = shared.limits.attempt_timeout;
+        let lease = LeasePlan::of(&entry.handle.settlement, attempt_timeout);
+        match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.letter_outage.over();
                 let trace = trace::id(original);
@@ -133,7 +154,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         &self,
         dead_letters: &D,
         letter: &DeadLetter<'_>,
-        lease_end: Option<Instant>,
+        deadline: Deadline,
     ) -> Result<(), Error> {
         let shared = self.shared;
         let paced = Paced {
@@ -141,13 +162,12 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
             // Their own turns, so that they do not wait behind writes that time out.
             pace: &shared.letter_pace,
             bytes: letter.message.size(),
-            lease_end,
-            attempt_timeout: shared.limits.attempt_timeout,
+            deadline,
         };
         let report =
             Report::Outage { what: &letter.reason.as_str(), outage: &shared.letter_outage };
         let write = WriteDeadLetter { dead_letters, letter, paced };
-        self.series("dead_letter", lease_end, report).run(write).await
+        self.series("dead_letter", deadline, report).run(write).await
     }
 }
 

@@ -199,7 +199,7 @@ async fn messages_of_an_unwritten_batch_are_memory_until_their_nack() {
     let memory = async |is_archive| {
         let mut parts = Parts { is_archive, held_bytes: 600, ..stuck() };
         parts.sink = Faults::always(Fault::Refused);
-        parts.lease = Some(seconds(4));
+        parts.lease = Some(seconds(1));
         parts.limits.batch.max_messages = 100;
         let env = parts.start();
         env.push_all((0..100).map(|id| message(&id.to_string())));

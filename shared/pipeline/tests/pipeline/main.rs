@@ -14,4 +14,5 @@ mod order;
 mod poison;
 mod promise;
 mod settling;
+mod short_leases;
 mod slow;

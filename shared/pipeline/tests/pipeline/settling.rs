@@ -100,9 +100,9 @@ async fn at_the_end_of_a_lease_only_unwritten_messages_are_nacked() {
 #[tokio::test(start_paused = true)]
 async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
     // The next attempt would begin after the lease, or begin within it and end after it.
-    for (wait, attempt_timeout) in [(10, 1), (4, 4)] {
+    for (lease, wait, attempt_timeout) in [(5, 10, 1), (12, 17, 4)] {
         let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
-        parts.lease = Some(seconds(5));
+        parts.lease = Some(seconds(lease));
         parts.limits.attempt_timeout = seconds(attempt_timeout);
         parts.limits.retry = Backoff { min: seconds(wait), max: seconds(wait) };
         let env = parts.start();
