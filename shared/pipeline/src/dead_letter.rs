@@ -13,7 +13,7 @@ pub const MAX_DETAIL_BYTES: usize = 1024;
 
 /// A message that was given up, and the reason.
 #[derive(Debug)]
-pub struct DeadLetter<'a> {
+pub struct DeadLetter<'a, E = Message> {
     /// The service that gave it up.
     pub service: &'static str,
     /// Reason why it was given up, such as `no_route`.
@@ -24,12 +24,12 @@ pub struct DeadLetter<'a> {
     pub attempts: u32,
     /// Time when this process first saw the message.
     pub first_seen: OffsetDateTime,
-    /// The message, byte for byte as received.
-    pub message: &'a Message,
+    /// The message, as it was received.
+    pub message: &'a E,
 }
 
 /// A destination for dead letters.
-pub trait DeadLetters: Send + Sync + 'static {
+pub trait DeadLetters<E = Message>: Send + Sync + 'static {
     /// Writes a dead letter and returns once it is durable. The same dead letter may be written
     /// twice.
     ///
@@ -41,7 +41,7 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// back-off, as long as the lease of the message lasts.
     fn write(
         &self,
-        letter: &DeadLetter<'_>,
+        letter: &DeadLetter<'_, E>,
         time_limit: Duration,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 }

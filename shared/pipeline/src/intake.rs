@@ -1,6 +1,7 @@
 //! Takes deliveries from the source and hands each to its lane.
 
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,12 @@ use crate::metrics::Metrics;
 use crate::oldest_unacked::UnackedGuard;
 use crate::retry::{Attempt, Failure, Report, Series};
 use crate::watchdog::Heartbeat;
-use crate::{Delivery, Error, Recovery, Settlement, Source};
-use message::Message;
+use crate::{Delivery, Error, Event, Recovery, Settlement, Source};
 
 /// A message that a lane is working on.
 #[derive(Debug)]
-pub(crate) struct Tracked {
-    pub message: Message,
+pub(crate) struct Tracked<E> {
+    pub message: E,
     pub handle: AckHandle,
 }
 
@@ -44,9 +44,9 @@ pub(crate) struct AckHandle {
     pub _unacked: UnackedGuard,
 }
 
-pub(crate) struct Intake<S> {
+pub(crate) struct Intake<S, E> {
     pub source: S,
-    pub lanes: Vec<mpsc::Sender<Tracked>>,
+    pub lanes: Vec<mpsc::Sender<Tracked<E>>>,
     pub in_flight: Arc<InFlight>,
     pub metrics: Metrics,
     pub retry: Backoff,
@@ -64,7 +64,7 @@ pub(crate) enum Ended {
     Failed(Error),
 }
 
-impl<S: Source> Intake<S> {
+impl<S: Source<E>, E: Event> Intake<S, E> {
     /// Takes messages until `stop` becomes true or the source ends. Returns the source, and closes
     /// the inputs of the lanes.
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) -> (S, Ended) {
@@ -88,7 +88,7 @@ impl<S: Source> Intake<S> {
                 Err(error) => return Ended::Failed(error),
             };
             self.metrics.received.inc();
-            if delivery.message.attempts > 1 {
+            if delivery.message.attempts() > 1 {
                 self.metrics.repeated.inc();
             }
             let lane = &self.lanes[pick(&delivery.message, self.lanes.len(), &mut next_lane)];
@@ -108,7 +108,7 @@ impl<S: Source> Intake<S> {
     }
 
     /// Waits for the next delivery. Beats meanwhile, but not between two attempts.
-    async fn receive(&mut self, interval: &mut Interval) -> Result<Option<Delivery>, Error> {
+    async fn receive(&mut self, interval: &mut Interval) -> Result<Option<Delivery<E>>, Error> {
         let series = Series {
             action: "receive",
             backoff: self.retry,
@@ -117,21 +117,23 @@ impl<S: Source> Intake<S> {
             report: Report::Source,
             metrics: &self.metrics,
         };
-        series.run(Receive { source: &mut self.source, interval, heartbeat: &self.heartbeat }).await
+        let (source, heartbeat) = (&mut self.source, &self.heartbeat);
+        series.run(Receive { source, interval, heartbeat, event: PhantomData }).await
     }
 }
 
 /// The wait for a delivery.
-struct Receive<'a, S> {
+struct Receive<'a, S, E> {
     source: &'a mut S,
     interval: &'a mut Interval,
     heartbeat: &'a Heartbeat,
+    event: PhantomData<fn() -> E>,
 }
 
-impl<S: Source> Attempt for Receive<'_, S> {
-    type Done = Option<Delivery>;
+impl<S: Source<E>, E: Event> Attempt for Receive<'_, S, E> {
+    type Done = Option<Delivery<E>>;
 
-    async fn attempt(&mut self) -> Result<Option<Delivery>, Failure> {
+    async fn attempt(&mut self) -> Result<Option<Delivery<E>>, Failure> {
         loop {
             tokio::select! {
                 received = self.source.receive() => return Ok(received?),
@@ -142,14 +144,14 @@ impl<S: Source> Attempt for Receive<'_, S> {
 }
 
 /// Waits for room within the bounds, then for room in the queue of the lane.
-async fn hand_over(
-    delivery: Delivery,
-    lane: &mpsc::Sender<Tracked>,
+async fn hand_over<E: Event>(
+    delivery: Delivery<E>,
+    lane: &mpsc::Sender<Tracked<E>>,
     in_flight: &Arc<InFlight>,
     metrics: &Metrics,
 ) -> Result<(), Error> {
     let (message, settlement) = delivery.into_parts();
-    let unacked = metrics.oldest_unacked.track(message.publish_time);
+    let unacked = metrics.oldest_unacked.track(message.publish_time());
     let permit = in_flight.admit(message.size()).await;
     metrics.in_flight.set(i64::try_from(in_flight.messages()).unwrap_or(i64::MAX));
     let first_seen = OffsetDateTime::now_utc();
@@ -160,7 +162,7 @@ async fn hand_over(
         max_batch: u32::MAX,
         fingerprint: 0,
         sequence: 0,
-        counts_attempts: message.counts_attempts,
+        counts_attempts: message.counts_attempts(),
         _unacked: unacked,
     };
     let sent = lane.send(Tracked { message, handle }).await;
@@ -169,11 +171,11 @@ async fn hand_over(
 
 /// Picks a lane. An ordering key always uses the same lane, which keeps its order. Other messages
 /// are spread evenly over the lanes.
-fn pick(message: &Message, lanes: usize, next_lane: &mut usize) -> usize {
-    if message.ordering_key.is_empty() {
+fn pick(event: &impl Event, lanes: usize, next_lane: &mut usize) -> usize {
+    if event.ordering_key().is_empty() {
         *next_lane = (*next_lane + 1) % lanes;
         return *next_lane;
     }
-    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(&message.ordering_key);
+    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(event.ordering_key());
     usize::try_from(hash % lanes as u64).unwrap_or(0)
 }

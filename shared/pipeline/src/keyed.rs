@@ -1,6 +1,6 @@
 //! Identity of a message with an ordering key.
 
-use message::Message;
+use crate::Event;
 
 /// Identity of a message that has an ordering key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,11 +15,11 @@ pub(crate) struct Keyed {
 impl Keyed {
     /// Returns the identity of a message with this sequence number, or `None` if it has no ordering
     /// key.
-    pub(crate) fn of(message: &Message, sequence: u64) -> Option<Self> {
-        let Message { ordering_key, id, .. } = message;
+    pub(crate) fn of(event: &impl Event, sequence: u64) -> Option<Self> {
+        let (ordering_key, id) = (event.ordering_key(), event.id());
         (!ordering_key.is_empty()).then(|| Self {
-            ordering_key: ordering_key.clone(),
-            id: id.clone(),
+            ordering_key: ordering_key.to_owned(),
+            id: id.to_owned(),
             sequence,
         })
     }

@@ -31,7 +31,7 @@ use crate::shared::Shared;
 use crate::suspects::{Note, Noted, Work};
 use crate::watchdog::Heartbeat;
 use crate::write::Closed;
-use crate::{Sink, Transform};
+use crate::{Event, Sink, Transform};
 
 mod accepting;
 mod appending;
@@ -51,33 +51,33 @@ use order::Order;
 use transforming::Transformed;
 use writing::Written;
 
-pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
+pub(crate) struct Lane<T: Transform<E>, S: Sink<Record = T::Record>, D, E: Event> {
     index: usize,
     shared: Arc<Shared<T, S, D>>,
-    input: Option<mpsc::Receiver<Tracked>>,
+    input: Option<mpsc::Receiver<Tracked<E>>>,
     heartbeat: Heartbeat,
     scratch: S::Scratch,
-    open: OpenBatches<S>,
+    open: OpenBatches<S, E>,
     clock: Clock<S::Key>,
     last_accepted: Instant,
     /// Closed batches that wait for a free write. The lane accepts nothing while there is one.
-    closed: VecDeque<Closed<S>>,
-    writing: FuturesUnordered<Noted<Written<S::Key>>>,
+    closed: VecDeque<Closed<S, E>>,
+    writing: FuturesUnordered<Noted<Written<S::Key, E>>>,
     /// Keys with an ordered batch being written. The next ordered batch of such a key must wait.
     ordered: HashSet<S::Key>,
-    transforming: FuturesUnordered<Noted<Transformed<T::Record>>>,
+    transforming: FuturesUnordered<Noted<Transformed<T::Record, E>>>,
     /// Messages whose records were lost with their batch, in order. No other record is appended
     /// before theirs.
-    lost: VecDeque<Tracked>,
+    lost: VecDeque<Tracked<E>>,
     /// The first of the lost messages, while it is transformed again.
-    rebuilding: FuturesUnordered<Noted<Transformed<T::Record>>>,
+    rebuilding: FuturesUnordered<Noted<Transformed<T::Record, E>>>,
     /// Messages on their way to the dead letters or back to the source. Always polled, because they
     /// may hold resources that writes wait for.
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
     /// Messages that will be nacked, in order.
-    held: VecDeque<Held>,
+    held: VecDeque<Held<E>>,
     /// Messages that wait for an earlier message of the same ordering key.
-    parked: HashMap<String, VecDeque<Tracked>>,
+    parked: HashMap<String, VecDeque<Tracked<E>>>,
     /// Ordering keys whose parked messages can continue once there is room.
     resumable: Vec<String>,
     /// Ordering keys with a nacked message that must be redelivered before later messages may
@@ -90,17 +90,17 @@ pub(crate) struct Lane<T: Transform, S: Sink<Record = T::Record>, D> {
 }
 
 /// Clears the lane's note in the crash file when the lane ends, even in the middle of a drain.
-impl<T: Transform, S: Sink<Record = T::Record>, D> Drop for Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D, E: Event> Drop for Lane<T, S, D, E> {
     fn drop(&mut self) {
         self.shared.suspects.iter().for_each(|suspects| suspects.leave(self.index));
     }
 }
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared<T, S, D>>,
-        input: mpsc::Receiver<Tracked>,
+        input: mpsc::Receiver<Tracked<E>>,
         heartbeat: Heartbeat,
     ) -> Self {
         Self {

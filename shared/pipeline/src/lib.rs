@@ -9,6 +9,9 @@
 //!   pipeline runs several lanes side by side.
 //! - `write` writes one batch, with retries, refused records and dead letters.
 //!
+//! Sources, transforms and dead letters work on messages. All of them may name another type that is
+//! an [`Event`].
+//!
 //! This crate knows no vendor. Its only I/O is the optional crash file in `suspects`.
 
 pub mod backoff;
@@ -19,6 +22,7 @@ pub mod delivery;
 #[cfg(feature = "doubles")]
 pub mod doubles;
 mod error;
+mod event;
 mod intake;
 mod keyed;
 mod lane;
@@ -43,6 +47,7 @@ mod write;
 pub use dead_letter::{DeadLetter, DeadLetters};
 pub use delivery::{Delivery, Disposition, Settle, Settlement};
 pub use error::{Error, Recovery};
+pub use event::Event;
 pub use limits::Limits;
 pub use merged::Merged;
 pub use metrics::Metrics;

@@ -11,6 +11,7 @@ use tracing::warn;
 use crate::backoff::{Backoff, Waits};
 use crate::metrics::Metrics;
 use crate::{Delivery, Error, Recovery, Source};
+use message::Message;
 
 /// Several sources of one type that are read as one.
 ///
@@ -44,10 +45,10 @@ use crate::{Delivery, Error, Recovery, Source};
 /// assert_eq!(recorder.recording().acked.len(), 2);
 /// # });
 /// ```
-pub struct Merged<S> {
+pub struct Merged<S, E = Message> {
     /// One future for each source that may still deliver. It owns the source. So a wait of one
     /// source goes on when another one delivers, or when `receive` is dropped.
-    receiving: FuturesUnordered<BoxFuture<'static, Received<S>>>,
+    receiving: FuturesUnordered<BoxFuture<'static, Received<S, E>>>,
     /// Sources that have ended or failed. They still settle messages until they are closed.
     ended: Vec<S>,
     /// Becomes true when the sources must be returned.
@@ -64,13 +65,13 @@ struct Member<S> {
     closing: watch::Receiver<bool>,
 }
 
-struct Received<S> {
+struct Received<S, E> {
     member: Member<S>,
     /// Empty if the wait was ended because the sources are closed.
-    result: Option<Result<Option<Delivery>, Error>>,
+    result: Option<Result<Option<Delivery<E>>, Error>>,
 }
 
-impl<S: Source> Merged<S> {
+impl<S: Source<E>, E: Send + 'static> Merged<S, E> {
     /// Merges these sources. A source that fails is asked again after one of the waits of `retry`.
     /// Meanwhile the others deliver. The pipeline's `metrics` count the attempts.
     pub fn new(sources: impl IntoIterator<Item = S>, retry: Backoff, metrics: Metrics) -> Self {
@@ -85,8 +86,11 @@ impl<S: Source> Merged<S> {
     }
 }
 
-impl<S: Source> Member<S> {
-    async fn receive(mut self) -> Received<S> {
+impl<S> Member<S> {
+    async fn receive<E: Send + 'static>(mut self) -> Received<S, E>
+    where
+        S: Source<E>,
+    {
         let Self { source, wait, closing, .. } = &mut self;
         let receive = async {
             if let Some(wait) = wait.take() {
@@ -103,8 +107,8 @@ impl<S: Source> Member<S> {
     }
 }
 
-impl<S: Source> Source for Merged<S> {
-    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+impl<S: Source<E>, E: Send + 'static> Source<E> for Merged<S, E> {
+    async fn receive(&mut self) -> Result<Option<Delivery<E>>, Error> {
         // There is no other `await` than this one, so a delivery that has come is never dropped.
         while let Some(Received { mut member, result }) = self.receiving.next().await {
             match result {

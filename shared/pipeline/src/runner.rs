@@ -12,13 +12,13 @@ use tracing::{error, info, warn};
 
 use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::{DeadLetters, Policy};
-use crate::intake::{Ended, Intake};
+use crate::intake::{Ended, Intake, Tracked};
 use crate::lane::Lane;
 use crate::pace::Pace;
 use crate::shared::{Outage, Shared};
 use crate::suspects::{MAX_BATCH, Suspects};
 use crate::watchdog::Watchdog;
-use crate::{Error, Limits, Metrics, Recovery, Sink, Source, Transform};
+use crate::{Error, Event, Limits, Metrics, Recovery, Sink, Source, Transform};
 
 /// Maximum number of dead letters that are written at the same time.
 ///
@@ -137,16 +137,18 @@ pub struct Running {
     status: Status,
 }
 
-impl<So, T, S, D> Pipeline<So, T, S, D>
-where
-    So: Source,
-    T: Transform,
-    S: Sink<Record = T::Record>,
-    D: DeadLetters,
-{
+impl<So, T, S, D> Pipeline<So, T, S, D> {
     /// Starts all tasks. Must be called within a Tokio runtime.
+    ///
+    /// The events `E` are those of the source: [`Message`](message::Message)s in most pipelines.
     #[must_use = "dropping a running pipeline ends it without a drain"]
-    pub fn start(self) -> Running {
+    pub fn start<E: Event>(self) -> Running
+    where
+        So: Source<E>,
+        T: Transform<E>,
+        S: Sink<Record = T::Record>,
+        D: DeadLetters<E>,
+    {
         let (failure, failures) = mpsc::channel(1);
         let mut limits = self.limits;
         if limits.crash_file.is_some() {
@@ -213,10 +215,16 @@ fn open_suspects(limits: &Limits, failure: &mpsc::Sender<Error>) -> Option<Arc<S
     None
 }
 
-fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
+fn start_lanes<T, S, D, E>(
     shared: &Arc<Shared<T, S, D>>,
     watchdog: &Watchdog,
-) -> (Vec<mpsc::Sender<crate::intake::Tracked>>, JoinSet<()>) {
+) -> (Vec<mpsc::Sender<Tracked<E>>>, JoinSet<()>)
+where
+    T: Transform<E>,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters<E>,
+    E: Event,
+{
     let mut lanes = JoinSet::new();
     let mut inputs = Vec::new();
     for index in 0..shared.limits.lane_count() {
@@ -229,8 +237,8 @@ fn start_lanes<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
 }
 
 /// Runs intake, then waits for the lanes, then closes the source. This is the order of a drain.
-async fn supervise<So: Source>(
-    intake: Intake<So>,
+async fn supervise<So: Source<E>, E: Event>(
+    intake: Intake<So, E>,
     mut lanes: JoinSet<()>,
     stopped: watch::Receiver<bool>,
     mut cut_off: watch::Receiver<bool>,

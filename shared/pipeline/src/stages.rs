@@ -1,4 +1,6 @@
 //! The three parts of a pipeline: [`Source`], [`Transform`] and [`Sink`].
+//!
+//! All of them work on [`Message`]s, unless they name another [`Event`](crate::Event).
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -9,7 +11,7 @@ use crate::{Delivery, Error, Reason};
 use message::Message;
 
 /// A stream of deliveries, such as an MQTT connection or a Pub/Sub subscription.
-pub trait Source: Send + 'static {
+pub trait Source<E = Message>: Send + 'static {
     /// Waits for the next delivery. Returns `None` once the source has ended permanently.
     ///
     /// Cancel safety: the pipeline may drop this future before it is ready, and call `receive`
@@ -21,7 +23,7 @@ pub trait Source: Send + 'static {
     /// # Errors
     /// After `Retry` the pipeline logs the error and calls `receive` again after a back-off. Any
     /// other error stops the pipeline.
-    fn receive(&mut self) -> impl Future<Output = Result<Option<Delivery>, Error>> + Send;
+    fn receive(&mut self) -> impl Future<Output = Result<Option<Delivery<E>>, Error>> + Send;
 
     /// Closes the source. Deliveries that were never received are nacked.
     ///
@@ -46,7 +48,7 @@ pub enum Step<R> {
 ///
 /// Concurrency: a lane runs other calls while one call waits. Messages with the same ordering key
 /// are an exception. They are transformed one after another, in their order.
-pub trait Transform: Send + Sync + 'static {
+pub trait Transform<E = Message>: Send + Sync + 'static {
     /// The output of the transform, which the sink writes.
     type Record: Send + 'static;
 
@@ -61,10 +63,7 @@ pub trait Transform: Send + Sync + 'static {
     /// - `HandBack` nacks the message. If the message has an ordering key, or its deliveries are
     ///   counted, it is retried like `Retry` instead.
     /// - `Stop` nacks the message and stops the service.
-    fn apply(
-        &self,
-        message: &Message,
-    ) -> impl Future<Output = Result<Step<Self::Record>, Error>> + Send;
+    fn apply(&self, message: &E) -> impl Future<Output = Result<Step<Self::Record>, Error>> + Send;
 }
 
 /// Reason why a batch did not take a record.

@@ -37,9 +37,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use crate::reasons::CRASHED;
-use crate::{Error, Limits, Recovery};
-use message::Message;
-use message::attribute;
+use crate::{Error, Event, Limits, Recovery};
 
 mod noted;
 #[cfg(test)]
@@ -123,7 +121,7 @@ impl AtWork {
             // Writing to a string cannot fail.
             let _infallible = writeln!(lines, "{fingerprint:016x}");
         }
-        let id = if count == 1 { first } else { hash(&[lines.as_bytes()]) };
+        let id = if count == 1 { first } else { hash(|hasher| hasher.write(lines.as_bytes())) };
         lines.push_str(NOTHING);
         Self { id, lines }
     }
@@ -186,8 +184,8 @@ impl Suspects {
     ///
     /// # Errors
     /// `Reject` for a message that was being processed at too many process ends in a row.
-    pub(crate) fn admit(&self, message: &Message) -> Result<(u64, u32), Error> {
-        let fingerprint = fingerprint(message);
+    pub(crate) fn admit(&self, event: &impl Event) -> Result<(u64, u32), Error> {
+        let fingerprint = fingerprint(event);
         let max_batch = match self.suspects.get(&fingerprint) {
             None => u32::MAX,
             Some(ends) if ends.is_aside() => {
@@ -313,20 +311,18 @@ fn read(text: &[u8]) -> Option<Left> {
     Some(Left { suspects, lanes: lanes.filter(|noted| !noted.is_empty()).collect() })
 }
 
-/// Identifies a message, in the same way in each process. Never 0.
-fn fingerprint(message: &Message) -> u64 {
-    if message.id.is_empty() {
-        // Without an id from the transport, the topic and the content identify the message.
-        let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
-        hash(&[topic.as_bytes(), &message.data])
-    } else {
-        hash(&[message.id.as_bytes()])
-    }
+/// Identifies an event, in the same way in each process. Never 0.
+fn fingerprint(event: &impl Event) -> u64 {
+    hash(|hasher| match event.id() {
+        // The transport has no ids.
+        "" => event.hash_content(hasher),
+        id => hasher.write(id.as_bytes()),
+    })
 }
 
-/// Hashes these parts. Never returns 0.
-fn hash(parts: &[&[u8]]) -> u64 {
+/// Hashes what `write` writes. Never returns 0.
+fn hash(write: impl FnOnce(&mut DefaultHasher)) -> u64 {
     let mut hasher = BuildHasherDefault::<DefaultHasher>::new().build_hasher();
-    parts.iter().for_each(|part| hasher.write(part));
+    write(&mut hasher);
     hasher.finish().max(1)
 }

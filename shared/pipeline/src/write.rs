@@ -2,6 +2,7 @@
 //! it.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,8 +19,7 @@ use crate::metrics::Metrics;
 use crate::panics;
 use crate::shared::Shared;
 use crate::suspects::Note;
-use crate::{Recovery, Refusal, Sink};
-use message::Message;
+use crate::{Event, Recovery, Refusal, Sink};
 
 mod attempt;
 mod dead_lettering;
@@ -38,10 +38,10 @@ pub(crate) const HOLD: Duration = Duration::from_millis(500);
 const WORTH_SPLITTING: usize = 64 * 1024;
 
 /// A closed batch. No record can join it any more.
-pub(crate) struct Closed<S: Sink> {
+pub(crate) struct Closed<S: Sink, E> {
     pub key: S::Key,
     pub encoded: S::EncodedBatch,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<E>>,
     pub reservation: Reservation,
     pub bytes: usize,
     pub is_ordered: bool,
@@ -50,21 +50,21 @@ pub(crate) struct Closed<S: Sink> {
 
 /// A message whose record is in a batch.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Entry<E> {
     handle: AckHandle,
     /// Boxed. A service that keeps no originals would otherwise reserve the space for one in every
     /// entry.
-    original: Option<Box<Message>>,
+    original: Option<Box<E>>,
     /// Identity of an ordered message whose original is not kept.
     keyed: Option<Box<Keyed>>,
     publish_time: OffsetDateTime,
     attempts: u32,
 }
 
-impl Entry {
-    pub(crate) fn new(tracked: Tracked, keep_original: bool) -> Self {
+impl<E: Event> Entry<E> {
+    pub(crate) fn new(tracked: Tracked<E>, keep_original: bool) -> Self {
         let Tracked { message, mut handle } = tracked;
-        let (publish_time, attempts) = (message.publish_time, message.attempts);
+        let (publish_time, attempts) = (message.publish_time(), message.attempts());
         if keep_original {
             let original = Some(Box::new(message));
             return Self { handle, original, keyed: None, publish_time, attempts };
@@ -76,7 +76,7 @@ impl Entry {
 
     /// Returns the identity of the message if it has an ordering key.
     pub(crate) fn keyed(&self) -> Option<Keyed> {
-        match &self.original {
+        match self.original.as_deref() {
             Some(original) => Keyed::of(original, self.handle.sequence),
             None => self.keyed.as_deref().cloned(),
         }
@@ -117,7 +117,7 @@ impl Entry {
     }
 
     /// Returns the message as it was received, if it was kept.
-    pub(crate) fn into_tracked(self) -> Result<Tracked, Box<Self>> {
+    pub(crate) fn into_tracked(self) -> Result<Tracked<E>, Box<Self>> {
         match self.original {
             Some(message) => Ok(Tracked { message: *message, handle: self.handle }),
             None => Err(Box::new(self)),
@@ -131,15 +131,15 @@ impl Entry {
 }
 
 /// A batch, or a part of one that was split.
-struct Part<S: Sink> {
+struct Part<S: Sink, E> {
     encoded: S::EncodedBatch,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<E>>,
     bytes: usize,
     /// True if the part may be split. False once the sink could not split it.
     can_split: bool,
 }
 
-impl<S: Sink> Part<S> {
+impl<S: Sink, E: Event> Part<S, E> {
     /// Returns true if nobody waits for the part any more.
     fn is_settled(&self) -> bool {
         self.entries.iter().all(Entry::is_settled)
@@ -164,20 +164,21 @@ impl<S: Sink> Part<S> {
 }
 
 /// Writes batches and dead letters, and settles their messages.
-pub(crate) struct Writer<'a, T, S, D> {
+pub(crate) struct Writer<'a, T, S, D, E> {
     shared: &'a Shared<T, S, D>,
+    event: PhantomData<fn() -> E>,
 }
 
 /// Messages of a batch that must be nacked, in order.
-pub(crate) struct Unwritten {
-    pub entries: Vec<Entry>,
+pub(crate) struct Unwritten<E> {
+    pub entries: Vec<Entry<E>>,
     pub reason: &'static str,
     pub reservation: Reservation,
 }
 
-impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
+impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
     pub(crate) fn new(shared: &'a Shared<T, S, D>) -> Self {
-        Self { shared }
+        Self { shared, event: PhantomData }
     }
 
     /// Writes a batch until each of its messages is acked or durable in the dead letters, or must be
@@ -186,9 +187,9 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     /// Returns the messages that must be nacked, if there are any. The caller does it, so that the delay
     /// before a nack does not take the place of a write. Two kinds are nacked here: messages that the dead letters did
     /// not take, and a part of an unordered batch whose other parts must still be written.
-    pub(crate) async fn settle_batch(&self, closed: Closed<S>) -> Option<Unwritten> {
+    pub(crate) async fn settle_batch(&self, closed: Closed<S, E>) -> Option<Unwritten<E>> {
         let Closed { key, encoded, entries, reservation, bytes, is_ordered, note: _ } = closed;
-        let mut parts: Vec<Part<S>> = vec![Part { encoded, entries, bytes, can_split: true }];
+        let mut parts: Vec<Part<S, E>> = vec![Part { encoded, entries, bytes, can_split: true }];
         while let Some(mut part) = parts.pop() {
             if part.is_settled() {
                 continue;
@@ -249,7 +250,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     }
 
     /// Attempts to write a part of a batch. Meanwhile it nacks messages whose short leases end.
-    async fn attempt_part(&self, key: &S::Key, part: &mut Part<S>) -> Ending {
+    async fn attempt_part(&self, key: &S::Key, part: &mut Part<S, E>) -> Ending {
         let attempt_timeout = self.shared.limits.attempt_timeout;
         let Part { encoded, entries, bytes, can_split } = part;
         let leases = entries.iter().filter_map(|entry| entry.lease(attempt_timeout));
@@ -268,7 +269,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
 
     /// Nacks the messages whose short leases end now. Their records stay in the batch. Returns the
     /// time of the next such nack.
-    fn nack_early(&self, entries: &mut [Entry]) -> Option<Instant> {
+    fn nack_early(&self, entries: &mut [Entry<E>]) -> Option<Instant> {
         let (now, mut next, mut count) = (Instant::now(), None, 0);
         for entry in entries {
             match entry.lease(self.shared.limits.attempt_timeout) {
@@ -286,7 +287,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
         next
     }
 
-    async fn settle_written(&self, entries: Vec<Entry>, mut refusals: Vec<Refusal>) {
+    async fn settle_written(&self, entries: Vec<Entry<E>>, mut refusals: Vec<Refusal>) {
         refusals.sort_unstable_by_key(|refusal| refusal.index);
         refusals.dedup_by_key(|refusal| refusal.index);
         let mut refusals = refusals.into_iter().peekable();
@@ -307,7 +308,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
         self.dead_letter_all(refused).await;
     }
 
-    fn ack_written(&self, entry: Entry, now: OffsetDateTime) {
+    fn ack_written(&self, entry: Entry<E>, now: OffsetDateTime) {
         self.shared.metrics.age.observe((now - entry.publish_time).as_seconds_f64().max(0.0));
         entry.handle.settlement.ack();
     }
@@ -315,7 +316,7 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     /// Acks the messages of failed parts whose records are durable. Returns the others, in order.
     ///
     /// `behind` is a stack: its last part comes first after `first`.
-    fn unwritten(&self, first: Part<S>, behind: Vec<Part<S>>) -> Vec<Entry> {
+    fn unwritten(&self, first: Part<S, E>, behind: Vec<Part<S, E>>) -> Vec<Entry<E>> {
         let now = OffsetDateTime::now_utc();
         let mut left = Vec::new();
         for part in std::iter::once(first).chain(behind.into_iter().rev()) {
@@ -335,7 +336,11 @@ impl<'a, T, S: Sink, D: DeadLetters> Writer<'a, T, S, D> {
     }
 
     /// Nacks these messages after a pause of [`HOLD`]. Returns the ordered ones among them.
-    pub(crate) async fn hand_back(&self, entries: Vec<Entry>, reason: &'static str) -> Vec<Keyed> {
+    pub(crate) async fn hand_back(
+        &self,
+        entries: Vec<Entry<E>>,
+        reason: &'static str,
+    ) -> Vec<Keyed> {
         tokio::time::sleep(HOLD).await;
         Metrics::count(&self.shared.metrics.nacked, reason, entries.len());
         let keyed = entries.iter().filter_map(Entry::keyed).collect();

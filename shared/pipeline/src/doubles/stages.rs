@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use super::{Fault, Faults, Recorder, reasons};
-use crate::{DeadLetter, DeadLetters, Error, PushError, Recovery, Refusal, Sink, Step, Transform};
-use message::Message;
+use crate::{
+    DeadLetter, DeadLetters, Error, Event, PushError, Recovery, Refusal, Sink, Step, Transform,
+};
 
 /// A record of a [`MemorySink`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,13 +205,14 @@ impl Sink for Archive {
 /// A transform that turns each message into the [`Item`] that the function returns.
 pub struct FnTransform<F>(pub F, pub Faults);
 
-impl<F> Transform for FnTransform<F>
+impl<F, E> Transform<E> for FnTransform<F>
 where
-    F: Fn(&Message) -> Item + Send + Sync + 'static,
+    F: Fn(&E) -> Item + Send + Sync + 'static,
+    E: Event,
 {
     type Record = Item;
 
-    async fn apply(&self, message: &Message) -> Result<Step<Item>, Error> {
+    async fn apply(&self, message: &E) -> Result<Step<Item>, Error> {
         let (delay, fault) = self.1.draw();
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -232,12 +234,13 @@ where
 /// Dead letters that are stored in the [`Recorder`].
 pub struct MemoryDeadLetters(pub Recorder, pub Faults);
 
-impl DeadLetters for MemoryDeadLetters {
-    async fn write(&self, letter: &DeadLetter<'_>, _: Duration) -> Result<(), Error> {
+impl<E: Event> DeadLetters<E> for MemoryDeadLetters {
+    async fn write(&self, letter: &DeadLetter<'_, E>, _: Duration) -> Result<(), Error> {
         let (delay, fault) = self.1.draw();
         tokio::time::sleep(delay).await;
         fault.before("dead letter").await?;
-        self.0.recording().dead_lettered.insert(letter.message.id.clone(), letter.reason.as_str());
+        let id = letter.message.id().to_owned();
+        self.0.recording().dead_lettered.insert(id, letter.reason.as_str());
         fault.after("dead letter")
     }
 }

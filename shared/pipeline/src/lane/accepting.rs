@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Lane;
 use crate::dead_letter::DeadLetters;
 use crate::intake::Tracked;
-use crate::{Sink, Transform};
+use crate::{Event, Sink, Transform};
 
 /// Maximum number of messages accepted before the lane looks at writes and clocks again.
 const MAX_ACCEPTED: usize = 256;
@@ -17,9 +17,9 @@ const MAX_ACCEPTED: usize = 256;
 /// the processor is slow. Writes need the same processor, and each needs several looks.
 const MAX_ACCEPT_TIME: Duration = Duration::from_millis(10);
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Accepts the messages that are ready, without waiting, as long as there is room for them.
-    pub(super) async fn accept_ready(&mut self, first: Tracked) {
+    pub(super) async fn accept_ready(&mut self, first: Tracked<E>) {
         let end = Instant::now() + MAX_ACCEPT_TIME;
         self.accept(first).await;
         for _ in 1..MAX_ACCEPTED {
@@ -39,14 +39,14 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// If another message of the same ordering key is being transformed, this one is parked behind
     /// it.
-    pub(super) async fn accept(&mut self, tracked: Tracked) {
-        let key = &tracked.message.ordering_key;
+    pub(super) async fn accept(&mut self, tracked: Tracked<E>) {
+        let key = tracked.message.ordering_key();
         if !key.is_empty() {
             if let Some(parked) = self.parked.get_mut(key) {
                 parked.push_back(tracked);
                 return;
             }
-            self.parked.insert(key.clone(), VecDeque::new());
+            self.parked.insert(key.to_owned(), VecDeque::new());
         }
         if let Some(key) = self.transform(tracked).await {
             self.resume(key).await;

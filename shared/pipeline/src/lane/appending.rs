@@ -10,11 +10,11 @@ use crate::intake::Tracked;
 use crate::lease_plan::LeasePlan;
 use crate::suspects::{self, Work};
 use crate::write::Entry;
-use crate::{PushError, Sink, Transform, panics};
+use crate::{Event, PushError, Sink, Transform, panics};
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Adds a record to the open batch of its key. Flushes the batch when it reaches a limit.
-    pub(super) fn append(&mut self, tracked: Tracked, mut record: T::Record) {
+    pub(super) fn append(&mut self, tracked: Tracked<E>, mut record: T::Record) {
         let note = self.note([tracked.handle.fingerprint], Work::Compute);
         let choose = || panics::catch("choose batch", || self.shared.sink.key(&record));
         let key = match suspects::during(note.as_ref(), choose) {
@@ -88,10 +88,10 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Adds the message of a record that was appended. Flushes the batch if it has reached a limit.
-    fn add_entry(&mut self, key: &S::Key, tracked: Tracked) {
+    fn add_entry(&mut self, key: &S::Key, tracked: Tracked<E>) {
         let limits = &self.shared.limits.batch;
         let Some(open) = self.open.get_mut(key) else { return };
-        open.is_ordered |= !tracked.message.ordering_key.is_empty();
+        open.is_ordered |= !tracked.message.ordering_key().is_empty();
         let attempt_timeout = self.shared.limits.attempt_timeout;
         let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
         open.add(Entry::new(tracked, S::KEEPS_ORIGINALS));

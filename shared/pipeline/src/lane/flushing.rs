@@ -10,9 +10,9 @@ use crate::metrics::FlushLabels;
 use crate::shared::Shared;
 use crate::suspects::{self, Note, Work};
 use crate::write::{Closed, Entry};
-use crate::{Sink, Transform, panics};
+use crate::{Event, Sink, Transform, panics};
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Returns the time when the lane must wake up by itself. The reasons are a due batch, an idle
     /// input, a delayed nack, or the heartbeat.
     ///
@@ -118,7 +118,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
         if !self.can_flush() {
             return None;
         }
-        let can_write = |key: &S::Key, open: &Open<S>| self.can_write(open.is_ordered, key);
+        let can_write = |key: &S::Key, open: &Open<S, E>| self.can_write(open.is_ordered, key);
         let (key, messages) = self.open.largest(can_write)?;
         self.flush_unless_late(&key, reason);
         Some(messages)
@@ -172,7 +172,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Removes the open batch of a key from the lane.
-    pub(super) fn remove_open(&mut self, key: &S::Key) -> Option<Open<S>> {
+    pub(super) fn remove_open(&mut self, key: &S::Key) -> Option<Open<S, E>> {
         let open = self.open.remove(key)?;
         self.clock.stop(open.started);
         self.shared.metrics.open_batches.dec();

@@ -14,21 +14,21 @@ use crate::dead_letter::DeadLetters;
 use crate::keyed::Keyed;
 use crate::metrics::Metrics;
 use crate::write::{self, Entry, Unwritten};
-use crate::{Sink, Transform};
+use crate::{Event, Sink, Transform};
 
 /// A message that will be nacked.
-pub(super) struct Held {
+pub(super) struct Held<E> {
     /// Time of the nack.
     pub due: Instant,
-    entry: Entry,
+    entry: Entry<E>,
     /// Memory of all messages of its batch.
     _reservation: Option<Arc<Reservation>>,
 }
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Nacks the batches of a key that hold messages behind a nacked one.
     pub(super) fn hand_back_behind(&mut self, key: &S::Key) {
-        let must_follow = |order: &Order, entries: &[Entry]| {
+        let must_follow = |order: &Order, entries: &[Entry<E>]| {
             let mut keyed = entries.iter().filter_map(Entry::keyed);
             keyed.any(|message| order.awaits(&message.ordering_key, message.sequence))
         };
@@ -56,9 +56,9 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Nacks the messages of a batch that could not be written. They count as memory of the batch until
     /// then.
-    pub(super) fn hand_back_all(&mut self, unwritten: Unwritten) {
+    pub(super) fn hand_back_all(&mut self, unwritten: Unwritten<E>) {
         let Unwritten { entries, reason, mut reservation } = unwritten;
-        let held_bytes = |entry: &Entry| size_of::<Held>() + entry.held_bytes();
+        let held_bytes = |entry: &Entry<E>| size_of::<Held<E>>() + entry.held_bytes();
         let bytes = if S::KEEPS_ORIGINALS { 0 } else { entries.iter().map(held_bytes).sum() };
         reservation.leave();
         reservation.resize(bytes);
@@ -81,7 +81,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Nacks a message after a delay.
-    pub(super) fn hand_back(&mut self, entry: Entry, reason: &'static str) {
+    pub(super) fn hand_back(&mut self, entry: Entry<E>, reason: &'static str) {
         self.hold(entry, reason, None);
     }
 
@@ -90,7 +90,12 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     /// The delay is longer for messages whose deliveries are counted. After it, the next arrival is
     /// certainly a redelivery, not a copy that was already on its way. So the message uses
     /// up only one attempt.
-    fn hold(&mut self, entry: Entry, reason: &'static str, reservation: Option<Arc<Reservation>>) {
+    fn hold(
+        &mut self,
+        entry: Entry<E>,
+        reason: &'static str,
+        reservation: Option<Arc<Reservation>>,
+    ) {
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {

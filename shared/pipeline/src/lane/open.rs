@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Started;
-use crate::Sink;
 use crate::bound::Reservation;
 use crate::write::Entry;
+use crate::{Event, Sink};
 
 /// A batch that still grows.
-pub(super) struct Open<S: Sink> {
+pub(super) struct Open<S: Sink, E> {
     pub batch: S::Batch,
     pub reservation: Reservation,
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Entry<E>>,
     /// Encoded bytes.
     pub bytes: usize,
     /// Bytes that the settlements of its messages hold elsewhere.
@@ -30,7 +30,7 @@ pub(super) struct Open<S: Sink> {
     pub is_ordered: bool,
 }
 
-impl<S: Sink> Open<S> {
+impl<S: Sink, E: Event> Open<S, E> {
     /// Creates an empty batch. `key_bytes` is the size of its key on the heap.
     pub(super) fn new(
         batch: S::Batch,
@@ -73,7 +73,7 @@ impl<S: Sink> Open<S> {
     }
 
     /// Adds a message whose record was appended.
-    pub(super) fn add(&mut self, entry: Entry) {
+    pub(super) fn add(&mut self, entry: Entry<E>) {
         if self.entries.len() == self.entries.capacity() {
             // Grows by an eighth, because there may be thousands of batches.
             self.entries.reserve_exact(4 + self.entries.len() / 8);
@@ -92,34 +92,34 @@ impl<S: Sink> Open<S> {
         }
         // The index by size and the clock hold copies of the key.
         let own = size_of::<Self>() + 3 * (size_of::<S::Key>() + self.key_bytes);
-        let entries = self.entries.capacity() * size_of::<Entry>();
+        let entries = self.entries.capacity() * size_of::<Entry<E>>();
         self.bytes + self.held_bytes + own + entries
     }
 }
 
 /// All open batches of a lane.
-pub(super) struct OpenBatches<S: Sink> {
-    by_key: HashMap<S::Key, Open<S>>,
+pub(super) struct OpenBatches<S: Sink, E> {
+    by_key: HashMap<S::Key, Open<S, E>>,
     /// Sorted by memory. Of batches with equal memory the oldest is the last.
     by_size: BTreeMap<(usize, Reverse<u64>), S::Key>,
 }
 
-impl<S: Sink> Default for OpenBatches<S> {
+impl<S: Sink, E> Default for OpenBatches<S, E> {
     fn default() -> Self {
         Self { by_key: HashMap::new(), by_size: BTreeMap::new() }
     }
 }
 
-impl<S: Sink> OpenBatches<S> {
+impl<S: Sink, E: Event> OpenBatches<S, E> {
     pub(super) fn is_empty(&self) -> bool {
         self.by_key.is_empty()
     }
 
-    pub(super) fn get(&self, key: &S::Key) -> Option<&Open<S>> {
+    pub(super) fn get(&self, key: &S::Key) -> Option<&Open<S, E>> {
         self.by_key.get(key)
     }
 
-    pub(super) fn get_mut(&mut self, key: &S::Key) -> Option<&mut Open<S>> {
+    pub(super) fn get_mut(&mut self, key: &S::Key) -> Option<&mut Open<S, E>> {
         self.by_key.get_mut(key)
     }
 
@@ -128,13 +128,13 @@ impl<S: Sink> OpenBatches<S> {
     }
 
     /// Adds an empty batch. Its key must not have an open batch.
-    pub(super) fn insert(&mut self, key: &S::Key, open: Open<S>) {
+    pub(super) fn insert(&mut self, key: &S::Key, open: Open<S, E>) {
         self.by_size
             .insert((open.reservation.bytes(), Reverse(open.started.generation)), key.clone());
         self.by_key.insert(key.clone(), open);
     }
 
-    pub(super) fn remove(&mut self, key: &S::Key) -> Option<Open<S>> {
+    pub(super) fn remove(&mut self, key: &S::Key) -> Option<Open<S, E>> {
         let open = self.by_key.remove(key)?;
         self.by_size.remove(&(open.reservation.bytes(), Reverse(open.started.generation)));
         Some(open)
@@ -156,7 +156,7 @@ impl<S: Sink> OpenBatches<S> {
     /// Returns the key of the largest batch that `is_wanted` accepts, and its number of messages.
     pub(super) fn largest(
         &self,
-        is_wanted: impl Fn(&S::Key, &Open<S>) -> bool,
+        is_wanted: impl Fn(&S::Key, &Open<S, E>) -> bool,
     ) -> Option<(S::Key, usize)> {
         let batches = self.by_size.values().rev();
         let mut batches = batches.filter_map(|key| Some((key, self.by_key.get(key)?)));

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::Settlement;
 use crate::keyed::Keyed;
-use message::Message;
+use crate::{Event, Settlement};
 
 /// Longest wait for the redelivery of a nacked message.
 ///
@@ -99,12 +98,12 @@ impl Default for Order {
 impl Order {
     /// Returns the sequence number of a message whose turn it is. Later messages of the lane have
     /// higher numbers. A redelivered message keeps its number.
-    pub(super) fn sequence(&mut self, message: &Message) -> u64 {
-        if message.ordering_key.is_empty() {
+    pub(super) fn sequence(&mut self, event: &impl Event) -> u64 {
+        if event.ordering_key().is_empty() {
             return 0;
         }
-        let absent = self.keys.get(&message.ordering_key);
-        let known = absent.and_then(|absent| absent.sequence_by_id.get(&message.id)).copied();
+        let absent = self.keys.get(event.ordering_key());
+        let known = absent.and_then(|absent| absent.sequence_by_id.get(event.id())).copied();
         known.unwrap_or_else(|| {
             self.last_sequence += 1;
             self.last_sequence
@@ -139,16 +138,16 @@ impl Order {
     /// then went elsewhere: to another replica, or to the dead-letter topic of the subscription.
     pub(super) fn admits(
         &mut self,
-        message: &Message,
+        event: &impl Event,
         sequence: u64,
         settlement: &Settlement,
     ) -> bool {
-        let Some(absent) = self.keys.get_mut(&message.ordering_key) else { return true };
+        let Some(absent) = self.keys.get_mut(event.ordering_key()) else { return true };
         if absent.first().is_some_and(|first| first < sequence) {
             // If deliveries are counted, each delivery while the key waits uses up an attempt. So
             // such a message does not wait for a lost nack.
             let return_delay =
-                if message.counts_attempts { Duration::ZERO } else { settlement.return_delay() };
+                if event.counts_attempts() { Duration::ZERO } else { settlement.return_delay() };
             let before = absent.by_sequence.range(..sequence).map(|(_, message)| message.last);
             let own = absent.by_sequence.get(&sequence).map(|message| message.first);
             let returned = before.max().map(|last| last + return_delay);
@@ -159,7 +158,7 @@ impl Order {
         }
         absent.remove_up_to(sequence);
         if absent.by_sequence.is_empty() {
-            self.keys.remove(&message.ordering_key);
+            self.keys.remove(event.ordering_key());
         }
         true
     }
@@ -170,6 +169,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use message::Message;
 
     const MOMENT: Duration = Duration::from_millis(1);
 

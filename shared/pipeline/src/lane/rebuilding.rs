@@ -12,9 +12,9 @@ use super::transforming::Transformed;
 use crate::dead_letter::DeadLetters;
 use crate::reasons::PANICKED;
 use crate::write::{Entry, GivenUp, Writer};
-use crate::{Error, Sink, Transform};
+use crate::{Error, Event, Sink, Transform};
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     pub(super) fn is_rebuilding(&self) -> bool {
         !self.lost.is_empty() || !self.rebuilding.is_empty()
     }
@@ -29,7 +29,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     ///
     /// Each message gets its own batch, so the next panic shows which message caused it. A message
     /// that was alone in its batch is rejected at once. So are messages without their originals.
-    pub(super) fn lose_closed(&mut self, mut entries: Vec<Entry>, error: &Error) -> usize {
+    pub(super) fn lose_closed(&mut self, mut entries: Vec<Entry<E>>, error: &Error) -> usize {
         if S::KEEPS_ORIGINALS && entries.len() > 1 {
             entries.iter_mut().for_each(Entry::isolate);
             return self.lose(entries);
@@ -47,7 +47,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Queues messages before those that were lost earlier. Returns how many were queued. Messages
     /// without their originals are nacked.
-    fn lose(&mut self, entries: Vec<Entry>) -> usize {
+    fn lose(&mut self, entries: Vec<Entry<E>>) -> usize {
         let mut place = 0;
         for entry in entries {
             match entry.into_tracked() {
@@ -76,7 +76,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Ends the transform of a lost message.
-    pub(super) fn on_rebuilt(&mut self, rebuilt: Transformed<T::Record>) {
+    pub(super) fn on_rebuilt(&mut self, rebuilt: Transformed<T::Record, E>) {
         // Later messages of its ordering key are parked behind another message, which resumes them.
         let _ordering_key = self.finish_transform(rebuilt);
     }

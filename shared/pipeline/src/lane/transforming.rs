@@ -16,49 +16,48 @@ use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::Shared;
 use crate::suspects::{Noted, Work};
 use crate::write::{Entry, Writer};
-use crate::{Error, Recovery, Sink, Step, Transform, panics};
-use message::Message;
+use crate::{Error, Event, Recovery, Sink, Step, Transform, panics};
 
 /// Result of a transform. The ordering key is returned, so that the next message of the key can
 /// start.
-pub(super) struct Transformed<R> {
+pub(super) struct Transformed<R, E> {
     ordering_key: String,
-    outcome: Outcome<R>,
+    outcome: Outcome<R, E>,
 }
 
-enum Outcome<R> {
+enum Outcome<R, E> {
     /// A record to write.
-    Record(Tracked, R),
+    Record(Tracked<E>, R),
     /// A message that can never succeed, and the reason.
-    Refused(Tracked, Error),
+    Refused(Tracked<E>, Error),
     /// The message is settled. Holds its identity if it is ordered and was nacked.
     Settled(Vec<Keyed>),
 }
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Handles a finished transform, then starts the messages that waited for it.
-    pub(super) async fn on_transformed(&mut self, transformed: Transformed<T::Record>) {
+    pub(super) async fn on_transformed(&mut self, transformed: Transformed<T::Record, E>) {
         let key = self.finish_transform(transformed);
         self.resume(key).await;
     }
 
     /// Settles a message that cannot be part of a batch: rejected ones go to the dead letters.
-    pub(super) fn refuse(&mut self, tracked: Tracked, error: Error) {
+    pub(super) fn refuse(&mut self, tracked: Tracked<E>, error: Error) {
         let shared = Arc::clone(&self.shared);
         self.leaving
             .push(Box::pin(async move { Writer::new(&shared).give_up(tracked, error).await }));
     }
 
     /// Transforms a message. Returns its ordering key if the transform has already finished.
-    pub(super) async fn transform(&mut self, mut tracked: Tracked) -> Option<String> {
+    pub(super) async fn transform(&mut self, mut tracked: Tracked<E>) -> Option<String> {
         tracked.handle.sequence = self.order.sequence(&tracked.message);
         if let Some(reason) = self.reason_to_hand_back(&tracked) {
-            let key = tracked.message.ordering_key.clone();
+            let key = tracked.message.ordering_key().to_owned();
             self.hand_back(Entry::new(tracked, false), reason);
             return Some(key);
         }
         if let Err(error) = self.check_suspects(&mut tracked) {
-            let key = tracked.message.ordering_key.clone();
+            let key = tracked.message.ordering_key().to_owned();
             self.refuse(tracked, error);
             return Some(key);
         }
@@ -74,7 +73,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Returns the reason why a message must be nacked before it is transformed, if there is one.
-    fn reason_to_hand_back(&mut self, tracked: &Tracked) -> Option<&'static str> {
+    fn reason_to_hand_back(&mut self, tracked: &Tracked<E>) -> Option<&'static str> {
         let settlement = &tracked.handle.settlement;
         if !settlement.is_current() {
             return Some("stale");
@@ -90,7 +89,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
     /// Checks the crash file, if there is one: was the message being processed when earlier
     /// processes ended?
-    fn check_suspects(&self, tracked: &mut Tracked) -> Result<(), Error> {
+    fn check_suspects(&self, tracked: &mut Tracked<E>) -> Result<(), Error> {
         if let Some(suspects) = &self.shared.suspects {
             let handle = &mut tracked.handle;
             (handle.fingerprint, handle.max_batch) = suspects.admit(&tracked.message)?;
@@ -99,16 +98,16 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Creates the transform of a message, to be polled by the lane.
-    pub(super) fn transform_future(&self, tracked: Tracked) -> Noted<Transformed<T::Record>> {
+    pub(super) fn transform_future(&self, tracked: Tracked<E>) -> Noted<Transformed<T::Record, E>> {
         let note = self.note([tracked.handle.fingerprint], Work::Compute);
         Noted::new(Box::pin(outcome(Arc::clone(&self.shared), tracked)), note)
     }
 
     /// Appends the record of a finished transform, or refuses its message. Returns the ordering key.
-    pub(super) fn finish_transform(&mut self, transformed: Transformed<T::Record>) -> String {
+    pub(super) fn finish_transform(&mut self, transformed: Transformed<T::Record, E>) -> String {
         match transformed.outcome {
             Outcome::Record(tracked, _)
-                if self.order.awaits(&tracked.message.ordering_key, tracked.handle.sequence) =>
+                if self.order.awaits(tracked.message.ordering_key(), tracked.handle.sequence) =>
             {
                 self.hand_back(Entry::new(tracked, false), "order");
             }
@@ -122,11 +121,17 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
 
 /// Applies the transform until it succeeds or another attempt would be useless. Settles a message
 /// that has nothing to write.
-async fn outcome<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
+async fn outcome<T, S, D, E>(
     shared: Arc<Shared<T, S, D>>,
-    tracked: Tracked,
-) -> Transformed<T::Record> {
-    let ordering_key = tracked.message.ordering_key.clone();
+    tracked: Tracked<E>,
+) -> Transformed<T::Record, E>
+where
+    T: Transform<E>,
+    S: Sink<Record = T::Record>,
+    D: DeadLetters<E>,
+    E: Event,
+{
+    let ordering_key = tracked.message.ordering_key().to_owned();
     let attempt_timeout = shared.limits.attempt_timeout;
     let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
     let deadline = lease.deadline(attempt_timeout);
@@ -159,14 +164,14 @@ async fn outcome<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters>(
 }
 
 /// The transform of a message.
-struct Apply<'a, T> {
+struct Apply<'a, T, E> {
     transform: &'a T,
-    message: &'a Message,
+    message: &'a E,
     attempt_timeout: Duration,
     deadline: Deadline,
 }
 
-impl<T: Transform> Attempt for Apply<'_, T> {
+impl<T: Transform<E>, E: Event> Attempt for Apply<'_, T, E> {
     type Done = Step<T::Record>;
 
     async fn attempt(&mut self) -> Result<Step<T::Record>, Failure> {
@@ -176,7 +181,7 @@ impl<T: Transform> Attempt for Apply<'_, T> {
             applied.unwrap_or_else(|late| Err(Recovery::Retry.because("transform", late)));
         // After a nack it would arrive behind the messages that wait for it here. Or it would use up
         // the attempts that its subscription allows.
-        let stays = !self.message.ordering_key.is_empty() || self.message.counts_attempts;
+        let stays = !self.message.ordering_key().is_empty() || self.message.counts_attempts();
         applied.map_err(|error| match error.recovery() {
             Recovery::HandBack if stays => Failure::Again(error),
             Recovery::Retry | Recovery::Reject(_) | Recovery::HandBack | Recovery::Stop => {

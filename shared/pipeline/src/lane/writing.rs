@@ -6,16 +6,16 @@ use super::Lane;
 use crate::dead_letter::DeadLetters;
 use crate::suspects::Noted;
 use crate::write::{Unwritten, Writer};
-use crate::{Sink, Transform};
+use crate::{Event, Sink, Transform};
 
 /// A finished write. Its deliveries are settled, but for those that must be nacked.
-pub(super) struct Written<K> {
+pub(super) struct Written<K, E> {
     key: K,
     was_ordered: bool,
-    unwritten: Option<Unwritten>,
+    unwritten: Option<Unwritten<E>>,
 }
 
-impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
+impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Starts the writes of closed batches, in order, as long as writes are free.
     pub(super) fn start_writes(&mut self) {
         while let Some(closed) = self.closed.front() {
@@ -38,7 +38,7 @@ impl<T: Transform, S: Sink<Record = T::Record>, D: DeadLetters> Lane<T, S, D> {
     }
 
     /// Ends a write, and hands back the messages that could not be written.
-    pub(super) fn on_written(&mut self, written: Written<S::Key>) {
+    pub(super) fn on_written(&mut self, written: Written<S::Key, E>) {
         if written.was_ordered {
             self.ordered.remove(&written.key);
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::batch;
+use message::{Message, attribute};
 
 fn message(id: &str, data: &'static str) -> Message {
     let mut message = Message::new(data);

@@ -12,7 +12,7 @@ use crate::pace::Pace;
 use crate::panics;
 use crate::retry::{Attempt, Failure, Report, Series};
 use crate::shared::{Outage, Shared};
-use crate::{Error, Recovery, Refusal, Sink};
+use crate::{Error, Event, Recovery, Refusal, Sink};
 
 /// Result of a series of attempts.
 pub(super) enum Ending {
@@ -64,7 +64,7 @@ struct WriteBatch<'a, S: Sink> {
     is_too_slow: bool,
 }
 
-impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
+impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     /// Attempts to write a batch until a write succeeds, fails permanently, or the lease of a
     /// message in it ends.
     pub(super) async fn attempt(&self, target: Target<'_, S>) -> Ending {

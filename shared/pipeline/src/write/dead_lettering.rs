@@ -12,28 +12,27 @@ use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
-use crate::{Disposition, Error, Reason, Recovery, Sink};
-use message::{Message, trace};
+use crate::{Disposition, Error, Event, Reason, Recovery, Sink};
 
 /// A message that can never succeed.
-pub(crate) struct GivenUp {
-    pub entry: Entry,
+pub(crate) struct GivenUp<E> {
+    pub entry: Entry<E>,
     pub reason: Reason,
     /// Exact cause.
     pub detail: String,
 }
 
 /// A message that the dead letters did not take. It must be nacked.
-struct Undelivered {
-    entry: Entry,
+struct Undelivered<E> {
+    entry: Entry<E>,
     reason: &'static str,
 }
 
-impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
+impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     /// Settles a message that has no record: a rejected one goes to the dead letters, any other back to
     /// the source. Returns its identity if it is ordered and was nacked.
-    pub(crate) async fn give_up(&self, tracked: Tracked, error: Error) -> Vec<Keyed> {
-        let (trace, text) = (trace::id(&tracked.message), format!("{error:#}"));
+    pub(crate) async fn give_up(&self, tracked: Tracked<E>, error: Error) -> Vec<Keyed> {
+        let (trace, text) = (tracked.message.trace_id(), format!("{error:#}"));
         let reason = match error.recovery() {
             Recovery::Reject(reason) => {
                 let entry = Entry::new(tracked, true);
@@ -60,7 +59,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     ///
     /// They are written one after another. Those with a short lease are written beside the others,
     /// because they cannot wait.
-    pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp>) {
+    pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp<E>>) {
         let attempt_timeout = self.shared.limits.attempt_timeout;
         let (mut short, mut others) = (Vec::new(), Vec::new());
         for given_up in given_up {
@@ -79,8 +78,8 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     ///
     /// Messages that cannot be written there are nacked together at the end. Other messages of their
     /// ordering keys do not wait for them, because their records will never be written.
-    async fn dead_letter_in_turn(&self, given_up: Vec<GivenUp>) {
-        let mut left: Vec<(&'static str, Vec<Entry>)> = Vec::new();
+    async fn dead_letter_in_turn(&self, given_up: Vec<GivenUp<E>>) {
+        let mut left: Vec<(&'static str, Vec<Entry<E>>)> = Vec::new();
         for given_up in given_up {
             let Err(Undelivered { entry, reason }) = self.dead_letter(given_up).await else {
                 continue;
@@ -99,13 +98,14 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     ///
     /// # Errors
     /// Returns the message if it must be nacked, and the reason.
-    async fn dead_letter(&self, given_up: GivenUp) -> Result<(), Undelivered> {
+    async fn dead_letter(&self, given_up: GivenUp<E>) -> Result<(), Undelivered<E>> {
         let GivenUp { entry, reason, detail } = given_up;
         let shared = self.shared;
         let metrics = &shared.metrics;
-        let (Policy::Write(dead_letters), Some(original)) = (&shared.dead_letters, &entry.original)
+        let (Policy::Write(dead_letters), Some(original)) =
+            (&shared.dead_letters, entry.original.as_deref())
         else {
-            let trace = entry.original.as_deref().and_then(trace::id);
+            let trace = entry.original.as_deref().and_then(E::trace_id);
             warn!(reason = reason.as_str(), detail, trace, "a message can never succeed");
             if matches!(shared.dead_letters, Policy::Drop) {
                 Metrics::count_reason(&metrics.dropped, reason, 1);
@@ -127,7 +127,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
         match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.letter_outage.over();
-                let trace = trace::id(original);
+                let trace = original.trace_id();
                 debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
                 entry.handle.settlement.settle(Disposition::DeadLettered(reason));
@@ -153,7 +153,7 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
     async fn write(
         &self,
         dead_letters: &D,
-        letter: &DeadLetter<'_>,
+        letter: &DeadLetter<'_, E>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let shared = self.shared;
@@ -172,13 +172,13 @@ impl<T, S: Sink, D: DeadLetters> Writer<'_, T, S, D> {
 }
 
 /// The write of a dead letter.
-struct WriteDeadLetter<'a, D> {
+struct WriteDeadLetter<'a, D, E> {
     dead_letters: &'a D,
-    letter: &'a DeadLetter<'a>,
+    letter: &'a DeadLetter<'a, E>,
     paced: Paced<'a>,
 }
 
-impl<D: DeadLetters> Attempt for WriteDeadLetter<'_, D> {
+impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
     type Done = ();
 
     async fn attempt(&mut self) -> Result<(), Failure> {
@@ -193,7 +193,7 @@ impl<D: DeadLetters> Attempt for WriteDeadLetter<'_, D> {
     }
 }
 
-fn log_failure(original: &Message, reason: Reason, error: &Error) {
-    let (trace, error) = (trace::id(original), format!("{error:#}"));
+fn log_failure(original: &impl Event, reason: Reason, error: &Error) {
+    let (trace, error) = (original.trace_id(), format!("{error:#}"));
     warn!(reason = reason.as_str(), trace, error, "a dead letter could not be written");
 }

@@ -5,6 +5,7 @@
 mod bounds;
 mod crash;
 mod env;
+mod events;
 mod file_sink;
 mod flushing;
 mod intake;

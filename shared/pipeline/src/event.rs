@@ -1,0 +1,85 @@
+//! The interface of the pipeline to the events that flow through it.
+
+use std::hash::Hasher;
+
+use message::{Message, attribute, trace};
+use time::OffsetDateTime;
+
+/// An event that flows through a pipeline, such as a [`Message`].
+///
+/// Another type may hold parsed data, so that a graph of pipelines reads the bytes once. The
+/// documents call every event a message.
+pub trait Event: Send + Sync + 'static {
+    /// Returns the bytes that the event holds in memory, without the fixed overhead. They count for
+    /// the bound on bytes in flight.
+    fn size(&self) -> usize;
+
+    /// Returns the id from the transport. It is the same at each delivery. Empty if the transport
+    /// has no ids.
+    fn id(&self) -> &str;
+
+    /// Returns the time when the transport accepted the event.
+    fn publish_time(&self) -> OffsetDateTime;
+
+    /// Writes what identifies an event without an id. It is the same at each delivery, in each
+    /// process.
+    fn hash_content(&self, hasher: &mut impl Hasher);
+
+    /// Returns the ordering key. Events with the same non-empty key keep their order.
+    fn ordering_key(&self) -> &str {
+        ""
+    }
+
+    /// Returns the number of deliveries according to the transport. It is 1 if the transport does
+    /// not say.
+    fn attempts(&self) -> u32 {
+        1
+    }
+
+    /// Returns true if the transport counts deliveries and gives up the event after a number of
+    /// them.
+    fn counts_attempts(&self) -> bool {
+        false
+    }
+
+    /// Returns the trace id for the log, if the event has one.
+    fn trace_id(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Event for Message {
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn publish_time(&self) -> OffsetDateTime {
+        self.publish_time
+    }
+
+    fn hash_content(&self, hasher: &mut impl Hasher) {
+        let topic = self.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
+        hasher.write(topic.as_bytes());
+        hasher.write(&self.data);
+    }
+
+    fn ordering_key(&self) -> &str {
+        &self.ordering_key
+    }
+
+    fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    fn counts_attempts(&self) -> bool {
+        self.counts_attempts
+    }
+
+    fn trace_id(&self) -> Option<&str> {
+        trace::id(self)
+    }
+}
