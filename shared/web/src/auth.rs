@@ -1,0 +1,147 @@
+//! Authentication of callers.
+
+use std::collections::BTreeSet;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::{Problem, Reach};
+
+/// Decides who sends a request, by its headers.
+///
+/// It is asked once for each request, before the body is read, also for paths that do not exist.
+/// Preflights of browsers are not asked about, because browsers send them without credentials.
+pub trait Authenticate: Clone + Send + Sync + 'static {
+    /// Returns the identity of the caller.
+    ///
+    /// # Errors
+    /// The caller is refused.
+    fn authenticate(
+        &self,
+        headers: &HeaderMap,
+    ) -> impl Future<Output = Result<Identity, Denied>> + Send;
+
+    /// Returns the addresses at which a listener with this authentication may be reached.
+    fn reach(&self) -> Reach {
+        Reach::Anywhere
+    }
+}
+
+/// Caller of a request. Handlers take it as an `axum::Extension`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the caller, as its credentials have it. `None` if nobody asked for credentials.
+    pub subject: Option<String>,
+    scopes: Option<BTreeSet<String>>,
+}
+
+impl Identity {
+    /// Creates an authenticated caller that has these scopes.
+    #[must_use]
+    pub fn new(
+        subject: impl Into<String>,
+        scopes: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        let scopes = scopes.into_iter().map(Into::into).collect();
+        Self { subject: Some(subject.into()), scopes: Some(scopes) }
+    }
+
+    /// Creates a caller without a name, who has all scopes.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self { subject: None, scopes: None }
+    }
+
+    /// Checks that the caller has a scope.
+    ///
+    /// # Errors
+    /// The caller lacks it.
+    pub fn require(&self, scope: &str) -> Result<(), Denied> {
+        let has = self.scopes.as_ref().is_none_or(|scopes| scopes.contains(scope));
+        has.then_some(()).ok_or_else(|| Denied::Forbidden(format!("needs the scope {scope}")))
+    }
+}
+
+/// Refusal of a caller. The text is for the caller, so it must not tell a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Denied {
+    /// The credentials are missing or wrong: 401.
+    Unauthenticated(String),
+    /// The caller is known, and may not do this: 403.
+    Forbidden(String),
+}
+
+impl IntoResponse for Denied {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Forbidden(why) => Problem::new(StatusCode::FORBIDDEN, why).into_response(),
+            Self::Unauthenticated(why) => {
+                let mut response = Problem::new(StatusCode::UNAUTHORIZED, why).into_response();
+                // RFC 9110, 11.6.1: a 401 names the scheme.
+                let scheme = HeaderValue::from_static("Bearer");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+                response
+            }
+        }
+    }
+}
+
+/// No authentication: everybody who reaches the port is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Open(Reach);
+
+impl Open {
+    /// Serves everybody on this machine. A listener at another address does not start.
+    #[must_use]
+    pub fn on_loopback() -> Self {
+        Self(Reach::Loopback)
+    }
+
+    /// Serves everybody at any address. The caller takes the risk and should warn of it.
+    #[must_use]
+    pub fn anywhere() -> Self {
+        Self(Reach::Anywhere)
+    }
+}
+
+impl Authenticate for Open {
+    async fn authenticate(&self, _headers: &HeaderMap) -> Result<Identity, Denied> {
+        Ok(Identity::unknown())
+    }
+
+    fn reach(&self) -> Reach {
+        self.0
+    }
+}
+
+/// Passes requests on with the identity of their caller, or refuses them.
+pub(crate) async fn identify<A: Authenticate>(
+    State(auth): State<A>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match auth.authenticate(request.headers()).await {
+        Ok(identity) => {
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
+        Err(denied) => denied.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_caller_with_the_scope_may_pass() {
+        let reader = Identity::new("r", ["read"]);
+
+        assert_eq!(reader.require("read"), Ok(()));
+        let refused = Denied::Forbidden("needs the scope ingest".into());
+        assert_eq!(reader.require("ingest"), Err(refused));
+        assert_eq!(Identity::unknown().require("ingest"), Ok(()));
+    }
+}
