@@ -26,11 +26,13 @@ pub mod settings;
 mod signals;
 pub mod tools;
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
+use tracing::error;
 
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
@@ -123,13 +125,27 @@ impl SharedRegistry {
 pub struct Running {
     pipeline: pipeline::Running,
     watchers: JoinSet<()>,
+    drains: Vec<Drain>,
 }
+
+/// End of a part that is drained beside the pipeline, within the grace period that it is given.
+type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Running {
     /// Combines a running pipeline with the tasks that watch its dependencies. The tasks end
     /// together with the pipeline.
     pub fn new(pipeline: pipeline::Running, watchers: JoinSet<()>) -> Self {
-        Self { pipeline, watchers }
+        Self { pipeline, watchers, drains: Vec::new() }
+    }
+
+    /// Adds a part that is drained at the same time as the pipeline, such as a listener for users.
+    /// `drain` gets the grace period, and must end within it.
+    pub fn with_drain<F: Future<Output = ()> + Send + 'static>(
+        mut self,
+        drain: impl FnOnce(Duration) -> F + Send + 'static,
+    ) -> Self {
+        self.drains.push(Box::new(|grace| Box::pin(drain(grace))));
+        self
     }
 
     /// Waits until the service cannot continue, and returns the reason. Cancel safe.
@@ -153,8 +169,36 @@ impl Running {
     /// # Errors
     /// Fails when messages were left unsettled. They will be delivered again.
     pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
+        let mut drains = JoinSet::new();
+        for drain in self.drains {
+            drains.spawn(drain(grace));
+        }
         let drained = self.pipeline.shutdown(grace).await;
+        while let Some(ended) = drains.join_next().await {
+            if let Err(panic) = ended {
+                error!(error = %panic, "a part of the service was not drained");
+            }
+        }
         self.watchers.shutdown().await;
         Ok(drained?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scripted::{Example, Scripted, Trouble};
+
+    #[tokio::test]
+    async fn a_part_beside_the_pipeline_is_drained_with_it() {
+        let scripted = Scripted { trouble: Trouble::None, settings: Example::default() };
+        let running = scripted.start(&Context::default()).await.unwrap();
+        let (told, drained) = tokio::sync::oneshot::channel();
+        let running = running.with_drain(async |grace| told.send(grace).unwrap());
+        let grace = Duration::from_secs(60);
+
+        running.shutdown(grace).await.unwrap();
+
+        assert_eq!(drained.await, Ok(grace));
     }
 }
