@@ -16,6 +16,7 @@ use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{PORT, PROJECT, Variable, VariableKind};
 use service::{Faults, Http};
+use web::{Listener, Reach};
 
 use crate::cache::firestore;
 use crate::cache::settings::LookupSettings;
@@ -87,6 +88,25 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { host: "127.0.0.1".into(), port: 8081 }
+    }
+}
+
+impl Admin {
+    /// Section of these settings.
+    pub const SECTION: &str = "admin";
+
+    /// Maximum size of a request's body, which no request of this port needs.
+    const MAX_BODY_BYTES: usize = 1024;
+
+    /// Returns the listener of the port. It takes no calls from other origins.
+    #[must_use]
+    pub fn listener(&self) -> Listener {
+        Listener {
+            host: self.host.clone(),
+            port: self.port,
+            max_body_bytes: Self::MAX_BODY_BYTES,
+            cors: Vec::new(),
+        }
     }
 }
 
@@ -163,7 +183,7 @@ impl service::Settings for Settings {
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         faults.http(&self.http);
-        faults.host("admin.host", &self.admin.host);
+        self.admin.listener().check(Admin::SECTION, Reach::Anywhere, faults);
         faults.grace_period(self.grace_period);
     }
 
@@ -187,6 +207,14 @@ impl service::Settings for Settings {
         };
         let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
         std::iter::once(missing.to_owned()).chain(dead_letters).collect()
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let warning = "admin.host: whoever reaches admin.port can make this service forget \
+                       documents, because it does not authenticate its callers: use 127.0.0.1, or \
+                       let only trusted machines reach it";
+        let is_open = !self.admin.listener().is_loopback();
+        is_open.then(|| warning.to_owned()).into_iter().collect()
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -25,6 +25,7 @@ use pipeline::{Pipeline, Reasons};
 use pubsub::{Reads as _, TopicGuard, TopicName};
 use service::{Condition, Context, Dependency, Health, Pauses, Running, Service};
 use tokio::task::JoinSet;
+use web::Server;
 
 use apply::{Apply, Fields};
 use cache::firestore::Firestore;
@@ -93,7 +94,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
             metrics.register(registry);
         });
         let mut watchers = JoinSet::new();
-        let lookup = open(&settings, source, &metrics, context, &mut watchers).await?;
+        let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard));
@@ -116,7 +117,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         }
         .start();
         context.health.watch(running.status(), counts);
-        Ok(Running::new(running, watchers))
+        Ok(Running::new(running, watchers).with_drain(|grace| admin.shutdown(grace)))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
@@ -129,24 +130,26 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
     }
 }
 
-/// Opens the caches and the admin port. Starts the tasks that serve them.
+/// Opens the caches and the admin port, and serves them.
 async fn open<F: Fetch>(
     settings: &Settings,
     source: F,
     metrics: &Metrics,
     context: &Context,
     watchers: &mut JoinSet<()>,
-) -> anyhow::Result<Lookup<F>> {
+) -> anyhow::Result<(Lookup<F>, Server)> {
     let condition = context.health.condition("documents");
     let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
-    let (listener, address) = admin::bind(&settings.admin).await?;
-    context.health.tell("admin", address.to_string());
+    let admin = admin::bind(&settings.admin).await?;
+    context.health.tell("admin", admin.address().to_string());
+    let counts = web::Metrics::default();
+    context.registry.register(|registry| counts.register(registry));
+    let admin = admin.serve(admin::routes(lookup.clone()), &counts);
     watchers.spawn(reader);
-    watchers.spawn(admin::serve(listener, lookup.clone()));
     watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));
     let listener = Listener::start(lookup.clone(), context.health.clone()).await;
     watchers.spawn(listener.run());
-    Ok(lookup)
+    Ok((lookup, admin))
 }
 
 fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {

@@ -209,3 +209,21 @@ fn servers_of_redis_that_do_not_fit_their_mode_are_named() {
     }
     assert!(!said.contains("hunter2"), "{said}");
 }
+
+#[test]
+fn an_admin_port_that_others_can_reach_is_allowed_with_a_warning() {
+    use service::Settings as _;
+
+    let mut settings = Settings::default();
+    assert_eq!(settings.warnings(), Vec::<String>::new());
+
+    for host in ["0.0.0.0", "::", "10.0.0.1", "enrich-0"] {
+        settings.admin.host = host.into();
+        let mut faults = service::Faults::default();
+        settings.check(&mut faults);
+
+        assert!(!faults.to_string().contains("admin"), "{faults}");
+        let warnings = settings.warnings();
+        assert!(warnings[0].starts_with("admin.host: whoever reaches admin.port"), "{warnings:?}");
+    }
+}
