@@ -118,6 +118,17 @@ mod tests {
     }
 
     #[test]
+    fn the_id_of_a_letter_from_mqtt_is_as_others_know_it() {
+        let [with_pointer, mut without] = [(); 2].map(|()| named("devices/{device_id}/up"));
+        without.identity.id_pointer = None;
+
+        let id = |named| name(named, "devices/d1/up").attributes[attribute::INGEST_ID].clone();
+
+        assert_eq!(id(&with_pointer), "205d51101e410e1695c632ac9837a96b");
+        assert_eq!(id(&without), "3c13dc470032c0914fcc47a2e34d20dc");
+    }
+
+    #[test]
     fn a_payload_that_may_have_ended_the_process_is_not_parsed_again() {
         let [with_pointer, mut without] = [(); 2].map(|()| named("devices/{device_id}/up"));
         without.identity.id_pointer = None;

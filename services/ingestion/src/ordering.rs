@@ -59,6 +59,7 @@ mod tests {
 
         assert_eq!(ordering.key("devices/7/up"), ordering.key("devices/7/status"));
         assert_eq!(ordering.key("elsewhere"), "");
+        assert_eq!(ordering.key("devices/d1/up"), "b2", "as it was in each earlier state");
         let keys: BTreeSet<_> =
             (0..1000).map(|device| ordering.key(&format!("devices/{device}/up"))).collect();
         assert_eq!(keys.len(), 4);

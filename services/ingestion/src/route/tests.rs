@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
+
 use pubsub::limits::{MAX_ATTRIBUTE_VALUE_BYTES, MAX_ATTRIBUTES};
+use time::macros::datetime;
 
 use super::*;
 use crate::config::{Producer, RouteSettings};
@@ -48,6 +51,55 @@ fn a_message_is_wrapped_with_all_that_is_known() {
     assert_eq!(attribute("route_name"), "uplinks");
     assert_eq!(attribute("device_id"), "d1");
     assert_eq!(attribute("color"), "red");
+}
+
+#[test]
+fn every_byte_of_a_message_from_mqtt_is_as_others_know_it() {
+    let route = route(|route, settings| {
+        route.attributes.insert("tenant".into(), "t-{device_id}".into());
+        settings.identity.id_pointer = Some("/id".into());
+    });
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut message = message("devices/d1/up", br#"{"id":"7"}"#)
+        .with_attribute("traceparent", trace)
+        .with_attribute("color", "red");
+    message.publish_time = datetime!(2025-06-15 10:00:00.123456789 UTC);
+    message.ordering_key = "b187".into();
+
+    let (outgoing, _) = pass(&route, &message);
+
+    let envelope = concat!(
+        r#"{"id":"205d51101e410e1695c632ac9837a96b","payload":"eyJpZCI6IjcifQ==","#,
+        r#""publishTime":"2025-06-15T10:00:00.123456789Z","enrichmentData":{"DeviceID":"d1","#,
+        r#""Timestamp":"2025-06-15T10:00:00Z","Topic":"devices/d1/up"}}"#,
+    );
+    assert_eq!(outgoing.data, envelope);
+    let attributes: BTreeMap<_, _> = (&outgoing.attributes).into_iter().collect();
+    let attributes: Vec<_> =
+        attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected = [
+        ("color", "red"),
+        ("device_id", "d1"),
+        ("googclient_traceparent", trace),
+        ("ingest_id", "205d51101e410e1695c632ac9837a96b"),
+        ("mqtt_topic", "devices/d1/up"),
+        ("route_name", "uplinks"),
+        ("tenant", "t-d1"),
+    ];
+    assert_eq!(attributes, expected);
+    assert_eq!(outgoing.ordering_key, "b187");
+}
+
+#[test]
+fn a_message_that_does_not_tell_its_topic_takes_the_routes_of_an_empty_one() {
+    let all = route(|route, _| route.source.mqtt_topic = "#".into());
+
+    let (outgoing, envelope) = pass(&all, &Message::new("x"));
+    let refused = route(|_, _| {}).route(&Message::new("x")).unwrap_err();
+
+    assert_eq!(outgoing.attributes["mqtt_topic"], "");
+    assert_eq!(envelope.enrichment["Topic"], "");
+    assert_eq!(refused.detail(), "no route matches the topic ");
 }
 
 #[test]

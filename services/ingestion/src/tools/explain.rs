@@ -115,7 +115,9 @@ mod tests {
     async fn a_message_is_followed_to_its_topic() {
         let story = story(&settings(), message("devices/abc/up")).await.unwrap();
 
+        assert_eq!(story["topic"], "devices/abc/up");
         assert_eq!(story["route"], "up");
+        assert_eq!((&story["filter"], &story["qos"]), (&"devices/+/up".into(), &0.into()));
         assert_eq!(story["pubsub_topic"], "projects/p/topics/raw");
         assert_eq!(story["envelope"]["enrichmentData"]["DeviceID"], "abc");
         assert_eq!(story["message"]["attributes"]["device_id"], "abc");
