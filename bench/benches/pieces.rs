@@ -19,7 +19,7 @@ use icestore::key::{BatchKey as _, Template};
 use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
 use message::envelope::Input;
-use message::{Envelope, FieldPath, Message};
+use message::{Envelope, FieldPath, Message, Origin};
 use pipeline::{Sink as _, Step, Transform as _};
 use rows::Mapped;
 use rows::column::{Column, Kind};
@@ -80,7 +80,7 @@ fn routes(criterion: &mut Criterion) {
         let routes = Routes::new(&all).unwrap();
         let topic = format!("plants/{}/a/b/up", count - 1);
         group.bench_function(format!("match one of {count}"), |bench| {
-            bench.iter(|| routes.find(black_box(&topic)).is_some());
+            bench.iter(|| routes.find(Origin::mqtt(black_box(&topic))).is_some());
         });
     }
     group.finish();

@@ -20,7 +20,7 @@ use ingestion::config::RouteSettings;
 use ingestion::routes::Routes;
 use message::attribute;
 use message::envelope::Input;
-use message::{Envelope, FieldPath, Message};
+use message::{Envelope, FieldPath, Message, Origin};
 use pipeline::Transform as _;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -325,7 +325,7 @@ proptest! {
         let right = routes.filter(|(_, route)| route.source.filter().is_ok());
         let routes = Routes::new(&right.collect()).unwrap();
 
-        if let Some(entry) = routes.find(&topic) {
+        if let Some(entry) = routes.find(Origin::mqtt(&topic)) {
             let _filled = entry.filter.fill(&template, &topic);
             prop_assert!(entry.filter.captured(&topic).count() <= topic.split('/').count());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ingestion::config::Identity;
 use ingestion::identity::identify;
 use ingestion::metrics::Metrics;
-use message::{FieldPath, Message, timestamp};
+use message::{FieldPath, Message, Origin, timestamp};
 use serde_json::{Value, json};
 
 use super::{Target, first_line, require};
@@ -65,7 +65,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     }
     let metrics = Metrics::default();
     let message = Message::new(payload.to_owned());
-    let found = identify(&message, "t", &settings(pointer), &metrics);
+    let found = identify(&message, Origin::mqtt("t"), &settings(pointer), &metrics);
 
     let is_writable = timestamp::in_utc(found.time) == Some(found.time);
     require(is_writable, || format!("{} cannot be written", found.time))?;
@@ -77,7 +77,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     };
     let mut alone = Message::new(json!({ "v": value }).to_string());
     alone.publish_time = message.publish_time;
-    let expected = identify(&alone, "t", &settings("/v"), &metrics);
+    let expected = identify(&alone, Origin::mqtt("t"), &settings("/v"), &metrics);
     // A value that is long as it is written gives no id and no time. In its plain form it may be
     // short.
     let is_long = payload.len() > 2048;

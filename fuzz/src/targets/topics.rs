@@ -3,6 +3,7 @@
 use ingestion::config::RouteSettings;
 use ingestion::filter::Filter;
 use ingestion::routes::Routes;
+use message::Origin;
 
 use super::{Target, first_line, require};
 
@@ -47,7 +48,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     });
 
     let routes = Routes::new(&settings.collect()).map_err(|wrong| wrong.to_string())?;
-    let found = routes.find(topic);
+    let found = routes.find(Origin::mqtt(topic));
 
     let is_matched = filters.iter().any(|filter| matches(filter.as_subscribed(), topic));
     require(found.is_some() == is_matched, || format!("found {found:?}"))?;

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use message::Message;
 use message::attribute;
+use message::{Message, Origin};
 use pipeline::reasons::{CRASHED, PANICKED};
 use pipeline::{DeadLetter, DeadLetters, Error};
 
@@ -32,9 +32,9 @@ impl<D> Named<D> {
 
     fn name(&self, letter: &DeadLetter<'_>) -> Message {
         let mut message = letter.message.clone();
-        let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
-        let route = self.routes.find(&topic);
-        if let Some(device) = route.and_then(|entry| entry.filter.device_id(&topic)) {
+        let origin = Origin::of(&letter.message.attributes);
+        let route = self.routes.find(origin);
+        if let Some(device) = route.and_then(|entry| entry.filter.device_id(origin.address)) {
             message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
         }
         if !message.attributes.contains_key(attribute::INGEST_ID) {
@@ -42,9 +42,9 @@ impl<D> Named<D> {
             // again.
             let id = match letter.reason {
                 PANICKED | CRASHED => {
-                    letter_id(&message, &topic, letter.first_seen, &Identity::default())
+                    letter_id(&message, origin, letter.first_seen, &Identity::default())
                 }
-                _ => letter_id(&message, &topic, letter.first_seen, &self.identity),
+                _ => letter_id(&message, origin, letter.first_seen, &self.identity),
             };
             message.attributes.insert(attribute::INGEST_ID.into(), id);
         }

@@ -1,5 +1,6 @@
 //! Enrichment data that ingestion writes.
 
+use message::Origin;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -7,8 +8,8 @@ use time::format_description::well_known::Rfc3339;
 /// Facts about a message before it is wrapped.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival<'a> {
-    /// MQTT topic.
-    pub topic: &'a str,
+    /// Place that the message comes from. For MQTT, `origin.address` is the topic.
+    pub origin: Origin<'a>,
     /// Name of the message's route in the settings.
     pub route: &'a str,
     /// Value of the capture `device_id`, else of the first `+`.
@@ -41,6 +42,6 @@ impl Enricher for FromTopic {
         if let Ok(time) = seconds.format(&Rfc3339) {
             data.insert("Timestamp".into(), time.into());
         }
-        data.insert("Topic".into(), arrival.topic.into());
+        data.insert("Topic".into(), arrival.origin.address.into());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use message::attribute;
 use message::json::wide_number;
-use message::{Message, timestamp};
+use message::{Message, Origin, OriginKind, timestamp};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -39,7 +39,7 @@ pub struct Identified {
 #[must_use]
 pub fn identify(
     message: &Message,
-    topic: &str,
+    origin: Origin<'_>,
     settings: &Identity,
     metrics: &Metrics,
 ) -> Identified {
@@ -50,7 +50,7 @@ pub fn identify(
     let id = match message.attributes.get(attribute::INGEST_ID) {
         Some(kept) => kept.clone(),
         None => match given_id(message, payload, settings) {
-            Some(given) if is_usable(&given) => hash(topic, &given),
+            Some(given) if is_usable(&given) => hash(origin, &given),
             Some(_) => {
                 metrics.replace("id_length");
                 Uuid::now_v7().to_string()
@@ -78,7 +78,7 @@ pub fn identify(
 #[must_use]
 pub fn letter_id(
     message: &Message,
-    topic: &str,
+    origin: Origin<'_>,
     first_seen: OffsetDateTime,
     settings: &Identity,
 ) -> String {
@@ -87,9 +87,9 @@ pub fn letter_id(
     given.map_or_else(
         || {
             let nanos = first_seen.unix_timestamp_nanos().to_be_bytes();
-            short(Sha256::new().chain_update(topic).chain_update(nanos).chain_update(&message.data))
+            short(begin(origin).chain_update(nanos).chain_update(&message.data))
         },
-        |given| hash(topic, &given),
+        |given| hash(origin, &given),
     )
 }
 
@@ -111,9 +111,18 @@ fn is_usable(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.chars().count())
 }
 
-/// Returns an id of fixed length: half of a SHA-256 over topic and id.
-fn hash(topic: &str, id: &str) -> String {
-    short(Sha256::new().chain_update(topic).chain_update([0]).chain_update(id))
+/// Returns an id of fixed length: half of a SHA-256 over origin and id.
+fn hash(origin: Origin<'_>, id: &str) -> String {
+    short(begin(origin).chain_update([0]).chain_update(id))
+}
+
+/// Begins a hash with the origin. The same address at sources of two kinds begins two hashes.
+fn begin(origin: Origin<'_>) -> Sha256 {
+    match origin.kind {
+        // The ids of MQTT have no prefix, and must stay. No topic contains a zero byte, so another
+        // kind may begin with one.
+        OriginKind::Mqtt => Sha256::new().chain_update(origin.address),
+    }
 }
 
 fn short(hash: Sha256) -> String {
@@ -194,6 +203,7 @@ mod tests {
     use super::*;
 
     const RECEIVED: OffsetDateTime = datetime!(2025-06-15 10:00:00 UTC);
+    const UP: Origin<'_> = Origin { kind: OriginKind::Mqtt, address: "devices/a/up" };
 
     fn identified(payload: &str) -> Identified {
         let settings = Identity {
@@ -203,7 +213,7 @@ mod tests {
         };
         let mut message = Message::new(payload.to_owned());
         message.publish_time = RECEIVED;
-        identify(&message, "devices/a/up", &settings, &Metrics::default())
+        identify(&message, UP, &settings, &Metrics::default())
     }
 
     #[test]
@@ -214,7 +224,7 @@ mod tests {
         assert_eq!(one.id.len(), 32);
         assert_eq!(one.id, same.id);
         assert_ne!(one.id, other.id);
-        assert_ne!(one.id, hash("devices/b/up", "7"));
+        assert_ne!(one.id, hash(Origin::mqtt("devices/b/up"), "7"));
     }
 
     #[test]
@@ -227,7 +237,7 @@ mod tests {
             let id = |given| identified(&format!(r#"{{"id":{given}}}"#)).id;
 
             assert_ne!(id(one), id(other), "{one} and {other}");
-            assert_eq!(id(one), hash("devices/a/up", one), "and both are ids");
+            assert_eq!(id(one), hash(UP, one), "and both are ids");
         }
     }
 
@@ -268,11 +278,11 @@ mod tests {
     fn a_letter_has_the_id_that_its_message_gives_else_a_lasting_one() {
         let settings = Identity { id_pointer: Some("/id".into()), ..Identity::default() };
         let id = |payload: &str, first_seen| {
-            letter_id(&Message::new(payload.to_owned()), "devices/a/up", first_seen, &settings)
+            letter_id(&Message::new(payload.to_owned()), UP, first_seen, &settings)
         };
         let later = RECEIVED + time::Duration::NANOSECOND;
 
-        assert_eq!(id(r#"{"id":"7"}"#, RECEIVED), hash("devices/a/up", "7"));
+        assert_eq!(id(r#"{"id":"7"}"#, RECEIVED), hash(UP, "7"));
         assert_eq!(id("{}", RECEIVED), id("{}", RECEIVED), "at every attempt");
         assert_ne!(id("{}", RECEIVED), id("{}", later));
         assert_ne!(id("{}", RECEIVED), id("[]", RECEIVED));
@@ -282,7 +292,7 @@ mod tests {
     fn a_message_that_comes_from_a_letter_keeps_its_id() {
         let message = Message::new("{}").with_attribute("ingest_id", "i-1");
 
-        let found = identify(&message, "a", &Identity::default(), &Metrics::default());
+        let found = identify(&message, UP, &Identity::default(), &Metrics::default());
 
         assert_eq!(found.id, "i-1");
     }
@@ -321,7 +331,7 @@ mod tests {
             let mut message = Message::new(format!(r#"{{"at":{given}}}"#));
             message.publish_time = RECEIVED;
 
-            let found = identify(&message, "t", &settings, &Metrics::default());
+            let found = identify(&message, UP, &settings, &Metrics::default());
 
             assert_eq!(found.time, RECEIVED, "{given}");
             assert!(found.raw_time.is_some(), "{given}");

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use message::Origin;
+
 use crate::routes::Routes;
 
-/// Computes the ordering key of a topic.
+/// Computes the ordering key of an origin, such as a topic.
 #[derive(Debug, Clone)]
 pub struct Ordering {
     routes: Arc<Routes>,
@@ -12,7 +14,7 @@ pub struct Ordering {
 }
 
 impl Ordering {
-    /// Creates a set of `buckets` keys. Returns `None` if no route has an ordering key, so no topic
+    /// Creates a set of `buckets` keys. Returns `None` if no route has an ordering key, so no route
     /// is looked up.
     #[must_use]
     pub fn new(routes: &Arc<Routes>, buckets: u32) -> Option<Self> {
@@ -20,12 +22,13 @@ impl Ordering {
         routes.has_ordering().then_some(Self { routes, buckets })
     }
 
-    /// Returns the key of a topic's messages. It is empty if their order does not matter.
+    /// Returns the key of an origin's messages. It is empty if their order does not matter.
     #[must_use]
-    pub fn key(&self, topic: &str) -> String {
-        let Some(entry) = self.routes.find(topic) else { return String::new() };
+    pub fn key(&self, origin: Origin<'_>) -> String {
+        let Some(entry) = self.routes.find(origin) else { return String::new() };
         let Some(template) = &entry.route.ordering_key else { return String::new() };
-        let bucket = hash(&entry.filter.fill(template, topic)) % u64::from(self.buckets.max(1));
+        let bucket =
+            hash(&entry.filter.fill(template, origin.address)) % u64::from(self.buckets.max(1));
         format!("b{bucket}")
     }
 }
@@ -56,12 +59,13 @@ mod tests {
     #[test]
     fn topics_of_one_device_have_one_key_and_devices_share_few() {
         let ordering = ordering(4).expect("a route has a key");
+        let key = |topic: &str| ordering.key(Origin::mqtt(topic));
 
-        assert_eq!(ordering.key("devices/7/up"), ordering.key("devices/7/status"));
-        assert_eq!(ordering.key("elsewhere"), "");
-        assert_eq!(ordering.key("devices/d1/up"), "b2", "as it was in each earlier state");
+        assert_eq!(key("devices/7/up"), key("devices/7/status"));
+        assert_eq!(key("elsewhere"), "");
+        assert_eq!(key("devices/d1/up"), "b2", "as it was in each earlier state");
         let keys: BTreeSet<_> =
-            (0..1000).map(|device| ordering.key(&format!("devices/{device}/up"))).collect();
+            (0..1000).map(|device| key(&format!("devices/{device}/up"))).collect();
         assert_eq!(keys.len(), 4);
     }
 

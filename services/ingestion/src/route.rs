@@ -1,4 +1,4 @@
-//! Transform from an MQTT message to a Pub/Sub message.
+//! Transform from a message of a source to a Pub/Sub message.
 
 mod attributes;
 
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use message::attribute;
-use message::{Envelope, Message, trace};
+use message::{Envelope, Message, Origin, trace};
 use pipeline::{Error, Reason, Recovery, Step, Transform};
 use pubsub::limits::MAX_MESSAGE_BYTES;
 use pubsub::reasons::MESSAGE_TOO_LARGE;
@@ -53,12 +53,12 @@ impl<E: Enricher> Route<E> {
     }
 
     fn route(&self, message: &Message) -> Result<Step<Outgoing>, Error> {
-        let topic = message.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
-        let no_route = |topic: &str| {
-            let why = format!("no route matches the topic {topic}");
+        let origin = Origin::of(&message.attributes);
+        let no_route = || {
+            let why = format!("no route matches the {origin}");
             Recovery::Reject(reasons::NO_ROUTE).because("route", why)
         };
-        let entry = self.routes.find(topic).ok_or_else(|| no_route(topic))?;
+        let entry = self.routes.find(origin).ok_or_else(no_route)?;
         if let Some(reason) = self.skip(entry, message) {
             return Ok(Step::Skip(reason));
         }
@@ -68,8 +68,8 @@ impl<E: Enricher> Route<E> {
         }
         check_size(message)?;
         let destination = &entry.route.destination.route_name;
-        let to = self.topics.get(destination).ok_or_else(|| no_route(topic))?;
-        Ok(Step::Pass(self.wrap(message, topic, entry, to)))
+        let to = self.topics.get(destination).ok_or_else(no_route)?;
+        Ok(Step::Pass(self.wrap(message, origin, entry, to)))
     }
 
     /// Returns the reason why a message is acknowledged without being sent, if any.
@@ -87,12 +87,18 @@ impl<E: Enricher> Route<E> {
         }
     }
 
-    fn wrap(&self, message: &Message, topic: &str, entry: &Entry, to: &TopicName) -> Outgoing {
-        let identified = identify(message, topic, &self.identity, &self.metrics);
-        let device_id = entry.filter.device_id(topic);
+    fn wrap(
+        &self,
+        message: &Message,
+        origin: Origin<'_>,
+        entry: &Entry,
+        to: &TopicName,
+    ) -> Outgoing {
+        let identified = identify(message, origin, &self.identity, &self.metrics);
+        let device_id = entry.filter.device_id(origin.address);
         let mut enrichment = Map::new();
         let arrival = Arrival {
-            topic,
+            origin,
             route: &entry.name,
             device_id,
             payload: &message.data,
@@ -106,7 +112,7 @@ impl<E: Enricher> Route<E> {
         let own = [
             (attribute::INGEST_ID, Some(identified.id.as_str())),
             (attribute::ROUTE_NAME, Some(entry.route.destination.route_name.as_str())),
-            (attribute::MQTT_TOPIC, Some(topic)),
+            (origin.kind.attribute(), Some(origin.address)),
             (attribute::DEVICE_ID, device_id),
             (attribute::EVENT_TIME_RAW, identified.raw_time.as_deref()),
             (attribute::TRACEPARENT, Some(&trace)),
@@ -117,7 +123,7 @@ impl<E: Enricher> Route<E> {
             }
         }
         for (name, template) in &entry.route.attributes {
-            attributes.put(name, &entry.filter.fill(template, topic));
+            attributes.put(name, &entry.filter.fill(template, origin.address));
         }
         attributes.put_given(&message.attributes);
         let (attributes, enrichment) = attributes.finish();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use message::{Origin, OriginKind};
 use service::{Faults, WrongSettings};
 
 use crate::config::{Protocol, RouteSettings, Settings};
@@ -75,10 +76,16 @@ impl Routes {
         Ok(all)
     }
 
-    /// Returns the route of a topic. If several filters match, the most specific one wins, compared
-    /// level by level.
+    /// Returns the route of messages of this origin. If several filters match, the most specific one
+    /// wins, compared level by level.
     #[must_use]
-    pub fn find(&self, topic: &str) -> Option<&Entry> {
+    pub fn find(&self, origin: Origin<'_>) -> Option<&Entry> {
+        match origin.kind {
+            OriginKind::Mqtt => self.of_topic(origin.address),
+        }
+    }
+
+    fn of_topic(&self, topic: &str) -> Option<&Entry> {
         let levels: Vec<_> = topic.split('/').collect();
         // Wildcards at the start do not match topics such as `$SYS` [MQTT-4.7.2-1].
         let may_start_wild = !topic.starts_with('$');
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn the_most_specific_filter_wins() {
         let routes = routes(&["a/b", "a/+", "a/#", "#", "x/{id}/up"]);
-        let found = |topic| routes.find(topic).map(|entry| entry.name.as_str());
+        let found = |topic| routes.find(Origin::mqtt(topic)).map(|entry| entry.name.as_str());
 
         assert_eq!(found("a/b"), Some("a/b"));
         assert_eq!(found("a/c"), Some("a/+"));
@@ -252,7 +259,7 @@ mod tests {
         let routes = routes(&["a/+/c"]);
 
         for topic in ["a/b", "a/b/d", "a/b/c/d", "", "A/b/c"] {
-            assert!(routes.find(topic).is_none(), "{topic}");
+            assert!(routes.find(Origin::mqtt(topic)).is_none(), "{topic}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use ingestion::config::Identity;
 use ingestion::identity::identify;
 use ingestion::metrics::Metrics;
-use message::Message;
+use message::{Message, Origin};
 
 const MIB: usize = 1024 * 1024;
 /// Maximum payload size that is parsed.
@@ -55,11 +55,12 @@ fn ids_and_times_are_read_without_a_tree_of_the_payload() {
     let messages = payloads.into_iter().map(|(name, payload)| (name, Message::new(payload)));
     let messages: Vec<_> = messages.collect();
     let warm = Message::new(r#"{"id":"\u0041","at":1}"#);
-    let _identified = identify(&warm, "devices/a/up", &settings, &Metrics::default());
+    let _identified = identify(&warm, Origin::mqtt("devices/a/up"), &settings, &Metrics::default());
 
     for (name, message) in &messages {
         let before = peak_kib();
-        let _identified = identify(message, "devices/a/up", &settings, &Metrics::default());
+        let _identified =
+            identify(message, Origin::mqtt("devices/a/up"), &settings, &Metrics::default());
 
         let grown = peak_kib() - before;
         assert!(grown < 512, "{name}: {grown} KiB");

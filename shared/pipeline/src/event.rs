@@ -2,7 +2,7 @@
 
 use std::hash::Hasher;
 
-use message::{Message, attribute, trace};
+use message::{Message, Origin, trace};
 use time::OffsetDateTime;
 
 /// An event that flows through a pipeline, such as a [`Message`].
@@ -62,8 +62,7 @@ impl Event for Message {
     }
 
     fn hash_content(&self, hasher: &mut impl Hasher) {
-        let topic = self.attributes.get(attribute::MQTT_TOPIC).map_or("", String::as_str);
-        hasher.write(topic.as_bytes());
+        hasher.write(Origin::of(&self.attributes).address.as_bytes());
         hasher.write(&self.data);
     }
 

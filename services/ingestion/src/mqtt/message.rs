@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use message::Message;
 use message::attribute;
+use message::{Message, Origin};
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use super::published::Published;
@@ -35,7 +35,7 @@ pub(super) fn read(
     }
     let topic = String::from_utf8_lossy(&published.topic).into_owned();
     if let Some(ordering) = ordering {
-        message.ordering_key = ordering.key(&topic);
+        message.ordering_key = ordering.key(Origin::mqtt(&topic));
     }
     message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
     if published.is_retained {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use clap::{Arg, ArgMatches, Command};
-use message::Message;
 use message::attribute;
+use message::{Message, Origin, OriginKind};
 use pipeline::Transform as _;
 use pubsub::Outgoing;
 use service::WrongSettings;
@@ -69,17 +69,22 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
 /// # Errors
 /// A route is wrong.
 pub async fn story(settings: &Settings, mut message: Message) -> Result<Story, WrongSettings> {
-    let topic = message.attributes.get(attribute::MQTT_TOPIC).cloned().unwrap_or_default();
+    let attributes = message.attributes.clone();
+    let origin = Origin::of(&attributes);
     let routes = Arc::new(Routes::new(&settings.routes)?);
     let mut story = Story::new();
-    story.insert("topic".into(), topic.clone().into());
-    if let Some(entry) = routes.find(&topic) {
+    story.insert(origin.kind.noun().into(), origin.address.into());
+    if let Some(entry) = routes.find(origin) {
         story.insert("route".into(), entry.name.clone().into());
-        story.insert("filter".into(), entry.filter.as_subscribed().into());
-        story.insert("qos".into(), entry.route.source.qos.min(1).into());
+        match origin.kind {
+            OriginKind::Mqtt => {
+                story.insert("filter".into(), entry.filter.as_subscribed().into());
+                story.insert("qos".into(), entry.route.source.qos.min(1).into());
+            }
+        }
     }
     if let Some(ordering) = Ordering::new(&routes, settings.ordering_buckets) {
-        message.ordering_key = ordering.key(&topic);
+        message.ordering_key = ordering.key(origin);
     }
     let route = Route::new(settings, routes, FromTopic, Metrics::default());
     let outcome = route.apply(&message).await.and_then(Outgoing::check);
