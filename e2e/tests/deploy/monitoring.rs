@@ -107,8 +107,7 @@ fn exported() -> BTreeSet<String> {
     ingestion::metrics::Metrics::default().register(&mut registry);
     icestore::objects::Objects::default().register(&mut registry);
     pubsub::SourceMetrics::default().register(&mut registry);
-    let listeners = web::Metrics::default();
-    listeners.register(&mut registry);
+    web::Metrics::default().register(&mut registry, &["admin"]);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     let of_the_host =

@@ -31,7 +31,7 @@ use apply::{Apply, Fields};
 use cache::firestore::Firestore;
 use cache::invalidation::Listener;
 use cache::{Fetch, Lookup};
-use config::Settings;
+use config::{Admin, Settings};
 use enrichment::Enrichment;
 use key::{FirstOf, Key};
 use metrics::Metrics;
@@ -143,7 +143,7 @@ async fn open<F: Fetch>(
     let admin = admin::bind(&settings.admin).await?;
     context.health.tell("admin", admin.address().to_string());
     let counts = web::Metrics::default();
-    context.registry.register(|registry| counts.register(registry));
+    context.registry.register(|registry| counts.register(registry, &[Admin::SECTION]));
     let admin = admin.serve(admin::routes(lookup.clone()), &counts);
     watchers.spawn(reader);
     watchers.spawn(watch(lookup.clone(), condition, context.health.clone()));

@@ -27,14 +27,17 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all metrics under their names.
-    pub fn register(&self, registry: &mut Registry) {
+    /// Registers all metrics under their names. Each class of these listeners starts with 0.
+    pub fn register(&self, registry: &mut Registry, listeners: &[&'static str]) {
         let area = registry.sub_registry_with_prefix("dataflow_web");
         let help = "Requests of users that were answered, by the class of the status code";
         area.register("requests", help, self.answers.clone());
+        for listener in listeners {
+            drop(self.of(listener));
+        }
     }
 
-    /// Returns the counters of a listener. Each class starts with 0.
+    /// Returns the counters of a listener.
     pub(crate) fn of(&self, listener: &'static str) -> ListenerCounts {
         CLASSES.map(|status| self.answers.get_or_create_owned(&AnswerLabels { listener, status }))
     }

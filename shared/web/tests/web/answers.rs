@@ -102,7 +102,7 @@ async fn answers_are_counted_by_class() {
         env.get(path).await;
     }
     let mut registry = Registry::default();
-    env.metrics.register(&mut registry);
+    env.metrics.register(&mut registry, &["test"]);
 
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
