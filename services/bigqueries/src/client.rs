@@ -1,10 +1,11 @@
 //! Clients of BigQuery. Both APIs use the same credentials.
 
 use google_cloud_bigquery::client::Write;
-use pipeline::{Error, Recovery, Renewable};
+use pipeline::{Error, Recovery};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::google::{Access, Login};
+use service::renewable::Renewable;
 use service::{Faults, cloud, credentials};
 
 use crate::api::RestApi;

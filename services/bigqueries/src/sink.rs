@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use pipeline::{Error, PushError, Recovery, Refusal, Renewable};
+use pipeline::{Error, PushError, Recovery, Refusal};
+use service::renewable::Renewable;
 
 use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};

@@ -6,8 +6,8 @@ mod view;
 
 use std::time::Duration;
 
-use pipeline::{Lease, Renewable};
 use serde_json::{Map, Value, json};
+use service::renewable::{Lease, Renewable};
 use service::tools::preflight::State;
 use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;

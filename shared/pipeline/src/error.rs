@@ -45,7 +45,7 @@ impl Error {
 
     /// Returns the same failure with another recovery.
     #[must_use]
-    pub(crate) fn with_recovery(mut self, recovery: Recovery) -> Self {
+    pub fn with_recovery(mut self, recovery: Recovery) -> Self {
         self.recovery = recovery;
         self
     }

@@ -6,7 +6,8 @@ use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::Error as ApiError;
 use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
-use pipeline::{Error, Recovery, Renewable};
+use pipeline::{Error, Recovery};
+use service::renewable::Renewable;
 use service::{Condition, Pauses, credentials};
 use tokio::time::timeout;
 

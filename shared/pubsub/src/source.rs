@@ -10,10 +10,11 @@ mod subscriber;
 
 use std::time::Duration;
 
-use pipeline::{Delivery, Error, Recovery, Renewable};
+use pipeline::{Delivery, Error, Recovery};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use service::renewable::Renewable;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -19,6 +19,7 @@ pub mod memory;
 mod metrics;
 pub mod output;
 mod proxies;
+pub mod renewable;
 mod run;
 #[cfg(test)]
 mod scripted;

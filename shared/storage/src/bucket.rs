@@ -7,10 +7,11 @@ use bytes::Bytes;
 use google_cloud_gax::error::rpc::StatusDetails;
 use google_cloud_gax::retry_policy::NeverRetry;
 use google_cloud_storage::client::Storage;
-use pipeline::{Error, Recovery, Renewable};
+use pipeline::{Error, Recovery};
 use reqwest::{RequestBuilder, StatusCode};
 use serde::Deserialize;
 use service::google::Access;
+use service::renewable::Renewable;
 use service::tools::preflight::State;
 use service::{Condition, Dependency, Pauses, credentials};
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use pipeline::Renewable;
 use redis::AsyncCommands as _;
 use redis::Cmd;
 use redis::aio::PubSub;
+use service::renewable::Renewable;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 

@@ -8,8 +8,9 @@ use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::subscriber_client::Su
 use googleapis_tonic_google_pubsub_v1::google::pubsub::v1::{
     AcknowledgeRequest, ModifyAckDeadlineRequest, StreamingPullRequest, StreamingPullResponse,
 };
-use pipeline::{Error, Renewable};
+use pipeline::Error;
 use service::google::Access;
+use service::renewable::Renewable;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::transport::Channel;

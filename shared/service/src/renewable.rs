@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 
-use crate::{Error, Recovery};
+use pipeline::{Error, Recovery};
 
 /// A client that is rebuilt after any call on it is cancelled. Clones share the client.
 ///
@@ -16,9 +16,9 @@ use crate::{Error, Recovery};
 /// peer is still there. A peer may disappear without a word. For example, a NAT drops its entry, or
 /// a host loses power. Then each call on that connection waits for its time-out, and so does the
 /// next one. So a cancelled call also discards the client, and the next call gets a new connection.
-pub struct Renewable<C, E = Error>(Arc<Inner<C, E>>);
+pub struct Renewable<C, E = Error>(Arc<Slot<C, E>>);
 
-struct Inner<C, E> {
+struct Slot<C, E> {
     build: Box<dyn Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync>,
     current: Mutex<Option<Building<C, E>>>,
 }
@@ -41,7 +41,7 @@ pub struct Lease<C, E = Error> {
 
 /// Discards the client when it is dropped, unless the call returned.
 struct Claim<C, E> {
-    inner: Arc<Inner<C, E>>,
+    slot: Arc<Slot<C, E>>,
     building: Building<C, E>,
     is_done: bool,
 }
@@ -51,7 +51,7 @@ impl<C: Send + Sync + 'static, E: Send + 'static> Renewable<C, E> {
     pub fn lazy(
         build: impl Fn() -> BoxFuture<'static, Result<C, E>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(Inner { build: Box::new(build), current: Mutex::default() }))
+        Self(Arc::new(Slot { build: Box::new(build), current: Mutex::default() }))
     }
 
     /// Returns the client for one call.
@@ -60,7 +60,7 @@ impl<C: Send + Sync + 'static, E: Send + 'static> Renewable<C, E> {
     /// The client had to be built, and the build failed.
     pub async fn lease(&self) -> Result<Lease<C, E>, E> {
         loop {
-            let claim = Inner::claim(&self.0);
+            let claim = Slot::claim(&self.0);
             match claim.building.clone().await {
                 Ok(client) => return Ok(Lease { client, claim }),
                 Err(failure) => {
@@ -107,10 +107,10 @@ impl<C: Send + Sync + 'static> Renewable<C> {
     }
 }
 
-impl<C: Send + Sync + 'static, E: Send + 'static> Inner<C, E> {
+impl<C: Send + Sync + 'static, E: Send + 'static> Slot<C, E> {
     fn claim(this: &Arc<Self>) -> Claim<C, E> {
         let building = lock(&this.current).get_or_insert_with(|| this.start()).clone();
-        Claim { inner: Arc::clone(this), building, is_done: false }
+        Claim { slot: Arc::clone(this), building, is_done: false }
     }
 
     fn start(&self) -> Building<C, E> {
@@ -144,7 +144,7 @@ impl<C, E> Drop for Claim<C, E> {
             return;
         }
         // Other callers may have discarded the same client already.
-        let mut current = lock(&self.inner.current);
+        let mut current = lock(&self.slot.current);
         let replaced = current.take_if(|current| current.ptr_eq(&self.building));
         drop(current);
         // Dropped after the lock is released, because dropping a client may do any work.
