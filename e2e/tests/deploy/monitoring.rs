@@ -102,7 +102,9 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 /// Returns the sample names of all metrics that the services register.
 fn exported() -> BTreeSet<String> {
     let mut registry = prometheus_client::registry::Registry::default();
-    pipeline::Metrics::new(&ingestion::REASONS).register(&mut registry);
+    let families = pipeline::metrics::Families::default();
+    families.register(&mut registry);
+    let _metrics = families.of("ingestion", &ingestion::REASONS);
     enrich::metrics::Metrics::default().register(&mut registry);
     ingestion::metrics::Metrics::default().register(&mut registry);
     icestore::objects::Objects::default().register(&mut registry);

@@ -67,12 +67,14 @@ fn no_code_is_declared_twice() {
 fn the_metrics_have_every_reason_from_the_start() {
     for reasons in SERVICES {
         let mut registry = prometheus_client::registry::Registry::default();
-        pipeline::Metrics::new(&reasons).register(&mut registry);
+        let families = pipeline::metrics::Families::default();
+        families.register(&mut registry);
+        let _metrics = families.of("p", &reasons);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let is_zero = |name: &str, reason: Reason| {
-            let line =
-                format!("dataflow_pipeline_{name}_messages_total{{reason=\"{reason}\"}} 0\n");
+            let labels = format!("pipeline=\"p\",reason=\"{reason}\"");
+            let line = format!("dataflow_pipeline_{name}_messages_total{{{labels}}} 0\n");
             assert!(text.contains(&line), "{line} is not in\n{text}");
         };
 

@@ -40,7 +40,9 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
             assert_eq!(get(path).await.0, 200, "{path} of {name}");
         }
         let (_, metrics) = get("/metrics").await;
-        assert!(metrics.contains("dataflow_pipeline_received_messages_total 0"), "{metrics}");
+        let received =
+            format!("dataflow_pipeline_received_messages_total{{pipeline=\"{name}\"}} 0\n");
+        assert!(metrics.contains(&received), "{metrics}");
         let status: serde_json::Value = serde_json::from_str(&get("/status").await.1).unwrap();
         // The file says 0, and the variable PORT overrides it.
         assert_eq!(status["settings"]["http"]["port"], process.port(), "{status}");

@@ -78,8 +78,7 @@ impl<R: Rows> Service for Bigqueries<R> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, rows } = self;
         let health = &context.health;
-        let counts = pipeline::Metrics::new(&REASONS).with_refused(R::REASONS);
-        context.registry.register(|registry| counts.register(registry));
+        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings));
 
@@ -88,7 +87,8 @@ impl<R: Rows> Service for Bigqueries<R> {
         table.wait(&table_condition).await?;
         let mut watchers = JoinSet::new();
         let opened = settings.intake().open([], context, &mut watchers).await?;
-        let running = Pipeline {
+        watchers.spawn(table.watch(table_condition));
+        let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
             transform: ToRow::new(rows, columns, settings.table_name(), settings.input)
@@ -96,12 +96,9 @@ impl<R: Rows> Service for Bigqueries<R> {
             sink,
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
-            metrics: counts.clone(),
-        }
-        .start();
-        health.watch(running.status(), counts);
-        watchers.spawn(table.watch(table_condition));
-        Ok(Running::new(running, watchers))
+            metrics: counts,
+        };
+        Ok(Running::new(watchers).start(pipeline, health))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

@@ -88,17 +88,15 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, key, apply, source } = self;
-        let (metrics, counts) = (Metrics::default(), pipeline::Metrics::new(&REASONS));
-        context.registry.register(|registry| {
-            counts.register(registry);
-            metrics.register(registry);
-        });
+        let metrics = Metrics::default();
+        let counts = context.registry.pipeline(Self::NAME, &REASONS);
+        context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
         let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
         let topic = TopicName::new(&settings.project, &settings.topic_id);
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard));
-        let running = Pipeline {
+        let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
             transform: Enrichment {
@@ -113,11 +111,10 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
             sink: pubsub::Sink::new(opened.publishers, opened.guard),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
-            metrics: counts.clone(),
-        }
-        .start();
-        context.health.watch(running.status(), counts);
-        Ok(Running::new(running, watchers).with_drain(|grace| admin.shutdown(grace)))
+            metrics: counts,
+        };
+        let running = Running::new(watchers).start(pipeline, &context.health);
+        Ok(running.with_drain(|grace| admin.shutdown(grace)))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

@@ -68,8 +68,7 @@ impl<K: BatchKey> Service for Icestore<K> {
         let Self { settings, key } = self;
         let key = key?;
         let health = &context.health;
-        let counts = pipeline::Metrics::new(&REASONS);
-        context.registry.register(|registry| counts.register(registry));
+        let counts = context.registry.pipeline(Self::NAME, &REASONS);
         let objects = Objects::default();
         context.registry.register(|registry| objects.register(registry));
         let bucket_condition = health.condition("bucket");
@@ -79,20 +78,18 @@ impl<K: BatchKey> Service for Icestore<K> {
         bucket.wait(&bucket_condition).await;
         let mut watchers = JoinSet::new();
         let opened = settings.intake().open([], context, &mut watchers).await?;
-        let running = Pipeline {
+        watchers.spawn(objects.clone().watch(counts.clone()));
+        watchers.spawn(bucket.clone().watch(bucket_condition));
+        let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
             transform: Archive::new(key, settings.archive.input),
-            sink: Sink::new(bucket.clone(), &settings.archive).with_metrics(objects.clone()),
+            sink: Sink::new(bucket, &settings.archive).with_metrics(objects),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
-            metrics: counts.clone(),
-        }
-        .start();
-        health.watch(running.status(), counts.clone());
-        watchers.spawn(objects.watch(counts));
-        watchers.spawn(bucket.watch(bucket_condition));
-        Ok(Running::new(running, watchers))
+            metrics: counts,
+        };
+        Ok(Running::new(watchers).start(pipeline, health))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

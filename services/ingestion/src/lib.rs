@@ -115,11 +115,8 @@ impl<E: Enricher> Service for Ingestion<E> {
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
         let Self { settings, enricher, purpose, metrics } = self;
         let (health, registry) = (&context.health, &context.registry);
-        let counts = pipeline::Metrics::new(&REASONS);
-        registry.register(|registry| {
-            counts.register(registry);
-            metrics.register(registry);
-        });
+        let counts = registry.pipeline(Self::NAME, &REASONS);
+        registry.register(|registry| metrics.register(registry));
         let topics_condition = health.condition("topics");
         // Wrong settings end the service. Nothing must be waited for before.
         settings.mqtt.broker()?;
@@ -152,19 +149,17 @@ impl<E: Enricher> Service for Ingestion<E> {
             source.grants(),
             health.clone(),
         ));
-        let running = Pipeline {
+        watchers.spawn(guard.clone().watch(admin, topics_condition));
+        let pipeline = Pipeline {
             service: Self::NAME,
             source,
             dead_letters,
-            sink: pubsub::Sink::new(publishers, guard.clone()),
+            sink: pubsub::Sink::new(publishers, guard),
             transform: Route::new(&settings, routes, enricher, metrics),
             limits: settings.pipeline,
-            metrics: counts.clone(),
-        }
-        .start();
-        health.watch(running.status(), counts);
-        watchers.spawn(guard.watch(admin, topics_condition));
-        Ok(Running::new(running, watchers))
+            metrics: counts,
+        };
+        Ok(Running::new(watchers).start(pipeline, health))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use time::OffsetDateTime;
 
 /// The unsettled messages, counted by the second of their publish time. Clones share the counts.
@@ -65,21 +64,18 @@ impl Drop for UnackedGuard {
     }
 }
 
-impl Collector for OldestUnacked {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let age = self.oldest_seconds();
-        let help =
-            "Since the publish time of the oldest message that is not settled; 0 without one";
-        let gauge = ConstGauge::new(age);
-        let unit = Unit::Seconds;
-        let name = "oldest_unacknowledged_age";
-        gauge.encode(encoder.encode_descriptor(
-            name,
-            help,
-            Some(&unit),
-            prometheus_client::metrics::MetricType::Gauge,
-        )?)
+impl EncodeMetric for OldestUnacked {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        ConstGauge::new(self.oldest_seconds()).encode(encoder)
     }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl TypedMetric for OldestUnacked {
+    const TYPE: MetricType = MetricType::Gauge;
 }
 
 #[cfg(test)]
@@ -90,13 +86,12 @@ mod tests {
     fn its_metric_is_the_age_of_the_oldest() {
         let unacked = OldestUnacked::default();
         let mut registry = prometheus_client::registry::Registry::default();
-        registry.register_collector(Box::new(unacked.clone()));
+        registry.register("age", "The age", unacked.clone());
         let age = || {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-            let value = text.lines().find_map(|line| {
-                line.strip_prefix("oldest_unacknowledged_age_seconds ")?.parse::<i64>().ok()
-            });
+            let value =
+                text.lines().find_map(|line| line.strip_prefix("age ")?.parse::<i64>().ok());
             value.unwrap_or_else(|| panic!("{text}"))
         };
         let ago = |seconds| OffsetDateTime::now_utc() - time::Duration::seconds(seconds);

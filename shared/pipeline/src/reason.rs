@@ -5,8 +5,8 @@ use std::fmt;
 /// Reason why a message leaves the stream without a record, as a short and stable code.
 ///
 /// Only the macro [`reasons!`](crate::reasons!) makes reasons. It puts each one into a list. The
-/// service passes its lists to [`Metrics::new`](crate::Metrics::new), so that the metrics have each
-/// reason from the start. A reason that is not declared does not compile:
+/// service passes its lists to [`Families::of`](crate::metrics::Families::of), so that the metrics
+/// have each reason from the start. A reason that is not declared does not compile:
 ///
 /// ```compile_fail
 /// let error = pipeline::Recovery::Reject("no_route").because("route", "nothing matches");
@@ -78,7 +78,7 @@ impl fmt::Debug for Reason {
 ///     skipped: &[],
 /// };
 ///
-/// let metrics = pipeline::Metrics::new(&REASONS);
+/// let metrics = pipeline::Metrics::new("lines", &REASONS);
 /// let error = pipeline::Recovery::Reject(reasons::NOT_TEXT).because("read text", "no UTF-8");
 /// # assert_eq!(error.recovery(), pipeline::Recovery::Reject(reasons::NOT_TEXT));
 /// # assert_eq!(REASONS.refused().map(pipeline::Reason::as_str).next(), Some("not_text"));

@@ -48,13 +48,14 @@ pub struct Pipeline<So, T, S, D> {
     pub dead_letters: Policy<D>,
     /// Bounds, waits and time-outs.
     pub limits: Limits,
-    /// Metrics of the pipeline.
+    /// Metrics of the pipeline, with its name.
     pub metrics: Metrics,
 }
 
 /// State of a running pipeline. Clones refer to the same pipeline.
 #[derive(Debug, Clone)]
 pub struct Status {
+    pipeline: &'static str,
     watchdog: Watchdog,
     outage: Outage,
     letter_outage: Outage,
@@ -64,6 +65,12 @@ pub struct Status {
 }
 
 impl Status {
+    /// Returns the name of the pipeline.
+    #[must_use]
+    pub fn pipeline(&self) -> &'static str {
+        self.pipeline
+    }
+
     /// Returns a task that hangs, and how long it has shown no sign of life.
     #[must_use]
     pub fn stalled(&self) -> Option<(String, Duration)> {
@@ -173,6 +180,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             limits,
         });
         let status = Status {
+            pipeline: shared.metrics.pipeline(),
             watchdog: Watchdog::new(shared.limits.stall_after),
             outage: shared.outage.clone(),
             letter_outage: shared.letter_outage.clone(),

@@ -12,6 +12,10 @@ use time::format_description::well_known::Rfc3339;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use watched::WatchedPipelines;
+
+mod watched;
+
 /// Name of the condition that holds while the pipeline's writes succeed.
 const DESTINATION: &str = "destination";
 /// Name of the condition that holds while dead letters can be written.
@@ -24,7 +28,7 @@ pub struct Health(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     conditions: BTreeMap<&'static str, ConditionState>,
-    pipeline: Option<(Status, pipeline::Metrics)>,
+    pipelines: WatchedPipelines,
     facts: Map<String, Value>,
     /// Last error of a [`Condition`].
     last_error: Option<(String, OffsetDateTime)>,
@@ -71,8 +75,8 @@ impl Health {
 
     /// Adds a pipeline. Its outages make the process not ready. A stalled task makes the process
     /// unhealthy.
-    pub fn watch(&self, status: Status, metrics: pipeline::Metrics) {
-        self.lock().pipeline = Some((status, metrics));
+    pub(crate) fn watch(&self, status: Status, metrics: pipeline::Metrics) {
+        self.lock().pipelines.add(status, metrics);
     }
 
     /// Adds a fact to `/status`, such as the guarantee of each route.
@@ -85,16 +89,15 @@ impl Health {
         self.lock().failure = Some(reason);
     }
 
-    /// Returns the state of all dependencies, including the pipeline's destination and dead letters
-    /// during an outage.
+    /// Returns the state of all dependencies, including the destination and the dead letters of each
+    /// pipeline during an outage.
     #[must_use]
     pub fn conditions(&self) -> BTreeMap<&'static str, ConditionState> {
         let inner = self.lock();
         let mut conditions = inner.conditions.clone();
-        let pipeline = inner.pipeline.as_ref().map(|(status, _)| status);
         let outages = [
-            (DESTINATION, pipeline.and_then(Status::outage)),
-            (DEAD_LETTERS, pipeline.and_then(Status::letter_outage)),
+            (DESTINATION, inner.pipelines.outage(Status::outage)),
+            (DEAD_LETTERS, inner.pipelines.outage(Status::letter_outage)),
         ];
         for (name, outage) in outages {
             if let Some((reason, since)) = outage {
@@ -107,7 +110,7 @@ impl Health {
     /// Returns whether every dependency is available and a pipeline runs.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let has_pipeline = self.lock().pipeline.is_some();
+        let has_pipeline = !self.lock().pipelines.is_empty();
         has_pipeline && self.conditions().values().all(|state| state.ready)
     }
 
@@ -116,18 +119,14 @@ impl Health {
     #[must_use]
     pub fn dead(&self) -> Option<String> {
         let inner = self.lock();
-        let hang = |(status, _): &(Status, pipeline::Metrics)| {
-            let (task, silent) = status.stalled()?;
-            Some(format!("{task} has shown no sign of life for {silent:?}"))
-        };
-        inner.failure.clone().or_else(|| inner.pipeline.as_ref().and_then(hang))
+        inner.failure.clone().or_else(|| inner.pipelines.stalled())
     }
 
-    /// Records in the pipeline's crash file that the process ends now, and that no message caused
-    /// this.
+    /// Records in the crash file of each pipeline that the process ends now, and that no message
+    /// caused this.
     pub(crate) fn excuse(&self) {
-        let status = self.lock().pipeline.as_ref().map(|(status, _)| status.clone());
-        status.iter().for_each(Status::excuse);
+        let statuses: Vec<_> = self.lock().pipelines.statuses().cloned().collect();
+        statuses.iter().for_each(Status::excuse);
     }
 
     /// Returns everything that `/status` shows.
@@ -143,22 +142,7 @@ impl Health {
         let at = at.and_then(|at| at.format(&Rfc3339).ok());
         report.insert("last_error_at".into(), at.into());
         report.insert("conditions".into(), serde_json::json!(conditions));
-        if let Some((status, metrics)) = &inner.pipeline {
-            let (messages, bytes) = status.in_flight();
-            let counts = serde_json::json!({
-                "received": metrics.received.get(),
-                "sent": metrics.sent.get(),
-                "in_flight_messages": messages,
-                "in_flight_bytes": bytes,
-                "batch_memory_bytes": status.batch_memory(),
-            });
-            report.insert("counts".into(), counts);
-            let lag = serde_json::json!({
-                "oldest_unsettled_seconds": metrics.oldest_unacked.oldest_seconds(),
-                "in_flight_messages": messages,
-            });
-            report.insert("lag".into(), lag);
-        }
+        inner.pipelines.report(&mut report);
         report.into()
     }
 
@@ -170,14 +154,14 @@ impl Health {
 impl Inner {
     /// Returns the newest error of a dependency or of a write, and its time. It stays when it is over.
     fn last_error(&self) -> Option<(String, OffsetDateTime)> {
-        let of_pipeline = |name, last: fn(&Status) -> _| {
-            let (reason, at): (String, _) = last(&self.pipeline.as_ref()?.0)?;
+        let of_pipelines = |name, last: fn(&Status) -> _| {
+            let (reason, at) = self.pipelines.last_failure(last)?;
             Some((format!("{name}: {reason}"), at))
         };
         let errors = [
             self.last_error.clone(),
-            of_pipeline(DESTINATION, Status::last_failure),
-            of_pipeline(DEAD_LETTERS, Status::last_letter_failure),
+            of_pipelines(DESTINATION, Status::last_failure),
+            of_pipelines(DEAD_LETTERS, Status::last_letter_failure),
         ];
         errors.into_iter().flatten().max_by_key(|(_, at)| *at)
     }

@@ -154,7 +154,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::scripted::{Example, Scripted, Trouble};
+    use crate::scripted::{Example, SECOND, Scripted, Trouble};
 
     /// Maximum wait for an expected event.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -170,9 +170,29 @@ mod tests {
     }
 
     async fn start(trouble: Trouble) -> Hosted {
+        start_both(trouble, None).await
+    }
+
+    /// Starts a service with one or two pipelines.
+    async fn start_both(trouble: Trouble, second: Option<Trouble>) -> Hosted {
         let http = crate::Http { host: "127.0.0.1".into(), port: 0 };
         let settings = Example { http, grace_period: Duration::from_secs(3600) };
-        Hosted::start(Scripted { trouble, settings }).await.unwrap()
+        Hosted::start(Scripted { trouble, second, settings }).await.unwrap()
+    }
+
+    /// Returns the status once it has this text.
+    async fn status_with(hosted: &Hosted, text: &str) -> serde_json::Value {
+        let found = async {
+            loop {
+                let answer = get(hosted, "/status").await;
+                let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+                if body.contains(text) {
+                    return serde_json::from_str(body).unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap()
     }
 
     /// Returns the answer of `/healthz` once it is no longer 200.
@@ -273,5 +293,74 @@ mod tests {
         runtime.shutdown_background();
         assert!(answer.starts_with("HTTP/1.0 503"), "{answer}");
         assert!(answer.contains("has shown no sign of life"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn two_pipelines_stand_side_by_side_in_metrics_and_status() {
+        let hosted = start_both(Trouble::None, Some(Trouble::FirstWriteFails)).await;
+
+        let status = status_with(&hosted, "\"sent\":2").await;
+        let metrics = hosted.metrics().unwrap();
+
+        for name in ["scripted", SECOND] {
+            let line = format!("dataflow_pipeline_sent_messages_total{{pipeline=\"{name}\"}} 1\n");
+            assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+            assert_eq!(status["pipelines"][name]["counts"]["sent"], 1, "{status}");
+            assert!(status["pipelines"][name]["lag"].is_object(), "{status}");
+        }
+        let described = metrics.matches("# TYPE dataflow_pipeline_sent_messages counter").count();
+        assert_eq!(described, 1, "{metrics}");
+        let failure = status["last_error"].as_str().unwrap();
+        assert_eq!(failure, "destination: second: write: not today", "{status}");
+        hosted.shutdown(PATIENCE).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_pipeline_that_fails_ends_the_service_and_drains_the_other_one() {
+        let mut hosted = start_both(Trouble::FirstWriteFails, Some(Trouble::SourceFails)).await;
+
+        let failure = tokio::time::timeout(PATIENCE, hosted.ended()).await.unwrap();
+
+        assert_eq!(format!("{failure:#}"), "pipeline second: receive: the source is gone");
+        assert_eq!(hosted.health().dead(), Some(format!("{failure:#}")));
+        let metrics = hosted.metrics().unwrap();
+        let sent = "dataflow_pipeline_sent_messages_total{pipeline=\"scripted\"} 1\n";
+        assert!(metrics.contains(sent), "{metrics}");
+    }
+
+    #[test]
+    fn health_names_the_pipeline_that_hangs() {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.enable_all().worker_threads(3).build().unwrap();
+
+        let answer = runtime.block_on(async {
+            let hosted = start_both(Trouble::None, Some(Trouble::LaneHangs)).await;
+            failed_health(&hosted).await
+        });
+
+        // The thread of the lane never ends.
+        runtime.shutdown_background();
+        assert!(answer.contains("\r\n\r\nsecond: lane "), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_pipelines_drain_side_by_side_within_one_grace_period() {
+        let trouble = Trouble::WriteNeverEnds;
+        let settings = Example::default();
+        let (service, context) =
+            (Scripted { trouble, second: Some(trouble), settings }, Context::default());
+        let running = service.start(&context).await.unwrap();
+        // Until then both messages are in flight.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (began, grace) = (tokio::time::Instant::now(), Duration::from_secs(8));
+
+        let left = running.shutdown(grace).await.unwrap_err();
+
+        assert!(began.elapsed() <= grace, "{:?}", began.elapsed());
+        assert_eq!(
+            format!("{left:#}"),
+            "pipeline scripted: 1 messages were not settled within 8s and will be delivered again"
+        );
+        assert_eq!(context.health.report()["counts"]["in_flight_messages"], 0);
     }
 }

@@ -28,9 +28,13 @@ mod signals;
 pub mod tools;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use pipeline::metrics::Families;
+use pipeline::{DeadLetters, Event, Pipeline, Reasons, Sink, Source, Transform};
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tracing::error;
@@ -92,12 +96,29 @@ pub struct Context {
 
 /// Registry of metrics. Clones share the same registry.
 #[derive(Debug, Clone, Default)]
-pub struct SharedRegistry(Arc<Mutex<Registry>>);
+pub struct SharedRegistry {
+    registry: Arc<Mutex<Registry>>,
+    pipelines: Arc<OnceLock<Families>>,
+}
 
 impl SharedRegistry {
     /// Registers metrics through `enter`.
     pub fn register(&self, enter: impl FnOnce(&mut Registry)) {
-        enter(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        enter(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Creates and registers the metrics of a pipeline. They have its name as the label `pipeline`,
+    /// and each of these reasons from the start.
+    ///
+    /// A service names its only pipeline as itself. Several pipelines need different names.
+    #[must_use]
+    pub fn pipeline(&self, name: &'static str, reasons: &Reasons) -> pipeline::Metrics {
+        let families = self.pipelines.get_or_init(|| {
+            let families = Families::default();
+            self.register(|registry| families.register(registry));
+            families
+        });
+        families.of(name, reasons)
     }
 
     /// Returns all metrics in Prometheus' text format.
@@ -106,13 +127,13 @@ impl SharedRegistry {
     /// Fails when a metric cannot be encoded.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
     }
 }
 
-/// Running service: its pipeline, and the tasks that watch its dependencies.
+/// Running service: its pipelines, and the tasks that watch its dependencies.
 ///
 /// Shutting it down consumes it:
 ///
@@ -124,7 +145,7 @@ impl SharedRegistry {
 /// ```
 #[must_use = "a service that is dropped ends without a drain"]
 pub struct Running {
-    pipeline: pipeline::Running,
+    pipelines: Vec<pipeline::Running>,
     watchers: JoinSet<()>,
     drains: Vec<Drain>,
 }
@@ -133,13 +154,13 @@ pub struct Running {
 type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Running {
-    /// Combines a running pipeline with the tasks that watch its dependencies. The tasks end
-    /// together with the pipeline.
-    pub fn new(pipeline: pipeline::Running, watchers: JoinSet<()>) -> Self {
-        Self { pipeline, watchers, drains: Vec::new() }
+    /// Creates a service of the tasks that watch its dependencies. It has no pipeline yet. The tasks
+    /// end together with its pipelines.
+    pub fn new(watchers: JoinSet<()>) -> Self {
+        Self { pipelines: Vec::new(), watchers, drains: Vec::new() }
     }
 
-    /// Adds a part that is drained at the same time as the pipeline, such as a listener for users.
+    /// Adds a part that is drained at the same time as the pipelines, such as a listener for users.
     /// `drain` gets the grace period, and must end within it.
     pub fn with_drain<F: Future<Output = ()> + Send + 'static>(
         mut self,
@@ -149,40 +170,96 @@ impl Running {
         self
     }
 
-    /// Waits until the service cannot continue, and returns the reason. Cancel safe.
+    /// Starts a pipeline, and reports its state to `health`.
+    ///
+    /// A service may start several pipelines, with different names in their metrics. They run side by
+    /// side until one of them ends, which ends the service.
+    pub fn start<E: Event, So, T, S, D>(
+        mut self,
+        pipeline: Pipeline<So, T, S, D>,
+        health: &Health,
+    ) -> Self
+    where
+        So: Source<E>,
+        T: Transform<E>,
+        S: Sink<Record = T::Record>,
+        D: DeadLetters<E>,
+    {
+        let metrics = pipeline.metrics.clone();
+        let running = pipeline.start();
+        health.watch(running.status(), metrics);
+        self.pipelines.push(running);
+        self
+    }
+
+    /// Waits until the service cannot continue, and returns the reason. With several pipelines, the
+    /// first that ends is the reason. Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
-        match self.exhausted().await {
-            Err(error) => error,
-            Ok(()) => anyhow::anyhow!("the source has ended"),
+        match self.ends().next().await {
+            Some(Err(error)) => error,
+            Some(Ok(())) => anyhow::anyhow!("the source has ended"),
+            None => anyhow::anyhow!("the service has no pipeline"),
         }
     }
 
-    /// Waits until the source has no more messages. Cancel safe.
+    /// Waits until no source has more messages. Cancel safe.
     ///
     /// # Errors
-    /// Fails when the service cannot continue before that.
+    /// Fails when a pipeline cannot continue before that.
     pub async fn exhausted(&mut self) -> anyhow::Result<()> {
-        self.pipeline.ended().await.map_or(Ok(()), |error| Err(error.into()))
+        let mut ends = self.ends();
+        while let Some(ended) = ends.next().await {
+            ended?;
+        }
+        Ok(())
     }
 
-    /// Drains the service within `grace`, then ends it.
+    /// Drains all pipelines at the same time within `grace`, then ends the service.
     ///
     /// # Errors
-    /// Fails when messages were left unsettled. They will be delivered again.
+    /// Fails when messages were left unsettled. They will be delivered again. With several failures,
+    /// returns the first and logs the others.
     pub async fn shutdown(mut self, grace: Duration) -> anyhow::Result<()> {
-        let mut drains = JoinSet::new();
+        let mut parts = JoinSet::new();
         for drain in self.drains {
-            drains.spawn(drain(grace));
+            parts.spawn(drain(grace));
         }
-        let drained = self.pipeline.shutdown(grace).await;
-        while let Some(ended) = drains.join_next().await {
+        let count = self.pipelines.len();
+        let drains = self.pipelines.into_iter().map(|pipeline| async move {
+            let name = pipeline.status().pipeline();
+            let drained = pipeline.shutdown(grace).await;
+            drained.map_err(|left| named(left.into(), name, count))
+        });
+        let drained = join_all(drains).await;
+        while let Some(ended) = parts.join_next().await {
             if let Err(panic) = ended {
                 error!(error = %panic, "a part of the service was not drained");
             }
         }
         self.watchers.shutdown().await;
-        Ok(drained?)
+        let mut failures = drained.into_iter().filter_map(Result::err);
+        let first = failures.next();
+        for failure in failures {
+            error!(error = format!("{failure:#}"), "the drain was not clean");
+        }
+        first.map_or(Ok(()), Err)
     }
+
+    /// Returns the ends of the pipelines, as they come. Dropping it loses none of them.
+    fn ends(&mut self) -> FuturesUnordered<impl Future<Output = anyhow::Result<()>>> {
+        let count = self.pipelines.len();
+        let ends = self.pipelines.iter_mut().map(|pipeline| async move {
+            let name = pipeline.status().pipeline();
+            let error = pipeline.ended().await;
+            error.map_or(Ok(()), |error| Err(named(error.into(), name, count)))
+        });
+        ends.collect()
+    }
+}
+
+/// Adds the name of the pipeline to an error if the service has several.
+fn named(error: anyhow::Error, pipeline: &str, pipelines: usize) -> anyhow::Error {
+    if pipelines == 1 { error } else { error.context(format!("pipeline {pipeline}")) }
 }
 
 #[cfg(test)]
@@ -192,7 +269,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_part_beside_the_pipeline_is_drained_with_it() {
-        let scripted = Scripted { trouble: Trouble::None, settings: Example::default() };
+        let scripted =
+            Scripted { trouble: Trouble::None, settings: Example::default(), second: None };
         let running = scripted.start(&Context::default()).await.unwrap();
         let (told, drained) = tokio::sync::oneshot::channel();
         let running = running.with_drain(async |grace| told.send(grace).unwrap());

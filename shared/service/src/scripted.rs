@@ -23,6 +23,9 @@ use crate::{Context, Faults, Http, Running, Service, Settings, WrongSettings};
 /// Variable that names the crash file.
 pub(crate) const CRASH_FILE: &str = "SCRIPTED_CRASH_FILE";
 
+/// Name of the second pipeline.
+pub(crate) const SECOND: &str = "second";
+
 /// Fault that the service runs into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) enum Trouble {
@@ -44,6 +47,8 @@ pub(crate) enum Trouble {
     SourcePanics,
     /// A lane blocks its thread.
     LaneHangs,
+    /// A write never ends.
+    WriteNeverEnds,
     /// A write blocks its thread.
     WriteHangs,
     /// The first write fails, and the next one succeeds.
@@ -91,6 +96,8 @@ impl Settings for Example {
 /// Service whose `start` causes the fault.
 pub(crate) struct Scripted {
     pub trouble: Trouble,
+    /// Fault of a second pipeline, if there is one.
+    pub second: Option<Trouble>,
     pub settings: Example,
 }
 
@@ -104,33 +111,42 @@ impl Service for Scripted {
     }
 
     async fn start(self, context: &Context) -> anyhow::Result<Running> {
-        let Self { trouble, .. } = self;
+        let Self { trouble, second, .. } = self;
         if matches!(trouble, Trouble::WrongSettings) {
             return Err(WrongSettings("the table is another one".into()).into());
         }
-        let counts = pipeline::Metrics::new(&pipeline::Reasons { refused: &[], skipped: &[] });
-        let recorder = Recorder::default();
-        let running = Pipeline {
-            service: Self::NAME,
-            source: Script { trouble, is_sent: false },
-            transform: Unchanged,
-            sink: Destination { trouble, attempts: AtomicUsize::new(0) },
-            dead_letters: Policy::Write(MemoryDeadLetters(
-                recorder,
-                Fates::new(FaultRates::default(), 1),
-            )),
-            limits: Limits {
-                stall_after: Duration::from_secs(1),
-                crash_file: std::env::var_os(CRASH_FILE).map(Into::into),
-                ..Limits::default()
-            },
-            metrics: counts.clone(),
+        let mut running = Running::new(JoinSet::new())
+            .start(pipeline(Self::NAME, trouble, context), &context.health);
+        if let Some(trouble) = second {
+            running = running.start(pipeline(SECOND, trouble, context), &context.health);
         }
-        .start();
-        context.health.watch(running.status(), counts);
-        let mut watchers = JoinSet::new();
-        watchers.spawn(async move { get_into(trouble) });
-        Ok(Running::new(running, watchers))
+        running.watchers.spawn(async move { get_into(trouble) });
+        Ok(running)
+    }
+}
+
+/// Returns a pipeline of this name, with one message.
+fn pipeline(
+    name: &'static str,
+    trouble: Trouble,
+    context: &Context,
+) -> Pipeline<Script, Unchanged, Destination, MemoryDeadLetters> {
+    let no_reasons = pipeline::Reasons { refused: &[], skipped: &[] };
+    Pipeline {
+        service: Scripted::NAME,
+        source: Script { trouble, is_sent: false },
+        transform: Unchanged,
+        sink: Destination { trouble, attempts: AtomicUsize::new(0) },
+        dead_letters: Policy::Write(MemoryDeadLetters(
+            Recorder::default(),
+            Fates::new(FaultRates::default(), 1),
+        )),
+        limits: Limits {
+            stall_after: Duration::from_secs(1),
+            crash_file: std::env::var_os(CRASH_FILE).map(Into::into),
+            ..Limits::default()
+        },
+        metrics: context.registry.pipeline(name, &no_reasons),
     }
 }
 
@@ -222,7 +238,8 @@ impl Sink for Destination {
 
     fn push(&self, (): &mut (), (): (), (): &mut ()) -> Result<usize, PushError<()>> {
         if self.trouble == Trouble::LaneHangs {
-            block();
+            // Other tasks go on, those that wait behind this one for its thread too.
+            tokio::task::block_in_place(|| -> () { block() });
         }
         Ok(1)
     }
@@ -237,7 +254,9 @@ impl Sink for Destination {
             }
             Trouble::WriteHangs => block(),
             Trouble::SinkStops => Err(Recovery::Stop.because("write", "no message can succeed")),
-            Trouble::SourceFailsWhileAWriteHangs => std::future::pending().await,
+            Trouble::SourceFailsWhileAWriteHangs | Trouble::WriteNeverEnds => {
+                std::future::pending().await
+            }
             _ => Ok(Vec::new()),
         }
     }

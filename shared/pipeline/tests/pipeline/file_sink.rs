@@ -153,7 +153,7 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
         sink: FileSink { folder: folder.path().to_owned() },
         dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), Faults::none())),
         limits: Limits::default(),
-        metrics: Metrics::new(&REASONS),
+        metrics: Metrics::new("example", &REASONS),
     };
 
     let failure = pipeline.start().ended().await;

@@ -13,12 +13,10 @@ use pipeline::doubles::{
     Fault, FaultRates, Faults, FnTransform, Kind, MemoryDeadLetters, MemorySink, MemorySource,
     Recorder,
 };
-use pipeline::metrics::ReasonLabel;
+use pipeline::metrics::{Counters, ReasonLabel};
 use pipeline::{
     Delivery, Disposition, Error, Metrics, Pipeline, Reason, Recovery, Running, Source,
 };
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 /// Builds parts that write batches as soon as no more messages are ready.
 fn eager() -> Parts {
@@ -31,7 +29,7 @@ fn ids<const N: usize>(ids: [&str; N]) -> HashSet<String> {
     ids.map(str::to_owned).into()
 }
 
-fn counted(family: &Family<ReasonLabel, Counter>, reason: &'static str) -> u64 {
+fn counted(family: &Counters<ReasonLabel>, reason: &'static str) -> u64 {
     family.get_or_create(&ReasonLabel { reason }).get()
 }
 

@@ -20,8 +20,11 @@ fn the_service_of_these_tests() {
     let Ok(trouble) = std::env::var(TROUBLE) else { return };
     let trouble: Trouble = serde_json::from_str(&trouble).unwrap();
 
-    let code =
-        run_as(["scripted".into()], "for tests", &[], |settings| Scripted { trouble, settings });
+    let code = run_as(["scripted".into()], "for tests", &[], |settings| Scripted {
+        trouble,
+        second: None,
+        settings,
+    });
 
     std::process::exit(code.into());
 }
