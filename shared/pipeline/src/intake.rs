@@ -92,22 +92,16 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
                 self.metrics.repeated.inc();
             }
             let lane = &self.lanes[pick(&delivery.message, self.lanes.len(), &mut next_lane)];
+            // Beats while it waits, because room depends on the sink.
             let hand_over = hand_over(delivery, lane, &self.in_flight, &self.metrics);
-            tokio::pin!(hand_over);
-            let sent = loop {
-                // Beats while it waits, because room depends on the sink.
-                tokio::select! {
-                    sent = &mut hand_over => break sent,
-                    _ = interval.tick() => self.heartbeat.beat(),
-                }
-            };
-            if let Err(error) = sent {
+            if let Err(error) = beating(hand_over, &mut interval, &self.heartbeat).await {
                 return Ended::Failed(error);
             }
         }
     }
 
-    /// Waits for the next delivery. Beats meanwhile, but not between two attempts.
+    /// Waits for the next delivery. Beats meanwhile, and between two attempts: a source that is away
+    /// for long is no reason to restart the process.
     async fn receive(&mut self, interval: &mut Interval) -> Result<Option<Delivery<E>>, Error> {
         let series = Series {
             action: "receive",
@@ -117,16 +111,29 @@ impl<S: Source<E>, E: Event> Intake<S, E> {
             report: Report::Source,
             metrics: &self.metrics,
         };
-        let (source, heartbeat) = (&mut self.source, &self.heartbeat);
-        series.run(Receive { source, interval, heartbeat, event: PhantomData }).await
+        let receive = Receive { source: &mut self.source, event: PhantomData };
+        beating(series.run(receive), interval, &self.heartbeat).await
+    }
+}
+
+/// Waits for a future, and beats meanwhile.
+async fn beating<F: Future>(
+    future: F,
+    interval: &mut Interval,
+    heartbeat: &Heartbeat,
+) -> F::Output {
+    tokio::pin!(future);
+    loop {
+        tokio::select! {
+            output = &mut future => return output,
+            _ = interval.tick() => heartbeat.beat(),
+        }
     }
 }
 
 /// The wait for a delivery.
 struct Receive<'a, S, E> {
     source: &'a mut S,
-    interval: &'a mut Interval,
-    heartbeat: &'a Heartbeat,
     event: PhantomData<fn() -> E>,
 }
 
@@ -134,12 +141,7 @@ impl<S: Source<E>, E: Event> Attempt for Receive<'_, S, E> {
     type Done = Option<Delivery<E>>;
 
     async fn attempt(&mut self) -> Result<Option<Delivery<E>>, Failure> {
-        loop {
-            tokio::select! {
-                received = self.source.receive() => return Ok(received?),
-                _ = self.interval.tick() => self.heartbeat.beat(),
-            }
-        }
+        Ok(self.source.receive().await?)
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::env::{Parts, item, keyed, message};
+use crate::env::{Parts, item, keyed, message, seconds};
 use message::Message;
+use pipeline::backoff::Backoff;
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::{
     Faults, FnTransform, MemoryDeadLetters, MemorySink, MemorySource, Recorder,
 };
 use pipeline::metrics::ReasonLabel;
-use pipeline::{Delivery, Error, Metrics, Pipeline, Recovery, Source};
+use pipeline::{Delivery, Error, Limits, Metrics, Pipeline, Recovery, Running, Source};
 
 pipeline::reasons! {
     /// Reasons of these tests.
@@ -38,10 +39,13 @@ impl Source for Failing {
     }
 }
 
-/// Runs a pipeline of one message whose source first fails with these errors. Returns how it ended,
-/// the number of retries, and whether the message was acked.
-async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u64, bool) {
-    let (recorder, metrics) = (Recorder::default(), Metrics::default());
+/// Starts a pipeline of one message whose source first fails with these errors.
+fn start(
+    errors: impl IntoIterator<Item = Recovery>,
+    recorder: &Recorder,
+    metrics: &Metrics,
+    limits: Limits,
+) -> Running {
     let inner = MemorySource::new([message("1")], recorder.clone());
     let pipeline = Pipeline {
         service: "test",
@@ -49,10 +53,18 @@ async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u
         transform: FnTransform(item, Faults::none()),
         sink: MemorySink::new(recorder.clone(), Faults::none(), 100),
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
-        limits: pipeline::Limits::default(),
+        limits,
         metrics: metrics.clone(),
     };
-    let ended = pipeline.start().ended().await;
+    pipeline.start()
+}
+
+/// Runs a pipeline of one message whose source first fails with these errors. Returns how it ended,
+/// the number of retries, and whether the message was acked.
+async fn run(errors: impl IntoIterator<Item = Recovery>) -> (Option<Recovery>, u64, bool) {
+    let (recorder, metrics) = (Recorder::default(), Metrics::default());
+    let mut running = start(errors, &recorder, &metrics, Limits::default());
+    let ended = running.ended().await;
     let retried = metrics.retried.get_or_create(&ReasonLabel { reason: "receive" }).get();
     (ended.map(|error| error.recovery()), retried, recorder.recording().acked.contains("1"))
 }
@@ -69,14 +81,30 @@ async fn a_source_that_can_never_deliver_ends_the_pipeline() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_away_for_long_does_not_look_like_a_hanging_task() {
+    let retry = Backoff { min: seconds(60), max: seconds(60) };
+    let limits = Limits { retry, stall_after: seconds(1), ..Limits::default() };
+    let (recorder, metrics) = (Recorder::default(), Metrics::default());
+    let mut running = start([Recovery::Retry; 3], &recorder, &metrics, limits);
+
+    for _ in 0..80 {
+        tokio::time::sleep(seconds(1)).await;
+        assert_eq!(running.status().stalled(), None);
+    }
+
+    assert!(running.ended().await.is_none());
+    assert!(recorder.recording().acked.contains("1"));
+}
+
 /// Returns the messages of each lane. Each lane writes its own batch at the end.
 async fn lanes(messages: impl IntoIterator<Item = Message>) -> Vec<Vec<String>> {
     let mut parts = Parts::default();
     parts.limits.lanes = 4;
     let env = parts.start();
     env.push_all(messages);
-    env.pass(crate::env::seconds(1)).await;
-    env.running.shutdown(crate::env::seconds(10)).await.unwrap();
+    env.pass(seconds(1)).await;
+    env.running.shutdown(seconds(10)).await.unwrap();
     env.recorder.recording().batches.clone()
 }
 
