@@ -12,14 +12,14 @@ use crate::{Error, Recovery};
 /// Rates of the faults of a double, drawn from a seed. Each rate is a number out of 100 attempts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FaultRates {
-    /// Attempts that fail and do nothing.
-    pub refused: u8,
+    /// Attempts that fail and do nothing. Another attempt may succeed.
+    pub retryable: u8,
     /// Attempts that write everything but lose the reply.
     pub lost_replies: u8,
     /// Attempts that never return.
     pub hung: u8,
     /// Attempts that fail permanently.
-    pub rejected: u8,
+    pub permanent: u8,
     /// Attempts after which no other attempt can succeed.
     pub stopped: u8,
     /// Longest duration of an attempt.
@@ -32,13 +32,13 @@ pub enum Fault {
     /// No fault.
     None,
     /// The attempt does nothing and fails, and can be retried.
-    Refused,
+    Retryable,
     /// The attempt does everything, but reports a failure.
     LostReply,
     /// The attempt never returns.
     Hung,
     /// The attempt fails, and would fail each time, with the reason `rejected`.
-    Rejected,
+    Permanent,
     /// The attempt fails, and so would everything else.
     Stopped,
 }
@@ -51,8 +51,8 @@ impl Fault {
     pub async fn before(self, action: &'static str) -> Result<(), Error> {
         match self {
             Self::None | Self::LostReply => Ok(()),
-            Self::Refused => Err(Recovery::Retry.because(action, "refused")),
-            Self::Rejected => Err(Recovery::Reject(reasons::REJECTED).because(action, "rejected")),
+            Self::Retryable => Err(Recovery::Retry.because(action, "refused")),
+            Self::Permanent => Err(Recovery::Reject(reasons::REJECTED).because(action, "rejected")),
             Self::Stopped => Err(Recovery::Stop.because(action, "stopped")),
             Self::Hung => std::future::pending().await,
         }
@@ -128,10 +128,10 @@ impl FaultRates {
     /// Returns the fault for a number below 100.
     fn fault(&self, drawn: u16) -> Fault {
         let shares = [
-            (self.refused, Fault::Refused),
+            (self.retryable, Fault::Retryable),
             (self.lost_replies, Fault::LostReply),
             (self.hung, Fault::Hung),
-            (self.rejected, Fault::Rejected),
+            (self.permanent, Fault::Permanent),
             (self.stopped, Fault::Stopped),
         ];
         let mut below = 0;

@@ -11,7 +11,7 @@ crate::reasons! {
         TOO_LARGE = "too_large";
         /// The record makes the [`MemorySink`](super::MemorySink) refuse its batch.
         POISON = "poison";
-        /// An attempt fails permanently, by [`Fault::Rejected`](super::Fault::Rejected).
+        /// An attempt fails permanently, by [`Fault::Permanent`](super::Fault::Permanent).
         REJECTED = "rejected";
     }
     /// Reasons of messages that are only acknowledged.

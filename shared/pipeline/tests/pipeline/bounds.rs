@@ -198,7 +198,7 @@ async fn what_acknowledges_a_message_counts_where_nothing_else_is_left_of_it() {
 async fn messages_of_an_unwritten_batch_are_memory_until_their_nack() {
     let memory = async |is_archive| {
         let mut parts = Parts { is_archive, held_bytes: 600, ..stuck() };
-        parts.sink = Faults::always(Fault::Refused);
+        parts.sink = Faults::always(Fault::Retryable);
         parts.lease = Some(seconds(1));
         parts.limits.batch.max_messages = 100;
         let env = parts.start();

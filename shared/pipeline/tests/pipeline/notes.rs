@@ -58,7 +58,7 @@ async fn a_batch_that_waits_for_a_write_is_not_at_work() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_waited_for_room_behind_one_of_its_key_is_not_at_work() {
-    let mut parts = Parts { transform: Faults::script([Fault::Refused]), ..Parts::default() };
+    let mut parts = Parts { transform: Faults::script([Fault::Retryable]), ..Parts::default() };
     parts.limits.max_batch_memory = 50;
     let (env, folder) = start(parts);
 

@@ -101,9 +101,9 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 fn rates() -> impl Strategy<Value = FaultRates> {
-    (0..30_u8, 0..20_u8, 0..5_u8, 0..300_u64).prop_map(|(refused, lost_replies, hung, delay)| {
+    (0..30_u8, 0..20_u8, 0..5_u8, 0..300_u64).prop_map(|(retryable, lost_replies, hung, delay)| {
         let max_delay = Duration::from_millis(delay);
-        FaultRates { refused, lost_replies, hung, max_delay, ..FaultRates::default() }
+        FaultRates { retryable, lost_replies, hung, max_delay, ..FaultRates::default() }
     })
 }
 

@@ -67,7 +67,7 @@ async fn a_batch_that_ends_in_a_stop_is_nacked() {
 #[tokio::test(start_paused = true)]
 async fn a_write_is_tried_as_long_as_the_lease_lasts() {
     let lease = Some(seconds(60));
-    let env = Parts { sink: Faults::always(Fault::Refused), lease, ..eager() }.start();
+    let env = Parts { sink: Faults::always(Fault::Retryable), lease, ..eager() }.start();
 
     env.push_all([message("1")]);
     env.pass(seconds(53)).await;
@@ -99,7 +99,7 @@ async fn at_the_end_of_a_lease_only_unwritten_messages_are_nacked() {
 async fn a_write_that_would_come_too_late_is_handed_back_at_once() {
     // The next attempt would begin after the lease, or begin within it and end after it.
     for (lease, wait, attempt_timeout) in [(5, 10, 1), (12, 17, 4)] {
-        let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
+        let mut parts = Parts { sink: Faults::always(Fault::Retryable), ..eager() };
         parts.lease = Some(seconds(lease));
         parts.limits.attempt_timeout = seconds(attempt_timeout);
         parts.limits.retry = Backoff { min: seconds(wait), max: seconds(wait) };
@@ -127,7 +127,7 @@ async fn a_lease_shorter_than_an_attempt_is_enough_for_a_write() {
 #[tokio::test(start_paused = true)]
 async fn a_transform_is_tried_as_long_as_the_lease_lasts() {
     let lease = Some(seconds(60));
-    let env = Parts { transform: Faults::always(Fault::Refused), lease, ..eager() }.start();
+    let env = Parts { transform: Faults::always(Fault::Retryable), lease, ..eager() }.start();
 
     env.push_all([message("1")]);
     env.pass(seconds(58)).await;
@@ -256,7 +256,7 @@ async fn a_batch_that_took_too_long_is_parted_where_its_size_may_be_the_cause() 
 /// forever.
 #[tokio::test(start_paused = true)]
 async fn a_refused_batch_is_parted_whatever_its_size() {
-    let rejected = |count| std::iter::repeat_n(Fault::Rejected, count);
+    let rejected = |count| std::iter::repeat_n(Fault::Permanent, count);
 
     assert_eq!(batches([10, 10, 10], rejected(1), false).await, [vec!["0"], vec!["1", "2"]]);
     assert_eq!(batches([10, 10, 10], rejected(2), false).await, [["1", "2"]], "0 is a dead letter");
@@ -290,7 +290,7 @@ async fn what_becomes_no_record_is_acked_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_transform_rejects_is_buried_with_its_reason() {
-    let env = Parts { transform: Faults::script([Fault::Rejected]), ..eager() }.start();
+    let env = Parts { transform: Faults::script([Fault::Permanent]), ..eager() }.start();
 
     env.push_all(["1", "2"].map(message));
     env.pass(seconds(1)).await;
@@ -368,7 +368,7 @@ async fn a_source_learns_how_each_of_its_messages_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_letter_is_written_until_it_is_durable() {
-    let letters = Faults::script([Fault::Refused, Fault::Hung, Fault::LostReply]);
+    let letters = Faults::script([Fault::Retryable, Fault::Hung, Fault::LostReply]);
     let env = Parts { letters: Policy::Write(letters), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
@@ -386,7 +386,7 @@ async fn a_letter_is_written_until_it_is_durable() {
 
 #[tokio::test(start_paused = true)]
 async fn a_letter_that_cannot_be_written_is_no_ack() {
-    let letters = Policy::Write(Faults::always(Fault::Refused));
+    let letters = Policy::Write(Faults::always(Fault::Retryable));
     let env = Parts { letters, lease: Some(seconds(60)), ..eager() }.start();
 
     env.push_all([bad(Kind::Refused, message("1"))]);
@@ -415,7 +415,7 @@ async fn dead_letters_that_ask_to_stop_ack_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_without_originals_is_handed_back_when_it_is_refused() {
     let mut parts = Parts { is_archive: true, ..eager() };
-    parts.sink = Faults::script([Fault::Rejected]);
+    parts.sink = Faults::script([Fault::Permanent]);
     let env = parts.start();
 
     env.push_all(["1", "2"].map(message));
@@ -552,7 +552,7 @@ async fn a_source_that_does_not_close_in_time_is_named_where_no_message_is_left(
 #[tokio::test(start_paused = true)]
 async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
     let mut parts = eager();
-    parts.sink = Faults::script([Fault::Refused]);
+    parts.sink = Faults::script([Fault::Retryable]);
     parts.limits.batch.max_messages = 1;
     parts.limits.retry.min = seconds(1);
     let env = parts.start();
@@ -568,7 +568,7 @@ async fn a_batch_of_an_ordering_key_waits_for_the_one_before() {
 /// No message depends on the order of one without an ordering key.
 #[tokio::test(start_paused = true)]
 async fn a_message_without_an_ordering_key_is_not_handed_back_with_an_ordered_one() {
-    let mut parts = Parts { sink: Faults::always(Fault::Refused), ..eager() };
+    let mut parts = Parts { sink: Faults::always(Fault::Retryable), ..eager() };
     parts.lease = Some(seconds(60));
     parts.limits.batch.max_messages = 1;
     parts.limits.max_writes = 1;

@@ -203,10 +203,12 @@ async fn a_write_ends_when_nobody_waits_for_it() {
 }
 
 fn rates() -> impl Strategy<Value = FaultRates> {
-    (0..60_u8, 0..20_u8, 0..20_u8, 0..9_000_u64).prop_map(|(refused, lost_replies, hung, delay)| {
-        let max_delay = Duration::from_millis(delay);
-        FaultRates { refused, lost_replies, hung, max_delay, ..FaultRates::default() }
-    })
+    (0..60_u8, 0..20_u8, 0..20_u8, 0..9_000_u64).prop_map(
+        |(retryable, lost_replies, hung, delay)| {
+            let max_delay = Duration::from_millis(delay);
+            FaultRates { retryable, lost_replies, hung, max_delay, ..FaultRates::default() }
+        },
+    )
 }
 
 proptest! {
