@@ -39,13 +39,12 @@ pub(crate) struct Series<'a> {
 
 /// Report of failed attempts.
 pub(crate) enum Report<'a> {
-    /// Only counts the attempts that follow. Many messages may wait for the same reason, so each
-    /// would repeat the same line.
-    Count,
-    /// Counts each failure of the source, and logs it.
+    /// Nothing. Many messages may wait for the same reason, so each would repeat the same line.
+    Nothing,
+    /// Logs each failure of the source.
     Source,
-    /// Counts each failure of the destination and records it as an outage. Logs the first failure
-    /// of an outage as a warning.
+    /// Records each failure of the destination as an outage. Logs the first failure of an outage as
+    /// a warning.
     Outage {
         /// Description of the written item, for the log.
         what: &'a (dyn Debug + Sync),
@@ -84,30 +83,33 @@ impl Series<'_> {
             let wait = waits.next_wait();
             let next_end = Instant::now() + wait + self.attempt_time;
             let is_last = self.lease_end.is_some_and(|end| next_end >= end);
-            if !(is_last && matches!(self.report, Report::Count)) {
-                self.report(&error, wait);
-            }
+            self.report(&error, (!is_last).then_some(wait));
             if is_last {
                 return Err(error);
             }
+            Metrics::count(&self.metrics.retried, self.action, 1);
             sleep(wait).await;
         }
     }
 
-    fn report(&self, error: &Error, wait: Duration) {
+    /// Reports a failure. `wait` is the time until the next attempt, if there is one.
+    fn report(&self, error: &Error, wait: Option<Duration>) {
         let action = self.action;
-        Metrics::count(&self.metrics.retried, action, 1);
         match self.report {
-            Report::Count => {}
+            Report::Nothing => {}
             Report::Source => {
                 warn!(error = format!("{error:#}"), ?wait, "the source failed, asking again");
             }
             Report::Outage { what, outage } => {
                 let error = format!("{error:#}");
-                if outage.began(error.clone()) {
-                    warn!(?what, action, error, ?wait, "failed, trying again");
-                } else {
-                    debug!(?what, action, error, ?wait, "failed again");
+                let is_new = outage.began(error.clone());
+                match wait {
+                    Some(wait) if is_new => {
+                        warn!(?what, action, error, ?wait, "failed, trying again");
+                    }
+                    Some(wait) => debug!(?what, action, error, ?wait, "failed again"),
+                    None if is_new => warn!(?what, action, error, "failed, and the lease ends"),
+                    None => debug!(?what, action, error, "failed again, and the lease ends"),
                 }
             }
         }
@@ -155,7 +157,7 @@ mod tests {
             backoff: Backoff { min: SECOND, max: SECOND },
             lease_end: None,
             attempt_time: Duration::ZERO,
-            report: Report::Count,
+            report: Report::Nothing,
             metrics,
         }
     }
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failed_write_is_an_outage_and_counts_even_at_the_end_of_its_lease() {
+    async fn a_failed_write_is_an_outage_even_if_its_lease_allows_no_other_attempt() {
         let (metrics, outage) = (Metrics::default(), Outage::default());
         let report = Report::Outage { what: &"batch", outage: &outage };
         let lease_end = Some(Instant::now());
@@ -199,7 +201,7 @@ mod tests {
         let outcome =
             run(Series { lease_end, report, ..series(&metrics) }, &[Recovery::Retry]).await;
 
-        assert_eq!(outcome, (1, 1, false));
+        assert_eq!(outcome, (1, 0, false), "no attempt follows, so there is no retry");
         assert_eq!(outage.current().map(|(why, _)| why).as_deref(), Some("write: no"));
     }
 }

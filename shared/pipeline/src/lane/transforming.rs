@@ -140,7 +140,7 @@ where
         backoff: shared.limits.retry,
         lease_end: deadline.end,
         attempt_time: Duration::ZERO,
-        report: Report::Count,
+        report: Report::Nothing,
         metrics: &shared.metrics,
     };
     let (transform, message) = (&shared.transform, &tracked.message);
