@@ -5,6 +5,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tracing::warn;
 
 use super::Lane;
 use crate::dead_letter::DeadLetters;
@@ -155,7 +156,14 @@ where
         Err(error) if matches!(error.recovery(), Recovery::Reject(_)) => {
             Outcome::Refused(tracked, error)
         }
-        // Boxed, because otherwise every message's future would reserve the space for it.
+        // The series of attempts makes another one as long as the lease allows it.
+        Err(error) if error.recovery() == Recovery::Retry => {
+            let (trace, error) = (tracked.message.trace_id(), format!("{error:#}"));
+            warn!(trace, error, "the lease ends, handing the message back");
+            let entries = vec![Entry::new(tracked, false)];
+            // Boxed, because otherwise every message's future would reserve the space for it.
+            Outcome::Settled(Box::pin(Writer::new(&shared).hand_back(entries, "transform")).await)
+        }
         Err(error) => {
             Outcome::Settled(Box::pin(Writer::new(&shared).give_up(tracked, error)).await)
         }

@@ -40,7 +40,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 return Vec::new();
             }
             Recovery::Retry => {
-                warn!(trace, error = text, "the lease ends, handing the message back");
+                warn!(trace, error = text, "not possible now, handing the message back");
                 "transform"
             }
             Recovery::HandBack => {

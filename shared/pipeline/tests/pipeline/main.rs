@@ -9,6 +9,7 @@ mod events;
 mod file_sink;
 mod flushing;
 mod intake;
+mod logs;
 mod merged;
 mod notes;
 mod order;

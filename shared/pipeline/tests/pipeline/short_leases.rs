@@ -67,7 +67,7 @@ async fn a_batch_is_written_after_half_of_a_short_lease() {
 #[tokio::test(start_paused = true)]
 async fn a_write_is_tried_again_within_a_short_lease() {
     let env =
-        Parts { sink: Faults::script([Fault::Refused; 5]), ..with_lease(seconds(10)) }.start();
+        Parts { sink: Faults::script([Fault::Retryable; 5]), ..with_lease(seconds(10)) }.start();
 
     env.push_all([message("1")]);
     env.pass(seconds(9)).await;
@@ -80,7 +80,7 @@ async fn a_write_is_tried_again_within_a_short_lease() {
 /// Its source can still tell a client that the message is not safe.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_cannot_be_written_is_nacked_before_its_short_lease_ends() {
-    for fault in [Fault::Refused, Fault::Hung] {
+    for fault in [Fault::Retryable, Fault::Hung] {
         let env = Parts { sink: Faults::always(fault), ..with_lease(seconds(10)) }.start();
 
         env.push_all([message("1")]);
