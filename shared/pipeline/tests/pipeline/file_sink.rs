@@ -52,6 +52,8 @@ impl Transform for ToLine {
 /// Writes each batch into a file of its own.
 struct FileSink {
     folder: PathBuf,
+    /// Learns of each durable line, so that the test sees an acknowledgement that comes too early.
+    recorder: Recorder,
 }
 
 /// A closed batch. Every attempt to write it uses the same name and the same lines.
@@ -117,7 +119,10 @@ impl FileSink {
         }
         file.sync_all()?;
         fs::rename(&draft, &path)?;
-        File::open(&self.folder)?.sync_all()
+        File::open(&self.folder)?.sync_all()?;
+        // In the test, the text of a message is its id.
+        self.recorder.recording().written.extend(batch.lines.iter().cloned());
+        Ok(())
     }
 }
 
@@ -131,9 +136,9 @@ fn lines_in(folder: &Path) -> Vec<String> {
     lines
 }
 
-fn message(id: &str, text: String) -> Message {
-    let mut message = Message::new(text);
-    message.id = id.into();
+fn message(text: &str) -> Message {
+    let mut message = Message::new(text.to_owned());
+    message.id = text.into();
     message
 }
 
@@ -141,16 +146,13 @@ fn message(id: &str, text: String) -> Message {
 async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
     let folder = tempfile::tempdir().unwrap();
     let recorder = Recorder::default();
-    let messages = [
-        message("1", "warm".into()),
-        message("2", "cold".into()),
-        message("3", "x".repeat(MAX_LINE_BYTES + 1)),
-    ];
+    let too_long = "x".repeat(MAX_LINE_BYTES + 1);
+    let messages = [message("warm"), message("cold"), message(&too_long)];
     let pipeline = Pipeline {
         service: "example",
         source: MemorySource::new(messages, recorder.clone()),
         transform: ToLine,
-        sink: FileSink { folder: folder.path().to_owned() },
+        sink: FileSink { folder: folder.path().to_owned(), recorder: recorder.clone() },
         dead_letters: Policy::Write(MemoryDeadLetters(recorder.clone(), Faults::none())),
         limits: Limits::default(),
         metrics: Metrics::new("example", &REASONS),
@@ -160,14 +162,15 @@ async fn lines_are_written_and_a_long_line_is_a_dead_letter() {
 
     assert!(failure.is_none(), "{failure:?}");
     assert_eq!(lines_in(folder.path()), ["cold", "warm"]);
-    assert_eq!(recorder.recording().dead_lettered["3"], "line_too_long");
+    assert_eq!(recorder.recording().dead_lettered[&too_long], "line_too_long");
     assert_eq!(recorder.recording().acked.len(), 3);
+    assert!(recorder.recording().broken.is_empty(), "an acknowledgement came too early");
 }
 
 #[tokio::test]
 async fn a_batch_that_is_written_twice_is_one_file() {
     let folder = tempfile::tempdir().unwrap();
-    let sink = FileSink { folder: folder.path().to_owned() };
+    let sink = FileSink { folder: folder.path().to_owned(), recorder: Recorder::default() };
     let batch = sink.encode(vec!["warm".into()], &mut ());
 
     for _ in 0..2 {
