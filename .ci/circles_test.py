@@ -141,7 +141,12 @@ class Script(unittest.TestCase):
             files[f"src/{root}"] = files.pop(f"{folder}/lib.rs")
             self.assertEqual(self.run_on(files)[0], 1, root)
         tests = {f"tests/{name[4:]}": text for name, text in circle.items()}
-        self.assertEqual(self.run_on(tests)[0], 0)
+        self.assertEqual(self.run_on({"src/lib.rs": "", **tests})[0], 0)
+
+    def test_no_crate_or_no_file_is_a_failure(self):
+        for files in [{}, {"x/src/lib.rs": ""}, {"x/Cargo.toml": '[package]\nname = "x"\n'}]:
+            with self.assertRaises(circles.Unusable):
+                circles.run(files)
 
 
 if __name__ == "__main__":
