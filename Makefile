@@ -18,6 +18,7 @@ check:
 	.ci/language
 	.ci/circles --self-test
 	.ci/circles
+	.ci/mutants --self-test
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
