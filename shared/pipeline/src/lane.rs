@@ -36,6 +36,7 @@ use crate::{Event, Sink, Transform};
 mod accepting;
 mod appending;
 mod clock;
+mod expiring;
 mod flushing;
 mod handing_back;
 mod open;
@@ -76,6 +77,8 @@ pub(crate) struct Lane<T: Transform<E>, S: Sink<Record = T::Record>, D, E: Event
     leaving: FuturesUnordered<BoxFuture<'static, Vec<Keyed>>>,
     /// Messages that will be nacked, in order.
     held: VecDeque<Held<E>>,
+    /// Time at which a short lease may end in a batch that is not being written.
+    give_up_at: Option<Instant>,
     /// Messages that wait for an earlier message of the same ordering key.
     parked: HashMap<String, VecDeque<Tracked<E>>>,
     /// Ordering keys whose parked messages can continue once there is room.
@@ -122,6 +125,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             rebuilding: FuturesUnordered::new(),
             leaving: FuturesUnordered::new(),
             held: VecDeque::new(),
+            give_up_at: None,
             parked: HashMap::new(),
             resumable: Vec::new(),
             order: Order::default(),
@@ -135,6 +139,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             self.heartbeat.beat();
             self.handle_next_event().await;
             self.release_held();
+            self.nack_early();
             self.start_writes();
             // Must come before memory takes the free writes. Memory flushes the largest batches
             // first, so a small batch that is due would wait too long.

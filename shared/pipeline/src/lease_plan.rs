@@ -7,7 +7,9 @@
 //! - Its batch is written after half of the lease at the latest.
 //! - Attempts are made as long as the lease lasts. The last one is cut.
 //! - The message is nacked before the lease ends, so that the source can still answer its client. If
-//!   other messages of its batch have more time, the batch goes on without it.
+//!   other messages of its batch have more time, the batch goes on without it. Such a nack does not
+//!   hold up later messages of its ordering key, because the record may still be written before
+//!   them.
 
 use std::time::Duration;
 

@@ -97,7 +97,7 @@ impl<E: Event> Entry<E> {
     }
 
     /// Returns true if the message was nacked while its batch went on.
-    fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.handle.settlement.is_settled()
     }
 
@@ -191,10 +191,11 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         let Closed { key, encoded, entries, reservation, bytes, is_ordered, note: _ } = closed;
         let mut parts: Vec<Part<S, E>> = vec![Part { encoded, entries, bytes, can_split: true }];
         while let Some(mut part) = parts.pop() {
+            nack_early(part.entries.iter_mut(), self.shared);
             if part.is_settled() {
                 continue;
             }
-            match self.attempt_part(&key, &mut part).await {
+            match self.attempt_part(&key, &mut part, &mut parts).await {
                 Ending::Durable(refusals) => {
                     self.shared.metrics.sent_bytes.inc_by(part.bytes as u64);
                     self.settle_written(part.entries, refusals).await;
@@ -249,42 +250,35 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         None
     }
 
-    /// Attempts to write a part of a batch. Meanwhile it nacks messages whose short leases end.
-    async fn attempt_part(&self, key: &S::Key, part: &mut Part<S, E>) -> Ending {
+    /// Attempts to write a part of a batch. Meanwhile it nacks messages whose short leases end, also
+    /// those of the parts that wait.
+    async fn attempt_part(
+        &self,
+        key: &S::Key,
+        part: &mut Part<S, E>,
+        waiting: &mut [Part<S, E>],
+    ) -> Ending {
         let attempt_timeout = self.shared.limits.attempt_timeout;
         let Part { encoded, entries, bytes, can_split } = part;
         let leases = entries.iter().filter_map(|entry| entry.lease(attempt_timeout));
-        let (deadline, mut nack_at) = Deadline::of_batch(leases, attempt_timeout);
+        let (deadline, first_short) = Deadline::of_batch(leases, attempt_timeout);
+        // If all leases are short, the deadline is theirs.
+        let own: &mut [Entry<E>] = if first_short.is_some() { entries } else { &mut [] };
+        let mut nack_early = || {
+            let waiting = waiting.iter_mut().flat_map(|part| &mut part.entries);
+            nack_early(own.iter_mut().chain(waiting), self.shared)
+        };
+        let mut nack_at = nack_early();
         let can_split = *can_split && *bytes > WORTH_SPLITTING;
         let mut attempt =
             pin!(self.attempt(Target { key, encoded, bytes: *bytes, deadline, can_split }));
         while let Some(at) = nack_at {
             match timeout_at(at, &mut attempt).await {
                 Ok(ending) => return ending,
-                Err(_) => nack_at = self.nack_early(entries),
+                Err(_) => nack_at = nack_early(),
             }
         }
         attempt.await
-    }
-
-    /// Nacks the messages whose short leases end now. Their records stay in the batch. Returns the
-    /// time of the next such nack.
-    fn nack_early(&self, entries: &mut [Entry<E>]) -> Option<Instant> {
-        let (now, mut next, mut count) = (Instant::now(), None, 0);
-        for entry in entries {
-            match entry.lease(self.shared.limits.attempt_timeout) {
-                Some(LeasePlan::Short { give_up_at, .. }) if give_up_at <= now => {
-                    entry.handle.settlement.nack_early();
-                    count += 1;
-                }
-                Some(LeasePlan::Short { give_up_at: at, .. }) => {
-                    next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
-                }
-                Some(LeasePlan::Endless | LeasePlan::Long { .. }) | None => {}
-            }
-        }
-        Metrics::count(&self.shared.metrics.nacked, "lease", count);
-        next
     }
 
     async fn settle_written(&self, entries: Vec<Entry<E>>, mut refusals: Vec<Refusal>) {
@@ -348,4 +342,29 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
         self.shared.gauge();
         keyed
     }
+}
+
+/// Nacks the messages whose short leases end now. Their records stay in their batches. Returns the
+/// time of the next such nack.
+pub(crate) fn nack_early<'e, T, S, D, E: Event>(
+    entries: impl Iterator<Item = &'e mut Entry<E>>,
+    shared: &Shared<T, S, D>,
+) -> Option<Instant> {
+    let (now, mut next, mut count) = (Instant::now(), None, 0);
+    for entry in entries {
+        match entry.lease(shared.limits.attempt_timeout) {
+            Some(LeasePlan::Short { give_up_at, .. }) if give_up_at <= now => {
+                entry.handle.settlement.nack_early();
+                count += 1;
+            }
+            Some(LeasePlan::Short { give_up_at: at, .. }) => {
+                next = Some(next.map_or(at, |earlier: Instant| earlier.min(at)));
+            }
+            Some(LeasePlan::Endless | LeasePlan::Long { .. }) | None => {}
+        }
+    }
+    if count > 0 {
+        Metrics::count(&shared.metrics.nacked, "lease", count);
+    }
+    next
 }

@@ -107,6 +107,7 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
             open.started = self.clock.hasten(open.started, at);
         }
         self.open.measure(key);
+        self.note_short_lease(lease);
         if is_full {
             self.flush(key, FlushReason::Count);
         } else if is_large {

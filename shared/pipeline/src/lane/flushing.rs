@@ -14,13 +14,16 @@ use crate::{Event, Sink, Transform, panics};
 
 impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> Lane<T, S, D, E> {
     /// Returns the time when the lane must wake up by itself. The reasons are a due batch, an idle
-    /// input, a delayed nack, or the heartbeat.
+    /// input, a delayed nack, the end of a short lease, or the heartbeat.
     ///
     /// While all writes are busy, a due batch keeps growing until one of them ends.
     pub(super) fn wake_at(&mut self) -> Instant {
         let mut wake_at = Instant::now() + self.heartbeat.interval();
         if let Some(held) = self.held.front() {
             wake_at = wake_at.min(held.due);
+        }
+        if let Some(give_up_at) = self.give_up_at {
+            wake_at = wake_at.min(give_up_at);
         }
         if self.can_flush() && !self.open.is_empty() {
             let now = Instant::now();

@@ -96,6 +96,9 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         reason: &'static str,
         reservation: Option<Arc<Reservation>>,
     ) {
+        if entry.is_settled() {
+            return;
+        }
         let more = if entry.counts_attempts() { order::REDELIVERY } else { Duration::ZERO };
         let due = Instant::now() + write::HOLD + more;
         if let Some(keyed) = entry.keyed() {

@@ -123,6 +123,10 @@ impl<S: Sink, E: Event> OpenBatches<S, E> {
         self.by_key.get_mut(key)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Open<S, E>> {
+        self.by_key.values_mut()
+    }
+
     pub(super) fn contains(&self, key: &S::Key) -> bool {
         self.by_key.contains_key(key)
     }

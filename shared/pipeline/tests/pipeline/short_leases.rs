@@ -113,6 +113,9 @@ async fn a_message_whose_transform_or_dead_letter_hangs_is_nacked_before_its_sho
 /// A source of messages with different leases. It redelivers nothing.
 struct Leased {
     waiting: VecDeque<(&'static str, Option<Duration>)>,
+    /// Time between two messages.
+    pause: Duration,
+    due: Instant,
     start: Instant,
     ends: Ends,
 }
@@ -122,14 +125,16 @@ type Ends = Arc<Mutex<Vec<(&'static str, u64, Disposition)>>>;
 
 impl Source for Leased {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        sleep_until(self.due).await;
         let Some((id, lease)) = self.waiting.pop_front() else {
             return std::future::pending().await;
         };
+        self.due += self.pause;
         let (start, ends) = (self.start, Arc::clone(&self.ends));
         let settle = move |disposition| {
             ends.lock().unwrap().push((id, start.elapsed().as_secs(), disposition));
         };
-        let settlement = Settlement::new(settle, lease.map(|lease| start + lease));
+        let settlement = Settlement::new(settle, lease.map(|lease| Instant::now() + lease));
         Ok(Some(Delivery::new(message(id), settlement)))
     }
 
@@ -148,15 +153,23 @@ impl Hook for Back {
     }
 }
 
-/// Writes one batch of these messages to a destination that is away for this many seconds. Returns
-/// the ends of the messages, the attempts, and the ids that were written.
+/// Writes messages to a destination that is away for this many seconds. There is one write at a time.
+/// Returns the ends of the messages, the attempts, and the ids that were written.
 async fn ends_of(
     waiting: impl IntoIterator<Item = (&'static str, Option<Duration>)>,
     away: u64,
+    pause: Duration,
+    max_messages: usize,
 ) -> (Vec<(&'static str, u64, Disposition)>, usize, Vec<String>) {
     let (recorder, start, ends) = (Recorder::default(), Instant::now(), Ends::default());
     let attempts = Arc::<AtomicUsize>::default();
-    let source = Leased { waiting: waiting.into_iter().collect(), start, ends: Arc::clone(&ends) };
+    let source = Leased {
+        waiting: waiting.into_iter().collect(),
+        pause,
+        due: start,
+        start,
+        ends: Arc::clone(&ends),
+    };
     let sink = MemorySink::new(recorder.clone(), Faults::none(), 1000);
     let pipeline = Pipeline {
         service: "test",
@@ -166,7 +179,12 @@ async fn ends_of(
         dead_letters: Policy::<MemoryDeadLetters>::Drop,
         limits: Limits {
             lanes: 1,
-            batch: batch::BatchLimits { max_idle: seconds(1), ..batch::BatchLimits::default() },
+            max_writes: 1,
+            batch: batch::BatchLimits {
+                max_messages,
+                max_idle: seconds(1),
+                ..batch::BatchLimits::default()
+            },
             ..Limits::default()
         },
         metrics: Metrics::default(),
@@ -184,7 +202,7 @@ async fn ends_of(
 async fn a_short_lease_neither_disturbs_a_write_nor_nacks_the_others_of_its_batch() {
     let messages = [("mqtt", None), ("http", Some(seconds(10))), ("slow http", Some(seconds(15)))];
 
-    let (ends, attempts, written) = ends_of(messages, 20).await;
+    let (ends, attempts, written) = ends_of(messages, 20, Duration::ZERO, 1000).await;
 
     let nacks = [("http", 9, Disposition::Nack), ("slow http", 14, Disposition::Nack)];
     assert_eq!(ends[..2], nacks);
@@ -196,10 +214,41 @@ async fn a_short_lease_neither_disturbs_a_write_nor_nacks_the_others_of_its_batc
 async fn a_write_ends_when_nobody_waits_for_it() {
     let messages = [("1", Some(seconds(10))), ("2", Some(seconds(10)))];
 
-    let (ends, attempts, written) = ends_of(messages, 20).await;
+    let (ends, attempts, written) = ends_of(messages, 20, Duration::ZERO, 1000).await;
 
     assert_eq!(ends, [("1", 9, Disposition::Nack), ("2", 9, Disposition::Nack)]);
     assert_eq!((attempts, written), (1, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_lease_in_a_batch_that_waits_for_a_write_ends_in_time() {
+    let messages = [("mqtt", None), ("http", Some(seconds(10)))];
+
+    // The second message is in an open batch, or in a closed one.
+    let open = ends_of(messages, 20, seconds(2), 1000).await;
+    let closed = ends_of(messages, 20, Duration::ZERO, 1).await;
+
+    for ((ends, attempts, written), nacked_at) in [(open, 11), (closed, 9)] {
+        assert_eq!(ends, [("http", nacked_at, Disposition::Nack), ("mqtt", 20, Disposition::Ack)]);
+        assert_eq!((attempts, written), (1, vec!["mqtt".to_owned()]), "nobody waits for the other");
+    }
+}
+
+/// The first half of a batch is written while the second one waits.
+#[tokio::test(start_paused = true)]
+async fn a_short_lease_in_a_part_that_waits_ends_in_time() {
+    let env = Parts {
+        sink: Faults::script([Fault::Permanent, Fault::Hung]),
+        lease: Some(seconds(10)),
+        ..with_lease(seconds(10))
+    }
+    .start();
+
+    env.push_all(["1", "2"].map(message));
+    env.pass(Duration::from_millis(9_900)).await;
+
+    assert_eq!(env.nacked_for("lease"), 2);
+    assert_in_time(&env);
 }
 
 fn rates() -> impl Strategy<Value = FaultRates> {
