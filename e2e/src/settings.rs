@@ -10,10 +10,11 @@ use enrich::config::Admin;
 use ingestion::config::{Producer, RouteSettings};
 use message::FieldPath;
 use message::field_path::Pointer;
-use pubsub::{DeadLetterConfig, Endpoint};
+use pubsub::{DeadLetterConfig, Endpoint, IntakeSettings, Subscription};
 use rows::column::{Column, Kind};
 use serde_json::Value;
 use service::Http;
+use service::settings::{ProcessSettings, to_value};
 
 use crate::cloud::Cloud;
 use crate::names::{
@@ -52,10 +53,10 @@ impl ServiceSettings {
     /// Fails when there is no such service.
     pub fn json(&self, service: &str) -> anyhow::Result<Value> {
         let json = match service {
-            "ingestion" => serde_json::to_value(&self.ingestion),
-            "enrich" => serde_json::to_value(&self.enrich),
-            "bigqueries" => serde_json::to_value(&self.bigqueries),
-            "icestore" => serde_json::to_value(&self.icestore),
+            "ingestion" => to_value(&self.ingestion),
+            "enrich" => to_value(&self.enrich),
+            "bigqueries" => to_value(&self.bigqueries),
+            "icestore" => to_value(&self.icestore),
             _ => bail!("there is no service {service}"),
         };
         json.context("write settings as JSON")
@@ -95,9 +96,15 @@ fn pubsub(cloud: &Cloud) -> Endpoint {
     Endpoint { endpoint: cloud.endpoint(|urls| &urls.pubsub), ..Endpoint::default() }
 }
 
-/// Returns the address of a health server on any free port of loopback.
-fn loopback() -> Http {
-    Http { host: "127.0.0.1".into(), port: 0 }
+/// Returns the settings of a process with its health server on any free port of loopback.
+fn process(cloud: &Cloud, defaults: ProcessSettings) -> ProcessSettings {
+    let http = Http { host: "127.0.0.1".into(), port: 0 };
+    ProcessSettings { project: cloud.project.clone(), http, ..defaults }
+}
+
+fn intake(cloud: &Cloud, subscription: &str, defaults: IntakeSettings) -> IntakeSettings {
+    let subscription = Subscription { id: cloud.name(subscription), ..defaults.subscription };
+    IntakeSettings { subscription, dead_letters: dead_letters(cloud), pubsub: pubsub(cloud) }
 }
 
 fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
@@ -106,12 +113,11 @@ fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
     route.source.qos = 1;
     route.destination.route_name = ROUTE.into();
     let mut settings = ingestion::config::Settings {
-        project: cloud.project.clone(),
         dead_letters: dead_letters(cloud),
         pubsub: pubsub(cloud),
-        http: loopback(),
         ..ingestion::config::Settings::default()
     };
+    settings.process = process(cloud, settings.process);
     settings.mqtt.url = format!("mqtt://127.0.0.1:{mqtt_port}").into();
     settings.routes.insert(ROUTE.into(), route);
     settings.producers.insert(ROUTE.into(), Producer { topic_id: cloud.name(RAW) });
@@ -120,16 +126,13 @@ fn ingestion(cloud: &Cloud, mqtt_port: u16) -> ingestion::config::Settings {
 
 fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings {
     let mut settings = enrich::config::Settings {
-        project: cloud.project.clone(),
         topic_id: cloud.name(ENRICHED),
         // Any free port: `/status` shows it.
         admin: Admin { port: 0, ..Admin::default() },
-        dead_letters: dead_letters(cloud),
-        pubsub: pubsub(cloud),
-        http: loopback(),
         ..enrich::config::Settings::default()
     };
-    settings.subscription.id = cloud.name(ENRICH);
+    settings.process = process(cloud, settings.process);
+    settings.intake = intake(cloud, ENRICH, settings.intake);
     settings.firestore.collection = cloud.name(DEVICES);
     settings.firestore.endpoint = cloud.endpoint(|urls| &urls.firestore);
     settings.cache.redis.url = redis_url;
@@ -139,14 +142,9 @@ fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings 
 fn bigqueries(cloud: &Cloud) -> bigqueries::config::Settings {
     let column =
         |name: &str, kind, from: FieldPath| Column { from: Some(from), ..Column::new(name, kind) };
-    let mut settings = bigqueries::config::Settings {
-        project: cloud.project.clone(),
-        dead_letters: dead_letters(cloud),
-        pubsub: pubsub(cloud),
-        http: loopback(),
-        ..bigqueries::config::Settings::default()
-    };
-    settings.subscription.id = cloud.name(ROWS);
+    let mut settings = bigqueries::config::Settings::default();
+    settings.process = process(cloud, settings.process);
+    settings.intake = intake(cloud, ROWS, settings.intake);
     settings.bigquery.endpoint = cloud.endpoint(|urls| &urls.bigquery);
     settings.table.dataset = cloud.dataset();
     settings.table.id = TABLE.into();
@@ -159,14 +157,9 @@ fn bigqueries(cloud: &Cloud) -> bigqueries::config::Settings {
 }
 
 fn icestore(cloud: &Cloud) -> icestore::config::Settings {
-    let mut settings = icestore::config::Settings {
-        project: cloud.project.clone(),
-        dead_letters: dead_letters(cloud),
-        pubsub: pubsub(cloud),
-        http: loopback(),
-        ..icestore::config::Settings::default()
-    };
-    settings.subscription.id = cloud.name(ARCHIVE);
+    let mut settings = icestore::config::Settings::default();
+    settings.process = process(cloud, settings.process);
+    settings.intake = intake(cloud, ARCHIVE, settings.intake);
     settings.storage.bucket = cloud.name(ARCHIVE);
     settings.storage.endpoint = cloud.endpoint(|urls| &urls.storage);
     settings

@@ -23,10 +23,14 @@ pub(crate) fn of(
 ) -> ServiceSettings {
     let mut all = ServiceSettings::new(cloud, args.mqtt_port, redis_url);
     let ServiceSettings { ingestion, enrich, bigqueries, icestore } = &mut all;
-    let addresses =
-        [&mut ingestion.http, &mut enrich.http, &mut bigqueries.http, &mut icestore.http];
-    for (index, address) in (0..).zip(addresses) {
-        *address = http(args, index);
+    let processes = [
+        &mut ingestion.process,
+        &mut enrich.process,
+        &mut bigqueries.process,
+        &mut icestore.process,
+    ];
+    for (index, process) in (0..).zip(processes) {
+        process.http = http(args, index);
     }
     ingestion.mqtt.protocol = protocol;
     bigqueries.table.view = Some(VIEW.into());

@@ -59,7 +59,7 @@ async fn every_binary_answers_and_takes_variables_over_its_file() {
 async fn a_second_signal_ends_a_drain_that_cannot_end() {
     let env = FlowEnv::start().await;
     let Some(emulator) = env.faulty_cloud() else { return env.teardown().await };
-    let settings = serde_json::to_value(env.ingestion()).unwrap();
+    let settings = service::settings::to_value(&env.ingestion()).unwrap();
     let folder = env.folder.path();
     let mut ingestion = Process::start_in(folder, "ingestion", &settings).unwrap();
     ingestion.ready().await.unwrap();

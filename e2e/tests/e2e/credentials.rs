@@ -88,7 +88,9 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     let login = Some(Login::ApplicationDefault);
     let (mut bigqueries, mut icestore, mut enrich) =
         (env.bigqueries(), env.icestore(), env.enrich(None));
-    for pubsub in [&mut bigqueries.pubsub, &mut icestore.pubsub, &mut enrich.pubsub] {
+    for pubsub in
+        [&mut bigqueries.intake.pubsub, &mut icestore.intake.pubsub, &mut enrich.intake.pubsub]
+    {
         (pubsub.endpoint, pubsub.credentials) = (url.clone(), login);
     }
     (bigqueries.bigquery.endpoint, bigqueries.bigquery.credentials) = (url.clone(), login);

@@ -165,9 +165,11 @@ impl FlowEnv {
         ingestion.mqtt.reconnect.max = Duration::from_secs(1);
         enrich.cache.redis.key_prefix = format!("{}:", self.cloud.run);
         icestore.pipeline.batch.max_age = Duration::from_millis(500);
-        for subscription in
-            [&mut enrich.subscription, &mut bigqueries.subscription, &mut icestore.subscription]
-        {
+        for subscription in [
+            &mut enrich.intake.subscription,
+            &mut bigqueries.intake.subscription,
+            &mut icestore.intake.subscription,
+        ] {
             subscription.lease_extension = Duration::from_secs(10);
         }
         all
@@ -191,7 +193,7 @@ impl FlowEnv {
     /// Returns settings of bigqueries without enrich.
     pub(crate) fn bigqueries(&self) -> bigqueries::config::Settings {
         let mut settings = self.enriched_bigqueries();
-        settings.subscription.id = self.cloud.name(RAW_ROWS);
+        settings.intake.subscription.id = self.cloud.name(RAW_ROWS);
         settings
     }
 
@@ -203,7 +205,7 @@ impl FlowEnv {
     /// Returns settings of icestore without enrich.
     pub(crate) fn icestore(&self) -> icestore::config::Settings {
         let mut settings = self.enriched_icestore();
-        settings.subscription.id = self.cloud.name(RAW_ARCHIVE);
+        settings.intake.subscription.id = self.cloud.name(RAW_ARCHIVE);
         settings
     }
 

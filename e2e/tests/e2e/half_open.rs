@@ -58,19 +58,19 @@ impl Links {
         enrich.cache.memory.max_entries = 1;
         enrich.firestore.endpoint = self.url(1);
         enrich.firestore.timeout = SHORT;
-        enrich.pubsub.endpoint = self.url(0);
+        enrich.intake.pubsub.endpoint = self.url(0);
         enrich.pipeline.attempt_timeout = SHORT;
-        enrich.subscription.idle_timeout = Some(SHORT);
+        enrich.intake.subscription.idle_timeout = Some(SHORT);
         let mut bigqueries = env.enriched_bigqueries();
         bigqueries.bigquery.endpoint = self.url(2);
-        bigqueries.pubsub.endpoint = self.url(0);
+        bigqueries.intake.pubsub.endpoint = self.url(0);
         bigqueries.pipeline.attempt_timeout = SHORT;
-        bigqueries.subscription.idle_timeout = Some(SHORT);
+        bigqueries.intake.subscription.idle_timeout = Some(SHORT);
         let mut icestore = env.enriched_icestore();
         icestore.storage.endpoint = self.url(3);
-        icestore.pubsub.endpoint = self.url(0);
+        icestore.intake.pubsub.endpoint = self.url(0);
         icestore.pipeline.attempt_timeout = SHORT;
-        icestore.subscription.idle_timeout = Some(SHORT);
+        icestore.intake.subscription.idle_timeout = Some(SHORT);
         vec![
             start_ingestion(ingestion).await,
             start_enrich(enrich).await,

@@ -53,7 +53,7 @@ async fn services_wait_for_a_cloud_that_comes_later() {
     let endpoint = Some(format!("http://127.0.0.1:{port}"));
     let (mut ingestion, mut icestore) = (env.ingestion(), env.icestore());
     ingestion.pubsub.endpoint.clone_from(&endpoint);
-    icestore.pubsub.endpoint.clone_from(&endpoint);
+    icestore.intake.pubsub.endpoint.clone_from(&endpoint);
     icestore.storage.endpoint = endpoint;
     let ingestion = Hosted::start(Ingestion::new(ingestion)).await.unwrap();
     let icestore = Hosted::start(Icestore::new(icestore)).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_taken_port_is_an_error_that_names_it() {
     let first = start_icestore(env.icestore()).await;
     let mut settings = env.ingestion();
     let port = first.address().port();
-    settings.http.port = port;
+    settings.process.http.port = port;
 
     let refused = Hosted::start(Ingestion::new(settings)).await.err().unwrap();
 

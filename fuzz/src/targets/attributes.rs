@@ -97,7 +97,8 @@ fn route(message: &Message) -> Result<(), String> {
 }
 
 fn routes() -> Route<FromTopic> {
-    let mut settings = Settings { project: "p".into(), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.process.project = "p".into();
     let mut route = RouteSettings::default();
     route.source.mqtt_topic = "devices/{device_id}".into();
     route.destination.route_name = "uplinks".into();

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use service::Settings;
-use service::settings::load;
+use service::settings::{load, to_value};
 use tempfile::NamedTempFile;
 
 use super::{Target, require};
@@ -73,8 +73,8 @@ fn one<T: Settings>(file: &NamedTempFile, variables: &[(String, String)]) -> Res
     match load::<T>(Some(file.path()), variables.to_vec()) {
         Ok(settings) => {
             let _said = settings.explain();
-            let written = serde_json::to_string(&settings).map_err(|error| error.to_string())?;
-            require(!written.is_empty(), || "nothing is written".into())
+            let written = to_value(&settings).map_err(|error| error.to_string())?;
+            require(written.is_object(), || "nothing is written".into())
         }
         Err(faults) => require(!faults.lines().is_empty(), || "refused without a word".into()),
     }

@@ -9,12 +9,12 @@ use humantime_serde::re::humantime::format_duration;
 use message::envelope::Input;
 use pipeline::Reasons;
 use pipeline::{Limits, batch};
-use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
-use service::settings::{PORT, PROJECT, Variable, VariableKind};
-use service::{Faults, Http, cloud};
+use service::settings::{ProcessSettings, Variable, VariableKind};
+use service::{Faults, cloud};
 
 use crate::client;
 use crate::limits::MAX_INSERT_ALL_ROWS;
@@ -33,10 +33,9 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(150);
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
-    pub project: String,
-    /// Subscription to read from.
-    pub subscription: Subscription,
+    /// Project, health server, and duration of a drain.
+    #[schemars(flatten)]
+    pub process: ProcessSettings,
     /// Form of a message's data.
     pub input: Input,
     /// Table and its columns.
@@ -45,20 +44,13 @@ pub struct Settings {
     pub write: Api,
     /// Address of BigQuery, and the credentials for it.
     pub bigquery: client::Endpoint,
-    /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<DeadLetterConfig>,
     /// Address of Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
-    /// Address of Pub/Sub.
-    pub pubsub: Endpoint,
+    /// Source of messages, and destination of dead letters.
+    #[schemars(flatten)]
+    pub intake: IntakeSettings,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
-    /// Address that the health server listens on.
-    pub http: Http,
-    /// Longest time for a drain; 1ms to 1d.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub grace_period: Duration,
 }
 
 /// Table and its columns.
@@ -187,15 +179,13 @@ impl Default for TableSettings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            project: String::new(),
-            subscription: Subscription::default(),
+            process: ProcessSettings { grace_period: Duration::from_secs(60), ..<_>::default() },
             input: Input::Auto,
             table: TableSettings::default(),
             write: Api::StorageWrite,
             bigquery: client::Endpoint::default(),
-            dead_letters: None,
             storage: storage::Endpoint::default(),
-            pubsub: Endpoint::default(),
+            intake: IntakeSettings::default(),
             pipeline: Limits {
                 batch: batch::BatchLimits {
                     // Google recommends this size for `insertAll`.
@@ -209,8 +199,6 @@ impl Default for Settings {
                 attempt_timeout: APPEND_TIMEOUT,
                 ..Limits::default()
             },
-            http: Http::default(),
-            grace_period: Duration::from_secs(60),
         }
     }
 }
@@ -228,7 +216,7 @@ impl Settings {
     #[must_use]
     pub fn table_name(&self) -> TableName {
         TableName {
-            project: self.project.clone(),
+            project: self.process.project.clone(),
             dataset: self.table.dataset.clone(),
             table: self.table.id.clone(),
         }
@@ -241,42 +229,31 @@ impl Reads for Settings {
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "bigqueries",
-            project: &self.project,
-            subscription: &self.subscription,
-            dead_letters: self.dead_letters.as_ref(),
-            pubsub: &self.pubsub,
+            project: &self.process.project,
+            settings: &self.intake,
             storage: self.storage.clone(),
         }
     }
 }
 
 impl service::Settings for Settings {
+    const PARTS: &'static [&'static str] = &["process", "intake"];
+
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
     fn check(&self, faults: &mut Faults) {
-        faults.project(&self.project);
-        self.subscription.check(&self.pipeline, faults);
+        self.intake.subscription.check(&self.pipeline, faults);
         self.check_table(faults);
         self.bigquery.check(faults);
-        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
+        DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
-        self.pubsub.check(faults);
+        self.intake.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
         let rows = self.pipeline.batch.max_messages;
         let right = format!("must be at most {MAX_INSERT_ALL_ROWS} rows, is {rows}");
         faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
-        faults.http(&self.http);
-        faults.grace_period(self.grace_period);
-    }
-
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
     }
 
     fn explain(&self) -> Vec<String> {
@@ -286,7 +263,7 @@ impl service::Settings for Settings {
                 "each message is a row at least once; repeats within about a minute are removed"
             }
         };
-        let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
+        let dead_letters = self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee);
         let left_out = self
             .table
             .columns
@@ -317,7 +294,7 @@ impl service::Settings for Settings {
     }
 
     fn apis(&self) -> Vec<cloud::Api> {
-        let mut apis = self.pubsub.apis(self.dead_letters.as_ref(), &self.storage);
+        let mut apis = self.intake.pubsub.apis(self.intake.dead_letters.as_ref(), &self.storage);
         apis.extend(self.bigquery.apis(self.write));
         apis
     }
@@ -326,7 +303,7 @@ impl service::Settings for Settings {
         // The rows in Arrow's form, and the request that holds them.
         let mut shares = memory::of_pipeline(&self.pipeline, 2);
         shares.insert(0, Share::of_process());
-        shares.push(Share::of_streams(self.subscription.streams));
+        shares.push(Share::of_streams(self.intake.subscription.streams));
         shares
     }
 
@@ -336,6 +313,6 @@ impl service::Settings for Settings {
             key: "bigquery.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
+        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
     }
 }

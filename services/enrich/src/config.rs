@@ -8,14 +8,15 @@ use message::envelope::Input;
 use message::field_path::Pointer;
 use pipeline::Reasons;
 use pipeline::{Limits, batch};
-use pubsub::{DeadLetterConfig, Endpoint, Intake, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::Faults;
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};
-use service::settings::{PORT, PROJECT, Variable, VariableKind};
-use service::{Faults, Http};
+use service::Faults;
+use service::settings::{ProcessSettings, Variable, VariableKind};
 use web::{Listener, Reach};
 
 use crate::cache::firestore;
@@ -29,10 +30,9 @@ const MAX_CACHE_BYTES: usize = 64 * 1024 * 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default.
-    pub project: String,
-    /// Subscription to read from.
-    pub subscription: Subscription,
+    /// Project, health server, and duration of a drain.
+    #[schemars(flatten)]
+    pub process: ProcessSettings,
     /// Topic to publish to: its id in the project, or its full name. Required.
     pub topic_id: String,
     /// Key of the document for a message, and the fields to copy into the message.
@@ -43,20 +43,13 @@ pub struct Settings {
     pub cache: LookupSettings,
     /// Port on which keys can be invalidated.
     pub admin: Admin,
-    /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<DeadLetterConfig>,
     /// Access to Cloud Storage, for dead letters that are too large for Pub/Sub.
     pub storage: storage::Endpoint,
-    /// Access to Pub/Sub.
-    pub pubsub: Endpoint,
+    /// Source of messages, and destination of dead letters.
+    #[schemars(flatten)]
+    pub intake: IntakeSettings,
     /// Limits, batches and waits of the pipeline.
     pub pipeline: Limits,
-    /// Address of the health server.
-    pub http: Http,
-    /// Maximum duration of a drain; 1ms to 1d.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub grace_period: Duration,
 }
 
 /// Key of the document for a message, and the fields to copy into the message.
@@ -129,16 +122,14 @@ impl Default for EnrichmentSettings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            project: String::new(),
-            subscription: Subscription::default(),
+            process: ProcessSettings::default(),
             topic_id: String::new(),
             enrichment: EnrichmentSettings::default(),
             firestore: firestore::FirestoreSettings::default(),
             cache: LookupSettings::default(),
             admin: Admin::default(),
-            dead_letters: None,
             storage: storage::Endpoint::default(),
-            pubsub: Endpoint::default(),
+            intake: IntakeSettings::default(),
             // A batch grows while others are written, so no message waits for a timer.
             pipeline: Limits {
                 batch: batch::BatchLimits {
@@ -147,8 +138,6 @@ impl Default for Settings {
                 },
                 ..Limits::default()
             },
-            http: Http::default(),
-            grace_period: Duration::from_secs(30),
         }
     }
 }
@@ -159,44 +148,33 @@ impl Reads for Settings {
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "enrich",
-            project: &self.project,
-            subscription: &self.subscription,
-            dead_letters: self.dead_letters.as_ref(),
-            pubsub: &self.pubsub,
+            project: &self.process.project,
+            settings: &self.intake,
             storage: self.storage.clone(),
         }
     }
 }
 
 impl service::Settings for Settings {
+    const PARTS: &'static [&'static str] = &["process", "intake"];
+
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
     fn check(&self, faults: &mut Faults) {
-        faults.project(&self.project);
-        self.subscription.check(&self.pipeline, faults);
+        self.intake.subscription.check(&self.pipeline, faults);
         match self.topic_id.as_str() {
             "" => faults.add("topic_id", "required: the topic to publish to"),
             topic => faults.resource("topic_id", topic, "topics"),
         }
         self.check_documents(faults);
         self.check_cache(faults);
-        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
+        DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);
         self.storage.check(faults);
-        self.pubsub.check(faults);
+        self.intake.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
-        faults.http(&self.http);
         self.admin.listener().check(Admin::SECTION, Reach::Anywhere, faults);
-        faults.grace_period(self.grace_period);
-    }
-
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
     }
 
     fn explain(&self) -> Vec<String> {
@@ -205,7 +183,7 @@ impl service::Settings for Settings {
             OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
             OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
         };
-        let dead_letters = self.dead_letters.iter().map(DeadLetterConfig::guarantee);
+        let dead_letters = self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee);
         std::iter::once(missing.to_owned()).chain(dead_letters).collect()
     }
 
@@ -218,7 +196,7 @@ impl service::Settings for Settings {
     }
 
     fn apis(&self) -> Vec<Api> {
-        let mut apis = self.pubsub.apis(self.dead_letters.as_ref(), &self.storage);
+        let mut apis = self.intake.pubsub.apis(self.intake.dead_letters.as_ref(), &self.storage);
         let firestore = &self.firestore;
         let endpoint = firestore.endpoint.as_deref();
         apis.push(Api::new("firestore", endpoint, firestore.credentials));
@@ -228,7 +206,7 @@ impl service::Settings for Settings {
     fn memory(&self) -> Vec<Share> {
         let mut shares = memory::of_pipeline(&self.pipeline, 1);
         shares.insert(0, Share::of_process());
-        shares.push(Share::of_streams(self.subscription.streams));
+        shares.push(Share::of_streams(self.intake.subscription.streams));
         shares.push(Share::of_size("cache.memory.max_bytes", self.cache.memory.max_bytes, 100));
         shares
     }
@@ -239,7 +217,7 @@ impl service::Settings for Settings {
             key: "firestore.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
+        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE, EMULATOR]
     }
 }
 

@@ -64,7 +64,7 @@ impl Enrich {
     pub fn new(settings: Settings) -> Self {
         let key = FirstOf::new(settings.enrichment.key.clone());
         let apply = Fields::new(settings.enrichment.fields.clone());
-        let source = Firestore::new(&settings.project, &settings.firestore);
+        let source = Firestore::new(&settings.process.project, &settings.firestore);
         Self { settings, key, apply, source }
     }
 }
@@ -93,7 +93,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         context.registry.register(|registry| metrics.register(registry));
         let mut watchers = JoinSet::new();
         let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
-        let topic = TopicName::new(&settings.project, &settings.topic_id);
+        let topic = TopicName::new(&settings.process.project, &settings.topic_id);
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
         context.health.tell("guarantees", guarantees(&settings, &opened.guard));
         let pipeline = Pipeline {
@@ -119,7 +119,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
         let settings = &self.settings;
-        let topic = TopicName::new(&settings.project, &settings.topic_id);
+        let topic = TopicName::new(&settings.process.project, &settings.topic_id);
         let mut dependencies = settings.intake().preflight([topic]).await?;
         dependencies.push(preflight::documents(&self.source, &settings.firestore.collection).await);
         dependencies.extend(preflight::redis(&settings.cache.redis, &self.source).await);

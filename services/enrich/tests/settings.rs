@@ -18,8 +18,8 @@ fn the_example_is_right_and_shows_the_defaults() {
     assert_eq!(settings.cache, defaults.cache);
     assert_eq!(settings.admin, defaults.admin);
     assert_eq!(settings.pipeline, defaults.pipeline);
-    let subscription = pubsub::Subscription { id: String::new(), ..settings.subscription };
-    assert_eq!(subscription, defaults.subscription);
+    let subscription = pubsub::Subscription { id: String::new(), ..settings.intake.subscription };
+    assert_eq!(subscription, defaults.intake.subscription);
 }
 
 #[test]

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use pipeline::Reasons;
 use pipeline::{Limits, batch};
-use pubsub::{DeadLetterConfig, Intake, Reads, Subscription};
+use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::Faults;
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::Share;
-use service::settings::{PORT, PROJECT, Variable};
-use service::{Faults, Http};
+use service::settings::{ProcessSettings, Variable};
 use storage::Endpoint;
 
 use crate::format::Format;
@@ -24,26 +24,18 @@ pub use archive::ArchiveSettings;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Google Cloud project. Required; `GOOGLE_CLOUD_PROJECT` is its default.
-    pub project: String,
-    /// Subscription to read from.
-    pub subscription: Subscription,
+    /// Project, health server, and duration of a drain.
+    #[schemars(flatten)]
+    pub process: ProcessSettings,
     /// Bucket of the archive.
     pub storage: Storage,
     /// Names and content of objects.
     pub archive: ArchiveSettings,
-    /// Destination of messages that can never succeed. Required.
-    pub dead_letters: Option<DeadLetterConfig>,
-    /// Address of Pub/Sub.
-    pub pubsub: pubsub::Endpoint,
+    /// Source of messages, and destination of dead letters.
+    #[schemars(flatten)]
+    pub intake: IntakeSettings,
     /// Bounds, batches and waits.
     pub pipeline: Limits,
-    /// Address that the health server listens on.
-    pub http: Http,
-    /// Longest time for a drain; 1ms to 1d.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub grace_period: Duration,
 }
 
 /// Bucket of the archive.
@@ -72,19 +64,20 @@ impl Storage {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            project: String::new(),
+            process: ProcessSettings { grace_period: Duration::from_secs(60), ..<_>::default() },
             // Each stream may hold more messages than the pipeline, so open objects are written
             // before Pub/Sub stops sending. The bound in bytes must not be reached first, because
             // messages that compress well take little memory here.
-            subscription: Subscription {
-                max_outstanding_messages: 1_000_000,
-                max_outstanding_bytes: 4 * 1024 * 1024 * 1024,
-                ..Subscription::default()
+            intake: IntakeSettings {
+                subscription: Subscription {
+                    max_outstanding_messages: 1_000_000,
+                    max_outstanding_bytes: 4 * 1024 * 1024 * 1024,
+                    ..Subscription::default()
+                },
+                ..IntakeSettings::default()
             },
             storage: Storage::default(),
             archive: ArchiveSettings::default(),
-            dead_letters: None,
-            pubsub: pubsub::Endpoint::default(),
             pipeline: Limits {
                 // Each lane has its own object for each key, so more lanes make smaller objects.
                 // One lane handles more than two streams deliver.
@@ -110,8 +103,6 @@ impl Default for Settings {
                 attempt_timeout: Duration::from_secs(60),
                 ..Limits::default()
             },
-            http: Http::default(),
-            grace_period: Duration::from_secs(60),
         }
     }
 }
@@ -122,19 +113,22 @@ impl Reads for Settings {
     fn intake(&self) -> Intake<'_> {
         Intake {
             service: "icestore",
-            project: &self.project,
-            subscription: &self.subscription,
-            dead_letters: self.dead_letters.as_ref(),
-            pubsub: &self.pubsub,
+            project: &self.process.project,
+            settings: &self.intake,
             storage: self.storage.endpoint(),
         }
     }
 }
 
 impl service::Settings for Settings {
+    const PARTS: &'static [&'static str] = &["process", "intake"];
+
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
     fn check(&self, faults: &mut Faults) {
-        faults.project(&self.project);
-        self.subscription.check(&self.pipeline, faults);
+        self.intake.subscription.check(&self.pipeline, faults);
         match self.storage.bucket.as_str() {
             "" => faults.add("storage.bucket", "required"),
             bucket => faults.bucket("storage.bucket", bucket),
@@ -148,11 +142,11 @@ impl service::Settings for Settings {
         let level = self.archive.compression_level;
         let right = format!("must be 1 to 9, is {level}");
         faults.require((1..=9).contains(&level), "archive.compression_level", right);
-        DeadLetterConfig::check(self.dead_letters.as_ref(), true, faults);
-        self.pubsub.check(faults);
+        DeadLetterConfig::check(self.intake.dead_letters.as_ref(), true, faults);
+        self.intake.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
-        let outstanding = self.subscription.max_outstanding_messages;
-        let share = outstanding / self.subscription.streams.max(1);
+        let outstanding = self.intake.subscription.max_outstanding_messages;
+        let share = outstanding / self.intake.subscription.streams.max(1);
         faults.require(
             self.pipeline.max_messages_in_flight < share,
             "pipeline.max_messages_in_flight",
@@ -161,28 +155,14 @@ impl service::Settings for Settings {
                  ({share}), so that open groups are written before Pub/Sub stops"
             ),
         );
-        faults.http(&self.http);
-        faults.grace_period(self.grace_period);
-    }
-
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
     }
 
     fn explain(&self) -> Vec<String> {
-        self.dead_letters.iter().map(DeadLetterConfig::guarantee).collect()
+        self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect()
     }
 
     fn apis(&self) -> Vec<Api> {
-        vec![self.pubsub.api(), self.storage.endpoint().api()]
+        vec![self.intake.pubsub.api(), self.storage.endpoint().api()]
     }
 
     fn memory(&self) -> Vec<Share> {
@@ -197,7 +177,7 @@ impl service::Settings for Settings {
             // allocator is already included.
             Share::of_size("pipeline.max_batch_memory", max_batch_memory, 80),
             Share::of_count("pipeline.max_writes", writes, UPLOAD),
-            Share::of_streams(self.subscription.streams),
+            Share::of_streams(self.intake.subscription.streams),
         ];
         if self.archive.format == Format::Parquet {
             // One file is converted at a time.
@@ -212,6 +192,6 @@ impl service::Settings for Settings {
     }
 
     fn variables() -> &'static [Variable] {
-        &[PORT, PROJECT, pubsub::Endpoint::VARIABLE, Endpoint::VARIABLE]
+        &[pubsub::Endpoint::VARIABLE, Endpoint::VARIABLE]
     }
 }

@@ -14,8 +14,8 @@ fn the_example_is_right_and_shows_the_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline, defaults.pipeline);
     assert_eq!(settings.archive, defaults.archive);
-    let subscription = pubsub::Subscription { id: String::new(), ..settings.subscription };
-    assert_eq!(subscription, defaults.subscription);
+    let subscription = pubsub::Subscription { id: String::new(), ..settings.intake.subscription };
+    assert_eq!(subscription, defaults.intake.subscription);
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn a_section_with_one_key_keeps_the_other_defaults() {
     let defaults = Settings::default();
     assert_eq!(settings.pipeline.lanes, 3);
     assert_eq!(settings.pipeline.batch, defaults.pipeline.batch);
-    assert_eq!(settings.subscription.max_outstanding_messages, 1_000_000);
+    assert_eq!(settings.intake.subscription.max_outstanding_messages, 1_000_000);
 }
 
 #[test]

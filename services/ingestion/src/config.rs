@@ -12,9 +12,9 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::settings::Parsed;
+use service::WrongSettings;
 pub use service::settings::Tls;
-use service::{Http, WrongSettings};
+use service::settings::{Parsed, ProcessSettings};
 
 use crate::filter::Filter;
 use crate::host;
@@ -24,8 +24,9 @@ pub use broker::Broker;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Google Cloud project. Required; the variable `GOOGLE_CLOUD_PROJECT` is its default.
-    pub project: String,
+    /// Project, health server, and duration of a drain.
+    #[schemars(flatten)]
+    pub process: ProcessSettings,
     /// MQTT broker.
     pub mqtt: Mqtt,
     /// Routes from MQTT topics to producers; the keys are free names. At least one.
@@ -45,12 +46,6 @@ pub struct Settings {
     pub pubsub: Endpoint,
     /// Limits, batches and waits of the pipeline.
     pub pipeline: Limits,
-    /// Address of the health server.
-    pub http: Http,
-    /// Maximum duration of a drain; 1ms to 1d.
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub grace_period: Duration,
 }
 
 /// MQTT broker, and the connection to it.
@@ -225,7 +220,7 @@ pub struct Identity {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            project: String::new(),
+            process: ProcessSettings::default(),
             mqtt: Mqtt::default(),
             routes: BTreeMap::new(),
             producers: BTreeMap::new(),
@@ -243,8 +238,6 @@ impl Default for Settings {
                 },
                 ..Limits::default()
             },
-            http: Http::default(),
-            grace_period: Duration::from_secs(30),
         }
     }
 }

@@ -146,7 +146,8 @@ mod tests {
     #[tokio::test]
     async fn a_letter_that_is_replayed_keeps_its_id() {
         let letter = name(&named("devices/{device_id}/up"), "devices/d1/up");
-        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.process.project = "p".into();
         let mut route = RouteSettings::default();
         route.source.mqtt_topic = "devices/{device_id}/up".into();
         route.destination.route_name = "uplinks".into();

@@ -83,7 +83,7 @@ impl<E: Enricher> Ingestion<E> {
     /// Also fails when the broker has no session of this replica.
     pub async fn retire(mut self) -> anyhow::Result<()> {
         self.purpose = Purpose::Drain;
-        let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.grace_period);
+        let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.process.grace_period);
         let metrics = self.metrics.clone();
         let mut running = self.start(&Context::default()).await?;
         running.exhausted().await?;
@@ -133,7 +133,7 @@ impl<E: Enricher> Service for Ingestion<E> {
             dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
         let dead_letters = DeadLetters::policy(
             dead_letters,
-            &settings.project,
+            &settings.process.project,
             &publishers,
             &guard,
             &settings.storage,
@@ -166,11 +166,11 @@ impl<E: Enricher> Service for Ingestion<E> {
         let settings = &self.settings;
         let producers = settings.producers.values();
         let preflight = Preflight {
-            project: &settings.project,
+            project: &settings.process.project,
             pubsub: &settings.pubsub,
             storage: &settings.storage,
             topics: producers
-                .map(|producer| TopicName::new(&settings.project, &producer.topic_id))
+                .map(|producer| TopicName::new(&settings.process.project, &producer.topic_id))
                 .collect(),
             subscription: None,
             dead_letters: settings.dead_letters.as_ref(),
@@ -208,7 +208,7 @@ fn connect(
 
 /// Returns all topics that ingestion publishes to, including the topic for dead letters.
 fn topics(settings: &Settings) -> BTreeSet<TopicName> {
-    let project = &settings.project;
+    let project = &settings.process.project;
     let producers = settings.producers.values();
     let producers = producers.map(|producer| TopicName::new(project, &producer.topic_id));
     let dead_letters =

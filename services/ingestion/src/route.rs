@@ -40,7 +40,7 @@ impl<E: Enricher> Route<E> {
     /// Creates the transform from these settings.
     #[must_use]
     pub fn new(settings: &Settings, routes: Arc<Routes>, enricher: E, metrics: Metrics) -> Self {
-        let topic = |id: &str| TopicName::new(&settings.project, id);
+        let topic = |id: &str| TopicName::new(&settings.process.project, id);
         let producers = settings.producers.iter();
         Self {
             routes,

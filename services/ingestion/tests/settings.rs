@@ -306,7 +306,7 @@ async fn a_service_that_was_not_checked_ends_with_its_wrong_setting() {
     wrong_filter.routes.insert("up".into(), route);
 
     for (key, mut settings) in [("mqtt.url", wrong_url), ("mqtt_topic", wrong_filter)] {
-        settings.http.port = 0;
+        settings.process.http.port = 0;
 
         let mut hosted = Hosted::start(Ingestion::new(settings)).await.unwrap();
         let ended = hosted.ended().await;

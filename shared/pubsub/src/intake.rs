@@ -1,5 +1,6 @@
 //! Opens everything in Pub/Sub that a service needs to read from a subscription.
 
+use anyhow::Context as _;
 use pipeline::Error;
 use pipeline::Reasons;
 use pipeline::dead_letter::Policy;
@@ -13,7 +14,7 @@ use crate::guard::TopicGuard;
 use crate::names::{TopicName, full_name};
 use crate::preflight::Preflight;
 use crate::publishers::Publishers;
-use crate::settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
+use crate::settings::{DeadLetterConfig, IntakeSettings, Keyword};
 use crate::source::{Source, SourceMetrics};
 
 /// Settings of a service that reads from a subscription.
@@ -32,13 +33,9 @@ pub struct Intake<'a> {
     pub service: &'static str,
     /// Id of the project.
     pub project: &'a str,
-    /// Subscription to read from.
-    pub subscription: &'a Subscription,
-    /// Destination of dead letters. It is required; the check of the settings reports a missing
-    /// one.
-    pub dead_letters: Option<&'a DeadLetterConfig>,
-    /// Connection settings of Pub/Sub.
-    pub pubsub: &'a Endpoint,
+    /// Subscription to read from, and the destination of dead letters. The check of the settings
+    /// reports a missing one.
+    pub settings: &'a IntakeSettings,
     /// Connection settings of Cloud Storage, for large dead letters.
     pub storage: storage::Endpoint,
 }
@@ -70,11 +67,10 @@ impl<'a> Intake<'a> {
         let metrics = SourceMetrics::default();
         context.registry.register(|registry| metrics.register(registry));
         let condition = context.health.condition("subscription");
-        let dead_letters = self.dead_letters;
-        let dead_letters =
-            dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+        let IntakeSettings { subscription, dead_letters, pubsub } = self.settings;
+        let dead_letters = dead_letters.as_ref().context("dead_letters is required")?;
 
-        let connection = Connection::new(self.pubsub.clone());
+        let connection = Connection::new(pubsub.clone());
         let admin = Admin::new(&connection).await?;
         let topics: Vec<_> = topics.into_iter().chain(dead_letters.topic(self.project)).collect();
         let guard = TopicGuard::new(topics.clone());
@@ -84,7 +80,7 @@ impl<'a> Intake<'a> {
             watchers.spawn(guard.clone().watch(admin.clone(), condition));
         }
         let publishers = Publishers::new(&connection).await?;
-        let source = Source::open(&connection, self.project, self.subscription, metrics);
+        let source = Source::open(&connection, self.project, subscription, metrics);
         let opened = Opened {
             source: source.await?,
             dead_letters: DeadLetters::policy(
@@ -100,7 +96,7 @@ impl<'a> Intake<'a> {
         };
         watchers.spawn(subscription_watcher(
             admin,
-            full_name(self.project, "subscriptions", &self.subscription.id),
+            full_name(self.project, "subscriptions", &subscription.id),
             *dead_letters == DeadLetterConfig::Keyword(Keyword::Subscription),
             condition,
         ));
@@ -118,11 +114,11 @@ impl<'a> Intake<'a> {
     ) -> Result<Vec<Dependency>, Error> {
         let preflight = Preflight {
             project: self.project,
-            pubsub: self.pubsub,
+            pubsub: &self.settings.pubsub,
             storage: &self.storage,
             topics: topics.into_iter().collect(),
-            subscription: Some(self.subscription),
-            dead_letters: self.dead_letters,
+            subscription: Some(&self.settings.subscription),
+            dead_letters: self.settings.dead_letters.as_ref(),
         };
         preflight.check().await
     }

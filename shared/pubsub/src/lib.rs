@@ -30,6 +30,6 @@ pub use names::TopicName;
 pub use outgoing::Outgoing;
 pub use preflight::Preflight;
 pub use publishers::Publishers;
-pub use settings::{DeadLetterConfig, Endpoint, Keyword, Subscription};
+pub use settings::{DeadLetterConfig, Endpoint, IntakeSettings, Keyword, Subscription};
 pub use sink::Sink;
 pub use source::{Source, SourceMetrics};

@@ -23,6 +23,19 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// to the old stream, and each is lost until its lease ends.
 const EMULATOR_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
+/// Settings of a service that reads from a subscription. They are a part: users write these keys
+/// at the top level of the service's settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[serde(default)]
+pub struct IntakeSettings {
+    /// Subscription to read from.
+    pub subscription: Subscription,
+    /// Destination of messages that can never succeed. Required.
+    pub dead_letters: Option<DeadLetterConfig>,
+    /// Access to Pub/Sub.
+    pub pubsub: Endpoint,
+}
+
 /// Connection to Pub/Sub.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]

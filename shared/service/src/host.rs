@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::memory::Account;
-use crate::settings::{Settings, url};
+use crate::settings::{self, Settings as _, url};
 use crate::{Context, Health, Service, http, metrics};
 
 /// Service with its health server. Dropping it ends both without a drain.
@@ -32,11 +32,11 @@ impl Hosted {
         let settings = service.settings();
         let context = Context::default();
         context.registry.register(|registry| metrics::register(registry, S::NAME, &context.health));
-        let (listener, address) = http::bind(settings.http()).await?;
+        let (listener, address) = http::bind(&settings.process().http).await?;
         info!(service = S::NAME, %address, "health server answers");
         context.health.tell("service", S::NAME);
         context.health.tell("version", env!("CARGO_PKG_VERSION"));
-        let mut shown = serde_json::to_value(settings)?;
+        let mut shown = settings::to_value(settings)?;
         url::mask_secrets(&mut shown);
         context.health.tell("settings", shown);
         let memory = Account::of(settings.memory(), settings.memory_bytes());
@@ -46,7 +46,7 @@ impl Hosted {
         let (stop, stopped) = watch::channel(None);
         let (failing, failed) = watch::channel(false);
         let mut life = JoinSet::new();
-        let end = End { grace: settings.grace_period(), stopped, failing };
+        let end = End { grace: settings.process().grace_period, stopped, failing };
         life.spawn(live(service, context.clone(), end));
         Ok(Self { life, server, stop, failed, address, context })
     }
@@ -155,6 +155,7 @@ mod tests {
 
     use super::*;
     use crate::scripted::{Example, SECOND, Scripted, Trouble};
+    use crate::settings::ProcessSettings;
 
     /// Maximum wait for an expected event.
     const PATIENCE: Duration = Duration::from_secs(60);
@@ -176,7 +177,9 @@ mod tests {
     /// Starts a service with one or two pipelines.
     async fn start_both(trouble: Trouble, second: Option<Trouble>) -> Hosted {
         let http = crate::Http { host: "127.0.0.1".into(), port: 0 };
-        let settings = Example { http, grace_period: Duration::from_secs(3600) };
+        let grace_period = Duration::from_secs(3600);
+        let process = ProcessSettings { http, grace_period, ..ProcessSettings::default() };
+        let settings = Example { process };
         Hosted::start(Scripted { trouble, second, settings }).await.unwrap()
     }
 

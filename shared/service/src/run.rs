@@ -92,7 +92,7 @@ fn run_from<S: Service>(
             return WRONG_SETTINGS;
         }
     };
-    logs::name_project(settings.project());
+    logs::name_project(&settings.process().project);
     let is_service = matches!(command, Command::Run);
     match act(command, actions, make, settings) {
         Ok(()) => 0,
@@ -131,7 +131,7 @@ fn act_on<S: Service>(
     match command {
         Command::Run => {
             // Before anything else: a signal during the start must find its listener.
-            let signals = Signals::listen(settings.grace_period())?;
+            let signals = Signals::listen(settings.process().grace_period)?;
             runtime.block_on(live(signals, make, settings))
         }
         Command::Check(form) => {
@@ -153,7 +153,7 @@ fn act_on<S: Service>(
             let (cloud, dependencies) = runtime.block_on(both);
             Plan { warnings, costs, cloud: cloud?, dependencies: dependencies? }.report(form)
         }
-        Command::Probe => probe::readiness(settings.http()),
+        Command::Probe => probe::readiness(&settings.process().http),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
     }
 }
@@ -210,7 +210,7 @@ async fn live<S: Service>(
 ) -> anyhow::Result<()> {
     Account::of(settings.memory(), settings.memory_bytes()).warn();
     warnings(&settings).iter().for_each(|warning| warn!("{warning}"));
-    let grace = settings.grace_period();
+    let grace = settings.process().grace_period;
     let hosted = Hosted::start(make(settings)).await?;
     let deadline = signals.deadline();
     deadline.excuse_later(hosted.health());

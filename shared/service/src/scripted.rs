@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::memory::Share;
-use crate::settings::{PORT, Variable};
-use crate::{Context, Faults, Http, Running, Service, Settings, WrongSettings};
+use crate::settings::ProcessSettings;
+use crate::{Context, Faults, Running, Service, Settings, WrongSettings};
 
 /// Variable that names the crash file.
 pub(crate) const CRASH_FILE: &str = "SCRIPTED_CRASH_FILE";
@@ -63,33 +63,19 @@ pub(crate) enum Trouble {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub(crate) struct Example {
-    pub http: Http,
-    #[serde(with = "humantime_serde")]
-    #[schemars(with = "String")]
-    pub grace_period: Duration,
+    #[schemars(flatten)]
+    pub process: ProcessSettings,
 }
 
 impl Settings for Example {
     fn check(&self, _: &mut Faults) {}
 
-    fn project(&self) -> &'static str {
-        "p"
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
+    fn process(&self) -> &ProcessSettings {
+        &self.process
     }
 
     fn memory(&self) -> Vec<Share> {
         vec![Share::of_process()]
-    }
-
-    fn variables() -> &'static [Variable] {
-        &[PORT]
     }
 }
 

@@ -1,7 +1,5 @@
 //! Settings: defaults, then a YAML file, then variables. All faults are reported together.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +14,7 @@ mod keys;
 mod load;
 mod names;
 mod parsed;
+mod parts;
 mod reading;
 #[cfg(test)]
 mod tests;
@@ -27,26 +26,26 @@ mod wrong_type;
 pub use faults::Faults;
 pub use load::load;
 pub use parsed::{Parsed, WrongSettings};
+pub use parts::{ProcessSettings, to_value};
 pub use tls::Tls;
 
 /// Settings of a service.
 ///
 /// Every struct in them carries `#[serde(default)]`. Required keys are enforced by `check`, not by
-/// the parser, so all faults are reported together.
+/// the parser, so all faults are reported together. A field that is a part, such as [`ProcessSettings`],
+/// carries `#[schemars(flatten)]`, and its name is in [`Settings::PARTS`]. Users write its keys at
+/// the top level.
 pub trait Settings:
     DeserializeOwned + Serialize + JsonSchema + Default + Clone + Send + Sync + 'static
 {
-    /// Reports every invalid value.
+    /// Names of the fields that are parts.
+    const PARTS: &'static [&'static str] = &["process"];
+
+    /// Returns the settings of the process. Their faults are reported beside those of `check`.
+    fn process(&self) -> &ProcessSettings;
+
+    /// Reports every other invalid value.
     fn check(&self, faults: &mut Faults);
-
-    /// Returns the Google Cloud project.
-    fn project(&self) -> &str;
-
-    /// Returns the address of the health server.
-    fn http(&self) -> &Http;
-
-    /// Returns the maximum duration of a drain.
-    fn grace_period(&self) -> Duration;
 
     /// Returns the guarantees of these settings, one line each, for `check`.
     fn explain(&self) -> Vec<String> {
@@ -80,8 +79,11 @@ pub trait Settings:
         self.memory().iter().fold(0, |sum, share| sum.saturating_add(share.bytes))
     }
 
-    /// Returns the standard variables of the ecosystem that set keys.
-    fn variables() -> &'static [Variable];
+    /// Returns the standard variables of the ecosystem that set keys, besides `PORT` and
+    /// `GOOGLE_CLOUD_PROJECT`.
+    fn variables() -> &'static [Variable] {
+        &[]
+    }
 }
 
 /// Standard variable of the ecosystem, such as `PUBSUB_EMULATOR_HOST`, and the key that it sets.
@@ -107,13 +109,12 @@ pub enum VariableKind {
     EmulatorHost,
 }
 
-/// Variable `PORT`, which hosting platforms set.
-pub const PORT: Variable =
-    Variable { name: "PORT", key: "http.port", kind: VariableKind::Override };
-
-/// Variable for the project, as Google's tools name it.
-pub const PROJECT: Variable =
-    Variable { name: "GOOGLE_CLOUD_PROJECT", key: "project", kind: VariableKind::Default };
+/// Variables that every service knows: `PORT`, which hosting platforms set, and the project as
+/// Google's tools name it.
+const OF_PROCESS: [Variable; 2] = [
+    Variable { name: "PORT", key: "http.port", kind: VariableKind::Override },
+    Variable { name: "GOOGLE_CLOUD_PROJECT", key: "project", kind: VariableKind::Default },
+];
 
 /// Address at which the health server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]

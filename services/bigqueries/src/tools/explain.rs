@@ -63,7 +63,8 @@ mod tests {
     use rows::column::Kind;
 
     fn settings() -> Settings {
-        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.process.project = "p".into();
         (settings.table.dataset, settings.table.id) = ("d".into(), "t".into());
         let device = Column::new("device_id", Kind::String);
         let from = Some(FieldPath::Attribute("device_id".into()));

@@ -47,7 +47,7 @@ pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
 pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
     let metrics = Metrics::default();
     let key = FirstOf::new(settings.enrichment.key.clone());
-    let source = Firestore::new(&settings.project, &settings.firestore);
+    let source = Firestore::new(&settings.process.project, &settings.firestore);
     let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
     let mut reader = std::pin::pin!(reader);
     let mut story = Story::new();
@@ -61,7 +61,7 @@ pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Sto
         lookup,
         input: settings.enrichment.input,
         on_missing: settings.enrichment.on_missing,
-        topic: TopicName::new(&settings.project, &settings.topic_id),
+        topic: TopicName::new(&settings.process.project, &settings.topic_id),
         metrics: metrics.clone(),
     };
     let outcome = tokio::select! {

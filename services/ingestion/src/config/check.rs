@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pubsub::{DeadLetterConfig, Endpoint};
+use service::Faults;
 use service::cloud::Api;
 use service::memory::Share;
-use service::settings::{PORT, PROJECT, Tls, Variable};
-use service::{Faults, Http};
+use service::settings::{ProcessSettings, Tls, Variable};
 
 use super::{MAX_CONNECTIONS, Mqtt, Settings};
 use crate::guarantee;
@@ -72,8 +72,11 @@ impl Mqtt {
 }
 
 impl service::Settings for Settings {
+    fn process(&self) -> &ProcessSettings {
+        &self.process
+    }
+
     fn check(&self, faults: &mut Faults) {
-        faults.project(&self.project);
         self.mqtt.check(faults);
         routes::check(self, faults);
         let buckets = self.ordering_buckets;
@@ -93,20 +96,6 @@ impl service::Settings for Settings {
         self.storage.check(faults);
         self.pubsub.check(faults);
         faults.limits("pipeline", &self.pipeline);
-        faults.http(&self.http);
-        faults.grace_period(self.grace_period);
-    }
-
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        self.grace_period
     }
 
     fn explain(&self) -> Vec<String> {
@@ -145,6 +134,6 @@ impl service::Settings for Settings {
     }
 
     fn variables() -> &'static [Variable] {
-        &[PORT, PROJECT, Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
+        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
     }
 }

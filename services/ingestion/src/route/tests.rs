@@ -8,7 +8,8 @@ use crate::config::{Producer, RouteSettings};
 use crate::enricher::FromTopic;
 
 fn route(change: impl FnOnce(&mut RouteSettings, &mut Settings)) -> Route<FromTopic> {
-    let mut settings = Settings { project: "p".into(), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.process.project = "p".into();
     let mut route = RouteSettings::default();
     route.source.mqtt_topic = "devices/{device_id}/up".into();
     route.destination.route_name = "uplinks".into();

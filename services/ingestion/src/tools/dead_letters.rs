@@ -29,12 +29,12 @@ pub fn command() -> clap::Command {
 pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
     let dead_letter_tool = DeadLetterTool {
         service: Ingestion::<FromTopic>::NAME,
-        project: &settings.project,
+        project: &settings.process.project,
         pubsub: &settings.pubsub,
         topic: settings
             .dead_letters
             .as_ref()
-            .and_then(|dead_letters| dead_letters.topic(&settings.project)),
+            .and_then(|dead_letters| dead_letters.topic(&settings.process.project)),
         reads: None,
     };
     let routes = Arc::new(Routes::new(&settings.routes)?);

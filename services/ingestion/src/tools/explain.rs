@@ -103,7 +103,8 @@ mod tests {
     use crate::config::{Producer, RouteSettings};
 
     fn settings() -> Settings {
-        let mut settings = Settings { project: "p".into(), ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.process.project = "p".into();
         let mut route = RouteSettings::default();
         route.source.mqtt_topic = "devices/{device_id}/up".into();
         route.destination.route_name = "uplinks".into();

@@ -154,9 +154,9 @@ impl<'a> Intake<'a> {
         DeadLetterTool {
             service: self.service,
             project: self.project,
-            pubsub: self.pubsub,
-            topic: self.dead_letters.and_then(|dead_letters| dead_letters.topic(self.project)),
-            reads: Some(self.subscription),
+            pubsub: &self.settings.pubsub,
+            topic: self.settings.dead_letters.as_ref().and_then(|to| to.topic(self.project)),
+            reads: Some(&self.settings.subscription),
         }
     }
 }

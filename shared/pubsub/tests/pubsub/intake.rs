@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pipeline::Source as _;
 use pipeline::dead_letter::Policy;
-use pubsub::{DeadLetterConfig, Intake, Keyword, Subscription};
+use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Keyword, Subscription};
 use serde_json::json;
 use service::{Context, Health, SharedRegistry};
 use tokio::task::JoinSet;
@@ -25,20 +25,21 @@ async fn until(is_so: impl Fn() -> bool) {
     timeout(PATIENCE, waiting).await.unwrap();
 }
 
+fn settings(env: &TestEnv, id: &str, dead_letters: Option<DeadLetterConfig>) -> IntakeSettings {
+    let subscription = Subscription { id: id.into(), ..Subscription::default() };
+    IntakeSettings { subscription, dead_letters, pubsub: env.endpoint() }
+}
+
+fn intake(settings: &IntakeSettings) -> Intake<'_> {
+    Intake { service: "enrich", project: "p", settings, storage: storage::Endpoint::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intake_reads_and_says_what_it_waits_for() {
     let env = TestEnv::new(json!({})).await;
-    let subscription = Subscription { id: "late".into(), ..Subscription::default() };
     let dead_letters = DeadLetterConfig::Topic { topic_id: "topic".into(), bucket: None };
-    let endpoint = env.endpoint();
-    let intake = Intake {
-        service: "enrich",
-        project: "p",
-        subscription: &subscription,
-        dead_letters: Some(&dead_letters),
-        pubsub: &endpoint,
-        storage: storage::Endpoint::default(),
-    };
+    let settings = settings(&env, "late", Some(dead_letters));
+    let intake = intake(&settings);
     let (context, mut watchers) = (context(), JoinSet::new());
 
     let opened = intake.clone().open([], &context, &mut watchers).await.unwrap();
@@ -66,26 +67,17 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
     assert_eq!((dead_letter_tool.service, dead_letter_tool.project), ("enrich", "p"));
     assert_eq!(
         (dead_letter_tool.topic.as_ref(), dead_letter_tool.reads),
-        (Some(&env.topic), Some(&subscription))
+        (Some(&env.topic), Some(&settings.subscription))
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_left_to_the_subscription_need_its_policy() {
     let env = TestEnv::new(json!({})).await;
-    let subscription = Subscription { id: "subscription".into(), ..Subscription::default() };
     let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
-    let endpoint = env.endpoint();
-    let intake = |dead_letters| Intake {
-        service: "enrich",
-        project: "p",
-        subscription: &subscription,
-        dead_letters,
-        pubsub: &endpoint,
-        storage: storage::Endpoint::default(),
-    };
+    let settings = |dead_letters| settings(&env, "subscription", dead_letters);
     let (context, mut watchers) = (context(), JoinSet::new());
-    let opened = intake(Some(&leave)).open([], &context, &mut watchers).await.unwrap();
+    let opened = intake(&settings(Some(leave))).open([], &context, &mut watchers).await.unwrap();
     let state = || context.health.conditions()["subscription"].clone();
 
     assert!(matches!(opened.dead_letters, Policy::Leave));
@@ -93,10 +85,10 @@ async fn letters_left_to_the_subscription_need_its_policy() {
     env.delete("subscriptions/subscription").await;
     until(|| state().reason.contains("does not exist")).await;
     let policy = json!({ "deadLetterTopic": "projects/p/topics/topic", "maxDeliveryAttempts": 5 });
-    let settings = json!({ "topic": env.topic.as_str(), "deadLetterPolicy": policy });
-    env.put("subscriptions/subscription", settings).await;
+    let subscription = json!({ "topic": env.topic.as_str(), "deadLetterPolicy": policy });
+    env.put("subscriptions/subscription", subscription).await;
     until(|| state().ready).await;
 
-    let nowhere = intake(None).open([], &context, &mut watchers).await;
+    let nowhere = intake(&settings(None)).open([], &context, &mut watchers).await;
     assert!(nowhere.is_err_and(|error| error.to_string().contains("dead_letters")));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 
-use super::{Http, host, names, url};
+use super::{host, names, url};
 
 /// Faults of settings. Each one names its key, the origin of its value, and what would be right.
 #[derive(Debug, Default)]
@@ -73,14 +73,6 @@ impl Faults {
         self.require(range.contains(&value), key, right);
     }
 
-    /// Reports a project id that is missing or invalid. Its key is `project`.
-    pub fn project(&mut self, id: &str) {
-        match id {
-            "" => self.add("project", "required (or GOOGLE_CLOUD_PROJECT)"),
-            id => self.name("project", names::project(id)),
-        }
-    }
-
     /// Reports an invalid bucket name.
     pub fn bucket(&mut self, key: &str, name: &str) {
         self.name(key, names::bucket(name));
@@ -91,15 +83,11 @@ impl Faults {
         self.name(key, names::resource(name, collection));
     }
 
-    fn name(&mut self, key: &str, wrong: Option<String>) {
+    /// Reports an invalid name. `wrong` says what is wrong with it, if anything.
+    pub(super) fn name(&mut self, key: &str, wrong: Option<String>) {
         if let Some(wrong) = wrong {
             self.add(key, wrong);
         }
-    }
-
-    /// Reports an invalid address of the health server. Its section is `http`.
-    pub fn http(&mut self, http: &Http) {
-        self.host("http.host", &http.host);
     }
 
     /// Reports an invalid address to listen on.
@@ -107,12 +95,6 @@ impl Faults {
         if let Err(right) = host::check(host) {
             self.add(key, right);
         }
-    }
-
-    /// Reports a grace period of zero, or of more than a day.
-    pub fn grace_period(&mut self, value: Duration) {
-        let day = Duration::from_secs(24 * 3600);
-        self.duration("grace_period", value, Duration::from_millis(1)..=day);
     }
 
     /// Reports the URL of an emulator or another server, unless it consists of `http` or `https`

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::keys::Keys;
 use super::reading::Reading;
 use super::variables::{self, Layers};
-use super::{Faults, Settings, duplicates};
+use super::{Faults, OF_PROCESS, Settings, duplicates, parts};
 
 /// Reads settings: defaults, then `file`, then `variables`. Later layers override earlier ones.
 ///
@@ -24,9 +24,11 @@ pub fn load<T: Settings>(
 ) -> Result<T, Faults> {
     let variables: Vec<_> = variables.into_iter().collect();
     let (keys, mut faults) = (Keys::of::<T>(), Faults::default());
-    let layers = Layers::of(T::variables(), &variables, &keys, &mut faults);
+    let known = [&OF_PROCESS, T::variables()].concat();
+    let layers = Layers::of(&known, &variables, &keys, &mut faults);
     // These are the service's own defaults, so a key that a section omits keeps its default.
-    let mut figment = Figment::from(Serialized::defaults(T::default())).merge(&layers.weak);
+    let defaults = parts::to_value(&T::default()).unwrap_or_default();
+    let mut figment = Figment::from(Serialized::defaults(defaults)).merge(&layers.weak);
     if let Some(file) = file {
         figment = figment.merge(YamlExtended::file_exact(file));
     }
@@ -47,7 +49,7 @@ pub fn load<T: Settings>(
         add_unknown(&key, &keys, &layers, &mut faults);
     }
     let Some(settings) = settings else { return Err(faults) };
-    settings.check(&mut faults);
+    parts::check(&settings, &mut faults);
     if faults.lines().is_empty() { Ok(settings) } else { Err(faults) }
 }
 

@@ -7,7 +7,7 @@ use serde_path_to_error::{Deserializer, Segment, Track};
 
 use super::variables::Layers;
 use super::wrong_type::{self, Unreadable};
-use super::{Faults, Settings};
+use super::{Faults, Settings, parts};
 
 /// Maximum number of attempts to read. It is twice the number of values of a wrong type that one
 /// report can hold.
@@ -42,6 +42,9 @@ impl<'a> Reading<'a> {
     /// remaining values can be read.
     pub(super) fn read<T: Settings>(mut self, faults: &mut Faults) -> Option<T> {
         let settings = self.read_what_can_be::<T>(faults);
+        // The keys of a part were read together, and their place is among the others.
+        let section = |key: &str| key.split(['.', '[']).next().map(str::to_owned);
+        self.unreadable.sort_by_key(|(unreadable, _)| section(&unreadable.key));
         // The remaining values can be read only now, and they are needed to find the ranges.
         for (unreadable, steps) in &self.unreadable {
             let range = self.range::<T>(unreadable, steps);
@@ -67,7 +70,7 @@ impl<'a> Reading<'a> {
                 }
             };
             let mut faults = Faults::default();
-            settings.check(&mut faults);
+            parts::check(&settings, &mut faults);
             let of_key = |line: &String| Some(line.strip_prefix(&unreadable.key)?.to_owned());
             let told = faults.lines().iter().filter_map(of_key);
             let told: Vec<_> =
@@ -93,6 +96,7 @@ impl<'a> Reading<'a> {
     /// the remaining values can be read.
     fn read_what_can_be<T: Settings>(&mut self, faults: &mut Faults) -> Option<T> {
         let defaults = serde_json::to_value(T::default()).unwrap_or_default();
+        parts::nest::<T>(&mut self.values, &defaults);
         for _ in 0..MAX_ATTEMPTS {
             let mut track = Track::new();
             let deserializer = Deserializer::new(&self.values, &mut track);
@@ -101,7 +105,7 @@ impl<'a> Reading<'a> {
                 Err(error) => error.to_string(),
             };
             let path = track.path();
-            let key = path.to_string();
+            let key = parts::key::<T>(&path.to_string()).to_owned();
             let is_known =
                 |step: &&Segment| matches!(step, Segment::Map { .. } | Segment::Seq { .. });
             let place: Vec<_> = path.iter().take_while(is_known).cloned().collect();

@@ -1,14 +1,15 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 struct Example {
-    http: Http,
-    project: String,
+    #[schemars(flatten)]
+    process: ProcessSettings,
     topic: Topic,
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -17,6 +18,23 @@ struct Example {
     labels: BTreeMap<String, Label>,
     letters: Option<Letters>,
     version: Version,
+}
+
+impl Default for Example {
+    fn default() -> Self {
+        Self {
+            process: ProcessSettings {
+                grace_period: Duration::from_secs(300),
+                ..ProcessSettings::default()
+            },
+            topic: Topic::default(),
+            wait: Duration::ZERO,
+            columns: Vec::new(),
+            labels: BTreeMap::new(),
+            letters: None,
+            version: Version::default(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
@@ -64,7 +82,7 @@ enum Word {
 
 impl Settings for Example {
     fn check(&self, faults: &mut Faults) {
-        faults.require(!self.project.is_empty(), "project", "required");
+        faults.require(!self.process.project.is_empty(), "project", "required");
         faults.require(self.topic.id.len() < 5, "topic.id", "must be short");
         faults.duration("wait", self.wait, Duration::ZERO..=Duration::from_secs(3600));
         faults.endpoint("topic.endpoint", self.topic.endpoint.as_deref());
@@ -80,16 +98,8 @@ impl Settings for Example {
         }
     }
 
-    fn project(&self) -> &str {
-        &self.project
-    }
-
-    fn http(&self) -> &Http {
-        &self.http
-    }
-
-    fn grace_period(&self) -> Duration {
-        Duration::from_secs(1)
+    fn process(&self) -> &ProcessSettings {
+        &self.process
     }
 
     fn variables() -> &'static [Variable] {
@@ -98,7 +108,7 @@ impl Settings for Example {
             key: "topic.endpoint",
             kind: VariableKind::EmulatorHost,
         };
-        &[PORT, PROJECT, EMULATOR]
+        &[EMULATOR]
     }
 }
 
@@ -135,8 +145,8 @@ fn later_layers_win() {
     .unwrap();
 
     assert_eq!(settings.topic.id, "b");
-    assert_eq!(settings.http.port, 3);
-    assert_eq!(settings.project, "of-file");
+    assert_eq!(settings.process.http.port, 3);
+    assert_eq!(settings.process.project, "of-file");
     assert_eq!(settings.topic.endpoint.as_deref(), Some("http://localhost:8085"));
 }
 
@@ -268,7 +278,7 @@ fn a_text_from_a_variable_may_look_like_a_number_or_a_list() {
 
     let settings = read("columns: []", &variables).unwrap();
 
-    assert_eq!((&*settings.project, &*settings.topic.id), ("007", "[a]"));
+    assert_eq!((&*settings.process.project, &*settings.topic.id), ("007", "[a]"));
     assert_eq!(settings.wait, Duration::from_secs(300));
 }
 
@@ -391,15 +401,15 @@ fn the_address_of_an_emulator_needs_a_port_unless_it_is_a_url() {
 #[test]
 fn a_host_to_listen_on_is_an_address_or_a_name() {
     let faults = |host: &str| {
-        let mut faults = Faults::default();
-        faults.http(&Http { host: host.into(), port: 0 });
-        faults.lines().to_vec()
+        let variables = ("DATAFLOW__HTTP__HOST", host);
+        read("project: p\n", &[variables]).err().unwrap_or_default()
     };
 
     assert!(faults("::").is_empty());
     assert_eq!(
         faults("999.0.0.1"),
-        ["http.host: must be an address or a name, such as 0.0.0.0 or 127.0.0.1"]
+        ["http.host: must be an address or a name, such as 0.0.0.0 or 127.0.0.1 \
+          (from variable DATAFLOW__HTTP__HOST)"]
     );
 }
 
@@ -438,4 +448,29 @@ fn a_number_beyond_64_bits_is_named() {
         "{faults:?}"
     );
     assert!(faults[0].contains(" at line 2 "), "{faults:?}");
+}
+
+#[test]
+fn the_keys_of_a_part_are_at_the_top_level() {
+    let settings = read("project: p\nhttp: { port: 1 }\n", &[]).unwrap();
+    let shown = to_value(&settings).unwrap();
+    let faults = read("process: { project: p }\nprocess.project: p\n", &[]).unwrap_err();
+
+    assert_eq!((&shown["project"], &shown["http"]["port"]), (&"p".into(), &1.into()));
+    assert_eq!(shown.get("process"), None);
+    let expected = [
+        "process: unknown key (from FILE)",
+        "process.project: unknown key (from FILE)",
+        "project: required",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn the_schema_has_the_defaults_of_the_service() {
+    let schema = crate::tools::schema::of::<Example>();
+
+    let grace_period = &schema["properties"]["grace_period"];
+    assert_eq!(grace_period["default"], "5m");
+    assert_eq!(schema["properties"].get("process"), None);
 }

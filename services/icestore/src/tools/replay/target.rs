@@ -31,8 +31,10 @@ impl Target {
             return Ok(Self::Mqtt(Box::new(Broker::at(url, user, password, protocol)?)));
         }
         let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
-        let (connection, topic) =
-            (Connection::new(settings.pubsub.clone()), TopicName::new(&settings.project, topic));
+        let (connection, topic) = (
+            Connection::new(settings.intake.pubsub.clone()),
+            TopicName::new(&settings.process.project, topic),
+        );
         Admin::new(&connection).await?.require_audience(&topic).await?;
         Ok(Self::Topic(Publishers::new(&connection).await?, topic))
     }
