@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use bigqueries::tools::ACTIONS;
+use bigqueries::tools::actions;
 use bigqueries::{Bigqueries, config::Settings};
 use message::{Envelope, Message};
 use pipeline::{Error, Reason, Recovery};
@@ -67,7 +67,7 @@ impl Row for Reading {
 }
 
 fn main() -> ExitCode {
-    service::run("Readings in Fahrenheit", &ACTIONS, |settings: Settings| {
+    service::run("Readings in Fahrenheit", &actions::<Reading>(), |settings: Settings| {
         Bigqueries::with_row::<Reading>(settings)
     })
 }

@@ -19,7 +19,7 @@ use crate::routes::Routes;
 /// Returns the subcommand.
 #[must_use]
 pub fn command() -> clap::Command {
-    pubsub::tools::dead_letters::command(&crate::REASONS)
+    pubsub::tools::dead_letters::command(crate::REASONS.refused())
 }
 
 /// Lists, counts, shows or replays dead letters.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use google_cloud_pubsub::model;
 use message::Message;
-use pipeline::{Error, Reasons};
+use pipeline::{Error, Reason};
 use service::{Action, args};
 
 use replay::as_it_was;
@@ -51,7 +51,7 @@ pub struct DeadLetterTool<'a> {
 #[must_use]
 pub const fn action<T: Reads + 'static>() -> Action<T> {
     Action {
-        command: || command(&T::REASONS),
+        command: || command(T::REASONS.refused()),
         act: |settings, given| {
             Box::pin(
                 async move { settings.intake().dead_letter_tool().act(&given, as_it_was).await },
@@ -62,7 +62,8 @@ pub const fn action<T: Reads + 'static>() -> Action<T> {
 
 /// Returns the subcommand of a service whose dead letters have these reasons.
 #[must_use]
-pub fn command(reasons: &Reasons) -> Command {
+pub fn command(reasons: impl IntoIterator<Item = Reason>) -> Command {
+    let reason = filter::reason(reasons);
     let id =
         Arg::new("id").required(true).help("The letter's ingest_id or message id, from `list`");
     let rate = Arg::new("rate")
@@ -89,12 +90,12 @@ pub fn command(reasons: &Reasons) -> Command {
              Every subscription of the topic receives the message, so other services may see it twice, \
              with the same ingest_id.",
         )
-        .arg(filter::reason(reasons))
+        .arg(&reason)
         .args(filter::arguments())
         .args([rate, dry_run, to, args::json()]);
     let list = Command::new("list")
         .about("Lists this service's letters, oldest first; they stay where they are")
-        .arg(filter::reason(reasons))
+        .arg(reason)
         .args(filter::arguments())
         .arg(args::json());
     let count = Command::new("count")

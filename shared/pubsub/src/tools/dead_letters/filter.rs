@@ -7,7 +7,7 @@ use message::Attributes;
 use message::attribute::DEVICE_ID;
 use message::timestamp::parse_rfc3339;
 use message::{Envelope, Message};
-use pipeline::{Reason, Reasons};
+use pipeline::Reason;
 use service::tools::moment;
 use time::OffsetDateTime;
 
@@ -24,11 +24,12 @@ pub(super) struct Filter {
 }
 
 /// Returns the option for one of a service's reasons.
-pub(super) fn reason(reasons: &Reasons) -> Arg {
+pub(super) fn reason(reasons: impl IntoIterator<Item = Reason>) -> Arg {
+    let codes = reasons.into_iter().map(Reason::as_str);
     Arg::new("reason")
         .long("reason")
         .value_name("CODE")
-        .value_parser(PossibleValuesParser::new(reasons.refused().map(Reason::as_str)))
+        .value_parser(PossibleValuesParser::new(codes))
         .help("Only letters of this reason")
 }
 
@@ -129,11 +130,8 @@ mod tests {
 
     #[test]
     fn each_option_is_read() {
-        let reasons = Reasons {
-            refused: &[&[crate::tools::dead_letters::tests::reasons::NO_ROUTE]],
-            skipped: &[],
-        };
-        let command = clap::Command::new("list").arg(reason(&reasons)).args(arguments());
+        let reasons = [crate::tools::dead_letters::tests::reasons::NO_ROUTE];
+        let command = clap::Command::new("list").arg(reason(reasons)).args(arguments());
         let given = |args: &str| {
             let matches = command.clone().no_binary_name(true);
             matches.try_get_matches_from(args.split_whitespace()).unwrap()

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_pubsub::model::DeadLetterPolicy;
 use message::Attributes;
-use pipeline::Recovery;
+use pipeline::{Reasons, Recovery};
 use reqwest::Method;
 use serde_json::json;
 use tonic::Code;
@@ -183,7 +183,8 @@ pub(super) fn refused(data: &str) -> Message {
 
 /// Parses a command line. Reading ends at the first empty answer.
 pub(super) fn given(args: &[&str]) -> ArgMatches {
-    let command = command(&REASONS).mut_arg("wait", |wait| wait.value_parser(value_parser!(u64)));
+    let command =
+        command(REASONS.refused()).mut_arg("wait", |wait| wait.value_parser(value_parser!(u64)));
     let args = ["dead-letters", "--wait", "0"].iter().chain(args);
     command.try_get_matches_from(args).unwrap()
 }

@@ -4,27 +4,27 @@ use super::*;
 
 #[test]
 fn the_command_line_holds_together() {
-    command(&REASONS).debug_assert();
+    command(REASONS.refused()).debug_assert();
 }
 
 #[test]
 fn a_misspelt_reason_is_refused_with_the_nearest_one() {
     let given = ["dead-letters", "replay", "--reason", "row_tpye"];
 
-    let error = command(&REASONS).try_get_matches_from(given).unwrap_err();
+    let error = command(REASONS.refused()).try_get_matches_from(given).unwrap_err();
 
     let text = error.to_string();
     assert_eq!(error.exit_code(), 2);
     assert!(text.contains("[possible values: row_type_mismatch, no_route]"), "{text}");
     let given = ["dead-letters", "list", "--reason", "row_tpye_mismatch"];
-    let text = command(&REASONS).try_get_matches_from(given).unwrap_err().to_string();
+    let text = command(REASONS.refused()).try_get_matches_from(given).unwrap_err().to_string();
     assert!(text.contains("a similar value exists: 'row_type_mismatch'"), "{text}");
 }
 
 #[test]
 fn times_are_given_in_three_forms_and_others_are_refused_with_examples() {
     let parse = |time: &str| {
-        command(&REASONS).try_get_matches_from(["dead-letters", "list", "--since", time])
+        command(REASONS.refused()).try_get_matches_from(["dead-letters", "list", "--since", time])
     };
 
     for time in ["1h", "2026-11-20", "2026-11-20T10:00:00Z"] {
