@@ -58,7 +58,7 @@ pub struct Status {
     pipeline: &'static str,
     watchdog: Watchdog,
     outage: Outage,
-    letter_outage: Outage,
+    dead_letter_outage: Outage,
     in_flight: Arc<InFlight>,
     memory: Arc<MemoryBudget>,
     suspects: Option<Arc<Suspects>>,
@@ -85,8 +85,8 @@ impl Status {
 
     /// Returns why the dead letters cannot be written, and since when.
     #[must_use]
-    pub fn letter_outage(&self) -> Option<(String, OffsetDateTime)> {
-        self.letter_outage.current()
+    pub fn dead_letter_outage(&self) -> Option<(String, OffsetDateTime)> {
+        self.dead_letter_outage.current()
     }
 
     /// Returns why the last write to the destination failed, and when. Later writes may have
@@ -99,8 +99,8 @@ impl Status {
     /// Returns why the last write of a dead letter failed, and when. Later writes may have
     /// succeeded.
     #[must_use]
-    pub fn last_letter_failure(&self) -> Option<(String, OffsetDateTime)> {
-        self.letter_outage.last_failure()
+    pub fn last_dead_letter_failure(&self) -> Option<(String, OffsetDateTime)> {
+        self.dead_letter_outage.last_failure()
     }
 
     /// Returns the messages and bytes that were received but are not yet settled.
@@ -172,9 +172,9 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             in_flight: Arc::new(InFlight::new(limits.max_messages_in_flight, max_bytes)),
             memory: Arc::new(MemoryBudget::new(limits.max_batch_memory)),
             outage: Outage::default(),
-            letter_outage: Outage::default(),
+            dead_letter_outage: Outage::default(),
             pace: Pace::new(write_timeout, limits.lane_count().saturating_mul(limits.max_writes)),
-            letter_pace: Pace::new(limits.attempt_timeout.min(LETTER_TIMEOUT), MAX_LETTERS),
+            dead_letter_pace: Pace::new(limits.attempt_timeout.min(LETTER_TIMEOUT), MAX_LETTERS),
             suspects: open_suspects(&limits, &failure),
             failure,
             limits,
@@ -183,7 +183,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             pipeline: shared.metrics.pipeline(),
             watchdog: Watchdog::new(shared.limits.stall_after),
             outage: shared.outage.clone(),
-            letter_outage: shared.letter_outage.clone(),
+            dead_letter_outage: shared.dead_letter_outage.clone(),
             in_flight: Arc::clone(&shared.in_flight),
             memory: Arc::clone(&shared.memory),
             suspects: shared.suspects.clone(),

@@ -23,10 +23,10 @@ pub(crate) struct Shared<T, S, D> {
     pub in_flight: Arc<InFlight>,
     pub memory: Arc<MemoryBudget>,
     pub outage: Outage,
-    pub letter_outage: Outage,
+    pub dead_letter_outage: Outage,
     pub pace: Pace,
     /// Pace of the dead letters, which are written outside of batches.
-    pub letter_pace: Pace,
+    pub dead_letter_pace: Pace,
     pub suspects: Option<Arc<Suspects>>,
     pub failure: mpsc::Sender<Error>,
 }

@@ -97,7 +97,7 @@ impl Health {
         let mut conditions = inner.conditions.clone();
         let outages = [
             (DESTINATION, inner.pipelines.outage(Status::outage)),
-            (DEAD_LETTERS, inner.pipelines.outage(Status::letter_outage)),
+            (DEAD_LETTERS, inner.pipelines.outage(Status::dead_letter_outage)),
         ];
         for (name, outage) in outages {
             if let Some((reason, since)) = outage {
@@ -161,7 +161,7 @@ impl Inner {
         let errors = [
             self.last_error.clone(),
             of_pipelines(DESTINATION, Status::last_failure),
-            of_pipelines(DEAD_LETTERS, Status::last_letter_failure),
+            of_pipelines(DEAD_LETTERS, Status::last_dead_letter_failure),
         ];
         errors.into_iter().flatten().max_by_key(|(_, at)| *at)
     }

@@ -126,7 +126,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         let lease = LeasePlan::of(&entry.handle.settlement, attempt_timeout);
         match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
-                shared.letter_outage.over();
+                shared.dead_letter_outage.over();
                 let trace = original.trace_id();
                 debug!(reason = reason.as_str(), trace, "a message is in the dead letters");
                 Metrics::count_reason(&metrics.dead_lettered, reason, 1);
@@ -160,12 +160,12 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         let paced = Paced {
             action: "write dead letter",
             // Their own turns, so that they do not wait behind writes that time out.
-            pace: &shared.letter_pace,
+            pace: &shared.dead_letter_pace,
             bytes: letter.message.size(),
             deadline,
         };
         let report =
-            Report::Outage { what: &letter.reason.as_str(), outage: &shared.letter_outage };
+            Report::Outage { what: &letter.reason.as_str(), outage: &shared.dead_letter_outage };
         let write = WriteDeadLetter { dead_letters, letter, paced };
         self.series("dead_letter", deadline, report).run(write).await
     }

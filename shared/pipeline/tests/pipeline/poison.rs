@@ -297,12 +297,12 @@ async fn a_dead_letter_that_is_refused_is_tried_again_with_back_off() {
         let status = running.status();
         let (ended, outage) = tokio::join!(running.ended(), async {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            status.letter_outage()
+            status.dead_letter_outage()
         });
 
         assert!(ended.is_none(), "{with:?}");
         assert!(outage.is_some_and(|(why, _)| why.contains("refused")), "{with:?}");
-        assert!(status.letter_outage().is_none(), "{with:?}");
+        assert!(status.dead_letter_outage().is_none(), "{with:?}");
         // The wait is 100 ms, doubled up to 30 s, and each is at least half of that.
         assert!(start.elapsed() > Duration::from_secs(200), "{with:?}: {:?}", start.elapsed());
         assert!(recorder.recording().nacked.is_empty(), "{with:?}");

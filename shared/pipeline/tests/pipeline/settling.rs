@@ -374,13 +374,13 @@ async fn a_letter_is_written_until_it_is_durable() {
     env.push_all([bad(Kind::Refused, message("1"))]);
     env.pass(seconds(4)).await;
     assert_eq!(env.recorder.recording().acked, ids([]));
-    assert!(env.running.status().letter_outage().is_some());
+    assert!(env.running.status().dead_letter_outage().is_some());
     env.pass(seconds(10)).await;
 
     assert_eq!(env.recorder.recording().acked, ids(["1"]));
     assert_eq!(counted(&env.metrics.dead_lettered, "refused"), 1);
-    assert_eq!(env.running.status().letter_outage(), None);
-    assert!(env.running.status().last_letter_failure().is_some(), "it stays after the outage");
+    assert_eq!(env.running.status().dead_letter_outage(), None);
+    assert!(env.running.status().last_dead_letter_failure().is_some(), "it stays after the outage");
     assert_eq!(env.running.status().last_failure(), None);
 }
 
