@@ -13,12 +13,12 @@ use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
-use service::settings::{ProcessSettings, Variable, VariableKind};
+use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
 use service::{Faults, cloud};
 
 use crate::client;
 use crate::limits::MAX_INSERT_ALL_ROWS;
-use crate::names::TableName;
+use crate::names::{KmsKey, TableName};
 pub use crate::write_api::Api;
 use rows::Mapped;
 use rows::column::Column;
@@ -90,7 +90,7 @@ pub struct TableSettings {
     /// Cloud KMS key that encrypts a new table, such as
     /// `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Left out, the default of the dataset is
     /// used.
-    pub kms_key: Option<String>,
+    pub kms_key: Option<Parsed<KmsKey>>,
     /// Name of a view without duplicates. It is created when it does not exist, and updated when
     /// the columns change. `bigqueries view` prints its query. With partitions, the view removes
     /// duplicates within each partition. It then has a column such as `publish_time_day`: filter by

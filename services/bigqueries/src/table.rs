@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use service::renewable::{Lease, Renewable};
+use service::settings::Parsed;
 use service::tools::preflight::State;
 use service::{Condition, Dependency, WrongSettings};
 use tokio::time::timeout;
@@ -277,7 +278,7 @@ impl Table {
     /// Returns why BigQuery refused to create the table. Names the setting of the key if the refusal
     /// is about the key.
     fn no_table(&self, Refused { message, .. }: &Refused) -> String {
-        let is_about = |key: &String| message.contains(key) || message.contains("KMS");
+        let is_about = |key: &Parsed<_>| message.contains(key.text()) || message.contains("KMS");
         match self.settings.kms_key.as_ref().filter(|key| is_about(key)) {
             Some(_) => format!("it cannot be created with the key of table.kms_key: {message}"),
             None => format!("it cannot be created: {message}"),

@@ -155,17 +155,7 @@ impl Settings {
             );
             faults.require(starts_right && is_right(key) && is_right(value), "table.labels", right);
         }
-        if let Some(key) = &self.table.kms_key {
-            let parts: Vec<_> = key.split('/').collect();
-            let is_key = matches!(
-                parts[..],
-                ["projects", _, "locations", _, "keyRings", _, "cryptoKeys", _]
-            );
-            let right = format!(
-                "must be projects/P/locations/L/keyRings/R/cryptoKeys/K without a version, is `{key}`"
-            );
-            faults.require(is_key && !parts.contains(&""), "table.kms_key", right);
-        }
+        self.table.kms_key.as_ref().map(|key| key.check("table.kms_key", faults));
     }
 }
 
