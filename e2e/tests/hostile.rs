@@ -326,7 +326,7 @@ proptest! {
         let routes = Routes::new(&right.collect()).unwrap();
 
         if let Some(entry) = routes.find(Origin::mqtt(&topic)) {
-            let _filled = entry.filter.fill(&template, &topic);
+            let _filled = entry.filter.template(&template).fill(&topic);
             prop_assert!(entry.filter.captured(&topic).count() <= topic.split('/').count());
         }
     }
@@ -374,7 +374,7 @@ fn enrich_explains_any_message() {
     let target = Target::start();
     let mut settings: enrich::config::Settings =
         load(include_str!("../../services/enrich/example.yaml")).unwrap();
-    settings.firestore.endpoint = Some(target.emulator.url());
+    settings.firestore.endpoint = Some(target.emulator.url().into());
     settings.cache.redis.url = None;
     let cases = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) };
     let mut runner = proptest::test_runner::TestRunner::new(cases);

@@ -55,7 +55,7 @@ fn check(input: &[u8]) -> Result<(), String> {
     if let Some(entry) = found {
         let is_right = matches(entry.filter.as_subscribed(), topic);
         require(is_right, || format!("found {:?}, which does not match", entry.filter))?;
-        let filled = entry.filter.fill(template, topic);
+        let filled = entry.filter.template(template).fill(topic);
         let captured: usize = entry.filter.captured(topic).map(|(_, level)| level.len()).sum();
         let most = template.len() * (captured + 1);
         require(filled.len() <= most, || format!("filled with {filled}"))?;

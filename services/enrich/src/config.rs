@@ -11,7 +11,6 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::Faults;
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};

@@ -84,28 +84,23 @@ impl Filter {
         topic.split('/').nth(index.or_else(|| self.levels().position(|level| level == "+"))?)
     }
 
-    /// Returns a template in which captures replace each `{name}`. Braces in a captured level stay
-    /// unchanged.
+    /// Reads a template, in which captures of this filter replace each `{name}`. Other braces are
+    /// text.
     #[must_use]
-    pub fn fill(&self, template: &str, topic: &str) -> String {
-        let mut filled = String::with_capacity(template.len());
-        let mut rest = template;
+    pub fn template(&self, text: &str) -> Template {
+        let (mut pieces, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once('{') {
-            filled.push_str(before);
+            pieces.push(Piece::Text(before.to_owned()));
             let capture = after.split_once('}').and_then(|(name, behind)| {
-                let (_, value) = self.captured(topic).find(|(known, _)| *known == name)?;
-                Some((value, behind))
+                let (level, _) = self.captures.iter().find(|(_, known)| known == name)?;
+                Some((Piece::Level(*level), behind))
             });
-            rest = if let Some((value, behind)) = capture {
-                filled.push_str(value);
-                behind
-            } else {
-                filled.push('{');
-                after
-            };
+            let (piece, behind) = capture.unwrap_or_else(|| (Piece::Text("{".into()), after));
+            pieces.push(piece);
+            rest = behind;
         }
-        filled.push_str(rest);
-        filled
+        pieces.push(Piece::Text(rest.to_owned()));
+        Template(pieces)
     }
 
     /// Returns a `{name}` in a template that this filter does not capture.
@@ -130,6 +125,33 @@ impl Filter {
     }
 }
 
+/// Template with captures of one filter, such as `{device_id}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Vec<Piece>);
+
+/// Part of a template: text, or the number of a topic's level.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Level(usize),
+}
+
+impl Template {
+    /// Returns the text for a topic that the filter matches. Braces in a level stay unchanged.
+    #[must_use]
+    pub fn fill(&self, topic: &str) -> String {
+        let mut filled = String::new();
+        for piece in &self.0 {
+            filled.push_str(match piece {
+                Piece::Text(text) => text,
+                // A topic that matches has all levels of the captures.
+                Piece::Level(index) => topic.split('/').nth(*index).unwrap_or_default(),
+            });
+        }
+        filled
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -143,7 +165,7 @@ mod tests {
 
         assert_eq!(filter.as_subscribed(), "sites/+/devices/+/#");
         assert_eq!(filter.device_id(topic), Some("d1"));
-        assert_eq!(filter.fill("{site}:{device_id}", topic), "s1:d1");
+        assert_eq!(filter.template("{site}:{device_id}").fill(topic), "s1:d1");
         assert_eq!(filter.missing_capture("{site}{tenant}"), Some("tenant"));
         assert_eq!(Filter::from_str("a/+/+").unwrap().device_id("a/x/y"), Some("x"));
         assert_eq!(Filter::from_str("a/#").unwrap().device_id("a/x"), None);
@@ -153,10 +175,10 @@ mod tests {
     fn braces_of_a_topic_are_no_captures() {
         let filter = Filter::from_str("{a}/{b}").unwrap();
 
-        assert_eq!(filter.fill("{a}-{b}", "{b}/x"), "{b}-x");
-        assert_eq!(filter.fill("{{a}}", "{a}/x"), "{{a}}");
-        assert_eq!(filter.fill("{a}{b", "{/}"), "{{b");
-        assert_eq!(filter.fill("}{none}{b}", "a/b"), "}{none}b");
+        assert_eq!(filter.template("{a}-{b}").fill("{b}/x"), "{b}-x");
+        assert_eq!(filter.template("{{a}}").fill("{a}/x"), "{{a}}");
+        assert_eq!(filter.template("{a}{b").fill("{/}"), "{{b");
+        assert_eq!(filter.template("}{none}{b}").fill("a/b"), "}{none}b");
     }
 
     #[test]

@@ -26,9 +26,8 @@ impl Ordering {
     #[must_use]
     pub fn key(&self, origin: Origin<'_>) -> String {
         let Some(entry) = self.routes.find(origin) else { return String::new() };
-        let Some(template) = &entry.route.ordering_key else { return String::new() };
-        let bucket =
-            hash(&entry.filter.fill(template, origin.address)) % u64::from(self.buckets.max(1));
+        let Some(template) = &entry.ordering_key else { return String::new() };
+        let bucket = hash(&template.fill(origin.address)) % u64::from(self.buckets.max(1));
         format!("b{bucket}")
     }
 }

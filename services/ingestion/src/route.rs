@@ -122,8 +122,8 @@ impl<E: Enricher> Route<E> {
                 attributes.put(name, value);
             }
         }
-        for (name, template) in &entry.route.attributes {
-            attributes.put(name, &entry.filter.fill(template, origin.address));
+        for (name, template) in &entry.attributes {
+            attributes.put(name, &template.fill(origin.address));
         }
         attributes.put_given(&message.attributes);
         let (attributes, enrichment) = attributes.finish();

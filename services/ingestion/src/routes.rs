@@ -6,7 +6,7 @@ use message::{Origin, OriginKind};
 use service::{Faults, WrongSettings};
 
 use crate::config::{Protocol, RouteSettings, Settings};
-use crate::filter::Filter;
+use crate::filter::{Filter, Template};
 
 /// Filter as the service subscribes to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub struct Entry {
     pub name: String,
     /// Filter of the route.
     pub filter: Filter,
+    /// Template of the ordering key.
+    pub ordering_key: Option<Template>,
+    /// Templates of additional attributes, by their names.
+    pub attributes: BTreeMap<String, Template>,
     /// Settings of the route.
     pub route: RouteSettings,
 }
@@ -67,9 +71,13 @@ impl Routes {
             }
             let place = if is_rest { &mut node.rest } else { &mut node.end };
             place.get_or_insert(index);
+            let attributes = route.attributes.iter();
+            let attributes = attributes.map(|(name, text)| (name.clone(), filter.template(text)));
             all.entries.push(Entry {
                 name: name.clone(),
                 filter: filter.clone(),
+                ordering_key: route.ordering_key.as_deref().map(|text| filter.template(text)),
+                attributes: attributes.collect(),
                 route: route.clone(),
             });
         }
@@ -118,7 +126,7 @@ impl Routes {
     /// Returns whether any route has an ordering key.
     #[must_use]
     pub fn has_ordering(&self) -> bool {
-        self.entries.iter().any(|entry| entry.route.ordering_key.is_some())
+        self.entries.iter().any(|entry| entry.ordering_key.is_some())
     }
 }
 
