@@ -93,7 +93,10 @@ fn dead_letters(cloud: &Cloud) -> Option<DeadLetterConfig> {
 }
 
 fn pubsub(cloud: &Cloud) -> Endpoint {
-    Endpoint { endpoint: cloud.endpoint(|urls| &urls.pubsub), ..Endpoint::default() }
+    Endpoint {
+        endpoint: cloud.endpoint(|urls| &urls.pubsub).map(Into::into),
+        ..Endpoint::default()
+    }
 }
 
 /// Returns the settings of a process with its health server on any free port of loopback.
@@ -134,7 +137,7 @@ fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings 
     settings.process = process(cloud, settings.process);
     settings.intake = intake(cloud, ENRICH, settings.intake);
     settings.firestore.collection = cloud.name(DEVICES);
-    settings.firestore.endpoint = cloud.endpoint(|urls| &urls.firestore);
+    settings.firestore.endpoint = cloud.endpoint(|urls| &urls.firestore).map(Into::into);
     settings.cache.redis.url = redis_url;
     settings
 }
@@ -145,7 +148,7 @@ fn bigqueries(cloud: &Cloud) -> bigqueries::config::Settings {
     let mut settings = bigqueries::config::Settings::default();
     settings.process = process(cloud, settings.process);
     settings.intake = intake(cloud, ROWS, settings.intake);
-    settings.bigquery.endpoint = cloud.endpoint(|urls| &urls.bigquery);
+    settings.bigquery.endpoint = cloud.endpoint(|urls| &urls.bigquery).map(Into::into);
     settings.table.dataset = cloud.dataset();
     settings.table.id = TABLE.into();
     settings.table.columns = vec![
@@ -161,7 +164,7 @@ fn icestore(cloud: &Cloud) -> icestore::config::Settings {
     settings.process = process(cloud, settings.process);
     settings.intake = intake(cloud, ARCHIVE, settings.intake);
     settings.storage.bucket = cloud.name(ARCHIVE);
-    settings.storage.endpoint = cloud.endpoint(|urls| &urls.storage);
+    settings.storage.endpoint = cloud.endpoint(|urls| &urls.storage).map(Into::into);
     settings
 }
 

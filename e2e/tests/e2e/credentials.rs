@@ -84,7 +84,7 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
     let cloud = Endpoint::from_shared(emulator.url()).unwrap().connect_lazy();
     let front = Front { cloud, seen: Seen::default() };
     let router = Router::new().fallback(pass).with_state(front.clone());
-    let url = Some(serve(router, &mut tasks).await);
+    let url = Some(serve(router, &mut tasks).await.into());
     let login = Some(Login::ApplicationDefault);
     let (mut bigqueries, mut icestore, mut enrich) =
         (env.bigqueries(), env.icestore(), env.enrich(None));
@@ -158,7 +158,7 @@ async fn rows_go_to_the_endpoint_of_storage_write() {
     write_credentials(&file, &mut tasks).await;
     let mut settings = env.bigqueries();
     settings.bigquery.credentials = Some(Login::ApplicationDefault);
-    settings.bigquery.storage_write_endpoint = Some(storage_write.url());
+    settings.bigquery.storage_write_endpoint = Some(storage_write.url().into());
     let (config, log) = (env.folder.path().join("config"), env.folder.path().join("log"));
     std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
     let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];

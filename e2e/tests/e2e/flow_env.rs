@@ -23,6 +23,8 @@ use enrich::Enrich;
 use icestore::Icestore;
 use ingestion::Ingestion;
 use serde_json::{Map, Value};
+use service::google::EndpointUrl;
+use service::settings::Parsed;
 use service::{Hosted, Service};
 use tokio::time::{sleep, timeout};
 
@@ -143,8 +145,8 @@ impl FlowEnv {
     }
 
     /// Returns the URL of the embedded cloud, if there is one.
-    pub(crate) fn endpoint(&self) -> Option<String> {
-        self.server.as_ref().map(Emulator::url)
+    pub(crate) fn endpoint(&self) -> Option<Parsed<EndpointUrl>> {
+        self.server.as_ref().map(|server| server.url().into())
     }
 
     pub(crate) fn fleet(&self, messages: u64) -> Fleet {

@@ -11,6 +11,8 @@ use e2e::proxy::{Link, Proxy};
 use e2e::reconcile::{self, Destinations, Reconciliation};
 use e2e::redis::Redis;
 use service::Hosted;
+use service::google::EndpointUrl;
+use service::settings::Parsed;
 
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -35,8 +37,8 @@ impl Links {
         links
     }
 
-    fn url(&self, index: usize) -> Option<String> {
-        Some(format!("http://127.0.0.1:{}", self.cloud[index].port()))
+    fn url(&self, index: usize) -> Option<Parsed<EndpointUrl>> {
+        Some(format!("http://127.0.0.1:{}", self.cloud[index].port()).into())
     }
 
     /// Silences all current connections permanently. Later ones work.

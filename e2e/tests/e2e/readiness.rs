@@ -50,7 +50,7 @@ async fn ingestion_waits_for_its_broker() {
 async fn services_wait_for_a_cloud_that_comes_later() {
     let env = FlowEnv::start().await;
     let port = free_port().unwrap();
-    let endpoint = Some(format!("http://127.0.0.1:{port}"));
+    let endpoint = Some(format!("http://127.0.0.1:{port}").into());
     let (mut ingestion, mut icestore) = (env.ingestion(), env.icestore());
     ingestion.pubsub.endpoint.clone_from(&endpoint);
     icestore.intake.pubsub.endpoint.clone_from(&endpoint);

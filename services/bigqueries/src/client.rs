@@ -4,8 +4,9 @@ use google_cloud_bigquery::client::Write;
 use pipeline::{Error, Recovery};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::google::{Access, Login};
+use service::google::{Access, EndpointUrl, Login};
 use service::renewable::Renewable;
+use service::settings::Parsed;
 use service::{Faults, cloud, credentials};
 
 use crate::api::RestApi;
@@ -18,14 +19,14 @@ pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Left out, Google's usual endpoint is used. The variable `BIGQUERY_EMULATOR_HOST`
     /// overrides it.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Parsed<EndpointUrl>>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
     /// `application_default` for an endpoint of Google.
     pub credentials: Option<Login>,
     /// URL of the Storage Write API, such as
     /// `https://bigquerystorage.europe-west3.rep.googleapis.com`. It needs `credentials:
     /// application_default`. Left out, `endpoint` is used.
-    pub storage_write_endpoint: Option<String>,
+    pub storage_write_endpoint: Option<Parsed<EndpointUrl>>,
 }
 
 /// Builds a client of the REST API. Nothing is sent yet.
@@ -43,24 +44,24 @@ pub async fn rest(endpoint: &Endpoint) -> Result<Renewable<RestApi>, Error> {
 
 impl Endpoint {
     async fn access(&self) -> Result<Access, Error> {
-        Access::find(self.endpoint.as_deref(), self.credentials).await
+        Access::find(self.endpoint.as_ref(), self.credentials).await
     }
 
     async fn access_to_storage_write(&self) -> Result<Access, Error> {
         Access::find(self.url_of_storage_write(), self.credentials).await
     }
 
-    fn url_of_storage_write(&self) -> Option<&str> {
+    fn url_of_storage_write(&self) -> Option<&Parsed<EndpointUrl>> {
         // An emulator serves both APIs at one address. Google's address of this API may still stand
         // in the settings file, so it counts only with `application_default`.
-        let url = self.storage_write_endpoint.as_deref();
+        let url = self.storage_write_endpoint.as_ref();
         let url = url.filter(|_| self.credentials == Some(Login::ApplicationDefault));
-        url.or(self.endpoint.as_deref())
+        url.or(self.endpoint.as_ref())
     }
 
     /// Returns the APIs that are called. The table is checked over REST in any case.
     pub(crate) fn apis(&self, write: Api) -> Vec<cloud::Api> {
-        let rest = cloud::Api::new("bigquery", self.endpoint.as_deref(), self.credentials);
+        let rest = cloud::Api::new("bigquery", self.endpoint.as_ref(), self.credentials);
         let storage_write =
             || cloud::Api::new("bigquerystorage", self.url_of_storage_write(), self.credentials);
         let storage_write = (write == Api::StorageWrite).then(storage_write);
@@ -70,13 +71,13 @@ impl Endpoint {
     /// Reports faults of these settings, which belong to the section `bigquery`.
     pub(crate) fn check(&self, faults: &mut Faults) {
         const KEY: &str = "bigquery.storage_write_endpoint";
-        let url = self.storage_write_endpoint.as_deref();
+        let url = self.storage_write_endpoint.as_ref();
         // Any credentials will do here: the variable of an emulator may have replaced those of the
         // file.
         let has_login = url.is_none() || self.credentials.is_some();
         faults.require(has_login, KEY, "needs bigquery.credentials: application_default");
         Login::check_endpoint(KEY, url, self.credentials, faults);
-        Login::check("bigquery", self.endpoint.as_deref(), self.credentials, faults);
+        Login::check("bigquery", self.endpoint.as_ref(), self.credentials, faults);
     }
 }
 

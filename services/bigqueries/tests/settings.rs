@@ -251,7 +251,7 @@ fn an_emulator_is_sent_no_credentials_whatever_the_file_says() {
     let emulator = load(&[&file[..], &[("BIGQUERY_EMULATOR_HOST", "localhost:8085")]].concat());
 
     assert_eq!(regional_one.credentials, Some(Login::ApplicationDefault));
-    assert_eq!(emulator.endpoint.as_deref(), Some("http://localhost:8085"));
+    assert_eq!(emulator.endpoint, Some("http://localhost:8085".into()));
     assert_eq!(emulator.credentials, Some(Login::Anonymous));
 }
 

@@ -11,10 +11,10 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use service::Faults;
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};
-use service::Faults;
 use service::settings::{ProcessSettings, Variable, VariableKind};
 use web::{Listener, Reach};
 
@@ -197,7 +197,7 @@ impl service::Settings for Settings {
     fn apis(&self) -> Vec<Api> {
         let mut apis = self.intake.pubsub.apis(self.intake.dead_letters.as_ref(), &self.storage);
         let firestore = &self.firestore;
-        let endpoint = firestore.endpoint.as_deref();
+        let endpoint = firestore.endpoint.as_ref();
         apis.push(Api::new("firestore", endpoint, firestore.credentials));
         apis
     }
@@ -231,7 +231,7 @@ impl Settings {
         let is_collection = !firestore.collection.is_empty() && !firestore.collection.contains('/');
         let right = "required: the collection of the documents, without `/`";
         faults.require(is_collection, "firestore.collection", right);
-        let endpoint = firestore.endpoint.as_deref();
+        let endpoint = firestore.endpoint.as_ref();
         Login::check("firestore", endpoint, firestore.credentials, faults);
         let range = Duration::from_millis(100)..=Duration::from_secs(60);
         faults.duration("firestore.timeout", firestore.timeout, range);

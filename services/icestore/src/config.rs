@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::cloud::Api;
-use service::google::Login;
+use service::google::{EndpointUrl, Login};
 use service::memory::Share;
-use service::settings::{ProcessSettings, Variable};
+use service::settings::{Parsed, ProcessSettings, Variable};
 use storage::Endpoint;
 
 use crate::format::Format;
@@ -47,7 +47,7 @@ pub struct Storage {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Left out, Google's usual endpoint is used. The variable `STORAGE_EMULATOR_HOST`
     /// overrides it.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Parsed<EndpointUrl>>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
     /// `application_default` for an endpoint of Google.
     pub credentials: Option<Login>,

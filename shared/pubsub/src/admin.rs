@@ -8,6 +8,7 @@ use google_cloud_pubsub::client::{SchemaService, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
 use pipeline::{Error, Recovery};
 use service::renewable::Renewable;
+use service::settings::Parsed;
 use service::{Condition, Pauses, credentials};
 use tokio::time::timeout;
 
@@ -48,7 +49,7 @@ impl Unseen {
     /// Returns advice for a person. `instead` describes an alternative. It is part of the advice
     /// only if Pub/Sub has answered.
     pub(crate) fn advice(&self, endpoint: &Endpoint, instead: &str) -> String {
-        let place = endpoint.endpoint.as_deref().unwrap_or("Google's own Pub/Sub");
+        let place = endpoint.endpoint.as_ref().map_or("Google's own Pub/Sub", Parsed::text);
         match self.code {
             Some(Code::NotFound) => instead.to_owned(),
             Some(Code::PermissionDenied) => {
@@ -335,7 +336,7 @@ mod tests {
     async fn at_most_twenty_subscriptions_of_a_topic_are_examined() {
         service::install_crypto();
         let emulator = emulator::Emulator::start(<_>::default()).await.unwrap();
-        let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
+        let endpoint = Endpoint { endpoint: Some(emulator.url().into()), ..Endpoint::default() };
         let admin = Admin::new(&Connection::new(endpoint)).await.unwrap();
         let topic = TopicName::new("p", "topic");
         let put = async |resource: String, body: serde_json::Value| {

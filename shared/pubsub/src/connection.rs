@@ -173,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_fits_no_header_is_invalid() {
-        let access = Access::new(Some("http://127.0.0.1:1"), None).await;
+        let access = Access::new(Some(&"http://127.0.0.1:1".parse().unwrap()), None).await;
 
         let status = metadata(&access, "topic", "projects/p/topics/a\nb").await.unwrap_err();
 

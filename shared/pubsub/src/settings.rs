@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::cloud::Api;
-use service::google::{Access, Login};
-use service::settings::{Variable, VariableKind};
+use service::google::{Access, EndpointUrl, Login};
+use service::settings::{Parsed, Variable, VariableKind};
 
 use crate::names::TopicName;
 
@@ -43,7 +43,7 @@ pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Default: Google's usual endpoint. The variable `PUBSUB_EMULATOR_HOST` takes
     /// precedence.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Parsed<EndpointUrl>>,
     /// Credentials for `endpoint`. The default `anonymous` is for an emulator;
     /// `application_default` is for Google.
     pub credentials: Option<Login>,
@@ -68,13 +68,13 @@ impl Endpoint {
 
     /// Finds the address and the credentials.
     pub(crate) async fn access(&self) -> Result<Access, Error> {
-        Access::find(self.endpoint.as_deref(), self.credentials).await
+        Access::find(self.endpoint.as_ref(), self.credentials).await
     }
 
     /// Returns the API of these settings.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api::new("pubsub", self.endpoint.as_deref(), self.credentials)
+        Api::new("pubsub", self.endpoint.as_ref(), self.credentials)
     }
 
     /// Returns the API of these settings, and Cloud Storage if dead letters need it.
@@ -91,7 +91,7 @@ impl Endpoint {
 
     /// Reports faults in these settings, under the key `pubsub`.
     pub fn check(&self, faults: &mut Faults) {
-        Login::check("pubsub", self.endpoint.as_deref(), self.credentials, faults);
+        Login::check("pubsub", self.endpoint.as_ref(), self.credentials, faults);
         let is_few = (1..=16).contains(&self.channels);
         faults.require(is_few, "pubsub.channels", format!("must be 1 to 16, is {}", self.channels));
     }
@@ -368,7 +368,7 @@ mod tests {
     fn an_endpoint_is_a_url_with_a_few_channels() {
         let faults = |endpoint: Option<&str>, channels| {
             let endpoint =
-                Endpoint { endpoint: endpoint.map(str::to_owned), credentials: None, channels };
+                Endpoint { endpoint: endpoint.map(Into::into), credentials: None, channels };
             faulty(|faults| endpoint.check(faults))
         };
 

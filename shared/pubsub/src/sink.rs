@@ -119,7 +119,8 @@ mod tests {
     async fn sink() -> Sink {
         service::install_crypto();
         let endpoint = Some("http://127.0.0.1:1".to_owned());
-        let connection = Connection::new(Endpoint { endpoint, ..Endpoint::default() });
+        let connection =
+            Connection::new(Endpoint { endpoint: endpoint.map(Into::into), ..<_>::default() });
         Sink::new(Publishers::new(&connection).await.unwrap(), TopicGuard::new([]))
     }
 

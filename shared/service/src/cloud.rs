@@ -7,8 +7,8 @@ use std::{env, fs};
 use pipeline::Error;
 use serde::{Deserialize, Serialize};
 
-use crate::google::{Access, Login};
-use crate::settings::url;
+use crate::google::{Access, EndpointUrl, Login};
+use crate::settings::{Parsed, url};
 
 /// Variable that names the project to bill. It overrides the one of the credentials.
 const QUOTA_PROJECT: &str = "GOOGLE_CLOUD_QUOTA_PROJECT";
@@ -29,8 +29,12 @@ pub struct Api {
 impl Api {
     /// Creates an API with the endpoint and the credentials of its section.
     #[must_use]
-    pub fn new(name: &'static str, endpoint: Option<&str>, credentials: Option<Login>) -> Self {
-        Self { name, endpoint: endpoint.map(str::to_owned), credentials }
+    pub fn new(
+        name: &'static str,
+        endpoint: Option<&Parsed<EndpointUrl>>,
+        credentials: Option<Login>,
+    ) -> Self {
+        Self { name, endpoint: endpoint.map(ToString::to_string), credentials }
     }
 
     fn login(&self) -> Login {
@@ -132,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn an_emulator_is_told_from_google() {
         let identity = Identity { kind: "service_account".into(), quota_project: Some("p".into()) };
-        let emulator = Api::new("pubsub", Some("http://u:hunter2@localhost:1"), None);
+        let emulator = Api::new("pubsub", Some(&"http://u:hunter2@localhost:1".into()), None);
         let google = Api::new("storage", None, None);
         let usual = Access::new(None, None).await;
 

@@ -1,6 +1,7 @@
 //! Endpoints of Google's APIs, and the credentials for them.
 
 use std::env;
+use std::str::FromStr;
 
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials, anonymous};
 use google_cloud_auth::errors::CredentialsError;
@@ -8,6 +9,7 @@ use pipeline::{Error, Recovery};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::settings::{Parsed, url};
 use crate::{Faults, credentials};
 
 /// Headers of an HTTP request.
@@ -31,6 +33,46 @@ pub enum Login {
     ApplicationDefault,
 }
 
+/// URL of an endpoint: `http` or `https`, and a host. It holds nothing secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointUrl {
+    text: String,
+    host: String,
+    is_https: bool,
+    is_bare: bool,
+}
+
+impl FromStr for EndpointUrl {
+    type Err = String;
+
+    /// Parses a URL. The error never repeats it, because it may hold a secret.
+    fn from_str(text: &str) -> Result<Self, String> {
+        const LIKE: &str = "must be a URL with http:// or https://, such as http://localhost:8085";
+        const INSTEAD: &str = "credentials are Application Default Credentials";
+        let parts = url::split(text, &["http", "https"], LIKE);
+        let url::Parts { scheme, host, path } = parts.map_err(|wrong| wrong.because(INSTEAD))?;
+        Ok(Self {
+            text: text.trim_end_matches('/').to_owned(),
+            host: host.to_owned(),
+            is_https: scheme == "https",
+            is_bare: path.is_empty(),
+        })
+    }
+}
+
+impl EndpointUrl {
+    /// Returns whether the host belongs to Google, or to the cloud that the variable names.
+    #[must_use]
+    pub fn is_google(&self) -> bool {
+        self.is_below(GOOGLE) || named_universe().is_some_and(|domain| self.is_below(&domain))
+    }
+
+    /// Returns whether the host is below a domain.
+    fn is_below(&self, domain: &str) -> bool {
+        self.host.strip_suffix(domain).is_some_and(|name| name.ends_with('.'))
+    }
+}
+
 /// Access to one of Google's APIs: its URL, if it differs from the default, and the credentials.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -44,8 +86,14 @@ impl Access {
     /// needs none.
     ///
     /// # Errors
-    /// Fails with `Stop` when credentials are missing, or have a type that is not supported.
-    pub async fn find(endpoint: Option<&str>, login: Option<Login>) -> Result<Self, Error> {
+    /// Fails with `Stop` when credentials are missing, or have a type that is not supported, and for
+    /// an endpoint that nobody has checked.
+    pub async fn find(
+        endpoint: Option<&Parsed<EndpointUrl>>,
+        login: Option<Login>,
+    ) -> Result<Self, Error> {
+        let url = endpoint.map(|endpoint| endpoint.value("endpoint")).transpose();
+        let url = url.map_err(|wrong| Recovery::Stop.because("read settings", wrong))?;
         let credentials = match login.unwrap_or_else(|| Login::of(endpoint)) {
             Login::Anonymous => None,
             Login::ApplicationDefault => Some(default_credentials().build().map_err(|error| {
@@ -55,12 +103,12 @@ impl Access {
                 Recovery::Stop.because("find credentials", text)
             })?),
         };
-        Ok(Self::new(endpoint, credentials).await)
+        Ok(Self::new(url, credentials).await)
     }
 
     /// Returns the access to an endpoint, or to Google's own one, with credentials that exist
     /// already.
-    pub async fn new(endpoint: Option<&str>, credentials: Option<Credentials>) -> Self {
+    pub async fn new(endpoint: Option<&EndpointUrl>, credentials: Option<Credentials>) -> Self {
         Self::in_universe(named_universe(), endpoint, credentials).await
     }
 
@@ -68,7 +116,7 @@ impl Access {
     /// metadata server does not answer, its credentials report that they have no domain.
     async fn in_universe(
         named: Option<String>,
-        endpoint: Option<&str>,
+        endpoint: Option<&EndpointUrl>,
         credentials: Option<Credentials>,
     ) -> Self {
         let domain = match (named, &credentials) {
@@ -76,7 +124,7 @@ impl Access {
             (None, Some(credentials)) => credentials.universe_domain().await,
             (None, None) => None,
         };
-        let url = endpoint.map(|url| url.trim_end_matches('/').to_owned());
+        let url = endpoint.map(|url| url.text.clone());
         Self { url, credentials, domain: domain.unwrap_or_else(|| GOOGLE.into()) }
     }
 
@@ -120,7 +168,7 @@ impl Access {
 
 impl Login {
     /// Returns the login for an endpoint whose settings name none.
-    pub(crate) fn of(endpoint: Option<&str>) -> Self {
+    pub(crate) fn of<T>(endpoint: Option<T>) -> Self {
         match endpoint {
             Some(_) => Self::Anonymous,
             None => Self::ApplicationDefault,
@@ -129,10 +177,17 @@ impl Login {
 
     /// Reports an endpoint and a login that do not match. Both are in the same section, as
     /// `endpoint` and `credentials`.
-    pub fn check(section: &str, endpoint: Option<&str>, login: Option<Self>, faults: &mut Faults) {
+    pub fn check(
+        section: &str,
+        endpoint: Option<&Parsed<EndpointUrl>>,
+        login: Option<Self>,
+        faults: &mut Faults,
+    ) {
         let key = format!("{section}.credentials");
         Self::check_endpoint(&format!("{section}.endpoint"), endpoint, login, faults);
-        let is_google = endpoint.map(|url| is_below(url, GOOGLE));
+        let is_below =
+            |url: &Parsed<EndpointUrl>| url.value(section).is_ok_and(|url| url.is_below(GOOGLE));
+        let is_google = endpoint.map(is_below);
         let (is_right, right) = match (is_google, login) {
             (None, Some(Self::Anonymous)) => (
                 false,
@@ -149,33 +204,20 @@ impl Login {
     /// Reports an invalid URL, and a URL to which credentials must not be sent.
     pub fn check_endpoint(
         key: &str,
-        endpoint: Option<&str>,
+        endpoint: Option<&Parsed<EndpointUrl>>,
         login: Option<Self>,
         faults: &mut Faults,
     ) {
-        faults.endpoint(key, endpoint);
-        let Some(url) = endpoint.filter(|_| login == Some(Self::ApplicationDefault)) else {
+        let Some(url) = endpoint.and_then(|url| url.check(key, faults)) else { return };
+        if login != Some(Self::ApplicationDefault) {
             return;
-        };
-        let is_here = matches!(address(url), "localhost" | "127.0.0.1" | "[::1]");
+        }
+        let is_here = matches!(&*url.host, "localhost" | "127.0.0.1" | "::1");
         let right = "must begin with https:// where credentials are sent, as \
                      https://pubsub.europe-west3.rep.googleapis.com";
-        faults.require(url.starts_with("https://") || is_here, key, right);
-        let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
-        let is_bare = path.is_none_or(|(_, path)| path.is_empty());
-        faults.require(is_bare, key, "must end with the host or its port");
+        faults.require(url.is_https || is_here, key, right);
+        faults.require(url.is_bare, key, "must end with the host or its port");
     }
-}
-
-/// Returns whether the host in a URL belongs to Google, or to the cloud that the variable names.
-#[must_use]
-pub fn is_google(url: &str) -> bool {
-    is_below(url, GOOGLE) || named_universe().is_some_and(|domain| is_below(url, &domain))
-}
-
-/// Returns whether the host in a URL is below a domain.
-fn is_below(url: &str, domain: &str) -> bool {
-    address(url).strip_suffix(domain).is_some_and(|name| name.ends_with('.'))
 }
 
 /// Builds Application Default Credentials. If the variable names a domain, the credentials get it
@@ -198,14 +240,6 @@ fn domain_of(named: Option<String>) -> Option<String> {
     named.filter(|domain| !domain.is_empty())
 }
 
-/// Returns the host in a URL.
-fn address(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or(rest);
-    let port = authority.rfind(':').filter(|colon| !authority[*colon..].contains(']'));
-    &authority[..port.unwrap_or(authority.len())]
-}
-
 #[cfg(test)]
 mod tests {
     use google_cloud_auth::credentials::user_account;
@@ -216,7 +250,7 @@ mod tests {
 
     fn faults(endpoint: Option<&str>, login: Option<Login>) -> String {
         let mut faults = Faults::default();
-        Login::check("pubsub", endpoint, login, &mut faults);
+        Login::check("pubsub", endpoint.map(Parsed::from).as_ref(), login, &mut faults);
         faults.to_string()
     }
 
@@ -249,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_endpoint_without_a_login_is_an_emulator() {
-        let emulator = Access::find(Some("http://localhost:1/"), None).await.unwrap();
+        let emulator = Access::find(Some(&"http://localhost:1/".into()), None).await.unwrap();
 
         assert_eq!(emulator.url("bigquery"), "http://localhost:1");
         assert!(emulator.headers().await.unwrap().is_empty());
@@ -258,7 +292,7 @@ mod tests {
     #[test]
     fn a_host_of_google_is_below_its_domain() {
         for url in [REGIONAL, "https://firestore.googleapis.com:443/"] {
-            assert!(is_google(url), "{url}");
+            assert!(url.parse::<EndpointUrl>().unwrap().is_google(), "{url}");
         }
         for url in [
             "http://127.0.0.1:8085",
@@ -266,9 +300,10 @@ mod tests {
             "https://notgoogleapis.com",
             "https://proxy.example/firestore.googleapis.com",
         ] {
-            assert!(!is_google(url), "{url}");
+            assert!(!url.parse::<EndpointUrl>().unwrap().is_google(), "{url}");
         }
-        assert!(is_below("https://firestore.cloud.example/", "cloud.example"));
+        let other: EndpointUrl = "https://firestore.cloud.example/".parse().unwrap();
+        assert!(other.is_below("cloud.example"));
         assert_eq!(domain_of(Some("cloud.example".into())).as_deref(), Some("cloud.example"));
     }
 
@@ -280,7 +315,8 @@ mod tests {
         let user = user_account::Builder::new(file).build().unwrap();
 
         let usual = Access::new(None, Some(user.clone())).await;
-        let regional = Access::new(Some(REGIONAL), Some(user.clone())).await;
+        let regional = REGIONAL.parse().unwrap();
+        let regional = Access::new(Some(&regional), Some(user.clone())).await;
         let named =
             Access::in_universe(Some("cloud.example".into()), None, Some(user.clone())).await;
         let unnamed = domain_of(Some(String::new()));

@@ -115,7 +115,7 @@ impl Bucket {
     /// # Errors
     /// `Stop` if no client can be built, for example without credentials.
     pub async fn new(name: &str, settings: &Endpoint) -> Result<Self, Error> {
-        let access = Access::find(settings.endpoint.as_deref(), settings.credentials).await?;
+        let access = Access::find(settings.endpoint.as_ref(), settings.credentials).await?;
         let url = format!("{}/storage/v1/b/{name}", access.url("storage"));
         let storage = Renewable::open({
             let access = access.clone();

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::cloud::Api;
-use service::google::Login;
-use service::settings::{Variable, VariableKind};
+use service::google::{EndpointUrl, Login};
+use service::settings::{Parsed, Variable, VariableKind};
 
 /// Connection to Cloud Storage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -14,7 +14,7 @@ pub struct Endpoint {
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google. Default: Google's usual endpoint. The variable `STORAGE_EMULATOR_HOST` takes
     /// precedence.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Parsed<EndpointUrl>>,
     /// Credentials for `endpoint`. The default `anonymous` is for an emulator;
     /// `application_default` is for Google.
     pub credentials: Option<Login>,
@@ -31,12 +31,12 @@ impl Endpoint {
     /// Returns the API of these settings.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api::new("storage", self.endpoint.as_deref(), self.credentials)
+        Api::new("storage", self.endpoint.as_ref(), self.credentials)
     }
 
     /// Reports faults in these settings.
     pub fn check(&self, faults: &mut Faults) {
-        Login::check("storage", self.endpoint.as_deref(), self.credentials, faults);
+        Login::check("storage", self.endpoint.as_ref(), self.credentials, faults);
     }
 }
 
@@ -48,8 +48,7 @@ mod tests {
     fn an_endpoint_is_a_url_or_left_out() {
         let faults = |endpoint: Option<&str>| {
             let mut faults = Faults::default();
-            Endpoint { endpoint: endpoint.map(str::to_owned), credentials: None }
-                .check(&mut faults);
+            Endpoint { endpoint: endpoint.map(Into::into), credentials: None }.check(&mut faults);
             faults.lines().to_vec()
         };
 

@@ -39,7 +39,7 @@ impl Cloud {
     async fn start() -> Self {
         install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
-        let endpoint = Endpoint { endpoint: Some(emulator.url()), ..<_>::default() };
+        let endpoint = Endpoint { endpoint: Some(emulator.url().into()), ..<_>::default() };
         let cloud = Self { emulator, http: reqwest::Client::new(), endpoint };
         let dataset = json!({ "datasetReference": { "datasetId": "d" } });
         cloud.post("projects/p/datasets", &dataset).await;

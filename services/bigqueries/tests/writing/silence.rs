@@ -56,7 +56,7 @@ async fn a_connection_that_is_gone_without_a_word_is_replaced_once_an_attempt_is
     cloud.table(&columns, settings()).await.unwrap();
     let link = Link::start(&cloud).await;
     let endpoint = Some(format!("http://{}", link.address));
-    let endpoint = Endpoint { endpoint, ..Endpoint::default() };
+    let endpoint = Endpoint { endpoint: endpoint.map(Into::into), ..Endpoint::default() };
     let table = cloud.open(&columns, settings()).await;
     let sink = Sink::storage_write(&endpoint, table).await.unwrap();
     let one = encode(&sink, vec![vec![Cell::Int(1)]]);

@@ -13,8 +13,9 @@ use futures::TryStreamExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use service::google::{self, Access, Login};
+use service::google::{Access, EndpointUrl, Login};
 use service::renewable::{Lease, Renewable};
+use service::settings::Parsed;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ pub struct FirestoreSettings {
     pub database: String,
     /// URL of an emulator, such as `http://localhost:8085`, or of a regional or private endpoint of
     /// Google; Google's default one if unset. The variable `FIRESTORE_EMULATOR_HOST` overrides it.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Parsed<EndpointUrl>>,
     /// Credentials for `endpoint`: `anonymous` for an emulator, which is the default, or
     /// `application_default` for Google.
     pub credentials: Option<Login>,
@@ -98,7 +99,7 @@ async fn open_database(
         .with_request_timeout(settings.timeout * 2)
         // The lookup decides when to try again.
         .with_max_retries(0);
-    let access = Access::find(settings.endpoint.as_deref(), settings.credentials).await;
+    let access = Access::find(settings.endpoint.as_ref(), settings.credentials).await;
     let access = access.map_err(|error| LayerError::of(&error))?;
     let options = options.with_firebase_api_url(access.url("firestore"));
     let opened = FirestoreDb::with_options_auth(options, access.credentials()).await;
@@ -136,8 +137,11 @@ impl Fetch for Firestore {
         let FirestoreSettings { collection, database, endpoint, .. } = &self.settings;
         // All endpoints of Google lead to the same documents. Any other endpoint can be an emulator
         // with its own documents, even if credentials are sent to it.
-        let other = endpoint.as_deref().filter(|url| !google::is_google(url));
-        let other = other.map(|url| format!("{}/", url.trim_end_matches('/')));
+        let is_google = |url: &Parsed<EndpointUrl>| {
+            url.value("firestore.endpoint").is_ok_and(EndpointUrl::is_google)
+        };
+        let other = endpoint.as_ref().filter(|url| !is_google(url));
+        let other = other.map(|url| format!("{}/", url.text().trim_end_matches('/')));
         format!("{}{}/{database}/{collection}", other.unwrap_or_default(), self.project)
     }
 

@@ -83,7 +83,7 @@ impl ProxyEnv {
 
     fn connection(&self, proxies: Matcher, url: String) -> Connection {
         let tls = ClientTlsConfig::new().ca_certificate(self.certificate.clone());
-        let endpoint = Endpoint { endpoint: Some(url), channels: 2, ..Endpoint::default() };
+        let endpoint = Endpoint { endpoint: Some(url.into()), channels: 2, ..Endpoint::default() };
         Connection { endpoint, proxies: Arc::new(proxies), tls }
     }
 

@@ -23,7 +23,7 @@ const TIME_LIMIT: Duration = PATIENCE;
 
 async fn policy(env: &TestEnv, dead_letters: &DeadLetterConfig) -> Policy<DeadLetters> {
     let publishers = Publishers::new(&env.connection).await.unwrap();
-    let storage = storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() };
+    let storage = storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() };
     DeadLetters::policy(dead_letters, "p", &publishers, &env.guard, &storage).await.unwrap()
 }
 
@@ -78,7 +78,7 @@ async fn what_is_too_big_is_in_an_object_of_the_bucket() {
 
     assert_eq!(letter.data, "");
     let object = letter.attributes["dl_object"].strip_prefix("gs://dead-letters/").unwrap();
-    let storage = storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() };
+    let storage = storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() };
     let bucket = storage::Bucket::new("dead-letters", &storage).await.unwrap();
     assert_eq!(bucket.read(object).await.unwrap(), message.data);
 }

@@ -42,7 +42,7 @@ impl TestEnv {
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint { endpoint: Some(self.emulator.url()), ..Endpoint::default() }
+        Endpoint { endpoint: Some(self.emulator.url().into()), ..Endpoint::default() }
     }
 
     pub(crate) async fn put(&self, resource: &str, body: serde_json::Value) {
@@ -93,7 +93,7 @@ impl TestEnv {
 
 /// Creates a connection to a proxy, or to the emulator itself.
 pub(crate) fn connection(url: String) -> Connection {
-    Connection::new(Endpoint { endpoint: Some(url), ..Endpoint::default() })
+    Connection::new(Endpoint { endpoint: Some(url.into()), ..Endpoint::default() })
 }
 
 /// Waits for the next delivery.

@@ -18,7 +18,7 @@ async fn look(
     let preflight = Preflight {
         project: "p",
         pubsub: &env.endpoint(),
-        storage: &storage::Endpoint { endpoint: Some(env.emulator.url()), ..<_>::default() },
+        storage: &storage::Endpoint { endpoint: Some(env.emulator.url().into()), ..<_>::default() },
         topics: topics.iter().map(|id| TopicName::new("p", id)).collect(),
         subscription: Some(&subscription),
         dead_letters,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use humantime_serde::re::humantime::format_duration;
 
-use super::{host, names, url};
+use super::{host, names};
 
 /// Faults of settings. Each one names its key, the origin of its value, and what would be right.
 #[derive(Debug, Default)]
@@ -94,18 +94,6 @@ impl Faults {
     pub fn host(&mut self, key: &str, host: &str) {
         if let Err(right) = host::check(host) {
             self.add(key, right);
-        }
-    }
-
-    /// Reports the URL of an emulator or another server, unless it consists of `http` or `https`
-    /// and a host. It must hold nothing secret.
-    pub fn endpoint(&mut self, key: &str, url: Option<&str>) {
-        const LIKE: &str = "must be a URL with http:// or https://, such as http://localhost:8085";
-        const INSTEAD: &str = "credentials are Application Default Credentials";
-        if let Some(url) = url
-            && let Err(wrong) = url::check(url, &["http", "https"], LIKE)
-        {
-            self.add(key, wrong.because(INSTEAD));
         }
     }
 

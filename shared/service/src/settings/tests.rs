@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::google::EndpointUrl;
 
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
@@ -50,7 +51,7 @@ enum Version {
 #[serde(default)]
 struct Topic {
     id: String,
-    endpoint: Option<String>,
+    endpoint: Option<Parsed<EndpointUrl>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema, Serialize)]
@@ -85,7 +86,7 @@ impl Settings for Example {
         faults.require(!self.process.project.is_empty(), "project", "required");
         faults.require(self.topic.id.len() < 5, "topic.id", "must be short");
         faults.duration("wait", self.wait, Duration::ZERO..=Duration::from_secs(3600));
-        faults.endpoint("topic.endpoint", self.topic.endpoint.as_deref());
+        self.topic.endpoint.as_ref().map(|url| url.check("topic.endpoint", faults));
         for (index, column) in self.columns.iter().enumerate() {
             let right = !column.name.is_empty();
             faults.require(right, &format!("columns[{index}].name"), "required");
@@ -147,7 +148,7 @@ fn later_layers_win() {
     assert_eq!(settings.topic.id, "b");
     assert_eq!(settings.process.http.port, 3);
     assert_eq!(settings.process.project, "of-file");
-    assert_eq!(settings.topic.endpoint.as_deref(), Some("http://localhost:8085"));
+    assert_eq!(settings.topic.endpoint, Some("http://localhost:8085".into()));
 }
 
 #[test]

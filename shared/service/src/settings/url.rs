@@ -35,18 +35,29 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// Checks that a URL has one of these schemes and a host, and holds nothing secret.
+/// Parts of a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parts<'a> {
+    /// Scheme, such as `https`.
+    pub scheme: &'a str,
+    /// Host, without the brackets of an IPv6 address.
+    pub host: &'a str,
+    /// Path, without the slash at its start.
+    pub path: &'a str,
+}
+
+/// Splits a URL that has one of these schemes and a host, and holds nothing secret.
 ///
 /// # Errors
 /// Returns what is wrong. `like` says what would be right.
-pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wrong> {
+pub fn split<'a>(url: &'a str, schemes: &[&str], like: &'static str) -> Result<Parts<'a>, Wrong> {
     // This check comes first, because a text that is no URL may hold a password too.
     if url.contains(['@', '?', '#']) {
         return Err(Wrong::Secret);
     }
-    let is_right = || {
+    let parts = || {
         let (scheme, rest) = url.split_once("://")?;
-        let authority = rest.split('/').next()?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (host, port) = match authority.strip_prefix('[') {
             // IPv6 addresses are in brackets.
             Some(rest) => rest.split_once(']')?,
@@ -54,9 +65,9 @@ pub fn check(url: &str, schemes: &[&str], like: &'static str) -> Result<(), Wron
         };
         let is_port = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
         let is_host = host::check(host).is_ok();
-        (schemes.contains(&scheme) && is_host && is_port).then_some(())
+        (schemes.contains(&scheme) && is_host && is_port).then_some(Parts { scheme, host, path })
     };
-    is_right().ok_or(Wrong::Form(like))
+    parts().ok_or(Wrong::Form(like))
 }
 
 /// Returns the error text for a secret file that cannot be read.
@@ -100,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_url_has_a_scheme_a_host_and_a_port_that_is_one() {
-        let check = |url| check(url, &["http", "https"], LIKE);
+        let check = |url| split(url, &["http", "https"], LIKE).map(|_| ());
 
         for right in ["http://h", "https://h:1/", "http://127.0.0.1:80/path", "http://[::1]:80"] {
             assert_eq!(check(right), Ok(()), "{right}");
@@ -113,11 +124,21 @@ mod tests {
     }
 
     #[test]
+    fn a_url_has_parts() {
+        let parts = |url| split(url, &["http"], LIKE).unwrap();
+
+        assert_eq!(parts("http://[::1]:80/a/b").host, "::1");
+        let whole = Parts { scheme: "http", host: "h", path: "a/b" };
+        assert_eq!(parts("http://h:80/a/b"), whole);
+        assert_eq!(parts("http://h/").path, "");
+    }
+
+    #[test]
     fn a_secret_is_refused_and_never_repeated() {
         let secrets =
             ["http://u:hunter2@h", "u:hunter2@h", "redis://:hun/ter2@h", "http://h?key=hunter2"];
         for url in secrets {
-            let wrong = check(url, &["http", "redis"], LIKE).unwrap_err();
+            let wrong = split(url, &["http", "redis"], LIKE).unwrap_err();
 
             assert_eq!(wrong, Wrong::Secret, "{url}");
             assert!(!wrong.to_string().contains("ter2"), "{wrong}");

@@ -107,7 +107,7 @@ impl RedisSettings {
         let others = others.map(|(index, url)| (format!("cache.redis.other_urls[{index}]"), url));
         let all = self.url.iter().map(|url| ("cache.redis.url".to_owned(), url)).chain(others);
         for (key, url) in all {
-            if let Err(wrong) = url::check(url, &["redis", "rediss"], LIKE) {
+            if let Err(wrong) = url::split(url, &["redis", "rediss"], LIKE) {
                 faults.add(&key, wrong.because(INSTEAD));
             } else if self.mode == Mode::Cluster && has_database(url) {
                 faults.add(&key, "must not have a database: a cluster has number 0 alone");

@@ -52,7 +52,7 @@ impl Broker {
     ) -> anyhow::Result<Self> {
         const LIKE: &str = "must be mqtt://host:port or mqtts://host:port";
         const INSTEAD: &str = "use --mqtt-username and --mqtt-password-file";
-        if let Err(wrong) = url::check(url, &["mqtt", "mqtts"], LIKE) {
+        if let Err(wrong) = url::split(url, &["mqtt", "mqtts"], LIKE) {
             bail!("--to-mqtt {}", wrong.because(INSTEAD));
         }
         let right = format!("--to-mqtt {LIKE}");

@@ -242,7 +242,7 @@ mod tests {
 
     async fn failure_of(url: String) -> Failure {
         service::install_crypto();
-        let endpoint = Endpoint { endpoint: Some(url), ..Endpoint::default() };
+        let endpoint = Endpoint { endpoint: Some(url.into()), ..Endpoint::default() };
         let puller = Puller::new(&endpoint, "projects/p/subscriptions/s").await.unwrap();
         puller.attempt("pull", &json!({})).await.unwrap_err()
     }

@@ -43,7 +43,7 @@ impl TestEnv {
     pub(super) async fn with_letters(count: usize) -> Self {
         service::install_crypto();
         let emulator = Emulator::start(Options::default()).await.unwrap();
-        let endpoint = Endpoint { endpoint: Some(emulator.url()), ..Endpoint::default() };
+        let endpoint = Endpoint { endpoint: Some(emulator.url().into()), ..Endpoint::default() };
         let publishers = Publishers::new(&Connection::new(endpoint.clone())).await.unwrap();
         let env = Self { emulator, endpoint, publishers };
         env.add_topic("dead-letters").await;

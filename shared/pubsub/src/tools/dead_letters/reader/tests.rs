@@ -35,7 +35,7 @@ impl Reader {
 async fn unconnected() -> Reader {
     service::install_crypto();
     let url = Some("http://127.0.0.1:1".to_owned());
-    let endpoint = crate::settings::Endpoint { endpoint: url, ..<_>::default() };
+    let endpoint = crate::settings::Endpoint { endpoint: url.map(Into::into), ..<_>::default() };
     let puller = Puller::new(&endpoint, "projects/p/subscriptions/s").await.unwrap();
     Reader::new(puller, Limits { max: 10, wait: Duration::ZERO }).unwrap()
 }
