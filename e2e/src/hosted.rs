@@ -47,16 +47,21 @@ impl HostedService {
     /// Waits until the service is ready.
     ///
     /// # Errors
-    /// Fails when it takes longer than `patience`. The error names the condition that is missing.
+    /// Fails at once when the service fails, with its error. Also fails when it takes longer than
+    /// `patience`, and names the condition that is missing.
     pub async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
         let health = self.hosted.health();
         let is_ready = async {
             while !health.is_ready() {
+                if let Some(failure) = health.dead() {
+                    bail!("{} failed: {failure}", self.name);
+                }
                 sleep(Duration::from_millis(20)).await;
             }
+            Ok(())
         };
-        if timeout(patience, is_ready).await.is_ok() {
-            return Ok(());
+        if let Ok(ended) = timeout(patience, is_ready).await {
+            return ended;
         }
         match health.conditions().into_iter().find(|(_, state)| !state.ready) {
             Some((name, state)) => bail!("{} waits for {name}: {}", self.name, state.reason),
@@ -76,5 +81,23 @@ impl HostedService {
     /// Fails when a part of the service fails.
     pub async fn shutdown(self, grace: Duration) -> anyhow::Result<()> {
         self.hosted.shutdown(grace).await.with_context(|| format!("drain {}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_fails_is_not_waited_for() {
+        let mut settings = ingestion::config::Settings::default();
+        settings.process.http = service::Http { host: "127.0.0.1".into(), port: 0 };
+        let service = HostedService::start(Ingestion::new(settings)).await.unwrap();
+
+        let ready = service.ready(Duration::from_secs(3600));
+        let failure = timeout(Duration::from_secs(60), ready).await.unwrap().unwrap_err();
+
+        let text = format!("{failure:#}");
+        assert!(text.starts_with("ingestion failed: mqtt.url: "), "{text}");
     }
 }
