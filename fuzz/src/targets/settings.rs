@@ -72,7 +72,7 @@ fn check(input: &[u8]) -> Result<(), String> {
 fn one<T: Settings>(file: &NamedTempFile, variables: &[(String, String)]) -> Result<(), String> {
     match load::<T>(Some(file.path()), variables.to_vec()) {
         Ok(settings) => {
-            let _said = settings.explain();
+            let _said = settings.explain().map_err(|wrong| wrong.to_string())?;
             let written = to_value(&settings).map_err(|error| error.to_string())?;
             require(written.is_object(), || "nothing is written".into())
         }

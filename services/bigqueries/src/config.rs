@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::memory::{self, Share};
 use service::settings::{Parsed, ProcessSettings, Variable, VariableKind};
-use service::{Faults, cloud};
+use service::{Faults, WrongSettings, cloud};
 
 use crate::client;
 use crate::limits::MAX_INSERT_ALL_ROWS;
@@ -256,7 +256,7 @@ impl service::Settings for Settings {
         faults.require(rows <= MAX_INSERT_ALL_ROWS, "pipeline.batch.max_messages", right);
     }
 
-    fn explain(&self) -> Vec<String> {
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let way = match self.write {
             Api::StorageWrite => "each message is a row at least once",
             Api::InsertAll => {
@@ -276,7 +276,7 @@ impl service::Settings for Settings {
                  insert_all would"
             )
         });
-        std::iter::once(way.to_owned()).chain(left_out).chain(dead_letters).collect()
+        Ok(std::iter::once(way.to_owned()).chain(left_out).chain(dead_letters).collect())
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -80,7 +80,7 @@ impl<R: Rows> Service for Bigqueries<R> {
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
         let table_condition = health.condition("table");
-        health.tell("guarantees", service::Settings::explain(&settings));
+        health.tell("guarantees", service::Settings::explain(&settings)?);
 
         let columns: Arc<[Column]> = rows.columns().into();
         let (sink, table) = open(&settings, Arc::clone(&columns)).await?;

@@ -11,11 +11,11 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint, Intake, IntakeSettings, Reads};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::Faults;
 use service::cloud::Api;
 use service::google::Login;
 use service::memory::{self, Share};
 use service::settings::{ProcessSettings, Variable, VariableKind};
+use service::{Faults, WrongSettings};
 use web::{Listener, Reach};
 
 use crate::cache::firestore;
@@ -176,14 +176,14 @@ impl service::Settings for Settings {
         self.admin.listener().check(Admin::SECTION, Reach::Anywhere, faults);
     }
 
-    fn explain(&self) -> Vec<String> {
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
         let missing = match self.enrichment.on_missing {
             OnMissing::Pass => "messages of unknown devices go on without a document",
             OnMissing::DeadLetter => "messages of unknown devices go to the dead letters",
             OnMissing::Drop => "messages of unknown devices are dropped: may be lost",
         };
         let dead_letters = self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee);
-        std::iter::once(missing.to_owned()).chain(dead_letters).collect()
+        Ok(std::iter::once(missing.to_owned()).chain(dead_letters).collect())
     }
 
     fn warnings(&self) -> Vec<String> {

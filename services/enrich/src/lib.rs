@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use pipeline::{Pipeline, Reasons};
 use pubsub::{Reads as _, TopicGuard, TopicName};
-use service::{Condition, Context, Dependency, Health, Pauses, Running, Service};
+use service::{Condition, Context, Dependency, Health, Pauses, Running, Service, WrongSettings};
 use tokio::task::JoinSet;
 use web::Server;
 
@@ -95,7 +95,7 @@ impl<K: Key, A: Apply, F: Fetch> Service for Enrich<K, A, F> {
         let (lookup, admin) = open(&settings, source, &metrics, context, &mut watchers).await?;
         let topic = TopicName::new(&settings.process.project, &settings.topic_id);
         let opened = settings.intake().open([topic.clone()], context, &mut watchers).await?;
-        context.health.tell("guarantees", guarantees(&settings, &opened.guard));
+        context.health.tell("guarantees", guarantees(&settings, &opened.guard)?);
         let pipeline = Pipeline {
             service: Self::NAME,
             source: opened.source,
@@ -149,14 +149,14 @@ async fn open<F: Fetch>(
     Ok((lookup, admin))
 }
 
-fn guarantees(settings: &Settings, guard: &TopicGuard) -> Vec<String> {
-    let mut lines = service::Settings::explain(settings);
+fn guarantees(settings: &Settings, guard: &TopicGuard) -> Result<Vec<String>, WrongSettings> {
+    let mut lines = service::Settings::explain(settings)?;
     if !guard.unchecked().is_empty() {
         lines.push(
             "whether somebody sees all messages of the topic is unchecked: the log says why".into(),
         );
     }
-    lines
+    Ok(lines)
 }
 
 /// Sets `condition` to ready while the source answers, and reports the state of Redis. Never

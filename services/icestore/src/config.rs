@@ -9,11 +9,11 @@ use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Intake, IntakeSettings, Reads, Subscription};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use service::Faults;
 use service::cloud::Api;
 use service::google::{EndpointUrl, Login};
 use service::memory::Share;
 use service::settings::{Parsed, ProcessSettings, Variable};
+use service::{Faults, WrongSettings};
 use storage::Endpoint;
 
 use crate::format::Format;
@@ -157,8 +157,8 @@ impl service::Settings for Settings {
         );
     }
 
-    fn explain(&self) -> Vec<String> {
-        self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect()
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+        Ok(self.intake.dead_letters.iter().map(DeadLetterConfig::guarantee).collect())
     }
 
     fn apis(&self) -> Vec<Api> {

@@ -72,7 +72,7 @@ impl<K: BatchKey> Service for Icestore<K> {
         let objects = Objects::default();
         context.registry.register(|registry| objects.register(registry));
         let bucket_condition = health.condition("bucket");
-        health.tell("guarantees", service::Settings::explain(&settings));
+        health.tell("guarantees", service::Settings::explain(&settings)?);
 
         let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
         bucket.wait(&bucket_condition).await;

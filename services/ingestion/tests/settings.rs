@@ -34,6 +34,19 @@ fn the_example_is_right_and_shows_the_defaults() {
 }
 
 #[test]
+fn settings_that_nobody_has_checked_promise_nothing() {
+    let mut settings = Settings::default();
+    let mut route = RouteSettings::default();
+    route.source.mqtt_topic = "devices/#/up".into();
+    settings.routes.insert("a".into(), route);
+
+    let wrong = settings.explain().unwrap_err();
+
+    let text = "routes.a.source.mqtt_topic: `#` must be the last level";
+    assert_eq!(wrong.to_string(), text);
+}
+
+#[test]
 fn programs_read_whether_settings_are_right() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.yaml");
     let json = |checked: &Output| serde_json::from_slice::<Value>(&checked.stdout).unwrap();

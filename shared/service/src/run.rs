@@ -134,13 +134,10 @@ fn act_on<S: Service>(
             let signals = Signals::listen(settings.process().grace_period)?;
             runtime.block_on(live(signals, make, settings))
         }
-        Command::Check(form) => {
-            report_right::<S>(&settings, form);
-            Ok(())
-        }
+        Command::Check(form) => report_right::<S>(&settings, form),
         Command::CheckOnline(form) => {
             if form == Form::Text {
-                report_right::<S>(&settings, form);
+                report_right::<S>(&settings, form)?;
             }
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
@@ -164,8 +161,8 @@ fn warnings(settings: &impl Settings) -> Vec<String> {
 }
 
 /// Prints what right settings promise, and the memory that they allow.
-fn report_right<S: Service>(settings: &S::Settings, form: Form) {
-    let guarantees = settings.explain();
+fn report_right<S: Service>(settings: &S::Settings, form: Form) -> anyhow::Result<()> {
+    let guarantees = settings.explain()?;
     let account = Account::of(settings.memory(), settings.memory_bytes());
     match form {
         Form::Json => output::line(format_args!(
@@ -184,6 +181,7 @@ fn report_right<S: Service>(settings: &S::Settings, form: Form) {
             guarantees.into_iter().chain(lines).for_each(output::line);
         }
     }
+    Ok(())
 }
 
 /// Prints what is wrong with settings.

@@ -48,8 +48,11 @@ pub trait Settings:
     fn check(&self, faults: &mut Faults);
 
     /// Returns the guarantees of these settings, one line each, for `check`.
-    fn explain(&self) -> Vec<String> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// A value is wrong, and nobody has checked these settings.
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+        Ok(Vec::new())
     }
 
     /// Returns settings that work, but may surprise, one line each. For `check`, `plan` and the log.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pubsub::{DeadLetterConfig, Endpoint};
-use service::Faults;
 use service::cloud::Api;
 use service::memory::Share;
 use service::settings::{ProcessSettings, Tls, Variable};
+use service::{Faults, WrongSettings};
 
 use super::{MAX_CONNECTIONS, Mqtt, Settings};
 use crate::guarantee;
@@ -98,11 +98,8 @@ impl service::Settings for Settings {
         faults.limits("pipeline", &self.pipeline);
     }
 
-    fn explain(&self) -> Vec<String> {
-        match Routes::new(&self.routes) {
-            Ok(routes) => guarantee::of(self, &routes, false, &Grants::new()),
-            Err(wrong) => vec![wrong.to_string()],
-        }
+    fn explain(&self) -> Result<Vec<String>, WrongSettings> {
+        Ok(guarantee::of(self, &Routes::new(&self.routes)?, false, &Grants::new()))
     }
 
     fn apis(&self) -> Vec<Api> {
