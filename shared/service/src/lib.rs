@@ -41,7 +41,7 @@ use tracing::error;
 
 pub use health::{Condition, Health, Pauses};
 pub use host::Hosted;
-pub use run::{Acting, Action, install_crypto, run};
+pub use run::{Acting, Action, Tool, install_crypto, run};
 pub use settings::{Faults, Http, Settings, WrongSettings};
 pub use tools::preflight::Dependency;
 

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::ArgMatches;
+use clap::{ArgMatches, Parser};
 use serde_json::json;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::args::{Asked, Command};
+use crate::args::{Command, JsonOption};
 use crate::memory::Account;
 use crate::settings::{self, Faults, Settings, WrongSettings};
 use crate::signals::{FAILED, LOG_PATIENCE, Signals};
@@ -34,6 +34,28 @@ pub struct Action<T> {
     pub command: fn() -> clap::Command,
     /// Does it. A failure is exit code 1.
     pub act: fn(T, ArgMatches) -> Acting,
+}
+
+/// Subcommand with its parsed arguments. `T` are the settings of the service.
+pub trait Tool<T>: Parser {
+    /// Runs the tool.
+    ///
+    /// # Errors
+    /// A failure is exit code 1.
+    fn run(self, settings: T) -> impl Future<Output = anyhow::Result<()>>;
+}
+
+impl<T: 'static> Action<T> {
+    /// Returns the action that parses the arguments of a tool and runs it.
+    #[must_use]
+    pub const fn of<A: Tool<T> + 'static>() -> Self {
+        Self {
+            command: A::command,
+            act: |settings, given| {
+                Box::pin(async move { A::from_arg_matches(&given)?.run(settings).await })
+            },
+        }
+    }
 }
 
 /// Runs a service as this process: reads arguments, settings and variables, makes the service of
@@ -75,14 +97,13 @@ fn run_from<S: Service>(
     make: impl FnOnce(S::Settings) -> S,
 ) -> u8 {
     let commands: Vec<_> = actions.iter().map(|action| (action.command)()).collect();
-    let (config, command) = match args::parse(arguments, S::NAME, about, &commands) {
-        Asked::Of(config, command) => (config, command),
-        Asked::Schema => {
-            output::line(format_args!("{:#}", schema::of::<S::Settings>()));
-            return 0;
-        }
+    let (config, command) = args::parse(arguments, S::NAME, about, &commands);
+    let settings = match command {
+        // The schema is the same for all settings.
+        Command::Schema => Ok(S::Settings::default()),
+        _ => settings::load::<S::Settings>(config.as_deref(), std::env::vars()),
     };
-    let settings = match settings::load::<S::Settings>(config.as_deref(), std::env::vars()) {
+    let settings = match settings {
         Ok(settings) => settings,
         Err(faults) => {
             report_faults::<S>(&faults, command.form());
@@ -134,21 +155,25 @@ fn act_on<S: Service>(
             let signals = Signals::listen(settings.process().grace_period)?;
             runtime.block_on(live(signals, make, settings))
         }
-        Command::Check(form) => report_right::<S>(&settings, form),
-        Command::CheckOnline(form) => {
+        Command::Check { online: false, output } => report_right::<S>(&settings, output.form),
+        Command::Check { online: true, output: JsonOption { form } } => {
             if form == Form::Text {
                 report_right::<S>(&settings, form)?;
             }
             let dependencies = runtime.block_on(make(settings).preflight())?;
             preflight::report(dependencies, form)
         }
-        Command::Plan(form) => {
+        Command::Plan(JsonOption { form }) => {
             let (warnings, costs) = (warnings(&settings), settings.costs());
             let addresses = cloud::addresses(settings.apis());
             let service = make(settings);
             let both = async { tokio::join!(addresses, service.preflight()) };
             let (cloud, dependencies) = runtime.block_on(both);
             Plan { warnings, costs, cloud: cloud?, dependencies: dependencies? }.report(form)
+        }
+        Command::Schema => {
+            output::line(format_args!("{:#}", schema::of::<S::Settings>()));
+            Ok(())
         }
         Command::Probe => probe::readiness(&settings.process().http),
         Command::Act(index, given) => runtime.block_on((actions[index].act)(settings, given)),
