@@ -12,12 +12,8 @@ pub mod explain;
 pub mod retire;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [RETIRE, EXPLAIN, DEAD_LETTERS];
+pub const ACTIONS: [Action<Settings>; 3] = [Action::of::<retire::Retire>(), EXPLAIN, DEAD_LETTERS];
 
-const RETIRE: Action<Settings> = Action {
-    command: retire::command,
-    act: |settings, given| Box::pin(retire::act(settings, given)),
-};
 const EXPLAIN: Action<Settings> = Action {
     command: explain::command,
     act: |settings, given| Box::pin(explain::act(settings, given)),

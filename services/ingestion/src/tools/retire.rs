@@ -1,7 +1,8 @@
 //! Subcommand `ingestion retire`, for a replica that was removed permanently.
 
 use anyhow::Context as _;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::Parser;
+use service::Tool;
 
 use crate::config::Settings;
 use crate::{Ingestion, host};
@@ -17,34 +18,35 @@ ready meanwhile, and messages that both carry arrive twice, with different ids.
 
 Exits with 1 if the broker has no session of this replica, as after a wrong ordinal: nothing is retired.";
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    let ordinal = Arg::new("ordinal")
-        .long("ordinal")
-        .value_name("N")
-        .value_parser(value_parser!(u32))
-        .help("Which replica goes; required, unless mqtt.ordinal or this host's name (ingestion-2) says it");
-    Command::new("retire")
-        .about(
-            "Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in)",
-        )
-        .long_about(LONG_ABOUT)
-        .arg(ordinal)
+/// Retires a replica.
+#[derive(Debug, Parser)]
+#[command(
+    name = "retire",
+    about = "Unsubscribes, carries what the broker still holds, and ends the sessions (for scale-in)",
+    long_about = LONG_ABOUT
+)]
+pub struct Retire {
+    #[arg(
+        long,
+        value_name = "N",
+        help = "Which replica goes; required, unless mqtt.ordinal or this host's name (ingestion-2) says it"
+    )]
+    ordinal: Option<u32>,
 }
 
-/// Retires a replica.
-///
-/// # Errors
-/// Fails when the replica is not specified, is alive, or when a message could not be carried. The
-/// sessions stay then. Also fails when the broker has no session of that replica.
-pub async fn act(mut settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let ordinal = given.get_one("ordinal").copied();
-    let ordinal = ordinal.or(settings.mqtt.ordinal).or_else(host::ordinal);
-    settings.mqtt.ordinal = Some(ordinal.context(
-        "which replica goes? give --ordinal N (neither mqtt.ordinal nor the host's name says it)",
-    )?);
-    // The file may belong to a replica that is alive in this container.
-    settings.pipeline.crash_file = None;
-    Ingestion::new(settings).retire().await
+impl Tool<Settings> for Retire {
+    /// Retires a replica.
+    ///
+    /// # Errors
+    /// Fails when the replica is not specified, is alive, or when a message could not be carried.
+    /// The sessions stay then. Also fails when the broker has no session of that replica.
+    async fn run(self, mut settings: Settings) -> anyhow::Result<()> {
+        let ordinal = self.ordinal.or(settings.mqtt.ordinal).or_else(host::ordinal);
+        settings.mqtt.ordinal = Some(ordinal.context(
+            "which replica goes? give --ordinal N (neither mqtt.ordinal nor the host's name says it)",
+        )?);
+        // The file may belong to a replica that is alive in this container.
+        settings.pipeline.crash_file = None;
+        Ingestion::new(settings).retire().await
+    }
 }
