@@ -29,6 +29,7 @@ use rows::Mapped;
 use rows::column::{Column, Kind, Mode};
 use serde_json::{Map, Value, json};
 use service::Settings;
+use service::tools::explain::Explains as _;
 use tokio::runtime::Runtime;
 
 /// Generates numbers and times at the edges of types and calendars. Numbers appear as numbers and
@@ -302,8 +303,8 @@ proptest! {
 
         let stories = [
             futures::executor::block_on(Box::pin(ingestion::tools::explain::story(ingestion, of_mqtt))).unwrap(),
-            futures::executor::block_on(Box::pin(bigqueries::tools::explain::story(bigqueries, &message))),
-            futures::executor::block_on(Box::pin(icestore::tools::explain::story(icestore, &message))).unwrap(),
+            futures::executor::block_on(Box::pin(bigqueries.story(&message))).unwrap(),
+            futures::executor::block_on(Box::pin(icestore.story(&message))).unwrap(),
         ];
 
         for story in stories {
@@ -381,7 +382,7 @@ fn enrich_explains_any_message() {
 
     runner
         .run(&message(), |message| {
-            let story = target.runtime.block_on(enrich::tools::explain::story(&settings, &message));
+            let story = target.runtime.block_on(settings.story(&message));
             let story = story.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
             prop_assert!(story.contains_key("outcome"), "{story:?}");
             Ok(())

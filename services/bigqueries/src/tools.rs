@@ -9,7 +9,7 @@ use service::Action;
 
 use crate::config::Settings;
 
-pub mod explain;
+mod explain;
 pub mod view;
 
 /// All of them, for [`service::run`].
@@ -36,10 +36,7 @@ const VIEW: Action<Settings> = Action {
         Box::pin(std::future::ready(Ok(())))
     },
 };
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
+const EXPLAIN: Action<Settings> = service::tools::explain::action();
 
 #[cfg(test)]
 mod tests {

@@ -8,13 +8,8 @@ use service::Action;
 
 use crate::config::Settings;
 
-pub mod explain;
+mod explain;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 2] = [EXPLAIN, DEAD_LETTERS];
-
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
-const DEAD_LETTERS: Action<Settings> = dead_letters::action();
+pub const ACTIONS: [Action<Settings>; 2] =
+    [service::tools::explain::action(), dead_letters::action()];

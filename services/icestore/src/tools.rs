@@ -8,18 +8,14 @@ use service::Action;
 
 use crate::config::Settings;
 
-pub mod explain;
+mod explain;
 pub mod replay;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [EXPLAIN, DEAD_LETTERS, REPLAY];
+pub const ACTIONS: [Action<Settings>; 3] =
+    [service::tools::explain::action(), dead_letters::action(), REPLAY];
 
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
 const REPLAY: Action<Settings> = Action {
     command: replay::command,
     act: |settings, given| Box::pin(replay::act(settings, given)),
 };
-const DEAD_LETTERS: Action<Settings> = dead_letters::action();

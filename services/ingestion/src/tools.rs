@@ -12,12 +12,9 @@ pub mod explain;
 pub mod retire;
 
 /// All of them, for [`service::run`].
-pub const ACTIONS: [Action<Settings>; 3] = [Action::of::<retire::Retire>(), EXPLAIN, DEAD_LETTERS];
+pub const ACTIONS: [Action<Settings>; 3] =
+    [Action::of::<retire::Retire>(), Action::of::<explain::Explain>(), DEAD_LETTERS];
 
-const EXPLAIN: Action<Settings> = Action {
-    command: explain::command,
-    act: |settings, given| Box::pin(explain::act(settings, given)),
-};
 const DEAD_LETTERS: Action<Settings> = Action {
     command: dead_letters::command,
     act: |settings, given| Box::pin(dead_letters::act(settings, given)),

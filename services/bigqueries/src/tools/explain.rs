@@ -1,11 +1,9 @@
 //! Explanation of one message: shows its row, and needs no table.
 
-use clap::{ArgMatches, Command};
 use message::Message;
 use pipeline::{Step, Transform as _};
 use serde_json::Map;
-use service::args;
-use service::tools::explain::{self, Story};
+use service::tools::explain::{self, Explains, Story};
 
 use crate::batch::json::value;
 use crate::config::Settings;
@@ -14,45 +12,33 @@ use crate::transform::ToRow;
 use rows::Rows as _;
 use rows::column::Column;
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    explain::command("Shows the row that a message becomes, or the column that it does not fit")
-}
+impl Explains for Settings {
+    const ABOUT: &'static str =
+        "Shows the row that a message becomes, or the column that it does not fit";
 
-/// Prints the explanation of a message.
-///
-/// # Errors
-/// When the message cannot be read, or does not become a row.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let message = explain::message(&given)?;
-    let story = explain::survive(async { anyhow::Ok(story(&settings, &message).await) }).await?;
-    explain::print(&story, args::form(&given))
-}
-
-/// Explains the processing of a message.
-pub async fn story(settings: &Settings, message: &Message) -> Story {
-    let rows = settings.rows();
-    let columns: std::sync::Arc<[Column]> = rows.columns().into();
-    let table = settings.table_name();
-    let mut story = Story::new();
-    story.insert("table".into(), table.to_string().into());
-    let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, settings.input)
-        .written_with(settings.write);
-    let outcome = match transform.apply(message).await {
-        Ok(Step::Pass(record)) => {
-            sink::check(&columns, &record, settings.write).map(|_fits| Step::Pass(record))
-        }
-        other => other,
-    };
-    explain::end(&mut story, outcome, |story, record| {
-        let cells = columns.iter().zip(&record.cells);
-        let row: Map<_, _> =
-            cells.map(|(column, cell)| (column.name.clone(), value(column, cell))).collect();
-        story.insert("row".into(), row.into());
-        story.insert("insert_id".into(), record.insert_id.into());
-    });
-    story
+    async fn story(&self, message: &Message) -> anyhow::Result<Story> {
+        let rows = self.rows();
+        let columns: std::sync::Arc<[Column]> = rows.columns().into();
+        let table = self.table_name();
+        let mut story = Story::new();
+        story.insert("table".into(), table.to_string().into());
+        let transform = ToRow::new(rows, std::sync::Arc::clone(&columns), table, self.input)
+            .written_with(self.write);
+        let outcome = match transform.apply(message).await {
+            Ok(Step::Pass(record)) => {
+                sink::check(&columns, &record, self.write).map(|_fits| Step::Pass(record))
+            }
+            other => other,
+        };
+        explain::end(&mut story, outcome, |story, record| {
+            let cells = columns.iter().zip(&record.cells);
+            let row: Map<_, _> =
+                cells.map(|(column, cell)| (column.name.clone(), value(column, cell))).collect();
+            story.insert("row".into(), row.into());
+            story.insert("insert_id".into(), record.insert_id.into());
+        });
+        Ok(story)
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +64,7 @@ mod tests {
         let message =
             Message::new(r#"{"temperature":21.5,"x":1}"#).with_attribute("device_id", "abc");
 
-        let story = story(&settings(), &message).await;
+        let story = settings().story(&message).await.unwrap();
 
         assert_eq!(story["table"], "p.d.t");
         assert_eq!(story["row"]["device_id"], "abc");
@@ -90,14 +76,14 @@ mod tests {
     async fn a_row_that_is_too_large_for_a_request_is_refused() {
         let large = format!(r#"{{"x":"{}"}}"#, "x".repeat(9_000_000));
 
-        let story = story(&settings(), &Message::new(large)).await;
+        let story = settings().story(&Message::new(large)).await.unwrap();
 
         assert_eq!(story["reason"], "row_too_large");
     }
 
     #[tokio::test]
     async fn a_value_that_does_not_fit_is_named() {
-        let story = story(&settings(), &Message::new(r#"{"temperature":"warm"}"#)).await;
+        let story = settings().story(&Message::new(r#"{"temperature":"warm"}"#)).await.unwrap();
 
         assert_eq!(story["reason"], "row_type_mismatch");
         let detail = story["detail"].as_str().unwrap();

@@ -4,12 +4,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{ArgMatches, Command};
 use message::{Envelope, Message};
 use pipeline::Transform as _;
 use pubsub::{Outgoing, TopicName};
-use service::args;
-use service::tools::explain::{self, Story};
+use service::tools::explain::{self, Explains, Story};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -24,70 +22,55 @@ use crate::metrics::{Layer, Metrics};
 /// Maximum wait for the layers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    explain::command("Shows what enrichment makes of a message, and which layer knew its document")
-}
+impl Explains for Settings {
+    const ABOUT: &'static str =
+        "Shows what enrichment makes of a message, and which layer knew its document";
 
-/// Explains a message.
-///
-/// # Errors
-/// Fails for a message that would not pass.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let message = explain::message(&given)?;
-    let story = explain::survive(story(&settings, &message)).await?;
-    explain::print(&story, args::form(&given))
-}
-
-/// Returns the facts about a message and its outcome.
-///
-/// # Errors
-/// Fails when the documents cannot be read.
-pub async fn story(settings: &Settings, message: &Message) -> anyhow::Result<Story> {
-    let metrics = Metrics::default();
-    let key = FirstOf::new(settings.enrichment.key.clone());
-    let source = Firestore::new(&settings.process.project, &settings.firestore);
-    let (lookup, reader) = Lookup::new(&settings.cache, source, metrics.clone())?;
-    let mut reader = std::pin::pin!(reader);
-    let mut story = Story::new();
-    if let Ok(envelope) = Envelope::of(message, settings.enrichment.input) {
-        story.insert("is_envelope".into(), Envelope::read(&message.data).is_some().into());
-        story.insert("key".into(), key.key(message, &envelope).as_deref().into());
+    async fn story(&self, message: &Message) -> anyhow::Result<Story> {
+        let metrics = Metrics::default();
+        let key = FirstOf::new(self.enrichment.key.clone());
+        let source = Firestore::new(&self.process.project, &self.firestore);
+        let (lookup, reader) = Lookup::new(&self.cache, source, metrics.clone())?;
+        let mut reader = std::pin::pin!(reader);
+        let mut story = Story::new();
+        if let Ok(envelope) = Envelope::of(message, self.enrichment.input) {
+            story.insert("is_envelope".into(), Envelope::read(&message.data).is_some().into());
+            story.insert("key".into(), key.key(message, &envelope).as_deref().into());
+        }
+        let transform = Enrichment {
+            key,
+            apply: Fields::new(self.enrichment.fields.clone()),
+            lookup,
+            input: self.enrichment.input,
+            on_missing: self.enrichment.on_missing,
+            topic: TopicName::new(&self.process.project, &self.topic_id),
+            metrics: metrics.clone(),
+        };
+        let outcome = tokio::select! {
+            outcome = timeout(PATIENCE, transform.apply(message)) => outcome,
+            // The reader runs until the lookup is dropped.
+            () = &mut reader => bail!("the reader has ended"),
+        };
+        let Ok(outcome) = outcome else {
+            let why = transform.lookup.source_outage().unwrap_or_default();
+            bail!("the documents cannot be asked, so the message would wait: {why}");
+        };
+        // As in the service, documents that were read are written to Redis.
+        drop(transform);
+        let is_kept = timeout(PATIENCE, reader).await.is_ok();
+        if !is_kept {
+            warn!("what was read could not be kept in Redis");
+        }
+        let knew = ["redis", "redis_stale", "source", "absent", "impossible"]
+            .into_iter()
+            .find(|layer| metrics.answered.get_or_create(&Layer { layer }).get() > 0);
+        story.insert("answered_by".into(), knew.into());
+        explain::end(&mut story, outcome.and_then(Outgoing::check), |story, outgoing| {
+            let (data, key) = (&outgoing.data, &outgoing.ordering_key);
+            story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
+            story.insert("envelope".into(), explain::readable(data));
+            story.insert("message".into(), explain::to_json(data, &outgoing.attributes, key));
+        });
+        Ok(story)
     }
-    let transform = Enrichment {
-        key,
-        apply: Fields::new(settings.enrichment.fields.clone()),
-        lookup,
-        input: settings.enrichment.input,
-        on_missing: settings.enrichment.on_missing,
-        topic: TopicName::new(&settings.process.project, &settings.topic_id),
-        metrics: metrics.clone(),
-    };
-    let outcome = tokio::select! {
-        outcome = timeout(PATIENCE, transform.apply(message)) => outcome,
-        // The reader runs until the lookup is dropped.
-        () = &mut reader => bail!("the reader has ended"),
-    };
-    let Ok(outcome) = outcome else {
-        let why = transform.lookup.source_outage().unwrap_or_default();
-        bail!("the documents cannot be asked, so the message would wait: {why}");
-    };
-    // As in the service, documents that were read are written to Redis.
-    drop(transform);
-    let is_kept = timeout(PATIENCE, reader).await.is_ok();
-    if !is_kept {
-        warn!("what was read could not be kept in Redis");
-    }
-    let knew = ["redis", "redis_stale", "source", "absent", "impossible"]
-        .into_iter()
-        .find(|layer| metrics.answered.get_or_create(&Layer { layer }).get() > 0);
-    story.insert("answered_by".into(), knew.into());
-    explain::end(&mut story, outcome.and_then(Outgoing::check), |story, outgoing| {
-        let (data, key) = (&outgoing.data, &outgoing.ordering_key);
-        story.insert("pubsub_topic".into(), outgoing.topic.as_str().into());
-        story.insert("envelope".into(), explain::readable(data));
-        story.insert("message".into(), explain::to_json(data, &outgoing.attributes, key));
-    });
-    Ok(story)
 }

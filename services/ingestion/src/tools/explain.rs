@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::Parser;
 use message::attribute;
 use message::{Message, Origin, OriginKind};
 use pipeline::Transform as _;
 use pubsub::Outgoing;
-use service::WrongSettings;
-use service::args;
+use service::args::JsonOption;
 use service::tools::explain::{self, Story};
+use service::{Tool, WrongSettings};
 
 use crate::config::Settings;
 use crate::enricher::FromTopic;
@@ -20,26 +20,25 @@ use crate::ordering::Ordering;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    let topic = Arg::new("topic")
-        .required(true)
-        .value_parser(topic)
-        .help("The MQTT topic, such as devices/abc/up");
-    Command::new("explain")
-        .about("Shows what would become of a message: its route, its attributes, its envelope")
-        .long_about(
-            "Shows what would become of a message: its route, its attributes and its envelope, or why \
-             it is refused. Reads the payload from standard input, and sends nothing. Exits with 1 if \
-             the message would be refused.\n\n\
-             echo '{\"temperature\":21.5}' | ingestion explain devices/abc/up --config FILE",
-        )
-        .args([
-            topic,
-            explain::pairs("property", "A user property of MQTT 5; may be given again and again"),
-            args::json(),
-        ])
+/// Explains a message from the broker.
+#[derive(Debug, Parser)]
+#[command(
+    name = "explain",
+    about = "Shows what would become of a message: its route, its attributes, its envelope",
+    long_about = "Shows what would become of a message: its route, its attributes and its envelope, or why \
+        it is refused. Reads the payload from standard input, and sends nothing. Exits with 1 if \
+        the message would be refused.\n\n\
+        echo '{\"temperature\":21.5}' | ingestion explain devices/abc/up --config FILE"
+)]
+pub struct Explain {
+    /// The MQTT topic, such as devices/abc/up.
+    #[arg(value_name = "topic", value_parser = topic)]
+    topic: String,
+    /// A user property of MQTT 5; may be given again and again.
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = explain::pair)]
+    properties: Vec<(String, String)>,
+    #[command(flatten)]
+    output: JsonOption,
 }
 
 /// Parses the topic of one message, which is no filter.
@@ -50,18 +49,14 @@ fn topic(given: &str) -> Result<String, String> {
     Ok(given.to_owned())
 }
 
-/// Explains a message.
-///
-/// # Errors
-/// Fails for a message that would not pass.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let topic = given.get_one::<String>("topic").cloned().unwrap_or_default();
-    let mut message = Message::new(explain::input()?);
-    let given_properties = explain::given_pairs(&given, "property");
-    message.attributes = mqtt::user_properties(given_properties, &Metrics::default()).into();
-    message.attributes.insert(attribute::MQTT_TOPIC.into(), topic);
-    let story = explain::survive(story(&settings, message)).await?;
-    explain::print(&story, args::form(&given))
+impl Tool<Settings> for Explain {
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        let mut message = Message::new(explain::input()?);
+        let properties = mqtt::user_properties(self.properties, &Metrics::default());
+        message.attributes = properties.into();
+        message.attributes.insert(attribute::MQTT_TOPIC.into(), self.topic);
+        explain::print(&explain::survive(story(&settings, message)).await?, self.output.form)
+    }
 }
 
 /// Returns the facts about a message and its outcome.
@@ -132,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_filter_is_no_topic_of_a_message() {
-        assert!(command().try_get_matches_from(["explain", "devices/abc/up"]).is_ok());
+        assert!(Explain::try_parse_from(["explain", "devices/abc/up"]).is_ok());
         for filter in ["devices/+/up", "devices/#", ""] {
-            assert!(command().try_get_matches_from(["explain", filter]).is_err(), "{filter}");
+            assert!(Explain::try_parse_from(["explain", filter]).is_err(), "{filter}");
         }
     }
 

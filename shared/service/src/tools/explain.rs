@@ -7,14 +7,15 @@ use std::io::{IsTerminal as _, Read as _};
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{CommandFactory as _, Parser};
 use message::Message;
 use message::timestamp::parse_rfc3339;
 use pipeline::{Error, Recovery, Step, catch_async};
 use serde_json::{Map, Value, json};
 
+use crate::args::JsonOption;
 use crate::tools::preflight::Form;
-use crate::{args, output};
+use crate::{Action, Tool, output};
 
 /// Keys of the final result, printed last.
 const VERDICT: [&str; 3] = ["outcome", "reason", "detail"];
@@ -22,44 +23,62 @@ const VERDICT: [&str; 3] = ["outcome", "reason", "detail"];
 /// Facts about a message, by name.
 pub type Story = Map<String, Value>;
 
-/// Returns the subcommand `explain` for a service that reads from Pub/Sub.
-#[must_use]
-pub fn command(about: &'static str) -> Command {
-    let from_json = Arg::new("pubsub-json").long("pubsub-json").action(ArgAction::SetTrue).help(
-        "Standard input is a Pub/Sub message in JSON, as `gcloud pubsub subscriptions pull \
-         --format=json` prints it, or another service's `explain --json`",
-    );
-    let attribute = pairs("attribute", "An attribute of the message; may be given again and again");
-    Command::new("explain")
-        .about(about)
-        .long_about(format!(
-            "{about}. Reads the message's data from standard input, and sends nothing. Exits with 1 \
-             if the message would be refused."
-        ))
-        .args([attribute, from_json, args::json()])
+/// Settings of a service that reads from Pub/Sub and explains its messages.
+pub trait Explains {
+    /// Short help of the subcommand.
+    const ABOUT: &'static str;
+
+    /// Returns the facts about a message and its outcome.
+    ///
+    /// # Errors
+    /// Fails when the service cannot process any message now.
+    fn story(&self, message: &Message) -> impl Future<Output = anyhow::Result<Story>>;
 }
 
-/// Returns an option that takes `NAME=VALUE` and may be given several times.
-#[must_use]
-pub fn pairs(name: &'static str, help: &'static str) -> Arg {
-    let parse = |given: &str| {
-        let (name, value) = given.split_once('=').ok_or("must be NAME=VALUE")?;
-        Ok::<_, &'static str>((name.to_owned(), value.to_owned()))
-    };
-    Arg::new(name)
-        .long(name)
-        .value_name("NAME=VALUE")
-        .help(help)
-        .action(ArgAction::Append)
-        .value_parser(parse)
+/// Explains a message from Pub/Sub.
+#[derive(Debug, Parser)]
+#[command(name = "explain")]
+struct Explain {
+    /// An attribute of the message; may be given again and again.
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = pair)]
+    attributes: Vec<(String, String)>,
+    /// Standard input is a Pub/Sub message in JSON, as `gcloud pubsub subscriptions pull
+    /// --format=json` prints it, or another service's `explain --json`.
+    #[arg(long)]
+    pubsub_json: bool,
+    #[command(flatten)]
+    output: JsonOption,
 }
 
-/// Returns the pairs that were given for an option made by [`pairs`].
-pub fn given_pairs<'a>(
-    given: &'a ArgMatches,
-    name: &str,
-) -> impl Iterator<Item = (String, String)> + 'a {
-    given.get_many::<(String, String)>(name).into_iter().flatten().cloned()
+/// Returns the action `explain` of a service that reads from Pub/Sub.
+#[must_use]
+pub const fn action<T: Explains + 'static>() -> Action<T> {
+    Action { command: || command(T::ABOUT), ..Action::of::<Explain>() }
+}
+
+fn command(about: &'static str) -> clap::Command {
+    Explain::command().about(about).long_about(format!(
+        "{about}. Reads the message's data from standard input, and sends nothing. Exits with 1 if \
+         the message would be refused."
+    ))
+}
+
+impl<T: Explains> Tool<T> for Explain {
+    async fn run(self, settings: T) -> anyhow::Result<()> {
+        let input = input()?;
+        let mut message = if self.pubsub_json { read(&input)? } else { Message::new(input) };
+        message.attributes.extend(self.attributes);
+        print(&survive(settings.story(&message)).await?, self.output.form)
+    }
+}
+
+/// Parses the value of an option that takes `NAME=VALUE`.
+///
+/// # Errors
+/// Fails when the text has no `=`.
+pub fn pair(given: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = given.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Reads all of standard input. Returns nothing if standard input is a terminal.
@@ -73,18 +92,6 @@ pub fn input() -> anyhow::Result<Vec<u8>> {
         stdin.read_to_end(&mut input).context("read standard input")?;
     }
     Ok(input)
-}
-
-/// Reads the message to explain.
-///
-/// # Errors
-/// Fails when standard input does not have the form that the options name.
-pub fn message(given: &ArgMatches) -> anyhow::Result<Message> {
-    let input = input()?;
-    let mut message =
-        if given.get_flag("pubsub-json") { read(&input)? } else { Message::new(input) };
-    message.attributes.extend(given_pairs(given, "attribute"));
-    Ok(message)
 }
 
 /// Parses a message in the JSON format of Pub/Sub's REST API. It may stand alone, in a list, or
