@@ -13,9 +13,4 @@ pub mod retire;
 
 /// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] =
-    [Action::of::<retire::Retire>(), Action::of::<explain::Explain>(), DEAD_LETTERS];
-
-const DEAD_LETTERS: Action<Settings> = Action {
-    command: dead_letters::command,
-    act: |settings, given| Box::pin(dead_letters::act(settings, given)),
-};
+    [Action::of::<retire::Retire>(), Action::of::<explain::Explain>(), dead_letters::ACTION];

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use clap::ArgMatches;
 use message::Message;
 use pipeline::{Error, Recovery, Step, Transform as _};
-use pubsub::tools::dead_letters::DeadLetterTool;
+use pubsub::tools::dead_letters::{self, Arguments, DeadLetterTool};
 use pubsub::{Outgoing, TopicName};
-use service::Service as _;
+use service::{Action, Service as _, Tool};
 
 use crate::Ingestion;
 use crate::config::Settings;
@@ -16,33 +15,29 @@ use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> clap::Command {
-    pubsub::tools::dead_letters::command(crate::REASONS.refused())
-}
+/// Action `dead-letters`.
+pub const ACTION: Action<Settings> = Action {
+    command: || dead_letters::command(crate::REASONS.refused()),
+    ..Action::of::<Arguments>()
+};
 
-/// Lists, counts, shows or replays dead letters.
-///
-/// # Errors
-/// Fails when dead letters cannot be read, or some could not be replayed.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let dead_letter_tool = DeadLetterTool {
-        service: Ingestion::<FromTopic>::NAME,
-        project: &settings.process.project,
-        pubsub: &settings.pubsub,
-        topic: settings
-            .dead_letters
-            .as_ref()
-            .and_then(|dead_letters| dead_letters.topic(&settings.process.project)),
-        reads: None,
-    };
-    let routes = Arc::new(Routes::new(&settings.routes)?);
-    let route = Route::new(&settings, routes, FromTopic, Metrics::default());
-    let route = &route;
-    let prepare =
-        async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;
-    dead_letter_tool.act(&given, prepare).await
+impl Tool<Settings> for Arguments {
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        let project = &settings.process.project;
+        let dead_letter_tool = DeadLetterTool {
+            service: Ingestion::<FromTopic>::NAME,
+            project,
+            pubsub: &settings.pubsub,
+            topic: settings.dead_letters.as_ref().and_then(|to| to.topic(project)),
+            reads: None,
+        };
+        let routes = Arc::new(Routes::new(&settings.routes)?);
+        let route = Route::new(&settings, routes, FromTopic, Metrics::default());
+        let route = &route;
+        let prepare =
+            async |message: Message, topic: Option<TopicName>| wrap(route, &message, topic).await;
+        dead_letter_tool.act(self, prepare).await
+    }
 }
 
 /// Returns the message that is sent again, as the current routes say.

@@ -10,14 +10,14 @@ mod reader;
 mod replay;
 mod show;
 
-use std::time::Duration;
-
-use anyhow::{Context as _, anyhow, bail};
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use anyhow::{anyhow, bail};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, CommandFactory as _, Parser, Subcommand};
 use google_cloud_pubsub::model;
 use message::Message;
 use pipeline::{Error, Reason};
-use service::{Action, args};
+use service::args::JsonOption;
+use service::{Action, Tool};
 
 use replay::as_it_was;
 pub use replay::{Prepare, original};
@@ -26,7 +26,7 @@ use crate::connection::Connection;
 use crate::intake::{Intake, Reads};
 use crate::names::{TopicName, full_name};
 use crate::settings::{Endpoint, Subscription};
-use filter::Filter;
+use filter::{Conditions, Filter};
 use print::{Console, Print};
 use pull::Puller;
 use reader::{LEASE, Limits, Reader};
@@ -47,104 +47,90 @@ pub struct DeadLetterTool<'a> {
     pub reads: Option<&'a Subscription>,
 }
 
+/// Arguments of `dead-letters`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dead-letters",
+    about = "Lists, counts, shows and replays the messages that were refused",
+    after_long_help = "\
+        Every letter of the subscription is read, whatever its number, and hidden from other readers \
+        meanwhile: Pub/Sub has no way to look at a message without taking it. At the end all are given \
+        back, after Ctrl-C too; if the tool is killed, they are back after a minute. So two people who \
+        read at once each see a part: read again when the other has finished, or make a subscription \
+        of your own. Letters that arrive while the tool runs are left for the next run.\n\n\
+        Exits with 0 when all letters were read, and all that match were replayed. Exits with 1 when \
+        not all could be read (JSON says \"complete\": false, why, and what to do) or replayed, and \
+        with 2 for wrong options.",
+    arg_required_else_help = false
+)]
+pub struct Arguments {
+    /// The subscription of the dead-letter topic to read.
+    #[arg(long, value_name = "ID", default_value = "dead-letters", global = true)]
+    subscription: String,
+    #[command(flatten)]
+    limits: Limits,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists this service's letters, oldest first; they stay where they are.
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        #[command(flatten)]
+        output: JsonOption,
+    },
+    /// Counts the letters of all services by reason; they stay where they are.
+    Count {
+        #[command(flatten)]
+        conditions: Conditions,
+        #[command(flatten)]
+        output: JsonOption,
+    },
+    /// Shows one letter whole; it stays where it is.
+    Show {
+        /// The letter's ingest_id or message id, from `list`.
+        #[arg(value_name = "id")]
+        id: String,
+        #[command(flatten)]
+        output: JsonOption,
+    },
+    #[command(
+        about = "Sends letters on their way again, and removes them",
+        long_about = "\
+            Sends letters on their way again, and removes each when its message is confirmed. Data, \
+            attributes and ingest_id stay as they were. They go about oldest first, without an ordering \
+            key, which letters do not have. Mend first what refused them: `explain` tells. A letter that is \
+            refused again is a new one, and left for the next replay. \
+            Every subscription of the topic receives the message, so other services may see it twice, \
+            with the same ingest_id."
+    )]
+    Replay(replay::Options),
+}
+
 /// Returns the action of a service whose dead letters return to the topic that it reads from.
 #[must_use]
 pub const fn action<T: Reads + 'static>() -> Action<T> {
-    Action {
-        command: || command(T::REASONS.refused()),
-        act: |settings, given| {
-            Box::pin(
-                async move { settings.intake().dead_letter_tool().act(&given, as_it_was).await },
-            )
-        },
-    }
+    Action { command: || command(T::REASONS.refused()), ..Action::of::<Arguments>() }
 }
 
 /// Returns the subcommand of a service whose dead letters have these reasons.
 #[must_use]
-pub fn command(reasons: impl IntoIterator<Item = Reason>) -> Command {
-    let reason = filter::reason(reasons);
-    let id =
-        Arg::new("id").required(true).help("The letter's ingest_id or message id, from `list`");
-    let rate = Arg::new("rate")
-        .long("rate")
-        .value_name("N")
-        .default_value("100")
-        .value_parser(value_parser!(u32).range(1..))
-        .help("Messages a second");
-    let dry_run = Arg::new("dry-run")
-        .long("dry-run")
-        .action(ArgAction::SetTrue)
-        .help("Show what would be replayed, and send nothing");
-    let to = Arg::new("to").long("to").value_name("TOPIC").help(
-        "The topic to replay to; by default the one that the service reads from, or, for ingestion, the \
-         one that its routes name now",
-    );
-    let replay = Command::new("replay")
-        .about("Sends letters on their way again, and removes them")
-        .long_about(
-            "Sends letters on their way again, and removes each when its message is confirmed. Data, \
-             attributes and ingest_id stay as they were. They go about oldest first, without an ordering \
-             key, which letters do not have. Mend first what refused them: `explain` tells. A letter that is \
-             refused again is a new one, and left for the next replay. \
-             Every subscription of the topic receives the message, so other services may see it twice, \
-             with the same ingest_id.",
-        )
-        .arg(&reason)
-        .args(filter::arguments())
-        .args([rate, dry_run, to, args::json()]);
-    let list = Command::new("list")
-        .about("Lists this service's letters, oldest first; they stay where they are")
-        .arg(reason)
-        .args(filter::arguments())
-        .arg(args::json());
-    let count = Command::new("count")
-        .about("Counts the letters of all services by reason; they stay where they are")
-        .args(filter::arguments())
-        .arg(args::json());
-    let show = Command::new("show")
-        .about("Shows one letter whole; it stays where it is")
-        .args([id, args::json()]);
-    Command::new("dead-letters")
-        .about("Lists, counts, shows and replays the messages that were refused")
-        .after_long_help(
-            "Every letter of the subscription is read, whatever its number, and hidden from other readers \
-             meanwhile: Pub/Sub has no way to look at a message without taking it. At the end all are given \
-             back, after Ctrl-C too; if the tool is killed, they are back after a minute. So two people who \
-             read at once each see a part: read again when the other has finished, or make a subscription \
-             of your own. Letters that arrive while the tool runs are left for the next run.\n\n\
-             Exits with 0 when all letters were read, and all that match were replayed. Exits with 1 when \
-             not all could be read (JSON says \"complete\": false, why, and what to do) or replayed, and \
-             with 2 for wrong options.",
-        )
-        .subcommand_required(true)
-        .args(common())
-        .subcommands([list, count, show, replay])
+pub fn command(reasons: impl IntoIterator<Item = Reason>) -> clap::Command {
+    let codes = PossibleValuesParser::new(reasons.into_iter().map(Reason::as_str));
+    let parse = |arg: Arg| match arg.get_id() == "reason" {
+        true => arg.value_parser(codes.clone()),
+        false => arg,
+    };
+    Arguments::command().mut_subcommands(|command| command.mut_args(parse))
 }
 
-fn common() -> [Arg; 3] {
-    [
-        Arg::new("subscription")
-            .long("subscription")
-            .value_name("ID")
-            .default_value("dead-letters")
-            .global(true)
-            .help("The subscription of the dead-letter topic to read"),
-        Arg::new("max")
-            .long("max")
-            .value_name("N")
-            .default_value("1000000")
-            .value_parser(value_parser!(u32).range(1..=100_000_000))
-            .global(true)
-            .help("Most letters to read; about 500 bytes of memory for each"),
-        Arg::new("wait")
-            .long("wait")
-            .value_name("SECONDS")
-            .default_value("3")
-            .value_parser(value_parser!(u64).range(1..=60))
-            .global(true)
-            .help("How long to wait for another letter before that is all"),
-    ]
+impl<T: Reads> Tool<T> for Arguments {
+    async fn run(self, settings: T) -> anyhow::Result<()> {
+        settings.intake().dead_letter_tool().act(self, as_it_was).await
+    }
 }
 
 impl<'a> Intake<'a> {
@@ -167,71 +153,52 @@ impl DeadLetterTool<'_> {
     ///
     /// # Errors
     /// Not all dead letters could be read, or some could not be replayed.
-    pub async fn act(&self, given: &ArgMatches, prepare: impl Prepare) -> anyhow::Result<()> {
+    pub async fn act(&self, given: Arguments, prepare: impl Prepare) -> anyhow::Result<()> {
         self.run(given, prepare, &mut Console).await
     }
 
     async fn run(
         &self,
-        given: &ArgMatches,
+        given: Arguments,
         prepare: impl Prepare,
         out: &mut dyn Print,
     ) -> anyhow::Result<()> {
-        let (what, given) = given.subcommand().context("list, count, show or replay")?;
-        let form = args::form(given);
-        let filter = Filter::of(given, (what != "count").then_some(self.service));
-        match what {
-            "list" => {
+        let Arguments { subscription, limits, command } = given;
+        let reader = self.open(&subscription, limits, out).await?;
+        match command {
+            Command::List { filter, output } => {
+                let filter = filter.of_service(self.service);
                 let mut list = show::List::new(&filter);
-                let seen = self.scan(given, out, |letter| list.visit(&letter)).await?;
-                list.print(&seen, form, out);
+                let seen = scan(reader, |letter| list.visit(&letter)).await?;
+                list.print(&seen, output.form, out);
                 seen.whole()
             }
-            "count" => {
+            Command::Count { conditions, output } => {
+                let filter = Filter::of_all(conditions);
                 let mut count = show::Count::new(&filter);
-                let seen = self.scan(given, out, |letter| count.visit(&letter)).await?;
-                count.print(&seen, form, out);
+                let seen = scan(reader, |letter| count.visit(&letter)).await?;
+                count.print(&seen, output.form, out);
                 seen.whole()
             }
-            "show" => {
-                let id = given.get_one::<String>("id").map_or("", String::as_str);
-                let mut wanted = show::Wanted::new(id, self.service);
-                let seen = self.scan(given, out, |letter| wanted.visit(letter)).await?;
+            Command::Show { id, output } => {
+                let mut wanted = show::Wanted::new(&id, self.service);
+                let seen = scan(reader, |letter| wanted.visit(letter)).await?;
                 // Unread dead letters matter only if the wanted one was not found.
-                if wanted.print(form, out) { seen.given_back() } else { seen.without(id) }
+                if wanted.print(output.form, out) { seen.given_back() } else { seen.without(&id) }
             }
-            _ => self.replay(given, &filter, prepare, out).await,
+            Command::Replay(options) => self.replay(reader, options, prepare, out).await,
         }
     }
 
-    /// Reads all dead letters, and returns them to the subscription.
-    async fn scan(
+    /// Opens a reader of a subscription.
+    async fn open(
         &self,
-        given: &ArgMatches,
+        subscription: &str,
+        limits: Limits,
         out: &mut dyn Print,
-        mut visit: impl FnMut(Message),
-    ) -> anyhow::Result<Seen> {
-        let mut reader = self.open(given, out).await?;
-        let outcome = loop {
-            match reader.page().await {
-                Ok(Some(page)) => page.into_iter().for_each(&mut visit),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        let seen = Seen::close(reader).await;
-        outcome.map(|()| seen)
-    }
-
-    /// Opens a reader of the subscription in the options.
-    async fn open(&self, given: &ArgMatches, out: &mut dyn Print) -> anyhow::Result<Reader> {
-        let id = given.get_one::<String>("subscription").map_or("", String::as_str);
-        let name = full_name(self.project, "subscriptions", id);
+    ) -> anyhow::Result<Reader> {
+        let name = full_name(self.project, "subscriptions", subscription);
         self.check(&name, out).await?;
-        let limits = Limits {
-            max: given.get_one::<u32>("max").map_or(1, |max| *max as usize),
-            wait: Duration::from_secs(given.get_one("wait").copied().unwrap_or(3)),
-        };
         Reader::new(Puller::new(self.pubsub, &name).await?, limits)
     }
 
@@ -248,6 +215,19 @@ impl DeadLetterTool<'_> {
         }
         check_policies(&found, out)
     }
+}
+
+/// Reads all dead letters, and returns them to the subscription.
+async fn scan(mut reader: Reader, mut visit: impl FnMut(Message)) -> anyhow::Result<Seen> {
+    let outcome = loop {
+        match reader.page().await {
+            Ok(Some(page)) => page.into_iter().for_each(&mut visit),
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    let seen = Seen::close(reader).await;
+    outcome.map(|()| seen)
 }
 
 /// Refuses a subscription that loses dead letters when they are read.

@@ -11,6 +11,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::builder::TypedValueParser;
+use clap::{Args, value_parser};
 use message::Message;
 use pipeline::Error;
 use time::OffsetDateTime;
@@ -33,12 +35,22 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAGE: usize = 1000;
 
 /// Conditions at which reading ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Limits {
-    /// Maximum number of dead letters to read.
+    /// Most letters to read; about 500 bytes of memory for each.
+    #[arg(long, value_name = "N", default_value = "1000000", value_parser = letters(), global = true)]
     pub(super) max: usize,
-    /// Time without a new dead letter after which reading ends.
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds(), global = true)]
+    #[arg(help = "How long to wait for another letter before that is all")]
     pub(super) wait: Duration,
+}
+
+fn letters() -> impl TypedValueParser<Value = usize> {
+    value_parser!(u32).range(1..=100_000_000).map(|max| max as usize)
+}
+
+fn seconds() -> impl TypedValueParser<Value = Duration> {
+    value_parser!(u64).range(1..=60).map(Duration::from_secs)
 }
 
 /// Reason why dead letters may have been missed.

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::ArgMatches;
+use clap::{Args, value_parser};
 use message::Message;
 use message::attribute;
 use pipeline::{Error, Recovery};
 use serde_json::json;
-use service::args;
+use service::args::JsonOption;
 use service::tools::preflight::Form;
 use tokio::time::{Instant, Interval, interval};
 
@@ -28,6 +28,25 @@ use crate::reasons;
 
 /// Interval at which dead letters that were sent are removed.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Options of a replay.
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    filter: Filter,
+    /// Messages a second.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Show what would be replayed, and send nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// The topic to replay to; by default the one that the service reads from, or, for ingestion,
+    /// the one that its routes name now.
+    #[arg(long, value_name = "TOPIC")]
+    to: Option<String>,
+    #[command(flatten)]
+    output: JsonOption,
+}
 
 /// Turns a refused message into the message that is sent again.
 pub trait Prepare: Send + Sync {
@@ -173,23 +192,23 @@ impl<P: Prepare> Sending<'_, P> {
 }
 
 impl DeadLetterTool<'_> {
+    /// Replays the dead letters of a reader.
     pub(super) async fn replay(
         &self,
-        given: &ArgMatches,
-        filter: &Filter,
+        mut reader: Reader,
+        options: Options,
         prepare: impl Prepare,
         out: &mut dyn Print,
     ) -> anyhow::Result<()> {
-        let rate = given.get_one::<u32>("rate").copied().unwrap_or(100);
-        let mut reader = self.open(given, out).await?;
+        let Options { filter, rate, dry_run, to, output } = options;
         let mut sending = Sending {
-            filter,
+            filter: &filter.of_service(self.service),
             prepare,
-            topic: self.target(given).await?,
+            topic: self.target(to.as_deref()).await?,
             counter: Counter::open(&Connection::new(self.pubsub.clone())).await?,
             ticks: interval(Duration::from_secs(1) / rate),
-            mode: if given.get_flag("dry-run") { Mode::Dry } else { Mode::Real },
-            form: args::form(given),
+            mode: if dry_run { Mode::Dry } else { Mode::Real },
+            form: output.form,
             out,
             tally: Tally::default(),
             sent: HashSet::new(),
@@ -215,8 +234,8 @@ impl DeadLetterTool<'_> {
     }
 
     /// Returns the topic of replayed messages, unless the service itself knows it.
-    async fn target(&self, given: &ArgMatches) -> anyhow::Result<Option<TopicName>> {
-        if let Some(id) = given.get_one::<String>("to") {
+    async fn target(&self, to: Option<&str>) -> anyhow::Result<Option<TopicName>> {
+        if let Some(id) = to {
             return Ok(Some(TopicName::new(self.project, id)));
         }
         let Some(subscription) = self.reads else { return Ok(None) };

@@ -3,7 +3,10 @@
 mod commands;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use clap::builder::TypedValueParser as _;
+use clap::{FromArgMatches as _, value_parser};
 use emulator::{Emulator, Fault, Kind, Options};
 use google_cloud_pubsub::model::DeadLetterPolicy;
 use message::Attributes;
@@ -118,7 +121,7 @@ impl TestEnv {
         let reads = Subscription { id: "messages".into(), ..Subscription::default() };
         let dead_letter_tool = DeadLetterTool { reads: Some(&reads), ..self.dead_letter_tool() };
         let mut printed = Printed::default();
-        let outcome = dead_letter_tool.run(&given(args), as_it_was, &mut printed).await;
+        let outcome = dead_letter_tool.run(given(args), as_it_was, &mut printed).await;
         (outcome, printed)
     }
 
@@ -182,11 +185,12 @@ pub(super) fn refused(data: &str) -> Message {
 }
 
 /// Parses a command line. Reading ends at the first empty answer.
-pub(super) fn given(args: &[&str]) -> ArgMatches {
-    let command =
-        command(REASONS.refused()).mut_arg("wait", |wait| wait.value_parser(value_parser!(u64)));
+pub(super) fn given(args: &[&str]) -> Arguments {
+    let command = command(REASONS.refused());
+    let seconds = value_parser!(u64).map(Duration::from_secs);
+    let command = command.mut_arg("wait", |wait| wait.value_parser(seconds));
     let args = ["dead-letters", "--wait", "0"].iter().chain(args);
-    command.try_get_matches_from(args).unwrap()
+    Arguments::from_arg_matches(&command.get_matches_from(args)).unwrap()
 }
 
 /// Returns the data of messages as texts.

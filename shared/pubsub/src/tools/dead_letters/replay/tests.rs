@@ -224,12 +224,8 @@ async fn the_topic_is_given_or_the_one_of_the_subscription() {
     let env = TestEnv::with_letters(0).await;
     let reads = crate::settings::Subscription { id: "messages".into(), ..<_>::default() };
     let dead_letter_tool = DeadLetterTool { reads: Some(&reads), ..env.dead_letter_tool() };
-    let target = async |dead_letter_tool: &DeadLetterTool<'_>, args: &[&str]| {
-        let given = given(&[&["replay"], args].concat());
-        dead_letter_tool.target(given.subcommand().unwrap().1).await
-    };
 
-    let missing = target(&dead_letter_tool, &[]).await.unwrap_err().to_string();
+    let missing = dead_letter_tool.target(None).await.unwrap_err().to_string();
     let env = &env.with_source().await;
     let dead_letter_tool = DeadLetterTool { reads: Some(&reads), ..env.dead_letter_tool() };
 
@@ -238,9 +234,9 @@ async fn the_topic_is_given_or_the_one_of_the_subscription() {
         "projects/p/subscriptions/messages does not exist; give the topic with --to"
     );
     let topic = |id| Some(TopicName::new("p", id));
-    assert_eq!(target(&dead_letter_tool, &[]).await.unwrap(), topic("messages"));
-    assert_eq!(target(&dead_letter_tool, &["--to", "other"]).await.unwrap(), topic("other"));
-    assert_eq!(target(&env.dead_letter_tool(), &[]).await.unwrap(), None);
+    assert_eq!(dead_letter_tool.target(None).await.unwrap(), topic("messages"));
+    assert_eq!(dead_letter_tool.target(Some("other")).await.unwrap(), topic("other"));
+    assert_eq!(env.dead_letter_tool().target(None).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,7 +245,7 @@ async fn a_letter_stays_if_its_topic_is_not_known() {
     env.add(named("a", "i-1")).await;
     let mut printed = Printed::default();
 
-    let outcome = env.dead_letter_tool().run(&given(&["replay"]), as_it_was, &mut printed).await;
+    let outcome = env.dead_letter_tool().run(given(&["replay"]), as_it_was, &mut printed).await;
 
     assert_eq!(outcome.unwrap_err().to_string(), "letters that could not be replayed: 1");
     let why = "    cannot be replayed: replay: the topic is not known: give it with --to";

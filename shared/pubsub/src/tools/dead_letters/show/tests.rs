@@ -38,8 +38,7 @@ fn cut_short() -> Seen {
 
 /// Returns a filter that selects the letters of `bigqueries`.
 fn filter() -> Filter {
-    let given = clap::Command::new("list").get_matches_from(["list"]);
-    Filter::of(&given, Some("bigqueries"))
+    Filter::default().of_service("bigqueries")
 }
 
 /// Returns the printed list of some letters in no order. One of them is not selected.
