@@ -6,13 +6,15 @@ use crate::flow_env::{
     FlowEnv, GRACE, PATIENCE, RAW_ARCHIVE, counter, next_letter, start_icestore, start_ingestion,
     until,
 };
+use clap::Parser as _;
 use e2e::archive::{self, Line};
 use e2e::metrics::SENT;
 use e2e::names::RAW;
 use e2e::reconcile::{self, Arrived, Destinations, Reconciliation};
+use icestore::tools::replay::Arguments as Replay;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
-use service::Hosted;
+use service::{Hosted, Tool as _};
 use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,11 +100,9 @@ async fn replay_is_the_original(env: &FlowEnv, lines: &[Line]) {
 
     let url = format!("mqtt://127.0.0.1:{}", env.broker.port());
     let args = ["replay", "--rate", "10000", "--to-mqtt", &url];
-    let args = icestore::tools::replay::command().get_matches_from(args);
-    let (sent, mut received) = tokio::join!(
-        icestore::tools::replay::act(env.icestore(), args),
-        receive(&mut events, expected.len()),
-    );
+    let args = Replay::parse_from(args);
+    let (sent, mut received) =
+        tokio::join!(args.run(env.icestore()), receive(&mut events, expected.len()),);
 
     sent.unwrap();
     expected.sort();

@@ -7,9 +7,12 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use clap::Parser as _;
 use e2e::archive::{self, Line};
 use icestore::format::Format;
+use icestore::tools::replay::Arguments as Replay;
 use serde_json::{Value, json};
+use service::Tool as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -230,14 +233,8 @@ async fn every_format_is_read_and_replayed_byte_for_byte() {
         }
     }
     let topic = env.cloud.name(ENRICHED);
-    let replay = icestore::tools::replay::command().get_matches_from([
-        "replay",
-        "--to-topic",
-        &topic,
-        "--rate",
-        "10000",
-    ]);
-    icestore::tools::replay::act(env.icestore(), replay).await.unwrap();
+    let replay = Replay::parse_from(["replay", "--to-topic", &topic, "--rate", "10000"]);
+    replay.run(env.icestore()).await.unwrap();
     let mut back = Vec::new();
     until(async || {
         back.extend(env.cloud.pull(&env.cloud.name(ROWS)).await.unwrap());

@@ -13,9 +13,4 @@ pub mod replay;
 
 /// All of them, for [`service::run`].
 pub const ACTIONS: [Action<Settings>; 3] =
-    [service::tools::explain::action(), dead_letters::action(), REPLAY];
-
-const REPLAY: Action<Settings> = Action {
-    command: replay::command,
-    act: |settings, given| Box::pin(replay::act(settings, given)),
-};
+    [service::tools::explain::action(), dead_letters::action(), Action::of::<replay::Arguments>()];

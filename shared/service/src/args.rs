@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{BoolValueParser, TypedValueParser as _};
 use clap::{
-    Arg, ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ArgAction, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueHint,
 };
 
@@ -111,16 +111,6 @@ pub(crate) fn parse(
 
 fn command(name: &'static str, about: &'static str, actions: &[clap::Command]) -> clap::Command {
     Arguments::command().name(name).about(about).subcommands(actions)
-}
-
-/// Returns the `--json` option, for subcommands that also print output for programs.
-pub fn json() -> Arg {
-    Arg::new("json").long("json").help("Print JSON, for programs").action(ArgAction::SetTrue)
-}
-
-/// Returns [`Form::Json`] if `--json` was given, else [`Form::Text`].
-pub fn form(given: &ArgMatches) -> Form {
-    if given.get_flag("json") { Form::Json } else { Form::Text }
 }
 
 #[cfg(test)]

@@ -11,12 +11,13 @@ mod parquet;
 pub mod properties;
 mod target;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
-use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
-use service::output;
+use clap::{ArgGroup, Args, Parser, value_parser};
 use service::tools::moment;
+use service::{Tool, output};
 use storage::Bucket;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -25,62 +26,66 @@ use crate::config::Settings;
 use crate::format::Format;
 use crate::object;
 use line::ArchivedLine;
+use mqtt::Protocol;
 use target::Target;
 
 /// Maximum messages in flight.
 const CHUNK: usize = 100;
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    let option = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help)
-    };
-    Command::new("replay")
-        .about("Sends archived messages again, to Pub/Sub or to MQTT")
-        .long_about(
-            "Sends archived messages again, with their original bytes. To a topic of Pub/Sub they go as they \
-             were archived, with their attributes and ingest_id, so that a table can be filled again. To \
-             MQTT goes what the device sent, on its topic, with QoS 1 and the properties of MQTT 5. Takes the right to read objects \
-             (roles/storage.objectViewer), which the service itself does not have.\n\n\
-             icestore replay --prefix 2025/06/15 --to-topic recovery --dry-run",
-        )
-        .args([
-            option("prefix", "PREFIX", "Only objects whose name, after archive.prefix, begins so"),
-            moment::option("since", "Only messages of this event time or later"),
-            moment::option("until", "Only messages of an earlier event time"),
-            option("to-topic", "TOPIC", "The Pub/Sub topic to publish to; all its subscriptions receive the messages"),
-            option("to-mqtt", "URL", "The broker to publish to, mqtt://host:port or mqtts://host:port"),
-            option("mqtt-username", "NAME", "The user at the broker").requires("to-mqtt"),
-            option("mqtt-password-file", "FILE", "A file with the user's password")
-                .requires("mqtt-username"),
-            option("mqtt-protocol", "VERSION", "The version of MQTT; 3.1.1 carries no properties")
-                .requires("to-mqtt")
-                .value_parser(mqtt::PROTOCOLS),
-            option("rate", "N", "Messages a second")
-                .default_value("1000")
-                .value_parser(value_parser!(u32).range(1..)),
-            Arg::new("dry-run")
-                .long("dry-run")
-                .action(ArgAction::SetTrue)
-                .help("Count what would be sent, and send nothing"),
-        ])
-        .group(ArgGroup::new("to").args(["to-topic", "to-mqtt", "dry-run"]).multiple(true).required(true))
+/// Arguments of `replay`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "replay",
+    about = "Sends archived messages again, to Pub/Sub or to MQTT",
+    long_about = "\
+        Sends archived messages again, with their original bytes. To a topic of Pub/Sub they go as they \
+        were archived, with their attributes and ingest_id, so that a table can be filled again. To \
+        MQTT goes what the device sent, on its topic, with QoS 1 and the properties of MQTT 5. Takes the \
+        right to read objects (roles/storage.objectViewer), which the service itself does not have.\n\n\
+        icestore replay --prefix 2025/06/15 --to-topic recovery --dry-run",
+    group(ArgGroup::new("to").multiple(true).required(true))
+)]
+pub struct Arguments {
+    /// Only objects whose name, after archive.prefix, begins so.
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    #[command(flatten)]
+    times: Times,
+    /// The Pub/Sub topic to publish to; all its subscriptions receive the messages.
+    #[arg(long, value_name = "TOPIC", group = "to")]
+    to_topic: Option<String>,
+    /// The broker to publish to, mqtt://host:port or mqtts://host:port.
+    #[arg(long, value_name = "URL", group = "to")]
+    to_mqtt: Option<String>,
+    /// The user at the broker.
+    #[arg(long, value_name = "NAME", requires = "to_mqtt")]
+    mqtt_username: Option<String>,
+    /// A file with the user's password.
+    #[arg(long, value_name = "FILE", requires = "mqtt_username")]
+    mqtt_password_file: Option<PathBuf>,
+    /// The version of MQTT; 3.1.1 carries no properties.
+    #[arg(long, value_name = "VERSION", requires = "to_mqtt")]
+    mqtt_protocol: Option<Protocol>,
+    /// Messages a second.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Count what would be sent, and send nothing.
+    #[arg(long, group = "to")]
+    dry_run: bool,
 }
 
 /// Range of event times that are replayed.
-#[derive(Debug)]
+#[derive(Debug, Args)]
 struct Times {
+    /// Only messages of this event time or later: 1h (ago), 2026-11-20, or 2026-11-20T10:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     since: Option<OffsetDateTime>,
+    /// Only messages of an earlier event time: 1h (ago), 2026-11-20, or 2026-11-20T10:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
     until: Option<OffsetDateTime>,
 }
 
 impl Times {
-    fn of(given: &ArgMatches) -> Self {
-        let time = |name: &str| given.get_one(name).copied();
-        Self { since: time("since"), until: time("until") }
-    }
-
     /// Returns true if the line is in the range. The program that wrote a line may have written no
     /// time. Such a line is only in a range without bounds.
     fn take(&self, line: &ArchivedLine) -> bool {
@@ -103,43 +108,43 @@ struct Count {
     other_times: u64,
 }
 
-/// Runs the replay.
-///
-/// # Errors
-/// When an object cannot be read, or a message is not accepted. All messages before it are sent.
-pub async fn act(settings: Settings, given: ArgMatches) -> anyhow::Result<()> {
-    let times = Times::of(&given);
-    let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
-    let target = Target::of(&settings, &given).await?;
-    let wanted = given.get_one::<String>("prefix").map(|prefix| prefix.trim_start_matches('/'));
-    let prefix =
-        format!("{}{}", object::root(&settings.archive.prefix), wanted.unwrap_or_default());
-    let rate = given.get_one::<u32>("rate").copied().unwrap_or(1000);
-    let chunk = CHUNK.min(rate as usize);
-    let is_dry = given.get_flag("dry-run");
-    let pace = if is_dry { Duration::ZERO } else { Duration::from_secs(1) / rate };
-    let count = Count { is_dry, ..Count::default() };
-    let mut replay = Replay { times, chunk, pace, target, count };
-    let mut page = None;
-    loop {
-        let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
-        for name in &names {
-            let Some(format) = Format::of(name) else { continue };
-            if let Err(error) = replay.object(&bucket, name, format).await {
-                bail!("{}; stopped at {name}: {error:#}", tell(&replay.count));
+impl Tool<Settings> for Arguments {
+    /// Runs the replay.
+    ///
+    /// # Errors
+    /// When an object cannot be read, or a message is not accepted. All messages before it are
+    /// sent.
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        let bucket = Bucket::new(&settings.storage.bucket, &settings.storage.endpoint()).await?;
+        let target = Target::of(&settings, &self).await?;
+        let wanted = self.prefix.as_deref().unwrap_or_default().trim_start_matches('/');
+        let prefix = format!("{}{wanted}", object::root(&settings.archive.prefix));
+        let chunk = CHUNK.min(self.rate as usize);
+        let is_dry = self.dry_run;
+        let pace = if is_dry { Duration::ZERO } else { Duration::from_secs(1) / self.rate };
+        let count = Count { is_dry, ..Count::default() };
+        let mut replay = Replay { times: self.times, chunk, pace, target, count };
+        let mut page = None;
+        loop {
+            let (names, next) = bucket.list(&prefix, page.as_deref()).await?;
+            for name in &names {
+                let Some(format) = Format::of(name) else { continue };
+                if let Err(error) = replay.object(&bucket, name, format).await {
+                    bail!("{}; stopped at {name}: {error:#}", tell(&replay.count));
+                }
+                output::note(format_args!("{name}: {}", tell(&replay.count)));
             }
-            output::note(format_args!("{name}: {}", tell(&replay.count)));
+            page = next;
+            if page.is_none() {
+                break;
+            }
         }
-        page = next;
-        if page.is_none() {
-            break;
+        output::note(tell(&replay.count));
+        if replay.count.objects == 0 {
+            bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
         }
+        Ok(())
     }
-    output::note(tell(&replay.count));
-    if replay.count.objects == 0 {
-        bail!("gs://{}/{prefix} has no objects of the archive", bucket.name());
-    }
-    Ok(())
 }
 
 fn tell(count: &Count) -> String {
@@ -201,16 +206,18 @@ impl Replay {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     #[test]
     fn the_command_line_holds_together() {
-        command().debug_assert();
+        Arguments::command().debug_assert();
 
-        assert!(command().try_get_matches_from(["replay"]).is_err(), "it must be told where to");
-        assert!(command().try_get_matches_from(["replay", "--to-topic", "enriched"]).is_ok());
+        assert!(Arguments::try_parse_from(["replay"]).is_err(), "it must be told where to");
+        assert!(Arguments::try_parse_from(["replay", "--to-topic", "enriched"]).is_ok());
         let soon = ["replay", "--to-topic", "enriched", "--since", "soon"];
-        let text = command().try_get_matches_from(soon).unwrap_err().to_string();
+        let text = Arguments::try_parse_from(soon).unwrap_err().to_string();
         assert!(text.contains("--since") && text.contains("2026-11-20"), "{text}");
     }
 

@@ -1,6 +1,5 @@
 //! Times as users write them on a command line.
 
-use clap::Arg;
 use humantime_serde::re::humantime;
 use message::timestamp::parse_rfc3339;
 use time::macros::format_description;
@@ -9,13 +8,6 @@ use time::{Date, Duration, OffsetDateTime, Time};
 /// Accepted forms of a time, with examples.
 const RIGHT: &str = "must be how long ago (1h, 30m, 2d), a date (2026-11-20, from 00:00 UTC), or a time \
                      (2026-11-20T10:00:00Z)";
-
-/// Returns an option that takes a time, as [`parse`] reads it.
-#[must_use]
-pub fn option(name: &'static str, help: &'static str) -> Arg {
-    let help = format!("{help}: 1h (ago), 2026-11-20, or 2026-11-20T10:00:00Z");
-    Arg::new(name).long(name).value_name("TIME").value_parser(parse).help(help)
-}
 
 /// Parses a time: a duration before now, a date, or RFC 3339.
 ///

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
+use clap::ValueEnum;
 use rumqttc::v5::mqttbytes::v5::{PubAckReason, PublishProperties};
 use rumqttc::{TlsConfiguration, Transport, v5};
 use rustls::{ClientConfig, RootCertStore};
@@ -15,12 +16,19 @@ use uuid::Uuid;
 
 use super::CHUNK;
 
-/// Supported versions of MQTT. The first one is the default.
-pub(super) const PROTOCOLS: [&str; 2] = ["5", "3.1.1"];
 /// Longest wait for an answer of the broker.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum bytes of a packet, which is the maximum of MQTT itself.
 const MAX_PACKET_BYTES: u32 = 256 * 1024 * 1024;
+
+/// Supported version of MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Protocol {
+    #[value(name = "5")]
+    V5,
+    #[value(name = "3.1.1")]
+    V311,
+}
 
 /// Message as a device published it.
 #[derive(Debug)]
@@ -48,7 +56,7 @@ impl Broker {
         url: &str,
         user: Option<&str>,
         password_file: Option<&Path>,
-        protocol: &str,
+        protocol: Protocol,
     ) -> anyhow::Result<Self> {
         const LIKE: &str = "must be mqtt://host:port or mqtts://host:port";
         const INSTEAD: &str = "use --mqtt-username and --mqtt-password-file";
@@ -79,7 +87,7 @@ impl Broker {
         };
         let password = password_file.map(read).transpose()?.unwrap_or_default();
         let credentials = user.map(|user| (user, password.trim_end_matches(['\n', '\r'])));
-        if protocol == PROTOCOLS[0] {
+        if protocol == Protocol::V5 {
             let mut options = v5::MqttOptions::new(id, host, port);
             options.set_max_packet_size(Some(MAX_PACKET_BYTES)).set_transport(transport);
             if let Some((user, password)) = credentials {
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_refused_with_what_to_use_instead() {
-        let wrong = |url| Broker::at(url, None, None, PROTOCOLS[0]).err().unwrap().to_string();
+        let wrong = |url| Broker::at(url, None, None, Protocol::V5).err().unwrap().to_string();
 
         let said = wrong("mqtt://user:hunter2@broker");
 

@@ -1,11 +1,11 @@
 //! Destinations of a replay.
 
 use anyhow::Context as _;
-use clap::ArgMatches;
 use pubsub::{Admin, Connection, Outgoing, Publishers, TopicName};
 
+use super::Arguments;
 use super::line::ArchivedLine;
-use super::mqtt::{Broker, PROTOCOLS};
+use super::mqtt::{Broker, Protocol};
 use crate::config::Settings;
 
 /// Destination of a replay.
@@ -19,18 +19,17 @@ pub(super) enum Target {
 }
 
 impl Target {
-    pub(super) async fn of(settings: &Settings, given: &ArgMatches) -> anyhow::Result<Self> {
-        let text = |name: &str| given.get_one::<String>(name);
-        if given.get_flag("dry-run") {
+    pub(super) async fn of(settings: &Settings, given: &Arguments) -> anyhow::Result<Self> {
+        if given.dry_run {
             return Ok(Self::Nowhere);
         }
-        if let Some(url) = text("to-mqtt") {
-            let user = text("mqtt-username").map(String::as_str);
-            let password = text("mqtt-password-file").map(std::path::Path::new);
-            let protocol = text("mqtt-protocol").map_or(PROTOCOLS[0], String::as_str);
+        if let Some(url) = &given.to_mqtt {
+            let user = given.mqtt_username.as_deref();
+            let password = given.mqtt_password_file.as_deref();
+            let protocol = given.mqtt_protocol.unwrap_or(Protocol::V5);
             return Ok(Self::Mqtt(Box::new(Broker::at(url, user, password, protocol)?)));
         }
-        let topic = text("to-topic").context("--to-topic or --to-mqtt")?;
+        let topic = given.to_topic.as_deref().context("--to-topic or --to-mqtt")?;
         let (connection, topic) = (
             Connection::new(settings.intake.pubsub.clone()),
             TopicName::new(&settings.process.project, topic),
