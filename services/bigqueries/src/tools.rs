@@ -29,13 +29,7 @@ pub const fn actions<R: Row>() -> [Action<Settings>; 3] {
     [VIEW, EXPLAIN, dead_letters]
 }
 
-const VIEW: Action<Settings> = Action {
-    command: view::command,
-    act: |settings, _| {
-        view::print(&settings);
-        Box::pin(std::future::ready(Ok(())))
-    },
-};
+const VIEW: Action<Settings> = Action::of::<view::View>();
 const EXPLAIN: Action<Settings> = service::tools::explain::action();
 
 #[cfg(test)]

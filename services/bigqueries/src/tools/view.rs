@@ -1,21 +1,23 @@
 //! Subcommand `view`, which prints the query of the view without duplicates.
 
-use clap::Command;
+use clap::Parser;
 use rows::Rows as _;
-use service::output;
+use service::{Tool, output};
 
 use crate::config::Settings;
 use crate::view::{self, Partition};
 
-/// Returns the subcommand.
-#[must_use]
-pub fn command() -> Command {
-    Command::new("view").about("Prints the query of the view without duplicates")
-}
+/// Prints the query of the view without duplicates.
+#[derive(Debug, Parser)]
+#[command(name = "view")]
+pub struct View;
 
-/// Prints the query of the view.
-pub fn print(settings: &Settings) {
-    let columns = settings.rows().columns();
-    let partition = settings.table.partition_by.as_ref().and_then(|by| Partition::of(by, &columns));
-    output::line(view::query(&settings.table_name(), &columns, partition.as_ref()));
+impl Tool<Settings> for View {
+    async fn run(self, settings: Settings) -> anyhow::Result<()> {
+        let columns = settings.rows().columns();
+        let partition = settings.table.partition_by.as_ref();
+        let partition = partition.and_then(|by| Partition::of(by, &columns));
+        output::line(view::query(&settings.table_name(), &columns, partition.as_ref()));
+        Ok(())
+    }
 }
