@@ -7,7 +7,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Faults;
+use super::{Faults, url};
 
 /// Settings that do not fit what they name, such as a table of another form. A service that fails for
 /// them ends with exit code 2, as for settings that are wrong in themselves.
@@ -20,7 +20,7 @@ pub struct WrongSettings(pub String);
 /// The text is parsed once, where it enters. Wrong text is kept together with its fault, so it does not
 /// hide the faults of other keys. [`Parsed::check`] reports the fault. Afterwards [`Parsed::value`]
 /// gives the value, and never a substitute for a wrong one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Parsed<T> {
     text: String,
     value: Result<T, String>,
@@ -63,6 +63,15 @@ impl<T: FromStr<Err: fmt::Display>> From<&str> for Parsed<T> {
 impl<T: FromStr<Err: fmt::Display>> Default for Parsed<T> {
     fn default() -> Self {
         String::new().into()
+    }
+}
+
+/// Shows the text, without the user and the password of a URL.
+impl<T> fmt::Debug for Parsed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.text.clone();
+        url::mask(&mut text);
+        f.debug_tuple("Parsed").field(&text).finish()
     }
 }
 
@@ -136,6 +145,13 @@ mod tests {
         assert_eq!(faults.lines(), [fault]);
         assert_eq!(setting.value("level").unwrap_err().to_string(), fault);
         assert_eq!(json!(setting), json!("seven"));
+    }
+
+    #[test]
+    fn a_secret_in_wrong_text_is_not_shown() {
+        let setting = Parsed::<u8>::from("redis://enrich:hunter2@h");
+
+        assert_eq!(format!("{setting:?}"), r#"Parsed("redis://***@h")"#);
     }
 
     #[test]
