@@ -138,7 +138,7 @@ fn enrich(cloud: &Cloud, redis_url: Option<String>) -> enrich::config::Settings 
     settings.intake = intake(cloud, ENRICH, settings.intake);
     settings.firestore.collection = cloud.name(DEVICES);
     settings.firestore.endpoint = cloud.endpoint(|urls| &urls.firestore).map(Into::into);
-    settings.cache.redis.url = redis_url;
+    settings.cache.redis.url = redis_url.map(Into::into);
     settings
 }
 

@@ -250,7 +250,7 @@ async fn presence_is_kept(store: impl Presence) {
 async fn presence_is_kept_in_memory_redis_and_firestore() {
     let env = FlowEnv::start().await;
     let redis = Redis::start().await.unwrap();
-    let redis = redis_layer::RedisSettings { url: Some(redis.url()), ..<_>::default() };
+    let redis = redis_layer::RedisSettings { url: Some(redis.url().into()), ..<_>::default() };
     let hour = Duration::from_secs(3600);
     let in_redis = |life| InRedis::new(redis_layer::Redis::open(&redis).unwrap().unwrap(), life);
     let settings = enrich::cache::firestore::FirestoreSettings {
@@ -287,7 +287,7 @@ impl Fetch for Named {
 async fn two_sources_do_not_read_each_others_documents_from_one_redis() {
     let redis = Redis::start().await.unwrap();
     let mut settings = enrich::cache::settings::LookupSettings::default();
-    settings.redis.url = Some(redis.url());
+    settings.redis.url = Some(redis.url().into());
     let found = async |origin| {
         let (lookup, reader) =
             Lookup::new(&settings, Named(origin), enrich::metrics::Metrics::default()).unwrap();

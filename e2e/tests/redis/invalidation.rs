@@ -77,7 +77,7 @@ impl Replica {
     /// Starts a replica that receives no invalidations and makes one read at a time.
     fn deaf(source: &Source, url: Option<String>, mode: Mode) -> Self {
         let mut settings = LookupSettings { max_reads: 1, ..LookupSettings::default() };
-        (settings.redis.url, settings.redis.mode) = (url, mode);
+        (settings.redis.url, settings.redis.mode) = (url.map(Into::into), mode);
         settings.redis.sentinel.service = Sentinel::SERVICE.into();
         let (lookup, reader) = Lookup::new(&settings, source.clone(), Metrics::default()).unwrap();
         let mut tasks = JoinSet::new();

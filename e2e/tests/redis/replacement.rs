@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use crate::{begin, entry};
 
 fn open(url: String, mode: Mode) -> Redis {
-    Redis::open(&RedisSettings { url: Some(url), mode, ..RedisSettings::default() })
+    Redis::open(&RedisSettings { url: Some(url.into()), mode, ..RedisSettings::default() })
         .unwrap()
         .unwrap()
 }

@@ -29,7 +29,7 @@ fn with_tls(folder: &Path, port: u16) -> RedisSettings {
         client_cert_file: Some(folder.join("client.pem")),
         client_key_file: Some(folder.join("client.key")),
     };
-    let url = Some(format!("rediss://127.0.0.1:{port}"));
+    let url = Some(format!("rediss://127.0.0.1:{port}").into());
     RedisSettings { url, tls, ..RedisSettings::default() }
 }
 
@@ -68,7 +68,7 @@ async fn a_new_password_in_the_file_needs_no_restart() {
                   +ping +cluster|info +cluster|slots";
     server.command(&format!("ACL SETUSER enrich on >old {rights}")).await.unwrap();
     let redis = open(&RedisSettings {
-        url: Some(server.url()),
+        url: Some(server.url().into()),
         username: Some("enrich".into()),
         password_file: Some(file.clone()),
         ..RedisSettings::default()
@@ -90,8 +90,11 @@ async fn a_new_password_in_the_file_needs_no_restart() {
 async fn a_cluster_holds_the_keys_of_all_its_nodes() {
     let cluster = Cluster::start().await.unwrap();
     let [first, others @ ..] = &cluster.nodes[..] else { panic!("no nodes") };
-    let settings =
-        RedisSettings { url: Some(first.url()), mode: Mode::Cluster, ..RedisSettings::default() };
+    let settings = RedisSettings {
+        url: Some(first.url().into()),
+        mode: Mode::Cluster,
+        ..RedisSettings::default()
+    };
 
     assert_eq!(holds(&open(&settings), &keys()).await, Ok(true));
 
@@ -127,9 +130,13 @@ async fn a_cluster_with_tls_asks_for_a_login_at_each_node() {
 async fn a_server_of_another_kind_than_the_settings_say_is_an_error_with_what_to_set() {
     let cluster = Cluster::start().await.unwrap();
     let node = Server::start().await.unwrap();
-    let as_node = RedisSettings { url: Some(cluster.nodes[0].url()), ..RedisSettings::default() };
-    let as_cluster =
-        RedisSettings { url: Some(node.url()), mode: Mode::Cluster, ..RedisSettings::default() };
+    let as_node =
+        RedisSettings { url: Some(cluster.nodes[0].url().into()), ..RedisSettings::default() };
+    let as_cluster = RedisSettings {
+        url: Some(node.url().into()),
+        mode: Mode::Cluster,
+        ..RedisSettings::default()
+    };
 
     // The node owns the slot of this key, so it would answer.
     let of_cluster = open(&as_node).get(&["device-0".into()]).await.unwrap_err().to_string();
@@ -145,8 +152,8 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
     let service = Sentinel::SERVICE.to_owned();
     let settings = RedisSettings {
         // No server listens at the first address.
-        url: Some(format!("redis://127.0.0.1:{}", free_port().unwrap())),
-        other_urls: vec![sentinel.url()],
+        url: Some(format!("redis://127.0.0.1:{}", free_port().unwrap()).into()),
+        other_urls: vec![sentinel.url().into()],
         mode: Mode::Sentinel,
         sentinel: redis::Sentinel { service, ..<_>::default() },
         ..RedisSettings::default()
@@ -171,7 +178,7 @@ async fn a_sentinel_leads_to_the_master_of_the_moment() {
 async fn fail_over() -> (Redis, [Server; 2], Proxy) {
     let (old, new) = (Server::start().await.unwrap(), Server::start().await.unwrap());
     let address = Proxy::start(old.port()).unwrap();
-    let url = Some(format!("redis://127.0.0.1:{}", address.port()));
+    let url = Some(format!("redis://127.0.0.1:{}", address.port()).into());
     let redis = open(&RedisSettings { url, ..RedisSettings::default() });
     assert_eq!(holds(&redis, &keys()).await, Ok(true));
 

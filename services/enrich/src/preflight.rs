@@ -24,7 +24,7 @@ pub(crate) async fn documents(source: &impl Fetch, collection: &str) -> Dependen
 /// by the service.
 pub(crate) async fn redis(settings: &RedisSettings, source: &impl Fetch) -> Vec<Dependency> {
     let Some(name) = &settings.url else { return Vec::new() };
-    let dependency = |kind, state| Dependency { kind, name: name.clone(), roles: &[], state };
+    let dependency = |kind, state| Dependency { kind, name: name.to_string(), roles: &[], state };
     let redis = match Redis::open(settings) {
         Ok(Some(redis)) => redis.of_source(&source.origin()),
         Ok(None) => return Vec::new(),

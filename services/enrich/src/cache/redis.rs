@@ -4,6 +4,7 @@ mod access;
 mod certificates;
 mod connection;
 mod settings;
+mod url;
 mod value;
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::{Entry, LayerError};
 use access::Access;
 pub use connection::Connection;
 pub use settings::{Mode, RedisSettings, Sentinel};
+pub use url::RedisUrl;
 use value::{entry, json, tombstone};
 
 /// Life of a tombstone in Redis, and minimum life of an entry that replaces one.
@@ -99,7 +101,7 @@ impl Redis {
             return Ok(None);
         }
         let access = Access::to_redis(settings)?;
-        settings.urls().try_for_each(|url| access.client(url).map(drop))?;
+        settings.urls()?.into_iter().try_for_each(|url| access.client(url.server()).map(drop))?;
         let settings = Arc::new(settings.clone());
         let connection = Renewable::lazy({
             let settings = Arc::clone(&settings);

@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use redis::io::tcp::TcpSettings;
-use redis::{
-    Client, ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo, TlsCertificates,
-};
+use redis::{Client, ConnectionInfo, RedisConnectionInfo, TlsCertificates};
 use service::settings::Tls;
 
 use super::super::LayerError;
 use super::certificates::{certificates, read};
-use super::settings::{RedisSettings, is_tls};
+use super::settings::RedisSettings;
+use super::url::is_tls;
 
 /// Login to servers of one kind, and the certificates.
 #[derive(Clone)]
@@ -49,25 +48,21 @@ impl Access {
         Ok(Self { username: username.cloned(), password, certificates: certificates(tls)? })
     }
 
-    /// Returns the connection data of the server at this URL, including the login.
-    ///
-    /// # Errors
-    /// Fails for an invalid URL.
-    pub(super) fn server(&self, url: &str) -> Result<ConnectionInfo, LayerError> {
-        let info = url.into_connection_info().map_err(|error| LayerError::of(&error))?;
-        let login = self.login(info.redis_settings().clone());
+    /// Returns the connection data of a server, including the login.
+    pub(super) fn server(&self, server: &ConnectionInfo) -> ConnectionInfo {
+        let login = self.login(server.redis_settings().clone());
         // Without this, small requests would wait for the acknowledgements of earlier ones.
         let tcp = TcpSettings::default().set_nodelay(true);
-        Ok(info.set_redis_settings(login).set_tcp_settings(tcp))
+        server.clone().set_redis_settings(login).set_tcp_settings(tcp)
     }
 
-    /// Returns a client of the server at this URL.
+    /// Returns a client of a server.
     ///
     /// # Errors
-    /// Fails for an invalid URL or invalid certificates.
-    pub(super) fn client(&self, url: &str) -> Result<Client, LayerError> {
-        let server = self.server(url)?;
-        let client = if is_tls(url) {
+    /// Fails for invalid certificates.
+    pub(super) fn client(&self, server: &ConnectionInfo) -> Result<Client, LayerError> {
+        let server = self.server(server);
+        let client = if is_tls(&server) {
             Client::build_with_tls(server, self.certificates.clone())
         } else {
             Client::open(server)
@@ -90,6 +85,8 @@ impl Access {
 mod tests {
     use std::io::Write as _;
 
+    use redis::IntoConnectionInfo as _;
+
     use super::*;
     use crate::cache::redis::settings::Sentinel;
 
@@ -102,9 +99,10 @@ mod tests {
             password_file: Some(file.path().into()),
             ..RedisSettings::default()
         };
+        let localhost = "redis://localhost".into_connection_info().unwrap();
         let login = |settings: &RedisSettings| {
             let access = Access::to_redis(settings).unwrap();
-            access.server("redis://localhost").unwrap().redis_settings().clone()
+            access.server(&localhost).redis_settings().clone()
         };
 
         let sentinel = Sentinel { username: Some("guard".into()), ..Sentinel::default() };
@@ -116,7 +114,7 @@ mod tests {
 
         assert_eq!((with_both.username(), with_both.password()), (Some("enrich"), Some("hunter2")));
         assert_eq!((with_none.username(), with_none.password()), (None, None));
-        let of_sentinels = to_sentinels.server("redis://localhost").unwrap();
+        let of_sentinels = to_sentinels.server(&localhost);
         let of_sentinels = of_sentinels.redis_settings();
         assert_eq!((of_sentinels.username(), of_sentinels.password()), (Some("guard"), None));
     }

@@ -6,14 +6,14 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, ServerError,
-    ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError,
+    RedisFuture, ServerError, ServerErrorKind, Value,
 };
 use tokio::time::timeout;
 
 use super::super::LayerError;
 use super::access::Access;
-use super::settings::{Mode, RedisSettings, is_tls};
+use super::settings::{Mode, RedisSettings};
 
 /// Connection to one node, or to all nodes of a cluster. Clones share it.
 #[derive(Clone)]
@@ -149,7 +149,8 @@ const IS_CLUSTER: &str = "the server is a cluster: set cache.redis.mode: cluster
 
 /// Returns the maximum duration of connecting. It grows with the number of servers.
 fn patience(settings: &RedisSettings) -> Duration {
-    let servers = u32::try_from(settings.urls().count()).unwrap_or(u32::MAX);
+    let servers = settings.url.iter().chain(&settings.other_urls).count();
+    let servers = u32::try_from(servers).unwrap_or(u32::MAX);
     settings.timeout.saturating_mul(servers.saturating_add(2))
 }
 
@@ -164,7 +165,7 @@ async fn clients(settings: &RedisSettings) -> Result<Vec<Client>, LayerError> {
         let master = master(settings).await?;
         return Ok(vec![access.client(&master)?]);
     }
-    settings.urls().map(|url| access.client(url)).collect()
+    settings.urls()?.into_iter().map(|url| access.client(url.server())).collect()
 }
 
 /// Reads the access on a separate thread, so a slow file system blocks no worker.
@@ -212,8 +213,8 @@ fn masters(info: &str) -> u32 {
 
 async fn cluster(settings: &RedisSettings) -> Result<ClusterConnection, LayerError> {
     let access = read(settings, Access::to_redis).await?;
-    let nodes: Result<Vec<_>, _> = settings.urls().map(|url| access.server(url)).collect();
-    let mut cluster = ClusterClientBuilder::new(nodes?)
+    let nodes = settings.urls()?.into_iter().map(|url| access.server(url.server()));
+    let mut cluster = ClusterClientBuilder::new(nodes.collect::<Vec<_>>())
         // The client follows moved keys. For other failures, the breaker decides when to try again.
         .retries(2)
         .min_retry_wait(10)
@@ -221,23 +222,21 @@ async fn cluster(settings: &RedisSettings) -> Result<ClusterConnection, LayerErr
         .connection_timeout(settings.timeout)
         .response_timeout(settings.timeout)
         .overall_response_timeout(Some(settings.timeout));
-    if settings.url.as_deref().is_some_and(is_tls) {
+    if settings.is_tls() == Some(true) {
         cluster = cluster.certs(access.certificates);
     }
     let client = cluster.build().map_err(|error| told(&error))?;
     client.get_async_connection().await.map_err(|error| told(&error))
 }
 
-/// Returns the URL of the master, from the first sentinel that answers.
-async fn master(settings: &RedisSettings) -> Result<String, LayerError> {
+/// Returns the connection data of the master, from the first sentinel that answers.
+async fn master(settings: &RedisSettings) -> Result<ConnectionInfo, LayerError> {
     let access = read(settings, Access::to_sentinels).await?;
     let service = &settings.sentinel.service;
     let mut failure = none();
-    for url in settings.urls() {
-        // Sentinels have no databases. The database in the URL belongs to the master.
-        let (address, database) = split(url);
+    for url in settings.urls()? {
         let asked = async {
-            let mut sentinel = open(settings, &access.client(address)?).await?;
+            let mut sentinel = open(settings, &access.client(&url.sentinel())?).await?;
             let mut question = redis::cmd("SENTINEL");
             question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
             let answer = question.query_async::<Option<(String, u16)>>(&mut sentinel).await;
@@ -245,24 +244,13 @@ async fn master(settings: &RedisSettings) -> Result<String, LayerError> {
         };
         match asked.await {
             Ok(Some((host, port))) => {
-                let scheme = if is_tls(url) { "rediss" } else { "redis" };
-                let host = if host.contains(':') { format!("[{host}]") } else { host };
-                return Ok(format!("{scheme}://{host}:{port}/{database}"));
+                return url.master(&host, port).map_err(|error| LayerError::of(&error));
             }
-            Ok(None) => failure = LayerError(format!("{address} watches no master `{service}`")),
-            Err(error) => failure = LayerError(format!("sentinel {address}: {error}")),
+            Ok(None) => failure = LayerError(format!("{url} watches no master `{service}`")),
+            Err(error) => failure = LayerError(format!("sentinel {url}: {error}")),
         }
     }
     Err(failure)
-}
-
-/// Splits a URL into its address and its database.
-fn split(url: &str) -> (&str, &str) {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    match url[start..].find('/') {
-        Some(slash) => (&url[..start + slash], &url[start + slash + 1..]),
-        None => (url, ""),
-    }
 }
 
 #[cfg(test)]
@@ -275,12 +263,6 @@ mod tests {
     fn masters_are_counted_in_what_a_cluster_says() {
         assert_eq!(masters("cluster_enabled:1\r\ncluster_size:3\r\n"), 3);
         assert_eq!(masters("# nothing of that"), 0);
-    }
-
-    #[test]
-    fn a_sentinel_has_no_database() {
-        assert_eq!(split("redis://h:26379/2"), ("redis://h:26379", "2"));
-        assert_eq!(split("rediss://h"), ("rediss://h", ""));
     }
 
     /// Server that answers each pipeline with these lines.

@@ -6,9 +6,11 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use service::Faults;
-use service::settings::{Tls, url};
+use service::settings::{Parsed, Tls, url};
 
+use super::super::LayerError;
 use super::certificates;
+use super::url::RedisUrl;
 
 /// Access to Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -17,10 +19,10 @@ pub struct RedisSettings {
     /// URL such as `redis://localhost:6379/0`, or `rediss://` for TLS; no Redis if unset. In mode
     /// `cluster` it is a node or the discovery endpoint, in mode `sentinel` a sentinel. A URL with
     /// a user or a password is refused.
-    pub url: Option<String>,
+    pub url: Option<Parsed<RedisUrl>>,
     /// Further nodes of the cluster, or further sentinels. They are asked in turn when the first
     /// one does not answer.
-    pub other_urls: Vec<String>,
+    pub other_urls: Vec<Parsed<RedisUrl>>,
     /// Kind of server at `url`: `node`, `cluster` or `sentinel`.
     pub mode: Mode,
     /// Sentinels, in mode `sentinel`.
@@ -87,8 +89,19 @@ impl Default for RedisSettings {
 
 impl RedisSettings {
     /// Returns all URLs, in the order in which they are asked.
-    pub(super) fn urls(&self) -> impl Iterator<Item = &String> {
-        self.url.iter().chain(&self.other_urls)
+    ///
+    /// # Errors
+    /// A URL is wrong, and nobody has checked these settings.
+    pub(super) fn urls(&self) -> Result<Vec<&RedisUrl>, LayerError> {
+        let first = self.url.iter().map(|url| url.value("cache.redis.url"));
+        let others = self.other_urls.iter().map(|url| url.value("cache.redis.other_urls"));
+        first.chain(others).collect::<Result<_, _>>().map_err(|wrong| LayerError::of(&wrong))
+    }
+
+    /// Returns whether the first URL asks for TLS; `None` if it is wrong.
+    pub(super) fn is_tls(&self) -> Option<bool> {
+        let Some(url) = &self.url else { return Some(false) };
+        url.value("cache.redis.url").ok().map(RedisUrl::is_tls)
     }
 
     /// Reports all faults of these settings, whose section is `cache.redis`.
@@ -101,17 +114,14 @@ impl RedisSettings {
     }
 
     fn check_urls(&self, faults: &mut Faults) {
-        const LIKE: &str = "must be a URL such as redis://localhost:6379 or rediss://...";
-        const INSTEAD: &str = "use cache.redis.username and cache.redis.password_file";
         let others = self.other_urls.iter().enumerate();
         let others = others.map(|(index, url)| (format!("cache.redis.other_urls[{index}]"), url));
         let all = self.url.iter().map(|url| ("cache.redis.url".to_owned(), url)).chain(others);
         for (key, url) in all {
-            if let Err(wrong) = url::split(url, &["redis", "rediss"], LIKE) {
-                faults.add(&key, wrong.because(INSTEAD));
-            } else if self.mode == Mode::Cluster && has_database(url) {
+            let Some(url) = url.check(&key, faults) else { continue };
+            if self.mode == Mode::Cluster && url.has_database() {
                 faults.add(&key, "must not have a database: a cluster has number 0 alone");
-            } else if is_tls(url) != self.url.as_deref().is_some_and(is_tls) {
+            } else if self.is_tls().is_some_and(|is_tls| is_tls != url.is_tls()) {
                 faults.add(&key, "must have the scheme of cache.redis.url");
             }
         }
@@ -149,7 +159,7 @@ impl RedisSettings {
             let has_password = username.is_none() || password_file.is_some();
             faults.require(has_password, &key, "required with username");
         }
-        let is_used = self.tls == Tls::default() || self.url.as_deref().is_some_and(is_tls);
+        let is_used = self.tls == Tls::default() || self.is_tls() != Some(false);
         let right = "needs an url that begins with rediss://";
         faults.require(is_used, "cache.redis.tls", right);
         if let Err(wrong) = self.tls.check_pair().map_err(str::to_owned) {
@@ -158,15 +168,4 @@ impl RedisSettings {
             faults.add("cache.redis.tls", wrong.0);
         }
     }
-}
-
-/// Returns whether a URL asks for TLS.
-pub(super) fn is_tls(url: &str) -> bool {
-    url.starts_with("rediss://")
-}
-
-/// Returns whether a URL names a database other than the first one.
-fn has_database(url: &str) -> bool {
-    let path = url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
-    path.is_some_and(|(_, path)| !matches!(path, "" | "0"))
 }
