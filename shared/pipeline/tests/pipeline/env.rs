@@ -1,5 +1,6 @@
 //! A pipeline of test doubles whose input the test controls.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use message::Message;
@@ -10,7 +11,7 @@ use pipeline::doubles::{
     Archive, Faults, FnTransform, Item, Kind, MemoryDeadLetters, MemorySink, MemorySource,
     Recorder, SourceInput,
 };
-use pipeline::metrics::{FlushLabels, ReasonLabel};
+use pipeline::metrics::{Counters, FlushLabels, ReasonLabel};
 use pipeline::{Limits, Metrics, Pipeline, Running, batch};
 
 /// Longer than the paused time of any test.
@@ -103,6 +104,21 @@ impl Parts {
 fn with_sink<So, T, S, D>(pipeline: Pipeline<So, T, (), D>, sink: S) -> Pipeline<So, T, S, D> {
     let Pipeline { service, source, transform, dead_letters, limits, metrics, .. } = pipeline;
     Pipeline { service, source, transform, sink, dead_letters, limits, metrics }
+}
+
+/// Builds parts that write batches as soon as no more messages are ready.
+pub(crate) fn eager() -> Parts {
+    let mut parts = Parts::default();
+    parts.limits.batch.max_idle = Duration::ZERO;
+    parts
+}
+
+pub(crate) fn ids<const N: usize>(ids: [&str; N]) -> HashSet<String> {
+    ids.map(str::to_owned).into()
+}
+
+pub(crate) fn counted(family: &Counters<ReasonLabel>, reason: &'static str) -> u64 {
+    family.get_or_create(&ReasonLabel { reason }).get()
 }
 
 /// Creates a message of ten bytes for batch `k`.

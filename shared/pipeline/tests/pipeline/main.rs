@@ -15,6 +15,7 @@ mod notes;
 mod order;
 mod poison;
 mod promise;
+mod refusals;
 mod settling;
 mod short_leases;
 mod slow;
