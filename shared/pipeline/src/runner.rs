@@ -24,11 +24,11 @@ use crate::{Error, Event, Limits, Metrics, Recovery, Sink, Source, Transform};
 ///
 /// Each dead letter is its own request. A destination with high latency needs many at a time. On a
 /// link with little bandwidth, [`Pace`] reduces the number.
-const MAX_LETTERS: usize = 256;
+const MAX_DEAD_LETTERS: usize = 256;
 
 /// Upper limit of the time-out for writing one dead letter. The time-out is `attempt_timeout` or
 /// this value, whichever is shorter, plus one second for each MiB.
-const LETTER_TIMEOUT: Duration = Duration::from_secs(30);
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest time that a drain reserves for closing the source. The source needs this time to send
 /// its last acknowledgements, perhaps over a slow link.
@@ -174,7 +174,10 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             outage: Outage::default(),
             dead_letter_outage: Outage::default(),
             pace: Pace::new(write_timeout, limits.lane_count().saturating_mul(limits.max_writes)),
-            dead_letter_pace: Pace::new(limits.attempt_timeout.min(LETTER_TIMEOUT), MAX_LETTERS),
+            dead_letter_pace: Pace::new(
+                limits.attempt_timeout.min(DEAD_LETTER_TIMEOUT),
+                MAX_DEAD_LETTERS,
+            ),
             suspects: open_suspects(&limits, &failure),
             failure,
             limits,
