@@ -1,13 +1,29 @@
 //! Authentication of callers.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::connection::Peer;
 use crate::{Problem, Reach};
+
+mod api_keys;
+mod authenticator;
+mod content;
+mod jwt;
+mod key_set;
+mod rates;
+pub mod scope;
+pub mod settings;
+mod watched;
+
+pub use authenticator::Authenticator;
+pub use rates::{Client, Quota, RateLimiter};
 
 /// Decides who sends a request, by its headers.
 ///
@@ -22,6 +38,11 @@ pub trait Authenticate: Clone + Send + Sync + 'static {
         &self,
         headers: &HeaderMap,
     ) -> impl Future<Output = Result<Identity, Denied>> + Send;
+
+    /// Returns the limits on the speed of clients, if there are any.
+    fn rates(&self) -> Option<&RateLimiter> {
+        None
+    }
 
     /// Returns the addresses at which a listener with this authentication may be reached.
     fn reach(&self) -> Reach {
@@ -71,6 +92,20 @@ pub enum Denied {
     Unauthenticated(String),
     /// The caller is known, and may not do this: 403.
     Forbidden(String),
+    /// The client sends more than its limits allow: 429.
+    TooFast {
+        /// Limit that was passed.
+        why: String,
+        /// Time after which one more request is allowed.
+        retry_after: Duration,
+    },
+    /// The credentials cannot be checked now: 503.
+    Unavailable {
+        /// Part that is missing.
+        why: String,
+        /// Time after which it may be there.
+        retry_after: Duration,
+    },
 }
 
 impl IntoResponse for Denied {
@@ -84,8 +119,22 @@ impl IntoResponse for Denied {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
                 response
             }
+            Self::TooFast { why, retry_after } => {
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, why);
+                (retry_header(retry_after), problem).into_response()
+            }
+            Self::Unavailable { why, retry_after } => {
+                let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, why);
+                (retry_header(retry_after), problem).into_response()
+            }
         }
     }
+}
+
+/// Returns the header in whole seconds, rounded up.
+fn retry_header(time: Duration) -> [(header::HeaderName, HeaderValue); 1] {
+    let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    [(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))]
 }
 
 /// No authentication: everybody who reaches the port is served.
@@ -116,15 +165,47 @@ impl Authenticate for Open {
     }
 }
 
+/// Request that may pass.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Caller of the request.
+    pub identity: Identity,
+    /// Count of the bytes of its body. `None` if there are no limits.
+    pub quota: Option<Quota>,
+}
+
+/// Checks the credentials of a request, and counts it. It works on headers alone, so listeners of
+/// other frameworks can call it.
+///
+/// Wrong credentials count for the address `peer`. Without it, they are not counted.
+///
+/// # Errors
+/// The caller is refused.
+pub async fn admit<A: Authenticate>(
+    auth: &A,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<Admitted, Denied> {
+    let identity = auth.authenticate(headers).await;
+    let subject = identity.as_ref().ok().and_then(|identity| identity.subject.as_deref());
+    let client = subject.map(Client::Subject).or(peer.map(Client::Peer));
+    let quota = auth.rates().zip(client).map(|(rates, client)| rates.admit(client)).transpose()?;
+    Ok(Admitted { identity: identity?, quota })
+}
+
 /// Passes requests on with the identity of their caller, or refuses them.
 pub(crate) async fn identify<A: Authenticate>(
     State(auth): State<A>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match auth.authenticate(request.headers()).await {
-        Ok(identity) => {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    match admit(&auth, request.headers(), peer).await {
+        Ok(Admitted { identity, quota }) => {
             request.extensions_mut().insert(identity);
+            if let Some(quota) = quota {
+                request.extensions_mut().insert(quota);
+            }
             next.run(request).await
         }
         Err(denied) => denied.into_response(),

@@ -13,6 +13,7 @@ use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout_at};
 
 use crate::Problem;
+use crate::auth::Quota;
 
 /// Bounds on the body of a request.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +51,7 @@ pub(crate) async fn limit(
         left: limit.max_bytes,
         deadline: Instant::now() + limit.timeout,
         excess: Arc::clone(&excess),
+        quota: parts.extensions.get::<Quota>().cloned(),
     };
     let body = Body::from_stream(stream::try_unfold(limited, Reading::next));
     let response = next.run(Request::from_parts(parts, body)).await;
@@ -85,6 +87,7 @@ struct Reading {
     left: usize,
     deadline: Instant,
     excess: Arc<OnceLock<Excess>>,
+    quota: Option<Quota>,
 }
 
 impl Reading {
@@ -93,6 +96,9 @@ impl Reading {
             return Err(self.fail(Excess::TooSlow));
         };
         let Some(chunk) = chunk.transpose().map_err(io::Error::other)? else { return Ok(None) };
+        if let Some(quota) = &self.quota {
+            quota.take(chunk.len());
+        }
         let Some(left) = self.left.checked_sub(chunk.len()) else {
             return Err(self.fail(Excess::TooLarge));
         };

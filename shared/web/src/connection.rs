@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its end.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +48,10 @@ impl Default for Limits {
     }
 }
 
+/// Address of the other side, in the extensions of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub IpAddr);
+
 /// Answers the requests of a connection until it ends. After `stop` is set, it ends when the request
 /// under way is answered, or at once if there is none.
 pub(crate) async fn serve(
@@ -56,8 +61,13 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let has_request = Arc::new(AtomicBool::new(false));
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    // It is unknown if the other side is gone already.
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip()));
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
         has_request.store(true, Ordering::Relaxed);
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let mut routes = routes.clone();
         async move { Ok::<Response, Infallible>(answered(routes.call(request).await)) }
     });

@@ -5,4 +5,8 @@ mod answers;
 mod browsers;
 mod drain;
 mod env;
+mod guarded;
 mod hostile;
+mod issuer;
+mod rotation;
+mod tokens;
