@@ -217,7 +217,9 @@ impl KeyServer {
             "/keys",
             get(async move || {
                 count.fetch_add(1, Ordering::Relaxed);
-                answers.borrow().clone()
+                let (status, keys) = answers.borrow().clone();
+                // An error in plain text would become a problem.
+                (status, [("content-type", "application/json")], keys)
             }),
         );
         let routes = routes.route("/moved", get(|| async { Redirect::to("/keys") }));

@@ -154,11 +154,12 @@ async fn a_url_that_fails_keeps_its_keys() {
     settings.jwt.as_mut().unwrap().refresh_interval = Duration::from_millis(20);
     let auth = start(settings).await;
 
+    let other = key_set(&[Signer::ec().public("known")]);
     for (status, body) in [
-        (StatusCode::INTERNAL_SERVER_ERROR, key_set(&[])),
+        (StatusCode::INTERNAL_SERVER_ERROR, other.clone()),
         (StatusCode::OK, key_set(&[])),
         (StatusCode::OK, "{".into()),
-        (StatusCode::OK, " ".repeat(2 * 1024 * 1024)),
+        (StatusCode::OK, format!("{other}{}", " ".repeat(2 * 1024 * 1024))),
     ] {
         server.answer.send_replace((status, body));
         let seen = server.count();
