@@ -80,9 +80,7 @@ impl Series<'_> {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again(error)) => error,
             };
-            let wait = waits.next_wait();
-            let next_end = Instant::now() + wait + self.attempt_time;
-            let is_last = self.lease_end.is_some_and(|end| next_end >= end);
+            let (wait, is_last) = self.within_lease(waits.next_wait());
             self.report(&error, (!is_last).then_some(wait));
             if is_last {
                 return Err(error);
@@ -90,6 +88,19 @@ impl Series<'_> {
             Metrics::count(&self.metrics.retried, self.action, 1);
             sleep(wait).await;
         }
+    }
+
+    /// Returns the wait before the next attempt. Also returns whether there is no time for one.
+    ///
+    /// Near the end of a short lease the wait is half of the time that is left, so that a client
+    /// whose destination comes back is not told of a failure.
+    fn within_lease(&self, wait: Duration) -> (Duration, bool) {
+        let Some(end) = self.lease_end else { return (wait, false) };
+        let half = end.saturating_duration_since(Instant::now()) / 2;
+        if self.attempt_time.is_zero() && wait > half {
+            return (half, half < self.backoff.min);
+        }
+        (wait, Instant::now() + wait + self.attempt_time >= end)
     }
 
     /// Reports a failure. `wait` is the time until the next attempt, if there is one.
@@ -190,6 +201,20 @@ mod tests {
 
         assert_eq!(run(late, &[Recovery::Retry]).await, (1, 0, false));
         assert_eq!(run(in_time, &[Recovery::Retry]).await, (2, 1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_come_closer_to_each_other_at_the_end_of_a_short_lease() {
+        let (metrics, start) = (Metrics::default(), Instant::now());
+        let backoff = Backoff { min: SECOND / 10, max: 30 * SECOND };
+        let lease_end = Some(start + 9 * SECOND);
+        let short = Series { lease_end, backoff, ..series(&metrics) };
+
+        let (attempts, ..) = run(short, &[Recovery::Retry; 100]).await;
+
+        let last = start.elapsed();
+        assert!((8 * SECOND..9 * SECOND).contains(&last), "the last attempt was after {last:?}");
+        assert!((8..20).contains(&attempts), "{attempts} attempts");
     }
 
     #[tokio::test(start_paused = true)]
