@@ -106,7 +106,9 @@ fn exported() -> BTreeSet<String> {
     families.register(&mut registry);
     let _metrics = families.of("ingestion", &ingestion::REASONS);
     enrich::metrics::Metrics::default().register(&mut registry);
-    ingestion::metrics::Metrics::default().register(&mut registry);
+    let ingestion = ingestion::metrics::Metrics::default();
+    ingestion.register(&mut registry);
+    ingestion.register_http(&mut registry);
     icestore::objects::Objects::default().register(&mut registry);
     pubsub::SourceMetrics::default().register(&mut registry);
     web::Metrics::default().register(&mut registry, &["admin"]);

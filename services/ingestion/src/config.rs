@@ -2,11 +2,13 @@
 
 mod broker;
 mod check;
+mod http_ingest;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use message::OriginKind;
 use pipeline::backoff::Backoff;
 use pipeline::{Limits, batch};
 use pubsub::{DeadLetterConfig, Endpoint};
@@ -19,6 +21,7 @@ use service::settings::{Parsed, ProcessSettings};
 use crate::filter::Filter;
 use crate::host;
 pub use broker::Broker;
+pub use http_ingest::HttpIngest;
 
 /// All settings. `example.yaml` in the crate's folder shows them with comments.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
@@ -27,9 +30,11 @@ pub struct Settings {
     /// Project, health server, and duration of a drain.
     #[schemars(flatten)]
     pub process: ProcessSettings,
-    /// MQTT broker.
+    /// MQTT broker. Its `url` is not required if there is `http_ingest`, and no route from MQTT.
     pub mqtt: Mqtt,
-    /// Routes from MQTT topics to producers; the keys are free names. At least one.
+    /// Ingest over HTTP. Off if unset.
+    pub http_ingest: Option<HttpIngest>,
+    /// Routes from MQTT topics or HTTP sources to producers; the keys are free names. At least one.
     pub routes: BTreeMap<String, RouteSettings>,
     /// Destinations that routes name. Each must be used by a route.
     pub producers: BTreeMap<String, Producer>,
@@ -157,13 +162,17 @@ pub struct RouteSettings {
     pub allow_overlap: bool,
 }
 
-/// Topic filter.
+/// Source of a route: a filter of MQTT topics, or of the source ids of HTTP.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default)]
 pub struct RouteSource {
-    /// Topic filter. A level `{name}` subscribes to `+` and captures the level. Required.
+    /// Topic filter. A level `{name}` subscribes to `+` and captures the level. Required, unless
+    /// there is `http_source`.
     pub mqtt_topic: Parsed<Filter>,
-    /// Requested QoS: 0 or 1; 2 is treated as 1.
+    /// Filter of source ids over HTTP, in the form of a topic filter. `{device_id}` takes all ids
+    /// without `/`. Only with `http_ingest`, and instead of `mqtt_topic`.
+    pub http_source: Option<Parsed<Filter>>,
+    /// Requested QoS: 0 or 1; 2 is treated as 1. Only for MQTT.
     pub qos: u8,
     /// Group of subscribers that share the messages (MQTT 5). Members are all replicas with the
     /// same group, and all their connections.
@@ -171,12 +180,32 @@ pub struct RouteSource {
 }
 
 impl RouteSource {
-    /// Returns the topic filter.
+    /// Returns the filter of topics or source ids.
     ///
     /// # Errors
     /// The filter is wrong.
     pub fn filter(&self) -> Result<&Filter, WrongSettings> {
-        self.mqtt_topic.value("source.mqtt_topic")
+        self.text().value(format_args!("source.{}", self.key()))
+    }
+
+    /// Returns the filter as the settings have it.
+    #[must_use]
+    pub fn text(&self) -> &Parsed<Filter> {
+        self.http_source.as_ref().unwrap_or(&self.mqtt_topic)
+    }
+
+    /// Returns the kind of source that the filter is for.
+    #[must_use]
+    pub fn kind(&self) -> OriginKind {
+        if self.http_source.is_some() { OriginKind::Http } else { OriginKind::Mqtt }
+    }
+
+    /// Returns the key of the filter in the settings.
+    pub(crate) fn key(&self) -> &'static str {
+        match self.kind() {
+            OriginKind::Mqtt => "mqtt_topic",
+            OriginKind::Http => "http_source",
+        }
     }
 }
 
@@ -222,6 +251,7 @@ impl Default for Settings {
         Self {
             process: ProcessSettings::default(),
             mqtt: Mqtt::default(),
+            http_ingest: None,
             routes: BTreeMap::new(),
             producers: BTreeMap::new(),
             ordering_buckets: 256,
@@ -277,6 +307,16 @@ impl Default for Identity {
             max_past: 30 * day,
             max_future: day,
         }
+    }
+}
+
+impl Settings {
+    /// Returns whether messages come from a broker.
+    #[must_use]
+    pub fn has_mqtt(&self) -> bool {
+        let is_of_mqtt = |route: &RouteSettings| route.source.kind() == OriginKind::Mqtt;
+        let has_url = !self.mqtt.url.text().is_empty();
+        self.http_ingest.is_none() || has_url || self.routes.values().any(is_of_mqtt)
     }
 }
 

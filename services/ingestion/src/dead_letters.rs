@@ -34,7 +34,7 @@ impl<D> Named<D> {
         let mut message = letter.message.clone();
         let origin = Origin::of(&letter.message.attributes);
         let route = self.routes.find(origin);
-        if let Some(device) = route.and_then(|entry| entry.filter.device_id(origin.address)) {
+        if let Some(device) = route.and_then(|entry| entry.device_id(origin.address)) {
             message.attributes.insert(attribute::DEVICE_ID.into(), device.to_owned());
         }
         if !message.attributes.contains_key(attribute::INGEST_ID) {

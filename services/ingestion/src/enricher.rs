@@ -1,6 +1,6 @@
 //! Enrichment data that ingestion writes.
 
-use message::Origin;
+use message::{Origin, OriginKind};
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -27,8 +27,8 @@ pub trait Enricher: Send + Sync + 'static {
     fn enrich(&self, arrival: Arrival<'_>, data: &mut Map<String, Value>);
 }
 
-/// Standard enricher. It writes `DeviceID`, `Topic` and `Timestamp`, as the services downstream
-/// expect them.
+/// Standard enricher. It writes `DeviceID`, `Timestamp` and the `Topic` of a message from MQTT, as the
+/// services downstream expect them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FromTopic;
 
@@ -42,6 +42,8 @@ impl Enricher for FromTopic {
         if let Ok(time) = seconds.format(&Rfc3339) {
             data.insert("Timestamp".into(), time.into());
         }
-        data.insert("Topic".into(), arrival.origin.address.into());
+        if arrival.origin.kind == OriginKind::Mqtt {
+            data.insert("Topic".into(), arrival.origin.address.into());
+        }
     }
 }

@@ -79,9 +79,15 @@ impl Filter {
     /// Returns the value of the capture `device_id`, else of the first `+`.
     #[must_use]
     pub fn device_id<'a>(&self, topic: &'a str) -> Option<&'a str> {
-        let named = self.captures.iter().find(|(_, name)| name == "device_id");
-        let index = named.map(|(index, _)| *index);
-        topic.split('/').nth(index.or_else(|| self.levels().position(|level| level == "+"))?)
+        let first = || self.levels().position(|level| level == "+");
+        self.captured_device(topic).or_else(|| topic.split('/').nth(first()?))
+    }
+
+    /// Returns the value of the capture `device_id`.
+    #[must_use]
+    pub fn captured_device<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        let (index, _) = self.captures.iter().find(|(_, name)| name == "device_id")?;
+        topic.split('/').nth(*index)
     }
 
     /// Reads a template, in which captures of this filter replace each `{name}`. Other braces are

@@ -26,11 +26,13 @@ pub async fn follow(
         lines.iter().filter(|line| !last.contains(*line)).for_each(|line| info!("{line}"));
         health.tell("guarantees", lines.clone());
         let filters = routes.filters();
-        let warnings: Vec<_> = granted
-            .values()
-            .flat_map(|granted| granted.warnings(&settings.mqtt, &filters))
-            .collect();
-        health.tell("broker", serde_json::json!({ "granted": granted, "warnings": warnings }));
+        if settings.has_mqtt() {
+            let warnings: Vec<_> = granted
+                .values()
+                .flat_map(|granted| granted.warnings(&settings.mqtt, &filters))
+                .collect();
+            health.tell("broker", serde_json::json!({ "granted": granted, "warnings": warnings }));
+        }
         last = lines;
         // An error means that the source has ended.
         if grants.changed().await.is_err() {
@@ -48,8 +50,7 @@ pub fn of(settings: &Settings, routes: &Routes, unchecked: bool, granted: &Grant
     let filters = routes.filters();
     let short = |filter: &str| granted.values().find_map(|one| one.short.get(filter));
     let mut lines: Vec<_> = routes
-        .entries()
-        .iter()
+        .of_mqtt()
         .zip(&filters)
         .map(|(Entry { name, route, .. }, filter)| {
             let quality = match (route.source.qos, short(&filter.filter)) {
@@ -69,11 +70,12 @@ pub fn of(settings: &Settings, routes: &Routes, unchecked: bool, granted: &Grant
             format!("route {name}: {topic} -> {}: {quality}{order}", route.destination.route_name)
         })
         .collect();
+    lines.extend(routes.entries().iter().filter_map(over_http));
     let largest = settings.mqtt.max_packet_bytes;
-    lines.push(match settings.mqtt.protocol {
+    lines.extend(settings.has_mqtt().then(|| match settings.mqtt.protocol {
         Protocol::V5 => format!("packets above {largest} bytes are discarded by the broker"),
         Protocol::V4 => format!("a packet above {largest} bytes stops intake until it is gone"),
-    });
+    }));
     if let Some(dead_letters) = &settings.dead_letters {
         lines.push(dead_letters.guarantee());
     }
@@ -83,6 +85,13 @@ pub fn of(settings: &Settings, routes: &Routes, unchecked: bool, granted: &Grant
         );
     }
     lines
+}
+
+/// Returns the line of a route from HTTP.
+fn over_http(Entry { name, route, .. }: &Entry) -> Option<String> {
+    let source = route.source.http_source.as_ref()?;
+    let to = &route.destination.route_name;
+    Some(format!("route {name}: http {source} -> {to}: at least once after an answer of 2xx"))
 }
 
 fn at_least_once(settings: &Settings, granted: &Grants) -> String {

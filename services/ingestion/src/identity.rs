@@ -46,20 +46,12 @@ pub fn identify(
     let payload = payload(message, settings);
     let at = |pointer: &Option<String>| payload?.find(pointer.as_deref()?).map(Given::read);
 
-    // A replayed dead letter keeps its id. No device can set this attribute.
-    let id = match message.attributes.get(attribute::INGEST_ID) {
-        Some(kept) => kept.clone(),
-        None => match given_id(message, payload, settings) {
-            Some(given) if is_usable(&given) => hash(origin, &given),
-            Some(_) => {
-                metrics.replace("id_length");
-                Uuid::now_v7().to_string()
-            }
-            None => Uuid::now_v7().to_string(),
-        },
-    };
+    let id = find_id(message, origin, payload, settings, metrics);
     let mut identified = Identified { id, time: message.publish_time, raw_time: None };
-    if let Some(given) = at(&settings.event_time_pointer) {
+    // A client over HTTP gives the time beside the payload. It was checked when it came.
+    if let Some(time) = given_time(message) {
+        identified.time = time;
+    } else if let Some(given) = at(&settings.event_time_pointer) {
         match given.time().filter(|time| is_within(*time, message.publish_time, settings)) {
             Some(time) => identified.time = time,
             None => {
@@ -69,6 +61,41 @@ pub fn identify(
         }
     }
     identified
+}
+
+/// Finds the id of a message, as the settings say. Without one in the message, the id is new.
+#[must_use]
+pub fn ingest_id(
+    message: &Message,
+    origin: Origin<'_>,
+    settings: &Identity,
+    metrics: &Metrics,
+) -> String {
+    find_id(message, origin, payload(message, settings), settings, metrics)
+}
+
+fn find_id(
+    message: &Message,
+    origin: Origin<'_>,
+    payload: Option<Json<'_>>,
+    settings: &Identity,
+    metrics: &Metrics,
+) -> String {
+    // A replayed dead letter keeps its id. No device can set this attribute.
+    if let Some(kept) = message.attributes.get(attribute::INGEST_ID) {
+        return kept.clone();
+    }
+    match given_id(message, payload, settings) {
+        Some(given) if is_usable(&given) => return hash(origin, &given),
+        Some(_) => metrics.replace("id_length"),
+        None => {}
+    }
+    Uuid::now_v7().to_string()
+}
+
+/// Returns the time that came beside the payload.
+fn given_time(message: &Message) -> Option<OffsetDateTime> {
+    timestamp::parse_rfc3339(message.attributes.get(attribute::HTTP_TIMESTAMP)?)
 }
 
 /// Returns the id of a message that becomes a dead letter.
@@ -107,7 +134,8 @@ fn given_id(message: &Message, payload: Option<Json<'_>>, settings: &Identity) -
     property.cloned().or_else(found)
 }
 
-fn is_usable(id: &str) -> bool {
+/// Returns whether an id has a length that is allowed.
+pub(crate) fn is_usable(id: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&id.chars().count())
 }
 
@@ -122,6 +150,7 @@ fn begin(origin: Origin<'_>) -> Sha256 {
         // The ids of MQTT have no prefix, and must stay. No topic contains a zero byte, so another
         // kind may begin with one.
         OriginKind::Mqtt => Sha256::new().chain_update(origin.address),
+        OriginKind::Http => Sha256::new().chain_update(b"\0http\0").chain_update(origin.address),
     }
 }
 
@@ -189,11 +218,17 @@ fn event_time(given: &Value) -> Option<OffsetDateTime> {
 }
 
 fn is_within(time: OffsetDateTime, received: OffsetDateTime, settings: &Identity) -> bool {
-    let span =
-        |duration: Duration| time::Duration::try_from(duration).unwrap_or(time::Duration::MAX);
     let oldest = received.checked_sub(span(settings.max_past));
-    let newest = received.checked_add(span(settings.max_future));
-    oldest.is_none_or(|oldest| time >= oldest) && newest.is_none_or(|newest| time <= newest)
+    oldest.is_none_or(|oldest| time >= oldest) && time <= latest(received, settings)
+}
+
+/// Returns the latest event time that is accepted.
+pub(crate) fn latest(received: OffsetDateTime, settings: &Identity) -> OffsetDateTime {
+    received.saturating_add(span(settings.max_future))
+}
+
+fn span(duration: Duration) -> time::Duration {
+    time::Duration::try_from(duration).unwrap_or(time::Duration::MAX)
 }
 
 #[cfg(test)]

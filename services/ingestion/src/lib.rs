@@ -1,11 +1,13 @@
-//! Ingestion carries messages from an MQTT broker to Pub/Sub topics, as its routes say.
+//! Ingestion carries messages from an MQTT broker, and from clients over HTTP, to Pub/Sub topics, as
+//! its routes say.
 //!
 //! - [`mqtt::Source`] subscribes. It hands each PUBLISH on with a handle to acknowledge it.
+//! - [`http::Source`] has the messages of requests, whose clients wait for the outcome.
 //! - [`route::Route`] finds the route of a message, gives it an id and wraps it into an envelope.
 //! - `pubsub::Sink` publishes it.
 //!
-//! The PUBACK is sent after Pub/Sub has confirmed the message. PUBACKs keep the order of the
-//! PUBLISHes.
+//! The PUBACK, or the answer, is sent after Pub/Sub has confirmed the message. PUBACKs keep the order
+//! of the PUBLISHes.
 
 pub mod config;
 pub mod dead_letters;
@@ -13,6 +15,7 @@ pub mod enricher;
 pub mod filter;
 pub mod guarantee;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod mqtt;
@@ -20,19 +23,21 @@ pub mod ordering;
 pub mod reasons;
 pub mod route;
 pub mod routes;
+pub mod source;
 pub mod tools;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::bail;
+use pipeline::dead_letter::Policy;
 use pipeline::{Pipeline, Reasons};
 use pubsub::{Admin, Connection, DeadLetters, Preflight, Publishers, TopicGuard, TopicName};
 use service::{Context, Dependency, Health, Running, Service};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use config::Settings;
+use config::{HttpIngest, Settings};
 use dead_letters::Named;
 use enricher::{Enricher, FromTopic};
 use metrics::Metrics;
@@ -40,6 +45,7 @@ use mqtt::Purpose;
 use ordering::Ordering;
 use route::Route;
 use routes::Routes;
+use source::OneSource;
 
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
@@ -82,7 +88,12 @@ impl<E: Enricher> Ingestion<E> {
     /// Fails when the replica is alive or a message could not be carried. The sessions stay then.
     /// Also fails when the broker has no session of this replica.
     pub async fn retire(mut self) -> anyhow::Result<()> {
+        if !self.settings.has_mqtt() {
+            bail!("there is no mqtt.url: ingestion has sessions only at a broker");
+        }
         self.purpose = Purpose::Drain;
+        // The messages of clients over HTTP are not those of a removed replica.
+        self.settings.http_ingest = None;
         let (mqtt, grace) = (self.settings.mqtt.clone(), self.settings.process.grace_period);
         let metrics = self.metrics.clone();
         let mut running = self.start(&Context::default()).await?;
@@ -119,8 +130,14 @@ impl<E: Enricher> Service for Ingestion<E> {
         registry.register(|registry| metrics.register(registry));
         let topics_condition = health.condition("topics");
         // Wrong settings end the service. Nothing must be waited for before.
-        settings.mqtt.broker()?;
+        if settings.has_mqtt() {
+            settings.mqtt.broker()?;
+        }
         let routes = Arc::new(Routes::new(&settings.routes)?);
+        let http = match &settings.http_ingest {
+            Some(http) => Some(http::Port::bind(http).await?),
+            None => None,
+        };
 
         let connection = Connection::new(settings.pubsub.clone());
         let admin = Admin::new(&connection).await?;
@@ -128,38 +145,35 @@ impl<E: Enricher> Service for Ingestion<E> {
         guard.wait(&admin, &topics_condition).await;
 
         let publishers = Publishers::new(&connection).await?;
-        let dead_letters = settings.dead_letters.as_ref();
-        let dead_letters =
-            dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
-        let dead_letters = DeadLetters::policy(
-            dead_letters,
-            &settings.process.project,
-            &publishers,
-            &guard,
-            &settings.storage,
-        )
-        .await?
-        .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
-        let source = connect(&settings, purpose, &routes, &metrics, health);
+        let dead_letters = open_dead_letters(&settings, &publishers, &guard)
+            .await?
+            .map(|letters| Named::new(letters, Arc::clone(&routes), settings.identity.clone()));
+        let mqtt =
+            settings.has_mqtt().then(|| connect(&settings, purpose, &routes, &metrics, health));
+        let grants = source::grants(mqtt.as_ref());
+        let (port, http) = http.unzip();
         let mut watchers = JoinSet::new();
         watchers.spawn(guarantee::follow(
             settings.clone(),
             Arc::clone(&routes),
             !guard.unchecked().is_empty(),
-            source.grants(),
+            grants,
             health.clone(),
         ));
         watchers.spawn(guard.clone().watch(admin, topics_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
-            source,
+            source: OneSource::merge(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard),
-            transform: Route::new(&settings, routes, enricher, metrics),
-            limits: settings.pipeline,
+            transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone()),
+            limits: settings.pipeline.clone(),
             metrics: counts,
         };
-        Ok(Running::new(watchers).start(pipeline, health))
+        let running = Running::new(watchers).start(pipeline, health);
+        let Some((port, http)) = port.zip(settings.http_ingest) else { return Ok(running) };
+        let parts = http::MessageParts { routes, identity: settings.identity, metrics };
+        Ok(serve(port, &http, parts, context, running))
     }
 
     async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
@@ -176,9 +190,42 @@ impl<E: Enricher> Service for Ingestion<E> {
             dead_letters: settings.dead_letters.as_ref(),
         };
         let mut dependencies = preflight.check().await?;
-        dependencies.push(mqtt::dependency(&settings.mqtt).await);
+        if settings.has_mqtt() {
+            dependencies.push(mqtt::dependency(&settings.mqtt).await);
+        }
         Ok(dependencies)
     }
+}
+
+/// Opens the destination of dead letters.
+async fn open_dead_letters(
+    settings: &Settings,
+    publishers: &Publishers,
+    guard: &TopicGuard,
+) -> anyhow::Result<Policy<DeadLetters>> {
+    let dead_letters = settings.dead_letters.as_ref();
+    let dead_letters = dead_letters.ok_or_else(|| anyhow::anyhow!("dead_letters is required"))?;
+    let (project, storage) = (&settings.process.project, &settings.storage);
+    Ok(DeadLetters::policy(dead_letters, project, publishers, guard, storage).await?)
+}
+
+/// Answers requests over HTTP, until the service is drained.
+fn serve(
+    port: http::Port,
+    settings: &HttpIngest,
+    parts: http::MessageParts,
+    context: &Context,
+    running: Running,
+) -> Running {
+    let counts = web::Metrics::default();
+    context.registry.register(|registry| {
+        counts.register(registry);
+        parts.metrics.register_http(registry);
+    });
+    context.health.tell(HttpIngest::SECTION, port.address().to_string());
+    info!(address = %port.address(), "takes messages over HTTP");
+    let server = port.serve(settings, parts, &counts);
+    running.with_drain(move |grace| server.shutdown(grace))
 }
 
 /// Connects to the broker and subscribes to the filters of the routes.

@@ -6,6 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::http::refusal;
+
 /// Counters. Clones share their values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -20,6 +22,12 @@ pub struct Metrics {
     pub qos0_dropped: Counter,
     /// Values that could not be used as sent: ids, event times, user properties.
     pub replaced: Family<ReasonLabel, Counter>,
+    /// Items over HTTP that are published, or dead letters.
+    pub http_accepted: Counter,
+    /// Items over HTTP that were refused.
+    pub http_refused: Family<ReasonLabel, Counter>,
+    /// Requests over HTTP that were refused before their items were known.
+    pub http_refused_requests: Family<ReasonLabel, Counter>,
 }
 
 impl Metrics {
@@ -51,6 +59,38 @@ impl Metrics {
         {
             self.replaced.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
+    }
+
+    /// Registers the metrics of ingest over HTTP. Each reason starts with 0.
+    pub fn register_http(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("dataflow_ingestion_http");
+        registry.register(
+            "accepted_items",
+            "Items over HTTP that are published, or dead letters",
+            self.http_accepted.clone(),
+        );
+        registry.register(
+            "refused_items",
+            "Items over HTTP that were refused, by reason",
+            self.http_refused.clone(),
+        );
+        registry.register(
+            "refused_requests",
+            "Requests over HTTP that were refused before their items were known, by reason",
+            self.http_refused_requests.clone(),
+        );
+        for reason in refusal::REASONS {
+            self.http_refused.get_or_create(&ReasonLabel { reason }).inc_by(0);
+            self.http_refused_requests.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+    }
+
+    pub(crate) fn refuse_item(&self, reason: &'static str) {
+        self.http_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn refuse_request(&self, reason: &'static str) {
+        self.http_refused_requests.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Returns the number of values replaced for this reason.

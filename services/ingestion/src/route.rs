@@ -24,7 +24,7 @@ use attributes::Attributes;
 
 /// User property in which a device sends its trace context. The name comes from the W3C's draft for
 /// MQTT.
-const TRACE_PROPERTY: &str = "traceparent";
+pub(crate) const TRACE_PROPERTY: &str = "traceparent";
 
 /// Transform that finds a message's route, gives it an id, and wraps it into an envelope.
 pub struct Route<E> {
@@ -95,7 +95,7 @@ impl<E: Enricher> Route<E> {
         to: &TopicName,
     ) -> Outgoing {
         let identified = identify(message, origin, &self.identity, &self.metrics);
-        let device_id = entry.filter.device_id(origin.address);
+        let device_id = entry.device_id(origin.address);
         let mut enrichment = Map::new();
         let arrival = Arrival {
             origin,

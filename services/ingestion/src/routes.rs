@@ -1,4 +1,5 @@
-//! Routes: topic filters with captures. A look-up walks through the levels of the topic.
+//! Routes: filters of topics and of source ids, with captures. A look-up walks through the levels of
+//! the address.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,6 +8,8 @@ use service::{Faults, WrongSettings};
 
 use crate::config::{Protocol, RouteSettings, Settings};
 use crate::filter::{Filter, Template};
+
+mod http;
 
 /// Filter as the service subscribes to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +22,11 @@ pub struct Subscription {
     pub is_shared: bool,
 }
 
-/// All routes, in a tree of the levels of their filters.
+/// All routes. Those of each kind of source are in a tree of the levels of their filters.
 #[derive(Debug, Default)]
 pub struct Routes {
-    root: Node,
+    mqtt: Node,
+    http: Node,
     entries: Vec<Entry>,
 }
 
@@ -39,6 +43,18 @@ pub struct Entry {
     pub attributes: BTreeMap<String, Template>,
     /// Settings of the route.
     pub route: RouteSettings,
+}
+
+impl Entry {
+    /// Returns the device that sends from an address. From MQTT it is the capture `device_id`, else
+    /// the first `+`. Over HTTP it is that capture, else the whole source id.
+    #[must_use]
+    pub fn device_id<'a>(&self, address: &'a str) -> Option<&'a str> {
+        match self.route.source.kind() {
+            OriginKind::Mqtt => self.filter.device_id(address),
+            OriginKind::Http => self.filter.captured_device(address).or(Some(address)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +76,10 @@ impl Routes {
             let filter = route.source.filter();
             let filter = filter.map_err(|wrong| WrongSettings(format!("routes.{name}.{wrong}")))?;
             let index = all.entries.len();
-            let mut node = &mut all.root;
+            let mut node = match route.source.kind() {
+                OriginKind::Mqtt => &mut all.mqtt,
+                OriginKind::Http => &mut all.http,
+            };
             let mut is_rest = false;
             for level in filter.levels() {
                 match level {
@@ -89,15 +108,15 @@ impl Routes {
     #[must_use]
     pub fn find(&self, origin: Origin<'_>) -> Option<&Entry> {
         match origin.kind {
-            OriginKind::Mqtt => self.of_topic(origin.address),
+            // Wildcards at the start do not match topics such as `$SYS` [MQTT-4.7.2-1].
+            OriginKind::Mqtt => self.find_in(&self.mqtt, origin, !origin.address.starts_with('$')),
+            OriginKind::Http => self.find_in(&self.http, origin, true),
         }
     }
 
-    fn of_topic(&self, topic: &str) -> Option<&Entry> {
-        let levels: Vec<_> = topic.split('/').collect();
-        // Wildcards at the start do not match topics such as `$SYS` [MQTT-4.7.2-1].
-        let may_start_wild = !topic.starts_with('$');
-        find(&self.root, &levels, may_start_wild).map(|index| &self.entries[index])
+    fn find_in(&self, root: &Node, origin: Origin<'_>, may_start_wild: bool) -> Option<&Entry> {
+        let levels: Vec<_> = origin.address.split('/').collect();
+        find(root, &levels, may_start_wild).map(|index| &self.entries[index])
     }
 
     /// Returns all routes, in the order of their names.
@@ -106,7 +125,12 @@ impl Routes {
         &self.entries
     }
 
-    /// Returns the filters to subscribe to.
+    /// Returns the routes of messages from MQTT, in the order of their names.
+    pub fn of_mqtt(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.route.source.kind() == OriginKind::Mqtt)
+    }
+
+    /// Returns the filters to subscribe to, one for each route from MQTT.
     #[must_use]
     pub fn filters(&self) -> Vec<Subscription> {
         let subscription = |entry: &Entry| {
@@ -120,7 +144,7 @@ impl Routes {
                 is_shared: group.is_some(),
             }
         };
-        self.entries.iter().map(subscription).collect()
+        self.of_mqtt().map(subscription).collect()
     }
 
     /// Returns whether any route has an ordering key.
@@ -146,9 +170,13 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
     for (name, route) in &settings.routes {
         let key = format!("routes.{name}");
         check_route(&key, route, settings, faults);
-        let filter = route.source.mqtt_topic.check(&format!("{key}.source.mqtt_topic"), faults);
-        filters.extend(filter.map(|filter| (name.as_str(), filter, route.allow_overlap)));
+        let filter_key = format!("{key}.source.{}", route.source.key());
+        let filter = route.source.text().check(&filter_key, faults);
+        if route.source.kind() == OriginKind::Mqtt {
+            filters.extend(filter.map(|filter| (name.as_str(), filter, route.allow_overlap)));
+        }
     }
+    http::check(settings, faults);
     for (index, (name, filter, allowed)) in filters.iter().enumerate() {
         for (other_name, other, other_allowed) in &filters[index + 1..] {
             if filter.overlaps(other) && !(*allowed && *other_allowed) {
@@ -163,6 +191,7 @@ pub fn check(settings: &Settings, faults: &mut Faults) {
         }
     }
     let has_shared = settings.routes.values().any(|route| route.source.shared_group.is_some())
+        || !settings.has_mqtt()
         || faults.is_unreadable("routes");
     let right = "only shared subscriptions use more than one: set shared_group on a route, or 1";
     faults.require(settings.mqtt.connections == 1 || has_shared, "mqtt.connections", right);
@@ -200,7 +229,7 @@ fn check_route(key: &str, route: &RouteSettings, settings: &Settings, faults: &m
         // Captures of a wrong filter are unknown.
         let Ok(filter) = route.source.filter() else { return };
         if let Some(missing) = filter.missing_capture(template) {
-            faults.add(at, format!("`{{{missing}}}` is not a capture of mqtt_topic"));
+            faults.add(at, format!("`{{{missing}}}` is not a capture of {}", route.source.key()));
         }
     };
     if let Some(template) = &route.ordering_key {

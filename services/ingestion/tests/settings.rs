@@ -328,3 +328,66 @@ async fn a_service_that_was_not_checked_ends_with_its_wrong_setting() {
         assert!(ended.is::<WrongSettings>() && text.contains(key), "{text}");
     }
 }
+
+/// Loads settings with these sections, beside those that every file needs.
+fn with(sections: &str) -> Result<Settings, String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let common = "project: p\nproducers: { raw: { topic_id: raw } }\ndead_letters: drop\n";
+    file.write_all(format!("{common}{sections}").as_bytes()).unwrap();
+    load(Some(file.path()), []).map_err(|faults| faults.to_string())
+}
+
+#[test]
+fn a_broker_is_not_needed_for_ingest_over_http() {
+    let route = "routes: { r: { source: { http_source: '{device_id}' }, destination: { route_name: raw } } }";
+    let over_http = with(&format!("http_ingest: {{}}\n{route}")).unwrap();
+
+    assert!(!over_http.has_mqtt());
+    let names: Vec<_> = over_http.memory().iter().map(|share| share.setting).collect();
+    assert_eq!(names, ["process", "http_ingest.max_waiting_bytes"]);
+    let said = over_http.explain().join("\n");
+    assert!(said.contains("http {device_id} -> raw: at least once after an answer"), "{said}");
+    assert!(!said.contains("broker"), "{said}");
+    let with_a_topic = "http_ingest: {}\nroutes: { r: { source: { mqtt_topic: a }, \
+                        destination: { route_name: raw } } }";
+    assert!(with(with_a_topic).unwrap_err().contains("mqtt.url: required"));
+    assert!(with(route).unwrap_err().contains("http_ingest: required"));
+}
+
+#[test]
+fn every_fault_of_ingest_over_http_is_named() {
+    let faults = with(
+        "
+http_ingest: { host: 0.0.0.0, timeout: 1s, max_waiting: 0, max_waiting_bytes: 1 }
+routes:
+  a:
+    source: { http_source: '{x}', mqtt_topic: t, qos: 1, shared_group: g }
+    destination: { route_name: raw }
+    ordering_key: '{x}'
+    attributes: { tenant: '{y}' }
+  b: { source: { http_source: '+' }, destination: { route_name: raw } }
+",
+    )
+    .unwrap_err();
+
+    for fault in [
+        "http_ingest.host: must be loopback",
+        "http_ingest.timeout: must be 2s to 1h",
+        "http_ingest.max_waiting: must be 1 to 100000",
+        "http_ingest.max_waiting_bytes: must be 2097152 to",
+        "routes.a.source.mqtt_topic: a route has one source",
+        "routes.a.source.qos: only for mqtt_topic",
+        "routes.a.source.shared_group: only for mqtt_topic",
+        "routes.a.ordering_key: requests over HTTP have no order",
+        "routes.a.attributes.tenant: `{y}` is not a capture of http_source",
+        "routes.b.source.http_source: takes the same sources as routes.a",
+    ] {
+        assert!(
+            faults.lines().any(|line| line.starts_with(fault)),
+            "{fault} is not among:\n{faults}"
+        );
+    }
+    let long = with("http_ingest: { timeout: 31s }").unwrap_err();
+    assert!(long.contains("http_ingest.timeout: must be at most grace_period"), "{long}");
+    assert!(long.contains("http_ingest: no route has an http_source"), "{long}");
+}

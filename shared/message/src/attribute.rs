@@ -2,6 +2,11 @@
 
 /// MQTT topic of the message.
 pub const MQTT_TOPIC: &str = "mqtt_topic";
+/// Id of the source of a message that came over HTTP.
+pub const HTTP_SOURCE: &str = "http_source";
+/// Time that a client gave to its message over HTTP, in RFC 3339. Only ingestion and its dead letters
+/// have it; the envelope has it as publish time.
+pub const HTTP_TIMESTAMP: &str = "http_timestamp";
 /// `true` for a retained message of the broker.
 pub const MQTT_RETAIN: &str = "mqtt_retain";
 /// Name of the route, which is a key of `producers` in the settings of ingestion.
@@ -30,8 +35,10 @@ pub const MQTT_REPEATED: &str = "mqtt_repeated";
 /// Prefix for a device's user property whose own name is reserved.
 pub const MQTT_PROPERTY: &str = "mqtt_property_";
 /// Names with a special meaning.
-pub const RESERVED: [&str; 13] = [
+pub const RESERVED: [&str; 15] = [
     MQTT_TOPIC,
+    HTTP_SOURCE,
+    HTTP_TIMESTAMP,
     MQTT_RETAIN,
     ROUTE_NAME,
     DEVICE_ID,

@@ -20,17 +20,20 @@ pub struct Origin<'a> {
 pub enum OriginKind {
     /// MQTT broker. The address is a topic.
     Mqtt,
+    /// Client over HTTP. The address is the id of its source.
+    Http,
 }
 
 impl OriginKind {
     /// All kinds. A message has the first one whose attribute it has.
-    const ALL: [Self; 1] = [Self::Mqtt];
+    const ALL: [Self; 2] = [Self::Mqtt, Self::Http];
 
     /// Returns the name of the attribute that holds the address.
     #[must_use]
     pub fn attribute(self) -> &'static str {
         match self {
             Self::Mqtt => attribute::MQTT_TOPIC,
+            Self::Http => attribute::HTTP_SOURCE,
         }
     }
 
@@ -39,6 +42,7 @@ impl OriginKind {
     pub fn noun(self) -> &'static str {
         match self {
             Self::Mqtt => "topic",
+            Self::Http => "source",
         }
     }
 }
@@ -48,6 +52,12 @@ impl<'a> Origin<'a> {
     #[must_use]
     pub fn mqtt(topic: &'a str) -> Self {
         Self { kind: OriginKind::Mqtt, address: topic }
+    }
+
+    /// Creates the origin of a message that came over HTTP.
+    #[must_use]
+    pub fn http(source_id: &'a str) -> Self {
+        Self { kind: OriginKind::Http, address: source_id }
     }
 
     /// Returns the origin of a message with these attributes. Without one, it is an empty MQTT
@@ -81,6 +91,8 @@ mod tests {
 
         assert_eq!(origin, Origin::mqtt("devices/a/up"));
         assert_eq!(origin.to_string(), "topic devices/a/up");
+        let message = Message::new("x").with_attribute("http_source", "sensor-1");
+        assert_eq!(Origin::of(&message.attributes), Origin::http("sensor-1"));
         assert_eq!(Origin::of(&Message::new("x").attributes), Origin::mqtt(""));
     }
 

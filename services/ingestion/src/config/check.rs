@@ -8,7 +8,7 @@ use service::memory::Share;
 use service::settings::{ProcessSettings, Tls, Variable};
 use service::{Faults, WrongSettings};
 
-use super::{MAX_CONNECTIONS, Mqtt, Settings};
+use super::{HttpIngest, MAX_CONNECTIONS, Mqtt, Settings};
 use crate::guarantee;
 use crate::mqtt::{Grants, MAX_PROPERTIES_MEMORY, security};
 use crate::routes::{self, Routes};
@@ -77,7 +77,12 @@ impl service::Settings for Settings {
     }
 
     fn check(&self, faults: &mut Faults) {
-        self.mqtt.check(faults);
+        if self.has_mqtt() {
+            self.mqtt.check(faults);
+        }
+        if let Some(http) = &self.http_ingest {
+            http.check(self.process.grace_period, faults);
+        }
         routes::check(self, faults);
         let buckets = self.ordering_buckets;
         let right = format!("must be 1 to 10000, is {buckets}");
@@ -107,6 +112,21 @@ impl service::Settings for Settings {
     }
 
     fn memory(&self) -> Vec<Share> {
+        let mut shares = vec![Share::of_process()];
+        if self.has_mqtt() {
+            shares.extend(self.memory_of_mqtt());
+        }
+        shares.extend(self.http_ingest.as_ref().map(HttpIngest::memory));
+        shares
+    }
+
+    fn variables() -> &'static [Variable] {
+        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
+    }
+}
+
+impl Settings {
+    fn memory_of_mqtt(&self) -> [Share; 3] {
         let mqtt = &self.mqtt;
         let connections = usize::from(mqtt.connections);
         let received = mqtt.max_bytes_in_flight.saturating_mul(connections);
@@ -122,15 +142,10 @@ impl service::Settings for Settings {
         let packets = Share::of_size("mqtt.max_packet_bytes", packets, 300);
         // The properties of that packet need more memory than their bytes.
         let properties = MAX_PROPERTIES_MEMORY as u64;
-        vec![
-            Share::of_process(),
+        [
             Share { value: Some(mqtt.max_bytes_in_flight as u64), ..waiting },
             Share { value: Some(packet as u64), ..packets },
             Share::of_count("mqtt.connections", connections, properties),
         ]
-    }
-
-    fn variables() -> &'static [Variable] {
-        &[Endpoint::VARIABLE, storage::Endpoint::VARIABLE]
     }
 }

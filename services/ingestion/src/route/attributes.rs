@@ -52,7 +52,9 @@ impl<'a> Attributes<'a> {
         let listed: HashMap<_, _> = listed.map(|(index, name)| (name.clone(), index)).collect();
         let trace = self.attributes.get(attribute::TRACEPARENT).cloned();
         let is_told = |name: &str, value: &String| {
-            name == attribute::MQTT_REPEATED
+            // The envelope has this time.
+            name == attribute::HTTP_TIMESTAMP
+                || name == attribute::MQTT_REPEATED
                 || name == TRACE_PROPERTY && trace.as_ref() == Some(value)
         };
         let mut given: Vec<_> =

@@ -280,3 +280,48 @@ fn a_message_is_refused_by_its_size_with_attributes_before_it_is_wrapped() {
 
     assert_eq!(refused, Some(Recovery::Reject(MESSAGE_TOO_LARGE)));
 }
+
+#[test]
+fn an_item_over_http_keeps_its_id_its_time_and_its_bytes() {
+    let route = route(|route, _| {
+        route.source = crate::config::RouteSource {
+            http_source: Some("plant/{line}".into()),
+            ..Default::default()
+        };
+        route.attributes.insert("line".into(), "{line}".into());
+    });
+    let message = Message::new("{ \"t\": 1.50 }")
+        .with_attribute(attribute::HTTP_SOURCE, "plant/7")
+        .with_attribute(attribute::HTTP_TIMESTAMP, "2020-01-02T03:04:05Z")
+        .with_attribute(attribute::INGEST_ID, "id-1");
+
+    let (outgoing, envelope) = pass(&route, &message);
+
+    assert_eq!(envelope.payload, Some(b"{ \"t\": 1.50 }".as_slice().into()));
+    assert_eq!(envelope.publish_time, Some(datetime!(2020-01-02 03:04:05 UTC)));
+    assert_eq!((&envelope.id[..], &envelope.enrichment["DeviceID"]), ("id-1", &"plant/7".into()));
+    assert!(!envelope.enrichment.contains_key("Topic"));
+    let mut attributes: Vec<_> = outgoing.attributes.iter().collect();
+    attributes.retain(|(name, _)| *name != attribute::TRACEPARENT);
+    attributes.sort();
+    let expected = [
+        ("device_id", "plant/7"),
+        ("http_source", "plant/7"),
+        ("ingest_id", "id-1"),
+        ("line", "7"),
+        ("route_name", "uplinks"),
+    ];
+    let attributes: Vec<_> =
+        attributes.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(attributes, expected);
+}
+
+#[test]
+fn a_topic_takes_no_route_of_http() {
+    let route = route(|route, _| {
+        route.source.mqtt_topic = "".into();
+        route.source.http_source = Some("#".into());
+    });
+
+    assert!(route.route(&message("devices/d1/up", b"x")).is_err());
+}

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use clap::Parser;
-use message::attribute;
 use message::{Message, Origin, OriginKind};
 use pipeline::Transform as _;
 use pubsub::Outgoing;
@@ -20,7 +19,7 @@ use crate::ordering::Ordering;
 use crate::route::Route;
 use crate::routes::Routes;
 
-/// Explains a message from the broker.
+/// Explains a message from the broker, or an item that comes over HTTP.
 #[derive(Debug, Parser)]
 #[command(
     name = "explain",
@@ -31,9 +30,12 @@ use crate::routes::Routes;
         echo '{\"temperature\":21.5}' | ingestion explain devices/abc/up --config FILE"
 )]
 pub struct Explain {
-    /// The MQTT topic, such as devices/abc/up.
+    /// The MQTT topic, such as devices/abc/up, or the source id with --http.
     #[arg(value_name = "topic", value_parser = topic)]
     topic: String,
+    /// Explains an item that comes over HTTP; standard input is its payload.
+    #[arg(long)]
+    http: bool,
     /// A user property of MQTT 5; may be given again and again.
     #[arg(long = "property", value_name = "NAME=VALUE", value_parser = explain::pair)]
     properties: Vec<(String, String)>,
@@ -54,7 +56,8 @@ impl Tool<Settings> for Explain {
         let mut message = Message::new(explain::input()?);
         let properties = mqtt::user_properties(self.properties, &Metrics::default());
         message.attributes = properties.into();
-        message.attributes.insert(attribute::MQTT_TOPIC.into(), self.topic);
+        let kind = if self.http { OriginKind::Http } else { OriginKind::Mqtt };
+        message.attributes.insert(kind.attribute().into(), self.topic);
         explain::print(&explain::survive(story(&settings, message)).await?, self.output.form)
     }
 }
@@ -76,6 +79,9 @@ pub async fn story(settings: &Settings, mut message: Message) -> Result<Story, W
                 story.insert("filter".into(), entry.filter.as_subscribed().into());
                 story.insert("qos".into(), entry.route.source.qos.min(1).into());
             }
+            OriginKind::Http => {
+                story.insert("filter".into(), entry.filter.as_subscribed().into());
+            }
         }
     }
     if let Some(ordering) = Ordering::new(&routes, settings.ordering_buckets) {
@@ -94,8 +100,10 @@ pub async fn story(settings: &Settings, mut message: Message) -> Result<Story, W
 
 #[cfg(test)]
 mod tests {
+    use message::attribute;
+
     use super::*;
-    use crate::config::{Producer, RouteSettings};
+    use crate::config::{Producer, RouteSettings, RouteSource};
 
     fn settings() -> Settings {
         let mut settings = Settings::default();
@@ -123,6 +131,22 @@ mod tests {
         assert_eq!(story["envelope"]["enrichmentData"]["DeviceID"], "abc");
         assert_eq!(story["message"]["attributes"]["device_id"], "abc");
         assert_eq!(story["outcome"], "passed");
+    }
+
+    #[tokio::test]
+    async fn an_item_over_http_takes_the_routes_of_http() {
+        let mut settings = settings();
+        let mut route = settings.routes["up"].clone();
+        route.source =
+            RouteSource { http_source: Some("{device_id}".into()), ..Default::default() };
+        settings.routes.insert("over_http".into(), route);
+        let message = Message::new("1").with_attribute(attribute::HTTP_SOURCE, "sensor-1");
+
+        let story = story(&settings, message).await.unwrap();
+
+        assert_eq!((&story["source"], &story["route"]), (&"sensor-1".into(), &"over_http".into()));
+        assert_eq!(story["message"]["attributes"]["device_id"], "sensor-1");
+        assert!(!story.contains_key("qos"), "{story:?}");
     }
 
     #[test]

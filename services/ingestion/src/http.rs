@@ -1,0 +1,112 @@
+//! Ingest over HTTP: `POST /ingest`. A request is answered once the outcome of its messages is known.
+//!
+//! A request passes these steps, each in a file of its own:
+//!
+//! - `form`: its media type and content encoding.
+//! - `admission`: a place among the requests that wait. It is taken before the body is read.
+//! - `body`: the body, decompressed within its limit.
+//! - `item`, `batch` and `cloud_event`: the items in the body.
+//! - `ingest`: a message for each item, with its route and id, handed to the pipeline.
+//! - `answer`: the outcome of each message as an answer, or a `refusal`.
+
+mod admission;
+mod answer;
+mod batch;
+mod body;
+mod cloud_event;
+mod form;
+mod ingest;
+mod item;
+mod members;
+pub(crate) mod refusal;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::post;
+use pipeline::{Delivery, Error};
+use tokio::sync::mpsc;
+use web::{Bound, Open, Server};
+
+use crate::config::{HttpIngest, Identity};
+use crate::metrics::Metrics;
+use crate::routes::Routes;
+use ingest::Ingest;
+
+/// Maximum number of items in one request.
+const MAX_ITEMS: usize = 1000;
+/// Memory of an item beyond its bytes.
+const ITEM_BYTES: usize = 1024;
+/// Number of messages that wait for the pipeline. At a shutdown they are refused, so there are few.
+const QUEUE: usize = 16;
+
+/// Source of the messages that come over HTTP.
+pub struct Source {
+    inbox: mpsc::Receiver<Delivery>,
+}
+
+impl pipeline::Source for Source {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        // Cancel safe, because nothing is held while it waits.
+        while let Some(delivery) = self.inbox.recv().await {
+            if delivery.is_current() {
+                return Ok(Some(delivery));
+            }
+            // Its client waits no longer. Dropping nacks it.
+        }
+        Ok(None)
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        // Messages that were never received are nacked here, and their clients learn it.
+        Ok(())
+    }
+}
+
+/// Port that is bound, and not answered yet.
+pub struct Port {
+    bound: Bound<Open>,
+    outbox: mpsc::Sender<Delivery>,
+}
+
+/// Parts that the messages of a port need, beside its settings.
+pub(crate) struct MessageParts {
+    pub routes: Arc<Routes>,
+    pub identity: Identity,
+    pub metrics: Metrics,
+}
+
+impl Port {
+    /// Binds the port, and returns the source of its messages.
+    ///
+    /// # Errors
+    /// Fails when it cannot listen there.
+    pub async fn bind(settings: &HttpIngest) -> anyhow::Result<(Self, Source)> {
+        let auth = Open::on_loopback();
+        let bound = Bound::bind(&settings.listener(), HttpIngest::SECTION, auth).await?;
+        let (outbox, inbox) = mpsc::channel(QUEUE);
+        Ok((Self { bound, outbox }, Source { inbox }))
+    }
+
+    /// Returns the address of the port.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.bound.address()
+    }
+
+    /// Answers requests. The answers are counted in `counts`.
+    pub(crate) fn serve(
+        self,
+        settings: &HttpIngest,
+        parts: MessageParts,
+        counts: &web::Metrics,
+    ) -> Server {
+        let ingest = Ingest::new(settings, parts, self.outbox);
+        let routes = Router::new().route("/ingest", post(ingest::ingest));
+        self.bound.serve(routes.with_state(Arc::new(ingest)), counts)
+    }
+}

@@ -1,0 +1,101 @@
+//! Bounds on the requests that wait for their answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::{ITEM_BYTES, MAX_ITEMS};
+use crate::config::HttpIngest;
+
+/// Maximum wait for a place.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Size of the smallest item, with the comma behind it.
+const SMALLEST_ITEM: usize = r#"{"sourceId":"a","payload":1},"#.len();
+/// Unit of the bound on bytes.
+const KIB: usize = 1024;
+
+/// Bounds on the number and the bytes of requests that wait.
+#[derive(Debug)]
+pub(super) struct Admission {
+    requests: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
+}
+
+/// Place of a request. It is free again once the request is answered, and all of its messages are
+/// settled.
+#[derive(Debug)]
+pub(super) struct Place {
+    _request: OwnedSemaphorePermit,
+    kib: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    pub(super) fn new(settings: &HttpIngest) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(settings.max_waiting)),
+            kib: Arc::new(Semaphore::new(settings.max_waiting_bytes / KIB)),
+        }
+    }
+
+    /// Returns a place for a request with a body of up to `max_bytes`, in whatever number of items.
+    /// Returns `None` if none is free soon.
+    pub(super) async fn admit(&self, max_bytes: usize) -> Option<Place> {
+        let items = (max_bytes / SMALLEST_ITEM + 1).min(MAX_ITEMS);
+        let kib = memory(max_bytes, items);
+        let place = async {
+            // An error would mean that a semaphore is closed, which nobody does.
+            let request = Arc::clone(&self.requests).acquire_owned().await.ok()?;
+            let kib = Arc::clone(&self.kib).acquire_many_owned(kib).await.ok()?;
+            Some(Place { _request: request, kib })
+        };
+        timeout(PATIENCE, place).await.ok().flatten()
+    }
+}
+
+impl Place {
+    /// Gives back what a request does not need, once its body is known.
+    pub(super) fn shrink(&mut self, bytes: usize, items: usize) {
+        let held = self.kib.num_permits();
+        let needed = usize::try_from(memory(bytes, items)).unwrap_or(held);
+        drop(self.kib.split(held.saturating_sub(needed)));
+    }
+}
+
+/// Returns the memory of a request in KiB.
+fn memory(bytes: usize, items: usize) -> u32 {
+    let bytes = bytes.saturating_add(items.saturating_mul(ITEM_BYTES));
+    u32::try_from(bytes / KIB).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(max_waiting: usize, max_waiting_bytes: usize) -> Admission {
+        Admission::new(&HttpIngest { max_waiting, max_waiting_bytes, ..HttpIngest::default() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_free_again_once_its_request_has_ended() {
+        let admission = admission(1, 16 * 1024 * KIB);
+        let first = admission.admit(100).await;
+
+        assert!(admission.admit(100).await.is_none(), "max_waiting is reached");
+        drop(first);
+
+        assert!(admission.admit(100).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_are_bounded_and_what_is_not_needed_is_given_back() {
+        let admission = admission(100, 2048 * KIB);
+        let mut large = admission.admit(1000 * KIB).await.unwrap();
+
+        assert!(admission.admit(1000 * KIB).await.is_none(), "max_waiting_bytes is reached");
+        large.shrink(10 * KIB, 1);
+
+        assert!(admission.admit(1000 * KIB).await.is_some());
+    }
+}
