@@ -14,6 +14,7 @@ mod flow_env;
 mod flows;
 mod google;
 mod half_open;
+mod http_ingest;
 mod metadata;
 mod monitoring;
 mod mqtt;
