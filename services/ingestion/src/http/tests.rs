@@ -251,7 +251,7 @@ async fn every_item_of_a_batch_has_its_own_outcome() {
 async fn wrong_requests_are_told_apart_by_their_status() {
     let mut env = TestEnv::new(|route, settings| {
         route.max_payload_bytes = Some(20);
-        route.min_payload_bytes = Some(1);
+        route.min_payload_bytes = Some(2);
         settings.max_body_bytes = 10_000;
     });
     let large = r#"{"sourceId":"a","payload":"xxxxxxxxxxxxxxxxxxxxxxxx"}"#;
@@ -262,6 +262,7 @@ async fn wrong_requests_are_told_apart_by_their_status() {
         (json_post("[]"), 400, json!("body")),
         (with(json_post(ITEM), "idempotency-key", ""), 400, json!("Idempotency-Key")),
         (json_post(r#"{"sourceId":"a/b","payload":1}"#), 404, json!(null)),
+        (json_post(r#"{"sourceId":"a","payload":1}"#), 400, json!("payload")),
         (json_post(large), 413, json!("payload")),
         (json_post(too_many), 413, json!(null)),
         (post("text/plain", ITEM), 415, json!("Content-Type")),
