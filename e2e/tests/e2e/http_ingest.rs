@@ -297,6 +297,39 @@ async fn overload_is_refused_before_bodies_are_read_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callers_need_a_key_with_the_scope_if_the_settings_say_so() {
+    let files = tempfile::tempdir().unwrap();
+    let keys = files.path().join("keys.yaml");
+    let (writer, reader) = ("w".repeat(32), "r".repeat(32));
+    let entries = json!([
+        { "name": "writer", "key": writer, "scopes": ["ingest"] },
+        { "name": "reader", "key": reader, "scopes": ["read"] },
+    ]);
+    std::fs::write(&keys, entries.to_string()).unwrap();
+    let env = HttpEnv::start(|_, http| {
+        http.host = "0.0.0.0".into();
+        http.auth.api_keys_file = Some(keys);
+    })
+    .await;
+    let port = env.address.rsplit_once(':').unwrap().1;
+    let send = |key: Option<&str>| {
+        let request = env.client.post(format!("http://127.0.0.1:{port}/ingest"));
+        let request = request.header("content-type", "application/json").body(ITEM);
+        answer(match key {
+            Some(key) => request.header("x-api-key", key),
+            None => request,
+        })
+    };
+
+    assert_eq!(send(None).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Some(&"x".repeat(32))).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Some(&reader)).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(send(Some(&writer)).await.status, StatusCode::ACCEPTED);
+    assert_eq!(env.published(1).await.len(), 1);
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_sent_twice_is_one_id() {
     let env = HttpEnv::start(|_, _| {}).await;
     let keyed = || env.post(format!("[{ITEM},{ITEM}]")).header("idempotency-key", "batch-7");

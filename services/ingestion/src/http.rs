@@ -30,7 +30,7 @@ use axum::Router;
 use axum::routing::post;
 use pipeline::{Delivery, Error};
 use tokio::sync::mpsc;
-use web::{Bound, Open, Server};
+use web::{Authenticator, Bound, Server};
 
 use crate::config::{HttpIngest, Identity};
 use crate::metrics::Metrics;
@@ -69,7 +69,7 @@ impl pipeline::Source for Source {
 
 /// Port that is bound, and not answered yet.
 pub struct Port {
-    bound: Bound<Open>,
+    bound: Bound<Authenticator>,
     outbox: mpsc::Sender<Delivery>,
 }
 
@@ -86,7 +86,7 @@ impl Port {
     /// # Errors
     /// Fails when it cannot listen there.
     pub async fn bind(settings: &HttpIngest) -> anyhow::Result<(Self, Source)> {
-        let auth = Open::on_loopback();
+        let auth = Authenticator::start(&settings.auth, HttpIngest::AUTH).await?;
         let bound = Bound::bind(&settings.listener(), HttpIngest::SECTION, auth).await?;
         let (outbox, inbox) = mpsc::channel(QUEUE);
         Ok((Self { bound, outbox }, Source { inbox }))

@@ -45,7 +45,7 @@ use mqtt::Purpose;
 use ordering::Ordering;
 use route::Route;
 use routes::Routes;
-use source::OneSource;
+use source::Sources;
 
 /// Reasons why a message can end here without being sent.
 pub const REASONS: Reasons = Reasons {
@@ -163,7 +163,7 @@ impl<E: Enricher> Service for Ingestion<E> {
         watchers.spawn(guard.clone().watch(admin, topics_condition));
         let pipeline = Pipeline {
             service: Self::NAME,
-            source: OneSource::merge(mqtt, http, settings.pipeline.retry, counts.clone()),
+            source: Sources::of(mqtt, http, settings.pipeline.retry, counts.clone()),
             dead_letters,
             sink: pubsub::Sink::new(publishers, guard),
             transform: Route::new(&settings, Arc::clone(&routes), enricher, metrics.clone()),
@@ -219,7 +219,7 @@ fn serve(
 ) -> Running {
     let counts = web::Metrics::default();
     context.registry.register(|registry| {
-        counts.register(registry);
+        counts.register(registry, &[HttpIngest::SECTION]);
         parts.metrics.register_http(registry);
     });
     context.health.tell(HttpIngest::SECTION, port.address().to_string());

@@ -15,16 +15,42 @@ pub enum OneSource {
     Http(http::Source),
 }
 
-impl OneSource {
-    /// Reads those sources as one that the settings ask for.
-    pub fn merge(
+/// Source of the pipeline.
+pub enum Sources {
+    /// The only one, without the cost of a merge for each message.
+    One(OneSource),
+    /// Several that are read as one.
+    Merged(Merged<OneSource>),
+}
+
+impl Sources {
+    /// Returns the sources that the settings ask for.
+    pub fn of(
         mqtt: Option<mqtt::Source>,
         http: Option<http::Source>,
         retry: Backoff,
         metrics: Metrics,
-    ) -> Merged<Self> {
-        let sources = mqtt.map(Self::Mqtt).into_iter().chain(http.map(Self::Http));
-        Merged::new(sources, retry, metrics)
+    ) -> Self {
+        match (mqtt.map(OneSource::Mqtt), http.map(OneSource::Http)) {
+            (Some(one), None) | (None, Some(one)) => Self::One(one),
+            (mqtt, http) => Self::Merged(Merged::new(mqtt.into_iter().chain(http), retry, metrics)),
+        }
+    }
+}
+
+impl pipeline::Source for Sources {
+    async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
+        match self {
+            Self::One(source) => source.receive().await,
+            Self::Merged(sources) => sources.receive().await,
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        match self {
+            Self::One(source) => source.close().await,
+            Self::Merged(sources) => sources.close().await,
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use service::Faults;
 use service::memory::Share;
 use service::settings::Parsed;
+use web::Listener;
+use web::auth::settings::Auth;
 use web::settings::AllowedOrigin;
-use web::{Listener, Reach};
 
 /// Maximum memory of the items of one request beyond the bytes of its body: 1 KiB for each of 1000.
 const MAX_OVERHEAD_BYTES: usize = 1024 * 1024;
@@ -27,6 +28,8 @@ pub struct HttpIngest {
     pub max_body_bytes: usize,
     /// Origins whose pages may call this port from a browser, such as `https://example.org`.
     pub cors: Vec<Parsed<AllowedOrigin>>,
+    /// Credentials that callers need, with the scope `ingest`. Without any, nobody is asked.
+    pub auth: Auth,
     /// Maximum time from the arrival of a body to the answer; 2s to 1h, and at most `grace_period`.
     /// A message that is not published by then is answered with 503. Attempts to publish end before
     /// it, whatever `pipeline.attempt_timeout` is.
@@ -48,6 +51,7 @@ impl Default for HttpIngest {
             port: 8081,
             max_body_bytes: 1024 * 1024,
             cors: Vec::new(),
+            auth: Auth::default(),
             timeout: Duration::from_secs(10),
             max_waiting: 256,
             max_waiting_bytes: 16 * 1024 * 1024,
@@ -58,6 +62,8 @@ impl Default for HttpIngest {
 impl HttpIngest {
     /// Section of these settings.
     pub const SECTION: &str = "http_ingest";
+    /// Section of the credentials.
+    pub const AUTH: &str = "http_ingest.auth";
 
     /// Returns the listener of the port.
     #[must_use]
@@ -71,7 +77,8 @@ impl HttpIngest {
     }
 
     pub(super) fn check(&self, grace_period: Duration, faults: &mut Faults) {
-        self.listener().check(Self::SECTION, Reach::Loopback, faults);
+        self.listener().check(Self::SECTION, self.auth.reach(), faults);
+        self.auth.check(Self::AUTH, faults);
         // A lease below two seconds is too short for an attempt and the hold before a nack.
         let range = Duration::from_secs(2)..=Duration::from_secs(3600);
         let is_in_range = range.contains(&self.timeout);
