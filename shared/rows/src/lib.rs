@@ -3,11 +3,12 @@
 //! [`Rows`] converts messages to rows: as the settings describe them ([`Mapped`]), or as a custom
 //! [`Row`] type reads them ([`Typed`]). A row has a [`cell::Cell`] for each [`column::Column`]. The
 //! rules of the conversion are in [`convert`](mod@convert). Data that no column takes is in one
-//! additional column, as JSON.
+//! additional column, as JSON. [`json`] shows cells.
 
 pub mod cell;
 pub mod column;
 pub mod convert;
+pub mod json;
 pub mod reasons;
 mod row;
 mod unmapped;

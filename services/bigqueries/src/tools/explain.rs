@@ -5,12 +5,12 @@ use pipeline::{Step, Transform as _};
 use serde_json::Map;
 use service::tools::explain::{self, Explains, Story};
 
-use crate::batch::json::value;
 use crate::config::Settings;
 use crate::sink;
 use crate::transform::ToRow;
 use rows::Rows as _;
 use rows::column::Column;
+use rows::json::value;
 
 impl Explains for Settings {
     const ABOUT: &'static str =
