@@ -25,6 +25,7 @@ mod run;
 mod scripted;
 pub mod settings;
 mod signals;
+pub mod tls;
 pub mod tools;
 
 use std::pin::Pin;

@@ -65,7 +65,7 @@ impl Mqtt {
         if let Err(wrong) = security::credentials(self) {
             faults.add("mqtt.password_file", wrong);
         }
-        if is_tls && let Err(wrong) = security::tls(&self.tls) {
+        if is_tls && let Err(wrong) = service::tls::client(&self.tls) {
             faults.add("mqtt.tls", wrong);
         }
     }

@@ -38,7 +38,7 @@ impl Dial for Network {
                 return Ok(Box::new(stream) as Stream);
             }
             let tls = settings.tls.clone();
-            let tls = security::reading(move || security::tls(&tls)).await?;
+            let tls = security::reading(move || service::tls::client(&tls)).await?;
             let connector = TlsConnector::from(tls);
             let name = ServerName::try_from(host.to_owned())
                 .map_err(|error| format!("{host}: {error}"))?;
