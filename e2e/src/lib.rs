@@ -22,6 +22,7 @@ pub mod hosted;
 pub mod metrics;
 pub mod mosquitto;
 pub mod names;
+pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod reading;

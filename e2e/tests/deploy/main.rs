@@ -91,7 +91,7 @@ fn the_image_file_and_the_composition_are_read_by_their_tools() {
         succeed(hadolint);
     }
     if let Some(mut compose) = tool("docker-compose") {
-        compose.args(["config", "--quiet"]);
+        compose.args(["--profile", "engine", "config", "--quiet"]);
         succeed(compose);
     }
 }

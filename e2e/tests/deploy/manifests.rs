@@ -174,6 +174,37 @@ fn what_waits_can_scale_replicas_too() {
     }
 }
 
+#[test]
+fn the_engine_component_adds_postgres() {
+    if tool("kubectl").is_none() {
+        return;
+    }
+    let copy = copied("deploy/kubernetes/overlays/local", |text| {
+        text.replace(
+            "configMapGenerator:",
+            "components: [../../components/engine]\nconfigMapGenerator:",
+        )
+        .replace("../../", "../../deploy/kubernetes/")
+    });
+    let text = kustomized(copy.path().to_str().unwrap()).unwrap();
+    validate(&text);
+    let manifests = manifests(&text);
+
+    let example = std::fs::read_to_string(root().join("services/postgres/example.yaml")).unwrap();
+    assert_eq!(settings_of(&manifests, "postgres"), example);
+    assert_eq!(environment(&manifests, "postgres")["DATAFLOW__POSTGRES__HOST"], "postgresql");
+    let pod = &named(&manifests, &["Deployment"], "postgres")["spec"]["template"]["spec"];
+    let grace = seconds(yaml(&example)["grace_period"].as_str().unwrap());
+    assert_eq!(pod["terminationGracePeriodSeconds"].as_u64().unwrap(), grace + 2 + 5);
+    named(&manifests, &["ServiceAccount"], "postgres");
+    let way = named(&manifests, &["NetworkPolicy"], "postgres");
+    assert_eq!(way["spec"]["egress"][0]["ports"][0]["port"], 5432);
+    let limit = pod["containers"][0]["resources"]["limits"]["memory"].as_str().unwrap();
+    let limit: u64 = limit.strip_suffix("Mi").unwrap().parse().unwrap();
+    let needed = needed(|settings: &mut postgres::config::Settings| &mut settings.pipeline);
+    assert!(needed <= limit * 1024 * 1024, "it may take {needed} bytes of {limit} MiB");
+}
+
 /// Parses a duration of the settings into whole seconds.
 fn seconds(text: &str) -> u64 {
     let count = text.trim_end_matches('s').parse().unwrap();

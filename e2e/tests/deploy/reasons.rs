@@ -7,8 +7,13 @@ use pipeline::{Reason, Reasons};
 use crate::root;
 
 /// Reasons of each service.
-const SERVICES: [Reasons; 4] =
-    [ingestion::REASONS, enrich::REASONS, bigqueries::REASONS, icestore::REASONS];
+const SERVICES: [Reasons; 5] = [
+    ingestion::REASONS,
+    enrich::REASONS,
+    bigqueries::REASONS,
+    icestore::REASONS,
+    postgres::REASONS,
+];
 
 /// Lists of all crates that declare reasons, with the folders of the crates.
 const DECLARED: [(&str, &[&[Reason]]); 7] = [

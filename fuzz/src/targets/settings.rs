@@ -15,6 +15,7 @@ pub(super) const TARGET: Target = Target {
         include_bytes!("../../../services/enrich/example.yaml"),
         include_bytes!("../../../services/bigqueries/example.yaml"),
         include_bytes!("../../../services/icestore/example.yaml"),
+        include_bytes!("../../../services/postgres/example.yaml"),
         include_bytes!("../../corpus/settings/variables.yaml"),
     ],
     dictionary: &[
@@ -66,7 +67,8 @@ fn check(input: &[u8]) -> Result<(), String> {
     one::<ingestion::config::Settings>(&file, &variables)?;
     one::<enrich::config::Settings>(&file, &variables)?;
     one::<bigqueries::config::Settings>(&file, &variables)?;
-    one::<icestore::config::Settings>(&file, &variables)
+    one::<icestore::config::Settings>(&file, &variables)?;
+    one::<postgres::config::Settings>(&file, &variables)
 }
 
 fn one<T: Settings>(file: &NamedTempFile, variables: &[(String, String)]) -> Result<(), String> {

@@ -14,7 +14,6 @@ use crate::api;
 use crate::batch::{self, Columns, Lines, Schema};
 use crate::client::{self, Endpoint};
 use crate::limits::{MAX_INSERT_ALL_ROWS, MAX_REQUEST_BYTES};
-use crate::reasons;
 use crate::table::Table;
 use crate::transform::Record;
 use crate::write_api::Api;
@@ -22,6 +21,7 @@ use append::{Appender, append};
 pub use insert::Insertion;
 use insert::insert;
 use rows::column::Column;
+use rows::reasons::{ROW_REFUSED, ROW_TOO_LARGE};
 
 /// Longest attempt with `insertAll`, whose requests are small. It applies if `attempt_timeout` is
 /// longer.
@@ -89,7 +89,7 @@ impl Sink {
     fn refusals(&self, refused: BTreeMap<usize, String>) -> Vec<Refusal> {
         let refused = refused.into_iter().map(|(index, why)| {
             let detail = format!("table {}: {why}", self.table.name());
-            Refusal { index, reason: reasons::ROW_REFUSED, detail }
+            Refusal { index, reason: ROW_REFUSED, detail }
         });
         refused.collect()
     }
@@ -110,7 +110,7 @@ pub(crate) fn check(
     };
     if size > most {
         let detail = format!("{size} bytes, a request takes {most}");
-        return Err(Recovery::Reject(reasons::ROW_TOO_LARGE).because("make request", detail));
+        return Err(Recovery::Reject(ROW_TOO_LARGE).because("make request", detail));
     }
     Ok((size, most))
 }

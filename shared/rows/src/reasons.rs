@@ -9,5 +9,9 @@ pipeline::reasons! {
         ROW_TYPE_MISMATCH = "row_type_mismatch";
         /// A required value is missing.
         ROW_MISSING_VALUE = "row_missing_value";
+        /// The row alone is larger than a request may be.
+        ROW_TOO_LARGE = "row_too_large";
+        /// The database refuses the row for its values.
+        ROW_REFUSED = "row_refused";
     }
 }

@@ -58,7 +58,7 @@ fn a_row_that_fits_no_request_is_refused() {
         let Err(PushError::Refused(error)) = alone(&sink, most - BESIDE + 1) else {
             panic!("{most} bytes are the most")
         };
-        assert_eq!(error.recovery(), Recovery::Reject(reasons::ROW_TOO_LARGE));
+        assert_eq!(error.recovery(), Recovery::Reject(ROW_TOO_LARGE));
     }
 }
 

@@ -110,7 +110,7 @@ async fn a_row_that_a_narrower_table_refuses_is_refused_alone() {
         let refusals = write(&sink, vec![vec!["abc".into()], vec!["abcd".into()]]).await;
 
         let [refusal] = refusals.as_slice() else { panic!("{refusals:?}") };
-        assert_eq!((refusal.index, refusal.reason), (1, bigqueries::reasons::ROW_REFUSED));
+        assert_eq!((refusal.index, refusal.reason), (1, rows::reasons::ROW_REFUSED));
         assert!(refusal.detail.contains("maximum length 3"), "{}", refusal.detail);
         assert_eq!(cloud.rows("SELECT text FROM d.t").await, [json!(["abc"])]);
     }

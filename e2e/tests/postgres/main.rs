@@ -1,0 +1,9 @@
+//! Tests of the service postgres against a real server.
+
+#![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
+
+mod env;
+mod outages;
+mod partitions;
+mod rows_of_messages;
+mod tables;

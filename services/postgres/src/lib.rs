@@ -1,0 +1,127 @@
+//! Postgres: messages flow from a Pub/Sub subscription into rows of a PostgreSQL table.
+//!
+//! `pubsub::Source` reads messages. [`transform::ToRow`] makes a row of each, as the settings or a
+//! custom row type describe it. [`sink::Sink`] writes batches of rows, and [`response`] classifies
+//! the answers of PostgreSQL. The id of a message is the key of its row, so each message is one
+//! row, however often it is delivered. A message is acknowledged when its row is in the table.
+
+mod batch;
+pub mod config;
+mod day;
+mod limits;
+mod partitions;
+pub mod response;
+pub mod sink;
+pub mod sql_type;
+pub mod statements;
+pub mod table;
+pub mod tools;
+pub mod transform;
+
+use std::sync::Arc;
+
+use pipeline::{Pipeline, Reasons};
+use postgresql::{Database, Sessions};
+use pubsub::Reads as _;
+use rows::column::Column;
+use rows::{Mapped, Row, Rows, Typed};
+use service::{Context, Dependency, Running, Service};
+use tokio::task::JoinSet;
+
+use config::Settings;
+use partitions::Partitions;
+use sink::Sink;
+use statements::Statements;
+use table::Table;
+use transform::ToRow;
+
+/// Reasons for which a message can end here without being sent.
+pub const REASONS: Reasons = Reasons {
+    refused: &[
+        pipeline::reasons::ENVELOPE,
+        rows::reasons::REFUSED,
+        pipeline::reasons::EVERY_SERVICE,
+    ],
+    skipped: &[],
+};
+
+/// The service with its settings, before its start.
+pub struct Postgres<R = Mapped> {
+    settings: Settings,
+    rows: R,
+}
+
+impl Postgres {
+    /// Creates the service with the columns of its settings.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let rows = settings.rows();
+        Self { settings, rows }
+    }
+
+    /// Creates the service with a custom row type, which has the columns `ingest_id` and
+    /// `publish_time`. The settings `table.columns` and `table.rest_column` have no effect then.
+    #[must_use]
+    pub fn with_row<R: Row>(settings: Settings) -> Postgres<Typed<R>> {
+        Postgres { settings, rows: Typed::default() }
+    }
+}
+
+impl<R: Rows> Service for Postgres<R> {
+    const NAME: &'static str = "postgres";
+
+    type Settings = Settings;
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    async fn start(self, context: &Context) -> anyhow::Result<Running> {
+        let Self { settings, rows } = self;
+        let health = &context.health;
+        let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
+        let table_condition = health.condition("table");
+        health.tell("guarantees", service::Settings::explain(&settings)?);
+
+        let columns: Arc<[Column]> = rows.columns().into();
+        let (database, statements) = open(&settings, &columns)?;
+        let table = Table::new(database.clone(), Arc::clone(&statements));
+        table.wait(&table_condition).await?;
+        let mut watchers = JoinSet::new();
+        let opened = settings.intake().open([], context, &mut watchers).await?;
+        watchers.spawn(table.watch(table_condition));
+        let pipeline = Pipeline {
+            service: Self::NAME,
+            source: opened.source,
+            transform: ToRow::new(rows, columns, settings.table.full_name(), settings.input),
+            sink: Sink::new(database.clone(), Arc::clone(&statements)),
+            dead_letters: opened.dead_letters,
+            limits: settings.pipeline,
+            metrics: counts,
+        };
+        if let Some(partitions) = Partitions::new(database, statements) {
+            watchers.spawn(partitions.maintain());
+        }
+        Ok(Running::new(watchers).start(pipeline, health))
+    }
+
+    async fn preflight(&self) -> anyhow::Result<Vec<Dependency>> {
+        let (database, statements) = open(&self.settings, &self.rows.columns())?;
+        let mut dependencies = self.settings.intake().preflight([]).await?;
+        dependencies.push(Table::new(database, statements).dependency().await);
+        Ok(dependencies)
+    }
+}
+
+/// Creates the pool of connections, and the statements for these columns.
+fn open(settings: &Settings, columns: &[Column]) -> anyhow::Result<(Database, Arc<Statements>)> {
+    let statements = Statements::new(&settings.table, columns)?;
+    let sessions = Sessions {
+        application: "dataflow-postgres",
+        statement_timeout: settings.pipeline.attempt_timeout,
+        max_connections: limits::connections(&settings.pipeline),
+        write: true,
+    };
+    let database = Database::new(&settings.postgres, sessions)?;
+    Ok((database, Arc::new(statements)))
+}

@@ -1,0 +1,177 @@
+//! Partitions of a table by day: they are made ahead of time, and dropped when they are old.
+//!
+//! Rows of a day without a partition are in the default partition, so no write ever waits for a new
+//! partition. A pass makes the partitions of the next days, and of days that have rows in the default
+//! partition, and moves those rows. Rows of the distant future stay there: a wrong clock makes no
+//! partitions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postgresql::identifier::quoted;
+use postgresql::{Database, describe};
+use time::{Date, OffsetDateTime};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{Client, Transaction};
+use tracing::{info, warn};
+
+use crate::config::DayPartitions;
+use crate::day;
+use crate::statements::{Statements, TIME};
+
+/// Pause between two passes.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// Time limit of a pass.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Most days with rows in the default partition that one pass makes partitions for.
+const MOST_DAYS: i64 = 32;
+/// Limits of a change. Writers wait behind us while we wait for a lock. Many rows take a while.
+const LIMITS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '5min'";
+/// Number of the lock that the replica takes whose pass it is.
+const LOCK: i64 = 0x6461_7461_6461_7973;
+
+/// Asks for the names of a table's partitions.
+const PARTITIONS: &str = "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+     WHERE i.inhparent = to_regclass($1)";
+/// Asks for the columns of a table that can be written.
+const COLUMNS: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
+     AND attnum > 0 AND NOT attisdropped AND attgenerated::text = '' ORDER BY attnum";
+
+/// Maintenance of the partitions of one table.
+pub(crate) struct Partitions {
+    database: Database,
+    statements: Arc<Statements>,
+    settings: DayPartitions,
+}
+
+impl Partitions {
+    /// Creates the maintenance, if the table has partitions.
+    pub(crate) fn new(database: Database, statements: Arc<Statements>) -> Option<Self> {
+        let settings = statements.table.partition_by_day.clone()?;
+        Some(Self { database, statements, settings })
+    }
+
+    /// Makes and drops partitions. Never returns.
+    pub(crate) async fn maintain(self) {
+        loop {
+            let today = OffsetDateTime::now_utc().date();
+            let passed = timeout(TIMEOUT, self.pass(today)).await;
+            let silent = |_| Err(format!("PostgreSQL does not answer within {TIMEOUT:?}"));
+            if let Err(why) = passed.unwrap_or_else(silent) {
+                let table = self.statements.table.full_name();
+                warn!(
+                    table,
+                    why, "partitions were not made or dropped; rows are in the default one"
+                );
+            }
+            sleep(INTERVAL).await;
+        }
+    }
+
+    /// Makes and drops the partitions that are due today.
+    async fn pass(&self, today: Date) -> Result<(), String> {
+        let mut connection =
+            self.database.connection().await.map_err(|error| format!("{error:#}"))?;
+        // The lock lasts as long as the session, so it is given back in any case.
+        let turn = connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await;
+        if !turn.map_err(|error| describe(&error))?.get::<_, bool>(0) {
+            connection.done();
+            return Ok(());
+        }
+        let passed = self.make_and_drop(&mut connection, today).await;
+        let unlock = connection.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+        passed.and(unlock.map(drop)).map_err(|error| describe(&error))?;
+        connection.done();
+        Ok(())
+    }
+
+    async fn make_and_drop(
+        &self,
+        client: &mut Client,
+        today: Date,
+    ) -> Result<(), tokio_postgres::Error> {
+        let table = &self.statements.table;
+        let names = client.query(PARTITIONS, &[&table.quoted()]).await?;
+        let names = names.iter().map(|row| row.get::<_, String>(0));
+        let there: BTreeSet<Date> = names.filter_map(|name| table.day_of(&name)).collect();
+        let oldest = self.oldest(today);
+        let last = day::after(today, i64::from(self.settings.days_ahead));
+        let mut wanted: BTreeSet<Date> =
+            (0..=i64::from(self.settings.days_ahead)).map(|days| day::after(today, days)).collect();
+        wanted.extend(self.days_in_default(client, oldest, last).await?);
+        for day in wanted.difference(&there) {
+            let transaction = client.transaction().await?;
+            self.make(&transaction, *day).await?;
+            transaction.commit().await?;
+            info!(table = table.full_name(), day = %day, "made a partition");
+        }
+        let Some(oldest) = oldest else { return Ok(()) };
+        for day in there.iter().filter(|day| **day < oldest) {
+            let transaction = client.transaction().await?;
+            transaction.batch_execute(LIMITS).await?;
+            transaction.batch_execute(&format!("DROP TABLE {}", table.partition(*day))).await?;
+            transaction.commit().await?;
+            info!(table = table.full_name(), day = %day, "dropped an old partition");
+        }
+        let delete = format!(
+            "DELETE FROM ONLY {} WHERE {} < '{}'",
+            table.default_partition(),
+            quoted(TIME),
+            day::start(oldest)
+        );
+        let transaction = client.transaction().await?;
+        transaction.batch_execute(LIMITS).await?;
+        transaction.batch_execute(&delete).await?;
+        transaction.commit().await
+    }
+
+    /// Returns the oldest day that is kept.
+    fn oldest(&self, today: Date) -> Option<Date> {
+        self.settings.keep_days.map(|days| day::after(today, -i64::from(days)))
+    }
+
+    /// Returns days up to `last` with rows in the default partition.
+    async fn days_in_default(
+        &self,
+        client: &Client,
+        oldest: Option<Date>,
+        last: Date,
+    ) -> Result<Vec<Date>, tokio_postgres::Error> {
+        let (time, default) = (quoted(TIME), self.statements.table.default_partition());
+        let end = day::start(day::after(last, 1));
+        let from =
+            oldest.map(|day| format!(" AND {time} >= '{}'", day::start(day))).unwrap_or_default();
+        let query = format!(
+            "SELECT DISTINCT to_char({time} AT TIME ZONE 'UTC', 'YYYYMMDD') FROM ONLY {default} \
+             WHERE {time} < '{end}'{from} AND {time} >= '1900-01-01 00:00:00+00' LIMIT {MOST_DAYS}"
+        );
+        let days = client.query(&query, &[]).await?;
+        Ok(days.iter().filter_map(|row| day::parse(row.get(0))).collect())
+    }
+
+    /// Makes the partition of a day, and moves the day's rows into it.
+    async fn make(
+        &self,
+        transaction: &Transaction<'_>,
+        day: Date,
+    ) -> Result<(), tokio_postgres::Error> {
+        let table = &self.statements.table;
+        let (parent, partition) = (table.quoted(), table.partition(day));
+        let (default, time) = (table.default_partition(), quoted(TIME));
+        let (from, to) = (day::start(day), day::start(day::after(day, 1)));
+        let names = transaction.query(COLUMNS, &[&default]).await?;
+        let names: Vec<_> = names.iter().map(|row| quoted(row.get(0))).collect();
+        let names = names.join(", ");
+        // Without the lock, a row of this day could arrive in the default partition meanwhile.
+        transaction.batch_execute(&format!(
+            "{LIMITS};
+             LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
+             CREATE TABLE {partition} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+             WITH moved AS (
+                 DELETE FROM ONLY {default} WHERE {time} >= '{from}' AND {time} < '{to}' RETURNING {names}
+             ) INSERT INTO {partition} ({names}) SELECT {names} FROM moved;
+             ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ('{from}') TO ('{to}')"
+        )).await
+    }
+}

@@ -1,0 +1,116 @@
+//! Transform of the pipeline: it makes a row of a message, or refuses the message.
+
+use std::sync::Arc;
+
+use message::envelope::Input;
+use message::{Envelope, Message};
+use pipeline::{Error, Recovery, Step, Transform};
+use rows::cell::{Cell, all_fit, unfilled};
+use rows::column::Column;
+use rows::{Rows, id_of, reasons};
+
+/// A row on its way to the table: a cell for each column.
+#[derive(Debug)]
+pub struct Record(pub Vec<Cell>);
+
+/// Makes rows, and checks that they fit the columns.
+pub struct ToRow<R> {
+    rows: R,
+    columns: Arc<[Column]>,
+    table: String,
+    input: Input,
+}
+
+impl<R: Rows> ToRow<R> {
+    /// Creates a transform that makes rows as `rows` does. Errors name `table`.
+    pub fn new(rows: R, columns: Arc<[Column]>, table: String, input: Input) -> Self {
+        Self { rows, columns, table, input }
+    }
+
+    /// Adds the name of the table to an error.
+    fn name_table(&self, error: &Error) -> Error {
+        let detail = format!("table {}: {}", self.table, error.detail());
+        error.recovery().because("make row", detail)
+    }
+
+    /// Refuses a row that PostgreSQL cannot hold.
+    fn check(&self, message: &Message, cells: &[Cell]) -> Result<(), Error> {
+        if !all_fit(&self.columns, cells) {
+            let detail = format!("the row type gives other cells than its columns: {cells:?}");
+            return Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail));
+        }
+        if let Some(column) = unfilled(&self.columns, cells) {
+            let detail = format!("column {column}: expected a value, is nothing{}", id_of(message));
+            return Err(Recovery::Reject(reasons::ROW_MISSING_VALUE).because("make row", detail));
+        }
+        if let Some(column) = with_nul(&self.columns, cells) {
+            let detail = format!(
+                "column {column}: PostgreSQL's text cannot hold the character U+0000{}",
+                id_of(message)
+            );
+            return Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail));
+        }
+        Ok(())
+    }
+}
+
+impl<R: Rows> Transform for ToRow<R> {
+    type Record = Record;
+
+    async fn apply(&self, message: &Message) -> Result<Step<Record>, Error> {
+        let envelope = Envelope::of(message, self.input)?;
+        let cells = self.rows.cells(message, &envelope).map_err(|error| self.name_table(&error))?;
+        self.check(message, &cells).map_err(|error| self.name_table(&error))?;
+        Ok(Step::Pass(Record(cells)))
+    }
+}
+
+/// Returns the name of the first column whose text has the character U+0000.
+fn with_nul<'a>(columns: &'a [Column], cells: &[Cell]) -> Option<&'a str> {
+    columns.iter().zip(cells).find(|(_, cell)| has_nul(cell)).map(|(column, _)| &*column.name)
+}
+
+fn has_nul(cell: &Cell) -> bool {
+    match cell {
+        Cell::Text(text) => text.contains('\0'),
+        Cell::Record(cells) | Cell::List(cells) => cells.iter().any(has_nul),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rows::Mapped;
+    use rows::column::{Kind, Mode};
+
+    async fn made(columns: &[Column], data: &'static str) -> Result<Vec<Cell>, Error> {
+        let rows = Mapped::new(columns, false, None);
+        let columns = rows.columns().into();
+        let to_row = ToRow::new(rows, columns, "public.readings".into(), Input::Raw);
+        match to_row.apply(&Message::new(data)).await? {
+            Step::Pass(Record(cells)) => Ok(cells),
+            Step::Skip(reason) => panic!("skipped: {reason:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_that_postgresql_cannot_hold_is_refused_with_its_column() {
+        let name = Column::new("name", Kind::String);
+        let names = Column::new("names", Kind::String).with_mode(Mode::Repeated);
+        let default = Column { default: Some("GENERATE_UUID()".into()), ..name.clone() };
+        for (column, data, told) in [
+            (name.clone(), r#"{"name":"a\u0000b"}"#, "column name: PostgreSQL's text"),
+            (names, r#"{"names":["a","\u0000"]}"#, "column names: PostgreSQL's text"),
+            (default.with_mode(Mode::Required), "{}", "column name: expected a value"),
+            (name.clone(), r#"{"name":{}}"#, "column name"),
+        ] {
+            let error = made(&[column], data).await.unwrap_err();
+            let detail = error.detail();
+            assert!(detail.starts_with("table public.readings: "), "{detail}");
+            assert!(detail.contains(told), "{detail}");
+            assert!(matches!(error.recovery(), Recovery::Reject(_)), "{detail}");
+        }
+        assert_eq!(made(&[name], r#"{"name":"a"}"#).await.unwrap(), [Cell::Text("a".into())]);
+    }
+}

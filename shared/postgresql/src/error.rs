@@ -1,0 +1,32 @@
+//! Errors of the client, in words.
+
+use tokio_postgres::error::DbError;
+
+/// Describes an error with its SQLSTATE, and with the column or constraint that it names.
+#[must_use]
+pub fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => describe_answer(error),
+        None => {
+            let mut text = error.to_string();
+            let mut next = std::error::Error::source(error);
+            while let Some(cause) = next {
+                text = format!("{text}: {cause}");
+                next = cause.source();
+            }
+            text
+        }
+    }
+}
+
+fn describe_answer(error: &DbError) -> String {
+    let mut text = format!("SQLSTATE {}", error.code().code());
+    for (what, name) in [("column", error.column()), ("constraint", error.constraint())] {
+        if let Some(name) = name {
+            text = format!("{text}, {what} {name}");
+        }
+    }
+    // Details may repeat values of the row. A dead letter has the whole message anyway.
+    let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    format!("{text}: {}{detail}", error.message())
+}
