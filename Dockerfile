@@ -25,16 +25,16 @@ FROM rust AS programs
 COPY --from=recipe /recipe.json /recipe.json
 RUN cargo chef cook --recipe-path /recipe.json --profile dist --locked \
     --package ingestion --package enrich --package bigqueries --package icestore --package postgres \
-    --package emulator
+    --package query --package emulator
 COPY . .
 RUN cargo build --profile dist --locked --bins \
     --package ingestion --package enrich --package bigqueries --package icestore --package postgres \
-    --package emulator
+    --package query --package emulator
 
 # A root file system: the libraries that the programs are linked to, by their own account.
 RUN mkdir -p /root-fs/etc/ssl/certs /root-fs/tmp /empty \
     && ldd target/dist/ingestion target/dist/enrich target/dist/bigqueries target/dist/icestore \
-        target/dist/postgres target/dist/emulator > /linked \
+        target/dist/postgres target/dist/query target/dist/emulator > /linked \
     && grep -o '/lib[^ ]*' /linked > /libraries \
     && xargs -I{} cp --parents -L {} /root-fs/ < /libraries \
     && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \
@@ -79,6 +79,12 @@ LABEL org.opencontainers.image.title="dataflow-postgres" \
     org.opencontainers.image.description="Writes messages into rows of a PostgreSQL table"
 COPY --from=programs /build/target/dist/postgres /postgres
 ENTRYPOINT ["/postgres"]
+
+FROM service AS query
+LABEL org.opencontainers.image.title="dataflow-query" \
+    org.opencontainers.image.description="Answers queries for the rows of a PostgreSQL table over HTTP"
+COPY --from=programs /build/target/dist/query /query
+ENTRYPOINT ["/query"]
 
 FROM service AS emulator
 LABEL org.opencontainers.image.title="dataflow-emulator" \

@@ -64,7 +64,7 @@ fuzz:
 ENGINE ?= docker
 TAG ?= latest
 REGISTRY ?=
-IMAGES = ingestion enrich bigqueries icestore postgres emulator
+IMAGES = ingestion enrich bigqueries icestore postgres query emulator
 ifneq ($(filter push,$(MAKECMDGOALS)),)
 ifeq ($(REGISTRY),)
 $(error push needs REGISTRY, such as REGISTRY=europe-docker.pkg.dev/my-project/dataflow)

@@ -5,5 +5,6 @@
 mod env;
 mod outages;
 mod partitions;
+mod query;
 mod rows_of_messages;
 mod tables;

@@ -33,6 +33,8 @@ struct Inner {
     /// Last error of a [`Condition`].
     last_error: Option<(String, OffsetDateTime)>,
     failure: Option<String>,
+    /// True if the service works without a pipeline.
+    serves: bool,
 }
 
 /// State of one dependency.
@@ -79,6 +81,11 @@ impl Health {
         self.lock().pipelines.add(status, metrics);
     }
 
+    /// Notes that the service works without a pipeline.
+    pub(crate) fn serve(&self) {
+        self.lock().serves = true;
+    }
+
     /// Adds a fact to `/status`, such as the guarantee of each route.
     pub fn tell(&self, name: &str, fact: impl Into<Value>) {
         self.lock().facts.insert(name.to_owned(), fact.into());
@@ -107,11 +114,13 @@ impl Health {
         conditions
     }
 
-    /// Returns whether every dependency is available and a pipeline runs.
+    /// Returns whether every dependency is available, and a pipeline runs or none is needed.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let has_pipeline = !self.lock().pipelines.is_empty();
-        has_pipeline && self.conditions().values().all(|state| state.ready)
+        let inner = self.lock();
+        let is_started = inner.serves || !inner.pipelines.is_empty();
+        drop(inner);
+        is_started && self.conditions().values().all(|state| state.ready)
     }
 
     /// Returns the reason why the process must be restarted. Returns `None` while the process is

@@ -193,13 +193,21 @@ impl Running {
         self
     }
 
+    /// Reports to `health` that the service has started, although it has no pipeline. It works until
+    /// it is shut down, such as a service that only answers requests.
+    pub fn serve(self, health: &Health) -> Self {
+        health.serve();
+        self
+    }
+
     /// Waits until the service cannot continue, and returns the reason. With several pipelines, the
     /// first that ends is the reason. Cancel safe.
     pub async fn ended(&mut self) -> anyhow::Error {
         match self.ends().next().await {
             Some(Err(error)) => error,
             Some(Ok(())) => anyhow::anyhow!("the source has ended"),
-            None => anyhow::anyhow!("the service has no pipeline"),
+            // Without a pipeline, nothing ends by itself.
+            None => std::future::pending().await,
         }
     }
 
