@@ -32,8 +32,8 @@ async fn days_have_partitions_and_old_ones_are_dropped() {
             "payload": "",
             "publishTime": at.format(&Rfc3339).unwrap(),
         });
-        env.publish(number, &[envelope.clone()]).await;
-        env.publish(number, &[envelope]).await;
+        env.publish(number, std::slice::from_ref(&envelope)).await;
+        env.publish(number, std::slice::from_ref(&envelope)).await;
     }
     until(async || sent(&hosted) >= 10).await;
     assert_eq!(env.rows().await, 5, "copies are found within a partition");

@@ -20,7 +20,7 @@ pub enum Sources {
     /// The only one, without the cost of a merge for each message.
     One(OneSource),
     /// Several that are read as one.
-    Merged(Merged<OneSource>),
+    Merged(Box<Merged<OneSource>>),
 }
 
 impl Sources {
@@ -33,7 +33,9 @@ impl Sources {
     ) -> Self {
         match (mqtt.map(OneSource::Mqtt), http.map(OneSource::Http)) {
             (Some(one), None) | (None, Some(one)) => Self::One(one),
-            (mqtt, http) => Self::Merged(Merged::new(mqtt.into_iter().chain(http), retry, metrics)),
+            (mqtt, http) => {
+                Self::Merged(Box::new(Merged::new(mqtt.into_iter().chain(http), retry, metrics)))
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | JSON, RECORD, a list of RECORD | `jsonb` |
 //! | GEOGRAPHY | `text` |
 //! | INTERVAL | `interval` |
-//! | RANGE<DATE>, RANGE<DATETIME>, RANGE<TIMESTAMP> | `daterange`, `tsrange`, `tstzrange` |
+//! | `RANGE<DATE>`, `RANGE<DATETIME>`, `RANGE<TIMESTAMP>` | `daterange`, `tsrange`, `tstzrange` |
 //! | repeated | an array of the type |
 //!
 //! Most values travel in PostgreSQL's binary form. The others travel as text, and the statement

@@ -1,7 +1,7 @@
 //! Query: `GET /data` answers with rows of the table that postgres writes.
 //!
 //! [`parameters`] reads a request, [`store`] asks the table for a page of rows, and [`answer`] writes
-//! them as JSON, NDJSON or CSV. [`openapi`] describes all of it to programs.
+//! them as JSON, NDJSON or CSV. `/openapi.json` describes all of it to programs.
 
 pub mod answer;
 pub mod config;

@@ -53,16 +53,21 @@ pub(crate) fn document() -> Value {
                 "503": problem("The database is away, or the query took too long; ask again"),
             },
         } } },
-        "components": { "schemas": { "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail"],
-            "properties": {
-                "type": { "type": "string" },
-                "title": { "type": "string" },
-                "status": { "type": "integer" },
-                "detail": { "type": "string" },
-                "field": { "type": "string" },
-            },
-        } } },
+        "components": { "schemas": { "Problem": problem_schema() } },
+    })
+}
+
+/// Returns the form of errors.
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": { "type": "string" },
+            "title": { "type": "string" },
+            "status": { "type": "integer" },
+            "detail": { "type": "string" },
+            "field": { "type": "string" },
+        },
     })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Json, Router};
 use tokio::time::timeout;
@@ -41,11 +41,11 @@ async fn data(
     headers: HeaderMap,
     query: Result<Query<Vec<(String, String)>>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Response> {
-    identity.require(scope::READ).map_err(|denied| denied.into_response())?;
+    identity.require(scope::READ).map_err(IntoResponse::into_response)?;
     let Query(pairs) = query.map_err(|rejected| {
         Problem::new(StatusCode::BAD_REQUEST, rejected.body_text()).into_response()
     })?;
-    let asked = Parameters::read(&pairs).map_err(|problem| problem.into_response())?;
+    let asked = Parameters::read(&pairs).map_err(IntoResponse::into_response)?;
     let format = asked.format.unwrap_or_else(|| Format::accepted(&headers));
     // The wait for a connection counts, too.
     let asking = timeout(longest, store.page(&asked));

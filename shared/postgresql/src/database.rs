@@ -79,7 +79,8 @@ impl Database {
     /// # Errors
     /// `Retry` when no server accepts a login.
     pub async fn connection(&self) -> Result<Connection, Error> {
-        match self.0.get().await {
+        // A login with TLS is a large future.
+        match Box::pin(self.0.get()).await {
             Ok(object) => Ok(Connection(Some(object))),
             Err(managed::PoolError::Backend(why)) => {
                 Err(Recovery::Retry.because("connect to PostgreSQL", why))
