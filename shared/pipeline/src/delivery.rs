@@ -73,6 +73,17 @@ impl<F: FnOnce(Disposition) + Send> Settle for F {
     }
 }
 
+/// Time after which nobody waits for a disposition, in milliseconds from the arrival.
+#[derive(Debug, Clone, Copy)]
+enum Lease {
+    /// The source waits forever.
+    Endless,
+    /// The source redelivers the message then.
+    OfSource(u32),
+    /// The client of the source gives up then.
+    OfClient(u32),
+}
+
 /// The obligation to settle a message, without the message itself.
 ///
 /// Dropping it counts as [`Disposition::Nack`].
@@ -82,7 +93,7 @@ pub struct Settlement {
     arrived: Instant,
     /// Milliseconds from the arrival to the end of the lease. As a time it would take twice the
     /// memory, in each of 100,000 open messages.
-    lease: Option<u32>,
+    lease: Lease,
     /// In milliseconds, for the same reason.
     return_delay: u32,
     held_bytes: u32,
@@ -95,18 +106,27 @@ impl Settlement {
     /// an acknowledgement deadline. `None` means that it never does. The time is rounded down to
     /// milliseconds, and the maximum is 49 days from now.
     ///
-    /// The lease may be shorter than the time for three attempts, such as that of an HTTP request
-    /// whose client waits. If it has two seconds or more, a message that is not durable is nacked
-    /// before it ends. That holds from the transform on. A message may wait longer for room in a
-    /// pipeline whose destination is away. So such a source also ends the wait of its client by
-    /// itself, and [`Settle::is_current`] returns `false` then.
+    /// See [`Settlement::with_client`] for a source whose client waits.
     pub fn new(settle: impl Settle + 'static, lease_end: Option<Instant>) -> Self {
         let (settle, arrived) = (Some(Box::new(settle) as Box<dyn Settle>), Instant::now());
-        let lease = lease_end.map(|end| {
+        let lease = lease_end.map_or(Lease::Endless, |end| {
             let millis = end.saturating_duration_since(arrived).as_millis();
-            u32::try_from(millis).unwrap_or(u32::MAX)
+            Lease::OfSource(u32::try_from(millis).unwrap_or(u32::MAX))
         });
         Self { settle, arrived, lease, return_delay: 0, held_bytes: 0 }
+    }
+
+    /// Notes that a client waits for the disposition until the end of the lease, such as that of an
+    /// HTTP request. A message that is not durable is nacked before that end, from the transform on.
+    /// Other messages of its batch do not suffer from it.
+    ///
+    /// A message may wait longer for room in a pipeline whose destination is away. So such a source
+    /// also ends the wait of its client by itself, and [`Settle::is_current`] returns `false` then.
+    pub fn with_client(mut self) -> Self {
+        if let Lease::OfSource(millis) = self.lease {
+            self.lease = Lease::OfClient(millis);
+        }
+        self
     }
 
     /// Sets the number of bytes that the settlement holds elsewhere, such as the source's own
@@ -159,7 +179,17 @@ impl Settlement {
     /// Time when the source redelivers the message by itself.
     #[must_use]
     pub fn lease_end(&self) -> Option<Instant> {
-        self.lease.map(|millis| self.arrived + Duration::from_millis(millis.into()))
+        let millis = match self.lease {
+            Lease::Endless => return None,
+            Lease::OfSource(millis) | Lease::OfClient(millis) => millis,
+        };
+        Some(self.arrived + Duration::from_millis(millis.into()))
+    }
+
+    /// Returns true if a client waits for the disposition until the end of the lease.
+    #[must_use]
+    pub fn has_client(&self) -> bool {
+        matches!(self.lease, Lease::OfClient(_))
     }
 
     /// Longest time that the source keeps a message whose nack was lost. It is zero for a source

@@ -1,8 +1,7 @@
 //! Plans the work on a message within its lease.
 //!
-//! A lease is short if it has no room for three attempts of `attempt_timeout`. That of an HTTP
-//! request is short, because its client does not wait for long. The settings keep the leases of
-//! Pub/Sub longer. For a short lease three things differ:
+//! A lease is short if a client waits for the outcome, as that of an HTTP request does. The leases of
+//! Pub/Sub are long: its settings keep them so. For a short lease three things differ:
 //!
 //! - Its batch is written after half of the lease at the latest.
 //! - Attempts are made as long as the lease lasts. The last one is cut.
@@ -17,10 +16,6 @@ use tokio::time::Instant;
 
 use crate::{Limits, Settlement};
 
-/// Shortest lease that is planned as a short one. The hold before a nack takes too much of a lease
-/// that is even shorter.
-const SHORTEST: Duration = Duration::from_secs(2);
-
 /// Time reserved at the end of a short lease, for the hold before a nack and for the answer to the
 /// client. It is at most a third of the lease.
 const RESERVE: Duration = Duration::from_secs(1);
@@ -30,12 +25,12 @@ const RESERVE: Duration = Duration::from_secs(1);
 pub(crate) enum LeasePlan {
     /// The source never delivers the message again by itself.
     Endless,
-    /// The lease is long, or shorter than [`SHORTEST`].
+    /// The source redelivers the message at the end.
     Long {
         /// End of the lease.
         end: Instant,
     },
-    /// The lease is short.
+    /// A client waits until the end.
     Short {
         /// Time when its batch must be written.
         write_at: Instant,
@@ -55,12 +50,12 @@ pub(crate) struct Deadline {
 }
 
 impl LeasePlan {
-    pub(crate) fn of(settlement: &Settlement, attempt_timeout: Duration) -> Self {
+    pub(crate) fn of(settlement: &Settlement) -> Self {
         let Some(end) = settlement.lease_end() else { return Self::Endless };
-        let length = end.saturating_duration_since(settlement.arrived());
-        if length < SHORTEST || length >= attempt_timeout.saturating_mul(3) {
+        if !settlement.has_client() {
             return Self::Long { end };
         }
+        let length = end.saturating_duration_since(settlement.arrived());
         Self::Short { write_at: end - length / 2, give_up_at: end - RESERVE.min(length / 3) }
     }
 
@@ -137,22 +132,26 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn plan(lease: Duration) -> LeasePlan {
-        let settlement = Settlement::new(drop, Some(Instant::now() + lease));
-        LeasePlan::of(&settlement, 30 * SECOND)
+        let settlement = Settlement::new(drop, Some(Instant::now() + lease)).with_client();
+        LeasePlan::of(&settlement)
+    }
+
+    fn long(lease: Duration) -> LeasePlan {
+        LeasePlan::of(&Settlement::new(drop, Some(Instant::now() + lease)))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_with_room_for_three_attempts_is_long() {
+    async fn a_lease_is_short_if_a_client_waits_however_long_it_is() {
         let now = Instant::now();
-        let millisecond = Duration::from_millis(1);
 
-        for long in [90 * SECOND, 3600 * SECOND, 2 * SECOND - millisecond] {
-            assert_eq!(plan(long), LeasePlan::Long { end: now + long });
+        for lease in [SECOND / 10, 2 * SECOND, 10 * SECOND, 3600 * SECOND] {
+            assert_eq!(long(lease), LeasePlan::Long { end: now + lease });
         }
         for (lease, write_at, give_up_at) in [
+            (SECOND * 3 / 10, SECOND * 15 / 100, SECOND * 2 / 10),
             (2 * SECOND, SECOND, 2 * SECOND - 2 * SECOND / 3),
             (10 * SECOND, 5 * SECOND, 9 * SECOND),
-            (80 * SECOND, 40 * SECOND, 79 * SECOND),
+            (1000 * SECOND, 500 * SECOND, 999 * SECOND),
         ] {
             let expected =
                 LeasePlan::Short { write_at: now + write_at, give_up_at: now + give_up_at };
@@ -165,8 +164,8 @@ mod tests {
         let now = Instant::now();
         let of = |leases: &[LeasePlan]| Deadline::of_batch(leases.iter().copied(), 30 * SECOND);
         let endless = LeasePlan::Endless;
-        let [ten, twenty, hundred, thousand] =
-            [10, 20, 100, 1000].map(|count| plan(count * SECOND));
+        let [ten, twenty] = [10, 20].map(|count| plan(count * SECOND));
+        let [hundred, thousand] = [100, 1000].map(|count| long(count * SECOND));
         let long = |end| Deadline { end, attempt_time: 30 * SECOND };
         let short = |end| Deadline { end: Some(end), attempt_time: Duration::ZERO };
 

@@ -91,9 +91,9 @@ impl<E: Event> Entry<E> {
     }
 
     /// Returns the plan of the message's lease. Returns `None` if the message is settled.
-    fn lease(&self, attempt_timeout: Duration) -> Option<LeasePlan> {
+    fn lease(&self) -> Option<LeasePlan> {
         let settlement = &self.handle.settlement;
-        (!settlement.is_settled()).then(|| LeasePlan::of(settlement, attempt_timeout))
+        (!settlement.is_settled()).then(|| LeasePlan::of(settlement))
     }
 
     /// Returns true if the message was nacked while its batch went on.
@@ -260,7 +260,7 @@ impl<'a, T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'a, T, S, D, E> {
     ) -> Ending {
         let attempt_timeout = self.shared.limits.attempt_timeout;
         let Part { encoded, entries, bytes, can_split } = part;
-        let leases = entries.iter().filter_map(|entry| entry.lease(attempt_timeout));
+        let leases = entries.iter().filter_map(Entry::lease);
         let (deadline, first_short) = Deadline::of_batch(leases, attempt_timeout);
         // If all leases are short, the deadline is theirs.
         let own: &mut [Entry<E>] = if first_short.is_some() { entries } else { &mut [] };
@@ -352,7 +352,7 @@ pub(crate) fn nack_early<'e, T, S, D, E: Event>(
 ) -> Option<Instant> {
     let (now, mut next, mut count) = (Instant::now(), None, 0);
     for entry in entries {
-        match entry.lease(shared.limits.attempt_timeout) {
+        match entry.lease() {
             Some(LeasePlan::Short { give_up_at, .. }) if give_up_at <= now => {
                 entry.handle.settlement.nack_early();
                 count += 1;

@@ -15,6 +15,7 @@ pub struct MemorySource {
     recorder: Recorder,
     lease: Option<Duration>,
     do_leases_end: bool,
+    has_clients: bool,
     max_deliveries: u32,
     lost_nacks: Option<LostNacks>,
     held_bytes: u32,
@@ -137,6 +138,7 @@ impl MemorySource {
             recorder,
             lease: None,
             do_leases_end: false,
+            has_clients: false,
             max_deliveries: u32::MAX,
             lost_nacks: None,
             held_bytes: 0,
@@ -157,6 +159,13 @@ impl MemorySource {
     #[must_use]
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
+        self
+    }
+
+    /// Says of each delivery that a client waits for it until the end of its lease.
+    #[must_use]
+    pub fn with_clients(mut self) -> Self {
+        self.has_clients = true;
         self
     }
 
@@ -224,6 +233,7 @@ impl MemorySource {
         let settlement = Settlement::new(settle, lease_end)
             .with_return_delay(return_delay)
             .with_held_bytes(self.held_bytes);
+        let settlement = if self.has_clients { settlement.with_client() } else { settlement };
         Delivery::new(message, settlement)
     }
 }

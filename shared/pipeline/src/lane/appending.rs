@@ -92,14 +92,13 @@ impl<T: Transform<E>, S: Sink<Record = T::Record>, D: DeadLetters<E>, E: Event> 
         let limits = &self.shared.limits.batch;
         let Some(open) = self.open.get_mut(key) else { return };
         open.is_ordered |= !tracked.message.ordering_key().is_empty();
-        let attempt_timeout = self.shared.limits.attempt_timeout;
-        let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
+        let lease = LeasePlan::of(&tracked.handle.settlement);
         open.add(Entry::new(tracked, S::KEEPS_ORIGINALS));
         let is_full = open.entries.len() >= open.max_messages;
         let is_large = open.bytes >= limits.max_bytes;
         // A short lease makes no batch late. Its message is nacked alone, when its time comes.
         if let LeasePlan::Long { end } = lease {
-            open.note_lease(end, attempt_timeout);
+            open.note_lease(end, self.shared.limits.attempt_timeout);
         }
         if let Some(at) = lease.write_at(&self.shared.limits)
             && at < open.started.due_at

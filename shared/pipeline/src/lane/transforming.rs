@@ -134,7 +134,7 @@ where
 {
     let ordering_key = tracked.message.ordering_key().to_owned();
     let attempt_timeout = shared.limits.attempt_timeout;
-    let lease = LeasePlan::of(&tracked.handle.settlement, attempt_timeout);
+    let lease = LeasePlan::of(&tracked.handle.settlement);
     let deadline = lease.deadline(attempt_timeout);
     let series = Series {
         action: "transform",

@@ -60,10 +60,9 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     /// They are written one after another. Those with a short lease are written beside the others,
     /// because they cannot wait.
     pub(crate) async fn dead_letter_all(&self, given_up: impl IntoIterator<Item = GivenUp<E>>) {
-        let attempt_timeout = self.shared.limits.attempt_timeout;
         let (mut short, mut others) = (Vec::new(), Vec::new());
         for given_up in given_up {
-            match given_up.entry.lease(attempt_timeout) {
+            match given_up.entry.lease() {
                 Some(LeasePlan::Short { .. }) => short.push(given_up),
                 Some(LeasePlan::Long { .. } | LeasePlan::Endless) => others.push(given_up),
                 // Its source was told before, and delivers it again.
@@ -123,7 +122,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             message: original,
         };
         let attempt_timeout = shared.limits.attempt_timeout;
-        let lease = LeasePlan::of(&entry.handle.settlement, attempt_timeout);
+        let lease = LeasePlan::of(&entry.handle.settlement);
         match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.dead_letter_outage.over();

@@ -29,6 +29,8 @@ pub(crate) struct TestEnv {
 pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) lease: Option<Duration>,
+    /// True if a client waits for each message until the end of its lease.
+    pub(crate) has_clients: bool,
     pub(crate) max_deliveries: u32,
     pub(crate) transform: Faults,
     pub(crate) sink: Faults,
@@ -58,6 +60,7 @@ impl Default for Parts {
                 ..Limits::default()
             },
             lease: None,
+            has_clients: false,
             max_deliveries: u32::MAX,
             transform: Faults::none(),
             sink: Faults::none(),
@@ -74,6 +77,7 @@ impl Parts {
         let (recorder, metrics) = (Recorder::default(), Metrics::default());
         let (source, input) = MemorySource::open(recorder.clone());
         let source = source.with_max_deliveries(self.max_deliveries).with_ending_leases();
+        let source = if self.has_clients { source.with_clients() } else { source };
         let source = source.with_held_bytes(self.held_bytes);
         let pipeline = Pipeline {
             service: "test",

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// Builds parts with this lease and the default time-out of an attempt, which is 30 s.
 fn with_lease(lease: Duration) -> Parts {
-    let mut parts = Parts { lease: Some(lease), ..Parts::default() };
+    let mut parts = Parts { lease: Some(lease), has_clients: true, ..Parts::default() };
     parts.limits.attempt_timeout = seconds(30);
     parts.limits.batch.max_age = seconds(2);
     parts
@@ -134,7 +134,8 @@ impl Source for Leased {
         let settle = move |disposition| {
             ends.lock().unwrap().push((id, start.elapsed().as_secs(), disposition));
         };
-        let settlement = Settlement::new(settle, lease.map(|lease| Instant::now() + lease));
+        let lease_end = lease.map(|lease| Instant::now() + lease);
+        let settlement = Settlement::new(settle, lease_end).with_client();
         Ok(Some(Delivery::new(message(id), settlement)))
     }
 
@@ -200,14 +201,32 @@ async fn ends_of(
 /// The connection of MQTT would end at a nack, so an HTTP request must not cause one.
 #[tokio::test(start_paused = true)]
 async fn a_short_lease_neither_disturbs_a_write_nor_nacks_the_others_of_its_batch() {
-    let messages = [("mqtt", None), ("http", Some(seconds(10))), ("slow http", Some(seconds(15)))];
+    let messages = [
+        ("mqtt", None),
+        ("http", Some(seconds(10))),
+        ("slow http", Some(seconds(15))),
+        // Longer than three attempts.
+        ("patient http", Some(seconds(150))),
+    ];
 
     let (ends, attempts, written) = ends_of(messages, 20, Duration::ZERO, 1000).await;
 
     let nacks = [("http", 9, Disposition::Nack), ("slow http", 14, Disposition::Nack)];
     assert_eq!(ends[..2], nacks);
-    assert_eq!(ends[2..], [("mqtt", 20, Disposition::Ack)]);
-    assert_eq!((attempts, written), (1, ["mqtt", "http", "slow http"].map(str::to_owned).into()));
+    assert_eq!(ends[2..], [("mqtt", 20, Disposition::Ack), ("patient http", 20, Disposition::Ack)]);
+    let all = ["mqtt", "http", "slow http", "patient http"];
+    assert_eq!((attempts, written), (1, all.map(str::to_owned).into()));
+}
+
+/// A lease below two seconds, as that of the last items of a batch, is that of a client, too.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_almost_over_does_not_disturb_the_others() {
+    let messages = [("mqtt", None), ("http", Some(Duration::from_millis(1900)))];
+
+    let (ends, attempts, written) = ends_of(messages, 20, Duration::ZERO, 1000).await;
+
+    assert_eq!(ends, [("http", 1, Disposition::Nack), ("mqtt", 20, Disposition::Ack)]);
+    assert_eq!((attempts, written[0].as_str()), (1, "mqtt"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,6 +259,7 @@ async fn a_short_lease_in_a_part_that_waits_ends_in_time() {
     let env = Parts {
         sink: Faults::script([Fault::Permanent, Fault::Hung]),
         lease: Some(seconds(10)),
+        has_clients: true,
         ..with_lease(seconds(10))
     }
     .start();
