@@ -346,6 +346,21 @@ async fn a_key_sent_twice_is_one_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_items_of_a_batch_with_one_id_are_not_both_accepted() {
+    let env = HttpEnv::start(|_, _| {}).await;
+    let item = |id: &str| json!({ "sourceId": "sensor-1", "id": id, "payload": 1 });
+
+    let answer = env.send(json!([item("7"), item("8"), item("7")]).to_string()).await;
+
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let statuses: Vec<_> =
+        answer.body["results"].as_array().unwrap().iter().map(|one| &one["status"]).collect();
+    assert_eq!(statuses, [202, 202, 400]);
+    assert_eq!(env.published(2).await.len(), 2);
+    env.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_shutdown_answers_requests_under_way_and_refuses_new_ones() {
     let HttpEnv { flow, ingestion, address, client } = HttpEnv::start(|_, _| {}).await;
     let faults = flow.server.as_ref().unwrap().faults().clone();

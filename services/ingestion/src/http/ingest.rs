@@ -1,5 +1,6 @@
 //! The way of a request: its items become messages, and their outcomes its answer.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +125,7 @@ impl Ingest {
                 place.shrink(size, items.len());
                 let sending = sending(Arc::new(place));
                 let mut offered = Vec::with_capacity(items.len());
-                for (index, item) in items.into_iter().enumerate() {
+                for (index, item) in without_twins(items).enumerate() {
                     offered.push(sending.offer(item, Some(index)).await);
                 }
                 let mut outcomes = Vec::with_capacity(offered.len());
@@ -196,8 +197,8 @@ impl Sending<'_> {
     ) -> Result<Offered, Refusal> {
         let mut item = item?;
         let id = match (item.id.take(), &self.key) {
-            (Some(id), _) => Some(named_id(&item.source_id, &id, None)),
-            (None, Some(key)) => Some(named_id(&item.source_id, key, index)),
+            (Some(id), _) => Some(named_id(&item.source_id, Name::Id(&id))),
+            (None, Some(key)) => Some(named_id(&item.source_id, Name::Key(key, index))),
             (None, None) => None,
         };
         let (id, mut message) = self.ingest.message(item, id)?;
@@ -207,7 +208,8 @@ impl Sending<'_> {
         }
         let (client, disposition) = oneshot::channel();
         let reply = Reply { client, _place: Arc::clone(&self.place) };
-        let delivery = Delivery::new(message, Settlement::new(reply, Some(self.deadline)));
+        let settlement = Settlement::new(reply, Some(self.deadline)).with_client();
+        let delivery = Delivery::new(message, settlement);
         match timeout_at(self.deadline, self.ingest.outbox.send(delivery)).await {
             Ok(Ok(())) => Ok(Offered { id, disposition }),
             Ok(Err(_closed)) => Err(Refusal::unavailable("this process is ending: send it again")),
@@ -246,8 +248,23 @@ impl Sending<'_> {
 
 fn not_in_time() -> Refusal {
     Refusal::unavailable(
-        "it is not known to be published: send it again, with the same id or Idempotency-Key",
+        "it is not known to be published: send the same request again, with the same id or \
+         Idempotency-Key; in a batch, the key counts for an item at its place",
     )
+}
+
+/// Refuses the second of two items with the same source and id. The sinks would take them for one.
+fn without_twins(items: Vec<Result<Item, Refusal>>) -> impl Iterator<Item = Result<Item, Refusal>> {
+    let mut seen = HashSet::new();
+    items.into_iter().map(move |item| {
+        let item = item?;
+        let name = item.id.as_ref().map(|id| (item.source_id.clone(), id.clone()));
+        if name.is_some_and(|name| !seen.insert(name)) {
+            let detail = "another item of this batch has the same sourceId and id";
+            return Err(Refusal::invalid("id", detail));
+        }
+        Ok(item)
+    })
 }
 
 /// Reads the items of a body.
@@ -281,17 +298,29 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     item::check_id(KEY_HEADER, plain.to_owned()).map(Some)
 }
 
+/// Name of an item at its source.
+#[derive(Debug, Clone, Copy)]
+enum Name<'a> {
+    /// `id` of the item.
+    Id(&'a str),
+    /// `Idempotency-Key` of its request, with the index of the item in a batch.
+    Key(&'a str, Option<usize>),
+}
+
 /// Returns the id of an item whose source and key are known: a UUIDv5. The same item always gets the
 /// same id.
-fn named_id(source_id: &str, key: &str, index: Option<usize>) -> Uuid {
-    // Neither sources nor keys contain a zero byte.
-    let mut hash = Sha1::new()
-        .chain_update(NAMESPACE.as_bytes())
-        .chain_update(source_id)
-        .chain_update([0])
-        .chain_update(key);
+fn named_id(source_id: &str, name: Name<'_>) -> Uuid {
+    let (kind, name, index) = match name {
+        Name::Id(id) => ("id", id, None),
+        Name::Key(key, index) => ("key", key, index),
+    };
+    // No part contains a zero byte.
+    let mut hash = Sha1::new().chain_update(NAMESPACE.as_bytes());
+    for part in [kind, source_id, name] {
+        hash = hash.chain_update(part).chain_update([0]);
+    }
     if let Some(index) = index {
-        hash = hash.chain_update([0]).chain_update(index.to_string());
+        hash = hash.chain_update(index.to_string());
     }
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash.finalize()[..16]);
@@ -304,15 +333,16 @@ mod named_ids {
 
     #[test]
     fn an_id_follows_from_source_key_and_index_in_every_process() {
-        let id = named_id("sensor-1", "key", None);
+        let id = named_id("sensor-1", Name::Key("key", None));
 
         assert_eq!(id.get_version_num(), 5);
-        assert_eq!(id, named_id("sensor-1", "key", None));
+        assert_eq!(id, named_id("sensor-1", Name::Key("key", None)));
         let others = [
-            named_id("sensor-2", "key", None),
-            named_id("sensor-1", "kez", None),
-            named_id("sensor-1", "key", Some(0)),
-            named_id("sensor-1", "key", Some(1)),
+            named_id("sensor-2", Name::Key("key", None)),
+            named_id("sensor-1", Name::Key("kez", None)),
+            named_id("sensor-1", Name::Key("key", Some(0))),
+            named_id("sensor-1", Name::Key("key", Some(1))),
+            named_id("sensor-1", Name::Id("key")),
         ];
         assert!(!others.contains(&id));
         assert_ne!(others[2], others[3]);
