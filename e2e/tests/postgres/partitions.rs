@@ -79,3 +79,36 @@ async fn an_old_partition_goes_with_its_rows() {
 
     assert_eq!(env.rows().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_of_others_are_left_alone() {
+    let env = Env::start().await;
+    let mut settings = env.settings();
+    settings.table.partition_by_day = Some(DayPartitions { days_ahead: 1, keep_days: None });
+    start(settings.clone()).await.shutdown(GRACE).await.unwrap();
+    let midnight = |days: i64| {
+        let day = suffix(days);
+        format!("'{}-{}-{} 00:00:00+00'", &day[..4], &day[4..6], &day[6..])
+    };
+    // One has the name of a day and more than that day. The other is ours.
+    for (name, from, to) in [(-60, -60, -55), (-50, -50, -49)] {
+        let (name, from, to) = (suffix(name), midnight(from), midnight(to));
+        let make = format!(
+            "CREATE TABLE {TABLE}_{name} PARTITION OF {TABLE} FOR VALUES FROM ({from}) TO ({to})"
+        );
+        env.server.run(&make).await.unwrap();
+    }
+    let is_there = async |days: i64| {
+        let name = suffix(days);
+        let query = format!("SELECT count(*) FROM pg_class WHERE relname = 'readings_{name}'");
+        env.server.count(&query).await.unwrap() == 1
+    };
+
+    settings.table.partition_by_day = Some(DayPartitions { days_ahead: 1, keep_days: Some(30) });
+    let hosted = start(settings).await;
+    // Older partitions come first.
+    until(async || !is_there(-50).await).await;
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert!(is_there(-60).await);
+}

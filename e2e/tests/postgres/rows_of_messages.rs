@@ -22,6 +22,8 @@ async fn a_message_that_is_delivered_twice_is_one_row() {
     env.publish(0, &payloads).await;
     env.publish(0, &payloads).await;
     until(async || sent(&hosted) >= 20_000).await;
+    let metrics = hosted.metrics().unwrap();
+    assert!(metrics.contains("dataflow_postgres_duplicate_rows_total 10000\n"), "{metrics}");
     hosted.shutdown(GRACE).await.unwrap();
 
     let distinct = format!("SELECT count(DISTINCT (ingest_id, number)) FROM {TABLE}");

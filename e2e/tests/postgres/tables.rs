@@ -2,6 +2,7 @@
 
 use e2e::hosted::HostedService;
 use e2e::postgres::Postgres as Server;
+use e2e::proxy::{Link, Proxy};
 use postgres::Postgres;
 use postgres::config::Settings;
 use postgresql::SslMode;
@@ -93,6 +94,22 @@ async fn of_several_hosts_the_one_that_takes_writes_is_used() {
     let env = Env::start().await;
     let mut settings = env.settings();
     settings.postgres.host = format!("127.0.0.1:{},127.0.0.1", standby.port());
+    let hosted = start(settings).await;
+
+    env.publish(0, &[json!({})]).await;
+    until(async || sent(&hosted) >= 1).await;
+    hosted.shutdown(GRACE).await.unwrap();
+
+    assert_eq!(env.rows().await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_host_does_not_hide_the_next() {
+    let env = Env::start().await;
+    let silent = Proxy::start(env.server.port()).unwrap();
+    silent.set(Link::Silent);
+    let mut settings = env.settings();
+    settings.postgres.host = format!("127.0.0.1:{},127.0.0.1", silent.port());
     let hosted = start(settings).await;
 
     env.publish(0, &[json!({})]).await;

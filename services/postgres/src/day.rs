@@ -13,6 +13,11 @@ pub(crate) fn start(day: Date) -> String {
     format!("{:04}-{:02}-{:02} 00:00:00+00", day.year(), u8::from(day.month()), day.day())
 }
 
+/// Returns the bounds of a day's partition, as PostgreSQL writes them in UTC.
+pub(crate) fn bounds(day: Date) -> String {
+    format!("FROM ('{}') TO ('{}')", start(day), start(after(day, 1)))
+}
+
 /// Returns the end of a partition's name.
 pub(crate) fn suffix(day: Date) -> String {
     format!("{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day())

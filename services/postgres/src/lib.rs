@@ -9,6 +9,7 @@ mod batch;
 pub mod config;
 mod day;
 mod limits;
+pub mod metrics;
 mod partitions;
 pub mod response;
 pub mod sink;
@@ -19,6 +20,7 @@ pub mod tools;
 pub mod transform;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pipeline::{Pipeline, Reasons};
 use postgresql::{Database, Sessions};
@@ -80,6 +82,8 @@ impl<R: Rows> Service for Postgres<R> {
         let Self { settings, rows } = self;
         let health = &context.health;
         let counts = context.registry.pipeline(Self::NAME, &REASONS).with_refused(R::REASONS);
+        let metrics = metrics::Metrics::default();
+        context.registry.register(|registry| metrics.register(registry));
         let table_condition = health.condition("table");
         health.tell("guarantees", service::Settings::explain(&settings)?);
 
@@ -94,7 +98,7 @@ impl<R: Rows> Service for Postgres<R> {
             service: Self::NAME,
             source: opened.source,
             transform: ToRow::new(rows, columns, settings.table.full_name(), settings.input),
-            sink: Sink::new(database.clone(), Arc::clone(&statements)),
+            sink: Sink::new(database.clone(), Arc::clone(&statements), metrics),
             dead_letters: opened.dead_letters,
             limits: settings.pipeline,
             metrics: counts,
@@ -118,7 +122,9 @@ fn open(settings: &Settings, columns: &[Column]) -> anyhow::Result<(Database, Ar
     let statements = Statements::new(&settings.table, columns)?;
     let sessions = Sessions {
         application: "dataflow-postgres",
-        statement_timeout: settings.pipeline.attempt_timeout,
+        // The pipeline gives up first. It halves a batch that takes too long, and not one that the
+        // server refuses.
+        statement_timeout: settings.pipeline.attempt_timeout * 2 + Duration::from_secs(64),
         max_connections: limits::connections(&settings.pipeline),
         write: true,
     };

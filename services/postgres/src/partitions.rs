@@ -13,7 +13,7 @@ use postgresql::identifier::quoted;
 use postgresql::{Database, describe};
 use time::{Date, OffsetDateTime};
 use tokio::time::{sleep, timeout};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::config::DayPartitions;
@@ -28,11 +28,11 @@ const TIMEOUT: Duration = Duration::from_secs(300);
 const MOST_DAYS: i64 = 32;
 /// Limits of a change. Writers wait behind us while we wait for a lock. Many rows take a while.
 const LIMITS: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '5min'";
-/// Number of the lock that the replica takes whose pass it is.
-const LOCK: i64 = 0x6461_7461_6461_7973;
+/// First number of the lock that the replica takes whose pass it is. The second is that of the table.
+const LOCK: i32 = 0x6461_7973;
 
-/// Asks for the names of a table's partitions.
-const PARTITIONS: &str = "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+/// Asks for the names and the bounds of a table's partitions.
+const PARTITIONS: &str = "SELECT c.relname::text, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
      WHERE i.inhparent = to_regclass($1)";
 /// Asks for the columns of a table that can be written.
 const COLUMNS: &str = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) \
@@ -73,14 +73,19 @@ impl Partitions {
     async fn pass(&self, today: Date) -> Result<(), String> {
         let mut connection =
             self.database.connection().await.map_err(|error| format!("{error:#}"))?;
+        let name = self.statements.table.quoted();
         // The lock lasts as long as the session, so it is given back in any case.
-        let turn = connection.query_one("SELECT pg_try_advisory_lock($1)", &[&LOCK]).await;
+        let turn = connection
+            .query_one("SELECT pg_try_advisory_lock($1, hashtext($2))", &[&LOCK, &name])
+            .await;
         if !turn.map_err(|error| describe(&error))?.get::<_, bool>(0) {
             connection.done();
             return Ok(());
         }
         let passed = self.make_and_drop(&mut connection, today).await;
-        let unlock = connection.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await;
+        let unlock = connection
+            .execute("SELECT pg_advisory_unlock($1, hashtext($2))", &[&LOCK, &name])
+            .await;
         passed.and(unlock.map(drop)).map_err(|error| describe(&error))?;
         connection.done();
         Ok(())
@@ -93,26 +98,33 @@ impl Partitions {
     ) -> Result<(), tokio_postgres::Error> {
         let table = &self.statements.table;
         let names = client.query(PARTITIONS, &[&table.quoted()]).await?;
-        let names = names.iter().map(|row| row.get::<_, String>(0));
-        let there: BTreeSet<Date> = names.filter_map(|name| table.day_of(&name)).collect();
+        // Partitions that somebody else made have other names, or other bounds. They are left alone.
+        let ours = names.iter().filter_map(|row| {
+            let day = table.day_of(row.get(0))?;
+            let bounds = row.get::<_, Option<String>>(1)?;
+            (bounds == format!("FOR VALUES {}", day::bounds(day))).then_some(day)
+        });
+        let there: BTreeSet<Date> = ours.collect();
+        let mut failures = Vec::new();
         let oldest = self.oldest(today);
         let last = day::after(today, i64::from(self.settings.days_ahead));
         let mut wanted: BTreeSet<Date> =
             (0..=i64::from(self.settings.days_ahead)).map(|days| day::after(today, days)).collect();
         wanted.extend(self.days_in_default(client, oldest, last).await?);
+        // One day that fails does not hold up the others.
         for day in wanted.difference(&there) {
-            let transaction = client.transaction().await?;
-            self.make(&transaction, *day).await?;
-            transaction.commit().await?;
-            info!(table = table.full_name(), day = %day, "made a partition");
+            match self.make(client, *day).await {
+                Ok(()) => info!(table = table.full_name(), day = %day, "made a partition"),
+                Err(error) => failures.push(error),
+            }
         }
-        let Some(oldest) = oldest else { return Ok(()) };
+        let Some(oldest) = oldest else { return first(failures) };
         for day in there.iter().filter(|day| **day < oldest) {
-            let transaction = client.transaction().await?;
-            transaction.batch_execute(LIMITS).await?;
-            transaction.batch_execute(&format!("DROP TABLE {}", table.partition(*day))).await?;
-            transaction.commit().await?;
-            info!(table = table.full_name(), day = %day, "dropped an old partition");
+            let drop = format!("DROP TABLE {}", table.partition(*day));
+            match change(client, &drop).await {
+                Ok(()) => info!(table = table.full_name(), day = %day, "dropped an old partition"),
+                Err(error) => failures.push(error),
+            }
         }
         let delete = format!(
             "DELETE FROM ONLY {} WHERE {} < '{}'",
@@ -120,10 +132,8 @@ impl Partitions {
             quoted(TIME),
             day::start(oldest)
         );
-        let transaction = client.transaction().await?;
-        transaction.batch_execute(LIMITS).await?;
-        transaction.batch_execute(&delete).await?;
-        transaction.commit().await
+        failures.extend(change(client, &delete).await.err());
+        first(failures)
     }
 
     /// Returns the oldest day that is kept.
@@ -151,27 +161,38 @@ impl Partitions {
     }
 
     /// Makes the partition of a day, and moves the day's rows into it.
-    async fn make(
-        &self,
-        transaction: &Transaction<'_>,
-        day: Date,
-    ) -> Result<(), tokio_postgres::Error> {
+    async fn make(&self, client: &mut Client, day: Date) -> Result<(), tokio_postgres::Error> {
         let table = &self.statements.table;
         let (parent, partition) = (table.quoted(), table.partition(day));
         let (default, time) = (table.default_partition(), quoted(TIME));
         let (from, to) = (day::start(day), day::start(day::after(day, 1)));
-        let names = transaction.query(COLUMNS, &[&default]).await?;
+        let names = client.query(COLUMNS, &[&default]).await?;
         let names: Vec<_> = names.iter().map(|row| quoted(row.get(0))).collect();
         let names = names.join(", ");
+        let bounds = day::bounds(day);
         // Without the lock, a row of this day could arrive in the default partition meanwhile.
-        transaction.batch_execute(&format!(
-            "{LIMITS};
-             LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
-             CREATE TABLE {partition} (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        let make = format!(
+            "LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE;
+             CREATE TABLE {partition}
+                 (LIKE {parent} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING GENERATED);
              WITH moved AS (
                  DELETE FROM ONLY {default} WHERE {time} >= '{from}' AND {time} < '{to}' RETURNING {names}
              ) INSERT INTO {partition} ({names}) SELECT {names} FROM moved;
-             ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES FROM ('{from}') TO ('{to}')"
-        )).await
+             ALTER TABLE {parent} ATTACH PARTITION {partition} FOR VALUES {bounds}"
+        );
+        change(client, &make).await
     }
+}
+
+/// Runs statements in a transaction of their own.
+async fn change(client: &mut Client, statements: &str) -> Result<(), tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute(LIMITS).await?;
+    transaction.batch_execute(statements).await?;
+    transaction.commit().await
+}
+
+/// Returns the first failure.
+fn first(failures: Vec<tokio_postgres::Error>) -> Result<(), tokio_postgres::Error> {
+    failures.into_iter().next().map_or(Ok(()), Err)
 }

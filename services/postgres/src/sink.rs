@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeline::{Error, PushError, Recovery, Refusal};
-use postgresql::{Connection, Database, describe};
+use postgresql::{Connection, Database, describe, describe_with_values};
 use rows::reasons::ROW_TOO_LARGE;
 use tokio_postgres::types::ToSql;
 
 pub use crate::batch::{Batch, EncodedBatch};
 use crate::limits::MAX_BYTES;
+use crate::metrics::Metrics;
 use crate::response::{self, Response, because};
 use crate::statements::{Statements, convert};
 use crate::table::Table;
@@ -20,14 +21,15 @@ pub struct Sink {
     database: Database,
     statements: Arc<Statements>,
     table: Table,
+    metrics: Metrics,
 }
 
 impl Sink {
     /// Creates a sink.
     #[must_use]
-    pub fn new(database: Database, statements: Arc<Statements>) -> Self {
+    pub fn new(database: Database, statements: Arc<Statements>, metrics: Metrics) -> Self {
         let table = Table::new(database.clone(), Arc::clone(&statements));
-        Self { database, statements, table }
+        Self { database, statements, table, metrics }
     }
 
     async fn insert(
@@ -38,7 +40,9 @@ impl Sink {
         let statement = connection.prepared(&self.statements.insert).await?;
         let arrays: Vec<_> =
             batch.arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-        connection.execute(&statement, &arrays).await?;
+        let inserted = connection.execute(&statement, &arrays).await?;
+        // The others were in the table already.
+        self.metrics.duplicates.inc_by((batch.rows() as u64).saturating_sub(inserted));
         Ok(())
     }
 
@@ -58,7 +62,7 @@ impl Sink {
             _ => None,
         };
         let culprit = culprit.map(|name| format!("column {name}: ")).unwrap_or_default();
-        let detail = format!("table {}: {culprit}{}", self.name(), describe(error));
+        let detail = format!("table {}: {culprit}{}", self.name(), describe_with_values(error));
         because(Response::Refused, "write rows", detail)
     }
 

@@ -49,14 +49,16 @@ impl Statements {
     /// Returns the columns that identify a row.
     ///
     /// PostgreSQL enforces a key within each partition only, so the key of a table with partitions
-    /// has the time, too. A message keeps its time however often it is delivered.
+    /// has the time, too. A message in Pub/Sub keeps its time however often it is delivered. A client
+    /// that sends it again without a time gives it another one.
     pub(crate) fn key(&self) -> &'static [&'static str] {
         if self.table.partition_by_day.is_some() { &[KEY, TIME] } else { &[KEY] }
     }
 
-    /// Returns true if a column is a part of the key, and therefore never NULL.
-    pub(crate) fn is_key(&self, column: &Column) -> bool {
-        self.key().contains(&column.name.as_str())
+    /// Returns true if every row has a value of a column, whatever its mode is.
+    pub(crate) fn always_has(&self, column: &Column) -> bool {
+        // Pages of rows are in the order of the time, so it is never NULL either.
+        self.key().contains(&column.name.as_str()) || column.name == TIME
     }
 
     /// Returns the statements that create the table with its indexes.
@@ -64,7 +66,7 @@ impl Statements {
     pub fn create(&self) -> Vec<String> {
         let name = self.table.quoted();
         let columns = self.columns.iter().zip(&self.types).map(|(column, sql_type)| {
-            format!("  {}", definition(column, sql_type, self.is_key(column)))
+            format!("  {}", definition(column, sql_type, self.always_has(column)))
         });
         let key = format!("  PRIMARY KEY ({})", list(self.key()));
         let lines: Vec<_> = columns.chain([key]).collect();
@@ -171,7 +173,7 @@ mod tests {
             create,
             [
                 "CREATE TABLE \"public\".\"readings\" (\n  \"message_id\" text,\n  \"publish_time\" timestamp \
-                 with time zone,\n  \"ingest_id\" text NOT NULL,\n  \"device_id\" text NOT NULL,\n  \"price\" \
+                 with time zone NOT NULL,\n  \"ingest_id\" text NOT NULL,\n  \"device_id\" text NOT NULL,\n  \"price\" \
                  numeric(38,9),\n  \"rest\" jsonb,\n  PRIMARY KEY (\"ingest_id\")\n)",
                 "CREATE INDEX ON \"public\".\"readings\" USING brin (\"publish_time\")",
                 "CREATE INDEX ON \"public\".\"readings\" (\"device_id\", \"publish_time\", \"ingest_id\")",

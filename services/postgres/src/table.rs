@@ -27,8 +27,7 @@ const MISSING_INTERVAL: Duration = Duration::from_secs(1);
 const LOCK: i64 = 0x6461_7461_666c_6f77;
 
 /// Asks for the kind of a table, and for what it is partitioned by.
-const KIND: &str =
-    "SELECT relkind::text, pg_get_partkeydef(oid) FROM pg_class WHERE oid = to_regclass($1)";
+const KIND: &str = "SELECT relkind::text, pg_get_partkeydef(oid), relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
 /// Asks for the columns of a table.
 const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull, \
      atthasdef OR attidentity::text <> '' OR attgenerated::text <> '' FROM pg_attribute \
@@ -71,6 +70,7 @@ impl Fault {
 struct Found {
     kind: String,
     partition_key: Option<String>,
+    is_durable: bool,
     columns: Vec<FoundColumn>,
     keys: Vec<Vec<String>>,
 }
@@ -241,6 +241,7 @@ impl Table {
         Ok(Some(Found {
             kind: kind.get(0),
             partition_key: kind.get(1),
+            is_durable: kind.get::<_, &str>(2) == "p",
             columns: columns.iter().map(column).collect(),
             keys: keys.iter().map(|row| row.get(0)).collect(),
         }))
@@ -305,7 +306,7 @@ fn compare(statements: &Statements, found: &Found) -> Result<Vec<usize>, String>
                 "the column {name} is {right} in the settings, and {wrong} in the table"
             ));
         }
-        let may_be_null = column.mode != Mode::Required && !statements.is_key(column);
+        let may_be_null = column.mode != Mode::Required && !statements.always_has(column);
         if may_be_null && has.is_required && column.mode != Mode::Repeated {
             return Err(format!(
                 "the column {name} may be null in the settings, and is NOT NULL in the table"
@@ -337,6 +338,9 @@ fn compare_kind(statements: &Statements, found: &Found) -> Result<(), String> {
     };
     if !matches!(found.kind.as_str(), "r" | "p") {
         return Err(format!("the settings need a table, and it is {kind}"));
+    }
+    if !found.is_durable {
+        return Err("it is UNLOGGED or temporary, so a crash of the server loses its rows".into());
     }
     if found.partition_key.as_deref() != right {
         let shown = |key: Option<&str>| {

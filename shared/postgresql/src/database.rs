@@ -20,8 +20,8 @@ use tracing::debug;
 use crate::error::describe;
 use crate::server::{Server, SslMode};
 
-/// Time limit of a login, from the first packet to a session that is ready.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of a login at one host, from the first packet to a session that is ready.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which the system asks whether the server is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Most prepared statements of a connection.
@@ -150,8 +150,17 @@ impl managed::Manager for Connector {
     type Error = String;
 
     async fn create(&self) -> Result<Session, String> {
-        let silent = |_| Err(format!("no login within {LOGIN_TIMEOUT:?}"));
-        timeout(LOGIN_TIMEOUT, self.login()).await.unwrap_or_else(silent)
+        let mut failures = Vec::new();
+        // Each host has its own time, so a silent one does not hide the next.
+        for (host, port) in self.server.hosts() {
+            let silent = |_| Err(format!("no login within {LOGIN_TIMEOUT:?}"));
+            let login = timeout(LOGIN_TIMEOUT, self.login(host, port)).await;
+            match login.unwrap_or_else(silent) {
+                Ok(session) => return Ok(session),
+                Err(why) => failures.push(format!("{host}:{port}: {why}")),
+            }
+        }
+        Err(failures.join("; "))
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<String> {
@@ -163,7 +172,7 @@ impl managed::Manager for Connector {
 }
 
 impl Connector {
-    async fn login(&self) -> Result<Session, String> {
+    async fn login(&self, host: &str, port: u16) -> Result<Session, String> {
         let server = self.server.clone();
         // A slow file system blocks no worker.
         let read = tokio::task::spawn_blocking(move || {
@@ -174,7 +183,7 @@ impl Connector {
             Ok::<_, String>((server.read_password()?, tls))
         });
         let (password, tls) = read.await.map_err(|error| format!("read files: {error}"))??;
-        let mut config = self.config();
+        let mut config = self.config(host, port);
         if let Some(password) = password {
             config.password(password);
         }
@@ -198,7 +207,7 @@ impl Connector {
         Ok(session)
     }
 
-    fn config(&self) -> tokio_postgres::Config {
+    fn config(&self, host: &str, port: u16) -> tokio_postgres::Config {
         let Server { user, database, .. } = &self.server;
         let Sessions { application, statement_timeout, write, .. } = self.sessions;
         let timeout = statement_timeout.as_millis();
@@ -224,9 +233,7 @@ impl Connector {
                 SslMode::VerifyFull => ClientSslMode::Require,
             })
             .options(options);
-        for (host, port) in self.server.hosts() {
-            config.host(host).port(port);
-        }
+        config.host(host).port(port);
         config
     }
 }

@@ -2,6 +2,14 @@
 
 use tokio_postgres::error::DbError;
 
+/// Describes an error like [`describe`], with what the server adds. That may repeat values of the
+/// row, so it is for dead letters only, which have the whole message anyway.
+#[must_use]
+pub fn describe_with_values(error: &tokio_postgres::Error) -> String {
+    let added = error.as_db_error().and_then(DbError::detail);
+    added.map_or_else(|| describe(error), |added| format!("{} ({added})", describe(error)))
+}
+
 /// Describes an error with its SQLSTATE, and with the column or constraint that it names.
 #[must_use]
 pub fn describe(error: &tokio_postgres::Error) -> String {
@@ -26,7 +34,5 @@ fn describe_answer(error: &DbError) -> String {
             text = format!("{text}, {what} {name}");
         }
     }
-    // Details may repeat values of the row. A dead letter has the whole message anyway.
-    let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    format!("{text}: {}{detail}", error.message())
+    format!("{text}: {}", error.message())
 }

@@ -9,5 +9,5 @@ pub mod identifier;
 mod server;
 
 pub use database::{Connection, Database, Sessions};
-pub use error::describe;
+pub use error::{describe, describe_with_values};
 pub use server::{Password, Server, SslMode};

@@ -22,11 +22,12 @@ fn created(statements: &Statements) -> Found {
             .partition_by_day
             .is_some()
             .then(|| "RANGE (publish_time)".into()),
+        is_durable: true,
         columns: columns
             .map(|(column, sql_type)| FoundColumn {
                 name: column.name.clone(),
                 type_name: sql_type.name.clone(),
-                is_required: statements.is_key(column) || column.mode == Mode::Required,
+                is_required: statements.always_has(column) || column.mode == Mode::Required,
                 has_default: false,
             })
             .collect(),
@@ -85,6 +86,7 @@ fn every_other_difference_is_told_with_both_sides() {
             "no column strange, and it is NOT NULL without a default",
         ),
         (&|found| found.kind = "v".into(), "it is a view"),
+        (&|found| found.is_durable = false, "it is UNLOGGED"),
         (
             &|found| found.partition_key = Some("LIST (n)".into()),
             "the settings have no partitions, the table has partitions by LIST (n)",
