@@ -1,11 +1,15 @@
 //! Answers of `GET /data`: JSON, NDJSON or CSV.
 
-use axum::http::{HeaderValue, header};
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::format::Format;
 use crate::store::Page;
+use web::Problem;
 
 /// Header with the token of the next page, in every form of an answer.
 pub(crate) const NEXT: &str = "x-next";
@@ -17,7 +21,12 @@ pub fn of(page: &Page, format: Format) -> Response {
     let body = match format {
         Format::Json => json(&page.rows, next.as_deref()),
         Format::Ndjson => page.rows.iter().map(|row| format!("{row}\n")).collect(),
-        Format::Csv => csv(&page.rows),
+        Format::Csv => match csv(&page.rows) {
+            Ok(body) => body,
+            Err(why) => {
+                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, why).into_response();
+            }
+        },
     };
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -35,25 +44,29 @@ fn json(rows: &[String], next: Option<&str>) -> String {
 }
 
 /// Writes rows as CSV. Columns are those of the first row: all rows of a table have the same.
-fn csv(rows: &[String]) -> String {
-    let rows: Vec<Map<String, Value>> =
-        rows.iter().filter_map(|row| serde_json::from_str(row).ok()).collect();
-    let Some(first) = rows.first() else { return String::new() };
+///
+/// # Errors
+/// A row is no JSON object. PostgreSQL wrote it, so that does not happen.
+fn csv(rows: &[String]) -> Result<String, String> {
+    let read = |row: &String| serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(row);
+    let rows: Vec<_> =
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
+    let Some(first) = rows.first() else { return Ok(String::new()) };
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let names: Vec<_> = first.keys().cloned().collect();
-    // Writing into memory cannot fail, and each line has the same number of fields.
-    let _ = writer.write_record(&names);
+    writer.write_record(first.keys()).map_err(|error| error.to_string())?;
     for row in &rows {
-        let _ = writer.write_record(names.iter().map(|name| text(row.get(name))));
+        let values = first.keys().map(|name| text(row.get(name).map(|value| value.get())));
+        writer.write_record(values).map_err(|error| error.to_string())?;
     }
-    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+    let bytes = writer.into_inner().map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| error.to_string())
 }
 
-fn text(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+/// Returns a value as a field. Texts lose their quotes, and numbers keep all of their digits.
+fn text(json: Option<&str>) -> String {
+    match json {
+        None | Some("null") => String::new(),
+        Some(json) => serde_json::from_str(json).unwrap_or_else(|_not_text| json.to_owned()),
     }
 }
 
@@ -71,9 +84,13 @@ mod tests {
 
     #[test]
     fn values_cannot_end_their_field_in_csv() {
-        let rows = [r#"{"a":"x,\"y\"\nz","b":null,"c":{"d":[1]}}"#.to_owned()];
+        let rows =
+            [r#"{"a":"x,\"y\"\nz","b":null,"c":{"d":[1]},"e":0.12345678901234567890}"#.to_owned()];
 
-        assert_eq!(csv(&rows), "a,b,c\n\"x,\"\"y\"\"\nz\",,\"{\"\"d\"\":[1]}\"\n");
-        assert_eq!(csv(&[]), "");
+        assert_eq!(
+            csv(&rows).unwrap(),
+            "a,b,c,e\n\"x,\"\"y\"\"\nz\",,\"{\"\"d\"\":[1]}\",0.12345678901234567890\n"
+        );
+        assert_eq!(csv(&[]).unwrap(), "");
     }
 }

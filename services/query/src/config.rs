@@ -17,7 +17,7 @@ pub(crate) const SECTION: &str = "api";
 pub(crate) const AUTH: &str = "auth";
 /// Connections to the server, if the settings do not say.
 pub(crate) const CONNECTIONS: usize = 10;
-/// Memory of one answer: the rows of the largest page, and their text.
+/// Memory of one answer: the rows of the largest page, their text, and a row beyond its end.
 const ANSWER_BYTES: u64 = 32 * 1024 * 1024;
 
 /// All settings. The file `example.yaml` of this crate shows them with comments.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
+use futures::TryStreamExt as _;
 use postgresql::identifier::quoted;
 use postgresql::{Database, describe};
 use tokio_postgres::types::ToSql;
@@ -10,6 +11,8 @@ use tokio_postgres::types::ToSql;
 use crate::config::TableSettings;
 use crate::parameters::{Parameters, Place};
 
+/// Bytes of rows after which a page ends, even if the caller asked for more rows.
+const MAX_PAGE_BYTES: usize = 8 * 1024 * 1024;
 /// Time limit of a check of the table.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -51,8 +54,9 @@ impl Store {
     /// Returns why not.
     pub async fn check(&self) -> Result<(), String> {
         let asked = tokio::time::timeout(CHECK_TIMEOUT, async {
-            let one = Parameters { limit: 1, source_id: Some(String::new()), ..<_>::default() };
-            self.page(&one).await
+            // No rows: the server only looks at names and rights.
+            let none = Parameters { limit: -1, source_id: Some(String::new()), ..<_>::default() };
+            self.page(&none).await
         });
         let named = |why: &str| format!("table {}: {why}", self.table.full_name());
         match asked.await {
@@ -71,17 +75,30 @@ impl Store {
         let connected = self.database.connection().await;
         let mut connection = connected.map_err(|error| Failure::Away(format!("{error:#}")))?;
         let prepared = connection.prepared(&sql).await.map_err(|error| failure(&error))?;
-        let values: Vec<_> = values.iter().map(|value| &**value as &(dyn ToSql + Sync)).collect();
-        let rows = connection.query(&prepared, &values).await.map_err(|error| failure(&error))?;
+        let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
+        let rows =
+            connection.query_raw(&prepared, values).await.map_err(|error| failure(&error))?;
+        tokio::pin!(rows);
+        let most = usize::try_from(asked.limit).unwrap_or_default();
+        let (mut page, mut last, mut bytes) = (Page { rows: Vec::new(), next: None }, None, 0);
+        while let Some(row) = rows.try_next().await.map_err(|error| failure(&error))? {
+            // One row more than asked for tells that there is a next page.
+            if page.rows.len() >= most {
+                page.next = last.take();
+                continue;
+            }
+            if bytes > MAX_PAGE_BYTES {
+                page.next = last;
+                // The server has more rows on their way, so this connection is not used again.
+                return Ok(page);
+            }
+            let text: String = row.get(0);
+            bytes += text.len();
+            page.rows.push(text);
+            last = Some(Place { micros: row.get(1), ingest_id: row.get(2) });
+        }
         connection.done();
-        // One row more than asked for tells that there is a next page.
-        let most = usize::try_from(asked.limit).unwrap_or(usize::MAX);
-        let next = (rows.len() > most).then(|| {
-            let last = &rows[most - 1];
-            Place { micros: last.get(1), ingest_id: last.get(2) }
-        });
-        let rows = rows.iter().take(most).map(|row| row.get(0)).collect();
-        Ok(Page { rows, next })
+        Ok(page)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use service::WrongSettings;
@@ -15,6 +15,8 @@ use crate::{Listener, Problem};
 
 /// Time for which a browser remembers a preflight.
 const MAX_AGE: Duration = Duration::from_secs(600);
+/// Token of the next page, in answers of the query API.
+const NEXT: HeaderName = HeaderName::from_static("x-next");
 
 /// Origins that may call a listener.
 #[derive(Debug, Clone)]
@@ -43,7 +45,7 @@ impl Origins {
             .allow_origin(AllowOrigin::list(self.0.iter().cloned()))
             .allow_methods(AllowMethods::mirror_request())
             .allow_headers(AllowHeaders::mirror_request())
-            .expose_headers([header::RETRY_AFTER])
+            .expose_headers([header::RETRY_AFTER, NEXT])
             .max_age(MAX_AGE);
         routes.layer(cors).layer(from_fn_with_state(self, refuse_preflight))
     }
