@@ -71,7 +71,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             process: ProcessSettings::default(),
-            api: Listener { port: 8083, ..Listener::default() },
+            api: Listener { port: 8089, ..Listener::default() },
             auth: Auth::default(),
             postgres: Server::default(),
             table: TableSettings::default(),

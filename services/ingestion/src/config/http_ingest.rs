@@ -48,7 +48,7 @@ impl Default for HttpIngest {
     fn default() -> Self {
         Self {
             host: "127.0.0.1".into(),
-            port: 8081,
+            port: 8088,
             max_body_bytes: 1024 * 1024,
             cors: Vec::new(),
             auth: Auth::default(),
