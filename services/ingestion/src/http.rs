@@ -45,11 +45,11 @@ const ITEM_BYTES: usize = 1024;
 const QUEUE: usize = 16;
 
 /// Source of the messages that come over HTTP.
-pub struct Source {
+pub struct HttpSource {
     inbox: mpsc::Receiver<Delivery>,
 }
 
-impl pipeline::Source for Source {
+impl pipeline::Source for HttpSource {
     async fn receive(&mut self) -> Result<Option<Delivery>, Error> {
         // Cancel safe, because nothing is held while it waits.
         while let Some(delivery) = self.inbox.recv().await {
@@ -85,11 +85,11 @@ impl Port {
     ///
     /// # Errors
     /// Fails when it cannot listen there.
-    pub async fn bind(settings: &HttpIngest) -> anyhow::Result<(Self, Source)> {
+    pub async fn bind(settings: &HttpIngest) -> anyhow::Result<(Self, HttpSource)> {
         let auth = Authenticator::start(&settings.auth, HttpIngest::AUTH).await?;
         let bound = Bound::bind(&settings.listener(), HttpIngest::SECTION, auth).await?;
         let (outbox, inbox) = mpsc::channel(QUEUE);
-        Ok((Self { bound, outbox }, Source { inbox }))
+        Ok((Self { bound, outbox }, HttpSource { inbox }))
     }
 
     /// Returns the address of the port.

@@ -2,7 +2,7 @@
 //! its routes say.
 //!
 //! - [`mqtt::Source`] subscribes. It hands each PUBLISH on with a handle to acknowledge it.
-//! - [`http::Source`] has the messages of requests, whose clients wait for the outcome.
+//! - [`http::HttpSource`] has the messages of requests, whose clients wait for the outcome.
 //! - [`route::Route`] finds the route of a message, gives it an id and wraps it into an envelope.
 //! - `pubsub::Sink` publishes it.
 //!

@@ -12,7 +12,7 @@ pub enum OneSource {
     /// Broker.
     Mqtt(mqtt::Source),
     /// Clients over HTTP.
-    Http(http::Source),
+    Http(http::HttpSource),
 }
 
 /// Source of the pipeline.
@@ -27,7 +27,7 @@ impl Sources {
     /// Returns the sources that the settings ask for.
     pub fn of(
         mqtt: Option<mqtt::Source>,
-        http: Option<http::Source>,
+        http: Option<http::HttpSource>,
         retry: Backoff,
         metrics: Metrics,
     ) -> Self {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
 use super::ingest::{self, Ingest};
-use super::{MessageParts, QUEUE, Source};
+use super::{HttpSource, MessageParts, QUEUE};
 use crate::config::{HttpIngest, Identity, RouteSettings, RouteSource};
 use crate::metrics::Metrics;
 use crate::reasons;
@@ -26,7 +26,7 @@ const ITEM: &str = r#"{"sourceId":"sensor-1","payload":{"t": 1.50}}"#;
 struct TestEnv {
     app: Router,
     metrics: Metrics,
-    source: Source,
+    source: HttpSource,
 }
 
 impl TestEnv {
@@ -50,7 +50,7 @@ impl TestEnv {
             .route("/ingest", axum::routing::post(ingest::ingest))
             .layer(Extension(web::Identity::unknown()))
             .with_state(ingest);
-        Self { app, metrics, source: Source { inbox } }
+        Self { app, metrics, source: HttpSource { inbox } }
     }
 
     /// Sends a request. Settles each of its messages with `settle`, and returns them.

@@ -71,7 +71,7 @@ fn member<'a>(of: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     // An error is impossible, because the syntax was checked.
     match of.get().as_bytes().first() {
         Some(b'{') => json.deserialize_map(Member(name)).ok()?,
-        Some(b'[') => json.deserialize_seq(Item(position(name)?)).ok()?,
+        Some(b'[') => json.deserialize_seq(AtPosition(position(name)?)).ok()?,
         _ => None,
     }
 }
@@ -111,9 +111,9 @@ fn is_name(key: &str, name: &str) -> bool {
 }
 
 /// Visitor that finds an item of a list.
-struct Item(usize);
+struct AtPosition(usize);
 
-impl<'a> Visitor<'a> for Item {
+impl<'a> Visitor<'a> for AtPosition {
     type Value = Option<&'a RawValue>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
