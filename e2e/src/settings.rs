@@ -171,6 +171,7 @@ fn icestore(cloud: &Cloud) -> icestore::config::Settings {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use service::settings::load;
 
     use super::*;
 
@@ -192,10 +193,11 @@ mod tests {
         let cloud = Cloud::embedded("http://127.0.0.1:8085");
         let settings = ServiceSettings::new(&cloud, 1883, None);
 
-        let icestore: icestore::config::Settings =
-            serde_json::from_value(settings.json("icestore")?)?;
-        let ingestion: ingestion::config::Settings =
-            serde_json::from_value(settings.json("ingestion")?)?;
+        let folder = tempfile::tempdir()?;
+        settings.write(folder.path())?;
+        let file = |name: &str| folder.path().join(format!("{name}.yaml"));
+        let icestore: icestore::config::Settings = load(Some(&file("icestore")), []).unwrap();
+        let ingestion: ingestion::config::Settings = load(Some(&file("ingestion")), []).unwrap();
 
         assert_eq!(icestore, settings.icestore);
         assert_eq!(ingestion, settings.ingestion);
