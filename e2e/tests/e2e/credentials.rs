@@ -99,9 +99,9 @@ async fn with_credentials_each_call_bears_the_token_and_the_project_that_pays() 
 
     let mut services = Vec::new();
     for (name, settings) in [
-        ("bigqueries", serde_json::to_value(&bigqueries).unwrap()),
-        ("icestore", serde_json::to_value(&icestore).unwrap()),
-        ("enrich", serde_json::to_value(&enrich).unwrap()),
+        ("bigqueries", service::settings::to_value(&bigqueries).unwrap()),
+        ("icestore", service::settings::to_value(&icestore).unwrap()),
+        ("enrich", service::settings::to_value(&enrich).unwrap()),
     ] {
         let (config, log) = (env.folder.path().join(name), env.folder.path().join("log"));
         std::fs::write(&config, settings.to_string()).unwrap();
@@ -160,7 +160,8 @@ async fn rows_go_to_the_endpoint_of_storage_write() {
     settings.bigquery.credentials = Some(Login::ApplicationDefault);
     settings.bigquery.storage_write_endpoint = Some(storage_write.url().into());
     let (config, log) = (env.folder.path().join("config"), env.folder.path().join("log"));
-    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let written = service::settings::to_value(&settings).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
     let variables = [("GOOGLE_APPLICATION_CREDENTIALS", file.display().to_string())];
     let port = free_port().unwrap();
     let mut service = Process::start_with("bigqueries", &config, port, &log, &variables).unwrap();
@@ -206,7 +207,8 @@ async fn calls_over_rest_go_through_a_proxy_and_check_says_what_does_not() {
     icestore.storage.endpoint = Some("https://storage.example".into());
     icestore.storage.credentials = Some(Login::ApplicationDefault);
     let config = env.folder.path().join("icestore.yaml");
-    std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
+    let written = service::settings::to_value(&icestore).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
 
     let mut check = tokio::process::Command::new(binary("icestore").unwrap());
     check.arg("--config").arg(&config).args(["check", "--online"]).env("HTTPS_PROXY", proxy);
@@ -229,7 +231,8 @@ async fn credentials_of_a_type_that_is_not_supported_are_named_with_those_that_a
     icestore.storage.endpoint = Some("https://storage.example".into());
     icestore.storage.credentials = Some(Login::ApplicationDefault);
     let config = env.folder.path().join("icestore.yaml");
-    std::fs::write(&config, serde_json::to_vec(&icestore).unwrap()).unwrap();
+    let written = service::settings::to_value(&icestore).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
     for kind in ["external_account_authorized_user", "gdch_service_account"] {
         std::fs::write(&file, json!({ "type": kind }).to_string()).unwrap();
 

@@ -203,7 +203,8 @@ async fn a_retired_replica_carries_what_is_left_and_leaves_nothing_behind() {
     let mut fleet = env.fleet(200);
     timeout(PATIENCE, fleet.finish()).await.unwrap();
     let config = env.folder.path().join("ingestion.yaml");
-    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let written = service::settings::to_value(&settings).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
     let mut arrived = Vec::new();
     let mut collect = async |least: usize| {
         until(async || {
@@ -241,7 +242,8 @@ async fn a_replica_that_never_was_is_not_retired() {
     let env = FlowEnv::start().await;
     let settings = env.ingestion();
     let config = env.folder.path().join("ingestion.yaml");
-    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let written = service::settings::to_value(&settings).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
     retire.args(["retire", "--ordinal", "7", "--config"]).arg(&config).kill_on_drop(true);
@@ -263,7 +265,8 @@ async fn a_replica_that_lives_is_not_retired() {
     let settings = env.ingestion();
     let ingestion = start_ingestion(settings.clone()).await;
     let config = env.folder.path().join("ingestion.yaml");
-    std::fs::write(&config, serde_json::to_vec(&settings).unwrap()).unwrap();
+    let written = service::settings::to_value(&settings).unwrap().to_string();
+    std::fs::write(&config, written).unwrap();
 
     let mut retire = tokio::process::Command::new(binary("ingestion").unwrap());
     retire.args(["retire", "--ordinal", "0", "--config"]).arg(&config).kill_on_drop(true);
