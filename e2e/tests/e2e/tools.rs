@@ -453,7 +453,7 @@ fn names(schema: &Value) -> BTreeSet<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_schema_and_the_example_know_the_same_settings() {
-    for service in ["ingestion", "enrich", "bigqueries", "icestore"] {
+    for service in ["ingestion", "enrich", "bigqueries", "icestore", "postgres", "query"] {
         let output = Command::new(binary(service).unwrap()).arg("schema").output().await.unwrap();
         let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(schema["additionalProperties"], false, "{service} refuses unknown keys");
