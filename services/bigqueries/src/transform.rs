@@ -8,9 +8,9 @@ use pipeline::{Error, Recovery, Step, Transform};
 
 use crate::names::TableName;
 use crate::write_api::Api;
-use rows::cell::{Cell, all_fit, unfilled};
+use rows::cell::{Cell, unfilled};
 use rows::column::Column;
-use rows::{Rows, id_of, ingest_id, reasons};
+use rows::{Rows, fitting, id_of, ingest_id, name_table, reasons};
 
 /// A row on its way to the table.
 #[derive(Debug)]
@@ -41,12 +41,6 @@ impl<R: Rows> ToRow<R> {
     pub fn written_with(self, api: Api) -> Self {
         Self { written_with: api, ..self }
     }
-
-    /// Adds the name of the table to an error.
-    fn name_table(&self, error: &Error) -> Error {
-        let detail = format!("table {}: {}", self.table, error.detail());
-        error.recovery().because("make row", detail)
-    }
 }
 
 impl<R: Rows> Transform for ToRow<R> {
@@ -54,12 +48,8 @@ impl<R: Rows> Transform for ToRow<R> {
 
     async fn apply(&self, message: &Message) -> Result<Step<Record>, Error> {
         let envelope = Envelope::of(message, self.input)?;
-        let cells = self.rows.cells(message, &envelope).map_err(|error| self.name_table(&error))?;
-        if !all_fit(&self.columns, &cells) {
-            let detail = format!("the row type gives other cells than its columns: {cells:?}");
-            let error = Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail);
-            return Err(self.name_table(&error));
-        }
+        let cells = fitting(&self.rows, &self.columns, message, &envelope)
+            .map_err(|error| name_table(&self.table, &error))?;
         if self.written_with == Api::StorageWrite
             && let Some(column) = unfilled(&self.columns, &cells)
         {
@@ -69,7 +59,7 @@ impl<R: Rows> Transform for ToRow<R> {
                 id_of(message)
             );
             let error = Recovery::Reject(reasons::ROW_MISSING_VALUE).because("make row", detail);
-            return Err(self.name_table(&error));
+            return Err(name_table(&self.table, &error));
         }
         let insert_id = ingest_id(message, &envelope).to_owned();
         Ok(Step::Pass(Record { cells, insert_id }))

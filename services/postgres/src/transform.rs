@@ -5,9 +5,9 @@ use std::sync::Arc;
 use message::envelope::Input;
 use message::{Envelope, Message};
 use pipeline::{Error, Recovery, Step, Transform};
-use rows::cell::{Cell, all_fit, unfilled};
+use rows::cell::{Cell, unfilled};
 use rows::column::Column;
-use rows::{Rows, id_of, reasons};
+use rows::{Rows, fitting, id_of, name_table, reasons};
 
 /// A row on its way to the table: a cell for each column.
 #[derive(Debug)]
@@ -27,30 +27,21 @@ impl<R: Rows> ToRow<R> {
         Self { rows, columns, table, input }
     }
 
-    /// Adds the name of the table to an error.
-    fn name_table(&self, error: &Error) -> Error {
-        let detail = format!("table {}: {}", self.table, error.detail());
-        error.recovery().because("make row", detail)
-    }
-
-    /// Refuses a row that PostgreSQL cannot hold.
-    fn check(&self, message: &Message, cells: &[Cell]) -> Result<(), Error> {
-        if !all_fit(&self.columns, cells) {
-            let detail = format!("the row type gives other cells than its columns: {cells:?}");
-            return Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail));
-        }
-        if let Some(column) = unfilled(&self.columns, cells) {
+    /// Makes a row, or refuses one that PostgreSQL cannot hold.
+    fn row(&self, message: &Message, envelope: &Envelope) -> Result<Record, Error> {
+        let cells = fitting(&self.rows, &self.columns, message, envelope)?;
+        if let Some(column) = unfilled(&self.columns, &cells) {
             let detail = format!("column {column}: expected a value, is nothing{}", id_of(message));
             return Err(Recovery::Reject(reasons::ROW_MISSING_VALUE).because("make row", detail));
         }
-        if let Some(column) = with_nul(&self.columns, cells) {
+        if let Some(column) = with_nul(&self.columns, &cells) {
             let detail = format!(
                 "column {column}: PostgreSQL's text cannot hold the character U+0000{}",
                 id_of(message)
             );
             return Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail));
         }
-        Ok(())
+        Ok(Record(cells))
     }
 }
 
@@ -59,9 +50,8 @@ impl<R: Rows> Transform for ToRow<R> {
 
     async fn apply(&self, message: &Message) -> Result<Step<Record>, Error> {
         let envelope = Envelope::of(message, self.input)?;
-        let cells = self.rows.cells(message, &envelope).map_err(|error| self.name_table(&error))?;
-        self.check(message, &cells).map_err(|error| self.name_table(&error))?;
-        Ok(Step::Pass(Record(cells)))
+        let record = self.row(message, &envelope);
+        record.map(Step::Pass).map_err(|error| name_table(&self.table, &error))
     }
 }
 

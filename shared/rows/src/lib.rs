@@ -13,4 +13,4 @@ pub mod reasons;
 mod row;
 mod unmapped;
 
-pub use row::{Mapped, Row, Rows, Typed, id_of, ingest_id};
+pub use row::{Mapped, Row, Rows, Typed, fitting, id_of, ingest_id, name_table};

@@ -1,5 +1,6 @@
 //! Conversion of messages to rows.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 
 use message::attribute;
@@ -8,7 +9,7 @@ use message::{Envelope, FieldPath, Message, Payload};
 use pipeline::{Error, Reason, Recovery};
 use serde_json::Value;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, all_fit};
 use crate::column::{Column, Kind};
 use crate::convert::{self, ConversionError, convert};
 use crate::{reasons, unmapped};
@@ -187,6 +188,31 @@ fn publish_time(message: &Message, envelope: &Envelope) -> Result<Cell, Error> {
         id_of(message)
     );
     Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail))
+}
+
+/// Makes the row of a message, and checks that it has a fitting cell for each column.
+///
+/// # Errors
+/// `Reject` for a message that cannot become a row.
+pub fn fitting<R: Rows>(
+    rows: &R,
+    columns: &[Column],
+    message: &Message,
+    envelope: &Envelope,
+) -> Result<Vec<Cell>, Error> {
+    let cells = rows.cells(message, envelope)?;
+    if !all_fit(columns, &cells) {
+        let detail = format!("the row type gives other cells than its columns: {cells:?}");
+        return Err(Recovery::Reject(reasons::ROW_TYPE_MISMATCH).because("make row", detail));
+    }
+    Ok(cells)
+}
+
+/// Adds the name of the table to an error.
+#[must_use]
+pub fn name_table(table: impl Display, error: &Error) -> Error {
+    let detail = format!("table {table}: {}", error.detail());
+    error.recovery().because("make row", detail)
 }
 
 /// Returns the id that identifies duplicates of a message: its attribute `ingest_id`, else the id
