@@ -11,8 +11,8 @@ use super::FaultContext;
 use super::hostile_clients::Behaviour;
 use crate::names::DEAD_LETTERS;
 
-/// Most attempts a second, summed over all replicas and averaged over the fault. With a wait of 100
-/// ms after each failure of each dead letter, the rate stays far below it.
+/// Most attempts a second, summed over all replicas and averaged over the fault. A pipeline makes four
+/// a second, however many messages it has, and eight replicas or fewer run at a time.
 const MOST_ATTEMPTS: f64 = 50.0;
 /// The gRPC code `INVALID_ARGUMENT`.
 const INVALID_ARGUMENT: i32 = 3;

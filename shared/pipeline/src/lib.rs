@@ -38,6 +38,7 @@ pub mod reasons;
 mod retry;
 mod runner;
 mod shared;
+mod spacing;
 mod stages;
 mod suspects;
 pub mod watchdog;

@@ -16,6 +16,7 @@ use crate::intake::{Ended, Intake, Tracked};
 use crate::lane::Lane;
 use crate::pace::Pace;
 use crate::shared::{Outage, Shared};
+use crate::spacing::Spacing;
 use crate::suspects::{MAX_BATCH, Suspects};
 use crate::watchdog::Watchdog;
 use crate::{Error, Event, Limits, Metrics, Recovery, Sink, Source, Transform};
@@ -174,6 +175,7 @@ impl<So, T, S, D> Pipeline<So, T, S, D> {
             outage: Outage::default(),
             dead_letter_outage: Outage::default(),
             pace: Pace::new(write_timeout, limits.lane_count().saturating_mul(limits.max_writes)),
+            dead_letter_spacing: Spacing::default(),
             dead_letter_pace: Pace::new(
                 limits.attempt_timeout.min(DEAD_LETTER_TIMEOUT),
                 MAX_DEAD_LETTERS,

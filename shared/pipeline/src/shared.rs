@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use crate::bound::{InFlight, MemoryBudget};
 use crate::dead_letter::Policy;
 use crate::pace::Pace;
+use crate::spacing::Spacing;
 use crate::suspects::Suspects;
 use crate::{Error, Limits, Metrics};
 
@@ -27,6 +28,7 @@ pub(crate) struct Shared<T, S, D> {
     pub pace: Pace,
     /// Pace of the dead letters, which are written outside of batches.
     pub dead_letter_pace: Pace,
+    pub dead_letter_spacing: Spacing,
     pub suspects: Option<Arc<Suspects>>,
     pub failure: mpsc::Sender<Error>,
 }

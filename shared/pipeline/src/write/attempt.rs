@@ -157,7 +157,10 @@ impl Paced<'_> {
 ///
 /// A write after that would be too late: the source may have redelivered the message, and the old
 /// copy would overtake newer messages.
-async fn before<T>(lease_end: Option<Instant>, wait: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn before<T>(
+    lease_end: Option<Instant>,
+    wait: impl Future<Output = T>,
+) -> Option<T> {
     match lease_end {
         Some(end) if end <= Instant::now() => None,
         Some(end) => timeout_at(end, wait).await.ok(),

@@ -4,7 +4,7 @@
 use futures::future::{join, join_all};
 use tracing::{debug, warn};
 
-use super::attempt::{Attempted, Paced};
+use super::attempt::{Attempted, Paced, before};
 use super::{Entry, Writer};
 use crate::dead_letter::{self, DeadLetter, DeadLetters, MAX_DETAIL_BYTES, Policy};
 use crate::intake::Tracked;
@@ -12,6 +12,7 @@ use crate::keyed::Keyed;
 use crate::lease_plan::{Deadline, LeasePlan};
 use crate::metrics::Metrics;
 use crate::retry::{Attempt, Failure, Report};
+use crate::spacing::Spacing;
 use crate::{Disposition, Error, Event, Reason, Recovery, Sink};
 
 /// A message that can never succeed.
@@ -165,7 +166,8 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         };
         let report =
             Report::Outage { what: &letter.reason.as_str(), outage: &shared.dead_letter_outage };
-        let write = WriteDeadLetter { dead_letters, letter, paced };
+        let spacing = &shared.dead_letter_spacing;
+        let write = WriteDeadLetter { dead_letters, letter, spacing, paced };
         self.series("dead_letter", deadline, report).run(write).await
     }
 }
@@ -174,6 +176,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
 struct WriteDeadLetter<'a, D, E> {
     dead_letters: &'a D,
     letter: &'a DeadLetter<'a, E>,
+    spacing: &'a Spacing,
     paced: Paced<'a>,
 }
 
@@ -181,12 +184,20 @@ impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
     type Done = ();
 
     async fn attempt(&mut self) -> Result<(), Failure> {
+        // A turn that the lease cuts short is followed by an attempt that sees the end of the lease.
+        let _cut = before(self.paced.deadline.end, self.spacing.turn()).await;
         match self.paced.attempt(|limit| self.dead_letters.write(self.letter, limit)).await {
-            Attempted::Done { reply: (), .. } => Ok(()),
+            Attempted::Done { reply: (), .. } => {
+                self.spacing.succeeded();
+                Ok(())
+            }
             Attempted::Failed(error) if error.recovery() == Recovery::Stop => {
                 Err(Failure::Final(error))
             }
-            Attempted::Failed(error) | Attempted::TimedOut(error) => Err(Failure::Again(error)),
+            Attempted::Failed(error) | Attempted::TimedOut(error) => {
+                self.spacing.failed();
+                Err(Failure::Again(error))
+            }
             Attempted::LeaseOver(error) => Err(Failure::Final(error)),
         }
     }

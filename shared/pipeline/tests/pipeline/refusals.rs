@@ -1,5 +1,7 @@
 //! Tests of messages that are refused, skipped or dropped, and of their dead letters.
 
+use std::time::Duration;
+
 use crate::env::{Parts, bad, counted, eager, ids, message, seconds, sized, to};
 use pipeline::dead_letter::Policy;
 use pipeline::doubles::reasons::{REFUSED_RECORD, TOO_LARGE};
@@ -220,6 +222,33 @@ async fn a_letter_that_cannot_be_written_is_no_ack() {
     assert_eq!(env.recorder.recording().nacked, ids(["1"]));
     assert_eq!(env.recorder.recording().acked, ids([]));
     assert_eq!(env.nacked_for("dead_letter_failed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_letters_that_are_refused_make_few_attempts() {
+    let letters = Policy::Write(Faults::always(Fault::Retryable));
+    let env = Parts { letters, ..eager() }.start();
+
+    env.push_all((0..200).map(|id| bad(Kind::Refused, message(&id.to_string()))));
+    env.pass(seconds(20)).await;
+
+    let retried = env.retried("dead_letter");
+    assert!((60..=100).contains(&retried), "four a second, not {retried} in 20 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn letters_that_wait_for_an_outage_are_written_as_soon_as_it_ends() {
+    let letters = Policy::Write(Faults::script([Fault::Retryable; 80]));
+    let env = Parts { letters, ..eager() }.start();
+
+    env.push_all((0..200).map(|id| bad(Kind::Refused, message(&id.to_string()))));
+    env.pass(seconds(30)).await;
+    while env.recorder.recording().dead_lettered.is_empty() {
+        env.pass(Duration::from_millis(10)).await;
+    }
+    env.pass(seconds(16)).await;
+
+    assert_eq!(env.recorder.recording().dead_lettered.len(), 200);
 }
 
 #[tokio::test(start_paused = true)]
