@@ -92,13 +92,14 @@ impl Env {
 
     /// Returns the first dead letters, as many as asked for.
     pub(crate) async fn dead_letters(&self, count: usize) -> Vec<Received> {
-        let mut letters = Vec::new();
+        let mut dead_letters = Vec::new();
         until(async || {
-            letters.extend(self.cloud.pull(&self.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
-            letters.len() >= count
+            dead_letters
+                .extend(self.cloud.pull(&self.cloud.name(DEAD_LETTER_REPORT)).await.unwrap());
+            dead_letters.len() >= count
         })
         .await;
-        letters
+        dead_letters
     }
 }
 

@@ -59,22 +59,24 @@ impl Preflight<'_> {
 
     async fn subscription(&self, admin: &Admin, id: &str) -> Dependency {
         let name = full_name(self.project, "subscriptions", id);
-        let leaves_letters =
+        let leaves_dead_letters =
             self.dead_letters == Some(&DeadLetterConfig::Keyword(Keyword::Subscription));
         let state = match admin.find_subscription(&name).await {
             Ok(found) if found.topic == "_deleted-topic_" => {
                 State::Differs("its topic was deleted: nothing will come".into())
             }
-            Ok(found) if leaves_letters && found.dead_letter_policy.is_none() => State::Differs(
-                "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
-            ),
+            Ok(found) if leaves_dead_letters && found.dead_letter_policy.is_none() => {
+                State::Differs(
+                    "it has no dead-letter policy, which `dead_letters: subscription` needs".into(),
+                )
+            }
             Ok(_) => rights(admin, &name, "pubsub.subscriptions.consume", SUBSCRIBER).await,
-            Err(unseen) => match unseen.code {
+            Err(error) => match error.code {
                 Some(Code::NotFound) => State::Missing("it does not exist".into()),
                 Some(Code::PermissionDenied) => {
                     State::Unchecked(format!("no right to see it ({VIEWER})"))
                 }
-                _ => State::Unreachable(unseen.to_string()),
+                _ => State::Unreachable(error.to_string()),
             },
         };
         Dependency { kind: "subscription", name, roles: &[SUBSCRIBER, VIEWER], state }
@@ -96,10 +98,8 @@ async fn topic_dependency(admin: &Admin, topic: &TopicName) -> Dependency {
 /// Checks that we have the permission that the service needs.
 async fn rights(admin: &Admin, name: &str, permission: &str, role: &str) -> State {
     match admin.may(name, permission).await {
-        Err(unseen)
-            if !matches!(unseen.code, Some(Code::PermissionDenied | Code::Unimplemented)) =>
-        {
-            State::Unreachable(unseen.to_string())
+        Err(error) if !matches!(error.code, Some(Code::PermissionDenied | Code::Unimplemented)) => {
+            State::Unreachable(error.to_string())
         }
         may => State::of_right(permission, role, may),
     }

@@ -1,7 +1,7 @@
 //! Reads a subscription over several streams, and rebuilds streams that end.
 
-mod held;
 mod leases;
+mod outstanding;
 mod reader;
 #[cfg(test)]
 mod scripted;

@@ -43,7 +43,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 warn!(trace, error = text, "not possible now, handing the message back");
                 "transform"
             }
-            Recovery::HandBack => {
+            Recovery::Nack => {
                 debug!(trace, error = text, "handing the message back");
                 "asked"
             }
@@ -52,7 +52,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
                 "stop"
             }
         };
-        self.hand_back(vec![Entry::new(tracked, false)], reason).await
+        self.nack_later(vec![Entry::new(tracked, false)], reason).await
     }
 
     /// Writes messages to the dead letters, each with its reason and a detail.
@@ -89,7 +89,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             }
         }
         for (reason, entries) in left {
-            self.hand_back(entries, reason).await;
+            self.nack_later(entries, reason).await;
         }
     }
 
@@ -113,7 +113,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             }
             return Err(Undelivered { entry, reason: reason.as_str() });
         };
-        let letter = DeadLetter {
+        let dead_letter = DeadLetter {
             service: shared.service,
             reason,
             detail: dead_letter::cut(detail, MAX_DETAIL_BYTES),
@@ -123,7 +123,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
         };
         let attempt_timeout = shared.limits.attempt_timeout;
         let lease = LeasePlan::of(&entry.handle.settlement);
-        match self.write(dead_letters, &letter, lease.deadline(attempt_timeout)).await {
+        match self.write(dead_letters, &dead_letter, lease.deadline(attempt_timeout)).await {
             Ok(()) => {
                 shared.dead_letter_outage.over();
                 let trace = original.trace_id();
@@ -152,7 +152,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
     async fn write(
         &self,
         dead_letters: &D,
-        letter: &DeadLetter<'_, E>,
+        dead_letter: &DeadLetter<'_, E>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let shared = self.shared;
@@ -160,12 +160,14 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
             action: "write dead letter",
             // Their own turns, so that they do not wait behind writes that time out.
             pace: &shared.dead_letter_pace,
-            bytes: letter.message.size(),
+            bytes: dead_letter.message.size(),
             deadline,
         };
-        let report =
-            Report::Outage { what: &letter.reason.as_str(), outage: &shared.dead_letter_outage };
-        let write = WriteDeadLetter { dead_letters, letter, paced };
+        let report = Report::Outage {
+            what: &dead_letter.reason.as_str(),
+            outage: &shared.dead_letter_outage,
+        };
+        let write = WriteDeadLetter { dead_letters, dead_letter, paced };
         self.series("dead_letter", deadline, report).run(write).await
     }
 }
@@ -173,7 +175,7 @@ impl<T, S: Sink, D: DeadLetters<E>, E: Event> Writer<'_, T, S, D, E> {
 /// The write of a dead letter.
 struct WriteDeadLetter<'a, D, E> {
     dead_letters: &'a D,
-    letter: &'a DeadLetter<'a, E>,
+    dead_letter: &'a DeadLetter<'a, E>,
     paced: Paced<'a>,
 }
 
@@ -181,7 +183,7 @@ impl<D: DeadLetters<E>, E: Event> Attempt for WriteDeadLetter<'_, D, E> {
     type Done = ();
 
     async fn attempt(&mut self) -> Result<(), Failure> {
-        match self.paced.attempt(|limit| self.dead_letters.write(self.letter, limit)).await {
+        match self.paced.attempt(|limit| self.dead_letters.write(self.dead_letter, limit)).await {
             Attempted::Done { reply: (), .. } => Ok(()),
             Attempted::Failed(error) if error.recovery() == Recovery::Stop => {
                 Err(Failure::Final(error))

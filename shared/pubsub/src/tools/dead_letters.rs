@@ -169,20 +169,20 @@ impl DeadLetterTool<'_> {
             Command::List { filter, output } => {
                 let filter = filter.of_service(self.service);
                 let mut list = show::List::new(&filter);
-                let seen = scan(reader, |letter| list.visit(&letter)).await?;
+                let seen = scan(reader, |dead_letter| list.visit(&dead_letter)).await?;
                 list.print(&seen, output.form, out);
                 seen.whole()
             }
             Command::Count { conditions, output } => {
                 let filter = Filter::of_all(conditions);
                 let mut count = show::Count::new(&filter);
-                let seen = scan(reader, |letter| count.visit(&letter)).await?;
+                let seen = scan(reader, |dead_letter| count.visit(&dead_letter)).await?;
                 count.print(&seen, output.form, out);
                 seen.whole()
             }
             Command::Show { id, output } => {
                 let mut wanted = show::Wanted::new(&id, self.service);
-                let seen = scan(reader, |letter| wanted.visit(letter)).await?;
+                let seen = scan(reader, |dead_letter| wanted.visit(dead_letter)).await?;
                 // Unread dead letters matter only if the wanted one was not found.
                 if wanted.print(output.form, out) { seen.given_back() } else { seen.without(&id) }
             }
@@ -209,7 +209,7 @@ impl DeadLetterTool<'_> {
             "name another subscription of the dead-letter topic with --subscription, or make one";
         let found = admin.find_subscription(name).await;
         let found =
-            found.map_err(|unseen| anyhow!("{unseen}; {}", unseen.advice(self.pubsub, INSTEAD)))?;
+            found.map_err(|error| anyhow!("{error}; {}", error.advice(self.pubsub, INSTEAD)))?;
         if let Some(topic) = self.topic.as_ref().filter(|topic| found.topic != topic.as_str()) {
             bail!("{name} reads {}, but dead letters go to {topic}", found.topic);
         }

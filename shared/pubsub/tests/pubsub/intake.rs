@@ -72,7 +72,7 @@ async fn an_intake_reads_and_says_what_it_waits_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn letters_left_to_the_subscription_need_its_policy() {
+async fn dead_letters_left_to_the_subscription_need_its_policy() {
     let env = TestEnv::new(json!({})).await;
     let leave = DeadLetterConfig::Keyword(Keyword::Subscription);
     let settings = |dead_letters| settings(&env, "subscription", dead_letters);
